@@ -1,0 +1,27 @@
+//! Compiles `proto/consent/v1/*.proto` to Rust with no `protoc` on the machine.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let mut files: Vec<PathBuf> = fs::read_dir("proto/consent/v1")?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+    files.sort();
+
+    let descriptors = protox::compile(&files, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("consent.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+
+    // Tests that need a Python with grpcio are reported as ignored where there is none.
+    println!("cargo::rustc-check-cfg=cfg(test_python)");
+    println!("cargo::rerun-if-env-changed=CONSENT_LEDGER_TEST_PYTHON");
+    if env::var_os("CONSENT_LEDGER_TEST_PYTHON").is_some() {
+        println!("cargo::rustc-cfg=test_python");
+    }
+    Ok(())
+}

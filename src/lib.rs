@@ -1,0 +1,46 @@
+//! The consent ledger: an append-only, hash-chained record of consent, a fast answer to "may I?",
+//! and a stream that tells other services who must stop.
+//!
+//! The modules, in the order in which to read them:
+//!
+//! * [`domain`]: the words: subject, scope, act, catalogue, state, decision. Plain values.
+//! * [`decide`]: the pure decision over those values.
+//! * [`storage`]: checksummed frames in fsynced files; the one primitive under ledger and vault.
+//! * [`ledger`]: entry bytes, the hash chain, verification.
+//! * [`vault`]: subject identities and keys, the only primary data that may ever be deleted.
+//! * [`backend`]: the contract of a log that can not fork, and its local home.
+//! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
+//! * [`watch`]: telling others what changed.
+//! * [`node`]: the one way in: the way of an act and the way of a question.
+//! * [`grpc`]: thin services and conversions; the generated types stop there.
+//! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`cli`]: the command line.
+
+pub mod domain;
+
+pub mod decide;
+
+pub mod storage;
+
+pub mod ledger;
+
+pub mod vault;
+
+pub mod backend;
+
+pub mod view;
+
+pub mod watch;
+
+pub mod node;
+
+pub mod proto;
+
+pub mod grpc;
+
+pub mod config;
+pub mod server;
+pub mod status;
+pub mod telemetry;
+
+pub mod cli;

@@ -1,0 +1,3 @@
+//! Parses arguments and calls into the crate.
+
+fn main() {}
