@@ -1,6 +1,6 @@
 //! Types and services generated from `proto/consent/v1`. They stop at [`crate::grpc`], the entry
 //! codec in [`crate::ledger`] and the client calls of the command line.
-#![allow(missing_docs, rustdoc::all, clippy::all, clippy::pedantic)]
+#![allow(missing_docs, unused_qualifications, rustdoc::all, clippy::all, clippy::pedantic)]
 
 tonic::include_proto!("consent.v1");
 
