@@ -15,7 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(&files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("consent.v1.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Ordered maps make the encoding of a request deterministic, and with it the request digest.
+    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
 
     // Tests that need a Python with grpcio are reported as ignored where there is none.
     println!("cargo::rustc-check-cfg=cfg(test_python)");

@@ -5,5 +5,4 @@
 tonic::include_proto!("consent.v1");
 
 /// The encoded `FileDescriptorSet` of `consent.v1`, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/consent.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/consent.v1.bin"));

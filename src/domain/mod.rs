@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The words of the service as plain values. This module knows no protocol, no storage and no
+//! clock; a value that exists here is a valid one.
+
+mod act;
+mod catalog;
+mod decision;
+mod evidence;
+mod scope;
+mod state;
+mod subject;
+mod time;
+
+pub use act::{Action, Actor, Change, ChangeRecord, Outcome, StopKind};
+pub use catalog::{
+    Catalog, Channel, ChannelId, ChannelPut, LegalBasis, Obligation, Purpose, PurposeId,
+    PurposePut, PurposeVersion, UnknownKey, covers_category,
+};
+pub use decision::{Decision, Effect, Query, Reason, Status};
+pub use evidence::{
+    ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, EVIDENCE_TEXT_BYTES_MAX,
+    Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
+};
+pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
+pub use state::{CellState, Grant, Mark, Stop, SubjectState};
+pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
+pub use time::Millis;

@@ -1,0 +1,282 @@
+//! The catalogue: purposes with their versions, and channels.
+
+use std::{collections::HashMap, sync::Arc};
+
+use thiserror::Error;
+
+use super::scope::{Key, Scope, ScopeKeys};
+
+/// Ordinal of a purpose: its place among all purposes, by first appearance in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PurposeId(pub u32);
+
+/// Ordinal of a channel: its place among all channels, by first appearance in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(pub u32);
+
+/// The legal basis of a purpose (GDPR Art. 6(1)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LegalBasis {
+    /// Art. 6(1)(a).
+    Consent,
+    /// Art. 6(1)(b).
+    Contract,
+    /// Art. 6(1)(c).
+    LegalObligation,
+    /// Art. 6(1)(d).
+    VitalInterest,
+    /// Art. 6(1)(e).
+    PublicTask,
+    /// Art. 6(1)(f).
+    LegitimateInterest,
+}
+
+/// A condition that comes with an ALLOW.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Obligation {
+    /// At most so many uses within a period.
+    FrequencyLimit {
+        /// The greatest number of uses, at least 1.
+        uses_max: u32,
+        /// Length of the period, in milliseconds.
+        period_ms: i64,
+    },
+    /// A daily span of local time without uses.
+    QuietHours {
+        /// First minute, from local midnight.
+        start_minute: u32,
+        /// First minute after the span, from local midnight.
+        end_minute: u32,
+        /// IANA time zone; empty if not known.
+        time_zone: String,
+    },
+}
+
+/// What one version of a purpose says. It never changes once written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurposeVersion {
+    /// Title for people.
+    pub title: String,
+    /// Description for people.
+    pub description: String,
+    /// Legal basis.
+    pub legal_basis: LegalBasis,
+    /// Data categories that the purpose uses, hierarchical by dots.
+    pub data_categories: Vec<String>,
+    /// How long a grant lasts by default, in milliseconds.
+    pub default_validity_ms: Option<i64>,
+    /// Whether a grant needs a double opt-in.
+    pub double_opt_in: bool,
+    /// Obligations that come with every ALLOW.
+    pub obligations: Vec<Obligation>,
+}
+
+/// A catalogue entry for a purpose, as written to the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurposePut {
+    /// Key.
+    pub key: Key,
+    /// Version, from 1.
+    pub version: u32,
+    /// What the version says.
+    pub content: PurposeVersion,
+    /// The oldest version whose grants still count.
+    pub oldest_compatible: u32,
+    /// Whether the purpose is retired.
+    pub retired: bool,
+}
+
+/// A catalogue entry for a channel, as written to the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelPut {
+    /// Key.
+    pub key: Key,
+    /// Title for people.
+    pub title: String,
+    /// Whether the channel is retired.
+    pub retired: bool,
+}
+
+/// A purpose with all its versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purpose {
+    /// Key.
+    pub key: Key,
+    /// Versions; version `n` stands at `n - 1`.
+    pub versions: Vec<Arc<PurposeVersion>>,
+    /// The oldest version whose grants still count.
+    pub oldest_compatible: u32,
+    /// Index of the entry that set `oldest_compatible`.
+    pub oldest_compatible_index: u64,
+    /// Whether the purpose is retired.
+    pub retired: bool,
+    /// Index of the latest entry about this purpose.
+    pub index: u64,
+}
+
+impl Purpose {
+    /// The current version's number.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        u32::try_from(self.versions.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What the current version says.
+    #[must_use]
+    pub fn current(&self) -> &PurposeVersion {
+        // A purpose comes into being with its first version.
+        &self.versions[self.versions.len() - 1]
+    }
+
+    /// What a version says, if it exists.
+    #[must_use]
+    pub fn at_version(&self, version: u32) -> Option<&PurposeVersion> {
+        let position = usize::try_from(version.checked_sub(1)?).ok()?;
+        self.versions.get(position).map(Arc::as_ref)
+    }
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// Key.
+    pub key: Key,
+    /// Title for people.
+    pub title: String,
+    /// Whether the channel is retired.
+    pub retired: bool,
+}
+
+/// A key that the catalogue lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UnknownKey {
+    /// No such purpose.
+    #[error("no purpose `{0}` in the catalogue")]
+    Purpose(Key),
+    /// No such channel.
+    #[error("no channel `{0}` in the catalogue")]
+    Channel(Key),
+}
+
+/// The catalogue at one revision: the fold of all its entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    purposes: Vec<Purpose>,
+    purpose_ids: HashMap<Key, PurposeId>,
+    channels: Vec<Channel>,
+    channel_ids: HashMap<Key, ChannelId>,
+}
+
+impl Catalog {
+    /// Folds in a purpose entry.
+    ///
+    /// A version that exists keeps its text; only the standing (retired, oldest compatible) moves.
+    pub fn put_purpose(&mut self, index: u64, put: PurposePut) {
+        let Some(&id) = self.purpose_ids.get(&put.key) else {
+            let id = PurposeId(u32::try_from(self.purposes.len()).unwrap_or(u32::MAX));
+            self.purpose_ids.insert(put.key.clone(), id);
+            self.purposes.push(Purpose {
+                key: put.key,
+                versions: vec![Arc::new(put.content)],
+                oldest_compatible: put.oldest_compatible,
+                oldest_compatible_index: index,
+                retired: put.retired,
+                index,
+            });
+            return;
+        };
+        let purpose = &mut self.purposes[id.0 as usize];
+        if put.version > purpose.version() {
+            purpose.versions.push(Arc::new(put.content));
+        }
+        if put.oldest_compatible != purpose.oldest_compatible {
+            purpose.oldest_compatible = put.oldest_compatible;
+            purpose.oldest_compatible_index = index;
+        }
+        purpose.retired = put.retired;
+        purpose.index = index;
+    }
+
+    /// Folds in a channel entry.
+    pub fn put_channel(&mut self, put: ChannelPut) {
+        let channel = Channel { key: put.key.clone(), title: put.title, retired: put.retired };
+        match self.channel_ids.get(&put.key) {
+            Some(id) => self.channels[id.0 as usize] = channel,
+            None => {
+                let id = ChannelId(u32::try_from(self.channels.len()).unwrap_or(u32::MAX));
+                self.channel_ids.insert(put.key, id);
+                self.channels.push(channel);
+            }
+        }
+    }
+
+    /// The ordinal of a purpose.
+    #[must_use]
+    pub fn purpose_id(&self, key: &str) -> Option<PurposeId> {
+        self.purpose_ids.get(key).copied()
+    }
+
+    /// The ordinal of a channel.
+    #[must_use]
+    pub fn channel_id(&self, key: &str) -> Option<ChannelId> {
+        self.channel_ids.get(key).copied()
+    }
+
+    /// A purpose by ordinal.
+    #[must_use]
+    pub fn purpose(&self, id: PurposeId) -> Option<&Purpose> {
+        self.purposes.get(id.0 as usize)
+    }
+
+    /// A channel by ordinal.
+    #[must_use]
+    pub fn channel(&self, id: ChannelId) -> Option<&Channel> {
+        self.channels.get(id.0 as usize)
+    }
+
+    /// All purposes, by ordinal.
+    pub fn purposes(&self) -> impl Iterator<Item = (PurposeId, &Purpose)> {
+        (0..).map(PurposeId).zip(&self.purposes)
+    }
+
+    /// All channels, by ordinal.
+    pub fn channels(&self) -> impl Iterator<Item = (ChannelId, &Channel)> {
+        (0..).map(ChannelId).zip(&self.channels)
+    }
+
+    /// Finds the keys of a scope.
+    ///
+    /// # Errors
+    /// The first key that the catalogue lacks.
+    pub fn resolve(&self, keys: &ScopeKeys) -> Result<Scope, UnknownKey> {
+        let purpose = match &keys.purpose {
+            None => None,
+            Some(key) => Some(
+                self.purpose_id(key.as_str()).ok_or_else(|| UnknownKey::Purpose(key.clone()))?,
+            ),
+        };
+        let channel = match &keys.channel {
+            None => None,
+            Some(key) => Some(
+                self.channel_id(key.as_str()).ok_or_else(|| UnknownKey::Channel(key.clone()))?,
+            ),
+        };
+        Ok(Scope { purpose, channel })
+    }
+
+    /// The keys of a scope, for people and entries.
+    #[must_use]
+    pub fn keys(&self, scope: Scope) -> ScopeKeys {
+        ScopeKeys {
+            purpose: scope.purpose.and_then(|id| self.purpose(id)).map(|p| p.key.clone()),
+            channel: scope.channel.and_then(|id| self.channel(id)).map(|c| c.key.clone()),
+        }
+    }
+}
+
+/// Whether a declared data category covers one that is asked for: the same, or below it in the
+/// dotted hierarchy (`user.contact` covers `user.contact.email`).
+#[must_use]
+pub fn covers_category(declared: &str, asked: &str) -> bool {
+    asked.strip_prefix(declared).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}

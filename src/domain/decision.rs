@@ -1,0 +1,138 @@
+//! The question and the answer.
+
+use super::{
+    catalog::{Catalog, ChannelId, Obligation, PurposeId},
+    time::Millis,
+};
+
+/// "May I use this person's data for this purpose, over this channel?"
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// The purpose, if the catalogue has it.
+    pub purpose: Option<PurposeId>,
+    /// The channel, if the catalogue has it.
+    pub channel: Option<ChannelId>,
+    /// The data categories that the caller wants to use; empty means those that the granted
+    /// version declares.
+    pub data_categories: &'a [String],
+}
+
+impl<'a> Query<'a> {
+    /// Looks the keys up. Keys that the catalogue lacks stay a question, whose answer is no.
+    #[must_use]
+    pub fn new(
+        catalog: &Catalog,
+        purpose: &str,
+        channel: &str,
+        data_categories: &'a [String],
+    ) -> Self {
+        Self {
+            purpose: catalog.purpose_id(purpose),
+            channel: catalog.channel_id(channel),
+            data_categories,
+        }
+    }
+}
+
+/// The answer's direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// The use is allowed.
+    Allow,
+    /// The use is not allowed.
+    Deny,
+}
+
+/// Why. In the order in which the rules are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The purpose is not in the catalogue.
+    UnknownPurpose,
+    /// The channel is not in the catalogue, or retired.
+    UnknownChannel,
+    /// The purpose is retired.
+    PurposeRetired,
+    /// The legal basis asks for no consent, and no stop touches it.
+    NotConsentBased,
+    /// The subject is erased or under erasure.
+    Erased,
+    /// A refusal covers the cell.
+    Refused,
+    /// A withdrawal by the subject covers the cell.
+    Withdrawn,
+    /// A withdrawal by another covers the cell.
+    Revoked,
+    /// An objection covers the cell.
+    Objected,
+    /// Legitimate interest, and nobody objected.
+    NoObjection,
+    /// No grant for the cell.
+    NoRecord,
+    /// The grant waits for its double opt-in.
+    PendingConfirmation,
+    /// The grant is past its expiry.
+    Expired,
+    /// The granted version no longer counts.
+    ReconsentRequired,
+    /// A data category is outside the granted version or the grant.
+    DataCategoryNotCovered,
+    /// Consent is given.
+    Granted,
+}
+
+impl Reason {
+    /// The effect that the reason always has.
+    #[must_use]
+    pub fn effect(self) -> Effect {
+        match self {
+            Self::NotConsentBased | Self::NoObjection | Self::Granted => Effect::Allow,
+            _ => Effect::Deny,
+        }
+    }
+}
+
+/// Consent status of a cell, with the names of W3C DPV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Nothing is known.
+    Unknown,
+    /// Requested; the double opt-in is pending.
+    Requested,
+    /// Asked and refused.
+    Refused,
+    /// Given.
+    Given,
+    /// Withdrawn by the subject.
+    Withdrawn,
+    /// Withdrawn by another.
+    Revoked,
+    /// Given, and past its expiry.
+    Expired,
+    /// Given under a version that no longer counts.
+    Invalidated,
+    /// Objected to.
+    Objected,
+}
+
+/// The answer, with everything that explains it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Why; the effect follows from it.
+    pub reason: Reason,
+    /// Consent status of the cell.
+    pub status: Status,
+    /// Index of the entry that decided, if one did.
+    pub decided_by: Option<u64>,
+    /// First moment at which the decision could change with no new entry.
+    pub valid_until: Option<Millis>,
+    /// Conditions that come with an ALLOW.
+    pub obligations: Vec<Obligation>,
+}
+
+impl Decision {
+    /// ALLOW or DENY.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.reason.effect()
+    }
+}

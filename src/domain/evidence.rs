@@ -1,0 +1,112 @@
+//! What was shown to a data subject, and how they answered.
+
+use std::{collections::BTreeMap, fmt};
+
+use thiserror::Error;
+
+/// The longest short text of an evidence, in bytes.
+pub const EVIDENCE_TEXT_BYTES_MAX: usize = 256;
+/// The longest user agent, in bytes.
+pub const USER_AGENT_BYTES_MAX: usize = 1_024;
+/// The longest hash of a notice, in bytes.
+pub const NOTICE_HASH_BYTES_MAX: usize = 64;
+/// The greatest number of free attributes.
+pub const ATTRIBUTES_MAX: usize = 32;
+/// The longest key of an attribute, in bytes.
+pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 64;
+/// The longest value of an attribute, in bytes.
+pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
+
+/// What was shown, and how it was answered. Never part of a decision.
+///
+/// It may hold personal data: `Debug` never prints it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Where it happened, for example `onboarding`.
+    pub touchpoint: String,
+    /// Identifier of the notice.
+    pub notice_id: String,
+    /// Version of the notice.
+    pub notice_version: String,
+    /// BCP 47 language of the notice.
+    pub language: String,
+    /// Hash of the exact text that was shown.
+    pub notice_hash: Vec<u8>,
+    /// How the choice was expressed, for example `checkbox`.
+    pub method: String,
+    /// Network address of the device.
+    pub ip_address: String,
+    /// User agent of the device.
+    pub user_agent: String,
+    /// Free attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// A part of an evidence that is over its limit.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EvidenceError {
+    /// A text or hash is too long.
+    #[error("must be at most {limit} bytes, got {got}")]
+    TooLong {
+        /// Which part, for example `touchpoint`.
+        part: &'static str,
+        /// The limit, in bytes.
+        limit: usize,
+        /// The length, in bytes.
+        got: usize,
+    },
+    /// Too many attributes.
+    #[error("must be at most {ATTRIBUTES_MAX} attributes, got {0}")]
+    TooManyAttributes(usize),
+    /// An attribute without a key.
+    #[error("must not have an empty key")]
+    EmptyAttributeKey,
+}
+
+impl EvidenceError {
+    /// The part of the evidence at fault.
+    #[must_use]
+    pub fn part(&self) -> &'static str {
+        match self {
+            Self::TooLong { part, .. } => part,
+            Self::TooManyAttributes(_) | Self::EmptyAttributeKey => "attributes",
+        }
+    }
+}
+
+impl Evidence {
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// The first part that is over its limit.
+    pub fn checked(self) -> Result<Self, EvidenceError> {
+        let within = |part, got: usize, limit| {
+            if got <= limit { Ok(()) } else { Err(EvidenceError::TooLong { part, limit, got }) }
+        };
+        within("touchpoint", self.touchpoint.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        within("notice_id", self.notice_id.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        within("notice_version", self.notice_version.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        within("language", self.language.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        within("notice_hash", self.notice_hash.len(), NOTICE_HASH_BYTES_MAX)?;
+        within("method", self.method.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        within("ip_address", self.ip_address.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        within("user_agent", self.user_agent.len(), USER_AGENT_BYTES_MAX)?;
+        if self.attributes.len() > ATTRIBUTES_MAX {
+            return Err(EvidenceError::TooManyAttributes(self.attributes.len()));
+        }
+        for (key, value) in &self.attributes {
+            if key.is_empty() {
+                return Err(EvidenceError::EmptyAttributeKey);
+            }
+            within("attributes", key.len(), ATTRIBUTE_KEY_BYTES_MAX)?;
+            within("attributes", value.len(), ATTRIBUTE_VALUE_BYTES_MAX)?;
+        }
+        Ok(self)
+    }
+}
+
+impl fmt::Debug for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evidence").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,22 @@
+//! Time as the ledger keeps it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    /// The system clock's now. Only the outermost layers ask for it; below, time is an argument.
+    #[must_use]
+    pub fn now() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// The moment `span_ms` later; it saturates at the end of time.
+    #[must_use]
+    pub fn plus_ms(self, span_ms: i64) -> Self {
+        Self(self.0.saturating_add(span_ms))
+    }
+}
