@@ -1,0 +1,177 @@
+//! The pieces that a check and an act are made of, in process and one at a time. The service as a
+//! whole, over gRPC and beside something fixed, is measured by `consent-ledger bench`.
+
+use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
+
+use consent_ledger::{
+    decide::decide,
+    domain::{
+        Action, Actor, Body, Catalog, Change, ChannelPut, ConsentAct, Evidence, Grant, Key,
+        LegalBasis, Mark, Millis, PurposePut, PurposeVersion, Query, ScopeKeys, Subject,
+        SubjectRef, SubjectState,
+    },
+    ledger::chain::{self, Tip},
+    node::{Act, Node, NodeConfig, PurposeDraft, Question},
+    telemetry::Metrics,
+    vault::Kek,
+};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+const PURPOSE: &str = "marketing.newsletter";
+const CHANNEL: &str = "email";
+const SUBJECTS: u64 = 10_000;
+
+fn key(text: &str) -> Key {
+    Key::parse(text).expect("a key")
+}
+
+fn content() -> PurposeVersion {
+    PurposeVersion {
+        title: "Newsletter".to_owned(),
+        description: String::new(),
+        legal_basis: LegalBasis::Consent,
+        data_categories: vec!["user.contact".to_owned()],
+        default_validity_ms: None,
+        double_opt_in: false,
+        obligations: Vec::new(),
+    }
+}
+
+fn catalog() -> Catalog {
+    let mut catalog = Catalog::default();
+    catalog.put_channel(ChannelPut { key: key(CHANNEL), title: String::new(), retired: false });
+    let put = PurposePut {
+        key: key(PURPOSE),
+        version: 1,
+        content: content(),
+        oldest_compatible: 1,
+        retired: false,
+    };
+    catalog.put_purpose(2, put);
+    catalog
+}
+
+fn bench_decide(c: &mut Criterion) {
+    let catalog = catalog();
+    let (purpose, channel) = (catalog.purpose_id(PURPOSE), catalog.channel_id(CHANNEL));
+    let mut state = SubjectState::default();
+    let grant = Grant {
+        mark: Mark { effective_at: Millis(5), index: 3 },
+        actor: Actor::Subject,
+        purpose_version: 1,
+        expires_at: None,
+        data_categories: None,
+    };
+    state.merge_grant(purpose.expect("put"), channel.expect("put"), grant);
+    c.bench_function("decide: granted", |b| {
+        b.iter(|| {
+            let query = Query::new(&catalog, black_box(PURPOSE), black_box(CHANNEL), &[]);
+            decide(&catalog, black_box(&state), &query, Millis(9))
+        });
+    });
+}
+
+fn config(dir: &Path) -> NodeConfig {
+    NodeConfig {
+        data_dir: dir.to_owned(),
+        origin: "consent.example.org/bench".to_owned(),
+        kek: Some(Kek::random()),
+        kek_file: None,
+        segment_bytes_max: 64 << 20,
+        appends_max: 4_096,
+        batch_entries_max: 1_024,
+        hot_bytes_max: 256 << 20,
+        sled_cache_bytes: 64 << 20,
+        recent_events_max: 1_024,
+        scrub_bytes_per_second: 0,
+        revision_wait: Duration::from_secs(1),
+    }
+}
+
+fn act(number: u64) -> Act {
+    Act {
+        subject: Subject::parse(&format!("user:{number}")).expect("a subject"),
+        actor: Actor::Subject,
+        changes: vec![Change {
+            action: Action::Grant,
+            scope: ScopeKeys { purpose: Some(key(PURPOSE)), channel: Some(key(CHANNEL)) },
+            purpose_version: None,
+            expires_at: None,
+            data_categories: Vec::new(),
+        }],
+        effective_at: None,
+        evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
+        idempotency: None,
+    }
+}
+
+async fn record_all(node: &Arc<Node>, numbers: std::ops::Range<u64>) {
+    let calls = numbers.map(|number| {
+        let node = Arc::clone(node);
+        tokio::spawn(async move { node.record(act(number)).await.expect("recorded") })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.expect("recorded");
+    }
+}
+
+fn bench_node(c: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::open(&config(dir.path()), Arc::new(Metrics::default())).expect("a node");
+    runtime.block_on(async {
+        let channel = ChannelPut { key: key(CHANNEL), title: String::new(), retired: false };
+        node.put_channel(channel).await.expect("put");
+        let draft = PurposeDraft {
+            key: key(PURPOSE),
+            content: content(),
+            oldest_compatible: None,
+            retired: false,
+        };
+        node.put_purpose(draft).await.expect("put");
+        for start in (0..SUBJECTS).step_by(1_000) {
+            record_all(&node, start..start + 1_000).await;
+        }
+    });
+
+    let subjects: Vec<Subject> = (0..SUBJECTS).map(|number| act(number).subject).collect();
+    let mut next = subjects.iter().cycle();
+    c.bench_function("node: check, 10,000 hot subjects in turn", |b| {
+        b.iter(|| {
+            let subject = next.next().expect("it cycles");
+            let question =
+                Question { subject, purpose: PURPOSE, channel: CHANNEL, data_categories: &[] };
+            node.check(&question).expect("an answer")
+        });
+    });
+
+    let mut group = c.benchmark_group("node");
+    group.sample_size(10).throughput(Throughput::Elements(1_000));
+    group.bench_function("record, 1,000 in flight, durable", |b| {
+        b.iter(|| runtime.block_on(record_all(&node, 0..1_000)));
+    });
+    group.finish();
+}
+
+fn bench_entry(c: &mut Criterion) {
+    let body = Body::Act(ConsentAct {
+        subject_ref: SubjectRef([7; 16]),
+        actor: Actor::Subject,
+        effective_at: Millis(5),
+        changes: Vec::new(),
+        evidence: None,
+        idempotency: None,
+    });
+    let tip = Tip::genesis();
+    c.bench_function("entry: link to the chain", |b| {
+        b.iter(|| tip.link(Millis(5), black_box(body.clone())));
+    });
+    let bytes = vec![0x5a; 300];
+    let mut group = c.benchmark_group("chain");
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("hash of 300 bytes", |b| b.iter(|| chain::hash(black_box(&bytes))));
+    group.finish();
+}
+
+criterion_group!(benches, bench_decide, bench_node, bench_entry);
+criterion_main!(benches);
