@@ -1,1 +1,193 @@
-//! Placeholder.
+//! The decision: may this person's data be used for this purpose, over this channel, now?
+//!
+//! [`decide`] is pure. It has no clock, log or metric and takes no lock: time and state are
+//! arguments, and the same arguments always give the same answer, today or in an audit years later.
+//! It allocates nothing but the obligations of an ALLOW.
+//!
+//! The rules stand in [`decide`] in the order in which they are tried; the first that matches
+//! decides. Which act wins in a cell is not decided here but where acts are folded, in
+//! [`SubjectState`]; what is left for the moment of asking is what time and catalogue do to the
+//! winner.
+
+use crate::domain::{
+    Catalog, Channel, ChannelId, Decision, Effect, Grant, LegalBasis, Millis, Purpose, PurposeId,
+    Query, Reason, Status, Stop, StopKind, SubjectState, covers_category,
+};
+
+/// Answers "may I?".
+///
+/// `valid_until` is the first moment at which effect or reason could change with no new entry.
+/// `decided_by` is the act that decided or, where the catalogue did, its entry; none where nothing
+/// on record made the difference.
+#[must_use]
+pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: Millis) -> Decision {
+    let Some((purpose_id, purpose)) = purpose_of(catalog, query) else {
+        return nothing_known(Reason::UnknownPurpose);
+    };
+    let Some((channel_id, channel)) = channel_of(catalog, query) else {
+        return nothing_known(Reason::UnknownChannel);
+    };
+    let current = purpose.current();
+    let basis = current.legal_basis;
+    let standing = Standing::of(state, purpose, purpose_id, channel_id, now);
+
+    #[rustfmt::skip]
+    let (reason, decided_by, valid_until) = match standing {
+        _ if channel.retired => (Reason::UnknownChannel, None, None),
+        _ if purpose.retired => (Reason::PurposeRetired, Some(purpose.index), None),
+        _ if !basis.can_be_stopped() => (Reason::NotConsentBased, Some(purpose.index), None),
+        Standing::Erased(index) => (Reason::Erased, Some(index), None),
+        Standing::Stopped(stop) => (stop_reason(stop.kind), Some(stop.mark.index), None),
+        _ if basis == LegalBasis::LegitimateInterest => {
+            (Reason::NoObjection, lifting_index(state, purpose_id, channel_id), None)
+        }
+        Standing::Nothing => (Reason::NoRecord, None, None),
+        Standing::Pending(grant) => (Reason::PendingConfirmation, Some(grant.mark.index), None),
+        Standing::Expired(grant) => (Reason::Expired, Some(grant.mark.index), None),
+        Standing::Outdated(grant) => {
+            (Reason::ReconsentRequired, Some(purpose.oldest_compatible_index), grant.expires_at)
+        }
+        Standing::Given(grant) if !covers(purpose, grant, query.data_categories) => {
+            (Reason::DataCategoryNotCovered, Some(grant.mark.index), grant.expires_at)
+        }
+        Standing::Given(grant) => (Reason::Granted, Some(grant.mark.index), grant.expires_at),
+    };
+
+    let obligations = match reason.effect() {
+        Effect::Allow => current.obligations.clone(),
+        Effect::Deny => Vec::new(),
+    };
+    Decision { reason, status: standing.status(), decided_by, valid_until, obligations }
+}
+
+/// What stands for a cell at a moment, whatever the purpose's legal basis.
+///
+/// The winner is picked first and its expiry is tested after: an expired grant never revives an
+/// older one. A request that waits for its double opt-in never takes the place of a confirmed
+/// grant that counts; it does take the place of one that is past its expiry or outdated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Standing<'a> {
+    /// The subject is erased or under erasure, since the entry at this index.
+    Erased(u64),
+    /// A live stop covers the cell.
+    Stopped(&'a Stop),
+    /// No grant names the cell.
+    Nothing,
+    /// The grant waits for its double opt-in.
+    Pending(&'a Grant),
+    /// The grant is past its expiry.
+    Expired(&'a Grant),
+    /// The grant's version of the purpose no longer counts.
+    Outdated(&'a Grant),
+    /// The grant counts.
+    Given(&'a Grant),
+}
+
+impl<'a> Standing<'a> {
+    pub(crate) fn of(
+        state: &'a SubjectState,
+        purpose: &Purpose,
+        purpose_id: PurposeId,
+        channel_id: ChannelId,
+        now: Millis,
+    ) -> Self {
+        if let Some(index) = state.erased_by {
+            return Self::Erased(index);
+        }
+        let cell = state.cell(purpose_id, channel_id);
+        if let Some(stop) = state.latest_stop(purpose_id, channel_id) {
+            let lifted = cell.and_then(|cell| cell.lifted);
+            if lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)) {
+                return Self::Stopped(stop);
+            }
+        }
+        let Some(cell) = cell else { return Self::Nothing };
+        let pending = cell.pending.as_deref();
+        let Some(grant) = &cell.grant else {
+            return pending.map_or(Self::Nothing, Self::Pending);
+        };
+        let expired = grant.has_expired(now);
+        if !expired && counts(purpose, grant.purpose_version) {
+            return Self::Given(grant);
+        }
+        match pending {
+            Some(pending) if pending.mark > grant.mark => Self::Pending(pending),
+            _ if expired => Self::Expired(grant),
+            _ => Self::Outdated(grant),
+        }
+    }
+
+    /// The status of the cell. Of an erased subject nothing is told.
+    fn status(self) -> Status {
+        match self {
+            Self::Erased(_) | Self::Nothing => Status::Unknown,
+            Self::Stopped(stop) => stop_status(stop.kind),
+            Self::Pending(_) => Status::Requested,
+            Self::Expired(_) => Status::Expired,
+            Self::Outdated(_) => Status::Invalidated,
+            Self::Given(_) => Status::Given,
+        }
+    }
+}
+
+fn purpose_of<'a>(catalog: &'a Catalog, query: &Query<'_>) -> Option<(PurposeId, &'a Purpose)> {
+    let id = query.purpose?;
+    Some((id, catalog.purpose(id)?))
+}
+
+fn channel_of<'a>(catalog: &'a Catalog, query: &Query<'_>) -> Option<(ChannelId, &'a Channel)> {
+    let id = query.channel?;
+    Some((id, catalog.channel(id)?))
+}
+
+fn nothing_known(reason: Reason) -> Decision {
+    Decision {
+        reason,
+        status: Status::Unknown,
+        decided_by: None,
+        valid_until: None,
+        obligations: Vec::new(),
+    }
+}
+
+fn stop_reason(kind: StopKind) -> Reason {
+    match kind {
+        StopKind::Refused => Reason::Refused,
+        StopKind::Withdrawn => Reason::Withdrawn,
+        StopKind::Revoked => Reason::Revoked,
+        StopKind::Objected => Reason::Objected,
+    }
+}
+
+fn stop_status(kind: StopKind) -> Status {
+    match kind {
+        StopKind::Refused => Status::Refused,
+        StopKind::Withdrawn => Status::Withdrawn,
+        StopKind::Revoked => Status::Revoked,
+        StopKind::Objected => Status::Objected,
+    }
+}
+
+/// The grant that lifted the stops of a cell, if there were any to lift.
+fn lifting_index(state: &SubjectState, purpose: PurposeId, channel: ChannelId) -> Option<u64> {
+    state.latest_stop(purpose, channel)?;
+    Some(state.cell(purpose, channel)?.lifted?.index)
+}
+
+/// Whether grants under a version still count. One that the catalogue lacks never does.
+fn counts(purpose: &Purpose, version: u32) -> bool {
+    (purpose.oldest_compatible..=purpose.version()).contains(&version)
+}
+
+/// Whether every category asked for is among those that the granted version declared and, if the
+/// grant was narrowed, among those too.
+fn covers(purpose: &Purpose, grant: &Grant, asked: &[String]) -> bool {
+    if asked.is_empty() {
+        return true;
+    }
+    let Some(version) = purpose.at_version(grant.purpose_version) else { return false };
+    asked.iter().all(|asked| {
+        let is_among = |own: &[String]| own.iter().any(|own| covers_category(own, asked));
+        is_among(&version.data_categories) && grant.data_categories.as_deref().is_none_or(is_among)
+    })
+}

@@ -31,6 +31,15 @@ pub enum LegalBasis {
     LegitimateInterest,
 }
 
+impl LegalBasis {
+    /// Whether the data subject has a say: a stop touches consent and legitimate interest, and
+    /// none of the other bases.
+    #[must_use]
+    pub fn can_be_stopped(self) -> bool {
+        matches!(self, Self::Consent | Self::LegitimateInterest)
+    }
+}
+
 /// A condition that comes with an ALLOW.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Obligation {
@@ -171,8 +180,15 @@ impl Catalog {
     /// Folds in a purpose entry.
     ///
     /// A version that exists keeps its text; only the standing (retired, oldest compatible) moves.
+    /// An entry that is older than what is known changes nothing, so entries may be folded again.
+    ///
+    /// The ledger counts versions without a gap. Should one be missing all the same, the text that
+    /// follows is not taken: a grant under it has no version to stand on, and the answer is no.
     pub fn put_purpose(&mut self, index: u64, put: PurposePut) {
         let Some(&id) = self.purpose_ids.get(&put.key) else {
+            if put.version != 1 {
+                return;
+            }
             let id = PurposeId(u32::try_from(self.purposes.len()).unwrap_or(u32::MAX));
             self.purpose_ids.insert(put.key.clone(), id);
             self.purposes.push(Purpose {
@@ -186,7 +202,10 @@ impl Catalog {
             return;
         };
         let purpose = &mut self.purposes[id.0 as usize];
-        if put.version > purpose.version() {
+        if index < purpose.index {
+            return;
+        }
+        if put.version.checked_sub(1) == Some(purpose.version()) {
             purpose.versions.push(Arc::new(put.content));
         }
         if put.oldest_compatible != purpose.oldest_compatible {
@@ -279,4 +298,88 @@ impl Catalog {
 #[must_use]
 pub fn covers_category(declared: &str, asked: &str) -> bool {
     asked.strip_prefix(declared).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(version: u32, title: &str, oldest_compatible: u32, retired: bool) -> PurposePut {
+        PurposePut {
+            key: Key::parse("news").unwrap(),
+            version,
+            content: PurposeVersion {
+                title: title.to_owned(),
+                description: String::new(),
+                legal_basis: LegalBasis::Consent,
+                data_categories: Vec::new(),
+                default_validity_ms: None,
+                double_opt_in: false,
+                obligations: Vec::new(),
+            },
+            oldest_compatible,
+            retired,
+        }
+    }
+
+    fn fold(puts: &[(u64, PurposePut)]) -> Catalog {
+        let mut catalog = Catalog::default();
+        for (index, put) in puts {
+            catalog.put_purpose(*index, put.clone());
+        }
+        catalog
+    }
+
+    fn news(catalog: &Catalog) -> &Purpose {
+        catalog.purpose(catalog.purpose_id("news").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_version_keeps_its_text_and_the_standing_moves() {
+        let catalog = fold(&[
+            (1, put(1, "one", 1, false)),
+            (2, put(2, "two", 2, false)),
+            (3, put(2, "other", 2, true)),
+        ]);
+        let news = news(&catalog);
+        assert_eq!((news.version(), news.current().title.as_str()), (2, "two"));
+        assert_eq!(news.at_version(1).unwrap().title, "one");
+        assert!(news.at_version(0).is_none() && news.at_version(3).is_none());
+        assert!(news.retired);
+        assert_eq!((news.index, news.oldest_compatible_index), (3, 2));
+    }
+
+    #[test]
+    fn folding_again_changes_nothing() {
+        let puts = [
+            (1, put(1, "one", 1, false)),
+            (2, put(1, "one", 1, true)),
+            (3, put(2, "two", 2, false)),
+        ];
+        let twice: Vec<_> = puts.iter().chain(&puts).cloned().collect();
+        assert_eq!(fold(&twice), fold(&puts));
+    }
+
+    #[test]
+    fn a_gap_in_the_versions_never_gives_a_version_the_wrong_text() {
+        let catalog = fold(&[(1, put(1, "one", 1, false)), (2, put(3, "three", 3, false))]);
+        let news = news(&catalog);
+        assert_eq!(news.version(), 1);
+        assert!(news.at_version(3).is_none());
+        assert_eq!(news.oldest_compatible, 3);
+        assert_eq!(fold(&[(1, put(2, "two", 1, false))]).purpose_id("news"), None);
+    }
+
+    #[test]
+    fn categories_cover_what_is_below_them() {
+        for (declared, asked, covers) in [
+            ("user.contact", "user.contact", true),
+            ("user.contact", "user.contact.email", true),
+            ("user.contact", "user.contacts", false),
+            ("user.contact.email", "user.contact", false),
+            ("user.contact", "", false),
+        ] {
+            assert_eq!(covers_category(declared, asked), covers, "{declared} {asked}");
+        }
+    }
 }

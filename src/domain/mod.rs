@@ -4,8 +4,10 @@
 mod act;
 mod catalog;
 mod decision;
+mod entry;
 mod evidence;
 mod scope;
+mod sealed;
 mod state;
 mod subject;
 mod time;
@@ -16,11 +18,13 @@ pub use catalog::{
     PurposePut, PurposeVersion, UnknownKey, covers_category,
 };
 pub use decision::{Decision, Effect, Query, Reason, Status};
+pub use entry::{Body, ConsentAct, Entry, IdempotencyMark, LedgerOpened};
 pub use evidence::{
     ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, EVIDENCE_TEXT_BYTES_MAX,
     Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
 };
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
+pub use sealed::Sealed;
 pub use state::{CellState, Grant, Mark, Stop, SubjectState};
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use time::Millis;

@@ -33,19 +33,30 @@ impl Key {
     /// # Errors
     /// One [`KeyError`] for every way in which the text can be wrong.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Whether a text could be a key, for questions that need none of their own.
+    ///
+    /// # Errors
+    /// As [`Key::parse`].
+    pub fn check(text: &str) -> Result<(), KeyError> {
         if text.is_empty() {
             return Err(KeyError::Missing);
         }
         if text.len() > KEY_BYTES_MAX {
             return Err(KeyError::TooLong(text.len()));
         }
-        let is_word = |word: &str| {
-            !word.is_empty()
-                && word
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-        };
-        if text.split('.').all(is_word) { Ok(Self(text.into())) } else { Err(KeyError::Characters) }
+        let mut word_begins = true;
+        for byte in text.bytes() {
+            match byte {
+                b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => word_begins = false,
+                b'.' if !word_begins => word_begins = true,
+                _ => return Err(KeyError::Characters),
+            }
+        }
+        if word_begins { Err(KeyError::Characters) } else { Ok(()) }
     }
 
     /// The key as text.
@@ -118,6 +129,16 @@ impl Scope {
         (self.purpose.is_none() || self.purpose == other.purpose)
             && (self.channel.is_none() || self.channel == other.channel)
     }
+
+    /// The cells that two scopes have in common, if they have any.
+    #[must_use]
+    pub fn overlap(self, other: Self) -> Option<Self> {
+        let overlap = Self {
+            purpose: self.purpose.or(other.purpose),
+            channel: self.channel.or(other.channel),
+        };
+        (self.contains(overlap) && other.contains(overlap)).then_some(overlap)
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +155,24 @@ mod tests {
         }
         assert_eq!(Key::parse(""), Err(KeyError::Missing));
         assert_eq!(Key::parse(&"a".repeat(129)), Err(KeyError::TooLong(129)));
+    }
+
+    #[test]
+    fn scopes_overlap_in_the_cells_of_both() {
+        let scope = |purpose: Option<u32>, channel: Option<u32>| Scope {
+            purpose: purpose.map(PurposeId),
+            channel: channel.map(ChannelId),
+        };
+        for (one, other, want) in [
+            (scope(None, None), scope(None, Some(2)), Some(scope(None, Some(2)))),
+            (scope(Some(1), None), scope(None, Some(2)), Some(scope(Some(1), Some(2)))),
+            (scope(Some(1), Some(2)), scope(Some(1), None), Some(scope(Some(1), Some(2)))),
+            (scope(Some(1), None), scope(Some(3), None), None),
+            (scope(Some(1), Some(2)), scope(None, Some(4)), None),
+        ] {
+            assert_eq!(one.overlap(other), want);
+            assert_eq!(other.overlap(one), want);
+        }
     }
 
     #[test]

@@ -7,9 +7,14 @@
 //!
 //! Why the maxima suffice: a cell is stopped exactly if its latest covering stop is later than its
 //! latest lifting grant. If it is not, every grant after the lifting one takes effect too, so the
-//! latest grant of anyone decides.
+//! latest grant of anyone decides. A grant that waits for its double opt-in lifts nothing; it is
+//! of interest only while no confirmed grant is later, and then it is later than every lifted stop
+//! too, so that its latest one suffices.
+//!
+//! Stops and cells are kept in the order of their scopes: two states that know the same are equal,
+//! whatever the order of arrival.
 
-use std::{mem::size_of, sync::Arc};
+use std::{cmp::Reverse, mem::size_of, sync::Arc};
 
 use super::{
     act::{Actor, StopKind},
@@ -62,6 +67,21 @@ pub struct Grant {
     pub data_categories: Option<Arc<[String]>>,
 }
 
+impl Grant {
+    /// Whether the grant is past its expiry: `expires_at` is the first moment without it.
+    #[must_use]
+    pub fn has_expired(&self, now: Millis) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let Some(categories) = &self.data_categories else { return 0 };
+        // Two reference counts stand before the strings.
+        2 * size_of::<usize>()
+            + categories.iter().map(|text| size_of::<String>() + text.capacity()).sum::<usize>()
+    }
+}
+
 /// What is known of one cell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CellState {
@@ -77,6 +97,13 @@ pub struct CellState {
     pub pending: Option<Box<Grant>>,
 }
 
+impl CellState {
+    fn heap_bytes(&self) -> usize {
+        self.grant.as_ref().map_or(0, Grant::heap_bytes)
+            + self.pending.as_ref().map_or(0, |grant| size_of::<Grant>() + grant.heap_bytes())
+    }
+}
+
 /// What is known of one data subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SubjectState {
@@ -89,19 +116,25 @@ pub struct SubjectState {
 }
 
 impl SubjectState {
-    /// Puts a state together from its parts, in any order.
+    /// Puts a state together from its parts, in any order. Of two stops for one scope the later
+    /// counts; of two entries for one cell, the first.
     #[must_use]
     pub fn from_parts(
-        stops: Vec<Stop>,
+        mut stops: Vec<Stop>,
         mut cells: Vec<CellState>,
         erased_by: Option<u64>,
         revision: u64,
     ) -> Self {
-        cells.sort_unstable_by_key(|cell| (cell.purpose, cell.channel));
+        stops.sort_unstable_by_key(|stop| (stop.scope, Reverse(stop.mark)));
+        stops.dedup_by_key(|stop| stop.scope);
+        cells.sort_by_key(|cell| (cell.purpose, cell.channel));
+        cells.dedup_by_key(|cell| (cell.purpose, cell.channel));
+        stops.shrink_to_fit();
+        cells.shrink_to_fit();
         Self { stops, cells, erased_by, revision }
     }
 
-    /// The stops that stand, one a scope.
+    /// The stops that stand, one a scope, ordered by scope.
     #[must_use]
     pub fn stops(&self) -> &[Stop] {
         &self.stops
@@ -120,13 +153,48 @@ impl SubjectState {
         self.cells.get(position)
     }
 
+    /// The cells of a scope that some grant named, ordered by purpose and channel.
+    pub fn cells_in(&self, scope: Scope) -> impl Iterator<Item = &CellState> {
+        let start = self.cells.partition_point(|cell| Some(cell.purpose) < scope.purpose);
+        self.cells[start..]
+            .iter()
+            .take_while(move |cell| scope.purpose.is_none_or(|purpose| purpose == cell.purpose))
+            .filter(move |cell| scope.covers(cell.purpose, cell.channel))
+    }
+
     /// The latest stop that covers a cell, lifted or not.
     #[must_use]
     pub fn latest_stop(&self, purpose: PurposeId, channel: ChannelId) -> Option<&Stop> {
-        self.stops
-            .iter()
-            .filter(|stop| stop.scope.covers(purpose, channel))
-            .max_by_key(|stop| stop.mark)
+        self.latest_stop_over(Scope::cell(purpose, channel))
+    }
+
+    /// The latest stop that covers every cell of a scope, lifted here and there or not. Of two
+    /// stops of one act the narrower is named.
+    #[must_use]
+    pub fn latest_stop_over(&self, scope: Scope) -> Option<&Stop> {
+        if self.stops.is_empty() {
+            return None;
+        }
+        let mut latest = self.stop_for(scope);
+        for wider in [
+            Scope { channel: None, ..scope },
+            Scope { purpose: None, ..scope },
+            Scope { purpose: None, channel: None },
+        ] {
+            match (self.stop_for(wider), latest) {
+                (Some(stop), Some(own)) if stop.mark <= own.mark => {}
+                (None, _) => {}
+                (stop, _) => latest = stop,
+            }
+        }
+        latest
+    }
+
+    /// The stop that stands for exactly this scope.
+    #[must_use]
+    pub fn stop_for(&self, scope: Scope) -> Option<&Stop> {
+        let position = self.stops.binary_search_by_key(&scope, |stop| stop.scope).ok()?;
+        self.stops.get(position)
     }
 
     /// The live stop that covers a cell: the latest one, unless a later grant lifted it there.
@@ -137,12 +205,29 @@ impl SubjectState {
         lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)).then_some(stop)
     }
 
+    /// The first moment at which an act takes effect after everything that is known. A stop that
+    /// ties with a grant loses, so it must be later; every other tie goes to the later entry.
+    #[must_use]
+    pub fn first_moment_after(&self, is_stop: bool) -> Option<Millis> {
+        let stops = self.stops.iter().map(|stop| stop.mark.effective_at);
+        let grants = self.cells.iter().flat_map(|cell| {
+            let grants = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
+            grants.map(|grant| grant.mark).chain(cell.lifted)
+        });
+        let grants = grants.map(|mark| mark.effective_at.plus_ms(i64::from(is_stop)));
+        stops.chain(grants).max()
+    }
+
     /// Folds in a stop.
     pub fn merge_stop(&mut self, stop: Stop) {
-        match self.stops.iter_mut().find(|own| own.scope == stop.scope) {
-            Some(own) if own.mark < stop.mark => *own = stop,
-            Some(_) => {}
-            None => self.stops.push(stop),
+        match self.stops.binary_search_by_key(&stop.scope, |own| own.scope) {
+            Ok(position) if self.stops[position].mark < stop.mark => self.stops[position] = stop,
+            Ok(_) => {}
+            Err(position) => {
+                // Most subjects have one or two, and there are millions of subjects.
+                self.stops.reserve_exact(1);
+                self.stops.insert(position, stop);
+            }
         }
     }
 
@@ -165,12 +250,13 @@ impl SubjectState {
         }
     }
 
-    /// About how many bytes of memory the state holds.
+    /// About how many bytes of memory the state holds, with what hangs from it.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + self.stops.capacity() * size_of::<Stop>()
             + self.cells.capacity() * size_of::<CellState>()
+            + self.cells.iter().map(CellState::heap_bytes).sum::<usize>()
     }
 
     fn cell_position(&self, purpose: PurposeId, channel: ChannelId) -> Result<usize, usize> {
@@ -182,10 +268,145 @@ impl SubjectState {
             Ok(position) => position,
             Err(position) => {
                 let cell = CellState { purpose, channel, grant: None, lifted: None, pending: None };
+                self.cells.reserve_exact(1);
                 self.cells.insert(position, cell);
                 position
             }
         };
         &mut self.cells[position]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PurposeId = PurposeId(1);
+    const C: ChannelId = ChannelId(2);
+    const CELL: Scope = Scope { purpose: Some(P), channel: Some(C) };
+    const PURPOSE: Scope = Scope { purpose: Some(P), channel: None };
+    const CHANNEL: Scope = Scope { purpose: None, channel: Some(C) };
+    const EVERYTHING: Scope = Scope { purpose: None, channel: None };
+
+    fn mark(effective_at: i64, index: u64) -> Mark {
+        Mark { effective_at: Millis(effective_at), index }
+    }
+
+    fn stop(scope: Scope, effective_at: i64, index: u64) -> Stop {
+        Stop { scope, kind: StopKind::Withdrawn, mark: mark(effective_at, index) }
+    }
+
+    fn grant(actor: Actor, effective_at: i64, index: u64) -> Grant {
+        Grant {
+            mark: mark(effective_at, index),
+            actor,
+            purpose_version: 1,
+            expires_at: None,
+            data_categories: None,
+        }
+    }
+
+    #[test]
+    fn acts_are_ordered_by_effect_and_then_by_place() {
+        assert!(mark(1, 9) < mark(2, 0) && mark(2, 0) < mark(2, 1));
+        // On a tie the grant wins, on whichever side of the stop it was written.
+        for (at, is_later) in [(4, false), (5, false), (6, true)] {
+            for index in [1, 9] {
+                assert_eq!(mark(at, index).stop_is_later_than_grant(mark(5, 5)), is_later, "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_latest_stop_of_any_width_counts() {
+        let scopes = [CELL, PURPOSE, CHANNEL, EVERYTHING];
+        for latest in scopes {
+            let mut state = SubjectState::default();
+            for (index, scope) in (0..).zip(scopes) {
+                state.merge_stop(stop(scope, if scope == latest { 9 } else { 5 }, index));
+            }
+            assert_eq!(state.latest_stop(P, C).unwrap().scope, latest);
+            assert_eq!(state.latest_stop_over(EVERYTHING).unwrap().scope, EVERYTHING);
+        }
+    }
+
+    #[test]
+    fn of_two_stops_of_one_act_the_narrower_is_named() {
+        let mut state = SubjectState::default();
+        for scope in [EVERYTHING, CELL, PURPOSE] {
+            state.merge_stop(stop(scope, 5, 1));
+        }
+        assert_eq!(state.latest_stop(P, C).unwrap().scope, CELL);
+        assert_eq!(state.latest_stop(P, ChannelId(0)).unwrap().scope, PURPOSE);
+        assert_eq!(state.latest_stop(PurposeId(0), C).unwrap().scope, EVERYTHING);
+    }
+
+    #[test]
+    fn a_wide_stop_is_lifted_in_the_granted_cell_only() {
+        let mut state = SubjectState::default();
+        state.merge_stop(stop(EVERYTHING, 5, 1));
+        state.merge_grant(P, C, grant(Actor::Import, 7, 2));
+        assert!(state.live_stop(P, C).is_some());
+        state.merge_grant(P, C, grant(Actor::Guardian, 6, 3));
+        assert!(state.live_stop(P, C).is_none());
+        assert!(state.live_stop(P, ChannelId(0)).is_some());
+        assert_eq!(state.cell(P, C).unwrap().grant.as_ref().unwrap().mark, mark(7, 2));
+    }
+
+    #[test]
+    fn states_that_know_the_same_are_equal() {
+        let stops = [stop(EVERYTHING, 5, 1), stop(CELL, 5, 2), stop(CELL, 4, 3)];
+        let mut one = SubjectState::default();
+        let mut other = SubjectState::default();
+        for stop in stops {
+            one.merge_stop(stop);
+        }
+        for stop in stops.into_iter().rev() {
+            other.merge_stop(stop);
+        }
+        for channel in [3, 1, 2].map(ChannelId) {
+            one.merge_grant(P, channel, grant(Actor::Subject, 1, 1));
+        }
+        for channel in [1, 2, 3].map(ChannelId) {
+            other.merge_grant(P, channel, grant(Actor::Subject, 1, 1));
+        }
+        assert_eq!(one, other);
+
+        let cells = one.cells().iter().rev().cloned().collect();
+        let stops = stops.into_iter().rev().collect();
+        assert_eq!(SubjectState::from_parts(stops, cells, None, 0), one);
+    }
+
+    #[test]
+    fn finds_the_cells_of_a_scope() {
+        let mut state = SubjectState::default();
+        for (purpose, channel) in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 2)] {
+            let grant = grant(Actor::Subject, 1, 1);
+            state.merge_grant(PurposeId(purpose), ChannelId(channel), grant);
+        }
+        for (scope, want) in [
+            (EVERYTHING, vec![(0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]),
+            (PURPOSE, vec![(1, 1), (1, 2)]),
+            (CHANNEL, vec![(0, 2), (1, 2), (2, 2)]),
+            (CELL, vec![(1, 2)]),
+            (Scope::cell(PurposeId(3), C), vec![]),
+        ] {
+            let got: Vec<_> = state.cells_in(scope).map(|c| (c.purpose.0, c.channel.0)).collect();
+            assert_eq!(got, want, "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn memory_counts_what_hangs_from_the_cells() {
+        let mut state = SubjectState::default();
+        state.merge_grant(P, C, grant(Actor::Subject, 1, 1));
+        let plain = state.memory_bytes();
+        state.merge_pending(P, C, grant(Actor::Subject, 2, 2));
+        let with_pending = state.memory_bytes();
+        assert_eq!(with_pending - plain, size_of::<Grant>());
+        let narrowed = vec!["user.contact".to_owned(); 3];
+        let grant = Grant { data_categories: Some(narrowed.into()), ..grant(Actor::Subject, 3, 3) };
+        state.merge_grant(P, C, grant);
+        assert!(state.memory_bytes() - with_pending >= 3 * (size_of::<String>() + 12));
     }
 }
