@@ -1,0 +1,160 @@
+//! Every key of the index, its bytes, and who may change it.
+//!
+//! | first byte | rest of the key | value | changed by |
+//! | --- | --- | --- | --- |
+//! | `01` state | subject_ref (16) | the subject's state | view |
+//! | `02` history | subject_ref (16), index (8, big-endian) | nothing | view |
+//! | `03` idempotency | key hash (32) | index (8, big-endian) | view |
+//! | `04` catalogue | index (8, big-endian) | nothing | view |
+//! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) | vault |
+//! | `11` frame | subject_ref (16) | vault frame (8, big-endian) | vault |
+//! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) | view |
+//! | `ff 'a'` applied | | number of ledger entries applied (8, big-endian), chain hash of the last (32) | view |
+//! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian) | vault |
+//!
+//! Marks (`ff`) sort last on purpose: the index brings rows to disk in key order, so a mark never
+//! arrives before what it speaks for.
+
+/// The bytes of a subject's name in the ledger.
+pub type SubjectBytes = [u8; 16];
+
+/// A key of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The state of a subject.
+    State(SubjectBytes),
+    /// An act of a subject.
+    History(SubjectBytes, u64),
+    /// The entry that an idempotency key belongs to.
+    Idempotency([u8; 32]),
+    /// An entry about the catalogue.
+    Catalog(u64),
+    /// A subject by the keyed hash of its identity.
+    Lookup([u8; 32]),
+    /// The vault's frame of a subject.
+    Frame(SubjectBytes),
+    /// Whose index this is.
+    Owner,
+    /// How far the view has come.
+    Applied,
+    /// How far the vault's rows have come.
+    Indexed,
+}
+
+impl Key {
+    /// The key's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(33);
+        match self {
+            Self::State(subject) => {
+                bytes.push(0x01);
+                bytes.extend_from_slice(subject);
+            }
+            Self::History(subject, index) => {
+                bytes.push(0x02);
+                bytes.extend_from_slice(subject);
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
+            Self::Idempotency(hash) => {
+                bytes.push(0x03);
+                bytes.extend_from_slice(hash);
+            }
+            Self::Catalog(index) => {
+                bytes.push(0x04);
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
+            Self::Lookup(hash) => {
+                bytes.push(0x10);
+                bytes.extend_from_slice(hash);
+            }
+            Self::Frame(subject) => {
+                bytes.push(0x11);
+                bytes.extend_from_slice(subject);
+            }
+            Self::Owner => bytes.extend_from_slice(b"\xffv"),
+            Self::Applied => bytes.extend_from_slice(b"\xffa"),
+            Self::Indexed => bytes.extend_from_slice(b"\xffw"),
+        }
+        bytes
+    }
+
+    /// Reads a key; none if the bytes are no key.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&tag, rest) = bytes.split_first()?;
+        Some(match tag {
+            0x01 => Self::State(rest.try_into().ok()?),
+            0x02 => {
+                let (subject, index) = rest.split_first_chunk::<16>()?;
+                Self::History(*subject, u64::from_be_bytes(index.try_into().ok()?))
+            }
+            0x03 => Self::Idempotency(rest.try_into().ok()?),
+            0x04 => Self::Catalog(u64::from_be_bytes(rest.try_into().ok()?)),
+            0x10 => Self::Lookup(rest.try_into().ok()?),
+            0x11 => Self::Frame(rest.try_into().ok()?),
+            0xff => match rest {
+                b"v" => Self::Owner,
+                b"a" => Self::Applied,
+                b"w" => Self::Indexed,
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_key() -> impl Strategy<Value = Key> {
+        let subject = any::<SubjectBytes>();
+        prop_oneof![
+            subject.prop_map(Key::State),
+            (subject, any::<u64>()).prop_map(|(s, i)| Key::History(s, i)),
+            any::<[u8; 32]>().prop_map(Key::Idempotency),
+            any::<u64>().prop_map(Key::Catalog),
+            any::<[u8; 32]>().prop_map(Key::Lookup),
+            subject.prop_map(Key::Frame),
+            Just(Key::Owner),
+            Just(Key::Applied),
+            Just(Key::Indexed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_reads_back(key in any_key()) {
+            prop_assert_eq!(Key::decode(&key.encode()), Some(key));
+        }
+
+        #[test]
+        fn other_lengths_are_no_keys(key in any_key(), cut in 0usize..33) {
+            let mut bytes = key.encode();
+            bytes.push(0);
+            prop_assert_eq!(Key::decode(&bytes), None);
+            bytes.truncate(cut.min(bytes.len() - 2));
+            prop_assert_eq!(Key::decode(&bytes), None);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
+            if let Some(key) = Key::decode(&bytes) {
+                prop_assert_eq!(key.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn marks_sort_after_rows_and_history_sorts_by_index(
+            key in any_key(), subject in any::<[u8; 16]>(), a: u64, b: u64,
+        ) {
+            let mark = matches!(key, Key::Owner | Key::Applied | Key::Indexed);
+            prop_assert_eq!(key.encode() > vec![0xfe; 34], mark);
+            let at = |index| Key::History(subject, index).encode();
+            prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
+        }
+    }
+}

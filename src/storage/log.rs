@@ -1,0 +1,452 @@
+//! The one writer of a log: opening with recovery, and appending.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    disk::{Disk, DiskFile},
+    error::{During, LogError, TornTail},
+    frame,
+    reader::{Active, LogReader, Sealed, SealedMeta, Shared, State},
+    scan::{Before, Expected, check_sealed, list_segments},
+    segment::{FrameIndex, HEADER_BYTES, Identity, SegmentHeader, segment_name},
+    walk::{CHUNK_BYTES, Cursor, Walked, walk},
+};
+
+/// A buffer that a large batch has made larger than this is given back.
+const BUFFER_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a log is, and its limits.
+#[derive(Debug, Clone)]
+pub struct LogSpec {
+    /// Directory of the segments, for this log alone.
+    pub dir: PathBuf,
+    /// What the frames are, for example `LEDG`.
+    pub kind: [u8; 4],
+    /// The greatest size of a segment, in bytes. A frame that is larger has one for itself.
+    pub segment_bytes_max: u64,
+    /// The greatest size of a frame's payload, in bytes.
+    pub frame_bytes_max: u32,
+}
+
+/// The one writer of a log. The caller sees to it that there is only one.
+#[derive(Debug)]
+pub struct FrameLog {
+    shared: Arc<Shared>,
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    /// First index of the segment that is appended to.
+    first_index: u64,
+    /// Its size.
+    bytes: u64,
+    next_index: u64,
+    poisoned: bool,
+    /// The batch, as it is written.
+    buffer: Vec<u8>,
+    /// Index and offset of each frame of the batch.
+    begins: Vec<(u64, u64)>,
+}
+
+impl FrameLog {
+    /// Opens the log, or creates it with `new_id` if the directory has no segment.
+    ///
+    /// Reads the last segment in full and only the headers of the others, so the cost does not
+    /// grow with the log. Sets a torn tail aside and reports it. What it found whole is durable
+    /// when it returns, also if it was never acknowledged.
+    ///
+    /// # Errors
+    /// Damage, a log of another kind, or the disk's. Nothing was changed, unless the disk failed
+    /// after all was found to be in order.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        spec: LogSpec,
+        new_id: [u8; 16],
+    ) -> Result<(Self, Option<TornTail>), LogError> {
+        let dir = &spec.dir;
+        disk.create_dir_all(dir).during("create", dir)?;
+        let mut firsts = list_segments(&*disk, dir)?;
+        let Some(last) = firsts.pop() else {
+            let identity = Identity::new(spec.kind, new_id);
+            let tail = create_segment(&*disk, &spec, &identity, 0, Before::NONE)?;
+            return Ok((Self::new(disk, spec, identity, Vec::new(), tail), None));
+        };
+        let (sealed, identity) = read_headers(&*disk, &spec, &firsts)?;
+        let before = sealed.last().map_or(Before::NONE, |&SealedMeta { first_index, bytes }| {
+            Before { first_index, bytes }
+        });
+        let kind = spec.kind;
+        let expected =
+            Expected { dir, kind, identity: identity.as_ref(), first_index: last, before };
+        let found = expected.open(&*disk)?;
+        if let Some(header) = found.header {
+            let identity = header.identity;
+            let (tail, torn) =
+                recover_segment(&*disk, &spec, &identity, last, &*found.file, found.bytes)?;
+            return Ok((Self::new(disk, spec, identity, sealed, tail), torn));
+        }
+        if let Some(identity) = &identity {
+            check_end(&*disk, &spec, identity, before.first_index, last)?;
+        }
+        let torn = set_unborn_aside(&*disk, &spec, last, found.bytes)?;
+        let identity = identity.unwrap_or_else(|| Identity::new(kind, new_id));
+        let tail = create_segment(&*disk, &spec, &identity, last, before)?;
+        Ok((Self::new(disk, spec, identity, sealed, tail), Some(torn)))
+    }
+
+    fn new(
+        disk: Arc<dyn Disk>,
+        spec: LogSpec,
+        identity: Identity,
+        sealed: Vec<SealedMeta>,
+        tail: Tail,
+    ) -> Self {
+        let Tail { file, first_index, next_index, bytes, index } = tail;
+        let path = spec.dir.join(segment_name(first_index));
+        let active = Active { first_index, file: Arc::clone(&file), index, bytes };
+        let sealed_bytes = sealed.iter().map(|meta| meta.bytes).sum();
+        let state = State { sealed, sealed_bytes, active, next_index };
+        let shared = Arc::new(Shared {
+            disk,
+            spec,
+            identity,
+            first_index_of_last_segment: first_index,
+            state: RwLock::new(state),
+            open: Mutex::default(),
+        });
+        Self {
+            shared,
+            file,
+            path,
+            first_index,
+            bytes,
+            next_index,
+            poisoned: false,
+            buffer: Vec::new(),
+            begins: Vec::new(),
+        }
+    }
+
+    /// The log's id.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.identity.id
+    }
+
+    /// Number of durable frames, and so the index of the next.
+    #[must_use]
+    pub fn next_index(&self) -> u64 {
+        self.next_index
+    }
+
+    /// A reader of what is durable.
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        LogReader { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Appends frames, durable once it returns: one write and one sync, or one of each for every
+    /// segment that the frames spread over.
+    ///
+    /// # Errors
+    /// [`LogError::EmptyFrame`] and [`LogError::FrameTooLarge`] before anything is written. The
+    /// first failed write or sync poisons the log: this call and all later ones fail, and nothing
+    /// is tried again on the file. Of the frames of a failed call, none or the first few may
+    /// still be there when the log is opened again.
+    pub fn append<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<(), LogError> {
+        if self.poisoned {
+            return Err(LogError::Poisoned);
+        }
+        for frame in frames {
+            self.payload_bytes(frame.as_ref())?;
+        }
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let taken = self.fill(rest)?;
+            let done = if taken == 0 { self.rotate() } else { self.commit() };
+            if let Err(error) = done {
+                self.poisoned = true;
+                return Err(error);
+            }
+            rest = &rest[taken..];
+        }
+        Ok(())
+    }
+
+    fn payload_bytes(&self, payload: &[u8]) -> Result<u32, LogError> {
+        let (bytes, limit) = (payload.len(), self.shared.spec.frame_bytes_max);
+        match u32::try_from(bytes) {
+            Ok(0) => Err(LogError::EmptyFrame),
+            Ok(fits) if fits <= limit => Ok(fits),
+            _ => Err(LogError::FrameTooLarge { bytes, limit }),
+        }
+    }
+
+    /// Encodes the frames that still fit into the segment; says how many. An empty segment takes
+    /// at least one.
+    fn fill<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, LogError> {
+        self.buffer.clear();
+        self.begins.clear();
+        for (place, payload) in (0..u32::MAX).zip(frames.iter().map(AsRef::as_ref)) {
+            let payload_bytes = self.payload_bytes(payload)?;
+            let index = self.next_index + u64::from(place);
+            let offset = self.bytes + self.buffer.len() as u64;
+            let end = offset + (payload.len() + frame::OVERHEAD_BYTES) as u64;
+            if end > self.shared.spec.segment_bytes_max && offset > HEADER_BYTES {
+                break;
+            }
+            let identity = &self.shared.identity;
+            frame::encode(&mut self.buffer, identity, index, place, payload_bytes, payload);
+            self.begins.push((index, offset));
+        }
+        Ok(self.begins.len())
+    }
+
+    /// Writes and syncs what was encoded, then shows it to readers.
+    fn commit(&mut self) -> Result<(), LogError> {
+        self.file.write_all_at(&self.buffer, self.bytes).during("write", &self.path)?;
+        self.file.sync_data().during("sync", &self.path)?;
+        self.bytes += self.buffer.len() as u64;
+        self.next_index += self.begins.len() as u64;
+        let mut state = self.shared.state.write();
+        for &(index, offset) in &self.begins {
+            state.active.index.note(index, offset);
+        }
+        state.active.bytes = self.bytes;
+        state.next_index = self.next_index;
+        drop(state);
+        if self.buffer.capacity() > BUFFER_KEPT_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new segment. The old one is synced, as all that was committed is.
+    fn rotate(&mut self) -> Result<(), LogError> {
+        let shared = Arc::clone(&self.shared);
+        let before = Before { first_index: self.first_index, bytes: self.bytes };
+        let tail =
+            create_segment(&*shared.disk, &shared.spec, &shared.identity, self.next_index, before)?;
+        let meta = SealedMeta { first_index: self.first_index, bytes: self.bytes };
+        let end_index = self.next_index;
+        let active = Active {
+            first_index: end_index,
+            file: Arc::clone(&tail.file),
+            index: tail.index,
+            bytes: tail.bytes,
+        };
+        let mut state = shared.state.write();
+        state.sealed.push(meta);
+        state.sealed_bytes += meta.bytes;
+        let old = std::mem::replace(&mut state.active, active);
+        drop(state);
+        shared.write_index(&old.index, meta, end_index);
+        shared.keep_open(Arc::new(Sealed {
+            first_index: old.first_index,
+            bytes: old.bytes,
+            file: old.file,
+            index: old.index,
+            from_file: false,
+        }));
+        self.path = shared.spec.dir.join(segment_name(end_index));
+        (self.file, self.first_index, self.bytes) = (tail.file, end_index, tail.bytes);
+        Ok(())
+    }
+}
+
+/// The segment to append to, verified and durable.
+struct Tail {
+    file: Arc<dyn DiskFile>,
+    first_index: u64,
+    next_index: u64,
+    bytes: u64,
+    index: FrameIndex,
+}
+
+/// Checks the headers of all segments but the last, and that their row has no gap.
+fn read_headers(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    firsts: &[u64],
+) -> Result<(Vec<SealedMeta>, Option<Identity>), LogError> {
+    let (mut sealed, mut identity, mut before) = (Vec::new(), None, Before::NONE);
+    for &first_index in firsts {
+        let (dir, kind) = (&spec.dir, spec.kind);
+        let expected = Expected { dir, kind, identity: identity.as_ref(), first_index, before };
+        let found = expected.open(disk)?;
+        let Some(header) = found.header else { return Err(expected.without_header()) };
+        sealed.push(SealedMeta { first_index, bytes: found.bytes });
+        before = Before { first_index, bytes: found.bytes };
+        identity = Some(header.identity);
+    }
+    Ok((sealed, identity))
+}
+
+/// Creates a segment whose header and name are durable.
+fn create_segment(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    identity: &Identity,
+    first_index: u64,
+    before: Before,
+) -> Result<Tail, LogError> {
+    let path = spec.dir.join(segment_name(first_index));
+    let header = SegmentHeader {
+        identity: identity.clone(),
+        first_index,
+        before_first_index: before.first_index,
+        before_bytes: before.bytes,
+    };
+    let file = disk.create(&path).during("create", &path)?;
+    file.write_all_at(&header.encode(), 0).during("write", &path)?;
+    file.sync_data().during("sync", &path)?;
+    disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
+    Ok(Tail {
+        file: file.into(),
+        first_index,
+        next_index: first_index,
+        bytes: HEADER_BYTES,
+        index: FrameIndex::default(),
+    })
+}
+
+/// Verifies the last segment, sets a torn tail aside, and makes the rest durable.
+fn recover_segment(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    identity: &Identity,
+    first_index: u64,
+    file: &dyn DiskFile,
+    bytes: u64,
+) -> Result<(Tail, Option<TornTail>), LogError> {
+    let walked = walked(spec, identity, first_index);
+    let path = &walked.path;
+    let mut index = FrameIndex::default();
+    let mut cursor = Cursor::start(first_index);
+    let torn = walk(file, &walked, &mut cursor, bytes, &mut |offset, at, _| {
+        index.note(at, offset);
+        ControlFlow::Continue(())
+    })?;
+    let file = disk.open_write(path).during("open", path)?;
+    let mut report = None;
+    if torn.is_some() {
+        let segment = segment_name(first_index);
+        let aside = free_name(disk, spec, &segment, cursor.offset)?;
+        keep_aside(disk, &*file, cursor.offset..bytes, &aside).during("write", &aside)?;
+        disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
+        file.set_len(cursor.offset).during("cut", path)?;
+        file.sync_data().during("sync", path)?;
+        report = Some(TornTail {
+            segment,
+            offset: cursor.offset,
+            bytes: bytes - cursor.offset,
+            next_index: cursor.index,
+            set_aside: Some(aside),
+        });
+    }
+    write_again(&*file, cursor.batch_offset..cursor.offset).during("write", path)?;
+    file.sync_data().during("sync", path)?;
+    disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
+    let (next_index, bytes) = (cursor.index, cursor.offset);
+    Ok((Tail { file: file.into(), first_index, next_index, bytes, index }, report))
+}
+
+/// Writes what a file holds once more. After a failed sync a system may show data that never
+/// reached the disk and call it clean, so that the next sync does nothing for it; only the last
+/// batch (or the header) can be such data.
+fn write_again(file: &dyn DiskFile, range: std::ops::Range<u64>) -> io::Result<()> {
+    each_chunk(file, range, &mut |bytes, offset| file.write_all_at(bytes, offset))
+}
+
+/// Copies a part of a segment to a new file, durably but for the file's name.
+fn keep_aside(
+    disk: &dyn Disk,
+    file: &dyn DiskFile,
+    range: std::ops::Range<u64>,
+    aside: &Path,
+) -> io::Result<()> {
+    let copy = disk.create(aside)?;
+    let start = range.start;
+    each_chunk(file, range, &mut |bytes, offset| copy.write_all_at(bytes, offset - start))?;
+    copy.sync_data()
+}
+
+fn each_chunk(
+    file: &dyn DiskFile,
+    range: std::ops::Range<u64>,
+    take: &mut dyn FnMut(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut offset = range.start;
+    while offset < range.end {
+        let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+        let bytes = &mut buffer[..left.min(CHUNK_BYTES)];
+        file.read_exact_at(bytes, offset)?;
+        take(bytes, offset)?;
+        offset += bytes.len() as u64;
+    }
+    Ok(())
+}
+
+/// Before a segment without header is taken for a crash at rotation: the one before must end
+/// where it would have begun.
+fn check_end(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    identity: &Identity,
+    first_index: u64,
+    next: u64,
+) -> Result<(), LogError> {
+    let walked = walked(spec, identity, first_index);
+    let file = disk.open_read(&walked.path).during("open", &walked.path)?;
+    let bytes = file.len().during("read", &walked.path)?;
+    let mut cursor = Cursor::start(first_index);
+    let torn = walk(&*file, &walked, &mut cursor, bytes, &mut |_, _, _| ControlFlow::Continue(()))?;
+    check_sealed(&walked, &cursor, torn, next)
+}
+
+/// Moves a segment without header out of the way.
+fn set_unborn_aside(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    first_index: u64,
+    bytes: u64,
+) -> Result<TornTail, LogError> {
+    let segment = segment_name(first_index);
+    let aside = free_name(disk, spec, &segment, 0)?;
+    let path = spec.dir.join(&segment);
+    disk.rename(&path, &aside).during("rename", &path)?;
+    disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
+    Ok(TornTail { segment, offset: 0, bytes, next_index: first_index, set_aside: Some(aside) })
+}
+
+/// Where a tail can be kept without writing over an earlier one.
+fn free_name(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    segment: &str,
+    offset: u64,
+) -> Result<PathBuf, LogError> {
+    let taken = disk.list(&spec.dir).during("list", &spec.dir)?;
+    let mut name = format!("{segment}.{offset}.torn");
+    let mut nth = 1;
+    while taken.contains(&name) {
+        name = format!("{segment}.{offset}.{nth}.torn");
+        nth += 1;
+    }
+    Ok(spec.dir.join(name))
+}
+
+fn walked<'a>(spec: &LogSpec, identity: &'a Identity, first_index: u64) -> Walked<'a> {
+    Walked {
+        path: spec.dir.join(segment_name(first_index)),
+        first_index,
+        identity,
+        frame_bytes_max: spec.frame_bytes_max,
+    }
+}
