@@ -1,1 +1,17 @@
-//! Placeholder.
+//! The ledger's own bytes: entries, the hash chain over them, and their verification.
+//!
+//! This module is synchronous and knows nothing of gRPC, sled or subscribers, nor of who may read
+//! what an entry seals.
+
+pub mod chain;
+pub mod entry;
+pub mod verify;
+
+/// Kind of the ledger's segment files.
+pub const LOG_KIND: [u8; 4] = *b"LEDG";
+/// The largest entry, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 65_535;
+/// Version of the entry format.
+pub const FORMAT_VERSION: u32 = 1;
+/// Name of the ledger's folder in a data directory.
+pub const DIR: &str = "ledger";

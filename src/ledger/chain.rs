@@ -1,0 +1,219 @@
+//! The hash chain: `hash(i) = BLAKE3 derive_key("consent-ledger v1 chain", bytes of entry i)`, and
+//! the bytes of entry i contain `hash(i - 1)`.
+//!
+//! The chain serves recovery, streaming audit and local integrity. It is not what outside proofs
+//! come from.
+
+use thiserror::Error;
+
+use super::{
+    ENTRY_BYTES_MAX, FORMAT_VERSION,
+    entry::{self, EntryError},
+};
+use crate::domain::{Body, Entry, Millis};
+
+/// The context string of the chain. Part of the format.
+pub const CONTEXT: &str = "consent-ledger v1 chain";
+
+/// The hash of an entry's bytes.
+#[must_use]
+pub fn hash(entry_bytes: &[u8]) -> [u8; 32] {
+    blake3::derive_key(CONTEXT, entry_bytes)
+}
+
+/// The end of a chain, to which the next entry is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tip {
+    /// Index of the next entry.
+    pub next_index: u64,
+    /// Hash of the entry before; zeros before the first.
+    pub hash: [u8; 32],
+    /// When the entry before was recorded.
+    pub recorded_at: Millis,
+}
+
+/// How an entry can fail to continue a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ChainError {
+    /// The bytes are no entry.
+    #[error("{0}")]
+    Entry(#[from] EntryError),
+    /// Another index than the next.
+    #[error("the entry says that its index is {got}, but it stands at {want}")]
+    Index {
+        /// Where it stands.
+        want: u64,
+        /// What it says.
+        got: u64,
+    },
+    /// It is not linked to the entry before.
+    #[error("prev_hash is not the hash of the entry before")]
+    PrevHash,
+    /// Time went back.
+    #[error("recorded_at is {}, before {} of the entry before", got.0, before.0)]
+    TimeWentBack {
+        /// The entry's time.
+        got: Millis,
+        /// The time of the entry before.
+        before: Millis,
+    },
+    /// The ledger is not opened by its first entry, or opened twice.
+    #[error("{}", if *first { "the first entry does not open a ledger" } else { "a ledger is opened after its first entry" })]
+    Opened {
+        /// Whether it is the first entry.
+        first: bool,
+    },
+    /// A format that this program does not know.
+    #[error("entry format {0} is not known, this program reads {FORMAT_VERSION}")]
+    Format(u32),
+    /// An entry that is too large.
+    #[error("the entry has {0} bytes, the limit is {ENTRY_BYTES_MAX}")]
+    TooLarge(usize),
+}
+
+impl Tip {
+    /// Before the first entry.
+    #[must_use]
+    pub fn genesis() -> Self {
+        Self { next_index: 0, hash: [0; 32], recorded_at: Millis(i64::MIN) }
+    }
+
+    /// After an entry that is trusted already.
+    #[must_use]
+    pub fn after(entry: &Entry, entry_bytes: &[u8]) -> Self {
+        Self {
+            next_index: entry.index + 1,
+            hash: hash(entry_bytes),
+            recorded_at: entry.recorded_at,
+        }
+    }
+
+    /// The moment at which an entry is recorded: now, but never before the entry before.
+    #[must_use]
+    pub fn clock(&self, now: Millis) -> Millis {
+        now.max(self.recorded_at)
+    }
+
+    /// Links a new entry to the chain. Answers its bytes and the new tip.
+    ///
+    /// # Errors
+    /// [`ChainError::TooLarge`].
+    pub fn link(&self, recorded_at: Millis, body: Body) -> Result<(Vec<u8>, Self), ChainError> {
+        let entry = Entry { index: self.next_index, prev_hash: self.hash, recorded_at, body };
+        let bytes = entry::encode(&entry);
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(ChainError::TooLarge(bytes.len()));
+        }
+        let tip = Self::after(&entry, &bytes);
+        Ok((bytes, tip))
+    }
+
+    /// Follows the chain over the next entry's bytes.
+    ///
+    /// # Errors
+    /// The first way in which the bytes do not continue the chain.
+    pub fn follow(&self, entry_bytes: &[u8]) -> Result<(Entry, Self), ChainError> {
+        if entry_bytes.len() > ENTRY_BYTES_MAX {
+            return Err(ChainError::TooLarge(entry_bytes.len()));
+        }
+        let entry = entry::decode(entry_bytes)?;
+        if entry.index != self.next_index {
+            return Err(ChainError::Index { want: self.next_index, got: entry.index });
+        }
+        if entry.prev_hash != self.hash {
+            return Err(ChainError::PrevHash);
+        }
+        if entry.recorded_at < self.recorded_at {
+            return Err(ChainError::TimeWentBack {
+                got: entry.recorded_at,
+                before: self.recorded_at,
+            });
+        }
+        let first = self.next_index == 0;
+        match &entry.body {
+            Body::Opened(opened) if first && opened.format_version != FORMAT_VERSION => {
+                return Err(ChainError::Format(opened.format_version));
+            }
+            body if matches!(body, Body::Opened(_)) != first => {
+                return Err(ChainError::Opened { first });
+            }
+            _ => {}
+        }
+        let tip = Self::after(&entry, entry_bytes);
+        Ok((entry, tip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{ChannelPut, Key, LedgerOpened},
+        ledger::entry::tests::any_entry,
+    };
+    use proptest::prelude::*;
+
+    fn opened() -> Body {
+        Body::Opened(LedgerOpened {
+            ledger_id: [7; 16],
+            origin: "consent.example.org".to_owned(),
+            format_version: FORMAT_VERSION,
+            created_at: Millis(5),
+        })
+    }
+
+    fn channel(title: &str) -> Body {
+        let key = Key::parse("email").unwrap();
+        Body::ChannelPut(ChannelPut { key, title: title.to_owned(), retired: false })
+    }
+
+    #[test]
+    fn what_is_linked_can_be_followed() {
+        let (first, tip) = Tip::genesis().link(Millis(5), opened()).unwrap();
+        let (second, end) = tip.link(Millis(6), channel("Email")).unwrap();
+        let (_, followed) = Tip::genesis().follow(&first).unwrap();
+        assert_eq!(followed, tip);
+        assert_eq!(followed.follow(&second).unwrap().1, end);
+    }
+
+    #[test]
+    fn a_broken_link_is_named() {
+        let genesis = Tip::genesis();
+        let (first, tip) = genesis.link(Millis(5), opened()).unwrap();
+        let (second, _) = tip.link(Millis(6), channel("Email")).unwrap();
+        assert_eq!(genesis.follow(&second), Err(ChainError::Index { want: 0, got: 1 }));
+        let (other, _) = tip.link(Millis(6), channel("E-mail")).unwrap();
+        assert!(tip.follow(&other).is_ok());
+        let (_, other_tip) = tip.follow(&other).unwrap();
+        let (third, _) = other_tip.link(Millis(6), channel("Post")).unwrap();
+        let (_, own_tip) = tip.follow(&second).unwrap();
+        assert_eq!(own_tip.follow(&third), Err(ChainError::PrevHash));
+        let (late, _) = tip.link(Millis(4), channel("Email")).unwrap();
+        let back = ChainError::TimeWentBack { got: Millis(4), before: Millis(5) };
+        assert_eq!(tip.follow(&late), Err(back));
+        let (twice, _) = tip.link(Millis(6), opened()).unwrap();
+        assert_eq!(tip.follow(&twice), Err(ChainError::Opened { first: false }));
+        let (headless, _) = genesis.link(Millis(6), channel("Email")).unwrap();
+        assert_eq!(genesis.follow(&headless), Err(ChainError::Opened { first: true }));
+        assert!(matches!(tip.follow(&first), Err(ChainError::Index { .. })));
+        let large = channel(&"x".repeat(ENTRY_BYTES_MAX));
+        assert!(matches!(tip.link(Millis(6), large), Err(ChainError::TooLarge(_))));
+    }
+
+    #[test]
+    fn the_context_string_is_the_documented_one() {
+        let want =
+            blake3::Hasher::new_derive_key("consent-ledger v1 chain").update(b"x").finalize();
+        assert_eq!(hash(b"x"), *want.as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn every_changed_byte_changes_the_hash(entry in any_entry(), at: prop::sample::Index, bit in 0u8..8) {
+            let bytes = entry::encode(&entry);
+            let mut changed = bytes.clone();
+            changed[at.index(bytes.len())] ^= 1 << bit;
+            prop_assert_ne!(hash(&bytes), hash(&changed));
+        }
+    }
+}

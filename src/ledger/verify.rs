@@ -1,0 +1,148 @@
+//! Verification of a ledger's files: no server, no keys, and beside a running writer.
+//!
+//! It reads every byte once and changes nothing. What it proves is that the files hold one unbroken
+//! chain; that nobody replaced the whole chain takes an outside witness.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
+use crate::{
+    domain::{Body, Entry, LedgerOpened, Millis},
+    storage::{FrameAt, LogError, ScanEnd, TornTail, disk::Disk, scan},
+};
+
+/// What an intact ledger is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Name of the ledger.
+    pub origin: String,
+    /// Identity of the ledger.
+    pub ledger_id: [u8; 16],
+    /// Number of entries.
+    pub entries: u64,
+    /// Bytes in all segments.
+    pub bytes: u64,
+    /// Hash of the last entry.
+    pub chain_hash: [u8; 32],
+    /// When the last entry was recorded.
+    pub recorded_at: Millis,
+    /// What stands after the last whole frame: a write under way, or one that a crash cut off.
+    pub torn: Option<TornTail>,
+}
+
+/// Why a ledger could not be verified.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// There is no ledger.
+    #[error("there is no ledger in {0}")]
+    NoLedger(PathBuf),
+    /// Damage, or files that can not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Verifies the segments in `dir`. `visit` sees every entry, in order.
+///
+/// # Errors
+/// The first damage, named by segment, offset and index.
+pub fn verify(
+    disk: &dyn Disk,
+    dir: &Path,
+    visit: &mut dyn FnMut(&Entry, &FrameAt<'_>),
+) -> Result<Report, VerifyError> {
+    let mut walk = Walk::new();
+    let end = walk.over(disk, dir, &mut |entry, frame| {
+        visit(entry, frame);
+        ControlFlow::Continue(())
+    })?;
+    let (Some(opened), Some(end)) = (walk.opened, end) else {
+        return Err(VerifyError::NoLedger(dir.to_owned()));
+    };
+    Ok(Report {
+        origin: opened.origin,
+        ledger_id: opened.ledger_id,
+        entries: end.frames,
+        bytes: end.bytes,
+        chain_hash: walk.tip.hash,
+        recorded_at: walk.tip.recorded_at,
+        torn: end.torn,
+    })
+}
+
+/// Verifies the entries before `end` only. `visit` may stop the walk. Answers the index that it came
+/// to.
+///
+/// # Errors
+/// The first damage, named by segment, offset and index.
+pub fn verify_before(
+    disk: &dyn Disk,
+    dir: &Path,
+    end: u64,
+    visit: &mut dyn FnMut(&Entry, &FrameAt<'_>) -> ControlFlow<()>,
+) -> Result<u64, VerifyError> {
+    if end == 0 {
+        return Ok(0);
+    }
+    let mut walk = Walk::new();
+    walk.over(disk, dir, &mut |entry, frame| {
+        visit(entry, frame)?;
+        if entry.index + 1 < end { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(walk.tip.next_index)
+}
+
+/// A walk along the chain.
+struct Walk {
+    tip: Tip,
+    opened: Option<LedgerOpened>,
+    stopped: bool,
+}
+
+impl Walk {
+    fn new() -> Self {
+        Self { tip: Tip::genesis(), opened: None, stopped: false }
+    }
+
+    /// Walks over all segments; answers no end if `visit` stopped the walk.
+    fn over(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        visit: &mut dyn FnMut(&Entry, &FrameAt<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<ScanEnd>, VerifyError> {
+        let none = || VerifyError::NoLedger(dir.to_owned());
+        let names = disk.list(dir).map_err(|_| none())?;
+        if !names.iter().any(|name| name.ends_with(".seg")) {
+            return Err(none());
+        }
+        let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
+        let walked = scan(disk, dir, LOG_KIND, frame_bytes_max, 0, &mut |frame| {
+            let (entry, next) = match self.tip.follow(frame.payload) {
+                Ok(followed) => followed,
+                Err(problem) => return ControlFlow::Break(problem.to_string()),
+            };
+            if let Body::Opened(opened) = &entry.body {
+                self.opened = Some(opened.clone());
+            }
+            self.tip = next;
+            visit(&entry, &frame).map_break(|()| {
+                self.stopped = true;
+                String::new()
+            })
+        });
+        match walked {
+            Err(_) if self.stopped => Ok(None),
+            Ok(end) if self.opened.as_ref().is_some_and(|opened| opened.ledger_id != end.id) => {
+                let what = "its first entry opens another ledger".to_owned();
+                Err(LogError::Foreign { path: dir.to_owned(), what }.into())
+            }
+            Ok(end) => Ok(Some(end)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
