@@ -1,1 +1,653 @@
-//! Placeholder.
+//! The vault: who the subjects are, and their keys. The only primary data that may ever be deleted.
+//!
+//! Its frames are kept like the ledger's and are durable before the first entry that needs them.
+//! Identities are found by a keyed hash, so that nothing outside this module, and nothing on disk,
+//! names a subject in clear. The rows that lead from a hash to a frame are in the index and can be
+//! rebuilt from the frames at any time.
+
+mod frame;
+mod kek;
+mod seal;
+
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+
+pub use frame::FrameError;
+use frame::{Frame, Opened, SubjectFrame};
+use hashbrown::DefaultHashBuilder;
+pub use kek::{Kek, KekError};
+use parking_lot::Mutex;
+use quick_cache::{UnitWeighter, sync::Cache};
+use rand::RngExt;
+pub use seal::OpenError as SealError;
+use seal::SecretKey;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::{
+    domain::{IdempotencyMark, Sealed, Subject, SubjectError, SubjectRef},
+    storage::{
+        FrameLog, LogError, LogReader, LogSpec, TornTail,
+        disk::Disk,
+        index::{Index, IndexError, Row},
+        keys::Key,
+        scan,
+    },
+};
+
+/// Kind of the vault's segment files.
+pub const LOG_KIND: [u8; 4] = *b"VALT";
+/// Name of the vault's folder in a data directory.
+pub const DIR: &str = "vault";
+
+/// The largest frame; a subject's frame has about 450 bytes.
+const FRAME_BYTES_MAX: u32 = 4_096;
+/// Vault segments are small, so that compaction can go one by one; in tests, so that there are some.
+const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 16 << 20 };
+/// The greatest number of unwrapped subject keys that are kept in memory.
+const KEYS_MAX: usize = 50_000;
+/// How many frames are indexed between two signs of progress.
+const INDEX_STEP: u64 = 1_000;
+/// The greatest number of bytes that are read at once while indexing.
+const INDEX_READ_BYTES_MAX: usize = 1 << 20;
+
+const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
+const IDEMPOTENCY_CONTEXT: &str = "consent-ledger v1 idempotency key";
+const REQUEST_CONTEXT: &str = "consent-ledger v1 request digest";
+
+/// Why the vault did not do what it was asked for.
+#[derive(Debug, Error)]
+pub enum VaultError {
+    /// Its files failed, or are damaged.
+    #[error("vault: {0}")]
+    Log(#[from] LogError),
+    /// Its look-ups failed.
+    #[error("vault look-up: {0}")]
+    Index(#[from] IndexError),
+    /// A frame is intact, but says nothing that this program understands.
+    #[error("vault frame {frame}: {problem}")]
+    Frame {
+        /// Number of the frame.
+        frame: u64,
+        /// What is wrong.
+        problem: FrameError,
+    },
+    /// The first frame does not open the vault, or another one does.
+    #[error("vault frame {0} is not what stands there in a vault")]
+    Order(u64),
+    /// The key-encryption key is not the one that the vault was sealed with.
+    #[error(
+        "the key-encryption key is not the one that the vault was sealed with; give the right one \
+         by --kek-file or CONSENT_LEDGER_KEK"
+    )]
+    WrongKey,
+    /// A subject's key or identity can not be opened.
+    #[error("what the vault holds of {0:?} can not be opened")]
+    Sealed(SubjectRef),
+    /// The vault does not know a subject that the ledger names.
+    #[error("the vault does not know {0:?}")]
+    UnknownSubject(SubjectRef),
+    /// An identity was opened that is none.
+    #[error("what the vault holds of a subject is no identity: {0}")]
+    Identity(SubjectError),
+    /// The index knows more of the vault than there is.
+    #[error(
+        "the vault has {frames} frames, but {known} were known: it has lost data. Restore it from a \
+         backup that is at least as new as the ledger"
+    )]
+    LostFrames {
+        /// Frames that are there.
+        frames: u64,
+        /// Frames that were indexed.
+        known: u64,
+    },
+    /// A row of the index is malformed.
+    #[error("a look-up row of the vault is malformed")]
+    Row,
+}
+
+/// A cache that counts items.
+type Lru<K, V> = Cache<K, V, UnitWeighter, DefaultHashBuilder>;
+
+/// The vault.
+#[derive(Debug)]
+pub struct Vault {
+    log: Mutex<FrameLog>,
+    reader: LogReader,
+    dir: PathBuf,
+    index: Arc<Index>,
+    kek: Kek,
+    ledger_id: [u8; 16],
+    secrets: Secrets,
+    lookups: Lru<[u8; 32], SubjectRef>,
+    keys: Lru<SubjectRef, SubjectKey>,
+}
+
+/// Keys that are derived from the vault's master secret.
+struct Secrets {
+    lookup: SecretKey,
+    idempotency: SecretKey,
+    request: SecretKey,
+}
+
+/// The vault's files, opened, before anything can be looked up in them.
+#[derive(Debug)]
+pub struct VaultFiles {
+    dir: PathBuf,
+    log: FrameLog,
+    opened: Opened,
+}
+
+impl VaultFiles {
+    /// Opens the files in `dir`, or creates them for a ledger with `new_ledger_id`.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        kek: &Kek,
+        new_ledger_id: [u8; 16],
+    ) -> Result<(Self, Option<TornTail>), VaultError> {
+        let spec = LogSpec {
+            dir: dir.clone(),
+            kind: LOG_KIND,
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+            frame_bytes_max: FRAME_BYTES_MAX,
+        };
+        let (mut log, torn) = FrameLog::open(disk, spec, new_ledger_id)?;
+        if log.next_index() == 0 {
+            let context = context(&log.id(), b"master", &[]);
+            let master = seal::seal(kek.bytes(), &context, &*seal::random_key());
+            log.append(&[Frame::Opened(Opened { ledger_id: log.id(), master }).encode()])?;
+        }
+        match decode(0, &log.reader().read(0)?)? {
+            Frame::Opened(opened) => Ok((Self { dir, log, opened }, torn)),
+            Frame::Subject(_) => Err(VaultError::Order(0)),
+        }
+    }
+
+    /// Identity of the ledger that the vault belongs to.
+    #[must_use]
+    pub fn ledger_id(&self) -> [u8; 16] {
+        self.opened.ledger_id
+    }
+
+    /// Whether the vault holds no subject.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.log.next_index() <= 1
+    }
+}
+
+/// A subject that the vault does not hold yet.
+#[derive(Debug)]
+pub struct NewSubject {
+    /// Name in the ledger.
+    pub subject_ref: SubjectRef,
+    /// Its key.
+    pub key: SubjectKey,
+    lookup: [u8; 32],
+    frame: Vec<u8>,
+}
+
+/// A subject's own key, under which its evidence is sealed.
+#[derive(Clone)]
+pub struct SubjectKey(Arc<SecretKey>);
+
+impl Vault {
+    /// Unlocks the vault. Its look-ups are not current before [`Self::catch_up`]; up to
+    /// `hot_subjects_max` of them are kept in memory.
+    ///
+    /// # Errors
+    /// [`VaultError::WrongKey`].
+    pub fn open(
+        files: VaultFiles,
+        index: Arc<Index>,
+        kek: Kek,
+        hot_subjects_max: usize,
+    ) -> Result<Self, VaultError> {
+        let VaultFiles { dir, log, opened } = files;
+        let master = context(&opened.ledger_id, b"master", &[]);
+        let master = seal::open(kek.bytes(), &master, &opened.master)
+            .map_err(|SealError| VaultError::WrongKey)?;
+        Ok(Self {
+            reader: log.reader(),
+            dir,
+            log: Mutex::new(log),
+            index,
+            kek,
+            ledger_id: opened.ledger_id,
+            secrets: Secrets::derive(&master),
+            lookups: cache(hot_subjects_max),
+            keys: cache(KEYS_MAX),
+        })
+    }
+
+    /// Brings the look-ups up to the last frame. `progress` hears how many frames of how many are
+    /// done.
+    ///
+    /// # Errors
+    /// A frame can not be read, or the vault has lost frames.
+    pub fn catch_up(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), VaultError> {
+        let frames = self.reader.next_index();
+        let known = match self.index.get(&Key::Indexed.encode())? {
+            None => 0,
+            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| VaultError::Row)?),
+        };
+        if known > frames {
+            return Err(VaultError::LostFrames { frames, known });
+        }
+        let mut next = known;
+        while next < frames {
+            let end = frames.min(next + INDEX_STEP);
+            let mut rows = Vec::new();
+            for bytes in self.reader.read_range(next, end, INDEX_READ_BYTES_MAX)? {
+                match decode(next, &bytes)? {
+                    Frame::Opened(_) if next == 0 => {}
+                    Frame::Subject(subject) if next > 0 => {
+                        rows.extend(lookup_rows(&subject.lookup, subject.subject_ref, next));
+                    }
+                    _ => return Err(VaultError::Order(next)),
+                }
+                next += 1;
+            }
+            rows.push(indexed_row(next));
+            self.index.put(rows)?;
+            progress(next, frames);
+        }
+        Ok(())
+    }
+
+    /// Reads the older segments, which opening does not, and answers whether it came to their end:
+    /// `visit` sees each frame's bytes and number, and may stop the walk.
+    ///
+    /// # Errors
+    /// The first damage.
+    pub fn verify(
+        &self,
+        disk: &dyn Disk,
+        visit: &mut dyn FnMut(&[u8], u64) -> ControlFlow<()>,
+    ) -> Result<bool, VaultError> {
+        let end = self.reader.first_index_of_last_segment();
+        let mut next = 0;
+        let mut problem = None;
+        let walked = scan(disk, &self.dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut |frame| {
+            if frame.index == end {
+                return ControlFlow::Break(String::new());
+            }
+            problem = decode(frame.index, frame.payload).err();
+            next = frame.index + 1;
+            match (&problem, visit(frame.payload, frame.index)) {
+                (None, ControlFlow::Continue(())) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(String::new()),
+            }
+        });
+        match (problem, walked) {
+            (Some(problem), _) => Err(problem),
+            // The walk was stopped here, in the middle or where the newest segment begins.
+            (None, Err(LogError::Damaged(damage))) if damage.what.is_empty() => Ok(next == end),
+            (None, walked) => walked.map(|_| next == end).map_err(VaultError::from),
+        }
+    }
+
+    /// Identity of the ledger that the vault belongs to.
+    #[must_use]
+    pub fn ledger_id(&self) -> [u8; 16] {
+        self.ledger_id
+    }
+
+    /// Number of subjects that the vault holds.
+    #[must_use]
+    pub fn subjects(&self) -> u64 {
+        self.reader.next_index().saturating_sub(1)
+    }
+
+    /// The ledger's name for a subject, if the vault knows it.
+    ///
+    /// # Errors
+    /// The look-up failed.
+    pub fn find(&self, subject: &Subject) -> Result<Option<SubjectRef>, VaultError> {
+        let lookup = self.lookup(subject);
+        if let Some(found) = self.lookups.get(&lookup) {
+            return Ok(Some(found));
+        }
+        let Some(row) = self.index.get(&Key::Lookup(lookup).encode())? else { return Ok(None) };
+        let (subject_ref, _) = row.split_first_chunk::<16>().ok_or(VaultError::Row)?;
+        let subject_ref = SubjectRef(*subject_ref);
+        // A look-up never changes, so nothing newer can be overwritten here.
+        self.lookups.insert(lookup, subject_ref);
+        Ok(Some(subject_ref))
+    }
+
+    /// Gives a subject a name and a key. Nothing is kept before [`Self::persist`].
+    #[must_use]
+    pub fn create(&self, subject: &Subject) -> NewSubject {
+        let subject_ref = SubjectRef(rand::rng().random());
+        let key = seal::random_key();
+        let lookup = self.lookup(subject);
+        let frame = Frame::Subject(SubjectFrame {
+            subject_ref,
+            lookup,
+            key: seal::seal(self.kek.bytes(), &self.key_context(subject_ref), &*key),
+            identity: seal::seal(
+                &key,
+                &self.identity_context(subject_ref),
+                subject.as_str().as_bytes(),
+            ),
+        });
+        NewSubject { subject_ref, key: SubjectKey(Arc::new(key)), lookup, frame: frame.encode() }
+    }
+
+    /// Keeps new subjects: durable when the call returns, and found from then on.
+    ///
+    /// # Errors
+    /// The first failed write or sync stops the vault; see [`FrameLog::append`].
+    pub fn persist(&self, subjects: &[NewSubject]) -> Result<(), VaultError> {
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let mut log = self.log.lock();
+        let first = log.next_index();
+        log.append(&subjects.iter().map(|subject| &subject.frame).collect::<Vec<_>>())?;
+        let mut rows = Vec::with_capacity(2 * subjects.len() + 1);
+        for (frame, subject) in (first..).zip(subjects) {
+            rows.extend(lookup_rows(&subject.lookup, subject.subject_ref, frame));
+        }
+        rows.push(indexed_row(log.next_index()));
+        self.index.put(rows)?;
+        for subject in subjects {
+            self.lookups.insert(subject.lookup, subject.subject_ref);
+            self.keys.insert(subject.subject_ref, subject.key.clone());
+        }
+        Ok(())
+    }
+
+    /// A subject's key.
+    ///
+    /// # Errors
+    /// [`VaultError::UnknownSubject`], or the frame can not be read or opened.
+    pub fn key(&self, subject: SubjectRef) -> Result<SubjectKey, VaultError> {
+        if let Some(key) = self.keys.get(&subject) {
+            return Ok(key);
+        }
+        let key = self.open_key(&self.frame(subject)?)?;
+        self.keys.insert(subject, key.clone());
+        Ok(key)
+    }
+
+    /// Who a subject is.
+    ///
+    /// # Errors
+    /// [`VaultError::UnknownSubject`], or the frame can not be read or opened.
+    pub fn identity(&self, subject: SubjectRef) -> Result<Subject, VaultError> {
+        let frame = self.frame(subject)?;
+        let key = self.open_key(&frame)?;
+        let identity = seal::open(&key.0, &self.identity_context(subject), &frame.identity)
+            .map_err(|SealError| VaultError::Sealed(subject))?;
+        let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject))?;
+        Subject::parse(text).map_err(VaultError::Identity)
+    }
+
+    /// Whether the vault holds a subject.
+    ///
+    /// # Errors
+    /// The look-up failed.
+    pub fn knows(&self, subject: SubjectRef) -> Result<bool, VaultError> {
+        Ok(self.index.get(&Key::Frame(subject.0).encode())?.is_some())
+    }
+
+    /// The keyed hash that stands for an idempotency key in the ledger.
+    #[must_use]
+    pub fn idempotency_key_hash(&self, key: &str) -> [u8; 32] {
+        *blake3::keyed_hash(&self.secrets.idempotency, key.as_bytes()).as_bytes()
+    }
+
+    /// The keyed hash that stands for a request in the ledger.
+    #[must_use]
+    pub fn request_digest(&self, request: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.secrets.request, request).as_bytes()
+    }
+
+    /// Seals the evidence of an act under its subject's key.
+    #[must_use]
+    pub fn seal_evidence(
+        &self,
+        key: &SubjectKey,
+        idempotency: Option<&IdempotencyMark>,
+        evidence: &[u8],
+    ) -> Sealed {
+        seal::seal(&key.0, &self.evidence_context(idempotency), evidence)
+    }
+
+    /// Opens the evidence of an act.
+    ///
+    /// # Errors
+    /// [`VaultError::Sealed`] if it is not this subject's, or not this act's.
+    pub fn open_evidence(
+        &self,
+        subject: SubjectRef,
+        idempotency: Option<&IdempotencyMark>,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        seal::open(&self.key(subject)?.0, &self.evidence_context(idempotency), sealed)
+            .map_err(|SealError| VaultError::Sealed(subject))
+    }
+
+    fn frame(&self, subject: SubjectRef) -> Result<SubjectFrame, VaultError> {
+        let row = self.index.get(&Key::Frame(subject.0).encode())?;
+        let row = row.ok_or(VaultError::UnknownSubject(subject))?;
+        let frame = u64::from_be_bytes(row.try_into().map_err(|_| VaultError::Row)?);
+        match decode(frame, &self.reader.read(frame)?)? {
+            Frame::Subject(found) if found.subject_ref == subject => Ok(found),
+            _ => Err(VaultError::Order(frame)),
+        }
+    }
+
+    fn open_key(&self, frame: &SubjectFrame) -> Result<SubjectKey, VaultError> {
+        let subject = frame.subject_ref;
+        let key = seal::open(self.kek.bytes(), &self.key_context(subject), &frame.key)
+            .map_err(|SealError| VaultError::Sealed(subject))?;
+        let key = key.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
+        Ok(SubjectKey(Arc::new(Zeroizing::new(key))))
+    }
+
+    fn lookup(&self, subject: &Subject) -> [u8; 32] {
+        *blake3::keyed_hash(&self.secrets.lookup, subject.as_str().as_bytes()).as_bytes()
+    }
+
+    fn key_context(&self, subject: SubjectRef) -> Vec<u8> {
+        context(&self.ledger_id, b"subject key", &subject.0)
+    }
+
+    fn identity_context(&self, subject: SubjectRef) -> Vec<u8> {
+        context(&self.ledger_id, b"identity", &subject.0)
+    }
+
+    fn evidence_context(&self, idempotency: Option<&IdempotencyMark>) -> Vec<u8> {
+        let key_hash = idempotency.map_or(&[] as &[u8], |mark| &mark.key_hash);
+        context(&self.ledger_id, b"evidence", key_hash)
+    }
+}
+
+impl Secrets {
+    fn derive(master: &[u8]) -> Self {
+        let derive = |context| Zeroizing::new(blake3::derive_key(context, master));
+        Self {
+            lookup: derive(LOOKUP_CONTEXT),
+            idempotency: derive(IDEMPOTENCY_CONTEXT),
+            request: derive(REQUEST_CONTEXT),
+        }
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets(…)")
+    }
+}
+
+impl std::fmt::Debug for SubjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SubjectKey(…)")
+    }
+}
+
+fn cache<K: Eq + std::hash::Hash, V: Clone>(items_max: usize) -> Lru<K, V> {
+    let hasher = DefaultHashBuilder::default();
+    Cache::with(items_max, items_max as u64, UnitWeighter, hasher, Default::default())
+}
+
+/// What is authenticated along with a sealed text: ledger, kind, and whatever tells it from its
+/// like. All parts before the last have a fixed length or end with a zero byte.
+fn context(ledger_id: &[u8; 16], kind: &[u8], rest: &[u8]) -> Vec<u8> {
+    [b"consent-ledger v1\0".as_slice(), ledger_id, kind, &[0], rest].concat()
+}
+
+fn decode(frame: u64, bytes: &[u8]) -> Result<Frame, VaultError> {
+    Frame::decode(bytes).map_err(|problem| VaultError::Frame { frame, problem })
+}
+
+fn lookup_rows(lookup: &[u8; 32], subject: SubjectRef, frame: u64) -> [Row; 2] {
+    let frame = frame.to_be_bytes();
+    [
+        (Key::Lookup(*lookup).encode(), Some([subject.0.as_slice(), &frame].concat())),
+        (Key::Frame(subject.0).encode(), Some(frame.to_vec())),
+    ]
+}
+
+fn indexed_row(frames: u64) -> Row {
+    (Key::Indexed.encode(), Some(frames.to_be_bytes().to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::storage::disk::RealDisk;
+
+    struct Place {
+        dir: TempDir,
+        kek: Kek,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap(), kek: Kek::random() }
+        }
+
+        fn open(&self) -> Vault {
+            self.open_with(self.kek.clone()).unwrap()
+        }
+
+        fn open_with(&self, kek: Kek) -> Result<Vault, VaultError> {
+            let (index, _) = Index::open(&self.dir.path().join("view"), 1 << 20).unwrap();
+            let dir = self.dir.path().join(DIR);
+            let (files, torn) = VaultFiles::open(Arc::new(RealDisk), dir, &kek, [7; 16])?;
+            assert_eq!(torn, None);
+            let vault = Vault::open(files, Arc::new(index), kek, 100)?;
+            vault.catch_up(&mut |_, _| {})?;
+            Ok(vault)
+        }
+    }
+
+    fn subject(id: u32) -> Subject {
+        Subject::parse(&format!("email:person{id}@example.org")).unwrap()
+    }
+
+    #[test]
+    fn subjects_are_found_again_with_their_keys() {
+        let place = Place::new();
+        let vault = place.open();
+        assert_eq!(vault.find(&subject(1)).unwrap(), None);
+        let new = vault.create(&subject(1));
+        assert_eq!(vault.find(&subject(1)).unwrap(), None, "nothing is kept before persist");
+        let sealed = vault.seal_evidence(&new.key, None, b"shown");
+        vault.persist(std::slice::from_ref(&new)).unwrap();
+        let check = |vault: &Vault| {
+            let found = vault.find(&subject(1)).unwrap().unwrap();
+            assert_eq!(found, new.subject_ref);
+            assert_eq!(vault.identity(found).unwrap(), subject(1));
+            assert_eq!(vault.open_evidence(found, None, &sealed).unwrap().as_slice(), b"shown");
+            assert!(vault.knows(found).unwrap());
+            assert_eq!(vault.find(&subject(2)).unwrap(), None);
+        };
+        check(&vault);
+        drop(vault);
+        check(&place.open());
+        std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
+        check(&place.open());
+    }
+
+    #[test]
+    fn evidence_opens_for_its_own_subject_and_key_only() {
+        let place = Place::new();
+        let vault = place.open();
+        let (one, two) = (vault.create(&subject(1)), vault.create(&subject(2)));
+        let mark = IdempotencyMark { key_hash: [1; 32], request_digest: [2; 32] };
+        let sealed = vault.seal_evidence(&one.key, Some(&mark), b"shown");
+        let (one_ref, two_ref) = (one.subject_ref, two.subject_ref);
+        vault.persist(&[one, two]).unwrap();
+        assert!(vault.open_evidence(one_ref, Some(&mark), &sealed).is_ok());
+        assert!(vault.open_evidence(one_ref, None, &sealed).is_err());
+        assert!(vault.open_evidence(two_ref, Some(&mark), &sealed).is_err());
+    }
+
+    #[test]
+    fn another_key_is_refused() {
+        let place = Place::new();
+        drop(place.open());
+        assert!(matches!(place.open_with(Kek::random()), Err(VaultError::WrongKey)));
+    }
+
+    #[test]
+    fn a_vault_that_lost_frames_is_refused() {
+        let place = Place::new();
+        let vault = place.open();
+        let new = vault.create(&subject(1));
+        vault.persist(&[new]).unwrap();
+        drop(vault);
+        std::fs::remove_dir_all(place.dir.path().join(DIR)).unwrap();
+        let error = place.open_with(place.kek.clone()).unwrap_err();
+        assert!(matches!(error, VaultError::LostFrames { frames: 1, known: 2 }), "{error}");
+    }
+
+    #[test]
+    fn damage_in_an_older_segment_is_found_by_who_looks() {
+        let place = Place::new();
+        let vault = place.open();
+        let new: Vec<_> = (0..50).map(|id| vault.create(&subject(id))).collect();
+        vault.persist(&new).unwrap();
+        drop(vault);
+        let vault = place.open();
+        let verify = |vault: &Vault| vault.verify(&RealDisk, &mut |_, _| ControlFlow::Continue(()));
+        assert!(verify(&vault).unwrap());
+        let stopped = vault.verify(&RealDisk, &mut |_, _| ControlFlow::Break(()));
+        assert!(!stopped.unwrap());
+        let first = place.dir.path().join(DIR).join(format!("{:020}.seg", 0));
+        let mut bytes = std::fs::read(&first).unwrap();
+        bytes[2_000] ^= 1;
+        std::fs::write(&first, bytes).unwrap();
+        let error = verify(&vault).unwrap_err();
+        assert!(matches!(error, VaultError::Log(LogError::Damaged(_))), "{error}");
+    }
+
+    #[test]
+    fn no_identity_is_on_disk_in_clear() {
+        let place = Place::new();
+        let vault = place.open();
+        let new: Vec<_> = (0..50).map(|id| vault.create(&subject(id))).collect();
+        vault.persist(&new).unwrap();
+        drop(vault);
+        let found = |text: &str| {
+            let grep = std::process::Command::new("grep")
+                .args(["-rqa", text])
+                .arg(place.dir.path())
+                .status()
+                .unwrap();
+            grep.success()
+        };
+        assert!(found("VALT"), "the search works");
+        assert!(!found("person7@") && !found("example.org"));
+    }
+}
