@@ -1,1 +1,549 @@
-//! Placeholder.
+//! What checks read: the fold of the ledger, hot in memory, all of it disposable.
+//!
+//! The view knows which ledger it is of and how many entries it has applied. One that is of another
+//! ledger, or ahead of its own, is thrown away, never trusted.
+//!
+//! Order of publication: the rows of a run of acts become readable first, then hot states, then the
+//! number of entries applied. A catalogue change is a run of its own. So a reader that takes the
+//! catalogue first and a state second holds two things that were true together at the greater of
+//! their revisions, as long as the catalogue did not change in between; [`View::read`] makes sure.
+
+pub mod fold;
+mod row;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use hashbrown::{DefaultHashBuilder, HashMap};
+use quick_cache::{
+    Weighter,
+    sync::{Cache, GuardResult},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::{
+    domain::{Body, Catalog, Entry, SubjectRef, SubjectState, UnknownKey},
+    storage::{
+        index::{Index, IndexError, Row},
+        keys::Key,
+    },
+};
+
+/// Version of the view's rows. A view of another version is rebuilt.
+const FORMAT_VERSION: u32 = 2;
+/// States larger than this, in bytes, may not fit into their part of the hot cache.
+const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
+/// What an entry of the hot cache costs besides the state itself, in bytes: key, pointers, counters.
+const HOT_ENTRY_BYTES: u64 = 96;
+/// The least memory for hot states, in bytes, whatever the configuration says.
+pub const HOT_BYTES_MIN: u64 = 4 << 20;
+
+/// Why the view could not answer. Whoever asked must act as if the answer were no.
+#[derive(Debug, Error)]
+pub enum ViewError {
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A row is malformed.
+    #[error("a row of the view is malformed")]
+    Row,
+    /// The acts of a subject are known, but its state is gone.
+    #[error("the state of {0:?} is missing from the view")]
+    StateMissing(SubjectRef),
+    /// An act names what no catalogue entry before it put.
+    #[error("ledger entry {index}: {problem}")]
+    UnknownKey {
+        /// Index of the entry.
+        index: u64,
+        /// The key.
+        problem: UnknownKey,
+    },
+}
+
+/// The catalogue at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct CatalogAt {
+    /// The catalogue.
+    pub catalog: Catalog,
+    /// One more than the index of the last catalogue entry.
+    pub revision: u64,
+}
+
+/// One entry's effect on the view.
+#[derive(Debug)]
+pub enum Effect {
+    /// An act left a subject in this state.
+    Act {
+        /// The subject.
+        subject: SubjectRef,
+        /// Its state after the act.
+        state: Arc<SubjectState>,
+        /// Keyed hash of the idempotency key, if there was one.
+        idempotency: Option<[u8; 32]>,
+    },
+    /// The catalogue after a change of it.
+    Catalog(Arc<CatalogAt>),
+    /// Nothing that a check could read.
+    Nothing,
+}
+
+/// The view.
+#[derive(Debug)]
+pub struct View {
+    index: Arc<Index>,
+    hot: Cache<SubjectRef, Arc<SubjectState>, StateWeighter, DefaultHashBuilder>,
+    catalog: ArcSwap<CatalogAt>,
+    /// What `applied` tells those who wait. Readers on the hot path take no lock.
+    applied_news: watch::Sender<u64>,
+    applied: AtomicU64,
+    misses: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct StateWeighter;
+
+impl Weighter<SubjectRef, Arc<SubjectState>> for StateWeighter {
+    fn weight(&self, _: &SubjectRef, state: &Arc<SubjectState>) -> u64 {
+        HOT_ENTRY_BYTES + state.memory_bytes() as u64
+    }
+}
+
+/// Why what an index holds can not serve as the view of this ledger, if it can not. `hash_of` gives
+/// the chain hash of an entry, or none if the ledger does not have it.
+///
+/// # Errors
+/// The index, or the ledger, can not be read.
+pub fn unusable<E: From<ViewError>>(
+    index: &Index,
+    ledger_id: &[u8; 16],
+    hash_of: impl FnOnce(u64) -> Result<Option<[u8; 32]>, E>,
+) -> Result<Option<Unusable>, E> {
+    let Some(owner) = index.get(&Key::Owner.encode()).map_err(ViewError::from)? else {
+        // Rows of the vault come before the owner's; whose they are is not known without it.
+        let holds_rows = !index.keys(&[], &[], 1).map_err(ViewError::from)?.is_empty();
+        return Ok(Some(if holds_rows { Unusable::Foreign } else { Unusable::Empty }));
+    };
+    if owner != owner_value(ledger_id) {
+        return Ok(Some(Unusable::Foreign));
+    }
+    let mark = AppliedMark::read(index)?;
+    let Some(last) = mark.applied.checked_sub(1) else { return Ok(None) };
+    Ok(match hash_of(last)? {
+        None => Some(Unusable::Ahead { applied: mark.applied }),
+        Some(hash) if hash != mark.chain_hash => Some(Unusable::Forked),
+        Some(_) => None,
+    })
+}
+
+/// Why an index can not serve as a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unusable {
+    /// It holds nothing.
+    Empty,
+    /// It is of another ledger, of another format, or of nobody that it names.
+    Foreign,
+    /// It has applied more entries than the ledger has.
+    Ahead {
+        /// Number of entries applied.
+        applied: u64,
+    },
+    /// It has applied other entries than the ledger has: one of the two is from another copy.
+    Forked,
+}
+
+/// How far a view has come, and over which entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct AppliedMark {
+    /// Number of entries.
+    applied: u64,
+    /// Chain hash of the last of them.
+    chain_hash: [u8; 32],
+}
+
+impl AppliedMark {
+    fn read(index: &Index) -> Result<Self, ViewError> {
+        let Some(bytes) = index.get(&Key::Applied.encode())? else { return Ok(Self::default()) };
+        let (applied, chain_hash) = bytes.split_first_chunk::<8>().ok_or(ViewError::Row)?;
+        Ok(Self {
+            applied: u64::from_be_bytes(*applied),
+            chain_hash: chain_hash.try_into().map_err(|_| ViewError::Row)?,
+        })
+    }
+
+    fn row(&self) -> Row {
+        let value = [self.applied.to_be_bytes().as_slice(), &self.chain_hash].concat();
+        (Key::Applied.encode(), Some(value))
+    }
+}
+
+fn owner_value(ledger_id: &[u8; 16]) -> Vec<u8> {
+    [FORMAT_VERSION.to_be_bytes().as_slice(), ledger_id].concat()
+}
+
+impl View {
+    /// Opens the view over an index that is either empty or not [`unusable`]. `entry`
+    /// reads an entry of the ledger, for the catalogue.
+    ///
+    /// # Errors
+    /// A row or an entry can not be read.
+    pub fn open<E: From<ViewError>>(
+        index: Arc<Index>,
+        ledger_id: &[u8; 16],
+        hot_bytes_max: u64,
+        mut entry: impl FnMut(u64) -> Result<Entry, E>,
+    ) -> Result<Self, E> {
+        let AppliedMark { applied, .. } = AppliedMark::read(&index)?;
+        let owner = (Key::Owner.encode(), Some(owner_value(ledger_id)));
+        index.put(vec![owner]).map_err(ViewError::from)?;
+        let mut catalog = CatalogAt::default();
+        let prefix = &Key::Catalog(0).encode()[..1];
+        for key in index.keys(prefix, prefix, usize::MAX).map_err(ViewError::from)? {
+            let Some(Key::Catalog(at)) = Key::decode(&key) else {
+                return Err(ViewError::Row.into());
+            };
+            if at < applied {
+                let entry = entry(at)?;
+                catalog.put(at, &entry.body);
+            }
+        }
+        let hot_bytes_max = hot_bytes_max.max(HOT_BYTES_MIN);
+        let items = usize::try_from(hot_bytes_max / (4 * HOT_ENTRY_BYTES)).unwrap_or(usize::MAX);
+        Ok(Self {
+            index,
+            hot: Cache::with(
+                items,
+                hot_bytes_max,
+                StateWeighter,
+                DefaultHashBuilder::default(),
+                Default::default(),
+            ),
+            catalog: ArcSwap::from_pointee(catalog),
+            applied_news: watch::Sender::new(applied),
+            applied: AtomicU64::new(applied),
+            misses: AtomicU64::new(0),
+        })
+    }
+
+    /// Number of entries that every answer takes into account.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Tells of each change of [`Self::applied`].
+    #[must_use]
+    pub fn applied_changes(&self) -> watch::Receiver<u64> {
+        self.applied_news.subscribe()
+    }
+
+    /// The catalogue as it is now.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<CatalogAt> {
+        self.catalog.load_full()
+    }
+
+    /// Hands a catalogue and a subject's state that were true together to `question`, with the
+    /// revision at which they were. `find` looks the subject up; one that is not known has the
+    /// empty state.
+    ///
+    /// # Errors
+    /// The subject can not be looked up, or its state can not be read.
+    pub fn read<T, E: From<ViewError>>(
+        &self,
+        find: impl Fn() -> Result<Option<SubjectRef>, E>,
+        question: impl FnOnce(&Catalog, &SubjectState) -> T,
+    ) -> Result<(T, u64), E> {
+        loop {
+            // The order of these reads is what makes the revision true; see the module.
+            let applied = self.applied();
+            let catalog = self.catalog.load();
+            let state = find()?.map(|subject| self.state(subject)).transpose()?;
+            if self.catalog.load().revision != catalog.revision {
+                continue;
+            }
+            let state_revision = state.as_ref().map_or(0, |state| state.revision);
+            let revision = applied.max(catalog.revision).max(state_revision);
+            let empty = SubjectState::default();
+            let answer = question(&catalog.catalog, state.as_deref().unwrap_or(&empty));
+            return Ok((answer, revision));
+        }
+    }
+
+    /// The state of a subject; empty if no act of it is known.
+    ///
+    /// # Errors
+    /// The state can not be read, or is missing although acts are known.
+    pub fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
+        match self.hot.get_value_or_guard(&subject, None) {
+            GuardResult::Value(state) => Ok(state),
+            GuardResult::Guard(guard) => {
+                let state = Arc::new(self.cold_state(subject)?);
+                // The writer may have put a newer state meanwhile; then the guard is void and the
+                // newer one stays.
+                let _ = guard.insert(Arc::clone(&state));
+                Ok(state)
+            }
+            GuardResult::Timeout => unreachable!("no time-out was given"),
+        }
+    }
+
+    fn cold_state(&self, subject: SubjectRef) -> Result<SubjectState, ViewError> {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        if let Some(state) = self.stored_state(subject)? {
+            return Ok(state);
+        }
+        // No row is right for a subject without acts only.
+        if self.history(subject, 0, 1)?.is_empty() {
+            return Ok(SubjectState::default());
+        }
+        // The first act came between the two looks, and its rows became readable together.
+        self.stored_state(subject)?.ok_or(ViewError::StateMissing(subject))
+    }
+
+    fn stored_state(&self, subject: SubjectRef) -> Result<Option<SubjectState>, ViewError> {
+        let row = self.index.get(&Key::State(subject.0).encode())?;
+        row.map(|bytes| row::decode(&bytes)).transpose().map_err(|_| ViewError::Row)
+    }
+
+    /// Up to `limit` indices of a subject's acts, from `start` on, in order.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn history(
+        &self,
+        subject: SubjectRef,
+        start: u64,
+        limit: usize,
+    ) -> Result<Vec<u64>, ViewError> {
+        let from = Key::History(subject.0, start).encode();
+        let prefix = &from[..from.len() - 8];
+        let keys = self.index.keys(prefix, &from, limit)?;
+        let index = |key: Vec<u8>| match Key::decode(&key) {
+            Some(Key::History(_, index)) => Ok(index),
+            _ => Err(ViewError::Row),
+        };
+        keys.into_iter().map(index).collect()
+    }
+
+    /// Index of the entry that an idempotency key belongs to.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn idempotent(&self, key_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
+        let row = self.index.get(&Key::Idempotency(*key_hash).encode())?;
+        let index = |row: Vec<u8>| row.try_into().map(u64::from_be_bytes);
+        row.map(index).transpose().map_err(|_| ViewError::Row)
+    }
+
+    /// Applies the effects of entries, the first of which is the next one; `chain_hash` is that of
+    /// the last. Every answer takes them into account when the call returns.
+    ///
+    /// # Errors
+    /// The index takes no more rows. The effects are visible all the same.
+    pub fn apply(&self, effects: &[Effect], chain_hash: [u8; 32]) -> Result<(), ViewError> {
+        let mut next = self.applied();
+        let end = next + effects.len() as u64;
+        let mut result = Ok(());
+        let runs = effects
+            .chunk_by(|a, b| !matches!(a, Effect::Catalog(_)) && !matches!(b, Effect::Catalog(_)));
+        for run in runs {
+            let mut rows = Vec::with_capacity(3 * run.len() + 1);
+            for (index, effect) in (next..).zip(run) {
+                push_rows(index, effect, &mut rows);
+            }
+            next += run.len() as u64;
+            if next == end {
+                rows.push(AppliedMark { applied: end, chain_hash }.row());
+            }
+            result = result.and(self.index.put(rows));
+            for effect in run {
+                self.publish(effect);
+            }
+            self.applied.store(next, Ordering::Release);
+            self.applied_news.send_replace(next);
+        }
+        Ok(result?)
+    }
+
+    fn publish(&self, effect: &Effect) {
+        match effect {
+            Effect::Act { subject, state, .. } => {
+                if state.memory_bytes() > HOT_STATE_BYTES_LARGE {
+                    // A state that the cache does not admit leaves the guard of a reader in place,
+                    // who would then put an older state. Removing the key voids that guard; whoever
+                    // reads from here on finds the new row.
+                    self.hot.remove(subject);
+                }
+                self.hot.insert(*subject, Arc::clone(state));
+            }
+            Effect::Catalog(catalog) => self.catalog.store(Arc::clone(catalog)),
+            Effect::Nothing => {}
+        }
+    }
+
+    /// Folds entries that are in the ledger already and applies them; `chain_hash` is that of the
+    /// last.
+    ///
+    /// # Errors
+    /// An entry names what the catalogue does not have, or the index fails.
+    pub fn catch_up(&self, entries: &[Entry], chain_hash: [u8; 32]) -> Result<(), ViewError> {
+        let mut catalog = self.catalog();
+        let mut states: HashMap<SubjectRef, Arc<SubjectState>> = HashMap::new();
+        let mut effects = Vec::with_capacity(entries.len());
+        for entry in entries {
+            effects.push(match &entry.body {
+                Body::Act(act) => {
+                    let state = match states.get(&act.subject_ref) {
+                        Some(state) => Arc::clone(state),
+                        None => self.state(act.subject_ref)?,
+                    };
+                    let mut state = SubjectState::clone(&state);
+                    let facts = fold::ActFacts {
+                        index: entry.index,
+                        effective_at: act.effective_at,
+                        actor: act.actor,
+                        changes: &act.changes,
+                    };
+                    fold::fold(&catalog.catalog, &mut state, &facts)
+                        .map_err(|problem| ViewError::UnknownKey { index: entry.index, problem })?;
+                    let state = Arc::new(state);
+                    states.insert(act.subject_ref, Arc::clone(&state));
+                    let idempotency = act.idempotency.map(|mark| mark.key_hash);
+                    Effect::Act { subject: act.subject_ref, state, idempotency }
+                }
+                body @ (Body::PurposePut(_) | Body::ChannelPut(_)) => {
+                    let mut changed = CatalogAt::clone(&catalog);
+                    changed.put(entry.index, body);
+                    catalog = Arc::new(changed);
+                    Effect::Catalog(Arc::clone(&catalog))
+                }
+                Body::Opened(_) => Effect::Nothing,
+            });
+        }
+        self.apply(&effects, chain_hash)
+    }
+
+    /// Number of rows that sled does not have yet.
+    #[must_use]
+    pub fn pending_rows(&self) -> usize {
+        self.index.pending_rows()
+    }
+
+    /// How the hot states do.
+    #[must_use]
+    pub fn hot_stats(&self) -> HotStats {
+        HotStats {
+            states: self.hot.len() as u64,
+            bytes: self.hot.weight(),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How the hot states do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HotStats {
+    /// States in memory.
+    pub states: u64,
+    /// Memory that they hold, in bytes, about.
+    pub bytes: u64,
+    /// Reads that went to the index.
+    pub misses: u64,
+}
+
+impl CatalogAt {
+    /// Folds in the entry at `index`, if it is about the catalogue.
+    pub fn put(&mut self, index: u64, body: &Body) {
+        match body {
+            Body::PurposePut(put) => self.catalog.put_purpose(index, put.clone()),
+            Body::ChannelPut(put) => self.catalog.put_channel(put.clone()),
+            Body::Opened(_) | Body::Act(_) => return,
+        }
+        self.revision = index + 1;
+    }
+}
+
+fn push_rows(index: u64, effect: &Effect, rows: &mut Vec<Row>) {
+    match effect {
+        Effect::Act { subject, state, idempotency } => {
+            rows.push((Key::State(subject.0).encode(), Some(row::encode(state))));
+            rows.push((Key::History(subject.0, index).encode(), Some(Vec::new())));
+            if let Some(hash) = idempotency {
+                let value = index.to_be_bytes().to_vec();
+                rows.push((Key::Idempotency(*hash).encode(), Some(value)));
+            }
+        }
+        Effect::Catalog(_) => rows.push((Key::Catalog(index).encode(), Some(Vec::new()))),
+        Effect::Nothing => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn open(dir: &std::path::Path) -> View {
+        let (index, _) = Index::open(dir, 1 << 20).unwrap();
+        let no_entry = |_| -> Result<Entry, ViewError> { Err(ViewError::Row) };
+        View::open(Arc::new(index), &[7; 16], 1 << 20, no_entry).unwrap()
+    }
+
+    fn first_act(subject: SubjectRef, revision: u64) -> Effect {
+        let state = Arc::new(SubjectState::from_parts(Vec::new(), Vec::new(), None, revision));
+        Effect::Act { subject, state, idempotency: None }
+    }
+
+    #[test]
+    fn a_subject_is_readable_while_its_first_act_is_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        for n in 0..3_000u128 {
+            let subject = SubjectRef(n.to_be_bytes());
+            let revision = view.applied() + 1;
+            thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    // Memory would hide the rows that this is about.
+                    while view.cold_state(subject).unwrap().revision == 0 {}
+                });
+                view.apply(&[first_act(subject, revision)], [0; 32]).unwrap();
+                reader.join().unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn an_index_of_nobody_or_of_another_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = Index::open(dir.path(), 1 << 20).unwrap();
+        let judged = |head| {
+            let hash_of = |at| Ok::<_, ViewError>((at < head).then_some([9; 32]));
+            unusable(&index, &[7; 16], hash_of).unwrap()
+        };
+        assert_eq!(judged(9), Some(Unusable::Empty));
+        index.put(vec![(Key::Frame([1; 16]).encode(), Some(vec![0; 8]))]).unwrap();
+        assert_eq!(judged(9), Some(Unusable::Foreign));
+        index.put(vec![(Key::Owner.encode(), Some(owner_value(&[8; 16])))]).unwrap();
+        assert_eq!(judged(9), Some(Unusable::Foreign));
+        index.put(vec![(Key::Owner.encode(), Some(owner_value(&[7; 16])))]).unwrap();
+        index.put(vec![AppliedMark { applied: 5, chain_hash: [8; 32] }.row()]).unwrap();
+        assert_eq!(judged(5), Some(Unusable::Forked));
+        index.put(vec![AppliedMark { applied: 5, chain_hash: [9; 32] }.row()]).unwrap();
+        assert_eq!(judged(5), None);
+        assert_eq!(judged(4), Some(Unusable::Ahead { applied: 5 }));
+    }
+
+    #[test]
+    fn a_subject_with_acts_and_without_a_state_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let subject = SubjectRef([1; 16]);
+        view.index.put(vec![(Key::History(subject.0, 3).encode(), Some(Vec::new()))]).unwrap();
+        assert!(matches!(view.state(subject), Err(ViewError::StateMissing(_))));
+    }
+}

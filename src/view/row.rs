@@ -1,0 +1,278 @@
+//! A subject's state as the value of an index row, and back.
+//!
+//! The message is protobuf, but the view's own: rows are disposable, and a row of an older format is
+//! rebuilt, never read.
+
+use prost::Message;
+use thiserror::Error;
+
+use crate::domain::{
+    Actor, CellState, ChannelId, Grant, Mark, Millis, PurposeId, Scope, Stop, StopKind,
+    SubjectState,
+};
+
+/// A row that is no state.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a state row is malformed")]
+pub struct RowError;
+
+#[derive(Clone, PartialEq, Message)]
+struct StateMessage {
+    #[prost(message, repeated, tag = "1")]
+    stops: Vec<StopMessage>,
+    #[prost(message, repeated, tag = "2")]
+    cells: Vec<CellMessage>,
+    #[prost(uint64, optional, tag = "3")]
+    erased_by: Option<u64>,
+    #[prost(uint64, tag = "4")]
+    revision: u64,
+}
+
+/// Purpose and channel are one more than the ordinal; 0 stands for all.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct StopMessage {
+    #[prost(uint64, tag = "1")]
+    purpose: u64,
+    #[prost(uint64, tag = "2")]
+    channel: u64,
+    #[prost(uint32, tag = "3")]
+    kind: u32,
+    #[prost(message, required, tag = "4")]
+    mark: MarkMessage,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct MarkMessage {
+    #[prost(int64, tag = "1")]
+    effective_at: i64,
+    #[prost(uint64, tag = "2")]
+    index: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CellMessage {
+    #[prost(uint32, tag = "1")]
+    purpose: u32,
+    #[prost(uint32, tag = "2")]
+    channel: u32,
+    #[prost(message, optional, tag = "3")]
+    grant: Option<GrantMessage>,
+    #[prost(message, optional, tag = "4")]
+    lifted: Option<MarkMessage>,
+    #[prost(message, optional, tag = "5")]
+    pending: Option<GrantMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GrantMessage {
+    #[prost(message, required, tag = "1")]
+    mark: MarkMessage,
+    #[prost(uint32, tag = "2")]
+    actor: u32,
+    #[prost(uint32, tag = "3")]
+    purpose_version: u32,
+    #[prost(int64, optional, tag = "4")]
+    expires_at: Option<i64>,
+    /// Absent: all categories of the version.
+    #[prost(message, optional, tag = "5")]
+    data_categories: Option<CategoriesMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CategoriesMessage {
+    #[prost(string, repeated, tag = "1")]
+    names: Vec<String>,
+}
+
+const STOP_KINDS: [StopKind; 4] =
+    [StopKind::Refused, StopKind::Withdrawn, StopKind::Revoked, StopKind::Objected];
+const ACTORS: [Actor; 6] =
+    [Actor::Subject, Actor::Guardian, Actor::Agent, Actor::Operator, Actor::System, Actor::Import];
+
+/// The bytes of a state.
+#[must_use]
+pub fn encode(state: &SubjectState) -> Vec<u8> {
+    let message = StateMessage {
+        stops: state.stops().iter().map(stop_message).collect(),
+        cells: state.cells().iter().map(cell_message).collect(),
+        erased_by: state.erased_by,
+        revision: state.revision,
+    };
+    message.encode_to_vec()
+}
+
+/// Reads a state.
+///
+/// # Errors
+/// [`RowError`].
+pub fn decode(bytes: &[u8]) -> Result<SubjectState, RowError> {
+    let message = StateMessage::decode(bytes).map_err(|_| RowError)?;
+    let stops = message.stops.iter().map(stop).collect::<Option<_>>().ok_or(RowError)?;
+    let cells = message.cells.into_iter().map(cell).collect::<Option<_>>().ok_or(RowError)?;
+    Ok(SubjectState::from_parts(stops, cells, message.erased_by, message.revision))
+}
+
+fn stop_message(stop: &Stop) -> StopMessage {
+    StopMessage {
+        purpose: stop.scope.purpose.map_or(0, |id| u64::from(id.0) + 1),
+        channel: stop.scope.channel.map_or(0, |id| u64::from(id.0) + 1),
+        kind: position(&STOP_KINDS, &stop.kind),
+        mark: mark_message(stop.mark),
+    }
+}
+
+fn stop(message: &StopMessage) -> Option<Stop> {
+    let ordinal = |stored: u64| stored.checked_sub(1).map(u32::try_from).transpose().ok();
+    Some(Stop {
+        scope: Scope {
+            purpose: ordinal(message.purpose)?.map(PurposeId),
+            channel: ordinal(message.channel)?.map(ChannelId),
+        },
+        kind: *STOP_KINDS.get(usize::try_from(message.kind).ok()?)?,
+        mark: mark(message.mark),
+    })
+}
+
+fn mark_message(mark: Mark) -> MarkMessage {
+    MarkMessage { effective_at: mark.effective_at.0, index: mark.index }
+}
+
+fn mark(message: MarkMessage) -> Mark {
+    Mark { effective_at: Millis(message.effective_at), index: message.index }
+}
+
+fn cell_message(cell: &CellState) -> CellMessage {
+    CellMessage {
+        purpose: cell.purpose.0,
+        channel: cell.channel.0,
+        grant: cell.grant.as_ref().map(grant_message),
+        lifted: cell.lifted.map(mark_message),
+        pending: cell.pending.as_deref().map(grant_message),
+    }
+}
+
+fn cell(message: CellMessage) -> Option<CellState> {
+    Some(CellState {
+        purpose: PurposeId(message.purpose),
+        channel: ChannelId(message.channel),
+        grant: message.grant.map(grant).map_or(Some(None), |grant| grant.map(Some))?,
+        lifted: message.lifted.map(mark),
+        pending: message
+            .pending
+            .map(grant)
+            .map_or(Some(None), |grant| grant.map(|grant| Some(Box::new(grant))))?,
+    })
+}
+
+fn grant_message(grant: &Grant) -> GrantMessage {
+    GrantMessage {
+        mark: mark_message(grant.mark),
+        actor: position(&ACTORS, &grant.actor),
+        purpose_version: grant.purpose_version,
+        expires_at: grant.expires_at.map(|at| at.0),
+        data_categories: grant
+            .data_categories
+            .as_ref()
+            .map(|names| CategoriesMessage { names: names.to_vec() }),
+    }
+}
+
+fn grant(message: GrantMessage) -> Option<Grant> {
+    Some(Grant {
+        mark: mark(message.mark),
+        actor: *ACTORS.get(usize::try_from(message.actor).ok()?)?,
+        purpose_version: message.purpose_version,
+        expires_at: message.expires_at.map(Millis),
+        data_categories: message.data_categories.map(|categories| categories.names.into()),
+    })
+}
+
+/// Where a value stands in a table that has all values of its type.
+fn position<T: PartialEq>(table: &[T], value: &T) -> u32 {
+    let position = table.iter().position(|own| own == value);
+    position.and_then(|position| u32::try_from(position).ok()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, option, prelude::*, sample::select};
+
+    use super::*;
+
+    fn any_mark() -> impl Strategy<Value = Mark> {
+        any::<(i64, u64)>().prop_map(|(at, index)| Mark { effective_at: Millis(at), index })
+    }
+
+    fn any_stop() -> impl Strategy<Value = Stop> {
+        let scope = any::<(Option<u32>, Option<u32>)>().prop_map(|(purpose, channel)| Scope {
+            purpose: purpose.map(PurposeId),
+            channel: channel.map(ChannelId),
+        });
+        (scope, select(STOP_KINDS.to_vec()), any_mark()).prop_map(|(scope, kind, mark)| Stop {
+            scope,
+            kind,
+            mark,
+        })
+    }
+
+    fn any_grant() -> impl Strategy<Value = Grant> {
+        let rest = (any::<u32>(), any::<Option<i64>>(), option::of(vec("[a-z.]{1,9}", 0..3)));
+        (any_mark(), select(ACTORS.to_vec()), rest).prop_map(
+            |(mark, actor, (purpose_version, expires_at, categories))| Grant {
+                mark,
+                actor,
+                purpose_version,
+                expires_at: expires_at.map(Millis),
+                data_categories: categories.map(Into::into),
+            },
+        )
+    }
+
+    fn any_state() -> impl Strategy<Value = SubjectState> {
+        let grants = (option::of(any_grant()), option::of(any_mark()), option::of(any_grant()));
+        let cell = (any::<u32>(), any::<u32>(), grants).prop_map(
+            |(purpose, channel, (grant, lifted, pending))| CellState {
+                purpose: PurposeId(purpose),
+                channel: ChannelId(channel),
+                grant,
+                lifted,
+                pending: pending.map(Box::new),
+            },
+        );
+        (vec(any_stop(), 0..4), vec(cell, 0..4), any::<Option<u64>>(), any::<u64>()).prop_map(
+            |(stops, cells, erased_by, revision)| {
+                SubjectState::from_parts(stops, cells, erased_by, revision)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_state_reads_back(state in any_state()) {
+            prop_assert_eq!(decode(&encode(&state)), Ok(state));
+        }
+
+        #[test]
+        fn a_cut_row_is_never_read_as_the_whole(state in any_state(), cut: prop::sample::Index) {
+            let bytes = encode(&state);
+            prop_assume!(!bytes.is_empty());
+            prop_assert_ne!(decode(&bytes[..cut.index(bytes.len())]), Ok(state));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn ordinals_out_of_range_are_malformed() {
+        let mark = MarkMessage::default();
+        let stop = StopMessage { purpose: u64::MAX, channel: 0, kind: 0, mark };
+        let state = StateMessage { stops: vec![stop], ..StateMessage::default() };
+        assert_eq!(decode(&state.encode_to_vec()), Err(RowError));
+        let stop = StopMessage { purpose: 1, channel: 0, kind: 9, mark };
+        let state = StateMessage { stops: vec![stop], ..StateMessage::default() };
+        assert_eq!(decode(&state.encode_to_vec()), Err(RowError));
+    }
+}

@@ -1,0 +1,194 @@
+//! What became of a change, one case a line: the acts before, the act in question, recorded at
+//! time 20, and the outcome of each of its changes. The act in question has the next index.
+
+use consent_ledger::{
+    domain::{Actor, Millis, Outcome, SubjectState},
+    view::fold::{fold, judge},
+};
+
+use crate::world::{acts, catalog, change, scope, state_after};
+
+const RECORDED_AT: Millis = Millis(20);
+
+#[rustfmt::skip]
+const CASES: &[(&str, &str, &str)] = &[
+    // Grants by whoever speaks for the subject.
+    ("",                                     "5 subject grant news:email",  "APPLIED"),
+    ("5 subject grant news:email",           "6 subject grant news:email",  "APPLIED"),
+    ("",                                     "5 subject grant news:email until 9", "APPLIED"),
+    ("5 subject withdraw *:*",               "6 subject grant news:email",  "APPLIED"),
+    ("5 subject withdraw *:*",               "5 subject grant news:email",  "APPLIED"),
+    ("6 subject withdraw *:*",               "5 subject grant news:email",  "SUPERSEDED by 100"),
+    ("6 subject grant news:email",           "5 subject grant news:email",  "SUPERSEDED by 100"),
+    ("6 import grant news:email",            "5 subject grant news:email",  "SUPERSEDED by 100"),
+    // The later stop is lifted itself: who decides is the cause.
+    ("6 subject withdraw *:*; 7 subject grant news:email", "5 subject grant news:email", "SUPERSEDED by 101"),
+    // A late grant that lifts the stop is what reopened the cell, though a blocked import decides.
+    ("5 subject withdraw *:*; 7 import grant news:email",  "6 subject grant news:email", "APPLIED"),
+    // Grants by anyone else.
+    ("",                                     "5 import grant news:email",   "APPLIED"),
+    ("5 subject withdraw *:*",               "6 import grant news:email",   "BLOCKED by 100"),
+    ("5 import refuse news:*",               "6 operator grant news:email", "BLOCKED by 100"),
+    ("6 subject withdraw *:*",               "5 system grant news:email",   "BLOCKED by 100"),
+    ("5 subject withdraw *:*; 6 subject grant news:email", "7 import grant news:email", "APPLIED"),
+    ("5 subject withdraw *:*; 7 subject grant news:email", "6 import grant news:email", "SUPERSEDED by 101"),
+    // Double opt-in.
+    ("",                                     "5 subject grant offers:email", "PENDING"),
+    ("5 subject grant offers:email",         "6 subject grant offers:email", "PENDING"),
+    ("6 subject grant offers:email",         "5 subject grant offers:email", "SUPERSEDED by 100"),
+    ("5 subject withdraw *:*",               "6 subject grant offers:email", "PENDING"),
+    ("5 subject withdraw *:*",               "6 import grant offers:email",  "BLOCKED by 100"),
+    ("6 subject withdraw *:*",               "5 subject grant offers:email", "SUPERSEDED by 100"),
+    ("5 subject withdraw *:*; 7 import grant offers:email", "6 subject grant offers:email", "PENDING"),
+    ("5 subject grant club:email v1",          "6 subject grant club:email v2", "NO_EFFECT"),
+    ("5 subject grant club:email v1 until 20", "6 subject grant club:email v2", "PENDING"),
+    ("6 subject grant club:email v1 until 9",  "5 subject grant club:email v2", "SUPERSEDED by 100"),
+    // Purposes that do not rest on consent.
+    ("",                                     "5 subject grant invoice:email", "NO_EFFECT"),
+    ("5 subject object invoice:*",           "6 subject grant invoice:email", "NO_EFFECT"),
+    ("",                                     "5 subject grant care:email",    "NO_EFFECT"),
+    ("5 subject object care:*",              "6 subject grant care:email",    "APPLIED"),
+    ("6 subject object care:*",              "5 subject grant care:email",    "SUPERSEDED by 100"),
+    ("5 subject object care:*",              "6 import grant care:email",     "BLOCKED by 100"),
+    ("5 subject object care:*; 7 subject grant care:email", "6 subject grant care:email", "SUPERSEDED by 101"),
+
+    // Stops of one cell.
+    ("5 subject grant news:email",           "6 subject withdraw news:email", "APPLIED"),
+    ("5 subject grant news:email",           "6 import withdraw news:email",  "APPLIED"),
+    ("",                                     "5 subject withdraw news:email", "NO_EFFECT"),
+    ("",                                     "5 subject refuse news:email",   "APPLIED"),
+    ("",                                     "5 subject object news:email",   "APPLIED"),
+    ("5 subject refuse news:email",          "6 subject refuse news:email",   "NO_EFFECT"),
+    ("5 subject withdraw *:*",               "6 subject refuse news:email",   "NO_EFFECT"),
+    ("6 subject refuse news:email",          "5 subject refuse news:email",   "SUPERSEDED by 100"),
+    ("6 subject withdraw *:*",               "5 subject withdraw news:email", "SUPERSEDED by 100"),
+    ("6 subject grant news:email",           "5 subject withdraw news:email", "SUPERSEDED by 100"),
+    ("5 subject grant news:email",           "5 subject withdraw news:email", "SUPERSEDED by 100"),
+    ("6 import grant news:email",            "5 subject withdraw news:email", "APPLIED"),
+    ("5 subject grant news:email until 20",  "6 subject withdraw news:email", "NO_EFFECT"),
+    ("5 subject grant news:email until 20",  "6 subject refuse news:email",   "APPLIED"),
+    ("5 subject grant profile:email v1",     "6 subject withdraw profile:email", "APPLIED"),
+    ("5 subject grant old:email",            "6 subject withdraw old:email",  "APPLIED"),
+    ("",                                     "5 subject refuse old:email",    "NO_EFFECT"),
+    ("",                                     "5 subject refuse news:fax",     "NO_EFFECT"),
+    ("5 subject grant offers:email",         "6 subject withdraw offers:email", "APPLIED"),
+    ("5 subject withdraw *:*; 6 subject grant offers:email", "7 subject withdraw *:*", "APPLIED"),
+    ("5 subject withdraw *:*; 6 import grant offers:email",  "7 subject withdraw *:*", "NO_EFFECT"),
+    ("",                                     "5 subject withdraw care:email", "APPLIED"),
+    ("",                                     "5 subject object care:email",   "APPLIED"),
+    ("5 subject object care:*",              "6 subject object care:email",   "NO_EFFECT"),
+    ("5 subject object care:*; 6 subject grant care:email", "7 subject object care:email", "APPLIED"),
+    // No stop touches what needs no consent, and the caller is told.
+    ("",                                     "5 subject object invoice:email", "NO_EFFECT"),
+    ("5 subject grant invoice:email",        "6 subject withdraw invoice:*",   "NO_EFFECT"),
+    ("6 subject object invoice:email",       "5 subject object invoice:email", "NO_EFFECT"),
+
+    // Wider stops.
+    ("5 subject grant news:email",           "6 subject withdraw news:*",  "APPLIED"),
+    ("5 subject grant news:email",           "6 subject withdraw *:email", "APPLIED"),
+    ("5 subject grant news:email",           "6 subject withdraw *:*",     "APPLIED"),
+    ("5 subject grant news:email",           "6 subject withdraw news:sms","NO_EFFECT"),
+    ("",                                     "5 subject withdraw news:*",  "NO_EFFECT"),
+    ("",                                     "5 subject refuse news:*",    "APPLIED"),
+    ("",                                     "5 subject withdraw *:fax",   "NO_EFFECT"),
+    ("",                                     "5 subject refuse *:fax",     "NO_EFFECT"),
+    ("",                                     "5 subject withdraw care:*",  "APPLIED"),
+    ("",                                     "5 subject withdraw *:email", "APPLIED"),
+    ("",                                     "5 subject withdraw *:*",     "APPLIED"),
+    ("5 subject object care:*",              "6 subject withdraw *:*",     "NO_EFFECT"),
+    ("5 subject object care:email and object care:sms", "6 subject withdraw *:*", "NO_EFFECT"),
+    ("5 subject object care:email",          "6 subject withdraw *:*",     "APPLIED"),
+    ("5 subject object *:email",             "6 subject withdraw *:*",     "APPLIED"),
+    ("5 subject object *:email and object *:sms", "6 subject withdraw *:*", "NO_EFFECT"),
+    ("5 subject object care:*",              "6 subject refuse *:*",       "APPLIED"),
+    ("5 subject withdraw *:*",               "6 subject withdraw *:*",     "NO_EFFECT"),
+    ("6 subject withdraw *:*",               "5 subject withdraw *:*",     "SUPERSEDED by 100"),
+    ("6 subject withdraw *:*",               "5 subject refuse news:*",    "SUPERSEDED by 100"),
+    ("6 subject grant news:email",           "5 subject withdraw news:*",  "SUPERSEDED by 100"),
+    ("6 subject grant news:email; 4 subject grant news:sms", "5 subject withdraw news:*", "APPLIED"),
+    ("6 subject object care:*",              "5 subject withdraw *:*",     "SUPERSEDED by 100"),
+    ("6 subject object care:*; 4 subject grant news:sms",    "5 subject withdraw *:*", "APPLIED"),
+
+    // Several changes at once: judged against what was before the whole act.
+    ("5 subject grant news:email", "6 subject withdraw *:* and grant news:sms",   "APPLIED, APPLIED"),
+    ("5 subject object care:*",    "6 subject withdraw news:* and grant news:email", "NO_EFFECT, APPLIED"),
+    ("5 subject grant news:email", "6 subject withdraw news:* and grant news:email", "NO_EFFECT, APPLIED"),
+    ("5 subject grant news:email", "6 subject withdraw news:* and withdraw news:email", "APPLIED, APPLIED"),
+    ("5 subject grant news:email", "6 system withdraw news:* and grant news:sms", "APPLIED, BLOCKED by 101"),
+    ("",                           "5 subject grant news:email and refuse news:sms and grant offers:sms", "APPLIED, APPLIED, PENDING"),
+    ("",                           "5 subject object care:* and grant care:email", "APPLIED, APPLIED"),
+];
+
+#[rustfmt::skip]
+const CASES_UNDER_ERASURE: &[(&str, &str, &str)] = &[
+    ("5 subject grant news:email",           "6 subject withdraw *:*",        "NO_EFFECT"),
+    ("",                                     "5 subject refuse news:email",   "NO_EFFECT"),
+    ("",                                     "5 subject grant news:email",    "BLOCKED by 500"),
+    ("",                                     "5 import grant care:email",     "BLOCKED by 500"),
+    ("",                                     "5 subject grant invoice:email", "NO_EFFECT"),
+];
+
+#[test]
+fn every_change_is_told_what_became_of_it() {
+    let mut wrong = Vec::new();
+    for (cases, erased_by) in [(CASES, None), (CASES_UNDER_ERASURE, Some(500))] {
+        for &(before, last, want) in cases {
+            let got = outcomes(before, last, erased_by);
+            if got != want {
+                wrong.push(format!("\"{last}\" after \"{before}\"\n  got  {got}\n  want {want}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} cases\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn outcomes(before: &str, last: &str, erased_by: Option<u64>) -> String {
+    let catalog = catalog();
+    let mut acts = acts(&format!("{before}; {last}"));
+    let mut last = acts.pop().unwrap();
+    let mut state = state_after(&catalog, &acts);
+    state.erased_by = erased_by;
+    let (index, effective_at, actor) = (last.index, last.effective_at, last.actor);
+    let changes = &mut last.changes;
+    judge(&catalog, &mut state, index, RECORDED_AT, effective_at, actor, changes).unwrap();
+    last.changes.iter().map(|change| in_words(change.outcome)).collect::<Vec<_>>().join(", ")
+}
+
+fn in_words(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Applied => "APPLIED".to_owned(),
+        Outcome::NoEffect => "NO_EFFECT".to_owned(),
+        Outcome::BlockedByStop(index) => format!("BLOCKED by {index}"),
+        Outcome::SupersededByLater(index) => format!("SUPERSEDED by {index}"),
+        Outcome::PendingConfirmation => "PENDING".to_owned(),
+    }
+}
+
+#[test]
+fn an_unknown_key_leaves_state_and_outcomes_alone() {
+    let catalog = catalog();
+    let mut act = acts("5 subject grant news:email and withdraw nowhere:email").remove(0);
+    let untouched = act.changes.clone();
+    let mut state = SubjectState::default();
+    fold(&catalog, &mut state, &act.facts()).unwrap_err();
+    judge(&catalog, &mut state, 100, RECORDED_AT, Millis(5), Actor::Subject, &mut act.changes)
+        .unwrap_err();
+    assert_eq!((state, act.changes), (SubjectState::default(), untouched));
+}
+
+#[test]
+fn a_grant_wider_than_a_cell_grants_nothing() {
+    let catalog = catalog();
+    let mut changes = [change(consent_ledger::domain::Action::Grant, scope("news:*"), 1)];
+    let mut state = SubjectState::default();
+    judge(&catalog, &mut state, 100, RECORDED_AT, Millis(5), Actor::Subject, &mut changes).unwrap();
+    assert_eq!(changes[0].outcome, Outcome::NoEffect);
+    assert!(state.cells().is_empty() && state.revision == 101);
+}
+
+#[test]
+fn the_revision_is_that_of_the_last_entry_in_the_ledger() {
+    let catalog = catalog();
+    let acts = acts("5 subject grant news:email; 6 subject withdraw *:*");
+    assert_eq!(state_after(&catalog, acts.iter().rev()).revision, 102);
+}
