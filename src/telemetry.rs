@@ -1,1 +1,146 @@
-//! Placeholder.
+//! Logs, traces and metrics.
+//!
+//! Log lines go to standard error, lower-case, with values as fields, and never hold personal
+//! data. Traces go to an OTLP collector if one is named. A span a request exists at level DEBUG, so
+//! who neither traces nor logs at that level does not pay for it.
+
+mod listener;
+mod metrics;
+
+use std::io::{IsTerminal, stderr};
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use thiserror::Error;
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+pub use listener::{Observe, Phase, router};
+pub use metrics::{Histogram, MethodMetrics, Metrics};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where logs and traces go.
+#[derive(Debug, Clone, Default)]
+pub struct TelemetryConfig {
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines are written, as a `tracing` filter; none means `RUST_LOG`, or else `info`.
+    pub log_level: Option<String>,
+    /// An OTLP collector, for example `http://127.0.0.1:4317`; none means no traces.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Why telemetry could not be set up.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// The filter is none.
+    #[error("`{filter}` is no log filter (try `info` or `consent_ledger=debug`): {source}")]
+    Filter {
+        /// As it was given.
+        filter: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The exporter of traces can not be built.
+    #[error("cannot export traces to `{endpoint}`: {source}")]
+    Exporter {
+        /// As it was given.
+        endpoint: String,
+        /// What is wrong.
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
+    /// Something set up logging before.
+    #[error("logging is already set up: {0}")]
+    AlreadySetUp(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Keeps traces flowing; what is left is sent when it is dropped.
+#[derive(Debug)]
+#[must_use = "traces stop when it is dropped"]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(traces) = &self.traces
+            && let Err(error) = traces.shutdown()
+        {
+            tracing::warn!(%error, "last traces were not delivered");
+        }
+    }
+}
+
+/// Sets up logs and traces for the whole process. Must run inside the runtime: the exporter has
+/// its connection there.
+///
+/// # Errors
+/// See [`TelemetryError`].
+pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
+    let filter = log_filter(config.log_level.as_deref())?;
+    let lines = fmt::layer().with_writer(stderr);
+    let lines = match config.log_format {
+        LogFormat::Pretty => lines.with_ansi(stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let traces = config.otlp_endpoint.as_deref().map(tracer_provider).transpose()?;
+    // Only this crate's spans: those of the exporter's own calls would feed on themselves.
+    let spans = traces.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("consent-ledger"))
+            .with_filter(Targets::new().with_target("consent_ledger", Level::DEBUG))
+    });
+    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init()?;
+    if traces.is_some() {
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    }
+    Ok(Telemetry { traces })
+}
+
+fn log_filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
+    let environment = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = level.map(ToOwned::to_owned).or(environment).unwrap_or_else(|| "info".to_owned());
+    EnvFilter::try_new(&filter).map_err(|source| TelemetryError::Filter { filter, source })
+}
+
+fn tracer_provider(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.to_owned(), source })?;
+    let resource = Resource::builder().with_service_name("consent-ledger").build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_collector_is_refused_with_its_text() {
+        let error = tracer_provider("http://[bad").unwrap_err();
+        assert!(error.to_string().starts_with("cannot export traces to `http://[bad`"), "{error}");
+        // A collector that does not answer keeps nobody from starting.
+        assert!(tracer_provider("http://127.0.0.1:9").is_ok());
+    }
+
+    #[test]
+    fn a_bad_log_filter_is_refused_with_its_text() {
+        let error = log_filter(Some("info,=,=")).unwrap_err();
+        assert!(error.to_string().starts_with("`info,=,=` is no log filter"), "{error}");
+        assert!(log_filter(Some("info,consent_ledger=debug")).is_ok());
+    }
+}

@@ -1,0 +1,410 @@
+//! What the service counts, for Prometheus.
+//!
+//! Every metric that a request touches is created before the first request: counting is an atomic
+//! addition, with no lock and no look-up. Labels come from fixed lists, never from a caller, so the
+//! number of series is bounded and no label holds personal data.
+
+use std::{
+    array, fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder, text},
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::domain::{Effect, Reason};
+
+/// A number that goes up and down.
+pub type Level = Gauge<u64, AtomicU64>;
+
+/// Names of the gRPC status codes, by number.
+pub const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// Every reason of a decision, in the order of the enum.
+const REASONS: [(Reason, &str); 16] = [
+    (Reason::UnknownPurpose, "UNKNOWN_PURPOSE"),
+    (Reason::UnknownChannel, "UNKNOWN_CHANNEL"),
+    (Reason::PurposeRetired, "PURPOSE_RETIRED"),
+    (Reason::NotConsentBased, "NOT_CONSENT_BASED"),
+    (Reason::Erased, "ERASED"),
+    (Reason::Refused, "REFUSED"),
+    (Reason::Withdrawn, "WITHDRAWN"),
+    (Reason::Revoked, "REVOKED"),
+    (Reason::Objected, "OBJECTED"),
+    (Reason::NoObjection, "NO_OBJECTION"),
+    (Reason::NoRecord, "NO_RECORD"),
+    (Reason::PendingConfirmation, "PENDING_CONFIRMATION"),
+    (Reason::Expired, "EXPIRED"),
+    (Reason::ReconsentRequired, "RECONSENT_REQUIRED"),
+    (Reason::DataCategoryNotCovered, "DATA_CATEGORY_NOT_COVERED"),
+    (Reason::Granted, "GRANTED"),
+];
+
+/// Nanoseconds: 50 µs to 10 s.
+const LATENCY_BOUNDS: &[u64] = &[
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096];
+const NANOS_PER_SECOND: f64 = 1e9;
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// Everything that is counted. Shared as one `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Labels<2>, Counter>,
+    request_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    /// Unary requests in flight. The request layer counts them, and holds them to their limit.
+    pub requests_in_flight: Level,
+    /// Streams that are open. The request layer counts them, and holds them to their limit.
+    pub streams_open: Level,
+    decisions: [Counter; REASONS.len()],
+    append_batch_entries: Histogram,
+    fsync_seconds: Histogram,
+    append_seconds: Histogram,
+    /// Number of entries in the ledger.
+    pub ledger_entries: Level,
+    /// Size of all segment files.
+    pub ledger_bytes: Level,
+    /// Rows of the view that are readable but not yet in sled.
+    pub view_lag_rows: Level,
+    /// Entries that the running, or last, rebuild of the view has applied.
+    pub rebuild_entries: Level,
+    /// Entries that the running, or last, rebuild of the view has to apply.
+    pub rebuild_target_entries: Level,
+    /// Every entry before this index was verified again since the start.
+    pub scrub_verified_index: Level,
+    /// Torn tails that were set aside at a start.
+    pub torn_tails: Counter,
+    /// 1 if the ledger takes no more writes until restart.
+    pub writes_stopped: Level,
+    /// Watchers that are connected.
+    pub watchers: Level,
+    /// Events that were sent to watchers.
+    pub watch_events: Counter,
+    /// Memory that hot state holds.
+    pub hot_bytes: Level,
+    /// Data subjects in hot state.
+    pub hot_entries: Level,
+    /// Look-ups that went on to sled.
+    pub hot_misses: Counter,
+    /// Data subjects that the vault knows.
+    pub vault_subjects: Level,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut of = Registrar(Registry::with_prefix("consent_ledger"));
+        let decisions = Family::<Labels<2>, Counter>::default();
+        let metrics = Self {
+            requests: of.metric("requests", "Requests that were answered, by status code"),
+            request_seconds: of.register(
+                "request_duration",
+                "Time from a request's headers to the end of its answer",
+                Some(Unit::Seconds),
+                Family::new_with_constructor(Histogram::of_seconds),
+            ),
+            requests_in_flight: of.metric("requests_in_flight", "Unary requests in flight"),
+            streams_open: of.metric("streams_open", "Streams that are open"),
+            decisions: array::from_fn(|position| {
+                let (reason, name) = REASONS[position];
+                let effect = match reason.effect() {
+                    Effect::Allow => "ALLOW",
+                    Effect::Deny => "DENY",
+                };
+                decisions.get_or_create_owned(&[("effect", effect), ("reason", name)])
+            }),
+            append_batch_entries: of.register(
+                "append_batch_entries",
+                "Entries in a group commit",
+                None,
+                Histogram::new(BATCH_BOUNDS, 1.0),
+            ),
+            fsync_seconds: of.register(
+                "fsync_duration",
+                "Time of a group commit's fdatasync",
+                Some(Unit::Seconds),
+                Histogram::of_seconds(),
+            ),
+            append_seconds: of.register(
+                "append_duration",
+                "Time of a group commit, from taking it up to answering it",
+                Some(Unit::Seconds),
+                Histogram::of_seconds(),
+            ),
+            ledger_entries: of.metric("ledger_entries", "Entries in the ledger"),
+            ledger_bytes: of.level("ledger_size", "Size of all segment files", Unit::Bytes),
+            view_lag_rows: of
+                .metric("view_lag_rows", "Rows of the view that sled does not have yet"),
+            rebuild_entries: of.metric("view_rebuild_entries", "Entries applied by a rebuild"),
+            rebuild_target_entries: of
+                .metric("view_rebuild_target_entries", "Entries that a rebuild has to apply"),
+            scrub_verified_index: of.metric(
+                "scrub_verified_index",
+                "Every entry before this index was verified again since the start",
+            ),
+            torn_tails: of.metric("torn_tails", "Torn tails that were set aside at a start"),
+            writes_stopped: of
+                .metric("writes_stopped", "1 if the ledger takes no more writes until restart"),
+            watchers: of.metric("watchers", "Watchers that are connected"),
+            watch_events: of.metric("watch_events_sent", "Events that were sent to watchers"),
+            hot_bytes: of.level("hot_state_size", "Memory that hot state holds", Unit::Bytes),
+            hot_entries: of.metric("hot_state_entries", "Data subjects in hot state"),
+            hot_misses: of.metric("hot_state_misses", "Look-ups of a state that went on to sled"),
+            vault_subjects: of.metric("vault_subjects", "Data subjects that the vault knows"),
+            registry: Registry::default(),
+        };
+        of.register("decisions", "Decisions, by effect and reason", None, decisions);
+        Self { registry: of.0, ..metrics }
+    }
+
+    /// Counts a decision.
+    pub fn decision(&self, reason: Reason) {
+        self.decisions[reason as usize].inc();
+    }
+
+    /// Counts a group commit.
+    pub fn append_batch(&self, entries: usize, fsync: Duration) {
+        self.append_batch_entries.observe(u64::try_from(entries).unwrap_or(u64::MAX));
+        self.fsync_seconds.observe_duration(fsync);
+    }
+
+    /// Counts a group commit that landed, from taking it up on.
+    pub fn append(&self, took: Duration) {
+        self.append_seconds.observe_duration(took);
+    }
+
+    /// The counters of one gRPC method.
+    #[must_use]
+    pub fn method(&self, method: &'static str) -> MethodMetrics {
+        MethodMetrics {
+            method,
+            requests: self.requests.clone(),
+            codes: array::from_fn(|_| OnceLock::new()),
+            seconds: self.request_seconds.get_or_create_owned(&[("method", method)]),
+        }
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// None, in practice: writing to a `String` does not fail.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+/// The counters of one gRPC method.
+#[derive(Debug)]
+pub struct MethodMetrics {
+    method: &'static str,
+    requests: Family<Labels<2>, Counter>,
+    // Series that never counted anything are not exported.
+    codes: [OnceLock<Counter>; CODES.len()],
+    seconds: Histogram,
+}
+
+impl MethodMetrics {
+    /// Counts a request that ended with this status code.
+    pub fn ended(&self, code: usize, took: Duration) {
+        let code = if code < CODES.len() { code } else { 2 };
+        let labels = || [("method", self.method), ("code", CODES[code])];
+        self.codes[code].get_or_init(|| self.requests.get_or_create_owned(&labels())).inc();
+        self.seconds.observe_duration(took);
+    }
+}
+
+struct Registrar(Registry);
+
+impl Registrar {
+    fn register<M>(&mut self, name: &str, help: &str, unit: Option<Unit>, metric: M) -> M
+    where
+        M: prometheus_client::registry::Metric + Clone,
+    {
+        match unit {
+            Some(unit) => self.0.register_with_unit(name, help, unit, metric.clone()),
+            None => self.0.register(name, help, metric.clone()),
+        }
+        metric
+    }
+
+    fn metric<M>(&mut self, name: &str, help: &str) -> M
+    where
+        M: prometheus_client::registry::Metric + Clone + Default,
+    {
+        self.register(name, help, None, M::default())
+    }
+
+    fn level(&mut self, name: &str, help: &str, unit: Unit) -> Level {
+        self.register(name, help, Some(unit), Level::default())
+    }
+}
+
+/// A histogram that is observed with two atomic additions. (That of `prometheus_client` takes a
+/// lock, which all checks of a node would share.)
+#[derive(Clone)]
+pub struct Histogram(Arc<HistogramInner>);
+
+struct HistogramInner {
+    /// Upper bounds, inclusive, in the unit that is observed.
+    bounds: &'static [u64],
+    /// How many observed units make one exported unit.
+    units: f64,
+    /// One for each bound, and one for what is above them all.
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram").finish_non_exhaustive()
+    }
+}
+
+impl Histogram {
+    fn new(bounds: &'static [u64], units: f64) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self(Arc::new(HistogramInner { bounds, units, counts, sum: AtomicU64::new(0) }))
+    }
+
+    fn of_seconds() -> Self {
+        Self::new(LATENCY_BOUNDS, NANOS_PER_SECOND)
+    }
+
+    /// Counts a value, in the unit of the bounds.
+    pub fn observe(&self, value: u64) {
+        let bucket = self.0.bounds.partition_point(|bound| *bound < value);
+        self.0.counts[bucket].fetch_add(1, Relaxed);
+        self.0.sum.fetch_add(value, Relaxed);
+    }
+
+    /// Counts a duration, in nanoseconds.
+    pub fn observe_duration(&self, took: Duration) {
+        self.observe(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let inner = &*self.0;
+        // A sum beyond 2^53 loses its last digits, which nobody reads.
+        #[allow(clippy::cast_precision_loss, reason = "see above")]
+        let exported = |units: u64| units as f64 / inner.units;
+        let bounds = inner.bounds.iter().map(|bound| exported(*bound));
+        let counts = inner.counts.iter().map(|count| count.load(Relaxed));
+        let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = exported(inner.sum.load(Relaxed));
+        encoder.encode_histogram::<Labels<0>>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_in_the_order_of_the_enum() {
+        for (position, (reason, _)) in REASONS.iter().enumerate() {
+            assert_eq!(*reason as usize, position);
+        }
+    }
+
+    #[test]
+    fn counts_what_it_is_told() {
+        let metrics = Metrics::new();
+        let check = metrics.method("consent.v1.CheckService/Check");
+        check.ended(0, Duration::from_micros(60));
+        check.ended(0, Duration::from_secs(60));
+        check.ended(99, Duration::ZERO);
+        metrics.decision(Reason::Granted);
+        metrics.append_batch(3, Duration::from_millis(1));
+        metrics.append(Duration::from_millis(2));
+        metrics.ledger_bytes.set(4_096);
+        metrics.hot_misses.inc();
+        metrics.writes_stopped.set(1);
+        let text = metrics.encode().unwrap();
+        let method = r#"method="consent.v1.CheckService/Check""#;
+        for line in [
+            &format!("consent_ledger_requests_total{{{method},code=\"OK\"}} 2"),
+            &format!("consent_ledger_requests_total{{{method},code=\"UNKNOWN\"}} 1"),
+            &format!("consent_ledger_request_duration_seconds_count{{{method}}} 3"),
+            &format!("consent_ledger_request_duration_seconds_bucket{{le=\"0.00005\",{method}}} 1"),
+            &format!("consent_ledger_request_duration_seconds_bucket{{le=\"0.0001\",{method}}} 2"),
+            &format!("consent_ledger_request_duration_seconds_bucket{{le=\"10.0\",{method}}} 2"),
+            &format!("consent_ledger_request_duration_seconds_bucket{{le=\"+Inf\",{method}}} 3"),
+            r#"consent_ledger_decisions_total{effect="ALLOW",reason="GRANTED"} 1"#,
+            r#"consent_ledger_decisions_total{effect="DENY",reason="NO_RECORD"} 0"#,
+            r#"consent_ledger_append_batch_entries_bucket{le="2.0"} 0"#,
+            r#"consent_ledger_append_batch_entries_bucket{le="4.0"} 1"#,
+            "consent_ledger_fsync_duration_seconds_sum 0.001",
+            "consent_ledger_append_duration_seconds_sum 0.002",
+            "consent_ledger_ledger_size_bytes 4096",
+            "consent_ledger_hot_state_misses_total 1",
+            "consent_ledger_writes_stopped 1",
+        ] {
+            assert!(text.lines().any(|own| own == line), "no line `{line}` in\n{text}");
+        }
+        assert!(!text.contains("CANCELLED"), "series without a count are not exported");
+    }
+}
