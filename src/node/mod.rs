@@ -1,1 +1,378 @@
-//! Placeholder.
+//! The one way in: the way of an act and the way of a question.
+
+mod act;
+mod batch;
+mod check;
+mod open;
+mod question;
+mod scrub;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+pub use act::{
+    Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded,
+    WriteError,
+};
+pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
+use parking_lot::{Mutex, RwLock};
+pub use question::{
+    CellPreference, Checked, Checkpoint, HistoryItem, Preferences, PurposeDraft, Put, Question,
+    ReadError, StandingStop,
+};
+use tokio::{
+    sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
+    time::timeout,
+};
+use tracing::{error, warn};
+
+use crate::{
+    backend::LogBackend,
+    domain::{Channel, ChannelPut, LedgerOpened, Purpose, Subject},
+    ledger,
+    storage::{
+        disk::{Disk, RealDisk},
+        index::Index,
+    },
+    telemetry::Metrics,
+    vault::Vault,
+    view::{CatalogAt, View},
+    watch::{Filter, Hub, Watcher},
+};
+
+/// How a node is set up. Every limit has a name.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Name of the ledger, used when it is created, for example `consent.example.org/eu`.
+    pub origin: String,
+    /// The key-encryption key, if it is given; else it is read from, or created in, `kek_file`.
+    pub kek: Option<crate::vault::Kek>,
+    /// File of the key-encryption key; none means `kek` in the data directory.
+    pub kek_file: Option<PathBuf>,
+    /// The greatest size of a segment file, in bytes.
+    pub segment_bytes_max: u64,
+    /// The greatest number of appends in flight.
+    pub appends_max: usize,
+    /// The greatest number of entries in one group commit.
+    pub batch_entries_max: usize,
+    /// Memory for hot state, in bytes.
+    pub hot_bytes_max: u64,
+    /// Memory for sled's page cache, in bytes.
+    pub sled_cache_bytes: u64,
+    /// The greatest number of recent events that are kept in memory for watchers.
+    pub recent_events_max: usize,
+    /// How fast older segments are re-verified in the background, in bytes a second; 0 means not.
+    pub scrub_bytes_per_second: u64,
+    /// How long a read waits for a revision that the node has not reached.
+    pub revision_wait: Duration,
+}
+
+/// One node: ledger, vault, view and watchers behind one way in.
+#[derive(Debug)]
+pub struct Node {
+    core: Arc<Core>,
+    jobs: RwLock<Option<mpsc::Sender<writer::Admitted>>>,
+    appends: Arc<Semaphore>,
+    appends_max: usize,
+    revision_wait: Duration,
+    scrub_closing: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    index: Arc<Index>,
+    _lock: open::DirLock,
+}
+
+/// What the ways of acts and questions share.
+#[derive(Debug)]
+struct Core {
+    backend: Arc<dyn LogBackend>,
+    vault: Arc<Vault>,
+    view: Arc<View>,
+    hub: Arc<Hub>,
+    ledger: LedgerOpened,
+    stopped: watch::Sender<Option<String>>,
+    metrics: Arc<Metrics>,
+    /// When the last entry was recorded, in milliseconds since the Unix epoch.
+    recorded_at_ms: AtomicI64,
+}
+
+impl Node {
+    /// Opens or creates the data directory, recovers, and starts the writer. Blocking; may take
+    /// long when the view has to be rebuilt.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file, offset and index at fault.
+    pub fn open(config: &NodeConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
+        Self::open_on(Arc::new(RealDisk), config, metrics, &mut |_| {})
+    }
+
+    /// As [`Self::open`], on another disk, and telling how far it has come.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file, offset and index at fault.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        config: &NodeConfig,
+        metrics: Arc<Metrics>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Arc<Self>, OpenError> {
+        let opened = open::open(config, &disk, &mut |step| {
+            if let Progress::View(done, of) = step {
+                metrics.rebuild_entries.set(done);
+                metrics.rebuild_target_entries.set(of);
+            }
+            progress(step);
+        })?;
+        metrics.torn_tails.inc_by(opened.torn);
+        let hub = Hub::new(
+            Arc::clone(&opened.backend),
+            Arc::clone(&opened.vault),
+            opened.tip.next_index,
+            config.recent_events_max,
+        );
+        let core = Arc::new(Core {
+            backend: opened.backend,
+            vault: opened.vault,
+            view: opened.view,
+            hub: Arc::new(hub),
+            ledger: opened.ledger,
+            stopped: watch::Sender::new(None),
+            metrics,
+            recorded_at_ms: AtomicI64::new(opened.tip.recorded_at.0),
+        });
+        let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
+        let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS);
+        let (sender, receiver) = mpsc::channel(appends_max);
+        let writer =
+            writer::start(Arc::clone(&core), opened.tip, receiver, config.batch_entries_max);
+        let mut threads = vec![writer.map_err(thread_error)?];
+        let scrub_closing = Arc::new(AtomicBool::new(false));
+        if config.scrub_bytes_per_second > 0 {
+            let scrub = scrub::Scrub {
+                core: Arc::clone(&core),
+                disk,
+                dir: config.data_dir.join(ledger::DIR),
+                end: opened.checked_from,
+                bytes_per_second: config.scrub_bytes_per_second,
+                closing: Arc::clone(&scrub_closing),
+            };
+            threads.push(scrub::start(scrub).map_err(thread_error)?);
+        }
+        writer::announce(&core);
+        Ok(Arc::new(Self {
+            core,
+            jobs: RwLock::new(Some(sender)),
+            appends: Arc::new(Semaphore::new(appends_max)),
+            appends_max,
+            revision_wait: config.revision_wait,
+            scrub_closing,
+            threads: Mutex::new(threads),
+            index: opened.index,
+            _lock: opened.lock,
+        }))
+    }
+
+    /// Records one act. Answers when its entry is on stable storage and the next check sees it.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. Nothing was recorded, except perhaps with `WritesStopped`.
+    pub async fn record(&self, act: Act) -> Result<Recorded, WriteError> {
+        self.write(|reply| writer::Job::Act(Box::new(act), reply)).await
+    }
+
+    /// Adds a purpose or a new version of it; writes nothing if nothing differs.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn put_purpose(&self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
+        self.write(|reply| writer::Job::PutPurpose(Box::new(draft), reply)).await
+    }
+
+    /// Adds or changes a channel; writes nothing if nothing differs.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn put_channel(&self, put: ChannelPut) -> Result<Put<Channel>, WriteError> {
+        self.write(|reply| writer::Job::PutChannel(Box::new(put), reply)).await
+    }
+
+    async fn write<T>(
+        &self,
+        job: impl FnOnce(writer::Reply<T>) -> writer::Job,
+    ) -> Result<T, WriteError> {
+        self.core.check_writable()?;
+        let permit = match Arc::clone(&self.appends).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => {
+                return Err(WriteError::TooManyAppends { limit: self.appends_max });
+            }
+            Err(TryAcquireError::Closed) => return Err(WriteError::ShuttingDown),
+        };
+        let (reply, answer) = oneshot::channel();
+        {
+            let jobs = self.jobs.read();
+            let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
+            // There are as many places as permits.
+            let admitted = writer::Admitted { job: job(reply), permit };
+            if jobs.try_send(admitted).is_err() {
+                // The writer has ended, and said why.
+                return Err(self.core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
+            }
+        }
+        answer
+            .await
+            .unwrap_or_else(|_| Err(WriteError::WritesStopped("the writer ended early".to_owned())))
+    }
+
+    /// Waits until the node is at `revision`, for as long as the configuration allows.
+    ///
+    /// # Errors
+    /// [`ReadError::RevisionNotReached`].
+    pub async fn reach(&self, revision: Option<u64>) -> Result<(), ReadError> {
+        let Some(wanted) = revision.filter(|&wanted| wanted > self.revision()) else {
+            return Ok(());
+        };
+        let mut applied = self.core.view.applied_changes();
+        let reached = timeout(self.revision_wait, applied.wait_for(|&applied| applied >= wanted));
+        if let Ok(Ok(_)) = reached.await {
+            return Ok(());
+        }
+        Err(ReadError::RevisionNotReached { wanted, reached: self.revision() })
+    }
+
+    /// Answers "may I?", now. Never blocks for long: memory, or a point read of sled.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
+        self.core.check(question, self.core.now())
+    }
+
+    /// What is known of a data subject. `all_cells`: every live purpose and channel of the
+    /// catalogue, not only the cells that some act named.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn preferences(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+    ) -> Result<Preferences, ReadError> {
+        self.core.preferences(subject, all_cells, self.core.now())
+    }
+
+    /// Up to `limit` acts of a data subject from `start_index` on, in ledger order. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn history(
+        &self,
+        subject: &Subject,
+        start_index: u64,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, ReadError> {
+        self.core.history(subject, start_index, limit)
+    }
+
+    /// The catalogue as it is now.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<CatalogAt> {
+        self.core.view.catalog()
+    }
+
+    /// Size and chain hash of the ledger. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
+        self.core.checkpoint()
+    }
+
+    /// The exact bytes of entries from `start` on, before `end`, as many as fit into about 1 MiB
+    /// and at least one if there is one. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] if `start` lies beyond the head.
+    pub fn entries(&self, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+        self.core.entries(start, end)
+    }
+
+    /// Starts to watch at an index, or with the first entry after now.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] if the index lies beyond the head.
+    pub fn watch(&self, start: Option<u64>, filter: Filter) -> Result<Watcher, ReadError> {
+        let head = self.core.hub.head();
+        let index = start.unwrap_or(head);
+        if index > head {
+            return Err(ReadError::IndexOutOfRange { index, head });
+        }
+        Ok(self.core.hub.watch(index, filter))
+    }
+
+    /// Number of entries that every answer takes into account.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.core.view.applied()
+    }
+
+    /// Number of data subjects that the vault holds.
+    #[must_use]
+    pub fn subjects(&self) -> u64 {
+        self.core.vault.subjects()
+    }
+
+    /// Why writes are stopped, once they are.
+    #[must_use]
+    pub fn writes_stopped(&self) -> watch::Receiver<Option<String>> {
+        self.core.stopped.subscribe()
+    }
+
+    /// Brings the metrics up to date that nobody counts as things happen.
+    pub fn observe(&self) {
+        let metrics = &self.core.metrics;
+        let hot = self.core.view.hot_stats();
+        metrics.ledger_entries.set(self.core.backend.head());
+        metrics.ledger_bytes.set(self.core.backend.size_bytes());
+        metrics.view_lag_rows.set(self.core.view.pending_rows() as u64);
+        metrics.vault_subjects.set(self.core.vault.subjects());
+        metrics.hot_entries.set(hot.states);
+        metrics.hot_bytes.set(hot.bytes);
+        metrics.hot_misses.inc_by(hot.misses.saturating_sub(metrics.hot_misses.get()));
+    }
+
+    /// Ends all watchers, each once it has been told what was there.
+    pub fn close_watchers(&self) {
+        self.core.hub.close();
+    }
+
+    /// Takes no more writes, finishes those in flight, and brings the view to disk. Blocking.
+    pub fn close(&self) {
+        self.close_watchers();
+        self.jobs.write().take();
+        self.scrub_closing.store(true, Ordering::Relaxed);
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                error!("a thread of the node ended early");
+            }
+        }
+        if let Err(error) = self.index.close() {
+            warn!(%error, "the view was not closed cleanly and will be rebuilt");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

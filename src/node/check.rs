@@ -1,0 +1,217 @@
+//! The way of a question: look the subject up, take what is true together, decide.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use super::{
+    Core,
+    question::{
+        CellPreference, Checked, Checkpoint, HistoryItem, Preferences, Question, ReadError,
+        StandingStop,
+    },
+};
+use crate::{
+    backend::BackendError,
+    decide::decide,
+    domain::{
+        Body, Catalog, ChannelId, ConsentAct, Entry, Evidence, Key, Millis, PurposeId, Query,
+        Subject, SubjectState,
+    },
+    ledger::{
+        chain,
+        entry::{self, EntryError},
+    },
+    vault::VaultError,
+    view::ViewError,
+};
+
+/// About how many bytes of entries are read for one answer.
+const READ_BYTES: usize = 1 << 20;
+
+impl Core {
+    /// The moment at which questions are decided: the machine's now, but never before the last
+    /// entry. A clock that is set back does not bring expired grants back.
+    pub(super) fn now(&self) -> Millis {
+        Millis::now().max(Millis(self.recorded_at_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Answers "may I?".
+    pub(super) fn check(&self, question: &Question<'_>, now: Millis) -> Result<Checked, ReadError> {
+        let (decision, revision) =
+            self.read(question.subject, |catalog: &Catalog, state: &SubjectState| {
+                let query = Query::new(
+                    catalog,
+                    question.purpose,
+                    question.channel,
+                    question.data_categories,
+                );
+                decide(catalog, state, &query, now)
+            })?;
+        self.metrics.decision(decision.reason);
+        Ok(Checked { decision, revision })
+    }
+
+    /// What is known of a subject, and what a check of each cell answers.
+    pub(super) fn preferences(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+        now: Millis,
+    ) -> Result<Preferences, ReadError> {
+        let (mut preferences, revision) = self.read(subject, |catalog, state| {
+            let cells = if all_cells { live_cells(catalog) } else { named_cells(catalog, state) };
+            let cells = cells.into_iter().map(|((purpose, channel), (purpose_id, channel_id))| {
+                let query = Query {
+                    purpose: Some(purpose_id),
+                    channel: Some(channel_id),
+                    data_categories: &[],
+                };
+                CellPreference { purpose, channel, decision: decide(catalog, state, &query, now) }
+            });
+            Preferences {
+                cells: cells.collect(),
+                stops: standing_stops(catalog, state),
+                revision: 0,
+            }
+        })?;
+        preferences.revision = revision;
+        Ok(preferences)
+    }
+
+    /// Acts of a subject with their evidence. Blocking.
+    pub(super) fn history(
+        &self,
+        subject: &Subject,
+        start_index: u64,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, ReadError> {
+        let Some(subject_ref) = self.vault.find(subject)? else { return Ok(Vec::new()) };
+        let indices = self.view.history(subject_ref, start_index, limit)?;
+        indices.into_iter().map(|index| self.history_item(index)).collect()
+    }
+
+    fn history_item(&self, index: u64) -> Result<HistoryItem, ReadError> {
+        let bytes = self.entry_bytes(index)?;
+        let Entry { recorded_at, body, .. } = entry::decode(&bytes)?;
+        let Body::Act(act) = body else {
+            return Err(ReadError::StateUnreadable(format!("no act at index {index}")));
+        };
+        let evidence = self.evidence(&act)?;
+        Ok(HistoryItem {
+            index,
+            recorded_at,
+            effective_at: act.effective_at,
+            actor: act.actor,
+            changes: act.changes,
+            evidence,
+            entry_hash: chain::hash(&bytes),
+        })
+    }
+
+    fn evidence(&self, act: &ConsentAct) -> Result<Evidence, ReadError> {
+        let Some(sealed) = &act.evidence else { return Ok(Evidence::default()) };
+        let opened = self.vault.open_evidence(act.subject_ref, act.idempotency.as_ref(), sealed)?;
+        Ok(entry::decode_evidence(&opened)?)
+    }
+
+    /// Size and chain hash of the ledger. Blocking.
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
+        let size = self.view.applied();
+        let bytes = self.entry_bytes(size.saturating_sub(1))?;
+        Ok(Checkpoint {
+            origin: self.ledger.origin.clone(),
+            ledger_id: self.ledger.ledger_id,
+            size,
+            chain_hash: chain::hash(&bytes),
+            recorded_at: entry::decode(&bytes)?.recorded_at,
+        })
+    }
+
+    /// The exact bytes of entries. Blocking.
+    pub(super) fn entries(&self, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+        let head = self.view.applied();
+        if start > head {
+            return Err(ReadError::IndexOutOfRange { index: start, head });
+        }
+        let end = end.min(head);
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        Ok((start..).zip(self.backend.read(start, end, READ_BYTES)?).collect())
+    }
+
+    /// One entry. Blocking.
+    pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
+        Ok(entry::decode(&self.entry_bytes(index)?)?)
+    }
+
+    fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {
+        let mut entries = self.backend.read(index, index + 1, READ_BYTES)?;
+        entries.pop().ok_or(ReadError::IndexOutOfRange { index, head: self.view.applied() })
+    }
+
+    fn read<T>(
+        &self,
+        subject: &Subject,
+        question: impl FnOnce(&Catalog, &SubjectState) -> T,
+    ) -> Result<(T, u64), ReadError> {
+        self.view.read(|| Ok::<_, ReadError>(self.vault.find(subject)?), question)
+    }
+}
+
+/// Cells by key, so that answers are ordered for people.
+type Cells = BTreeMap<(Key, Key), (PurposeId, ChannelId)>;
+
+fn live_cells(catalog: &Catalog) -> Cells {
+    let mut cells = Cells::new();
+    for (purpose_id, purpose) in catalog.purposes().filter(|(_, purpose)| !purpose.retired) {
+        for (channel_id, channel) in catalog.channels().filter(|(_, channel)| !channel.retired) {
+            let keys = (purpose.key.clone(), channel.key.clone());
+            cells.insert(keys, (purpose_id, channel_id));
+        }
+    }
+    cells
+}
+
+fn named_cells(catalog: &Catalog, state: &SubjectState) -> Cells {
+    let granted = state.cells().iter().map(|cell| (cell.purpose, cell.channel));
+    let stopped = state.stops().iter().filter_map(|stop| stop.scope.as_cell());
+    let with_keys = granted.chain(stopped).filter_map(|(purpose, channel)| {
+        let keys = (catalog.purpose(purpose)?.key.clone(), catalog.channel(channel)?.key.clone());
+        Some((keys, (purpose, channel)))
+    });
+    with_keys.collect()
+}
+
+fn standing_stops(catalog: &Catalog, state: &SubjectState) -> Vec<StandingStop> {
+    let mut stops: Vec<_> = state
+        .stops()
+        .iter()
+        .map(|stop| StandingStop {
+            kind: stop.kind,
+            scope: catalog.keys(stop.scope),
+            effective_at: stop.mark.effective_at,
+            index: stop.mark.index,
+        })
+        .collect();
+    stops.sort_by_key(|stop| stop.index);
+    stops
+}
+
+/// Names each fault that makes stored state unreadable.
+macro_rules! unreadable {
+    ($($error:ty),+) => {
+        $(impl From<$error> for ReadError {
+            fn from(error: $error) -> Self {
+                Self::StateUnreadable(error.to_string())
+            }
+        })+
+    };
+}
+
+unreadable!(ViewError, VaultError, BackendError, EntryError);
+
+impl From<ReadError> for super::WriteError {
+    fn from(error: ReadError) -> Self {
+        Self::StateUnreadable(error.to_string())
+    }
+}

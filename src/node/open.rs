@@ -1,0 +1,451 @@
+//! From a data directory to a running node: lock, recover, bring the view up to date.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rand::RngExt;
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use super::NodeConfig;
+use crate::{
+    backend::{Appended, BackendError, LocalLog, LogBackend},
+    domain::{Body, LedgerOpened, Millis},
+    ledger::{
+        self,
+        chain::{self, Tip},
+        entry::{self, EntryError},
+        verify,
+    },
+    storage::{
+        TornTail,
+        disk::Disk,
+        index::{Found, Index, IndexError},
+    },
+    vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
+    view::{self, Unusable, View, ViewError},
+};
+
+/// Name of the view's folder in a data directory.
+pub const VIEW_DIR: &str = "view";
+/// Name of the key-encryption key's file in a data directory.
+pub const KEK_FILE: &str = "kek";
+/// Name of the lock file in a data directory.
+const LOCK_FILE: &str = "lock";
+
+/// How far the last entry may lie in the future without a word, in milliseconds.
+const CLOCK_AHEAD_MS_NOTABLE: i64 = 10_000;
+
+/// How many entries, and about how many bytes, are folded at once while the view catches up.
+const CATCH_UP_ENTRIES: u64 = 2_000;
+const CATCH_UP_BYTES: usize = 4 << 20;
+
+/// Why a node did not start. Nothing that was written before was changed, except that a torn tail
+/// may have been set aside, and a view that can not be used thrown away.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process has the data directory.
+    #[error(
+        "{dir} is in use by another process{}; stop it first, or choose another --data-dir",
+        pid.as_ref().map_or(String::new(), |pid| format!(" (pid {pid})"))
+    )]
+    InUse {
+        /// The data directory.
+        dir: PathBuf,
+        /// The other process, if it left its number.
+        pid: Option<String>,
+    },
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no usable key-encryption key.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// The ledger can not be opened.
+    #[error("the ledger can not be opened: {0}")]
+    Ledger(#[from] BackendError),
+    /// The ledger's files were verified and are damaged.
+    #[error("the ledger can not be opened: {0}")]
+    Damaged(#[from] verify::VerifyError),
+    /// An entry that the view needs can not be read.
+    #[error("ledger entry {index}: {problem}")]
+    Entry {
+        /// Index of the entry.
+        index: u64,
+        /// What is wrong.
+        problem: EntryError,
+    },
+    /// The vault can not be opened.
+    #[error("{0}")]
+    Vault(#[from] VaultError),
+    /// The view can not be brought up to date.
+    #[error("the view can not be brought up to date: {0}")]
+    View(#[from] ViewError),
+    /// The index can not be opened.
+    #[error("the view can not be opened: {0}")]
+    Index(#[from] IndexError),
+    /// One of the two primary stores is there without the other.
+    #[error(
+        "{missing} is missing although {present} is there; restore it from a backup, or start with \
+         an empty data directory"
+    )]
+    Half {
+        /// What is missing.
+        missing: PathBuf,
+        /// What is there.
+        present: PathBuf,
+    },
+    /// Ledger and vault are not of one another.
+    #[error("{ledger} and {vault} belong to different ledgers")]
+    Foreign {
+        /// The ledger's folder.
+        ledger: PathBuf,
+        /// The vault's folder.
+        vault: PathBuf,
+    },
+    /// The ledger names a subject that the vault does not hold.
+    #[error(
+        "ledger entry {index} names a subject that the vault does not hold: the vault has lost \
+         data. Restore it from a backup that is at least as new as the ledger"
+    )]
+    SubjectMissing {
+        /// Index of the entry.
+        index: u64,
+    },
+}
+
+/// What opening goes through, for whoever waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Vault frames indexed, of how many.
+    Vault(u64, u64),
+    /// Ledger entries applied to the view, of how many.
+    View(u64, u64),
+}
+
+/// Everything that a node stands on.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub backend: Arc<dyn LogBackend>,
+    pub vault: Arc<Vault>,
+    pub view: Arc<View>,
+    pub index: Arc<Index>,
+    pub tip: Tip,
+    pub ledger: LedgerOpened,
+    pub checked_from: u64,
+    pub torn: u64,
+    pub lock: DirLock,
+}
+
+/// Opens or creates a data directory.
+pub(super) fn open(
+    config: &NodeConfig,
+    disk: &Arc<dyn Disk>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Opened, OpenError> {
+    // The name of the directory itself must survive a power cut, too.
+    let created = disk.create_dir_all(&config.data_dir);
+    created.map_err(|source| io_error(&config.data_dir, source))?;
+    let mut lock = DirLock::take(&config.data_dir)?;
+    let places = Places::of(&config.data_dir);
+    let had_ledger = places.has_segments(disk, &places.ledger)?;
+    let had_vault = places.has_segments(disk, &places.vault)?;
+    if had_ledger && !had_vault {
+        return Err(OpenError::Half { missing: places.vault, present: places.ledger });
+    }
+    let kek = match &config.kek {
+        Some(kek) => kek.clone(),
+        None => {
+            let file = config.kek_file.clone().unwrap_or(config.data_dir.join(KEK_FILE));
+            Kek::from_file(&file, !had_vault)?
+        }
+    };
+
+    // The vault is whole before the ledger begins, so its word on the ledger's identity counts.
+    let vault_dir = places.vault.clone();
+    let new_ledger_id = rand::rng().random();
+    let (files, vault_torn) = VaultFiles::open(Arc::clone(disk), vault_dir, &kek, new_ledger_id)?;
+    let ledger_id = files.ledger_id();
+    if !had_ledger && !files.is_empty() {
+        return Err(OpenError::Half { missing: places.ledger, present: places.vault });
+    }
+    let (log, mut opened) = open_log(config, disk, &places, ledger_id)?;
+    if opened.log_id != ledger_id {
+        return Err(OpenError::Foreign { ledger: places.ledger, vault: places.vault });
+    }
+    let mut torn = 0;
+    for (what, tail) in [("ledger", &opened.torn), ("vault", &vault_torn)] {
+        if let Some(tail) = tail {
+            torn += 1;
+            report_torn(what, tail);
+        }
+    }
+    if log.head() == 0 {
+        if !files.is_empty() {
+            return Err(OpenError::Half { missing: places.ledger, present: places.vault });
+        }
+        opened.tip = create(&log, ledger_id, &config.origin)?;
+    }
+    let ledger = first_entry(&log)?;
+    if ledger.ledger_id != ledger_id {
+        return Err(OpenError::Foreign { ledger: places.ledger, vault: places.vault });
+    }
+
+    let index = open_index(config, &places, &ledger_id, &log)?;
+    let hot_subjects_max = hot_subjects_max(config.hot_bytes_max);
+    let vault = Vault::open(files, Arc::clone(&index), kek, hot_subjects_max)?;
+    vault.catch_up(&mut |done, of| progress(Progress::Vault(done, of)))?;
+    let view =
+        View::open(Arc::clone(&index), &ledger_id, hot_states_bytes(config.hot_bytes_max), |at| {
+            read_entry(&log, at)
+        })?;
+    catch_up(&log, &vault, &view, progress)?;
+    lock.announce()?;
+    let ahead_ms = opened.tip.recorded_at.0.saturating_sub(Millis::now().0);
+    if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
+        warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
+    }
+    Ok(Opened {
+        backend: Arc::new(log),
+        vault: Arc::new(vault),
+        view: Arc::new(view),
+        index,
+        tip: opened.tip,
+        ledger,
+        checked_from: opened.checked_from,
+        torn,
+        lock,
+    })
+}
+
+/// Deletes the view of a data directory that no process has open. The next start rebuilds it.
+///
+/// # Errors
+/// The directory is in use, or can not be written.
+pub fn discard_view(data_dir: &Path) -> Result<(), OpenError> {
+    let _lock = DirLock::take(data_dir)?;
+    let view = Places::of(data_dir).view;
+    match fs::remove_dir_all(&view) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error(&view, source)),
+        _ => Ok(()),
+    }
+}
+
+/// A quarter of the hot memory goes to look-ups from identity to subject.
+fn hot_subjects_max(hot_bytes_max: u64) -> usize {
+    const LOOKUP_BYTES: u64 = 96;
+    usize::try_from(hot_bytes_max / 4 / LOOKUP_BYTES).unwrap_or(usize::MAX).max(1_000)
+}
+
+fn hot_states_bytes(hot_bytes_max: u64) -> u64 {
+    hot_bytes_max - hot_bytes_max / 4
+}
+
+struct Places {
+    ledger: PathBuf,
+    vault: PathBuf,
+    view: PathBuf,
+}
+
+impl Places {
+    fn of(data_dir: &Path) -> Self {
+        Self {
+            ledger: data_dir.join(ledger::DIR),
+            vault: data_dir.join(vault::DIR),
+            view: data_dir.join(VIEW_DIR),
+        }
+    }
+
+    fn has_segments(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool, OpenError> {
+        let names = disk.list(dir).map_err(|source| io_error(dir, source))?;
+        Ok(names.iter().any(|name| name.ends_with(".seg")))
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), source }
+}
+
+/// Opens the ledger's log. An entry that does not continue the chain is looked for once more by
+/// verification, which names its place.
+fn open_log(
+    config: &NodeConfig,
+    disk: &Arc<dyn Disk>,
+    places: &Places,
+    new_id: [u8; 16],
+) -> Result<(LocalLog, crate::backend::Opened), OpenError> {
+    let dir = places.ledger.clone();
+    match LocalLog::open(Arc::clone(disk), dir, config.segment_bytes_max, new_id) {
+        Err(error @ BackendError::Chain { .. }) => {
+            verify::verify(&**disk, &places.ledger, &mut |_, _| {})?;
+            Err(error.into())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Opens the index; one that is no view of this ledger is thrown away.
+fn open_index(
+    config: &NodeConfig,
+    places: &Places,
+    ledger_id: &[u8; 16],
+    log: &LocalLog,
+) -> Result<Arc<Index>, OpenError> {
+    let (index, found) = Index::open(&places.view, config.sled_cache_bytes)?;
+    if let Found::Discarded(reason) = found {
+        warn!(reason, "the view is thrown away and rebuilt from the ledger");
+    }
+    let hash_of = |at| {
+        if at >= log.head() {
+            return Ok(None);
+        }
+        let bytes = log.read(at, at + 1, usize::MAX)?.pop();
+        Ok::<_, OpenError>(bytes.map(|bytes| chain::hash(&bytes)))
+    };
+    let reason = match view::unusable(&index, ledger_id, hash_of)? {
+        None | Some(Unusable::Empty) => return Ok(Arc::new(index)),
+        Some(Unusable::Foreign) => "it is of another ledger or format",
+        Some(Unusable::Forked) => {
+            error!("the view is of another copy of this ledger: one of the two was put back");
+            "it is of another copy of the ledger"
+        }
+        Some(Unusable::Ahead { applied }) => {
+            error!(
+                applied,
+                entries = log.head(),
+                "the view had applied more entries than the ledger has: acknowledged entries are lost"
+            );
+            "it is ahead of the ledger"
+        }
+    };
+    warn!(reason, "the view is thrown away and rebuilt from the ledger");
+    drop(index);
+    fs::remove_dir_all(&places.view).map_err(|source| io_error(&places.view, source))?;
+    Ok(Arc::new(Index::open(&places.view, config.sled_cache_bytes)?.0))
+}
+
+fn report_torn(what: &str, tail: &TornTail) {
+    warn!(
+        log = what,
+        segment = %tail.segment,
+        offset = tail.offset,
+        bytes = tail.bytes,
+        index = tail.next_index,
+        set_aside = ?tail.set_aside,
+        "a torn tail was set aside: a crash cut off a write before it was acknowledged"
+    );
+}
+
+/// Writes entry 0.
+fn create(log: &LocalLog, ledger_id: [u8; 16], origin: &str) -> Result<Tip, OpenError> {
+    let now = Millis::now();
+    let opened = LedgerOpened {
+        ledger_id,
+        origin: origin.to_owned(),
+        format_version: ledger::FORMAT_VERSION,
+        created_at: now,
+    };
+    let linked = Tip::genesis().link(now, Body::Opened(opened));
+    let (bytes, tip) = linked.map_err(|problem| BackendError::Chain { index: 0, problem })?;
+    match log.append(0, &[bytes])? {
+        Appended::Landed => {
+            info!(origin, "a new ledger was created");
+            Ok(tip)
+        }
+        Appended::Lost { .. } => unreachable!("the directory is locked"),
+    }
+}
+
+fn first_entry(log: &LocalLog) -> Result<LedgerOpened, OpenError> {
+    match read_entry(log, 0)?.body {
+        Body::Opened(opened) => Ok(opened),
+        _ => Err(OpenError::Entry { index: 0, problem: EntryError::Body }),
+    }
+}
+
+fn read_entry(log: &LocalLog, index: u64) -> Result<crate::domain::Entry, OpenError> {
+    let bytes = log.read(index, index + 1, usize::MAX)?.pop().unwrap_or_default();
+    entry::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
+}
+
+/// Applies what the view has not seen.
+fn catch_up(
+    log: &LocalLog,
+    vault: &Vault,
+    view: &View,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), OpenError> {
+    let head = log.head();
+    let mut next = view.applied();
+    if next < head {
+        info!(applied = next, entries = head, "bringing the view up to date");
+    }
+    while next < head {
+        let mut entries = Vec::new();
+        let mut chain_hash = [0; 32];
+        for bytes in log.read(next, head.min(next + CATCH_UP_ENTRIES), CATCH_UP_BYTES)? {
+            let entry = entry::decode(&bytes)
+                .map_err(|problem| OpenError::Entry { index: next, problem })?;
+            if let Body::Act(act) = &entry.body
+                && !vault.knows(act.subject_ref)?
+            {
+                return Err(OpenError::SubjectMissing { index: next });
+            }
+            chain_hash = chain::hash(&bytes);
+            entries.push(entry);
+            next += 1;
+        }
+        view.catch_up(&entries, chain_hash)?;
+        progress(Progress::View(next, head));
+    }
+    Ok(())
+}
+
+/// Keeps other processes out of a data directory for as long as it lives.
+#[derive(Debug)]
+pub(super) struct DirLock {
+    file: File,
+    path: PathBuf,
+}
+
+impl DirLock {
+    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
+        let created = {
+            use std::os::unix::fs::DirBuilderExt;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+        };
+        created.map_err(|source| io_error(dir, source))?;
+        let path = dir.join(LOCK_FILE);
+        let mut options = File::options();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = options.open(&path).map_err(|source| io_error(&path, source))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let pid = file.read_to_string(&mut pid).ok().map(|_| pid.trim().to_owned());
+                let pid = pid.filter(|pid| !pid.is_empty());
+                return Err(OpenError::InUse { dir: dir.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+        }
+        Ok(Self { file, path })
+    }
+
+    /// Leaves the number of this process for whoever finds the directory in use.
+    fn announce(&mut self) -> Result<(), OpenError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| writeln!(self.file, "{}", std::process::id()))
+            .map_err(|source| io_error(&self.path, source))
+    }
+}

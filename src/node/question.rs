@@ -1,0 +1,147 @@
+//! What callers ask, what they are told, and every way in which there is no answer.
+
+use thiserror::Error;
+
+use crate::domain::{
+    Actor, ChangeRecord, Decision, Evidence, Key, Millis, PurposeVersion, ScopeKeys, StopKind,
+    Subject,
+};
+
+/// "May I?", as a caller puts it.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// Whose data.
+    pub subject: &'a Subject,
+    /// Purpose key.
+    pub purpose: &'a str,
+    /// Channel key.
+    pub channel: &'a str,
+    /// Data categories that the caller wants to use; empty means those of the granted version.
+    pub data_categories: &'a [String],
+}
+
+/// A decision and the revision that it was taken at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The decision.
+    pub decision: Decision,
+    /// The number of entries that it takes into account.
+    pub revision: u64,
+}
+
+/// What is known of a data subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preferences {
+    /// Cells, ordered by purpose key and channel key.
+    pub cells: Vec<CellPreference>,
+    /// Stops that stand, of every width, by index.
+    pub stops: Vec<StandingStop>,
+    /// The number of entries that the answer takes into account.
+    pub revision: u64,
+}
+
+/// One cell, and what a check of it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellPreference {
+    /// Purpose key.
+    pub purpose: Key,
+    /// Channel key.
+    pub channel: Key,
+    /// What a check answers.
+    pub decision: Decision,
+}
+
+/// A stop that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandingStop {
+    /// Its kind.
+    pub kind: StopKind,
+    /// What it covers.
+    pub scope: ScopeKeys,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// Index of its entry.
+    pub index: u64,
+}
+
+/// One act of a data subject's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryItem {
+    /// Index of its entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// Who acted.
+    pub actor: Actor,
+    /// What changed, and what became of it.
+    pub changes: Vec<ChangeRecord>,
+    /// What was shown.
+    pub evidence: Evidence,
+    /// `hash(index)`.
+    pub entry_hash: [u8; 32],
+}
+
+/// Size and chain hash of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Name of the ledger.
+    pub origin: String,
+    /// Identity of the ledger.
+    pub ledger_id: [u8; 16],
+    /// Number of entries.
+    pub size: u64,
+    /// `hash(size - 1)`.
+    pub chain_hash: [u8; 32],
+    /// When the last of these entries was recorded.
+    pub recorded_at: Millis,
+}
+
+/// A catalogue change, after the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put<T> {
+    /// The purpose or channel as it is.
+    pub value: T,
+    /// First revision at which it is so.
+    pub revision: u64,
+    /// Whether an entry was written.
+    pub changed: bool,
+}
+
+/// A purpose as a caller wants it to be. The version is the ledger's to give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurposeDraft {
+    /// Key.
+    pub key: Key,
+    /// What its current version should say.
+    pub content: PurposeVersion,
+    /// The oldest version whose grants still count; none means unchanged, or 1 for a new purpose.
+    pub oldest_compatible: Option<u32>,
+    /// Whether it is retired.
+    pub retired: bool,
+}
+
+/// Why a question has no answer. Whoever asked must act as if it were no.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// The node did not reach the revision in time.
+    #[error("revision {wanted} was not reached in time, the node is at {reached}")]
+    RevisionNotReached {
+        /// The revision asked for.
+        wanted: u64,
+        /// The revision that the node is at.
+        reached: u64,
+    },
+    /// The index lies beyond the head.
+    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
+    IndexOutOfRange {
+        /// The index asked for.
+        index: u64,
+        /// The number of entries.
+        head: u64,
+    },
+    /// Stored state could not be read.
+    #[error("stored state could not be read: {0}")]
+    StateUnreadable(String),
+}

@@ -1,0 +1,281 @@
+//! What a node answers, in one process and over restarts.
+
+use std::{path::Path, sync::Arc};
+
+use consent_ledger::{
+    backend::{Appended, LocalLog, LogBackend},
+    domain::{Action, Body, ChannelPut, Effect, Millis, Outcome, Reason},
+    node::{Act, Node, OpenError, PurposeDraft, WriteError},
+    storage::disk::RealDisk,
+    telemetry::Metrics,
+    watch::{EventKind, Filter, Told, Watcher},
+};
+
+use crate::support::{
+    act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key, withdraw,
+};
+
+#[tokio::test]
+async fn a_grant_allows_and_a_withdrawal_denies_at_once_and_after_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    assert_eq!(check(&node, "user:1", "email").1, Reason::UnknownPurpose);
+    put_catalog(&node).await;
+    assert_eq!(check(&node, "user:1", "email"), (Effect::Deny, Reason::NoRecord, 4));
+
+    let recorded = node.record(grant("user:1")).await.unwrap();
+    assert_eq!((recorded.index, recorded.changes[0].outcome), (4, Outcome::Applied));
+    assert_eq!(check(&node, "user:1", "email"), (Effect::Allow, Reason::Granted, 5));
+    assert_eq!(check(&node, "user:1", "sms").1, Reason::NoRecord);
+    assert_eq!(check(&node, "user:2", "email").1, Reason::NoRecord);
+
+    node.record(withdraw("user:1")).await.unwrap();
+    node.record(grant("user:2")).await.unwrap();
+    let withdrawn = (Effect::Deny, Reason::Withdrawn, 7);
+    assert_eq!(check(&node, "user:1", "email"), withdrawn);
+    node.close();
+    drop(node);
+
+    for delete_view in [false, true] {
+        if delete_view {
+            std::fs::remove_dir_all(dir.path().join("view")).unwrap();
+        }
+        let node = open(dir.path());
+        assert_eq!(check(&node, "user:1", "email"), withdrawn);
+        assert_eq!(check(&node, "user:2", "email").0, Effect::Allow);
+        let history = node.history(&subject("user:1"), 0, 10).unwrap();
+        assert_eq!(history.iter().map(|item| item.index).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(history[0].evidence.touchpoint, "onboarding");
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_answers_the_stored_result_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    let first = node.record(with_key(grant("user:1"), "form-1")).await.unwrap();
+    assert!(!first.replayed);
+    let check_repetition = async |node: &Node| {
+        let again = node.record(with_key(grant("user:1"), "form-1")).await.unwrap();
+        assert!(again.replayed);
+        assert_eq!((again.index, &again.changes), (first.index, &first.changes));
+        assert_eq!(again.recorded_at, first.recorded_at);
+        let other = node.record(with_key(withdraw("user:1"), "form-1")).await;
+        assert_eq!(other, Err(WriteError::IdempotencyKeyReused { index: first.index }));
+    };
+    check_repetition(&node).await;
+    node.close();
+    drop(node);
+    let node = open(dir.path());
+    check_repetition(&node).await;
+
+    // Two at once: one is recorded, the other answered with it, in whatever batch they land.
+    let both = tokio::join!(
+        node.record(with_key(grant("user:2"), "form-2")),
+        node.record(with_key(grant("user:2"), "form-2")),
+    );
+    let (one, two) = (both.0.unwrap(), both.1.unwrap());
+    assert_eq!(one.index, two.index);
+    assert!(one.replayed != two.replayed);
+}
+
+#[tokio::test]
+async fn what_is_refused_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    let revision = node.revision();
+    let in_future =
+        Act { effective_at: Some(Millis::now().plus_ms(6 * 60_000)), ..grant("user:1") };
+    let unknown = act(
+        "user:1",
+        vec![
+            change(Action::Grant, "newsletter", "email"),
+            change(Action::Withdraw, "nonsense", "email"),
+        ],
+    );
+    let mut expired = grant("user:1");
+    expired.changes[0].expires_at = Some(Millis(5));
+    let mut version = grant("user:1");
+    version.changes[0].purpose_version = Some(2);
+    let mut large = grant("user:1");
+    large.evidence.touchpoint = "x".repeat(70_000);
+
+    let error = node.record(in_future).await.unwrap_err();
+    assert!(matches!(error, WriteError::EffectiveAtInFuture { .. }), "{error:?}");
+    let error = node.record(unknown).await.unwrap_err();
+    assert_eq!(error, WriteError::UnknownPurpose { change: 1, key: key("nonsense") });
+    let error = node.record(expired).await.unwrap_err();
+    assert_eq!(error, WriteError::ExpiresBeforeEffective { change: 0 });
+    let error = node.record(version).await.unwrap_err();
+    assert!(matches!(error, WriteError::UnknownPurposeVersion { version: 2, .. }), "{error:?}");
+    let error = node.record(large).await.unwrap_err();
+    assert!(matches!(error, WriteError::EntryTooLarge { .. }), "{error:?}");
+    assert_eq!(node.revision(), revision);
+    assert!(node.history(&subject("user:1"), 0, 10).unwrap().is_empty());
+    let again = node.put_purpose(draft("Newsletter")).await.unwrap();
+    assert!(!again.changed);
+    assert_eq!(node.revision(), revision);
+
+    // Slightly in the future is taken as now.
+    let ahead = Millis::now().plus_ms(4 * 60_000);
+    let recorded = node.record(Act { effective_at: Some(ahead), ..grant("user:1") }).await.unwrap();
+    assert_eq!(recorded.effective_at, recorded.recorded_at);
+}
+
+#[tokio::test]
+async fn a_new_version_changes_what_is_granted_and_old_revisions_stay_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    node.record(grant("user:1")).await.unwrap();
+    let put = node.put_purpose(draft("Newsletter, reworded")).await.unwrap();
+    assert_eq!((put.value.version(), put.changed), (2, true));
+    assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);
+    let strict = PurposeDraft { oldest_compatible: Some(2), ..draft("Newsletter, reworded") };
+    let put = node.put_purpose(strict).await.unwrap();
+    assert_eq!((put.value.version(), put.value.oldest_compatible), (2, 2));
+    assert_eq!(check(&node, "user:1", "email").1, Reason::ReconsentRequired);
+    let beyond = PurposeDraft { oldest_compatible: Some(3), ..draft("Newsletter, reworded") };
+    let error = node.put_purpose(beyond).await.unwrap_err();
+    assert!(matches!(error, WriteError::OldestCompatibleBeyondVersion { .. }));
+    let recorded = node.record(grant("user:1")).await.unwrap();
+    assert_eq!(recorded.changes[0].purpose_version, 2);
+    assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);
+}
+
+async fn events(watcher: &mut Watcher) -> Vec<u64> {
+    let mut indices = Vec::new();
+    loop {
+        match watcher.next().await.unwrap() {
+            Told::Event(event, _) => indices.push(event.index),
+            Told::CaughtUp { next_index } => {
+                assert!(indices.iter().all(|&index| index < next_index));
+                return indices;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    let mut live = node.watch(None, Filter::default()).unwrap();
+    assert!(events(&mut live).await.is_empty());
+    let mut want = Vec::new();
+    // More than memory keeps, so that a late watcher begins in the ledger and ends in memory.
+    for number in 0..300 {
+        let who = format!("user:{}", number % 7);
+        node.record(grant(&who)).await.unwrap();
+        want.push(node.record(withdraw(&who)).await.unwrap().index);
+    }
+    assert_eq!(events(&mut live).await, want);
+    let mut late = node.watch(Some(0), Filter::default()).unwrap();
+    assert_eq!(events(&mut late).await, want);
+    let mut resumed = node.watch(Some(want[9] + 1), Filter::default()).unwrap();
+    assert_eq!(events(&mut resumed).await, want[10..]);
+    let kinds = [EventKind::Grant].into();
+    let mut grants = node.watch(Some(0), Filter { kinds, ..Filter::default() }).unwrap();
+    assert_eq!(events(&mut grants).await.len(), 300);
+    assert!(node.watch(Some(node.revision() + 1), Filter::default()).is_err());
+}
+
+#[tokio::test]
+async fn the_last_word_counts_even_within_one_millisecond() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    for round in 0..200 {
+        // Sent together, so that they land in one batch, under one reading of the clock.
+        let (granted, withdrawn) =
+            tokio::join!(node.record(grant("user:1")), node.record(withdraw("user:1")));
+        let (granted, withdrawn) = (granted.unwrap(), withdrawn.unwrap());
+        assert!(granted.index < withdrawn.index);
+        assert!(granted.effective_at < withdrawn.effective_at);
+        assert_eq!(withdrawn.changes[0].outcome, Outcome::Applied, "round {round}");
+        assert_eq!(check(&node, "user:1", "email").1, Reason::Withdrawn);
+    }
+    // However fast one subject changes its mind, the ledger's clock is that of the machine.
+    let last = node.record(grant("user:2")).await.unwrap();
+    assert!(last.recorded_at <= Millis::now());
+    // A claim of the same future moment is a claim of now.
+    let claimed = Some(Millis::now().plus_ms(60_000));
+    node.record(Act { effective_at: claimed, ..grant("user:1") }).await.unwrap();
+    node.record(Act { effective_at: claimed, ..withdraw("user:1") }).await.unwrap();
+    assert_eq!(check(&node, "user:1", "email").1, Reason::Withdrawn);
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    let second = Node::open(&config(dir.path()), Arc::new(Metrics::default()));
+    assert!(matches!(second, Err(OpenError::InUse { pid: Some(_), .. })));
+    drop(node);
+    open(dir.path());
+}
+
+#[tokio::test]
+async fn primary_data_is_never_missed_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    node.record(grant("user:1")).await.unwrap();
+    drop(node);
+    let try_without = |folder: &str| {
+        let aside = dir.path().join("aside");
+        std::fs::rename(dir.path().join(folder), &aside).unwrap();
+        let error = Node::open(&config(dir.path()), Arc::new(Metrics::default())).unwrap_err();
+        let _ = std::fs::remove_dir_all(dir.path().join(folder));
+        std::fs::rename(&aside, dir.path().join(folder)).unwrap();
+        error
+    };
+    assert!(matches!(try_without("ledger"), OpenError::Half { .. }));
+    assert!(matches!(try_without("vault"), OpenError::Half { .. }));
+    assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Granted);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-rT").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn a_view_of_another_copy_of_the_ledger_is_not_trusted() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = open(one.path());
+    put_catalog(&node).await;
+    node.record(grant("user:1")).await.unwrap();
+    drop(node);
+    copy(one.path(), two.path());
+    // From here on the two differ, in as many entries.
+    open(one.path()).record(grant("user:1")).await.unwrap();
+    open(two.path()).record(withdraw("user:1")).await.unwrap();
+    std::fs::remove_dir_all(two.path().join("view")).unwrap();
+    copy(&one.path().join("view"), &two.path().join("view"));
+    assert_eq!(check(&open(two.path()), "user:1", "email").1, Reason::Withdrawn);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    let mut act = grant("user:1");
+    act.changes[0].expires_at = Some(Millis::now().plus_ms(60_000));
+    node.record(act).await.unwrap();
+    assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);
+    drop(node);
+    // An entry of two minutes later, as a machine leaves it whose clock is then set back.
+    let ledger = dir.path().join("ledger");
+    let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16]).unwrap();
+    let put = ChannelPut { key: key("push"), title: String::new(), retired: false };
+    let later = Millis::now().plus_ms(120_000);
+    let (entry, _) = opened.tip.link(later, Body::ChannelPut(put)).unwrap();
+    assert_eq!(log.append(opened.tip.next_index, &[entry]).unwrap(), Appended::Landed);
+    drop(log);
+    assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Expired);
+}

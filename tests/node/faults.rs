@@ -1,0 +1,197 @@
+//! Faults at every write and every sync of a small run, each both lost and persisted, followed by a
+//! power cut. The invariant is always the same: what was acknowledged is there, and what is there
+//! verifies.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use consent_ledger::{
+    domain::{Action, Effect, Outcome},
+    ledger::verify,
+    node::{Act, Node, NodeConfig, Recorded, WriteError},
+    storage::sim::{Fault, Keep, SimDisk},
+    telemetry::Metrics,
+};
+
+use crate::support::{check, config, grant, put_catalog, with_key, withdraw};
+
+/// The acts of the run, in order, with their keys. Subjects come back, and new ones come in.
+fn acts() -> Vec<(&'static str, Act)> {
+    let who = ["user:1", "user:2", "user:1", "user:3", "user:2", "user:4", "user:1"];
+    let keys = ["a", "b", "c", "d", "e", "f", "g"];
+    let act = |(position, &who): (usize, &&str)| match position {
+        2 | 4 => withdraw(who),
+        _ => grant(who),
+    };
+    keys.into_iter().zip(who.iter().enumerate().map(act)).collect()
+}
+
+fn small(dir: &Path) -> NodeConfig {
+    // So small that the run rotates segments.
+    NodeConfig { segment_bytes_max: 1 << 10, scrub_bytes_per_second: 0, ..config(dir) }
+}
+
+fn open_on(disk: &SimDisk, dir: &Path) -> Result<Arc<Node>, consent_ledger::node::OpenError> {
+    let disk = Arc::new(disk.clone());
+    Node::open_on(disk, &small(dir), Arc::new(Metrics::default()), &mut |_| {})
+}
+
+/// What the run was told.
+#[derive(Default)]
+struct Told {
+    acknowledged: Vec<(&'static str, Recorded)>,
+    /// The act that got an error, if one did.
+    refused: Option<&'static str>,
+}
+
+async fn run(disk: &SimDisk, dir: &Path) -> Told {
+    let mut told = Told::default();
+    let Ok(node) = open_on(disk, dir) else { return told };
+    if put_catalog_or_fail(&node).await.is_err() {
+        return told;
+    }
+    for (key, act) in acts() {
+        match node.record(with_key(act, key)).await {
+            Ok(recorded) => told.acknowledged.push((key, recorded)),
+            Err(error) => {
+                assert!(matches!(error, WriteError::WritesStopped(_)), "{error:?}");
+                told.refused = Some(key);
+                // Nothing more is taken, and what was known is still answered.
+                let again = node.record(grant("user:9")).await;
+                assert!(matches!(again, Err(WriteError::WritesStopped(_))), "{again:?}");
+                assert!(node.writes_stopped().borrow().is_some());
+                check_answers(&node, &told, false);
+                break;
+            }
+        }
+    }
+    told
+}
+
+async fn put_catalog_or_fail(node: &Arc<Node>) -> Result<(), tokio::task::JoinError> {
+    // The helper asserts; a panic of it means that the fault struck there.
+    let node = Arc::clone(node);
+    tokio::spawn(async move { put_catalog(&node).await }).await
+}
+
+/// Every subject is as the last acknowledged act left it, or, where an act got an error, perhaps as
+/// that one would have.
+fn check_answers(node: &Node, told: &Told, refused_may_count: bool) {
+    let mut want: BTreeMap<String, Vec<Effect>> = BTreeMap::new();
+    for (key, act) in acts() {
+        let effect = match act.changes[0].action {
+            Action::Grant => Effect::Allow,
+            _ => Effect::Deny,
+        };
+        let who = act.subject.as_str().to_owned();
+        if told.acknowledged.iter().any(|(own, _)| *own == key) {
+            want.insert(who, vec![effect]);
+        } else if refused_may_count && told.refused == Some(key) {
+            want.entry(who).or_insert_with(|| vec![Effect::Deny]).push(effect);
+        }
+    }
+    for (who, effects) in want {
+        let (effect, reason, _) = check(node, &who, "email");
+        assert!(effects.contains(&effect), "{who}: {effect:?} {reason:?}, want {effects:?}");
+    }
+}
+
+/// Everything that must hold after any crash.
+async fn check_recovered(disk: &SimDisk, dir: &Path, told: &Told) {
+    let node = open_on(disk, dir).unwrap();
+    check_answers(&node, told, true);
+    for (key, recorded) in &told.acknowledged {
+        let act = acts().into_iter().find(|(own, _)| own == key).unwrap().1;
+        let again = node.record(with_key(act, key)).await.unwrap();
+        assert_eq!(again, Recorded { replayed: true, ..recorded.clone() });
+    }
+    // And it goes on: what was refused can be repeated.
+    let _ = put_catalog_or_fail(&node).await;
+    for (key, act) in acts() {
+        let recorded = node.record(with_key(act, key)).await.unwrap();
+        assert!(matches!(recorded.changes[0].outcome, Outcome::Applied), "{recorded:?}");
+    }
+    let revision = node.revision();
+    let answers =
+        |node: &Node| ["user:1", "user:2", "user:3", "user:4"].map(|who| check(node, who, "email"));
+    let before = answers(&node);
+    drop(node);
+    let report = verify::verify(disk, &dir.join("ledger"), &mut |_, _| {}).unwrap();
+    assert_eq!((report.entries, report.torn), (revision, None));
+    // The view is what a replay of the ledger gives.
+    std::fs::remove_dir_all(dir.join("view")).unwrap();
+    let rebuilt = open_on(disk, dir).unwrap();
+    assert_eq!(answers(&rebuilt), before);
+}
+
+/// Number of operations of a run without faults.
+async fn operations() -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SimDisk::new();
+    let told = run(&disk, dir.path()).await;
+    assert_eq!(told.acknowledged.len(), acts().len());
+    check_recovered(&disk, dir.path(), &told).await;
+    let segments =
+        disk.files().into_keys().filter(|path| path.starts_with(dir.path().join("ledger")));
+    assert!(segments.count() > 2, "the run rotates segments");
+    disk.operations()
+}
+
+async fn every_fault(fault: Fault) {
+    let operations = operations().await;
+    for n in 0..operations {
+        for keep in [Keep::SyncedOnly, Keep::Everything, Keep::Torn { seed: n }] {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = SimDisk::new();
+            disk.freeze_at(n, fault);
+            let told = run(&disk, dir.path()).await;
+            println!(
+                "{fault:?} at {n} of {operations}, then {keep:?}: {} acts",
+                told.acknowledged.len()
+            );
+            check_recovered(&disk.power_cut(keep), dir.path(), &told).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_an_operation_fails_and_did_nothing() {
+    every_fault(Fault::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_an_operation_fails_and_happened_anyway() {
+    every_fault(Fault::Persisted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_a_write_stops_half_way() {
+    every_fault(Fault::Partial(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_failed_operation_stops_writes_even_if_the_next_would_succeed() {
+    let total = operations().await;
+    for n in 0..total {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SimDisk::new();
+        disk.fail_at(n, Fault::Lost);
+        // `run` asserts that nothing is taken after the first refusal.
+        let told = run(&disk, dir.path()).await;
+        disk.thaw();
+        check_recovered(&disk, dir.path(), &told).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_writer_stops_writes_like_any_other_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SimDisk::new();
+    drop(open_on(&disk, dir.path()).unwrap());
+    for n in disk.operations()..operations().await {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SimDisk::new();
+        disk.fail_at(n, Fault::Panic);
+        let told = run(&disk, dir.path()).await;
+        check_recovered(&disk.power_cut(Keep::Everything), dir.path(), &told).await;
+    }
+}

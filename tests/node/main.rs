@@ -1,0 +1,8 @@
+//! The node without its protocol: what it acknowledged is there, whatever happens.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod behaviour;
+mod faults;
+mod replay;
+mod support;

@@ -1,0 +1,264 @@
+//! What the writer made of acts as they came is what anybody makes of the ledger afterwards: the
+//! states that checks read, the outcomes in the entries, and the events that watchers hear. Over
+//! random acts and catalogue changes that share batches, some of them refused.
+
+use std::{collections::HashMap, env};
+
+use consent_ledger::{
+    domain::{
+        Action, Actor, Body, Change, ChannelPut, LegalBasis, Millis, Outcome, PurposeVersion,
+        SubjectRef, SubjectState,
+    },
+    ledger::entry,
+    node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded, WriteError},
+    view::{CatalogAt, fold},
+    watch::{Event, EventKind, Filter, Told, Watcher},
+};
+use futures_util::future::join_all;
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use crate::support::{act, change, draft, key, open, put_catalog, subject, with_key};
+
+/// `late` is not in the catalogue before some step puts it.
+const PURPOSES: [&str; 4] = ["newsletter", "offers", "care", "late"];
+const CHANNELS: [&str; 3] = ["email", "sms", "late"];
+const SUBJECTS: [&str; 3] = ["user:1", "user:2", "email:jo@example.org"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Act(Box<Act>),
+    Purpose(Box<PurposeDraft>),
+    Channel(ChannelPut),
+}
+
+fn config() -> ProptestConfig {
+    let cases_are_set = env::var_os("PROPTEST_CASES").is_some();
+    let own = ProptestConfig::default();
+    let cases = if cases_are_set { own.cases } else { 100 };
+    ProptestConfig { cases, failure_persistence: None, ..own }
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    use Action::{Grant, Object, Refuse, Withdraw};
+    let wide = |keys: &[&'static str]| select([keys, &["*"]].concat());
+    let categories = vec(select(vec!["user.contact".to_owned(), "user.age".to_owned()]), 0..2);
+    let rest = (option::weighted(0.2, 1..3_u32), any_expiry(), categories);
+    prop_oneof![
+        3 => (select(PURPOSES.to_vec()), select(CHANNELS.to_vec()), rest).prop_map(
+            |(purpose, channel, (purpose_version, expires_at, data_categories))| Change {
+                purpose_version,
+                expires_at,
+                data_categories,
+                ..change(Grant, purpose, channel)
+            }
+        ),
+        2 => (select(vec![Refuse, Withdraw, Object]), wide(&PURPOSES), wide(&CHANNELS))
+            .prop_map(|(action, purpose, channel)| change(action, purpose, channel)),
+    ]
+}
+
+/// Most grants would be refused if their expiry were as random as the time of an act.
+fn any_expiry() -> impl Strategy<Value = Option<Millis>> {
+    let far = Millis::now().plus_ms(1_000_000_000);
+    prop_oneof![4 => Just(None), 3 => Just(Some(far)), 1 => any_moment()]
+}
+
+/// Long ago, a minute ago or a minute ahead: never so near that a test run passes it.
+fn any_moment() -> impl Strategy<Value = Option<Millis>> {
+    let now = Millis::now();
+    option::of(prop_oneof![
+        (0..4_i64).prop_map(Millis),
+        (0..4_i64).prop_map(move |ms| now.plus_ms(ms - 60_000)),
+        Just(now.plus_ms(60_000)),
+    ])
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    use Actor::{Agent, Guardian, Import, Operator, Subject, System};
+    let actor = prop_oneof![Just(Subject), select(vec![Guardian, Agent, Operator, System, Import])];
+    let key = option::of(select(vec!["a", "b", "c", "d", "e", "f"]));
+    (select(SUBJECTS.to_vec()), actor, vec(any_change(), 1..4), any_moment(), key).prop_map(
+        |(who, actor, changes, effective_at, key)| {
+            let act = Act { actor, effective_at, ..act(who, changes) };
+            match key {
+                Some(key) => with_key(act, key),
+                None => act,
+            }
+        },
+    )
+}
+
+fn any_purpose() -> impl Strategy<Value = PurposeDraft> {
+    use LegalBasis::{Consent, Contract, LegitimateInterest};
+    let content = (select(vec!["one", "two"]), any::<bool>(), option::of(1..1_000_000_000_i64))
+        .prop_map(|(title, double_opt_in, default_validity_ms)| PurposeVersion {
+            double_opt_in,
+            default_validity_ms: default_validity_ms.map(|ms| ms + 1_000_000),
+            ..draft(title).content
+        });
+    let standing = (option::of(1..3_u32), prop::bool::weighted(0.05));
+    (
+        select(PURPOSES.to_vec()),
+        select(vec![Consent, LegitimateInterest, Contract]),
+        content,
+        standing,
+    )
+        .prop_map(|(purpose, legal_basis, content, (oldest_compatible, retired))| {
+            PurposeDraft {
+                key: key(purpose),
+                content: PurposeVersion { legal_basis, ..content },
+                oldest_compatible,
+                retired,
+            }
+        })
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let channel = (select(CHANNELS.to_vec()), prop::bool::weighted(0.05));
+    prop_oneof![
+        12 => any_act().prop_map(|act| Step::Act(Box::new(act))),
+        2 => any_purpose().prop_map(|draft| Step::Purpose(Box::new(draft))),
+        1 => channel.prop_map(|(channel, retired)| {
+            Step::Channel(ChannelPut { key: key(channel), title: String::new(), retired })
+        }),
+    ]
+}
+
+/// What was asked for and recorded.
+type Acknowledged = Vec<(Act, Recorded)>;
+
+/// Sends the steps of a round at once, so that they share batches.
+async fn send(node: &Node, round: Vec<Step>, acknowledged: &mut Acknowledged) {
+    let answers = join_all(round.into_iter().map(async |step| match step {
+        Step::Act(act) => {
+            let answer = node.record((*act).clone()).await;
+            answer.map(|recorded| Some((*act, recorded)))
+        }
+        Step::Purpose(draft) => node.put_purpose(*draft).await.map(|_| None),
+        Step::Channel(put) => node.put_channel(put).await.map(|_| None),
+    }));
+    for answer in answers.await {
+        match answer {
+            Ok(recorded) => acknowledged.extend(recorded),
+            Err(WriteError::WritesStopped(_) | WriteError::StateUnreadable(_)) => {
+                panic!("{answer:?}")
+            }
+            // Refused for what it asks.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Everything that can be asked of every subject.
+fn answers(node: &Node) -> (Vec<Checked>, Vec<Preferences>) {
+    let (mut checks, mut preferences) = (Vec::new(), Vec::new());
+    for who in SUBJECTS {
+        let subject = subject(who);
+        for (purpose, channel) in PURPOSES.iter().flat_map(|p| CHANNELS.map(|c| (p, c))) {
+            let question = Question { subject: &subject, purpose, channel, data_categories: &[] };
+            checks.push(node.check(&question).unwrap());
+        }
+        for all_cells in [false, true] {
+            preferences.push(node.preferences(&subject, all_cells).unwrap());
+        }
+    }
+    (checks, preferences)
+}
+
+fn watch_all(node: &Node) -> Watcher {
+    use EventKind::{Grant, Object, Refuse, Withdraw};
+    let kinds = [Grant, Refuse, Withdraw, Object].into();
+    node.watch(Some(0), Filter { kinds, ..Filter::default() }).unwrap()
+}
+
+/// Everything from the index `from` on; answers where it came to.
+async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Event>) -> u64 {
+    let mut next = from;
+    while next < node.revision() {
+        match watcher.next().await.unwrap() {
+            Told::Event(event, positions) => {
+                assert_eq!(positions.len(), event.changes.len());
+                heard.push((*event).clone());
+            }
+            Told::CaughtUp { next_index } => next = next_index,
+        }
+    }
+    next
+}
+
+/// Judges every act of the ledger once more.
+fn check_outcomes(node: &Node) {
+    let mut catalog = CatalogAt::default();
+    let mut states: HashMap<SubjectRef, SubjectState> = HashMap::new();
+    for (index, bytes) in node.entries(0, node.revision()).unwrap() {
+        let entry = entry::decode(&bytes).unwrap();
+        catalog.put(index, &entry.body);
+        let Body::Act(act) = entry.body else { continue };
+        let mut changes = act.changes.clone();
+        for change in &mut changes {
+            change.outcome = Outcome::NoEffect;
+        }
+        let state = states.entry(act.subject_ref).or_default();
+        let (recorded_at, effective_at) = (entry.recorded_at, act.effective_at);
+        // Later than its record only where it would tie with an act before, and lose.
+        let latest = state.first_moment_after(true);
+        assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
+        fold::judge(
+            &catalog.catalog,
+            state,
+            index,
+            recorded_at,
+            effective_at,
+            act.actor,
+            &mut changes,
+        )
+        .unwrap();
+        assert_eq!(changes, act.changes, "entry {index}");
+    }
+}
+
+async fn check_replay(rounds: Vec<Vec<Step>>) {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    for purpose in ["offers", "care"] {
+        node.put_purpose(PurposeDraft { key: key(purpose), ..draft(purpose) }).await.unwrap();
+    }
+    let mut watcher = watch_all(&node);
+    let (mut live, mut heard_before, mut acknowledged) = (Vec::new(), 0, Vec::new());
+    for round in rounds {
+        send(&node, round, &mut acknowledged).await;
+        heard_before = hear(&node, &mut watcher, heard_before, &mut live).await;
+    }
+    check_outcomes(&node);
+    let before = answers(&node);
+    drop(watcher);
+    drop(node);
+
+    for delete_view in [false, true] {
+        if delete_view {
+            std::fs::remove_dir_all(dir.path().join("view")).unwrap();
+        }
+        let node = open(dir.path());
+        assert_eq!(answers(&node), before, "without view: {delete_view}");
+        let mut from_ledger = Vec::new();
+        hear(&node, &mut watch_all(&node), 0, &mut from_ledger).await;
+        assert_eq!(from_ledger, live);
+        for (act, recorded) in acknowledged.iter().filter(|(act, _)| act.idempotency.is_some()) {
+            let again = node.record(act.clone()).await.unwrap();
+            assert_eq!(again, Recorded { replayed: true, ..recorded.clone() });
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn the_ledger_alone_tells_what_the_writer_made_of_it(
+        rounds in vec(vec(any_step(), 1..12), 1..8),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(check_replay(rounds));
+    }
+}

@@ -1,0 +1,111 @@
+//! A node in a temporary directory, and short words for acts.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use consent_ledger::{
+    domain::{
+        Action, Actor, Change, ChannelPut, Effect, Evidence, Key, LegalBasis, PurposeVersion,
+        Reason, ScopeKeys, Subject,
+    },
+    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
+    telemetry::Metrics,
+    vault::Kek,
+};
+
+pub fn config(dir: &Path) -> NodeConfig {
+    NodeConfig {
+        data_dir: dir.to_owned(),
+        origin: "consent.example.org/test".to_owned(),
+        kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
+        kek_file: None,
+        segment_bytes_max: 64 << 10,
+        appends_max: 1_024,
+        batch_entries_max: 256,
+        hot_bytes_max: 16 << 20,
+        sled_cache_bytes: 16 << 20,
+        recent_events_max: 100,
+        scrub_bytes_per_second: 1 << 30,
+        revision_wait: Duration::from_millis(50),
+    }
+}
+
+pub fn open(dir: &Path) -> Arc<Node> {
+    Node::open(&config(dir), Arc::new(Metrics::default())).unwrap()
+}
+
+pub fn key(text: &str) -> Key {
+    Key::parse(text).unwrap()
+}
+
+pub fn subject(text: &str) -> Subject {
+    Subject::parse(text).unwrap()
+}
+
+pub fn change(action: Action, purpose: &str, channel: &str) -> Change {
+    let one_or_all = |text: &str| (text != "*").then(|| key(text));
+    Change {
+        action,
+        scope: ScopeKeys { purpose: one_or_all(purpose), channel: one_or_all(channel) },
+        purpose_version: None,
+        expires_at: None,
+        data_categories: Vec::new(),
+    }
+}
+
+pub fn act(who: &str, changes: Vec<Change>) -> Act {
+    Act {
+        subject: subject(who),
+        actor: Actor::Subject,
+        changes,
+        effective_at: None,
+        evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
+        idempotency: None,
+    }
+}
+
+pub fn grant(who: &str) -> Act {
+    act(who, vec![change(Action::Grant, "newsletter", "email")])
+}
+
+pub fn withdraw(who: &str) -> Act {
+    act(who, vec![change(Action::Withdraw, "newsletter", "email")])
+}
+
+pub fn with_key(mut act: Act, key: &str) -> Act {
+    let request = format!("{:?}", act.changes).into_bytes();
+    act.idempotency = Some(Idempotency { key: key.to_owned(), request });
+    act
+}
+
+pub fn draft(title: &str) -> PurposeDraft {
+    PurposeDraft {
+        key: key("newsletter"),
+        content: PurposeVersion {
+            title: title.to_owned(),
+            description: String::new(),
+            legal_basis: LegalBasis::Consent,
+            data_categories: vec!["user.contact".to_owned()],
+            default_validity_ms: None,
+            double_opt_in: false,
+            obligations: Vec::new(),
+        },
+        oldest_compatible: None,
+        retired: false,
+    }
+}
+
+pub async fn put_catalog(node: &Node) {
+    for channel in ["email", "sms"] {
+        let put = ChannelPut { key: key(channel), title: String::new(), retired: false };
+        node.put_channel(put).await.unwrap();
+    }
+    node.put_purpose(draft("Newsletter")).await.unwrap();
+}
+
+pub fn check(node: &Node, who: &str, channel: &str) -> (Effect, Reason, u64) {
+    let subject = subject(who);
+    let question =
+        Question { subject: &subject, purpose: "newsletter", channel, data_categories: &[] };
+    let checked = node.check(&question).unwrap();
+    (checked.decision.effect(), checked.decision.reason, checked.revision)
+}
