@@ -1,1 +1,376 @@
-//! Placeholder.
+//! What a server is told: plain values with their defaults, and what is refused before anything
+//! is opened. The command line, the environment and the TOML file are read elsewhere.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::{node::NodeConfig, telemetry::TelemetryConfig, vault::Kek};
+
+/// Kibibyte, in bytes.
+const KIB: u64 = 1 << 10;
+/// Mebibyte, in bytes.
+const MIB: u64 = 1 << 20;
+/// Gibibyte, in bytes.
+const GIB: u64 = 1 << 30;
+
+/// The longest name of a ledger, in bytes.
+pub const ORIGIN_BYTES_MAX: usize = 256;
+
+/// What requests may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// The greatest number of unary requests in flight.
+    pub requests_max: u64,
+    /// The greatest number of streams open.
+    pub streams_max: u64,
+    /// How long an answer may take to begin; a caller's `grpc-timeout` may only shorten it.
+    pub request_timeout: Duration,
+}
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Address of the gRPC listener; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Address of the metrics listener; none means no such listener.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether an address beyond this machine may be listened on, though nobody is asked who they
+    /// are.
+    pub insecure: bool,
+    /// Certificate and key; none means plain text.
+    pub tls: Option<TlsFiles>,
+    /// Origins of web pages that may call over gRPC-Web; none means no page of another origin.
+    pub cors_origins: Vec<String>,
+    /// The greatest size of a request message, in bytes.
+    pub message_bytes_max: usize,
+    /// Limits of requests, over all connections.
+    pub limits: RequestLimits,
+    /// The greatest number of concurrent HTTP/2 streams of one connection.
+    pub connection_streams_max: u32,
+    /// How long a connection is idle before the system asks whether the peer is still there (TCP
+    /// keepalive).
+    pub keepalive_interval: Duration,
+    /// How long that may stay unanswered before the connection is closed.
+    pub keepalive_timeout: Duration,
+    /// How long requests in flight may take when the server shuts down.
+    pub drain_timeout: Duration,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// The node.
+    pub node: NodeConfig,
+}
+
+/// PEM files of a server's identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50_051)),
+            metrics_listen: None,
+            insecure: false,
+            tls: None,
+            cors_origins: Vec::new(),
+            message_bytes_max: 4 << 20,
+            limits: RequestLimits {
+                requests_max: 8_192,
+                streams_max: 1_024,
+                request_timeout: Duration::from_secs(30),
+            },
+            connection_streams_max: 1_024,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+            drain_timeout: Duration::from_secs(10),
+            telemetry: TelemetryConfig::default(),
+            node: default_node(),
+        }
+    }
+}
+
+fn default_node() -> NodeConfig {
+    NodeConfig {
+        data_dir: PathBuf::from("./data"),
+        origin: "localhost/consent".to_owned(),
+        kek: None,
+        kek_file: None,
+        segment_bytes_max: 64 * MIB,
+        appends_max: 4_096,
+        batch_entries_max: 1_024,
+        hot_bytes_max: GIB / 2,
+        sled_cache_bytes: 64 * MIB,
+        recent_events_max: 65_536,
+        scrub_bytes_per_second: 8 * MIB,
+        revision_wait: Duration::from_secs(5),
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// An address beyond this machine.
+    #[error(
+        "refusing to listen on {address}: it can be reached from other machines, and this version \
+         can not ask anybody who they are{}; listen on a loopback address such as 127.0.0.1, or \
+         say --insecure if something else keeps strangers away",
+        if *.tls { " (TLS hides the answers on their way, but gives them to everyone)" } else { "" }
+    )]
+    Exposed {
+        /// The address.
+        address: SocketAddr,
+        /// Whether it would be TLS.
+        tls: bool,
+    },
+    /// A certificate without a key, or the other way round.
+    #[error("--tls-cert and --tls-key belong together: give both or none")]
+    HalfTls,
+    /// The name of the ledger can not stand in a checkpoint.
+    #[error(
+        "`{0}` can not name a ledger: 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, \
+         for example `consent.example.org/eu`"
+    )]
+    Origin(String),
+    /// An origin of web pages that is none.
+    #[error("`{0}` is no origin of web pages: scheme and host, for example `https://example.org`")]
+    CorsOrigin(String),
+    /// A limit of zero, where nothing would work.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// The key-encryption key is malformed. It is not repeated here.
+    #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
+    Kek,
+    /// The key-encryption key is given in two ways.
+    #[error("CONSENT_LEDGER_KEK and --kek-file both give the key-encryption key: keep one")]
+    TwoKeks,
+}
+
+impl ServeConfig {
+    /// Refuses what can not work, or should not be done by accident.
+    ///
+    /// # Errors
+    /// The first thing that is refused.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_exposure(self.listen, self.tls.is_some(), self.insecure)?;
+        if let Some(address) = self.metrics_listen {
+            check_exposure(address, false, self.insecure)?;
+        }
+        check_origin(&self.node.origin)?;
+        for origin in &self.cors_origins {
+            check_cors_origin(origin)?;
+        }
+        if self.node.kek.is_some() && self.node.kek_file.is_some() {
+            return Err(ConfigError::TwoKeks);
+        }
+        for (name, is_zero) in [
+            ("--message-bytes-max", self.message_bytes_max == 0),
+            ("--requests-max", self.limits.requests_max == 0),
+            ("--streams-max", self.limits.streams_max == 0),
+            ("--connection-streams-max", self.connection_streams_max == 0),
+            ("--request-timeout", self.limits.request_timeout.is_zero()),
+            ("--segment-bytes-max", self.node.segment_bytes_max == 0),
+            ("--appends-max", self.node.appends_max == 0),
+            ("--batch-entries-max", self.node.batch_entries_max == 0),
+        ] {
+            if is_zero {
+                return Err(ConfigError::Zero(name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// There is no authentication yet, so TLS alone does not open an address to other machines.
+fn check_exposure(address: SocketAddr, tls: bool, insecure: bool) -> Result<(), ConfigError> {
+    if insecure || address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError::Exposed { address, tls })
+}
+
+/// The name will stand in C2SP signed notes, which allow neither spaces nor `+` in it.
+fn check_origin(origin: &str) -> Result<(), ConfigError> {
+    let fits = (1..=ORIGIN_BYTES_MAX).contains(&origin.len());
+    if fits && origin.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
+        return Ok(());
+    }
+    Err(ConfigError::Origin(origin.to_owned()))
+}
+
+fn check_cors_origin(origin: &str) -> Result<(), ConfigError> {
+    let is_origin = origin.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && !origin.ends_with('/')
+            && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
+    });
+    if is_origin { Ok(()) } else { Err(ConfigError::CorsOrigin(origin.to_owned())) }
+}
+
+/// The key-encryption key, from 64 hexadecimal digits.
+///
+/// # Errors
+/// [`ConfigError::Kek`], which does not repeat the text.
+pub fn parse_kek(text: &str) -> Result<Kek, ConfigError> {
+    Kek::parse(text).map_err(|_| ConfigError::Kek)
+}
+
+/// How a text can fail to be a size.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SizeError {
+    /// Not a number with a unit.
+    #[error("a size is a whole number of bytes, or of KiB, MiB, GiB, kB, MB or GB, such as 64MiB")]
+    Malformed,
+    /// More bytes than can be counted.
+    #[error("the size is too large")]
+    TooLarge,
+}
+
+/// A size such as `64MiB`, `4096` or `1 GB`, in bytes.
+///
+/// # Errors
+/// See [`SizeError`].
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(SizeError::Malformed);
+    }
+    let unit = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => KIB,
+        "MiB" => MIB,
+        "GiB" => GIB,
+        "TiB" => GIB * KIB,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(SizeError::Malformed),
+    };
+    let number: u64 = number.parse().map_err(|_| SizeError::TooLarge)?;
+    number.checked_mul(unit).ok_or(SizeError::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening(address: &str) -> ServeConfig {
+        ServeConfig { listen: address.parse().unwrap(), ..ServeConfig::default() }
+    }
+
+    #[test]
+    fn only_loopback_is_listened_on_by_default() {
+        for safe in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:50051", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(listening(safe).check(), Ok(()), "{safe}");
+        }
+        for exposed in ["0.0.0.0:50051", "[::]:50051", "192.168.1.1:1", "[::ffff:10.0.0.1]:1"] {
+            let mut config = listening(exposed);
+            let refused = config.check().unwrap_err().to_string();
+            assert!(refused.contains(exposed) && refused.contains("--insecure"), "{refused}");
+            config.insecure = true;
+            assert_eq!(config.check(), Ok(()), "{exposed}");
+        }
+    }
+
+    #[test]
+    fn tls_without_authentication_still_needs_the_word() {
+        let mut config = listening("0.0.0.0:50051");
+        config.tls = Some(TlsFiles { cert: "cert.pem".into(), key: "key.pem".into() });
+        let refused = config.check().unwrap_err().to_string();
+        assert!(refused.contains("TLS") && refused.contains("--insecure"), "{refused}");
+    }
+
+    #[test]
+    fn the_metrics_listener_is_under_the_same_rule() {
+        let config = ServeConfig {
+            metrics_listen: Some("0.0.0.0:9464".parse().unwrap()),
+            ..ServeConfig::default()
+        };
+        assert!(matches!(config.check(), Err(ConfigError::Exposed { tls: false, .. })));
+    }
+
+    #[test]
+    fn names_of_ledgers_can_stand_in_a_checkpoint() {
+        for good in ["localhost/consent", "consent.example.org/eu"] {
+            assert_eq!(check_origin(good), Ok(()), "{good}");
+        }
+        for bad in ["", "two words", "a+b", "ä", "line\n", &"x".repeat(257)] {
+            assert!(check_origin(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn web_origins_are_scheme_and_host() {
+        for good in ["https://example.org", "http://localhost:3000"] {
+            assert_eq!(check_cors_origin(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "*",
+            "null",
+            "",
+            "example.org",
+            "https://example.org/",
+            "https://a.b/c?d",
+            "ftp://a.b",
+            "https://user@a.b",
+        ] {
+            assert!(check_cors_origin(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_of_zero_are_named() {
+        let mut config = ServeConfig::default();
+        config.limits.streams_max = 0;
+        assert_eq!(config.check(), Err(ConfigError::Zero("--streams-max")));
+    }
+
+    #[test]
+    fn the_key_comes_once_and_whole() {
+        let digits = "00ff".repeat(16);
+        let kek = parse_kek(&digits).unwrap();
+        for bad in ["", "00ff", &"0".repeat(63), &"g".repeat(64), &"ä".repeat(32)] {
+            assert!(matches!(parse_kek(bad), Err(ConfigError::Kek)), "{bad:?}");
+        }
+        let mut config = ServeConfig::default();
+        config.node.kek = Some(kek);
+        config.node.kek_file = Some("kek".into());
+        assert_eq!(config.check(), Err(ConfigError::TwoKeks));
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4_096),
+            ("4096B", 4_096),
+            ("4KiB", 4_096),
+            ("64MiB", 64 << 20),
+            (" 2 GiB ", 2 << 30),
+            ("1TiB", 1 << 40),
+            ("5kB", 5_000),
+            ("5MB", 5_000_000),
+            ("5GB", 5_000_000_000),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "-1", "1.5GiB", "64mib", "64 M", "1e3", "0x10", "64MiBs"] {
+            assert_eq!(parse_size(bad), Err(SizeError::Malformed), "{bad}");
+        }
+        for large in ["18446744073709551616", "17179869184GiB"] {
+            assert_eq!(parse_size(large), Err(SizeError::TooLarge), "{large}");
+        }
+    }
+}

@@ -1,1 +1,475 @@
-//! Placeholder.
+//! Running it: open, recover, wire the layers, serve, drain.
+//!
+//! Readable top to bottom: [`serve`] is the life of the process.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use http::{HeaderName, HeaderValue, Method, header};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::{Routes, RoutesBuilder},
+    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_web::GrpcWebLayer;
+use tower::{
+    layer::util::{Identity as NoLayer, Stack},
+    util::{Either, option_layer},
+};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::{
+    config::{ConfigError, ServeConfig, TlsFiles},
+    grpc::{
+        audit::Audit, catalog::Catalog, check::Check, consent::Consent, layer::RequestLayer,
+        watch::Watch,
+    },
+    node::{Node, NodeConfig, OpenError},
+    proto::{
+        self, audit_service_server as audit, catalog_service_server as catalog,
+        check_service_server as check, consent_service_server as consent,
+        watch_service_server as watcher,
+    },
+    telemetry::{self, Metrics, Phase, TelemetryError},
+};
+
+/// Services that go on answering when writes are stopped.
+const READING: [&str; 4] = ["", check::SERVICE_NAME, watcher::SERVICE_NAME, audit::SERVICE_NAME];
+/// Services whose main job is to write.
+const WRITING: [&str; 2] = [consent::SERVICE_NAME, catalog::SERVICE_NAME];
+
+/// How many connections wait to be accepted.
+const LISTEN_BACKLOG: u32 = 1_024;
+
+/// How many TCP keepalive probes go unanswered before a connection is given up.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// How long nothing is accepted after a connection could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a browser may remember what it may ask of us.
+const CORS_AGE_MAX: Duration = Duration::from_secs(3_600);
+
+/// What kept a server from starting, or stopped it.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Logs, traces or metrics can not be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The threads can not be started.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+    /// Signals can not be heard.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+    /// The data directory can not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An address can not be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file of the TLS identity can not be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    TlsFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The TLS identity is unusable, or the transport failed.
+    #[error("the transport failed: {}", causes(.0))]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors of reflection are unusable.
+    #[error("cannot set up reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A task ended that should not have.
+    #[error("a task of the server ended unexpectedly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// An error with what caused it: the transport's own word is only "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Serves until SIGTERM or SIGINT, then finishes what is in flight. A second signal ends the
+/// process at once.
+///
+/// # Errors
+/// What kept it from starting, or stopped it.
+pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+    config.check()?;
+    let _telemetry = telemetry::init(&config.telemetry)?;
+    raise_descriptor_limit();
+    let metrics = Arc::new(Metrics::new());
+    let (phase, _) = watch::channel(Phase::Starting);
+
+    // Who watches over a long rebuild can do so; whoever asks "may I?" finds no open port before
+    // there is an answer.
+    let observed = Observed::default();
+    let metrics_address =
+        serve_metrics(config.metrics_listen, &metrics, &phase, Arc::clone(&observed)).await?;
+    let tls = config.tls.as_ref().map(read_identity).transpose()?;
+    // The address is taken now, and listened on once there is an answer.
+    let socket = bind(config.listen)?;
+    let mut stop = StopSignals::new().map_err(ServeError::Signals)?;
+    let node = tokio::select! {
+        node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
+        () = stop.next() => {
+            // Whatever is on its way to the disk is as it is after a crash: the next start sees to
+            // it. To wait for a long rebuild would help nobody.
+            tracing::info!("told to stop while opening");
+            std::process::exit(0);
+        }
+    };
+    observed.get_or_init(|| Arc::downgrade(&node));
+
+    let listening = Listening { socket, tls, metrics_address, stop };
+    let result = serve_node(&config, listening, &node, &metrics, &phase).await;
+    tokio::task::spawn_blocking(move || node.close()).await?;
+    tracing::info!("closed");
+    result
+}
+
+/// Lets the process have as many file descriptors as it may. Connections use them up, and a ledger
+/// that can not open its next segment takes no more writes.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files can not be raised");
+    }
+}
+
+/// What is set up before the node is open.
+struct Listening {
+    socket: TcpSocket,
+    tls: Option<Identity>,
+    metrics_address: Option<SocketAddr>,
+    stop: StopSignals,
+}
+
+fn bind(address: SocketAddr) -> Result<TcpSocket, ServeError> {
+    let listen_error = |source| ServeError::Listen { address, source };
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(listen_error)?;
+    socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).map_err(listen_error)?;
+    Ok(socket)
+}
+
+async fn serve_node(
+    config: &ServeConfig,
+    listening: Listening,
+    node: &Arc<Node>,
+    metrics: &Arc<Metrics>,
+    phase: &watch::Sender<Phase>,
+) -> Result<(), ServeError> {
+    let Listening { socket, tls, metrics_address, mut stop } = listening;
+    let drain = CancellationToken::new();
+    let health = Health::new(phase.clone());
+    let routes = routes(config, node, metrics, &health, &drain)?;
+    let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
+
+    let listen_error = |source| ServeError::Listen { address: config.listen, source };
+    let listener = socket.listen(LISTEN_BACKLOG).map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    let server = layered(config, tls, layer)?.add_routes(routes).serve_with_incoming_shutdown(
+        accepted(incoming(config, listener)),
+        drain.clone().cancelled_owned(),
+    );
+    let mut serving = tokio::spawn(server);
+
+    health.set(Phase::Serving).await;
+    let follow = tokio::spawn(follow_writes(node.writes_stopped(), health.clone()));
+    announce(address, metrics_address);
+
+    tokio::select! {
+        () = stop.next() => {}
+        ended = &mut serving => return Ok(ended??),
+    }
+    tracing::info!("draining");
+    follow.abort();
+    let _ = follow.await; // It must not speak after us.
+    tokio::spawn(async move {
+        stop.next().await;
+        tracing::warn!("second signal, leaving at once");
+        std::process::exit(1);
+    });
+    health.set(Phase::Draining).await;
+    drain.cancel();
+    finish(serving, config.drain_timeout, metrics).await
+}
+
+/// Connections, with a pause after each one that could not be accepted: while the process has no
+/// file descriptor left, every further try fails at once, and would take a whole core.
+fn accepted<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item = io::Result<C>> {
+    incoming.then(async |connection| {
+        if let Err(error) = &connection {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        connection
+    })
+}
+
+/// Waits for the requests in flight, for as long as they may take.
+async fn finish(
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    drain_timeout: Duration,
+    metrics: &Metrics,
+) -> Result<(), ServeError> {
+    match tokio::time::timeout(drain_timeout, serving).await {
+        Ok(ended) => ended??,
+        Err(_) => tracing::warn!(
+            requests = metrics.requests_in_flight.get(),
+            streams = metrics.streams_open.get(),
+            "requests were still in flight when the time to drain was over"
+        ),
+    }
+    Ok(())
+}
+
+async fn open(config: NodeConfig, metrics: Arc<Metrics>) -> Result<Arc<Node>, ServeError> {
+    tracing::info!(data_dir = %config.data_dir.display(), "opening");
+    let node = tokio::task::spawn_blocking(move || Node::open(&config, metrics)).await??;
+    tracing::info!(revision = node.revision(), "open");
+    Ok(node)
+}
+
+/// The one promise on standard output: these lines, once everything answers.
+fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>) {
+    let mut lines = format!("listening on {address}\n");
+    if let Some(address) = metrics_address {
+        lines.push_str(&format!("metrics on {address}\n"));
+    }
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+        tracing::warn!(%error, "cannot write to standard output");
+    }
+    tracing::info!(%address, "listening");
+}
+
+/// The node that is observed when metrics are asked for, once it is open.
+type Observed = Arc<OnceLock<Weak<Node>>>;
+
+async fn serve_metrics(
+    listen: Option<SocketAddr>,
+    metrics: &Arc<Metrics>,
+    phase: &watch::Sender<Phase>,
+    observed: Observed,
+) -> Result<Option<SocketAddr>, ServeError> {
+    let Some(address) = listen else { return Ok(None) };
+    let listen_error = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    let observe = Arc::new(move || {
+        if let Some(node) = observed.get().and_then(Weak::upgrade) {
+            node.observe();
+        }
+    });
+    let router = telemetry::router(Arc::clone(metrics), phase.subscribe(), observe);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the metrics listener ended");
+        }
+    });
+    Ok(Some(address))
+}
+
+/// Connections, whose dead peers the system finds. HTTP/2 pings would cost every request a little,
+/// and would drop a reader that is merely slow.
+fn incoming(config: &ServeConfig, listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(config.keepalive_interval))
+        .with_keepalive_interval(Some(config.keepalive_timeout / KEEPALIVE_PROBES))
+        .with_keepalive_retries(Some(KEEPALIVE_PROBES))
+}
+
+/// The layers around every service, the outermost last.
+type Layers = Stack<RequestLayer, Stack<GrpcWebLayer, Stack<Either<CorsLayer, NoLayer>, NoLayer>>>;
+
+/// A server with its layers: what the request layer refuses, gRPC-Web words for browsers, and
+/// CORS lets them read it.
+fn layered(
+    config: &ServeConfig,
+    tls: Option<Identity>,
+    requests: RequestLayer,
+) -> Result<Server<Layers>, ServeError> {
+    let server = Server::builder()
+        // gRPC-Web of a browser without TLS is HTTP/1.1.
+        .accept_http1(true)
+        .max_concurrent_streams(config.connection_streams_max);
+    let server = match tls {
+        None => server,
+        Some(identity) => server.tls_config(ServerTlsConfig::new().identity(identity))?,
+    };
+    Ok(server
+        .layer(option_layer(cors(&config.cors_origins)))
+        .layer(GrpcWebLayer::new())
+        .layer(requests))
+}
+
+fn read_identity(files: &TlsFiles) -> Result<Identity, ServeError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.clone(), source })
+    };
+    Ok(Identity::from_pem(read(&files.cert)?, read(&files.key)?))
+}
+
+/// What pages of these origins may do; nothing at all if there are none.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<HeaderValue> =
+        origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    if origins.is_empty() {
+        return None;
+    }
+    let named = |names: &[&'static str]| -> Vec<HeaderName> {
+        names.iter().copied().map(HeaderName::from_static).collect()
+    };
+    let mut asked = named(&["x-grpc-web", "x-user-agent", "grpc-timeout"]);
+    asked.extend([header::CONTENT_TYPE, header::AUTHORIZATION]);
+    Some(
+        CorsLayer::new()
+            .allow_origin(AllowOrigin::list(origins))
+            .allow_methods([Method::POST])
+            .allow_headers(asked)
+            .expose_headers(named(&["grpc-status", "grpc-message", "grpc-status-details-bin"]))
+            .max_age(CORS_AGE_MAX),
+    )
+}
+
+fn routes(
+    config: &ServeConfig,
+    node: &Arc<Node>,
+    metrics: &Arc<Metrics>,
+    health: &Health,
+    drain: &CancellationToken,
+) -> Result<Routes, ServeError> {
+    let node = || Arc::clone(node);
+    let size = config.message_bytes_max;
+    let watching = Watch::new(node(), Arc::clone(metrics), drain.clone());
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(
+            check::CheckServiceServer::new(Check::new(node())).max_decoding_message_size(size),
+        )
+        .add_service(
+            consent::ConsentServiceServer::new(Consent::new(node()))
+                .max_decoding_message_size(size),
+        )
+        .add_service(watcher::WatchServiceServer::new(watching).max_decoding_message_size(size))
+        .add_service(
+            audit::AuditServiceServer::new(Audit::new(node())).max_decoding_message_size(size),
+        )
+        .add_service(
+            catalog::CatalogServiceServer::new(Catalog::new(node()))
+                .max_decoding_message_size(size),
+        )
+        .add_service(health.service())
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.routes())
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// What the server says of itself: over gRPC by service, over HTTP by page.
+#[derive(Debug, Clone)]
+struct Health {
+    reporter: HealthReporter,
+    phase: watch::Sender<Phase>,
+}
+
+impl Health {
+    fn new(phase: watch::Sender<Phase>) -> Self {
+        Self { reporter: HealthReporter::new(), phase }
+    }
+
+    fn service(
+        &self,
+    ) -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
+        let reporter = self.reporter.clone();
+        tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(reporter),
+        )
+    }
+
+    async fn set(&self, phase: Phase) {
+        let status = |serving| {
+            if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+        };
+        let reading = matches!(phase, Phase::Serving | Phase::WritesStopped);
+        let writing = phase == Phase::Serving;
+        for (services, serving) in [(&READING[..], reading), (&WRITING[..], writing)] {
+            for service in services {
+                self.reporter.set_service_status(service, status(serving)).await;
+            }
+        }
+        self.phase.send_replace(phase);
+    }
+}
+
+/// Tells the world when writes stop. They do not start again before the process does.
+async fn follow_writes(mut stopped: watch::Receiver<Option<String>>, health: Health) {
+    let stopped = stopped.wait_for(Option::is_some).await.is_ok();
+    if stopped {
+        health.set(Phase::WritesStopped).await;
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

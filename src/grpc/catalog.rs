@@ -1,0 +1,156 @@
+//! `consent.v1.CatalogService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, ListKind, Page};
+use crate::{
+    domain::Key,
+    node::Node,
+    proto::{self, catalog_service_server::CatalogService},
+    status::Fault,
+};
+
+/// Keeps the catalogue.
+#[derive(Debug)]
+pub struct Catalog {
+    node: Arc<Node>,
+}
+
+impl Catalog {
+    /// The service over a node.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+#[tonic::async_trait]
+impl CatalogService for Catalog {
+    async fn put_purpose(
+        &self,
+        request: Request<proto::PutPurposeRequest>,
+    ) -> Result<Response<proto::PutPurposeResponse>, Status> {
+        let draft = convert::purpose_draft(request.into_inner())?;
+        let put = self.node.put_purpose(draft).await?;
+        Ok(Response::new(proto::PutPurposeResponse {
+            purpose: Some(convert::purpose_message(&put.value)),
+            revision: put.revision,
+            changed: put.changed,
+        }))
+    }
+
+    async fn put_channel(
+        &self,
+        request: Request<proto::PutChannelRequest>,
+    ) -> Result<Response<proto::PutChannelResponse>, Status> {
+        let channel = convert::channel(request.into_inner())?;
+        let put = self.node.put_channel(channel).await?;
+        Ok(Response::new(proto::PutChannelResponse {
+            channel: Some(convert::channel_message(&put.value)),
+            revision: put.revision,
+            changed: put.changed,
+        }))
+    }
+
+    async fn get_purpose(
+        &self,
+        request: Request<proto::GetPurposeRequest>,
+    ) -> Result<Response<proto::GetPurposeResponse>, Status> {
+        let key = convert::key(&request.get_ref().key, "key")?;
+        let at = self.node.catalog();
+        let purpose = at.catalog.purpose_id(key.as_str()).and_then(|id| at.catalog.purpose(id));
+        match purpose {
+            Some(purpose) => {
+                let purpose = Some(convert::purpose_message(purpose));
+                Ok(Response::new(proto::GetPurposeResponse { purpose }))
+            }
+            None => Err(Fault::NoSuchPurpose(key).into()),
+        }
+    }
+
+    async fn list_purposes(
+        &self,
+        request: Request<proto::ListPurposesRequest>,
+    ) -> Result<Response<proto::ListPurposesResponse>, Status> {
+        let request = request.into_inner();
+        let show_retired = request.show_retired;
+        let kind = ListKind::Purposes { show_retired };
+        let page = convert::page(kind, request.page_size, &request.page_token)?;
+        let at = self.node.catalog();
+        let purposes = at.catalog.purposes().map(|(_, purpose)| purpose);
+        let listed = purposes.filter(|purpose| show_retired || !purpose.retired);
+        let (rows, last) = rows_of_page(listed.collect(), &page, |purpose| &purpose.key);
+        Ok(Response::new(proto::ListPurposesResponse {
+            purposes: rows.into_iter().map(convert::purpose_message).collect(),
+            next_page_token: last.map_or_else(String::new, |k| convert::next_page_token(kind, k)),
+        }))
+    }
+
+    async fn list_channels(
+        &self,
+        request: Request<proto::ListChannelsRequest>,
+    ) -> Result<Response<proto::ListChannelsResponse>, Status> {
+        let request = request.into_inner();
+        let show_retired = request.show_retired;
+        let kind = ListKind::Channels { show_retired };
+        let page = convert::page(kind, request.page_size, &request.page_token)?;
+        let at = self.node.catalog();
+        let channels = at.catalog.channels().map(|(_, channel)| channel);
+        let listed = channels.filter(|channel| show_retired || !channel.retired);
+        let (rows, last) = rows_of_page(listed.collect(), &page, |channel| &channel.key);
+        Ok(Response::new(proto::ListChannelsResponse {
+            channels: rows.into_iter().map(convert::channel_message).collect(),
+            next_page_token: last.map_or_else(String::new, |k| convert::next_page_token(kind, k)),
+        }))
+    }
+}
+
+/// The rows of a page in the order of their keys, and the last key if more follow.
+///
+/// A page continues after a key, not at a position: a catalogue that changes between two pages
+/// neither repeats a row nor skips one.
+fn rows_of_page<'a, T>(
+    mut rows: Vec<&'a T>,
+    page: &Page,
+    key: impl Fn(&'a T) -> &'a Key,
+) -> (Vec<&'a T>, Option<&'a Key>) {
+    rows.retain(|row| page.after.as_ref().is_none_or(|after| key(row) > after));
+    rows.sort_unstable_by_key(|row| key(row));
+    let more_follow = rows.len() > page.size;
+    rows.truncate(page.size);
+    let last = if more_follow { rows.last().map(|row| key(row)) } else { None };
+    (rows, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_by_key_without_gap_or_repetition() {
+        let keys: Vec<Key> =
+            ["d", "a", "c", "e", "b"].into_iter().map(|text| Key::parse(text).unwrap()).collect();
+        let mut page = Page { size: 2, after: None };
+        let mut seen = String::new();
+        loop {
+            let (rows, last) = rows_of_page(keys.iter().collect(), &page, |key| key);
+            assert!(rows.len() <= 2);
+            seen.extend(rows.iter().map(|key| key.as_str()));
+            match last {
+                Some(last) => page.after = Some(last.clone()),
+                None => break,
+            }
+        }
+        assert_eq!(seen, "abcde");
+    }
+
+    #[test]
+    fn a_full_last_page_has_no_next() {
+        let keys = [Key::parse("a").unwrap(), Key::parse("b").unwrap()];
+        let page = Page { size: 2, after: None };
+        let (rows, last) = rows_of_page(keys.iter().collect(), &page, |key| key);
+        assert_eq!((rows.len(), last), (2, None));
+    }
+}

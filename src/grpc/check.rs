@@ -1,0 +1,74 @@
+//! `consent.v1.CheckService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, BATCH_CHECKS_MAX};
+use crate::{
+    node::{Checked, Node, Question},
+    proto::{self, check_service_server::CheckService},
+    status::{Fault, Problem},
+};
+
+/// How many checks of a batch are answered before other requests get their turn.
+const CHECKS_AT_A_TIME: usize = 256;
+
+/// Answers "may I?".
+#[derive(Debug)]
+pub struct Check {
+    node: Arc<Node>,
+}
+
+impl Check {
+    /// The service over a node.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
+        let subject = convert::check(request)?;
+        let checked = self.node.check(&Question {
+            subject: &subject,
+            purpose: &request.purpose,
+            channel: &request.channel,
+            data_categories: &request.data_categories,
+        })?;
+        Ok(checked)
+    }
+}
+
+#[tonic::async_trait]
+impl CheckService for Check {
+    async fn check(
+        &self,
+        request: Request<proto::CheckRequest>,
+    ) -> Result<Response<proto::CheckResponse>, Status> {
+        let request = request.into_inner();
+        if request.at_least_revision.is_some() {
+            self.node.reach(request.at_least_revision).await?;
+        }
+        Ok(Response::new(convert::check_response(&self.answer(&request)?)))
+    }
+
+    async fn batch_check(
+        &self,
+        request: Request<proto::BatchCheckRequest>,
+    ) -> Result<Response<proto::BatchCheckResponse>, Status> {
+        let request = request.into_inner();
+        let got = request.checks.len();
+        if got > BATCH_CHECKS_MAX {
+            return Err(Problem::TooMany { limit: BATCH_CHECKS_MAX, got }.at("checks").into());
+        }
+        self.node.reach(request.at_least_revision).await?;
+        let mut results = Vec::with_capacity(got);
+        for (position, check) in request.checks.iter().enumerate() {
+            if position > 0 && position % CHECKS_AT_A_TIME == 0 {
+                tokio::task::yield_now().await;
+            }
+            results.push(convert::batch_result(position, self.answer(check)));
+        }
+        Ok(Response::new(proto::BatchCheckResponse { results }))
+    }
+}

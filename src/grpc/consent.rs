@@ -1,0 +1,114 @@
+//! `consent.v1.ConsentService`.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tonic::{Request, Response, Status};
+
+use super::{blocking, convert};
+use crate::{
+    domain::Subject,
+    node::{HistoryItem, Node},
+    proto::{self, consent_service_server::ConsentService},
+    status::Fault,
+};
+
+/// How many acts of a history are read at a time.
+const HISTORY_PAGE_ACTS: usize = 100;
+
+/// Records acts and shows them.
+#[derive(Debug)]
+pub struct Consent {
+    node: Arc<Node>,
+}
+
+impl Consent {
+    /// The service over a node.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+#[tonic::async_trait]
+impl ConsentService for Consent {
+    async fn record_consent(
+        &self,
+        request: Request<proto::RecordConsentRequest>,
+    ) -> Result<Response<proto::RecordConsentResponse>, Status> {
+        let act = convert::act(request.into_inner())?;
+        let recorded = self.node.record(act).await?;
+        Ok(Response::new(convert::recorded(&recorded)))
+    }
+
+    async fn get_preferences(
+        &self,
+        request: Request<proto::GetPreferencesRequest>,
+    ) -> Result<Response<proto::GetPreferencesResponse>, Status> {
+        let request = request.into_inner();
+        let subject = convert::preferences(&request)?;
+        self.node.reach(request.at_least_revision).await?;
+        let preferences = self.node.preferences(&subject, request.all_cells)?;
+        Ok(Response::new(convert::preferences_response(&subject, &preferences)))
+    }
+
+    type ListHistoryStream =
+        Pin<Box<dyn Stream<Item = Result<proto::ListHistoryResponse, Status>> + Send>>;
+
+    async fn list_history(
+        &self,
+        request: Request<proto::ListHistoryRequest>,
+    ) -> Result<Response<Self::ListHistoryStream>, Status> {
+        let request = request.into_inner();
+        let (subject, limit) = convert::history(&request)?;
+        let mut history = History {
+            node: Arc::clone(&self.node),
+            subject: Arc::new(subject),
+            next_index: request.start_index,
+            left: limit,
+            page: VecDeque::new(),
+            last_page: false,
+        };
+        // The first page comes before the stream does, so that what is wrong from the start is
+        // an error of the call.
+        history.read().await?;
+        let acts = stream::try_unfold(history, async |mut history| {
+            let item = history.next().await?;
+            Ok(item.map(|item| (convert::history_item(item), history)))
+        });
+        Ok(Response::new(Box::pin(acts)))
+    }
+}
+
+/// A history that is being read, page by page, as the client takes it.
+struct History {
+    node: Arc<Node>,
+    subject: Arc<Subject>,
+    next_index: u64,
+    /// How many acts may still be answered.
+    left: usize,
+    page: VecDeque<HistoryItem>,
+    last_page: bool,
+}
+
+impl History {
+    async fn next(&mut self) -> Result<Option<HistoryItem>, Status> {
+        if self.page.is_empty() && !self.last_page {
+            self.read().await?;
+        }
+        Ok(self.page.pop_front())
+    }
+
+    async fn read(&mut self) -> Result<(), Fault> {
+        let (node, subject) = (Arc::clone(&self.node), Arc::clone(&self.subject));
+        let (start, wanted) = (self.next_index, self.left.min(HISTORY_PAGE_ACTS));
+        let page = blocking(move || node.history(&subject, start, wanted)).await?;
+        self.left -= page.len().min(self.left);
+        self.last_page = page.len() < wanted || self.left == 0;
+        if let Some(last) = page.last() {
+            self.next_index = last.index + 1;
+        }
+        self.page = page.into();
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! Protocol to domain, and back. Generated types stop here.
+//!
+//! What comes in is parsed, not only looked at: nothing invalid is dropped in silence or mended,
+//! and every way in which a request can be wrong is a [`Problem`] with the path of the field. What
+//! goes out is a domain value and can not fail.
+
+mod act;
+mod answer;
+mod catalog;
+mod scalar;
+mod watch;
+
+use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
+
+pub use act::{act, check, history, preferences};
+pub use answer::{
+    batch_result, check_response, event, history_item, preferences_response, progress, recorded,
+};
+pub use catalog::{
+    ListKind, Page, channel, channel_message, next_page_token, page, purpose_draft, purpose_message,
+};
+pub use scalar::{key, timestamp};
+pub use watch::{Watching, entry_range, watching};
+
+/// The greatest number of checks in a batch.
+pub const BATCH_CHECKS_MAX: usize = 10_000;
+/// The greatest number of data categories in a check or a purpose.
+pub const DATA_CATEGORIES_MAX: usize = 100;
+/// The greatest number of values in one list of a watch filter.
+pub const FILTER_VALUES_MAX: usize = 1_000;
+/// The longest title, in bytes.
+pub const TITLE_BYTES_MAX: usize = 256;
+/// The longest description, in bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 4_096;
+/// The greatest number of obligations of a purpose.
+pub const OBLIGATIONS_MAX: usize = 16;
+/// The longest default validity or period, in milliseconds: 1,000 years. Whatever is added to a
+/// moment of today stays within the years that `google.protobuf.Timestamp` knows.
+pub const SPAN_MS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000;
+/// The page size of who asks for none.
+pub const PAGE_SIZE_DEFAULT: i32 = 100;
+/// The shortest progress interval, in milliseconds.
+pub const PROGRESS_MS_MIN: i64 = 100;
+/// The longest progress interval, in milliseconds.
+pub const PROGRESS_MS_MAX: i64 = 3_600_000;
+/// The progress interval of who asks for none, in milliseconds.
+pub const PROGRESS_MS_DEFAULT: i64 = 10_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Moments, spans, texts and enums.
+
+use std::time::Duration;
+
+use crate::{
+    domain::{self, Key, KeyError, Millis, Subject},
+    proto,
+};
+
+use super::{DATA_CATEGORIES_MAX, Invalid, Problem};
+
+/// 0001-01-01T00:00:00Z.
+const TIMESTAMP_SECONDS_MIN: i64 = -62_135_596_800;
+/// 9999-12-31T23:59:59Z.
+const TIMESTAMP_SECONDS_MAX: i64 = 253_402_300_799;
+const NANOS_PER_MILLI: i32 = 1_000_000;
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
+
+/// A moment as the ledger keeps it: what is finer than a millisecond is cut off.
+pub(super) fn moment(
+    timestamp: prost_types::Timestamp,
+    field: &'static str,
+) -> Result<Millis, Invalid> {
+    let seconds_fit = (TIMESTAMP_SECONDS_MIN..=TIMESTAMP_SECONDS_MAX).contains(&timestamp.seconds);
+    if !seconds_fit || !(0..NANOS_PER_SECOND).contains(&timestamp.nanos) {
+        return Err(Problem::Timestamp.at(field));
+    }
+    Ok(Millis(timestamp.seconds * 1_000 + i64::from(timestamp.nanos / NANOS_PER_MILLI)))
+}
+
+/// A moment on the wire.
+#[must_use]
+pub fn timestamp(moment: Millis) -> prost_types::Timestamp {
+    let millis = i32::try_from(moment.0.rem_euclid(1_000)).expect("less than 1,000");
+    prost_types::Timestamp { seconds: moment.0.div_euclid(1_000), nanos: millis * NANOS_PER_MILLI }
+}
+
+/// A span in whole milliseconds, 0 or more.
+pub(super) fn span_ms(span: prost_types::Duration, field: &'static str) -> Result<i64, Invalid> {
+    let one_sign = span.seconds == 0 || span.nanos == 0 || (span.seconds < 0) == (span.nanos < 0);
+    if !one_sign || span.nanos <= -NANOS_PER_SECOND || span.nanos >= NANOS_PER_SECOND {
+        return Err(Problem::Duration.at(field));
+    }
+    if span.seconds < 0 || span.nanos < 0 {
+        return Err(Problem::Negative.at(field));
+    }
+    if span.nanos % NANOS_PER_MILLI != 0 {
+        return Err(Problem::SubMillisecond.at(field));
+    }
+    // Saturation only widens what is over every limit anyway.
+    Ok(span.seconds.saturating_mul(1_000).saturating_add((span.nanos / NANOS_PER_MILLI).into()))
+}
+
+/// A span in whole milliseconds, within limits.
+pub(super) fn span_ms_within(
+    span: prost_types::Duration,
+    field: &'static str,
+    (min_ms, max_ms): (i64, i64),
+) -> Result<i64, Invalid> {
+    let got_ms = span_ms(span, field)?;
+    if got_ms == 0 && min_ms > 0 {
+        return Err(Problem::Zero.at(field));
+    }
+    if !(min_ms..=max_ms).contains(&got_ms) {
+        return Err(Problem::SpanOutside { min_ms, max_ms, got_ms }.at(field));
+    }
+    Ok(got_ms)
+}
+
+/// A span on the wire.
+pub(super) fn duration(span_ms: i64) -> prost_types::Duration {
+    let millis = i32::try_from(span_ms % 1_000).expect("less than 1,000");
+    prost_types::Duration { seconds: span_ms / 1_000, nanos: millis * NANOS_PER_MILLI }
+}
+
+/// A span that is known to be 0 or more, for timers.
+pub(super) fn std_duration(span_ms: i64) -> Duration {
+    Duration::from_millis(span_ms.unsigned_abs())
+}
+
+pub(super) fn subject(text: &str) -> Result<Subject, Invalid> {
+    Subject::parse(text).map_err(|error| Problem::from(error).at("subject"))
+}
+
+/// A key that may not be `*`.
+///
+/// # Errors
+/// [`Problem::Key`], or [`Problem::Wildcard`].
+pub fn key(text: &str, field: &str) -> Result<Key, Invalid> {
+    Key::parse(text).map_err(|error| key_problem(text, error).at(field))
+}
+
+/// As [`key`], for questions that need none of their own.
+pub(super) fn check_key(text: &str, field: &'static str) -> Result<(), Invalid> {
+    Key::check(text).map_err(|error| key_problem(text, error).at(field))
+}
+
+fn key_problem(text: &str, error: KeyError) -> Problem {
+    if text == "*" { Problem::Wildcard } else { Problem::Key(error) }
+}
+
+/// Data categories are dotted words, like keys, and as long.
+pub(super) fn check_data_categories(categories: &[String]) -> Result<(), Invalid> {
+    at_most(categories.len(), DATA_CATEGORIES_MAX, "data_categories")?;
+    for (position, category) in categories.iter().enumerate() {
+        Key::check(category)
+            .map_err(|error| Problem::Key(error).at(format!("data_categories[{position}]")))?;
+    }
+    Ok(())
+}
+
+pub(super) fn at_most(got: usize, limit: usize, field: &'static str) -> Result<(), Invalid> {
+    if got <= limit { Ok(()) } else { Err(Problem::TooMany { limit, got }.at(field)) }
+}
+
+pub(super) fn text_within(text: &str, limit: usize, field: &'static str) -> Result<(), Invalid> {
+    let got = text.len();
+    if got <= limit { Ok(()) } else { Err(Problem::TooLong { limit, got }.at(field)) }
+}
+
+pub(super) fn without_control(text: &str, field: &'static str) -> Result<(), Invalid> {
+    if text.chars().any(char::is_control) {
+        return Err(Problem::ControlCharacter.at(field));
+    }
+    Ok(())
+}
+
+/// An enum coming in. A number that this version does not know is an error, and so is UNSPECIFIED:
+/// whoever asks must say what they mean.
+macro_rules! incoming {
+    ($($name:ident, $domain:path, $proto:path: $($variant:ident)+;)+) => {$(
+        pub(super) fn $name(number: i32, field: &'static str) -> Result<$domain, Invalid> {
+            use $domain as To;
+            use $proto as From;
+            match From::try_from(number) {
+                $(Ok(From::$variant) => Ok(To::$variant),)+
+                Ok(From::Unspecified) => Err(Problem::Required.at(field)),
+                Err(_) => Err(Problem::UnknownValue(number).at(field)),
+            }
+        }
+    )+};
+}
+
+/// An enum going out.
+macro_rules! outgoing {
+    ($($domain:path, $proto:path: $($variant:ident)+;)+) => {$(
+        impl From<$domain> for $proto {
+            fn from(value: $domain) -> Self {
+                use $domain as From;
+                match value { $(From::$variant => Self::$variant,)+ }
+            }
+        }
+    )+};
+}
+
+incoming! {
+    actor, domain::Actor, proto::Actor: Subject Guardian Agent Operator System Import;
+    action, domain::Action, proto::Action: Grant Refuse Withdraw Object;
+    legal_basis, domain::LegalBasis, proto::LegalBasis:
+        Consent Contract LegalObligation VitalInterest PublicTask LegitimateInterest;
+    event_kind, crate::watch::EventKind, proto::EventKind: Grant Refuse Withdraw Object;
+}
+
+// The others go out as the ledger's entries have them.
+outgoing! {
+    domain::Effect, proto::Effect: Allow Deny;
+    domain::Status, proto::Status:
+        Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
+    domain::Reason, proto::Reason:
+        UnknownPurpose UnknownChannel PurposeRetired NotConsentBased Erased Refused Withdrawn
+        Revoked Objected NoObjection NoRecord PendingConfirmation Expired ReconsentRequired
+        DataCategoryNotCovered Granted;
+}

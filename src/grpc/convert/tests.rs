@@ -1,0 +1,792 @@
+//! Every way in which a request can be wrong, and round trips of what is right.
+
+use proptest::prelude::*;
+use prost::Message;
+
+use super::{scalar::*, *};
+use crate::{
+    domain::{
+        Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
+        PurposeVersion, ScopeKeys, SubjectError,
+    },
+    node::PurposeDraft,
+    proto,
+    watch::EventKind,
+};
+
+fn at(field: &str, problem: Problem) -> Invalid {
+    Invalid { field: field.to_owned(), problem }
+}
+
+fn grant(purpose: &str, channel: &str) -> proto::Change {
+    change(proto::Action::Grant, purpose, channel)
+}
+
+fn change(action: proto::Action, purpose: &str, channel: &str) -> proto::Change {
+    let scope = proto::Scope { purpose: purpose.to_owned(), channel: channel.to_owned() };
+    proto::Change { action: action.into(), scope: Some(scope), ..Default::default() }
+}
+
+fn good_act() -> proto::RecordConsentRequest {
+    proto::RecordConsentRequest {
+        subject: "user:42".to_owned(),
+        actor: proto::Actor::Subject.into(),
+        changes: vec![
+            grant("marketing.newsletter", "email"),
+            change(proto::Action::Object, "*", "phone"),
+        ],
+        effective_at: Some(prost_types::Timestamp { seconds: 1, nanos: 999_999_999 }),
+        evidence: Some(proto::Evidence { touchpoint: "web".to_owned(), ..Default::default() }),
+        idempotency_key: "k-1".to_owned(),
+    }
+}
+
+fn moment_of(seconds: i64, nanos: i32) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos })
+}
+
+#[test]
+fn an_act_is_parsed_whole() {
+    let request = good_act();
+    let act = act(request.clone()).unwrap();
+    assert_eq!(act.subject.as_str(), "user:42");
+    assert_eq!(act.actor, Actor::Subject);
+    assert_eq!(act.effective_at, Some(Millis(1_999)), "finer than a millisecond is cut off");
+    assert_eq!(act.evidence.touchpoint, "web");
+    assert_eq!(act.changes[0].action, Action::Grant);
+    assert_eq!(act.changes[0].scope.to_string(), "marketing.newsletter:email");
+    assert_eq!(act.changes[0].purpose_version, None);
+    assert_eq!(act.changes[1].scope.to_string(), "*:phone");
+    let idempotency = act.idempotency.unwrap();
+    assert_eq!(idempotency.key, "k-1");
+    assert_eq!(idempotency.request, request.encode_to_vec());
+}
+
+#[test]
+fn an_act_without_a_key_carries_no_request() {
+    let request = proto::RecordConsentRequest { idempotency_key: String::new(), ..good_act() };
+    assert!(act(request).unwrap().idempotency.is_none());
+}
+
+type Spoil<T> = Box<dyn Fn(&mut T)>;
+
+/// Every way in which an act can be wrong.
+fn bad_acts() -> Vec<(Spoil<proto::RecordConsentRequest>, Invalid)> {
+    fn row(
+        spoil: impl Fn(&mut proto::RecordConsentRequest) + 'static,
+        field: &str,
+        problem: Problem,
+    ) -> (Spoil<proto::RecordConsentRequest>, Invalid) {
+        (Box::new(spoil), at(field, problem))
+    }
+    fn evidence_row(
+        spoil: impl Fn(&mut proto::Evidence) + 'static,
+        part: &'static str,
+        limit: usize,
+        got: usize,
+    ) -> (Spoil<proto::RecordConsentRequest>, Invalid) {
+        row(
+            move |act| spoil(act.evidence.get_or_insert_default()),
+            &format!("evidence.{part}"),
+            EvidenceError::TooLong { part, limit, got }.into(),
+        )
+    }
+    let long = |length| "x".repeat(length);
+    vec![
+        row(|act| act.subject.clear(), "subject", SubjectError::Missing.into()),
+        row(|act| act.subject = "user".into(), "subject", SubjectError::NotNamespaced.into()),
+        row(|act| act.subject = "us er:4".into(), "subject", SubjectError::Namespace.into()),
+        row(
+            |act| act.subject = "user:4\u{7f}".into(),
+            "subject",
+            SubjectError::ControlCharacter.into(),
+        ),
+        row(
+            move |act| act.subject = format!("user:{}", "x".repeat(252)),
+            "subject",
+            SubjectError::TooLong(257).into(),
+        ),
+        row(|act| act.actor = 0, "actor", Problem::Required),
+        row(|act| act.actor = 7, "actor", Problem::UnknownValue(7)),
+        row(|act| act.actor = -1, "actor", Problem::UnknownValue(-1)),
+        row(|act| act.changes.clear(), "changes", Problem::Required),
+        row(
+            |act| {
+                act.changes = (0..101).map(|i| grant(&format!("p{i}"), "email")).collect();
+            },
+            "changes",
+            Problem::TooMany { limit: 100, got: 101 },
+        ),
+        row(|act| act.changes[1].action = 0, "changes[1].action", Problem::Required),
+        row(|act| act.changes[1].action = 99, "changes[1].action", Problem::UnknownValue(99)),
+        row(|act| act.changes[0].scope = None, "changes[0].scope", Problem::Required),
+        row(
+            |act| act.changes[0] = grant("", "email"),
+            "changes[0].scope.purpose",
+            KeyError::Missing.into(),
+        ),
+        row(
+            |act| act.changes[0] = grant("a", "E Mail"),
+            "changes[0].scope.channel",
+            KeyError::Characters.into(),
+        ),
+        row(
+            move |act| act.changes[0] = grant(&long(129), "email"),
+            "changes[0].scope.purpose",
+            KeyError::TooLong(129).into(),
+        ),
+        row(
+            |act| act.changes[0] = grant("*", "email"),
+            "changes[0].scope.purpose",
+            Problem::Wildcard,
+        ),
+        row(|act| act.changes[0] = grant("a", "*"), "changes[0].scope.channel", Problem::Wildcard),
+        row(
+            |act| act.changes.push(change(proto::Action::Withdraw, "*", "phone")),
+            "changes[2].scope",
+            Problem::SameScope { first: 1 },
+        ),
+        row(
+            |act| act.changes[1].purpose_version = 1,
+            "changes[1].purpose_version",
+            Problem::OnlyForGrants,
+        ),
+        row(
+            |act| act.changes[1].expires_at = moment_of(1, 0),
+            "changes[1].expires_at",
+            Problem::OnlyForGrants,
+        ),
+        row(
+            |act| act.changes[0].expires_at = moment_of(0, 1_000_000_000),
+            "changes[0].expires_at",
+            Problem::Timestamp,
+        ),
+        row(|act| act.effective_at = moment_of(0, -1), "effective_at", Problem::Timestamp),
+        row(
+            |act| act.effective_at = moment_of(253_402_300_800, 0),
+            "effective_at",
+            Problem::Timestamp,
+        ),
+        row(
+            |act| act.effective_at = moment_of(-62_135_596_801, 0),
+            "effective_at",
+            Problem::Timestamp,
+        ),
+        row(|act| act.effective_at = moment_of(i64::MAX, 0), "effective_at", Problem::Timestamp),
+        row(
+            |act| act.idempotency_key = "x".repeat(257),
+            "idempotency_key",
+            Problem::TooLong { limit: 256, got: 257 },
+        ),
+        row(
+            |act| act.idempotency_key = "a\nb".into(),
+            "idempotency_key",
+            Problem::ControlCharacter,
+        ),
+        evidence_row(|e| e.touchpoint = "x".repeat(257), "touchpoint", 256, 257),
+        evidence_row(|e| e.notice_hash = vec![0; 65], "notice_hash", 64, 65),
+        evidence_row(|e| e.user_agent = "x".repeat(1_025), "user_agent", 1_024, 1_025),
+        evidence_row(
+            |e| {
+                e.attributes.insert("k".into(), "x".repeat(1_025));
+            },
+            "attributes",
+            1_024,
+            1_025,
+        ),
+        row(
+            |act| {
+                let attributes = (0..33).map(|i| (format!("k{i}"), String::new())).collect();
+                act.evidence = Some(proto::Evidence { attributes, ..Default::default() });
+            },
+            "evidence.attributes",
+            EvidenceError::TooManyAttributes(33).into(),
+        ),
+        row(
+            |act| {
+                let attributes = [(String::new(), "v".to_owned())].into();
+                act.evidence = Some(proto::Evidence { attributes, ..Default::default() });
+            },
+            "evidence.attributes",
+            EvidenceError::EmptyAttributeKey.into(),
+        ),
+    ]
+}
+
+#[test]
+fn every_way_in_which_an_act_can_be_wrong_has_a_name_and_a_place() {
+    for (spoil, want) in bad_acts() {
+        let mut request = good_act();
+        spoil(&mut request);
+        assert_eq!(act(request).unwrap_err(), want);
+    }
+}
+
+#[test]
+fn stops_of_every_width_are_different_scopes() {
+    let mut request = good_act();
+    request.changes = [("*", "*"), ("*", "email"), ("a", "*"), ("a", "email")]
+        .map(|(purpose, channel)| change(proto::Action::Withdraw, purpose, channel))
+        .into();
+    assert_eq!(act(request).unwrap().changes.len(), 4);
+}
+
+#[test]
+fn problems_never_repeat_what_was_given() {
+    for (spoil, _) in bad_acts() {
+        let mut request = good_act();
+        request.subject = "user:secret".to_owned();
+        spoil(&mut request);
+        if let Err(invalid) = act(request) {
+            assert!(!invalid.to_string().contains("secret"), "{invalid}");
+        }
+    }
+}
+
+#[test]
+fn the_same_request_in_another_order_on_the_wire_has_the_same_encoding() {
+    // Evidence (5) before subject (1), and its attributes (9) against their order.
+    let attribute = |key: &str| {
+        let mut map = proto::Evidence::default();
+        map.attributes.insert(key.to_owned(), "v".to_owned());
+        map.encode_to_vec()
+    };
+    let evidence = [attribute("b"), attribute("a")].concat();
+    let mut wire = vec![5 << 3 | 2, u8::try_from(evidence.len()).unwrap()];
+    wire.extend(evidence);
+    wire.extend(proto::RecordConsentRequest { evidence: None, ..good_act() }.encode_to_vec());
+    let request = proto::RecordConsentRequest::decode(&wire[..]).unwrap();
+    let mut other = good_act();
+    other.evidence = Some(proto::Evidence {
+        attributes: ["a", "b"].map(|key| (key.to_owned(), "v".to_owned())).into(),
+        ..Default::default()
+    });
+    assert_ne!(wire, other.encode_to_vec());
+    let encoding = |request| act(request).unwrap().idempotency.unwrap().request;
+    assert_eq!(encoding(request), encoding(other));
+}
+
+#[test]
+fn every_way_in_which_a_check_can_be_wrong_has_a_name_and_a_place() {
+    let good = proto::CheckRequest {
+        subject: "user:42".to_owned(),
+        purpose: "marketing.newsletter".to_owned(),
+        channel: "email".to_owned(),
+        data_categories: vec!["user.contact.email".to_owned()],
+        at_least_revision: None,
+    };
+    assert_eq!(check(&good).unwrap().as_str(), "user:42");
+    let spoiled = |spoil: fn(&mut proto::CheckRequest)| {
+        let mut request = good.clone();
+        spoil(&mut request);
+        check(&request).unwrap_err()
+    };
+    assert_eq!(spoiled(|check| check.subject.clear()), at("subject", SubjectError::Missing.into()));
+    assert_eq!(spoiled(|check| check.purpose.clear()), at("purpose", KeyError::Missing.into()));
+    assert_eq!(spoiled(|check| check.purpose = "*".into()), at("purpose", Problem::Wildcard));
+    assert_eq!(spoiled(|check| check.channel = "*".into()), at("channel", Problem::Wildcard));
+    assert_eq!(
+        spoiled(|check| check.channel = "É".into()),
+        at("channel", KeyError::Characters.into())
+    );
+    assert_eq!(
+        spoiled(|check| check.data_categories = vec!["a".into(); 101]),
+        at("data_categories", Problem::TooMany { limit: 100, got: 101 })
+    );
+    assert_eq!(
+        spoiled(|check| check.data_categories.push("user..mail".into())),
+        at("data_categories[1]", KeyError::Characters.into())
+    );
+    assert_eq!(
+        spoiled(|check| check.data_categories = vec!["a".repeat(129)]),
+        at("data_categories[0]", KeyError::TooLong(129).into())
+    );
+}
+
+#[test]
+fn an_item_of_a_batch_names_its_place() {
+    let wrong = at("subject", SubjectError::Missing.into());
+    let result = batch_result(3, Err(wrong.into()));
+    let Some(proto::batch_check_result::Result::Error(error)) = result.result else { panic!() };
+    assert_eq!(
+        (error.reason.as_str(), error.field.as_str()),
+        ("INVALID_FIELD", "checks[3].subject")
+    );
+    assert!(error.message.starts_with("subject is required"), "{}", error.message);
+    let unreadable = crate::node::ReadError::StateUnreadable("sled: /data/x".to_owned());
+    let result = batch_result(4, Err(unreadable.into()));
+    let Some(proto::batch_check_result::Result::Error(error)) = result.result else { panic!() };
+    assert_eq!((error.reason.as_str(), error.field.as_str()), ("STATE_UNREADABLE", "checks[4]"));
+    assert!(!error.message.contains("/data"), "{}", error.message);
+}
+
+fn good_purpose() -> proto::Purpose {
+    proto::Purpose {
+        key: "marketing.newsletter".to_owned(),
+        title: "Newsletter".to_owned(),
+        description: "Two lines\nare fine".to_owned(),
+        legal_basis: proto::LegalBasis::Consent.into(),
+        data_categories: vec!["user.contact.email".to_owned()],
+        default_validity: Some(prost_types::Duration { seconds: 86_400, nanos: 500_000_000 }),
+        double_opt_in: true,
+        oldest_compatible_version: 2,
+        retired: false,
+        obligations: vec![limit(1, 7 * 86_400), quiet(1_320, 480, "Europe/Berlin")],
+        version: 9,
+    }
+}
+
+fn limit(uses_max: u32, seconds: i64) -> proto::Obligation {
+    let period = Some(prost_types::Duration { seconds, nanos: 0 });
+    let limit = proto::FrequencyLimit { uses_max, period };
+    proto::Obligation { kind: Some(proto::obligation::Kind::FrequencyLimit(limit)) }
+}
+
+fn quiet(start_minute: u32, end_minute: u32, zone: &str) -> proto::Obligation {
+    let hours = proto::QuietHours { start_minute, end_minute, time_zone: zone.to_owned() };
+    proto::Obligation { kind: Some(proto::obligation::Kind::QuietHours(hours)) }
+}
+
+fn draft_of(purpose: proto::Purpose) -> Result<PurposeDraft, Invalid> {
+    purpose_draft(proto::PutPurposeRequest { purpose: Some(purpose) })
+}
+
+#[test]
+fn a_purpose_is_parsed_whole() {
+    let draft = draft_of(good_purpose()).unwrap();
+    assert_eq!(draft.key.as_str(), "marketing.newsletter");
+    assert_eq!(draft.content.legal_basis, LegalBasis::Consent);
+    assert_eq!(draft.content.default_validity_ms, Some(86_400_500));
+    assert_eq!(draft.oldest_compatible, Some(2));
+    assert_eq!(draft.content.obligations.len(), 2);
+    let unset = proto::Purpose { oldest_compatible_version: 0, ..good_purpose() };
+    assert_eq!(draft_of(unset).unwrap().oldest_compatible, None);
+}
+
+#[test]
+fn every_way_in_which_a_purpose_can_be_wrong_has_a_name_and_a_place() {
+    let missing = purpose_draft(proto::PutPurposeRequest::default()).unwrap_err();
+    assert_eq!(missing, at("purpose", Problem::Required));
+    let span = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+    let outside = |got_ms| Problem::SpanOutside { min_ms: 1, max_ms: SPAN_MS_MAX, got_ms };
+    let spoiled = |spoil: &dyn Fn(&mut proto::Purpose)| {
+        let mut purpose = good_purpose();
+        spoil(&mut purpose);
+        draft_of(purpose).unwrap_err()
+    };
+    type Spoiling<'a> = &'a dyn Fn(&mut proto::Purpose);
+    let cases: [(Spoiling<'_>, &str, Problem); 28] = [
+        (&|p| p.key.clear(), "key", KeyError::Missing.into()),
+        (&|p| p.key = "*".into(), "key", Problem::Wildcard),
+        (&|p| p.title.clear(), "title", Problem::Required),
+        (&|p| p.title = "x".repeat(257), "title", Problem::TooLong { limit: 256, got: 257 }),
+        (&|p| p.title = "a\tb".into(), "title", Problem::ControlCharacter),
+        (
+            &|p| p.description = "x".repeat(4_097),
+            "description",
+            Problem::TooLong { limit: 4_096, got: 4_097 },
+        ),
+        (&|p| p.legal_basis = 0, "legal_basis", Problem::Required),
+        (&|p| p.legal_basis = 77, "legal_basis", Problem::UnknownValue(77)),
+        (
+            &|p| p.data_categories = vec!["a".into(); 101],
+            "data_categories",
+            Problem::TooMany { limit: 100, got: 101 },
+        ),
+        (&|p| p.data_categories[0] = String::new(), "data_categories[0]", KeyError::Missing.into()),
+        (&|p| p.default_validity = span(0, 0), "default_validity", Problem::Zero),
+        (&|p| p.default_validity = span(-1, 0), "default_validity", Problem::Negative),
+        (&|p| p.default_validity = span(0, -1_000_000), "default_validity", Problem::Negative),
+        (&|p| p.default_validity = span(1, -1), "default_validity", Problem::Duration),
+        (&|p| p.default_validity = span(0, 1_000_000_000), "default_validity", Problem::Duration),
+        (&|p| p.default_validity = span(0, 1), "default_validity", Problem::SubMillisecond),
+        (&|p| p.default_validity = span(0, i32::MIN), "default_validity", Problem::Duration),
+        (&|p| p.default_validity = span(i64::MAX, 0), "default_validity", outside(i64::MAX)),
+        (
+            &|p| p.obligations = vec![limit(1, 1); 17],
+            "obligations",
+            Problem::TooMany { limit: 16, got: 17 },
+        ),
+        (
+            &|p| p.obligations[0] = proto::Obligation { kind: None },
+            "obligations[0].kind",
+            Problem::Required,
+        ),
+        (
+            &|p| p.obligations[0] = limit(0, 1),
+            "obligations[0].frequency_limit.uses_max",
+            Problem::Zero,
+        ),
+        (
+            &|p| p.obligations[0] = limit(1, 0),
+            "obligations[0].frequency_limit.period",
+            Problem::Zero,
+        ),
+        (
+            &|p| {
+                let limit = proto::FrequencyLimit { uses_max: 1, period: None };
+                let kind = Some(proto::obligation::Kind::FrequencyLimit(limit));
+                p.obligations[0] = proto::Obligation { kind };
+            },
+            "obligations[0].frequency_limit.period",
+            Problem::Required,
+        ),
+        (
+            &|p| p.obligations[1] = quiet(1_440, 0, ""),
+            "obligations[1].quiet_hours.start_minute",
+            Problem::Minute(1_440),
+        ),
+        (
+            &|p| p.obligations[1] = quiet(0, 1_440, ""),
+            "obligations[1].quiet_hours.end_minute",
+            Problem::Minute(1_440),
+        ),
+        (
+            &|p| p.obligations[1] = quiet(7, 7, ""),
+            "obligations[1].quiet_hours.end_minute",
+            Problem::EmptySpan,
+        ),
+        (
+            &|p| p.obligations[1] = quiet(0, 1, "Mars/Olympus"),
+            "obligations[1].quiet_hours.time_zone",
+            Problem::TimeZone,
+        ),
+        (
+            &|p| p.obligations[1] = quiet(0, 1, "europe/berlin"),
+            "obligations[1].quiet_hours.time_zone",
+            Problem::TimeZone,
+        ),
+    ];
+    for (spoil, field, problem) in cases {
+        assert_eq!(spoiled(spoil), at(&format!("purpose.{field}"), problem));
+    }
+}
+
+#[test]
+fn every_way_in_which_a_channel_can_be_wrong_has_a_name_and_a_place() {
+    let put = |key: &str, title: &str| {
+        let (key, title) = (key.to_owned(), title.to_owned());
+        let message = proto::Channel { key, title, retired: true };
+        channel(proto::PutChannelRequest { channel: Some(message) })
+    };
+    let good = put("email", "").unwrap();
+    assert!(good.key.as_str() == "email" && good.retired);
+    let missing = channel(proto::PutChannelRequest::default()).unwrap_err();
+    assert_eq!(missing, at("channel", Problem::Required));
+    assert_eq!(put("", "").unwrap_err(), at("channel.key", KeyError::Missing.into()));
+    assert_eq!(put("*", "").unwrap_err(), at("channel.key", Problem::Wildcard));
+    assert_eq!(put("e.mail", "").unwrap_err(), at("channel.key", Problem::NotOneWord));
+    assert_eq!(put("email", "\u{1}").unwrap_err(), at("channel.title", Problem::ControlCharacter));
+    assert_eq!(
+        put("email", &"x".repeat(257)).unwrap_err(),
+        at("channel.title", Problem::TooLong { limit: 256, got: 257 })
+    );
+}
+
+#[test]
+fn pages_have_limits_and_tokens_one_list_and_question() {
+    let kind = ListKind::Purposes { show_retired: false };
+    assert_eq!(page(kind, 0, "").unwrap(), Page { size: 100, after: None });
+    assert_eq!(page(kind, 1_000, "").unwrap().size, 1_000);
+    assert_eq!(page(kind, 1_001, "").unwrap_err(), at("page_size", Problem::PageSize(1_001)));
+    assert_eq!(page(kind, -1, "").unwrap_err(), at("page_size", Problem::Negative));
+    let last = crate::domain::Key::parse("marketing.newsletter").unwrap();
+    let token = next_page_token(kind, &last);
+    assert_eq!(page(kind, 5, &token).unwrap(), Page { size: 5, after: Some(last) });
+    let others = [
+        ListKind::Purposes { show_retired: true },
+        ListKind::Channels { show_retired: false },
+        ListKind::Channels { show_retired: true },
+    ];
+    for other in others {
+        assert_eq!(page(other, 0, &token).unwrap_err(), at("page_token", Problem::PageToken));
+    }
+    let upper = token.to_uppercase();
+    for bad in ["x", "p0", "p06", "p0zz", "p0+1", "p02a", "p0€", "p0ff", &upper, &token[..9]] {
+        assert_eq!(page(kind, 0, bad).unwrap_err(), at("page_token", Problem::PageToken), "{bad}");
+    }
+}
+
+#[test]
+fn what_a_watcher_asks_for_is_parsed_whole() {
+    let asked = watching(proto::WatchRequest::default()).unwrap();
+    assert_eq!(asked.start, None);
+    assert_eq!(asked.progress_interval.as_secs(), 10);
+    assert!(asked.filter.kinds.is_empty() && asked.filter.purposes.is_empty());
+    let asked = watching(proto::WatchRequest {
+        start_index: Some(0),
+        filter: Some(proto::WatchFilter {
+            purposes: vec!["a".into(), "b.c".into(), "a".into()],
+            channels: vec!["email".into()],
+            kinds: vec![proto::EventKind::Grant.into(), proto::EventKind::Object.into()],
+            namespaces: vec!["user".into()],
+        }),
+        progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+    })
+    .unwrap();
+    assert_eq!(asked.start, Some(0));
+    assert_eq!(asked.filter.purposes.len(), 2);
+    assert_eq!(asked.filter.kinds, [EventKind::Grant, EventKind::Object].into());
+    assert!(asked.filter.namespaces.contains("user"));
+    assert_eq!(asked.progress_interval.as_millis(), 100);
+}
+
+#[test]
+fn every_way_in_which_a_watch_can_be_wrong_has_a_name_and_a_place() {
+    let filtered = |spoil: fn(&mut proto::WatchFilter)| {
+        let mut filter = proto::WatchFilter::default();
+        spoil(&mut filter);
+        let filter = Some(filter);
+        watching(proto::WatchRequest { filter, ..Default::default() }).unwrap_err()
+    };
+    let too_many = || Problem::TooMany { limit: 1_000, got: 1_001 };
+    for (invalid, want) in [
+        (filtered(|f| f.purposes = vec!["a".into(); 1_001]), at("filter.purposes", too_many())),
+        (filtered(|f| f.channels = vec!["a".into(); 1_001]), at("filter.channels", too_many())),
+        (filtered(|f| f.kinds = vec![1; 1_001]), at("filter.kinds", too_many())),
+        (filtered(|f| f.namespaces = vec!["a".into(); 1_001]), at("filter.namespaces", too_many())),
+        (
+            filtered(|f| f.purposes = vec!["a".into(), "*".into()]),
+            at("filter.purposes[1]", Problem::Wildcard),
+        ),
+        (
+            filtered(|f| f.channels = vec![String::new()]),
+            at("filter.channels[0]", KeyError::Missing.into()),
+        ),
+        (filtered(|f| f.kinds = vec![1, 0]), at("filter.kinds[1]", Problem::Required)),
+        (filtered(|f| f.kinds = vec![5]), at("filter.kinds[0]", Problem::UnknownValue(5))),
+        (
+            filtered(|f| f.namespaces = vec![String::new()]),
+            at("filter.namespaces[0]", Problem::Required),
+        ),
+        (
+            filtered(|f| f.namespaces = vec!["us:er".into()]),
+            at("filter.namespaces[0]", Problem::Namespace),
+        ),
+        (
+            filtered(|f| f.namespaces = vec!["x".repeat(257)]),
+            at("filter.namespaces[0]", Problem::TooLong { limit: 256, got: 257 }),
+        ),
+    ] {
+        assert_eq!(invalid, want);
+    }
+    let every = |seconds, nanos| {
+        let progress_interval = Some(prost_types::Duration { seconds, nanos });
+        watching(proto::WatchRequest { progress_interval, ..Default::default() })
+    };
+    let outside = |got_ms| {
+        at("progress_interval", Problem::SpanOutside { min_ms: 100, max_ms: 3_600_000, got_ms })
+    };
+    assert_eq!(every(3_600, 0).unwrap().progress_interval.as_secs(), 3_600);
+    assert_eq!(every(0, 99_000_000).unwrap_err(), outside(99));
+    assert_eq!(every(3_600, 1_000_000).unwrap_err(), outside(3_600_001));
+    assert_eq!(every(0, 0).unwrap_err(), at("progress_interval", Problem::Zero));
+}
+
+#[test]
+fn ranges_of_entries_do_not_run_backwards() {
+    let range =
+        |start_index, end_index| entry_range(&proto::ListEntriesRequest { start_index, end_index });
+    assert_eq!(range(3, None), Ok((3, None)));
+    assert_eq!(range(3, Some(3)), Ok((3, Some(3))));
+    assert_eq!(range(3, Some(2)), Err(at("end_index", Problem::EndBeforeStart)));
+}
+
+#[test]
+fn histories_have_a_subject_and_perhaps_an_end() {
+    let asked = |page_size| proto::ListHistoryRequest {
+        subject: "user:42".to_owned(),
+        start_index: 0,
+        page_size,
+    };
+    assert_eq!(history(&asked(0)).unwrap().1, usize::MAX);
+    assert_eq!(history(&asked(7)).unwrap().1, 7);
+    let nobody = history(&proto::ListHistoryRequest::default()).unwrap_err();
+    assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
+    let nobody = preferences(&proto::GetPreferencesRequest::default()).unwrap_err();
+    assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
+}
+
+#[test]
+fn only_limits_are_limits() {
+    for problem in [
+        Problem::Subject(SubjectError::TooLong(300)),
+        Problem::Key(KeyError::TooLong(300)),
+        Problem::Evidence(EvidenceError::TooManyAttributes(33)),
+        Problem::Evidence(EvidenceError::TooLong { part: "method", limit: 256, got: 300 }),
+        Problem::TooMany { limit: 1, got: 2 },
+        Problem::TooLong { limit: 1, got: 2 },
+        Problem::PageSize(2_000),
+        Problem::SpanOutside { min_ms: 1, max_ms: 2, got_ms: 3 },
+    ] {
+        let limit = problem.limit().unwrap();
+        assert!(problem.to_string().contains(&limit.to_string()), "{problem}: {limit}");
+    }
+    for problem in [Problem::Required, Problem::Subject(SubjectError::Missing), Problem::Zero] {
+        assert_eq!(problem.limit(), None);
+    }
+}
+
+#[test]
+fn outcomes_keep_the_index_of_what_is_in_the_way() {
+    let record = |outcome| crate::domain::ChangeRecord {
+        action: Action::Grant,
+        scope: ScopeKeys { purpose: None, channel: None },
+        purpose_version: 2,
+        expires_at: Some(Millis(-1)),
+        data_categories: Vec::new(),
+        outcome,
+    };
+    for (outcome, number, cause) in [
+        (Outcome::Applied, 1, None),
+        (Outcome::NoEffect, 2, None),
+        (Outcome::BlockedByStop(7), 3, Some(7)),
+        (Outcome::SupersededByLater(8), 4, Some(8)),
+        (Outcome::PendingConfirmation, 5, None),
+    ] {
+        let message = proto::ChangeResult::from(&record(outcome));
+        assert_eq!((message.outcome, message.cause_index), (number, cause));
+        let scope = message.scope.unwrap();
+        assert_eq!((scope.purpose.as_str(), scope.channel.as_str()), ("*", "*"));
+        let expires_at = message.expires_at.unwrap();
+        assert_eq!((expires_at.seconds, expires_at.nanos), (-1, 999_000_000));
+    }
+}
+
+fn key_text() -> impl Strategy<Value = String> {
+    prop::collection::vec("[a-z0-9_-]{1,8}", 1..4).prop_map(|words| words.join("."))
+}
+
+fn obligations_of_a_purpose() -> impl Strategy<Value = Vec<Obligation>> {
+    let limits = (1_u32.., 1..=SPAN_MS_MAX)
+        .prop_map(|(uses_max, period_ms)| Obligation::FrequencyLimit { uses_max, period_ms });
+    let zone = prop::sample::select(vec!["", "Europe/Berlin", "UTC", "America/New_York"]);
+    let hours = (0_u32..1_440, 1_u32..1_440, zone).prop_map(|(start_minute, span, zone)| {
+        let end_minute = (start_minute + span) % 1_440;
+        Obligation::QuietHours { start_minute, end_minute, time_zone: zone.to_owned() }
+    });
+    prop::collection::vec(prop_oneof![limits, hours], 0..=OBLIGATIONS_MAX)
+}
+
+fn drafts() -> impl Strategy<Value = PurposeDraft> {
+    let bases = prop::sample::select(vec![
+        LegalBasis::Consent,
+        LegalBasis::Contract,
+        LegalBasis::LegalObligation,
+        LegalBasis::VitalInterest,
+        LegalBasis::PublicTask,
+        LegalBasis::LegitimateInterest,
+    ]);
+    let texts = ("[^\\p{Cc}]{1,50}", "\\PC{0,200}");
+    let flags = (any::<bool>(), any::<bool>(), prop::option::of(1_u32..9));
+    let categories = prop::collection::vec(key_text(), 0..5);
+    let validity = prop::option::of(1..=SPAN_MS_MAX);
+    (key_text(), texts, bases, categories, validity, flags, obligations_of_a_purpose()).prop_map(
+        |(
+            key,
+            (title, description),
+            legal_basis,
+            data_categories,
+            validity,
+            flags,
+            obligations,
+        )| {
+            PurposeDraft {
+                key: crate::domain::Key::parse(&key).unwrap(),
+                content: PurposeVersion {
+                    title,
+                    description,
+                    legal_basis,
+                    data_categories,
+                    default_validity_ms: validity,
+                    double_opt_in: flags.0,
+                    obligations,
+                },
+                oldest_compatible: flags.2,
+                retired: flags.1,
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn moments_round_trip(ms in -62_135_596_800_000_i64..=253_402_300_799_999) {
+        prop_assert_eq!(moment(timestamp(Millis(ms)), "f"), Ok(Millis(ms)));
+    }
+
+    #[test]
+    fn every_moment_of_the_ledger_has_a_timestamp(ms: i64) {
+        let timestamp = timestamp(Millis(ms));
+        prop_assert!((0..1_000_000_000).contains(&timestamp.nanos));
+    }
+
+    #[test]
+    fn spans_round_trip(ms in 0..=i64::MAX / 2) {
+        prop_assert_eq!(span_ms(duration(ms), "f"), Ok(ms));
+    }
+
+    #[test]
+    fn spans_never_panic(seconds: i64, nanos: i32) {
+        if let Ok(ms) = span_ms(prost_types::Duration { seconds, nanos }, "f") {
+            prop_assert!(ms >= 0);
+        }
+    }
+
+    #[test]
+    fn purposes_round_trip(draft in drafts()) {
+        let purpose = Purpose {
+            key: draft.key.clone(),
+            versions: vec![std::sync::Arc::new(draft.content.clone())],
+            oldest_compatible: draft.oldest_compatible.unwrap_or(0),
+            oldest_compatible_index: 0,
+            retired: draft.retired,
+            index: 0,
+        };
+        let message = purpose_message(&purpose);
+        prop_assert_eq!(message.version, 1);
+        prop_assert_eq!(draft_of(message), Ok(draft));
+    }
+
+    #[test]
+    fn scopes_round_trip(
+        purpose in prop::option::of(key_text()),
+        channel in prop::option::of(key_text()),
+    ) {
+        let parse = |text: Option<String>| text.map(|t| crate::domain::Key::parse(&t).unwrap());
+        let keys = ScopeKeys { purpose: parse(purpose), channel: parse(channel) };
+        let message = proto::Change {
+            action: proto::Action::Refuse.into(),
+            scope: Some((&keys).into()),
+            ..Default::default()
+        };
+        let act = act(proto::RecordConsentRequest { changes: vec![message], ..good_act() });
+        prop_assert_eq!(&act.unwrap().changes[0].scope, &keys);
+    }
+
+    #[test]
+    fn page_tokens_round_trip(key in key_text(), show_retired: bool) {
+        let key = crate::domain::Key::parse(&key).unwrap();
+        let kind = ListKind::Channels { show_retired };
+        let token = next_page_token(kind, &key);
+        prop_assert_eq!(page(kind, 0, &token).unwrap().after, Some(key));
+    }
+
+    #[test]
+    fn page_tokens_never_panic(token in "\\PC{0,40}") {
+        let _ = page(ListKind::Purposes { show_retired: false }, 0, &token);
+    }
+
+    #[test]
+    fn arbitrary_messages_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(request) = proto::RecordConsentRequest::decode(&bytes[..]) {
+            let _ = act(request);
+        }
+        if let Ok(request) = proto::PutPurposeRequest::decode(&bytes[..]) {
+            let _ = purpose_draft(request);
+        }
+        if let Ok(request) = proto::WatchRequest::decode(&bytes[..]) {
+            let _ = watching(request);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What watchers and auditors ask for.
+
+use std::{collections::HashSet, hash::Hash, time::Duration};
+
+use crate::{
+    domain::SUBJECT_BYTES_MAX,
+    proto,
+    watch::{EventKind, Filter},
+};
+
+use super::{
+    FILTER_VALUES_MAX, Invalid, PROGRESS_MS_DEFAULT, PROGRESS_MS_MAX, PROGRESS_MS_MIN, Problem,
+    scalar::{at_most, event_kind, key, span_ms_within, std_duration, text_within},
+};
+
+/// What a watcher asks for.
+#[derive(Debug, Clone)]
+pub struct Watching {
+    /// First index to consider; none means the first after now.
+    pub start: Option<u64>,
+    /// Which events.
+    pub filter: Filter,
+    /// How often an idle stream hears of progress.
+    pub progress_interval: Duration,
+}
+
+/// What a request to watch asks for.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn watching(request: proto::WatchRequest) -> Result<Watching, Invalid> {
+    let limits = (PROGRESS_MS_MIN, PROGRESS_MS_MAX);
+    let interval_ms = match request.progress_interval {
+        None => PROGRESS_MS_DEFAULT,
+        Some(span) => span_ms_within(span, "progress_interval", limits)?,
+    };
+    Ok(Watching {
+        start: request.start_index,
+        filter: filter(&request.filter.unwrap_or_default())
+            .map_err(|invalid| invalid.within("filter"))?,
+        progress_interval: std_duration(interval_ms),
+    })
+}
+
+fn filter(message: &proto::WatchFilter) -> Result<Filter, Invalid> {
+    Ok(Filter {
+        purposes: set(&message.purposes, "purposes", |text| key(text, "purposes"))?,
+        channels: set(&message.channels, "channels", |text| key(text, "channels"))?,
+        kinds: set(&message.kinds, "kinds", |number| kind(*number))?,
+        namespaces: set(&message.namespaces, "namespaces", |text| namespace(text))?,
+    })
+}
+
+/// A list as a set, every value of it parsed.
+fn set<From, To: Eq + Hash>(
+    values: &[From],
+    field: &'static str,
+    parse: impl Fn(&From) -> Result<To, Invalid>,
+) -> Result<HashSet<To>, Invalid> {
+    at_most(values.len(), FILTER_VALUES_MAX, field)?;
+    let with_position = |(position, value)| {
+        parse(value).map_err(|invalid| invalid.problem.at(format!("{field}[{position}]")))
+    };
+    values.iter().enumerate().map(with_position).collect()
+}
+
+fn kind(number: i32) -> Result<EventKind, Invalid> {
+    event_kind(number, "kinds")
+}
+
+fn namespace(text: &str) -> Result<String, Invalid> {
+    if text.is_empty() {
+        return Err(Problem::Required.at("namespaces"));
+    }
+    text_within(text, SUBJECT_BYTES_MAX, "namespaces")?;
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
+        return Err(Problem::Namespace.at("namespaces"));
+    }
+    Ok(text.to_owned())
+}
+
+/// First index and, if given, end of the entries that are asked for.
+///
+/// # Errors
+/// The end lies before the start.
+pub fn entry_range(request: &proto::ListEntriesRequest) -> Result<(u64, Option<u64>), Invalid> {
+    if request.end_index.is_some_and(|end| end < request.start_index) {
+        return Err(Problem::EndBeforeStart.at("end_index"));
+    }
+    Ok((request.start_index, request.end_index))
+}

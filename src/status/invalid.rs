@@ -1,0 +1,163 @@
+//! Requests that are wrong: every way, by name.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::domain::{EvidenceError, KEY_BYTES_MAX, KeyError, SUBJECT_BYTES_MAX, SubjectError};
+
+/// The greatest page size.
+pub const PAGE_SIZE_MAX: i32 = 1_000;
+
+/// A request that is wrong: where, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// Path of the field, for example `changes[2].scope.purpose`.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.field, self.problem)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// What can be wrong with a field. The texts follow the field's name and never repeat its value:
+/// it may be personal data.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// Missing, or the UNSPECIFIED value of an enum.
+    #[error("is required")]
+    Required,
+    /// A number that the enum does not have.
+    #[error("has the unknown value {0}")]
+    UnknownValue(i32),
+    /// Not a data subject.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// Not a key or data category.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A key of more than one word, for a channel.
+    #[error("must be one word of `a-z`, `0-9`, `_` and `-`")]
+    NotOneWord,
+    /// Not a namespace.
+    #[error("must be letters, digits, `_`, `-` and `.`")]
+    Namespace,
+    /// An evidence over its limits.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// A list is too long.
+    #[error("must have at most {limit} items, got {got}")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+        /// How many were given.
+        got: usize,
+    },
+    /// A text is too long.
+    #[error("must be at most {limit} bytes, got {got}")]
+    TooLong {
+        /// The limit.
+        limit: usize,
+        /// Its length.
+        got: usize,
+    },
+    /// A control character.
+    #[error("must not contain control characters")]
+    ControlCharacter,
+    /// Two changes of one act with the same scope.
+    #[error("must not cover the same as changes[{first}]")]
+    SameScope {
+        /// Position of the first of the two.
+        first: usize,
+    },
+    /// `*` in a grant or a question.
+    #[error("must be a key: only stops may use `*`")]
+    Wildcard,
+    /// A field of grants in a stop.
+    #[error("is only for grants")]
+    OnlyForGrants,
+    /// Not a valid moment.
+    #[error("must lie in the years 0001 to 9999, with 0 to 999,999,999 nanoseconds")]
+    Timestamp,
+    /// Not a valid span.
+    #[error("must have seconds and nanoseconds of one sign, and fewer than 10^9 nanoseconds")]
+    Duration,
+    /// A negative span.
+    #[error("must not be negative")]
+    Negative,
+    /// A span with a part of a millisecond.
+    #[error("must be whole milliseconds")]
+    SubMillisecond,
+    /// A span, or number, of zero.
+    #[error("must be more than 0")]
+    Zero,
+    /// A span outside its limits.
+    #[error("must be {min_ms} to {max_ms} ms, got {got_ms}")]
+    SpanOutside {
+        /// The shortest.
+        min_ms: i64,
+        /// The longest.
+        max_ms: i64,
+        /// What was given.
+        got_ms: i64,
+    },
+    /// A page size over the limit.
+    #[error("must be at most {PAGE_SIZE_MAX}, got {0}")]
+    PageSize(i32),
+    /// Not a token of this list, or one for another question.
+    #[error("is not a token that this list gave for this question")]
+    PageToken,
+    /// Not a minute of the day.
+    #[error("must be a minute of the day, 0 to 1439, got {0}")]
+    Minute(u32),
+    /// Quiet hours that end when they start: none, or all day?
+    #[error("must differ from start_minute")]
+    EmptySpan,
+    /// Not a time zone that the IANA database knows.
+    #[error("must be an IANA time zone, for example `Europe/Berlin`, or empty")]
+    TimeZone,
+    /// A range that ends before it starts.
+    #[error("must not be less than start_index")]
+    EndBeforeStart,
+}
+
+impl Problem {
+    /// The limit that is exceeded, if the problem is one of size.
+    #[must_use]
+    pub fn limit(&self) -> Option<i64> {
+        let limit = match self {
+            Self::Subject(SubjectError::TooLong(_)) => SUBJECT_BYTES_MAX,
+            Self::Key(KeyError::TooLong(_)) => KEY_BYTES_MAX,
+            Self::Evidence(EvidenceError::TooLong { limit, .. })
+            | Self::TooMany { limit, .. }
+            | Self::TooLong { limit, .. } => *limit,
+            Self::Evidence(EvidenceError::TooManyAttributes(_)) => crate::domain::ATTRIBUTES_MAX,
+            Self::PageSize(_) => return Some(i64::from(PAGE_SIZE_MAX)),
+            Self::SpanOutside { max_ms, got_ms, .. } if got_ms > max_ms => return Some(*max_ms),
+            Self::SpanOutside { min_ms, .. } => return Some(*min_ms),
+            _ => return None,
+        };
+        i64::try_from(limit).ok()
+    }
+
+    /// The problem, in a field.
+    #[must_use]
+    pub fn at(self, field: impl Into<String>) -> Invalid {
+        Invalid { field: field.into(), problem: self }
+    }
+}
+
+impl Invalid {
+    /// The same, seen from the message around it.
+    #[must_use]
+    pub fn within(mut self, outer: impl fmt::Display) -> Self {
+        self.field = format!("{outer}.{}", self.field);
+        self
+    }
+}
