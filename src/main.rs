@@ -1,3 +1,24 @@
 //! Parses arguments and calls into the crate.
 
-fn main() {}
+use std::process::ExitCode;
+
+use consent_ledger::cli::Invocation;
+use mimalloc::MiMalloc;
+
+/// A request makes some dozens of small allocations, and threads hand them to one another.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    let invocation = match Invocation::from_env() {
+        Ok(invocation) => invocation,
+        Err(code) => return code,
+    };
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(invocation.run()),
+        Err(error) => {
+            eprintln!("error: can not start the runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,260 @@
-//! Placeholder.
+//! The command line: one binary, one file a subcommand.
+//!
+//! Every option can be given by flag, by environment and by file, in this order of precedence (see
+//! [`layers`]). What goes to standard output is data: tables for people, or, with `--json`, the
+//! objects of [`shapes`]. Everything else goes to standard error.
+//!
+//! The client commands know the service by its protocol alone; only the commands that take
+//! `--data-dir` touch files, through `offline`.
+
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::{
+    error::CliError,
+    output::{ColorWhen, Output},
+};
+
+pub mod act;
+mod bench;
+pub mod catalog;
+mod check;
+mod client;
+mod completions;
+pub mod error;
+mod export;
+pub mod generate;
+mod history;
+pub mod layers;
+mod offline;
+mod output;
+mod preferences;
+mod progress;
+mod rebuild_view;
+mod record;
+mod replay;
+pub mod serve;
+pub mod shapes;
+mod verify;
+mod watch;
+mod words;
+
+#[cfg(test)]
+mod testing;
+
+const AFTER_HELP: &str = "\
+Every option can be given as a flag, as CONSENT_LEDGER_<NAME> in the environment, or as a key of a
+TOML file (--config, else ./consent-ledger.toml if there is one), in this order of precedence.
+In the file, a key at the top goes for every command, a key in a table such as [serve] for that one.
+
+Exit codes:
+  0  done; for `check`: ALLOW; for `verify`: intact
+  1  failed; for `verify`: damage was found
+  2  wrong usage
+  3  `check` only: DENY
+
+Example:
+  consent-ledger serve --data-dir ./data
+  consent-ledger record --subject user:42 --grant marketing.newsletter:email
+  consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email";
+
+/// An append-only ledger of consent with a fast answer to "may I?"
+#[derive(Debug, Parser)]
+#[command(name = "consent-ledger", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Whether `export` was told a data directory more closely than a server.
+    #[arg(skip)]
+    pub offline: bool,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// TOML file with options [default: ./consent-ledger.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Print JSON: one object, or one object a line for streams
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// When to use colours: auto, always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub color: ColorWhen,
+    /// Address of the server, as URL or HOST:PORT
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDR",
+        default_value = client::ADDR_DEFAULT,
+        help_heading = "Global options"
+    )]
+    pub addr: String,
+    /// How long to wait for the connection, and for an answer to begin
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = humantime::parse_duration,
+        help_heading = "Global options"
+    )]
+    pub timeout: std::time::Duration,
+    /// PEM file with the certificate authority to trust for an https:// address
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server
+    Serve(Box<serve::ServeArgs>),
+    /// Record an act of consent: grants, refusals, withdrawals, objections
+    Record(Box<record::RecordArgs>),
+    /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
+    Check(check::CheckArgs),
+    /// Follow what changes, in ledger order
+    Watch(watch::WatchArgs),
+    /// Show every act of a data subject, with its evidence
+    History(history::HistoryArgs),
+    /// Show what a data subject agreed to, cell by cell
+    Preferences(preferences::PreferencesArgs),
+    /// Apply or list the catalogue of purposes and channels
+    #[command(subcommand)]
+    Catalog(catalog::CatalogCommand),
+    /// Verify a ledger on disk, with no server and no keys
+    Verify(verify::VerifyArgs),
+    /// Export entries as NDJSON, decoded
+    Export(export::ExportArgs),
+    /// Delete the view on disk and build it again from the ledger
+    RebuildView(rebuild_view::RebuildViewArgs),
+    /// Make onboarding traffic from a seed
+    Generate(generate::GenerateArgs),
+    /// Record acts from NDJSON
+    Replay(replay::ReplayArgs),
+    /// Measure the service on this machine, beside something fixed
+    Bench(bench::BenchArgs),
+    /// The companion of `bench`: a server that answers without looking
+    #[command(hide = true)]
+    BenchEcho(bench::EchoArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// How a command ended, when it ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Success,
+    /// Something in the input, or in the ledger, was not as it should be; it was reported.
+    Failed,
+    /// `check` answered DENY.
+    Denied,
+}
+
+impl Exit {
+    /// The code that scripts see.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failed => 1,
+            Self::Denied => 3,
+        }
+    }
+}
+
+/// What a command works with.
+pub struct Context {
+    /// Options of every command.
+    pub global: Global,
+    /// Standard output.
+    pub out: Output,
+}
+
+/// One run of the binary: what was asked for, and how to report what goes wrong.
+pub struct Invocation {
+    cli: Cli,
+    style: error::Style,
+}
+
+impl Invocation {
+    /// Takes the process's arguments, environment and options file.
+    ///
+    /// # Errors
+    /// The exit code, after help was printed or the error was reported.
+    pub fn from_env() -> Result<Self, ExitCode> {
+        let args: Vec<OsString> = env::args_os().collect();
+        let style = error::Style::guess(&args);
+        let cli = parse(&args).map_err(|error| error.report(style))?;
+        let style = error::Style::new(&cli.global);
+        Ok(Self { cli, style })
+    }
+
+    /// Runs the command, reports its error if there is one, and says how it ended.
+    pub async fn run(self) -> ExitCode {
+        let mut context =
+            Context { out: Output::stdout(&self.cli.global), global: self.cli.global };
+        let ended = run(self.cli.command, self.cli.offline, &mut context).await;
+        // A command that failed half-way has still said what it said.
+        let flushed = context.out.flush();
+        match (ended, flushed) {
+            // Whoever closed standard output still reads the exit code: DENY and damage must not
+            // turn into their opposites.
+            (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
+            (Ok(_), Err(error)) | (Err(error), _) => error.report(self.style),
+        }
+    }
+}
+
+/// Layers environment and file under the arguments, and parses them.
+///
+/// # Errors
+/// Wrong usage, or an options file that can not be used. Help and version come as errors too.
+pub fn parse(args: &[OsString]) -> Result<Cli, CliError> {
+    let file = layers::OptionsFile::find(args)?;
+    parse_with(args, file.as_ref())
+}
+
+fn parse_with(args: &[OsString], file: Option<&layers::OptionsFile>) -> Result<Cli, CliError> {
+    let matches = layers::layered(Cli::command(), file)?.try_get_matches_from(args)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.offline = export::is_offline(&matches)?;
+    Ok(cli)
+}
+
+async fn run(command: Command, offline: bool, context: &mut Context) -> Result<Exit, CliError> {
+    match command {
+        Command::Serve(args) => serve::run(*args).await.map(|()| Exit::Success),
+        Command::Record(args) => Box::pin(record::run(*args, context)).await,
+        Command::Check(args) => Box::pin(check::run(args, context)).await,
+        Command::Watch(args) => Box::pin(watch::run(args, context)).await,
+        Command::History(args) => Box::pin(history::run(args, context)).await,
+        Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,
+        Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
+        Command::Verify(args) => verify::run(&args, context),
+        Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
+        Command::RebuildView(args) => rebuild_view::run(&args, context),
+        Command::Generate(args) => generate::run(&args, context),
+        Command::Replay(args) => Box::pin(replay::run(args, context)).await,
+        Command::Bench(args) => Box::pin(bench::run(args, context)).await,
+        Command::BenchEcho(args) => bench::run_echo(args).await.map(|()| Exit::Success),
+        Command::Completions(args) => completions::run(&args, context),
+    }
+}
+
+#[cfg(test)]
+mod tests;

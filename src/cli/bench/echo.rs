@@ -1,0 +1,61 @@
+//! The companion of Check: a bare tonic server that takes the same request and answers with the same
+//! message, without looking at either.
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use crate::{
+    cli::error::CliError,
+    proto::{
+        self, BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse,
+        check_service_server::{CheckService, CheckServiceServer},
+    },
+};
+
+/// Options of the echo server. There are none.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  consent-ledger bench-echo")]
+pub struct EchoArgs {}
+
+struct Echo;
+
+#[tonic::async_trait]
+impl CheckService for Echo {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(CheckResponse {
+            effect: proto::Effect::Allow.into(),
+            reason: proto::Reason::Granted.into(),
+            status: proto::Status::Given.into(),
+            decided_by_index: Some(100_000),
+            revision: 200_000 + request.subject.len() as u64,
+            valid_until: None,
+            obligations: Vec::new(),
+        }))
+    }
+
+    async fn batch_check(
+        &self,
+        _: Request<BatchCheckRequest>,
+    ) -> Result<Response<BatchCheckResponse>, Status> {
+        Ok(Response::new(BatchCheckResponse::default()))
+    }
+}
+
+/// Serves until it is killed.
+pub(in crate::cli) async fn run(_: EchoArgs) -> Result<(), CliError> {
+    let failed = |error: std::io::Error| CliError::io("the echo server", error);
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
+    println!("listening on {}", listener.local_addr().map_err(failed)?);
+    Server::builder()
+        .tcp_nodelay(true)
+        .add_service(CheckServiceServer::new(Echo))
+        .serve_with_incoming(TcpListenerStream::new(listener))
+        .await
+        .map_err(|error| CliError::failed(format!("the echo server: {error}")))
+}

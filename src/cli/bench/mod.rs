@@ -1,0 +1,225 @@
+//! `bench`: measures the service beside something fixed, in one run.
+//!
+//! Absolute times say little on a shared machine. So every figure has a companion from the same run:
+//! a check beside an echo of the same messages, a recorded act beside a raw append and `fdatasync`,
+//! verification beside plain hashing of the same bytes. The servers run as processes of their own, so
+//! that their CPU time is theirs alone; the load comes from this process.
+
+mod acts;
+mod echo;
+mod load;
+mod process;
+mod questions;
+mod rest;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{
+    Context, Exit,
+    error::CliError,
+    output::{Table, Tone},
+};
+pub use echo::EchoArgs;
+pub(super) use echo::run as run_echo;
+
+const AFTER_HELP: &str = "\
+Example:
+  consent-ledger bench --only check,record --seconds 10
+  consent-ledger bench --subjects 1000000 --only restart
+
+Use a release build. The data goes to a temporary directory under --dir and is removed at the end.";
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct BenchArgs {
+    /// What to measure [default: everything]
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub only: Vec<Part>,
+    /// How long each measurement takes, in seconds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    /// How many data subjects the ledger has
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub subjects: u64,
+    /// Where the temporary data goes: the disk that is measured
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Take the ledger in this directory, made by an earlier run with --keep, for the same --subjects
+    #[arg(long, value_name = "DIR")]
+    pub reuse: Option<PathBuf>,
+    /// Leave the data where it is, and say where
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Check, one at a time and many in flight, beside an echo server
+    Check,
+    /// BatchCheck of 1,000
+    Batch,
+    /// RecordConsent, one at a time and many in flight, beside append and fdatasync
+    Record,
+    /// Verification beside plain hashing
+    Verify,
+    /// Restart, and resident memory
+    Restart,
+}
+
+/// One figure.
+#[derive(Debug, Serialize)]
+pub struct Figure {
+    /// What was measured.
+    pub what: String,
+    /// The value, with its unit in `unit`.
+    pub value: f64,
+    /// Unit of the value and of its companion.
+    pub unit: &'static str,
+    /// What stands beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
+}
+
+/// The companion of a figure.
+#[derive(Debug, Serialize)]
+pub struct Beside {
+    /// What was measured.
+    pub what: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The figure divided by it.
+    pub ratio: f64,
+}
+
+impl Figure {
+    fn new(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { what: what.into(), value, unit, beside: None }
+    }
+
+    fn beside(mut self, what: &'static str, value: f64) -> Self {
+        self.beside = Some(Beside { what, value, ratio: self.value / value });
+        self
+    }
+}
+
+/// What the measurements share.
+struct Bench {
+    seconds: Duration,
+    subjects: u64,
+    data_dir: PathBuf,
+}
+
+pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, CliError> {
+    if cfg!(debug_assertions) {
+        eprintln!("warning: this is not a release build; its figures mean nothing");
+    }
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    let place = Place::new(&args)?;
+    let bench = Bench {
+        seconds: Duration::from_secs(args.seconds),
+        subjects: args.subjects,
+        data_dir: place.data_dir.clone(),
+    };
+    let needs_ledger = [Part::Check, Part::Batch, Part::Verify, Part::Restart].map(wanted);
+    if needs_ledger.contains(&true) && args.reuse.is_none() {
+        acts::fill(&bench).await?;
+    }
+    let mut report = Report { context, part: "" };
+    if wanted(Part::Check) {
+        questions::check(&bench, &mut report).await?;
+    }
+    if wanted(Part::Batch) {
+        questions::batch(&bench, &mut report).await?;
+    }
+    if wanted(Part::Record) {
+        acts::record(&bench, &place.root, &mut report).await?;
+    }
+    if wanted(Part::Verify) {
+        rest::verify(&bench, &mut report)?;
+    }
+    if wanted(Part::Restart) {
+        rest::restart(&bench, &mut report).await?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Prints figures as they come: a measurement that takes minutes should not keep what it knows.
+struct Report<'a> {
+    context: &'a mut Context,
+    part: &'static str,
+}
+
+impl Report<'_> {
+    fn part(&mut self, name: &'static str) {
+        self.part = name;
+    }
+
+    fn add(&mut self, figures: &[Figure]) -> Result<(), CliError> {
+        let out = &mut self.context.out;
+        if out.json {
+            for figure in figures {
+                out.object(&serde_json::json!({ "part": self.part, "figure": figure }))?;
+            }
+            return out.flush();
+        }
+        let mut table = Table::new(&["MEASURED", "VALUE", "UNIT", "BESIDE", "VALUE", "RATIO"]);
+        for figure in figures {
+            let beside = figure.beside.as_ref();
+            table.row(
+                Tone::Plain,
+                [
+                    figure.what.clone(),
+                    number(figure.value),
+                    figure.unit.to_owned(),
+                    beside.map_or(String::new(), |beside| beside.what.to_owned()),
+                    beside.map_or(String::new(), |beside| number(beside.value)),
+                    beside.map_or(String::new(), |beside| format!("{:.2}", beside.ratio)),
+                ],
+            );
+        }
+        out.line(format_args!("\n{}", self.part))?;
+        out.table(&table)?;
+        out.flush()
+    }
+}
+
+/// Three digits that count, and no more zeros than needed.
+fn number(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+/// A directory that is removed at the end.
+struct Place {
+    root: PathBuf,
+    data_dir: PathBuf,
+    remove: bool,
+}
+
+impl Place {
+    fn new(args: &BenchArgs) -> Result<Self, CliError> {
+        let root = args.dir.join(format!("consent-ledger-bench-{}", std::process::id()));
+        fs::create_dir_all(&root).map_err(|error| CliError::file(&root, error))?;
+        let data_dir = args.reuse.clone().unwrap_or_else(|| root.join("data"));
+        if args.keep {
+            eprintln!("the ledger stays in {}", data_dir.display());
+        }
+        Ok(Self { data_dir, remove: !args.keep, root })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.remove {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}

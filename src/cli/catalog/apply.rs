@@ -1,0 +1,250 @@
+//! `catalog apply`: brings the catalogue to what a file says.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use clap::Args;
+
+use super::{Client, channels, file::CatalogFile, purposes};
+use crate::{
+    cli::{
+        Context, Exit, client,
+        error::CliError,
+        output::{Table, Tone},
+        progress,
+        shapes::{Applied, AppliedEntry},
+    },
+    proto::{Channel, Purpose, PutChannelRequest, PutPurposeRequest},
+};
+
+const AFTER_HELP: &str = "\
+What the file does not name is left alone: to retire a purpose, say `retired = true`.
+
+Examples:
+  consent-ledger catalog apply examples/catalog.toml --dry-run
+  consent-ledger catalog apply examples/catalog.toml";
+
+/// Options of `catalog apply`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ApplyArgs {
+    /// TOML file with purposes and channels
+    file: PathBuf,
+    /// Only tell what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(args: ApplyArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let file = CatalogFile::read(&args.file)?;
+    let mut client = Client::new(client::connect(&context.global).await?);
+    let results = apply(&file, args.dry_run, &mut client).await?;
+    let count = |word| results.iter().filter(|entry| entry.result == word).count();
+    let applied = Applied {
+        dry_run: args.dry_run,
+        added: count(ADDED),
+        changed: count(CHANGED),
+        unchanged: count(UNCHANGED),
+        results,
+    };
+    print(&applied, context)?;
+    Ok(Exit::Success)
+}
+
+const ADDED: &str = "added";
+const CHANGED: &str = "changed";
+const UNCHANGED: &str = "unchanged";
+
+async fn apply(
+    file: &CatalogFile,
+    dry_run: bool,
+    client: &mut Client,
+) -> Result<Vec<AppliedEntry>, CliError> {
+    let now = Now::read(client).await?;
+    let total = file.channels.len() + file.purposes.len();
+    let bar = progress::bar(u64::try_from(total).ok(), "applying");
+    let mut results = Vec::with_capacity(total);
+    for channel in &file.channels {
+        let mut entry = now.compare_channel(channel);
+        if !dry_run {
+            put_channel(channel, &mut entry, client).await?;
+        }
+        results.push(entry);
+        bar.inc(1);
+    }
+    for purpose in &file.purposes {
+        let mut entry = now.compare_purpose(purpose);
+        if !dry_run {
+            put_purpose(purpose, &mut entry, client).await?;
+        }
+        results.push(entry);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(results)
+}
+
+async fn put_channel(
+    channel: &Channel,
+    entry: &mut AppliedEntry,
+    client: &mut Client,
+) -> Result<(), CliError> {
+    let request = PutChannelRequest { channel: Some(channel.clone()) };
+    let answer = client.put_channel(request).await?.into_inner();
+    entry.settle(answer.changed, answer.revision);
+    Ok(())
+}
+
+async fn put_purpose(
+    purpose: &Purpose,
+    entry: &mut AppliedEntry,
+    client: &mut Client,
+) -> Result<(), CliError> {
+    let request = PutPurposeRequest { purpose: Some(purpose.clone()) };
+    let answer = client.put_purpose(request).await?.into_inner();
+    entry.version = answer.purpose.map(|purpose| purpose.version);
+    entry.settle(answer.changed, answer.revision);
+    Ok(())
+}
+
+impl AppliedEntry {
+    /// The server has the last word: somebody else may have been at it since the comparison.
+    fn settle(&mut self, changed: bool, revision: u64) {
+        self.revision = Some(revision);
+        self.result = match (changed, self.result) {
+            (false, _) => UNCHANGED,
+            (true, UNCHANGED) => CHANGED,
+            (true, result) => result,
+        };
+    }
+}
+
+/// The catalogue as the server has it.
+struct Now {
+    channels: HashMap<String, Channel>,
+    purposes: HashMap<String, Purpose>,
+}
+
+impl Now {
+    async fn read(client: &mut Client) -> Result<Self, CliError> {
+        let channels = channels(client, true).await?;
+        let purposes = purposes(client, true).await?;
+        Ok(Self {
+            channels: channels.into_iter().map(|it| (it.key.clone(), it)).collect(),
+            purposes: purposes.into_iter().map(|it| (it.key.clone(), it)).collect(),
+        })
+    }
+
+    fn compare_channel(&self, wanted: &Channel) -> AppliedEntry {
+        let fields = self.channels.get(&wanted.key).map(|now| {
+            named([
+                ("title", now.title != wanted.title),
+                ("retired", now.retired != wanted.retired),
+            ])
+        });
+        entry("channel", &wanted.key, fields)
+    }
+
+    fn compare_purpose(&self, wanted: &Purpose) -> AppliedEntry {
+        let fields = self.purposes.get(&wanted.key).map(|now| differences(now, wanted));
+        entry("purpose", &wanted.key, fields)
+    }
+}
+
+/// The fields in which a purpose differs from what is wanted.
+fn differences(now: &Purpose, wanted: &Purpose) -> Vec<&'static str> {
+    let oldest = wanted.oldest_compatible_version;
+    named([
+        ("title", now.title != wanted.title),
+        ("description", now.description != wanted.description),
+        ("legal_basis", now.legal_basis != wanted.legal_basis),
+        ("data_categories", now.data_categories != wanted.data_categories),
+        ("default_validity", now.default_validity != wanted.default_validity),
+        ("double_opt_in", now.double_opt_in != wanted.double_opt_in),
+        // 0 asks for no change.
+        ("oldest_compatible_version", oldest != 0 && now.oldest_compatible_version != oldest),
+        ("retired", now.retired != wanted.retired),
+        ("obligations", now.obligations != wanted.obligations),
+    ])
+}
+
+fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
+    fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
+
+fn entry(kind: &'static str, key: &str, fields: Option<Vec<&'static str>>) -> AppliedEntry {
+    let result = match &fields {
+        None => ADDED,
+        Some(fields) if fields.is_empty() => UNCHANGED,
+        Some(_) => CHANGED,
+    };
+    AppliedEntry {
+        kind,
+        key: key.to_owned(),
+        result,
+        fields: fields.unwrap_or_default(),
+        version: None,
+        revision: None,
+    }
+}
+
+fn print(applied: &Applied, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        return out.object(applied);
+    }
+    let mut table = Table::new(&["RESULT", "KIND", "KEY", "VERSION", "REVISION", "FIELDS"]);
+    for entry in &applied.results {
+        let tone = if entry.result == UNCHANGED { Tone::Plain } else { Tone::Good };
+        table.row(
+            tone,
+            [
+                entry.result.to_owned(),
+                entry.kind.to_owned(),
+                entry.key.clone(),
+                entry.version.map(|version| version.to_string()).unwrap_or_default(),
+                entry.revision.map(|revision| revision.to_string()).unwrap_or_default(),
+                entry.fields.join(", "),
+            ],
+        );
+    }
+    out.table(&table)?;
+    let dry = if applied.dry_run { "dry run, nothing was written: " } else { "" };
+    out.line(format!(
+        "{dry}{} added, {} changed, {} unchanged",
+        applied.added, applied.changed, applied.unchanged
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_named() {
+        let now = Purpose {
+            key: "a".into(),
+            title: "A".into(),
+            oldest_compatible_version: 1,
+            version: 3,
+            ..Default::default()
+        };
+        let mut wanted = Purpose { version: 0, oldest_compatible_version: 0, ..now.clone() };
+        assert!(differences(&now, &wanted).is_empty());
+        wanted.title = "B".into();
+        wanted.oldest_compatible_version = 3;
+        assert_eq!(differences(&now, &wanted), ["title", "oldest_compatible_version"]);
+    }
+
+    #[test]
+    fn the_server_has_the_last_word() {
+        let mut unchanged = entry("purpose", "a", Some(vec![]));
+        unchanged.settle(true, 7);
+        assert_eq!((unchanged.result, unchanged.revision), (CHANGED, Some(7)));
+        let mut added = entry("purpose", "a", None);
+        added.settle(true, 8);
+        assert_eq!(added.result, ADDED);
+        let mut late = entry("purpose", "a", None);
+        late.settle(false, 8);
+        assert_eq!(late.result, UNCHANGED);
+    }
+}

@@ -1,0 +1,275 @@
+//! A catalogue as a TOML file.
+//!
+//! ```toml
+//! [[channels]]
+//! key = "email"
+//! title = "Email"
+//!
+//! [[purposes]]
+//! key = "marketing.newsletter"
+//! title = "Newsletter"
+//! description = "…"                                # optional, like all that follow
+//! legal_basis = "consent"                          # required
+//! data_categories = ["user.contact.email"]
+//! default_validity = "730d"
+//! double_opt_in = false
+//! oldest_compatible_version = 2                    # absent: unchanged
+//! retired = false
+//! obligations = [
+//!     { frequency_limit = { uses_max = 4, period = "30d" } },
+//!     { quiet_hours = { start = "21:00", end = "08:00", time_zone = "Europe/Berlin" } },
+//! ]
+//! ```
+
+use std::{collections::HashSet, fs, path::Path, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{
+    cli::{error::CliError, words},
+    proto::{self, LegalBasis, obligation::Kind},
+};
+
+/// Channels and purposes, in the order of the file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CatalogFile {
+    /// Channels.
+    pub channels: Vec<proto::Channel>,
+    /// Purposes.
+    pub purposes: Vec<proto::Purpose>,
+}
+
+impl CatalogFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file can not be read, or is not a catalogue.
+    pub fn read(path: &Path) -> Result<Self, CliError> {
+        let text = fs::read_to_string(path).map_err(|error| CliError::file(path, error))?;
+        Self::parse(&text).map_err(|error| {
+            CliError::failed(format!("{}: {error}", path.display()))
+                .with_hint("examples/catalog.toml shows every field")
+        })
+    }
+
+    /// Takes the text of a file.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let raw: RawCatalog =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let catalog = Self {
+            channels: raw.channels.into_iter().map(Into::into).collect(),
+            purposes: raw.purposes.into_iter().map(Into::into).collect(),
+        };
+        all_different("channel", catalog.channels.iter().map(|channel| channel.key.as_str()))?;
+        all_different("purpose", catalog.purposes.iter().map(|purpose| purpose.key.as_str()))?;
+        Ok(catalog)
+    }
+}
+
+fn all_different<'a>(what: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    match keys.find(|key| !seen.insert(*key)) {
+        Some(key) => Err(format!("the {what} `{key}` stands there twice")),
+        None => Ok(()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCatalog {
+    #[serde(default)]
+    channels: Vec<RawChannel>,
+    #[serde(default)]
+    purposes: Vec<RawPurpose>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawChannel {
+    key: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    retired: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPurpose {
+    key: String,
+    title: String,
+    #[serde(default)]
+    description: String,
+    #[serde(with = "words")]
+    legal_basis: LegalBasis,
+    #[serde(default)]
+    data_categories: Vec<String>,
+    #[serde(default, deserialize_with = "some_duration")]
+    default_validity: Option<prost_types::Duration>,
+    #[serde(default)]
+    double_opt_in: bool,
+    #[serde(default)]
+    oldest_compatible_version: u32,
+    #[serde(default)]
+    retired: bool,
+    #[serde(default)]
+    obligations: Vec<RawObligation>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum RawObligation {
+    FrequencyLimit {
+        uses_max: u32,
+        #[serde(deserialize_with = "duration")]
+        period: prost_types::Duration,
+    },
+    QuietHours {
+        #[serde(deserialize_with = "minute")]
+        start: u32,
+        #[serde(deserialize_with = "minute")]
+        end: u32,
+        #[serde(default)]
+        time_zone: String,
+    },
+}
+
+impl From<RawChannel> for proto::Channel {
+    fn from(raw: RawChannel) -> Self {
+        Self { key: raw.key, title: raw.title, retired: raw.retired }
+    }
+}
+
+impl From<RawPurpose> for proto::Purpose {
+    fn from(raw: RawPurpose) -> Self {
+        Self {
+            key: raw.key,
+            title: raw.title,
+            description: raw.description,
+            legal_basis: raw.legal_basis.into(),
+            data_categories: raw.data_categories,
+            default_validity: raw.default_validity,
+            double_opt_in: raw.double_opt_in,
+            oldest_compatible_version: raw.oldest_compatible_version,
+            retired: raw.retired,
+            obligations: raw.obligations.into_iter().map(Into::into).collect(),
+            version: 0,
+        }
+    }
+}
+
+impl From<RawObligation> for proto::Obligation {
+    fn from(raw: RawObligation) -> Self {
+        let kind = match raw {
+            RawObligation::FrequencyLimit { uses_max, period } => {
+                Kind::FrequencyLimit(proto::FrequencyLimit { uses_max, period: Some(period) })
+            }
+            RawObligation::QuietHours { start, end, time_zone } => {
+                let hours = proto::QuietHours { start_minute: start, end_minute: end, time_zone };
+                Kind::QuietHours(hours)
+            }
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<prost_types::Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    let duration: Duration = humantime::parse_duration(&text)
+        .map_err(|error| de::Error::custom(format!("`{text}` is not a duration: {error}")))?;
+    duration.try_into().map_err(|_| de::Error::custom(format!("`{text}` is too long")))
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<prost_types::Duration>, D::Error> {
+    duration(from).map(Some)
+}
+
+fn minute<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(from)?;
+    let time: jiff::civil::Time = text
+        .parse()
+        .map_err(|_| de::Error::custom(format!("`{text}` is not a time of day such as 21:00")))?;
+    u32::try_from(i32::from(time.hour()) * 60 + i32::from(time.minute())).map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../examples/catalog.toml");
+
+    fn basis(catalog: &CatalogFile, key: &str) -> LegalBasis {
+        catalog.purposes.iter().find(|purpose| purpose.key == key).unwrap().legal_basis()
+    }
+
+    #[test]
+    fn the_example_has_what_it_promises() {
+        let catalog = CatalogFile::parse(EXAMPLE).unwrap();
+        let tcf = catalog.purposes.iter().filter(|purpose| purpose.key.starts_with("tcf."));
+        assert_eq!(tcf.count(), 11);
+        assert!(catalog.purposes.len() >= 23);
+        assert_eq!(catalog.channels.len(), 7);
+        assert_eq!(basis(&catalog, "marketing.newsletter"), LegalBasis::Consent);
+        assert_eq!(basis(&catalog, "tcf.store-access"), LegalBasis::Consent);
+        assert_eq!(basis(&catalog, "transactional.order-updates"), LegalBasis::Contract);
+        assert_eq!(basis(&catalog, "legal.tax-records"), LegalBasis::LegalObligation);
+        assert_eq!(basis(&catalog, "product.analytics"), LegalBasis::LegitimateInterest);
+        let newsletter =
+            catalog.purposes.iter().find(|purpose| purpose.key == "marketing.newsletter").unwrap();
+        assert!(!newsletter.double_opt_in);
+        assert!(catalog.purposes.iter().any(|purpose| purpose.double_opt_in));
+        assert!(catalog.purposes.iter().any(|purpose| purpose.default_validity.is_some()));
+        assert!(catalog.purposes.iter().any(|purpose| purpose.obligations.len() == 2));
+    }
+
+    #[test]
+    fn every_key_of_the_example_is_valid() {
+        let catalog = CatalogFile::parse(EXAMPLE).unwrap();
+        let purposes = catalog.purposes.iter().map(|purpose| &purpose.key);
+        for key in purposes.chain(catalog.channels.iter().map(|channel| &channel.key)) {
+            crate::domain::Key::parse(key).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let purpose = "[[purposes]]\nkey = \"a\"\ntitle = \"A\"\nlegal_basis = \"consent\"\n";
+        for (text, want) in [
+            (format!("{purpose}{purpose}"), "`a` stands there twice"),
+            (format!("{purpose}validity = \"1d\""), "unknown field `validity`"),
+            (format!("{purpose}default_validity = \"soon\""), "`soon` is not a duration"),
+            (purpose.replace("consent", "whim"), "`whim` is not a known word"),
+            (
+                format!(
+                    "{purpose}[[purposes.obligations]]
+quiet_hours = {{ start = \"25\", end = \"8\" }}"
+                ),
+                "is not a time of day",
+            ),
+        ] {
+            let error = CatalogFile::parse(&text).unwrap_err();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn durations_and_hours_are_read() {
+        let catalog = CatalogFile::parse(EXAMPLE).unwrap();
+        let obligations =
+            catalog.purposes.iter().flat_map(|purpose| &purpose.obligations).map(|o| &o.kind);
+        let kinds: Vec<_> = obligations.flatten().collect();
+        assert!(kinds.iter().any(|kind| matches!(
+            kind,
+            Kind::QuietHours(hours) if hours.start_minute == 21 * 60 && hours.end_minute == 8 * 60
+        )));
+        assert!(kinds.iter().any(|kind| matches!(
+            kind,
+            Kind::FrequencyLimit(limit) if limit.period.unwrap().seconds % 86_400 == 0
+        )));
+    }
+}

@@ -1,0 +1,142 @@
+//! `export`: entries as NDJSON, decoded. Evidence stays sealed.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgMatches, Args, parser::ValueSource};
+use indicatif::ProgressBar;
+
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    offline,
+    output::Output,
+    progress,
+    shapes::{Entry, Exported},
+};
+use crate::proto::{
+    GetCheckpointRequest, ListEntriesRequest, audit_service_client::AuditServiceClient,
+};
+
+const AFTER_HELP: &str = "\
+Reads from the server, or, with --data-dir, straight from the files, with no server and no keys.
+Prints one JSON object a line, with or without --json.
+
+Examples:
+  consent-ledger export --start 100 --end 200
+  consent-ledger export --data-dir ./data --output entries.ndjson";
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ExportArgs {
+    /// Read this directory instead of asking a server
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// First index
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    start: u64,
+    /// First index that is left out [default: the head of the ledger]
+    #[arg(long, value_name = "INDEX")]
+    end: Option<u64>,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Whether `export` reads a directory. A server named by flag beats a directory that is only
+/// named by environment or file, as these serve other commands too.
+pub(super) fn is_offline(matches: &ArgMatches) -> Result<bool, CliError> {
+    let Some(matches) = matches.subcommand_matches("export") else { return Ok(false) };
+    let by_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    match (by_flag("data_dir"), by_flag("addr")) {
+        (true, true) => Err(CliError::usage("--data-dir and --addr exclude each other")
+            .with_hint("read the files of a directory, or ask a server")),
+        (true, false) => Ok(true),
+        (false, true) => Ok(false),
+        (false, false) => Ok(matches.contains_id("data_dir")),
+    }
+}
+
+pub(super) async fn run(
+    args: ExportArgs,
+    offline: bool,
+    context: &mut Context,
+) -> Result<Exit, CliError> {
+    if args.end.is_some_and(|end| end < args.start) {
+        return Err(CliError::usage("--end must not be less than --start"));
+    }
+    let mut file = args.output.as_deref().map(open).transpose()?;
+    let mut sink = Sink { to: file.as_mut().unwrap_or(&mut context.out), entries: 0 };
+    match args.data_dir.as_deref().filter(|_| offline) {
+        Some(dir) => from_dir(dir, &args, &mut sink)?,
+        None => {
+            let client = AuditServiceClient::new(client::connect(&context.global).await?);
+            from_server(client, &args, &mut sink).await?;
+        }
+    }
+    sink.to.flush()?;
+    let entries = sink.entries;
+    if let Some(path) = &args.output {
+        tell(entries, path, context)?;
+    }
+    Ok(Exit::Success)
+}
+
+fn open(path: &Path) -> Result<Output, CliError> {
+    let file = File::create(path).map_err(|error| CliError::file(path, error))?;
+    Ok(Output::new(Box::new(file), true, false))
+}
+
+struct Sink<'a> {
+    to: &'a mut Output,
+    entries: u64,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, index: u64, bytes: &[u8], bar: &ProgressBar) -> Result<(), CliError> {
+        let entry = Entry::decode(bytes)
+            .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
+        self.entries += 1;
+        bar.inc(1);
+        self.to.object(&entry)
+    }
+}
+
+fn from_dir(dir: &Path, args: &ExportArgs, sink: &mut Sink<'_>) -> Result<(), CliError> {
+    let bar = progress::bar(args.end.map(|end| end - args.start), "exporting");
+    let read = offline::entries_from_dir(dir, args.start, args.end, &mut |index, bytes| {
+        sink.put(index, bytes, &bar)
+    });
+    bar.finish_and_clear();
+    // What was read before the damage is worth having.
+    let flushed = sink.to.flush();
+    read.and(flushed)
+}
+
+async fn from_server(
+    mut client: AuditServiceClient<tonic::transport::Channel>,
+    args: &ExportArgs,
+    sink: &mut Sink<'_>,
+) -> Result<(), CliError> {
+    let size = client.get_checkpoint(GetCheckpointRequest {}).await?.into_inner().size;
+    let end = args.end.unwrap_or(size);
+    let bar = progress::bar(Some(end.min(size).saturating_sub(args.start)), "exporting");
+    let request = ListEntriesRequest { start_index: args.start, end_index: Some(end) };
+    let mut entries = client.list_entries(request).await?.into_inner();
+    while let Some(entry) = entries.message().await? {
+        sink.put(entry.index, &entry.entry, &bar)?;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn tell(entries: u64, path: &Path, context: &mut Context) -> Result<(), CliError> {
+    let exported = Exported { entries, output: path.display().to_string() };
+    if context.out.json {
+        return context.out.object(&exported);
+    }
+    context.out.line(format!("{entries} entries written to {}", exported.output))
+}

@@ -1,0 +1,285 @@
+//! Options from three places: flag, then environment, then file.
+//!
+//! The parser already ranks flag over environment over default, so a key of the file becomes the
+//! default of its option before anything is parsed. Every option is `CONSENT_LEDGER_<NAME>` in the
+//! environment, and its name with `_` or `-` in the file. A key at the top of the file goes for
+//! every command that has the option; a key in a table goes for that command alone:
+//!
+//! ```toml
+//! addr = "127.0.0.1:50051"
+//!
+//! [serve]
+//! data_dir = "/var/lib/consent-ledger"
+//!
+//! [catalog.apply]
+//! dry_run = true
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    ffi::{OsStr, OsString},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, Command, builder::BoolishValueParser};
+use toml::{Table, Value};
+
+use super::error::CliError;
+
+/// The options file that is used without being named.
+pub const FILE_DEFAULT: &str = "consent-ledger.toml";
+
+const ENV_PREFIX: &str = "CONSENT_LEDGER_";
+
+/// An option's value before the arguments are parsed: from the flag, else from the environment.
+#[must_use]
+pub fn early(args: &[OsString], option: &str) -> Option<OsString> {
+    let flag = format!("--{option}");
+    let with_value = format!("{flag}=");
+    let mut args = args.iter().skip(1).take_while(|arg| *arg != "--");
+    while let Some(arg) = args.next() {
+        if arg == flag.as_str() {
+            return args.next().cloned();
+        }
+        if let Some(value) = arg.to_str().and_then(|arg| arg.strip_prefix(&with_value)) {
+            return Some(value.into());
+        }
+    }
+    env::var_os(env_name(option))
+}
+
+fn env_name(option: &str) -> String {
+    format!("{ENV_PREFIX}{}", option.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// A file with options.
+#[derive(Debug)]
+pub struct OptionsFile {
+    path: PathBuf,
+    table: Table,
+}
+
+impl OptionsFile {
+    /// Reads the file that flag or environment name, else the one of the working directory.
+    ///
+    /// # Errors
+    /// The file that was named does not exist, or the file is not TOML.
+    pub fn find(args: &[OsString]) -> Result<Option<Self>, CliError> {
+        // Help must come even where the file is broken.
+        if args.iter().any(|arg| {
+            ["--help", "-h", "--version", "-V", "help"].map(OsStr::new).contains(&arg.as_os_str())
+        }) {
+            return Ok(None);
+        }
+        let named = early(args, "config");
+        let path = named.as_ref().map_or_else(|| PathBuf::from(FILE_DEFAULT), PathBuf::from);
+        match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&path, &text).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(None),
+            Err(error) => Err(CliError::usage(format!("{}: {error}", path.display()))
+                .with_hint("--config and CONSENT_LEDGER_CONFIG name a TOML file with options")),
+        }
+    }
+
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, CliError> {
+        let table = text.parse().map_err(|error| {
+            CliError::usage(format!(
+                "{}: {}",
+                path.display(),
+                ToString::to_string(&error).trim_end()
+            ))
+        })?;
+        Ok(Self { path: path.to_owned(), table })
+    }
+
+    fn wrong(&self, key: &str, what: impl std::fmt::Display) -> CliError {
+        CliError::usage(format!("{}: `{key}`: {what}", self.path.display()))
+    }
+}
+
+/// A command whose options come from flag, environment and file.
+///
+/// # Errors
+/// The file has a key that no option has, or a value that its option does not take.
+pub fn layered(command: Command, file: Option<&OptionsFile>) -> Result<Command, CliError> {
+    let command = with_environment(command);
+    let Some(file) = file else { return Ok(command) };
+    check_known(file, &command)?;
+    let globals: Vec<Arg> =
+        command.get_arguments().filter(|a| a.is_global_set()).cloned().collect();
+    with_file(file, command, &Settings::default(), &file.table, &globals)
+}
+
+/// Gives every option its variable, and every switch a value, so that a nearer layer can turn it
+/// off again.
+fn with_environment(command: Command) -> Command {
+    command
+        .mut_args(|arg| {
+            let Some(name) = arg.get_long().map(str::to_owned) else { return arg };
+            let arg = match arg.get_action() {
+                ArgAction::SetTrue => switch(arg),
+                _ => arg,
+            };
+            arg.env(env_name(&name)).hide_env(true)
+        })
+        .mut_subcommands(with_environment)
+}
+
+fn switch(arg: Arg) -> Arg {
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .value_name("BOOL")
+        .value_parser(BoolishValueParser::new())
+        .default_value("false")
+        .default_missing_value("true")
+        .hide_default_value(true)
+        .hide_possible_values(true)
+}
+
+/// Keys of the file as they hold for one command.
+type Settings<'a> = BTreeMap<String, (String, &'a Value)>;
+
+fn with_file(
+    file: &OptionsFile,
+    command: Command,
+    inherited: &Settings<'_>,
+    own: &Table,
+    globals: &[Arg],
+) -> Result<Command, CliError> {
+    let mut settings = inherited.clone();
+    settings.extend(
+        own.iter()
+            .filter(|(key, _)| command.find_subcommand(key).is_none())
+            .map(|(key, value)| (normal(key), (key.clone(), value))),
+    );
+    let mut command = command;
+    let names: Vec<String> =
+        command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        let empty = Table::new();
+        let own = own.get(&name).and_then(Value::as_table).unwrap_or(&empty);
+        let sub = command.find_subcommand(&name).cloned().unwrap_or_default();
+        let sub = sub.args(globals.iter().filter(|arg| settings_has(own, arg)).cloned());
+        let sub = with_file(file, sub, &settings, own, globals)?;
+        command = command.mut_subcommand(&name, |_| sub);
+    }
+    let args: Vec<Arg> = command.get_arguments().cloned().collect();
+    for arg in args {
+        let Some((key, value)) = arg.get_long().and_then(|name| settings.get(&normal(name))) else {
+            continue;
+        };
+        let values = texts(file, key, value, &arg)?;
+        command =
+            command.mut_arg(arg.get_id(), |arg| arg.required(false).default_values(values.clone()));
+    }
+    Ok(command)
+}
+
+fn settings_has(table: &Table, arg: &Arg) -> bool {
+    table.keys().any(|key| arg.get_long() == Some(normal(key).as_str()))
+}
+
+fn normal(key: &str) -> String {
+    key.replace('_', "-")
+}
+
+/// The values of a key, each known to be one that the option takes.
+fn texts(file: &OptionsFile, key: &str, value: &Value, arg: &Arg) -> Result<Vec<String>, CliError> {
+    let values = match value {
+        Value::Array(_) if !matches!(arg.get_action(), ArgAction::Append) => {
+            return Err(file.wrong(key, "takes one value, not a list"));
+        }
+        Value::Array(items) => items.iter().map(text).collect(),
+        other => text(other).map(|text| vec![text]),
+    };
+    let values = values.ok_or_else(|| file.wrong(key, "takes a value, not a table"))?;
+    try_values(arg, &values).map_err(|error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        file.wrong(key, line.trim_start_matches("error: "))
+    })?;
+    Ok(values)
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Boolean(truth) => Some(truth.to_string()),
+        Value::Datetime(time) => Some(time.to_string()),
+        Value::Array(_) | Value::Table(_) => None,
+    }
+}
+
+/// Parses the values as if they came by flag: a wrong default would be reported as a mistake of
+/// the program, a wrong flag is reported as what it is.
+fn try_values(arg: &Arg, values: &[String]) -> Result<(), clap::Error> {
+    let name = arg.get_long().unwrap_or_default();
+    Command::new("file")
+        .no_binary_name(true)
+        .arg(arg.clone().required(false).global(false))
+        .try_get_matches_from(values.iter().map(|value| format!("--{name}={value}")))
+        .map(drop)
+}
+
+fn check_known(file: &OptionsFile, command: &Command) -> Result<(), CliError> {
+    let globals = own_options(command);
+    for (key, value) in &file.table {
+        match (command.find_subcommand(key), value) {
+            (Some(sub), Value::Table(table)) => check_table(file, sub, table, key, &globals)?,
+            (Some(_), _) => return Err(file.wrong(key, "is a command: write a table")),
+            (None, _) => check_key(file, key, key, &all_options(command))?,
+        }
+    }
+    Ok(())
+}
+
+fn check_table(
+    file: &OptionsFile,
+    command: &Command,
+    table: &Table,
+    path: &str,
+    globals: &BTreeSet<String>,
+) -> Result<(), CliError> {
+    let known = &all_options(command) | globals;
+    for (key, value) in table {
+        let path = format!("{path}.{key}");
+        match (command.find_subcommand(key), value) {
+            (Some(sub), Value::Table(table)) => check_table(file, sub, table, &path, globals)?,
+            _ => check_key(file, key, &path, &known)?,
+        }
+    }
+    Ok(())
+}
+
+fn check_key(
+    file: &OptionsFile,
+    key: &str,
+    path: &str,
+    known: &BTreeSet<String>,
+) -> Result<(), CliError> {
+    if known.contains(&normal(key)) {
+        return Ok(());
+    }
+    let names: Vec<String> = known.iter().map(|name| name.replace('-', "_")).collect();
+    Err(file.wrong(path, "is not an option").with_hint(format!("known here: {}", names.join(", "))))
+}
+
+fn own_options(command: &Command) -> BTreeSet<String> {
+    // A file that names another file would be one layer too many.
+    command
+        .get_arguments()
+        .filter_map(Arg::get_long)
+        .filter(|name| *name != "config")
+        .map(str::to_owned)
+        .collect()
+}
+
+fn all_options(command: &Command) -> BTreeSet<String> {
+    let below = command.get_subcommands().flat_map(all_options);
+    own_options(command).into_iter().chain(below).collect()
+}

@@ -1,0 +1,218 @@
+//! Standard output: tables for people, JSON for scripts, never both.
+
+use std::{
+    fmt::Display,
+    io::{self, BufWriter, Write},
+};
+
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{Global, error::CliError};
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// Whether to use colours on a stream.
+pub fn color_on(when: ColorWhen, stream: &impl RawStream) -> bool {
+    match when {
+        ColorWhen::Always => true,
+        ColorWhen::Never => false,
+        ColorWhen::Auto => AutoStream::choice(stream) != ColorChoice::Never,
+    }
+}
+
+/// Standard output, or what stands for it.
+pub struct Output {
+    to: BufWriter<Box<dyn Write + Send>>,
+    /// Whether to print JSON.
+    pub json: bool,
+    color: bool,
+}
+
+impl Output {
+    /// The process's standard output.
+    #[must_use]
+    pub fn stdout(global: &Global) -> Self {
+        let color = color_on(global.color, &io::stdout());
+        Self::new(Box::new(io::stdout()), global.json, color)
+    }
+
+    /// Any other place.
+    #[must_use]
+    pub fn new(to: Box<dyn Write + Send>, json: bool, color: bool) -> Self {
+        Self { to: BufWriter::with_capacity(64 * 1024, to), json, color }
+    }
+
+    /// Prints one object on a line of its own.
+    ///
+    /// # Errors
+    /// The output failed, or nobody reads it any more.
+    pub fn object(&mut self, object: &impl Serialize) -> Result<(), CliError> {
+        serde_json::to_writer(&mut self.to, object)
+            .map_err(|error| CliError::stdout(error.into()))?;
+        self.line("")
+    }
+
+    /// Prints a line.
+    ///
+    /// # Errors
+    /// The output failed, or nobody reads it any more.
+    pub fn line(&mut self, line: impl Display) -> Result<(), CliError> {
+        writeln!(self.to, "{line}").map_err(CliError::stdout)
+    }
+
+    /// Prints a table: columns aligned, two spaces apart. An empty one prints nothing.
+    ///
+    /// # Errors
+    /// The output failed, or nobody reads it any more.
+    pub fn table(&mut self, table: &Table) -> Result<(), CliError> {
+        for line in table.lines(self.color) {
+            self.line(line)?;
+        }
+        Ok(())
+    }
+
+    /// A text in a colour, if colours are on.
+    #[must_use]
+    pub fn paint(&self, tone: Tone, text: &str) -> String {
+        if self.color { tone.paint(text) } else { text.to_owned() }
+    }
+
+    /// Writes out what was kept back.
+    ///
+    /// # Errors
+    /// The output failed, or nobody reads it any more.
+    pub fn flush(&mut self) -> Result<(), CliError> {
+        self.to.flush().map_err(CliError::stdout)
+    }
+}
+
+/// What a colour says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// As hoped.
+    Good,
+    /// Worth a look.
+    Careful,
+    /// Not as hoped.
+    Bad,
+    /// A heading.
+    Heading,
+    /// Neither here nor there.
+    Plain,
+}
+
+impl Tone {
+    fn paint(self, text: &str) -> String {
+        let style = match self {
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Careful => AnsiColor::Yellow.on_default(),
+            Self::Bad => AnsiColor::Red.on_default(),
+            Self::Heading => Style::new().bold(),
+            Self::Plain => return text.to_owned(),
+        };
+        format!("{style}{text}{style:#}")
+    }
+}
+
+/// Rows under a heading. The first cell of a row may have a colour.
+pub struct Table {
+    heading: Vec<&'static str>,
+    rows: Vec<(Tone, Vec<String>)>,
+}
+
+impl Table {
+    /// A table without rows.
+    #[must_use]
+    pub fn new(heading: &[&'static str]) -> Self {
+        Self { heading: heading.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row<const N: usize>(&mut self, tone: Tone, cells: [String; N]) {
+        self.rows.push((tone, cells.into()));
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn lines(&self, color: bool) -> Vec<String> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_header(self.heading.clone());
+        table.add_rows(self.rows.iter().map(|(_, cells)| cells.iter().map(|cell| one_line(cell))));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let tones = std::iter::once(Tone::Heading).chain(self.rows.iter().map(|(tone, _)| *tone));
+        let painted = |(line, tone): (String, Tone)| {
+            let line = line.trim_end();
+            if color { paint_first_cell(line, tone) } else { line.to_owned() }
+        };
+        table.lines().zip(tones).map(painted).collect()
+    }
+}
+
+/// Colours go on after the columns are measured, which they would upset.
+fn paint_first_cell(line: &str, tone: Tone) -> String {
+    let end = match tone {
+        Tone::Heading => line.len(),
+        _ => line.find("  ").unwrap_or(line.len()),
+    };
+    format!("{}{}", tone.paint(&line[..end]), &line[end..])
+}
+
+/// A row is a line: what would break it is shown as an escape.
+fn one_line(cell: &str) -> String {
+    cell.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(&["EFFECT", "PURPOSE"]);
+        table.row(Tone::Good, ["allow".into(), "marketing.newsletter".into()]);
+        table.row(Tone::Bad, ["deny".into(), "a\nb".into()]);
+        table
+    }
+
+    #[test]
+    fn columns_are_aligned_and_rows_stay_lines() {
+        assert_eq!(
+            table().lines(false),
+            ["EFFECT  PURPOSE", "allow   marketing.newsletter", "deny    a\\nb"]
+        );
+    }
+
+    #[test]
+    fn colours_do_not_move_columns() {
+        let plain: Vec<String> = table()
+            .lines(true)
+            .iter()
+            .map(|l| anstream::adapter::strip_str(l).to_string())
+            .collect();
+        assert_eq!(plain, table().lines(false));
+        assert!(table().lines(true)[1].starts_with("\u{1b}[32mallow\u{1b}[0m  "));
+    }
+}

@@ -1,0 +1,228 @@
+//! `replay`: records acts from NDJSON.
+//!
+//! Many acts are in flight at once, and never two of one data subject: theirs are recorded in the
+//! order of the input.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+
+use clap::{Args, builder::RangedI64ValueParser, value_parser};
+use indicatif::ProgressBar;
+
+use self::{
+    input::{Input, Line},
+    lanes::Lanes,
+    send::{Sender, Sent, Trouble},
+};
+use super::{
+    Context, Exit,
+    act::Act,
+    client,
+    error::CliError,
+    output::{Table, Tone},
+    progress,
+    shapes::{Reject, Replayed},
+    words,
+};
+use crate::proto::{Outcome, RecordConsentRequest, RecordConsentResponse};
+
+mod input;
+mod lanes;
+mod send;
+
+const AFTER_HELP: &str = "\
+Each line is an act; `consent-ledger generate --help` shows its form. Acts of one data subject are
+recorded in their order, others side by side. When the server is busy or away for a moment, an act
+is tried again; one without `idempotency_key` only where it can not be recorded twice.
+
+Without --continue-on-error the first act that is rejected ends the command with exit code 1; what
+was in flight is still recorded.
+
+Examples:
+  consent-ledger replay examples/onboarding.ndjson
+  consent-ledger generate --acts 1000 | consent-ledger replay - --concurrency 256";
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ReplayArgs {
+    /// NDJSON file of acts; `-` for standard input
+    file: PathBuf,
+    /// The greatest number of acts in flight
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = in_flight())]
+    concurrency: u32,
+    /// Go on after an act that is rejected; the exit code is still 1
+    #[arg(long)]
+    continue_on_error: bool,
+    /// How often an act is tried again
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    retries: u32,
+}
+
+fn in_flight() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(1..=65_536)
+}
+
+pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliError> {
+    // A file that is not there is told before a server that is not there.
+    let input = Input::open(&args.file)?;
+    let bar = match input.bytes {
+        Some(bytes) => progress::bytes(bytes, "replaying"),
+        None => progress::bar(None, "acts"),
+    };
+    let channel = client::connect(&context.global).await?;
+    let started = Instant::now();
+    let mut replay = Replay {
+        lanes: Lanes::new(Sender::new(channel, args.retries), args.concurrency),
+        tally: Tally::default(),
+        by_bytes: input.bytes.is_some(),
+        bar,
+        continue_on_error: args.continue_on_error,
+    };
+    let read = Box::pin(replay.run(input)).await;
+    replay.bar.finish_and_clear();
+    let replayed = replay.tally.finish(started.elapsed().as_secs_f64());
+    print(&replayed, context)?;
+    read?;
+    Ok(if replayed.rejected == 0 { Exit::Success } else { Exit::Failed })
+}
+
+struct Replay {
+    lanes: Lanes,
+    tally: Tally,
+    bar: ProgressBar,
+    by_bytes: bool,
+    continue_on_error: bool,
+}
+
+impl Replay {
+    async fn run(&mut self, mut input: Input) -> Result<(), CliError> {
+        let mut more = true;
+        while more || !self.lanes.are_empty() {
+            if self.must_stop() {
+                more = false;
+                self.lanes.drop_waiting();
+            }
+            if more && self.lanes.have_room() {
+                tokio::select! {
+                    line = input.next() => match line {
+                        Some(line) => self.take(&line?),
+                        None => more = false,
+                    },
+                    Some(sent) = self.lanes.next() => self.tally.add(sent),
+                }
+            } else if let Some(sent) = self.lanes.next().await {
+                self.tally.add(sent);
+            }
+        }
+        Ok(())
+    }
+
+    fn must_stop(&self) -> bool {
+        self.tally.rejected > 0 && !self.continue_on_error
+    }
+
+    fn take(&mut self, line: &Line) {
+        self.bar.inc(if self.by_bytes { line.bytes } else { 1 });
+        if line.text.trim().is_empty() {
+            return;
+        }
+        match serde_json::from_str::<Act>(&line.text) {
+            Ok(act) => self.lanes.add(line.number, RecordConsentRequest::from(act)),
+            Err(error) => self.tally.reject(Reject {
+                line: line.number,
+                reason: "not_an_act".to_owned(),
+                message: error.to_string(),
+            }),
+        }
+    }
+}
+
+/// Rejects that are kept to be told; the rest is only counted.
+const REJECTS_MAX: usize = 100;
+
+/// What became of the acts so far.
+#[derive(Default)]
+struct Tally {
+    recorded: u64,
+    replayed: u64,
+    rejected: u64,
+    retries: u64,
+    revision: u64,
+    outcomes: BTreeMap<String, u64>,
+    rejects: Vec<Reject>,
+}
+
+impl Tally {
+    fn add(&mut self, sent: Sent) {
+        self.retries += u64::from(sent.retries);
+        match sent.result {
+            Ok(answer) => self.record(&answer),
+            Err(Trouble { reason, message }) => {
+                self.reject(Reject { line: sent.line, reason, message });
+            }
+        }
+    }
+
+    fn record(&mut self, answer: &RecordConsentResponse) {
+        self.recorded += 1;
+        self.replayed += u64::from(answer.replayed);
+        self.revision = self.revision.max(answer.revision);
+        for result in &answer.results {
+            *self.outcomes.entry(words::word::<Outcome>(result.outcome)).or_default() += 1;
+        }
+    }
+
+    fn reject(&mut self, reject: Reject) {
+        self.rejected += 1;
+        if self.rejects.len() < REJECTS_MAX {
+            self.rejects.push(reject);
+        }
+    }
+
+    fn finish(mut self, seconds: f64) -> Replayed {
+        self.rejects.sort_by_key(|reject| reject.line);
+        // Whole numbers of acts below 2^32 are exact, and no replay has more.
+        let acts = f64::from(u32::try_from(self.recorded).unwrap_or(u32::MAX));
+        let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
+        Replayed {
+            recorded: self.recorded,
+            replayed: self.replayed,
+            rejected: self.rejected,
+            retries: self.retries,
+            outcomes: self.outcomes,
+            rejects: self.rejects,
+            seconds: rounded(seconds),
+            acts_per_second: rounded(acts / seconds.max(0.000_001)),
+            revision: self.revision,
+        }
+    }
+}
+
+fn print(replayed: &Replayed, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        return out.object(replayed);
+    }
+    out.line(format!(
+        "{} acts on record in {:.1} s, {:.0} a second; revision {}",
+        replayed.recorded, replayed.seconds, replayed.acts_per_second, replayed.revision
+    ))?;
+    if replayed.replayed > 0 {
+        out.line(format!("{} of them were recorded before", replayed.replayed))?;
+    }
+    let mut table = Table::new(&["OUTCOME", "CHANGES"]);
+    for (outcome, count) in &replayed.outcomes {
+        table.row(Tone::Plain, [outcome.clone(), count.to_string()]);
+    }
+    out.table(&table)?;
+    if replayed.rejected > 0 {
+        let rejected = out.paint(Tone::Bad, &format!("{} acts rejected", replayed.rejected));
+        out.line(rejected)?;
+    }
+    let mut table = Table::new(&["LINE", "REASON", "MESSAGE"]);
+    for reject in &replayed.rejects {
+        let cells = [reject.line.to_string(), reject.reason.clone(), reject.message.clone()];
+        table.row(Tone::Plain, cells);
+    }
+    out.table(&table)
+}

@@ -1,0 +1,109 @@
+//! Sending one act, again and again where that is safe.
+
+use std::time::Duration;
+
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    cli::error::{code_name, reason},
+    proto::{
+        RecordConsentRequest, RecordConsentResponse, consent_service_client::ConsentServiceClient,
+    },
+};
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Sends acts.
+#[derive(Clone)]
+pub(super) struct Sender {
+    client: ConsentServiceClient<Channel>,
+    retries_max: u32,
+}
+
+/// What became of an act.
+pub(super) struct Sent {
+    /// Its line.
+    pub line: u64,
+    /// How often it was tried again.
+    pub retries: u32,
+    /// The answer.
+    pub result: Result<RecordConsentResponse, Trouble>,
+}
+
+/// Why an act was not recorded.
+pub(super) struct Trouble {
+    /// Reason of the server, else the gRPC code.
+    pub reason: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Sender {
+    pub(super) fn new(channel: Channel, retries_max: u32) -> Self {
+        Self { client: ConsentServiceClient::new(channel), retries_max }
+    }
+
+    pub(super) async fn send(&mut self, line: u64, request: RecordConsentRequest) -> Sent {
+        let mut retries = 0;
+        let result = loop {
+            let status = match self.client.record_consent(request.clone()).await {
+                Ok(answer) => break Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            if retries == self.retries_max || !may_retry(&status, &request) {
+                break Err(trouble(&status));
+            }
+            tokio::time::sleep(backoff(retries)).await;
+            retries += 1;
+        };
+        Sent { line, retries, result }
+    }
+}
+
+/// What was refused for lack of room was not recorded. Where that is not certain, only the
+/// idempotency key makes another try safe.
+fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
+    match code_name(status).as_str() {
+        "RESOURCE_EXHAUSTED" => {
+            matches!(reason(status).as_deref(), Some("TOO_MANY_APPENDS" | "TOO_MANY_REQUESTS"))
+        }
+        "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" => !request.idempotency_key.is_empty(),
+        _ => false,
+    }
+}
+
+fn backoff(retries: u32) -> Duration {
+    BACKOFF_FIRST.saturating_mul(1 << retries.min(16)).min(BACKOFF_MAX)
+}
+
+fn trouble(status: &Status) -> Trouble {
+    Trouble {
+        reason: reason(status).unwrap_or_else(|| code_name(status)),
+        message: status.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_act_that_may_be_on_record_is_tried_again_only_with_a_key() {
+        let plain = RecordConsentRequest::default();
+        let keyed = RecordConsentRequest { idempotency_key: "a".into(), ..plain.clone() };
+        let away = Status::unavailable("gone");
+        assert!(may_retry(&away, &keyed));
+        assert!(!may_retry(&away, &plain));
+        assert!(!may_retry(&Status::invalid_argument("no"), &keyed));
+        // A message that is too large is exhausted too, and stays too large.
+        assert!(!may_retry(&Status::resource_exhausted("too large"), &keyed));
+    }
+
+    #[test]
+    fn waits_grow_to_a_bound() {
+        assert_eq!(backoff(0), BACKOFF_FIRST);
+        assert_eq!(backoff(1), BACKOFF_FIRST * 2);
+        assert_eq!(backoff(40), BACKOFF_MAX);
+    }
+}

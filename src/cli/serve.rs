@@ -1,0 +1,361 @@
+//! `consent-ledger serve`: runs the server until it is told to stop.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use zeroize::Zeroizing;
+
+use crate::{
+    cli::error::CliError,
+    config::{ConfigError, RequestLimits, ServeConfig, TlsFiles, parse_kek, parse_size},
+    node::NodeConfig,
+    server,
+    telemetry::{LogFormat, TelemetryConfig},
+};
+
+/// Environment variable of the key-encryption key. There is no flag for it: flags can be read by
+/// every user of the machine.
+pub const KEK_VARIABLE: &str = "CONSENT_LEDGER_KEK";
+
+/// Runs the server.
+///
+/// The key-encryption key of subjects' keys is created in the data directory on the first start,
+/// unless CONSENT_LEDGER_KEK (64 hexadecimal digits) or --kek-file gives it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeArgs {
+    /// Directory of ledger, vault and view.
+    #[arg(long, env = "CONSENT_LEDGER_DATA_DIR", value_name = "DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    /// Address to listen on; port 0 picks a free one and prints it.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:50051"
+    )]
+    pub listen: SocketAddr,
+    /// Name of the ledger, without scheme; counts when the ledger is created.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_ORIGIN",
+        value_name = "NAME",
+        default_value = "localhost/consent"
+    )]
+    pub origin: String,
+    /// File of the key-encryption key [default: `kek` in the data directory].
+    #[arg(long, env = "CONSENT_LEDGER_KEK_FILE", value_name = "FILE")]
+    pub kek_file: Option<PathBuf>,
+    /// Listen on an address that other machines can reach, though nobody is asked who they are.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_INSECURE",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    pub insecure: bool,
+    /// PEM file of the server's certificate chain.
+    #[arg(long, env = "CONSENT_LEDGER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of the server's private key.
+    #[arg(long, env = "CONSENT_LEDGER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Origin of web pages that may call over gRPC-Web, for example `https://example.org`; may be
+    /// repeated.
+    #[arg(long, env = "CONSENT_LEDGER_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<String>,
+    /// Address of /metrics, /healthz and /readyz [default: off].
+    #[arg(long, env = "CONSENT_LEDGER_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// How log lines look.
+    #[arg(long, env = "CONSENT_LEDGER_LOG_FORMAT", value_enum, default_value = "pretty")]
+    pub log_format: LogFormat,
+    /// Which log lines are written, for example `info` or `consent_ledger=debug` [default:
+    /// RUST_LOG, or else `info`].
+    #[arg(long, env = "CONSENT_LEDGER_LOG_LEVEL", value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// OTLP collector that traces go to, for example `http://127.0.0.1:4317` [default: off].
+    #[arg(long, env = "CONSENT_LEDGER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Greatest size of a request message.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_MESSAGE_BYTES_MAX",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "4MiB"
+    )]
+    pub message_bytes_max: u64,
+    /// Greatest number of unary requests in flight; more are refused with TOO_MANY_REQUESTS.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_REQUESTS_MAX",
+        value_name = "COUNT",
+        default_value_t = 8_192
+    )]
+    pub requests_max: u64,
+    /// Greatest number of open streams; more are refused with TOO_MANY_STREAMS.
+    #[arg(long, env = "CONSENT_LEDGER_STREAMS_MAX", value_name = "COUNT", default_value_t = 1_024)]
+    pub streams_max: u64,
+    /// Greatest number of concurrent calls on one connection; more wait at the client.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_CONNECTION_STREAMS_MAX",
+        value_name = "COUNT",
+        default_value_t = 1_024
+    )]
+    pub connection_streams_max: u32,
+    /// How long an answer may take to begin; a caller's own deadline may be shorter.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_REQUEST_TIMEOUT",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "30s"
+    )]
+    pub request_timeout: Duration,
+    /// How long a connection is idle before the system asks whether the peer is still there.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_KEEPALIVE_INTERVAL",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "30s"
+    )]
+    pub keepalive_interval: Duration,
+    /// How long that may stay unanswered before the connection is closed.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_KEEPALIVE_TIMEOUT",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "20s"
+    )]
+    pub keepalive_timeout: Duration,
+    /// How long requests in flight may take after SIGTERM or SIGINT.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_DRAIN_TIMEOUT",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "10s"
+    )]
+    pub drain_timeout: Duration,
+
+    /// Greatest size of a segment file.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_SEGMENT_BYTES_MAX",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "64MiB"
+    )]
+    pub segment_bytes_max: u64,
+    /// Greatest number of appends in flight; more are refused with TOO_MANY_APPENDS.
+    #[arg(long, env = "CONSENT_LEDGER_APPENDS_MAX", value_name = "COUNT", default_value_t = 4_096)]
+    pub appends_max: usize,
+    /// Greatest number of entries in one group commit.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_BATCH_ENTRIES_MAX",
+        value_name = "COUNT",
+        default_value_t = 1_024
+    )]
+    pub batch_entries_max: usize,
+    /// Memory for the state that checks read.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_HOT_BYTES_MAX",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "512MiB"
+    )]
+    pub hot_bytes_max: u64,
+    /// Memory for sled's page cache.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_SLED_CACHE_BYTES",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "64MiB"
+    )]
+    pub sled_cache_bytes: u64,
+    /// Greatest number of recent events that are kept in memory for watchers.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_RECENT_EVENTS_MAX",
+        value_name = "COUNT",
+        default_value_t = 65_536
+    )]
+    pub recent_events_max: usize,
+    /// How fast older segments are verified again in the background, a second; 0 means not.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_SCRUB_BYTES_PER_SECOND",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "8MiB"
+    )]
+    pub scrub_bytes_per_second: u64,
+    /// How long a read waits for a revision that the node has not reached.
+    #[arg(
+        long,
+        env = "CONSENT_LEDGER_REVISION_WAIT",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "5s"
+    )]
+    pub revision_wait: Duration,
+}
+
+impl ServeArgs {
+    /// The configuration that the arguments describe, with the key-encryption key as the
+    /// environment gives it.
+    ///
+    /// # Errors
+    /// The first thing that is refused.
+    pub fn into_config(self, kek: Option<Zeroizing<String>>) -> Result<ServeConfig, ConfigError> {
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            _ => return Err(ConfigError::HalfTls),
+        };
+        let config = ServeConfig {
+            listen: self.listen,
+            metrics_listen: self.metrics_listen,
+            insecure: self.insecure,
+            tls,
+            cors_origins: self.cors_origin,
+            message_bytes_max: usize::try_from(self.message_bytes_max).unwrap_or(usize::MAX),
+            limits: RequestLimits {
+                requests_max: self.requests_max,
+                streams_max: self.streams_max,
+                request_timeout: self.request_timeout,
+            },
+            connection_streams_max: self.connection_streams_max,
+            keepalive_interval: self.keepalive_interval,
+            keepalive_timeout: self.keepalive_timeout,
+            drain_timeout: self.drain_timeout,
+            telemetry: TelemetryConfig {
+                log_format: self.log_format,
+                log_level: self.log_level,
+                otlp_endpoint: self.otlp_endpoint,
+            },
+            node: NodeConfig {
+                data_dir: self.data_dir,
+                origin: self.origin,
+                kek: kek.map(|text| parse_kek(&text)).transpose()?,
+                kek_file: self.kek_file,
+                segment_bytes_max: self.segment_bytes_max,
+                appends_max: self.appends_max,
+                batch_entries_max: self.batch_entries_max,
+                hot_bytes_max: self.hot_bytes_max,
+                sled_cache_bytes: self.sled_cache_bytes,
+                recent_events_max: self.recent_events_max,
+                scrub_bytes_per_second: self.scrub_bytes_per_second,
+                revision_wait: self.revision_wait,
+            },
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// What a node is set up with where only its directory matters, with the key-encryption key as the
+/// environment gives it.
+pub(super) fn node_config() -> Result<NodeConfig, CliError> {
+    let kek = std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new);
+    let wrong = |error: ConfigError| CliError::usage(error.to_string());
+    let kek = kek.map(|text| parse_kek(&text)).transpose().map_err(wrong)?;
+    Ok(NodeConfig { kek, ..ServeConfig::default().node })
+}
+
+/// Runs the server until it is told to stop.
+pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
+    let kek = std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new);
+    let config = args.into_config(kek).map_err(|error| CliError::usage(error.to_string()))?;
+    server::serve(config).await.map_err(|error| CliError::failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn config(arguments: &[&str]) -> Result<ServeConfig, ConfigError> {
+        let arguments = ["serve"].iter().chain(arguments);
+        Command::try_parse_from(arguments).unwrap().serve.into_config(None)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_configuration() {
+        let own = config(&[]).unwrap();
+        assert_eq!(format!("{own:?}"), format!("{:?}", ServeConfig::default()));
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let own = config(&[
+            "--data-dir=/tmp/d",
+            "--listen=[::1]:0",
+            "--origin=consent.example.org/eu",
+            "--metrics-listen=127.0.0.1:9464",
+            "--tls-cert=c",
+            "--tls-key=k",
+            "--cors-origin=https://a.example,https://b.example",
+            "--cors-origin=https://c.example",
+            "--message-bytes-max=1MiB",
+            "--requests-max=7",
+            "--streams-max=8",
+            "--request-timeout=1500ms",
+            "--drain-timeout=1m",
+            "--segment-bytes-max=128KiB",
+            "--scrub-bytes-per-second=0",
+            "--log-format=json",
+        ])
+        .unwrap();
+        assert_eq!(own.node.data_dir, PathBuf::from("/tmp/d"));
+        assert!(own.listen.is_ipv6() && own.listen.port() == 0);
+        assert_eq!(own.node.origin, "consent.example.org/eu");
+        assert_eq!(own.metrics_listen.unwrap().port(), 9_464);
+        assert_eq!(own.tls, Some(TlsFiles { cert: "c".into(), key: "k".into() }));
+        assert_eq!(own.cors_origins.len(), 3);
+        assert_eq!(own.message_bytes_max, 1 << 20);
+        assert_eq!((own.limits.requests_max, own.limits.streams_max), (7, 8));
+        assert_eq!(own.limits.request_timeout, Duration::from_millis(1_500));
+        assert_eq!(own.drain_timeout, Duration::from_secs(60));
+        assert_eq!(own.node.segment_bytes_max, 128 << 10);
+        assert_eq!(own.node.scrub_bytes_per_second, 0);
+        assert_eq!(own.telemetry.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn half_a_tls_identity_is_refused() {
+        assert_eq!(config(&["--tls-cert=c"]).unwrap_err(), ConfigError::HalfTls);
+        assert_eq!(config(&["--tls-key=k"]).unwrap_err(), ConfigError::HalfTls);
+    }
+
+    #[test]
+    fn exposure_needs_the_word() {
+        assert!(matches!(config(&["--listen=0.0.0.0:1"]), Err(ConfigError::Exposed { .. })));
+        assert!(config(&["--listen=0.0.0.0:1", "--insecure"]).is_ok());
+    }
+
+    #[test]
+    fn the_key_never_shows() {
+        let arguments = Command::try_parse_from(["serve"]).unwrap().serve;
+        let key = Zeroizing::new("ab".repeat(32));
+        let config = arguments.clone().into_config(Some(key)).unwrap();
+        assert!(config.node.kek.is_some());
+        assert!(
+            !format!("{config:?}").contains("ab, ab") && !format!("{config:?}").contains("171")
+        );
+        let wrong = arguments.into_config(Some(Zeroizing::new("secret".to_owned()))).unwrap_err();
+        assert!(!wrong.to_string().contains("secret"));
+    }
+}

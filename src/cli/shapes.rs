@@ -1,0 +1,874 @@
+//! The JSON that commands print. Scripts rely on it: fields are only ever added.
+//!
+//! Names mirror the protocol's. Times are RFC 3339, enum values short lower-case words (`allow`,
+//! `no_record`), bytes lower-case hex. What is absent is `null`. Where the protocol has a choice of
+//! messages, the one chosen is a field by its name, as in `{"consent": {…}}`.
+//!
+//! | command | prints |
+//! | --- | --- |
+//! | `record` | [`Recorded`] |
+//! | `check` | [`Decision`] |
+//! | `watch` | a [`Watched`] a line |
+//! | `history` | a [`HistoryAct`] a line |
+//! | `preferences` | [`Preferences`] |
+//! | `catalog list` | [`Catalog`] |
+//! | `catalog apply` | [`Applied`] |
+//! | `verify` | [`Verified`] |
+//! | `export` | an [`Entry`] a line; [`Exported`] if that goes to a file |
+//! | `rebuild-view` | [`Rebuilt`] |
+//! | `generate` | an [`Act`](super::act::Act) a line; [`Generated`] if that goes to a file |
+//! | `replay` | [`Replayed`] |
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::words::{hex, rfc3339, rfc3339_ms, word};
+use crate::{ledger::chain, proto};
+
+/// What a change covers; `*` for every purpose or channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Scope {
+    /// Purpose key or `*`.
+    pub purpose: String,
+    /// Channel key or `*`.
+    pub channel: String,
+}
+
+impl From<Option<&proto::Scope>> for Scope {
+    fn from(scope: Option<&proto::Scope>) -> Self {
+        let key = |key: &str| if key.is_empty() { "*".to_owned() } else { key.to_owned() };
+        let (purpose, channel) = scope.map_or(("", ""), |scope| (&scope.purpose, &scope.channel));
+        Self { purpose: key(purpose), channel: key(channel) }
+    }
+}
+
+/// What became of one change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// `grant`, `refuse`, `withdraw` or `object`.
+    pub action: String,
+    /// What it covers.
+    pub scope: Scope,
+    /// `applied`, `no_effect`, `blocked_by_stop`, `superseded_by_later`, `pending_confirmation`.
+    pub outcome: String,
+    /// Index of the entry that is in the way.
+    pub cause_index: Option<u64>,
+    /// For grants: the version of the purpose that was agreed to.
+    pub purpose_version: Option<u32>,
+    /// For grants: when the grant expires.
+    pub expires_at: Option<String>,
+}
+
+impl From<&proto::ChangeResult> for Change {
+    fn from(change: &proto::ChangeResult) -> Self {
+        Self {
+            action: word::<proto::Action>(change.action),
+            scope: change.scope.as_ref().into(),
+            outcome: word::<proto::Outcome>(change.outcome),
+            cause_index: change.cause_index,
+            purpose_version: Some(change.purpose_version).filter(|version| *version > 0),
+            expires_at: change.expires_at.as_ref().map(rfc3339),
+        }
+    }
+}
+
+impl From<&proto::EventChange> for Change {
+    fn from(change: &proto::EventChange) -> Self {
+        Self {
+            action: word::<proto::Action>(change.action),
+            scope: change.scope.as_ref().into(),
+            outcome: word::<proto::Outcome>(change.outcome),
+            cause_index: change.cause_index,
+            purpose_version: Some(change.purpose_version).filter(|version| *version > 0),
+            expires_at: change.expires_at.as_ref().map(rfc3339),
+        }
+    }
+}
+
+/// The answer to `record`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// Index of the entry.
+    pub index: u64,
+    /// First revision that includes it.
+    pub revision: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Option<String>,
+    /// When it took effect.
+    pub effective_at: Option<String>,
+    /// What became of each change.
+    pub results: Vec<Change>,
+    /// Whether an earlier call with the same idempotency key recorded it.
+    pub replayed: bool,
+}
+
+impl From<&proto::RecordConsentResponse> for Recorded {
+    fn from(answer: &proto::RecordConsentResponse) -> Self {
+        Self {
+            index: answer.index,
+            revision: answer.revision,
+            recorded_at: answer.recorded_at.as_ref().map(rfc3339),
+            effective_at: answer.effective_at.as_ref().map(rfc3339),
+            results: answer.results.iter().map(Into::into).collect(),
+            replayed: answer.replayed,
+        }
+    }
+}
+
+/// A condition that comes with an ALLOW.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Obligation {
+    /// At most so many uses within a period.
+    FrequencyLimit {
+        /// The greatest number of uses.
+        uses_max: u32,
+        /// Length of the period.
+        period_ms: i64,
+    },
+    /// A daily span of local time without uses.
+    QuietHours {
+        /// First minute from local midnight.
+        start_minute: u32,
+        /// First minute after the span.
+        end_minute: u32,
+        /// IANA time zone, or empty.
+        time_zone: String,
+    },
+    /// One that this build does not know.
+    Unknown {},
+}
+
+impl From<&proto::Obligation> for Obligation {
+    fn from(obligation: &proto::Obligation) -> Self {
+        match &obligation.kind {
+            Some(proto::obligation::Kind::FrequencyLimit(limit)) => Self::FrequencyLimit {
+                uses_max: limit.uses_max,
+                period_ms: limit.period.as_ref().map_or(0, duration_ms),
+            },
+            Some(proto::obligation::Kind::QuietHours(hours)) => Self::QuietHours {
+                start_minute: hours.start_minute,
+                end_minute: hours.end_minute,
+                time_zone: hours.time_zone.clone(),
+            },
+            None => Self::Unknown {},
+        }
+    }
+}
+
+/// A duration of the protocol, in milliseconds.
+#[must_use]
+pub fn duration_ms(duration: &prost_types::Duration) -> i64 {
+    duration.seconds.saturating_mul(1_000).saturating_add(i64::from(duration.nanos / 1_000_000))
+}
+
+/// The answer to `check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// `allow` or `deny`.
+    pub effect: String,
+    /// Why, for example `granted` or `no_record`.
+    pub reason: String,
+    /// Consent status, for example `given`.
+    pub status: String,
+    /// Index of the entry that decided it.
+    pub decided_by_index: Option<u64>,
+    /// Revision of the answer.
+    pub revision: u64,
+    /// First moment at which it could change with no new entry.
+    pub valid_until: Option<String>,
+    /// Conditions that come with an ALLOW.
+    pub obligations: Vec<Obligation>,
+}
+
+impl From<&proto::CheckResponse> for Decision {
+    fn from(answer: &proto::CheckResponse) -> Self {
+        Self {
+            effect: word::<proto::Effect>(answer.effect),
+            reason: word::<proto::Reason>(answer.reason),
+            status: word::<proto::Status>(answer.status),
+            decided_by_index: answer.decided_by_index,
+            revision: answer.revision,
+            valid_until: answer.valid_until.as_ref().map(rfc3339),
+            obligations: answer.obligations.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// A line of `watch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watched {
+    /// An act with the changes that pass the filter.
+    Consent(Event),
+    /// How far the stream has come.
+    Progress(Progress),
+}
+
+/// An act as watchers hear it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Index of the entry.
+    pub index: u64,
+    /// Data subject.
+    pub subject: String,
+    /// Who acted.
+    pub actor: String,
+    /// When the ledger recorded it.
+    pub recorded_at: Option<String>,
+    /// When it took effect.
+    pub effective_at: Option<String>,
+    /// The changes that pass the filter.
+    pub changes: Vec<Change>,
+}
+
+impl From<&proto::ConsentEvent> for Event {
+    fn from(event: &proto::ConsentEvent) -> Self {
+        Self {
+            index: event.index,
+            subject: event.subject.clone(),
+            actor: word::<proto::Actor>(event.actor),
+            recorded_at: event.recorded_at.as_ref().map(rfc3339),
+            effective_at: event.effective_at.as_ref().map(rfc3339),
+            changes: event.changes.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// How far a stream has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// The index to resume from.
+    pub next_index: u64,
+    /// The server's time.
+    pub as_of: Option<String>,
+}
+
+impl From<&proto::Progress> for Progress {
+    fn from(progress: &proto::Progress) -> Self {
+        Self { next_index: progress.next_index, as_of: progress.as_of.as_ref().map(rfc3339) }
+    }
+}
+
+/// What was shown, and how it was answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// Where it happened.
+    pub touchpoint: String,
+    /// Notice shown.
+    pub notice_id: String,
+    /// Its version.
+    pub notice_version: String,
+    /// Its language.
+    pub language: String,
+    /// Hash of its text.
+    pub notice_hash: String,
+    /// How the choice was expressed.
+    pub method: String,
+    /// Network address of the device.
+    pub ip_address: String,
+    /// User agent of the device.
+    pub user_agent: String,
+    /// Free attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl From<&proto::Evidence> for Evidence {
+    fn from(evidence: &proto::Evidence) -> Self {
+        Self {
+            touchpoint: evidence.touchpoint.clone(),
+            notice_id: evidence.notice_id.clone(),
+            notice_version: evidence.notice_version.clone(),
+            language: evidence.language.clone(),
+            notice_hash: hex(&evidence.notice_hash),
+            method: evidence.method.clone(),
+            ip_address: evidence.ip_address.clone(),
+            user_agent: evidence.user_agent.clone(),
+            attributes: evidence.attributes.clone(),
+        }
+    }
+}
+
+/// A line of `history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HistoryAct {
+    /// Index of the entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Option<String>,
+    /// When it took effect.
+    pub effective_at: Option<String>,
+    /// Who acted.
+    pub actor: String,
+    /// What changed, and what became of it.
+    pub changes: Vec<Change>,
+    /// What was shown, and how it was answered.
+    pub evidence: Evidence,
+    /// `hash(index)` of the entry.
+    pub entry_hash: String,
+}
+
+impl From<&proto::ListHistoryResponse> for HistoryAct {
+    fn from(act: &proto::ListHistoryResponse) -> Self {
+        Self {
+            index: act.index,
+            recorded_at: act.recorded_at.as_ref().map(rfc3339),
+            effective_at: act.effective_at.as_ref().map(rfc3339),
+            actor: word::<proto::Actor>(act.actor),
+            changes: act.changes.iter().map(Into::into).collect(),
+            evidence: act.evidence.as_ref().map(Into::into).unwrap_or_default(),
+            entry_hash: hex(&act.entry_hash),
+        }
+    }
+}
+
+/// The answer to `preferences`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preferences {
+    /// Data subject as asked.
+    pub subject: String,
+    /// Cells, ordered by purpose and channel.
+    pub cells: Vec<Cell>,
+    /// Stops that stand.
+    pub stops: Vec<Stop>,
+    /// Revision of the answer.
+    pub revision: u64,
+}
+
+/// State of one cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cell {
+    /// Purpose key.
+    pub purpose: String,
+    /// Channel key.
+    pub channel: String,
+    /// Consent status.
+    pub status: String,
+    /// What a check answers.
+    pub effect: String,
+    /// Why.
+    pub reason: String,
+    /// Index of the entry that decided.
+    pub decided_by_index: Option<u64>,
+    /// First moment at which the answer could change with no new entry.
+    pub valid_until: Option<String>,
+}
+
+/// A stop that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stop {
+    /// `refuse`, `withdraw` or `object`.
+    pub action: String,
+    /// What it covers.
+    pub scope: Scope,
+    /// When it took effect.
+    pub effective_at: Option<String>,
+    /// Index of the entry that holds it.
+    pub index: u64,
+}
+
+impl From<&proto::GetPreferencesResponse> for Preferences {
+    fn from(answer: &proto::GetPreferencesResponse) -> Self {
+        Self {
+            subject: answer.subject.clone(),
+            cells: answer.cells.iter().map(Into::into).collect(),
+            stops: answer.stops.iter().map(Into::into).collect(),
+            revision: answer.revision,
+        }
+    }
+}
+
+impl From<&proto::CellPreference> for Cell {
+    fn from(cell: &proto::CellPreference) -> Self {
+        Self {
+            purpose: cell.purpose.clone(),
+            channel: cell.channel.clone(),
+            status: word::<proto::Status>(cell.status),
+            effect: word::<proto::Effect>(cell.effect),
+            reason: word::<proto::Reason>(cell.reason),
+            decided_by_index: cell.decided_by_index,
+            valid_until: cell.valid_until.as_ref().map(rfc3339),
+        }
+    }
+}
+
+impl From<&proto::StandingStop> for Stop {
+    fn from(stop: &proto::StandingStop) -> Self {
+        Self {
+            action: word::<proto::Action>(stop.action),
+            scope: stop.scope.as_ref().into(),
+            effective_at: stop.effective_at.as_ref().map(rfc3339),
+            index: stop.index,
+        }
+    }
+}
+
+/// The answer to `catalog list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Catalog {
+    /// Purposes, ordered by key.
+    pub purposes: Vec<Purpose>,
+    /// Channels, ordered by key.
+    pub channels: Vec<Channel>,
+}
+
+/// A purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Purpose {
+    /// Key.
+    pub key: String,
+    /// Version, counted from 1.
+    pub version: u32,
+    /// Title for people.
+    pub title: String,
+    /// Description for people.
+    pub description: String,
+    /// Legal basis, for example `consent`.
+    pub legal_basis: String,
+    /// Data categories that the purpose uses.
+    pub data_categories: Vec<String>,
+    /// How long a grant lasts by default.
+    pub default_validity_ms: Option<i64>,
+    /// Whether a grant needs a double opt-in.
+    pub double_opt_in: bool,
+    /// The oldest version whose grants still count.
+    pub oldest_compatible_version: u32,
+    /// Whether the purpose is retired.
+    pub retired: bool,
+    /// Conditions that come with every ALLOW.
+    pub obligations: Vec<Obligation>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Channel {
+    /// Key.
+    pub key: String,
+    /// Title for people.
+    pub title: String,
+    /// Whether the channel is retired.
+    pub retired: bool,
+}
+
+impl From<&proto::Purpose> for Purpose {
+    fn from(purpose: &proto::Purpose) -> Self {
+        Self {
+            key: purpose.key.clone(),
+            version: purpose.version,
+            title: purpose.title.clone(),
+            description: purpose.description.clone(),
+            legal_basis: word::<proto::LegalBasis>(purpose.legal_basis),
+            data_categories: purpose.data_categories.clone(),
+            default_validity_ms: purpose.default_validity.as_ref().map(duration_ms),
+            double_opt_in: purpose.double_opt_in,
+            oldest_compatible_version: purpose.oldest_compatible_version,
+            retired: purpose.retired,
+            obligations: purpose.obligations.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&proto::PurposePut> for Purpose {
+    fn from(put: &proto::PurposePut) -> Self {
+        Self {
+            key: put.key.clone(),
+            version: put.version,
+            title: put.title.clone(),
+            description: put.description.clone(),
+            legal_basis: word::<proto::LegalBasis>(put.legal_basis),
+            data_categories: put.data_categories.clone(),
+            default_validity_ms: put.default_validity_ms,
+            double_opt_in: put.double_opt_in,
+            oldest_compatible_version: put.oldest_compatible_version,
+            retired: put.retired,
+            obligations: put.obligations.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&proto::Channel> for Channel {
+    fn from(channel: &proto::Channel) -> Self {
+        Self { key: channel.key.clone(), title: channel.title.clone(), retired: channel.retired }
+    }
+}
+
+impl From<&proto::ChannelPut> for Channel {
+    fn from(put: &proto::ChannelPut) -> Self {
+        Self { key: put.key.clone(), title: put.title.clone(), retired: put.retired }
+    }
+}
+
+/// The answer to `catalog apply`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// One for each entry of the file, in its order.
+    pub results: Vec<AppliedEntry>,
+    /// Entries that the catalogue did not have.
+    pub added: usize,
+    /// Entries that differed.
+    pub changed: usize,
+    /// Entries that were as they should be.
+    pub unchanged: usize,
+}
+
+/// What became of one entry of a catalogue file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AppliedEntry {
+    /// `purpose` or `channel`.
+    pub kind: &'static str,
+    /// Key.
+    pub key: String,
+    /// `added`, `changed` or `unchanged`.
+    pub result: &'static str,
+    /// The fields that differ from what was there.
+    pub fields: Vec<&'static str>,
+    /// The purpose's version after the call; `null` for channels and dry runs.
+    pub version: Option<u32>,
+    /// First revision at which it is so; `null` for dry runs.
+    pub revision: Option<u64>,
+}
+
+/// The answer to `verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Whether every entry is as it was written.
+    pub intact: bool,
+    /// Number of entries that verify, from the first on.
+    pub entries: u64,
+    /// Number of bytes that were read.
+    pub bytes: u64,
+    /// Hash of the last of these entries.
+    pub chain_hash: Option<String>,
+    /// An unfinished write after the last whole entry. Not damage.
+    pub torn_tail: Option<TornTail>,
+    /// The first damage.
+    pub damage: Option<Damage>,
+}
+
+/// An unfinished write: under way, or cut short by a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TornTail {
+    /// Name of the segment file.
+    pub segment: String,
+    /// Offset at which it begins, in bytes.
+    pub offset: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
+}
+
+/// Damage of a ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// Name of the segment file.
+    pub segment: String,
+    /// Offset in it, in bytes.
+    pub offset: u64,
+    /// Index of the entry at fault, or of the one that should stand there.
+    pub index: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The answer to `rebuild-view`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rebuilt {
+    /// Number of entries that were read.
+    pub entries: u64,
+    /// Number of data subjects in the view.
+    pub subjects: u64,
+}
+
+/// What `generate --output` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Generated {
+    /// Number of acts.
+    pub acts: u64,
+    /// Number of data subjects among them.
+    pub subjects: u64,
+    /// Where they are.
+    pub output: String,
+}
+
+/// What `export --output` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// Number of entries.
+    pub entries: u64,
+    /// Where they are.
+    pub output: String,
+}
+
+/// The answer to `replay`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Replayed {
+    /// Acts that are on record.
+    pub recorded: u64,
+    /// Those among them that an earlier call had recorded.
+    pub replayed: u64,
+    /// Acts that are not.
+    pub rejected: u64,
+    /// Tries that were made again.
+    pub retries: u64,
+    /// Changes by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// The first acts that were rejected.
+    pub rejects: Vec<Reject>,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Acts on record a second.
+    pub acts_per_second: f64,
+    /// Highest revision that includes any of the acts.
+    pub revision: u64,
+}
+
+/// An act that was not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reject {
+    /// Line of the input, counted from 1.
+    pub line: u64,
+    /// Reason as in `google.rpc.ErrorInfo`, else the gRPC code, else `not_an_act`.
+    pub reason: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// A line of `export`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Position in the ledger.
+    pub index: u64,
+    /// `hash(index)` of the bytes as they are stored.
+    pub hash: String,
+    /// `hash(index - 1)`.
+    pub prev_hash: String,
+    /// When the ledger recorded it.
+    pub recorded_at: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// What an entry says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// Opens the ledger.
+    LedgerOpened {
+        /// Identity of the ledger.
+        ledger_id: String,
+        /// Name of the ledger.
+        origin: String,
+        /// Version of the entry format.
+        format_version: u32,
+        /// When the ledger was created.
+        created_at: String,
+    },
+    /// An act of consent.
+    ConsentAct {
+        /// Random reference of the data subject.
+        subject_ref: String,
+        /// Who acted.
+        actor: String,
+        /// When it took effect.
+        effective_at: String,
+        /// What changed, and what became of it.
+        changes: Vec<EntryChange>,
+        /// The evidence, encrypted.
+        evidence: Option<Sealed>,
+        /// Keyed hash of the idempotency key.
+        idempotency_key_hash: String,
+        /// Keyed hash of the request.
+        request_digest: String,
+    },
+    /// A purpose was added or changed.
+    PurposePut(Purpose),
+    /// A channel was added or changed.
+    ChannelPut(Channel),
+    /// A body that this build does not know.
+    Unknown {},
+}
+
+/// A change as an entry holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EntryChange {
+    /// The change.
+    #[serde(flatten)]
+    pub change: Change,
+    /// For grants: the data categories that it is narrowed to.
+    pub data_categories: Vec<String>,
+}
+
+/// Encrypted bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sealed {
+    /// Salt of the key derivation.
+    pub salt: String,
+    /// Ciphertext and tag.
+    pub ciphertext: String,
+    /// Commitment to key and plaintext.
+    pub commitment: String,
+}
+
+impl From<&proto::Sealed> for Sealed {
+    fn from(sealed: &proto::Sealed) -> Self {
+        Self {
+            salt: hex(&sealed.salt),
+            ciphertext: hex(&sealed.ciphertext),
+            commitment: hex(&sealed.commitment),
+        }
+    }
+}
+
+impl Entry {
+    /// Decodes the bytes of an entry.
+    ///
+    /// # Errors
+    /// The bytes are not an entry.
+    pub fn decode(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
+        let entry = <proto::Entry as prost::Message>::decode(bytes)?;
+        Ok(Self {
+            index: entry.index,
+            hash: hex(&chain::hash(bytes)),
+            prev_hash: hex(&entry.prev_hash),
+            recorded_at: rfc3339_ms(entry.recorded_at_ms),
+            body: entry.body.as_ref().map_or(Body::Unknown {}, Into::into),
+        })
+    }
+}
+
+impl From<&proto::entry::Body> for Body {
+    fn from(body: &proto::entry::Body) -> Self {
+        match body {
+            proto::entry::Body::LedgerOpened(opened) => Self::LedgerOpened {
+                ledger_id: hex(&opened.ledger_id),
+                origin: opened.origin.clone(),
+                format_version: opened.format_version,
+                created_at: rfc3339_ms(opened.created_at_ms),
+            },
+            proto::entry::Body::ConsentAct(act) => Self::ConsentAct {
+                subject_ref: hex(&act.subject_ref),
+                actor: word::<proto::Actor>(act.actor),
+                effective_at: rfc3339_ms(act.effective_at_ms),
+                changes: act.changes.iter().map(Into::into).collect(),
+                evidence: act.evidence.as_ref().map(Into::into),
+                idempotency_key_hash: hex(&act.idempotency_key_hash),
+                request_digest: hex(&act.request_digest),
+            },
+            proto::entry::Body::PurposePut(put) => Self::PurposePut(put.into()),
+            proto::entry::Body::ChannelPut(put) => Self::ChannelPut(put.into()),
+        }
+    }
+}
+
+impl From<&proto::ChangeRecord> for EntryChange {
+    fn from(change: &proto::ChangeRecord) -> Self {
+        Self {
+            change: Change {
+                action: word::<proto::Action>(change.action),
+                scope: change.scope.as_ref().into(),
+                outcome: word::<proto::Outcome>(change.outcome),
+                cause_index: change.cause_index,
+                purpose_version: Some(change.purpose_version).filter(|version| *version > 0),
+                expires_at: change.expires_at_ms.map(rfc3339_ms),
+            },
+            data_categories: change.data_categories.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use serde_json::{json, to_value};
+
+    use super::*;
+
+    #[test]
+    fn an_act_of_the_ledger_is_decoded_whole() {
+        let entry = proto::Entry {
+            index: 7,
+            prev_hash: vec![0xab; 32],
+            recorded_at_ms: 1_000,
+            body: Some(proto::entry::Body::ConsentAct(proto::ConsentAct {
+                subject_ref: vec![1; 16],
+                actor: proto::Actor::Agent.into(),
+                effective_at_ms: 500,
+                changes: vec![proto::ChangeRecord {
+                    action: proto::Action::Withdraw.into(),
+                    scope: Some(proto::Scope { channel: "email".into(), ..Default::default() }),
+                    outcome: proto::Outcome::SupersededByLater.into(),
+                    cause_index: Some(3),
+                    ..Default::default()
+                }],
+                evidence: Some(proto::Sealed {
+                    salt: vec![2],
+                    ciphertext: vec![3],
+                    commitment: vec![4],
+                }),
+                idempotency_key_hash: vec![5],
+                request_digest: vec![],
+            })),
+        };
+        let bytes = entry.encode_to_vec();
+        let json = to_value(Entry::decode(&bytes).unwrap()).unwrap();
+        assert_eq!(
+            json,
+            json!({
+                "index": 7,
+                "hash": hex(&blake3::derive_key("consent-ledger v1 chain", &bytes)),
+                "prev_hash": "ab".repeat(32),
+                "recorded_at": "1970-01-01T00:00:01.000Z",
+                "consent_act": {
+                    "subject_ref": "01".repeat(16),
+                    "actor": "agent",
+                    "effective_at": "1970-01-01T00:00:00.500Z",
+                    "changes": [{
+                        "action": "withdraw",
+                        "scope": {"purpose": "*", "channel": "email"},
+                        "outcome": "superseded_by_later",
+                        "cause_index": 3,
+                        "purpose_version": null,
+                        "expires_at": null,
+                        "data_categories": [],
+                    }],
+                    "evidence": {"salt": "02", "ciphertext": "03", "commitment": "04"},
+                    "idempotency_key_hash": "05",
+                    "request_digest": "",
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_entry_are_an_error() {
+        assert!(Entry::decode(&[0xff; 8]).is_err());
+    }
+
+    #[test]
+    fn a_decision_keeps_its_names() {
+        let answer = proto::CheckResponse {
+            effect: proto::Effect::Deny.into(),
+            reason: proto::Reason::NoRecord.into(),
+            status: proto::Status::Unknown.into(),
+            revision: 9,
+            obligations: vec![proto::Obligation {
+                kind: Some(proto::obligation::Kind::FrequencyLimit(proto::FrequencyLimit {
+                    uses_max: 2,
+                    period: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+                })),
+            }],
+            ..Default::default()
+        };
+        assert_eq!(
+            to_value(Decision::from(&answer)).unwrap(),
+            json!({
+                "effect": "deny", "reason": "no_record", "status": "unknown",
+                "decided_by_index": null, "revision": 9, "valid_until": null,
+                "obligations": [{"frequency_limit": {"uses_max": 2, "period_ms": 60_000}}],
+            })
+        );
+    }
+}

@@ -1,0 +1,235 @@
+//! The words of the protocol as people type and read them: `allow`, `no_record`, times in RFC
+//! 3339, bytes in hex, scopes as `PURPOSE:CHANNEL`.
+
+use std::{fmt::Write as _, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serializer, de};
+
+use crate::{
+    domain::Key,
+    proto::{Action, Actor, Effect, EventKind, LegalBasis, Outcome, Reason, Scope, Status},
+};
+
+/// An enum of the protocol.
+pub trait Word: Copy + TryFrom<i32> {
+    /// What its values' names begin with on the wire.
+    const PREFIX: &'static str;
+    /// Name on the wire.
+    fn wire_name(self) -> &'static str;
+    /// The value of a name on the wire.
+    fn from_wire_name(name: &str) -> Option<Self>;
+
+    /// The short lower-case name, for example `no_record`.
+    fn word(self) -> String {
+        let name = self.wire_name();
+        name.strip_prefix(Self::PREFIX).unwrap_or(name).to_ascii_lowercase()
+    }
+}
+
+macro_rules! words {
+    ($($kind:ident $prefix:literal)*) => {
+        $(impl Word for $kind {
+            const PREFIX: &'static str = $prefix;
+            fn wire_name(self) -> &'static str {
+                self.as_str_name()
+            }
+            fn from_wire_name(name: &str) -> Option<Self> {
+                Self::from_str_name(name)
+            }
+        })*
+    };
+}
+
+words! {
+    Actor "ACTOR_"
+    Action "ACTION_"
+    Outcome "OUTCOME_"
+    Status "STATUS_"
+    Effect "EFFECT_"
+    Reason "REASON_"
+    LegalBasis "LEGAL_BASIS_"
+    EventKind "EVENT_KIND_"
+}
+
+/// Takes a short name. Dashes stand for underscores; `unspecified` is not a name.
+///
+/// # Errors
+/// The name is not one.
+pub fn parse<W: Word>(text: &str) -> Result<W, String> {
+    let upper = text.to_ascii_uppercase().replace('-', "_");
+    Some(format!("{}{upper}", W::PREFIX))
+        .filter(|_| upper != "UNSPECIFIED")
+        .and_then(|name| W::from_wire_name(&name))
+        .ok_or_else(|| format!("`{text}` is not a known word"))
+}
+
+/// The short name of a value on the wire; one that this build does not know is its number.
+pub fn word<W: Word>(value: i32) -> String {
+    W::try_from(value).map_or_else(|_| value.to_string(), Word::word)
+}
+
+/// Writes a value as its short name.
+pub fn serialize<W: Word, S: Serializer>(value: &W, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&value.word())
+}
+
+/// Reads a value from its short name.
+pub fn deserialize<'de, W: Word, D: Deserializer<'de>>(from: D) -> Result<W, D::Error> {
+    parse(&String::deserialize(from)?).map_err(de::Error::custom)
+}
+
+/// Takes `PURPOSE:CHANNEL`, where either may be `*`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn scope(text: &str) -> Result<Scope, String> {
+    let (purpose, channel) = text.split_once(':').ok_or_else(|| {
+        "must be PURPOSE:CHANNEL, for example marketing.newsletter:email".to_owned()
+    })?;
+    for (what, key) in [("purpose", purpose), ("channel", channel)] {
+        if key != "*" {
+            Key::parse(key).map_err(|error| format!("the {what} {error}"))?;
+        }
+    }
+    Ok(Scope { purpose: purpose.to_owned(), channel: channel.to_owned() })
+}
+
+/// Takes exactly one cell, `PURPOSE:CHANNEL`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn cell(text: &str) -> Result<Scope, String> {
+    let scope = scope(text)?;
+    if scope.purpose == "*" || scope.channel == "*" {
+        return Err("a grant covers exactly one purpose and one channel, never `*`".to_owned());
+    }
+    Ok(scope)
+}
+
+/// A scope as `PURPOSE:CHANNEL`. An absent or empty key stands for all.
+#[must_use]
+pub fn scope_text(scope: Option<&Scope>) -> String {
+    let key = |key: Option<&str>| key.filter(|key| !key.is_empty()).unwrap_or("*").to_owned();
+    let purpose = key(scope.map(|scope| scope.purpose.as_str()));
+    let channel = key(scope.map(|scope| scope.channel.as_str()));
+    format!("{purpose}:{channel}")
+}
+
+/// Takes a time in RFC 3339.
+///
+/// # Errors
+/// The text is not a time.
+pub fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error| {
+        format!("must be a time in RFC 3339 such as 2026-01-31T12:00:00Z ({error})")
+    })
+}
+
+/// A time as the protocol has it.
+#[must_use]
+pub fn wire_time(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+}
+
+/// A time of the protocol in RFC 3339, always with its milliseconds.
+#[must_use]
+pub fn rfc3339(time: &prost_types::Timestamp) -> String {
+    Timestamp::new(time.seconds, time.nanos)
+        .map_or_else(|_| time.to_string(), |time| format!("{time:.3}"))
+}
+
+/// Milliseconds since the Unix epoch in RFC 3339.
+#[must_use]
+pub fn rfc3339_ms(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| format!("{time:.3}"))
+}
+
+/// A span of time, in milliseconds. Whole days read better than years and months that are not quite
+/// whole.
+#[must_use]
+pub fn span(ms: i64) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    let ms = u64::try_from(ms).unwrap_or(0);
+    match ms % DAY_MS {
+        0 => format!("{}d", ms / DAY_MS),
+        _ => humantime::format_duration(Duration::from_millis(ms)).to_string(),
+    }
+}
+
+/// Bytes in lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Takes hex.
+///
+/// # Errors
+/// The text is not hex.
+pub fn from_hex(text: &str) -> Result<Vec<u8>, String> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect();
+    match digits {
+        Some(digits) if digits.len() % 2 == 0 => {
+            Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+        }
+        _ => Err("must be hex digits, two a byte".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_short_and_come_back() {
+        assert_eq!(word::<Effect>(1), "allow");
+        assert_eq!(Reason::NoRecord.word(), "no_record");
+        assert_eq!(parse::<Actor>("guardian"), Ok(Actor::Guardian));
+        assert_eq!(parse::<LegalBasis>("legitimate-interest"), Ok(LegalBasis::LegitimateInterest));
+        assert!(parse::<Actor>("unspecified").is_err());
+        assert!(parse::<Actor>("").is_err());
+        assert_eq!(word::<Effect>(99), "99");
+    }
+
+    #[test]
+    fn scopes_are_purpose_and_channel() {
+        for good in ["marketing.newsletter:email", "a:*", "*:email", "*:*"] {
+            assert_eq!(scope_text(Some(&scope(good).unwrap())), good);
+        }
+        for bad in ["", "a", "a:", ":a", "a:b:c", "A:b", "a.*:b"] {
+            assert!(scope(bad).is_err(), "{bad:?}");
+        }
+        assert!(cell("a:b").is_ok());
+        assert!(cell("a:*").is_err());
+        assert_eq!(scope_text(None), "*:*");
+    }
+
+    #[test]
+    fn hex_comes_back() {
+        assert_eq!(hex(&[0, 0xab, 0xff]), "00abff");
+        assert_eq!(from_hex("00abFF"), Ok(vec![0, 0xab, 0xff]));
+        for bad in ["0", "0g", "ä0"] {
+            assert!(from_hex(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn days_stay_days() {
+        assert_eq!(span(730 * 86_400_000), "730d");
+        assert_eq!(span(90_000), "1m 30s");
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = time("2026-01-31T12:00:00.5+01:00").unwrap();
+        assert_eq!(rfc3339(&wire_time(time)), "2026-01-31T11:00:00.500Z");
+        assert_eq!(rfc3339_ms(1), "1970-01-01T00:00:00.001Z");
+    }
+}
