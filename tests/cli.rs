@@ -1,0 +1,277 @@
+//! The command line as scripts and people meet it: exit codes, JSON, layers of options, and the
+//! commands that work on the files of a server that does not run.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::fs;
+
+use consent_ledger::proto;
+use support::{Process, Server, example};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_can_rely_on_the_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.clients().await.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let grant = [
+        "record",
+        "--subject",
+        "user:42",
+        "--grant",
+        "marketing.newsletter:email",
+        "--actor",
+        "subject",
+        "--touchpoint",
+        "onboarding",
+        "--json",
+    ];
+    let recorded = server.cli(&grant).expect_code(0).json();
+    assert!(recorded["index"].is_u64() && recorded["revision"].is_u64(), "{recorded}");
+    assert_eq!(recorded["results"][0]["outcome"], "applied", "{recorded}");
+
+    let ask = |subject: &str| {
+        let cell = ["--purpose", "marketing.newsletter", "--channel", "email"];
+        server.cli(&[&["check", "--subject", subject], &cell[..]].concat())
+    };
+    let allowed = ask("user:42").expect_code(0);
+    assert!(!allowed.said().contains('\u{1b}'), "no colours where nobody looks");
+    ask("user:43").expect_code(3);
+    let wrong = ask("no-namespace");
+    assert!(!matches!(wrong.code, Some(0 | 3)), "an error is neither yes nor no: {wrong:?}");
+    assert!(wrong.stderr.contains("namespace"), "{}", wrong.stderr);
+    server.cli(&["record", "--subject", "user:42", "--withdraw", "*:*"]).expect_code(0);
+    ask("user:42").expect_code(3);
+
+    server.terminate();
+    let check = [
+        "check",
+        "--subject",
+        "user:42",
+        "--purpose",
+        "a",
+        "--channel",
+        "b",
+        "--addr",
+        "http://127.0.0.1:1",
+    ];
+    let nobody = support::run(check);
+    assert!(!matches!(nobody.code, Some(0 | 3)), "silence is neither yes nor no: {nobody:?}");
+    support::verify(dir.path()).expect_code(0);
+
+    for wrong in [
+        &["check", "--no-such-flag"][..],
+        &["no-such-command"],
+        &["record", "--subject", "user:42", "--grant", "*:email"],
+        &["record", "--subject", "user:42", "--grant", "no-colon"],
+        &["verify", "--no-such-flag"],
+        &["verify", "--data-dir", "/no/such/directory"],
+        &["serve", "--listen", "nowhere"],
+    ] {
+        let refused = support::run(wrong).expect_code(2);
+        assert!(refused.stdout.is_empty() && !refused.stderr.is_empty(), "{refused:?}");
+    }
+    support::run(["--help"]).expect_code(0);
+    support::run(["--version"]).expect_code(0);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = support::run(["completions", shell]).expect_code(0);
+        assert!(script.stdout.contains("consent-ledger"), "{shell}");
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_has_to_be_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let listen = ["serve", "--data-dir", data_dir, "--listen", "0.0.0.0:0"];
+    let refused = support::run(listen);
+    assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+    assert!(refused.stderr.contains("--insecure"), "it says what to do: {}", refused.stderr);
+    assert!(support::files(dir.path()).is_empty(), "nothing was created");
+
+    let mut command = support::binary();
+    command.args(listen).arg("--insecure");
+    let server = Server::listening(Process::spawn(command));
+    assert!(server.address.starts_with("0.0.0.0:"), "{}", server.address);
+    server.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_traffic_is_the_same_for_the_same_seed() {
+    let generate = |seed: &str| support::run(["generate", "--seed", seed, "--acts", "200"]);
+    let acts = generate("7").expect_code(0).stdout;
+    assert_eq!(acts.lines().count(), 200);
+    assert_eq!(acts, generate("7").expect_code(0).stdout);
+    assert_ne!(acts, generate("8").expect_code(0).stdout);
+
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let catalog = support::repository(example::CATALOG);
+    server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
+    let again = server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
+    let head = async || {
+        let mut audit = server.clients().await.audit;
+        audit.get_checkpoint(proto::GetCheckpointRequest {}).await.unwrap().into_inner().size
+    };
+    let before = head().await;
+    assert_eq!(before, catalog_entries() + 1, "applied twice, written once: {}", again.stdout);
+    let file = dir.path().join("acts.ndjson");
+    fs::write(&file, acts).unwrap();
+    server.cli(&["replay", file.to_str().unwrap()]).expect_code(0);
+    assert_eq!(head().await, before + 200);
+}
+
+fn catalog_entries() -> u64 {
+    let catalog = example::catalog();
+    (catalog.purposes.len() + catalog.channels.len()) as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_command_speaks_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.clients().await.put_catalog(&["marketing.newsletter"], &["email", "sms"]).await;
+    let subject = ["--subject", "user:42", "--json"];
+    let with = |words: &[&str]| server.cli(&[words, &subject[..]].concat()).expect_code(0);
+    let granted = with(&["record", "--grant", "marketing.newsletter:email"]).json();
+    let stopped =
+        with(&["record", "--withdraw", "*:sms", "--object", "marketing.newsletter:*"]).json();
+
+    let checked = server
+        .cli(&[
+            "check",
+            "--json",
+            "--subject",
+            "user:42",
+            "--purpose",
+            "marketing.newsletter",
+            "--channel",
+            "email",
+        ])
+        .expect_code(3)
+        .json();
+    assert_eq!((&checked["effect"], &checked["reason"]), (&"deny".into(), &"objected".into()));
+    assert_eq!(checked["decided_by_index"], stopped["index"]);
+
+    let history = with(&["history"]).json_lines();
+    assert_eq!(history.len(), 2);
+    assert_eq!(history[0]["index"], granted["index"]);
+    assert_eq!(history[1]["changes"][0]["scope"]["channel"], "sms");
+    let preferences = with(&["preferences", "--all-cells"]).json();
+    assert_eq!(preferences["cells"].as_array().map(Vec::len), Some(2), "{preferences}");
+    assert_eq!(preferences["stops"].as_array().map(Vec::len), Some(2), "{preferences}");
+    let catalog = server.cli(&["catalog", "list", "--json"]).expect_code(0).json();
+    assert_eq!(catalog["purposes"][0]["key"], "marketing.newsletter", "{catalog}");
+    let watched = server.cli(&["watch", "--from", "0", "--count", "1", "--json"]).expect_code(0);
+    let watched = watched.json_lines();
+    assert_eq!(watched.len(), 1);
+    assert_eq!(watched[0]["consent"]["index"], stopped["index"]);
+    assert_eq!(watched[0]["consent"]["subject"], "user:42");
+
+    // For people there are tables, which say the same.
+    let table = server.cli(&["history", "--subject", "user:42"]).expect_code(0).stdout;
+    assert!(table.contains("marketing.newsletter") && table.contains("withdraw"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_beats_the_environment_and_that_beats_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let file = dir.path().join("options.toml");
+    let (good, bad) = (server.address.as_str(), "127.0.0.1:1");
+    // Where flag, environment and file say that the server is, and whether it is found.
+    for (flag, environment, in_file, found) in [
+        (None, None, good, true),
+        (None, None, bad, false),
+        (None, Some(good), bad, true),
+        (None, Some(bad), good, false),
+        (Some(good), Some(bad), bad, true),
+        (Some(bad), Some(good), good, false),
+    ] {
+        fs::write(&file, format!("addr = \"{in_file}\"\n")).unwrap();
+        let mut command = support::binary();
+        command.args(["catalog", "list"]).env("CONSENT_LEDGER_CONFIG", &file);
+        command.envs(environment.map(|address| ("CONSENT_LEDGER_ADDR", address)));
+        command.args(flag.map(|address| format!("--addr={address}")));
+        let ended = Process::spawn(command).wait(support::PATIENCE);
+        assert_eq!(ended.code == Some(0), found, "{flag:?} {environment:?} {in_file}: {ended:?}");
+    }
+    fs::write(&file, "adr = \"127.0.0.1:1\"\n").unwrap();
+    let misspelt = support::run(["catalog", "list", "--config", file.to_str().unwrap()]);
+    assert!(misspelt.expect_code(2).stderr.contains("adr"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let grant = ["record", "--subject", "user:42", "--grant", "marketing.newsletter:email"];
+    server.cli(&grant).expect_code(0);
+    let checkpoint = clients.audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+    let checkpoint = checkpoint.unwrap().into_inner();
+    let hash: String = checkpoint.chain_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+
+    let busy = support::run(["rebuild-view", "--data-dir", data_dir]);
+    assert!(busy.code.is_some_and(|code| code != 0), "the server has the directory: {busy:?}");
+    let beside = support::verify(dir.path()).expect_code(0).json();
+    server.terminate();
+    let after = support::verify(dir.path()).expect_code(0).json();
+    for verified in [&beside, &after] {
+        assert_eq!(verified["intact"], true, "{verified}");
+        assert_eq!(verified["entries"], checkpoint.size, "{verified}");
+        assert_eq!(verified["chain_hash"], hash.as_str(), "{verified}");
+    }
+    let people = support::run(["verify", "--data-dir", data_dir]).expect_code(0).stdout;
+    assert!(people.contains("intact") && people.contains(&hash), "{people}");
+
+    let exported = support::run(["export", "--data-dir", data_dir]).expect_code(0).json_lines();
+    assert_eq!(exported.len() as u64, checkpoint.size);
+    assert_eq!(exported.last().unwrap()["hash"], hash.as_str());
+
+    let rebuilt = support::run(["rebuild-view", "--json", "--data-dir", data_dir]);
+    let rebuilt = rebuilt.expect_code(0).json();
+    assert_eq!(rebuilt["entries"], checkpoint.size, "{rebuilt}");
+    assert_eq!(rebuilt["subjects"], 1, "{rebuilt}");
+    let server = Server::start(dir.path());
+    let cell = ["--purpose", "marketing.newsletter", "--channel", "email"];
+    server.cli(&[&["check", "--subject", "user:42"], &cell[..]].concat()).expect_code(0);
+    server.terminate();
+}
+
+/// As `consent-ledger … | true`: nobody reads what is printed.
+fn code_with_closed_output(args: &[&str]) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    support::binary().args(args).stdout(writer).status().unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exit_code_speaks_though_nobody_reads_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.clients().await.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    server
+        .cli(&["record", "--subject", "user:42", "--grant", "marketing.newsletter:email"])
+        .expect_code(0);
+    for (subject, code) in [("user:42", 0), ("user:43", 3)] {
+        for json in ["--json=true", "--json=false"] {
+            let args = ["check", json, "--subject", subject, "--addr", &server.address];
+            let cell = ["--purpose", "marketing.newsletter", "--channel", "email"];
+            let ended = code_with_closed_output(&[&args[..], &cell[..]].concat());
+            assert_eq!(ended, Some(code), "{subject} {json}");
+        }
+    }
+    server.terminate();
+
+    let data_dir = dir.path().to_str().unwrap();
+    assert_eq!(code_with_closed_output(&["verify", "--data-dir", data_dir]), Some(0));
+    let segment = support::ledger_segments(dir.path()).remove(0);
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    assert_eq!(code_with_closed_output(&["verify", "--data-dir", data_dir]), Some(1));
+}

@@ -1,0 +1,363 @@
+//! The main job on real input, over TCP with the built binary: onboarding flows record opt-ins,
+//! services ask "may I?", stops reach a watcher, and an auditor verifies the chain.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use consent_ledger::{
+    ledger::verify,
+    proto::{self, Action, watch_response},
+    storage::disk::RealDisk,
+};
+use support::{
+    Clients, Server, act, change,
+    example::{self, FileAct},
+    model,
+};
+
+/// What a watcher heard so far, and how far it says that it is.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<(Vec<proto::ConsentEvent>, u64)>>);
+
+impl Heard {
+    /// Watches from the first entry, with the default filter: the stops.
+    async fn from_the_beginning(clients: &mut Clients) -> Self {
+        let request = proto::WatchRequest {
+            start_index: Some(0),
+            progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }),
+            ..proto::WatchRequest::default()
+        };
+        let mut stream = clients.watch.watch(request).await.unwrap().into_inner();
+        let heard = Self::default();
+        let own = heard.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = stream.message().await {
+                let mut heard = own.0.lock().unwrap();
+                match message.message.unwrap() {
+                    watch_response::Message::Consent(event) => heard.0.push(event),
+                    watch_response::Message::Progress(progress) => heard.1 = progress.next_index,
+                }
+            }
+        });
+        heard
+    }
+
+    /// Everything, once the watcher has come to `head`.
+    fn until(&self, head: u64) -> Vec<proto::ConsentEvent> {
+        support::wait_until("the watcher at the head", support::LONG_PATIENCE, || {
+            let heard = self.0.lock().unwrap();
+            (heard.1 >= head).then(|| heard.0.clone())
+        })
+    }
+}
+
+/// Every act of the file where the ledger put it, by data subject. Fails the test unless the
+/// histories are exactly the file.
+async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<model::Act>> {
+    let mut by_subject: BTreeMap<&str, Vec<&FileAct>> = BTreeMap::new();
+    let mut keys = HashSet::new();
+    for act in acts {
+        // The same key again is the same act.
+        if act.idempotency_key.as_ref().is_none_or(|key| keys.insert(key)) {
+            by_subject.entry(&act.subject).or_default().push(act);
+        }
+    }
+    let mut placed = BTreeMap::new();
+    for (subject, acts) in by_subject {
+        let history = clients.history(subject).await;
+        assert_eq!(history.len(), acts.len(), "acts of {subject}");
+        let mut own = Vec::new();
+        for (act, told) in acts.into_iter().zip(history) {
+            let effective_at = support::millis(told.effective_at.as_ref()).unwrap();
+            assert_eq!(told.actor(), act.actor, "{subject} at {}", told.index);
+            assert_eq!(act.effective_at.unwrap_or(effective_at), effective_at);
+            let scopes: Vec<_> =
+                told.changes.iter().map(|it| (it.action(), text(&it.scope))).collect();
+            let want: Vec<_> = act.changes.iter().map(|it| (it.action, scope_text(it))).collect();
+            assert_eq!(scopes, want, "{subject} at {}", told.index);
+            let touchpoint = act.evidence.get("touchpoint").and_then(|it| it.as_str());
+            let evidence = told.evidence.unwrap_or_default();
+            assert_eq!(evidence.touchpoint, touchpoint.unwrap_or_default());
+            own.push(model::Act {
+                actor: act.actor,
+                changes: act.changes.clone(),
+                effective_at,
+                index: told.index,
+            });
+        }
+        placed.insert(subject.to_owned(), own);
+    }
+    placed
+}
+
+fn text(scope: &Option<proto::Scope>) -> String {
+    let scope = scope.as_ref().unwrap();
+    format!("{}:{}", scope.purpose, scope.channel)
+}
+
+fn scope_text(change: &model::Change) -> String {
+    let part = |key: &Option<String>| key.clone().unwrap_or_else(|| "*".to_owned());
+    format!("{}:{}", part(&change.purpose), part(&change.channel))
+}
+
+/// Every cell that can be asked about, with a purpose, a channel and a subject that nobody knows.
+fn every_cell(
+    catalog: &model::Catalog,
+    placed: &BTreeMap<String, Vec<model::Act>>,
+) -> Vec<(String, String, String)> {
+    let stranger = "user:nobody-knows-me".to_owned();
+    let mut cells = Vec::new();
+    for subject in placed.keys().chain([&stranger]) {
+        for purpose in catalog.purposes.keys().chain([&"no.such.purpose".to_owned()]) {
+            for channel in catalog.channels.keys().chain([&"no-such-channel".to_owned()]) {
+                cells.push((subject.clone(), purpose.clone(), channel.clone()));
+            }
+        }
+    }
+    cells
+}
+
+/// Compares every cell with the second implementation. Answers the decisions.
+async fn assert_every_cell(
+    clients: &mut Clients,
+    catalog: &model::Catalog,
+    placed: &BTreeMap<String, Vec<model::Act>>,
+    cells: &[(String, String, String)],
+) -> Vec<proto::CheckResponse> {
+    let before = support::now_ms();
+    let decisions = clients.check_cells(cells).await;
+    let after = support::now_ms();
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for ((subject, purpose, channel), decision) in cells.iter().zip(&decisions) {
+        let acts = placed.get(subject).map_or(&[][..], Vec::as_slice);
+        let expected = model::decide(catalog, acts, purpose, channel, before);
+        // A grant that expired while the cells were asked for may have been answered either way.
+        if expected == model::decide(catalog, acts, purpose, channel, after) {
+            expected.assert_matches(decision, &format!("{subject} {purpose}:{channel}"));
+        }
+        *reasons.entry(decision.reason().as_str_name()).or_default() += 1;
+    }
+    println!("{} cells: {reasons:?}", cells.len());
+    for reason in ["GRANTED", "WITHDRAWN", "REFUSED", "NO_RECORD", "NOT_CONSENT_BASED"] {
+        let name = format!("REASON_{reason}");
+        assert!(reasons.contains_key(name.as_str()), "the input is rich: no {name}");
+    }
+    decisions
+}
+
+/// The personal data of an act that this test records itself, whatever the examples hold.
+const PERSONAL: &[&str] = &[
+    "email:zoe.needle@example.org",
+    "zoe.needle@example.org",
+    "198.51.100.237",
+    "NeedleBrowser/7.3 (Haystack; x86_64)",
+    "Needle Lane 17, 1010 Vienna",
+    "needle-idempotency-key",
+];
+
+async fn record_personal_data(clients: &mut Clients) {
+    let mut request = act(PERSONAL[0], vec![change(Action::Withdraw, "*", "*")]);
+    request.evidence = Some(proto::Evidence {
+        touchpoint: "onboarding".to_owned(),
+        ip_address: PERSONAL[2].to_owned(),
+        user_agent: PERSONAL[3].to_owned(),
+        attributes: BTreeMap::from([("address".to_owned(), PERSONAL[4].to_owned())]),
+        ..proto::Evidence::default()
+    });
+    request.idempotency_key = PERSONAL[5].to_owned();
+    clients.consent.record_consent(request.clone()).await.unwrap();
+    // Errors see personal data too.
+    request.changes = vec![change(Action::Grant, "*", "*")];
+    clients.consent.record_consent(request.clone()).await.unwrap_err();
+    request.changes = vec![change(Action::Grant, "no.such.purpose", "email")];
+    clients.consent.record_consent(request.clone()).await.unwrap_err();
+    request.changes = vec![change(Action::Withdraw, "*", "email")];
+    clients.consent.record_consent(request.clone()).await.unwrap_err();
+    request.subject = PERSONAL[1].to_owned();
+    clients.consent.record_consent(request).await.unwrap_err();
+    let check = support::check_request(PERSONAL[1], "marketing.newsletter", "email");
+    clients.check.check(check).await.unwrap_err();
+}
+
+/// Looks for many texts at once, each of at least six bytes.
+struct Needles {
+    by_head: HashMap<[u8; 6], Vec<String>>,
+    /// Whether some text begins with these two bytes.
+    first_two: Vec<bool>,
+}
+
+impl Needles {
+    fn new(texts: impl IntoIterator<Item = String>) -> Self {
+        let mut own = Self { by_head: HashMap::new(), first_two: vec![false; 1 << 16] };
+        for text in texts {
+            let head: [u8; 6] = text.as_bytes()[..6].try_into().unwrap();
+            own.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
+            own.by_head.entry(head).or_default().push(text);
+        }
+        own
+    }
+
+    fn found_in(&self, bytes: &[u8]) -> HashSet<&str> {
+        let mut found = HashSet::new();
+        for (at, head) in bytes.windows(6).enumerate() {
+            if self.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] {
+                let candidates = self.by_head.get(head).into_iter().flatten();
+                let here = candidates.filter(|it| bytes[at..].starts_with(it.as_bytes()));
+                found.extend(here.map(String::as_str));
+            }
+        }
+        found
+    }
+}
+
+/// No byte of the data directory, of a log or of the metrics gives away what was recorded.
+fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, String)]) {
+    let mut personal: HashSet<String> = PERSONAL.iter().map(|text| (*text).to_owned()).collect();
+    for act in acts {
+        personal.insert(act.subject.clone());
+        for part in ["ip_address", "user_agent"] {
+            let part = act.evidence.get(part).and_then(|part| part.as_str());
+            personal.extend(part.map(str::to_owned));
+        }
+        personal.extend(act.idempotency_key.clone());
+    }
+    assert!(personal.len() > 1_000, "the input has many people");
+    let needles = Needles::new(personal.iter().cloned());
+
+    // The search does find what is there: in each place, something that was recorded in clear.
+    let everything: String = personal.iter().map(String::as_str).collect();
+    assert_eq!(needles.found_in(everything.as_bytes()).len(), personal.len());
+    let files = support::files(data_dir);
+    let is_in = |folder: &str, clear: &[u8]| {
+        let folder = data_dir.join(folder);
+        let mut below = files.iter().filter(|(path, _)| path.starts_with(&folder));
+        below.any(|(_, bytes)| bytes.windows(clear.len()).any(|window| window == clear))
+    };
+    assert!(is_in("ledger", b"marketing.newsletter"), "the search finds purposes in the ledger");
+    let report = verify::verify(&RealDisk, &data_dir.join("ledger"), &mut |_, _| {}).unwrap();
+    assert!(is_in("view", &report.ledger_id), "the search finds the ledger's id in the view");
+    assert!(files.keys().any(|path| path.starts_with(data_dir.join("vault"))));
+
+    for (path, bytes) in &files {
+        let found = needles.found_in(bytes);
+        assert!(found.is_empty(), "{}: {:?}", path.display(), found.iter().take(5));
+    }
+    for (what, text) in texts {
+        assert!(!text.is_empty(), "there is something to search: {what}");
+        let found = needles.found_in(text.as_bytes());
+        assert!(found.is_empty(), "{what}: {:?}", found.iter().take(5));
+    }
+}
+
+fn http_get(address: &str, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_main_job_end_to_end() {
+    let catalog = example::catalog();
+    let acts = example::acts();
+    assert!(acts.len() >= 10_000, "{} acts", acts.len());
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--metrics-listen", "127.0.0.1:0", "--log-level", "debug"];
+    let server = Server::start_with(dir.path(), &flags);
+    let mut clients = server.clients().await;
+    let heard = Heard::from_the_beginning(&mut clients).await;
+
+    let file = |path: &str| support::repository(path).to_str().unwrap().to_owned();
+    server.cli(&["catalog", "apply", &file(example::CATALOG)]).expect_code(0);
+    server.cli(&["replay", &file(example::ACTS)]).expect_code(0);
+
+    let placed = place(&mut clients, &acts).await;
+    let cells = every_cell(&catalog, &placed);
+    let decisions = assert_every_cell(&mut clients, &catalog, &placed, &cells).await;
+    let head = clients.audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+    let head = head.unwrap().into_inner().size;
+
+    // The watcher heard every stop, once, in the order of the ledger, and nothing else.
+    let heard = tokio::task::block_in_place(|| heard.until(head));
+    let mut stops: Vec<(u64, &str, Vec<String>)> = Vec::new();
+    for (subject, acts) in &placed {
+        for act in acts {
+            let is_stop = |change: &&model::Change| change.action != Action::Grant;
+            let changes: Vec<_> = act.changes.iter().filter(is_stop).map(scope_text).collect();
+            if !changes.is_empty() {
+                stops.push((act.index, subject, changes));
+            }
+        }
+    }
+    stops.sort();
+    assert!(stops.len() > 100, "{} stops", stops.len());
+    let told: Vec<(u64, &str, Vec<String>)> = heard
+        .iter()
+        .map(|event| {
+            let scopes = event.changes.iter().map(|change| text(&change.scope)).collect();
+            (event.index, event.subject.as_str(), scopes)
+        })
+        .collect();
+    assert!(told == stops, "{} events for {} stops", told.len(), stops.len());
+
+    // An auditor, beside the running server and away from it.
+    support::verify(dir.path()).expect_code(0);
+    let data_dir = dir.path().to_str().unwrap();
+    for exported in [
+        server.cli(&["export"]).expect_code(0),
+        support::run(["export", "--data-dir", data_dir]).expect_code(0),
+    ] {
+        let lines = exported.json_lines();
+        let indices = lines.iter().map(|line| line["index"].as_u64());
+        assert!(indices.eq((0..head).map(Some)), "{} lines for {head} entries", lines.len());
+    }
+
+    let refused = support::run(Server::arguments(dir.path()));
+    assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+    let told = refused.stderr.to_lowercase();
+    assert!(told.contains("another process"), "{told}");
+    assert!(told.contains(&data_dir.to_lowercase()), "{told}");
+
+    // A restart answers the same, and so does a view built anew.
+    let mut logs = vec![server.terminate().said()];
+    for without_view in [false, true] {
+        if without_view {
+            fs::remove_dir_all(dir.path().join("view")).unwrap();
+        }
+        let server = Server::start_with(dir.path(), &flags);
+        let mut clients = server.clients().await;
+        let again = clients.check_cells(&cells).await;
+        let differ = |((cell, was), is): ((_, &proto::CheckResponse), &proto::CheckResponse)| {
+            (was != is).then(|| format!("{cell:?}\n was {was:?}\n  is {is:?}"))
+        };
+        let different = cells.iter().zip(&decisions).zip(&again).find_map(differ);
+        assert_eq!(different, None, "without view: {without_view}");
+        logs.push(server.terminate().said());
+    }
+    support::verify(dir.path()).expect_code(0);
+
+    let server = Server::start_with(dir.path(), &flags);
+    record_personal_data(&mut server.clients().await).await;
+    let metrics = server.printed("metrics on ").expect("the server prints where its metrics are");
+    let metrics = http_get(&metrics, "/metrics");
+    let gauge = |name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{metrics}")).parse().unwrap()
+    };
+    assert!(gauge("consent_ledger_ledger_entries") >= head);
+    assert!(gauge("consent_ledger_ledger_size_bytes") > head * 100);
+    assert!(gauge("consent_ledger_vault_subjects") > 1_000);
+    logs.push(server.terminate().said());
+    assert_nothing_personal(dir.path(), &acts, &[("logs", logs.concat()), ("metrics", metrics)]);
+}

@@ -1,0 +1,54 @@
+//! A client that shares no code with us: Python's grpcio, with stubs generated from the protocol
+//! files when the test runs.
+//!
+//! Needs a Python with grpcio and grpcio-tools; `CONSENT_LEDGER_TEST_PYTHON` names it when the
+//! tests are built.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{env, process::Command};
+
+use support::{Process, Server};
+
+/// What the client reports, in order, one line each.
+const CHECKS: &[&str] = &[
+    "catalogue applied",
+    "consent recorded",
+    "check allows",
+    "batch answers in order",
+    "withdrawal reached the watcher",
+    "check denies",
+    "history tells both acts with evidence",
+    "errors are typed",
+    "entries and chain agree",
+    "health serving",
+    "reflection v1alpha lists the services",
+];
+
+#[test]
+#[cfg_attr(
+    not(test_python),
+    ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python with grpcio and grpcio-tools"
+)]
+fn a_python_client_records_checks_and_watches() {
+    let python = env::var("CONSENT_LEDGER_TEST_PYTHON").expect("it was there for the build");
+    let dir = tempfile::tempdir().unwrap();
+    let stubs = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+
+    let mut command = support::clean(Command::new(python));
+    command
+        .arg(support::repository("tests/python/client.py"))
+        .args([&server.address, support::repository("proto").to_str().unwrap()])
+        .arg(stubs.path())
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let done = Process::spawn(command).wait(support::LONG_PATIENCE).expect_code(0);
+    let said: Vec<&str> = done.stdout.lines().collect();
+    let want: Vec<String> = CHECKS.iter().map(|check| format!("ok: {check}")).collect();
+    assert_eq!(said, want, "{}", done.stderr);
+
+    server.terminate();
+    support::verify(dir.path()).expect_code(0);
+}

@@ -1,0 +1,203 @@
+//! README against what is here: what it names exists, and what there is it names.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use clap::{Command, CommandFactory};
+use consent_ledger::{cli::Cli, telemetry::Metrics};
+
+fn readme() -> String {
+    fs::read_to_string(support::repository("README.md")).unwrap()
+}
+
+/// The text under a heading, up to the next of the same depth or less.
+fn section(heading: &str) -> String {
+    let text = readme();
+    let depth = heading.bytes().take_while(|&byte| byte == b'#').count();
+    let ends = |line: &&str| {
+        let own = line.bytes().take_while(|&byte| byte == b'#').count();
+        (1..=depth).contains(&own)
+    };
+    let mut lines = text.lines().skip_while(|line| *line != heading);
+    assert!(lines.next().is_some(), "README has no `{heading}`");
+    lines.take_while(|line| !ends(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// Rows of the tables in a text: their cells, without quotes.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let cell = |cell: &str| cell.trim().replace('`', "");
+    let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| ---");
+    text.lines()
+        .filter(is_row)
+        .map(|line| line.trim_matches('|').split('|').map(cell).collect())
+        .collect()
+}
+
+/// Blocks of code in a language.
+fn blocks(language: &str) -> Vec<String> {
+    let text = readme();
+    let fence = format!("```{language}\n");
+    let starts = text.split(&fence).skip(1);
+    starts.map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
+}
+
+/// Names of every option below a command, with their defaults.
+fn options(command: &Command) -> BTreeMap<String, String> {
+    let own = command.get_arguments().filter_map(|argument| {
+        let default: Vec<_> =
+            argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        Some((format!("--{}", argument.get_long()?), default.join(",")))
+    });
+    own.chain(command.get_subcommands().flat_map(options)).collect()
+}
+
+/// The words of a text that begin like this.
+fn words(text: &str, start: &str) -> BTreeSet<String> {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    text.split(|letter| !is_part(letter))
+        .filter(|word| word.len() > start.len() && word.starts_with(start))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_reason_stands_in_the_table_of_errors_with_its_status() {
+    let proto = fs::read_to_string(support::repository("proto/consent/v1/errors.proto")).unwrap();
+    let mut declared = BTreeMap::new();
+    let mut comment = String::new();
+    for line in proto.lines().map(str::trim) {
+        if let Some(more) = line.strip_prefix("//") {
+            comment.push_str(more);
+        } else if let Some(value) = line.strip_prefix("ERROR_REASON_") {
+            let reason = value.split_whitespace().next().unwrap().to_owned();
+            let code = comment.split(':').next().unwrap().trim().to_owned();
+            declared.insert(reason, code);
+            comment.clear();
+        } else {
+            comment.clear();
+        }
+    }
+    declared.remove("UNSPECIFIED").expect("the enum was read");
+    let table = rows(&section("## Errors"));
+    let told = table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(declared, told);
+}
+
+#[test]
+fn every_call_stands_in_the_table_of_the_api() {
+    let mut declared = BTreeSet::new();
+    for file in fs::read_dir(support::repository("proto/consent/v1")).unwrap() {
+        let proto = fs::read_to_string(file.unwrap().path()).unwrap();
+        let mut service = "";
+        for line in proto.lines() {
+            let name = |line: &'_ str| line.split([' ', '(']).nth(1).unwrap_or("").to_owned();
+            if line.starts_with("service ") {
+                service = line.split(' ').nth(1).unwrap();
+            } else if let Some(call) = line.trim().strip_prefix("rpc ") {
+                declared.insert((service.to_owned(), name(&format!("rpc {call}"))));
+            }
+        }
+    }
+    let mut told = BTreeSet::new();
+    let mut service = String::new();
+    for row in &rows(&section("## The API"))[1..] {
+        if !row[0].is_empty() {
+            service.clone_from(&row[0]);
+        }
+        told.insert((service.clone(), row[1].clone()));
+    }
+    assert_eq!(declared, told);
+}
+
+#[test]
+fn every_command_and_flag_exists() {
+    let text = readme();
+    let mut cli = Cli::command();
+    cli.build();
+    let shown = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches("$ ").strip_prefix("consent-ledger "));
+    let mut commands = BTreeSet::new();
+    for line in shown {
+        let mut command = &cli;
+        for word in line.split(' ').take_while(|word| !word.starts_with('-')) {
+            match command.find_subcommand(word) {
+                Some(below) => command = below,
+                None => assert!(!command.has_subcommands(), "no command `{word}`: {line}"),
+            }
+        }
+        let known = options(command);
+        for flag in words(line, "--").iter().filter(|flag| *flag != "--help") {
+            assert!(known.contains_key(flag), "`{flag}` is none of {}: {line}", command.get_name());
+        }
+        commands.insert(command.get_name().to_owned());
+    }
+    assert!(commands.len() > 8, "the tour was read: {commands:?}");
+
+    let all = options(&cli);
+    // Those of cargo, of pip's tools, and of the words `consent-ledger --help`.
+    let others = ["--example", "--locked", "--path", "--python_out", "--grpc_python_out", "--help"];
+    for flag in words(&text, "--").iter().filter(|flag| !others.contains(&flag.as_str())) {
+        assert!(all.contains_key(flag) || flag.trim_matches('-').is_empty(), "`{flag}`");
+    }
+    for variable in words(&text, "CONSENT_LEDGER_").iter().filter(|it| *it != "CONSENT_LEDGER_KEK")
+    {
+        let name = variable.trim_start_matches("CONSENT_LEDGER_").to_lowercase();
+        assert!(all.contains_key(&format!("--{}", name.replace('_', "-"))), "{variable}");
+    }
+}
+
+#[test]
+fn the_flags_of_serve_have_the_defaults_that_are_told() {
+    let cli = Cli::command();
+    let known = options(cli.find_subcommand("serve").unwrap());
+    for row in &rows(&section("### Limits"))[1..] {
+        assert_eq!(known.get(&row[0]), Some(&row[1]), "{row:?}");
+    }
+    for row in &rows(&section("### Options"))[1..] {
+        let mut flags = row[0].split(", ").zip(row[1].split(", "));
+        // A default in words is no default of the parser.
+        assert!(
+            flags.all(|(flag, told)| {
+                let default = known.get(flag).unwrap_or_else(|| panic!("{flag}"));
+                default == told || ["", "false"].contains(&default.as_str())
+            }),
+            "{row:?}"
+        );
+    }
+}
+
+#[test]
+fn the_options_file_is_taken() {
+    let blocks = blocks("toml");
+    let [example] = &blocks[..] else { panic!("one example: {blocks:?}") };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("consent-ledger.toml");
+    let file = file.to_str().unwrap();
+    fs::write(file, example).unwrap();
+    // A mistake in it is wrong usage of every command; a value of [serve] only of that one.
+    support::run(["generate", "--acts", "1", "--config", file]).expect_code(0);
+    let refused = support::run(["serve", "--listen", "0.0.0.0:0", "--config", file]);
+    assert!(refused.expect_code(2).stderr.contains("refusing to listen on 0.0.0.0:0"));
+}
+
+#[test]
+fn every_metric_is_told() {
+    let metrics = Metrics::new();
+    metrics.method("any").ended(0, Duration::ZERO);
+    let exposition = metrics.encode().unwrap();
+    let counted = exposition.lines().filter_map(|line| {
+        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+        Some(format!("{name}{}", if kind == "counter" { "_total" } else { "" }))
+    });
+    let table = rows(&section("### Metrics"));
+    let told: BTreeSet<String> = table[1..].iter().map(|row| row[0].clone()).collect();
+    assert_eq!(counted.collect::<BTreeSet<_>>(), told);
+}
