@@ -28,7 +28,9 @@ RUN mkdir src benches \
     $(sed -n '/^\[\[bench\]\]/,/^$/s|^name = "\(.*\)"|benches/\1.rs|p' Cargo.toml) \
  && cargo build --release --locked
 
-# A copied file keeps its time, which may be older than the empty crate's build.
+# The example catalogue is built into the binary. A copied file keeps its time, which may be older
+# than the empty crate's build.
+COPY examples/catalog.toml examples/catalog.toml
 COPY src src
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked
 
