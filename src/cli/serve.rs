@@ -8,7 +8,7 @@ use crate::{
     cli::error::CliError,
     config::{ConfigError, RequestLimits, ServeConfig, TlsFiles, parse_kek, parse_size},
     node::NodeConfig,
-    server,
+    server::{self, ServeError},
     telemetry::{LogFormat, TelemetryConfig},
 };
 
@@ -272,7 +272,16 @@ pub(super) fn node_config() -> Result<NodeConfig, CliError> {
 pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     let kek = std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new);
     let config = args.into_config(kek).map_err(|error| CliError::usage(error.to_string()))?;
-    server::serve(config).await.map_err(|error| CliError::failed(error.to_string()))
+    server::serve(config).await.map_err(|error| {
+        match &error {
+        ServeError::Config(_) | ServeError::Telemetry(_) => CliError::usage(error.to_string()),
+        ServeError::Open(open) if open.is_damage() => CliError::failed(error.to_string()).with_hint(
+            "`consent-ledger verify` tells more about the ledger; nothing was repaired: restore a \
+             backup that is at least as new as what was acknowledged",
+        ),
+        _ => CliError::failed(error.to_string()),
+    }
+    })
 }
 
 #[cfg(test)]

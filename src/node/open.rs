@@ -22,7 +22,7 @@ use crate::{
         verify,
     },
     storage::{
-        TornTail,
+        LogError, TornTail,
         disk::Disk,
         index::{Found, Index, IndexError},
     },
@@ -59,6 +59,9 @@ pub enum OpenError {
         /// The other process, if it left its number.
         pid: Option<String>,
     },
+    /// The data directory is something else.
+    #[error("{0} is not a directory; choose another --data-dir")]
+    NotADirectory(PathBuf),
     /// A file operation failed.
     #[error("{path}: {source}")]
     Io {
@@ -121,6 +124,26 @@ pub enum OpenError {
         /// Index of the entry.
         index: u64,
     },
+}
+
+impl OpenError {
+    /// Whether stored data is damaged, rather than in use or out of reach.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let of_log = |error: &LogError| matches!(error, LogError::Damaged(_));
+        match self {
+            Self::Ledger(BackendError::Log(error))
+            | Self::Damaged(verify::VerifyError::Log(error))
+            | Self::Vault(VaultError::Log(error)) => of_log(error),
+            Self::Ledger(BackendError::Chain { .. })
+            | Self::Entry { .. }
+            | Self::SubjectMissing { .. }
+            | Self::Vault(
+                VaultError::LostFrames { .. } | VaultError::Frame { .. } | VaultError::Order(_),
+            ) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What opening goes through, for whoever waits.
@@ -423,7 +446,10 @@ impl DirLock {
             use std::os::unix::fs::DirBuilderExt;
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
         };
-        created.map_err(|source| io_error(dir, source))?;
+        created.map_err(|source| match dir.is_dir() || !dir.exists() {
+            true => io_error(dir, source),
+            false => OpenError::NotADirectory(dir.to_owned()),
+        })?;
         let path = dir.join(LOCK_FILE);
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);

@@ -4,11 +4,12 @@ use std::{
     fmt,
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use thiserror::Error;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::seal::{self, SecretKey};
@@ -64,7 +65,10 @@ impl Kek {
     /// See [`KekError`].
     pub fn from_file(path: &Path, may_create: bool) -> Result<Self, KekError> {
         match Self::read(path)? {
-            Some(key) => return Ok(key),
+            Some(key) => {
+                warn_if_open_to_others(path);
+                return Ok(key);
+            }
             None if !may_create => return Err(KekError::Missing(path.to_owned())),
             None => {}
         }
@@ -113,6 +117,19 @@ impl Kek {
     }
 }
 
+/// Says so if others than the file's owner can read the key.
+fn warn_if_open_to_others(path: &Path) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        warn!(
+            file = %path.display(),
+            mode = %format_args!("{mode:o}"),
+            "the key-encryption key can be read by others: its mode should be 600"
+        );
+    }
+}
+
 impl fmt::Debug for Kek {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Kek(…)")
@@ -121,8 +138,6 @@ impl fmt::Debug for Kek {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -68,6 +68,8 @@ fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
         "RESOURCE_EXHAUSTED" => {
             matches!(reason(status).as_deref(), Some("TOO_MANY_APPENDS" | "TOO_MANY_REQUESTS"))
         }
+        // Until somebody restarts the server, which is longer than is worth waiting for.
+        "UNAVAILABLE" if reason(status).as_deref() == Some("WRITES_STOPPED") => false,
         "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" => !request.idempotency_key.is_empty(),
         _ => false,
     }
