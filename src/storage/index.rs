@@ -28,10 +28,10 @@ const PENDING_ROWS_MAX: usize = 400_000;
 const PENDING_BYTES_MAX: usize = 256 << 20;
 /// How many rows, or else how long, gather before they are brought to sled together: rows that are
 /// put again meanwhile are written once, and neighbours are written in order.
-const GATHERED_ROWS_MIN: usize = 16_384;
-const GATHER_TIME: Duration = Duration::from_millis(100);
+const GATHERED_ROWS_MIN: usize = 65_536;
+const GATHER_TIME: Duration = Duration::from_secs(1);
 /// The thread that brings rows to sled yields to those that answer, until too many rows wait.
-const NICE: i32 = 10;
+const NICE: i32 = 19;
 /// How often sled is told to write its buffers out.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
