@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     domain::{Channel, ChannelPut, Key, Obligation, Purpose, PurposeVersion},
+    ledger::entry,
     node::PurposeDraft,
     proto,
 };
@@ -12,7 +13,7 @@ use super::{
     DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem,
     SPAN_MS_MAX, TITLE_BYTES_MAX,
     scalar::{
-        at_most, check_data_categories, duration, key, legal_basis, span_ms_within, text_within,
+        at_most, check_data_categories, key, legal_basis, span_ms_within, text_within,
         without_control,
     },
 };
@@ -144,7 +145,7 @@ pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
         description: current.description.clone(),
         legal_basis: proto::LegalBasis::from(current.legal_basis).into(),
         data_categories: current.data_categories.clone(),
-        default_validity: current.default_validity_ms.map(duration),
+        default_validity: current.default_validity_ms.map(entry::duration),
         double_opt_in: current.double_opt_in,
         oldest_compatible_version: purpose.oldest_compatible,
         retired: purpose.retired,

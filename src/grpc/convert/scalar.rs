@@ -67,12 +67,6 @@ pub(super) fn span_ms_within(
     Ok(got_ms)
 }
 
-/// A span on the wire.
-pub(super) fn duration(span_ms: i64) -> prost_types::Duration {
-    let millis = i32::try_from(span_ms % 1_000).expect("less than 1,000");
-    prost_types::Duration { seconds: span_ms / 1_000, nanos: millis * NANOS_PER_MILLI }
-}
-
 /// A span that is known to be 0 or more, for timers.
 pub(super) fn std_duration(span_ms: i64) -> Duration {
     Duration::from_millis(span_ms.unsigned_abs())

@@ -723,7 +723,7 @@ proptest! {
 
     #[test]
     fn spans_round_trip(ms in 0..=i64::MAX / 2) {
-        prop_assert_eq!(span_ms(duration(ms), "f"), Ok(ms));
+        prop_assert_eq!(span_ms(crate::ledger::entry::duration(ms), "f"), Ok(ms));
     }
 
     #[test]
