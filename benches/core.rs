@@ -1,7 +1,15 @@
 //! The pieces that a check and an act are made of, in process and one at a time. The service as a
 //! whole, over gRPC and beside something fixed, is measured by `consent-ledger bench`.
 
-use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use consent_ledger::{
     decide::decide,
@@ -11,7 +19,7 @@ use consent_ledger::{
         SubjectRef, SubjectState,
     },
     ledger::chain::{self, Tip},
-    node::{Act, Node, NodeConfig, PurposeDraft, Question},
+    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
     telemetry::Metrics,
     vault::Kek,
 };
@@ -20,6 +28,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 const PURPOSE: &str = "marketing.newsletter";
 const CHANNEL: &str = "email";
 const SUBJECTS: u64 = 10_000;
+
+/// How many idempotency keys were given out.
+static KEYS: AtomicU64 = AtomicU64::new(0);
 
 fn key(text: &str) -> Key {
     Key::parse(text).expect("a key")
@@ -101,7 +112,11 @@ fn act(number: u64) -> Act {
         }],
         effective_at: None,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
-        idempotency: None,
+        // As every careful caller: a key of its own for each act.
+        idempotency: Some(Idempotency {
+            key: format!("bench-{}", KEYS.fetch_add(1, Ordering::Relaxed)),
+            request: vec![0x5a; 200],
+        }),
     }
 }
 
@@ -146,7 +161,7 @@ fn bench_node(c: &mut Criterion) {
     });
 
     let mut group = c.benchmark_group("node");
-    group.sample_size(10).throughput(Throughput::Elements(1_000));
+    group.sample_size(20).throughput(Throughput::Elements(1_000));
     group.bench_function("record, 1,000 in flight, durable", |b| {
         b.iter(|| runtime.block_on(record_all(&node, 0..1_000)));
     });
