@@ -56,7 +56,8 @@ pub struct GenerateArgs {
     /// Catalogue of purposes and channels [default: the one of examples/catalog.toml]
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
-    /// When the first act took effect (RFC 3339); acts follow every three minutes on average
+    /// When the first act took effect (RFC 3339); acts follow every three minutes on average, or
+    /// closer, so that all take effect within 90 days
     #[arg(long, value_name = "TIME", default_value = START, value_parser = words::time)]
     start: Timestamp,
     /// Write to this file instead of standard output
@@ -79,7 +80,7 @@ pub(super) fn run(args: &GenerateArgs, context: &mut Context) -> Result<Exit, Cl
     let plan = Plan::of(&catalog).ok_or_else(|| {
         CliError::failed("the catalogue has no channel, or no purpose that stands on consent")
     })?;
-    let traffic = Traffic::new(plan, args.seed, args.subjects, args.start);
+    let traffic = Traffic::new(plan, args.seed, args.subjects, args.start).paced_for(args.acts);
     match &args.output {
         None => write(traffic, args.acts, &mut context.out).map(drop)?,
         Some(path) => {
@@ -145,6 +146,18 @@ mod tests {
         let (mut context, capture) = Capture::context(false);
         write(traffic(1), 10_000, &mut context.out).unwrap();
         assert!(capture.text(context) == EXAMPLE, "examples/onboarding.ndjson is out of date");
+    }
+
+    #[test]
+    fn many_acts_come_closer_together_and_never_reach_today() {
+        let start: Timestamp = START.parse().unwrap();
+        let days = |acts: u64| {
+            let last = traffic(1).paced_for(acts).take(usize::try_from(acts).unwrap()).last();
+            let at = last.unwrap().effective_at.unwrap();
+            at.duration_since(start).as_hours() / 24
+        };
+        assert!((15..30).contains(&days(10_000)), "three minutes on average");
+        assert!((60..91).contains(&days(200_000)), "no more than 90 days");
     }
 
     #[test]

@@ -176,11 +176,17 @@ pub struct Traffic {
     people: HashMap<u64, Person>,
     start_ms: i64,
     elapsed_ms: i64,
+    gap_ms: u64,
     acts: u64,
 }
 
 const SECOND_MS: u64 = 1_000;
 const DAY_MS: u64 = 24 * 60 * 60 * SECOND_MS;
+
+/// Time between two acts on average, if there is time enough.
+const GAP_MS: u64 = 180 * SECOND_MS;
+/// How long the traffic of one run takes at most: its end is in the past, too.
+const SPAN_MS_MAX: u64 = 90 * DAY_MS;
 
 impl Traffic {
     /// The traffic of a seed among `subjects` people.
@@ -194,8 +200,16 @@ impl Traffic {
             people: HashMap::new(),
             start_ms: start.as_millisecond(),
             elapsed_ms: 0,
+            gap_ms: GAP_MS,
             acts: 0,
         }
+    }
+
+    /// The same traffic, closer together if so many acts would otherwise take too long.
+    #[must_use]
+    pub fn paced_for(mut self, acts: u64) -> Self {
+        self.gap_ms = GAP_MS.min(SPAN_MS_MAX / acts.max(1));
+        self
     }
 
     fn act(&mut self) -> Act {
@@ -211,8 +225,8 @@ impl Traffic {
     /// Gives an act its time, its expiries, its evidence and its key.
     fn finish(&mut self, mut scene: Scene, person: &Person) -> Act {
         self.acts += 1;
-        // Three minutes on average.
-        self.elapsed_ms += signed(self.dice.between(2 * SECOND_MS, 358 * SECOND_MS));
+        let gap_ms_min = self.gap_ms / 90;
+        self.elapsed_ms += signed(self.dice.between(gap_ms_min, 2 * self.gap_ms - gap_ms_min));
         // Nothing took effect before the start.
         let effective_ms = self.start_ms + (self.elapsed_ms - signed(scene.late_ms)).max(0);
         self.expire_some(&mut scene, effective_ms);
