@@ -13,7 +13,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use thiserror::Error;
-use tracing::Level;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -45,6 +45,12 @@ pub struct TelemetryConfig {
 /// Why telemetry could not be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
+    /// A word that is no level.
+    #[error(
+        "`{0}` is no log level: off, error, warn, info, debug or trace; for one module write \
+         module=level"
+    )]
+    Level(String),
     /// The filter is none.
     #[error("`{filter}` is no log filter (try `info` or `consent_ledger=debug`): {source}")]
     Filter {
@@ -110,6 +116,13 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
 }
 
 fn log_filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
+    // A word alone would be taken for a module, and a mistyped level would silence the log.
+    let words = level.into_iter().flat_map(|level| level.split(','));
+    for word in words.map(str::trim).filter(|word| !word.contains(['=', '['])) {
+        if word.parse::<LevelFilter>().is_err() {
+            return Err(TelemetryError::Level(word.to_owned()));
+        }
+    }
     let environment = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let filter = level.map(ToOwned::to_owned).or(environment).unwrap_or_else(|| "info".to_owned());
     EnvFilter::try_new(&filter).map_err(|source| TelemetryError::Filter { filter, source })
@@ -142,5 +155,7 @@ mod tests {
         let error = log_filter(Some("info,=,=")).unwrap_err();
         assert!(error.to_string().starts_with("`info,=,=` is no log filter"), "{error}");
         assert!(log_filter(Some("info,consent_ledger=debug")).is_ok());
+        let error = log_filter(Some("verbose")).unwrap_err();
+        assert!(error.to_string().starts_with("`verbose` is no log level"), "{error}");
     }
 }
