@@ -177,7 +177,7 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     // The name of the directory itself must survive a power cut, too.
     let created = disk.create_dir_all(&config.data_dir);
-    created.map_err(|source| io_error(&config.data_dir, source))?;
+    created.map_err(|source| not_created(&config.data_dir, source))?;
     let mut lock = DirLock::take(&config.data_dir)?;
     let places = Places::of(&config.data_dir);
     let had_ledger = places.has_segments(disk, &places.ledger)?;
@@ -291,6 +291,15 @@ impl Places {
     fn has_segments(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool, OpenError> {
         let names = disk.list(dir).map_err(|source| io_error(dir, source))?;
         Ok(names.iter().any(|name| name.ends_with(".seg")))
+    }
+}
+
+/// Why a data directory can not be created.
+fn not_created(dir: &Path, source: io::Error) -> OpenError {
+    if dir.exists() && !dir.is_dir() {
+        OpenError::NotADirectory(dir.to_owned())
+    } else {
+        io_error(dir, source)
     }
 }
 
@@ -446,10 +455,7 @@ impl DirLock {
             use std::os::unix::fs::DirBuilderExt;
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
         };
-        created.map_err(|source| match dir.is_dir() || !dir.exists() {
-            true => io_error(dir, source),
-            false => OpenError::NotADirectory(dir.to_owned()),
-        })?;
+        created.map_err(|source| not_created(dir, source))?;
         let path = dir.join(LOCK_FILE);
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);
