@@ -23,90 +23,59 @@ pub const KEK_VARIABLE: &str = "CONSENT_LEDGER_KEK";
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServeArgs {
     /// Directory of ledger, vault and view.
-    #[arg(long, env = "CONSENT_LEDGER_DATA_DIR", value_name = "DIR", default_value = "./data")]
+    #[arg(long, value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
     /// Address to listen on; port 0 picks a free one and prints it.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:50051"
-    )]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
     /// Name of the ledger, without scheme; counts when the ledger is created.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_ORIGIN",
-        value_name = "NAME",
-        default_value = "localhost/consent"
-    )]
+    #[arg(long, value_name = "NAME", default_value = "localhost/consent")]
     pub origin: String,
     /// File of the key-encryption key [default: `kek` in the data directory].
-    #[arg(long, env = "CONSENT_LEDGER_KEK_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub kek_file: Option<PathBuf>,
     /// Listen on an address that other machines can reach, though nobody is asked who they are.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_INSECURE",
-        value_parser = clap::builder::FalseyValueParser::new()
-    )]
+    #[arg(long)]
     pub insecure: bool,
     /// PEM file of the server's certificate chain.
-    #[arg(long, env = "CONSENT_LEDGER_TLS_CERT", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file of the server's private key.
-    #[arg(long, env = "CONSENT_LEDGER_TLS_KEY", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// Origin of web pages that may call over gRPC-Web, for example `https://example.org`; may be
     /// repeated.
-    #[arg(long, env = "CONSENT_LEDGER_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
     /// Address of /metrics, /healthz and /readyz [default: off].
-    #[arg(long, env = "CONSENT_LEDGER_METRICS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
     /// How log lines look.
-    #[arg(long, env = "CONSENT_LEDGER_LOG_FORMAT", value_enum, default_value = "pretty")]
+    #[arg(long, value_enum, default_value = "pretty")]
     pub log_format: LogFormat,
     /// Which log lines are written, for example `info` or `consent_ledger=debug` [default:
     /// RUST_LOG, or else `info`].
-    #[arg(long, env = "CONSENT_LEDGER_LOG_LEVEL", value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,
     /// OTLP collector that traces go to, for example `http://127.0.0.1:4317` [default: off].
-    #[arg(long, env = "CONSENT_LEDGER_OTLP_ENDPOINT", value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
     /// Greatest size of a request message.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_MESSAGE_BYTES_MAX",
-        value_name = "SIZE",
-        value_parser = parse_size,
-        default_value = "4MiB"
-    )]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "4MiB")]
     pub message_bytes_max: u64,
     /// Greatest number of unary requests in flight; more are refused with TOO_MANY_REQUESTS.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_REQUESTS_MAX",
-        value_name = "COUNT",
-        default_value_t = 8_192
-    )]
+    #[arg(long, value_name = "COUNT", default_value_t = 8_192)]
     pub requests_max: u64,
     /// Greatest number of open streams; more are refused with TOO_MANY_STREAMS.
-    #[arg(long, env = "CONSENT_LEDGER_STREAMS_MAX", value_name = "COUNT", default_value_t = 1_024)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
     pub streams_max: u64,
     /// Greatest number of concurrent calls on one connection; more wait at the client.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_CONNECTION_STREAMS_MAX",
-        value_name = "COUNT",
-        default_value_t = 1_024
-    )]
+    #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
     pub connection_streams_max: u32,
     /// How long an answer may take to begin; a caller's own deadline may be shorter.
     #[arg(
         long,
-        env = "CONSENT_LEDGER_REQUEST_TIMEOUT",
         value_name = "TIME",
         value_parser = humantime::parse_duration,
         default_value = "30s"
@@ -115,7 +84,6 @@ pub struct ServeArgs {
     /// How long a connection is idle before the system asks whether the peer is still there.
     #[arg(
         long,
-        env = "CONSENT_LEDGER_KEEPALIVE_INTERVAL",
         value_name = "TIME",
         value_parser = humantime::parse_duration,
         default_value = "30s"
@@ -124,7 +92,6 @@ pub struct ServeArgs {
     /// How long that may stay unanswered before the connection is closed.
     #[arg(
         long,
-        env = "CONSENT_LEDGER_KEEPALIVE_TIMEOUT",
         value_name = "TIME",
         value_parser = humantime::parse_duration,
         default_value = "20s"
@@ -133,7 +100,6 @@ pub struct ServeArgs {
     /// How long requests in flight may take after SIGTERM or SIGINT.
     #[arg(
         long,
-        env = "CONSENT_LEDGER_DRAIN_TIMEOUT",
         value_name = "TIME",
         value_parser = humantime::parse_duration,
         default_value = "10s"
@@ -141,64 +107,29 @@ pub struct ServeArgs {
     pub drain_timeout: Duration,
 
     /// Greatest size of a segment file.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_SEGMENT_BYTES_MAX",
-        value_name = "SIZE",
-        value_parser = parse_size,
-        default_value = "64MiB"
-    )]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
     pub segment_bytes_max: u64,
     /// Greatest number of appends in flight; more are refused with TOO_MANY_APPENDS.
-    #[arg(long, env = "CONSENT_LEDGER_APPENDS_MAX", value_name = "COUNT", default_value_t = 4_096)]
+    #[arg(long, value_name = "COUNT", default_value_t = 4_096)]
     pub appends_max: usize,
     /// Greatest number of entries in one group commit.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_BATCH_ENTRIES_MAX",
-        value_name = "COUNT",
-        default_value_t = 1_024
-    )]
+    #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
     pub batch_entries_max: usize,
     /// Memory for the state that checks read.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_HOT_BYTES_MAX",
-        value_name = "SIZE",
-        value_parser = parse_size,
-        default_value = "512MiB"
-    )]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "512MiB")]
     pub hot_bytes_max: u64,
     /// Memory for sled's page cache.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_SLED_CACHE_BYTES",
-        value_name = "SIZE",
-        value_parser = parse_size,
-        default_value = "64MiB"
-    )]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
     pub sled_cache_bytes: u64,
     /// Greatest number of recent events that are kept in memory for watchers.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_RECENT_EVENTS_MAX",
-        value_name = "COUNT",
-        default_value_t = 65_536
-    )]
+    #[arg(long, value_name = "COUNT", default_value_t = 65_536)]
     pub recent_events_max: usize,
     /// How fast older segments are verified again in the background, a second; 0 means not.
-    #[arg(
-        long,
-        env = "CONSENT_LEDGER_SCRUB_BYTES_PER_SECOND",
-        value_name = "SIZE",
-        value_parser = parse_size,
-        default_value = "8MiB"
-    )]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "8MiB")]
     pub scrub_bytes_per_second: u64,
     /// How long a read waits for a revision that the node has not reached.
     #[arg(
         long,
-        env = "CONSENT_LEDGER_REVISION_WAIT",
         value_name = "TIME",
         value_parser = humantime::parse_duration,
         default_value = "5s"
