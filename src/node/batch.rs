@@ -46,7 +46,8 @@ pub(super) struct Batch<'a> {
     pub new_subjects: Vec<NewSubject>,
     catalog: Arc<CatalogAt>,
     states: HashMap<SubjectRef, Arc<SubjectState>>,
-    subjects: HashMap<Subject, SubjectRef>,
+    /// The new subjects by identity, with their keys.
+    subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
     answers: HashMap<[u8; 32], ([u8; 32], Recorded)>,
 }
 
@@ -123,7 +124,7 @@ impl<'a> Batch<'a> {
             idempotency: mark.map(|mark| mark.key_hash),
         });
         if let Some(new) = sealer.new {
-            self.subjects.insert(act.subject.clone(), new.subject_ref);
+            self.subjects.insert(act.subject.clone(), (new.subject_ref, new.key.clone()));
             self.new_subjects.push(new);
         }
         let recorded = Recorded {
@@ -338,9 +339,8 @@ impl<'a> Batch<'a> {
     /// The subject's name in the ledger, and its key if there is evidence to seal.
     fn sealer(&self, subject: &Subject, with_key: bool) -> Result<Sealer, WriteError> {
         let vault = &self.core.vault;
-        if let Some(&subject_ref) = self.subjects.get(subject) {
-            let new = self.new_subjects.iter().find(|new| new.subject_ref == subject_ref);
-            return Ok(Sealer { subject_ref, key: new.map(|new| new.key.clone()), new: None });
+        if let Some((subject_ref, key)) = self.subjects.get(subject) {
+            return Ok(Sealer { subject_ref: *subject_ref, key: Some(key.clone()), new: None });
         }
         if let Some(subject_ref) = vault.find(subject)? {
             let key = with_key.then(|| vault.key(subject_ref)).transpose()?;
