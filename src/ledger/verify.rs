@@ -115,11 +115,6 @@ impl Walk {
         dir: &Path,
         visit: &mut dyn FnMut(&Entry, &FrameAt<'_>) -> ControlFlow<()>,
     ) -> Result<Option<ScanEnd>, VerifyError> {
-        let none = || VerifyError::NoLedger(dir.to_owned());
-        let names = disk.list(dir).map_err(|_| none())?;
-        if !names.iter().any(|name| name.ends_with(".seg")) {
-            return Err(none());
-        }
         let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
         let walked = scan(disk, dir, LOG_KIND, frame_bytes_max, 0, &mut |frame| {
             let (entry, next) = match self.tip.follow(frame.payload) {
@@ -142,6 +137,7 @@ impl Walk {
                 Err(LogError::Foreign { path: dir.to_owned(), what }.into())
             }
             Ok(end) => Ok(Some(end)),
+            Err(LogError::NoSegment(dir)) => Err(VerifyError::NoLedger(dir)),
             Err(error) => Err(error.into()),
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     storage::{
         LogError, TornTail,
         disk::Disk,
+        holds_segments,
         index::{Found, Index, IndexError},
     },
     vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
@@ -180,8 +181,8 @@ pub(super) fn open(
     created.map_err(|source| not_created(&config.data_dir, source))?;
     let mut lock = DirLock::take(&config.data_dir)?;
     let places = Places::of(&config.data_dir);
-    let had_ledger = places.has_segments(disk, &places.ledger)?;
-    let had_vault = places.has_segments(disk, &places.vault)?;
+    let had_ledger = holds_segments(&**disk, &places.ledger).map_err(BackendError::from)?;
+    let had_vault = holds_segments(&**disk, &places.vault).map_err(VaultError::from)?;
     if had_ledger && !had_vault {
         return Err(OpenError::Half { missing: places.vault, present: places.ledger });
     }
@@ -286,11 +287,6 @@ impl Places {
             vault: data_dir.join(vault::DIR),
             view: data_dir.join(VIEW_DIR),
         }
-    }
-
-    fn has_segments(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool, OpenError> {
-        let names = disk.list(dir).map_err(|source| io_error(dir, source))?;
-        Ok(names.iter().any(|name| name.ends_with(".seg")))
     }
 }
 
@@ -451,11 +447,6 @@ pub(super) struct DirLock {
 
 impl DirLock {
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
-        let created = {
-            use std::os::unix::fs::DirBuilderExt;
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
-        };
-        created.map_err(|source| not_created(dir, source))?;
         let path = dir.join(LOCK_FILE);
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);

@@ -29,4 +29,4 @@ mod tests;
 pub use error::{Damage, LogError, TornTail};
 pub use log::{FrameLog, LogSpec};
 pub use reader::LogReader;
-pub use scan::{FrameAt, ScanEnd, scan};
+pub use scan::{FrameAt, ScanEnd, holds_segments, scan};

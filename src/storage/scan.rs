@@ -181,6 +181,15 @@ fn grown(file: &dyn DiskFile, bytes: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
+/// Whether a directory holds segments of some log, in whatever state.
+///
+/// # Errors
+/// The directory can not be listed.
+pub fn holds_segments(disk: &dyn Disk, dir: &Path) -> Result<bool, LogError> {
+    let names = disk.list(dir).during("list", dir)?;
+    Ok(names.iter().any(|name| parse_segment_name(name).is_some()))
+}
+
 /// First indexes of the segments in a directory, ascending; the first is 0.
 pub(super) fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, LogError> {
     let names = disk.list(dir).during("list", dir)?;
