@@ -73,9 +73,6 @@ pub enum ServeError {
     /// Logs, traces or metrics can not be set up.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// The threads can not be started.
-    #[error("cannot start the runtime: {0}")]
-    Runtime(io::Error),
     /// Signals can not be heard.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
