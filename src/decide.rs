@@ -2,7 +2,7 @@
 //!
 //! [`decide`] is pure. It has no clock, log or metric and takes no lock: time and state are
 //! arguments, and the same arguments always give the same answer, today or in an audit years later.
-//! It allocates nothing but the obligations of an ALLOW.
+//! It allocates nothing but the purpose's obligations, with an ALLOW.
 //!
 //! The rules stand in [`decide`] in the order in which they are tried; the first that matches
 //! decides. Which act wins in a cell is not decided here but where acts are folded, in
@@ -28,13 +28,18 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         return nothing_known(Reason::UnknownChannel);
     };
     let current = purpose.current();
-    let basis = current.legal_basis;
+    let basis = current.basis_in(query.region);
     let standing = Standing::of(state, purpose, purpose_id, channel_id, now);
 
     #[rustfmt::skip]
     let (reason, decided_by, valid_until) = match standing {
         _ if channel.retired => (Reason::UnknownChannel, None, None),
         _ if purpose.retired => (Reason::PurposeRetired, Some(purpose.index), None),
+        // Who withdrew from a purpose that rested on consent is never told that another basis was
+        // meant all along (EDPB Guidelines 05/2020, 122).
+        Standing::Stopped(stop) if purpose.ever_rested_on_consent(query.region) => {
+            (stop_reason(stop.kind), Some(stop.mark.index), None)
+        }
         _ if !basis.can_be_stopped() => (Reason::NotConsentBased, Some(purpose.index), None),
         Standing::Erased(index) => (Reason::Erased, Some(index), None),
         Standing::Stopped(stop) => (stop_reason(stop.kind), Some(stop.mark.index), None),
@@ -43,21 +48,36 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         }
         Standing::Nothing => (Reason::NoRecord, None, None),
         Standing::Pending(grant) => (Reason::PendingConfirmation, Some(grant.mark.index), None),
-        Standing::Expired(grant) => (Reason::Expired, Some(grant.mark.index), None),
+        Standing::Expired(grant) => (Reason::Expired, Some(grant.decided_by()), None),
         Standing::Outdated(grant) => {
             (Reason::ReconsentRequired, Some(purpose.oldest_compatible_index), grant.expires_at)
         }
-        Standing::Given(grant) if !covers(purpose, grant, query.data_categories) => {
-            (Reason::DataCategoryNotCovered, Some(grant.mark.index), grant.expires_at)
+        Standing::CameOfAge(grant) => {
+            (Reason::ReconsentRequired, Some(grant.decided_by()), grant.expires_at)
         }
-        Standing::Given(grant) => (Reason::Granted, Some(grant.mark.index), grant.expires_at),
+        Standing::Given(grant) if !covers(purpose, grant, query.data_categories) => {
+            (Reason::DataCategoryNotCovered, Some(grant.decided_by()), grant.ends_at())
+        }
+        Standing::Given(grant) => (Reason::Granted, Some(grant.decided_by()), grant.ends_at()),
     };
 
     let obligations = match reason.effect() {
         Effect::Allow => current.obligations.clone(),
         Effect::Deny => Vec::new(),
     };
-    Decision { reason, status: standing.status(), decided_by, valid_until, obligations }
+    let data_categories = match standing {
+        Standing::Given(grant) if reason == Reason::Granted => grant.data_categories.clone(),
+        _ => None,
+    };
+    Decision {
+        reason,
+        status: standing.status(),
+        decided_by,
+        valid_until,
+        obligations,
+        legal_basis: Some(basis),
+        data_categories,
+    }
 }
 
 /// What stands for a cell at a moment, whatever the purpose's legal basis.
@@ -79,6 +99,8 @@ pub(crate) enum Standing<'a> {
     Expired(&'a Grant),
     /// The grant's version of the purpose no longer counts.
     Outdated(&'a Grant),
+    /// The grant is a guardian's, whose authority has ended.
+    CameOfAge(&'a Grant),
     /// The grant counts.
     Given(&'a Grant),
 }
@@ -106,14 +128,18 @@ impl<'a> Standing<'a> {
         let Some(grant) = &cell.grant else {
             return pending.map_or(Self::Nothing, Self::Pending);
         };
-        let expired = grant.has_expired(now);
-        if !expired && counts(purpose, grant.purpose_version) {
+        let own = if grant.has_expired(now) {
+            Self::Expired(grant)
+        } else if !counts(purpose, grant.purpose_version) {
+            Self::Outdated(grant)
+        } else if grant.authority_has_ended(now) {
+            Self::CameOfAge(grant)
+        } else {
             return Self::Given(grant);
-        }
+        };
         match pending {
             Some(pending) if pending.mark > grant.mark => Self::Pending(pending),
-            _ if expired => Self::Expired(grant),
-            _ => Self::Outdated(grant),
+            _ => own,
         }
     }
 
@@ -124,7 +150,7 @@ impl<'a> Standing<'a> {
             Self::Stopped(stop) => stop_status(stop.kind),
             Self::Pending(_) => Status::Requested,
             Self::Expired(_) => Status::Expired,
-            Self::Outdated(_) => Status::Invalidated,
+            Self::Outdated(_) | Self::CameOfAge(_) => Status::Invalidated,
             Self::Given(_) => Status::Given,
         }
     }
@@ -147,6 +173,8 @@ fn nothing_known(reason: Reason) -> Decision {
         decided_by: None,
         valid_until: None,
         obligations: Vec::new(),
+        legal_basis: None,
+        data_categories: None,
     }
 }
 

@@ -39,14 +39,16 @@ pub enum Action {
     Withdraw,
     /// Objection under GDPR Art. 21.
     Object,
+    /// Consent ran out by itself. Told by the ledger, never asked for, and no part of any fold.
+    Expire,
 }
 
 impl Action {
-    /// The stop that this action makes when performed by `actor`; none for a grant.
+    /// The stop that this action makes when performed by `actor`; none for a grant and an expiry.
     #[must_use]
     pub fn stop_kind(self, actor: Actor) -> Option<StopKind> {
         match self {
-            Self::Grant => None,
+            Self::Grant | Self::Expire => None,
             Self::Refuse => Some(StopKind::Refused),
             Self::Withdraw if actor.speaks_for_subject() => Some(StopKind::Withdrawn),
             Self::Withdraw => Some(StopKind::Revoked),

@@ -1,10 +1,16 @@
 //! The catalogue: purposes with their versions, and channels.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use thiserror::Error;
 
-use super::scope::{Key, Scope, ScopeKeys};
+use super::{
+    region::Region,
+    scope::{Key, Scope, ScopeKeys},
+};
 
 /// Ordinal of a purpose: its place among all purposes, by first appearance in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,8 +74,10 @@ pub struct PurposeVersion {
     pub title: String,
     /// Description for people.
     pub description: String,
-    /// Legal basis.
+    /// Legal basis, where no region has another.
     pub legal_basis: LegalBasis,
+    /// Legal basis by region.
+    pub basis_by_region: BTreeMap<Region, LegalBasis>,
     /// Data categories that the purpose uses, hierarchical by dots.
     pub data_categories: Vec<String>,
     /// How long a grant lasts by default, in milliseconds.
@@ -78,6 +86,25 @@ pub struct PurposeVersion {
     pub double_opt_in: bool,
     /// Obligations that come with every ALLOW.
     pub obligations: Vec<Obligation>,
+}
+
+impl PurposeVersion {
+    /// The legal basis in a region: its own, else that of its country, else the default.
+    #[must_use]
+    pub fn basis_in(&self, region: Option<Region>) -> LegalBasis {
+        let Some(region) = region.filter(|_| !self.basis_by_region.is_empty()) else {
+            return self.legal_basis;
+        };
+        let own = self.basis_by_region.get(&region);
+        let own = own.or_else(|| self.basis_by_region.get(&region.country()));
+        own.copied().unwrap_or(self.legal_basis)
+    }
+
+    /// Whether some region, or the default, has this legal basis.
+    #[must_use]
+    pub fn has_basis(&self, basis: LegalBasis) -> bool {
+        self.legal_basis == basis || self.basis_by_region.values().any(|own| *own == basis)
+    }
 }
 
 /// A catalogue entry for a purpose, as written to the ledger.
@@ -135,6 +162,20 @@ impl Purpose {
     pub fn current(&self) -> &PurposeVersion {
         // A purpose comes into being with its first version.
         &self.versions[self.versions.len() - 1]
+    }
+
+    /// Whether the purpose rests, or ever rested, on consent in a region. Who withdraws from such a
+    /// purpose is not told later that another basis was meant.
+    #[must_use]
+    pub fn ever_rested_on_consent(&self, region: Option<Region>) -> bool {
+        self.versions.iter().any(|version| version.basis_in(region) == LegalBasis::Consent)
+    }
+
+    /// Whether a stop can touch the purpose somewhere.
+    #[must_use]
+    pub fn can_be_stopped(&self) -> bool {
+        self.current().has_basis(LegalBasis::LegitimateInterest)
+            || self.versions.iter().any(|version| version.has_basis(LegalBasis::Consent))
     }
 
     /// What a version says, if it exists.
@@ -312,6 +353,7 @@ mod tests {
                 title: title.to_owned(),
                 description: String::new(),
                 legal_basis: LegalBasis::Consent,
+                basis_by_region: BTreeMap::new(),
                 data_categories: Vec::new(),
                 default_validity_ms: None,
                 double_opt_in: false,

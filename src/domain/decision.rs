@@ -1,7 +1,10 @@
 //! The question and the answer.
 
+use std::sync::Arc;
+
 use super::{
-    catalog::{Catalog, ChannelId, Obligation, PurposeId},
+    catalog::{Catalog, ChannelId, LegalBasis, Obligation, PurposeId},
+    region::Region,
     time::Millis,
 };
 
@@ -12,9 +15,10 @@ pub struct Query<'a> {
     pub purpose: Option<PurposeId>,
     /// The channel, if the catalogue has it.
     pub channel: Option<ChannelId>,
-    /// The data categories that the caller wants to use; empty means those that the granted
-    /// version declares.
+    /// The data categories that the caller wants to use; empty means that none is asked about.
     pub data_categories: &'a [String],
+    /// Where the data subject is; it chooses the legal basis.
+    pub region: Option<Region>,
 }
 
 impl<'a> Query<'a> {
@@ -25,11 +29,13 @@ impl<'a> Query<'a> {
         purpose: &str,
         channel: &str,
         data_categories: &'a [String],
+        region: Option<Region>,
     ) -> Self {
         Self {
             purpose: catalog.purpose_id(purpose),
             channel: catalog.channel_id(channel),
             data_categories,
+            region,
         }
     }
 }
@@ -125,8 +131,12 @@ pub struct Decision {
     pub decided_by: Option<u64>,
     /// First moment at which the decision could change with no new entry.
     pub valid_until: Option<Millis>,
-    /// Conditions that come with an ALLOW.
+    /// The purpose's conditions that come with an ALLOW.
     pub obligations: Vec<Obligation>,
+    /// The legal basis that was applied, if purpose and channel are known.
+    pub legal_basis: Option<LegalBasis>,
+    /// For a grant that counts and was narrowed: the data categories that it covers.
+    pub data_categories: Option<Arc<[String]>>,
 }
 
 impl Decision {

@@ -3,7 +3,12 @@
 use super::{
     act::{Actor, ChangeRecord},
     catalog::{ChannelPut, PurposePut},
+    contact::ContactChange,
+    decision::Reason,
+    region::Region,
+    scope::Key,
     sealed::Sealed,
+    state::LinkConfidence,
     subject::SubjectRef,
     time::Millis,
 };
@@ -32,6 +37,14 @@ pub enum Body {
     PurposePut(PurposePut),
     /// A channel was added or changed.
     ChannelPut(ChannelPut),
+    /// A double opt-in was completed.
+    Confirmed(ConsentConfirmed),
+    /// Grants ran out by themselves.
+    Expired(GrantExpired),
+    /// Two data subjects were linked, or unlinked.
+    Link(LinkChange),
+    /// Data was used.
+    Use(UseRecorded),
 }
 
 /// Opens the ledger and names it.
@@ -60,6 +73,97 @@ pub struct ConsentAct {
     pub changes: Vec<ChangeRecord>,
     /// The evidence; none if there was none to keep.
     pub evidence: Option<Sealed>,
+    /// The caller's idempotency key, if it gave one.
+    pub idempotency: Option<IdempotencyMark>,
+    /// For guardians: first moment without their authority.
+    pub authority_ends_at: Option<Millis>,
+    /// What a confirmation must show, if some change waits for one.
+    pub confirmation: Option<ConfirmationOffer>,
+    /// How the data subject wants to be contacted.
+    pub contact: ContactChange,
+}
+
+/// What the holder of a confirmation token must show, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfirmationOffer {
+    /// SHA-256 of the token's text.
+    pub token_hash: [u8; 32],
+    /// First moment at which the token no longer counts.
+    pub expires_at: Millis,
+}
+
+/// A double opt-in was completed. The grants keep their place in the order of acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsentConfirmed {
+    /// Whose consent it is.
+    pub subject_ref: SubjectRef,
+    /// Index of the act that is confirmed.
+    pub request_index: u64,
+    /// Who performed that act.
+    pub requested_by: Actor,
+    /// When that act took effect.
+    pub requested_at: Millis,
+    /// For guardians: first moment without their authority.
+    pub authority_ends_at: Option<Millis>,
+    /// When the confirmation took effect.
+    pub effective_at: Millis,
+    /// The grants that are confirmed, with what became of them now.
+    pub grants: Vec<ChangeRecord>,
+    /// The evidence of the confirmation; none if there was none to keep.
+    pub evidence: Option<Sealed>,
+    /// The caller's idempotency key, if it gave one.
+    pub idempotency: Option<IdempotencyMark>,
+}
+
+/// Grants of one act ran out by themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantExpired {
+    /// Whose consent it was.
+    pub subject_ref: SubjectRef,
+    /// Index of the act that gave it.
+    pub grant_index: u64,
+    /// First moment without it.
+    pub expired_at: Millis,
+    /// `Expired`, or `ReconsentRequired` where a guardian's authority ended.
+    pub reason: Reason,
+    /// The cells, in the order of the act.
+    pub changes: Vec<ChangeRecord>,
+}
+
+/// Two data subjects were said to be one person, or no longer so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkChange {
+    /// One data subject.
+    pub subject_ref: SubjectRef,
+    /// The other.
+    pub other_ref: SubjectRef,
+    /// How sure it is; none if they were unlinked.
+    pub confidence: Option<LinkConfidence>,
+    /// Who says so, sealed under the first data subject's key.
+    pub asserted_by: Option<Sealed>,
+}
+
+/// Data of some data subjects was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UseRecorded {
+    /// Purpose.
+    pub purpose: Key,
+    /// Channel.
+    pub channel: Key,
+    /// When.
+    pub used_at: Millis,
+    /// Name of the segment; empty if there is none.
+    pub segment: String,
+    /// Name of the campaign; empty if there is none.
+    pub campaign: String,
+    /// Data categories that were used; empty if the caller named none.
+    pub data_categories: Vec<String>,
+    /// Region that was asked about.
+    pub region: Option<Region>,
+    /// Whose data.
+    pub subject_refs: Vec<SubjectRef>,
+    /// Why no decision allowed it; none if one did.
+    pub deviation: Option<Reason>,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
 }

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use thiserror::Error;
 
+use super::time::Millis;
+
 /// The longest short text of an evidence, in bytes.
 pub const EVIDENCE_TEXT_BYTES_MAX: usize = 256;
 /// The longest user agent, in bytes.
@@ -40,6 +42,21 @@ pub struct Evidence {
     pub user_agent: String,
     /// Free attributes.
     pub attributes: BTreeMap<String, String>,
+    /// By what right somebody else acted.
+    pub authority: Option<Authority>,
+}
+
+/// By what right a guardian, or staff, acted for a data subject.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authority {
+    /// What they are to the data subject, for example `parent`.
+    pub relationship: String,
+    /// Who they are, as the caller knows them.
+    pub representative: String,
+    /// How the authority was established.
+    pub proof: String,
+    /// First moment without it.
+    pub ends_at: Option<Millis>,
 }
 
 /// A part of an evidence that is over its limit.
@@ -61,6 +78,9 @@ pub enum EvidenceError {
     /// An attribute without a key.
     #[error("must not have an empty key")]
     EmptyAttributeKey,
+    /// An authority of nobody.
+    #[error("is required")]
+    NoRelationship,
 }
 
 impl EvidenceError {
@@ -70,6 +90,7 @@ impl EvidenceError {
         match self {
             Self::TooLong { part, .. } => part,
             Self::TooManyAttributes(_) | Self::EmptyAttributeKey => "attributes",
+            Self::NoRelationship => "authority.relationship",
         }
     }
 }
@@ -94,6 +115,16 @@ impl Evidence {
         if self.attributes.len() > ATTRIBUTES_MAX {
             return Err(EvidenceError::TooManyAttributes(self.attributes.len()));
         }
+        if let Some(authority) = &self.authority {
+            if authority.relationship.is_empty() {
+                return Err(EvidenceError::NoRelationship);
+            }
+            let len = authority.relationship.len();
+            within("authority.relationship", len, EVIDENCE_TEXT_BYTES_MAX)?;
+            let len = authority.representative.len();
+            within("authority.representative", len, EVIDENCE_TEXT_BYTES_MAX)?;
+            within("authority.proof", authority.proof.len(), EVIDENCE_TEXT_BYTES_MAX)?;
+        }
         for (key, value) in &self.attributes {
             if key.is_empty() {
                 return Err(EvidenceError::EmptyAttributeKey);
@@ -108,5 +139,11 @@ impl Evidence {
 impl fmt::Debug for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Evidence").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
     }
 }

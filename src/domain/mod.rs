@@ -3,9 +3,11 @@
 
 mod act;
 mod catalog;
+mod contact;
 mod decision;
 mod entry;
 mod evidence;
+mod region;
 mod scope;
 mod sealed;
 mod state;
@@ -17,14 +19,22 @@ pub use catalog::{
     Catalog, Channel, ChannelId, ChannelPut, LegalBasis, Obligation, Purpose, PurposeId,
     PurposePut, PurposeVersion, UnknownKey, covers_category,
 };
-pub use decision::{Decision, Effect, Query, Reason, Status};
-pub use entry::{Body, ConsentAct, Entry, IdempotencyMark, LedgerOpened};
-pub use evidence::{
-    ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, EVIDENCE_TEXT_BYTES_MAX,
-    Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
+pub use contact::{
+    Contact, ContactChange, Field, FrequencyCap, LANGUAGE_BYTES_MAX, QuietSpan, Said,
+    TIME_ZONES_MAX,
 };
+pub use decision::{Decision, Effect, Query, Reason, Status};
+pub use entry::{
+    Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, GrantExpired, IdempotencyMark,
+    LedgerOpened, LinkChange, UseRecorded,
+};
+pub use evidence::{
+    ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, Authority,
+    EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
+};
+pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
-pub use state::{CellState, Grant, Mark, Stop, SubjectState};
+pub use state::{CellState, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use time::Millis;

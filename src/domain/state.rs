@@ -19,7 +19,9 @@ use std::{cmp::Reverse, mem::size_of, sync::Arc};
 use super::{
     act::{Actor, StopKind},
     catalog::{ChannelId, PurposeId},
+    contact::{Contact, ContactChange},
     scope::Scope,
+    subject::SubjectRef,
     time::Millis,
 };
 
@@ -65,9 +67,35 @@ pub struct Grant {
     pub expires_at: Option<Millis>,
     /// The data categories that the grant is narrowed to; none means all of the version's.
     pub data_categories: Option<Arc<[String]>>,
+    /// For a guardian's grant: first moment without their authority.
+    pub authority_ends_at: Option<Millis>,
+    /// Index of the confirmation, if the grant needed one.
+    pub confirmed_by: Option<u64>,
 }
 
 impl Grant {
+    /// Index of the entry that made the grant count: its act, or its confirmation.
+    #[must_use]
+    pub fn decided_by(&self) -> u64 {
+        self.confirmed_by.unwrap_or(self.mark.index)
+    }
+
+    /// The first moment at which the grant no longer counts by itself.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Millis> {
+        match (self.expires_at, self.authority_ends_at) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Whether the guardian who gave it has no more say: the data subject has come of age, and is
+    /// asked again.
+    #[must_use]
+    pub fn authority_has_ended(&self, now: Millis) -> bool {
+        self.authority_ends_at.is_some_and(|ends_at| ends_at <= now)
+    }
+
     /// Whether the grant is past its expiry: `expires_at` is the first moment without it.
     #[must_use]
     pub fn has_expired(&self, now: Millis) -> bool {
@@ -104,11 +132,35 @@ impl CellState {
     }
 }
 
+/// How sure it is that two identifiers name the same person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkConfidence {
+    /// The person proved it: all acts of both sides count for both.
+    Verified,
+    /// Somebody says so: each side contributes its stops to the other, and nothing else.
+    Asserted,
+}
+
+/// A link to another data subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The other one.
+    pub other: SubjectRef,
+    /// How sure it is.
+    pub confidence: LinkConfidence,
+    /// Index of the entry that made it.
+    pub index: u64,
+}
+
 /// What is known of one data subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SubjectState {
     stops: Vec<Stop>,
     cells: Vec<CellState>,
+    /// How the data subject wants to be contacted, if anything was said.
+    pub contact: Option<Box<Contact>>,
+    /// Links to others that stand.
+    pub links: Vec<Link>,
     /// Index of the entry that began the subject's erasure.
     pub erased_by: Option<u64>,
     /// One more than the index of the last entry that touched the subject.
@@ -131,7 +183,7 @@ impl SubjectState {
         cells.dedup_by_key(|cell| (cell.purpose, cell.channel));
         stops.shrink_to_fit();
         cells.shrink_to_fit();
-        Self { stops, cells, erased_by, revision }
+        Self { stops, cells, contact: None, links: Vec::new(), erased_by, revision }
     }
 
     /// The stops that stand, one a scope, ordered by scope.
@@ -215,7 +267,54 @@ impl SubjectState {
             grants.map(|grant| grant.mark).chain(cell.lifted)
         });
         let grants = grants.map(|mark| mark.effective_at.plus_ms(i64::from(is_stop)));
-        stops.chain(grants).max()
+        let contact = self.contact.as_ref().and_then(|contact| contact.latest());
+        stops.chain(grants).chain(contact).max()
+    }
+
+    /// Folds in what an act says of how the data subject wants to be contacted.
+    pub fn merge_contact(&mut self, mark: Mark, change: &ContactChange) {
+        if !change.is_empty() {
+            self.contact.get_or_insert_default().merge(mark, change);
+        }
+    }
+
+    /// Links to another data subject, or unlinks from it. Links are folded in the order of the
+    /// ledger.
+    pub fn merge_link(&mut self, other: SubjectRef, confidence: Option<LinkConfidence>, index: u64) {
+        self.links.retain(|link| link.other != other);
+        self.links.extend(confidence.map(|confidence| Link { other, confidence, index }));
+    }
+
+    /// Adds what another data subject contributes, who is said to be the same person: everything if
+    /// that is verified, else its stops alone. Links and erasure stay this data subject's own.
+    pub fn unite(&mut self, other: &Self, confidence: LinkConfidence) {
+        for stop in &other.stops {
+            self.merge_stop(*stop);
+        }
+        if confidence == LinkConfidence::Verified {
+            for cell in &other.cells {
+                self.unite_cell(cell);
+            }
+            if let Some(contact) = &other.contact {
+                self.contact.get_or_insert_default().unite(contact);
+            }
+        }
+        self.revision = self.revision.max(other.revision);
+    }
+
+    fn unite_cell(&mut self, other: &CellState) {
+        let cell = self.cell_mut(other.purpose, other.channel);
+        cell.lifted = cell.lifted.max(other.lifted);
+        if let Some(grant) = &other.grant
+            && cell.grant.as_ref().is_none_or(|own| own.mark < grant.mark)
+        {
+            cell.grant = Some(grant.clone());
+        }
+        if let Some(pending) = &other.pending
+            && cell.pending.as_ref().is_none_or(|own| own.mark < pending.mark)
+        {
+            cell.pending = Some(pending.clone());
+        }
     }
 
     /// Folds in a stop.
@@ -257,6 +356,8 @@ impl SubjectState {
             + self.stops.capacity() * size_of::<Stop>()
             + self.cells.capacity() * size_of::<CellState>()
             + self.cells.iter().map(CellState::heap_bytes).sum::<usize>()
+            + self.links.capacity() * size_of::<Link>()
+            + self.contact.as_ref().map_or(0, |own| size_of::<Contact>() + own.heap_bytes())
     }
 
     fn cell_position(&self, purpose: PurposeId, channel: ChannelId) -> Result<usize, usize> {
@@ -303,6 +404,8 @@ mod tests {
             purpose_version: 1,
             expires_at: None,
             data_categories: None,
+            authority_ends_at: None,
+            confirmed_by: None,
         }
     }
 

@@ -4,14 +4,18 @@
 //! nothing here re-encodes what it read. Reading is strict: a body, value or key that it does not
 //! know is an error, because a state that leaves an entry out is not a state of this ledger.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use thiserror::Error;
 
 use crate::{
     domain::{
-        Action, Actor, Body, ChangeRecord, ChannelPut, ConsentAct, Entry, Evidence,
-        IdempotencyMark, Key, KeyError, LedgerOpened, LegalBasis, Millis, Obligation, Outcome,
-        PurposePut, PurposeVersion, ScopeKeys, Sealed, SubjectRef,
+        Action, Actor, Authority, Body, ChangeRecord, ChannelPut, ConfirmationOffer, ConsentAct,
+        ConsentConfirmed, ContactChange, Entry, Evidence, FrequencyCap, GrantExpired,
+        IdempotencyMark, Key, KeyError, LedgerOpened, LegalBasis, LinkChange, LinkConfidence,
+        Millis, Obligation, Outcome, PurposePut, PurposeVersion, QuietSpan, Reason, Region, Said,
+        ScopeKeys, Sealed, SubjectRef, UseRecorded,
     },
     proto,
 };
@@ -68,6 +72,18 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
             title: put.title.clone(),
             retired: put.retired,
         }),
+        Body::Confirmed(confirmed) => {
+            proto::entry::Body::ConsentConfirmed(confirmed_to_proto(confirmed))
+        }
+        Body::Expired(expired) => proto::entry::Body::GrantExpired(proto::GrantExpired {
+            subject_ref: expired.subject_ref.0.to_vec(),
+            grant_index: expired.grant_index,
+            expired_at_ms: expired.expired_at.0,
+            reason: proto::Reason::from(expired.reason).into(),
+            changes: expired.changes.iter().map(change_to_proto).collect(),
+        }),
+        Body::Link(link) => link_to_proto(link),
+        Body::Use(used) => proto::entry::Body::UseRecorded(use_to_proto(used)),
     };
     let entry = proto::Entry {
         index: entry.index,
@@ -98,6 +114,25 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
             title: put.title,
             retired: put.retired,
         }),
+        proto::entry::Body::ConsentConfirmed(confirmed) => {
+            Body::Confirmed(confirmed_from_proto(confirmed)?)
+        }
+        proto::entry::Body::GrantExpired(expired) => Body::Expired(expired_from_proto(expired)?),
+        proto::entry::Body::SubjectsLinked(link) => Body::Link(LinkChange {
+            confidence: Some(
+                link.confidence().try_into().map_err(|()| field("subjects_linked.confidence"))?,
+            ),
+            subject_ref: SubjectRef(fixed("subject_ref", &link.subject_ref)?),
+            other_ref: SubjectRef(fixed("other_ref", &link.other_ref)?),
+            asserted_by: link.asserted_by.map(sealed_from_proto).transpose()?,
+        }),
+        proto::entry::Body::SubjectsUnlinked(link) => Body::Link(LinkChange {
+            confidence: None,
+            subject_ref: SubjectRef(fixed("subject_ref", &link.subject_ref)?),
+            other_ref: SubjectRef(fixed("other_ref", &link.other_ref)?),
+            asserted_by: link.asserted_by.map(sealed_from_proto).transpose()?,
+        }),
+        proto::entry::Body::UseRecorded(used) => Body::Use(use_from_proto(used)?),
     };
     Ok(Entry {
         index: entry.index,
@@ -134,6 +169,12 @@ impl From<Evidence> for proto::Evidence {
             ip_address: evidence.ip_address,
             user_agent: evidence.user_agent,
             attributes: evidence.attributes,
+            authority: evidence.authority.map(|authority| proto::Authority {
+                relationship: authority.relationship,
+                representative: authority.representative,
+                proof: authority.proof,
+                ends_at: authority.ends_at.map(timestamp),
+            }),
         }
     }
 }
@@ -150,40 +191,71 @@ impl From<proto::Evidence> for Evidence {
             ip_address: evidence.ip_address,
             user_agent: evidence.user_agent,
             attributes: evidence.attributes,
+            authority: evidence.authority.map(|authority| Authority {
+                relationship: authority.relationship,
+                representative: authority.representative,
+                proof: authority.proof,
+                ends_at: authority.ends_at.as_ref().and_then(timestamp_ms),
+            }),
         }
     }
 }
 
-fn act_to_proto(act: &ConsentAct) -> proto::ConsentAct {
-    let (key_hash, request_digest) = act.idempotency.map_or((Vec::new(), Vec::new()), |mark| {
+fn idempotency_to_proto(mark: Option<IdempotencyMark>) -> (Vec<u8>, Vec<u8>) {
+    mark.map_or((Vec::new(), Vec::new()), |mark| {
         (mark.key_hash.to_vec(), mark.request_digest.to_vec())
-    });
+    })
+}
+
+fn idempotency_from_proto(
+    key_hash: &[u8],
+    request_digest: &[u8],
+) -> Result<Option<IdempotencyMark>, EntryError> {
+    if key_hash.is_empty() && request_digest.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(IdempotencyMark {
+        key_hash: fixed("idempotency_key_hash", key_hash)?,
+        request_digest: fixed("request_digest", request_digest)?,
+    }))
+}
+
+fn sealed_to_proto(sealed: &Sealed) -> proto::Sealed {
+    proto::Sealed {
+        salt: sealed.salt.to_vec(),
+        ciphertext: sealed.ciphertext.clone(),
+        commitment: sealed.commitment.to_vec(),
+    }
+}
+
+fn act_to_proto(act: &ConsentAct) -> proto::ConsentAct {
+    let (key_hash, request_digest) = idempotency_to_proto(act.idempotency);
     proto::ConsentAct {
         subject_ref: act.subject_ref.0.to_vec(),
         actor: proto::Actor::from(act.actor).into(),
         effective_at_ms: act.effective_at.0,
         changes: act.changes.iter().map(change_to_proto).collect(),
-        evidence: act.evidence.as_ref().map(|sealed| proto::Sealed {
-            salt: sealed.salt.to_vec(),
-            ciphertext: sealed.ciphertext.clone(),
-            commitment: sealed.commitment.to_vec(),
-        }),
+        evidence: act.evidence.as_ref().map(sealed_to_proto),
         idempotency_key_hash: key_hash,
         request_digest,
+        authority_ends_at_ms: act.authority_ends_at.map(|at| at.0),
+        confirmation: act.confirmation.map(|offer| proto::ConfirmationOffer {
+            token_hash: offer.token_hash.to_vec(),
+            expires_at_ms: offer.expires_at.0,
+        }),
+        preferences: (!act.contact.is_empty()).then(|| contact_to_proto(&act.contact)),
     }
 }
 
 fn act_from_proto(act: proto::ConsentAct) -> Result<ConsentAct, EntryError> {
     let actor = Actor::try_from(act.actor()).map_err(|()| EntryError::Field { field: "actor" })?;
-    let idempotency = if act.idempotency_key_hash.is_empty() && act.request_digest.is_empty() {
-        None
-    } else {
-        Some(IdempotencyMark {
-            key_hash: fixed("idempotency_key_hash", &act.idempotency_key_hash)?,
-            request_digest: fixed("request_digest", &act.request_digest)?,
-        })
-    };
-    if act.changes.is_empty() {
+    let idempotency = idempotency_from_proto(&act.idempotency_key_hash, &act.request_digest)?;
+    let contact = act.preferences.map(contact_from_proto).transpose()?.unwrap_or_default();
+    let confirmation = act.confirmation.map(|offer| {
+        let token_hash = fixed("confirmation.token_hash", &offer.token_hash)?;
+        Ok(ConfirmationOffer { token_hash, expires_at: Millis(offer.expires_at_ms) })
+    });
+    if act.changes.is_empty() && contact.is_empty() {
         return Err(EntryError::Field { field: "changes" });
     }
     Ok(ConsentAct {
@@ -193,6 +265,193 @@ fn act_from_proto(act: proto::ConsentAct) -> Result<ConsentAct, EntryError> {
         changes: act.changes.into_iter().map(change_from_proto).collect::<Result<_, _>>()?,
         evidence: act.evidence.map(sealed_from_proto).transpose()?,
         idempotency,
+        authority_ends_at: act.authority_ends_at_ms.map(Millis),
+        confirmation: confirmation.transpose()?,
+        contact,
+    })
+}
+
+fn confirmed_to_proto(confirmed: &ConsentConfirmed) -> proto::ConsentConfirmed {
+    let (key_hash, request_digest) = idempotency_to_proto(confirmed.idempotency);
+    proto::ConsentConfirmed {
+        subject_ref: confirmed.subject_ref.0.to_vec(),
+        request_index: confirmed.request_index,
+        requested_by: proto::Actor::from(confirmed.requested_by).into(),
+        requested_at_ms: confirmed.requested_at.0,
+        authority_ends_at_ms: confirmed.authority_ends_at.map(|at| at.0),
+        effective_at_ms: confirmed.effective_at.0,
+        grants: confirmed.grants.iter().map(change_to_proto).collect(),
+        evidence: confirmed.evidence.as_ref().map(sealed_to_proto),
+        idempotency_key_hash: key_hash,
+        request_digest,
+    }
+}
+
+fn confirmed_from_proto(
+    confirmed: proto::ConsentConfirmed,
+) -> Result<ConsentConfirmed, EntryError> {
+    Ok(ConsentConfirmed {
+        subject_ref: SubjectRef(fixed("subject_ref", &confirmed.subject_ref)?),
+        request_index: confirmed.request_index,
+        requested_by: confirmed.requested_by().try_into().map_err(|()| field("requested_by"))?,
+        requested_at: Millis(confirmed.requested_at_ms),
+        authority_ends_at: confirmed.authority_ends_at_ms.map(Millis),
+        effective_at: Millis(confirmed.effective_at_ms),
+        idempotency: idempotency_from_proto(
+            &confirmed.idempotency_key_hash,
+            &confirmed.request_digest,
+        )?,
+        grants: confirmed.grants.into_iter().map(change_from_proto).collect::<Result<_, _>>()?,
+        evidence: confirmed.evidence.map(sealed_from_proto).transpose()?,
+    })
+}
+
+fn expired_from_proto(expired: proto::GrantExpired) -> Result<GrantExpired, EntryError> {
+    Ok(GrantExpired {
+        subject_ref: SubjectRef(fixed("subject_ref", &expired.subject_ref)?),
+        grant_index: expired.grant_index,
+        expired_at: Millis(expired.expired_at_ms),
+        reason: expired.reason().try_into().map_err(|()| field("reason"))?,
+        changes: expired.changes.into_iter().map(change_from_proto).collect::<Result<_, _>>()?,
+    })
+}
+
+fn link_to_proto(link: &LinkChange) -> proto::entry::Body {
+    let subject_ref = link.subject_ref.0.to_vec();
+    let other_ref = link.other_ref.0.to_vec();
+    let asserted_by = link.asserted_by.as_ref().map(sealed_to_proto);
+    match link.confidence {
+        Some(confidence) => proto::entry::Body::SubjectsLinked(proto::SubjectsLinked {
+            subject_ref,
+            other_ref,
+            confidence: proto::LinkConfidence::from(confidence).into(),
+            asserted_by,
+        }),
+        None => proto::entry::Body::SubjectsUnlinked(proto::SubjectsUnlinked {
+            subject_ref,
+            other_ref,
+            asserted_by,
+        }),
+    }
+}
+
+fn use_to_proto(used: &UseRecorded) -> proto::UseRecorded {
+    let (key_hash, request_digest) = idempotency_to_proto(used.idempotency);
+    let deviation = used.deviation.map_or(proto::Reason::Unspecified, proto::Reason::from);
+    proto::UseRecorded {
+        scope: Some(proto::Scope {
+            purpose: used.purpose.to_string(),
+            channel: used.channel.to_string(),
+        }),
+        used_at_ms: used.used_at.0,
+        segment: used.segment.clone(),
+        campaign: used.campaign.clone(),
+        data_categories: used.data_categories.clone(),
+        region: used.region.map_or_else(String::new, |region| region.to_string()),
+        subject_refs: used.subject_refs.iter().flat_map(|subject| subject.0).collect(),
+        deviation: deviation.into(),
+        idempotency_key_hash: key_hash,
+        request_digest,
+    }
+}
+
+fn use_from_proto(used: proto::UseRecorded) -> Result<UseRecorded, EntryError> {
+    let deviation = match used.deviation() {
+        proto::Reason::Unspecified => None,
+        reason => Some(reason.try_into().map_err(|()| field("deviation"))?),
+    };
+    let idempotency = idempotency_from_proto(&used.idempotency_key_hash, &used.request_digest)?;
+    let scope = used.scope.ok_or(field("scope"))?;
+    let (subject_refs, rest) = used.subject_refs.as_chunks::<16>();
+    if !rest.is_empty() || subject_refs.is_empty() {
+        return Err(field("subject_refs"));
+    }
+    Ok(UseRecorded {
+        purpose: key("scope.purpose", &scope.purpose)?,
+        channel: key("scope.channel", &scope.channel)?,
+        used_at: Millis(used.used_at_ms),
+        segment: used.segment,
+        campaign: used.campaign,
+        data_categories: used.data_categories,
+        region: optional_region(&used.region)?,
+        subject_refs: subject_refs.iter().copied().map(SubjectRef).collect(),
+        deviation,
+        idempotency,
+    })
+}
+
+fn optional_region(text: &str) -> Result<Option<Region>, EntryError> {
+    if text.is_empty() { Ok(None) } else { region(text).map(Some) }
+}
+
+fn region(text: &str) -> Result<Region, EntryError> {
+    Region::parse(text).map_err(|_| field("region"))
+}
+
+const fn field(field: &'static str) -> EntryError {
+    EntryError::Field { field }
+}
+
+/// Preferences of how to be contacted, as a message.
+#[must_use]
+pub fn contact_to_proto(contact: &ContactChange) -> proto::ContactPreferences {
+    fn value<T>(said: &Said<T>) -> Option<&T> {
+        match said {
+            Said::Value(value) => Some(value),
+            Said::Nothing | Said::Clear => None,
+        }
+    }
+    let cleared = [
+        ("time_zones", contact.time_zones == Said::Clear),
+        ("language", contact.language == Said::Clear),
+        ("quiet_hours", contact.quiet_hours == Said::Clear),
+        ("frequency_limit", contact.frequency_limit == Said::Clear),
+    ];
+    proto::ContactPreferences {
+        time_zones: value(&contact.time_zones).cloned().unwrap_or_default(),
+        language: value(&contact.language).cloned().unwrap_or_default(),
+        quiet_hours: value(&contact.quiet_hours).map(|span| proto::QuietHours {
+            start_minute: span.start_minute,
+            end_minute: span.end_minute,
+            time_zone: String::new(),
+        }),
+        frequency_limit: value(&contact.frequency_limit).map(|cap| proto::FrequencyLimit {
+            uses_max: cap.uses_max,
+            period: Some(duration(cap.period_ms)),
+        }),
+        clear: cleared.iter().filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect(),
+    }
+}
+
+fn contact_from_proto(message: proto::ContactPreferences) -> Result<ContactChange, EntryError> {
+    let clears = |name: &str| message.clear.iter().any(|cleared| cleared == name);
+    let said = |name| if clears(name) { Said::Clear } else { Said::Nothing };
+    let frequency_limit = match &message.frequency_limit {
+        None => None,
+        Some(limit) => Some(FrequencyCap {
+            uses_max: limit.uses_max,
+            period_ms: limit
+                .period
+                .as_ref()
+                .and_then(duration_ms)
+                .ok_or(field("frequency_limit.period"))?,
+        }),
+    };
+    let quiet_hours = message.quiet_hours.as_ref().map(|hours| QuietSpan {
+        start_minute: hours.start_minute,
+        end_minute: hours.end_minute,
+    });
+    Ok(ContactChange {
+        quiet_hours: quiet_hours.map_or_else(|| said("quiet_hours"), Said::Value),
+        frequency_limit: frequency_limit.map_or_else(|| said("frequency_limit"), Said::Value),
+        time_zones: match message.time_zones.as_slice() {
+            [] => said("time_zones"),
+            zones => Said::Value(zones.to_vec()),
+        },
+        language: match message.language.as_str() {
+            "" => said("language"),
+            language => Said::Value(language.to_owned()),
+        },
     })
 }
 
@@ -270,15 +529,36 @@ fn purpose_to_proto(put: &PurposePut) -> proto::PurposePut {
         oldest_compatible_version: put.oldest_compatible,
         retired: put.retired,
         obligations: content.obligations.iter().map(obligation_to_proto).collect(),
+        basis_by_region: bases_to_proto(&content.basis_by_region),
     }
 }
 
+/// Legal bases by region, as a message's map.
+#[must_use]
+pub fn bases_to_proto(bases: &BTreeMap<Region, LegalBasis>) -> BTreeMap<String, i32> {
+    let with_text = |(region, basis): (&Region, &LegalBasis)| {
+        (region.to_string(), proto::LegalBasis::from(*basis).into())
+    };
+    bases.iter().map(with_text).collect()
+}
+
+fn bases_from_proto(
+    bases: &BTreeMap<String, i32>,
+) -> Result<BTreeMap<Region, LegalBasis>, EntryError> {
+    let parse = |(text, number): (&String, &i32)| {
+        let basis = proto::LegalBasis::try_from(*number).ok();
+        let basis = basis.and_then(|basis| basis.try_into().ok());
+        Ok((region(text)?, basis.ok_or(field("basis_by_region"))?))
+    };
+    bases.iter().map(parse).collect()
+}
+
 fn purpose_from_proto(put: proto::PurposePut) -> Result<PurposePut, EntryError> {
-    let field = |field| EntryError::Field { field };
     let legal_basis = put.legal_basis().try_into().map_err(|()| field("legal_basis"))?;
     if put.version == 0 {
         return Err(field("version"));
     }
+    let basis_by_region = bases_from_proto(&put.basis_by_region)?;
     let obligations: Option<Vec<Obligation>> =
         put.obligations.into_iter().map(obligation_from_proto).collect();
     Ok(PurposePut {
@@ -288,6 +568,7 @@ fn purpose_from_proto(put: proto::PurposePut) -> Result<PurposePut, EntryError> 
             title: put.title,
             description: put.description,
             legal_basis,
+            basis_by_region,
             data_categories: put.data_categories,
             default_validity_ms: put.default_validity_ms,
             double_opt_in: put.double_opt_in,
@@ -317,7 +598,7 @@ pub fn obligation_to_proto(obligation: &Obligation) -> proto::Obligation {
             })
         }
     };
-    proto::Obligation { kind: Some(kind) }
+    proto::Obligation { kind: Some(kind), ..Default::default() }
 }
 
 fn obligation_from_proto(obligation: proto::Obligation) -> Option<Obligation> {
@@ -332,6 +613,8 @@ fn obligation_from_proto(obligation: proto::Obligation) -> Option<Obligation> {
             end_minute: hours.end_minute,
             time_zone: hours.time_zone,
         },
+        // A preference of the data subject, and no purpose's.
+        Kind::PreferredLanguage(_) => return None,
     })
 }
 
@@ -340,6 +623,20 @@ fn obligation_from_proto(obligation: proto::Obligation) -> Option<Obligation> {
 pub fn duration(span_ms: i64) -> prost_types::Duration {
     let nanos = i32::try_from(span_ms % 1_000).map_or(0, |ms| ms * 1_000_000);
     prost_types::Duration { seconds: span_ms / 1_000, nanos }
+}
+
+/// A moment as a message.
+#[must_use]
+pub fn timestamp(at: Millis) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.0.rem_euclid(1_000) * 1_000_000).unwrap_or_default();
+    prost_types::Timestamp { seconds: at.0.div_euclid(1_000), nanos }
+}
+
+/// The moment of a message, cut off to the millisecond; none if it overflows.
+#[must_use]
+pub fn timestamp_ms(timestamp: &prost_types::Timestamp) -> Option<Millis> {
+    let millis = i64::from(timestamp.nanos.div_euclid(1_000_000));
+    timestamp.seconds.checked_mul(1_000)?.checked_add(millis).map(Millis)
 }
 
 /// The milliseconds of a duration; none if they overflow or are no whole number.
@@ -382,7 +679,8 @@ macro_rules! same_variants {
 }
 
 same_variants!(Actor, Actor, Subject, Guardian, Agent, Operator, System, Import);
-same_variants!(Action, Action, Grant, Refuse, Withdraw, Object);
+same_variants!(Action, Action, Grant, Refuse, Withdraw, Object, Expire);
+same_variants!(LinkConfidence, LinkConfidence, Verified, Asserted);
 same_variants!(
     LegalBasis,
     LegalBasis,

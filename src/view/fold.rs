@@ -12,7 +12,7 @@
 //! by index. Retirement of a purpose or channel is left aside for standing consents, as it may end.
 //!
 //! Contract, legal obligation, vital interest and public task need no consent and know no stop:
-//! a change of such a purpose alone has NO_EFFECT.
+//! a change of a purpose that has never rested on anything else, in any region, has NO_EFFECT.
 //!
 //! A **grant**, in this order:
 //! 1. The subject is erased or under erasure: BLOCKED_BY_STOP, the erasure.
@@ -21,12 +21,12 @@
 //! 4. A live stop covers the cell and is not later. Only a grant that waits for its double opt-in
 //!    leaves it so: PENDING_CONFIRMATION, or SUPERSEDED_BY_LATER if the latest grant that waits is
 //!    later and could lift the stop too.
-//! 5. The purpose rests on legitimate interest: APPLIED if this is the grant that lifts a stop,
+//! 5. The purpose rests on consent nowhere: APPLIED if this is the grant that lifts a stop,
 //!    SUPERSEDED_BY_LATER if a later grant does, NO_EFFECT if there is none to lift.
 //! 6. It lifted a stop that was live before: APPLIED. This holds even where a later grant, which
 //!    the stop had blocked, now decides.
 //! 7. A later grant stands: SUPERSEDED_BY_LATER, that grant.
-//! 8. Its version needs no double opt-in: APPLIED.
+//! 8. Its version needs no double opt-in, or it is the confirmation of one: APPLIED.
 //! 9. A later grant waits for its double opt-in: SUPERSEDED_BY_LATER, that grant.
 //! 10. A confirmed grant stands that counts now: NO_EFFECT; a request never downgrades it.
 //! 11. PENDING_CONFIRMATION.
@@ -48,8 +48,9 @@ use smallvec::SmallVec;
 use crate::{
     decide::Standing,
     domain::{
-        Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Grant, LegalBasis, Mark,
-        Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
+        Action, Actor, Body, Catalog, CellState, ChangeRecord, ChannelId, ConsentAct, ConsentConfirmed,
+        Grant, LegalBasis, Mark, Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectRef, SubjectState,
+        UnknownKey,
     },
 };
 
@@ -64,6 +65,26 @@ pub struct ActFacts<'a> {
     pub actor: Actor,
     /// What changed. Outcomes are never looked at.
     pub changes: &'a [ChangeRecord],
+    /// For guardians: first moment without their authority.
+    pub authority_ends_at: Option<Millis>,
+}
+
+impl<'a> ActFacts<'a> {
+    /// What folding needs to know of an act on record.
+    #[must_use]
+    pub fn of(index: u64, act: &'a ConsentAct) -> Self {
+        Self {
+            index,
+            effective_at: act.effective_at,
+            actor: act.actor,
+            changes: &act.changes,
+            authority_ends_at: act.authority_ends_at,
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { effective_at: self.effective_at, index: self.index }
+    }
 }
 
 /// Folds in an act that is on record. Folding it again, or in another order, gives the same state.
@@ -80,35 +101,125 @@ pub fn fold(
     Ok(())
 }
 
-/// Folds in an act that is about to be written, and sets the outcome of each of its changes.
+/// Folds what an entry says of one of its subjects into that subject's state. Entries that do not
+/// speak of the state of consent change nothing.
+///
+/// # Errors
+/// The first key that the catalogue lacks; the state is unchanged then.
+pub fn fold_entry(
+    catalog: &Catalog,
+    state: &mut SubjectState,
+    subject: SubjectRef,
+    index: u64,
+    body: &Body,
+) -> Result<(), UnknownKey> {
+    match body {
+        Body::Act(act) => {
+            let facts = ActFacts::of(index, act);
+            fold(catalog, state, &facts)?;
+            state.merge_contact(facts.mark(), &act.contact);
+        }
+        Body::Confirmed(confirmed) => confirm(catalog, state, index, confirmed)?,
+        Body::Link(link) => {
+            let other = if link.subject_ref == subject { link.other_ref } else { link.subject_ref };
+            state.merge_link(other, link.confidence, index);
+        }
+        Body::Expired(_) => {}
+        Body::Use(_) | Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => return Ok(()),
+    }
+    state.revision = state.revision.max(index.saturating_add(1));
+    Ok(())
+}
+
+/// Folds in a confirmation. The grants keep the place of the act that is confirmed, so a stop after
+/// it still stands. Folding it again, or in another order, gives the same state.
+///
+/// # Errors
+/// The first key that the catalogue lacks; the state is unchanged then.
+fn confirm(
+    catalog: &Catalog,
+    state: &mut SubjectState,
+    index: u64,
+    confirmed: &ConsentConfirmed,
+) -> Result<(), UnknownKey> {
+    let scopes = resolve(catalog, &confirmed.grants)?;
+    let mark = Mark { effective_at: confirmed.requested_at, index: confirmed.request_index };
+    for (change, scope) in confirmed.grants.iter().zip(scopes) {
+        if let (Action::Grant, Some((purpose, channel))) = (change.action, scope.as_cell()) {
+            let grant = Grant {
+                confirmed_by: Some(index),
+                ..grant(mark, confirmed.requested_by, confirmed.authority_ends_at, change)
+            };
+            state.merge_grant(purpose, channel, grant);
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of changes that are about to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge<'a> {
+    /// The catalogue.
+    pub catalog: &'a Catalog,
+    /// The state before the changes, with all that linked subjects contribute.
+    pub before: &'a SubjectState,
+    /// The same after them.
+    pub after: &'a SubjectState,
+    /// When the changes took effect, and the index of their act.
+    pub mark: Mark,
+    /// Who performs the act.
+    pub actor: Actor,
+    /// The moment at which decisions are compared.
+    pub now: Millis,
+    /// Whether the changes are grants whose double opt-in is completed.
+    pub is_confirmation: bool,
+}
+
+impl Judge<'_> {
+    /// Sets the outcome of each change.
+    ///
+    /// # Errors
+    /// The first key that the catalogue lacks; no outcome is set then.
+    pub fn outcomes(&self, changes: &mut [ChangeRecord]) -> Result<(), UnknownKey> {
+        let scopes = resolve(self.catalog, changes)?;
+        for (change, &scope) in changes.iter_mut().zip(&scopes) {
+            change.outcome = match (change.action, scope.as_cell()) {
+                (Action::Grant, Some((purpose, channel))) => {
+                    self.grant(purpose, channel, change.purpose_version)
+                }
+                (Action::Grant, None) | (Action::Expire, _) => Outcome::NoEffect,
+                (stop, _) => self.stop(stop, scope),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Folds in an act that is about to be written, of a subject without links, and sets the outcome of
+/// each of its changes.
 ///
 /// # Errors
 /// The first key that the catalogue lacks; state and outcomes are unchanged then.
 pub fn judge(
     catalog: &Catalog,
     state: &mut SubjectState,
-    index: u64,
-    recorded_at: Millis,
-    effective_at: Millis,
-    actor: Actor,
-    changes: &mut [ChangeRecord],
-) -> Result<(), UnknownKey> {
-    let scopes = resolve(catalog, changes)?;
+    act: ActFacts<'_>,
+    now: Millis,
+) -> Result<Vec<ChangeRecord>, UnknownKey> {
     let before = state.clone();
-    fold_resolved(catalog, state, &ActFacts { index, effective_at, actor, changes }, &scopes);
-
-    let mark = Mark { effective_at, index };
-    let judge = Judge { catalog, before: &before, after: state, mark, actor, now: recorded_at };
-    for (change, &scope) in changes.iter_mut().zip(&scopes) {
-        change.outcome = match (change.action, scope.as_cell()) {
-            (Action::Grant, Some((purpose, channel))) => {
-                judge.grant(purpose, channel, change.purpose_version)
-            }
-            (Action::Grant, None) => Outcome::NoEffect,
-            (stop, _) => judge.stop(stop, scope),
-        };
-    }
-    Ok(())
+    fold(catalog, state, &act)?;
+    let judge = Judge {
+        catalog,
+        before: &before,
+        after: state,
+        mark: act.mark(),
+        actor: act.actor,
+        now,
+        is_confirmation: false,
+    };
+    let mut changes = act.changes.to_vec();
+    judge.outcomes(&mut changes)?;
+    Ok(changes)
 }
 
 type Scopes = SmallVec<[Scope; 16]>;
@@ -123,24 +234,18 @@ fn fold_resolved(
     act: &ActFacts<'_>,
     scopes: &[Scope],
 ) {
-    let mark = Mark { effective_at: act.effective_at, index: act.index };
+    let mark = act.mark();
     for (change, &scope) in act.changes.iter().zip(scopes) {
         if let Some(kind) = change.action.stop_kind(act.actor) {
             state.merge_stop(Stop { scope, kind, mark });
             continue;
         }
+        if change.action != Action::Grant {
+            continue;
+        }
         // Consent is granted cell by cell and never wider: a wider grant grants nothing.
         let Some((purpose, channel)) = scope.as_cell() else { continue };
-        let grant = Grant {
-            mark,
-            actor: act.actor,
-            purpose_version: change.purpose_version,
-            expires_at: change.expires_at,
-            data_categories: match change.data_categories.as_slice() {
-                [] => None,
-                categories => Some(categories.into()),
-            },
-        };
+        let grant = grant(mark, act.actor, act.authority_ends_at, change);
         if waits(catalog, purpose, change.purpose_version) {
             state.merge_pending(purpose, channel, grant);
         } else {
@@ -150,20 +255,31 @@ fn fold_resolved(
     state.revision = state.revision.max(act.index.saturating_add(1));
 }
 
+fn grant(
+    mark: Mark,
+    actor: Actor,
+    authority_ends_at: Option<Millis>,
+    change: &ChangeRecord,
+) -> Grant {
+    Grant {
+        mark,
+        actor,
+        purpose_version: change.purpose_version,
+        expires_at: change.expires_at,
+        data_categories: match change.data_categories.as_slice() {
+            [] => None,
+            categories => Some(categories.into()),
+        },
+        authority_ends_at: authority_ends_at.filter(|_| actor == Actor::Guardian),
+        confirmed_by: None,
+    }
+}
+
 /// Whether a grant of this version waits for its double opt-in. One of a version that the
 /// catalogue lacks waits for ever.
 fn waits(catalog: &Catalog, purpose: PurposeId, version: u32) -> bool {
     let version = catalog.purpose(purpose).and_then(|purpose| purpose.at_version(version));
     version.is_none_or(|version| version.double_opt_in)
-}
-
-struct Judge<'a> {
-    catalog: &'a Catalog,
-    before: &'a SubjectState,
-    after: &'a SubjectState,
-    mark: Mark,
-    actor: Actor,
-    now: Millis,
 }
 
 /// What a stop did to one cell.
@@ -196,8 +312,8 @@ impl Judge<'_> {
         }
 
         let lifts = cell.lifted == Some(self.mark);
-        if purpose.current().legal_basis == LegalBasis::LegitimateInterest {
-            let waits = waits(self.catalog, purpose_id, version);
+        let waits = !self.is_confirmation && waits(self.catalog, purpose_id, version);
+        if !purpose.current().has_basis(LegalBasis::Consent) {
             let may_lift = self.actor.speaks_for_subject() && !waits;
             return match self.after.latest_stop(purpose_id, channel_id) {
                 Some(_) if lifts => Outcome::Applied,
@@ -214,7 +330,7 @@ impl Judge<'_> {
         {
             return Outcome::SupersededByLater(grant.mark.index);
         }
-        if !waits(self.catalog, purpose_id, version) {
+        if !waits {
             return Outcome::Applied;
         }
         if let Some(grant) = later_pending {
@@ -265,7 +381,10 @@ impl Judge<'_> {
             (None, _) => return AtCell::Unchanged,
         }
         let changed = match Standing::of(self.before, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(_) | Standing::Outdated(_) | Standing::Pending(_) => true,
+            Standing::Given(_)
+            | Standing::Outdated(_)
+            | Standing::CameOfAge(_)
+            | Standing::Pending(_) => true,
             Standing::Stopped(stop) => self
                 .before
                 .cell(purpose_id, channel_id)
@@ -329,7 +448,7 @@ impl Judge<'_> {
     }
 
     fn stoppable(&self, id: PurposeId) -> Option<&Purpose> {
-        self.catalog.purpose(id).filter(|purpose| purpose.current().legal_basis.can_be_stopped())
+        self.catalog.purpose(id).filter(|purpose| purpose.can_be_stopped())
     }
 
     fn is_live(&self, id: ChannelId) -> bool {
@@ -339,12 +458,15 @@ impl Judge<'_> {
 
 /// Whether a stop can matter to a live cell of this purpose that holds no grant.
 fn can_matter(action: Action, purpose: &Purpose) -> bool {
-    let matters = match purpose.current().legal_basis {
-        LegalBasis::LegitimateInterest => true,
-        LegalBasis::Consent => matches!(action, Action::Refuse | Action::Object),
-        _ => false,
-    };
-    matters && !purpose.retired
+    if purpose.retired || !purpose.can_be_stopped() {
+        return false;
+    }
+    // Without a grant, a cell that rests on consent alone is closed already.
+    let version = purpose.current();
+    let by_region = version.basis_by_region.values();
+    let rests_on_consent_alone = version.legal_basis == LegalBasis::Consent
+        && by_region.copied().all(|basis| basis == LegalBasis::Consent);
+    !rests_on_consent_alone || matches!(action, Action::Refuse | Action::Object)
 }
 
 fn superseded_or(later: Option<Mark>, otherwise: Outcome) -> Outcome {

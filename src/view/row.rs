@@ -3,12 +3,14 @@
 //! The message is protobuf, but the view's own: rows are disposable, and a row of an older format is
 //! rebuilt, never read.
 
+use std::sync::Arc;
+
 use prost::Message;
 use thiserror::Error;
 
 use crate::domain::{
-    Actor, CellState, ChannelId, Grant, Mark, Millis, PurposeId, Scope, Stop, StopKind,
-    SubjectState,
+    Actor, CellState, ChannelId, Contact, Field, FrequencyCap, Grant, Link, LinkConfidence, Mark,
+    Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef, SubjectState,
 };
 
 /// A row that is no state.
@@ -26,6 +28,56 @@ struct StateMessage {
     erased_by: Option<u64>,
     #[prost(uint64, tag = "4")]
     revision: u64,
+    #[prost(message, optional, tag = "5")]
+    contact: Option<ContactMessage>,
+    #[prost(message, repeated, tag = "6")]
+    links: Vec<LinkMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContactMessage {
+    #[prost(message, optional, tag = "1")]
+    time_zones: Option<MarkMessage>,
+    #[prost(message, optional, tag = "2")]
+    time_zones_value: Option<CategoriesMessage>,
+    #[prost(message, optional, tag = "3")]
+    language: Option<MarkMessage>,
+    #[prost(string, optional, tag = "4")]
+    language_value: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    quiet_hours: Option<MarkMessage>,
+    #[prost(message, optional, tag = "6")]
+    quiet_hours_value: Option<QuietMessage>,
+    #[prost(message, optional, tag = "7")]
+    frequency_limit: Option<MarkMessage>,
+    #[prost(message, optional, tag = "8")]
+    frequency_limit_value: Option<FrequencyMessage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct QuietMessage {
+    #[prost(uint32, tag = "1")]
+    start_minute: u32,
+    #[prost(uint32, tag = "2")]
+    end_minute: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct FrequencyMessage {
+    #[prost(uint32, tag = "1")]
+    uses_max: u32,
+    #[prost(int64, tag = "2")]
+    period_ms: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LinkMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    other: Vec<u8>,
+    #[prost(bool, tag = "2")]
+    is_verified: bool,
+    #[prost(uint64, tag = "3")]
+    index: u64,
 }
 
 /// Purpose and channel are one more than the ordinal; 0 stands for all.
@@ -76,6 +128,10 @@ struct GrantMessage {
     /// Absent: all categories of the version.
     #[prost(message, optional, tag = "5")]
     data_categories: Option<CategoriesMessage>,
+    #[prost(int64, optional, tag = "6")]
+    authority_ends_at: Option<i64>,
+    #[prost(uint64, optional, tag = "7")]
+    confirmed_by: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -97,6 +153,8 @@ pub fn encode(state: &SubjectState) -> Vec<u8> {
         cells: state.cells().iter().map(cell_message).collect(),
         erased_by: state.erased_by,
         revision: state.revision,
+        contact: state.contact.as_deref().map(contact_message),
+        links: state.links.iter().map(link_message).collect(),
     };
     message.encode_to_vec()
 }
@@ -109,7 +167,71 @@ pub fn decode(bytes: &[u8]) -> Result<SubjectState, RowError> {
     let message = StateMessage::decode(bytes).map_err(|_| RowError)?;
     let stops = message.stops.iter().map(stop).collect::<Option<_>>().ok_or(RowError)?;
     let cells = message.cells.into_iter().map(cell).collect::<Option<_>>().ok_or(RowError)?;
-    Ok(SubjectState::from_parts(stops, cells, message.erased_by, message.revision))
+    let links = message.links.iter().map(link).collect::<Option<_>>().ok_or(RowError)?;
+    let mut state = SubjectState::from_parts(stops, cells, message.erased_by, message.revision);
+    state.contact = message.contact.map(|own| Box::new(contact(own)));
+    state.links = links;
+    Ok(state)
+}
+
+fn contact_message(contact: &Contact) -> ContactMessage {
+    fn at<T>(field: Option<&Field<T>>) -> Option<MarkMessage> {
+        field.map(|field| mark_message(field.mark))
+    }
+    let names = |names: &Arc<[String]>| CategoriesMessage { names: names.to_vec() };
+    ContactMessage {
+        time_zones: at(contact.time_zones.as_ref()),
+        time_zones_value: contact
+            .time_zones
+            .as_ref()
+            .and_then(|field| field.value.as_ref().map(names)),
+        language: at(contact.language.as_ref()),
+        language_value: contact.language().map(str::to_owned),
+        quiet_hours: at(contact.quiet_hours.as_ref()),
+        quiet_hours_value: contact.quiet_hours().map(|span| QuietMessage {
+            start_minute: span.start_minute,
+            end_minute: span.end_minute,
+        }),
+        frequency_limit: at(contact.frequency_limit.as_ref()),
+        frequency_limit_value: contact
+            .frequency_limit()
+            .map(|cap| FrequencyMessage { uses_max: cap.uses_max, period_ms: cap.period_ms }),
+    }
+}
+
+fn contact(message: ContactMessage) -> Contact {
+    fn field<T>(at: Option<MarkMessage>, value: Option<T>) -> Option<Field<T>> {
+        Some(Field { mark: mark(at?), value })
+    }
+    let zones = message.time_zones_value.map(|zones| zones.names.into());
+    let span = message.quiet_hours_value.map(|span| QuietSpan {
+        start_minute: span.start_minute,
+        end_minute: span.end_minute,
+    });
+    let cap = message
+        .frequency_limit_value
+        .map(|cap| FrequencyCap { uses_max: cap.uses_max, period_ms: cap.period_ms });
+    Contact {
+        time_zones: field(message.time_zones, zones),
+        language: field(message.language, message.language_value.map(Into::into)),
+        quiet_hours: field(message.quiet_hours, span),
+        frequency_limit: field(message.frequency_limit, cap),
+    }
+}
+
+fn link_message(link: &Link) -> LinkMessage {
+    LinkMessage {
+        other: link.other.0.to_vec(),
+        is_verified: link.confidence == LinkConfidence::Verified,
+        index: link.index,
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let confidence =
+        if message.is_verified { LinkConfidence::Verified } else { LinkConfidence::Asserted };
+    let other = SubjectRef(message.other.as_slice().try_into().ok()?);
+    Some(Link { other, confidence, index: message.index })
 }
 
 fn stop_message(stop: &Stop) -> StopMessage {
@@ -174,6 +296,8 @@ fn grant_message(grant: &Grant) -> GrantMessage {
             .data_categories
             .as_ref()
             .map(|names| CategoriesMessage { names: names.to_vec() }),
+        authority_ends_at: grant.authority_ends_at.map(|at| at.0),
+        confirmed_by: grant.confirmed_by,
     }
 }
 
@@ -184,6 +308,8 @@ fn grant(message: GrantMessage) -> Option<Grant> {
         purpose_version: message.purpose_version,
         expires_at: message.expires_at.map(Millis),
         data_categories: message.data_categories.map(|categories| categories.names.into()),
+        authority_ends_at: message.authority_ends_at.map(Millis),
+        confirmed_by: message.confirmed_by,
     })
 }
 
@@ -217,15 +343,53 @@ mod tests {
 
     fn any_grant() -> impl Strategy<Value = Grant> {
         let rest = (any::<u32>(), any::<Option<i64>>(), option::of(vec("[a-z.]{1,9}", 0..3)));
-        (any_mark(), select(ACTORS.to_vec()), rest).prop_map(
-            |(mark, actor, (purpose_version, expires_at, categories))| Grant {
-                mark,
-                actor,
-                purpose_version,
-                expires_at: expires_at.map(Millis),
-                data_categories: categories.map(Into::into),
+        let by = any::<(Option<i64>, Option<u64>)>();
+        (any_mark(), select(ACTORS.to_vec()), rest, by).prop_map(
+            |(mark, actor, (purpose_version, expires_at, categories), (ends_at, confirmed_by))| {
+                Grant {
+                    mark,
+                    actor,
+                    purpose_version,
+                    expires_at: expires_at.map(Millis),
+                    data_categories: categories.map(Into::into),
+                    authority_ends_at: ends_at.map(Millis),
+                    confirmed_by,
+                }
             },
         )
+    }
+
+    fn any_field<T: Clone + std::fmt::Debug>(
+        value: impl Strategy<Value = T>,
+    ) -> impl Strategy<Value = Option<Field<T>>> {
+        let field = (any_mark(), option::of(value));
+        option::of(field.prop_map(|(mark, value)| Field { mark, value }))
+    }
+
+    fn any_contact() -> impl Strategy<Value = Contact> {
+        let zones = vec("[A-Z][a-z]{1,5}", 1..3).prop_map(Arc::from);
+        let span = any::<(u32, u32)>()
+            .prop_map(|(start_minute, end_minute)| QuietSpan { start_minute, end_minute });
+        let cap = any::<(u32, i64)>()
+            .prop_map(|(uses_max, period_ms)| FrequencyCap { uses_max, period_ms });
+        let language = "[a-z]{2}".prop_map(Arc::from);
+        (any_field(zones), any_field(language), any_field(span), any_field(cap)).prop_map(
+            |(time_zones, language, quiet_hours, frequency_limit)| Contact {
+                time_zones,
+                language,
+                quiet_hours,
+                frequency_limit,
+            },
+        )
+    }
+
+    fn any_link() -> impl Strategy<Value = Link> {
+        let confidence = select(vec![LinkConfidence::Verified, LinkConfidence::Asserted]);
+        (any::<[u8; 16]>(), confidence, any::<u64>()).prop_map(|(other, confidence, index)| Link {
+            other: SubjectRef(other),
+            confidence,
+            index,
+        })
     }
 
     fn any_state() -> impl Strategy<Value = SubjectState> {
@@ -239,9 +403,13 @@ mod tests {
                 pending: pending.map(Box::new),
             },
         );
-        (vec(any_stop(), 0..4), vec(cell, 0..4), any::<Option<u64>>(), any::<u64>()).prop_map(
-            |(stops, cells, erased_by, revision)| {
-                SubjectState::from_parts(stops, cells, erased_by, revision)
+        let rest = (option::of(any_contact()), vec(any_link(), 0..3), any::<(Option<u64>, u64)>());
+        (vec(any_stop(), 0..4), vec(cell, 0..4), rest).prop_map(
+            |(stops, cells, (contact, links, (erased_by, revision)))| {
+                let mut state = SubjectState::from_parts(stops, cells, erased_by, revision);
+                state.contact = contact.map(Box::new);
+                state.links = links;
+                state
             },
         )
     }
