@@ -96,6 +96,7 @@ fn config(dir: &Path) -> NodeConfig {
         recent_events_max: 1_024,
         scrub_bytes_per_second: 0,
         revision_wait: Duration::from_secs(1),
+        confirmation_validity: Duration::from_secs(3_600),
     }
 }
 

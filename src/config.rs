@@ -112,6 +112,7 @@ fn default_node() -> NodeConfig {
         recent_events_max: 65_536,
         scrub_bytes_per_second: 8 * MIB,
         revision_wait: Duration::from_secs(5),
+        confirmation_validity: Duration::from_secs(7 * 24 * 3_600),
     }
 }
 

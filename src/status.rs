@@ -120,6 +120,16 @@ pub enum Kind {
     Internal,
     /// The request took too long.
     DeadlineExceeded,
+    /// No act waits for the confirmation token.
+    ConfirmationTokenUnknown,
+    /// The confirmation token is past its end.
+    ConfirmationTokenExpired,
+    /// The confirmation token was used.
+    ConfirmationTokenUsed,
+    /// The guardian's authority had ended.
+    AuthorityEnded,
+    /// The two data subjects are not linked.
+    SubjectsNotLinked,
 }
 
 impl Kind {
@@ -161,6 +171,15 @@ impl Kind {
             Self::StateUnreadable => ("STATE_UNREADABLE", Code::Internal, None),
             Self::Internal => ("INTERNAL", Code::Internal, None),
             Self::DeadlineExceeded => ("DEADLINE_EXCEEDED", Code::DeadlineExceeded, None),
+            Self::ConfirmationTokenUnknown => ("CONFIRMATION_TOKEN_UNKNOWN", Code::NotFound, None),
+            Self::ConfirmationTokenExpired => {
+                ("CONFIRMATION_TOKEN_EXPIRED", Code::FailedPrecondition, None)
+            }
+            Self::ConfirmationTokenUsed => {
+                ("CONFIRMATION_TOKEN_USED", Code::FailedPrecondition, None)
+            }
+            Self::AuthorityEnded => ("AUTHORITY_ENDED", Code::FailedPrecondition, None),
+            Self::SubjectsNotLinked => ("SUBJECTS_NOT_LINKED", Code::FailedPrecondition, None),
         }
     }
 }
@@ -212,6 +231,16 @@ impl Fault {
                     "purpose.oldest_compatible_version".to_owned()
                 }
                 WriteError::IdempotencyKeyReused { .. } => "idempotency_key".to_owned(),
+                WriteError::CategoryNotDeclared { change, position, .. } => {
+                    format!("changes[{change}].data_categories[{position}]")
+                }
+                WriteError::AuthorityEnded => "evidence.authority.ends_at".to_owned(),
+                WriteError::TokenUnknown
+                | WriteError::TokenExpired
+                | WriteError::TokenUsed { .. } => "token".to_owned(),
+                WriteError::NotLinked | WriteError::TooManyLinked { .. } => {
+                    "other_subject".to_owned()
+                }
                 _ => String::new(),
             },
             _ => String::new(),
@@ -265,8 +294,10 @@ impl Fault {
                         add("bytes", bytes);
                         add("limit", limit);
                     }
-                    WriteError::IdempotencyKeyReused { index } => add("index", index),
-                    WriteError::TooManyAppends { limit } => add("limit", limit),
+                    WriteError::IdempotencyKeyReused { index }
+                    | WriteError::TokenUsed { index } => add("index", index),
+                    WriteError::TooManyAppends { limit }
+                    | WriteError::TooManyLinked { limit, .. } => add("limit", limit),
                     _ => {}
                 }
             }
@@ -298,7 +329,14 @@ fn write_kind(error: &WriteError) -> Kind {
         WriteError::UnknownPurposeVersion { .. }
         | WriteError::ExpiresBeforeEffective { .. }
         | WriteError::GrantNotOneCell { .. }
+        | WriteError::CategoryNotDeclared { .. }
         | WriteError::OldestCompatibleBeyondVersion { .. } => Kind::InvalidField,
+        WriteError::AuthorityEnded => Kind::AuthorityEnded,
+        WriteError::TokenUnknown => Kind::ConfirmationTokenUnknown,
+        WriteError::TokenExpired => Kind::ConfirmationTokenExpired,
+        WriteError::TokenUsed { .. } => Kind::ConfirmationTokenUsed,
+        WriteError::NotLinked => Kind::SubjectsNotLinked,
+        WriteError::TooManyLinked { .. } => Kind::LimitExceeded,
         WriteError::EntryTooLarge { .. } => Kind::EntryTooLarge,
         WriteError::IdempotencyKeyReused { .. } => Kind::IdempotencyKeyReused,
         WriteError::TooManyAppends { .. } => Kind::TooManyAppends,

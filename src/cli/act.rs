@@ -121,6 +121,7 @@ impl From<Act> for proto::RecordConsentRequest {
             effective_at: act.effective_at.map(words::wire_time),
             evidence: act.evidence.map(Into::into),
             idempotency_key: act.idempotency_key,
+            ..Self::default()
         }
     }
 }
@@ -135,6 +136,7 @@ impl From<Change> for proto::Change {
             }),
             purpose_version: change.purpose_version.unwrap_or(0),
             expires_at: change.expires_at.map(words::wire_time),
+            ..Self::default()
         }
     }
 }
@@ -151,6 +153,7 @@ impl From<Evidence> for proto::Evidence {
             ip_address: evidence.ip_address,
             user_agent: evidence.user_agent,
             attributes: evidence.attributes,
+            ..Self::default()
         }
     }
 }

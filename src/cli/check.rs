@@ -47,6 +47,7 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
         channel: args.channel,
         data_categories: args.data_category,
         at_least_revision: args.at_least_revision,
+        ..CheckRequest::default()
     };
     let answer = client.check(request).await?.into_inner();
     // Whoever closes the output early still reads the exit code, and it must be the answer's.
@@ -98,6 +99,7 @@ pub(super) fn obligation_text(obligation: &Obligation) -> String {
             let zone = if time_zone.is_empty() { "local time" } else { time_zone };
             format!("not from {} to {} ({zone})", clock(*start_minute), clock(*end_minute))
         }
+        Obligation::PreferredLanguage { language } => format!("in the language {language}"),
         Obligation::Unknown {} => "one that this program does not know".to_owned(),
     }
 }

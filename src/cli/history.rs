@@ -36,6 +36,7 @@ pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit
         subject: args.subject,
         start_index: args.from,
         page_size: args.limit.unwrap_or(0),
+        at_least_revision: None,
     };
     let mut acts = client.list_history(request).await?.into_inner();
     let mut table =

@@ -37,6 +37,7 @@ pub(super) async fn run(args: PreferencesArgs, context: &mut Context) -> Result<
         subject: args.subject,
         at_least_revision: args.at_least_revision,
         all_cells: args.all_cells,
+        ..GetPreferencesRequest::default()
     };
     let answer = client.get_preferences(request).await?.into_inner();
     print(&(&answer).into(), context)?;

@@ -151,6 +151,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
             scope: Some(scope),
             purpose_version: args.purpose_version.filter(|_| grant).unwrap_or(0),
             expires_at: args.expires_at.filter(|_| grant).map(words::wire_time),
+            ..Change::default()
         }
     };
     RecordConsentRequest {
@@ -168,6 +169,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
             ..Evidence::default()
         }),
         idempotency_key: args.idempotency_key,
+        ..RecordConsentRequest::default()
     }
 }
 

@@ -135,6 +135,14 @@ pub struct ServeArgs {
         default_value = "5s"
     )]
     pub revision_wait: Duration,
+    /// How long a confirmation token of a double opt-in is good, unless the act says.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "7days"
+    )]
+    pub confirmation_validity: Duration,
 }
 
 impl ServeArgs {
@@ -183,6 +191,7 @@ impl ServeArgs {
                 recent_events_max: self.recent_events_max,
                 scrub_bytes_per_second: self.scrub_bytes_per_second,
                 revision_wait: self.revision_wait,
+                confirmation_validity: self.confirmation_validity,
             },
         };
         config.check()?;

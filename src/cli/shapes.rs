@@ -136,6 +136,11 @@ pub enum Obligation {
         /// IANA time zone, or empty.
         time_zone: String,
     },
+    /// Address the data subject in this language.
+    PreferredLanguage {
+        /// BCP 47 language tag.
+        language: String,
+    },
     /// One that this build does not know.
     Unknown {},
 }
@@ -152,6 +157,9 @@ impl From<&proto::Obligation> for Obligation {
                 end_minute: hours.end_minute,
                 time_zone: hours.time_zone.clone(),
             },
+            Some(proto::obligation::Kind::PreferredLanguage(own)) => {
+                Self::PreferredLanguage { language: own.language.clone() }
+            }
             None => Self::Unknown {},
         }
     }
@@ -204,6 +212,36 @@ pub enum Watched {
     Consent(Event),
     /// How far the stream has come.
     Progress(Progress),
+    /// Two data subjects were linked or unlinked.
+    Link(LinkTold),
+}
+
+/// Two data subjects that were linked or unlinked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkTold {
+    /// Index of the entry.
+    pub index: u64,
+    /// Data subject.
+    pub subject: String,
+    /// The other one.
+    pub other_subject: String,
+    /// `verified` or `asserted`; null if they were unlinked.
+    pub confidence: Option<String>,
+    /// When the ledger recorded it.
+    pub recorded_at: Option<String>,
+}
+
+impl From<&proto::LinkEvent> for LinkTold {
+    fn from(link: &proto::LinkEvent) -> Self {
+        let is_linked = link.confidence() != proto::LinkConfidence::Unspecified;
+        Self {
+            index: link.index,
+            subject: link.subject.clone(),
+            other_subject: link.other_subject.clone(),
+            confidence: is_linked.then(|| word::<proto::LinkConfidence>(link.confidence)),
+            recorded_at: link.recorded_at.as_ref().map(rfc3339),
+        }
+    }
 }
 
 /// An act as watchers hear it.
@@ -759,6 +797,7 @@ impl From<&proto::entry::Body> for Body {
             },
             proto::entry::Body::PurposePut(put) => Self::PurposePut(put.into()),
             proto::entry::Body::ChannelPut(put) => Self::ChannelPut(put.into()),
+            _ => Self::Unknown {}, // PLACEHOLDER
         }
     }
 }

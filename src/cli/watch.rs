@@ -12,7 +12,7 @@ use tonic::Streaming;
 use super::{
     Context, Exit, client,
     error::CliError,
-    shapes::{Event, Progress, Watched},
+    shapes::{Event, LinkTold, Progress, Watched},
     words,
 };
 use crate::proto::{
@@ -21,7 +21,7 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-Without --kind, the stops are told: refuse, withdraw, object. When the stream ends, by Ctrl-C or
+Without --kind, all that can end an ALLOW is told: everything but grants. When the stream ends, by Ctrl-C or
 by --count, the index to resume from is told on standard error.
 
 Examples:
@@ -118,6 +118,11 @@ impl Follower {
                 self.next_index = Some(event.index.saturating_add(1));
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
+            Message::Link(link) => {
+                print_link(link.into(), context)?;
+                self.next_index = Some(link.index.saturating_add(1));
+                self.left = self.left.map(|left| left.saturating_sub(1));
+            }
             Message::Progress(progress) => {
                 if self.show {
                     print_progress(progress.into(), context)?;
@@ -155,6 +160,24 @@ fn print_event(event: &Event, context: &mut Context) -> Result<(), CliError> {
             change.scope.channel,
             change.outcome,
             event.actor,
+        ))?;
+    }
+    out.flush()
+}
+
+fn print_link(link: LinkTold, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        out.object(&Watched::Link(link))?;
+    } else {
+        let what = link.confidence.as_deref().unwrap_or("unlinked");
+        out.line(format!(
+            "#{}  {}  {}  {} and {}: check both again",
+            link.index,
+            link.recorded_at.as_deref().unwrap_or("-"),
+            what,
+            link.subject,
+            link.other_subject,
         ))?;
     }
     out.flush()

@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer, Serializer, de};
 
 use crate::{
     domain::Key,
-    proto::{Action, Actor, Effect, EventKind, LegalBasis, Outcome, Reason, Scope, Status},
+    proto::{
+        Action, Actor, Effect, EventKind, HistoryKind, LegalBasis, LinkConfidence, Outcome, Reason,
+        Scope, Status,
+    },
 };
 
 /// An enum of the protocol.
@@ -50,6 +53,8 @@ words! {
     Reason "REASON_"
     LegalBasis "LEGAL_BASIS_"
     EventKind "EVENT_KIND_"
+    LinkConfidence "LINK_CONFIDENCE_"
+    HistoryKind "HISTORY_KIND_"
 }
 
 /// Takes a short name. Dashes stand for underscores; `unspecified` is not a name.

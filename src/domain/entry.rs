@@ -47,6 +47,23 @@ pub enum Body {
     Use(UseRecorded),
 }
 
+impl Body {
+    /// The caller's idempotency key, if the entry has one.
+    #[must_use]
+    pub fn idempotency(&self) -> Option<IdempotencyMark> {
+        match self {
+            Self::Act(act) => act.idempotency,
+            Self::Confirmed(confirmed) => confirmed.idempotency,
+            Self::Use(used) => used.idempotency,
+            Self::Opened(_)
+            | Self::PurposePut(_)
+            | Self::ChannelPut(_)
+            | Self::Expired(_)
+            | Self::Link(_) => None,
+        }
+    }
+}
+
 /// Opens the ledger and names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerOpened {

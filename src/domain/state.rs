@@ -280,7 +280,12 @@ impl SubjectState {
 
     /// Links to another data subject, or unlinks from it. Links are folded in the order of the
     /// ledger.
-    pub fn merge_link(&mut self, other: SubjectRef, confidence: Option<LinkConfidence>, index: u64) {
+    pub fn merge_link(
+        &mut self,
+        other: SubjectRef,
+        confidence: Option<LinkConfidence>,
+        index: u64,
+    ) {
         self.links.retain(|link| link.other != other);
         self.links.extend(confidence.map(|confidence| Link { other, confidence, index }));
     }

@@ -58,7 +58,9 @@ impl CatalogService for Catalog {
         &self,
         request: Request<proto::GetPurposeRequest>,
     ) -> Result<Response<proto::GetPurposeResponse>, Status> {
-        let key = convert::key(&request.get_ref().key, "key")?;
+        let request = request.into_inner();
+        let key = convert::key(&request.key, "key")?;
+        self.node.reach(request.at_least_revision).await?;
         let at = self.node.catalog();
         let purpose = at.catalog.purpose_id(key.as_str()).and_then(|id| at.catalog.purpose(id));
         match purpose {
@@ -70,6 +72,13 @@ impl CatalogService for Catalog {
         }
     }
 
+    async fn preview_purpose_change(
+        &self,
+        _: Request<proto::PreviewPurposeChangeRequest>,
+    ) -> Result<Response<proto::PreviewPurposeChangeResponse>, Status> {
+        Err(Status::unimplemented("PLACEHOLDER"))
+    }
+
     async fn list_purposes(
         &self,
         request: Request<proto::ListPurposesRequest>,
@@ -78,6 +87,7 @@ impl CatalogService for Catalog {
         let show_retired = request.show_retired;
         let kind = ListKind::Purposes { show_retired };
         let page = convert::page(kind, request.page_size, &request.page_token)?;
+        self.node.reach(request.at_least_revision).await?;
         let at = self.node.catalog();
         let purposes = at.catalog.purposes().map(|(_, purpose)| purpose);
         let listed = purposes.filter(|purpose| show_retired || !purpose.retired);
@@ -96,6 +106,7 @@ impl CatalogService for Catalog {
         let show_retired = request.show_retired;
         let kind = ListKind::Channels { show_retired };
         let page = convert::page(kind, request.page_size, &request.page_token)?;
+        self.node.reach(request.at_least_revision).await?;
         let at = self.node.catalog();
         let channels = at.catalog.channels().map(|(_, channel)| channel);
         let listed = channels.filter(|channel| show_retired || !channel.retired);

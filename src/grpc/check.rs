@@ -28,12 +28,13 @@ impl Check {
     }
 
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
-        let subject = convert::check(request)?;
+        let (subject, region) = convert::check(request)?;
         let checked = self.node.check(&Question {
             subject: &subject,
             purpose: &request.purpose,
             channel: &request.channel,
             data_categories: &request.data_categories,
+            region,
         })?;
         Ok(checked)
     }
@@ -70,5 +71,21 @@ impl CheckService for Check {
             results.push(convert::batch_result(position, self.answer(check)));
         }
         Ok(Response::new(proto::BatchCheckResponse { results }))
+    }
+
+    type FilterAudienceStream = tokio_stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
+
+    async fn filter_audience(
+        &self,
+        _: Request<tonic::Streaming<proto::FilterAudienceRequest>>,
+    ) -> Result<Response<Self::FilterAudienceStream>, Status> {
+        Err(Status::unimplemented("PLACEHOLDER"))
+    }
+
+    async fn get_decision_key(
+        &self,
+        _: Request<proto::GetDecisionKeyRequest>,
+    ) -> Result<Response<proto::GetDecisionKeyResponse>, Status> {
+        Err(Status::unimplemented("PLACEHOLDER"))
     }
 }

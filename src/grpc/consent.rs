@@ -41,14 +41,37 @@ impl ConsentService for Consent {
         Ok(Response::new(convert::recorded(&recorded)))
     }
 
+    async fn confirm_consent(
+        &self,
+        request: Request<proto::ConfirmConsentRequest>,
+    ) -> Result<Response<proto::ConfirmConsentResponse>, Status> {
+        let confirm = convert::confirm(request.into_inner())?;
+        let confirmed = self.node.confirm(confirm).await?;
+        Ok(Response::new(convert::confirmed(&confirmed)))
+    }
+
+    async fn import_consents(
+        &self,
+        _: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
+    ) -> Result<Response<proto::ImportConsentsResponse>, Status> {
+        Err(Status::unimplemented("PLACEHOLDER"))
+    }
+
+    async fn record_use(
+        &self,
+        _: Request<proto::RecordUseRequest>,
+    ) -> Result<Response<proto::RecordUseResponse>, Status> {
+        Err(Status::unimplemented("PLACEHOLDER"))
+    }
+
     async fn get_preferences(
         &self,
         request: Request<proto::GetPreferencesRequest>,
     ) -> Result<Response<proto::GetPreferencesResponse>, Status> {
         let request = request.into_inner();
-        let subject = convert::preferences(&request)?;
+        let (subject, region) = convert::preferences(&request)?;
         self.node.reach(request.at_least_revision).await?;
-        let preferences = self.node.preferences(&subject, request.all_cells)?;
+        let preferences = self.node.preferences(&subject, request.all_cells, region)?;
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
     }
 
@@ -61,6 +84,7 @@ impl ConsentService for Consent {
     ) -> Result<Response<Self::ListHistoryStream>, Status> {
         let request = request.into_inner();
         let (subject, limit) = convert::history(&request)?;
+        self.node.reach(request.at_least_revision).await?;
         let mut history = History {
             node: Arc::clone(&self.node),
             subject: Arc::new(subject),

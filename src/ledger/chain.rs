@@ -94,18 +94,22 @@ impl Tip {
         now.max(self.recorded_at)
     }
 
-    /// Links a new entry to the chain. Answers its bytes and the new tip.
+    /// Links a new entry to the chain. Answers the entry, its bytes and the new tip.
     ///
     /// # Errors
     /// [`ChainError::TooLarge`].
-    pub fn link(&self, recorded_at: Millis, body: Body) -> Result<(Vec<u8>, Self), ChainError> {
+    pub fn link(
+        &self,
+        recorded_at: Millis,
+        body: Body,
+    ) -> Result<(Entry, Vec<u8>, Self), ChainError> {
         let entry = Entry { index: self.next_index, prev_hash: self.hash, recorded_at, body };
         let bytes = entry::encode(&entry);
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(ChainError::TooLarge(bytes.len()));
         }
         let tip = Self::after(&entry, &bytes);
-        Ok((bytes, tip))
+        Ok((entry, bytes, tip))
     }
 
     /// Follows the chain over the next entry's bytes.

@@ -250,7 +250,7 @@ fn act_to_proto(act: &ConsentAct) -> proto::ConsentAct {
 fn act_from_proto(act: proto::ConsentAct) -> Result<ConsentAct, EntryError> {
     let actor = Actor::try_from(act.actor()).map_err(|()| EntryError::Field { field: "actor" })?;
     let idempotency = idempotency_from_proto(&act.idempotency_key_hash, &act.request_digest)?;
-    let contact = act.preferences.map(contact_from_proto).transpose()?.unwrap_or_default();
+    let contact = act.preferences.as_ref().map(contact_from_proto).transpose()?.unwrap_or_default();
     let confirmation = act.confirmation.map(|offer| {
         let token_hash = fixed("confirmation.token_hash", &offer.token_hash)?;
         Ok(ConfirmationOffer { token_hash, expires_at: Millis(offer.expires_at_ms) })
@@ -423,9 +423,8 @@ pub fn contact_to_proto(contact: &ContactChange) -> proto::ContactPreferences {
     }
 }
 
-fn contact_from_proto(message: proto::ContactPreferences) -> Result<ContactChange, EntryError> {
+fn contact_from_proto(message: &proto::ContactPreferences) -> Result<ContactChange, EntryError> {
     let clears = |name: &str| message.clear.iter().any(|cleared| cleared == name);
-    let said = |name| if clears(name) { Said::Clear } else { Said::Nothing };
     let frequency_limit = match &message.frequency_limit {
         None => None,
         Some(limit) => Some(FrequencyCap {
@@ -437,22 +436,26 @@ fn contact_from_proto(message: proto::ContactPreferences) -> Result<ContactChang
                 .ok_or(field("frequency_limit.period"))?,
         }),
     };
-    let quiet_hours = message.quiet_hours.as_ref().map(|hours| QuietSpan {
-        start_minute: hours.start_minute,
-        end_minute: hours.end_minute,
-    });
+    let quiet_hours = message
+        .quiet_hours
+        .as_ref()
+        .map(|hours| QuietSpan { start_minute: hours.start_minute, end_minute: hours.end_minute });
+    let time_zones = Some(message.time_zones.clone()).filter(|zones| !zones.is_empty());
+    let language = Some(message.language.clone()).filter(|language| !language.is_empty());
     Ok(ContactChange {
-        quiet_hours: quiet_hours.map_or_else(|| said("quiet_hours"), Said::Value),
-        frequency_limit: frequency_limit.map_or_else(|| said("frequency_limit"), Said::Value),
-        time_zones: match message.time_zones.as_slice() {
-            [] => said("time_zones"),
-            zones => Said::Value(zones.to_vec()),
-        },
-        language: match message.language.as_str() {
-            "" => said("language"),
-            language => Said::Value(language.to_owned()),
-        },
+        time_zones: said(time_zones, clears("time_zones")),
+        language: said(language, clears("language")),
+        quiet_hours: said(quiet_hours, clears("quiet_hours")),
+        frequency_limit: said(frequency_limit, clears("frequency_limit")),
     })
+}
+
+fn said<T>(value: Option<T>, is_cleared: bool) -> Said<T> {
+    match value {
+        Some(value) => Said::Value(value),
+        None if is_cleared => Said::Clear,
+        None => Said::Nothing,
+    }
 }
 
 fn sealed_from_proto(sealed: proto::Sealed) -> Result<Sealed, EntryError> {
@@ -681,6 +684,26 @@ macro_rules! same_variants {
 same_variants!(Actor, Actor, Subject, Guardian, Agent, Operator, System, Import);
 same_variants!(Action, Action, Grant, Refuse, Withdraw, Object, Expire);
 same_variants!(LinkConfidence, LinkConfidence, Verified, Asserted);
+same_variants!(
+    Reason,
+    Reason,
+    UnknownPurpose,
+    UnknownChannel,
+    PurposeRetired,
+    NotConsentBased,
+    Erased,
+    Refused,
+    Withdrawn,
+    Revoked,
+    Objected,
+    NoObjection,
+    NoRecord,
+    PendingConfirmation,
+    Expired,
+    ReconsentRequired,
+    DataCategoryNotCovered,
+    Granted
+);
 same_variants!(
     LegalBasis,
     LegalBasis,

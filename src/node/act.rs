@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::domain::{Actor, Change, ChangeRecord, Evidence, Key, Millis, Subject};
+use crate::domain::{Actor, Change, ChangeRecord, ContactChange, Evidence, Key, Millis, Subject};
 
 /// The greatest number of changes in one act.
 pub const CHANGES_MAX: usize = 100;
@@ -20,14 +20,40 @@ pub struct Act {
     pub subject: Subject,
     /// Who acts.
     pub actor: Actor,
-    /// What changes: 1 to [`CHANGES_MAX`], no two with the same scope.
+    /// What changes: at most [`CHANGES_MAX`], no two with the same scope, and none only beside
+    /// `contact`.
     pub changes: Vec<Change>,
+    /// How the data subject wants to be contacted.
+    pub contact: ContactChange,
     /// When it took effect; none means now.
     pub effective_at: Option<Millis>,
     /// What was shown, and how it was answered.
     pub evidence: Evidence,
     /// The caller's key, if it gave one.
     pub idempotency: Option<Idempotency>,
+    /// How long a confirmation token is good, where one is given; none means as the node is set up.
+    pub confirmation_validity_ms: Option<i64>,
+}
+
+/// The completion of a double opt-in.
+#[derive(Clone)]
+pub struct Confirm {
+    /// The token, as the act was answered with it.
+    pub token: String,
+    /// Whose it must be, if the caller says.
+    pub subject: Option<Subject>,
+    /// When it took effect; none means now.
+    pub effective_at: Option<Millis>,
+    /// How it was confirmed.
+    pub evidence: Evidence,
+    /// The caller's key, if it gave one.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl fmt::Debug for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confirm").finish_non_exhaustive()
+    }
 }
 
 /// A caller's key for an act, and the request that it stands for.
@@ -58,6 +84,40 @@ pub struct Recorded {
     pub effective_at: Millis,
     /// What became of each change, in the order of the request.
     pub changes: Vec<ChangeRecord>,
+    /// Whether an earlier call with the same idempotency key recorded it.
+    pub replayed: bool,
+    /// What completes its double opt-in, if some change waits for one.
+    pub confirmation: Option<Confirmation>,
+}
+
+/// What completes a double opt-in. Whoever holds the token can: `Debug` never prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    /// The token.
+    pub token: String,
+    /// First moment at which it no longer counts.
+    pub expires_at: Millis,
+}
+
+impl fmt::Debug for Confirmation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confirmation").finish_non_exhaustive()
+    }
+}
+
+/// What became of a confirmation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Index of the entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// Index of the act that was confirmed.
+    pub request_index: u64,
+    /// What became of each grant, in the order of that act.
+    pub grants: Vec<ChangeRecord>,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
 }
@@ -135,6 +195,48 @@ pub enum WriteError {
         /// Position of the change in the act.
         change: usize,
     },
+    /// A grant that is narrowed to what its version does not declare.
+    #[error(
+        "`{category}` is not among the data categories that version {version} of `{key}` declares, nor below one of them"
+    )]
+    CategoryNotDeclared {
+        /// Position of the change in the act.
+        change: usize,
+        /// Position of the category.
+        position: usize,
+        /// The category.
+        category: String,
+        /// The purpose.
+        key: Key,
+        /// Its version.
+        version: u32,
+    },
+    /// A guardian's grant that takes effect when the authority has ended.
+    #[error("the guardian's authority ended before the grant takes effect; ask the data subject")]
+    AuthorityEnded,
+    /// No act waits for the confirmation token, or it is another data subject's.
+    #[error("no act waits for this confirmation token")]
+    TokenUnknown,
+    /// The confirmation token is past its end.
+    #[error("the confirmation token is past its end; ask for consent again")]
+    TokenExpired,
+    /// The confirmation token was used.
+    #[error("the confirmation token was used, recorded at index {index}")]
+    TokenUsed {
+        /// Index of the confirmation.
+        index: u64,
+    },
+    /// Two data subjects that are not linked.
+    #[error("the two data subjects are not linked")]
+    NotLinked,
+    /// More data subjects than may hang together.
+    #[error("{got} data subjects would hang together, the limit is {limit}")]
+    TooManyLinked {
+        /// How many there would be.
+        got: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// `oldest_compatible_version` is beyond the version that the call would create.
     #[error("oldest_compatible_version is {got}, at most {version} is possible")]
     OldestCompatibleBeyondVersion {
@@ -187,6 +289,8 @@ mod tests {
             changes: Vec::new(),
             effective_at: None,
             evidence: Evidence { ip_address: "192.0.2.7".to_owned(), ..Evidence::default() },
+            contact: ContactChange::default(),
+            confirmation_validity_ms: None,
             idempotency: Some(Idempotency { key: "jo-form".to_owned(), request: b"jo".to_vec() }),
         };
         let printed = format!("{act:?}");

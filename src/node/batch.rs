@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     domain::{
-        Action, Body, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry, Evidence,
-        IdempotencyMark, Millis, Outcome, Purpose, PurposePut, Sealed, Subject, SubjectRef,
-        SubjectState, UnknownKey,
+        Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
+        Evidence, IdempotencyMark, Mark, Millis, Outcome, Purpose, PurposePut, Sealed, Subject,
+        SubjectRef, SubjectState, UnknownKey, covers_category,
     },
     ledger::{
         ENTRY_BYTES_MAX,
@@ -24,7 +24,7 @@ use crate::{
         entry,
     },
     vault::{NewSubject, SubjectKey, VaultError},
-    view::{CatalogAt, Effect, ViewError, fold},
+    view::{CatalogAt, Effect, Linked, ViewError, fold, reach, unite},
     watch::Event,
 };
 
@@ -48,13 +48,16 @@ pub(super) struct Batch<'a> {
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
     subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
-    answers: HashMap<[u8; 32], ([u8; 32], Recorded)>,
+    /// The entries with an idempotency key, by its hash: index and digest of the request.
+    answers: HashMap<[u8; 32], (u64, [u8; 32])>,
+    /// The acts that were confirmed, with the index of the confirmation.
+    pub(super) confirmed: HashMap<u64, u64>,
 }
 
 /// A subject of an act, and the key that its evidence is sealed with.
-struct Sealer {
-    subject_ref: SubjectRef,
-    key: Option<SubjectKey>,
+pub(super) struct Sealer {
+    pub subject_ref: SubjectRef,
+    pub key: Option<SubjectKey>,
     new: Option<NewSubject>,
 }
 
@@ -74,6 +77,7 @@ impl<'a> Batch<'a> {
             states: HashMap::new(),
             subjects: HashMap::new(),
             answers: HashMap::new(),
+            confirmed: HashMap::new(),
         }
     }
 
@@ -87,93 +91,152 @@ impl<'a> Batch<'a> {
         self.bytes
     }
 
+    /// What all writes share.
+    pub(super) fn core(&self) -> &'a Core {
+        self.core
+    }
+
+    /// The catalogue, with what the batch did to it.
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog.catalog
+    }
+
+    /// When the next entry is recorded.
+    pub(super) fn recorded_at(&self) -> Millis {
+        self.tip.clock(self.now)
+    }
+
+    /// Whether writes are still taken.
+    pub(super) fn check_writable(&self) -> Result<(), WriteError> {
+        self.core.check_writable()
+    }
+
     /// Adds an act. If it is refused, the batch is as it was.
     pub(super) fn record(&mut self, act: Act) -> Result<Recorded, WriteError> {
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
-        if let Some(mark) = &mark
-            && let Some(recorded) = self.recorded_before(mark)?
-        {
-            return Ok(recorded);
+        if let Some(entry) = self.written_before(mark.as_ref())? {
+            return self.core.recorded(entry);
         }
         let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
-        let mut state = SubjectState::clone(&*self.state(sealer.subject_ref)?);
-        let recorded_at = self.tip.clock(self.now);
-        let effective_at = self.effective_at(&act, recorded_at, &state)?;
-        let mut changes = self.resolve(&act.changes, effective_at)?;
-
-        let index = self.tip.next_index;
-        let catalog = &self.catalog.catalog;
-        fold::judge(catalog, &mut state, index, recorded_at, effective_at, act.actor, &mut changes)
-            .map_err(|problem| ViewError::UnknownKey { index, problem })?;
-
-        let body = ConsentAct {
+        let before = self.state(sealer.subject_ref)?;
+        let recorded_at = self.recorded_at();
+        let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
+        let effective_at = self.effective_at(act.effective_at, is_stop, recorded_at, &before)?;
+        let authority_ends_at = authority_end(&act, effective_at)?;
+        let mut body = ConsentAct {
             subject_ref: sealer.subject_ref,
             actor: act.actor,
             effective_at,
-            changes: changes.clone(),
+            changes: self.resolve(&act.changes, effective_at)?,
             evidence: self.seal(&sealer, &act.evidence, mark.as_ref()),
             idempotency: mark,
+            authority_ends_at,
+            confirmation: None,
+            contact: act.contact,
         };
-        self.link(recorded_at, Body::Act(body))?;
+        let after = self.judge(&before, &mut body)?;
+        let confirmation =
+            self.core.offer(&self.tip, recorded_at, &mut body, act.confirmation_validity_ms);
 
-        let state = Arc::new(state);
-        self.states.insert(sealer.subject_ref, Arc::clone(&state));
-        self.effects.push(Effect::Act {
-            subject: sealer.subject_ref,
-            state,
-            idempotency: mark.map(|mark| mark.key_hash),
-        });
-        if let Some(new) = sealer.new {
-            self.subjects.insert(act.subject.clone(), (new.subject_ref, new.key.clone()));
-            self.new_subjects.push(new);
-        }
-        let recorded = Recorded {
-            index,
-            recorded_at,
-            effective_at,
-            changes: changes.clone(),
-            replayed: false,
-        };
-        if let Some(mark) = mark {
-            self.answers.insert(mark.key_hash, (mark.request_digest, recorded.clone()));
-        }
+        let changes = body.changes.clone();
+        let states = vec![(sealer.subject_ref, Arc::new(after))];
+        let index = self.write(recorded_at, Body::Act(body), states)?;
+        self.keep(sealer, &act.subject);
         self.events.push(Arc::new(Event {
             index,
             subject: act.subject,
             actor: act.actor,
             recorded_at,
             effective_at,
-            changes,
+            changes: changes.clone(),
+            cause: None,
+            reason: None,
+            link: None,
         }));
-        Ok(recorded)
+        Ok(Recorded { index, recorded_at, effective_at, changes, replayed: false, confirmation })
+    }
+
+    /// Folds an act into a subject's state, and sets the outcome of each of its changes.
+    fn judge(
+        &mut self,
+        before: &Arc<SubjectState>,
+        act: &mut ConsentAct,
+    ) -> Result<SubjectState, WriteError> {
+        let index = self.tip.next_index;
+        let mut after = SubjectState::clone(before);
+        let facts = fold::ActFacts::of(index, act);
+        let unknown = |problem| ViewError::UnknownKey { index, problem };
+        fold::fold(self.catalog(), &mut after, &facts).map_err(unknown)?;
+        let mark = Mark { effective_at: act.effective_at, index };
+        after.merge_contact(mark, &act.contact);
+        after.revision = index + 1;
+        self.outcomes(act.subject_ref, before, &after, mark, act.actor, false, &mut act.changes)?;
+        Ok(after)
+    }
+
+    /// Sets the outcomes of changes that lead from one state of a subject to another.
+    #[expect(clippy::too_many_arguments, reason = "one caller each for acts and confirmations")]
+    pub(super) fn outcomes(
+        &self,
+        subject: SubjectRef,
+        before: &SubjectState,
+        after: &SubjectState,
+        mark: Mark,
+        actor: Actor,
+        is_confirmation: bool,
+        changes: &mut [ChangeRecord],
+    ) -> Result<(), WriteError> {
+        let linked = self.linked(subject, before)?;
+        let (whole_before, whole_after);
+        let (before, after) = if linked.is_empty() {
+            (before, after)
+        } else {
+            (whole_before, whole_after) = (unite(before, &linked), unite(after, &linked));
+            (&whole_before, &whole_after)
+        };
+        let catalog = self.catalog();
+        let now = self.recorded_at();
+        let judge = fold::Judge { catalog, before, after, mark, actor, now, is_confirmation };
+        let index = self.tip.next_index;
+        judge.outcomes(changes).map_err(|problem| ViewError::UnknownKey { index, problem })?;
+        Ok(())
+    }
+
+    /// Links an entry to the chain, with the states that it leaves its subjects in.
+    pub(super) fn write(
+        &mut self,
+        recorded_at: Millis,
+        body: Body,
+        states: Vec<(SubjectRef, Arc<SubjectState>)>,
+    ) -> Result<u64, WriteError> {
+        let entry = self.link(recorded_at, body)?;
+        let effect = Effect::of_entry(&entry, |subject| {
+            let state = states.iter().find(|(own, _)| *own == subject);
+            state.map(|(_, state)| Arc::clone(state)).ok_or_else(|| {
+                WriteError::StateUnreadable(format!("no state of {subject:?} after the entry"))
+            })
+        })?;
+        self.effects.push(effect);
+        self.states.extend(states);
+        if let Some(mark) = entry.body.idempotency() {
+            self.answers.insert(mark.key_hash, (entry.index, mark.request_digest));
+        }
+        Ok(entry.index)
+    }
+
+    /// Remembers a subject that is new.
+    pub(super) fn keep(&mut self, sealer: Sealer, subject: &Subject) {
+        if let Some(new) = sealer.new {
+            self.subjects.insert(subject.clone(), (new.subject_ref, new.key.clone()));
+            self.new_subjects.push(new);
+        }
     }
 
     /// Adds a purpose, or a new version of it, unless nothing differs.
     pub(super) fn put_purpose(&mut self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
-        let put = match self.purpose(draft.key.as_str()) {
-            None => PurposePut {
-                key: draft.key,
-                version: 1,
-                content: draft.content,
-                oldest_compatible: draft.oldest_compatible.unwrap_or(1),
-                retired: draft.retired,
-            },
-            Some(own) => {
-                let same_content = *own.current() == draft.content;
-                let oldest_compatible = draft.oldest_compatible.unwrap_or(own.oldest_compatible);
-                let same_standing =
-                    oldest_compatible == own.oldest_compatible && draft.retired == own.retired;
-                if same_content && same_standing {
-                    return Ok(Put { revision: own.index + 1, value: own.clone(), changed: false });
-                }
-                PurposePut {
-                    key: draft.key,
-                    version: own.version() + u32::from(!same_content),
-                    content: draft.content,
-                    oldest_compatible,
-                    retired: draft.retired,
-                }
-            }
+        let put = match purpose_put(self.catalog(), draft) {
+            Ok(put) => put,
+            Err(own) => return Ok(Put { revision: own.index + 1, value: own, changed: false }),
         };
         if put.oldest_compatible > put.version {
             return Err(WriteError::OldestCompatibleBeyondVersion {
@@ -203,7 +266,7 @@ impl<'a> Batch<'a> {
     fn put_catalog(&mut self, body: Body) -> Result<(), WriteError> {
         let mut catalog = CatalogAt::clone(&self.catalog);
         catalog.put(self.tip.next_index, &body);
-        self.link(self.tip.clock(self.now), body)?;
+        self.link(self.recorded_at(), body)?;
         self.catalog = Arc::new(catalog);
         self.effects.push(Effect::Catalog(Arc::clone(&self.catalog)));
         Ok(())
@@ -214,40 +277,60 @@ impl<'a> Batch<'a> {
         catalog.purpose_id(key).and_then(|id| catalog.purpose(id))
     }
 
-    /// Links an entry to the chain.
-    fn link(&mut self, recorded_at: Millis, body: Body) -> Result<(), WriteError> {
-        let (frame, tip) = self.tip.link(recorded_at, body).map_err(|error| match error {
-            ChainError::TooLarge(bytes) => {
-                WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
-            }
-            other => WriteError::StateUnreadable(other.to_string()),
-        })?;
+    fn link(&mut self, recorded_at: Millis, body: Body) -> Result<Entry, WriteError> {
+        let (entry, frame, tip) =
+            self.tip.link(recorded_at, body).map_err(|error| match error {
+                ChainError::TooLarge(bytes) => {
+                    WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
+                }
+                other => WriteError::StateUnreadable(other.to_string()),
+            })?;
         self.bytes += frame.len();
         self.frames.push(frame);
         self.tip = tip;
-        Ok(())
+        Ok(entry)
     }
 
-    fn mark(&self, idempotency: &Idempotency) -> IdempotencyMark {
+    /// An entry of the ledger, or of this batch.
+    pub(super) fn entry(&self, index: u64) -> Result<Entry, WriteError> {
+        let first = self.tip.next_index - self.frames.len() as u64;
+        let position = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
+        match position.and_then(|position| self.frames.get(position)) {
+            Some(frame) => {
+                entry::decode(frame).map_err(|error| WriteError::StateUnreadable(error.to_string()))
+            }
+            None => Ok(self.core.entry(index)?),
+        }
+    }
+
+    pub(super) fn mark(&self, idempotency: &Idempotency) -> IdempotencyMark {
         IdempotencyMark {
             key_hash: self.core.vault.idempotency_key_hash(&idempotency.key),
             request_digest: self.core.vault.request_digest(&idempotency.request),
         }
     }
 
-    /// What an earlier request with the same idempotency key was answered, if there was one.
-    fn recorded_before(&self, mark: &IdempotencyMark) -> Result<Option<Recorded>, WriteError> {
-        let (digest, recorded) = match self.answers.get(&mark.key_hash) {
-            Some(answer) => answer.clone(),
+    /// The entry that an earlier request with the same idempotency key wrote, if there was one.
+    pub(super) fn written_before(
+        &self,
+        mark: Option<&IdempotencyMark>,
+    ) -> Result<Option<Entry>, WriteError> {
+        let Some(mark) = mark else { return Ok(None) };
+        let (index, digest) = match self.answers.get(&mark.key_hash) {
+            Some((index, digest)) => (*index, Some(*digest)),
             None => match self.core.view.idempotent(&mark.key_hash)? {
                 None => return Ok(None),
-                Some(index) => self.core.recorded_at(index)?,
+                Some(index) => (index, None),
             },
         };
-        if digest != mark.request_digest {
-            return Err(WriteError::IdempotencyKeyReused { index: recorded.index });
+        if digest.is_some_and(|digest| digest != mark.request_digest) {
+            return Err(WriteError::IdempotencyKeyReused { index });
         }
-        Ok(Some(Recorded { replayed: true, ..recorded }))
+        let entry = self.entry(index)?;
+        if entry.body.idempotency().map(|own| own.request_digest) != Some(mark.request_digest) {
+            return Err(WriteError::IdempotencyKeyReused { index });
+        }
+        Ok(Some(entry))
     }
 
     /// When the act takes effect: the caller's claim, within the skew, but never after the record.
@@ -255,21 +338,17 @@ impl<'a> Batch<'a> {
     /// An act that takes effect as it is recorded comes after all that the subject did before, even
     /// within the same millisecond: otherwise a withdrawal right after a grant would tie with it,
     /// and lose. For that, and only for that, it may take effect a little after the record.
-    fn effective_at(
+    pub(super) fn effective_at(
         &self,
-        act: &Act,
+        claimed: Option<Millis>,
+        is_stop: bool,
         recorded_at: Millis,
         state: &SubjectState,
     ) -> Result<Millis, WriteError> {
-        let claimed = act.effective_at.unwrap_or(recorded_at);
+        let claimed = self::claimed(claimed, recorded_at)?;
         if claimed < recorded_at {
             return Ok(claimed);
         }
-        let ahead_ms = claimed.0.saturating_sub(recorded_at.0);
-        if ahead_ms > CLOCK_SKEW_MS_MAX {
-            return Err(WriteError::EffectiveAtInFuture { ahead_ms });
-        }
-        let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
         let after = state.first_moment_after(is_stop).unwrap_or(recorded_at);
         Ok(recorded_at.max(after))
     }
@@ -329,6 +408,17 @@ impl<'a> Batch<'a> {
         let by_default = content.default_validity_ms.map(|span_ms| effective_at.plus_ms(span_ms));
         record.purpose_version = version;
         record.expires_at = asked.expires_at.or(by_default);
+        for (position, category) in asked.data_categories.iter().enumerate() {
+            if !content.data_categories.iter().any(|own| covers_category(own, category)) {
+                return Err(WriteError::CategoryNotDeclared {
+                    change,
+                    position,
+                    category: category.clone(),
+                    key: purpose.key.clone(),
+                    version,
+                });
+            }
+        }
         record.data_categories.clone_from(&asked.data_categories);
         if record.expires_at.is_some_and(|at| at <= effective_at) {
             return Err(WriteError::ExpiresBeforeEffective { change });
@@ -337,7 +427,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The subject's name in the ledger, and its key if there is evidence to seal.
-    fn sealer(&self, subject: &Subject, with_key: bool) -> Result<Sealer, WriteError> {
+    pub(super) fn sealer(&self, subject: &Subject, with_key: bool) -> Result<Sealer, WriteError> {
         let vault = &self.core.vault;
         if let Some((subject_ref, key)) = self.subjects.get(subject) {
             return Ok(Sealer { subject_ref: *subject_ref, key: Some(key.clone()), new: None });
@@ -350,14 +440,36 @@ impl<'a> Batch<'a> {
         Ok(Sealer { subject_ref: new.subject_ref, key: Some(new.key.clone()), new: Some(new) })
     }
 
-    fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, WriteError> {
+    pub(super) fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, WriteError> {
         match self.states.get(&subject) {
             Some(state) => Ok(Arc::clone(state)),
             None => Ok(self.core.view.state(subject)?),
         }
     }
 
-    fn seal(
+    /// The subjects that are linked to one, with what they contribute.
+    pub(super) fn linked(
+        &self,
+        subject: SubjectRef,
+        own: &SubjectState,
+    ) -> Result<Vec<Linked>, WriteError> {
+        if own.links.is_empty() {
+            return Ok(Vec::new());
+        }
+        reach(subject, own, |other| self.state(other))
+    }
+
+    /// A subject's state with all that linked subjects contribute.
+    pub(super) fn whole(
+        &self,
+        subject: SubjectRef,
+        own: &Arc<SubjectState>,
+    ) -> Result<Arc<SubjectState>, WriteError> {
+        let linked = self.linked(subject, own)?;
+        Ok(if linked.is_empty() { Arc::clone(own) } else { Arc::new(unite(own, &linked)) })
+    }
+
+    pub(super) fn seal(
         &self,
         sealer: &Sealer,
         evidence: &Evidence,
@@ -368,21 +480,69 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The entry that makes a purpose as a draft wants it, or the purpose as it is, if nothing differs.
+pub(super) fn purpose_put(catalog: &Catalog, draft: PurposeDraft) -> Result<PurposePut, Purpose> {
+    let own = catalog.purpose_id(draft.key.as_str()).and_then(|id| catalog.purpose(id));
+    let (version, oldest_compatible) = match own {
+        None => (1, 1),
+        Some(own) => {
+            let is_new = *own.current() != draft.content;
+            (own.version() + u32::from(is_new), own.oldest_compatible)
+        }
+    };
+    let oldest_compatible = match draft.oldest_compatible {
+        _ if draft.requires_reconsent => version,
+        asked => asked.unwrap_or(oldest_compatible),
+    };
+    if let Some(own) = own
+        && version == own.version()
+        && oldest_compatible == own.oldest_compatible
+        && draft.retired == own.retired
+    {
+        return Err(own.clone());
+    }
+    let PurposeDraft { key, content, retired, .. } = draft;
+    Ok(PurposePut { key, version, content, oldest_compatible, retired })
+}
+
+/// The caller's claim of when something took effect, within the skew, but never after its record.
+pub(super) fn claimed(claimed: Option<Millis>, recorded_at: Millis) -> Result<Millis, WriteError> {
+    let claimed = claimed.unwrap_or(recorded_at);
+    let ahead_ms = claimed.0.saturating_sub(recorded_at.0);
+    if ahead_ms > CLOCK_SKEW_MS_MAX {
+        return Err(WriteError::EffectiveAtInFuture { ahead_ms });
+    }
+    Ok(claimed.min(recorded_at))
+}
+
+/// The end of a guardian's authority, as decisions look at it.
+fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, WriteError> {
+    let ends_at = act.evidence.authority.as_ref().and_then(|authority| authority.ends_at);
+    let ends_at = ends_at.filter(|_| act.actor == Actor::Guardian);
+    let grants = act.changes.iter().any(|change| change.action == Action::Grant);
+    if grants && ends_at.is_some_and(|at| at <= effective_at) {
+        return Err(WriteError::AuthorityEnded);
+    }
+    Ok(ends_at)
+}
+
 impl Core {
-    /// The answer that the act at `index` was given, and the digest of its request.
-    fn recorded_at(&self, index: u64) -> Result<([u8; 32], Recorded), WriteError> {
-        let unreadable = || WriteError::StateUnreadable(format!("no act at index {index}"));
-        let Entry { recorded_at, body, .. } = self.entry(index)?;
-        let Body::Act(act) = body else { return Err(unreadable()) };
-        let mark = act.idempotency.ok_or_else(unreadable)?;
-        let recorded = Recorded {
+    /// The answer that an act on record was given.
+    fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
+        let Entry { index, prev_hash, recorded_at, body } = entry;
+        let Body::Act(act) = body else {
+            return Err(WriteError::IdempotencyKeyReused { index });
+        };
+        let confirmation =
+            act.confirmation.map(|offer| self.confirmation(index, &prev_hash, offer.expires_at));
+        Ok(Recorded {
             index,
             recorded_at,
             effective_at: act.effective_at,
             changes: act.changes,
             replayed: true,
-        };
-        Ok((mark.request_digest, recorded))
+            confirmation,
+        })
     }
 }
 

@@ -5,16 +5,14 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use super::{
     Core,
     question::{
-        CellPreference, Checked, Checkpoint, HistoryItem, Preferences, Question, ReadError,
-        StandingStop,
+        CellPreference, Checked, Checkpoint, Preferences, Question, ReadError, StandingStop,
     },
 };
 use crate::{
     backend::BackendError,
     decide::decide,
     domain::{
-        Body, Catalog, ChannelId, ConsentAct, Entry, Evidence, Key, Millis, PurposeId, Query,
-        Subject, SubjectState,
+        Catalog, ChannelId, Entry, Key, Millis, PurposeId, Query, Region, Subject, SubjectState,
     },
     ledger::{
         chain,
@@ -43,6 +41,7 @@ impl Core {
                     question.purpose,
                     question.channel,
                     question.data_categories,
+                    question.region,
                 );
                 decide(catalog, state, &query, now)
             })?;
@@ -55,6 +54,7 @@ impl Core {
         &self,
         subject: &Subject,
         all_cells: bool,
+        region: Option<Region>,
         now: Millis,
     ) -> Result<Preferences, ReadError> {
         let (mut preferences, revision) = self.read(subject, |catalog, state| {
@@ -64,53 +64,21 @@ impl Core {
                     purpose: Some(purpose_id),
                     channel: Some(channel_id),
                     data_categories: &[],
+                    region,
                 };
                 CellPreference { purpose, channel, decision: decide(catalog, state, &query, now) }
             });
             Preferences {
                 cells: cells.collect(),
                 stops: standing_stops(catalog, state),
+                contact: state.contact.as_deref().cloned(),
+                links: Vec::new(),
                 revision: 0,
             }
         })?;
+        preferences.links = self.links(subject)?;
         preferences.revision = revision;
         Ok(preferences)
-    }
-
-    /// Acts of a subject with their evidence. Blocking.
-    pub(super) fn history(
-        &self,
-        subject: &Subject,
-        start_index: u64,
-        limit: usize,
-    ) -> Result<Vec<HistoryItem>, ReadError> {
-        let Some(subject_ref) = self.vault.find(subject)? else { return Ok(Vec::new()) };
-        let indices = self.view.history(subject_ref, start_index, limit)?;
-        indices.into_iter().map(|index| self.history_item(index)).collect()
-    }
-
-    fn history_item(&self, index: u64) -> Result<HistoryItem, ReadError> {
-        let bytes = self.entry_bytes(index)?;
-        let Entry { recorded_at, body, .. } = entry::decode(&bytes)?;
-        let Body::Act(act) = body else {
-            return Err(ReadError::StateUnreadable(format!("no act at index {index}")));
-        };
-        let evidence = self.evidence(&act)?;
-        Ok(HistoryItem {
-            index,
-            recorded_at,
-            effective_at: act.effective_at,
-            actor: act.actor,
-            changes: act.changes,
-            evidence,
-            entry_hash: chain::hash(&bytes),
-        })
-    }
-
-    fn evidence(&self, act: &ConsentAct) -> Result<Evidence, ReadError> {
-        let Some(sealed) = &act.evidence else { return Ok(Evidence::default()) };
-        let opened = self.vault.open_evidence(act.subject_ref, act.idempotency.as_ref(), sealed)?;
-        Ok(entry::decode_evidence(&opened)?)
     }
 
     /// Size and chain hash of the ledger. Blocking.
@@ -144,7 +112,7 @@ impl Core {
         Ok(entry::decode(&self.entry_bytes(index)?)?)
     }
 
-    fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {
+    pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {
         let mut entries = self.backend.read(index, index + 1, READ_BYTES)?;
         entries.pop().ok_or(ReadError::IndexOutOfRange { index, head: self.view.applied() })
     }

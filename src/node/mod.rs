@@ -3,6 +3,9 @@
 mod act;
 mod batch;
 mod check;
+mod confirm;
+mod expiry;
+mod history;
 mod open;
 mod question;
 mod scrub;
@@ -19,24 +22,25 @@ use std::{
 };
 
 pub use act::{
-    Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded,
-    WriteError,
+    Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
+    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
+use expiry::Closing;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
 pub use question::{
-    CellPreference, Checked, Checkpoint, HistoryItem, Preferences, PurposeDraft, Put, Question,
-    ReadError, StandingStop,
+    CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
+    Question, ReadError, StandingStop,
 };
 use tokio::{
-    sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch},
     time::timeout,
 };
 use tracing::{error, warn};
 
 use crate::{
     backend::LogBackend,
-    domain::{Channel, ChannelPut, LedgerOpened, Purpose, Subject},
+    domain::{Channel, ChannelPut, LedgerOpened, Purpose, Region, Subject},
     ledger,
     storage::{
         disk::{Disk, RealDisk},
@@ -75,6 +79,8 @@ pub struct NodeConfig {
     pub scrub_bytes_per_second: u64,
     /// How long a read waits for a revision that the node has not reached.
     pub revision_wait: Duration,
+    /// How long a confirmation token is good, unless the act says.
+    pub confirmation_validity: Duration,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -85,6 +91,7 @@ pub struct Node {
     appends: Arc<Semaphore>,
     appends_max: usize,
     revision_wait: Duration,
+    closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     index: Arc<Index>,
@@ -103,6 +110,8 @@ struct Core {
     metrics: Arc<Metrics>,
     /// When the last entry was recorded, in milliseconds since the Unix epoch.
     recorded_at_ms: AtomicI64,
+    /// How long a confirmation token is good, in milliseconds.
+    confirmation_validity_ms: i64,
 }
 
 impl Node {
@@ -148,6 +157,7 @@ impl Node {
             stopped: watch::Sender::new(None),
             metrics,
             recorded_at_ms: AtomicI64::new(opened.tip.recorded_at.0),
+            confirmation_validity_ms: ms(config.confirmation_validity),
         });
         let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS);
@@ -155,6 +165,15 @@ impl Node {
         let writer =
             writer::start(Arc::clone(&core), opened.tip, receiver, config.batch_entries_max);
         let mut threads = vec![writer.map_err(thread_error)?];
+        let closing = Arc::new(Closing::default());
+        let appends = Arc::new(Semaphore::new(appends_max));
+        let expiry = expiry::Expiry {
+            core: Arc::clone(&core),
+            jobs: sender.downgrade(),
+            appends: Arc::clone(&appends),
+            closing: Arc::clone(&closing),
+        };
+        threads.push(expiry::start(expiry).map_err(thread_error)?);
         let scrub_closing = Arc::new(AtomicBool::new(false));
         if config.scrub_bytes_per_second > 0 {
             let scrub = scrub::Scrub {
@@ -171,9 +190,10 @@ impl Node {
         Ok(Arc::new(Self {
             core,
             jobs: RwLock::new(Some(sender)),
-            appends: Arc::new(Semaphore::new(appends_max)),
+            appends,
             appends_max,
             revision_wait: config.revision_wait,
+            closing,
             scrub_closing,
             threads: Mutex::new(threads),
             index: opened.index,
@@ -186,7 +206,15 @@ impl Node {
     /// # Errors
     /// See [`WriteError`]. Nothing was recorded, except perhaps with `WritesStopped`.
     pub async fn record(&self, act: Act) -> Result<Recorded, WriteError> {
-        self.write(|reply| writer::Job::Act(Box::new(act), reply)).await
+        self.write(|batch| batch.record(act)).await
+    }
+
+    /// Completes a double opt-in.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; what is refused changes nothing.
+    pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, WriteError> {
+        self.write(|batch| batch.confirm(confirm)).await
     }
 
     /// Adds a purpose or a new version of it; writes nothing if nothing differs.
@@ -194,7 +222,7 @@ impl Node {
     /// # Errors
     /// See [`WriteError`].
     pub async fn put_purpose(&self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
-        self.write(|reply| writer::Job::PutPurpose(Box::new(draft), reply)).await
+        self.write(|batch| batch.put_purpose(draft)).await
     }
 
     /// Adds or changes a channel; writes nothing if nothing differs.
@@ -202,12 +230,12 @@ impl Node {
     /// # Errors
     /// See [`WriteError`].
     pub async fn put_channel(&self, put: ChannelPut) -> Result<Put<Channel>, WriteError> {
-        self.write(|reply| writer::Job::PutChannel(Box::new(put), reply)).await
+        self.write(|batch| batch.put_channel(put)).await
     }
 
-    async fn write<T>(
+    async fn write<T: Send + 'static>(
         &self,
-        job: impl FnOnce(writer::Reply<T>) -> writer::Job,
+        write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,
     ) -> Result<T, WriteError> {
         self.core.check_writable()?;
         let permit = match Arc::clone(&self.appends).try_acquire_owned() {
@@ -217,20 +245,24 @@ impl Node {
             }
             Err(TryAcquireError::Closed) => return Err(WriteError::ShuttingDown),
         };
+        self.admit(write, permit)?.await.unwrap_or_else(|_| ended_early())
+    }
+
+    /// Hands something to the writer. There are as many places as permits.
+    fn admit<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Result<T, WriteError>>, WriteError> {
         let (reply, answer) = oneshot::channel();
-        {
-            let jobs = self.jobs.read();
-            let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
-            // There are as many places as permits.
-            let admitted = writer::Admitted { job: job(reply), permit };
-            if jobs.try_send(admitted).is_err() {
-                // The writer has ended, and said why.
-                return Err(self.core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
-            }
+        let jobs = self.jobs.read();
+        let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
+        let admitted = writer::Admitted { job: writer::job(write, reply), permit };
+        if jobs.try_send(admitted).is_err() {
+            // The writer has ended, and said why.
+            return Err(self.core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
         }
-        answer
-            .await
-            .unwrap_or_else(|_| Err(WriteError::WritesStopped("the writer ended early".to_owned())))
+        Ok(answer)
     }
 
     /// Waits until the node is at `revision`, for as long as the configuration allows.
@@ -266,11 +298,12 @@ impl Node {
         &self,
         subject: &Subject,
         all_cells: bool,
+        region: Option<Region>,
     ) -> Result<Preferences, ReadError> {
-        self.core.preferences(subject, all_cells, self.core.now())
+        self.core.preferences(subject, all_cells, region, self.core.now())
     }
 
-    /// Up to `limit` acts of a data subject from `start_index` on, in ledger order. Blocking.
+    /// Up to `limit` entries about a data subject from `start_index` on, in ledger order. Blocking.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -359,6 +392,7 @@ impl Node {
     pub fn close(&self) {
         self.close_watchers();
         self.jobs.write().take();
+        self.closing.close();
         self.scrub_closing.store(true, Ordering::Relaxed);
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
@@ -369,6 +403,14 @@ impl Node {
             warn!(%error, "the view was not closed cleanly and will be rebuilt");
         }
     }
+}
+
+fn ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn ended_early<T>() -> Result<T, WriteError> {
+    Err(WriteError::WritesStopped("the writer ended early".to_owned()))
 }
 
 impl Drop for Node {

@@ -383,7 +383,7 @@ fn create(log: &LocalLog, ledger_id: [u8; 16], origin: &str) -> Result<Tip, Open
         created_at: now,
     };
     let linked = Tip::genesis().link(now, Body::Opened(opened));
-    let (bytes, tip) = linked.map_err(|problem| BackendError::Chain { index: 0, problem })?;
+    let (_, bytes, tip) = linked.map_err(|problem| BackendError::Chain { index: 0, problem })?;
     match log.append(0, &[bytes])? {
         Appended::Landed => {
             info!(origin, "a new ledger was created");

@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use crate::domain::{
-    Actor, ChangeRecord, Decision, Evidence, Key, Millis, PurposeVersion, ScopeKeys, StopKind,
-    Subject,
+    ConsentAct, ConsentConfirmed, Contact, Decision, Evidence, GrantExpired, Key, LinkConfidence,
+    Millis, PurposeVersion, Region, ScopeKeys, StopKind, Subject, UseRecorded,
 };
 
 /// "May I?", as a caller puts it.
@@ -16,8 +16,10 @@ pub struct Question<'a> {
     pub purpose: &'a str,
     /// Channel key.
     pub channel: &'a str,
-    /// Data categories that the caller wants to use; empty means those of the granted version.
+    /// Data categories that the caller wants to use; empty means that none is asked about.
     pub data_categories: &'a [String],
+    /// Where the data subject is, if the caller says.
+    pub region: Option<Region>,
 }
 
 /// A decision and the revision that it was taken at.
@@ -36,6 +38,10 @@ pub struct Preferences {
     pub cells: Vec<CellPreference>,
     /// Stops that stand, of every width, by index.
     pub stops: Vec<StandingStop>,
+    /// How the data subject wants to be contacted, if anything was said.
+    pub contact: Option<Contact>,
+    /// Data subjects that are linked to this one.
+    pub links: Vec<(Subject, LinkConfidence)>,
     /// The number of entries that the answer takes into account.
     pub revision: u64,
 }
@@ -64,23 +70,49 @@ pub struct StandingStop {
     pub index: u64,
 }
 
-/// One act of a data subject's history.
+/// One entry of a data subject's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryItem {
-    /// Index of its entry.
+    /// Index of the entry.
     pub index: u64,
     /// When the ledger recorded it.
     pub recorded_at: Millis,
-    /// When it took effect.
-    pub effective_at: Millis,
-    /// Who acted.
-    pub actor: Actor,
-    /// What changed, and what became of it.
-    pub changes: Vec<ChangeRecord>,
-    /// What was shown.
-    pub evidence: Evidence,
     /// `hash(index)`.
     pub entry_hash: [u8; 32],
+    /// What it says.
+    pub what: History,
+}
+
+/// What an entry says of a data subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum History {
+    /// An act, with what was shown.
+    Act {
+        /// The act.
+        act: Box<ConsentAct>,
+        /// What was shown.
+        evidence: Evidence,
+    },
+    /// A double opt-in was completed.
+    Confirmed {
+        /// The confirmation.
+        confirmed: Box<ConsentConfirmed>,
+        /// How it was confirmed.
+        evidence: Evidence,
+    },
+    /// Grants ran out.
+    Expired(GrantExpired),
+    /// The subject was linked to another, or unlinked.
+    Link {
+        /// The other one.
+        other: Subject,
+        /// How sure it is; none if they were unlinked.
+        confidence: Option<LinkConfidence>,
+        /// Who says so.
+        asserted_by: String,
+    },
+    /// Data was used.
+    Use(Box<UseRecorded>),
 }
 
 /// Size and chain hash of the ledger.
@@ -118,6 +150,8 @@ pub struct PurposeDraft {
     pub content: PurposeVersion,
     /// The oldest version whose grants still count; none means unchanged, or 1 for a new purpose.
     pub oldest_compatible: Option<u32>,
+    /// Whether only grants of the version that this creates, or finds, still count.
+    pub requires_reconsent: bool,
     /// Whether it is retired.
     pub retired: bool,
 }

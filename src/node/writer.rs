@@ -15,30 +15,35 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info};
 
-use super::{Core, act::Act, batch::Batch, question::PurposeDraft};
-use crate::{
-    backend::Appended,
-    domain::{Channel, ChannelPut, Millis, Purpose},
-    ledger::chain::Tip,
-    node::{Put, Recorded, WriteError},
-};
+use super::{Core, batch::Batch};
+use crate::{backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError};
 
 /// The size at which a batch takes no more entries, in bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// The answer to a job, on its way to whoever waits.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
+/// Something to be written: it adds to the batch and answers whom to tell once the batch has landed,
+/// or, if it is refused, whom to tell at once.
+pub(super) type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Tell, Refused> + Send>;
+/// Tells whoever waits what became of the batch.
+pub(super) type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
+/// Tells whoever waits that the job was refused.
+pub(super) type Refused = Box<dyn FnOnce()>;
 
-/// Something to be written.
-#[derive(Debug)]
-pub(super) enum Job {
-    Act(Box<Act>, Reply<Recorded>),
-    PutPurpose(Box<PurposeDraft>, Reply<Put<Purpose>>),
-    PutChannel(Box<ChannelPut>, Reply<Put<Channel>>),
+/// A job that writes something and answers over `reply`.
+pub(super) fn job<T: Send + 'static>(
+    write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
+    reply: oneshot::Sender<Result<T, WriteError>>,
+) -> Job {
+    // Whoever asked may be gone; what is recorded is recorded all the same.
+    Box::new(move |batch| match batch.check_writable().and_then(|()| write(batch)) {
+        Ok(value) => Ok(Box::new(move |landed| {
+            drop(reply.send(landed.clone().map(|()| value)));
+        })),
+        Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+    })
 }
 
 /// A job with its place among the appends in flight.
-#[derive(Debug)]
 pub(super) struct Admitted {
     pub job: Job,
     pub permit: OwnedSemaphorePermit,
@@ -68,13 +73,6 @@ struct Writer {
     batch_entries_max: usize,
 }
 
-/// An answer that waits for its batch to land.
-enum Waiting {
-    Act(Reply<Recorded>, Recorded),
-    Purpose(Reply<Put<Purpose>>, Put<Purpose>),
-    Channel(Reply<Put<Channel>>, Put<Channel>),
-}
-
 impl Writer {
     fn run(&mut self) {
         let mut jobs = Vec::new();
@@ -96,9 +94,9 @@ impl Writer {
         while batch.bytes() < BATCH_BYTES_MAX
             && let Some(Admitted { job, permit }) = jobs.next()
         {
-            match prepare(&core, &mut batch, job) {
-                Ok(answer) => {
-                    waiting.push(answer);
+            match job(&mut batch) {
+                Ok(tell) => {
+                    waiting.push(tell);
                     permits.push(permit);
                 }
                 Err(refused) => {
@@ -110,8 +108,8 @@ impl Writer {
         let result = self.land(batch, started);
         // Before the answers: whoever sends the next act on hearing of the last finds a place.
         drop(permits);
-        for answer in waiting {
-            answer.send(&result);
+        for tell in waiting {
+            tell(&result);
         }
     }
 
@@ -147,41 +145,6 @@ impl Writer {
         core.hub.tell(batch.events, self.tip.next_index);
         core.metrics.append(started.elapsed());
         Ok(())
-    }
-}
-
-/// Prepares one job. What is refused is not part of the batch and is answered at once.
-fn prepare(core: &Core, batch: &mut Batch<'_>, job: Job) -> Result<Waiting, Box<dyn FnOnce()>> {
-    fn refuse<T: 'static>(reply: Reply<T>, error: WriteError) -> Box<dyn FnOnce()> {
-        // Whoever asked may be gone; then nobody needs the answer.
-        Box::new(move || drop(reply.send(Err(error))))
-    }
-    let writable = core.check_writable();
-    match job {
-        Job::Act(act, reply) => match writable.and_then(|()| batch.record(*act)) {
-            Ok(recorded) => Ok(Waiting::Act(reply, recorded)),
-            Err(error) => Err(refuse(reply, error)),
-        },
-        Job::PutPurpose(draft, reply) => match writable.and_then(|()| batch.put_purpose(*draft)) {
-            Ok(put) => Ok(Waiting::Purpose(reply, put)),
-            Err(error) => Err(refuse(reply, error)),
-        },
-        Job::PutChannel(put, reply) => match writable.and_then(|()| batch.put_channel(*put)) {
-            Ok(put) => Ok(Waiting::Channel(reply, put)),
-            Err(error) => Err(refuse(reply, error)),
-        },
-    }
-}
-
-impl Waiting {
-    fn send(self, result: &Result<(), WriteError>) {
-        let result = result.clone();
-        // Whoever asked may be gone; the act is recorded all the same.
-        match self {
-            Self::Act(reply, value) => drop(reply.send(result.map(|()| value))),
-            Self::Purpose(reply, value) => drop(reply.send(result.map(|()| value))),
-            Self::Channel(reply, value) => drop(reply.send(result.map(|()| value))),
-        }
     }
 }
 

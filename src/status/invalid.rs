@@ -4,7 +4,9 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::domain::{EvidenceError, KEY_BYTES_MAX, KeyError, SUBJECT_BYTES_MAX, SubjectError};
+use crate::domain::{
+    EvidenceError, KEY_BYTES_MAX, KeyError, RegionError, SUBJECT_BYTES_MAX, SubjectError,
+};
 
 /// The greatest page size.
 pub const PAGE_SIZE_MAX: i32 = 1_000;
@@ -79,6 +81,35 @@ pub enum Problem {
     /// `*` in a grant or a question.
     #[error("must be a key: only stops may use `*`")]
     Wildcard,
+    /// Not a region.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// Not a language tag.
+    #[error("must be a BCP 47 language tag such as `de-AT`")]
+    Language,
+    /// Not a field that can be forgotten, or one that is given too.
+    #[error(
+        "must name time_zones, language, quiet_hours or frequency_limit, and none that is given"
+    )]
+    Clear,
+    /// A field that only a guardian's act has.
+    #[error("is only for GUARDIAN")]
+    OnlyForGuardians,
+    /// A field that only somebody else's act has.
+    #[error("is only for GUARDIAN and AGENT")]
+    OnlyForRepresentatives,
+    /// Two fields that exclude each other.
+    #[error("can not be combined with {0}")]
+    NotWith(&'static str),
+    /// A moment that has not come.
+    #[error("must not lie in the future")]
+    InFuture,
+    /// A preference of data subjects, in a purpose.
+    #[error("is a preference of data subjects, not of purposes")]
+    NotForPurposes,
+    /// An action that only the ledger performs.
+    #[error("is written by the ledger alone")]
+    LedgerAlone,
     /// A field of grants in a stop.
     #[error("is only for grants")]
     OnlyForGrants,

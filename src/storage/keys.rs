@@ -6,6 +6,10 @@
 //! | `02` history | subject_ref (16), index (8, big-endian) | nothing | view |
 //! | `03` idempotency | key hash (32) | index (8, big-endian) | view |
 //! | `04` catalogue | index (8, big-endian) | nothing | view |
+//! | `05` use | subject_ref (16), index (8, big-endian) | moment (8), hash of the cell (8), big-endian | view |
+//! | `06` due | moment (8), subject_ref (16), index of the grant (8), big-endian | nothing | view |
+//! | `07` confirmation | token hash (32) | index of the act (8, big-endian) | view |
+//! | `08` confirmed | index of the act (8, big-endian) | index of the confirmation (8, big-endian) | view |
 //! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) | vault |
 //! | `11` frame | subject_ref (16) | vault frame (8, big-endian) | vault |
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) | view |
@@ -29,6 +33,15 @@ pub enum Key {
     Idempotency([u8; 32]),
     /// An entry about the catalogue.
     Catalog(u64),
+    /// A use of a subject's data.
+    Use(SubjectBytes, u64),
+    /// A grant that ends by itself: when, in milliseconds since the Unix epoch, whose, and the index
+    /// of its act.
+    Due(i64, SubjectBytes, u64),
+    /// The act that a confirmation token is of.
+    Confirmation([u8; 32]),
+    /// The confirmation of an act.
+    Confirmed(u64),
     /// A subject by the keyed hash of its identity.
     Lookup([u8; 32]),
     /// The vault's frame of a subject.
@@ -64,6 +77,25 @@ impl Key {
                 bytes.push(0x04);
                 bytes.extend_from_slice(&index.to_be_bytes());
             }
+            Self::Use(subject, index) => {
+                bytes.push(0x05);
+                bytes.extend_from_slice(subject);
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
+            Self::Due(at_ms, subject, index) => {
+                bytes.push(0x06);
+                bytes.extend_from_slice(&ordered(*at_ms).to_be_bytes());
+                bytes.extend_from_slice(subject);
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
+            Self::Confirmation(hash) => {
+                bytes.push(0x07);
+                bytes.extend_from_slice(hash);
+            }
+            Self::Confirmed(index) => {
+                bytes.push(0x08);
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
             Self::Lookup(hash) => {
                 bytes.push(0x10);
                 bytes.extend_from_slice(hash);
@@ -91,6 +123,18 @@ impl Key {
             }
             0x03 => Self::Idempotency(rest.try_into().ok()?),
             0x04 => Self::Catalog(u64::from_be_bytes(rest.try_into().ok()?)),
+            0x05 => {
+                let (subject, index) = rest.split_first_chunk::<16>()?;
+                Self::Use(*subject, u64::from_be_bytes(index.try_into().ok()?))
+            }
+            0x06 => {
+                let (at_ms, rest) = rest.split_first_chunk::<8>()?;
+                let (subject, index) = rest.split_first_chunk::<16>()?;
+                let index = u64::from_be_bytes(index.try_into().ok()?);
+                Self::Due(unordered(u64::from_be_bytes(*at_ms)), *subject, index)
+            }
+            0x07 => Self::Confirmation(rest.try_into().ok()?),
+            0x08 => Self::Confirmed(u64::from_be_bytes(rest.try_into().ok()?)),
             0x10 => Self::Lookup(rest.try_into().ok()?),
             0x11 => Self::Frame(rest.try_into().ok()?),
             0xff => match rest {
@@ -102,6 +146,15 @@ impl Key {
             _ => return None,
         })
     }
+}
+
+/// A moment as a number that sorts like it.
+fn ordered(at_ms: i64) -> u64 {
+    at_ms.cast_unsigned() ^ (1 << 63)
+}
+
+fn unordered(stored: u64) -> i64 {
+    (stored ^ (1 << 63)).cast_signed()
 }
 
 #[cfg(test)]
@@ -117,6 +170,10 @@ mod tests {
             (subject, any::<u64>()).prop_map(|(s, i)| Key::History(s, i)),
             any::<[u8; 32]>().prop_map(Key::Idempotency),
             any::<u64>().prop_map(Key::Catalog),
+            (subject, any::<u64>()).prop_map(|(s, i)| Key::Use(s, i)),
+            (any::<i64>(), subject, any::<u64>()).prop_map(|(at, s, i)| Key::Due(at, s, i)),
+            any::<[u8; 32]>().prop_map(Key::Confirmation),
+            any::<u64>().prop_map(Key::Confirmed),
             any::<[u8; 32]>().prop_map(Key::Lookup),
             subject.prop_map(Key::Frame),
             Just(Key::Owner),
@@ -154,6 +211,12 @@ mod tests {
             let mark = matches!(key, Key::Owner | Key::Applied | Key::Indexed);
             prop_assert_eq!(key.encode() > vec![0xfe; 34], mark);
             let at = |index| Key::History(subject, index).encode();
+            prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn what_is_due_sorts_by_moment(subject in any::<[u8; 16]>(), a: i64, b: i64) {
+            let at = |ms| Key::Due(ms, subject, 7).encode();
             prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
         }
     }

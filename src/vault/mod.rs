@@ -11,6 +11,7 @@ mod seal;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 pub use frame::FrameError;
 use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
@@ -53,6 +54,7 @@ const INDEX_READ_BYTES_MAX: usize = 1 << 20;
 const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
 const IDEMPOTENCY_CONTEXT: &str = "consent-ledger v1 idempotency key";
 const REQUEST_CONTEXT: &str = "consent-ledger v1 request digest";
+const CONFIRMATION_CONTEXT: &str = "consent-ledger v1 confirmation token";
 
 /// Why the vault did not do what it was asked for.
 #[derive(Debug, Error)]
@@ -127,6 +129,7 @@ struct Secrets {
     lookup: SecretKey,
     idempotency: SecretKey,
     request: SecretKey,
+    confirmation: SecretKey,
 }
 
 /// The vault's files, opened, before anything can be looked up in them.
@@ -408,6 +411,15 @@ impl Vault {
         *blake3::keyed_hash(&self.secrets.request, request).as_bytes()
     }
 
+    /// The confirmation token of the act at a place in the chain: 43 characters that nobody can guess
+    /// without the vault.
+    #[must_use]
+    pub fn confirmation_token(&self, index: u64, prev_hash: &[u8; 32]) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secrets.confirmation);
+        hasher.update(&self.ledger_id).update(&index.to_be_bytes()).update(prev_hash);
+        BASE64_URL_SAFE_NO_PAD.encode(hasher.finalize().as_bytes())
+    }
+
     /// Seals the evidence of an act under its subject's key.
     #[must_use]
     pub fn seal_evidence(
@@ -417,6 +429,25 @@ impl Vault {
         evidence: &[u8],
     ) -> Sealed {
         seal::seal(&key.0, &self.evidence_context(idempotency), evidence)
+    }
+
+    /// Seals who asserts a link, under the key of the first of the two subjects.
+    #[must_use]
+    pub fn seal_assertion(&self, key: &SubjectKey, asserted_by: &str) -> Sealed {
+        seal::seal(&key.0, &self.assertion_context(), asserted_by.as_bytes())
+    }
+
+    /// Opens who asserts a link.
+    ///
+    /// # Errors
+    /// [`VaultError::Sealed`] if it is not this subject's.
+    pub fn open_assertion(
+        &self,
+        subject: SubjectRef,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        seal::open(&self.key(subject)?.0, &self.assertion_context(), sealed)
+            .map_err(|SealError| VaultError::Sealed(subject))
     }
 
     /// Opens the evidence of an act.
@@ -463,6 +494,10 @@ impl Vault {
         context(&self.ledger_id, b"identity", &subject.0)
     }
 
+    fn assertion_context(&self) -> Vec<u8> {
+        context(&self.ledger_id, b"assertion", &[])
+    }
+
     fn evidence_context(&self, idempotency: Option<&IdempotencyMark>) -> Vec<u8> {
         let key_hash = idempotency.map_or(&[] as &[u8], |mark| &mark.key_hash);
         context(&self.ledger_id, b"evidence", key_hash)
@@ -476,6 +511,7 @@ impl Secrets {
             lookup: derive(LOOKUP_CONTEXT),
             idempotency: derive(IDEMPOTENCY_CONTEXT),
             request: derive(REQUEST_CONTEXT),
+            confirmation: derive(CONFIRMATION_CONTEXT),
         }
     }
 }

@@ -48,9 +48,9 @@ use smallvec::SmallVec;
 use crate::{
     decide::Standing,
     domain::{
-        Action, Actor, Body, Catalog, CellState, ChangeRecord, ChannelId, ConsentAct, ConsentConfirmed,
-        Grant, LegalBasis, Mark, Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectRef, SubjectState,
-        UnknownKey,
+        Action, Actor, Body, Catalog, CellState, ChangeRecord, ChannelId, ConsentAct,
+        ConsentConfirmed, Grant, LegalBasis, Mark, Millis, Outcome, Purpose, PurposeId, Scope,
+        Stop, SubjectRef, SubjectState, UnknownKey,
     },
 };
 
@@ -136,7 +136,7 @@ pub fn fold_entry(
 ///
 /// # Errors
 /// The first key that the catalogue lacks; the state is unchanged then.
-fn confirm(
+pub fn confirm(
     catalog: &Catalog,
     state: &mut SubjectState,
     index: u64,

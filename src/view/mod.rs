@@ -8,7 +8,9 @@
 //! catalogue first and a state second holds two things that were true together at the greater of
 //! their revisions, as long as the catalogue did not change in between; [`View::read`] makes sure.
 
+mod effect;
 pub mod fold;
+mod linked;
 mod row;
 
 use std::sync::{
@@ -17,7 +19,9 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+pub use effect::{Due, Effect, UseMark};
 use hashbrown::{DefaultHashBuilder, HashMap};
+pub use linked::{LINKED_SUBJECTS_MAX, Linked, reach, unite};
 use quick_cache::{
     Weighter,
     sync::{Cache, GuardResult},
@@ -26,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::{
-    domain::{Body, Catalog, Entry, SubjectRef, SubjectState, UnknownKey},
+    domain::{Body, Catalog, Entry, Millis, SubjectRef, SubjectState, UnknownKey},
     storage::{
         index::{Index, IndexError, Row},
         keys::Key,
@@ -71,24 +75,6 @@ pub struct CatalogAt {
     pub catalog: Catalog,
     /// One more than the index of the last catalogue entry.
     pub revision: u64,
-}
-
-/// One entry's effect on the view.
-#[derive(Debug)]
-pub enum Effect {
-    /// An act left a subject in this state.
-    Act {
-        /// The subject.
-        subject: SubjectRef,
-        /// Its state after the act.
-        state: Arc<SubjectState>,
-        /// Keyed hash of the idempotency key, if there was one.
-        idempotency: Option<[u8; 32]>,
-    },
-    /// The catalogue after a change of it.
-    Catalog(Arc<CatalogAt>),
-    /// Nothing that a check could read.
-    Nothing,
 }
 
 /// The view.
@@ -261,7 +247,7 @@ impl View {
             // The order of these reads is what makes the revision true; see the module.
             let applied = self.applied();
             let catalog = self.catalog.load();
-            let state = find()?.map(|subject| self.state(subject)).transpose()?;
+            let state = find()?.map(|subject| self.whole_state(subject)).transpose()?;
             if self.catalog.load().revision != catalog.revision {
                 continue;
             }
@@ -291,6 +277,40 @@ impl View {
         }
     }
 
+    /// The state of a subject with all that linked subjects contribute, as they were true together.
+    fn whole_state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
+        let own = self.state(subject)?;
+        if own.links.is_empty() {
+            return Ok(own);
+        }
+        loop {
+            let own = self.state(subject)?;
+            let linked = reach(subject, &own, |other| self.state(other))?;
+            let whole = unite(&own, &linked);
+            // The states were read one after the other. They were true together if, once all that
+            // any of them knows is visible, each is still what it was.
+            while self.applied() < whole.revision {
+                std::thread::yield_now();
+            }
+            let mut is_same = self.state(subject)?.revision == own.revision;
+            for linked in &linked {
+                is_same &= self.state(linked.subject)?.revision == linked.state.revision;
+            }
+            if is_same {
+                return Ok(Arc::new(whole));
+            }
+        }
+    }
+
+    /// The subjects that are linked to one, with what they contribute.
+    ///
+    /// # Errors
+    /// A state can not be read.
+    pub fn linked(&self, subject: SubjectRef) -> Result<Vec<Linked>, ViewError> {
+        let own = self.state(subject)?;
+        reach(subject, &own, |other| self.state(other))
+    }
+
     fn cold_state(&self, subject: SubjectRef) -> Result<SubjectState, ViewError> {
         self.misses.fetch_add(1, Ordering::Relaxed);
         if let Some(state) = self.stored_state(subject)? {
@@ -309,7 +329,29 @@ impl View {
         row.map(|bytes| row::decode(&bytes)).transpose().map_err(|_| ViewError::Row)
     }
 
-    /// Up to `limit` indices of a subject's acts, from `start` on, in order.
+    /// Up to `limit` indices of the entries about a subject, from `start` on, in order.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn entries_of(
+        &self,
+        subject: SubjectRef,
+        start: u64,
+        limit: usize,
+    ) -> Result<Vec<u64>, ViewError> {
+        let mut indices = self.history(subject, start, limit)?;
+        let from = Key::Use(subject.0, start).encode();
+        for key in self.index.keys(&from[..from.len() - 8], &from, limit)? {
+            let Some(Key::Use(_, index)) = Key::decode(&key) else { return Err(ViewError::Row) };
+            indices.push(index);
+        }
+        indices.sort_unstable();
+        indices.truncate(limit);
+        Ok(indices)
+    }
+
+    /// Up to `limit` indices of the entries that a subject's state is folded from, from `start` on,
+    /// in order.
     ///
     /// # Errors
     /// The index can not be read.
@@ -334,7 +376,89 @@ impl View {
     /// # Errors
     /// The index can not be read.
     pub fn idempotent(&self, key_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
-        let row = self.index.get(&Key::Idempotency(*key_hash).encode())?;
+        self.stored_index(&Key::Idempotency(*key_hash))
+    }
+
+    /// Index of the act that a confirmation token is of.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn confirmation(&self, token_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
+        self.stored_index(&Key::Confirmation(*token_hash))
+    }
+
+    /// Index of the confirmation of an act.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn confirmed(&self, act: u64) -> Result<Option<u64>, ViewError> {
+        self.stored_index(&Key::Confirmed(act))
+    }
+
+    /// Up to `limit` grants that end by themselves at `until` or before, in the order of their ends.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn due(&self, until: Millis, limit: usize) -> Result<Vec<Due>, ViewError> {
+        let prefix = &Key::Due(0, [0; 16], 0).encode()[..1];
+        let mut due = Vec::new();
+        for key in self.index.keys(prefix, prefix, limit)? {
+            let Some(Key::Due(at, subject, grant_index)) = Key::decode(&key) else {
+                return Err(ViewError::Row);
+            };
+            if Millis(at) > until {
+                break;
+            }
+            due.push(Due { at: Millis(at), subject: SubjectRef(subject), grant_index });
+        }
+        Ok(due)
+    }
+
+    /// Forgets grants that ended without a change of any answer.
+    ///
+    /// # Errors
+    /// The index takes no more rows.
+    pub fn forget_due(&self, due: &[Due]) -> Result<(), ViewError> {
+        Ok(self.index.put(due.iter().map(|due| (due.key().encode(), None)).collect())?)
+    }
+
+    /// The latest uses of a subject's data, up to `limit` of them, latest first.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn uses(&self, subject: SubjectRef) -> Result<Vec<UseMark>, ViewError> {
+        let from = Key::Use(subject.0, 0).encode();
+        let keys = self.index.keys(&from[..from.len() - 8], &from, usize::MAX)?;
+        let value = |key: Vec<u8>| match self.index.get(&key)? {
+            Some(value) => UseMark::decode(&value).ok_or(ViewError::Row),
+            None => Err(ViewError::Row),
+        };
+        keys.into_iter().map(value).collect()
+    }
+
+    /// Up to `limit` subjects with a state, beyond `after`, in the order of their references.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn subjects(
+        &self,
+        after: Option<SubjectRef>,
+        limit: usize,
+    ) -> Result<Vec<SubjectRef>, ViewError> {
+        let prefix = &Key::State([0; 16]).encode()[..1];
+        let mut from = after.map_or_else(|| prefix.to_vec(), |own| Key::State(own.0).encode());
+        if after.is_some() {
+            from.push(0); // The first key beyond it.
+        }
+        let subject = |key: Vec<u8>| match Key::decode(&key) {
+            Some(Key::State(subject)) => Ok(SubjectRef(subject)),
+            _ => Err(ViewError::Row),
+        };
+        self.index.keys(prefix, &from, limit)?.into_iter().map(subject).collect()
+    }
+
+    fn stored_index(&self, key: &Key) -> Result<Option<u64>, ViewError> {
+        let row = self.index.get(&key.encode())?;
         let index = |row: Vec<u8>| row.try_into().map(u64::from_be_bytes);
         row.map(index).transpose().map_err(|_| ViewError::Row)
     }
@@ -353,7 +477,7 @@ impl View {
         for run in runs {
             let mut rows = Vec::with_capacity(3 * run.len() + 1);
             for (index, effect) in (next..).zip(run) {
-                push_rows(index, effect, &mut rows);
+                effect.push_rows(index, &mut rows);
             }
             next += run.len() as u64;
             if next == end {
@@ -371,18 +495,24 @@ impl View {
 
     fn publish(&self, effect: &Effect) {
         match effect {
-            Effect::Act { subject, state, .. } => {
-                if state.memory_bytes() > HOT_STATE_BYTES_LARGE {
-                    // A state that the cache does not admit leaves the guard of a reader in place,
-                    // who would then put an older state. Removing the key voids that guard; whoever
-                    // reads from here on finds the new row.
-                    self.hot.remove(subject);
+            Effect::Subjects { states, .. } => {
+                for (subject, state) in states {
+                    self.publish_state(*subject, state);
                 }
-                self.hot.insert(*subject, Arc::clone(state));
             }
             Effect::Catalog(catalog) => self.catalog.store(Arc::clone(catalog)),
             Effect::Nothing => {}
         }
+    }
+
+    fn publish_state(&self, subject: SubjectRef, state: &Arc<SubjectState>) {
+        if state.memory_bytes() > HOT_STATE_BYTES_LARGE {
+            // A state that the cache does not admit leaves the guard of a reader in place, who would
+            // then put an older state. Removing the key voids that guard; whoever reads from here on
+            // finds the new row.
+            self.hot.remove(&subject);
+        }
+        self.hot.insert(subject, Arc::clone(state));
     }
 
     /// Folds entries that are in the ledger already and applies them; `chain_hash` is that of the
@@ -395,34 +525,26 @@ impl View {
         let mut states: HashMap<SubjectRef, Arc<SubjectState>> = HashMap::new();
         let mut effects = Vec::with_capacity(entries.len());
         for entry in entries {
-            effects.push(match &entry.body {
-                Body::Act(act) => {
-                    let state = match states.get(&act.subject_ref) {
-                        Some(state) => Arc::clone(state),
-                        None => self.state(act.subject_ref)?,
-                    };
-                    let mut state = SubjectState::clone(&state);
-                    let facts = fold::ActFacts {
-                        index: entry.index,
-                        effective_at: act.effective_at,
-                        actor: act.actor,
-                        changes: &act.changes,
-                    };
-                    fold::fold(&catalog.catalog, &mut state, &facts)
-                        .map_err(|problem| ViewError::UnknownKey { index: entry.index, problem })?;
-                    let state = Arc::new(state);
-                    states.insert(act.subject_ref, Arc::clone(&state));
-                    let idempotency = act.idempotency.map(|mark| mark.key_hash);
-                    Effect::Act { subject: act.subject_ref, state, idempotency }
-                }
-                body @ (Body::PurposePut(_) | Body::ChannelPut(_)) => {
-                    let mut changed = CatalogAt::clone(&catalog);
-                    changed.put(entry.index, body);
-                    catalog = Arc::new(changed);
-                    Effect::Catalog(Arc::clone(&catalog))
-                }
-                Body::Opened(_) => Effect::Nothing,
-            });
+            if let body @ (Body::PurposePut(_) | Body::ChannelPut(_)) = &entry.body {
+                let mut changed = CatalogAt::clone(&catalog);
+                changed.put(entry.index, body);
+                catalog = Arc::new(changed);
+                effects.push(Effect::Catalog(Arc::clone(&catalog)));
+                continue;
+            }
+            let effect = Effect::of_entry(entry, |subject| {
+                let state = match states.get(&subject) {
+                    Some(state) => Arc::clone(state),
+                    None => self.state(subject)?,
+                };
+                let mut state = SubjectState::clone(&state);
+                fold::fold_entry(&catalog.catalog, &mut state, subject, entry.index, &entry.body)
+                    .map_err(|problem| ViewError::UnknownKey { index: entry.index, problem })?;
+                let state = Arc::new(state);
+                states.insert(subject, Arc::clone(&state));
+                Ok::<_, ViewError>(state)
+            })?;
+            effects.push(effect);
         }
         self.apply(&effects, chain_hash)
     }
@@ -461,24 +583,9 @@ impl CatalogAt {
         match body {
             Body::PurposePut(put) => self.catalog.put_purpose(index, put.clone()),
             Body::ChannelPut(put) => self.catalog.put_channel(put.clone()),
-            Body::Opened(_) | Body::Act(_) => return,
+            _ => return,
         }
         self.revision = index + 1;
-    }
-}
-
-fn push_rows(index: u64, effect: &Effect, rows: &mut Vec<Row>) {
-    match effect {
-        Effect::Act { subject, state, idempotency } => {
-            rows.push((Key::State(subject.0).encode(), Some(row::encode(state))));
-            rows.push((Key::History(subject.0, index).encode(), Some(Vec::new())));
-            if let Some(hash) = idempotency {
-                let value = index.to_be_bytes().to_vec();
-                rows.push((Key::Idempotency(*hash).encode(), Some(value)));
-            }
-        }
-        Effect::Catalog(_) => rows.push((Key::Catalog(index).encode(), Some(Vec::new()))),
-        Effect::Nothing => {}
     }
 }
 
@@ -496,7 +603,7 @@ mod tests {
 
     fn first_act(subject: SubjectRef, revision: u64) -> Effect {
         let state = Arc::new(SubjectState::from_parts(Vec::new(), Vec::new(), None, revision));
-        Effect::Act { subject, state, idempotency: None }
+        Effect::Subjects { states: smallvec::smallvec![(subject, state)], rows: Vec::new() }
     }
 
     #[test]

@@ -204,10 +204,9 @@ fn contact(message: ContactMessage) -> Contact {
         Some(Field { mark: mark(at?), value })
     }
     let zones = message.time_zones_value.map(|zones| zones.names.into());
-    let span = message.quiet_hours_value.map(|span| QuietSpan {
-        start_minute: span.start_minute,
-        end_minute: span.end_minute,
-    });
+    let span = message
+        .quiet_hours_value
+        .map(|span| QuietSpan { start_minute: span.start_minute, end_minute: span.end_minute });
     let cap = message
         .frequency_limit_value
         .map(|cap| FrequencyCap { uses_max: cap.uses_max, period_ms: cap.period_ms });

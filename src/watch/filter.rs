@@ -16,6 +16,10 @@ pub enum EventKind {
     Withdraw,
     /// An objection was made.
     Object,
+    /// Consent ran out by itself.
+    Expire,
+    /// Two data subjects were linked or unlinked.
+    Link,
 }
 
 /// Which events a watcher wants. An empty set does not restrict, except for `kinds`.
@@ -25,7 +29,7 @@ pub struct Filter {
     pub purposes: HashSet<Key>,
     /// Channel keys; a stop over every channel passes any.
     pub channels: HashSet<Key>,
-    /// Kinds; empty means the stops.
+    /// Kinds; empty means all that can end an ALLOW, which is all but grants.
     pub kinds: HashSet<EventKind>,
     /// Subject namespaces.
     pub namespaces: HashSet<String>,
@@ -46,6 +50,21 @@ impl Filter {
         }
         let changes = event.changes.iter().enumerate();
         changes.filter(|(_, change)| self.passes(change)).map(|(position, _)| position).collect()
+    }
+
+    /// Whether a link passes, as long as one of the two subjects does.
+    #[must_use]
+    pub fn may_pass_link(&self) -> bool {
+        self.wants(EventKind::Link)
+    }
+
+    /// Whether an event is a link that passes.
+    #[must_use]
+    pub fn passes_link(&self, event: &Event) -> bool {
+        let Some(link) = &event.link else { return false };
+        let is_among = |namespace| self.namespaces.contains(namespace);
+        let one_is_among = is_among(event.subject.namespace()) || is_among(link.other.namespace());
+        self.may_pass_link() && (self.namespaces.is_empty() || one_is_among)
     }
 
     fn passes(&self, change: &ChangeRecord) -> bool {
@@ -71,6 +90,7 @@ impl From<Action> for EventKind {
             Action::Refuse => Self::Refuse,
             Action::Withdraw => Self::Withdraw,
             Action::Object => Self::Object,
+            Action::Expire => Self::Expire,
         }
     }
 }
@@ -97,6 +117,9 @@ mod tests {
             recorded_at: Millis(0),
             effective_at: Millis(0),
             changes: changes.iter().map(change).collect(),
+            cause: None,
+            reason: None,
+            link: None,
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     backend::LogBackend,
-    domain::{Actor, Body, ChangeRecord, Millis, Subject},
+    domain::{Actor, Body, ChangeRecord, Entry, LinkConfidence, Millis, Reason, Subject},
     ledger::entry,
     vault::{Vault, VaultError},
 };
@@ -41,6 +41,21 @@ pub struct Event {
     pub effective_at: Millis,
     /// What changed, in the order of the act.
     pub changes: Vec<ChangeRecord>,
+    /// For confirmations and expiries: index of the act that is confirmed, or whose grants ended.
+    pub cause: Option<u64>,
+    /// For expiries: why the grants ended.
+    pub reason: Option<Reason>,
+    /// For links: the other data subject.
+    pub link: Option<LinkTold>,
+}
+
+/// The other side of a link, as watchers hear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkTold {
+    /// The other data subject.
+    pub other: Subject,
+    /// How sure the link is; none if the two were unlinked.
+    pub confidence: Option<LinkConfidence>,
 }
 
 /// What a watcher is told next.
@@ -176,25 +191,52 @@ impl Hub {
         for bytes in entries {
             let entry = entry::decode(&bytes).map_err(|error| unreadable(&error))?;
             gathered.next = entry.index + 1;
-            let Body::Act(act) = entry.body else { continue };
-            // To find out who the subject is costs more than all the rest.
-            if !filter.may_pass(&act.changes) {
-                continue;
-            }
-            let subject = self
-                .vault
-                .identity(act.subject_ref)
-                .map_err(|error: VaultError| unreadable(&error))?;
-            gathered.events.push_back(Arc::new(Event {
-                index: entry.index,
-                subject,
-                actor: act.actor,
-                recorded_at: entry.recorded_at,
-                effective_at: act.effective_at,
-                changes: act.changes,
-            }));
+            let event = self.event(entry, filter).map_err(|error| unreadable(&error))?;
+            gathered.events.extend(event.map(Arc::new));
         }
         Ok(gathered)
+    }
+
+    /// What watchers hear of an entry, if the filter may want it: to find out who the subject is
+    /// costs more than all the rest.
+    fn event(&self, entry: Entry, filter: &Filter) -> Result<Option<Event>, VaultError> {
+        let Entry { index, recorded_at, body, .. } = entry;
+        let about = |subject, actor, effective_at, changes| {
+            let subject = self.vault.identity(subject)?;
+            Ok::<_, VaultError>(Event {
+                index,
+                subject,
+                actor,
+                recorded_at,
+                effective_at,
+                changes,
+                cause: None,
+                reason: None,
+                link: None,
+            })
+        };
+        Ok(Some(match body {
+            Body::Act(act) if filter.may_pass(&act.changes) => {
+                about(act.subject_ref, act.actor, act.effective_at, act.changes)?
+            }
+            Body::Confirmed(own) if filter.may_pass(&own.grants) => Event {
+                cause: Some(own.request_index),
+                ..about(own.subject_ref, own.requested_by, own.effective_at, own.grants)?
+            },
+            Body::Expired(own) if filter.may_pass(&own.changes) => Event {
+                cause: Some(own.grant_index),
+                reason: Some(own.reason),
+                ..about(own.subject_ref, Actor::System, own.expired_at, own.changes)?
+            },
+            Body::Link(own) if filter.may_pass_link() => Event {
+                link: Some(LinkTold {
+                    other: self.vault.identity(own.other_ref)?,
+                    confidence: own.confidence,
+                }),
+                ..about(own.subject_ref, Actor::System, recorded_at, Vec::new())?
+            },
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -226,7 +268,7 @@ impl Watcher {
         loop {
             while let Some(event) = self.gathered.pop_front() {
                 let passing = self.filter.passing(&event);
-                if !passing.is_empty() {
+                if !passing.is_empty() || self.filter.passes_link(&event) {
                     return Ok(Told::Event(event, passing));
                 }
             }

@@ -26,6 +26,7 @@ pub fn config(dir: &Path) -> NodeConfig {
         recent_events_max: 100,
         scrub_bytes_per_second: 1 << 30,
         revision_wait: Duration::from_millis(50),
+        confirmation_validity: Duration::from_secs(3_600),
     }
 }
 

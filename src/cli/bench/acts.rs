@@ -54,7 +54,6 @@ fn act(subject_number: u64, key: String) -> RecordConsentRequest {
             scope: Some(Scope { purpose: PURPOSE.to_owned(), channel: CHANNEL.to_owned() }),
             ..Change::default()
         }],
-        effective_at: None,
         evidence: Some(Evidence {
             touchpoint: "onboarding".to_owned(),
             notice_id: "newsletter-signup".to_owned(),
@@ -64,6 +63,7 @@ fn act(subject_number: u64, key: String) -> RecordConsentRequest {
             ..Evidence::default()
         }),
         idempotency_key: key,
+        ..RecordConsentRequest::default()
     }
 }
 
@@ -79,7 +79,8 @@ async fn put_catalog(channel: Channel) -> Result<(), CliError> {
         data_categories: vec!["user.contact.email".to_owned()],
         ..proto::Purpose::default()
     };
-    catalog.put_purpose(PutPurposeRequest { purpose: Some(purpose) }).await.map_err(server)?;
+    let request = PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    catalog.put_purpose(request).await.map_err(server)?;
     Ok(())
 }
 

@@ -146,7 +146,6 @@ pub(super) fn question(number: u64, subjects: u64) -> CheckRequest {
         subject: acts::subject(number.wrapping_mul(STRIDE) % subjects),
         purpose: acts::PURPOSE.to_owned(),
         channel: acts::CHANNEL.to_owned(),
-        data_categories: Vec::new(),
-        at_least_revision: None,
+        ..CheckRequest::default()
     }
 }

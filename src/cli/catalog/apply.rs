@@ -99,7 +99,7 @@ async fn put_purpose(
     entry: &mut AppliedEntry,
     client: &mut Client,
 ) -> Result<(), CliError> {
-    let request = PutPurposeRequest { purpose: Some(purpose.clone()) };
+    let request = PutPurposeRequest { purpose: Some(purpose.clone()), ..Default::default() };
     let answer = client.put_purpose(request).await?.into_inner();
     entry.version = answer.purpose.map(|purpose| purpose.version);
     entry.settle(answer.changed, answer.revision);

@@ -156,7 +156,7 @@ impl From<RawPurpose> for proto::Purpose {
             oldest_compatible_version: raw.oldest_compatible_version,
             retired: raw.retired,
             obligations: raw.obligations.into_iter().map(Into::into).collect(),
-            version: 0,
+            ..Self::default()
         }
     }
 }
@@ -172,7 +172,7 @@ impl From<RawObligation> for proto::Obligation {
                 Kind::QuietHours(hours)
             }
         };
-        Self { kind: Some(kind) }
+        Self { kind: Some(kind), ..Self::default() }
     }
 }
 

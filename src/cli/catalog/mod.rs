@@ -37,8 +37,12 @@ async fn purposes(client: &mut Client, retired: bool) -> Result<Vec<proto::Purpo
     let mut purposes = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request =
-            ListPurposesRequest { page_size: PAGE_SIZE, page_token, show_retired: retired };
+        let request = ListPurposesRequest {
+            page_size: PAGE_SIZE,
+            page_token,
+            show_retired: retired,
+            at_least_revision: None,
+        };
         let page = client.list_purposes(request).await?.into_inner();
         purposes.extend(page.purposes);
         page_token = page.next_page_token;
@@ -52,8 +56,12 @@ async fn channels(client: &mut Client, retired: bool) -> Result<Vec<proto::Chann
     let mut channels = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request =
-            ListChannelsRequest { page_size: PAGE_SIZE, page_token, show_retired: retired };
+        let request = ListChannelsRequest {
+            page_size: PAGE_SIZE,
+            page_token,
+            show_retired: retired,
+            at_least_revision: None,
+        };
         let page = client.list_channels(request).await?.into_inner();
         channels.extend(page.channels);
         page_token = page.next_page_token;

@@ -3,16 +3,20 @@
 use prost::Message;
 
 use crate::{
-    domain::{Action, Change, Evidence, Key, ScopeKeys, Subject},
-    node::{Act, CHANGES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency},
+    domain::{
+        Action, Actor, Change, ContactChange, Evidence, FrequencyCap, Key, LANGUAGE_BYTES_MAX,
+        Obligation, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
+    },
+    node::{Act, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency},
     proto,
 };
 
 use super::{
-    Invalid, Problem,
+    CONFIRMATION_MS_MAX, CONFIRMATION_MS_MIN, Invalid, NAME_BYTES_MAX, Problem,
+    catalog::{frequency_limit, is_time_zone, quiet_hours},
     scalar::{
-        action, actor, at_most, check_data_categories, check_key, key, moment, subject,
-        text_within, without_control,
+        action, actor, at_most, check_data_categories, check_key, key, moment, region,
+        span_ms_within, subject, text_within, without_control,
     },
 };
 
@@ -21,31 +25,152 @@ use super::{
 /// # Errors
 /// The first field that is wrong.
 pub fn act(request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
-    let idempotency = idempotency(&request)?;
+    let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec())?;
+    let actor = actor(request.actor, "actor")?;
+    let contact = contact(&request.preferences.unwrap_or_default())
+        .map_err(|invalid| invalid.within("preferences"))?;
     Ok(Act {
         subject: subject(&request.subject)?,
-        actor: actor(request.actor, "actor")?,
-        changes: changes(&request.changes)?,
+        actor,
+        changes: changes(&request.changes, !contact.is_empty())?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
-        evidence: evidence(request.evidence.unwrap_or_default())?,
+        evidence: evidence(request.evidence.unwrap_or_default(), actor)?,
+        contact,
         idempotency,
+        confirmation_validity_ms: request
+            .confirmation_validity
+            .map(|span| {
+                let limits = (CONFIRMATION_MS_MIN, CONFIRMATION_MS_MAX);
+                span_ms_within(span, "confirmation_validity", limits)
+            })
+            .transpose()?,
     })
+}
+
+/// The confirmation that a request describes.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid> {
+    if request.token.is_empty() {
+        return Err(Problem::Required.at("token"));
+    }
+    text_within(&request.token, NAME_BYTES_MAX, "token")?;
+    let whose = Some(&request.subject).filter(|text| !text.is_empty());
+    let confirm = Confirm {
+        subject: whose.map(|text| subject(text)).transpose()?,
+        effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
+        idempotency: idempotency(&request.idempotency_key, || {
+            [b"confirm".as_slice(), &request.encode_to_vec()].concat()
+        })?,
+        evidence: Evidence::default(),
+        token: request.token,
+    };
+    let evidence = evidence(request.evidence.unwrap_or_default(), Actor::Subject)?;
+    Ok(Confirm { evidence, ..confirm })
+}
+
+/// How a data subject wants to be contacted.
+pub(super) fn contact(message: &proto::ContactPreferences) -> Result<ContactChange, Invalid> {
+    for (position, zone) in message.time_zones.iter().enumerate() {
+        if !is_time_zone(zone) {
+            return Err(Problem::TimeZone.at(format!("time_zones[{position}]")));
+        }
+    }
+    at_most(message.time_zones.len(), TIME_ZONES_MAX, "time_zones")?;
+    if !message.language.is_empty() && !is_language(&message.language) {
+        return Err(Problem::Language.at("language"));
+    }
+    let given = ContactChange {
+        time_zones: said(Some(message.time_zones.clone()).filter(|zones| !zones.is_empty())),
+        language: said(Some(message.language.clone()).filter(|tag| !tag.is_empty())),
+        quiet_hours: said(message.quiet_hours.clone().map(quiet_span).transpose()?),
+        frequency_limit: said(message.frequency_limit.map(frequency_cap).transpose()?),
+    };
+    with_cleared(given, &message.clear)
+}
+
+fn said<T>(value: Option<T>) -> Said<T> {
+    value.map_or(Said::Nothing, Said::Value)
+}
+
+fn with_cleared(mut given: ContactChange, clear: &[String]) -> Result<ContactChange, Invalid> {
+    for (position, name) in clear.iter().enumerate() {
+        let cleared = match name.as_str() {
+            "time_zones" => clear_unsaid(&mut given.time_zones),
+            "language" => clear_unsaid(&mut given.language),
+            "quiet_hours" => clear_unsaid(&mut given.quiet_hours),
+            "frequency_limit" => clear_unsaid(&mut given.frequency_limit),
+            _ => false,
+        };
+        if !cleared {
+            return Err(Problem::Clear.at(format!("clear[{position}]")));
+        }
+    }
+    Ok(given)
+}
+
+fn clear_unsaid<T: PartialEq>(said: &mut Said<T>) -> bool {
+    let is_unsaid = !matches!(said, Said::Value(_));
+    if is_unsaid {
+        *said = Said::Clear;
+    }
+    is_unsaid
+}
+
+fn quiet_span(hours: proto::QuietHours) -> Result<QuietSpan, Invalid> {
+    if !hours.time_zone.is_empty() {
+        return Err(Problem::NotWith("time_zones").at("quiet_hours.time_zone"));
+    }
+    match quiet_hours(hours).map_err(|invalid| invalid.within("quiet_hours"))? {
+        Obligation::QuietHours { start_minute, end_minute, .. } => {
+            Ok(QuietSpan { start_minute, end_minute })
+        }
+        Obligation::FrequencyLimit { .. } => Err(Problem::Required.at("quiet_hours")),
+    }
+}
+
+fn frequency_cap(limit: proto::FrequencyLimit) -> Result<FrequencyCap, Invalid> {
+    match frequency_limit(limit).map_err(|invalid| invalid.within("frequency_limit"))? {
+        Obligation::FrequencyLimit { uses_max, period_ms } => {
+            Ok(FrequencyCap { uses_max, period_ms })
+        }
+        Obligation::QuietHours { .. } => Err(Problem::Required.at("frequency_limit")),
+    }
+}
+
+/// Whether a text has the form of a BCP 47 tag: words of 1 to 8 letters and digits, the first of
+/// letters alone.
+fn is_language(tag: &str) -> bool {
+    let is_word = |word: &str| {
+        (1..=8).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let first = tag.split('-').next().unwrap_or_default();
+    tag.len() <= LANGUAGE_BYTES_MAX
+        && first.len() >= 2
+        && first.bytes().all(|byte| byte.is_ascii_alphabetic())
+        && tag.split('-').all(is_word)
 }
 
 /// The request stands for itself in one deterministic encoding: the generated types keep maps in
 /// order, and what the wire said in another order or twice is gone once it is decoded.
-fn idempotency(request: &proto::RecordConsentRequest) -> Result<Option<Idempotency>, Invalid> {
-    let key = &request.idempotency_key;
+pub(super) fn idempotency(
+    key: &str,
+    request: impl FnOnce() -> Vec<u8>,
+) -> Result<Option<Idempotency>, Invalid> {
     if key.is_empty() {
         return Ok(None);
     }
     text_within(key, IDEMPOTENCY_KEY_BYTES_MAX, "idempotency_key")?;
     without_control(key, "idempotency_key")?;
-    Ok(Some(Idempotency { key: key.clone(), request: request.encode_to_vec() }))
+    Ok(Some(Idempotency { key: key.to_owned(), request: request() }))
 }
 
-fn changes(messages: &[proto::Change]) -> Result<Vec<Change>, Invalid> {
-    if messages.is_empty() {
+pub(super) fn changes(
+    messages: &[proto::Change],
+    may_be_none: bool,
+) -> Result<Vec<Change>, Invalid> {
+    if messages.is_empty() && !may_be_none {
         return Err(Problem::Required.at("changes"));
     }
     at_most(messages.len(), CHANGES_MAX, "changes")?;
@@ -70,13 +195,17 @@ fn change(message: &proto::Change) -> Result<Change, Invalid> {
     if !is_grant && message.expires_at.is_some() {
         return Err(Problem::OnlyForGrants.at("expires_at"));
     }
+    if !is_grant && !message.data_categories.is_empty() {
+        return Err(Problem::OnlyForGrants.at("data_categories"));
+    }
+    check_data_categories(&message.data_categories)?;
     let scope = message.scope.as_ref().ok_or_else(|| Problem::Required.at("scope"))?;
     Ok(Change {
         action,
         scope: scope_keys(scope, is_grant).map_err(|invalid| invalid.within("scope"))?,
         purpose_version: Some(message.purpose_version).filter(|version| *version != 0),
         expires_at: message.expires_at.map(|at| moment(at, "expires_at")).transpose()?,
-        data_categories: Vec::new(),
+        data_categories: message.data_categories.clone(),
     })
 }
 
@@ -90,32 +219,43 @@ fn scope_keys(scope: &proto::Scope, is_grant: bool) -> Result<ScopeKeys, Invalid
     })
 }
 
-fn evidence(message: proto::Evidence) -> Result<Evidence, Invalid> {
+pub(super) fn evidence(message: proto::Evidence, actor: Actor) -> Result<Evidence, Invalid> {
+    if let Some(authority) = &message.authority {
+        if !matches!(actor, Actor::Guardian | Actor::Agent) {
+            return Err(Problem::OnlyForRepresentatives.at("evidence.authority"));
+        }
+        if actor != Actor::Guardian && authority.ends_at.is_some() {
+            return Err(Problem::OnlyForGuardians.at("evidence.authority.ends_at"));
+        }
+        authority.ends_at.map(|at| moment(at, "evidence.authority.ends_at")).transpose()?;
+    }
     Evidence::from(message).checked().map_err(|error| {
         let part = error.part();
         Problem::from(error).at(part).within("evidence")
     })
 }
 
-/// The data subject of a check whose other parts are well-formed too. They are not copied: checks
+/// The data subject, and region, of a check whose other parts are well-formed too. They are not copied: checks
 /// are many.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn check(request: &proto::CheckRequest) -> Result<Subject, Invalid> {
+pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>), Invalid> {
     let subject = subject(&request.subject)?;
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
-    Ok(subject)
+    Ok((subject, region(&request.region, "region")?))
 }
 
-/// The data subject whose preferences are asked for.
+/// The data subject whose preferences are asked for, and where they are.
 ///
 /// # Errors
-/// The subject is wrong.
-pub fn preferences(request: &proto::GetPreferencesRequest) -> Result<Subject, Invalid> {
-    subject(&request.subject)
+/// The first field that is wrong.
+pub fn preferences(
+    request: &proto::GetPreferencesRequest,
+) -> Result<(Subject, Option<Region>), Invalid> {
+    Ok((subject(&request.subject)?, region(&request.region, "region")?))
 }
 
 /// The data subject whose history is asked for, and how many acts at most.

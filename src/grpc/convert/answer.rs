@@ -1,15 +1,21 @@
 //! Answers, going out.
 
 use crate::{
-    domain::{ChangeRecord, Decision, Millis, Obligation, ScopeKeys, Subject},
+    domain::{
+        Actor, ChangeRecord, Contact, ContactChange, Decision, LinkConfidence, Millis, Obligation,
+        Said, ScopeKeys, Subject,
+    },
     ledger::entry,
-    node::{CellPreference, Checked, HistoryItem, Preferences, Recorded, StandingStop},
+    node::{
+        CellPreference, Checked, Confirmed, History, HistoryItem, Preferences, Recorded,
+        StandingStop,
+    },
     proto,
     status::Fault,
     watch::Event,
 };
 
-use super::scalar::timestamp;
+use super::timestamp;
 
 impl From<&ScopeKeys> for proto::Scope {
     fn from(keys: &ScopeKeys) -> Self {
@@ -35,6 +41,7 @@ impl From<&ChangeRecord> for proto::ChangeResult {
             cause_index: record.outcome.cause_index(),
             purpose_version: record.purpose_version,
             expires_at: record.expires_at.map(timestamp),
+            data_categories: record.data_categories.clone(),
         }
     }
 }
@@ -49,6 +56,24 @@ pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
         effective_at: Some(timestamp(recorded.effective_at)),
         results: recorded.changes.iter().map(Into::into).collect(),
         replayed: recorded.replayed,
+        confirmation: recorded.confirmation.as_ref().map(|own| proto::Confirmation {
+            token: own.token.clone(),
+            expires_at: Some(timestamp(own.expires_at)),
+        }),
+    }
+}
+
+/// What became of a confirmation.
+#[must_use]
+pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
+    proto::ConfirmConsentResponse {
+        index: confirmed.index,
+        revision: confirmed.index + 1,
+        recorded_at: Some(timestamp(confirmed.recorded_at)),
+        effective_at: Some(timestamp(confirmed.effective_at)),
+        request_index: confirmed.request_index,
+        results: confirmed.grants.iter().map(Into::into).collect(),
+        replayed: confirmed.replayed,
     }
 }
 
@@ -64,6 +89,10 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         revision: checked.revision,
         valid_until: decision.valid_until.map(timestamp),
         obligations: decision.obligations.iter().map(Into::into).collect(),
+        data_categories: decision.data_categories.as_deref().unwrap_or_default().to_vec(),
+        not_before: None,
+        token: String::new(),
+        legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
     }
 }
 
@@ -100,6 +129,28 @@ pub fn preferences_response(
         cells: preferences.cells.iter().map(cell_preference).collect(),
         stops: preferences.stops.iter().map(standing_stop).collect(),
         revision: preferences.revision,
+        preferences: preferences.contact.as_ref().map(contact_message),
+        links: preferences.links.iter().map(linked_subject).collect(),
+    }
+}
+
+fn contact_message(contact: &Contact) -> proto::ContactPreferences {
+    fn said<T>(value: Option<T>) -> Said<T> {
+        value.map_or(Said::Nothing, Said::Value)
+    }
+    let zones = contact.time_zones().to_vec();
+    entry::contact_to_proto(&ContactChange {
+        time_zones: said(Some(zones).filter(|zones| !zones.is_empty())),
+        language: said(contact.language().map(str::to_owned)),
+        quiet_hours: said(contact.quiet_hours()),
+        frequency_limit: said(contact.frequency_limit()),
+    })
+}
+
+fn linked_subject((subject, confidence): &(Subject, LinkConfidence)) -> proto::LinkedSubject {
+    proto::LinkedSubject {
+        subject: subject.as_str().to_owned(),
+        confidence: proto::LinkConfidence::from(*confidence).into(),
     }
 }
 
@@ -125,23 +176,95 @@ fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
     }
 }
 
-/// One act of a history.
+/// One entry of a history.
 #[must_use]
 pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
+    let HistoryItem { index, recorded_at, entry_hash, what } = item;
     proto::ListHistoryResponse {
-        index: item.index,
-        recorded_at: Some(timestamp(item.recorded_at)),
-        effective_at: Some(timestamp(item.effective_at)),
-        actor: proto::Actor::from(item.actor).into(),
-        changes: item.changes.iter().map(Into::into).collect(),
-        evidence: Some(item.evidence.into()),
-        entry_hash: item.entry_hash.to_vec(),
+        index,
+        recorded_at: Some(timestamp(recorded_at)),
+        entry_hash: entry_hash.to_vec(),
+        ..history(what, recorded_at)
     }
+}
+
+fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
+    let kind = |kind: proto::HistoryKind, actor: Actor, effective_at| proto::ListHistoryResponse {
+        kind: kind.into(),
+        actor: proto::Actor::from(actor).into(),
+        effective_at: Some(timestamp(effective_at)),
+        ..Default::default()
+    };
+    match what {
+        History::Act { act, evidence } => proto::ListHistoryResponse {
+            changes: act.changes.iter().map(Into::into).collect(),
+            evidence: Some(evidence.into()),
+            preferences: (!act.contact.is_empty()).then(|| entry::contact_to_proto(&act.contact)),
+            confirmation_expires_at: act.confirmation.map(|own| timestamp(own.expires_at)),
+            ..kind(proto::HistoryKind::Act, act.actor, act.effective_at)
+        },
+        History::Confirmed { confirmed, evidence } => proto::ListHistoryResponse {
+            changes: confirmed.grants.iter().map(Into::into).collect(),
+            evidence: Some(evidence.into()),
+            cause_index: Some(confirmed.request_index),
+            ..kind(proto::HistoryKind::Confirmation, confirmed.requested_by, confirmed.effective_at)
+        },
+        History::Expired(expired) => proto::ListHistoryResponse {
+            changes: expired.changes.iter().map(Into::into).collect(),
+            cause_index: Some(expired.grant_index),
+            reason: proto::Reason::from(expired.reason).into(),
+            ..kind(proto::HistoryKind::Expiry, Actor::System, expired.expired_at)
+        },
+        History::Link { other, confidence, asserted_by } => {
+            let linked = match confidence {
+                Some(_) => proto::HistoryKind::Link,
+                None => proto::HistoryKind::Unlink,
+            };
+            proto::ListHistoryResponse {
+                link: Some(proto::LinkRecord {
+                    other_subject: other.as_str().to_owned(),
+                    confidence: confidence_number(confidence),
+                    asserted_by,
+                }),
+                ..kind(linked, Actor::Operator, recorded_at)
+            }
+        }
+        History::Use(used) => {
+            let reason = used.deviation.map_or(proto::Reason::Unspecified, Into::into);
+            proto::ListHistoryResponse {
+                r#use: Some(proto::UseRecord {
+                    purpose: used.purpose.to_string(),
+                    channel: used.channel.to_string(),
+                    used_at: Some(timestamp(used.used_at)),
+                    segment: used.segment,
+                    campaign: used.campaign,
+                    data_categories: used.data_categories,
+                    deviation: used.deviation.is_some(),
+                    reason: reason.into(),
+                }),
+                ..kind(proto::HistoryKind::Use, Actor::System, used.used_at)
+            }
+        }
+    }
+}
+
+fn confidence_number(confidence: Option<LinkConfidence>) -> i32 {
+    confidence.map_or(proto::LinkConfidence::Unspecified, Into::into).into()
 }
 
 /// An act as watchers hear it, with the changes at these positions.
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
+    if let Some(link) = &event.link {
+        let link = proto::LinkEvent {
+            index: event.index,
+            subject: event.subject.as_str().to_owned(),
+            other_subject: link.other.as_str().to_owned(),
+            confidence: confidence_number(link.confidence),
+            recorded_at: Some(timestamp(event.recorded_at)),
+        };
+        return proto::WatchResponse { message: Some(proto::watch_response::Message::Link(link)) };
+    }
     let changes = positions.iter().filter_map(|position| event.changes.get(*position));
     let consent = proto::ConsentEvent {
         index: event.index,
@@ -150,6 +273,8 @@ pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
         recorded_at: Some(timestamp(event.recorded_at)),
         effective_at: Some(timestamp(event.effective_at)),
         changes: changes.map(event_change).collect(),
+        cause_index: event.cause,
+        reason: event.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
     };
     proto::WatchResponse { message: Some(proto::watch_response::Message::Consent(consent)) }
 }
@@ -162,6 +287,7 @@ fn event_change(record: &ChangeRecord) -> proto::EventChange {
         cause_index: record.outcome.cause_index(),
         purpose_version: record.purpose_version,
         expires_at: record.expires_at.map(timestamp),
+        data_categories: record.data_categories.clone(),
     }
 }
 

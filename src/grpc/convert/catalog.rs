@@ -1,9 +1,9 @@
 //! Catalogue entries in both directions, and the pages of their lists.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
-    domain::{Channel, ChannelPut, Key, Obligation, Purpose, PurposeVersion},
+    domain::{Channel, ChannelPut, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region},
     ledger::entry,
     node::PurposeDraft,
     proto,
@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem,
-    SPAN_MS_MAX, TITLE_BYTES_MAX,
+    REGIONS_MAX, SPAN_MS_MAX, TITLE_BYTES_MAX,
     scalar::{
         at_most, check_data_categories, key, legal_basis, span_ms_within, text_within,
         without_control,
@@ -25,8 +25,24 @@ const MINUTES_OF_DAY: u32 = 24 * 60;
 /// # Errors
 /// The first field that is wrong.
 pub fn purpose_draft(request: proto::PutPurposeRequest) -> Result<PurposeDraft, Invalid> {
-    let message = request.purpose.ok_or_else(|| Problem::Required.at("purpose"))?;
-    draft(message).map_err(|invalid| invalid.within("purpose"))
+    purpose_change(request.purpose, request.requires_reconsent)
+}
+
+/// The purpose that a change would make.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn purpose_change(
+    message: Option<proto::Purpose>,
+    requires_reconsent: bool,
+) -> Result<PurposeDraft, Invalid> {
+    let message = message.ok_or_else(|| Problem::Required.at("purpose"))?;
+    if requires_reconsent && message.oldest_compatible_version != 0 {
+        let excluded = Problem::NotWith("purpose.oldest_compatible_version");
+        return Err(excluded.at("requires_reconsent"));
+    }
+    let draft = draft(message).map_err(|invalid| invalid.within("purpose"))?;
+    Ok(PurposeDraft { requires_reconsent, ..draft })
 }
 
 fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
@@ -45,6 +61,7 @@ fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
         key,
         content: PurposeVersion {
             legal_basis: legal_basis(message.legal_basis, "legal_basis")?,
+            basis_by_region: bases(&message.basis_by_region)?,
             title: message.title,
             description: message.description,
             data_categories: message.data_categories,
@@ -53,8 +70,20 @@ fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
             obligations: obligations(message.obligations)?,
         },
         oldest_compatible: Some(message.oldest_compatible_version).filter(|version| *version != 0),
+        requires_reconsent: false,
         retired: message.retired,
     })
+}
+
+fn bases(message: &BTreeMap<String, i32>) -> Result<BTreeMap<Region, LegalBasis>, Invalid> {
+    at_most(message.len(), REGIONS_MAX, "basis_by_region")?;
+    let parse = |(text, number): (&String, &i32)| {
+        let here = || format!("basis_by_region[{text}]");
+        let region = Region::parse(text).map_err(|error| Problem::from(error).at(here()))?;
+        let basis = legal_basis(*number, "basis").map_err(|wrong| wrong.problem.at(here()))?;
+        Ok((region, basis))
+    };
+    message.iter().map(parse).collect()
 }
 
 fn check_title(title: &str) -> Result<(), Invalid> {
@@ -80,10 +109,11 @@ fn obligation(message: proto::Obligation) -> Result<Obligation, Invalid> {
         Some(Kind::QuietHours(hours)) => {
             quiet_hours(hours).map_err(|invalid| invalid.within("quiet_hours"))
         }
+        Some(Kind::PreferredLanguage(_)) => Err(Problem::NotForPurposes.at("preferred_language")),
     }
 }
 
-fn frequency_limit(limit: proto::FrequencyLimit) -> Result<Obligation, Invalid> {
+pub(super) fn frequency_limit(limit: proto::FrequencyLimit) -> Result<Obligation, Invalid> {
     if limit.uses_max == 0 {
         return Err(Problem::Zero.at("uses_max"));
     }
@@ -92,7 +122,7 @@ fn frequency_limit(limit: proto::FrequencyLimit) -> Result<Obligation, Invalid> 
     Ok(Obligation::FrequencyLimit { uses_max: limit.uses_max, period_ms })
 }
 
-fn quiet_hours(hours: proto::QuietHours) -> Result<Obligation, Invalid> {
+pub(super) fn quiet_hours(hours: proto::QuietHours) -> Result<Obligation, Invalid> {
     for (minute, field) in [(hours.start_minute, "start_minute"), (hours.end_minute, "end_minute")]
     {
         if minute >= MINUTES_OF_DAY {
@@ -113,7 +143,7 @@ fn quiet_hours(hours: proto::QuietHours) -> Result<Obligation, Invalid> {
 }
 
 /// Only the exact name: whoever has to honour the hours may look it up with more regard to case.
-fn is_time_zone(name: &str) -> bool {
+pub(super) fn is_time_zone(name: &str) -> bool {
     jiff::tz::TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
 }
 
@@ -151,6 +181,7 @@ pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
         retired: purpose.retired,
         obligations: current.obligations.iter().map(Into::into).collect(),
         version: purpose.version(),
+        basis_by_region: entry::bases_to_proto(&current.basis_by_region),
     }
 }
 

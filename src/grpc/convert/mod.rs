@@ -12,15 +12,19 @@ mod watch;
 
 use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
-pub use act::{act, check, history, preferences};
+pub use act::{act, check, confirm, history, preferences};
 pub use answer::{
-    batch_result, check_response, event, history_item, preferences_response, progress, recorded,
+    batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
+    recorded,
 };
 pub use catalog::{
-    ListKind, Page, channel, channel_message, next_page_token, page, purpose_draft, purpose_message,
+    ListKind, Page, channel, channel_message, next_page_token, page, purpose_change, purpose_draft,
+    purpose_message,
 };
-pub use scalar::{key, timestamp};
+pub use scalar::key;
 pub use watch::{Watching, entry_range, watching};
+
+pub use crate::ledger::entry::timestamp;
 
 /// The greatest number of checks in a batch.
 pub const BATCH_CHECKS_MAX: usize = 10_000;
@@ -34,6 +38,14 @@ pub const TITLE_BYTES_MAX: usize = 256;
 pub const DESCRIPTION_BYTES_MAX: usize = 4_096;
 /// The greatest number of obligations of a purpose.
 pub const OBLIGATIONS_MAX: usize = 16;
+/// The greatest number of regions with a legal basis of their own.
+pub const REGIONS_MAX: usize = 300;
+/// The shortest validity of a confirmation token, in milliseconds.
+pub const CONFIRMATION_MS_MIN: i64 = 60_000;
+/// The longest validity of a confirmation token, in milliseconds: 90 days.
+pub const CONFIRMATION_MS_MAX: i64 = 90 * 24 * 3_600 * 1_000;
+/// The longest name of a segment, campaign or source, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
 /// The longest default validity or period, in milliseconds: 1,000 years. Whatever is added to a
 /// moment of today stays within the years that `google.protobuf.Timestamp` knows.
 pub const SPAN_MS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000;

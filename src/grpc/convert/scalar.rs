@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Key, KeyError, Millis, Subject},
+    domain::{self, Key, KeyError, Millis, Region, Subject},
     proto,
 };
 
@@ -26,13 +26,6 @@ pub(super) fn moment(
         return Err(Problem::Timestamp.at(field));
     }
     Ok(Millis(timestamp.seconds * 1_000 + i64::from(timestamp.nanos / NANOS_PER_MILLI)))
-}
-
-/// A moment on the wire.
-#[must_use]
-pub fn timestamp(moment: Millis) -> prost_types::Timestamp {
-    let millis = i32::try_from(moment.0.rem_euclid(1_000)).expect("less than 1,000");
-    prost_types::Timestamp { seconds: moment.0.div_euclid(1_000), nanos: millis * NANOS_PER_MILLI }
 }
 
 /// A span in whole milliseconds, 0 or more.
@@ -135,6 +128,24 @@ macro_rules! incoming {
     )+};
 }
 
+/// The action of a change. What the ledger alone performs is refused.
+pub(super) fn action(number: i32, field: &'static str) -> Result<domain::Action, Invalid> {
+    let action = proto::Action::try_from(number).map_err(|_| Problem::UnknownValue(number));
+    match action.map_err(|problem| problem.at(field))?.try_into() {
+        Ok(domain::Action::Expire) => Err(Problem::LedgerAlone.at(field)),
+        Ok(action) => Ok(action),
+        Err(()) => Err(Problem::Required.at(field)),
+    }
+}
+
+/// A region; empty means that none was named.
+pub(super) fn region(text: &str, field: &'static str) -> Result<Option<Region>, Invalid> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Region::parse(text).map(Some).map_err(|error| Problem::from(error).at(field))
+}
+
 /// An enum going out.
 macro_rules! outgoing {
     ($($domain:path, $proto:path: $($variant:ident)+;)+) => {$(
@@ -149,10 +160,11 @@ macro_rules! outgoing {
 
 incoming! {
     actor, domain::Actor, proto::Actor: Subject Guardian Agent Operator System Import;
-    action, domain::Action, proto::Action: Grant Refuse Withdraw Object;
     legal_basis, domain::LegalBasis, proto::LegalBasis:
         Consent Contract LegalObligation VitalInterest PublicTask LegitimateInterest;
-    event_kind, crate::watch::EventKind, proto::EventKind: Grant Refuse Withdraw Object;
+    event_kind, crate::watch::EventKind, proto::EventKind:
+        Grant Refuse Withdraw Object Expire Link;
+    link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
 }
 
 // The others go out as the ledger's entries have them.
@@ -160,8 +172,4 @@ outgoing! {
     domain::Effect, proto::Effect: Allow Deny;
     domain::Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
-    domain::Reason, proto::Reason:
-        UnknownPurpose UnknownChannel PurposeRetired NotConsentBased Erased Refused Withdrawn
-        Revoked Objected NoObjection NoRecord PendingConfirmation Expired ReconsentRequired
-        DataCategoryNotCovered Granted;
 }

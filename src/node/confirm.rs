@@ -1,0 +1,162 @@
+//! The double opt-in: the token that an act is answered with, and what it completes.
+//!
+//! A token is derived from the vault's secret and the place of its act in the chain. So an act that is
+//! asked for again is answered with the same token, and yet only the token's hash is kept anywhere.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Core,
+    act::{Confirm, Confirmation, Confirmed, WriteError},
+    batch::{Batch, claimed},
+};
+use crate::{
+    domain::{
+        Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Mark, Millis,
+        Outcome, SubjectState,
+    },
+    ledger::chain::Tip,
+    view::{ViewError, fold},
+    watch::Event,
+};
+
+impl Core {
+    /// Offers to complete the double opt-in of an act that is about to be written, if it needs one.
+    pub(super) fn offer(
+        &self,
+        tip: &Tip,
+        recorded_at: Millis,
+        act: &mut ConsentAct,
+        validity_ms: Option<i64>,
+    ) -> Option<Confirmation> {
+        let waits = act.changes.iter().any(|c| c.outcome == Outcome::PendingConfirmation);
+        if !waits {
+            return None;
+        }
+        let expires_at = recorded_at.plus_ms(validity_ms.unwrap_or(self.confirmation_validity_ms));
+        let confirmation = self.confirmation(tip.next_index, &tip.hash, expires_at);
+        let token_hash = token_hash(&confirmation.token);
+        act.confirmation = Some(ConfirmationOffer { token_hash, expires_at });
+        Some(confirmation)
+    }
+
+    /// What completes the double opt-in of the act at a place in the chain.
+    pub(super) fn confirmation(
+        &self,
+        index: u64,
+        prev_hash: &[u8; 32],
+        expires_at: Millis,
+    ) -> Confirmation {
+        Confirmation { token: self.vault.confirmation_token(index, prev_hash), expires_at }
+    }
+}
+
+fn token_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+impl Batch<'_> {
+    /// Adds a confirmation. If it is refused, the batch is as it was.
+    pub(super) fn confirm(&mut self, confirm: Confirm) -> Result<Confirmed, WriteError> {
+        let mark = confirm.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
+        if let Some(entry) = self.written_before(mark.as_ref())? {
+            return confirmed_before(entry);
+        }
+        let (request_index, act) = self.act_of_token(&confirm)?;
+        let subject = self.core().vault.identity(act.subject_ref)?;
+        let sealer = self.sealer(&subject, confirm.evidence != Evidence::default())?;
+        let before = self.state(act.subject_ref)?;
+        let recorded_at = self.recorded_at();
+        let effective_at = claimed(confirm.effective_at, recorded_at)?.max(act.effective_at);
+        let waiting = act.changes.iter().filter(|c| c.outcome == Outcome::PendingConfirmation);
+        let mut body = ConsentConfirmed {
+            subject_ref: act.subject_ref,
+            request_index,
+            requested_by: act.actor,
+            requested_at: act.effective_at,
+            authority_ends_at: act.authority_ends_at,
+            effective_at,
+            grants: waiting.cloned().collect(),
+            evidence: self.seal(&sealer, &confirm.evidence, mark.as_ref()),
+            idempotency: mark,
+        };
+        let after = self.judge_confirmation(&before, &mut body)?;
+
+        let grants = body.grants.clone();
+        let states = vec![(act.subject_ref, Arc::new(after))];
+        let index = self.write(recorded_at, Body::Confirmed(body), states)?;
+        self.confirmed.insert(request_index, index);
+        self.events.push(Arc::new(Event {
+            index,
+            subject,
+            actor: act.actor,
+            recorded_at,
+            effective_at,
+            changes: grants.clone(),
+            cause: Some(request_index),
+            reason: None,
+            link: None,
+        }));
+        Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
+    }
+
+    /// The act that a token is of, if the token still counts.
+    fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), WriteError> {
+        let index = self.core().view.confirmation(&token_hash(&confirm.token))?;
+        let index = index.ok_or(WriteError::TokenUnknown)?;
+        let Body::Act(act) = self.entry(index)?.body else {
+            return Err(WriteError::StateUnreadable(format!("no act at index {index}")));
+        };
+        if let Some(subject) = &confirm.subject
+            && self.core().vault.find(subject)? != Some(act.subject_ref)
+        {
+            return Err(WriteError::TokenUnknown);
+        }
+        let confirmed = match self.confirmed.get(&index) {
+            Some(index) => Some(*index),
+            None => self.core().view.confirmed(index)?,
+        };
+        if let Some(index) = confirmed {
+            return Err(WriteError::TokenUsed { index });
+        }
+        let expires_at = act.confirmation.map(|offer| offer.expires_at);
+        if expires_at.is_none_or(|at| at <= self.recorded_at()) {
+            return Err(WriteError::TokenExpired);
+        }
+        Ok((index, act))
+    }
+
+    fn judge_confirmation(
+        &self,
+        before: &Arc<SubjectState>,
+        confirmed: &mut ConsentConfirmed,
+    ) -> Result<SubjectState, WriteError> {
+        let index = self.tip.next_index;
+        let mut after = SubjectState::clone(before);
+        let unknown = |problem| ViewError::UnknownKey { index, problem };
+        fold::confirm(self.catalog(), &mut after, index, confirmed).map_err(unknown)?;
+        after.revision = index + 1;
+        let mark = Mark { effective_at: confirmed.requested_at, index: confirmed.request_index };
+        let (subject, actor) = (confirmed.subject_ref, confirmed.requested_by);
+        self.outcomes(subject, before, &after, mark, actor, true, &mut confirmed.grants)?;
+        Ok(after)
+    }
+}
+
+/// The answer that a confirmation on record was given.
+fn confirmed_before(entry: Entry) -> Result<Confirmed, WriteError> {
+    let Entry { index, recorded_at, body, .. } = entry;
+    let Body::Confirmed(confirmed) = body else {
+        return Err(WriteError::IdempotencyKeyReused { index });
+    };
+    Ok(Confirmed {
+        index,
+        recorded_at,
+        effective_at: confirmed.effective_at,
+        request_index: confirmed.request_index,
+        grants: confirmed.grants,
+        replayed: true,
+    })
+}
