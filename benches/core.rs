@@ -41,6 +41,7 @@ fn content() -> PurposeVersion {
         title: "Newsletter".to_owned(),
         description: String::new(),
         legal_basis: LegalBasis::Consent,
+        basis_by_region: std::collections::BTreeMap::new(),
         data_categories: vec!["user.contact".to_owned()],
         default_validity_ms: None,
         double_opt_in: false,
@@ -142,6 +143,7 @@ fn bench_node(c: &mut Criterion) {
             key: key(PURPOSE),
             content: content(),
             oldest_compatible: None,
+            requires_reconsent: false,
             retired: false,
         };
         node.put_purpose(draft).await.expect("put");
@@ -155,8 +157,13 @@ fn bench_node(c: &mut Criterion) {
     c.bench_function("node: check, 10,000 hot subjects in turn", |b| {
         b.iter(|| {
             let subject = next.next().expect("it cycles");
-            let question =
-                Question { subject, purpose: PURPOSE, channel: CHANNEL, data_categories: &[] };
+            let question = Question {
+                subject,
+                purpose: PURPOSE,
+                channel: CHANNEL,
+                data_categories: &[],
+                region: None,
+            };
             node.check(&question).expect("an answer")
         });
     });

@@ -51,7 +51,9 @@ async fn tour() -> Result<()> {
         catalog.put_channel(proto::PutChannelRequest { channel: Some(channel) }).await?;
     }
     for purpose in purposes {
-        catalog.put_purpose(proto::PutPurposeRequest { purpose: Some(purpose) }).await?;
+        catalog
+            .put_purpose(proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() })
+            .await?;
     }
 
     let granted = record(&service, Action::Grant, "onboarding").await?;

@@ -553,6 +553,28 @@ mod tests {
             (ReadError::StateUnreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
             (WatchError::Closing { next_index: 5 }.into(), Kind::ShuttingDown, ""),
             (WatchError::Unreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
+            (WriteError::AuthorityEnded.into(), Kind::AuthorityEnded, "evidence.authority.ends_at"),
+            (WriteError::TokenUnknown.into(), Kind::ConfirmationTokenUnknown, "token"),
+            (WriteError::TokenExpired.into(), Kind::ConfirmationTokenExpired, "token"),
+            (WriteError::TokenUsed { index: 4 }.into(), Kind::ConfirmationTokenUsed, "token"),
+            (WriteError::NotLinked.into(), Kind::SubjectsNotLinked, "other_subject"),
+            (
+                WriteError::TooManyLinked { got: 65, limit: 64 }.into(),
+                Kind::LimitExceeded,
+                "other_subject",
+            ),
+            (
+                WriteError::CategoryNotDeclared {
+                    change: 1,
+                    position: 2,
+                    category: "user.name".to_owned(),
+                    key: news.clone(),
+                    version: 1,
+                }
+                .into(),
+                Kind::InvalidField,
+                "changes[1].data_categories[2]",
+            ),
             (Fault::NoSuchPurpose(news), Kind::UnknownPurpose, "key"),
             (Fault::TooManyRequests { limit: 2 }, Kind::TooManyRequests, ""),
             (Fault::TooManyStreams { limit: 2 }, Kind::TooManyStreams, ""),

@@ -46,6 +46,7 @@ impl Heard {
                 match message.message.unwrap() {
                     watch_response::Message::Consent(event) => heard.0.push(event),
                     watch_response::Message::Progress(progress) => heard.1 = progress.next_index,
+                    watch_response::Message::Link(link) => panic!("nobody linked {link:?}"),
                 }
             }
         });

@@ -342,7 +342,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
     let preferences = proto::GetPreferencesRequest {
         subject: "user:1".to_owned(),
         at_least_revision: beyond,
-        all_cells: false,
+        ..Default::default()
     };
     expect(it.clients.consent.get_preferences(preferences).await.unwrap_err());
 
@@ -359,7 +359,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
 async fn what_is_wrong_with_a_request_is_named() {
     let mut it = Fixture::new().await;
     let retired = proto::Purpose { retired: true, ..support::consent_purpose("marketing.old") };
-    let request = proto::PutPurposeRequest { purpose: Some(retired) };
+    let request = proto::PutPurposeRequest { purpose: Some(retired), ..Default::default() };
     it.clients.catalog.put_purpose(request).await.unwrap();
     let fax = proto::Channel { key: "fax".to_owned(), title: "Fax".to_owned(), retired: true };
     it.clients.catalog.put_channel(proto::PutChannelRequest { channel: Some(fax) }).await.unwrap();
@@ -569,6 +569,7 @@ async fn an_act_larger_than_an_entry_is_refused() {
         method: "m".repeat(256),
         ip_address: "i".repeat(256),
         notice_hash: vec![0x5a; 64],
+        authority: None,
     });
     for change in &mut request.changes {
         change.expires_at = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
@@ -588,11 +589,11 @@ async fn the_other_services_name_what_is_wrong_too() {
     let check = it.clients.check.check(check_request("jo", "a", "b")).await.unwrap_err();
     assert_eq!(typed(&check).fields, ["subject"]);
 
-    let request = proto::GetPurposeRequest { key: "no.such".to_owned() };
+    let request = proto::GetPurposeRequest { key: "no.such".to_owned(), ..Default::default() };
     let error = typed(&it.clients.catalog.get_purpose(request).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
     let purpose = proto::Purpose { title: String::new(), ..support::consent_purpose("a.b") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose) };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
     let error = typed(&it.clients.catalog.put_purpose(request).await.unwrap_err());
     assert_eq!(
         (error.reason.as_str(), error.fields),
@@ -648,8 +649,10 @@ async fn pages_of_the_catalogue_join_without_a_seam() {
     want.extend(keys);
     assert_eq!(listed, want, "ordered by key, each once");
 
-    let again =
-        proto::PutPurposeRequest { purpose: Some(support::consent_purpose("marketing.offers")) };
+    let again = proto::PutPurposeRequest {
+        purpose: Some(support::consent_purpose("marketing.offers")),
+        ..Default::default()
+    };
     let answer = it.clients.catalog.put_purpose(again).await.unwrap().into_inner();
     assert!(!answer.changed, "nothing differs, nothing is written");
     assert_eq!(answer.purpose.unwrap().version, 1);
@@ -746,7 +749,7 @@ async fn a_filter_passes_what_concerns_it() {
             match message.unwrap().unwrap().unwrap().message.unwrap() {
                 watch_response::Message::Consent(event) => heard.push(event.index),
                 watch_response::Message::Progress(progress) if progress.next_index == end => break,
-                watch_response::Message::Progress(_) => {}
+                watch_response::Message::Progress(_) | watch_response::Message::Link(_) => {}
             }
         }
         assert_eq!(heard, want, "{filter:?}");

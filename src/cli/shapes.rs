@@ -849,6 +849,7 @@ mod tests {
                 }),
                 idempotency_key_hash: vec![5],
                 request_digest: vec![],
+                ..Default::default()
             })),
         };
         let bytes = entry.encode_to_vec();
@@ -898,6 +899,7 @@ mod tests {
                     uses_max: 2,
                     period: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
                 })),
+                ..Default::default()
             }],
             ..Default::default()
         };

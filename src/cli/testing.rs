@@ -12,7 +12,7 @@ use clap::Parser;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::{Cli, Context, output::Output};
@@ -182,6 +182,27 @@ impl ConsentService for Rote {
         }))
     }
 
+    async fn confirm_consent(
+        &self,
+        _: Request<proto::ConfirmConsentRequest>,
+    ) -> Answer<proto::ConfirmConsentResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn import_consents(
+        &self,
+        _: Request<Streaming<proto::ImportConsentsRequest>>,
+    ) -> Answer<proto::ImportConsentsResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn record_use(
+        &self,
+        _: Request<proto::RecordUseRequest>,
+    ) -> Answer<proto::RecordUseResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
     async fn get_preferences(
         &self,
         request: Request<proto::GetPreferencesRequest>,
@@ -204,6 +225,7 @@ impl ConsentService for Rote {
                 index: 5,
             }],
             revision: 6,
+            ..Default::default()
         }))
     }
 
@@ -238,6 +260,22 @@ impl ConsentService for Rote {
 
 #[tonic::async_trait]
 impl CheckService for Rote {
+    type FilterAudienceStream = tokio_stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
+
+    async fn filter_audience(
+        &self,
+        _: Request<Streaming<proto::FilterAudienceRequest>>,
+    ) -> Result<Response<Self::FilterAudienceStream>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn get_decision_key(
+        &self,
+        _: Request<proto::GetDecisionKeyRequest>,
+    ) -> Result<Response<proto::GetDecisionKeyResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
     async fn check(&self, request: Request<proto::CheckRequest>) -> Answer<proto::CheckResponse> {
         let request = request.into_inner();
         if request.purpose == "broken" {
@@ -316,6 +354,13 @@ impl AuditService for Rote {
 
 #[tonic::async_trait]
 impl CatalogService for Rote {
+    async fn preview_purpose_change(
+        &self,
+        _: Request<proto::PreviewPurposeChangeRequest>,
+    ) -> Answer<proto::PreviewPurposeChangeResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
     async fn put_purpose(
         &self,
         request: Request<proto::PutPurposeRequest>,

@@ -8,7 +8,7 @@
 pub enum Class {
     /// One answer.
     Unary,
-    /// Many answers at the client's pace, but some last one.
+    /// Many messages in or out at the client's pace, but some last one.
     Stream,
     /// Answers until somebody ends it; the server does when it drains.
     Endless,
@@ -21,10 +21,15 @@ pub enum Class {
 pub struct Method(usize);
 
 /// Path without the leading slash, and class. The last stands for every path that is not known.
-const METHODS: [(&str, Class); 18] = [
+const METHODS: [(&str, Class); 26] = [
     ("consent.v1.CheckService/Check", Class::Unary),
     ("consent.v1.CheckService/BatchCheck", Class::Unary),
+    ("consent.v1.CheckService/FilterAudience", Class::Stream),
+    ("consent.v1.CheckService/GetDecisionKey", Class::Unary),
     ("consent.v1.ConsentService/RecordConsent", Class::Unary),
+    ("consent.v1.ConsentService/ConfirmConsent", Class::Unary),
+    ("consent.v1.ConsentService/ImportConsents", Class::Stream),
+    ("consent.v1.ConsentService/RecordUse", Class::Unary),
     ("consent.v1.ConsentService/GetPreferences", Class::Unary),
     ("consent.v1.ConsentService/ListHistory", Class::Stream),
     // Ends itself when the server drains, with the index to resume from.
@@ -34,8 +39,11 @@ const METHODS: [(&str, Class); 18] = [
     ("consent.v1.CatalogService/PutPurpose", Class::Unary),
     ("consent.v1.CatalogService/PutChannel", Class::Unary),
     ("consent.v1.CatalogService/GetPurpose", Class::Unary),
+    ("consent.v1.CatalogService/PreviewPurposeChange", Class::Unary),
     ("consent.v1.CatalogService/ListPurposes", Class::Unary),
     ("consent.v1.CatalogService/ListChannels", Class::Unary),
+    ("consent.v1.PrivacyService/LinkSubjects", Class::Unary),
+    ("consent.v1.PrivacyService/UnlinkSubjects", Class::Unary),
     ("grpc.health.v1.Health/Check", Class::Free),
     ("grpc.health.v1.Health/Watch", Class::Endless),
     ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Class::Endless),
@@ -101,7 +109,8 @@ mod tests {
                     let known = Method::of_path(&format!("/{name}"));
                     assert_eq!(known.name(), name);
                     let streams = matches!(known.class(), Class::Stream | Class::Endless);
-                    assert_eq!(streams, method.server_streaming(), "{name}");
+                    let want = method.server_streaming() || method.client_streaming();
+                    assert_eq!(streams, want, "{name}");
                     seen += 1;
                 }
             }

@@ -233,6 +233,9 @@ mod tests {
             recorded_at: Millis(0),
             effective_at: Millis(0),
             changes: vec![change(Action::Refuse), change(Action::Withdraw)],
+            cause: None,
+            reason: None,
+            link: None,
         };
         Ok(Told::Event(Arc::new(event), vec![1]))
     }
@@ -259,6 +262,7 @@ mod tests {
                 format!("event {} {actions:?}", consent.index)
             }
             Message::Progress(progress) => format!("progress {}", progress.next_index),
+            Message::Link(link) => format!("link {}", link.index),
         }
     }
 

@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_linked_can_be_followed() {
-        let (first, tip) = Tip::genesis().link(Millis(5), opened()).unwrap();
-        let (second, end) = tip.link(Millis(6), channel("Email")).unwrap();
+        let (_, first, tip) = Tip::genesis().link(Millis(5), opened()).unwrap();
+        let (_, second, end) = tip.link(Millis(6), channel("Email")).unwrap();
         let (_, followed) = Tip::genesis().follow(&first).unwrap();
         assert_eq!(followed, tip);
         assert_eq!(followed.follow(&second).unwrap().1, end);
@@ -183,21 +183,21 @@ mod tests {
     #[test]
     fn a_broken_link_is_named() {
         let genesis = Tip::genesis();
-        let (first, tip) = genesis.link(Millis(5), opened()).unwrap();
-        let (second, _) = tip.link(Millis(6), channel("Email")).unwrap();
+        let (_, first, tip) = genesis.link(Millis(5), opened()).unwrap();
+        let (_, second, _) = tip.link(Millis(6), channel("Email")).unwrap();
         assert_eq!(genesis.follow(&second), Err(ChainError::Index { want: 0, got: 1 }));
-        let (other, _) = tip.link(Millis(6), channel("E-mail")).unwrap();
+        let (_, other, _) = tip.link(Millis(6), channel("E-mail")).unwrap();
         assert!(tip.follow(&other).is_ok());
         let (_, other_tip) = tip.follow(&other).unwrap();
-        let (third, _) = other_tip.link(Millis(6), channel("Post")).unwrap();
+        let (_, third, _) = other_tip.link(Millis(6), channel("Post")).unwrap();
         let (_, own_tip) = tip.follow(&second).unwrap();
         assert_eq!(own_tip.follow(&third), Err(ChainError::PrevHash));
-        let (late, _) = tip.link(Millis(4), channel("Email")).unwrap();
+        let (_, late, _) = tip.link(Millis(4), channel("Email")).unwrap();
         let back = ChainError::TimeWentBack { got: Millis(4), before: Millis(5) };
         assert_eq!(tip.follow(&late), Err(back));
-        let (twice, _) = tip.link(Millis(6), opened()).unwrap();
+        let (_, twice, _) = tip.link(Millis(6), opened()).unwrap();
         assert_eq!(tip.follow(&twice), Err(ChainError::Opened { first: false }));
-        let (headless, _) = genesis.link(Millis(6), channel("Email")).unwrap();
+        let (_, headless, _) = genesis.link(Millis(6), channel("Email")).unwrap();
         assert_eq!(genesis.follow(&headless), Err(ChainError::Opened { first: true }));
         assert!(matches!(tip.follow(&first), Err(ChainError::Index { .. })));
         let large = channel(&"x".repeat(ENTRY_BYTES_MAX));

@@ -775,20 +775,118 @@ pub(crate) mod tests {
         )
     }
 
+    fn any_sealed() -> impl Strategy<Value = Sealed> {
+        (any::<[u8; 16]>(), any::<Vec<u8>>(), any::<[u8; 32]>())
+            .prop_map(|(salt, ciphertext, commitment)| Sealed { salt, ciphertext, commitment })
+    }
+
+    fn any_mark() -> impl Strategy<Value = IdempotencyMark> {
+        any::<([u8; 32], [u8; 32])>()
+            .prop_map(|(key_hash, request_digest)| IdempotencyMark { key_hash, request_digest })
+    }
+
+    fn any_said<T: Clone + std::fmt::Debug>(
+        value: impl Strategy<Value = T>,
+    ) -> impl Strategy<Value = Said<T>> {
+        (any::<bool>(), option::of(value)).prop_map(|(clear, value)| said(value, clear))
+    }
+
+    fn any_contact() -> impl Strategy<Value = ContactChange> {
+        let span = (0u32..1440, 0u32..1440)
+            .prop_map(|(start_minute, end_minute)| QuietSpan { start_minute, end_minute });
+        let cap = any::<(u32, i64)>()
+            .prop_map(|(uses_max, period_ms)| FrequencyCap { uses_max, period_ms });
+        let zones = vec("[A-Z][a-z]{1,5}", 1..3);
+        (any_said(zones), any_said("[a-z]{2}"), any_said(span), any_said(cap)).prop_map(
+            |(time_zones, language, quiet_hours, frequency_limit)| ContactChange {
+                time_zones,
+                language,
+                quiet_hours,
+                frequency_limit,
+            },
+        )
+    }
+
     fn any_act() -> impl Strategy<Value = ConsentAct> {
-        let sealed = (any::<[u8; 16]>(), any::<Vec<u8>>(), any::<[u8; 32]>())
-            .prop_map(|(salt, ciphertext, commitment)| Sealed { salt, ciphertext, commitment });
-        let mark = any::<([u8; 32], [u8; 32])>()
-            .prop_map(|(key_hash, request_digest)| IdempotencyMark { key_hash, request_digest });
         let who = (any::<[u8; 16]>(), any_actor(), any::<i64>());
-        (who, vec(any_change(), 1..4), option::of(sealed), option::of(mark)).prop_map(
-            |((subject, actor, at), changes, evidence, idempotency)| ConsentAct {
-                subject_ref: SubjectRef(subject),
-                actor,
-                effective_at: Millis(at),
-                changes,
-                evidence,
-                idempotency,
+        let offer = any::<([u8; 32], i64)>()
+            .prop_map(|(token_hash, at)| ConfirmationOffer { token_hash, expires_at: Millis(at) });
+        let rest = (option::of(any::<i64>()), option::of(offer), any_contact());
+        let sealed = option::of(any_sealed());
+        (who, vec(any_change(), 1..4), sealed, option::of(any_mark()), rest).prop_map(
+            |((subject, actor, at), changes, evidence, idempotency, rest)| {
+                let (authority_ends_at, confirmation, contact) = rest;
+                ConsentAct {
+                    subject_ref: SubjectRef(subject),
+                    actor,
+                    effective_at: Millis(at),
+                    changes,
+                    evidence,
+                    idempotency,
+                    authority_ends_at: authority_ends_at.map(Millis),
+                    confirmation,
+                    contact,
+                }
+            },
+        )
+    }
+
+    fn any_confirmed() -> impl Strategy<Value = ConsentConfirmed> {
+        any_act().prop_map(|act| ConsentConfirmed {
+            subject_ref: act.subject_ref,
+            request_index: act.changes.len() as u64,
+            requested_by: act.actor,
+            requested_at: act.effective_at,
+            authority_ends_at: act.authority_ends_at,
+            effective_at: act.effective_at,
+            grants: act.changes,
+            evidence: act.evidence,
+            idempotency: act.idempotency,
+        })
+    }
+
+    fn any_expired() -> impl Strategy<Value = GrantExpired> {
+        let reason = prop::sample::select(vec![Reason::Expired, Reason::ReconsentRequired]);
+        (any_act(), any::<u64>(), reason).prop_map(|(act, grant_index, reason)| GrantExpired {
+            subject_ref: act.subject_ref,
+            grant_index,
+            expired_at: act.effective_at,
+            reason,
+            changes: act.changes,
+        })
+    }
+
+    fn any_link() -> impl Strategy<Value = LinkChange> {
+        use LinkConfidence::{Asserted, Verified};
+        let confidence = option::of(prop::sample::select(vec![Verified, Asserted]));
+        (any::<[u8; 16]>(), any::<[u8; 16]>(), confidence, option::of(any_sealed())).prop_map(
+            |(one, other, confidence, asserted_by)| LinkChange {
+                subject_ref: SubjectRef(one),
+                other_ref: SubjectRef(other),
+                confidence,
+                asserted_by,
+            },
+        )
+    }
+
+    fn any_use() -> impl Strategy<Value = UseRecorded> {
+        let cell = (any_catalog_key(), any_catalog_key());
+        let texts = (".{0,9}", ".{0,9}", vec("[a-z.]{1,9}", 0..3));
+        let region = option::of(prop::sample::select(vec!["DE", "US-CA"]));
+        let deviation = option::of(prop::sample::select(vec![Reason::NoRecord, Reason::Withdrawn]));
+        let rest = (region, vec(any::<[u8; 16]>(), 1..4), deviation, option::of(any_mark()));
+        (cell, any::<i64>(), texts, rest).prop_map(
+            |((purpose, channel), at, (segment, campaign, data_categories), rest)| UseRecorded {
+                purpose,
+                channel,
+                used_at: Millis(at),
+                segment,
+                campaign,
+                data_categories,
+                region: rest.0.map(|text| Region::parse(text).unwrap()),
+                subject_refs: rest.1.into_iter().map(SubjectRef).collect(),
+                deviation: rest.2,
+                idempotency: rest.3,
             },
         )
     }
@@ -820,6 +918,10 @@ pub(crate) mod tests {
                     title,
                     description,
                     legal_basis,
+                    basis_by_region: BTreeMap::from([(
+                        Region::parse("US-CA").unwrap(),
+                        legal_basis,
+                    )]),
                     data_categories,
                     default_validity_ms,
                     double_opt_in,
@@ -846,6 +948,10 @@ pub(crate) mod tests {
             any_act().prop_map(Body::Act),
             any_purpose_put().prop_map(Body::PurposePut),
             channel.prop_map(Body::ChannelPut),
+            any_confirmed().prop_map(Body::Confirmed),
+            any_expired().prop_map(Body::Expired),
+            any_link().prop_map(Body::Link),
+            any_use().prop_map(Body::Use),
         ]
     }
 

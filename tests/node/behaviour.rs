@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
     domain::{Action, Body, ChannelPut, Effect, Millis, Outcome, Reason},
-    node::{Act, Node, OpenError, PurposeDraft, WriteError},
+    node::{Act, History, Node, OpenError, PurposeDraft, WriteError},
     storage::disk::RealDisk,
     telemetry::Metrics,
     watch::{EventKind, Filter, Told, Watcher},
@@ -45,7 +45,8 @@ async fn a_grant_allows_and_a_withdrawal_denies_at_once_and_after_restart() {
         assert_eq!(check(&node, "user:2", "email").0, Effect::Allow);
         let history = node.history(&subject("user:1"), 0, 10).unwrap();
         assert_eq!(history.iter().map(|item| item.index).collect::<Vec<_>>(), [4, 5]);
-        assert_eq!(history[0].evidence.touchpoint, "onboarding");
+        let History::Act { evidence, .. } = &history[0].what else { panic!("{history:?}") };
+        assert_eq!(evidence.touchpoint, "onboarding");
     }
 }
 
@@ -274,7 +275,7 @@ async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
     let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16]).unwrap();
     let put = ChannelPut { key: key("push"), title: String::new(), retired: false };
     let later = Millis::now().plus_ms(120_000);
-    let (entry, _) = opened.tip.link(later, Body::ChannelPut(put)).unwrap();
+    let (_, entry, _) = opened.tip.link(later, Body::ChannelPut(put)).unwrap();
     assert_eq!(log.append(opened.tip.next_index, &[entry]).unwrap(), Appended::Landed);
     drop(log);
     assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Expired);

@@ -108,6 +108,7 @@ fn any_purpose() -> impl Strategy<Value = PurposeDraft> {
                 key: key(purpose),
                 content: PurposeVersion { legal_basis, ..content },
                 oldest_compatible,
+                requires_reconsent: false,
                 retired,
             }
         })
@@ -155,11 +156,17 @@ fn answers(node: &Node) -> (Vec<Checked>, Vec<Preferences>) {
     for who in SUBJECTS {
         let subject = subject(who);
         for (purpose, channel) in PURPOSES.iter().flat_map(|p| CHANNELS.map(|c| (p, c))) {
-            let question = Question { subject: &subject, purpose, channel, data_categories: &[] };
+            let question = Question {
+                subject: &subject,
+                purpose,
+                channel,
+                data_categories: &[],
+                region: None,
+            };
             checks.push(node.check(&question).unwrap());
         }
         for all_cells in [false, true] {
-            preferences.push(node.preferences(&subject, all_cells).unwrap());
+            preferences.push(node.preferences(&subject, all_cells, None).unwrap());
         }
     }
     (checks, preferences)
@@ -203,16 +210,8 @@ fn check_outcomes(node: &Node) {
         // Later than its record only where it would tie with an act before, and lose.
         let latest = state.first_moment_after(true);
         assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
-        fold::judge(
-            &catalog.catalog,
-            state,
-            index,
-            recorded_at,
-            effective_at,
-            act.actor,
-            &mut changes,
-        )
-        .unwrap();
+        let facts = fold::ActFacts { changes: &changes, ..fold::ActFacts::of(index, &act) };
+        let changes = fold::judge(&catalog.catalog, state, facts, recorded_at).unwrap();
         assert_eq!(changes, act.changes, "entry {index}");
     }
 }

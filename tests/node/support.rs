@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use consent_ledger::{
     domain::{
-        Action, Actor, Change, ChannelPut, Effect, Evidence, Key, LegalBasis, PurposeVersion,
-        Reason, ScopeKeys, Subject,
+        Action, Actor, Change, ChannelPut, ContactChange, Effect, Evidence, Key, LegalBasis,
+        PurposeVersion, Reason, ScopeKeys, Subject,
     },
     node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
     telemetry::Metrics,
@@ -58,7 +58,9 @@ pub fn act(who: &str, changes: Vec<Change>) -> Act {
         subject: subject(who),
         actor: Actor::Subject,
         changes,
+        contact: ContactChange::default(),
         effective_at: None,
+        confirmation_validity_ms: None,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
         idempotency: None,
     }
@@ -85,12 +87,14 @@ pub fn draft(title: &str) -> PurposeDraft {
             title: title.to_owned(),
             description: String::new(),
             legal_basis: LegalBasis::Consent,
+            basis_by_region: std::collections::BTreeMap::new(),
             data_categories: vec!["user.contact".to_owned()],
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
         },
         oldest_compatible: None,
+        requires_reconsent: false,
         retired: false,
     }
 }
@@ -105,8 +109,13 @@ pub async fn put_catalog(node: &Node) {
 
 pub fn check(node: &Node, who: &str, channel: &str) -> (Effect, Reason, u64) {
     let subject = subject(who);
-    let question =
-        Question { subject: &subject, purpose: "newsletter", channel, data_categories: &[] };
+    let question = Question {
+        subject: &subject,
+        purpose: "newsletter",
+        channel,
+        data_categories: &[],
+        region: None,
+    };
     let checked = node.check(&question).unwrap();
     (checked.decision.effect(), checked.decision.reason, checked.revision)
 }

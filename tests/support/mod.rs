@@ -380,7 +380,10 @@ impl Clients {
     /// Puts consent-based purposes without conditions, and channels.
     pub async fn put_catalog(&mut self, purposes: &[&str], channels: &[&str]) {
         for key in purposes {
-            let request = proto::PutPurposeRequest { purpose: Some(consent_purpose(key)) };
+            let request = proto::PutPurposeRequest {
+                purpose: Some(consent_purpose(key)),
+                ..Default::default()
+            };
             self.catalog.put_purpose(request).await.expect("a purpose without faults");
         }
         for key in channels {

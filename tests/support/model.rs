@@ -92,7 +92,7 @@ fn stop_reason(action: Action, actor: Actor) -> (Reason, Status) {
         Action::Object => (Reason::Objected, Status::Objected),
         Action::Withdraw if speaks_for_subject(actor) => (Reason::Withdrawn, Status::Withdrawn),
         Action::Withdraw => (Reason::Revoked, Status::Revoked),
-        Action::Grant | Action::Unspecified => panic!("{action:?} is no stop"),
+        Action::Grant | Action::Expire | Action::Unspecified => panic!("{action:?} is no stop"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every way in which a request can be wrong, and round trips of what is right.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use prost::Message;
 
@@ -38,6 +40,7 @@ fn good_act() -> proto::RecordConsentRequest {
         effective_at: Some(prost_types::Timestamp { seconds: 1, nanos: 999_999_999 }),
         evidence: Some(proto::Evidence { touchpoint: "web".to_owned(), ..Default::default() }),
         idempotency_key: "k-1".to_owned(),
+        ..Default::default()
     }
 }
 
@@ -273,9 +276,9 @@ fn every_way_in_which_a_check_can_be_wrong_has_a_name_and_a_place() {
         purpose: "marketing.newsletter".to_owned(),
         channel: "email".to_owned(),
         data_categories: vec!["user.contact.email".to_owned()],
-        at_least_revision: None,
+        ..Default::default()
     };
-    assert_eq!(check(&good).unwrap().as_str(), "user:42");
+    assert_eq!(check(&good).unwrap().0.as_str(), "user:42");
     let spoiled = |spoil: fn(&mut proto::CheckRequest)| {
         let mut request = good.clone();
         spoil(&mut request);
@@ -333,22 +336,32 @@ fn good_purpose() -> proto::Purpose {
         retired: false,
         obligations: vec![limit(1, 7 * 86_400), quiet(1_320, 480, "Europe/Berlin")],
         version: 9,
+        basis_by_region: BTreeMap::from([
+            ("DE".to_owned(), proto::LegalBasis::Consent.into()),
+            ("US-CA".to_owned(), proto::LegalBasis::LegitimateInterest.into()),
+        ]),
     }
 }
 
 fn limit(uses_max: u32, seconds: i64) -> proto::Obligation {
     let period = Some(prost_types::Duration { seconds, nanos: 0 });
     let limit = proto::FrequencyLimit { uses_max, period };
-    proto::Obligation { kind: Some(proto::obligation::Kind::FrequencyLimit(limit)) }
+    proto::Obligation {
+        kind: Some(proto::obligation::Kind::FrequencyLimit(limit)),
+        ..Default::default()
+    }
 }
 
 fn quiet(start_minute: u32, end_minute: u32, zone: &str) -> proto::Obligation {
     let hours = proto::QuietHours { start_minute, end_minute, time_zone: zone.to_owned() };
-    proto::Obligation { kind: Some(proto::obligation::Kind::QuietHours(hours)) }
+    proto::Obligation {
+        kind: Some(proto::obligation::Kind::QuietHours(hours)),
+        ..Default::default()
+    }
 }
 
 fn draft_of(purpose: proto::Purpose) -> Result<PurposeDraft, Invalid> {
-    purpose_draft(proto::PutPurposeRequest { purpose: Some(purpose) })
+    purpose_draft(proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() })
 }
 
 #[test]
@@ -408,7 +421,7 @@ fn every_way_in_which_a_purpose_can_be_wrong_has_a_name_and_a_place() {
             Problem::TooMany { limit: 16, got: 17 },
         ),
         (
-            &|p| p.obligations[0] = proto::Obligation { kind: None },
+            &|p| p.obligations[0] = proto::Obligation::default(),
             "obligations[0].kind",
             Problem::Required,
         ),
@@ -426,7 +439,7 @@ fn every_way_in_which_a_purpose_can_be_wrong_has_a_name_and_a_place() {
             &|p| {
                 let limit = proto::FrequencyLimit { uses_max: 1, period: None };
                 let kind = Some(proto::obligation::Kind::FrequencyLimit(limit));
-                p.obligations[0] = proto::Obligation { kind };
+                p.obligations[0] = proto::Obligation { kind, ..Default::default() };
             },
             "obligations[0].frequency_limit.period",
             Problem::Required,
@@ -554,7 +567,7 @@ fn every_way_in_which_a_watch_can_be_wrong_has_a_name_and_a_place() {
             at("filter.channels[0]", KeyError::Missing.into()),
         ),
         (filtered(|f| f.kinds = vec![1, 0]), at("filter.kinds[1]", Problem::Required)),
-        (filtered(|f| f.kinds = vec![5]), at("filter.kinds[0]", Problem::UnknownValue(5))),
+        (filtered(|f| f.kinds = vec![99]), at("filter.kinds[0]", Problem::UnknownValue(99))),
         (
             filtered(|f| f.namespaces = vec![String::new()]),
             at("filter.namespaces[0]", Problem::Required),
@@ -598,6 +611,7 @@ fn histories_have_a_subject_and_perhaps_an_end() {
         subject: "user:42".to_owned(),
         start_index: 0,
         page_size,
+        ..Default::default()
     };
     assert_eq!(history(&asked(0)).unwrap().1, usize::MAX);
     assert_eq!(history(&asked(7)).unwrap().1, 7);
@@ -697,12 +711,14 @@ fn drafts() -> impl Strategy<Value = PurposeDraft> {
                     title,
                     description,
                     legal_basis,
+                    basis_by_region: BTreeMap::new(),
                     data_categories,
                     default_validity_ms: validity,
                     double_opt_in: flags.0,
                     obligations,
                 },
                 oldest_compatible: flags.2,
+                requires_reconsent: false,
                 retired: flags.1,
             }
         },

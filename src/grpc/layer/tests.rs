@@ -43,6 +43,22 @@ impl CheckService for Fake {
     ) -> Result<Answer<proto::BatchCheckResponse>, Status> {
         Err(Status::unimplemented("not part of the fake"))
     }
+
+    type FilterAudienceStream = stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
+
+    async fn filter_audience(
+        &self,
+        _: tonic::Request<tonic::Streaming<proto::FilterAudienceRequest>>,
+    ) -> Result<tonic::Response<Self::FilterAudienceStream>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn get_decision_key(
+        &self,
+        _: tonic::Request<proto::GetDecisionKeyRequest>,
+    ) -> Result<tonic::Response<proto::GetDecisionKeyResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
 }
 
 #[tonic::async_trait]
