@@ -194,6 +194,7 @@ impl Fault {
             Self::Write(error) => write_kind(error),
             Self::Read(ReadError::RevisionNotReached { .. }) => Kind::RevisionNotReached,
             Self::Read(ReadError::IndexOutOfRange { .. }) => Kind::IndexOutOfRange,
+            Self::Read(ReadError::AsOfInFuture) => Kind::InvalidField,
             Self::Read(ReadError::StateUnreadable(_)) | Self::Watch(WatchError::Unreadable(_)) => {
                 Kind::StateUnreadable
             }
@@ -214,6 +215,7 @@ impl Fault {
         match self {
             Self::Invalid(invalid) => invalid.field.clone(),
             Self::NoSuchPurpose(_) => "key".to_owned(),
+            Self::Read(ReadError::AsOfInFuture) => "as_of".to_owned(),
             Self::Write(error) => match error {
                 WriteError::EffectiveAtInFuture { .. } => "effective_at".to_owned(),
                 WriteError::UnknownPurpose { change, .. }
@@ -553,6 +555,7 @@ mod tests {
             (ReadError::StateUnreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
             (WatchError::Closing { next_index: 5 }.into(), Kind::ShuttingDown, ""),
             (WatchError::Unreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
+            (ReadError::AsOfInFuture.into(), Kind::InvalidField, "as_of"),
             (WriteError::AuthorityEnded.into(), Kind::AuthorityEnded, "evidence.authority.ends_at"),
             (WriteError::TokenUnknown.into(), Kind::ConfirmationTokenUnknown, "token"),
             (WriteError::TokenExpired.into(), Kind::ConfirmationTokenExpired, "token"),

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{self, BATCH_CHECKS_MAX};
+use super::{
+    blocking,
+    convert::{self, BATCH_CHECKS_MAX},
+};
 use crate::{
+    domain::{Region, Subject},
     node::{Checked, Node, Question},
     proto::{self, check_service_server::CheckService},
     status::{Fault, Problem},
@@ -29,14 +33,34 @@ impl Check {
 
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
         let (subject, region) = convert::check(request)?;
-        let checked = self.node.check(&Question {
-            subject: &subject,
-            purpose: &request.purpose,
-            channel: &request.channel,
-            data_categories: &request.data_categories,
-            region,
-        })?;
-        Ok(checked)
+        Ok(self.node.check(&question(&subject, request, region))?)
+    }
+
+    /// Answers for a moment in the past.
+    async fn answer_at(&self, request: proto::CheckRequest) -> Result<Checked, Fault> {
+        let (subject, region) = convert::check(&request)?;
+        let Some(as_of) = convert::as_of(request.as_of.as_ref())? else {
+            return self.answer(&request);
+        };
+        if request.want_token {
+            return Err(Problem::NotWith("as_of").at("want_token").into());
+        }
+        let node = Arc::clone(&self.node);
+        blocking(move || node.check_at(&question(&subject, &request, region), as_of)).await
+    }
+}
+
+fn question<'a>(
+    subject: &'a Subject,
+    request: &'a proto::CheckRequest,
+    region: Option<Region>,
+) -> Question<'a> {
+    Question {
+        subject,
+        purpose: &request.purpose,
+        channel: &request.channel,
+        data_categories: &request.data_categories,
+        region,
     }
 }
 
@@ -50,7 +74,11 @@ impl CheckService for Check {
         if request.at_least_revision.is_some() {
             self.node.reach(request.at_least_revision).await?;
         }
-        Ok(Response::new(convert::check_response(&self.answer(&request)?)))
+        let checked = match request.as_of {
+            None => self.answer(&request)?,
+            Some(_) => self.answer_at(request).await?,
+        };
+        Ok(Response::new(convert::check_response(&checked)))
     }
 
     async fn batch_check(
@@ -64,11 +92,15 @@ impl CheckService for Check {
         }
         self.node.reach(request.at_least_revision).await?;
         let mut results = Vec::with_capacity(got);
-        for (position, check) in request.checks.iter().enumerate() {
+        for (position, check) in request.checks.into_iter().enumerate() {
             if position > 0 && position % CHECKS_AT_A_TIME == 0 {
                 tokio::task::yield_now().await;
             }
-            results.push(convert::batch_result(position, self.answer(check)));
+            let answer = match check.as_of {
+                None => self.answer(&check),
+                Some(_) => self.answer_at(check).await,
+            };
+            results.push(convert::batch_result(position, answer));
         }
         Ok(Response::new(proto::BatchCheckResponse { results }))
     }

@@ -71,7 +71,14 @@ impl ConsentService for Consent {
         let request = request.into_inner();
         let (subject, region) = convert::preferences(&request)?;
         self.node.reach(request.at_least_revision).await?;
-        let preferences = self.node.preferences(&subject, request.all_cells, region)?;
+        let (node, all_cells) = (Arc::clone(&self.node), request.all_cells);
+        let preferences = match convert::as_of(request.as_of.as_ref())? {
+            None => node.preferences(&subject, all_cells, region)?,
+            Some(as_of) => {
+                let whose = subject.clone();
+                blocking(move || node.preferences_at(&whose, all_cells, region, as_of)).await?
+            }
+        };
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
     }
 

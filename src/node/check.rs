@@ -58,23 +58,7 @@ impl Core {
         now: Millis,
     ) -> Result<Preferences, ReadError> {
         let (mut preferences, revision) = self.read(subject, |catalog, state| {
-            let cells = if all_cells { live_cells(catalog) } else { named_cells(catalog, state) };
-            let cells = cells.into_iter().map(|((purpose, channel), (purpose_id, channel_id))| {
-                let query = Query {
-                    purpose: Some(purpose_id),
-                    channel: Some(channel_id),
-                    data_categories: &[],
-                    region,
-                };
-                CellPreference { purpose, channel, decision: decide(catalog, state, &query, now) }
-            });
-            Preferences {
-                cells: cells.collect(),
-                stops: standing_stops(catalog, state),
-                contact: state.contact.as_deref().cloned(),
-                links: Vec::new(),
-                revision: 0,
-            }
+            preferences_of(catalog, state, all_cells, region, now)
         })?;
         preferences.links = self.links(subject)?;
         preferences.revision = revision;
@@ -123,6 +107,33 @@ impl Core {
         question: impl FnOnce(&Catalog, &SubjectState) -> T,
     ) -> Result<(T, u64), ReadError> {
         self.view.read(|| Ok::<_, ReadError>(self.vault.find(subject)?), question)
+    }
+}
+
+/// What a state says of each cell, and of the stops.
+pub(super) fn preferences_of(
+    catalog: &Catalog,
+    state: &SubjectState,
+    all_cells: bool,
+    region: Option<Region>,
+    now: Millis,
+) -> Preferences {
+    let cells = if all_cells { live_cells(catalog) } else { named_cells(catalog, state) };
+    let cells = cells.into_iter().map(|((purpose, channel), (purpose_id, channel_id))| {
+        let query = Query {
+            purpose: Some(purpose_id),
+            channel: Some(channel_id),
+            data_categories: &[],
+            region,
+        };
+        CellPreference { purpose, channel, decision: decide(catalog, state, &query, now) }
+    });
+    Preferences {
+        cells: cells.collect(),
+        stops: standing_stops(catalog, state),
+        contact: state.contact.as_deref().cloned(),
+        links: Vec::new(),
+        revision: 0,
     }
 }
 

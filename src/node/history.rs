@@ -10,6 +10,7 @@ use crate::{
         SubjectRef,
     },
     ledger::{chain, entry},
+    view::Linked,
 };
 
 impl Core {
@@ -31,11 +32,16 @@ impl Core {
         subject: &Subject,
     ) -> Result<Vec<(Subject, LinkConfidence)>, ReadError> {
         let Some(subject_ref) = self.vault.find(subject)? else { return Ok(Vec::new()) };
-        let linked = self.view.linked(subject_ref)?;
-        let with_name = |linked: crate::view::Linked| {
-            Ok((self.vault.identity(linked.subject)?, linked.confidence))
-        };
-        linked.into_iter().map(with_name).collect()
+        self.named(self.view.linked(subject_ref)?)
+    }
+
+    /// Who linked subjects are.
+    pub(super) fn named(
+        &self,
+        linked: Vec<Linked>,
+    ) -> Result<Vec<(Subject, LinkConfidence)>, ReadError> {
+        let named = |linked: Linked| Ok((self.vault.identity(linked.subject)?, linked.confidence));
+        linked.into_iter().map(named).collect()
     }
 
     fn history_item(&self, subject: SubjectRef, index: u64) -> Result<HistoryItem, ReadError> {

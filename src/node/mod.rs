@@ -7,6 +7,7 @@ mod confirm;
 mod expiry;
 mod history;
 mod open;
+mod past;
 mod question;
 mod scrub;
 mod writer;
@@ -28,6 +29,7 @@ pub use act::{
 use expiry::Closing;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
+pub use past::AsOf;
 pub use question::{
     CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
     Question, ReadError, StandingStop,
@@ -287,6 +289,29 @@ impl Node {
     /// [`ReadError::StateUnreadable`].
     pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
         self.core.check(question, self.core.now())
+    }
+
+    /// Answers "may I?" for a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`], [`ReadError::AsOfInFuture`] or
+    /// [`ReadError::StateUnreadable`].
+    pub fn check_at(&self, question: &Question<'_>, as_of: AsOf) -> Result<Checked, ReadError> {
+        self.core.check_at(question, as_of)
+    }
+
+    /// What was known of a data subject at a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// As [`Self::check_at`].
+    pub fn preferences_at(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+        region: Option<Region>,
+        as_of: AsOf,
+    ) -> Result<Preferences, ReadError> {
+        self.core.preferences_at(subject, all_cells, region, as_of)
     }
 
     /// What is known of a data subject. `all_cells`: every live purpose and channel of the

@@ -175,6 +175,9 @@ pub enum ReadError {
         /// The number of entries.
         head: u64,
     },
+    /// A moment in the past that has not come.
+    #[error("as_of must not lie in the future")]
+    AsOfInFuture,
     /// Stored state could not be read.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),

@@ -186,11 +186,7 @@ impl View {
         let owner = (Key::Owner.encode(), Some(owner_value(ledger_id)));
         index.put(vec![owner]).map_err(ViewError::from)?;
         let mut catalog = CatalogAt::default();
-        let prefix = &Key::Catalog(0).encode()[..1];
-        for key in index.keys(prefix, prefix, usize::MAX).map_err(ViewError::from)? {
-            let Some(Key::Catalog(at)) = Key::decode(&key) else {
-                return Err(ViewError::Row.into());
-            };
+        for at in catalog_entries(&index)? {
             if at < applied {
                 let entry = entry(at)?;
                 catalog.put(at, &entry.body);
@@ -377,6 +373,14 @@ impl View {
     /// The index can not be read.
     pub fn idempotent(&self, key_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
         self.stored_index(&Key::Idempotency(*key_hash))
+    }
+
+    /// Indices of the catalogue's entries, in order.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn catalog_entries(&self) -> Result<Vec<u64>, ViewError> {
+        catalog_entries(&self.index)
     }
 
     /// Index of the act that a confirmation token is of.
@@ -587,6 +591,15 @@ impl CatalogAt {
         }
         self.revision = index + 1;
     }
+}
+
+fn catalog_entries(index: &Index) -> Result<Vec<u64>, ViewError> {
+    let prefix = &Key::Catalog(0).encode()[..1];
+    let at = |key: Vec<u8>| match Key::decode(&key) {
+        Some(Key::Catalog(at)) => Ok(at),
+        _ => Err(ViewError::Row),
+    };
+    index.keys(prefix, prefix, usize::MAX)?.into_iter().map(at).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::{
         Action, Actor, Change, ContactChange, Evidence, FrequencyCap, Key, LANGUAGE_BYTES_MAX,
         Obligation, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
-    node::{Act, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency},
+    node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency},
     proto,
 };
 
@@ -246,6 +246,22 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
     Ok((subject, region(&request.region, "region")?))
+}
+
+/// The moment in the past that is asked about, if one is.
+///
+/// # Errors
+/// No moment is named, or it is malformed.
+pub fn as_of(message: Option<&proto::AsOf>) -> Result<Option<AsOf>, Invalid> {
+    use proto::as_of::Moment;
+    let Some(message) = message else { return Ok(None) };
+    let at = |at, field| moment(at, field).map_err(|invalid| invalid.within("as_of"));
+    Ok(Some(match message.moment {
+        None => return Err(Problem::Required.at("moment").within("as_of")),
+        Some(Moment::Revision(revision)) => AsOf::Revision(revision),
+        Some(Moment::RecordedAt(time)) => AsOf::RecordedAt(at(time, "recorded_at")?),
+        Some(Moment::EffectiveAt(time)) => AsOf::EffectiveAt(at(time, "effective_at")?),
+    }))
 }
 
 /// The data subject whose preferences are asked for, and where they are.

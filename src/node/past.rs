@@ -1,0 +1,188 @@
+//! Questions about the past, answered from the ledger alone: what was known by then, and what was
+//! true by then.
+//!
+//! *What was known* at a revision or a time is the fold of what was recorded until then. *What was
+//! true* at a time is the fold of the acts that had taken effect until then, by all that is known
+//! today, under the catalogue of that time. Both replay the subject's own entries; nothing that is
+//! kept for the present is used, but the ordinals of the catalogue, which never change.
+
+use std::sync::Arc;
+
+use super::{
+    Core,
+    check::preferences_of,
+    question::{Checked, Preferences, Question, ReadError},
+};
+use crate::{
+    decide::decide,
+    domain::{Body, Catalog, Entry, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    view::{CatalogAt, ViewError, fold, reach, unite},
+};
+
+/// A moment in the past, as callers name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    /// What was known after this number of entries.
+    Revision(u64),
+    /// What was known at this time.
+    RecordedAt(Millis),
+    /// What was true at this time, by all that is known today.
+    EffectiveAt(Millis),
+}
+
+/// A moment in the past, found in the ledger.
+#[derive(Debug, Clone)]
+pub(super) struct Past {
+    /// The catalogue of that moment.
+    pub catalog: Arc<CatalogAt>,
+    /// The number of entries that count.
+    pub end: u64,
+    /// If given, only what had taken effect by then counts.
+    pub until: Option<Millis>,
+    /// The time at which questions are decided.
+    pub now: Millis,
+}
+
+impl Core {
+    /// Finds a moment in the ledger. Blocking.
+    pub(super) fn past(&self, as_of: AsOf) -> Result<Past, ReadError> {
+        let head = self.view.applied();
+        match as_of {
+            AsOf::Revision(end) if end > head => {
+                Err(ReadError::IndexOutOfRange { index: end, head })
+            }
+            AsOf::Revision(end) => {
+                let now = match end.checked_sub(1) {
+                    Some(last) => self.entry(last)?.recorded_at,
+                    None => self.ledger.created_at,
+                };
+                Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
+            }
+            AsOf::RecordedAt(now) => {
+                let end = self.recorded_until(now, head)?;
+                Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
+            }
+            AsOf::EffectiveAt(now) => {
+                let catalog = self.catalog_at(self.recorded_until(now, head)?)?;
+                Ok(Past { catalog, end: head, until: Some(now), now })
+            }
+        }
+    }
+
+    /// The number of entries that were recorded at a time or before: entries are in that order.
+    fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, ReadError> {
+        if at > self.now() {
+            return Err(ReadError::AsOfInFuture);
+        }
+        let (mut start, mut end) = (0, head);
+        while start < end {
+            let middle = start + (end - start) / 2;
+            if self.entry(middle)?.recorded_at <= at {
+                start = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        Ok(start)
+    }
+
+    /// The catalogue after a number of entries. Blocking.
+    fn catalog_at(&self, end: u64) -> Result<Arc<CatalogAt>, ReadError> {
+        let current = self.view.catalog();
+        if current.revision <= end {
+            return Ok(current);
+        }
+        let mut catalog = CatalogAt::default();
+        for index in self.view.catalog_entries()?.into_iter().take_while(|index| *index < end) {
+            catalog.put(index, &self.entry(index)?.body);
+        }
+        Ok(Arc::new(catalog))
+    }
+
+    /// What was known of a subject, with all that linked subjects contributed. Blocking.
+    pub(super) fn state_at(
+        &self,
+        subject: SubjectRef,
+        past: &Past,
+    ) -> Result<SubjectState, ReadError> {
+        let own = self.own_state_at(subject, past)?;
+        let linked = reach(subject, &own, |other| self.own_state_at(other, past).map(Arc::new))?;
+        Ok(unite(&own, &linked))
+    }
+
+    fn own_state_at(&self, subject: SubjectRef, past: &Past) -> Result<SubjectState, ReadError> {
+        let catalog = self.view.catalog();
+        let mut state = SubjectState::default();
+        for index in self.view.history(subject, 0, usize::MAX)? {
+            if index >= past.end {
+                break;
+            }
+            let entry = self.entry(index)?;
+            if past.until.is_some_and(|until| effective_at(&entry) > until) {
+                continue;
+            }
+            fold::fold_entry(&catalog.catalog, &mut state, subject, index, &entry.body)
+                .map_err(|problem| ViewError::UnknownKey { index, problem })?;
+        }
+        Ok(state)
+    }
+
+    /// Answers "may I?" for a moment in the past. Blocking.
+    pub(super) fn check_at(
+        &self,
+        question: &Question<'_>,
+        as_of: AsOf,
+    ) -> Result<Checked, ReadError> {
+        let past = self.past(as_of)?;
+        let state = self.state_of_at(question.subject, &past)?;
+        let catalog: &Catalog = &past.catalog.catalog;
+        let Question { purpose, channel, data_categories, region, .. } = *question;
+        let query = Query::new(catalog, purpose, channel, data_categories, region);
+        let mut decision = decide(catalog, &state, &query, past.now);
+        // They are for whoever is about to use the data.
+        decision.obligations.clear();
+        Ok(Checked { decision, revision: past.end })
+    }
+
+    /// What was known of a data subject. Blocking.
+    pub(super) fn preferences_at(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+        region: Option<Region>,
+        as_of: AsOf,
+    ) -> Result<Preferences, ReadError> {
+        let past = self.past(as_of)?;
+        let state = self.state_of_at(subject, &past)?;
+        let mut preferences =
+            preferences_of(&past.catalog.catalog, &state, all_cells, region, past.now);
+        preferences.revision = past.end;
+        if let Some(subject_ref) = self.vault.find(subject)? {
+            let own = self.own_state_at(subject_ref, &past)?;
+            let linked =
+                reach(subject_ref, &own, |other| self.own_state_at(other, &past).map(Arc::new))?;
+            preferences.links = self.named(linked)?;
+        }
+        Ok(preferences)
+    }
+
+    fn state_of_at(&self, subject: &Subject, past: &Past) -> Result<SubjectState, ReadError> {
+        match self.vault.find(subject)? {
+            Some(subject_ref) => self.state_at(subject_ref, past),
+            None => Ok(SubjectState::default()),
+        }
+    }
+}
+
+/// When an entry took effect.
+fn effective_at(entry: &Entry) -> Millis {
+    match &entry.body {
+        Body::Act(act) => act.effective_at,
+        Body::Confirmed(confirmed) => confirmed.effective_at,
+        Body::Expired(expired) => expired.expired_at,
+        Body::Use(used) => used.used_at,
+        Body::Link(_) | Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {
+            entry.recorded_at
+        }
+    }
+}
