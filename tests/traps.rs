@@ -1,0 +1,675 @@
+//! The cases that trip systems which keep consent in rows, each by its name, over gRPC against the
+//! built binary. Linked subjects and imports have their own files.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::time::Duration;
+
+use consent_ledger::proto::{
+    self, Action, Actor, Effect, EventKind, LegalBasis, Outcome, Reason, Status, as_of::Moment,
+    watch_response::Message,
+};
+use support::{Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed};
+use tonic::Code;
+
+const NEWS: &str = "marketing.newsletter";
+const OFFERS: &str = "marketing.offers";
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+
+/// A server with a catalogue of every legal basis, and clients of it.
+struct It {
+    server: Option<Server>,
+    clients: Clients,
+    dir: tempfile::TempDir,
+}
+
+impl It {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(dir.path());
+        let mut clients = server.clients().await;
+        clients.put_catalog(&[NEWS, OFFERS], &["email", "sms"]).await;
+        let mut it = Self { server: Some(server), clients, dir };
+        it.put(purpose("service.receipts", LegalBasis::Contract)).await;
+        it.put(purpose("service.improvement", LegalBasis::LegitimateInterest)).await;
+        it
+    }
+
+    async fn put(&mut self, purpose: proto::Purpose) -> proto::PutPurposeResponse {
+        let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+        self.clients.catalog.put_purpose(request).await.unwrap().into_inner()
+    }
+
+    async fn record(
+        &mut self,
+        request: proto::RecordConsentRequest,
+    ) -> proto::RecordConsentResponse {
+        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+    }
+
+    async fn refused(&mut self, request: proto::RecordConsentRequest) -> support::TypedError {
+        typed(&self.clients.consent.record_consent(request).await.unwrap_err())
+    }
+
+    async fn confirm(
+        &mut self,
+        request: proto::ConfirmConsentRequest,
+    ) -> Result<proto::ConfirmConsentResponse, support::TypedError> {
+        let answer = self.clients.consent.confirm_consent(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| typed(&status))
+    }
+
+    async fn ask(&mut self, request: proto::CheckRequest) -> proto::CheckResponse {
+        self.clients.check.check(request).await.unwrap().into_inner()
+    }
+
+    async fn check(&mut self, subject: &str, purpose: &str, channel: &str) -> proto::CheckResponse {
+        self.ask(check_request(subject, purpose, channel)).await
+    }
+
+    async fn reason(&mut self, subject: &str, purpose: &str, channel: &str) -> Reason {
+        self.check(subject, purpose, channel).await.reason()
+    }
+
+    async fn reason_as_of(&mut self, subject: &str, moment: Moment) -> Reason {
+        let as_of = Some(proto::AsOf { moment: Some(moment) });
+        self.ask(proto::CheckRequest { as_of, ..check_request(subject, NEWS, "email") })
+            .await
+            .reason()
+    }
+
+    async fn entry_count(&mut self) -> usize {
+        self.clients.entries(0).await.len()
+    }
+
+    /// The same directory, after a power cut.
+    async fn restart(&mut self) {
+        self.server.take().unwrap().kill();
+        let server = Server::start(self.dir.path());
+        self.clients = server.clients().await;
+        self.server = Some(server);
+    }
+}
+
+fn purpose(key: &str, basis: LegalBasis) -> proto::Purpose {
+    proto::Purpose { legal_basis: basis.into(), ..support::consent_purpose(key) }
+}
+
+fn double_opt_in(key: &str) -> proto::Purpose {
+    proto::Purpose { double_opt_in: true, ..support::consent_purpose(key) }
+}
+
+fn says(
+    subject: &str,
+    action: Action,
+    purpose: &str,
+    channel: &str,
+) -> proto::RecordConsentRequest {
+    act(subject, vec![change(action, purpose, channel)])
+}
+
+fn grant(subject: &str) -> proto::RecordConsentRequest {
+    says(subject, Action::Grant, NEWS, "email")
+}
+
+fn withdraw(subject: &str) -> proto::RecordConsentRequest {
+    says(subject, Action::Withdraw, NEWS, "email")
+}
+
+fn by(actor: Actor, request: proto::RecordConsentRequest) -> proto::RecordConsentRequest {
+    proto::RecordConsentRequest { actor: actor.into(), ..request }
+}
+
+fn at(effective_at_ms: i64, request: proto::RecordConsentRequest) -> proto::RecordConsentRequest {
+    proto::RecordConsentRequest { effective_at: Some(timestamp(effective_at_ms)), ..request }
+}
+
+fn until(
+    expires_at_ms: i64,
+    mut request: proto::RecordConsentRequest,
+) -> proto::RecordConsentRequest {
+    request.changes[0].expires_at = Some(timestamp(expires_at_ms));
+    request
+}
+
+fn token(token: &str) -> proto::ConfirmConsentRequest {
+    proto::ConfirmConsentRequest { token: token.to_owned(), ..Default::default() }
+}
+
+fn outcomes(results: &[proto::ChangeResult]) -> Vec<(Outcome, Option<u64>)> {
+    results.iter().map(|result| (result.outcome(), result.cause_index)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_refusal_does_not_reveal_an_older_grant() {
+    let mut it = It::new().await;
+    it.record(at(now_ms() - 2 * DAY_MS, grant("user:1"))).await;
+    let refusal = says("user:1", Action::Refuse, NEWS, "email");
+    // Only grants expire: whoever wants a refusal to is told so, and nothing is recorded.
+    let error = it.refused(until(now_ms() + 50, refusal.clone())).await;
+    assert_eq!(
+        (error.reason.as_str(), &*error.fields),
+        ("INVALID_FIELD", &["changes[0].expires_at".to_owned()][..])
+    );
+    it.record(at(now_ms() - DAY_MS, refusal)).await;
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!((answer.reason(), answer.status()), (Reason::Refused, Status::Refused));
+    assert_eq!(answer.valid_until, None, "no time brings the grant back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_grant_does_not_reveal_an_older_one_that_lasts() {
+    let mut it = It::new().await;
+    it.record(at(now_ms() - 2 * DAY_MS, grant("user:1"))).await;
+    it.record(until(now_ms() - 1_000, at(now_ms() - DAY_MS, grant("user:1")))).await;
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_upload_does_not_reopen_a_withdrawn_cell() {
+    let mut it = It::new().await;
+    let stop = it.record(at(now_ms() - DAY_MS, withdraw("user:1"))).await;
+    // The device was offline: its opt-in is older than the withdrawal and arrives after it.
+    let late = it.record(at(now_ms() - 2 * DAY_MS, grant("user:1"))).await;
+    assert_eq!(outcomes(&late.results), [(Outcome::SupersededByLater, Some(stop.index))]);
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Withdrawn);
+    // And the other way round: a late stop does not undo a newer grant.
+    let newer = it.record(at(now_ms() - DAY_MS, grant("user:2"))).await;
+    let late = it.record(at(now_ms() - 2 * DAY_MS, withdraw("user:2"))).await;
+    assert_eq!(outcomes(&late.results), [(Outcome::SupersededByLater, Some(newer.index))]);
+    assert_eq!(it.reason("user:2", NEWS, "email").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_on_sms_leaves_transactional_sms_allowed() {
+    let mut it = It::new().await;
+    it.record(says("user:1", Action::Grant, NEWS, "sms")).await;
+    it.record(says("user:1", Action::Grant, NEWS, "email")).await;
+    it.record(says("user:1", Action::Withdraw, "*", "sms")).await;
+    assert_eq!(it.reason("user:1", NEWS, "sms").await, Reason::Withdrawn);
+    assert_eq!(it.reason("user:1", "service.improvement", "sms").await, Reason::Withdrawn);
+    assert_eq!(it.reason("user:1", "service.receipts", "sms").await, Reason::NotConsentBased);
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_global_stop_and_then_the_persons_own_opt_in_allows_that_cell_only() {
+    let mut it = It::new().await;
+    it.record(says("user:1", Action::Grant, OFFERS, "sms")).await;
+    it.record(says("user:1", Action::Withdraw, "*", "*")).await;
+    let own = it.record(grant("user:1")).await;
+    assert_eq!(outcomes(&own.results), [(Outcome::Applied, None)]);
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!((answer.reason(), answer.decided_by_index), (Reason::Granted, Some(own.index)));
+    for (purpose, channel) in [(NEWS, "sms"), (OFFERS, "sms"), ("service.improvement", "email")] {
+        assert_eq!(it.reason("user:1", purpose, channel).await, Reason::Withdrawn, "{purpose}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_opt_in_by_import_does_not_lift_the_stop() {
+    let mut it = It::new().await;
+    let stop = it.record(says("user:1", Action::Withdraw, "*", "*")).await;
+    for actor in [Actor::Import, Actor::Operator, Actor::System] {
+        let other = it.record(by(actor, grant("user:1"))).await;
+        assert_eq!(outcomes(&other.results), [(Outcome::BlockedByStop, Some(stop.index))]);
+        assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Withdrawn);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typo_in_a_purpose_is_an_error_on_record_and_deny_on_check() {
+    let mut it = It::new().await;
+    let before = it.entry_count().await;
+    let error = it.refused(says("user:1", Action::Grant, "marketing.newsleter", "email")).await;
+    assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
+    assert_eq!(error.fields, ["changes[0].scope.purpose"]);
+    assert_eq!(it.entry_count().await, before, "what is refused changes nothing");
+    let answer = it.check("user:1", "marketing.newsleter", "email").await;
+    assert_eq!((answer.effect(), answer.reason()), (Effect::Deny, Reason::UnknownPurpose));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resubmitted_form_is_idempotent_and_a_reused_key_is_refused() {
+    let mut it = It::new().await;
+    let form = proto::RecordConsentRequest { idempotency_key: "form-1".into(), ..grant("user:1") };
+    let first = it.record(form.clone()).await;
+    let again = it.record(form.clone()).await;
+    assert!(!first.replayed && again.replayed);
+    assert_eq!(proto::RecordConsentResponse { replayed: false, ..again }, first);
+    it.restart().await;
+    assert_eq!(it.record(form.clone()).await.index, first.index, "a restart forgets nothing");
+    let other = proto::RecordConsentRequest { subject: "user:2".into(), ..form };
+    let error = it.refused(other).await;
+    assert_eq!((error.code, &*error.reason), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(it.reason("user:2", NEWS, "email").await, Reason::NoRecord);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_consent_never_falls_back_to_another_basis() {
+    let mut it = It::new().await;
+    it.record(grant("user:1")).await;
+    let stop = it.record(withdraw("user:1")).await;
+    for basis in [LegalBasis::LegitimateInterest, LegalBasis::Contract, LegalBasis::PublicTask] {
+        it.put(purpose(NEWS, basis)).await;
+        let answer = it.check("user:1", NEWS, "email").await;
+        assert_eq!(answer.reason(), Reason::Withdrawn, "{basis:?}");
+        assert_eq!(answer.decided_by_index, Some(stop.index));
+        // Who never withdrew is under the basis of today.
+        assert_eq!(it.check("user:2", NEWS, "email").await.effect(), Effect::Allow, "{basis:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_region_of_the_data_subject_chooses_the_legal_basis() {
+    let mut it = It::new().await;
+    let bases = [("DE", LegalBasis::Consent), ("US", LegalBasis::Contract)];
+    let regional = proto::Purpose {
+        basis_by_region: bases.map(|(region, basis)| (region.to_owned(), basis.into())).into(),
+        ..purpose("regional", LegalBasis::LegitimateInterest)
+    };
+    let put = it.put(regional.clone()).await;
+    assert_eq!(put.purpose.unwrap().basis_by_region, regional.basis_by_region);
+    for (region, reason, basis) in [
+        ("", Reason::NoObjection, LegalBasis::LegitimateInterest),
+        ("FR", Reason::NoObjection, LegalBasis::LegitimateInterest),
+        ("DE", Reason::NoRecord, LegalBasis::Consent),
+        ("DE-BY", Reason::NoRecord, LegalBasis::Consent),
+        ("US-CA", Reason::NotConsentBased, LegalBasis::Contract),
+    ] {
+        let request = check_request("user:1", "regional", "email");
+        let answer = it.ask(proto::CheckRequest { region: region.into(), ..request }).await;
+        assert_eq!((answer.reason(), answer.legal_basis()), (reason, basis), "{region}");
+    }
+    let wrong = proto::CheckRequest { region: "UK".into(), ..check_request("user:1", NEWS, "sms") };
+    let error = typed(&it.clients.check.check(wrong).await.unwrap_err());
+    assert_eq!((&*error.reason, &*error.fields), ("INVALID_FIELD", &["region".to_owned()][..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_counts_old_grants_unless_it_asks_for_consent_again() {
+    let mut it = It::new().await;
+    it.record(grant("user:1")).await;
+    let reworded = proto::Purpose { title: "News".into(), ..support::consent_purpose(NEWS) };
+    assert_eq!(it.put(reworded.clone()).await.purpose.unwrap().version, 2);
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Granted);
+    let request = proto::PutPurposeRequest {
+        purpose: Some(proto::Purpose { title: "All new".into(), ..reworded.clone() }),
+        requires_reconsent: true,
+    };
+    let put = it.clients.catalog.put_purpose(request).await.unwrap().into_inner();
+    assert_eq!(put.purpose.unwrap().oldest_compatible_version, 3);
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!(
+        (answer.reason(), answer.status()),
+        (Reason::ReconsentRequired, Status::Invalidated)
+    );
+    let retired = proto::Purpose { title: "All new".into(), retired: true, ..reworded.clone() };
+    it.put(retired.clone()).await;
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::PurposeRetired);
+    it.put(proto::Purpose { retired: false, ..retired }).await;
+    it.record(grant("user:1")).await;
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_can_be_narrowed_to_some_data_categories() {
+    let mut it = It::new().await;
+    let profile = proto::Purpose {
+        data_categories: vec!["user.contact".into(), "user.age".into()],
+        ..support::consent_purpose("profile")
+    };
+    it.put(profile).await;
+    let mut narrowed = says("user:1", Action::Grant, "profile", "email");
+    narrowed.changes[0].data_categories = vec!["user.contact.email".into()];
+    let recorded = it.record(narrowed.clone()).await;
+    assert_eq!(recorded.results[0].data_categories, ["user.contact.email"]);
+    for (asked, reason) in [
+        (&["user.contact.email"][..], Reason::Granted),
+        (&[], Reason::Granted),
+        (&["user.contact.phone"], Reason::DataCategoryNotCovered),
+        (&["user.contact"], Reason::DataCategoryNotCovered),
+        (&["user.contact.email", "user.age"], Reason::DataCategoryNotCovered),
+    ] {
+        let mut request = check_request("user:1", "profile", "email");
+        request.data_categories = asked.iter().map(ToString::to_string).collect();
+        let answer = it.ask(request).await;
+        assert_eq!(answer.reason(), reason, "{asked:?}");
+        let granted = reason == Reason::Granted;
+        assert_eq!(answer.data_categories.is_empty(), !granted, "says what the grant covers");
+    }
+    narrowed.changes[0].data_categories = vec!["user.contact".into(), "user.name".into()];
+    let error = it.refused(narrowed).await;
+    assert_eq!(error.fields, ["changes[0].data_categories[1]"], "nobody declared it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_double_opt_in_is_completed_by_its_token_once() {
+    let mut it = It::new().await;
+    it.put(double_opt_in("club")).await;
+    let form = proto::RecordConsentRequest {
+        idempotency_key: "form".into(),
+        ..says("user:1", Action::Grant, "club", "email")
+    };
+    let request = it.record(form.clone()).await;
+    assert_eq!(outcomes(&request.results), [(Outcome::PendingConfirmation, None)]);
+    let offer = request.confirmation.clone().unwrap();
+    let week =
+        millis(offer.expires_at.as_ref()).unwrap() - millis(request.recorded_at.as_ref()).unwrap();
+    assert_eq!((offer.token.len(), week), (43, 7 * DAY_MS));
+    assert_eq!(it.record(form).await.confirmation.unwrap(), offer, "asked again, the same token");
+    let answer = it.check("user:1", "club", "email").await;
+    assert_eq!(
+        (answer.reason(), answer.status()),
+        (Reason::PendingConfirmation, Status::Requested)
+    );
+
+    // The token is nowhere: not in the ledger, the vault, or the view.
+    for (path, bytes) in support::files(it.dir.path()) {
+        let found = bytes.windows(offer.token.len()).any(|w| w == offer.token.as_bytes());
+        assert!(!found, "the token is in {}", path.display());
+    }
+
+    let before = it.entry_count().await;
+    let unknown = it.confirm(token(&"A".repeat(43))).await.unwrap_err();
+    assert_eq!((unknown.code, &*unknown.reason), (Code::NotFound, "CONFIRMATION_TOKEN_UNKNOWN"));
+    let anothers = proto::ConfirmConsentRequest { subject: "user:2".into(), ..token(&offer.token) };
+    assert_eq!(it.confirm(anothers).await.unwrap_err().reason, "CONFIRMATION_TOKEN_UNKNOWN");
+    assert_eq!(it.confirm(token("")).await.unwrap_err().reason, "INVALID_FIELD");
+    assert_eq!(it.entry_count().await, before, "what is refused changes nothing");
+
+    it.restart().await;
+    let click = proto::ConfirmConsentRequest {
+        evidence: Some(proto::Evidence { touchpoint: "mail".into(), ..Default::default() }),
+        idempotency_key: "click".into(),
+        ..token(&offer.token)
+    };
+    let confirmed = it.confirm(click.clone()).await.unwrap();
+    assert_eq!(confirmed.request_index, request.index);
+    assert_eq!(outcomes(&confirmed.results), [(Outcome::Applied, None)]);
+    let answer = it.check("user:1", "club", "email").await;
+    assert_eq!(
+        (answer.reason(), answer.decided_by_index),
+        (Reason::Granted, Some(confirmed.index))
+    );
+
+    let again = it.confirm(click).await.unwrap();
+    assert!(again.replayed && again.index == confirmed.index);
+    let used = it.confirm(token(&offer.token)).await.unwrap_err();
+    assert_eq!((used.code, &*used.reason), (Code::FailedPrecondition, "CONFIRMATION_TOKEN_USED"));
+
+    let repeated = it.record(says("user:1", Action::Grant, "club", "email")).await;
+    assert_eq!(outcomes(&repeated.results), [(Outcome::NoEffect, None)]);
+    assert_eq!(repeated.confirmation, None);
+    assert_eq!(it.reason("user:1", "club", "email").await, Reason::Granted, "never downgraded");
+
+    // The evidence of the request and that of the confirmation are kept apart.
+    let history = it.clients.history("user:1").await;
+    let kinds: Vec<_> = history.iter().map(proto::ListHistoryResponse::kind).collect();
+    use proto::HistoryKind::{Act, Confirmation};
+    assert_eq!(kinds, [Act, Confirmation, Act]);
+    assert_eq!(history[1].cause_index, Some(request.index));
+    let touchpoint = |n: usize| history[n].evidence.as_ref().unwrap().touchpoint.clone();
+    assert_eq!(touchpoint(1), "mail");
+    assert_ne!(touchpoint(0), "mail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_past_its_end_confirms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--confirmation-validity", "300ms"]);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[NEWS], &["email"]).await;
+    let mut it = It { server: Some(server), clients, dir };
+    it.put(double_opt_in("club")).await;
+    let request = it.record(says("user:1", Action::Grant, "club", "email")).await;
+    let offer = request.confirmation.unwrap();
+    let expires_at = millis(offer.expires_at.as_ref()).unwrap();
+    support::wait_until("the token's end", support::PATIENCE, || {
+        (now_ms() > expires_at).then_some(())
+    });
+    let error = it.confirm(token(&offer.token)).await.unwrap_err();
+    assert_eq!(
+        (error.code, &*error.reason),
+        (Code::FailedPrecondition, "CONFIRMATION_TOKEN_EXPIRED")
+    );
+    assert_eq!(it.reason("user:1", "club", "email").await, Reason::PendingConfirmation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_does_not_undo_a_stop_that_came_after_the_request() {
+    let mut it = It::new().await;
+    it.put(double_opt_in("club")).await;
+    let request = it.record(says("user:1", Action::Grant, "club", "email")).await;
+    let stop = it.record(says("user:1", Action::Withdraw, "*", "*")).await;
+    let confirmed = it.confirm(token(&request.confirmation.unwrap().token)).await.unwrap();
+    assert_eq!(outcomes(&confirmed.results), [(Outcome::SupersededByLater, Some(stop.index))]);
+    assert_eq!(it.reason("user:1", "club", "email").await, Reason::Withdrawn);
+    // A stop that came before the request is lifted by it, once it is confirmed.
+    let again = it.record(says("user:1", Action::Grant, "club", "email")).await;
+    assert_eq!(it.reason("user:1", "club", "email").await, Reason::Withdrawn);
+    it.confirm(token(&again.confirmation.unwrap().token)).await.unwrap();
+    assert_eq!(it.reason("user:1", "club", "email").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guardians_grant_asks_for_consent_again_when_the_child_comes_of_age() {
+    let mut it = It::new().await;
+    let by_guardian = |subject: &str, ends_at_ms: i64| {
+        let authority = proto::Authority {
+            relationship: "parent".into(),
+            representative: "user:7".into(),
+            proof: "custody-2024-117".into(),
+            ends_at: Some(timestamp(ends_at_ms)),
+        };
+        let evidence = proto::Evidence { authority: Some(authority), ..Default::default() };
+        proto::RecordConsentRequest {
+            evidence: Some(evidence),
+            ..by(Actor::Guardian, grant(subject))
+        }
+    };
+    let eighteen = now_ms() + 1_500;
+    it.record(by_guardian("user:1", eighteen)).await;
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!(answer.reason(), Reason::Granted);
+    assert_eq!(millis(answer.valid_until.as_ref()), Some(eighteen));
+    support::wait_until("coming of age", support::PATIENCE, || {
+        (now_ms() >= eighteen).then_some(())
+    });
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!(
+        (answer.reason(), answer.status()),
+        (Reason::ReconsentRequired, Status::Invalidated)
+    );
+    let error = it.refused(by_guardian("user:1", eighteen)).await;
+    assert_eq!((error.code, &*error.reason), (Code::FailedPrecondition, "AUTHORITY_ENDED"));
+    it.record(grant("user:1")).await;
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Granted);
+
+    // Either may stop what the other granted.
+    it.record(by_guardian("user:2", now_ms() + DAY_MS)).await;
+    it.record(withdraw("user:2")).await;
+    assert_eq!(it.reason("user:2", NEWS, "email").await, Reason::Withdrawn);
+    it.record(grant("user:3")).await;
+    it.record(by(Actor::Guardian, withdraw("user:3"))).await;
+    assert_eq!(it.reason("user:3", NEWS, "email").await, Reason::Withdrawn);
+
+    // Who acted, by what right, is shown; and nobody else has an authority.
+    let history = it.clients.history("user:2").await;
+    let authority = history[0].evidence.clone().unwrap().authority.unwrap();
+    assert_eq!((history[0].actor(), &*authority.relationship), (Actor::Guardian, "parent"));
+    for (actor, field) in
+        [(Actor::Subject, "evidence.authority"), (Actor::Agent, "evidence.authority.ends_at")]
+    {
+        let error = it.refused(by(actor, by_guardian("user:4", now_ms() + DAY_MS))).await;
+        assert_eq!((&*error.reason, &*error.fields), ("INVALID_FIELD", &[field.to_owned()][..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiry_is_told_once_and_survives_a_restart() {
+    let mut it = It::new().await;
+    let ends = now_ms() + 2_500;
+    let first = it.record(until(ends, grant("user:1"))).await;
+    it.record(until(ends, grant("user:2"))).await;
+    // A later grant stands in its place, and a stop: their ends change nothing.
+    it.record(until(ends, grant("user:3"))).await;
+    it.record(grant("user:3")).await;
+    it.record(until(ends, grant("user:4"))).await;
+    it.record(withdraw("user:4")).await;
+    it.restart().await;
+    support::wait_until("the end", support::PATIENCE, || (now_ms() >= ends).then_some(()));
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Expired, "without any entry");
+
+    let request = proto::WatchRequest { start_index: Some(0), ..Default::default() };
+    let mut stream = it.clients.watch.watch(request).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let message = tokio::time::timeout(Duration::from_secs(60), stream.message()).await;
+        if let Some(Message::Consent(event)) = message.unwrap().unwrap().unwrap().message
+            && event.changes[0].action() == Action::Expire
+        {
+            assert_eq!((event.reason(), event.actor()), (Reason::Expired, Actor::System));
+            assert_eq!(millis(event.effective_at.as_ref()), Some(ends));
+            told.push((event.subject, event.cause_index));
+        }
+    }
+    assert!(told.contains(&("user:1".to_owned(), Some(first.index))), "{told:?}");
+    assert!(told.iter().any(|(subject, _)| subject == "user:2"));
+    let history = it.clients.history("user:1").await;
+    assert_eq!(history[1].kind(), proto::HistoryKind::Expiry);
+    assert_eq!(history[1].cause_index, Some(first.index));
+
+    // Rebuilt from the ledger, the view knows what is told already.
+    let count = it.entry_count().await;
+    it.server.take().unwrap().terminate();
+    std::fs::remove_dir_all(it.dir.path().join("view")).unwrap();
+    let server = Server::start(it.dir.path());
+    it.clients = server.clients().await;
+    it.server = Some(server);
+    let later = it.record(until(now_ms() + 300, grant("user:9"))).await;
+    let request = proto::WatchRequest {
+        start_index: Some(later.index),
+        filter: Some(proto::WatchFilter {
+            kinds: vec![EventKind::Expire.into()],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut stream = it.clients.watch.watch(request).await.unwrap().into_inner();
+    let event = loop {
+        let message = tokio::time::timeout(Duration::from_secs(60), stream.message()).await;
+        if let Some(Message::Consent(event)) = message.unwrap().unwrap().unwrap().message {
+            break event;
+        }
+    };
+    assert_eq!((&*event.subject, event.cause_index), ("user:9", Some(later.index)));
+    assert_eq!(it.entry_count().await, count + 2, "one act, one expiry, and nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_past_is_what_was_known_or_what_was_true() {
+    let mut it = It::new().await;
+    let start = now_ms();
+    // Signed up three days ago, withdrew on paper two days ago, and the paper is entered today.
+    let given = it.record(at(start - 3 * DAY_MS, grant("user:1"))).await;
+    support::wait_until("the next moment", support::PATIENCE, || {
+        (now_ms() > millis(given.recorded_at.as_ref()).unwrap() + 5).then_some(())
+    });
+    let paper = it.record(at(start - 2 * DAY_MS, withdraw("user:1"))).await;
+    let recorded = millis(paper.recorded_at.as_ref()).unwrap();
+    for (moment, want) in [
+        (Moment::Revision(0), Reason::UnknownPurpose),
+        (Moment::Revision(given.index), Reason::NoRecord),
+        (Moment::Revision(given.revision), Reason::Granted),
+        (Moment::Revision(paper.revision), Reason::Withdrawn),
+        (Moment::RecordedAt(timestamp(recorded - 1)), Reason::Granted),
+        (Moment::RecordedAt(timestamp(recorded)), Reason::Withdrawn),
+        // The catalogue of that time had no such purpose yet.
+        (Moment::EffectiveAt(timestamp(start - DAY_MS)), Reason::UnknownPurpose),
+        (Moment::EffectiveAt(timestamp(recorded)), Reason::Withdrawn),
+    ] {
+        assert_eq!(it.reason_as_of("user:1", moment).await, want, "{moment:?}");
+    }
+    // What was true: between two acts that were both entered late.
+    let known = now_ms();
+    it.record(at(known - 20, withdraw("user:2"))).await;
+    it.record(at(known - 40, grant("user:2"))).await;
+    assert_eq!(it.reason("user:2", NEWS, "email").await, Reason::Withdrawn);
+    if known - 30 > start {
+        let between = Moment::EffectiveAt(timestamp(known - 30));
+        let reason = it.reason_as_of("user:2", between).await;
+        assert!(matches!(reason, Reason::Granted | Reason::UnknownPurpose), "{reason:?}");
+    }
+
+    let as_of = Some(proto::AsOf { moment: Some(Moment::Revision(given.revision)) });
+    let request =
+        proto::GetPreferencesRequest { subject: "user:1".into(), as_of, ..Default::default() };
+    let then = it.clients.consent.get_preferences(request).await.unwrap().into_inner();
+    assert_eq!((then.revision, then.stops.len()), (given.revision, 0));
+    assert_eq!(then.cells[0].status(), Status::Given);
+
+    let ahead = now_ms() + DAY_MS;
+    for (moment, reason) in [
+        (Moment::Revision(1_000_000), "INDEX_OUT_OF_RANGE"),
+        (Moment::RecordedAt(timestamp(ahead)), "INVALID_FIELD"),
+        (Moment::EffectiveAt(timestamp(ahead)), "INVALID_FIELD"),
+    ] {
+        let as_of = Some(proto::AsOf { moment: Some(moment) });
+        let request = proto::CheckRequest { as_of, ..check_request("user:1", NEWS, "email") };
+        let error = typed(&it.clients.check.check(request).await.unwrap_err());
+        assert_eq!(error.reason, reason, "{moment:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_arrival_does_not_matter() {
+    let mut it = It::new().await;
+    let start = now_ms() - 10 * DAY_MS;
+    let acts = |subject: &str| {
+        vec![
+            at(start, grant(subject)),
+            at(start + 1_000, says(subject, Action::Object, "*", "email")),
+            at(start + 2_000, by(Actor::Import, grant(subject))),
+            at(start + 3_000, says(subject, Action::Grant, OFFERS, "email")),
+            at(start + 4_000, says(subject, Action::Withdraw, OFFERS, "*")),
+        ]
+    };
+    let mut answers = Vec::new();
+    for (number, order) in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1]].iter().enumerate() {
+        let subject = format!("user:{number}");
+        for position in order {
+            it.record(acts(&subject)[*position].clone()).await;
+        }
+        let mut own = Vec::new();
+        for (purpose, channel) in [(NEWS, "email"), (NEWS, "sms"), (OFFERS, "email")] {
+            let answer = it.check(&subject, purpose, channel).await;
+            own.push((answer.effect(), answer.reason(), answer.status()));
+        }
+        answers.push(own);
+    }
+    assert!(answers.iter().all(|own| *own == answers[0]), "{answers:?}");
+    assert_eq!(answers[0][0].1, Reason::Objected);
+    assert_eq!(answers[0][2].1, Reason::Withdrawn);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validity_over_the_29th_of_february_is_counted_in_days() {
+    let mut it = It::new().await;
+    let year = prost_types::Duration { seconds: 365 * 24 * 3_600, nanos: 0 };
+    it.put(proto::Purpose { default_validity: Some(year), ..support::consent_purpose("yearly") })
+        .await;
+    for (given, ends) in [
+        ("2024-02-29T12:00:00Z", "2025-02-28T12:00:00Z"),
+        ("2023-03-01T12:00:00Z", "2024-02-29T12:00:00Z"),
+        // Clocks change twice in between; the moment is the same.
+        ("2025-03-30T00:59:59Z", "2026-03-30T00:59:59Z"),
+    ] {
+        let ms = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+        let recorded =
+            it.record(at(ms(given), says("user:1", Action::Grant, "yearly", "email"))).await;
+        assert_eq!(millis(recorded.results[0].expires_at.as_ref()), Some(ms(ends)), "{given}");
+    }
+}
