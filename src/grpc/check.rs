@@ -29,14 +29,18 @@ impl Check {
 
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
         let (subject, region) = convert::check(request)?;
-        let checked = self.node.check(&Question {
+        let question = Question {
             subject: &subject,
             purpose: &request.purpose,
             channel: &request.channel,
             data_categories: &request.data_categories,
             region,
-        })?;
-        Ok(checked)
+        };
+        let checked = match request.want_token {
+            true => self.node.check_with_token(&question),
+            false => self.node.check(&question),
+        };
+        Ok(checked?)
     }
 }
 
@@ -86,6 +90,12 @@ impl CheckService for Check {
         &self,
         _: Request<proto::GetDecisionKeyRequest>,
     ) -> Result<Response<proto::GetDecisionKeyResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let (key, issuer) = self.node.decision_key();
+        Ok(Response::new(proto::GetDecisionKeyResponse {
+            key_id: key.id(),
+            public_key: key.to_bytes().to_vec(),
+            jwk: key.to_jwk(),
+            issuer: issuer.to_owned(),
+        }))
     }
 }

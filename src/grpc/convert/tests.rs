@@ -309,6 +309,13 @@ fn every_way_in_which_a_check_can_be_wrong_has_a_name_and_a_place() {
         at("data_categories", Problem::TooMany { limit: 100, got: 101 })
     );
     assert_eq!(
+        spoiled(|check| {
+            check.want_token = true;
+            check.as_of = Some(proto::AsOf::default());
+        }),
+        at("want_token", Problem::NotWith("as_of"))
+    );
+    assert_eq!(
         spoiled(|check| check.data_categories.push("user..mail".into())),
         at("data_categories[1]", KeyError::Characters.into())
     );
