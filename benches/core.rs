@@ -98,6 +98,7 @@ fn config(dir: &Path) -> NodeConfig {
         scrub_bytes_per_second: 0,
         revision_wait: Duration::from_secs(1),
         confirmation_validity: Duration::from_secs(3_600),
+        decision_token_validity: Duration::from_secs(900),
     }
 }
 

@@ -18,6 +18,11 @@ const MIB: u64 = 1 << 20;
 /// Gibibyte, in bytes.
 const GIB: u64 = 1 << 30;
 
+/// The shortest validity of decision tokens: their times are whole seconds.
+pub const TOKEN_VALIDITY_MIN: Duration = Duration::from_secs(1);
+/// The longest: a day is a long time not to hear of a withdrawal.
+pub const TOKEN_VALIDITY_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// The longest name of a ledger, in bytes.
 pub const ORIGIN_BYTES_MAX: usize = 256;
 
@@ -113,6 +118,7 @@ fn default_node() -> NodeConfig {
         scrub_bytes_per_second: 8 * MIB,
         revision_wait: Duration::from_secs(5),
         confirmation_validity: Duration::from_secs(7 * 24 * 3_600),
+        decision_token_validity: Duration::from_secs(15 * 60),
     }
 }
 
@@ -147,6 +153,9 @@ pub enum ConfigError {
     /// A limit of zero, where nothing would work.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// Decision tokens that live too short or too long.
+    #[error("--decision-token-validity must be 1s to 24h")]
+    TokenValidity,
     /// The key-encryption key is malformed. It is not repeated here.
     #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
     Kek,
@@ -171,6 +180,10 @@ impl ServeConfig {
         }
         if self.node.kek.is_some() && self.node.kek_file.is_some() {
             return Err(ConfigError::TwoKeks);
+        }
+        let validity = TOKEN_VALIDITY_MIN..=TOKEN_VALIDITY_MAX;
+        if !validity.contains(&self.node.decision_token_validity) {
+            return Err(ConfigError::TokenValidity);
         }
         for (name, is_zero) in [
             ("--message-bytes-max", self.message_bytes_max == 0),
@@ -328,6 +341,17 @@ mod tests {
             "https://user@a.b",
         ] {
             assert!(check_cors_origin(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_live_a_second_to_a_day() {
+        let mut config = ServeConfig::default();
+        for (millis, good) in [(999, false), (1_000, true), (86_400_000, true), (86_400_001, false)]
+        {
+            config.node.decision_token_validity = Duration::from_millis(millis);
+            let refused = config.check().err();
+            assert_eq!(refused, (!good).then_some(ConfigError::TokenValidity), "{millis}");
         }
     }
 

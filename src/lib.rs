@@ -7,6 +7,7 @@
 //! * [`decide`]: the pure decision over those values.
 //! * [`storage`]: checksummed frames in fsynced files; the one primitive under ledger and vault.
 //! * [`ledger`]: entry bytes, the hash chain, verification.
+//! * [`token`]: a decision as a signed statement that travels with data.
 //! * [`vault`]: subject identities and keys, the only primary data that may ever be deleted.
 //! * [`backend`]: the contract of a log that can not fork, and its local home.
 //! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
@@ -23,6 +24,8 @@ pub mod decide;
 pub mod storage;
 
 pub mod ledger;
+
+pub mod token;
 
 pub mod vault;
 

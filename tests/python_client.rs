@@ -1,8 +1,8 @@
 //! A client that shares no code with us: Python's grpcio, with stubs generated from the protocol
 //! files when the test runs.
 //!
-//! Needs a Python with grpcio and grpcio-tools; `CONSENT_LEDGER_TEST_PYTHON` names it when the
-//! tests are built.
+//! Needs a Python with grpcio, grpcio-tools and PyJWT; `CONSENT_LEDGER_TEST_PYTHON` names it when
+//! the tests are built.
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
@@ -17,6 +17,7 @@ const CHECKS: &[&str] = &[
     "catalogue applied",
     "consent recorded",
     "check allows",
+    "a JWT library verifies the decision token",
     "batch answers in order",
     "withdrawal reached the watcher",
     "check denies",
@@ -30,7 +31,7 @@ const CHECKS: &[&str] = &[
 #[test]
 #[cfg_attr(
     not(test_python),
-    ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python with grpcio and grpcio-tools"
+    ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python with grpcio, grpcio-tools and PyJWT"
 )]
 fn a_python_client_records_checks_and_watches() {
     let python = env::var("CONSENT_LEDGER_TEST_PYTHON").expect("it was there for the build");

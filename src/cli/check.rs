@@ -16,7 +16,8 @@ Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. No answer mea
 
 Examples:
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email
-  consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email && send";
+  consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email && send
+  consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email --token";
 
 /// Options of `check`.
 #[derive(Debug, Args)]
@@ -37,6 +38,9 @@ pub struct CheckArgs {
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
+    /// Ask for a decision token, which travels with the data and is verified offline
+    #[arg(long)]
+    token: bool,
 }
 
 pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -47,6 +51,7 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
         channel: args.channel,
         data_categories: args.data_category,
         at_least_revision: args.at_least_revision,
+        want_token: args.token,
         ..CheckRequest::default()
     };
     let answer = client.check(request).await?.into_inner();
@@ -84,6 +89,9 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     }
     for obligation in &decision.obligations {
         out.line(format!("obligation   {}", obligation_text(obligation)))?;
+    }
+    if let Some(token) = &decision.token {
+        out.line(format!("token        {token}"))?;
     }
     Ok(())
 }

@@ -21,7 +21,9 @@ use tonic_types::StatusExt;
 use super::{
     Global, layers,
     output::{ColorWhen, color_on},
+    words,
 };
+use crate::{domain::Millis, token::TokenError};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, Error)]
@@ -56,6 +58,9 @@ pub enum CliError {
     /// The server refused.
     #[error("{}", .0.message())]
     Server(Box<Status>),
+    /// A decision token is worth nothing.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A file or stream failed.
     #[error("{what}: {source}")]
     Io {
@@ -116,7 +121,11 @@ impl CliError {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Usage { .. } => 2,
             Self::StdoutClosed => 0,
-            Self::Failed { .. } | Self::Unreachable { .. } | Self::Server(_) | Self::Io { .. } => 1,
+            Self::Failed { .. }
+            | Self::Unreachable { .. }
+            | Self::Server(_)
+            | Self::Token(_)
+            | Self::Io { .. } => 1,
         }
     }
 
@@ -179,6 +188,9 @@ impl CliError {
                 .map(|(field, description)| json!({"field": field, "description": description}))
                 .collect();
         }
+        if let Self::Token(token) = self {
+            error["reason"] = json!(token.name());
+        }
         json!({ "error": error })
     }
 
@@ -188,6 +200,7 @@ impl CliError {
             Self::Failed { .. } => "failed",
             Self::Unreachable { .. } => "unreachable",
             Self::Server(_) => "server",
+            Self::Token(_) => "token",
             Self::Io { .. } | Self::StdoutClosed => "io",
         }
     }
@@ -209,6 +222,7 @@ impl CliError {
                     .to_owned(),
             ),
             Self::Server(status) => server_hint(status),
+            Self::Token(error) => token_hint(error),
             Self::Arguments(_) | Self::Io { .. } | Self::StdoutClosed => None,
         }
     }
@@ -263,6 +277,22 @@ fn server_hint(status: &Status) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn token_hint(error: &TokenError) -> Option<String> {
+    let time = |time: &Millis| words::rfc3339_ms(time.0);
+    Some(match error {
+        TokenError::Expired { since } => {
+            format!("it ended at {}; ask again with `consent-ledger check --token`", time(since))
+        }
+        TokenError::NotYetValid { from } => {
+            format!("it was issued at {}; is this machine's clock right?", time(from))
+        }
+        TokenError::Key { .. } => {
+            "is it of another ledger? `consent-ledger token key` prints a server's key".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 /// What `google.rpc.Status` carries beyond code and message.
@@ -359,6 +389,7 @@ mod tests {
             refused(),
             CliError::usage("no"),
             CliError::failed("no"),
+            CliError::Token(TokenError::Signature),
             CliError::stdout(io()),
             CliError::io("x", io()),
             CliError::Unreachable { addr: "a".into(), cause: "b".into() },

@@ -36,6 +36,7 @@ mod record;
 mod replay;
 pub mod serve;
 pub mod shapes;
+mod token;
 mod verify;
 mod watch;
 mod words;
@@ -49,10 +50,10 @@ TOML file (--config, else ./consent-ledger.toml if there is one), in this order 
 In the file, a key at the top goes for every command, a key in a table such as [serve] for that one.
 
 Exit codes:
-  0  done; for `check`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found
+  0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
+  1  failed; for `verify`: damage was found; for `token verify`: not a good token
   2  wrong usage
-  3  `check` only: DENY
+  3  `check` and `token verify` only: DENY
 
 Example:
   consent-ledger serve --data-dir ./data
@@ -126,6 +127,9 @@ pub enum Command {
     Record(Box<record::RecordArgs>),
     /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
     Check(check::CheckArgs),
+    /// Verify decision tokens offline, or print the key that does
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
     /// Show every act of a data subject, with its evidence
@@ -161,7 +165,7 @@ pub enum Exit {
     Success,
     /// Something in the input, or in the ledger, was not as it should be; it was reported.
     Failed,
-    /// `check` answered DENY.
+    /// `check` answered DENY, or a token says so.
     Denied,
 }
 
@@ -241,6 +245,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Serve(args) => serve::run(*args).await.map(|()| Exit::Success),
         Command::Record(args) => Box::pin(record::run(*args, context)).await,
         Command::Check(args) => Box::pin(check::run(args, context)).await,
+        Command::Token(command) => Box::pin(token::run(command, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,

@@ -143,6 +143,14 @@ pub struct ServeArgs {
         default_value = "7days"
     )]
     pub confirmation_validity: Duration,
+    /// How long a decision token is good at most, 1s to 24h; never longer than its decision.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "15m"
+    )]
+    pub decision_token_validity: Duration,
 }
 
 impl ServeArgs {
@@ -192,6 +200,7 @@ impl ServeArgs {
                 scrub_bytes_per_second: self.scrub_bytes_per_second,
                 revision_wait: self.revision_wait,
                 confirmation_validity: self.confirmation_validity,
+                decision_token_validity: self.decision_token_validity,
             },
         };
         config.check()?;

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `record` | [`Recorded`] |
 //! | `check` | [`Decision`] |
+//! | `token verify` | [`TokenVerified`] |
+//! | `token key` | [`DecisionKey`] |
 //! | `watch` | a [`Watched`] a line |
 //! | `history` | a [`HistoryAct`] a line |
 //! | `preferences` | [`Preferences`] |
@@ -24,7 +26,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::words::{hex, rfc3339, rfc3339_ms, word};
-use crate::{ledger::chain, proto};
+use crate::{ledger::chain, proto, token::Statement};
 
 /// What a change covers; `*` for every purpose or channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -188,6 +190,8 @@ pub struct Decision {
     pub valid_until: Option<String>,
     /// Conditions that come with an ALLOW.
     pub obligations: Vec<Obligation>,
+    /// The decision token, if one was asked for.
+    pub token: Option<String>,
 }
 
 impl From<&proto::CheckResponse> for Decision {
@@ -200,6 +204,89 @@ impl From<&proto::CheckResponse> for Decision {
             revision: answer.revision,
             valid_until: answer.valid_until.as_ref().map(rfc3339),
             obligations: answer.obligations.iter().map(Into::into).collect(),
+            token: Some(answer.token.clone()).filter(|token| !token.is_empty()),
+        }
+    }
+}
+
+/// The answer to `token verify`: what a good token states.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenVerified {
+    /// `allow` or `deny`.
+    pub effect: String,
+    /// Why, for example `granted` or `no_record`.
+    pub reason: String,
+    /// Whether a data subject was given, and the token is about them.
+    pub subject_confirmed: bool,
+    /// Purpose key.
+    pub purpose: String,
+    /// Channel key.
+    pub channel: String,
+    /// Region that was asked for.
+    pub region: Option<String>,
+    /// Data categories that the answer is about; empty: all that the purpose declares.
+    pub data_categories: Vec<String>,
+    /// Whether the ALLOW comes with obligations.
+    pub has_obligations: bool,
+    /// Index of the entry that decided it.
+    pub decided_by_index: Option<u64>,
+    /// Revision of the answer.
+    pub revision: u64,
+    /// The ledger's origin.
+    pub issuer: String,
+    /// When the token was issued.
+    pub issued_at: String,
+    /// First moment at which it is no longer good.
+    pub expires_at: String,
+    /// First moment at which the decision could change with no new entry.
+    pub valid_until: Option<String>,
+}
+
+impl TokenVerified {
+    /// What a statement says, and whether it was compared with a data subject.
+    #[must_use]
+    pub fn new(statement: &Statement, subject_confirmed: bool) -> Self {
+        let lifetime = statement.lifetime;
+        let time = |seconds: i64| rfc3339_ms(seconds.saturating_mul(1_000));
+        Self {
+            effect: statement.effect().name().to_ascii_lowercase(),
+            reason: statement.reason.name().to_ascii_lowercase(),
+            subject_confirmed,
+            purpose: statement.purpose.clone(),
+            channel: statement.channel.clone(),
+            region: statement.region.map(|region| region.as_str().to_owned()),
+            data_categories: statement.data_categories.clone(),
+            has_obligations: statement.has_obligations,
+            decided_by_index: statement.decided_by,
+            revision: statement.revision,
+            issuer: statement.issuer.clone(),
+            issued_at: time(lifetime.issued_at_s),
+            expires_at: time(lifetime.expires_at_s),
+            valid_until: statement.valid_until.map(|end| rfc3339_ms(end.0)),
+        }
+    }
+}
+
+/// The answer to `token key`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DecisionKey {
+    /// Identifier of the key.
+    pub key_id: String,
+    /// The Ed25519 public key.
+    pub public_key: String,
+    /// The same as the text of a JSON Web Key.
+    pub jwk: String,
+    /// The ledger's origin.
+    pub issuer: String,
+}
+
+impl From<&proto::GetDecisionKeyResponse> for DecisionKey {
+    fn from(answer: &proto::GetDecisionKeyResponse) -> Self {
+        Self {
+            key_id: answer.key_id.clone(),
+            public_key: hex(&answer.public_key),
+            jwk: answer.jwk.clone(),
+            issuer: answer.issuer.clone(),
         }
     }
 }
@@ -909,6 +996,7 @@ mod tests {
                 "effect": "deny", "reason": "no_record", "status": "unknown",
                 "decided_by_index": null, "revision": 9, "valid_until": null,
                 "obligations": [{"frequency_limit": {"uses_max": 2, "period_ms": 60_000}}],
+                "token": null,
             })
         );
     }

@@ -49,6 +49,17 @@ pub enum Effect {
     Deny,
 }
 
+impl Effect {
+    /// Name as the protocol has it, without the prefix.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+        }
+    }
+}
+
 /// Why. In the order in which the rules are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -87,6 +98,49 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order of the enum.
+    pub const ALL: [Self; 16] = [
+        Self::UnknownPurpose,
+        Self::UnknownChannel,
+        Self::PurposeRetired,
+        Self::NotConsentBased,
+        Self::Erased,
+        Self::Refused,
+        Self::Withdrawn,
+        Self::Revoked,
+        Self::Objected,
+        Self::NoObjection,
+        Self::NoRecord,
+        Self::PendingConfirmation,
+        Self::Expired,
+        Self::ReconsentRequired,
+        Self::DataCategoryNotCovered,
+        Self::Granted,
+    ];
+
+    /// Name as the protocol has it, without the prefix.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnknownPurpose => "UNKNOWN_PURPOSE",
+            Self::UnknownChannel => "UNKNOWN_CHANNEL",
+            Self::PurposeRetired => "PURPOSE_RETIRED",
+            Self::NotConsentBased => "NOT_CONSENT_BASED",
+            Self::Erased => "ERASED",
+            Self::Refused => "REFUSED",
+            Self::Withdrawn => "WITHDRAWN",
+            Self::Revoked => "REVOKED",
+            Self::Objected => "OBJECTED",
+            Self::NoObjection => "NO_OBJECTION",
+            Self::NoRecord => "NO_RECORD",
+            Self::PendingConfirmation => "PENDING_CONFIRMATION",
+            Self::Expired => "EXPIRED",
+            Self::ReconsentRequired => "RECONSENT_REQUIRED",
+            Self::DataCategoryNotCovered => "DATA_CATEGORY_NOT_COVERED",
+            Self::Granted => "GRANTED",
+        }
+    }
+
     /// The effect that the reason always has.
     #[must_use]
     pub fn effect(self) -> Effect {
@@ -144,5 +198,17 @@ impl Decision {
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.reason.effect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_in_the_order_of_the_enum() {
+        for (position, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, position);
+        }
     }
 }

@@ -33,7 +33,11 @@ impl Check {
 
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
         let (subject, region) = convert::check(request)?;
-        Ok(self.node.check(&question(&subject, request, region))?)
+        let question = question(&subject, request, region);
+        Ok(match request.want_token {
+            true => self.node.check_with_token(&question)?,
+            false => self.node.check(&question)?,
+        })
     }
 
     /// Answers for a moment in the past.
@@ -118,6 +122,12 @@ impl CheckService for Check {
         &self,
         _: Request<proto::GetDecisionKeyRequest>,
     ) -> Result<Response<proto::GetDecisionKeyResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let (key, issuer) = self.node.decision_key();
+        Ok(Response::new(proto::GetDecisionKeyResponse {
+            key_id: key.id(),
+            public_key: key.to_bytes().to_vec(),
+            jwk: key.to_jwk(),
+            issuer: issuer.to_owned(),
+        }))
     }
 }

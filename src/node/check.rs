@@ -46,7 +46,7 @@ impl Core {
                 decide(catalog, state, &query, now)
             })?;
         self.metrics.decision(decision.reason);
-        Ok(Checked { decision, revision })
+        Ok(Checked { decision, revision, token: None })
     }
 
     /// What is known of a subject, and what a check of each cell answers.

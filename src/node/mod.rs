@@ -10,6 +10,7 @@ mod open;
 mod past;
 mod question;
 mod scrub;
+mod token;
 mod writer;
 
 use std::{
@@ -83,6 +84,8 @@ pub struct NodeConfig {
     pub revision_wait: Duration,
     /// How long a confirmation token is good, unless the act says.
     pub confirmation_validity: Duration,
+    /// How long a decision token is good at most.
+    pub decision_token_validity: Duration,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -114,6 +117,7 @@ struct Core {
     recorded_at_ms: AtomicI64,
     /// How long a confirmation token is good, in milliseconds.
     confirmation_validity_ms: i64,
+    tokens: token::Tokens,
 }
 
 impl Node {
@@ -151,6 +155,7 @@ impl Node {
             config.recent_events_max,
         );
         let core = Arc::new(Core {
+            tokens: token::Tokens::new(&opened.vault, config),
             backend: opened.backend,
             vault: opened.vault,
             view: opened.view,

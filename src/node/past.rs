@@ -141,7 +141,7 @@ impl Core {
         let mut decision = decide(catalog, &state, &query, past.now);
         // They are for whoever is about to use the data.
         decision.obligations.clear();
-        Ok(Checked { decision, revision: past.end })
+        Ok(Checked { decision, revision: past.end, token: None })
     }
 
     /// What was known of a data subject. Blocking.

@@ -29,6 +29,8 @@ pub struct Checked {
     pub decision: Decision,
     /// The number of entries that it takes into account.
     pub revision: u64,
+    /// The decision token, if one was asked for.
+    pub token: Option<String>,
 }
 
 /// What is known of a data subject.

@@ -27,6 +27,7 @@ pub fn config(dir: &Path) -> NodeConfig {
         scrub_bytes_per_second: 1 << 30,
         revision_wait: Duration::from_millis(50),
         confirmation_validity: Duration::from_secs(3_600),
+        decision_token_validity: Duration::from_secs(900),
     }
 }
 

@@ -109,6 +109,9 @@ def main(address, proto_dir, stub_dir):
     assert answer.decided_by_index == granted.index, answer
     ok("check allows")
 
+    assert_token(checks, check, question)
+    ok("a JWT library verifies the decision token")
+
     batch = check.BatchCheckRequest(
         checks=[
             question,
@@ -177,6 +180,33 @@ def main(address, proto_dir, stub_dir):
     ok("health serving")
     assert_reflection(channel)
     ok("reflection v1alpha lists the services")
+
+
+def assert_token(checks, check, question):
+    import base64
+    import hashlib
+
+    import jwt
+
+    wanted = check.CheckRequest(want_token=True)
+    wanted.MergeFrom(question)
+    token = checks.Check(wanted, timeout=TIMEOUT_S).token
+    own = checks.GetDecisionKey(check.GetDecisionKeyRequest(), timeout=TIMEOUT_S)
+    key = jwt.PyJWK.from_json(own.jwk)
+    assert jwt.get_unverified_header(token)["kid"] == own.key_id == key.key_id, own
+    claims = jwt.decode(token, key, algorithms=["EdDSA"], issuer=own.issuer)
+    assert (claims["effect"], claims["reason"]) == ("ALLOW", "GRANTED"), claims
+    assert (claims["purpose"], claims["channel"]) == (question.purpose, question.channel), claims
+    salt = base64.urlsafe_b64decode(claims["salt"] + "==")
+    digest = hashlib.sha256(salt + question.subject.encode()).digest()
+    digest = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    assert claims["sub"] == f"sha256:{digest}", claims
+    changed = token[:-10] + ("A" if token[-10] != "A" else "B") + token[-9:]
+    try:
+        jwt.decode(changed, key, algorithms=["EdDSA"])
+    except jwt.InvalidSignatureError:
+        return
+    raise AssertionError("a changed token was taken")
 
 
 def assert_typed_errors(consents, catalogs, catalog, act, types):

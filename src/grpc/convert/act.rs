@@ -245,6 +245,9 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
+    if request.want_token && request.as_of.is_some() {
+        return Err(Problem::NotWith("as_of").at("want_token"));
+    }
     Ok((subject, region(&request.region, "region")?))
 }
 

@@ -91,7 +91,7 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         obligations: decision.obligations.iter().map(Into::into).collect(),
         data_categories: decision.data_categories.as_deref().unwrap_or_default().to_vec(),
         not_before: None,
-        token: String::new(),
+        token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
     }
 }

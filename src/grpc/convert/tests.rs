@@ -9,7 +9,7 @@ use super::{scalar::*, *};
 use crate::{
     domain::{
         Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
-        PurposeVersion, ScopeKeys, SubjectError,
+        PurposeVersion, Reason, ScopeKeys, SubjectError,
     },
     node::PurposeDraft,
     proto,
@@ -46,6 +46,18 @@ fn good_act() -> proto::RecordConsentRequest {
 
 fn moment_of(seconds: i64, nanos: i32) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos })
+}
+
+#[test]
+fn reasons_and_effects_have_the_names_of_the_protocol() {
+    for reason in Reason::ALL {
+        let name = proto::Reason::from(reason).as_str_name();
+        assert_eq!(name, format!("REASON_{}", reason.name()));
+        let effect = proto::Effect::from(reason.effect()).as_str_name();
+        assert_eq!(effect, format!("EFFECT_{}", reason.effect().name()));
+    }
+    let known = (1..).take_while(|&number| proto::Reason::try_from(number).is_ok()).count();
+    assert_eq!(known, Reason::ALL.len());
 }
 
 #[test]
@@ -295,6 +307,13 @@ fn every_way_in_which_a_check_can_be_wrong_has_a_name_and_a_place() {
     assert_eq!(
         spoiled(|check| check.data_categories = vec!["a".into(); 101]),
         at("data_categories", Problem::TooMany { limit: 100, got: 101 })
+    );
+    assert_eq!(
+        spoiled(|check| {
+            check.want_token = true;
+            check.as_of = Some(proto::AsOf::default());
+        }),
+        at("want_token", Problem::NotWith("as_of"))
     );
     assert_eq!(
         spoiled(|check| check.data_categories.push("user..mail".into())),

@@ -1,0 +1,263 @@
+//! `token`: verifies decision tokens, offline, and asks a server for the key that does.
+
+use std::{fs, path::Path};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    output::Tone,
+    shapes::{DecisionKey, TokenVerified},
+    words,
+};
+use crate::{
+    domain::{Effect, Millis},
+    proto::{GetDecisionKeyRequest, check_service_client::CheckServiceClient},
+    token::PublicKey,
+};
+
+/// The subcommands of `token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Verify a decision token, with no server; exits with 0 for ALLOW and 3 for DENY
+    Verify(VerifyArgs),
+    /// Print the public key of a server's decision tokens
+    Key(KeyArgs),
+}
+
+const VERIFY_HELP: &str = "\
+A token is the answer to one check, `consent-ledger check --token`, at the moment when it was asked:
+what happened since is not in it. Whoever knows the data subject can confirm with --subject that the
+token is about them; without it, nobody says that it is.
+
+Exit codes: 0 for a good token that says ALLOW, 3 for a good one that says DENY, 1 for one that is
+not good (expired, of another key, changed, about another data subject), 2 for wrong usage.
+
+Examples:
+  consent-ledger token key > ledger.jwk
+  consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --subject user:42
+  consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --at 2026-01-31T12:00:00Z --json";
+
+/// Options of `token verify`.
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_HELP)]
+pub struct VerifyArgs {
+    /// The token
+    token: String,
+    /// Public key: a JSON Web Key, 32 bytes in base64, or @FILE with one of them in it
+    #[arg(long, value_name = "KEY")]
+    key: String,
+    /// Data subject that the token must be about
+    #[arg(long, value_name = "NAMESPACE:ID")]
+    subject: Option<String>,
+    /// Moment at which the token must be good [default: now]
+    #[arg(long, value_name = "TIME", value_parser = words::time)]
+    at: Option<Timestamp>,
+}
+
+const KEY_HELP: &str = "\
+The key is the same for as long as the ledger lives. Fetch it once, from a server that you trust,
+and keep it where tokens are verified.
+
+Example:
+  consent-ledger token key > ledger.jwk";
+
+/// Options of `token key`.
+#[derive(Debug, Args)]
+#[command(after_help = KEY_HELP)]
+pub struct KeyArgs {}
+
+pub(super) async fn run(command: TokenCommand, context: &mut Context) -> Result<Exit, CliError> {
+    match command {
+        TokenCommand::Verify(args) => verify(&args, context),
+        TokenCommand::Key(KeyArgs {}) => key(context).await,
+    }
+}
+
+async fn key(context: &mut Context) -> Result<Exit, CliError> {
+    let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
+    let answer = client.get_decision_key(GetDecisionKeyRequest {}).await?.into_inner();
+    match context.out.json {
+        true => context.out.object(&DecisionKey::from(&answer))?,
+        false => context.out.line(&answer.jwk)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let key = public_key(&args.key)?;
+    let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
+    let statement = key.verify(args.token.trim(), args.subject.as_deref(), now)?;
+    let verified = TokenVerified::new(&statement, args.subject.is_some());
+    // As with `check`: whoever closes the output early still reads the answer's exit code.
+    match print(&verified, context).and_then(|()| context.out.flush()) {
+        Ok(()) | Err(CliError::StdoutClosed) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(match statement.effect() {
+        Effect::Allow => Exit::Success,
+        Effect::Deny => Exit::Denied,
+    })
+}
+
+fn public_key(text: &str) -> Result<PublicKey, CliError> {
+    let read;
+    let key = match text.strip_prefix('@') {
+        None => text,
+        Some(path) => {
+            read = read_key(Path::new(path))?;
+            &read
+        }
+    };
+    PublicKey::parse(key).map_err(|error| {
+        CliError::usage(format!("--key {error}"))
+            .with_hint("`consent-ledger token key` prints that of a server; @FILE reads a file")
+    })
+}
+
+fn read_key(path: &Path) -> Result<String, CliError> {
+    fs::read_to_string(path).map_err(|error| CliError::file(path, error))
+}
+
+fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        return out.object(verified);
+    }
+    let tone = if verified.effect == "allow" { Tone::Good } else { Tone::Bad };
+    let effect = out.paint(tone, &verified.effect.to_ascii_uppercase());
+    out.line(format!("{effect}  {}", verified.reason))?;
+    let subject = if verified.subject_confirmed { "confirmed" } else { "not compared" };
+    out.line(format!("subject      {subject}"))?;
+    out.line(format!("cell         {}:{}", verified.purpose, verified.channel))?;
+    if let Some(region) = &verified.region {
+        out.line(format!("region       {region}"))?;
+    }
+    for category in &verified.data_categories {
+        out.line(format!("data         {category}"))?;
+    }
+    if verified.has_obligations {
+        out.line("obligations  some; a check tells which")?;
+    }
+    if let Some(index) = verified.decided_by_index {
+        out.line(format!("decided by   #{index}"))?;
+    }
+    out.line(format!("revision     {}", verified.revision))?;
+    out.line(format!("ledger       {}", verified.issuer))?;
+    out.line(format!("issued at    {}", verified.issued_at))?;
+    out.line(format!("good until   {}", verified.expires_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, time::Duration};
+
+    use super::*;
+    use crate::{
+        cli::testing::Capture,
+        domain::Reason,
+        token::{Lifetime, Signer, Statement, SubjectHash},
+    };
+
+    /// 2026-10-26T06:13:20Z.
+    const DECIDED_AT: Millis = Millis(1_792_995_200_000);
+
+    fn signer() -> Signer {
+        Signer::from_seed(&[7; 32])
+    }
+
+    fn token(reason: Reason) -> String {
+        signer().sign(&Statement {
+            issuer: "localhost/consent".to_owned(),
+            lifetime: Lifetime::new(DECIDED_AT, None, Duration::from_secs(900)),
+            subject: SubjectHash::new("user:42", [1; 16]),
+            purpose: "marketing.newsletter".to_owned(),
+            channel: "email".to_owned(),
+            region: None,
+            data_categories: Vec::new(),
+            reason,
+            revision: 36,
+            decided_by: Some(35),
+            valid_until: None,
+            has_obligations: true,
+        })
+    }
+
+    fn args(reason: Reason, key: &str, after_s: i64) -> VerifyArgs {
+        VerifyArgs {
+            token: token(reason),
+            key: key.to_owned(),
+            subject: Some("user:42".to_owned()),
+            at: Some(Timestamp::from_second(DECIDED_AT.0 / 1_000 + after_s).unwrap()),
+        }
+    }
+
+    fn verified(args: &VerifyArgs, json: bool) -> (Result<u8, CliError>, String) {
+        let (mut context, capture) = Capture::context(json);
+        let exit = verify(args, &mut context).map(Exit::code);
+        (exit, capture.text(context))
+    }
+
+    #[test]
+    fn the_exit_code_is_the_answer() {
+        let key = signer().public_key().to_jwk();
+        let (exit, text) = verified(&args(Reason::Granted, &key, 1), false);
+        assert_eq!(exit.unwrap(), 0);
+        assert_eq!(
+            text,
+            "ALLOW  granted\nsubject      confirmed\ncell         marketing.newsletter:email\n\
+             obligations  some; a check tells which\ndecided by   #35\nrevision     36\n\
+             ledger       localhost/consent\nissued at    2026-10-26T06:13:20.000Z\n\
+             good until   2026-10-26T06:28:20.000Z\n"
+        );
+        let unnamed = VerifyArgs { subject: None, ..args(Reason::Withdrawn, &key, 1) };
+        let (exit, text) = verified(&unnamed, false);
+        assert_eq!(exit.unwrap(), 3, "a good token that says no");
+        assert!(text.starts_with("DENY  withdrawn\nsubject      not compared\n"), "{text}");
+    }
+
+    #[test]
+    fn scripts_get_one_object() {
+        let key = signer().public_key().to_jwk();
+        let (_, text) = verified(&args(Reason::Granted, &key, 1), true);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&json["effect"], &json["reason"]), (&"allow".into(), &"granted".into()));
+        assert_eq!(json["subject_confirmed"], true);
+        assert_eq!(json["expires_at"], "2026-10-26T06:28:20.000Z");
+    }
+
+    #[test]
+    fn a_bad_token_is_an_error_with_a_name() {
+        let own = signer().public_key().to_jwk();
+        let other = Signer::from_seed(&[8; 32]).public_key().to_jwk();
+        let mut changed = args(Reason::Granted, &own, 1);
+        changed.token.insert(50, 'A');
+        let another = VerifyArgs { subject: Some("a:b".into()), ..args(Reason::Granted, &own, 1) };
+        for (args, name) in [
+            (args(Reason::Granted, &own, 900), "EXPIRED"),
+            (args(Reason::Granted, &own, -61), "NOT_YET_VALID"),
+            (args(Reason::Granted, &other, 1), "UNKNOWN_KEY"),
+            (another, "WRONG_SUBJECT"),
+            (changed, "MALFORMED"),
+        ] {
+            let (error, text) = verified(&args, true);
+            let error = error.unwrap_err();
+            assert_eq!((error.exit_code(), text.as_str()), (1, ""), "{name}");
+            assert_eq!(error.to_json()["error"]["kind"], "token");
+            assert_eq!(error.to_json()["error"]["reason"], name);
+        }
+    }
+
+    #[test]
+    fn keys_come_as_text_and_as_files() {
+        let jwk = signer().public_key().to_jwk();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "{jwk}").unwrap();
+        let at_file = format!("@{}", file.path().display());
+        assert_eq!(public_key(&jwk).unwrap(), public_key(&at_file).unwrap());
+        assert_eq!(public_key("nonsense").unwrap_err().exit_code(), 2);
+        assert_eq!(public_key("@/no/such/file").unwrap_err().exit_code(), 1);
+    }
+}

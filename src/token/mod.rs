@@ -1,0 +1,211 @@
+//! Decision tokens: an answer as a signed statement that travels with the data it is about, and
+//! that whoever has the ledger's public key verifies offline.
+//!
+//! A token is a JSON Web Token (RFC 7519) in compact form, signed with Ed25519 (RFC 8037), so a
+//! library of any language reads it. Header and claims of one, in their order:
+//!
+//! ```json
+//! {"alg":"EdDSA","typ":"consent-decision+jwt","kid":"kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"}
+//! {"iss":"consent.example.org/eu","iat":1793000000,"exp":1793000900,
+//!  "sub":"sha256:6KD-yEM5te84S0wWj30PPfn5D0C5PIBUBauW6Ws2v2g","salt":"AAECAwQFBgcICQoLDA0ODw",
+//!  "purpose":"marketing.newsletter","channel":"email","region":"DE","effect":"ALLOW",
+//!  "reason":"GRANTED","revision":36,"decided_by_index":35}
+//! ```
+//!
+//! What it does not say, and what must stay true:
+//!
+//! * **It is the answer of one moment.** Who holds a token has not asked since `iat`: a withdrawal
+//!   after that is not in it. The shorter a token lives, the less that can be.
+//! * **It never outlives the decision.** `exp` is rounded down to whole seconds, so a decision that
+//!   changes within its first second makes a token that is at its end when it is made (`exp` equals
+//!   `iat`). It is given all the same: it still proves what was answered.
+//! * **It does not name the data subject, and is personal data nevertheless.** `sub` is a hash over
+//!   a fresh salt and the subject, so tokens of one subject can not be joined, and who knows the
+//!   subject can confirm it. The salt stands beside it: who tries all identifiers finds the one.
+//! * **Obligations do not travel,** only that there are some (`has_obligations`).
+//!
+//! This module knows no clock, no random numbers, no keys at rest and no protocol.
+
+mod claims;
+mod key;
+
+use std::time::Duration;
+
+pub use key::{KeyError, PublicKey, Signer};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::domain::{Effect, Millis, Reason, Region};
+
+/// The longest token that is looked at, in bytes. The largest that is made, with 100 data
+/// categories, has about 18,000.
+pub const TOKEN_BYTES_MAX: usize = 32 * 1_024;
+/// How far the verifier's clock may be behind the ledger's. A clock that is ahead is given nothing:
+/// the end is the end.
+pub const CLOCK_SKEW_S_MAX: i64 = 60;
+
+/// What a token states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// The ledger that answered: its origin (`iss`).
+    pub issuer: String,
+    /// From when until when it is good (`iat`, `exp`).
+    pub lifetime: Lifetime,
+    /// Of whom (`sub`, `salt`).
+    pub subject: SubjectHash,
+    /// Purpose key.
+    pub purpose: String,
+    /// Channel key.
+    pub channel: String,
+    /// The data subject's region, if the question named one.
+    pub region: Option<Region>,
+    /// The data categories that the answer is about: those of the question, else those that the
+    /// grant was narrowed to. Empty: all that the purpose declares.
+    pub data_categories: Vec<String>,
+    /// Why. The effect follows from it, and stands in the token too.
+    pub reason: Reason,
+    /// The number of entries that the answer takes into account.
+    pub revision: u64,
+    /// Index of the entry that decided, if one did.
+    pub decided_by: Option<u64>,
+    /// First moment at which the decision could change with no new entry (`valid_until_ms`).
+    pub valid_until: Option<Millis>,
+    /// Whether the ALLOW comes with obligations. What they are, a check tells.
+    pub has_obligations: bool,
+}
+
+impl Statement {
+    /// ALLOW or DENY.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.reason.effect()
+    }
+
+    /// Whether it is about this data subject, and good at this moment.
+    fn check(&self, subject: Option<&str>, now: Millis) -> Result<(), TokenError> {
+        if subject.is_some_and(|subject| !self.subject.is_of(subject)) {
+            return Err(TokenError::Subject);
+        }
+        self.lifetime.check(now)
+    }
+}
+
+/// From when until when a token is good, in seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// The second of the decision.
+    pub issued_at_s: i64,
+    /// The first second at which the token is no longer good.
+    pub expires_at_s: i64,
+}
+
+impl Lifetime {
+    /// The lifetime of a token for a decision: at most `validity`, and never longer than the
+    /// decision itself.
+    #[must_use]
+    pub fn new(decided_at: Millis, valid_until: Option<Millis>, validity: Duration) -> Self {
+        let issued_at_s = decided_at.0.div_euclid(1_000);
+        let validity_s = i64::try_from(validity.as_secs()).unwrap_or(i64::MAX);
+        let longest = issued_at_s.saturating_add(validity_s);
+        let decision = valid_until.map_or(i64::MAX, |end| end.0.div_euclid(1_000));
+        Self { issued_at_s, expires_at_s: longest.min(decision).max(issued_at_s) }
+    }
+
+    fn check(self, now: Millis) -> Result<(), TokenError> {
+        let now_s = now.0.div_euclid(1_000);
+        if now_s.saturating_add(CLOCK_SKEW_S_MAX) < self.issued_at_s {
+            return Err(TokenError::NotYetValid { from: seconds(self.issued_at_s) });
+        }
+        // RFC 7519, section 4.1.4: "on or after" which it must not be accepted.
+        if now_s >= self.expires_at_s {
+            return Err(TokenError::Expired { since: seconds(self.expires_at_s) });
+        }
+        Ok(())
+    }
+}
+
+fn seconds(seconds: i64) -> Millis {
+    Millis(seconds.saturating_mul(1_000))
+}
+
+/// A data subject as tokens name them: `SHA-256(salt ‖ subject)`, and the salt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubjectHash {
+    salt: [u8; 16],
+    hash: [u8; 32],
+}
+
+impl SubjectHash {
+    /// Of a data subject, `namespace:id`. The salt must be random, and of this token alone.
+    #[must_use]
+    pub fn new(subject: &str, salt: [u8; 16]) -> Self {
+        let hash = Sha256::new().chain_update(salt).chain_update(subject).finalize();
+        Self { salt, hash: hash.into() }
+    }
+
+    /// Whether it is of this data subject.
+    #[must_use]
+    pub fn is_of(&self, subject: &str) -> bool {
+        *self == Self::new(subject, self.salt)
+    }
+}
+
+/// Why a token is worth nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// Not a decision token by its form.
+    #[error("the token is malformed: {0}")]
+    Malformed(&'static str),
+    /// Signed in another way, or not at all.
+    #[error("the token's `alg` is not EdDSA")]
+    Algorithm,
+    /// A token of another kind.
+    #[error("the token's `typ` says that it is no decision token")]
+    Type,
+    /// Signed, it says, with another key.
+    #[error("the token names another key, `{named}`; the one given is `{given}`")]
+    Key {
+        /// The key that it names.
+        named: String,
+        /// The key that it was to be verified with.
+        given: String,
+    },
+    /// It is not what was signed.
+    #[error("the token's signature is not the ledger's")]
+    Signature,
+    /// Of another data subject.
+    #[error("the token is about another data subject")]
+    Subject,
+    /// From the future.
+    #[error("the token is not valid yet")]
+    NotYetValid {
+        /// When it was issued.
+        from: Millis,
+    },
+    /// Past its end.
+    #[error("the token has expired")]
+    Expired {
+        /// When it ended.
+        since: Millis,
+    },
+}
+
+impl TokenError {
+    /// Name for programs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "MALFORMED",
+            Self::Algorithm => "WRONG_ALGORITHM",
+            Self::Type => "WRONG_TYPE",
+            Self::Key { .. } => "UNKNOWN_KEY",
+            Self::Signature => "BAD_SIGNATURE",
+            Self::Subject => "WRONG_SUBJECT",
+            Self::NotYetValid { .. } => "NOT_YET_VALID",
+            Self::Expired { .. } => "EXPIRED",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

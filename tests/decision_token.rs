@@ -1,0 +1,198 @@
+//! Decision tokens as somebody else verifies them: with an Ed25519 library, JSON and base64, and
+//! nothing of ours. Over TCP to the built binary.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
+use consent_ledger::proto::{self, Action, batch_check_result};
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use support::{Clients, Server, act, change, check_request, now_ms, timestamp, typed};
+use tonic::Code;
+
+const PURPOSE: &str = "marketing.newsletter";
+
+async fn serve(dir: &tempfile::TempDir, flags: &[&str]) -> (Server, Clients) {
+    let server = Server::start_with(dir.path(), flags);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &["email", "sms"]).await;
+    (server, clients)
+}
+
+async fn key(clients: &mut Clients) -> proto::GetDecisionKeyResponse {
+    clients.check.get_decision_key(proto::GetDecisionKeyRequest {}).await.unwrap().into_inner()
+}
+
+async fn grant(clients: &mut Clients, subject: &str, expires_at: Option<i64>) {
+    let mut change = change(Action::Grant, PURPOSE, "email");
+    change.expires_at = expires_at.map(timestamp);
+    clients.consent.record_consent(act(subject, vec![change])).await.unwrap();
+}
+
+fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
+    proto::CheckRequest { want_token: true, ..check_request(subject, PURPOSE, channel) }
+}
+
+async fn ask(clients: &mut Clients, request: proto::CheckRequest) -> proto::CheckResponse {
+    clients.check.check(request).await.unwrap().into_inner()
+}
+
+/// The header and claims of a token with a good signature.
+fn verified(token: &str, public_key: &[u8]) -> (Value, Value) {
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signature] = parts[..] else { panic!("{token}") };
+    let signature: [u8; 64] = BASE64.decode(signature).unwrap().try_into().unwrap();
+    let key = VerifyingKey::from_bytes(public_key.try_into().unwrap()).unwrap();
+    let signed = format!("{header}.{claims}");
+    key.verify_strict(signed.as_bytes(), &Signature::from_bytes(&signature)).unwrap();
+    let json = |part| serde_json::from_slice(&BASE64.decode(part).unwrap()).unwrap();
+    (json(header), json(claims))
+}
+
+fn is_about(claims: &Value, subject: &str) -> bool {
+    let salt = BASE64.decode(claims["salt"].as_str().unwrap()).unwrap();
+    assert_eq!(salt.len(), 16);
+    let hash = Sha256::digest([salt.as_slice(), subject.as_bytes()].concat());
+    claims["sub"] == format!("sha256:{}", BASE64.encode(hash))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_public_key_verifies_a_token_with_any_library() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = serve(&dir, &["--origin", "consent.example.org/eu"]).await;
+    grant(&mut clients, "user:1", None).await;
+    let before = now_ms() / 1_000;
+    let mut request = wanted("user:1", "email");
+    request.region = "DE".into();
+    let answer = ask(&mut clients, request).await;
+
+    let own = key(&mut clients).await;
+    let x = BASE64.encode(&own.public_key);
+    let jwk: Value = serde_json::from_str(&own.jwk).unwrap();
+    assert_eq!(
+        (&jwk["kty"], &jwk["crv"], &jwk["x"]),
+        (&json!("OKP"), &json!("Ed25519"), &json!(x))
+    );
+    let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    assert_eq!(own.key_id, BASE64.encode(Sha256::digest(members)), "RFC 7638");
+    assert_eq!(own.issuer, "consent.example.org/eu");
+
+    let (header, claims) = verified(&answer.token, &own.public_key);
+    let expected = json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": own.key_id});
+    assert_eq!(header, expected);
+    let issued_at = claims["iat"].as_i64().unwrap();
+    assert!((before..=now_ms() / 1_000).contains(&issued_at), "{claims}");
+    assert_eq!(claims["exp"], issued_at + 900, "fifteen minutes, if nobody says otherwise");
+    assert!(is_about(&claims, "user:1") && !is_about(&claims, "user:2"), "{claims}");
+    let mut said = claims.as_object().unwrap().clone();
+    said.retain(|name, _| !["iat", "exp", "sub", "salt"].contains(&name.as_str()));
+    let expected = json!({
+        "iss": "consent.example.org/eu", "purpose": PURPOSE, "channel": "email", "region": "DE",
+        "effect": "ALLOW", "reason": "GRANTED", "revision": answer.revision,
+        "decided_by_index": answer.decided_by_index,
+    });
+    assert_eq!(Value::from(said), expected, "and the subject nowhere");
+
+    let unasked = ask(&mut clients, check_request("user:1", PURPOSE, "email")).await;
+    assert_eq!(unasked.token, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_never_outlives_its_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = serve(&dir, &["--decision-token-validity", "24h"]).await;
+    let expires_at = now_ms() + 3_600_999;
+    grant(&mut clients, "user:1", Some(expires_at)).await;
+    let answer = ask(&mut clients, wanted("user:1", "email")).await;
+    let (_, claims) = verified(&answer.token, &key(&mut clients).await.public_key);
+    assert_eq!(claims["exp"], expires_at.div_euclid(1_000));
+    assert_eq!(claims["valid_until_ms"], expires_at);
+    // A decision that changes with a new entry only lives as long as it may.
+    let denied = ask(&mut clients, wanted("user:1", "sms")).await;
+    let (_, claims) = verified(&denied.token, &key(&mut clients).await.public_key);
+    assert_eq!(claims["exp"], claims["iat"].as_i64().unwrap() + 86_400);
+    assert_eq!((&claims["effect"], &claims["reason"]), (&json!("DENY"), &json!("NO_RECORD")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_batch_have_tokens_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = serve(&dir, &[]).await;
+    let mut past = wanted("user:1", "email");
+    past.as_of = Some(proto::AsOf::default());
+    let plain = check_request("user:1", PURPOSE, "email");
+    let checks = vec![wanted("user:1", "email"), plain, past.clone(), wanted("user:1", "email")];
+    let request = proto::BatchCheckRequest { checks, at_least_revision: None };
+    let results = clients.check.batch_check(request).await.unwrap().into_inner().results;
+    let key = key(&mut clients).await.public_key;
+    let results: Vec<_> = results.into_iter().map(|it| it.result.unwrap()).collect();
+    let [first, second, third, fourth] = &results[..] else { panic!("{results:?}") };
+    let token = |result: &batch_check_result::Result| match result {
+        batch_check_result::Result::Decision(decision) => decision.token.clone(),
+        batch_check_result::Result::Error(error) => panic!("{error:?}"),
+    };
+    let claims = |result| verified(&token(result), &key).1;
+    assert!(is_about(&claims(first), "user:1") && is_about(&claims(fourth), "user:1"));
+    assert_ne!(claims(first)["sub"], claims(fourth)["sub"], "tokens can not be joined");
+    assert_eq!(token(second), "");
+    let batch_check_result::Result::Error(error) = third else { panic!("{third:?}") };
+    assert_eq!(
+        (error.reason.as_str(), error.field.as_str()),
+        ("INVALID_FIELD", "checks[2].want_token")
+    );
+
+    let refused = typed(&clients.check.check(past).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    assert_eq!(refused.fields, ["want_token"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_verifies_without_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(&dir, &[]).await;
+    grant(&mut clients, "user:42", None).await;
+    let jwk = server.cli(&["token", "key"]).expect_code(0).stdout;
+    let told = server.cli(&["token", "key", "--json"]).expect_code(0).json();
+    assert_eq!(told["jwk"], jwk.trim());
+    let check = |channel: &str, code| {
+        let cell = ["--purpose", PURPOSE, "--channel", channel, "--token", "--json"];
+        let asked = server.cli(&[&["check", "--subject", "user:42"], &cell[..]].concat());
+        asked.expect_code(code).json()["token"].as_str().unwrap().to_owned()
+    };
+    let (allow, deny) = (check("email", 0), check("sms", 3));
+    server.terminate();
+
+    let file = dir.path().join("ledger.jwk");
+    std::fs::write(&file, &jwk).unwrap();
+    let at_file = format!("@{}", file.display());
+    let verify = |token: &str, more: &[&str]| {
+        support::run([&["token", "verify", token, "--key", &at_file], more].concat())
+    };
+    let said = verify(&allow, &["--subject", "user:42"]).expect_code(0);
+    assert!(said.stdout.starts_with("ALLOW  granted\nsubject      confirmed\n"), "{}", said.stdout);
+    assert_eq!(verify(&deny, &["--json"]).expect_code(3).json()["reason"], "no_record");
+    for (more, reason) in [
+        (&["--subject", "user:43"][..], "WRONG_SUBJECT"),
+        (&["--at", "2100-01-01T00:00:00Z"], "EXPIRED"),
+        (&["--at", "2000-01-01T00:00:00Z"], "NOT_YET_VALID"),
+    ] {
+        let refused = verify(&allow, &[more, &["--json"]].concat()).expect_code(1);
+        let error: Value = serde_json::from_str(&refused.stderr).unwrap();
+        assert_eq!(
+            (&error["error"]["kind"], &error["error"]["reason"]),
+            (&json!("token"), &json!(reason))
+        );
+        assert_eq!(refused.stdout, "");
+    }
+    support::run(["token", "verify", &allow, "--key", "nonsense"]).expect_code(2);
+
+    // The key outlives the process.
+    let server = Server::start(dir.path());
+    assert_eq!(server.cli(&["token", "key"]).expect_code(0).stdout, jwk);
+    server.terminate();
+    let long = ["serve", "--data-dir", "unused", "--decision-token-validity", "25h"];
+    assert!(support::run(long).expect_code(2).stderr.contains("1s to 24h"));
+}
