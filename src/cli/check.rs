@@ -3,10 +3,12 @@
 use clap::Args;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit,
+    as_of::AsOfArgs,
+    client,
     error::CliError,
     output::Tone,
-    shapes::{self, Obligation},
+    shapes::{self, DueObligation, Obligation},
     words,
 };
 use crate::proto::{CheckRequest, CheckResponse, Effect, check_service_client::CheckServiceClient};
@@ -32,12 +34,17 @@ pub struct CheckArgs {
     /// Channel key
     #[arg(long, value_name = "KEY")]
     channel: String,
-    /// Data category to be used; may be given many times [default: those of the purpose]
+    /// Data category to be used; may be given many times
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
     data_category: Vec<String>,
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
+    /// ISO 3166 region of the data subject, for example DE or US-CA
+    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
+    region: String,
+    #[command(flatten)]
+    as_of: AsOfArgs,
     /// Ask for a decision token, which travels with the data and is verified offline
     #[arg(long)]
     token: bool,
@@ -51,8 +58,9 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
         channel: args.channel,
         data_categories: args.data_category,
         at_least_revision: args.at_least_revision,
+        region: args.region,
+        as_of: args.as_of.wire(),
         want_token: args.token,
-        ..CheckRequest::default()
     };
     let answer = client.check(request).await?.into_inner();
     // Whoever closes the output early still reads the exit code, and it must be the answer's.
@@ -80,6 +88,9 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     let effect = out.paint(tone, &decision.effect.to_ascii_uppercase());
     out.line(format!("{effect}  {}", decision.reason))?;
     out.line(format!("status       {}", decision.status))?;
+    if let Some(basis) = &decision.legal_basis {
+        out.line(format!("legal basis  {basis}"))?;
+    }
     if let Some(index) = decision.decided_by_index {
         out.line(format!("decided by   #{index}"))?;
     }
@@ -87,13 +98,28 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     if let Some(time) = &decision.valid_until {
         out.line(format!("valid until  {time}"))?;
     }
-    for obligation in &decision.obligations {
-        out.line(format!("obligation   {}", obligation_text(obligation)))?;
+    if !decision.data_categories.is_empty() {
+        out.line(format!("only for     {}", decision.data_categories.join(", ")))?;
+    }
+    if let Some(time) = &decision.not_before {
+        out.line(format!("not before   {time}"))?;
+    }
+    for due in &decision.obligations {
+        out.line(format!("obligation   {}{}", obligation_text(&due.obligation), when(due)))?;
     }
     if let Some(token) = &decision.token {
         out.line(format!("token        {token}"))?;
     }
     Ok(())
+}
+
+/// When an obligation lets the use happen.
+fn when(due: &DueObligation) -> String {
+    match &due.not_before {
+        Some(time) => format!(", so not before {time}"),
+        None if due.indeterminate => ", and the time zone is not known well enough".to_owned(),
+        None => String::new(),
+    }
 }
 
 /// An obligation for people.

@@ -1,4 +1,4 @@
-//! `history`: every act of a data subject, with its evidence.
+//! `history`: everything on record about a data subject, with its evidence.
 
 use clap::Args;
 
@@ -57,6 +57,21 @@ pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit
 }
 
 fn add_rows(table: &mut Table, act: &HistoryAct) {
+    if act.changes.is_empty() {
+        let (scope, outcome) = what_happened(act);
+        table.row(
+            Tone::Plain,
+            [
+                format!("#{}", act.index),
+                act.effective_at.clone().unwrap_or_default(),
+                act.actor.clone(),
+                act.kind.clone(),
+                scope,
+                outcome,
+                evidence_text(&act.evidence),
+            ],
+        );
+    }
     for (position, change) in act.changes.iter().enumerate() {
         // What belongs to the act stands on its first line only.
         let once = |text: String| if position == 0 { text } else { String::new() };
@@ -74,6 +89,22 @@ fn add_rows(table: &mut Table, act: &HistoryAct) {
             ],
         );
     }
+}
+
+/// What an entry without changes says: of whom or what, and how it ended.
+fn what_happened(act: &HistoryAct) -> (String, String) {
+    if let Some(link) = &act.link {
+        let confidence = link.confidence.clone().unwrap_or_default();
+        return (link.other_subject.clone(), format!("{confidence} by {}", link.asserted_by));
+    }
+    if let Some(used) = &act.used {
+        let scope = format!("{}:{}", used.scope.purpose, used.scope.channel);
+        return match &used.deviation {
+            Some(reason) => (scope, format!("deviation: {reason}")),
+            None => (scope, "allowed".to_owned()),
+        };
+    }
+    (act.preferences.as_ref().map_or_else(String::new, |own| own.texts().join(", ")), String::new())
 }
 
 fn evidence_text(evidence: &Evidence) -> String {

@@ -17,11 +17,13 @@ use self::{
 };
 
 pub mod act;
+mod as_of;
 mod bench;
 pub mod catalog;
 mod check;
 mod client;
 mod completions;
+mod confirm;
 pub mod error;
 mod export;
 pub mod generate;
@@ -125,6 +127,8 @@ pub enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Record an act of consent: grants, refusals, withdrawals, objections
     Record(Box<record::RecordArgs>),
+    /// Complete a double opt-in
+    Confirm(confirm::ConfirmArgs),
     /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
     Check(check::CheckArgs),
     /// Verify decision tokens offline, or print the key that does
@@ -132,7 +136,7 @@ pub enum Command {
     Token(token::TokenCommand),
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
-    /// Show every act of a data subject, with its evidence
+    /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
     Preferences(preferences::PreferencesArgs),
@@ -244,6 +248,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
     match command {
         Command::Serve(args) => serve::run(*args).await.map(|()| Exit::Success),
         Command::Record(args) => Box::pin(record::run(*args, context)).await,
+        Command::Confirm(args) => Box::pin(confirm::run(args, context)).await,
         Command::Check(args) => Box::pin(check::run(args, context)).await,
         Command::Token(command) => Box::pin(token::run(command, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,

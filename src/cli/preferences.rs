@@ -3,7 +3,9 @@
 use clap::Args;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit,
+    as_of::AsOfArgs,
+    client,
     error::CliError,
     output::{Table, Tone},
     shapes,
@@ -28,6 +30,11 @@ pub struct PreferencesArgs {
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
+    /// ISO 3166 region of the data subject, for example DE or US-CA
+    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
+    region: String,
+    #[command(flatten)]
+    as_of: AsOfArgs,
 }
 
 pub(super) async fn run(args: PreferencesArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -37,7 +44,8 @@ pub(super) async fn run(args: PreferencesArgs, context: &mut Context) -> Result<
         subject: args.subject,
         at_least_revision: args.at_least_revision,
         all_cells: args.all_cells,
-        ..GetPreferencesRequest::default()
+        as_of: args.as_of.wire(),
+        region: args.region,
     };
     let answer = client.get_preferences(request).await?.into_inner();
     print(&(&answer).into(), context)?;
@@ -57,7 +65,14 @@ fn print(preferences: &shapes::Preferences, context: &mut Context) -> Result<(),
     if !preferences.stops.is_empty() {
         out.line("\nStops that stand:")?;
     }
-    out.table(&stops(&preferences.stops))
+    out.table(&stops(&preferences.stops))?;
+    if let Some(contact) = preferences.contact.as_ref().map(shapes::Contact::texts) {
+        out.line(format!("\nPrefers {}", contact.join(", ")))?;
+    }
+    for link in &preferences.links {
+        out.line(format!("linked to {} ({})", link.subject, link.confidence))?;
+    }
+    Ok(())
 }
 
 fn cells(cells: &[shapes::Cell]) -> Table {

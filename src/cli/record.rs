@@ -1,5 +1,7 @@
 //! `record`: records one act.
 
+use std::time::Duration;
+
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -13,7 +15,8 @@ use super::{
     shapes, words,
 };
 use crate::proto::{
-    Action, Actor, Change, Evidence, Outcome, RecordConsentRequest, RecordConsentResponse, Scope,
+    Action, Actor, Authority, Change, ChangeResult, ContactPreferences, Evidence, Outcome,
+    QuietHours, RecordConsentRequest, RecordConsentResponse, Scope,
     consent_service_client::ConsentServiceClient,
 };
 
@@ -24,6 +27,10 @@ Scopes are PURPOSE:CHANNEL. Refusals, withdrawals and objections may also cover 
 Examples:
   consent-ledger record --subject user:42 --grant marketing.newsletter:email \\
       --actor subject --touchpoint onboarding
+  consent-ledger record --subject user:43 --grant club.news:email --actor guardian \\
+      --relationship parent --authority-ends-at 2031-05-04T00:00:00Z
+  consent-ledger record --subject user:42 --preferred-language de-AT --time-zone Europe/Vienna \\
+      --quiet-hours 21:00-08:00
   consent-ledger record --subject user:42 --withdraw '*:sms' --idempotency-key call-7781";
 
 /// Options of `record`.
@@ -65,9 +72,103 @@ pub struct RecordArgs {
     /// Version of the purpose that was shown, for the grants [default: the current one]
     #[arg(long, value_name = "N")]
     purpose_version: Option<u32>,
+    /// Data category that the grants are narrowed to; may be given many times [default: all]
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
+    data_category: Vec<String>,
+    #[command(flatten)]
+    authority: AuthorityArgs,
+    #[command(flatten)]
+    contact: ContactArgs,
+    /// How long a confirmation token is good [default: as the server is set up]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    confirmation_validity: Option<Duration>,
     /// Your key for this act: with it, the command can safely be run again
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
+}
+
+/// By what right a guardian, or staff, acts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Guardians and agents")]
+struct AuthorityArgs {
+    /// What whoever acts is to the data subject, for example parent or call-centre
+    #[arg(long, value_name = "TEXT")]
+    relationship: Option<String>,
+    /// Who acts, for example user:7 or staff:114
+    #[arg(
+        long,
+        value_name = "WHO",
+        default_value = "",
+        hide_default_value = true,
+        requires = "relationship"
+    )]
+    representative: String,
+    /// How the authority was established, for example a document's reference
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        requires = "relationship"
+    )]
+    authority_proof: String,
+    /// First moment without the authority (RFC 3339), for example the coming of age
+    #[arg(long, value_name = "TIME", value_parser = words::time, requires = "relationship")]
+    authority_ends_at: Option<Timestamp>,
+}
+
+impl AuthorityArgs {
+    fn wire(self) -> Option<Authority> {
+        Some(Authority {
+            relationship: self.relationship?,
+            representative: self.representative,
+            proof: self.authority_proof,
+            ends_at: self.authority_ends_at.map(words::wire_time),
+        })
+    }
+}
+
+/// How the data subject wants to be contacted.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Preferences of contact")]
+struct ContactArgs {
+    /// IANA time zone that is plausible for the data subject; may be given many times
+    #[arg(long, value_name = "ZONE", value_delimiter = ',')]
+    time_zone: Vec<String>,
+    /// Language that the data subject wants to be addressed in (BCP 47)
+    #[arg(long, value_name = "TAG", default_value = "", hide_default_value = true)]
+    preferred_language: String,
+    /// Hours without messages, in the data subject's local time
+    #[arg(long, value_name = "HH:MM-HH:MM", value_parser = quiet_hours)]
+    quiet_hours: Option<QuietHours>,
+    /// Preference to forget: `time_zones`, `language`, `quiet_hours` or `frequency_limit`
+    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
+    clear_preference: Vec<String>,
+}
+
+impl ContactArgs {
+    fn wire(self) -> Option<ContactPreferences> {
+        let preferences = ContactPreferences {
+            time_zones: self.time_zone,
+            language: self.preferred_language,
+            quiet_hours: self.quiet_hours,
+            frequency_limit: None,
+            clear: self.clear_preference,
+        };
+        (preferences != ContactPreferences::default()).then_some(preferences)
+    }
+}
+
+fn quiet_hours(text: &str) -> Result<QuietHours, String> {
+    let minute = |clock: &str| {
+        let (hours, minutes) = clock.split_once(':')?;
+        let (hours, minutes): (u32, u32) = (hours.parse().ok()?, minutes.parse().ok()?);
+        (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+    };
+    let span = text.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?)));
+    let (start_minute, end_minute) =
+        span.ok_or("must be HH:MM-HH:MM, for example 21:00-08:00".to_owned())?;
+    Ok(QuietHours { start_minute, end_minute, time_zone: String::new() })
 }
 
 fn actor() -> impl TypedValueParser<Value = Actor> {
@@ -133,12 +234,14 @@ impl FromArgMatches for Changes {
 }
 
 pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit, CliError> {
-    if args.changes.0.is_empty() {
-        return Err(CliError::usage("nothing to record")
-            .with_hint("give at least one of --grant, --refuse, --withdraw, --object"));
+    let request = request(args);
+    if request.changes.is_empty() && request.preferences.is_none() {
+        return Err(CliError::usage("nothing to record").with_hint(
+            "give at least one of --grant, --refuse, --withdraw, --object, or a preference",
+        ));
     }
     let mut client = ConsentServiceClient::new(client::connect(&context.global).await?);
-    let answer = client.record_consent(request(args)).await?.into_inner();
+    let answer = client.record_consent(request).await?.into_inner();
     print(&answer, context)?;
     Ok(Exit::Success)
 }
@@ -151,7 +254,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
             scope: Some(scope),
             purpose_version: args.purpose_version.filter(|_| grant).unwrap_or(0),
             expires_at: args.expires_at.filter(|_| grant).map(words::wire_time),
-            ..Change::default()
+            data_categories: if grant { args.data_category.clone() } else { Vec::new() },
         }
     };
     RecordConsentRequest {
@@ -166,10 +269,12 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
             language: args.language,
             method: args.method,
             attributes: args.attribute.into_iter().collect(),
+            authority: args.authority.wire(),
             ..Evidence::default()
         }),
         idempotency_key: args.idempotency_key,
-        ..RecordConsentRequest::default()
+        preferences: args.contact.wire(),
+        confirmation_validity: args.confirmation_validity.and_then(|span| span.try_into().ok()),
     }
 }
 
@@ -180,8 +285,18 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };
     context.out.line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
+    if let Some(confirmation) = &recorded.confirmation {
+        let until = confirmation.expires_at.as_deref().unwrap_or_default();
+        context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
+    }
+    context.out.table(&results_table(&answer.results))
+}
+
+/// What became of changes.
+pub(super) fn results_table(results: &[ChangeResult]) -> Table {
     let mut table = Table::new(&["OUTCOME", "ACTION", "SCOPE", "CAUSE", "EXPIRES"]);
-    for (change, result) in recorded.results.into_iter().zip(&answer.results) {
+    for result in results {
+        let change = shapes::Change::from(result);
         table.row(
             tone(result.outcome()),
             [
@@ -193,7 +308,7 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
             ],
         );
     }
-    context.out.table(&table)
+    table
 }
 
 /// How an outcome reads: a grant that was stopped must not look like one that counts.

@@ -7,6 +7,7 @@
 //! | command | prints |
 //! | --- | --- |
 //! | `record` | [`Recorded`] |
+//! | `confirm` | [`Confirmed`] |
 //! | `check` | [`Decision`] |
 //! | `token verify` | [`TokenVerified`] |
 //! | `token key` | [`DecisionKey`] |
@@ -103,6 +104,51 @@ pub struct Recorded {
     pub results: Vec<Change>,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
+    /// What completes its double opt-in, if some change waits for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
+}
+
+/// What completes a double opt-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Confirmation {
+    /// The token.
+    pub token: String,
+    /// First moment at which it no longer counts.
+    pub expires_at: Option<String>,
+}
+
+/// The answer to `confirm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Confirmed {
+    /// Index of the entry.
+    pub index: u64,
+    /// First revision that includes it.
+    pub revision: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Option<String>,
+    /// When it took effect.
+    pub effective_at: Option<String>,
+    /// Index of the act that was confirmed.
+    pub request_index: u64,
+    /// What became of each grant.
+    pub results: Vec<Change>,
+    /// Whether an earlier call with the same idempotency key recorded it.
+    pub replayed: bool,
+}
+
+impl From<&proto::ConfirmConsentResponse> for Confirmed {
+    fn from(answer: &proto::ConfirmConsentResponse) -> Self {
+        Self {
+            index: answer.index,
+            revision: answer.revision,
+            recorded_at: answer.recorded_at.as_ref().map(rfc3339),
+            effective_at: answer.effective_at.as_ref().map(rfc3339),
+            request_index: answer.request_index,
+            results: answer.results.iter().map(Into::into).collect(),
+            replayed: answer.replayed,
+        }
+    }
 }
 
 impl From<&proto::RecordConsentResponse> for Recorded {
@@ -114,6 +160,10 @@ impl From<&proto::RecordConsentResponse> for Recorded {
             effective_at: answer.effective_at.as_ref().map(rfc3339),
             results: answer.results.iter().map(Into::into).collect(),
             replayed: answer.replayed,
+            confirmation: answer.confirmation.as_ref().map(|own| Confirmation {
+                token: own.token.clone(),
+                expires_at: own.expires_at.as_ref().map(rfc3339),
+            }),
         }
     }
 }
@@ -167,6 +217,28 @@ impl From<&proto::Obligation> for Obligation {
     }
 }
 
+/// An obligation that comes with an ALLOW, and when it lets the use happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DueObligation {
+    /// The obligation.
+    #[serde(flatten)]
+    pub obligation: Obligation,
+    /// The first moment at which it lets the use happen.
+    pub not_before: Option<String>,
+    /// Whether no such moment is known.
+    pub indeterminate: bool,
+}
+
+impl From<&proto::Obligation> for DueObligation {
+    fn from(due: &proto::Obligation) -> Self {
+        Self {
+            obligation: due.into(),
+            not_before: due.not_before.as_ref().map(rfc3339),
+            indeterminate: due.indeterminate,
+        }
+    }
+}
+
 /// A duration of the protocol, in milliseconds.
 #[must_use]
 pub fn duration_ms(duration: &prost_types::Duration) -> i64 {
@@ -189,7 +261,13 @@ pub struct Decision {
     /// First moment at which it could change with no new entry.
     pub valid_until: Option<String>,
     /// Conditions that come with an ALLOW.
-    pub obligations: Vec<Obligation>,
+    pub obligations: Vec<DueObligation>,
+    /// The data categories that the grant is narrowed to.
+    pub data_categories: Vec<String>,
+    /// The first moment at which all obligations let the use happen, if that is not now.
+    pub not_before: Option<String>,
+    /// The legal basis that was applied.
+    pub legal_basis: Option<String>,
     /// The decision token, if one was asked for.
     pub token: Option<String>,
 }
@@ -204,6 +282,10 @@ impl From<&proto::CheckResponse> for Decision {
             revision: answer.revision,
             valid_until: answer.valid_until.as_ref().map(rfc3339),
             obligations: answer.obligations.iter().map(Into::into).collect(),
+            data_categories: answer.data_categories.clone(),
+            not_before: answer.not_before.as_ref().map(rfc3339),
+            legal_basis: (answer.legal_basis != 0)
+                .then(|| word::<proto::LegalBasis>(answer.legal_basis)),
             token: Some(answer.token.clone()).filter(|token| !token.is_empty()),
         }
     }
@@ -420,6 +502,8 @@ impl From<&proto::Evidence> for Evidence {
 pub struct HistoryAct {
     /// Index of the entry.
     pub index: u64,
+    /// `act`, `confirmation`, `expiry`, `link`, `unlink` or `use`.
+    pub kind: String,
     /// When the ledger recorded it.
     pub recorded_at: Option<String>,
     /// When it took effect.
@@ -432,11 +516,143 @@ pub struct HistoryAct {
     pub evidence: Evidence,
     /// `hash(index)` of the entry.
     pub entry_hash: String,
+    /// Index of the earlier entry that this one completes or ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause_index: Option<u64>,
+    /// For acts: the preferences of contact that were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<Contact>,
+    /// For expiries: why the grants ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// For links.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkRecord>,
+    /// For uses.
+    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
+    pub used: Option<UseRecord>,
+    /// When the confirmation token stops counting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmation_expires_at: Option<String>,
+}
+
+/// A link, as a history shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkRecord {
+    /// The other data subject.
+    pub other_subject: String,
+    /// `verified` or `asserted`; null if they were unlinked.
+    pub confidence: Option<String>,
+    /// Who says so.
+    pub asserted_by: String,
+}
+
+/// A use, as a history shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UseRecord {
+    /// The cell.
+    pub scope: Scope,
+    /// When.
+    pub used_at: Option<String>,
+    /// Name of the segment.
+    pub segment: String,
+    /// Name of the campaign.
+    pub campaign: String,
+    /// Data categories that were used.
+    pub data_categories: Vec<String>,
+    /// Why no decision allowed it; null if one did.
+    pub deviation: Option<String>,
+}
+
+/// How a data subject wants to be contacted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Contact {
+    /// IANA time zones that are plausible.
+    pub time_zones: Vec<String>,
+    /// BCP 47 language tag.
+    pub language: Option<String>,
+    /// First minute without messages and first minute after them, from local midnight.
+    pub quiet_minutes: Option<[u32; 2]>,
+    /// At most so many messages in so many milliseconds.
+    pub frequency: Option<(u32, i64)>,
+    /// Fields to forget.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clear: Vec<String>,
+}
+
+impl Contact {
+    /// The preferences for people.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
+        let quiet = self
+            .quiet_minutes
+            .map(|[from, to]| format!("quiet from {} to {}", clock(from), clock(to)));
+        let cap = self.frequency.map(|(uses, period_ms)| {
+            format!("at most {uses} in {}", super::words::span(period_ms))
+        });
+        let zones = (!self.time_zones.is_empty()).then(|| self.time_zones.join(" or "));
+        let clear = (!self.clear.is_empty()).then(|| format!("no {}", self.clear.join(", ")));
+        [self.language.clone(), zones, quiet, cap, clear].into_iter().flatten().collect()
+    }
+}
+
+impl From<&proto::ContactPreferences> for Contact {
+    fn from(own: &proto::ContactPreferences) -> Self {
+        Self {
+            time_zones: own.time_zones.clone(),
+            language: Some(own.language.clone()).filter(|text| !text.is_empty()),
+            quiet_minutes: own
+                .quiet_hours
+                .as_ref()
+                .map(|hours| [hours.start_minute, hours.end_minute]),
+            frequency: own
+                .frequency_limit
+                .as_ref()
+                .map(|limit| (limit.uses_max, limit.period.as_ref().map_or(0, duration_ms))),
+            clear: own.clear.clone(),
+        }
+    }
+}
+
+impl From<&proto::LinkRecord> for LinkRecord {
+    fn from(link: &proto::LinkRecord) -> Self {
+        Self {
+            other_subject: link.other_subject.clone(),
+            confidence: confidence_word(link.confidence),
+            asserted_by: link.asserted_by.clone(),
+        }
+    }
+}
+
+/// The word of a confidence; none if it is not set.
+fn confidence_word(confidence: i32) -> Option<String> {
+    (confidence != 0).then(|| word::<proto::LinkConfidence>(confidence))
+}
+
+impl From<&proto::UseRecord> for UseRecord {
+    fn from(used: &proto::UseRecord) -> Self {
+        Self {
+            scope: Scope { purpose: used.purpose.clone(), channel: used.channel.clone() },
+            used_at: used.used_at.as_ref().map(rfc3339),
+            segment: used.segment.clone(),
+            campaign: used.campaign.clone(),
+            data_categories: used.data_categories.clone(),
+            deviation: used.deviation.then(|| word::<proto::Reason>(used.reason)),
+        }
+    }
 }
 
 impl From<&proto::ListHistoryResponse> for HistoryAct {
     fn from(act: &proto::ListHistoryResponse) -> Self {
         Self {
+            kind: word::<proto::HistoryKind>(act.kind),
+            cause_index: act.cause_index,
+            preferences: act.preferences.as_ref().map(Into::into),
+            reason: (act.reason != 0).then(|| word::<proto::Reason>(act.reason)),
+            link: act.link.as_ref().map(Into::into),
+            used: act.r#use.as_ref().map(Into::into),
+            confirmation_expires_at: act.confirmation_expires_at.as_ref().map(rfc3339),
             index: act.index,
             recorded_at: act.recorded_at.as_ref().map(rfc3339),
             effective_at: act.effective_at.as_ref().map(rfc3339),
@@ -459,6 +675,19 @@ pub struct Preferences {
     pub stops: Vec<Stop>,
     /// Revision of the answer.
     pub revision: u64,
+    /// How the data subject wants to be contacted.
+    pub contact: Option<Contact>,
+    /// Data subjects that are linked to this one.
+    pub links: Vec<LinkedSubject>,
+}
+
+/// A data subject that is linked to the one asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkedSubject {
+    /// Data subject.
+    pub subject: String,
+    /// `verified` or `asserted`.
+    pub confidence: String,
 }
 
 /// State of one cell.
@@ -500,6 +729,15 @@ impl From<&proto::GetPreferencesResponse> for Preferences {
             cells: answer.cells.iter().map(Into::into).collect(),
             stops: answer.stops.iter().map(Into::into).collect(),
             revision: answer.revision,
+            contact: answer.preferences.as_ref().map(Into::into),
+            links: answer
+                .links
+                .iter()
+                .map(|link| LinkedSubject {
+                    subject: link.subject.clone(),
+                    confidence: word::<proto::LinkConfidence>(link.confidence),
+                })
+                .collect(),
         }
     }
 }
@@ -807,13 +1045,96 @@ pub enum Body {
         idempotency_key_hash: String,
         /// Keyed hash of the request.
         request_digest: String,
+        /// For guardians: first moment without their authority.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        authority_ends_at: Option<String>,
+        /// Hash of the confirmation token, and when it stops counting.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        confirmation: Option<ConfirmationOffer>,
+        /// How the data subject wants to be contacted.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        preferences: Option<Contact>,
     },
     /// A purpose was added or changed.
     PurposePut(Purpose),
     /// A channel was added or changed.
     ChannelPut(Channel),
+    /// A double opt-in was completed.
+    ConsentConfirmed {
+        /// Random reference of the data subject.
+        subject_ref: String,
+        /// Index of the act that is confirmed.
+        request_index: u64,
+        /// Who performed that act.
+        requested_by: String,
+        /// When that act took effect.
+        requested_at: String,
+        /// When the confirmation took effect.
+        effective_at: String,
+        /// The grants that are confirmed, with what became of them.
+        grants: Vec<EntryChange>,
+        /// The evidence of the confirmation, encrypted.
+        evidence: Option<Sealed>,
+    },
+    /// Grants ran out.
+    GrantExpired {
+        /// Random reference of the data subject.
+        subject_ref: String,
+        /// Index of the act that gave them.
+        grant_index: u64,
+        /// First moment without them.
+        expired_at: String,
+        /// Why.
+        reason: String,
+        /// The cells.
+        changes: Vec<EntryChange>,
+    },
+    /// Two data subjects were linked.
+    SubjectsLinked {
+        /// Random reference of one data subject.
+        subject_ref: String,
+        /// Random reference of the other.
+        other_ref: String,
+        /// `verified` or `asserted`.
+        confidence: String,
+        /// Who says so, encrypted.
+        asserted_by: Option<Sealed>,
+    },
+    /// Two data subjects were unlinked.
+    SubjectsUnlinked {
+        /// Random reference of one data subject.
+        subject_ref: String,
+        /// Random reference of the other.
+        other_ref: String,
+        /// Who says so, encrypted.
+        asserted_by: Option<Sealed>,
+    },
+    /// Data was used.
+    UseRecorded {
+        /// The cell.
+        scope: Scope,
+        /// When.
+        used_at: String,
+        /// Name of the segment.
+        segment: String,
+        /// Name of the campaign.
+        campaign: String,
+        /// Random references of the data subjects.
+        subject_refs: Vec<String>,
+        /// Why no decision allowed it; null if one did.
+        deviation: Option<String>,
+    },
     /// A body that this build does not know.
     Unknown {},
+}
+
+/// What a confirmation must show, as an entry holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConfirmationOffer {
+    /// SHA-256 of the token.
+    pub token_hash: String,
+    /// First moment at which it no longer counts.
+    pub expires_at: String,
 }
 
 /// A change as an entry holds it.
@@ -881,10 +1202,50 @@ impl From<&proto::entry::Body> for Body {
                 evidence: act.evidence.as_ref().map(Into::into),
                 idempotency_key_hash: hex(&act.idempotency_key_hash),
                 request_digest: hex(&act.request_digest),
+                authority_ends_at: act.authority_ends_at_ms.map(rfc3339_ms),
+                confirmation: act.confirmation.as_ref().map(|offer| ConfirmationOffer {
+                    token_hash: hex(&offer.token_hash),
+                    expires_at: rfc3339_ms(offer.expires_at_ms),
+                }),
+                preferences: act.preferences.as_ref().map(Into::into),
             },
             proto::entry::Body::PurposePut(put) => Self::PurposePut(put.into()),
             proto::entry::Body::ChannelPut(put) => Self::ChannelPut(put.into()),
-            _ => Self::Unknown {}, // PLACEHOLDER
+            proto::entry::Body::ConsentConfirmed(own) => Self::ConsentConfirmed {
+                subject_ref: hex(&own.subject_ref),
+                request_index: own.request_index,
+                requested_by: word::<proto::Actor>(own.requested_by),
+                requested_at: rfc3339_ms(own.requested_at_ms),
+                effective_at: rfc3339_ms(own.effective_at_ms),
+                grants: own.grants.iter().map(Into::into).collect(),
+                evidence: own.evidence.as_ref().map(Into::into),
+            },
+            proto::entry::Body::GrantExpired(own) => Self::GrantExpired {
+                subject_ref: hex(&own.subject_ref),
+                grant_index: own.grant_index,
+                expired_at: rfc3339_ms(own.expired_at_ms),
+                reason: word::<proto::Reason>(own.reason),
+                changes: own.changes.iter().map(Into::into).collect(),
+            },
+            proto::entry::Body::SubjectsLinked(own) => Self::SubjectsLinked {
+                subject_ref: hex(&own.subject_ref),
+                other_ref: hex(&own.other_ref),
+                confidence: word::<proto::LinkConfidence>(own.confidence),
+                asserted_by: own.asserted_by.as_ref().map(Into::into),
+            },
+            proto::entry::Body::SubjectsUnlinked(own) => Self::SubjectsUnlinked {
+                subject_ref: hex(&own.subject_ref),
+                other_ref: hex(&own.other_ref),
+                asserted_by: own.asserted_by.as_ref().map(Into::into),
+            },
+            proto::entry::Body::UseRecorded(own) => Self::UseRecorded {
+                scope: own.scope.as_ref().into(),
+                used_at: rfc3339_ms(own.used_at_ms),
+                segment: own.segment.clone(),
+                campaign: own.campaign.clone(),
+                subject_refs: own.subject_refs.chunks(16).map(hex).collect(),
+                deviation: (own.deviation != 0).then(|| word::<proto::Reason>(own.deviation)),
+            },
         }
     }
 }
@@ -995,8 +1356,11 @@ mod tests {
             json!({
                 "effect": "deny", "reason": "no_record", "status": "unknown",
                 "decided_by_index": null, "revision": 9, "valid_until": null,
-                "obligations": [{"frequency_limit": {"uses_max": 2, "period_ms": 60_000}}],
-                "token": null,
+                "obligations": [{
+                    "frequency_limit": {"uses_max": 2, "period_ms": 60_000},
+                    "not_before": null, "indeterminate": false,
+                }],
+                "data_categories": [], "not_before": null, "legal_basis": null, "token": null,
             })
         );
     }
