@@ -12,14 +12,16 @@ use crate::{
     backend::BackendError,
     decide::decide,
     domain::{
-        Catalog, ChannelId, Entry, Key, Millis, PurposeId, Query, Region, Subject, SubjectState,
+        Catalog, ChannelId, Contact, Decision, Effect, Entry, Key, LinkConfidence, Millis,
+        Obligation, PurposeId, Query, Region, Subject, SubjectState,
     },
     ledger::{
         chain,
         entry::{self, EntryError},
     },
+    obligations::{self, DueAll},
     vault::VaultError,
-    view::ViewError,
+    view::{UseMark, ViewError},
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -34,7 +36,7 @@ impl Core {
 
     /// Answers "may I?".
     pub(super) fn check(&self, question: &Question<'_>, now: Millis) -> Result<Checked, ReadError> {
-        let (decision, revision) =
+        let ((decision, contact), revision) =
             self.read(question.subject, |catalog: &Catalog, state: &SubjectState| {
                 let query = Query::new(
                     catalog,
@@ -43,10 +45,44 @@ impl Core {
                     question.data_categories,
                     question.region,
                 );
-                decide(catalog, state, &query, now)
+                let decision = decide(catalog, state, &query, now);
+                let is_allow = decision.effect() == Effect::Allow;
+                (decision, state.contact.clone().filter(|_| is_allow))
             })?;
         self.metrics.decision(decision.reason);
-        Ok(Checked { decision, revision, token: None })
+        let due = self.due(question, &decision, contact.as_deref(), now)?;
+        Ok(Checked { decision, due, revision, token: None })
+    }
+
+    /// What comes with an ALLOW. Most have nothing to say, and that costs nothing.
+    fn due(
+        &self,
+        question: &Question<'_>,
+        decision: &Decision,
+        contact: Option<&Contact>,
+        now: Millis,
+    ) -> Result<DueAll, ReadError> {
+        if decision.obligations.is_empty() && contact.is_none() {
+            return Ok(DueAll::default());
+        }
+        let is_limited = contact.is_some_and(|own| own.frequency_limit().is_some())
+            || decision.obligations.iter().any(|o| matches!(o, Obligation::FrequencyLimit { .. }));
+        let uses = if is_limited { self.recent_uses(question)? } else { Vec::new() };
+        Ok(obligations::due(&decision.obligations, contact, question.region, &uses, now))
+    }
+
+    /// When the subject's data was used for the cell, under this name and those that are verified to
+    /// be the same person.
+    fn recent_uses(&self, question: &Question<'_>) -> Result<Vec<Millis>, ReadError> {
+        let Some(subject) = self.vault.find(question.subject)? else { return Ok(Vec::new()) };
+        let mut uses = self.view.uses(subject)?;
+        for linked in self.view.linked(subject)? {
+            if linked.confidence == LinkConfidence::Verified {
+                uses.extend(self.view.uses(linked.subject)?);
+            }
+        }
+        let cell = UseMark::new(Millis(0), question.purpose, question.channel).cell;
+        Ok(uses.into_iter().filter(|own| own.cell == cell).map(|own| own.used_at).collect())
     }
 
     /// What is known of a subject, and what a check of each cell answers.

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     decide::decide,
     domain::{Body, Catalog, Entry, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    obligations::DueAll,
     view::{CatalogAt, ViewError, fold, reach, unite},
 };
 
@@ -141,7 +142,7 @@ impl Core {
         let mut decision = decide(catalog, &state, &query, past.now);
         // They are for whoever is about to use the data.
         decision.obligations.clear();
-        Ok(Checked { decision, revision: past.end, token: None })
+        Ok(Checked { decision, due: DueAll::default(), revision: past.end, token: None })
     }
 
     /// What was known of a data subject. Blocking.

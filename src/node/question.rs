@@ -6,6 +6,7 @@ use crate::domain::{
     ConsentAct, ConsentConfirmed, Contact, Decision, Evidence, GrantExpired, Key, LinkConfidence,
     Millis, PurposeVersion, Region, ScopeKeys, StopKind, Subject, UseRecorded,
 };
+use crate::obligations::DueAll;
 
 /// "May I?", as a caller puts it.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Question<'a> {
 pub struct Checked {
     /// The decision.
     pub decision: Decision,
+    /// What comes with an ALLOW, as of now.
+    pub due: DueAll,
     /// The number of entries that it takes into account.
     pub revision: u64,
     /// The decision token, if one was asked for.

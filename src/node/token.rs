@@ -41,7 +41,8 @@ impl Core {
             revision: checked.revision,
             decided_by: decision.decided_by,
             valid_until: decision.valid_until,
-            has_obligations: decision.effect() == Effect::Allow && !decision.obligations.is_empty(),
+            has_obligations: decision.effect() == Effect::Allow
+                && !checked.due.obligations.is_empty(),
         })
     }
 }

@@ -426,7 +426,7 @@ impl View {
         Ok(self.index.put(due.iter().map(|due| (due.key().encode(), None)).collect())?)
     }
 
-    /// The latest uses of a subject's data, up to `limit` of them, latest first.
+    /// The uses of a subject's data, in the order of the ledger.
     ///
     /// # Errors
     /// The index can not be read.

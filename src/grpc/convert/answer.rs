@@ -15,7 +15,7 @@ use crate::{
     watch::Event,
 };
 
-use super::timestamp;
+use super::{obligations::due_message, timestamp};
 
 impl From<&ScopeKeys> for proto::Scope {
     fn from(keys: &ScopeKeys) -> Self {
@@ -88,9 +88,9 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         decided_by_index: decision.decided_by,
         revision: checked.revision,
         valid_until: decision.valid_until.map(timestamp),
-        obligations: decision.obligations.iter().map(Into::into).collect(),
+        obligations: checked.due.obligations.iter().map(due_message).collect(),
         data_categories: decision.data_categories.as_deref().unwrap_or_default().to_vec(),
-        not_before: None,
+        not_before: checked.due.not_before.map(timestamp),
         token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
     }
