@@ -673,3 +673,90 @@ async fn a_validity_over_the_29th_of_february_is_counted_in_days() {
         assert_eq!(millis(recorded.results[0].expires_at.as_ref()), Some(ms(ends)), "{given}");
     }
 }
+
+/// Quiet hours around now in a zone, with the moment at which they end.
+fn quiet_now(zone: &str) -> (proto::QuietHours, i64) {
+    let now = jiff::Timestamp::now();
+    let end_ms = (now.as_millisecond() / 60_000 + 120) * 60_000;
+    let zone = jiff::tz::TimeZone::get(zone).unwrap();
+    let minute = |ms: i64| {
+        let local = zone.to_datetime(jiff::Timestamp::from_millisecond(ms).unwrap());
+        u32::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute())).unwrap()
+    };
+    let hours = proto::QuietHours {
+        start_minute: minute(end_ms - 3 * 3_600_000),
+        end_minute: minute(end_ms),
+        time_zone: String::new(),
+    };
+    (hours, end_ms)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
+    use proto::obligation::Kind;
+    let mut it = It::new().await;
+    let (hours, ends_ms) = quiet_now("Asia/Kathmandu");
+    let mut signup = grant("user:1");
+    signup.preferences = Some(proto::ContactPreferences {
+        time_zones: vec!["Asia/Kathmandu".into()],
+        language: "ne".into(),
+        quiet_hours: Some(hours.clone()),
+        ..Default::default()
+    });
+    it.record(signup).await;
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!((answer.effect(), answer.reason()), (Effect::Allow, Reason::Granted));
+    assert_eq!(millis(answer.not_before.as_ref()), Some(ends_ms));
+    let kinds: Vec<_> = answer.obligations.iter().map(|own| own.kind.clone().unwrap()).collect();
+    assert!(kinds.contains(&Kind::QuietHours(hours.clone())), "{kinds:?}");
+    assert!(
+        kinds
+            .contains(&Kind::PreferredLanguage(proto::PreferredLanguage { language: "ne".into() }))
+    );
+    assert_eq!(it.check("user:1", OFFERS, "email").await.obligations, [], "none with a DENY");
+
+    // What is left out stays as it is; what is cleared is gone. No consent is named, none changes.
+    let only = |preferences| proto::RecordConsentRequest {
+        preferences: Some(preferences),
+        ..act("user:1", Vec::new())
+    };
+    it.record(only(proto::ContactPreferences { language: "hi".into(), ..Default::default() }))
+        .await;
+    let answer = it.check("user:1", NEWS, "email").await;
+    assert_eq!((answer.obligations.len(), millis(answer.not_before.as_ref())), (2, Some(ends_ms)));
+    let clear = vec!["quiet_hours".into(), "language".into()];
+    it.record(only(proto::ContactPreferences { clear, ..Default::default() })).await;
+    assert_eq!(it.check("user:1", NEWS, "email").await.obligations, []);
+
+    // A zone that nobody knows: only hours that are quiet nowhere are right.
+    let mut signup = grant("user:2");
+    signup.preferences =
+        Some(proto::ContactPreferences { quiet_hours: Some(hours), ..Default::default() });
+    it.record(signup).await;
+    let here = it.check("user:2", NEWS, "email").await;
+    assert!(here.obligations[0].indeterminate || here.obligations[0].not_before.is_some());
+    let there =
+        proto::CheckRequest { region: "NP".into(), ..check_request("user:2", NEWS, "email") };
+    assert_eq!(millis(it.ask(there).await.not_before.as_ref()), Some(ends_ms), "one zone there");
+
+    for (preferences, field) in [
+        (
+            proto::ContactPreferences {
+                time_zones: vec!["Europe/Wien".into()],
+                ..Default::default()
+            },
+            "preferences.time_zones[0]",
+        ),
+        (
+            proto::ContactPreferences { language: "e".into(), ..Default::default() },
+            "preferences.language",
+        ),
+        (
+            proto::ContactPreferences { clear: vec!["consent".into()], ..Default::default() },
+            "preferences.clear[0]",
+        ),
+    ] {
+        let error = it.refused(only(preferences)).await;
+        assert_eq!((&*error.reason, &*error.fields), ("INVALID_FIELD", &[field.to_owned()][..]));
+    }
+}
