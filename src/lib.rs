@@ -5,6 +5,7 @@
 //!
 //! * [`domain`]: the words: subject, scope, act, catalogue, state, decision. Plain values.
 //! * [`decide`]: the pure decision over those values.
+//! * [`obligations`]: what comes with an ALLOW, and from when on; as pure.
 //! * [`storage`]: checksummed frames in fsynced files; the one primitive under ledger and vault.
 //! * [`ledger`]: entry bytes, the hash chain, verification.
 //! * [`token`]: a decision as a signed statement that travels with data.
@@ -20,6 +21,8 @@
 pub mod domain;
 
 pub mod decide;
+
+pub mod obligations;
 
 pub mod storage;
 

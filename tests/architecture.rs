@@ -12,7 +12,7 @@ use std::{
 /// The layers from the bottom up. A module may use what stands in a layer below its own.
 const LAYERS: &[&[&str]] = &[
     &["storage", "domain"],
-    &["ledger", "decide", "token"],
+    &["ledger", "decide", "obligations", "token"],
     &["view", "backend", "vault"],
     &["watch"],
     &["telemetry"],

@@ -1,0 +1,229 @@
+//! What comes with an ALLOW besides the decision: how often, when and in which language the data
+//! subject wants to hear from us, and from which moment on.
+//!
+//! Obligations are preferences; they never turn an ALLOW into a DENY. Like [`decide`](crate::decide)
+//! this is pure: it knows no clock, time and earlier uses are arguments, and the time zone database
+//! is part of the program. What is not known never makes a moment right: where several time zones
+//! are plausible, a moment counts that is right in all of them.
+
+mod quiet;
+mod zones;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::domain::{Contact, FrequencyCap, Millis, Obligation, QuietSpan, Region};
+
+use quiet::Quiet;
+use zones::Zones;
+
+pub use zones::is_time_zone;
+
+/// What must be honoured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Use no more often than this.
+    FrequencyLimit(FrequencyCap),
+    /// Do not use within these hours.
+    QuietHours {
+        /// The hours.
+        span: QuietSpan,
+        /// IANA time zone; empty if it is the data subject's, or whatever is plausible.
+        time_zone: String,
+    },
+    /// Address the data subject in this language (BCP 47).
+    PreferredLanguage(Arc<str>),
+}
+
+/// A condition, and from when on it lets the use happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The condition.
+    pub condition: Condition,
+    /// The first moment, from the decision on, at which the condition lets the use happen. None if
+    /// it does not speak of time, or if no moment is known to be right.
+    pub not_before: Option<Millis>,
+    /// Whether no moment of the search is known to be right.
+    pub indeterminate: bool,
+}
+
+/// All conditions of a use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DueAll {
+    /// The purpose's in their order, then the data subject's own.
+    pub obligations: Vec<Due>,
+    /// The first moment at which all of them let the use happen. None if that is now, or if one of
+    /// them is indeterminate.
+    pub not_before: Option<Millis>,
+}
+
+/// The conditions that a purpose and a data subject set to a use at this moment.
+///
+/// `recent_uses` are the moments of earlier uses, in any order, as far back as the longest period
+/// that a limit names. Without conditions nothing is allocated.
+///
+/// Quiet hours that each leave a moment but none together are all indeterminate.
+#[must_use]
+pub fn due(
+    purpose: &[Obligation],
+    contact: Option<&Contact>,
+    region: Option<Region>,
+    recent_uses: &[Millis],
+    now: Millis,
+) -> DueAll {
+    let known = Known { contact, region, recent_uses };
+    let own = contact.into_iter().flat_map(own_conditions);
+    let conditions = purpose.iter().map(Condition::from).chain(own);
+    let mut obligations: Vec<Due> = conditions.map(|condition| known.due(condition, now)).collect();
+    let not_before = known.settle(&mut obligations).filter(|moment| *moment > now);
+    DueAll { obligations, not_before }
+}
+
+impl From<&Obligation> for Condition {
+    fn from(obligation: &Obligation) -> Self {
+        match obligation {
+            &Obligation::FrequencyLimit { uses_max, period_ms } => {
+                Self::FrequencyLimit(FrequencyCap { uses_max, period_ms })
+            }
+            &Obligation::QuietHours { start_minute, end_minute, ref time_zone } => {
+                let span = QuietSpan { start_minute, end_minute };
+                Self::QuietHours { span, time_zone: time_zone.clone() }
+            }
+        }
+    }
+}
+
+/// What the data subject asks for. The own time zones are never told: the moment is enough.
+fn own_conditions(contact: &Contact) -> impl Iterator<Item = Condition> {
+    let hours = |span| Condition::QuietHours { span, time_zone: String::new() };
+    let language = contact.language.as_ref().and_then(|field| field.value.clone());
+    let conditions = [
+        contact.quiet_hours().map(hours),
+        contact.frequency_limit().map(Condition::FrequencyLimit),
+        language.map(Condition::PreferredLanguage),
+    ];
+    conditions.into_iter().flatten()
+}
+
+/// What is known of the data subject and of earlier uses.
+struct Known<'a> {
+    contact: Option<&'a Contact>,
+    region: Option<Region>,
+    recent_uses: &'a [Millis],
+}
+
+impl Known<'_> {
+    fn due(&self, condition: Condition, now: Millis) -> Due {
+        let (not_before, indeterminate) = match &condition {
+            Condition::PreferredLanguage(_) => (None, false),
+            timed => {
+                let first = self.first_under(std::iter::once(timed), now);
+                (first, first.is_none())
+            }
+        };
+        Due { condition, not_before, indeterminate }
+    }
+
+    /// The first moment that is right for all, if there is one and any of them speaks of time.
+    fn settle(&self, obligations: &mut [Due]) -> Option<Millis> {
+        let moments = obligations.iter().filter_map(|due| due.not_before);
+        let (first, last) = (moments.clone().min()?, moments.max()?);
+        if obligations.iter().any(|due| due.indeterminate) {
+            return None;
+        }
+        if first == last {
+            return Some(last);
+        }
+        let together = self.first_under(obligations.iter().map(|due| &due.condition), last);
+        if together.is_none() {
+            for due in obligations {
+                due.contradicted();
+            }
+        }
+        together
+    }
+
+    /// The first moment from this one on at which all conditions let the use happen. Where it is
+    /// quiet is searched anew from the moment that the limits leave.
+    fn first_under<'c>(
+        &self,
+        conditions: impl Iterator<Item = &'c Condition> + Clone,
+        from: Millis,
+    ) -> Option<Millis> {
+        let mut from = self.first_unspent(conditions.clone(), from)?;
+        loop {
+            let mut quiets: SmallVec<[Quiet; 2]> = SmallVec::new();
+            for condition in conditions.clone() {
+                if let Condition::QuietHours { span, time_zone } = condition {
+                    let zones = self.plausible(time_zone);
+                    quiets.extend(quiet::in_zones(*span, zones.as_slice(), from)?);
+                }
+            }
+            let free = quiet::first_free(&quiets, from)?;
+            from = self.first_unspent(conditions.clone(), free)?;
+            if from == free {
+                return Some(free);
+            }
+        }
+    }
+
+    /// The first moment from this one on at which no frequency limit is used up.
+    fn first_unspent<'c>(
+        &self,
+        conditions: impl Iterator<Item = &'c Condition> + Clone,
+        mut from: Millis,
+    ) -> Option<Millis> {
+        loop {
+            let before = from;
+            for condition in conditions.clone() {
+                if let Condition::FrequencyLimit(cap) = condition {
+                    from = first_unspent(*cap, self.recent_uses, from)?;
+                }
+            }
+            if from == before {
+                return Some(from);
+            }
+        }
+    }
+
+    fn plausible(&self, time_zone: &str) -> Zones {
+        if !time_zone.is_empty() {
+            return Zones::named([time_zone]);
+        }
+        match self.contact.map(Contact::time_zones).unwrap_or_default() {
+            [] => Zones::of(self.region),
+            names => Zones::named(names.iter().map(String::as_str)),
+        }
+    }
+}
+
+impl Due {
+    /// Its hours leave no moment together with others: whoever reads only them must wait too.
+    fn contradicted(&mut self) {
+        if let Condition::QuietHours { .. } = self.condition {
+            (self.not_before, self.indeterminate) = (None, true);
+        }
+    }
+}
+
+/// The first moment from this one on at which fewer uses than allowed lie within the period that
+/// ends there. Uses that lie in the future count from then on.
+fn first_unspent(cap: FrequencyCap, uses: &[Millis], mut from: Millis) -> Option<Millis> {
+    let allowed = usize::try_from(cap.uses_max).ok().filter(|allowed| *allowed > 0)?;
+    loop {
+        let after = from.0.saturating_sub(cap.period_ms);
+        let counts = |at: &Millis| after < at.0 && *at <= from;
+        if uses.iter().filter(|at| counts(at)).count() < allowed {
+            return Some(from);
+        }
+        let mut counted: Vec<Millis> = uses.iter().copied().filter(counts).collect();
+        // Until the oldest of the last uses leaves the period, they alone spend the limit.
+        let oldest = counted.len() - allowed;
+        let oldest = *counted.select_nth_unstable(oldest).1;
+        from = Millis(oldest.0.checked_add(cap.period_ms)?);
+    }
+}
