@@ -160,7 +160,7 @@ impl Known<'_> {
             for condition in conditions.clone() {
                 if let Condition::QuietHours { span, time_zone } = condition {
                     let zones = self.plausible(time_zone);
-                    quiets.extend(quiet::in_zones(*span, zones.as_slice(), from)?);
+                    quiets.extend(quiet::in_zones(*span, zones.differing(from), from)?);
                 }
             }
             let free = quiet::first_free(&quiets, from)?;

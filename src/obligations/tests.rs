@@ -396,6 +396,30 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn of_a_country_all_zones_count(
+        country in prop::sample::select(vec!["US", "RU", "AU", "BR", "CL", "KZ", "AQ", "DE"]),
+        span in any_span(),
+        second in 1_577_836_800..3_155_760_000i64, // 2020 to 2069
+    ) {
+        let zones: Vec<_> = TimeZoneDatabase::bundled()
+            .available()
+            .map(|name| TimeZoneDatabase::bundled().get(name.as_str()).unwrap())
+            .filter(|zone| zone.location().is_some_and(|place| place.country() == country))
+            .collect();
+        let now = Millis(second * 1000);
+        let walked = minutes_from(now.0)
+            .find(|moment| zones.iter().all(|zone| !is_quiet(zone, span, *moment)));
+        let QuietSpan { start_minute, end_minute } = span;
+        let purpose = [Obligation::QuietHours { start_minute, end_minute, time_zone: String::new() }];
+        let all = due(&purpose, None, region(country), &[], now);
+        prop_assert_eq!(all.obligations[0].not_before, walked.map(Millis));
+    }
+}
+
 fn first_of_all(purpose: &[Obligation], uses: &[Millis], now: Millis) -> Option<Millis> {
     let all = due(purpose, None, None, uses, now);
     let is_open = all.obligations.iter().any(|due| due.indeterminate);
