@@ -8,12 +8,13 @@ use crate::{
         Obligation, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
     node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency},
+    obligations::is_time_zone,
     proto,
 };
 
 use super::{
     CONFIRMATION_MS_MAX, CONFIRMATION_MS_MIN, Invalid, NAME_BYTES_MAX, Problem,
-    catalog::{frequency_limit, is_time_zone, quiet_hours},
+    catalog::{frequency_limit, quiet_hours},
     scalar::{
         action, actor, at_most, check_data_categories, check_key, key, moment, region,
         span_ms_within, subject, text_within, without_control,

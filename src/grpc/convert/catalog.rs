@@ -6,6 +6,7 @@ use crate::{
     domain::{Channel, ChannelPut, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region},
     ledger::entry,
     node::PurposeDraft,
+    obligations::is_time_zone,
     proto,
 };
 
@@ -140,11 +141,6 @@ pub(super) fn quiet_hours(hours: proto::QuietHours) -> Result<Obligation, Invali
         end_minute: hours.end_minute,
         time_zone: hours.time_zone,
     })
-}
-
-/// Only the exact name: whoever has to honour the hours may look it up with more regard to case.
-pub(super) fn is_time_zone(name: &str) -> bool {
-    jiff::tz::TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
 }
 
 /// The channel that a request asks for.

@@ -7,6 +7,7 @@
 mod act;
 mod answer;
 mod catalog;
+mod obligations;
 mod scalar;
 mod watch;
 
@@ -21,6 +22,7 @@ pub use catalog::{
     ListKind, Page, channel, channel_message, next_page_token, page, purpose_change, purpose_draft,
     purpose_message,
 };
+pub use obligations::due_message;
 pub use scalar::key;
 pub use watch::{Watching, entry_range, watching};
 
