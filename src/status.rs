@@ -236,6 +236,9 @@ impl Fault {
                 WriteError::CategoryNotDeclared { change, position, .. } => {
                     format!("changes[{change}].data_categories[{position}]")
                 }
+                WriteError::NoPurpose { .. } => "purpose".to_owned(),
+                WriteError::NoChannel { .. } => "channel".to_owned(),
+                WriteError::UsedInFuture => "used_at".to_owned(),
                 WriteError::AuthorityEnded => "evidence.authority.ends_at".to_owned(),
                 WriteError::TokenUnknown
                 | WriteError::TokenExpired
@@ -285,8 +288,10 @@ impl Fault {
                         add("limit_ms", &crate::node::CLOCK_SKEW_MS_MAX);
                     }
                     WriteError::UnknownPurpose { key, .. }
+                    | WriteError::NoPurpose { key }
                     | WriteError::PurposeRetired { key, .. } => add("purpose", key),
                     WriteError::UnknownChannel { key, .. }
+                    | WriteError::NoChannel { key }
                     | WriteError::ChannelRetired { key, .. } => add("channel", key),
                     WriteError::UnknownPurposeVersion { key, current, .. } => {
                         add("purpose", key);
@@ -333,6 +338,9 @@ fn write_kind(error: &WriteError) -> Kind {
         | WriteError::GrantNotOneCell { .. }
         | WriteError::CategoryNotDeclared { .. }
         | WriteError::OldestCompatibleBeyondVersion { .. } => Kind::InvalidField,
+        WriteError::NoPurpose { .. } => Kind::UnknownPurpose,
+        WriteError::NoChannel { .. } => Kind::UnknownChannel,
+        WriteError::UsedInFuture => Kind::InvalidField,
         WriteError::AuthorityEnded => Kind::AuthorityEnded,
         WriteError::TokenUnknown => Kind::ConfirmationTokenUnknown,
         WriteError::TokenExpired => Kind::ConfirmationTokenExpired,
@@ -556,6 +564,9 @@ mod tests {
             (WatchError::Closing { next_index: 5 }.into(), Kind::ShuttingDown, ""),
             (WatchError::Unreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
             (ReadError::AsOfInFuture.into(), Kind::InvalidField, "as_of"),
+            (WriteError::NoPurpose { key: news.clone() }.into(), Kind::UnknownPurpose, "purpose"),
+            (WriteError::NoChannel { key: news.clone() }.into(), Kind::UnknownChannel, "channel"),
+            (WriteError::UsedInFuture.into(), Kind::InvalidField, "used_at"),
             (WriteError::AuthorityEnded.into(), Kind::AuthorityEnded, "evidence.authority.ends_at"),
             (WriteError::TokenUnknown.into(), Kind::ConfirmationTokenUnknown, "token"),
             (WriteError::TokenExpired.into(), Kind::ConfirmationTokenExpired, "token"),

@@ -99,10 +99,8 @@ fn what_happened(act: &HistoryAct) -> (String, String) {
     }
     if let Some(used) = &act.used {
         let scope = format!("{}:{}", used.scope.purpose, used.scope.channel);
-        return match &used.deviation {
-            Some(reason) => (scope, format!("deviation: {reason}")),
-            None => (scope, "allowed".to_owned()),
-        };
+        let kind = if used.deviation { "deviation" } else { "allowed" };
+        return (scope, format!("{kind}: {}", used.reason));
     }
     (act.preferences.as_ref().map_or_else(String::new, |own| own.texts().join(", ")), String::new())
 }

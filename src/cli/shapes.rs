@@ -560,8 +560,10 @@ pub struct UseRecord {
     pub campaign: String,
     /// Data categories that were used.
     pub data_categories: Vec<String>,
-    /// Why no decision allowed it; null if one did.
-    pub deviation: Option<String>,
+    /// Whether no decision allowed it.
+    pub deviation: bool,
+    /// What a check answered when it was used.
+    pub reason: String,
 }
 
 /// How a data subject wants to be contacted.
@@ -638,7 +640,8 @@ impl From<&proto::UseRecord> for UseRecord {
             segment: used.segment.clone(),
             campaign: used.campaign.clone(),
             data_categories: used.data_categories.clone(),
-            deviation: used.deviation.then(|| word::<proto::Reason>(used.reason)),
+            deviation: used.deviation,
+            reason: word::<proto::Reason>(used.reason),
         }
     }
 }
@@ -1121,8 +1124,8 @@ pub enum Body {
         campaign: String,
         /// Random references of the data subjects.
         subject_refs: Vec<String>,
-        /// Why no decision allowed it; null if one did.
-        deviation: Option<String>,
+        /// What a check answered when it was used.
+        reason: String,
     },
     /// A body that this build does not know.
     Unknown {},
@@ -1244,7 +1247,7 @@ impl From<&proto::entry::Body> for Body {
                 segment: own.segment.clone(),
                 campaign: own.campaign.clone(),
                 subject_refs: own.subject_refs.chunks(16).map(hex).collect(),
-                deviation: (own.deviation != 0).then(|| word::<proto::Reason>(own.deviation)),
+                reason: word::<proto::Reason>(own.reason),
             },
         }
     }

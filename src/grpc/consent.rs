@@ -59,9 +59,16 @@ impl ConsentService for Consent {
 
     async fn record_use(
         &self,
-        _: Request<proto::RecordUseRequest>,
+        request: Request<proto::RecordUseRequest>,
     ) -> Result<Response<proto::RecordUseResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let used = self.node.record_use(convert::used(request.into_inner())?).await?;
+        Ok(Response::new(proto::RecordUseResponse {
+            index: used.index,
+            revision: used.index + 1,
+            deviation: used.is_deviation(),
+            reason: proto::Reason::from(used.reason).into(),
+            replayed: used.replayed,
+        }))
     }
 
     async fn get_preferences(

@@ -226,6 +226,21 @@ pub enum WriteError {
         /// Index of the confirmation.
         index: u64,
     },
+    /// The catalogue lacks the purpose.
+    #[error("no purpose `{key}` in the catalogue")]
+    NoPurpose {
+        /// The key.
+        key: Key,
+    },
+    /// The catalogue lacks the channel.
+    #[error("no channel `{key}` in the catalogue")]
+    NoChannel {
+        /// The key.
+        key: Key,
+    },
+    /// A use that has not happened.
+    #[error("used_at must not lie in the future")]
+    UsedInFuture,
     /// Two data subjects that are not linked.
     #[error("the two data subjects are not linked")]
     NotLinked,

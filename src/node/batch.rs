@@ -426,6 +426,14 @@ impl<'a> Batch<'a> {
         Ok(record)
     }
 
+    /// The name of a subject in the ledger, if it has one.
+    pub(super) fn known(&self, subject: &Subject) -> Result<Option<SubjectRef>, WriteError> {
+        match self.subjects.get(subject) {
+            Some((subject_ref, _)) => Ok(Some(*subject_ref)),
+            None => Ok(self.core.vault.find(subject)?),
+        }
+    }
+
     /// The subject's name in the ledger, and its key if there is evidence to seal.
     pub(super) fn sealer(&self, subject: &Subject, with_key: bool) -> Result<Sealer, WriteError> {
         let vault = &self.core.vault;

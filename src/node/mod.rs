@@ -11,6 +11,7 @@ mod past;
 mod question;
 mod scrub;
 mod token;
+mod uses;
 mod writer;
 
 use std::{
@@ -40,6 +41,7 @@ use tokio::{
     time::timeout,
 };
 use tracing::{error, warn};
+pub use uses::{Use, UseBatch, Used};
 
 use crate::{
     backend::LogBackend,
