@@ -238,12 +238,7 @@ impl<'a> Batch<'a> {
             Ok(put) => put,
             Err(own) => return Ok(Put { revision: own.index + 1, value: own, changed: false }),
         };
-        if put.oldest_compatible > put.version {
-            return Err(WriteError::OldestCompatibleBeyondVersion {
-                got: put.oldest_compatible,
-                version: put.version,
-            });
-        }
+        check_put(&put)?;
         let key = put.key.clone();
         self.put_catalog(Body::PurposePut(put))?;
         let value = self.purpose(key.as_str()).cloned();
@@ -511,6 +506,17 @@ pub(super) fn purpose_put(catalog: &Catalog, draft: PurposeDraft) -> Result<Purp
     }
     let PurposeDraft { key, content, retired, .. } = draft;
     Ok(PurposePut { key, version, content, oldest_compatible, retired })
+}
+
+/// Whether a purpose may be written as it is.
+pub(super) fn check_put(put: &PurposePut) -> Result<(), WriteError> {
+    if put.oldest_compatible > put.version {
+        return Err(WriteError::OldestCompatibleBeyondVersion {
+            got: put.oldest_compatible,
+            version: put.version,
+        });
+    }
+    Ok(())
 }
 
 /// The caller's claim of when something took effect, within the skew, but never after its record.

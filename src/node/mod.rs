@@ -8,6 +8,7 @@ mod expiry;
 mod history;
 mod open;
 mod past;
+mod preview;
 mod question;
 mod scrub;
 mod token;
@@ -32,6 +33,7 @@ use expiry::Closing;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
 pub use past::AsOf;
+pub use preview::{Flips, Preview};
 pub use question::{
     CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
     Question, ReadError, StandingStop,
@@ -296,6 +298,19 @@ impl Node {
     /// [`ReadError::StateUnreadable`].
     pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
         self.core.check(question, self.core.now())
+    }
+
+    /// Counts the cells that a change of a purpose would flip, and changes nothing. It reads the
+    /// state of every subject. Blocking.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub fn preview(
+        &self,
+        draft: PurposeDraft,
+        region: Option<Region>,
+    ) -> Result<Preview, WriteError> {
+        self.core.preview(draft, region)
     }
 
     /// Answers "may I?" for a moment in the past. Blocking.

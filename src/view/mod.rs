@@ -298,6 +298,19 @@ impl View {
         }
     }
 
+    /// The state of a subject with all that linked subjects contribute, for one who looks at all
+    /// subjects in turn: what is hot stays hot.
+    ///
+    /// # Errors
+    /// The state can not be read.
+    pub fn peek(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
+        let state = match self.hot.peek(&subject) {
+            Some(state) => state,
+            None => Arc::new(self.cold_state(subject)?),
+        };
+        if state.links.is_empty() { Ok(state) } else { self.whole_state(subject) }
+    }
+
     /// The subjects that are linked to one, with what they contribute.
     ///
     /// # Errors

@@ -19,8 +19,8 @@ pub use answer::{
     recorded,
 };
 pub use catalog::{
-    ListKind, Page, channel, channel_message, next_page_token, page, purpose_change, purpose_draft,
-    purpose_message,
+    ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
+    purpose_draft, purpose_message,
 };
 pub use obligations::due_message;
 pub use scalar::key;
