@@ -2,11 +2,11 @@
 //! time 20, and the outcome of each of its changes. The act in question has the next index.
 
 use consent_ledger::{
-    domain::{Actor, Millis, Outcome, SubjectState},
+    domain::{Action, Millis, Outcome, SubjectState},
     view::fold::{fold, judge},
 };
 
-use crate::world::{acts, catalog, change, scope, state_after};
+use crate::world::{ASKED, People, What, catalog, change, entries, scope};
 
 const RECORDED_AT: Millis = Millis(20);
 
@@ -119,39 +119,25 @@ const CASES: &[(&str, &str, &str)] = &[
     ("",                           "5 subject object care:* and grant care:email", "APPLIED, APPLIED"),
 ];
 
-#[rustfmt::skip]
-const CASES_UNDER_ERASURE: &[(&str, &str, &str)] = &[
-    ("5 subject grant news:email",           "6 subject withdraw *:*",        "NO_EFFECT"),
-    ("",                                     "5 subject refuse news:email",   "NO_EFFECT"),
-    ("",                                     "5 subject grant news:email",    "BLOCKED by 500"),
-    ("",                                     "5 import grant care:email",     "BLOCKED by 500"),
-    ("",                                     "5 subject grant invoice:email", "NO_EFFECT"),
-];
-
 #[test]
 fn every_change_is_told_what_became_of_it() {
     let mut wrong = Vec::new();
-    for (cases, erased_by) in [(CASES, None), (CASES_UNDER_ERASURE, Some(500))] {
-        for &(before, last, want) in cases {
-            let got = outcomes(before, last, erased_by);
-            if got != want {
-                wrong.push(format!("\"{last}\" after \"{before}\"\n  got  {got}\n  want {want}"));
-            }
+    for &(before, last, want) in CASES {
+        let got = outcomes(before, last);
+        if got != want {
+            wrong.push(format!("\"{last}\" after \"{before}\"\n  got  {got}\n  want {want}"));
         }
     }
     assert!(wrong.is_empty(), "{} cases\n{}", wrong.len(), wrong.join("\n"));
 }
 
-fn outcomes(before: &str, last: &str, erased_by: Option<u64>) -> String {
+fn outcomes(before: &str, last: &str) -> String {
     let catalog = catalog();
-    let mut acts = acts(&format!("{before}; {last}"));
-    let mut last = acts.pop().unwrap();
-    let mut state = state_after(&catalog, &acts);
-    state.erased_by = erased_by;
-    let (index, effective_at, actor) = (last.index, last.effective_at, last.actor);
-    let changes = &mut last.changes;
-    judge(&catalog, &mut state, index, RECORDED_AT, effective_at, actor, changes).unwrap();
-    last.changes.iter().map(|change| in_words(change.outcome)).collect::<Vec<_>>().join(", ")
+    let mut entries = entries(&catalog, &format!("{before}; {last}"));
+    let last = entries.pop().unwrap();
+    let mut people = People::after(&catalog, &entries);
+    let changes = people.record(&catalog, &last, RECORDED_AT);
+    changes.iter().map(|change| in_words(change.outcome)).collect::<Vec<_>>().join(", ")
 }
 
 fn in_words(outcome: Outcome) -> String {
@@ -165,30 +151,34 @@ fn in_words(outcome: Outcome) -> String {
 }
 
 #[test]
-fn an_unknown_key_leaves_state_and_outcomes_alone() {
+fn an_unknown_key_leaves_the_state_alone() {
     let catalog = catalog();
-    let mut act = acts("5 subject grant news:email and withdraw nowhere:email").remove(0);
-    let untouched = act.changes.clone();
+    let entry =
+        entries(&catalog, "5 subject grant news:email and withdraw nowhere:email").remove(0);
+    let What::Act(act) = &entry.what else { unreachable!() };
     let mut state = SubjectState::default();
-    fold(&catalog, &mut state, &act.facts()).unwrap_err();
-    judge(&catalog, &mut state, 100, RECORDED_AT, Millis(5), Actor::Subject, &mut act.changes)
-        .unwrap_err();
-    assert_eq!((state, act.changes), (SubjectState::default(), untouched));
+    fold(&catalog, &mut state, &act.facts(100)).unwrap_err();
+    judge(&catalog, &mut state, act.facts(100), RECORDED_AT).unwrap_err();
+    assert_eq!(state, SubjectState::default());
 }
 
 #[test]
 fn a_grant_wider_than_a_cell_grants_nothing() {
     let catalog = catalog();
-    let mut changes = [change(consent_ledger::domain::Action::Grant, scope("news:*"), 1)];
-    let mut state = SubjectState::default();
-    judge(&catalog, &mut state, 100, RECORDED_AT, Millis(5), Actor::Subject, &mut changes).unwrap();
+    let mut entry = entries(&catalog, "5 subject grant news:email").remove(0);
+    let What::Act(act) = &mut entry.what else { unreachable!() };
+    act.changes = vec![change(Action::Grant, scope("news:*"), 1)];
+    let mut people = People::default();
+    let changes = people.record(&catalog, &entry, RECORDED_AT);
     assert_eq!(changes[0].outcome, Outcome::NoEffect);
+    let state = people.own(ASKED);
     assert!(state.cells().is_empty() && state.revision == 101);
 }
 
 #[test]
 fn the_revision_is_that_of_the_last_entry_in_the_ledger() {
     let catalog = catalog();
-    let acts = acts("5 subject grant news:email; 6 subject withdraw *:*");
-    assert_eq!(state_after(&catalog, acts.iter().rev()).revision, 102);
+    let entries =
+        entries(&catalog, "5 subject grant offers:email; 6 subject withdraw *:*; confirm 100");
+    assert_eq!(People::after(&catalog, entries.iter().rev()).own(ASKED).revision, 103);
 }
