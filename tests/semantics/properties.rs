@@ -41,7 +41,7 @@ const AFTER_ALL: u64 = 900;
 fn config() -> ProptestConfig {
     let cases_are_set = env::var_os("PROPTEST_CASES").is_some();
     let own = ProptestConfig::default();
-    let cases = if cases_are_set { own.cases } else { 1_000 };
+    let cases = if cases_are_set { own.cases } else { 2_000 };
     ProptestConfig { cases, failure_persistence: None, ..own }
 }
 

@@ -259,6 +259,11 @@ const fn line(
 }
 
 impl PurposeLine {
+    /// What makes a version: another of these is another version.
+    pub fn says(&self) -> (&str, bool, &[&str]) {
+        (self.bases, self.double_opt_in, self.categories)
+    }
+
     const fn double_opt_in(self) -> Self {
         Self { double_opt_in: true, ..self }
     }
