@@ -39,6 +39,7 @@ mod replay;
 pub mod serve;
 pub mod shapes;
 mod token;
+mod uses;
 mod verify;
 mod watch;
 mod words;
@@ -55,7 +56,7 @@ Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
   1  failed; for `verify`: damage was found; for `token verify`: not a good token
   2  wrong usage
-  3  `check` and `token verify` only: DENY
+  3  `check` and `token verify`: DENY; `use`: a deviation
 
 Example:
   consent-ledger serve --data-dir ./data
@@ -134,6 +135,8 @@ pub enum Command {
     /// Verify decision tokens offline, or print the key that does
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Record that data was used; exits with 3 if no decision allowed it
+    Use(uses::UseArgs),
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
     /// Show everything on record about a data subject, with its evidence
@@ -251,6 +254,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Confirm(args) => Box::pin(confirm::run(args, context)).await,
         Command::Check(args) => Box::pin(check::run(args, context)).await,
         Command::Token(command) => Box::pin(token::run(command, context)).await,
+        Command::Use(args) => Box::pin(uses::run(args, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,

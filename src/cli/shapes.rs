@@ -16,6 +16,8 @@
 //! | `preferences` | [`Preferences`] |
 //! | `catalog list` | [`Catalog`] |
 //! | `catalog apply` | [`Applied`] |
+//! | `catalog preview` | a [`Previewed`] a line |
+//! | `use` | [`Used`] |
 //! | `verify` | [`Verified`] |
 //! | `export` | an [`Entry`] a line; [`Exported`] if that goes to a file |
 //! | `rebuild-view` | [`Rebuilt`] |
@@ -792,6 +794,8 @@ pub struct Purpose {
     pub description: String,
     /// Legal basis, for example `consent`.
     pub legal_basis: String,
+    /// Legal basis by ISO 3166 region.
+    pub basis_by_region: BTreeMap<String, String>,
     /// Data categories that the purpose uses.
     pub data_categories: Vec<String>,
     /// How long a grant lasts by default.
@@ -804,6 +808,80 @@ pub struct Purpose {
     pub retired: bool,
     /// Conditions that come with every ALLOW.
     pub obligations: Vec<Obligation>,
+}
+
+/// What a change of a purpose would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Previewed {
+    /// Purpose key.
+    pub purpose: String,
+    /// Whether the change would write an entry.
+    pub changed: bool,
+    /// Version that the purpose would have.
+    pub version: u32,
+    /// Cells that were looked at.
+    pub cells: u64,
+    /// Cells that are denied now and would be allowed.
+    pub would_allow: u64,
+    /// Cells that are allowed now and would be denied.
+    pub would_deny: u64,
+    /// All changes of effect or reason.
+    pub flips: Vec<Flips>,
+    /// What would become of a data subject that the ledger does not know.
+    pub unknown_subject: Option<Flips>,
+    /// Revision that was looked at.
+    pub revision: u64,
+}
+
+/// Cells that would go from one reason to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Flips {
+    /// Channel key; empty for a data subject that the ledger does not know.
+    pub channel: String,
+    /// Reason now.
+    pub before: String,
+    /// Reason after the change.
+    pub after: String,
+    /// How many.
+    pub count: u64,
+}
+
+impl From<&proto::CellFlips> for Flips {
+    fn from(flips: &proto::CellFlips) -> Self {
+        Self {
+            channel: flips.channel.clone(),
+            before: word::<proto::Reason>(flips.before),
+            after: word::<proto::Reason>(flips.after),
+            count: flips.count,
+        }
+    }
+}
+
+/// What `use` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Used {
+    /// Index of the entry.
+    pub index: u64,
+    /// First revision that includes it.
+    pub revision: u64,
+    /// Whether no decision allowed the use.
+    pub deviation: bool,
+    /// What a check answered when the data was used.
+    pub reason: String,
+    /// Whether an earlier call with the same idempotency key recorded it.
+    pub replayed: bool,
+}
+
+impl From<&proto::RecordUseResponse> for Used {
+    fn from(answer: &proto::RecordUseResponse) -> Self {
+        Self {
+            index: answer.index,
+            revision: answer.revision,
+            deviation: answer.deviation,
+            reason: word::<proto::Reason>(answer.reason),
+            replayed: answer.replayed,
+        }
+    }
 }
 
 /// A channel.
@@ -825,6 +903,11 @@ impl From<&proto::Purpose> for Purpose {
             title: purpose.title.clone(),
             description: purpose.description.clone(),
             legal_basis: word::<proto::LegalBasis>(purpose.legal_basis),
+            basis_by_region: purpose
+                .basis_by_region
+                .iter()
+                .map(|(region, basis)| (region.clone(), word::<proto::LegalBasis>(*basis)))
+                .collect(),
             data_categories: purpose.data_categories.clone(),
             default_validity_ms: purpose.default_validity.as_ref().map(duration_ms),
             double_opt_in: purpose.double_opt_in,
@@ -843,6 +926,11 @@ impl From<&proto::PurposePut> for Purpose {
             title: put.title.clone(),
             description: put.description.clone(),
             legal_basis: word::<proto::LegalBasis>(put.legal_basis),
+            basis_by_region: put
+                .basis_by_region
+                .iter()
+                .map(|(region, basis)| (region.clone(), word::<proto::LegalBasis>(*basis)))
+                .collect(),
             data_categories: put.data_categories.clone(),
             default_validity_ms: put.default_validity_ms,
             double_opt_in: put.double_opt_in,

@@ -157,6 +157,7 @@ fn differences(now: &Purpose, wanted: &Purpose) -> Vec<&'static str> {
         ("title", now.title != wanted.title),
         ("description", now.description != wanted.description),
         ("legal_basis", now.legal_basis != wanted.legal_basis),
+        ("basis_by_region", now.basis_by_region != wanted.basis_by_region),
         ("data_categories", now.data_categories != wanted.data_categories),
         ("default_validity", now.default_validity != wanted.default_validity),
         ("double_opt_in", now.double_opt_in != wanted.double_opt_in),
