@@ -7,6 +7,7 @@
 //! number of entries applied. A catalogue change is a run of its own. So a reader that takes the
 //! catalogue first and a state second holds two things that were true together at the greater of
 //! their revisions, as long as the catalogue did not change in between; [`View::read`] makes sure.
+//! Of linked subjects several states are needed, and those must have been true together, too.
 
 mod effect;
 pub mod fold;
@@ -239,19 +240,31 @@ impl View {
         find: impl Fn() -> Result<Option<SubjectRef>, E>,
         question: impl FnOnce(&Catalog, &SubjectState) -> T,
     ) -> Result<(T, u64), E> {
+        self.read_linked(find, |catalog, state, _| question(catalog, state))
+    }
+
+    /// As [`Self::read`], with the subjects that are linked to the one asked about.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_linked<T, E: From<ViewError>>(
+        &self,
+        find: impl Fn() -> Result<Option<SubjectRef>, E>,
+        question: impl FnOnce(&Catalog, &SubjectState, &[Linked]) -> T,
+    ) -> Result<(T, u64), E> {
         loop {
             // The order of these reads is what makes the revision true; see the module.
             let applied = self.applied();
             let catalog = self.catalog.load();
-            let state = find()?.map(|subject| self.whole_state(subject)).transpose()?;
+            let (state, linked) = match find()? {
+                Some(subject) => self.whole_state(subject)?,
+                None => Default::default(),
+            };
             if self.catalog.load().revision != catalog.revision {
                 continue;
             }
-            let state_revision = state.as_ref().map_or(0, |state| state.revision);
-            let revision = applied.max(catalog.revision).max(state_revision);
-            let empty = SubjectState::default();
-            let answer = question(&catalog.catalog, state.as_deref().unwrap_or(&empty));
-            return Ok((answer, revision));
+            let revision = applied.max(catalog.revision).max(state.revision);
+            return Ok((question(&catalog.catalog, &state, &linked), revision));
         }
     }
 
@@ -273,18 +286,26 @@ impl View {
         }
     }
 
-    /// The state of a subject with all that linked subjects contribute, as they were true together.
-    fn whole_state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
-        let own = self.state(subject)?;
-        if own.links.is_empty() {
-            return Ok(own);
-        }
+    /// The state of a subject with all that linked subjects contribute, and these, as they were
+    /// true together.
+    ///
+    /// The states are read one after the other, each perhaps from memory and perhaps from a row, and
+    /// rows run ahead of memory: any of them may already know of an entry that another does not know
+    /// of yet. So they are read again once every entry that any of them knows of is visible
+    /// everywhere. If each then has the revision that it had, none was touched between that revision
+    /// and this moment, and all of them stood as they are at the greatest of their revisions.
+    fn whole_state(
+        &self,
+        subject: SubjectRef,
+    ) -> Result<(Arc<SubjectState>, Vec<Linked>), ViewError> {
         loop {
             let own = self.state(subject)?;
+            if own.links.is_empty() {
+                return Ok((own, Vec::new()));
+            }
             let linked = reach(subject, &own, |other| self.state(other))?;
             let whole = unite(&own, &linked);
-            // The states were read one after the other. They were true together if, once all that
-            // any of them knows is visible, each is still what it was.
+            // The writer is between a run's rows and its end, which is a matter of memory alone.
             while self.applied() < whole.revision {
                 std::thread::yield_now();
             }
@@ -293,7 +314,7 @@ impl View {
                 is_same &= self.state(linked.subject)?.revision == linked.state.revision;
             }
             if is_same {
-                return Ok(Arc::new(whole));
+                return Ok((Arc::new(whole), linked));
             }
         }
     }
@@ -308,16 +329,7 @@ impl View {
             Some(state) => state,
             None => Arc::new(self.cold_state(subject)?),
         };
-        if state.links.is_empty() { Ok(state) } else { self.whole_state(subject) }
-    }
-
-    /// The subjects that are linked to one, with what they contribute.
-    ///
-    /// # Errors
-    /// A state can not be read.
-    pub fn linked(&self, subject: SubjectRef) -> Result<Vec<Linked>, ViewError> {
-        let own = self.state(subject)?;
-        reach(subject, &own, |other| self.state(other))
+        if state.links.is_empty() { Ok(state) } else { Ok(self.whole_state(subject)?.0) }
     }
 
     fn cold_state(&self, subject: SubjectRef) -> Result<SubjectState, ViewError> {
