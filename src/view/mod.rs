@@ -629,9 +629,12 @@ fn catalog_entries(index: &Index) -> Result<Vec<u64>, ViewError> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{sync::atomic::AtomicBool, thread};
 
     use super::*;
+    use crate::domain::{
+        Actor, ChannelId, Grant, LinkConfidence, Mark, PurposeId, Scope, Stop, StopKind,
+    };
 
     fn open(dir: &std::path::Path) -> View {
         let (index, _) = Index::open(dir, 1 << 20).unwrap();
@@ -660,6 +663,88 @@ mod tests {
                 reader.join().unwrap();
             });
         }
+    }
+
+    const CELL: (PurposeId, ChannelId) = (PurposeId(0), ChannelId(0));
+
+    /// Two linked subjects in turns: grants of the one at even indices, stops of the other at odd
+    /// ones. Answers the effects of the entries from `start` to `end`.
+    fn turns(
+        states: &mut [(SubjectRef, SubjectState); 2],
+        entries: std::ops::Range<u64>,
+    ) -> Vec<Effect> {
+        let effect = |index: u64| {
+            let mark = Mark { effective_at: Millis(i64::try_from(index).unwrap()), index };
+            let (subject, state) = &mut states[usize::from(index % 2 == 1)];
+            if index % 2 == 1 {
+                let scope = Scope::cell(CELL.0, CELL.1);
+                state.merge_stop(Stop { scope, kind: StopKind::Withdrawn, mark });
+            } else {
+                let grant = Grant {
+                    mark,
+                    actor: Actor::Subject,
+                    purpose_version: 1,
+                    expires_at: None,
+                    data_categories: None,
+                    authority_ends_at: None,
+                    confirmed_by: None,
+                };
+                state.merge_grant(CELL.0, CELL.1, grant);
+            }
+            state.revision = index + 1;
+            let states = smallvec::smallvec![(*subject, Arc::new(state.clone()))];
+            Effect::Subjects { states, rows: Vec::new() }
+        };
+        entries.map(effect).collect()
+    }
+
+    #[test]
+    fn linked_states_are_read_as_they_were_true_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let names = [SubjectRef([1; 16]), SubjectRef([2; 16])];
+        let mut states = names.map(|name| (name, SubjectState::default()));
+        for (own, other) in [(0, 1), (1, 0)] {
+            let confidence = Some(LinkConfidence::Verified);
+            states[own].1.merge_link(names[other], confidence, 0);
+        }
+        view.apply(&turns(&mut states, 0..2), [0; 32]).unwrap();
+        let done = AtomicBool::new(false);
+        let read_all = |names: &[SubjectRef]| {
+            let mut reads = 0_u64;
+            while !done.load(Ordering::Relaxed) || reads < 100 {
+                for &name in names {
+                    let known = |_: &Catalog, state: &SubjectState| {
+                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted);
+                        let stop = state.latest_stop(CELL.0, CELL.1);
+                        (lifted.map(|mark| mark.index), stop.map(|stop| stop.mark.index))
+                    };
+                    let (known, revision) =
+                        view.read(|| Ok::<_, ViewError>(Some(name)), known).unwrap();
+                    let last = revision - 1;
+                    let want = (last - last % 2, last - (last + 1) % 2);
+                    assert_eq!(known, (Some(want.0), Some(want.1)), "at revision {revision}");
+                    reads += 1;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| read_all(&names));
+            scope.spawn(|| read_all(&[names[1], names[0]]));
+            // Rows run ahead of memory: whoever is thrown out of memory shows it.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    view.hot.remove(&names[0]);
+                    view.hot.remove(&names[1]);
+                }
+            });
+            for run in 0..10_000 {
+                let start = view.applied();
+                let effects = turns(&mut states, start..start + 1 + run % 7);
+                view.apply(&effects, [0; 32]).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]
