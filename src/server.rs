@@ -50,8 +50,7 @@ use crate::{
 /// Services that go on answering when writes are stopped.
 const READING: [&str; 4] = ["", check::SERVICE_NAME, watcher::SERVICE_NAME, audit::SERVICE_NAME];
 /// Services whose main job is to write.
-const WRITING: [&str; 3] =
-    [consent::SERVICE_NAME, catalog::SERVICE_NAME, privacy::SERVICE_NAME];
+const WRITING: [&str; 3] = [consent::SERVICE_NAME, catalog::SERVICE_NAME, privacy::SERVICE_NAME];
 
 /// How many connections wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1_024;

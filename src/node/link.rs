@@ -92,7 +92,12 @@ impl Batch<'_> {
             (None, None) => return Err(WriteError::NotLinked),
             (Some(link), Some(confidence)) if link.confidence == confidence => {
                 let revision = if linking.dry_run { self.tip.next_index } else { link.index + 1 };
-                return Ok(LinkOutcome { index: None, revision, changed: false, cells: Vec::new() });
+                return Ok(LinkOutcome {
+                    index: None,
+                    revision,
+                    changed: false,
+                    cells: Vec::new(),
+                });
             }
             _ => {}
         }
@@ -104,7 +109,8 @@ impl Batch<'_> {
         }
         let after = self.sides_after(states, linking.confidence);
         let changes = self.cell_changes(&members, &after)?;
-        let cells = self.with_names(changes, &[(one, &linking.subject), (other, &linking.other)])?;
+        let cells =
+            self.with_names(changes, &[(one, &linking.subject), (other, &linking.other)])?;
         if linking.dry_run {
             let revision = self.tip.next_index;
             return Ok(LinkOutcome { index: None, revision, changed: true, cells });

@@ -332,6 +332,14 @@ impl View {
         if state.links.is_empty() { Ok(state) } else { Ok(self.whole_state(subject)?.0) }
     }
 
+    /// The subjects that are linked to one, with what they contribute.
+    ///
+    /// # Errors
+    /// A state can not be read.
+    pub fn linked(&self, subject: SubjectRef) -> Result<Vec<Linked>, ViewError> {
+        Ok(self.whole_state(subject)?.1)
+    }
+
     fn cold_state(&self, subject: SubjectRef) -> Result<SubjectState, ViewError> {
         self.misses.fetch_add(1, Ordering::Relaxed);
         if let Some(state) = self.stored_state(subject)? {

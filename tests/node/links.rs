@@ -101,7 +101,10 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
         asker.join().unwrap();
     }
 
-    assert!(acts.is_sorted_by_key(|(index, _)| *index), "the acts are in the order in which they were sent");
+    assert!(
+        acts.is_sorted_by_key(|(index, _)| *index),
+        "the acts are in the order in which they were sent"
+    );
     let said = std::mem::take(&mut *said.lock().unwrap());
     assert!(said.len() > 1_000);
     for (revision, reason, decided_by) in said {
