@@ -36,13 +36,13 @@ use crate::{
     config::{ConfigError, ServeConfig, TlsFiles},
     grpc::{
         audit::Audit, catalog::Catalog, check::Check, consent::Consent, layer::RequestLayer,
-        watch::Watch,
+        privacy::Privacy, watch::Watch,
     },
     node::{Node, NodeConfig, OpenError},
     proto::{
         self, audit_service_server as audit, catalog_service_server as catalog,
         check_service_server as check, consent_service_server as consent,
-        watch_service_server as watcher,
+        privacy_service_server as privacy, watch_service_server as watcher,
     },
     telemetry::{self, Metrics, Phase, TelemetryError},
 };
@@ -50,7 +50,7 @@ use crate::{
 /// Services that go on answering when writes are stopped.
 const READING: [&str; 4] = ["", check::SERVICE_NAME, watcher::SERVICE_NAME, audit::SERVICE_NAME];
 /// Services whose main job is to write.
-const WRITING: [&str; 2] = [consent::SERVICE_NAME, catalog::SERVICE_NAME];
+const WRITING: [&str; 3] = [consent::SERVICE_NAME, catalog::SERVICE_NAME, privacy::SERVICE_NAME];
 
 /// How many connections wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1_024;
@@ -388,6 +388,10 @@ fn routes(
         )
         .add_service(
             catalog::CatalogServiceServer::new(Catalog::new(node()))
+                .max_decoding_message_size(size),
+        )
+        .add_service(
+            privacy::PrivacyServiceServer::new(Privacy::new(node()))
                 .max_decoding_message_size(size),
         )
         .add_service(health.service())

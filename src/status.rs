@@ -243,9 +243,9 @@ impl Fault {
                 WriteError::TokenUnknown
                 | WriteError::TokenExpired
                 | WriteError::TokenUsed { .. } => "token".to_owned(),
-                WriteError::NotLinked | WriteError::TooManyLinked { .. } => {
-                    "other_subject".to_owned()
-                }
+                WriteError::LinkToSelf
+                | WriteError::NotLinked
+                | WriteError::TooManyLinked { .. } => "other_subject".to_owned(),
                 _ => String::new(),
             },
             _ => String::new(),
@@ -337,6 +337,7 @@ fn write_kind(error: &WriteError) -> Kind {
         | WriteError::ExpiresBeforeEffective { .. }
         | WriteError::GrantNotOneCell { .. }
         | WriteError::CategoryNotDeclared { .. }
+        | WriteError::LinkToSelf
         | WriteError::OldestCompatibleBeyondVersion { .. } => Kind::InvalidField,
         WriteError::NoPurpose { .. } => Kind::UnknownPurpose,
         WriteError::NoChannel { .. } => Kind::UnknownChannel,

@@ -29,6 +29,7 @@ mod export;
 pub mod generate;
 mod history;
 pub mod layers;
+mod link;
 mod offline;
 mod output;
 mod preferences;
@@ -143,6 +144,10 @@ pub enum Command {
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
     Preferences(preferences::PreferencesArgs),
+    /// Say that two data subjects are one person
+    Link(link::LinkArgs),
+    /// Take a link of two data subjects back
+    Unlink(link::UnlinkArgs),
     /// Apply or list the catalogue of purposes and channels
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -258,6 +263,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,
+        Command::Link(args) => Box::pin(link::run(args, context)).await,
+        Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
         Command::Verify(args) => verify::run(&args, context),
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,

@@ -14,6 +14,7 @@
 //! | `watch` | a [`Watched`] a line |
 //! | `history` | a [`HistoryAct`] a line |
 //! | `preferences` | [`Preferences`] |
+//! | `link`, `unlink` | [`Linked`] |
 //! | `catalog list` | [`Catalog`] |
 //! | `catalog apply` | [`Applied`] |
 //! | `catalog preview` | a [`Previewed`] a line |
@@ -768,6 +769,80 @@ impl From<&proto::StandingStop> for Stop {
             scope: stop.scope.as_ref().into(),
             effective_at: stop.effective_at.as_ref().map(rfc3339),
             index: stop.index,
+        }
+    }
+}
+
+/// The answer to `link` and `unlink`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Linked {
+    /// Whether nothing was written because only that was asked for.
+    pub dry_run: bool,
+    /// Index of the entry, if one was written.
+    pub index: Option<u64>,
+    /// First revision at which it is so; for dry runs, the revision that was looked at.
+    pub revision: u64,
+    /// Whether an entry was written, or would be.
+    pub changed: bool,
+    /// Cells whose answer changed, or would.
+    pub cells: Vec<CellChange>,
+}
+
+/// A cell whose answer changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CellChange {
+    /// Data subject.
+    pub subject: String,
+    /// Purpose key.
+    pub purpose: String,
+    /// Channel key.
+    pub channel: String,
+    /// What a check answered.
+    pub effect_before: String,
+    /// Why.
+    pub reason_before: String,
+    /// What it answers now.
+    pub effect_after: String,
+    /// Why.
+    pub reason_after: String,
+}
+
+impl Linked {
+    /// What became of a link.
+    #[must_use]
+    pub fn new(answer: &proto::LinkSubjectsResponse, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            index: answer.index,
+            revision: answer.revision,
+            changed: answer.changed,
+            cells: answer.cells.iter().map(Into::into).collect(),
+        }
+    }
+
+    /// What became of the end of a link.
+    #[must_use]
+    pub fn unlinked(answer: &proto::UnlinkSubjectsResponse, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            index: answer.index,
+            revision: answer.revision,
+            changed: true,
+            cells: answer.cells.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&proto::CellChange> for CellChange {
+    fn from(cell: &proto::CellChange) -> Self {
+        Self {
+            subject: cell.subject.clone(),
+            purpose: cell.purpose.clone(),
+            channel: cell.channel.clone(),
+            effect_before: word::<proto::Effect>(cell.effect_before),
+            reason_before: word::<proto::Reason>(cell.reason_before),
+            effect_after: word::<proto::Effect>(cell.effect_after),
+            reason_after: word::<proto::Reason>(cell.reason_after),
         }
     }
 }

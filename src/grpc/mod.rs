@@ -9,6 +9,7 @@ pub mod consent;
 pub mod convert;
 pub mod layer;
 pub mod method;
+pub mod privacy;
 pub mod watch;
 
 use crate::status::Fault;

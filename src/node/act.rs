@@ -241,6 +241,9 @@ pub enum WriteError {
     /// A use that has not happened.
     #[error("used_at must not lie in the future")]
     UsedInFuture,
+    /// A data subject that would be linked to itself.
+    #[error("other_subject must differ from subject")]
+    LinkToSelf,
     /// Two data subjects that are not linked.
     #[error("the two data subjects are not linked")]
     NotLinked,

@@ -121,7 +121,12 @@ impl<'a> Batch<'a> {
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
         let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
-        let effective_at = self.effective_at(act.effective_at, is_stop, recorded_at, &before)?;
+        let effective_at = self.effective_at(
+            act.effective_at,
+            is_stop,
+            recorded_at,
+            (sealer.subject_ref, &before),
+        )?;
         let authority_ends_at = authority_end(&act, effective_at)?;
         let mut body = ConsentAct {
             subject_ref: sealer.subject_ref,
@@ -232,6 +237,14 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Who a subject is, be it new in this batch.
+    pub(super) fn identity(&self, subject: SubjectRef) -> Result<Subject, WriteError> {
+        match self.subjects.iter().find(|(_, (own, _))| *own == subject) {
+            Some((name, _)) => Ok(name.clone()),
+            None => Ok(self.core.vault.identity(subject)?),
+        }
+    }
+
     /// Adds a purpose, or a new version of it, unless nothing differs.
     pub(super) fn put_purpose(&mut self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
         let put = match purpose_put(self.catalog(), draft) {
@@ -332,20 +345,23 @@ impl<'a> Batch<'a> {
     ///
     /// An act that takes effect as it is recorded comes after all that the subject did before, even
     /// within the same millisecond: otherwise a withdrawal right after a grant would tie with it,
-    /// and lose. For that, and only for that, it may take effect a little after the record.
+    /// and lose. So it does for all that linked subjects did, however sure the link is: stops reach
+    /// over any. For that, and only for that, it may take effect a little after the record.
     pub(super) fn effective_at(
         &self,
         claimed: Option<Millis>,
         is_stop: bool,
         recorded_at: Millis,
-        state: &SubjectState,
+        (subject, own): (SubjectRef, &SubjectState),
     ) -> Result<Millis, WriteError> {
         let claimed = self::claimed(claimed, recorded_at)?;
         if claimed < recorded_at {
             return Ok(claimed);
         }
-        let after = state.first_moment_after(is_stop).unwrap_or(recorded_at);
-        Ok(recorded_at.max(after))
+        let linked = self.linked(subject, own)?;
+        let states = std::iter::once(own).chain(linked.iter().map(|linked| &*linked.state));
+        let after = states.filter_map(|state| state.first_moment_after(is_stop)).max();
+        Ok(recorded_at.max(after.unwrap_or(recorded_at)))
     }
 
     /// Changes as the ledger keeps them: with versions and expiries filled in from the catalogue.

@@ -6,6 +6,7 @@ mod check;
 mod confirm;
 mod expiry;
 mod history;
+mod link;
 mod open;
 mod past;
 mod preview;
@@ -30,6 +31,7 @@ pub use act::{
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
 use expiry::Closing;
+pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
 pub use past::AsOf;
@@ -226,6 +228,14 @@ impl Node {
     /// See [`WriteError`]; what is refused changes nothing.
     pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, WriteError> {
         self.write(|batch| batch.confirm(confirm)).await
+    }
+
+    /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+        self.write(|batch| batch.link_subjects(linking)).await
     }
 
     /// Adds a purpose or a new version of it; writes nothing if nothing differs.

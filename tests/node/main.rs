@@ -4,5 +4,6 @@
 
 mod behaviour;
 mod faults;
+mod links;
 mod replay;
 mod support;

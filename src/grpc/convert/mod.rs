@@ -8,6 +8,7 @@ mod act;
 mod answer;
 mod catalog;
 mod obligations;
+mod privacy;
 mod scalar;
 mod watch;
 
@@ -23,6 +24,7 @@ pub use catalog::{
     purpose_draft, purpose_message,
 };
 pub use obligations::due_message;
+pub use privacy::{link, linked, unlink, unlinked};
 pub use scalar::key;
 pub use watch::{Watching, entry_range, watching};
 
@@ -48,6 +50,8 @@ pub const CONFIRMATION_MS_MIN: i64 = 60_000;
 pub const CONFIRMATION_MS_MAX: i64 = 90 * 24 * 3_600 * 1_000;
 /// The longest name of a segment, campaign or source, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
+/// The longest name of who asserts a link, in bytes.
+pub const ASSERTED_BY_BYTES_MAX: usize = 256;
 /// The longest default validity or period, in milliseconds: 1,000 years. Whatever is added to a
 /// moment of today stays within the years that `google.protobuf.Timestamp` knows.
 pub const SPAN_MS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000;
