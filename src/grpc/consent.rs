@@ -5,7 +5,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, convert};
+use super::{blocking, convert, import};
 use crate::{
     domain::Subject,
     node::{HistoryItem, Node},
@@ -20,13 +20,14 @@ const HISTORY_PAGE_ACTS: usize = 100;
 #[derive(Debug)]
 pub struct Consent {
     node: Arc<Node>,
+    import_rows_per_second_max: u64,
 }
 
 impl Consent {
-    /// The service over a node.
+    /// The service over a node. An import stream may bring so many rows a second; 0 means any number.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, import_rows_per_second_max: u64) -> Self {
+        Self { node, import_rows_per_second_max }
     }
 }
 
@@ -52,9 +53,11 @@ impl ConsentService for Consent {
 
     async fn import_consents(
         &self,
-        _: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
+        request: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
     ) -> Result<Response<proto::ImportConsentsResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let rows = request.into_inner();
+        let answer = import::run(&self.node, self.import_rows_per_second_max, rows).await?;
+        Ok(Response::new(answer))
     }
 
     async fn record_use(

@@ -6,6 +6,7 @@ mod check;
 mod confirm;
 mod expiry;
 mod history;
+mod import;
 mod link;
 mod open;
 mod past;
@@ -31,6 +32,7 @@ pub use act::{
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
 use expiry::Closing;
+pub use import::{Imported, Importing};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
