@@ -149,7 +149,8 @@ impl It {
         if killed {
             server.kill();
         } else {
-            server.terminate();
+            // The client must be able to hear that the connection ends.
+            tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
         }
         if without_view {
             std::fs::remove_dir_all(self.dir.path().join("view")).unwrap();
