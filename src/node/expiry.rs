@@ -19,7 +19,7 @@ use crate::{
     decide::Standing,
     domain::{
         Action, Actor, Body, ChangeRecord, ConsentAct, GrantExpired, LegalBasis, Outcome, Reason,
-        SubjectState,
+        Scope, SubjectState,
     },
     view::Due,
     watch::Event,
@@ -151,7 +151,7 @@ impl Batch<'_> {
         let catalog = self.catalog();
         let has_ended = |change: &&ChangeRecord| {
             let Some((purpose_id, channel_id)) =
-                catalog.resolve(&change.scope).ok().and_then(|scope| scope.as_cell())
+                catalog.resolve(&change.scope).ok().and_then(Scope::as_cell)
             else {
                 return false;
             };

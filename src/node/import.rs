@@ -124,17 +124,17 @@ fn leave_out_same(change: &mut ContactChange, known: Option<&Contact>) {
     let none = Contact::default();
     let known = known.unwrap_or(&none);
     let zones = Some(known.time_zones().to_vec()).filter(|zones| !zones.is_empty());
-    leave_out(&mut change.time_zones, zones);
-    leave_out(&mut change.language, known.language().map(str::to_owned));
-    leave_out(&mut change.quiet_hours, known.quiet_hours());
-    leave_out(&mut change.frequency_limit, known.frequency_limit());
+    leave_out(&mut change.time_zones, zones.as_ref());
+    leave_out(&mut change.language, known.language().map(str::to_owned).as_ref());
+    leave_out(&mut change.quiet_hours, known.quiet_hours().as_ref());
+    leave_out(&mut change.frequency_limit, known.frequency_limit().as_ref());
 }
 
-fn leave_out<T: PartialEq>(said: &mut Said<T>, known: Option<T>) {
+fn leave_out<T: PartialEq>(said: &mut Said<T>, known: Option<&T>) {
     let is_same = match &*said {
         Said::Nothing => true,
         Said::Clear => known.is_none(),
-        Said::Value(value) => known.as_ref() == Some(value),
+        Said::Value(value) => known == Some(value),
     };
     if is_same {
         *said = Said::Nothing;

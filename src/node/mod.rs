@@ -229,7 +229,7 @@ impl Node {
     /// # Errors
     /// See [`WriteError`]; what is refused changes nothing.
     pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, WriteError> {
-        self.write(|batch| batch.confirm(confirm)).await
+        self.write(move |batch| batch.confirm(&confirm)).await
     }
 
     /// Links two data subjects, or takes a link back; writes nothing if all is as asked.

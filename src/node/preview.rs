@@ -11,7 +11,8 @@ use super::{
 use crate::{
     decide::decide,
     domain::{
-        Body, Catalog, ChannelId, Decision, Effect, Key, Query, Reason, Region, SubjectState,
+        Body, Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region,
+        SubjectState,
     },
     view::CatalogAt,
 };
@@ -90,10 +91,7 @@ impl Core {
         let current = self.view.catalog();
         let purpose = draft.key.clone();
         let mut changed = CatalogAt::clone(&current);
-        let put = match purpose_put(&current.catalog, draft) {
-            Ok(put) => Some(put),
-            Err(_same) => None,
-        };
+        let put = purpose_put(&current.catalog, draft).ok();
         if let Some(put) = &put {
             check_put(put)?;
             changed.put(revision, &Body::PurposePut(put.clone()));
@@ -120,7 +118,8 @@ impl Core {
         });
         let any_channel = channels.first().map_or("", |(_, key)| key.as_str());
         let version = changed.catalog.purpose_id(change.purpose);
-        let version = version.and_then(|id| changed.catalog.purpose(id)).map_or(0, |p| p.version());
+        let version =
+            version.and_then(|id| changed.catalog.purpose(id)).map_or(0, Purpose::version);
         Ok(Preview {
             cells,
             flips: flips.collect(),
