@@ -6,6 +6,7 @@
 
 mod act;
 mod answer;
+mod audience;
 mod catalog;
 mod obligations;
 mod privacy;
@@ -18,6 +19,9 @@ pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
     batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
     recorded,
+};
+pub use audience::{
+    AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
 };
 pub use catalog::{
     ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
