@@ -4,11 +4,16 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    time::{Duration, Instant},
+};
 
 use consent_ledger::proto::{
     self, Action, AudienceQuery, AudienceSubjects, AudienceSummary, AudienceVerdicts,
-    FilterAudienceRequest, FilterAudienceResponse, Reason,
+    FilterAudienceRequest, FilterAudienceResponse, LinkConfidence, Reason,
     filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
 };
 use support::{
@@ -253,6 +258,72 @@ async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
     writing.await.unwrap();
 }
 
+async fn link(clients: &mut Clients, subject: &str, other: &str, confidence: LinkConfidence) {
+    let request = proto::LinkSubjectsRequest {
+        subject: subject.into(),
+        other_subject: other.into(),
+        confidence: confidence.into(),
+        asserted_by: "login-service".into(),
+        dry_run: false,
+    };
+    clients.privacy.link_subjects(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn linked_people_count_as_they_did_at_the_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let subjects = ["user:1", "device:1", "user:2", "device:2", "user:3", "device:3", "user:4"];
+    for granted in ["user:1", "user:2", "user:3"] {
+        record(&mut clients, granted, Action::Grant).await;
+    }
+    // The same person; perhaps the same person, who withdrew; and one who is linked only later.
+    link(&mut clients, "user:1", "device:1", LinkConfidence::Verified).await;
+    record(&mut clients, "device:2", Action::Withdraw).await;
+    link(&mut clients, "user:2", "device:2", LinkConfidence::Asserted).await;
+    let want = ["user:1", "device:1", "user:3"];
+    let mut stream = Stream::ask(&clients, query()).await;
+    assert_eq!(stream.verdicts(&subjects).await.allowed, want);
+
+    record(&mut clients, "device:1", Action::Withdraw).await;
+    let request = proto::UnlinkSubjectsRequest {
+        subject: "user:2".into(),
+        other_subject: "device:2".into(),
+        asserted_by: "login-service".into(),
+        dry_run: false,
+    };
+    clients.privacy.unlink_subjects(request).await.unwrap();
+    record(&mut clients, "device:3", Action::Withdraw).await;
+    link(&mut clients, "user:3", "device:3", LinkConfidence::Verified).await;
+    link(&mut clients, "user:4", "user:2", LinkConfidence::Verified).await;
+    assert_eq!(stream.verdicts(&subjects).await.allowed, want);
+    let expected = [(Reason::Granted, 6), (Reason::Withdrawn, 4), (Reason::NoRecord, 4)];
+    assert_eq!(reasons(&stream.summary().await), BTreeMap::from(expected));
+    let mut late = Stream::ask(&clients, query()).await;
+    assert_eq!(late.verdicts(&subjects).await.allowed, ["user:2", "user:4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_away_leaves_room_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--streams-max", "1"]);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut stream = Stream::ask(&clients, query()).await;
+    stream.verdicts(&["user:1"]).await;
+    let request = || tokio_stream::iter([FilterAudienceRequest::default()]);
+    let refused = typed(&clients.check.filter_audience(request()).await.unwrap_err());
+    assert_eq!(refused.reason, "TOO_MANY_STREAMS");
+    drop(stream);
+    let deadline = Instant::now() + PATIENCE;
+    // One that is let in is told what is wrong with it, in the stream.
+    while clients.check.filter_audience(request()).await.is_err() {
+        assert!(Instant::now() < deadline, "the place is never free");
+    }
+}
+
 async fn uses(clients: &mut Clients, subject: &str) -> Vec<proto::UseRecord> {
     clients.history(subject).await.into_iter().filter_map(|item| item.r#use).collect()
 }
@@ -377,7 +448,7 @@ async fn what_is_wrong_is_told_with_its_field() {
     assert_eq!(stream.verdicts(&vec!["user:1"; 10_000]).await.allowed_count, 0);
     stream.send(subjects(10_001)).await;
     assert_eq!(stream.refusal().await, invalid("LIMIT_EXCEEDED", "subjects.subjects"));
-    let mut stream = Stream::ask(&clients, query()).await;
+    let stream = Stream::ask(&clients, query()).await;
     let empty = FilterAudienceRequest { message: None };
     stream.requests.as_ref().unwrap().send(empty).await.unwrap();
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "message"));
