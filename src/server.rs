@@ -376,7 +376,8 @@ fn routes(
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
-            check::CheckServiceServer::new(Check::new(node())).max_decoding_message_size(size),
+            check::CheckServiceServer::new(Check::new(node(), drain.clone()))
+                .max_decoding_message_size(size),
         )
         .add_service(
             consent::ConsentServiceServer::new(Consent::new(

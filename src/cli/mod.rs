@@ -18,6 +18,7 @@ use self::{
 
 pub mod act;
 mod as_of;
+mod audience;
 mod bench;
 pub mod catalog;
 mod check;
@@ -133,6 +134,8 @@ pub enum Command {
     Confirm(confirm::ConfirmArgs),
     /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
     Check(check::CheckArgs),
+    /// Filter an audience: ids in, those that may be addressed out
+    Audience(audience::AudienceArgs),
     /// Verify decision tokens offline, or print the key that does
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -258,6 +261,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Record(args) => Box::pin(record::run(*args, context)).await,
         Command::Confirm(args) => Box::pin(confirm::run(args, context)).await,
         Command::Check(args) => Box::pin(check::run(args, context)).await,
+        Command::Audience(args) => Box::pin(audience::run(args, context)).await,
         Command::Token(command) => Box::pin(token::run(command, context)).await,
         Command::Use(args) => Box::pin(uses::run(args, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,

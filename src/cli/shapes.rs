@@ -9,6 +9,7 @@
 //! | `record` | [`Recorded`] |
 //! | `confirm` | [`Confirmed`] |
 //! | `check` | [`Decision`] |
+//! | `audience` | ids; [`Audience`] on standard error |
 //! | `token verify` | [`TokenVerified`] |
 //! | `token key` | [`DecisionKey`] |
 //! | `watch` | a [`Watched`] a line |
@@ -1128,6 +1129,41 @@ pub struct Exported {
     pub entries: u64,
     /// Where they are.
     pub output: String,
+}
+
+/// What `audience` says of an audience when it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Audience {
+    /// Revision that every verdict was decided at.
+    pub revision: u64,
+    /// Moment that every verdict was decided at.
+    pub decided_at: Option<String>,
+    /// Data subjects that were asked about.
+    pub subjects: u64,
+    /// How many of them are allowed.
+    pub allowed: u64,
+    /// How many were malformed.
+    pub malformed: u64,
+    /// The well-formed ones by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// First revision that includes every use, if uses were recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_revision: Option<u64>,
+}
+
+impl From<&proto::AudienceSummary> for Audience {
+    fn from(summary: &proto::AudienceSummary) -> Self {
+        let count = |own: &proto::ReasonCount| (word::<proto::Reason>(own.reason), own.count);
+        Self {
+            revision: summary.revision,
+            decided_at: summary.decided_at.as_ref().map(rfc3339),
+            subjects: summary.subjects,
+            allowed: summary.allowed,
+            malformed: summary.malformed,
+            reasons: summary.reasons.iter().map(count).collect(),
+            use_revision: summary.use_revision,
+        }
+    }
 }
 
 /// The answer to `replay`.

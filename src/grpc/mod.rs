@@ -2,6 +2,7 @@
 //!
 //! A service parses the request, asks the node, and words the answer; it decides nothing.
 
+mod audience;
 pub mod audit;
 pub mod catalog;
 pub mod check;

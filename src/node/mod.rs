@@ -1,6 +1,7 @@
 //! The one way in: the way of an act and the way of a question.
 
 mod act;
+mod audience;
 mod batch;
 mod check;
 mod confirm;
@@ -31,6 +32,7 @@ pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
+pub use audience::{Audience, AudienceQuery};
 use expiry::Closing;
 pub use import::{Imported, Importing};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};

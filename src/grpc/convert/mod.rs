@@ -6,6 +6,7 @@
 
 mod act;
 mod answer;
+mod audience;
 mod catalog;
 mod obligations;
 mod privacy;
@@ -20,6 +21,9 @@ pub use act::{
 pub use answer::{
     batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
     recorded,
+};
+pub use audience::{
+    AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
 };
 pub use catalog::{
     ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
