@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
+mod audience;
 mod behaviour;
 mod faults;
 mod links;

@@ -144,25 +144,23 @@ pub(super) async fn audience(bench: &Bench, report: &mut Report<'_>) -> Result<(
     report.part("audience: 1,000,000 data subjects, one stream");
     let service = ServerProcess::serve(&bench.data_dir)?;
     warm_up(&service, bench).await?;
+    let cpu_us = |cpu: Duration, checks: f64| cpu.as_secs_f64() * 1e6 / checks;
+    let mut figures = Vec::new();
     for (what, packed) in [("ids out", false), ("bits out", true)] {
         let before = service.cpu()?;
         let batches = batches(&service, bench).await?;
         let between = service.cpu()?;
         let seconds = filter(&service, bench, packed).await?;
-        let cpu_us = |cpu: Duration, checks: f64| cpu.as_secs_f64() * 1e6 / checks;
         let (batched, filtered) = (batches.calls as f64 * BATCH as f64, AUDIENCE as f64);
-        report.add(&[
+        let filtered_us = cpu_us(service.cpu()? - between, filtered);
+        figures.extend([
             Figure::new(format!("checks, {what}"), filtered / seconds, "1/s")
                 .beside("BatchCheck", batches.per_second() * BATCH as f64),
-            Figure::new(
-                format!("server CPU, {what}"),
-                cpu_us(service.cpu()? - between, filtered),
-                "us/check",
-            )
-            .beside("BatchCheck", cpu_us(between - before, batched)),
-        ])?;
+            Figure::new(format!("server CPU, {what}"), filtered_us, "us/check")
+                .beside("BatchCheck", cpu_us(between - before, batched)),
+        ]);
     }
-    Ok(())
+    report.add(&figures)
 }
 
 /// Filters one audience, and answers how many seconds it took.
