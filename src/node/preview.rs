@@ -87,8 +87,10 @@ impl Core {
         draft: PurposeDraft,
         region: Option<Region>,
     ) -> Result<Preview, WriteError> {
-        let revision = self.view.applied();
+        let applied = self.view.applied();
         let current = self.view.catalog();
+        // A catalogue that is newer than what was applied is itself the last entry that counts.
+        let revision = applied.max(current.revision);
         let purpose = draft.key.clone();
         let mut changed = CatalogAt::clone(&current);
         let put = purpose_put(&current.catalog, draft).ok();

@@ -18,8 +18,9 @@ use crate::{
     },
 };
 
-/// The greatest number of data subjects in one entry; with 16 bytes each it stays below its limit.
-const SUBJECTS_MAX: usize = 3_500;
+/// The greatest number of data subjects in one entry. With 16 bytes each they leave 17 KiB of the
+/// largest entry, which is more than a hundred data categories and all names take at their longest.
+const SUBJECTS_MAX: usize = 3_000;
 
 /// One use of one data subject's data.
 #[derive(Debug, Clone)]

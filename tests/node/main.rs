@@ -8,3 +8,4 @@ mod faults;
 mod links;
 mod replay;
 mod support;
+mod uses;
