@@ -11,7 +11,7 @@ use tonic::Code;
 const NEWS: &str = "marketing.newsletter";
 
 struct It {
-    _server: Server,
+    server: Server,
     clients: Clients,
     dir: tempfile::TempDir,
 }
@@ -22,7 +22,7 @@ impl It {
         let server = Server::start(dir.path());
         let mut clients = server.clients().await;
         clients.put_catalog(&[NEWS], &["email", "sms"]).await;
-        Self { _server: server, clients, dir }
+        Self { server, clients, dir }
     }
 
     async fn say(&mut self, subject: &str, action: Action) -> proto::RecordConsentResponse {
@@ -103,6 +103,75 @@ async fn a_use_is_judged_by_what_was_known_when_it_happened() {
     assert_eq!(it.clients.history("user:2").await.len(), 1, "a use alone makes a history");
     assert_eq!(it.reason("user:2", "email").await, Reason::NoRecord, "and no consent");
     drop(it.dir);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
+    let mut it = It::new().await;
+    it.say("user:1", Action::Grant).await;
+    let apart = moment();
+    let linking = ("user:1".to_owned(), "phone:1".to_owned(), "login-service".to_owned());
+    let (subject, other_subject, asserted_by) = linking.clone();
+    let link = proto::LinkSubjectsRequest {
+        subject,
+        other_subject,
+        asserted_by,
+        confidence: proto::LinkConfidence::Verified.into(),
+        dry_run: false,
+    };
+    it.clients.privacy.link_subjects(link).await.unwrap();
+    let linked = moment();
+    let purpose = proto::Purpose { retired: true, ..support::consent_purpose(NEWS) };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    it.clients.catalog.put_purpose(request).await.unwrap();
+    let retired = moment();
+    let (subject, other_subject, asserted_by) = linking;
+    let unlink =
+        proto::UnlinkSubjectsRequest { subject, other_subject, asserted_by, dry_run: false };
+    it.clients.privacy.unlink_subjects(unlink).await.unwrap();
+    for (used_at, reason) in [
+        (apart, Reason::NoRecord),
+        (linked, Reason::Granted),
+        (retired, Reason::PurposeRetired),
+        (moment(), Reason::PurposeRetired),
+    ] {
+        let used_at = Some(timestamp(used_at));
+        let used = proto::RecordUseRequest { used_at, ..mailing("phone:1") };
+        let used = it.record_use(used).await;
+        assert_eq!((used.reason(), used.deviation), (reason, reason != Reason::Granted));
+    }
+}
+
+/// A moment with a whole millisecond on either side in which nothing happens.
+fn moment() -> i64 {
+    let now = now_ms();
+    let after = |at: i64| (now_ms() > at).then_some(());
+    support::wait_until("the next moment", support::PATIENCE, || after(now + 1));
+    support::wait_until("the one after it", support::PATIENCE, || after(now + 3));
+    now + 2
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_reports_uses_and_exits_with_3_for_a_deviation() {
+    let mut it = It::new().await;
+    it.say("user:1", Action::Grant).await;
+    let report = |server: &Server, subject: &str, more: &[&str]| {
+        let words =
+            ["use", "--subject", subject, "--purpose", NEWS, "--channel", "email", "--json"];
+        server.cli(&[&words[..], more].concat())
+    };
+    let used = report(&it.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
+    let used = used.expect_code(0).json();
+    assert_eq!((&used["deviation"], &used["reason"]), (&false.into(), &"granted".into()));
+    let again = report(&it.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
+    let again = again.expect_code(0).json();
+    assert_eq!((&again["replayed"], &again["index"]), (&true.into(), &used["index"]));
+    let used = report(&it.server, "user:2", &["--segment", "spring"]).expect_code(3).json();
+    assert_eq!((&used["deviation"], &used["reason"]), (&true.into(), &"no_record".into()));
+    let refused = report(&it.server, "user:1", &["--used-at", "2999-01-01T00:00:00Z"]);
+    assert!(refused.expect_code(1).stderr.contains("used_at"));
+    let history = it.server.cli(&["history", "--subject", "user:2"]).expect_code(0).stdout;
+    assert!(history.contains("deviation: no_record  segment spring"), "{history}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
