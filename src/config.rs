@@ -55,8 +55,6 @@ pub struct ServeConfig {
     pub message_bytes_max: usize,
     /// Limits of requests, over all connections.
     pub limits: RequestLimits,
-    /// The greatest number of rows a second that one import stream may bring; 0 means any number.
-    pub import_rows_per_second_max: u64,
     /// The greatest number of concurrent HTTP/2 streams of one connection.
     pub connection_streams_max: u32,
     /// How long a connection is idle before the system asks whether the peer is still there (TCP
@@ -96,7 +94,6 @@ impl Default for ServeConfig {
                 request_timeout: Duration::from_secs(30),
             },
             connection_streams_max: 1_024,
-            import_rows_per_second_max: 0,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),

@@ -380,11 +380,8 @@ fn routes(
                 .max_decoding_message_size(size),
         )
         .add_service(
-            consent::ConsentServiceServer::new(Consent::new(
-                node(),
-                config.import_rows_per_second_max,
-            ))
-            .max_decoding_message_size(size),
+            consent::ConsentServiceServer::new(Consent::new(node()))
+                .max_decoding_message_size(size),
         )
         .add_service(watcher::WatchServiceServer::new(watching).max_decoding_message_size(size))
         .add_service(

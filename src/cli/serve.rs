@@ -73,9 +73,6 @@ pub struct ServeArgs {
     /// Greatest number of concurrent calls on one connection; more wait at the client.
     #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
     pub connection_streams_max: u32,
-    /// Greatest number of rows a second that one import stream may bring; 0 means any number.
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
-    pub import_rows_per_second_max: u64,
     /// How long an answer may take to begin; a caller's own deadline may be shorter.
     #[arg(
         long,
@@ -181,7 +178,6 @@ impl ServeArgs {
                 request_timeout: self.request_timeout,
             },
             connection_streams_max: self.connection_streams_max,
-            import_rows_per_second_max: self.import_rows_per_second_max,
             keepalive_interval: self.keepalive_interval,
             keepalive_timeout: self.keepalive_timeout,
             drain_timeout: self.drain_timeout,

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, convert, import};
+use super::{blocking, convert};
 use crate::{
     domain::Subject,
     node::{HistoryItem, Node},
@@ -20,14 +20,13 @@ const HISTORY_PAGE_ACTS: usize = 100;
 #[derive(Debug)]
 pub struct Consent {
     node: Arc<Node>,
-    import_rows_per_second_max: u64,
 }
 
 impl Consent {
-    /// The service over a node. An import stream may bring so many rows a second; 0 means any number.
+    /// The service over a node.
     #[must_use]
-    pub fn new(node: Arc<Node>, import_rows_per_second_max: u64) -> Self {
-        Self { node, import_rows_per_second_max }
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
     }
 }
 
@@ -53,11 +52,9 @@ impl ConsentService for Consent {
 
     async fn import_consents(
         &self,
-        request: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
+        _: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
     ) -> Result<Response<proto::ImportConsentsResponse>, Status> {
-        let rows = request.into_inner();
-        let answer = import::run(&self.node, self.import_rows_per_second_max, rows).await?;
-        Ok(Response::new(answer))
+        Err(Status::unimplemented("PLACEHOLDER"))
     }
 
     async fn record_use(

@@ -94,11 +94,7 @@ where
             return RequestFuture { step: Step::Refused { refused: Some((call, fault)) } };
         }
         call.span = span(method, request.headers());
-        let own = match method.class() {
-            // The answer can not begin before the client has sent everything.
-            Class::Upload => UPLOAD_TIMEOUT,
-            _ => self.shared.limits.request_timeout,
-        };
+        let own = self.shared.limits.request_timeout;
         let timeout = grpc_timeout(request.headers()).map_or(own, |asked| asked.min(own));
         let inner = self.inner.call(request);
         RequestFuture { step: Step::Running { inner, timeout, sleep: None, call: Some(call) } }
@@ -117,9 +113,6 @@ struct Call {
     /// The status code, once it is known. A call that ends before was given up by its client.
     code: Option<usize>,
 }
-
-/// How long an upload may take at most: more than any client should need.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 const CODE_OK: usize = 0;
 const CODE_CANCELLED: usize = 1;
@@ -143,8 +136,7 @@ impl Call {
             Class::Free => None,
             Class::Unary => (metrics.requests_in_flight.inc() >= limits.requests_max)
                 .then_some(Fault::TooManyRequests { limit: limits.requests_max }),
-            Class::Stream | Class::Upload | Class::Endless => (metrics.streams_open.inc()
-                >= limits.streams_max)
+            Class::Stream | Class::Endless => (metrics.streams_open.inc() >= limits.streams_max)
                 .then_some(Fault::TooManyStreams { limit: limits.streams_max }),
         };
         if refusal.is_some() {
@@ -160,7 +152,7 @@ impl Call {
                 Class::Unary => {
                     self.shared.metrics.requests_in_flight.dec();
                 }
-                Class::Stream | Class::Upload | Class::Endless => {
+                Class::Stream | Class::Endless => {
                     self.shared.metrics.streams_open.dec();
                 }
             }
@@ -205,7 +197,7 @@ impl Call {
         }
         let drain = match self.method.class() {
             Class::Endless => Some(Box::pin(self.shared.drain.clone().cancelled_owned())),
-            Class::Unary | Class::Stream | Class::Upload | Class::Free => None,
+            Class::Unary | Class::Stream | Class::Free => None,
         };
         response.map(|inner| RequestBody::counted(inner, Some(self), drain))
     }

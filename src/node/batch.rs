@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::{
     Core,
-    act::{Act, CLOCK_SKEW_MS_MAX, Confirmation, Idempotency, Recorded, WriteError},
+    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, WriteError},
     question::{PurposeDraft, Put},
 };
 use crate::{
@@ -59,17 +59,6 @@ pub(super) struct Sealer {
     pub subject_ref: SubjectRef,
     pub key: Option<SubjectKey>,
     new: Option<NewSubject>,
-}
-
-/// An act that could be written as it is.
-pub(super) struct Prepared {
-    sealer: Sealer,
-    subject: Subject,
-    recorded_at: Millis,
-    pub(super) body: ConsentAct,
-    after: SubjectState,
-    confirmation: Option<Confirmation>,
-    confirmation_validity_ms: Option<i64>,
 }
 
 impl<'a> Batch<'a> {
@@ -128,22 +117,6 @@ impl<'a> Batch<'a> {
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return self.core.recorded(entry);
         }
-        let mut prepared = self.prepare(act, mark)?;
-        prepared.confirmation = self.core.offer(
-            &self.tip,
-            prepared.recorded_at,
-            &mut prepared.body,
-            prepared.confirmation_validity_ms,
-        );
-        self.write_act(prepared)
-    }
-
-    /// Takes an act all the way to its outcomes, and leaves the batch as it is.
-    pub(super) fn prepare(
-        &self,
-        act: Act,
-        mark: Option<IdempotencyMark>,
-    ) -> Result<Prepared, WriteError> {
         let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
@@ -167,29 +140,17 @@ impl<'a> Batch<'a> {
             contact: act.contact,
         };
         let after = self.judge(&before, &mut body)?;
-        Ok(Prepared {
-            sealer,
-            subject: act.subject,
-            recorded_at,
-            body,
-            after,
-            confirmation: None,
-            confirmation_validity_ms: act.confirmation_validity_ms,
-        })
-    }
+        let confirmation =
+            self.core.offer(&self.tip, recorded_at, &mut body, act.confirmation_validity_ms);
 
-    /// Adds an act that is prepared.
-    pub(super) fn write_act(&mut self, prepared: Prepared) -> Result<Recorded, WriteError> {
-        let Prepared { sealer, subject, recorded_at, body, after, confirmation, .. } = prepared;
-        let (actor, effective_at) = (body.actor, body.effective_at);
         let changes = body.changes.clone();
         let states = vec![(sealer.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Act(body), states)?;
-        self.keep(sealer, &subject);
+        self.keep(sealer, &act.subject);
         self.events.push(Arc::new(Event {
             index,
-            subject,
-            actor,
+            subject: act.subject,
+            actor: act.actor,
             recorded_at,
             effective_at,
             changes: changes.clone(),
@@ -202,7 +163,7 @@ impl<'a> Batch<'a> {
 
     /// Folds an act into a subject's state, and sets the outcome of each of its changes.
     fn judge(
-        &self,
+        &mut self,
         before: &Arc<SubjectState>,
         act: &mut ConsentAct,
     ) -> Result<SubjectState, WriteError> {

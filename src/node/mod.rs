@@ -7,7 +7,6 @@ mod check;
 mod confirm;
 mod expiry;
 mod history;
-mod import;
 mod link;
 mod open;
 mod past;
@@ -34,7 +33,6 @@ pub use act::{
 };
 pub use audience::{Audience, AudienceQuery};
 use expiry::Closing;
-pub use import::{Imported, Importing};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};

@@ -15,9 +15,7 @@ mod watch;
 
 use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
-pub use act::{
-    ImportSource, act, as_of, check, confirm, history, import_row, import_source, preferences, used,
-};
+pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
     batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
     recorded,
