@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod check;
 pub mod consent;
 pub mod convert;
+pub mod import;
 pub mod layer;
 pub mod method;
 pub mod watch;
