@@ -61,6 +61,15 @@ pub(super) struct Sealer {
     new: Option<NewSubject>,
 }
 
+/// An act that is ready to be judged.
+pub(super) struct Prepared {
+    subject: Subject,
+    sealer: Sealer,
+    pub before: Arc<SubjectState>,
+    pub recorded_at: Millis,
+    pub body: ConsentAct,
+}
+
 impl<'a> Batch<'a> {
     /// An empty batch that continues the chain at `tip`.
     pub(super) fn new(core: &'a Core, tip: Tip, now: Millis) -> Self {
@@ -117,6 +126,21 @@ impl<'a> Batch<'a> {
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return self.core.recorded(entry);
         }
+        let validity_ms = act.confirmation_validity_ms;
+        let mut prepared = self.prepare(act, mark)?;
+        let after = self.judge(&prepared.before, &mut prepared.body)?;
+        let recorded_at = prepared.recorded_at;
+        let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
+        let recorded = self.commit(prepared, after)?;
+        Ok(Recorded { confirmation, ..recorded })
+    }
+
+    /// What an act comes to, before it is judged: whose, when, and what exactly changes.
+    pub(super) fn prepare(
+        &self,
+        act: Act,
+        mark: Option<IdempotencyMark>,
+    ) -> Result<Prepared, WriteError> {
         let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
@@ -128,7 +152,7 @@ impl<'a> Batch<'a> {
             (sealer.subject_ref, &before),
         )?;
         let authority_ends_at = authority_end(&act, effective_at)?;
-        let mut body = ConsentAct {
+        let body = ConsentAct {
             subject_ref: sealer.subject_ref,
             actor: act.actor,
             effective_at,
@@ -139,18 +163,24 @@ impl<'a> Batch<'a> {
             confirmation: None,
             contact: act.contact,
         };
-        let after = self.judge(&before, &mut body)?;
-        let confirmation =
-            self.core.offer(&self.tip, recorded_at, &mut body, act.confirmation_validity_ms);
+        Ok(Prepared { subject: act.subject, sealer, before, recorded_at, body })
+    }
 
-        let changes = body.changes.clone();
+    /// Adds an act that was judged, with the state that it leaves its subject in.
+    pub(super) fn commit(
+        &mut self,
+        prepared: Prepared,
+        after: SubjectState,
+    ) -> Result<Recorded, WriteError> {
+        let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
+        let (actor, effective_at, changes) = (body.actor, body.effective_at, body.changes.clone());
         let states = vec![(sealer.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Act(body), states)?;
-        self.keep(sealer, &act.subject);
+        self.keep(sealer, &subject);
         self.events.push(Arc::new(Event {
             index,
-            subject: act.subject,
-            actor: act.actor,
+            subject,
+            actor,
             recorded_at,
             effective_at,
             changes: changes.clone(),
@@ -158,12 +188,13 @@ impl<'a> Batch<'a> {
             reason: None,
             link: None,
         }));
-        Ok(Recorded { index, recorded_at, effective_at, changes, replayed: false, confirmation })
+        let (replayed, confirmation) = (false, None);
+        Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
     }
 
     /// Folds an act into a subject's state, and sets the outcome of each of its changes.
-    fn judge(
-        &mut self,
+    pub(super) fn judge(
+        &self,
         before: &Arc<SubjectState>,
         act: &mut ConsentAct,
     ) -> Result<SubjectState, WriteError> {
@@ -285,14 +316,22 @@ impl<'a> Batch<'a> {
         catalog.purpose_id(key).and_then(|id| catalog.purpose(id))
     }
 
+    /// The entry that would come next, its bytes, and the end of the chain then.
+    pub(super) fn next_entry(
+        &self,
+        recorded_at: Millis,
+        body: Body,
+    ) -> Result<(Entry, Vec<u8>, Tip), WriteError> {
+        self.tip.link(recorded_at, body).map_err(|error| match error {
+            ChainError::TooLarge(bytes) => {
+                WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
+            }
+            other => WriteError::StateUnreadable(other.to_string()),
+        })
+    }
+
     fn link(&mut self, recorded_at: Millis, body: Body) -> Result<Entry, WriteError> {
-        let (entry, frame, tip) =
-            self.tip.link(recorded_at, body).map_err(|error| match error {
-                ChainError::TooLarge(bytes) => {
-                    WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
-                }
-                other => WriteError::StateUnreadable(other.to_string()),
-            })?;
+        let (entry, frame, tip) = self.next_entry(recorded_at, body)?;
         self.bytes += frame.len();
         self.frames.push(frame);
         self.tip = tip;
@@ -558,7 +597,7 @@ fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, Writ
 
 impl Core {
     /// The answer that an act on record was given.
-    fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
+    pub(super) fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
         let Entry { index, prev_hash, recorded_at, body } = entry;
         let Body::Act(act) = body else {
             return Err(WriteError::IdempotencyKeyReused { index });
