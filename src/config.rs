@@ -35,6 +35,8 @@ pub struct RequestLimits {
     pub streams_max: u64,
     /// How long an answer may take to begin; a caller's `grpc-timeout` may only shorten it.
     pub request_timeout: Duration,
+    /// The greatest number of rows of one import a second; 0 means no limit.
+    pub import_rows_per_second_max: u64,
 }
 
 /// How a server is set up.
@@ -55,8 +57,6 @@ pub struct ServeConfig {
     pub message_bytes_max: usize,
     /// Limits of requests, over all connections.
     pub limits: RequestLimits,
-    /// The greatest number of rows a second that one import stream may bring; 0 means any number.
-    pub import_rows_per_second_max: u64,
     /// The greatest number of concurrent HTTP/2 streams of one connection.
     pub connection_streams_max: u32,
     /// How long a connection is idle before the system asks whether the peer is still there (TCP
@@ -94,9 +94,9 @@ impl Default for ServeConfig {
                 requests_max: 8_192,
                 streams_max: 1_024,
                 request_timeout: Duration::from_secs(30),
+                import_rows_per_second_max: 0,
             },
             connection_streams_max: 1_024,
-            import_rows_per_second_max: 0,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),

@@ -35,8 +35,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::{
     config::{ConfigError, ServeConfig, TlsFiles},
     grpc::{
-        audit::Audit, catalog::Catalog, check::Check, consent::Consent, layer::RequestLayer,
-        privacy::Privacy, watch::Watch,
+        audit::Audit, catalog::Catalog, check::Check, consent::Consent, import::Imports,
+        layer::RequestLayer, privacy::Privacy, watch::Watch,
     },
     node::{Node, NodeConfig, OpenError},
     proto::{
@@ -372,6 +372,7 @@ fn routes(
 ) -> Result<Routes, ServeError> {
     let node = || Arc::clone(node);
     let size = config.message_bytes_max;
+    let imports = Imports { limits: config.limits, drain: drain.clone() };
     let watching = Watch::new(node(), Arc::clone(metrics), drain.clone());
     let mut routes = RoutesBuilder::default();
     routes
@@ -380,11 +381,8 @@ fn routes(
                 .max_decoding_message_size(size),
         )
         .add_service(
-            consent::ConsentServiceServer::new(Consent::new(
-                node(),
-                config.import_rows_per_second_max,
-            ))
-            .max_decoding_message_size(size),
+            consent::ConsentServiceServer::new(Consent::new(node(), imports))
+                .max_decoding_message_size(size),
         )
         .add_service(watcher::WatchServiceServer::new(watching).max_decoding_message_size(size))
         .add_service(

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, convert, import};
+use super::{
+    blocking, convert,
+    import::{Imports, import},
+};
 use crate::{
     domain::Subject,
     node::{HistoryItem, Node},
@@ -20,14 +23,14 @@ const HISTORY_PAGE_ACTS: usize = 100;
 #[derive(Debug)]
 pub struct Consent {
     node: Arc<Node>,
-    import_rows_per_second_max: u64,
+    imports: Imports,
 }
 
 impl Consent {
-    /// The service over a node. An import stream may bring so many rows a second; 0 means any number.
+    /// The service over a node.
     #[must_use]
-    pub fn new(node: Arc<Node>, import_rows_per_second_max: u64) -> Self {
-        Self { node, import_rows_per_second_max }
+    pub fn new(node: Arc<Node>, imports: Imports) -> Self {
+        Self { node, imports }
     }
 }
 
@@ -55,9 +58,7 @@ impl ConsentService for Consent {
         &self,
         request: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
     ) -> Result<Response<proto::ImportConsentsResponse>, Status> {
-        let rows = request.into_inner();
-        let answer = import::run(&self.node, self.import_rows_per_second_max, rows).await?;
-        Ok(Response::new(answer))
+        Ok(Response::new(import(&self.node, &self.imports, request.into_inner()).await?))
     }
 
     async fn record_use(

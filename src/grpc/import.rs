@@ -1,155 +1,196 @@
-//! `ConsentService.ImportConsents`: rows in, one answer out.
+//! The stream of an import: rows in, one answer at their end.
+//!
+//! Rows are handed to the node in their order, and only so many at a time: while there is no place
+//! for the next, nothing more is read, and the client is held up by its own connection. So an import
+//! of any length takes the memory of a message and of the rows in flight. It may take as long as its
+//! messages keep coming; when the server drains it ends, and is safe to send again.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::convert::{self, ImportSource};
+use super::convert::{self, Source, Tally};
 use crate::{
-    node::{Imported, Importing, Node},
-    proto::{self, import_consents_request::Message},
-    status::{Fault, Kind, Problem},
+    config::RequestLimits,
+    node::{ImportAnswer, ImportRow, Imported, Node},
+    proto,
+    status::{Fault, Kind},
 };
 
-/// The greatest number of rows of one stream that are on their way to the disk.
+/// The greatest number of rows of one import that are on their way to the ledger.
 const ROWS_IN_FLIGHT_MAX: usize = 512;
-/// The greatest number of rows in a message.
-const ROWS_MAX: usize = 1_000;
-/// The greatest number of rejects in an answer.
-const REJECTS_MAX: usize = 10_000;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// How far an import that had to wait may catch up with its pace.
+const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 
-/// Takes all rows of a stream.
-pub(super) async fn run(
+/// What holds for every import.
+#[derive(Debug, Clone)]
+pub struct Imports {
+    /// How fast rows are taken, and how long a message may take to come.
+    pub limits: RequestLimits,
+    /// Cancelled when the server drains.
+    pub drain: CancellationToken,
+}
+
+/// Imports what a stream brings.
+///
+/// # Errors
+/// What is wrong with the stream as a whole, or with the server. What was recorded until then stays.
+pub(super) async fn import(
     node: &Node,
-    rows_per_second_max: u64,
-    mut stream: Streaming<proto::ImportConsentsRequest>,
+    imports: &Imports,
+    messages: Streaming<proto::ImportConsentsRequest>,
 ) -> Result<proto::ImportConsentsResponse, Status> {
-    let source = match stream.message().await? {
-        Some(proto::ImportConsentsRequest { message: Some(Message::Start(start)) }) => {
-            convert::import_source(start)?
-        }
-        _ => return Err(Problem::First.at("start").into()),
-    };
-    let mut import = Import {
-        node,
-        source,
-        rows_per_second_max,
-        started: Instant::now(),
-        in_flight: VecDeque::new(),
-        answer: proto::ImportConsentsResponse::default(),
-        outcomes: BTreeMap::new(),
-    };
-    while let Some(request) = stream.message().await? {
-        match request.message {
-            Some(Message::Rows(rows)) => import.take(rows.rows).await?,
-            Some(Message::Start(_)) => return Err(Problem::First.at("start").into()),
-            None => return Err(Problem::Required.at("message").into()),
+    tokio::select! {
+        biased;
+        () = imports.drain.cancelled() => Err(Fault::ShuttingDown.into()),
+        answer = take_all(node, &imports.limits, messages) => answer,
+    }
+}
+
+async fn take_all(
+    node: &Node,
+    limits: &RequestLimits,
+    mut messages: Streaming<proto::ImportConsentsRequest>,
+) -> Result<proto::ImportConsentsResponse, Status> {
+    let patience = limits.request_timeout;
+    let source = convert::import_start(next(&mut messages, patience).await?)?;
+    let pace = Pace::new(limits.import_rows_per_second_max);
+    let mut import =
+        Import { node, source, pace, in_flight: VecDeque::new(), tally: Tally::default() };
+    while let Some(message) = next(&mut messages, patience).await? {
+        for row in convert::import_rows(message)? {
+            import.take(row).await?;
         }
     }
-    import.finish().await
+    Ok(import.finish().await?)
+}
+
+/// The next message, which may take only so long.
+async fn next(
+    messages: &mut Streaming<proto::ImportConsentsRequest>,
+    patience: Duration,
+) -> Result<Option<proto::ImportConsentsRequest>, Status> {
+    let late = || Fault::DeadlineExceeded { limit_ms: patience.as_millis() };
+    timeout(patience, messages.message()).await.unwrap_or_else(|_| Err(late().into()))
+}
+
+/// What is known of a row.
+enum Answer {
+    Now(Result<Imported, Fault>),
+    OnceLanded(ImportAnswer),
 }
 
 /// An import on its way.
 struct Import<'a> {
     node: &'a Node,
-    source: ImportSource,
-    rows_per_second_max: u64,
-    started: Instant,
-    in_flight: VecDeque<(u64, Importing)>,
-    answer: proto::ImportConsentsResponse,
-    outcomes: BTreeMap<i32, u64>,
+    source: Source,
+    pace: Pace,
+    /// Lines and answers, in the order of the rows.
+    in_flight: VecDeque<(u64, Answer)>,
+    tally: Tally,
 }
 
 impl Import<'_> {
-    async fn take(&mut self, rows: Vec<proto::ImportRow>) -> Result<(), Fault> {
-        if rows.len() > ROWS_MAX {
-            let got = rows.len();
-            return Err(Problem::TooMany { limit: ROWS_MAX, got }.at("rows.rows").into());
+    async fn take(&mut self, row: proto::ImportRow) -> Result<(), Fault> {
+        self.pace.next().await;
+        if self.in_flight.len() >= ROWS_IN_FLIGHT_MAX {
+            self.count_first().await?;
         }
-        for row in rows {
-            self.pace().await;
-            self.answer.rows += 1;
-            let line = row.line;
-            match convert::import_row(&self.source, row) {
-                Ok(None) => self.answer.unchanged += 1,
-                Ok(Some(act)) => {
-                    let importing = self.node.import(act, self.source.dry_run).await?;
-                    self.in_flight.push_back((line, importing));
-                }
-                Err(invalid) => self.reject(line, &invalid.into()),
+        let line = row.line;
+        let answer = match convert::import_row(&self.source, row) {
+            Err(invalid) => Answer::Now(Err(invalid.into())),
+            Ok(None) => Answer::Now(Ok(Imported::Unchanged)),
+            Ok(Some(act)) => {
+                let row = ImportRow { act, dry_run: self.source.dry_run };
+                Answer::OnceLanded(self.node.import(row).await?)
             }
-            while self.in_flight.len() >= ROWS_IN_FLIGHT_MAX {
-                self.settle_first().await?;
-            }
-        }
+        };
+        self.in_flight.push_back((line, answer));
         Ok(())
     }
 
-    /// Keeps to the greatest number of rows a second, if there is one.
-    async fn pace(&self) {
-        if let Some(nanos) =
-            self.answer.rows.saturating_mul(1_000_000_000).checked_div(self.rows_per_second_max)
-        {
-            sleep_until(self.started + Duration::from_nanos(nanos)).await;
+    /// Counts the first row in flight, and answers whether there was one.
+    async fn count_first(&mut self) -> Result<bool, Fault> {
+        let Some((line, answer)) = self.in_flight.pop_front() else { return Ok(false) };
+        let result = match answer {
+            Answer::Now(result) => result,
+            Answer::OnceLanded(answer) => answer.await.map_err(Fault::from),
+        };
+        match result {
+            Ok(Imported::Recorded(recorded)) => self.tally.recorded(&recorded),
+            Ok(Imported::Unchanged) => self.tally.unchanged(),
+            Ok(Imported::Replayed) => self.tally.replayed(),
+            Err(fault) if is_of_the_server(&fault) => return Err(fault),
+            Err(fault) => self.tally.rejected(line, &fault),
         }
+        Ok(true)
     }
 
-    async fn settle_first(&mut self) -> Result<(), Fault> {
-        let Some((line, importing)) = self.in_flight.pop_front() else { return Ok(()) };
-        match importing.answer().await {
-            Ok(Imported::Unchanged) => self.answer.unchanged += 1,
-            Ok(Imported::Replayed) => self.answer.replayed += 1,
-            Ok(Imported::Recorded(changes)) => {
-                self.answer.recorded += 1;
-                for change in changes {
-                    let outcome = proto::Outcome::from(change.outcome);
-                    *self.outcomes.entry(outcome.into()).or_default() += 1;
-                }
-            }
-            Err(error) => {
-                let fault = Fault::from(error);
-                if ends_the_import(fault.kind()) {
-                    return Err(fault);
-                }
-                self.reject(line, &fault);
-            }
-        }
-        Ok(())
-    }
-
-    fn reject(&mut self, line: u64, fault: &Fault) {
-        self.answer.rejected += 1;
-        if self.answer.rejects.len() < REJECTS_MAX {
-            self.answer.rejects.push(proto::ImportReject {
-                line,
-                field: fault.field(),
-                reason: fault.kind().reason().to_owned(),
-                message: fault.message(),
-            });
-        }
-    }
-
-    async fn finish(mut self) -> Result<proto::ImportConsentsResponse, Status> {
-        while !self.in_flight.is_empty() {
-            self.settle_first().await?;
-        }
-        let count = |(outcome, count)| proto::OutcomeCount { outcome, count };
-        self.answer.outcomes = self.outcomes.into_iter().map(count).collect();
-        // A reject that waited for nobody may have come before one that did.
-        self.answer.rejects.sort_by_key(|reject| reject.line);
-        self.answer.revision = self.node.revision();
-        Ok(self.answer)
+    async fn finish(mut self) -> Result<proto::ImportConsentsResponse, Fault> {
+        while self.count_first().await? {}
+        Ok(self.tally.into_response(self.node.revision()))
     }
 }
 
-/// Whether a fault is the server's and not the row's.
-fn ends_the_import(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::WritesStopped | Kind::ShuttingDown | Kind::StateUnreadable | Kind::Internal
-    )
+/// Whether a fault would meet every other row too.
+fn is_of_the_server(fault: &Fault) -> bool {
+    matches!(fault.kind(), Kind::WritesStopped | Kind::ShuttingDown | Kind::StateUnreadable)
+}
+
+/// Keeps rows to a number a second.
+struct Pace {
+    /// None without a limit.
+    interval: Option<Duration>,
+    next_at: Instant,
+}
+
+impl Pace {
+    fn new(rows_per_second_max: u64) -> Self {
+        let nanos = NANOS_PER_SECOND.checked_div(rows_per_second_max);
+        Self { interval: nanos.map(Duration::from_nanos), next_at: Instant::now() }
+    }
+
+    /// Waits until the next row may be taken.
+    async fn next(&mut self) {
+        let Some(interval) = self.interval else { return };
+        let now = Instant::now();
+        if self.next_at > now {
+            sleep_until(self.next_at).await;
+        } else if let Some(earliest) = now.checked_sub(CATCH_UP_MAX) {
+            self.next_at = self.next_at.max(earliest);
+        }
+        self.next_at += interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_keep_to_their_pace_and_catch_up_a_little() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10_000);
+        for _ in 0..5_000 {
+            pace.next().await;
+        }
+        let took = start.elapsed();
+        assert!((400..600).contains(&took.as_millis()), "{took:?}");
+
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let start = Instant::now();
+        for _ in 0..5_000 {
+            pace.next().await;
+        }
+        let took = start.elapsed();
+        assert!((300..500).contains(&took.as_millis()), "{took:?}");
+
+        let start = Instant::now();
+        let mut without_limit = Pace::new(0);
+        without_limit.next().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 }

@@ -9,7 +9,7 @@
 //! * A request counts as in flight until the last byte of its answer was taken, or the client went
 //!   away.
 //! * The deadline ends a call that has not begun to answer, be it that its request never came
-//!   whole. A stream that has begun ends with the client, or when the server drains.
+//!   whole. Where the answer comes after many messages, only the caller's own deadline does. A stream that has begun ends with the client, or when the server drains.
 
 use std::{
     any::Any,
@@ -94,12 +94,13 @@ where
             return RequestFuture { step: Step::Refused { refused: Some((call, fault)) } };
         }
         call.span = span(method, request.headers());
-        let own = match method.class() {
-            // The answer can not begin before the client has sent everything.
-            Class::Upload => UPLOAD_TIMEOUT,
-            _ => self.shared.limits.request_timeout,
+        let asked = grpc_timeout(request.headers());
+        let own = self.shared.limits.request_timeout;
+        let timeout = match method.class() {
+            // Its service looks after each message.
+            Class::Upload => asked,
+            _ => Some(asked.map_or(own, |asked| asked.min(own))),
         };
-        let timeout = grpc_timeout(request.headers()).map_or(own, |asked| asked.min(own));
         let inner = self.inner.call(request);
         RequestFuture { step: Step::Running { inner, timeout, sleep: None, call: Some(call) } }
     }
@@ -117,9 +118,6 @@ struct Call {
     /// The status code, once it is known. A call that ends before was given up by its client.
     code: Option<usize>,
 }
-
-/// How long an upload may take at most: more than any client should need.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 const CODE_OK: usize = 0;
 const CODE_CANCELLED: usize = 1;
@@ -294,7 +292,8 @@ pin_project! {
         Running {
             #[pin]
             inner: F,
-            timeout: Duration,
+            // None where it may take as long as its messages keep coming.
+            timeout: Option<Duration>,
             // Set only once the handler has to wait: most checks never see the timer.
             #[pin]
             sleep: Option<Sleep>,
@@ -337,9 +336,10 @@ where
                 return Poll::Ready(Ok(call.answer(fault)));
             }
         }
+        let Some(timeout) = *timeout else { return Poll::Pending };
         if sleep.is_none() {
             let started = call.as_ref().expect("taken only when it is ready").started;
-            let deadline = tokio::time::Instant::from_std(started) + *timeout;
+            let deadline = tokio::time::Instant::from_std(started) + timeout;
             sleep.set(Some(tokio::time::sleep_until(deadline)));
         }
         if let Some(sleep) = sleep.as_pin_mut() {

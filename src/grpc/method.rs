@@ -8,9 +8,9 @@
 pub enum Class {
     /// One answer.
     Unary,
-    /// Many answers at the client's pace, but some last one.
+    /// Many messages in or out at the client's pace, but some last one.
     Stream,
-    /// Many messages in at the client's pace, and one answer when the last has come.
+    /// Many messages in, and one answer at their end, however long they take to come.
     Upload,
     /// Answers until somebody ends it; the server does when it drains.
     Endless,
@@ -110,10 +110,10 @@ mod tests {
                     let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
                     let known = Method::of_path(&format!("/{name}"));
                     assert_eq!(known.name(), name);
-                    let streams = matches!(known.class(), Class::Stream | Class::Endless);
-                    assert_eq!(streams, method.server_streaming(), "{name}");
-                    let uploads = method.client_streaming() && !method.server_streaming();
-                    assert_eq!(known.class() == Class::Upload, uploads, "{name}");
+                    let streams =
+                        matches!(known.class(), Class::Stream | Class::Upload | Class::Endless);
+                    let want = method.server_streaming() || method.client_streaming();
+                    assert_eq!(streams, want, "{name}");
                     seen += 1;
                 }
             }

@@ -8,7 +8,7 @@ pub mod catalog;
 pub mod check;
 pub mod consent;
 pub mod convert;
-mod import;
+pub mod import;
 pub mod layer;
 pub mod method;
 pub mod privacy;

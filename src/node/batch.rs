@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::{
     Core,
-    act::{Act, CLOCK_SKEW_MS_MAX, Confirmation, Idempotency, Recorded, WriteError},
+    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, WriteError},
     question::{PurposeDraft, Put},
 };
 use crate::{
@@ -61,15 +61,13 @@ pub(super) struct Sealer {
     new: Option<NewSubject>,
 }
 
-/// An act that could be written as it is.
+/// An act that is ready to be judged.
 pub(super) struct Prepared {
-    sealer: Sealer,
     subject: Subject,
-    recorded_at: Millis,
-    pub(super) body: ConsentAct,
-    after: SubjectState,
-    confirmation: Option<Confirmation>,
-    confirmation_validity_ms: Option<i64>,
+    sealer: Sealer,
+    pub before: Arc<SubjectState>,
+    pub recorded_at: Millis,
+    pub body: ConsentAct,
 }
 
 impl<'a> Batch<'a> {
@@ -128,17 +126,16 @@ impl<'a> Batch<'a> {
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return self.core.recorded(entry);
         }
+        let validity_ms = act.confirmation_validity_ms;
         let mut prepared = self.prepare(act, mark)?;
-        prepared.confirmation = self.core.offer(
-            &self.tip,
-            prepared.recorded_at,
-            &mut prepared.body,
-            prepared.confirmation_validity_ms,
-        );
-        self.write_act(prepared)
+        let after = self.judge(&prepared.before, &mut prepared.body)?;
+        let recorded_at = prepared.recorded_at;
+        let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
+        let recorded = self.commit(prepared, after)?;
+        Ok(Recorded { confirmation, ..recorded })
     }
 
-    /// Takes an act all the way to its outcomes, and leaves the batch as it is.
+    /// What an act comes to, before it is judged: whose, when, and what exactly changes.
     pub(super) fn prepare(
         &self,
         act: Act,
@@ -155,7 +152,7 @@ impl<'a> Batch<'a> {
             (sealer.subject_ref, &before),
         )?;
         let authority_ends_at = authority_end(&act, effective_at)?;
-        let mut body = ConsentAct {
+        let body = ConsentAct {
             subject_ref: sealer.subject_ref,
             actor: act.actor,
             effective_at,
@@ -166,23 +163,17 @@ impl<'a> Batch<'a> {
             confirmation: None,
             contact: act.contact,
         };
-        let after = self.judge(&before, &mut body)?;
-        Ok(Prepared {
-            sealer,
-            subject: act.subject,
-            recorded_at,
-            body,
-            after,
-            confirmation: None,
-            confirmation_validity_ms: act.confirmation_validity_ms,
-        })
+        Ok(Prepared { subject: act.subject, sealer, before, recorded_at, body })
     }
 
-    /// Adds an act that is prepared.
-    pub(super) fn write_act(&mut self, prepared: Prepared) -> Result<Recorded, WriteError> {
-        let Prepared { sealer, subject, recorded_at, body, after, confirmation, .. } = prepared;
-        let (actor, effective_at) = (body.actor, body.effective_at);
-        let changes = body.changes.clone();
+    /// Adds an act that was judged, with the state that it leaves its subject in.
+    pub(super) fn commit(
+        &mut self,
+        prepared: Prepared,
+        after: SubjectState,
+    ) -> Result<Recorded, WriteError> {
+        let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
+        let (actor, effective_at, changes) = (body.actor, body.effective_at, body.changes.clone());
         let states = vec![(sealer.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Act(body), states)?;
         self.keep(sealer, &subject);
@@ -197,11 +188,12 @@ impl<'a> Batch<'a> {
             reason: None,
             link: None,
         }));
-        Ok(Recorded { index, recorded_at, effective_at, changes, replayed: false, confirmation })
+        let (replayed, confirmation) = (false, None);
+        Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
     }
 
     /// Folds an act into a subject's state, and sets the outcome of each of its changes.
-    fn judge(
+    pub(super) fn judge(
         &self,
         before: &Arc<SubjectState>,
         act: &mut ConsentAct,
@@ -324,14 +316,22 @@ impl<'a> Batch<'a> {
         catalog.purpose_id(key).and_then(|id| catalog.purpose(id))
     }
 
+    /// The entry that would come next, its bytes, and the end of the chain then.
+    pub(super) fn next_entry(
+        &self,
+        recorded_at: Millis,
+        body: Body,
+    ) -> Result<(Entry, Vec<u8>, Tip), WriteError> {
+        self.tip.link(recorded_at, body).map_err(|error| match error {
+            ChainError::TooLarge(bytes) => {
+                WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
+            }
+            other => WriteError::StateUnreadable(other.to_string()),
+        })
+    }
+
     fn link(&mut self, recorded_at: Millis, body: Body) -> Result<Entry, WriteError> {
-        let (entry, frame, tip) =
-            self.tip.link(recorded_at, body).map_err(|error| match error {
-                ChainError::TooLarge(bytes) => {
-                    WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
-                }
-                other => WriteError::StateUnreadable(other.to_string()),
-            })?;
+        let (entry, frame, tip) = self.next_entry(recorded_at, body)?;
         self.bytes += frame.len();
         self.frames.push(frame);
         self.tip = tip;
@@ -597,7 +597,7 @@ fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, Writ
 
 impl Core {
     /// The answer that an act on record was given.
-    fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
+    pub(super) fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
         let Entry { index, prev_hash, recorded_at, body } = entry;
         let Body::Act(act) = body else {
             return Err(WriteError::IdempotencyKeyReused { index });

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{
     Core, WriteError,
     batch::Batch,
-    writer::{self, Admitted},
+    writer::{self, Admitted, Place},
 };
 use crate::{
     decide::Standing,
@@ -98,7 +98,8 @@ impl Expiry {
         let (reply, answer) = oneshot::channel();
         let job = writer::job(move |batch| batch.expire(&due), reply);
         let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        jobs.try_send(Admitted { job, permit }).map_err(|_| WriteError::ShuttingDown)?;
+        let place = Place::new(permit);
+        jobs.try_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
         drop(jobs);
         let unchanged = answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)??;
         self.core.view.forget_due(&unchanged)?;

@@ -1,142 +1,260 @@
-//! Bringing in consents from another system: the way of a row.
+//! Rows of an import: acts that another system knows of, some of which are known here already.
 //!
-//! A row of somebody who speaks for the data subject is an act like any other. A row of anybody else
-//! tells what another system believes: what says nothing new is left out, so that an import erases
-//! nothing, renews nothing and dates nothing anew, however often it comes.
+//! What an import says for the person's sake is their act, and is recorded like one. What the
+//! controller says of its own accord is recorded only as far as it is news: whoever sends last
+//! year's list again changes nothing, and renews nothing. What is left out of a row is left alone.
+//!
+//! Whether a change is news is judged in the writer, against the subject's state with all that
+//! linked subjects contribute. A row that says when it took effect is no news if that, or something
+//! later, is on record. If in doubt, a stop is news.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use tokio::sync::oneshot;
 
 use super::{
     Node,
-    act::{Act, WriteError},
-    batch::Batch,
+    act::{Act, Recorded, WriteError},
+    batch::{Batch, Prepared},
     ended_early,
+    writer::Place,
 };
 use crate::{
     decide::Standing,
     domain::{
-        Action, Change, ChangeRecord, Contact, ContactChange, Grant, Millis, Said, SubjectState,
+        Action, Body, Catalog, Change, ChangeRecord, Contact, ContactChange, Field, Grant, Millis,
+        Said, Scope, StopKind, SubjectState,
     },
 };
+
+/// One row of an import.
+#[derive(Debug, Clone)]
+pub struct ImportRow {
+    /// The act that it tells of. Its idempotency is the row's identity.
+    pub act: Act,
+    /// Whether it is only judged, and nothing is written.
+    pub dry_run: bool,
+}
 
 /// What became of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Imported {
-    /// It was recorded, or would be, with these outcomes.
-    Recorded(Vec<ChangeRecord>),
-    /// It says what is known already, or nothing.
+    /// What of it was news is recorded; or would be, at that index if it came now. There is never a
+    /// confirmation: whoever imports is not asked to bring tokens to people.
+    Recorded(Recorded),
+    /// It says nothing that is not known.
     Unchanged,
-    /// An earlier import of the same source recorded it.
+    /// An earlier import of it is on record.
     Replayed,
 }
 
-/// The answer to a row, on its way.
+/// What will be known of a row once it has landed. Who drops it does not take the row back.
 #[derive(Debug)]
-pub struct Importing(oneshot::Receiver<Result<Imported, WriteError>>);
+pub struct ImportAnswer(oneshot::Receiver<Result<Imported, WriteError>>);
 
-impl Importing {
-    /// What became of the row, once it is on stable storage.
-    ///
-    /// # Errors
-    /// See [`WriteError`]. Nothing was recorded, except perhaps with `WritesStopped`.
-    pub async fn answer(self) -> Result<Imported, WriteError> {
-        self.0.await.unwrap_or_else(|_| ended_early())
+impl Future for ImportAnswer {
+    type Output = Result<Imported, WriteError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or_else(|_| ended_early()))
     }
 }
 
+/// How many of the appends in flight imports may be, all together: the others always find a place.
+pub(super) fn places(appends_max: usize) -> usize {
+    appends_max.div_ceil(2)
+}
+
 impl Node {
-    /// Hands a row to the writer, as soon as there is a place. Rows are taken in the order of the
-    /// calls. A dry run only tells what would become of the row.
+    /// Hands a row to the writer, when there is a place for it. Rows that are handed over one after
+    /// the other are written in that order.
     ///
     /// # Errors
-    /// [`WriteError::WritesStopped`] and [`WriteError::ShuttingDown`].
-    pub async fn import(&self, row: Act, dry_run: bool) -> Result<Importing, WriteError> {
+    /// See [`WriteError`], here and in the answer.
+    pub async fn import(&self, row: ImportRow) -> Result<ImportAnswer, WriteError> {
         self.core.check_writable()?;
-        let permit = std::sync::Arc::clone(&self.appends).acquire_owned().await;
-        let permit = permit.map_err(|_| WriteError::ShuttingDown)?;
-        Ok(Importing(self.admit(move |batch| batch.import(row, dry_run), permit)?))
+        let closed = |_| WriteError::ShuttingDown;
+        let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
+        let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
+        let place = Place::of_import(append, import);
+        Ok(ImportAnswer(self.admit(move |batch| batch.import(row), place)?))
     }
 }
 
 impl Batch<'_> {
-    fn import(&mut self, mut row: Act, dry_run: bool) -> Result<Imported, WriteError> {
-        let mark = row.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
+    /// Adds what is news in a row. If it is refused, the batch is as it was.
+    fn import(&mut self, row: ImportRow) -> Result<Imported, WriteError> {
+        let ImportRow { act, dry_run } = row;
+        let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if self.written_before(mark.as_ref())?.is_some() {
             return Ok(Imported::Replayed);
         }
-        if !row.actor.speaks_for_subject() {
-            self.leave_out_what_is_known(&mut row)?;
+        let (asked, claimed) = (act.changes.clone(), act.effective_at);
+        let mut prepared = self.prepare(act, mark)?;
+        if !prepared.body.actor.speaks_for_subject() {
+            self.leave_known_out(&mut prepared, &asked, claimed)?;
         }
-        if row.changes.is_empty() && row.contact.is_empty() {
+        if prepared.body.changes.is_empty() && prepared.body.contact.is_empty() {
             return Ok(Imported::Unchanged);
         }
-        let prepared = self.prepare(row, mark)?;
-        if dry_run {
-            return Ok(Imported::Recorded(prepared.body.changes));
-        }
-        Ok(Imported::Recorded(self.write_act(prepared)?.changes))
+        let after = self.judge(&prepared.before, &mut prepared.body)?;
+        let recorded =
+            if dry_run { self.foresee(prepared)? } else { self.commit(prepared, after)? };
+        Ok(Imported::Recorded(recorded))
     }
 
-    fn leave_out_what_is_known(&self, row: &mut Act) -> Result<(), WriteError> {
-        let Some(subject) = self.known(&row.subject)? else { return Ok(()) };
-        let own = self.state(subject)?;
-        let whole = self.whole(subject, &own)?;
-        let at = row.effective_at;
-        row.changes.retain(|change| !self.stands(&whole, change, at));
-        leave_out_same(&mut row.contact, own.contact.as_deref());
+    /// What would be recorded.
+    fn foresee(&self, prepared: Prepared) -> Result<Recorded, WriteError> {
+        let Prepared { recorded_at, body, .. } = prepared;
+        let (effective_at, changes) = (body.effective_at, body.changes.clone());
+        let (entry, ..) = self.next_entry(recorded_at, Body::Act(body))?;
+        let (index, replayed, confirmation) = (entry.index, false, None);
+        Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
+    }
+
+    fn leave_known_out(
+        &self,
+        prepared: &mut Prepared,
+        asked: &[Change],
+        claimed: Option<Millis>,
+    ) -> Result<(), WriteError> {
+        let state = self.whole(prepared.body.subject_ref, &prepared.before)?;
+        let known =
+            Known { catalog: self.catalog(), state: &state, claimed, now: prepared.recorded_at };
+        prepared.body.changes = known.news(asked, &prepared.body.changes);
+        prepared.body.contact = known.contact_news(&prepared.body.contact);
         Ok(())
     }
+}
 
-    /// Whether a state holds already what a change asks for.
-    fn stands(&self, state: &SubjectState, change: &Change, at: Option<Millis>) -> bool {
-        let catalog = self.catalog();
-        // What the catalogue lacks is refused where changes are resolved.
-        let Ok(scope) = catalog.resolve(&change.scope) else { return false };
-        if change.action != Action::Grant {
-            let covers = state.latest_stop_over(scope).is_some();
-            let is_live = |cell: &crate::domain::CellState| {
-                state.live_stop(cell.purpose, cell.channel).is_some()
-            };
-            return covers && state.cells_in(scope).all(is_live);
-        }
-        let Some((purpose_id, channel_id)) = scope.as_cell() else { return false };
-        let Some(purpose) = catalog.purpose(purpose_id) else { return false };
-        match Standing::of(state, purpose, purpose_id, channel_id, self.recorded_at()) {
-            Standing::Given(grant) | Standing::Pending(grant) => says(grant, change),
-            // It was given once. Only a later consent gives it again.
-            Standing::Expired(grant) | Standing::Outdated(grant) | Standing::CameOfAge(grant) => {
-                says(grant, change) && at.is_none_or(|at| at <= grant.mark.effective_at)
+/// What is known of a subject, as a row of the controller's finds it.
+struct Known<'a> {
+    catalog: &'a Catalog,
+    state: &'a SubjectState,
+    /// When the row took effect, if it says so.
+    claimed: Option<Millis>,
+    now: Millis,
+}
+
+impl Known<'_> {
+    /// The changes that are not known. `asked` are the same as the row has them.
+    fn news(&self, asked: &[Change], changes: &[ChangeRecord]) -> Vec<ChangeRecord> {
+        let scope_of = |change: &ChangeRecord| self.catalog.resolve(&change.scope).ok();
+        let is_new_stop = |change: &&ChangeRecord| {
+            change.action != Action::Grant
+                && !scope_of(change).is_some_and(|scope| self.knows_stop(change.action, scope))
+        };
+        let stops: Vec<Scope> = changes.iter().filter(is_new_stop).filter_map(scope_of).collect();
+        let is_new = |(asked, change): &(&Change, &ChangeRecord)| match change.action {
+            // Beside a new stop that covers it a grant says more: that it is an exception.
+            Action::Grant => scope_of(change).is_none_or(|cell| {
+                stops.iter().any(|stop| stop.contains(cell)) || !self.knows_grant(asked, change)
+            }),
+            _ => is_new_stop(change),
+        };
+        asked.iter().zip(changes).filter(is_new).map(|(_, change)| change.clone()).collect()
+    }
+
+    fn knows_grant(&self, asked: &Change, change: &ChangeRecord) -> bool {
+        let scope = self.catalog.resolve(&change.scope).ok();
+        let Some((purpose_id, channel_id)) = scope.and_then(Scope::as_cell) else { return false };
+        let Some(purpose) = self.catalog.purpose(purpose_id) else { return false };
+        let says_the_same = |grant: &Grant| says_the_same(grant, asked, change);
+        match Standing::of(self.state, purpose, purpose_id, channel_id, self.now) {
+            Standing::Given(grant) => says_the_same(grant),
+            Standing::Pending(grant) => !grant.has_expired(self.now) && says_the_same(grant),
+            // Recorded, and blocked, once.
+            Standing::Stopped(stop) => self.grants(scope).any(|grant| {
+                grant.mark.index > stop.mark.index
+                    && !grant.actor.speaks_for_subject()
+                    && self.is_as_late(grant.mark.effective_at)
+                    && says_the_same(grant)
+            }),
+            // What has ended is not begun again by who only says when it began.
+            Standing::Expired(_) | Standing::Outdated(_) | Standing::CameOfAge(_) => {
+                self.claimed.is_some()
+                    && self.grants(scope).any(|grant| {
+                        self.is_as_late(grant.mark.effective_at) && says_the_same(grant)
+                    })
             }
-            Standing::Erased(_) | Standing::Stopped(_) | Standing::Nothing => false,
+            Standing::Nothing | Standing::Erased(_) => false,
         }
     }
-}
 
-/// Whether a grant says what a change asks for, or more.
-fn says(grant: &Grant, change: &Change) -> bool {
-    let own = grant.data_categories.as_deref().unwrap_or_default();
-    change.purpose_version.is_none_or(|version| version <= grant.purpose_version)
-        && own == change.data_categories
-}
-
-/// Leaves out the preferences that are known already.
-fn leave_out_same(change: &mut ContactChange, known: Option<&Contact>) {
-    let none = Contact::default();
-    let known = known.unwrap_or(&none);
-    let zones = Some(known.time_zones().to_vec()).filter(|zones| !zones.is_empty());
-    leave_out(&mut change.time_zones, zones.as_ref());
-    leave_out(&mut change.language, known.language().map(str::to_owned).as_ref());
-    leave_out(&mut change.quiet_hours, known.quiet_hours().as_ref());
-    leave_out(&mut change.frequency_limit, known.frequency_limit().as_ref());
-}
-
-fn leave_out<T: PartialEq>(said: &mut Said<T>, known: Option<&T>) {
-    let is_same = match &*said {
-        Said::Nothing => true,
-        Said::Clear => known.is_none(),
-        Said::Value(value) => known == Some(value),
-    };
-    if is_same {
-        *said = Said::Nothing;
+    fn grants(&self, scope: Option<Scope>) -> impl Iterator<Item = &Grant> {
+        let cells = scope.into_iter().flat_map(|scope| self.state.cells_in(scope));
+        cells.flat_map(|cell| cell.grant.iter().chain(cell.pending.as_deref()))
     }
+
+    /// An objection says more than any other stop. Apart from that one stop is as good as another.
+    fn knows_stop(&self, action: Action, scope: Scope) -> bool {
+        let Some(stop) = self.state.latest_stop_over(scope) else { return false };
+        if action == Action::Object && stop.kind != StopKind::Objected {
+            return false;
+        }
+        if self.claimed.is_some() {
+            return self.is_as_late(stop.mark.effective_at);
+        }
+        !self.state.cells_in(scope).any(|cell| {
+            let waiting = cell.pending.as_ref().filter(|grant| grant.actor.speaks_for_subject());
+            let mut marks = cell.lifted.into_iter().chain(waiting.map(|grant| grant.mark));
+            marks.any(|grant| !stop.mark.stop_is_later_than_grant(grant))
+        })
+    }
+
+    /// Whether something that took effect then is no earlier than the row, as far as that says.
+    fn is_as_late(&self, at: Millis) -> bool {
+        self.claimed.is_none_or(|claimed| claimed <= at)
+    }
+
+    fn contact_news(&self, said: &ContactChange) -> ContactChange {
+        let nothing = Contact::default();
+        let own = self.state.contact.as_deref().unwrap_or(&nothing);
+        ContactChange {
+            time_zones: self
+                .field_news(&said.time_zones, own.time_zones.as_ref(), |own, said| **own == **said),
+            language: self
+                .field_news(&said.language, own.language.as_ref(), |own, said| **own == **said),
+            quiet_hours: self.field_news(
+                &said.quiet_hours,
+                own.quiet_hours.as_ref(),
+                |own, said| own == said,
+            ),
+            frequency_limit: self.field_news(
+                &said.frequency_limit,
+                own.frequency_limit.as_ref(),
+                |own, said| own == said,
+            ),
+        }
+    }
+
+    fn field_news<S: Clone, T>(
+        &self,
+        said: &Said<S>,
+        own: Option<&Field<T>>,
+        is_same: impl Fn(&T, &S) -> bool,
+    ) -> Said<S> {
+        let value = own.and_then(|own| own.value.as_ref());
+        let is_known = match said {
+            Said::Nothing => true,
+            Said::Clear => value.is_none(),
+            Said::Value(said) => value.is_some_and(|own| is_same(own, said)),
+        };
+        let said_later =
+            own.zip(self.claimed).is_some_and(|(own, claimed)| claimed < own.mark.effective_at);
+        if is_known || said_later { Said::Nothing } else { said.clone() }
+    }
+}
+
+/// Whether a grant on record says all that a row's does. A version or an end that the row leaves
+/// out is whatever is on record.
+fn says_the_same(grant: &Grant, asked: &Change, change: &ChangeRecord) -> bool {
+    asked.purpose_version.is_none_or(|version| version <= grant.purpose_version)
+        && (asked.expires_at.is_none() || asked.expires_at == grant.expires_at)
+        && grant.data_categories.as_deref().unwrap_or_default() == change.data_categories
 }

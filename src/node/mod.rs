@@ -34,7 +34,7 @@ pub use act::{
 };
 pub use audience::{Audience, AudienceQuery};
 use expiry::Closing;
-pub use import::{Imported, Importing};
+pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
@@ -45,7 +45,7 @@ pub use question::{
     Question, ReadError, StandingStop,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch},
+    sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
     time::timeout,
 };
 use tracing::{error, warn};
@@ -105,6 +105,8 @@ pub struct Node {
     jobs: RwLock<Option<mpsc::Sender<writer::Admitted>>>,
     appends: Arc<Semaphore>,
     appends_max: usize,
+    /// The places among the appends that imports may take.
+    imports: Arc<Semaphore>,
     revision_wait: Duration,
     closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
@@ -209,6 +211,7 @@ impl Node {
             jobs: RwLock::new(Some(sender)),
             appends,
             appends_max,
+            imports: Arc::new(Semaphore::new(import::places(appends_max))),
             revision_wait: config.revision_wait,
             closing,
             scrub_closing,
@@ -270,19 +273,19 @@ impl Node {
             }
             Err(TryAcquireError::Closed) => return Err(WriteError::ShuttingDown),
         };
-        self.admit(write, permit)?.await.unwrap_or_else(|_| ended_early())
+        self.admit(write, writer::Place::new(permit))?.await.unwrap_or_else(|_| ended_early())
     }
 
     /// Hands something to the writer. There are as many places as permits.
     fn admit<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-        permit: OwnedSemaphorePermit,
+        place: writer::Place,
     ) -> Result<oneshot::Receiver<Result<T, WriteError>>, WriteError> {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.read();
         let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
-        let admitted = writer::Admitted { job: writer::job(write, reply), permit };
+        let admitted = writer::Admitted { job: writer::job(write, reply), place };
         if jobs.try_send(admitted).is_err() {
             // The writer has ended, and said why.
             return Err(self.core.check_writable().err().unwrap_or(WriteError::ShuttingDown));

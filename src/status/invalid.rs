@@ -98,13 +98,10 @@ pub enum Problem {
     /// A field that only somebody else's act has.
     #[error("is only for GUARDIAN and AGENT")]
     OnlyForRepresentatives,
-    /// A message that must come first, and once.
-    #[error("must be the first message, and no other")]
-    First,
     /// Two fields that exclude each other.
     #[error("can not be combined with {0}")]
     NotWith(&'static str),
-    /// A question in the midst of a stream.
+    /// A message that may only begin a stream.
     #[error("must be the first message, and only the first")]
     OnlyFirst,
     /// A moment that has not come.

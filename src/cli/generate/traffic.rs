@@ -157,7 +157,13 @@ impl Scene {
     fn change(&mut self, action: Action, scope: Scope) {
         // An act says one thing about one scope.
         if self.changes.iter().all(|change| change.scope != scope) {
-            let change = Change { action, scope, purpose_version: None, expires_at: None };
+            let change = Change {
+                action,
+                scope,
+                purpose_version: None,
+                expires_at: None,
+                data_categories: Vec::new(),
+            };
             self.changes.push(change);
         }
     }
@@ -236,6 +242,7 @@ impl Traffic {
             effective_at: Some(timestamp(effective_ms)),
             evidence: Some(self.evidence(&mut scene, person)),
             changes: scene.changes,
+            preferences: None,
             idempotency_key: format!("seed-{}-act-{}", self.seed, self.acts),
         }
     }

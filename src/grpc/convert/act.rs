@@ -252,67 +252,6 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
     Ok((subject, region(&request.region, "region")?))
 }
 
-/// How rows are imported.
-#[derive(Debug, Clone)]
-pub struct ImportSource {
-    /// Where they come from.
-    pub source: String,
-    /// Whether only to tell what would become of them.
-    pub dry_run: bool,
-}
-
-/// How an import is to go.
-///
-/// # Errors
-/// The first field that is wrong.
-pub fn import_source(start: proto::ImportStart) -> Result<ImportSource, Invalid> {
-    if start.source.is_empty() {
-        return Err(Problem::Required.at("start.source"));
-    }
-    let source = name(start.source, "source").map_err(|invalid| invalid.within("start"))?;
-    Ok(ImportSource { source, dry_run: start.dry_run })
-}
-
-/// The act that a row describes; none if the row is blank. It is told from others of its source by
-/// its own key or, without one, by all that it says.
-///
-/// # Errors
-/// The first field that is wrong.
-pub fn import_row(source: &ImportSource, row: proto::ImportRow) -> Result<Option<Act>, Invalid> {
-    if row.changes.is_empty() && row.preferences.is_none() {
-        subject(&row.subject)?;
-        return Ok(None);
-    }
-    let row_key = name(row.row_key.clone(), "row_key")?;
-    let content = proto::ImportRow { line: 0, row_key: String::new(), ..row };
-    let encoded = [b"import".as_slice(), &content.encode_to_vec()].concat();
-    let key = if row_key.is_empty() { blake3::hash(&encoded).to_string() } else { row_key };
-    let contact = contact(&content.preferences.unwrap_or_default())
-        .map_err(|invalid| invalid.within("preferences"))?;
-    let actor = match content.actor {
-        0 => Actor::Import,
-        number => actor(number, "actor")?,
-    };
-    let evidence = evidence(content.evidence.unwrap_or_default(), actor)?;
-    if actor.speaks_for_subject() && evidence.method.is_empty() {
-        return Err(Problem::Required.at("evidence.method"));
-    }
-    Ok(Some(Act {
-        subject: subject(&content.subject)?,
-        actor,
-        changes: changes(&content.changes, !contact.is_empty())?,
-        contact,
-        effective_at: content.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
-        evidence,
-        // No key of a caller has a control character.
-        idempotency: Some(Idempotency {
-            key: format!("import\0{}\0{key}", source.source),
-            request: encoded,
-        }),
-        confirmation_validity_ms: None,
-    }))
-}
-
 /// The use that a request reports.
 ///
 /// # Errors

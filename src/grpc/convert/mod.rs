@@ -8,6 +8,7 @@ mod act;
 mod answer;
 mod audience;
 mod catalog;
+mod import;
 mod obligations;
 mod privacy;
 mod scalar;
@@ -15,9 +16,7 @@ mod watch;
 
 use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
-pub use act::{
-    ImportSource, act, as_of, check, confirm, history, import_row, import_source, preferences, used,
-};
+pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
     batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
     recorded,
@@ -29,6 +28,7 @@ pub use catalog::{
     ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
     purpose_draft, purpose_message,
 };
+pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
 pub use privacy::{link, linked, unlink, unlinked};
 pub use scalar::key;
@@ -38,6 +38,8 @@ pub use crate::ledger::entry::timestamp;
 
 /// The greatest number of checks in a batch.
 pub const BATCH_CHECKS_MAX: usize = 10_000;
+/// The greatest number of rows in one message of an import.
+pub const IMPORT_ROWS_MAX: usize = 1_000;
 /// The greatest number of data categories in a check or a purpose.
 pub const DATA_CATEGORIES_MAX: usize = 100;
 /// The greatest number of values in one list of a watch filter.
