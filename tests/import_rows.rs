@@ -320,7 +320,7 @@ async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
     assert_eq!(it.reason("user:1").await, Reason::Revoked);
     // A hundred times there and back: every row sees those before it.
     let there_and_back = |n: usize| {
-        let action = if n % 2 == 0 { Action::Withdraw } else { Action::Grant };
+        let action = if n.is_multiple_of(2) { Action::Withdraw } else { Action::Grant };
         let own = by(Actor::Agent, "phone", row("user:2", vec![change(action, LETTER, "email")]));
         proto::ImportRow { row_key: n.to_string(), ..own }
     };
@@ -342,7 +342,7 @@ async fn an_import_lifts_no_stop_and_says_so_once() {
             ..grant("user:1")
         };
         let first = actor == Actor::Unspecified;
-        let answer = it.import("crm", &[blocked.clone()]).await;
+        let answer = it.import("crm", std::slice::from_ref(&blocked)).await;
         assert_eq!(answer.counts(), if first { [1, 0, 0, 0] } else { [0, 1, 0, 0] }, "{actor:?}");
         if first {
             assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::BlockedByStop, 1)]));
@@ -352,7 +352,7 @@ async fn an_import_lifts_no_stop_and_says_so_once() {
     }
     let head = it.head().await;
     let old = dated(grant("user:1"), 100);
-    assert_eq!(it.import("crm-old", &[old.clone()]).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(it.import("crm-old", std::slice::from_ref(&old)).await.counts(), [0, 1, 0, 0]);
     assert_eq!(it.head().await, head);
 
     // A stop on top of it is no news either, an objection is.
@@ -366,10 +366,14 @@ async fn an_import_lifts_no_stop_and_says_so_once() {
 async fn a_stop_of_an_import_stops_what_the_person_granted_since() {
     let mut it = It::new().await;
     let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "*")]);
-    assert_eq!(it.import("crm", &[stop.clone()]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(it.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
     it.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
     assert_eq!(it.reason("user:1").await, Reason::Granted);
-    assert_eq!(it.import("crm", &[stop.clone()]).await.counts(), [0, 0, 1, 0], "last year's word");
+    assert_eq!(
+        it.import("crm", std::slice::from_ref(&stop)).await.counts(),
+        [0, 0, 1, 0],
+        "last year's word"
+    );
     assert_eq!(it.reason("user:1").await, Reason::Granted);
     assert_eq!(it.import("web", &[stop]).await.counts(), [1, 0, 0, 0], "a new word");
     assert_eq!(it.reason("user:1").await, Reason::Revoked);
@@ -385,7 +389,7 @@ async fn a_row_of_the_persons_own_follows_their_rule() {
         assert_eq!(without.rejects(), [(0, "evidence.method", "INVALID_FIELD")]);
         assert_eq!(it.reason(&subject).await, Reason::Withdrawn);
         let with = by(actor, "signature", grant(&subject));
-        assert_eq!(it.import("paper", &[with.clone()]).await.counts(), [1, 0, 0, 0]);
+        assert_eq!(it.import("paper", std::slice::from_ref(&with)).await.counts(), [1, 0, 0, 0]);
         assert_eq!(it.reason(&subject).await, Reason::Granted);
         assert_eq!(it.import("paper", &[with]).await.counts(), [0, 0, 1, 0]);
         let own = it.clients.history(&subject).await.pop().unwrap();
@@ -401,7 +405,7 @@ async fn a_double_opt_in_stays_pending_and_is_not_asked_for_again() {
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
     it.clients.catalog.put_purpose(request).await.unwrap();
     let pending = row("user:1", vec![change(Action::Grant, "doi", "email")]);
-    let answer = it.import("crm", &[pending.clone()]).await;
+    let answer = it.import("crm", std::slice::from_ref(&pending)).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::PendingConfirmation, 1)]));
     assert_eq!(it.import("other", &[pending]).await.counts(), [0, 1, 0, 0]);
     let request = check_request("user:1", "doi", "email");
@@ -483,7 +487,7 @@ async fn a_stream_begins_once_and_brings_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_client() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = ["--request-timeout", "700ms", "--import-rows-per-second-max", "20"];
+    let flags = ["--request-timeout", "1s", "--import-rows-per-second-max", "15"];
     let server = Server::start_with(dir.path(), &flags);
     let mut clients = server.clients().await;
     clients.put_catalog(&[LETTER], &["email"]).await;
@@ -491,7 +495,7 @@ async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_c
     let began = std::time::Instant::now();
     let answer = Answer(send(&mut clients, start("crm", false), &list).await.unwrap());
     assert_eq!(answer.counts(), [40, 0, 0, 0]);
-    assert!(began.elapsed().as_millis() > 1_500, "20 rows a second: {:?}", began.elapsed());
+    assert!(began.elapsed().as_millis() > 2_000, "15 rows a second: {:?}", began.elapsed());
     let silent = stream::iter([start("crm", false)]).chain(stream::pending());
     let error = clients.consent.import_consents(silent).await.unwrap_err();
     assert_eq!(typed(&error).reason, "DEADLINE_EXCEEDED");
@@ -541,7 +545,8 @@ async fn acts_find_a_place_however_many_imports_run() {
 async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
     const ROWS: u64 = 5_000;
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    // Slow enough to be hit in the middle on any machine.
+    let server = Server::start_with(dir.path(), &["--import-rows-per-second-max", "2000"]);
     let mut clients = server.clients().await;
     clients.put_catalog(&[LETTER], &["email"]).await;
     let list: Vec<_> = (0..ROWS).map(|n| grant(&format!("user:{n}"))).collect();

@@ -124,10 +124,17 @@ impl Batch<'_> {
         claimed: Option<Millis>,
     ) -> Result<(), WriteError> {
         let state = self.whole(prepared.body.subject_ref, &prepared.before)?;
-        let known =
-            Known { catalog: self.catalog(), state: &state, claimed, now: prepared.recorded_at };
-        prepared.body.changes = known.news(asked, &prepared.body.changes);
-        prepared.body.contact = known.contact_news(&prepared.body.contact);
+        let known = Known {
+            catalog: self.catalog(),
+            own: &prepared.before,
+            state: &state,
+            claimed,
+            now: prepared.recorded_at,
+        };
+        let changes = known.news(asked, &prepared.body.changes);
+        let contact = known.contact_news(&prepared.body.contact);
+        prepared.body.changes = changes;
+        prepared.body.contact = contact;
         Ok(())
     }
 }
@@ -135,6 +142,9 @@ impl Batch<'_> {
 /// What is known of a subject, as a row of the controller's finds it.
 struct Known<'a> {
     catalog: &'a Catalog,
+    /// The subject's own state.
+    own: &'a SubjectState,
+    /// The same with all that linked subjects contribute.
     state: &'a SubjectState,
     /// When the row took effect, if it says so.
     claimed: Option<Millis>,
@@ -191,16 +201,21 @@ impl Known<'_> {
         cells.flat_map(|cell| cell.grant.iter().chain(cell.pending.as_deref()))
     }
 
-    /// An objection says more than any other stop. Apart from that one stop is as good as another.
+    /// A link may end, and what the other one stopped with it: so a stop must stand without, too.
     fn knows_stop(&self, action: Action, scope: Scope) -> bool {
-        let Some(stop) = self.state.latest_stop_over(scope) else { return false };
+        [self.own, self.state].iter().all(|state| self.stop_stands(state, action, scope))
+    }
+
+    /// An objection says more than any other stop. Apart from that one stop is as good as another.
+    fn stop_stands(&self, state: &SubjectState, action: Action, scope: Scope) -> bool {
+        let Some(stop) = state.latest_stop_over(scope) else { return false };
         if action == Action::Object && stop.kind != StopKind::Objected {
             return false;
         }
         if self.claimed.is_some() {
             return self.is_as_late(stop.mark.effective_at);
         }
-        !self.state.cells_in(scope).any(|cell| {
+        !state.cells_in(scope).any(|cell| {
             let waiting = cell.pending.as_ref().filter(|grant| grant.actor.speaks_for_subject());
             let mut marks = cell.lifted.into_iter().chain(waiting.map(|grant| grant.mark));
             marks.any(|grant| !stop.mark.stop_is_later_than_grant(grant))
@@ -257,4 +272,131 @@ fn says_the_same(grant: &Grant, asked: &Change, change: &ChangeRecord) -> bool {
     asked.purpose_version.is_none_or(|version| version <= grant.purpose_version)
         && (asked.expires_at.is_none() || asked.expires_at == grant.expires_at)
         && grant.data_categories.as_deref().unwrap_or_default() == change.data_categories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Actor, ChannelId, FrequencyCap, Mark, PurposeId, Stop};
+
+    const CELL: (PurposeId, ChannelId) = (PurposeId(1), ChannelId(1));
+    const ALL: Scope = Scope { purpose: None, channel: None };
+
+    fn mark(at: i64) -> Mark {
+        Mark { effective_at: Millis(at), index: at.unsigned_abs() }
+    }
+
+    fn grant(at: i64, actor: Actor) -> Grant {
+        Grant {
+            mark: mark(at),
+            actor,
+            purpose_version: 2,
+            expires_at: Some(Millis(900)),
+            data_categories: Some(vec!["contact".to_owned()].into()),
+            authority_ends_at: None,
+            confirmed_by: None,
+        }
+    }
+
+    fn stopped(at: i64, kind: StopKind) -> SubjectState {
+        let mut state = SubjectState::default();
+        state.merge_stop(Stop { scope: ALL, kind, mark: mark(at) });
+        state
+    }
+
+    fn knows_stop(state: &SubjectState, action: Action, claimed: Option<i64>) -> bool {
+        let catalog = Catalog::default();
+        let claimed = claimed.map(Millis);
+        let known = Known { catalog: &catalog, own: state, state, claimed, now: Millis(100) };
+        known.knows_stop(action, Scope { purpose: Some(CELL.0), channel: None })
+    }
+
+    #[test]
+    fn a_stop_is_known_where_one_as_wide_stands_that_nothing_lifted() {
+        let mut state = stopped(10, StopKind::Withdrawn);
+        for action in [Action::Refuse, Action::Withdraw] {
+            assert!(knows_stop(&state, action, None));
+            assert!(knows_stop(&state, action, Some(10)));
+            assert!(!knows_stop(&state, action, Some(11)), "a later stop stops late grants, too");
+        }
+        assert!(!knows_stop(&state, Action::Object, None), "an objection says more");
+        assert!(knows_stop(&stopped(10, StopKind::Objected), Action::Object, None));
+
+        state.merge_grant(CELL.0, CELL.1, grant(20, Actor::Import));
+        assert!(knows_stop(&state, Action::Withdraw, None), "which lifts nothing");
+        state.merge_pending(CELL.0, CELL.1, grant(9, Actor::Subject));
+        assert!(knows_stop(&state, Action::Withdraw, None), "which is stopped for good");
+        let mut waiting = state.clone();
+        waiting.merge_pending(CELL.0, CELL.1, grant(30, Actor::Subject));
+        assert!(!knows_stop(&waiting, Action::Withdraw, None), "which may be confirmed yet");
+        state.merge_grant(CELL.0, CELL.1, grant(30, Actor::Subject));
+        assert!(!knows_stop(&state, Action::Withdraw, None));
+        assert!(knows_stop(&state, Action::Withdraw, Some(10)), "which is on record");
+        assert!(!knows_stop(&SubjectState::default(), Action::Withdraw, None));
+    }
+
+    #[test]
+    fn a_stop_of_a_linked_subject_alone_is_not_known() {
+        let (own, whole) = (SubjectState::default(), stopped(10, StopKind::Withdrawn));
+        let catalog = Catalog::default();
+        let now = Millis(100);
+        let known = Known { catalog: &catalog, own: &own, state: &whole, claimed: None, now };
+        assert!(!known.knows_stop(Action::Withdraw, ALL));
+    }
+
+    #[test]
+    fn a_grant_says_the_same_unless_version_end_or_categories_say_more() {
+        let own = grant(10, Actor::Subject);
+        let same = |version, end: Option<i64>, category: &str| {
+            let purpose = crate::domain::Key::parse("p").ok();
+            let scope = crate::domain::ScopeKeys { channel: purpose.clone(), purpose };
+            let asked = Change {
+                action: Action::Grant,
+                scope: scope.clone(),
+                purpose_version: version,
+                expires_at: end.map(Millis),
+                data_categories: vec![category.to_owned()],
+            };
+            let change = ChangeRecord {
+                action: Action::Grant,
+                scope,
+                purpose_version: version.unwrap_or(3),
+                expires_at: Some(Millis(end.unwrap_or(1_000))),
+                data_categories: asked.data_categories.clone(),
+                outcome: crate::domain::Outcome::NoEffect,
+            };
+            says_the_same(&own, &asked, &change)
+        };
+        assert!(same(None, None, "contact"), "what is left out is whatever is on record");
+        assert!(same(Some(2), Some(900), "contact"));
+        assert!(same(Some(1), None, "contact"));
+        assert!(!same(Some(3), None, "contact"));
+        assert!(!same(None, Some(901), "contact"));
+        assert!(!same(None, None, "contact.email"));
+    }
+
+    #[test]
+    fn of_preferences_only_what_differs_is_news() {
+        let cap = |uses_max| Said::Value(FrequencyCap { uses_max, period_ms: 1 });
+        let said = ContactChange {
+            language: Said::Value("de".to_owned()),
+            quiet_hours: Said::Clear,
+            frequency_limit: cap(3),
+            ..ContactChange::default()
+        };
+        let mut state = SubjectState::default();
+        let (catalog, now) = (Catalog::default(), Millis(100));
+        let news = |state: &SubjectState, claimed: Option<i64>, said: &ContactChange| {
+            let claimed = claimed.map(Millis);
+            Known { catalog: &catalog, own: state, state, claimed, now }.contact_news(said)
+        };
+        let first = news(&state, None, &said);
+        assert_eq!(first, ContactChange { quiet_hours: Said::Nothing, ..said.clone() });
+        state.merge_contact(mark(10), &first);
+        assert!(news(&state, None, &said).is_empty());
+        let other = ContactChange { frequency_limit: cap(4), ..said };
+        let want = ContactChange { frequency_limit: cap(4), ..ContactChange::default() };
+        assert_eq!(news(&state, Some(10), &other), want);
+        assert!(news(&state, Some(9), &other).is_empty(), "something later is on record");
+    }
 }
