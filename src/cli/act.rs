@@ -181,9 +181,8 @@ mod clock {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Time, D::Error> {
         let text = String::deserialize(from)?;
-        Time::strptime("%H:%M", &text).map_err(|_| {
-            de::Error::custom(format!("`{text}` is not a time of day such as 21:00"))
-        })
+        Time::strptime("%H:%M", &text)
+            .map_err(|_| de::Error::custom(format!("`{text}` is not a time of day such as 21:00")))
     }
 }
 

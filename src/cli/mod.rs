@@ -29,6 +29,7 @@ pub mod error;
 mod export;
 pub mod generate;
 mod history;
+mod import;
 pub mod layers;
 mod link;
 mod offline;
@@ -164,6 +165,8 @@ pub enum Command {
     Generate(generate::GenerateArgs),
     /// Record acts from NDJSON
     Replay(replay::ReplayArgs),
+    /// Bring in consents from another system, from CSV or NDJSON
+    Import(Box<import::ImportArgs>),
     /// Measure the service on this machine, beside something fixed
     Bench(bench::BenchArgs),
     /// The companion of `bench`: a server that answers without looking
@@ -275,6 +278,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
         Command::Replay(args) => Box::pin(replay::run(args, context)).await,
+        Command::Import(args) => Box::pin(import::run(*args, context)).await,
         Command::Bench(args) => Box::pin(bench::run(args, context)).await,
         Command::BenchEcho(args) => bench::run_echo(args).await.map(|()| Exit::Success),
         Command::Completions(args) => completions::run(&args, context),

@@ -25,6 +25,7 @@
 //! | `rebuild-view` | [`Rebuilt`] |
 //! | `generate` | an [`Act`](super::act::Act) a line; [`Generated`] if that goes to a file |
 //! | `replay` | [`Replayed`] |
+//! | `import` | [`Imported`] |
 
 use std::collections::BTreeMap;
 
@@ -1198,6 +1199,35 @@ pub struct Reject {
     pub reason: String,
     /// What is wrong.
     pub message: String,
+}
+
+/// The answer to `import`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Imported {
+    /// Whether nothing was recorded, and the rest says what would have been.
+    pub dry_run: bool,
+    /// Rows of the file, with those before a stop.
+    pub rows: u64,
+    /// Rows that were recorded.
+    pub recorded: u64,
+    /// Rows that say what is known already, or nothing.
+    pub unchanged: u64,
+    /// Rows that an earlier import of the same source, or a try that broke, recorded.
+    pub replayed: u64,
+    /// Rows that were rejected.
+    pub rejected: u64,
+    /// Changes of the rows that were recorded, by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// File that tells the rejected rows; null if there are none.
+    pub rejects: Option<String>,
+    /// Line at which an import that had stopped went on.
+    pub resumed_at_line: Option<u64>,
+    /// Seconds that it took, since it went on.
+    pub seconds: f64,
+    /// Rows a second, since it went on.
+    pub rows_per_second: f64,
+    /// First revision that includes every row.
+    pub revision: u64,
 }
 
 /// A line of `export`.

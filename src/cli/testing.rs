@@ -72,6 +72,9 @@ struct SeenActs {
     in_flight: HashSet<String>,
     overlapped: bool,
     refused_once: HashSet<String>,
+    streams: Vec<(proto::ImportStart, Vec<usize>)>,
+    imported: Vec<proto::ImportRow>,
+    streams_left: Option<usize>,
 }
 
 impl Seen {
@@ -87,6 +90,21 @@ impl Seen {
         self.0.lock().unwrap().keys.len()
     }
 
+    /// The streams of rows that were answered: how each began, and the rows of each message.
+    pub fn streams(&self) -> Vec<(proto::ImportStart, Vec<usize>)> {
+        self.0.lock().unwrap().streams.clone()
+    }
+
+    /// Rows of the streams that were answered, in their order.
+    pub fn rows(&self) -> Vec<proto::ImportRow> {
+        self.0.lock().unwrap().imported.clone()
+    }
+
+    /// Lets the server answer so many more streams of rows, and break at the one after.
+    pub fn break_after(&self, streams: Option<usize>) {
+        self.0.lock().unwrap().streams_left = streams;
+    }
+
     /// Whether two acts of one data subject were ever in flight together.
     pub fn overlapped(&self) -> bool {
         self.0.lock().unwrap().overlapped
@@ -97,6 +115,8 @@ impl Seen {
 /// * it allows the channel `email` and denies all others, and fails on the purpose `broken`;
 /// * it refuses to record for the subject `user:refused`, with a reason and a field;
 /// * it refuses every act of a subject `busy:…` once, for lack of room;
+/// * of an import it refuses the rows of `user:refused`, has no room once for a stream with a
+///   subject `busy:…`, finds nothing new in rows without changes, and records all others;
 /// * it records anything else after a moment;
 /// * its ledger is two entries, its watch one withdrawal and one progress message, and its
 ///   catalogue one purpose, `a`.
@@ -191,9 +211,21 @@ impl ConsentService for Rote {
 
     async fn import_consents(
         &self,
-        _: Request<Streaming<proto::ImportConsentsRequest>>,
+        request: Request<Streaming<proto::ImportConsentsRequest>>,
     ) -> Answer<proto::ImportConsentsResponse> {
-        Err(Status::unimplemented("not part of the fake"))
+        let (start, messages) = import_messages(request.into_inner()).await?;
+        let mut seen = self.seen.0.lock().unwrap();
+        if let Some(left) = &mut seen.streams_left {
+            *left = left.checked_sub(1).ok_or_else(|| refusal("INTERNAL", INTERNAL, None))?;
+        }
+        let rows: Vec<_> = messages.iter().flatten().cloned().collect();
+        let is_busy = rows.iter().any(|row| row.subject.starts_with("busy:"));
+        if is_busy && seen.refused_once.insert(rows[0].subject.clone()) {
+            return Err(refusal("TOO_MANY_STREAMS", RESOURCE_EXHAUSTED, None));
+        }
+        seen.streams.push((start, messages.iter().map(Vec::len).collect()));
+        seen.imported.extend(rows.clone());
+        Ok(Response::new(imported(&rows)))
     }
 
     async fn record_use(
@@ -255,6 +287,48 @@ impl ConsentService for Rote {
             entry_hash: vec![0xab; 2],
             ..Default::default()
         }]))
+    }
+}
+
+/// How a stream of rows begins, and the rows of its messages.
+async fn import_messages(
+    mut stream: Streaming<proto::ImportConsentsRequest>,
+) -> Result<(proto::ImportStart, Vec<Vec<proto::ImportRow>>), Status> {
+    use proto::import_consents_request::Message;
+    let (mut start, mut messages) = (None, Vec::new());
+    while let Some(message) = stream.message().await? {
+        match message.message.unwrap() {
+            Message::Start(it) if start.is_none() => start = Some(it),
+            Message::Rows(it) if start.is_some() => messages.push(it.rows),
+            _ => return Err(refusal("INVALID_FIELD", INVALID_ARGUMENT, Some("start"))),
+        }
+    }
+    Ok((start.unwrap(), messages))
+}
+
+fn imported(rows: &[proto::ImportRow]) -> proto::ImportConsentsResponse {
+    let count = |count: usize| u64::try_from(count).unwrap();
+    let (refused, taken): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| row.subject == "user:refused");
+    let recorded: Vec<_> = taken.iter().filter(|row| !row.changes.is_empty()).collect();
+    let reject = |row: &&proto::ImportRow| proto::ImportReject {
+        line: row.line,
+        field: "changes[0].scope".to_owned(),
+        reason: "INVALID_FIELD".to_owned(),
+        message: "refused by rote".to_owned(),
+    };
+    proto::ImportConsentsResponse {
+        rows: count(rows.len()),
+        recorded: count(recorded.len()),
+        unchanged: count(taken.len() - recorded.len()),
+        replayed: 0,
+        rejected: count(refused.len()),
+        outcomes: vec![proto::OutcomeCount {
+            outcome: proto::Outcome::Applied.into(),
+            count: count(recorded.iter().map(|row| row.changes.len()).sum()),
+        }],
+        rejects: refused.iter().map(reject).collect(),
+        revision: count(rows.len()),
     }
 }
 

@@ -156,14 +156,8 @@ mod tests {
             while let Some(record) = records.next().unwrap() {
                 found.push((record.line, fields(&record).join("|").replace('\r', "")));
             }
-            let want = [
-                (1, "id|text"),
-                (2, "1|a \"b\"\nc"),
-                (6, "2|d"),
-                (7, "3"),
-                (8, "4||"),
-                (9, "5|"),
-            ];
+            let want =
+                [(1, "id|text"), (2, "1|a \"b\"\nc"), (6, "2|d"), (7, "3"), (8, "4||"), (9, "5|")];
             assert_eq!(found, want.map(|(line, text)| (line, text.to_owned())));
             assert_eq!(records.place().offset, u64::try_from(text.len()).unwrap());
         }

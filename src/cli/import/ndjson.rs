@@ -150,7 +150,10 @@ mod tests {
              \n{{\"subject\":\"user:2\",\"actor\":\"subject\",\"idempotency_key\":\"i\"}}"
         ));
         let rows: Vec<_> = items.iter().map(|item| item.row.as_ref().unwrap()).collect();
-        assert_eq!((rows[0].line, rows[0].actor(), &*rows[0].row_key), (1, Actor::Unspecified, "k"));
+        assert_eq!(
+            (rows[0].line, rows[0].actor(), &*rows[0].row_key),
+            (1, Actor::Unspecified, "k")
+        );
         assert_eq!((rows[1].line, rows[1].actor(), &*rows[1].row_key), (3, Actor::Subject, "i"));
         assert_eq!((rows[0].changes.len(), rows[1].changes.len()), (1, 0));
         assert_eq!(items[1].end.line, 3);

@@ -86,6 +86,11 @@ impl Rejects {
         self.bytes
     }
 
+    /// Where the file is, or would be.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the rejects are, if there are any.
     pub(super) fn place(&self) -> Option<&Path> {
         self.file.is_some().then_some(self.path.as_path())

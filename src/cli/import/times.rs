@@ -1,0 +1,164 @@
+//! Times as other systems write them.
+
+use jiff::{
+    Timestamp,
+    civil::DateTime,
+    fmt::strtime::{self, BrokenDownTime},
+    tz::TimeZone,
+};
+use serde::Deserialize;
+
+/// A column of times, as the mapping has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTime {
+    /// Name of the column.
+    pub column: String,
+    /// `rfc3339`, `unix_s`, `unix_ms`, or a pattern of `strptime`.
+    #[serde(default = "rfc3339")]
+    pub format: String,
+    /// Time zone of times that do not name theirs.
+    pub time_zone: Option<String>,
+}
+
+fn rfc3339() -> String {
+    "rfc3339".to_owned()
+}
+
+/// How times are written.
+#[derive(Debug)]
+pub(super) enum TimeFormat {
+    Rfc3339,
+    UnixSeconds,
+    UnixMillis,
+    Pattern(String, Option<TimeZone>),
+}
+
+/// What of a pattern says where on earth it is.
+const OFFSETS: [&str; 5] = ["%z", "%:z", "%Q", "%:Q", "%s"];
+
+impl TimeFormat {
+    /// Takes a format.
+    pub(super) fn new(raw: RawTime) -> Result<Self, String> {
+        let format = match raw.format.as_str() {
+            "rfc3339" => Self::Rfc3339,
+            "unix_s" => Self::UnixSeconds,
+            "unix_ms" => Self::UnixMillis,
+            pattern if pattern.contains('%') => return Self::pattern(pattern, raw.time_zone),
+            other => {
+                return Err(format!(
+                    "the format `{other}` is not `rfc3339`, `unix_s`, `unix_ms`, or a pattern \
+                     such as %d.%m.%Y"
+                ));
+            }
+        };
+        match raw.time_zone {
+            None => Ok(format),
+            Some(_) => Err(format!("`{}` has no need of a `time_zone`", raw.format)),
+        }
+    }
+
+    fn pattern(pattern: &str, zone: Option<String>) -> Result<Self, String> {
+        strtime::format(pattern, Timestamp::UNIX_EPOCH)
+            .map_err(|error| format!("`{pattern}` is not a pattern ({error})"))?;
+        let zone = zone
+            .map(|name| {
+                TimeZone::get(&name).map_err(|_| format!("`{name}` is not an IANA time zone"))
+            })
+            .transpose()?;
+        if zone.is_none() && !OFFSETS.iter().any(|offset| pattern.contains(offset)) {
+            return Err(format!(
+                "`{pattern}` says no time zone: add one, for example time_zone = \"Europe/Berlin\""
+            ));
+        }
+        Ok(Self::Pattern(pattern.to_owned(), zone))
+    }
+
+    /// Reads a time.
+    pub(super) fn read(&self, text: &str) -> Result<Timestamp, String> {
+        let unix = |of: fn(i64) -> Result<Timestamp, jiff::Error>| {
+            text.parse().ok().and_then(|number| of(number).ok())
+        };
+        let read = match self {
+            Self::Rfc3339 => text.parse().ok(),
+            Self::UnixSeconds => unix(Timestamp::from_second),
+            Self::UnixMillis => unix(Timestamp::from_millisecond),
+            Self::Pattern(pattern, zone) => read_pattern(text, pattern, zone.as_ref()),
+        };
+        read.ok_or_else(|| format!("`{text}` is not a time in the form {}", self.name()))
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Rfc3339 => "of RFC 3339, such as 2026-01-31T12:00:00Z",
+            Self::UnixSeconds => "unix_s",
+            Self::UnixMillis => "unix_ms",
+            Self::Pattern(pattern, _) => pattern,
+        }
+    }
+}
+
+fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Timestamp> {
+    let parts: BrokenDownTime = strtime::parse(pattern, text).ok()?;
+    if let Ok(time) = parts.to_timestamp() {
+        return Some(time);
+    }
+    let midnight = |date: jiff::civil::Date| date.at(0, 0, 0, 0);
+    let local: DateTime =
+        parts.to_datetime().ok().or_else(|| parts.to_date().ok().map(midnight))?;
+    // An hour that the clocks skip or repeat is read as most programs read it.
+    zone?.to_timestamp(local).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(format: &str, zone: Option<&str>) -> Result<TimeFormat, String> {
+        let (column, format) = ("a".to_owned(), format.to_owned());
+        TimeFormat::new(RawTime { column, format, time_zone: zone.map(ToOwned::to_owned) })
+    }
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        let berlin = Some("Europe/Berlin");
+        for (form, zone, text, want) in [
+            ("rfc3339", None, "2026-07-01T12:00:00+02:00", "2026-07-01T10:00:00Z"),
+            ("unix_s", None, "1782900000", "2026-07-01T10:00:00Z"),
+            ("unix_ms", None, "1782900000500", "2026-07-01T10:00:00.5Z"),
+            ("%d.%m.%Y %H:%M", berlin, "01.07.2026 12:00", "2026-07-01T10:00:00Z"),
+            ("%d.%m.%Y", berlin, "01.12.2026", "2026-11-30T23:00:00Z"),
+            ("%Y-%m-%d %H:%M:%S %z", None, "2026-07-01 12:00:00 +0200", "2026-07-01T10:00:00Z"),
+        ] {
+            let read = format(form, zone).unwrap().read(text);
+            assert_eq!(read.map(|time| time.to_string()), Ok(want.to_owned()), "{form}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_an_error() {
+        for (form, zone, text) in [
+            ("rfc3339", None, "2026-07-01T12:00:00"),
+            ("unix_s", None, "1.5"),
+            ("unix_s", None, "99999999999999"),
+            ("%d.%m.%Y", Some("Europe/Berlin"), "31.02.2026"),
+            ("%d.%m.%Y", Some("Europe/Berlin"), "07/01/2026"),
+        ] {
+            assert!(format(form, zone).unwrap().read(text).is_err(), "{form} {text}");
+        }
+    }
+
+    #[test]
+    fn no_time_zone_is_guessed() {
+        for (form, zone, want) in [
+            ("%d.%m.%Y", None, "says no time zone"),
+            ("%d.%m.%Y", Some("Europe/Atlantis"), "not an IANA time zone"),
+            ("unix_s", Some("Europe/Berlin"), "no need of"),
+            ("%J", None, "is not a pattern"),
+            ("iso", None, "the format `iso`"),
+        ] {
+            let error = format(form, zone).unwrap_err();
+            assert!(error.contains(want), "{form}: {error}");
+        }
+    }
+}
