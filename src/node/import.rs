@@ -185,12 +185,11 @@ impl Known<'_> {
                     && self.is_as_late(grant.mark.effective_at)
                     && says_the_same(grant)
             }),
-            // What has ended is not begun again by who only says when it began.
+            // What has ended is begun again by who says that it was given later, and by nobody else.
             Standing::Expired(_) | Standing::Outdated(_) | Standing::CameOfAge(_) => {
-                self.claimed.is_some()
-                    && self.grants(scope).any(|grant| {
-                        self.is_as_late(grant.mark.effective_at) && says_the_same(grant)
-                    })
+                self.grants(scope).any(|grant| {
+                    self.is_as_late(grant.mark.effective_at) && says_the_same(grant)
+                })
             }
             Standing::Nothing | Standing::Erased(_) => false,
         }
