@@ -121,6 +121,12 @@ async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
     };
     it.clients.privacy.link_subjects(link).await.unwrap();
     let linked = moment();
+    // Nothing was recorded since, or something was: the answer is that of the time in either case.
+    for (used_at, reason) in [(linked, Reason::Granted), (apart, Reason::NoRecord)] {
+        let used_at = Some(timestamp(used_at));
+        let used = proto::RecordUseRequest { used_at, ..mailing("phone:1") };
+        assert_eq!(it.record_use(used).await.reason(), reason);
+    }
     let purpose = proto::Purpose { retired: true, ..support::consent_purpose(NEWS) };
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
     it.clients.catalog.put_purpose(request).await.unwrap();

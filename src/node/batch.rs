@@ -110,6 +110,11 @@ impl<'a> Batch<'a> {
         &self.catalog.catalog
     }
 
+    /// One more than the index of the catalogue's last entry.
+    pub(super) fn catalog_revision(&self) -> u64 {
+        self.catalog.revision
+    }
+
     /// When the next entry is recorded.
     pub(super) fn recorded_at(&self) -> Millis {
         self.tip.clock(self.now)

@@ -3,6 +3,8 @@
 //! A use is judged by what was known when it happened. What is recorded later, about a time before,
 //! does not make a deviation of it.
 
+use std::sync::Arc;
+
 use super::{
     Core, Node,
     act::{Idempotency, WriteError},
@@ -14,7 +16,7 @@ use crate::{
     decide::decide,
     domain::{
         Body, Effect, Entry, IdempotencyMark, Key, Millis, Query, Reason, Region, Subject,
-        SubjectRef, UseRecorded,
+        SubjectRef, SubjectState, UseRecorded,
     },
 };
 
@@ -189,20 +191,27 @@ impl Batch<'_> {
             data_categories: &used.data_categories,
             region: used.region,
         };
-        if used_at == self.recorded_at() {
-            return self.reason_now(&question, used_at);
-        }
-        Ok(self.core().reason_at(&question, used_at)?)
-    }
-
-    fn reason_now(&self, question: &Question<'_>, now: Millis) -> Result<Reason, WriteError> {
-        let Question { purpose, channel, data_categories, region, .. } = *question;
-        let query = Query::new(self.catalog(), purpose, channel, data_categories, region);
         let state = match self.known(question.subject)? {
             Some(subject) => self.whole(subject, &self.state(subject)?)?,
-            None => std::sync::Arc::default(),
+            None => Arc::default(),
         };
-        Ok(decide(self.catalog(), &state, &query, now).reason)
+        if !self.was_known(&state, used_at)? {
+            return Ok(self.core().reason_at(&question, used_at)?);
+        }
+        let Question { purpose, channel, data_categories, region, .. } = question;
+        let query = Query::new(self.catalog(), purpose, channel, data_categories, region);
+        Ok(decide(self.catalog(), &state, &query, used_at).reason)
+    }
+
+    /// Whether a state and the catalogue were what they are by a time. Entries are in the order in
+    /// which they were recorded, so the last one tells. Most uses are reported soon after they
+    /// happened: they must not keep the writer with a search of the ledger.
+    fn was_known(&self, state: &SubjectState, at: Millis) -> Result<bool, WriteError> {
+        if at == self.recorded_at() {
+            return Ok(true);
+        }
+        let last = state.revision.max(self.catalog_revision()).saturating_sub(1);
+        Ok(self.entry(last)?.recorded_at <= at)
     }
 }
 
@@ -212,7 +221,7 @@ impl Core {
         let past: Past = self.past(AsOf::RecordedAt(at))?;
         let state = match self.vault.find(question.subject)? {
             Some(subject) => self.state_at(subject, &past)?,
-            None => crate::domain::SubjectState::default(),
+            None => SubjectState::default(),
         };
         let Question { purpose, channel, data_categories, region, .. } = *question;
         let catalog = &past.catalog.catalog;
