@@ -184,7 +184,7 @@ async fn the_command_line_reports_uses_and_exits_with_3_for_a_deviation() {
 async fn what_is_wrong_with_a_use_is_named() {
     let mut it = It::new().await;
     let count = it.clients.entries(0).await.len();
-    let ahead = Some(timestamp(now_ms() + 60_000));
+    let ahead = Some(timestamp(now_ms() + 600_000));
     for (used, code, reason, field) in [
         (
             proto::RecordUseRequest { purpose: "no.such".into(), ..mailing("user:1") },

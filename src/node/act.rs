@@ -239,7 +239,7 @@ pub enum WriteError {
         key: Key,
     },
     /// A use that has not happened.
-    #[error("used_at must not lie in the future")]
+    #[error("used_at must not lie more than {CLOCK_SKEW_MS_MAX} ms in the future")]
     UsedInFuture,
     /// A data subject that would be linked to itself.
     #[error("other_subject must differ from subject")]

@@ -186,11 +186,9 @@ impl Known<'_> {
                     && says_the_same(grant)
             }),
             // What has ended is begun again by who says that it was given later, and by nobody else.
-            Standing::Expired(_) | Standing::Outdated(_) | Standing::CameOfAge(_) => {
-                self.grants(scope).any(|grant| {
-                    self.is_as_late(grant.mark.effective_at) && says_the_same(grant)
-                })
-            }
+            Standing::Expired(_) | Standing::Outdated(_) | Standing::CameOfAge(_) => self
+                .grants(scope)
+                .any(|grant| self.is_as_late(grant.mark.effective_at) && says_the_same(grant)),
             Standing::Nothing | Standing::Erased(_) => false,
         }
     }

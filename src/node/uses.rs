@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{
     Core, Node,
     act::{Idempotency, WriteError},
-    batch::Batch,
+    batch::{Batch, claimed},
     past::{AsOf, Past},
     question::{Question, ReadError},
 };
@@ -140,10 +140,8 @@ impl Batch<'_> {
             return Err(WriteError::NoChannel { key: used.channel });
         }
         let recorded_at = self.recorded_at();
-        let used_at = used.used_at.unwrap_or(recorded_at);
-        if used_at > recorded_at {
-            return Err(WriteError::UsedInFuture);
-        }
+        let used_at = claimed(used.used_at, recorded_at);
+        let used_at = used_at.map_err(|_ahead| WriteError::UsedInFuture)?;
         let reason = self.reason_then(&used, used_at)?;
         let sealer = self.sealer(&used.subject, false)?;
         let subject = used.subject.clone();

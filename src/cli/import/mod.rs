@@ -195,6 +195,20 @@ fn keep_rejects(keep: &Keep, rejects: &Path) -> Result<(), CliError> {
 }
 
 pub(super) async fn run(args: ImportArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let interrupt = async {
+        // Without a handler the signal ends the process by itself.
+        if ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    Box::pin(run_until(interrupt, args, context)).await
+}
+
+async fn run_until(
+    interrupt: impl Future<Output = ()>,
+    args: ImportArgs,
+    context: &mut Context,
+) -> Result<Exit, CliError> {
     // What is wrong with the files is told before a server that is not there.
     let mapping = args.read_mapping()?;
     let rejects = args.rejects_path()?;
@@ -222,7 +236,7 @@ pub(super) async fn run(args: ImportArgs, context: &mut Context) -> Result<Exit,
     if state.is_some() {
         import.tell("going on from", "resumed_at_line");
     }
-    let ended = Box::pin(import.run(Input::read(rows))).await;
+    let ended = Box::pin(import.run(Input::read(rows), interrupt)).await;
     import.bar.finish_and_clear();
     import.end(ended)?;
     let imported = import.finish(args.dry_run, state.map(|state| state.place.line));
@@ -314,20 +328,28 @@ enum Ended {
 }
 
 impl Import {
-    async fn run(&mut self, mut input: Input) -> Result<Ended, CliError> {
-        let mut interrupt = pin!(ctrl_c());
+    async fn run(
+        &mut self,
+        mut input: Input,
+        interrupt: impl Future<Output = ()>,
+    ) -> Result<Ended, CliError> {
+        let mut interrupt = pin!(interrupt);
         loop {
             let chunk = tokio::select! {
+                biased;
+                () = &mut interrupt => return Ok(Ended::Interrupted),
                 chunk = Chunk::read(&mut input) => chunk?,
-                _ = &mut interrupt => return Ok(Ended::Interrupted),
             };
             let Some(end) = chunk.end else { return Ok(Ended::Done) };
+            let (bar, json) = (self.bar.clone(), self.json);
             let mut bringing = pin!(self.bring(chunk, end));
             tokio::select! {
                 brought = &mut bringing => { brought?; continue }
-                _ = &mut interrupt => {}
+                () = &mut interrupt => {}
             }
-            // What is under way is worth waiting for, but not twice.
+            if !json {
+                bar.suspend(|| eprintln!("stopping after these rows; again to stop at once"));
+            }
             tokio::select! {
                 brought = bringing => brought?,
                 _ = ctrl_c() => {}

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cli::{
-    parse_with,
+    Command, parse_with,
     testing::{Capture, Rote, Seen},
 };
 
@@ -146,7 +146,7 @@ async fn an_import_that_stopped_sends_exactly_the_rest() {
     assert_eq!(ended.unwrap(), Exit::Failed);
     let imported: Value = serde_json::from_str(&text).unwrap();
     let counts = ["rows", "recorded", "rejected", "resumed_at_line"];
-    assert_eq!(counts.map(|name| imported[name].as_u64().unwrap()), [20_501, 20_498, 3, 19_998]);
+    assert_eq!(counts.map(|name| imported[name].as_u64().unwrap()), [20_501, 20_498, 3, 19_999]);
     let rejects = desk.lines("a.csv.rejects.ndjson");
     let lines: Vec<_> = rejects.iter().map(|reject| reject["line"].as_u64().unwrap()).collect();
     assert_eq!(lines, [3, 4, 40_999]);
@@ -168,6 +168,30 @@ async fn ndjson_goes_on_too() {
     assert_eq!(ended.unwrap(), Exit::Success);
     let lines: Vec<_> = desk.seen.rows().iter().map(|row| row.line).collect();
     assert_eq!(lines, (1..=10_002).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_interrupt_waits_for_what_is_under_way_and_says_how_to_go_on() {
+    let desk = Desk::new(&[("a.ndjson", &many(30_001))]).await;
+    let mut args: Vec<OsString> =
+        ["consent-ledger", "import", "--source", "crm"].map(Into::into).into();
+    args.push(desk.path("a.ndjson").into());
+    let Command::Import(args) = parse_with(&args, None).unwrap().command else { panic!() };
+    let (mut context, _) = Capture::context_of(&["--addr", &desk.addr], false);
+    let interrupt = async {
+        while desk.seen.streams().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let error = Box::pin(run_until(interrupt, *args, &mut context)).await.unwrap_err();
+    let answered = desk.seen.rows().len();
+    assert!(answered < 30_001);
+    assert_eq!(error.to_string(), format!("stopped before line {}", answered + 1));
+    assert!(hint(&error).contains("the same command goes on"));
+    let (ended, _) = desk.import(&["a.ndjson", "--source", "crm"]).await;
+    assert_eq!(ended.unwrap(), Exit::Success);
+    let lines: Vec<_> = desk.seen.rows().iter().map(|row| row.line).collect();
+    assert!(lines == (1..=30_001).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use jiff::{
     Timestamp,
-    civil::DateTime,
+    civil::{DateTime, date},
     fmt::strtime::{self, BrokenDownTime},
     tz::TimeZone,
 };
@@ -59,8 +59,7 @@ impl TimeFormat {
     }
 
     fn pattern(pattern: &str, zone: Option<String>) -> Result<Self, String> {
-        strtime::format(pattern, Timestamp::UNIX_EPOCH)
-            .map_err(|error| format!("`{pattern}` is not a pattern ({error})"))?;
+        probe(pattern)?;
         let zone = zone
             .map(|name| {
                 TimeZone::get(&name).map_err(|_| format!("`{name}` is not an IANA time zone"))
@@ -103,11 +102,40 @@ fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Ti
     if let Ok(time) = parts.to_timestamp() {
         return Some(time);
     }
-    let midnight = |date: jiff::civil::Date| date.at(0, 0, 0, 0);
-    let local: DateTime =
-        parts.to_datetime().ok().or_else(|| parts.to_date().ok().map(midnight))?;
+    let local = local(&parts)?;
     // An hour that the clocks skip or repeat is read as most programs read it.
     zone?.to_timestamp(local).ok()
+}
+
+/// A date alone is its first moment.
+fn local(parts: &BrokenDownTime) -> Option<DateTime> {
+    let is_date = [parts.hour(), parts.minute(), parts.second()].iter().all(Option::is_none);
+    match is_date {
+        true => parts.to_date().ok().map(|date| date.at(0, 0, 0, 0)),
+        false => parts.to_datetime().ok(),
+    }
+}
+
+/// Writes and reads a morning and an afternoon: a pattern that takes one for the other would
+/// misdate half of the rows without a word.
+fn probe(pattern: &str) -> Result<(), String> {
+    let mut said = Vec::new();
+    for hour in [4, 16] {
+        let time = date(2001, 2, 3).at(hour, 5, 6, 0).to_zoned_datetime(TimeZone::UTC);
+        let time = time.map_err(|error| error.to_string())?;
+        let text = strtime::format(pattern, &time)
+            .map_err(|error| format!("`{pattern}` is not a pattern ({error})"))?;
+        let read = read_pattern(&text, pattern, Some(&TimeZone::UTC))
+            .ok_or_else(|| format!("`{pattern}` does not make a time"))?;
+        let is_date = read.to_zoned_datetime(TimeZone::UTC).hour() == 0;
+        said.push((text, is_date));
+    }
+    match said.as_slice() {
+        [(morning, false), (afternoon, _)] if morning == afternoon => {
+            Err(format!("`{pattern}` does not tell morning from afternoon"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +155,7 @@ mod tests {
             ("unix_s", None, "1782900000", "2026-07-01T10:00:00Z"),
             ("unix_ms", None, "1782900000500", "2026-07-01T10:00:00.5Z"),
             ("%d.%m.%Y %H:%M", berlin, "01.07.2026 12:00", "2026-07-01T10:00:00Z"),
+            ("%m/%d/%y %I:%M %p", berlin, "07/01/26 12:00 pm", "2026-07-01T10:00:00Z"),
             ("%d.%m.%Y", berlin, "01.12.2026", "2026-11-30T23:00:00Z"),
             ("%Y-%m-%d %H:%M:%S %z", None, "2026-07-01 12:00:00 +0200", "2026-07-01T10:00:00Z"),
         ] {
@@ -155,6 +184,8 @@ mod tests {
             ("%d.%m.%Y", Some("Europe/Atlantis"), "not an IANA time zone"),
             ("unix_s", Some("Europe/Berlin"), "no need of"),
             ("%J", None, "is not a pattern"),
+            ("%d.%m.", Some("Europe/Berlin"), "does not make a time"),
+            ("%d.%m.%Y %I:%M", Some("Europe/Berlin"), "does not"),
             ("iso", None, "the format `iso`"),
         ] {
             let error = format(form, zone).unwrap_err();
