@@ -14,9 +14,9 @@ use std::{
 use consent_ledger::{
     decide::decide,
     domain::{
-        Action, Actor, Body, Catalog, Change, ChannelPut, ConsentAct, Evidence, Grant, Key,
-        LegalBasis, Mark, Millis, PurposePut, PurposeVersion, Query, ScopeKeys, Subject,
-        SubjectRef, SubjectState,
+        Action, Actor, Body, Catalog, Change, ChannelPut, ConsentAct, ContactChange, Evidence,
+        Grant, Key, LegalBasis, Mark, Millis, PurposePut, PurposeVersion, Query, ScopeKeys,
+        Subject, SubjectRef, SubjectState,
     },
     ledger::chain::{self, Tip},
     node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
@@ -73,11 +73,13 @@ fn bench_decide(c: &mut Criterion) {
         purpose_version: 1,
         expires_at: None,
         data_categories: None,
+        authority_ends_at: None,
+        confirmed_by: None,
     };
     state.merge_grant(purpose.expect("put"), channel.expect("put"), grant);
     c.bench_function("decide: granted", |b| {
         b.iter(|| {
-            let query = Query::new(&catalog, black_box(PURPOSE), black_box(CHANNEL), &[]);
+            let query = Query::new(&catalog, black_box(PURPOSE), black_box(CHANNEL), &[], None);
             decide(&catalog, black_box(&state), &query, Millis(9))
         });
     });
@@ -113,7 +115,9 @@ fn act(number: u64) -> Act {
             expires_at: None,
             data_categories: Vec::new(),
         }],
+        contact: ContactChange::default(),
         effective_at: None,
+        confirmation_validity_ms: None,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
         // As every careful caller: a key of its own for each act.
         idempotency: Some(Idempotency {
@@ -185,6 +189,9 @@ fn bench_entry(c: &mut Criterion) {
         changes: Vec::new(),
         evidence: None,
         idempotency: None,
+        authority_ends_at: None,
+        confirmation: None,
+        contact: ContactChange::default(),
     });
     let tip = Tip::genesis();
     c.bench_function("entry: link to the chain", |b| {

@@ -35,6 +35,8 @@ pub struct RequestLimits {
     pub streams_max: u64,
     /// How long an answer may take to begin; a caller's `grpc-timeout` may only shorten it.
     pub request_timeout: Duration,
+    /// The greatest number of rows of one import a second; 0 means no limit.
+    pub import_rows_per_second_max: u64,
 }
 
 /// How a server is set up.
@@ -92,6 +94,7 @@ impl Default for ServeConfig {
                 requests_max: 8_192,
                 streams_max: 1_024,
                 request_timeout: Duration::from_secs(30),
+                import_rows_per_second_max: 0,
             },
             connection_streams_max: 1_024,
             keepalive_interval: Duration::from_secs(30),

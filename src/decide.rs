@@ -36,9 +36,12 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         _ if channel.retired => (Reason::UnknownChannel, None, None),
         _ if purpose.retired => (Reason::PurposeRetired, Some(purpose.index), None),
         // Who withdrew from a purpose that rested on consent is never told that another basis was
-        // meant all along (EDPB Guidelines 05/2020, 122).
+        // meant all along (EDPB Guidelines 05/2020, 122). An erasure stops such a purpose too.
         Standing::Stopped(stop) if purpose.ever_rested_on_consent(query.region) => {
             (stop_reason(stop.kind), Some(stop.mark.index), None)
+        }
+        Standing::Erased(index) if purpose.ever_rested_on_consent(query.region) => {
+            (Reason::Erased, Some(index), None)
         }
         _ if !basis.can_be_stopped() => (Reason::NotConsentBased, Some(purpose.index), None),
         Standing::Erased(index) => (Reason::Erased, Some(index), None),

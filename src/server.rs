@@ -35,14 +35,14 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::{
     config::{ConfigError, ServeConfig, TlsFiles},
     grpc::{
-        audit::Audit, catalog::Catalog, check::Check, consent::Consent, layer::RequestLayer,
-        watch::Watch,
+        audit::Audit, catalog::Catalog, check::Check, consent::Consent, import::Imports,
+        layer::RequestLayer, privacy::Privacy, watch::Watch,
     },
     node::{Node, NodeConfig, OpenError},
     proto::{
         self, audit_service_server as audit, catalog_service_server as catalog,
         check_service_server as check, consent_service_server as consent,
-        watch_service_server as watcher,
+        privacy_service_server as privacy, watch_service_server as watcher,
     },
     telemetry::{self, Metrics, Phase, TelemetryError},
 };
@@ -50,7 +50,7 @@ use crate::{
 /// Services that go on answering when writes are stopped.
 const READING: [&str; 4] = ["", check::SERVICE_NAME, watcher::SERVICE_NAME, audit::SERVICE_NAME];
 /// Services whose main job is to write.
-const WRITING: [&str; 2] = [consent::SERVICE_NAME, catalog::SERVICE_NAME];
+const WRITING: [&str; 3] = [consent::SERVICE_NAME, catalog::SERVICE_NAME, privacy::SERVICE_NAME];
 
 /// How many connections wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1_024;
@@ -372,14 +372,16 @@ fn routes(
 ) -> Result<Routes, ServeError> {
     let node = || Arc::clone(node);
     let size = config.message_bytes_max;
+    let imports = Imports { limits: config.limits, drain: drain.clone() };
     let watching = Watch::new(node(), Arc::clone(metrics), drain.clone());
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
-            check::CheckServiceServer::new(Check::new(node())).max_decoding_message_size(size),
+            check::CheckServiceServer::new(Check::new(node(), drain.clone()))
+                .max_decoding_message_size(size),
         )
         .add_service(
-            consent::ConsentServiceServer::new(Consent::new(node()))
+            consent::ConsentServiceServer::new(Consent::new(node(), imports))
                 .max_decoding_message_size(size),
         )
         .add_service(watcher::WatchServiceServer::new(watching).max_decoding_message_size(size))
@@ -388,6 +390,10 @@ fn routes(
         )
         .add_service(
             catalog::CatalogServiceServer::new(Catalog::new(node()))
+                .max_decoding_message_size(size),
+        )
+        .add_service(
+            privacy::PrivacyServiceServer::new(Privacy::new(node()))
                 .max_decoding_message_size(size),
         )
         .add_service(health.service())

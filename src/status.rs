@@ -236,13 +236,16 @@ impl Fault {
                 WriteError::CategoryNotDeclared { change, position, .. } => {
                     format!("changes[{change}].data_categories[{position}]")
                 }
+                WriteError::NoPurpose { .. } => "purpose".to_owned(),
+                WriteError::NoChannel { .. } => "channel".to_owned(),
+                WriteError::UsedInFuture => "used_at".to_owned(),
                 WriteError::AuthorityEnded => "evidence.authority.ends_at".to_owned(),
                 WriteError::TokenUnknown
                 | WriteError::TokenExpired
                 | WriteError::TokenUsed { .. } => "token".to_owned(),
-                WriteError::NotLinked | WriteError::TooManyLinked { .. } => {
-                    "other_subject".to_owned()
-                }
+                WriteError::LinkToSelf
+                | WriteError::NotLinked
+                | WriteError::TooManyLinked { .. } => "other_subject".to_owned(),
                 _ => String::new(),
             },
             _ => String::new(),
@@ -285,8 +288,10 @@ impl Fault {
                         add("limit_ms", &crate::node::CLOCK_SKEW_MS_MAX);
                     }
                     WriteError::UnknownPurpose { key, .. }
+                    | WriteError::NoPurpose { key }
                     | WriteError::PurposeRetired { key, .. } => add("purpose", key),
                     WriteError::UnknownChannel { key, .. }
+                    | WriteError::NoChannel { key }
                     | WriteError::ChannelRetired { key, .. } => add("channel", key),
                     WriteError::UnknownPurposeVersion { key, current, .. } => {
                         add("purpose", key);
@@ -332,7 +337,11 @@ fn write_kind(error: &WriteError) -> Kind {
         | WriteError::ExpiresBeforeEffective { .. }
         | WriteError::GrantNotOneCell { .. }
         | WriteError::CategoryNotDeclared { .. }
+        | WriteError::LinkToSelf
         | WriteError::OldestCompatibleBeyondVersion { .. } => Kind::InvalidField,
+        WriteError::NoPurpose { .. } => Kind::UnknownPurpose,
+        WriteError::NoChannel { .. } => Kind::UnknownChannel,
+        WriteError::UsedInFuture => Kind::InvalidField,
         WriteError::AuthorityEnded => Kind::AuthorityEnded,
         WriteError::TokenUnknown => Kind::ConfirmationTokenUnknown,
         WriteError::TokenExpired => Kind::ConfirmationTokenExpired,
@@ -556,6 +565,9 @@ mod tests {
             (WatchError::Closing { next_index: 5 }.into(), Kind::ShuttingDown, ""),
             (WatchError::Unreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
             (ReadError::AsOfInFuture.into(), Kind::InvalidField, "as_of"),
+            (WriteError::NoPurpose { key: news.clone() }.into(), Kind::UnknownPurpose, "purpose"),
+            (WriteError::NoChannel { key: news.clone() }.into(), Kind::UnknownChannel, "channel"),
+            (WriteError::UsedInFuture.into(), Kind::InvalidField, "used_at"),
             (WriteError::AuthorityEnded.into(), Kind::AuthorityEnded, "evidence.authority.ends_at"),
             (WriteError::TokenUnknown.into(), Kind::ConfirmationTokenUnknown, "token"),
             (WriteError::TokenExpired.into(), Kind::ConfirmationTokenExpired, "token"),

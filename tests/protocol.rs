@@ -26,6 +26,7 @@ const SERVICES: &[&str] = &[
     "consent.v1.CatalogService",
     "consent.v1.CheckService",
     "consent.v1.ConsentService",
+    "consent.v1.PrivacyService",
     "consent.v1.WatchService",
 ];
 

@@ -6,7 +6,7 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes::{Evidence, HistoryAct},
+    shapes::{Evidence, HistoryAct, UseRecord},
 };
 use crate::proto::{ListHistoryRequest, consent_service_client::ConsentServiceClient};
 
@@ -68,7 +68,7 @@ fn add_rows(table: &mut Table, act: &HistoryAct) {
                 act.kind.clone(),
                 scope,
                 outcome,
-                evidence_text(&act.evidence),
+                act.used.as_ref().map_or_else(|| evidence_text(&act.evidence), used_in),
             ],
         );
     }
@@ -99,12 +99,17 @@ fn what_happened(act: &HistoryAct) -> (String, String) {
     }
     if let Some(used) = &act.used {
         let scope = format!("{}:{}", used.scope.purpose, used.scope.channel);
-        return match &used.deviation {
-            Some(reason) => (scope, format!("deviation: {reason}")),
-            None => (scope, "allowed".to_owned()),
-        };
+        let kind = if used.deviation { "deviation" } else { "allowed" };
+        return (scope, format!("{kind}: {}", used.reason));
     }
     (act.preferences.as_ref().map_or_else(String::new, |own| own.texts().join(", ")), String::new())
+}
+
+/// In what data was used.
+fn used_in(used: &UseRecord) -> String {
+    let names = [("segment", &used.segment), ("campaign", &used.campaign)];
+    let named = names.into_iter().filter(|(_, name)| !name.is_empty());
+    named.map(|(what, name)| format!("{what} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn evidence_text(evidence: &Evidence) -> String {

@@ -18,6 +18,7 @@ use self::{
 
 pub mod act;
 mod as_of;
+mod audience;
 mod bench;
 pub mod catalog;
 mod check;
@@ -30,6 +31,7 @@ pub mod generate;
 mod history;
 mod import;
 pub mod layers;
+mod link;
 mod offline;
 mod output;
 mod preferences;
@@ -40,6 +42,7 @@ mod replay;
 pub mod serve;
 pub mod shapes;
 mod token;
+mod uses;
 mod verify;
 mod watch;
 mod words;
@@ -56,7 +59,7 @@ Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
   1  failed; for `verify`: damage was found; for `token verify`: not a good token
   2  wrong usage
-  3  `check` and `token verify` only: DENY
+  3  `check` and `token verify`: DENY; `use`: a deviation
 
 Example:
   consent-ledger serve --data-dir ./data
@@ -132,15 +135,23 @@ pub enum Command {
     Confirm(confirm::ConfirmArgs),
     /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
     Check(check::CheckArgs),
+    /// Filter an audience: ids in, those that may be addressed out
+    Audience(audience::AudienceArgs),
     /// Verify decision tokens offline, or print the key that does
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Record that data was used; exits with 3 if no decision allowed it
+    Use(uses::UseArgs),
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
     /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
     Preferences(preferences::PreferencesArgs),
+    /// Say that two data subjects are one person
+    Link(link::LinkArgs),
+    /// Take a link of two data subjects back
+    Unlink(link::UnlinkArgs),
     /// Apply or list the catalogue of purposes and channels
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -253,10 +264,14 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Record(args) => Box::pin(record::run(*args, context)).await,
         Command::Confirm(args) => Box::pin(confirm::run(args, context)).await,
         Command::Check(args) => Box::pin(check::run(args, context)).await,
+        Command::Audience(args) => Box::pin(audience::run(args, context)).await,
         Command::Token(command) => Box::pin(token::run(command, context)).await,
+        Command::Use(args) => Box::pin(uses::run(args, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,
+        Command::Link(args) => Box::pin(link::run(args, context)).await,
+        Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
         Command::Verify(args) => verify::run(&args, context),
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,

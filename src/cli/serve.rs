@@ -81,6 +81,9 @@ pub struct ServeArgs {
         default_value = "30s"
     )]
     pub request_timeout: Duration,
+    /// Greatest number of rows of one import a second; more wait; 0 means no limit.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub import_rows_per_second_max: u64,
     /// How long a connection is idle before the system asks whether the peer is still there.
     #[arg(
         long,
@@ -176,6 +179,7 @@ impl ServeArgs {
                 requests_max: self.requests_max,
                 streams_max: self.streams_max,
                 request_timeout: self.request_timeout,
+                import_rows_per_second_max: self.import_rows_per_second_max,
             },
             connection_streams_max: self.connection_streams_max,
             keepalive_interval: self.keepalive_interval,
@@ -271,6 +275,7 @@ mod tests {
             "--requests-max=7",
             "--streams-max=8",
             "--request-timeout=1500ms",
+            "--import-rows-per-second-max=9",
             "--drain-timeout=1m",
             "--segment-bytes-max=128KiB",
             "--scrub-bytes-per-second=0",
@@ -286,6 +291,7 @@ mod tests {
         assert_eq!(own.message_bytes_max, 1 << 20);
         assert_eq!((own.limits.requests_max, own.limits.streams_max), (7, 8));
         assert_eq!(own.limits.request_timeout, Duration::from_millis(1_500));
+        assert_eq!(own.limits.import_rows_per_second_max, 9);
         assert_eq!(own.drain_timeout, Duration::from_secs(60));
         assert_eq!(own.node.segment_bytes_max, 128 << 10);
         assert_eq!(own.node.scrub_bytes_per_second, 0);

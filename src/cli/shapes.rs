@@ -9,13 +9,17 @@
 //! | `record` | [`Recorded`] |
 //! | `confirm` | [`Confirmed`] |
 //! | `check` | [`Decision`] |
+//! | `audience` | ids; [`Audience`] on standard error |
 //! | `token verify` | [`TokenVerified`] |
 //! | `token key` | [`DecisionKey`] |
 //! | `watch` | a [`Watched`] a line |
 //! | `history` | a [`HistoryAct`] a line |
 //! | `preferences` | [`Preferences`] |
+//! | `link`, `unlink` | [`Linked`] |
 //! | `catalog list` | [`Catalog`] |
 //! | `catalog apply` | [`Applied`] |
+//! | `catalog preview` | a [`Previewed`] a line |
+//! | `use` | [`Used`] |
 //! | `verify` | [`Verified`] |
 //! | `export` | an [`Entry`] a line; [`Exported`] if that goes to a file |
 //! | `rebuild-view` | [`Rebuilt`] |
@@ -561,8 +565,10 @@ pub struct UseRecord {
     pub campaign: String,
     /// Data categories that were used.
     pub data_categories: Vec<String>,
-    /// Why no decision allowed it; null if one did.
-    pub deviation: Option<String>,
+    /// Whether no decision allowed it.
+    pub deviation: bool,
+    /// What a check answered when it was used.
+    pub reason: String,
 }
 
 /// How a data subject wants to be contacted.
@@ -639,7 +645,8 @@ impl From<&proto::UseRecord> for UseRecord {
             segment: used.segment.clone(),
             campaign: used.campaign.clone(),
             data_categories: used.data_categories.clone(),
-            deviation: used.deviation.then(|| word::<proto::Reason>(used.reason)),
+            deviation: used.deviation,
+            reason: word::<proto::Reason>(used.reason),
         }
     }
 }
@@ -768,6 +775,80 @@ impl From<&proto::StandingStop> for Stop {
     }
 }
 
+/// The answer to `link` and `unlink`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Linked {
+    /// Whether nothing was written because only that was asked for.
+    pub dry_run: bool,
+    /// Index of the entry, if one was written.
+    pub index: Option<u64>,
+    /// First revision at which it is so; for dry runs, the revision that was looked at.
+    pub revision: u64,
+    /// Whether an entry was written, or would be.
+    pub changed: bool,
+    /// Cells whose answer changed, or would.
+    pub cells: Vec<CellChange>,
+}
+
+/// A cell whose answer changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CellChange {
+    /// Data subject.
+    pub subject: String,
+    /// Purpose key.
+    pub purpose: String,
+    /// Channel key.
+    pub channel: String,
+    /// What a check answered.
+    pub effect_before: String,
+    /// Why.
+    pub reason_before: String,
+    /// What it answers now.
+    pub effect_after: String,
+    /// Why.
+    pub reason_after: String,
+}
+
+impl Linked {
+    /// What became of a link.
+    #[must_use]
+    pub fn new(answer: &proto::LinkSubjectsResponse, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            index: answer.index,
+            revision: answer.revision,
+            changed: answer.changed,
+            cells: answer.cells.iter().map(Into::into).collect(),
+        }
+    }
+
+    /// What became of the end of a link.
+    #[must_use]
+    pub fn unlinked(answer: &proto::UnlinkSubjectsResponse, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            index: answer.index,
+            revision: answer.revision,
+            changed: true,
+            cells: answer.cells.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&proto::CellChange> for CellChange {
+    fn from(cell: &proto::CellChange) -> Self {
+        Self {
+            subject: cell.subject.clone(),
+            purpose: cell.purpose.clone(),
+            channel: cell.channel.clone(),
+            effect_before: word::<proto::Effect>(cell.effect_before),
+            reason_before: word::<proto::Reason>(cell.reason_before),
+            effect_after: word::<proto::Effect>(cell.effect_after),
+            reason_after: word::<proto::Reason>(cell.reason_after),
+        }
+    }
+}
+
 /// The answer to `catalog list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Catalog {
@@ -790,6 +871,8 @@ pub struct Purpose {
     pub description: String,
     /// Legal basis, for example `consent`.
     pub legal_basis: String,
+    /// Legal basis by ISO 3166 region.
+    pub basis_by_region: BTreeMap<String, String>,
     /// Data categories that the purpose uses.
     pub data_categories: Vec<String>,
     /// How long a grant lasts by default.
@@ -802,6 +885,80 @@ pub struct Purpose {
     pub retired: bool,
     /// Conditions that come with every ALLOW.
     pub obligations: Vec<Obligation>,
+}
+
+/// What a change of a purpose would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Previewed {
+    /// Purpose key.
+    pub purpose: String,
+    /// Whether the change would write an entry.
+    pub changed: bool,
+    /// Version that the purpose would have.
+    pub version: u32,
+    /// Cells that were looked at.
+    pub cells: u64,
+    /// Cells that are denied now and would be allowed.
+    pub would_allow: u64,
+    /// Cells that are allowed now and would be denied.
+    pub would_deny: u64,
+    /// All changes of effect or reason.
+    pub flips: Vec<Flips>,
+    /// What would become of a data subject that the ledger does not know.
+    pub unknown_subject: Option<Flips>,
+    /// Revision that was looked at.
+    pub revision: u64,
+}
+
+/// Cells that would go from one reason to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Flips {
+    /// Channel key; empty for a data subject that the ledger does not know.
+    pub channel: String,
+    /// Reason now.
+    pub before: String,
+    /// Reason after the change.
+    pub after: String,
+    /// How many.
+    pub count: u64,
+}
+
+impl From<&proto::CellFlips> for Flips {
+    fn from(flips: &proto::CellFlips) -> Self {
+        Self {
+            channel: flips.channel.clone(),
+            before: word::<proto::Reason>(flips.before),
+            after: word::<proto::Reason>(flips.after),
+            count: flips.count,
+        }
+    }
+}
+
+/// What `use` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Used {
+    /// Index of the entry.
+    pub index: u64,
+    /// First revision that includes it.
+    pub revision: u64,
+    /// Whether no decision allowed the use.
+    pub deviation: bool,
+    /// What a check answered when the data was used.
+    pub reason: String,
+    /// Whether an earlier call with the same idempotency key recorded it.
+    pub replayed: bool,
+}
+
+impl From<&proto::RecordUseResponse> for Used {
+    fn from(answer: &proto::RecordUseResponse) -> Self {
+        Self {
+            index: answer.index,
+            revision: answer.revision,
+            deviation: answer.deviation,
+            reason: word::<proto::Reason>(answer.reason),
+            replayed: answer.replayed,
+        }
+    }
 }
 
 /// A channel.
@@ -823,6 +980,11 @@ impl From<&proto::Purpose> for Purpose {
             title: purpose.title.clone(),
             description: purpose.description.clone(),
             legal_basis: word::<proto::LegalBasis>(purpose.legal_basis),
+            basis_by_region: purpose
+                .basis_by_region
+                .iter()
+                .map(|(region, basis)| (region.clone(), word::<proto::LegalBasis>(*basis)))
+                .collect(),
             data_categories: purpose.data_categories.clone(),
             default_validity_ms: purpose.default_validity.as_ref().map(duration_ms),
             double_opt_in: purpose.double_opt_in,
@@ -841,6 +1003,11 @@ impl From<&proto::PurposePut> for Purpose {
             title: put.title.clone(),
             description: put.description.clone(),
             legal_basis: word::<proto::LegalBasis>(put.legal_basis),
+            basis_by_region: put
+                .basis_by_region
+                .iter()
+                .map(|(region, basis)| (region.clone(), word::<proto::LegalBasis>(*basis)))
+                .collect(),
             data_categories: put.data_categories.clone(),
             default_validity_ms: put.default_validity_ms,
             double_opt_in: put.double_opt_in,
@@ -963,6 +1130,41 @@ pub struct Exported {
     pub entries: u64,
     /// Where they are.
     pub output: String,
+}
+
+/// What `audience` says of an audience when it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Audience {
+    /// Revision that every verdict was decided at.
+    pub revision: u64,
+    /// Moment that every verdict was decided at.
+    pub decided_at: Option<String>,
+    /// Data subjects that were asked about.
+    pub subjects: u64,
+    /// How many of them are allowed.
+    pub allowed: u64,
+    /// How many were malformed.
+    pub malformed: u64,
+    /// The well-formed ones by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// First revision that includes every use, if uses were recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_revision: Option<u64>,
+}
+
+impl From<&proto::AudienceSummary> for Audience {
+    fn from(summary: &proto::AudienceSummary) -> Self {
+        let count = |own: &proto::ReasonCount| (word::<proto::Reason>(own.reason), own.count);
+        Self {
+            revision: summary.revision,
+            decided_at: summary.decided_at.as_ref().map(rfc3339),
+            subjects: summary.subjects,
+            allowed: summary.allowed,
+            malformed: summary.malformed,
+            reasons: summary.reasons.iter().map(count).collect(),
+            use_revision: summary.use_revision,
+        }
+    }
 }
 
 /// The answer to `replay`.
@@ -1151,8 +1353,8 @@ pub enum Body {
         campaign: String,
         /// Random references of the data subjects.
         subject_refs: Vec<String>,
-        /// Why no decision allowed it; null if one did.
-        deviation: Option<String>,
+        /// What a check answered when it was used.
+        reason: String,
     },
     /// A body that this build does not know.
     Unknown {},
@@ -1274,7 +1476,7 @@ impl From<&proto::entry::Body> for Body {
                 segment: own.segment.clone(),
                 campaign: own.campaign.clone(),
                 subject_refs: own.subject_refs.chunks(16).map(hex).collect(),
-                deviation: (own.deviation != 0).then(|| word::<proto::Reason>(own.deviation)),
+                reason: word::<proto::Reason>(own.reason),
             },
         }
     }

@@ -178,6 +178,20 @@ impl Purpose {
             || self.versions.iter().any(|version| version.has_basis(LegalBasis::Consent))
     }
 
+    /// Whether a stop ends an ALLOW that needs no grant, in some region or by default: one of
+    /// legitimate interest, or of another basis than consent where consent was the basis before.
+    #[must_use]
+    pub fn is_open_until_stopped(&self) -> bool {
+        let regions = self.versions.iter().flat_map(|version| version.basis_by_region.keys());
+        regions.copied().map(Some).chain([None]).any(|region| {
+            match self.current().basis_in(region) {
+                LegalBasis::Consent => false,
+                LegalBasis::LegitimateInterest => true,
+                _ => self.ever_rested_on_consent(region),
+            }
+        })
+    }
+
     /// What a version says, if it exists.
     #[must_use]
     pub fn at_version(&self, version: u32) -> Option<&PurposeVersion> {

@@ -61,7 +61,7 @@ impl Effect {
 }
 
 /// Why. In the order in which the rules are tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The purpose is not in the catalogue.
     UnknownPurpose,

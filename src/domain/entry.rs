@@ -4,7 +4,7 @@ use super::{
     act::{Actor, ChangeRecord},
     catalog::{ChannelPut, PurposePut},
     contact::ContactChange,
-    decision::Reason,
+    decision::{Effect, Reason},
     region::Region,
     scope::Key,
     sealed::Sealed,
@@ -179,8 +179,8 @@ pub struct UseRecorded {
     pub region: Option<Region>,
     /// Whose data.
     pub subject_refs: Vec<SubjectRef>,
-    /// Why no decision allowed it; none if one did.
-    pub deviation: Option<Reason>,
+    /// What a check answered when it was used.
+    pub reason: Reason,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
 }
@@ -192,4 +192,12 @@ pub struct IdempotencyMark {
     pub key_hash: [u8; 32],
     /// Keyed hash of the request.
     pub request_digest: [u8; 32],
+}
+
+impl UseRecorded {
+    /// Whether no decision allowed the use.
+    #[must_use]
+    pub fn is_deviation(&self) -> bool {
+        self.reason.effect() == Effect::Deny
+    }
 }

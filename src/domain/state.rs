@@ -102,6 +102,14 @@ impl Grant {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
+    /// Whether it takes the place of another grant for the same cell: the later one does, and of
+    /// two confirmations of one request the first.
+    fn replaces(&self, own: Option<&Self>) -> bool {
+        own.is_none_or(|own| {
+            (own.mark, Reverse(own.confirmed_by)) < (self.mark, Reverse(self.confirmed_by))
+        })
+    }
+
     fn heap_bytes(&self) -> usize {
         let Some(categories) = &self.data_categories else { return 0 };
         // Two reference counts stand before the strings.
@@ -311,12 +319,12 @@ impl SubjectState {
         let cell = self.cell_mut(other.purpose, other.channel);
         cell.lifted = cell.lifted.max(other.lifted);
         if let Some(grant) = &other.grant
-            && cell.grant.as_ref().is_none_or(|own| own.mark < grant.mark)
+            && grant.replaces(cell.grant.as_ref())
         {
             cell.grant = Some(grant.clone());
         }
         if let Some(pending) = &other.pending
-            && cell.pending.as_ref().is_none_or(|own| own.mark < pending.mark)
+            && pending.replaces(cell.pending.as_deref())
         {
             cell.pending = Some(pending.clone());
         }
@@ -341,7 +349,7 @@ impl SubjectState {
         if grant.actor.speaks_for_subject() {
             cell.lifted = cell.lifted.max(Some(grant.mark));
         }
-        if cell.grant.as_ref().is_none_or(|own| own.mark < grant.mark) {
+        if grant.replaces(cell.grant.as_ref()) {
             cell.grant = Some(grant);
         }
     }
@@ -349,7 +357,7 @@ impl SubjectState {
     /// Folds in a grant that waits for its double opt-in.
     pub fn merge_pending(&mut self, purpose: PurposeId, channel: ChannelId, grant: Grant) {
         let cell = self.cell_mut(purpose, channel);
-        if cell.pending.as_ref().is_none_or(|own| own.mark < grant.mark) {
+        if grant.replaces(cell.pending.as_deref()) {
             cell.pending = Some(Box::new(grant));
         }
     }
@@ -483,6 +491,18 @@ mod tests {
         let cells = one.cells().iter().rev().cloned().collect();
         let stops = stops.into_iter().rev().collect();
         assert_eq!(SubjectState::from_parts(stops, cells, None, 0), one);
+    }
+
+    #[test]
+    fn the_first_confirmation_of_a_request_counts() {
+        for order in [[7, 8], [8, 7]] {
+            let mut state = SubjectState::default();
+            for index in order {
+                let grant = Grant { confirmed_by: Some(index), ..grant(Actor::Subject, 1, 1) };
+                state.merge_grant(P, C, grant);
+            }
+            assert_eq!(state.cell(P, C).unwrap().grant.as_ref().unwrap().decided_by(), 7);
+        }
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{self, ListKind, Page};
+use super::{
+    blocking,
+    convert::{self, ListKind, Page},
+};
 use crate::{
     domain::Key,
     node::Node,
@@ -74,9 +77,12 @@ impl CatalogService for Catalog {
 
     async fn preview_purpose_change(
         &self,
-        _: Request<proto::PreviewPurposeChangeRequest>,
+        request: Request<proto::PreviewPurposeChangeRequest>,
     ) -> Result<Response<proto::PreviewPurposeChangeResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let (draft, region) = convert::preview(request.into_inner())?;
+        let node = Arc::clone(&self.node);
+        let preview = blocking(move || node.preview(draft, region)).await?;
+        Ok(Response::new(convert::preview_response(&preview)))
     }
 
     async fn list_purposes(

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    blocking,
+    audience, blocking,
     convert::{self, BATCH_CHECKS_MAX},
 };
 use crate::{
@@ -22,13 +23,14 @@ const CHECKS_AT_A_TIME: usize = 256;
 #[derive(Debug)]
 pub struct Check {
     node: Arc<Node>,
+    drain: CancellationToken,
 }
 
 impl Check {
-    /// The service over a node.
+    /// The service over a node. Its audiences end once `drain` is cancelled.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, drain: CancellationToken) -> Self {
+        Self { node, drain }
     }
 
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
@@ -109,13 +111,14 @@ impl CheckService for Check {
         Ok(Response::new(proto::BatchCheckResponse { results }))
     }
 
-    type FilterAudienceStream = tokio_stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
+    type FilterAudienceStream = audience::Answers;
 
     async fn filter_audience(
         &self,
-        _: Request<tonic::Streaming<proto::FilterAudienceRequest>>,
+        request: Request<tonic::Streaming<proto::FilterAudienceRequest>>,
     ) -> Result<Response<Self::FilterAudienceStream>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let (node, drain) = (Arc::clone(&self.node), self.drain.clone());
+        Ok(Response::new(audience::answers(node, drain, request.into_inner())))
     }
 
     async fn get_decision_key(

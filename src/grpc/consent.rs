@@ -5,7 +5,10 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, convert};
+use super::{
+    blocking, convert,
+    import::{Imports, import},
+};
 use crate::{
     domain::Subject,
     node::{HistoryItem, Node},
@@ -20,13 +23,14 @@ const HISTORY_PAGE_ACTS: usize = 100;
 #[derive(Debug)]
 pub struct Consent {
     node: Arc<Node>,
+    imports: Imports,
 }
 
 impl Consent {
     /// The service over a node.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, imports: Imports) -> Self {
+        Self { node, imports }
     }
 }
 
@@ -52,16 +56,23 @@ impl ConsentService for Consent {
 
     async fn import_consents(
         &self,
-        _: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
+        request: Request<tonic::Streaming<proto::ImportConsentsRequest>>,
     ) -> Result<Response<proto::ImportConsentsResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        Ok(Response::new(import(&self.node, &self.imports, request.into_inner()).await?))
     }
 
     async fn record_use(
         &self,
-        _: Request<proto::RecordUseRequest>,
+        request: Request<proto::RecordUseRequest>,
     ) -> Result<Response<proto::RecordUseResponse>, Status> {
-        Err(Status::unimplemented("PLACEHOLDER"))
+        let used = self.node.record_use(convert::used(request.into_inner())?).await?;
+        Ok(Response::new(proto::RecordUseResponse {
+            index: used.index,
+            revision: used.index + 1,
+            deviation: used.is_deviation(),
+            reason: proto::Reason::from(used.reason).into(),
+            replayed: used.replayed,
+        }))
     }
 
     async fn get_preferences(

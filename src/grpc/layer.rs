@@ -9,7 +9,7 @@
 //! * A request counts as in flight until the last byte of its answer was taken, or the client went
 //!   away.
 //! * The deadline ends a call that has not begun to answer, be it that its request never came
-//!   whole. A stream that has begun ends with the client, or when the server drains.
+//!   whole. Where the answer comes after many messages, only the caller's own deadline does. A stream that has begun ends with the client, or when the server drains.
 
 use std::{
     any::Any,
@@ -94,8 +94,13 @@ where
             return RequestFuture { step: Step::Refused { refused: Some((call, fault)) } };
         }
         call.span = span(method, request.headers());
+        let asked = grpc_timeout(request.headers());
         let own = self.shared.limits.request_timeout;
-        let timeout = grpc_timeout(request.headers()).map_or(own, |asked| asked.min(own));
+        let timeout = match method.class() {
+            // Its service looks after each message.
+            Class::Upload => asked,
+            _ => Some(asked.map_or(own, |asked| asked.min(own))),
+        };
         let inner = self.inner.call(request);
         RequestFuture { step: Step::Running { inner, timeout, sleep: None, call: Some(call) } }
     }
@@ -136,7 +141,8 @@ impl Call {
             Class::Free => None,
             Class::Unary => (metrics.requests_in_flight.inc() >= limits.requests_max)
                 .then_some(Fault::TooManyRequests { limit: limits.requests_max }),
-            Class::Stream | Class::Endless => (metrics.streams_open.inc() >= limits.streams_max)
+            Class::Stream | Class::Upload | Class::Endless => (metrics.streams_open.inc()
+                >= limits.streams_max)
                 .then_some(Fault::TooManyStreams { limit: limits.streams_max }),
         };
         if refusal.is_some() {
@@ -152,7 +158,7 @@ impl Call {
                 Class::Unary => {
                     self.shared.metrics.requests_in_flight.dec();
                 }
-                Class::Stream | Class::Endless => {
+                Class::Stream | Class::Upload | Class::Endless => {
                     self.shared.metrics.streams_open.dec();
                 }
             }
@@ -197,7 +203,7 @@ impl Call {
         }
         let drain = match self.method.class() {
             Class::Endless => Some(Box::pin(self.shared.drain.clone().cancelled_owned())),
-            Class::Unary | Class::Stream | Class::Free => None,
+            Class::Unary | Class::Stream | Class::Upload | Class::Free => None,
         };
         response.map(|inner| RequestBody::counted(inner, Some(self), drain))
     }
@@ -286,7 +292,8 @@ pin_project! {
         Running {
             #[pin]
             inner: F,
-            timeout: Duration,
+            // None where it may take as long as its messages keep coming.
+            timeout: Option<Duration>,
             // Set only once the handler has to wait: most checks never see the timer.
             #[pin]
             sleep: Option<Sleep>,
@@ -329,9 +336,10 @@ where
                 return Poll::Ready(Ok(call.answer(fault)));
             }
         }
+        let Some(timeout) = *timeout else { return Poll::Pending };
         if sleep.is_none() {
             let started = call.as_ref().expect("taken only when it is ready").started;
-            let deadline = tokio::time::Instant::from_std(started) + *timeout;
+            let deadline = tokio::time::Instant::from_std(started) + timeout;
             sleep.set(Some(tokio::time::sleep_until(deadline)));
         }
         if let Some(sleep) = sleep.as_pin_mut() {

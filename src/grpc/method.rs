@@ -10,6 +10,8 @@ pub enum Class {
     Unary,
     /// Many messages in or out at the client's pace, but some last one.
     Stream,
+    /// Many messages in, and one answer at their end, however long they take to come.
+    Upload,
     /// Answers until somebody ends it; the server does when it drains.
     Endless,
     /// Always let in: whoever asks whether the server lives must hear it under load, too.
@@ -28,7 +30,7 @@ const METHODS: [(&str, Class); 26] = [
     ("consent.v1.CheckService/GetDecisionKey", Class::Unary),
     ("consent.v1.ConsentService/RecordConsent", Class::Unary),
     ("consent.v1.ConsentService/ConfirmConsent", Class::Unary),
-    ("consent.v1.ConsentService/ImportConsents", Class::Stream),
+    ("consent.v1.ConsentService/ImportConsents", Class::Upload),
     ("consent.v1.ConsentService/RecordUse", Class::Unary),
     ("consent.v1.ConsentService/GetPreferences", Class::Unary),
     ("consent.v1.ConsentService/ListHistory", Class::Stream),
@@ -108,7 +110,8 @@ mod tests {
                     let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
                     let known = Method::of_path(&format!("/{name}"));
                     assert_eq!(known.name(), name);
-                    let streams = matches!(known.class(), Class::Stream | Class::Endless);
+                    let streams =
+                        matches!(known.class(), Class::Stream | Class::Upload | Class::Endless);
                     let want = method.server_streaming() || method.client_streaming();
                     assert_eq!(streams, want, "{name}");
                     seen += 1;

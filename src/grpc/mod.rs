@@ -2,13 +2,16 @@
 //!
 //! A service parses the request, asks the node, and words the answer; it decides nothing.
 
+mod audience;
 pub mod audit;
 pub mod catalog;
 pub mod check;
 pub mod consent;
 pub mod convert;
+pub mod import;
 pub mod layer;
 pub mod method;
+pub mod privacy;
 pub mod watch;
 
 use crate::status::Fault;

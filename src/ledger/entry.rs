@@ -337,7 +337,6 @@ fn link_to_proto(link: &LinkChange) -> proto::entry::Body {
 
 fn use_to_proto(used: &UseRecorded) -> proto::UseRecorded {
     let (key_hash, request_digest) = idempotency_to_proto(used.idempotency);
-    let deviation = used.deviation.map_or(proto::Reason::Unspecified, proto::Reason::from);
     proto::UseRecorded {
         scope: Some(proto::Scope {
             purpose: used.purpose.to_string(),
@@ -349,17 +348,14 @@ fn use_to_proto(used: &UseRecorded) -> proto::UseRecorded {
         data_categories: used.data_categories.clone(),
         region: used.region.map_or_else(String::new, |region| region.to_string()),
         subject_refs: used.subject_refs.iter().flat_map(|subject| subject.0).collect(),
-        deviation: deviation.into(),
+        reason: proto::Reason::from(used.reason).into(),
         idempotency_key_hash: key_hash,
         request_digest,
     }
 }
 
 fn use_from_proto(used: proto::UseRecorded) -> Result<UseRecorded, EntryError> {
-    let deviation = match used.deviation() {
-        proto::Reason::Unspecified => None,
-        reason => Some(reason.try_into().map_err(|()| field("deviation"))?),
-    };
+    let reason = used.reason().try_into().map_err(|()| field("reason"))?;
     let idempotency = idempotency_from_proto(&used.idempotency_key_hash, &used.request_digest)?;
     let scope = used.scope.ok_or(field("scope"))?;
     let (subject_refs, rest) = used.subject_refs.as_chunks::<16>();
@@ -375,7 +371,7 @@ fn use_from_proto(used: proto::UseRecorded) -> Result<UseRecorded, EntryError> {
         data_categories: used.data_categories,
         region: optional_region(&used.region)?,
         subject_refs: subject_refs.iter().copied().map(SubjectRef).collect(),
-        deviation,
+        reason,
         idempotency,
     })
 }
@@ -873,8 +869,8 @@ pub(crate) mod tests {
         let cell = (any_catalog_key(), any_catalog_key());
         let texts = (".{0,9}", ".{0,9}", vec("[a-z.]{1,9}", 0..3));
         let region = option::of(prop::sample::select(vec!["DE", "US-CA"]));
-        let deviation = option::of(prop::sample::select(vec![Reason::NoRecord, Reason::Withdrawn]));
-        let rest = (region, vec(any::<[u8; 16]>(), 1..4), deviation, option::of(any_mark()));
+        let reason = prop::sample::select(vec![Reason::NoRecord, Reason::Granted]);
+        let rest = (region, vec(any::<[u8; 16]>(), 1..4), reason, option::of(any_mark()));
         (cell, any::<i64>(), texts, rest).prop_map(
             |((purpose, channel), at, (segment, campaign, data_categories), rest)| UseRecorded {
                 purpose,
@@ -885,7 +881,7 @@ pub(crate) mod tests {
                 data_categories,
                 region: rest.0.map(|text| Region::parse(text).unwrap()),
                 subject_refs: rest.1.into_iter().map(SubjectRef).collect(),
-                deviation: rest.2,
+                reason: rest.2,
                 idempotency: rest.3,
             },
         )

@@ -226,6 +226,24 @@ pub enum WriteError {
         /// Index of the confirmation.
         index: u64,
     },
+    /// The catalogue lacks the purpose.
+    #[error("no purpose `{key}` in the catalogue")]
+    NoPurpose {
+        /// The key.
+        key: Key,
+    },
+    /// The catalogue lacks the channel.
+    #[error("no channel `{key}` in the catalogue")]
+    NoChannel {
+        /// The key.
+        key: Key,
+    },
+    /// A use that has not happened.
+    #[error("used_at must not lie more than {CLOCK_SKEW_MS_MAX} ms in the future")]
+    UsedInFuture,
+    /// A data subject that would be linked to itself.
+    #[error("other_subject must differ from subject")]
+    LinkToSelf,
     /// Two data subjects that are not linked.
     #[error("the two data subjects are not linked")]
     NotLinked,

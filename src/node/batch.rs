@@ -61,6 +61,15 @@ pub(super) struct Sealer {
     new: Option<NewSubject>,
 }
 
+/// An act that is ready to be judged.
+pub(super) struct Prepared {
+    subject: Subject,
+    sealer: Sealer,
+    pub before: Arc<SubjectState>,
+    pub recorded_at: Millis,
+    pub body: ConsentAct,
+}
+
 impl<'a> Batch<'a> {
     /// An empty batch that continues the chain at `tip`.
     pub(super) fn new(core: &'a Core, tip: Tip, now: Millis) -> Self {
@@ -101,6 +110,11 @@ impl<'a> Batch<'a> {
         &self.catalog.catalog
     }
 
+    /// One more than the index of the catalogue's last entry.
+    pub(super) fn catalog_revision(&self) -> u64 {
+        self.catalog.revision
+    }
+
     /// When the next entry is recorded.
     pub(super) fn recorded_at(&self) -> Millis {
         self.tip.clock(self.now)
@@ -117,13 +131,33 @@ impl<'a> Batch<'a> {
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return self.core.recorded(entry);
         }
+        let validity_ms = act.confirmation_validity_ms;
+        let mut prepared = self.prepare(act, mark)?;
+        let after = self.judge(&prepared.before, &mut prepared.body)?;
+        let recorded_at = prepared.recorded_at;
+        let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
+        let recorded = self.commit(prepared, after)?;
+        Ok(Recorded { confirmation, ..recorded })
+    }
+
+    /// What an act comes to, before it is judged: whose, when, and what exactly changes.
+    pub(super) fn prepare(
+        &self,
+        act: Act,
+        mark: Option<IdempotencyMark>,
+    ) -> Result<Prepared, WriteError> {
         let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
         let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
-        let effective_at = self.effective_at(act.effective_at, is_stop, recorded_at, &before)?;
+        let effective_at = self.effective_at(
+            act.effective_at,
+            is_stop,
+            recorded_at,
+            (sealer.subject_ref, &before),
+        )?;
         let authority_ends_at = authority_end(&act, effective_at)?;
-        let mut body = ConsentAct {
+        let body = ConsentAct {
             subject_ref: sealer.subject_ref,
             actor: act.actor,
             effective_at,
@@ -134,18 +168,24 @@ impl<'a> Batch<'a> {
             confirmation: None,
             contact: act.contact,
         };
-        let after = self.judge(&before, &mut body)?;
-        let confirmation =
-            self.core.offer(&self.tip, recorded_at, &mut body, act.confirmation_validity_ms);
+        Ok(Prepared { subject: act.subject, sealer, before, recorded_at, body })
+    }
 
-        let changes = body.changes.clone();
+    /// Adds an act that was judged, with the state that it leaves its subject in.
+    pub(super) fn commit(
+        &mut self,
+        prepared: Prepared,
+        after: SubjectState,
+    ) -> Result<Recorded, WriteError> {
+        let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
+        let (actor, effective_at, changes) = (body.actor, body.effective_at, body.changes.clone());
         let states = vec![(sealer.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Act(body), states)?;
-        self.keep(sealer, &act.subject);
+        self.keep(sealer, &subject);
         self.events.push(Arc::new(Event {
             index,
-            subject: act.subject,
-            actor: act.actor,
+            subject,
+            actor,
             recorded_at,
             effective_at,
             changes: changes.clone(),
@@ -153,12 +193,13 @@ impl<'a> Batch<'a> {
             reason: None,
             link: None,
         }));
-        Ok(Recorded { index, recorded_at, effective_at, changes, replayed: false, confirmation })
+        let (replayed, confirmation) = (false, None);
+        Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
     }
 
     /// Folds an act into a subject's state, and sets the outcome of each of its changes.
-    fn judge(
-        &mut self,
+    pub(super) fn judge(
+        &self,
         before: &Arc<SubjectState>,
         act: &mut ConsentAct,
     ) -> Result<SubjectState, WriteError> {
@@ -232,18 +273,21 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Who a subject is, be it new in this batch.
+    pub(super) fn identity(&self, subject: SubjectRef) -> Result<Subject, WriteError> {
+        match self.subjects.iter().find(|(_, (own, _))| *own == subject) {
+            Some((name, _)) => Ok(name.clone()),
+            None => Ok(self.core.vault.identity(subject)?),
+        }
+    }
+
     /// Adds a purpose, or a new version of it, unless nothing differs.
     pub(super) fn put_purpose(&mut self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
         let put = match purpose_put(self.catalog(), draft) {
             Ok(put) => put,
             Err(own) => return Ok(Put { revision: own.index + 1, value: own, changed: false }),
         };
-        if put.oldest_compatible > put.version {
-            return Err(WriteError::OldestCompatibleBeyondVersion {
-                got: put.oldest_compatible,
-                version: put.version,
-            });
-        }
+        check_put(&put)?;
         let key = put.key.clone();
         self.put_catalog(Body::PurposePut(put))?;
         let value = self.purpose(key.as_str()).cloned();
@@ -277,14 +321,22 @@ impl<'a> Batch<'a> {
         catalog.purpose_id(key).and_then(|id| catalog.purpose(id))
     }
 
+    /// The entry that would come next, its bytes, and the end of the chain then.
+    pub(super) fn next_entry(
+        &self,
+        recorded_at: Millis,
+        body: Body,
+    ) -> Result<(Entry, Vec<u8>, Tip), WriteError> {
+        self.tip.link(recorded_at, body).map_err(|error| match error {
+            ChainError::TooLarge(bytes) => {
+                WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
+            }
+            other => WriteError::StateUnreadable(other.to_string()),
+        })
+    }
+
     fn link(&mut self, recorded_at: Millis, body: Body) -> Result<Entry, WriteError> {
-        let (entry, frame, tip) =
-            self.tip.link(recorded_at, body).map_err(|error| match error {
-                ChainError::TooLarge(bytes) => {
-                    WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
-                }
-                other => WriteError::StateUnreadable(other.to_string()),
-            })?;
+        let (entry, frame, tip) = self.next_entry(recorded_at, body)?;
         self.bytes += frame.len();
         self.frames.push(frame);
         self.tip = tip;
@@ -337,20 +389,23 @@ impl<'a> Batch<'a> {
     ///
     /// An act that takes effect as it is recorded comes after all that the subject did before, even
     /// within the same millisecond: otherwise a withdrawal right after a grant would tie with it,
-    /// and lose. For that, and only for that, it may take effect a little after the record.
+    /// and lose. So it does for all that linked subjects did, however sure the link is: stops reach
+    /// over any. For that, and only for that, it may take effect a little after the record.
     pub(super) fn effective_at(
         &self,
         claimed: Option<Millis>,
         is_stop: bool,
         recorded_at: Millis,
-        state: &SubjectState,
+        (subject, own): (SubjectRef, &SubjectState),
     ) -> Result<Millis, WriteError> {
         let claimed = self::claimed(claimed, recorded_at)?;
         if claimed < recorded_at {
             return Ok(claimed);
         }
-        let after = state.first_moment_after(is_stop).unwrap_or(recorded_at);
-        Ok(recorded_at.max(after))
+        let linked = self.linked(subject, own)?;
+        let states = std::iter::once(own).chain(linked.iter().map(|linked| &*linked.state));
+        let after = states.filter_map(|state| state.first_moment_after(is_stop)).max();
+        Ok(recorded_at.max(after.unwrap_or(recorded_at)))
     }
 
     /// Changes as the ledger keeps them: with versions and expiries filled in from the catalogue.
@@ -424,6 +479,14 @@ impl<'a> Batch<'a> {
             return Err(WriteError::ExpiresBeforeEffective { change });
         }
         Ok(record)
+    }
+
+    /// The name of a subject in the ledger, if it has one.
+    pub(super) fn known(&self, subject: &Subject) -> Result<Option<SubjectRef>, WriteError> {
+        match self.subjects.get(subject) {
+            Some((subject_ref, _)) => Ok(Some(*subject_ref)),
+            None => Ok(self.core.vault.find(subject)?),
+        }
     }
 
     /// The subject's name in the ledger, and its key if there is evidence to seal.
@@ -505,6 +568,17 @@ pub(super) fn purpose_put(catalog: &Catalog, draft: PurposeDraft) -> Result<Purp
     Ok(PurposePut { key, version, content, oldest_compatible, retired })
 }
 
+/// Whether a purpose may be written as it is.
+pub(super) fn check_put(put: &PurposePut) -> Result<(), WriteError> {
+    if put.oldest_compatible > put.version {
+        return Err(WriteError::OldestCompatibleBeyondVersion {
+            got: put.oldest_compatible,
+            version: put.version,
+        });
+    }
+    Ok(())
+}
+
 /// The caller's claim of when something took effect, within the skew, but never after its record.
 pub(super) fn claimed(claimed: Option<Millis>, recorded_at: Millis) -> Result<Millis, WriteError> {
     let claimed = claimed.unwrap_or(recorded_at);
@@ -528,7 +602,7 @@ fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, Writ
 
 impl Core {
     /// The answer that an act on record was given.
-    fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
+    pub(super) fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
         let Entry { index, prev_hash, recorded_at, body } = entry;
         let Body::Act(act) = body else {
             return Err(WriteError::IdempotencyKeyReused { index });

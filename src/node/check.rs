@@ -93,10 +93,12 @@ impl Core {
         region: Option<Region>,
         now: Millis,
     ) -> Result<Preferences, ReadError> {
-        let (mut preferences, revision) = self.read(subject, |catalog, state| {
-            preferences_of(catalog, state, all_cells, region, now)
-        })?;
-        preferences.links = self.links(subject)?;
+        let find = || Ok::<_, ReadError>(self.vault.find(subject)?);
+        let ((mut preferences, linked), revision) =
+            self.view.read_linked(find, |catalog, state, linked| {
+                (preferences_of(catalog, state, all_cells, region, now), linked.to_vec())
+            })?;
+        preferences.links = self.named(linked)?;
         preferences.revision = revision;
         Ok(preferences)
     }
@@ -174,9 +176,9 @@ pub(super) fn preferences_of(
 }
 
 /// Cells by key, so that answers are ordered for people.
-type Cells = BTreeMap<(Key, Key), (PurposeId, ChannelId)>;
+pub(super) type Cells = BTreeMap<(Key, Key), (PurposeId, ChannelId)>;
 
-fn live_cells(catalog: &Catalog) -> Cells {
+pub(super) fn live_cells(catalog: &Catalog) -> Cells {
     let mut cells = Cells::new();
     for (purpose_id, purpose) in catalog.purposes().filter(|(_, purpose)| !purpose.retired) {
         for (channel_id, channel) in catalog.channels().filter(|(_, channel)| !channel.retired) {

@@ -59,12 +59,12 @@ fn token_hash(token: &str) -> [u8; 32] {
 
 impl Batch<'_> {
     /// Adds a confirmation. If it is refused, the batch is as it was.
-    pub(super) fn confirm(&mut self, confirm: Confirm) -> Result<Confirmed, WriteError> {
+    pub(super) fn confirm(&mut self, confirm: &Confirm) -> Result<Confirmed, WriteError> {
         let mark = confirm.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return confirmed_before(entry);
         }
-        let (request_index, act) = self.act_of_token(&confirm)?;
+        let (request_index, act) = self.act_of_token(confirm)?;
         let subject = self.core().vault.identity(act.subject_ref)?;
         let sealer = self.sealer(&subject, confirm.evidence != Evidence::default())?;
         let before = self.state(act.subject_ref)?;

@@ -13,13 +13,13 @@ use tracing::warn;
 use super::{
     Core, WriteError,
     batch::Batch,
-    writer::{self, Admitted},
+    writer::{self, Admitted, Place},
 };
 use crate::{
     decide::Standing,
     domain::{
         Action, Actor, Body, ChangeRecord, ConsentAct, GrantExpired, LegalBasis, Outcome, Reason,
-        SubjectState,
+        Scope, SubjectState,
     },
     view::Due,
     watch::Event,
@@ -98,7 +98,8 @@ impl Expiry {
         let (reply, answer) = oneshot::channel();
         let job = writer::job(move |batch| batch.expire(&due), reply);
         let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        jobs.try_send(Admitted { job, permit }).map_err(|_| WriteError::ShuttingDown)?;
+        let place = Place::new(permit);
+        jobs.try_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
         drop(jobs);
         let unchanged = answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)??;
         self.core.view.forget_due(&unchanged)?;
@@ -151,7 +152,7 @@ impl Batch<'_> {
         let catalog = self.catalog();
         let has_ended = |change: &&ChangeRecord| {
             let Some((purpose_id, channel_id)) =
-                catalog.resolve(&change.scope).ok().and_then(|scope| scope.as_cell())
+                catalog.resolve(&change.scope).ok().and_then(Scope::as_cell)
             else {
                 return false;
             };

@@ -26,15 +26,6 @@ impl Core {
         indices.into_iter().map(|index| self.history_item(subject_ref, index)).collect()
     }
 
-    /// The subjects that are linked to one.
-    pub(super) fn links(
-        &self,
-        subject: &Subject,
-    ) -> Result<Vec<(Subject, LinkConfidence)>, ReadError> {
-        let Some(subject_ref) = self.vault.find(subject)? else { return Ok(Vec::new()) };
-        self.named(self.view.linked(subject_ref)?)
-    }
-
     /// Who linked subjects are.
     pub(super) fn named(
         &self,

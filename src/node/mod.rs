@@ -1,16 +1,21 @@
 //! The one way in: the way of an act and the way of a question.
 
 mod act;
+mod audience;
 mod batch;
 mod check;
 mod confirm;
 mod expiry;
 mod history;
+mod import;
+mod link;
 mod open;
 mod past;
+mod preview;
 mod question;
 mod scrub;
 mod token;
+mod uses;
 mod writer;
 
 use std::{
@@ -27,19 +32,24 @@ pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
+pub use audience::{Audience, AudienceQuery};
 use expiry::Closing;
+pub use import::{ImportAnswer, ImportRow, Imported};
+pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
 pub use past::AsOf;
+pub use preview::{Flips, Preview};
 pub use question::{
     CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
     Question, ReadError, StandingStop,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch},
+    sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
     time::timeout,
 };
 use tracing::{error, warn};
+pub use uses::{Use, UseBatch, Used};
 
 use crate::{
     backend::LogBackend,
@@ -95,6 +105,8 @@ pub struct Node {
     jobs: RwLock<Option<mpsc::Sender<writer::Admitted>>>,
     appends: Arc<Semaphore>,
     appends_max: usize,
+    /// The places among the appends that imports may take.
+    imports: Arc<Semaphore>,
     revision_wait: Duration,
     closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
@@ -199,6 +211,7 @@ impl Node {
             jobs: RwLock::new(Some(sender)),
             appends,
             appends_max,
+            imports: Arc::new(Semaphore::new(import::places(appends_max))),
             revision_wait: config.revision_wait,
             closing,
             scrub_closing,
@@ -221,7 +234,15 @@ impl Node {
     /// # Errors
     /// See [`WriteError`]; what is refused changes nothing.
     pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, WriteError> {
-        self.write(|batch| batch.confirm(confirm)).await
+        self.write(move |batch| batch.confirm(&confirm)).await
+    }
+
+    /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+        self.write(|batch| batch.link_subjects(linking)).await
     }
 
     /// Adds a purpose or a new version of it; writes nothing if nothing differs.
@@ -252,19 +273,19 @@ impl Node {
             }
             Err(TryAcquireError::Closed) => return Err(WriteError::ShuttingDown),
         };
-        self.admit(write, permit)?.await.unwrap_or_else(|_| ended_early())
+        self.admit(write, writer::Place::new(permit))?.await.unwrap_or_else(|_| ended_early())
     }
 
     /// Hands something to the writer. There are as many places as permits.
     fn admit<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-        permit: OwnedSemaphorePermit,
+        place: writer::Place,
     ) -> Result<oneshot::Receiver<Result<T, WriteError>>, WriteError> {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.read();
         let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
-        let admitted = writer::Admitted { job: writer::job(write, reply), permit };
+        let admitted = writer::Admitted { job: writer::job(write, reply), place };
         if jobs.try_send(admitted).is_err() {
             // The writer has ended, and said why.
             return Err(self.core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
@@ -294,6 +315,19 @@ impl Node {
     /// [`ReadError::StateUnreadable`].
     pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
         self.core.check(question, self.core.now())
+    }
+
+    /// Counts the cells that a change of a purpose would flip, and changes nothing. It reads the
+    /// state of every subject. Blocking.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub fn preview(
+        &self,
+        draft: PurposeDraft,
+        region: Option<Region>,
+    ) -> Result<Preview, WriteError> {
+        self.core.preview(draft, region)
     }
 
     /// Answers "may I?" for a moment in the past. Blocking.

@@ -46,7 +46,26 @@ pub(super) fn job<T: Send + 'static>(
 /// A job with its place among the appends in flight.
 pub(super) struct Admitted {
     pub job: Job,
-    pub permit: OwnedSemaphorePermit,
+    pub place: Place,
+}
+
+/// A place among the appends in flight, kept until the job has landed.
+pub(super) struct Place {
+    _append: OwnedSemaphorePermit,
+    /// Of those that imports may take.
+    _import: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    /// A place.
+    pub(super) fn new(append: OwnedSemaphorePermit) -> Self {
+        Self { _append: append, _import: None }
+    }
+
+    /// A place of an import.
+    pub(super) fn of_import(append: OwnedSemaphorePermit, import: OwnedSemaphorePermit) -> Self {
+        Self { _append: append, _import: Some(import) }
+    }
 }
 
 /// Starts the writer. It ends when every sender is gone and what they sent is answered.
@@ -90,24 +109,24 @@ impl Writer {
         let core = Arc::clone(&self.core);
         let mut batch = Batch::new(&core, self.tip, Millis::now());
         let mut waiting = Vec::with_capacity(jobs.len());
-        let mut permits = Vec::with_capacity(jobs.len());
+        let mut places = Vec::with_capacity(jobs.len());
         while batch.bytes() < BATCH_BYTES_MAX
-            && let Some(Admitted { job, permit }) = jobs.next()
+            && let Some(Admitted { job, place }) = jobs.next()
         {
             match job(&mut batch) {
                 Ok(tell) => {
                     waiting.push(tell);
-                    permits.push(permit);
+                    places.push(place);
                 }
                 Err(refused) => {
-                    drop(permit);
+                    drop(place);
                     refused();
                 }
             }
         }
         let result = self.land(batch, started);
         // Before the answers: whoever sends the next act on hearing of the last finds a place.
-        drop(permits);
+        drop(places);
         for tell in waiting {
             tell(&result);
         }

@@ -85,11 +85,11 @@ pub fn due(
 
 impl From<&Obligation> for Condition {
     fn from(obligation: &Obligation) -> Self {
-        match obligation {
-            &Obligation::FrequencyLimit { uses_max, period_ms } => {
+        match *obligation {
+            Obligation::FrequencyLimit { uses_max, period_ms } => {
                 Self::FrequencyLimit(FrequencyCap { uses_max, period_ms })
             }
-            &Obligation::QuietHours { start_minute, end_minute, ref time_zone } => {
+            Obligation::QuietHours { start_minute, end_minute, ref time_zone } => {
                 let span = QuietSpan { start_minute, end_minute };
                 Self::QuietHours { span, time_zone: time_zone.clone() }
             }
@@ -121,7 +121,7 @@ impl Known<'_> {
         let (not_before, indeterminate) = match &condition {
             Condition::PreferredLanguage(_) => (None, false),
             timed => {
-                let first = self.first_under(std::iter::once(timed), now);
+                let first = self.first_under(&[timed], now);
                 (first, first.is_none())
             }
         };
@@ -138,7 +138,7 @@ impl Known<'_> {
         if first == last {
             return Some(last);
         }
-        let together = self.first_under(obligations.iter().map(|due| &due.condition), last);
+        let together = self.first_for_all(obligations, last);
         if together.is_none() {
             for due in obligations {
                 due.contradicted();
@@ -147,24 +147,26 @@ impl Known<'_> {
         together
     }
 
+    fn first_for_all(&self, obligations: &[Due], from: Millis) -> Option<Millis> {
+        let conditions: SmallVec<[&Condition; 4]> =
+            obligations.iter().map(|due| &due.condition).collect();
+        self.first_under(&conditions, from)
+    }
+
     /// The first moment from this one on at which all conditions let the use happen. Where it is
     /// quiet is searched anew from the moment that the limits leave.
-    fn first_under<'c>(
-        &self,
-        conditions: impl Iterator<Item = &'c Condition> + Clone,
-        from: Millis,
-    ) -> Option<Millis> {
-        let mut from = self.first_unspent(conditions.clone(), from)?;
+    fn first_under(&self, conditions: &[&Condition], from: Millis) -> Option<Millis> {
+        let mut from = self.first_unspent(conditions, from)?;
         loop {
             let mut quiets: SmallVec<[Quiet; 2]> = SmallVec::new();
-            for condition in conditions.clone() {
+            for condition in conditions {
                 if let Condition::QuietHours { span, time_zone } = condition {
                     let zones = self.plausible(time_zone);
                     quiets.extend(quiet::in_zones(*span, zones.differing(from), from)?);
                 }
             }
             let free = quiet::first_free(&quiets, from)?;
-            from = self.first_unspent(conditions.clone(), free)?;
+            from = self.first_unspent(conditions, free)?;
             if from == free {
                 return Some(free);
             }
@@ -172,14 +174,10 @@ impl Known<'_> {
     }
 
     /// The first moment from this one on at which no frequency limit is used up.
-    fn first_unspent<'c>(
-        &self,
-        conditions: impl Iterator<Item = &'c Condition> + Clone,
-        mut from: Millis,
-    ) -> Option<Millis> {
+    fn first_unspent(&self, conditions: &[&Condition], mut from: Millis) -> Option<Millis> {
         loop {
             let before = from;
-            for condition in conditions.clone() {
+            for condition in conditions {
                 if let Condition::FrequencyLimit(cap) = condition {
                     from = first_unspent(*cap, self.recent_uses, from)?;
                 }

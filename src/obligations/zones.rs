@@ -60,8 +60,8 @@ impl Zones {
     /// The zones of the region's country, as the database lists no smaller parts; all that there
     /// are if there is no region, or nobody lives in it.
     pub(super) fn of(region: Option<Region>) -> Self {
-        let listed = region.and_then(|region| PLACES.by_country.get(&region.country()));
-        listed.map_or_else(Self::anywhere, |zones| Self::Of(zones))
+        let listed = region.and_then(|region| PLACES.by_country.get(&country_listed(region)));
+        listed.map_or_else(Self::anywhere, Self::Of)
     }
 
     /// All that there are.
@@ -80,6 +80,42 @@ impl Zones {
             Self::Of(zones) => &zones.all,
         }
     }
+}
+
+/// The country under which the database lists a region. Some parts of countries are far away, and
+/// countries of ISO 3166-1 too.
+fn country_listed(region: Region) -> Region {
+    let own = match region.as_str() {
+        "CN-HK" => "HK",
+        "CN-MO" => "MO",
+        "CN-TW" => "TW",
+        "FI-01" => "AX",
+        "FR-971" | "FR-GP" => "GP",
+        "FR-972" | "FR-MQ" => "MQ",
+        "FR-973" | "FR-GF" => "GF",
+        "FR-974" | "FR-RE" => "RE",
+        "FR-976" | "FR-YT" => "YT",
+        "FR-BL" => "BL",
+        "FR-MF" => "MF",
+        "FR-NC" => "NC",
+        "FR-PF" => "PF",
+        "FR-PM" => "PM",
+        "FR-TF" => "TF",
+        "FR-WF" => "WF",
+        "NL-AW" => "AW",
+        "NL-BQ1" | "NL-BQ2" | "NL-BQ3" => "BQ",
+        "NL-CW" => "CW",
+        "NL-SX" => "SX",
+        "NO-21" | "NO-22" => "SJ",
+        "US-AS" => "AS",
+        "US-GU" => "GU",
+        "US-MP" => "MP",
+        "US-PR" => "PR",
+        "US-UM" => "UM",
+        "US-VI" => "VI",
+        _ => return region.country(),
+    };
+    Region::parse(own).unwrap_or(region.country())
 }
 
 /// The places of the database's `zone.tab`: where clocks have agreed since 1970, within a country.
@@ -150,6 +186,10 @@ mod tests {
         assert_eq!(names("US").len(), 29);
         assert_eq!(names("US-CA"), names("US"));
         assert!(names("US").iter().any(|name| name == "Pacific/Honolulu"));
+        // Guam is a part of the US, and far from the others.
+        assert_eq!(names("US-GU"), ["Pacific/Guam"]);
+        assert_eq!(names("FR-974"), ["Indian/Reunion"]);
+        assert_eq!(names("FR-IDF"), ["Europe/Paris"]);
         // Nobody lives on Bouvet Island.
         assert_eq!(names("BV").len(), Zones::anywhere().differing(Millis(0)).len());
         assert!(Zones::of(None).differing(Millis(0)).len() > 400);

@@ -101,6 +101,9 @@ pub enum Problem {
     /// Two fields that exclude each other.
     #[error("can not be combined with {0}")]
     NotWith(&'static str),
+    /// A message that may only begin a stream.
+    #[error("must be the first message, and only the first")]
+    OnlyFirst,
     /// A moment that has not come.
     #[error("must not lie in the future")]
     InFuture,

@@ -98,6 +98,8 @@ pub struct Metrics {
     pub scrub_verified_index: Level,
     /// Torn tails that were set aside at a start.
     pub torn_tails: Counter,
+    /// Uses that no decision allowed.
+    pub deviations: Counter,
     /// 1 if the ledger takes no more writes until restart.
     pub writes_stopped: Level,
     /// Watchers that are connected.
@@ -171,6 +173,7 @@ impl Metrics {
                 "Every entry before this index was verified again since the start",
             ),
             torn_tails: of.metric("torn_tails", "Torn tails that were set aside at a start"),
+            deviations: of.metric("deviations", "Uses that no decision allowed"),
             writes_stopped: of
                 .metric("writes_stopped", "1 if the ledger takes no more writes until restart"),
             watchers: of.metric("watchers", "Watchers that are connected"),

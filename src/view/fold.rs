@@ -33,10 +33,11 @@
 //!
 //! A **stop** is looked at cell by cell. The cells that can matter are those of its scope that some
 //! grant named and, unless a stop of at least its width stood before, the live cells of its scope
-//! that rest on legitimate interest; for a refusal or an objection, which answer a question, those
-//! that rest on consent too.
-//! 1. APPLIED if it decides some cell and changed something there: no stop stood and it ended a
-//!    NO_OBJECTION, took back a grant that was not past its expiry or that waited for its double
+//! that are open without one, in some region: those of legitimate interest, and those of another
+//! basis where consent was the basis before. For a refusal or an objection, which answer a question,
+//! they are all live cells of its scope that a stop can touch.
+//! 1. APPLIED if it decides some cell and changed something there: no stop stood and it closed an
+//!    open cell, took back a grant that was not past its expiry or that waited for its double
 //!    opt-in, or answered a question (refusal or objection of a live cell); or a stop stood, and
 //!    the latest grant that waits could have lifted that one when confirmed.
 //! 2. SUPERSEDED_BY_LATER if a later stop of at least its width stands, or if a later stop or a
@@ -458,15 +459,10 @@ impl Judge<'_> {
 
 /// Whether a stop can matter to a live cell of this purpose that holds no grant.
 fn can_matter(action: Action, purpose: &Purpose) -> bool {
-    if purpose.retired || !purpose.can_be_stopped() {
-        return false;
-    }
-    // Without a grant, a cell that rests on consent alone is closed already.
-    let version = purpose.current();
-    let by_region = version.basis_by_region.values();
-    let rests_on_consent_alone = version.legal_basis == LegalBasis::Consent
-        && by_region.copied().all(|basis| basis == LegalBasis::Consent);
-    !rests_on_consent_alone || matches!(action, Action::Refuse | Action::Object)
+    // Without a grant, a cell that rests on consent is closed already.
+    let ends_something = || purpose.is_open_until_stopped();
+    let answers = matches!(action, Action::Refuse | Action::Object);
+    !purpose.retired && purpose.can_be_stopped() && (answers || ends_something())
 }
 
 fn superseded_or(later: Option<Mark>, otherwise: Outcome) -> Outcome {

@@ -7,6 +7,7 @@
 //! number of entries applied. A catalogue change is a run of its own. So a reader that takes the
 //! catalogue first and a state second holds two things that were true together at the greater of
 //! their revisions, as long as the catalogue did not change in between; [`View::read`] makes sure.
+//! Of linked subjects several states are needed, and those must have been true together, too.
 
 mod effect;
 pub mod fold;
@@ -239,19 +240,31 @@ impl View {
         find: impl Fn() -> Result<Option<SubjectRef>, E>,
         question: impl FnOnce(&Catalog, &SubjectState) -> T,
     ) -> Result<(T, u64), E> {
+        self.read_linked(find, |catalog, state, _| question(catalog, state))
+    }
+
+    /// As [`Self::read`], with the subjects that are linked to the one asked about.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_linked<T, E: From<ViewError>>(
+        &self,
+        find: impl Fn() -> Result<Option<SubjectRef>, E>,
+        question: impl FnOnce(&Catalog, &SubjectState, &[Linked]) -> T,
+    ) -> Result<(T, u64), E> {
         loop {
             // The order of these reads is what makes the revision true; see the module.
             let applied = self.applied();
             let catalog = self.catalog.load();
-            let state = find()?.map(|subject| self.whole_state(subject)).transpose()?;
+            let (state, linked) = match find()? {
+                Some(subject) => self.whole_state(subject)?,
+                None => Default::default(),
+            };
             if self.catalog.load().revision != catalog.revision {
                 continue;
             }
-            let state_revision = state.as_ref().map_or(0, |state| state.revision);
-            let revision = applied.max(catalog.revision).max(state_revision);
-            let empty = SubjectState::default();
-            let answer = question(&catalog.catalog, state.as_deref().unwrap_or(&empty));
-            return Ok((answer, revision));
+            let revision = applied.max(catalog.revision).max(state.revision);
+            return Ok((question(&catalog.catalog, &state, &linked), revision));
         }
     }
 
@@ -273,18 +286,26 @@ impl View {
         }
     }
 
-    /// The state of a subject with all that linked subjects contribute, as they were true together.
-    fn whole_state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
-        let own = self.state(subject)?;
-        if own.links.is_empty() {
-            return Ok(own);
-        }
+    /// The state of a subject with all that linked subjects contribute, and these, as they were
+    /// true together.
+    ///
+    /// The states are read one after the other, each perhaps from memory and perhaps from a row, and
+    /// rows run ahead of memory: any of them may already know of an entry that another does not know
+    /// of yet. So they are read again once every entry that any of them knows of is visible
+    /// everywhere. If each then has the revision that it had, none was touched between that revision
+    /// and this moment, and all of them stood as they are at the greatest of their revisions.
+    fn whole_state(
+        &self,
+        subject: SubjectRef,
+    ) -> Result<(Arc<SubjectState>, Vec<Linked>), ViewError> {
         loop {
             let own = self.state(subject)?;
+            if own.links.is_empty() {
+                return Ok((own, Vec::new()));
+            }
             let linked = reach(subject, &own, |other| self.state(other))?;
             let whole = unite(&own, &linked);
-            // The states were read one after the other. They were true together if, once all that
-            // any of them knows is visible, each is still what it was.
+            // The writer is between a run's rows and its end, which is a matter of memory alone.
             while self.applied() < whole.revision {
                 std::thread::yield_now();
             }
@@ -293,9 +314,22 @@ impl View {
                 is_same &= self.state(linked.subject)?.revision == linked.state.revision;
             }
             if is_same {
-                return Ok(Arc::new(whole));
+                return Ok((Arc::new(whole), linked));
             }
         }
+    }
+
+    /// The state of a subject with all that linked subjects contribute, for one who looks at all
+    /// subjects in turn: what is hot stays hot.
+    ///
+    /// # Errors
+    /// The state can not be read.
+    pub fn peek(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
+        let state = match self.hot.peek(&subject) {
+            Some(state) => state,
+            None => Arc::new(self.cold_state(subject)?),
+        };
+        if state.links.is_empty() { Ok(state) } else { Ok(self.whole_state(subject)?.0) }
     }
 
     /// The subjects that are linked to one, with what they contribute.
@@ -303,8 +337,7 @@ impl View {
     /// # Errors
     /// A state can not be read.
     pub fn linked(&self, subject: SubjectRef) -> Result<Vec<Linked>, ViewError> {
-        let own = self.state(subject)?;
-        reach(subject, &own, |other| self.state(other))
+        Ok(self.whole_state(subject)?.1)
     }
 
     fn cold_state(&self, subject: SubjectRef) -> Result<SubjectState, ViewError> {
@@ -604,9 +637,12 @@ fn catalog_entries(index: &Index) -> Result<Vec<u64>, ViewError> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{sync::atomic::AtomicBool, thread};
 
     use super::*;
+    use crate::domain::{
+        Actor, ChannelId, Grant, LinkConfidence, Mark, PurposeId, Scope, Stop, StopKind,
+    };
 
     fn open(dir: &std::path::Path) -> View {
         let (index, _) = Index::open(dir, 1 << 20).unwrap();
@@ -635,6 +671,88 @@ mod tests {
                 reader.join().unwrap();
             });
         }
+    }
+
+    const CELL: (PurposeId, ChannelId) = (PurposeId(0), ChannelId(0));
+
+    /// Two linked subjects in turns: grants of the one at even indices, stops of the other at odd
+    /// ones. Answers the effects of the entries from `start` to `end`.
+    fn turns(
+        states: &mut [(SubjectRef, SubjectState); 2],
+        entries: std::ops::Range<u64>,
+    ) -> Vec<Effect> {
+        let effect = |index: u64| {
+            let mark = Mark { effective_at: Millis(i64::try_from(index).unwrap()), index };
+            let (subject, state) = &mut states[usize::from(index % 2 == 1)];
+            if index % 2 == 1 {
+                let scope = Scope::cell(CELL.0, CELL.1);
+                state.merge_stop(Stop { scope, kind: StopKind::Withdrawn, mark });
+            } else {
+                let grant = Grant {
+                    mark,
+                    actor: Actor::Subject,
+                    purpose_version: 1,
+                    expires_at: None,
+                    data_categories: None,
+                    authority_ends_at: None,
+                    confirmed_by: None,
+                };
+                state.merge_grant(CELL.0, CELL.1, grant);
+            }
+            state.revision = index + 1;
+            let states = smallvec::smallvec![(*subject, Arc::new(state.clone()))];
+            Effect::Subjects { states, rows: Vec::new() }
+        };
+        entries.map(effect).collect()
+    }
+
+    #[test]
+    fn linked_states_are_read_as_they_were_true_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let names = [SubjectRef([1; 16]), SubjectRef([2; 16])];
+        let mut states = names.map(|name| (name, SubjectState::default()));
+        for (own, other) in [(0, 1), (1, 0)] {
+            let confidence = Some(LinkConfidence::Verified);
+            states[own].1.merge_link(names[other], confidence, 0);
+        }
+        view.apply(&turns(&mut states, 0..2), [0; 32]).unwrap();
+        let done = AtomicBool::new(false);
+        let read_all = |names: &[SubjectRef]| {
+            let mut reads = 0_u64;
+            while !done.load(Ordering::Relaxed) || reads < 100 {
+                for &name in names {
+                    let known = |_: &Catalog, state: &SubjectState| {
+                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted);
+                        let stop = state.latest_stop(CELL.0, CELL.1);
+                        (lifted.map(|mark| mark.index), stop.map(|stop| stop.mark.index))
+                    };
+                    let (known, revision) =
+                        view.read(|| Ok::<_, ViewError>(Some(name)), known).unwrap();
+                    let last = revision - 1;
+                    let want = (last - last % 2, last - (last + 1) % 2);
+                    assert_eq!(known, (Some(want.0), Some(want.1)), "at revision {revision}");
+                    reads += 1;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| read_all(&names));
+            scope.spawn(|| read_all(&[names[1], names[0]]));
+            // Rows run ahead of memory: whoever is thrown out of memory shows it.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    view.hot.remove(&names[0]);
+                    view.hot.remove(&names[1]);
+                }
+            });
+            for run in 0..10_000 {
+                let start = view.applied();
+                let effects = turns(&mut states, start..start + 1 + run % 7);
+                view.apply(&effects, [0; 32]).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Hub {
                     other: self.vault.identity(own.other_ref)?,
                     confidence: own.confidence,
                 }),
-                ..about(own.subject_ref, Actor::System, recorded_at, Vec::new())?
+                ..about(own.subject_ref, Actor::Operator, recorded_at, Vec::new())?
             },
             _ => return Ok(None),
         }))

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
+mod audience;
 mod behaviour;
 mod faults;
+mod links;
 mod replay;
 mod support;
+mod uses;

@@ -1,8 +1,10 @@
 //! What the ledger means: a table of decisions that a privacy officer can read, a table of
-//! outcomes, and properties checked against an independent and deliberately naive model.
+//! outcomes, the document that is made from both, and properties checked against an independent and
+//! deliberately naive model.
 
 #![allow(clippy::unwrap_used)]
 
+mod document;
 mod naive;
 mod outcomes;
 mod properties;

@@ -1,13 +1,16 @@
-//! An independent and deliberately naive model: it keeps every act, and to answer a question it
-//! sorts all acts that touch the cell and replays them one by one. It shares the plain words with
-//! the service (actors, actions, the catalogue), but neither state nor fold nor decision.
+//! An independent and deliberately naive model: it keeps every entry, and to answer a question it
+//! looks up who is linked, sorts all acts that touch the cell and replays them one by one. It shares
+//! the plain words with the service (actors, actions, the catalogue), but neither state nor fold nor
+//! decision.
+
+use std::collections::BTreeSet;
 
 use consent_ledger::domain::{
-    Action, Actor, Catalog, ChangeRecord, Key, LegalBasis, Millis, Outcome, Purpose, Reason,
-    ScopeKeys, StopKind,
+    Action, Actor, Catalog, ChangeRecord, Key, LegalBasis, LinkConfidence, Millis, Outcome,
+    Purpose, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
 };
 
-use crate::world::Act;
+use crate::world::{Act, Entry, Name, What};
 
 /// A cell, by its keys.
 pub type CellKeys = (Key, Key);
@@ -32,7 +35,7 @@ fn is_as_wide(wide: &ScopeKeys, narrow: &ScopeKeys) -> bool {
         && (wide.channel.is_none() || wide.channel == narrow.channel)
 }
 
-fn speaks(actor: Actor) -> bool {
+pub fn speaks(actor: Actor) -> bool {
     matches!(actor, Actor::Subject | Actor::Guardian | Actor::Agent)
 }
 
@@ -42,16 +45,84 @@ fn find<'a>(catalog: &'a Catalog, cell: &CellKeys) -> (&'a Purpose, bool) {
     (purpose, channel.retired)
 }
 
+/// The basis in a region: its own, else that of its country, else the default.
+fn basis_in(version: &PurposeVersion, region: Option<Region>) -> LegalBasis {
+    let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
+    let of = |wanted: &str| {
+        version
+            .basis_by_region
+            .iter()
+            .find(|(own, _)| own.as_str() == wanted)
+            .map(|(_, basis)| *basis)
+    };
+    of(&text).or_else(|| of(text.split('-').next().unwrap())).unwrap_or(version.legal_basis)
+}
+
+fn ever_consent(purpose: &Purpose, region: Option<Region>) -> bool {
+    purpose.versions.iter().any(|version| basis_in(version, region) == LegalBasis::Consent)
+}
+
+/// Every region that some version of the purpose names, and none.
+fn regions(purpose: &Purpose) -> Vec<Option<Region>> {
+    let named = purpose.versions.iter().flat_map(|version| version.basis_by_region.keys());
+    named.copied().map(Some).chain([None]).collect()
+}
+
+/// Whether a stop can touch the purpose somewhere.
 fn is_stoppable(purpose: &Purpose) -> bool {
-    use LegalBasis::{Consent, LegitimateInterest};
-    matches!(purpose.current().legal_basis, Consent | LegitimateInterest)
+    regions(purpose).into_iter().any(|region| {
+        let basis = basis_in(purpose.current(), region);
+        basis == LegalBasis::LegitimateInterest || ever_consent(purpose, region)
+    })
+}
+
+/// Whether a stop ends an ALLOW somewhere that needs no grant.
+fn is_open_until_stopped(purpose: &Purpose) -> bool {
+    regions(purpose).into_iter().any(|region| {
+        let basis = basis_in(purpose.current(), region);
+        basis == LegalBasis::LegitimateInterest
+            || basis != LegalBasis::Consent && ever_consent(purpose, region)
+    })
+}
+
+fn rests_on_consent_somewhere(purpose: &Purpose) -> bool {
+    let rests = |region| basis_in(purpose.current(), region) == LegalBasis::Consent;
+    regions(purpose).into_iter().any(rests)
+}
+
+/// Everybody that links lead to from `name`, themselves included: by verified links alone, and by
+/// any.
+fn linked(entries: &[Entry], name: Name) -> [BTreeSet<Name>; 2] {
+    let mut links: Vec<(Name, Name, LinkConfidence)> = Vec::new();
+    for entry in entries {
+        let What::Link { one, other, confidence } = entry.what else { continue };
+        links.retain(|link| {
+            [(one, other), (other, one)].iter().all(|&pair| pair != (link.0, link.1))
+        });
+        links.extend(confidence.map(|confidence| (one, other, confidence)));
+    }
+    let spread = |by: &dyn Fn(LinkConfidence) -> bool| {
+        let mut reached = BTreeSet::from([name]);
+        for _ in 0..=links.len() {
+            for &(one, other, _) in links.iter().filter(|link| by(link.2)) {
+                if reached.contains(&one) || reached.contains(&other) {
+                    reached.extend([one, other]);
+                }
+            }
+        }
+        reached
+    };
+    [spread(&|confidence| confidence == LinkConfidence::Verified), spread(&|_| true)]
 }
 
 /// One act's change in one cell.
 #[derive(Clone, Copy)]
 struct Event<'a> {
+    index: u64,
     act: &'a Act,
     change: &'a ChangeRecord,
+    /// The first entry that confirmed it.
+    confirmed_by: Option<u64>,
 }
 
 impl Event<'_> {
@@ -60,7 +131,7 @@ impl Event<'_> {
     }
 
     fn order(&self) -> (Millis, bool, u64) {
-        (self.act.effective_at, self.is_grant(), self.act.index)
+        (self.act.effective_at, self.is_grant(), self.index)
     }
 
     /// Of two stops of one act, the narrower is named.
@@ -73,10 +144,61 @@ impl Event<'_> {
         }
     }
 
-    fn waits(&self, purpose: &Purpose) -> bool {
+    fn needs_double_opt_in(&self, purpose: &Purpose) -> bool {
         let version = self.change.purpose_version as usize;
         purpose.versions[version - 1].double_opt_in
     }
+
+    fn waits(&self, purpose: &Purpose) -> bool {
+        self.needs_double_opt_in(purpose) && self.confirmed_by.is_none()
+    }
+
+    /// The entry that made it count.
+    fn decided_by(&self) -> u64 {
+        self.confirmed_by.unwrap_or(self.index)
+    }
+
+    fn is_expired(&self, now: Millis) -> bool {
+        self.change.expires_at.is_some_and(|at| now >= at)
+    }
+
+    fn guardian_has_no_say(&self, now: Millis) -> bool {
+        self.act.actor == Actor::Guardian && self.act.authority_ends_at.is_some_and(|at| now >= at)
+    }
+}
+
+/// Every change that counts for `name`: all of those who are surely the same person, and the stops
+/// of those who may be.
+fn events(entries: &[Entry], name: Name) -> Vec<Event<'_>> {
+    let [surely, maybe] = linked(entries, name);
+    let mut events = Vec::new();
+    for entry in entries {
+        let What::Act(act) = &entry.what else { continue };
+        for change in &act.changes {
+            let is_stop = change.action != Action::Grant;
+            if surely.contains(&act.subject) || is_stop && maybe.contains(&act.subject) {
+                let confirmed_by = confirmed_by(entries, entry.index, &change.scope);
+                events.push(Event { index: entry.index, act, change, confirmed_by });
+            }
+        }
+    }
+    events
+}
+
+fn confirmed_by(entries: &[Entry], request: u64, scope: &ScopeKeys) -> Option<u64> {
+    let confirms = |entry: &&Entry| match &entry.what {
+        What::Confirmed(own) => {
+            own.request_index == request && own.grants.iter().any(|grant| grant.scope == *scope)
+        }
+        _ => false,
+    };
+    entries.iter().filter(confirms).map(|entry| entry.index).min()
+}
+
+fn erased_by(entries: &[Entry], name: Name) -> Option<u64> {
+    let erased =
+        entries.iter().find(|entry| matches!(entry.what, What::Erased(own) if own == name));
+    erased.map(|entry| entry.index)
 }
 
 /// A cell, after a replay.
@@ -88,12 +210,9 @@ struct Cell<'a> {
     lifted_by: Option<u64>,
 }
 
-fn replay<'a>(purpose: &Purpose, acts: &'a [Act], cell: &CellKeys) -> Cell<'a> {
-    let mut events: Vec<Event<'a>> = acts
-        .iter()
-        .flat_map(|act| act.changes.iter().map(move |change| Event { act, change }))
-        .filter(|event| covers(&event.change.scope, cell))
-        .collect();
+fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<'a> {
+    let mut events: Vec<Event<'a>> =
+        events.iter().filter(|event| covers(&event.change.scope, cell)).copied().collect();
     events.sort_by_key(|event| (event.order(), 3 - event.width()));
 
     let (mut stop, mut grant, mut waiting, mut lifted_by) = (None, None, None, None);
@@ -109,7 +228,7 @@ fn replay<'a>(purpose: &Purpose, acts: &'a [Act], cell: &CellKeys) -> Cell<'a> {
         } else {
             (stop, grant, waiting) = (None, Some(event), None);
             if was_stopped && speaks(event.act.actor) {
-                lifted_by = Some(event.act.index);
+                lifted_by = Some(event.index);
             }
         }
     }
@@ -120,77 +239,122 @@ fn replay<'a>(purpose: &Purpose, acts: &'a [Act], cell: &CellKeys) -> Cell<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reason: Reason,
+    pub status: Status,
     pub decided_by: Option<u64>,
+    pub legal_basis: LegalBasis,
+}
+
+/// A question.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    pub name: Name,
+    pub cell: &'a CellKeys,
+    pub categories: &'a [String],
+    pub region: Option<Region>,
+    pub now: Millis,
 }
 
 /// Answers a question, by the rows of the table in their order.
-pub fn decide(
-    catalog: &Catalog,
-    acts: &[Act],
-    erased_by: Option<u64>,
-    cell: &CellKeys,
-    categories: &[String],
-    now: Millis,
-) -> Answer {
+pub fn decide(catalog: &Catalog, entries: &[Entry], question: Question<'_>) -> Answer {
+    let Question { name, cell, region, now, .. } = question;
     let (purpose, channel_is_retired) = find(catalog, cell);
-    let basis = purpose.current().legal_basis;
-    let answer = |reason, decided_by| Answer { reason, decided_by };
+    let erased_by = erased_by(entries, name);
+    let cell = replay(purpose, &events(entries, name), cell);
+    let legal_basis = basis_in(purpose.current(), region);
+    let status = if erased_by.is_some() { Status::Unknown } else { status(purpose, &cell, now) };
+    let answer = |reason, decided_by| Answer { reason, status, decided_by, legal_basis };
+
     if channel_is_retired {
         return answer(Reason::UnknownChannel, None);
     }
     if purpose.retired {
         return answer(Reason::PurposeRetired, Some(purpose.index));
     }
-    if !is_stoppable(purpose) {
+    let needs_no_consent =
+        !matches!(legal_basis, LegalBasis::Consent | LegalBasis::LegitimateInterest);
+    let is_stopped = cell.stop.is_some() || erased_by.is_some();
+    let would_fall_back = is_stopped && ever_consent(purpose, region);
+    if needs_no_consent && !would_fall_back {
         return answer(Reason::NotConsentBased, Some(purpose.index));
     }
     if erased_by.is_some() {
         return answer(Reason::Erased, erased_by);
     }
-    let cell = replay(purpose, acts, cell);
     if let Some(stop) = cell.stop {
-        let reason = match stop.change.action.stop_kind(stop.act.actor).unwrap() {
+        let reason = match kind(stop) {
             StopKind::Refused => Reason::Refused,
             StopKind::Withdrawn => Reason::Withdrawn,
             StopKind::Revoked => Reason::Revoked,
             StopKind::Objected => Reason::Objected,
         };
-        return answer(reason, Some(stop.act.index));
+        return answer(reason, Some(stop.index));
     }
-    if basis == LegalBasis::LegitimateInterest {
+    if legal_basis == LegalBasis::LegitimateInterest {
         return answer(Reason::NoObjection, cell.lifted_by);
     }
     if let (Some(waiting), false) = (cell.waiting, grant_counts(purpose, &cell, now)) {
-        return answer(Reason::PendingConfirmation, Some(waiting.act.index));
+        return answer(Reason::PendingConfirmation, Some(waiting.index));
     }
     let Some(grant) = cell.grant else { return answer(Reason::NoRecord, None) };
-    if is_expired(grant, now) {
-        return answer(Reason::Expired, Some(grant.act.index));
+    if grant.is_expired(now) {
+        return answer(Reason::Expired, Some(grant.decided_by()));
     }
     if grant.change.purpose_version < purpose.oldest_compatible {
         return answer(Reason::ReconsentRequired, Some(purpose.oldest_compatible_index));
     }
+    if grant.guardian_has_no_say(now) {
+        return answer(Reason::ReconsentRequired, Some(grant.decided_by()));
+    }
+    if !covers_categories(purpose, grant, question.categories) {
+        return answer(Reason::DataCategoryNotCovered, Some(grant.decided_by()));
+    }
+    answer(Reason::Granted, Some(grant.decided_by()))
+}
+
+fn kind(stop: Event<'_>) -> StopKind {
+    match stop.change.action {
+        Action::Refuse => StopKind::Refused,
+        Action::Object => StopKind::Objected,
+        _ if speaks(stop.act.actor) => StopKind::Withdrawn,
+        _ => StopKind::Revoked,
+    }
+}
+
+fn status(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> Status {
+    if let Some(stop) = cell.stop {
+        return match kind(stop) {
+            StopKind::Refused => Status::Refused,
+            StopKind::Withdrawn => Status::Withdrawn,
+            StopKind::Revoked => Status::Revoked,
+            StopKind::Objected => Status::Objected,
+        };
+    }
+    match cell.grant {
+        Some(_) if grant_counts(purpose, cell, now) => Status::Given,
+        _ if cell.waiting.is_some() => Status::Requested,
+        None => Status::Unknown,
+        Some(grant) if grant.is_expired(now) => Status::Expired,
+        Some(_) => Status::Invalidated,
+    }
+}
+
+fn covers_categories(purpose: &Purpose, grant: Event<'_>, asked: &[String]) -> bool {
     let declared = &purpose.versions[grant.change.purpose_version as usize - 1].data_categories;
     let narrowed = &grant.change.data_categories;
     let all_within = |own: &[String]| {
         let is_within = |asked: &String| {
             own.iter().any(|own| asked == own || asked.starts_with(&format!("{own}.")))
         };
-        categories.iter().all(is_within)
+        asked.iter().all(is_within)
     };
-    if !all_within(declared) || !(narrowed.is_empty() || all_within(narrowed)) {
-        return answer(Reason::DataCategoryNotCovered, Some(grant.act.index));
-    }
-    answer(Reason::Granted, Some(grant.act.index))
-}
-
-fn is_expired(grant: Event<'_>, now: Millis) -> bool {
-    grant.change.expires_at.is_some_and(|at| now >= at)
+    all_within(declared) && (narrowed.is_empty() || all_within(narrowed))
 }
 
 fn grant_counts(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> bool {
     cell.grant.is_some_and(|grant| {
-        !is_expired(grant, now) && grant.change.purpose_version >= purpose.oldest_compatible
+        !grant.is_expired(now)
+            && !grant.guardian_has_no_say(now)
+            && grant.change.purpose_version >= purpose.oldest_compatible
     })
 }
 
@@ -213,159 +377,170 @@ impl Verdict {
     }
 }
 
-/// What becomes of a change of the last act, by the rules that the fold module documents.
+/// What becomes of a change of the last entry, an act or a confirmation, by the rules that the fold
+/// module documents.
 pub fn verdict(
     catalog: &Catalog,
-    acts: &[Act],
-    erased_by: Option<u64>,
+    entries: &[Entry],
     change: &ChangeRecord,
     now: Millis,
 ) -> Verdict {
-    if change.action == Action::Grant {
-        Verdict::Is(grant_outcome(catalog, acts, erased_by, change, now))
-    } else {
-        stop_verdict(catalog, acts, erased_by, change, now)
-    }
+    let (last, earlier) = entries.split_last().unwrap();
+    let own = match &last.what {
+        What::Act(act) => Event { index: last.index, act, change, confirmed_by: None },
+        What::Confirmed(confirmation) => Event {
+            index: confirmation.request_index,
+            act: &confirmation.request,
+            change,
+            confirmed_by: Some(last.index),
+        },
+        _ => panic!("nothing becomes of {last:?}"),
+    };
+    let name = own.act.subject;
+    let told = Told {
+        catalog,
+        own,
+        before: events(earlier, name),
+        after: events(entries, name),
+        erased_by: erased_by(earlier, name),
+        now,
+    };
+    if own.is_grant() { Verdict::Is(told.grant()) } else { told.stop() }
 }
 
-fn grant_outcome(
-    catalog: &Catalog,
-    acts: &[Act],
+/// All that matters for what becomes of a change.
+struct Told<'a> {
+    catalog: &'a Catalog,
+    own: Event<'a>,
+    before: Vec<Event<'a>>,
+    after: Vec<Event<'a>>,
     erased_by: Option<u64>,
-    change: &ChangeRecord,
     now: Millis,
-) -> Outcome {
-    let (act, earlier) = acts.split_last().unwrap();
-    let scope = change.scope.clone();
-    let keys = (scope.purpose.unwrap(), scope.channel.unwrap());
-    let (purpose, _) = find(catalog, &keys);
-    let (before, after) = (replay(purpose, earlier, &keys), replay(purpose, acts, &keys));
-    let own = Event { act, change };
-    let waits = own.waits(purpose);
-    let later_waiting = after
-        .events
-        .iter()
-        .rfind(|event| event.is_grant() && event.waits(purpose))
-        .filter(|event| event.order() > own.order());
-
-    if !is_stoppable(purpose) {
-        return Outcome::NoEffect;
-    }
-    if let Some(index) = erased_by {
-        return Outcome::BlockedByStop(index);
-    }
-    if let Some(stop) = after.stop {
-        if !speaks(act.actor) {
-            return Outcome::BlockedByStop(stop.act.index);
-        }
-        if stop.order() > own.order() {
-            return Outcome::SupersededByLater(stop.act.index);
-        }
-        return match later_waiting {
-            Some(event) if speaks(event.act.actor) => Outcome::SupersededByLater(event.act.index),
-            _ => Outcome::PendingConfirmation,
-        };
-    }
-    if purpose.current().legal_basis == LegalBasis::LegitimateInterest {
-        return match after.lifted_by {
-            Some(index) if index == act.index => Outcome::Applied,
-            // A stop that came before the later lifting grant, but after this one, counts too.
-            Some(index) if speaks(act.actor) && !waits => Outcome::SupersededByLater(index),
-            _ => Outcome::NoEffect,
-        };
-    }
-    if before.stop.is_some() {
-        return Outcome::Applied;
-    }
-    let confirmed = after.events.iter().rfind(|event| event.is_grant() && !event.waits(purpose));
-    match confirmed {
-        Some(grant) if grant.order() > own.order() => Outcome::SupersededByLater(grant.act.index),
-        _ if !waits => Outcome::Applied,
-        _ if later_waiting.is_some() => {
-            Outcome::SupersededByLater(later_waiting.unwrap().act.index)
-        }
-        _ if grant_counts(purpose, &after, now) => Outcome::NoEffect,
-        _ => Outcome::PendingConfirmation,
-    }
 }
 
-fn stop_verdict(
-    catalog: &Catalog,
-    acts: &[Act],
-    erased_by: Option<u64>,
-    change: &ChangeRecord,
-    now: Millis,
-) -> Verdict {
-    let (act, earlier) = acts.split_last().unwrap();
-    let own = Event { act, change };
-    if erased_by.is_some() {
-        return Verdict::Is(Outcome::NoEffect);
-    }
-    if let Some(key) = &change.scope.purpose {
-        let purpose = catalog.purposes().find(|(_, purpose)| purpose.key == *key).unwrap().1;
+impl Told<'_> {
+    fn grant(&self) -> Outcome {
+        let own = self.own;
+        let scope = own.change.scope.clone();
+        let keys = (scope.purpose.unwrap(), scope.channel.unwrap());
+        let (purpose, _) = find(self.catalog, &keys);
+        let before = replay(purpose, &self.before, &keys);
+        let after = replay(purpose, &self.after, &keys);
+        let waits = own.waits(purpose);
+        let later_request =
+            latest_request(purpose, &after).filter(|event| event.order() > own.order());
+
         if !is_stoppable(purpose) {
+            return Outcome::NoEffect;
+        }
+        if let Some(index) = self.erased_by {
+            return Outcome::BlockedByStop(index);
+        }
+        if let Some(stop) = after.stop {
+            if !speaks(own.act.actor) {
+                return Outcome::BlockedByStop(stop.index);
+            }
+            if stop.order() > own.order() {
+                return Outcome::SupersededByLater(stop.index);
+            }
+            return match later_request {
+                Some(event) if speaks(event.act.actor) => Outcome::SupersededByLater(event.index),
+                _ => Outcome::PendingConfirmation,
+            };
+        }
+        if !rests_on_consent_somewhere(purpose) {
+            return match after.lifted_by {
+                Some(index) if index == own.index => Outcome::Applied,
+                // A stop that came before the later lifting grant, but after this one, counts too.
+                Some(index) if speaks(own.act.actor) && !waits => Outcome::SupersededByLater(index),
+                _ => Outcome::NoEffect,
+            };
+        }
+        if before.stop.is_some() {
+            return Outcome::Applied;
+        }
+        let counting = after.events.iter().rfind(|event| event.is_grant() && !event.waits(purpose));
+        match (counting, later_request) {
+            (Some(grant), _) if grant.order() > own.order() => {
+                Outcome::SupersededByLater(grant.index)
+            }
+            _ if !waits => Outcome::Applied,
+            (_, Some(request)) => Outcome::SupersededByLater(request.index),
+            _ if grant_counts(purpose, &after, self.now) => Outcome::NoEffect,
+            _ => Outcome::PendingConfirmation,
+        }
+    }
+
+    fn stop(&self) -> Verdict {
+        let own = self.own;
+        let scope = &own.change.scope;
+        if self.erased_by.is_some() {
             return Verdict::Is(Outcome::NoEffect);
         }
-    }
-    let mut causes = Vec::new();
-    let as_wide = earlier.iter().flat_map(|act| {
-        let stops = act.changes.iter().filter(|c| c.action != Action::Grant);
-        stops.map(move |change| Event { act, change })
-    });
-    let as_wide: Vec<_> =
-        as_wide.filter(|event| is_as_wide(&event.change.scope, &change.scope)).collect();
-    let later_as_wide = as_wide.iter().filter(|event| event.order() > own.order());
-    causes.extend(later_as_wide.map(|event| event.act.index));
-
-    for keys in all_cells(catalog) {
-        let (purpose, channel_is_retired) = find(catalog, &keys);
-        if !covers(&change.scope, &keys) || !is_stoppable(purpose) {
-            continue;
-        }
-        let (before, after) = (replay(purpose, earlier, &keys), replay(purpose, acts, &keys));
-        let is_live = !purpose.retired && !channel_is_retired;
-        let rests_on_interest = purpose.current().legal_basis == LegalBasis::LegitimateInterest;
-        let answers = matches!(change.action, Action::Refuse | Action::Object);
-        let can_matter_without_grant = is_live && (rests_on_interest || answers);
-        let is_named = after.events.iter().any(Event::is_grant);
-        if !is_named && (!as_wide.is_empty() || !can_matter_without_grant) {
-            continue;
-        }
-        match after.stop {
-            Some(stop) if stop.act.index != act.index => causes.push(stop.act.index),
-            None => causes.extend(latest_lifting(purpose, &after).filter(|&i| i != act.index)),
-            Some(_)
-                if changed(purpose, &before, now)
-                    || nothing_stood(&before) && can_matter_without_grant =>
-            {
-                return Verdict::Is(Outcome::Applied);
+        if let Some(key) = &scope.purpose {
+            let purpose = self.catalog.purposes().find(|(_, own)| own.key == *key).unwrap().1;
+            if !is_stoppable(purpose) {
+                return Verdict::Is(Outcome::NoEffect);
             }
-            Some(_) => {}
+        }
+        let stops = self.before.iter().filter(|event| !event.is_grant());
+        let as_wide: Vec<_> =
+            stops.filter(|event| is_as_wide(&event.change.scope, scope)).collect();
+        let later_as_wide = as_wide.iter().filter(|event| event.order() > own.order());
+        let mut causes: Vec<u64> = later_as_wide.map(|event| event.index).collect();
+
+        for keys in all_cells(self.catalog) {
+            let (purpose, channel_is_retired) = find(self.catalog, &keys);
+            if !covers(scope, &keys) || !is_stoppable(purpose) {
+                continue;
+            }
+            let before = replay(purpose, &self.before, &keys);
+            let after = replay(purpose, &self.after, &keys);
+            let is_live = !purpose.retired && !channel_is_retired;
+            let answers = matches!(own.change.action, Action::Refuse | Action::Object);
+            let can_matter_without_grant = is_live && (is_open_until_stopped(purpose) || answers);
+            let is_named = after.events.iter().any(Event::is_grant);
+            if !is_named && (!as_wide.is_empty() || !can_matter_without_grant) {
+                continue;
+            }
+            match after.stop {
+                Some(stop) if stop.index != own.index => causes.push(stop.index),
+                None => causes.extend(latest_lifting(purpose, &after).filter(|&i| i != own.index)),
+                Some(_)
+                    if takes_back(purpose, &before, self.now)
+                        || before.stop.is_none() && can_matter_without_grant =>
+                {
+                    return Verdict::Is(Outcome::Applied);
+                }
+                Some(_) => {}
+            }
+        }
+        if causes.is_empty() {
+            Verdict::Is(Outcome::NoEffect)
+        } else {
+            Verdict::SupersededByOneOf(causes)
         }
     }
-    if causes.is_empty() {
-        Verdict::Is(Outcome::NoEffect)
-    } else {
-        Verdict::SupersededByOneOf(causes)
-    }
+}
+
+/// The latest grant that needs a double opt-in, completed or not.
+fn latest_request<'a>(purpose: &Purpose, cell: &Cell<'a>) -> Option<Event<'a>> {
+    let asks = |event: &&Event<'_>| event.is_grant() && event.needs_double_opt_in(purpose);
+    cell.events.iter().rfind(asks).copied()
 }
 
 fn latest_lifting(purpose: &Purpose, cell: &Cell<'_>) -> Option<u64> {
     let lifts =
         |event: &&Event<'_>| event.is_grant() && speaks(event.act.actor) && !event.waits(purpose);
-    cell.events.iter().rfind(lifts).map(|event| event.act.index)
-}
-
-fn nothing_stood(before: &Cell<'_>) -> bool {
-    before.stop.is_none()
+    cell.events.iter().rfind(lifts).map(|event| event.index)
 }
 
 /// Whether a stop takes something back.
-fn changed(purpose: &Purpose, before: &Cell<'_>, now: Millis) -> bool {
+fn takes_back(purpose: &Purpose, before: &Cell<'_>, now: Millis) -> bool {
     let Some(stop) = before.stop else {
-        return before.grant.is_some_and(|grant| !is_expired(grant, now))
+        return before.grant.is_some_and(|grant| !grant.is_expired(now))
             || before.waiting.is_some();
     };
-    let waiting = before.events.iter().rfind(|event| event.is_grant() && event.waits(purpose));
-    waiting.is_some_and(|event| speaks(event.act.actor) && event.order() > stop.order())
+    latest_request(purpose, before)
+        .is_some_and(|event| speaks(event.act.actor) && event.order() > stop.order())
 }

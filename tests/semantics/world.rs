@@ -1,72 +1,311 @@
-//! The catalogue that all cases share, and a short notation for acts.
+//! The catalogue that the tables share, and a short notation for what happens.
 //!
-//! An act is `TIME ACTOR ACTION SCOPE`, further changes follow after `and`; a grant may go on with
-//! `v2`, `until 50` or `only user.name,user.age`. Acts are separated by `;`. Entries of the
-//! catalogue have the indices below 100; acts count from 100, in the order in which they arrive.
+//! Whatever happens is an entry; entries are separated by `;` and numbered from 100, in the order in
+//! which they arrive. Those of the catalogue have the numbers below.
+//!
+//! - `5 subject grant news:email` is an act: time, actor, action, scope. Further changes follow after
+//!   `and`. A grant may go on with `v2`, `until 50` or `only user.name,user.age`. The authority of
+//!   `guardian/18` ends at 18.
+//! - `confirm 100` completes the double opt-in of act 100.
+//! - `b 5 subject withdraw *:*` is an act of `b`. Without a name it is one of `a`, the one that is
+//!   asked about.
+//! - `verify a b`, `assert a b` and `unlink a b` link two names, or part them.
+//! - `erase` asks for the erasure of `a`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    sync::Arc,
+};
 
 use consent_ledger::{
     domain::{
-        Action, Actor, Catalog, ChangeRecord, ChannelPut, Key, LegalBasis, Millis, Obligation,
-        Outcome, PurposePut, PurposeVersion, ScopeKeys, SubjectState,
+        Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed,
+        ContactChange, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
+        Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
     },
-    view::fold::{ActFacts, fold},
+    view::{
+        fold::{self, ActFacts},
+        reach, unite,
+    },
 };
 
-/// Index of the first act.
-pub const FIRST_ACT: u64 = 100;
+/// Index of the first entry that is not of the catalogue.
+pub const FIRST_ENTRY: u64 = 100;
+/// Who is asked about.
+pub const ASKED: Name = 'a';
 
-/// One act, as a test tells it.
+/// A data subject, as a test calls it.
+pub type Name = char;
+
+/// One entry, as a test tells it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub index: u64,
+    pub what: What,
+}
+
+/// What an entry says.
+#[derive(Debug, Clone)]
+pub enum What {
+    Act(Act),
+    Confirmed(Confirmation),
+    Link { one: Name, other: Name, confidence: Option<LinkConfidence> },
+    Erased(Name),
+}
+
+/// One act.
 #[derive(Debug, Clone)]
 pub struct Act {
-    pub index: u64,
+    pub subject: Name,
     pub effective_at: Millis,
     pub actor: Actor,
+    pub authority_ends_at: Option<Millis>,
     pub changes: Vec<ChangeRecord>,
 }
 
+/// The completion of an act's double opt-in.
+#[derive(Debug, Clone)]
+pub struct Confirmation {
+    pub request_index: u64,
+    pub request: Act,
+    pub grants: Vec<ChangeRecord>,
+}
+
 impl Act {
-    pub fn facts(&self) -> ActFacts<'_> {
+    pub fn facts(&self, index: u64) -> ActFacts<'_> {
         ActFacts {
-            index: self.index,
+            index,
             effective_at: self.effective_at,
             actor: self.actor,
             changes: &self.changes,
+            authority_ends_at: self.authority_ends_at,
+        }
+    }
+
+    /// The grants of the act that wait for a double opt-in.
+    pub fn waiting(&self, catalog: &Catalog) -> Vec<ChangeRecord> {
+        let waits = |change: &&ChangeRecord| {
+            let purpose = change
+                .scope
+                .purpose
+                .as_ref()
+                .and_then(|key| catalog.purpose(catalog.purpose_id(key.as_str()).unwrap()));
+            let version = purpose.and_then(|purpose| purpose.at_version(change.purpose_version));
+            change.action == Action::Grant && version.is_some_and(|version| version.double_opt_in)
+        };
+        self.changes.iter().filter(waits).cloned().collect()
+    }
+}
+
+impl Entry {
+    /// The entry as the ledger holds it; none for an erasure, which the ledger does not know yet.
+    pub fn body(&self) -> Option<Body> {
+        match &self.what {
+            What::Act(act) => Some(Body::Act(ConsentAct {
+                subject_ref: name_ref(act.subject),
+                actor: act.actor,
+                effective_at: act.effective_at,
+                changes: act.changes.clone(),
+                evidence: None,
+                idempotency: None,
+                authority_ends_at: act.authority_ends_at,
+                confirmation: None,
+                contact: ContactChange::default(),
+            })),
+            What::Confirmed(confirmation) => Some(Body::Confirmed(confirmation.body())),
+            What::Link { one, other, confidence } => Some(Body::Link(LinkChange {
+                subject_ref: name_ref(*one),
+                other_ref: name_ref(*other),
+                confidence: *confidence,
+                asserted_by: None,
+            })),
+            What::Erased(_) => None,
+        }
+    }
+
+    /// Whom the entry is about.
+    pub fn names(&self) -> Vec<Name> {
+        match &self.what {
+            What::Act(act) => vec![act.subject],
+            What::Confirmed(confirmation) => vec![confirmation.request.subject],
+            What::Link { one, other, .. } => vec![*one, *other],
+            What::Erased(name) => vec![*name],
         }
     }
 }
 
-/// The state after some acts, in the order given.
-pub fn state_after<'a>(catalog: &Catalog, acts: impl IntoIterator<Item = &'a Act>) -> SubjectState {
-    let mut state = SubjectState::default();
-    for act in acts {
-        fold(catalog, &mut state, &act.facts()).expect("the tests name what the catalogue has");
+impl Confirmation {
+    fn body(&self) -> ConsentConfirmed {
+        ConsentConfirmed {
+            subject_ref: name_ref(self.request.subject),
+            request_index: self.request_index,
+            requested_by: self.request.actor,
+            requested_at: self.request.effective_at,
+            authority_ends_at: self.request.authority_ends_at,
+            effective_at: self.request.effective_at,
+            grants: self.grants.clone(),
+            evidence: None,
+            idempotency: None,
+        }
     }
-    state
 }
 
-/// Index, key, legal basis, whether a grant needs a double opt-in, data categories, oldest
-/// compatible version, whether it is retired.
-type PurposeLine = (u64, &'static str, LegalBasis, bool, &'static [&'static str], u32, bool);
+fn name_ref(name: Name) -> SubjectRef {
+    SubjectRef([u8::try_from(name).unwrap(); 16])
+}
+
+/// The states of all data subjects, each on its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct People {
+    states: BTreeMap<Name, SubjectState>,
+}
+
+impl People {
+    /// How things stand after some entries, folded in the order given.
+    pub fn after<'a>(catalog: &Catalog, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut people = Self::default();
+        for entry in entries {
+            people.fold(catalog, entry);
+        }
+        people
+    }
+
+    pub fn fold(&mut self, catalog: &Catalog, entry: &Entry) {
+        let body = entry.body();
+        for name in entry.names().into_iter().collect::<BTreeSet<_>>() {
+            let state = self.states.entry(name).or_default();
+            match &body {
+                Some(body) => {
+                    fold::fold_entry(catalog, state, name_ref(name), entry.index, body)
+                        .expect("the tests name what the catalogue has");
+                }
+                None => {
+                    let first = state.erased_by.map_or(entry.index, |own| own.min(entry.index));
+                    state.erased_by = Some(first);
+                }
+            }
+        }
+    }
+
+    /// What a data subject's own entries say.
+    pub fn own(&self, name: Name) -> SubjectState {
+        self.states.get(&name).cloned().unwrap_or_default()
+    }
+
+    /// The same with all that linked data subjects contribute.
+    pub fn whole(&self, name: Name) -> SubjectState {
+        let own = self.own(name);
+        let state_of =
+            |other: SubjectRef| Ok::<_, Infallible>(Arc::new(self.own(char::from(other.0[0]))));
+        let Ok(linked) = reach(name_ref(name), &own, state_of);
+        unite(&own, &linked)
+    }
+
+    /// Folds in an entry, and tells what becomes of its changes.
+    pub fn record(&mut self, catalog: &Catalog, entry: &Entry, now: Millis) -> Vec<ChangeRecord> {
+        let (request_index, act, mut changes, is_confirmation) = match &entry.what {
+            What::Act(act) => (entry.index, act, act.changes.clone(), false),
+            What::Confirmed(own) => (own.request_index, &own.request, own.grants.clone(), true),
+            What::Link { .. } | What::Erased(_) => {
+                self.fold(catalog, entry);
+                return Vec::new();
+            }
+        };
+        let before = self.whole(act.subject);
+        self.fold(catalog, entry);
+        let after = self.whole(act.subject);
+        let judge = fold::Judge {
+            catalog,
+            before: &before,
+            after: &after,
+            mark: Mark { effective_at: act.effective_at, index: request_index },
+            actor: act.actor,
+            now,
+            is_confirmation,
+        };
+        judge.outcomes(&mut changes).expect("the tests name what the catalogue has");
+        changes
+    }
+}
+
+/// One entry of the catalogue about a purpose.
+pub struct PurposeLine {
+    pub index: u64,
+    pub key: &'static str,
+    /// The default basis, then `REGION=BASIS`.
+    pub bases: &'static str,
+    pub double_opt_in: bool,
+    pub categories: &'static [&'static str],
+    pub oldest_compatible: u32,
+    pub retired: bool,
+}
+
+const fn line(
+    index: u64,
+    key: &'static str,
+    bases: &'static str,
+    categories: &'static [&'static str],
+) -> PurposeLine {
+    PurposeLine {
+        index,
+        key,
+        bases,
+        double_opt_in: false,
+        categories,
+        oldest_compatible: 1,
+        retired: false,
+    }
+}
+
+impl PurposeLine {
+    /// What makes a version: another of these is another version.
+    pub fn says(&self) -> (&str, bool, &[&str]) {
+        (self.bases, self.double_opt_in, self.categories)
+    }
+
+    const fn double_opt_in(self) -> Self {
+        Self { double_opt_in: true, ..self }
+    }
+
+    const fn oldest_compatible(self, version: u32) -> Self {
+        Self { oldest_compatible: version, ..self }
+    }
+
+    const fn retired(self) -> Self {
+        Self { retired: true, ..self }
+    }
+}
 
 /// The purposes, one line an entry. `news` and `care` come with an obligation.
 #[rustfmt::skip]
-const PURPOSES: [PurposeLine; 14] = [
-    (1,  "news",    LegalBasis::Consent,            false, &["user.contact", "user.name"], 1, false),
-    (2,  "offers",  LegalBasis::Consent,            true,  &["user.contact"],              1, false),
-    (3,  "care",    LegalBasis::LegitimateInterest, false, &["user.contact"],              1, false),
-    (4,  "invoice", LegalBasis::Contract,           false, &["user.contact"],              1, false),
-    (5,  "tax",     LegalBasis::LegalObligation,    false, &[],                            1, false),
-    (6,  "rescue",  LegalBasis::VitalInterest,      false, &[],                            1, false),
-    (7,  "census",  LegalBasis::PublicTask,         false, &[],                            1, false),
-    (8,  "old",     LegalBasis::Consent,            false, &[],                            1, false),
-    (9,  "old",     LegalBasis::Consent,            false, &[],                            1, true),
+pub const PURPOSES: [PurposeLine; 22] = [
+    line(1,  "news",    "consent",             &["user.contact", "user.name"]),
+    line(2,  "offers",  "consent",             &["user.contact"]).double_opt_in(),
+    line(3,  "care",    "legitimate-interest", &["user.contact"]),
+    line(4,  "invoice", "contract",            &["user.contact"]),
+    line(5,  "tax",     "legal-obligation",    &[]),
+    line(6,  "rescue",  "vital-interest",      &[]),
+    line(7,  "census",  "public-task",         &[]),
+    line(8,  "old",     "consent",             &[]),
+    line(9,  "old",     "consent",             &[]).retired(),
     // Version 1 of `profile` no longer counts: entry 12 raised the oldest compatible to 2.
-    (10, "profile", LegalBasis::Consent,            false, &["user.contact"],              1, false),
-    (11, "profile", LegalBasis::Consent,            false, &["user.contact", "user.age"],  1, false),
-    (12, "profile", LegalBasis::Consent,            false, &["user.contact", "user.age"],  2, false),
+    line(10, "profile", "consent",             &["user.contact"]),
+    line(11, "profile", "consent",             &["user.contact", "user.age"]),
+    line(12, "profile", "consent",             &["user.contact", "user.age"]).oldest_compatible(2),
     // `club` needs a double opt-in from version 2 on; version 1 still counts.
-    (13, "club",    LegalBasis::Consent,            false, &["user.contact"],              1, false),
-    (14, "club",    LegalBasis::Consent,            true,  &["user.contact"],              1, false),
+    line(13, "club",    "consent",             &["user.contact"]),
+    line(14, "club",    "consent",             &["user.contact"]).double_opt_in(),
+    // Purposes that once rested on something else.
+    line(15, "account", "consent",             &["user.contact"]),
+    line(16, "account", "contract",            &["user.contact"]),
+    line(17, "insight", "consent",             &["user.contact"]),
+    line(18, "insight", "legitimate-interest", &["user.contact"]),
+    line(19, "bonus",   "legitimate-interest", &["user.contact"]),
+    line(20, "bonus",   "contract",            &["user.contact"]),
+    // Purposes that rest on something else elsewhere.
+    line(21, "ads",     "consent US=legitimate-interest US-CA=consent BR=contract", &["user.contact"]),
+    line(22, "support", "contract DE=consent", &["user.contact"]),
 ];
 
 /// Channels of the catalogue; `fax` is retired.
@@ -82,28 +321,55 @@ pub fn catalog() -> Catalog {
     for (key, retired) in CHANNELS {
         catalog.put_channel(ChannelPut { key: self::key(key), title: key.to_owned(), retired });
     }
-    for (index, key, legal_basis, double_opt_in, categories, oldest_compatible, retired) in PURPOSES
-    {
-        let known = catalog.purpose_id(key).and_then(|id| catalog.purpose(id));
-        let content = PurposeVersion {
-            title: key.to_owned(),
-            description: String::new(),
-            legal_basis,
-            data_categories: categories.iter().map(|&text| text.to_owned()).collect(),
-            default_validity_ms: None,
-            double_opt_in,
-            obligations: if matches!(key, "news" | "care") { vec![obligation()] } else { vec![] },
-        };
-        let version = match known {
-            None => 1,
-            Some(purpose) if *purpose.current() == content => purpose.version(),
-            Some(purpose) => purpose.version() + 1,
-        };
-        let key = self::key(key);
-        catalog
-            .put_purpose(index, PurposePut { key, version, content, oldest_compatible, retired });
+    for line in PURPOSES {
+        put(&mut catalog, &line);
     }
     catalog
+}
+
+fn put(catalog: &mut Catalog, line: &PurposeLine) {
+    let known = catalog.purpose_id(line.key).and_then(|id| catalog.purpose(id));
+    let mut bases = line.bases.split(' ');
+    let content = PurposeVersion {
+        title: line.key.to_owned(),
+        description: String::new(),
+        legal_basis: basis(bases.next().unwrap()),
+        basis_by_region: bases.map(region_basis).collect(),
+        data_categories: line.categories.iter().map(|&text| text.to_owned()).collect(),
+        default_validity_ms: None,
+        double_opt_in: line.double_opt_in,
+        obligations: if matches!(line.key, "news" | "care") { vec![obligation()] } else { vec![] },
+    };
+    let version = match known {
+        None => 1,
+        Some(purpose) if *purpose.current() == content => purpose.version(),
+        Some(purpose) => purpose.version() + 1,
+    };
+    let put = PurposePut {
+        key: key(line.key),
+        version,
+        content,
+        oldest_compatible: line.oldest_compatible,
+        retired: line.retired,
+    };
+    catalog.put_purpose(line.index, put);
+}
+
+fn basis(text: &str) -> LegalBasis {
+    match text {
+        "consent" => LegalBasis::Consent,
+        "contract" => LegalBasis::Contract,
+        "legal-obligation" => LegalBasis::LegalObligation,
+        "vital-interest" => LegalBasis::VitalInterest,
+        "public-task" => LegalBasis::PublicTask,
+        "legitimate-interest" => LegalBasis::LegitimateInterest,
+        other => panic!("{other} is no legal basis"),
+    }
+}
+
+fn region_basis(text: &str) -> (Region, LegalBasis) {
+    let (region, own) = text.split_once('=').unwrap();
+    (Region::parse(region).unwrap(), basis(own))
 }
 
 pub fn key(text: &str) -> Key {
@@ -128,15 +394,47 @@ pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeR
     }
 }
 
-/// Reads acts.
-pub fn acts(text: &str) -> Vec<Act> {
+/// Reads entries.
+pub fn entries(catalog: &Catalog, text: &str) -> Vec<Entry> {
     let texts = text.split(';').map(str::trim).filter(|text| !text.is_empty());
-    (FIRST_ACT..).zip(texts).map(|(index, text)| act(index, text)).collect()
+    let mut entries: Vec<Entry> = Vec::new();
+    for (index, text) in (FIRST_ENTRY..).zip(texts) {
+        let what = read_entry(catalog, &entries, text);
+        entries.push(Entry { index, what });
+    }
+    entries
 }
 
-fn act(index: u64, text: &str) -> Act {
+fn read_entry(catalog: &Catalog, before: &[Entry], text: &str) -> What {
+    let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let link = |confidence| {
+        let (one, other) = rest.split_once(' ').unwrap();
+        What::Link { one: one.parse().unwrap(), other: other.parse().unwrap(), confidence }
+    };
+    match first {
+        "confirm" => {
+            let request_index = rest.parse().unwrap();
+            let request = before.iter().find_map(|entry| match &entry.what {
+                What::Act(act) if entry.index == request_index => Some(act.clone()),
+                _ => None,
+            });
+            let request = request.unwrap();
+            let grants = request.waiting(catalog);
+            What::Confirmed(Confirmation { request_index, request, grants })
+        }
+        "verify" => link(Some(LinkConfidence::Verified)),
+        "assert" => link(Some(LinkConfidence::Asserted)),
+        "unlink" => link(None),
+        "erase" => What::Erased(ASKED),
+        time if time.parse::<i64>().is_ok() => What::Act(read_act(ASKED, text)),
+        name => What::Act(read_act(name.parse().unwrap(), rest)),
+    }
+}
+
+fn read_act(subject: Name, text: &str) -> Act {
     let (time, text) = text.split_once(' ').unwrap();
     let (actor, text) = text.split_once(' ').unwrap();
+    let (actor, ends_at) = actor.split_once('/').map_or((actor, None), |(a, at)| (a, Some(at)));
     let actor = match actor {
         "subject" => Actor::Subject,
         "guardian" => Actor::Guardian,
@@ -146,8 +444,13 @@ fn act(index: u64, text: &str) -> Act {
         "import" => Actor::Import,
         other => panic!("{other} is no actor"),
     };
-    let changes = text.split(" and ").map(read_change).collect();
-    Act { index, effective_at: Millis(time.parse().unwrap()), actor, changes }
+    Act {
+        subject,
+        effective_at: Millis(time.parse().unwrap()),
+        actor,
+        authority_ends_at: ends_at.map(|at| Millis(at.parse().unwrap())),
+        changes: text.split(" and ").map(read_change).collect(),
+    }
 }
 
 fn read_change(text: &str) -> ChangeRecord {

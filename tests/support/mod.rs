@@ -23,7 +23,7 @@ use std::{
 use consent_ledger::proto::{
     self, audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
     check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
-    watch_service_client::WatchServiceClient,
+    privacy_service_client::PrivacyServiceClient, watch_service_client::WatchServiceClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::{
@@ -361,6 +361,7 @@ pub struct Clients {
     pub watch: WatchServiceClient<Channel>,
     pub audit: AuditServiceClient<Channel>,
     pub catalog: CatalogServiceClient<Channel>,
+    pub privacy: PrivacyServiceClient<Channel>,
 }
 
 impl Clients {
@@ -373,6 +374,7 @@ impl Clients {
             watch: WatchServiceClient::new(channel.clone()),
             audit: AuditServiceClient::new(channel.clone()),
             catalog: CatalogServiceClient::new(channel.clone()),
+            privacy: PrivacyServiceClient::new(channel.clone()),
             channel,
         })
     }

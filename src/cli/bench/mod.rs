@@ -63,6 +63,8 @@ pub enum Part {
     Check,
     /// BatchCheck of 1,000
     Batch,
+    /// FilterAudience over 1,000,000 data subjects, beside BatchCheck
+    Audience,
     /// RecordConsent, one at a time and many in flight, beside append and fdatasync
     Record,
     /// Verification beside plain hashing
@@ -125,7 +127,8 @@ pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, 
         subjects: args.subjects,
         data_dir: place.data_dir.clone(),
     };
-    let needs_ledger = [Part::Check, Part::Batch, Part::Verify, Part::Restart].map(wanted);
+    let needs_ledger =
+        [Part::Check, Part::Batch, Part::Audience, Part::Verify, Part::Restart].map(wanted);
     if needs_ledger.contains(&true) && args.reuse.is_none() {
         acts::fill(&bench).await?;
     }
@@ -135,6 +138,9 @@ pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, 
     }
     if wanted(Part::Batch) {
         questions::batch(&bench, &mut report).await?;
+    }
+    if wanted(Part::Audience) {
+        questions::audience(&bench, &mut report).await?;
     }
     if wanted(Part::Record) {
         acts::record(&bench, &place.root, &mut report).await?;

@@ -1,4 +1,9 @@
-//! Check and BatchCheck.
+//! Check, BatchCheck and FilterAudience.
+
+use std::{
+    iter,
+    time::{Duration, Instant},
+};
 
 use super::{
     Bench, Figure, Report, acts,
@@ -7,7 +12,10 @@ use super::{
 };
 use crate::{
     cli::error::CliError,
-    proto::{BatchCheckRequest, CheckRequest, check_service_client::CheckServiceClient},
+    proto::{
+        AudienceQuery, AudienceSubjects, BatchCheckRequest, CheckRequest, FilterAudienceRequest,
+        check_service_client::CheckServiceClient, filter_audience_request::Message as Asked,
+    },
 };
 
 /// Callers in flight.
@@ -18,6 +26,10 @@ const ROUNDS: u32 = 2;
 const CONNECTIONS_MAX: usize = 4;
 /// Checks in a batch.
 const BATCH: u64 = 1_000;
+/// Data subjects in an audience.
+const AUDIENCE: u64 = 1_000_000;
+/// Data subjects in a message of an audience.
+const AUDIENCE_MESSAGE: u64 = 10_000;
 /// Checks in a batch while every subject is read once.
 const WARM_UP_BATCH: u64 = 5_000;
 
@@ -101,10 +113,21 @@ pub(super) async fn batch(bench: &Bench, report: &mut Report<'_>) -> Result<(), 
     report.part("batch: 1,000 questions a call");
     let service = ServerProcess::serve(&bench.data_dir)?;
     warm_up(&service, bench).await?;
+    let before = service.cpu()?;
+    let run = batches(&service, bench).await?;
+    let cpu_us = (service.cpu()? - before).as_secs_f64() * 1e6 / run.calls as f64;
+    report.add(&[
+        Figure::new("checks", run.per_second() * BATCH as f64, "1/s"),
+        Figure::new("batch, p50", run.latency_us(0.5), "us"),
+        Figure::new("batch, p99", run.latency_us(0.99), "us"),
+        Figure::new("server CPU", cpu_us / BATCH as f64, "us/check"),
+    ])
+}
+
+async fn batches(service: &ServerProcess, bench: &Bench) -> Result<Run, CliError> {
     let channel = service.connect(1).await?.remove(0);
     let subjects = bench.subjects;
-    let before = service.cpu()?;
-    let run = closed_loop(2, bench.seconds, move |_, number| {
+    closed_loop(2, bench.seconds, move |_, number| {
         let checks = (0..BATCH).map(|i| question(number * BATCH + i, subjects)).collect();
         let mut client =
             CheckServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
@@ -113,14 +136,58 @@ pub(super) async fn batch(bench: &Bench, report: &mut Report<'_>) -> Result<(), 
             client.batch_check(request).await.map(drop)
         }
     })
-    .await?;
-    let cpu_us = (service.cpu()? - before).as_secs_f64() * 1e6 / run.calls as f64;
-    report.add(&[
-        Figure::new("checks", run.per_second() * BATCH as f64, "1/s"),
-        Figure::new("batch, p50", run.latency_us(0.5), "us"),
-        Figure::new("batch, p99", run.latency_us(0.99), "us"),
-        Figure::new("server CPU", cpu_us / BATCH as f64, "us/check"),
-    ])
+    .await
+}
+
+/// One audience beside batches of the same questions.
+pub(super) async fn audience(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
+    report.part("audience: 1,000,000 data subjects, one stream");
+    let service = ServerProcess::serve(&bench.data_dir)?;
+    warm_up(&service, bench).await?;
+    let cpu_us = |cpu: Duration, checks: f64| cpu.as_secs_f64() * 1e6 / checks;
+    let mut figures = Vec::new();
+    for (what, packed) in [("ids out", false), ("bits out", true)] {
+        let before = service.cpu()?;
+        let batches = batches(&service, bench).await?;
+        let between = service.cpu()?;
+        let seconds = filter(&service, bench, packed).await?;
+        let (batched, filtered) = (batches.calls as f64 * BATCH as f64, AUDIENCE as f64);
+        let filtered_us = cpu_us(service.cpu()? - between, filtered);
+        figures.extend([
+            Figure::new(format!("checks, {what}"), filtered / seconds, "1/s")
+                .beside("BatchCheck", batches.per_second() * BATCH as f64),
+            Figure::new(format!("server CPU, {what}"), filtered_us, "us/check")
+                .beside("BatchCheck", cpu_us(between - before, batched)),
+        ]);
+    }
+    report.add(&figures)
+}
+
+/// Filters one audience, and answers how many seconds it took.
+async fn filter(service: &ServerProcess, bench: &Bench, packed: bool) -> Result<f64, CliError> {
+    let channel = service.connect(1).await?.remove(0);
+    let mut client = CheckServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let subjects = bench.subjects;
+    let query = AudienceQuery {
+        purpose: acts::PURPOSE.to_owned(),
+        channel: acts::CHANNEL.to_owned(),
+        packed,
+        ..AudienceQuery::default()
+    };
+    let some = move |part: u64| {
+        let numbers = part * AUDIENCE_MESSAGE..(part + 1) * AUDIENCE_MESSAGE;
+        let subjects = numbers.map(|number| question(number, subjects).subject).collect();
+        Asked::Subjects(AudienceSubjects { subjects })
+    };
+    let parts = (0..AUDIENCE / AUDIENCE_MESSAGE).map(some);
+    let messages = iter::once(Asked::Query(query)).chain(parts);
+    let requests = messages.map(|message| FilterAudienceRequest { message: Some(message) });
+    let server = |status| CliError::Server(Box::new(status));
+    let started = Instant::now();
+    let answers = client.filter_audience(tokio_stream::iter(requests)).await.map_err(server)?;
+    let mut answers = answers.into_inner();
+    while answers.message().await.map_err(server)?.is_some() {}
+    Ok(started.elapsed().as_secs_f64())
 }
 
 /// Reads every subject once, so that what is measured is hot state and not the first read of each.

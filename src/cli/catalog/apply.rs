@@ -21,7 +21,8 @@ What the file does not name is left alone: to retire a purpose, say `retired = t
 
 Examples:
   consent-ledger catalog apply examples/catalog.toml --dry-run
-  consent-ledger catalog apply examples/catalog.toml";
+  consent-ledger catalog apply examples/catalog.toml
+  consent-ledger catalog apply examples/catalog.toml --reconsent marketing.newsletter";
 
 /// Options of `catalog apply`.
 #[derive(Debug, Args)]
@@ -32,12 +33,19 @@ pub struct ApplyArgs {
     /// Only tell what would change
     #[arg(long)]
     dry_run: bool,
+    /// Let grants of earlier versions of this purpose no longer count; may be given many times
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    reconsent: Vec<String>,
 }
 
 pub(super) async fn run(args: ApplyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let file = CatalogFile::read(&args.file)?;
+    let in_file = |key: &&String| file.purposes.iter().any(|purpose| purpose.key == **key);
+    if let Some(key) = args.reconsent.iter().find(|key| !in_file(key)) {
+        return Err(CliError::usage(format!("{} has no purpose `{key}`", args.file.display())));
+    }
     let mut client = Client::new(client::connect(&context.global).await?);
-    let results = apply(&file, args.dry_run, &mut client).await?;
+    let results = apply(&file, &args, &mut client).await?;
     let count = |word| results.iter().filter(|entry| entry.result == word).count();
     let applied = Applied {
         dry_run: args.dry_run,
@@ -56,7 +64,7 @@ const UNCHANGED: &str = "unchanged";
 
 async fn apply(
     file: &CatalogFile,
-    dry_run: bool,
+    args: &ApplyArgs,
     client: &mut Client,
 ) -> Result<Vec<AppliedEntry>, CliError> {
     let now = Now::read(client).await?;
@@ -65,16 +73,17 @@ async fn apply(
     let mut results = Vec::with_capacity(total);
     for channel in &file.channels {
         let mut entry = now.compare_channel(channel);
-        if !dry_run {
+        if !args.dry_run {
             put_channel(channel, &mut entry, client).await?;
         }
         results.push(entry);
         bar.inc(1);
     }
     for purpose in &file.purposes {
-        let mut entry = now.compare_purpose(purpose);
-        if !dry_run {
-            put_purpose(purpose, &mut entry, client).await?;
+        let reconsent = args.reconsent.contains(&purpose.key);
+        let mut entry = now.compare_purpose(purpose, reconsent);
+        if !args.dry_run {
+            put_purpose(purpose, reconsent, &mut entry, client).await?;
         }
         results.push(entry);
         bar.inc(1);
@@ -96,10 +105,11 @@ async fn put_channel(
 
 async fn put_purpose(
     purpose: &Purpose,
+    requires_reconsent: bool,
     entry: &mut AppliedEntry,
     client: &mut Client,
 ) -> Result<(), CliError> {
-    let request = PutPurposeRequest { purpose: Some(purpose.clone()), ..Default::default() };
+    let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
     let answer = client.put_purpose(request).await?.into_inner();
     entry.version = answer.purpose.map(|purpose| purpose.version);
     entry.settle(answer.changed, answer.revision);
@@ -144,27 +154,36 @@ impl Now {
         entry("channel", &wanted.key, fields)
     }
 
-    fn compare_purpose(&self, wanted: &Purpose) -> AppliedEntry {
-        let fields = self.purposes.get(&wanted.key).map(|now| differences(now, wanted));
+    fn compare_purpose(&self, wanted: &Purpose, reconsent: bool) -> AppliedEntry {
+        let fields = self.purposes.get(&wanted.key).map(|now| differences(now, wanted, reconsent));
         entry("purpose", &wanted.key, fields)
     }
 }
 
 /// The fields in which a purpose differs from what is wanted.
-fn differences(now: &Purpose, wanted: &Purpose) -> Vec<&'static str> {
-    let oldest = wanted.oldest_compatible_version;
-    named([
+fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static str> {
+    let of_version = named([
         ("title", now.title != wanted.title),
         ("description", now.description != wanted.description),
         ("legal_basis", now.legal_basis != wanted.legal_basis),
+        ("basis_by_region", now.basis_by_region != wanted.basis_by_region),
         ("data_categories", now.data_categories != wanted.data_categories),
         ("default_validity", now.default_validity != wanted.default_validity),
         ("double_opt_in", now.double_opt_in != wanted.double_opt_in),
-        // 0 asks for no change.
-        ("oldest_compatible_version", oldest != 0 && now.oldest_compatible_version != oldest),
-        ("retired", now.retired != wanted.retired),
         ("obligations", now.obligations != wanted.obligations),
-    ])
+    ]);
+    let oldest = match (reconsent, wanted.oldest_compatible_version) {
+        // The version that comes out: a new one, unless nothing of it differs.
+        (true, _) => now.version + u32::from(!of_version.is_empty()),
+        // 0 asks for no change.
+        (false, 0) => now.oldest_compatible_version,
+        (false, oldest) => oldest,
+    };
+    let beside = named([
+        ("oldest_compatible_version", now.oldest_compatible_version != oldest),
+        ("retired", now.retired != wanted.retired),
+    ]);
+    [of_version, beside].concat()
 }
 
 fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
@@ -229,10 +248,23 @@ mod tests {
             ..Default::default()
         };
         let mut wanted = Purpose { version: 0, oldest_compatible_version: 0, ..now.clone() };
-        assert!(differences(&now, &wanted).is_empty());
+        assert!(differences(&now, &wanted, false).is_empty());
         wanted.title = "B".into();
         wanted.oldest_compatible_version = 3;
-        assert_eq!(differences(&now, &wanted), ["title", "oldest_compatible_version"]);
+        assert_eq!(differences(&now, &wanted, false), ["title", "oldest_compatible_version"]);
+    }
+
+    #[test]
+    fn consent_is_asked_for_again_unless_only_the_current_version_counts() {
+        let now = Purpose { version: 3, oldest_compatible_version: 3, ..Default::default() };
+        let again = |now: &Purpose, wanted: &Purpose| differences(now, wanted, true);
+        assert!(again(&now, &now).is_empty(), "done once, there is nothing left to do");
+        let retired = Purpose { retired: true, ..now.clone() };
+        assert_eq!(again(&now, &retired), ["retired"], "which makes no version");
+        let other = Purpose { title: "B".into(), ..now.clone() };
+        assert_eq!(again(&now, &other), ["title", "oldest_compatible_version"]);
+        let now = Purpose { oldest_compatible_version: 2, ..now };
+        assert_eq!(again(&now, &now), ["oldest_compatible_version"]);
     }
 
     #[test]

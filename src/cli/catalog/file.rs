@@ -10,6 +10,7 @@
 //! title = "Newsletter"
 //! description = "…"                                # optional, like all that follow
 //! legal_basis = "consent"                          # required
+//! basis_by_region = { US = "legitimate_interest" } # ISO 3166; `legal_basis` holds elsewhere
 //! data_categories = ["user.contact.email"]
 //! default_validity = "730d"
 //! double_opt_in = false
@@ -21,7 +22,12 @@
 //! ]
 //! ```
 
-use std::{collections::HashSet, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -106,6 +112,8 @@ struct RawPurpose {
     #[serde(with = "words")]
     legal_basis: LegalBasis,
     #[serde(default)]
+    basis_by_region: BTreeMap<String, Basis>,
+    #[serde(default)]
     data_categories: Vec<String>,
     #[serde(default, deserialize_with = "some_duration")]
     default_validity: Option<prost_types::Duration>,
@@ -118,6 +126,10 @@ struct RawPurpose {
     #[serde(default)]
     obligations: Vec<RawObligation>,
 }
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Basis(#[serde(with = "words")] LegalBasis);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -150,6 +162,11 @@ impl From<RawPurpose> for proto::Purpose {
             title: raw.title,
             description: raw.description,
             legal_basis: raw.legal_basis.into(),
+            basis_by_region: raw
+                .basis_by_region
+                .into_iter()
+                .map(|(region, Basis(basis))| (region, basis.into()))
+                .collect(),
             data_categories: raw.data_categories,
             default_validity: raw.default_validity,
             double_opt_in: raw.double_opt_in,

@@ -1,5 +1,7 @@
 //! `catalog list`: the purposes and channels that there are.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 
 use super::{Client, channels, purposes};
@@ -14,6 +16,9 @@ const AFTER_HELP: &str = "\
 Examples:
   consent-ledger catalog list
   consent-ledger catalog list --retired --json";
+
+/// The greatest number of regions that a table names for one basis.
+const REGIONS_NAMED_MAX: usize = 4;
 
 /// Options of `catalog list`.
 #[derive(Debug, Args)]
@@ -70,23 +75,53 @@ fn print(catalog: &shapes::Catalog, context: &mut Context) -> Result<(), CliErro
 }
 
 fn notes(purpose: &shapes::Purpose) -> String {
-    let obligations = match purpose.obligations.len() {
-        0 => String::new(),
-        1 => "1 obligation".to_owned(),
-        count => format!("{count} obligations"),
+    let mut notes = Vec::new();
+    if purpose.retired {
+        notes.push("retired".to_owned());
+    }
+    if purpose.double_opt_in {
+        notes.push("double opt-in".to_owned());
+    }
+    if purpose.oldest_compatible_version > 1 {
+        notes.push(format!("counts from version {}", purpose.oldest_compatible_version));
+    }
+    match purpose.obligations.len() {
+        0 => {}
+        1 => notes.push("1 obligation".to_owned()),
+        count => notes.push(format!("{count} obligations")),
+    }
+    notes.extend(regions(&purpose.basis_by_region));
+    notes.join(", ")
+}
+
+/// Each other basis with its regions, for example `legitimate_interest in US and CA`. Up to 300
+/// regions do not fit into a line: many are counted.
+fn regions(basis_by_region: &BTreeMap<String, String>) -> Vec<String> {
+    let mut by_basis: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (region, basis) in basis_by_region {
+        by_basis.entry(basis).or_default().push(region);
+    }
+    let named = |(basis, regions): (&str, Vec<&str>)| match regions.len() {
+        count if count > REGIONS_NAMED_MAX => format!("{basis} in {count} regions"),
+        _ => format!("{basis} in {}", regions.join(" and ")),
     };
-    let oldest = match purpose.oldest_compatible_version {
-        0 | 1 => String::new(),
-        version => format!("counts from version {version}"),
-    };
-    [
-        if purpose.retired { "retired".to_owned() } else { String::new() },
-        if purpose.double_opt_in { "double opt-in".to_owned() } else { String::new() },
-        oldest,
-        obligations,
-    ]
-    .into_iter()
-    .filter(|note| !note.is_empty())
-    .collect::<Vec<_>>()
-    .join(", ")
+    by_basis.into_iter().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_stand_beside_their_basis() {
+        let of = |pairs: &[(&str, &str)]| {
+            let pair = |(region, basis): &(&str, &str)| ((*region).into(), (*basis).into());
+            regions(&pairs.iter().map(pair).collect())
+        };
+        assert!(of(&[]).is_empty());
+        let two = [("US-CA", "consent"), ("US", "legitimate_interest"), ("DE", "consent")];
+        assert_eq!(of(&two), ["consent in DE and US-CA", "legitimate_interest in US"]);
+        let many = ["AT", "BE", "DE", "FR", "IT"].map(|region| (region, "consent"));
+        assert_eq!(of(&many), ["consent in 5 regions"]);
+    }
 }

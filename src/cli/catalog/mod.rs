@@ -11,12 +11,15 @@ use crate::proto::{
 mod apply;
 pub mod file;
 mod list;
+mod preview;
 
 /// The subcommands of `catalog`.
 #[derive(Debug, Subcommand)]
 pub enum CatalogCommand {
     /// Bring the catalogue to what a file says; what the file does not name is left alone
     Apply(apply::ApplyArgs),
+    /// Count the answers that a file would change, before it is applied
+    Preview(preview::PreviewArgs),
     /// List purposes and channels
     List(list::ListArgs),
 }
@@ -24,6 +27,7 @@ pub enum CatalogCommand {
 pub(super) async fn run(command: CatalogCommand, context: &mut Context) -> Result<Exit, CliError> {
     match command {
         CatalogCommand::Apply(args) => Box::pin(apply::run(args, context)).await,
+        CatalogCommand::Preview(args) => Box::pin(preview::run(args, context)).await,
         CatalogCommand::List(args) => Box::pin(list::run(args, context)).await,
     }
 }

@@ -15,7 +15,7 @@ use crate::cli::error::CliError;
 const AHEAD_MAX: usize = 1_024;
 
 /// One line.
-pub(super) struct Line {
+pub(in crate::cli) struct Line {
     /// Number, counted from 1.
     pub number: u64,
     /// Length with its end, in bytes.
@@ -25,7 +25,7 @@ pub(super) struct Line {
 }
 
 /// A source of lines.
-pub(super) struct Input {
+pub(in crate::cli) struct Input {
     lines: mpsc::Receiver<Result<Line, CliError>>,
     /// Length of the whole input, where that is known.
     pub bytes: Option<u64>,
@@ -33,7 +33,7 @@ pub(super) struct Input {
 
 impl Input {
     /// Opens a file, or standard input for `-`.
-    pub(super) fn open(path: &Path) -> Result<Self, CliError> {
+    pub(in crate::cli) fn open(path: &Path) -> Result<Self, CliError> {
         if path == Path::new("-") {
             return Ok(Self::read(BufReader::new(io::stdin()), None));
         }
@@ -58,7 +58,7 @@ impl Input {
     }
 
     /// The next line. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Result<Line, CliError>> {
+    pub(in crate::cli) async fn next(&mut self) -> Option<Result<Line, CliError>> {
         self.lines.recv().await
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::proto::{Outcome, RecordConsentRequest, RecordConsentResponse};
 
-mod input;
+pub(super) mod input;
 mod lanes;
 mod send;
 

@@ -7,7 +7,7 @@ use crate::{
         Action, Actor, Change, ContactChange, Evidence, FrequencyCap, Key, LANGUAGE_BYTES_MAX,
         Obligation, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
-    node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency},
+    node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Use},
     obligations::is_time_zone,
     proto,
 };
@@ -250,6 +250,35 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
         return Err(Problem::NotWith("as_of").at("want_token"));
     }
     Ok((subject, region(&request.region, "region")?))
+}
+
+/// The use that a request reports.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn used(request: proto::RecordUseRequest) -> Result<Use, Invalid> {
+    let idempotency = idempotency(&request.idempotency_key, || {
+        [b"use".as_slice(), &request.encode_to_vec()].concat()
+    })?;
+    check_data_categories(&request.data_categories)?;
+    Ok(Use {
+        subject: subject(&request.subject)?,
+        purpose: key(&request.purpose, "purpose")?,
+        channel: key(&request.channel, "channel")?,
+        region: region(&request.region, "region")?,
+        used_at: request.used_at.map(|at| moment(at, "used_at")).transpose()?,
+        segment: name(request.segment, "segment")?,
+        campaign: name(request.campaign, "campaign")?,
+        data_categories: request.data_categories,
+        idempotency,
+    })
+}
+
+/// The name of a segment or campaign.
+pub(super) fn name(text: String, field: &'static str) -> Result<String, Invalid> {
+    text_within(&text, NAME_BYTES_MAX, field)?;
+    without_control(&text, field)?;
+    Ok(text)
 }
 
 /// The moment in the past that is asked about, if one is.

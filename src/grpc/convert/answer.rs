@@ -229,22 +229,19 @@ fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
                 ..kind(linked, Actor::Operator, recorded_at)
             }
         }
-        History::Use(used) => {
-            let reason = used.deviation.map_or(proto::Reason::Unspecified, Into::into);
-            proto::ListHistoryResponse {
-                r#use: Some(proto::UseRecord {
-                    purpose: used.purpose.to_string(),
-                    channel: used.channel.to_string(),
-                    used_at: Some(timestamp(used.used_at)),
-                    segment: used.segment,
-                    campaign: used.campaign,
-                    data_categories: used.data_categories,
-                    deviation: used.deviation.is_some(),
-                    reason: reason.into(),
-                }),
-                ..kind(proto::HistoryKind::Use, Actor::System, used.used_at)
-            }
-        }
+        History::Use(used) => proto::ListHistoryResponse {
+            r#use: Some(proto::UseRecord {
+                purpose: used.purpose.to_string(),
+                channel: used.channel.to_string(),
+                used_at: Some(timestamp(used.used_at)),
+                deviation: used.is_deviation(),
+                segment: used.segment,
+                campaign: used.campaign,
+                data_categories: used.data_categories,
+                reason: proto::Reason::from(used.reason).into(),
+            }),
+            ..kind(proto::HistoryKind::Use, Actor::System, used.used_at)
+        },
     }
 }
 

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
-    domain::{Channel, ChannelPut, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region},
+    domain::{
+        Channel, ChannelPut, Effect, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region,
+    },
     ledger::entry,
-    node::PurposeDraft,
+    node::{Preview, PurposeDraft},
     obligations::is_time_zone,
     proto,
 };
@@ -14,7 +16,7 @@ use super::{
     DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem,
     REGIONS_MAX, SPAN_MS_MAX, TITLE_BYTES_MAX,
     scalar::{
-        at_most, check_data_categories, key, legal_basis, span_ms_within, text_within,
+        at_most, check_data_categories, key, legal_basis, region, span_ms_within, text_within,
         without_control,
     },
 };
@@ -74,6 +76,45 @@ fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
         requires_reconsent: false,
         retired: message.retired,
     })
+}
+
+/// The change of a purpose that is to be looked at, and for which region.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn preview(
+    request: proto::PreviewPurposeChangeRequest,
+) -> Result<(PurposeDraft, Option<Region>), Invalid> {
+    let region = region(&request.region, "region")?;
+    Ok((purpose_change(request.purpose, request.requires_reconsent)?, region))
+}
+
+/// What a change would do.
+#[must_use]
+pub fn preview_response(preview: &Preview) -> proto::PreviewPurposeChangeResponse {
+    let number = |reason| proto::Reason::from(reason).into();
+    let flips = preview.flips.iter().map(|flips| proto::CellFlips {
+        channel: flips.channel.to_string(),
+        before: number(flips.before),
+        after: number(flips.after),
+        count: flips.count,
+    });
+    let (before, after) = preview.unknown_subject;
+    proto::PreviewPurposeChangeResponse {
+        cells: preview.cells,
+        would_allow: preview.turned(Effect::Allow),
+        would_deny: preview.turned(Effect::Deny),
+        flips: flips.collect(),
+        unknown_subject: Some(proto::CellFlips {
+            channel: String::new(),
+            before: number(before),
+            after: number(after),
+            count: 1,
+        }),
+        version: preview.version,
+        changed: preview.changed,
+        revision: preview.revision,
+    }
 }
 
 fn bases(message: &BTreeMap<String, i32>) -> Result<BTreeMap<Region, LegalBasis>, Invalid> {

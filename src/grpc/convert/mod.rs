@@ -6,23 +6,31 @@
 
 mod act;
 mod answer;
+mod audience;
 mod catalog;
+mod import;
 mod obligations;
+mod privacy;
 mod scalar;
 mod watch;
 
 use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
-pub use act::{act, as_of, check, confirm, history, preferences};
+pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
     batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
     recorded,
 };
-pub use catalog::{
-    ListKind, Page, channel, channel_message, next_page_token, page, purpose_change, purpose_draft,
-    purpose_message,
+pub use audience::{
+    AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
 };
+pub use catalog::{
+    ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
+    purpose_draft, purpose_message,
+};
+pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
+pub use privacy::{link, linked, unlink, unlinked};
 pub use scalar::key;
 pub use watch::{Watching, entry_range, watching};
 
@@ -30,6 +38,8 @@ pub use crate::ledger::entry::timestamp;
 
 /// The greatest number of checks in a batch.
 pub const BATCH_CHECKS_MAX: usize = 10_000;
+/// The greatest number of rows in one message of an import.
+pub const IMPORT_ROWS_MAX: usize = 1_000;
 /// The greatest number of data categories in a check or a purpose.
 pub const DATA_CATEGORIES_MAX: usize = 100;
 /// The greatest number of values in one list of a watch filter.
@@ -48,6 +58,8 @@ pub const CONFIRMATION_MS_MIN: i64 = 60_000;
 pub const CONFIRMATION_MS_MAX: i64 = 90 * 24 * 3_600 * 1_000;
 /// The longest name of a segment, campaign or source, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
+/// The longest name of who asserts a link, in bytes.
+pub const ASSERTED_BY_BYTES_MAX: usize = 256;
 /// The longest default validity or period, in milliseconds: 1,000 years. Whatever is added to a
 /// moment of today stays within the years that `google.protobuf.Timestamp` knows.
 pub const SPAN_MS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000;

@@ -825,3 +825,50 @@ proptest! {
         }
     }
 }
+
+fn good_link() -> proto::LinkSubjectsRequest {
+    proto::LinkSubjectsRequest {
+        subject: "user:42".to_owned(),
+        other_subject: "device:ab12".to_owned(),
+        confidence: proto::LinkConfidence::Asserted.into(),
+        asserted_by: "login-service".to_owned(),
+        dry_run: true,
+    }
+}
+
+#[test]
+fn a_link_is_parsed_whole() {
+    let linking = link(good_link()).unwrap();
+    assert_eq!((linking.subject.as_str(), linking.other.as_str()), ("user:42", "device:ab12"));
+    assert_eq!(linking.confidence, Some(crate::domain::LinkConfidence::Asserted));
+    assert_eq!(linking.asserted_by, "login-service");
+    assert!(linking.dry_run);
+    let back = unlink(proto::UnlinkSubjectsRequest {
+        subject: "user:42".to_owned(),
+        other_subject: "device:ab12".to_owned(),
+        asserted_by: "support".to_owned(),
+        dry_run: false,
+    });
+    let back = back.unwrap();
+    assert_eq!((back.confidence, back.dry_run), (None, false));
+    assert!(!format!("{linking:?}").contains("login"), "who says so is for the ledger alone");
+}
+
+#[test]
+fn every_way_in_which_a_link_is_wrong_is_named() {
+    let problem = |change: &dyn Fn(&mut proto::LinkSubjectsRequest)| {
+        let mut request = good_link();
+        change(&mut request);
+        link(request).unwrap_err()
+    };
+    let missing = || Problem::from(SubjectError::Missing);
+    assert_eq!(problem(&|own| own.subject.clear()), at("subject", missing()));
+    assert_eq!(problem(&|own| own.other_subject.clear()), at("other_subject", missing()));
+    assert_eq!(problem(&|own| own.confidence = 0), at("confidence", Problem::Required));
+    assert_eq!(problem(&|own| own.confidence = 3), at("confidence", Problem::UnknownValue(3)));
+    assert_eq!(problem(&|own| own.asserted_by.clear()), at("asserted_by", Problem::Required));
+    let too_long = Problem::TooLong { limit: ASSERTED_BY_BYTES_MAX, got: 257 };
+    assert_eq!(problem(&|own| own.asserted_by = "x".repeat(257)), at("asserted_by", too_long));
+    let control = problem(&|own| own.asserted_by = "a\nb".to_owned());
+    assert_eq!(control, at("asserted_by", Problem::ControlCharacter));
+}

@@ -103,6 +103,7 @@ impl Harness {
             requests_max: 100,
             streams_max: 100,
             request_timeout: Duration::from_secs(60),
+            import_rows_per_second_max: 0,
         })
     }
 
@@ -198,6 +199,7 @@ async fn requests_over_the_limit_are_refused_at_once() {
         requests_max: 1,
         streams_max: 1,
         request_timeout: Duration::from_secs(60),
+        import_rows_per_second_max: 0,
     }));
     let first = tokio::spawn({
         let harness = Arc::clone(&harness);
@@ -221,6 +223,7 @@ async fn streams_have_a_limit_of_their_own() {
         requests_max: 1,
         streams_max: 1,
         request_timeout: Duration::from_millis(1),
+        import_rows_per_second_max: 0,
     });
     let open = harness.watch(&proto::WatchRequest::default()).await;
     assert_eq!(harness.metrics.streams_open.get(), 1);
@@ -238,6 +241,7 @@ async fn a_unary_call_ends_at_the_servers_deadline() {
         requests_max: 1,
         streams_max: 1,
         request_timeout: Duration::from_millis(20),
+        import_rows_per_second_max: 0,
     });
     let late = harness.check("wait").await;
     assert_eq!(reason(&late), "DEADLINE_EXCEEDED");
@@ -264,6 +268,7 @@ async fn a_stream_whose_request_never_comes_does_not_keep_its_place() {
         requests_max: 1,
         streams_max: 1,
         request_timeout: Duration::from_millis(20),
+        import_rows_per_second_max: 0,
     });
     let request = Harness::request("/consent.v1.WatchService/Watch", &[])
         .map(|_| tonic::body::Body::new(Silence));
@@ -365,6 +370,7 @@ async fn health_is_told_even_when_there_is_no_room() {
         requests_max: 0,
         streams_max: 0,
         request_timeout: Duration::from_secs(60),
+        import_rows_per_second_max: 0,
     });
     let (_reporter, server) = tonic_health::server::health_reporter();
     let request = Harness::request("/grpc.health.v1.Health/Check", &[]);

@@ -1,0 +1,203 @@
+//! `audience`: ids in, those that may be addressed out, all decided at one revision.
+//!
+//! Standard output holds ids and nothing else, with `--json` too: it is the input of whoever sends.
+//! What became of the audience goes to standard error.
+
+use std::{io, path::PathBuf};
+
+use clap::Args;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    output::{Output, Table, Tone, color_on},
+    progress,
+    replay::input::Input,
+    shapes,
+};
+use crate::proto::{
+    AudienceQuery, AudienceSubjects, AudienceSummary, FilterAudienceRequest,
+    FilterAudienceResponse, check_service_client::CheckServiceClient,
+    filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
+};
+
+const AFTER_HELP: &str = "\
+Reads data subjects, one a line, and prints those that may be addressed, in the same order. The
+counts by reason go to standard error, as one object with --json; standard output is ids always.
+A line that is no data subject is denied and counted as malformed.
+
+Every verdict is of one revision and one moment, whatever is recorded meanwhile. Use the output only
+if the exit code is 0: an error in between means that ids are missing.
+
+Examples:
+  consent-ledger audience --purpose marketing.newsletter --channel email ids.txt > allowed.txt
+  consent-ledger audience --purpose marketing.newsletter --channel email \\
+    --segment winter-sale --record-use ids.txt > allowed.txt";
+
+/// The greatest number of data subjects in one message.
+const SUBJECTS_MAX: usize = 10_000;
+/// Messages that are made ready before the server takes them.
+const AHEAD_MAX: usize = 2;
+
+/// Options of `audience`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct AudienceArgs {
+    /// File of data subjects, one a line; `-` for standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Purpose key
+    #[arg(long, value_name = "KEY")]
+    purpose: String,
+    /// Channel key
+    #[arg(long, value_name = "KEY")]
+    channel: String,
+    /// Data category to be used; may be given many times
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
+    data_category: Vec<String>,
+    /// ISO 3166 region of the data subjects, for example DE or US-CA
+    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
+    region: String,
+    /// Answer from at least this revision
+    #[arg(long, value_name = "REVISION")]
+    at_least_revision: Option<u64>,
+    /// Record everybody who is allowed as a use of data, before their ids are printed
+    #[arg(long, requires = "segment")]
+    record_use: bool,
+    /// Name of the segment, for the record of use
+    #[arg(long, value_name = "NAME")]
+    segment: Option<String>,
+    /// Name of the campaign, for the record of use
+    #[arg(long, value_name = "NAME")]
+    campaign: Option<String>,
+}
+
+impl AudienceArgs {
+    fn query(&self) -> AudienceQuery {
+        AudienceQuery {
+            purpose: self.purpose.clone(),
+            channel: self.channel.clone(),
+            data_categories: self.data_category.clone(),
+            region: self.region.clone(),
+            at_least_revision: self.at_least_revision,
+            packed: false,
+            record_use: self.record_use,
+            segment: self.segment.clone().unwrap_or_default(),
+            campaign: self.campaign.clone().unwrap_or_default(),
+        }
+    }
+}
+
+pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exit, CliError> {
+    // A file that is not there is told before a server that is not there.
+    let input = Input::open(&args.file)?;
+    let channel = client::connect(&context.global).await?;
+    let mut client =
+        CheckServiceClient::new(channel).max_decoding_message_size(client::MESSAGE_BYTES_MAX);
+    let (requests, receiver) = mpsc::channel(AHEAD_MAX);
+    let reading = tokio::spawn(ask(args.query(), input, requests));
+    let answers = client.filter_audience(ReceiverStream::new(receiver)).await;
+    let told = match answers {
+        Ok(answers) => tell(answers.into_inner(), context).await,
+        Err(status) => Err(status.into()),
+    };
+    if told.is_err() {
+        reading.abort();
+    }
+    match reading.await {
+        // The input broke off; that the audience was answered up to there is no help.
+        Ok(Err(error)) => return Err(error),
+        Ok(Ok(())) => {}
+        Err(error) if error.is_cancelled() => {}
+        Err(error) => return Err(CliError::failed(format!("the input was not read: {error}"))),
+    }
+    let summary = told?;
+    context.out.flush()?;
+    report(&shapes::Audience::from(&summary), context)?;
+    Ok(Exit::Success)
+}
+
+/// Sends the question, and then the data subjects as the server takes them.
+async fn ask(
+    query: AudienceQuery,
+    mut input: Input,
+    requests: mpsc::Sender<FilterAudienceRequest>,
+) -> Result<(), CliError> {
+    let request = |message| FilterAudienceRequest { message: Some(message) };
+    // Whoever takes no more has said why in the answer.
+    if requests.send(request(Asked::Query(query))).await.is_err() {
+        return Ok(());
+    }
+    let mut subjects = Vec::new();
+    while let Some(line) = input.next().await {
+        let line = line?;
+        let subject = line.text.trim();
+        if !subject.is_empty() {
+            subjects.push(subject.to_owned());
+        }
+        if subjects.len() == SUBJECTS_MAX {
+            let message = AudienceSubjects { subjects: std::mem::take(&mut subjects) };
+            if requests.send(request(Asked::Subjects(message))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if !subjects.is_empty() {
+        let message = AudienceSubjects { subjects };
+        let _ = requests.send(request(Asked::Subjects(message))).await;
+    }
+    Ok(())
+}
+
+/// Prints those that are allowed, as they come.
+async fn tell(
+    mut answers: Streaming<FilterAudienceResponse>,
+    context: &mut Context,
+) -> Result<AudienceSummary, CliError> {
+    let bar = progress::bar(None, "allowed");
+    let mut summary = None;
+    while let Some(answer) = answers.message().await? {
+        match answer.message {
+            Some(Told::Verdicts(verdicts)) => {
+                for subject in verdicts.allowed {
+                    context.out.line(subject)?;
+                }
+                bar.inc(verdicts.allowed_count.into());
+            }
+            Some(Told::Summary(last)) => summary = Some(last),
+            None => {}
+        }
+    }
+    bar.finish_and_clear();
+    summary.ok_or_else(|| CliError::failed("the audience ended without a summary"))
+}
+
+/// What became of the audience, on standard error.
+fn report(audience: &shapes::Audience, context: &Context) -> Result<(), CliError> {
+    let global = &context.global;
+    let color = color_on(global.color, &io::stderr());
+    let mut out = Output::new(Box::new(io::stderr()), global.json, color);
+    if out.json {
+        out.object(audience)?;
+        return out.flush();
+    }
+    out.line(format!(
+        "{} of {} data subjects allowed; revision {}",
+        audience.allowed, audience.subjects, audience.revision
+    ))?;
+    let mut table = Table::new(&["REASON", "DATA SUBJECTS"]);
+    for (reason, count) in &audience.reasons {
+        table.row(Tone::Plain, [reason.clone(), count.to_string()]);
+    }
+    if audience.malformed > 0 {
+        table.row(Tone::Bad, ["malformed".to_owned(), audience.malformed.to_string()]);
+    }
+    out.table(&table)?;
+    if let Some(revision) = audience.use_revision {
+        out.line(format!("uses on record by revision {revision}"))?;
+    }
+    out.flush()
+}

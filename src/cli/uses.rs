@@ -1,0 +1,73 @@
+//! `use`: records that data was used.
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{Context, Exit, client, error::CliError, shapes, words};
+use crate::proto::{RecordUseRequest, consent_service_client::ConsentServiceClient};
+
+const AFTER_HELP: &str = "\
+A use that no decision allowed, by what was known when it happened, is recorded all the same and
+flagged as a deviation; the exit code is 3 then.
+
+Example:
+  consent-ledger use --subject user:42 --purpose marketing.newsletter --channel email \\
+      --campaign spring-2026";
+
+/// Options of `use`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct UseArgs {
+    /// Data subject
+    #[arg(long, value_name = "NAMESPACE:ID")]
+    subject: String,
+    /// Purpose key
+    #[arg(long, value_name = "KEY")]
+    purpose: String,
+    /// Channel key
+    #[arg(long, value_name = "KEY")]
+    channel: String,
+    /// Data category that was used; may be given many times
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
+    data_category: Vec<String>,
+    /// ISO 3166 region of the data subject, for example DE or US-CA
+    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
+    region: String,
+    /// When it was used (RFC 3339) [default: now]
+    #[arg(long, value_name = "TIME", value_parser = words::time)]
+    used_at: Option<Timestamp>,
+    /// Name of the segment; no personal data
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    segment: String,
+    /// Name of the campaign; no personal data
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    campaign: String,
+    /// Your key for this use: with it, the command can safely be run again
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    idempotency_key: String,
+}
+
+pub(super) async fn run(args: UseArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let mut client = ConsentServiceClient::new(client::connect(&context.global).await?);
+    let request = RecordUseRequest {
+        subject: args.subject,
+        purpose: args.purpose,
+        channel: args.channel,
+        data_categories: args.data_category,
+        region: args.region,
+        used_at: args.used_at.map(words::wire_time),
+        segment: args.segment,
+        campaign: args.campaign,
+        idempotency_key: args.idempotency_key,
+    };
+    let used = shapes::Used::from(&client.record_use(request).await?.into_inner());
+    if context.out.json {
+        context.out.object(&used)?;
+    } else {
+        let what = if used.deviation { "deviation" } else { "allowed" };
+        let before = if used.replayed { " (recorded before)" } else { "" };
+        let line = format!("index {}  {what}: {}{before}", used.index, used.reason);
+        context.out.line(line)?;
+    }
+    Ok(if used.deviation { Exit::Denied } else { Exit::Success })
+}

@@ -1,0 +1,46 @@
+//! `consent.v1.PrivacyService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::{
+    node::Node,
+    proto::{self, privacy_service_server::PrivacyService},
+};
+
+/// Links data subjects, and takes links back.
+#[derive(Debug)]
+pub struct Privacy {
+    node: Arc<Node>,
+}
+
+impl Privacy {
+    /// The service over a node.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+#[tonic::async_trait]
+impl PrivacyService for Privacy {
+    async fn link_subjects(
+        &self,
+        request: Request<proto::LinkSubjectsRequest>,
+    ) -> Result<Response<proto::LinkSubjectsResponse>, Status> {
+        let linking = convert::link(request.into_inner())?;
+        let outcome = self.node.link(linking).await?;
+        Ok(Response::new(convert::linked(&outcome)))
+    }
+
+    async fn unlink_subjects(
+        &self,
+        request: Request<proto::UnlinkSubjectsRequest>,
+    ) -> Result<Response<proto::UnlinkSubjectsResponse>, Status> {
+        let linking = convert::unlink(request.into_inner())?;
+        let outcome = self.node.link(linking).await?;
+        Ok(Response::new(convert::unlinked(&outcome)))
+    }
+}

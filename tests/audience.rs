@@ -1,0 +1,512 @@
+//! Audiences, over TCP to the built binary: who may be addressed, at one revision.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    time::{Duration, Instant},
+};
+
+use consent_ledger::proto::{
+    self, Action, AudienceQuery, AudienceSubjects, AudienceSummary, AudienceVerdicts,
+    FilterAudienceRequest, FilterAudienceResponse, LinkConfidence, Reason,
+    filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
+};
+use support::{
+    Clients, PATIENCE, Server, TypedError, act, change, check_request, millis, now_ms, typed,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+const PURPOSE: &str = "marketing.newsletter";
+const CHANNEL: &str = "email";
+
+fn query() -> AudienceQuery {
+    AudienceQuery { purpose: PURPOSE.into(), channel: CHANNEL.into(), ..AudienceQuery::default() }
+}
+
+/// One stream, message by message.
+struct Stream {
+    requests: Option<mpsc::Sender<FilterAudienceRequest>>,
+    answers: Streaming<FilterAudienceResponse>,
+}
+
+impl Stream {
+    async fn open(clients: &Clients) -> Self {
+        let (requests, receiver) = mpsc::channel(1_000);
+        let mut check = clients.check.clone();
+        let answers = check.filter_audience(ReceiverStream::new(receiver)).await.unwrap();
+        Self { requests: Some(requests), answers: answers.into_inner() }
+    }
+
+    async fn ask(clients: &Clients, query: AudienceQuery) -> Self {
+        let mut stream = Self::open(clients).await;
+        stream.send(Asked::Query(query)).await;
+        stream
+    }
+
+    async fn send(&mut self, message: Asked) {
+        let request = FilterAudienceRequest { message: Some(message) };
+        self.requests.as_ref().unwrap().send(request).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> Result<Option<Told>, Status> {
+        let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await;
+        Ok(answer.expect("an answer in time")?.map(|answer| answer.message.unwrap()))
+    }
+
+    async fn verdicts(&mut self, subjects: &[impl ToString]) -> AudienceVerdicts {
+        let subjects = subjects.iter().map(ToString::to_string).collect();
+        self.send(Asked::Subjects(AudienceSubjects { subjects })).await;
+        match self.answer().await.unwrap() {
+            Some(Told::Verdicts(verdicts)) => verdicts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn summary(&mut self) -> AudienceSummary {
+        self.requests = None;
+        let Some(Told::Summary(summary)) = self.answer().await.unwrap() else { panic!() };
+        assert_eq!(self.answer().await.unwrap(), None, "the summary is the last message");
+        summary
+    }
+
+    async fn refusal(mut self) -> TypedError {
+        typed(&self.answer().await.unwrap_err())
+    }
+}
+
+async fn record(clients: &mut Clients, subject: &str, action: Action) -> u64 {
+    let change = change(action, PURPOSE, CHANNEL);
+    clients.consent.record_consent(act(subject, vec![change])).await.unwrap().into_inner().revision
+}
+
+/// `user:0` and so on; of five, the first two granted, the third withdrew, the fourth refused, and
+/// nothing is known of the fifth.
+async fn population(clients: &mut Clients, size: usize) -> Vec<String> {
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut subjects = Vec::new();
+    for number in 0..size {
+        let subject = format!("user:{number}");
+        match number % 5 {
+            0 | 1 => drop(record(clients, &subject, Action::Grant).await),
+            2 => {
+                record(clients, &subject, Action::Grant).await;
+                record(clients, &subject, Action::Withdraw).await;
+            }
+            3 => drop(record(clients, &subject, Action::Refuse).await),
+            _ => {}
+        }
+        subjects.push(subject);
+    }
+    subjects
+}
+
+fn reasons(summary: &AudienceSummary) -> BTreeMap<Reason, u64> {
+    let numbers: Vec<i32> = summary.reasons.iter().map(|own| own.reason).collect();
+    assert!(numbers.is_sorted() && !numbers.contains(&0), "{numbers:?}");
+    summary.reasons.iter().map(|own| (own.reason(), own.count)).collect()
+}
+
+fn bits(packed: &[u8], count: usize) -> Vec<bool> {
+    assert_eq!(packed.len(), count.div_ceil(8));
+    (0..count).map(|at| packed[at / 8] >> (at % 8) & 1 == 1).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let mut subjects = population(&mut clients, 100).await;
+    subjects.extend(["nonsense".into(), String::new(), "user:\u{7}".into(), ":1".into()]);
+    let cells: Vec<_> =
+        subjects[..100].iter().map(|s| (s.clone(), PURPOSE.into(), CHANNEL.into())).collect();
+    let checked = clients.check_cells(&cells).await;
+    let allowed: Vec<_> = (subjects.iter().zip(&checked))
+        .filter(|(_, check)| check.effect() == proto::Effect::Allow)
+        .map(|(subject, _)| subject.clone())
+        .collect();
+    assert_eq!(allowed.len(), 40);
+
+    let before = now_ms();
+    let mut stream = Stream::ask(&clients, query()).await;
+    // Two messages, with the malformed ones in the second.
+    let first = stream.verdicts(&subjects[..33]).await;
+    let second = stream.verdicts(&subjects[33..]).await;
+    assert_eq!(first.allowed.len(), first.allowed_count as usize);
+    assert_eq!([first.allowed, second.allowed].concat(), allowed);
+    assert!(first.packed.is_empty() && second.packed.is_empty());
+    let summary = stream.summary().await;
+    assert_eq!(summary.revision, checked[0].revision);
+    assert!((before..=now_ms()).contains(&millis(summary.decided_at.as_ref()).unwrap()));
+    assert_eq!((summary.subjects, summary.allowed, summary.malformed), (104, 40, 4));
+    let expected = [
+        (Reason::Granted, 40),
+        (Reason::Withdrawn, 20),
+        (Reason::Refused, 20),
+        (Reason::NoRecord, 20),
+    ];
+    assert_eq!(reasons(&summary), BTreeMap::from(expected));
+    assert_eq!(summary.use_revision, None);
+
+    let mut stream = Stream::ask(&clients, AudienceQuery { packed: true, ..query() }).await;
+    let packed = stream.verdicts(&subjects).await;
+    assert!(packed.allowed.is_empty());
+    let told = bits(&packed.packed, subjects.len());
+    let unpacked: Vec<_> =
+        subjects.iter().zip(told).filter(|(_, bit)| *bit).map(|(s, _)| s.clone()).collect();
+    assert_eq!(unpacked, allowed);
+    assert_eq!(packed.allowed_count, 40);
+    let again = AudienceSummary { decided_at: None, ..stream.summary().await };
+    assert_eq!(again, AudienceSummary { decided_at: None, ..summary });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_known_is_a_denial_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let subjects = population(&mut clients, 5).await;
+    for (purpose, channel, reason) in [
+        ("marketing.letters", CHANNEL, Reason::UnknownPurpose),
+        (PURPOSE, "pigeon", Reason::UnknownChannel),
+    ] {
+        let query = AudienceQuery { purpose: purpose.into(), channel: channel.into(), ..query() };
+        let mut stream = Stream::ask(&clients, query).await;
+        assert_eq!(stream.verdicts(&subjects).await.allowed_count, 0);
+        assert_eq!(reasons(&stream.summary().await), BTreeMap::from([(reason, 5)]));
+    }
+    // Nobody at all, in no message and in an empty one.
+    let mut stream = Stream::ask(&clients, query()).await;
+    let summary = stream.summary().await;
+    assert_eq!((summary.subjects, summary.reasons.len()), (0, 0));
+    let asked = AudienceQuery { record_use: true, segment: "s".into(), packed: true, ..query() };
+    let mut stream = Stream::ask(&clients, asked).await;
+    assert_eq!(stream.verdicts(&[] as &[String]).await, AudienceVerdicts::default());
+    let summary = stream.summary().await;
+    assert_eq!(summary.use_revision, Some(summary.revision));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verdict_is_of_the_revision_at_which_the_audience_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let subjects = population(&mut clients, 50).await;
+    let mut stream = Stream::ask(&clients, query()).await;
+    let before = stream.verdicts(&subjects).await;
+    // Withdrawn, granted again, granted for the first time, and never seen before: each after it.
+    for (number, subject) in subjects.iter().enumerate() {
+        let action = if number % 5 < 2 { Action::Withdraw } else { Action::Grant };
+        record(&mut clients, subject, action).await;
+    }
+    let head = record(&mut clients, "user:new", Action::Grant).await;
+    let retired = proto::Purpose { retired: true, ..support::consent_purpose(PURPOSE) };
+    let request = proto::PutPurposeRequest { purpose: Some(retired), ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+
+    assert_eq!(stream.verdicts(&subjects).await, before);
+    assert_eq!(stream.verdicts(&["user:new"]).await.allowed_count, 0);
+    let summary = stream.summary().await;
+    assert!(summary.revision < head, "{summary:?}");
+    let expected = [
+        (Reason::Granted, 40),
+        (Reason::Withdrawn, 20),
+        (Reason::Refused, 20),
+        (Reason::NoRecord, 21),
+    ];
+    assert_eq!(reasons(&summary), BTreeMap::from(expected));
+    let mut late = Stream::ask(&clients, query()).await;
+    assert_eq!(late.verdicts(&subjects).await.allowed_count, 0);
+    assert_eq!(reasons(&late.summary().await), BTreeMap::from([(Reason::PurposeRetired, 50)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    // At every revision from here on, at most one of the two is granted.
+    record(&mut clients, "user:a", Action::Grant).await;
+    record(&mut clients, "user:b", Action::Withdraw).await;
+    let mut writer = clients.clone();
+    let writing = tokio::spawn(async move {
+        for round in 0..100 {
+            let (from, to) =
+                if round % 2 == 0 { ("user:a", "user:b") } else { ("user:b", "user:a") };
+            record(&mut writer, from, Action::Withdraw).await;
+            record(&mut writer, to, Action::Grant).await;
+        }
+    });
+    while !writing.is_finished() {
+        let mut stream = Stream::ask(&clients, query()).await;
+        let [first, second, third] = [
+            stream.verdicts(&["user:a"]).await,
+            stream.verdicts(&["user:b"]).await,
+            stream.verdicts(&["user:a"]).await,
+        ];
+        assert!(first.allowed_count + second.allowed_count <= 1, "{first:?} {second:?}");
+        assert_eq!(first, third);
+    }
+    writing.await.unwrap();
+}
+
+async fn link(clients: &mut Clients, subject: &str, other: &str, confidence: LinkConfidence) {
+    let request = proto::LinkSubjectsRequest {
+        subject: subject.into(),
+        other_subject: other.into(),
+        confidence: confidence.into(),
+        asserted_by: "login-service".into(),
+        dry_run: false,
+    };
+    clients.privacy.link_subjects(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn linked_people_count_as_they_did_at_the_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let subjects = ["user:1", "device:1", "user:2", "device:2", "user:3", "device:3", "user:4"];
+    for granted in ["user:1", "user:2", "user:3"] {
+        record(&mut clients, granted, Action::Grant).await;
+    }
+    // The same person; perhaps the same person, who withdrew; and one who is linked only later.
+    link(&mut clients, "user:1", "device:1", LinkConfidence::Verified).await;
+    record(&mut clients, "device:2", Action::Withdraw).await;
+    link(&mut clients, "user:2", "device:2", LinkConfidence::Asserted).await;
+    let want = ["user:1", "device:1", "user:3"];
+    let mut stream = Stream::ask(&clients, query()).await;
+    assert_eq!(stream.verdicts(&subjects).await.allowed, want);
+
+    record(&mut clients, "device:1", Action::Withdraw).await;
+    let request = proto::UnlinkSubjectsRequest {
+        subject: "user:2".into(),
+        other_subject: "device:2".into(),
+        asserted_by: "login-service".into(),
+        dry_run: false,
+    };
+    clients.privacy.unlink_subjects(request).await.unwrap();
+    record(&mut clients, "device:3", Action::Withdraw).await;
+    link(&mut clients, "user:3", "device:3", LinkConfidence::Verified).await;
+    link(&mut clients, "user:4", "user:2", LinkConfidence::Verified).await;
+    assert_eq!(stream.verdicts(&subjects).await.allowed, want);
+    let expected = [(Reason::Granted, 6), (Reason::Withdrawn, 4), (Reason::NoRecord, 4)];
+    assert_eq!(reasons(&stream.summary().await), BTreeMap::from(expected));
+    let mut late = Stream::ask(&clients, query()).await;
+    assert_eq!(late.verdicts(&subjects).await.allowed, ["user:2", "user:4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_away_leaves_room_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--streams-max", "1"]);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut stream = Stream::ask(&clients, query()).await;
+    stream.verdicts(&["user:1"]).await;
+    let request = || tokio_stream::iter([FilterAudienceRequest::default()]);
+    let refused = typed(&clients.check.filter_audience(request()).await.unwrap_err());
+    assert_eq!(refused.reason, "TOO_MANY_STREAMS");
+    drop(stream);
+    let deadline = Instant::now() + PATIENCE;
+    // One that is let in is told what is wrong with it, in the stream.
+    while clients.check.filter_audience(request()).await.is_err() {
+        assert!(Instant::now() < deadline, "the place is never free");
+    }
+}
+
+async fn uses(clients: &mut Clients, subject: &str) -> Vec<proto::UseRecord> {
+    clients.history(subject).await.into_iter().filter_map(|item| item.r#use).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let subjects = population(&mut clients, 20).await;
+    let asked = AudienceQuery {
+        record_use: true,
+        segment: "winter-sale".into(),
+        campaign: "2026-11".into(),
+        region: "DE".into(),
+        ..query()
+    };
+    let mut stream = Stream::ask(&clients, asked).await;
+    // Asked about twice in one message, and used once.
+    let verdicts = stream.verdicts(&[&subjects[..10], &subjects[..1]].concat()).await;
+    assert_eq!(verdicts.allowed_count, 5);
+    let used = uses(&mut clients, "user:0").await;
+    assert_eq!(used.len(), 1);
+    assert_eq!((&*used[0].segment, &*used[0].campaign), ("winter-sale", "2026-11"));
+    assert!(!used[0].deviation);
+    assert_eq!(uses(&mut clients, "user:2").await, [], "who is denied is not used");
+    assert_eq!(uses(&mut clients, "user:15").await, [], "who was not asked about is not used");
+    stream.verdicts(&subjects[10..]).await;
+    let summary = stream.summary().await;
+    let use_revision = summary.use_revision.unwrap();
+    assert!(use_revision > summary.revision);
+    assert_eq!(clients.entries(0).await.len() as u64, use_revision, "two messages, two entries");
+    for (number, subject) in subjects.iter().enumerate() {
+        let count = uses(&mut clients, subject).await.len();
+        assert_eq!(count, usize::from(number % 5 < 2), "{subject}");
+    }
+    let check = clients.check.check(check_request("user:0", PURPOSE, CHANNEL)).await.unwrap();
+    assert_eq!(check.into_inner().reason(), Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut purpose = support::consent_purpose("service.mail");
+    purpose.legal_basis = proto::LegalBasis::Contract.into();
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+    let asked = AudienceQuery {
+        purpose: "service.mail".into(),
+        record_use: true,
+        segment: "all".into(),
+        ..query()
+    };
+    // More than one entry holds.
+    let subjects: Vec<_> = (0..8_000).map(|number| format!("user:{number}")).collect();
+    let mut stream = Stream::ask(&clients, asked).await;
+    assert_eq!(stream.verdicts(&subjects).await.allowed, subjects);
+    let summary = stream.summary().await;
+    assert_eq!(reasons(&summary), BTreeMap::from([(Reason::NotConsentBased, 8_000)]));
+    for subject in ["user:0", "user:3499", "user:3500", "user:7999"] {
+        assert_eq!(uses(&mut clients, subject).await.len(), 1, "{subject}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told_with_its_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--revision-wait", "10ms"]);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let long = "x".repeat(129);
+    let wrong: Vec<(AudienceQuery, &str, &str)> = vec![
+        (AudienceQuery { purpose: String::new(), ..query() }, "INVALID_FIELD", "query.purpose"),
+        (AudienceQuery { channel: "*".into(), ..query() }, "INVALID_FIELD", "query.channel"),
+        (AudienceQuery { region: "Atlantis".into(), ..query() }, "INVALID_FIELD", "query.region"),
+        (
+            AudienceQuery { data_categories: vec!["a".into(), "B".into()], ..query() },
+            "INVALID_FIELD",
+            "query.data_categories[1]",
+        ),
+        (
+            AudienceQuery { data_categories: vec!["a".into(); 101], ..query() },
+            "LIMIT_EXCEEDED",
+            "query.data_categories",
+        ),
+        (AudienceQuery { record_use: true, ..query() }, "INVALID_FIELD", "query.segment"),
+        (AudienceQuery { segment: long.clone(), ..query() }, "LIMIT_EXCEEDED", "query.segment"),
+        (AudienceQuery { campaign: long, ..query() }, "LIMIT_EXCEEDED", "query.campaign"),
+        (AudienceQuery { campaign: "a\nb".into(), ..query() }, "INVALID_FIELD", "query.campaign"),
+    ];
+    for (query, reason, field) in wrong {
+        let refused = Stream::ask(&clients, query).await.refusal().await;
+        let expected = (Code::InvalidArgument, reason, vec![field.to_owned()]);
+        assert_eq!((refused.code, &*refused.reason, refused.fields), expected);
+    }
+    let ahead = AudienceQuery { at_least_revision: Some(1_000), ..query() };
+    let refused = Stream::ask(&clients, ahead).await.refusal().await;
+    assert_eq!((refused.code, &*refused.reason), (Code::Unavailable, "REVISION_NOT_REACHED"));
+
+    let subjects =
+        |count| Asked::Subjects(AudienceSubjects { subjects: vec!["a:1".into(); count] });
+    let invalid = |reason: &str, field: &str| TypedError {
+        code: Code::InvalidArgument,
+        reason: reason.into(),
+        fields: vec![field.into()],
+    };
+    // The question last, twice, or never.
+    let mut stream = Stream::open(&clients).await;
+    stream.send(subjects(1)).await;
+    assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
+    let mut stream = Stream::ask(&clients, query()).await;
+    stream.send(Asked::Query(query())).await;
+    assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
+    let mut stream = Stream::open(&clients).await;
+    stream.requests = None;
+    assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
+
+    let mut stream = Stream::ask(&clients, query()).await;
+    assert_eq!(stream.verdicts(&vec!["user:1"; 10_000]).await.allowed_count, 0);
+    stream.send(subjects(10_001)).await;
+    assert_eq!(stream.refusal().await, invalid("LIMIT_EXCEEDED", "subjects.subjects"));
+    let stream = Stream::ask(&clients, query()).await;
+    let empty = FilterAudienceRequest { message: None };
+    stream.requests.as_ref().unwrap().send(empty).await.unwrap();
+    assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "message"));
+    let mut stream = Stream::ask(&clients, query()).await;
+    let huge = AudienceSubjects { subjects: vec!["x".repeat(9 << 20)] };
+    stream.send(Asked::Subjects(huge)).await;
+    assert_eq!(stream.refusal().await.reason, "LIMIT_EXCEEDED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_audience_keeps_no_server_from_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--drain-timeout", "50s"]);
+    let mut clients = server.clients().await;
+    let subjects = population(&mut clients, 5).await;
+    let mut stream = Stream::ask(&clients, query()).await;
+    stream.verdicts(&subjects).await;
+    let ended = tokio::task::spawn_blocking(move || server.terminate());
+    let refused = tokio::time::timeout(Duration::from_secs(20), stream.answers.message()).await;
+    let refused = typed(&refused.expect("at once").unwrap_err());
+    assert_eq!((refused.code, &*refused.reason), (Code::Unavailable, "SHUTTING_DOWN"));
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("at once").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_takes_ids_and_gives_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let mut clients = server.clients().await;
+    let subjects = population(&mut clients, 10).await;
+    let mut lines = String::from("nonsense\n\n");
+    for subject in &subjects {
+        writeln!(lines, "{subject}\r").unwrap();
+    }
+    let file = dir.path().join("ids");
+    fs::write(&file, lines).unwrap();
+    let file = file.to_str().unwrap();
+    let cell = ["audience", "--purpose", PURPOSE, "--channel", CHANNEL];
+    let audience = |more: &[&str]| server.cli(&[&cell, more].concat());
+
+    let said = audience(&[file]).expect_code(0);
+    assert_eq!(said.stdout, "user:0\nuser:1\nuser:5\nuser:6\n");
+    assert!(said.stderr.starts_with("4 of 11 data subjects allowed; revision "), "{}", said.stderr);
+    assert!(said.stderr.contains("malformed  1\n"), "{}", said.stderr);
+    assert_eq!(uses(&mut clients, "user:0").await, []);
+
+    let recorded = audience(&[file, "--segment", "s", "--record-use", "--json"]).expect_code(0);
+    assert_eq!(recorded.stdout, said.stdout);
+    let summary: serde_json::Value = serde_json::from_str(&recorded.stderr).unwrap();
+    assert_eq!((&summary["subjects"], &summary["malformed"]), (&11.into(), &1.into()));
+    assert_eq!(summary["reasons"]["granted"], 4);
+    assert!(summary["use_revision"].as_u64() > summary["revision"].as_u64());
+    assert_eq!(uses(&mut clients, "user:0").await.len(), 1);
+
+    audience(&[file, "--record-use"]).expect_code(2);
+    audience(&["no-such-file"]).expect_code(1);
+    assert_eq!(audience(&["-"]).expect_code(0).stdout, "", "nobody");
+    let refused = audience(&[file, "--region", "Atlantis"]).expect_code(1);
+    assert_eq!(refused.stdout, "");
+    assert!(refused.stderr.contains("query.region"), "{}", refused.stderr);
+}

@@ -1,0 +1,593 @@
+//! ImportConsents with the real binary: what of a list is news, what is rejected, and what is left
+//! when the server dies in the middle.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consent_ledger::proto::{
+    self, Action, Actor, Effect, Outcome, Reason, import_consents_request::Message,
+};
+use futures_util::{StreamExt as _, stream};
+use support::{Clients, Server, act, change, check_request, consent_purpose, timestamp, typed};
+use tonic::{Code, Status};
+
+const LETTER: &str = "marketing.newsletter";
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+
+struct It {
+    server: Server,
+    clients: Clients,
+    _dir: tempfile::TempDir,
+}
+
+impl It {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(dir.path());
+        let mut clients = server.clients().await;
+        clients.put_catalog(&[LETTER, "marketing.offers"], &["email", "sms"]).await;
+        Self { server, clients, _dir: dir }
+    }
+
+    async fn import(&mut self, source: &str, rows: &[proto::ImportRow]) -> Answer {
+        Answer(send(&mut self.clients, start(source, false), rows).await.unwrap())
+    }
+
+    async fn head(&mut self) -> u64 {
+        let request = proto::GetCheckpointRequest::default();
+        self.clients.audit.get_checkpoint(request).await.unwrap().into_inner().size
+    }
+
+    async fn check(&mut self, subject: &str) -> proto::CheckResponse {
+        let request = check_request(subject, LETTER, "email");
+        self.clients.check.check(request).await.unwrap().into_inner()
+    }
+
+    async fn record(&mut self, request: proto::RecordConsentRequest) {
+        self.clients.consent.record_consent(request).await.unwrap();
+    }
+
+    async fn reason(&mut self, subject: &str) -> Reason {
+        self.check(subject).await.reason()
+    }
+}
+
+struct Answer(proto::ImportConsentsResponse);
+
+impl Answer {
+    /// Recorded, unchanged, replayed, rejected; they are all the rows there were.
+    #[track_caller]
+    fn counts(&self) -> [u64; 4] {
+        let it = &self.0;
+        let counts = [it.recorded, it.unchanged, it.replayed, it.rejected];
+        assert_eq!(it.rows, counts.iter().sum::<u64>(), "{it:?}");
+        counts
+    }
+
+    fn outcomes(&self) -> BTreeMap<Outcome, u64> {
+        self.0.outcomes.iter().map(|it| (it.outcome(), it.count)).collect()
+    }
+
+    fn rejects(&self) -> Vec<(u64, &str, &str)> {
+        let reject = |it: &'_ proto::ImportReject| assert!(!it.message.is_empty(), "{it:?}");
+        self.0.rejects.iter().for_each(reject);
+        let rejects = self.0.rejects.iter();
+        rejects.map(|it| (it.line, it.field.as_str(), it.reason.as_str())).collect()
+    }
+}
+
+fn start(source: &str, dry_run: bool) -> proto::ImportConsentsRequest {
+    let start = proto::ImportStart { source: source.into(), dry_run };
+    proto::ImportConsentsRequest { message: Some(Message::Start(start)) }
+}
+
+fn rows(rows: Vec<proto::ImportRow>) -> proto::ImportConsentsRequest {
+    proto::ImportConsentsRequest { message: Some(Message::Rows(proto::ImportRows { rows })) }
+}
+
+async fn send(
+    clients: &mut Clients,
+    start: proto::ImportConsentsRequest,
+    all: &[proto::ImportRow],
+) -> Result<proto::ImportConsentsResponse, Status> {
+    let parts = all.chunks(1_000).map(|part| rows(part.to_vec()));
+    send_messages(clients, std::iter::once(start).chain(parts).collect()).await
+}
+
+async fn send_messages(
+    clients: &mut Clients,
+    messages: Vec<proto::ImportConsentsRequest>,
+) -> Result<proto::ImportConsentsResponse, Status> {
+    Ok(clients.consent.import_consents(stream::iter(messages)).await?.into_inner())
+}
+
+fn row(subject: &str, changes: Vec<proto::Change>) -> proto::ImportRow {
+    proto::ImportRow { subject: subject.into(), changes, ..Default::default() }
+}
+
+fn grant(subject: &str) -> proto::ImportRow {
+    row(subject, vec![change(Action::Grant, LETTER, "email")])
+}
+
+fn dated(row: proto::ImportRow, days_ago: i64) -> proto::ImportRow {
+    let at = support::now_ms() / DAY_MS * DAY_MS - days_ago * DAY_MS;
+    proto::ImportRow { effective_at: Some(timestamp(at)), ..row }
+}
+
+fn language(tag: &str) -> Option<proto::ContactPreferences> {
+    Some(proto::ContactPreferences { language: tag.into(), ..Default::default() })
+}
+
+fn by(actor: Actor, method: &str, row: proto::ImportRow) -> proto::ImportRow {
+    let evidence = proto::Evidence { method: method.into(), ..Default::default() };
+    proto::ImportRow { actor: actor.into(), evidence: Some(evidence), ..row }
+}
+
+fn numbered(rows: Vec<proto::ImportRow>) -> Vec<proto::ImportRow> {
+    (1..).zip(rows).map(|(line, row)| proto::ImportRow { line, ..row }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_row_is_rejected_by_line_field_and_reason_and_leaves_the_others_alone() {
+    let mut it = It::new().await;
+    let unknown = row(
+        "user:2",
+        vec![change(Action::Grant, LETTER, "email"), change(Action::Grant, "no.such", "email")],
+    );
+    let mut late = grant("user:6");
+    late.effective_at = Some(timestamp(support::now_ms() + DAY_MS));
+    let long_key = proto::ImportRow { row_key: "k".repeat(129), ..grant("user:7") };
+    let number = proto::ImportRow { actor: 99, ..grant("user:8") };
+    let list = numbered(vec![
+        grant("user:1"),
+        grant("nobody"),
+        unknown,
+        row("user:3", vec![change(Action::Grant, LETTER, "*")]),
+        row("user:4", vec![change(Action::Withdraw, LETTER, "pigeon")]),
+        by(Actor::Agent, "", grant("user:5")),
+        late,
+        long_key,
+        number,
+        grant("user:9"),
+    ]);
+    let answer = it.import("crm", &list).await;
+    assert_eq!(answer.counts(), [2, 0, 0, 8]);
+    assert_eq!(
+        answer.rejects(),
+        [
+            (2, "subject", "INVALID_FIELD"),
+            (3, "changes[1].scope.purpose", "UNKNOWN_PURPOSE"),
+            (4, "changes[0].scope.channel", "INVALID_FIELD"),
+            (5, "changes[0].scope.channel", "UNKNOWN_CHANNEL"),
+            (6, "evidence.method", "INVALID_FIELD"),
+            (7, "effective_at", "EFFECTIVE_AT_IN_FUTURE"),
+            (8, "row_key", "LIMIT_EXCEEDED"),
+            (9, "actor", "INVALID_FIELD"),
+        ]
+    );
+    assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 2)]));
+    assert_eq!(answer.0.revision, it.head().await);
+    assert_eq!(it.check("user:9").await.effect(), Effect::Allow);
+    assert_eq!(it.reason("user:2").await, Reason::NoRecord, "a row is recorded whole or not");
+    let history = it.clients.history("user:1").await;
+    assert_eq!(history[0].actor(), Actor::Import);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_of_a_fault_counts_changes_that_are_known_too() {
+    let mut it = It::new().await;
+    it.import("crm", &[grant("user:1")]).await;
+    let mut wrong = change(Action::Grant, "marketing.offers", "email");
+    wrong.purpose_version = 7;
+    let known_first = row("user:1", vec![change(Action::Grant, LETTER, "email"), wrong]);
+    let answer = it.import("crm", &[known_first]).await;
+    assert_eq!(answer.rejects(), [(0, "changes[1].purpose_version", "INVALID_FIELD")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_keeps_its_entry_and_its_end() {
+    let mut it = It::new().await;
+    let mut purpose = consent_purpose("yearly");
+    purpose.default_validity = Some(prost_types::Duration { seconds: 365 * 86_400, nanos: 0 });
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    it.clients.catalog.put_purpose(request).await.unwrap();
+    it.record(act("user:1", vec![change(Action::Grant, "yearly", "email")])).await;
+    let request = check_request("user:1", "yearly", "email");
+    let before = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    let head = it.head().await;
+
+    let undated = row("user:1", vec![change(Action::Grant, "yearly", "email")]);
+    for (position, known) in [undated.clone(), dated(undated.clone(), 30)].into_iter().enumerate() {
+        let answer = it.import(&format!("crm-{position}"), &[known]).await;
+        assert_eq!(answer.counts(), [0, 1, 0, 0]);
+    }
+    assert_eq!(it.head().await, head);
+    let mut after = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    assert_eq!(after.decided_by_index, before.decided_by_index);
+    assert_eq!(after.valid_until, before.valid_until);
+
+    // Of a row that is news in part, the rest is left out.
+    let mut part = undated.clone();
+    part.changes.push(change(Action::Grant, LETTER, "email"));
+    let answer = it.import("crm", &[part]).await;
+    assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 1)]));
+    after = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    assert_eq!(after.valid_until, before.valid_until);
+    assert_eq!(it.clients.history("user:1").await[1].changes.len(), 1);
+
+    // Another end is news.
+    let mut sooner = undated;
+    sooner.changes[0].expires_at = Some(timestamp(support::now_ms() + DAY_MS));
+    let answer = it.import("crm", &[sooner.clone()]).await;
+    assert_eq!(answer.counts(), [1, 0, 0, 0]);
+    after = it.clients.check.check(request).await.unwrap().into_inner();
+    assert_eq!(after.valid_until, sooner.changes[0].expires_at.map(cut));
+}
+
+/// The ledger keeps milliseconds.
+fn cut(at: prost_types::Timestamp) -> prost_types::Timestamp {
+    timestamp(support::millis(Some(&at)).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blank_erases_nothing() {
+    let mut it = It::new().await;
+    let mut told = act("user:1", vec![change(Action::Grant, LETTER, "email")]);
+    told.preferences = language("de");
+    it.record(told).await;
+    let head = it.head().await;
+    let empty = proto::ImportRow {
+        preferences: Some(proto::ContactPreferences::default()),
+        ..row("user:1", vec![])
+    };
+    let by_nobody_in_particular = by(Actor::Subject, "", row("user:1", vec![]));
+    let same = proto::ImportRow { preferences: language("de"), ..row("user:1", vec![]) };
+    let list = [row("user:1", vec![]), empty, by_nobody_in_particular, same];
+    let answer = it.import("crm", &list);
+    assert_eq!(answer.await.counts(), [0, 4, 0, 0]);
+    assert_eq!(it.head().await, head);
+    assert_eq!(it.reason("user:1").await, Reason::Granted);
+
+    let zone = proto::ContactPreferences {
+        time_zones: vec!["Europe/Vienna".into()],
+        language: "de".into(),
+        ..Default::default()
+    };
+    let more = proto::ImportRow { preferences: Some(zone), ..grant("user:1") };
+    assert_eq!(it.import("crm", &[more]).await.counts(), [1, 0, 0, 0]);
+    let added = it.clients.history("user:1").await.pop().unwrap();
+    assert!(added.changes.is_empty(), "{added:?}");
+    let added = added.preferences.unwrap();
+    assert_eq!((added.language.as_str(), added.time_zones.len()), ("", 1));
+    let request = proto::GetPreferencesRequest { subject: "user:1".into(), ..Default::default() };
+    let all = it.clients.consent.get_preferences(request).await.unwrap().into_inner();
+    let own = all.preferences.unwrap();
+    assert_eq!((own.language.as_str(), own.time_zones.len()), ("de", 1));
+}
+
+/// A list as a CRM might keep it: grants, stops, preferences; dated or not.
+fn list() -> Vec<proto::ImportRow> {
+    let mut list = Vec::new();
+    for n in 0..20 {
+        let subject = format!("user:{n}");
+        list.push(match n % 5 {
+            0 => grant(&subject),
+            1 => dated(grant(&subject), 300),
+            2 => row(
+                &subject,
+                vec![change(Action::Withdraw, "*", "*"), change(Action::Object, LETTER, "sms")],
+            ),
+            3 => dated(row(&subject, vec![change(Action::Refuse, LETTER, "*")]), 200),
+            _ => proto::ImportRow { preferences: language("fr"), ..grant(&subject) },
+        });
+    }
+    numbered(list)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_years_list_changes_nothing_from_whatever_source() {
+    let mut it = It::new().await;
+    assert_eq!(it.import("crm-2025", &list()).await.counts(), [20, 0, 0, 0]);
+    let head = it.head().await;
+    // Lines and the order of rows have no part in it.
+    let mut again: Vec<_> = list().into_iter().rev().collect();
+    again.iter_mut().for_each(|row| row.line += 100);
+    assert_eq!(it.import("crm-2025", &again).await.counts(), [0, 0, 20, 0]);
+    assert_eq!(it.import("crm-2026", &list()).await.counts(), [0, 20, 0, 0]);
+    assert_eq!(it.head().await, head);
+
+    // What people did since stands, too.
+    it.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
+    it.record(act("user:3", vec![change(Action::Grant, LETTER, "email")])).await;
+    let head = it.head().await;
+    assert_eq!(it.import("crm-2025", &list()).await.counts(), [0, 0, 20, 0]);
+    assert_eq!(it.head().await, head);
+    let answer = it.import("crm-2026", &list()).await;
+    assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::BlockedByStop, 1)]));
+    assert_eq!(it.reason("user:0").await, Reason::Withdrawn);
+    assert_eq!(it.reason("user:3").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
+    let mut it = It::new().await;
+    let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "email")]);
+    let answer = it.import("crm", &[grant("user:1"), stop, grant("user:1"), grant("user:2")]).await;
+    assert_eq!(answer.counts(), [3, 0, 1, 0]);
+    assert_eq!(it.reason("user:1").await, Reason::Revoked);
+    // A hundred times there and back: every row sees those before it.
+    let there_and_back = |n: usize| {
+        let action = if n.is_multiple_of(2) { Action::Withdraw } else { Action::Grant };
+        let own = by(Actor::Agent, "phone", row("user:2", vec![change(action, LETTER, "email")]));
+        proto::ImportRow { row_key: n.to_string(), ..own }
+    };
+    let many: Vec<_> = (0..200).map(there_and_back).collect();
+    let answer = it.import("crm", &many).await;
+    assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 200)]));
+    assert_eq!(it.reason("user:2").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_lifts_no_stop_and_says_so_once() {
+    let mut it = It::new().await;
+    it.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+    it.record(act("user:1", vec![change(Action::Withdraw, "*", "email")])).await;
+    for actor in [Actor::Unspecified, Actor::Operator, Actor::System] {
+        let blocked = proto::ImportRow {
+            actor: actor.into(),
+            row_key: format!("{actor:?}"),
+            ..grant("user:1")
+        };
+        let first = actor == Actor::Unspecified;
+        let answer = it.import("crm", std::slice::from_ref(&blocked)).await;
+        assert_eq!(answer.counts(), if first { [1, 0, 0, 0] } else { [0, 1, 0, 0] }, "{actor:?}");
+        if first {
+            assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::BlockedByStop, 1)]));
+            assert_eq!(it.import("crm", &[blocked]).await.counts(), [0, 0, 1, 0]);
+        }
+        assert_eq!(it.reason("user:1").await, Reason::Withdrawn);
+    }
+    let head = it.head().await;
+    let old = dated(grant("user:1"), 100);
+    assert_eq!(it.import("crm-old", std::slice::from_ref(&old)).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(it.head().await, head);
+
+    // A stop on top of it is no news either, an objection is.
+    let stop = |action| row("user:1", vec![change(action, LETTER, "email")]);
+    assert_eq!(it.import("crm", &[stop(Action::Withdraw)]).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(it.import("crm", &[stop(Action::Object)]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(it.reason("user:1").await, Reason::Objected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_an_import_stops_what_the_person_granted_since() {
+    let mut it = It::new().await;
+    let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "*")]);
+    assert_eq!(it.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
+    it.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+    assert_eq!(it.reason("user:1").await, Reason::Granted);
+    assert_eq!(
+        it.import("crm", std::slice::from_ref(&stop)).await.counts(),
+        [0, 0, 1, 0],
+        "last year's word"
+    );
+    assert_eq!(it.reason("user:1").await, Reason::Granted);
+    assert_eq!(it.import("web", &[stop]).await.counts(), [1, 0, 0, 0], "a new word");
+    assert_eq!(it.reason("user:1").await, Reason::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_the_persons_own_follows_their_rule() {
+    let mut it = It::new().await;
+    for (n, actor) in [Actor::Subject, Actor::Guardian, Actor::Agent].into_iter().enumerate() {
+        let subject = format!("user:{n}");
+        it.record(act(&subject, vec![change(Action::Withdraw, LETTER, "email")])).await;
+        let without = it.import("paper", &[by(actor, "", grant(&subject))]).await;
+        assert_eq!(without.rejects(), [(0, "evidence.method", "INVALID_FIELD")]);
+        assert_eq!(it.reason(&subject).await, Reason::Withdrawn);
+        let with = by(actor, "signature", grant(&subject));
+        assert_eq!(it.import("paper", std::slice::from_ref(&with)).await.counts(), [1, 0, 0, 0]);
+        assert_eq!(it.reason(&subject).await, Reason::Granted);
+        assert_eq!(it.import("paper", &[with]).await.counts(), [0, 0, 1, 0]);
+        let own = it.clients.history(&subject).await.pop().unwrap();
+        assert_eq!(own.actor(), actor);
+        assert_eq!(own.evidence.unwrap().method, "signature");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_double_opt_in_stays_pending_and_is_not_asked_for_again() {
+    let mut it = It::new().await;
+    let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("doi") };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    it.clients.catalog.put_purpose(request).await.unwrap();
+    let pending = row("user:1", vec![change(Action::Grant, "doi", "email")]);
+    let answer = it.import("crm", std::slice::from_ref(&pending)).await;
+    assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::PendingConfirmation, 1)]));
+    assert_eq!(it.import("other", &[pending]).await.counts(), [0, 1, 0, 0]);
+    let request = check_request("user:1", "doi", "email");
+    let decision = it.clients.check.check(request).await.unwrap().into_inner();
+    assert_eq!(decision.reason(), Reason::PendingConfirmation);
+    assert_eq!(it.clients.history("user:1").await[0].confirmation_expires_at, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_is_not_begun_again_by_the_same_list() {
+    let mut it = It::new().await;
+    let mut ended = dated(grant("user:1"), 300);
+    ended.changes[0].expires_at = Some(timestamp(support::now_ms() / DAY_MS * DAY_MS - DAY_MS));
+    assert_eq!(it.import("crm-2025", &[ended.clone()]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(it.reason("user:1").await, Reason::Expired);
+    let head = it.head().await;
+    assert_eq!(it.import("crm-2026", &[ended]).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(it.head().await, head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_writes_nothing_and_tells_what_would_be() {
+    let mut it = It::new().await;
+    it.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
+    it.record(act("user:5", vec![change(Action::Grant, LETTER, "email")])).await;
+    let head = it.head().await;
+    let mut list = list();
+    list.push(grant("nobody"));
+    let foreseen = Answer(send(&mut it.clients, start("crm", true), &list).await.unwrap());
+    assert_eq!(it.head().await, head);
+    assert_eq!(foreseen.0.revision, head);
+    assert_eq!(foreseen.counts(), [19, 1, 0, 1]);
+    assert_eq!(it.reason("user:1").await, Reason::NoRecord);
+    let done = it.import("crm", &list).await;
+    assert_eq!(done.counts(), foreseen.counts());
+    assert_eq!(done.outcomes(), foreseen.outcomes());
+    assert_eq!(done.rejects(), foreseen.rejects());
+    let again = Answer(send(&mut it.clients, start("crm", true), &list).await.unwrap());
+    assert_eq!(again.counts(), [0, 1, 19, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_key_stands_for_one_content_in_its_source() {
+    let mut it = It::new().await;
+    let keyed = |row| proto::ImportRow { row_key: "7".into(), ..row };
+    assert_eq!(it.import("crm", &[keyed(grant("user:1"))]).await.counts(), [1, 0, 0, 0]);
+    let other = proto::ImportRow { line: 3, ..keyed(grant("user:2")) };
+    let answer = it.import("crm", &[keyed(grant("user:1")), other.clone()]).await;
+    assert_eq!(answer.counts(), [0, 0, 1, 1]);
+    assert_eq!(answer.rejects(), [(3, "row_key", "IDEMPOTENCY_KEY_REUSED")]);
+    assert_eq!(it.import("web", &[other]).await.counts(), [1, 0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_once_and_brings_rows() {
+    let mut it = It::new().await;
+    let head = it.head().await;
+    let nothing = proto::ImportConsentsRequest { message: None };
+    let many = vec![grant("user:1"); 1_001];
+    for (messages, field, reason) in [
+        (vec![], "start", "INVALID_FIELD"),
+        (vec![nothing.clone()], "start", "INVALID_FIELD"),
+        (vec![rows(vec![grant("user:1")])], "start", "INVALID_FIELD"),
+        (vec![start("crm", false), start("crm", false)], "start", "INVALID_FIELD"),
+        (vec![start("crm", false), nothing], "rows", "INVALID_FIELD"),
+        (vec![start("crm", false), rows(many)], "rows.rows", "LIMIT_EXCEEDED"),
+        (vec![start("", false)], "start.source", "INVALID_FIELD"),
+        (vec![start("a\0b", false)], "start.source", "INVALID_FIELD"),
+        (vec![start(&"s".repeat(129), false)], "start.source", "LIMIT_EXCEEDED"),
+    ] {
+        let error = typed(&send_messages(&mut it.clients, messages).await.unwrap_err());
+        assert_eq!((error.code, error.reason.as_str()), (Code::InvalidArgument, reason), "{field}");
+        assert_eq!(error.fields, [field]);
+    }
+    assert_eq!(it.head().await, head);
+    assert_eq!(it.import("crm", &[]).await.counts(), [0, 0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--request-timeout", "1s", "--import-rows-per-second-max", "15"];
+    let server = Server::start_with(dir.path(), &flags);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[LETTER], &["email"]).await;
+    let list: Vec<_> = (0..40).map(|n| grant(&format!("user:{n}"))).collect();
+    let began = std::time::Instant::now();
+    let answer = Answer(send(&mut clients, start("crm", false), &list).await.unwrap());
+    assert_eq!(answer.counts(), [40, 0, 0, 0]);
+    assert!(began.elapsed().as_millis() > 2_000, "15 rows a second: {:?}", began.elapsed());
+    let silent = stream::iter([start("crm", false)]).chain(stream::pending());
+    let error = clients.consent.import_consents(silent).await.unwrap_err();
+    assert_eq!(typed(&error).reason, "DEADLINE_EXCEEDED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_told_to_stop_ends_an_import_and_keeps_what_it_took() {
+    let it = It::new().await;
+    let (server, mut clients) = (it.server, it.clients);
+    let mut consent = clients.consent.clone();
+    let unfinished = stream::iter([start("crm", false), rows(vec![grant("user:1")])]);
+    let call = tokio::spawn(async move {
+        consent.import_consents(unfinished.chain(stream::pending())).await.unwrap_err()
+    });
+    while clients.history("user:1").await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
+    assert_eq!(typed(&call.await.unwrap()).reason, "SHUTTING_DOWN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acts_find_a_place_however_many_imports_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--appends-max", "4"]);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[LETTER], &["email"]).await;
+    let imports: Vec<_> = (0..3)
+        .map(|own| {
+            let mut clients = clients.clone();
+            let list: Vec<_> = (0..300).map(|n| grant(&format!("import{own}:{n}"))).collect();
+            tokio::spawn(async move {
+                Answer(send(&mut clients, start("crm", false), &list).await.unwrap()).counts()
+            })
+        })
+        .collect();
+    for n in 0..50 {
+        let request = act(&format!("user:{n}"), vec![change(Action::Grant, LETTER, "email")]);
+        clients.consent.record_consent(request).await.expect("a place");
+    }
+    for import in imports {
+        assert_eq!(import.await.unwrap(), [300, 0, 0, 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
+    const ROWS: u64 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    // Slow enough to be hit in the middle on any machine.
+    let server = Server::start_with(dir.path(), &["--import-rows-per-second-max", "2000"]);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&[LETTER], &["email"]).await;
+    let list: Vec<_> = (0..ROWS).map(|n| grant(&format!("user:{n}"))).collect();
+    let list = numbered(list);
+    let call = {
+        let (mut clients, list) = (clients.clone(), list.clone());
+        tokio::spawn(async move { send(&mut clients, start("crm", false), &list).await })
+    };
+    let mut audit = clients.audit.clone();
+    loop {
+        let request = proto::GetCheckpointRequest::default();
+        if audit.get_checkpoint(request).await.unwrap().into_inner().size > 1_000 {
+            break;
+        }
+    }
+    server.kill();
+    assert!(call.await.unwrap().is_err(), "killed in the middle");
+
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let answer = Answer(send(&mut clients, start("crm", false), &list).await.unwrap());
+    let [recorded, unchanged, replayed, rejected] = answer.counts();
+    assert_eq!((recorded + replayed, unchanged, rejected), (ROWS, 0, 0));
+    assert!(recorded > 0 && replayed > 900, "{recorded} and {replayed}");
+    let cells: Vec<_> =
+        (0..ROWS).map(|n| (format!("user:{n}"), LETTER.to_owned(), "email".to_owned())).collect();
+    let decisions = clients.check_cells(&cells).await;
+    assert!(decisions.iter().all(|it| it.effect() == Effect::Allow));
+    let deciding: BTreeSet<_> = decisions.iter().map(|it| it.decided_by_index).collect();
+    assert_eq!(deciding.len() as u64, ROWS);
+    let acts = clients
+        .entries(0)
+        .await
+        .into_iter()
+        .filter(|(_, entry)| matches!(entry.body, Some(proto::entry::Body::ConsentAct(_))));
+    assert_eq!(acts.count() as u64, ROWS);
+    assert_eq!(
+        Answer(send(&mut clients, start("crm", false), &list).await.unwrap()).counts(),
+        [0, 0, ROWS, 0]
+    );
+    drop(clients);
+    server.terminate();
+    support::verify(dir.path()).expect_code(0);
+}

@@ -1,0 +1,329 @@
+//! What a preview says of a change is what the change then does: over gRPC, and by the command line,
+//! against the built binary.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{collections::BTreeMap, fs};
+
+use consent_ledger::proto::{
+    self, Action, Actor, Effect, LegalBasis, LinkConfidence, PreviewPurposeChangeResponse, Purpose,
+    Reason, batch_check_result::Result as Outcome,
+};
+use support::{Clients, Server, act, change, check_request, typed};
+
+const NEWS: &str = "marketing.newsletter";
+const CHANNELS: [&str; 2] = ["email", "sms"];
+const NOBODY: &str = "user:nobody";
+
+/// Everybody whom the ledger knows of, one for each way in which it can.
+const KNOWN: [&str; 13] = [
+    "user:granted",
+    "user:withdrew",
+    "user:refused",
+    "user:objected",
+    "user:everything-stopped",
+    "user:opted-in-after-all",
+    "user:imported",
+    "user:only-elsewhere",
+    "user:linked-to-granted",
+    "user:maybe-withdrew",
+    "user:withdrew-here",
+    "user:granted-there",
+    "user:linked-to-nothing",
+];
+
+/// How many cells of a channel go from one reason to another.
+type Flips = BTreeMap<(String, Reason, Reason), u64>;
+
+struct It {
+    server: Server,
+    clients: Clients,
+    dir: tempfile::TempDir,
+}
+
+impl It {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(&dir.path().join("data"));
+        let mut clients = server.clients().await;
+        clients.put_catalog(&[NEWS, "other"], &CHANNELS).await;
+        let channel = proto::Channel { key: "fax".into(), title: String::new(), retired: true };
+        let request = proto::PutChannelRequest { channel: Some(channel) };
+        clients.catalog.put_channel(request).await.unwrap();
+        let mut it = Self { server, clients, dir };
+        it.populate().await;
+        it
+    }
+
+    async fn says(&mut self, subject: &str, action: Action, purpose: &str, channel: &str) {
+        let request = act(subject, vec![change(action, purpose, channel)]);
+        self.clients.consent.record_consent(request).await.unwrap();
+    }
+
+    async fn populate(&mut self) {
+        use Action::{Grant, Object, Refuse, Withdraw};
+        for (subject, action, purpose, channel) in [
+            ("user:maybe-withdrew", Grant, NEWS, "sms"),
+            ("user:granted", Grant, NEWS, "email"),
+            ("user:withdrew", Grant, NEWS, "email"),
+            ("user:withdrew", Withdraw, NEWS, "*"),
+            ("user:refused", Refuse, NEWS, "sms"),
+            ("user:objected", Object, NEWS, "email"),
+            ("user:everything-stopped", Withdraw, "*", "*"),
+            ("user:opted-in-after-all", Withdraw, "*", "*"),
+            ("user:opted-in-after-all", Grant, NEWS, "sms"),
+            ("user:only-elsewhere", Grant, "other", "email"),
+            ("user:withdrew-here", Withdraw, NEWS, "*"),
+            ("user:granted-there", Grant, NEWS, "email"),
+        ] {
+            self.says(subject, action, purpose, channel).await;
+        }
+        let mut imported = act("user:imported", vec![change(Grant, NEWS, "sms")]);
+        imported.actor = Actor::Import.into();
+        self.clients.consent.record_consent(imported).await.unwrap();
+        for (subject, other, confidence) in [
+            ("user:granted", "user:linked-to-granted", LinkConfidence::Verified),
+            ("user:maybe-withdrew", "user:withdrew", LinkConfidence::Asserted),
+            ("user:withdrew-here", "user:granted-there", LinkConfidence::Verified),
+            ("user:linked-to-nothing", "user:only-elsewhere", LinkConfidence::Asserted),
+        ] {
+            let request = proto::LinkSubjectsRequest {
+                subject: subject.into(),
+                other_subject: other.into(),
+                confidence: confidence.into(),
+                asserted_by: "login-service".into(),
+                dry_run: false,
+            };
+            self.clients.privacy.link_subjects(request).await.unwrap();
+        }
+    }
+
+    /// The reason of every cell of a purpose, those of nobody last.
+    async fn reasons(&mut self, purpose: &str, region: &str) -> Vec<(String, Reason)> {
+        let cells = KNOWN.iter().chain([&NOBODY]).flat_map(|who| CHANNELS.map(|to| (*who, to)));
+        let cells: Vec<_> = cells.collect();
+        let check = |(who, to): &(&str, &str)| proto::CheckRequest {
+            region: region.to_owned(),
+            ..check_request(who, purpose, to)
+        };
+        let checks = cells.iter().map(check).collect();
+        let request = proto::BatchCheckRequest { checks, at_least_revision: None };
+        let answer = self.clients.check.batch_check(request).await.unwrap().into_inner();
+        let reason = |((_, channel), result): (&(&str, &str), proto::BatchCheckResult)| {
+            let Some(Outcome::Decision(own)) = result.result else { panic!("{result:?}") };
+            ((*channel).to_owned(), own.reason())
+        };
+        cells.iter().zip(answer.results).map(reason).collect()
+    }
+
+    async fn preview(
+        &mut self,
+        purpose: &Purpose,
+        requires_reconsent: bool,
+        region: &str,
+    ) -> PreviewPurposeChangeResponse {
+        let request = proto::PreviewPurposeChangeRequest {
+            purpose: Some(purpose.clone()),
+            requires_reconsent,
+            region: region.to_owned(),
+        };
+        self.clients.catalog.preview_purpose_change(request).await.unwrap().into_inner()
+    }
+
+    /// Makes a change, and holds what was said of it for each region to what it did.
+    async fn change(&mut self, purpose: Purpose, requires_reconsent: bool) -> Flips {
+        let regions = ["", "DE", "US-CA"];
+        let key = purpose.key.clone();
+        let mut said = Vec::new();
+        for region in regions {
+            let preview = self.preview(&purpose, requires_reconsent, region).await;
+            said.push((preview, self.reasons(&key, region).await));
+        }
+        let request =
+            proto::PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
+        let put = self.clients.catalog.put_purpose(request).await.unwrap().into_inner();
+        let mut all = Flips::new();
+        for ((preview, before), region) in said.into_iter().zip(regions) {
+            let what = format!("{purpose:?} {requires_reconsent} {region}");
+            assert_eq!(preview.changed, put.changed, "{what}");
+            assert_eq!(preview.version, put.purpose.as_ref().unwrap().version, "{what}");
+            let after = self.reasons(&key, region).await;
+            let flips = assert_is_what_was_said(&preview, &before, &after, &what);
+            if region.is_empty() {
+                all = flips;
+            }
+        }
+        all
+    }
+}
+
+/// Counts anew, from checks alone.
+fn assert_is_what_was_said(
+    said: &PreviewPurposeChangeResponse,
+    before: &[(String, Reason)],
+    after: &[(String, Reason)],
+    what: &str,
+) -> Flips {
+    let known = KNOWN.len() * CHANNELS.len();
+    assert_eq!(said.cells, known as u64, "{what}");
+    let mut flips = Flips::new();
+    for ((channel, before), (_, after)) in before[..known].iter().zip(&after[..known]) {
+        if before != after {
+            *flips.entry((channel.clone(), *before, *after)).or_default() += 1;
+        }
+    }
+    let of = |own: &proto::CellFlips| ((own.channel.clone(), own.before(), own.after()), own.count);
+    let told: Flips = said.flips.iter().map(of).collect();
+    assert_eq!(told.len(), said.flips.len(), "no two rows of one kind: {what}");
+    assert_eq!(told, flips, "{what}");
+    let turned = |effect: Effect| {
+        let turns = |(_, before, after): &(String, Reason, Reason)| {
+            effect_of(*before) != effect && effect_of(*after) == effect
+        };
+        flips.iter().filter(|(key, _)| turns(key)).map(|(_, count)| count).sum::<u64>()
+    };
+    let counts = (said.would_allow, said.would_deny);
+    assert_eq!(counts, (turned(Effect::Allow), turned(Effect::Deny)), "{what}");
+    let nobody = said.unknown_subject.as_ref().unwrap();
+    assert_eq!(nobody.before(), before[known].1, "{what}");
+    assert_eq!(nobody.after(), after[known].1, "{what}");
+    flips
+}
+
+fn effect_of(reason: Reason) -> Effect {
+    match reason {
+        Reason::Granted | Reason::NoObjection | Reason::NotConsentBased => Effect::Allow,
+        _ => Effect::Deny,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_of_any_change_is_what_the_change_then_does() {
+    let mut it = It::new().await;
+    let own = support::consent_purpose(NEWS);
+    let with_basis = |basis: LegalBasis| Purpose { legal_basis: basis.into(), ..own.clone() };
+    let regional = Purpose {
+        basis_by_region: BTreeMap::from([
+            ("DE".to_owned(), LegalBasis::Consent.into()),
+            ("US".to_owned(), LegalBasis::Contract.into()),
+        ]),
+        ..with_basis(LegalBasis::LegitimateInterest)
+    };
+    let retired = Purpose { retired: true, ..own.clone() };
+    let reworded = Purpose { title: "Our letter".into(), ..own.clone() };
+    let confirmed = Purpose { double_opt_in: true, ..own.clone() };
+    for (purpose, requires_reconsent, flips) in [
+        (own.clone(), false, false),
+        (retired, false, true),
+        (own.clone(), false, true),
+        (regional, false, true),
+        (with_basis(LegalBasis::Contract), false, true),
+        (with_basis(LegalBasis::LegitimateInterest), false, true),
+        (own.clone(), false, true),
+        (confirmed, false, false),
+        (reworded.clone(), false, false),
+        (reworded.clone(), true, true),
+        (reworded, true, false),
+        // A purpose that is new, with and without a need for consent.
+        (support::consent_purpose("brand.new"), false, true),
+        (Purpose { key: "service".into(), ..with_basis(LegalBasis::Contract) }, false, true),
+    ] {
+        let what = format!("{purpose:?} {requires_reconsent}");
+        let flipped = it.change(purpose, requires_reconsent).await;
+        assert_eq!(!flipped.is_empty(), flips, "{what}: {flipped:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_linked_counts_with_what_the_others_said() {
+    let mut it = It::new().await;
+    let retired = Purpose { retired: true, ..support::consent_purpose(NEWS) };
+    let flips = it.preview(&retired, false, "").await.flips;
+    let of = |channel: &str, before: Reason| {
+        let is_it = |own: &&proto::CellFlips| own.channel == channel && own.before() == before;
+        flips.iter().find(is_it).map_or(0, |own| own.count)
+    };
+    // Who granted, whoever is verified to be them, and whoever withdrew before as somebody else.
+    assert_eq!(of("email", Reason::Granted), 4);
+    // A later withdrawal that is only said to be theirs stops a grant: two of three are left.
+    assert_eq!(of("sms", Reason::Granted), 2, "{flips:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_change_is_wrong_with_its_preview() {
+    let mut it = It::new().await;
+    let own = || support::consent_purpose(NEWS);
+    let wrong = [
+        None,
+        Some(Purpose { key: "No Key".into(), ..own() }),
+        Some(Purpose { title: String::new(), ..own() }),
+        Some(Purpose { legal_basis: 0, ..own() }),
+        Some(Purpose { data_categories: vec!["a".into(); 101], ..own() }),
+        Some(Purpose { oldest_compatible_version: 2, ..own() }),
+        Some(Purpose { basis_by_region: BTreeMap::from([("UK".into(), 1)]), ..own() }),
+    ];
+    let put = |purpose| proto::PutPurposeRequest { purpose, requires_reconsent: false };
+    let preview = |purpose| proto::PreviewPurposeChangeRequest { purpose, ..Default::default() };
+    for purpose in wrong {
+        let refused = it.clients.catalog.put_purpose(put(purpose.clone())).await.unwrap_err();
+        let asked = it.clients.catalog.preview_purpose_change(preview(purpose)).await;
+        assert_eq!(typed(&asked.unwrap_err()), typed(&refused));
+    }
+    let nowhere =
+        proto::PreviewPurposeChangeRequest { region: "Atlantis".into(), ..preview(Some(own())) };
+    let refused = it.clients.catalog.preview_purpose_change(nowhere).await.unwrap_err();
+    assert_eq!(typed(&refused).fields, ["region"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_previewed_applied_and_listed() {
+    let it = It::new().await;
+    let path = it.dir.path().join("catalog.toml");
+    let file = path.to_str().unwrap();
+    let write = |more: &str| {
+        let text = format!(
+            "[[purposes]]\nkey = \"{NEWS}\"\ntitle = \"{NEWS}\"\nlegal_basis = \"consent\"\n{more}"
+        );
+        fs::write(&path, text).unwrap();
+    };
+    write("");
+    let catalog = |words: &[&str]| it.server.cli(&[&["catalog"], words].concat());
+    let same = catalog(&["preview", file]).expect_code(0);
+    assert!(same.stdout.starts_with("marketing.newsletter stays as it is: of 26 cells 0 would"));
+
+    let preview = ["preview", file, "--requires-reconsent", "--json"];
+    assert_eq!(catalog(&preview).expect_code(0).json()["would_deny"], 0, "the only version");
+    write("description = \"Now with tulips.\"\n");
+    let said = catalog(&preview).expect_code(0).json();
+    assert_eq!((&said["changed"], &said["version"]), (&true.into(), &2.into()), "{said}");
+    let denied = said["would_deny"].as_u64().unwrap();
+    assert!(denied > 0, "{said}");
+    let table = catalog(&["preview", file, "--requires-reconsent"]).expect_code(0).stdout;
+    assert!(table.contains(&format!("of 26 cells 0 would be allowed and {denied} denied")));
+    assert!(table.contains("reconsent_required"), "{table}");
+
+    let apply = ["apply", file, "--reconsent", NEWS, "--json"];
+    let fields = serde_json::json!(["description", "oldest_compatible_version"]);
+    let dry = catalog(&[&apply[..], &["--dry-run"]].concat()).expect_code(0).json();
+    assert_eq!((&dry["changed"], &dry["results"][0]["fields"]), (&1.into(), &fields), "{dry}");
+    let applied = catalog(&apply).expect_code(0).json();
+    assert_eq!(applied["results"][0]["fields"], fields, "{applied}");
+    assert_eq!(catalog(&apply).expect_code(0).json()["unchanged"], 1, "once");
+    let listed = catalog(&["list"]).expect_code(0).stdout;
+    assert!(listed.contains("counts from version 2"), "{listed}");
+
+    write("basis_by_region = { US = \"legitimate_interest\", \"US-CA\" = \"consent\" }\n");
+    let said = catalog(&["preview", file, "--region", "US", "--json"]).expect_code(0).json();
+    assert_eq!(said["unknown_subject"]["after"], "no_objection", "{said}");
+    catalog(&["apply", file]).expect_code(0);
+    let listed = catalog(&["list"]).expect_code(0).stdout;
+    assert!(listed.contains("consent in US-CA, legitimate_interest in US"), "{listed}");
+
+    for words in [["apply", file, "--reconsent", "other"], ["preview", file, "--purpose", "other"]]
+    {
+        let refused = catalog(&words).expect_code(2);
+        assert!(refused.stderr.contains("has no purpose `other`"), "{}", refused.stderr);
+    }
+}
