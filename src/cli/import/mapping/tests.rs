@@ -1,9 +1,10 @@
 use std::io::Cursor;
 
 use super::{
-    super::{csv::Records, input::Place},
+    super::{csv::Records, input::Place, rejects::Reject},
     *,
 };
+use crate::proto::{self, Action, Actor, ImportRow};
 
 const EXAMPLE: &str = include_str!("../../../../examples/import-mapping.toml");
 const EXAMPLE_CSV: &str = include_str!("../../../../examples/import.csv");

@@ -1,0 +1,275 @@
+//! The parts of a mapping: what one place of a row comes from, and how it is read.
+
+use std::collections::BTreeMap;
+
+use super::{
+    super::times::{RawTime, TimeFormat},
+    RawActor, RawCell, RawEvidence, RawText,
+    fields::{Fields, Wrong},
+};
+use crate::{
+    cli::words,
+    domain::Key,
+    proto::{self, Action, Actor},
+};
+
+/// A column, by its place in [`Columns`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Column(pub(super) usize);
+
+/// The names of columns that a mapping uses.
+#[derive(Debug, Default)]
+pub(super) struct Columns(pub(super) Vec<String>);
+
+impl Columns {
+    pub(super) fn add(&mut self, name: &str) -> Column {
+        let known = self.0.iter().position(|known| known == name);
+        Column(known.unwrap_or_else(|| {
+            self.0.push(name.to_owned());
+            self.0.len() - 1
+        }))
+    }
+}
+
+/// A text from a column, or the same for all rows.
+#[derive(Debug)]
+pub(super) enum Text {
+    Column(Column),
+    Constant(String),
+}
+
+impl Text {
+    pub(super) fn new(
+        what: &str,
+        column: Option<String>,
+        constant: Option<String>,
+        columns: &mut Columns,
+    ) -> Result<Self, String> {
+        match (column, constant) {
+            (Some(column), None) => Ok(Self::Column(columns.add(&column))),
+            (None, Some(constant)) => Ok(Self::Constant(constant)),
+            _ => Err(format!("`{what}` needs either `column` or `constant`")),
+        }
+    }
+
+    pub(super) fn some(
+        what: &str,
+        raw: Option<RawText>,
+        columns: &mut Columns,
+    ) -> Result<Option<Self>, String> {
+        raw.map(|raw| Self::new(what, raw.column, raw.constant, columns)).transpose()
+    }
+}
+
+/// Text with columns in it, such as `user:{id}`.
+#[derive(Debug)]
+pub(super) struct Template(Vec<Text>);
+
+impl Template {
+    pub(super) fn parse(what: &str, text: &str, columns: &mut Columns) -> Result<Self, String> {
+        let wrong = || format!("`{what}` must be like \"user:{{customer_id}}\", not \"{text}\"");
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (column, after) = after.split_once('}').ok_or_else(wrong)?;
+            if column.is_empty() || before.contains('}') {
+                return Err(wrong());
+            }
+            parts.push(Text::Constant(before.to_owned()));
+            parts.push(Text::Column(columns.add(column)));
+            rest = after;
+        }
+        if parts.is_empty() || rest.contains('}') {
+            return Err(wrong());
+        }
+        parts.push(Text::Constant(rest.to_owned()));
+        Ok(Self(parts))
+    }
+
+    pub(super) fn fill(&self, fields: &Fields<'_>) -> Result<String, Wrong> {
+        let mut filled = String::new();
+        for part in &self.0 {
+            filled += match part {
+                Text::Constant(text) => text,
+                Text::Column(column) => fields.some(*column)?.ok_or_else(|| {
+                    fields.wrong(*column, "blank", "must not be blank".to_owned())
+                })?,
+            };
+        }
+        Ok(filled)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Cell {
+    column: Column,
+    scope: proto::Scope,
+    words: BTreeMap<String, Action>,
+    purpose_version: u32,
+    data_categories: Vec<String>,
+}
+
+impl Cell {
+    pub(super) fn new(raw: RawCell, columns: &mut Columns) -> Result<Self, String> {
+        let at = format!("the cell of column `{}`", raw.column);
+        for (what, key) in [("purpose", &raw.purpose), ("channel", &raw.channel)] {
+            if key != "*" {
+                Key::parse(key).map_err(|error| format!("{at}: the {what} {error}"))?;
+            } else if !raw.grant.is_empty() {
+                return Err(format!("{at}: a grant covers exactly one cell, never `*`"));
+            }
+        }
+        let given = [
+            (Action::Grant, raw.grant),
+            (Action::Refuse, raw.refuse),
+            (Action::Withdraw, raw.withdraw),
+            (Action::Object, raw.object),
+        ];
+        Ok(Self {
+            words: cell_words(given).map_err(|error| format!("{at}: {error}"))?,
+            column: columns.add(&raw.column),
+            scope: proto::Scope { purpose: raw.purpose, channel: raw.channel },
+            purpose_version: raw.purpose_version,
+            data_categories: raw.data_categories,
+        })
+    }
+
+    pub(super) fn change(&self, fields: &Fields<'_>) -> Result<Option<proto::Change>, Wrong> {
+        let Some(word) = fields.some(self.column)? else { return Ok(None) };
+        let action = *self.words.get(word).ok_or_else(|| {
+            let known: Vec<_> = self.words.keys().map(|word| format!("`{word}`")).collect();
+            let message = format!("`{word}` is none of {}", known.join(", "));
+            fields.wrong(self.column, "unknown_value", message)
+        })?;
+        let mut change = proto::Change {
+            action: action.into(),
+            scope: Some(self.scope.clone()),
+            ..Default::default()
+        };
+        if action == Action::Grant {
+            change.purpose_version = self.purpose_version;
+            change.data_categories.clone_from(&self.data_categories);
+        }
+        Ok(Some(change))
+    }
+}
+
+fn cell_words(given: [(Action, Vec<String>); 4]) -> Result<BTreeMap<String, Action>, String> {
+    let mut words = BTreeMap::new();
+    for (action, own) in given {
+        for word in own {
+            // Fields are compared without the spaces around them.
+            if word.is_empty() || word.trim() != word {
+                return Err(format!(
+                    "\"{word}\" can not be a value: a blank field changes nothing, and spaces \
+                     around a value do not count"
+                ));
+            }
+            if words.insert(word.clone(), action).is_some() {
+                return Err(format!("`{word}` stands there twice"));
+            }
+        }
+    }
+    if words.is_empty() {
+        return Err("needs values in `grant`, `refuse`, `withdraw` or `object`".to_owned());
+    }
+    Ok(words)
+}
+
+#[derive(Debug)]
+pub(super) struct Time {
+    column: Column,
+    format: TimeFormat,
+}
+
+impl Time {
+    pub(super) fn new(what: &str, raw: RawTime, columns: &mut Columns) -> Result<Self, String> {
+        let column = columns.add(&raw.column);
+        let format = TimeFormat::new(raw).map_err(|error| format!("`{what}`: {error}"))?;
+        Ok(Self { column, format })
+    }
+
+    pub(super) fn read(
+        &self,
+        fields: &Fields<'_>,
+    ) -> Result<Option<prost_types::Timestamp>, Wrong> {
+        let Some(text) = fields.some(self.column)? else { return Ok(None) };
+        let time = self.format.read(text);
+        time.map(|time| Some(words::wire_time(time)))
+            .map_err(|message| fields.wrong(self.column, "not_a_time", message))
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Who {
+    Constant(Actor),
+    Column(Column, Option<BTreeMap<String, Actor>>),
+}
+
+impl Who {
+    pub(super) fn new(raw: RawActor, columns: &mut Columns) -> Result<Self, String> {
+        let parse = |word: &str| words::parse(word).map_err(|error| format!("`actor`: {error}"));
+        let text = Text::new("actor", raw.column, raw.constant, columns)?;
+        match (text, raw.words) {
+            (Text::Constant(word), None) => parse(&word).map(Self::Constant),
+            (Text::Constant(_), Some(_)) => {
+                Err("`actor`: `words` go with `column`, not with `constant`".to_owned())
+            }
+            (Text::Column(column), own) => {
+                let own = own.map(|own| {
+                    own.into_iter().map(|(from, to)| parse(&to).map(|to| (from, to))).collect()
+                });
+                Ok(Self::Column(column, own.transpose()?))
+            }
+        }
+    }
+
+    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Actor, Wrong> {
+        let (column, own) = match self {
+            Self::Constant(actor) => return Ok(*actor),
+            Self::Column(column, own) => (*column, own),
+        };
+        let Some(word) = fields.some(column)? else { return Ok(Actor::Unspecified) };
+        let actor = match own {
+            Some(own) => own.get(word).copied(),
+            None => words::parse(word).ok(),
+        };
+        actor.ok_or_else(|| {
+            fields.wrong(column, "unknown_value", format!("`{word}` is not a known actor"))
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Evidence {
+    touchpoint: Option<Text>,
+    method: Option<Text>,
+    notice_id: Option<Text>,
+    notice_version: Option<Text>,
+    language: Option<Text>,
+}
+
+impl Evidence {
+    pub(super) fn new(raw: RawEvidence, columns: &mut Columns) -> Result<Self, String> {
+        let mut text = |what, raw| Text::some(what, raw, columns);
+        Ok(Self {
+            touchpoint: text("evidence.touchpoint", raw.touchpoint)?,
+            method: text("evidence.method", raw.method)?,
+            notice_id: text("evidence.notice_id", raw.notice_id)?,
+            notice_version: text("evidence.notice_version", raw.notice_version)?,
+            language: text("evidence.language", raw.language)?,
+        })
+    }
+
+    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Option<proto::Evidence>, Wrong> {
+        let evidence = proto::Evidence {
+            touchpoint: fields.text(self.touchpoint.as_ref())?,
+            method: fields.text(self.method.as_ref())?,
+            notice_id: fields.text(self.notice_id.as_ref())?,
+            notice_version: fields.text(self.notice_version.as_ref())?,
+            language: fields.text(self.language.as_ref())?,
+            ..Default::default()
+        };
+        Ok(Some(evidence).filter(|evidence| *evidence != proto::Evidence::default()))
+    }
+}
