@@ -59,7 +59,18 @@ fn basis_in(version: &PurposeVersion, region: Option<Region>) -> LegalBasis {
 }
 
 fn ever_consent(purpose: &Purpose, region: Option<Region>) -> bool {
-    purpose.versions.iter().any(|version| basis_in(version, region) == LegalBasis::Consent)
+    // Where the data subject is may be left out, or told roughly: then every place that may be meant
+    // counts.
+    let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
+    let may_be = |own: Option<Region>| {
+        let own = own.map(|own| own.as_str().to_owned()).unwrap_or_default();
+        text.is_empty() || own == text || own.starts_with(&format!("{text}-"))
+    };
+    let meant: Vec<_> = regions(purpose).into_iter().filter(|own| may_be(*own)).collect();
+    let meant = meant.into_iter().chain([region]);
+    let rests = |version: &PurposeVersion, region| basis_in(version, region) == LegalBasis::Consent;
+    let versions = || purpose.versions.iter();
+    meant.into_iter().any(|region| versions().any(|version| rests(version, region)))
 }
 
 /// Every region that some version of the purpose names, and none.
