@@ -361,6 +361,14 @@ fn covers_categories(purpose: &Purpose, grant: Event<'_>, asked: &[String]) -> b
     all_within(declared) && (narrowed.is_empty() || all_within(narrowed))
 }
 
+/// Whether a request asks for what a grant gives already.
+fn asks_for_the_same(grant: &Event<'_>, request: Event<'_>) -> bool {
+    let (given, asked) = (grant.change, request.change);
+    asked.purpose_version <= given.purpose_version
+        && asked.expires_at == given.expires_at
+        && asked.data_categories == given.data_categories
+}
+
 fn grant_counts(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> bool {
     cell.grant.is_some_and(|grant| {
         !grant.is_expired(now)
@@ -477,7 +485,11 @@ impl Told<'_> {
             }
             _ if !waits => Outcome::Applied,
             (_, Some(request)) => Outcome::SupersededByLater(request.index),
-            _ if grant_counts(purpose, &after, self.now) => Outcome::NoEffect,
+            (Some(grant), None)
+                if grant_counts(purpose, &after, self.now) && asks_for_the_same(grant, own) =>
+            {
+                Outcome::NoEffect
+            }
             _ => Outcome::PendingConfirmation,
         }
     }
