@@ -14,9 +14,13 @@ pub mod fold;
 mod linked;
 mod row;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -44,6 +48,9 @@ const FORMAT_VERSION: u32 = 3;
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// What an entry of the hot cache costs besides the state itself, in bytes: key, pointers, counters.
 const HOT_ENTRY_BYTES: u64 = 96;
+/// How long a reader waits for what it saw a part of to be visible everywhere. It takes the writer
+/// microseconds, unless it ended in the middle.
+const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
 /// The least memory for hot states, in bytes, whatever the configuration says.
 pub const HOT_BYTES_MIN: u64 = 4 << 20;
 
@@ -56,6 +63,14 @@ pub enum ViewError {
     /// A row is malformed.
     #[error("a row of the view is malformed")]
     Row,
+    /// What a state knows of did not become visible everywhere.
+    #[error("a state is at revision {wanted}, the view stays at {applied}")]
+    Unpublished {
+        /// Revision of the state.
+        wanted: u64,
+        /// Revision of the view.
+        applied: u64,
+    },
     /// The acts of a subject are known, but its state is gone.
     #[error("the state of {0:?} is missing from the view")]
     StateMissing(SubjectRef),
@@ -305,10 +320,7 @@ impl View {
             }
             let linked = reach(subject, &own, |other| self.state(other))?;
             let whole = unite(&own, &linked);
-            // The writer is between a run's rows and its end, which is a matter of memory alone.
-            while self.applied() < whole.revision {
-                std::thread::yield_now();
-            }
+            self.wait_published(whole.revision)?;
             let mut is_same = self.state(subject)?.revision == own.revision;
             for linked in &linked {
                 is_same &= self.state(linked.subject)?.revision == linked.state.revision;
@@ -317,6 +329,22 @@ impl View {
                 return Ok((Arc::new(whole), linked));
             }
         }
+    }
+
+    /// Waits for the writer, who is between a run's rows and its end. That is a matter of memory
+    /// alone: [`Self::apply`] waits for nothing there.
+    fn wait_published(&self, wanted: u64) -> Result<(), ViewError> {
+        if self.applied() >= wanted {
+            return Ok(());
+        }
+        let until = Instant::now() + PUBLISHED_WAIT;
+        while self.applied() < wanted {
+            if Instant::now() >= until {
+                return Err(ViewError::Unpublished { wanted, applied: self.applied() });
+            }
+            thread::yield_now();
+        }
+        Ok(())
     }
 
     /// The state of a subject with all that linked subjects contribute, for one who looks at all
@@ -520,12 +548,14 @@ impl View {
             if next == end {
                 rows.push(AppliedMark { applied: end, chain_hash }.row());
             }
-            result = result.and(self.index.put(rows));
+            self.index.make_readable(rows);
             for effect in run {
                 self.publish(effect);
             }
             self.applied.store(next, Ordering::Release);
             self.applied_news.send_replace(next);
+            // Readers wait for the end of a run; nothing but memory may lie before it.
+            result = result.and(self.index.wait_for_room());
         }
         Ok(result?)
     }
@@ -637,7 +667,7 @@ fn catalog_entries(index: &Index) -> Result<Vec<u64>, ViewError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, thread};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::domain::{
@@ -753,6 +783,24 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn a_reader_does_not_wait_forever_for_a_writer_that_ended_in_the_middle() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let names = [SubjectRef([1; 16]), SubjectRef([2; 16])];
+        let mut states = names.map(|name| (name, SubjectState::default()));
+        for (own, other) in [(0, 1), (1, 0)] {
+            states[own].1.merge_link(names[other], Some(LinkConfidence::Verified), 0);
+        }
+        let mut rows = Vec::new();
+        for (index, effect) in (0..).zip(turns(&mut states, 0..2)) {
+            effect.push_rows(index, &mut rows);
+        }
+        view.index.make_readable(rows);
+        let error = view.linked(names[0]).unwrap_err();
+        assert!(matches!(error, ViewError::Unpublished { wanted: 2, applied: 0 }), "{error}");
     }
 
     #[test]
