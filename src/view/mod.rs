@@ -24,7 +24,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-pub use effect::{Due, Effect, UseMark};
+pub use effect::{Due, Effect, UseCell};
 use hashbrown::{DefaultHashBuilder, HashMap};
 pub use linked::{LINKED_SUBJECTS_MAX, Linked, reach, unite};
 use quick_cache::{
@@ -51,6 +51,8 @@ const HOT_ENTRY_BYTES: u64 = 96;
 /// How long a reader waits for what it saw a part of to be visible everywhere. It takes the writer
 /// microseconds, unless it ended in the middle.
 const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
+/// How many uses are looked up at once. Most limits name fewer.
+const USES_AT_A_TIME: usize = 64;
 /// The least memory for hot states, in bytes, whatever the configuration says.
 pub const HOT_BYTES_MIN: u64 = 4 << 20;
 
@@ -487,18 +489,40 @@ impl View {
         Ok(self.index.put(due.iter().map(|due| (due.key().encode(), None)).collect())?)
     }
 
-    /// The uses of a subject's data, in the order of the ledger.
+    /// When a subject's data was used for a cell, newest first: all uses after `now`, and of those
+    /// from `since` to `now` no more than the last `limit`.
     ///
     /// # Errors
     /// The index can not be read.
-    pub fn uses(&self, subject: SubjectRef) -> Result<Vec<UseMark>, ViewError> {
-        let from = Key::Use(subject.0, 0).encode();
-        let keys = self.index.keys(&from[..from.len() - 8], &from, usize::MAX)?;
-        let value = |key: Vec<u8>| match self.index.get(&key)? {
-            Some(value) => UseMark::decode(&value).ok_or(ViewError::Row),
-            None => Err(ViewError::Row),
-        };
-        keys.into_iter().map(value).collect()
+    pub fn uses(
+        &self,
+        subject: SubjectRef,
+        cell: UseCell,
+        since: Millis,
+        now: Millis,
+        limit: usize,
+    ) -> Result<Vec<Millis>, ViewError> {
+        let mut from = Key::UseAt(subject.0, cell.0, i64::MAX, 0).encode();
+        let prefix = from[..from.len() - 16].to_vec();
+        let (mut uses, mut counted) = (Vec::new(), 0);
+        while counted < limit {
+            let keys = self.index.keys(&prefix, &from, USES_AT_A_TIME)?;
+            for key in &keys {
+                let Some(Key::UseAt(_, _, at, _)) = Key::decode(key) else {
+                    return Err(ViewError::Row);
+                };
+                let at = Millis(at);
+                counted += usize::from(at <= now);
+                if at < since || counted > limit {
+                    return Ok(uses);
+                }
+                uses.push(at);
+            }
+            let Some(last) = keys.last().filter(|_| keys.len() == USES_AT_A_TIME) else { break };
+            from.clone_from(last);
+            from.push(0); // The first key beyond it.
+        }
+        Ok(uses)
     }
 
     /// Up to `limit` subjects with a state, beyond `after`, in the order of their references.
@@ -783,6 +807,38 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn uses_are_read_newest_first_as_far_back_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let (one, other) = (SubjectRef([1; 16]), SubjectRef([2; 16]));
+        let cell = UseCell::new("news", "email");
+        let use_at = |subject: SubjectRef, cell: UseCell, at: i64, index: u64| {
+            (Key::UseAt(subject.0, cell.0, at, index).encode(), Some(Vec::new()))
+        };
+        let mut rows: Vec<_> =
+            (0..500).map(|n: u32| use_at(one, cell, n.into(), n.into())).collect();
+        rows.push(use_at(one, cell, 400, 7));
+        rows.push(use_at(one, UseCell::new("news", "sms"), 400, 8));
+        rows.push(use_at(other, cell, 400, 9));
+        view.index.put(rows).unwrap();
+        let read = |since, now, limit| {
+            let uses = view.uses(one, cell, Millis(since), Millis(now), limit).unwrap();
+            uses.into_iter().map(|at| at.0).collect::<Vec<_>>()
+        };
+        assert_eq!(read(497, 499, 9), [499, 498, 497]);
+        assert_eq!(read(0, 499, 2), [499, 498]);
+        assert_eq!(read(0, 497, 2), [499, 498, 497, 496], "the future comes on top");
+        assert_eq!(read(399, 400, 9)[99..], [400, 400, 399]);
+        assert_eq!(read(0, 499, usize::MAX).len(), 501);
+        assert_eq!(read(0, 499, 64).len(), 64);
+        assert_eq!(read(0, 499, 65).len(), 65);
+        assert!(read(500, 600, 9).is_empty());
+        assert!(read(0, 499, 0).is_empty());
+        let nobody = view.uses(SubjectRef([3; 16]), cell, Millis(0), Millis(9), 9).unwrap();
+        assert!(nobody.is_empty());
     }
 
     #[test]
