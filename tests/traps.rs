@@ -419,7 +419,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_past_its_end_confirms_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start_with(dir.path(), &["--confirmation-validity", "300ms"]);
+    let server = Server::start_with(dir.path(), &["--confirmation-validity", "1s"]);
     let mut clients = server.clients().await;
     clients.put_catalog(&[NEWS], &["email"]).await;
     let mut it = It { server: Some(server), clients, dir };
