@@ -462,14 +462,22 @@ impl View {
         self.stored_index(&Key::Confirmed(act))
     }
 
-    /// Up to `limit` grants that end by themselves at `until` or before, in the order of their ends.
+    /// Up to `limit` grants that end by themselves at `until` or before, in the order of their ends:
+    /// the first, or those after `after`.
     ///
     /// # Errors
     /// The index can not be read.
-    pub fn due(&self, until: Millis, limit: usize) -> Result<Vec<Due>, ViewError> {
+    pub fn due(
+        &self,
+        after: Option<&Due>,
+        until: Millis,
+        limit: usize,
+    ) -> Result<Vec<Due>, ViewError> {
         let prefix = &Key::Due(0, [0; 16], 0).encode()[..1];
+        // All these keys are of one length: nothing lies between a key and the same with a zero.
+        let from = after.map(|due| [due.key().encode(), vec![0]].concat());
         let mut due = Vec::new();
-        for key in self.index.keys(prefix, prefix, limit)? {
+        for key in self.index.keys(prefix, from.as_deref().unwrap_or(prefix), limit)? {
             let Some(Key::Due(at, subject, grant_index)) = Key::decode(&key) else {
                 return Err(ViewError::Row);
             };
