@@ -58,7 +58,7 @@ pub const GROUPS: &[Group] = &[
             ("5 subject withdraw *:*",                              "6 import grant offers:email", "BLOCKED by 100"),
             ("6 subject withdraw *:*",                              "5 subject grant offers:email", "SUPERSEDED by 100"),
             ("5 subject withdraw *:*; 7 import grant offers:email", "6 subject grant offers:email", "PENDING"),
-            ("5 subject grant club:email v1",                       "6 subject grant club:email v2", "NO_EFFECT"),
+            ("5 subject grant club:email v1",                       "6 subject grant club:email v2", "PENDING"),
             ("5 subject grant club:email v1 until 20",              "6 subject grant club:email v2", "PENDING"),
             ("6 subject grant club:email v1 until 9",               "5 subject grant club:email v2", "SUPERSEDED by 100"),
             ("5 subject grant offers:email; confirm 100",           "6 subject grant offers:email", "NO_EFFECT"),
