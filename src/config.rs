@@ -23,6 +23,11 @@ pub const TOKEN_VALIDITY_MIN: Duration = Duration::from_secs(1);
 /// The longest: a day is a long time not to hear of a withdrawal.
 pub const TOKEN_VALIDITY_MAX: Duration = Duration::from_secs(24 * 3_600);
 
+/// The shortest validity of confirmation tokens. Nobody confirms faster.
+pub const CONFIRMATION_VALIDITY_MIN: Duration = Duration::from_secs(1);
+/// The longest: who has not answered in three months is asked again.
+pub const CONFIRMATION_VALIDITY_MAX: Duration = Duration::from_secs(90 * 24 * 3_600);
+
 /// The longest name of a ledger, in bytes.
 pub const ORIGIN_BYTES_MAX: usize = 256;
 
@@ -159,6 +164,9 @@ pub enum ConfigError {
     /// Decision tokens that live too short or too long.
     #[error("--decision-token-validity must be 1s to 24h")]
     TokenValidity,
+    /// Confirmation tokens that live too short or too long.
+    #[error("--confirmation-validity must be 1s to 90days")]
+    ConfirmationValidity,
     /// The key-encryption key is malformed. It is not repeated here.
     #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
     Kek,
@@ -187,6 +195,10 @@ impl ServeConfig {
         let validity = TOKEN_VALIDITY_MIN..=TOKEN_VALIDITY_MAX;
         if !validity.contains(&self.node.decision_token_validity) {
             return Err(ConfigError::TokenValidity);
+        }
+        let validity = CONFIRMATION_VALIDITY_MIN..=CONFIRMATION_VALIDITY_MAX;
+        if !validity.contains(&self.node.confirmation_validity) {
+            return Err(ConfigError::ConfirmationValidity);
         }
         for (name, is_zero) in [
             ("--message-bytes-max", self.message_bytes_max == 0),
@@ -355,6 +367,19 @@ mod tests {
             config.node.decision_token_validity = Duration::from_millis(millis);
             let refused = config.check().err();
             assert_eq!(refused, (!good).then_some(ConfigError::TokenValidity), "{millis}");
+        }
+    }
+
+    #[test]
+    fn confirmations_wait_a_second_to_ninety_days() {
+        let mut config = ServeConfig::default();
+        let most = 90 * 86_400_000;
+        for (millis, good) in
+            [(0, false), (999, false), (1_000, true), (most, true), (most + 1, false)]
+        {
+            config.node.confirmation_validity = Duration::from_millis(millis);
+            let refused = config.check().err();
+            assert_eq!(refused, (!good).then_some(ConfigError::ConfirmationValidity), "{millis}");
         }
     }
 

@@ -319,10 +319,15 @@ async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
     assert_eq!(answer.counts(), [3, 0, 1, 0]);
     assert_eq!(it.reason("user:1").await, Reason::Revoked);
     // A hundred times there and back: every row sees those before it.
+    let start = support::now_ms() + 1;
+    support::wait_until("all of them are past", support::PATIENCE, || {
+        (support::now_ms() > start + 200).then_some(())
+    });
     let there_and_back = |n: usize| {
         let action = if n.is_multiple_of(2) { Action::Withdraw } else { Action::Grant };
         let own = by(Actor::Agent, "phone", row("user:2", vec![change(action, LETTER, "email")]));
-        proto::ImportRow { row_key: n.to_string(), ..own }
+        let effective_at = Some(timestamp(start + i64::try_from(n).unwrap()));
+        proto::ImportRow { row_key: n.to_string(), effective_at, ..own }
     };
     let many: Vec<_> = (0..200).map(there_and_back).collect();
     let answer = it.import("crm", &many).await;
@@ -388,7 +393,14 @@ async fn a_row_of_the_persons_own_follows_their_rule() {
         let without = it.import("paper", &[by(actor, "", grant(&subject))]).await;
         assert_eq!(without.rejects(), [(0, "evidence.method", "INVALID_FIELD")]);
         assert_eq!(it.reason(&subject).await, Reason::Withdrawn);
-        let with = by(actor, "signature", grant(&subject));
+        let undated = by(actor, "signature", grant(&subject));
+        let without = it.import("paper", std::slice::from_ref(&undated)).await;
+        assert_eq!(without.rejects(), [(0, "effective_at", "INVALID_FIELD")]);
+        assert_eq!(it.reason(&subject).await, Reason::Withdrawn);
+        let with = proto::ImportRow {
+            effective_at: Some(timestamp(support::now_ms() + 1_000)),
+            ..undated
+        };
         assert_eq!(it.import("paper", std::slice::from_ref(&with)).await.counts(), [1, 0, 0, 0]);
         assert_eq!(it.reason(&subject).await, Reason::Granted);
         assert_eq!(it.import("paper", &[with]).await.counts(), [0, 0, 1, 0]);

@@ -419,7 +419,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_past_its_end_confirms_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start_with(dir.path(), &["--confirmation-validity", "300ms"]);
+    let server = Server::start_with(dir.path(), &["--confirmation-validity", "1s"]);
     let mut clients = server.clients().await;
     clients.put_catalog(&[NEWS], &["email"]).await;
     let mut it = It { server: Some(server), clients, dir };
@@ -758,5 +758,47 @@ async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
     ] {
         let error = it.refused(only(preferences)).await;
         assert_eq!((&*error.reason, &*error.fields), ("INVALID_FIELD", &[field.to_owned()][..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_grant_agreed_to_the_version_of_its_time() {
+    let mut it = It::new().await;
+    let first = it.record(grant("user:0")).await;
+    let shown = millis(first.recorded_at.as_ref()).unwrap() + 1;
+    support::wait_until("a later moment", support::PATIENCE, || {
+        (now_ms() > shown + 2).then_some(())
+    });
+    let request = proto::PutPurposeRequest {
+        purpose: Some(proto::Purpose { title: "All new".into(), ..support::consent_purpose(NEWS) }),
+        requires_reconsent: true,
+    };
+    it.clients.catalog.put_purpose(request).await.unwrap();
+    // What an offline device, or last year's list, brings now was never shown the new text.
+    for actor in [Actor::Subject, Actor::Import] {
+        let late = it.record(at(shown, by(actor, grant("user:1")))).await;
+        assert_eq!(late.results[0].purpose_version, 1);
+        assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::ReconsentRequired);
+    }
+    let now = it.record(grant("user:1")).await;
+    assert_eq!(now.results[0].purpose_version, 2);
+    assert_eq!(it.reason("user:1", NEWS, "email").await, Reason::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_say_where_a_person_is_does_not_get_around_their_withdrawal() {
+    let mut it = It::new().await;
+    let regional = proto::Purpose {
+        basis_by_region: [("DE".to_owned(), LegalBasis::Consent.into())].into(),
+        ..purpose("regional", LegalBasis::Contract)
+    };
+    it.put(regional).await;
+    it.record(says("user:1", Action::Withdraw, "regional", "*")).await;
+    for (region, reason) in
+        [("DE", Reason::Withdrawn), ("", Reason::Withdrawn), ("FR", Reason::NotConsentBased)]
+    {
+        let request = check_request("user:1", "regional", "email");
+        let answer = it.ask(proto::CheckRequest { region: region.into(), ..request }).await;
+        assert_eq!(answer.reason(), reason, "{region}");
     }
 }

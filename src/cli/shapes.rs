@@ -565,6 +565,8 @@ pub struct UseRecord {
     pub campaign: String,
     /// Data categories that were used.
     pub data_categories: Vec<String>,
+    /// ISO 3166 region that was asked about.
+    pub region: String,
     /// Whether no decision allowed it.
     pub deviation: bool,
     /// What a check answered when it was used.
@@ -645,6 +647,7 @@ impl From<&proto::UseRecord> for UseRecord {
             segment: used.segment.clone(),
             campaign: used.campaign.clone(),
             data_categories: used.data_categories.clone(),
+            region: used.region.clone(),
             deviation: used.deviation,
             reason: word::<proto::Reason>(used.reason),
         }
@@ -1305,6 +1308,9 @@ pub enum Body {
         effective_at: String,
         /// The grants that are confirmed, with what became of them.
         grants: Vec<EntryChange>,
+        /// For guardians: first moment without their authority.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        authority_ends_at: Option<String>,
         /// The evidence of the confirmation, encrypted.
         evidence: Option<Sealed>,
     },
@@ -1351,6 +1357,10 @@ pub enum Body {
         segment: String,
         /// Name of the campaign.
         campaign: String,
+        /// Data categories that were used.
+        data_categories: Vec<String>,
+        /// ISO 3166 region that was asked about.
+        region: String,
         /// Random references of the data subjects.
         subject_refs: Vec<String>,
         /// What a check answered when it was used.
@@ -1450,6 +1460,7 @@ impl From<&proto::entry::Body> for Body {
                 requested_at: rfc3339_ms(own.requested_at_ms),
                 effective_at: rfc3339_ms(own.effective_at_ms),
                 grants: own.grants.iter().map(Into::into).collect(),
+                authority_ends_at: own.authority_ends_at_ms.map(rfc3339_ms),
                 evidence: own.evidence.as_ref().map(Into::into),
             },
             proto::entry::Body::GrantExpired(own) => Self::GrantExpired {
@@ -1475,6 +1486,8 @@ impl From<&proto::entry::Body> for Body {
                 used_at: rfc3339_ms(own.used_at_ms),
                 segment: own.segment.clone(),
                 campaign: own.campaign.clone(),
+                data_categories: own.data_categories.clone(),
+                region: own.region.clone(),
                 subject_refs: own.subject_refs.chunks(16).map(hex).collect(),
                 reason: word::<proto::Reason>(own.reason),
             },

@@ -37,7 +37,8 @@ not good (expired, of another key, changed, about another data subject), 2 for w
 
 Examples:
   consent-ledger token key > ledger.jwk
-  consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --subject user:42
+  consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --subject user:42 \\
+      --purpose marketing.newsletter --channel email
   consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --at 2026-01-31T12:00:00Z --json";
 
 /// Options of `token verify`.
@@ -52,6 +53,12 @@ pub struct VerifyArgs {
     /// Data subject that the token must be about
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: Option<String>,
+    /// Purpose that the token must be about
+    #[arg(long, value_name = "KEY")]
+    purpose: Option<String>,
+    /// Channel that the token must be about
+    #[arg(long, value_name = "KEY")]
+    channel: Option<String>,
     /// Moment at which the token must be good [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     at: Option<Timestamp>,
@@ -90,6 +97,14 @@ fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let key = public_key(&args.key)?;
     let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
     let statement = key.verify(args.token.trim(), args.subject.as_deref(), now)?;
+    for (what, wanted, got) in [
+        ("purpose", &args.purpose, &statement.purpose),
+        ("channel", &args.channel, &statement.channel),
+    ] {
+        if wanted.as_ref().is_some_and(|wanted| wanted != got) {
+            return Err(CliError::failed(format!("the token is about another {what}, `{got}`")));
+        }
+    }
     let verified = TokenVerified::new(&statement, args.subject.is_some());
     // As with `check`: whoever closes the output early still reads the answer's exit code.
     match print(&verified, context).and_then(|()| context.out.flush()) {
@@ -187,6 +202,8 @@ mod tests {
 
     fn args(reason: Reason, key: &str, after_s: i64) -> VerifyArgs {
         VerifyArgs {
+            purpose: None,
+            channel: None,
             token: token(reason),
             key: key.to_owned(),
             subject: Some("user:42".to_owned()),

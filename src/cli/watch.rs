@@ -21,7 +21,7 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-Without --kind, all that can end an ALLOW is told: everything but grants. When the stream ends, by Ctrl-C or
+Without --kind, everything but grants is told. When the stream ends, by Ctrl-C or
 by --count, the index to resume from is told on standard error.
 
 Examples:
@@ -56,7 +56,7 @@ pub struct WatchArgs {
 }
 
 fn kind() -> impl TypedValueParser<Value = EventKind> {
-    PossibleValuesParser::new(["grant", "refuse", "withdraw", "object"])
+    PossibleValuesParser::new(["grant", "refuse", "withdraw", "object", "expire", "link"])
         .try_map(|word| words::parse::<EventKind>(&word))
 }
 

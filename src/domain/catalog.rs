@@ -100,6 +100,14 @@ impl PurposeVersion {
         own.copied().unwrap_or(self.legal_basis)
     }
 
+    /// Whether a region, or some part of it, has consent as its legal basis.
+    fn rests_on_consent_within(&self, region: Region) -> bool {
+        let is_within = |own: &Region| region == region.country() && own.country() == region;
+        let mut parts = self.basis_by_region.iter().filter(|(own, _)| is_within(own));
+        self.basis_in(Some(region)) == LegalBasis::Consent
+            || parts.any(|(_, basis)| *basis == LegalBasis::Consent)
+    }
+
     /// Whether some region, or the default, has this legal basis.
     #[must_use]
     pub fn has_basis(&self, basis: LegalBasis) -> bool {
@@ -140,6 +148,8 @@ pub struct Purpose {
     pub key: Key,
     /// Versions; version `n` stands at `n - 1`.
     pub versions: Vec<Arc<PurposeVersion>>,
+    /// Indices of the entries that put them.
+    pub version_indices: Vec<u64>,
     /// The oldest version whose grants still count.
     pub oldest_compatible: u32,
     /// Index of the entry that set `oldest_compatible`.
@@ -168,7 +178,10 @@ impl Purpose {
     /// purpose is not told later that another basis was meant.
     #[must_use]
     pub fn ever_rested_on_consent(&self, region: Option<Region>) -> bool {
-        self.versions.iter().any(|version| version.basis_in(region) == LegalBasis::Consent)
+        self.versions.iter().any(|version| match region {
+            None => version.has_basis(LegalBasis::Consent),
+            Some(region) => version.rests_on_consent_within(region),
+        })
     }
 
     /// Whether a stop can touch the purpose somewhere.
@@ -249,6 +262,7 @@ impl Catalog {
             self.purposes.push(Purpose {
                 key: put.key,
                 versions: vec![Arc::new(put.content)],
+                version_indices: vec![index],
                 oldest_compatible: put.oldest_compatible,
                 oldest_compatible_index: index,
                 retired: put.retired,
@@ -262,6 +276,7 @@ impl Catalog {
         }
         if put.version.checked_sub(1) == Some(purpose.version()) {
             purpose.versions.push(Arc::new(put.content));
+            purpose.version_indices.push(index);
         }
         if put.oldest_compatible != purpose.oldest_compatible {
             purpose.oldest_compatible = put.oldest_compatible;

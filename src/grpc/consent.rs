@@ -83,13 +83,14 @@ impl ConsentService for Consent {
         let (subject, region) = convert::preferences(&request)?;
         self.node.reach(request.at_least_revision).await?;
         let (node, all_cells) = (Arc::clone(&self.node), request.all_cells);
-        let preferences = match convert::as_of(request.as_of.as_ref())? {
-            None => node.preferences(&subject, all_cells, region)?,
-            Some(as_of) => {
-                let whose = subject.clone();
-                blocking(move || node.preferences_at(&whose, all_cells, region, as_of)).await?
-            }
-        };
+        let as_of = convert::as_of(request.as_of.as_ref())?;
+        let whose = subject.clone();
+        // Links are named by the vault's records, which are on disk.
+        let preferences = blocking(move || match as_of {
+            None => node.preferences(&whose, all_cells, region),
+            Some(as_of) => node.preferences_at(&whose, all_cells, region, as_of),
+        });
+        let preferences = preferences.await?;
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
     }
 

@@ -451,7 +451,10 @@ impl<'a> Batch<'a> {
         if channel.retired {
             return Err(WriteError::ChannelRetired { change, key: channel.key.clone() });
         }
-        let version = asked.purpose_version.unwrap_or(purpose.version());
+        let version = match asked.purpose_version {
+            Some(version) => version,
+            None => self.version_then(purpose, effective_at)?,
+        };
         let Some(content) = purpose.at_version(version) else {
             return Err(WriteError::UnknownPurposeVersion {
                 change,
@@ -479,6 +482,21 @@ impl<'a> Batch<'a> {
             return Err(WriteError::ExpiresBeforeEffective { change });
         }
         Ok(record)
+    }
+
+    /// The version of a purpose that was current at a moment: what an act of then, which names none,
+    /// can have agreed to. Before the first there is only that.
+    fn version_then(&self, purpose: &Purpose, at: Millis) -> Result<u32, WriteError> {
+        let mut version = purpose.version();
+        while version > 1 && at < self.recorded_at() {
+            let position = usize::try_from(version - 1).unwrap_or(usize::MAX);
+            let Some(&index) = purpose.version_indices.get(position) else { break };
+            if self.entry(index)?.recorded_at <= at {
+                break;
+            }
+            version -= 1;
+        }
+        Ok(version)
     }
 
     /// The name of a subject in the ledger, if it has one.

@@ -12,8 +12,8 @@ use crate::{
     backend::BackendError,
     decide::decide,
     domain::{
-        Catalog, ChannelId, Contact, Decision, Effect, Entry, Key, LinkConfidence, Millis,
-        Obligation, PurposeId, Query, Region, Subject, SubjectState,
+        Catalog, ChannelId, Contact, Decision, Effect, Entry, FrequencyCap, Key, LinkConfidence,
+        Millis, Obligation, PurposeId, Query, Region, Subject, SubjectState,
     },
     ledger::{
         chain,
@@ -21,7 +21,7 @@ use crate::{
     },
     obligations::{self, DueAll},
     vault::VaultError,
-    view::{UseMark, ViewError},
+    view::{UseCell, ViewError},
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -65,24 +65,33 @@ impl Core {
         if decision.obligations.is_empty() && contact.is_none() {
             return Ok(DueAll::default());
         }
-        let is_limited = contact.is_some_and(|own| own.frequency_limit().is_some())
-            || decision.obligations.iter().any(|o| matches!(o, Obligation::FrequencyLimit { .. }));
-        let uses = if is_limited { self.recent_uses(question)? } else { Vec::new() };
+        let uses = match widest_limit(decision, contact) {
+            Some(widest) => self.recent_uses(question, widest, now)?,
+            None => Vec::new(),
+        };
         Ok(obligations::due(&decision.obligations, contact, question.region, &uses, now))
     }
 
     /// When the subject's data was used for the cell, under this name and those that are verified to
-    /// be the same person.
-    fn recent_uses(&self, question: &Question<'_>) -> Result<Vec<Millis>, ReadError> {
+    /// be the same person; as far back, and as many under each name, as can spend a limit.
+    fn recent_uses(
+        &self,
+        question: &Question<'_>,
+        widest: FrequencyCap,
+        now: Millis,
+    ) -> Result<Vec<Millis>, ReadError> {
         let Some(subject) = self.vault.find(question.subject)? else { return Ok(Vec::new()) };
-        let mut uses = self.view.uses(subject)?;
+        let cell = UseCell::new(question.purpose, question.channel);
+        let since = Millis(now.0.saturating_sub(widest.period_ms));
+        let limit = usize::try_from(widest.uses_max).unwrap_or(usize::MAX);
+        let uses_of = |subject| self.view.uses(subject, cell, since, now, limit);
+        let mut uses = uses_of(subject)?;
         for linked in self.view.linked(subject)? {
             if linked.confidence == LinkConfidence::Verified {
-                uses.extend(self.view.uses(linked.subject)?);
+                uses.extend(uses_of(linked.subject)?);
             }
         }
-        let cell = UseMark::new(Millis(0), question.purpose, question.channel).cell;
-        Ok(uses.into_iter().filter(|own| own.cell == cell).map(|own| own.used_at).collect())
+        Ok(uses)
     }
 
     /// What is known of a subject, and what a check of each cell answers.
@@ -146,6 +155,20 @@ impl Core {
     ) -> Result<(T, u64), ReadError> {
         self.view.read(|| Ok::<_, ReadError>(self.vault.find(subject)?), question)
     }
+}
+
+/// The longest period and the greatest number of uses of all limits that apply; none if none does.
+fn widest_limit(decision: &Decision, contact: Option<&Contact>) -> Option<FrequencyCap> {
+    let of_purpose = decision.obligations.iter().filter_map(|obligation| match *obligation {
+        Obligation::FrequencyLimit { uses_max, period_ms } => {
+            Some(FrequencyCap { uses_max, period_ms })
+        }
+        Obligation::QuietHours { .. } => None,
+    });
+    of_purpose.chain(contact.and_then(Contact::frequency_limit)).reduce(|one, other| FrequencyCap {
+        uses_max: one.uses_max.max(other.uses_max),
+        period_ms: one.period_ms.max(other.period_ms),
+    })
 }
 
 /// What a state says of each cell, and of the stops.

@@ -4,11 +4,16 @@
 //! history. What is due stands in the view in the order of time, and a view that is rebuilt has it
 //! again, so a restart forgets nothing and an entry is never written twice.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::warn;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
 
 use super::{
     Core, WriteError,
@@ -31,6 +36,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// The greatest number of grants that one job looks at.
 const DUE_STEP: usize = 500;
+/// The greatest number of grants that are left alone since their end could not be written down.
+const SKIPPED_MAX: usize = 10_000;
+/// How often those are tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Tells a thread that its node is closing.
 #[derive(Debug, Default)]
@@ -58,25 +67,47 @@ impl Closing {
 
 /// What the thread needs.
 pub(super) struct Expiry {
-    pub core: Arc<Core>,
-    pub jobs: mpsc::WeakSender<Admitted>,
-    pub appends: Arc<Semaphore>,
-    pub closing: Arc<Closing>,
+    core: Arc<Core>,
+    jobs: mpsc::WeakSender<Admitted>,
+    closing: Arc<Closing>,
+    /// Where the present look has come to; none if the next look starts at the first that is due.
+    after: Option<Due>,
+    /// Those that could not be written down: left alone, so that the others do not wait for them.
+    skipped: BTreeSet<Due>,
+    /// When those were last forgotten.
+    retried: Instant,
+}
+
+/// What became of the grants that a job looked at, except those whose end is written down now.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Their end changed nothing: they were stopped, or a later grant stands in their place.
+    unchanged: Vec<Due>,
+    /// Their end could not be written down.
+    failed: Vec<Due>,
 }
 
 /// Starts the thread. It ends when the node closes, or when writes are stopped.
-pub(super) fn start(expiry: Expiry) -> std::io::Result<thread::JoinHandle<()>> {
+pub(super) fn start(mut expiry: Expiry) -> std::io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("expiry".to_owned()).spawn(move || expiry.run())
 }
 
 impl Expiry {
-    fn run(&self) {
+    pub(super) fn new(
+        core: Arc<Core>,
+        jobs: mpsc::WeakSender<Admitted>,
+        closing: Arc<Closing>,
+    ) -> Self {
+        let (after, skipped, retried) = (None, BTreeSet::new(), Instant::now());
+        Self { core, jobs, closing, after, skipped, retried }
+    }
+
+    fn run(&mut self) {
         let mut pause = INTERVAL;
         while !self.closing.sleep(pause) {
             pause = match self.step() {
-                Ok(0) => INTERVAL,
-                // There may be more.
-                Ok(_) => Duration::ZERO,
+                Ok(false) => INTERVAL,
+                Ok(true) => Duration::ZERO,
                 Err(WriteError::WritesStopped(_) | WriteError::ShuttingDown) => return,
                 Err(error) => {
                     warn!(%error, "expired grants could not be written down");
@@ -86,40 +117,57 @@ impl Expiry {
         }
     }
 
-    /// Writes down some of what is due, and answers how much it has looked at.
-    fn step(&self) -> Result<usize, WriteError> {
-        let due = self.core.view.due(self.core.now(), DUE_STEP)?;
-        if due.is_empty() {
-            return Ok(0);
+    /// Writes down some of what is due, and answers whether there may be more.
+    fn step(&mut self) -> Result<bool, WriteError> {
+        if self.retried.elapsed() >= RETRY_INTERVAL {
+            self.skipped.clear();
+            self.retried = Instant::now();
         }
-        let count = due.len();
-        // Like everyone it waits for a place, but it can wait.
-        let Ok(permit) = Arc::clone(&self.appends).try_acquire_owned() else { return Ok(0) };
+        let mut due = self.core.view.due(self.after.as_ref(), self.core.now(), DUE_STEP)?;
+        self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
+        due.retain(|due| !self.skipped.contains(due));
+        if !due.is_empty() {
+            let rest = self.write(due)?;
+            self.core.view.forget_due(&rest.unchanged)?;
+            let room = SKIPPED_MAX.saturating_sub(self.skipped.len());
+            self.skipped.extend(rest.failed.into_iter().take(room));
+        }
+        Ok(self.after.is_some())
+    }
+
+    /// Has the writer write down which grants have ended.
+    fn write(&self, due: Vec<Due>) -> Result<Rest, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let job = writer::job(move |batch| batch.expire(&due), reply);
+        let job = writer::job(move |batch| Ok(batch.expire(&due)), reply);
         let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        let place = Place::new(permit);
+        // The place is free: there is one job at a time.
+        let place = Place::of_expiries();
         jobs.try_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
         drop(jobs);
-        let unchanged = answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)??;
-        self.core.view.forget_due(&unchanged)?;
-        Ok(count)
+        answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
     }
 }
 
 impl Batch<'_> {
-    /// Writes down which grants have ended. Answers those whose end changed nothing: they were
-    /// stopped, or a later grant stands in their place.
-    pub(super) fn expire(&mut self, due: &[Due]) -> Result<Vec<Due>, WriteError> {
-        let mut unchanged = Vec::new();
+    /// Writes down which grants have ended. One that fails does not keep the others from it.
+    fn expire(&mut self, due: &[Due]) -> Rest {
+        let mut rest = Rest::default();
         for due in due {
-            if !self.expire_one(due)? {
-                unchanged.push(*due);
+            match self.expire_one(due) {
+                Ok(true) => {}
+                Ok(false) => rest.unchanged.push(*due),
+                Err(error) => {
+                    let index = due.grant_index;
+                    error!(index, %error, "the end of a grant could not be written down");
+                    rest.failed.push(*due);
+                }
             }
         }
-        Ok(unchanged)
+        rest
     }
 
+    /// Writes down that one grant has ended, if that changes anything. If it fails, the batch is as
+    /// it was.
     fn expire_one(&mut self, due: &Due) -> Result<bool, WriteError> {
         let Body::Act(act) = self.entry(due.grant_index)?.body else {
             return Err(WriteError::StateUnreadable(format!(
@@ -197,5 +245,129 @@ impl Batch<'_> {
         self.write(recorded_at, Body::Expired(expired), states)?;
         self.events.push(Arc::new(event));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        domain::{
+            Change, ChannelPut, ContactChange, Evidence, Key, Millis, PurposeVersion, ScopeKeys,
+            Subject,
+        },
+        node::{Act, Node, NodeConfig, PurposeDraft},
+        storage::keys::Key as Row,
+        telemetry::Metrics,
+        vault::Kek,
+    };
+
+    const APPENDS_MAX: usize = 4;
+
+    fn open(dir: &Path) -> Arc<Node> {
+        let config = NodeConfig {
+            data_dir: dir.to_owned(),
+            origin: "consent.example.org/test".to_owned(),
+            kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
+            kek_file: None,
+            segment_bytes_max: 64 << 10,
+            appends_max: APPENDS_MAX,
+            batch_entries_max: 256,
+            hot_bytes_max: 16 << 20,
+            sled_cache_bytes: 16 << 20,
+            recent_events_max: 100,
+            scrub_bytes_per_second: 0,
+            revision_wait: Duration::from_secs(10),
+            confirmation_validity: Duration::from_secs(3_600),
+            decision_token_validity: Duration::from_secs(900),
+        };
+        Node::open(&config, Arc::new(Metrics::default())).unwrap()
+    }
+
+    async fn put_catalog(node: &Node) {
+        let key = Key::parse("email").unwrap();
+        let channel = ChannelPut { key, title: String::new(), retired: false };
+        node.put_channel(channel).await.unwrap();
+        let content = PurposeVersion {
+            title: String::new(),
+            description: String::new(),
+            legal_basis: LegalBasis::Consent,
+            basis_by_region: std::collections::BTreeMap::new(),
+            data_categories: Vec::new(),
+            default_validity_ms: None,
+            double_opt_in: false,
+            obligations: Vec::new(),
+        };
+        let draft = PurposeDraft {
+            key: Key::parse("news").unwrap(),
+            content,
+            oldest_compatible: None,
+            requires_reconsent: false,
+            retired: false,
+        };
+        node.put_purpose(draft).await.unwrap();
+    }
+
+    /// Grants something that ends soon, and answers the revision then.
+    async fn grant(node: &Node, who: &str) -> u64 {
+        let [purpose, channel] = ["news", "email"].map(|key| Some(Key::parse(key).unwrap()));
+        let change = Change {
+            action: Action::Grant,
+            scope: ScopeKeys { purpose, channel },
+            purpose_version: None,
+            expires_at: Some(Millis::now().plus_ms(300)),
+            data_categories: Vec::new(),
+        };
+        let act = Act {
+            subject: Subject::parse(who).unwrap(),
+            actor: Actor::Subject,
+            changes: vec![change],
+            contact: ContactChange::default(),
+            effective_at: None,
+            confirmation_validity_ms: None,
+            evidence: Evidence::default(),
+            idempotency: None,
+        };
+        node.record(act).await.unwrap().index + 1
+    }
+
+    /// Waits for the next entry, which tells of an end.
+    async fn expect_expired(node: &Node, revision: u64) {
+        node.reach(Some(revision + 1)).await.unwrap();
+        let body = node.core.entry(revision).unwrap().body;
+        assert!(matches!(body, Body::Expired(_)), "{body:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_fails_does_not_keep_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        // More than one look takes: rows of acts that are none.
+        let rows = (0..).take(DUE_STEP + 1).map(|at| Row::Due(at, [7; 16], 0).encode());
+        node.index.put(rows.map(|row| (row, Some(Vec::new()))).collect()).unwrap();
+        for who in ["user:1", "user:2"] {
+            let revision = grant(&node, who).await;
+            expect_expired(&node, revision).await;
+        }
+        // Their rows stay for whoever looks into it, and nothing is written twice.
+        let due = node.core.view.due(None, Millis::now(), usize::MAX).unwrap();
+        assert_eq!(due.len(), DUE_STEP + 1);
+        let revision = node.revision();
+        thread::sleep(INTERVAL * 2);
+        assert_eq!(node.revision(), revision);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn expiries_have_a_place_when_appends_have_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        let revision = grant(&node, "user:1").await;
+        let all = u32::try_from(APPENDS_MAX).unwrap();
+        let _taken = Arc::clone(&node.appends).acquire_many_owned(all).await.unwrap();
+        expect_expired(&node, revision).await;
     }
 }

@@ -263,12 +263,13 @@ impl Known<'_> {
     }
 }
 
-/// Whether a grant on record says all that a row's does. A version or an end that the row leaves
-/// out is whatever is on record.
+/// Whether a grant on record says all that a row's does. A version, an end or categories that the row
+/// leaves out are whatever is on record: a blank widens nothing.
 fn says_the_same(grant: &Grant, asked: &Change, change: &ChangeRecord) -> bool {
     asked.purpose_version.is_none_or(|version| version <= grant.purpose_version)
         && (asked.expires_at.is_none() || asked.expires_at == grant.expires_at)
-        && grant.data_categories.as_deref().unwrap_or_default() == change.data_categories
+        && (asked.data_categories.is_empty()
+            || grant.data_categories.as_deref().unwrap_or_default() == change.data_categories)
 }
 
 #[cfg(test)]

@@ -179,19 +179,15 @@ impl Node {
             confirmation_validity_ms: ms(config.confirmation_validity),
         });
         let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
-        let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS);
-        let (sender, receiver) = mpsc::channel(appends_max);
+        let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 1);
+        // Expiries have a place of their own.
+        let (sender, receiver) = mpsc::channel(appends_max + 1);
         let writer =
             writer::start(Arc::clone(&core), opened.tip, receiver, config.batch_entries_max);
         let mut threads = vec![writer.map_err(thread_error)?];
         let closing = Arc::new(Closing::default());
-        let appends = Arc::new(Semaphore::new(appends_max));
-        let expiry = expiry::Expiry {
-            core: Arc::clone(&core),
-            jobs: sender.downgrade(),
-            appends: Arc::clone(&appends),
-            closing: Arc::clone(&closing),
-        };
+        let expiry =
+            expiry::Expiry::new(Arc::clone(&core), sender.downgrade(), Arc::clone(&closing));
         threads.push(expiry::start(expiry).map_err(thread_error)?);
         let scrub_closing = Arc::new(AtomicBool::new(false));
         if config.scrub_bytes_per_second > 0 {
@@ -209,7 +205,7 @@ impl Node {
         Ok(Arc::new(Self {
             core,
             jobs: RwLock::new(Some(sender)),
-            appends,
+            appends: Arc::new(Semaphore::new(appends_max)),
             appends_max,
             imports: Arc::new(Semaphore::new(import::places(appends_max))),
             revision_wait: config.revision_wait,
@@ -276,7 +272,7 @@ impl Node {
         self.admit(write, writer::Place::new(permit))?.await.unwrap_or_else(|_| ended_early())
     }
 
-    /// Hands something to the writer. There are as many places as permits.
+    /// Hands something to the writer. There is a place for every permit.
     fn admit<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    slice,
     sync::Arc,
 };
 
@@ -14,7 +15,7 @@ use tracing::{error, info, warn};
 use super::NodeConfig;
 use crate::{
     backend::{Appended, BackendError, LocalLog, LogBackend},
-    domain::{Body, LedgerOpened, Millis},
+    domain::{Body, LedgerOpened, Millis, SubjectRef},
     ledger::{
         self,
         chain::{self, Tip},
@@ -423,10 +424,10 @@ fn catch_up(
         for bytes in log.read(next, head.min(next + CATCH_UP_ENTRIES), CATCH_UP_BYTES)? {
             let entry = entry::decode(&bytes)
                 .map_err(|problem| OpenError::Entry { index: next, problem })?;
-            if let Body::Act(act) = &entry.body
-                && !vault.knows(act.subject_ref)?
-            {
-                return Err(OpenError::SubjectMissing { index: next });
+            for subject in subjects_named(&entry.body) {
+                if !vault.knows(*subject)? {
+                    return Err(OpenError::SubjectMissing { index: next });
+                }
             }
             chain_hash = chain::hash(&bytes);
             entries.push(entry);
@@ -436,6 +437,19 @@ fn catch_up(
         progress(Progress::View(next, head));
     }
     Ok(())
+}
+
+/// All subjects that an entry names: the vault has to hold each of them before the ledger does.
+fn subjects_named(body: &Body) -> impl Iterator<Item = &SubjectRef> {
+    let (one, others): (_, &[SubjectRef]) = match body {
+        Body::Act(act) => (Some(&act.subject_ref), &[]),
+        Body::Confirmed(confirmed) => (Some(&confirmed.subject_ref), &[]),
+        Body::Expired(expired) => (Some(&expired.subject_ref), &[]),
+        Body::Link(link) => (Some(&link.subject_ref), slice::from_ref(&link.other_ref)),
+        Body::Use(used) => (None, &used.subject_refs),
+        Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => (None, &[]),
+    };
+    one.into_iter().chain(others)
 }
 
 /// Keeps other processes out of a data directory for as long as it lives.

@@ -9,8 +9,10 @@ use super::{
     Core, Node,
     act::{Idempotency, WriteError},
     batch::{Batch, claimed},
+    ended_early,
     past::{AsOf, Past},
     question::{Question, ReadError},
+    writer::Place,
 };
 use crate::{
     decide::decide,
@@ -100,15 +102,29 @@ impl Node {
 
     /// Records uses that decisions allowed, and answers the first revision that includes them all.
     ///
+    /// In a busy moment it waits for a place, as imports do and among theirs: whoever repeated an
+    /// audience after a refusal would record the uses of its beginning twice.
+    ///
     /// # Errors
     /// See [`WriteError`]. Some of the uses may be recorded.
     pub async fn record_uses(&self, uses: UseBatch) -> Result<u64, WriteError> {
         let mut revision = self.revision();
         for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
             let part = UseBatch { subjects: subjects.to_vec(), ..uses.clone_without_subjects() };
-            revision = self.write(move |batch| batch.record_uses(part)).await?;
+            self.core.check_writable()?;
+            let place = self.place_in_time().await?;
+            let answer = self.admit(move |batch| batch.record_uses(part), place)?;
+            revision = answer.await.unwrap_or_else(|_| ended_early())?;
         }
         Ok(revision)
+    }
+
+    /// A place among those that imports may take, once there is one.
+    async fn place_in_time(&self) -> Result<Place, WriteError> {
+        let closed = |_| WriteError::ShuttingDown;
+        let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
+        let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
+        Ok(Place::of_import(append, import))
     }
 }
 

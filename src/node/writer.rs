@@ -51,7 +51,8 @@ pub(super) struct Admitted {
 
 /// A place among the appends in flight, kept until the job has landed.
 pub(super) struct Place {
-    _append: OwnedSemaphorePermit,
+    /// Expiries need none: theirs is beyond those of the appends.
+    _append: Option<OwnedSemaphorePermit>,
     /// Of those that imports may take.
     _import: Option<OwnedSemaphorePermit>,
 }
@@ -59,12 +60,17 @@ pub(super) struct Place {
 impl Place {
     /// A place.
     pub(super) fn new(append: OwnedSemaphorePermit) -> Self {
-        Self { _append: append, _import: None }
+        Self { _append: Some(append), _import: None }
+    }
+
+    /// The one place of expiries.
+    pub(super) fn of_expiries() -> Self {
+        Self { _append: None, _import: None }
     }
 
     /// A place of an import.
     pub(super) fn of_import(append: OwnedSemaphorePermit, import: OwnedSemaphorePermit) -> Self {
-        Self { _append: append, _import: Some(import) }
+        Self { _append: Some(append), _import: Some(import) }
     }
 }
 

@@ -104,9 +104,6 @@ pub enum Problem {
     /// A message that may only begin a stream.
     #[error("must be the first message, and only the first")]
     OnlyFirst,
-    /// A moment that has not come.
-    #[error("must not lie in the future")]
-    InFuture,
     /// A preference of data subjects, in a purpose.
     #[error("is a preference of data subjects, not of purposes")]
     NotForPurposes,

@@ -151,6 +151,13 @@ impl Index {
     /// # Errors
     /// [`IndexError::Stopped`] once rows could not be brought to disk.
     pub fn put(&self, rows: Vec<Row>) -> Result<(), IndexError> {
+        self.make_readable(rows);
+        self.wait_for_room()
+    }
+
+    /// Puts rows without waiting. They are visible when the call returns, all at once. Who comes by
+    /// here calls [`Self::wait_for_room`] before the next rows, or memory fills up.
+    pub fn make_readable(&self, rows: Vec<Row>) {
         let wake = {
             let mut overlay = self.shared.overlay.write();
             overlay.active_bytes += rows.iter().map(row_bytes).sum::<usize>();
@@ -163,6 +170,13 @@ impl Index {
         if wake {
             self.shared.changed.notify_all();
         }
+    }
+
+    /// Waits while too many rows are still on their way to sled.
+    ///
+    /// # Errors
+    /// [`IndexError::Stopped`] once rows could not be brought to disk.
+    pub fn wait_for_room(&self) -> Result<(), IndexError> {
         let mut control = self.shared.control.lock();
         while control.is_over_limit() && control.failed.is_none() && !control.closing {
             self.shared.changed.wait(&mut control);

@@ -6,10 +6,11 @@
 //! | `02` history | subject_ref (16), index (8, big-endian) | nothing | view |
 //! | `03` idempotency | key hash (32) | index (8, big-endian) | view |
 //! | `04` catalogue | index (8, big-endian) | nothing | view |
-//! | `05` use | subject_ref (16), index (8, big-endian) | moment (8), hash of the cell (8), big-endian | view |
+//! | `05` use | subject_ref (16), index (8, big-endian) | nothing | view |
 //! | `06` due | moment (8), subject_ref (16), index of the grant (8), big-endian | nothing | view |
 //! | `07` confirmation | token hash (32) | index of the act (8, big-endian) | view |
 //! | `08` confirmed | index of the act (8, big-endian) | index of the confirmation (8, big-endian) | view |
+//! | `09` use of a cell | subject_ref (16), hash of the cell (8), moment (8, newest first), index (8), big-endian | nothing | view |
 //! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) | vault |
 //! | `11` frame | subject_ref (16) | vault frame (8, big-endian) | vault |
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) | view |
@@ -42,6 +43,9 @@ pub enum Key {
     Confirmation([u8; 32]),
     /// The confirmation of an act.
     Confirmed(u64),
+    /// A use of a subject's data for a cell: whose, the hash of purpose and channel, when, in
+    /// milliseconds since the Unix epoch, and the index. The newest sorts first.
+    UseAt(SubjectBytes, u64, i64, u64),
     /// A subject by the keyed hash of its identity.
     Lookup([u8; 32]),
     /// The vault's frame of a subject.
@@ -58,7 +62,7 @@ impl Key {
     /// The key's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(33);
+        let mut bytes = Vec::with_capacity(41);
         match self {
             Self::State(subject) => {
                 bytes.push(0x01);
@@ -94,6 +98,13 @@ impl Key {
             }
             Self::Confirmed(index) => {
                 bytes.push(0x08);
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
+            Self::UseAt(subject, cell, at_ms, index) => {
+                bytes.push(0x09);
+                bytes.extend_from_slice(subject);
+                bytes.extend_from_slice(&cell.to_be_bytes());
+                bytes.extend_from_slice(&(!ordered(*at_ms)).to_be_bytes());
                 bytes.extend_from_slice(&index.to_be_bytes());
             }
             Self::Lookup(hash) => {
@@ -135,6 +146,14 @@ impl Key {
             }
             0x07 => Self::Confirmation(rest.try_into().ok()?),
             0x08 => Self::Confirmed(u64::from_be_bytes(rest.try_into().ok()?)),
+            0x09 => {
+                let (subject, rest) = rest.split_first_chunk::<16>()?;
+                let (cell, rest) = rest.split_first_chunk::<8>()?;
+                let (at_ms, index) = rest.split_first_chunk::<8>()?;
+                let at_ms = unordered(!u64::from_be_bytes(*at_ms));
+                let index = u64::from_be_bytes(index.try_into().ok()?);
+                Self::UseAt(*subject, u64::from_be_bytes(*cell), at_ms, index)
+            }
             0x10 => Self::Lookup(rest.try_into().ok()?),
             0x11 => Self::Frame(rest.try_into().ok()?),
             0xff => match rest {
@@ -174,6 +193,8 @@ mod tests {
             (any::<i64>(), subject, any::<u64>()).prop_map(|(at, s, i)| Key::Due(at, s, i)),
             any::<[u8; 32]>().prop_map(Key::Confirmation),
             any::<u64>().prop_map(Key::Confirmed),
+            (subject, any::<u64>(), any::<i64>(), any::<u64>())
+                .prop_map(|(s, cell, at, i)| Key::UseAt(s, cell, at, i)),
             any::<[u8; 32]>().prop_map(Key::Lookup),
             subject.prop_map(Key::Frame),
             Just(Key::Owner),
@@ -189,7 +210,7 @@ mod tests {
         }
 
         #[test]
-        fn other_lengths_are_no_keys(key in any_key(), cut in 0usize..33) {
+        fn other_lengths_are_no_keys(key in any_key(), cut in 0usize..41) {
             let mut bytes = key.encode();
             bytes.push(0);
             prop_assert_eq!(Key::decode(&bytes), None);
@@ -209,9 +230,18 @@ mod tests {
             key in any_key(), subject in any::<[u8; 16]>(), a: u64, b: u64,
         ) {
             let mark = matches!(key, Key::Owner | Key::Applied | Key::Indexed);
-            prop_assert_eq!(key.encode() > vec![0xfe; 34], mark);
+            prop_assert_eq!(key.encode() > vec![0xfe; 42], mark);
             let at = |index| Key::History(subject, index).encode();
             prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn uses_of_a_cell_sort_by_moment_newest_first(
+            subject in any::<[u8; 16]>(), cell: u64, a: (i64, u64), b: (i64, u64),
+        ) {
+            let key = |(at, index)| Key::UseAt(subject, cell, at, index).encode();
+            prop_assert_eq!(key(a).cmp(&key(b)), b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            prop_assert_eq!(&key(a)[..25], &key(b)[..25]);
         }
 
         #[test]

@@ -60,7 +60,7 @@ pub struct Statement {
     /// The data subject's region, if the question named one.
     pub region: Option<Region>,
     /// The data categories that the answer is about: those of the question, else those that the
-    /// grant was narrowed to. Empty: all that the purpose declares.
+    /// grant was narrowed to. Empty: those that the granted version declares, which the ledger knows.
     pub data_categories: Vec<String>,
     /// Why. The effect follows from it, and stands in the token too.
     pub reason: Reason,

@@ -46,32 +46,17 @@ impl Due {
     }
 }
 
-/// When a subject's data was used, and for which cell.
+/// The cell that data was used for: hash of purpose and channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UseMark {
-    /// When.
-    pub used_at: Millis,
-    /// Hash of purpose and channel.
-    pub cell: u64,
-}
+pub struct UseCell(pub(super) u64);
 
-impl UseMark {
-    /// The mark of a use.
+impl UseCell {
+    /// The cell of a purpose and a channel.
     #[must_use]
-    pub fn new(used_at: Millis, purpose: &str, channel: &str) -> Self {
+    pub fn new(purpose: &str, channel: &str) -> Self {
         let hash = blake3::hash(format!("{purpose}:{channel}").as_bytes());
         let (first, _) = hash.as_bytes().split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
-        Self { used_at, cell: u64::from_be_bytes(*first) }
-    }
-
-    fn encode(self) -> Vec<u8> {
-        [self.used_at.0.to_be_bytes(), self.cell.to_be_bytes()].concat()
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (used_at, cell) = bytes.split_first_chunk::<8>()?;
-        let cell = u64::from_be_bytes(cell.try_into().ok()?);
-        Some(Self { used_at: Millis(i64::from_be_bytes(*used_at)), cell })
+        Self(u64::from_be_bytes(*first))
     }
 }
 
@@ -119,12 +104,12 @@ impl Effect {
                 rows.push((due.key().encode(), None));
             }
             Body::Use(used) => {
-                let mark = UseMark::new(used.used_at, used.purpose.as_str(), used.channel.as_str());
-                rows.extend(
-                    used.subject_refs
-                        .iter()
-                        .map(|subject| (Key::Use(subject.0, index).encode(), Some(mark.encode()))),
-                );
+                let cell = UseCell::new(used.purpose.as_str(), used.channel.as_str());
+                for subject in &used.subject_refs {
+                    let at = Key::UseAt(subject.0, cell.0, used.used_at.0, index);
+                    rows.push((Key::Use(subject.0, index).encode(), Some(Vec::new())));
+                    rows.push((at.encode(), Some(Vec::new())));
+                }
                 idempotency_row(index, used.idempotency.map(|mark| mark.key_hash), &mut rows);
             }
             Body::Link(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {}

@@ -28,7 +28,9 @@
 //! 7. A later grant stands: SUPERSEDED_BY_LATER, that grant.
 //! 8. Its version needs no double opt-in, or it is the confirmation of one: APPLIED.
 //! 9. A later grant waits for its double opt-in: SUPERSEDED_BY_LATER, that grant.
-//! 10. A confirmed grant stands that counts now: NO_EFFECT; a request never downgrades it.
+//! 10. A confirmed grant stands that counts now and says all that this one does, of the same or a newer
+//!     version, with the same end and categories: NO_EFFECT. A request never downgrades it, and one
+//!     that asks for something else waits beside it, while the confirmed one goes on.
 //! 11. PENDING_CONFIRMATION.
 //!
 //! A **stop** is looked at cell by cell. The cells that can matter are those of its scope that some
@@ -185,9 +187,7 @@ impl Judge<'_> {
         let scopes = resolve(self.catalog, changes)?;
         for (change, &scope) in changes.iter_mut().zip(&scopes) {
             change.outcome = match (change.action, scope.as_cell()) {
-                (Action::Grant, Some((purpose, channel))) => {
-                    self.grant(purpose, channel, change.purpose_version)
-                }
+                (Action::Grant, Some((purpose, channel))) => self.grant(purpose, channel, change),
                 (Action::Grant, None) | (Action::Expire, _) => Outcome::NoEffect,
                 (stop, _) => self.stop(stop, scope),
             };
@@ -276,6 +276,13 @@ fn grant(
     }
 }
 
+/// Whether a request asks for nothing but what a confirmed grant gives.
+fn says_no_more(grant: &Grant, change: &ChangeRecord) -> bool {
+    change.purpose_version <= grant.purpose_version
+        && change.expires_at == grant.expires_at
+        && change.data_categories == grant.data_categories.as_deref().unwrap_or_default()
+}
+
 /// Whether a grant of this version waits for its double opt-in. One of a version that the
 /// catalogue lacks waits for ever.
 fn waits(catalog: &Catalog, purpose: PurposeId, version: u32) -> bool {
@@ -291,7 +298,12 @@ enum AtCell {
 }
 
 impl Judge<'_> {
-    fn grant(&self, purpose_id: PurposeId, channel_id: ChannelId, version: u32) -> Outcome {
+    fn grant(
+        &self,
+        purpose_id: PurposeId,
+        channel_id: ChannelId,
+        change: &ChangeRecord,
+    ) -> Outcome {
         let (Some(purpose), Some(cell)) =
             (self.stoppable(purpose_id), self.after.cell(purpose_id, channel_id))
         else {
@@ -313,7 +325,8 @@ impl Judge<'_> {
         }
 
         let lifts = cell.lifted == Some(self.mark);
-        let waits = !self.is_confirmation && waits(self.catalog, purpose_id, version);
+        let waits =
+            !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
             let may_lift = self.actor.speaks_for_subject() && !waits;
             return match self.after.latest_stop(purpose_id, channel_id) {
@@ -338,7 +351,7 @@ impl Judge<'_> {
             return Outcome::SupersededByLater(grant.mark.index);
         }
         match Standing::of(self.after, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(_) => Outcome::NoEffect,
+            Standing::Given(grant) if says_no_more(grant, change) => Outcome::NoEffect,
             _ => Outcome::PendingConfirmation,
         }
     }

@@ -14,13 +14,17 @@ pub mod fold;
 mod linked;
 mod row;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-pub use effect::{Due, Effect, UseMark};
+pub use effect::{Due, Effect, UseCell};
 use hashbrown::{DefaultHashBuilder, HashMap};
 pub use linked::{LINKED_SUBJECTS_MAX, Linked, reach, unite};
 use quick_cache::{
@@ -44,6 +48,11 @@ const FORMAT_VERSION: u32 = 3;
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// What an entry of the hot cache costs besides the state itself, in bytes: key, pointers, counters.
 const HOT_ENTRY_BYTES: u64 = 96;
+/// How long a reader waits for what it saw a part of to be visible everywhere. It takes the writer
+/// microseconds, unless it ended in the middle.
+const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
+/// How many uses are looked up at once. Most limits name fewer.
+const USES_AT_A_TIME: usize = 64;
 /// The least memory for hot states, in bytes, whatever the configuration says.
 pub const HOT_BYTES_MIN: u64 = 4 << 20;
 
@@ -56,6 +65,14 @@ pub enum ViewError {
     /// A row is malformed.
     #[error("a row of the view is malformed")]
     Row,
+    /// What a state knows of did not become visible everywhere.
+    #[error("a state is at revision {wanted}, the view stays at {applied}")]
+    Unpublished {
+        /// Revision of the state.
+        wanted: u64,
+        /// Revision of the view.
+        applied: u64,
+    },
     /// The acts of a subject are known, but its state is gone.
     #[error("the state of {0:?} is missing from the view")]
     StateMissing(SubjectRef),
@@ -305,10 +322,7 @@ impl View {
             }
             let linked = reach(subject, &own, |other| self.state(other))?;
             let whole = unite(&own, &linked);
-            // The writer is between a run's rows and its end, which is a matter of memory alone.
-            while self.applied() < whole.revision {
-                std::thread::yield_now();
-            }
+            self.wait_published(whole.revision)?;
             let mut is_same = self.state(subject)?.revision == own.revision;
             for linked in &linked {
                 is_same &= self.state(linked.subject)?.revision == linked.state.revision;
@@ -317,6 +331,22 @@ impl View {
                 return Ok((Arc::new(whole), linked));
             }
         }
+    }
+
+    /// Waits for the writer, who is between a run's rows and its end. That is a matter of memory
+    /// alone: [`Self::apply`] waits for nothing there.
+    fn wait_published(&self, wanted: u64) -> Result<(), ViewError> {
+        if self.applied() >= wanted {
+            return Ok(());
+        }
+        let until = Instant::now() + PUBLISHED_WAIT;
+        while self.applied() < wanted {
+            if Instant::now() >= until {
+                return Err(ViewError::Unpublished { wanted, applied: self.applied() });
+            }
+            thread::yield_now();
+        }
+        Ok(())
     }
 
     /// The state of a subject with all that linked subjects contribute, for one who looks at all
@@ -432,14 +462,22 @@ impl View {
         self.stored_index(&Key::Confirmed(act))
     }
 
-    /// Up to `limit` grants that end by themselves at `until` or before, in the order of their ends.
+    /// Up to `limit` grants that end by themselves at `until` or before, in the order of their ends:
+    /// the first, or those after `after`.
     ///
     /// # Errors
     /// The index can not be read.
-    pub fn due(&self, until: Millis, limit: usize) -> Result<Vec<Due>, ViewError> {
+    pub fn due(
+        &self,
+        after: Option<&Due>,
+        until: Millis,
+        limit: usize,
+    ) -> Result<Vec<Due>, ViewError> {
         let prefix = &Key::Due(0, [0; 16], 0).encode()[..1];
+        // All these keys are of one length: nothing lies between a key and the same with a zero.
+        let from = after.map(|due| [due.key().encode(), vec![0]].concat());
         let mut due = Vec::new();
-        for key in self.index.keys(prefix, prefix, limit)? {
+        for key in self.index.keys(prefix, from.as_deref().unwrap_or(prefix), limit)? {
             let Some(Key::Due(at, subject, grant_index)) = Key::decode(&key) else {
                 return Err(ViewError::Row);
             };
@@ -459,18 +497,40 @@ impl View {
         Ok(self.index.put(due.iter().map(|due| (due.key().encode(), None)).collect())?)
     }
 
-    /// The uses of a subject's data, in the order of the ledger.
+    /// When a subject's data was used for a cell, newest first: all uses after `now`, and of those
+    /// from `since` to `now` no more than the last `limit`.
     ///
     /// # Errors
     /// The index can not be read.
-    pub fn uses(&self, subject: SubjectRef) -> Result<Vec<UseMark>, ViewError> {
-        let from = Key::Use(subject.0, 0).encode();
-        let keys = self.index.keys(&from[..from.len() - 8], &from, usize::MAX)?;
-        let value = |key: Vec<u8>| match self.index.get(&key)? {
-            Some(value) => UseMark::decode(&value).ok_or(ViewError::Row),
-            None => Err(ViewError::Row),
-        };
-        keys.into_iter().map(value).collect()
+    pub fn uses(
+        &self,
+        subject: SubjectRef,
+        cell: UseCell,
+        since: Millis,
+        now: Millis,
+        limit: usize,
+    ) -> Result<Vec<Millis>, ViewError> {
+        let mut from = Key::UseAt(subject.0, cell.0, i64::MAX, 0).encode();
+        let prefix = from[..from.len() - 16].to_vec();
+        let (mut uses, mut counted) = (Vec::new(), 0);
+        while counted < limit {
+            let keys = self.index.keys(&prefix, &from, USES_AT_A_TIME)?;
+            for key in &keys {
+                let Some(Key::UseAt(_, _, at, _)) = Key::decode(key) else {
+                    return Err(ViewError::Row);
+                };
+                let at = Millis(at);
+                counted += usize::from(at <= now);
+                if at < since || counted > limit {
+                    return Ok(uses);
+                }
+                uses.push(at);
+            }
+            let Some(last) = keys.last().filter(|_| keys.len() == USES_AT_A_TIME) else { break };
+            from.clone_from(last);
+            from.push(0); // The first key beyond it.
+        }
+        Ok(uses)
     }
 
     /// Up to `limit` subjects with a state, beyond `after`, in the order of their references.
@@ -520,12 +580,14 @@ impl View {
             if next == end {
                 rows.push(AppliedMark { applied: end, chain_hash }.row());
             }
-            result = result.and(self.index.put(rows));
+            self.index.make_readable(rows);
             for effect in run {
                 self.publish(effect);
             }
             self.applied.store(next, Ordering::Release);
             self.applied_news.send_replace(next);
+            // Readers wait for the end of a run; nothing but memory may lie before it.
+            result = result.and(self.index.wait_for_room());
         }
         Ok(result?)
     }
@@ -637,7 +699,7 @@ fn catalog_entries(index: &Index) -> Result<Vec<u64>, ViewError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicBool, thread};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::domain::{
@@ -753,6 +815,56 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn uses_are_read_newest_first_as_far_back_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let (one, other) = (SubjectRef([1; 16]), SubjectRef([2; 16]));
+        let cell = UseCell::new("news", "email");
+        let use_at = |subject: SubjectRef, cell: UseCell, at: i64, index: u64| {
+            (Key::UseAt(subject.0, cell.0, at, index).encode(), Some(Vec::new()))
+        };
+        let mut rows: Vec<_> =
+            (0..500).map(|n: u32| use_at(one, cell, n.into(), n.into())).collect();
+        rows.push(use_at(one, cell, 400, 7));
+        rows.push(use_at(one, UseCell::new("news", "sms"), 400, 8));
+        rows.push(use_at(other, cell, 400, 9));
+        view.index.put(rows).unwrap();
+        let read = |since, now, limit| {
+            let uses = view.uses(one, cell, Millis(since), Millis(now), limit).unwrap();
+            uses.into_iter().map(|at| at.0).collect::<Vec<_>>()
+        };
+        assert_eq!(read(497, 499, 9), [499, 498, 497]);
+        assert_eq!(read(0, 499, 2), [499, 498]);
+        assert_eq!(read(0, 497, 2), [499, 498, 497, 496], "the future comes on top");
+        assert_eq!(read(399, 400, 9)[99..], [400, 400, 399]);
+        assert_eq!(read(0, 499, usize::MAX).len(), 501);
+        assert_eq!(read(0, 499, 64).len(), 64);
+        assert_eq!(read(0, 499, 65).len(), 65);
+        assert!(read(500, 600, 9).is_empty());
+        assert!(read(0, 499, 0).is_empty());
+        let nobody = view.uses(SubjectRef([3; 16]), cell, Millis(0), Millis(9), 9).unwrap();
+        assert!(nobody.is_empty());
+    }
+
+    #[test]
+    fn a_reader_does_not_wait_forever_for_a_writer_that_ended_in_the_middle() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = open(dir.path());
+        let names = [SubjectRef([1; 16]), SubjectRef([2; 16])];
+        let mut states = names.map(|name| (name, SubjectState::default()));
+        for (own, other) in [(0, 1), (1, 0)] {
+            states[own].1.merge_link(names[other], Some(LinkConfidence::Verified), 0);
+        }
+        let mut rows = Vec::new();
+        for (index, effect) in (0..).zip(turns(&mut states, 0..2)) {
+            effect.push_rows(index, &mut rows);
+        }
+        view.index.make_readable(rows);
+        let error = view.linked(names[0]).unwrap_err();
+        assert!(matches!(error, ViewError::Unpublished { wanted: 2, applied: 0 }), "{error}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Filter {
     pub purposes: HashSet<Key>,
     /// Channel keys; a stop over every channel passes any.
     pub channels: HashSet<Key>,
-    /// Kinds; empty means all that can end an ALLOW, which is all but grants.
+    /// Kinds; empty means all but grants.
     pub kinds: HashSet<EventKind>,
     /// Subject namespaces.
     pub namespaces: HashSet<String>,

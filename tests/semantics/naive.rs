@@ -59,7 +59,18 @@ fn basis_in(version: &PurposeVersion, region: Option<Region>) -> LegalBasis {
 }
 
 fn ever_consent(purpose: &Purpose, region: Option<Region>) -> bool {
-    purpose.versions.iter().any(|version| basis_in(version, region) == LegalBasis::Consent)
+    // Where the data subject is may be left out, or told roughly: then every place that may be meant
+    // counts.
+    let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
+    let may_be = |own: Option<Region>| {
+        let own = own.map(|own| own.as_str().to_owned()).unwrap_or_default();
+        text.is_empty() || own == text || own.starts_with(&format!("{text}-"))
+    };
+    let meant: Vec<_> = regions(purpose).into_iter().filter(|own| may_be(*own)).collect();
+    let meant = meant.into_iter().chain([region]);
+    let rests = |version: &PurposeVersion, region| basis_in(version, region) == LegalBasis::Consent;
+    let versions = || purpose.versions.iter();
+    meant.into_iter().any(|region| versions().any(|version| rests(version, region)))
 }
 
 /// Every region that some version of the purpose names, and none.
@@ -350,6 +361,14 @@ fn covers_categories(purpose: &Purpose, grant: Event<'_>, asked: &[String]) -> b
     all_within(declared) && (narrowed.is_empty() || all_within(narrowed))
 }
 
+/// Whether a request asks for what a grant gives already.
+fn asks_for_the_same(grant: &Event<'_>, request: Event<'_>) -> bool {
+    let (given, asked) = (grant.change, request.change);
+    asked.purpose_version <= given.purpose_version
+        && asked.expires_at == given.expires_at
+        && asked.data_categories == given.data_categories
+}
+
 fn grant_counts(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> bool {
     cell.grant.is_some_and(|grant| {
         !grant.is_expired(now)
@@ -466,7 +485,11 @@ impl Told<'_> {
             }
             _ if !waits => Outcome::Applied,
             (_, Some(request)) => Outcome::SupersededByLater(request.index),
-            _ if grant_counts(purpose, &after, self.now) => Outcome::NoEffect,
+            (Some(grant), None)
+                if grant_counts(purpose, &after, self.now) && asks_for_the_same(grant, own) =>
+            {
+                Outcome::NoEffect
+            }
             _ => Outcome::PendingConfirmation,
         }
     }

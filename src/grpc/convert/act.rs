@@ -73,12 +73,12 @@ pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid
 
 /// How a data subject wants to be contacted.
 pub(super) fn contact(message: &proto::ContactPreferences) -> Result<ContactChange, Invalid> {
+    at_most(message.time_zones.len(), TIME_ZONES_MAX, "time_zones")?;
     for (position, zone) in message.time_zones.iter().enumerate() {
         if !is_time_zone(zone) {
             return Err(Problem::TimeZone.at(format!("time_zones[{position}]")));
         }
     }
-    at_most(message.time_zones.len(), TIME_ZONES_MAX, "time_zones")?;
     if !message.language.is_empty() && !is_language(&message.language) {
         return Err(Problem::Language.at("language"));
     }

@@ -91,6 +91,7 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         obligations: checked.due.obligations.iter().map(due_message).collect(),
         data_categories: decision.data_categories.as_deref().unwrap_or_default().to_vec(),
         not_before: checked.due.not_before.map(timestamp),
+        indeterminate: checked.due.obligations.iter().any(|due| due.indeterminate),
         token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
     }
@@ -234,6 +235,7 @@ fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
                 purpose: used.purpose.to_string(),
                 channel: used.channel.to_string(),
                 used_at: Some(timestamp(used.used_at)),
+                region: used.region.map_or_else(String::new, |region| region.to_string()),
                 deviation: used.is_deviation(),
                 segment: used.segment,
                 campaign: used.campaign,

@@ -87,6 +87,10 @@ pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>,
     if actor.speaks_for_subject() && evidence.method.is_empty() {
         return Err(Problem::Required.at("evidence.method"));
     }
+    // Without it an old list would be an act of today, and lift what was stopped since.
+    if actor.speaks_for_subject() && effective_at.is_none() {
+        return Err(Problem::Required.at("effective_at"));
+    }
     let confirmation_validity_ms = None;
     Ok(Some(Act {
         subject,

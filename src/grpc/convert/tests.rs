@@ -772,6 +772,7 @@ proptest! {
     fn purposes_round_trip(draft in drafts()) {
         let purpose = Purpose {
             key: draft.key.clone(),
+            version_indices: vec![1],
             versions: vec![std::sync::Arc::new(draft.content.clone())],
             oldest_compatible: draft.oldest_compatible.unwrap_or(0),
             oldest_compatible_index: 0,
