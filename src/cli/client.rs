@@ -17,6 +17,25 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// # Errors
 /// The address is not one, or nobody answers there in time.
 pub async fn connect(global: &Global) -> Result<Channel, CliError> {
+    connect_to(global, |endpoint| endpoint.timeout(global.timeout)).await
+}
+
+/// Connects to the server for calls whose answer comes only when all was sent, however long that
+/// takes: the connection itself must show within the timeout that somebody is still there.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_for_uploads(global: &Global) -> Result<Channel, CliError> {
+    let keep_alive = |endpoint: Endpoint| {
+        endpoint.http2_keep_alive_interval(global.timeout).keep_alive_timeout(global.timeout)
+    };
+    connect_to(global, keep_alive).await
+}
+
+async fn connect_to(
+    global: &Global,
+    patience: impl FnOnce(Endpoint) -> Endpoint,
+) -> Result<Channel, CliError> {
     let url = url(&global.addr);
     let endpoint = Endpoint::from_shared(url.clone())
         .map_err(|error| {
@@ -24,8 +43,8 @@ pub async fn connect(global: &Global) -> Result<Channel, CliError> {
                 .with_hint("write HOST:PORT, or a URL such as http://127.0.0.1:50051")
         })?
         .connect_timeout(global.timeout)
-        .timeout(global.timeout)
         .tcp_nodelay(true);
+    let endpoint = patience(endpoint);
     let endpoint = match url.starts_with("https://") {
         true => endpoint.tls_config(tls(global)?).map_err(|error| unreachable(&url, &error))?,
         false => endpoint,

@@ -17,6 +17,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use prost::Message as _;
 use serde_json::json;
 use tokio::signal::ctrl_c;
+use tonic::transport::Channel;
 
 use self::{
     csv::{CsvRows, Records},
@@ -33,8 +34,11 @@ use super::{
     output::{Table, Tone},
     progress,
     shapes::Imported,
+    words,
 };
-use crate::proto::{ImportRow, ImportStart};
+use crate::proto::{
+    GetCheckpointRequest, ImportRow, ImportStart, audit_service_client::AuditServiceClient,
+};
 
 mod csv;
 mod input;
@@ -156,6 +160,8 @@ impl ImportArgs {
 struct Resume {
     keep: Keep,
     identity: Identity,
+    /// Identity of the ledger, in hex, once it is known.
+    ledger: String,
     state: Option<State>,
 }
 
@@ -178,7 +184,17 @@ impl Resume {
             true => None,
             false => keep.read_own(&identity, rejects)?,
         };
-        Ok(Some(Self { keep, identity, state }))
+        Ok(Some(Self { keep, identity, ledger: String::new(), state }))
+    }
+}
+
+impl Resume {
+    /// Takes note of the ledger that the rows go to. It must be the one that has those before.
+    async fn meet(&mut self, channel: Channel) -> Result<(), CliError> {
+        let ask = GetCheckpointRequest {};
+        let ledger = AuditServiceClient::new(channel).get_checkpoint(ask).await?.into_inner();
+        self.ledger = words::hex(&ledger.ledger_id);
+        self.state.as_ref().map_or(Ok(()), |state| state.check_ledger(&ledger))
     }
 }
 
@@ -213,11 +229,14 @@ async fn run_until(
     let mapping = args.read_mapping()?;
     let rejects = args.rejects_path()?;
     let digest = mapping.as_ref().map(|mapping| mapping.digest.clone()).unwrap_or_default();
-    let resume = Resume::find(&args, &digest, &rejects)?;
+    let mut resume = Resume::find(&args, &digest, &rejects)?;
     let state = resume.as_ref().and_then(|resume| resume.state.clone());
     let place = state.as_ref().map_or(Place::START, |state| state.place);
     let rows = rows(&args.file, mapping, place)?;
-    let channel = client::connect(&context.global).await?;
+    let channel = client::connect_for_uploads(&context.global).await?;
+    if let Some(resume) = &mut resume {
+        resume.meet(channel.clone()).await?;
+    }
     let start = ImportStart { source: args.source.clone(), dry_run: args.dry_run };
     if let (true, Some(resume)) = (args.restart, &resume) {
         resume.keep.remove()?;
@@ -380,6 +399,7 @@ impl Import {
         let Some(resume) = &self.resume else { return Ok(()) };
         resume.keep.write(&State {
             identity: resume.identity.clone(),
+            ledger: resume.ledger.clone(),
             place: self.place,
             counts: self.counts.clone(),
             rejects: self.rejects.path().to_owned(),

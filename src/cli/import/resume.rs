@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -18,11 +18,8 @@ use sha2::{Digest, Sha256};
 use super::input::Place;
 use crate::{
     cli::{error::CliError, words},
-    proto::{ImportConsentsResponse, Outcome},
+    proto::{GetCheckpointResponse, ImportConsentsResponse, Outcome},
 };
-
-/// How much of the file's beginning tells it from another.
-const HEAD_BYTES: u64 = 64 * 1024;
 
 /// What is imported. Another one is another import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,10 +27,8 @@ const HEAD_BYTES: u64 = 64 * 1024;
 pub(super) struct Identity {
     /// Name of the source.
     pub source: String,
-    /// Length of the file.
-    pub file_bytes: u64,
-    /// SHA-256 of its beginning.
-    pub head_digest: String,
+    /// BLAKE3 of the file: of all of it, or a row that was mended in its place would be passed over.
+    pub file_digest: String,
     /// SHA-256 of the mapping; empty for NDJSON.
     pub mapping_digest: String,
 }
@@ -43,13 +38,11 @@ impl Identity {
     pub(super) fn of(path: &Path, source: &str, mapping_digest: &str) -> Result<Self, CliError> {
         let failed = |error| CliError::file(path, error);
         let file = File::open(path).map_err(failed)?;
-        let file_bytes = file.metadata().map_err(failed)?.len();
-        let mut head = Vec::new();
-        file.take(HEAD_BYTES).read_to_end(&mut head).map_err(failed)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(failed)?;
         Ok(Self {
             source: source.to_owned(),
-            file_bytes,
-            head_digest: digest(&head),
+            file_digest: hasher.finalize().to_string(),
             mapping_digest: mapping_digest.to_owned(),
         })
     }
@@ -59,7 +52,7 @@ impl Identity {
         if self.source != was.source {
             return Some(format!("was of the source `{}`", was.source));
         }
-        if (self.file_bytes, &self.head_digest) != (was.file_bytes, &was.head_digest) {
+        if self.file_digest != was.file_digest {
             return Some("was of other content: the file has changed".to_owned());
         }
         (self.mapping_digest != was.mapping_digest)
@@ -121,6 +114,8 @@ impl Counts {
 pub(super) struct State {
     /// What is imported.
     pub identity: Identity,
+    /// Identity of the ledger that has the rows before, in hex.
+    pub ledger: String,
     /// Where it goes on.
     pub place: Place,
     /// What became of the rows before.
@@ -129,6 +124,20 @@ pub(super) struct State {
     pub rejects: PathBuf,
     /// How much of it belongs to the rows before.
     pub rejects_bytes: u64,
+}
+
+impl State {
+    /// Whether a ledger has the rows before: it is the same, and as long as it was.
+    pub(super) fn check_ledger(&self, ledger: &GetCheckpointResponse) -> Result<(), CliError> {
+        let message = if words::hex(&ledger.ledger_id) != self.ledger {
+            "the import that stopped here was into another ledger"
+        } else if ledger.size < self.counts.revision {
+            "the ledger has lost entries since the import stopped: was it restored from a backup?"
+        } else {
+            return Ok(());
+        };
+        Err(CliError::failed(message).with_hint(RESTART))
+    }
 }
 
 /// Where the state of an import is kept.
@@ -214,4 +223,33 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_goes_on_if_it_is_the_same_and_has_lost_nothing() {
+        let state = State {
+            identity: Identity {
+                source: "crm".to_owned(),
+                file_digest: String::new(),
+                mapping_digest: String::new(),
+            },
+            ledger: "0aff".to_owned(),
+            place: Place::START,
+            counts: Counts { revision: 7, ..Counts::default() },
+            rejects: PathBuf::new(),
+            rejects_bytes: 0,
+        };
+        let check = |ledger_id: [u8; 2], size| {
+            let ledger_id = ledger_id.to_vec();
+            state.check_ledger(&GetCheckpointResponse { ledger_id, size, ..Default::default() })
+        };
+        assert!(check([0x0a, 0xff], 7).is_ok() && check([0x0a, 0xff], 8).is_ok());
+        let message = |checked: Result<(), CliError>| checked.unwrap_err().to_string();
+        assert!(message(check([0x0a, 0xff], 6)).contains("has lost entries"));
+        assert!(message(check([0x0b, 0xff], 8)).contains("another ledger"));
+    }
 }
