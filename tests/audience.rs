@@ -365,6 +365,32 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn uses_wait_for_a_place_in_a_busy_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--appends-max", "1"]);
+    let mut clients = server.clients().await;
+    let subjects = population(&mut clients, 10).await;
+    let audiences: Vec<_> = (0..8)
+        .map(|_| {
+            let (clients, subjects) = (clients.clone(), subjects.clone());
+            tokio::spawn(async move {
+                let segment = "winter-sale".into();
+                let asked = AudienceQuery { record_use: true, segment, ..query() };
+                let mut stream = Stream::ask(&clients, asked).await;
+                for _ in 0..10 {
+                    assert_eq!(stream.verdicts(&subjects).await.allowed_count, 4);
+                }
+                stream.summary().await.use_revision.unwrap()
+            })
+        })
+        .collect();
+    for audience in audiences {
+        audience.await.unwrap();
+    }
+    assert_eq!(uses(&mut clients, "user:0").await.len(), 80);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
