@@ -374,7 +374,8 @@ async fn uses_wait_for_a_place_in_a_busy_moment() {
         .map(|_| {
             let (clients, subjects) = (clients.clone(), subjects.clone());
             tokio::spawn(async move {
-                let asked = AudienceQuery { record_use: true, ..query() };
+                let segment = "winter-sale".into();
+                let asked = AudienceQuery { record_use: true, segment, ..query() };
                 let mut stream = Stream::ask(&clients, asked).await;
                 for _ in 0..10 {
                     assert_eq!(stream.verdicts(&subjects).await.allowed_count, 4);
