@@ -524,6 +524,50 @@ async fn both_histories_and_every_watcher_tell_of_a_link() {
 }
 
 #[tokio::test]
+async fn a_stop_is_told_to_whom_it_reaches_through_links() {
+    let mut it = It::new().await;
+    it.says("email:jo", Action::Grant).await;
+    it.says("user:42", Action::Grant).await;
+    let first = it.link("user:42", "email:jo", LinkConfidence::Asserted).await.index.unwrap();
+    let second = it.link("user:42", "device:1", LinkConfidence::Verified).await.index.unwrap();
+    let index = it.says("user:42", Action::Withdraw).await;
+    it.says("user:43", Action::Withdraw).await;
+    assert_eq!(it.reason("email:jo").await, Reason::Withdrawn);
+    // From memory, and from the ledger once memory is gone, which knows the present links only.
+    for is_from_memory in [true, false] {
+        let filter = |namespace: &str| proto::WatchFilter {
+            namespaces: vec![namespace.to_owned()],
+            ..Default::default()
+        };
+        let heard = it.heard(first, filter("email")).await;
+        let told: Vec<_> = heard
+            .into_iter()
+            .map(|message| match message {
+                Message::Consent(mut event) => {
+                    event.linked_subjects.sort();
+                    (event.index, event.subject, event.linked_subjects)
+                }
+                Message::Link(mut event) => {
+                    event.linked_subjects.sort();
+                    (event.index, event.other_subject, event.linked_subjects)
+                }
+                Message::Progress(_) => panic!("those are left out"),
+            })
+            .collect();
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let then = if is_from_memory { names(&[]) } else { names(&["device:1"]) };
+        let want = [
+            (first, "email:jo".to_owned(), then),
+            (second, "device:1".to_owned(), names(&["email:jo"])),
+            (index, "user:42".to_owned(), names(&["device:1", "email:jo"])),
+        ];
+        assert_eq!(told, want);
+        assert!(it.heard(index, filter("phone")).await.is_empty());
+        it.restart(true, false).await;
+    }
+}
+
+#[tokio::test]
 async fn restarts_and_rebuilds_answer_the_same() {
     let mut it = It::new().await;
     let subjects = ["user:1", "device:1", "email:1@example.org", "cookie:1"];

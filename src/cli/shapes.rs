@@ -403,6 +403,9 @@ pub struct LinkTold {
     pub confidence: Option<String>,
     /// When the ledger recorded it.
     pub recorded_at: Option<String>,
+    /// Who else is linked to one of the two.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linked_subjects: Vec<String>,
 }
 
 impl From<&proto::LinkEvent> for LinkTold {
@@ -414,6 +417,7 @@ impl From<&proto::LinkEvent> for LinkTold {
             other_subject: link.other_subject.clone(),
             confidence: is_linked.then(|| word::<proto::LinkConfidence>(link.confidence)),
             recorded_at: link.recorded_at.as_ref().map(rfc3339),
+            linked_subjects: link.linked_subjects.clone(),
         }
     }
 }
@@ -433,6 +437,9 @@ pub struct Event {
     pub effective_at: Option<String>,
     /// The changes that pass the filter.
     pub changes: Vec<Change>,
+    /// Who is linked to the data subject.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub linked_subjects: Vec<String>,
 }
 
 impl From<&proto::ConsentEvent> for Event {
@@ -444,6 +451,7 @@ impl From<&proto::ConsentEvent> for Event {
             recorded_at: event.recorded_at.as_ref().map(rfc3339),
             effective_at: event.effective_at.as_ref().map(rfc3339),
             changes: event.changes.iter().map(Into::into).collect(),
+            linked_subjects: event.linked_subjects.clone(),
         }
     }
 }

@@ -236,6 +236,7 @@ mod tests {
             cause: None,
             reason: None,
             link: None,
+            linked: Vec::new(),
         };
         Ok(Told::Event(Arc::new(event), vec![1]))
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use tracing::error;
 
 use super::{
     Core,
@@ -179,6 +180,7 @@ impl<'a> Batch<'a> {
     ) -> Result<Recorded, WriteError> {
         let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
         let (actor, effective_at, changes) = (body.actor, body.effective_at, body.changes.clone());
+        let linked = self.linked_names(sealer.subject_ref, &after)?;
         let states = vec![(sealer.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Act(body), states)?;
         self.keep(sealer, &subject);
@@ -192,6 +194,7 @@ impl<'a> Batch<'a> {
             cause: None,
             reason: None,
             link: None,
+            linked,
         }));
         let (replayed, confirmation) = (false, None);
         Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
@@ -538,6 +541,21 @@ impl<'a> Batch<'a> {
             return Ok(Vec::new());
         }
         reach(subject, own, |other| self.state(other))
+    }
+
+    /// Who is linked to a subject, as watchers are told. No stop is refused because a name can not
+    /// be read.
+    pub(super) fn linked_names(
+        &self,
+        subject: SubjectRef,
+        own: &SubjectState,
+    ) -> Result<Vec<Subject>, WriteError> {
+        let linked = self.linked(subject, own)?;
+        let name = |linked: &Linked| {
+            let name = self.identity(linked.subject);
+            name.inspect_err(|error| error!(%error, "a linked subject is not told of")).ok()
+        };
+        Ok(linked.iter().filter_map(name).collect())
     }
 
     /// A subject's state with all that linked subjects contribute.

@@ -85,6 +85,7 @@ impl Batch<'_> {
         let after = self.judge_confirmation(&before, &mut body)?;
 
         let grants = body.grants.clone();
+        let linked = self.linked_names(act.subject_ref, &after)?;
         let states = vec![(act.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Confirmed(body), states)?;
         self.confirmed.insert(request_index, index);
@@ -98,6 +99,7 @@ impl Batch<'_> {
             cause: Some(request_index),
             reason: None,
             link: None,
+            linked,
         }));
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
     }

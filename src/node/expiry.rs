@@ -227,7 +227,8 @@ impl Batch<'_> {
         own: &SubjectState,
     ) -> Result<(), WriteError> {
         let recorded_at = self.recorded_at();
-        let subject = self.core().vault.identity(expired.subject_ref)?;
+        let subject = self.identity(expired.subject_ref)?;
+        let linked = self.linked_names(expired.subject_ref, own)?;
         let event = Event {
             index: self.tip.next_index,
             subject,
@@ -238,6 +239,7 @@ impl Batch<'_> {
             cause: Some(expired.grant_index),
             reason: Some(expired.reason),
             link: None,
+            linked,
         };
         let mut state = own.clone();
         state.revision = event.index + 1;

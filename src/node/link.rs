@@ -115,11 +115,14 @@ impl Batch<'_> {
             let revision = self.tip.next_index;
             return Ok(LinkOutcome { index: None, revision, changed: true, cells });
         }
-        let index = self.write_link(linking, sealers, after)?;
+        // The two stand first.
+        let linked = members.iter().skip(2).map(|member| self.identity(*member));
+        let linked = linked.collect::<Result<_, _>>()?;
+        let index = self.write_link(linking, sealers, after, linked)?;
         Ok(LinkOutcome { index: Some(index), revision: index + 1, changed: true, cells })
     }
 
-    /// All who hang together with one of the two, and the two.
+    /// The two, and then all who hang together with one of them.
     fn together(&self, sides: &Sides) -> Result<Vec<SubjectRef>, WriteError> {
         let mut members: Vec<_> = sides.iter().map(|(side, _)| *side).collect();
         for (side, own) in sides {
@@ -214,6 +217,7 @@ impl Batch<'_> {
         linking: Linking,
         (one, other): (Sealer, Sealer),
         after: Sides,
+        linked: Vec<Subject>,
     ) -> Result<u64, WriteError> {
         let recorded_at = self.recorded_at();
         let seal = |key| self.core().vault.seal_assertion(key, &linking.asserted_by);
@@ -236,6 +240,7 @@ impl Batch<'_> {
             cause: None,
             reason: None,
             link: Some(LinkTold { other: linking.other, confidence: linking.confidence }),
+            linked,
         }));
         Ok(index)
     }

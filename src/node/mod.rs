@@ -163,6 +163,7 @@ impl Node {
         let hub = Hub::new(
             Arc::clone(&opened.backend),
             Arc::clone(&opened.vault),
+            Arc::clone(&opened.view),
             opened.tip.next_index,
             config.recent_events_max,
         );

@@ -31,7 +31,7 @@ pub struct Filter {
     pub channels: HashSet<Key>,
     /// Kinds; empty means all but grants.
     pub kinds: HashSet<EventKind>,
-    /// Subject namespaces.
+    /// Subject namespaces; a linked subject passes as well.
     pub namespaces: HashSet<String>,
 }
 
@@ -45,7 +45,7 @@ impl Filter {
     /// Positions of the changes of an event that pass.
     #[must_use]
     pub fn passing(&self, event: &Event) -> Vec<usize> {
-        if !self.namespaces.is_empty() && !self.namespaces.contains(event.subject.namespace()) {
+        if !self.is_about(event) {
             return Vec::new();
         }
         let changes = event.changes.iter().enumerate();
@@ -61,10 +61,15 @@ impl Filter {
     /// Whether an event is a link that passes.
     #[must_use]
     pub fn passes_link(&self, event: &Event) -> bool {
-        let Some(link) = &event.link else { return false };
-        let is_among = |namespace| self.namespaces.contains(namespace);
-        let one_is_among = is_among(event.subject.namespace()) || is_among(link.other.namespace());
-        self.may_pass_link() && (self.namespaces.is_empty() || one_is_among)
+        event.link.is_some() && self.may_pass_link() && self.is_about(event)
+    }
+
+    /// Whether the answers of somebody in one of the namespaces may have changed.
+    fn is_about(&self, event: &Event) -> bool {
+        let other = event.link.as_ref().map(|link| &link.other);
+        let mut subjects = [&event.subject].into_iter().chain(other).chain(&event.linked);
+        self.namespaces.is_empty()
+            || subjects.any(|subject| self.namespaces.contains(subject.namespace()))
     }
 
     fn passes(&self, change: &ChangeRecord) -> bool {
@@ -120,6 +125,7 @@ mod tests {
             cause: None,
             reason: None,
             link: None,
+            linked: Vec::new(),
         }
     }
 
@@ -161,6 +167,16 @@ mod tests {
     fn other_namespaces_are_left_out() {
         let event = event(&[(Action::Withdraw, "news", "email")]);
         for (namespace, want) in [("user", 1), ("email", 0)] {
+            let namespaces = HashSet::from([namespace.to_owned()]);
+            assert_eq!(Filter { namespaces, ..Filter::default() }.passing(&event).len(), want);
+        }
+    }
+
+    #[test]
+    fn a_stop_passes_for_whom_it_reaches_through_a_link() {
+        let linked = vec![Subject::parse("email:jo").unwrap()];
+        let event = Event { linked, ..event(&[(Action::Withdraw, "news", "email")]) };
+        for (namespace, want) in [("user", 1), ("email", 1), ("device", 0)] {
             let namespaces = HashSet::from([namespace.to_owned()]);
             assert_eq!(Filter { namespaces, ..Filter::default() }.passing(&event).len(), want);
         }

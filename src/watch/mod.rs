@@ -15,9 +15,12 @@ use tokio::sync::watch;
 
 use crate::{
     backend::LogBackend,
-    domain::{Actor, Body, ChangeRecord, Entry, LinkConfidence, Millis, Reason, Subject},
+    domain::{
+        Actor, Body, ChangeRecord, Entry, LinkConfidence, Millis, Reason, Subject, SubjectRef,
+    },
     ledger::entry,
     vault::{Vault, VaultError},
+    view::{View, ViewError},
 };
 
 /// How many events a watcher takes from memory at once.
@@ -47,6 +50,9 @@ pub struct Event {
     pub reason: Option<Reason>,
     /// For links: the other data subject.
     pub link: Option<LinkTold>,
+    /// Who is linked to the subject, directly or through others: what they are answered may have
+    /// changed, too.
+    pub linked: Vec<Subject>,
 }
 
 /// The other side of a link, as watchers hear it.
@@ -84,11 +90,24 @@ pub enum WatchError {
     Unreadable(String),
 }
 
+impl From<VaultError> for WatchError {
+    fn from(error: VaultError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
+
+impl From<ViewError> for WatchError {
+    fn from(error: ViewError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
+
 /// Where the writer tells and watchers listen.
 #[derive(Debug)]
 pub struct Hub {
     backend: Arc<dyn LogBackend>,
     vault: Arc<Vault>,
+    view: Arc<View>,
     recent: RwLock<Recent>,
     recent_max: usize,
     news: watch::Sender<News>,
@@ -113,12 +132,14 @@ impl Hub {
     pub fn new(
         backend: Arc<dyn LogBackend>,
         vault: Arc<Vault>,
+        view: Arc<View>,
         head: u64,
         recent_max: usize,
     ) -> Self {
         Self {
             backend,
             vault,
+            view,
             recent: RwLock::new(Recent { start: head, events: VecDeque::new() }),
             recent_max,
             news: watch::Sender::new(News { head, closing: false }),
@@ -191,21 +212,19 @@ impl Hub {
         for bytes in entries {
             let entry = entry::decode(&bytes).map_err(|error| unreadable(&error))?;
             gathered.next = entry.index + 1;
-            let event = self.event(entry, filter).map_err(|error| unreadable(&error))?;
-            gathered.events.extend(event.map(Arc::new));
+            gathered.events.extend(self.event(entry, filter)?.map(Arc::new));
         }
         Ok(gathered)
     }
 
     /// What watchers hear of an entry, if the filter may want it: to find out who the subject is
     /// costs more than all the rest.
-    fn event(&self, entry: Entry, filter: &Filter) -> Result<Option<Event>, VaultError> {
+    fn event(&self, entry: Entry, filter: &Filter) -> Result<Option<Event>, WatchError> {
         let Entry { index, recorded_at, body, .. } = entry;
         let about = |subject, actor, effective_at, changes| {
-            let subject = self.vault.identity(subject)?;
-            Ok::<_, VaultError>(Event {
+            Ok::<_, WatchError>(Event {
                 index,
-                subject,
+                subject: self.vault.identity(subject)?,
                 actor,
                 recorded_at,
                 effective_at,
@@ -213,6 +232,7 @@ impl Hub {
                 cause: None,
                 reason: None,
                 link: None,
+                linked: self.linked(&[subject])?,
             })
         };
         Ok(Some(match body {
@@ -233,10 +253,30 @@ impl Hub {
                     other: self.vault.identity(own.other_ref)?,
                     confidence: own.confidence,
                 }),
+                linked: self.linked(&[own.subject_ref, own.other_ref])?,
                 ..about(own.subject_ref, Actor::Operator, recorded_at, Vec::new())?
             },
             _ => return Ok(None),
         }))
+    }
+
+    /// Who else is linked to one of these subjects now: the ledger does not say who was at each
+    /// time, and whoever was unlinked since was told of that.
+    fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, WatchError> {
+        let mut members = subjects.to_vec();
+        for &subject in subjects {
+            // What is hot stays hot, and few have links.
+            if self.view.peek(subject)?.links.is_empty() {
+                continue;
+            }
+            for linked in self.view.linked(subject)? {
+                if !members.contains(&linked.subject) {
+                    members.push(linked.subject);
+                }
+            }
+        }
+        let linked = members.into_iter().skip(subjects.len());
+        linked.map(|subject| Ok(self.vault.identity(subject)?)).collect()
     }
 }
 

@@ -261,6 +261,7 @@ pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
             other_subject: link.other.as_str().to_owned(),
             confidence: confidence_number(link.confidence),
             recorded_at: Some(timestamp(event.recorded_at)),
+            linked_subjects: names(&event.linked),
         };
         return proto::WatchResponse { message: Some(proto::watch_response::Message::Link(link)) };
     }
@@ -274,8 +275,13 @@ pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
         changes: changes.map(event_change).collect(),
         cause_index: event.cause,
         reason: event.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
+        linked_subjects: names(&event.linked),
     };
     proto::WatchResponse { message: Some(proto::watch_response::Message::Consent(consent)) }
+}
+
+fn names(subjects: &[Subject]) -> Vec<String> {
+    subjects.iter().map(|subject| subject.as_str().to_owned()).collect()
 }
 
 fn event_change(record: &ChangeRecord) -> proto::EventChange {
