@@ -220,6 +220,9 @@ async fn last_years_list_changes_nothing() {
     yearly.default_validity = Some(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 });
     let request = proto::PutPurposeRequest { purpose: Some(yearly), ..Default::default() };
     desk.clients.catalog.put_purpose(request).await.unwrap();
+    // Acts of last year agreed to the version of their time, unless the list says otherwise.
+    let of_now = "channel = \"email\"\npurpose_version = 2";
+    desk.write("map.toml", &MAPPING.replacen("channel = \"email\"", of_now, 1));
     let header = "id,news,calls,since,by,form,language\n";
     let list: String = (0..50).fold(header.to_owned(), |mut list, n| {
         let news = if n % 3 == 0 { "no" } else { "yes" };
@@ -269,7 +272,13 @@ async fn no_import_lifts_a_stop_and_the_person_does() {
         row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         row.to_string()
     };
-    let by_subject = json!({"actor": "subject", "evidence": {"method": "phone"}, "row_key": "2-2"});
+    let after_the_stop = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1);
+    let by_subject = json!({
+        "actor": "subject",
+        "effective_at": after_the_stop.to_string(),
+        "evidence": {"method": "phone"},
+        "row_key": "2-2",
+    });
     let rows = [
         grant("user:1", json!({})),
         grant("user:2", by_subject),
