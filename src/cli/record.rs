@@ -27,7 +27,7 @@ Scopes are PURPOSE:CHANNEL. Refusals, withdrawals and objections may also cover 
 Examples:
   consent-ledger record --subject user:42 --grant marketing.newsletter:email \\
       --actor subject --touchpoint onboarding
-  consent-ledger record --subject user:43 --grant club.news:email --actor guardian \\
+  consent-ledger record --subject user:43 --grant marketing.newsletter:email --actor guardian \\
       --relationship parent --authority-ends-at 2031-05-04T00:00:00Z
   consent-ledger record --subject user:42 --preferred-language de-AT --time-zone Europe/Vienna \\
       --quiet-hours 21:00-08:00
