@@ -128,6 +128,7 @@ impl It {
             purpose: Some(purpose.clone()),
             requires_reconsent,
             region: region.to_owned(),
+            at_least_revision: None,
         };
         self.clients.catalog.preview_purpose_change(request).await.unwrap().into_inner()
     }

@@ -79,7 +79,10 @@ impl CatalogService for Catalog {
         &self,
         request: Request<proto::PreviewPurposeChangeRequest>,
     ) -> Result<Response<proto::PreviewPurposeChangeResponse>, Status> {
-        let (draft, region) = convert::preview(request.into_inner())?;
+        let request = request.into_inner();
+        let at_least = request.at_least_revision;
+        let (draft, region) = convert::preview(request)?;
+        self.node.reach(at_least).await?;
         let node = Arc::clone(&self.node);
         let preview = blocking(move || node.preview(draft, region)).await?;
         Ok(Response::new(convert::preview_response(&preview)))

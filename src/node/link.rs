@@ -55,8 +55,8 @@ pub struct LinkOutcome {
     pub revision: u64,
     /// Whether an entry was written, or would be.
     pub changed: bool,
-    /// Cells whose answer changed, or would, by subject, purpose and channel: at most
-    /// [`CELL_CHANGES_MAX`] of them.
+    /// Cells whose answer changed, or would, by subject, purpose and channel: at most one more than
+    /// [`CELL_CHANGES_MAX`], which says that there are more.
     pub cells: Vec<CellChange>,
 }
 
@@ -182,7 +182,7 @@ impl Batch<'_> {
                 let cell = (purpose.clone(), channel.clone());
                 (before != after).then_some(ChangedCell { cell, before, after })
             });
-            changes.push((subject, changed.take(CELL_CHANGES_MAX).collect()));
+            changes.push((subject, changed.take(CELL_CHANGES_MAX + 1).collect()));
         }
         Ok(changes)
     }
@@ -209,7 +209,7 @@ impl Batch<'_> {
                 CellChange { subject: subject.clone(), purpose, channel, before, after }
             })
         };
-        Ok(named.into_iter().flat_map(of_subject).take(CELL_CHANGES_MAX).collect())
+        Ok(named.into_iter().flat_map(of_subject).take(CELL_CHANGES_MAX + 1).collect())
     }
 
     fn write_link(

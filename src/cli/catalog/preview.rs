@@ -54,6 +54,7 @@ pub(super) async fn run(args: PreviewArgs, context: &mut Context) -> Result<Exit
             purpose: Some(purpose.clone()),
             requires_reconsent: args.requires_reconsent,
             region: args.region.clone(),
+            at_least_revision: None,
         };
         let answer = client.preview_purpose_change(request).await?.into_inner();
         print(

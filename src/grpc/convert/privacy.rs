@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{Reason, Subject},
-    node::{CellChange, LinkOutcome, Linking},
+    node::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking},
     proto,
 };
 
@@ -59,7 +59,8 @@ pub fn linked(outcome: &LinkOutcome) -> proto::LinkSubjectsResponse {
         index: outcome.index,
         revision: outcome.revision,
         changed: outcome.changed,
-        cells: outcome.cells.iter().map(cell_change).collect(),
+        cells: outcome.cells.iter().take(CELL_CHANGES_MAX).map(cell_change).collect(),
+        cells_truncated: outcome.cells.len() > CELL_CHANGES_MAX,
     }
 }
 
@@ -69,7 +70,8 @@ pub fn unlinked(outcome: &LinkOutcome) -> proto::UnlinkSubjectsResponse {
     proto::UnlinkSubjectsResponse {
         index: outcome.index,
         revision: outcome.revision,
-        cells: outcome.cells.iter().map(cell_change).collect(),
+        cells: outcome.cells.iter().take(CELL_CHANGES_MAX).map(cell_change).collect(),
+        cells_truncated: outcome.cells.len() > CELL_CHANGES_MAX,
     }
 }
 
