@@ -48,9 +48,6 @@ impl Check {
         let Some(as_of) = convert::as_of(request.as_of.as_ref())? else {
             return self.answer(&request);
         };
-        if request.want_token {
-            return Err(Problem::NotWith("as_of").at("want_token").into());
-        }
         let node = Arc::clone(&self.node);
         blocking(move || node.check_at(&question(&subject, &request, region), as_of)).await
     }

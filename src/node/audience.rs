@@ -100,7 +100,7 @@ impl Audience {
         let Some(subject) = self.core.vault.find(subject)? else { return Ok(Arc::default()) };
         match self.state_of_now(subject)? {
             Some(state) => Ok(state),
-            None => Ok(Arc::new(self.core.state_at(subject, &self.past)?)),
+            None => Ok(Arc::new(self.core.state_at(subject, &self.past)?.0)),
         }
     }
 

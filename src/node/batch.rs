@@ -49,8 +49,8 @@ pub(super) struct Batch<'a> {
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
     subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
-    /// The entries with an idempotency key, by its hash: index and digest of the request.
-    answers: HashMap<[u8; 32], (u64, [u8; 32])>,
+    /// The entries with an idempotency key, by its hash.
+    answers: HashMap<[u8; 32], u64>,
     /// The acts that were confirmed, with the index of the confirmation.
     pub(super) confirmed: HashMap<u64, u64>,
 }
@@ -263,7 +263,7 @@ impl<'a> Batch<'a> {
         self.effects.push(effect);
         self.states.extend(states);
         if let Some(mark) = entry.body.idempotency() {
-            self.answers.insert(mark.key_hash, (entry.index, mark.request_digest));
+            self.answers.insert(mark.key_hash, entry.index);
         }
         Ok(entry.index)
     }
@@ -371,16 +371,11 @@ impl<'a> Batch<'a> {
         mark: Option<&IdempotencyMark>,
     ) -> Result<Option<Entry>, WriteError> {
         let Some(mark) = mark else { return Ok(None) };
-        let (index, digest) = match self.answers.get(&mark.key_hash) {
-            Some((index, digest)) => (*index, Some(*digest)),
-            None => match self.core.view.idempotent(&mark.key_hash)? {
-                None => return Ok(None),
-                Some(index) => (index, None),
-            },
+        let index = match self.answers.get(&mark.key_hash) {
+            Some(index) => Some(*index),
+            None => self.core.view.idempotent(&mark.key_hash)?,
         };
-        if digest.is_some_and(|digest| digest != mark.request_digest) {
-            return Err(WriteError::IdempotencyKeyReused { index });
-        }
+        let Some(index) = index else { return Ok(None) };
         let entry = self.entry(index)?;
         if entry.body.idempotency().map(|own| own.request_digest) != Some(mark.request_digest) {
             return Err(WriteError::IdempotencyKeyReused { index });

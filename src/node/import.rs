@@ -78,11 +78,16 @@ impl Node {
     /// See [`WriteError`], here and in the answer.
     pub async fn import(&self, row: ImportRow) -> Result<ImportAnswer, WriteError> {
         self.core.check_writable()?;
+        let place = self.place_of_import().await?;
+        Ok(ImportAnswer(self.admit(move |batch| batch.import(row), place)?))
+    }
+
+    /// One of the places that imports may take, once there is one.
+    pub(super) async fn place_of_import(&self) -> Result<Place, WriteError> {
         let closed = |_| WriteError::ShuttingDown;
         let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
         let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
-        let place = Place::of_import(append, import);
-        Ok(ImportAnswer(self.admit(move |batch| batch.import(row), place)?))
+        Ok(Place::of_import(append, import))
     }
 }
 

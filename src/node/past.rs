@@ -17,7 +17,7 @@ use crate::{
     decide::decide,
     domain::{Body, Catalog, Entry, Millis, Query, Region, Subject, SubjectRef, SubjectState},
     obligations::DueAll,
-    view::{CatalogAt, ViewError, fold, reach, unite},
+    view::{CatalogAt, Linked, ViewError, fold, reach, unite},
 };
 
 /// A moment in the past, as callers name it.
@@ -100,15 +100,15 @@ impl Core {
         Ok(Arc::new(catalog))
     }
 
-    /// What was known of a subject, with all that linked subjects contributed. Blocking.
+    /// What was known of a subject, with all that linked subjects contributed, and these. Blocking.
     pub(super) fn state_at(
         &self,
         subject: SubjectRef,
         past: &Past,
-    ) -> Result<SubjectState, ReadError> {
+    ) -> Result<(SubjectState, Vec<Linked>), ReadError> {
         let own = self.own_state_at(subject, past)?;
         let linked = reach(subject, &own, |other| self.own_state_at(other, past).map(Arc::new))?;
-        Ok(unite(&own, &linked))
+        Ok((unite(&own, &linked), linked))
     }
 
     fn own_state_at(&self, subject: SubjectRef, past: &Past) -> Result<SubjectState, ReadError> {
@@ -135,7 +135,7 @@ impl Core {
         as_of: AsOf,
     ) -> Result<Checked, ReadError> {
         let past = self.past(as_of)?;
-        let state = self.state_of_at(question.subject, &past)?;
+        let (state, _) = self.state_of_at(question.subject, &past)?;
         let catalog: &Catalog = &past.catalog.catalog;
         let Question { purpose, channel, data_categories, region, .. } = *question;
         let query = Query::new(catalog, purpose, channel, data_categories, region);
@@ -154,23 +154,22 @@ impl Core {
         as_of: AsOf,
     ) -> Result<Preferences, ReadError> {
         let past = self.past(as_of)?;
-        let state = self.state_of_at(subject, &past)?;
+        let (state, linked) = self.state_of_at(subject, &past)?;
         let mut preferences =
             preferences_of(&past.catalog.catalog, &state, all_cells, region, past.now);
         preferences.revision = past.end;
-        if let Some(subject_ref) = self.vault.find(subject)? {
-            let own = self.own_state_at(subject_ref, &past)?;
-            let linked =
-                reach(subject_ref, &own, |other| self.own_state_at(other, &past).map(Arc::new))?;
-            preferences.links = self.named(linked)?;
-        }
+        preferences.links = self.named(linked)?;
         Ok(preferences)
     }
 
-    fn state_of_at(&self, subject: &Subject, past: &Past) -> Result<SubjectState, ReadError> {
+    fn state_of_at(
+        &self,
+        subject: &Subject,
+        past: &Past,
+    ) -> Result<(SubjectState, Vec<Linked>), ReadError> {
         match self.vault.find(subject)? {
             Some(subject_ref) => self.state_at(subject_ref, past),
-            None => Ok(SubjectState::default()),
+            None => Ok((SubjectState::default(), Vec::new())),
         }
     }
 }

@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use super::{
-    Core, Node,
+    Node,
     act::{Idempotency, WriteError},
     batch::{Batch, claimed},
     ended_early,
-    past::{AsOf, Past},
-    question::{Question, ReadError},
-    writer::Place,
+    past::AsOf,
+    question::Question,
 };
 use crate::{
     decide::decide,
@@ -112,19 +111,11 @@ impl Node {
         for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
             let part = UseBatch { subjects: subjects.to_vec(), ..uses.clone_without_subjects() };
             self.core.check_writable()?;
-            let place = self.place_in_time().await?;
+            let place = self.place_of_import().await?;
             let answer = self.admit(move |batch| batch.record_uses(part), place)?;
             revision = answer.await.unwrap_or_else(|_| ended_early())?;
         }
         Ok(revision)
-    }
-
-    /// A place among those that imports may take, once there is one.
-    async fn place_in_time(&self) -> Result<Place, WriteError> {
-        let closed = |_| WriteError::ShuttingDown;
-        let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
-        let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
-        Ok(Place::of_import(append, import))
     }
 }
 
@@ -210,7 +201,8 @@ impl Batch<'_> {
             None => Arc::default(),
         };
         if !self.was_known(&state, used_at)? {
-            return Ok(self.core().reason_at(&question, used_at)?);
+            let checked = self.core().check_at(&question, AsOf::RecordedAt(used_at))?;
+            return Ok(checked.decision.reason);
         }
         let Question { purpose, channel, data_categories, region, .. } = question;
         let query = Query::new(self.catalog(), purpose, channel, data_categories, region);
@@ -226,21 +218,6 @@ impl Batch<'_> {
         }
         let last = state.revision.max(self.catalog_revision()).saturating_sub(1);
         Ok(self.entry(last)?.recorded_at <= at)
-    }
-}
-
-impl Core {
-    /// What a check answered at a time. Blocking.
-    fn reason_at(&self, question: &Question<'_>, at: Millis) -> Result<Reason, ReadError> {
-        let past: Past = self.past(AsOf::RecordedAt(at))?;
-        let state = match self.vault.find(question.subject)? {
-            Some(subject) => self.state_at(subject, &past)?,
-            None => SubjectState::default(),
-        };
-        let Question { purpose, channel, data_categories, region, .. } = *question;
-        let catalog = &past.catalog.catalog;
-        let query = Query::new(catalog, purpose, channel, data_categories, region);
-        Ok(decide(catalog, &state, &query, past.now).reason)
     }
 }
 

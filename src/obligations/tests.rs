@@ -1,3 +1,5 @@
+//! Named cases, and every answer beside a walk from minute to minute.
+
 use jiff::{
     Timestamp,
     tz::{TimeZone, TimeZoneDatabase},

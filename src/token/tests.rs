@@ -1,3 +1,5 @@
+//! Round trips, and every way in which a token can be worth nothing.
+
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use ed25519_dalek::Signer as _;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Mappings that are right, and every way in which one can be wrong.
+
 use std::io::Cursor;
 
 use super::{
