@@ -7,9 +7,11 @@
 //! * [`decide`]: the pure decision over those values.
 //! * [`obligations`]: what comes with an ALLOW, and from when on; as pure.
 //! * [`storage`]: checksummed frames in fsynced files; the one primitive under ledger and vault.
+//! * [`tlog`]: the Merkle tree of RFC 6962 and the text forms of C2SP, signed and verified.
 //! * [`ledger`]: entry bytes, the hash chain, verification.
 //! * [`token`]: a decision as a signed statement that travels with data.
 //! * [`vault`]: subject identities and keys, the only primary data that may ever be deleted.
+//! * [`tree`]: the Merkle tree on disk, and the checkpoints that sign its head.
 //! * [`backend`]: the contract of a log that can not fork, and its local home.
 //! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
 //! * [`watch`]: telling others what changed.
@@ -26,11 +28,15 @@ pub mod obligations;
 
 pub mod storage;
 
+pub mod tlog;
+
 pub mod ledger;
 
 pub mod token;
 
 pub mod vault;
+
+pub mod tree;
 
 pub mod backend;
 

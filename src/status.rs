@@ -130,6 +130,12 @@ pub enum Kind {
     AuthorityEnded,
     /// The two data subjects are not linked.
     SubjectsNotLinked,
+    /// No checkpoint of that size was released in time.
+    CheckpointNotReached,
+    /// No act was recorded with this idempotency key.
+    ActUnknown,
+    /// The entry is no act of consent.
+    NotAnAct,
 }
 
 impl Kind {
@@ -180,6 +186,9 @@ impl Kind {
             }
             Self::AuthorityEnded => ("AUTHORITY_ENDED", Code::FailedPrecondition, None),
             Self::SubjectsNotLinked => ("SUBJECTS_NOT_LINKED", Code::FailedPrecondition, None),
+            Self::CheckpointNotReached => ("CHECKPOINT_NOT_REACHED", Code::Unavailable, away),
+            Self::ActUnknown => ("ACT_UNKNOWN", Code::NotFound, None),
+            Self::NotAnAct => ("NOT_AN_ACT", Code::FailedPrecondition, None),
         }
     }
 }
@@ -195,6 +204,9 @@ impl Fault {
             Self::Read(ReadError::RevisionNotReached { .. }) => Kind::RevisionNotReached,
             Self::Read(ReadError::IndexOutOfRange { .. }) => Kind::IndexOutOfRange,
             Self::Read(ReadError::AsOfInFuture) => Kind::InvalidField,
+            Self::Read(ReadError::CheckpointNotReached { .. }) => Kind::CheckpointNotReached,
+            Self::Read(ReadError::ActUnknown) => Kind::ActUnknown,
+            Self::Read(ReadError::NotAnAct { .. }) => Kind::NotAnAct,
             Self::Read(ReadError::StateUnreadable(_)) | Self::Watch(WatchError::Unreadable(_)) => {
                 Kind::StateUnreadable
             }
@@ -216,6 +228,8 @@ impl Fault {
             Self::Invalid(invalid) => invalid.field.clone(),
             Self::NoSuchPurpose(_) => "key".to_owned(),
             Self::Read(ReadError::AsOfInFuture) => "as_of".to_owned(),
+            Self::Read(ReadError::ActUnknown) => "idempotency_key".to_owned(),
+            Self::Read(ReadError::NotAnAct { .. }) => "index".to_owned(),
             Self::Write(error) => match error {
                 WriteError::EffectiveAtInFuture { .. } => "effective_at".to_owned(),
                 WriteError::UnknownPurpose { change, .. }
@@ -308,7 +322,10 @@ impl Fault {
                     _ => {}
                 }
             }
-            Self::Read(ReadError::RevisionNotReached { wanted, reached }) => {
+            Self::Read(
+                ReadError::RevisionNotReached { wanted, reached }
+                | ReadError::CheckpointNotReached { wanted, reached },
+            ) => {
                 add("wanted", wanted);
                 add("reached", reached);
             }
@@ -565,6 +582,13 @@ mod tests {
             (WatchError::Closing { next_index: 5 }.into(), Kind::ShuttingDown, ""),
             (WatchError::Unreadable("/data".to_owned()).into(), Kind::StateUnreadable, ""),
             (ReadError::AsOfInFuture.into(), Kind::InvalidField, "as_of"),
+            (
+                ReadError::CheckpointNotReached { wanted: 9, reached: 3 }.into(),
+                Kind::CheckpointNotReached,
+                "",
+            ),
+            (ReadError::ActUnknown.into(), Kind::ActUnknown, "idempotency_key"),
+            (ReadError::NotAnAct { index: 4 }.into(), Kind::NotAnAct, "index"),
             (WriteError::NoPurpose { key: news.clone() }.into(), Kind::UnknownPurpose, "purpose"),
             (WriteError::NoChannel { key: news.clone() }.into(), Kind::UnknownChannel, "channel"),
             (WriteError::UsedInFuture.into(), Kind::InvalidField, "used_at"),

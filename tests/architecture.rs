@@ -11,9 +11,9 @@ use std::{
 
 /// The layers from the bottom up. A module may use what stands in a layer below its own.
 const LAYERS: &[&[&str]] = &[
-    &["storage", "domain"],
+    &["storage", "domain", "tlog"],
     &["ledger", "decide", "obligations", "token"],
-    &["view", "backend", "vault"],
+    &["view", "backend", "vault", "tree"],
     &["watch"],
     &["telemetry"],
     &["node"],

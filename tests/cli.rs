@@ -112,7 +112,12 @@ async fn generated_traffic_is_the_same_for_the_same_seed() {
     let again = server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
     let head = async || {
         let mut audit = server.clients().await.audit;
-        audit.get_checkpoint(proto::GetCheckpointRequest {}).await.unwrap().into_inner().size
+        audit
+            .get_checkpoint(proto::GetCheckpointRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .size
     };
     let before = head().await;
     assert_eq!(before, catalog_entries() + 1, "applied twice, written once: {}", again.stdout);
@@ -211,7 +216,7 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
     let grant = ["record", "--subject", "user:42", "--grant", "marketing.newsletter:email"];
     server.cli(&grant).expect_code(0);
-    let checkpoint = clients.audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+    let checkpoint = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
     let checkpoint = checkpoint.unwrap().into_inner();
     let hash: String = checkpoint.chain_hash.iter().map(|byte| format!("{byte:02x}")).collect();
 

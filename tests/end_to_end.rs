@@ -295,7 +295,7 @@ async fn the_main_job_end_to_end() {
     let placed = place(&mut clients, &acts).await;
     let cells = every_cell(&catalog, &placed);
     let decisions = assert_every_cell(&mut clients, &catalog, &placed, &cells).await;
-    let head = clients.audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+    let head = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
     let head = head.unwrap().into_inner().size;
 
     // The watcher heard every stop, once, in the order of the ledger, and nothing else.

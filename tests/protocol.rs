@@ -206,7 +206,7 @@ async fn the_entries_are_a_chain_up_to_the_checkpoint() {
     for n in 0..20 {
         it.record(newsletter(&format!("user:{n}"))).await;
     }
-    let checkpoint = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+    let checkpoint = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
     let checkpoint = checkpoint.unwrap().into_inner();
     let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
     let mut stream = it.clients.audit.list_entries(request).await.unwrap().into_inner();
@@ -526,7 +526,7 @@ async fn what_is_wrong_with_a_request_is_named() {
     let size = |it: &Fixture| {
         let mut audit = it.clients.audit.clone();
         async move {
-            let answer = audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+            let answer = audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
             answer.unwrap().into_inner().size
         }
     };
@@ -805,7 +805,7 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
 async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
     const ACTS: usize = 5_000;
     let mut it = Fixture::with(&["--recent-events-max", "100"]).await;
-    let start = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest {}).await;
+    let start = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
     let start = start.unwrap().into_inner().size;
     // Its own connection, with as little room on the way as HTTP/2 allows.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", it.server.address))

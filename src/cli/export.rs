@@ -121,7 +121,7 @@ async fn from_server(
     args: &ExportArgs,
     sink: &mut Sink<'_>,
 ) -> Result<(), CliError> {
-    let size = client.get_checkpoint(GetCheckpointRequest {}).await?.into_inner().size;
+    let size = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner().size;
     let end = args.end.unwrap_or(size);
     let bar = progress::bar(Some(end.min(size).saturating_sub(args.start)), "exporting");
     let request = ListEntriesRequest { start_index: args.start, end_index: Some(end) };

@@ -275,6 +275,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
         idempotency_key: args.idempotency_key,
         preferences: args.contact.wire(),
         confirmation_validity: args.confirmation_validity.and_then(|span| span.try_into().ok()),
+        wait_for_checkpoint: false,
     }
 }
 

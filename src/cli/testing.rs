@@ -424,6 +424,36 @@ impl AuditService for Rote {
         };
         Ok(stream(indexes.map(entry).collect()))
     }
+
+    async fn get_inclusion_proof(
+        &self,
+        _: Request<proto::GetInclusionProofRequest>,
+    ) -> Answer<proto::GetInclusionProofResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        _: Request<proto::GetConsistencyProofRequest>,
+    ) -> Answer<proto::GetConsistencyProofResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn get_receipt(
+        &self,
+        _: Request<proto::GetReceiptRequest>,
+    ) -> Answer<proto::GetReceiptResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    type ListDecisionsStream = AnswerStream<proto::ListDecisionsResponse>;
+
+    async fn list_decisions(
+        &self,
+        _: Request<proto::ListDecisionsRequest>,
+    ) -> Answer<Self::ListDecisionsStream> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
 }
 
 #[tonic::async_trait]

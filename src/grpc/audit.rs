@@ -40,7 +40,39 @@ impl AuditService for Audit {
             size: checkpoint.size,
             chain_hash: checkpoint.chain_hash.to_vec(),
             recorded_at: Some(convert::timestamp(checkpoint.recorded_at)),
+            ..proto::GetCheckpointResponse::default()
         }))
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        _request: Request<proto::GetInclusionProofRequest>,
+    ) -> Result<Response<proto::GetInclusionProofResponse>, Status> {
+        Err(Fault::Internal("TODO".to_owned()).into())
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        _request: Request<proto::GetConsistencyProofRequest>,
+    ) -> Result<Response<proto::GetConsistencyProofResponse>, Status> {
+        Err(Fault::Internal("TODO".to_owned()).into())
+    }
+
+    async fn get_receipt(
+        &self,
+        _request: Request<proto::GetReceiptRequest>,
+    ) -> Result<Response<proto::GetReceiptResponse>, Status> {
+        Err(Fault::Internal("TODO".to_owned()).into())
+    }
+
+    type ListDecisionsStream =
+        Pin<Box<dyn Stream<Item = Result<proto::ListDecisionsResponse, Status>> + Send>>;
+
+    async fn list_decisions(
+        &self,
+        _request: Request<proto::ListDecisionsRequest>,
+    ) -> Result<Response<Self::ListDecisionsStream>, Status> {
+        Err(Fault::Internal("TODO".to_owned()).into())
     }
 
     type ListEntriesStream =

@@ -23,7 +23,7 @@ pub enum Class {
 pub struct Method(usize);
 
 /// Path without the leading slash, and class. The last stands for every path that is not known.
-const METHODS: [(&str, Class); 26] = [
+const METHODS: [(&str, Class); 30] = [
     ("consent.v1.CheckService/Check", Class::Unary),
     ("consent.v1.CheckService/BatchCheck", Class::Unary),
     ("consent.v1.CheckService/FilterAudience", Class::Stream),
@@ -38,6 +38,10 @@ const METHODS: [(&str, Class); 26] = [
     ("consent.v1.WatchService/Watch", Class::Stream),
     ("consent.v1.AuditService/GetCheckpoint", Class::Unary),
     ("consent.v1.AuditService/ListEntries", Class::Stream),
+    ("consent.v1.AuditService/GetInclusionProof", Class::Unary),
+    ("consent.v1.AuditService/GetConsistencyProof", Class::Unary),
+    ("consent.v1.AuditService/GetReceipt", Class::Unary),
+    ("consent.v1.AuditService/ListDecisions", Class::Stream),
     ("consent.v1.CatalogService/PutPurpose", Class::Unary),
     ("consent.v1.CatalogService/PutChannel", Class::Unary),
     ("consent.v1.CatalogService/GetPurpose", Class::Unary),

@@ -12,6 +12,7 @@ mod link;
 mod open;
 mod past;
 mod preview;
+mod proof;
 mod question;
 mod scrub;
 mod token;

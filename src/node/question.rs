@@ -183,6 +183,23 @@ pub enum ReadError {
     /// A moment in the past that has not come.
     #[error("as_of must not lie in the future")]
     AsOfInFuture,
+    /// No checkpoint of that size was released in time.
+    #[error("no checkpoint of {wanted} entries was released in time, the latest is of {reached}")]
+    CheckpointNotReached {
+        /// The number of entries asked for.
+        wanted: u64,
+        /// The number of entries of the latest released checkpoint; 0 if there is none.
+        reached: u64,
+    },
+    /// No act was recorded with this idempotency key, or it is another data subject's.
+    #[error("no act was recorded with this idempotency key by this data subject")]
+    ActUnknown,
+    /// The entry is no act of consent.
+    #[error("entry {index} is no act of consent, so there is no receipt of it")]
+    NotAnAct {
+        /// Index of the entry.
+        index: u64,
+    },
     /// Stored state could not be read.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),

@@ -191,7 +191,7 @@ impl Resume {
 impl Resume {
     /// Takes note of the ledger that the rows go to. It must be the one that has those before.
     async fn meet(&mut self, channel: Channel) -> Result<(), CliError> {
-        let ask = GetCheckpointRequest {};
+        let ask = GetCheckpointRequest::default();
         let ledger = AuditServiceClient::new(channel).get_checkpoint(ask).await?.into_inner();
         self.ledger = words::hex(&ledger.ledger_id);
         self.state.as_ref().map_or(Ok(()), |state| state.check_ledger(&ledger))

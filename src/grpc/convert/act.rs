@@ -25,7 +25,9 @@ use super::{
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn act(request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
+pub fn act(mut request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
+    // Whoever asks again without waiting asks for the same act.
+    request.wait_for_checkpoint = false;
     let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec())?;
     let actor = actor(request.actor, "actor")?;
     let contact = contact(&request.preferences.unwrap_or_default())

@@ -60,6 +60,7 @@ pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
             token: own.token.clone(),
             expires_at: Some(timestamp(own.expires_at)),
         }),
+        checkpoint: String::new(),
     }
 }
 

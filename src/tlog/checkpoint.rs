@@ -1,0 +1,222 @@
+//! C2SP tlog-checkpoint: the head of a tree, in three lines of a signed note.
+//!
+//! ```text
+//! example.com/behind-the-sofa
+//! 20852163
+//! CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=
+//!
+//! — example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDe…
+//! ```
+//!
+//! Lines after the third are extensions. This ledger writes none, and takes them from others.
+
+use std::fmt;
+
+use base64::Engine as _;
+use thiserror::Error;
+
+use super::{
+    BASE64, decimal, hash,
+    key::{SignerKey, VerifierKey},
+    merkle::Hash,
+    note::{Note, NoteError, SignatureError},
+};
+
+/// The head of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Name of the log.
+    pub origin: String,
+    /// Number of leaves.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+    /// Lines after the third, each with its newline.
+    pub extensions: String,
+}
+
+/// Why a text is no checkpoint that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CheckpointError {
+    /// No signed note.
+    #[error(transparent)]
+    Note(#[from] NoteError),
+    /// No three lines of origin, size and root.
+    #[error("the note is no checkpoint: {0}")]
+    Form(&'static str),
+    /// Not signed as it must be.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// Of another log than the key.
+    #[error("the checkpoint is of `{found}`, the key is of `{wanted}`")]
+    Origin {
+        /// What the checkpoint says.
+        found: String,
+        /// Name of the key.
+        wanted: String,
+    },
+}
+
+impl Checkpoint {
+    /// Takes the text of a checkpoint, without its signatures.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Form`].
+    pub fn parse(text: &str) -> Result<Self, CheckpointError> {
+        let form = CheckpointError::Form;
+        let text = text.strip_suffix('\n').ok_or(form("it does not end with a newline"))?;
+        let mut lines = text.splitn(4, '\n');
+        let origin = lines.next().filter(|origin| !origin.is_empty());
+        let origin = origin.ok_or(form("its first line must be the origin"))?;
+        let size = lines.next().and_then(decimal);
+        let size = size.ok_or(form("its second line must be the number of entries"))?;
+        let root = lines.next().and_then(hash);
+        let root = root.ok_or(form("its third line must be the root hash in base64"))?;
+        let extensions = match lines.next() {
+            None => String::new(),
+            Some(lines) if lines.split('\n').any(str::is_empty) => {
+                return Err(form("an extension line is empty"));
+            }
+            Some(lines) => format!("{lines}\n"),
+        };
+        Ok(Self { origin: origin.to_owned(), size, root, extensions })
+    }
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, size, root, extensions } = self;
+        write!(f, "{origin}\n{size}\n{}\n{extensions}", BASE64.encode(root))
+    }
+}
+
+/// A checkpoint and the note that it stands in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedCheckpoint {
+    /// What it says.
+    pub checkpoint: Checkpoint,
+    /// The note, with all signatures.
+    pub note: Note,
+}
+
+impl SignedCheckpoint {
+    /// Signs a checkpoint.
+    ///
+    /// # Errors
+    /// The origin can not stand in a note.
+    pub fn sign(checkpoint: Checkpoint, key: &SignerKey) -> Result<Self, NoteError> {
+        let mut note = Note::new(checkpoint.to_string())?;
+        note.sign(key, 0);
+        Ok(Self { checkpoint, note })
+    }
+
+    /// Takes a signed note. What it says is worth nothing before [`Self::verify`].
+    ///
+    /// # Errors
+    /// See [`CheckpointError`].
+    pub fn parse(text: &str) -> Result<Self, CheckpointError> {
+        let note = Note::parse(text)?;
+        Ok(Self { checkpoint: Checkpoint::parse(note.text())?, note })
+    }
+
+    /// Whether the log that the key is of has signed it.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`].
+    pub fn verify(&self, key: &VerifierKey) -> Result<(), CheckpointError> {
+        if self.checkpoint.origin != key.name() {
+            let (found, wanted) = (self.checkpoint.origin.clone(), key.name().to_owned());
+            return Err(CheckpointError::Origin { found, wanted });
+        }
+        self.note.verify(key)?;
+        Ok(())
+    }
+
+    /// As [`Self::parse`] and [`Self::verify`].
+    ///
+    /// # Errors
+    /// See [`CheckpointError`].
+    pub fn open(text: &str, key: &VerifierKey) -> Result<Self, CheckpointError> {
+        let own = Self::parse(text)?;
+        own.verify(key)?;
+        Ok(own)
+    }
+}
+
+impl fmt::Display for SignedCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.note.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tlog::key::Algorithm;
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            origin: "ledger.example/eu".to_owned(),
+            size: 42,
+            root: [9; 32],
+            extensions: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_specification_is_read() {
+        let text = "example.com/behind-the-sofa\n20852163\n\
+                    CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        let read = Checkpoint::parse(text).unwrap();
+        assert_eq!((read.origin.as_str(), read.size), ("example.com/behind-the-sofa", 20_852_163));
+        assert_eq!(read.to_string(), text);
+    }
+
+    #[test]
+    fn a_key_counts_for_its_own_log_alone() {
+        let key = SignerKey::from_seed("ledger.example/eu", Algorithm::Note, &[1; 32]).unwrap();
+        let text = SignedCheckpoint::sign(checkpoint(), &key).unwrap().to_string();
+        let read = SignedCheckpoint::open(&text, key.verifier()).unwrap();
+        assert_eq!(read.checkpoint, checkpoint());
+        let other = Checkpoint { origin: "ledger.example/us".to_owned(), ..checkpoint() };
+        let foreign = SignedCheckpoint::sign(other, &key).unwrap();
+        assert!(matches!(foreign.verify(key.verifier()), Err(CheckpointError::Origin { .. })));
+    }
+
+    #[test]
+    fn malformed_checkpoints_are_refused() {
+        let root = BASE64.encode([9; 32]);
+        for text in [
+            String::new(),
+            "a\n1\n".to_owned(),
+            format!("\n1\n{root}\n"),
+            format!("a\n01\n{root}\n"),
+            format!("a\n+1\n{root}\n"),
+            format!("a\n18446744073709551616\n{root}\n"),
+            format!("a\n1\n{root}"),
+            format!("a\n1\n{}\n", &root[..40]),
+            format!("a\n1\n{root}\n\n"),
+            format!("a\n1\n{root}\nextension\n\nmore\n"),
+        ] {
+            assert!(Checkpoint::parse(&text).is_err(), "{text:?}");
+        }
+        let extended = format!("a\n1\n{root}\nextension\nmore\n");
+        assert_eq!(Checkpoint::parse(&extended).unwrap().to_string(), extended);
+    }
+
+    proptest! {
+        #[test]
+        fn checkpoints_round_trip(size: u64, root: Hash, extensions in "([a-z]{1,5}\n){0,3}") {
+            let own = Checkpoint { size, root, extensions, ..checkpoint() };
+            prop_assert_eq!(Checkpoint::parse(&own.to_string()), Ok(own));
+        }
+
+        #[test]
+        fn arbitrary_texts_never_panic(text in "(\\PC|\n){0,60}") {
+            drop(Checkpoint::parse(&text));
+            drop(SignedCheckpoint::parse(&text));
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! C2SP tlog-policy: which logs are followed, which witnesses are known, and how many of them must
+//! have seen a checkpoint before it counts.
+//!
+//! ```text
+//! log      ledger.example/eu+5c2f…+AYt…
+//! witness  W1 witness.example/w1+8d6c…+BI… https://witness.example/w1
+//! witness  W2 witness.example/w2+1b90…+BK… https://witness.example/w2
+//! witness  W3 witness.example/w3+a3c7…+BO… https://witness.example/w3
+//! group    two-of-three 2 W1 W2 W3
+//! quorum   two-of-three
+//! ```
+
+use thiserror::Error;
+
+use super::{
+    key::{Algorithm, KeyError, VerifierKey},
+    note::{Note, SignatureError},
+};
+
+/// The most logs, witnesses and groups that a policy may have, of each.
+pub const POLICY_ITEMS_MAX: usize = 64;
+
+/// Which logs and witnesses count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    logs: Vec<VerifierKey>,
+    witnesses: Vec<Witness>,
+    groups: Vec<Group>,
+    /// None: no cosignature is needed.
+    quorum: Option<Member>,
+}
+
+/// A witness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Name within the policy.
+    pub name: String,
+    /// The key that verifies its cosignatures.
+    pub key: VerifierKey,
+    /// Its submission prefix, if the policy names it.
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    name: String,
+    threshold: usize,
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Member {
+    Witness(usize),
+    Group(usize),
+}
+
+/// What is wrong with a policy, and in which line.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("line {line}: {what}")]
+pub struct PolicyError {
+    /// Number of the line, from 1; of the last, where something is missing.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Why a checkpoint does not count under a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unmet {
+    /// A cosignature claims to be by a known witness and is not.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// Too few witnesses have seen it.
+    #[error(
+        "the checkpoint is cosigned by {count} of {of} known witnesses, which the policy says is too few"
+    )]
+    Quorum {
+        /// How many have.
+        count: usize,
+        /// How many there are.
+        of: usize,
+    },
+}
+
+impl Policy {
+    /// The policy that asks for no witness.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { logs: Vec::new(), witnesses: Vec::new(), groups: Vec::new(), quorum: None }
+    }
+
+    /// The policy that asks for any `threshold` of some witnesses; 0 asks for none.
+    ///
+    /// # Errors
+    /// There are fewer, or one twice.
+    pub fn any_of(threshold: usize, witnesses: Vec<Witness>) -> Result<Self, PolicyError> {
+        let wrong = |what: String| PolicyError { line: 1, what };
+        for (at, own) in witnesses.iter().enumerate() {
+            check_witness(&own.key).map_err(wrong)?;
+            if witnesses[..at].iter().any(|one| one.key.public_key() == own.key.public_key()) {
+                return Err(wrong(format!("witness {} comes twice", own.key.name())));
+            }
+        }
+        let count = witnesses.len();
+        if threshold > count || count > POLICY_ITEMS_MAX {
+            return Err(wrong(format!("a quorum of {threshold} of {count} witnesses can not be")));
+        }
+        let members = (0..count).map(Member::Witness).collect();
+        let groups = vec![Group { name: "quorum".to_owned(), threshold, members }];
+        let quorum = (threshold > 0).then_some(Member::Group(0));
+        Ok(Self { logs: Vec::new(), witnesses, groups, quorum })
+    }
+
+    /// Takes the text of a policy.
+    ///
+    /// # Errors
+    /// The first line that is wrong.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let mut parser = Parser { policy: Self::none(), quorum: None, taken: Vec::new() };
+        let mut last = 0;
+        for (line, text) in (1..).zip(text.split('\n')) {
+            parser.line(text).map_err(|what| PolicyError { line, what })?;
+            last = line;
+        }
+        let quorum = parser.quorum.ok_or_else(|| PolicyError {
+            line: last,
+            what: "a policy has exactly one quorum line; `quorum none` asks for no witness".into(),
+        })?;
+        Ok(Self { quorum, ..parser.policy })
+    }
+
+    /// The logs that it names; none means that it does not say.
+    #[must_use]
+    pub fn logs(&self) -> &[VerifierKey] {
+        &self.logs
+    }
+
+    /// The witnesses that it knows.
+    #[must_use]
+    pub fn witnesses(&self) -> &[Witness] {
+        &self.witnesses
+    }
+
+    /// Whether it asks for any cosignature.
+    #[must_use]
+    pub fn asks_for_witnesses(&self) -> bool {
+        self.quorum.is_some()
+    }
+
+    /// The witnesses that have cosigned a checkpoint, with the time of each in seconds since the
+    /// Unix epoch.
+    ///
+    /// # Errors
+    /// A signature claims to be by a known witness and is not: the note is worth nothing.
+    pub fn cosigned(&self, note: &Note) -> Result<Vec<(&Witness, u64)>, SignatureError> {
+        let mut cosigned = Vec::new();
+        for witness in &self.witnesses {
+            match note.verify(&witness.key) {
+                Ok(time) => cosigned.push((witness, time.unwrap_or_default())),
+                Err(SignatureError::Missing(_)) => {}
+                Err(bad) => return Err(bad),
+            }
+        }
+        Ok(cosigned)
+    }
+
+    /// Whether enough witnesses have cosigned a checkpoint. Answers how many have.
+    ///
+    /// # Errors
+    /// See [`Unmet`].
+    pub fn verify(&self, note: &Note) -> Result<usize, Unmet> {
+        let cosigned = self.cosigned(note)?;
+        let has = |witness: &Witness| cosigned.iter().any(|(own, _)| own.key == witness.key);
+        if self.quorum.is_none_or(|quorum| self.is_met(quorum, &has)) {
+            return Ok(cosigned.len());
+        }
+        Err(Unmet::Quorum { count: cosigned.len(), of: self.witnesses.len() })
+    }
+
+    /// Groups name only what stands before them, so this ends.
+    fn is_met(&self, member: Member, has: &dyn Fn(&Witness) -> bool) -> bool {
+        match member {
+            Member::Witness(at) => has(&self.witnesses[at]),
+            Member::Group(at) => {
+                let group = &self.groups[at];
+                let met = group.members.iter().filter(|member| self.is_met(**member, has));
+                met.count() >= group.threshold
+            }
+        }
+    }
+}
+
+/// A witness signs with time; a log's plain signature is no cosignature.
+fn check_witness(key: &VerifierKey) -> Result<(), String> {
+    if key.algorithm() == Algorithm::Cosignature {
+        return Ok(());
+    }
+    Err(format!("the key of {} is a log's: a witness's has signature type 4", key.name()))
+}
+
+struct Parser {
+    policy: Policy,
+    #[expect(clippy::option_option, reason = "no line yet, or the line that asks for none")]
+    quorum: Option<Option<Member>>,
+    /// Who is member of a group already.
+    taken: Vec<Member>,
+}
+
+impl Parser {
+    fn line(&mut self, line: &str) -> Result<(), String> {
+        if line.bytes().any(|byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f) {
+            return Err("a control character".to_owned());
+        }
+        let words: Vec<&str> = line.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+        match words.as_slice() {
+            [] => Ok(()),
+            [first, ..] if first.starts_with('#') => Ok(()),
+            ["log", key] | ["log", key, _] => self.log(key),
+            ["witness", name, key] => self.witness(name, key, None),
+            ["witness", name, key, url] => self.witness(name, key, Some(url)),
+            ["group", name, threshold, members @ ..] => self.group(name, threshold, members),
+            ["quorum", name] => self.quorum(name),
+            [other, ..] => Err(format!("`{other}` does not stand so in a policy")),
+        }
+    }
+
+    fn log(&mut self, key: &str) -> Result<(), String> {
+        let key = parse_key(key)?;
+        if key.algorithm() != Algorithm::Note {
+            return Err(format!("the key of {} is a witness's, not a log's", key.name()));
+        }
+        let logs = &mut self.policy.logs;
+        if logs.iter().any(|own| own.public_key() == key.public_key()) {
+            return Err(format!("log {} comes twice", key.name()));
+        }
+        check_room(logs.len(), "logs")?;
+        logs.push(key);
+        Ok(())
+    }
+
+    fn witness(&mut self, name: &str, key: &str, url: Option<&str>) -> Result<(), String> {
+        let key = parse_key(key)?;
+        check_witness(&key)?;
+        self.check_new(name)?;
+        let witnesses = &mut self.policy.witnesses;
+        if witnesses.iter().any(|own| own.key.public_key() == key.public_key()) {
+            return Err(format!("witness {} comes twice", key.name()));
+        }
+        check_room(witnesses.len(), "witnesses")?;
+        witnesses.push(Witness { name: name.to_owned(), key, url: url.map(str::to_owned) });
+        Ok(())
+    }
+
+    fn group(&mut self, name: &str, threshold: &str, members: &[&str]) -> Result<(), String> {
+        self.check_new(name)?;
+        check_room(self.policy.groups.len(), "groups")?;
+        let members: Result<Vec<_>, _> = members.iter().map(|member| self.member(member)).collect();
+        let members = members?;
+        for (at, member) in members.iter().enumerate() {
+            if self.taken.contains(member) || members[..at].contains(member) {
+                return Err("a member can be in one group, once".to_owned());
+            }
+        }
+        let threshold = match threshold {
+            "any" => Some(1),
+            "all" => Some(members.len()),
+            number => super::decimal(number).and_then(|number| usize::try_from(number).ok()),
+        };
+        let threshold = threshold.filter(|threshold| (1..=members.len()).contains(threshold));
+        let threshold = threshold.ok_or_else(|| {
+            format!("the threshold must be `any`, `all`, or 1 to {}", members.len())
+        })?;
+        self.taken.extend(&members);
+        self.policy.groups.push(Group { name: name.to_owned(), threshold, members });
+        Ok(())
+    }
+
+    fn quorum(&mut self, name: &str) -> Result<(), String> {
+        if self.quorum.is_some() {
+            return Err("a second quorum line".to_owned());
+        }
+        self.quorum = Some(if name == "none" { None } else { Some(self.member(name)?) });
+        Ok(())
+    }
+
+    fn member(&self, name: &str) -> Result<Member, String> {
+        let witness = self.policy.witnesses.iter().position(|own| own.name == name);
+        let group = self.policy.groups.iter().position(|own| own.name == name);
+        let found = witness.map(Member::Witness).or(group.map(Member::Group));
+        found.ok_or_else(|| format!("no witness or group `{name}` stands before this line"))
+    }
+
+    fn check_new(&self, name: &str) -> Result<(), String> {
+        if name == "none" || self.member(name).is_ok() {
+            return Err(format!("the name `{name}` is taken"));
+        }
+        Ok(())
+    }
+}
+
+fn parse_key(text: &str) -> Result<VerifierKey, String> {
+    VerifierKey::parse(text).map_err(|error: KeyError| format!("the key {error}"))
+}
+
+fn check_room(count: usize, what: &str) -> Result<(), String> {
+    if count < POLICY_ITEMS_MAX {
+        return Ok(());
+    }
+    Err(format!("more than {POLICY_ITEMS_MAX} {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tlog::key::SignerKey;
+
+    fn signer(n: u8) -> SignerKey {
+        let name = format!("w{n}.example");
+        SignerKey::from_seed(&name, Algorithm::Cosignature, &[n; 32]).unwrap()
+    }
+
+    fn policy(end: &str) -> Result<Policy, PolicyError> {
+        let mut text = String::from("# known witnesses\n");
+        for n in 1..=4 {
+            text.push_str(&format!(
+                "witness W{n}\t{} https://w{n}.example\n",
+                signer(n).verifier()
+            ));
+        }
+        Policy::parse(&(text + end))
+    }
+
+    fn note(cosigners: &[u8]) -> Note {
+        let mut note = Note::new("log.example\n0\nroot\n".to_owned()).unwrap();
+        cosigners.iter().for_each(|n| note.sign(&signer(*n), 1_000));
+        note
+    }
+
+    #[test]
+    fn groups_count_their_members() {
+        let own =
+            policy("group A 2 W1 W2 W3\ngroup B any W4\ngroup C all A B\nquorum C\n").unwrap();
+        assert_eq!(own.verify(&note(&[1, 3, 4])), Ok(3));
+        assert_eq!(own.verify(&note(&[1, 2, 3])), Err(Unmet::Quorum { count: 3, of: 4 }));
+        assert_eq!(own.verify(&note(&[1, 1, 4])), Err(Unmet::Quorum { count: 2, of: 4 }));
+        assert!(policy("quorum none").unwrap().verify(&note(&[])).is_ok());
+        assert!(policy("quorum W2").unwrap().verify(&note(&[1])).is_err());
+        assert!(policy("quorum W2").unwrap().verify(&note(&[2])).is_ok());
+    }
+
+    #[test]
+    fn n_of_m_is_a_policy() {
+        let own = |threshold| {
+            let witness =
+                |n| Witness { name: format!("W{n}"), key: signer(n).verifier().clone(), url: None };
+            Policy::any_of(threshold, vec![witness(1), witness(2)])
+        };
+        assert!(own(2).unwrap().verify(&note(&[1])).is_err());
+        assert!(own(2).unwrap().verify(&note(&[1, 2])).is_ok());
+        assert!(own(0).unwrap().verify(&note(&[])).is_ok());
+        assert!(own(3).is_err());
+    }
+
+    #[test]
+    fn a_false_cosignature_spoils_the_note() {
+        let text = note(&[1, 2]).to_string().replace("log.example\n0", "log.example\n1");
+        let note = Note::parse(&text).unwrap();
+        let own = policy("group A any W1 W2\nquorum A\n").unwrap();
+        assert!(matches!(own.verify(&note), Err(Unmet::Signature(SignatureError::Bad(_)))));
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        for (end, what) in [
+            ("", "exactly one quorum"),
+            ("quorum W9", "no witness or group `W9`"),
+            ("quorum W1\nquorum W2", "second quorum"),
+            ("group A 3 W1 W2\nquorum A", "1 to 2"),
+            ("group A 0 W1 W2\nquorum A", "1 to 2"),
+            ("group A any W1 W1\nquorum A", "one group"),
+            ("group A any W1\ngroup B any W1\nquorum A", "one group"),
+            ("group W1 any W2\nquorum W1", "taken"),
+            ("group none any W2\nquorum W1", "taken"),
+            ("witness W9 a+b+c\nquorum W1", "verifier key"),
+            ("quorum\u{7}", "control"),
+            ("logs a\nquorum W1", "`logs`"),
+        ] {
+            let error = policy(end).unwrap_err();
+            assert!(error.to_string().contains(what), "{end:?}: {error}");
+        }
+        let log = SignerKey::from_seed("log.example", Algorithm::Note, &[9; 32]).unwrap();
+        let error = policy(&format!("witness L {}\nquorum L", log.verifier())).unwrap_err();
+        assert_eq!((error.line, error.what.contains("a log's")), (6, true));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_texts_never_panic(text in "((log|witness|group|quorum|any|all|W1| |\n|\\PC){0,30})") {
+            drop(Policy::parse(&text));
+        }
+    }
+}
