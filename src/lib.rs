@@ -18,6 +18,7 @@
 //! * [`node`]: the one way in: the way of an act and the way of a question.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
 
 pub mod domain;
@@ -54,5 +55,6 @@ pub mod config;
 pub mod server;
 pub mod status;
 pub mod telemetry;
+pub mod web;
 
 pub mod cli;

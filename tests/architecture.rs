@@ -11,7 +11,7 @@ use std::{
 
 /// The layers from the bottom up. A module may use what stands in a layer below its own.
 const LAYERS: &[&[&str]] = &[
-    &["storage", "domain", "tlog"],
+    &["storage", "domain", "tlog", "web"],
     &["ledger", "decide", "obligations", "token"],
     &["view", "backend", "vault", "tree"],
     &["watch"],
