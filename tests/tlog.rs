@@ -395,7 +395,7 @@ proptest! {
         let first = cuts.1.index(at(size)) as u64 + 1;
         let (root, before) = (tree.root(size), tree.root(first));
         let (other_index, other_size) = if near {
-            (index ^ (told.0 % 4), size.saturating_add_signed((told.1 % 5) as i64 - 2).max(1))
+            (index ^ (told.0 % 4), size.saturating_add_signed((told.1 % 5).cast_signed() - 2).max(1))
         } else {
             (told.0 >> 2, (told.1 >> 2).max(1))
         };
