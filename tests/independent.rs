@@ -22,17 +22,19 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::{
     domain::{Body, ChannelPut, Key, LedgerOpened, Millis, Reason},
     ledger::{FORMAT_VERSION, chain},
+    proto::{self, Action, get_inclusion_proof_request::Entry},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::{Algorithm, SignerKey, VerifierKey},
         merkle::Hash,
         note::Note,
         proof::TlogProof,
         tile::Tile,
     },
     token::{Lifetime, Signer, Statement, SubjectHash},
+    web::WebClient,
 };
-use support::Process;
+use support::{Clients, Process, Server, act, change, check_request};
 use tree::{SIZES, Tree};
 
 const ORIGIN: &str = "consent.example.org/eu";
@@ -58,6 +60,15 @@ fn ledger(size: u64) -> Tree {
     }))
 }
 
+/// Keys that sign beside the log's own.
+fn other_key(name: &str) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Note, &[9; 32]).unwrap()
+}
+
+fn witness_key() -> SignerKey {
+    SignerKey::from_seed("witness.example/w1", Algorithm::Cosignature, &[3; 32]).unwrap()
+}
+
 /// Writes what `tests/go/verify.go` describes.
 struct Vectors<'a> {
     dir: &'a Path,
@@ -67,12 +78,7 @@ struct Vectors<'a> {
 impl Vectors<'_> {
     /// Keys, and for each size what the log serves and what an auditor asks for.
     fn write(&self, log: &SignerKey, sizes: &[u64]) {
-        let other = SignerKey::from_seed(log.verifier().name(), Algorithm::Note, &[9; 32]).unwrap();
-        let witness =
-            SignerKey::from_seed("witness.example/w1", Algorithm::Cosignature, &[3; 32]).unwrap();
-        self.put("log.vkey", format!("{}\n", log.verifier()));
-        self.put("other.vkey", other.verifier().to_string());
-        self.put("witness.vkey", witness.verifier().to_string());
+        self.write_keys(log.verifier());
         for (at, size) in sizes.iter().enumerate() {
             for tile in Tile::all(*size) {
                 self.put(&tile.to_string(), self.tree.tile(&tile));
@@ -83,13 +89,8 @@ impl Vectors<'_> {
                 root: self.tree.root(*size),
                 extensions: String::new(),
             };
-            let mut note = Note::new(checkpoint.to_string()).unwrap();
-            note.sign(&other, 0);
-            self.put_in(*size, "checkpoint.other", note.to_string());
-            note.sign(log, 0);
-            note.sign(&witness, 1_790_000_000);
-            self.put_in(*size, "checkpoint", note.to_string());
-            self.write_proofs(*size, &SignedCheckpoint { checkpoint, note });
+            let checkpoint = SignedCheckpoint::sign(checkpoint, log).unwrap();
+            self.write_proofs(*size, &self.write_checkpoint(checkpoint));
             for first in &sizes[..=at] {
                 let proof = self.tree.consistency(*first, *size);
                 self.put_in(*size, &format!("consistency/{first}"), lines(&proof));
@@ -97,15 +98,30 @@ impl Vectors<'_> {
         }
     }
 
+    fn write_keys(&self, log: &VerifierKey) {
+        self.put("log.vkey", format!("{log}\n"));
+        self.put("other.vkey", other_key(log.name()).verifier().to_string());
+        self.put("witness.vkey", witness_key().verifier().to_string());
+    }
+
+    /// Writes a checkpoint of the log with the signatures of others under it.
+    fn write_checkpoint(&self, mut signed: SignedCheckpoint) -> SignedCheckpoint {
+        let Checkpoint { origin, size, .. } = &signed.checkpoint;
+        let other = other_key(origin);
+        let mut by_other = Note::new(signed.note.text().to_owned()).unwrap();
+        by_other.sign(&other, 0);
+        self.put_in(*size, "checkpoint.other", by_other.to_string());
+        signed.note.sign(&other, 0);
+        signed.note.sign(&witness_key(), 1_790_000_000);
+        self.put_in(*size, "checkpoint", signed.note.to_string());
+        signed
+    }
+
     fn write_proofs(&self, size: u64, checkpoint: &SignedCheckpoint) {
         for index in places(size) {
             let path = self.tree.inclusion(index, size);
             self.put_in(size, &format!("inclusion/{index}"), lines(&path));
-            // As many hashes as the path has, so that nothing but their values is wrong.
-            let links = (0..path.len().max(1) as u64)
-                .map(|up| chain::hash(self.tree.entry((index + up) % size)))
-                .collect::<Vec<Hash>>();
-            self.put_in(size, &format!("segment/{index}"), lines(&links));
+            self.write_segment(index, size, path.len());
             let proof = TlogProof {
                 extra: Some(self.tree.entry(index).to_vec()),
                 index,
@@ -114,6 +130,13 @@ impl Vectors<'_> {
             };
             self.put_in(size, &format!("proof/{index}"), proof.to_string());
         }
+    }
+
+    /// As many hashes as the path has, so that nothing but their values is wrong.
+    fn write_segment(&self, index: u64, size: u64, hashes: usize) {
+        let link = |up| chain::hash(self.tree.entry((index + up) % size));
+        let links: Vec<Hash> = (0..hashes.max(1) as u64).map(link).collect();
+        self.put_in(size, &format!("segment/{index}"), lines(&links));
     }
 
     fn put_in(&self, size: u64, name: &str, bytes: impl AsRef<[u8]>) {
@@ -315,4 +338,132 @@ fn the_packages_of_go_find_a_changed_file() {
 )]
 fn python_finds_a_changed_file() {
     fails_on_damage(&Verifier::python());
+}
+
+/// A running ledger, and what was fetched from it: over HTTP what monitors read, over gRPC what
+/// auditors ask for.
+struct Live {
+    server: Server,
+    clients: Clients,
+    /// URL of the tiles.
+    tiles: String,
+    web: WebClient,
+    dir: tempfile::TempDir,
+    vectors: tempfile::TempDir,
+    sizes: Vec<u64>,
+}
+
+impl Live {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = ["--origin", ORIGIN, "--tiles-listen", "127.0.0.1:0"];
+        let server = Server::start_with(dir.path(), &flags);
+        let tiles = format!("http://{}", server.printed("tiles on ").unwrap());
+        let mut clients = server.clients().await;
+        clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+        let (vectors, sizes) = (tempfile::tempdir().unwrap(), Vec::new());
+        let web = WebClient::new(support::PATIENCE, None).unwrap();
+        Self { server, clients, tiles, web, dir, vectors, sizes }
+    }
+
+    /// Records acts until there are so many entries, then fetches everything about the checkpoint
+    /// over them.
+    async fn grow_to(&mut self, size: u64) {
+        let request = proto::GetCheckpointRequest::default();
+        let head = self.clients.audit.get_checkpoint(request).await.unwrap().into_inner().size;
+        for chunk in (head..size).collect::<Vec<_>>().chunks(500) {
+            let acts = chunk.iter().map(|n| {
+                let mut consent = self.clients.consent.clone();
+                let grant = change(Action::Grant, "marketing.newsletter", "email");
+                let act = act(&format!("user:{}", n % 700), vec![grant]);
+                async move { consent.record_consent(act).await.unwrap() }
+            });
+            futures_util::future::join_all(acts).await;
+        }
+        let request = proto::GetCheckpointRequest { at_least_size: Some(size) };
+        let answer = self.clients.audit.get_checkpoint(request).await.unwrap().into_inner();
+        assert_eq!(answer.checkpoint_size, size);
+        let signed = self.get("checkpoint").await;
+        assert_eq!(signed, answer.checkpoint.as_bytes());
+        let signed = SignedCheckpoint::parse(&answer.checkpoint).unwrap();
+        // What the operator hands out is what the file of the key says.
+        let key = fs::read_to_string(self.dir.path().join("signing-key")).unwrap();
+        let key = SignerKey::parse(&key).unwrap().verifier().clone();
+        assert_eq!(key.to_string(), answer.verifier_key);
+        self.sizes.push(size);
+        self.fetch(size, &key, signed).await;
+    }
+
+    async fn fetch(&self, size: u64, key: &VerifierKey, signed: SignedCheckpoint) {
+        let request = proto::ListEntriesRequest { start_index: 0, end_index: Some(size) };
+        let mut audit = self.clients.audit.clone();
+        let mut stream = audit.list_entries(request).await.unwrap().into_inner();
+        let mut entries = Vec::new();
+        while let Some(answer) = stream.message().await.unwrap() {
+            entries.push(answer.entry);
+        }
+        let tree = Tree::new(entries);
+        let vectors = Vectors { dir: self.vectors.path(), tree: &tree };
+        vectors.write_keys(key);
+        vectors.write_checkpoint(signed);
+        for tile in Tile::all(size).map(|tile| tile.to_string()) {
+            vectors.put(&tile, self.get(&tile).await);
+        }
+        for index in places(size) {
+            let request = proto::GetInclusionProofRequest {
+                entry: Some(Entry::Index(index)),
+                tree_size: Some(size),
+            };
+            let proof = audit.get_inclusion_proof(request).await.unwrap().into_inner();
+            vectors.put_in(size, &format!("inclusion/{index}"), lines(&hashes(&proof.hashes)));
+            vectors.put_in(size, &format!("proof/{index}"), proof.proof);
+            vectors.write_segment(index, size, proof.hashes.len());
+        }
+        for first in &self.sizes {
+            let request =
+                proto::GetConsistencyProofRequest { first_size: *first, second_size: Some(size) };
+            let proof = audit.get_consistency_proof(request).await.unwrap().into_inner();
+            let text = lines(&hashes(&proof.hashes));
+            vectors.put_in(size, &format!("consistency/{first}"), text);
+        }
+    }
+
+    async fn get(&self, path: &str) -> Vec<u8> {
+        let url = format!("{}/{path}", self.tiles);
+        let answer = self.web.get(&url, 16 << 20).await.unwrap();
+        assert_eq!(answer.status, 200, "{url}");
+        answer.body
+    }
+
+    async fn fetch_token(&mut self) {
+        let question = check_request("user:1", "marketing.newsletter", "email");
+        let question = proto::CheckRequest { want_token: true, ..question };
+        let answer = self.clients.check.check(question).await.unwrap().into_inner();
+        let path = self.vectors.path().join("decision.jwt");
+        fs::write(path, answer.token).unwrap();
+    }
+}
+
+fn hashes(proof: &[Vec<u8>]) -> Vec<Hash> {
+    proof.iter().map(|hash| hash.as_slice().try_into().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(
+    not(all(test_go, test_python)),
+    ignore = "needs CONSENT_LEDGER_TEST_GO and CONSENT_LEDGER_TEST_PYTHON"
+)]
+async fn a_running_ledger_verifies_with_both() {
+    let mut live = Live::start().await;
+    live.grow_to(1_300).await;
+    live.grow_to(3_072).await;
+    let want = report(&live.sizes);
+    let said_by = |verifier: &Verifier| said(verifier.command(live.vectors.path()));
+    assert_eq!(said_by(&Verifier::go()), want);
+    assert_eq!(said_by(&Verifier::python()), want);
+
+    live.fetch_token().await;
+    let said = said(Verifier::python().command(live.vectors.path()));
+    assert_eq!(said.last().unwrap(), "ok: decision token");
+    live.server.terminate();
 }
