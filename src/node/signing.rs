@@ -184,13 +184,14 @@ impl Checkpoints {
         })?;
         *book = next;
         core.metrics.checkpoint_signed_entries.set(book.size());
+        // What is released is signed, for whoever looks at both.
+        if book.signed != *self.signed.borrow() {
+            self.signed.send_replace(book.signed.clone());
+        }
         if book.released != *self.released.borrow() {
             let size = book.released.as_ref().map_or(0, |released| released.size());
             core.metrics.checkpoint_released_entries.set(size);
             self.released.send_replace(book.released.clone());
-        }
-        if book.signed != *self.signed.borrow() {
-            self.signed.send_replace(book.signed.clone());
         }
         Ok(())
     }
@@ -218,7 +219,15 @@ pub(super) fn start(
     // Witnesses get their time for one that a crash left with them.
     let last = (book.released != book.signed).then(Instant::now);
     drop(book);
-    let signing = Signing { core, writer, second, interval, last, clock_warned: false };
+    let signing = Signing {
+        core,
+        writer,
+        second,
+        interval,
+        last,
+        started: Instant::now(),
+        clock_warned: false,
+    };
     thread::Builder::new().name("checkpoints".to_owned()).spawn(move || signing.run())
 }
 
@@ -230,6 +239,8 @@ struct Signing {
     interval: Duration,
     /// When the last checkpoint was signed.
     last: Option<Instant>,
+    /// When it started.
+    started: Instant,
     clock_warned: bool,
 }
 
@@ -310,7 +321,7 @@ impl Signing {
     /// When the next checkpoint may be signed: after the interval, and not while witnesses are still
     /// asked about the last one.
     fn due(&self, book: &Book) -> Instant {
-        let Some(last) = self.last else { return Instant::now() };
+        let Some(last) = self.last else { return self.started };
         let held = book.released != book.signed;
         let wait = if held { self.core.checkpoints.witness_wait } else { Duration::ZERO };
         last + self.interval.max(wait)
