@@ -13,11 +13,13 @@
 #[path = "support/tree.rs"]
 mod tree;
 
+use std::convert::Infallible;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::tlog::{
     checkpoint::{Checkpoint, SignedCheckpoint},
     key::{Algorithm, SignerKey, VerifierKey},
-    merkle::{Hash, ProofError, verify_consistency, verify_inclusion},
+    merkle::{self, Hash, ProofError, leaf_hash, node_hash, verify_consistency, verify_inclusion},
     note::Note,
     policy::Policy,
     proof::TlogProof,
@@ -159,8 +161,7 @@ fn the_levels_of_tiles_stand_on_one_another_and_on_the_entries() {
             Kind::Entries => {
                 let leaves = Tile { kind: Kind::Level(0), ..tile };
                 let entries = unbundle(&bytes).unwrap();
-                let hashes: Vec<Hash> =
-                    entries.into_iter().map(consent_ledger::tlog::merkle::leaf_hash).collect();
+                let hashes: Vec<Hash> = entries.into_iter().map(leaf_hash).collect();
                 assert_eq!(hashes.concat(), tree.tile(&leaves), "{tile}");
             }
             Kind::Level(level) if tile.is_full() => {
@@ -366,7 +367,40 @@ fn a_proof_with_one_changed_byte_does_not_verify() {
     }
 }
 
+/// The subtrees of a tree whose leaves are all the same: one hash for each height, so that trees can
+/// be as large as numbers go.
+fn uniform() -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
+    let mut rows = vec![leaf_hash(b"the same")];
+    for below in 0..63 {
+        rows.push(node_hash(&rows[below], &rows[below]));
+    }
+    move |height, _| Ok(rows[at(height.into())])
+}
+
 proptest! {
+    #[test]
+    fn trees_as_large_as_numbers_go_are_proven_and_verified(
+        size in prop_oneof![1_u64..=u64::MAX, (0_u32..64).prop_map(|bit| 1 << bit), u64::MAX - 3..=u64::MAX],
+        index: u64, first: u64,
+    ) {
+        let (index, first) = (index % size, first % size + 1);
+        let leaf = leaf_hash(b"the same");
+        let Ok(root) = merkle::root(size, uniform());
+        let Ok(before) = merkle::root(first, uniform());
+        let Ok(path) = merkle::prove_inclusion(index, size, uniform());
+        prop_assert_eq!(verify_inclusion(&leaf, index, size, &path, &root), Ok(()));
+        let Ok(proof) = merkle::prove_consistency(first, size, uniform());
+        prop_assert_eq!(verify_consistency((first, &before), (size, &root), &proof), Ok(()));
+        // Theirs counts up to here.
+        if size <= 1 << 62 {
+            let hash = |hash: &Hash| tlog_tiles::Hash(*hash);
+            let path = path.iter().map(hash).collect();
+            tlog_tiles::check_record(&path, size, hash(&root), index, hash(&leaf)).unwrap();
+            let proof = proof.iter().map(hash).collect();
+            tlog_tiles::check_tree(&proof, size, hash(&root), first, hash(&before)).unwrap();
+        }
+    }
+
     #[test]
     fn trees_of_any_size_agree_with_both(size in 1_u64..700, cuts: (prop::sample::Index, prop::sample::Index)) {
         let tree = Tree::of_size(size);
