@@ -325,10 +325,34 @@ fn fails_on_damage(verifier: &Verifier) {
     }
 }
 
+/// Both verifiers fail when what is served now is not what was signed before, though the log's own key
+/// has signed both.
+fn fails_on_another_history(verifier: &Verifier) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let before = ledger(300);
+    // The same but for one entry in the middle, which is left out.
+    let after = Tree::new((0..520).filter(|index| *index != 150).map(|index| {
+        if index < 300 { before.entry(index).to_vec() } else { index.to_string().into_bytes() }
+    }));
+    Vectors { dir: dir.path(), tree: &after }.write(&key, &[300, 519]);
+    assert_eq!(said(verifier.command(dir.path())), report(&[300, 519]), "each alone is good");
+    let kept = tempfile::tempdir().unwrap();
+    Vectors { dir: kept.path(), tree: &before }.write(&key, &[300]);
+    for name in ["checkpoint", "checkpoint.other"] {
+        let name = format!("trees/300/{name}");
+        fs::copy(kept.path().join(&name), dir.path().join(&name)).unwrap();
+    }
+    let done = Process::spawn(verifier.command(dir.path())).wait(support::PATIENCE).expect_code(1);
+    assert!(done.stderr.contains("the root from the entries"), "{}", done.stderr);
+}
+
 #[test]
 #[cfg_attr(not(test_go), ignore = "needs CONSENT_LEDGER_TEST_GO: a `go` with its source tree")]
-fn the_packages_of_go_find_a_changed_file() {
-    fails_on_damage(&Verifier::go());
+fn the_packages_of_go_find_a_changed_file_and_another_history() {
+    let go = Verifier::go();
+    fails_on_damage(&go);
+    fails_on_another_history(&go);
 }
 
 #[test]
@@ -336,8 +360,10 @@ fn the_packages_of_go_find_a_changed_file() {
     not(test_python),
     ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python with pymerkle and cryptography"
 )]
-fn python_finds_a_changed_file() {
-    fails_on_damage(&Verifier::python());
+fn python_finds_a_changed_file_and_another_history() {
+    let python = Verifier::python();
+    fails_on_damage(&python);
+    fails_on_another_history(&python);
 }
 
 /// A running ledger, and what was fetched from it: over HTTP what monitors read, over gRPC what
