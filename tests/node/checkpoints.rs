@@ -306,6 +306,26 @@ async fn a_book_that_is_gone_or_broken_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_gone_is_not_made_again_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    fs::remove_file(dir.path().join("signing-key")).unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::KeyMissing(_)));
+    let new = NodeConfig { new_signing_key: true, ..config(dir.path()) };
+    let node = open_with(&new).0.unwrap();
+    assert!(before.checkpoint.verify(node.verifier_key()).is_err());
+    wait_until(|| {
+        let own = node.released().unwrap();
+        own.root() == before.root() && own.checkpoint.verify(node.verifier_key()).is_ok()
+    });
+    put_catalog(&node).await;
+    grants(&node, 8..9).await;
+    let later = node.released_at_least(node.revision()).await.unwrap();
+    later.checkpoint.verify(node.verifier_key()).unwrap();
+    assert_eq!(node.consistency(before.size(), later.size()).unwrap().first.1, before.root());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
