@@ -14,7 +14,13 @@ mod support;
 #[path = "support/tree.rs"]
 mod tree;
 
-use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aes_gcm::{
     Aes256Gcm, KeyInit as _, Nonce,
@@ -623,4 +629,23 @@ fn a_data_directory_of_format_1_is_served_today() {
     assert!(history.stdout.contains("privacy-2026"), "{}", history.stdout);
     server.terminate();
     support::verify(dir.path()).expect_code(0);
+    tree_and_book_are_as_described(dir.path());
+}
+
+/// What a server that closed leaves in `tree/` and `checkpoint.json`, and that the key signed it.
+fn tree_and_book_are_as_described(data_dir: &Path) {
+    let tree = Tree::new(payloads(&kept(LEDGER), b"LEDG"));
+    let tile = Tile::in_tree(Kind::Level(0), 0, tree.size()).unwrap();
+    assert_eq!(fs::read(data_dir.join("tree/0.hashes")).unwrap(), tree.tile(&tile));
+    let book = fs::read(data_dir.join("checkpoint.json")).unwrap();
+    let book: serde_json::Value = serde_json::from_slice(&book).unwrap();
+    assert_eq!(book["format"], 1);
+    let key = fs::read_to_string(data_dir.join("signing-key")).unwrap();
+    let key = SignerKey::parse(&key).unwrap();
+    for line in ["signed", "released"] {
+        assert!(book[line]["signed_at_ms"].is_i64(), "{book}");
+        let note = book[line]["note"].as_str().unwrap();
+        let signed = SignedCheckpoint::open(note, key.verifier()).unwrap().checkpoint;
+        assert_eq!((signed.size, signed.root), (tree.size(), tree.root(tree.size())));
+    }
 }

@@ -8,6 +8,7 @@
 //
 //	log.vkey                     the log's verifier key, as its auditors were given it
 //	other.vkey                   a key of the same name that is not the log's
+//	log.skey                     the log's signer key; only where it is no secret
 //	witness.vkey                 a witness's verifier key (signature type 4)
 //	tile/...                     tiles and entry bundles, under the paths of C2SP tlog-tiles
 //	trees/SIZE/checkpoint        signed by the other key, the log and the witness
@@ -47,6 +48,9 @@ func main() {
 	log := open(dir)
 	for _, size := range numbers(filepath.Join(dir, "trees")) {
 		log.verify(size)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "log.skey")); err == nil {
+		log.signAgain()
 	}
 }
 
@@ -122,6 +126,22 @@ func (l *log) verify(size int64) {
 	refused := l.refuse(dir, tree)
 	fmt.Printf("refused: %d entries: %s\n", size, strings.Join(refused, ", "))
 	l.seenTrees = append(l.seenTrees, tree)
+}
+
+// signAgain signs with the log's own key: Ed25519 has one signature for a key and a text.
+func (l *log) signAgain() {
+	signer, err := note.NewSigner(strings.TrimSpace(string(read(l.dir, "log.skey"))))
+	must(err, "signer key")
+	for _, tree := range l.seenTrees {
+		signed := read(l.dir, "trees", fmt.Sprint(tree.N), "checkpoint")
+		opened, err := note.Open(signed, note.VerifierList(l.key))
+		must(err, "note of %d", tree.N)
+		again, err := note.Sign(&note.Note{Text: opened.Text}, signer)
+		must(err, "sign")
+		_, line, _ := strings.Cut(string(again), "\n\n")
+		check(strings.Contains(string(signed), line), "the log's signature is the one that Go makes")
+	}
+	fmt.Println("ok: signer key")
 }
 
 // openCheckpoint answers the tree that the log has signed, the text, and the note.
