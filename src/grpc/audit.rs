@@ -5,7 +5,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, convert};
+use super::{blocking, convert, decisions};
 use crate::{
     node::{Node, ReadError},
     proto::{self, audit_service_server::AuditService},
@@ -65,14 +65,13 @@ impl AuditService for Audit {
         Err(Fault::Internal("TODO".to_owned()).into())
     }
 
-    type ListDecisionsStream =
-        Pin<Box<dyn Stream<Item = Result<proto::ListDecisionsResponse, Status>> + Send>>;
+    type ListDecisionsStream = decisions::DecisionStream;
 
     async fn list_decisions(
         &self,
-        _request: Request<proto::ListDecisionsRequest>,
+        request: Request<proto::ListDecisionsRequest>,
     ) -> Result<Response<Self::ListDecisionsStream>, Status> {
-        Err(Fault::Internal("TODO".to_owned()).into())
+        decisions::list(&self.node, request.into_inner()).await
     }
 
     type ListEntriesStream =
