@@ -53,6 +53,11 @@ pub enum Untrue {
         /// What follows.
         recomputed: Outcome,
     },
+    /// It took effect later than it can have.
+    EffectiveAt {
+        /// The latest moment that it can have taken effect at.
+        latest: Millis,
+    },
     /// A grant is said to have ended that did not end then, or did not decide its cell.
     Expiry {
         /// The change, from 0.
@@ -154,7 +159,12 @@ impl Replay {
                 let mark = Mark { effective_at: act.effective_at, index: entry.index };
                 let after = Self::whole(&self.own(subject), &linked);
                 let states = (&*whole_before, &*after);
-                self.untrue_outcomes(entry, states, mark, act.actor, &act.changes)
+                let mut untrue =
+                    self.untrue_outcomes(entry, states, mark, act.actor, &act.changes)?;
+                let latest = latest_effect(entry.recorded_at, before, &linked);
+                let is_late = act.effective_at > latest;
+                untrue.extend(is_late.then_some(Untrue::EffectiveAt { latest }));
+                Ok(untrue)
             }
             Body::Confirmed(confirmed) => {
                 let is_good = self.takes_up_request(entry.recorded_at, confirmed);
@@ -285,4 +295,12 @@ impl Replay {
             && change.purpose_version == grant.purpose_version;
         is_it.then_some(())
     }
+}
+
+/// The latest moment at which an act can take effect: that of its record or, where it would tie with
+/// something that is known, of linked data subjects too, and lose, just after that.
+fn latest_effect(recorded_at: Millis, own: &SubjectState, linked: &[Linked]) -> Millis {
+    let states = std::iter::once(own).chain(linked.iter().map(|linked| &*linked.state));
+    let after = states.filter_map(|state| state.first_moment_after(true));
+    after.fold(recorded_at, Millis::max)
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    cli::words::{Word, hex, rfc3339, word},
+    cli::words::{Word, hex, rfc3339, rfc3339_ms, word},
     domain::Outcome,
     proto::{self, ListDecisionsResponse},
     view::Untrue,
@@ -88,7 +88,7 @@ pub struct Statement {
     pub index: u64,
     /// Position of the change, from 0, if it is about one.
     pub change: Option<usize>,
-    /// `outcome`, `expiry`, `expiry_reason` or `confirmation`.
+    /// `outcome`, `effective_at`, `expiry`, `expiry_reason` or `confirmation`.
     pub kind: &'static str,
     /// What the entry says, where that is a word.
     pub stored: Option<String>,
@@ -158,6 +158,9 @@ impl Statement {
             Untrue::Outcome { position, stored, recomputed } => {
                 ("outcome", Some(*position), Some(outcome(*stored)), Some(outcome(*recomputed)))
             }
+            Untrue::EffectiveAt { latest } => {
+                ("effective_at", None, None, Some(format!("at latest {}", rfc3339_ms(latest.0))))
+            }
             Untrue::Expiry { position } => ("expiry", Some(*position), None, None),
             Untrue::ExpiryReason { recomputed } => {
                 ("expiry_reason", None, None, Some(proto::Reason::from(*recomputed).word()))
@@ -171,6 +174,7 @@ impl Statement {
     #[must_use]
     pub fn cells(&self) -> [String; 4] {
         let (stored, recomputed) = match self.kind {
+            "effective_at" => ("later", ""),
             "expiry" => ("the grant ended", "it did not, or decided nothing"),
             "expiry_reason" => ("another reason", ""),
             "confirmation" => ("confirmed", "nothing like it was waiting"),
