@@ -41,10 +41,11 @@ pub struct Decisions {
 }
 
 /// The states of data subjects as of the entry that was walked over last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Node {
@@ -66,7 +67,7 @@ impl Node {
             next_index: start,
             end,
             catalog: self.core.catalog_at(start)?,
-            states: Kept::default(),
+            states: Kept::within(STATES_BYTES_MAX),
             read: VecDeque::new(),
             rest: None,
         })
@@ -130,6 +131,10 @@ impl Decisions {
 }
 
 impl Kept {
+    fn within(bytes_max: usize) -> Self {
+        Self { states: HashMap::new(), bytes: 0, bytes_max }
+    }
+
     /// The state of a data subject at a revision.
     fn own(
         &mut self,
@@ -165,9 +170,9 @@ impl Kept {
 
     fn keep(&mut self, subject: SubjectRef, state: Arc<SubjectState>) {
         let bytes = STATE_BYTES + state.memory_bytes();
-        if self.bytes + bytes > STATES_BYTES_MAX {
+        if self.bytes + bytes > self.bytes_max {
             // Whoever is needed again is read again.
-            *self = Self::default();
+            *self = Self::within(self.bytes_max);
         }
         self.bytes += bytes;
         self.states.insert(subject, state);
@@ -177,5 +182,162 @@ impl Kept {
         let state = self.states.remove(&subject)?;
         self.bytes -= STATE_BYTES + state.memory_bytes();
         Some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        domain::{
+            Action, Actor, Change, ChannelPut, ContactChange, Evidence, Key, LegalBasis,
+            LinkConfidence, PurposeVersion, Reason, ScopeKeys, Subject,
+        },
+        node::{Act, Linking, NodeConfig, PurposeDraft},
+        telemetry::Metrics,
+        vault::Kek,
+    };
+
+    /// Together they have more cells than a page has room for.
+    const PURPOSES: usize = 40;
+    const CHANNELS: usize = 30;
+
+    fn open(dir: &std::path::Path) -> Arc<Node> {
+        let config = NodeConfig {
+            data_dir: dir.to_owned(),
+            origin: "consent.example.org/test".to_owned(),
+            kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
+            kek_file: None,
+            segment_bytes_max: 64 << 10,
+            appends_max: 64,
+            batch_entries_max: 256,
+            hot_bytes_max: 16 << 20,
+            sled_cache_bytes: 16 << 20,
+            recent_events_max: 100,
+            scrub_bytes_per_second: 0,
+            revision_wait: Duration::from_secs(10),
+            confirmation_validity: Duration::from_secs(3_600),
+            decision_token_validity: Duration::from_secs(900),
+        };
+        Node::open(&config, Arc::new(Metrics::default())).unwrap()
+    }
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).unwrap()
+    }
+
+    async fn put_catalog(node: &Node) {
+        for n in 0..CHANNELS {
+            let key = key(&format!("channel-{n}"));
+            let put = ChannelPut { key, title: String::new(), retired: false };
+            node.put_channel(put).await.unwrap();
+        }
+        for n in 0..PURPOSES {
+            let content = PurposeVersion {
+                title: String::new(),
+                description: String::new(),
+                legal_basis: LegalBasis::Consent,
+                basis_by_region: std::collections::BTreeMap::new(),
+                data_categories: Vec::new(),
+                default_validity_ms: None,
+                double_opt_in: false,
+                obligations: Vec::new(),
+            };
+            let draft = PurposeDraft {
+                key: key(&format!("purpose-{n}")),
+                content,
+                oldest_compatible: None,
+                requires_reconsent: false,
+                retired: false,
+            };
+            node.put_purpose(draft).await.unwrap();
+        }
+    }
+
+    async fn record(node: &Node, who: usize, action: Action, cell: Option<(usize, usize)>) {
+        let keys = cell.map(|(purpose, channel)| {
+            (key(&format!("purpose-{purpose}")), key(&format!("channel-{channel}")))
+        });
+        let (purpose, channel) = keys.unzip();
+        let change = Change {
+            action,
+            scope: ScopeKeys { purpose, channel },
+            purpose_version: None,
+            expires_at: None,
+            data_categories: Vec::new(),
+        };
+        let act = Act {
+            subject: Subject::parse(&format!("user:{who}")).unwrap(),
+            actor: Actor::Subject,
+            changes: vec![change],
+            contact: ContactChange::default(),
+            effective_at: None,
+            confirmation_validity_ms: None,
+            evidence: Evidence::default(),
+            idempotency: None,
+        };
+        node.record(act).await.unwrap();
+    }
+
+    fn all(mut decisions: Decisions) -> Vec<CellDecision> {
+        let mut all = Vec::new();
+        while let Some(page) = decisions.next_page().unwrap() {
+            assert!(page.len() <= PAGE_DECISIONS_MAX);
+            all.extend(page);
+        }
+        assert!(decisions.next_page().unwrap().is_none());
+        all
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn pages_and_memory_change_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        for round in 0..3 {
+            for who in 0..4 {
+                record(&node, who, Action::Grant, Some((round, who))).await;
+            }
+            let linking = Linking {
+                subject: Subject::parse("user:0").unwrap(),
+                other: Subject::parse(&format!("user:{}", round + 1)).unwrap(),
+                confidence: Some(LinkConfidence::Verified),
+                asserted_by: "test".to_owned(),
+                dry_run: false,
+            };
+            node.link(linking).await.unwrap();
+            record(&node, round, Action::Withdraw, None).await;
+        }
+        let want = all(node.decisions(0, None).unwrap());
+        // Three withdrawals, and three links of two.
+        assert_eq!(want.len(), 12 + (3 + 6) * PURPOSES * CHANNELS);
+        let mut without_memory = node.decisions(0, None).unwrap();
+        without_memory.states = Kept::within(0);
+        assert!(all(without_memory) == want);
+
+        // Each is what the past is otherwise found to be.
+        for decision in want.iter().step_by(97) {
+            let past = node.core.past(crate::node::AsOf::Revision(decision.index + 1)).unwrap();
+            let (state, _) = node.core.state_at(decision.subject, &past).unwrap();
+            let catalog = &past.catalog.catalog;
+            let (purpose, channel) = (decision.purpose.as_str(), decision.channel.as_str());
+            let query = crate::domain::Query::new(catalog, purpose, channel, &[], None);
+            let checked = crate::decide::decide(catalog, &state, &query, past.now);
+            assert_eq!(checked.reason, decision.reason);
+            assert_eq!(checked.decided_by, decision.decided_by);
+        }
+        assert!(want.iter().any(|decision| decision.reason == Reason::Granted));
+
+        let head = node.revision();
+        for start in [1, head / 2, head - 1, head] {
+            let rest: Vec<_> = want.iter().filter(|it| it.index >= start).cloned().collect();
+            assert!(all(node.decisions(start, None).unwrap()) == rest, "from {start}");
+        }
+        assert!(matches!(
+            node.decisions(head + 1, None),
+            Err(ReadError::IndexOutOfRange { index, .. }) if index == head + 1
+        ));
     }
 }
