@@ -516,6 +516,8 @@ async fn the_entries_must_be_those_that_were_signed() {
 // --- They do not.
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// What is altered, how many answers differ then and how many statements are untrue, and how.
+type LedgerLie = (&'static str, (u64, u64), Alter<Vec<u8>>);
 type Alter<T> = Arc<dyn Fn(Vec<T>) -> Vec<T> + Send + Sync>;
 
 /// A node that answers as another does, and alters entries or decisions.
@@ -729,7 +731,7 @@ async fn a_ledger_that_lies_is_found_out() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     // What differs, and what is untrue.
-    let lies: [(&str, (u64, u64), Alter<Vec<u8>>); 7] = [
+    let lies: [LedgerLie; 7] = [
         ("the same entries, linked anew", (0, 0), rewritten(5, |_| ())),
         (
             "a withdrawal of something else",

@@ -318,7 +318,12 @@ mod tests {
         assert!(all(without_memory) == want);
 
         // Each is what the past is otherwise found to be.
-        for decision in want.iter().step_by(97) {
+        let names_what_was_granted = |decision: &&CellDecision| {
+            let ends =
+                |key: &Key| ["-0", "-1", "-2", "-3"].iter().any(|n| key.as_str().ends_with(n));
+            ends(&decision.purpose) && ends(&decision.channel)
+        };
+        for decision in want.iter().filter(names_what_was_granted) {
             let past = node.core.past(crate::node::AsOf::Revision(decision.index + 1)).unwrap();
             let (state, _) = node.core.state_at(decision.subject, &past).unwrap();
             let catalog = &past.catalog.catalog;

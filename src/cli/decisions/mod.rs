@@ -62,6 +62,8 @@ Examples:
 
 /// How many differences are shown, unless it is said.
 const DIFFERENCES_SHOWN: usize = 20;
+/// The greatest number of differences that are counted. A node that never ends is no reason not to.
+const DIFFERENCES_MAX: u64 = 1_000_000;
 
 /// Options of `verify-decisions`.
 #[derive(Debug, Args)]
@@ -255,6 +257,7 @@ impl Audit {
             let Some(taken) = self.comparison.compare(recomputed.peek(), given) else {
                 return Ok(());
             };
+            self.enough()?;
             if taken.recomputed {
                 recomputed.next();
             }
@@ -269,8 +272,19 @@ impl Audit {
         while let Some(given) = answered.peek().await? {
             self.comparison.compare(None, Some(given));
             answered.take();
+            self.enough()?;
         }
         Ok(())
+    }
+
+    fn enough(&self) -> Result<(), CliError> {
+        if self.comparison.differ <= DIFFERENCES_MAX {
+            return Ok(());
+        }
+        Err(CliError::failed(format!(
+            "more than {DIFFERENCES_MAX} answers differ, no more are compared"
+        ))
+        .with_hint("compare fewer entries, with --end, to see the first of them"))
     }
 
     /// The entries must be those that were signed.
