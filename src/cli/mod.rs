@@ -25,6 +25,7 @@ mod check;
 mod client;
 mod completions;
 mod confirm;
+mod decisions;
 pub mod error;
 mod export;
 pub mod generate;
@@ -157,6 +158,8 @@ pub enum Command {
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys
     Verify(verify::VerifyArgs),
+    /// Recompute decisions from the ledger, and compare them with the server's answers
+    VerifyDecisions(decisions::DecisionsArgs),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
     /// Delete the view on disk and build it again from the ledger
@@ -274,6 +277,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
         Command::Verify(args) => verify::run(&args, context),
+        Command::VerifyDecisions(args) => Box::pin(decisions::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),

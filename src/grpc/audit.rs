@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     blocking,
     convert::{self, EntryRef},
+    decisions,
 };
 use crate::{
     node::{Node, ReadError},
@@ -82,14 +83,13 @@ impl AuditService for Audit {
         Err(Fault::Internal("TODO".to_owned()).into())
     }
 
-    type ListDecisionsStream =
-        Pin<Box<dyn Stream<Item = Result<proto::ListDecisionsResponse, Status>> + Send>>;
+    type ListDecisionsStream = decisions::DecisionStream;
 
     async fn list_decisions(
         &self,
-        _request: Request<proto::ListDecisionsRequest>,
+        request: Request<proto::ListDecisionsRequest>,
     ) -> Result<Response<Self::ListDecisionsStream>, Status> {
-        Err(Fault::Internal("TODO".to_owned()).into())
+        decisions::list(&self.node, request.into_inner()).await
     }
 
     type ListEntriesStream =

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod check;
 pub mod consent;
 pub mod convert;
+pub mod decisions;
 pub mod import;
 pub mod layer;
 pub mod method;

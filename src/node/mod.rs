@@ -5,6 +5,7 @@ mod audience;
 mod batch;
 mod check;
 mod confirm;
+mod decisions;
 mod expiry;
 mod history;
 mod import;
@@ -35,6 +36,7 @@ pub use act::{
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
 pub use audience::{Audience, AudienceQuery};
+pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 use expiry::Closing;
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};

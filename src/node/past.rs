@@ -88,7 +88,7 @@ impl Core {
     }
 
     /// The catalogue after a number of entries. Blocking.
-    fn catalog_at(&self, end: u64) -> Result<Arc<CatalogAt>, ReadError> {
+    pub(super) fn catalog_at(&self, end: u64) -> Result<Arc<CatalogAt>, ReadError> {
         let current = self.view.catalog();
         if current.revision <= end {
             return Ok(current);
@@ -111,7 +111,12 @@ impl Core {
         Ok((unite(&own, &linked), linked))
     }
 
-    fn own_state_at(&self, subject: SubjectRef, past: &Past) -> Result<SubjectState, ReadError> {
+    /// What was known of a subject itself. Blocking.
+    pub(super) fn own_state_at(
+        &self,
+        subject: SubjectRef,
+        past: &Past,
+    ) -> Result<SubjectState, ReadError> {
         let catalog = self.view.catalog();
         let mut state = SubjectState::default();
         for index in self.view.history(subject, 0, usize::MAX)? {

@@ -132,7 +132,7 @@ impl Effect {
 }
 
 /// The subjects whose state an entry is part of.
-fn subjects_of(body: &Body) -> SmallVec<[SubjectRef; 2]> {
+pub(crate) fn subjects_of(body: &Body) -> SmallVec<[SubjectRef; 2]> {
     match body {
         Body::Act(act) => smallvec::smallvec![act.subject_ref],
         Body::Confirmed(confirmed) => smallvec::smallvec![confirmed.subject_ref],

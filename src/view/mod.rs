@@ -12,7 +12,9 @@
 mod effect;
 pub mod fold;
 mod linked;
+mod replay;
 mod row;
+mod touched;
 
 use std::{
     sync::{
@@ -24,6 +26,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+pub(crate) use effect::subjects_of;
 pub use effect::{Due, Effect, UseCell};
 use hashbrown::{DefaultHashBuilder, HashMap};
 pub use linked::{LINKED_SUBJECTS_MAX, Linked, reach, unite};
@@ -31,8 +34,10 @@ use quick_cache::{
     Weighter,
     sync::{Cache, GuardResult},
 };
+pub use replay::{Replay, Untrue};
 use thiserror::Error;
 use tokio::sync::watch;
+pub use touched::{Answers, CellDecision};
 
 use crate::{
     domain::{Body, Catalog, Entry, Millis, SubjectRef, SubjectState, UnknownKey},

@@ -1,0 +1,197 @@
+//! What was found, for people and for scripts.
+
+use serde::Serialize;
+
+use crate::{
+    cli::words::{Word, hex, rfc3339, rfc3339_ms, word},
+    domain::Outcome,
+    proto::{self, ListDecisionsResponse},
+    view::Untrue,
+};
+
+/// What was compared, and what differs.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether nothing differs, and nothing is untrue.
+    pub agrees: bool,
+    /// Name of the ledger.
+    pub ledger: String,
+    /// First index whose decisions were compared.
+    pub start: u64,
+    /// First index that was left out.
+    pub end: u64,
+    /// Number of entries between.
+    pub entries: u64,
+    /// Number of decisions that were recomputed for them.
+    pub decisions: u64,
+    /// Number of cells whose answers differ.
+    pub differ: u64,
+    /// The first of these.
+    pub differences: Vec<Difference>,
+    /// Number of statements, in all entries before `end`, that do not follow from the entries.
+    pub untrue: u64,
+    /// The first of these.
+    pub statements: Vec<Statement>,
+    /// Chain hash of the last entry that was read.
+    pub chain_hash: Option<String>,
+    /// The checkpoint that the entries are under, if one was named.
+    pub checkpoint: Option<Checkpoint>,
+    /// Number of data subjects.
+    pub subjects: usize,
+    /// About how many bytes of memory their states took.
+    pub state_bytes: u64,
+}
+
+/// A checkpoint that the entries have the root of.
+#[derive(Debug, Serialize)]
+pub struct Checkpoint {
+    /// Number of entries.
+    pub size: u64,
+    /// Root over them, in hex.
+    pub root_hash: String,
+}
+
+/// A cell whose answers differ.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Index of the entry.
+    pub index: u64,
+    /// Reference of the data subject, in hex.
+    pub subject_ref: String,
+    /// Purpose key.
+    pub purpose: String,
+    /// Channel key.
+    pub channel: String,
+    /// What follows from the ledger; null where no entry touched the cell.
+    pub recomputed: Option<Answer>,
+    /// What the node answers; null where it gave no answer.
+    pub answered: Option<Answer>,
+}
+
+/// An answer.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// `allow` or `deny`.
+    pub effect: String,
+    /// Why.
+    pub reason: String,
+    /// Index of the entry that decided, if one did.
+    pub decided_by_index: Option<u64>,
+    /// First moment at which the answer could change with no new entry.
+    pub valid_until: Option<String>,
+}
+
+/// Something that an entry says and that does not follow.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Statement {
+    /// Index of the entry.
+    pub index: u64,
+    /// Position of the change, from 0, if it is about one.
+    pub change: Option<usize>,
+    /// `outcome`, `effective_at`, `expiry`, `expiry_reason` or `confirmation`.
+    pub kind: &'static str,
+    /// What the entry says, where that is a word.
+    pub stored: Option<String>,
+    /// What follows, where that is a word.
+    pub recomputed: Option<String>,
+}
+
+impl Difference {
+    /// The difference between two answers for one cell, of which one may be missing.
+    #[must_use]
+    pub fn of(
+        recomputed: Option<&ListDecisionsResponse>,
+        answered: Option<&ListDecisionsResponse>,
+    ) -> Option<Self> {
+        let cell = recomputed.or(answered)?;
+        Some(Self {
+            index: cell.index,
+            subject_ref: hex(&cell.subject_ref),
+            purpose: cell.purpose.clone(),
+            channel: cell.channel.clone(),
+            recomputed: recomputed.map(Answer::of),
+            answered: answered.map(Answer::of),
+        })
+    }
+
+    /// The difference as a row.
+    #[must_use]
+    pub fn cells(&self) -> [String; 5] {
+        let text = |answer: &Option<Answer>| answer.as_ref().map_or("nothing".into(), Answer::text);
+        [
+            format!("#{}", self.index),
+            self.subject_ref.clone(),
+            format!("{}:{}", self.purpose, self.channel),
+            text(&self.recomputed),
+            text(&self.answered),
+        ]
+    }
+}
+
+impl Answer {
+    fn of(decision: &ListDecisionsResponse) -> Self {
+        Self {
+            effect: word::<proto::Effect>(decision.effect),
+            reason: word::<proto::Reason>(decision.reason),
+            decided_by_index: decision.decided_by_index,
+            valid_until: decision.valid_until.as_ref().map(rfc3339),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{} {}", self.effect, self.reason);
+        if let Some(index) = self.decided_by_index {
+            text += &format!(" by #{index}");
+        }
+        if let Some(until) = &self.valid_until {
+            text += &format!(" until {until}");
+        }
+        text
+    }
+}
+
+impl Statement {
+    /// What an entry says wrongly.
+    #[must_use]
+    pub fn of(index: u64, untrue: &Untrue) -> Self {
+        let (kind, change, stored, recomputed) = match untrue {
+            Untrue::Outcome { position, stored, recomputed } => {
+                ("outcome", Some(*position), Some(outcome(*stored)), Some(outcome(*recomputed)))
+            }
+            Untrue::EffectiveAt { latest } => {
+                ("effective_at", None, None, Some(format!("at latest {}", rfc3339_ms(latest.0))))
+            }
+            Untrue::Expiry { position } => ("expiry", Some(*position), None, None),
+            Untrue::ExpiryReason { recomputed } => {
+                ("expiry_reason", None, None, Some(proto::Reason::from(*recomputed).word()))
+            }
+            Untrue::Confirmation => ("confirmation", None, None, None),
+        };
+        Self { index, change, kind, stored, recomputed }
+    }
+
+    /// The statement as a row.
+    #[must_use]
+    pub fn cells(&self) -> [String; 4] {
+        let (stored, recomputed) = match self.kind {
+            "effective_at" => ("later", ""),
+            "expiry" => ("the grant ended", "it did not, or decided nothing"),
+            "expiry_reason" => ("another reason", ""),
+            "confirmation" => ("confirmed", "nothing like it was waiting"),
+            _ => ("", ""),
+        };
+        let change = self.change.map(|change| format!(" of change {change}")).unwrap_or_default();
+        [
+            format!("#{}", self.index),
+            format!("{}{change}", self.kind),
+            self.stored.clone().unwrap_or_else(|| stored.to_owned()),
+            self.recomputed.clone().unwrap_or_else(|| recomputed.to_owned()),
+        ]
+    }
+}
+
+/// An outcome in a word, with the entry that is in the way.
+fn outcome(outcome: Outcome) -> String {
+    let cause = outcome.cause_index().map(|index| format!(" #{index}")).unwrap_or_default();
+    format!("{}{cause}", proto::Outcome::from(outcome).word())
+}

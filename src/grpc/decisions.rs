@@ -1,0 +1,83 @@
+//! `AuditService.ListDecisions`: what the node answered, for whoever recomputes it.
+
+use std::{pin::Pin, sync::Arc, vec};
+
+use futures_util::{Stream, stream};
+use tonic::{Response, Status};
+
+use super::{blocking, convert};
+use crate::{
+    node::{Decisions, Node},
+    proto,
+    status::{Fault, Invalid, Problem},
+    view::CellDecision,
+};
+
+/// The answers of a call.
+pub(super) type DecisionStream =
+    Pin<Box<dyn Stream<Item = Result<proto::ListDecisionsResponse, Status>> + Send>>;
+
+pub(super) async fn list(
+    node: &Arc<Node>,
+    request: proto::ListDecisionsRequest,
+) -> Result<Response<DecisionStream>, Status> {
+    let (start, end) = range(&request)?;
+    let node = Arc::clone(node);
+    let decisions = blocking(move || node.decisions(start, end)).await?;
+    let pages = Pages { decisions: Some(decisions), page: Vec::new().into_iter() };
+    let messages = stream::try_unfold(pages, async |mut pages| {
+        let decision = pages.next().await?;
+        Ok(decision.map(|decision| (message(&decision), pages)))
+    });
+    Ok(Response::new(Box::pin(messages)))
+}
+
+fn range(request: &proto::ListDecisionsRequest) -> Result<(u64, Option<u64>), Invalid> {
+    if request.end_index.is_some_and(|end| end < request.start_index) {
+        return Err(Problem::EndBeforeStart.at("end_index"));
+    }
+    Ok((request.start_index, request.end_index))
+}
+
+/// A decision as the protocol has it.
+#[must_use]
+pub fn message(decision: &CellDecision) -> proto::ListDecisionsResponse {
+    proto::ListDecisionsResponse {
+        index: decision.index,
+        subject_ref: decision.subject.0.to_vec(),
+        purpose: decision.purpose.as_str().to_owned(),
+        channel: decision.channel.as_str().to_owned(),
+        effect: proto::Effect::from(decision.reason.effect()).into(),
+        reason: proto::Reason::from(decision.reason).into(),
+        decided_by_index: decision.decided_by,
+        valid_until: decision.valid_until.map(convert::timestamp),
+    }
+}
+
+/// Decisions that are taken page by page, as the client takes them.
+struct Pages {
+    /// Lent to the page that is being taken.
+    decisions: Option<Decisions>,
+    page: vec::IntoIter<CellDecision>,
+}
+
+impl Pages {
+    async fn next(&mut self) -> Result<Option<CellDecision>, Status> {
+        loop {
+            if let Some(decision) = self.page.next() {
+                return Ok(Some(decision));
+            }
+            let lent = self.decisions.take();
+            let mut decisions = lent.ok_or_else(|| {
+                Fault::Internal("the decisions ended with an error before".to_owned())
+            })?;
+            let (page, decisions) =
+                blocking(move || decisions.next_page().map(|page| (page, decisions))).await?;
+            self.decisions = Some(decisions);
+            match page {
+                Some(page) => self.page = page.into_iter(),
+                None => return Ok(None),
+            }
+        }
+    }
+}

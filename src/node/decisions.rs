@@ -1,0 +1,348 @@
+//! What this node answers for every cell that a range of entries touched, as of each of them: what
+//! an auditor compares with what the entries alone say.
+//!
+//! Where a data subject was not touched again since, the answer comes from the state that checks
+//! read, so that it is this state that is audited. Else it comes from the subject's own entries, as
+//! every answer about the past does; who has been read once is folded on along the range instead of
+//! read again, as long as there is memory for it.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use hashbrown::HashMap;
+
+use super::{Core, Node, past::Past, question::ReadError};
+use crate::{
+    domain::{Body, Entry, SubjectRef, SubjectState},
+    ledger::entry,
+    view::{Answers, CatalogAt, CellDecision, ViewError, fold, reach, subjects_of, unite},
+};
+
+/// The greatest number of decisions in a page.
+pub const PAGE_DECISIONS_MAX: usize = 1_000;
+/// The greatest number of entries that are walked over for a page.
+pub const PAGE_ENTRIES_MAX: usize = 1_000;
+/// About how many bytes of memory the states take that are kept along a range.
+const STATES_BYTES_MAX: usize = 64 << 20;
+/// What a state takes besides itself, in bytes: its place in the table, and reference counts.
+const STATE_BYTES: usize = 64;
+
+/// The decisions of a range of entries, page by page.
+#[derive(Debug)]
+pub struct Decisions {
+    core: Arc<Core>,
+    next_index: u64,
+    end: u64,
+    /// As of the entry that was walked over last.
+    catalog: Arc<CatalogAt>,
+    states: Kept,
+    read: VecDeque<(u64, Vec<u8>)>,
+    /// The rest of what an entry touches.
+    rest: Option<Answers>,
+}
+
+/// The states of data subjects as of the entry that was walked over last.
+#[derive(Debug)]
+struct Kept {
+    states: HashMap<SubjectRef, Arc<SubjectState>>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Node {
+    /// Begins to answer for the entries from `start` on, before `end` or, if that is not given, the
+    /// head. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] for a start or an end beyond the head, or
+    /// [`ReadError::StateUnreadable`].
+    pub fn decisions(&self, start: u64, end: Option<u64>) -> Result<Decisions, ReadError> {
+        let head = self.core.view.applied();
+        // Who asks for more than there is must not take the part for the whole.
+        let end = end.unwrap_or(head.max(start));
+        if end > head {
+            return Err(ReadError::IndexOutOfRange { index: end, head });
+        }
+        Ok(Decisions {
+            core: Arc::clone(&self.core),
+            next_index: start,
+            end,
+            catalog: self.core.catalog_at(start)?,
+            states: Kept::within(STATES_BYTES_MAX),
+            read: VecDeque::new(),
+            rest: None,
+        })
+    }
+}
+
+impl Decisions {
+    /// The next decisions, none of which may be a page too; nothing after the last. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn next_page(&mut self) -> Result<Option<Vec<CellDecision>>, ReadError> {
+        let mut page = Vec::new();
+        for _ in 0..PAGE_ENTRIES_MAX {
+            if let Some(rest) = &mut self.rest {
+                page.extend(rest.take(PAGE_DECISIONS_MAX - page.len()));
+                if page.len() == PAGE_DECISIONS_MAX {
+                    return Ok(Some(page));
+                }
+            }
+            let Some(entry) = self.next_entry()? else {
+                self.rest = None;
+                return Ok(Some(page).filter(|page| !page.is_empty()));
+            };
+            self.rest = Some(self.walk_over(&entry)?);
+        }
+        Ok(Some(page))
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, ReadError> {
+        if self.next_index >= self.end {
+            return Ok(None);
+        }
+        if self.read.is_empty() {
+            self.read = self.core.entries(self.next_index, self.end)?.into();
+        }
+        // A gap must never look like an end.
+        let wanted = self.next_index;
+        let bytes = self.read.pop_front().filter(|(index, _)| *index == wanted);
+        let (_, bytes) = bytes
+            .ok_or_else(|| ReadError::StateUnreadable(format!("entry {wanted} is missing")))?;
+        self.next_index += 1;
+        Ok(Some(entry::decode(&bytes)?))
+    }
+
+    /// Brings everything to the revision after an entry, and answers for what it touches.
+    fn walk_over(&mut self, entry: &Entry) -> Result<Answers, ReadError> {
+        if matches!(entry.body, Body::PurposePut(_) | Body::ChannelPut(_)) {
+            Arc::make_mut(&mut self.catalog).put(entry.index, &entry.body);
+        }
+        self.states.fold(&self.catalog, entry)?;
+        let end = entry.index.saturating_add(1);
+        let catalog = Arc::clone(&self.catalog);
+        let past = Past { catalog, end, until: None, now: entry.recorded_at };
+        Answers::of(entry, &self.catalog, |subject| {
+            let own = self.states.own(&self.core, subject, &past)?;
+            let linked = reach(subject, &own, |other| self.states.own(&self.core, other, &past))?;
+            Ok(if linked.is_empty() { own } else { Arc::new(unite(&own, &linked)) })
+        })
+    }
+}
+
+impl Kept {
+    fn within(bytes_max: usize) -> Self {
+        Self { states: HashMap::new(), bytes: 0, bytes_max }
+    }
+
+    /// The state of a data subject at a revision.
+    fn own(
+        &mut self,
+        core: &Core,
+        subject: SubjectRef,
+        past: &Past,
+    ) -> Result<Arc<SubjectState>, ReadError> {
+        let now = core.view.state(subject)?;
+        if now.revision <= past.end {
+            self.forget(subject);
+            return Ok(now);
+        }
+        if let Some(state) = self.states.get(&subject) {
+            return Ok(Arc::clone(state));
+        }
+        let state = Arc::new(core.own_state_at(subject, past)?);
+        self.keep(subject, Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// Folds an entry into those of its data subjects that are kept.
+    fn fold(&mut self, catalog: &CatalogAt, entry: &Entry) -> Result<(), ReadError> {
+        let index = entry.index;
+        for subject in subjects_of(&entry.body) {
+            let Some(mut state) = self.forget(subject) else { continue };
+            let folded = Arc::make_mut(&mut state);
+            fold::fold_entry(&catalog.catalog, folded, subject, index, &entry.body)
+                .map_err(|problem| ViewError::UnknownKey { index, problem })?;
+            self.keep(subject, state);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, subject: SubjectRef, state: Arc<SubjectState>) {
+        let bytes = STATE_BYTES + state.memory_bytes();
+        if self.bytes + bytes > self.bytes_max {
+            // Whoever is needed again is read again.
+            *self = Self::within(self.bytes_max);
+        }
+        self.bytes += bytes;
+        self.states.insert(subject, state);
+    }
+
+    fn forget(&mut self, subject: SubjectRef) -> Option<Arc<SubjectState>> {
+        let state = self.states.remove(&subject)?;
+        self.bytes -= STATE_BYTES + state.memory_bytes();
+        Some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        domain::{
+            Action, Actor, Change, ChannelPut, ContactChange, Evidence, Key, LegalBasis,
+            LinkConfidence, PurposeVersion, Reason, ScopeKeys, Subject,
+        },
+        node::{Act, Linking, NodeConfig, PurposeDraft},
+        telemetry::Metrics,
+        vault::Kek,
+    };
+
+    /// Together they have more cells than a page has room for.
+    const PURPOSES: usize = 40;
+    const CHANNELS: usize = 30;
+
+    fn open(dir: &std::path::Path) -> Arc<Node> {
+        let config = NodeConfig {
+            data_dir: dir.to_owned(),
+            origin: "consent.example.org/test".to_owned(),
+            kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
+            kek_file: None,
+            segment_bytes_max: 64 << 10,
+            appends_max: 64,
+            batch_entries_max: 256,
+            hot_bytes_max: 16 << 20,
+            sled_cache_bytes: 16 << 20,
+            recent_events_max: 100,
+            scrub_bytes_per_second: 0,
+            revision_wait: Duration::from_secs(10),
+            confirmation_validity: Duration::from_secs(3_600),
+            decision_token_validity: Duration::from_secs(900),
+        };
+        Node::open(&config, Arc::new(Metrics::default())).unwrap()
+    }
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).unwrap()
+    }
+
+    async fn put_catalog(node: &Node) {
+        for n in 0..CHANNELS {
+            let key = key(&format!("channel-{n}"));
+            let put = ChannelPut { key, title: String::new(), retired: false };
+            node.put_channel(put).await.unwrap();
+        }
+        for n in 0..PURPOSES {
+            let content = PurposeVersion {
+                title: String::new(),
+                description: String::new(),
+                legal_basis: LegalBasis::Consent,
+                basis_by_region: std::collections::BTreeMap::new(),
+                data_categories: Vec::new(),
+                default_validity_ms: None,
+                double_opt_in: false,
+                obligations: Vec::new(),
+            };
+            let draft = PurposeDraft {
+                key: key(&format!("purpose-{n}")),
+                content,
+                oldest_compatible: None,
+                requires_reconsent: false,
+                retired: false,
+            };
+            node.put_purpose(draft).await.unwrap();
+        }
+    }
+
+    async fn record(node: &Node, who: usize, action: Action, cell: Option<(usize, usize)>) {
+        let keys = cell.map(|(purpose, channel)| {
+            (key(&format!("purpose-{purpose}")), key(&format!("channel-{channel}")))
+        });
+        let (purpose, channel) = keys.unzip();
+        let change = Change {
+            action,
+            scope: ScopeKeys { purpose, channel },
+            purpose_version: None,
+            expires_at: None,
+            data_categories: Vec::new(),
+        };
+        let act = Act {
+            subject: Subject::parse(&format!("user:{who}")).unwrap(),
+            actor: Actor::Subject,
+            changes: vec![change],
+            contact: ContactChange::default(),
+            effective_at: None,
+            confirmation_validity_ms: None,
+            evidence: Evidence::default(),
+            idempotency: None,
+        };
+        node.record(act).await.unwrap();
+    }
+
+    fn all(mut decisions: Decisions) -> Vec<CellDecision> {
+        let mut all = Vec::new();
+        while let Some(page) = decisions.next_page().unwrap() {
+            assert!(page.len() <= PAGE_DECISIONS_MAX);
+            all.extend(page);
+        }
+        assert!(decisions.next_page().unwrap().is_none());
+        all
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn pages_and_memory_change_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        for round in 0..3 {
+            for who in 0..4 {
+                record(&node, who, Action::Grant, Some((round, who))).await;
+            }
+            let linking = Linking {
+                subject: Subject::parse("user:0").unwrap(),
+                other: Subject::parse(&format!("user:{}", round + 1)).unwrap(),
+                confidence: Some(LinkConfidence::Verified),
+                asserted_by: "test".to_owned(),
+                dry_run: false,
+            };
+            node.link(linking).await.unwrap();
+            record(&node, round, Action::Withdraw, None).await;
+        }
+        let want = all(node.decisions(0, None).unwrap());
+        // Three withdrawals, and three links of two.
+        assert_eq!(want.len(), 12 + (3 + 6) * PURPOSES * CHANNELS);
+        let mut without_memory = node.decisions(0, None).unwrap();
+        without_memory.states = Kept::within(0);
+        assert!(all(without_memory) == want);
+
+        // Each is what the past is otherwise found to be.
+        let names_what_was_granted = |decision: &&CellDecision| {
+            let ends =
+                |key: &Key| ["-0", "-1", "-2", "-3"].iter().any(|n| key.as_str().ends_with(n));
+            ends(&decision.purpose) && ends(&decision.channel)
+        };
+        for decision in want.iter().filter(names_what_was_granted) {
+            let past = node.core.past(crate::node::AsOf::Revision(decision.index + 1)).unwrap();
+            let (state, _) = node.core.state_at(decision.subject, &past).unwrap();
+            let catalog = &past.catalog.catalog;
+            let (purpose, channel) = (decision.purpose.as_str(), decision.channel.as_str());
+            let query = crate::domain::Query::new(catalog, purpose, channel, &[], None);
+            let checked = crate::decide::decide(catalog, &state, &query, past.now);
+            assert_eq!(checked.reason, decision.reason);
+            assert_eq!(checked.decided_by, decision.decided_by);
+        }
+        assert!(want.iter().any(|decision| decision.reason == Reason::Granted));
+
+        let head = node.revision();
+        for start in [1, head / 2, head - 1, head] {
+            let rest: Vec<_> = want.iter().filter(|it| it.index >= start).cloned().collect();
+            assert!(all(node.decisions(start, None).unwrap()) == rest, "from {start}");
+        }
+        assert!(matches!(
+            node.decisions(head + 1, None),
+            Err(ReadError::IndexOutOfRange { index, .. }) if index == head + 1
+        ));
+    }
+}

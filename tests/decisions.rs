@@ -1,0 +1,819 @@
+//! Every decision of a node, recomputed from the ledger alone: over whatever a ledger can hold they
+//! agree, and a node that lies about an answer, an entry or an outcome is found out.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{collections::BTreeMap, fs, pin::Pin, sync::Arc, time::Instant};
+
+use consent_ledger::{
+    domain::{Body, Entry, Key, Outcome, Reason},
+    ledger::{chain::Tip, entry},
+    proto::{
+        self, Action, Actor, LegalBasis, LinkConfidence, ListDecisionsResponse,
+        as_of::Moment,
+        audit_service_client::AuditServiceClient,
+        audit_service_server::{AuditService, AuditServiceServer},
+    },
+    tlog::{
+        checkpoint::{Checkpoint, SignedCheckpoint},
+        key::{Algorithm, SignerKey},
+        merkle::{Range, leaf_hash},
+    },
+};
+use futures_util::{Stream, TryStreamExt as _, stream};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::Value;
+use support::{
+    Clients, Finished, PATIENCE, Process, Server, act, binary, change, check_request,
+    consent_purpose, example, now_ms, repository, timestamp, typed,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Channel};
+
+const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
+const CHANNELS: [&str; 3] = ["email", "fax", "sms"];
+const SUBJECTS: usize = 12;
+/// How many decisions are asked about once more, one by one.
+const CHECKS_MAX: usize = 200;
+
+fn verify(address: &str, args: &[&str]) -> Finished {
+    let mut command = binary();
+    command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+    command.args(["verify-decisions", "--json"]).args(args);
+    Process::spawn(command).wait(support::LONG_PATIENCE)
+}
+
+async fn size(clients: &mut Clients) -> u64 {
+    let request = proto::GetCheckpointRequest::default();
+    clients.audit.get_checkpoint(request).await.unwrap().into_inner().size
+}
+
+async fn decisions(
+    clients: &mut Clients,
+    start_index: u64,
+    end_index: Option<u64>,
+) -> Result<Vec<ListDecisionsResponse>, Status> {
+    let request = proto::ListDecisionsRequest { start_index, end_index };
+    clients.audit.list_decisions(request).await?.into_inner().try_collect().await
+}
+
+// --- Traffic.
+
+/// Acts, confirmations, imports, links and catalogue changes, as they come.
+struct Traffic {
+    rng: StdRng,
+    clients: Clients,
+    tokens: Vec<String>,
+}
+
+impl Traffic {
+    async fn new(seed: u64, clients: Clients) -> Self {
+        let mut traffic = Self { rng: StdRng::seed_from_u64(seed), clients, tokens: Vec::new() };
+        for purpose in PURPOSES {
+            traffic.put_purpose(purpose, false).await;
+        }
+        for channel in CHANNELS {
+            traffic.put_channel(channel, false).await;
+        }
+        traffic
+    }
+
+    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
+        among[self.rng.random_range(0..among.len())]
+    }
+
+    fn one_in(&mut self, n: u32) -> bool {
+        self.rng.random_range(0..n) == 0
+    }
+
+    /// Few of them act often.
+    fn subject(&mut self) -> String {
+        let among = self.rng.random_range(1..=SUBJECTS);
+        format!("user:{}", self.rng.random_range(0..among))
+    }
+
+    async fn put_purpose(&mut self, key: &str, any: bool) {
+        let basis = match key {
+            "care" => LegalBasis::LegitimateInterest,
+            "terms" => LegalBasis::Contract,
+            _ => LegalBasis::Consent,
+        };
+        let moved = any && self.one_in(4);
+        let purpose = proto::Purpose {
+            title: format!("{key} {}", self.rng.random_range(0..3)),
+            legal_basis: if moved { LegalBasis::Contract } else { basis }.into(),
+            double_opt_in: key == "offers" && !(any && self.one_in(3)),
+            retired: any && self.one_in(5),
+            ..consent_purpose(key)
+        };
+        let requires_reconsent = any && self.one_in(3);
+        let request = proto::PutPurposeRequest { purpose: Some(purpose), requires_reconsent };
+        self.clients.catalog.put_purpose(request).await.unwrap();
+    }
+
+    async fn put_channel(&mut self, key: &str, retired: bool) {
+        let channel = proto::Channel { key: key.into(), title: key.into(), retired };
+        let request = proto::PutChannelRequest { channel: Some(channel) };
+        self.clients.catalog.put_channel(request).await.unwrap();
+    }
+
+    fn changes(&mut self) -> Vec<proto::Change> {
+        (0..self.rng.random_range(1..4)).map(|_| self.change()).collect()
+    }
+
+    fn change(&mut self) -> proto::Change {
+        let (purpose, channel) = (self.pick(&PURPOSES), self.pick(&CHANNELS));
+        if self.one_in(2) {
+            let now = now_ms();
+            let ends = [None, Some(now + 150), Some(now + 60_000), Some(now + 90_000)];
+            let expires_at = self.pick(&ends).map(timestamp);
+            return proto::Change { expires_at, ..change(Action::Grant, purpose, channel) };
+        }
+        let action = self.pick(&[Action::Refuse, Action::Withdraw, Action::Object]);
+        let purpose = if self.one_in(4) { "*" } else { purpose };
+        let channel = if self.one_in(4) { "*" } else { channel };
+        change(action, purpose, channel)
+    }
+
+    fn actor(&mut self) -> Actor {
+        use Actor::{Agent, Guardian, Import, Operator, Subject, System};
+        if self.one_in(2) {
+            Subject
+        } else {
+            self.pick(&[Guardian, Agent, Operator, System, Import])
+        }
+    }
+
+    async fn record(&mut self) {
+        let (subject, changes, actor) = (self.subject(), self.changes(), self.actor());
+        let mut request = act(&subject, changes);
+        request.actor = actor.into();
+        if self.one_in(3) {
+            let ago = self.rng.random_range(0..3_000);
+            request.effective_at = Some(timestamp(now_ms() - ago));
+        }
+        if actor == Actor::Guardian && self.one_in(2) {
+            let after = self.pick(&[200, 60_000]);
+            let authority = proto::Authority {
+                relationship: "parent".into(),
+                representative: "user:parent".into(),
+                ends_at: Some(timestamp(now_ms() + after)),
+                ..proto::Authority::default()
+            };
+            let authority = Some(authority);
+            request.evidence = Some(proto::Evidence { authority, ..Default::default() });
+        }
+        // Some are refused for what they ask, for example a grant that ended before.
+        if let Ok(answer) = self.clients.consent.record_consent(request).await {
+            self.tokens.extend(answer.into_inner().confirmation.map(|own| own.token));
+        }
+    }
+
+    async fn confirm(&mut self) {
+        if self.tokens.is_empty() {
+            return;
+        }
+        let token = self.tokens.swap_remove(self.rng.random_range(0..self.tokens.len()));
+        let request = proto::ConfirmConsentRequest { token, ..Default::default() };
+        self.clients.consent.confirm_consent(request).await.unwrap();
+    }
+
+    async fn link(&mut self) {
+        let (subject, other_subject) = (self.subject(), self.subject());
+        if self.one_in(3) {
+            let asserted_by = "desk".into();
+            let request = proto::UnlinkSubjectsRequest {
+                subject,
+                other_subject,
+                asserted_by,
+                ..Default::default()
+            };
+            let _ = self.clients.privacy.unlink_subjects(request).await;
+        } else {
+            let confidence = self.pick(&[LinkConfidence::Verified, LinkConfidence::Asserted]);
+            let request = proto::LinkSubjectsRequest {
+                subject,
+                other_subject,
+                confidence: confidence.into(),
+                asserted_by: "login".into(),
+                dry_run: false,
+            };
+            let _ = self.clients.privacy.link_subjects(request).await;
+        }
+    }
+
+    async fn import(&mut self) {
+        use proto::import_consents_request::Message;
+        let rows = (1..20).map(|line| proto::ImportRow {
+            line,
+            subject: self.subject(),
+            actor: Actor::Import.into(),
+            changes: vec![self.change()],
+            ..proto::ImportRow::default()
+        });
+        let rows = proto::ImportRows { rows: rows.collect() };
+        let start = proto::ImportStart { source: "crm".into(), dry_run: false };
+        let messages = [Message::Start(start), Message::Rows(rows)]
+            .map(|message| proto::ImportConsentsRequest { message: Some(message) });
+        self.clients.consent.import_consents(stream::iter(messages)).await.unwrap();
+    }
+
+    async fn use_data(&mut self) {
+        let request = proto::RecordUseRequest {
+            subject: self.subject(),
+            purpose: self.pick(&PURPOSES).into(),
+            channel: self.pick(&CHANNELS).into(),
+            ..proto::RecordUseRequest::default()
+        };
+        // Not of somebody whom nobody knows yet.
+        let _ = self.clients.consent.record_use(request).await;
+    }
+
+    /// What chance may have left out, of somebody who is in nothing else.
+    async fn one_of_each(&mut self) {
+        let (subject, other_subject) = ("user:one".to_owned(), "user:other".to_owned());
+        let fresh = |purpose| change(Action::Grant, purpose, "push");
+        self.clients.put_catalog(&["polls"], &["push"]).await;
+        let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("letters") };
+        let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+        self.clients.catalog.put_purpose(request).await.unwrap();
+        let expires_at = Some(timestamp(now_ms() + 1_000));
+        let soon = proto::Change { expires_at, ..fresh("polls") };
+        let request = act(&subject, vec![soon, fresh("letters")]);
+        let answer = self.clients.consent.record_consent(request).await.unwrap().into_inner();
+        self.tokens = vec![answer.confirmation.unwrap().token];
+        self.confirm().await;
+        let confidence = LinkConfidence::Verified.into();
+        let asserted_by = "login".to_owned();
+        let link = proto::LinkSubjectsRequest {
+            subject: subject.clone(),
+            other_subject: other_subject.clone(),
+            confidence,
+            asserted_by: asserted_by.clone(),
+            dry_run: false,
+        };
+        self.clients.privacy.link_subjects(link).await.unwrap();
+        let use_data = proto::RecordUseRequest {
+            subject: subject.clone(),
+            purpose: "letters".into(),
+            channel: "push".into(),
+            ..proto::RecordUseRequest::default()
+        };
+        self.clients.consent.record_use(use_data).await.unwrap();
+        let unlink = proto::UnlinkSubjectsRequest {
+            subject,
+            other_subject,
+            asserted_by,
+            ..proto::UnlinkSubjectsRequest::default()
+        };
+        self.clients.privacy.unlink_subjects(unlink).await.unwrap();
+    }
+
+    async fn step(&mut self) {
+        match self.rng.random_range(0..40) {
+            0..24 => self.record().await,
+            24..28 => self.confirm().await,
+            28..33 => self.link().await,
+            33..35 => self.import().await,
+            35..37 => self.use_data().await,
+            37 => {
+                let retired = self.one_in(2);
+                self.put_channel("fax", retired).await;
+            }
+            _ => {
+                let purpose = self.pick(&PURPOSES);
+                self.put_purpose(purpose, true).await;
+            }
+        }
+    }
+}
+
+/// The number of entries of each kind.
+async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
+    let mut kinds = BTreeMap::new();
+    for (_, entry) in clients.entries(0).await {
+        use proto::entry::Body as B;
+        let kind = match entry.body.unwrap() {
+            B::ConsentAct(_) => "act",
+            B::ConsentConfirmed(_) => "confirmed",
+            B::GrantExpired(_) => "expired",
+            B::SubjectsLinked(_) => "linked",
+            B::SubjectsUnlinked(_) => "unlinked",
+            B::UseRecorded(_) => "use",
+            B::PurposePut(_) | B::ChannelPut(_) => "catalog",
+            B::LedgerOpened(_) => "opened",
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
+// --- They agree.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
+    let seed = support::seed("decisions");
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut traffic = Traffic::new(seed, server.clients().await).await;
+    for _ in 0..250 {
+        traffic.step().await;
+    }
+    traffic.one_of_each().await;
+    // The end of a grant is written down within a second or so.
+    let wanted = ["act", "catalog", "confirmed", "expired", "linked", "unlinked", "use"];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let kinds = kinds(&mut traffic.clients).await;
+        if wanted.iter().all(|kind| kinds.contains_key(kind)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{kinds:?}");
+        tokio::task::yield_now().await;
+    }
+    agrees(&server, dir.path(), &mut traffic.clients).await;
+    equals_checks_of_the_past(&mut traffic.clients).await;
+    server.terminate();
+
+    // A view that was built from the ledger answers as the one that grew with it.
+    fs::remove_dir_all(dir.path().join("view")).unwrap();
+    let server = Server::start(dir.path());
+    agrees(&server, dir.path(), &mut server.clients().await).await;
+}
+
+async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
+    // Grants may end meanwhile: an end that is named stays.
+    let end = size(clients).await;
+    let answered = decisions(clients, 0, Some(end)).await.unwrap();
+    assert!(answered.len() > 100, "{}", answered.len());
+    let until = end.to_string();
+    let dir = dir.to_str().unwrap();
+    for from in [0, end / 3, end - 1] {
+        let start = from.to_string();
+        let range = ["--start", &start, "--end", &until];
+        for more in [&[][..], &["--data-dir", dir]] {
+            let found = verify(&server.address, &[&range, more].concat()).expect_code(0).json();
+            assert_eq!(found["agrees"], true);
+            assert_eq!(found["untrue"], 0);
+            assert_eq!(found["differ"], 0);
+            let within = answered.iter().filter(|decision| decision.index >= from).count();
+            assert_eq!(found["decisions"], within, "{found}");
+            assert_eq!(found["entries"], end - from);
+        }
+    }
+}
+
+/// What the node lists is what it answers to whoever asks it about the past.
+async fn equals_checks_of_the_past(clients: &mut Clients) {
+    let mut names: BTreeMap<Vec<u8>, String> = BTreeMap::new();
+    let entries = clients.entries(0).await;
+    for n in 0..SUBJECTS {
+        let name = format!("user:{n}");
+        let history = clients.history(&name).await;
+        for item in history {
+            let (_, entry) = &entries[usize::try_from(item.index).unwrap()];
+            if let Some(proto::entry::Body::ConsentAct(act)) = &entry.body {
+                names.insert(act.subject_ref.clone(), name.clone());
+            }
+        }
+    }
+    let listed = decisions(clients, 0, None).await.unwrap();
+    for listed in listed.iter().step_by(1 + listed.len() / CHECKS_MAX) {
+        let Some(name) = names.get(&listed.subject_ref) else { continue };
+        let as_of = Some(proto::AsOf { moment: Some(Moment::Revision(listed.index + 1)) });
+        let request =
+            proto::CheckRequest { as_of, ..check_request(name, &listed.purpose, &listed.channel) };
+        let checked = clients.check.check(request).await.unwrap().into_inner();
+        let checked =
+            (checked.effect, checked.reason, checked.decided_by_index, checked.valid_until);
+        let listed_as = (listed.effect, listed.reason, listed.decided_by_index, listed.valid_until);
+        assert_eq!(checked, listed_as, "{listed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_agrees_and_ranges_are_minded() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let path = |path: &str| repository(path).to_str().unwrap().to_owned();
+    server.cli(&["catalog", "apply", &path(example::CATALOG)]).expect_code(0);
+    server.cli(&["replay", &path(example::ACTS)]).expect_code(0);
+    let found = verify(&server.address, &[]).expect_code(0).json();
+    assert!(found["decisions"].as_u64().unwrap() > 10_000, "{found}");
+    println!("states of {} data subjects take {} bytes", found["subjects"], found["state_bytes"]);
+
+    let said = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
+    assert!(said.stdout.starts_with("agrees\n"), "{}", said.stdout);
+    assert!(said.stdout.contains(" decisions over 95 entries, 0 differ\n"), "{}", said.stdout);
+
+    let mut clients = server.clients().await;
+    let head = size(&mut clients).await;
+    for (start, end, reason) in [
+        (5, Some(4), "INVALID_FIELD"),
+        (0, Some(head + 1), "INDEX_OUT_OF_RANGE"),
+        (head + 1, None, "INDEX_OUT_OF_RANGE"),
+    ] {
+        let refused = decisions(&mut clients, start, end).await.unwrap_err();
+        assert_eq!(typed(&refused).reason, reason, "{start} {end:?}");
+    }
+    assert_eq!(decisions(&mut clients, head, None).await.unwrap(), []);
+    for wrong in [&["--start", "9", "--end", "8"][..], &["--end", "999999"], &["--key", "x"]] {
+        verify(&server.address, wrong).expect_code(2);
+    }
+    let absent = dir.path().join("absent");
+    verify(&server.address, &["--data-dir", absent.to_str().unwrap()]).expect_code(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["b", "a"], &["sms", "email"]).await;
+    let all = act("user:1", vec![change(Action::Object, "*", "*")]);
+    let retire = proto::PutChannelRequest {
+        channel: Some(proto::Channel { key: "email".into(), retired: true, ..Default::default() }),
+    };
+    clients.catalog.put_channel(retire).await.unwrap();
+    let index = clients.consent.record_consent(all).await.unwrap().into_inner().index;
+    let link = proto::LinkSubjectsRequest {
+        subject: "user:1".into(),
+        other_subject: "user:2".into(),
+        confidence: LinkConfidence::Asserted.into(),
+        asserted_by: "desk".into(),
+        dry_run: false,
+    };
+    clients.privacy.link_subjects(link).await.unwrap();
+    let listed = decisions(&mut clients, index, None).await.unwrap();
+    let cells: Vec<_> =
+        listed.iter().map(|it| (it.index, it.purpose.as_str(), it.channel.as_str())).collect();
+    let each = |index| {
+        [("a", "email"), ("a", "sms"), ("b", "email"), ("b", "sms")]
+            .map(|(purpose, channel)| (index, purpose, channel))
+    };
+    assert_eq!(cells, [each(index), each(index + 1), each(index + 1)].concat());
+    assert!(listed[4].subject_ref < listed[8].subject_ref);
+    for decision in &listed {
+        let reason = match decision.channel.as_str() {
+            "email" => proto::Reason::UnknownChannel,
+            _ => proto::Reason::Objected,
+        };
+        assert_eq!(decision.reason(), reason, "{decision:?}");
+    }
+    verify(&server.address, &[]).expect_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_entries_must_be_those_that_were_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["news"], &["email"]).await;
+    for n in 0..9 {
+        let request = act(&format!("user:{n}"), vec![change(Action::Grant, "news", "email")]);
+        clients.consent.record_consent(request).await.unwrap();
+    }
+    let key = SignerKey::from_seed("ledger.example.org", Algorithm::Note, &[7; 32]).unwrap();
+    let vkey = key.verifier().to_string();
+    let mut sign = async |size: u64, flip: bool| {
+        let mut tree = Range::empty(0);
+        let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
+        let entries = clients.audit.list_entries(request).await.unwrap().into_inner();
+        let entries: Vec<_> = entries.try_collect().await.unwrap();
+        for entry in entries.iter().cycle().take(usize::try_from(size).unwrap()) {
+            tree.push(leaf_hash(&entry.entry));
+        }
+        let mut root = tree.root().unwrap();
+        root[0] ^= u8::from(flip);
+        let (origin, extensions) = ("ledger.example.org".to_owned(), String::new());
+        let checkpoint = Checkpoint { origin, size, root, extensions };
+        let path = dir.path().join(format!("checkpoint-{size}-{flip}"));
+        fs::write(&path, SignedCheckpoint::sign(checkpoint, &key).unwrap().to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = sign(10, false).await;
+    let found =
+        verify(&server.address, &["--checkpoint", &good, "--key", &vkey]).expect_code(0).json();
+    assert_eq!((&found["end"], &found["checkpoint"]["size"]), (&10.into(), &10.into()));
+    let files = ["--data-dir", dir.path().to_str().unwrap(), "--end", "4"];
+    verify(&server.address, &[&["--checkpoint", &good, "--key", &vkey], &files[..]].concat())
+        .expect_code(0);
+
+    let bad = sign(10, true).await;
+    let refused = verify(&server.address, &["--checkpoint", &bad, "--key", &vkey]).expect_code(1);
+    assert!(refused.stderr.contains("do not have the root that was signed"), "{}", refused.stderr);
+    let more = sign(20, false).await;
+    let refused = verify(&server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
+    assert!(refused.stderr.contains("the checkpoint is of 20 entries"), "{}", refused.stderr);
+    let other = SignerKey::from_seed("ledger.example.org", Algorithm::Note, &[8; 32]).unwrap();
+    let other = other.verifier().to_string();
+    verify(&server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
+    verify(&server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
+}
+
+// --- They do not.
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// What is altered, how many answers differ then and how many statements are untrue, and how.
+type LedgerLie = (&'static str, (u64, u64), Alter<Vec<u8>>);
+type Alter<T> = Arc<dyn Fn(Vec<T>) -> Vec<T> + Send + Sync>;
+
+/// A node that answers as another does, and alters entries or decisions.
+struct Liar {
+    honest: AuditServiceClient<Channel>,
+    entries: Alter<Vec<u8>>,
+    decisions: Alter<ListDecisionsResponse>,
+}
+
+impl Liar {
+    /// Answers where it listens.
+    async fn start(self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder().add_service(AuditServiceServer::new(self));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        address
+    }
+}
+
+fn truly<T>() -> Alter<T> {
+    Arc::new(|all| all)
+}
+
+#[tonic::async_trait]
+impl AuditService for Liar {
+    async fn get_checkpoint(
+        &self,
+        request: Request<proto::GetCheckpointRequest>,
+    ) -> Result<Response<proto::GetCheckpointResponse>, Status> {
+        self.honest.clone().get_checkpoint(request.into_inner()).await
+    }
+
+    type ListEntriesStream = Answers<proto::ListEntriesResponse>;
+
+    async fn list_entries(
+        &self,
+        request: Request<proto::ListEntriesRequest>,
+    ) -> Result<Response<Self::ListEntriesStream>, Status> {
+        let all = self.honest.clone().list_entries(request.into_inner()).await?.into_inner();
+        let all: Vec<_> = all.map_ok(|message| message.entry).try_collect().await?;
+        let messages = (0..).zip((self.entries)(all));
+        let messages =
+            messages.map(|(index, entry)| Ok(proto::ListEntriesResponse { index, entry }));
+        Ok(Response::new(Box::pin(stream::iter(messages))))
+    }
+
+    type ListDecisionsStream = Answers<ListDecisionsResponse>;
+
+    async fn list_decisions(
+        &self,
+        request: Request<proto::ListDecisionsRequest>,
+    ) -> Result<Response<Self::ListDecisionsStream>, Status> {
+        let all = self.honest.clone().list_decisions(request.into_inner()).await?.into_inner();
+        let all = (self.decisions)(all.try_collect().await?);
+        Ok(Response::new(Box::pin(stream::iter(all.into_iter().map(Ok)))))
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        _: Request<proto::GetInclusionProofRequest>,
+    ) -> Result<Response<proto::GetInclusionProofResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        _: Request<proto::GetConsistencyProofRequest>,
+    ) -> Result<Response<proto::GetConsistencyProofResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn get_receipt(
+        &self,
+        _: Request<proto::GetReceiptRequest>,
+    ) -> Result<Response<proto::GetReceiptResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+/// A small ledger: catalogue (1 to 3), a grant (4), a withdrawal of everything (5), a grant of another (6),
+/// a request (7) and its confirmation (8).
+async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
+    let server = Server::start(dir);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["news"], &["email"]).await;
+    let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("offers") };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+    for (subject, action, purpose) in [
+        ("user:1", Action::Grant, "news"),
+        ("user:1", Action::Withdraw, "*"),
+        ("user:2", Action::Grant, "news"),
+        ("user:2", Action::Grant, "offers"),
+    ] {
+        let channel = if purpose == "*" { "*" } else { "email" };
+        let mut request = act(subject, vec![change(action, purpose, channel)]);
+        request.changes[0].expires_at =
+            (action == Action::Grant).then(|| timestamp(now_ms() + 3_600_000));
+        let answer = clients.consent.record_consent(request).await.unwrap().into_inner();
+        if let Some(confirmation) = answer.confirmation {
+            let token = confirmation.token;
+            let request = proto::ConfirmConsentRequest { token, ..Default::default() };
+            clients.consent.confirm_consent(request).await.unwrap();
+        }
+    }
+    assert_eq!(size(&mut clients).await, 9);
+    (server, clients)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lies_about_an_answer_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, clients) = small_ledger(dir.path()).await;
+    let lies: [(&str, u64, Alter<ListDecisionsResponse>); 8] = [
+        ("nothing is altered", 0, truly()),
+        ("another reason", 1, altered(1, |it| it.reason = proto::Reason::Granted.into())),
+        ("another effect", 1, altered(2, |it| it.effect = proto::Effect::Allow.into())),
+        ("another entry that decided", 1, altered(3, |it| it.decided_by_index = Some(4))),
+        ("another end", 1, altered(0, |it| it.valid_until = None)),
+        (
+            "a cell is left out",
+            1,
+            Arc::new(|mut all| {
+                all.remove(1);
+                all
+            }),
+        ),
+        (
+            "a cell is added",
+            1,
+            Arc::new(|mut all| {
+                let last = all.last().unwrap().clone();
+                all.push(ListDecisionsResponse { index: 99, ..last });
+                all
+            }),
+        ),
+        ("all is given twice", 6, Arc::new(|all| [all.clone(), all].concat())),
+    ];
+    for (what, differ, decisions) in lies {
+        let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
+        let address = liar.start().await;
+        let code = i32::from(differ > 0);
+        let found = verify(&address, &[]).expect_code(code).json();
+        assert_eq!(found["differ"], differ, "{what}: {found}");
+        assert_eq!(found["decisions"], 6, "{what}: {found}");
+        assert_eq!(found["agrees"], differ == 0, "{what}");
+        assert_eq!(found["differences"].as_array().unwrap().len() as u64, differ, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_are_named_for_people_up_to_a_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, clients) = small_ledger(dir.path()).await;
+    let decisions: Alter<ListDecisionsResponse> = Arc::new(|all| {
+        let all = all.into_iter().skip(1);
+        all.map(|it| ListDecisionsResponse { reason: proto::Reason::Erased.into(), ..it }).collect()
+    });
+    let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
+    let address = liar.start().await;
+    let mut command = binary();
+    command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+    command.args(["verify-decisions", "--show", "2"]);
+    let said = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[1].starts_with("#4 ") && lines[1].ends_with(" nothing"), "{said}");
+    assert!(lines[1].contains(" news:email ") && lines[1].contains(" allow granted by #4 until "));
+    assert!(lines[2].contains(" deny withdrawn by #5 "), "{said}");
+    assert!(lines[2].ends_with(" deny erased by #5"), "{said}");
+    assert_eq!(lines[3], "DIFFERS");
+    assert_eq!(lines[4], "decisions   6 decisions over 9 entries, 6 differ");
+}
+
+fn altered(
+    at: usize,
+    alter: impl Fn(&mut ListDecisionsResponse) + Send + Sync + 'static,
+) -> Alter<ListDecisionsResponse> {
+    Arc::new(move |mut all| {
+        alter(&mut all[at]);
+        all
+    })
+}
+
+/// Entries with one of them altered, linked to a chain that is unbroken.
+fn rewritten(at: u64, alter: impl Fn(&mut Entry) + Send + Sync + 'static) -> Alter<Vec<u8>> {
+    Arc::new(move |all| {
+        let mut tip = Tip::genesis();
+        let rewrite = all.iter().map(|bytes| {
+            let mut entry = entry::decode(bytes).unwrap();
+            if entry.index == at {
+                alter(&mut entry);
+            }
+            let (_, bytes, next) = tip.link(entry.recorded_at, entry.body).unwrap();
+            tip = next;
+            bytes
+        });
+        rewrite.collect()
+    })
+}
+
+fn the_act(entry: &mut Entry) -> &mut consent_ledger::domain::ConsentAct {
+    match &mut entry.body {
+        Body::Act(act) => act,
+        other => panic!("no act: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_lies_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, clients) = small_ledger(dir.path()).await;
+    // What differs, and what is untrue.
+    let lies: [LedgerLie; 7] = [
+        ("the same entries, linked anew", (0, 0), rewritten(5, |_| ())),
+        (
+            "a withdrawal of something else",
+            (1, 1),
+            rewritten(5, |entry| {
+                let scope = &mut the_act(entry).changes[0].scope;
+                scope.purpose = Some(Key::parse("offers").unwrap());
+            }),
+        ),
+        (
+            "an outcome that is made up",
+            (0, 1),
+            rewritten(5, |entry| {
+                the_act(entry).changes[0].outcome = Outcome::NoEffect;
+            }),
+        ),
+        (
+            "a withdrawal with a time to come",
+            (0, 1),
+            rewritten(5, |entry| {
+                let later = entry.recorded_at.plus_ms(60_000);
+                the_act(entry).effective_at = later;
+            }),
+        ),
+        (
+            "a confirmation of what was not asked",
+            (0, 1),
+            rewritten(8, |entry| {
+                let Body::Confirmed(confirmed) = &mut entry.body else { panic!("{entry:?}") };
+                confirmed.grants[0].data_categories.push("user.contact".to_owned());
+            }),
+        ),
+        (
+            "a confirmation of another's request",
+            (0, 1),
+            rewritten(8, |entry| {
+                let Body::Confirmed(confirmed) = &mut entry.body else { panic!("{entry:?}") };
+                confirmed.request_index = 6;
+            }),
+        ),
+        (
+            "the end of a grant that has not ended",
+            (1, 1),
+            rewritten(6, |entry| {
+                let act = the_act(entry).clone();
+                let mut changes = act.changes;
+                changes[0].action = consent_ledger::domain::Action::Expire;
+                entry.body = Body::Expired(consent_ledger::domain::GrantExpired {
+                    subject_ref: act.subject_ref,
+                    grant_index: 4,
+                    expired_at: entry.recorded_at,
+                    reason: Reason::Expired,
+                    changes,
+                });
+            }),
+        ),
+    ];
+    for (what, (differ, untrue), entries) in lies {
+        let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
+        let address = liar.start().await;
+        let found = verify(&address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
+        println!("{what}: {found}");
+        assert_eq!(
+            (&found["differ"], &found["untrue"]),
+            (&differ.into(), &untrue.into()),
+            "{what}"
+        );
+    }
+
+    let broken: Alter<Vec<u8>> = Arc::new(|mut all| {
+        let last = all[5].len() - 1;
+        all[5][last] ^= 1;
+        all
+    });
+    let early: Alter<Vec<u8>> = Arc::new(|mut all| {
+        all.pop();
+        all
+    });
+    for (entries, want) in [(broken, "is damaged"), (early, "there is no entry 8")] {
+        let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
+        let said = verify(&liar.start().await, &[]).expect_code(1).stderr;
+        let error: Value = serde_json::from_str(&said).unwrap();
+        assert!(error["error"]["message"].as_str().unwrap().contains(want), "{said}");
+    }
+}
