@@ -187,10 +187,10 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::{
+        config::ServeConfig,
         domain::{
             Action, Actor, Change, ChannelPut, ContactChange, Evidence, Key, LegalBasis,
             LinkConfidence, PurposeVersion, Reason, ScopeKeys, Subject,
@@ -207,19 +207,9 @@ mod tests {
     fn open(dir: &std::path::Path) -> Arc<Node> {
         let config = NodeConfig {
             data_dir: dir.to_owned(),
-            origin: "consent.example.org/test".to_owned(),
             kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
-            kek_file: None,
-            segment_bytes_max: 64 << 10,
-            appends_max: 64,
-            batch_entries_max: 256,
-            hot_bytes_max: 16 << 20,
-            sled_cache_bytes: 16 << 20,
-            recent_events_max: 100,
             scrub_bytes_per_second: 0,
-            revision_wait: Duration::from_secs(10),
-            confirmation_validity: Duration::from_secs(3_600),
-            decision_token_validity: Duration::from_secs(900),
+            ..ServeConfig::default().node
         };
         Node::open(&config, Arc::new(Metrics::default())).unwrap()
     }
