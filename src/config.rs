@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{node::NodeConfig, telemetry::TelemetryConfig, vault::Kek};
+use crate::{
+    node::NodeConfig, telemetry::TelemetryConfig, tlog::policy::Policy, tree::WitnessFail,
+    vault::Kek,
+};
 
 /// Kibibyte, in bytes.
 const KIB: u64 = 1 << 10;
@@ -127,6 +130,9 @@ fn default_node() -> NodeConfig {
         revision_wait: Duration::from_secs(5),
         confirmation_validity: Duration::from_secs(7 * 24 * 3_600),
         decision_token_validity: Duration::from_secs(15 * 60),
+        witness_policy: Policy::none(),
+        witness_fail: WitnessFail::Open,
+        witness_wait: Duration::from_secs(5),
     }
 }
 

@@ -205,6 +205,7 @@ impl ServeArgs {
                 revision_wait: self.revision_wait,
                 confirmation_validity: self.confirmation_validity,
                 decision_token_validity: self.decision_token_validity,
+                ..ServeConfig::default().node
             },
         };
         config.check()?;

@@ -284,6 +284,9 @@ mod tests {
             revision_wait: Duration::from_secs(10),
             confirmation_validity: Duration::from_secs(3_600),
             decision_token_validity: Duration::from_secs(900),
+            witness_policy: crate::tlog::policy::Policy::none(),
+            witness_fail: crate::tree::WitnessFail::Open,
+            witness_wait: Duration::from_secs(5),
         };
         Node::open(&config, Arc::new(Metrics::default())).unwrap()
     }

@@ -61,6 +61,8 @@ use crate::{
         index::Index,
     },
     telemetry::Metrics,
+    tlog::policy::Policy,
+    tree::WitnessFail,
     vault::Vault,
     view::{CatalogAt, View},
     watch::{Filter, Hub, Watcher},
@@ -97,6 +99,12 @@ pub struct NodeConfig {
     pub confirmation_validity: Duration,
     /// How long a decision token is good at most.
     pub decision_token_validity: Duration,
+    /// Which witnesses must have cosigned a checkpoint before it is released.
+    pub witness_policy: Policy,
+    /// What becomes of a checkpoint that they do not cosign.
+    pub witness_fail: WitnessFail,
+    /// How long a checkpoint waits for them before it is released without, where it may be.
+    pub witness_wait: Duration,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.

@@ -4,6 +4,15 @@ use std::sync::Arc;
 
 use crate::tlog::{checkpoint::SignedCheckpoint, merkle::Hash};
 
+/// What becomes of a checkpoint that too few witnesses have cosigned in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum WitnessFail {
+    /// It is released without, and that is reported.
+    Open,
+    /// It is held back, with everything that waits for it, until the policy is met.
+    Closed,
+}
+
 /// A checkpoint that was signed and is on stable storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
