@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry"],
     &["node"],
     &["config", "status"],
-    &["grpc"],
+    &["grpc", "witness"],
     &["client", "server"],
     &["cli"],
     &["main"],
