@@ -45,6 +45,8 @@ use crate::{
         privacy_service_server as privacy, watch_service_server as watcher,
     },
     telemetry::{self, Metrics, Phase, TelemetryError},
+    web::WebError,
+    witness::client::{Asking, Witnesses},
 };
 
 /// Services that go on answering when writes are stopped.
@@ -101,6 +103,9 @@ pub enum ServeError {
     /// The descriptors of reflection are unusable.
     #[error("cannot set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// Witnesses can not be asked.
+    #[error("witnesses can not be asked: {0}")]
+    Witnesses(#[from] WebError),
     /// A task ended that should not have.
     #[error("a task of the server ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -203,6 +208,8 @@ async fn serve_node(
     );
     let mut serving = tokio::spawn(server);
 
+    // They are asked until the last request, which may wait for them, is answered.
+    let _witnesses = start_witnesses(config, node, metrics)?;
     health.set(Phase::Serving).await;
     let follow = tokio::spawn(follow_writes(node.writes_stopped(), health.clone()));
     announce(address, metrics_address);
@@ -222,6 +229,28 @@ async fn serve_node(
     health.set(Phase::Draining).await;
     drain.cancel();
     finish(serving, config.drain_timeout, metrics).await
+}
+
+/// Starts to bring checkpoints to witnesses, if there are any.
+fn start_witnesses(
+    config: &ServeConfig,
+    node: &Arc<Node>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Witnesses>, ServeError> {
+    let policy = &config.node.witness_policy;
+    if policy.witnesses().is_empty() {
+        return Ok(None);
+    }
+    let logs = policy.logs();
+    if !logs.is_empty() && !logs.contains(node.verifier_key()) {
+        tracing::warn!(
+            key = %node.verifier_key(),
+            "the policy of witnesses names logs, and none of them is this ledger"
+        );
+    }
+    let ca = config.witness_ca.as_ref().map(read_file).transpose()?;
+    let asking = Asking::new(config.node.witness_wait, ca.as_deref())?;
+    Ok(Some(Witnesses::start(node, policy, &asking, metrics)))
 }
 
 /// Connections, with a pause after each one that could not be accepted: while the process has no
@@ -335,10 +364,11 @@ fn layered(
 }
 
 fn read_identity(files: &TlsFiles) -> Result<Identity, ServeError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.clone(), source })
-    };
-    Ok(Identity::from_pem(read(&files.cert)?, read(&files.key)?))
+    Ok(Identity::from_pem(read_file(&files.cert)?, read_file(&files.key)?))
+}
+
+fn read_file(path: &PathBuf) -> Result<Vec<u8>, ServeError> {
+    std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.clone(), source })
 }
 
 /// What pages of these origins may do; nothing at all if there are none.
