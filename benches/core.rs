@@ -104,6 +104,9 @@ fn config(dir: &Path) -> NodeConfig {
         witness_policy: consent_ledger::tlog::policy::Policy::none(),
         witness_fail: consent_ledger::tree::WitnessFail::Open,
         witness_wait: Duration::from_secs(5),
+        signing_key_file: None,
+        checkpoint_interval: Duration::from_millis(10),
+        checkpoint_wait: Duration::from_secs(10),
     }
 }
 

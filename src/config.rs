@@ -60,6 +60,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// Address of the metrics listener; none means no such listener.
     pub metrics_listen: Option<SocketAddr>,
+    /// Address of the listener for tiles; none means no such listener.
+    pub tiles_listen: Option<SocketAddr>,
     /// Whether an address beyond this machine may be listened on, though nobody is asked who they
     /// are.
     pub insecure: bool,
@@ -103,6 +105,7 @@ impl Default for ServeConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50_051)),
             metrics_listen: None,
+            tiles_listen: None,
             insecure: false,
             tls: None,
             cors_origins: Vec::new(),
@@ -143,6 +146,9 @@ fn default_node() -> NodeConfig {
         witness_policy: Policy::none(),
         witness_fail: WitnessFail::Open,
         witness_wait: Duration::from_secs(5),
+        signing_key_file: None,
+        checkpoint_interval: Duration::from_secs(1),
+        checkpoint_wait: Duration::from_secs(10),
     }
 }
 
@@ -211,7 +217,7 @@ impl ServeConfig {
     /// The first thing that is refused.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_exposure(self.listen, self.tls.is_some(), self.insecure)?;
-        if let Some(address) = self.metrics_listen {
+        for address in self.metrics_listen.into_iter().chain(self.tiles_listen) {
             check_exposure(address, false, self.insecure)?;
         }
         check_origin(&self.node.origin)?;

@@ -287,6 +287,9 @@ mod tests {
             witness_policy: crate::tlog::policy::Policy::none(),
             witness_fail: crate::tree::WitnessFail::Open,
             witness_wait: Duration::from_secs(5),
+            signing_key_file: None,
+            checkpoint_interval: Duration::from_millis(10),
+            checkpoint_wait: Duration::from_secs(10),
         };
         Node::open(&config, Arc::new(Metrics::default())).unwrap()
     }

@@ -104,6 +104,16 @@ pub struct Metrics {
     pub deviations: Counter,
     /// 1 if the ledger takes no more writes until restart.
     pub writes_stopped: Level,
+    /// Entries under the latest checkpoint that was signed.
+    pub checkpoint_signed_entries: Level,
+    /// Entries under the latest checkpoint that was released.
+    pub checkpoint_released_entries: Level,
+    /// Checkpoints that were signed.
+    pub checkpoints: Counter,
+    /// Checkpoints that were released although too few witnesses had seen them.
+    pub checkpoints_unwitnessed: Counter,
+    /// 1 if no more checkpoints are signed.
+    pub signing_stopped: Level,
     /// Watchers that are connected.
     pub watchers: Level,
     /// Events that were sent to watchers.
@@ -117,13 +127,12 @@ pub struct Metrics {
     /// Data subjects that the vault knows.
     pub vault_subjects: Level,
     witness_requests: Family<NamedLabels<2>, Counter>,
-    witness_size: Family<NamedLabels<1>, Level>,
+    witness_entries: Family<NamedLabels<1>, Level>,
     /// Witnesses' answers that say that this ledger was rolled back, or forked.
     pub witness_conflicts: Counter,
-    /// Number of entries under the latest checkpoint that was released as the policy asks.
-    pub checkpoint_witnessed_size: Level,
-    /// Checkpoints that were released although too few witnesses had cosigned them in time.
-    pub checkpoints_unwitnessed: Counter,
+    /// Number of entries under the latest checkpoint that as many witnesses as asked have cosigned
+    /// since the start.
+    pub checkpoint_witnessed_entries: Level,
 }
 
 impl Default for Metrics {
@@ -182,6 +191,20 @@ impl Metrics {
                 "scrub_verified_index",
                 "Every entry before this index was verified again since the start",
             ),
+            checkpoint_signed_entries: of.metric(
+                "checkpoint_signed_entries",
+                "Entries under the latest checkpoint that was signed",
+            ),
+            checkpoint_released_entries: of.metric(
+                "checkpoint_released_entries",
+                "Entries under the latest checkpoint that was released",
+            ),
+            checkpoints: of.metric("checkpoints", "Checkpoints that were signed"),
+            checkpoints_unwitnessed: of.metric(
+                "checkpoints_unwitnessed",
+                "Checkpoints that were released although too few witnesses had seen them",
+            ),
+            signing_stopped: of.metric("signing_stopped", "1 if no more checkpoints are signed"),
             torn_tails: of.metric("torn_tails", "Torn tails that were set aside at a start"),
             deviations: of.metric("deviations", "Uses that no decision allowed"),
             writes_stopped: of
@@ -194,21 +217,17 @@ impl Metrics {
             vault_subjects: of.metric("vault_subjects", "Data subjects that the vault knows"),
             witness_requests: of
                 .metric("witness_requests", "Checkpoints brought to witnesses, by outcome"),
-            witness_size: of.metric(
-                "witness_size",
+            witness_entries: of.metric(
+                "witness_entries",
                 "Entries under the latest checkpoint that a witness has cosigned since the start",
             ),
             witness_conflicts: of.metric(
                 "witness_conflicts",
                 "Answers of witnesses that say that this ledger was rolled back, or forked",
             ),
-            checkpoint_witnessed_size: of.metric(
-                "checkpoint_witnessed_size",
-                "Entries under the latest checkpoint that as many witnesses as asked have cosigned",
-            ),
-            checkpoints_unwitnessed: of.metric(
-                "checkpoints_unwitnessed",
-                "Checkpoints that were released with too few cosignatures",
+            checkpoint_witnessed_entries: of.metric(
+                "checkpoint_witnessed_entries",
+                "Entries under the latest checkpoint with as many cosignatures as asked, since the start",
             ),
             registry: Registry::default(),
         };
@@ -251,7 +270,7 @@ impl Metrics {
         WitnessMetrics {
             requests: WITNESS_OUTCOMES
                 .map(|outcome| self.witness_requests.get_or_create_owned(&labels(outcome))),
-            size: self.witness_size.get_or_create_owned(&[("witness", name.to_owned())]),
+            entries: self.witness_entries.get_or_create_owned(&[("witness", name.to_owned())]),
         }
     }
 
@@ -314,7 +333,7 @@ pub enum WitnessOutcome {
 pub struct WitnessMetrics {
     requests: [Counter; WITNESS_OUTCOMES.len()],
     /// Number of entries under the latest checkpoint that it has cosigned since the start.
-    pub size: Level,
+    pub entries: Level,
 }
 
 impl WitnessMetrics {

@@ -312,7 +312,7 @@ impl<L: Ledger> Courier<L> {
         note.verify(&self.key).map_err(|error| bad(error.to_string()))?;
         let own = note.by(&self.key).cloned().collect();
         self.cosigned_size = signed.size();
-        self.counted.size.set(self.cosigned_size);
+        self.counted.entries.set(self.cosigned_size);
         Ok(own)
     }
 
@@ -324,11 +324,22 @@ impl<L: Ledger> Courier<L> {
         let ledger = Arc::clone(&self.ledger);
         let added = spawn_blocking(move || ledger.add_cosignatures(size, cosignatures)).await;
         match added {
-            Ok(Ok(added)) => debug!(witness = self.name, size, added, "cosigned"),
+            Ok(Ok(added)) => {
+                debug!(witness = self.name, size, added, "cosigned");
+                self.observe();
+            }
             Ok(Err(error)) => {
                 error!(witness = self.name, size, %error, "a cosignature is not kept")
             }
             Err(error) => error!(witness = self.name, size, %error, "a cosignature is not kept"),
+        }
+    }
+
+    /// Tells how far as many witnesses as asked have followed.
+    fn observe(&self) {
+        let signed = self.ledger.signed().borrow().clone();
+        if let Some(signed) = signed.filter(|signed| signed.witnessed) {
+            self.metrics.checkpoint_witnessed_entries.set(signed.size());
         }
     }
 

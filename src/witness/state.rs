@@ -437,4 +437,4 @@ pub(super) fn parent(path: &Path) -> &Path {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
