@@ -384,8 +384,11 @@ enum Asked {
     Outdated(u64),
 }
 
+/// Whether a witness has to see it, which it has not if only others' cosignatures were added: the
+/// ledger's own signature comes first.
 fn is_other(done: &Signed, newest: &Signed) -> bool {
-    done.checkpoint.note.text() != newest.checkpoint.note.text()
+    let signed = |own: &Signed| own.checkpoint.note.signatures().first().cloned();
+    done.checkpoint.note.text() != newest.checkpoint.note.text() || signed(done) != signed(newest)
 }
 
 /// The size in the body of a 409: digits and a newline.
