@@ -236,6 +236,12 @@ impl ServeConfig {
         if !validity.contains(&self.node.confirmation_validity) {
             return Err(ConfigError::ConfirmationValidity);
         }
+        let (node, closed) = (&self.node, self.node.witness_fail == WitnessFail::Closed);
+        if closed && !node.witness_policy.asks_for_witnesses() {
+            let what =
+                "`closed` holds back what too few witnesses have seen, and none is asked for";
+            return Err(ConfigError::Witness { flag: "--witness-fail", what: what.to_owned() });
+        }
         for (name, is_zero) in [
             ("--message-bytes-max", self.message_bytes_max == 0),
             ("--requests-max", self.limits.requests_max == 0),
@@ -536,6 +542,16 @@ mod tests {
             SignerKey::from_seed("log", Algorithm::Note, &[1; 32]).unwrap().verifier().clone();
         let error = witness_policy(vec![log], None, None).unwrap_err().to_string();
         assert!(error.contains("signature type 4"), "{error}");
+    }
+
+    #[test]
+    fn who_holds_back_has_somebody_to_wait_for() {
+        let mut config = ServeConfig::default();
+        config.node.witness_fail = WitnessFail::Closed;
+        let refused = config.check().unwrap_err().to_string();
+        assert!(refused.starts_with("--witness-fail: "), "{refused}");
+        config.node.witness_policy = witness_policy(vec![witness(1)], None, None).unwrap();
+        assert_eq!(config.check(), Ok(()));
     }
 
     #[test]

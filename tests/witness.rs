@@ -324,6 +324,38 @@ fn wrong_usage_is_named() {
     assert!(said.contains("is a witness's key, not a log's"), "{said}");
 }
 
+#[test]
+fn scripts_are_told_in_json() {
+    let root = tempfile::tempdir().unwrap();
+    let process = Home::new(root.path(), "witness.example/w1").process(&["--json"]);
+    let line = process.stdout.wait_for(PATIENCE, |text| text.strip_suffix('\n').map(str::to_owned));
+    let said: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    assert!(said["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let key = VerifierKey::parse(said["verifier_key"].as_str().unwrap()).unwrap();
+    assert_eq!((key.name(), key.algorithm()), ("witness.example/w1", Algorithm::Cosignature));
+}
+
+#[test]
+fn a_policy_can_name_the_logs() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("policy");
+    fs::write(&file, format!("log {}\nquorum none\n", log_key().verifier())).unwrap();
+    let (state, key) = (root.path().join("state"), root.path().join("key"));
+    let start = |policy: &Path| {
+        let mut command = binary();
+        command.args(["witness", "--name", "w.example", "--listen", "127.0.0.1:0"]);
+        command.arg("--state-file").arg(&state).arg("--key-file").arg(&key);
+        command.arg("--policy").arg(policy);
+        Process::spawn(command)
+    };
+    let own = start(&file);
+    own.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
+    drop(own);
+    fs::write(&file, "quorum none\n").unwrap();
+    let said = start(&file).wait(PATIENCE).expect_code(2).stderr;
+    assert!(said.contains("no log to follow"), "{said}");
+}
+
 /// A ledger with witnesses.
 struct Ledger {
     dir: PathBuf,
@@ -505,4 +537,27 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     let said = served.server.terminate().stderr;
     assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
     assert!(said.contains("this ledger was forked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_witness_can_be_asked_over_tls() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str| support::repository("tests/fixtures/tls").join(name);
+    let (cert, key) = (file("localhost.cert.pem"), file("localhost.key.pem"));
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let witness = Home::new(root.path(), "witness.example/w1").start_with(&[
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ]);
+    let flag = witness.flag().replace(" http://", " https://");
+    let ca = format!("--witness-ca={cert}");
+    // Both must be as they should; with `closed`, the first checkpoint shows it.
+    let served = Ledger::new(root.path()).start(&[], &[&flag, &ca, "--witness-fail=closed"]);
+    eventually("witnessed", async || served.released_size().await > 0).await;
+    let released = served.released().await.unwrap();
+    released.note.verify(&witness.key).unwrap();
+    served.server.terminate();
+    witness.terminate();
 }

@@ -118,7 +118,7 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
     let name = args.name;
     let opened = tokio::task::spawn_blocking(move || open::open(&files, &name, logs)).await;
     let opened = opened.map_err(|error| CliError::failed(error.to_string()))?;
-    let state = Arc::new(opened.map_err(open_error)?);
+    let state = Arc::new(opened.map_err(|error| open_error(&error))?);
 
     let signals = |error| CliError::io("listening for signals", error);
     let mut stop = StopSignals::new().map_err(signals)?;
@@ -196,8 +196,7 @@ fn tls(args: &WitnessArgs) -> Result<Option<TlsAcceptor>, CliError> {
     let wrong = |path: &Path, what: &dyn std::fmt::Display| {
         CliError::usage(format!("{}: {what}", path.display()))
     };
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(cert).and_then(|chain| chain.collect());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let chain = chain.map_err(|error| wrong(cert, &error))?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -208,7 +207,7 @@ fn tls(args: &WitnessArgs) -> Result<Option<TlsAcceptor>, CliError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-fn open_error(error: OpenError) -> CliError {
+fn open_error(error: &OpenError) -> CliError {
     let usage = matches!(
         error,
         OpenError::Name(_)

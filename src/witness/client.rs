@@ -329,7 +329,7 @@ impl<L: Ledger> Courier<L> {
                 self.observe();
             }
             Ok(Err(error)) => {
-                error!(witness = self.name, size, %error, "a cosignature is not kept")
+                error!(witness = self.name, size, %error, "a cosignature is not kept");
             }
             Err(error) => error!(witness = self.name, size, %error, "a cosignature is not kept"),
         }

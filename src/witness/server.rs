@@ -38,7 +38,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::state::{Refusal, State};
 use crate::tlog::{
@@ -130,7 +130,7 @@ fn answer(witness: &Witness, text: &str) -> Response {
     let checkpoint = &request.checkpoint.checkpoint;
     match witness.state.cosign(&request, (witness.clock)()) {
         Ok(line) => {
-            info!(origin = checkpoint.origin, size = checkpoint.size, "cosigned");
+            debug!(origin = checkpoint.origin, size = checkpoint.size, "cosigned");
             ([(header::CONTENT_TYPE, TEXT_TYPE)], line).into_response()
         }
         Err(refusal) => refused(&request, &refusal),

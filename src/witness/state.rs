@@ -391,9 +391,8 @@ fn own_checkpoint(
     let own = SignedCheckpoint::parse(text)?;
     own.note.verify(key.verifier())?;
     for log in logs.get(&own.checkpoint.origin).into_iter().flat_map(|log| &log.keys) {
-        match own.note.verify(log) {
-            Err(bad @ SignatureError::Bad(_)) => return Err(bad.into()),
-            _ => {}
+        if let Err(bad @ SignatureError::Bad(_)) = own.note.verify(log) {
+            return Err(bad.into());
         }
     }
     Ok(own)
