@@ -154,7 +154,8 @@ fn announce(listening: &Listening, context: &mut Context) -> Result<(), CliError
 }
 
 fn now_s() -> u64 {
-    u64::try_from(Millis::now().0 / 1_000).unwrap_or_default()
+    // A cosignature's time is never 0.
+    u64::try_from(Millis::now().0 / 1_000).unwrap_or_default().max(1)
 }
 
 fn log_key(text: &str) -> Result<VerifierKey, String> {

@@ -150,10 +150,13 @@ fn refused(request: &AddCheckpoint, refusal: &Refusal) -> Response {
         Refusal::UnknownOrigin(_) => StatusCode::NOT_FOUND,
         Refusal::Signature(_) => StatusCode::FORBIDDEN,
         Refusal::OldSize { .. } | Refusal::Note(_) => StatusCode::BAD_REQUEST,
-        Refusal::Inconsistent(why) => {
-            // It is signed, so it may be what proves that the log shows two pasts.
-            let note = request.checkpoint.to_string();
-            error!(origin, size, %why, note, "a signed checkpoint does not continue what was seen");
+        Refusal::Inconsistent { signed, forked: true, .. } => {
+            error!(origin, size, signed, "the log has signed two roots for one size");
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        Refusal::Inconsistent { why, signed, forked: false } => {
+            // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
+            warn!(origin, size, %why, signed, "no proof that the log continues what was seen");
             StatusCode::UNPROCESSABLE_ENTITY
         }
         Refusal::NotKept(why) => {

@@ -158,9 +158,16 @@ pub enum Refusal {
         /// Its size.
         size: u64,
     },
-    /// The log does not continue what it was.
-    #[error(transparent)]
-    Inconsistent(#[from] ProofError),
+    /// It is not shown that the log continues what it was.
+    #[error("{why}")]
+    Inconsistent {
+        /// What the proof lacks.
+        why: ProofError,
+        /// The checkpoint, with the log's own signatures.
+        signed: String,
+        /// Whether it is proof of two pasts: another root for the size that was cosigned last.
+        forked: bool,
+    },
     /// What is signed can not stand in a note.
     #[error(transparent)]
     Note(#[from] NoteError),
@@ -220,14 +227,13 @@ impl State {
     /// See [`Refusal`].
     pub fn cosign(&self, request: &AddCheckpoint, now_s: u64) -> Result<String, Refusal> {
         let AddCheckpoint { old_size, proof, checkpoint } = request;
-        let signed = self.signed(checkpoint)?;
+        let mut signed = self.signed(checkpoint)?;
         let (old, size) = (*old_size, checkpoint.checkpoint.size);
         if old > size {
             return Err(Refusal::OldSize { old, size });
         }
         let mut kept = self.kept.lock();
-        kept.check_continues(old, checkpoint, proof)?;
-        let mut signed = signed;
+        kept.check_continues(old, &signed, proof)?;
         signed.note.sign(&self.key, now_s);
         let line = signed.note.signatures().last().map(ToString::to_string).unwrap_or_default();
         kept.keep(&self.key, signed)?;
@@ -292,11 +298,17 @@ impl Kept {
         if old != size {
             return Err(Refusal::Conflict { size });
         }
-        let new = &new.checkpoint;
-        if new.size == 0 && new.root != merkle::empty_root() {
-            return Err(ProofError::Root.into());
-        }
-        Ok(merkle::verify_consistency((size, &root), (new.size, &new.root), proof)?)
+        let head = &new.checkpoint;
+        let proven = if head.size == 0 && head.root != merkle::empty_root() {
+            Err(ProofError::Root)
+        } else {
+            merkle::verify_consistency((size, &root), (head.size, &head.root), proof)
+        };
+        proven.map_err(|why| Refusal::Inconsistent {
+            why,
+            signed: new.to_string(),
+            forked: size == head.size && root != head.root,
+        })
     }
 
     /// Keeps a checkpoint, or nothing.

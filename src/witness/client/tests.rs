@@ -198,6 +198,24 @@ async fn a_witness_that_comes_back_is_told_the_newest() {
 }
 
 #[tokio::test]
+async fn a_witness_that_has_forgotten_begins_anew() {
+    let (before, after) = (run(1, &SimDisk::new()).await, run(1, &SimDisk::new()).await);
+    let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
+    let mut courier = courier(&ledger, &metrics);
+    let submitted = async |courier: &mut Courier<Fake>, to: &Running, size| {
+        courier.url = format!("{}add-checkpoint", to.witness.url.as_ref().unwrap());
+        ledger.sign(size);
+        let signed = ledger.signed.borrow().clone().unwrap();
+        courier.submit(&signed).await.map(|own| own.len())
+    };
+    assert_eq!(submitted(&mut courier, &before, 20).await.unwrap(), 1);
+    assert_eq!(submitted(&mut courier, &after, 30).await.unwrap(), 1);
+    assert_eq!(counted(&metrics, W1, "outdated"), 1);
+    // The one that has not forgotten is asked with a size that it has not seen.
+    assert_eq!(submitted(&mut courier, &before, 40).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_ledger_that_was_rolled_back_is_told_so() {
     let one = run(1, &SimDisk::new()).await;
     let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
@@ -262,21 +280,23 @@ fn counted_or_none(metrics: &Metrics, outcome: &str) -> u64 {
     if named { counted(metrics, W1, outcome) } else { 0 }
 }
 
-#[test]
-fn pauses_grow_to_a_bound() {
-    let ledger = Fake::new(0..1);
-    let metrics = Arc::new(Metrics::new());
-    let mut courier = Courier {
-        ledger,
-        name: String::new(),
+fn courier(ledger: &Arc<Fake>, metrics: &Arc<Metrics>) -> Courier<Fake> {
+    Courier {
+        ledger: Arc::clone(ledger),
+        name: W1.to_owned(),
         key: witness_key(1).verifier().clone(),
         url: String::new(),
         asking: Asking::new(PATIENCE, None).unwrap(),
-        counted: metrics.witness(""),
-        metrics,
+        counted: metrics.witness(W1),
+        metrics: Arc::clone(metrics),
         cosigned_size: 0,
         failures: 1,
-    };
+    }
+}
+
+#[test]
+fn pauses_grow_to_a_bound() {
+    let mut courier = courier(&Fake::new(0..1), &Arc::new(Metrics::new()));
     for (failures, most) in
         [(1, PAUSE_MIN), (2, PAUSE_MIN * 2), (5, PAUSE_MIN * 16), (u32::MAX, PAUSE_MAX)]
     {

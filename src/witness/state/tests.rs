@@ -102,10 +102,15 @@ fn what_does_not_continue_is_refused_and_changes_nothing() {
         state.cosign(&tree.request(13, 12), 2),
         Err(Refusal::OldSize { old: 13, size: 12 })
     ));
-    let inconsistent =
-        |request: &AddCheckpoint| matches!(state.cosign(request, 2), Err(Refusal::Inconsistent(_)));
+    let inconsistent = |request: &AddCheckpoint| {
+        matches!(state.cosign(request, 2), Err(Refusal::Inconsistent { .. }))
+    };
     assert!(inconsistent(&other.request(12, 20)), "another past");
     assert!(inconsistent(&other.request(12, 12)), "another root at the same size");
+    let forked = |request: &AddCheckpoint| {
+        matches!(state.cosign(request, 2), Err(Refusal::Inconsistent { forked: true, .. }))
+    };
+    assert!(forked(&other.request(12, 12)) && !forked(&other.request(12, 20)));
     let mut request = tree.request(12, 20);
     request.proof.pop();
     assert!(inconsistent(&request), "no whole proof");
@@ -126,10 +131,10 @@ fn the_empty_tree_has_one_root_and_needs_no_proof() {
     let mut request = tree.request(0, 0);
     let checkpoint = Checkpoint { root: [7; 32], ..request.checkpoint.checkpoint };
     request.checkpoint = SignedCheckpoint::sign(checkpoint, &log_key(1)).unwrap();
-    assert!(matches!(state.cosign(&request, 1), Err(Refusal::Inconsistent(_))));
+    assert!(matches!(state.cosign(&request, 1), Err(Refusal::Inconsistent { .. })));
     let mut request = tree.request(0, 4);
     request.proof.push([0; 32]);
-    assert!(matches!(state.cosign(&request, 1), Err(Refusal::Inconsistent(_))));
+    assert!(matches!(state.cosign(&request, 1), Err(Refusal::Inconsistent { .. })));
     assert!(latest(&state).is_none());
 }
 
