@@ -18,11 +18,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Ordered maps make the encoding of a request deterministic, and with it the request digest.
     tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
 
-    // Tests that need a Python with grpcio are reported as ignored where there is none.
-    println!("cargo::rustc-check-cfg=cfg(test_python)");
-    println!("cargo::rerun-if-env-changed=CONSENT_LEDGER_TEST_PYTHON");
-    if env::var_os("CONSENT_LEDGER_TEST_PYTHON").is_some() {
-        println!("cargo::rustc-cfg=test_python");
+    // Tests that need a tool are reported as ignored where nobody names one.
+    for (variable, flag) in
+        [("CONSENT_LEDGER_TEST_PYTHON", "test_python"), ("CONSENT_LEDGER_TEST_GO", "test_go")]
+    {
+        println!("cargo::rustc-check-cfg=cfg({flag})");
+        println!("cargo::rerun-if-env-changed={variable}");
+        if env::var_os(variable).is_some() {
+            println!("cargo::rustc-cfg={flag}");
+        }
     }
     Ok(())
 }

@@ -16,10 +16,12 @@ use consent_ledger::{
     cli::{Invocation, catalog::file::CatalogFile},
     proto::{
         self, Action, Effect, Reason, RecordConsentResponse as Recorded,
-        catalog_service_client::CatalogServiceClient, check_service_client::CheckServiceClient,
-        consent_service_client::ConsentServiceClient, watch_response::Message,
+        audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
+        check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
+        get_inclusion_proof_request::Entry, watch_response::Message,
         watch_service_client::WatchServiceClient,
     },
+    tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
 use tokio::time::{Duration, timeout};
 use tonic::transport::Channel;
@@ -86,12 +88,17 @@ async fn tour() -> Result<()> {
     println!("9. Has anybody changed the ledger on disk? `consent-ledger verify` says:");
     assert!(binary(dir.path()).args(["verify", "--data-dir=data"]).status()?.success());
 
+    let (index, size) = prove(&service, withdrawn.index).await?;
+    println!(
+        "10. A checkpoint of {size} entries is signed, and proves that entry {index} is in it."
+    );
+
     drop(server);
     let (_server, service) = start(dir.path()).await?;
-    println!("10. The server was killed (SIGKILL) and started again.");
+    println!("11. The server was killed (SIGKILL) and started again.");
 
     // A node that had lost the withdrawal could not reach this revision, and would not answer.
-    print!("11. May we now? ");
+    print!("12. May we now? ");
     check(&service, withdrawn.revision, (Effect::Deny, Reason::Withdrawn)).await
 }
 
@@ -107,6 +114,20 @@ async fn record(service: &Channel, action: Action, touchpoint: &str) -> Result<R
         ..Default::default()
     };
     Ok(ConsentServiceClient::new(service.clone()).record_consent(act).await?.into_inner())
+}
+
+/// Asks for the proof that an entry is in the ledger, and verifies it as an auditor would. (The key
+/// comes from the server here; an auditor has it from elsewhere.)
+async fn prove(service: &Channel, index: u64) -> Result<(u64, u64)> {
+    let mut audit = AuditServiceClient::new(service.clone());
+    let head = audit.get_checkpoint(proto::GetCheckpointRequest::default()).await?.into_inner();
+    let key = VerifierKey::parse(&head.verifier_key)?;
+    let request =
+        proto::GetInclusionProofRequest { entry: Some(Entry::Index(index)), tree_size: None };
+    let answer = audit.get_inclusion_proof(request).await?.into_inner();
+    let proof = TlogProof::parse(&answer.proof)?;
+    proof.verify(&leaf_hash(&answer.entry), &key)?;
+    Ok((proof.index, proof.checkpoint.checkpoint.size))
 }
 
 /// Asks "may I?" and prints the answer, which has to be this one.

@@ -90,6 +90,15 @@ async fn an_act_that_waits_is_under_the_checkpoint_that_it_gets() {
     let waiting = it.record(1, true).await;
     assert!(waiting.replayed && waiting.index == again.index);
     SignedCheckpoint::open(&waiting.checkpoint, &it.key).unwrap();
+    let by_hand = it.server.cli(&[
+        "record",
+        "--subject=user:9",
+        "--grant=news:email",
+        "--wait-for-checkpoint",
+        "--json",
+    ]);
+    let printed = by_hand.expect_code(0).json()["checkpoint"].as_str().unwrap().to_owned();
+    SignedCheckpoint::open(&printed, &it.key).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

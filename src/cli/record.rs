@@ -82,6 +82,9 @@ pub struct RecordArgs {
     /// How long a confirmation token is good [default: as the server is set up]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     confirmation_validity: Option<Duration>,
+    /// Answer only once the act is under a signed checkpoint, and print that
+    #[arg(long)]
+    wait_for_checkpoint: bool,
     /// Your key for this act: with it, the command can safely be run again
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
@@ -275,7 +278,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
         idempotency_key: args.idempotency_key,
         preferences: args.contact.wire(),
         confirmation_validity: args.confirmation_validity.and_then(|span| span.try_into().ok()),
-        wait_for_checkpoint: false,
+        wait_for_checkpoint: args.wait_for_checkpoint,
     }
 }
 
@@ -290,7 +293,11 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
         let until = confirmation.expires_at.as_deref().unwrap_or_default();
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
     }
-    context.out.table(&results_table(&answer.results))
+    context.out.table(&results_table(&answer.results))?;
+    match &recorded.checkpoint {
+        Some(checkpoint) => context.out.line(format!("\n{}", checkpoint.trim_end())),
+        None => Ok(()),
+    }
 }
 
 /// What became of changes.

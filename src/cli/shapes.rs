@@ -112,6 +112,9 @@ pub struct Recorded {
     /// What completes its double opt-in, if some change waits for one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Confirmation>,
+    /// With `--wait-for-checkpoint`: a signed checkpoint that covers the act.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
 }
 
 /// What completes a double opt-in.
@@ -169,6 +172,7 @@ impl From<&proto::RecordConsentResponse> for Recorded {
                 token: own.token.clone(),
                 expires_at: own.expires_at.as_ref().map(rfc3339),
             }),
+            checkpoint: Some(answer.checkpoint.clone()).filter(|own| !own.is_empty()),
         }
     }
 }

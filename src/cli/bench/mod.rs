@@ -9,6 +9,7 @@ mod acts;
 mod echo;
 mod load;
 mod process;
+mod proofs;
 mod questions;
 mod rest;
 
@@ -45,6 +46,9 @@ pub struct BenchArgs {
     /// How many data subjects the ledger has
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     pub subjects: u64,
+    /// How many entries the ledger of `proofs` has; a million takes about 250 MB
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pub proof_entries: u64,
     /// Where the temporary data goes: the disk that is measured
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
@@ -69,6 +73,8 @@ pub enum Part {
     Record,
     /// Verification beside plain hashing
     Verify,
+    /// The tree beside the append path, and proofs; only when it is named
+    Proofs,
     /// Restart, and resident memory
     Restart,
 }
@@ -147,6 +153,9 @@ pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, 
     }
     if wanted(Part::Verify) {
         rest::verify(&bench, &mut report)?;
+    }
+    if args.only.contains(&Part::Proofs) {
+        proofs::proofs(args.proof_entries, &place.root, &mut report)?;
     }
     if wanted(Part::Restart) {
         rest::restart(&bench, &mut report).await?;
