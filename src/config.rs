@@ -10,7 +10,13 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    node::NodeConfig, telemetry::TelemetryConfig, tlog::policy::Policy, tree::WitnessFail,
+    node::NodeConfig,
+    telemetry::TelemetryConfig,
+    tlog::{
+        key::VerifierKey,
+        policy::{Policy, Witness},
+    },
+    tree::WitnessFail,
     vault::Kek,
 };
 
@@ -76,6 +82,9 @@ pub struct ServeConfig {
     pub keepalive_timeout: Duration,
     /// How long requests in flight may take when the server shuts down.
     pub drain_timeout: Duration,
+    /// PEM file of a certificate authority that witnesses' certificates may be of, beside those of
+    /// the system.
+    pub witness_ca: Option<PathBuf>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// The node.
@@ -111,6 +120,7 @@ impl Default for ServeConfig {
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
+            witness_ca: None,
             telemetry: TelemetryConfig::default(),
             node: default_node(),
         }
@@ -186,6 +196,19 @@ pub enum ConfigError {
     /// The key-encryption key is given in two ways.
     #[error("CONSENT_LEDGER_KEK and --kek-file both give the key-encryption key: keep one")]
     TwoKeks,
+    /// Witnesses are given in two ways.
+    #[error(
+        "--witness-policy says which witnesses there are: --witness and --witness-quorum go without it"
+    )]
+    TwoPolicies,
+    /// The witnesses, or the policy, can not be.
+    #[error("{flag}: {what}")]
+    Witness {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong.
+        what: String,
+    },
 }
 
 impl ServeConfig {
@@ -213,12 +236,19 @@ impl ServeConfig {
         if !validity.contains(&self.node.confirmation_validity) {
             return Err(ConfigError::ConfirmationValidity);
         }
+        let (node, closed) = (&self.node, self.node.witness_fail == WitnessFail::Closed);
+        if closed && !node.witness_policy.asks_for_witnesses() {
+            let what =
+                "`closed` holds back what too few witnesses have seen, and none is asked for";
+            return Err(ConfigError::Witness { flag: "--witness-fail", what: what.to_owned() });
+        }
         for (name, is_zero) in [
             ("--message-bytes-max", self.message_bytes_max == 0),
             ("--requests-max", self.limits.requests_max == 0),
             ("--streams-max", self.limits.streams_max == 0),
             ("--connection-streams-max", self.connection_streams_max == 0),
             ("--request-timeout", self.limits.request_timeout.is_zero()),
+            ("--witness-timeout", self.node.witness_wait.is_zero()),
             ("--segment-bytes-max", self.node.segment_bytes_max == 0),
             ("--appends-max", self.node.appends_max == 0),
             ("--batch-entries-max", self.node.batch_entries_max == 0),
@@ -231,8 +261,75 @@ impl ServeConfig {
     }
 }
 
+/// Which witnesses must have cosigned a checkpoint: any `quorum` of those that are given, or all of
+/// them; or what the text of a policy says.
+///
+/// # Errors
+/// [`ConfigError::Witness`] or [`ConfigError::TwoPolicies`].
+pub fn witness_policy(
+    witnesses: Vec<Witness>,
+    quorum: Option<usize>,
+    policy: Option<&str>,
+) -> Result<Policy, ConfigError> {
+    let wrong = |flag, what| ConfigError::Witness { flag, what };
+    let Some(text) = policy else {
+        let quorum = quorum.unwrap_or(witnesses.len());
+        if witnesses.is_empty() && quorum == 0 {
+            return Ok(Policy::none());
+        }
+        let flag = if quorum > witnesses.len() { "--witness-quorum" } else { "--witness" };
+        let policy = Policy::any_of(quorum, witnesses);
+        return policy.map_err(|error| wrong(flag, error.what));
+    };
+    if !witnesses.is_empty() || quorum.is_some() {
+        return Err(ConfigError::TwoPolicies);
+    }
+    const FLAG: &str = "--witness-policy";
+    let policy = Policy::parse(text).map_err(|error| wrong(FLAG, error.to_string()))?;
+    for Witness { name, url, .. } in policy.witnesses() {
+        let url = url.as_deref().ok_or_else(|| {
+            wrong(FLAG, format!("witness {name} has no URL, where it would be asked"))
+        })?;
+        check_witness_url(url).map_err(|what| wrong(FLAG, format!("witness {name}: {what}")))?;
+    }
+    Ok(policy)
+}
+
+/// A witness and where it is asked: its verifier key, a space, and its submission prefix.
+///
+/// # Errors
+/// What is wrong, for whoever wrote it.
+pub fn parse_witness(text: &str) -> Result<Witness, String> {
+    let (key, url) = text.trim().split_once(' ').ok_or(
+        "a witness is its verifier key, a space, and its URL, for example \
+         'witness.example/w1+8d6c20b1+BI… https://witness.example/w1'",
+    )?;
+    let key = VerifierKey::parse(key).map_err(|error| format!("the witness's key {error}"))?;
+    let url = url.trim();
+    check_witness_url(url)?;
+    Ok(Witness { name: key.name().to_owned(), key, url: Some(url.to_owned()) })
+}
+
+/// A prefix to which paths are added.
+fn check_witness_url(url: &str) -> Result<(), String> {
+    let fits = url.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && uri.query().is_none()
+            && !url.contains('#')
+    });
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("`{url}` is no http:// or https:// URL without a query"))
+    }
+}
+
 /// There is no authentication yet, so TLS alone does not open an address to other machines.
-fn check_exposure(address: SocketAddr, tls: bool, insecure: bool) -> Result<(), ConfigError> {
+///
+/// # Errors
+/// [`ConfigError::Exposed`].
+pub fn check_exposure(address: SocketAddr, tls: bool, insecure: bool) -> Result<(), ConfigError> {
     if insecure || address.ip().to_canonical().is_loopback() {
         return Ok(());
     }
@@ -307,6 +404,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tlog::key::{Algorithm, SignerKey};
 
     fn listening(address: &str) -> ServeConfig {
         ServeConfig { listen: address.parse().unwrap(), ..ServeConfig::default() }
@@ -393,6 +491,85 @@ mod tests {
             config.node.confirmation_validity = Duration::from_millis(millis);
             let refused = config.check().err();
             assert_eq!(refused, (!good).then_some(ConfigError::ConfirmationValidity), "{millis}");
+        }
+    }
+
+    fn witness(n: u8) -> Witness {
+        parse_witness(&format!("{} https://w{n}.example/", witness_key(n))).unwrap()
+    }
+
+    fn witness_key(n: u8) -> VerifierKey {
+        let name = format!("w{n}.example");
+        let key = SignerKey::from_seed(&name, Algorithm::Cosignature, &[n; 32]).unwrap();
+        key.verifier().clone()
+    }
+
+    #[test]
+    fn a_witness_is_a_key_and_a_url() {
+        let own = witness(1);
+        assert_eq!(
+            (own.name.as_str(), own.url.as_deref()),
+            ("w1.example", Some("https://w1.example/"))
+        );
+        let key = witness_key(1);
+        for (bad, what) in [
+            (key.to_string(), "a space"),
+            (format!("{key} w1.example"), "no http:// or https:// URL"),
+            (format!("{key} ftp://w1.example"), "no http:// or https:// URL"),
+            (format!("{key} https://w1.example?a=b"), "without a query"),
+            (format!("{key} https://u:p@w1.example"), "no http:// or https:// URL"),
+            (format!("x{key} https://w1.example"), "key id"),
+            ("a b".to_owned(), "NAME+ID+KEY"),
+        ] {
+            let error = parse_witness(&bad).unwrap_err();
+            assert!(error.contains(what), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_quorum_is_of_the_witnesses_that_are_given() {
+        let all = || vec![witness(1), witness(2)];
+        assert!(!witness_policy(Vec::new(), None, None).unwrap().asks_for_witnesses());
+        assert!(!witness_policy(all(), Some(0), None).unwrap().asks_for_witnesses());
+        let own = witness_policy(all(), None, None).unwrap();
+        assert!(own.asks_for_witnesses() && own.witnesses().len() == 2);
+        let error = witness_policy(all(), Some(3), None).unwrap_err().to_string();
+        assert!(error.starts_with("--witness-quorum: a quorum of 3 of 2"), "{error}");
+        let error = witness_policy(vec![witness(1), witness(1)], None, None).unwrap_err();
+        assert_eq!(error.to_string(), "--witness: witness w1.example comes twice");
+        let mut log = witness(1);
+        log.key =
+            SignerKey::from_seed("log", Algorithm::Note, &[1; 32]).unwrap().verifier().clone();
+        let error = witness_policy(vec![log], None, None).unwrap_err().to_string();
+        assert!(error.contains("signature type 4"), "{error}");
+    }
+
+    #[test]
+    fn who_holds_back_has_somebody_to_wait_for() {
+        let mut config = ServeConfig::default();
+        config.node.witness_fail = WitnessFail::Closed;
+        let refused = config.check().unwrap_err().to_string();
+        assert!(refused.starts_with("--witness-fail: "), "{refused}");
+        config.node.witness_policy = witness_policy(vec![witness(1)], None, None).unwrap();
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_policy_says_where_its_witnesses_are() {
+        let key = witness_key(1);
+        let good = format!("witness W {key} https://w1.example/\nquorum W\n");
+        assert!(witness_policy(Vec::new(), None, Some(&good)).unwrap().asks_for_witnesses());
+        let two = witness_policy(vec![witness(1)], None, Some(&good)).unwrap_err();
+        assert_eq!(two, ConfigError::TwoPolicies);
+        let two = witness_policy(Vec::new(), Some(1), Some(&good)).unwrap_err();
+        assert_eq!(two, ConfigError::TwoPolicies);
+        for (bad, what) in [
+            (format!("witness W {key}\nquorum W\n"), "witness W has no URL"),
+            (format!("witness W {key} w1\nquorum W\n"), "witness W: `w1` is no"),
+            (format!("witness W {key} https://w1.example\n"), "line 2: "),
+        ] {
+            let error = witness_policy(Vec::new(), None, Some(&bad)).unwrap_err().to_string();
+            assert!(error.starts_with("--witness-policy: ") && error.contains(what), "{error}");
         }
     }
 

@@ -17,6 +17,7 @@
 //! * [`watch`]: telling others what changed.
 //! * [`node`]: the one way in: the way of an act and the way of a question.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
+//! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
@@ -53,6 +54,7 @@ pub mod proto;
 pub mod grpc;
 
 pub mod tiles;
+pub mod witness;
 
 pub mod config;
 pub mod server;

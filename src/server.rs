@@ -46,6 +46,8 @@ use crate::{
     },
     telemetry::{self, Metrics, Phase, TelemetryError},
     tiles,
+    web::WebError,
+    witness::client::{Asking, Witnesses},
 };
 
 /// Services that go on answering when writes are stopped.
@@ -102,6 +104,9 @@ pub enum ServeError {
     /// The descriptors of reflection are unusable.
     #[error("cannot set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// Witnesses can not be asked.
+    #[error("witnesses can not be asked: {0}")]
+    Witnesses(#[from] WebError),
     /// The listener for tiles can not be opened.
     #[error("cannot listen for tiles: {0}")]
     Tiles(io::Error),
@@ -210,6 +215,8 @@ async fn serve_node(
     );
     let mut serving = tokio::spawn(server);
 
+    // They are asked until the last request, which may wait for them, is answered.
+    let _witnesses = start_witnesses(config, node, metrics)?;
     health.set(Phase::Serving).await;
     let follow = tokio::spawn(follow_writes(node.writes_stopped(), health.clone()));
     announce(address, metrics_address, tiles_address, node);
@@ -229,6 +236,28 @@ async fn serve_node(
     health.set(Phase::Draining).await;
     drain.cancel();
     finish(serving, config.drain_timeout, metrics).await
+}
+
+/// Starts to bring checkpoints to witnesses, if there are any.
+fn start_witnesses(
+    config: &ServeConfig,
+    node: &Arc<Node>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Witnesses>, ServeError> {
+    let policy = &config.node.witness_policy;
+    if policy.witnesses().is_empty() {
+        return Ok(None);
+    }
+    let logs = policy.logs();
+    if !logs.is_empty() && !logs.contains(node.verifier_key()) {
+        tracing::warn!(
+            key = %node.verifier_key(),
+            "the policy of witnesses names logs, and none of them is this ledger"
+        );
+    }
+    let ca = config.witness_ca.as_ref().map(read_file).transpose()?;
+    let asking = Asking::new(config.node.witness_wait, ca.as_deref())?;
+    Ok(Some(Witnesses::start(node, policy, &asking, metrics)))
 }
 
 /// Connections, with a pause after each one that could not be accepted: while the process has no
@@ -364,10 +393,11 @@ fn layered(
 }
 
 fn read_identity(files: &TlsFiles) -> Result<Identity, ServeError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.clone(), source })
-    };
-    Ok(Identity::from_pem(read(&files.cert)?, read(&files.key)?))
+    Ok(Identity::from_pem(read_file(&files.cert)?, read_file(&files.key)?))
+}
+
+fn read_file(path: &PathBuf) -> Result<Vec<u8>, ServeError> {
+    std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.clone(), source })
 }
 
 /// What pages of these origins may do; nothing at all if there are none.
@@ -482,20 +512,20 @@ async fn follow_writes(mut stopped: watch::Receiver<Option<String>>, health: Hea
 }
 
 /// SIGTERM and SIGINT.
-struct StopSignals {
+pub(crate) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -19,7 +19,7 @@ use tracing_subscriber::{
 };
 
 pub use listener::{Observe, Phase, router};
-pub use metrics::{Histogram, MethodMetrics, Metrics};
+pub use metrics::{Histogram, MethodMetrics, Metrics, WitnessMetrics, WitnessOutcome};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry"],
     &["node"],
     &["config", "status"],
-    &["grpc", "tiles"],
+    &["grpc", "tiles", "witness"],
     &["client", "server"],
     &["cli"],
     &["main"],

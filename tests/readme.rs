@@ -192,6 +192,7 @@ fn the_options_file_is_taken() {
 fn every_metric_is_told() {
     let metrics = Metrics::new();
     metrics.method("any").ended(0, Duration::ZERO);
+    let _ = metrics.witness("any");
     let exposition = metrics.encode().unwrap();
     let counted = exposition.lines().filter_map(|line| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;

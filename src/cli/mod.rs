@@ -46,6 +46,7 @@ mod token;
 mod uses;
 mod verify;
 mod watch;
+mod witness;
 mod words;
 
 #[cfg(test)]
@@ -164,6 +165,8 @@ pub enum Command {
     Export(export::ExportArgs),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
+    /// Run a witness: cosign checkpoints of other ledgers that continue what it has seen of them
+    Witness(Box<witness::WitnessArgs>),
     /// Make onboarding traffic from a seed
     Generate(generate::GenerateArgs),
     /// Record acts from NDJSON
@@ -280,6 +283,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::VerifyDecisions(args) => Box::pin(decisions::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
+        Command::Witness(args) => Box::pin(witness::run(*args, context)).await,
         Command::Generate(args) => generate::run(&args, context),
         Command::Replay(args) => Box::pin(replay::run(args, context)).await,
         Command::Import(args) => Box::pin(import::run(*args, context)).await,

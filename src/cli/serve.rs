@@ -6,10 +6,15 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::error::CliError,
-    config::{ConfigError, RequestLimits, ServeConfig, TlsFiles, parse_kek, parse_size},
+    config::{
+        ConfigError, RequestLimits, ServeConfig, TlsFiles, parse_kek, parse_size, parse_witness,
+        witness_policy,
+    },
     node::NodeConfig,
     server::{self, ServeError},
     telemetry::{LogFormat, TelemetryConfig},
+    tlog::policy::Witness,
+    tree::WitnessFail,
 };
 
 /// Environment variable of the key-encryption key. There is no flag for it: flags can be read by
@@ -164,6 +169,33 @@ pub struct ServeArgs {
         default_value = "15m"
     )]
     pub decision_token_validity: Duration,
+
+    /// Witness that checkpoints are brought to, as 'VERIFIER-KEY URL' (a space between them): the key
+    /// of its cosignatures and its submission prefix; may be repeated.
+    #[arg(long, value_name = "WITNESS", value_parser = parse_witness, value_delimiter = ',')]
+    pub witness: Vec<Witness>,
+    /// How many of them must have cosigned a checkpoint before it is released [default: all].
+    #[arg(long, value_name = "COUNT")]
+    pub witness_quorum: Option<usize>,
+    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum; instead of
+    /// --witness and --witness-quorum.
+    #[arg(long, value_name = "FILE")]
+    pub witness_policy: Option<PathBuf>,
+    /// What becomes of a checkpoint that too few witnesses cosign in time: `open` releases it without,
+    /// and counts that; `closed` holds it back, and what waits for it, until enough have.
+    #[arg(long, value_enum, default_value = "open")]
+    pub witness_fail: WitnessFail,
+    /// How long witnesses have time to answer.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "5s"
+    )]
+    pub witness_timeout: Duration,
+    /// PEM file with a certificate authority to trust for witnesses, beside those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub witness_ca: Option<PathBuf>,
     /// Shortest time from one signed checkpoint to the next.
     #[arg(
         long,
@@ -194,6 +226,8 @@ impl ServeArgs {
             (None, None) => None,
             _ => return Err(ConfigError::HalfTls),
         };
+        let policy = self.witness_policy.as_deref().map(read_policy).transpose()?;
+        let witness_policy = witness_policy(self.witness, self.witness_quorum, policy.as_deref())?;
         let config = ServeConfig {
             listen: self.listen,
             metrics_listen: self.metrics_listen,
@@ -212,6 +246,7 @@ impl ServeArgs {
             keepalive_interval: self.keepalive_interval,
             keepalive_timeout: self.keepalive_timeout,
             drain_timeout: self.drain_timeout,
+            witness_ca: self.witness_ca,
             telemetry: TelemetryConfig {
                 log_format: self.log_format,
                 log_level: self.log_level,
@@ -232,16 +267,25 @@ impl ServeArgs {
                 revision_wait: self.revision_wait,
                 confirmation_validity: self.confirmation_validity,
                 decision_token_validity: self.decision_token_validity,
+                witness_policy,
+                witness_fail: self.witness_fail,
+                witness_wait: self.witness_timeout,
                 signing_key_file: self.signing_key_file,
                 new_signing_key: self.new_signing_key,
                 checkpoint_interval: self.checkpoint_interval,
                 checkpoint_wait: self.checkpoint_wait,
-                ..ServeConfig::default().node
             },
         };
         config.check()?;
         Ok(config)
     }
+}
+
+fn read_policy(path: &std::path::Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError::Witness {
+        flag: "--witness-policy",
+        what: format!("{}: {error}", path.display()),
+    })
 }
 
 /// What a node is set up with where only its directory matters, with the key-encryption key as the
@@ -274,6 +318,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::tlog::key::{Algorithm, SignerKey};
 
     #[derive(Debug, Parser)]
     struct Command {
@@ -328,6 +373,26 @@ mod tests {
         assert_eq!(own.node.segment_bytes_max, 128 << 10);
         assert_eq!(own.node.scrub_bytes_per_second, 0);
         assert_eq!(own.telemetry.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn witnesses_reach_the_node() {
+        let key = |n: u8| {
+            let name = format!("w{n}.example");
+            SignerKey::from_seed(&name, Algorithm::Cosignature, &[n; 32])
+                .unwrap()
+                .verifier()
+                .clone()
+        };
+        let flag = |n: u8| format!("--witness={} http://127.0.0.1:{n}", key(n));
+        let own = config(&[&flag(1), &flag(2), "--witness-quorum=1", "--witness-fail=closed"]);
+        let own = own.unwrap().node;
+        assert_eq!(own.witness_policy.witnesses()[1].url.as_deref(), Some("http://127.0.0.1:2"));
+        assert_eq!(own.witness_fail, WitnessFail::Closed);
+        let refused = config(&[&flag(1), "--witness-policy=absent"]).unwrap_err().to_string();
+        assert!(refused.starts_with("--witness-policy: absent: "), "{refused}");
+        let refused = config(&["--witness-quorum=1"]).unwrap_err().to_string();
+        assert!(refused.starts_with("--witness-quorum: "), "{refused}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the service counts, for Prometheus.
 //!
 //! Every metric that a request touches is created before the first request: counting is an atomic
-//! addition, with no lock and no look-up. Labels come from fixed lists, never from a caller, so the
-//! number of series is bounded and no label holds personal data.
+//! addition, with no lock and no look-up. Labels come from fixed lists and from the configuration,
+//! never from a caller, so the number of series is bounded and no label holds personal data.
 
 use std::{
     array, fmt,
@@ -69,6 +69,8 @@ const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_0
 const NANOS_PER_SECOND: f64 = 1e9;
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
+/// Labels whose values come from the configuration.
+type NamedLabels<const N: usize> = [(&'static str, String); N];
 
 /// Everything that is counted. Shared as one `Arc`.
 #[derive(Debug)]
@@ -124,6 +126,13 @@ pub struct Metrics {
     pub hot_misses: Counter,
     /// Data subjects that the vault knows.
     pub vault_subjects: Level,
+    witness_requests: Family<NamedLabels<2>, Counter>,
+    witness_entries: Family<NamedLabels<1>, Level>,
+    /// Witnesses' answers that say that this ledger was rolled back, or forked.
+    pub witness_conflicts: Counter,
+    /// Number of entries under the latest checkpoint that as many witnesses as asked have cosigned
+    /// since the start.
+    pub checkpoint_witnessed_entries: Level,
 }
 
 impl Default for Metrics {
@@ -206,6 +215,20 @@ impl Metrics {
             hot_entries: of.metric("hot_state_entries", "Data subjects in hot state"),
             hot_misses: of.metric("hot_state_misses", "Look-ups of a state that went on to sled"),
             vault_subjects: of.metric("vault_subjects", "Data subjects that the vault knows"),
+            witness_requests: of
+                .metric("witness_requests", "Checkpoints brought to witnesses, by outcome"),
+            witness_entries: of.metric(
+                "witness_entries",
+                "Entries under the latest checkpoint that a witness has cosigned since the start",
+            ),
+            witness_conflicts: of.metric(
+                "witness_conflicts",
+                "Answers of witnesses that say that this ledger was rolled back, or forked",
+            ),
+            checkpoint_witnessed_entries: of.metric(
+                "checkpoint_witnessed_entries",
+                "Entries under the latest checkpoint with as many cosignatures as asked, since the start",
+            ),
             registry: Registry::default(),
         };
         of.register("decisions", "Decisions, by effect and reason", None, decisions);
@@ -239,6 +262,18 @@ impl Metrics {
         }
     }
 
+    /// The counters of one witness. Its name comes from the configuration.
+    #[must_use]
+    pub fn witness(&self, name: &str) -> WitnessMetrics {
+        let labels =
+            |outcome: &str| [("witness", name.to_owned()), ("outcome", outcome.to_owned())];
+        WitnessMetrics {
+            requests: WITNESS_OUTCOMES
+                .map(|outcome| self.witness_requests.get_or_create_owned(&labels(outcome))),
+            entries: self.witness_entries.get_or_create_owned(&[("witness", name.to_owned())]),
+        }
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -267,6 +302,44 @@ impl MethodMetrics {
         let labels = || [("method", self.method), ("code", CODES[code])];
         self.codes[code].get_or_init(|| self.requests.get_or_create_owned(&labels())).inc();
         self.seconds.observe_duration(took);
+    }
+}
+
+/// What becomes of a checkpoint that is brought to a witness, by number of [`WitnessOutcome`].
+const WITNESS_OUTCOMES: [&str; 7] =
+    ["cosigned", "outdated", "rolled_back", "inconsistent", "refused", "bad_answer", "unreachable"];
+
+/// What becomes of a checkpoint that is brought to a witness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WitnessOutcome {
+    /// The witness cosigned it.
+    Cosigned,
+    /// The witness has seen another checkpoint than was thought; it is asked again.
+    Outdated,
+    /// The witness has seen more entries than there are.
+    RolledBack,
+    /// The witness has seen a ledger that this one does not continue.
+    Inconsistent,
+    /// The witness does not want it.
+    Refused,
+    /// The witness answered what is no answer.
+    BadAnswer,
+    /// There was no answer.
+    Unreachable,
+}
+
+/// The counters of one witness.
+#[derive(Debug)]
+pub struct WitnessMetrics {
+    requests: [Counter; WITNESS_OUTCOMES.len()],
+    /// Number of entries under the latest checkpoint that it has cosigned since the start.
+    pub entries: Level,
+}
+
+impl WitnessMetrics {
+    /// Counts a request.
+    pub fn ended(&self, outcome: WitnessOutcome) {
+        self.requests[outcome as usize].inc();
     }
 }
 
@@ -380,6 +453,7 @@ mod tests {
         metrics.ledger_bytes.set(4_096);
         metrics.hot_misses.inc();
         metrics.writes_stopped.set(1);
+        metrics.witness("w.example").ended(WitnessOutcome::RolledBack);
         let text = metrics.encode().unwrap();
         let method = r#"method="consent.v1.CheckService/Check""#;
         for line in [
@@ -399,6 +473,8 @@ mod tests {
             "consent_ledger_ledger_size_bytes 4096",
             "consent_ledger_hot_state_misses_total 1",
             "consent_ledger_writes_stopped 1",
+            r#"consent_ledger_witness_requests_total{witness="w.example",outcome="rolled_back"} 1"#,
+            r#"consent_ledger_witness_requests_total{witness="w.example",outcome="cosigned"} 0"#,
         ] {
             assert!(text.lines().any(|own| own == line), "no line `{line}` in\n{text}");
         }

@@ -1,0 +1,257 @@
+//! A witness's answers over HTTP: C2SP tlog-witness.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `POST /add-checkpoint` | 200 and a signature line, once the checkpoint is kept |
+//! | | 400 for what is no request, 403 for a checkpoint that its log has not signed, 404 for another log |
+//! | | 409 and the size of the latest cosigned checkpoint, if the request continues another |
+//! | | 422 for a checkpoint that does not continue it |
+//! | `GET /<SHA-256 of the origin in hex>/checkpoint` | the latest cosigned checkpoint, or 404 |
+//! | `GET /healthz` | 200, or 503 once the state could not be kept |
+//!
+//! Nobody is asked who they are: a log's signature is all that counts. So whatever a stranger can
+//! send is bounded in size, in time and in number.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, State as With},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::state::{Refusal, State};
+use crate::tlog::{
+    merkle::Hash,
+    note::NOTE_BYTES_MAX,
+    witness::{AddCheckpoint, CONSISTENCY_HASHES_MAX},
+};
+
+/// The largest request, in bytes: a note, a size, and hashes in base64.
+pub const REQUEST_BYTES_MAX: usize = NOTE_BYTES_MAX + (CONSISTENCY_HASHES_MAX + 1) * 45;
+/// How long a request's body may take to come.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be without a whole request head, also between requests.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a TLS handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most connections at a time; more wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// The most requests that are looked into at a time; more wait for their turn.
+pub const REQUESTS_MAX: usize = 16;
+/// How long requests in flight may take when the witness stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing is accepted after a connection could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const SIZE_TYPE: &str = "text/x.tlog.size";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// The time, in seconds since the Unix epoch.
+pub type Clock = fn() -> u64;
+
+/// What answers share.
+#[derive(Debug, Clone)]
+struct Witness {
+    state: Arc<State>,
+    turns: Arc<Semaphore>,
+    clock: Clock,
+}
+
+/// The answers of a witness.
+pub fn router(state: Arc<State>, clock: Clock) -> Router {
+    let witness = Witness { state, turns: Arc::new(Semaphore::new(REQUESTS_MAX)), clock };
+    Router::new()
+        .route("/add-checkpoint", post(add_checkpoint))
+        .route("/{origin_hash}/checkpoint", get(checkpoint))
+        .route("/healthz", get(healthz))
+        .with_state(witness)
+}
+
+async fn add_checkpoint(With(witness): With<Witness>, body: Body) -> Response {
+    let text = match read(body).await {
+        Ok(text) => text,
+        Err(answer) => return answer,
+    };
+    // Nobody closes the semaphore.
+    let Ok(turn) = Arc::clone(&witness.turns).acquire_owned().await else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping");
+    };
+    let answered = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        answer(&witness, &text)
+    });
+    answered.await.unwrap_or_else(|error| {
+        error!(%error, "a request was not answered");
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the witness")
+    })
+}
+
+async fn read(body: Body) -> Result<String, Response> {
+    let read = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, REQUEST_BYTES_MAX)).await;
+    let Ok(read) = read else {
+        return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long"));
+    };
+    // Either the limit, or a connection that broke off, where nobody reads the answer.
+    let bytes = read.map_err(|_| {
+        let what = format!("the request is larger than {REQUEST_BYTES_MAX} bytes");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, what)
+    })?;
+    String::from_utf8(bytes.into())
+        .map_err(|_| refuse(StatusCode::BAD_REQUEST, "the request is not UTF-8"))
+}
+
+/// Blocking.
+fn answer(witness: &Witness, text: &str) -> Response {
+    let request = match AddCheckpoint::parse(text) {
+        Ok(request) => request,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, error),
+    };
+    let checkpoint = &request.checkpoint.checkpoint;
+    match witness.state.cosign(&request, (witness.clock)()) {
+        Ok(line) => {
+            debug!(origin = checkpoint.origin, size = checkpoint.size, "cosigned");
+            ([(header::CONTENT_TYPE, TEXT_TYPE)], line).into_response()
+        }
+        Err(refusal) => refused(&request, &refusal),
+    }
+}
+
+fn refused(request: &AddCheckpoint, refusal: &Refusal) -> Response {
+    let checkpoint = &request.checkpoint.checkpoint;
+    let (origin, size) = (&checkpoint.origin, checkpoint.size);
+    let status = match refusal {
+        Refusal::Conflict { size } => {
+            debug!(origin, "the request continues another checkpoint");
+            let body = format!("{size}\n");
+            return (StatusCode::CONFLICT, [(header::CONTENT_TYPE, SIZE_TYPE)], body)
+                .into_response();
+        }
+        Refusal::UnknownOrigin(_) => StatusCode::NOT_FOUND,
+        Refusal::Signature(_) => StatusCode::FORBIDDEN,
+        Refusal::OldSize { .. } | Refusal::Note(_) => StatusCode::BAD_REQUEST,
+        Refusal::Inconsistent { signed, forked: true, .. } => {
+            error!(origin, size, signed, "the log has signed two roots for one size");
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        Refusal::Inconsistent { why, signed, forked: false } => {
+            // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
+            warn!(origin, size, %why, signed, "no proof that the log continues what was seen");
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        Refusal::NotKept(why) => {
+            error!(origin, size, why, "the state can not be kept");
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the state can not be kept");
+        }
+    };
+    debug!(origin, size, %refusal, "refused");
+    refuse(status, refusal)
+}
+
+async fn checkpoint(With(witness): With<Witness>, Path(origin_hash): Path<String>) -> Response {
+    let latest = lower_hex(&origin_hash).and_then(|hash| witness.state.latest(&hash));
+    match latest {
+        Some(text) => ([(header::CONTENT_TYPE, TEXT_TYPE)], text).into_response(),
+        None => refuse(StatusCode::NOT_FOUND, "no checkpoint of such a log was cosigned here"),
+    }
+}
+
+async fn healthz(With(witness): With<Witness>) -> Response {
+    match witness.state.poisoned() {
+        None => "serving\n".into_response(),
+        Some(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the state can not be kept"),
+    }
+}
+
+fn refuse(status: StatusCode, why: impl std::fmt::Display) -> Response {
+    (status, [(header::CONTENT_TYPE, TEXT_TYPE)], format!("{why}\n")).into_response()
+}
+
+/// A hash in lowercase hexadecimal, the only writing that there is of it.
+fn lower_hex(text: &str) -> Option<Hash> {
+    let lower = text.bytes().all(|byte| !byte.is_ascii_uppercase());
+    let hash = blake3::Hash::from_hex(text).ok().filter(|_| lower)?;
+    Some(*hash.as_bytes())
+}
+
+/// Answers connections until `stop`, then finishes what is in flight.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            accepted = accepted => accepted,
+            () = stop.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (router, tls, watcher) = (router.clone(), tls.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            let _place = place;
+            match tls {
+                None => talk(stream, router, watcher).await,
+                Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => talk(stream, router, watcher).await,
+                    Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+                    Err(_) => debug!("a TLS handshake took too long"),
+                },
+            }
+        });
+    }
+    drop(listener);
+    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        warn!("requests were still in flight when the time to drain was over");
+    }
+}
+
+/// Answers one connection to its end.
+async fn talk<S>(stream: S, router: Router, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let service = TowerToHyperService::new(router);
+    let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        debug!(error, "a connection broke off");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,451 @@
+//! A witness's memory: for each log the latest checkpoint that it has cosigned.
+//!
+//! A cosignature says that the log's checkpoints so far continue one another, so it leaves only when
+//! the checkpoint under it is on stable storage, and a checkpoint is compared and kept in one step:
+//! of two requests that continue the same checkpoint, one finds it gone. One lock for all logs is
+//! enough for as many as a witness is configured with.
+//!
+//! The file is one JSON object, written anew beside the old and renamed over it:
+//!
+//! ```json
+//! {"format": "consent-ledger witness state v1",
+//!  "witness": "witness.example/w1+8d6c20b1+BI…",
+//!  "sequence": 12,
+//!  "checkpoints": ["ledger.example/eu\n20852163\nCsUYapGG…=\n\n— ledger.example/eu Az3g…\n— …\n"]}
+//! ```
+//!
+//! Each checkpoint carries the log's signature and the witness's own, and both are verified when the
+//! file is read: nobody else can have written what it remembers.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::open::Lock;
+use crate::{
+    storage::disk::Disk,
+    tlog::{
+        checkpoint::{CheckpointError, SignedCheckpoint},
+        key::{Algorithm, SignerKey, VerifierKey},
+        merkle::{self, Hash, ProofError},
+        note::{Note, NoteError, SignatureError},
+        witness::AddCheckpoint,
+    },
+};
+
+/// What the file says that it is.
+const FORMAT: &str = "consent-ledger witness state v1";
+/// The most logs that a witness follows.
+pub const LOGS_MAX: usize = 1_024;
+/// The largest state file that is read, in bytes.
+pub const STATE_BYTES_MAX: u64 = 512 << 20;
+
+/// A witness: its key, the logs that it follows, and what it has seen of them.
+#[derive(Debug)]
+pub struct State {
+    key: SignerKey,
+    logs: BTreeMap<String, Log>,
+    kept: Mutex<Kept>,
+}
+
+/// A log that is followed.
+#[derive(Debug, Default)]
+struct Log {
+    keys: Vec<VerifierKey>,
+}
+
+/// What is remembered, and where.
+#[derive(Debug)]
+struct Kept {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// None where no other process can be, as in tests.
+    lock: Option<Lock>,
+    /// Number of the last change.
+    sequence: u64,
+    latest: BTreeMap<String, SignedCheckpoint>,
+    /// Why nothing more is cosigned, once the file's name may be of either content.
+    poisoned: Option<String>,
+}
+
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    format: String,
+    witness: String,
+    sequence: u64,
+    checkpoints: Vec<String>,
+}
+
+/// Why a state can not be used. Nothing was changed.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The file can not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is none of ours, or was changed.
+    #[error("{path} is no state that this witness has kept: {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file is of another witness.
+    #[error("{path} is the state of {found}, not of {wanted}")]
+    OtherWitness {
+        /// The file.
+        path: PathBuf,
+        /// Verifier key in the file.
+        found: String,
+        /// Verifier key of this witness.
+        wanted: String,
+    },
+    /// The file is a copy of before.
+    #[error(
+        "{path} is of change {found}, and this witness has kept change {wanted}: an old copy was \
+         restored, from which it could be led to cosign another past"
+    )]
+    RolledBack {
+        /// The file.
+        path: PathBuf,
+        /// Its number.
+        found: u64,
+        /// The number that it must have at least.
+        wanted: u64,
+    },
+    /// A log is followed with a key of something else.
+    #[error("{0} is a witness's key, not a log's")]
+    NotALog(String),
+    /// More logs than are followed.
+    #[error("more than {LOGS_MAX} logs")]
+    TooManyLogs,
+}
+
+/// Why a checkpoint is not cosigned.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// No log of this name is followed.
+    #[error("no log `{0}` is followed here")]
+    UnknownOrigin(String),
+    /// No signature of the log, or one that is not.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// The old size is larger than the new.
+    #[error("the old size {old} is larger than the checkpoint's {size}")]
+    OldSize {
+        /// The old size.
+        old: u64,
+        /// Size of the checkpoint.
+        size: u64,
+    },
+    /// The checkpoint that was cosigned last is of another size than the request says.
+    #[error("the checkpoint that was cosigned last is of {size} entries")]
+    Conflict {
+        /// Its size.
+        size: u64,
+    },
+    /// It is not shown that the log continues what it was.
+    #[error("{why}")]
+    Inconsistent {
+        /// What the proof lacks.
+        why: ProofError,
+        /// The checkpoint, with the log's own signatures.
+        signed: String,
+        /// Whether it is proof of two pasts: another root for the size that was cosigned last.
+        forked: bool,
+    },
+    /// What is signed can not stand in a note.
+    #[error(transparent)]
+    Note(#[from] NoteError),
+    /// The new checkpoint can not be kept.
+    #[error("the state can not be kept: {0}")]
+    NotKept(String),
+}
+
+impl State {
+    /// Reads what was kept, or begins with nothing where `file` is not there and `fresh` says so.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        key: SignerKey,
+        logs: Vec<VerifierKey>,
+        lock: Option<Lock>,
+        fresh: bool,
+    ) -> Result<Self, StateError> {
+        let logs = followed(logs)?;
+        let least = lock.as_ref().map_or(0, Lock::sequence);
+        let mut kept = Kept {
+            disk,
+            path: path.to_owned(),
+            lock,
+            sequence: least,
+            latest: BTreeMap::new(),
+            poisoned: None,
+        };
+        if fresh {
+            let written = kept.replace(&key, BTreeMap::new());
+            written.map_err(|source| StateError::Io { path: path.to_owned(), source })?;
+        } else {
+            let file = read(&*kept.disk, path)?;
+            (kept.sequence, kept.latest) = file.restore(path, &key, &logs, least)?;
+        }
+        Ok(Self { key, logs, kept: Mutex::new(kept) })
+    }
+
+    /// The key that verifies this witness's cosignatures.
+    #[must_use]
+    pub fn verifier_key(&self) -> &VerifierKey {
+        self.key.verifier()
+    }
+
+    /// Names of the logs that are followed.
+    pub fn origins(&self) -> impl Iterator<Item = &str> {
+        self.logs.keys().map(String::as_str)
+    }
+
+    /// Cosigns a checkpoint that continues the latest, and keeps it. Answers the signature line.
+    /// `now_s` is the time in seconds since the Unix epoch. Blocking.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn cosign(&self, request: &AddCheckpoint, now_s: u64) -> Result<String, Refusal> {
+        let AddCheckpoint { old_size, proof, checkpoint } = request;
+        let mut signed = self.signed(checkpoint)?;
+        let (old, size) = (*old_size, checkpoint.checkpoint.size);
+        if old > size {
+            return Err(Refusal::OldSize { old, size });
+        }
+        let mut kept = self.kept.lock();
+        kept.check_continues(old, &signed, proof)?;
+        signed.note.sign(&self.key, now_s);
+        let line = signed.note.signatures().last().map(ToString::to_string).unwrap_or_default();
+        kept.keep(&self.key, signed)?;
+        Ok(format!("{line}\n"))
+    }
+
+    /// The latest checkpoint that was cosigned of the log whose origin has this SHA-256 hash.
+    #[must_use]
+    pub fn latest(&self, origin_hash: &Hash) -> Option<String> {
+        let hashed = |origin: &&String| Hash::from(Sha256::digest(origin)) == *origin_hash;
+        let origin = self.logs.keys().find(hashed)?;
+        self.kept.lock().latest.get(origin).map(ToString::to_string)
+    }
+
+    /// Why nothing more is cosigned until restart, once that is so.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<String> {
+        self.kept.lock().poisoned.clone()
+    }
+
+    /// The checkpoint with the signatures of the log's known keys alone.
+    fn signed(&self, checkpoint: &SignedCheckpoint) -> Result<SignedCheckpoint, Refusal> {
+        let SignedCheckpoint { checkpoint, note } = checkpoint;
+        let unknown = || Refusal::UnknownOrigin(checkpoint.origin.clone());
+        let log = self.logs.get(&checkpoint.origin).ok_or_else(unknown)?;
+        Ok(SignedCheckpoint { checkpoint: checkpoint.clone(), note: log.signed(note)? })
+    }
+}
+
+impl Log {
+    /// A note with the signatures of known keys alone: one at least, and none that is false.
+    fn signed(&self, note: &Note) -> Result<Note, Refusal> {
+        let mut own = Note::new(note.text().to_owned())?;
+        let mut missing = None;
+        for key in &self.keys {
+            match note.verify(key) {
+                Ok(_) => note.by(key).for_each(|signature| own.add(signature.clone())),
+                Err(bad @ SignatureError::Bad(_)) => return Err(bad.into()),
+                Err(none) => missing = Some(none),
+            }
+        }
+        match missing {
+            Some(none) if own.signatures().is_empty() => Err(none.into()),
+            _ => Ok(own),
+        }
+    }
+}
+
+impl Kept {
+    fn check_continues(
+        &self,
+        old: u64,
+        new: &SignedCheckpoint,
+        proof: &[Hash],
+    ) -> Result<(), Refusal> {
+        if let Some(why) = &self.poisoned {
+            return Err(Refusal::NotKept(why.clone()));
+        }
+        let latest = self.latest.get(&new.checkpoint.origin).map(|latest| &latest.checkpoint);
+        let (size, root) =
+            latest.map_or_else(|| (0, merkle::empty_root()), |latest| (latest.size, latest.root));
+        if old != size {
+            return Err(Refusal::Conflict { size });
+        }
+        let head = &new.checkpoint;
+        let proven = if head.size == 0 && head.root != merkle::empty_root() {
+            Err(ProofError::Root)
+        } else {
+            merkle::verify_consistency((size, &root), (head.size, &head.root), proof)
+        };
+        proven.map_err(|why| Refusal::Inconsistent {
+            why,
+            signed: new.to_string(),
+            forked: size == head.size && root != head.root,
+        })
+    }
+
+    /// Keeps a checkpoint, or nothing.
+    fn keep(&mut self, key: &SignerKey, new: SignedCheckpoint) -> Result<(), Refusal> {
+        let mut latest = self.latest.clone();
+        latest.insert(new.checkpoint.origin.clone(), new);
+        self.replace(key, latest).map_err(|error| Refusal::NotKept(error.to_string()))
+    }
+
+    /// Writes the file anew. What is in memory changes only when it is on stable storage.
+    fn replace(
+        &mut self,
+        key: &SignerKey,
+        latest: BTreeMap<String, SignedCheckpoint>,
+    ) -> io::Result<()> {
+        let file = File {
+            format: FORMAT.to_owned(),
+            witness: key.verifier().to_string(),
+            sequence: self.sequence + 1,
+            checkpoints: latest.values().map(ToString::to_string).collect(),
+        };
+        let mut bytes = serde_json::to_vec(&file)?;
+        bytes.push(b'\n');
+        let beside = self.write_beside(&bytes)?;
+        // From here on, nobody knows which of the two files a failure leaves behind the name.
+        let named = self.disk.rename(&beside, &self.path);
+        if let Err(error) = named.and_then(|()| self.disk.sync_dir(parent(&self.path))) {
+            self.poisoned = Some(error.to_string());
+            return Err(error);
+        }
+        (self.sequence, self.latest) = (file.sequence, latest);
+        if let Some(lock) = &mut self.lock {
+            lock.remember(self.sequence);
+        }
+        Ok(())
+    }
+
+    fn write_beside(&self, bytes: &[u8]) -> io::Result<PathBuf> {
+        let mut beside = self.path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        match self.disk.remove(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.create(&beside)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        Ok(beside)
+    }
+}
+
+impl File {
+    /// What it remembers, once every word of it is verified.
+    fn restore(
+        self,
+        path: &Path,
+        key: &SignerKey,
+        logs: &BTreeMap<String, Log>,
+        least: u64,
+    ) -> Result<(u64, BTreeMap<String, SignedCheckpoint>), StateError> {
+        let path = path.to_owned();
+        let damaged =
+            |path: &Path, what: String| StateError::Damaged { path: path.to_owned(), what };
+        if self.format != FORMAT {
+            return Err(damaged(&path, format!("its format is `{}`", self.format)));
+        }
+        let wanted = key.verifier().to_string();
+        if self.witness != wanted {
+            return Err(StateError::OtherWitness { path, found: self.witness, wanted });
+        }
+        if self.sequence < least {
+            return Err(StateError::RolledBack { path, found: self.sequence, wanted: least });
+        }
+        let mut latest = BTreeMap::new();
+        for text in &self.checkpoints {
+            let checkpoint = own_checkpoint(text, key, logs)
+                .map_err(|error| damaged(&path, error.to_string()))?;
+            latest.insert(checkpoint.checkpoint.origin.clone(), checkpoint);
+        }
+        Ok((self.sequence, latest))
+    }
+}
+
+/// A checkpoint as this witness has cosigned it. A log whose key was changed since keeps its
+/// checkpoint: what was seen was seen.
+fn own_checkpoint(
+    text: &str,
+    key: &SignerKey,
+    logs: &BTreeMap<String, Log>,
+) -> Result<SignedCheckpoint, CheckpointError> {
+    let own = SignedCheckpoint::parse(text)?;
+    own.note.verify(key.verifier())?;
+    for log in logs.get(&own.checkpoint.origin).into_iter().flat_map(|log| &log.keys) {
+        if let Err(bad @ SignatureError::Bad(_)) = own.note.verify(log) {
+            return Err(bad.into());
+        }
+    }
+    Ok(own)
+}
+
+/// Whether nothing was cosigned under a state.
+pub(super) fn is_blank(disk: &dyn Disk, path: &Path) -> Result<bool, StateError> {
+    Ok(read(disk, path)?.checkpoints.is_empty())
+}
+
+fn read(disk: &dyn Disk, path: &Path) -> Result<File, StateError> {
+    let io_error = |source| StateError::Io { path: path.to_owned(), source };
+    let damaged = |what: String| StateError::Damaged { path: path.to_owned(), what };
+    let file = disk.open_read(path).map_err(io_error)?;
+    let len = file.len().map_err(io_error)?;
+    if len > STATE_BYTES_MAX {
+        return Err(damaged(format!("it is larger than {STATE_BYTES_MAX} bytes")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+    file.read_exact_at(&mut bytes, 0).map_err(io_error)?;
+    serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+}
+
+fn followed(keys: Vec<VerifierKey>) -> Result<BTreeMap<String, Log>, StateError> {
+    let mut logs: BTreeMap<String, Log> = BTreeMap::new();
+    for key in keys {
+        if key.algorithm() != Algorithm::Note {
+            return Err(StateError::NotALog(key.to_string()));
+        }
+        let log = logs.entry(key.name().to_owned()).or_default();
+        if !log.keys.contains(&key) {
+            log.keys.push(key);
+        }
+    }
+    if logs.len() > LOGS_MAX { Err(StateError::TooManyLogs) } else { Ok(logs) }
+}
+
+/// The directory above, which for a bare name is the current one.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,564 @@
+//! Witnesses as real processes: what each status means, what a crash, a race or an old copy can not
+//! undo, and a ledger whose checkpoints are seen by three.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use consent_ledger::{
+    proto::Action,
+    tlog::{
+        checkpoint::{Checkpoint, SignedCheckpoint},
+        key::{Algorithm, SignerKey, VerifierKey},
+        merkle::{self, Hash, Range, leaf_hash},
+        note::Note,
+        policy::{Policy, Witness as Known},
+        witness::AddCheckpoint,
+    },
+    web::{Answer, WebClient},
+};
+use sha2::{Digest, Sha256};
+use support::{Finished, PATIENCE, Process, Server, act, binary, change, copy_tree};
+
+const ORIGIN: &str = "ledger.example/eu";
+
+fn log_key() -> SignerKey {
+    SignerKey::from_seed(ORIGIN, Algorithm::Note, &[7; 32]).unwrap()
+}
+
+/// A log in memory.
+struct Tree(Vec<Hash>);
+
+impl Tree {
+    fn of(leaves: impl IntoIterator<Item = u64>) -> Self {
+        Self(leaves.into_iter().map(|leaf| leaf_hash(&leaf.to_be_bytes())).collect())
+    }
+
+    fn subtree(&self, height: u32, number: u64) -> Result<Hash, ()> {
+        let begin = usize::try_from(number << height).unwrap();
+        let mut range = Range::empty(0);
+        self.0[begin..begin + (1 << height)].iter().for_each(|leaf| range.push(*leaf));
+        range.root().ok_or(())
+    }
+
+    fn request(&self, old_size: u64, size: u64) -> AddCheckpoint {
+        let root = merkle::root(size, |h, n| self.subtree(h, n)).unwrap();
+        let checkpoint =
+            Checkpoint { origin: ORIGIN.to_owned(), size, root, extensions: String::new() };
+        let proof = if old_size <= size {
+            merkle::prove_consistency(old_size, size, |h, n| self.subtree(h, n)).unwrap()
+        } else {
+            Vec::new()
+        };
+        let checkpoint = SignedCheckpoint::sign(checkpoint, &log_key()).unwrap();
+        AddCheckpoint { old_size, proof, checkpoint }
+    }
+}
+
+/// Where a witness keeps what it is, and as what.
+struct Home {
+    dir: PathBuf,
+    name: String,
+    log: VerifierKey,
+}
+
+impl Home {
+    fn new(root: &Path, name: &str) -> Self {
+        let dir = root.join(name.replace('/', "-"));
+        Self { dir, name: name.to_owned(), log: log_key().verifier().clone() }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.dir.join("key")
+    }
+
+    fn process(&self, flags: &[&str]) -> Process {
+        let mut command = binary();
+        command.args(["witness", "--name", &self.name, "--log", &self.log.to_string()]);
+        command.arg("--state-file").arg(self.state()).arg("--key-file").arg(self.key());
+        if !flags.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.args(flags);
+        Process::spawn(command)
+    }
+
+    #[track_caller]
+    fn start(&self) -> Witness {
+        self.start_with(&[])
+    }
+
+    #[track_caller]
+    fn start_with(&self, flags: &[&str]) -> Witness {
+        let process = self.process(flags);
+        let printed = |prefix: &str| {
+            process.stdout.wait_for(PATIENCE, |text| {
+                let whole = &text[..=text.rfind('\n')?];
+                whole.lines().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned)
+            })
+        };
+        let address = printed("listening on ").unwrap();
+        let key = VerifierKey::parse(&printed("verifier key ").unwrap()).unwrap();
+        Witness { process, address, key, web: WebClient::new(PATIENCE, None).unwrap() }
+    }
+
+    /// What it says instead of starting.
+    #[track_caller]
+    fn refused(&self, flags: &[&str], code: i32) -> Finished {
+        self.process(flags).wait(PATIENCE).expect_code(code)
+    }
+}
+
+/// A running witness.
+struct Witness {
+    process: Process,
+    address: String,
+    key: VerifierKey,
+    web: WebClient,
+}
+
+impl Witness {
+    async fn add(&self, request: &AddCheckpoint) -> Answer {
+        let url = format!("http://{}/add-checkpoint", self.address);
+        self.web.post(&url, request.to_string(), 1 << 16).await.unwrap()
+    }
+
+    /// The latest checkpoint, verified, or none.
+    async fn latest(&self) -> Option<SignedCheckpoint> {
+        let hash: [u8; 32] = Sha256::digest(ORIGIN).into();
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let url = format!("http://{}/{hash}/checkpoint", self.address);
+        let answer = self.web.get(&url, 1 << 16).await.unwrap();
+        if answer.status == 404 {
+            return None;
+        }
+        let text = String::from_utf8(answer.body).unwrap();
+        let own = SignedCheckpoint::open(&text, log_key().verifier()).unwrap();
+        own.note.verify(&self.key).unwrap();
+        Some(own)
+    }
+
+    async fn size(&self) -> u64 {
+        self.latest().await.map_or(0, |own| own.checkpoint.size)
+    }
+
+    /// As the flag of `serve` has it.
+    fn flag(&self) -> String {
+        format!("--witness={} http://{}", self.key, self.address)
+    }
+
+    fn terminate(self) -> Finished {
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.wait(PATIENCE).expect_code(0)
+    }
+}
+
+/// Asks again until it is so; fails the test when the time is over.
+async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_witness_answers_as_the_specification_says() {
+    let root = tempfile::tempdir().unwrap();
+    let witness = Home::new(root.path(), "witness.example/w1").start();
+    let (tree, other) = (Tree::of(0..40), Tree::of((0..10).chain(100..140)));
+    assert!(witness.latest().await.is_none());
+    let first = tree.request(0, 12);
+    let answer = witness.add(&first).await;
+    assert_eq!(answer.status, 200);
+    let mut note = Note::new(first.checkpoint.note.text().to_owned()).unwrap();
+    note.add_lines(std::str::from_utf8(&answer.body).unwrap()).unwrap();
+    let at_s = note.verify(&witness.key).unwrap().unwrap();
+    let now_s = u64::try_from(support::now_ms() / 1_000).unwrap();
+    assert!(now_s.abs_diff(at_s) < 3_600, "{at_s} is not now");
+    for (request, status) in [
+        (tree.request(0, 20), 409),
+        (tree.request(13, 12), 400),
+        (other.request(12, 20), 422),
+        (other.request(12, 12), 422),
+        (tree.request(12, 12), 200),
+        (tree.request(12, 40), 200),
+        (tree.request(12, 40), 409),
+    ] {
+        let answer = witness.add(&request).await;
+        assert_eq!(answer.status, status, "{request}: {:?}", String::from_utf8(answer.body));
+    }
+    let conflict = witness.add(&tree.request(12, 20)).await;
+    assert_eq!(conflict.content_type, "text/x.tlog.size");
+    assert_eq!(conflict.body, b"40\n");
+    let strangers: [(&str, u8, u16); 2] = [("other.example", 7, 404), (ORIGIN, 8, 403)];
+    for (origin, seed, status) in strangers {
+        let key = SignerKey::from_seed(origin, Algorithm::Note, &[seed; 32]).unwrap();
+        let mut request = tree.request(40, 40);
+        let checkpoint =
+            Checkpoint { origin: origin.to_owned(), ..request.checkpoint.checkpoint.clone() };
+        request.checkpoint = SignedCheckpoint::sign(checkpoint, &key).unwrap();
+        assert_eq!(witness.add(&request).await.status, status, "{origin}");
+    }
+    assert_eq!(witness.size().await, 40);
+    // A fork that the log has signed is evidence, and is kept in the log.
+    let said = witness.terminate().stderr;
+    assert!(said.contains("the log has signed two roots for one size"), "{said}");
+    assert!(said.contains("no proof that the log continues what was seen"), "{said}");
+}
+
+#[tokio::test]
+async fn what_was_cosigned_survives_kill_9() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::new(root.path(), "witness.example/w1");
+    let tree = Tree::of(0..64);
+    let mut old = 0;
+    let mut key = None;
+    for size in [0, 3, 17, 17, 64] {
+        let mut witness = home.start();
+        assert_eq!(*key.get_or_insert(witness.key.clone()), witness.key, "one key for ever");
+        assert_eq!(witness.size().await, old);
+        assert_eq!(witness.add(&tree.request(old, size)).await.status, 200);
+        witness.process.kill();
+        old = size;
+    }
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(home.key()), mode(home.state())), (0o600, 0o600));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_race_never_lead_back() {
+    let root = tempfile::tempdir().unwrap();
+    let witness = Home::new(root.path(), "witness.example/w1").start();
+    let tree = Tree::of(0..200);
+    let mut old = 0;
+    while old < 150 {
+        let requests: Vec<AddCheckpoint> =
+            (1..=8).map(|more| tree.request(old, old + more)).collect();
+        let answers = requests.iter().map(|request| witness.add(request));
+        let answers = futures_util::future::join_all(answers).await;
+        let cosigned: Vec<u64> = (answers.iter().zip(&requests))
+            .filter(|(answer, _)| answer.status == 200)
+            .map(|(_, request)| request.checkpoint.checkpoint.size)
+            .collect();
+        assert_eq!(cosigned.len(), 1, "each continues the same, so only one can: {cosigned:?}");
+        assert!(answers.iter().all(|answer| [200, 409].contains(&answer.status)));
+        assert_eq!(witness.size().await, cosigned[0]);
+        old = cosigned[0];
+    }
+}
+
+#[tokio::test]
+async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::new(root.path(), "witness.example/w1");
+    let tree = Tree::of(0..64);
+    let witness = home.start();
+    assert_eq!(witness.add(&tree.request(0, 10)).await.status, 200);
+    witness.terminate();
+    let old = fs::read(home.state()).unwrap();
+    let witness = home.start();
+    assert_eq!(witness.add(&tree.request(10, 20)).await.status, 200);
+    // While it runs, nobody else does.
+    let second = home.refused(&[], 1).stderr;
+    assert!(second.contains("in use by another process"), "{second}");
+    witness.terminate();
+    let newest = fs::read(home.state()).unwrap();
+
+    fs::write(home.state(), &old).unwrap();
+    let said = home.refused(&[], 1).stderr;
+    assert!(said.contains("an old copy was restored"), "{said}");
+    fs::remove_file(home.state()).unwrap();
+    let said = home.refused(&[], 1).stderr;
+    assert!(said.contains("is missing although the key"), "{said}");
+    assert!(said.contains("--new-state"), "{said}");
+    assert!(!home.state().exists());
+    fs::write(home.state(), &newest[..newest.len() / 2]).unwrap();
+    assert!(home.refused(&[], 1).stderr.contains("no state that this witness has kept"));
+    fs::write(home.state(), &newest).unwrap();
+    assert!(home.refused(&["--new-state"], 2).stderr.contains("--new-state is for"));
+    let witness = home.start();
+    assert_eq!(witness.size().await, 20);
+    witness.terminate();
+
+    // Whoever says so may begin anew.
+    fs::remove_file(home.state()).unwrap();
+    let witness = home.start_with(&["--new-state"]);
+    assert_eq!(witness.size().await, 0);
+    witness.terminate();
+}
+
+#[test]
+fn wrong_usage_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::new(root.path(), "witness.example/w1");
+    home.start().terminate();
+    let key = fs::read(home.key()).unwrap();
+    let other = Home {
+        name: "witness.example/w2".to_owned(),
+        ..Home::new(root.path(), "witness.example/w1")
+    };
+    let said = other.refused(&[], 2).stderr;
+    assert!(said.contains("is the key of `witness.example/w1`"), "{said}");
+    let said = home.refused(&["--listen", "0.0.0.0:0"], 2).stderr;
+    assert!(said.contains("--insecure"), "{said}");
+    let said = home.refused(&["--tls-cert", "absent.pem"], 2).stderr;
+    assert!(said.contains("--tls-key"), "{said}");
+    assert_eq!(fs::read(home.key()).unwrap(), key, "a key is never written over");
+    fs::remove_file(home.key()).unwrap();
+    // Nothing was cosigned, so nothing is lost.
+    home.start().terminate();
+    assert_ne!(fs::read(home.key()).unwrap(), key);
+    let bad = Home { log: home.start().key, ..Home::new(root.path(), "witness.example/w3") };
+    let said = bad.refused(&[], 2).stderr;
+    assert!(said.contains("is a witness's key, not a log's"), "{said}");
+}
+
+#[test]
+fn scripts_are_told_in_json() {
+    let root = tempfile::tempdir().unwrap();
+    let process = Home::new(root.path(), "witness.example/w1").process(&["--json"]);
+    let line = process.stdout.wait_for(PATIENCE, |text| text.strip_suffix('\n').map(str::to_owned));
+    let said: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    assert!(said["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let key = VerifierKey::parse(said["verifier_key"].as_str().unwrap()).unwrap();
+    assert_eq!((key.name(), key.algorithm()), ("witness.example/w1", Algorithm::Cosignature));
+}
+
+#[test]
+fn a_policy_can_name_the_logs() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("policy");
+    fs::write(&file, format!("log {}\nquorum none\n", log_key().verifier())).unwrap();
+    let (state, key) = (root.path().join("state"), root.path().join("key"));
+    let start = |policy: &Path| {
+        let mut command = binary();
+        command.args(["witness", "--name", "w.example", "--listen", "127.0.0.1:0"]);
+        command.arg("--state-file").arg(&state).arg("--key-file").arg(&key);
+        command.arg("--policy").arg(policy);
+        Process::spawn(command)
+    };
+    let own = start(&file);
+    own.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
+    drop(own);
+    fs::write(&file, "quorum none\n").unwrap();
+    let said = start(&file).wait(PATIENCE).expect_code(2).stderr;
+    assert!(said.contains("no log to follow"), "{said}");
+}
+
+/// A ledger with witnesses.
+struct Ledger {
+    dir: PathBuf,
+    key_file: PathBuf,
+}
+
+impl Ledger {
+    fn new(root: &Path) -> Self {
+        let key_file = root.join("signing-key");
+        fs::write(&key_file, format!("{}\n", *log_key().to_secret_text())).unwrap();
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
+        Self { dir: root.join("data"), key_file }
+    }
+
+    #[track_caller]
+    fn start(&self, witnesses: &[&Witness], flags: &[&str]) -> Served {
+        let own: Vec<String> = witnesses.iter().map(|witness| witness.flag()).collect();
+        let key_file = format!("--signing-key-file={}", self.key_file.display());
+        let mut all = vec![
+            "--origin",
+            ORIGIN,
+            &key_file,
+            "--metrics-listen=127.0.0.1:0",
+            "--tiles-listen=127.0.0.1:0",
+            "--checkpoint-interval=10ms",
+        ];
+        all.extend(own.iter().map(String::as_str));
+        all.extend(flags);
+        let server = Server::start_with(&self.dir, &all);
+        let tiles = server.printed("tiles on ").unwrap();
+        let metrics = server.printed("metrics on ").unwrap();
+        Served { server, tiles, metrics, web: WebClient::new(PATIENCE, None).unwrap() }
+    }
+}
+
+struct Served {
+    server: Server,
+    tiles: String,
+    metrics: String,
+    web: WebClient,
+}
+
+impl Served {
+    /// Records an act, and answers the number of entries with it.
+    async fn record(&self, subject: &str) -> u64 {
+        let mut clients = self.server.clients().await;
+        clients.put_catalog(&["a.b"], &["email"]).await;
+        let request = act(subject, vec![change(Action::Grant, "a.b", "email")]);
+        clients.consent.record_consent(request).await.unwrap().into_inner().revision
+    }
+
+    /// The latest released checkpoint.
+    async fn released(&self) -> Option<SignedCheckpoint> {
+        let answer = self.web.get(&format!("http://{}/checkpoint", self.tiles), 1 << 16).await;
+        let answer = answer.unwrap();
+        let text = String::from_utf8(answer.body).unwrap();
+        (answer.status == 200).then(|| SignedCheckpoint::open(&text, log_key().verifier()).unwrap())
+    }
+
+    async fn released_size(&self) -> u64 {
+        self.released().await.map_or(0, |own| own.checkpoint.size)
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let answer = self.web.get(&format!("http://{}/metrics", self.metrics), 1 << 20).await;
+        let text = String::from_utf8(answer.unwrap().body).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+}
+
+fn two_of(witnesses: &[&Witness]) -> Policy {
+    let known =
+        |own: &&Witness| Known { name: own.key.name().to_owned(), key: own.key.clone(), url: None };
+    Policy::any_of(2, witnesses.iter().map(known).collect()).unwrap()
+}
+
+#[tokio::test]
+async fn two_of_three_witnesses_are_enough() {
+    let root = tempfile::tempdir().unwrap();
+    let homes = [1, 2, 3].map(|n| Home::new(root.path(), &format!("witness.example/w{n}")));
+    let [mut one, mut two, three] = homes.each_ref().map(Home::start);
+    let policy = two_of(&[&one, &two, &three]);
+    let ledger = Ledger::new(root.path());
+    let flags = ["--witness-quorum=2", "--witness-timeout=500ms", "--witness-fail=open"];
+    let served = ledger.start(&[&one, &two, &three], &flags);
+
+    // All there: whatever is released within the time is cosigned.
+    let size = served.record("user:1").await;
+    eventually("witnessed by two or three", async || {
+        let own = served.released().await;
+        own.is_some_and(|own| own.checkpoint.size >= size && policy.verify(&own.note).is_ok())
+    })
+    .await;
+    // One gone.
+    one.process.kill();
+    let size = served.record("user:2").await;
+    eventually("witnessed by two", async || {
+        let own = served.released().await;
+        own.is_some_and(|own| own.checkpoint.size >= size && policy.verify(&own.note).is_ok())
+    })
+    .await;
+    eventually("the metric follows", async || {
+        served.metric("consent_ledger_checkpoint_witnessed_entries").await >= size
+    })
+    .await;
+    // Two gone: released without, and that is said.
+    two.process.kill();
+    let before = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
+    let size = served.record("user:3").await;
+    eventually("released without", async || served.released_size().await >= size).await;
+    assert!(policy.verify(&served.released().await.unwrap().note).is_err());
+    let after = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
+    assert!(after > before, "{before} {after}");
+    let said = served.server.terminate().stderr;
+    assert!(said.contains("too few witnesses have seen it"), "{said}");
+}
+
+#[tokio::test]
+async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
+    let root = tempfile::tempdir().unwrap();
+    let homes = [1, 2].map(|n| Home::new(root.path(), &format!("witness.example/w{n}")));
+    let [one, mut two] = homes.each_ref().map(Home::start);
+    let policy = two_of(&[&one, &two]);
+    let ledger = Ledger::new(root.path());
+    // Both are asked for where nothing else is said.
+    let served = ledger.start(&[&one, &two], &["--witness-fail=closed", "--witness-timeout=50ms"]);
+    let size = served.record("user:1").await;
+    eventually("witnessed", async || served.released_size().await >= size).await;
+    two.process.kill();
+    // Whatever was on its way to both has come by now, or comes no more.
+    let size = served.record("user:2").await;
+    eventually("the other has seen it", async || one.size().await >= size).await;
+    let held = served.released().await.unwrap();
+    assert!(held.checkpoint.size < size, "it is held back");
+    policy.verify(&held.note).unwrap();
+    // A witness that comes back to where it was lets it go.
+    let two = homes[1].start_with(&["--listen", &two.address]);
+    eventually("released", async || served.released_size().await >= size).await;
+    policy.verify(&served.released().await.unwrap().note).unwrap();
+    assert_eq!(served.metric("consent_ledger_checkpoints_unwitnessed_total").await, 0);
+    assert!(two.size().await >= size);
+    served.server.terminate();
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let witness = Home::new(root.path(), "witness.example/w1").start();
+    let ledger = Ledger::new(root.path());
+    let served = ledger.start(&[&witness], &[]);
+    let size = served.record("user:1").await;
+    eventually("seen", async || witness.size().await >= size).await;
+    served.server.terminate();
+    let copy = root.path().join("copy");
+    copy_tree(&ledger.dir, &copy);
+
+    let served = ledger.start(&[&witness], &[]);
+    let size = served.record("user:2").await;
+    eventually("seen", async || witness.size().await >= size).await;
+    assert_eq!(served.metric("consent_ledger_witness_conflicts_total").await, 0);
+    served.server.terminate();
+    fs::remove_dir_all(&ledger.dir).unwrap();
+    copy_tree(&copy, &ledger.dir);
+
+    let served = ledger.start(&[&witness], &["--witness-timeout=100ms"]);
+    eventually("noticed", async || {
+        served.metric("consent_ledger_witness_conflicts_total").await > 0
+    })
+    .await;
+    // It goes its own way from there, and can not prove that it continues what was seen.
+    for n in 3..8 {
+        served.record(&format!("user:{n}")).await;
+    }
+    let forked = "consent_ledger_witness_requests_total\
+                  {witness=\"witness.example/w1\",outcome=\"inconsistent\"}";
+    eventually("a fork", async || served.metric(forked).await > 0).await;
+    assert_eq!(witness.size().await, size, "the witness stays with what it has seen");
+    let said = served.server.terminate().stderr;
+    assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
+    assert!(said.contains("this ledger was forked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_witness_can_be_asked_over_tls() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str| support::repository("tests/fixtures/tls").join(name);
+    let (cert, key) = (file("localhost.cert.pem"), file("localhost.key.pem"));
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let witness = Home::new(root.path(), "witness.example/w1").start_with(&[
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ]);
+    let flag = witness.flag().replace(" http://", " https://");
+    let ca = format!("--witness-ca={cert}");
+    // Both must be as they should; with `closed`, the first checkpoint shows it.
+    let served = Ledger::new(root.path()).start(&[], &[&flag, &ca, "--witness-fail=closed"]);
+    eventually("witnessed", async || served.released_size().await > 0).await;
+    let released = served.released().await.unwrap();
+    released.note.verify(&witness.key).unwrap();
+    served.server.terminate();
+    witness.terminate();
+}
