@@ -49,8 +49,7 @@ struct Header {
 
 /// The header of what is signed as one type with a key, encoded.
 fn header(typ: &str, key_id: &str) -> String {
-    let header =
-        Header { alg: ALGORITHM.to_owned(), typ: typ.to_owned(), kid: key_id.to_owned() };
+    let header = Header { alg: ALGORITHM.to_owned(), typ: typ.to_owned(), kid: key_id.to_owned() };
     let json = serde_json::to_vec(&header).expect("texts always have a JSON form");
     BASE64_URL_SAFE_NO_PAD.encode(json)
 }

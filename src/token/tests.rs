@@ -80,7 +80,10 @@ fn keys_are_named_and_written_as_the_standard_has_it() {
     let seed = BASE64.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
     let signer = Signer::from_seed(seed.as_slice().try_into().unwrap());
     assert_eq!(signer.public_key(), key);
-    assert_eq!(format!("{signer:?}"), "Signer(Signer(kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k))");
+    assert_eq!(
+        format!("{signer:?}"),
+        "Signer(Signer(kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k))"
+    );
 }
 
 #[test]
@@ -170,7 +173,11 @@ fn other_keys_and_other_subjects_are_refused() {
     assert_eq!(super::verify(&token, &other, None, NOW), Err(TokenError::Key { named, given }));
     let key = signer().public_key();
     for subject in ["user:43", "", "user:42 ", "User:42"] {
-        assert_eq!(super::verify(&token, &key, Some(subject), NOW), Err(TokenError::Subject), "{subject}");
+        assert_eq!(
+            super::verify(&token, &key, Some(subject), NOW),
+            Err(TokenError::Subject),
+            "{subject}"
+        );
     }
     // A token of another key that claims to be of this one.
     let header = part(&token, 0);
