@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{node::NodeConfig, telemetry::TelemetryConfig, vault::Kek};
+use crate::{
+    node::NodeConfig, telemetry::TelemetryConfig, tlog::policy::Policy, tree::WitnessFail,
+    vault::Kek,
+};
 
 /// Kibibyte, in bytes.
 const KIB: u64 = 1 << 10;
@@ -51,6 +54,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// Address of the metrics listener; none means no such listener.
     pub metrics_listen: Option<SocketAddr>,
+    /// Address of the listener for tiles; none means no such listener.
+    pub tiles_listen: Option<SocketAddr>,
     /// Whether an address beyond this machine may be listened on, though nobody is asked who they
     /// are.
     pub insecure: bool,
@@ -91,6 +96,7 @@ impl Default for ServeConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50_051)),
             metrics_listen: None,
+            tiles_listen: None,
             insecure: false,
             tls: None,
             cors_origins: Vec::new(),
@@ -127,6 +133,12 @@ fn default_node() -> NodeConfig {
         revision_wait: Duration::from_secs(5),
         confirmation_validity: Duration::from_secs(7 * 24 * 3_600),
         decision_token_validity: Duration::from_secs(15 * 60),
+        witness_policy: Policy::none(),
+        witness_fail: WitnessFail::Open,
+        witness_wait: Duration::from_secs(5),
+        signing_key_file: None,
+        checkpoint_interval: Duration::from_secs(1),
+        checkpoint_wait: Duration::from_secs(10),
     }
 }
 
@@ -182,7 +194,7 @@ impl ServeConfig {
     /// The first thing that is refused.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_exposure(self.listen, self.tls.is_some(), self.insecure)?;
-        if let Some(address) = self.metrics_listen {
+        for address in self.metrics_listen.into_iter().chain(self.tiles_listen) {
             check_exposure(address, false, self.insecure)?;
         }
         check_origin(&self.node.origin)?;

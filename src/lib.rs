@@ -20,6 +20,7 @@
 //! * [`watch`]: telling others what changed.
 //! * [`node`]: the one way in: the way of an act and the way of a question.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
+//! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
@@ -59,6 +60,8 @@ pub mod node;
 pub mod proto;
 
 pub mod grpc;
+
+pub mod tiles;
 
 pub mod config;
 pub mod server;

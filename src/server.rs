@@ -45,6 +45,7 @@ use crate::{
         privacy_service_server as privacy, watch_service_server as watcher,
     },
     telemetry::{self, Metrics, Phase, TelemetryError},
+    tiles,
 };
 
 /// Services that go on answering when writes are stopped.
@@ -101,6 +102,9 @@ pub enum ServeError {
     /// The descriptors of reflection are unusable.
     #[error("cannot set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The listener for tiles can not be opened.
+    #[error("cannot listen for tiles: {0}")]
+    Tiles(io::Error),
     /// A task ended that should not have.
     #[error("a task of the server ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -132,6 +136,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let tls = config.tls.as_ref().map(read_identity).transpose()?;
     // The address is taken now, and listened on once there is an answer.
     let socket = bind(config.listen)?;
+    let tiles = config.tiles_listen.map(bind).transpose()?;
     let mut stop = StopSignals::new().map_err(ServeError::Signals)?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
@@ -144,7 +149,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     };
     observed.get_or_init(|| Arc::downgrade(&node));
 
-    let listening = Listening { socket, tls, metrics_address, stop };
+    let tiles_address = tiles.map(|socket| serve_tiles(socket, &node)).transpose()?;
+    let listening = Listening { socket, tls, metrics_address, tiles_address, stop };
     let result = serve_node(&config, listening, &node, &metrics, &phase).await;
     tokio::task::spawn_blocking(move || node.close()).await?;
     tracing::info!("closed");
@@ -167,6 +173,7 @@ struct Listening {
     socket: TcpSocket,
     tls: Option<Identity>,
     metrics_address: Option<SocketAddr>,
+    tiles_address: Option<SocketAddr>,
     stop: StopSignals,
 }
 
@@ -188,7 +195,7 @@ async fn serve_node(
     metrics: &Arc<Metrics>,
     phase: &watch::Sender<Phase>,
 ) -> Result<(), ServeError> {
-    let Listening { socket, tls, metrics_address, mut stop } = listening;
+    let Listening { socket, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = CancellationToken::new();
     let health = Health::new(phase.clone());
     let routes = routes(config, node, metrics, &health, &drain)?;
@@ -205,7 +212,7 @@ async fn serve_node(
 
     health.set(Phase::Serving).await;
     let follow = tokio::spawn(follow_writes(node.writes_stopped(), health.clone()));
-    announce(address, metrics_address);
+    announce(address, metrics_address, tiles_address, node);
 
     tokio::select! {
         () = stop.next() => {}
@@ -261,11 +268,20 @@ async fn open(config: NodeConfig, metrics: Arc<Metrics>) -> Result<Arc<Node>, Se
 }
 
 /// The one promise on standard output: these lines, once everything answers.
-fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>) {
+fn announce(
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    tiles_address: Option<SocketAddr>,
+    node: &Node,
+) {
     let mut lines = format!("listening on {address}\n");
     if let Some(address) = metrics_address {
         lines.push_str(&format!("metrics on {address}\n"));
     }
+    if let Some(address) = tiles_address {
+        lines.push_str(&format!("tiles on {address}\n"));
+    }
+    lines.push_str(&format!("verifier key {}\n", node.verifier_key()));
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
         tracing::warn!(%error, "cannot write to standard output");
@@ -298,6 +314,19 @@ async fn serve_metrics(
         }
     });
     Ok(Some(address))
+}
+
+/// Serves tiles for as long as the process lives: they are only read.
+fn serve_tiles(socket: TcpSocket, node: &Arc<Node>) -> Result<SocketAddr, ServeError> {
+    let address = socket.local_addr().map_err(ServeError::Tiles)?;
+    let listener = socket.listen(LISTEN_BACKLOG).map_err(ServeError::Tiles)?;
+    let router = tiles::router(Arc::clone(node));
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the listener for tiles ended");
+        }
+    });
+    Ok(address)
 }
 
 /// Connections, whose dead peers the system finds. HTTP/2 pings would cost every request a little,

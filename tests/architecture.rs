@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry"],
     &["node"],
     &["config", "status"],
-    &["grpc"],
+    &["grpc", "tiles"],
     &["client", "server"],
     &["cli"],
     &["main"],

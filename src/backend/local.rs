@@ -41,7 +41,8 @@ pub struct Opened {
 
 impl LocalLog {
     /// Opens the log in `dir`, or creates it. Follows the chain through the newest segment, so that
-    /// the cost does not grow with the ledger.
+    /// the cost does not grow with the ledger. `entries_min` is how many entries were durable at some
+    /// time, as a signed checkpoint says: fewer are damage, and no torn tail.
     ///
     /// # Errors
     /// Damage, named by segment, offset and index. Nothing was changed then.
@@ -50,12 +51,14 @@ impl LocalLog {
         dir: PathBuf,
         segment_bytes_max: u64,
         new_id: [u8; 16],
+        entries_min: u64,
     ) -> Result<(Self, Opened), BackendError> {
         let spec = LogSpec {
             dir,
             kind: ledger::LOG_KIND,
             segment_bytes_max,
             frame_bytes_max: u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX),
+            frames_min: entries_min,
         };
         let (log, torn) = FrameLog::open(disk, spec, new_id)?;
         let reader = log.reader();

@@ -35,6 +35,7 @@ pub(super) fn run(args: &RebuildViewArgs, context: &mut Context) -> Result<Exit,
         let (what, done, total) = match step {
             Progress::Vault(done, total) => ("indexing the vault", done, total),
             Progress::View(done, total) => ("rebuilding the view", done, total),
+            Progress::Tree(done, total) => ("hashing the tree", done, total),
         };
         bar.set_message(what);
         bar.set_length(total);

@@ -34,6 +34,10 @@ pub struct ServeArgs {
     /// File of the key-encryption key [default: `kek` in the data directory].
     #[arg(long, value_name = "FILE")]
     pub kek_file: Option<PathBuf>,
+    /// File of the key that signs checkpoints, receipts and decision tokens; made on the first start
+    /// [default: `signing-key` in the data directory].
+    #[arg(long, value_name = "FILE")]
+    pub signing_key_file: Option<PathBuf>,
     /// Listen on an address that other machines can reach, though nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -50,6 +54,9 @@ pub struct ServeArgs {
     /// Address of /metrics, /healthz and /readyz [default: off].
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Address of the C2SP tlog-tiles: /checkpoint, /tile/… and /tile/entries/… [default: off].
+    #[arg(long, value_name = "ADDRESS")]
+    pub tiles_listen: Option<SocketAddr>,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "pretty")]
     pub log_format: LogFormat,
@@ -154,6 +161,22 @@ pub struct ServeArgs {
         default_value = "15m"
     )]
     pub decision_token_validity: Duration,
+    /// Shortest time from one signed checkpoint to the next.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "1s"
+    )]
+    pub checkpoint_interval: Duration,
+    /// How long a caller waits for a checkpoint, where it asks for one.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "10s"
+    )]
+    pub checkpoint_wait: Duration,
 }
 
 impl ServeArgs {
@@ -171,6 +194,7 @@ impl ServeArgs {
         let config = ServeConfig {
             listen: self.listen,
             metrics_listen: self.metrics_listen,
+            tiles_listen: self.tiles_listen,
             insecure: self.insecure,
             tls,
             cors_origins: self.cors_origin,
@@ -205,6 +229,10 @@ impl ServeArgs {
                 revision_wait: self.revision_wait,
                 confirmation_validity: self.confirmation_validity,
                 decision_token_validity: self.decision_token_validity,
+                signing_key_file: self.signing_key_file,
+                checkpoint_interval: self.checkpoint_interval,
+                checkpoint_wait: self.checkpoint_wait,
+                ..ServeConfig::default().node
             },
         };
         config.check()?;

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, convert};
+use super::{
+    blocking,
+    convert::{self, EntryRef},
+};
 use crate::{
     node::{Node, ReadError},
     proto::{self, audit_service_server::AuditService},
@@ -30,32 +33,46 @@ impl Audit {
 impl AuditService for Audit {
     async fn get_checkpoint(
         &self,
-        _request: Request<proto::GetCheckpointRequest>,
+        request: Request<proto::GetCheckpointRequest>,
     ) -> Result<Response<proto::GetCheckpointResponse>, Status> {
+        let released = match request.into_inner().at_least_size {
+            Some(size) => Some(self.node.released_at_least(size).await?),
+            None => self.node.released(),
+        };
         let node = Arc::clone(&self.node);
-        let checkpoint = blocking(move || node.checkpoint()).await?;
-        Ok(Response::new(proto::GetCheckpointResponse {
-            origin: checkpoint.origin,
-            ledger_id: checkpoint.ledger_id.to_vec(),
-            size: checkpoint.size,
-            chain_hash: checkpoint.chain_hash.to_vec(),
-            recorded_at: Some(convert::timestamp(checkpoint.recorded_at)),
-            ..proto::GetCheckpointResponse::default()
-        }))
+        let head = blocking(move || node.checkpoint()).await?;
+        let key = self.node.verifier_key();
+        Ok(Response::new(convert::checkpoint(head, released.as_deref(), key)))
     }
 
     async fn get_inclusion_proof(
         &self,
-        _request: Request<proto::GetInclusionProofRequest>,
+        request: Request<proto::GetInclusionProofRequest>,
     ) -> Result<Response<proto::GetInclusionProofResponse>, Status> {
-        Err(Fault::Internal("TODO".to_owned()).into())
+        let request = request.into_inner();
+        let tree_size = request.tree_size;
+        let index = self.index_of(convert::entry_to_prove(request)?).await?;
+        let size = match tree_size {
+            Some(size) => size,
+            None => self.released_with(index).await?,
+        };
+        let node = Arc::clone(&self.node);
+        let inclusion = blocking(move || node.inclusion(index, size)).await?;
+        Ok(Response::new(convert::inclusion(&inclusion)))
     }
 
     async fn get_consistency_proof(
         &self,
-        _request: Request<proto::GetConsistencyProofRequest>,
+        request: Request<proto::GetConsistencyProofRequest>,
     ) -> Result<Response<proto::GetConsistencyProofResponse>, Status> {
-        Err(Fault::Internal("TODO".to_owned()).into())
+        let (first, second) = convert::sizes(&request.into_inner())?;
+        let second = match second {
+            Some(second) => second,
+            None => self.node.released_at_least(1).await?.size(),
+        };
+        let node = Arc::clone(&self.node);
+        let consistency = blocking(move || node.consistency(first, second)).await?;
+        Ok(Response::new(convert::consistency(&consistency)))
     }
 
     async fn get_receipt(
@@ -96,6 +113,28 @@ impl AuditService for Audit {
             Ok(entry.map(|(index, entry)| (proto::ListEntriesResponse { index, entry }, entries)))
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+impl Audit {
+    /// Index of the entry that is meant. It need not be under a checkpoint yet.
+    async fn index_of(&self, entry: EntryRef) -> Result<u64, Fault> {
+        match entry {
+            EntryRef::Index(index) => Ok(index),
+            EntryRef::IdempotencyKey(key) => {
+                let node = Arc::clone(&self.node);
+                blocking(move || node.index_of_key(&key)).await
+            }
+        }
+    }
+
+    /// The size of the released checkpoint, once it covers an entry that is there.
+    async fn released_with(&self, index: u64) -> Result<u64, ReadError> {
+        let head = self.node.revision();
+        if index >= head {
+            return Err(ReadError::IndexOutOfRange { index, head });
+        }
+        Ok(self.node.released_at_least(index + 1).await?.size())
     }
 }
 

@@ -40,9 +40,15 @@ impl ConsentService for Consent {
         &self,
         request: Request<proto::RecordConsentRequest>,
     ) -> Result<Response<proto::RecordConsentResponse>, Status> {
-        let act = convert::act(request.into_inner())?;
-        let recorded = self.node.record(act).await?;
-        Ok(Response::new(convert::recorded(&recorded)))
+        let request = request.into_inner();
+        let wait_for_checkpoint = request.wait_for_checkpoint;
+        let recorded = self.node.record(convert::act(request)?).await?;
+        let mut answer = convert::recorded(&recorded);
+        if wait_for_checkpoint {
+            let released = self.node.released_at_least(recorded.revision()).await?;
+            answer.checkpoint = released.text.to_string();
+        }
+        Ok(Response::new(answer))
     }
 
     async fn confirm_consent(

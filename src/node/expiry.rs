@@ -284,6 +284,12 @@ mod tests {
             revision_wait: Duration::from_secs(10),
             confirmation_validity: Duration::from_secs(3_600),
             decision_token_validity: Duration::from_secs(900),
+            witness_policy: crate::tlog::policy::Policy::none(),
+            witness_fail: crate::tree::WitnessFail::Open,
+            witness_wait: Duration::from_secs(5),
+            signing_key_file: None,
+            checkpoint_interval: Duration::from_millis(10),
+            checkpoint_wait: Duration::from_secs(10),
         };
         Node::open(&config, Arc::new(Metrics::default())).unwrap()
     }

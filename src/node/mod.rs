@@ -15,6 +15,7 @@ mod preview;
 mod proof;
 mod question;
 mod scrub;
+mod signing;
 mod token;
 mod uses;
 mod writer;
@@ -41,6 +42,7 @@ pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
 use parking_lot::{Mutex, RwLock};
 pub use past::AsOf;
 pub use preview::{Flips, Preview};
+pub use proof::{Consistency, Inclusion};
 pub use question::{
     CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
     Question, ReadError, StandingStop,
@@ -61,6 +63,8 @@ use crate::{
         index::Index,
     },
     telemetry::Metrics,
+    tlog::policy::Policy,
+    tree::WitnessFail,
     vault::Vault,
     view::{CatalogAt, View},
     watch::{Filter, Hub, Watcher},
@@ -97,6 +101,18 @@ pub struct NodeConfig {
     pub confirmation_validity: Duration,
     /// How long a decision token is good at most.
     pub decision_token_validity: Duration,
+    /// Which witnesses must have cosigned a checkpoint before it is released.
+    pub witness_policy: Policy,
+    /// What becomes of a checkpoint that they do not cosign.
+    pub witness_fail: WitnessFail,
+    /// How long a checkpoint waits for them before it is released without, where it may be.
+    pub witness_wait: Duration,
+    /// File of the signing key; none means `signing-key` in the data directory.
+    pub signing_key_file: Option<PathBuf>,
+    /// The shortest time from one checkpoint to the next.
+    pub checkpoint_interval: Duration,
+    /// How long a caller waits for a checkpoint.
+    pub checkpoint_wait: Duration,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -109,9 +125,11 @@ pub struct Node {
     /// The places among the appends that imports may take.
     imports: Arc<Semaphore>,
     revision_wait: Duration,
+    checkpoint_wait: Duration,
     closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    signing: Mutex<Option<JoinHandle<()>>>,
     index: Arc<Index>,
     _lock: open::DirLock,
 }
@@ -131,6 +149,7 @@ struct Core {
     /// How long a confirmation token is good, in milliseconds.
     confirmation_validity_ms: i64,
     tokens: token::Tokens,
+    checkpoints: signing::Checkpoints,
 }
 
 impl Node {
@@ -168,8 +187,10 @@ impl Node {
             opened.tip.next_index,
             config.recent_events_max,
         );
+        let signing::OpenedTree { writer: tree, files, book, key } = opened.tree;
         let core = Arc::new(Core {
-            tokens: token::Tokens::new(&opened.vault, config),
+            tokens: token::Tokens::new(&key, config),
+            checkpoints: signing::Checkpoints::new(config, Arc::clone(&disk), key, files, book),
             backend: opened.backend,
             vault: opened.vault,
             view: opened.view,
@@ -191,6 +212,8 @@ impl Node {
         let expiry =
             expiry::Expiry::new(Arc::clone(&core), sender.downgrade(), Arc::clone(&closing));
         threads.push(expiry::start(expiry).map_err(thread_error)?);
+        let signing = signing::start(Arc::clone(&core), tree, config.checkpoint_interval);
+        let signing = Mutex::new(Some(signing.map_err(thread_error)?));
         let scrub_closing = Arc::new(AtomicBool::new(false));
         if config.scrub_bytes_per_second > 0 {
             let scrub = scrub::Scrub {
@@ -204,6 +227,7 @@ impl Node {
             threads.push(scrub::start(scrub).map_err(thread_error)?);
         }
         writer::announce(&core);
+        signing::announce(&core);
         Ok(Arc::new(Self {
             core,
             jobs: RwLock::new(Some(sender)),
@@ -211,9 +235,11 @@ impl Node {
             appends_max,
             imports: Arc::new(Semaphore::new(import::places(appends_max))),
             revision_wait: config.revision_wait,
+            checkpoint_wait: config.checkpoint_wait,
             closing,
             scrub_closing,
             threads: Mutex::new(threads),
+            signing,
             index: opened.index,
             _lock: opened.lock,
         }))
@@ -456,10 +482,18 @@ impl Node {
         self.jobs.write().take();
         self.closing.close();
         self.scrub_closing.store(true, Ordering::Relaxed);
-        for thread in self.threads.lock().drain(..) {
+        let mut threads = self.threads.lock();
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 error!("a thread of the node ended early");
             }
+        }
+        // What landed last is signed, too.
+        self.core.checkpoints.close();
+        if let Some(signing) = self.signing.lock().take()
+            && signing.join().is_err()
+        {
+            error!("the thread that signs ended early");
         }
         if let Err(error) = self.index.close() {
             warn!(%error, "the view was not closed cleanly and will be rebuilt");

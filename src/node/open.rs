@@ -12,7 +12,7 @@ use rand::RngExt;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use super::NodeConfig;
+use super::{NodeConfig, signing::OpenedTree};
 use crate::{
     backend::{Appended, BackendError, LocalLog, LogBackend},
     domain::{Body, LedgerOpened, Millis, SubjectRef},
@@ -27,6 +27,10 @@ use crate::{
         disk::Disk,
         holds_segments,
         index::{Found, Index, IndexError},
+    },
+    tlog::{key::Algorithm, merkle},
+    tree::{
+        self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
     },
     vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
     view::{self, Unusable, View, ViewError},
@@ -98,6 +102,35 @@ pub enum OpenError {
     /// The index can not be opened.
     #[error("the view can not be opened: {0}")]
     Index(#[from] IndexError),
+    /// The book of checkpoints can not be read or written.
+    #[error("{0}")]
+    Book(#[from] BookError),
+    /// There is no usable signing key.
+    #[error("{0}")]
+    SigningKey(#[from] SigningKeyError),
+    /// The tree can not be built.
+    #[error("the tree over the ledger can not be built: {0}")]
+    Tree(#[from] TreeError),
+    /// The book of checkpoints is gone although the ledger has signed.
+    #[error(
+        "{book} is missing although {key} is there: it says what this ledger has signed. Restore it; \
+         if nothing was ever signed with this key, write {{\"format\":1}} into it"
+    )]
+    BookMissing {
+        /// The book.
+        book: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// The ledger is not the one that was signed.
+    #[error(
+        "the first {size} ledger entries are not those that a checkpoint was signed for: the ledger \
+         was changed since, or one of the two is another's"
+    )]
+    Rewritten {
+        /// Number of entries under the checkpoint.
+        size: u64,
+    },
     /// One of the two primary stores is there without the other.
     #[error(
         "{missing} is missing although {present} is there; restore it from a backup, or start with \
@@ -140,6 +173,7 @@ impl OpenError {
             Self::Ledger(BackendError::Chain { .. })
             | Self::Entry { .. }
             | Self::SubjectMissing { .. }
+            | Self::Rewritten { .. }
             | Self::Vault(
                 VaultError::LostFrames { .. } | VaultError::Frame { .. } | VaultError::Order(_),
             ) => true,
@@ -155,6 +189,8 @@ pub enum Progress {
     Vault(u64, u64),
     /// Ledger entries applied to the view, of how many.
     View(u64, u64),
+    /// Ledger entries hashed into the tree, of how many.
+    Tree(u64, u64),
 }
 
 /// Everything that a node stands on.
@@ -168,6 +204,7 @@ pub(super) struct Opened {
     pub ledger: LedgerOpened,
     pub checked_from: u64,
     pub torn: u64,
+    pub tree: OpenedTree,
     pub lock: DirLock,
 }
 
@@ -187,6 +224,7 @@ pub(super) fn open(
     if had_ledger && !had_vault {
         return Err(OpenError::Half { missing: places.vault, present: places.ledger });
     }
+    let book = read_book(config, &**disk, had_ledger)?;
     let kek = match &config.kek {
         Some(kek) => kek.clone(),
         None => {
@@ -203,7 +241,7 @@ pub(super) fn open(
     if !had_ledger && !files.is_empty() {
         return Err(OpenError::Half { missing: places.ledger, present: places.vault });
     }
-    let (log, mut opened) = open_log(config, disk, &places, ledger_id)?;
+    let (log, mut opened) = open_log(config, disk, &places, ledger_id, book.size())?;
     if opened.log_id != ledger_id {
         return Err(OpenError::Foreign { ledger: places.ledger, vault: places.vault });
     }
@@ -234,6 +272,8 @@ pub(super) fn open(
             read_entry(&log, at)
         })?;
     catch_up(&log, &vault, &view, progress)?;
+    let key = load_key(&signing_key_file(config), &ledger.origin, Algorithm::Note)?;
+    let (files, writer) = open_tree(disk, &places.tree, &log, book.signed.as_deref(), progress)?;
     lock.announce()?;
     let ahead_ms = opened.tip.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
@@ -248,6 +288,7 @@ pub(super) fn open(
         ledger,
         checked_from: opened.checked_from,
         torn,
+        tree: OpenedTree { writer, files, book, key },
         lock,
     })
 }
@@ -279,6 +320,7 @@ struct Places {
     ledger: PathBuf,
     vault: PathBuf,
     view: PathBuf,
+    tree: PathBuf,
 }
 
 impl Places {
@@ -287,6 +329,7 @@ impl Places {
             ledger: data_dir.join(ledger::DIR),
             vault: data_dir.join(vault::DIR),
             view: data_dir.join(VIEW_DIR),
+            tree: data_dir.join(tree::DIR),
         }
     }
 }
@@ -311,9 +354,10 @@ fn open_log(
     disk: &Arc<dyn Disk>,
     places: &Places,
     new_id: [u8; 16],
+    entries_min: u64,
 ) -> Result<(LocalLog, crate::backend::Opened), OpenError> {
     let dir = places.ledger.clone();
-    match LocalLog::open(Arc::clone(disk), dir, config.segment_bytes_max, new_id) {
+    match LocalLog::open(Arc::clone(disk), dir, config.segment_bytes_max, new_id, entries_min) {
         Err(error @ BackendError::Chain { .. }) => {
             verify::verify(&**disk, &places.ledger, &mut |_, _| {})?;
             Err(error.into())
@@ -435,6 +479,80 @@ fn catch_up(
         }
         view.catch_up(&entries, chain_hash)?;
         progress(Progress::View(next, head));
+    }
+    Ok(())
+}
+
+fn signing_key_file(config: &NodeConfig) -> PathBuf {
+    config.signing_key_file.clone().unwrap_or_else(|| config.data_dir.join(tree::KEY_FILE))
+}
+
+/// The book of checkpoints, before anything is changed. It is there before the key is, so that a key
+/// without a book has lost it.
+fn read_book(config: &NodeConfig, disk: &dyn Disk, had_ledger: bool) -> Result<Book, OpenError> {
+    if let Some(book) = Book::read(disk, &config.data_dir, &config.witness_policy)? {
+        if !had_ledger && book.size() > 0 {
+            let (missing, present) = (config.data_dir.join(ledger::DIR), tree::BOOK_FILE.into());
+            return Err(OpenError::Half { missing, present });
+        }
+        return Ok(book);
+    }
+    let key = signing_key_file(config);
+    if had_ledger && key.exists() {
+        return Err(OpenError::BookMissing { book: config.data_dir.join(tree::BOOK_FILE), key });
+    }
+    let book = Book::default();
+    book.write(disk, &config.data_dir)?;
+    Ok(book)
+}
+
+/// Opens the tree, or builds it again, and brings it to the ledger's head. Where a checkpoint was
+/// signed, the tree under it must be that one.
+fn open_tree(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log: &LocalLog,
+    signed: Option<&Signed>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(TreeFiles, TreeWriter), OpenError> {
+    let (size, root) = signed.map_or((0, merkle::empty_root()), |own| (own.size(), own.root()));
+    let found = TreeFiles::open(Arc::clone(disk), dir, size)
+        .and_then(|files| Ok((files.root(size)? == root).then_some(files)));
+    let files = match found {
+        Ok(Some(files)) if size > 0 => files,
+        other => {
+            if size > 0 {
+                let reason = other.err().map_or_else(
+                    || "its root is not the one that was signed".to_owned(),
+                    |error| error.to_string(),
+                );
+                warn!(reason, "the tree is built again from the ledger");
+            }
+            TreeFiles::create(Arc::clone(disk), dir)?
+        }
+    };
+    let mut writer = TreeWriter::new(files.clone())?;
+    grow(&mut writer, log, size, progress)?;
+    if writer.root() != root {
+        return Err(OpenError::Rewritten { size });
+    }
+    grow(&mut writer, log, log.head(), progress)?;
+    Ok((files, writer))
+}
+
+/// Adds the entries before `end` to the tree.
+fn grow(
+    writer: &mut TreeWriter,
+    log: &LocalLog,
+    end: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), OpenError> {
+    while writer.size() < end {
+        for bytes in log.read(writer.size(), end, CATCH_UP_BYTES)? {
+            writer.push(merkle::leaf_hash(&bytes));
+        }
+        writer.write()?;
+        progress(Progress::Tree(writer.size(), log.head()));
     }
     Ok(())
 }

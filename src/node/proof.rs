@@ -1,27 +1,80 @@
 //! Checkpoints and proofs: what an auditor, a witness or a monitor asks for.
+//!
+//! Proofs come from the tree's files, and each is verified against a signed root before it is given
+//! away: whoever asks never gets one that a verifier would refuse.
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
+use tracing::error;
 
-use super::{Node, ReadError};
+use super::{Core, Node, ReadError};
 use crate::{
-    tlog::{key::VerifierKey, merkle::Hash, note::NoteSignature, tile::Tile},
-    tree::Signed,
+    tlog::{
+        key::VerifierKey,
+        merkle::{self, Hash, prove_consistency, prove_inclusion},
+        note::NoteSignature,
+        proof::TlogProof,
+        tile::{Kind, Tile, bundle, count_at},
+    },
+    tree::{Signed, TreeError},
 };
+
+/// An entry, and the proof that it is in the tree over the first `size` entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inclusion {
+    /// Index of the entry.
+    pub index: u64,
+    /// Number of entries in the tree.
+    pub size: u64,
+    /// The entry's exact bytes.
+    pub entry: Vec<u8>,
+    /// The audit path.
+    pub path: Vec<Hash>,
+    /// Root of the tree.
+    pub root: Hash,
+    /// The released checkpoint, if it is of that size.
+    pub checkpoint: Option<Arc<Signed>>,
+}
+
+impl Inclusion {
+    /// The proof with its checkpoint, in one text; none if there is no checkpoint of that size.
+    #[must_use]
+    pub fn tlog_proof(&self, extra: Option<Vec<u8>>) -> Option<TlogProof> {
+        Some(TlogProof {
+            extra,
+            index: self.index,
+            path: self.path.clone(),
+            checkpoint: self.checkpoint.as_ref()?.checkpoint.clone(),
+        })
+    }
+}
+
+/// The proof that the ledger of one size is the beginning of the ledger of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consistency {
+    /// The smaller number of entries, and the root over them.
+    pub first: (u64, Hash),
+    /// The larger one.
+    pub second: (u64, Hash),
+    /// The proof.
+    pub proof: Vec<Hash>,
+    /// The released checkpoint, if it is of the second size.
+    pub checkpoint: Option<Arc<Signed>>,
+}
 
 impl Node {
     /// The key that verifies what this ledger signs.
     #[must_use]
     pub fn verifier_key(&self) -> &VerifierKey {
-        todo!()
+        self.core.checkpoints.key.verifier()
     }
 
     /// The latest checkpoint that was released: signed, and cosigned as the policy asks, or released
     /// without. None before the first.
     #[must_use]
     pub fn released(&self) -> Option<Arc<Signed>> {
-        todo!()
+        self.core.checkpoints.released.borrow().clone()
     }
 
     /// The latest released checkpoint, once it is of at least `size` entries.
@@ -29,14 +82,23 @@ impl Node {
     /// # Errors
     /// [`ReadError::CheckpointNotReached`].
     pub async fn released_at_least(&self, size: u64) -> Result<Arc<Signed>, ReadError> {
-        let _ = size;
-        todo!()
+        let mut released = self.core.checkpoints.released.subscribe();
+        let reached =
+            |own: &Option<Arc<Signed>>| own.as_ref().is_some_and(|own| own.size() >= size);
+        let reached = timeout(self.checkpoint_wait, released.wait_for(reached));
+        if let Ok(Ok(signed)) = reached.await
+            && let Some(signed) = &*signed
+        {
+            return Ok(Arc::clone(signed));
+        }
+        let reached = self.released().map_or(0, |signed| signed.size());
+        Err(ReadError::CheckpointNotReached { wanted: size, reached })
     }
 
     /// Tells of each checkpoint that was signed, for those who bring it to witnesses.
     #[must_use]
     pub fn signed(&self) -> watch::Receiver<Option<Arc<Signed>>> {
-        todo!()
+        self.core.checkpoints.signed.subscribe()
     }
 
     /// Adds cosignatures to the signed checkpoint of `size` entries, and releases it if the policy is
@@ -50,8 +112,8 @@ impl Node {
         size: u64,
         cosignatures: Vec<NoteSignature>,
     ) -> Result<usize, ReadError> {
-        let _ = (size, cosignatures);
-        todo!()
+        let added = self.core.checkpoints.add_cosignatures(&self.core, size, cosignatures);
+        added.map_err(ReadError::StateUnreadable)
     }
 
     /// The root of the tree over the first `size` entries. Blocking.
@@ -59,8 +121,8 @@ impl Node {
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
     pub fn tree_root(&self, size: u64) -> Result<Hash, ReadError> {
-        let _ = size;
-        todo!()
+        self.core.check_signed(size)?;
+        Ok(self.core.checkpoints.files.root(size)?)
     }
 
     /// The audit path of an entry in the tree over the first `size` entries. Blocking.
@@ -68,8 +130,27 @@ impl Node {
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
     pub fn prove_inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
-        let _ = (index, size);
-        todo!()
+        Ok(self.inclusion(index, size)?.path)
+    }
+
+    /// An entry with its proof, in the tree over the first `size` entries. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] for an index beyond the size, or a size beyond the latest signed
+    /// checkpoint.
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<Inclusion, ReadError> {
+        let core = &self.core;
+        core.check_signed(size)?;
+        if index >= size {
+            return Err(ReadError::IndexOutOfRange { index, head: size });
+        }
+        let entry = core.entry_bytes(index)?;
+        let path = prove_inclusion(index, size, |height, number| core.subtree(height, number))?;
+        let root = core.checkpoints.files.root(size)?;
+        let leaf = merkle::leaf_hash(&entry);
+        core.proven(merkle::verify_inclusion(&leaf, index, size, &path, &root))?;
+        let checkpoint = core.released_of(size, &root)?;
+        Ok(Inclusion { index, size, entry, path, root, checkpoint })
     }
 
     /// The proof that the ledger of `first` entries is the beginning of that of `second`. Blocking.
@@ -77,8 +158,29 @@ impl Node {
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
     pub fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError> {
-        let _ = (first, second);
-        todo!()
+        Ok(self.consistency(first, second)?.proof)
+    }
+
+    /// As [`Self::prove_consistency`], with both roots. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] for a first size beyond the second, or a second beyond the
+    /// latest signed checkpoint.
+    pub fn consistency(&self, first: u64, second: u64) -> Result<Consistency, ReadError> {
+        let core = &self.core;
+        core.check_signed(second)?;
+        if first > second {
+            return Err(ReadError::IndexOutOfRange { index: first, head: second });
+        }
+        let proof =
+            prove_consistency(first, second, |height, number| core.subtree(height, number))?;
+        let roots = (core.checkpoints.files.root(first)?, core.checkpoints.files.root(second)?);
+        let (first, second) = ((first, roots.0), (second, roots.1));
+        let verified =
+            merkle::verify_consistency((first.0, &first.1), (second.0, &second.1), &proof);
+        core.proven(verified)?;
+        let checkpoint = core.released_of(second.0, &second.1)?;
+        Ok(Consistency { first, second, proof, checkpoint })
     }
 
     /// The bytes of a tile or an entry bundle; none if the latest released checkpoint has none such.
@@ -87,8 +189,25 @@ impl Node {
     /// # Errors
     /// [`ReadError::StateUnreadable`].
     pub fn tile(&self, tile: Tile) -> Result<Option<Vec<u8>>, ReadError> {
-        let _ = tile;
-        todo!()
+        let size = self.released().map_or(0, |signed| signed.size());
+        let start = tile.start();
+        let Some(end) = start.checked_add(u64::from(tile.width)) else { return Ok(None) };
+        if end > count_at(tile.kind, size) {
+            return Ok(None);
+        }
+        match tile.kind {
+            Kind::Level(level) => {
+                let hashes = self.core.checkpoints.files.hashes(level, start, tile.width.into())?;
+                Ok(Some(hashes))
+            }
+            Kind::Entries => {
+                let entries = self.core.backend.read(start, end, usize::MAX)?;
+                let bundle = bundle(&entries);
+                bundle
+                    .map(Some)
+                    .ok_or_else(|| ReadError::StateUnreadable("a long entry".to_owned()))
+            }
+        }
     }
 
     /// Index of the entry that a request with this idempotency key wrote.
@@ -96,7 +215,47 @@ impl Node {
     /// # Errors
     /// [`ReadError::ActUnknown`] if there is none.
     pub fn index_of_key(&self, idempotency_key: &str) -> Result<u64, ReadError> {
-        let _ = idempotency_key;
-        todo!()
+        let key_hash = self.core.vault.idempotency_key_hash(idempotency_key);
+        self.core.view.idempotent(&key_hash)?.ok_or(ReadError::ActUnknown)
+    }
+}
+
+impl Core {
+    /// Only what was signed is proven: what is behind may still be lost.
+    fn check_signed(&self, size: u64) -> Result<(), ReadError> {
+        let head = self.checkpoints.signed.borrow().as_ref().map_or(0, |signed| signed.size());
+        if size <= head { Ok(()) } else { Err(ReadError::IndexOutOfRange { index: size, head }) }
+    }
+
+    fn subtree(&self, height: u32, number: u64) -> Result<Hash, ReadError> {
+        Ok(self.checkpoints.files.subtree(height, number)?)
+    }
+
+    /// The released checkpoint, if it is of that size. Its root must be the one that was proven to.
+    fn released_of(&self, size: u64, root: &Hash) -> Result<Option<Arc<Signed>>, ReadError> {
+        let released = self.checkpoints.released.borrow().clone();
+        let Some(released) = released.filter(|released| released.size() == size) else {
+            return Ok(None);
+        };
+        let same = if released.root() == *root { Ok(()) } else { Err(merkle::ProofError::Root) };
+        self.proven(same)?;
+        Ok(Some(released))
+    }
+
+    /// A proof that does not verify means that the tree's files are damaged.
+    fn proven(&self, verified: Result<(), merkle::ProofError>) -> Result<(), ReadError> {
+        verified.map_err(|problem| {
+            error!(%problem, "a proof from the tree does not verify: the tree is built again at the next start");
+            if let Err(error) = self.checkpoints.files.condemn() {
+                error!(%error, "the tree could not be marked as damaged");
+            }
+            ReadError::StateUnreadable(problem.to_string())
+        })
+    }
+}
+
+impl From<TreeError> for ReadError {
+    fn from(error: TreeError) -> Self {
+        Self::StateUnreadable(error.to_string())
     }
 }

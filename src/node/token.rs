@@ -8,8 +8,8 @@ use super::{Core, Node, NodeConfig, question::Question};
 use crate::{
     domain::{Decision, Effect, Millis},
     node::{Checked, ReadError},
+    tlog::key::SignerKey,
     token::{Lifetime, PublicKey, Signer, Statement, SubjectHash},
-    vault::Vault,
 };
 
 /// What makes decision tokens.
@@ -20,8 +20,9 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn new(vault: &Vault, config: &NodeConfig) -> Self {
-        Self { signer: vault.decision_signer(), validity: config.decision_token_validity }
+    pub(super) fn new(key: &SignerKey, config: &NodeConfig) -> Self {
+        let signer = Signer::from_seed(&key.seed());
+        Self { signer, validity: config.decision_token_validity }
     }
 }
 

@@ -16,7 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info};
 
 use super::{Core, batch::Batch};
-use crate::{backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError};
+use crate::{
+    backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError,
+    tlog::merkle::leaf_hash,
+};
 
 /// The size at which a batch takes no more entries, in bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -161,6 +164,8 @@ impl Writer {
             Err(error) => return Err(stop(error.to_string())),
         }
         core.metrics.append_batch(batch.frames.len(), synced.elapsed());
+        let leaves = batch.frames.iter().map(|bytes| leaf_hash(bytes));
+        core.checkpoints.landed(self.tip.next_index, leaves);
         self.tip = batch.tip;
         core.recorded_at_ms.store(self.tip.recorded_at.0, Ordering::Relaxed);
         if let Err(error) = core.view.apply(&batch.effects, self.tip.hash) {

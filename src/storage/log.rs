@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     disk::{Disk, DiskFile},
-    error::{During, LogError, TornTail},
+    error::{Damage, During, LogError, TornTail},
     frame,
     reader::{Active, LogReader, Sealed, SealedMeta, Shared, State},
     scan::{Before, Expected, check_sealed, list_segments},
@@ -33,6 +33,9 @@ pub struct LogSpec {
     pub segment_bytes_max: u64,
     /// The greatest size of a frame's payload, in bytes.
     pub frame_bytes_max: u32,
+    /// How many frames were durable at some time, as far as the caller knows. In a log that ends
+    /// before, nothing is torn: it is damaged.
+    pub frames_min: u64,
 }
 
 /// The one writer of a log. The caller sees to it that there is only one.
@@ -72,6 +75,7 @@ impl FrameLog {
         disk.create_dir_all(dir).during("create", dir)?;
         let mut firsts = list_segments(&*disk, dir)?;
         let Some(last) = firsts.pop() else {
+            check_not_cut(&spec, 0, 0, 0)?;
             let identity = Identity::new(spec.kind, new_id);
             let tail = create_segment(&*disk, &spec, &identity, 0, Before::NONE)?;
             return Ok((Self::new(disk, spec, identity, Vec::new(), tail), None));
@@ -90,6 +94,7 @@ impl FrameLog {
                 recover_segment(&*disk, &spec, &identity, last, &*found.file, found.bytes)?;
             return Ok((Self::new(disk, spec, identity, sealed, tail), torn));
         }
+        check_not_cut(&spec, last, 0, last)?;
         if let Some(identity) = &identity {
             check_end(&*disk, &spec, identity, before.first_index, last)?;
         }
@@ -332,6 +337,7 @@ fn recover_segment(
         index.note(at, offset);
         ControlFlow::Continue(())
     })?;
+    check_not_cut(spec, first_index, cursor.offset, cursor.index)?;
     let file = disk.open_write(path).during("open", path)?;
     let mut report = None;
     if torn.is_some() {
@@ -354,6 +360,24 @@ fn recover_segment(
     disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
     let (next_index, bytes) = (cursor.index, cursor.offset);
     Ok((Tail { file: file.into(), first_index, next_index, bytes, index }, report))
+}
+
+/// Refuses a log that ends before what was durable, before anything is changed.
+fn check_not_cut(
+    spec: &LogSpec,
+    first_index: u64,
+    offset: u64,
+    next_index: u64,
+) -> Result<(), LogError> {
+    if next_index >= spec.frames_min {
+        return Ok(());
+    }
+    let what = format!(
+        "the log ends here, before index {next_index}, but {} frames were durable: some were lost",
+        spec.frames_min
+    );
+    let segment = segment_name(first_index);
+    Err(Damage { segment, offset, index: next_index, what }.into())
 }
 
 /// Writes what a file holds once more. After a failed sync a system may show data that never

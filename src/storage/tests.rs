@@ -29,7 +29,7 @@ const HEADER_BYTES: usize = 60;
 
 fn spec(segment_bytes_max: u64) -> LogSpec {
     let dir = PathBuf::from("/log");
-    LogSpec { dir, kind: KIND, segment_bytes_max, frame_bytes_max: FRAME_BYTES_MAX }
+    LogSpec { dir, kind: KIND, segment_bytes_max, frame_bytes_max: FRAME_BYTES_MAX, frames_min: 0 }
 }
 
 fn path(first_index: u64) -> PathBuf {

@@ -102,6 +102,16 @@ pub struct Metrics {
     pub deviations: Counter,
     /// 1 if the ledger takes no more writes until restart.
     pub writes_stopped: Level,
+    /// Entries under the latest checkpoint that was signed.
+    pub checkpoint_signed_entries: Level,
+    /// Entries under the latest checkpoint that was released.
+    pub checkpoint_released_entries: Level,
+    /// Checkpoints that were signed.
+    pub checkpoints: Counter,
+    /// Checkpoints that were released although too few witnesses had seen them.
+    pub checkpoints_unwitnessed: Counter,
+    /// 1 if no more checkpoints are signed.
+    pub signing_stopped: Level,
     /// Watchers that are connected.
     pub watchers: Level,
     /// Events that were sent to watchers.
@@ -172,6 +182,20 @@ impl Metrics {
                 "scrub_verified_index",
                 "Every entry before this index was verified again since the start",
             ),
+            checkpoint_signed_entries: of.metric(
+                "checkpoint_signed_entries",
+                "Entries under the latest checkpoint that was signed",
+            ),
+            checkpoint_released_entries: of.metric(
+                "checkpoint_released_entries",
+                "Entries under the latest checkpoint that was released",
+            ),
+            checkpoints: of.metric("checkpoints", "Checkpoints that were signed"),
+            checkpoints_unwitnessed: of.metric(
+                "checkpoints_unwitnessed",
+                "Checkpoints that were released although too few witnesses had seen them",
+            ),
+            signing_stopped: of.metric("signing_stopped", "1 if no more checkpoints are signed"),
             torn_tails: of.metric("torn_tails", "Torn tails that were set aside at a start"),
             deviations: of.metric("deviations", "Uses that no decision allowed"),
             writes_stopped: of

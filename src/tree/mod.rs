@@ -1,30 +1,30 @@
 //! The Merkle tree over the ledger's entries, on disk, and the checkpoints that sign its head.
+//!
+//! * [`TreeFiles`], [`TreeWriter`]: the hashes, laid out as the tiles of C2SP tlog-tiles. Disposable:
+//!   they can be made again from the entries.
+//! * [`Book`]: the latest checkpoint that was signed, and the latest that was released. Not
+//!   disposable: it is what keeps a ledger from being cut, and a signer from contradicting itself.
+//! * [`load_key`]: the file of the signing key.
+//!
+//! When to sign, and what to compare before, is not known here.
 
-use std::sync::Arc;
+mod book;
+mod files;
+mod key;
 
-use crate::tlog::{checkpoint::SignedCheckpoint, merkle::Hash};
+pub use book::{BOOK_FILE, Book, BookError, Signed};
+pub use files::{TreeError, TreeFiles, TreeWriter};
+pub use key::{KEY_FILE, SigningKeyError, load as load_key};
 
-/// A checkpoint that was signed and is on stable storage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
-    /// The checkpoint, with the signature of the ledger and the cosignatures of witnesses.
-    pub checkpoint: SignedCheckpoint,
-    /// Its text.
-    pub text: Arc<str>,
-    /// Whether it carries the cosignatures that the policy asks for. False where there is none.
-    pub witnessed: bool,
-}
+/// Name of the tree's folder in a data directory.
+pub const DIR: &str = "tree";
 
-impl Signed {
-    /// Number of entries under it.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.checkpoint.checkpoint.size
-    }
-
-    /// Root of the tree over them.
-    #[must_use]
-    pub fn root(&self) -> Hash {
-        self.checkpoint.checkpoint.root
-    }
+/// What becomes of a checkpoint that too few witnesses have seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum WitnessFail {
+    /// It is released all the same, loudly.
+    #[default]
+    Open,
+    /// It is held back: the latest that enough of them have seen stays the latest.
+    Closed,
 }

@@ -32,7 +32,6 @@ use crate::{
         keys::Key,
         scan,
     },
-    token::Signer,
 };
 
 /// Kind of the vault's segment files.
@@ -55,7 +54,6 @@ const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
 const IDEMPOTENCY_CONTEXT: &str = "consent-ledger v1 idempotency key";
 const REQUEST_CONTEXT: &str = "consent-ledger v1 request digest";
 const CONFIRMATION_CONTEXT: &str = "consent-ledger v1 confirmation token";
-const DECISION_CONTEXT: &str = "consent-ledger v1 decision token signing key";
 
 /// Why the vault did not do what it was asked for.
 #[derive(Debug, Error)]
@@ -131,7 +129,6 @@ struct Secrets {
     idempotency: SecretKey,
     request: SecretKey,
     confirmation: SecretKey,
-    decision: SecretKey,
 }
 
 /// The vault's files, opened, before anything can be looked up in them.
@@ -158,6 +155,7 @@ impl VaultFiles {
             kind: LOG_KIND,
             segment_bytes_max: SEGMENT_BYTES_MAX,
             frame_bytes_max: FRAME_BYTES_MAX,
+            frames_min: 0,
         };
         let (mut log, torn) = FrameLog::open(disk, spec, new_ledger_id)?;
         if log.next_index() == 0 {
@@ -422,12 +420,6 @@ impl Vault {
         BASE64_URL_SAFE_NO_PAD.encode(hasher.finalize().as_bytes())
     }
 
-    /// What signs decision tokens. It is the same for as long as the vault lives.
-    #[must_use]
-    pub fn decision_signer(&self) -> Signer {
-        Signer::from_seed(&self.secrets.decision)
-    }
-
     /// Seals the evidence of an act under its subject's key.
     #[must_use]
     pub fn seal_evidence(
@@ -523,7 +515,6 @@ impl Secrets {
             idempotency: derive(IDEMPOTENCY_CONTEXT),
             request: derive(REQUEST_CONTEXT),
             confirmation: derive(CONFIRMATION_CONTEXT),
-            decision: derive(DECISION_CONTEXT),
         }
     }
 }
@@ -633,15 +624,6 @@ mod tests {
         assert!(vault.open_evidence(one_ref, Some(&mark), &sealed).is_ok());
         assert!(vault.open_evidence(one_ref, None, &sealed).is_err());
         assert!(vault.open_evidence(two_ref, Some(&mark), &sealed).is_err());
-    }
-
-    #[test]
-    fn the_key_of_decision_tokens_is_the_vaults_own_and_stays() {
-        let (one, two) = (Place::new(), Place::new());
-        let key = |place: &Place| place.open().decision_signer().public_key();
-        let first = key(&one);
-        assert_eq!(key(&one), first);
-        assert_ne!(key(&two), first);
     }
 
     #[test]

@@ -272,7 +272,7 @@ async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
     drop(node);
     // An entry of two minutes later, as a machine leaves it whose clock is then set back.
     let ledger = dir.path().join("ledger");
-    let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16]).unwrap();
+    let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16], 0).unwrap();
     let put = ChannelPut { key: key("push"), title: String::new(), retired: false };
     let later = Millis::now().plus_ms(120_000);
     let (_, entry, _) = opened.tip.link(later, Body::ChannelPut(put)).unwrap();

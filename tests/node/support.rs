@@ -28,6 +28,12 @@ pub fn config(dir: &Path) -> NodeConfig {
         revision_wait: Duration::from_millis(50),
         confirmation_validity: Duration::from_secs(3_600),
         decision_token_validity: Duration::from_secs(900),
+        witness_policy: consent_ledger::tlog::policy::Policy::none(),
+        witness_fail: consent_ledger::tree::WitnessFail::Open,
+        witness_wait: Duration::from_secs(5),
+        signing_key_file: None,
+        checkpoint_interval: Duration::from_millis(10),
+        checkpoint_wait: Duration::from_secs(10),
     }
 }
 

@@ -164,9 +164,13 @@ pub(super) fn idempotency(
     if key.is_empty() {
         return Ok(None);
     }
-    text_within(key, IDEMPOTENCY_KEY_BYTES_MAX, "idempotency_key")?;
-    without_control(key, "idempotency_key")?;
+    check_idempotency_key(key)?;
     Ok(Some(Idempotency { key: key.to_owned(), request: request() }))
+}
+
+pub(super) fn check_idempotency_key(key: &str) -> Result<(), Invalid> {
+    text_within(key, IDEMPOTENCY_KEY_BYTES_MAX, "idempotency_key")?;
+    without_control(key, "idempotency_key")
 }
 
 pub(super) fn changes(

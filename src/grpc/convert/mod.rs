@@ -7,6 +7,7 @@
 mod act;
 mod answer;
 mod audience;
+mod audit;
 mod catalog;
 mod import;
 mod obligations;
@@ -23,6 +24,9 @@ pub use answer::{
 };
 pub use audience::{
     AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
+};
+pub use audit::{
+    EntryRef, act_of_receipt, checkpoint, consistency, entry_to_prove, inclusion, sizes,
 };
 pub use catalog::{
     ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,

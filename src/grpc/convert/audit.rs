@@ -1,0 +1,117 @@
+//! Proofs and checkpoints.
+
+use super::{Invalid, Problem, act::check_idempotency_key};
+use crate::{
+    node::{Checkpoint, Consistency, Inclusion},
+    proto::{self, get_inclusion_proof_request, get_receipt_request},
+    tlog::{key::VerifierKey, merkle::leaf_hash},
+    tree::Signed,
+};
+
+/// Which entry somebody means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryRef {
+    /// The one at an index.
+    Index(u64),
+    /// The one that a request with an idempotency key wrote.
+    IdempotencyKey(String),
+}
+
+/// The entry that a request for a proof means.
+///
+/// # Errors
+/// None is named, or the key is malformed.
+pub fn entry_to_prove(request: proto::GetInclusionProofRequest) -> Result<EntryRef, Invalid> {
+    use get_inclusion_proof_request::Entry;
+    match request.entry {
+        Some(Entry::Index(index)) => Ok(EntryRef::Index(index)),
+        Some(Entry::IdempotencyKey(key)) => entry_by_key(key),
+        None => Err(Problem::Required.at("entry")),
+    }
+}
+
+/// The act that a request for a receipt means.
+///
+/// # Errors
+/// None is named, or the key is malformed.
+pub fn act_of_receipt(act: Option<get_receipt_request::Act>) -> Result<EntryRef, Invalid> {
+    use get_receipt_request::Act;
+    match act {
+        Some(Act::Index(index)) => Ok(EntryRef::Index(index)),
+        Some(Act::IdempotencyKey(key)) => entry_by_key(key),
+        None => Err(Problem::Required.at("act")),
+    }
+}
+
+fn entry_by_key(key: String) -> Result<EntryRef, Invalid> {
+    if key.is_empty() {
+        return Err(Problem::Required.at("idempotency_key"));
+    }
+    check_idempotency_key(&key)?;
+    Ok(EntryRef::IdempotencyKey(key))
+}
+
+/// The sizes between which a consistency proof is asked for.
+///
+/// # Errors
+/// The second lies before the first.
+pub fn sizes(request: &proto::GetConsistencyProofRequest) -> Result<(u64, Option<u64>), Invalid> {
+    if request.second_size.is_some_and(|second| second < request.first_size) {
+        return Err(Problem::EndBeforeStart.at("second_size"));
+    }
+    Ok((request.first_size, request.second_size))
+}
+
+/// The head of the ledger, and the latest checkpoint.
+#[must_use]
+pub fn checkpoint(
+    head: Checkpoint,
+    released: Option<&Signed>,
+    key: &VerifierKey,
+) -> proto::GetCheckpointResponse {
+    proto::GetCheckpointResponse {
+        origin: head.origin,
+        ledger_id: head.ledger_id.to_vec(),
+        size: head.size,
+        chain_hash: head.chain_hash.to_vec(),
+        recorded_at: Some(super::timestamp(head.recorded_at)),
+        checkpoint: note(released),
+        checkpoint_size: released.map_or(0, Signed::size),
+        root_hash: released.map_or_else(Vec::new, |released| released.root().to_vec()),
+        verifier_key: key.to_string(),
+        witnessed: released.is_some_and(|released| released.witnessed),
+    }
+}
+
+/// An entry with its proof.
+#[must_use]
+pub fn inclusion(own: &Inclusion) -> proto::GetInclusionProofResponse {
+    let proof = own.tlog_proof(Some(own.entry.clone()));
+    proto::GetInclusionProofResponse {
+        index: own.index,
+        tree_size: own.size,
+        leaf_hash: leaf_hash(&own.entry).to_vec(),
+        hashes: own.path.iter().map(|hash| hash.to_vec()).collect(),
+        entry: own.entry.clone(),
+        root_hash: own.root.to_vec(),
+        checkpoint: note(own.checkpoint.as_deref()),
+        proof: proof.map(|proof| proof.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A consistency proof.
+#[must_use]
+pub fn consistency(own: &Consistency) -> proto::GetConsistencyProofResponse {
+    proto::GetConsistencyProofResponse {
+        first_size: own.first.0,
+        second_size: own.second.0,
+        hashes: own.proof.iter().map(|hash| hash.to_vec()).collect(),
+        first_root_hash: own.first.1.to_vec(),
+        second_root_hash: own.second.1.to_vec(),
+        checkpoint: note(own.checkpoint.as_deref()),
+    }
+}
+
+fn note(signed: Option<&Signed>) -> String {
+    signed.map(|signed| signed.text.to_string()).unwrap_or_default()
+}

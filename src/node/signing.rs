@@ -1,0 +1,442 @@
+//! Checkpoints: from an entry that landed to a signed root that may be shown to others.
+//!
+//! One thread follows the writer. It adds the leaves to the tree, and when the last checkpoint is old
+//! enough it signs the next one. Before it signs, it computes the root a second time, from the bytes
+//! of the entries as they are read back from the ledger, and compares it with the root over the tree's
+//! files: what is signed is what the disk holds. Nothing is signed that contradicts what was signed
+//! before: the second path goes on from the last signed root, and a size or a clock that went back
+//! signs nothing.
+//!
+//! A checkpoint is in the book, on stable storage, before anybody sees it. It is *released* at once,
+//! or, where a policy of witnesses says so, when enough of them have cosigned it.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::{Core, NodeConfig};
+use crate::{
+    domain::Millis,
+    storage::disk::Disk,
+    tlog::{
+        checkpoint::{Checkpoint, SignedCheckpoint},
+        key::SignerKey,
+        merkle::{Hash, Range, leaf_hash},
+        note::{Note, NoteSignature},
+        policy::Policy,
+    },
+    tree::{Book, Signed, TreeFiles, TreeWriter, WitnessFail},
+};
+
+/// The most leaves that wait for the tree; what is beyond is read from the ledger instead.
+const LEAVES_MAX: usize = 1 << 20;
+/// About how many bytes of entries are read back at a time.
+const READ_BYTES: usize = 1 << 20;
+/// How long a clock that went back is waited for before it is looked at again, at least.
+const CLOCK_WAIT_MIN: Duration = Duration::from_millis(100);
+
+/// What the tree and the book are opened as.
+#[derive(Debug)]
+pub(super) struct OpenedTree {
+    pub writer: TreeWriter,
+    pub files: TreeFiles,
+    pub book: Book,
+    pub key: SignerKey,
+}
+
+/// The checkpoints of a node, as all its parts see them.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    pub key: SignerKey,
+    pub files: TreeFiles,
+    policy: Policy,
+    fail: WitnessFail,
+    witness_wait: Duration,
+    data_dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    book: Mutex<Book>,
+    pub signed: watch::Sender<Option<Arc<Signed>>>,
+    pub released: watch::Sender<Option<Arc<Signed>>>,
+    inbox: Mutex<Inbox>,
+    news: Condvar,
+}
+
+/// What the thread has to do.
+#[derive(Debug, Default)]
+struct Inbox {
+    /// Index of the first leaf.
+    first: u64,
+    leaves: Vec<Hash>,
+    /// Something else than leaves changed.
+    changed: bool,
+    closing: bool,
+    /// Nobody takes leaves any more.
+    ended: bool,
+}
+
+impl Checkpoints {
+    pub(super) fn new(
+        config: &NodeConfig,
+        disk: Arc<dyn Disk>,
+        key: SignerKey,
+        files: TreeFiles,
+        mut book: Book,
+    ) -> Self {
+        if !config.witness_policy.asks_for_witnesses() {
+            book.released.clone_from(&book.signed);
+        }
+        Self {
+            key,
+            files,
+            policy: config.witness_policy.clone(),
+            fail: config.witness_fail,
+            witness_wait: config.witness_wait,
+            data_dir: config.data_dir.clone(),
+            disk,
+            signed: watch::Sender::new(book.signed.clone()),
+            released: watch::Sender::new(book.released.clone()),
+            book: Mutex::new(book),
+            inbox: Mutex::default(),
+            news: Condvar::new(),
+        }
+    }
+
+    /// Takes the leaves of entries that landed, the first of which has this index.
+    pub(super) fn landed(&self, first: u64, leaves: impl Iterator<Item = Hash>) {
+        let mut inbox = self.inbox.lock();
+        if inbox.ended {
+            return;
+        }
+        if inbox.leaves.is_empty() {
+            inbox.first = first;
+        }
+        if inbox.leaves.len() < LEAVES_MAX {
+            inbox.leaves.extend(leaves);
+        }
+        self.news.notify_one();
+    }
+
+    /// Signs what has landed and ends the thread.
+    pub(super) fn close(&self) {
+        self.inbox.lock().closing = true;
+        self.news.notify_one();
+    }
+
+    /// Adds cosignatures to the checkpoint that was signed last, if it is of `size` entries. Answers
+    /// how many were added.
+    pub(super) fn add_cosignatures(
+        &self,
+        core: &Core,
+        size: u64,
+        cosignatures: Vec<NoteSignature>,
+    ) -> Result<usize, String> {
+        let mut book = self.book.lock();
+        let Some(signed) = book.signed.clone().filter(|signed| signed.size() == size) else {
+            return Ok(0);
+        };
+        let mut note = signed.checkpoint.note.clone();
+        let mut added = 0;
+        for cosignature in cosignatures {
+            if self.is_news(&note, &cosignature) {
+                note.add(cosignature);
+                added += 1;
+            }
+        }
+        if added == 0 {
+            return Ok(0);
+        }
+        let checkpoint = SignedCheckpoint { note, ..signed.checkpoint.clone() };
+        let cosigned = Arc::new(Signed::new(checkpoint, signed.signed_at, &self.policy));
+        let was_released = book.released.as_ref().is_some_and(|own| own.size() == size);
+        let mut next = Book { signed: Some(Arc::clone(&cosigned)), ..book.clone() };
+        if was_released || cosigned.witnessed {
+            next.released = Some(cosigned);
+        }
+        self.turn(core, &mut book, next)?;
+        drop(book);
+        self.inbox.lock().changed = true;
+        self.news.notify_one();
+        Ok(added)
+    }
+
+    /// Whether a cosignature is good, by a witness of the policy, and the first of it.
+    fn is_news(&self, note: &Note, cosignature: &NoteSignature) -> bool {
+        let Ok(mut alone) = Note::new(note.text().to_owned()) else { return false };
+        alone.add(cosignature.clone());
+        self.policy.witnesses().iter().any(|witness| {
+            alone.verify(&witness.key).is_ok() && note.by(&witness.key).next().is_none()
+        })
+    }
+
+    /// Turns a page of the book: durable first, then seen by others.
+    fn turn(&self, core: &Core, book: &mut Book, next: Book) -> Result<(), String> {
+        next.write(&*self.disk, &self.data_dir).map_err(|error| {
+            let what = error.to_string();
+            self.stop(core, &what);
+            what
+        })?;
+        *book = next;
+        core.metrics.checkpoint_signed_entries.set(book.size());
+        if book.released != *self.released.borrow() {
+            let size = book.released.as_ref().map_or(0, |released| released.size());
+            core.metrics.checkpoint_released_entries.set(size);
+            self.released.send_replace(book.released.clone());
+        }
+        if book.signed != *self.signed.borrow() {
+            self.signed.send_replace(book.signed.clone());
+        }
+        Ok(())
+    }
+
+    /// Signs nothing more until restart.
+    fn stop(&self, core: &Core, reason: &str) {
+        let mut inbox = self.inbox.lock();
+        inbox.leaves = Vec::new();
+        if !std::mem::replace(&mut inbox.ended, true) {
+            error!(reason, "no more checkpoints are signed until restart");
+            core.metrics.signing_stopped.set(1);
+        }
+        self.news.notify_one();
+    }
+}
+
+/// Starts the thread that signs.
+pub(super) fn start(
+    core: Arc<Core>,
+    writer: TreeWriter,
+    interval: Duration,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    let second = writer.range().clone();
+    let book = core.checkpoints.book.lock();
+    // Witnesses get their time for one that a crash left with them.
+    let last = (book.released != book.signed).then(Instant::now);
+    drop(book);
+    let signing = Signing { core, writer, second, interval, last, clock_warned: false };
+    thread::Builder::new().name("checkpoints".to_owned()).spawn(move || signing.run())
+}
+
+struct Signing {
+    core: Arc<Core>,
+    writer: TreeWriter,
+    /// The tree once more, from bytes that were read back.
+    second: Range,
+    interval: Duration,
+    /// When the last checkpoint was signed.
+    last: Option<Instant>,
+    clock_warned: bool,
+}
+
+/// What the thread woke up for.
+struct Work {
+    first: u64,
+    leaves: Vec<Hash>,
+    closing: bool,
+}
+
+impl Signing {
+    fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        core.metrics.checkpoint_signed_entries.set(core.checkpoints.book.lock().size());
+        let released = core.checkpoints.released.borrow().as_ref().map_or(0, |own| own.size());
+        core.metrics.checkpoint_released_entries.set(released);
+        while let Some(work) = self.next() {
+            let closing = work.closing;
+            if let Err(reason) = self.turn(work) {
+                core.checkpoints.stop(&core, &reason);
+                return;
+            }
+            if closing {
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, work: Work) -> Result<(), String> {
+        self.grow(work.first, &work.leaves)?;
+        if work.closing || self.is_due() {
+            self.sign()?;
+        }
+        self.release_unwitnessed()
+    }
+
+    /// Waits for leaves, for the time to sign or to release, or for the end. None if signing was
+    /// stopped elsewhere.
+    fn next(&self) -> Option<Work> {
+        let checkpoints = &self.core.checkpoints;
+        let until = self.next_time();
+        let mut inbox = checkpoints.inbox.lock();
+        while inbox.leaves.is_empty() && !inbox.changed && !inbox.closing && !inbox.ended {
+            match until {
+                None => checkpoints.news.wait(&mut inbox),
+                Some(until) => {
+                    if checkpoints.news.wait_until(&mut inbox, until).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        if inbox.ended {
+            return None;
+        }
+        inbox.changed = false;
+        let (first, leaves) = (inbox.first, std::mem::take(&mut inbox.leaves));
+        Some(Work { first, leaves, closing: inbox.closing })
+    }
+
+    /// When there is something to do, if nothing happens before.
+    fn next_time(&self) -> Option<Instant> {
+        let checkpoints = &self.core.checkpoints;
+        let book = checkpoints.book.lock();
+        let waits = book.released != book.signed && checkpoints.fail == WitnessFail::Open;
+        let released_at = self.last.filter(|_| waits).map(|last| last + checkpoints.witness_wait);
+        let signed_at = (self.writer.size() > book.size()).then(|| self.due(&book));
+        let clock = self.clock_warned.then(|| Instant::now() + self.interval.max(CLOCK_WAIT_MIN));
+        let signed_at = signed_at.map(|at| clock.map_or(at, |clock| at.max(clock)));
+        released_at.into_iter().chain(signed_at).min()
+    }
+
+    fn is_due(&self) -> bool {
+        let book = self.core.checkpoints.book.lock();
+        self.writer.size() > book.size() && Instant::now() >= self.due(&book)
+    }
+
+    /// When the next checkpoint may be signed: after the interval, and not while witnesses are still
+    /// asked about the last one.
+    fn due(&self, book: &Book) -> Instant {
+        let Some(last) = self.last else { return Instant::now() };
+        let held = book.released != book.signed;
+        let wait = if held { self.core.checkpoints.witness_wait } else { Duration::ZERO };
+        last + self.interval.max(wait)
+    }
+
+    /// Adds leaves to the tree. What did not find a place among them comes from the ledger.
+    fn grow(&mut self, first: u64, leaves: &[Hash]) -> Result<(), String> {
+        if leaves.is_empty() {
+            return Ok(());
+        }
+        while self.writer.size() < first {
+            let (start, end) = (self.writer.size(), first);
+            let entries = self.core.backend.read(start, end, READ_BYTES);
+            for bytes in entries.map_err(|error| error.to_string())? {
+                self.writer.push(leaf_hash(&bytes));
+            }
+        }
+        for leaf in leaves {
+            self.writer.push(*leaf);
+        }
+        self.writer.write().map_err(|error| error.to_string())
+    }
+
+    /// Signs the tree as it is, unless that is signed already.
+    fn sign(&mut self) -> Result<(), String> {
+        let core = Arc::clone(&self.core);
+        let checkpoints = &core.checkpoints;
+        let size = self.writer.size();
+        let before = checkpoints.book.lock().signed.clone();
+        let signed_size = before.as_ref().map_or(0, |signed| signed.size());
+        if size == signed_size {
+            return Ok(());
+        }
+        let now = Millis::now();
+        if before.as_ref().is_some_and(|signed| now < signed.signed_at) {
+            self.clock_went_back();
+            return Ok(());
+        }
+        if std::mem::take(&mut self.clock_warned) {
+            core.metrics.signing_stopped.set(0);
+        }
+        self.writer.sync().map_err(|error| error.to_string())?;
+        let root = self.compare_roots(size).inspect_err(|reason| {
+            // Either the ledger's bytes are not those that were written, or the tree's are not.
+            core.stop_writes(reason);
+        })?;
+        if size < signed_size {
+            return Err(format!(
+                "the tree has {size} entries, a checkpoint of {signed_size} is signed"
+            ));
+        }
+        let checkpoint = Checkpoint {
+            origin: core.ledger.origin.clone(),
+            size,
+            root,
+            extensions: String::new(),
+        };
+        let signed = SignedCheckpoint::sign(checkpoint, &checkpoints.key);
+        let signed = signed.map_err(|error| error.to_string())?;
+        let signed = Arc::new(Signed::new(signed, now, &checkpoints.policy));
+        let mut book = checkpoints.book.lock();
+        let mut next = Book { signed: Some(Arc::clone(&signed)), ..book.clone() };
+        if !checkpoints.policy.asks_for_witnesses() {
+            next.released = Some(signed);
+        }
+        checkpoints.turn(&core, &mut book, next)?;
+        core.metrics.checkpoints.inc();
+        self.last = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The root over the tree's files, if it is the one over the entries as they are read back, and
+    /// the one over the entries as they were written.
+    fn compare_roots(&mut self, size: u64) -> Result<Hash, String> {
+        while self.second.end() < size {
+            let entries = self.core.backend.read(self.second.end(), size, READ_BYTES);
+            for bytes in entries.map_err(|error| error.to_string())? {
+                self.second.push(leaf_hash(&bytes));
+            }
+        }
+        let root = self.core.checkpoints.files.root(size).map_err(|error| error.to_string())?;
+        if self.second.root() != Some(root) || self.writer.root() != root {
+            let _ = self.core.checkpoints.files.condemn();
+            return Err(format!(
+                "the root over the first {size} entries as they are read back is not the one over \
+                 the entries as they were written"
+            ));
+        }
+        Ok(root)
+    }
+
+    /// A clock that went back may mean that this is a copy of a machine; it signs nothing until it
+    /// is where it was.
+    fn clock_went_back(&mut self) {
+        if !std::mem::replace(&mut self.clock_warned, true) {
+            error!(
+                "the clock is before the last checkpoint: nothing is signed until it has passed it"
+            );
+            self.core.metrics.signing_stopped.set(1);
+        }
+    }
+
+    /// Releases a checkpoint that witnesses had long enough, where it may be.
+    fn release_unwitnessed(&mut self) -> Result<(), String> {
+        let core = Arc::clone(&self.core);
+        let checkpoints = &core.checkpoints;
+        let Some(last) = self.last else { return Ok(()) };
+        let mut book = checkpoints.book.lock();
+        let waited = last.elapsed() >= checkpoints.witness_wait;
+        if book.released == book.signed || !waited {
+            return Ok(());
+        }
+        if checkpoints.fail == WitnessFail::Closed {
+            return Ok(());
+        }
+        warn!(
+            entries = book.size(),
+            "a checkpoint is released although too few witnesses have seen it"
+        );
+        core.metrics.checkpoints_unwitnessed.inc();
+        let next = Book { released: book.signed.clone(), ..book.clone() };
+        checkpoints.turn(&core, &mut book, next)
+    }
+}
+
+/// Says once which key verifies what a node signs.
+pub(super) fn announce(core: &Core) {
+    info!(verifier_key = %core.checkpoints.key.verifier(), "checkpoints are signed");
+}

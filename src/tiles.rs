@@ -1,0 +1,95 @@
+//! The ledger as C2SP tlog-tiles over HTTP: for monitors, witnesses' operators and caches.
+//!
+//! What is served is under the latest released checkpoint. Tiles and bundles never change, so they
+//! may be cached for ever; the checkpoint must not be.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tower_http::compression::CompressionLayer;
+use tracing::error;
+
+use crate::{
+    node::Node,
+    tlog::tile::{Kind, Tile},
+};
+
+/// How long a checkpoint may be cached.
+const CHECKPOINT_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=1");
+/// How long all else may.
+const IMMUTABLE_CACHE: HeaderValue =
+    HeaderValue::from_static("public, max-age=31536000, immutable");
+/// What is not there may come.
+const ABSENT_CACHE: HeaderValue = HeaderValue::from_static("no-store");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The routes over a node.
+pub fn router(node: Arc<Node>) -> Router {
+    // Hashes can not be compressed; entries can.
+    let entries = Router::new()
+        .route("/tile/entries/{*path}", get(entries))
+        .layer(CompressionLayer::new())
+        .with_state(Arc::clone(&node));
+    Router::new()
+        .route("/checkpoint", get(checkpoint))
+        .route("/tile/{level}/{*path}", get(hashes))
+        .with_state(node)
+        .merge(entries)
+}
+
+async fn checkpoint(State(node): State<Arc<Node>>) -> Response {
+    match node.released() {
+        None => absent("no checkpoint has been released yet"),
+        Some(released) => {
+            let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, CHECKPOINT_CACHE)];
+            (headers, released.text.to_string()).into_response()
+        }
+    }
+}
+
+async fn hashes(
+    State(node): State<Arc<Node>>,
+    Path((level, path)): Path<(String, String)>,
+) -> Response {
+    tile(node, format!("tile/{level}/{path}")).await
+}
+
+async fn entries(State(node): State<Arc<Node>>, Path(path): Path<String>) -> Response {
+    tile(node, format!("tile/entries/{path}")).await
+}
+
+async fn tile(node: Arc<Node>, path: String) -> Response {
+    let Ok(tile) = Tile::parse(&path) else { return absent("this is not the path of a tile") };
+    let read = tokio::task::spawn_blocking(move || node.tile(tile)).await;
+    match read {
+        Ok(Ok(Some(bytes))) => {
+            let headers = [(header::CONTENT_TYPE, BYTES), (header::CACHE_CONTROL, IMMUTABLE_CACHE)];
+            (headers, bytes).into_response()
+        }
+        Ok(Ok(None)) => absent(match tile.kind {
+            Kind::Level(_) => "the latest checkpoint has no such tile",
+            Kind::Entries => "the latest checkpoint has no such entry bundle",
+        }),
+        Ok(Err(problem)) => fault(&problem),
+        Err(problem) => fault(&problem),
+    }
+}
+
+fn absent(what: &'static str) -> Response {
+    let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, ABSENT_CACHE)];
+    (StatusCode::NOT_FOUND, headers, format!("{what}\n")).into_response()
+}
+
+fn fault(problem: &dyn std::fmt::Display) -> Response {
+    error!(%problem, "a tile can not be read");
+    let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, ABSENT_CACHE)];
+    let what = "the tile can not be read; the detail is in the server's log\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, headers, what).into_response()
+}

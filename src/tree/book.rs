@@ -1,0 +1,249 @@
+//! The book of checkpoints: the latest that was signed, and the latest that was released.
+//!
+//! One small file, `checkpoint.json`, replaced as a whole. A checkpoint stands in it before anybody
+//! outside sees it; so after any crash the ledger still knows what it has vouched for, refuses to
+//! start with fewer entries, and never signs a second root for one size.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    domain::Millis,
+    storage::disk::Disk,
+    tlog::{
+        checkpoint::{CheckpointError, SignedCheckpoint},
+        merkle::Hash,
+        note::NOTE_BYTES_MAX,
+        policy::Policy,
+    },
+};
+
+/// Name of the file in a data directory.
+pub const BOOK_FILE: &str = "checkpoint.json";
+const FORMAT: u32 = 1;
+
+/// A checkpoint that was signed and is on stable storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// The checkpoint, with the signature of the ledger and the cosignatures of witnesses.
+    pub checkpoint: SignedCheckpoint,
+    /// Its text.
+    pub text: Arc<str>,
+    /// When the ledger signed it.
+    pub signed_at: Millis,
+    /// Whether it carries the cosignatures that the policy asks for. False where there is none.
+    pub witnessed: bool,
+}
+
+impl Signed {
+    /// A checkpoint, as a policy sees it.
+    #[must_use]
+    pub fn new(checkpoint: SignedCheckpoint, signed_at: Millis, policy: &Policy) -> Self {
+        let witnessed = policy.asks_for_witnesses() && policy.verify(&checkpoint.note).is_ok();
+        let text = checkpoint.to_string().into();
+        Self { checkpoint, text, signed_at, witnessed }
+    }
+
+    /// Number of entries under it.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.checkpoint.checkpoint.size
+    }
+
+    /// Root of the tree over them.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        self.checkpoint.checkpoint.root
+    }
+}
+
+/// What a ledger has vouched for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Book {
+    /// The latest checkpoint that was signed.
+    pub signed: Option<Arc<Signed>>,
+    /// The latest one that was released; the same, or an earlier one.
+    pub released: Option<Arc<Signed>>,
+}
+
+/// Why the book can not be read or written.
+#[derive(Debug, Error)]
+pub enum BookError {
+    /// The disk's fault.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not a book.
+    #[error("{path} can not be read: {what}. Restore it: it says what this ledger has signed")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    format: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed: Option<Line>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    released: Option<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    note: String,
+    signed_at_ms: i64,
+}
+
+impl Line {
+    fn of(signed: &Signed) -> Self {
+        Self { note: signed.text.to_string(), signed_at_ms: signed.signed_at.0 }
+    }
+
+    fn open(self, policy: &Policy) -> Result<Arc<Signed>, CheckpointError> {
+        let checkpoint = SignedCheckpoint::parse(&self.note)?;
+        Ok(Arc::new(Signed::new(checkpoint, Millis(self.signed_at_ms), policy)))
+    }
+}
+
+impl Book {
+    /// Reads the book of a data directory; none if there is no such file.
+    ///
+    /// # Errors
+    /// See [`BookError`].
+    pub fn read(
+        disk: &dyn Disk,
+        data_dir: &Path,
+        policy: &Policy,
+    ) -> Result<Option<Self>, BookError> {
+        let path = data_dir.join(BOOK_FILE);
+        let at = |source| BookError::Io { path: path.clone(), source };
+        let file = match disk.open_read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(at)?,
+        };
+        let malformed = |what: String| BookError::Malformed { path: path.clone(), what };
+        let bytes = usize::try_from(file.len().map_err(at)?).ok();
+        let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
+        let mut text = vec![0; bytes.ok_or_else(|| malformed("it is too large".to_owned()))?];
+        file.read_exact_at(&mut text, 0).map_err(at)?;
+        let page: Page =
+            serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+        if page.format != FORMAT {
+            let what = format!("its format is {}, this program reads {FORMAT}", page.format);
+            return Err(malformed(what));
+        }
+        let open = |line: Option<Line>| line.map(|line| line.open(policy)).transpose();
+        let both = open(page.signed).and_then(|signed| Ok((signed, open(page.released)?)));
+        let (signed, released) = both.map_err(|error| malformed(error.to_string()))?;
+        let size = |of: &Option<Arc<Signed>>| of.as_ref().map_or(0, |own| own.size());
+        if size(&released) > size(&signed) {
+            return Err(malformed("it has released more than it has signed".to_owned()));
+        }
+        Ok(Some(Self { signed, released }))
+    }
+
+    /// Replaces the book of a data directory, durably.
+    ///
+    /// # Errors
+    /// The disk's fault. The book is then the old one or the new one, and nobody knows which.
+    pub fn write(&self, disk: &dyn Disk, data_dir: &Path) -> Result<(), BookError> {
+        let (path, beside) = (data_dir.join(BOOK_FILE), data_dir.join(format!("{BOOK_FILE}.new")));
+        let line = |signed: &Option<Arc<Signed>>| signed.as_deref().map(Line::of);
+        let page =
+            Page { format: FORMAT, signed: line(&self.signed), released: line(&self.released) };
+        let text = serde_json::to_vec(&page).expect("texts and numbers always have a JSON form");
+        let replaced = || {
+            match disk.remove(&beside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = disk.create(&beside)?;
+            file.write_all_at(&text, 0)?;
+            file.sync_data()?;
+            disk.rename(&beside, &path)?;
+            disk.sync_dir(data_dir)
+        };
+        replaced().map_err(|source| BookError::Io { path: path.clone(), source })
+    }
+
+    /// Number of entries that the ledger must have.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.signed.as_ref().map_or(0, |signed| signed.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        storage::sim::SimDisk,
+        tlog::{
+            checkpoint::Checkpoint,
+            key::{Algorithm, SignerKey},
+        },
+    };
+
+    fn signed(size: u64) -> Arc<Signed> {
+        let key = SignerKey::from_seed("ledger.example", Algorithm::Note, &[1; 32]).unwrap();
+        let checkpoint = Checkpoint {
+            origin: "ledger.example".to_owned(),
+            size,
+            root: [3; 32],
+            extensions: String::new(),
+        };
+        let checkpoint = SignedCheckpoint::sign(checkpoint, &key).unwrap();
+        Arc::new(Signed::new(checkpoint, Millis(5), &Policy::none()))
+    }
+
+    #[test]
+    fn a_book_round_trips_and_replaces_the_one_before() {
+        let (disk, dir) = (SimDisk::new(), Path::new("/data"));
+        disk.create_dir_all(dir).unwrap();
+        let read = || Book::read(&disk, dir, &Policy::none()).unwrap();
+        assert_eq!(read(), None);
+        for book in [
+            Book::default(),
+            Book { signed: Some(signed(4)), released: None },
+            Book { signed: Some(signed(9)), released: Some(signed(4)) },
+        ] {
+            book.write(&disk, dir).unwrap();
+            assert_eq!(read(), Some(book));
+        }
+        assert_eq!(read().unwrap().size(), 9);
+    }
+
+    #[test]
+    fn what_is_no_book_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = crate::storage::disk::RealDisk;
+        let line = |size| serde_json::to_string(&Line::of(&signed(size))).unwrap();
+        for text in [
+            String::new(),
+            "{}".to_owned(),
+            r#"{"format":2}"#.to_owned(),
+            r#"{"format":1,"signed":{"note":"x","signed_at_ms":1}}"#.to_owned(),
+            format!(r#"{{"format":1,"signed":{},"released":{}}}"#, line(3), line(4)),
+        ] {
+            std::fs::write(root.path().join(BOOK_FILE), &text).unwrap();
+            let error = Book::read(&disk, root.path(), &Policy::none()).unwrap_err();
+            assert!(matches!(error, BookError::Malformed { .. }), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The hashes of the tree in files: one file a level, `tree/<level>.hashes`.
+//!
+//! Level l holds, end to end, the tiles of C2SP tlog-tiles of that level: the hashes of the complete
+//! subtrees of height `8 * l`, 32 bytes each, hash n at byte `32 * n`. There is no header. Hashes in
+//! between are computed from those when they are asked for.
+//!
+//! What stands in the files up to the size of a signed checkpoint was synced before it was signed;
+//! what stands behind may be anything and is written again.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+use thiserror::Error;
+
+use crate::{
+    storage::disk::{Disk, DiskFile},
+    tlog::{
+        merkle::{self, Hash, Range},
+        tile::{HASH_BYTES, InTile, Kind, TILE_HEIGHT, TILE_WIDTH, count_at, locate, root_of},
+    },
+};
+
+/// Levels of the tallest tree that can be: 2^64 leaves.
+const LEVELS: u8 = 8;
+
+/// Why the tree can not be read or written.
+#[derive(Debug, Error)]
+pub enum TreeError {
+    /// The disk's fault.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is missing or shorter than it must be.
+    #[error("{path} does not hold the hashes of {size} entries")]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// The number of leaves that it must hold.
+        size: u64,
+    },
+    /// A hash that is not there.
+    #[error("the tree of {size} entries has no such hash")]
+    Beyond {
+        /// The number of leaves.
+        size: u64,
+    },
+}
+
+/// Reads the tree. Clones read the same.
+#[derive(Debug, Clone)]
+pub struct TreeFiles {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    levels: RwLock<Vec<Arc<dyn DiskFile>>>,
+    /// Leaves whose hashes, and all above them, stand in the files.
+    size: AtomicU64,
+}
+
+impl TreeFiles {
+    /// Opens the files of a tree that holds at least `size` leaves; what is behind them is cut off.
+    ///
+    /// # Errors
+    /// A file is missing or too short, or the disk's fault: the tree has to be built again.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
+        let own = Self::new(disk, dir);
+        {
+            let mut levels = own.shared.levels.write();
+            for level in 0..LEVELS {
+                let count = count_at(Kind::Level(level), size);
+                if count == 0 {
+                    break;
+                }
+                let path = own.shared.path(level);
+                let short = || TreeError::Short { path: path.clone(), size };
+                let file = own.shared.disk.open_write(&path).map_err(|source| {
+                    let path = path.clone();
+                    match source.kind() {
+                        io::ErrorKind::NotFound => short(),
+                        _ => TreeError::Io { path, source },
+                    }
+                })?;
+                let at = |source| TreeError::Io { path: path.clone(), source };
+                let bytes = count * HASH_BYTES as u64;
+                if file.len().map_err(at)? < bytes {
+                    return Err(short());
+                }
+                file.set_len(bytes).map_err(at)?;
+                levels.push(Arc::from(file));
+            }
+        }
+        own.shared.size.store(size, Ordering::Release);
+        Ok(own)
+    }
+
+    /// Begins an empty tree in place of whatever is there.
+    ///
+    /// # Errors
+    /// The disk's fault.
+    pub fn create(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, TreeError> {
+        let own = Self::new(disk, dir);
+        let at = |source| TreeError::Io { path: dir.to_owned(), source };
+        own.shared.disk.create_dir_all(dir).map_err(at)?;
+        for name in own.shared.disk.list(dir).map_err(at)? {
+            if name.ends_with(".hashes") {
+                own.shared.disk.remove(&dir.join(name)).map_err(at)?;
+            }
+        }
+        own.shared.disk.sync_dir(dir).map_err(at)?;
+        Ok(own)
+    }
+
+    fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        let (levels, size) = (RwLock::default(), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { disk, dir: dir.to_owned(), levels, size }) }
+    }
+
+    /// Number of leaves.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.shared.size.load(Ordering::Acquire)
+    }
+
+    /// The hash of a complete subtree.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub fn subtree(&self, height: u32, number: u64) -> Result<Hash, TreeError> {
+        let InTile { level, tile, first, count } = locate(height, number);
+        let start = tile * TILE_WIDTH + first as u64;
+        let hashes = self.hashes(level, start, count)?;
+        root_of(&hashes).ok_or(TreeError::Beyond { size: self.size() })
+    }
+
+    /// Hashes of a level that stand one after the other, 32 bytes each.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub fn hashes(&self, level: u8, start: u64, count: usize) -> Result<Vec<u8>, TreeError> {
+        let size = self.size();
+        let end = start.checked_add(count as u64);
+        if end.is_none_or(|end| end > count_at(Kind::Level(level), size)) {
+            return Err(TreeError::Beyond { size });
+        }
+        let file = self.shared.levels.read().get(usize::from(level)).cloned();
+        let file = file.ok_or(TreeError::Beyond { size })?;
+        let mut hashes = vec![0; count * HASH_BYTES];
+        let read = file.read_exact_at(&mut hashes, start * HASH_BYTES as u64);
+        read.map_err(|source| TreeError::Io { path: self.shared.path(level), source })?;
+        Ok(hashes)
+    }
+
+    /// The root over the first `size` leaves.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub fn root(&self, size: u64) -> Result<Hash, TreeError> {
+        merkle::root(size, |height, number| self.subtree(height, number))
+    }
+
+    /// Takes care that the next start builds the tree again: what stands in it is wrong.
+    ///
+    /// # Errors
+    /// The disk's fault.
+    pub fn condemn(&self) -> Result<(), TreeError> {
+        let path = self.shared.path(0);
+        match self.shared.disk.remove(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(TreeError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    fn path(&self, level: u8) -> PathBuf {
+        self.dir.join(format!("{level}.hashes"))
+    }
+
+    /// The file of a level, which is created if it is the next.
+    fn level(&self, level: u8) -> Result<Arc<dyn DiskFile>, TreeError> {
+        if let Some(file) = self.levels.read().get(usize::from(level)) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.path(level);
+        let at = |source| TreeError::Io { path: path.clone(), source };
+        // A crash can have left one that was not needed yet.
+        match self.disk.remove(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at(source)),
+            _ => {}
+        }
+        let file: Arc<dyn DiskFile> = self.disk.create(&path).map_err(at)?.into();
+        self.disk.sync_dir(&self.dir).map_err(at)?;
+        self.levels.write().push(Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+/// Adds leaves. There is one for a tree.
+#[derive(Debug)]
+pub struct TreeWriter {
+    files: TreeFiles,
+    range: Range,
+    /// What is not in the files yet, by level.
+    pending: Vec<Vec<u8>>,
+    /// The levels that were written since the last sync.
+    unsynced: Vec<bool>,
+}
+
+impl TreeWriter {
+    /// Goes on with a tree as it stands in its files.
+    ///
+    /// # Errors
+    /// See [`TreeError`].
+    pub fn new(files: TreeFiles) -> Result<Self, TreeError> {
+        let range = Range::of_size(files.size(), |height, number| files.subtree(height, number))?;
+        let pending = vec![Vec::new(); usize::from(LEVELS)];
+        let unsynced = vec![false; usize::from(LEVELS)];
+        Ok(Self { files, range, pending, unsynced })
+    }
+
+    /// Number of leaves, also of those that are not in the files yet.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.range.end()
+    }
+
+    /// The root over them, as they were added.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        self.range.root().unwrap_or_else(merkle::empty_root)
+    }
+
+    /// The subtrees that the root is over.
+    #[must_use]
+    pub fn range(&self) -> &Range {
+        &self.range
+    }
+
+    /// Adds a leaf, in memory.
+    pub fn push(&mut self, leaf: Hash) {
+        let Self { range, pending, .. } = self;
+        pending[0].extend_from_slice(&leaf);
+        range.push_telling(leaf, &mut |height, hash| {
+            if height.is_multiple_of(TILE_HEIGHT)
+                && let Some(level) = pending.get_mut((height / TILE_HEIGHT) as usize)
+            {
+                level.extend_from_slice(hash);
+            }
+        });
+    }
+
+    /// Writes what was added. After an error the tree must not be used further.
+    ///
+    /// # Errors
+    /// The disk's fault.
+    pub fn write(&mut self) -> Result<(), TreeError> {
+        let shared = &self.files.shared;
+        for level in 0..LEVELS {
+            let hashes = &mut self.pending[usize::from(level)];
+            if hashes.is_empty() {
+                continue;
+            }
+            let start = count_at(Kind::Level(level), self.files.size()) * HASH_BYTES as u64;
+            let written = shared.level(level)?.write_all_at(hashes, start);
+            written.map_err(|source| TreeError::Io { path: shared.path(level), source })?;
+            hashes.clear();
+            self.unsynced[usize::from(level)] = true;
+        }
+        shared.size.store(self.range.end(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// The disk's fault.
+    pub fn sync(&mut self) -> Result<(), TreeError> {
+        let shared = &self.files.shared;
+        for level in 0..LEVELS {
+            if std::mem::take(&mut self.unsynced[usize::from(level)]) {
+                let synced = shared.level(level)?.sync_data();
+                synced.map_err(|source| TreeError::Io { path: shared.path(level), source })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        storage::{disk::RealDisk, sim::SimDisk},
+        tlog::merkle::{leaf_hash, prove_consistency, prove_inclusion},
+    };
+
+    const DIR: &str = "/tree";
+
+    fn leaf(n: u64) -> Hash {
+        leaf_hash(&n.to_be_bytes())
+    }
+
+    fn grow(writer: &mut TreeWriter, to: u64) {
+        for n in writer.size()..to {
+            writer.push(leaf(n));
+        }
+        writer.write().unwrap();
+    }
+
+    fn fresh(disk: &Arc<dyn Disk>) -> TreeWriter {
+        TreeWriter::new(TreeFiles::create(Arc::clone(disk), Path::new(DIR)).unwrap()).unwrap()
+    }
+
+    fn root_of_first(size: u64) -> Hash {
+        let mut range = Range::empty(0);
+        (0..size).for_each(|n| range.push(leaf(n)));
+        range.root().unwrap()
+    }
+
+    #[test]
+    fn the_files_give_every_root_and_proof() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        let mut writer = fresh(&disk);
+        for to in [0, 1, 2, 255, 256, 257, 1_000, 70_000] {
+            grow(&mut writer, to);
+            assert_eq!(writer.files.root(to).unwrap(), writer.root(), "{to}");
+        }
+        let files = &writer.files;
+        for size in [1, 255, 256, 257, 4_711, 65_536, 65_537, 70_000] {
+            let root = files.root(size).unwrap();
+            assert_eq!(root, root_of_first(size));
+            let subtree = |height, number| files.subtree(height, number);
+            for index in [0, size / 2, size - 1] {
+                let path = prove_inclusion(index, size, subtree).unwrap();
+                merkle::verify_inclusion(&leaf(index), index, size, &path, &root).unwrap();
+            }
+            let (whole, proof) =
+                (files.root(70_000).unwrap(), prove_consistency(size, 70_000, subtree).unwrap());
+            merkle::verify_consistency((size, &root), (70_000, &whole), &proof).unwrap();
+        }
+        assert!(matches!(files.subtree(0, 70_000), Err(TreeError::Beyond { size: 70_000 })));
+        assert!(files.hashes(0, u64::MAX, 1).is_err());
+    }
+
+    #[test]
+    fn what_is_behind_the_size_is_written_again() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        grow(&mut fresh(&disk), 700);
+        let files = TreeFiles::open(Arc::clone(&disk), Path::new(DIR), 500).unwrap();
+        let mut writer = TreeWriter::new(files).unwrap();
+        assert_eq!((writer.size(), writer.root()), (500, root_of_first(500)));
+        grow(&mut writer, 800);
+        assert_eq!(writer.files.root(800).unwrap(), root_of_first(800));
+    }
+
+    #[test]
+    fn files_that_are_short_or_missing_are_said_to_be() {
+        let root = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let open = |size| TreeFiles::open(Arc::clone(&disk), root.path(), size);
+        assert!(open(0).is_ok());
+        assert!(matches!(open(1), Err(TreeError::Short { .. })));
+        let mut writer =
+            TreeWriter::new(TreeFiles::create(Arc::clone(&disk), root.path()).unwrap()).unwrap();
+        grow(&mut writer, 300);
+        assert!(open(300).is_ok());
+        assert!(matches!(open(301), Err(TreeError::Short { .. })));
+        writer.files.condemn().unwrap();
+        assert!(matches!(open(300), Err(TreeError::Short { .. })));
+    }
+}

@@ -1,0 +1,169 @@
+//! The file of the signing key: made on the first start, for its owner alone.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rand::RngExt;
+use thiserror::Error;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::tlog::key::{Algorithm, KeyError, SignerKey};
+
+/// Name of the file in a data directory, unless it is kept elsewhere.
+pub const KEY_FILE: &str = "signing-key";
+
+/// Why there is no usable signing key.
+#[derive(Debug, Error)]
+pub enum SigningKeyError {
+    /// The file holds no key.
+    #[error(
+        "{path} must hold a signer key, PRIVATE+KEY+NAME+ID+KEY, and nothing else: it {problem}"
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: KeyError,
+    },
+    /// The key signs as somebody else.
+    #[error("the key in {path} signs as `{found}`, which is not `{wanted}`")]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// The name that it signs as.
+        found: String,
+        /// The name that is needed.
+        wanted: String,
+    },
+    /// The name can not stand in a note.
+    #[error("`{0}` can not be the name of a key")]
+    BadName(String),
+    /// A key of another kind: of a log instead of a witness, or the other way round.
+    #[error("the key in {0} is of another signature type than is needed here")]
+    Algorithm(PathBuf),
+    /// The file can not be read or created.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Reads the key that signs as `name` from a file, or makes both.
+///
+/// # Errors
+/// See [`SigningKeyError`].
+pub fn load(path: &Path, name: &str, algorithm: Algorithm) -> Result<SignerKey, SigningKeyError> {
+    if let Some(key) = read(path)? {
+        warn_if_open_to_others(path);
+        return check(path, key, name, algorithm);
+    }
+    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(rand::rng().random());
+    let key = SignerKey::from_seed(name, algorithm, &seed)
+        .map_err(|_| SigningKeyError::BadName(name.to_owned()))?;
+    let io_error = |source| SigningKeyError::Io { path: path.to_owned(), source };
+    write_new(path, &key).map_err(io_error)?;
+    info!(file = %path.display(), verifier_key = %key.verifier(), "a new signing key was made");
+    // What stands there counts: another process may have been faster.
+    let key = read(path)?.ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?;
+    check(path, key, name, algorithm)
+}
+
+fn check(
+    path: &Path,
+    key: SignerKey,
+    name: &str,
+    algorithm: Algorithm,
+) -> Result<SignerKey, SigningKeyError> {
+    if key.verifier().algorithm() != algorithm {
+        return Err(SigningKeyError::Algorithm(path.to_owned()));
+    }
+    if key.verifier().name() != name {
+        let (found, wanted) = (key.verifier().name().to_owned(), name.to_owned());
+        return Err(SigningKeyError::Name { path: path.to_owned(), found, wanted });
+    }
+    Ok(key)
+}
+
+fn read(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
+    match fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(text) => SignerKey::parse(&text)
+            .map(Some)
+            .map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SigningKeyError::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// Writes the key under a name of this process first and links it to its own: a crash leaves the
+/// whole key or none, and a key that is there already is never written over.
+fn write_new(path: &Path, key: &SignerKey) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = PathBuf::from(beside);
+    // A process of this number may have crashed here.
+    let _ = fs::remove_file(&beside);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    writeln!(file, "{}", *key.to_secret_text())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&beside, path);
+    fs::remove_file(&beside)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn warn_if_open_to_others(path: &Path) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        warn!(
+            file = %path.display(),
+            mode = %format_args!("{mode:o}"),
+            "the signing key can be read by others: its mode should be 600"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_is_made_once_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let made = load(&path, "ledger.example/eu", Algorithm::Note).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let again = load(&path, "ledger.example/eu", Algorithm::Note).unwrap();
+        assert_eq!(made.verifier(), again.verifier());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn keys_of_others_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        load(&path, "ledger.example/eu", Algorithm::Note).unwrap();
+        let load = |name, algorithm| load(&path, name, algorithm).unwrap_err();
+        let named = load("ledger.example/us", Algorithm::Note);
+        assert!(matches!(named, SigningKeyError::Name { .. }), "{named}");
+        let kind = load("ledger.example/eu", Algorithm::Cosignature);
+        assert!(matches!(kind, SigningKeyError::Algorithm(_)), "{kind}");
+        fs::write(&path, "PRIVATE+KEY+secret").unwrap();
+        let malformed = load("ledger.example/eu", Algorithm::Note);
+        assert!(matches!(malformed, SigningKeyError::Malformed { .. }), "{malformed}");
+        assert!(!malformed.to_string().contains("secret"));
+    }
+}
