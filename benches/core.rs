@@ -107,6 +107,7 @@ fn config(dir: &Path) -> NodeConfig {
         signing_key_file: None,
         checkpoint_interval: Duration::from_millis(10),
         checkpoint_wait: Duration::from_secs(10),
+        controller: consent_ledger::receipt::Controller::default(),
     }
 }
 

@@ -10,7 +10,11 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    node::NodeConfig, telemetry::TelemetryConfig, tlog::policy::Policy, tree::WitnessFail,
+    node::NodeConfig,
+    receipt::{Controller, ControllerError},
+    telemetry::TelemetryConfig,
+    tlog::policy::Policy,
+    tree::WitnessFail,
     vault::Kek,
 };
 
@@ -139,6 +143,7 @@ fn default_node() -> NodeConfig {
         signing_key_file: None,
         checkpoint_interval: Duration::from_secs(1),
         checkpoint_wait: Duration::from_secs(10),
+        controller: Controller::default(),
     }
 }
 
@@ -179,6 +184,9 @@ pub enum ConfigError {
     /// Confirmation tokens that live too short or too long.
     #[error("--confirmation-validity must be 1s to 90days")]
     ConfirmationValidity,
+    /// What receipts can not say of the controller.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
     /// The key-encryption key is malformed. It is not repeated here.
     #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
     Kek,
@@ -198,6 +206,7 @@ impl ServeConfig {
             check_exposure(address, false, self.insecure)?;
         }
         check_origin(&self.node.origin)?;
+        self.node.controller.check()?;
         for origin in &self.cors_origins {
             check_cors_origin(origin)?;
         }

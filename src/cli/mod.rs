@@ -37,6 +37,7 @@ mod output;
 mod preferences;
 mod progress;
 mod rebuild_view;
+mod receipt;
 mod record;
 mod replay;
 pub mod serve;
@@ -45,6 +46,7 @@ mod token;
 pub mod trust;
 mod uses;
 mod verify;
+mod verify_receipt;
 mod watch;
 mod words;
 
@@ -158,6 +160,10 @@ pub enum Command {
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys
     Verify(verify::VerifyArgs),
+    /// Get the receipt of an act, signed and with its proof
+    Receipt(receipt::ReceiptArgs),
+    /// Verify a receipt, with no server
+    VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
     /// Delete the view on disk and build it again from the ledger
@@ -275,6 +281,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
         Command::Verify(args) => verify::run(&args, context),
+        Command::Receipt(args) => Box::pin(receipt::run(args, context)).await,
+        Command::VerifyReceipt(args) => verify_receipt::run(&args, context),
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),

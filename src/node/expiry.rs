@@ -290,6 +290,7 @@ mod tests {
             signing_key_file: None,
             checkpoint_interval: Duration::from_millis(10),
             checkpoint_wait: Duration::from_secs(10),
+            controller: crate::receipt::Controller::default(),
         };
         Node::open(&config, Arc::new(Metrics::default())).unwrap()
     }

@@ -14,6 +14,7 @@ mod past;
 mod preview;
 mod proof;
 mod question;
+mod receipt;
 mod scrub;
 mod signing;
 mod token;
@@ -58,6 +59,7 @@ use crate::{
     backend::LogBackend,
     domain::{Channel, ChannelPut, LedgerOpened, Purpose, Region, Subject},
     ledger,
+    receipt::Controller,
     storage::{
         disk::{Disk, RealDisk},
         index::Index,
@@ -113,6 +115,8 @@ pub struct NodeConfig {
     pub checkpoint_interval: Duration,
     /// How long a caller waits for a checkpoint.
     pub checkpoint_wait: Duration,
+    /// Who answers for the processing, as receipts name them.
+    pub controller: Controller,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -126,6 +130,7 @@ pub struct Node {
     imports: Arc<Semaphore>,
     revision_wait: Duration,
     checkpoint_wait: Duration,
+    controller: Controller,
     closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -236,6 +241,7 @@ impl Node {
             imports: Arc::new(Semaphore::new(import::places(appends_max))),
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
+            controller: config.controller.clone(),
             closing,
             scrub_closing,
             threads: Mutex::new(threads),
