@@ -12,9 +12,11 @@ use crate::{
         self, chain,
         verify::{self, VerifyError},
     },
-    node::{self, Node, NodeConfig, OpenError, Progress},
-    storage::{LogError, disk::RealDisk},
-    telemetry::Metrics,
+    node::{self, NodeConfig, Progress},
+    storage::{
+        LogError,
+        disk::{Disk, RealDisk},
+    },
 };
 
 /// How many entries are verified between two signs of progress.
@@ -135,13 +137,10 @@ pub fn rebuild_view_in_dir(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Rebuilt, CliError> {
     there_is(&config.data_dir)?;
-    let failed = |error: OpenError| CliError::failed(error.to_string());
-    node::discard_view(&config.data_dir).map_err(failed)?;
-    let metrics = Arc::new(Metrics::default());
-    let opened = Node::open_on(Arc::new(RealDisk), config, metrics, progress).map_err(failed)?;
-    let rebuilt = Rebuilt { entries: opened.revision(), subjects: opened.subjects() };
-    opened.close();
-    Ok(rebuilt)
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let rebuilt = node::rebuild_view(config, &disk, progress);
+    let (entries, subjects) = rebuilt.map_err(|error| CliError::failed(error.to_string()))?;
+    Ok(Rebuilt { entries, subjects })
 }
 
 fn bytes_in(dir: &Path) -> Result<u64, CliError> {

@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// [default: `signing-key` in the data directory].
     #[arg(long, value_name = "FILE")]
     pub signing_key_file: Option<PathBuf>,
+    /// Make a new signing key if there is none, although checkpoints were signed with another.
+    #[arg(long)]
+    pub new_signing_key: bool,
     /// Listen on an address that other machines can reach, though nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -278,6 +281,7 @@ impl ServeArgs {
                 confirmation_validity: self.confirmation_validity,
                 decision_token_validity: self.decision_token_validity,
                 signing_key_file: self.signing_key_file,
+                new_signing_key: self.new_signing_key,
                 checkpoint_interval: self.checkpoint_interval,
                 checkpoint_wait: self.checkpoint_wait,
                 controller: self.controller.into(),

@@ -288,6 +288,7 @@ mod tests {
             witness_fail: crate::tree::WitnessFail::Open,
             witness_wait: Duration::from_secs(5),
             signing_key_file: None,
+            new_signing_key: false,
             checkpoint_interval: Duration::from_millis(10),
             checkpoint_wait: Duration::from_secs(10),
             controller: crate::receipt::Controller::default(),

@@ -39,7 +39,7 @@ pub use audience::{Audience, AudienceQuery};
 use expiry::Closing;
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
-pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, discard_view};
+pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
 use parking_lot::{Mutex, RwLock};
 pub use past::AsOf;
 pub use preview::{Flips, Preview};
@@ -111,6 +111,8 @@ pub struct NodeConfig {
     pub witness_wait: Duration,
     /// File of the signing key; none means `signing-key` in the data directory.
     pub signing_key_file: Option<PathBuf>,
+    /// Whether a signing key that is missing is made, although another one has signed.
+    pub new_signing_key: bool,
     /// The shortest time from one checkpoint to the next.
     pub checkpoint_interval: Duration,
     /// How long a caller waits for a checkpoint.

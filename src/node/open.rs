@@ -28,7 +28,10 @@ use crate::{
         holds_segments,
         index::{Found, Index, IndexError},
     },
-    tlog::{key::Algorithm, merkle},
+    tlog::{
+        key::{Algorithm, SignerKey},
+        merkle,
+    },
     tree::{
         self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
     },
@@ -108,6 +111,12 @@ pub enum OpenError {
     /// There is no usable signing key.
     #[error("{0}")]
     SigningKey(#[from] SigningKeyError),
+    /// The signing key is gone although the ledger has signed.
+    #[error(
+        "{0} is missing although checkpoints were signed with the key that it held. Restore it, or \
+         say --new-signing-key to go on with another one, and tell everybody who verifies"
+    )]
+    KeyMissing(PathBuf),
     /// The tree can not be built.
     #[error("the tree over the ledger can not be built: {0}")]
     Tree(#[from] TreeError),
@@ -214,10 +223,69 @@ pub(super) fn open(
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Opened, OpenError> {
+    let stores = open_stores(config, disk, progress)?;
+    let Stores { log, opened, vault, view, index, ledger, book, torn, mut lock } = stores;
+    let key = signing_key(config, &ledger.origin, &book)?;
+    let dir = config.data_dir.join(tree::DIR);
+    let (files, writer) = open_tree(disk, &dir, &log, book.signed.as_deref(), progress)?;
+    lock.announce()?;
+    let ahead_ms = opened.tip.recorded_at.0.saturating_sub(Millis::now().0);
+    if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
+        warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
+    }
+    Ok(Opened {
+        backend: Arc::new(log),
+        vault: Arc::new(vault),
+        view: Arc::new(view),
+        index,
+        tip: opened.tip,
+        ledger,
+        checked_from: opened.checked_from,
+        torn,
+        tree: OpenedTree { writer, files, book, key },
+        lock,
+    })
+}
+
+/// Deletes the view of a data directory that no process has open, and builds it again. Answers the
+/// number of entries and of data subjects.
+///
+/// # Errors
+/// The directory is in use, damaged, or can not be written.
+pub fn rebuild_view(
+    config: &NodeConfig,
+    disk: &Arc<dyn Disk>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(u64, u64), OpenError> {
+    discard_view(&config.data_dir)?;
+    let stores = open_stores(config, disk, progress)?;
+    let rebuilt = (stores.view.applied(), stores.vault.subjects());
+    stores.index.close()?;
+    Ok(rebuilt)
+}
+
+/// The primary stores, and the view over them.
+struct Stores {
+    log: LocalLog,
+    opened: crate::backend::Opened,
+    vault: Vault,
+    view: View,
+    index: Arc<Index>,
+    ledger: LedgerOpened,
+    book: Book,
+    torn: u64,
+    lock: DirLock,
+}
+
+fn open_stores(
+    config: &NodeConfig,
+    disk: &Arc<dyn Disk>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Stores, OpenError> {
     // The name of the directory itself must survive a power cut, too.
     let created = disk.create_dir_all(&config.data_dir);
     created.map_err(|source| not_created(&config.data_dir, source))?;
-    let mut lock = DirLock::take(&config.data_dir)?;
+    let lock = DirLock::take(&config.data_dir)?;
     let places = Places::of(&config.data_dir);
     let had_ledger = holds_segments(&**disk, &places.ledger).map_err(BackendError::from)?;
     let had_vault = holds_segments(&**disk, &places.vault).map_err(VaultError::from)?;
@@ -272,32 +340,14 @@ pub(super) fn open(
             read_entry(&log, at)
         })?;
     catch_up(&log, &vault, &view, progress)?;
-    let key = load_key(&signing_key_file(config), &ledger.origin, Algorithm::Note)?;
-    let (files, writer) = open_tree(disk, &places.tree, &log, book.signed.as_deref(), progress)?;
-    lock.announce()?;
-    let ahead_ms = opened.tip.recorded_at.0.saturating_sub(Millis::now().0);
-    if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
-        warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
-    }
-    Ok(Opened {
-        backend: Arc::new(log),
-        vault: Arc::new(vault),
-        view: Arc::new(view),
-        index,
-        tip: opened.tip,
-        ledger,
-        checked_from: opened.checked_from,
-        torn,
-        tree: OpenedTree { writer, files, book, key },
-        lock,
-    })
+    Ok(Stores { log, opened, vault, view, index, ledger, book, torn, lock })
 }
 
 /// Deletes the view of a data directory that no process has open. The next start rebuilds it.
 ///
 /// # Errors
 /// The directory is in use, or can not be written.
-pub fn discard_view(data_dir: &Path) -> Result<(), OpenError> {
+fn discard_view(data_dir: &Path) -> Result<(), OpenError> {
     let _lock = DirLock::take(data_dir)?;
     let view = Places::of(data_dir).view;
     match fs::remove_dir_all(&view) {
@@ -320,7 +370,6 @@ struct Places {
     ledger: PathBuf,
     vault: PathBuf,
     view: PathBuf,
-    tree: PathBuf,
 }
 
 impl Places {
@@ -329,7 +378,6 @@ impl Places {
             ledger: data_dir.join(ledger::DIR),
             vault: data_dir.join(vault::DIR),
             view: data_dir.join(VIEW_DIR),
-            tree: data_dir.join(tree::DIR),
         }
     }
 }
@@ -481,6 +529,15 @@ fn catch_up(
         progress(Progress::View(next, head));
     }
     Ok(())
+}
+
+/// The key that signs. One that is lost is not made again in silence: every auditor has to be told.
+fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerKey, OpenError> {
+    let file = signing_key_file(config);
+    if book.size() > 0 && !config.new_signing_key && !file.exists() {
+        return Err(OpenError::KeyMissing(file));
+    }
+    Ok(load_key(&file, origin, Algorithm::Note)?)
 }
 
 fn signing_key_file(config: &NodeConfig) -> PathBuf {

@@ -184,13 +184,14 @@ impl Checkpoints {
         })?;
         *book = next;
         core.metrics.checkpoint_signed_entries.set(book.size());
+        // What is released is signed, for whoever looks at both.
+        if book.signed != *self.signed.borrow() {
+            self.signed.send_replace(book.signed.clone());
+        }
         if book.released != *self.released.borrow() {
             let size = book.released.as_ref().map_or(0, |released| released.size());
             core.metrics.checkpoint_released_entries.set(size);
             self.released.send_replace(book.released.clone());
-        }
-        if book.signed != *self.signed.borrow() {
-            self.signed.send_replace(book.signed.clone());
         }
         Ok(())
     }
@@ -218,7 +219,15 @@ pub(super) fn start(
     // Witnesses get their time for one that a crash left with them.
     let last = (book.released != book.signed).then(Instant::now);
     drop(book);
-    let signing = Signing { core, writer, second, interval, last, clock_warned: false };
+    let signing = Signing {
+        core,
+        writer,
+        second,
+        interval,
+        last,
+        started: Instant::now(),
+        clock_warned: false,
+    };
     thread::Builder::new().name("checkpoints".to_owned()).spawn(move || signing.run())
 }
 
@@ -230,6 +239,8 @@ struct Signing {
     interval: Duration,
     /// When the last checkpoint was signed.
     last: Option<Instant>,
+    /// When it started.
+    started: Instant,
     clock_warned: bool,
 }
 
@@ -296,7 +307,7 @@ impl Signing {
         let book = checkpoints.book.lock();
         let waits = book.released != book.signed && checkpoints.fail == WitnessFail::Open;
         let released_at = self.last.filter(|_| waits).map(|last| last + checkpoints.witness_wait);
-        let signed_at = (self.writer.size() > book.size()).then(|| self.due(&book));
+        let signed_at = self.is_unsigned(&book).then(|| self.due(&book));
         let clock = self.clock_warned.then(|| Instant::now() + self.interval.max(CLOCK_WAIT_MIN));
         let signed_at = signed_at.map(|at| clock.map_or(at, |clock| at.max(clock)));
         released_at.into_iter().chain(signed_at).min()
@@ -304,13 +315,21 @@ impl Signing {
 
     fn is_due(&self) -> bool {
         let book = self.core.checkpoints.book.lock();
-        self.writer.size() > book.size() && Instant::now() >= self.due(&book)
+        self.is_unsigned(&book) && Instant::now() >= self.due(&book)
+    }
+
+    /// Whether the tree, as it is, was not signed with this key yet.
+    fn is_unsigned(&self, book: &Book) -> bool {
+        let key = self.core.checkpoints.key.verifier();
+        let signed = book.signed.as_ref();
+        self.writer.size() > book.size()
+            || signed.is_some_and(|signed| signed.checkpoint.verify(key).is_err())
     }
 
     /// When the next checkpoint may be signed: after the interval, and not while witnesses are still
     /// asked about the last one.
     fn due(&self, book: &Book) -> Instant {
-        let Some(last) = self.last else { return Instant::now() };
+        let Some(last) = self.last else { return self.started };
         let held = book.released != book.signed;
         let wait = if held { self.core.checkpoints.witness_wait } else { Duration::ZERO };
         last + self.interval.max(wait)
@@ -339,11 +358,13 @@ impl Signing {
         let core = Arc::clone(&self.core);
         let checkpoints = &core.checkpoints;
         let size = self.writer.size();
-        let before = checkpoints.book.lock().signed.clone();
-        let signed_size = before.as_ref().map_or(0, |signed| signed.size());
-        if size == signed_size {
-            return Ok(());
-        }
+        let before = {
+            let book = checkpoints.book.lock();
+            if !self.is_unsigned(&book) {
+                return Ok(());
+            }
+            book.signed.clone()
+        };
         let now = Millis::now();
         if before.as_ref().is_some_and(|signed| now < signed.signed_at) {
             self.clock_went_back();
@@ -357,10 +378,10 @@ impl Signing {
             // Either the ledger's bytes are not those that were written, or the tree's are not.
             core.stop_writes(reason);
         })?;
-        if size < signed_size {
-            return Err(format!(
-                "the tree has {size} entries, a checkpoint of {signed_size} is signed"
-            ));
+        if let Some(signed) = &before
+            && (size < signed.size() || (size == signed.size() && root != signed.root()))
+        {
+            return Err(format!("a checkpoint of {} entries contradicts this one", signed.size()));
         }
         let checkpoint = Checkpoint {
             origin: core.ledger.origin.clone(),

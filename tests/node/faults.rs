@@ -2,7 +2,7 @@
 //! power cut. The invariant is always the same: what was acknowledged is there, and what is there
 //! verifies.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use consent_ledger::{
     domain::{Action, Effect, Outcome},
@@ -10,6 +10,7 @@ use consent_ledger::{
     node::{Act, Node, NodeConfig, Recorded, WriteError},
     storage::sim::{Fault, Keep, SimDisk},
     telemetry::Metrics,
+    tree::Signed,
 };
 
 use crate::support::{check, config, grant, put_catalog, with_key, withdraw};
@@ -27,7 +28,13 @@ fn acts() -> Vec<(&'static str, Act)> {
 
 fn small(dir: &Path) -> NodeConfig {
     // So small that the run rotates segments.
-    NodeConfig { segment_bytes_max: 1 << 10, scrub_bytes_per_second: 0, ..config(dir) }
+    NodeConfig {
+        segment_bytes_max: 1 << 10,
+        scrub_bytes_per_second: 0,
+        // One checkpoint when it opens and one when it closes.
+        checkpoint_interval: Duration::from_secs(3_600),
+        ..config(dir)
+    }
 }
 
 fn open_on(disk: &SimDisk, dir: &Path) -> Result<Arc<Node>, consent_ledger::node::OpenError> {
@@ -41,6 +48,8 @@ struct Told {
     acknowledged: Vec<(&'static str, Recorded)>,
     /// The act that got an error, if one did.
     refused: Option<&'static str>,
+    /// The last checkpoint that was released.
+    released: Option<Arc<Signed>>,
 }
 
 async fn run(disk: &SimDisk, dir: &Path) -> Told {
@@ -64,6 +73,8 @@ async fn run(disk: &SimDisk, dir: &Path) -> Told {
             }
         }
     }
+    node.close();
+    told.released = node.released();
     told
 }
 
@@ -98,6 +109,10 @@ fn check_answers(node: &Node, told: &Told, refused_may_count: bool) {
 /// Everything that must hold after any crash.
 async fn check_recovered(disk: &SimDisk, dir: &Path, told: &Told) {
     let node = open_on(disk, dir).unwrap();
+    if let Some(released) = &told.released {
+        // Whatever was shown to others still stands.
+        assert_eq!(node.tree_root(released.size()), Ok(released.root()));
+    }
     check_answers(&node, told, true);
     for (key, recorded) in &told.acknowledged {
         let act = acts().into_iter().find(|(own, _)| own == key).unwrap().1;

@@ -4,6 +4,7 @@
 
 mod audience;
 mod behaviour;
+mod checkpoints;
 mod faults;
 mod links;
 mod replay;

@@ -32,6 +32,7 @@ pub fn config(dir: &Path) -> NodeConfig {
         witness_fail: consent_ledger::tree::WitnessFail::Open,
         witness_wait: Duration::from_secs(5),
         signing_key_file: None,
+        new_signing_key: false,
         checkpoint_interval: Duration::from_millis(10),
         checkpoint_wait: Duration::from_secs(10),
         controller: consent_ledger::receipt::Controller::default(),

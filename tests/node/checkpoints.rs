@@ -1,0 +1,398 @@
+//! Checkpoints: signed over what the disk holds, never contradicted, and the mark below which nothing
+//! may be missing.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use consent_ledger::{
+    ledger::verify,
+    node::{Node, NodeConfig, OpenError, ReadError},
+    storage::disk::RealDisk,
+    telemetry::Metrics,
+    tlog::{
+        key::SignerKey,
+        merkle::{self, Hash},
+        tile::{Kind, Tile, root_of, unbundle},
+    },
+    tree::Signed,
+};
+
+use crate::support::{config, grant, open, put_catalog, with_key};
+
+fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::default());
+    (Node::open(config, Arc::clone(&metrics)), metrics)
+}
+
+/// Records acts of new people, one after the other.
+async fn grants(node: &Node, people: std::ops::Range<u64>) {
+    for n in people {
+        node.record(grant(&format!("user:{n}"))).await.unwrap();
+    }
+}
+
+/// The root over the ledger's files, by another path than the node's.
+fn root_on_disk(dir: &Path, size: u64) -> Hash {
+    let mut leaves = Vec::new();
+    verify::verify(&RealDisk, &dir.join("ledger"), &mut |entry, frame| {
+        if entry.index < size {
+            leaves.push(merkle::leaf_hash(frame.payload));
+        }
+    })
+    .unwrap();
+    mth(&leaves)
+}
+
+fn mth(leaves: &[Hash]) -> Hash {
+    match leaves.len() {
+        0 => merkle::empty_root(),
+        1 => leaves[0],
+        n => {
+            let (left, right) = leaves.split_at(n.next_power_of_two() / 2);
+            merkle::node_hash(&mth(left), &mth(right))
+        }
+    }
+}
+
+/// A small ledger that was closed, with its last checkpoint.
+async fn closed(dir: &Path) -> Arc<Signed> {
+    let node = open(dir);
+    put_catalog(&node).await;
+    grants(&node, 0..5).await;
+    let released = node.released_at_least(node.revision()).await.unwrap();
+    drop(node);
+    released
+}
+
+fn refused(dir: &Path) -> OpenError {
+    let before = files(dir);
+    let error = open_with(&config(dir)).0.unwrap_err();
+    assert_eq!(files(dir), before, "a start that is refused changes nothing: {error}");
+    error
+}
+
+/// Every file of ledger and vault, and the book.
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for part in ["ledger", "vault"] {
+        for file in fs::read_dir(dir.join(part)).into_iter().flatten() {
+            let path = file.unwrap().path();
+            files.push((path.display().to_string(), fs::read(&path).unwrap()));
+        }
+    }
+    let book = dir.join("checkpoint.json");
+    files.extend(fs::read(&book).map(|text| (book.display().to_string(), text)));
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_landed_is_signed_and_can_be_proven() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    node.record(with_key(grant("user:1"), "signup-1")).await.unwrap();
+    let released = node.released_at_least(node.revision()).await.unwrap();
+    released.checkpoint.verify(node.verifier_key()).unwrap();
+    assert_eq!(released.checkpoint.checkpoint.origin, "consent.example.org/test");
+    assert_eq!(released.size(), 5);
+    assert_eq!(released.root(), root_on_disk(dir.path(), 5));
+    assert!(!released.witnessed, "nobody asked for witnesses");
+    for index in 0..5 {
+        let own = node.inclusion(index, 5).unwrap();
+        let proof = own.tlog_proof(None).unwrap();
+        proof.verify(&merkle::leaf_hash(&own.entry), node.verifier_key()).unwrap();
+    }
+    assert_eq!(node.index_of_key("signup-1"), Ok(4));
+    assert_eq!(node.index_of_key("signup-2"), Err(ReadError::ActUnknown));
+    grants(&node, 2..9).await;
+    let later = node.released_at_least(node.revision()).await.unwrap();
+    for first in 0..=later.size() {
+        let own = node.consistency(first, later.size()).unwrap();
+        assert_eq!(own.second.1, later.root());
+        if first == released.size() {
+            assert_eq!(own.first.1, released.root());
+        }
+    }
+    for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
+        let error = node.inclusion(index, size).unwrap_err();
+        assert!(matches!(error, ReadError::IndexOutOfRange { .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tiles_and_bundles_are_those_of_the_released_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    let acts = (0..600).map(|n| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.record(grant(&format!("user:{n}"))).await.unwrap() })
+    });
+    for act in acts.collect::<Vec<_>>() {
+        act.await.unwrap();
+    }
+    let size = node.released_at_least(604).await.unwrap().size();
+    assert_eq!(size, 604);
+    let mut leaves = Vec::new();
+    for tile in Tile::all(size) {
+        let bytes = node.tile(tile).unwrap().unwrap();
+        match tile.kind {
+            Kind::Level(0) => leaves.extend(bytes.as_chunks::<32>().0.iter().copied()),
+            Kind::Level(1) => {
+                let full: Vec<_> = leaves.chunks_exact(256).map(|tile| tile.concat()).collect();
+                let above: Vec<_> = full.iter().map(|tile| root_of(tile).unwrap()).collect();
+                assert_eq!(above.concat(), bytes);
+            }
+            Kind::Level(_) => panic!("a tree of 604 entries has two levels of tiles"),
+            Kind::Entries => {
+                for (at, entry) in unbundle(&bytes).unwrap().into_iter().enumerate() {
+                    let index = usize::try_from(tile.start()).unwrap() + at;
+                    assert_eq!(merkle::leaf_hash(entry), leaves[index]);
+                }
+            }
+        }
+    }
+    assert_eq!(mth(&leaves), root_on_disk(dir.path(), size));
+    let beyond = |kind, number, width| node.tile(Tile { kind, number, width }).unwrap();
+    assert_eq!(beyond(Kind::Level(0), 2, 93), None);
+    assert_eq!(beyond(Kind::Level(0), 2, 256), None);
+    assert_eq!(beyond(Kind::Level(1), 0, 3), None);
+    assert_eq!(beyond(Kind::Level(63), u64::MAX / 256, 1), None);
+    assert_eq!(beyond(Kind::Entries, 3, 1), None);
+    assert_eq!(beyond(Kind::Level(0), 2, 3).unwrap().len(), 96, "an earlier tree had this one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let hourly =
+        NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
+    let (node, metrics) = open_with(&hourly);
+    let node = node.unwrap();
+    let first = node.released_at_least(1).await.unwrap();
+    put_catalog(&node).await;
+    grants(&node, 0..20).await;
+    assert_eq!(metrics.checkpoints.get(), 1);
+    assert_eq!(node.released().unwrap(), first);
+    node.close();
+    assert_eq!(node.released().unwrap().size(), node.revision());
+    assert_eq!(metrics.checkpoints.get(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_does_not_wait_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let wait = NodeConfig { checkpoint_wait: Duration::from_millis(20), ..config(dir.path()) };
+    let node = open_with(&wait).0.unwrap();
+    let size = node.released_at_least(1).await.unwrap().size();
+    let error = node.released_at_least(99).await.unwrap_err();
+    assert_eq!(error, ReadError::CheckpointNotReached { wanted: 99, reached: size });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tree_is_built_again_when_it_is_lost_short_or_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    let tree = dir.path().join("tree");
+    let hashes = tree.join("0.hashes");
+    let good = fs::read(&hashes).unwrap();
+    assert_eq!(good.len() as u64, 32 * before.size());
+    let lose = || fs::remove_dir_all(&tree).unwrap();
+    let cut = || fs::write(&hashes, &good[..good.len() - 1]).unwrap();
+    let change = || {
+        let mut wrong = good.clone();
+        wrong[3] ^= 1;
+        fs::write(&hashes, wrong).unwrap();
+    };
+    let longer = || fs::write(&hashes, [&good[..], &[7; 50]].concat()).unwrap();
+    for (what, spoil) in
+        [("lost", &lose as &dyn Fn()), ("short", &cut), ("wrong", &change), ("longer", &longer)]
+    {
+        spoil();
+        let node = open(dir.path());
+        assert_eq!(node.tree_root(before.size()), Ok(before.root()), "{what}");
+        assert_eq!(node.released().unwrap(), before, "{what}");
+        drop(node);
+        assert_eq!(fs::read(&hashes).unwrap(), good, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    grants(&node, 0..5).await;
+    let size = node.released_at_least(node.revision()).await.unwrap().size();
+    // Behind the node's back, in the file that it has open.
+    let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
+    let error = node.inclusion(0, size).unwrap_err();
+    assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
+    drop(node);
+    let node = open(dir.path());
+    assert!(node.inclusion(0, size).is_ok(), "the next start builds the tree again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_shorter_than_its_checkpoint_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    let segment = dir.path().join("ledger/00000000000000000000.seg");
+    let whole = fs::read(&segment).unwrap();
+    // Inside the last frame, at its very beginning, and in the middle of the file: without the
+    // checkpoint the first two look like a torn tail.
+    let last = last_frame_offset(dir.path());
+    for cut in [whole.len() - 1, last, last - 1, whole.len() / 2] {
+        fs::write(&segment, &whole[..cut]).unwrap();
+        let error = refused(dir.path());
+        assert!(error.is_damage(), "{error}");
+        assert!(error.to_string().contains("were durable"), "{cut}: {error}");
+    }
+    fs::remove_file(&segment).unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::Half { .. }));
+    fs::write(&segment, &whole).unwrap();
+    assert_eq!(open(dir.path()).revision(), before.size());
+}
+
+fn last_frame_offset(dir: &Path) -> usize {
+    let mut offset = 0;
+    verify::verify(&RealDisk, &dir.join("ledger"), &mut |_, frame| offset = frame.offset).unwrap();
+    usize::try_from(offset).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_behind_the_checkpoint_may_be_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    let segment = dir.path().join("ledger/00000000000000000000.seg");
+    let whole = fs::read(&segment).unwrap();
+    fs::write(&segment, [&whole[..], &whole[60..63]].concat()).unwrap();
+    assert_eq!(open(dir.path()).revision(), before.size());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_was_written_anew_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    closed(dir.path()).await;
+    closed(other.path()).await;
+    // A whole other ledger with its vault, sound in itself, under this one's checkpoint.
+    for part in ["ledger", "vault", "view", "tree"] {
+        fs::remove_dir_all(dir.path().join(part)).unwrap();
+        fs::rename(other.path().join(part), dir.path().join(part)).unwrap();
+    }
+    let error = refused(dir.path());
+    assert!(matches!(error, OpenError::Rewritten { size: 9 }), "{error}");
+    assert!(error.is_damage());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_book_that_is_gone_or_broken_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    let book = dir.path().join("checkpoint.json");
+    let text = fs::read(&book).unwrap();
+    fs::remove_file(&book).unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::BookMissing { .. }));
+    fs::write(&book, &text[..text.len() / 2]).unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::Book(_)));
+    fs::write(&book, &text).unwrap();
+    assert_eq!(open(dir.path()).released().unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_gone_is_not_made_again_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    fs::remove_file(dir.path().join("signing-key")).unwrap();
+    assert!(matches!(refused(dir.path()), OpenError::KeyMissing(_)));
+    let new = NodeConfig { new_signing_key: true, ..config(dir.path()) };
+    let node = open_with(&new).0.unwrap();
+    assert!(before.checkpoint.verify(node.verifier_key()).is_err());
+    wait_until(|| {
+        let own = node.released().unwrap();
+        own.root() == before.root() && own.checkpoint.verify(node.verifier_key()).is_ok()
+    });
+    put_catalog(&node).await;
+    grants(&node, 8..9).await;
+    let later = node.released_at_least(node.revision()).await.unwrap();
+    later.checkpoint.verify(node.verifier_key()).unwrap();
+    assert_eq!(node.consistency(before.size(), later.size()).unwrap().first.1, before.root());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = closed(dir.path()).await;
+    let book = dir.path().join("checkpoint.json");
+    let text = fs::read_to_string(&book).unwrap();
+    let own = before.signed_at.0.to_string();
+    let ahead = (before.signed_at.0 + 3_600_000).to_string();
+    assert!(text.contains(&own));
+    fs::write(&book, text.replace(&own, &ahead)).unwrap();
+    let (node, metrics) = open_with(&config(dir.path()));
+    let node = node.unwrap();
+    grants(&node, 10..11).await;
+    wait_until(|| metrics.signing_stopped.get() == 1);
+    assert_eq!(node.released().unwrap().size(), before.size());
+    assert_eq!(metrics.checkpoints.get(), 0);
+    assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_read_back_otherwise_are_never_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    closed(dir.path()).await;
+    let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
+    let (node, metrics) = open_with(&slow);
+    let node = node.unwrap();
+    // The first checkpoint of this run is signed at once; what comes after waits.
+    node.record(grant("user:20")).await.unwrap();
+    node.released_at_least(node.revision()).await.unwrap();
+    node.record(grant("user:21")).await.unwrap();
+    let before = node.released().unwrap();
+    let segment = dir.path().join("ledger/00000000000000000000.seg");
+    let length = fs::metadata(&segment).unwrap().len();
+    let file = fs::File::options().write(true).open(&segment).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa; 4], length - 30).unwrap();
+    node.close();
+    assert_eq!(node.released().unwrap(), before);
+    assert_eq!(metrics.signing_stopped.get(), 1);
+    assert!(node.writes_stopped().borrow().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_stays_and_can_be_given() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    closed(dir.path()).await;
+    let file = dir.path().join("signing-key");
+    let key = SignerKey::parse(&fs::read_to_string(&file).unwrap()).unwrap();
+    let node = open(dir.path());
+    assert_eq!(node.verifier_key(), key.verifier());
+    assert_eq!(node.decision_key().0.to_bytes(), key.verifier().public_key());
+    drop(node);
+    let given = NodeConfig { signing_key_file: Some(file.clone()), ..config(other.path()) };
+    let node = open_with(&given).0.unwrap();
+    assert_eq!(node.verifier_key(), key.verifier());
+    drop(node);
+    assert!(!other.path().join("signing-key").exists());
+    let renamed = NodeConfig {
+        signing_key_file: Some(file),
+        origin: "consent.example.org/other".to_owned(),
+        ..config(tempfile::tempdir().unwrap().path())
+    };
+    assert!(matches!(open_with(&renamed).0, Err(OpenError::SigningKey(_))));
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < end, "it did not come to that");
+        std::thread::yield_now();
+    }
+}
