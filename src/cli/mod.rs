@@ -60,7 +60,7 @@ In the file, a key at the top goes for every command, a key in a table such as [
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `token verify`: not a good token
+  1  failed; for `verify`: damage was found; for `token verify` and `verify-receipt`: not good
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 

@@ -160,7 +160,7 @@ pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> Stri
     let receipt = ConsentReceipt {
         version: KANTARA_VERSION,
         jurisdiction: (!jurisdictions.is_empty()).then(|| jurisdictions.join(", ")),
-        consent_timestamp: facts.effective_at().0.div_euclid(1_000),
+        consent_timestamp: facts.effective_at.0.div_euclid(1_000),
         collection_method: collection_method(facts),
         consent_receipt_id: &own.receipt_id,
         public_key: key.to_string(),
@@ -199,7 +199,7 @@ pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> Stri
 /// Fields that one of the standards requires and that nobody told the ledger.
 pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
     let gives = |change: &ChangeRecord| gives_consent(change);
-    let some_given = facts.changes().iter().any(gives);
+    let some_given = facts.changes.iter().any(gives);
     let mut missing = Vec::new();
     let mut name = |field: &str, is_missing: bool| {
         if is_missing {
@@ -214,7 +214,7 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
     name("piiControllers[].email", controller.email.is_none());
     name("piiControllers[].phone", controller.phone.is_none());
     name("policyUrl", controller.privacy_policy_url.is_none());
-    let unsaid = some_given && consent_type(facts.actor()).is_none();
+    let unsaid = some_given && consent_type(facts.actor).is_none();
     name("services[].purposes[].consentType", unsaid);
     name("services[].purposes[].thirdPartyDisclosure", some_given);
     name("sensitive", true);
@@ -244,11 +244,11 @@ pub(super) fn collection_method(facts: &Facts) -> Option<String> {
 }
 
 fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
-    let given = own.changes.iter().zip(facts.changes()).filter(|(_, record)| gives_consent(record));
+    let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
     let purpose = |(change, _): (&'a Change, _)| Purpose {
         purpose: title(own, change),
         category: [&change.purpose],
-        consent_type: consent_type(facts.actor()),
+        consent_type: consent_type(facts.actor),
         pii_category: own.categories_of(change),
         termination: match &change.expires_at {
             Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
@@ -299,16 +299,16 @@ fn events<'a>(own: &'a Extension, facts: &Facts) -> Vec<Event<'a>> {
     let event = |(change, record): (&'a Change, &ChangeRecord)| Event {
         event_time: &own.effective_at,
         event_type: &change.action,
-        event_state: event_state(record, facts.actor()),
+        event_state: event_state(record, facts.actor),
         validity_duration: record.expires_at.map(|end| {
-            let span_s = end.0.saturating_sub(facts.effective_at().0).div_euclid(1_000);
+            let span_s = end.0.saturating_sub(facts.effective_at.0).div_euclid(1_000);
             format!("PT{}S", span_s.max(0))
         }),
         entity_id: &own.actor,
         purpose: &change.purpose,
         channel: &change.channel,
     };
-    own.changes.iter().zip(facts.changes()).map(event).collect()
+    own.changes.iter().zip(&facts.changes).map(event).collect()
 }
 
 /// What the event itself came to, at its time.

@@ -30,11 +30,14 @@ struct Id {
 
 #[derive(Serialize)]
 struct Context {
+    #[serde(rename = "@version")]
+    version: f32,
     dpv: &'static str,
     #[serde(rename = "eu-gdpr")]
     eu_gdpr: &'static str,
     loc: &'static str,
     dct: &'static str,
+    rdf: &'static str,
     xsd: &'static str,
     ledger: &'static str,
     consent_ledger: JsonTerm,
@@ -49,10 +52,12 @@ struct JsonTerm {
 }
 
 const CONTEXT: Context = Context {
+    version: 1.1,
     dpv: "https://w3id.org/dpv#",
     eu_gdpr: "https://w3id.org/dpv/legal/eu/gdpr#",
     loc: "https://w3id.org/dpv/loc#",
     dct: "http://purl.org/dc/terms/",
+    rdf: "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
     xsd: "http://www.w3.org/2001/XMLSchema#",
     ledger: "urn:consent-ledger:v1:",
     consent_ledger: JsonTerm { id: "urn:consent-ledger:v1:receipt", kind: "@json" },
@@ -141,14 +146,22 @@ struct Process<'a> {
     indicated_by: Option<Id>,
     #[serde(rename = "dpv:isIndicatedAtTime")]
     indicated_at: Typed<'a>,
-    #[serde(rename = "dpv:hasExpiryTime", skip_serializing_if = "Option::is_none")]
-    expires_at: Option<Typed<'a>>,
+    #[serde(rename = "dpv:hasDuration", skip_serializing_if = "Option::is_none")]
+    duration: Option<UntilTime<'a>>,
     #[serde(rename = "ledger:action")]
     action: &'a str,
     #[serde(rename = "ledger:channel")]
     channel: &'a str,
     #[serde(rename = "ledger:outcome")]
     outcome: &'a str,
+}
+
+#[derive(Serialize)]
+struct UntilTime<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "rdf:value")]
+    end: Typed<'a>,
 }
 
 #[derive(Serialize)]
@@ -196,7 +209,7 @@ pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
         processes: own
             .changes
             .iter()
-            .zip(facts.changes())
+            .zip(&facts.changes)
             .map(|(change, record)| process(own, facts, change, record))
             .collect(),
         consent_ledger: own,
@@ -248,13 +261,16 @@ fn process<'a>(
             .map(|title| PersonalData { kind: "dpv:PersonalData", title })
             .collect(),
         legal_basis: text.map(|text| id("eu-gdpr", article(text.legal_basis))),
-        status: status(record, facts.actor()).map(|name| id("dpv", name)),
+        status: status(record, facts.actor).map(|name| id("dpv", name)),
         // The right to object, GDPR Art. 21.
-        right: (record.action.stop_kind(facts.actor()) == Some(StopKind::Objected))
+        right: (record.action.stop_kind(facts.actor) == Some(StopKind::Objected))
             .then(|| id("eu-gdpr", "A21")),
-        indicated_by: indicated_by(facts.actor()).map(|name| id("dpv", name)),
+        indicated_by: indicated_by(facts.actor).map(|name| id("dpv", name)),
         indicated_at: moment(&own.effective_at),
-        expires_at: change.expires_at.as_deref().map(moment),
+        duration: change
+            .expires_at
+            .as_deref()
+            .map(|end| UntilTime { kind: "dpv:UntilTimeDuration", end: moment(end) }),
         action: &change.action,
         channel: &change.channel,
         outcome: &change.outcome,

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::{Controller, ReceiptError};
 use crate::{
     domain::{
-        Action, Actor, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Evidence,
-        IdempotencyMark, LegalBasis, Millis, Outcome, Sealed, StopKind,
+        Action, Actor, Body, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis,
+        Outcome, Sealed, StopKind,
     },
     ledger::entry,
     seal::{self, SecretKey},
@@ -205,60 +205,56 @@ struct AuthorityText {
 /// What an act and a confirmation have in common.
 pub(super) struct Facts {
     pub entry: Entry,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: Vec<ChangeRecord>,
     pub evidence: Evidence,
+    authority_ends_at: Option<Millis>,
+    /// For confirmations: the act that is confirmed, and when that took effect.
+    confirms: Option<(u64, Millis)>,
+    /// For acts that wait for a confirmation: until when.
+    confirm_until: Option<Millis>,
 }
 
 impl Facts {
     /// Reads and opens the entry of a statement.
     pub fn of(statement: &Statement) -> Result<Self, ReceiptError> {
         let entry = entry::decode(&statement.entry)?;
-        let (idempotency, sealed) = match &entry.body {
-            Body::Act(act) if !act.changes.is_empty() => (act.idempotency, act.evidence.as_ref()),
-            Body::Confirmed(own) => (own.idempotency, own.evidence.as_ref()),
-            _ => return Err(ReceiptError::NotAnAct { index: entry.index }),
-        };
-        let evidence = match (sealed, &statement.evidence_key) {
-            (None, None) => Evidence::default(),
+        let evidence = |idempotency: Option<IdempotencyMark>, sealed: Option<&Sealed>| match (
+            sealed,
+            &statement.evidence_key,
+        ) {
+            (None, None) => Ok(Evidence::default()),
             (Some(sealed), Some(key)) => {
-                open(&statement.ledger_id, idempotency.as_ref(), sealed, key)?
+                open(&statement.ledger_id, idempotency.as_ref(), sealed, key)
             }
-            _ => return Err(ReceiptError::Evidence),
+            _ => Err(ReceiptError::Evidence),
         };
-        Ok(Self { entry, evidence })
-    }
-
-    /// Who acted.
-    pub fn actor(&self) -> Actor {
-        match &self.entry.body {
-            Body::Confirmed(ConsentConfirmed { requested_by: actor, .. })
-            | Body::Act(ConsentAct { actor, .. }) => *actor,
-            _ => unreachable!("facts are of an act or a confirmation"),
-        }
-    }
-
-    /// When it took effect.
-    pub fn effective_at(&self) -> Millis {
-        match &self.entry.body {
-            Body::Confirmed(ConsentConfirmed { effective_at, .. })
-            | Body::Act(ConsentAct { effective_at, .. }) => *effective_at,
-            _ => unreachable!("facts are of an act or a confirmation"),
-        }
-    }
-
-    /// What changed.
-    pub fn changes(&self) -> &[ChangeRecord] {
-        match &self.entry.body {
-            Body::Confirmed(ConsentConfirmed { grants: changes, .. })
-            | Body::Act(ConsentAct { changes, .. }) => changes,
-            _ => unreachable!("facts are of an act or a confirmation"),
-        }
-    }
-
-    fn authority_ends_at(&self) -> Option<Millis> {
-        match &self.entry.body {
-            Body::Confirmed(own) => own.authority_ends_at,
-            Body::Act(act) => act.authority_ends_at,
-            _ => None,
+        match &entry.body {
+            Body::Act(act) if !act.changes.is_empty() => Ok(Self {
+                actor: act.actor,
+                effective_at: act.effective_at,
+                changes: act.changes.clone(),
+                evidence: evidence(act.idempotency, act.evidence.as_ref())?,
+                authority_ends_at: act.authority_ends_at,
+                confirms: None,
+                confirm_until: act.confirmation.map(|offer| offer.expires_at),
+                entry,
+            }),
+            Body::Confirmed(own) => Ok(Self {
+                actor: own.requested_by,
+                effective_at: own.effective_at,
+                changes: own.grants.clone(),
+                evidence: evidence(own.idempotency, own.evidence.as_ref())?,
+                authority_ends_at: own.authority_ends_at,
+                confirms: Some((own.request_index, own.requested_at)),
+                confirm_until: None,
+                entry,
+            }),
+            _ => Err(ReceiptError::NotAnAct { index: entry.index }),
         }
     }
 }
@@ -279,18 +275,6 @@ impl Extension {
     /// The extension of a statement.
     pub fn new(origin: &str, statement: &Statement, facts: &Facts) -> Self {
         let id = |index| receipt_id(&statement.ledger_id, index);
-        let (kind, confirms, confirm_until) = match &facts.entry.body {
-            Body::Confirmed(own) => {
-                let confirms = Confirms {
-                    index: own.request_index,
-                    receipt_id: id(own.request_index),
-                    effective_at: time(own.requested_at),
-                };
-                ("CONFIRMATION", Some(confirms), None)
-            }
-            Body::Act(act) => ("ACT", None, act.confirmation.map(|offer| time(offer.expires_at))),
-            _ => unreachable!("facts are of an act or a confirmation"),
-        };
         let superseded: BTreeSet<u64> = statement.supersedes.iter().flatten().copied().collect();
         Self {
             format_version: FORMAT_VERSION,
@@ -298,13 +282,17 @@ impl Extension {
             ledger_id: hex(&statement.ledger_id),
             index: facts.entry.index,
             receipt_id: id(facts.entry.index),
-            kind: kind.to_owned(),
+            kind: if facts.confirms.is_some() { "CONFIRMATION" } else { "ACT" }.to_owned(),
             recorded_at: time(facts.entry.recorded_at),
-            effective_at: time(facts.effective_at()),
-            actor: actor_name(facts.actor()).to_owned(),
-            authority_ends_at: facts.authority_ends_at().map(time),
-            confirms,
-            confirm_until,
+            effective_at: time(facts.effective_at),
+            actor: actor_name(facts.actor).to_owned(),
+            authority_ends_at: facts.authority_ends_at.map(time),
+            confirms: facts.confirms.map(|(index, at)| Confirms {
+                index,
+                receipt_id: id(index),
+                effective_at: time(at),
+            }),
+            confirm_until: facts.confirm_until.map(time),
             changes: changes(statement, facts),
             supersedes: superseded.into_iter().map(id).collect(),
             subject: statement.subject.clone(),
@@ -363,7 +351,7 @@ impl Extension {
 fn changes(statement: &Statement, facts: &Facts) -> Vec<Change> {
     let none = Vec::new();
     let supersedes = statement.supersedes.iter().chain(std::iter::repeat(&none));
-    let at = time(facts.effective_at());
+    let at = time(facts.effective_at);
     let written = |(record, earlier): (&ChangeRecord, &Vec<u64>)| {
         let key = |key: &Option<crate::domain::Key>| {
             key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string)
@@ -379,7 +367,7 @@ fn changes(statement: &Statement, facts: &Facts) -> Vec<Change> {
             cause_index: record.outcome.cause_index(),
             expires_at: record.expires_at.map(time),
             refusal: (record.action == Action::Refuse).then(|| Refusal { at: at.clone() }),
-            termination: termination(record, facts.actor(), &at),
+            termination: termination(record, facts.actor, &at),
             supersedes: earlier
                 .iter()
                 .map(|index| Earlier {
@@ -389,7 +377,7 @@ fn changes(statement: &Statement, facts: &Facts) -> Vec<Change> {
                 .collect(),
         }
     };
-    facts.changes().iter().zip(supersedes).map(written).collect()
+    facts.changes.iter().zip(supersedes).map(written).collect()
 }
 
 fn termination(record: &ChangeRecord, actor: Actor, at: &str) -> Option<Termination> {

@@ -244,9 +244,9 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
         format,
         id: receipt_id(&statement.ledger_id, facts.entry.index),
         cosigners: cosigned.into_iter().map(named).collect(),
-        changes: facts.changes().to_vec(),
-        actor: facts.actor(),
-        effective_at: facts.effective_at(),
+        changes: facts.changes,
+        actor: facts.actor,
+        effective_at: facts.effective_at,
         entry: facts.entry,
         evidence: facts.evidence,
         payload,
@@ -290,14 +290,14 @@ fn check_place(
     if proof.index != index || proof.extra.is_some() {
         return disagrees("/consent_ledger/proof");
     }
-    if supersedes.len() != facts.changes().len()
+    if supersedes.len() != facts.changes.len()
         || supersedes.iter().flatten().any(|own| *own >= index)
     {
         return disagrees("/consent_ledger/supersedes");
     }
     let named = |text: &PurposeText| {
         facts
-            .changes()
+            .changes
             .iter()
             .any(|change| change.scope.purpose.as_ref().is_some_and(|key| key.as_str() == text.key))
     };

@@ -251,6 +251,7 @@ fn json_ld_names_every_term_in_its_context() {
         ("/dpv:hasProcess/0/dpv:hasLegalBasis/@id", json!("eu-gdpr:A6-1-a")),
         ("/dpv:hasProcess/0/dpv:hasConsentStatus/@id", json!("dpv:ConsentGiven")),
         ("/dpv:hasProcess/0/dpv:hasPersonalData/1/dct:title", json!("user.name")),
+        ("/dpv:hasProcess/0/dpv:hasDuration/rdf:value/@value", json!("2026-10-27T06:13:20.250Z")),
         ("/dpv:hasProcess/1/dpv:hasConsentStatus/@id", json!("dpv:ConsentRefused")),
         ("/dpv:hasProcess/1/ledger:channel", json!("sms")),
     ] {
