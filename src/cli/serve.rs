@@ -8,7 +8,7 @@ use crate::{
     cli::error::CliError,
     config::{ConfigError, RequestLimits, ServeConfig, TlsFiles, parse_kek, parse_size},
     node::NodeConfig,
-    receipt::Controller,
+    receipt::{Controller, said_list},
     server::{self, ServeError},
     telemetry::{LogFormat, TelemetryConfig},
 };
@@ -213,6 +213,13 @@ pub struct ControllerArgs {
     /// ISO 3166 region whose law applies, for receipts, for example `DE`; may be repeated.
     #[arg(long, value_name = "REGION", value_delimiter = ',')]
     pub jurisdiction: Vec<String>,
+    /// Data category that is sensitive, with all that is below it, for receipts, or `none`; may be
+    /// repeated.
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
+    pub sensitive_category: Vec<String>,
+    /// Third party that data is disclosed to, for receipts, or `none`; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub third_party: Vec<String>,
 }
 
 impl From<ControllerArgs> for Controller {
@@ -226,6 +233,8 @@ impl From<ControllerArgs> for Controller {
             url: args.controller_url,
             privacy_policy_url: args.privacy_policy_url,
             jurisdictions: args.jurisdiction,
+            sensitive_categories: said_list(args.sensitive_category),
+            third_parties: said_list(args.third_party),
         }
     }
 }
@@ -364,6 +373,8 @@ mod tests {
             "--controller-name=Example AG",
             "--privacy-policy-url=https://example.org/privacy",
             "--jurisdiction=DE,US-CA",
+            "--sensitive-category=user.health",
+            "--third-party=none",
         ])
         .unwrap();
         assert_eq!(own.node.data_dir, PathBuf::from("/tmp/d"));
@@ -382,6 +393,8 @@ mod tests {
         assert_eq!(own.telemetry.log_format, LogFormat::Json);
         assert_eq!(own.node.controller.name.as_deref(), Some("Example AG"));
         assert_eq!(own.node.controller.jurisdictions, ["DE", "US-CA"]);
+        assert_eq!(own.node.controller.sensitive_categories.unwrap(), ["user.health"]);
+        assert_eq!(own.node.controller.third_parties, Some(Vec::new()));
     }
 
     #[test]

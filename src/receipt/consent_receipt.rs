@@ -41,6 +41,10 @@ struct ConsentReceipt<'a> {
     #[serde(rename = "policyUrl", skip_serializing_if = "Option::is_none")]
     policy_url: Option<&'a str>,
     services: [Service<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitive: Option<bool>,
+    #[serde(rename = "spiCat", skip_serializing_if = "Option::is_none")]
+    sensitive_categories: Option<Vec<&'a str>>,
     schema_version: &'static str,
     record_id: String,
     pii_principal_id: &'a str,
@@ -89,6 +93,10 @@ struct Purpose<'a> {
     #[serde(rename = "piiCategory")]
     pii_category: &'a [String],
     termination: String,
+    #[serde(rename = "thirdPartyDisclosure", skip_serializing_if = "Option::is_none")]
+    third_party_disclosure: Option<bool>,
+    #[serde(rename = "thirdPartyName", skip_serializing_if = "Option::is_none")]
+    third_party_name: Option<String>,
     channel: &'a str,
 }
 
@@ -103,6 +111,8 @@ struct Processing<'a> {
     collection_method: Option<String>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     jurisdiction: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient_third_parties: Option<&'a [String]>,
 }
 
 #[derive(Serialize)]
@@ -119,6 +129,8 @@ struct ProcessingPurpose<'a> {
 #[derive(Serialize)]
 struct PiiInformation<'a> {
     pii_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitive_pii_category: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -157,6 +169,7 @@ pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> Stri
     let controller = &own.controller;
     let name = controller.name.as_deref().unwrap_or(key.name());
     let jurisdictions = &controller.jurisdictions;
+    let sensitive = sensitive_categories(own, facts);
     let receipt = ConsentReceipt {
         version: KANTARA_VERSION,
         jurisdiction: (!jurisdictions.is_empty()).then(|| jurisdictions.join(", ")),
@@ -176,6 +189,8 @@ pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> Stri
         }],
         policy_url: controller.privacy_policy_url.as_deref(),
         services: [Service { service: name, purposes: purposes(own, facts) }],
+        sensitive: sensitive.as_ref().map(|categories| !categories.is_empty()),
+        sensitive_categories: sensitive,
         schema_version: SCHEMA_VERSION,
         record_id: format!("{}/{}", key.name(), own.index),
         pii_principal_id: &own.subject,
@@ -216,9 +231,10 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
     name("policyUrl", controller.privacy_policy_url.is_none());
     let unsaid = some_given && consent_type(facts.actor).is_none();
     name("services[].purposes[].consentType", unsaid);
-    name("services[].purposes[].thirdPartyDisclosure", some_given);
-    name("sensitive", true);
-    name("spiCat", true);
+    let unsaid = some_given && controller.third_parties.is_none();
+    name("services[].purposes[].thirdPartyDisclosure", unsaid);
+    name("sensitive", controller.sensitive_categories.is_none());
+    name("spiCat", controller.sensitive_categories.is_none());
     name("pii_processing.privacy_notice", privacy_notice(controller, facts).is_none());
     missing
 }
@@ -245,6 +261,7 @@ pub(super) fn collection_method(facts: &Facts) -> Option<String> {
 
 fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
     let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+    let parties = own.controller.third_parties.as_ref();
     let purpose = |(change, _): (&'a Change, _)| Purpose {
         purpose: title(own, change),
         category: [&change.purpose],
@@ -254,9 +271,27 @@ fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
             Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
             None => "ends when it is withdrawn".to_owned(),
         },
+        third_party_disclosure: parties.map(|parties| !parties.is_empty()),
+        third_party_name: parties
+            .filter(|parties| !parties.is_empty())
+            .map(|parties| parties.join(", ")),
         channel: &change.channel,
     };
     given.map(purpose).collect()
+}
+
+/// The sensitive data categories of all that was given, once each; none if nobody said which are.
+fn sensitive_categories<'a>(own: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
+    let mut found = Vec::new();
+    let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+    for (change, _) in given {
+        for category in own.controller.sensitive_among(own.categories_of(change))? {
+            if !found.contains(&category) {
+                found.push(category);
+            }
+        }
+    }
+    own.controller.sensitive_categories.is_some().then_some(found)
 }
 
 /// Who speaks for the data subject says yes in so many words; of others nobody knows.
@@ -273,7 +308,13 @@ fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
         pii_information: text
             .data_categories
             .iter()
-            .map(|category| PiiInformation { pii_type: category })
+            .map(|category| PiiInformation {
+                pii_type: category,
+                sensitive_pii_category: own
+                    .controller
+                    .sensitive_among(std::slice::from_ref(category))
+                    .map(|sensitive| !sensitive.is_empty()),
+            })
             .collect(),
         pii_controllers: [CONTROLLER],
     };
@@ -283,6 +324,7 @@ fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
         purposes: own.purposes.iter().map(purpose).collect(),
         collection_method: collection_method(facts),
         jurisdiction: &own.controller.jurisdictions,
+        recipient_third_parties: own.controller.third_parties.as_deref(),
     }
 }
 

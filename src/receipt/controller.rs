@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::domain::{Region, RegionError};
+use crate::domain::{Key, KeyError, Region, RegionError, covers_category};
 
 /// The longest text about a controller, in bytes.
 pub const CONTROLLER_TEXT_BYTES_MAX: usize = 1_024;
 /// The greatest number of jurisdictions.
 pub const JURISDICTIONS_MAX: usize = 32;
+/// The greatest number of sensitive data categories, and of third parties.
+pub const CONTROLLER_ITEMS_MAX: usize = 100;
 
 /// The controller, as receipts name it. What was not given is left out of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,12 @@ pub struct Controller {
     /// ISO 3166 regions whose law applies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jurisdictions: Vec<String>,
+    /// Data categories that are sensitive, with all that is below them; none if nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitive_categories: Option<Vec<String>>,
+    /// Third parties that data is disclosed to; none if nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub third_parties: Option<Vec<String>>,
 }
 
 /// What is wrong about a controller, by the flag that gives it.
@@ -67,6 +75,22 @@ pub enum ControllerError {
         got: String,
         /// What is wrong with it.
         problem: RegionError,
+    },
+    /// No data category.
+    #[error("--sensitive-category {problem}, got `{got}`; `none` says that there is none")]
+    Category {
+        /// What was given.
+        got: String,
+        /// What is wrong with it.
+        problem: KeyError,
+    },
+    /// More of something than a receipt takes.
+    #[error("--{flag} must be given at most {CONTROLLER_ITEMS_MAX} times, got {got}")]
+    TooMany {
+        /// The flag.
+        flag: &'static str,
+        /// How often it was given.
+        got: usize,
     },
     /// More regions than a receipt takes.
     #[error("--jurisdiction must be given at most {JURISDICTIONS_MAX} times, got {0}")]
@@ -107,7 +131,43 @@ impl Controller {
             let wrong = |problem| ControllerError::Jurisdiction { got: region.clone(), problem };
             Region::parse(region).map_err(wrong)?;
         }
-        Ok(())
+        self.check_lists()
+    }
+
+    fn check_lists(&self) -> Result<(), ControllerError> {
+        let categories = self.sensitive_categories.as_deref().unwrap_or_default();
+        let parties = self.third_parties.as_deref().unwrap_or_default();
+        for (flag, got) in
+            [("sensitive-category", categories.len()), ("third-party", parties.len())]
+        {
+            if got > CONTROLLER_ITEMS_MAX {
+                return Err(ControllerError::TooMany { flag, got });
+            }
+        }
+        for category in categories {
+            let wrong = |problem| ControllerError::Category { got: category.clone(), problem };
+            Key::check(category).map_err(wrong)?;
+        }
+        parties.iter().try_for_each(|name| check_text("third-party", name))
+    }
+
+    /// Which of some data categories are sensitive; none if nobody said which can be.
+    #[must_use]
+    pub fn sensitive_among<'a>(&self, categories: &'a [String]) -> Option<Vec<&'a str>> {
+        let sensitive = self.sensitive_categories.as_ref()?;
+        let is_sensitive =
+            |own: &&String| sensitive.iter().any(|declared| covers_category(declared, own));
+        Some(categories.iter().filter(is_sensitive).map(String::as_str).collect())
+    }
+}
+
+/// What a flag that may be repeated says: nothing, `none`, or some.
+#[must_use]
+pub fn said_list(given: Vec<String>) -> Option<Vec<String>> {
+    match given.as_slice() {
+        [] => None,
+        [one] if one == "none" => Some(Vec::new()),
+        _ => Some(given),
     }
 }
 
@@ -143,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn none_is_said_and_nothing_is_not() {
+        assert_eq!(said_list(Vec::new()), None);
+        assert_eq!(said_list(vec!["none".to_owned()]), Some(Vec::new()));
+        assert_eq!(said_list(vec!["a".to_owned()]), Some(vec!["a".to_owned()]));
+        let categories = ["user.health.blood".to_owned(), "user.name".to_owned()];
+        let mut own = Controller::default();
+        assert_eq!(own.sensitive_among(&categories), None);
+        own.sensitive_categories = Some(vec!["user.health".to_owned()]);
+        assert_eq!(own.sensitive_among(&categories), Some(vec!["user.health.blood"]));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_flag() {
         assert_eq!(check(|_| {}), Ok(()));
         assert_eq!(
@@ -167,6 +239,12 @@ mod tests {
         for email in ["dpo", "@example.org", "dpo@", "d po@example.org"] {
             assert!(check(|own| own.email = Some(email.to_owned())).is_err(), "{email}");
         }
+        let list = |text: &str| said_list(vec![text.to_owned()]);
+        assert_eq!(check(|own| own.sensitive_categories = list("user.health")), Ok(()));
+        let refused = check(|own| own.sensitive_categories = list("User Health")).unwrap_err();
+        assert!(refused.contains("--sensitive-category"), "{refused}");
+        let refused = check(|own| own.third_parties = Some(vec![String::new(); 101])).unwrap_err();
+        assert!(refused.contains("--third-party") && refused.contains("101"), "{refused}");
         let refused = check(|own| own.jurisdictions = vec!["UK".to_owned()]).unwrap_err();
         assert!(refused.contains("--jurisdiction") && refused.contains("UK"), "{refused}");
         let many = check(|own| own.jurisdictions = vec!["DE".to_owned(); 33]).unwrap_err();

@@ -83,6 +83,8 @@ struct Record<'a> {
     controller: DataController<'a>,
     #[serde(rename = "dpv:hasJurisdiction", skip_serializing_if = "Vec::is_empty")]
     jurisdictions: Vec<Id>,
+    #[serde(rename = "dpv:hasRecipientThirdParty", skip_serializing_if = "Vec::is_empty")]
+    third_parties: Vec<ThirdParty<'a>>,
     #[serde(rename = "dpv:hasNotice", skip_serializing_if = "Option::is_none")]
     notice: Option<Notice<'a>>,
     #[serde(rename = "dpv:hasIndicationMethod", skip_serializing_if = "Option::is_none")]
@@ -110,6 +112,14 @@ struct DataController<'a> {
     address: Option<&'a str>,
     #[serde(rename = "dpv:hasContact", skip_serializing_if = "Vec::is_empty")]
     contacts: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ThirdParty<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dpv:hasName")]
+    name: &'a str,
 }
 
 #[derive(Serialize)]
@@ -204,6 +214,12 @@ pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
             contacts: contacts.into_iter().filter_map(|text| text.as_deref()).collect(),
         },
         jurisdictions: controller.jurisdictions.iter().map(|region| id("loc", region)).collect(),
+        third_parties: controller
+            .third_parties
+            .iter()
+            .flatten()
+            .map(|name| ThirdParty { kind: "dpv:ThirdParty", name })
+            .collect(),
         notice: notice(controller, facts),
         indication_method: collection_method(facts),
         processes: own
@@ -247,7 +263,13 @@ fn process<'a>(
         (_, EVERY) => Some("every purpose"),
         (text, _) => text.map(|text| text.description.as_str()).filter(|text| !text.is_empty()),
     };
-    let categories = own.categories_of(change).iter();
+    let categories = own.categories_of(change);
+    let sensitive = own.controller.sensitive_among(categories).unwrap_or_default();
+    let personal_data = |title: &'a String| {
+        let is_sensitive = sensitive.contains(&title.as_str());
+        let kind = if is_sensitive { "dpv:SensitivePersonalData" } else { "dpv:PersonalData" };
+        PersonalData { kind, title }
+    };
     Process {
         kind: "dpv:Process",
         purpose: Purpose {
@@ -257,9 +279,7 @@ fn process<'a>(
             description,
             version: text.map(|text| text.version.to_string()),
         },
-        personal_data: categories
-            .map(|title| PersonalData { kind: "dpv:PersonalData", title })
-            .collect(),
+        personal_data: categories.iter().map(personal_data).collect(),
         legal_basis: text.map(|text| id("eu-gdpr", article(text.legal_basis))),
         status: status(record, facts.actor).map(|name| id("dpv", name)),
         // The right to object, GDPR Art. 21.

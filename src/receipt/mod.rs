@@ -28,7 +28,10 @@ mod extension;
 
 use std::fmt;
 
-pub use controller::{CONTROLLER_TEXT_BYTES_MAX, Controller, ControllerError, JURISDICTIONS_MAX};
+pub use controller::{
+    CONTROLLER_ITEMS_MAX, CONTROLLER_TEXT_BYTES_MAX, Controller, ControllerError,
+    JURISDICTIONS_MAX, said_list,
+};
 use extension::{Extension, Facts};
 pub use extension::{PurposeText, Statement, receipt_id};
 use serde::Deserialize;

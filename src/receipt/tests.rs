@@ -82,6 +82,8 @@ fn controller() -> Controller {
         url: Some("https://example.org".to_owned()),
         privacy_policy_url: Some("https://example.org/privacy".to_owned()),
         jurisdictions: vec!["DE".to_owned(), "US-CA".to_owned()],
+        sensitive_categories: Some(vec!["user.health".to_owned()]),
+        third_parties: Some(vec!["Mailer GmbH".to_owned()]),
     }
 }
 
@@ -209,6 +211,10 @@ fn a_receipt_says_what_was_given_and_what_was_refused() {
         ("/services/0/purposes/0/consentType", json!("EXPLICIT")),
         ("/services/0/purposes/0/piiCategory", json!(["user.contact.email", "user.name"])),
         ("/services/0/purposes/0/channel", json!("email")),
+        ("/services/0/purposes/0/thirdPartyDisclosure", json!(true)),
+        ("/services/0/purposes/0/thirdPartyName", json!("Mailer GmbH")),
+        ("/sensitive", json!(false)),
+        ("/spiCat", json!([])),
         ("/schema_version", json!("ISO/IEC TS 27560:2023")),
         ("/record_id", json!("consent.example.org/eu/5")),
         ("/pii_processing/privacy_notice", json!("privacy-notice@2026-05")),
@@ -389,6 +395,24 @@ fn a_double_opt_in_has_two_receipts_and_the_second_names_the_first() {
 }
 
 #[test]
+fn sensitive_data_is_named() {
+    let mut statement = mixed();
+    statement.controller.sensitive_categories = Some(vec!["user.contact".to_owned()]);
+    statement.controller.third_parties = Some(Vec::new());
+    let own = json_of(&statement, Format::ConsentReceipt);
+    assert_eq!((&own["sensitive"], &own["spiCat"]), (&json!(true), &json!(["user.contact.email"])));
+    let purpose = &own["services"][0]["purposes"][0];
+    assert_eq!(purpose["thirdPartyDisclosure"], false);
+    assert!(purpose.get("thirdPartyName").is_none());
+    let data = &own["pii_processing"]["purposes"][0]["pii_information"];
+    assert_eq!(data[0]["sensitive_pii_category"], true);
+    let own = json_of(&statement, Format::Dpv);
+    let data = &own["dpv:hasProcess"][0]["dpv:hasPersonalData"];
+    assert_eq!(data[0]["@type"], "dpv:SensitivePersonalData");
+    assert_eq!(data[1]["@type"], "dpv:PersonalData");
+}
+
+#[test]
 fn what_nobody_told_is_left_out_and_named() {
     let mut statement = grant_only(Outcome::Applied, Actor::Import);
     statement.controller = Controller::default();
@@ -417,8 +441,7 @@ fn what_nobody_told_is_left_out_and_named() {
         ]
     );
     assert_eq!(issued(&statement, Format::Dpv).missing_fields.len(), 6);
-    let missing = issued(&mixed(), Format::ConsentReceipt).missing_fields;
-    assert_eq!(missing, ["services[].purposes[].thirdPartyDisclosure", "sensitive", "spiCat"]);
+    assert!(issued(&mixed(), Format::ConsentReceipt).missing_fields.is_empty());
     assert!(issued(&mixed(), Format::Dpv).missing_fields.is_empty());
 }
 
