@@ -8,10 +8,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use consent_ledger::{
+    config::ServeConfig,
     decide::decide,
     domain::{
         Action, Actor, Body, Catalog, Change, ChannelPut, ConsentAct, ContactChange, Evidence,
@@ -90,25 +90,10 @@ fn config(dir: &Path) -> NodeConfig {
         data_dir: dir.to_owned(),
         origin: "consent.example.org/bench".to_owned(),
         kek: Some(Kek::random()),
-        kek_file: None,
-        segment_bytes_max: 64 << 20,
-        appends_max: 4_096,
-        batch_entries_max: 1_024,
         hot_bytes_max: 256 << 20,
-        sled_cache_bytes: 64 << 20,
         recent_events_max: 1_024,
         scrub_bytes_per_second: 0,
-        revision_wait: Duration::from_secs(1),
-        confirmation_validity: Duration::from_secs(3_600),
-        decision_token_validity: Duration::from_secs(900),
-        witness_policy: consent_ledger::tlog::policy::Policy::none(),
-        witness_fail: consent_ledger::tree::WitnessFail::Open,
-        witness_wait: Duration::from_secs(5),
-        signing_key_file: None,
-        new_signing_key: false,
-        checkpoint_interval: Duration::from_millis(10),
-        checkpoint_wait: Duration::from_secs(10),
-        controller: consent_ledger::receipt::Controller::default(),
+        ..ServeConfig::default().node
     }
 }
 

@@ -160,12 +160,12 @@ pub enum Command {
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys
     Verify(verify::VerifyArgs),
+    /// Export entries as NDJSON, decoded
+    Export(export::ExportArgs),
     /// Get the receipt of an act, signed and with its proof
     Receipt(receipt::ReceiptArgs),
     /// Verify a receipt, with no server
     VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
-    /// Export entries as NDJSON, decoded
-    Export(export::ExportArgs),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
     /// Make onboarding traffic from a seed
@@ -281,9 +281,9 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
         Command::Verify(args) => verify::run(&args, context),
+        Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::Receipt(args) => Box::pin(receipt::run(args, context)).await,
         Command::VerifyReceipt(args) => verify_receipt::run(&args, context),
-        Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),
         Command::Replay(args) => Box::pin(replay::run(args, context)).await,

@@ -256,6 +256,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::ServeConfig,
         domain::{
             Change, ChannelPut, ContactChange, Evidence, Key, Millis, PurposeVersion, ScopeKeys,
             Subject,
@@ -271,27 +272,10 @@ mod tests {
     fn open(dir: &Path) -> Arc<Node> {
         let config = NodeConfig {
             data_dir: dir.to_owned(),
-            origin: "consent.example.org/test".to_owned(),
             kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
-            kek_file: None,
-            segment_bytes_max: 64 << 10,
             appends_max: APPENDS_MAX,
-            batch_entries_max: 256,
-            hot_bytes_max: 16 << 20,
-            sled_cache_bytes: 16 << 20,
-            recent_events_max: 100,
             scrub_bytes_per_second: 0,
-            revision_wait: Duration::from_secs(10),
-            confirmation_validity: Duration::from_secs(3_600),
-            decision_token_validity: Duration::from_secs(900),
-            witness_policy: crate::tlog::policy::Policy::none(),
-            witness_fail: crate::tree::WitnessFail::Open,
-            witness_wait: Duration::from_secs(5),
-            signing_key_file: None,
-            new_signing_key: false,
-            checkpoint_interval: Duration::from_millis(10),
-            checkpoint_wait: Duration::from_secs(10),
-            controller: crate::receipt::Controller::default(),
+            ..ServeConfig::default().node
         };
         Node::open(&config, Arc::new(Metrics::default())).unwrap()
     }

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use consent_ledger::{
+    config::ServeConfig,
     domain::{
         Action, Actor, Change, ChannelPut, ContactChange, Effect, Evidence, Key, LegalBasis,
         PurposeVersion, Reason, ScopeKeys, Subject,
@@ -17,7 +18,6 @@ pub fn config(dir: &Path) -> NodeConfig {
         data_dir: dir.to_owned(),
         origin: "consent.example.org/test".to_owned(),
         kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
-        kek_file: None,
         segment_bytes_max: 64 << 10,
         appends_max: 1_024,
         batch_entries_max: 256,
@@ -26,16 +26,8 @@ pub fn config(dir: &Path) -> NodeConfig {
         recent_events_max: 100,
         scrub_bytes_per_second: 1 << 30,
         revision_wait: Duration::from_millis(50),
-        confirmation_validity: Duration::from_secs(3_600),
-        decision_token_validity: Duration::from_secs(900),
-        witness_policy: consent_ledger::tlog::policy::Policy::none(),
-        witness_fail: consent_ledger::tree::WitnessFail::Open,
-        witness_wait: Duration::from_secs(5),
-        signing_key_file: None,
-        new_signing_key: false,
         checkpoint_interval: Duration::from_millis(10),
-        checkpoint_wait: Duration::from_secs(10),
-        controller: consent_ledger::receipt::Controller::default(),
+        ..ServeConfig::default().node
     }
 }
 
