@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::{
     node::NodeConfig,
+    receipt::{Controller, ControllerError},
     telemetry::TelemetryConfig,
     tlog::{
         key::VerifierKey,
@@ -150,6 +151,7 @@ fn default_node() -> NodeConfig {
         new_signing_key: false,
         checkpoint_interval: Duration::from_secs(1),
         checkpoint_wait: Duration::from_secs(10),
+        controller: Controller::default(),
     }
 }
 
@@ -190,6 +192,9 @@ pub enum ConfigError {
     /// Confirmation tokens that live too short or too long.
     #[error("--confirmation-validity must be 1s to 90days")]
     ConfirmationValidity,
+    /// What receipts can not say of the controller.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
     /// The key-encryption key is malformed. It is not repeated here.
     #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
     Kek,
@@ -222,6 +227,7 @@ impl ServeConfig {
             check_exposure(address, false, self.insecure)?;
         }
         check_origin(&self.node.origin)?;
+        self.node.controller.check()?;
         for origin in &self.cors_origins {
             check_cors_origin(origin)?;
         }

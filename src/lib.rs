@@ -8,8 +8,11 @@
 //! * [`obligations`]: what comes with an ALLOW, and from when on; as pure.
 //! * [`storage`]: checksummed frames in fsynced files; the one primitive under ledger and vault.
 //! * [`tlog`]: the Merkle tree of RFC 6962 and the text forms of C2SP, signed and verified.
+//! * [`jws`]: JSON Web Signatures with Ed25519, for what travels with data.
+//! * [`seal`]: encryption under a key for one text alone, with a commitment beside it.
 //! * [`ledger`]: entry bytes, the hash chain, verification.
 //! * [`token`]: a decision as a signed statement that travels with data.
+//! * [`receipt`]: an act as a signed statement for the person whom it concerns.
 //! * [`vault`]: subject identities and keys, the only primary data that may ever be deleted.
 //! * [`tree`]: the Merkle tree on disk, and the checkpoints that sign its head.
 //! * [`backend`]: the contract of a log that can not fork, and its local home.
@@ -33,9 +36,15 @@ pub mod storage;
 
 pub mod tlog;
 
+pub mod jws;
+
+pub mod seal;
+
 pub mod ledger;
 
 pub mod token;
+
+pub mod receipt;
 
 pub mod vault;
 

@@ -11,8 +11,9 @@ use std::{
 
 /// The layers from the bottom up. A module may use what stands in a layer below its own.
 const LAYERS: &[&[&str]] = &[
-    &["storage", "domain", "tlog", "web"],
-    &["ledger", "decide", "obligations", "token"],
+    &["storage", "domain", "tlog", "web", "jws"],
+    &["ledger", "decide", "obligations", "token", "seal"],
+    &["receipt"],
     &["view", "backend", "vault", "tree"],
     &["watch"],
     &["telemetry"],

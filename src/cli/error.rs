@@ -23,7 +23,7 @@ use super::{
     output::{ColorWhen, color_on},
     words,
 };
-use crate::{domain::Millis, token::TokenError};
+use crate::{domain::Millis, receipt::ReceiptError, token::TokenError};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, Error)]
@@ -61,6 +61,9 @@ pub enum CliError {
     /// A decision token is worth nothing.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// A receipt is worth nothing.
+    #[error(transparent)]
+    Receipt(Box<ReceiptError>),
     /// A file or stream failed.
     #[error("{what}: {source}")]
     Io {
@@ -125,6 +128,7 @@ impl CliError {
             | Self::Unreachable { .. }
             | Self::Server(_)
             | Self::Token(_)
+            | Self::Receipt(_)
             | Self::Io { .. } => 1,
         }
     }
@@ -191,6 +195,9 @@ impl CliError {
         if let Self::Token(token) = self {
             error["reason"] = json!(token.name());
         }
+        if let Self::Receipt(receipt) = self {
+            error["reason"] = json!(receipt.name());
+        }
         json!({ "error": error })
     }
 
@@ -201,6 +208,7 @@ impl CliError {
             Self::Unreachable { .. } => "unreachable",
             Self::Server(_) => "server",
             Self::Token(_) => "token",
+            Self::Receipt(_) => "receipt",
             Self::Io { .. } | Self::StdoutClosed => "io",
         }
     }
@@ -223,8 +231,15 @@ impl CliError {
             ),
             Self::Server(status) => server_hint(status),
             Self::Token(error) => token_hint(error),
+            Self::Receipt(error) => receipt_hint(error),
             Self::Arguments(_) | Self::Io { .. } | Self::StdoutClosed => None,
         }
+    }
+}
+
+impl From<ReceiptError> for CliError {
+    fn from(error: ReceiptError) -> Self {
+        Self::Receipt(Box::new(error))
     }
 }
 
@@ -274,6 +289,18 @@ fn server_hint(status: &Status) -> Option<String> {
         None if status.message().contains("h2 protocol error") => {
             "the connection broke: is the server still there?"
         }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn receipt_hint(error: &ReceiptError) -> Option<String> {
+    let hint = match error.name() {
+        "UNKNOWN_KEY" => "is it of another ledger, or was --key given the key of another?",
+        "TOO_FEW_WITNESSES" => {
+            "ask for the receipt again: a later checkpoint may have more cosignatures"
+        }
+        "UNKNOWN_VERSION" => "a newer version of this program may know it",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -38,13 +38,16 @@ mod output;
 mod preferences;
 mod progress;
 mod rebuild_view;
+mod receipt;
 mod record;
 mod replay;
 pub mod serve;
 pub mod shapes;
 mod token;
+pub mod trust;
 mod uses;
 mod verify;
+mod verify_receipt;
 mod watch;
 mod witness;
 mod words;
@@ -59,7 +62,7 @@ In the file, a key at the top goes for every command, a key in a table such as [
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `token verify`: not a good token
+  1  failed; for `verify`: damage was found; for `token verify` and `verify-receipt`: not good
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -163,6 +166,10 @@ pub enum Command {
     VerifyDecisions(decisions::DecisionsArgs),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
+    /// Get the receipt of an act, signed and with its proof
+    Receipt(receipt::ReceiptArgs),
+    /// Verify a receipt, with no server
+    VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
     /// Run a witness: cosign checkpoints of other ledgers that continue what it has seen of them
@@ -282,6 +289,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Verify(args) => verify::run(&args, context),
         Command::VerifyDecisions(args) => Box::pin(decisions::run(args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
+        Command::Receipt(args) => Box::pin(receipt::run(args, context)).await,
+        Command::VerifyReceipt(args) => verify_receipt::run(&args, context),
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Witness(args) => Box::pin(witness::run(*args, context)).await,
         Command::Generate(args) => generate::run(&args, context),

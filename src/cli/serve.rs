@@ -11,6 +11,7 @@ use crate::{
         witness_policy,
     },
     node::NodeConfig,
+    receipt::{Controller, said_list},
     server::{self, ServeError},
     telemetry::{LogFormat, TelemetryConfig},
     tlog::policy::Witness,
@@ -212,6 +213,62 @@ pub struct ServeArgs {
         default_value = "10s"
     )]
     pub checkpoint_wait: Duration,
+    /// Who answers for the processing, as receipts name them.
+    #[command(flatten)]
+    pub controller: ControllerArgs,
+}
+
+/// Options that say who answers for the processing.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ControllerArgs {
+    /// Name of the controller, for receipts [default: the name of the ledger].
+    #[arg(long, value_name = "TEXT")]
+    pub controller_name: Option<String>,
+    /// Whom to ask about data protection, for receipts.
+    #[arg(long, value_name = "TEXT")]
+    pub controller_contact: Option<String>,
+    /// Postal address of the controller in one line, for receipts.
+    #[arg(long, value_name = "TEXT")]
+    pub controller_address: Option<String>,
+    /// Email address of the controller, for receipts.
+    #[arg(long, value_name = "EMAIL")]
+    pub controller_email: Option<String>,
+    /// Telephone number of the controller, for receipts.
+    #[arg(long, value_name = "PHONE")]
+    pub controller_phone: Option<String>,
+    /// Web page of the controller, for receipts.
+    #[arg(long, value_name = "URL")]
+    pub controller_url: Option<String>,
+    /// Web page of the privacy policy, for receipts.
+    #[arg(long, value_name = "URL")]
+    pub privacy_policy_url: Option<String>,
+    /// ISO 3166 region whose law applies, for receipts, for example `DE`; may be repeated.
+    #[arg(long, value_name = "REGION", value_delimiter = ',')]
+    pub jurisdiction: Vec<String>,
+    /// Data category that is sensitive, with all that is below it, for receipts, or `none`; may be
+    /// repeated.
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
+    pub sensitive_category: Vec<String>,
+    /// Third party that data is disclosed to, for receipts, or `none`; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub third_party: Vec<String>,
+}
+
+impl From<ControllerArgs> for Controller {
+    fn from(args: ControllerArgs) -> Self {
+        Self {
+            name: args.controller_name,
+            contact: args.controller_contact,
+            address: args.controller_address,
+            email: args.controller_email,
+            phone: args.controller_phone,
+            url: args.controller_url,
+            privacy_policy_url: args.privacy_policy_url,
+            jurisdictions: args.jurisdiction,
+            sensitive_categories: said_list(args.sensitive_category),
+            third_parties: said_list(args.third_party),
+        }
+    }
 }
 
 impl ServeArgs {
@@ -274,6 +331,7 @@ impl ServeArgs {
                 new_signing_key: self.new_signing_key,
                 checkpoint_interval: self.checkpoint_interval,
                 checkpoint_wait: self.checkpoint_wait,
+                controller: self.controller.into(),
             },
         };
         config.check()?;
@@ -357,6 +415,11 @@ mod tests {
             "--segment-bytes-max=128KiB",
             "--scrub-bytes-per-second=0",
             "--log-format=json",
+            "--controller-name=Example AG",
+            "--privacy-policy-url=https://example.org/privacy",
+            "--jurisdiction=DE,US-CA",
+            "--sensitive-category=user.health",
+            "--third-party=none",
         ])
         .unwrap();
         assert_eq!(own.node.data_dir, PathBuf::from("/tmp/d"));
@@ -373,6 +436,10 @@ mod tests {
         assert_eq!(own.node.segment_bytes_max, 128 << 10);
         assert_eq!(own.node.scrub_bytes_per_second, 0);
         assert_eq!(own.telemetry.log_format, LogFormat::Json);
+        assert_eq!(own.node.controller.name.as_deref(), Some("Example AG"));
+        assert_eq!(own.node.controller.jurisdictions, ["DE", "US-CA"]);
+        assert_eq!(own.node.controller.sensitive_categories.unwrap(), ["user.health"]);
+        assert_eq!(own.node.controller.third_parties, Some(Vec::new()));
     }
 
     #[test]

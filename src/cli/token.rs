@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::{Effect, Millis},
     proto::{GetDecisionKeyRequest, check_service_client::CheckServiceClient},
-    token::PublicKey,
+    token::{self, PublicKey},
 };
 
 /// The subcommands of `token`.
@@ -96,7 +96,7 @@ async fn key(context: &mut Context) -> Result<Exit, CliError> {
 fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let key = public_key(&args.key)?;
     let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
-    let statement = key.verify(args.token.trim(), args.subject.as_deref(), now)?;
+    let statement = token::verify(args.token.trim(), &key, args.subject.as_deref(), now)?;
     for (what, wanted, got) in [
         ("purpose", &args.purpose, &statement.purpose),
         ("channel", &args.channel, &statement.channel),

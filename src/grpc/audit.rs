@@ -19,7 +19,7 @@ use crate::{
 /// Gives out the ledger for verification.
 #[derive(Debug)]
 pub struct Audit {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
 }
 
 impl Audit {
@@ -78,9 +78,9 @@ impl AuditService for Audit {
 
     async fn get_receipt(
         &self,
-        _request: Request<proto::GetReceiptRequest>,
+        request: Request<proto::GetReceiptRequest>,
     ) -> Result<Response<proto::GetReceiptResponse>, Status> {
-        Err(Fault::Internal("TODO".to_owned()).into())
+        Ok(Response::new(self.receipt(request.into_inner()).await?))
     }
 
     type ListDecisionsStream = decisions::DecisionStream;
@@ -118,7 +118,7 @@ impl AuditService for Audit {
 
 impl Audit {
     /// Index of the entry that is meant. It need not be under a checkpoint yet.
-    async fn index_of(&self, entry: EntryRef) -> Result<u64, Fault> {
+    pub(super) async fn index_of(&self, entry: EntryRef) -> Result<u64, Fault> {
         match entry {
             EntryRef::Index(index) => Ok(index),
             EntryRef::IdempotencyKey(key) => {

@@ -13,6 +13,7 @@ pub mod import;
 pub mod layer;
 pub mod method;
 pub mod privacy;
+mod receipt;
 pub mod watch;
 
 use crate::status::Fault;

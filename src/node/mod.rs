@@ -15,6 +15,7 @@ mod past;
 mod preview;
 mod proof;
 mod question;
+mod receipt;
 mod scrub;
 mod signing;
 mod token;
@@ -60,6 +61,7 @@ use crate::{
     backend::LogBackend,
     domain::{Channel, ChannelPut, LedgerOpened, Purpose, Region, Subject},
     ledger,
+    receipt::Controller,
     storage::{
         disk::{Disk, RealDisk},
         index::Index,
@@ -117,6 +119,8 @@ pub struct NodeConfig {
     pub checkpoint_interval: Duration,
     /// How long a caller waits for a checkpoint.
     pub checkpoint_wait: Duration,
+    /// Who answers for the processing, as receipts name them.
+    pub controller: Controller,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -130,6 +134,7 @@ pub struct Node {
     imports: Arc<Semaphore>,
     revision_wait: Duration,
     checkpoint_wait: Duration,
+    controller: Controller,
     closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -240,6 +245,7 @@ impl Node {
             imports: Arc::new(Semaphore::new(import::places(appends_max))),
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
+            controller: config.controller.clone(),
             closing,
             scrub_closing,
             threads: Mutex::new(threads),

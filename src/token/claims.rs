@@ -1,27 +1,14 @@
-//! Header and claims as JSON. Fields are written in the order of the structs, so that the same
+//! Claims as JSON. Fields are written in the order of the structs, so that the same
 //! statement always makes the same bytes.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::{Lifetime, Statement, SubjectHash, TokenError};
 use crate::domain::{Millis, Reason, Region};
 
-const ALGORITHM: &str = "EdDSA";
-/// Told from every other use of JSON Web Tokens by its type (RFC 8725, section 3.11).
-const TYPE: &str = "consent-decision+jwt";
 /// The hash of `sub`, should it ever be another.
 const SUBJECT_PREFIX: &str = "sha256:";
-
-/// What is neither known nor needed is refused: nothing in a header may change how it is verified
-/// (`crit`) or with what (`jwk`, `jku`, `x5c`).
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    alg: String,
-    typ: String,
-    kid: String,
-}
 
 /// Claims that are not known are ignored, as RFC 7519 asks; one that comes twice is refused.
 #[derive(Serialize, Deserialize)]
@@ -52,30 +39,10 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// The header of tokens that are signed with a key.
-pub(super) fn header(key_id: &str) -> String {
-    encode(&Header { alg: ALGORITHM.to_owned(), typ: TYPE.to_owned(), kid: key_id.to_owned() })
-}
-
-/// Refuses a header that is not exactly that of tokens signed with this key.
-pub(super) fn check_header(segment: &str, key_id: &str) -> Result<(), TokenError> {
-    let header: Header = decode(segment, "its header")?;
-    if header.alg != ALGORITHM {
-        return Err(TokenError::Algorithm);
-    }
-    if header.typ != TYPE {
-        return Err(TokenError::Type);
-    }
-    if header.kid != key_id {
-        return Err(TokenError::Key { named: header.kid, given: key_id.to_owned() });
-    }
-    Ok(())
-}
-
 /// The claims of a statement.
-pub(super) fn claims(statement: &Statement) -> String {
+pub(super) fn claims(statement: &Statement) -> Vec<u8> {
     let base64 = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    encode(&Claims {
+    let claims = Claims {
         iss: statement.issuer.clone(),
         iat: statement.lifetime.issued_at_s,
         exp: statement.lifetime.expires_at_s,
@@ -91,12 +58,14 @@ pub(super) fn claims(statement: &Statement) -> String {
         decided_by_index: statement.decided_by,
         valid_until_ms: statement.valid_until.map(|end| end.0),
         has_obligations: statement.has_obligations,
-    })
+    };
+    serde_json::to_vec(&claims).expect("texts and numbers always have a JSON form")
 }
 
 /// The statement of some claims. Whose they are, the signature must have told before.
-pub(super) fn statement(segment: &str) -> Result<Statement, TokenError> {
-    let claims: Claims = decode(segment, "its claims")?;
+pub(super) fn statement(json: &[u8]) -> Result<Statement, TokenError> {
+    let claims = serde_json::from_slice(json);
+    let claims: Claims = claims.map_err(|_| TokenError::Malformed("its claims"))?;
     let reason = Reason::ALL.into_iter().find(|reason| reason.name() == claims.reason);
     let reason = reason.ok_or(TokenError::Malformed("its `reason` is not known"))?;
     if claims.effect != reason.effect().name() {
@@ -123,15 +92,4 @@ fn subject(sub: &str, salt: &str) -> Option<SubjectHash> {
     let hash = BASE64_URL_SAFE_NO_PAD.decode(sub.strip_prefix(SUBJECT_PREFIX)?).ok()?;
     let salt = BASE64_URL_SAFE_NO_PAD.decode(salt).ok()?;
     Some(SubjectHash { salt: salt.try_into().ok()?, hash: hash.try_into().ok()? })
-}
-
-fn encode(object: &impl Serialize) -> String {
-    let json = serde_json::to_vec(object).expect("texts and numbers always have a JSON form");
-    BASE64_URL_SAFE_NO_PAD.encode(json)
-}
-
-fn decode<T: DeserializeOwned>(segment: &str, what: &'static str) -> Result<T, TokenError> {
-    let malformed = TokenError::Malformed(what);
-    let json = BASE64_URL_SAFE_NO_PAD.decode(segment).map_err(|_| malformed.clone())?;
-    serde_json::from_slice(&json).map_err(|_| malformed)
 }

@@ -12,7 +12,7 @@ use thiserror::Error;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::seal::{self, SecretKey};
+use crate::seal::{self, SecretKey};
 
 /// The key that wraps every other key of the vault.
 #[derive(Clone)]

@@ -7,7 +7,6 @@
 
 mod frame;
 mod kek;
-mod seal;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
@@ -19,13 +18,13 @@ pub use kek::{Kek, KekError};
 use parking_lot::Mutex;
 use quick_cache::{UnitWeighter, sync::Cache};
 use rand::RngExt;
-pub use seal::OpenError as SealError;
-use seal::SecretKey;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use crate::seal::OpenError as SealError;
 use crate::{
     domain::{IdempotencyMark, Sealed, Subject, SubjectError, SubjectRef},
+    seal::{self, SecretKey, context, evidence_context},
     storage::{
         FrameLog, LogError, LogReader, LogSpec, TornTail,
         disk::Disk,
@@ -429,7 +428,7 @@ impl Vault {
         idempotency: Option<&IdempotencyMark>,
         evidence: &[u8],
     ) -> Sealed {
-        seal::seal(&key.0, &self.evidence_context(idempotency), evidence)
+        seal::seal(&key.0, &evidence_context(&self.ledger_id, idempotency), evidence)
     }
 
     /// Seals who asserts a link, under the key of the first of the two subjects.
@@ -461,8 +460,16 @@ impl Vault {
         idempotency: Option<&IdempotencyMark>,
         sealed: &Sealed,
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        seal::open(&self.key(subject)?.0, &self.evidence_context(idempotency), sealed)
+        seal::open(&self.key(subject)?.0, &evidence_context(&self.ledger_id, idempotency), sealed)
             .map_err(|SealError| VaultError::Sealed(subject))
+    }
+
+    /// The key that opens one sealed text of a subject, and no other.
+    ///
+    /// # Errors
+    /// As [`Self::key`].
+    pub fn entry_key(&self, subject: SubjectRef, sealed: &Sealed) -> Result<SecretKey, VaultError> {
+        Ok(seal::one_time_key(&self.key(subject)?.0, &sealed.salt))
     }
 
     fn frame(&self, subject: SubjectRef) -> Result<SubjectFrame, VaultError> {
@@ -498,11 +505,6 @@ impl Vault {
     fn assertion_context(&self) -> Vec<u8> {
         context(&self.ledger_id, b"assertion", &[])
     }
-
-    fn evidence_context(&self, idempotency: Option<&IdempotencyMark>) -> Vec<u8> {
-        let key_hash = idempotency.map_or(&[] as &[u8], |mark| &mark.key_hash);
-        context(&self.ledger_id, b"evidence", key_hash)
-    }
 }
 
 impl Secrets {
@@ -532,12 +534,6 @@ impl std::fmt::Debug for SubjectKey {
 fn cache<K: Eq + std::hash::Hash, V: Clone>(items_max: usize) -> Lru<K, V> {
     let hasher = DefaultHashBuilder::default();
     Cache::with(items_max, items_max as u64, UnitWeighter, hasher, Default::default())
-}
-
-/// What is authenticated along with a sealed text: ledger, kind, and whatever tells it from its
-/// like. All parts before the last have a fixed length or end with a zero byte.
-fn context(ledger_id: &[u8; 16], kind: &[u8], rest: &[u8]) -> Vec<u8> {
-    [b"consent-ledger v1\0".as_slice(), ledger_id, kind, &[0], rest].concat()
 }
 
 fn decode(frame: u64, bytes: &[u8]) -> Result<Frame, VaultError> {

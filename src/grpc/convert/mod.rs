@@ -12,6 +12,7 @@ mod catalog;
 mod import;
 mod obligations;
 mod privacy;
+mod receipt;
 mod scalar;
 mod watch;
 
@@ -35,6 +36,7 @@ pub use catalog::{
 pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
 pub use privacy::{link, linked, unlink, unlinked};
+pub use receipt::{receipt_format, receipt_message, subject_if_given};
 pub use scalar::key;
 pub use watch::{Watching, entry_range, watching};
 

@@ -13,7 +13,7 @@ use rand::RngExt;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::domain::Sealed;
+use crate::domain::{IdempotencyMark, Sealed};
 
 const KEY_CONTEXT: &str = "consent-ledger v1 sealing key";
 const COMMITMENT_CONTEXT: &str = "consent-ledger v1 commitment";
@@ -52,23 +52,50 @@ pub fn open(
     context: &[u8],
     sealed: &Sealed,
 ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-    let one_time = one_time_key(key, &sealed.salt);
+    open_once(&one_time_key(key, &sealed.salt), context, sealed)
+}
+
+/// Opens a sealed text with the key for it alone. Who was given that key can open nothing else.
+///
+/// # Errors
+/// [`OpenError`], which does not say what was wrong.
+pub fn open_once(
+    one_time: &SecretKey,
+    context: &[u8],
+    sealed: &Sealed,
+) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     let payload = Payload { msg: &sealed.ciphertext, aad: context };
-    let plaintext = cipher(&one_time).decrypt(&Nonce::default(), payload).map_err(|_| OpenError)?;
+    let plaintext = cipher(one_time).decrypt(&Nonce::default(), payload).map_err(|_| OpenError)?;
     let plaintext = Zeroizing::new(plaintext);
     // `blake3::Hash` compares in constant time.
     let committed = blake3::Hash::from_bytes(sealed.commitment);
-    if blake3::Hash::from_bytes(commitment(&one_time, context, &plaintext)) != committed {
+    if blake3::Hash::from_bytes(commitment(one_time, context, &plaintext)) != committed {
         return Err(OpenError);
     }
     Ok(plaintext)
+}
+
+/// What is authenticated along with a sealed text: ledger, kind, and whatever tells it from its
+/// like. All parts before the last have a fixed length or end with a zero byte.
+#[must_use]
+pub fn context(ledger_id: &[u8; 16], kind: &[u8], rest: &[u8]) -> Vec<u8> {
+    [b"consent-ledger v1\0".as_slice(), ledger_id, kind, &[0], rest].concat()
+}
+
+/// What is authenticated along with the evidence of an act.
+#[must_use]
+pub fn evidence_context(ledger_id: &[u8; 16], idempotency: Option<&IdempotencyMark>) -> Vec<u8> {
+    let key_hash = idempotency.map_or(&[] as &[u8], |mark| &mark.key_hash);
+    context(ledger_id, b"evidence", key_hash)
 }
 
 fn cipher(one_time: &SecretKey) -> Aes256Gcm {
     Aes256Gcm::new((&**one_time).into())
 }
 
-fn one_time_key(key: &[u8; 32], salt: &[u8; 16]) -> SecretKey {
+/// The key for one text alone. It opens that text, and says nothing of the key that it is from.
+#[must_use]
+pub fn one_time_key(key: &[u8; 32], salt: &[u8; 16]) -> SecretKey {
     let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
     Zeroizing::new(*hasher.update(key).update(salt).finalize().as_bytes())
 }

@@ -1,4 +1,4 @@
-//! The two halves of the key: who has the one signs, who has the other verifies.
+//! The two halves of a key: who has the one signs, who has the other verifies.
 
 use std::fmt;
 
@@ -12,23 +12,22 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{Statement, TOKEN_BYTES_MAX, TokenError, claims};
-use crate::domain::Millis;
+use super::{JwsError, check_header, header};
 
-/// Signs statements.
+/// Signs payloads of one type.
 pub struct Signer {
     key: SigningKey,
-    /// The first part of every token, with its dot.
+    /// The first part of everything that is signed, with its dot.
     header: String,
 }
 
 impl Signer {
-    /// The signer of a secret seed (the private key of RFC 8032).
+    /// The signer of a secret seed (the private key of RFC 8032), for payloads of one `typ`.
     #[must_use]
-    pub fn from_seed(seed: &[u8; 32]) -> Self {
+    pub fn from_seed(seed: &[u8; 32], typ: &str) -> Self {
         let key = SigningKey::from_bytes(seed);
         let public = PublicKey(key.verifying_key());
-        Self { header: format!("{}.", claims::header(&public.id())), key }
+        Self { header: format!("{}.", header(typ, &public.id())), key }
     }
 
     /// The key that verifies what is signed here.
@@ -37,15 +36,15 @@ impl Signer {
         PublicKey(self.key.verifying_key())
     }
 
-    /// The token of a statement. The same statement always makes the same token.
+    /// The payload, signed. The same payload always makes the same text.
     #[must_use]
-    pub fn sign(&self, statement: &Statement) -> String {
-        let mut token = self.header.clone();
-        token.push_str(&claims::claims(statement));
-        let signature = self.key.sign(token.as_bytes());
-        token.push('.');
-        BASE64_URL_SAFE_NO_PAD.encode_string(signature.to_bytes(), &mut token);
-        token
+    pub fn sign(&self, payload: &[u8]) -> String {
+        let mut text = self.header.clone();
+        BASE64_URL_SAFE_NO_PAD.encode_string(payload, &mut text);
+        let signature = self.key.sign(text.as_bytes());
+        text.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(signature.to_bytes(), &mut text);
+        text
     }
 }
 
@@ -55,7 +54,7 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Verifies tokens.
+/// Verifies what the other half signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
@@ -136,43 +135,32 @@ impl PublicKey {
         BASE64_URL_SAFE_NO_PAD.encode(self.0.as_bytes())
     }
 
-    /// What a token states, if it is signed with this key's other half, good at `now`, and, where
-    /// one is given, about this data subject.
+    /// The payload of a text of at most `bytes_max` that is signed as `typ` with this key's other
+    /// half. Nothing in the payload is looked at before its signature is.
     ///
     /// # Errors
-    /// See [`TokenError`]. Nothing that the token states is looked at before its signature is.
-    pub fn verify(
-        &self,
-        token: &str,
-        subject: Option<&str>,
-        now: Millis,
-    ) -> Result<Statement, TokenError> {
-        let statement = claims::statement(self.signed_claims(token)?)?;
-        statement.check(subject, now)?;
-        Ok(statement)
-    }
-
-    /// The claims of a token whose signature is good.
-    fn signed_claims<'a>(&self, token: &'a str) -> Result<&'a str, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Malformed("it is too long"));
+    /// See [`JwsError`].
+    pub fn open(&self, text: &str, typ: &str, bytes_max: usize) -> Result<Vec<u8>, JwsError> {
+        if text.len() > bytes_max {
+            return Err(JwsError::Malformed("it is too long"));
         }
-        let three_parts = TokenError::Malformed("it is not three parts with dots between them");
-        let (signed, signature) = token.rsplit_once('.').ok_or(three_parts.clone())?;
-        let (header, claims) = signed.split_once('.').ok_or(three_parts)?;
-        claims::check_header(header, &self.id())?;
+        let three_parts = JwsError::Malformed("it is not three parts with dots between them");
+        let (signed, signature) = text.rsplit_once('.').ok_or(three_parts.clone())?;
+        let (header, payload) = signed.split_once('.').ok_or(three_parts)?;
+        check_header(header, typ, &self.id())?;
         // Strict: no signature by a key of small order, and none that is written in a second way.
         self.0
             .verify_strict(signed.as_bytes(), &decode_signature(signature)?)
-            .map_err(|_| TokenError::Signature)?;
-        Ok(claims)
+            .map_err(|_| JwsError::Signature)?;
+        let payload = BASE64_URL_SAFE_NO_PAD.decode(payload);
+        payload.map_err(|_| JwsError::Malformed("its payload"))
     }
 }
 
-fn decode_signature(text: &str) -> Result<Signature, TokenError> {
+fn decode_signature(text: &str) -> Result<Signature, JwsError> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
     let bytes: Option<[u8; SIGNATURE_LENGTH]> = bytes.and_then(|bytes| bytes.try_into().ok());
-    bytes.map(|bytes| Signature::from_bytes(&bytes)).ok_or(TokenError::Malformed("its signature"))
+    bytes.map(|bytes| Signature::from_bytes(&bytes)).ok_or(JwsError::Malformed("its signature"))
 }
 
 /// Keys come from elsewhere, and tools write them as they like.

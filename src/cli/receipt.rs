@@ -1,0 +1,209 @@
+//! `receipt`: the receipt of an act, for the person or system that it concerns.
+
+use std::{fs, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Context, Exit, client, error::CliError};
+use crate::proto::{
+    GetReceiptRequest, GetReceiptResponse, ReceiptFormat, audit_service_client::AuditServiceClient,
+    get_receipt_request::Act,
+};
+
+const AFTER_HELP: &str = "\
+A receipt says what was done and proves that it stands in the ledger; `verify-receipt` verifies it
+with no server. It is personal data: whoever has it can read it. Waits until a checkpoint covers the
+act. Fields of the standard that the server was not told (see `serve --controller-name`) are left out
+and named on standard error.
+
+Examples:
+  consent-ledger receipt --index 35 --subject user:42 --output receipt.jws
+  consent-ledger receipt --idempotency-key signup-42 --format dpv --payload";
+
+/// Options of `receipt`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ReceiptArgs {
+    /// Which act.
+    #[command(flatten)]
+    act: ActArgs,
+    /// Data subject; if given, the act must be theirs
+    #[arg(long, value_name = "NAMESPACE:ID", default_value = "", hide_default_value = true)]
+    subject: String,
+    /// How the content is written
+    #[arg(long, value_enum, default_value = "consent-receipt")]
+    format: FormatName,
+    /// Print the content, readable, instead of the signed receipt
+    #[arg(long)]
+    payload: bool,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Which act a receipt is of.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct ActArgs {
+    /// Index of the act
+    #[arg(long, value_name = "INDEX")]
+    index: Option<u64>,
+    /// Idempotency key of the request that recorded the act
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+/// How the content of a receipt is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatName {
+    /// JSON with the fields of Kantara Consent Receipt v1.1 and ISO/IEC TS 27560
+    ConsentReceipt,
+    /// JSON-LD with the W3C Data Privacy Vocabulary
+    Dpv,
+}
+
+/// A receipt, as scripts read it.
+#[derive(Debug, Serialize)]
+struct ReceiptShape {
+    index: u64,
+    receipt: String,
+    payload: Value,
+    missing_fields: Vec<String>,
+    output: Option<String>,
+}
+
+pub(super) async fn run(args: ReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    let act = match (args.act.index, args.act.idempotency_key) {
+        (Some(index), _) => Some(Act::Index(index)),
+        (None, key) => key.map(Act::IdempotencyKey),
+    };
+    let format = match args.format {
+        FormatName::ConsentReceipt => ReceiptFormat::ConsentReceipt,
+        FormatName::Dpv => ReceiptFormat::Dpv,
+    };
+    let request = GetReceiptRequest { act, subject: args.subject, format: format.into() };
+    let answer = client.get_receipt(request).await?.into_inner();
+    if !answer.missing_fields.is_empty() && !context.out.json {
+        eprintln!("warning: not known, and left out: {}", answer.missing_fields.join(", "));
+    }
+    print(answer, args.payload, args.output, context)?;
+    Ok(Exit::Success)
+}
+
+fn print(
+    answer: GetReceiptResponse,
+    payload: bool,
+    output: Option<PathBuf>,
+    context: &mut Context,
+) -> Result<(), CliError> {
+    let text = if payload { pretty(&answer.payload) } else { answer.receipt.clone() };
+    if let Some(path) = &output {
+        fs::write(path, format!("{text}\n")).map_err(|error| CliError::file(path, error))?;
+    }
+    if context.out.json {
+        let content = serde_json::from_str(&answer.payload);
+        return context.out.object(&ReceiptShape {
+            index: answer.index,
+            receipt: answer.receipt,
+            payload: content
+                .map_err(|error| CliError::failed(format!("the payload is no JSON: {error}")))?,
+            missing_fields: answer.missing_fields,
+            output: output.map(|path| path.display().to_string()),
+        });
+    }
+    match output {
+        Some(path) => {
+            context.out.line(format!("receipt of #{} written to {}", answer.index, path.display()))
+        }
+        None => context.out.line(text),
+    }
+}
+
+/// JSON with lines and indents, its members in their own order.
+fn pretty(json: &str) -> String {
+    let mut text = String::with_capacity(2 * json.len());
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.push_str(&"  ".repeat(depth));
+    };
+    let mut letters = json.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if in_string {
+            in_string = escaped || letter != '"';
+            escaped = !escaped && letter == '\\';
+            text.push(letter);
+            continue;
+        }
+        match letter {
+            '{' | '[' => {
+                text.push(letter);
+                match letters.next_if(|next| matches!(next, '}' | ']')) {
+                    Some(end) => text.push(end),
+                    None => {
+                        depth += 1;
+                        line(&mut text, depth);
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut text, depth);
+                text.push(letter);
+            }
+            ',' => {
+                text.push(letter);
+                line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            letter if letter.is_whitespace() => {}
+            letter => {
+                in_string = letter == '"';
+                text.push(letter);
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::Capture;
+
+    fn answer() -> GetReceiptResponse {
+        GetReceiptResponse {
+            index: 7,
+            receipt: "a.b.c".to_owned(),
+            payload: r#"{"z":"a,{\"","a":[1,{}],"e":[]}"#.to_owned(),
+            missing_fields: vec!["policyUrl".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_receipt_is_one_line_and_its_content_is_readable() {
+        let (mut context, capture) = Capture::context(false);
+        print(answer(), false, None, &mut context).unwrap();
+        assert_eq!(capture.text(context), "a.b.c\n");
+        let (mut context, capture) = Capture::context(false);
+        print(answer(), true, None, &mut context).unwrap();
+        assert_eq!(
+            capture.text(context),
+            "{\n  \"z\": \"a,{\\\"\",\n  \"a\": [\n    1,\n    {}\n  ],\n  \"e\": []\n}\n"
+        );
+    }
+
+    #[test]
+    fn scripts_read_everything_and_files_take_it() {
+        let (mut context, capture) = Capture::context(true);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        print(answer(), false, Some(file.path().to_owned()), &mut context).unwrap();
+        let object: Value = serde_json::from_str(&capture.text(context)).unwrap();
+        assert_eq!((&object["index"], &object["payload"]["e"]), (&7.into(), &Value::Array(vec![])));
+        assert_eq!(object["missing_fields"][0], "policyUrl");
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "a.b.c\n");
+    }
+}

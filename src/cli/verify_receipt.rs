@@ -1,0 +1,260 @@
+//! `verify-receipt`: verifies a receipt, offline.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Context, Exit,
+    error::CliError,
+    output::Tone,
+    trust::{Cosigned, Trust, TrustArgs, read_text},
+    words::{Word as _, rfc3339_ms},
+};
+use crate::{
+    domain::{Action, ChangeRecord},
+    proto,
+    receipt::{self, Format, Receipt},
+};
+
+const AFTER_HELP: &str = "\
+Needs no server: a receipt holds the entry, its proof and the checkpoint. It is good if the ledger
+has signed it, if the entry in it is proved to be under a checkpoint that the ledger has signed and
+enough of the given witnesses have cosigned, and if every field agrees with the entry. It says what
+was done, not how things stand: that, only the ledger knows.
+
+Exit codes: 0 good, 1 not good, 2 wrong usage.
+
+Examples:
+  consent-ledger verify-receipt receipt.jws --key @ledger.vkey
+  consent-ledger verify-receipt - --policy policy.txt --subject user:42 --json < receipt.jws";
+
+/// Options of `verify-receipt`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct VerifyReceiptArgs {
+    /// File with the receipt, or - for standard input
+    #[arg(value_name = "FILE")]
+    receipt: PathBuf,
+    /// Data subject that the receipt must be about
+    #[arg(long, value_name = "NAMESPACE:ID")]
+    subject: Option<String>,
+    /// Whom to trust.
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// A receipt that is good, as scripts read it.
+#[derive(Debug, Serialize)]
+struct ReceiptVerified {
+    good: bool,
+    receipt_id: String,
+    format: &'static str,
+    ledger: String,
+    subject: String,
+    index: u64,
+    actor: String,
+    effective_at: String,
+    recorded_at: String,
+    changes: Vec<ChangeShape>,
+    controller: Option<String>,
+    touchpoint: String,
+    method: String,
+    notice_id: String,
+    notice_version: String,
+    language: String,
+    tree_size: u64,
+    root_hash: String,
+    cosigned: Vec<Cosigned>,
+}
+
+/// One change, as scripts read it.
+#[derive(Debug, Serialize)]
+struct ChangeShape {
+    action: String,
+    purpose: String,
+    channel: String,
+    purpose_version: Option<u32>,
+    expires_at: Option<String>,
+    outcome: String,
+    cause_index: Option<u64>,
+}
+
+pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let trust = args.trust.required()?;
+    let text = read_text(&args.receipt)?;
+    let receipt = receipt::verify(text.trim(), &trust.key, &trust.policy)?;
+    if args.subject.as_ref().is_some_and(|wanted| *wanted != receipt.statement.subject) {
+        return Err(CliError::failed("the receipt is about another data subject"));
+    }
+    print(&shape(&receipt, &trust), context)?;
+    Ok(Exit::Success)
+}
+
+fn shape(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
+    let checkpoint = &receipt.statement.proof.checkpoint;
+    let evidence = receipt.evidence.clone();
+    ReceiptVerified {
+        good: true,
+        receipt_id: receipt.id.clone(),
+        format: match receipt.format {
+            Format::ConsentReceipt => "consent-receipt",
+            Format::Dpv => "dpv",
+        },
+        ledger: trust.key.name().to_owned(),
+        subject: receipt.statement.subject.clone(),
+        index: receipt.entry.index,
+        actor: proto::Actor::from(receipt.actor()).word(),
+        effective_at: rfc3339_ms(receipt.effective_at().0),
+        recorded_at: rfc3339_ms(receipt.entry.recorded_at.0),
+        changes: receipt.changes().iter().map(change_shape).collect(),
+        controller: receipt.statement.controller.name.clone(),
+        touchpoint: evidence.touchpoint,
+        method: evidence.method,
+        notice_id: evidence.notice_id,
+        notice_version: evidence.notice_version,
+        language: evidence.language,
+        tree_size: receipt.tree_size(),
+        root_hash: checkpoint.checkpoint.root.iter().map(|byte| format!("{byte:02x}")).collect(),
+        cosigned: trust.cosigned(checkpoint),
+    }
+}
+
+fn change_shape(change: &ChangeRecord) -> ChangeShape {
+    let key = |key: &Option<crate::domain::Key>| {
+        key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string)
+    };
+    ChangeShape {
+        action: proto::Action::from(change.action).word(),
+        purpose: key(&change.scope.purpose),
+        channel: key(&change.scope.channel),
+        purpose_version: (change.action == Action::Grant).then_some(change.purpose_version),
+        expires_at: change.expires_at.map(|end| rfc3339_ms(end.0)),
+        outcome: proto::Outcome::from(change.outcome).word(),
+        cause_index: change.outcome.cause_index(),
+    }
+}
+
+fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        return out.object(verified);
+    }
+    let word = out.paint(Tone::Good, "good");
+    out.line(word)?;
+    out.line(format!("subject     {}", verified.subject))?;
+    out.line(format!("act         #{} by {}", verified.index, verified.actor))?;
+    out.line(format!("effective   {}", verified.effective_at))?;
+    out.line(format!("recorded    {}", verified.recorded_at))?;
+    for change in &verified.changes {
+        out.line(format!("{:<11} {}", change.action, change_text(change)))?;
+    }
+    let notice = match (verified.notice_id.as_str(), verified.notice_version.as_str()) {
+        (id, "") => id.to_owned(),
+        (id, version) => format!("{id}@{version}"),
+    };
+    let shown = [&notice, &verified.language, &verified.touchpoint, &verified.method];
+    let shown: Vec<&str> =
+        shown.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+    if !shown.is_empty() {
+        out.line(format!("evidence    {}", shown.join(", ")))?;
+    }
+    if let Some(name) = &verified.controller {
+        out.line(format!("controller  {name}"))?;
+    }
+    out.line(format!("ledger      {}", verified.ledger))?;
+    out.line(format!("checkpoint  {} entries, root {}", verified.tree_size, verified.root_hash))?;
+    for cosigned in &verified.cosigned {
+        out.line(format!("cosigned    {} at {}", cosigned.witness, cosigned.at))?;
+    }
+    out.line(format!("receipt     {}", verified.receipt_id))
+}
+
+fn change_text(change: &ChangeShape) -> String {
+    let mut text = format!("{}:{}", change.purpose, change.channel);
+    if let Some(version) = change.purpose_version {
+        text.push_str(&format!(" version {version}"));
+    }
+    if let Some(end) = &change.expires_at {
+        text.push_str(&format!(" until {end}"));
+    }
+    if change.outcome != "applied" {
+        text.push_str(&format!(" ({}", change.outcome));
+        if let Some(index) = change.cause_index {
+            text.push_str(&format!(" #{index}"));
+        }
+        text.push(')');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::{
+        cli::testing::Capture,
+        tlog::key::{Algorithm, SignerKey},
+    };
+
+    /// What receipts of version 1 look like is kept, and its key is known.
+    const GOLDEN: &str = include_str!("../../tests/fixtures/receipt_v1.jws");
+
+    fn args(text: &str, seed: u8, subject: Option<&str>) -> (VerifyReceiptArgs, impl Sized) {
+        let key =
+            SignerKey::from_seed("consent.example.org/eu", Algorithm::Note, &[seed; 32]).unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let trust = TrustArgs { key: Some(key.verifier().to_string()), ..TrustArgs::default() };
+        let receipt = file.path().to_owned();
+        let subject = subject.map(str::to_owned);
+        (VerifyReceiptArgs { receipt, subject, trust }, file)
+    }
+
+    #[test]
+    fn people_read_what_was_done() {
+        let (mut context, capture) = Capture::context(false);
+        let (args, _file) = args(GOLDEN, 7, Some("user:42"));
+        assert_eq!(run(&args, &mut context).unwrap(), Exit::Success);
+        let text = capture.text(context);
+        for line in [
+            "good\n",
+            "\nsubject     user:42\n",
+            "\nact         #5 by subject\n",
+            "\neffective   2026-10-26T06:13:20.250Z\n",
+            "\ngrant       marketing.newsletter:email version 2 until 2026-10-27T06:13:20.250Z\n",
+            "\nrefuse      marketing.newsletter:sms\n",
+            "\nevidence    privacy-notice@2026-05, de-DE, onboarding, checkbox\n",
+            "\ncontroller  Example AG\n",
+            "\ncheckpoint  11 entries, root ",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn scripts_read_the_same() {
+        let (mut context, capture) = Capture::context(true);
+        let (args, _file) = args(GOLDEN, 7, None);
+        run(&args, &mut context).unwrap();
+        let object: serde_json::Value = serde_json::from_str(&capture.text(context)).unwrap();
+        assert_eq!((&object["good"], &object["index"]), (&true.into(), &5.into()));
+        assert_eq!(object["changes"][1]["action"], "refuse");
+    }
+
+    #[test]
+    fn what_is_not_good_has_a_name() {
+        let refused = |text: &str, seed, subject| {
+            let (args, _file) = args(text, seed, subject);
+            run(&args, &mut Capture::context(true).0).unwrap_err()
+        };
+        let reason = |error: &CliError| error.to_json()["error"]["reason"].clone();
+        let error = refused(GOLDEN, 8, None);
+        assert_eq!((error.exit_code(), reason(&error)), (1, "UNKNOWN_KEY".into()));
+        assert_eq!(reason(&refused("a.b.c", 7, None)), "MALFORMED");
+        let other = refused(GOLDEN, 7, Some("user:43"));
+        assert!(other.to_string().contains("another data subject"), "{other}");
+    }
+}

@@ -1,0 +1,293 @@
+//! The way of a receipt: an entry with its proof, its evidence and who it is about, signed for the
+//! person whom it concerns.
+
+use super::{Core, Node, ReadError};
+use crate::{
+    domain::{
+        Action, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Key, Outcome, ScopeKeys,
+        Sealed, Subject, SubjectRef,
+    },
+    ledger::entry,
+    receipt::{self, Format, Issued, PurposeText, ReceiptError, Statement},
+    tlog::{merkle::ProofError, proof::TlogProof},
+    tree::Signed,
+};
+
+/// How many earlier entries of a data subject are looked at, the latest first, for acts that one took
+/// the place of.
+const EARLIER_ENTRIES_MAX: usize = 1_000;
+
+impl Node {
+    /// The receipt of an act, or of the confirmation of one, under a checkpoint that covers it. If a
+    /// data subject is given, it must be theirs. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] beyond the checkpoint, [`ReadError::NotAnAct`], or
+    /// [`ReadError::ActUnknown`] for the act of another data subject.
+    pub fn receipt(
+        &self,
+        index: u64,
+        signed: &Signed,
+        subject: Option<&Subject>,
+        format: Format,
+    ) -> Result<Issued, ReadError> {
+        let inclusion = self.inclusion(index, signed.size())?;
+        if inclusion.root != signed.root() {
+            return Err(ReadError::StateUnreadable(ProofError::Root.to_string()));
+        }
+        let Entry { body, .. } = entry::decode(&inclusion.entry)?;
+        let what = What::of(&body).ok_or(ReadError::NotAnAct { index })?;
+        self.core.check_subject(what.subject, subject)?;
+        let statement = Statement {
+            ledger_id: self.core.ledger.ledger_id,
+            proof: TlogProof {
+                extra: None,
+                index,
+                path: inclusion.path,
+                checkpoint: signed.checkpoint.clone(),
+            },
+            entry: inclusion.entry,
+            evidence_key: what
+                .evidence
+                .map(|sealed| self.core.vault.entry_key(what.subject, sealed))
+                .transpose()?,
+            subject: self.core.vault.identity(what.subject)?.as_str().to_owned(),
+            controller: self.controller.clone(),
+            purposes: self.core.purposes_of(index, what.changes),
+            supersedes: self.core.superseded(index, &what)?,
+        };
+        let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
+        issued.map_err(|error| match error {
+            ReceiptError::NotAnAct { index } => ReadError::NotAnAct { index },
+            error => ReadError::StateUnreadable(error.to_string()),
+        })
+    }
+}
+
+/// What an act and a confirmation have in common.
+struct What<'a> {
+    subject: SubjectRef,
+    changes: &'a [ChangeRecord],
+    evidence: Option<&'a Sealed>,
+    /// The act that is confirmed.
+    confirms: Option<u64>,
+}
+
+impl<'a> What<'a> {
+    fn of(body: &'a Body) -> Option<Self> {
+        match body {
+            Body::Act(ConsentAct { subject_ref, changes, evidence, .. }) => Some(Self {
+                subject: *subject_ref,
+                changes,
+                evidence: evidence.as_ref(),
+                confirms: None,
+            }),
+            Body::Confirmed(ConsentConfirmed {
+                subject_ref,
+                grants,
+                evidence,
+                request_index,
+                ..
+            }) => Some(Self {
+                subject: *subject_ref,
+                changes: grants,
+                evidence: evidence.as_ref(),
+                confirms: Some(*request_index),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Core {
+    fn check_subject(&self, own: SubjectRef, wanted: Option<&Subject>) -> Result<(), ReadError> {
+        match wanted {
+            Some(wanted) if self.vault.find(wanted)? != Some(own) => Err(ReadError::ActUnknown),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the catalogue said of the purposes that an entry names: in the version that a grant names,
+    /// and for a stop in the version of that time. Versions never change.
+    fn purposes_of(&self, index: u64, changes: &[ChangeRecord]) -> Vec<PurposeText> {
+        let current = self.view.catalog();
+        let text = |change: &ChangeRecord| {
+            let key = change.scope.purpose.as_ref()?;
+            let purpose = current.catalog.purpose(current.catalog.purpose_id(key.as_str())?)?;
+            let version = match change.action {
+                Action::Grant => change.purpose_version,
+                _ => {
+                    let before = purpose.version_indices.iter().take_while(|at| **at < index);
+                    u32::try_from(before.count()).unwrap_or(u32::MAX)
+                }
+            };
+            let content = purpose.at_version(version)?;
+            Some(PurposeText {
+                key: key.to_string(),
+                version,
+                index: *purpose.version_indices.get(usize::try_from(version).ok()? - 1)?,
+                title: content.title.clone(),
+                description: content.description.clone(),
+                legal_basis: content.legal_basis,
+                data_categories: content.data_categories.clone(),
+            })
+        };
+        let mut texts: Vec<PurposeText> = Vec::new();
+        for text in changes.iter().filter_map(text) {
+            if !texts.iter().any(|own| own.key == text.key && own.version == text.version) {
+                texts.push(text);
+            }
+        }
+        texts
+    }
+
+    /// For each change, the earlier acts that decided some part of its scope until then.
+    fn superseded(&self, index: u64, what: &What<'_>) -> Result<Vec<Vec<u64>>, ReadError> {
+        let mut searches: Vec<Search> = what.changes.iter().map(Search::new).collect();
+        for at in self.earlier_entries(what.subject, index)? {
+            if searches.iter().all(Search::is_over) {
+                break;
+            }
+            if Some(at) == what.confirms {
+                continue;
+            }
+            let Entry { body, .. } = self.entry(at)?;
+            let Some(earlier) = What::of(&body) else { continue };
+            for search in &mut searches {
+                search.look_at(at, earlier.changes);
+            }
+        }
+        Ok(searches.into_iter().map(|search| search.found).collect())
+    }
+
+    /// Indices of the entries about a subject before one, the latest first.
+    fn earlier_entries(&self, subject: SubjectRef, index: u64) -> Result<Vec<u64>, ReadError> {
+        let mut indices = self.view.history(subject, 0, usize::MAX)?;
+        indices.retain(|at| *at < index);
+        Ok(indices.into_iter().rev().take(EARLIER_ENTRIES_MAX).collect())
+    }
+}
+
+/// Looks, from the latest act back, for those that a change took the place of.
+struct Search {
+    /// None for a change that took no place.
+    scope: Option<ScopeKeys>,
+    /// The parts of the scope that are found already.
+    covered: Vec<ScopeKeys>,
+    found: Vec<u64>,
+}
+
+impl Search {
+    fn new(change: &ChangeRecord) -> Self {
+        let applied = change.outcome == Outcome::Applied;
+        let scope = applied.then(|| change.scope.clone());
+        Self { scope, covered: Vec::new(), found: Vec::new() }
+    }
+
+    fn is_over(&self) -> bool {
+        self.scope.as_ref().is_none_or(|scope| self.covered.contains(scope))
+    }
+
+    fn look_at(&mut self, index: u64, changes: &[ChangeRecord]) {
+        let Some(scope) = &self.scope else { return };
+        let counts = |change: &&ChangeRecord| {
+            matches!(change.outcome, Outcome::Applied | Outcome::PendingConfirmation)
+        };
+        let mut parts: Vec<ScopeKeys> = Vec::new();
+        for change in changes.iter().filter(counts) {
+            let part = overlap(scope, &change.scope);
+            parts.extend(part.filter(|part| !self.covered.iter().any(|own| contains(own, part))));
+        }
+        if !parts.is_empty() {
+            self.found.push(index);
+            self.covered.extend(parts);
+        }
+    }
+}
+
+fn overlap(one: &ScopeKeys, other: &ScopeKeys) -> Option<ScopeKeys> {
+    let key = |one: &Option<Key>, other: &Option<Key>| match (one, other) {
+        (None, key) | (key, None) => Some(key.clone()),
+        (Some(one), Some(other)) => (one == other).then(|| Some(one.clone())),
+    };
+    let purpose = key(&one.purpose, &other.purpose)?;
+    Some(ScopeKeys { purpose, channel: key(&one.channel, &other.channel)? })
+}
+
+fn contains(wide: &ScopeKeys, narrow: &ScopeKeys) -> bool {
+    overlap(wide, narrow).as_ref() == Some(narrow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(action: Action, purpose: &str, channel: &str, outcome: Outcome) -> ChangeRecord {
+        let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
+        ChangeRecord {
+            action,
+            scope: ScopeKeys { purpose: key(purpose), channel: key(channel) },
+            purpose_version: 0,
+            expires_at: None,
+            data_categories: Vec::new(),
+            outcome,
+        }
+    }
+
+    fn found(own: &ChangeRecord, earlier: &[(u64, ChangeRecord)]) -> Vec<u64> {
+        let mut search = Search::new(own);
+        for (index, change) in earlier {
+            if !search.is_over() {
+                search.look_at(*index, std::slice::from_ref(change));
+            }
+        }
+        search.found
+    }
+
+    #[test]
+    fn a_cell_takes_the_place_of_the_latest_act_about_it() {
+        let own = change(Action::Withdraw, "news", "email", Outcome::Applied);
+        let at = |index, purpose, channel, outcome| {
+            (index, change(Action::Grant, purpose, channel, outcome))
+        };
+        let applied = Outcome::Applied;
+        for (earlier, wanted) in [
+            (vec![], vec![]),
+            (vec![at(4, "news", "email", applied), at(3, "news", "email", applied)], vec![4]),
+            (vec![at(4, "news", "sms", applied), at(3, "news", "email", applied)], vec![3]),
+            (vec![at(4, "*", "*", applied), at(3, "news", "email", applied)], vec![4]),
+            (
+                vec![
+                    at(5, "news", "email", Outcome::BlockedByStop(4)),
+                    at(4, "news", "email", Outcome::NoEffect),
+                    at(3, "news", "email", Outcome::PendingConfirmation),
+                ],
+                vec![3],
+            ),
+        ] {
+            assert_eq!(found(&own, &earlier), wanted);
+        }
+        for outcome in [Outcome::NoEffect, Outcome::BlockedByStop(1), Outcome::PendingConfirmation]
+        {
+            let own = change(Action::Grant, "news", "email", outcome);
+            assert!(found(&own, &[at(3, "news", "email", applied)]).is_empty(), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_wide_stop_takes_the_place_of_every_act_within_it() {
+        let own = change(Action::Withdraw, "*", "email", Outcome::Applied);
+        let at = |index, action, purpose, channel| {
+            (index, change(action, purpose, channel, Outcome::Applied))
+        };
+        let earlier = [
+            at(6, Action::Grant, "news", "email"),
+            at(5, Action::Withdraw, "news", "*"),
+            at(4, Action::Grant, "offers", "email"),
+            at(3, Action::Grant, "offers", "sms"),
+            at(2, Action::Object, "*", "*"),
+            at(1, Action::Grant, "stats", "email"),
+        ];
+        assert_eq!(found(&own, &earlier), [6, 4, 2]);
+    }
+}

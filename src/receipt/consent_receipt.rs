@@ -1,0 +1,378 @@
+//! The payload with the fields of Kantara Consent Receipt v1.1 (section 4) and of ISO/IEC TS
+//! 27560:2023 (clause 6), side by side: the one writes names as `consentReceiptID`, the other as
+//! `record_id`, so they do not meet.
+//!
+//! `services` lists the consents that were given, and only those: a grant that waits, that a stop
+//! blocks or that a later act supersedes gave nothing. Everything that was done is in `events`.
+
+use serde::Serialize;
+
+use super::{
+    Controller,
+    extension::{Change, Extension, Facts},
+};
+use crate::{
+    domain::{Action, Actor, ChangeRecord, LegalBasis, Outcome, StopKind},
+    tlog::key::VerifierKey,
+};
+
+const KANTARA_VERSION: &str = "KI-CR-v1.1.0";
+const SCHEMA_VERSION: &str = "ISO/IEC TS 27560:2023";
+
+#[derive(Serialize)]
+struct ConsentReceipt<'a> {
+    version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jurisdiction: Option<String>,
+    #[serde(rename = "consentTimestamp")]
+    consent_timestamp: i64,
+    #[serde(rename = "collectionMethod", skip_serializing_if = "Option::is_none")]
+    collection_method: Option<String>,
+    #[serde(rename = "consentReceiptID")]
+    consent_receipt_id: &'a str,
+    #[serde(rename = "publicKey")]
+    public_key: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    language: &'a str,
+    #[serde(rename = "piiPrincipalId")]
+    principal: &'a str,
+    #[serde(rename = "piiControllers")]
+    controllers: [PiiController<'a>; 1],
+    #[serde(rename = "policyUrl", skip_serializing_if = "Option::is_none")]
+    policy_url: Option<&'a str>,
+    services: [Service<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitive: Option<bool>,
+    #[serde(rename = "spiCat", skip_serializing_if = "Option::is_none")]
+    sensitive_categories: Option<Vec<&'a str>>,
+    schema_version: &'static str,
+    record_id: String,
+    pii_principal_id: &'a str,
+    pii_processing: Processing<'a>,
+    party_identification: [Party<'a>; 1],
+    events: Vec<Event<'a>>,
+    consent_ledger: &'a Extension,
+}
+
+#[derive(Serialize)]
+struct PiiController<'a> {
+    #[serde(rename = "piiController")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contact: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Address<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phone: Option<&'a str>,
+    #[serde(rename = "piiControllerUrl", skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+}
+
+/// As schema.org has it, which Kantara's examples follow.
+#[derive(Serialize)]
+struct Address<'a> {
+    #[serde(rename = "streetAddress")]
+    street_address: &'a str,
+}
+
+#[derive(Serialize)]
+struct Service<'a> {
+    service: &'a str,
+    purposes: Vec<Purpose<'a>>,
+}
+
+#[derive(Serialize)]
+struct Purpose<'a> {
+    purpose: &'a str,
+    #[serde(rename = "purposeCategory")]
+    category: [&'a str; 1],
+    #[serde(rename = "consentType", skip_serializing_if = "Option::is_none")]
+    consent_type: Option<&'static str>,
+    #[serde(rename = "piiCategory")]
+    pii_category: &'a [String],
+    termination: String,
+    #[serde(rename = "thirdPartyDisclosure", skip_serializing_if = "Option::is_none")]
+    third_party_disclosure: Option<bool>,
+    #[serde(rename = "thirdPartyName", skip_serializing_if = "Option::is_none")]
+    third_party_name: Option<String>,
+    channel: &'a str,
+}
+
+#[derive(Serialize)]
+struct Processing<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    privacy_notice: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    language: &'a str,
+    purposes: Vec<ProcessingPurpose<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collection_method: Option<String>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    jurisdiction: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient_third_parties: Option<&'a [String]>,
+}
+
+#[derive(Serialize)]
+struct ProcessingPurpose<'a> {
+    purpose: &'a str,
+    purpose_type: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    purpose_description: &'a str,
+    lawful_basis: &'static str,
+    pii_information: Vec<PiiInformation<'a>>,
+    pii_controllers: [&'static str; 1],
+}
+
+#[derive(Serialize)]
+struct PiiInformation<'a> {
+    pii_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitive_pii_category: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Party<'a> {
+    party_id: &'static str,
+    party_name: &'a str,
+    party_role: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    party_contact: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    party_address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    party_email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    party_phone: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    party_url: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    event_time: &'a str,
+    event_type: &'a str,
+    event_state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validity_duration: Option<String>,
+    entity_id: &'a str,
+    purpose: &'a str,
+    channel: &'a str,
+}
+
+/// Party of `party_identification` that every purpose names.
+const CONTROLLER: &str = "controller";
+
+pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> String {
+    let controller = &own.controller;
+    let name = controller.name.as_deref().unwrap_or(key.name());
+    let jurisdictions = &controller.jurisdictions;
+    let sensitive = sensitive_categories(own, facts);
+    let receipt = ConsentReceipt {
+        version: KANTARA_VERSION,
+        jurisdiction: (!jurisdictions.is_empty()).then(|| jurisdictions.join(", ")),
+        consent_timestamp: facts.effective_at.0.div_euclid(1_000),
+        collection_method: collection_method(facts),
+        consent_receipt_id: &own.receipt_id,
+        public_key: key.to_string(),
+        language: &facts.evidence.language,
+        principal: &own.subject,
+        controllers: [PiiController {
+            name,
+            contact: controller.contact.as_deref(),
+            address: controller.address.as_deref().map(|street_address| Address { street_address }),
+            email: controller.email.as_deref(),
+            phone: controller.phone.as_deref(),
+            url: controller.url.as_deref(),
+        }],
+        policy_url: controller.privacy_policy_url.as_deref(),
+        services: [Service { service: name, purposes: purposes(own, facts) }],
+        sensitive: sensitive.as_ref().map(|categories| !categories.is_empty()),
+        sensitive_categories: sensitive,
+        schema_version: SCHEMA_VERSION,
+        record_id: format!("{}/{}", key.name(), own.index),
+        pii_principal_id: &own.subject,
+        pii_processing: processing(own, facts),
+        party_identification: [Party {
+            party_id: CONTROLLER,
+            party_name: name,
+            party_role: "PII controller",
+            party_contact: controller.contact.as_deref(),
+            party_address: controller.address.as_deref(),
+            party_email: controller.email.as_deref(),
+            party_phone: controller.phone.as_deref(),
+            party_url: controller.url.as_deref(),
+        }],
+        events: events(own, facts),
+        consent_ledger: own,
+    };
+    serde_json::to_string(&receipt).expect("texts and numbers always have a JSON form")
+}
+
+/// Fields that one of the standards requires and that nobody told the ledger.
+pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
+    let gives = |change: &ChangeRecord| gives_consent(change);
+    let some_given = facts.changes.iter().any(gives);
+    let mut missing = Vec::new();
+    let mut name = |field: &str, is_missing: bool| {
+        if is_missing {
+            missing.push(field.to_owned());
+        }
+    };
+    name("jurisdiction", controller.jurisdictions.is_empty());
+    name("collectionMethod", collection_method(facts).is_none());
+    name("piiControllers[].piiController", controller.name.is_none());
+    name("piiControllers[].contact", controller.contact.is_none());
+    name("piiControllers[].address", controller.address.is_none());
+    name("piiControllers[].email", controller.email.is_none());
+    name("piiControllers[].phone", controller.phone.is_none());
+    name("policyUrl", controller.privacy_policy_url.is_none());
+    let unsaid = some_given && consent_type(facts.actor).is_none();
+    name("services[].purposes[].consentType", unsaid);
+    let unsaid = some_given && controller.third_parties.is_none();
+    name("services[].purposes[].thirdPartyDisclosure", unsaid);
+    name("sensitive", controller.sensitive_categories.is_none());
+    name("spiCat", controller.sensitive_categories.is_none());
+    name("pii_processing.privacy_notice", privacy_notice(controller, facts).is_none());
+    missing
+}
+
+/// Whether a change is a consent that was given by it.
+pub(super) fn gives_consent(change: &ChangeRecord) -> bool {
+    change.action == Action::Grant && change.outcome == Outcome::Applied
+}
+
+/// Title of the purpose of a change, else its key.
+pub(super) fn title<'a>(own: &'a Extension, change: &'a Change) -> &'a str {
+    let title = own.purpose_of(change).map(|text| text.title.as_str());
+    title.filter(|title| !title.is_empty()).unwrap_or(&change.purpose)
+}
+
+/// How the choice was made: where, and by what.
+pub(super) fn collection_method(facts: &Facts) -> Option<String> {
+    match (facts.evidence.touchpoint.as_str(), facts.evidence.method.as_str()) {
+        ("", "") => None,
+        (one, "") | ("", one) => Some(one.to_owned()),
+        (touchpoint, method) => Some(format!("{touchpoint}: {method}")),
+    }
+}
+
+fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
+    let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+    let parties = own.controller.third_parties.as_ref();
+    let purpose = |(change, _): (&'a Change, _)| Purpose {
+        purpose: title(own, change),
+        category: [&change.purpose],
+        consent_type: consent_type(facts.actor),
+        pii_category: own.categories_of(change),
+        termination: match &change.expires_at {
+            Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
+            None => "ends when it is withdrawn".to_owned(),
+        },
+        third_party_disclosure: parties.map(|parties| !parties.is_empty()),
+        third_party_name: parties
+            .filter(|parties| !parties.is_empty())
+            .map(|parties| parties.join(", ")),
+        channel: &change.channel,
+    };
+    given.map(purpose).collect()
+}
+
+/// The sensitive data categories of all that was given, once each; none if nobody said which are.
+fn sensitive_categories<'a>(own: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
+    let mut found = Vec::new();
+    let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+    for (change, _) in given {
+        for category in own.controller.sensitive_among(own.categories_of(change))? {
+            if !found.contains(&category) {
+                found.push(category);
+            }
+        }
+    }
+    own.controller.sensitive_categories.is_some().then_some(found)
+}
+
+/// Who speaks for the data subject says yes in so many words; of others nobody knows.
+fn consent_type(actor: Actor) -> Option<&'static str> {
+    actor.speaks_for_subject().then_some("EXPLICIT")
+}
+
+fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
+    let purpose = |text: &'a super::PurposeText| ProcessingPurpose {
+        purpose: if text.title.is_empty() { &text.key } else { &text.title },
+        purpose_type: &text.key,
+        purpose_description: &text.description,
+        lawful_basis: lawful_basis(text.legal_basis),
+        pii_information: text
+            .data_categories
+            .iter()
+            .map(|category| PiiInformation {
+                pii_type: category,
+                sensitive_pii_category: own
+                    .controller
+                    .sensitive_among(std::slice::from_ref(category))
+                    .map(|sensitive| !sensitive.is_empty()),
+            })
+            .collect(),
+        pii_controllers: [CONTROLLER],
+    };
+    Processing {
+        privacy_notice: privacy_notice(&own.controller, facts),
+        language: &facts.evidence.language,
+        purposes: own.purposes.iter().map(purpose).collect(),
+        collection_method: collection_method(facts),
+        jurisdiction: &own.controller.jurisdictions,
+        recipient_third_parties: own.controller.third_parties.as_deref(),
+    }
+}
+
+/// The notice that was shown, else the policy that always is.
+fn privacy_notice(controller: &Controller, facts: &Facts) -> Option<String> {
+    match (facts.evidence.notice_id.as_str(), facts.evidence.notice_version.as_str()) {
+        ("", _) => controller.privacy_policy_url.clone(),
+        (id, "") => Some(id.to_owned()),
+        (id, version) => Some(format!("{id}@{version}")),
+    }
+}
+
+fn events<'a>(own: &'a Extension, facts: &Facts) -> Vec<Event<'a>> {
+    let event = |(change, record): (&'a Change, &ChangeRecord)| Event {
+        event_time: &own.effective_at,
+        event_type: &change.action,
+        event_state: event_state(record, facts.actor),
+        validity_duration: record.expires_at.map(|end| {
+            let span_s = end.0.saturating_sub(facts.effective_at.0).div_euclid(1_000);
+            format!("PT{}S", span_s.max(0))
+        }),
+        entity_id: &own.actor,
+        purpose: &change.purpose,
+        channel: &change.channel,
+    };
+    own.changes.iter().zip(&facts.changes).map(event).collect()
+}
+
+/// What the event itself came to, at its time.
+fn event_state(record: &ChangeRecord, actor: Actor) -> &'static str {
+    match (record.action.stop_kind(actor), record.outcome) {
+        (Some(StopKind::Refused), _) => "refused",
+        (Some(StopKind::Withdrawn), _) => "withdrawn",
+        (Some(StopKind::Revoked), _) => "revoked",
+        (Some(StopKind::Objected), _) => "objected",
+        (None, Outcome::Applied) => "given",
+        (None, Outcome::PendingConfirmation) => "requested",
+        (None, _) => "without effect",
+    }
+}
+
+fn lawful_basis(basis: LegalBasis) -> &'static str {
+    match basis {
+        LegalBasis::Consent => "consent",
+        LegalBasis::Contract => "contract",
+        LegalBasis::LegalObligation => "legal obligation",
+        LegalBasis::VitalInterest => "vital interest",
+        LegalBasis::PublicTask => "public task",
+        LegalBasis::LegitimateInterest => "legitimate interest",
+    }
+}

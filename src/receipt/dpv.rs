@@ -1,0 +1,361 @@
+//! The payload as JSON-LD with the W3C Data Privacy Vocabulary, version 2: a `dpv:ConsentRecord`
+//! with one `dpv:Process` a change.
+//!
+//! `dpv:hasConsentStatus` says what the act itself came to when it was recorded. The extension is a
+//! JSON literal (JSON-LD 1.1, section 4.2.2), so that its bytes mean the same to every processor.
+
+use serde::Serialize;
+
+use super::{
+    Controller,
+    consent_receipt::{collection_method, title},
+    extension::{Change, EVERY, Extension, Facts, hex},
+};
+use crate::domain::{Actor, ChangeRecord, LegalBasis, Outcome, StopKind};
+
+/// A typed literal, or a node that is only named.
+#[derive(Serialize)]
+struct Typed<'a> {
+    #[serde(rename = "@value")]
+    value: &'a str,
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Id {
+    #[serde(rename = "@id")]
+    id: String,
+}
+
+#[derive(Serialize)]
+struct Context {
+    #[serde(rename = "@version")]
+    version: f32,
+    dpv: &'static str,
+    #[serde(rename = "eu-gdpr")]
+    eu_gdpr: &'static str,
+    loc: &'static str,
+    dct: &'static str,
+    rdf: &'static str,
+    xsd: &'static str,
+    ledger: &'static str,
+    consent_ledger: JsonTerm,
+}
+
+#[derive(Serialize)]
+struct JsonTerm {
+    #[serde(rename = "@id")]
+    id: &'static str,
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+const CONTEXT: Context = Context {
+    version: 1.1,
+    dpv: "https://w3id.org/dpv#",
+    eu_gdpr: "https://w3id.org/dpv/legal/eu/gdpr#",
+    loc: "https://w3id.org/dpv/loc#",
+    dct: "http://purl.org/dc/terms/",
+    rdf: "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    xsd: "http://www.w3.org/2001/XMLSchema#",
+    ledger: "urn:consent-ledger:v1:",
+    consent_ledger: JsonTerm { id: "urn:consent-ledger:v1:receipt", kind: "@json" },
+};
+
+#[derive(Serialize)]
+struct Record<'a> {
+    #[serde(rename = "@context")]
+    context: Context,
+    #[serde(rename = "@id")]
+    id: String,
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dct:identifier")]
+    identifier: &'a str,
+    #[serde(rename = "dct:created")]
+    created: Typed<'a>,
+    #[serde(rename = "dct:replaces", skip_serializing_if = "Vec::is_empty")]
+    replaces: Vec<Id>,
+    #[serde(rename = "dpv:hasDataSubject")]
+    subject: Named<'a>,
+    #[serde(rename = "dpv:hasDataController")]
+    controller: DataController<'a>,
+    #[serde(rename = "dpv:hasJurisdiction", skip_serializing_if = "Vec::is_empty")]
+    jurisdictions: Vec<Id>,
+    #[serde(rename = "dpv:hasRecipientThirdParty", skip_serializing_if = "Vec::is_empty")]
+    third_parties: Vec<ThirdParty<'a>>,
+    #[serde(rename = "dpv:hasNotice", skip_serializing_if = "Option::is_none")]
+    notice: Option<Notice<'a>>,
+    #[serde(rename = "dpv:hasIndicationMethod", skip_serializing_if = "Option::is_none")]
+    indication_method: Option<String>,
+    #[serde(rename = "dpv:hasProcess")]
+    processes: Vec<Process<'a>>,
+    consent_ledger: &'a Extension,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dct:identifier")]
+    identifier: &'a str,
+}
+
+#[derive(Serialize)]
+struct DataController<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dpv:hasName")]
+    name: &'a str,
+    #[serde(rename = "dpv:hasAddress", skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(rename = "dpv:hasContact", skip_serializing_if = "Vec::is_empty")]
+    contacts: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ThirdParty<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dpv:hasName")]
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Notice<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dct:identifier", skip_serializing_if = "str::is_empty")]
+    identifier: &'a str,
+    #[serde(rename = "dct:hasVersion", skip_serializing_if = "str::is_empty")]
+    version: &'a str,
+    #[serde(rename = "dct:language", skip_serializing_if = "str::is_empty")]
+    language: &'a str,
+    #[serde(rename = "dct:source", skip_serializing_if = "Option::is_none")]
+    source: Option<Id>,
+    #[serde(rename = "ledger:hash", skip_serializing_if = "String::is_empty")]
+    hash: String,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dpv:hasPurpose")]
+    purpose: Purpose<'a>,
+    #[serde(rename = "dpv:hasPersonalData", skip_serializing_if = "Vec::is_empty")]
+    personal_data: Vec<PersonalData<'a>>,
+    #[serde(rename = "dpv:hasLegalBasis", skip_serializing_if = "Option::is_none")]
+    legal_basis: Option<Id>,
+    #[serde(rename = "dpv:hasConsentStatus", skip_serializing_if = "Option::is_none")]
+    status: Option<Id>,
+    #[serde(rename = "dpv:hasRight", skip_serializing_if = "Option::is_none")]
+    right: Option<Id>,
+    #[serde(rename = "dpv:isIndicatedBy", skip_serializing_if = "Option::is_none")]
+    indicated_by: Option<Id>,
+    #[serde(rename = "dpv:isIndicatedAtTime")]
+    indicated_at: Typed<'a>,
+    #[serde(rename = "dpv:hasDuration", skip_serializing_if = "Option::is_none")]
+    duration: Option<UntilTime<'a>>,
+    #[serde(rename = "ledger:action")]
+    action: &'a str,
+    #[serde(rename = "ledger:channel")]
+    channel: &'a str,
+    #[serde(rename = "ledger:outcome")]
+    outcome: &'a str,
+}
+
+#[derive(Serialize)]
+struct UntilTime<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "rdf:value")]
+    end: Typed<'a>,
+}
+
+#[derive(Serialize)]
+struct Purpose<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dct:identifier")]
+    identifier: &'a str,
+    #[serde(rename = "dct:title")]
+    title: &'a str,
+    #[serde(rename = "dct:description", skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(rename = "dct:hasVersion", skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PersonalData<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "dct:title")]
+    title: &'a str,
+}
+
+pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
+    let controller = &own.controller;
+    let contacts = [&controller.contact, &controller.email, &controller.phone, &controller.url];
+    let record = Record {
+        context: CONTEXT,
+        id: urn(&own.receipt_id),
+        kind: "dpv:ConsentRecord",
+        identifier: &own.receipt_id,
+        created: moment(&own.recorded_at),
+        replaces: own.supersedes.iter().map(|earlier| Id { id: urn(earlier) }).collect(),
+        subject: Named { kind: "dpv:DataSubject", identifier: &own.subject },
+        controller: DataController {
+            kind: "dpv:DataController",
+            name: controller.name.as_deref().unwrap_or(origin),
+            address: controller.address.as_deref(),
+            contacts: contacts.into_iter().filter_map(|text| text.as_deref()).collect(),
+        },
+        jurisdictions: controller.jurisdictions.iter().map(|region| id("loc", region)).collect(),
+        third_parties: controller
+            .third_parties
+            .iter()
+            .flatten()
+            .map(|name| ThirdParty { kind: "dpv:ThirdParty", name })
+            .collect(),
+        notice: notice(controller, facts),
+        indication_method: collection_method(facts),
+        processes: own
+            .changes
+            .iter()
+            .zip(&facts.changes)
+            .map(|(change, record)| process(own, facts, change, record))
+            .collect(),
+        consent_ledger: own,
+    };
+    serde_json::to_string(&record).expect("texts and numbers always have a JSON form")
+}
+
+/// What a consent record of the vocabulary should have and nobody told the ledger.
+pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
+    let has_contact = [&controller.contact, &controller.email, &controller.phone, &controller.url]
+        .into_iter()
+        .any(Option::is_some);
+    [
+        ("dpv:hasDataController.dpv:hasName", controller.name.is_none()),
+        ("dpv:hasDataController.dpv:hasAddress", controller.address.is_none()),
+        ("dpv:hasDataController.dpv:hasContact", !has_contact),
+        ("dpv:hasJurisdiction", controller.jurisdictions.is_empty()),
+        ("dpv:hasNotice", notice(controller, facts).is_none()),
+        ("dpv:hasIndicationMethod", collection_method(facts).is_none()),
+    ]
+    .into_iter()
+    .filter(|(_, is_missing)| *is_missing)
+    .map(|(field, _)| field.to_owned())
+    .collect()
+}
+
+fn process<'a>(
+    own: &'a Extension,
+    facts: &Facts,
+    change: &'a Change,
+    record: &ChangeRecord,
+) -> Process<'a> {
+    let text = own.purpose_of(change);
+    let description = match (text, change.purpose.as_str()) {
+        (_, EVERY) => Some("every purpose"),
+        (text, _) => text.map(|text| text.description.as_str()).filter(|text| !text.is_empty()),
+    };
+    let categories = own.categories_of(change);
+    let sensitive = own.controller.sensitive_among(categories).unwrap_or_default();
+    let personal_data = |title: &'a String| {
+        let is_sensitive = sensitive.contains(&title.as_str());
+        let kind = if is_sensitive { "dpv:SensitivePersonalData" } else { "dpv:PersonalData" };
+        PersonalData { kind, title }
+    };
+    Process {
+        kind: "dpv:Process",
+        purpose: Purpose {
+            kind: "dpv:Purpose",
+            identifier: &change.purpose,
+            title: title(own, change),
+            description,
+            version: text.map(|text| text.version.to_string()),
+        },
+        personal_data: categories.iter().map(personal_data).collect(),
+        legal_basis: text.map(|text| id("eu-gdpr", article(text.legal_basis))),
+        status: status(record, facts.actor).map(|name| id("dpv", name)),
+        // The right to object, GDPR Art. 21.
+        right: (record.action.stop_kind(facts.actor) == Some(StopKind::Objected))
+            .then(|| id("eu-gdpr", "A21")),
+        indicated_by: indicated_by(facts.actor).map(|name| id("dpv", name)),
+        indicated_at: moment(&own.effective_at),
+        duration: change
+            .expires_at
+            .as_deref()
+            .map(|end| UntilTime { kind: "dpv:UntilTimeDuration", end: moment(end) }),
+        action: &change.action,
+        channel: &change.channel,
+        outcome: &change.outcome,
+    }
+}
+
+fn notice<'a>(controller: &'a Controller, facts: &'a Facts) -> Option<Notice<'a>> {
+    let evidence = &facts.evidence;
+    let policy = controller.privacy_policy_url.as_ref();
+    if evidence.notice_id.is_empty() && evidence.notice_hash.is_empty() && policy.is_none() {
+        return None;
+    }
+    Some(Notice {
+        kind: "dpv:ConsentNotice",
+        identifier: &evidence.notice_id,
+        version: &evidence.notice_version,
+        language: &evidence.language,
+        source: policy.map(|url| Id { id: url.clone() }),
+        hash: hex(&evidence.notice_hash),
+    })
+}
+
+/// What the act came to when it was recorded; none where the vocabulary has no word, as for an
+/// objection, or for a grant that came to nothing.
+fn status(record: &ChangeRecord, actor: Actor) -> Option<&'static str> {
+    match (record.action.stop_kind(actor), record.outcome) {
+        (Some(StopKind::Refused), _) => Some("ConsentRefused"),
+        (Some(StopKind::Withdrawn), _) => Some("ConsentWithdrawn"),
+        (Some(StopKind::Revoked), _) => Some("ConsentRevoked"),
+        (None, Outcome::Applied) => Some("ConsentGiven"),
+        (None, Outcome::PendingConfirmation) => Some("ConsentRequested"),
+        (Some(StopKind::Objected), _) | (None, _) => None,
+    }
+}
+
+/// Whose word it is; of an import nobody knows.
+fn indicated_by(actor: Actor) -> Option<&'static str> {
+    match actor {
+        Actor::Subject | Actor::Agent => Some("DataSubject"),
+        Actor::Guardian => Some("GuardianOfDataSubject"),
+        Actor::Operator | Actor::System => Some("DataController"),
+        Actor::Import => None,
+    }
+}
+
+/// Legal bases of GDPR Art. 6(1), as the vocabulary's extension names them.
+fn article(basis: LegalBasis) -> &'static str {
+    match basis {
+        LegalBasis::Consent => "A6-1-a",
+        LegalBasis::Contract => "A6-1-b",
+        LegalBasis::LegalObligation => "A6-1-c",
+        LegalBasis::VitalInterest => "A6-1-d",
+        LegalBasis::PublicTask => "A6-1-e",
+        LegalBasis::LegitimateInterest => "A6-1-f",
+    }
+}
+
+fn id(prefix: &str, name: &str) -> Id {
+    Id { id: format!("{prefix}:{name}") }
+}
+
+fn urn(receipt_id: &str) -> String {
+    format!("urn:uuid:{receipt_id}")
+}
+
+fn moment(at: &str) -> Typed<'_> {
+    Typed { value: at, kind: "xsd:dateTime" }
+}

@@ -1,0 +1,510 @@
+//! What the standards have no field for: the entry, its proof, and what follows from them. The same
+//! object stands in a receipt of either format, and the rest of a receipt follows from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{Controller, ReceiptError};
+use crate::{
+    domain::{
+        Action, Actor, Body, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis,
+        Outcome, Sealed, StopKind,
+    },
+    ledger::entry,
+    seal::{self, SecretKey},
+    tlog::proof::TlogProof,
+};
+
+/// Version of the whole payload. What a version writes never changes: an old receipt is verified by
+/// writing it again.
+pub(super) const FORMAT_VERSION: u32 = 1;
+/// Stands for every purpose, or every channel.
+pub(super) const EVERY: &str = "*";
+const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
+
+/// What a receipt is made of. Everything else in it follows from this.
+#[derive(Clone)]
+pub struct Statement {
+    /// Identity of the ledger.
+    pub ledger_id: [u8; 16],
+    /// The exact bytes of the entry.
+    pub entry: Vec<u8>,
+    /// The entry's place in the ledger, without extra data.
+    pub proof: TlogProof,
+    /// The key that opens the evidence of this entry, and nothing else; none if it has none.
+    pub evidence_key: Option<SecretKey>,
+    /// Whose act it is, `namespace:id`.
+    pub subject: String,
+    /// Who answers for the processing.
+    pub controller: Controller,
+    /// What the catalogue said of the purposes that the act names.
+    pub purposes: Vec<PurposeText>,
+    /// For each change, the indices of the acts that it took the place of.
+    pub supersedes: Vec<Vec<u64>>,
+}
+
+/// It names a person and holds a key: nothing of it is printed.
+impl std::fmt::Debug for Statement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Statement").finish_non_exhaustive()
+    }
+}
+
+/// What the catalogue said of a purpose in one version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurposeText {
+    /// Purpose key.
+    pub key: String,
+    /// Version, from 1.
+    pub version: u32,
+    /// Index of the entry that put it into the catalogue.
+    pub index: u64,
+    /// Title for people.
+    pub title: String,
+    /// Description for people.
+    pub description: String,
+    /// Legal basis, where no region has another.
+    #[serde(with = "basis_name")]
+    pub legal_basis: LegalBasis,
+    /// Data categories that the purpose uses.
+    pub data_categories: Vec<String>,
+}
+
+/// The extension, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Extension {
+    format_version: u32,
+    ledger: String,
+    ledger_id: String,
+    pub index: u64,
+    pub receipt_id: String,
+    kind: String,
+    pub recorded_at: String,
+    pub effective_at: String,
+    pub actor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authority_ends_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirms: Option<Confirms>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirm_until: Option<String>,
+    pub changes: Vec<Change>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<String>,
+    pub subject: String,
+    pub controller: Controller,
+    pub purposes: Vec<PurposeText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evidence: Option<EvidenceText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evidence_key: Option<String>,
+    entry: String,
+    proof: String,
+}
+
+/// The act that a confirmation is of.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Confirms {
+    index: u64,
+    receipt_id: String,
+    effective_at: String,
+}
+
+/// One change, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    pub action: String,
+    pub purpose: String,
+    pub channel: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose_version: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    data_categories: Vec<String>,
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cause_index: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    termination: Option<Termination>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    supersedes: Vec<Earlier>,
+}
+
+/// Consent was asked for and not given.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refusal {
+    at: String,
+}
+
+/// How consent ends: by this change, or by itself.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Termination {
+    kind: String,
+    at: String,
+}
+
+/// An act that a change took the place of.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Earlier {
+    index: u64,
+    receipt_id: String,
+}
+
+/// What was shown, and how it was answered, as it is written.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EvidenceText {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    touchpoint: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    notice_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    notice_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    language: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    notice_hash: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    method: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    ip_address: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    user_agent: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<AuthorityText>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthorityText {
+    relationship: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    representative: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    proof: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ends_at: Option<String>,
+}
+
+/// What an act and a confirmation have in common.
+pub(super) struct Facts {
+    pub entry: Entry,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: Vec<ChangeRecord>,
+    pub evidence: Evidence,
+    authority_ends_at: Option<Millis>,
+    /// For confirmations: the act that is confirmed, and when that took effect.
+    confirms: Option<(u64, Millis)>,
+    /// For acts that wait for a confirmation: until when.
+    confirm_until: Option<Millis>,
+}
+
+impl Facts {
+    /// Reads and opens the entry of a statement.
+    pub fn of(statement: &Statement) -> Result<Self, ReceiptError> {
+        let entry = entry::decode(&statement.entry)?;
+        let evidence = |idempotency: Option<IdempotencyMark>, sealed: Option<&Sealed>| match (
+            sealed,
+            &statement.evidence_key,
+        ) {
+            (None, None) => Ok(Evidence::default()),
+            (Some(sealed), Some(key)) => {
+                open(&statement.ledger_id, idempotency.as_ref(), sealed, key)
+            }
+            _ => Err(ReceiptError::Evidence),
+        };
+        match &entry.body {
+            Body::Act(act) if !act.changes.is_empty() => Ok(Self {
+                actor: act.actor,
+                effective_at: act.effective_at,
+                changes: act.changes.clone(),
+                evidence: evidence(act.idempotency, act.evidence.as_ref())?,
+                authority_ends_at: act.authority_ends_at,
+                confirms: None,
+                confirm_until: act.confirmation.map(|offer| offer.expires_at),
+                entry,
+            }),
+            Body::Confirmed(own) => Ok(Self {
+                actor: own.requested_by,
+                effective_at: own.effective_at,
+                changes: own.grants.clone(),
+                evidence: evidence(own.idempotency, own.evidence.as_ref())?,
+                authority_ends_at: own.authority_ends_at,
+                confirms: Some((own.request_index, own.requested_at)),
+                confirm_until: None,
+                entry,
+            }),
+            _ => Err(ReceiptError::NotAnAct { index: entry.index }),
+        }
+    }
+}
+
+fn open(
+    ledger_id: &[u8; 16],
+    idempotency: Option<&IdempotencyMark>,
+    sealed: &Sealed,
+    key: &SecretKey,
+) -> Result<Evidence, ReceiptError> {
+    let context = seal::evidence_context(ledger_id, idempotency);
+    let opened =
+        seal::open_once(key, &context, sealed).map_err(|seal::OpenError| ReceiptError::Evidence)?;
+    Ok(entry::decode_evidence(&opened)?)
+}
+
+impl Extension {
+    /// The extension of a statement.
+    pub fn new(origin: &str, statement: &Statement, facts: &Facts) -> Self {
+        let id = |index| receipt_id(&statement.ledger_id, index);
+        let superseded: BTreeSet<u64> = statement.supersedes.iter().flatten().copied().collect();
+        Self {
+            format_version: FORMAT_VERSION,
+            ledger: origin.to_owned(),
+            ledger_id: hex(&statement.ledger_id),
+            index: facts.entry.index,
+            receipt_id: id(facts.entry.index),
+            kind: if facts.confirms.is_some() { "CONFIRMATION" } else { "ACT" }.to_owned(),
+            recorded_at: time(facts.entry.recorded_at),
+            effective_at: time(facts.effective_at),
+            actor: actor_name(facts.actor).to_owned(),
+            authority_ends_at: facts.authority_ends_at.map(time),
+            confirms: facts.confirms.map(|(index, at)| Confirms {
+                index,
+                receipt_id: id(index),
+                effective_at: time(at),
+            }),
+            confirm_until: facts.confirm_until.map(time),
+            changes: changes(statement, facts),
+            supersedes: superseded.into_iter().map(id).collect(),
+            subject: statement.subject.clone(),
+            controller: statement.controller.clone(),
+            purposes: statement.purposes.clone(),
+            evidence: statement.evidence_key.as_ref().map(|_| EvidenceText::from(&facts.evidence)),
+            evidence_key: statement.evidence_key.as_ref().map(|key| BASE64.encode(key.as_slice())),
+            entry: BASE64.encode(&statement.entry),
+            proof: statement.proof.to_string(),
+        }
+    }
+
+    /// The statement that an extension was written from, if it was written from one.
+    pub fn statement(self) -> Result<Statement, ReceiptError> {
+        if self.format_version != FORMAT_VERSION {
+            return Err(ReceiptError::Version(self.format_version));
+        }
+        let payload = ReceiptError::Payload;
+        let ledger_id = fixed(unhex(&self.ledger_id)).ok_or(payload("its ledger_id"))?;
+        let key = self.evidence_key.map(|text| {
+            let bytes = Zeroizing::new(BASE64.decode(text).unwrap_or_default());
+            <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new)
+        });
+        Ok(Statement {
+            ledger_id,
+            entry: BASE64.decode(self.entry).map_err(|_| payload("its entry is not base64"))?,
+            proof: TlogProof::parse(&self.proof)?,
+            evidence_key: key.transpose().map_err(|_| payload("its evidence_key"))?,
+            subject: self.subject,
+            controller: self.controller,
+            purposes: self.purposes,
+            supersedes: self
+                .changes
+                .into_iter()
+                .map(|change| change.supersedes.iter().map(|earlier| earlier.index).collect())
+                .collect(),
+        })
+    }
+
+    /// What the catalogue said of the purpose of a change.
+    pub fn purpose_of(&self, change: &Change) -> Option<&PurposeText> {
+        let mut versions = self.purposes.iter().filter(|text| text.key == change.purpose);
+        versions.find(|text| change.purpose_version.is_none_or(|wanted| wanted == text.version))
+    }
+
+    /// The data categories that a change is about.
+    pub fn categories_of<'a>(&'a self, change: &'a Change) -> &'a [String] {
+        let declared = self.purpose_of(change).map(|text| text.data_categories.as_slice());
+        match change.data_categories.as_slice() {
+            [] => declared.unwrap_or_default(),
+            narrowed => narrowed,
+        }
+    }
+}
+
+fn changes(statement: &Statement, facts: &Facts) -> Vec<Change> {
+    let none = Vec::new();
+    let supersedes = statement.supersedes.iter().chain(std::iter::repeat(&none));
+    let at = time(facts.effective_at);
+    let written = |(record, earlier): (&ChangeRecord, &Vec<u64>)| {
+        let key = |key: &Option<crate::domain::Key>| {
+            key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string)
+        };
+        let is_grant = record.action == Action::Grant;
+        Change {
+            action: action_name(record.action).to_owned(),
+            purpose: key(&record.scope.purpose),
+            channel: key(&record.scope.channel),
+            purpose_version: is_grant.then_some(record.purpose_version),
+            data_categories: record.data_categories.clone(),
+            outcome: outcome_name(record.outcome).to_owned(),
+            cause_index: record.outcome.cause_index(),
+            expires_at: record.expires_at.map(time),
+            refusal: (record.action == Action::Refuse).then(|| Refusal { at: at.clone() }),
+            termination: termination(record, facts.actor, &at),
+            supersedes: earlier
+                .iter()
+                .map(|index| Earlier {
+                    index: *index,
+                    receipt_id: receipt_id(&statement.ledger_id, *index),
+                })
+                .collect(),
+        }
+    };
+    facts.changes.iter().zip(supersedes).map(written).collect()
+}
+
+fn termination(record: &ChangeRecord, actor: Actor, at: &str) -> Option<Termination> {
+    let ended = |kind: &str| Termination { kind: kind.to_owned(), at: at.to_owned() };
+    match record.action.stop_kind(actor) {
+        Some(StopKind::Withdrawn) => Some(ended("WITHDRAWAL")),
+        Some(StopKind::Revoked) => Some(ended("REVOCATION")),
+        Some(StopKind::Objected) => Some(ended("OBJECTION")),
+        Some(StopKind::Refused) => None,
+        None => record.expires_at.map(|end| Termination { kind: "EXPIRY".into(), at: time(end) }),
+    }
+}
+
+impl From<&Evidence> for EvidenceText {
+    fn from(own: &Evidence) -> Self {
+        Self {
+            touchpoint: own.touchpoint.clone(),
+            notice_id: own.notice_id.clone(),
+            notice_version: own.notice_version.clone(),
+            language: own.language.clone(),
+            notice_hash: hex(&own.notice_hash),
+            method: own.method.clone(),
+            ip_address: own.ip_address.clone(),
+            user_agent: own.user_agent.clone(),
+            attributes: own.attributes.clone(),
+            authority: own.authority.as_ref().map(|authority| AuthorityText {
+                relationship: authority.relationship.clone(),
+                representative: authority.representative.clone(),
+                proof: authority.proof.clone(),
+                ends_at: authority.ends_at.map(time),
+            }),
+        }
+    }
+}
+
+/// Identifier of the receipt of an entry: a UUID (RFC 9562, version 8) that anybody can compute, so
+/// that one receipt can name another that was never asked for.
+#[must_use]
+pub fn receipt_id(ledger_id: &[u8; 16], index: u64) -> String {
+    let hasher = Sha256::new().chain_update(ID_CONTEXT).chain_update(ledger_id);
+    let hash: [u8; 32] = hasher.chain_update(index.to_be_bytes()).finalize().into();
+    let mut digits = hex(&hash[..16]);
+    let variant = ["8", "9", "a", "b"][usize::from(hash[8] >> 4 & 3)];
+    digits.replace_range(12..13, "8");
+    digits.replace_range(16..17, variant);
+    for at in [20, 16, 12, 8] {
+        digits.insert(at, '-');
+    }
+    digits
+}
+
+/// A moment in RFC 3339, in UTC, with milliseconds. What no calendar has is told in milliseconds
+/// since the Unix epoch.
+pub(super) fn time(at: Millis) -> String {
+    jiff::Timestamp::from_millisecond(at.0)
+        .map_or_else(|_| format!("{} ms", at.0), |moment| format!("{moment:.3}"))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks(2);
+    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.map(byte).collect::<Option<Vec<u8>>>().unwrap_or_default()
+}
+
+fn fixed<const N: usize>(bytes: Vec<u8>) -> Option<[u8; N]> {
+    bytes.try_into().ok()
+}
+
+pub(super) fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Grant => "GRANT",
+        Action::Refuse => "REFUSE",
+        Action::Withdraw => "WITHDRAW",
+        Action::Object => "OBJECT",
+        Action::Expire => "EXPIRE",
+    }
+}
+
+fn actor_name(actor: Actor) -> &'static str {
+    match actor {
+        Actor::Subject => "SUBJECT",
+        Actor::Guardian => "GUARDIAN",
+        Actor::Agent => "AGENT",
+        Actor::Operator => "OPERATOR",
+        Actor::System => "SYSTEM",
+        Actor::Import => "IMPORT",
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Applied => "APPLIED",
+        Outcome::NoEffect => "NO_EFFECT",
+        Outcome::BlockedByStop(_) => "BLOCKED_BY_STOP",
+        Outcome::SupersededByLater(_) => "SUPERSEDED_BY_LATER",
+        Outcome::PendingConfirmation => "PENDING_CONFIRMATION",
+    }
+}
+
+/// Legal bases by their names in the API.
+mod basis_name {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::domain::LegalBasis;
+
+    const NAMES: [(LegalBasis, &str); 6] = [
+        (LegalBasis::Consent, "CONSENT"),
+        (LegalBasis::Contract, "CONTRACT"),
+        (LegalBasis::LegalObligation, "LEGAL_OBLIGATION"),
+        (LegalBasis::VitalInterest, "VITAL_INTEREST"),
+        (LegalBasis::PublicTask, "PUBLIC_TASK"),
+        (LegalBasis::LegitimateInterest, "LEGITIMATE_INTEREST"),
+    ];
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    pub fn serialize<S: Serializer>(basis: &LegalBasis, to: S) -> Result<S::Ok, S::Error> {
+        let name = NAMES.iter().find(|(own, _)| own == basis).map_or("", |(_, name)| name);
+        to.serialize_str(name)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<LegalBasis, D::Error> {
+        let text = String::deserialize(from)?;
+        let found = NAMES.iter().find(|(_, name)| *name == text);
+        found.map(|(basis, _)| *basis).ok_or_else(|| de::Error::custom("no legal basis"))
+    }
+}

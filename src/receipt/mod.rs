@@ -1,0 +1,347 @@
+//! Receipts: an act of consent as a signed statement for the person, or the system, that it
+//! concerns, which anybody who has the ledger's key verifies offline.
+//!
+//! A receipt is a JSON Web Signature (RFC 7515) in compact form, signed with the ledger's key. Its
+//! payload has the fields of Kantara Consent Receipt v1.1 and of ISO/IEC TS 27560, or is JSON-LD
+//! with the W3C Data Privacy Vocabulary. In either stands one object, `consent_ledger`, with what
+//! the standards have no field for: the exact bytes of the entry, its C2SP tlog-proof with the
+//! checkpoint inside, the changes by channel with their outcome, refusal, termination and the
+//! receipts that they supersede. `docs/receipts.md` has every field.
+//!
+//! What must stay true:
+//!
+//! * **It says what was done, never how things stand.** Nothing in it can change later, so the same
+//!   act under the same checkpoint always makes the same bytes.
+//! * **It vouches for itself in two ways.** What follows from the entry is recomputed from the entry
+//!   and compared; the rest (who the data subject and the controller are, what the catalogue said,
+//!   which acts it supersedes) is the ledger's word, and stands under the ledger's signature.
+//! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text, so
+//!   who has the receipt can show what was shown to them. It is personal data, and outlives an
+//!   erasure wherever it was kept.
+//!
+//! This module knows no clock, no files, no keys at rest and no protocol.
+
+mod consent_receipt;
+mod controller;
+mod dpv;
+mod extension;
+
+use std::fmt;
+
+pub use controller::{
+    CONTROLLER_ITEMS_MAX, CONTROLLER_TEXT_BYTES_MAX, Controller, ControllerError,
+    JURISDICTIONS_MAX, said_list,
+};
+use extension::{Extension, Facts};
+pub use extension::{PurposeText, Statement, receipt_id};
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::{
+    domain::{Actor, ChangeRecord, Entry, Evidence, Millis},
+    jws::{self, JwsError, PublicKey},
+    ledger::entry::EntryError,
+    tlog::{
+        key::{SignerKey, VerifierKey},
+        merkle::leaf_hash,
+        policy::{Policy, Unmet},
+        proof::TlogProofError,
+    },
+};
+
+/// The longest receipt that is looked at, in bytes.
+pub const RECEIPT_BYTES_MAX: usize = 1 << 20;
+/// Tells receipts from everything else that the ledger's key signs.
+const TYPE: &str = "consent-receipt+json";
+
+/// How the content of a receipt is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// JSON with the fields of Kantara Consent Receipt v1.1 and of ISO/IEC TS 27560.
+    #[default]
+    ConsentReceipt,
+    /// JSON-LD with the W3C Data Privacy Vocabulary.
+    Dpv,
+}
+
+/// A receipt that was made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// Index of the entry.
+    pub index: u64,
+    /// The receipt: a JSON Web Signature.
+    pub receipt: String,
+    /// Its payload, as JSON.
+    pub payload: String,
+    /// Fields that the format asks for and that nobody told the ledger.
+    pub missing_fields: Vec<String>,
+}
+
+/// It is about a person: nothing of it is printed.
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// A receipt that was verified.
+#[derive(Clone)]
+pub struct Receipt {
+    /// How it is written.
+    pub format: Format,
+    /// Its identifier.
+    pub id: String,
+    /// What it is made of.
+    pub statement: Statement,
+    /// The entry.
+    pub entry: Entry,
+    /// What was shown, and how it was answered.
+    pub evidence: Evidence,
+    /// Its payload, as JSON.
+    pub payload: String,
+    /// Which witnesses of the policy have cosigned the checkpoint, and when by their clocks, in
+    /// seconds since the Unix epoch.
+    pub cosigners: Vec<(String, u64)>,
+    changes: Vec<ChangeRecord>,
+    actor: Actor,
+    effective_at: Millis,
+}
+
+/// It is about a person: nothing of it is printed.
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Receipt {
+    /// Who acted.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        self.actor
+    }
+
+    /// When the act took effect.
+    #[must_use]
+    pub fn effective_at(&self) -> Millis {
+        self.effective_at
+    }
+
+    /// What changed.
+    #[must_use]
+    pub fn changes(&self) -> &[ChangeRecord] {
+        &self.changes
+    }
+
+    /// Number of entries under the checkpoint.
+    #[must_use]
+    pub fn tree_size(&self) -> u64 {
+        self.statement.proof.checkpoint.checkpoint.size
+    }
+}
+
+/// Why there is no receipt, or why one is worth nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReceiptError {
+    /// Not signed with the ledger's key, or not as a receipt.
+    #[error("the receipt is not signed as it must be: {0}")]
+    Jws(#[from] JwsError),
+    /// The payload is not that of a receipt.
+    #[error("the receipt's payload is malformed: {0}")]
+    Payload(&'static str),
+    /// Of a version that this program does not know.
+    #[error("the receipt is of version {0}, which this program does not know")]
+    Version(u32),
+    /// The entry in it is none.
+    #[error("the receipt's entry: {0}")]
+    Entry(#[from] EntryError),
+    /// The entry is not about consent.
+    #[error("entry {index} is no act of consent, so there is no receipt of it")]
+    NotAnAct {
+        /// Index of the entry.
+        index: u64,
+    },
+    /// The key in it does not open the evidence in the entry, or one of them is missing.
+    #[error("the evidence in the receipt's entry does not open with the key in the receipt")]
+    Evidence,
+    /// The entry is not proved to be in the ledger.
+    #[error("the receipt does not prove that its entry is in the ledger: {0}")]
+    Proof(#[from] TlogProofError),
+    /// Not enough witnesses have seen the checkpoint.
+    #[error(transparent)]
+    Witnesses(#[from] Unmet),
+    /// A field says something else than the entry.
+    #[error("the receipt's field {field} does not agree with its entry")]
+    Disagrees {
+        /// The field, as a JSON Pointer (RFC 6901).
+        field: String,
+    },
+}
+
+impl ReceiptError {
+    /// Name for programs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Jws(JwsError::Malformed(_)) => "MALFORMED",
+            Self::Jws(JwsError::Algorithm) => "WRONG_ALGORITHM",
+            Self::Jws(JwsError::Type) => "WRONG_TYPE",
+            Self::Jws(JwsError::Key { .. }) => "UNKNOWN_KEY",
+            Self::Jws(JwsError::Signature) => "BAD_SIGNATURE",
+            Self::Payload(_) => "MALFORMED_PAYLOAD",
+            Self::Version(_) => "UNKNOWN_VERSION",
+            Self::Entry(_) => "BAD_ENTRY",
+            Self::NotAnAct { .. } => "NOT_AN_ACT",
+            Self::Evidence => "BAD_EVIDENCE",
+            Self::Proof(_) => "BAD_PROOF",
+            Self::Witnesses(_) => "TOO_FEW_WITNESSES",
+            Self::Disagrees { .. } => "DISAGREES",
+        }
+    }
+}
+
+/// Makes the receipt of a statement. The same statement always makes the same receipt.
+///
+/// # Errors
+/// The entry is no act or confirmation, or does not open. Whether the proof proves anything is not
+/// looked at.
+pub fn issue(
+    statement: &Statement,
+    format: Format,
+    key: &SignerKey,
+) -> Result<Issued, ReceiptError> {
+    let facts = Facts::of(statement)?;
+    let payload = payload(statement, &facts, format, key.verifier());
+    let signer = jws::Signer::from_seed(&key.seed(), TYPE);
+    Ok(Issued {
+        index: facts.entry.index,
+        receipt: signer.sign(payload.as_bytes()),
+        missing_fields: missing_fields(statement, &facts, format),
+        payload,
+    })
+}
+
+/// Verifies a receipt with the ledger's key and a policy that says which witnesses count, offline.
+///
+/// # Errors
+/// See [`ReceiptError`]. Nothing in the receipt is looked at before its signature is.
+pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Receipt, ReceiptError> {
+    // A verifier key holds no other public key than one that can be used.
+    let public = PublicKey::from_bytes(&key.public_key());
+    let public = public.map_err(|_| ReceiptError::Jws(JwsError::Signature))?;
+    let payload = public.open(receipt, TYPE, RECEIPT_BYTES_MAX)?;
+    let payload = String::from_utf8(payload).map_err(|_| ReceiptError::Payload("it is no text"))?;
+    let form: Form = serde_json::from_str(&payload)
+        .map_err(|_| ReceiptError::Payload("it has no consent_ledger object as it must be"))?;
+    let format = if form.context.is_some() { Format::Dpv } else { Format::ConsentReceipt };
+    let statement = form.consent_ledger.statement()?;
+    let facts = Facts::of(&statement)?;
+    check_place(&statement, &facts, key)?;
+    policy.verify(&statement.proof.checkpoint.note)?;
+    agrees(&payload, &self::payload(&statement, &facts, format, key))?;
+    let cosigned = policy.cosigned(&statement.proof.checkpoint.note).map_err(Unmet::from)?;
+    let named =
+        |(witness, at): (&crate::tlog::policy::Witness, u64)| (witness.key.name().to_owned(), at);
+    Ok(Receipt {
+        format,
+        id: receipt_id(&statement.ledger_id, facts.entry.index),
+        cosigners: cosigned.into_iter().map(named).collect(),
+        changes: facts.changes,
+        actor: facts.actor,
+        effective_at: facts.effective_at,
+        entry: facts.entry,
+        evidence: facts.evidence,
+        payload,
+        statement,
+    })
+}
+
+/// What is read of a payload; the rest is written again and compared.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(rename = "@context")]
+    context: Option<Value>,
+    consent_ledger: Extension,
+}
+
+fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierKey) -> String {
+    let extension = Extension::new(key.name(), statement, facts);
+    match format {
+        Format::ConsentReceipt => consent_receipt::payload(&extension, facts, key),
+        Format::Dpv => dpv::payload(&extension, facts, key.name()),
+    }
+}
+
+fn missing_fields(statement: &Statement, facts: &Facts, format: Format) -> Vec<String> {
+    match format {
+        Format::ConsentReceipt => consent_receipt::missing_fields(&statement.controller, facts),
+        Format::Dpv => dpv::missing_fields(&statement.controller, facts),
+    }
+}
+
+/// Whether the entry stands where the receipt says, and what it refers to stands before it.
+fn check_place(
+    statement: &Statement,
+    facts: &Facts,
+    key: &VerifierKey,
+) -> Result<(), ReceiptError> {
+    let disagrees = |field: &str| Err(ReceiptError::Disagrees { field: field.to_owned() });
+    let Statement { proof, purposes, supersedes, .. } = statement;
+    proof.verify(&leaf_hash(&statement.entry), key)?;
+    let index = facts.entry.index;
+    if proof.index != index || proof.extra.is_some() {
+        return disagrees("/consent_ledger/proof");
+    }
+    if supersedes.len() != facts.changes.len()
+        || supersedes.iter().flatten().any(|own| *own >= index)
+    {
+        return disagrees("/consent_ledger/supersedes");
+    }
+    let named = |text: &PurposeText| {
+        facts
+            .changes
+            .iter()
+            .any(|change| change.scope.purpose.as_ref().is_some_and(|key| key.as_str() == text.key))
+    };
+    if !purposes.iter().all(|text| text.index < index && named(text)) {
+        return disagrees("/consent_ledger/purposes");
+    }
+    Ok(())
+}
+
+/// Whether a payload is, byte for byte, the one that it must be.
+fn agrees(own: &str, wanted: &str) -> Result<(), ReceiptError> {
+    if own == wanted {
+        return Ok(());
+    }
+    let value = |text| serde_json::from_str::<Value>(text).unwrap_or_default();
+    // Equal values in other bytes: a field that comes twice, or another writing.
+    let field = difference(&value(own), &value(wanted)).unwrap_or_default();
+    Err(ReceiptError::Disagrees { field })
+}
+
+/// The first place at which two values differ.
+fn difference(own: &Value, wanted: &Value) -> Option<String> {
+    let below =
+        |name: &str, rest: String| format!("/{}{rest}", name.replace('~', "~0").replace('/', "~1"));
+    match (own, wanted) {
+        (Value::Object(own), Value::Object(wanted)) => {
+            let names = own.keys().chain(wanted.keys());
+            names.into_iter().find_map(|name| match (own.get(name), wanted.get(name)) {
+                (Some(own), Some(wanted)) => Some(below(name, difference(own, wanted)?)),
+                _ => Some(below(name, String::new())),
+            })
+        }
+        (Value::Array(own), Value::Array(wanted)) if own.len() == wanted.len() => {
+            let mut pairs = own.iter().zip(wanted).enumerate();
+            pairs.find_map(|(at, (own, wanted))| {
+                Some(below(&at.to_string(), difference(own, wanted)?))
+            })
+        }
+        _ => (own != wanted).then(String::new),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,660 @@
+//! Receipts of every kind of act, and every way in which one can be worth nothing.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{
+    domain::{
+        Action, Authority, Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, ContactChange,
+        IdempotencyMark, Key, LegalBasis, Outcome, ScopeKeys, SubjectRef,
+    },
+    ledger::entry,
+    seal,
+    tlog::{
+        checkpoint::{Checkpoint, SignedCheckpoint},
+        key::Algorithm,
+        merkle::{Hash, Range},
+        policy::Witness,
+        proof::TlogProof,
+    },
+};
+
+const LEDGER_ID: [u8; 16] = *b"0123456789abcdef";
+const ORIGIN: &str = "consent.example.org/eu";
+/// 2026-10-26T06:13:20.250Z.
+const AT: Millis = Millis(1_792_995_200_250);
+const SUBJECT_KEY: [u8; 32] = [5; 32];
+
+fn signer() -> SignerKey {
+    SignerKey::from_seed(ORIGIN, Algorithm::Note, &[7; 32]).unwrap()
+}
+
+fn witness() -> SignerKey {
+    SignerKey::from_seed("witness.example.net", Algorithm::Cosignature, &[8; 32]).unwrap()
+}
+
+fn of_witness() -> Policy {
+    let key = witness().verifier().clone();
+    Policy::any_of(1, vec![Witness { name: "W".to_owned(), key, url: None }]).unwrap()
+}
+
+fn scope(purpose: &str, channel: &str) -> ScopeKeys {
+    let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
+    ScopeKeys { purpose: key(purpose), channel: key(channel) }
+}
+
+fn change(action: Action, purpose: &str, channel: &str, outcome: Outcome) -> ChangeRecord {
+    ChangeRecord {
+        action,
+        scope: scope(purpose, channel),
+        purpose_version: if action == Action::Grant { 2 } else { 0 },
+        expires_at: (action == Action::Grant).then(|| AT.plus_ms(86_400_000)),
+        data_categories: Vec::new(),
+        outcome,
+    }
+}
+
+fn evidence() -> Evidence {
+    Evidence {
+        touchpoint: "onboarding".to_owned(),
+        notice_id: "privacy-notice".to_owned(),
+        notice_version: "2026-05".to_owned(),
+        language: "de-DE".to_owned(),
+        notice_hash: vec![0xab; 32],
+        method: "checkbox".to_owned(),
+        ip_address: "192.0.2.7".to_owned(),
+        user_agent: "Browser/1".to_owned(),
+        attributes: [("screen".to_owned(), "2".to_owned())].into(),
+        authority: None,
+    }
+}
+
+fn controller() -> Controller {
+    Controller {
+        name: Some("Example AG".to_owned()),
+        contact: Some("Data Protection Officer".to_owned()),
+        address: Some("Example Street 1, 10115 Berlin".to_owned()),
+        email: Some("dpo@example.org".to_owned()),
+        phone: Some("+49 30 123456".to_owned()),
+        url: Some("https://example.org".to_owned()),
+        privacy_policy_url: Some("https://example.org/privacy".to_owned()),
+        jurisdictions: vec!["DE".to_owned(), "US-CA".to_owned()],
+        sensitive_categories: Some(vec!["user.health".to_owned()]),
+        third_parties: Some(vec!["Mailer GmbH".to_owned()]),
+    }
+}
+
+fn newsletter() -> PurposeText {
+    PurposeText {
+        key: "marketing.newsletter".to_owned(),
+        version: 2,
+        index: 2,
+        title: "Newsletter".to_owned(),
+        description: "News about our products, once a week".to_owned(),
+        legal_basis: LegalBasis::Consent,
+        data_categories: vec!["user.contact.email".to_owned(), "user.name".to_owned()],
+    }
+}
+
+fn act(actor: Actor, changes: Vec<ChangeRecord>) -> ConsentAct {
+    ConsentAct {
+        subject_ref: SubjectRef([9; 16]),
+        actor,
+        effective_at: AT,
+        changes,
+        evidence: None,
+        idempotency: Some(IdempotencyMark { key_hash: [1; 32], request_digest: [2; 32] }),
+        authority_ends_at: None,
+        confirmation: None,
+        contact: ContactChange::default(),
+    }
+}
+
+/// A proof that an entry is in a ledger of others.
+fn proof(index: u64, bytes: &[u8], size: u64) -> TlogProof {
+    let leaf = |at: u64| if at == index { leaf_hash(bytes) } else { leaf_hash(&at.to_be_bytes()) };
+    let subtree = |level: u32, at: u64| -> Result<Hash, ()> {
+        let mut range = Range::empty(0);
+        (at << level..(at + 1) << level).for_each(|at| range.push(leaf(at)));
+        Ok(range.root().unwrap())
+    };
+    let root = crate::tlog::merkle::root(size, subtree).unwrap();
+    let path = crate::tlog::merkle::prove_inclusion(index, size, subtree).unwrap();
+    let checkpoint =
+        Checkpoint { origin: ORIGIN.to_owned(), size, root, extensions: String::new() };
+    let mut checkpoint = SignedCheckpoint::sign(checkpoint, &signer()).unwrap();
+    checkpoint.note.sign(&witness(), 1_793_000_000);
+    TlogProof { extra: None, index, path, checkpoint }
+}
+
+fn stated(mut body: Body, evidence: Option<&Evidence>, supersedes: Vec<Vec<u64>>) -> Statement {
+    let index = 5;
+    let mark = body.idempotency();
+    let context = seal::evidence_context(&LEDGER_ID, mark.as_ref());
+    let sealed = evidence
+        .map(|evidence| seal::seal(&SUBJECT_KEY, &context, &entry::encode_evidence(evidence)));
+    let evidence_key = sealed.as_ref().map(|own| seal::one_time_key(&SUBJECT_KEY, &own.salt));
+    match &mut body {
+        Body::Act(act) => act.evidence = sealed,
+        Body::Confirmed(confirmed) => confirmed.evidence = sealed,
+        _ => {}
+    }
+    let entry = Entry { index, prev_hash: [3; 32], recorded_at: AT.plus_ms(1_000), body };
+    let entry = entry::encode(&entry);
+    Statement {
+        ledger_id: LEDGER_ID,
+        proof: proof(index, &entry, 11),
+        entry,
+        evidence_key,
+        subject: "user:42".to_owned(),
+        controller: controller(),
+        purposes: vec![newsletter()],
+        supersedes,
+    }
+}
+
+/// A grant, and a refusal, in one act.
+fn mixed() -> Statement {
+    let changes = vec![
+        change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied),
+        change(Action::Refuse, "marketing.newsletter", "sms", Outcome::Applied),
+    ];
+    let act = Body::Act(act(Actor::Subject, changes));
+    stated(act, Some(&evidence()), vec![vec![3], vec![]])
+}
+
+fn issued(statement: &Statement, format: Format) -> Issued {
+    issue(statement, format, &signer()).unwrap()
+}
+
+fn verified(receipt: &str) -> Result<Receipt, ReceiptError> {
+    verify(receipt, signer().verifier(), &of_witness())
+}
+
+fn json_of(statement: &Statement, format: Format) -> Value {
+    let issued = issued(statement, format);
+    let receipt = verified(&issued.receipt).unwrap();
+    assert_eq!((receipt.format, &receipt.payload), (format, &issued.payload));
+    serde_json::from_str(&issued.payload).unwrap()
+}
+
+/// Another payload, signed as it should be.
+fn forged(payload: &Value) -> String {
+    jws::Signer::from_seed(&signer().seed(), TYPE).sign(payload.to_string().as_bytes())
+}
+
+fn grant_only(outcome: Outcome, actor: Actor) -> Statement {
+    let grant = change(Action::Grant, "marketing.newsletter", "email", outcome);
+    stated(Body::Act(act(actor, vec![grant])), None, vec![vec![]])
+}
+
+#[test]
+fn a_receipt_says_what_was_given_and_what_was_refused() {
+    let own = json_of(&mixed(), Format::ConsentReceipt);
+    let id = receipt_id(&LEDGER_ID, 5);
+    for (field, wanted) in [
+        ("/version", json!("KI-CR-v1.1.0")),
+        ("/jurisdiction", json!("DE, US-CA")),
+        ("/consentTimestamp", json!(1_792_995_200)),
+        ("/collectionMethod", json!("onboarding: checkbox")),
+        ("/consentReceiptID", json!(id)),
+        ("/publicKey", json!(signer().verifier().to_string())),
+        ("/language", json!("de-DE")),
+        ("/piiPrincipalId", json!("user:42")),
+        ("/piiControllers/0/piiController", json!("Example AG")),
+        ("/piiControllers/0/address/streetAddress", json!("Example Street 1, 10115 Berlin")),
+        ("/policyUrl", json!("https://example.org/privacy")),
+        ("/services/0/purposes/0/purpose", json!("Newsletter")),
+        ("/services/0/purposes/0/consentType", json!("EXPLICIT")),
+        ("/services/0/purposes/0/piiCategory", json!(["user.contact.email", "user.name"])),
+        ("/services/0/purposes/0/channel", json!("email")),
+        ("/services/0/purposes/0/thirdPartyDisclosure", json!(true)),
+        ("/services/0/purposes/0/thirdPartyName", json!("Mailer GmbH")),
+        ("/sensitive", json!(false)),
+        ("/spiCat", json!([])),
+        ("/schema_version", json!("ISO/IEC TS 27560:2023")),
+        ("/record_id", json!("consent.example.org/eu/5")),
+        ("/pii_processing/privacy_notice", json!("privacy-notice@2026-05")),
+        ("/pii_processing/purposes/0/lawful_basis", json!("consent")),
+        ("/party_identification/0/party_role", json!("PII controller")),
+        ("/events/0/event_state", json!("given")),
+        ("/events/0/validity_duration", json!("PT86400S")),
+        ("/events/1/event_state", json!("refused")),
+        ("/consent_ledger/changes/0/purpose_version", json!(2)),
+        ("/consent_ledger/changes/0/termination/kind", json!("EXPIRY")),
+        ("/consent_ledger/changes/0/supersedes/0/index", json!(3)),
+        ("/consent_ledger/changes/0/supersedes/0/receipt_id", json!(receipt_id(&LEDGER_ID, 3))),
+        ("/consent_ledger/changes/1/refusal/at", json!("2026-10-26T06:13:20.250Z")),
+        ("/consent_ledger/supersedes", json!([receipt_id(&LEDGER_ID, 3)])),
+        ("/consent_ledger/evidence/ip_address", json!("192.0.2.7")),
+        ("/consent_ledger/recorded_at", json!("2026-10-26T06:13:21.250Z")),
+    ] {
+        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+    }
+    assert_eq!(own.pointer("/services/0/purposes").unwrap().as_array().unwrap().len(), 1);
+    for word in ["valid\"", "current", "status"] {
+        assert!(!own.to_string().contains(word), "nothing that can change: {word}");
+    }
+}
+
+#[test]
+fn json_ld_names_every_term_in_its_context() {
+    let own = json_of(&mixed(), Format::Dpv);
+    for (field, wanted) in [
+        ("/@type", json!("dpv:ConsentRecord")),
+        ("/@id", json!(format!("urn:uuid:{}", receipt_id(&LEDGER_ID, 5)))),
+        ("/@context/dpv", json!("https://w3id.org/dpv#")),
+        ("/@context/consent_ledger/@type", json!("@json")),
+        ("/dct:created/@value", json!("2026-10-26T06:13:21.250Z")),
+        ("/dct:replaces/0/@id", json!(format!("urn:uuid:{}", receipt_id(&LEDGER_ID, 3)))),
+        ("/dpv:hasDataSubject/dct:identifier", json!("user:42")),
+        ("/dpv:hasDataController/dpv:hasName", json!("Example AG")),
+        ("/dpv:hasJurisdiction/1/@id", json!("loc:US-CA")),
+        ("/dpv:hasNotice/dct:hasVersion", json!("2026-05")),
+        ("/dpv:hasProcess/0/dpv:hasLegalBasis/@id", json!("eu-gdpr:A6-1-a")),
+        ("/dpv:hasProcess/0/dpv:hasConsentStatus/@id", json!("dpv:ConsentGiven")),
+        ("/dpv:hasProcess/0/dpv:hasPersonalData/1/dct:title", json!("user.name")),
+        ("/dpv:hasProcess/0/dpv:hasDuration/rdf:value/@value", json!("2026-10-27T06:13:20.250Z")),
+        ("/dpv:hasProcess/1/dpv:hasConsentStatus/@id", json!("dpv:ConsentRefused")),
+        ("/dpv:hasProcess/1/ledger:channel", json!("sms")),
+    ] {
+        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+    }
+    let context = own["@context"].as_object().unwrap();
+    let mut open = vec![&own];
+    while let Some(node) = open.pop() {
+        match node {
+            Value::Array(nodes) => open.extend(nodes),
+            Value::Object(members) => {
+                for (name, value) in members {
+                    let known = name.starts_with('@')
+                        || context.contains_key(name.split(':').next().unwrap());
+                    assert!(known, "{name}");
+                    if !["@context", "consent_ledger"].contains(&name.as_str()) {
+                        open.push(value);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_same_act_makes_the_same_receipt() {
+    for format in [Format::ConsentReceipt, Format::Dpv] {
+        let first = issued(&mixed(), format);
+        let again = verified(&first.receipt).unwrap().statement;
+        assert_eq!(issued(&again, format), first);
+    }
+}
+
+#[test]
+fn only_grants_that_count_are_consents() {
+    for (outcome, given, state, status) in [
+        (Outcome::Applied, 1, "given", Some("dpv:ConsentGiven")),
+        (Outcome::PendingConfirmation, 0, "requested", Some("dpv:ConsentRequested")),
+        (Outcome::BlockedByStop(3), 0, "without effect", None),
+        (Outcome::SupersededByLater(4), 0, "without effect", None),
+        (Outcome::NoEffect, 0, "without effect", None),
+    ] {
+        let statement = grant_only(outcome, Actor::Subject);
+        let own = json_of(&statement, Format::ConsentReceipt);
+        assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), given, "{outcome:?}");
+        assert_eq!(own["events"][0]["event_state"], state);
+        assert_eq!(
+            own["consent_ledger"]["changes"][0]["cause_index"].as_u64(),
+            outcome.cause_index()
+        );
+        let own = json_of(&statement, Format::Dpv);
+        let told = own.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id");
+        assert_eq!(told.and_then(Value::as_str), status, "{outcome:?}");
+    }
+}
+
+#[test]
+fn stops_end_what_they_cover() {
+    for (action, actor, kind, state) in [
+        (Action::Withdraw, Actor::Subject, "WITHDRAWAL", "withdrawn"),
+        (Action::Withdraw, Actor::Operator, "REVOCATION", "revoked"),
+        (Action::Object, Actor::Subject, "OBJECTION", "objected"),
+    ] {
+        let stop = change(action, "*", "*", Outcome::Applied);
+        let mut statement =
+            stated(Body::Act(act(actor, vec![stop])), Some(&evidence()), vec![vec![2, 4]]);
+        statement.purposes.clear();
+        let own = json_of(&statement, Format::ConsentReceipt);
+        let change = &own["consent_ledger"]["changes"][0];
+        assert_eq!((&change["purpose"], &change["channel"]), (&json!("*"), &json!("*")));
+        assert_eq!(change["termination"], json!({"kind": kind, "at": "2026-10-26T06:13:20.250Z"}));
+        assert_eq!(own["consent_ledger"]["supersedes"].as_array().unwrap().len(), 2);
+        assert_eq!(own["events"][0]["event_state"], state);
+        assert_eq!(own["services"][0]["purposes"], json!([]));
+        let own = json_of(&statement, Format::Dpv);
+        let right = own.pointer("/dpv:hasProcess/0/dpv:hasRight/@id");
+        assert_eq!(right.is_some(), action == Action::Object);
+    }
+}
+
+#[test]
+fn a_guardian_and_their_authority_are_named() {
+    let mut own = act(
+        Actor::Guardian,
+        vec![change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied)],
+    );
+    own.authority_ends_at = Some(AT.plus_ms(5_000));
+    let evidence = Evidence {
+        authority: Some(Authority {
+            relationship: "parent".to_owned(),
+            representative: "user:7".to_owned(),
+            proof: String::new(),
+            ends_at: Some(AT.plus_ms(5_000)),
+        }),
+        ..evidence()
+    };
+    let statement = stated(Body::Act(own), Some(&evidence), vec![vec![]]);
+    let payload = json_of(&statement, Format::ConsentReceipt);
+    let extension = &payload["consent_ledger"];
+    assert_eq!(extension["actor"], "GUARDIAN");
+    assert_eq!(extension["authority_ends_at"], "2026-10-26T06:13:25.250Z");
+    assert_eq!(extension["evidence"]["authority"]["relationship"], "parent");
+    let payload = json_of(&statement, Format::Dpv);
+    let by = payload.pointer("/dpv:hasProcess/0/dpv:isIndicatedBy/@id").unwrap();
+    assert_eq!(by, "dpv:GuardianOfDataSubject");
+}
+
+#[test]
+fn a_double_opt_in_has_two_receipts_and_the_second_names_the_first() {
+    let pending = Outcome::PendingConfirmation;
+    let grant = change(Action::Grant, "marketing.newsletter", "email", pending);
+    let mut request = act(Actor::Subject, vec![grant.clone()]);
+    let expires_at = AT.plus_ms(60_000);
+    request.confirmation = Some(ConfirmationOffer { token_hash: [4; 32], expires_at });
+    let request = json_of(&stated(Body::Act(request), None, vec![vec![]]), Format::ConsentReceipt);
+    assert_eq!(request["consent_ledger"]["confirm_until"], "2026-10-26T06:14:20.250Z");
+    let confirmed = ConsentConfirmed {
+        subject_ref: SubjectRef([9; 16]),
+        request_index: 4,
+        requested_by: Actor::Subject,
+        requested_at: AT,
+        authority_ends_at: None,
+        effective_at: AT.plus_ms(30_000),
+        grants: vec![ChangeRecord { outcome: Outcome::Applied, ..grant }],
+        evidence: None,
+        idempotency: None,
+    };
+    let statement = stated(Body::Confirmed(confirmed), Some(&evidence()), vec![vec![]]);
+    let own = json_of(&statement, Format::ConsentReceipt);
+    assert_eq!(own["consent_ledger"]["kind"], "CONFIRMATION");
+    assert_eq!(own["consent_ledger"]["confirms"]["receipt_id"], receipt_id(&LEDGER_ID, 4));
+    assert_eq!(own["consentTimestamp"], 1_792_995_230);
+    assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn sensitive_data_is_named() {
+    let mut statement = mixed();
+    statement.controller.sensitive_categories = Some(vec!["user.contact".to_owned()]);
+    statement.controller.third_parties = Some(Vec::new());
+    let own = json_of(&statement, Format::ConsentReceipt);
+    assert_eq!((&own["sensitive"], &own["spiCat"]), (&json!(true), &json!(["user.contact.email"])));
+    let purpose = &own["services"][0]["purposes"][0];
+    assert_eq!(purpose["thirdPartyDisclosure"], false);
+    assert!(purpose.get("thirdPartyName").is_none());
+    let data = &own["pii_processing"]["purposes"][0]["pii_information"];
+    assert_eq!(data[0]["sensitive_pii_category"], true);
+    let own = json_of(&statement, Format::Dpv);
+    let data = &own["dpv:hasProcess"][0]["dpv:hasPersonalData"];
+    assert_eq!(data[0]["@type"], "dpv:SensitivePersonalData");
+    assert_eq!(data[1]["@type"], "dpv:PersonalData");
+}
+
+#[test]
+fn what_nobody_told_is_left_out_and_named() {
+    let mut statement = grant_only(Outcome::Applied, Actor::Import);
+    statement.controller = Controller::default();
+    let own = issued(&statement, Format::ConsentReceipt);
+    let payload = json_of(&statement, Format::ConsentReceipt);
+    assert_eq!(payload["piiControllers"], json!([{ "piiController": ORIGIN }]));
+    for field in ["jurisdiction", "policyUrl", "collectionMethod", "language", "sensitive"] {
+        assert!(payload.get(field).is_none(), "{field}");
+    }
+    assert_eq!(
+        own.missing_fields,
+        [
+            "jurisdiction",
+            "collectionMethod",
+            "piiControllers[].piiController",
+            "piiControllers[].contact",
+            "piiControllers[].address",
+            "piiControllers[].email",
+            "piiControllers[].phone",
+            "policyUrl",
+            "services[].purposes[].consentType",
+            "services[].purposes[].thirdPartyDisclosure",
+            "sensitive",
+            "spiCat",
+            "pii_processing.privacy_notice",
+        ]
+    );
+    assert_eq!(issued(&statement, Format::Dpv).missing_fields.len(), 6);
+    assert!(issued(&mixed(), Format::ConsentReceipt).missing_fields.is_empty());
+    assert!(issued(&mixed(), Format::Dpv).missing_fields.is_empty());
+}
+
+#[test]
+fn other_entries_have_no_receipt() {
+    let mut only_contact = act(Actor::Subject, Vec::new());
+    only_contact.contact.language = crate::domain::Said::Value("de".to_owned());
+    let opened = Body::Opened(crate::domain::LedgerOpened {
+        ledger_id: LEDGER_ID,
+        origin: ORIGIN.to_owned(),
+        format_version: 1,
+        created_at: AT,
+    });
+    for body in [opened, Body::Act(only_contact)] {
+        let refused = issue(&stated(body, None, Vec::new()), Format::Dpv, &signer()).unwrap_err();
+        assert_eq!((refused.name(), refused), ("NOT_AN_ACT", ReceiptError::NotAnAct { index: 5 }));
+    }
+}
+
+#[test]
+fn the_holder_sees_what_was_shown_and_how_it_is_proved() {
+    let receipt = verified(&issued(&mixed(), Format::ConsentReceipt).receipt).unwrap();
+    assert_eq!(receipt.evidence, evidence());
+    assert_eq!((receipt.entry.index, receipt.tree_size()), (5, 11));
+    assert_eq!(receipt.cosigners, [("witness.example.net".to_owned(), 1_793_000_000)]);
+    assert_eq!((receipt.actor(), receipt.effective_at()), (Actor::Subject, AT));
+    assert_eq!(receipt.changes().len(), 2);
+    let printed = format!("{receipt:?}");
+    assert!(!printed.contains("Browser"), "evidence is not printed");
+}
+
+#[test]
+fn every_changed_byte_is_refused() {
+    let receipt = issued(&grant_only(Outcome::Applied, Actor::Subject), Format::Dpv).receipt;
+    for at in 0..receipt.len() {
+        let mut bytes = receipt.clone().into_bytes();
+        bytes[at] ^= 1;
+        let Ok(changed) = String::from_utf8(bytes) else { continue };
+        assert!(verified(&changed).is_err(), "byte {at}");
+    }
+    for cut in [1, receipt.len() / 2, receipt.len() - 1] {
+        assert!(verified(&receipt[..cut]).is_err() && verified(&receipt[cut..]).is_err());
+    }
+}
+
+#[test]
+fn other_keys_types_and_policies_are_refused() {
+    let receipt = issued(&mixed(), Format::ConsentReceipt).receipt;
+    let other = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[6; 32]).unwrap();
+    let name = |result: Result<Receipt, ReceiptError>| result.unwrap_err().name();
+    assert_eq!(name(verify(&receipt, other.verifier(), &Policy::none())), "UNKNOWN_KEY");
+    let renamed = SignerKey::from_seed("other.example", Algorithm::Note, &[7; 32]).unwrap();
+    assert_eq!(name(verify(&receipt, renamed.verifier(), &Policy::none())), "BAD_PROOF");
+    let unknown = SignerKey::from_seed("w2.example", Algorithm::Cosignature, &[3; 32]).unwrap();
+    let key = unknown.verifier().clone();
+    let strict = Policy::any_of(1, vec![Witness { name: "W".into(), key, url: None }]).unwrap();
+    assert_eq!(name(verify(&receipt, signer().verifier(), &strict)), "TOO_FEW_WITNESSES");
+    let payload = issued(&mixed(), Format::ConsentReceipt).payload;
+    let token = jws::Signer::from_seed(&signer().seed(), "consent-decision+jwt");
+    assert_eq!(name(verified(&token.sign(payload.as_bytes()))), "WRONG_TYPE");
+    assert_eq!(name(verified(&"a".repeat(RECEIPT_BYTES_MAX + 1))), "MALFORMED");
+}
+
+/// Whoever has the key and lies about an act is found out by the entry.
+#[test]
+fn a_signed_lie_is_named() {
+    let good = json_of(&mixed(), Format::ConsentReceipt);
+    let extension = |field: &str| format!("/consent_ledger/{field}");
+    for (field, lie, name) in [
+        (extension("index"), json!(6), "DISAGREES"),
+        (extension("recorded_at"), json!("2026-10-26T06:13:22.250Z"), "DISAGREES"),
+        (extension("effective_at"), json!("2026-10-26T06:13:22.250Z"), "DISAGREES"),
+        (extension("actor"), json!("AGENT"), "DISAGREES"),
+        (extension("kind"), json!("CONFIRMATION"), "DISAGREES"),
+        (extension("ledger"), json!("other.example"), "DISAGREES"),
+        (extension("changes/0/action"), json!("REFUSE"), "DISAGREES"),
+        (extension("changes/0/channel"), json!("phone"), "DISAGREES"),
+        (extension("changes/0/purpose"), json!("other"), "DISAGREES"),
+        (extension("changes/0/purpose_version"), json!(1), "DISAGREES"),
+        (extension("changes/0/outcome"), json!("NO_EFFECT"), "DISAGREES"),
+        (extension("changes/0/expires_at"), json!("2036-10-26T06:13:22.250Z"), "DISAGREES"),
+        (extension("changes/1/refusal/at"), json!(""), "DISAGREES"),
+        (extension("evidence/notice_version"), json!("2026-06"), "DISAGREES"),
+        (extension("receipt_id"), json!("x"), "DISAGREES"),
+        ("/consentTimestamp".to_owned(), json!(1), "DISAGREES"),
+        ("/services/0/purposes/0/channel".to_owned(), json!("sms"), "DISAGREES"),
+        ("/events/1/event_state".to_owned(), json!("given"), "DISAGREES"),
+        ("/consentReceiptID".to_owned(), json!("x"), "DISAGREES"),
+        (extension("format_version"), json!(2), "UNKNOWN_VERSION"),
+        (extension("entry"), json!("AAAA"), "BAD_ENTRY"),
+        (extension("proof"), json!("c2sp.org/tlog-proof@v2\n"), "BAD_PROOF"),
+        (extension("ledger_id"), json!("ab"), "MALFORMED_PAYLOAD"),
+        (extension("ledger_id"), json!("00".repeat(16)), "BAD_EVIDENCE"),
+        (extension("evidence_key"), json!(BASE64_STANDARD.encode([1; 32])), "BAD_EVIDENCE"),
+        ("/consent_ledger".to_owned(), json!({}), "MALFORMED_PAYLOAD"),
+    ] {
+        let mut payload = good.clone();
+        *payload.pointer_mut(&field).unwrap_or_else(|| panic!("{field}")) = lie;
+        let refused = verified(&forged(&payload)).unwrap_err();
+        assert_eq!(refused.name(), name, "{field}: {refused}");
+        if let ReceiptError::Disagrees { field: told } = refused {
+            assert!(!told.is_empty(), "{field}");
+        }
+    }
+    let mut more = good.clone();
+    more["valid"] = json!(true);
+    let refused = verified(&forged(&more)).unwrap_err();
+    assert_eq!(refused, ReceiptError::Disagrees { field: "/valid".to_owned() });
+}
+
+/// What an entry can not tell is still held to what it must be.
+#[test]
+fn what_is_referred_to_must_stand_before_the_act() {
+    let name = |statement: &Statement| {
+        verified(&issued(statement, Format::ConsentReceipt).receipt).unwrap_err().to_string()
+    };
+    let late = Statement { supersedes: vec![vec![5], vec![]], ..mixed() };
+    assert!(name(&late).contains("supersedes"));
+    let purpose = PurposeText { index: 6, ..newsletter() };
+    assert!(name(&Statement { purposes: vec![purpose], ..mixed() }).contains("purposes"));
+    let purpose = PurposeText { key: "other".to_owned(), ..newsletter() };
+    assert!(name(&Statement { purposes: vec![purpose], ..mixed() }).contains("purposes"));
+    let mut moved = mixed();
+    moved.proof.index = 4;
+    assert!(name(&moved).contains("prove"));
+    let mut extra = mixed();
+    extra.proof.extra = Some(vec![1]);
+    assert!(name(&extra).contains("/consent_ledger/proof"));
+    let mut sealed = mixed();
+    sealed.evidence_key = None;
+    assert_eq!(
+        issue(&sealed, Format::Dpv, &signer()),
+        Err(ReceiptError::Evidence),
+        "no receipt without its evidence"
+    );
+    sealed.evidence_key = Some(Zeroizing::new([0; 32]));
+    assert_eq!(issue(&sealed, Format::Dpv, &signer()), Err(ReceiptError::Evidence));
+}
+
+#[test]
+fn identifiers_are_uuids_of_ledger_and_index() {
+    let id = receipt_id(&LEDGER_ID, 5);
+    assert_eq!(id, "9282105a-bee3-8b1f-8311-ffc2eddf851b");
+    assert_ne!(id, receipt_id(&LEDGER_ID, 6));
+    assert_ne!(id, receipt_id(&[0; 16], 5));
+    let groups: Vec<usize> = id.split('-').map(str::len).collect();
+    assert_eq!(groups, [8, 4, 4, 4, 12]);
+}
+
+const FIXTURES: [(Format, &str, &str); 2] = [
+    (Format::ConsentReceipt, "receipt_v1.jws", include_str!("../../tests/fixtures/receipt_v1.jws")),
+    (Format::Dpv, "receipt_v1_dpv.jws", include_str!("../../tests/fixtures/receipt_v1_dpv.jws")),
+];
+
+/// Receipts live for years: what version 1 wrote is verified, and written again to the byte.
+#[test]
+fn receipts_of_version_1_stay_good() {
+    for (format, name, golden) in FIXTURES {
+        let golden = golden.trim();
+        let receipt = verified(golden).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(receipt.format, format);
+        assert_eq!(receipt.evidence, evidence());
+        let again = issued(&receipt.statement, format);
+        assert_eq!(again.receipt, golden, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "writes the fixtures anew"]
+fn write_fixtures() {
+    let statement = mixed();
+    for (format, name, _) in FIXTURES {
+        let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, issued(&statement, format).receipt + "\n").unwrap();
+    }
+}
+
+proptest! {
+    #[test]
+    fn changed_receipts_never_panic_or_pass(at: prop::sample::Index, byte: u8) {
+        let receipt = issued(&mixed(), Format::ConsentReceipt).receipt;
+        let mut bytes = receipt.clone().into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(text) = String::from_utf8(bytes) {
+            prop_assert_eq!(verified(&text).is_ok(), text == receipt);
+        }
+    }
+
+    #[test]
+    fn changed_payloads_never_panic_or_pass(at: prop::sample::Index, byte in 0x20u8..0x7f) {
+        let payload = issued(&mixed(), Format::Dpv).payload;
+        let mut bytes = payload.clone().into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let signer = jws::Signer::from_seed(&signer().seed(), TYPE);
+        let receipt = verified(&signer.sign(&bytes));
+        if bytes == payload.as_bytes() {
+            prop_assert!(receipt.is_ok());
+        } else if let Ok(receipt) = receipt {
+            // What passes is what the ledger alone can say: names, texts, addresses.
+            prop_assert_eq!(receipt.entry.index, 5);
+            prop_assert_eq!(receipt.evidence, evidence());
+        }
+    }
+
+    #[test]
+    fn arbitrary_text_is_refused_without_panic(
+        text in "\\PC{0,200}", json in "[\\[\\]{}\",:a-z0-9@_]{0,200}",
+    ) {
+        prop_assert!(verified(&text).is_err());
+        let signer = jws::Signer::from_seed(&signer().seed(), TYPE);
+        prop_assert!(verified(&signer.sign(text.as_bytes())).is_err());
+        prop_assert!(verified(&signer.sign(json.as_bytes())).is_err());
+    }
+}

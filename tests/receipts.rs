@@ -1,0 +1,432 @@
+//! Receipts from a real server, verified by the command line and, once more, by hand: with Ed25519,
+//! SHA-256, JSON and base64, and nothing of ours but the entry's message.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::path::Path;
+
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
+use consent_ledger::proto::{
+    self, Action, GetReceiptRequest, GetReceiptResponse, Outcome, ReceiptFormat, entry,
+    get_receipt_request::Act,
+};
+use ed25519_dalek::{Signature, VerifyingKey};
+use prost::Message as _;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use support::{
+    Clients, Server, TypedError, act, change, consent_purpose, now_ms, timestamp, typed,
+};
+use tempfile::TempDir;
+use tonic::{Code, Status};
+
+const NEWS: &str = "marketing.newsletter";
+const SUBJECT: &str = "user:42";
+const FLAGS: [&str; 11] = [
+    "--checkpoint-interval=50ms",
+    "--controller-name=Example AG",
+    "--controller-contact=Data Protection Officer",
+    "--controller-address=Example Street 1, 10115 Berlin",
+    "--controller-email=dpo@example.org",
+    "--controller-phone=+49 30 123456",
+    "--controller-url=https://example.org",
+    "--privacy-policy-url=https://example.org/privacy",
+    "--jurisdiction=DE",
+    "--sensitive-category=user.health",
+    "--third-party=none",
+];
+
+struct World {
+    dir: TempDir,
+    server: Server,
+    clients: Clients,
+    key: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(&FLAGS).await
+    }
+
+    async fn with(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_with(dir.path(), flags);
+        let mut clients = server.clients().await;
+        clients.put_catalog(&[], &["email", "sms"]).await;
+        for (key, double_opt_in) in [(NEWS, false), ("doi", true)] {
+            let purpose = proto::Purpose {
+                title: format!("About {key}"),
+                description: "What we do".to_owned(),
+                data_categories: vec!["user.contact.email".to_owned()],
+                double_opt_in,
+                ..consent_purpose(key)
+            };
+            let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+            clients.catalog.put_purpose(request).await.unwrap();
+        }
+        let key = server.printed("verifier key ").unwrap();
+        Self { dir, server, clients, key }
+    }
+
+    async fn record(
+        &mut self,
+        request: proto::RecordConsentRequest,
+    ) -> proto::RecordConsentResponse {
+        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+    }
+
+    async fn ask(&mut self, request: GetReceiptRequest) -> Result<GetReceiptResponse, Status> {
+        self.clients.audit.get_receipt(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// The payload of the receipt of an entry, verified in both ways.
+    async fn payload(&mut self, index: u64, format: ReceiptFormat) -> Value {
+        let request = GetReceiptRequest { format: format.into(), ..of(index) };
+        let answer = self.ask(request).await.unwrap();
+        assert_eq!(answer.index, index);
+        let payload = by_hand(&answer.receipt, &self.key);
+        assert_eq!(serde_json::from_str::<Value>(&answer.payload).unwrap(), payload);
+        let said = self.verify(&answer.receipt, &[]).expect_code(0).json();
+        assert_eq!((&said["index"], &said["subject"]), (&json!(index), &json!(SUBJECT)));
+        payload
+    }
+
+    fn verify(&self, receipt: &str, more: &[&str]) -> support::Finished {
+        verify(self.dir.path(), receipt, &self.key, more)
+    }
+}
+
+fn verify(dir: &Path, receipt: &str, key: &str, more: &[&str]) -> support::Finished {
+    let file = dir.join("receipt.jws");
+    std::fs::write(&file, receipt).unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    let command = ["verify-receipt", &path, "--json", "--key", key];
+    support::run(command.iter().chain(more))
+}
+
+fn of(index: u64) -> GetReceiptRequest {
+    GetReceiptRequest { act: Some(Act::Index(index)), ..GetReceiptRequest::default() }
+}
+
+fn evidence() -> proto::Evidence {
+    proto::Evidence {
+        touchpoint: "onboarding".to_owned(),
+        notice_id: "privacy-notice".to_owned(),
+        notice_version: "2026-05".to_owned(),
+        language: "de-DE".to_owned(),
+        method: "checkbox".to_owned(),
+        ip_address: "192.0.2.7".to_owned(),
+        ..proto::Evidence::default()
+    }
+}
+
+/// The payload of a receipt whose signature, proof, checkpoint and entry are what they should be.
+fn by_hand(receipt: &str, verifier_key: &str) -> Value {
+    let (origin, rest) = verifier_key.split_once('+').unwrap();
+    let (key_id, key) = rest.split_once('+').unwrap();
+    let key = BASE64_STANDARD.decode(key).unwrap();
+    assert_eq!((key[0], key.len()), (1, 33), "a key of signed notes, Ed25519");
+    let public = VerifyingKey::from_bytes(key[1..].try_into().unwrap()).unwrap();
+
+    let parts: Vec<&str> = receipt.split('.').collect();
+    let [header, payload, signature] = parts[..] else { panic!("{receipt}") };
+    let signature: [u8; 64] = BASE64.decode(signature).unwrap().try_into().unwrap();
+    let signed = format!("{header}.{payload}");
+    public.verify_strict(signed.as_bytes(), &Signature::from_bytes(&signature)).unwrap();
+    let header: Value = serde_json::from_slice(&BASE64.decode(header).unwrap()).unwrap();
+    let x = BASE64.encode(&key[1..]);
+    let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    let kid = BASE64.encode(Sha256::digest(jwk));
+    assert_eq!(header, json!({"alg": "EdDSA", "typ": "consent-receipt+json", "kid": kid}));
+
+    let payload: Value = serde_json::from_slice(&BASE64.decode(payload).unwrap()).unwrap();
+    let extension = &payload["consent_ledger"];
+    let text = |field: &str| extension[field].as_str().unwrap().to_owned();
+    let bytes = BASE64_STANDARD.decode(text("entry")).unwrap();
+    assert_eq!(text("ledger"), origin);
+    check_proof(&text("proof"), &bytes, &public, (origin, key_id));
+    check_entry(extension, &bytes);
+    payload
+}
+
+/// C2SP tlog-proof, RFC 6962 section 2.1.1 and C2SP signed-note.
+fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): (&str, &str)) {
+    let (head, note) = proof.split_once("\n\n").unwrap();
+    let mut lines = head.lines();
+    assert_eq!(lines.next(), Some("c2sp.org/tlog-proof@v1"));
+    let index = lines.next().and_then(|line| line.strip_prefix("index ")).unwrap();
+    let mut index: u64 = index.parse().unwrap();
+    let (text, signatures) = note.split_once("\n\n").unwrap();
+    let text = format!("{text}\n");
+    let fields: Vec<&str> = text.lines().collect();
+    assert_eq!(fields[0], origin);
+    let mut last = fields[1].parse::<u64>().unwrap() - 1;
+
+    let mut hash = Sha256::new().chain_update([0]).chain_update(entry).finalize();
+    for step in lines {
+        let step = BASE64_STANDARD.decode(step).unwrap();
+        let node = |left: &[u8], right: &[u8]| {
+            Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize()
+        };
+        if index & 1 == 1 || index == last {
+            hash = node(&step, &hash);
+            while index & 1 == 0 && index != 0 {
+                (index, last) = (index >> 1, last >> 1);
+            }
+        } else {
+            hash = node(&hash, &step);
+        }
+        (index, last) = (index >> 1, last >> 1);
+    }
+    assert_eq!((BASE64_STANDARD.encode(hash).as_str(), last), (fields[2], 0));
+
+    let own = format!("\u{2014} {origin} ");
+    let signature = signatures.lines().find_map(|line| line.strip_prefix(&own)).unwrap();
+    let signature = BASE64_STANDARD.decode(signature).unwrap();
+    let id: String = signature[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(id, key_id);
+    let signature = Signature::from_bytes(signature[4..].try_into().unwrap());
+    key.verify_strict(text.as_bytes(), &signature).unwrap();
+}
+
+/// What the extension says against what the entry says.
+fn check_entry(extension: &Value, bytes: &[u8]) {
+    let entry = proto::Entry::decode(bytes).unwrap();
+    assert_eq!(extension["index"], entry.index);
+    let (changes, actor) = match entry.body.unwrap() {
+        entry::Body::ConsentAct(act) => (act.changes.clone(), act.actor()),
+        entry::Body::ConsentConfirmed(own) => (own.grants.clone(), own.requested_by()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(extension["actor"], actor.as_str_name().trim_start_matches("ACTOR_"));
+    let told = extension["changes"].as_array().unwrap();
+    assert_eq!(told.len(), changes.len());
+    for (told, change) in told.iter().zip(changes) {
+        let scope = change.scope.clone().unwrap();
+        let star = |key: &str| if key.is_empty() { "*".to_owned() } else { key.to_owned() };
+        assert_eq!(told["action"], change.action().as_str_name().trim_start_matches("ACTION_"));
+        assert_eq!(told["purpose"], star(&scope.purpose));
+        assert_eq!(told["channel"], star(&scope.channel));
+        assert_eq!(told["outcome"], change.outcome().as_str_name().trim_start_matches("OUTCOME_"));
+    }
+}
+
+/// The identifier of a receipt, by its definition.
+fn receipt_id(payload: &Value, index: u64) -> String {
+    let ledger_id = payload["consent_ledger"]["ledger_id"].as_str().unwrap();
+    let id: Vec<u8> =
+        (0..16).map(|at| u8::from_str_radix(&ledger_id[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let hash = Sha256::new()
+        .chain_update(b"consent-ledger v1 receipt\0")
+        .chain_update(id)
+        .chain_update(index.to_be_bytes())
+        .finalize();
+    let mut uuid: [u8; 16] = hash[..16].try_into().unwrap();
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
+    let mut world = World::new().await;
+    let mut both = act(
+        SUBJECT,
+        vec![change(Action::Grant, NEWS, "email"), change(Action::Refuse, NEWS, "sms")],
+    );
+    both.evidence = Some(evidence());
+    both.idempotency_key = "signup-42".to_owned();
+    both.changes[0].expires_at = Some(timestamp(now_ms() + 86_400_000));
+    let given = world.record(both).await.index;
+    let own = world.payload(given, ReceiptFormat::Unspecified).await;
+    for (field, wanted) in [
+        ("/version", json!("KI-CR-v1.1.0")),
+        ("/piiPrincipalId", json!(SUBJECT)),
+        ("/piiControllers/0/email", json!("dpo@example.org")),
+        ("/jurisdiction", json!("DE")),
+        ("/sensitive", json!(false)),
+        ("/services/0/purposes/0/thirdPartyDisclosure", json!(false)),
+        ("/language", json!("de-DE")),
+        ("/collectionMethod", json!("onboarding: checkbox")),
+        ("/services/0/purposes/0/purpose", json!(format!("About {NEWS}"))),
+        ("/services/0/purposes/0/piiCategory", json!(["user.contact.email"])),
+        ("/pii_processing/privacy_notice", json!("privacy-notice@2026-05")),
+        ("/events/1/event_state", json!("refused")),
+        ("/consent_ledger/evidence/ip_address", json!("192.0.2.7")),
+        ("/consent_ledger/changes/1/channel", json!("sms")),
+        ("/consent_ledger/purposes/0/version", json!(1)),
+        ("/consentReceiptID", json!(receipt_id(&own, given))),
+    ] {
+        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+    }
+    assert!(own.pointer("/consent_ledger/changes/1/refusal").is_some());
+    assert!(own["consent_ledger"].get("supersedes").is_none());
+
+    let stop = change(Action::Withdraw, NEWS, "email");
+    let taken_back = world.record(act(SUBJECT, vec![stop])).await.index;
+    let own = world.payload(taken_back, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(own["consent_ledger"]["supersedes"], json!([receipt_id(&own, given)]));
+    let change = &own["consent_ledger"]["changes"][0];
+    assert_eq!(change["termination"]["kind"], "WITHDRAWAL");
+    assert_eq!(change["supersedes"][0]["index"], given);
+    assert_eq!(own["services"][0]["purposes"], json!([]));
+    let own = world.payload(taken_back, ReceiptFormat::Dpv).await;
+    let status = own.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id").unwrap();
+    assert_eq!(status, "dpv:ConsentWithdrawn");
+    let replaced = format!("urn:uuid:{}", receipt_id(&own, given));
+    assert_eq!(own["dct:replaces"][0]["@id"], replaced);
+
+    // What was given stays given, then: the receipt of the first act says the same as before.
+    let again = world.payload(given, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(again["events"][0]["event_state"], "given");
+    let request = GetReceiptRequest {
+        act: Some(Act::IdempotencyKey("signup-42".to_owned())),
+        subject: SUBJECT.to_owned(),
+        format: ReceiptFormat::Dpv.into(),
+    };
+    let first = world.ask(request.clone()).await.unwrap();
+    assert_eq!(first.index, given);
+    assert!(first.missing_fields.is_empty());
+    assert_eq!(world.ask(request).await.unwrap(), first, "to the byte");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guardians_and_double_opt_ins_have_receipts() {
+    let mut world = World::new().await;
+    let mut by_guardian = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
+    by_guardian.actor = proto::Actor::Guardian.into();
+    let authority = proto::Authority {
+        relationship: "parent".to_owned(),
+        ends_at: Some(timestamp(now_ms() + 86_400_000)),
+        ..proto::Authority::default()
+    };
+    by_guardian.evidence =
+        Some(proto::Evidence { authority: Some(authority), ..proto::Evidence::default() });
+    let index = world.record(by_guardian).await.index;
+    let own = world.payload(index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(own["consent_ledger"]["actor"], "GUARDIAN");
+    assert_eq!(own["consent_ledger"]["evidence"]["authority"]["relationship"], "parent");
+    assert!(own["consent_ledger"]["authority_ends_at"].is_string());
+
+    let answer = world.record(act(SUBJECT, vec![change(Action::Grant, "doi", "email")])).await;
+    assert_eq!(answer.results[0].outcome(), Outcome::PendingConfirmation);
+    let own = world.payload(answer.index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(own["events"][0]["event_state"], "requested");
+    assert_eq!(own["services"][0]["purposes"], json!([]), "nothing is given yet");
+    assert!(own["consent_ledger"]["confirm_until"].is_string());
+    let confirm = proto::ConfirmConsentRequest {
+        token: answer.confirmation.unwrap().token,
+        evidence: Some(evidence()),
+        ..proto::ConfirmConsentRequest::default()
+    };
+    let confirmed = world.clients.consent.confirm_consent(confirm).await.unwrap().into_inner();
+    let own = world.payload(confirmed.index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(own["consent_ledger"]["kind"], "CONFIRMATION");
+    let request = receipt_id(&own, answer.index);
+    assert_eq!(own["consent_ledger"]["confirms"]["receipt_id"], request);
+    assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_receipt_says_why() {
+    let mut world = World::with(&["--checkpoint-interval=50ms", "--checkpoint-wait=100ms"]).await;
+    let mut request = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
+    request.idempotency_key = "k".to_owned();
+    let index = world.record(request).await.index;
+    let error = |code, reason: &str, fields: &[&str]| TypedError {
+        code,
+        reason: reason.to_owned(),
+        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+    };
+    let by_key = |key: &str| Some(Act::IdempotencyKey(key.to_owned()));
+    let other = "user:43".to_owned();
+    let key = &["idempotency_key"];
+    for (request, wanted) in [
+        (GetReceiptRequest::default(), error(Code::InvalidArgument, "INVALID_FIELD", &["act"])),
+        (GetReceiptRequest { format: 9, ..of(index) }, {
+            error(Code::InvalidArgument, "INVALID_FIELD", &["format"])
+        }),
+        (GetReceiptRequest { subject: "42".to_owned(), ..of(index) }, {
+            error(Code::InvalidArgument, "INVALID_FIELD", &["subject"])
+        }),
+        (GetReceiptRequest { subject: other, ..of(index) }, {
+            error(Code::NotFound, "ACT_UNKNOWN", key)
+        }),
+        (GetReceiptRequest { act: by_key("other"), ..of(index) }, {
+            error(Code::NotFound, "ACT_UNKNOWN", key)
+        }),
+        (of(0), error(Code::FailedPrecondition, "NOT_AN_ACT", &["index"])),
+    ] {
+        let refused = world.ask(request.clone()).await.unwrap_err();
+        assert_eq!(typed(&refused), wanted, "{request:?}");
+    }
+    let beyond = world.ask(of(1_000)).await.unwrap_err();
+    assert_eq!(
+        (beyond.code(), typed(&beyond).reason.as_str()),
+        (Code::OutOfRange, "INDEX_OUT_OF_RANGE")
+    );
+
+    // Not told who the controller is, the server names the ledger, and what it left out.
+    let answer = world.ask(of(index)).await.unwrap();
+    let payload: Value = serde_json::from_str(&answer.payload).unwrap();
+    assert_eq!(payload["piiControllers"][0]["piiController"], "localhost/consent");
+    assert!(answer.missing_fields.contains(&"policyUrl".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_gets_and_verifies_receipts() {
+    let mut world = World::new().await;
+    let mut request = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
+    request.evidence = Some(evidence());
+    let index = world.record(request).await.index.to_string();
+    let file = world.dir.path().join("r.jws").to_str().unwrap().to_owned();
+    let vkey = world.dir.path().join("ledger.vkey");
+    std::fs::write(&vkey, &world.key).unwrap();
+    let vkey = format!("@{}", vkey.display());
+
+    let got = world.server.cli(&["receipt", "--index", &index, "--output", &file]).expect_code(0);
+    assert!(got.stdout.contains("written to"), "{}", got.said());
+    assert!(got.stderr.is_empty(), "{}", got.said());
+    let good = support::run(["verify-receipt", &file, "--key", &vkey, "--subject", SUBJECT]);
+    let good = good.expect_code(0);
+    for word in ["good\n", "user:42", NEWS, "Example AG", "privacy-notice@2026-05"] {
+        assert!(good.stdout.contains(word), "{word}: {}", good.stdout);
+    }
+    let dpv = ["receipt", "--index", &index, "--format", "dpv", "--payload"];
+    let dpv = world.server.cli(&dpv).expect_code(0).json();
+    assert_eq!(dpv["@type"], "dpv:ConsentRecord");
+
+    let receipt = std::fs::read_to_string(&file).unwrap();
+    let receipt = receipt.trim();
+    let (front, signature) = receipt.rsplit_once('.').unwrap();
+    let swap = if signature.starts_with('A') { "B" } else { "A" };
+    let changed = format!("{front}.{swap}{}", &signature[1..]);
+    let refused = world.verify(&changed, &[]).expect_code(1);
+    assert!(refused.stderr.contains("BAD_SIGNATURE"), "{}", refused.said());
+    let refused = world.verify(receipt, &["--subject", "user:43"]).expect_code(1);
+    assert!(refused.stderr.contains("another data subject"), "{}", refused.said());
+    support::run(["verify-receipt", &file]).expect_code(2);
+    world.server.cli(&["receipt"]).expect_code(2);
+    let unknown = world.server.cli(&["receipt", "--idempotency-key", "nobody"]).expect_code(1);
+    assert!(unknown.stderr.contains("ACT_UNKNOWN"), "{}", unknown.said());
+
+    // The key that verifies receipts verifies decision tokens, too.
+    let jwk = world.server.cli(&["token", "key"]).expect_code(0).json();
+    let key = BASE64_STANDARD.decode(world.key.splitn(3, '+').nth(2).unwrap()).unwrap();
+    assert_eq!(jwk["x"], BASE64.encode(&key[1..]));
+}
+
+/// The server that another key opens is another ledger: its receipts are not this one's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_of_another_ledger_are_refused() {
+    let mut one = World::new().await;
+    let other = World::new().await;
+    let index = one.record(act(SUBJECT, vec![change(Action::Grant, NEWS, "email")])).await.index;
+    let receipt = one.ask(of(index)).await.unwrap().receipt;
+    one.verify(&receipt, &[]).expect_code(0);
+    let refused = other.verify(&receipt, &[]).expect_code(1);
+    assert!(refused.stderr.contains("UNKNOWN_KEY"), "{}", refused.said());
+}
