@@ -42,6 +42,7 @@ mod replay;
 pub mod serve;
 pub mod shapes;
 mod token;
+pub mod trust;
 mod uses;
 mod verify;
 mod watch;
