@@ -10,7 +10,7 @@ use super::{
     ENTRY_BYTES_MAX, FORMAT_VERSION,
     entry::{self, EntryError},
 };
-use crate::domain::{Body, Entry, Millis};
+use crate::domain::{Body, Entry, LedgerOpened, Millis};
 
 /// The context string of the chain. Part of the format.
 pub const CONTEXT: &str = "consent-ledger v1 chain";
@@ -121,18 +121,7 @@ impl Tip {
             return Err(ChainError::TooLarge(entry_bytes.len()));
         }
         let entry = entry::decode(entry_bytes)?;
-        if entry.index != self.next_index {
-            return Err(ChainError::Index { want: self.next_index, got: entry.index });
-        }
-        if entry.prev_hash != self.hash {
-            return Err(ChainError::PrevHash);
-        }
-        if entry.recorded_at < self.recorded_at {
-            return Err(ChainError::TimeWentBack {
-                got: entry.recorded_at,
-                before: self.recorded_at,
-            });
-        }
+        self.is_continued_by(&Self::before(&entry))?;
         let first = self.next_index == 0;
         match &entry.body {
             Body::Opened(opened) if first && opened.format_version != FORMAT_VERSION => {
@@ -146,13 +135,57 @@ impl Tip {
         let tip = Self::after(&entry, entry_bytes);
         Ok((entry, tip))
     }
+
+    /// As [`Self::follow`], for those who want only to know how the ledger was opened.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn follow_head(
+        &self,
+        entry_bytes: &[u8],
+    ) -> Result<(Option<LedgerOpened>, Self), ChainError> {
+        let (entry, tip) = self.follow(entry_bytes)?;
+        let opened = match entry.body {
+            Body::Opened(opened) => Some(opened),
+            _ => None,
+        };
+        Ok((opened, tip))
+    }
+
+    /// The tip that an entry says it continues; none if the bytes are no entry.
+    #[must_use]
+    pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
+        entry::decode(entry_bytes).ok().as_ref().map(Self::before)
+    }
+
+    fn before(entry: &Entry) -> Self {
+        Self { next_index: entry.index, hash: entry.prev_hash, recorded_at: entry.recorded_at }
+    }
+
+    /// Whether an entry that claims to continue one tip continues this one.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn is_continued_by(&self, claimed: &Self) -> Result<(), ChainError> {
+        if claimed.next_index != self.next_index {
+            return Err(ChainError::Index { want: self.next_index, got: claimed.next_index });
+        }
+        if claimed.hash != self.hash {
+            return Err(ChainError::PrevHash);
+        }
+        if claimed.recorded_at < self.recorded_at {
+            let (got, before) = (claimed.recorded_at, self.recorded_at);
+            return Err(ChainError::TimeWentBack { got, before });
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        domain::{ChannelPut, Key, LedgerOpened},
+        domain::{ChannelPut, Key},
         ledger::entry::tests::any_entry,
     };
     use proptest::prelude::*;

@@ -89,11 +89,22 @@ impl Range {
     /// Adds the leaves of a row that begins where this one ends. Answers whether it does.
     #[must_use]
     pub fn append(&mut self, other: &Self) -> bool {
+        self.append_telling(other, &mut |_, _| {})
+    }
+
+    /// As [`Self::append`], and tells of every subtree that this completes and that stands over
+    /// leaves of both rows: height and hash. There is at most one of each height.
+    #[must_use]
+    pub fn append_telling(
+        &mut self,
+        other: &Self,
+        completed: &mut dyn FnMut(u32, &Hash),
+    ) -> bool {
         if other.begin != self.end {
             return false;
         }
         for (height, hash) in &other.subtrees {
-            self.push_subtree(*height, *hash, &mut |_, _| {});
+            self.push_subtree(*height, *hash, completed);
         }
         true
     }
