@@ -157,7 +157,7 @@ pub enum Command {
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
     /// Delete the view on disk and build it again from the ledger
@@ -274,7 +274,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Link(args) => Box::pin(link::run(args, context)).await,
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
-        Command::Verify(args) => verify::run(&args, context),
+        Command::Verify(args) => Box::pin(verify::run(&args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),

@@ -9,16 +9,13 @@ use super::{
 };
 use crate::{
     ledger::{
-        self, chain,
-        verify::{self, VerifyError},
+        self,
+        verify::{self, Audit, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     node::{self, Node, NodeConfig, OpenError, Progress},
     storage::{LogError, disk::RealDisk},
     telemetry::Metrics,
 };
-
-/// How many entries are verified between two signs of progress.
-const PROGRESS_STEP: u64 = 1_024;
 
 /// Takes an entry, as index and exact bytes.
 type TakeEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CliError> + 'a;
@@ -59,25 +56,35 @@ pub fn entries_from_dir(
     failed.map_or(Ok(()), Err)
 }
 
-/// Verifies checksums, chain and order of the whole ledger.
+/// What the files of a data directory hold.
+pub struct Files {
+    /// Whether they are intact.
+    pub verified: Verified,
+    /// What is good of them, from the first entry on.
+    pub good: Good,
+}
+
+/// Verifies checksums, chain and order of the whole ledger, and computes the roots of the tree over
+/// its entries at some sizes. `hashes` takes the hashes of that tree.
 ///
 /// # Errors
 /// There is no ledger, or it can not be read. Damage is not an error but a result.
-pub fn verify_dir(dir: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified, CliError> {
+pub fn verify_dir(
+    dir: &Path,
+    roots_at: &[u64],
+    hashes: Option<&mut TakeHash<'_>>,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Files, CliError> {
     there_is(dir)?;
     let ledger = dir.join(ledger::DIR);
     let bytes_total = bytes_in(&ledger)?;
-    let mut good = Good::default();
-    let verified = verify::verify(&RealDisk, &ledger, &mut |entry, frame| {
-        good.bytes += frame.payload.len() as u64;
-        good.entries = entry.index + 1;
-        good.last = Some(chain::hash(frame.payload));
-        if entry.index % PROGRESS_STEP == 0 {
-            progress(Step { bytes: good.bytes, bytes_total });
-        }
-    });
-    match verified {
-        Ok(report) => Ok(Verified {
+    let mut tell = |bytes| progress(Step { bytes, bytes_total });
+    // The cast lets the reference live as shortly as the others.
+    let hashes = hashes.map(|take| take as &mut TakeHash<'_>);
+    let wanted = Wanted { roots_at, hashes, progress: Some(&mut tell) };
+    let Audited { good, result } = verify::audit(&RealDisk, &ledger, wanted);
+    let verified = match result {
+        Ok(Audit { report, .. }) => Verified {
             intact: true,
             entries: report.entries,
             bytes: report.bytes,
@@ -88,41 +95,37 @@ pub fn verify_dir(dir: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified
                 bytes: torn.bytes,
             }),
             damage: None,
-        }),
-        Err(VerifyError::Log(LogError::Damaged(damage))) => Ok(good.before(Damage {
-            segment: damage.segment,
-            offset: damage.offset,
-            index: damage.index,
-            what: damage.what,
-        })),
+        },
+        Err(VerifyError::Log(LogError::Damaged(damage))) => before(
+            &good,
+            Damage {
+                segment: damage.segment,
+                offset: damage.offset,
+                index: damage.index,
+                what: damage.what,
+            },
+        ),
         // A segment of another ledger among this one's is damage, too.
         Err(VerifyError::Log(LogError::Foreign { path, what })) => {
             let segment = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let index = good.entries;
-            Ok(good.before(Damage { segment, offset: 0, index, what }))
+            let index = good.tip.next_index;
+            before(&good, Damage { segment, offset: 0, index, what })
         }
-        Err(error) => Err(cli_error(&error)),
-    }
+        Err(error) => return Err(cli_error(&error)),
+    };
+    Ok(Files { verified, good })
 }
 
 /// What was good before the first damage.
-#[derive(Default)]
-struct Good {
-    entries: u64,
-    bytes: u64,
-    last: Option<[u8; 32]>,
-}
-
-impl Good {
-    fn before(self, damage: Damage) -> Verified {
-        Verified {
-            intact: false,
-            entries: self.entries,
-            bytes: self.bytes,
-            chain_hash: self.last.map(|hash| hex(&hash)),
-            torn_tail: None,
-            damage: Some(damage),
-        }
+fn before(good: &Good, damage: Damage) -> Verified {
+    let entries = good.tip.next_index;
+    Verified {
+        intact: false,
+        entries,
+        bytes: good.bytes,
+        chain_hash: (entries > 0).then(|| hex(&good.tip.hash)),
+        torn_tail: None,
+        damage: Some(damage),
     }
 }
 
@@ -184,7 +187,7 @@ mod tests {
     fn no_directory_or_an_empty_one_is_wrong_usage() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().join("absent"), dir.path().to_owned()] {
-            let error = verify_dir(&path, &mut |_| {}).unwrap_err();
+            let error = verify_dir(&path, &[], None, &mut |_| {}).err().unwrap();
             assert_eq!(error.exit_code(), 2, "{error}");
         }
     }

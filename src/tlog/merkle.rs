@@ -95,11 +95,7 @@ impl Range {
     /// As [`Self::append`], and tells of every subtree that this completes and that stands over
     /// leaves of both rows: height and hash. There is at most one of each height.
     #[must_use]
-    pub fn append_telling(
-        &mut self,
-        other: &Self,
-        completed: &mut dyn FnMut(u32, &Hash),
-    ) -> bool {
+    pub fn append_telling(&mut self, other: &Self, completed: &mut dyn FnMut(u32, &Hash)) -> bool {
         if other.begin != self.end {
             return false;
         }

@@ -1,0 +1,440 @@
+//! An auditor with nothing but files, a key and old checkpoints: `verify` finds every attack on a
+//! ledger that such an auditor can find, and says what it is.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use consent_ledger::{
+    backend::{LocalLog, LogBackend},
+    domain::{Body, ChannelPut, Key, LedgerOpened, Millis},
+    ledger::{
+        ENTRY_BYTES_MAX, FORMAT_VERSION, LOG_KIND,
+        chain::Tip,
+        verify::{self, VerifyError, Wanted},
+    },
+    storage::{FrameLog, LogError, LogSpec, disk::RealDisk},
+    tlog::{
+        checkpoint::{Checkpoint, SignedCheckpoint},
+        key::{Algorithm, SignerKey},
+        merkle::{Hash, Range, leaf_hash},
+    },
+};
+use support::{Finished, ledger_segments, run};
+
+const ORIGIN: &str = "ledger.example/eu";
+const SEGMENT_BYTES: u64 = 4_096;
+
+fn key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap()
+}
+
+fn witness(seed: u8) -> SignerKey {
+    let name = format!("w{seed}.example");
+    SignerKey::from_seed(&name, Algorithm::Cosignature, &[seed; 32]).unwrap()
+}
+
+fn opened(origin: &str) -> Body {
+    Body::Opened(LedgerOpened {
+        ledger_id: [7; 16],
+        origin: origin.to_owned(),
+        format_version: FORMAT_VERSION,
+        created_at: Millis(5),
+    })
+}
+
+fn channel(title: &str) -> Body {
+    let key = Key::parse("email").unwrap();
+    Body::ChannelPut(ChannelPut { key, title: title.to_owned(), retired: false })
+}
+
+/// The bytes of a ledger of `count` entries; entry `n` says `titles(n)`.
+fn entries(origin: &str, count: u64, titles: impl Fn(u64) -> String) -> Vec<Vec<u8>> {
+    let mut tip = Tip::genesis();
+    let mut entries = Vec::new();
+    for n in 0..count {
+        let body = if n == 0 { opened(origin) } else { channel(&titles(n)) };
+        let (_, bytes, next) = tip.link(Millis(10 + i64::try_from(n).unwrap()), body).unwrap();
+        entries.push(bytes);
+        tip = next;
+    }
+    entries
+}
+
+fn honest(count: u64) -> Vec<Vec<u8>> {
+    entries(ORIGIN, count, |n| format!("entry {n}"))
+}
+
+/// A data directory, written by the ledger's own writer.
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn of(entries: &[Vec<u8>]) -> Self {
+        let dir = Self(tempfile::tempdir().unwrap());
+        dir.write(entries);
+        dir
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn ledger(&self) -> PathBuf {
+        self.path().join("ledger")
+    }
+
+    /// Frames of any content: what somebody writes who knows the format.
+    fn write(&self, entries: &[Vec<u8>]) {
+        let spec = LogSpec {
+            dir: self.ledger(),
+            kind: LOG_KIND,
+            segment_bytes_max: SEGMENT_BYTES,
+            frame_bytes_max: u32::try_from(ENTRY_BYTES_MAX).unwrap(),
+        };
+        let (mut log, _) = FrameLog::open(Arc::new(RealDisk), spec, [7; 16]).unwrap();
+        for entry in entries {
+            log.append(&[entry]).unwrap();
+        }
+    }
+
+    fn text(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    #[track_caller]
+    fn verify(&self, more: &[&str]) -> Finished {
+        let dir = self.path().display().to_string();
+        run(["verify", "--json", "--data-dir", &dir].iter().chain(more))
+    }
+
+    /// Verifies beside a checkpoint, and answers what differs.
+    #[track_caller]
+    fn beside(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
+        let file = self.text("kept", checkpoint);
+        let key = key(ORIGIN, 1).verifier().to_string();
+        let options = ["--checkpoint", &file, "--key", &key];
+        let found = self.verify(&[&options, more].concat());
+        let json = found.json();
+        let what = json["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(what.is_some()));
+        what
+    }
+
+    #[track_caller]
+    fn damage(&self) -> serde_json::Value {
+        let found = self.verify(&[]);
+        let damage = found.json()["damage"].clone();
+        found.expect_code(1);
+        damage
+    }
+}
+
+fn root(entries: &[Vec<u8>]) -> Hash {
+    let mut range = Range::empty(0);
+    entries.iter().for_each(|entry| range.push(leaf_hash(entry)));
+    range.root().unwrap()
+}
+
+fn signed_by(key: &SignerKey, entries: &[Vec<u8>]) -> SignedCheckpoint {
+    let checkpoint = Checkpoint {
+        origin: key.verifier().name().to_owned(),
+        size: entries.len() as u64,
+        root: root(entries),
+        extensions: String::new(),
+    };
+    SignedCheckpoint::sign(checkpoint, key).unwrap()
+}
+
+fn signed(entries: &[Vec<u8>]) -> String {
+    signed_by(&key(ORIGIN, 1), entries).to_string()
+}
+
+#[test]
+fn an_intact_ledger_agrees_with_every_checkpoint_of_its_past() {
+    let all = honest(300);
+    let dir = Dir::of(&all);
+    assert!(ledger_segments(dir.path()).len() > 5);
+    for size in [0, 1, 2, 37, 255, 256, 257, 299, 300] {
+        assert_eq!(dir.beside(&signed(&all[..size]), &[]), None, "{size}");
+    }
+    let found = dir.verify(&[]);
+    assert_eq!(found.json()["root_hash"], base64(&root(&all)));
+    assert_eq!(found.json()["origin"], ORIGIN);
+    found.expect_code(0);
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::prelude::BASE64_STANDARD.encode(bytes)
+}
+
+#[test]
+fn verification_on_all_cores_finds_what_verification_in_order_finds() {
+    let all = honest(300);
+    let sound = Dir::of(&all);
+    let files: Vec<_> = ledger_segments(sound.path());
+    let mut positions = 0;
+    for (nth, file) in files.iter().enumerate() {
+        for offset in [0, 33, 70, 100, 1_000, 2_500] {
+            let dir = Dir(tempfile::tempdir().unwrap());
+            support::copy_tree(sound.path(), dir.path());
+            let file = dir.ledger().join(file.file_name().unwrap());
+            let mut bytes = fs::read(&file).unwrap();
+            let Some(byte) = bytes.get_mut(offset) else { continue };
+            *byte ^= 0x20;
+            fs::write(&file, bytes).unwrap();
+            let mut seen = 0;
+            let in_order =
+                verify::verify(&RealDisk, &dir.ledger(), &mut |_, _| seen += 1).unwrap_err();
+            let audited = verify::audit(&RealDisk, &dir.ledger(), Wanted::default());
+            let error = audited.result.unwrap_err();
+            assert_eq!(error.to_string(), in_order.to_string(), "segment {nth}, byte {offset}");
+            assert_eq!(audited.good.tip.next_index, seen);
+            assert_eq!(audited.good.root, root(&all[..usize::try_from(seen).unwrap()]));
+            positions += 1;
+        }
+    }
+    assert!(positions > 20);
+}
+
+#[test]
+fn an_edited_entry_is_named_even_with_good_checksums() {
+    let mut all = honest(200);
+    let other = entries(ORIGIN, 200, |n| format!("edited {n}"));
+    all[120].clone_from(&other[120]);
+    let damage = Dir::of(&all).damage();
+    // The edit is of the same length and index; its link backwards is that of another chain.
+    assert_eq!((&damage["index"], damage["segment"].is_string()), (&120.into(), true));
+    let (_, edited, _) = {
+        let mut tip = Tip::genesis();
+        for entry in &all[..120] {
+            tip = tip.follow(entry).unwrap().1;
+        }
+        tip.link(Millis(130), channel("edited")).unwrap()
+    };
+    // A better edit, linked to what stands before: the entry after gives it away.
+    all[120] = edited;
+    let damage = Dir::of(&all).damage();
+    assert_eq!(damage["index"], 121);
+    assert!(damage["what"].as_str().unwrap().contains("prev_hash"), "{damage}");
+}
+
+#[test]
+fn removed_and_swapped_entries_are_named() {
+    let mut removed = honest(200);
+    removed.remove(77);
+    let damage = Dir::of(&removed).damage();
+    assert_eq!(damage["index"], 77);
+    assert!(damage["what"].as_str().unwrap().contains("index is 78"), "{damage}");
+    let mut swapped = honest(200);
+    swapped.swap(150, 151);
+    assert_eq!(Dir::of(&swapped).damage()["index"], 150);
+}
+
+#[test]
+fn a_cut_tail_shows_only_beside_a_checkpoint() {
+    let all = honest(120);
+    let cut = Dir::of(&all[..90]);
+    cut.verify(&[]).expect_code(0);
+    let what = cut.beside(&signed(&all), &[]).unwrap();
+    assert_eq!(
+        what,
+        "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut"
+    );
+    // An old backup is the same to the auditor, and agrees with what is older still.
+    assert_eq!(cut.beside(&signed(&all[..90]), &[]), None);
+}
+
+#[test]
+fn a_ledger_written_anew_shows_only_beside_a_checkpoint() {
+    let all = honest(200);
+    let anew = entries(ORIGIN, 200, |n| match n {
+        50 => "what never happened".to_owned(),
+        _ => format!("entry {n}"),
+    });
+    let dir = Dir::of(&anew);
+    dir.verify(&[]).expect_code(0);
+    let what = dir.beside(&signed(&all[..100]), &[]).unwrap();
+    assert!(what.starts_with("the root of the first 100 entries is "), "{what}");
+    assert!(what.ends_with("the ledger was changed since"), "{what}");
+    assert_eq!(dir.beside(&signed(&all[..50]), &[]), None, "before the change");
+}
+
+#[test]
+fn a_replaced_segment_is_named() {
+    let sound = Dir::of(&honest(200));
+    let anew = Dir::of(&entries(ORIGIN, 200, |n| format!("anew! {n}")));
+    let segments = ledger_segments(sound.path());
+    let name = segments[2].file_name().unwrap();
+    fs::copy(anew.ledger().join(name), sound.ledger().join(name)).unwrap();
+    let damage = sound.damage();
+    assert_eq!(damage["segment"], name.to_str().unwrap());
+    assert!(damage["what"].as_str().unwrap().contains("prev_hash"), "{damage}");
+}
+
+#[test]
+fn another_ledger_is_told_from_this_one() {
+    let all = honest(40);
+    let foreign = Dir::of(&entries("ledger.example/us", 40, |n| format!("entry {n}")));
+    let what = foreign.beside(&signed(&all), &[]).unwrap();
+    assert!(what.contains("`ledger.example/eu`") && what.contains("`ledger.example/us`"), "{what}");
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let found = foreign.verify(&["--key", &key]).expect_code(1);
+    assert_eq!(found.json()["intact"], false);
+}
+
+#[test]
+fn a_checkpoint_counts_only_under_the_key_that_was_given() {
+    let all = honest(40);
+    let dir = Dir::of(&all);
+    let other = signed_by(&key(ORIGIN, 2), &all).to_string();
+    let what = dir.beside(&other, &[]).unwrap();
+    assert!(what.contains("not signed by"), "{what}");
+    let changed = signed(&all).replacen("\n40\n", "\n39\n", 1);
+    assert!(dir.beside(&changed, &[]).is_some());
+    assert!(dir.beside("nonsense", &[]).is_some());
+    // Without a key, nothing is said at all.
+    let file = dir.text("kept", signed(&all));
+    let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
+    assert!(refused.said().contains("--key"), "{}", refused.said());
+    dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
+}
+
+#[test]
+fn witnesses_must_have_seen_it() {
+    let all = honest(40);
+    let dir = Dir::of(&all);
+    let mut seen = signed_by(&key(ORIGIN, 1), &all);
+    seen.note.sign(&witness(3), 1_700_000_000);
+    let (first, second) = (witness(3), witness(4));
+    let (first, second) = (first.verifier().to_string(), second.verifier().to_string());
+    let both = ["--witness", &first, "--witness", &second];
+    let what = dir.beside(&seen.to_string(), &both).unwrap();
+    assert!(what.contains("cosigned by 1 of 2"), "{what}");
+    let one_of_both = [&both[..], &["--witness-quorum", "1"]].concat();
+    assert_eq!(dir.beside(&seen.to_string(), &one_of_both), None);
+    let policy = dir.text("policy", format!("witness W {second}\nquorum W\n"));
+    assert!(dir.beside(&seen.to_string(), &["--policy", &policy]).is_some());
+    seen.note.sign(&witness(4), 1_700_000_000);
+    assert_eq!(dir.beside(&seen.to_string(), &["--policy", &policy]), None);
+}
+
+#[test]
+fn a_damaged_ledger_says_how_far_a_checkpoint_can_be_compared() {
+    let mut all = honest(100);
+    all.swap(60, 61);
+    let dir = Dir::of(&all);
+    let file = dir.text("kept", signed(&honest(100)));
+    let early = dir.text("early", signed(&honest(100)[..60]));
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let found = dir.verify(&["--checkpoint", &file, "--checkpoint", &early, "--key", &key]);
+    let json = found.expect_code(1).json();
+    assert_eq!(json["damage"]["index"], 60);
+    assert!(json["checkpoints"][0]["what"].as_str().unwrap().contains("only the first 60"));
+    assert_eq!(json["checkpoints"][1]["agrees"], true);
+}
+
+#[test]
+fn the_directorys_own_checkpoint_is_compared_too() {
+    let all = honest(120);
+    let own = |entries: &[Vec<u8>], key: &SignerKey| {
+        let note = signed_by(key, entries).to_string();
+        serde_json::json!({
+            "format": 1,
+            "signed": {"note": note, "signed_at_ms": 0},
+            "released": {"note": signed(&entries[..entries.len() / 2]), "signed_at_ms": 0},
+        })
+        .to_string()
+    };
+    let (right, wrong) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let vkey = right.verifier().to_string();
+    let whole = Dir::of(&all);
+    whole.text("checkpoint.json", own(&all, &right));
+    let found = whole.verify(&[]).expect_code(0).json();
+    assert_eq!(found["checkpoints"].as_array().unwrap().len(), 2);
+    assert_eq!(found["checkpoints"][0]["signed"], false, "no key, no word on the signature");
+    let found = whole.verify(&["--key", &vkey]).expect_code(0).json();
+    assert_eq!(found["checkpoints"][0]["signed"], true);
+    whole.text("checkpoint.json", own(&all, &wrong));
+    whole.verify(&["--key", &vkey]).expect_code(1);
+    whole.text("checkpoint.json", "{");
+    whole.verify(&[]).expect_code(1);
+
+    let cut = Dir::of(&all[..90]);
+    cut.text("checkpoint.json", own(&all, &right));
+    let found = cut.verify(&[]).expect_code(1).json();
+    assert_eq!(found["intact"], false);
+    assert!(found["checkpoints"][0]["what"].as_str().unwrap().contains("rolled back"));
+}
+
+#[test]
+fn a_wrong_tree_on_disk_is_named() {
+    let all = honest(600);
+    let dir = Dir::of(&all);
+    let mut levels = vec![Vec::new(), Vec::new()];
+    let mut range = Range::empty(0);
+    for entry in &all {
+        let leaf = leaf_hash(entry);
+        levels[0].extend(leaf);
+        range.push_telling(leaf, &mut |height, hash| {
+            if height == 8 {
+                levels[1].extend(hash);
+            }
+        });
+    }
+    let write = |levels: &[Vec<u8>]| {
+        for (level, hashes) in levels.iter().enumerate() {
+            dir.text(&format!("tree/{level}.hashes"), hashes);
+        }
+    };
+    write(&levels);
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert_eq!(found["tree"]["hashes"], 602);
+    // A write that a crash cut off is no more than hashes that are missing.
+    let mut short = levels.clone();
+    short[0].truncate(32 * 500 + 7);
+    write(&short);
+    assert_eq!(dir.verify(&[]).expect_code(0).json()["tree"]["hashes"], 502);
+    for (level, hash) in [(0, 0), (0, 599), (0, 257), (1, 1)] {
+        let mut wrong = levels.clone();
+        wrong[level][hash * 32 + 5] ^= 1;
+        write(&wrong);
+        let found = dir.verify(&[]).expect_code(1).json();
+        let what = found["tree"]["what"].as_str().unwrap();
+        assert!(what.starts_with(&format!("hash {hash} of level {level}")), "{what}");
+        assert!(found["damage"].is_null());
+    }
+    levels[0].extend([0; 32]);
+    write(&levels);
+    let found = dir.verify(&[]).expect_code(1).json();
+    assert!(found["tree"]["what"].as_str().unwrap().contains("601 entries, the ledger has 600"));
+}
+
+#[test]
+fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
+    let all = honest(60);
+    let dir = Dir::of(&all);
+    let last = ledger_segments(dir.path()).pop().unwrap();
+    let bytes = fs::read(&last).unwrap();
+    fs::write(&last, &bytes[..bytes.len() - 3]).unwrap();
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert_eq!((&found["entries"], found["torn_tail"].is_object()), (&59.into(), true));
+    let audited = verify::audit(&RealDisk, Path::new("/nonexistent"), Wanted::default());
+    assert!(matches!(
+        audited.result,
+        Err(VerifyError::NoLedger(_) | VerifyError::Log(LogError::Io { .. }))
+    ));
+    // The ledger's own writer goes on from there.
+    let (log, _) =
+        LocalLog::open(Arc::new(RealDisk), dir.ledger(), SEGMENT_BYTES, [7; 16]).unwrap();
+    assert_eq!(log.head(), 59);
+}
