@@ -22,6 +22,7 @@ mod audience;
 mod bench;
 pub mod catalog;
 mod check;
+mod checkpoint;
 mod client;
 mod completions;
 mod confirm;
@@ -36,6 +37,7 @@ mod offline;
 mod output;
 mod preferences;
 mod progress;
+mod prove;
 mod rebuild_view;
 mod record;
 mod replay;
@@ -45,6 +47,7 @@ mod token;
 pub mod trust;
 mod uses;
 mod verify;
+mod verify_proof;
 mod watch;
 mod words;
 
@@ -58,7 +61,8 @@ In the file, a key at the top goes for every command, a key in a table such as [
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `token verify`: not a good token
+  1  failed; for `verify`: damage was found; for `token verify`: not a good token; for
+     `verify-proof` and `prove`: not proven
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -77,7 +81,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Whether `export` was told a data directory more closely than a server.
+    /// Whether `export` or `prove` was told a data directory more closely than a server.
     #[arg(skip)]
     pub offline: bool,
 }
@@ -158,6 +162,14 @@ pub enum Command {
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys
     Verify(Box<verify::VerifyArgs>),
+    /// Verify that an entry is in a ledger, with no server and no files of the ledger
+    VerifyProof(Box<verify_proof::VerifyProofArgs>),
+    /// Verify a decision token, with no server: as `token verify`
+    VerifyToken(token::VerifyArgs),
+    /// Prove that an entry is in the ledger, or that the ledger only grew
+    Prove(Box<prove::ProveArgs>),
+    /// Fetch the signed head of the ledger, to be kept elsewhere
+    Checkpoint(Box<checkpoint::CheckpointArgs>),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
     /// Delete the view on disk and build it again from the ledger
@@ -275,6 +287,10 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
         Command::Verify(args) => Box::pin(verify::run(&args, context)).await,
+        Command::VerifyProof(args) => verify_proof::run(&args, context),
+        Command::VerifyToken(args) => token::verify(&args, context),
+        Command::Prove(args) => Box::pin(prove::run(*args, offline, context)).await,
+        Command::Checkpoint(args) => Box::pin(checkpoint::run(*args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Generate(args) => generate::run(&args, context),

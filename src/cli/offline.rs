@@ -1,21 +1,35 @@
 //! Reading a data directory with no server and no keys, and beside a running server.
 
-use std::{fs, io, ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap, convert::Infallible, fs, io, ops::ControlFlow, path::Path, sync::Arc,
+};
+
+use serde::Deserialize;
 
 use super::{
     error::CliError,
     shapes::{Damage, Rebuilt, TornTail, Verified},
+    trust::read_text,
     words::hex,
 };
 use crate::{
     ledger::{
-        self,
+        self, ENTRY_BYTES_MAX,
         verify::{self, Audit, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     node::{self, Node, NodeConfig, OpenError, Progress},
-    storage::{LogError, disk::RealDisk},
+    storage::{LogError, disk::RealDisk, scan},
     telemetry::Metrics,
+    tlog::{
+        checkpoint::SignedCheckpoint,
+        merkle::{Hash, prove_inclusion},
+        proof::TlogProof,
+        tile,
+    },
 };
+
+/// Name of the file in which a server keeps its own checkpoints.
+pub const CHECKPOINT_FILE: &str = "checkpoint.json";
 
 /// Takes an entry, as index and exact bytes.
 type TakeEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CliError> + 'a;
@@ -126,6 +140,120 @@ fn before(good: &Good, damage: Damage) -> Verified {
         chain_hash: (entries > 0).then(|| hex(&good.tip.hash)),
         torn_tail: None,
         damage: Some(damage),
+    }
+}
+
+/// The text of the latest checkpoint that a data directory holds: the one that was released, else
+/// the one that was signed.
+///
+/// # Errors
+/// There is none.
+pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
+    let path = dir.join(CHECKPOINT_FILE);
+    let none = || {
+        CliError::usage(format!("{}: there is no checkpoint in it", dir.display()))
+            .with_hint("give one with --checkpoint")
+    };
+    if !path.exists() {
+        return Err(none());
+    }
+    let file = CheckpointFile::parse(&read_text(&path)?)
+        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
+    file.released.or(file.signed).map(|own| own.note).ok_or_else(none)
+}
+
+/// Makes the proof that an entry is under a checkpoint. Verifies the ledger on the way.
+///
+/// # Errors
+/// The entry is not under the checkpoint, or the ledger is damaged or not the one that was signed.
+pub fn prove_in_dir(
+    dir: &Path,
+    index: u64,
+    checkpoint: SignedCheckpoint,
+    progress: &mut dyn FnMut(Step),
+) -> Result<TlogProof, CliError> {
+    let size = checkpoint.checkpoint.size;
+    if index >= size {
+        let what =
+            format!("--index {index} is not under the checkpoint, which is of {size} entries");
+        return Err(CliError::usage(what));
+    }
+    // The hashes of the tiles that the path is made of, until all are known none.
+    let mut tiles = BTreeMap::new();
+    let Ok(_) = prove_inclusion(index, size, |height, number| {
+        let at = tile::locate(height, number);
+        let start = at.tile * tile::TILE_WIDTH + at.first as u64;
+        tiles.extend((start..start + at.count as u64).map(|n| ((at.level, n), Hash::default())));
+        Ok::<_, Infallible>(Hash::default())
+    });
+    let mut take = |level, number, hash: &Hash| {
+        if let Some(own) = tiles.get_mut(&(level, number)) {
+            *own = *hash;
+        }
+    };
+    let files = verify_dir(dir, &[size], Some(&mut take), progress)?;
+    if let Some(damage) = files.verified.damage {
+        let Damage { segment, offset, index, what } = damage;
+        return Err(CliError::failed(format!(
+            "segment {segment} is damaged at byte {offset}, index {index}: {what}"
+        )));
+    }
+    if files.good.roots.get(&size) != Some(&checkpoint.checkpoint.root) {
+        let what = "the ledger is not the one that the checkpoint is of: nothing can be proven";
+        return Err(CliError::failed(what)
+            .with_hint("`consent-ledger verify --checkpoint` says what differs"));
+    }
+    let Ok(path) = prove_inclusion(index, size, |height, number| {
+        let at = tile::locate(height, number);
+        let start = at.tile * tile::TILE_WIDTH + at.first as u64;
+        let row = (start..start + at.count as u64).filter_map(|n| tiles.get(&(at.level, n)));
+        let row: Vec<u8> = row.flatten().copied().collect();
+        Ok::<_, Infallible>(tile::root_of(&row).unwrap_or_default())
+    });
+    Ok(TlogProof { extra: Some(entry_in_dir(dir, index)?), index, path, checkpoint })
+}
+
+/// The exact bytes of an entry, of a ledger that is verified.
+fn entry_in_dir(dir: &Path, index: u64) -> Result<Vec<u8>, CliError> {
+    let mut found = None;
+    let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
+    let dir = dir.join(ledger::DIR);
+    let scanned = scan(&RealDisk, &dir, ledger::LOG_KIND, frame_bytes_max, index, &mut |frame| {
+        if frame.index < index {
+            return ControlFlow::Continue(());
+        }
+        found = Some(frame.payload.to_vec());
+        ControlFlow::Break(String::new())
+    });
+    found.ok_or_else(|| match scanned {
+        Err(error) => CliError::failed(error.to_string()),
+        Ok(end) => CliError::failed(format!("the ledger has {} entries", end.frames)),
+    })
+}
+
+/// The file in which a server keeps its own checkpoints.
+#[derive(Debug, Deserialize)]
+pub struct CheckpointFile {
+    /// The one that was signed last.
+    pub signed: Option<KeptNote>,
+    /// The one that was released last.
+    pub released: Option<KeptNote>,
+}
+
+/// A checkpoint in that file.
+#[derive(Debug, Deserialize)]
+pub struct KeptNote {
+    /// Its text.
+    pub note: String,
+}
+
+impl CheckpointFile {
+    /// Takes the file's text.
+    ///
+    /// # Errors
+    /// Not such a file.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
     }
 }
 

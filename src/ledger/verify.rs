@@ -13,7 +13,7 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::audit::{Audit, Audited, Good, TakeHash, Wanted, audit};
+pub use self::audit::{Audit, Audited, Good, TakeHash, Wanted, audit, workers};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
 use crate::{
     domain::{Body, Entry, LedgerOpened, Millis},

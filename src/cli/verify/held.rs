@@ -3,19 +3,17 @@
 use std::path::Path;
 
 use base64::Engine as _;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     cli::{
         error::CliError,
+        offline::{CHECKPOINT_FILE, CheckpointFile},
         trust::{Cosigned, Trust, read_text},
     },
     ledger::verify::Good,
     tlog::{BASE64, checkpoint::SignedCheckpoint},
 };
-
-/// Name of the file in which a server keeps its own checkpoints.
-const OWN_FILE: &str = "checkpoint.json";
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -90,12 +88,12 @@ impl Held {
     /// # Errors
     /// The file can not be read.
     pub fn own(data_dir: &Path, trust: Option<&Trust>) -> Result<Vec<Self>, CliError> {
-        let path = data_dir.join(OWN_FILE);
+        let path = data_dir.join(CHECKPOINT_FILE);
         if !path.try_exists().map_err(|error| CliError::file(&path, error))? {
             return Ok(Vec::new());
         }
         let text = read_text(&path)?;
-        let notes = match serde_json::from_str::<OwnFile>(&text) {
+        let notes = match CheckpointFile::parse(&text) {
             Ok(own) => {
                 let mut notes: Vec<_> = [own.signed, own.released].into_iter().flatten().collect();
                 notes.dedup_by(|one, other| one.note == other.note);
@@ -115,7 +113,7 @@ impl Held {
             Ok(own)
         });
         let signed = trust.is_some() && checkpoint.is_ok();
-        let name = OWN_FILE.to_owned();
+        let name = CHECKPOINT_FILE.to_owned();
         Self { source: Source::Own, name, checkpoint, signed, cosigned: Vec::new() }
     }
 
@@ -198,16 +196,4 @@ pub fn other_ledger(origin: &str, good: &Good) -> Option<String> {
     let own =
         good.opened.as_ref().map(|opened| opened.origin.as_str()).filter(|own| *own != origin);
     own.map(|own| format!("the checkpoint is of the ledger `{origin}`, this one is `{own}`"))
-}
-
-/// The file of a data directory.
-#[derive(Deserialize)]
-struct OwnFile {
-    signed: Option<OwnNote>,
-    released: Option<OwnNote>,
-}
-
-#[derive(Deserialize)]
-struct OwnNote {
-    note: String,
 }

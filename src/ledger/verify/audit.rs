@@ -115,8 +115,9 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
     join.end(dir, walked)
 }
 
-/// As many as there are cores.
-fn workers() -> usize {
+/// How many threads follow and hash: as many as there are cores.
+#[must_use]
+pub fn workers() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX)
 }
 
