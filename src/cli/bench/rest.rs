@@ -73,7 +73,8 @@ impl Entries {
         thread::scope(|scope| {
             let mut start = 0;
             for ends in self.ends.chunks(row) {
-                let from = std::mem::replace(&mut start, ends.last().copied().unwrap_or(start));
+                let from = start;
+                start = ends.last().copied().unwrap_or(start);
                 scope.spawn(move || self.hash_row(from, ends));
             }
         });
