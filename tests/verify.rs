@@ -6,9 +6,13 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use consent_ledger::{
@@ -24,6 +28,7 @@ use consent_ledger::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::{Algorithm, SignerKey},
         merkle::{Hash, Range, leaf_hash},
+        tile::{Kind, Tile},
     },
 };
 use support::{Finished, ledger_segments, run};
@@ -437,4 +442,163 @@ fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
     let (log, _) =
         LocalLog::open(Arc::new(RealDisk), dir.ledger(), SEGMENT_BYTES, [7; 16]).unwrap();
     assert_eq!(log.head(), 59);
+}
+
+/// What a ledger of these entries publishes: tiles, and a checkpoint.
+fn published(entries: &[Vec<u8>], checkpoint: String) -> BTreeMap<String, Vec<u8>> {
+    let size = entries.len() as u64;
+    let hash = |height: u32, number: u64| {
+        let start = usize::try_from(number << height).unwrap();
+        root(&entries[start..start + (1 << height)])
+    };
+    let tiles = Tile::all(size).filter_map(|tile| match tile.kind {
+        Kind::Entries => None,
+        Kind::Level(level) => {
+            let numbers = tile.start()..tile.start() + u64::from(tile.width);
+            let hashes = numbers.flat_map(|number| hash(8 * u32::from(level), number));
+            Some((format!("/log/{tile}"), hashes.collect()))
+        }
+    });
+    tiles.chain([("/log/checkpoint".to_owned(), checkpoint.into_bytes())]).collect()
+}
+
+/// Serves what is published, and counts the requests for tiles.
+struct Site {
+    url: String,
+    tiles: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Site {
+    fn of(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let tiles = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&tiles);
+        let answer = move |uri: http::Uri| {
+            count.fetch_add(usize::from(uri.path().contains("/tile/")), Ordering::Relaxed);
+            let file = files.get(uri.path()).cloned();
+            async move { file.ok_or(http::StatusCode::NOT_FOUND) }
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}/log/", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(answer);
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self { url, tiles, _runtime: runtime }
+    }
+
+    /// Compares a directory with the site, and answers what differs.
+    #[track_caller]
+    fn beside(&self, dir: &Dir) -> Option<String> {
+        let key = key(ORIGIN, 1).verifier().to_string();
+        let found = dir.verify(&["--against", &self.url, "--key", &key]);
+        let what = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(what.is_some()));
+        what
+    }
+}
+
+#[test]
+fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
+    let all = honest(700);
+    let site = Site::of(published(&all, signed(&all)));
+    for size in [1, 2, 255, 256, 300, 512, 699, 700] {
+        assert_eq!(site.beside(&Dir::of(&all[..size])), None, "{size}");
+    }
+    assert!(site.tiles.load(Ordering::Relaxed) < 8 * 5, "only what is on the path");
+    for size in [2, 256, 300] {
+        let forked = entries(ORIGIN, size, |n| format!("another {n}"));
+        let what = site.beside(&Dir::of(&forked)).unwrap();
+        assert!(
+            what.starts_with(&format!("a fork: the root of the first {size} entries")),
+            "{what}"
+        );
+        let there = base64(&root(&all[..usize::try_from(size).unwrap()]));
+        assert!(what.contains(&base64(&root(&forked))) && what.contains(&there), "{what}");
+    }
+    // A server that has less than the files.
+    let site = Site::of(published(&all[..300], signed(&all[..300])));
+    assert_eq!(site.beside(&Dir::of(&all)), None);
+    let forked = Dir::of(&entries(ORIGIN, 700, |n| format!("another {n}")));
+    assert!(site.beside(&forked).unwrap().contains("changed since"));
+}
+
+#[test]
+fn a_server_that_publishes_nonsense_proves_nothing() {
+    let all = honest(700);
+    let dir = Dir::of(&all[..300]);
+    let mut tiles = published(&all, signed(&all));
+    tiles.get_mut("/log/tile/0/001").unwrap()[5] ^= 1;
+    let what = Site::of(tiles).beside(&dir).unwrap();
+    assert!(what.contains("do not lead to its own checkpoint"), "{what}");
+    let mut tiles = published(&all, signed(&all));
+    tiles.get_mut("/log/tile/0/001").unwrap().pop();
+    assert!(Site::of(tiles).beside(&dir).unwrap().contains("bytes"));
+    let mut tiles = published(&all, signed(&all));
+    tiles.remove("/log/tile/0/001");
+    assert!(Site::of(tiles).beside(&dir).unwrap().contains("404"));
+    // A partial tile that is gone, where there is a full one already.
+    let mut tiles = published(&all[..500], signed(&all[..500]));
+    tiles.remove("/log/tile/0/001.p/244");
+    tiles.extend(published(&all, signed(&all[..500])));
+    assert_eq!(Site::of(tiles).beside(&dir), None);
+    let foreign = signed_by(&key(ORIGIN, 2), &all).to_string();
+    assert!(Site::of(published(&all, foreign)).beside(&dir).is_some());
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let gone = dir.verify(&["--against", "http://127.0.0.1:9/", "--key", &key]).expect_code(1);
+    assert!(gone.said().contains("--against"), "{}", gone.said());
+    dir.verify(&["--against", "http://127.0.0.1:9/"]).expect_code(2);
+}
+
+#[test]
+fn a_proof_is_made_from_files_and_verified_without_them() {
+    let all = honest(600);
+    let dir = Dir::of(&all);
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let of = |size: usize| dir.text(&format!("{size}.checkpoint"), signed(&all[..size]));
+    let (whole, early) = (of(600), of(300));
+    let path = dir.path().display().to_string();
+    let proof = dir.path().join("proof").display().to_string();
+    let prove = |index: &str, checkpoint: &str| {
+        run([
+            "prove",
+            "--index",
+            index,
+            "--data-dir",
+            &path,
+            "--checkpoint",
+            checkpoint,
+            "--key",
+            &key,
+            "--output",
+            &proof,
+        ])
+    };
+    for (index, checkpoint, size) in
+        [("0", &whole, 600), ("255", &early, 300), ("299", &early, 300), ("599", &whole, 600)]
+    {
+        prove(index, checkpoint).expect_code(0);
+        let proven = run(["verify-proof", &proof, "--key", &key, "--json"]).expect_code(0).json();
+        assert_eq!(proven["index"].to_string(), index);
+        assert_eq!(proven["tree_size"], size);
+        assert_eq!(proven["entry"]["index"].to_string(), index);
+    }
+    prove("300", &early).expect_code(2);
+    let edited = fs::read_to_string(&proof).unwrap().replace("index 599", "index 598");
+    fs::write(&proof, edited).unwrap();
+    run(["verify-proof", &proof, "--key", &key]).expect_code(1);
+
+    // A ledger that is not the one that was signed proves nothing.
+    let other = Dir::of(&entries(ORIGIN, 600, |n| format!("another {n}")));
+    let other = other.path().display().to_string();
+    let refused =
+        run(["prove", "--index", "5", "--data-dir", &other, "--checkpoint", &whole, "--key", &key]);
+    assert!(refused.expect_code(1).said().contains("nothing can be proven"));
+    // Without --checkpoint, the directory's own.
+    run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
+    let own =
+        serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
+    dir.text("checkpoint.json", own.to_string());
+    let said = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
+    assert!(said.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", said.stdout);
+    assert!(said.stderr.contains("not verified"), "{}", said.stderr);
 }
