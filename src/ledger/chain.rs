@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::{
     ENTRY_BYTES_MAX, FORMAT_VERSION,
     entry::{self, EntryError},
+    skim::skim,
 };
 use crate::domain::{Body, Entry, LedgerOpened, Millis};
 
@@ -144,6 +145,15 @@ impl Tip {
         &self,
         entry_bytes: &[u8],
     ) -> Result<(Option<LedgerOpened>, Self), ChainError> {
+        // The first entry is no act, and must be looked into.
+        if self.next_index > 0
+            && entry_bytes.len() <= ENTRY_BYTES_MAX
+            && let Some(claimed) = skim(entry_bytes)
+        {
+            self.is_continued_by(&claimed)?;
+            let (next_index, hash) = (self.next_index + 1, hash(entry_bytes));
+            return Ok((None, Self { next_index, hash, recorded_at: claimed.recorded_at }));
+        }
         let (entry, tip) = self.follow(entry_bytes)?;
         let opened = match entry.body {
             Body::Opened(opened) => Some(opened),

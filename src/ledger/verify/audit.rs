@@ -280,7 +280,7 @@ impl Followed {
 
 /// The level of tiles that holds subtrees of this height.
 fn level_of(height: u32) -> Option<u8> {
-    let level = (height % TILE_HEIGHT == 0).then_some(height / TILE_HEIGHT)?;
+    let level = height.is_multiple_of(TILE_HEIGHT).then_some(height / TILE_HEIGHT)?;
     u8::try_from(level).ok()
 }
 
