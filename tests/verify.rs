@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -23,15 +24,21 @@ use consent_ledger::{
         chain::Tip,
         verify::{self, VerifyError, Wanted},
     },
+    proto::{
+        self,
+        audit_service_server::{AuditService, AuditServiceServer},
+        get_inclusion_proof_request,
+    },
     storage::{FrameLog, LogError, LogSpec, disk::RealDisk},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::{Algorithm, SignerKey},
-        merkle::{Hash, Range, leaf_hash},
+        merkle::{self, Hash, Range, leaf_hash},
         tile::{Kind, Tile},
     },
 };
 use support::{Finished, ledger_segments, run};
+use tonic::{Request, Response};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
@@ -601,4 +608,190 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     let said = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
     assert!(said.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", said.stdout);
     assert!(said.stderr.contains("not verified"), "{}", said.stderr);
+}
+
+/// A server that holds these entries, and proves what the standard says.
+struct Books {
+    entries: Vec<Vec<u8>>,
+    key: SignerKey,
+}
+
+impl Books {
+    fn subtree(&self) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
+        |height, number| {
+            let start = usize::try_from(number << height).unwrap();
+            Ok(root(&self.entries[start..start + (1 << height)]))
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    fn checkpoint(&self) -> String {
+        signed_by(&self.key, &self.entries).to_string()
+    }
+}
+
+type Answer<T> = Result<Response<T>, tonic::Status>;
+type Silence<T> = tokio_stream::Empty<Result<T, tonic::Status>>;
+
+fn bytes(hashes: Vec<Hash>) -> Vec<Vec<u8>> {
+    hashes.into_iter().map(Vec::from).collect()
+}
+
+#[tonic::async_trait]
+impl AuditService for Books {
+    type ListEntriesStream = Silence<proto::ListEntriesResponse>;
+    type ListDecisionsStream = Silence<proto::ListDecisionsResponse>;
+
+    async fn get_checkpoint(
+        &self,
+        _: Request<proto::GetCheckpointRequest>,
+    ) -> Answer<proto::GetCheckpointResponse> {
+        Ok(Response::new(proto::GetCheckpointResponse {
+            checkpoint: self.checkpoint(),
+            verifier_key: self.key.verifier().to_string(),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        request: Request<proto::GetInclusionProofRequest>,
+    ) -> Answer<proto::GetInclusionProofResponse> {
+        let request = request.into_inner();
+        let index = match request.entry.unwrap() {
+            get_inclusion_proof_request::Entry::Index(index) => index,
+            get_inclusion_proof_request::Entry::IdempotencyKey(key) => key.len() as u64,
+        };
+        let size = request.tree_size.unwrap_or(self.size());
+        let Ok(path) = merkle::prove_inclusion(index, size, self.subtree());
+        Ok(Response::new(proto::GetInclusionProofResponse {
+            index,
+            hashes: bytes(path),
+            entry: self.entries[usize::try_from(index).unwrap()].clone(),
+            checkpoint: if size == self.size() { self.checkpoint() } else { String::new() },
+            ..Default::default()
+        }))
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        request: Request<proto::GetConsistencyProofRequest>,
+    ) -> Answer<proto::GetConsistencyProofResponse> {
+        let first = request.into_inner().first_size;
+        let Ok(proof) = merkle::prove_consistency(first, self.size(), self.subtree());
+        Ok(Response::new(proto::GetConsistencyProofResponse {
+            hashes: bytes(proof),
+            checkpoint: self.checkpoint(),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_entries(
+        &self,
+        _: Request<proto::ListEntriesRequest>,
+    ) -> Answer<Self::ListEntriesStream> {
+        Err(tonic::Status::unimplemented("not part of this"))
+    }
+
+    async fn get_receipt(
+        &self,
+        _: Request<proto::GetReceiptRequest>,
+    ) -> Answer<proto::GetReceiptResponse> {
+        Err(tonic::Status::unimplemented("not part of this"))
+    }
+
+    async fn list_decisions(
+        &self,
+        _: Request<proto::ListDecisionsRequest>,
+    ) -> Answer<Self::ListDecisionsStream> {
+        Err(tonic::Status::unimplemented("not part of this"))
+    }
+}
+
+/// A running [`Books`], and its address.
+struct Desk {
+    address: String,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Desk {
+    fn of(entries: &[Vec<u8>], key: SignerKey) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let books = AuditServiceServer::new(Books { entries: entries.to_vec(), key });
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder().add_service(books);
+        runtime.spawn(server.serve_with_incoming(incoming));
+        Self { address, _runtime: runtime }
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Finished {
+        run(args.iter().copied().chain(["--addr", &self.address]))
+    }
+}
+
+#[test]
+fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
+    let all = honest(90);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (vkey, old, new) = (file("vkey"), file("old"), file("new"));
+    let before = Desk::of(&all[..50], key(ORIGIN, 1));
+    fs::write(&vkey, before.run(&["checkpoint", "--verifier-key"]).expect_code(0).stdout).unwrap();
+    let trusted = format!("@{vkey}");
+    before.run(&["checkpoint", "--key", &trusted, "--output", &old]).expect_code(0);
+    let printed = before.run(&["checkpoint", "--key", &trusted]).expect_code(0).stdout;
+    assert_eq!(printed, fs::read_to_string(&old).unwrap());
+
+    let grown = Desk::of(&all, key(ORIGIN, 1));
+    let json = ["prove", "--from", &old, "--key", &trusted, "--output", &new, "--json"];
+    let proved = grown.run(&json).expect_code(0).json();
+    assert_eq!((&proved["first_size"], &proved["tree_size"]), (&50.into(), &90.into()));
+    assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
+    grown.run(&["prove", "--from", &old]).expect_code(2);
+
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
+    assert!(refused.said().contains("does not begin with the one of 50"), "{}", refused.said());
+    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    usurped.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
+    usurped.run(&["checkpoint", "--key", &trusted]).expect_code(1);
+    let unverified = usurped.run(&["checkpoint", "--json"]).expect_code(0).json();
+    assert_eq!(unverified["verified"], false);
+}
+
+#[test]
+fn a_servers_proof_is_verified_before_it_is_written() {
+    let all = honest(90);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let trusted = key(ORIGIN, 1).verifier().to_string();
+    let (desk, proof, old) = (Desk::of(&all, key(ORIGIN, 1)), file("proof"), file("old"));
+    fs::write(&old, signed(&all[..50])).unwrap();
+    let verified =
+        || run(["verify-proof", &proof, "--key", &trusted, "--json"]).expect_code(0).json();
+
+    desk.run(&["prove", "--index", "17", "--key", &trusted, "--output", &proof]).expect_code(0);
+    assert_eq!((&verified()["index"], &verified()["tree_size"]), (&17.into(), &90.into()));
+    let by_key = ["prove", "--idempotency-key", "sign-up", "--key", &trusted, "--output", &proof];
+    desk.run(&by_key).expect_code(0);
+    assert_eq!(verified()["index"], 7);
+    let under_old = ["prove", "--index", "17", "--checkpoint", &old, "--key", &trusted];
+    desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
+    assert_eq!(verified()["tree_size"], 50);
+
+    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    fs::remove_file(&proof).unwrap();
+    let refused = ["prove", "--index", "17", "--key", &trusted, "--output", &proof];
+    usurped.run(&refused).expect_code(1);
+    assert!(!Path::new(&proof).exists());
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    fork.run(&under_old).expect_code(1);
+    desk.run(&["prove", "--key", &trusted]).expect_code(2);
+    desk.run(&["prove", "--index", "1", "--from", &old, "--key", &trusted]).expect_code(2);
 }
