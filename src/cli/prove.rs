@@ -41,8 +41,8 @@ Exit codes: 0 proven, 1 not, 2 wrong usage.
 Examples:
   consent-ledger prove --index 17 --key @ledger.vkey --output entry.tlog-proof
   consent-ledger prove --idempotency-key signup-42 --key @ledger.vkey
-  consent-ledger prove --index 17 --data-dir ./copy --checkpoint january.checkpoint --key @ledger.vkey
-  consent-ledger prove --from january.checkpoint --key @ledger.vkey --output february.checkpoint";
+  consent-ledger prove --index 17 --data-dir ./copy --checkpoint jan.checkpoint --key @ledger.vkey
+  consent-ledger prove --from jan.checkpoint --key @ledger.vkey --output feb.checkpoint";
 
 /// Options of `prove`.
 #[derive(Debug, Args)]

@@ -35,20 +35,19 @@ reported, and it is not damage.
 
 Whoever can write the files can write a whole new ledger, or put an old copy in place: that shows
 only beside a checkpoint that was kept elsewhere. `consent-ledger checkpoint` fetches one to keep.
-With --checkpoint the ledger must begin with what the checkpoint is of; with --against it is compared
-with what a server publishes, whichever has more entries. Both need --key, and the cosignatures that
---policy or --witness ask for. The checkpoints that the directory itself holds are compared, too;
-without --key their signature is not verified, and the output says so.
+With --checkpoint the ledger must begin with what the checkpoint is of; with --against it is
+compared with what a server publishes, whichever has more entries. Both need --key, and the
+cosignatures that --policy or --witness ask for. The checkpoints that the directory itself holds
+are compared, too; without --key their signature is not verified, and the output says so.
 
-Exit codes: 0 intact, and as every checkpoint says; 1 damaged, rolled back or changed; 2 wrong usage,
-for example no ledger in the directory.
+Exit codes: 0 intact, and as every checkpoint says; 1 damaged, rolled back or changed; 2 wrong
+usage, for example no ledger in the directory.
 
 Examples:
   consent-ledger verify --data-dir ./data
   consent-ledger verify --data-dir ./data --json | jq .root_hash
   consent-ledger verify --data-dir ./data --checkpoint january.checkpoint --key @ledger.vkey
-  consent-ledger verify --data-dir ./copy --against https://ledger.example/tiles --key @ledger.vkey \\
-      --policy witnesses.policy";
+  consent-ledger verify --against https://ledger.example --key @ledger.vkey --policy w.policy";
 
 /// Options of `verify`.
 #[derive(Debug, Args)]

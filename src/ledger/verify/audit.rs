@@ -377,6 +377,9 @@ impl<'a> Join<'a> {
             opened: self.opened,
             roots: self.roots,
         };
+        if let (None, Ok(end)) = (&self.broken, &walked) {
+            assert_eq!(end.frames, good.tip.next_index, "every frame that was walked was followed");
+        }
         let result = match (self.broken, walked) {
             (Some(damage), _) => Err(LogError::from(damage).into()),
             (None, Err(LogError::NoSegment(dir))) => Err(VerifyError::NoLedger(dir)),
