@@ -4,6 +4,9 @@
 //! The chain serves recovery, streaming audit and local integrity. It is not what outside proofs
 //! come from.
 
+use std::sync::LazyLock;
+
+use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use thiserror::Error;
 
 use super::{
@@ -19,8 +22,12 @@ pub const CONTEXT: &str = "consent-ledger v1 chain";
 /// The hash of an entry's bytes.
 #[must_use]
 pub fn hash(entry_bytes: &[u8]) -> [u8; 32] {
-    blake3::derive_key(CONTEXT, entry_bytes)
+    // `derive_key` would hash the context again for every entry.
+    let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT_KEY);
+    hasher.update(entry_bytes).finalize().into()
 }
+
+static CONTEXT_KEY: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context(CONTEXT));
 
 /// The end of a chain, to which the next entry is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +262,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_hash_is_derive_key(bytes in proptest::collection::vec(any::<u8>(), 0..5_000)) {
+            prop_assert_eq!(hash(&bytes), blake3::derive_key(CONTEXT, &bytes));
+        }
+
         #[test]
         fn every_changed_byte_changes_the_hash(entry in any_entry(), at: prop::sample::Index, bit in 0u8..8) {
             let bytes = entry::encode(&entry);
