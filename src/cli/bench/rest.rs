@@ -15,6 +15,9 @@ use crate::{
 
 const MIB: f64 = 1024.0 * 1024.0;
 
+/// How often verification and its baselines take turns; the best of each counts, because on a shared
+/// machine a single turn says more of the neighbours.
+const ROUNDS: usize = 7;
 /// Entries that the baseline of verification hashes, in bytes: more are not held in memory.
 const BASELINE_BYTES_MAX: usize = 1 << 30;
 
@@ -26,25 +29,27 @@ pub(super) fn verify(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliEr
     let dir = bench.data_dir.join(ledger::DIR);
     // This also brings the files to the page cache, where verification finds them.
     let entries = Entries::read(&dir)?;
-    let hashing = entries.rate(threads, &|row| row.hash_entries());
-    let streaming = entries.rate(threads, &|row| row.hash_through());
-
-    let started = Instant::now();
-    let audited = ledger::verify::audit(&RealDisk, &dir, Wanted::default());
-    let seconds = started.elapsed().as_secs_f64();
-    let found = audited.result.map_err(|error| CliError::failed(error.to_string()))?;
-    let bytes = audited.good.bytes as f64 / MIB;
+    let (mut hashing, mut through, mut verified) = (0.0_f64, 0.0_f64, 0.0_f64);
+    let mut good = None;
+    for _ in 0..ROUNDS {
+        hashing = hashing.max(entries.rate(threads, hash_entries));
+        through = through.max(entries.rate(threads, hash_through));
+        let started = Instant::now();
+        let audited = ledger::verify::audit(&RealDisk, &dir, Wanted::default());
+        let seconds = started.elapsed().as_secs_f64();
+        audited.result.map_err(|error| CliError::failed(error.to_string()))?;
+        verified = verified.max(audited.good.bytes as f64 / MIB / seconds);
+        good = Some(audited.good);
+    }
+    let Some(good) = good else { return Ok(()) };
+    let entry_bytes = good.bytes as f64 / good.tip.next_index as f64;
     report.add(&[
-        Figure::new(format!("bytes of entries, {threads} threads"), bytes / seconds, "MiB/s")
-            .beside("BLAKE3 and SHA-256 in memory", hashing),
-        Figure::new("the same", bytes / seconds, "MiB/s")
-            .beside("BLAKE3 and SHA-256 straight through, entries or not", streaming),
-        Figure::new("entries", found.report.entries as f64 / seconds, "1/s"),
-        Figure::new(
-            "bytes an entry",
-            audited.good.bytes as f64 / found.report.entries as f64,
-            "bytes",
-        ),
+        Figure::new(format!("bytes of entries, {threads} threads"), verified, "MiB/s")
+            .beside("BLAKE3 and SHA-256 of each entry in memory", hashing),
+        Figure::new("the same", verified, "MiB/s")
+            .beside("BLAKE3 and SHA-256 straight through", through),
+        Figure::new("entries", verified * MIB / entry_bytes, "1/s"),
+        Figure::new("bytes an entry", entry_bytes, "bytes"),
     ])
 }
 
@@ -71,7 +76,7 @@ impl Entries {
     }
 
     /// How many MiB are hashed in a second if each thread has one row of entries.
-    fn rate(&self, threads: usize, hash: &(dyn Fn(Row<'_>) + Sync)) -> f64 {
+    fn rate(&self, threads: usize, hash: fn(Row<'_>)) -> f64 {
         let started = Instant::now();
         let entries = self.ends.len().div_ceil(threads).max(1);
         thread::scope(|scope| {
@@ -87,27 +92,28 @@ impl Entries {
 }
 
 /// Entries that one thread hashes.
+#[derive(Clone, Copy)]
 struct Row<'a> {
     bytes: &'a [u8],
     start: usize,
     ends: &'a [usize],
 }
 
-impl Row<'_> {
-    /// Each entry, once with either function.
-    fn hash_entries(mut self) {
-        for &end in self.ends {
-            let entry = &self.bytes[self.start..end];
-            black_box((blake3::derive_key(chain::CONTEXT, entry), leaf_hash(entry)));
-            self.start = end;
-        }
+/// Each entry, once with either function.
+fn hash_entries(row: Row<'_>) {
+    let mut start = row.start;
+    for &end in row.ends {
+        let entry = &row.bytes[start..end];
+        black_box((blake3::derive_key(chain::CONTEXT, entry), leaf_hash(entry)));
+        start = end;
     }
+}
 
-    /// The whole row, once with either function.
-    fn hash_through(self) {
-        let row = &self.bytes[self.start..self.ends.last().copied().unwrap_or(self.start)];
-        black_box((blake3::hash(row), Sha256::digest(row)));
-    }
+/// The whole row, once with either function.
+fn hash_through(row: Row<'_>) {
+    let end = row.ends.last().copied().unwrap_or(row.start);
+    let bytes = &row.bytes[row.start..end];
+    black_box((blake3::hash(bytes), Sha256::digest(bytes)));
 }
 
 /// Time from start to the first answer, and memory before and after every subject was read.
