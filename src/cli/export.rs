@@ -46,10 +46,10 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
 }
 
-/// Whether `export` reads a directory. A server named by flag beats a directory that is only
+/// Whether `export` or `prove` reads a directory. A server named by flag beats a directory that is only
 /// named by environment or file, as these serve other commands too.
 pub(super) fn is_offline(matches: &ArgMatches) -> Result<bool, CliError> {
-    let Some(matches) = matches.subcommand_matches("export") else { return Ok(false) };
+    let Some(("export" | "prove", matches)) = matches.subcommand() else { return Ok(false) };
     let by_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
     match (by_flag("data_dir"), by_flag("addr")) {
         (true, true) => Err(CliError::usage("--data-dir and --addr exclude each other")

@@ -22,6 +22,7 @@ mod audience;
 mod bench;
 pub mod catalog;
 mod check;
+mod checkpoint;
 mod client;
 mod completions;
 mod confirm;
@@ -37,6 +38,7 @@ mod offline;
 mod output;
 mod preferences;
 mod progress;
+mod prove;
 mod rebuild_view;
 mod receipt;
 mod record;
@@ -47,6 +49,7 @@ mod token;
 pub mod trust;
 mod uses;
 mod verify;
+mod verify_proof;
 mod verify_receipt;
 mod watch;
 mod witness;
@@ -62,7 +65,8 @@ In the file, a key at the top goes for every command, a key in a table such as [
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `token verify` and `verify-receipt`: not good
+  1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the other
+     `verify-…` commands and `prove`: not good, not proven
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -81,7 +85,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Whether `export` was told a data directory more closely than a server.
+    /// Whether `export` or `prove` was told a data directory more closely than a server.
     #[arg(skip)]
     pub offline: bool,
 }
@@ -161,9 +165,17 @@ pub enum Command {
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
     /// Recompute decisions from the ledger, and compare them with the server's answers
     VerifyDecisions(decisions::DecisionsArgs),
+    /// Verify that an entry is in a ledger, with no server and no files of the ledger
+    VerifyProof(Box<verify_proof::VerifyProofArgs>),
+    /// Verify a decision token, with no server: as `token verify`
+    VerifyToken(token::VerifyArgs),
+    /// Prove that an entry is in the ledger, or that the ledger only grew
+    Prove(Box<prove::ProveArgs>),
+    /// Fetch the signed head of the ledger, to be kept elsewhere
+    Checkpoint(Box<checkpoint::CheckpointArgs>),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
     /// Get the receipt of an act, signed and with its proof
@@ -286,8 +298,12 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Link(args) => Box::pin(link::run(args, context)).await,
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
-        Command::Verify(args) => verify::run(&args, context),
+        Command::Verify(args) => Box::pin(verify::run(&args, context)).await,
         Command::VerifyDecisions(args) => Box::pin(decisions::run(args, context)).await,
+        Command::VerifyProof(args) => verify_proof::run(&args, context),
+        Command::VerifyToken(args) => token::verify(&args, context),
+        Command::Prove(args) => Box::pin(prove::run(*args, offline, context)).await,
+        Command::Checkpoint(args) => Box::pin(checkpoint::run(*args, context)).await,
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::Receipt(args) => Box::pin(receipt::run(args, context)).await,
         Command::VerifyReceipt(args) => verify_receipt::run(&args, context),

@@ -1,26 +1,38 @@
 //! Reading a data directory with no server and no keys, and beside a running server.
 
-use std::{fs, io, ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap, convert::Infallible, fs, io, ops::ControlFlow, path::Path, sync::Arc,
+};
+
+use serde::Deserialize;
 
 use super::{
     error::CliError,
     shapes::{Damage, Rebuilt, TornTail, Verified},
+    trust::read_text,
     words::hex,
 };
 use crate::{
     ledger::{
-        self, chain,
-        verify::{self, VerifyError},
+        self, ENTRY_BYTES_MAX,
+        verify::{self, Audit, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     node::{self, NodeConfig, Progress},
     storage::{
         LogError,
         disk::{Disk, RealDisk},
+        scan,
+    },
+    tlog::{
+        checkpoint::SignedCheckpoint,
+        merkle::{Hash, prove_inclusion},
+        proof::TlogProof,
+        tile,
     },
 };
 
-/// How many entries are verified between two signs of progress.
-const PROGRESS_STEP: u64 = 1_024;
+/// Name of the file in which a server keeps its own checkpoints.
+pub const CHECKPOINT_FILE: &str = "checkpoint.json";
 
 /// Takes an entry, as index and exact bytes.
 type TakeEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CliError> + 'a;
@@ -61,25 +73,35 @@ pub fn entries_from_dir(
     failed.map_or(Ok(()), Err)
 }
 
-/// Verifies checksums, chain and order of the whole ledger.
+/// What the files of a data directory hold.
+pub struct Files {
+    /// Whether they are intact.
+    pub verified: Verified,
+    /// What is good of them, from the first entry on.
+    pub good: Good,
+}
+
+/// Verifies checksums, chain and order of the whole ledger, and computes the roots of the tree over
+/// its entries at some sizes. `hashes` takes the hashes of that tree.
 ///
 /// # Errors
 /// There is no ledger, or it can not be read. Damage is not an error but a result.
-pub fn verify_dir(dir: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified, CliError> {
+pub fn verify_dir(
+    dir: &Path,
+    roots_at: &[u64],
+    hashes: Option<&mut TakeHash<'_>>,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Files, CliError> {
     there_is(dir)?;
     let ledger = dir.join(ledger::DIR);
     let bytes_total = bytes_in(&ledger)?;
-    let mut good = Good::default();
-    let verified = verify::verify(&RealDisk, &ledger, &mut |entry, frame| {
-        good.bytes += frame.payload.len() as u64;
-        good.entries = entry.index + 1;
-        good.last = Some(chain::hash(frame.payload));
-        if entry.index % PROGRESS_STEP == 0 {
-            progress(Step { bytes: good.bytes, bytes_total });
-        }
-    });
-    match verified {
-        Ok(report) => Ok(Verified {
+    let mut tell = |bytes| progress(Step { bytes, bytes_total });
+    // The cast lets the reference live as shortly as the others.
+    let hashes = hashes.map(|take| take as &mut TakeHash<'_>);
+    let wanted = Wanted { roots_at, hashes, progress: Some(&mut tell) };
+    let Audited { good, result } = verify::audit(&RealDisk, &ledger, wanted);
+    let verified = match result {
+        Ok(Audit { report, .. }) => Verified {
             intact: true,
             entries: report.entries,
             bytes: report.bytes,
@@ -90,41 +112,151 @@ pub fn verify_dir(dir: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified
                 bytes: torn.bytes,
             }),
             damage: None,
-        }),
-        Err(VerifyError::Log(LogError::Damaged(damage))) => Ok(good.before(Damage {
-            segment: damage.segment,
-            offset: damage.offset,
-            index: damage.index,
-            what: damage.what,
-        })),
+        },
+        Err(VerifyError::Log(LogError::Damaged(damage))) => before(
+            &good,
+            Damage {
+                segment: damage.segment,
+                offset: damage.offset,
+                index: damage.index,
+                what: damage.what,
+            },
+        ),
         // A segment of another ledger among this one's is damage, too.
         Err(VerifyError::Log(LogError::Foreign { path, what })) => {
             let segment = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let index = good.entries;
-            Ok(good.before(Damage { segment, offset: 0, index, what }))
+            let index = good.tip.next_index;
+            before(&good, Damage { segment, offset: 0, index, what })
         }
-        Err(error) => Err(cli_error(&error)),
-    }
+        Err(error) => return Err(cli_error(&error)),
+    };
+    Ok(Files { verified, good })
 }
 
 /// What was good before the first damage.
-#[derive(Default)]
-struct Good {
-    entries: u64,
-    bytes: u64,
-    last: Option<[u8; 32]>,
+fn before(good: &Good, damage: Damage) -> Verified {
+    let entries = good.tip.next_index;
+    Verified {
+        intact: false,
+        entries,
+        bytes: good.bytes,
+        chain_hash: (entries > 0).then(|| hex(&good.tip.hash)),
+        torn_tail: None,
+        damage: Some(damage),
+    }
 }
 
-impl Good {
-    fn before(self, damage: Damage) -> Verified {
-        Verified {
-            intact: false,
-            entries: self.entries,
-            bytes: self.bytes,
-            chain_hash: self.last.map(|hash| hex(&hash)),
-            torn_tail: None,
-            damage: Some(damage),
+/// The text of the latest checkpoint that a data directory holds: the one that was released, else
+/// the one that was signed.
+///
+/// # Errors
+/// There is none.
+pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
+    let path = dir.join(CHECKPOINT_FILE);
+    let none = || {
+        CliError::usage(format!("{}: there is no checkpoint in it", dir.display()))
+            .with_hint("give one with --checkpoint")
+    };
+    if !path.exists() {
+        return Err(none());
+    }
+    let file = CheckpointFile::parse(&read_text(&path)?)
+        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
+    file.released.or(file.signed).map(|own| own.note).ok_or_else(none)
+}
+
+/// Makes the proof that an entry is under a checkpoint. Verifies the ledger on the way.
+///
+/// # Errors
+/// The entry is not under the checkpoint, or the ledger is damaged or not the one that was signed.
+pub fn prove_in_dir(
+    dir: &Path,
+    index: u64,
+    checkpoint: SignedCheckpoint,
+    progress: &mut dyn FnMut(Step),
+) -> Result<TlogProof, CliError> {
+    let size = checkpoint.checkpoint.size;
+    if index >= size {
+        let what =
+            format!("--index {index} is not under the checkpoint, which is of {size} entries");
+        return Err(CliError::usage(what));
+    }
+    // The hashes of the tiles that the path is made of, until all are known none.
+    let mut tiles = BTreeMap::new();
+    let Ok(_) = prove_inclusion(index, size, |height, number| {
+        let at = tile::locate(height, number);
+        let start = at.tile * tile::TILE_WIDTH + at.first as u64;
+        tiles.extend((start..start + at.count as u64).map(|n| ((at.level, n), Hash::default())));
+        Ok::<_, Infallible>(Hash::default())
+    });
+    let mut take = |level, number, hash: &Hash| {
+        if let Some(own) = tiles.get_mut(&(level, number)) {
+            *own = *hash;
         }
+    };
+    let files = verify_dir(dir, &[size], Some(&mut take), progress)?;
+    if let Some(damage) = files.verified.damage {
+        let Damage { segment, offset, index, what } = damage;
+        return Err(CliError::failed(format!(
+            "segment {segment} is damaged at byte {offset}, index {index}: {what}"
+        )));
+    }
+    if files.good.roots.get(&size) != Some(&checkpoint.checkpoint.root) {
+        let what = "the ledger is not the one that the checkpoint is of: nothing can be proven";
+        return Err(CliError::failed(what)
+            .with_hint("`consent-ledger verify --checkpoint` says what differs"));
+    }
+    let Ok(path) = prove_inclusion(index, size, |height, number| {
+        let at = tile::locate(height, number);
+        let start = at.tile * tile::TILE_WIDTH + at.first as u64;
+        let row = (start..start + at.count as u64).filter_map(|n| tiles.get(&(at.level, n)));
+        let row: Vec<u8> = row.flatten().copied().collect();
+        Ok::<_, Infallible>(tile::root_of(&row).unwrap_or_default())
+    });
+    Ok(TlogProof { extra: Some(entry_in_dir(dir, index)?), index, path, checkpoint })
+}
+
+/// The exact bytes of an entry, of a ledger that is verified.
+fn entry_in_dir(dir: &Path, index: u64) -> Result<Vec<u8>, CliError> {
+    let mut found = None;
+    let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
+    let dir = dir.join(ledger::DIR);
+    let scanned = scan(&RealDisk, &dir, ledger::LOG_KIND, frame_bytes_max, index, &mut |frame| {
+        if frame.index < index {
+            return ControlFlow::Continue(());
+        }
+        found = Some(frame.payload.to_vec());
+        ControlFlow::Break(String::new())
+    });
+    found.ok_or_else(|| match scanned {
+        Err(error) => CliError::failed(error.to_string()),
+        Ok(end) => CliError::failed(format!("the ledger has {} entries", end.frames)),
+    })
+}
+
+/// The file in which a server keeps its own checkpoints.
+#[derive(Debug, Deserialize)]
+pub struct CheckpointFile {
+    /// The one that was signed last.
+    pub signed: Option<KeptNote>,
+    /// The one that was released last.
+    pub released: Option<KeptNote>,
+}
+
+/// A checkpoint in that file.
+#[derive(Debug, Deserialize)]
+pub struct KeptNote {
+    /// Its text.
+    pub note: String,
+}
+
+impl CheckpointFile {
+    /// Takes the file's text.
+    ///
+    /// # Errors
+    /// Not such a file.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
     }
 }
 
@@ -183,7 +315,7 @@ mod tests {
     fn no_directory_or_an_empty_one_is_wrong_usage() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().join("absent"), dir.path().to_owned()] {
-            let error = verify_dir(&path, &mut |_| {}).unwrap_err();
+            let error = verify_dir(&path, &[], None, &mut |_| {}).err().unwrap();
             assert_eq!(error.exit_code(), 2, "{error}");
         }
     }

@@ -1,7 +1,5 @@
 //! `token`: verifies decision tokens, offline, and asks a server for the key that does.
 
-use std::{fs, path::Path};
-
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
@@ -10,12 +8,14 @@ use super::{
     error::CliError,
     output::Tone,
     shapes::{DecisionKey, TokenVerified},
+    trust::text_or_file,
     words,
 };
 use crate::{
     domain::{Effect, Millis},
     proto::{GetDecisionKeyRequest, check_service_client::CheckServiceClient},
-    token::{self, PublicKey},
+    tlog::key::{Algorithm, VerifierKey},
+    token::{self, KeyError, PublicKey},
 };
 
 /// The subcommands of `token`.
@@ -47,7 +47,8 @@ Examples:
 pub struct VerifyArgs {
     /// The token
     token: String,
-    /// Public key: a JSON Web Key, 32 bytes in base64, or @FILE with one of them in it
+    /// Public key: a JSON Web Key, the ledger's verifier key, 32 bytes in base64, or @FILE with one
+    /// of them in it
     #[arg(long, value_name = "KEY")]
     key: String,
     /// Data subject that the token must be about
@@ -93,7 +94,7 @@ async fn key(context: &mut Context) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
-fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
+pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let key = public_key(&args.key)?;
     let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
     let statement = token::verify(args.token.trim(), &key, args.subject.as_deref(), now)?;
@@ -118,22 +119,19 @@ fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
 }
 
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
-    let read;
-    let key = match text.strip_prefix('@') {
-        None => text,
-        Some(path) => {
-            read = read_key(Path::new(path))?;
-            &read
-        }
-    };
-    PublicKey::parse(key).map_err(|error| {
-        CliError::usage(format!("--key {error}"))
-            .with_hint("`consent-ledger token key` prints that of a server; @FILE reads a file")
-    })
+    let text = text_or_file(text)?;
+    // The same key signs checkpoints and tokens. A witness's key signs neither.
+    if let Ok(key) = VerifierKey::parse(&text)
+        && key.algorithm() == Algorithm::Note
+    {
+        return PublicKey::from_bytes(&key.public_key()).map_err(|error| wrong_key(&error));
+    }
+    PublicKey::parse(&text).map_err(|error| wrong_key(&error))
 }
 
-fn read_key(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path).map_err(|error| CliError::file(path, error))
+fn wrong_key(error: &KeyError) -> CliError {
+    CliError::usage(format!("--key {error}"))
+        .with_hint("`consent-ledger token key` prints that of a server; @FILE reads a file")
 }
 
 fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError> {
@@ -170,6 +168,7 @@ mod tests {
     use std::{io::Write as _, time::Duration};
 
     use super::*;
+    use crate::tlog::key::SignerKey;
     use crate::{
         cli::testing::Capture,
         domain::Reason,
@@ -274,6 +273,12 @@ mod tests {
         writeln!(file, "{jwk}").unwrap();
         let at_file = format!("@{}", file.path().display());
         assert_eq!(public_key(&jwk).unwrap(), public_key(&at_file).unwrap());
+        let verifier =
+            |algorithm| SignerKey::from_seed("localhost/consent", algorithm, &[7; 32]).unwrap();
+        let log = verifier(Algorithm::Note).verifier().clone();
+        assert_eq!(public_key(&log.to_string()).unwrap().to_bytes(), log.public_key());
+        let witness = verifier(Algorithm::Cosignature).verifier().to_string();
+        assert_eq!(public_key(&witness).unwrap_err().exit_code(), 2);
         assert_eq!(public_key("nonsense").unwrap_err().exit_code(), 2);
         assert_eq!(public_key("@/no/such/file").unwrap_err().exit_code(), 1);
     }

@@ -1,22 +1,53 @@
-//! `verify`: verifies a ledger on disk.
+//! `verify`: verifies a ledger on disk, alone and beside checkpoints that others hold.
+
+mod against;
+mod held;
+mod tree;
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
 use clap::Args;
 use indicatif::HumanBytes;
+use serde::Serialize;
 
-use super::{Context, Exit, error::CliError, offline, output::Tone, progress, shapes::Verified};
+use self::{
+    against::Remote,
+    held::{Compared, Held, Source},
+    tree::{TreeCompared, TreeFiles},
+};
+use super::{
+    Context, Exit,
+    error::CliError,
+    offline::{self, Files},
+    output::{Output, Tone},
+    progress,
+    shapes::Verified,
+    trust::{Trust, TrustArgs},
+    words::hex,
+};
+use crate::tlog::BASE64;
 
 const AFTER_HELP: &str = "\
 Needs no server and no keys, and may run beside a running server. A torn tail is an unfinished write
 at the end: one that is under way, or that a crash cut off before it was acknowledged. It is
-reported, and it is not damage. Whether somebody cut it off, only an outside witness can tell.
+reported, and it is not damage.
 
-Exit codes: 0 intact, 1 damaged, 2 wrong usage, for example no ledger in the directory.
+Whoever can write the files can write a whole new ledger, or put an old copy in place: that shows
+only beside a checkpoint that was kept elsewhere. `consent-ledger checkpoint` fetches one to keep.
+With --checkpoint the ledger must begin with what the checkpoint is of; with --against it is
+compared with what a server publishes, whichever has more entries. Both need --key, and the
+cosignatures that --policy or --witness ask for. The checkpoints that the directory itself holds
+are compared, too; without --key their signature is not verified, and the output says so.
+
+Exit codes: 0 intact, and as every checkpoint says; 1 damaged, rolled back or changed; 2 wrong
+usage, for example no ledger in the directory.
 
 Examples:
   consent-ledger verify --data-dir ./data
-  consent-ledger verify --data-dir ./data --json | jq .chain_hash";
+  consent-ledger verify --data-dir ./data --json | jq .root_hash
+  consent-ledger verify --data-dir ./data --checkpoint january.checkpoint --key @ledger.vkey
+  consent-ledger verify --against https://ledger.example --key @ledger.vkey --policy w.policy";
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -25,52 +56,178 @@ pub struct VerifyArgs {
     /// Directory of the ledger
     #[arg(long, value_name = "DIR", default_value = "./data")]
     data_dir: PathBuf,
+    /// File with a checkpoint that was kept elsewhere; may be given several times
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// Compare with what a server publishes at this address (C2SP tlog-tiles)
+    #[arg(long, value_name = "URL")]
+    against: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
-pub(super) fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let bar = progress::bytes(0, "verifying");
-    let verified = offline::verify_dir(&args.data_dir, &mut |step| {
-        bar.set_length(step.bytes_total);
-        bar.set_position(step.bytes);
-    });
-    bar.finish_and_clear();
-    let verified = verified?;
+/// The answer to `verify`: that of the files, and what else was compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Verification {
+    /// `intact` is true only if the files are, and everything that was compared agrees.
+    #[serde(flatten)]
+    files: Verified,
+    /// Name of the ledger.
+    origin: Option<String>,
+    /// Identity of the ledger.
+    ledger_id: Option<String>,
+    /// Root of the tree over the good entries, in base64 as in checkpoints.
+    root_hash: String,
+    /// The tree on disk; `null` if there is none.
+    tree: Option<TreeCompared>,
+    /// Checkpoints that were compared.
+    checkpoints: Vec<Compared>,
+}
+
+pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let verification = verify(args, context).await?;
     // A reader that went away does not turn damage into a success.
-    match print(&verified, context).and_then(|()| context.out.flush()) {
+    match print(&verification, context).and_then(|()| context.out.flush()) {
         Ok(()) | Err(CliError::StdoutClosed) => {}
         Err(error) => return Err(error),
     }
-    Ok(if verified.intact { Exit::Success } else { Exit::Failed })
+    Ok(if verification.files.intact { Exit::Success } else { Exit::Failed })
 }
 
-fn print(verified: &Verified, context: &mut Context) -> Result<(), CliError> {
+async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, CliError> {
+    let trust = trust(args)?;
+    // What is compared is read first: a server that runs meanwhile only adds to the ledger.
+    let mut held = Held::own(&args.data_dir, trust.as_ref())?;
+    let mut remote = None;
+    if let Some(trust) = &trust {
+        for path in &args.checkpoint {
+            held.push(Held::file(path, trust)?);
+        }
+        if let Some(url) = &args.against {
+            remote = Some(Remote::fetch(url, trust, &context.global).await?);
+        }
+    }
+    let mut tree = TreeFiles::open(&args.data_dir)
+        .map_err(|error| CliError::file(&args.data_dir.join("tree"), error))?;
+
+    let sizes = held.iter().chain(remote.as_ref().map(|own| &own.held)).filter_map(Held::size);
+    let Files { verified, good } = read(args, &sizes.collect::<Vec<_>>(), tree.as_mut())?;
+
+    let is_whole = verified.intact;
+    let mut checkpoints: Vec<Compared> =
+        held.into_iter().map(|held| held.compare(&good, is_whole)).collect();
+    if let Some(remote) = remote {
+        checkpoints.push(remote.compare(&good, is_whole).await);
+    }
+    checkpoints.extend(trust.and_then(|trust| Held::foreign_key(&trust, &good)));
+    // A tree beside a damaged ledger was compared as far as that is good.
+    let tree = tree.map(|tree| tree.end(if is_whole { verified.entries } else { u64::MAX }));
+    let agrees =
+        checkpoints.iter().all(|own| own.agrees) && tree.as_ref().is_none_or(|tree| tree.agrees);
+    let opened = good.opened.as_ref();
+    Ok(Verification {
+        files: Verified { intact: is_whole && agrees, ..verified },
+        origin: opened.map(|opened| opened.origin.clone()),
+        ledger_id: opened.map(|opened| hex(&opened.ledger_id)),
+        root_hash: BASE64.encode(good.root),
+        tree,
+        checkpoints,
+    })
+}
+
+/// A checkpoint from outside without a key that is trusted must never count.
+fn trust(args: &VerifyArgs) -> Result<Option<Trust>, CliError> {
+    match args.checkpoint.is_empty() && args.against.is_none() {
+        true => args.trust.trust(),
+        false => args.trust.required().map(Some),
+    }
+}
+
+fn read(args: &VerifyArgs, sizes: &[u64], tree: Option<&mut TreeFiles>) -> Result<Files, CliError> {
+    let bar = progress::bytes(0, "verifying");
+    let mut step = |step: offline::Step| {
+        bar.set_length(step.bytes_total);
+        bar.set_position(step.bytes);
+    };
+    let read = match tree {
+        None => offline::verify_dir(&args.data_dir, sizes, None, &mut step),
+        Some(tree) => {
+            let mut compare = |level, number, hash: &_| tree.compare(level, number, hash);
+            offline::verify_dir(&args.data_dir, sizes, Some(&mut compare), &mut step)
+        }
+    };
+    bar.finish_and_clear();
+    read
+}
+
+fn print(verification: &Verification, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
-        return out.object(verified);
+        return out.object(verification);
     }
-    let (tone, word) =
-        if verified.intact { (Tone::Good, "intact") } else { (Tone::Bad, "DAMAGED") };
+    let files = &verification.files;
+    let (tone, word) = match (files.intact, &files.damage) {
+        (true, _) => (Tone::Good, "intact"),
+        (false, Some(_)) => (Tone::Bad, "DAMAGED"),
+        (false, None) => (Tone::Bad, "NOT AS IT SHOULD BE"),
+    };
     let word = out.paint(tone, word);
     out.line(word)?;
-    if let Some(damage) = &verified.damage {
+    if let Some(damage) = &files.damage {
         out.line(format!("segment     {}", damage.segment))?;
         out.line(format!("offset      {}", damage.offset))?;
         out.line(format!("index       {}", damage.index))?;
         out.line(format!("what        {}", damage.what))?;
     }
-    let good = if verified.intact { "entries     " } else { "good before " };
-    out.line(format!("{good}{}", verified.entries))?;
-    out.line(format!("bytes       {} ({})", verified.bytes, HumanBytes(verified.bytes)))?;
-    if let Some(hash) = &verified.chain_hash {
+    let good = if files.damage.is_none() { "entries     " } else { "good before " };
+    out.line(format!("{good}{}", files.entries))?;
+    out.line(format!("bytes       {} ({})", files.bytes, HumanBytes(files.bytes)))?;
+    if let Some(origin) = &verification.origin {
+        out.line(format!("ledger      {origin}"))?;
+    }
+    if let Some(hash) = &files.chain_hash {
         out.line(format!("chain hash  {hash}"))?;
     }
-    if let Some(tail) = &verified.torn_tail {
+    out.line(format!("root hash   {}", verification.root_hash))?;
+    if let Some(tail) = &files.torn_tail {
         out.line(format!(
             "torn tail   {} bytes at offset {} of {}: an unfinished write",
             tail.bytes, tail.offset, tail.segment
         ))?;
     }
-    Ok(())
+    if let Some(tree) = &verification.tree {
+        print_tree(tree, out)?;
+    }
+    verification.checkpoints.iter().try_for_each(|compared| print_compared(compared, out))
+}
+
+fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {
+    match &tree.what {
+        None => out.line(format!("tree        {} hashes on disk, all right", tree.hashes)),
+        Some(what) => {
+            let wrong = out.paint(Tone::Bad, "wrong");
+            out.line(format!("tree        {wrong}: {what}"))?;
+            out.line("            delete the tree folder: the server computes it again")
+        }
+    }
+}
+
+fn print_compared(compared: &Compared, out: &mut Output) -> Result<(), CliError> {
+    let (tone, word) =
+        if compared.agrees { (Tone::Good, "agrees") } else { (Tone::Bad, "differs") };
+    let word = out.paint(tone, word);
+    let size = compared.size.map_or_else(String::new, |size| format!(", {size} entries"));
+    let of = if compared.source == Source::Key { "key         " } else { "checkpoint  " };
+    out.line(format!("{of}{word}: {}{size}", compared.name))?;
+    if let Some(what) = &compared.what {
+        out.line(format!("            {what}"))?;
+    }
+    if !compared.signed && compared.source == Source::Own {
+        out.line("            its signature was not verified: no --key was given")?;
+    }
+    compared.cosigned.iter().try_for_each(|own| {
+        out.line(format!("            cosigned by {} at {}", own.witness, own.at))
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +238,22 @@ mod tests {
         testing::Capture,
     };
 
-    fn damaged() -> Verified {
+    fn damaged() -> Verification {
+        of(damaged_files())
+    }
+
+    fn of(files: Verified) -> Verification {
+        Verification {
+            files,
+            origin: Some("ledger.example".into()),
+            ledger_id: Some("07".into()),
+            root_hash: "cm9vdA==".into(),
+            tree: None,
+            checkpoints: Vec::new(),
+        }
+    }
+
+    fn damaged_files() -> Verified {
         Verified {
             intact: false,
             entries: 12,
@@ -105,7 +277,7 @@ mod tests {
             capture.text(context),
             "DAMAGED\nsegment     00000000000000000000.seg\noffset      1234\nindex       12\n\
              what        checksum mismatch\ngood before 12\nbytes       2048 (2.00 KiB)\n\
-             chain hash  ab\n"
+             ledger      ledger.example\nchain hash  ab\nroot hash   cm9vdA==\n"
         );
     }
 
@@ -117,16 +289,19 @@ mod tests {
             capture.text(context),
             "{\"intact\":false,\"entries\":12,\"bytes\":2048,\"chain_hash\":\"ab\",\
              \"torn_tail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
-             \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"}}\n"
+             \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"},\
+             \"origin\":\"ledger.example\",\"ledger_id\":\"07\",\"root_hash\":\"cm9vdA==\",\
+             \"tree\":null,\"checkpoints\":[]}\n"
         );
     }
 
     #[test]
     fn a_torn_tail_is_reported_as_intact() {
         let tail = TornTail { segment: "s".into(), offset: 9, bytes: 3 };
-        let verified = Verified { intact: true, damage: None, torn_tail: Some(tail), ..damaged() };
+        let files =
+            Verified { intact: true, damage: None, torn_tail: Some(tail), ..damaged_files() };
         let (mut context, capture) = Capture::context(false);
-        print(&verified, &mut context).unwrap();
+        print(&of(files), &mut context).unwrap();
         let text = capture.text(context);
         assert!(text.starts_with("intact\nentries     12\n"), "{text}");
         assert!(text.ends_with("torn tail   3 bytes at offset 9 of s: an unfinished write\n"));

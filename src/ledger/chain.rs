@@ -4,13 +4,17 @@
 //! The chain serves recovery, streaming audit and local integrity. It is not what outside proofs
 //! come from.
 
+use std::sync::LazyLock;
+
+use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use thiserror::Error;
 
 use super::{
     ENTRY_BYTES_MAX, FORMAT_VERSION,
     entry::{self, EntryError},
+    skim::skim,
 };
-use crate::domain::{Body, Entry, Millis};
+use crate::domain::{Body, Entry, LedgerOpened, Millis};
 
 /// The context string of the chain. Part of the format.
 pub const CONTEXT: &str = "consent-ledger v1 chain";
@@ -18,8 +22,12 @@ pub const CONTEXT: &str = "consent-ledger v1 chain";
 /// The hash of an entry's bytes.
 #[must_use]
 pub fn hash(entry_bytes: &[u8]) -> [u8; 32] {
-    blake3::derive_key(CONTEXT, entry_bytes)
+    // `derive_key` would hash the context again for every entry.
+    let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT_KEY);
+    hasher.update(entry_bytes).finalize().into()
 }
+
+static CONTEXT_KEY: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context(CONTEXT));
 
 /// The end of a chain, to which the next entry is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,18 +129,7 @@ impl Tip {
             return Err(ChainError::TooLarge(entry_bytes.len()));
         }
         let entry = entry::decode(entry_bytes)?;
-        if entry.index != self.next_index {
-            return Err(ChainError::Index { want: self.next_index, got: entry.index });
-        }
-        if entry.prev_hash != self.hash {
-            return Err(ChainError::PrevHash);
-        }
-        if entry.recorded_at < self.recorded_at {
-            return Err(ChainError::TimeWentBack {
-                got: entry.recorded_at,
-                before: self.recorded_at,
-            });
-        }
+        self.is_continued_by(&Self::before(&entry))?;
         let first = self.next_index == 0;
         match &entry.body {
             Body::Opened(opened) if first && opened.format_version != FORMAT_VERSION => {
@@ -146,13 +143,66 @@ impl Tip {
         let tip = Self::after(&entry, entry_bytes);
         Ok((entry, tip))
     }
+
+    /// As [`Self::follow`], for those who want only to know how the ledger was opened.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn follow_head(
+        &self,
+        entry_bytes: &[u8],
+    ) -> Result<(Option<LedgerOpened>, Self), ChainError> {
+        // The first entry is no act, and must be looked into.
+        if self.next_index > 0
+            && entry_bytes.len() <= ENTRY_BYTES_MAX
+            && let Some(claimed) = skim(entry_bytes)
+        {
+            self.is_continued_by(&claimed)?;
+            let (next_index, hash) = (self.next_index + 1, hash(entry_bytes));
+            return Ok((None, Self { next_index, hash, recorded_at: claimed.recorded_at }));
+        }
+        let (entry, tip) = self.follow(entry_bytes)?;
+        let opened = match entry.body {
+            Body::Opened(opened) => Some(opened),
+            _ => None,
+        };
+        Ok((opened, tip))
+    }
+
+    /// The tip that an entry says it continues; none if the bytes are no entry.
+    #[must_use]
+    pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
+        entry::decode(entry_bytes).ok().as_ref().map(Self::before)
+    }
+
+    fn before(entry: &Entry) -> Self {
+        Self { next_index: entry.index, hash: entry.prev_hash, recorded_at: entry.recorded_at }
+    }
+
+    /// Whether an entry that claims to continue one tip continues this one.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn is_continued_by(&self, claimed: &Self) -> Result<(), ChainError> {
+        if claimed.next_index != self.next_index {
+            return Err(ChainError::Index { want: self.next_index, got: claimed.next_index });
+        }
+        if claimed.hash != self.hash {
+            return Err(ChainError::PrevHash);
+        }
+        if claimed.recorded_at < self.recorded_at {
+            let (got, before) = (claimed.recorded_at, self.recorded_at);
+            return Err(ChainError::TimeWentBack { got, before });
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        domain::{ChannelPut, Key, LedgerOpened},
+        domain::{ChannelPut, Key},
         ledger::entry::tests::any_entry,
     };
     use proptest::prelude::*;
@@ -212,6 +262,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_hash_is_derive_key(bytes in proptest::collection::vec(any::<u8>(), 0..5_000)) {
+            prop_assert_eq!(hash(&bytes), blake3::derive_key(CONTEXT, &bytes));
+        }
+
         #[test]
         fn every_changed_byte_changes_the_hash(entry in any_entry(), at: prop::sample::Index, bit in 0u8..8) {
             let bytes = entry::encode(&entry);

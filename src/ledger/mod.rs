@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod entry;
+mod skim;
 pub mod verify;
 
 /// Kind of the ledger's segment files.

@@ -1,7 +1,10 @@
 //! Verification of a ledger's files: no server, no keys, and beside a running writer.
 //!
 //! It reads every byte once and changes nothing. What it proves is that the files hold one unbroken
-//! chain; that nobody replaced the whole chain takes an outside witness.
+//! chain; that nobody replaced the whole chain takes an outside witness, whose checkpoint is
+//! compared with the roots of the tree over the entries ([`audit`]).
+
+mod audit;
 
 use std::{
     ops::ControlFlow,
@@ -10,6 +13,7 @@ use std::{
 
 use thiserror::Error;
 
+pub use self::audit::{Audit, Audited, Good, TakeHash, Wanted, audit, workers};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
 use crate::{
     domain::{Body, Entry, LedgerOpened, Millis},
@@ -60,18 +64,33 @@ pub fn verify(
         visit(entry, frame);
         ControlFlow::Continue(())
     })?;
-    let (Some(opened), Some(end)) = (walk.opened, end) else {
-        return Err(VerifyError::NoLedger(dir.to_owned()));
-    };
-    Ok(Report {
-        origin: opened.origin,
-        ledger_id: opened.ledger_id,
-        entries: end.frames,
-        bytes: end.bytes,
-        chain_hash: walk.tip.hash,
-        recorded_at: walk.tip.recorded_at,
-        torn: end.torn,
-    })
+    let Some(end) = end else { return Err(VerifyError::NoLedger(dir.to_owned())) };
+    Report::of(dir, walk.opened, walk.tip, end)
+}
+
+impl Report {
+    /// What a walk over the whole ledger found.
+    fn of(
+        dir: &Path,
+        opened: Option<LedgerOpened>,
+        tip: Tip,
+        end: ScanEnd,
+    ) -> Result<Self, VerifyError> {
+        let Some(opened) = opened else { return Err(VerifyError::NoLedger(dir.to_owned())) };
+        if opened.ledger_id != end.id {
+            let what = "its first entry opens another ledger".to_owned();
+            return Err(LogError::Foreign { path: dir.to_owned(), what }.into());
+        }
+        Ok(Self {
+            origin: opened.origin,
+            ledger_id: opened.ledger_id,
+            entries: end.frames,
+            bytes: end.bytes,
+            chain_hash: tip.hash,
+            recorded_at: tip.recorded_at,
+            torn: end.torn,
+        })
+    }
 }
 
 /// Verifies the entries before `end` only. `visit` may stop the walk. Answers the index that it came

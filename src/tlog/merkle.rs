@@ -89,11 +89,18 @@ impl Range {
     /// Adds the leaves of a row that begins where this one ends. Answers whether it does.
     #[must_use]
     pub fn append(&mut self, other: &Self) -> bool {
+        self.append_telling(other, &mut |_, _| {})
+    }
+
+    /// As [`Self::append`], and tells of every subtree that this completes and that stands over
+    /// leaves of both rows: height and hash. There is at most one of each height.
+    #[must_use]
+    pub fn append_telling(&mut self, other: &Self, completed: &mut dyn FnMut(u32, &Hash)) -> bool {
         if other.begin != self.end {
             return false;
         }
         for (height, hash) in &other.subtrees {
-            self.push_subtree(*height, *hash, &mut |_, _| {});
+            self.push_subtree(*height, *hash, completed);
         }
         true
     }
@@ -435,6 +442,35 @@ mod tests {
             }
             prop_assert_eq!(&whole, &Range::of_size(60, subtree_of(&all)).unwrap());
             prop_assert!(!whole.append(&Range::empty(59)));
+        }
+
+        #[test]
+        fn every_subtree_is_told_once(cuts in prop::collection::vec(0_u64..60, 1..5)) {
+            let mut cuts = cuts;
+            cuts.extend([0, 60]);
+            cuts.sort_unstable();
+            let all = leaves(60);
+            let (mut whole, mut told) = (Range::empty(0), Vec::new());
+            for pair in cuts.windows(2) {
+                let mut part = Range::empty(pair[0]);
+                for leaf in pair[0]..pair[1] {
+                    let hash = all[usize::try_from(leaf).unwrap()];
+                    part.push_telling(hash, &mut |height, hash| {
+                        told.push((height, leaf >> height, *hash));
+                    });
+                }
+                let begin = part.begin();
+                let joined = whole.append_telling(&part, &mut |height, hash| {
+                    told.push((height, begin >> height, *hash));
+                });
+                prop_assert!(joined);
+            }
+            told.sort_unstable();
+            let mut subtree = subtree_of(&all);
+            let complete = (1..6).flat_map(|height| (0..60 >> height).map(move |n| (height, n)));
+            let complete: Vec<_> =
+                complete.map(|(height, n)| (height, n, subtree(height, n).unwrap())).collect();
+            prop_assert_eq!(told, complete);
         }
 
         #[test]

@@ -1,0 +1,204 @@
+//! `checkpoint`: fetches the signed head of a ledger, to be kept where the ledger's operator can not
+//! change it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use base64::Engine as _;
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    trust::{Cosigned, Trust, TrustArgs},
+};
+use crate::{
+    proto::{
+        GetCheckpointRequest, GetCheckpointResponse, audit_service_client::AuditServiceClient,
+    },
+    tlog::{BASE64, checkpoint::SignedCheckpoint},
+};
+
+const AFTER_HELP: &str = "\
+Prints a C2SP checkpoint, a signed note: keep it, and `verify --checkpoint` shows later whether the
+ledger still begins with what it was then. With --key the signature is verified, and with --policy or
+--witness the cosignatures, before anything is printed.
+
+--verifier-key prints the key of the server. Compare it once with what the operator published: a key
+that comes from the server that it is used on proves nothing.
+
+Examples:
+  consent-ledger checkpoint --verifier-key > ledger.vkey
+  consent-ledger checkpoint --key @ledger.vkey --output january.checkpoint
+  consent-ledger checkpoint --key @ledger.vkey --at-least 1000 --json";
+
+/// Options of `checkpoint`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct CheckpointArgs {
+    /// Print the server's verifier key instead
+    #[arg(long, conflicts_with_all = ["output", "at_least"])]
+    verifier_key: bool,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Wait for a checkpoint of at least this many entries
+    #[arg(long, value_name = "ENTRIES")]
+    at_least: Option<u64>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// The answer to `checkpoint`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Fetched {
+    /// Name of the ledger.
+    origin: String,
+    /// Number of entries under the checkpoint.
+    size: u64,
+    /// Root over them, in base64 as in the checkpoint.
+    root_hash: String,
+    /// Whether its signature was verified, with a key that was given.
+    verified: bool,
+    /// The witnesses whose cosignatures were verified.
+    cosigned: Vec<Cosigned>,
+    /// The checkpoint.
+    checkpoint: String,
+    /// The verifier key that the server names.
+    verifier_key: String,
+    /// The file that it was written to.
+    output: Option<String>,
+}
+
+pub(super) async fn run(args: CheckpointArgs, context: &mut Context) -> Result<Exit, CliError> {
+    let trust = args.trust.trust()?;
+    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    let request = GetCheckpointRequest { at_least_size: args.at_least };
+    let answer = client.get_checkpoint(request).await?.into_inner();
+    if args.verifier_key {
+        return print_key(&answer, context);
+    }
+    let fetched = Fetched::new(&answer, trust.as_ref(), args.output.as_deref())?;
+    if let Some(path) = &args.output {
+        write(path, &fetched.checkpoint)?;
+    }
+    print(&fetched, context)?;
+    Ok(Exit::Success)
+}
+
+/// A checkpoint that a server gave: parsed, and verified if there is a key.
+///
+/// # Errors
+/// There is none, or it does not count.
+pub(super) fn open(note: &str, trust: Option<&Trust>) -> Result<SignedCheckpoint, CliError> {
+    if note.is_empty() {
+        return Err(CliError::failed("the ledger has no checkpoint yet")
+            .with_hint("a server signs the first one soon after its start"));
+    }
+    let failed = |error: &dyn ToString| CliError::failed(error.to_string());
+    match trust {
+        Some(trust) => trust.open(note).map_err(|error| failed(&error)),
+        None => SignedCheckpoint::parse(note).map_err(|error| failed(&error)),
+    }
+}
+
+/// Writes a file that an auditor keeps.
+///
+/// # Errors
+/// The system's.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CliError> {
+    fs::write(path, text).map_err(|error| CliError::file(path, error))
+}
+
+impl Fetched {
+    fn new(
+        answer: &GetCheckpointResponse,
+        trust: Option<&Trust>,
+        output: Option<&Path>,
+    ) -> Result<Self, CliError> {
+        let signed = open(&answer.checkpoint, trust)?;
+        Ok(Self {
+            origin: signed.checkpoint.origin.clone(),
+            size: signed.checkpoint.size,
+            root_hash: BASE64.encode(signed.checkpoint.root),
+            verified: trust.is_some(),
+            cosigned: trust.map_or_else(Vec::new, |trust| trust.cosigned(&signed)),
+            checkpoint: answer.checkpoint.clone(),
+            verifier_key: answer.verifier_key.clone(),
+            output: output.map(|path| path.display().to_string()),
+        })
+    }
+}
+
+fn print_key(answer: &GetCheckpointResponse, context: &mut Context) -> Result<Exit, CliError> {
+    match context.out.json {
+        true => context.out.object(&serde_json::json!({"verifier_key": answer.verifier_key}))?,
+        false => context.out.line(&answer.verifier_key)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn print(fetched: &Fetched, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        return out.object(fetched);
+    }
+    if !fetched.verified {
+        eprintln!("the signature was not verified: no --key was given");
+    }
+    match &fetched.output {
+        Some(path) => out.line(format!("checkpoint of {} entries written to {path}", fetched.size)),
+        // The note's own last newline is the line's.
+        None => out.line(fetched.checkpoint.trim_end_matches('\n')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{testing::Capture, trust::tests::signer},
+        tlog::{checkpoint::Checkpoint, key::Algorithm},
+    };
+
+    fn answer() -> (GetCheckpointResponse, TrustArgs) {
+        let key = signer("ledger.example", Algorithm::Note, 1);
+        let checkpoint = Checkpoint {
+            origin: "ledger.example".to_owned(),
+            size: 3,
+            root: [7; 32],
+            extensions: String::new(),
+        };
+        let checkpoint = SignedCheckpoint::sign(checkpoint, &key).unwrap().to_string();
+        let verifier_key = key.verifier().to_string();
+        let trust = TrustArgs { key: Some(verifier_key.clone()), ..TrustArgs::default() };
+        (GetCheckpointResponse { checkpoint, verifier_key, ..Default::default() }, trust)
+    }
+
+    #[test]
+    fn the_note_is_printed_as_it_was_signed() {
+        let (answer, trust) = answer();
+        let trust = trust.required().unwrap();
+        let fetched = Fetched::new(&answer, Some(&trust), None).unwrap();
+        let (mut context, capture) = Capture::context(false);
+        print(&fetched, &mut context).unwrap();
+        let text = capture.text(context);
+        assert_eq!(text, answer.checkpoint);
+        assert!(trust.open(&text).is_ok());
+    }
+
+    #[test]
+    fn what_the_key_did_not_sign_is_not_printed() {
+        let (answer, _) = answer();
+        let other = signer("ledger.example", Algorithm::Note, 2).verifier().to_string();
+        let other = TrustArgs { key: Some(other), ..TrustArgs::default() }.required().unwrap();
+        assert_eq!(Fetched::new(&answer, Some(&other), None).unwrap_err().exit_code(), 1);
+        let unverified = Fetched::new(&answer, None, None).unwrap();
+        assert!(!unverified.verified);
+        let none = GetCheckpointResponse::default();
+        assert_eq!(Fetched::new(&none, None, None).unwrap_err().exit_code(), 1);
+    }
+}

@@ -1,0 +1,364 @@
+//! `prove`: fetches or makes the proof that an entry is in a ledger, or that a ledger only grew.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Context, Exit, checkpoint, client,
+    error::CliError,
+    offline, progress,
+    trust::{Trust, TrustArgs, read_text},
+    verify_proof::proven,
+};
+use crate::{
+    proto::{
+        GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
+        GetInclusionProofResponse, audit_service_client::AuditServiceClient,
+        get_inclusion_proof_request::Entry as Which,
+    },
+    tlog::{
+        checkpoint::SignedCheckpoint,
+        merkle::{Hash, leaf_hash, verify_consistency, verify_inclusion},
+        proof::TlogProof,
+    },
+};
+
+const AFTER_HELP: &str = "\
+Writes a C2SP tlog-proof with the entry's exact bytes: whoever has it and the ledger's verifier key
+can verify it with `consent-ledger verify-proof`, with no server. With --key the proof is verified
+before it is written.
+
+Asks the server, or, with --data-dir, makes the proof from the files of a ledger and a checkpoint:
+that of --checkpoint, else the last one that the directory holds.
+
+With --from, the server must prove that its ledger begins with the one that an old checkpoint is of.
+The new checkpoint is printed, to be kept in its place. This needs --key.
+
+Exit codes: 0 proven, 1 not, 2 wrong usage.
+
+Examples:
+  consent-ledger prove --index 17 --key @ledger.vkey --output entry.tlog-proof
+  consent-ledger prove --idempotency-key signup-42 --key @ledger.vkey
+  consent-ledger prove --index 17 --data-dir ./copy --checkpoint jan.checkpoint --key @ledger.vkey
+  consent-ledger prove --from jan.checkpoint --key @ledger.vkey --output feb.checkpoint";
+
+/// Options of `prove`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct ProveArgs {
+    /// The entry at this index
+    #[arg(long, value_name = "INDEX", group = "what")]
+    index: Option<u64>,
+    /// The entry that a request with this idempotency key wrote
+    #[arg(long, value_name = "KEY", group = "what")]
+    idempotency_key: Option<String>,
+    /// That the ledger begins with what this checkpoint is of
+    #[arg(long, value_name = "FILE", group = "what", conflicts_with = "checkpoint")]
+    from: Option<PathBuf>,
+    /// Read this directory instead of asking a server
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// File with the checkpoint that the proof is for [default: the latest]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// What `prove` tells with `--json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Proved {
+    /// Index of the entry; `null` with `--from`.
+    index: Option<u64>,
+    /// Number of entries under the older checkpoint; `null` without `--from`.
+    first_size: Option<u64>,
+    /// Number of entries under the checkpoint.
+    tree_size: u64,
+    /// Whether it was verified, with a key that was given.
+    verified: bool,
+    /// The proof, or, with `--from`, the new checkpoint.
+    text: String,
+    /// The file that it was written to.
+    output: Option<String>,
+}
+
+pub(super) async fn run(
+    args: ProveArgs,
+    offline: bool,
+    context: &mut Context,
+) -> Result<Exit, CliError> {
+    let proved = match (&args.from, args.data_dir.as_deref().filter(|_| offline)) {
+        (Some(from), None) => grown(from, &args, context).await?,
+        (Some(_), Some(_)) => {
+            return Err(CliError::usage("--from asks a server, --data-dir reads files").with_hint(
+                "`consent-ledger verify --checkpoint` compares files with an old checkpoint",
+            ));
+        }
+        (None, Some(dir)) => from_dir(dir, &args)?,
+        (None, None) => from_server(&args, context).await?,
+    };
+    if let Some(path) = &args.output {
+        checkpoint::write(path, &proved.text)?;
+    }
+    print(&proved, context)?;
+    Ok(Exit::Success)
+}
+
+async fn from_server(args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
+    let trust = args.trust.trust()?;
+    let held = held(args, trust.as_ref())?;
+    let which = match (&args.index, &args.idempotency_key) {
+        (Some(index), _) => Some(Which::Index(*index)),
+        (None, key) => key.clone().map(Which::IdempotencyKey),
+    };
+    let tree_size = held.as_ref().map(|held| held.checkpoint.size);
+    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    let request = GetInclusionProofRequest { entry: which, tree_size };
+    let answer = client.get_inclusion_proof(request).await?.into_inner();
+    let proof = proof_in(answer, held, args.index, trust.as_ref())?;
+    Proved::entry(&proof, trust.as_ref(), args)
+}
+
+/// The checkpoint that the caller holds.
+fn held(args: &ProveArgs, trust: Option<&Trust>) -> Result<Option<SignedCheckpoint>, CliError> {
+    let path = args.checkpoint.as_deref();
+    path.map(|path| checkpoint::open(&read_text(path)?, trust)).transpose()
+}
+
+/// The proof in a server's answer. What the server says of the entry is not believed.
+fn proof_in(
+    answer: GetInclusionProofResponse,
+    held: Option<SignedCheckpoint>,
+    wanted: Option<u64>,
+    trust: Option<&Trust>,
+) -> Result<TlogProof, CliError> {
+    let index = wanted.unwrap_or(answer.index);
+    let checkpoint = match held {
+        Some(held) => held,
+        None => checkpoint::open(&answer.checkpoint, trust)?,
+    };
+    Ok(TlogProof { extra: Some(answer.entry), index, path: hashes(answer.hashes)?, checkpoint })
+}
+
+fn hashes(hashes: Vec<Vec<u8>>) -> Result<Vec<Hash>, CliError> {
+    let hash = |bytes: Vec<u8>| {
+        Hash::try_from(bytes).map_err(|_| CliError::failed("a hash of the answer has not 32 bytes"))
+    };
+    hashes.into_iter().map(hash).collect()
+}
+
+impl Proved {
+    /// A proof of an entry; verified, as far as that can be without a key.
+    fn entry(proof: &TlogProof, trust: Option<&Trust>, args: &ProveArgs) -> Result<Self, CliError> {
+        let entry = proof.extra.as_deref().unwrap_or_default();
+        let checkpoint = &proof.checkpoint.checkpoint;
+        match trust {
+            Some(trust) => drop(proven(proof, entry, trust)?),
+            None => {
+                let leaf = leaf_hash(entry);
+                verify_inclusion(
+                    &leaf,
+                    proof.index,
+                    checkpoint.size,
+                    &proof.path,
+                    &checkpoint.root,
+                )
+                .map_err(|error| CliError::failed(error.to_string()))?;
+            }
+        }
+        Ok(Self {
+            index: Some(proof.index),
+            first_size: None,
+            tree_size: checkpoint.size,
+            verified: trust.is_some(),
+            text: proof.to_string(),
+            output: args.output.as_ref().map(|path| path.display().to_string()),
+        })
+    }
+}
+
+fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
+    let trust = args.trust.trust()?;
+    let Some(index) = args.index else {
+        return Err(CliError::usage("--idempotency-key needs a server")
+            .with_hint("the ledger holds no key in clear; give --index"));
+    };
+    let checkpoint = match held(args, trust.as_ref())? {
+        Some(held) => held,
+        None => checkpoint::open(&offline::latest_checkpoint(dir)?, trust.as_ref())?,
+    };
+    let bar = progress::bytes(0, "proving");
+    let proof = offline::prove_in_dir(dir, index, checkpoint, &mut |step| {
+        bar.set_length(step.bytes_total);
+        bar.set_position(step.bytes);
+    });
+    bar.finish_and_clear();
+    Proved::entry(&proof?, trust.as_ref(), args)
+}
+
+/// Has the server prove that its ledger begins with the one of an old checkpoint.
+async fn grown(from: &Path, args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
+    let trust = args.trust.required()?;
+    let old = checkpoint::open(&read_text(from)?, Some(&trust))?;
+    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    let request = GetConsistencyProofRequest { first_size: old.checkpoint.size, second_size: None };
+    let answer = client.get_consistency_proof(request).await?.into_inner();
+    let new = continues(&old, answer, &trust)?;
+    Ok(Proved {
+        index: None,
+        first_size: Some(old.checkpoint.size),
+        tree_size: new.checkpoint.size,
+        verified: true,
+        text: new.to_string(),
+        output: args.output.as_ref().map(|path| path.display().to_string()),
+    })
+}
+
+/// The new checkpoint of an answer, if the answer proves that it continues an old one.
+fn continues(
+    old: &SignedCheckpoint,
+    answer: GetConsistencyProofResponse,
+    trust: &Trust,
+) -> Result<SignedCheckpoint, CliError> {
+    let new = checkpoint::open(&answer.checkpoint, Some(trust))?;
+    let (first, second) = (&old.checkpoint, &new.checkpoint);
+    verify_consistency(
+        (first.size, &first.root),
+        (second.size, &second.root),
+        &hashes(answer.hashes)?,
+    )
+    .map_err(|error| {
+        let (first, second) = (first.size, second.size);
+        CliError::failed(format!(
+            "the ledger of {second} entries does not begin with the one of {first} that was signed \
+             before: {error}"
+        ))
+    })?;
+    Ok(new)
+}
+
+fn print(proved: &Proved, context: &mut Context) -> Result<(), CliError> {
+    let out = &mut context.out;
+    if out.json {
+        return out.object(proved);
+    }
+    if !proved.verified {
+        eprintln!("the signature was not verified: no --key was given");
+    }
+    match (&proved.output, proved.index, proved.first_size) {
+        (None, ..) => out.line(proved.text.trim_end_matches('\n')),
+        (Some(path), Some(index), _) => {
+            out.line(format!("proof of entry {index} among {} written to {path}", proved.tree_size))
+        }
+        (Some(path), None, first) => out.line(format!(
+            "the first {} of {} entries are those of before; the new checkpoint is in {path}",
+            first.unwrap_or_default(),
+            proved.tree_size
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::trust::tests::signer,
+        tlog::{
+            checkpoint::Checkpoint,
+            key::Algorithm,
+            merkle::{node_hash, prove_consistency},
+        },
+    };
+
+    fn signed(size: u64, root: Hash, seed: u8) -> SignedCheckpoint {
+        let origin = "ledger.example".to_owned();
+        let checkpoint = Checkpoint { origin, size, root, extensions: String::new() };
+        let key = signer("ledger.example", Algorithm::Note, seed);
+        SignedCheckpoint::sign(checkpoint, &key).unwrap()
+    }
+
+    fn trust() -> Trust {
+        let key = signer("ledger.example", Algorithm::Note, 1).verifier().to_string();
+        TrustArgs { key: Some(key), ..TrustArgs::default() }.required().unwrap()
+    }
+
+    fn subtree(height: u32, number: u64) -> Result<Hash, std::convert::Infallible> {
+        Ok(match height {
+            0 => leaf_hash(&number.to_be_bytes()),
+            _ => {
+                let Ok(left) = subtree(height - 1, number * 2);
+                let Ok(right) = subtree(height - 1, number * 2 + 1);
+                node_hash(&left, &right)
+            }
+        })
+    }
+
+    fn root(size: u64) -> Hash {
+        let Ok(root) = crate::tlog::merkle::root(size, subtree);
+        root
+    }
+
+    fn answer(first: u64, second: u64) -> GetConsistencyProofResponse {
+        let Ok(proof) = prove_consistency(first, second, subtree);
+        GetConsistencyProofResponse {
+            hashes: proof.into_iter().map(|hash| hash.to_vec()).collect(),
+            checkpoint: signed(second, root(second), 1).to_string(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_grew_continues_and_no_other() {
+        let old = signed(5, root(5), 1);
+        let new = continues(&old, answer(5, 9), &trust()).unwrap();
+        assert_eq!(new.checkpoint.size, 9);
+        let changed = signed(5, [1; 32], 1);
+        assert!(continues(&changed, answer(5, 9), &trust()).is_err());
+        assert!(continues(&old, answer(4, 9), &trust()).is_err());
+        assert!(continues(&signed(9, root(9), 1), answer(4, 5), &trust()).is_err());
+        let mut other_key = answer(5, 9);
+        other_key.checkpoint = signed(9, root(9), 2).to_string();
+        assert!(continues(&old, other_key, &trust()).is_err());
+        let mut short = answer(5, 9);
+        short.hashes[0].pop();
+        assert!(continues(&old, short, &trust()).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_not_believed() {
+        let answer = |entry: &[u8], checkpoint: String| GetInclusionProofResponse {
+            index: 3,
+            entry: entry.to_vec(),
+            hashes: vec![subtree(0, 0).unwrap().to_vec()],
+            checkpoint,
+            ..Default::default()
+        };
+        let note = signed(2, root(2), 1).to_string();
+        let entry = 1_u64.to_be_bytes();
+        let proof = proof_in(answer(&entry, note.clone()), None, Some(1), Some(&trust())).unwrap();
+        assert_eq!(proof.index, 1, "what was asked for, not what was answered");
+        let args = |index| ProveArgs {
+            index: Some(index),
+            idempotency_key: None,
+            from: None,
+            data_dir: None,
+            checkpoint: None,
+            output: None,
+            trust: TrustArgs::default(),
+        };
+        let proved = Proved::entry(&proof, None, &args(1)).unwrap();
+        assert!(!proved.verified);
+        assert_eq!(TlogProof::parse(&proved.text).unwrap(), proof);
+        let other = proof_in(answer(b"x", note), None, Some(1), Some(&trust())).unwrap();
+        assert!(Proved::entry(&other, None, &args(1)).is_err());
+        let foreign = signed(2, root(2), 2).to_string();
+        assert!(proof_in(answer(&entry, foreign), None, Some(1), Some(&trust())).is_err());
+        assert!(proof_in(answer(&entry, String::new()), None, Some(1), None).is_err());
+    }
+}

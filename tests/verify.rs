@@ -1,0 +1,798 @@
+//! An auditor with nothing but files, a key and old checkpoints: `verify` finds every attack on a
+//! ledger that such an auditor can find, and says what it is.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use consent_ledger::{
+    backend::{LocalLog, LogBackend},
+    domain::{Body, ChannelPut, Key, LedgerOpened, Millis},
+    ledger::{
+        ENTRY_BYTES_MAX, FORMAT_VERSION, LOG_KIND,
+        chain::Tip,
+        verify::{self, VerifyError, Wanted},
+    },
+    proto::{
+        self,
+        audit_service_server::{AuditService, AuditServiceServer},
+        get_inclusion_proof_request,
+    },
+    storage::{FrameLog, LogError, LogSpec, disk::RealDisk},
+    tlog::{
+        checkpoint::{Checkpoint, SignedCheckpoint},
+        key::{Algorithm, SignerKey},
+        merkle::{self, Hash, Range, leaf_hash},
+        tile::{Kind, Tile},
+    },
+};
+use support::{Finished, ledger_segments, run};
+use tonic::{Request, Response};
+
+const ORIGIN: &str = "ledger.example/eu";
+const SEGMENT_BYTES: u64 = 4_096;
+
+fn key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap()
+}
+
+fn witness(seed: u8) -> SignerKey {
+    let name = format!("w{seed}.example");
+    SignerKey::from_seed(&name, Algorithm::Cosignature, &[seed; 32]).unwrap()
+}
+
+fn opened(origin: &str) -> Body {
+    Body::Opened(LedgerOpened {
+        ledger_id: [7; 16],
+        origin: origin.to_owned(),
+        format_version: FORMAT_VERSION,
+        created_at: Millis(5),
+    })
+}
+
+fn channel(title: &str) -> Body {
+    let key = Key::parse("email").unwrap();
+    Body::ChannelPut(ChannelPut { key, title: title.to_owned(), retired: false })
+}
+
+/// The bytes of a ledger of `count` entries; entry `n` says `titles(n)`.
+fn entries(origin: &str, count: u64, titles: impl Fn(u64) -> String) -> Vec<Vec<u8>> {
+    let mut tip = Tip::genesis();
+    let mut entries = Vec::new();
+    for n in 0..count {
+        let body = if n == 0 { opened(origin) } else { channel(&titles(n)) };
+        let (_, bytes, next) = tip.link(Millis(10 + i64::try_from(n).unwrap()), body).unwrap();
+        entries.push(bytes);
+        tip = next;
+    }
+    entries
+}
+
+fn honest(count: u64) -> Vec<Vec<u8>> {
+    entries(ORIGIN, count, |n| format!("entry {n}"))
+}
+
+/// A data directory, written by the ledger's own writer.
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn of(entries: &[Vec<u8>]) -> Self {
+        let dir = Self(tempfile::tempdir().unwrap());
+        dir.write(entries);
+        dir
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn ledger(&self) -> PathBuf {
+        self.path().join("ledger")
+    }
+
+    /// Frames of any content: what somebody writes who knows the format.
+    fn write(&self, entries: &[Vec<u8>]) {
+        let spec = LogSpec {
+            dir: self.ledger(),
+            kind: LOG_KIND,
+            segment_bytes_max: SEGMENT_BYTES,
+            frame_bytes_max: u32::try_from(ENTRY_BYTES_MAX).unwrap(),
+            frames_min: 0,
+        };
+        let (mut log, _) = FrameLog::open(Arc::new(RealDisk), spec, [7; 16]).unwrap();
+        for entry in entries {
+            log.append(&[entry]).unwrap();
+        }
+    }
+
+    fn text(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    #[track_caller]
+    fn verify(&self, more: &[&str]) -> Finished {
+        let dir = self.path().display().to_string();
+        run(["verify", "--json", "--data-dir", &dir].iter().chain(more))
+    }
+
+    /// Verifies beside a checkpoint, and answers what differs.
+    #[track_caller]
+    fn beside(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
+        let file = self.text("kept", checkpoint);
+        let key = key(ORIGIN, 1).verifier().to_string();
+        let options = ["--checkpoint", &file, "--key", &key];
+        let found = self.verify(&[&options, more].concat());
+        let json = found.json();
+        let what = json["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(what.is_some()));
+        what
+    }
+
+    #[track_caller]
+    fn damage(&self) -> serde_json::Value {
+        let found = self.verify(&[]);
+        let damage = found.json()["damage"].clone();
+        found.expect_code(1);
+        damage
+    }
+}
+
+fn root(entries: &[Vec<u8>]) -> Hash {
+    let mut range = Range::empty(0);
+    entries.iter().for_each(|entry| range.push(leaf_hash(entry)));
+    range.root().unwrap()
+}
+
+fn signed_by(key: &SignerKey, entries: &[Vec<u8>]) -> SignedCheckpoint {
+    let checkpoint = Checkpoint {
+        origin: key.verifier().name().to_owned(),
+        size: entries.len() as u64,
+        root: root(entries),
+        extensions: String::new(),
+    };
+    SignedCheckpoint::sign(checkpoint, key).unwrap()
+}
+
+fn signed(entries: &[Vec<u8>]) -> String {
+    signed_by(&key(ORIGIN, 1), entries).to_string()
+}
+
+#[test]
+fn an_intact_ledger_agrees_with_every_checkpoint_of_its_past() {
+    let all = honest(300);
+    let dir = Dir::of(&all);
+    assert!(ledger_segments(dir.path()).len() > 5);
+    for size in [0, 1, 2, 37, 255, 256, 257, 299, 300] {
+        assert_eq!(dir.beside(&signed(&all[..size]), &[]), None, "{size}");
+    }
+    let found = dir.verify(&[]);
+    assert_eq!(found.json()["root_hash"], base64(&root(&all)));
+    assert_eq!(found.json()["origin"], ORIGIN);
+    found.expect_code(0);
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::prelude::BASE64_STANDARD.encode(bytes)
+}
+
+#[test]
+fn verification_on_all_cores_finds_what_verification_in_order_finds() {
+    let all = honest(300);
+    let sound = Dir::of(&all);
+    let files: Vec<_> = ledger_segments(sound.path());
+    let mut positions = 0;
+    for (nth, file) in files.iter().enumerate() {
+        for offset in [0, 33, 70, 100, 1_000, 2_500] {
+            let dir = Dir(tempfile::tempdir().unwrap());
+            support::copy_tree(sound.path(), dir.path());
+            let file = dir.ledger().join(file.file_name().unwrap());
+            let mut bytes = fs::read(&file).unwrap();
+            let Some(byte) = bytes.get_mut(offset) else { continue };
+            *byte ^= 0x20;
+            fs::write(&file, bytes).unwrap();
+            let mut seen = 0;
+            let in_order =
+                verify::verify(&RealDisk, &dir.ledger(), &mut |_, _| seen += 1).unwrap_err();
+            let audited = verify::audit(&RealDisk, &dir.ledger(), Wanted::default());
+            let error = audited.result.unwrap_err();
+            assert_eq!(error.to_string(), in_order.to_string(), "segment {nth}, byte {offset}");
+            assert_eq!(audited.good.tip.next_index, seen);
+            assert_eq!(audited.good.root, root(&all[..usize::try_from(seen).unwrap()]));
+            positions += 1;
+        }
+    }
+    assert!(positions > 20);
+}
+
+#[test]
+fn an_edited_entry_is_named_even_with_good_checksums() {
+    let mut all = honest(200);
+    let other = entries(ORIGIN, 200, |n| format!("edited {n}"));
+    all[120].clone_from(&other[120]);
+    let damage = Dir::of(&all).damage();
+    // The edit is of the same length and index; its link backwards is that of another chain.
+    assert_eq!((&damage["index"], damage["segment"].is_string()), (&120.into(), true));
+    let (_, edited, _) = {
+        let mut tip = Tip::genesis();
+        for entry in &all[..120] {
+            tip = tip.follow(entry).unwrap().1;
+        }
+        tip.link(Millis(130), channel("edited")).unwrap()
+    };
+    // A better edit, linked to what stands before: the entry after gives it away.
+    all[120] = edited;
+    let damage = Dir::of(&all).damage();
+    assert_eq!(damage["index"], 121);
+    assert!(damage["what"].as_str().unwrap().contains("prev_hash"), "{damage}");
+}
+
+#[test]
+fn removed_and_swapped_entries_are_named() {
+    let mut removed = honest(200);
+    removed.remove(77);
+    let damage = Dir::of(&removed).damage();
+    assert_eq!(damage["index"], 77);
+    assert!(damage["what"].as_str().unwrap().contains("index is 78"), "{damage}");
+    let mut swapped = honest(200);
+    swapped.swap(150, 151);
+    assert_eq!(Dir::of(&swapped).damage()["index"], 150);
+}
+
+#[test]
+fn a_cut_tail_shows_only_beside_a_checkpoint() {
+    let all = honest(120);
+    let cut = Dir::of(&all[..90]);
+    cut.verify(&[]).expect_code(0);
+    let what = cut.beside(&signed(&all), &[]).unwrap();
+    assert_eq!(
+        what,
+        "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut"
+    );
+    // An old backup is the same to the auditor, and agrees with what is older still.
+    assert_eq!(cut.beside(&signed(&all[..90]), &[]), None);
+}
+
+#[test]
+fn a_ledger_written_anew_shows_only_beside_a_checkpoint() {
+    let all = honest(200);
+    let anew = entries(ORIGIN, 200, |n| match n {
+        50 => "what never happened".to_owned(),
+        _ => format!("entry {n}"),
+    });
+    let dir = Dir::of(&anew);
+    dir.verify(&[]).expect_code(0);
+    let what = dir.beside(&signed(&all[..100]), &[]).unwrap();
+    assert!(what.starts_with("the root of the first 100 entries is "), "{what}");
+    assert!(what.ends_with("the ledger was changed since"), "{what}");
+    assert_eq!(dir.beside(&signed(&all[..50]), &[]), None, "before the change");
+}
+
+#[test]
+fn a_replaced_segment_is_named() {
+    let sound = Dir::of(&honest(200));
+    let anew = Dir::of(&entries(ORIGIN, 200, |n| format!("anew! {n}")));
+    let segments = ledger_segments(sound.path());
+    let name = segments[2].file_name().unwrap();
+    fs::copy(anew.ledger().join(name), sound.ledger().join(name)).unwrap();
+    let damage = sound.damage();
+    assert_eq!(damage["segment"], name.to_str().unwrap());
+    assert!(damage["what"].as_str().unwrap().contains("prev_hash"), "{damage}");
+}
+
+#[test]
+fn another_ledger_is_told_from_this_one() {
+    let all = honest(40);
+    let foreign = Dir::of(&entries("ledger.example/us", 40, |n| format!("entry {n}")));
+    let what = foreign.beside(&signed(&all), &[]).unwrap();
+    assert!(what.contains("`ledger.example/eu`") && what.contains("`ledger.example/us`"), "{what}");
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let found = foreign.verify(&["--key", &key]).expect_code(1);
+    assert_eq!(found.json()["intact"], false);
+}
+
+#[test]
+fn a_checkpoint_counts_only_under_the_key_that_was_given() {
+    let all = honest(40);
+    let dir = Dir::of(&all);
+    let other = signed_by(&key(ORIGIN, 2), &all).to_string();
+    let what = dir.beside(&other, &[]).unwrap();
+    assert!(what.contains("not signed by"), "{what}");
+    let changed = signed(&all).replacen("\n40\n", "\n39\n", 1);
+    assert!(dir.beside(&changed, &[]).is_some());
+    assert!(dir.beside("nonsense", &[]).is_some());
+    // Without a key, nothing is said at all.
+    let file = dir.text("kept", signed(&all));
+    let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
+    assert!(refused.said().contains("--key"), "{}", refused.said());
+    dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
+}
+
+#[test]
+fn witnesses_must_have_seen_it() {
+    let all = honest(40);
+    let dir = Dir::of(&all);
+    let mut seen = signed_by(&key(ORIGIN, 1), &all);
+    seen.note.sign(&witness(3), 1_700_000_000);
+    let (first, second) = (witness(3), witness(4));
+    let (first, second) = (first.verifier().to_string(), second.verifier().to_string());
+    let both = ["--witness", &first, "--witness", &second];
+    let what = dir.beside(&seen.to_string(), &both).unwrap();
+    assert!(what.contains("cosigned by 1 of 2"), "{what}");
+    let one_of_both = [&both[..], &["--witness-quorum", "1"]].concat();
+    assert_eq!(dir.beside(&seen.to_string(), &one_of_both), None);
+    let policy = dir.text("policy", format!("witness W {second}\nquorum W\n"));
+    assert!(dir.beside(&seen.to_string(), &["--policy", &policy]).is_some());
+    seen.note.sign(&witness(4), 1_700_000_000);
+    assert_eq!(dir.beside(&seen.to_string(), &["--policy", &policy]), None);
+}
+
+#[test]
+fn a_damaged_ledger_says_how_far_a_checkpoint_can_be_compared() {
+    let mut all = honest(100);
+    all.swap(60, 61);
+    let dir = Dir::of(&all);
+    let file = dir.text("kept", signed(&honest(100)));
+    let early = dir.text("early", signed(&honest(100)[..60]));
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let found = dir.verify(&["--checkpoint", &file, "--checkpoint", &early, "--key", &key]);
+    let json = found.expect_code(1).json();
+    assert_eq!(json["damage"]["index"], 60);
+    assert!(json["checkpoints"][0]["what"].as_str().unwrap().contains("only the first 60"));
+    assert_eq!(json["checkpoints"][1]["agrees"], true);
+}
+
+#[test]
+fn the_directorys_own_checkpoint_is_compared_too() {
+    let all = honest(120);
+    let own = |entries: &[Vec<u8>], key: &SignerKey| {
+        let note = signed_by(key, entries).to_string();
+        serde_json::json!({
+            "format": 1,
+            "signed": {"note": note, "signed_at_ms": 0},
+            "released": {"note": signed(&entries[..entries.len() / 2]), "signed_at_ms": 0},
+        })
+        .to_string()
+    };
+    let (right, wrong) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let vkey = right.verifier().to_string();
+    let whole = Dir::of(&all);
+    whole.text("checkpoint.json", own(&all, &right));
+    let found = whole.verify(&[]).expect_code(0).json();
+    assert_eq!(found["checkpoints"].as_array().unwrap().len(), 2);
+    assert_eq!(found["checkpoints"][0]["signed"], false, "no key, no word on the signature");
+    let found = whole.verify(&["--key", &vkey]).expect_code(0).json();
+    assert_eq!(found["checkpoints"][0]["signed"], true);
+    whole.text("checkpoint.json", own(&all, &wrong));
+    whole.verify(&["--key", &vkey]).expect_code(1);
+    whole.text("checkpoint.json", "{");
+    whole.verify(&[]).expect_code(1);
+
+    let cut = Dir::of(&all[..90]);
+    cut.text("checkpoint.json", own(&all, &right));
+    let found = cut.verify(&[]).expect_code(1).json();
+    assert_eq!(found["intact"], false);
+    assert!(found["checkpoints"][0]["what"].as_str().unwrap().contains("rolled back"));
+}
+
+#[test]
+fn a_wrong_tree_on_disk_is_named() {
+    let all = honest(600);
+    let dir = Dir::of(&all);
+    let mut levels = vec![Vec::new(), Vec::new()];
+    let mut range = Range::empty(0);
+    for entry in &all {
+        let leaf = leaf_hash(entry);
+        levels[0].extend(leaf);
+        range.push_telling(leaf, &mut |height, hash| {
+            if height == 8 {
+                levels[1].extend(hash);
+            }
+        });
+    }
+    let write = |levels: &[Vec<u8>]| {
+        for (level, hashes) in levels.iter().enumerate() {
+            dir.text(&format!("tree/{level}.hashes"), hashes);
+        }
+    };
+    write(&levels);
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert_eq!(found["tree"]["hashes"], 602);
+    // A write that a crash cut off is no more than hashes that are missing.
+    let mut short = levels.clone();
+    short[0].truncate(32 * 500 + 7);
+    write(&short);
+    assert_eq!(dir.verify(&[]).expect_code(0).json()["tree"]["hashes"], 502);
+    for (level, hash) in [(0, 0), (0, 599), (0, 257), (1, 1)] {
+        let mut wrong = levels.clone();
+        wrong[level][hash * 32 + 5] ^= 1;
+        write(&wrong);
+        let found = dir.verify(&[]).expect_code(1).json();
+        let what = found["tree"]["what"].as_str().unwrap();
+        assert!(what.starts_with(&format!("hash {hash} of level {level}")), "{what}");
+        assert!(found["damage"].is_null());
+    }
+    levels[0].extend([0; 32]);
+    write(&levels);
+    let found = dir.verify(&[]).expect_code(1).json();
+    assert!(found["tree"]["what"].as_str().unwrap().contains("601 entries, the ledger has 600"));
+}
+
+#[test]
+fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
+    let all = honest(60);
+    let dir = Dir::of(&all);
+    let last = ledger_segments(dir.path()).pop().unwrap();
+    let bytes = fs::read(&last).unwrap();
+    fs::write(&last, &bytes[..bytes.len() - 3]).unwrap();
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert_eq!((&found["entries"], found["torn_tail"].is_object()), (&59.into(), true));
+    let audited = verify::audit(&RealDisk, Path::new("/nonexistent"), Wanted::default());
+    assert!(matches!(
+        audited.result,
+        Err(VerifyError::NoLedger(_) | VerifyError::Log(LogError::Io { .. }))
+    ));
+    // The ledger's own writer goes on from there.
+    let (log, _) =
+        LocalLog::open(Arc::new(RealDisk), dir.ledger(), SEGMENT_BYTES, [7; 16], 0).unwrap();
+    assert_eq!(log.head(), 59);
+}
+
+/// What a ledger of these entries publishes: tiles, and a checkpoint.
+fn published(entries: &[Vec<u8>], checkpoint: String) -> BTreeMap<String, Vec<u8>> {
+    let size = entries.len() as u64;
+    let hash = |height: u32, number: u64| {
+        let start = usize::try_from(number << height).unwrap();
+        root(&entries[start..start + (1 << height)])
+    };
+    let tiles = Tile::all(size).filter_map(|tile| match tile.kind {
+        Kind::Entries => None,
+        Kind::Level(level) => {
+            let numbers = tile.start()..tile.start() + u64::from(tile.width);
+            let hashes = numbers.flat_map(|number| hash(8 * u32::from(level), number));
+            Some((format!("/log/{tile}"), hashes.collect()))
+        }
+    });
+    tiles.chain([("/log/checkpoint".to_owned(), checkpoint.into_bytes())]).collect()
+}
+
+/// Serves what is published, and counts the requests for tiles.
+struct Site {
+    url: String,
+    tiles: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Site {
+    fn of(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let tiles = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&tiles);
+        let answer = move |uri: http::Uri| {
+            count.fetch_add(usize::from(uri.path().contains("/tile/")), Ordering::Relaxed);
+            let file = files.get(uri.path()).cloned();
+            async move { file.ok_or(http::StatusCode::NOT_FOUND) }
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}/log/", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(answer);
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self { url, tiles, _runtime: runtime }
+    }
+
+    /// Compares a directory with the site, and answers what differs.
+    #[track_caller]
+    fn beside(&self, dir: &Dir) -> Option<String> {
+        let key = key(ORIGIN, 1).verifier().to_string();
+        let found = dir.verify(&["--against", &self.url, "--key", &key]);
+        let what = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(what.is_some()));
+        what
+    }
+}
+
+#[test]
+fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
+    let all = honest(700);
+    let site = Site::of(published(&all, signed(&all)));
+    for size in [1, 2, 255, 256, 300, 512, 699, 700] {
+        assert_eq!(site.beside(&Dir::of(&all[..size])), None, "{size}");
+    }
+    assert!(site.tiles.load(Ordering::Relaxed) < 8 * 5, "only what is on the path");
+    for size in [2, 256, 300] {
+        let forked = entries(ORIGIN, size, |n| format!("another {n}"));
+        let what = site.beside(&Dir::of(&forked)).unwrap();
+        assert!(
+            what.starts_with(&format!("a fork: the root of the first {size} entries")),
+            "{what}"
+        );
+        let there = base64(&root(&all[..usize::try_from(size).unwrap()]));
+        assert!(what.contains(&base64(&root(&forked))) && what.contains(&there), "{what}");
+    }
+    // A server that has less than the files.
+    let site = Site::of(published(&all[..300], signed(&all[..300])));
+    assert_eq!(site.beside(&Dir::of(&all)), None);
+    let forked = Dir::of(&entries(ORIGIN, 700, |n| format!("another {n}")));
+    assert!(site.beside(&forked).unwrap().contains("changed since"));
+}
+
+#[test]
+fn a_server_that_publishes_nonsense_proves_nothing() {
+    let all = honest(700);
+    let dir = Dir::of(&all[..300]);
+    let mut tiles = published(&all, signed(&all));
+    tiles.get_mut("/log/tile/0/001").unwrap()[5] ^= 1;
+    let what = Site::of(tiles).beside(&dir).unwrap();
+    assert!(what.contains("do not lead to its own checkpoint"), "{what}");
+    let mut tiles = published(&all, signed(&all));
+    tiles.get_mut("/log/tile/0/001").unwrap().pop();
+    assert!(Site::of(tiles).beside(&dir).unwrap().contains("bytes"));
+    let mut tiles = published(&all, signed(&all));
+    tiles.remove("/log/tile/0/001");
+    assert!(Site::of(tiles).beside(&dir).unwrap().contains("404"));
+    // A partial tile that is gone, where there is a full one already.
+    let mut tiles = published(&all[..500], signed(&all[..500]));
+    tiles.remove("/log/tile/0/001.p/244");
+    tiles.extend(published(&all, signed(&all[..500])));
+    assert_eq!(Site::of(tiles).beside(&dir), None);
+    let foreign = signed_by(&key(ORIGIN, 2), &all).to_string();
+    assert!(Site::of(published(&all, foreign)).beside(&dir).is_some());
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let gone = dir.verify(&["--against", "http://127.0.0.1:9/", "--key", &key]).expect_code(1);
+    assert!(gone.said().contains("--against"), "{}", gone.said());
+    dir.verify(&["--against", "http://127.0.0.1:9/"]).expect_code(2);
+}
+
+#[test]
+fn a_proof_is_made_from_files_and_verified_without_them() {
+    let all = honest(600);
+    let dir = Dir::of(&all);
+    let key = key(ORIGIN, 1).verifier().to_string();
+    let of = |size: usize| dir.text(&format!("{size}.checkpoint"), signed(&all[..size]));
+    let (whole, early) = (of(600), of(300));
+    let path = dir.path().display().to_string();
+    let proof = dir.path().join("proof").display().to_string();
+    let prove = |index: &str, checkpoint: &str| {
+        run([
+            "prove",
+            "--index",
+            index,
+            "--data-dir",
+            &path,
+            "--checkpoint",
+            checkpoint,
+            "--key",
+            &key,
+            "--output",
+            &proof,
+        ])
+    };
+    for (index, checkpoint, size) in
+        [("0", &whole, 600), ("255", &early, 300), ("299", &early, 300), ("599", &whole, 600)]
+    {
+        prove(index, checkpoint).expect_code(0);
+        let proven = run(["verify-proof", &proof, "--key", &key, "--json"]).expect_code(0).json();
+        assert_eq!(proven["index"].to_string(), index);
+        assert_eq!(proven["tree_size"], size);
+        assert_eq!(proven["entry"]["index"].to_string(), index);
+    }
+    prove("300", &early).expect_code(2);
+    let edited = fs::read_to_string(&proof).unwrap().replace("index 599", "index 598");
+    fs::write(&proof, edited).unwrap();
+    run(["verify-proof", &proof, "--key", &key]).expect_code(1);
+
+    // A ledger that is not the one that was signed proves nothing.
+    let other = Dir::of(&entries(ORIGIN, 600, |n| format!("another {n}")));
+    let other = other.path().display().to_string();
+    let refused =
+        run(["prove", "--index", "5", "--data-dir", &other, "--checkpoint", &whole, "--key", &key]);
+    assert!(refused.expect_code(1).said().contains("nothing can be proven"));
+    // Without --checkpoint, the directory's own.
+    run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
+    let own =
+        serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
+    dir.text("checkpoint.json", own.to_string());
+    let said = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
+    assert!(said.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", said.stdout);
+    assert!(said.stderr.contains("not verified"), "{}", said.stderr);
+}
+
+/// A server that holds these entries, and proves what the standard says.
+struct Books {
+    entries: Vec<Vec<u8>>,
+    key: SignerKey,
+}
+
+impl Books {
+    fn subtree(&self) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
+        |height, number| {
+            let start = usize::try_from(number << height).unwrap();
+            Ok(root(&self.entries[start..start + (1 << height)]))
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    fn checkpoint(&self) -> String {
+        signed_by(&self.key, &self.entries).to_string()
+    }
+}
+
+type Answer<T> = Result<Response<T>, tonic::Status>;
+type Silence<T> = tokio_stream::Empty<Result<T, tonic::Status>>;
+
+fn bytes(hashes: Vec<Hash>) -> Vec<Vec<u8>> {
+    hashes.into_iter().map(Vec::from).collect()
+}
+
+#[tonic::async_trait]
+impl AuditService for Books {
+    type ListEntriesStream = Silence<proto::ListEntriesResponse>;
+    type ListDecisionsStream = Silence<proto::ListDecisionsResponse>;
+
+    async fn get_checkpoint(
+        &self,
+        _: Request<proto::GetCheckpointRequest>,
+    ) -> Answer<proto::GetCheckpointResponse> {
+        Ok(Response::new(proto::GetCheckpointResponse {
+            checkpoint: self.checkpoint(),
+            verifier_key: self.key.verifier().to_string(),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        request: Request<proto::GetInclusionProofRequest>,
+    ) -> Answer<proto::GetInclusionProofResponse> {
+        let request = request.into_inner();
+        let index = match request.entry.unwrap() {
+            get_inclusion_proof_request::Entry::Index(index) => index,
+            get_inclusion_proof_request::Entry::IdempotencyKey(key) => key.len() as u64,
+        };
+        let size = request.tree_size.unwrap_or(self.size());
+        let Ok(path) = merkle::prove_inclusion(index, size, self.subtree());
+        Ok(Response::new(proto::GetInclusionProofResponse {
+            index,
+            hashes: bytes(path),
+            entry: self.entries[usize::try_from(index).unwrap()].clone(),
+            checkpoint: if size == self.size() { self.checkpoint() } else { String::new() },
+            ..Default::default()
+        }))
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        request: Request<proto::GetConsistencyProofRequest>,
+    ) -> Answer<proto::GetConsistencyProofResponse> {
+        let first = request.into_inner().first_size;
+        let Ok(proof) = merkle::prove_consistency(first, self.size(), self.subtree());
+        Ok(Response::new(proto::GetConsistencyProofResponse {
+            hashes: bytes(proof),
+            checkpoint: self.checkpoint(),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_entries(
+        &self,
+        _: Request<proto::ListEntriesRequest>,
+    ) -> Answer<Self::ListEntriesStream> {
+        Err(tonic::Status::unimplemented("not part of this"))
+    }
+
+    async fn get_receipt(
+        &self,
+        _: Request<proto::GetReceiptRequest>,
+    ) -> Answer<proto::GetReceiptResponse> {
+        Err(tonic::Status::unimplemented("not part of this"))
+    }
+
+    async fn list_decisions(
+        &self,
+        _: Request<proto::ListDecisionsRequest>,
+    ) -> Answer<Self::ListDecisionsStream> {
+        Err(tonic::Status::unimplemented("not part of this"))
+    }
+}
+
+/// A running [`Books`], and its address.
+struct Desk {
+    address: String,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Desk {
+    fn of(entries: &[Vec<u8>], key: SignerKey) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let books = AuditServiceServer::new(Books { entries: entries.to_vec(), key });
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder().add_service(books);
+        runtime.spawn(server.serve_with_incoming(incoming));
+        Self { address, _runtime: runtime }
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Finished {
+        run(args.iter().copied().chain(["--addr", &self.address]))
+    }
+}
+
+#[test]
+fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
+    let all = honest(90);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (vkey, old, new) = (file("vkey"), file("old"), file("new"));
+    let before = Desk::of(&all[..50], key(ORIGIN, 1));
+    fs::write(&vkey, before.run(&["checkpoint", "--verifier-key"]).expect_code(0).stdout).unwrap();
+    let trusted = format!("@{vkey}");
+    before.run(&["checkpoint", "--key", &trusted, "--output", &old]).expect_code(0);
+    let printed = before.run(&["checkpoint", "--key", &trusted]).expect_code(0).stdout;
+    assert_eq!(printed, fs::read_to_string(&old).unwrap());
+
+    let grown = Desk::of(&all, key(ORIGIN, 1));
+    let json = ["prove", "--from", &old, "--key", &trusted, "--output", &new, "--json"];
+    let proved = grown.run(&json).expect_code(0).json();
+    assert_eq!((&proved["first_size"], &proved["tree_size"]), (&50.into(), &90.into()));
+    assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
+    grown.run(&["prove", "--from", &old]).expect_code(2);
+
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
+    assert!(refused.said().contains("does not begin with the one of 50"), "{}", refused.said());
+    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    usurped.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
+    usurped.run(&["checkpoint", "--key", &trusted]).expect_code(1);
+    let unverified = usurped.run(&["checkpoint", "--json"]).expect_code(0).json();
+    assert_eq!(unverified["verified"], false);
+}
+
+#[test]
+fn a_servers_proof_is_verified_before_it_is_written() {
+    let all = honest(90);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let trusted = key(ORIGIN, 1).verifier().to_string();
+    let (desk, proof, old) = (Desk::of(&all, key(ORIGIN, 1)), file("proof"), file("old"));
+    fs::write(&old, signed(&all[..50])).unwrap();
+    let verified =
+        || run(["verify-proof", &proof, "--key", &trusted, "--json"]).expect_code(0).json();
+
+    desk.run(&["prove", "--index", "17", "--key", &trusted, "--output", &proof]).expect_code(0);
+    assert_eq!((&verified()["index"], &verified()["tree_size"]), (&17.into(), &90.into()));
+    let by_key = ["prove", "--idempotency-key", "sign-up", "--key", &trusted, "--output", &proof];
+    desk.run(&by_key).expect_code(0);
+    assert_eq!(verified()["index"], 7);
+    let under_old = ["prove", "--index", "17", "--checkpoint", &old, "--key", &trusted];
+    desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
+    assert_eq!(verified()["tree_size"], 50);
+
+    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    fs::remove_file(&proof).unwrap();
+    let refused = ["prove", "--index", "17", "--key", &trusted, "--output", &proof];
+    usurped.run(&refused).expect_code(1);
+    assert!(!Path::new(&proof).exists());
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    fork.run(&under_old).expect_code(1);
+    desk.run(&["prove", "--key", &trusted]).expect_code(2);
+    desk.run(&["prove", "--index", "1", "--from", &old, "--key", &trusted]).expect_code(2);
+}
