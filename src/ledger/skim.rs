@@ -198,6 +198,13 @@ impl<'a> Fields<'a> {
     }
 
     fn varint(&mut self) -> Sure<u64> {
+        // Almost all are one byte long.
+        if let Some((byte, rest)) = self.rest.split_first()
+            && *byte < 0x80
+        {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
         let mut number = 0;
         // Ten groups of seven bits; of the last, one bit is left.
         for shift in (0..64).step_by(7) {

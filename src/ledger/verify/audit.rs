@@ -99,13 +99,15 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
     let walked = thread::scope(|scope| {
         let (parts, waiting) = mpsc::sync_channel::<Part>(workers * PARTS_WAITING);
         let (followed, joined) = mpsc::channel();
+        let (spare, spares) = mpsc::channel();
         let (waiting, sizes, stop) = (Arc::new(Mutex::new(waiting)), &sizes, &stop);
         for _ in 0..workers {
             let (waiting, followed) = (Arc::clone(&waiting), followed.clone());
-            scope.spawn(move || work(&waiting, &followed, sizes, tells));
+            let spare = spare.clone();
+            scope.spawn(move || work(&waiting, &followed, &spare, sizes, tells));
         }
-        drop((waiting, followed));
-        let walker = scope.spawn(move || walk(disk, dir, &parts, stop));
+        drop((waiting, followed, spare));
+        let walker = scope.spawn(move || walk(disk, dir, &parts, &spares, stop));
         join.all(&joined);
         // Whoever still walks would wait for a place that nobody makes.
         stop.store(true, Ordering::Relaxed);
@@ -133,12 +135,15 @@ struct Part {
 }
 
 impl Part {
-    fn of(number: u64, frame: &FrameAt<'_>) -> Self {
+    /// A part that begins with a frame, in memory that an earlier part had, if there is some: the
+    /// system clears what it gives anew, which takes longer than a checksum.
+    fn of(number: u64, frame: &FrameAt<'_>, spare: Option<Vec<u8>>) -> Self {
+        let bytes = spare.unwrap_or_else(|| Vec::with_capacity(PART_BYTES + ENTRY_BYTES_MAX));
         Self {
             number,
             segment: frame.segment.to_owned(),
             first_index: frame.index,
-            bytes: Vec::with_capacity(PART_BYTES + ENTRY_BYTES_MAX),
+            bytes,
             places: Vec::new(),
         }
     }
@@ -163,6 +168,7 @@ fn walk(
     disk: &dyn Disk,
     dir: &Path,
     parts: &SyncSender<Part>,
+    spares: &Receiver<Vec<u8>>,
     stop: &AtomicBool,
 ) -> Result<ScanEnd, LogError> {
     let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
@@ -181,7 +187,7 @@ fn walk(
         }
         let part = part.get_or_insert_with(|| {
             number += 1;
-            Part::of(number - 1, &frame)
+            Part::of(number - 1, &frame, spares.try_recv().ok())
         });
         part.push(&frame);
         ControlFlow::Continue(())
@@ -213,14 +219,23 @@ struct Followed {
     broken: Option<Damage>,
 }
 
-fn work(waiting: &Mutex<Receiver<Part>>, followed: &Sender<Followed>, sizes: &[u64], tells: bool) {
+fn work(
+    waiting: &Mutex<Receiver<Part>>,
+    followed: &Sender<Followed>,
+    spare: &Sender<Vec<u8>>,
+    sizes: &[u64],
+    tells: bool,
+) {
     loop {
         // Held for as long as it takes to get one part, or to learn that there are no more.
         let part = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(part) = part else { return };
+        let Ok(mut part) = part else { return };
         if followed.send(Followed::new(&part, sizes, tells)).is_err() {
             return;
         }
+        part.bytes.clear();
+        // A walker that is done needs no more.
+        let _ = spare.send(part.bytes);
     }
 }
 
