@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
 use clap::Args;
 use serde::Serialize;
 
@@ -16,6 +17,7 @@ use crate::{
     domain::{Action, ChangeRecord},
     proto,
     receipt::{self, Format, Receipt},
+    tlog::BASE64,
 };
 
 const AFTER_HELP: &str = "\
@@ -116,7 +118,7 @@ fn shape(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
         notice_version: evidence.notice_version,
         language: evidence.language,
         tree_size: receipt.tree_size(),
-        root_hash: checkpoint.checkpoint.root.iter().map(|byte| format!("{byte:02x}")).collect(),
+        root_hash: BASE64.encode(checkpoint.checkpoint.root),
         cosigned: trust.cosigned(checkpoint),
     }
 }

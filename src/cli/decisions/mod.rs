@@ -5,7 +5,7 @@
 //! folded into states that are kept in memory, and is a leaf of the Merkle tree. What the node
 //! answers is taken beside them as it comes, so a range takes no more memory than the states.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -20,6 +20,7 @@ use super::{
     error::CliError,
     output::{Output, Table, Tone},
     progress,
+    trust::{TrustArgs, read_text},
     words::hex,
 };
 use crate::{
@@ -31,7 +32,6 @@ use crate::{
     },
     tlog::{
         checkpoint::SignedCheckpoint,
-        key::VerifierKey,
         merkle::{Range, leaf_hash},
     },
     view::Replay,
@@ -59,7 +59,7 @@ Exit codes: 0 all agree, 1 something differs or an entry is damaged, 2 wrong usa
 Examples:
   consent-ledger verify-decisions
   consent-ledger verify-decisions --start 1000 --end 2000 --data-dir ./data
-  consent-ledger verify-decisions --checkpoint checkpoint.txt --key \"$VKEY\"";
+  consent-ledger verify-decisions --checkpoint january.checkpoint --key @ledger.vkey";
 
 /// How many differences are shown, unless it is said.
 const DIFFERENCES_SHOWN: usize = 20;
@@ -80,18 +80,13 @@ pub struct DecisionsArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// File with a signed checkpoint that the entries must be under
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// The ledger's verifier key, NAME+ID+KEY, as its operator published it
-    #[arg(long, value_name = "VKEY", requires = "checkpoint", value_parser = verifier_key)]
-    key: Option<VerifierKey>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The greatest number of differences that are shown; all are counted
     #[arg(long, value_name = "N", default_value_t = DIFFERENCES_SHOWN)]
     show: usize,
-}
-
-fn verifier_key(text: &str) -> Result<VerifierKey, String> {
-    VerifierKey::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -117,9 +112,13 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
 }
 
 fn signed_checkpoint(args: &DecisionsArgs) -> Result<Option<SignedCheckpoint>, CliError> {
-    let (Some(path), Some(key)) = (&args.checkpoint, &args.key) else { return Ok(None) };
-    let text = fs::read_to_string(path).map_err(|error| CliError::file(path, error))?;
-    let opened = SignedCheckpoint::open(&text, key);
+    let Some(path) = &args.checkpoint else {
+        return match args.trust.trust()? {
+            None => Ok(None),
+            Some(_) => Err(CliError::usage("--key says nothing without --checkpoint")),
+        };
+    };
+    let opened = args.trust.required()?.open(&read_text(path)?);
     opened.map(Some).map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
 }
 

@@ -88,7 +88,8 @@ fn plan(args: &[&str], head: u64) -> Result<(u64, u64), u8> {
         panic!("another command")
     };
     let node = GetCheckpointResponse { size: head, ..GetCheckpointResponse::default() };
-    let plan = Plan::new(&args, &node, None).map_err(|error| error.exit_code())?;
+    let checkpoint = signed_checkpoint(&args).map_err(|error| error.exit_code())?;
+    let plan = Plan::new(&args, &node, checkpoint).map_err(|error| error.exit_code())?;
     Ok((plan.start, plan.end))
 }
 
