@@ -9,7 +9,7 @@ use std::{
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Figure, Report};
+use super::{Figure, Report, load::new_histogram};
 use crate::{
     backend::{LocalLog, LogBackend},
     cli::{error::CliError, progress},
@@ -70,14 +70,13 @@ pub(super) fn proofs(entries: u64, dir: &Path, report: &mut Report<'_>) -> Resul
         let proof = prove_consistency(first, entries, subtree).map_err(failed)?;
         verify_consistency((first, &before), (entries, &root), &proof).map_err(failed)
     })?;
+    let mut figures = Vec::new();
     for (what, times) in [("inclusion", inclusion), ("consistency", consistency)] {
         let at = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
-        report.add(&[
-            Figure::new(format!("{what}, p50 of {PROOFS} in {entries} entries"), at(0.5), "µs"),
-            Figure::new(format!("{what}, p99"), at(0.99), "µs"),
-        ])?;
+        figures.push(Figure::new(format!("{what}, p50 of {PROOFS} in {entries}"), at(0.5), "µs"));
+        figures.push(Figure::new(format!("{what}, p99"), at(0.99), "µs"));
     }
-    Ok(())
+    report.add(&figures)
 }
 
 /// Fills ledger and tree. Answers what each of the two took.
@@ -150,7 +149,7 @@ fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
 
 /// Does something often, and answers how long each time took, in nanoseconds.
 fn timed(mut work: impl FnMut() -> Result<(), CliError>) -> Result<Histogram<u64>, CliError> {
-    let mut times = Histogram::new(3).map_err(failed)?;
+    let mut times = new_histogram()?;
     for _ in 0..PROOFS {
         let began = Instant::now();
         work()?;
