@@ -23,6 +23,7 @@
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
 
@@ -70,5 +71,7 @@ pub mod server;
 pub mod status;
 pub mod telemetry;
 pub mod web;
+
+pub mod listener;
 
 pub mod cli;

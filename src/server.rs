@@ -38,6 +38,7 @@ use crate::{
         audit::Audit, catalog::Catalog, check::Check, consent::Consent, import::Imports,
         layer::RequestLayer, privacy::Privacy, watch::Watch,
     },
+    listener,
     node::{Node, NodeConfig, OpenError},
     proto::{
         self, audit_service_server as audit, catalog_service_server as catalog,
@@ -57,6 +58,9 @@ const WRITING: [&str; 3] = [consent::SERVICE_NAME, catalog::SERVICE_NAME, privac
 
 /// How many connections wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1_024;
+
+/// The most connections of the metrics listener at a time.
+const METRICS_CONNECTIONS_MAX: usize = 64;
 
 /// How many TCP keepalive probes go unanswered before a connection is given up.
 const KEEPALIVE_PROBES: u32 = 4;
@@ -337,11 +341,9 @@ async fn serve_metrics(
         }
     });
     let router = telemetry::router(Arc::clone(metrics), phase.subscribe(), observe);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the metrics listener ended");
-        }
-    });
+    // It answers for as long as the process lives: whoever asks wants to see it drain, too.
+    let never = CancellationToken::new();
+    tokio::spawn(listener::serve(listener, None, router, METRICS_CONNECTIONS_MAX, never));
     Ok(Some(address))
 }
 
@@ -350,11 +352,8 @@ fn serve_tiles(socket: TcpSocket, node: &Arc<Node>) -> Result<SocketAddr, ServeE
     let address = socket.local_addr().map_err(ServeError::Tiles)?;
     let listener = socket.listen(LISTEN_BACKLOG).map_err(ServeError::Tiles)?;
     let router = tiles::router(Arc::clone(node));
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the listener for tiles ended");
-        }
-    });
+    let never = CancellationToken::new();
+    tokio::spawn(listener::serve(listener, None, router, tiles::CONNECTIONS_MAX, never));
     Ok(address)
 }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Path, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::State as With,
+    http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 use tracing::error;
 
@@ -30,22 +31,35 @@ const ABSENT_CACHE: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
+/// The most connections at a time; more wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 256;
+/// The most tiles and bundles that are read at a time; more wait for their turn.
+const READS_MAX: usize = 4;
+
+/// What the routes share.
+#[derive(Clone)]
+struct Site {
+    node: Arc<Node>,
+    reads: Arc<Semaphore>,
+}
+
 /// The routes over a node.
 pub fn router(node: Arc<Node>) -> Router {
+    let site = Site { node, reads: Arc::new(Semaphore::new(READS_MAX)) };
     // Hashes can not be compressed; entries can.
     let entries = Router::new()
-        .route("/tile/entries/{*path}", get(entries))
+        .route("/tile/entries/{*path}", get(tile))
         .layer(CompressionLayer::new())
-        .with_state(Arc::clone(&node));
+        .with_state(site.clone());
     Router::new()
         .route("/checkpoint", get(checkpoint))
-        .route("/tile/{level}/{*path}", get(hashes))
-        .with_state(node)
+        .route("/tile/{*path}", get(tile))
+        .with_state(site)
         .merge(entries)
 }
 
-async fn checkpoint(State(node): State<Arc<Node>>) -> Response {
-    match node.released() {
+async fn checkpoint(With(site): With<Site>) -> Response {
+    match site.node.released() {
         None => absent("no checkpoint has been released yet"),
         Some(released) => {
             let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, CHECKPOINT_CACHE)];
@@ -54,19 +68,12 @@ async fn checkpoint(State(node): State<Arc<Node>>) -> Response {
     }
 }
 
-async fn hashes(
-    State(node): State<Arc<Node>>,
-    Path((level, path)): Path<(String, String)>,
-) -> Response {
-    tile(node, format!("tile/{level}/{path}")).await
-}
-
-async fn entries(State(node): State<Arc<Node>>, Path(path): Path<String>) -> Response {
-    tile(node, format!("tile/entries/{path}")).await
-}
-
-async fn tile(node: Arc<Node>, path: String) -> Response {
-    let Ok(tile) = Tile::parse(&path) else { return absent("this is not the path of a tile") };
+/// A tile or bundle, by its path as it was written: one resource has one address.
+async fn tile(With(site): With<Site>, uri: Uri) -> Response {
+    let path = uri.path().strip_prefix('/').unwrap_or_default();
+    let Ok(tile) = Tile::parse(path) else { return absent("this is not the path of a tile") };
+    let _turn = site.reads.acquire().await;
+    let node = Arc::clone(&site.node);
     let read = tokio::task::spawn_blocking(move || node.tile(tile)).await;
     match read {
         Ok(Ok(Some(bytes))) => {

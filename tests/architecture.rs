@@ -11,7 +11,7 @@ use std::{
 
 /// The layers from the bottom up. A module may use what stands in a layer below its own.
 const LAYERS: &[&[&str]] = &[
-    &["storage", "domain", "tlog", "web", "jws"],
+    &["storage", "domain", "tlog", "web", "listener", "jws"],
     &["ledger", "decide", "obligations", "token", "seal"],
     &["receipt"],
     &["view", "backend", "vault", "tree"],

@@ -24,6 +24,7 @@ use super::{Context, Exit, error::CliError};
 use crate::{
     config::check_exposure,
     domain::Millis,
+    listener,
     server::StopSignals,
     telemetry::{self, LogFormat, TelemetryConfig},
     tlog::{key::VerifierKey, policy::Policy},
@@ -133,7 +134,13 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
     }
     let ended = CancellationToken::new();
     let router = server::router(state, now_s);
-    let serving = tokio::spawn(server::serve(listener, tls, router, ended.clone()));
+    let serving = tokio::spawn(listener::serve(
+        listener,
+        tls,
+        router,
+        server::CONNECTIONS_MAX,
+        ended.clone(),
+    ));
     announce(&listening, context)?;
     stop.next().await;
     tracing::info!("draining");

@@ -22,22 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
-    service::TowerToHyperService,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::{debug, error, warn};
 
 use super::state::{Refusal, State};
@@ -51,18 +36,10 @@ use crate::tlog::{
 pub const REQUEST_BYTES_MAX: usize = NOTE_BYTES_MAX + (CONSISTENCY_HASHES_MAX + 1) * 45;
 /// How long a request's body may take to come.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be without a whole request head, also between requests.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a TLS handshake may take.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most connections at a time; more wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// The most requests that are looked into at a time; more wait for their turn.
 pub const REQUESTS_MAX: usize = 16;
-/// How long requests in flight may take when the witness stops.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing is accepted after a connection could not be.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const SIZE_TYPE: &str = "text/x.tlog.size";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
@@ -192,65 +169,6 @@ fn lower_hex(text: &str) -> Option<Hash> {
     let lower = text.bytes().all(|byte| !byte.is_ascii_uppercase());
     let hash = blake3::Hash::from_hex(text).ok().filter(|_| lower)?;
     Some(*hash.as_bytes())
-}
-
-/// Answers connections until `stop`, then finishes what is in flight.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    stop: CancellationToken,
-) {
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await.ok();
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            accepted = accepted => accepted,
-            () = stop.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                warn!(%error, "a connection could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let (router, tls, watcher) = (router.clone(), tls.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            let _place = place;
-            match tls {
-                None => talk(stream, router, watcher).await,
-                Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => talk(stream, router, watcher).await,
-                    Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
-                    Err(_) => debug!("a TLS handshake took too long"),
-                },
-            }
-        });
-    }
-    drop(listener);
-    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        warn!("requests were still in flight when the time to drain was over");
-    }
-}
-
-/// Answers one connection to its end.
-async fn talk<S>(stream: S, router: Router, watcher: Watcher)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let service = TowerToHyperService::new(router);
-    let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        debug!(error, "a connection broke off");
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     domain::Millis,
+    listener,
     storage::{disk::Disk, sim::SimDisk},
     witness::{
         server,
@@ -103,7 +104,7 @@ async fn serve(n: u8, router: axum::Router) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
-    tokio::spawn(server::serve(listener, None, router, stop.clone()));
+    tokio::spawn(listener::serve(listener, None, router, server::CONNECTIONS_MAX, stop.clone()));
     Running { witness: witness(n, url), _stop: stop.drop_guard() }
 }
 
@@ -192,7 +193,13 @@ async fn a_witness_that_comes_back_is_told_the_newest() {
     };
     let listener = TcpListener::bind(port).await.unwrap();
     let router = server::router(Arc::new(state), clock);
-    tokio::spawn(server::serve(listener, None, router, CancellationToken::new()));
+    tokio::spawn(listener::serve(
+        listener,
+        None,
+        router,
+        server::CONNECTIONS_MAX,
+        CancellationToken::new(),
+    ));
     ledger.cosigned(9, &[W1]).await;
     assert!(!added_has(&ledger.added.borrow(), 3, W1));
 }
