@@ -149,6 +149,7 @@ fn default_node() -> NodeConfig {
         witness_wait: Duration::from_secs(5),
         signing_key_file: None,
         new_signing_key: false,
+        unused_signing_key: false,
         checkpoint_interval: Duration::from_secs(1),
         checkpoint_wait: Duration::from_secs(10),
         controller: Controller::default(),

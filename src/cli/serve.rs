@@ -44,9 +44,12 @@ pub struct ServeArgs {
     /// [default: `signing-key` in the data directory].
     #[arg(long, value_name = "FILE")]
     pub signing_key_file: Option<PathBuf>,
-    /// Make a new signing key if there is none, although checkpoints were signed with another.
+    /// Go on with another signing key than the one that has signed; it is made if there is none.
     #[arg(long)]
     pub new_signing_key: bool,
+    /// Take a signing key that was there before the ledger: nothing was ever signed with it.
+    #[arg(long)]
+    pub unused_signing_key: bool,
     /// Listen on an address that other machines can reach, though nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -329,6 +332,7 @@ impl ServeArgs {
                 witness_wait: self.witness_timeout,
                 signing_key_file: self.signing_key_file,
                 new_signing_key: self.new_signing_key,
+                unused_signing_key: self.unused_signing_key,
                 checkpoint_interval: self.checkpoint_interval,
                 checkpoint_wait: self.checkpoint_wait,
                 controller: self.controller.into(),

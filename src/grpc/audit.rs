@@ -14,6 +14,7 @@ use crate::{
     node::{Node, ReadError},
     proto::{self, audit_service_server::AuditService},
     status::Fault,
+    tree::Signed,
 };
 
 /// Gives out the ledger for verification.
@@ -53,12 +54,13 @@ impl AuditService for Audit {
         let request = request.into_inner();
         let tree_size = request.tree_size;
         let index = self.index_of(convert::entry_to_prove(request)?).await?;
-        let size = match tree_size {
-            Some(size) => size,
-            None => self.released_with(index).await?,
+        let checkpoint = match tree_size {
+            Some(_) => None,
+            None => Some(self.released_with(index).await?),
         };
+        let size = tree_size.or(checkpoint.as_ref().map(|own| own.size())).unwrap_or_default();
         let node = Arc::clone(&self.node);
-        let inclusion = blocking(move || node.inclusion(index, size)).await?;
+        let inclusion = blocking(move || node.inclusion(index, size, checkpoint)).await?;
         Ok(Response::new(convert::inclusion(&inclusion)))
     }
 
@@ -67,12 +69,13 @@ impl AuditService for Audit {
         request: Request<proto::GetConsistencyProofRequest>,
     ) -> Result<Response<proto::GetConsistencyProofResponse>, Status> {
         let (first, second) = convert::sizes(&request.into_inner())?;
-        let second = match second {
-            Some(second) => second,
-            None => self.node.released_at_least(1).await?.size(),
+        let checkpoint = match second {
+            Some(_) => None,
+            None => Some(self.node.released_at_least(1).await?),
         };
+        let second = second.or(checkpoint.as_ref().map(|own| own.size())).unwrap_or_default();
         let node = Arc::clone(&self.node);
-        let consistency = blocking(move || node.consistency(first, second)).await?;
+        let consistency = blocking(move || node.consistency(first, second, checkpoint)).await?;
         Ok(Response::new(convert::consistency(&consistency)))
     }
 
@@ -128,13 +131,13 @@ impl Audit {
         }
     }
 
-    /// The size of the released checkpoint, once it covers an entry that is there.
-    async fn released_with(&self, index: u64) -> Result<u64, ReadError> {
+    /// The released checkpoint, once it covers an entry that is there.
+    async fn released_with(&self, index: u64) -> Result<Arc<Signed>, ReadError> {
         let head = self.node.revision();
         if index >= head {
             return Err(ReadError::IndexOutOfRange { index, head });
         }
-        Ok(self.node.released_at_least(index + 1).await?.size())
+        self.node.released_at_least(index + 1).await
     }
 }
 

@@ -115,6 +115,8 @@ pub struct NodeConfig {
     pub signing_key_file: Option<PathBuf>,
     /// Whether a signing key that is missing is made, although another one has signed.
     pub new_signing_key: bool,
+    /// Whether a signing key without a book of what it has signed may be taken.
+    pub unused_signing_key: bool,
     /// The shortest time from one checkpoint to the next.
     pub checkpoint_interval: Duration,
     /// How long a caller waits for a checkpoint.
@@ -196,7 +198,7 @@ impl Node {
             opened.tip.next_index,
             config.recent_events_max,
         );
-        let signing::OpenedTree { writer: tree, files, book, key } = opened.tree;
+        let signing::OpenedTree { writer: tree, signed_range, files, book, key } = opened.tree;
         let core = Arc::new(Core {
             tokens: token::Tokens::new(&key, config),
             checkpoints: signing::Checkpoints::new(config, Arc::clone(&disk), key, files, book),
@@ -221,7 +223,8 @@ impl Node {
         let expiry =
             expiry::Expiry::new(Arc::clone(&core), sender.downgrade(), Arc::clone(&closing));
         threads.push(expiry::start(expiry).map_err(thread_error)?);
-        let signing = signing::start(Arc::clone(&core), tree, config.checkpoint_interval);
+        let signing =
+            signing::start(Arc::clone(&core), tree, signed_range, config.checkpoint_interval);
         let signing = Mutex::new(Some(signing.map_err(thread_error)?));
         let scrub_closing = Arc::new(AtomicBool::new(false));
         if config.scrub_bytes_per_second > 0 {

@@ -30,7 +30,7 @@ use crate::{
     },
     tlog::{
         key::{Algorithm, SignerKey},
-        merkle,
+        merkle::{self, Hash, Range},
     },
     tree::{
         self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
@@ -53,8 +53,8 @@ const CLOCK_AHEAD_MS_NOTABLE: i64 = 10_000;
 const CATCH_UP_ENTRIES: u64 = 2_000;
 const CATCH_UP_BYTES: usize = 4 << 20;
 
-/// Why a node did not start. Nothing that was written before was changed, except that a torn tail
-/// may have been set aside, and a view that can not be used thrown away.
+/// Why a node did not start. Nothing of ledger and vault was changed, except that a torn tail may have
+/// been set aside. What is disposable, view and tree, may have been thrown away or built anew.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has the data directory.
@@ -111,19 +111,19 @@ pub enum OpenError {
     /// There is no usable signing key.
     #[error("{0}")]
     SigningKey(#[from] SigningKeyError),
-    /// The signing key is gone although the ledger has signed.
+    /// The signing key is gone, or is another than the one that has signed.
     #[error(
-        "{0} is missing although checkpoints were signed with the key that it held. Restore it, or \
-         say --new-signing-key to go on with another one, and tell everybody who verifies"
+        "{0} does not hold the key that the last checkpoint was signed with. Restore it, or say \
+         --new-signing-key to go on with another one, and tell everybody who verifies"
     )]
     KeyMissing(PathBuf),
     /// The tree can not be built.
     #[error("the tree over the ledger can not be built: {0}")]
     Tree(#[from] TreeError),
-    /// The book of checkpoints is gone although the ledger has signed.
+    /// The book of checkpoints is gone although the key may have signed.
     #[error(
-        "{book} is missing although {key} is there: it says what this ledger has signed. Restore it; \
-         if nothing was ever signed with this key, write {{\"format\":1}} into it"
+        "{book} is missing, which says what was signed with {key}. Restore it (is this the right data \
+         directory?); if nothing was ever signed with this key, say --unused-signing-key"
     )]
     BookMissing {
         /// The book.
@@ -227,7 +227,8 @@ pub(super) fn open(
     let Stores { log, opened, vault, view, index, ledger, book, torn, mut lock } = stores;
     let key = signing_key(config, &ledger.origin, &book)?;
     let dir = config.data_dir.join(tree::DIR);
-    let (files, writer) = open_tree(disk, &dir, &log, book.signed.as_deref(), progress)?;
+    let (writer, signed_range) = open_tree(disk, &dir, &log, book.signed.as_deref(), progress)?;
+    let files = writer.files().clone();
     lock.announce()?;
     let ahead_ms = opened.tip.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
@@ -242,7 +243,7 @@ pub(super) fn open(
         ledger,
         checked_from: opened.checked_from,
         torn,
-        tree: OpenedTree { writer, files, book, key },
+        tree: OpenedTree { writer, signed_range, files, book, key },
         lock,
     })
 }
@@ -537,7 +538,12 @@ fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerK
     if book.size() > 0 && !config.new_signing_key && !file.exists() {
         return Err(OpenError::KeyMissing(file));
     }
-    Ok(load_key(&file, origin, Algorithm::Note)?)
+    let key = load_key(&file, origin, Algorithm::Note)?;
+    let other = |signed: &Signed| signed.checkpoint.verify(key.verifier()).is_err();
+    if !config.new_signing_key && book.signed.as_deref().is_some_and(other) {
+        return Err(OpenError::KeyMissing(file));
+    }
+    Ok(key)
 }
 
 fn signing_key_file(config: &NodeConfig) -> PathBuf {
@@ -554,8 +560,9 @@ fn read_book(config: &NodeConfig, disk: &dyn Disk, had_ledger: bool) -> Result<B
         }
         return Ok(book);
     }
-    let key = signing_key_file(config);
-    if had_ledger && key.exists() {
+    let (key, tree) = (signing_key_file(config), config.data_dir.join(tree::DIR));
+    let has_signed = key.exists() || (had_ledger && tree.exists());
+    if has_signed && !config.unused_signing_key {
         return Err(OpenError::BookMissing { book: config.data_dir.join(tree::BOOK_FILE), key });
     }
     let book = Book::default();
@@ -564,37 +571,54 @@ fn read_book(config: &NodeConfig, disk: &dyn Disk, had_ledger: bool) -> Result<B
 }
 
 /// Opens the tree, or builds it again, and brings it to the ledger's head. Where a checkpoint was
-/// signed, the tree under it must be that one.
+/// signed, the tree under it must be that one. Answers the subtrees under that, too.
 fn open_tree(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     log: &LocalLog,
     signed: Option<&Signed>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(TreeFiles, TreeWriter), OpenError> {
+) -> Result<(TreeWriter, Range), OpenError> {
     let (size, root) = signed.map_or((0, merkle::empty_root()), |own| (own.size(), own.root()));
-    let found = TreeFiles::open(Arc::clone(disk), dir, size)
-        .and_then(|files| Ok((files.root(size)? == root).then_some(files)));
-    let files = match found {
-        Ok(Some(files)) if size > 0 => files,
-        other => {
-            if size > 0 {
-                let reason = other.err().map_or_else(
-                    || "its root is not the one that was signed".to_owned(),
-                    |error| error.to_string(),
-                );
-                warn!(reason, "the tree is built again from the ledger");
-            }
+    let files = match found_tree(disk, dir, size, &root)? {
+        Some(files) => files,
+        None => {
+            info!(entries = log.head(), "the tree is built from the ledger");
             TreeFiles::create(Arc::clone(disk), dir)?
         }
     };
-    let mut writer = TreeWriter::new(files.clone())?;
+    let mut writer = TreeWriter::new(files)?;
     grow(&mut writer, log, size, progress)?;
     if writer.root() != root {
         return Err(OpenError::Rewritten { size });
     }
+    let signed_range = writer.range().clone();
     grow(&mut writer, log, log.head(), progress)?;
-    Ok((files, writer))
+    Ok((writer, signed_range))
+}
+
+/// The tree as it was left, if it is the one under the signed checkpoint.
+fn found_tree(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    size: u64,
+    root: &Hash,
+) -> Result<Option<TreeFiles>, OpenError> {
+    if size == 0 {
+        return Ok(None);
+    }
+    match TreeFiles::open(Arc::clone(disk), dir, size) {
+        Ok(files) if files.root(size)? == *root => Ok(Some(files)),
+        Ok(_) => {
+            warn!("the root of the tree's files is not the one that was signed");
+            Ok(None)
+        }
+        Err(error @ TreeError::Short { .. }) => {
+            warn!(%error, "the tree's files can not be used");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Adds the entries before `end` to the tree.

@@ -15,10 +15,13 @@ use crate::{
         merkle::{self, Hash, prove_consistency, prove_inclusion},
         note::NoteSignature,
         proof::TlogProof,
-        tile::{Kind, Tile, bundle, count_at},
+        tile::{Kind, TILE_HEIGHT, Tile, bundle, count_at, root_of},
     },
     tree::{Signed, TreeError},
 };
+
+/// The highest level of tiles that any tree has.
+const LEVEL_TOP: u8 = 7;
 
 /// An entry, and the proof that it is in the tree over the first `size` entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,14 +85,21 @@ impl Node {
     /// # Errors
     /// [`ReadError::CheckpointNotReached`].
     pub async fn released_at_least(&self, size: u64) -> Result<Arc<Signed>, ReadError> {
-        let mut released = self.core.checkpoints.released.subscribe();
-        let reached =
+        let checkpoints = &self.core.checkpoints;
+        let mut released = checkpoints.released.subscribe();
+        let mut ended = checkpoints.ended.subscribe();
+        let is_reached =
             |own: &Option<Arc<Signed>>| own.as_ref().is_some_and(|own| own.size() >= size);
-        let reached = timeout(self.checkpoint_wait, released.wait_for(reached));
-        if let Ok(Ok(signed)) = reached.await
-            && let Some(signed) = &*signed
-        {
-            return Ok(Arc::clone(signed));
+        let reached = async {
+            tokio::select! {
+                biased;
+                reached = released.wait_for(is_reached) => reached.ok().and_then(|own| own.clone()),
+                // Nothing more will come.
+                _ = ended.wait_for(Option::is_some) => None,
+            }
+        };
+        if let Ok(Some(signed)) = timeout(self.checkpoint_wait, reached).await {
+            return Ok(signed);
         }
         let reached = self.released().map_or(0, |signed| signed.size());
         Err(ReadError::CheckpointNotReached { wanted: size, reached })
@@ -116,6 +126,12 @@ impl Node {
         added.map_err(ReadError::StateUnreadable)
     }
 
+    /// Says whether some witness has seen another history than this ledger's. While one has, nothing
+    /// is released that too few witnesses have cosigned.
+    pub fn hold_back(&self, conflict: bool) {
+        self.core.checkpoints.hold_back(conflict);
+    }
+
     /// The root of the tree over the first `size` entries. Blocking.
     ///
     /// # Errors
@@ -130,15 +146,21 @@ impl Node {
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
     pub fn prove_inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
-        Ok(self.inclusion(index, size)?.path)
+        Ok(self.inclusion(index, size, None)?.path)
     }
 
-    /// An entry with its proof, in the tree over the first `size` entries. Blocking.
+    /// An entry with its proof, in the tree over the first `size` entries. `checkpoint` is of that
+    /// size; without one, the released checkpoint is taken if it is. Blocking.
     ///
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] for an index beyond the size, or a size beyond the latest signed
     /// checkpoint.
-    pub fn inclusion(&self, index: u64, size: u64) -> Result<Inclusion, ReadError> {
+    pub fn inclusion(
+        &self,
+        index: u64,
+        size: u64,
+        checkpoint: Option<Arc<Signed>>,
+    ) -> Result<Inclusion, ReadError> {
         let core = &self.core;
         core.check_signed(size)?;
         if index >= size {
@@ -148,8 +170,9 @@ impl Node {
         let path = prove_inclusion(index, size, |height, number| core.subtree(height, number))?;
         let root = core.checkpoints.files.root(size)?;
         let leaf = merkle::leaf_hash(&entry);
+        core.check_leaf(index, &leaf)?;
         core.proven(merkle::verify_inclusion(&leaf, index, size, &path, &root))?;
-        let checkpoint = core.released_of(size, &root)?;
+        let checkpoint = core.of_size(checkpoint, size, &root)?;
         Ok(Inclusion { index, size, entry, path, root, checkpoint })
     }
 
@@ -158,15 +181,21 @@ impl Node {
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
     pub fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError> {
-        Ok(self.consistency(first, second)?.proof)
+        Ok(self.consistency(first, second, None)?.proof)
     }
 
-    /// As [`Self::prove_consistency`], with both roots. Blocking.
+    /// As [`Self::prove_consistency`], with both roots, and a checkpoint as in [`Self::inclusion`].
+    /// Blocking.
     ///
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] for a first size beyond the second, or a second beyond the
     /// latest signed checkpoint.
-    pub fn consistency(&self, first: u64, second: u64) -> Result<Consistency, ReadError> {
+    pub fn consistency(
+        &self,
+        first: u64,
+        second: u64,
+        checkpoint: Option<Arc<Signed>>,
+    ) -> Result<Consistency, ReadError> {
         let core = &self.core;
         core.check_signed(second)?;
         if first > second {
@@ -179,7 +208,7 @@ impl Node {
         let verified =
             merkle::verify_consistency((first.0, &first.1), (second.0, &second.1), &proof);
         core.proven(verified)?;
-        let checkpoint = core.released_of(second.0, &second.1)?;
+        let checkpoint = core.of_size(checkpoint, second.0, &second.1)?;
         Ok(Consistency { first, second, proof, checkpoint })
     }
 
@@ -196,12 +225,12 @@ impl Node {
             return Ok(None);
         }
         match tile.kind {
-            Kind::Level(level) => {
-                let hashes = self.core.checkpoints.files.hashes(level, start, tile.width.into())?;
-                Ok(Some(hashes))
-            }
+            Kind::Level(level) => self.core.hashes(level, &tile, size).map(Some),
             Kind::Entries => {
                 let entries = self.core.backend.read(start, end, usize::MAX)?;
+                for (index, entry) in (start..).zip(&entries) {
+                    self.core.check_leaf(index, &merkle::leaf_hash(entry))?;
+                }
                 let bundle = bundle(&entries);
                 bundle
                     .map(Some)
@@ -231,15 +260,73 @@ impl Core {
         Ok(self.checkpoints.files.subtree(height, number)?)
     }
 
-    /// The released checkpoint, if it is of that size. Its root must be the one that was proven to.
-    fn released_of(&self, size: u64, root: &Hash) -> Result<Option<Arc<Signed>>, ReadError> {
-        let released = self.checkpoints.released.borrow().clone();
-        let Some(released) = released.filter(|released| released.size() == size) else {
+    /// A checkpoint of that size: the one that was asked for, or the released one if it is. Its root
+    /// must be the one that was proven to.
+    fn of_size(
+        &self,
+        checkpoint: Option<Arc<Signed>>,
+        size: u64,
+        root: &Hash,
+    ) -> Result<Option<Arc<Signed>>, ReadError> {
+        let checkpoint = checkpoint.or_else(|| self.checkpoints.released.borrow().clone());
+        let Some(checkpoint) = checkpoint.filter(|own| own.size() == size) else {
             return Ok(None);
         };
-        let same = if released.root() == *root { Ok(()) } else { Err(merkle::ProofError::Root) };
+        let same = if checkpoint.root() == *root { Ok(()) } else { Err(merkle::ProofError::Root) };
         self.proven(same)?;
-        Ok(Some(released))
+        Ok(Some(checkpoint))
+    }
+
+    /// Hashes of a tile. Whoever caches them keeps them for ever, so they must lead to the hash that
+    /// the level above has, or, at the right edge, to the signed root.
+    fn hashes(&self, level: u8, tile: &Tile, size: u64) -> Result<Vec<u8>, ReadError> {
+        let files = &self.checkpoints.files;
+        let hashes = files.hashes(level, tile.start(), tile.width.into())?;
+        if tile.is_full() && level < LEVEL_TOP {
+            let above = files.hashes(level + 1, tile.number, 1)?;
+            let same = root_of(&hashes).is_some_and(|root| root.as_slice() == above);
+            self.proven(if same { Ok(()) } else { Err(merkle::ProofError::Root) })?;
+        } else {
+            self.check_edge(level, tile, size)?;
+        }
+        Ok(hashes)
+    }
+
+    /// Whether the hashes of a tile at the edge are those under the signed root.
+    fn check_edge(&self, level: u8, tile: &Tile, size: u64) -> Result<(), ReadError> {
+        let released = self.checkpoints.released.borrow().clone();
+        let Some(released) = released.filter(|released| released.size() >= size) else {
+            return Err(ReadError::StateUnreadable("no checkpoint covers the tile".to_owned()));
+        };
+        // The tree over what the tile spans is the beginning of the one that was signed.
+        let spanned = (tile.start() + u64::from(tile.width)) << (TILE_HEIGHT * u32::from(level));
+        let subtree = |height, number| self.subtree(height, number);
+        let proof = prove_consistency(spanned, released.size(), subtree)?;
+        let root = self.checkpoints.files.root(spanned)?;
+        self.proven(merkle::verify_consistency(
+            (spanned, &root),
+            (released.size(), &released.root()),
+            &proof,
+        ))
+    }
+
+    /// Whether an entry is the one that stands in the tree. If the tree's leaf leads to the signed root
+    /// and the entry does not, the entry was changed after it was signed: nothing more is written.
+    fn check_leaf(&self, index: u64, leaf: &Hash) -> Result<(), ReadError> {
+        let stored = self.subtree(0, index)?;
+        if stored == *leaf {
+            return Ok(());
+        }
+        let signed = self.checkpoints.signed.borrow().clone();
+        let Some(signed) = signed.filter(|signed| index < signed.size()) else {
+            return Err(ReadError::StateUnreadable(format!("entry {index} is not signed yet")));
+        };
+        let (size, root) = (signed.size(), signed.root());
+        let path = prove_inclusion(index, size, |height, number| self.subtree(height, number))?;
+        self.proven(merkle::verify_inclusion(&stored, index, size, &path, &root))?;
+        let reason = format!("entry {index} is not the one that was signed");
+        self.stop_writes(&reason);
+        Err(ReadError::StateUnreadable(reason))
     }
 
     /// A proof that does not verify means that the tree's files are damaged.

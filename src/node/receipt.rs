@@ -31,7 +31,7 @@ impl Node {
         subject: Option<&Subject>,
         format: Format,
     ) -> Result<Issued, ReadError> {
-        let inclusion = self.inclusion(index, signed.size())?;
+        let inclusion = self.inclusion(index, signed.size(), None)?;
         if inclusion.root != signed.root() {
             return Err(ReadError::StateUnreadable(ProofError::Root.to_string()));
         }

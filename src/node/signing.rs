@@ -11,8 +11,12 @@
 //! or, where a policy of witnesses says so, when enough of them have cosigned it.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -23,8 +27,9 @@ use tracing::{error, info, warn};
 
 use super::{Core, NodeConfig};
 use crate::{
+    backend::BackendError,
     domain::Millis,
-    storage::disk::Disk,
+    storage::{LogError, disk::Disk},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::SignerKey,
@@ -46,6 +51,8 @@ const CLOCK_WAIT_MIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct OpenedTree {
     pub writer: TreeWriter,
+    /// The subtrees under the last signed checkpoint.
+    pub signed_range: Range,
     pub files: TreeFiles,
     pub book: Book,
     pub key: SignerKey,
@@ -66,6 +73,10 @@ pub(super) struct Checkpoints {
     pub released: watch::Sender<Option<Arc<Signed>>>,
     inbox: Mutex<Inbox>,
     news: Condvar,
+    /// Why nothing more is signed, once that is so.
+    pub ended: watch::Sender<Option<String>>,
+    /// Whether a witness has seen another history than this one.
+    conflict: AtomicBool,
 }
 
 /// What the thread has to do.
@@ -74,6 +85,8 @@ struct Inbox {
     /// Index of the first leaf.
     first: u64,
     leaves: Vec<Hash>,
+    /// Number of entries that landed; there may be more than there are leaves for.
+    end: u64,
     /// Something else than leaves changed.
     changed: bool,
     closing: bool,
@@ -105,11 +118,13 @@ impl Checkpoints {
             book: Mutex::new(book),
             inbox: Mutex::default(),
             news: Condvar::new(),
+            ended: watch::Sender::new(None),
+            conflict: AtomicBool::new(false),
         }
     }
 
     /// Takes the leaves of entries that landed, the first of which has this index.
-    pub(super) fn landed(&self, first: u64, leaves: impl Iterator<Item = Hash>) {
+    pub(super) fn landed(&self, first: u64, leaves: impl ExactSizeIterator<Item = Hash>) {
         let mut inbox = self.inbox.lock();
         if inbox.ended {
             return;
@@ -117,9 +132,24 @@ impl Checkpoints {
         if inbox.leaves.is_empty() {
             inbox.first = first;
         }
-        if inbox.leaves.len() < LEAVES_MAX {
+        // What finds no room here is read from the ledger.
+        let is_next = inbox.first + inbox.leaves.len() as u64 == first;
+        inbox.end = first + leaves.len() as u64;
+        if is_next && inbox.leaves.len() < LEAVES_MAX {
             inbox.leaves.extend(leaves);
         }
+        self.news.notify_one();
+    }
+
+    fn may_release_unwitnessed(&self) -> bool {
+        self.fail == WitnessFail::Open && !self.conflict.load(Ordering::Relaxed)
+    }
+
+    /// Says whether some witness has seen another history than this one. While one has, nothing is
+    /// released that too few have cosigned, whatever else was configured.
+    pub(super) fn hold_back(&self, conflict: bool) {
+        self.conflict.store(conflict, Ordering::Relaxed);
+        self.inbox.lock().changed = true;
         self.news.notify_one();
     }
 
@@ -177,6 +207,10 @@ impl Checkpoints {
 
     /// Turns a page of the book: durable first, then seen by others.
     fn turn(&self, core: &Core, book: &mut Book, next: Book) -> Result<(), String> {
+        // Which book is on disk is not known after a failure; it is not written to again.
+        if let Some(reason) = self.ended.borrow().clone() {
+            return Err(reason);
+        }
         next.write(&*self.disk, &self.data_dir).map_err(|error| {
             let what = error.to_string();
             self.stop(core, &what);
@@ -203,6 +237,7 @@ impl Checkpoints {
         if !std::mem::replace(&mut inbox.ended, true) {
             error!(reason, "no more checkpoints are signed until restart");
             core.metrics.signing_stopped.set(1);
+            self.ended.send_replace(Some(reason.to_owned()));
         }
         self.news.notify_one();
     }
@@ -212,9 +247,9 @@ impl Checkpoints {
 pub(super) fn start(
     core: Arc<Core>,
     writer: TreeWriter,
+    second: Range,
     interval: Duration,
 ) -> std::io::Result<thread::JoinHandle<()>> {
-    let second = writer.range().clone();
     let book = core.checkpoints.book.lock();
     // Witnesses get their time for one that a crash left with them.
     let last = (book.released != book.signed).then(Instant::now);
@@ -228,7 +263,12 @@ pub(super) fn start(
         started: Instant::now(),
         clock_warned: false,
     };
-    thread::Builder::new().name("checkpoints".to_owned()).spawn(move || signing.run())
+    thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
+        let core = Arc::clone(&signing.core);
+        if catch_unwind(AssertUnwindSafe(|| signing.run())).is_err() {
+            core.checkpoints.stop(&core, "the thread that signs panicked");
+        }
+    })
 }
 
 struct Signing {
@@ -248,6 +288,7 @@ struct Signing {
 struct Work {
     first: u64,
     leaves: Vec<Hash>,
+    end: u64,
     closing: bool,
 }
 
@@ -259,7 +300,7 @@ impl Signing {
         core.metrics.checkpoint_released_entries.set(released);
         while let Some(work) = self.next() {
             let closing = work.closing;
-            if let Err(reason) = self.turn(work) {
+            if let Err(reason) = self.turn(&work) {
                 core.checkpoints.stop(&core, &reason);
                 return;
             }
@@ -269,8 +310,8 @@ impl Signing {
         }
     }
 
-    fn turn(&mut self, work: Work) -> Result<(), String> {
-        self.grow(work.first, &work.leaves)?;
+    fn turn(&mut self, work: &Work) -> Result<(), String> {
+        self.grow(&work)?;
         if work.closing || self.is_due() {
             self.sign()?;
         }
@@ -297,15 +338,15 @@ impl Signing {
             return None;
         }
         inbox.changed = false;
-        let (first, leaves) = (inbox.first, std::mem::take(&mut inbox.leaves));
-        Some(Work { first, leaves, closing: inbox.closing })
+        let leaves = std::mem::take(&mut inbox.leaves);
+        Some(Work { first: inbox.first, leaves, end: inbox.end, closing: inbox.closing })
     }
 
     /// When there is something to do, if nothing happens before.
     fn next_time(&self) -> Option<Instant> {
         let checkpoints = &self.core.checkpoints;
         let book = checkpoints.book.lock();
-        let waits = book.released != book.signed && checkpoints.fail == WitnessFail::Open;
+        let waits = book.released != book.signed && checkpoints.may_release_unwitnessed();
         let released_at = self.last.filter(|_| waits).map(|last| last + checkpoints.witness_wait);
         let signed_at = self.is_unsigned(&book).then(|| self.due(&book));
         let clock = self.clock_warned.then(|| Instant::now() + self.interval.max(CLOCK_WAIT_MIN));
@@ -335,22 +376,27 @@ impl Signing {
         last + self.interval.max(wait)
     }
 
-    /// Adds leaves to the tree. What did not find a place among them comes from the ledger.
-    fn grow(&mut self, first: u64, leaves: &[Hash]) -> Result<(), String> {
-        if leaves.is_empty() {
+    /// Adds what landed to the tree. What found no room among the leaves comes from the ledger.
+    fn grow(&mut self, work: &Work) -> Result<(), String> {
+        if self.writer.size() >= work.end {
             return Ok(());
         }
-        while self.writer.size() < first {
-            let (start, end) = (self.writer.size(), first);
-            let entries = self.core.backend.read(start, end, READ_BYTES);
+        self.grow_from_ledger(work.first.min(work.end))?;
+        for leaf in &work.leaves {
+            self.writer.push(*leaf);
+        }
+        self.grow_from_ledger(work.end)?;
+        self.writer.write().map_err(|error| error.to_string())
+    }
+
+    fn grow_from_ledger(&mut self, end: u64) -> Result<(), String> {
+        while self.writer.size() < end {
+            let entries = self.core.backend.read(self.writer.size(), end, READ_BYTES);
             for bytes in entries.map_err(|error| error.to_string())? {
                 self.writer.push(leaf_hash(&bytes));
             }
         }
-        for leaf in leaves {
-            self.writer.push(*leaf);
-        }
-        self.writer.write().map_err(|error| error.to_string())
+        Ok(())
     }
 
     /// Signs the tree as it is, unless that is signed already.
@@ -374,10 +420,7 @@ impl Signing {
             core.metrics.signing_stopped.set(0);
         }
         self.writer.sync().map_err(|error| error.to_string())?;
-        let root = self.compare_roots(size).inspect_err(|reason| {
-            // Either the ledger's bytes are not those that were written, or the tree's are not.
-            core.stop_writes(reason);
-        })?;
+        let root = self.compare_roots(size)?;
         if let Some(signed) = &before
             && (size < signed.size() || (size == signed.size() && root != signed.root()))
         {
@@ -408,19 +451,32 @@ impl Signing {
     fn compare_roots(&mut self, size: u64) -> Result<Hash, String> {
         while self.second.end() < size {
             let entries = self.core.backend.read(self.second.end(), size, READ_BYTES);
-            for bytes in entries.map_err(|error| error.to_string())? {
+            for bytes in entries.map_err(|error| self.unreadable(&error))? {
                 self.second.push(leaf_hash(&bytes));
             }
         }
         let root = self.core.checkpoints.files.root(size).map_err(|error| error.to_string())?;
         if self.second.root() != Some(root) || self.writer.root() != root {
-            let _ = self.core.checkpoints.files.condemn();
-            return Err(format!(
+            // Either the ledger's bytes are not those that were written, or the tree's are not.
+            let reason = format!(
                 "the root over the first {size} entries as they are read back is not the one over \
                  the entries as they were written"
-            ));
+            );
+            self.core.stop_writes(&reason);
+            let _ = self.core.checkpoints.files.condemn();
+            return Err(reason);
         }
         Ok(root)
+    }
+
+    /// Entries that can not be read back. A disk that fails for a moment stops the signing; damage
+    /// stops all writes.
+    fn unreadable(&self, error: &BackendError) -> String {
+        let reason = error.to_string();
+        if matches!(error, BackendError::Log(LogError::Damaged(_))) {
+            self.core.stop_writes(&reason);
+        }
+        reason
     }
 
     /// A clock that went back may mean that this is a copy of a machine; it signs nothing until it
@@ -444,7 +500,7 @@ impl Signing {
         if book.released == book.signed || !waited {
             return Ok(());
         }
-        if checkpoints.fail == WitnessFail::Closed {
+        if !checkpoints.may_release_unwitnessed() {
             return Ok(());
         }
         warn!(

@@ -86,7 +86,7 @@ impl VerifierKey {
     /// # Errors
     /// See [`KeyError`].
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let Parts { name, id, algorithm, bytes } = parts(text.trim())?;
+        let Parts { name, id, algorithm, bytes } = parts(text.trim_ascii())?;
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::Point)?;
         let own = Self::new(name, algorithm, key)?;
         if own.id == id { Ok(own) } else { Err(KeyError::Id) }
@@ -153,7 +153,7 @@ impl SignerKey {
     /// # Errors
     /// See [`KeyError`].
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim().strip_prefix(PRIVATE).ok_or(KeyError::Form)?;
+        let text = text.trim_ascii().strip_prefix(PRIVATE).ok_or(KeyError::Form)?;
         let Parts { name, id, algorithm, bytes } = parts(text)?;
         let own = Self::from_seed(name, algorithm, &Zeroizing::new(bytes))?;
         if own.verifier.id == id { Ok(own) } else { Err(KeyError::Id) }
@@ -192,16 +192,18 @@ impl fmt::Debug for SignerKey {
     }
 }
 
-/// Whether a text can name a key.
-///
-/// # Errors
-/// [`KeyError::Name`].
-pub fn check_name(name: &str) -> Result<(), KeyError> {
-    let wrong = |c: char| c.is_whitespace() || c.is_control() || c == '+';
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(wrong) {
-        return Err(KeyError::Name);
+/// Whether a text can name anybody's key, as C2SP signed-note has it.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+')
+}
+
+/// Whether a text can name a key that is known here.
+fn check_name(name: &str) -> Result<(), KeyError> {
+    if is_name(name) && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control) {
+        return Ok(());
     }
-    Ok(())
+    Err(KeyError::Name)
 }
 
 fn key_id(name: &str, algorithm: Algorithm, key: &[u8; 32]) -> [u8; 4] {

@@ -18,13 +18,14 @@ use thiserror::Error;
 
 use super::{
     BASE64,
-    key::{Algorithm, SignerKey, VerifierKey, check_name},
+    key::{Algorithm, SignerKey, VerifierKey, is_name},
+    policy::POLICY_ITEMS_MAX,
 };
 
 /// The largest note, in bytes.
 pub const NOTE_BYTES_MAX: usize = 256 << 10;
-/// The most signatures of a note.
-pub const SIGNATURES_MAX: usize = 64;
+/// The most signatures of a note: those of every witness that a policy can have, and some more.
+pub const SIGNATURES_MAX: usize = 2 * POLICY_ITEMS_MAX;
 const DASH: &str = "— ";
 
 /// A text with signatures that nobody has verified yet.
@@ -190,7 +191,9 @@ impl NoteSignature {
     fn parse(line: &str) -> Result<Self, NoteError> {
         let (name, base64) =
             line.strip_prefix(DASH).and_then(|line| line.split_once(' ')).ok_or(NoteError::Line)?;
-        check_name(name).map_err(|_| NoteError::Line)?;
+        if !is_name(name) {
+            return Err(NoteError::Line);
+        }
         let bytes = BASE64.decode(base64).map_err(|_| NoteError::Line)?;
         let (id, signature) = bytes.split_first_chunk::<4>().ok_or(NoteError::Line)?;
         if signature.is_empty() {

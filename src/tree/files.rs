@@ -235,6 +235,12 @@ impl TreeWriter {
         Ok(Self { files, range, pending, unsynced })
     }
 
+    /// The tree in its files.
+    #[must_use]
+    pub fn files(&self) -> &TreeFiles {
+        &self.files
+    }
+
     /// Number of leaves, also of those that are not in the files yet.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -9,9 +9,9 @@ use std::{
 };
 
 use consent_ledger::{
-    ledger::verify,
+    ledger::{LOG_KIND, verify},
     node::{Node, NodeConfig, OpenError, ReadError},
-    storage::disk::RealDisk,
+    storage::{FrameLog, LogSpec, disk::RealDisk},
     telemetry::Metrics,
     tlog::{
         key::SignerKey,
@@ -103,7 +103,7 @@ async fn what_landed_is_signed_and_can_be_proven() {
     assert_eq!(released.root(), root_on_disk(dir.path(), 5));
     assert!(!released.witnessed, "nobody asked for witnesses");
     for index in 0..5 {
-        let own = node.inclusion(index, 5).unwrap();
+        let own = node.inclusion(index, 5, None).unwrap();
         let proof = own.tlog_proof(None).unwrap();
         proof.verify(&merkle::leaf_hash(&own.entry), node.verifier_key()).unwrap();
     }
@@ -112,14 +112,14 @@ async fn what_landed_is_signed_and_can_be_proven() {
     grants(&node, 2..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     for first in 0..=later.size() {
-        let own = node.consistency(first, later.size()).unwrap();
+        let own = node.consistency(first, later.size(), None).unwrap();
         assert_eq!(own.second.1, later.root());
         if first == released.size() {
             assert_eq!(own.first.1, released.root());
         }
     }
     for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
-        let error = node.inclusion(index, size).unwrap_err();
+        let error = node.inclusion(index, size, None).unwrap_err();
         assert!(matches!(error, ReadError::IndexOutOfRange { .. }), "{error}");
     }
 }
@@ -232,11 +232,63 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
     // Behind the node's back, in the file that it has open.
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
-    let error = node.inclusion(0, size).unwrap_err();
+    let error = node.inclusion(0, size, None).unwrap_err();
     assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
     drop(node);
     let node = open(dir.path());
-    assert!(node.inclusion(0, size).is_ok(), "the next start builds the tree again");
+    assert!(node.inclusion(0, size, None).is_ok(), "the next start builds the tree again");
+    // Neither is a tile, which somebody would cache for ever.
+    let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
+    let tile = Tile { kind: Kind::Level(0), number: 0, width: 3 };
+    assert!(matches!(node.tile(tile), Err(ReadError::StateUnreadable(_))));
+    let bundle = Tile { kind: Kind::Entries, ..tile };
+    assert!(matches!(node.tile(bundle), Err(ReadError::StateUnreadable(_))));
+    assert!(node.writes_stopped().borrow().is_none(), "the entries are as they were signed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = open(dir.path());
+    put_catalog(&node).await;
+    grants(&node, 0..5).await;
+    let size = node.released_at_least(node.revision()).await.unwrap().size();
+    rewrite(dir.path(), other.path(), size - 1);
+    let error = node.inclusion(size - 1, size, None).unwrap_err();
+    assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
+    assert!(node.writes_stopped().borrow().is_some());
+    assert!(dir.path().join("tree/0.hashes").exists(), "what shows the change is kept");
+}
+
+/// Changes a byte of an entry in place, with all checksums made anew: what somebody does who knows the
+/// format.
+fn rewrite(dir: &Path, scratch: &Path, index: u64) {
+    let (mut frames, mut id) = (Vec::new(), [0; 16]);
+    let ledger = dir.join("ledger");
+    let report = verify::verify(&RealDisk, &ledger, &mut |entry, frame| {
+        let mut bytes = frame.payload.to_vec();
+        if entry.index == index {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        frames.push(bytes);
+    });
+    id.copy_from_slice(&report.unwrap().ledger_id);
+    let spec = LogSpec {
+        dir: scratch.join("ledger"),
+        kind: LOG_KIND,
+        segment_bytes_max: 64 << 10,
+        frame_bytes_max: 65_535,
+        frames_min: 0,
+    };
+    let (mut log, _) = FrameLog::open(Arc::new(RealDisk), spec, id).unwrap();
+    // Frames say where their batch began: one each, as the node wrote them.
+    frames.iter().for_each(|frame| log.append(&[frame]).unwrap());
+    let name = "00000000000000000000.seg";
+    let changed = fs::read(scratch.join("ledger").join(name)).unwrap();
+    let file = fs::File::options().write(true).open(ledger.join(name)).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), changed.len() as u64);
+    std::os::unix::fs::FileExt::write_all_at(&file, &changed, 0).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,6 +363,12 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     let before = closed(dir.path()).await;
     fs::remove_file(dir.path().join("signing-key")).unwrap();
     assert!(matches!(refused(dir.path()), OpenError::KeyMissing(_)));
+    // Nor is another one of the same name taken for it.
+    let other = tempfile::tempdir().unwrap();
+    drop(closed(other.path()).await);
+    let foreign = other.path().join("signing-key");
+    let mistaken = NodeConfig { signing_key_file: Some(foreign), ..config(dir.path()) };
+    assert!(matches!(open_with(&mistaken).0, Err(OpenError::KeyMissing(_))));
     let new = NodeConfig { new_signing_key: true, ..config(dir.path()) };
     let node = open_with(&new).0.unwrap();
     assert!(before.checkpoint.verify(node.verifier_key()).is_err());
@@ -322,7 +380,7 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     grants(&node, 8..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     later.checkpoint.verify(node.verifier_key()).unwrap();
-    assert_eq!(node.consistency(before.size(), later.size()).unwrap().first.1, before.root());
+    assert_eq!(node.consistency(before.size(), later.size(), None).unwrap().first.1, before.root());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,6 +425,39 @@ async fn entries_that_read_back_otherwise_are_never_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sound_entries_that_are_not_those_that_were_written_are_never_signed() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    closed(dir.path()).await;
+    let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
+    let (node, metrics) = open_with(&slow);
+    let node = node.unwrap();
+    node.record(grant("user:20")).await.unwrap();
+    node.released_at_least(node.revision()).await.unwrap();
+    node.record(grant("user:21")).await.unwrap();
+    let before = node.released().unwrap();
+    rewrite(dir.path(), other.path(), node.revision() - 1);
+    node.close();
+    assert_eq!(node.released().unwrap(), before);
+    assert_eq!(metrics.signing_stopped.get(), 1);
+    let reason = node.writes_stopped().borrow().clone().unwrap();
+    assert!(reason.contains("as they are read back"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let patient = NodeConfig { checkpoint_wait: Duration::from_secs(600), ..config(dir.path()) };
+    let node = open_with(&patient).0.unwrap();
+    node.released_at_least(1).await.unwrap();
+    // Its next book has no place: a folder is in the way.
+    fs::create_dir(dir.path().join("checkpoint.json.new")).unwrap();
+    put_catalog(&node).await;
+    let error = node.released_at_least(node.revision()).await.unwrap_err();
+    assert!(matches!(error, ReadError::CheckpointNotReached { .. }), "{error}");
+    assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_key_stays_and_can_be_given() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     closed(dir.path()).await;
@@ -377,6 +468,9 @@ async fn the_key_stays_and_can_be_given() {
     assert_eq!(node.decision_key().0.to_bytes(), key.verifier().public_key());
     drop(node);
     let given = NodeConfig { signing_key_file: Some(file.clone()), ..config(other.path()) };
+    // A key without its book may have signed: the data directory may be the wrong one.
+    assert!(matches!(open_with(&given).0, Err(OpenError::BookMissing { .. })));
+    let given = NodeConfig { unused_signing_key: true, ..given };
     let node = open_with(&given).0.unwrap();
     assert_eq!(node.verifier_key(), key.verifier());
     drop(node);
@@ -384,6 +478,7 @@ async fn the_key_stays_and_can_be_given() {
     let renamed = NodeConfig {
         signing_key_file: Some(file),
         origin: "consent.example.org/other".to_owned(),
+        unused_signing_key: true,
         ..config(tempfile::tempdir().unwrap().path())
     };
     assert!(matches!(open_with(&renamed).0, Err(OpenError::SigningKey(_))));
