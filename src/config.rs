@@ -151,7 +151,7 @@ fn default_node() -> NodeConfig {
         new_signing_key: false,
         unused_signing_key: false,
         checkpoint_interval: Duration::from_secs(1),
-        checkpoint_wait: Duration::from_secs(10),
+        checkpoint_wait: Duration::from_secs(15),
         controller: Controller::default(),
     }
 }
@@ -187,6 +187,14 @@ pub enum ConfigError {
     /// A limit of zero, where nothing would work.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// A time that is longer than makes sense.
+    #[error("{name} must be at most {limit}")]
+    TooLong {
+        /// The flag.
+        name: &'static str,
+        /// The limit.
+        limit: &'static str,
+    },
     /// Decision tokens that live too short or too long.
     #[error("--decision-token-validity must be 1s to 24h")]
     TokenValidity,
@@ -248,6 +256,15 @@ impl ServeConfig {
             let what =
                 "`closed` holds back what too few witnesses have seen, and none is asked for";
             return Err(ConfigError::Witness { flag: "--witness-fail", what: what.to_owned() });
+        }
+        for (name, span, most, limit) in [
+            ("--checkpoint-interval", self.node.checkpoint_interval, 24 * 3_600, "24h"),
+            ("--checkpoint-wait", self.node.checkpoint_wait, 3_600, "1h"),
+            ("--witness-timeout", self.node.witness_wait, 3_600, "1h"),
+        ] {
+            if span > Duration::from_secs(most) {
+                return Err(ConfigError::TooLong { name, limit });
+            }
         }
         for (name, is_zero) in [
             ("--message-bytes-max", self.message_bytes_max == 0),
@@ -578,6 +595,16 @@ mod tests {
             let error = witness_policy(Vec::new(), None, Some(&bad)).unwrap_err().to_string();
             assert!(error.starts_with("--witness-policy: ") && error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn times_that_nobody_waits_are_refused() {
+        let mut config = ServeConfig::default();
+        config.node.checkpoint_interval = Duration::from_secs(24 * 3_600);
+        assert_eq!(config.check(), Ok(()));
+        config.node.checkpoint_interval += Duration::from_secs(1);
+        let refused = config.check().unwrap_err().to_string();
+        assert_eq!(refused, "--checkpoint-interval must be at most 24h");
     }
 
     #[test]

@@ -213,7 +213,7 @@ pub struct ServeArgs {
         long,
         value_name = "TIME",
         value_parser = humantime::parse_duration,
-        default_value = "10s"
+        default_value = "15s"
     )]
     pub checkpoint_wait: Duration,
     /// Who answers for the processing, as receipts name them.

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures_util::{Stream, stream};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -21,13 +22,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Audit {
     pub(super) node: Arc<Node>,
+    /// Places of those who recompute decisions.
+    audits: Arc<Semaphore>,
 }
 
 impl Audit {
     /// The service over a node.
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+        Self { node, audits: Arc::new(Semaphore::new(decisions::AUDITS_MAX)) }
     }
 }
 
@@ -92,7 +95,10 @@ impl AuditService for Audit {
         &self,
         request: Request<proto::ListDecisionsRequest>,
     ) -> Result<Response<Self::ListDecisionsStream>, Status> {
-        decisions::list(&self.node, request.into_inner()).await
+        let Ok(place) = Arc::clone(&self.audits).try_acquire_owned() else {
+            return Err(Fault::TooManyStreams { limit: decisions::AUDITS_MAX as u64 }.into());
+        };
+        decisions::list(&self.node, request.into_inner(), place).await
     }
 
     type ListEntriesStream =

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc, vec};
 
 use futures_util::{Stream, stream};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Response, Status};
 
 use super::{blocking, convert};
@@ -13,6 +14,9 @@ use crate::{
     view::CellDecision,
 };
 
+/// The most calls at a time. Each keeps up to 64 MiB of states.
+pub(super) const AUDITS_MAX: usize = 8;
+
 /// The answers of a call.
 pub(super) type DecisionStream =
     Pin<Box<dyn Stream<Item = Result<proto::ListDecisionsResponse, Status>> + Send>>;
@@ -20,11 +24,12 @@ pub(super) type DecisionStream =
 pub(super) async fn list(
     node: &Arc<Node>,
     request: proto::ListDecisionsRequest,
+    place: OwnedSemaphorePermit,
 ) -> Result<Response<DecisionStream>, Status> {
     let (start, end) = range(&request)?;
     let node = Arc::clone(node);
     let decisions = blocking(move || node.decisions(start, end)).await?;
-    let pages = Pages { decisions: Some(decisions), page: Vec::new().into_iter() };
+    let pages = Pages { decisions: Some(decisions), page: Vec::new().into_iter(), _place: place };
     let messages = stream::try_unfold(pages, async |mut pages| {
         let decision = pages.next().await?;
         Ok(decision.map(|decision| (message(&decision), pages)))
@@ -59,6 +64,7 @@ struct Pages {
     /// Lent to the page that is being taken.
     decisions: Option<Decisions>,
     page: vec::IntoIter<CellDecision>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Pages {

@@ -184,9 +184,15 @@ impl Node {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Arc<Self>, OpenError> {
         let opened = open::open(config, &disk, &mut |step| {
-            if let Progress::View(done, of) = step {
-                metrics.rebuild_entries.set(done);
-                metrics.rebuild_target_entries.set(of);
+            match step {
+                Progress::View(done, of) => {
+                    metrics.rebuild_entries.set(done);
+                    metrics.rebuild_target_entries.set(of);
+                }
+                Progress::Tree(done, _) => {
+                    metrics.tree_entries.set(done);
+                }
+                Progress::Vault(..) => {}
             }
             progress(step);
         })?;
@@ -477,6 +483,7 @@ impl Node {
         let hot = self.core.view.hot_stats();
         metrics.ledger_entries.set(self.core.backend.head());
         metrics.ledger_bytes.set(self.core.backend.size_bytes());
+        metrics.tree_entries.set(self.core.checkpoints.files.size());
         metrics.view_lag_rows.set(self.core.view.pending_rows() as u64);
         metrics.vault_subjects.set(self.core.vault.subjects());
         metrics.hot_entries.set(hot.states);

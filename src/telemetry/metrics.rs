@@ -104,6 +104,8 @@ pub struct Metrics {
     pub deviations: Counter,
     /// 1 if the ledger takes no more writes until restart.
     pub writes_stopped: Level,
+    /// Entries that stand in the tree.
+    pub tree_entries: Level,
     /// Entries under the latest checkpoint that was signed.
     pub checkpoint_signed_entries: Level,
     /// Entries under the latest checkpoint that was released.
@@ -191,6 +193,7 @@ impl Metrics {
                 "scrub_verified_index",
                 "Every entry before this index was verified again since the start",
             ),
+            tree_entries: of.metric("tree_entries", "Entries that stand in the tree"),
             checkpoint_signed_entries: of.metric(
                 "checkpoint_signed_entries",
                 "Entries under the latest checkpoint that was signed",
