@@ -35,6 +35,10 @@ COPY src src
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked
 
 FROM debian:bookworm-slim
+# The authorities that witnesses at https:// addresses are verified with.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 consent \
  && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin consent \
  && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/consent-ledger

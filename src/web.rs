@@ -59,17 +59,20 @@ impl WebClient {
         let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
         // Another part of the process may have been faster; either is this provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none());
-        if let Some(pem) = ca {
-            for own in reqwest::Certificate::from_pem_bundle(pem).map_err(setup)? {
-                builder = builder.add_root_certificate(own);
-            }
-        }
-        builder.build().map(Self).map_err(setup)
+        let own = match ca {
+            Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
+            None => Vec::new(),
+        };
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(USER_AGENT)
+                .timeout(timeout)
+                .connect_timeout(timeout)
+                .redirect(reqwest::redirect::Policy::none())
+        };
+        // A small container has no authorities at all: then only those that were given are trusted.
+        let client = builder().tls_certs_merge(own.clone()).build();
+        client.or_else(|_| builder().tls_certs_only(own).build()).map(Self).map_err(setup)
     }
 
     /// Asks for a resource of at most `bytes_max`.
