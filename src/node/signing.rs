@@ -311,7 +311,7 @@ impl Signing {
     }
 
     fn turn(&mut self, work: &Work) -> Result<(), String> {
-        self.grow(&work)?;
+        self.grow(work)?;
         if work.closing || self.is_due() {
             self.sign()?;
         }

@@ -144,7 +144,7 @@ async fn tiles_and_bundles_are_those_of_the_released_tree() {
         match tile.kind {
             Kind::Level(0) => leaves.extend(bytes.as_chunks::<32>().0.iter().copied()),
             Kind::Level(1) => {
-                let full: Vec<_> = leaves.chunks_exact(256).map(|tile| tile.concat()).collect();
+                let full: Vec<_> = leaves.chunks_exact(256).map(<[Hash]>::concat).collect();
                 let above: Vec<_> = full.iter().map(|tile| root_of(tile).unwrap()).collect();
                 assert_eq!(above.concat(), bytes);
             }
