@@ -18,7 +18,7 @@ use consent_ledger::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::{Algorithm, SignerKey, VerifierKey},
         merkle::{self, Hash, Range, leaf_hash},
-        note::Note,
+        note::{NOTE_BYTES_MAX, Note, SIGNATURES_MAX},
         policy::{Policy, Witness as Known},
         witness::AddCheckpoint,
     },
@@ -26,6 +26,10 @@ use consent_ledger::{
 };
 use sha2::{Digest, Sha256};
 use support::{Finished, PATIENCE, Process, Server, act, binary, change, copy_tree};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 const ORIGIN: &str = "ledger.example/eu";
 
@@ -155,12 +159,51 @@ impl Witness {
 
     /// As the flag of `serve` has it.
     fn flag(&self) -> String {
-        format!("--witness={} http://{}", self.key, self.address)
+        self.flag_at(&self.address)
+    }
+
+    fn flag_at(&self, address: &str) -> String {
+        format!("--witness={} http://{address}", self.key)
     }
 
     fn terminate(self) -> Finished {
         self.process.signal(rustix::process::Signal::TERM);
         self.process.wait(PATIENCE).expect_code(0)
+    }
+}
+
+/// An address that stays, while the witness behind it goes and comes back at another.
+struct Relay {
+    address: String,
+    target: watch::Sender<String>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    async fn to(witness: &Witness) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let target = watch::Sender::new(witness.address.clone());
+        let targets = target.subscribe();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (mut from, _) = listener.accept().await.unwrap();
+                let target = targets.borrow().clone();
+                tokio::spawn(async move {
+                    // Where nobody listens, the connection breaks off.
+                    if let Ok(mut to) = TcpStream::connect(&target).await {
+                        let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                    }
+                });
+            }
+        });
+        Self { address, target, accepting }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
     }
 }
 
@@ -216,6 +259,29 @@ async fn a_witness_answers_as_the_specification_says() {
     let said = witness.terminate().stderr;
     assert!(said.contains("the log has signed two roots for one size"), "{said}");
     assert!(said.contains("no proof that the log continues what was seen"), "{said}");
+}
+
+#[tokio::test]
+async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::new(root.path(), "witness.example/w1");
+    let tree = Tree::of(0..64);
+    let witness = home.start();
+    let mut repeated = tree.request(0, 10);
+    let line = repeated.checkpoint.note.signatures()[0].clone();
+    (1..SIGNATURES_MAX).for_each(|_| repeated.checkpoint.note.add(line.clone()));
+    assert_eq!(witness.add(&repeated).await.status, 200);
+    let mut large = tree.request(10, 20);
+    let bytes = NOTE_BYTES_MAX - large.checkpoint.to_string().len();
+    let extensions = format!("{}\n", "x".repeat(bytes - 1));
+    let checkpoint = Checkpoint { extensions, ..large.checkpoint.checkpoint };
+    large.checkpoint = SignedCheckpoint::sign(checkpoint, &log_key()).unwrap();
+    assert_eq!(witness.add(&large).await.status, 400);
+    witness.terminate();
+    let witness = home.start();
+    assert_eq!(witness.size().await, 10);
+    assert_eq!(witness.add(&tree.request(10, 20)).await.status, 200);
+    witness.terminate();
 }
 
 #[tokio::test]
@@ -483,7 +549,10 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
     let policy = two_of(&[&one, &two]);
     let ledger = Ledger::new(root.path());
     // Both are asked for where nothing else is said.
-    let served = ledger.start(&[&one, &two], &["--witness-fail=closed", "--witness-timeout=50ms"]);
+    let relay = Relay::to(&two).await;
+    let relayed = two.flag_at(&relay.address);
+    let flags = [relayed.as_str(), "--witness-fail=closed", "--witness-timeout=50ms"];
+    let served = ledger.start(&[&one], &flags);
     let size = served.record("user:1").await;
     eventually("witnessed", async || served.released_size().await >= size).await;
     two.process.kill();
@@ -494,7 +563,8 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
     assert!(held.checkpoint.size < size, "it is held back");
     policy.verify(&held.note).unwrap();
     // A witness that comes back to where it was lets it go.
-    let two = homes[1].start_with(&["--listen", &two.address]);
+    let two = homes[1].start();
+    relay.target.send_replace(two.address.clone());
     eventually("released", async || served.released_size().await >= size).await;
     policy.verify(&served.released().await.unwrap().note).unwrap();
     assert_eq!(served.metric("consent_ledger_checkpoints_unwitnessed_total").await, 0);

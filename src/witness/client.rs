@@ -6,10 +6,12 @@
 //!
 //! A witness remembers what this ledger has shown. So it is the witness that knows when the ledger
 //! was rolled back, by a restored copy for example, or shows another past: its answer is the loudest
-//! that there can be here.
+//! that there can be here. Until a witness that has said so cosigns again, the ledger is told to hold
+//! back what is not witnessed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use rand::RngExt;
 use thiserror::Error;
 use tokio::{
@@ -60,6 +62,11 @@ pub trait Ledger: Send + Sync + 'static {
         size: u64,
         cosignatures: Vec<NoteSignature>,
     ) -> Result<usize, ReadError>;
+    /// Says whether a witness has seen another past than this ledger shows: while one has, nothing
+    /// that too few have cosigned is to be released. Told at each change; does not block.
+    fn hold_back(&self, conflict: bool) {
+        let _ = conflict;
+    }
 }
 
 impl Ledger for Node {
@@ -118,6 +125,7 @@ impl Witnesses {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let mut tasks = JoinSet::new();
+        let conflicts = Arc::new(Conflicts::default());
         for Witness { name, key, url } in policy.witnesses() {
             let Some(url) = url else { continue };
             let courier = Courier {
@@ -128,12 +136,34 @@ impl Witnesses {
                 key: key.clone(),
                 asking: asking.clone(),
                 metrics: Arc::clone(metrics),
+                conflicts: Arc::clone(&conflicts),
                 cosigned_size: 0,
                 failures: 0,
             };
             tasks.spawn(courier.run());
         }
         Self { _tasks: tasks }
+    }
+}
+
+/// Those whose last word was that this ledger shows another past, by verifier key. A witness that
+/// says nothing, or nothing that counts, has not taken it back; a cosignature does.
+#[derive(Debug, Default)]
+struct Conflicts(Mutex<BTreeSet<String>>);
+
+impl Conflicts {
+    /// The lock is held while the ledger is told, so that the last change is what it was told last.
+    fn set(&self, witness: &VerifierKey, conflict: bool, ledger: &impl Ledger) {
+        let mut all = self.0.lock();
+        let before = !all.is_empty();
+        if conflict {
+            all.insert(witness.to_string());
+        } else {
+            all.remove(&witness.to_string());
+        }
+        if all.is_empty() == before {
+            ledger.hold_back(!all.is_empty());
+        }
     }
 }
 
@@ -146,6 +176,7 @@ struct Courier<L> {
     asking: Asking,
     metrics: Arc<Metrics>,
     counted: WitnessMetrics,
+    conflicts: Arc<Conflicts>,
     /// Size of the checkpoint that the witness cosigned last, as far as is known.
     cosigned_size: u64,
     failures: u32,
@@ -296,7 +327,8 @@ impl<L: Ledger> Courier<L> {
         Ok(AddCheckpoint { old_size: old_size.min(size), proof, checkpoint }.to_string())
     }
 
-    /// The witness's good signatures in its answer; those of others are ignored.
+    /// The witness's newest good cosignature in its answer, and one alone, so that no answer fills the
+    /// note; those of others are ignored.
     fn cosignatures(
         &mut self,
         signed: &Signed,
@@ -310,10 +342,21 @@ impl<L: Ledger> Courier<L> {
         let mut note = Note::new(note).map_err(|error| bad(error.to_string()))?;
         note.add_lines(&lines).map_err(|error| bad(error.to_string()))?;
         note.verify(&self.key).map_err(|error| bad(error.to_string()))?;
-        let own = note.by(&self.key).cloned().collect();
+        let timed = note.by(&self.key).filter_map(|own| Some((self.time_s(&note, own)?, own)));
+        let newest = timed.max_by_key(|(time_s, _)| *time_s).map(|(_, own)| own.clone());
+        let newest = newest.ok_or_else(|| bad("its cosignature tells no time".to_owned()))?;
         self.cosigned_size = signed.size();
         self.counted.entries.set(self.cosigned_size);
-        Ok(own)
+        Ok(vec![newest])
+    }
+
+    /// When a good cosignature was made, in seconds since the Unix epoch. 0 says that the witness may
+    /// have seen more since, and what is larger than 2^63 - 1 is no time (C2SP tlog-cosignature).
+    fn time_s(&self, note: &Note, own: &NoteSignature) -> Option<u64> {
+        let mut alone = Note::new(note.text().to_owned()).ok()?;
+        alone.add(own.clone());
+        let time_s = alone.verify(&self.key).ok()??;
+        (1..=i64::MAX.unsigned_abs()).contains(&time_s).then_some(time_s)
     }
 
     async fn take(&mut self, size: u64, cosignatures: Vec<NoteSignature>) {
@@ -321,6 +364,7 @@ impl<L: Ledger> Courier<L> {
             info!(witness = self.name, size, "the witness cosigns again");
         }
         self.failures = 0;
+        self.conflicts.set(&self.key, false, &*self.ledger);
         let ledger = Arc::clone(&self.ledger);
         let added = spawn_blocking(move || ledger.add_cosignatures(size, cosignatures)).await;
         match added {
@@ -359,6 +403,7 @@ impl<L: Ledger> Courier<L> {
         };
         self.counted.ended(outcome);
         if matches!(failure, Failure::RolledBack { .. } | Failure::Inconsistent { .. }) {
+            self.conflicts.set(&self.key, true, &*self.ledger);
             self.metrics.witness_conflicts.inc();
             error!(witness = self.name, "{failure}");
         } else {

@@ -5,11 +5,13 @@
 //! * [`state`]: a witness's memory: the latest checkpoint of each log that it has cosigned.
 //! * [`open`]: a witness's files: key, state, and the lock between two processes.
 //! * [`server`]: a witness's answers over HTTP.
+//! * [`report`]: which refused checkpoints are told to whoever runs it.
 //!
 //! A witness knows nothing of consent: it follows any log of C2SP, and a ledger may be followed by
 //! any witness.
 
 pub mod client;
 pub mod open;
+pub mod report;
 pub mod server;
 pub mod state;

@@ -6,13 +6,18 @@
 //! | | 400 for what is no request, 403 for a checkpoint that its log has not signed, 404 for another log |
 //! | | 409 and the size of the latest cosigned checkpoint, if the request continues another |
 //! | | 422 for a checkpoint that does not continue it |
+//! | | 500 if it can not be kept, 503 if that takes too long |
 //! | `GET /<SHA-256 of the origin in hex>/checkpoint` | the latest cosigned checkpoint, or 404 |
-//! | `GET /healthz` | 200, or 503 once the state could not be kept |
+//! | `GET /healthz` | 200, or 503 once the state could not be kept, or while the disk takes too long |
 //!
 //! Nobody is asked who they are: a log's signature is all that counts. So whatever a stranger can
-//! send is bounded in size, in time and in number.
+//! send is bounded in size, in time and in number, and so is what it makes the witness write. Only
+//! `add-checkpoint` ever waits for the disk.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -25,9 +30,12 @@ use axum::{
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::{debug, error, warn};
 
-use super::state::{Refusal, State};
+use super::{
+    report::{Kind, Reports, excerpt},
+    state::{Refusal, State},
+};
 use crate::tlog::{
-    merkle::Hash,
+    merkle::{Hash, ProofError},
     note::NOTE_BYTES_MAX,
     witness::{AddCheckpoint, CONSISTENCY_HASHES_MAX},
 };
@@ -36,6 +44,9 @@ use crate::tlog::{
 pub const REQUEST_BYTES_MAX: usize = NOTE_BYTES_MAX + (CONSISTENCY_HASHES_MAX + 1) * 45;
 /// How long a request's body may take to come.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may wait for its turn and for the disk, before its sender is told to come
+/// again, and how long the disk may be at work before the witness counts as unwell.
+pub const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most connections at a time; more wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// The most requests that are looked into at a time; more wait for their turn.
@@ -52,12 +63,19 @@ pub type Clock = fn() -> u64;
 struct Witness {
     state: Arc<State>,
     turns: Arc<Semaphore>,
+    reports: Arc<Reports>,
     clock: Clock,
+    keep_timeout: Duration,
 }
 
 /// The answers of a witness.
 pub fn router(state: Arc<State>, clock: Clock) -> Router {
-    let witness = Witness { state, turns: Arc::new(Semaphore::new(REQUESTS_MAX)), clock };
+    let turns = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let reports = Arc::default();
+    answers(Witness { state, turns, reports, clock, keep_timeout: KEEP_TIMEOUT })
+}
+
+fn answers(witness: Witness) -> Router {
     Router::new()
         .route("/add-checkpoint", post(add_checkpoint))
         .route("/{origin_hash}/checkpoint", get(checkpoint))
@@ -70,6 +88,15 @@ async fn add_checkpoint(With(witness): With<Witness>, body: Body) -> Response {
         Ok(text) => text,
         Err(answer) => return answer,
     };
+    let keep_timeout = witness.keep_timeout;
+    timeout(keep_timeout, in_turn(witness, text)).await.unwrap_or_else(|_| {
+        debug!("a request was not answered in time: the disk is slow, or too many ask");
+        refuse(StatusCode::SERVICE_UNAVAILABLE, "busy; come again later")
+    })
+}
+
+/// Whoever is no longer waited for still has its turn to the end.
+async fn in_turn(witness: Witness, text: String) -> Response {
     // Nobody closes the semaphore.
     let Ok(turn) = Arc::clone(&witness.turns).acquire_owned().await else {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping");
@@ -110,11 +137,11 @@ fn answer(witness: &Witness, text: &str) -> Response {
             debug!(origin = checkpoint.origin, size = checkpoint.size, "cosigned");
             ([(header::CONTENT_TYPE, TEXT_TYPE)], line).into_response()
         }
-        Err(refusal) => refused(&request, &refusal),
+        Err(refusal) => refused(witness, &request, &refusal),
     }
 }
 
-fn refused(request: &AddCheckpoint, refusal: &Refusal) -> Response {
+fn refused(witness: &Witness, request: &AddCheckpoint, refusal: &Refusal) -> Response {
     let checkpoint = &request.checkpoint.checkpoint;
     let (origin, size) = (&checkpoint.origin, checkpoint.size);
     let status = match refusal {
@@ -126,14 +153,13 @@ fn refused(request: &AddCheckpoint, refusal: &Refusal) -> Response {
         }
         Refusal::UnknownOrigin(_) => StatusCode::NOT_FOUND,
         Refusal::Signature(_) => StatusCode::FORBIDDEN,
-        Refusal::OldSize { .. } | Refusal::Note(_) => StatusCode::BAD_REQUEST,
-        Refusal::Inconsistent { signed, forked: true, .. } => {
-            error!(origin, size, signed, "the log has signed two roots for one size");
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
-        Refusal::Inconsistent { why, signed, forked: false } => {
-            // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
-            warn!(origin, size, %why, signed, "no proof that the log continues what was seen");
+        Refusal::OldSize { .. } | Refusal::Unreadable(_) => StatusCode::BAD_REQUEST,
+        Refusal::Inconsistent { why, signed, forked } => {
+            let kind = if *forked { Kind::Fork } else { Kind::Doubt };
+            let head = (size, checkpoint.root);
+            if let Some(untold) = witness.reports.due(origin, kind, head, Instant::now()) {
+                tell(kind, origin, size, why, signed, untold);
+            }
             StatusCode::UNPROCESSABLE_ENTITY
         }
         Refusal::NotKept(why) => {
@@ -145,6 +171,22 @@ fn refused(request: &AddCheckpoint, refusal: &Refusal) -> Response {
     refuse(status, refusal)
 }
 
+/// Writes down what may be evidence against a log.
+fn tell(kind: Kind, origin: &str, size: u64, why: &ProofError, signed: &str, untold: u64) {
+    let (bytes, signed) = (signed.len(), excerpt(signed));
+    match kind {
+        Kind::Fork => {
+            let what = "the log has signed two roots for one size";
+            error!(origin, size, signed, bytes, untold, "{what}");
+        }
+        Kind::Doubt => {
+            // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
+            let what = "no proof that the log continues what was seen";
+            warn!(origin, size, %why, signed, bytes, untold, "{what}");
+        }
+    }
+}
+
 async fn checkpoint(With(witness): With<Witness>, Path(origin_hash): Path<String>) -> Response {
     let latest = lower_hex(&origin_hash).and_then(|hash| witness.state.latest(&hash));
     match latest {
@@ -154,9 +196,13 @@ async fn checkpoint(With(witness): With<Witness>, Path(origin_hash): Path<String
 }
 
 async fn healthz(With(witness): With<Witness>) -> Response {
-    match witness.state.poisoned() {
-        None => "serving\n".into_response(),
-        Some(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the state can not be kept"),
+    let unwell = |what: &str| refuse(StatusCode::SERVICE_UNAVAILABLE, what);
+    if witness.state.poisoned().is_some() {
+        return unwell("the state can not be kept");
+    }
+    match witness.state.keeping_for() {
+        Some(long) if long >= witness.keep_timeout => unwell("the disk does not answer"),
+        _ => "serving\n".into_response(),
     }
 }
 

@@ -3,7 +3,12 @@
 //! A cosignature says that the log's checkpoints so far continue one another, so it leaves only when
 //! the checkpoint under it is on stable storage, and a checkpoint is compared and kept in one step:
 //! of two requests that continue the same checkpoint, one finds it gone. One lock for all logs is
-//! enough for as many as a witness is configured with.
+//! enough for as many as a witness is configured with. It is held while the disk works, so whoever
+//! only wants to know asks for what was published after the last change, and waits for no disk.
+//!
+//! Anybody can send what a log has signed, again and in any shape. So one signature of each key is
+//! kept, nothing is kept that a restart could not read, and the same checkpoint is cosigned once in a
+//! second.
 //!
 //! The file is one JSON object, written anew beside the old and renamed over it:
 //!
@@ -15,15 +20,20 @@
 //! ```
 //!
 //! Each checkpoint carries the log's signature and the witness's own, and both are verified when the
-//! file is read: nobody else can have written what it remembers.
+//! file is read: it holds no checkpoint that this witness has not cosigned. Which of them it holds,
+//! and under which number, nobody has signed: whoever can write the file can put back an older
+//! checkpoint, or take one away. The number guards against an old copy, not against such a person,
+//! and the file needs the protection of the key.
 
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -36,7 +46,7 @@ use crate::{
         checkpoint::{CheckpointError, SignedCheckpoint},
         key::{Algorithm, SignerKey, VerifierKey},
         merkle::{self, Hash, ProofError},
-        note::{Note, NoteError, SignatureError},
+        note::{Note, SignatureError},
         witness::AddCheckpoint,
     },
 };
@@ -54,6 +64,19 @@ pub struct State {
     key: SignerKey,
     logs: BTreeMap<String, Log>,
     kept: Mutex<Kept>,
+    published: ArcSwap<Published>,
+    /// Since when the disk has been at work.
+    keeping_since: ArcSwapOption<Instant>,
+}
+
+/// The latest checkpoint of each log, by origin.
+type Latest = BTreeMap<String, Arc<SignedCheckpoint>>;
+
+/// What there is to know without waiting for the disk.
+#[derive(Debug)]
+struct Published {
+    latest: Latest,
+    poisoned: Option<String>,
 }
 
 /// A log that is followed.
@@ -71,7 +94,7 @@ struct Kept {
     lock: Option<Lock>,
     /// Number of the last change.
     sequence: u64,
-    latest: BTreeMap<String, SignedCheckpoint>,
+    latest: Latest,
     /// Why nothing more is cosigned, once the file's name may be of either content.
     poisoned: Option<String>,
 }
@@ -168,9 +191,9 @@ pub enum Refusal {
         /// Whether it is proof of two pasts: another root for the size that was cosigned last.
         forked: bool,
     },
-    /// What is signed can not stand in a note.
-    #[error(transparent)]
-    Note(#[from] NoteError),
+    /// With the cosignature under it, it could not be read again.
+    #[error("the checkpoint can not be kept with its signatures: {0}")]
+    Unreadable(#[from] CheckpointError),
     /// The new checkpoint can not be kept.
     #[error("the state can not be kept: {0}")]
     NotKept(String),
@@ -200,13 +223,15 @@ impl State {
             poisoned: None,
         };
         if fresh {
-            let written = kept.replace(&key, BTreeMap::new());
+            let written = kept.replace(&key, Latest::new());
             written.map_err(|source| StateError::Io { path: path.to_owned(), source })?;
         } else {
             let file = read(&*kept.disk, path)?;
             (kept.sequence, kept.latest) = file.restore(path, &key, &logs, least)?;
         }
-        Ok(Self { key, logs, kept: Mutex::new(kept) })
+        let published = ArcSwap::from_pointee(kept.published());
+        let keeping_since = ArcSwapOption::empty();
+        Ok(Self { key, logs, kept: Mutex::new(kept), published, keeping_since })
     }
 
     /// The key that verifies this witness's cosignatures.
@@ -220,8 +245,9 @@ impl State {
         self.logs.keys().map(String::as_str)
     }
 
-    /// Cosigns a checkpoint that continues the latest, and keeps it. Answers the signature line.
-    /// `now_s` is the time in seconds since the Unix epoch. Blocking.
+    /// Cosigns a checkpoint that continues the latest, and keeps it. Answers the signature line: that
+    /// of before, if it is the latest and was cosigned in this very second. `now_s` is the time in
+    /// seconds since the Unix epoch. Blocking.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -234,10 +260,15 @@ impl State {
         }
         let mut kept = self.kept.lock();
         kept.check_continues(old, &signed, proof)?;
+        if let Some(line) = kept.cosigned_at(&signed, self.key.verifier(), now_s) {
+            return Ok(line);
+        }
         signed.note.sign(&self.key, now_s);
-        let line = signed.note.signatures().last().map(ToString::to_string).unwrap_or_default();
-        kept.keep(&self.key, signed)?;
-        Ok(format!("{line}\n"))
+        // What a restart would read, or would stop at.
+        let signed = own_checkpoint(&signed.to_string(), &self.key, &self.logs)?;
+        let line = line(&signed.note, self.key.verifier());
+        self.keep(&mut kept, signed)?;
+        Ok(line)
     }
 
     /// The latest checkpoint that was cosigned of the log whose origin has this SHA-256 hash.
@@ -245,13 +276,28 @@ impl State {
     pub fn latest(&self, origin_hash: &Hash) -> Option<String> {
         let hashed = |origin: &&String| Hash::from(Sha256::digest(origin)) == *origin_hash;
         let origin = self.logs.keys().find(hashed)?;
-        self.kept.lock().latest.get(origin).map(ToString::to_string)
+        self.published.load().latest.get(origin).map(ToString::to_string)
     }
 
     /// Why nothing more is cosigned until restart, once that is so.
     #[must_use]
     pub fn poisoned(&self) -> Option<String> {
-        self.kept.lock().poisoned.clone()
+        self.published.load().poisoned.clone()
+    }
+
+    /// How long the disk has been at work for the checkpoint that is being kept.
+    #[must_use]
+    pub fn keeping_for(&self) -> Option<Duration> {
+        self.keeping_since.load().as_ref().map(|since| since.elapsed())
+    }
+
+    /// Keeps a checkpoint, or nothing, and lets others know.
+    fn keep(&self, kept: &mut Kept, new: SignedCheckpoint) -> Result<(), Refusal> {
+        self.keeping_since.store(Some(Arc::new(Instant::now())));
+        let done = kept.keep(&self.key, new);
+        self.published.store(Arc::new(kept.published()));
+        self.keeping_since.store(None);
+        done
     }
 
     /// The checkpoint with the signatures of the log's known keys alone.
@@ -263,14 +309,20 @@ impl State {
     }
 }
 
+/// The line of a key's signature under a note.
+fn line(note: &Note, key: &VerifierKey) -> String {
+    note.by(key).next().map(|own| format!("{own}\n")).unwrap_or_default()
+}
+
 impl Log {
-    /// A note with the signatures of known keys alone: one at least, and none that is false.
+    /// A note with the signatures of known keys alone: one of each that has signed, one at least, and
+    /// none where one is false.
     fn signed(&self, note: &Note) -> Result<Note, Refusal> {
-        let mut own = Note::new(note.text().to_owned())?;
+        let mut own = Note::new(note.text().to_owned()).map_err(CheckpointError::from)?;
         let mut missing = None;
         for key in &self.keys {
             match note.verify(key) {
-                Ok(_) => note.by(key).for_each(|signature| own.add(signature.clone())),
+                Ok(_) => note.by(key).take(1).for_each(|signature| own.add(signature.clone())),
                 Err(bad @ SignatureError::Bad(_)) => return Err(bad.into()),
                 Err(none) => missing = Some(none),
             }
@@ -311,19 +363,27 @@ impl Kept {
         })
     }
 
+    /// This witness's line under the latest checkpoint, if it is this one and was cosigned at `now_s`.
+    /// Whoever asks again and again costs no writes.
+    fn cosigned_at(&self, new: &SignedCheckpoint, key: &VerifierKey, now_s: u64) -> Option<String> {
+        let latest = &self.latest.get(&new.checkpoint.origin)?.note;
+        let same = latest.text() == new.note.text() && latest.verify(key) == Ok(Some(now_s));
+        same.then(|| line(latest, key))
+    }
+
+    fn published(&self) -> Published {
+        Published { latest: self.latest.clone(), poisoned: self.poisoned.clone() }
+    }
+
     /// Keeps a checkpoint, or nothing.
     fn keep(&mut self, key: &SignerKey, new: SignedCheckpoint) -> Result<(), Refusal> {
         let mut latest = self.latest.clone();
-        latest.insert(new.checkpoint.origin.clone(), new);
+        latest.insert(new.checkpoint.origin.clone(), Arc::new(new));
         self.replace(key, latest).map_err(|error| Refusal::NotKept(error.to_string()))
     }
 
     /// Writes the file anew. What is in memory changes only when it is on stable storage.
-    fn replace(
-        &mut self,
-        key: &SignerKey,
-        latest: BTreeMap<String, SignedCheckpoint>,
-    ) -> io::Result<()> {
+    fn replace(&mut self, key: &SignerKey, latest: Latest) -> io::Result<()> {
         let file = File {
             format: FORMAT.to_owned(),
             witness: key.verifier().to_string(),
@@ -332,6 +392,10 @@ impl Kept {
         };
         let mut bytes = serde_json::to_vec(&file)?;
         bytes.push(b'\n');
+        if bytes.len() as u64 > STATE_BYTES_MAX {
+            let what = format!("it would be larger than {STATE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+        }
         let beside = self.write_beside(&bytes)?;
         // From here on, nobody knows which of the two files a failure leaves behind the name.
         let named = self.disk.rename(&beside, &self.path);
@@ -369,7 +433,7 @@ impl File {
         key: &SignerKey,
         logs: &BTreeMap<String, Log>,
         least: u64,
-    ) -> Result<(u64, BTreeMap<String, SignedCheckpoint>), StateError> {
+    ) -> Result<(u64, Latest), StateError> {
         let path = path.to_owned();
         let damaged =
             |path: &Path, what: String| StateError::Damaged { path: path.to_owned(), what };
@@ -383,11 +447,11 @@ impl File {
         if self.sequence < least {
             return Err(StateError::RolledBack { path, found: self.sequence, wanted: least });
         }
-        let mut latest = BTreeMap::new();
+        let mut latest = Latest::new();
         for text in &self.checkpoints {
             let checkpoint = own_checkpoint(text, key, logs)
                 .map_err(|error| damaged(&path, error.to_string()))?;
-            latest.insert(checkpoint.checkpoint.origin.clone(), checkpoint);
+            latest.insert(checkpoint.checkpoint.origin.clone(), Arc::new(checkpoint));
         }
         Ok((self.sequence, latest))
     }

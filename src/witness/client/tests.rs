@@ -27,12 +27,15 @@ struct Fake {
     signed: watch::Sender<Option<Arc<Signed>>>,
     /// Names of those who have cosigned, with the size of the checkpoint.
     added: watch::Sender<Vec<(u64, String)>>,
+    /// What it was told of conflicts, in order.
+    held_back: Mutex<Vec<bool>>,
 }
 
 impl Fake {
     fn new(leaves: impl IntoIterator<Item = u64>) -> Arc<Self> {
         let (signed, added) = (watch::Sender::new(None), watch::Sender::default());
-        Arc::new(Self { tree: Mutex::new(Tree::of(leaves)), signed, added })
+        let tree = Mutex::new(Tree::of(leaves));
+        Arc::new(Self { tree, signed, added, held_back: Mutex::default() })
     }
 
     fn sign(&self, size: u64) {
@@ -72,6 +75,10 @@ impl Ledger for Fake {
             added.extend(own.iter().map(|one| (size, one.name().to_owned())));
         });
         Ok(count)
+    }
+
+    fn hold_back(&self, conflict: bool) {
+        self.held_back.lock().push(conflict);
     }
 }
 
@@ -180,8 +187,18 @@ async fn a_witness_that_says_nothing_holds_up_nobody() {
 async fn a_witness_that_comes_back_is_told_the_newest() {
     let disk = SimDisk::new();
     let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
-    // A port that nobody listens on yet: taken for a moment, so that it is free.
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // The port stays ours; until the witness is there, every connection breaks off.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap();
+    let (back, mut is_back) = tokio::sync::oneshot::channel::<()>();
+    let gone = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => drop(accepted),
+                _ = &mut is_back => return listener,
+            }
+        }
+    });
     let _own = start(&ledger, &[&witness(1, format!("http://{port}"))], &metrics);
     ledger.sign(3);
     until("a failure", || counted(&metrics, W1, "unreachable") > 0).await;
@@ -191,7 +208,8 @@ async fn a_witness_that_comes_back_is_told_the_newest() {
         let (path, logs) = (std::path::Path::new("w/state"), vec![log_key(1).verifier().clone()]);
         State::open(Arc::new(disk), path, witness_key(1), logs, None, true).unwrap()
     };
-    let listener = TcpListener::bind(port).await.unwrap();
+    back.send(()).unwrap();
+    let listener = gone.await.unwrap();
     let router = server::router(Arc::new(state), clock);
     tokio::spawn(listener::serve(
         listener,
@@ -257,10 +275,18 @@ async fn what_is_no_answer_is_not_taken() {
     let mut other = ledger.tree.lock().signed(4, &log_key(1)).note;
     other.sign(&witness_key(1), 1);
     let other = format!("{}\n", other.signatures()[1]);
+    // Those that tell no time.
+    let timed = |time_s| {
+        let mut own = ledger.tree.lock().signed(5, &log_key(1)).note;
+        own.sign(&witness_key(1), time_s);
+        format!("{}\n", own.signatures()[1])
+    };
     let type_of = |content_type: &'static str| [("content-type", content_type)];
     for (status, content_type, body, outcome) in [
         (200, "text/plain", strange, "bad_answer"),
         (200, "text/plain", other, "bad_answer"),
+        (200, "text/plain", timed(0), "bad_answer"),
+        (200, "text/plain", timed(1 << 63), "bad_answer"),
         (200, "text/plain", String::new(), "bad_answer"),
         (200, "text/plain", "x".repeat(ANSWER_BYTES_MAX + 1), "bad_answer"),
         (409, "text/plain", "3\n".to_owned(), "bad_answer"),
@@ -296,9 +322,66 @@ fn courier(ledger: &Arc<Fake>, metrics: &Arc<Metrics>) -> Courier<Fake> {
         asking: Asking::new(PATIENCE, None).unwrap(),
         counted: metrics.witness(W1),
         metrics: Arc::clone(metrics),
+        conflicts: Arc::default(),
         cosigned_size: 0,
         failures: 1,
     }
+}
+
+#[tokio::test]
+async fn one_cosignature_of_an_answer_is_taken() {
+    let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
+    ledger.sign(5);
+    let signed = ledger.signed.borrow().clone().unwrap();
+    let mut note = Note::new(signed.checkpoint.note.text().to_owned()).unwrap();
+    for time_s in [0, 3, 9, 4] {
+        note.sign(&witness_key(1), time_s);
+    }
+    let newest = note.signatures()[2].clone();
+    let lines: String = note.signatures().iter().map(|own| format!("{own}\n")).collect();
+    let taken = courier(&ledger, &metrics).cosignatures(&signed, Asked::Lines(lines));
+    assert_eq!(taken.unwrap(), [newest]);
+}
+
+#[tokio::test]
+async fn a_ledger_in_conflict_holds_back_until_it_is_resolved() {
+    let (one, two) = (run(1, &SimDisk::new()).await, run(2, &SimDisk::new()).await);
+    let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
+    let own = start(&ledger, &[&one.witness, &two.witness], &metrics);
+    ledger.sign(20);
+    ledger.cosigned(20, &[W1, W2]).await;
+    assert!(ledger.held_back.lock().is_empty());
+    drop(own);
+    // An old copy: both have seen more.
+    let (copy, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
+    let _own = start(&copy, &[&one.witness, &two.witness], &metrics);
+    copy.sign(15);
+    until("both say so", || {
+        let said = |name| counted(&metrics, name, "rolled_back") > 0;
+        said(W1) && said(W2)
+    })
+    .await;
+    assert_eq!(*copy.held_back.lock(), [true], "told once");
+    // It was only behind, and goes on from what they have seen.
+    copy.sign(30);
+    copy.cosigned(30, &[W1, W2]).await;
+    until("resolved", || *copy.held_back.lock() == [true, false]).await;
+}
+
+#[test]
+fn only_a_cosignature_takes_a_conflict_back() {
+    let (ledger, metrics) = (Fake::new(0..1), Arc::new(Metrics::new()));
+    let mut courier = courier(&ledger, &metrics);
+    let name = || W1.to_owned();
+    courier.report(&Failure::Inconsistent { name: name(), seen: 1, own: 2, answer: String::new() });
+    courier.report(&Failure::Refused { name: name(), status: 500, answer: String::new() });
+    courier.report(&Failure::BadAnswer { name: name(), what: String::new() });
+    assert_eq!(*ledger.held_back.lock(), [true]);
+    // Another witness has nothing to take back.
+    courier.conflicts.set(witness_key(2).verifier(), false, &*ledger);
+    assert_eq!(*ledger.held_back.lock(), [true]);
+    courier.conflicts.set(witness_key(1).verifier(), false, &*ledger);
+    assert_eq!(*ledger.held_back.lock(), [true, false]);
 }
 
 #[test]

@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     storage::{disk::Disk, sim::SimDisk},
     tlog::{checkpoint::SignedCheckpoint, note::Note},
-    witness::state::tests::{Tree, log_key, state_on, witness_key},
+    witness::{
+        report::REPORT_BYTES_MAX,
+        state::tests::{HangingDisk, Tree, log_key, state_on, witness_key},
+    },
 };
 
 struct Answer {
@@ -103,4 +106,110 @@ async fn the_latest_is_there_for_monitors() {
     }
     assert_eq!(ask(&router, "GET", "/healthz", "").await.status, 200);
     assert_eq!(ask(&router, "GET", "/add-checkpoint", "").await.status, 405);
+}
+
+/// A request that a stranger makes of a public checkpoint leaves a witness that starts again.
+#[tokio::test]
+async fn what_can_not_be_kept_is_a_bad_request() {
+    let router = witness();
+    let mut request = Tree::of(0..4).request(0, 4);
+    let blank = request.checkpoint.to_string().len();
+    let extensions = format!("{}\n", "x".repeat(NOTE_BYTES_MAX - blank - 1));
+    let checkpoint =
+        crate::tlog::checkpoint::Checkpoint { extensions, ..request.checkpoint.checkpoint };
+    request.checkpoint = SignedCheckpoint::sign(checkpoint, &log_key(1)).unwrap();
+    let answer = add(&router, request).await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    assert_eq!(ask(&router, "GET", &page(), "").await.status, 404);
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_disk_that_hangs_holds_up_only_what_is_to_be_kept() {
+    let disk = HangingDisk::new();
+    let witness = |keep_timeout| Witness {
+        state: Arc::new(state_on(&disk, true).unwrap()),
+        turns: Arc::new(Semaphore::new(1)),
+        reports: Arc::default(),
+        clock: || 1_000,
+        keep_timeout,
+    };
+    let own = witness(PATIENCE * 10);
+    let impatient = answers(Witness { keep_timeout: Duration::from_millis(20), ..own.clone() });
+    let router = answers(own);
+    let tree = Tree::of(0..9);
+    assert_eq!(add(&router, tree.request(0, 4)).await.status, 200);
+    let hanging = disk.hang();
+    let kept = tokio::spawn({
+        let (router, request) = (router.clone(), tree.request(4, 9));
+        async move { add(&router, request).await.status }
+    });
+    let others = tokio::spawn(async move {
+        disk.is_waited_for().await;
+        // What was cosigned before is there, and the witness says that it is alive.
+        let answer = ask(&router, "GET", &page(), "").await;
+        assert!(answer.text.contains("\n4\n"), "{}", answer.text);
+        assert_eq!(ask(&router, "GET", "/healthz", "").await.status, 200);
+        // A request comes back unanswered, and then it is too long for a disk.
+        assert_eq!(add(&impatient, Tree::of(0..9).request(4, 9)).await.status, 503);
+        assert_eq!(ask(&impatient, "GET", "/healthz", "").await.status, 503);
+        impatient
+    });
+    let impatient = timeout(PATIENCE, others).await.expect("nobody waits for the disk").unwrap();
+    drop(hanging);
+    assert_eq!(kept.await.unwrap(), 200);
+    assert_eq!(ask(&impatient, "GET", "/healthz", "").await.status, 200);
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Sink(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_refused_again_and_again_is_told_once() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(std::path::Path::new("w")).unwrap();
+    let witness = Witness {
+        state: Arc::new(state_on(&disk, true).unwrap()),
+        turns: Arc::new(Semaphore::new(1)),
+        reports: Arc::default(),
+        clock: || 1_000,
+        keep_timeout: PATIENCE,
+    };
+    let (tree, other) = (Tree::of(0..20), Tree::of(50..70));
+    let status = |request: &AddCheckpoint| answer(&witness, &request.to_string()).status();
+    assert_eq!(status(&tree.request(0, 12)), StatusCode::OK);
+    let mut doubtful = tree.request(12, 20);
+    let extensions = format!("{}\n", "x".repeat(REPORT_BYTES_MAX));
+    let checkpoint =
+        crate::tlog::checkpoint::Checkpoint { extensions, ..doubtful.checkpoint.checkpoint };
+    doubtful.checkpoint = SignedCheckpoint::sign(checkpoint, &log_key(1)).unwrap();
+    doubtful.proof = vec![[7; 32]];
+    let sink = Sink::default();
+    let writer = {
+        let sink = sink.clone();
+        move || sink.clone()
+    };
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for request in [&doubtful, &doubtful, &other.request(12, 12), &doubtful] {
+            assert_eq!(status(request), StatusCode::UNPROCESSABLE_ENTITY);
+        }
+    });
+    let told = String::from_utf8(sink.0.lock().clone()).unwrap();
+    assert_eq!(told.matches("no proof that the log continues").count(), 1, "{told}");
+    assert_eq!(told.matches("two roots for one size").count(), 1, "{told}");
+    assert!(told.len() < REPORT_BYTES_MAX * 2, "{}", told.len());
 }

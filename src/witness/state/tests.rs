@@ -1,9 +1,16 @@
+use parking_lot::Condvar;
+use tokio::sync::watch;
+
 use super::*;
 use crate::{
-    storage::sim::{Fault, Keep, SimDisk},
+    storage::{
+        disk::DiskFile,
+        sim::{Fault, Keep, SimDisk},
+    },
     tlog::{
         checkpoint::Checkpoint,
         merkle::{Range, leaf_hash},
+        note::{NOTE_BYTES_MAX, NoteError, SIGNATURES_MAX},
     },
 };
 
@@ -51,9 +58,85 @@ impl Tree {
 
 const PATH: &str = "w/state";
 
-pub(in crate::witness) fn state_on(disk: &SimDisk, fresh: bool) -> Result<State, StateError> {
+pub(in crate::witness) fn state_on(
+    disk: &(impl Disk + Clone),
+    fresh: bool,
+) -> Result<State, StateError> {
     let logs = vec![log_key(1).verifier().clone()];
     State::open(Arc::new(disk.clone()), Path::new(PATH), witness_key(1), logs, None, fresh)
+}
+
+/// A disk that hangs when it is to create a file, for as long as a test says so.
+#[derive(Debug, Clone)]
+pub(in crate::witness) struct HangingDisk {
+    disk: SimDisk,
+    hangs: Arc<(Mutex<bool>, Condvar)>,
+    waiting: watch::Sender<bool>,
+}
+
+/// Lets the disk go on once it is dropped, also when a test fails.
+pub(in crate::witness) struct Hanging(HangingDisk);
+
+impl HangingDisk {
+    pub fn new() -> Self {
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new("w")).unwrap();
+        Self { disk, hangs: Arc::default(), waiting: watch::Sender::new(false) }
+    }
+
+    pub fn hang(&self) -> Hanging {
+        *self.hangs.0.lock() = true;
+        Hanging(self.clone())
+    }
+
+    /// Waits until somebody waits for it.
+    pub async fn is_waited_for(&self) {
+        self.waiting.subscribe().wait_for(|waiting| *waiting).await.unwrap();
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        *self.0.hangs.0.lock() = false;
+        self.0.hangs.1.notify_all();
+    }
+}
+
+impl Disk for HangingDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut hangs = self.hangs.0.lock();
+        self.waiting.send_replace(*hangs);
+        self.hangs.1.wait_while(&mut hangs, |hangs| *hangs);
+        self.disk.create(path)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.open_read(path)
+    }
+
+    fn open_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.open_write(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
 }
 
 fn latest(state: &State) -> Option<SignedCheckpoint> {
@@ -161,6 +244,78 @@ fn only_its_log_can_sign_a_checkpoint() {
     let kept = latest(&state).unwrap().note;
     assert_eq!(kept.signatures().len(), 2, "{kept}");
     assert!(kept.verify(log_key(1).verifier()).is_ok());
+}
+
+/// Anybody can copy a line of a public checkpoint as often as a note may have lines.
+#[test]
+fn copied_signatures_are_not_kept() {
+    let (disk, state) = fresh();
+    let mut request = Tree::of(0..4).request(0, 4);
+    let own = request.checkpoint.note.signatures()[0].clone();
+    for _ in 1..SIGNATURES_MAX {
+        request.checkpoint.note.add(own.clone());
+    }
+    let request = AddCheckpoint::parse(&request.to_string()).unwrap();
+    assert_eq!(request.checkpoint.note.signatures().len(), SIGNATURES_MAX);
+    state.cosign(&request, 1).unwrap();
+    let kept = latest(&state).unwrap().note;
+    assert_eq!(kept.signatures().len(), 2, "the log's and the witness's");
+    let again = state_on(&disk, false).unwrap();
+    assert_eq!(latest(&again).unwrap().note, kept);
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_kept() {
+    let (disk, state) = fresh();
+    let tree = Tree::of(0..8);
+    state.cosign(&tree.request(0, 4), 1).unwrap();
+    let before = latest(&state);
+    let mut request = tree.request(4, 8);
+    let blank = request.checkpoint.to_string().len();
+    let mut extended = |bytes: usize| {
+        let extensions = format!("{}\n", "x".repeat(bytes - 1));
+        let checkpoint = Checkpoint { extensions, ..request.checkpoint.checkpoint.clone() };
+        request.checkpoint = SignedCheckpoint::sign(checkpoint, &log_key(1)).unwrap();
+        AddCheckpoint::parse(&request.to_string()).unwrap()
+    };
+    // As large as a note may be, without the line that a witness adds.
+    let refused = state.cosign(&extended(NOTE_BYTES_MAX - blank), 2).unwrap_err();
+    let too_large = CheckpointError::Note(NoteError::TooLarge);
+    assert!(matches!(&refused, Refusal::Unreadable(why) if *why == too_large), "{refused}");
+    assert_eq!(latest(&state), before);
+    assert_eq!(latest(&state_on(&disk, false).unwrap()), before);
+    // With room for it.
+    state.cosign(&extended(NOTE_BYTES_MAX - blank - 200), 3).unwrap();
+    assert_eq!(latest(&state_on(&disk, false).unwrap()), latest(&state));
+    assert!(latest(&state) != before);
+}
+
+#[test]
+fn the_same_again_costs_one_write_in_a_second() {
+    let (disk, state) = fresh();
+    let tree = Tree::of(0..4);
+    let first = state.cosign(&tree.request(0, 4), 7).unwrap();
+    let operations = disk.operations();
+    for _ in 0..10 {
+        assert_eq!(state.cosign(&tree.request(4, 4), 7).unwrap(), first);
+    }
+    assert_eq!(disk.operations(), operations);
+    // Later, and after a clock that was set back.
+    for time in [8, 5] {
+        let line = state.cosign(&tree.request(4, 4), time).unwrap();
+        let mut note = tree.request(4, 4).checkpoint.note;
+        note.add_lines(&line).unwrap();
+        assert_eq!(note.verify(witness_key(1).verifier()), Ok(Some(time)));
+    }
+    assert!(disk.operations() > operations);
+    // Another text is another checkpoint, whatever the time.
+    let mut request = tree.request(4, 4);
+    let extensions = "more\n".to_owned();
+    let checkpoint = Checkpoint { extensions, ..request.checkpoint.checkpoint };
+    request.checkpoint = SignedCheckpoint::sign(checkpoint, &log_key(1)).unwrap();
+    let line = state.cosign(&request, 5).unwrap();
+    request.checkpoint.note.add_lines(&line).unwrap();
+    assert_eq!(request.checkpoint.note.verify(witness_key(1).verifier()), Ok(Some(5)));
 }
 
 #[test]
