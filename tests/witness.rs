@@ -445,6 +445,7 @@ impl Ledger {
             "--origin",
             ORIGIN,
             &key_file,
+            "--unused-signing-key",
             "--metrics-listen=127.0.0.1:0",
             "--tiles-listen=127.0.0.1:0",
             "--checkpoint-interval=10ms",
@@ -592,19 +593,24 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     fs::remove_dir_all(&ledger.dir).unwrap();
     copy_tree(&copy, &ledger.dir);
 
-    let served = ledger.start(&[&witness], &["--witness-timeout=100ms"]);
+    let served = ledger.start(&[&witness], &["--witness-timeout=1s"]);
+    let released = served.metric("consent_ledger_checkpoint_released_entries").await;
+    served.record("user:3").await;
     eventually("noticed", async || {
         served.metric("consent_ledger_witness_conflicts_total").await > 0
     })
     .await;
     // It goes its own way from there, and can not prove that it continues what was seen.
-    for n in 3..8 {
+    for n in 4..8 {
         served.record(&format!("user:{n}")).await;
     }
     let forked = "consent_ledger_witness_requests_total\
                   {witness=\"witness.example/w1\",outcome=\"inconsistent\"}";
     eventually("a fork", async || served.metric(forked).await > 0).await;
     assert_eq!(witness.size().await, size, "the witness stays with what it has seen");
+    // Nor does it show to others what contradicts that, although it fails open.
+    let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
+    assert_eq!(shown, released);
     let said = served.server.terminate().stderr;
     assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
     assert!(said.contains("this ledger was forked"), "{said}");

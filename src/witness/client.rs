@@ -64,9 +64,7 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<usize, ReadError>;
     /// Says whether a witness has seen another past than this ledger shows: while one has, nothing
     /// that too few have cosigned is to be released. Told at each change; does not block.
-    fn hold_back(&self, conflict: bool) {
-        let _ = conflict;
-    }
+    fn hold_back(&self, conflict: bool);
 }
 
 impl Ledger for Node {
@@ -84,6 +82,10 @@ impl Ledger for Node {
         cosignatures: Vec<NoteSignature>,
     ) -> Result<usize, ReadError> {
         self.add_cosignatures(size, cosignatures)
+    }
+
+    fn hold_back(&self, conflict: bool) {
+        self.hold_back(conflict);
     }
 }
 
