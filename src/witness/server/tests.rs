@@ -125,7 +125,7 @@ async fn what_can_not_be_kept_is_a_bad_request() {
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_disk_that_hangs_holds_up_only_what_is_to_be_kept() {
     let disk = HangingDisk::new();
     let witness = |keep_timeout| Witness {
