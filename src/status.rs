@@ -207,6 +207,7 @@ impl Fault {
             Self::Read(ReadError::CheckpointNotReached { .. }) => Kind::CheckpointNotReached,
             Self::Read(ReadError::ActUnknown) => Kind::ActUnknown,
             Self::Read(ReadError::NotAnAct { .. }) => Kind::NotAnAct,
+            Self::Read(ReadError::ReceiptTooLong { .. }) => Kind::LimitExceeded,
             Self::Read(ReadError::StateUnreadable(_)) | Self::Watch(WatchError::Unreadable(_)) => {
                 Kind::StateUnreadable
             }
@@ -332,6 +333,10 @@ impl Fault {
             Self::Read(ReadError::IndexOutOfRange { index, head }) => {
                 add("index", index);
                 add("head", head);
+            }
+            Self::Read(ReadError::ReceiptTooLong { bytes, limit }) => {
+                add("bytes", bytes);
+                add("limit", limit);
             }
             Self::Watch(WatchError::Closing { next_index }) => add("next_index", next_index),
             Self::NoSuchPurpose(key) => add("purpose", key),
@@ -589,6 +594,7 @@ mod tests {
             ),
             (ReadError::ActUnknown.into(), Kind::ActUnknown, "idempotency_key"),
             (ReadError::NotAnAct { index: 4 }.into(), Kind::NotAnAct, "index"),
+            (ReadError::ReceiptTooLong { bytes: 9, limit: 8 }.into(), Kind::LimitExceeded, ""),
             (WriteError::NoPurpose { key: news.clone() }.into(), Kind::UnknownPurpose, "purpose"),
             (WriteError::NoChannel { key: news.clone() }.into(), Kind::UnknownChannel, "channel"),
             (WriteError::UsedInFuture.into(), Kind::InvalidField, "used_at"),

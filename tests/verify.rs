@@ -42,6 +42,8 @@ use tonic::{Request, Response};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
+/// Header of a segment, as docs/format.md has it.
+const HEADER: u64 = 60;
 
 fn key(name: &str, seed: u8) -> SignerKey {
     SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap()
@@ -411,7 +413,14 @@ fn a_wrong_tree_on_disk_is_named() {
     };
     write(&levels);
     let found = dir.verify(&[]).expect_code(0).json();
-    assert_eq!(found["tree"]["hashes"], 602);
+    assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&0.into(), &602.into()));
+    let book = |size: usize| {
+        let own = serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
+        dir.text("checkpoint.json", own.to_string());
+    };
+    book(600);
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&602.into(), &0.into()));
     // A write that a crash cut off is no more than hashes that are missing.
     let mut short = levels.clone();
     short[0].truncate(32 * 500 + 7);
@@ -426,10 +435,14 @@ fn a_wrong_tree_on_disk_is_named() {
         assert!(what.starts_with(&format!("hash {hash} of level {level}")), "{what}");
         assert!(found["damage"].is_null());
     }
-    levels[0].extend([0; 32]);
+    // After a power cut, anything may stand behind what was synced before it was signed.
+    book(300);
+    levels[0].truncate(32 * 300);
+    levels[0].extend([0; 32 * 350]);
+    levels[1][32..].fill(0);
     write(&levels);
-    let found = dir.verify(&[]).expect_code(1).json();
-    assert!(found["tree"]["what"].as_str().unwrap().contains("601 entries, the ledger has 600"));
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&301.into(), &351.into()));
 }
 
 #[test]
@@ -528,6 +541,70 @@ fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
     assert_eq!(site.beside(&Dir::of(&all)), None);
     let forked = Dir::of(&entries(ORIGIN, 700, |n| format!("another {n}")));
     assert!(site.beside(&forked).unwrap().contains("changed since"));
+}
+
+#[test]
+fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
+    let all = honest(700);
+    let site = Site::of(published(&all[..300], signed(&all[..300])));
+    let vkey = key(ORIGIN, 1).verifier().to_string();
+    let dir = Dir::of(&all);
+    let book = |released: &[Vec<u8>]| {
+        serde_json::json!({
+            "format": 1,
+            "signed": {"note": signed(&all), "signed_at_ms": 0},
+            "released": {"note": signed(released), "signed_at_ms": 0},
+        })
+        .to_string()
+    };
+    let beside = |dir: &Dir, more: &[&str]| {
+        let found = dir.verify(&[&["--against", &site.url, "--key", &vkey], more].concat());
+        let json = found.json();
+        let told = json["checkpoints"].as_array().unwrap().iter();
+        let what =
+            told.filter(|own| own["source"] == "against").find_map(|own| own["what"].as_str());
+        found.expect_code(i32::from(what.is_some()));
+        what.map(str::to_owned)
+    };
+    let wanted = "the server publishes less than it has signed: 300 entries of 700: rolled back";
+    let kept = dir.text("kept", signed(&all));
+    assert_eq!(beside(&dir, &["--checkpoint", &kept]).as_deref(), Some(wanted));
+    // What is signed and not released yet, no server has to publish.
+    dir.text("checkpoint.json", book(&all[..300]));
+    assert_eq!(beside(&dir, &[]), None);
+    dir.text("checkpoint.json", book(&all));
+    assert_eq!(beside(&dir, &[]).as_deref(), Some(wanted));
+    // The files were rolled back with it, further than the server.
+    let cut = Dir::of(&all[..200]);
+    assert_eq!(beside(&cut, &["--checkpoint", &kept]).as_deref(), Some(wanted));
+    let early = dir.text("early", signed(&all[..300]));
+    assert_eq!(beside(&Dir::of(&all), &["--checkpoint", &early]), None);
+}
+
+#[test]
+fn a_ledger_that_is_gone_is_a_loss_where_a_checkpoint_tells_of_it() {
+    let all = honest(120);
+    let none = |dir: &Dir, keep: usize| {
+        let segments = ledger_segments(dir.path());
+        segments.iter().skip(keep).for_each(|file| fs::remove_file(file).unwrap());
+        if keep == 1 {
+            fs::File::options().write(true).open(&segments[0]).unwrap().set_len(HEADER).unwrap();
+        }
+    };
+    for keep in [0, 1] {
+        let dir = Dir::of(&all);
+        none(&dir, keep);
+        let refused = dir.verify(&[]).expect_code(2);
+        assert!(refused.said().contains("there is no ledger"), "{}", refused.said());
+        let what = dir.beside(&signed(&all), &[]).unwrap();
+        assert!(what.contains("the ledger has 0: it was rolled back or cut"), "{what}");
+        let own = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
+        dir.text("checkpoint.json", own.to_string());
+        let found = dir.verify(&[]).expect_code(1).json();
+        assert_eq!((&found["intact"], &found["entries"]), (&false.into(), &0.into()));
+    }
+    let dir = Dir(tempfile::tempdir().unwrap());
+    assert!(dir.beside(&signed(&all), &[]).is_some(), "not even a folder of segments");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     ledger::{
         self, ENTRY_BYTES_MAX,
+        chain::Tip,
         verify::{self, Audit, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     node::{self, NodeConfig, Progress},
@@ -25,7 +26,7 @@ use crate::{
     },
     tlog::{
         checkpoint::SignedCheckpoint,
-        merkle::{Hash, prove_inclusion},
+        merkle::{Hash, empty_root, prove_inclusion},
         proof::TlogProof,
         tile,
     },
@@ -81,6 +82,24 @@ pub struct Files {
     pub good: Good,
 }
 
+impl Files {
+    /// What there is where every entry is gone.
+    pub fn none() -> Self {
+        let verified = Verified {
+            intact: true,
+            entries: 0,
+            bytes: 0,
+            chain_hash: None,
+            torn_tail: None,
+            damage: None,
+        };
+        let root = empty_root();
+        let roots = [(0, root)].into();
+        let good = Good { tip: Tip::genesis(), bytes: 0, root, opened: None, roots };
+        Self { verified, good }
+    }
+}
+
 /// Verifies checksums, chain and order of the whole ledger, and computes the roots of the tree over
 /// its entries at some sizes. `hashes` takes the hashes of that tree.
 ///
@@ -92,7 +111,22 @@ pub fn verify_dir(
     hashes: Option<&mut TakeHash<'_>>,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Files, CliError> {
-    there_is(dir)?;
+    audit_dir(dir, roots_at, hashes, progress)?.ok_or_else(|| no_ledger(dir))
+}
+
+/// As [`verify_dir`]; none if the directory is there and no entry is in it.
+///
+/// # Errors
+/// There is no directory, or the ledger can not be read.
+pub fn audit_dir(
+    dir: &Path,
+    roots_at: &[u64],
+    hashes: Option<&mut TakeHash<'_>>,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Option<Files>, CliError> {
+    if !holds_files(dir)? {
+        return Ok(None);
+    }
     let ledger = dir.join(ledger::DIR);
     let bytes_total = bytes_in(&ledger)?;
     let mut tell = |bytes| progress(Step { bytes, bytes_total });
@@ -128,9 +162,10 @@ pub fn verify_dir(
             let index = good.tip.next_index;
             before(&good, Damage { segment, offset: 0, index, what })
         }
+        Err(VerifyError::NoLedger(_)) => return Ok(None),
         Err(error) => return Err(cli_error(&error)),
     };
-    Ok(Files { verified, good })
+    Ok(Some(Files { verified, good }))
 }
 
 /// What was good before the first damage.
@@ -293,18 +328,26 @@ fn cli_error(error: &VerifyError) -> CliError {
 
 /// Wrong usage must not be taken for damage: a directory that is not there is exit code 2.
 fn there_is(dir: &Path) -> Result<(), CliError> {
-    let none = |what: &str| {
-        CliError::usage(format!("{}: {what}", dir.display()))
-            .with_hint("name the directory that `consent-ledger serve --data-dir` uses")
-    };
+    if holds_files(dir)? { Ok(()) } else { Err(no_ledger(dir)) }
+}
+
+/// Whether there is any file of a ledger.
+fn holds_files(dir: &Path) -> Result<bool, CliError> {
     match fs::read_dir(dir.join(ledger::DIR)).map(|mut files| files.next()) {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(none("there is no ledger in it")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
-            Err(none("there is no ledger in it"))
-        }
-        Err(error) => Err(none(&error.to_string())),
+        Ok(first) => Ok(first.is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.is_dir() => Ok(false),
+        Err(error) => Err(unusable(dir, &error.to_string())),
     }
+}
+
+/// What to say of a directory without a ledger.
+pub fn no_ledger(dir: &Path) -> CliError {
+    unusable(dir, "there is no ledger in it")
+}
+
+fn unusable(dir: &Path, what: &str) -> CliError {
+    CliError::usage(format!("{}: {what}", dir.display()))
+        .with_hint("name the directory that `consent-ledger serve --data-dir` uses")
 }
 
 #[cfg(test)]

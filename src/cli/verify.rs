@@ -40,8 +40,12 @@ compared with what a server publishes, whichever has more entries. Both need --k
 cosignatures that --policy or --witness ask for. The checkpoints that the directory itself holds
 are compared, too; without --key their signature is not verified, and the output says so.
 
-Exit codes: 0 intact, and as every checkpoint says; 1 damaged, rolled back or changed; 2 wrong
-usage, for example no ledger in the directory.
+Of the tree on disk only the hashes under the directory's own checkpoint count: what stands behind is
+unsynced, is computed again, and is not damage.
+
+Exit codes: 0 intact, and as every checkpoint says; 1 damaged, rolled back or changed, or it could not
+be compared because the server of --against does not answer; 2 wrong usage, for example no ledger in
+the directory and no checkpoint of one, or a --key or --checkpoint file that can not be read.
 
 Examples:
   consent-ledger verify --data-dir ./data
@@ -107,21 +111,28 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
         }
     }
-    let mut tree = TreeFiles::open(&args.data_dir)
+    let vouched = held.iter().filter_map(Held::vouched).max().unwrap_or(0);
+    let own = held.iter().filter(|own| own.source == Source::Own);
+    let mut tree = TreeFiles::open(&args.data_dir, own.filter_map(Held::size).max().unwrap_or(0))
         .map_err(|error| CliError::file(&args.data_dir.join("tree"), error))?;
 
     let sizes = held.iter().chain(remote.as_ref().map(|own| &own.held)).filter_map(Held::size);
-    let Files { verified, good } = read(args, &sizes.collect::<Vec<_>>(), tree.as_mut())?;
+    let files = read(args, &sizes.collect::<Vec<_>>(), tree.as_mut())?;
+    // Where a checkpoint says that there were entries, nothing is not wrong usage but a loss.
+    let none = || match held.iter().filter_map(Held::size).any(|size| size > 0) {
+        true => Ok(Files::none()),
+        false => Err(offline::no_ledger(&args.data_dir)),
+    };
+    let Files { verified, good } = files.map_or_else(none, Ok)?;
 
     let is_whole = verified.intact;
     let mut checkpoints: Vec<Compared> =
         held.into_iter().map(|held| held.compare(&good, is_whole)).collect();
     if let Some(remote) = remote {
-        checkpoints.push(remote.compare(&good, is_whole).await);
+        checkpoints.push(remote.compare(&good, is_whole, vouched).await);
     }
     checkpoints.extend(trust.and_then(|trust| Held::foreign_key(&trust, &good)));
-    // A tree beside a damaged ledger was compared as far as that is good.
-    let tree = tree.map(|tree| tree.end(if is_whole { verified.entries } else { u64::MAX }));
+    let tree = tree.map(TreeFiles::end);
     let agrees =
         checkpoints.iter().all(|own| own.agrees) && tree.as_ref().is_none_or(|tree| tree.agrees);
     let opened = good.opened.as_ref();
@@ -143,17 +154,22 @@ fn trust(args: &VerifyArgs) -> Result<Option<Trust>, CliError> {
     }
 }
 
-fn read(args: &VerifyArgs, sizes: &[u64], tree: Option<&mut TreeFiles>) -> Result<Files, CliError> {
+/// Reads the files; none if the directory is there and holds no entry.
+fn read(
+    args: &VerifyArgs,
+    sizes: &[u64],
+    tree: Option<&mut TreeFiles>,
+) -> Result<Option<Files>, CliError> {
     let bar = progress::bytes(0, "verifying");
     let mut step = |step: offline::Step| {
         bar.set_length(step.bytes_total);
         bar.set_position(step.bytes);
     };
     let read = match tree {
-        None => offline::verify_dir(&args.data_dir, sizes, None, &mut step),
+        None => offline::audit_dir(&args.data_dir, sizes, None, &mut step),
         Some(tree) => {
             let mut compare = |level, number, hash: &_| tree.compare(level, number, hash);
-            offline::verify_dir(&args.data_dir, sizes, Some(&mut compare), &mut step)
+            offline::audit_dir(&args.data_dir, sizes, Some(&mut compare), &mut step)
         }
     };
     bar.finish_and_clear();
@@ -203,7 +219,13 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
 
 fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {
     match &tree.what {
-        None => out.line(format!("tree        {} hashes on disk, all right", tree.hashes)),
+        None => {
+            out.line(format!("tree        {} hashes on disk, all right", tree.hashes))?;
+            match tree.unsynced {
+                0 => Ok(()),
+                more => out.line(format!("            {more} more are unsynced: computed again")),
+            }
+        }
         Some(what) => {
             let wrong = out.paint(Tone::Bad, "wrong");
             out.line(format!("tree        {wrong}: {what}"))?;

@@ -200,6 +200,14 @@ pub enum ReadError {
         /// Index of the entry.
         index: u64,
     },
+    /// The receipt would be longer than any verifier takes.
+    #[error("the receipt would have {bytes} bytes, the limit is {limit}")]
+    ReceiptTooLong {
+        /// How long it would be.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
     /// Stored state could not be read.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),

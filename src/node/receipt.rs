@@ -8,7 +8,7 @@ use crate::{
         Sealed, Subject, SubjectRef,
     },
     ledger::entry,
-    receipt::{self, Format, Issued, PurposeText, ReceiptError, Statement},
+    receipt::{self, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError, Statement},
     tlog::{merkle::ProofError, proof::TlogProof},
     tree::Signed,
 };
@@ -22,8 +22,9 @@ impl Node {
     /// data subject is given, it must be theirs. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] beyond the checkpoint, [`ReadError::NotAnAct`], or
-    /// [`ReadError::ActUnknown`] for the act of another data subject.
+    /// [`ReadError::IndexOutOfRange`] beyond the checkpoint, [`ReadError::NotAnAct`],
+    /// [`ReadError::ActUnknown`] for the act of another data subject, or
+    /// [`ReadError::ReceiptTooLong`].
     pub fn receipt(
         &self,
         index: u64,
@@ -52,6 +53,7 @@ impl Node {
                 .map(|sealed| self.core.vault.entry_key(what.subject, sealed))
                 .transpose()?,
             subject: self.core.vault.identity(what.subject)?.as_str().to_owned(),
+            issued_at: self.core.now(),
             controller: self.controller.clone(),
             purposes: self.core.purposes_of(index, what.changes),
             supersedes: self.core.superseded(index, &what)?,
@@ -59,6 +61,9 @@ impl Node {
         let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
         issued.map_err(|error| match error {
             ReceiptError::NotAnAct { index } => ReadError::NotAnAct { index },
+            ReceiptError::TooLong { bytes } => {
+                ReadError::ReceiptTooLong { bytes, limit: RECEIPT_BYTES_MAX }
+            }
             error => ReadError::StateUnreadable(error.to_string()),
         })
     }

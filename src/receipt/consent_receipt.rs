@@ -229,13 +229,13 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
     name("piiControllers[].email", controller.email.is_none());
     name("piiControllers[].phone", controller.phone.is_none());
     name("policyUrl", controller.privacy_policy_url.is_none());
-    let unsaid = some_given && consent_type(facts.actor).is_none();
+    let unsaid = some_given && consent_type(facts).is_none();
     name("services[].purposes[].consentType", unsaid);
     let unsaid = some_given && controller.third_parties.is_none();
     name("services[].purposes[].thirdPartyDisclosure", unsaid);
     name("sensitive", controller.sensitive_categories.is_none());
     name("spiCat", controller.sensitive_categories.is_none());
-    name("pii_processing.privacy_notice", privacy_notice(controller, facts).is_none());
+    name("pii_processing.privacy_notice", privacy_notice(facts).is_none());
     missing
 }
 
@@ -265,7 +265,7 @@ fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
     let purpose = |(change, _): (&'a Change, _)| Purpose {
         purpose: title(own, change),
         category: [&change.purpose],
-        consent_type: consent_type(facts.actor),
+        consent_type: consent_type(facts),
         pii_category: own.categories_of(change),
         termination: match &change.expires_at {
             Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
@@ -294,9 +294,11 @@ fn sensitive_categories<'a>(own: &'a Extension, facts: &Facts) -> Option<Vec<&'a
     own.controller.sensitive_categories.is_some().then_some(found)
 }
 
-/// Who speaks for the data subject says yes in so many words; of others nobody knows.
-fn consent_type(actor: Actor) -> Option<&'static str> {
-    actor.speaks_for_subject().then_some("EXPLICIT")
+/// Who speaks for the data subject, and by a method that is recorded, says yes in so many words; of
+/// others nobody knows.
+fn consent_type(facts: &Facts) -> Option<&'static str> {
+    let is_recorded = !facts.evidence.method.is_empty();
+    (is_recorded && facts.actor.speaks_for_subject()).then_some("EXPLICIT")
 }
 
 fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
@@ -319,7 +321,7 @@ fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
         pii_controllers: [CONTROLLER],
     };
     Processing {
-        privacy_notice: privacy_notice(&own.controller, facts),
+        privacy_notice: privacy_notice(facts),
         language: &facts.evidence.language,
         purposes: own.purposes.iter().map(purpose).collect(),
         collection_method: collection_method(facts),
@@ -328,10 +330,10 @@ fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
     }
 }
 
-/// The notice that was shown, else the policy that always is.
-fn privacy_notice(controller: &Controller, facts: &Facts) -> Option<String> {
+/// The notice that was shown. The policy of today is not what somebody saw.
+fn privacy_notice(facts: &Facts) -> Option<String> {
     match (facts.evidence.notice_id.as_str(), facts.evidence.notice_version.as_str()) {
-        ("", _) => controller.privacy_policy_url.clone(),
+        ("", _) => None,
         (id, "") => Some(id.to_owned()),
         (id, version) => Some(format!("{id}@{version}")),
     }

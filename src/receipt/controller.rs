@@ -12,6 +12,11 @@ pub const JURISDICTIONS_MAX: usize = 32;
 /// The greatest number of sensitive data categories, and of third parties.
 pub const CONTROLLER_ITEMS_MAX: usize = 100;
 
+/// The longest names of all third parties together, in bytes: Kantara wants them at every purpose.
+pub const THIRD_PARTIES_BYTES_MAX: usize = 4_096;
+/// What `--third-party` and `--sensitive-category` say where there is none.
+const NONE: &str = "none";
+
 /// The controller, as receipts name it. What was not given is left out of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +97,18 @@ pub enum ControllerError {
         /// How often it was given.
         got: usize,
     },
+    /// Names that would make receipts too long.
+    #[error(
+        "--third-party must have at most {THIRD_PARTIES_BYTES_MAX} bytes in all, got {0}: name \
+         groups of recipients"
+    )]
+    LongThirdParties(usize),
+    /// There is none, and there are some.
+    #[error("--{flag} `none` says that there is none: it must stand alone")]
+    NoneAndSome {
+        /// The flag.
+        flag: &'static str,
+    },
     /// More regions than a receipt takes.
     #[error("--jurisdiction must be given at most {JURISDICTIONS_MAX} times, got {0}")]
     TooManyJurisdictions(usize),
@@ -144,11 +161,20 @@ impl Controller {
                 return Err(ControllerError::TooMany { flag, got });
             }
         }
+        for (flag, names) in [("sensitive-category", categories), ("third-party", parties)] {
+            if names.iter().any(|name| name == NONE) {
+                return Err(ControllerError::NoneAndSome { flag });
+            }
+        }
         for category in categories {
             let wrong = |problem| ControllerError::Category { got: category.clone(), problem };
             Key::check(category).map_err(wrong)?;
         }
-        parties.iter().try_for_each(|name| check_text("third-party", name))
+        parties.iter().try_for_each(|name| check_text("third-party", name))?;
+        match parties.iter().map(String::len).sum() {
+            0..=THIRD_PARTIES_BYTES_MAX => Ok(()),
+            bytes => Err(ControllerError::LongThirdParties(bytes)),
+        }
     }
 
     /// Which of some data categories are sensitive; none if nobody said which can be.
@@ -161,12 +187,13 @@ impl Controller {
     }
 }
 
-/// What a flag that may be repeated says: nothing, `none`, or some.
+/// What a flag that may be repeated says: nothing, `none`, or some. `none` beside others stays, and is
+/// refused by [`Controller::check`].
 #[must_use]
 pub fn said_list(given: Vec<String>) -> Option<Vec<String>> {
     match given.as_slice() {
         [] => None,
-        [one] if one == "none" => Some(Vec::new()),
+        [one] if one == NONE => Some(Vec::new()),
         _ => Some(given),
     }
 }
@@ -245,6 +272,14 @@ mod tests {
         assert!(refused.contains("--sensitive-category"), "{refused}");
         let refused = check(|own| own.third_parties = Some(vec![String::new(); 101])).unwrap_err();
         assert!(refused.contains("--third-party") && refused.contains("101"), "{refused}");
+        let long = vec!["x".repeat(1_000); 5];
+        let refused = check(|own| own.third_parties = Some(long)).unwrap_err();
+        assert!(refused.contains("at most 4096 bytes in all, got 5000"), "{refused}");
+        let both = || said_list(vec!["none".to_owned(), "user.health".to_owned()]);
+        let refused = check(|own| own.third_parties = both()).unwrap_err();
+        assert!(refused.contains("--third-party `none`"), "{refused}");
+        let refused = check(|own| own.sensitive_categories = both()).unwrap_err();
+        assert!(refused.contains("--sensitive-category `none`"), "{refused}");
         let refused = check(|own| own.jurisdictions = vec!["UK".to_owned()]).unwrap_err();
         assert!(refused.contains("--jurisdiction") && refused.contains("UK"), "{refused}");
         let many = check(|own| own.jurisdictions = vec!["DE".to_owned(); 33]).unwrap_err();

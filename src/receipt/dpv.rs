@@ -3,6 +3,10 @@
 //!
 //! `dpv:hasConsentStatus` says what the act itself came to when it was recorded. The extension is a
 //! JSON literal (JSON-LD 1.1, section 4.2.2), so that its bytes mean the same to every processor.
+//!
+//! There is no `dct:replaces`: a later act may supersede one cell of an earlier receipt and leave the
+//! others as they were, and the ledger does not claim of such a receipt that it is replaced. Which
+//! acts each change supersedes stands in the extension.
 
 use serde::Serialize;
 
@@ -75,8 +79,8 @@ struct Record<'a> {
     identifier: &'a str,
     #[serde(rename = "dct:created")]
     created: Typed<'a>,
-    #[serde(rename = "dct:replaces", skip_serializing_if = "Vec::is_empty")]
-    replaces: Vec<Id>,
+    #[serde(rename = "dct:issued")]
+    issued: Typed<'a>,
     #[serde(rename = "dpv:hasDataSubject")]
     subject: Named<'a>,
     #[serde(rename = "dpv:hasDataController")]
@@ -132,8 +136,6 @@ struct Notice<'a> {
     version: &'a str,
     #[serde(rename = "dct:language", skip_serializing_if = "str::is_empty")]
     language: &'a str,
-    #[serde(rename = "dct:source", skip_serializing_if = "Option::is_none")]
-    source: Option<Id>,
     #[serde(rename = "ledger:hash", skip_serializing_if = "String::is_empty")]
     hash: String,
 }
@@ -205,7 +207,7 @@ pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
         kind: "dpv:ConsentRecord",
         identifier: &own.receipt_id,
         created: moment(&own.recorded_at),
-        replaces: own.supersedes.iter().map(|earlier| Id { id: urn(earlier) }).collect(),
+        issued: moment(&own.issued_at),
         subject: Named { kind: "dpv:DataSubject", identifier: &own.subject },
         controller: DataController {
             kind: "dpv:DataController",
@@ -220,7 +222,7 @@ pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
             .flatten()
             .map(|name| ThirdParty { kind: "dpv:ThirdParty", name })
             .collect(),
-        notice: notice(controller, facts),
+        notice: notice(facts),
         indication_method: collection_method(facts),
         processes: own
             .changes
@@ -243,7 +245,7 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
         ("dpv:hasDataController.dpv:hasAddress", controller.address.is_none()),
         ("dpv:hasDataController.dpv:hasContact", !has_contact),
         ("dpv:hasJurisdiction", controller.jurisdictions.is_empty()),
-        ("dpv:hasNotice", notice(controller, facts).is_none()),
+        ("dpv:hasNotice", notice(facts).is_none()),
         ("dpv:hasIndicationMethod", collection_method(facts).is_none()),
     ]
     .into_iter()
@@ -297,10 +299,10 @@ fn process<'a>(
     }
 }
 
-fn notice<'a>(controller: &'a Controller, facts: &'a Facts) -> Option<Notice<'a>> {
+/// The notice that was shown, if the evidence names one.
+fn notice(facts: &Facts) -> Option<Notice<'_>> {
     let evidence = &facts.evidence;
-    let policy = controller.privacy_policy_url.as_ref();
-    if evidence.notice_id.is_empty() && evidence.notice_hash.is_empty() && policy.is_none() {
+    if evidence.notice_id.is_empty() && evidence.notice_hash.is_empty() {
         return None;
     }
     Some(Notice {
@@ -308,7 +310,6 @@ fn notice<'a>(controller: &'a Controller, facts: &'a Facts) -> Option<Notice<'a>
         identifier: &evidence.notice_id,
         version: &evidence.notice_version,
         language: &evidence.language,
-        source: policy.map(|url| Id { id: url.clone() }),
         hash: hex(&evidence.notice_hash),
     })
 }

@@ -39,7 +39,9 @@ pub struct Statement {
     pub evidence_key: Option<SecretKey>,
     /// Whose act it is, `namespace:id`.
     pub subject: String,
-    /// Who answers for the processing.
+    /// When the receipt is made.
+    pub issued_at: Millis,
+    /// Who answers for the processing, as of `issued_at`: the ledger records no earlier answers.
     pub controller: Controller,
     /// What the catalogue said of the purposes that the act names.
     pub purposes: Vec<PurposeText>,
@@ -84,6 +86,7 @@ pub(super) struct Extension {
     ledger_id: String,
     pub index: u64,
     pub receipt_id: String,
+    pub issued_at: String,
     kind: String,
     pub recorded_at: String,
     pub effective_at: String,
@@ -96,7 +99,7 @@ pub(super) struct Extension {
     confirm_until: Option<String>,
     pub changes: Vec<Change>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub supersedes: Vec<String>,
+    supersedes: Vec<String>,
     pub subject: String,
     pub controller: Controller,
     pub purposes: Vec<PurposeText>,
@@ -282,6 +285,7 @@ impl Extension {
             ledger_id: hex(&statement.ledger_id),
             index: facts.entry.index,
             receipt_id: id(facts.entry.index),
+            issued_at: time(statement.issued_at),
             kind: if facts.confirms.is_some() { "CONFIRMATION" } else { "ACT" }.to_owned(),
             recorded_at: time(facts.entry.recorded_at),
             effective_at: time(facts.effective_at),
@@ -312,6 +316,8 @@ impl Extension {
         }
         let payload = ReceiptError::Payload;
         let ledger_id = fixed(unhex(&self.ledger_id)).ok_or(payload("its ledger_id"))?;
+        let issued_at = self.issued_at.parse::<jiff::Timestamp>();
+        let issued_at = issued_at.map_err(|_| payload("its issued_at is no time"))?;
         let key = self.evidence_key.map(|text| {
             let bytes = Zeroizing::new(BASE64.decode(text).unwrap_or_default());
             <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new)
@@ -322,6 +328,7 @@ impl Extension {
             proof: TlogProof::parse(&self.proof)?,
             evidence_key: key.transpose().map_err(|_| payload("its evidence_key"))?,
             subject: self.subject,
+            issued_at: Millis(issued_at.as_millisecond()),
             controller: self.controller,
             purposes: self.purposes,
             supersedes: self

@@ -10,11 +10,17 @@
 //!
 //! What must stay true:
 //!
-//! * **It says what was done, never how things stand.** Nothing in it can change later, so the same
-//!   act under the same checkpoint always makes the same bytes.
+//! * **It says what was done, never how things stand.** What it says of the act can not change later.
+//! * **Who answers is said as of its own time.** The ledger records no history of the controller's
+//!   details (name, policy, jurisdictions, sensitive categories, third parties). They are those that
+//!   the server knew at `issued_at`, when it made the receipt, and not those of the time of the act: a
+//!   receipt that is made later may name others. So only the same act, under the same checkpoint, at
+//!   the same time and with the same details makes the same bytes.
+//! * **It asserts nothing that nobody recorded.** A consent is explicit only where the evidence names
+//!   the method by which it was expressed; a notice was shown only where the evidence names one.
 //! * **It vouches for itself in two ways.** What follows from the entry is recomputed from the entry
-//!   and compared; the rest (who the data subject and the controller are, what the catalogue said,
-//!   which acts it supersedes) is the ledger's word, and stands under the ledger's signature.
+//!   and compared; the rest (who the data subject and the controller are, when it was made, what the
+//!   catalogue said, which acts it supersedes) is the ledger's word, under the ledger's signature.
 //! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text, so
 //!   who has the receipt can show what was shown to them. It is personal data, and outlives an
 //!   erasure wherever it was kept.
@@ -171,6 +177,15 @@ pub enum ReceiptError {
     /// Not enough witnesses have seen the checkpoint.
     #[error(transparent)]
     Witnesses(#[from] Unmet),
+    /// Longer than any verifier takes.
+    #[error(
+        "the receipt would have {bytes} bytes, the limit is {RECEIPT_BYTES_MAX}: fewer or shorter \
+         --third-party, or the other format, make it shorter"
+    )]
+    TooLong {
+        /// How long it is.
+        bytes: usize,
+    },
     /// A field says something else than the entry.
     #[error("the receipt's field {field} does not agree with its entry")]
     Disagrees {
@@ -196,6 +211,7 @@ impl ReceiptError {
             Self::Evidence => "BAD_EVIDENCE",
             Self::Proof(_) => "BAD_PROOF",
             Self::Witnesses(_) => "TOO_FEW_WITNESSES",
+            Self::TooLong { .. } => "TOO_LONG",
             Self::Disagrees { .. } => "DISAGREES",
         }
     }
@@ -204,8 +220,8 @@ impl ReceiptError {
 /// Makes the receipt of a statement. The same statement always makes the same receipt.
 ///
 /// # Errors
-/// The entry is no act or confirmation, or does not open. Whether the proof proves anything is not
-/// looked at.
+/// The entry is no act or confirmation, or does not open; or the receipt is longer than
+/// [`RECEIPT_BYTES_MAX`]. Whether the proof proves anything is not looked at.
 pub fn issue(
     statement: &Statement,
     format: Format,
@@ -214,9 +230,13 @@ pub fn issue(
     let facts = Facts::of(statement)?;
     let payload = payload(statement, &facts, format, key.verifier());
     let signer = jws::Signer::from_seed(&key.seed(), TYPE);
+    let receipt = signer.sign(payload.as_bytes());
+    if receipt.len() > RECEIPT_BYTES_MAX {
+        return Err(ReceiptError::TooLong { bytes: receipt.len() });
+    }
     Ok(Issued {
         index: facts.entry.index,
-        receipt: signer.sign(payload.as_bytes()),
+        receipt,
         missing_fields: missing_fields(statement, &facts, format),
         payload,
     })

@@ -150,6 +150,7 @@ fn stated(mut body: Body, evidence: Option<&Evidence>, supersedes: Vec<Vec<u64>>
         entry,
         evidence_key,
         subject: "user:42".to_owned(),
+        issued_at: AT.plus_ms(60_000),
         controller: controller(),
         purposes: vec![newsletter()],
         supersedes,
@@ -249,7 +250,6 @@ fn json_ld_names_every_term_in_its_context() {
         ("/@context/dpv", json!("https://w3id.org/dpv#")),
         ("/@context/consent_ledger/@type", json!("@json")),
         ("/dct:created/@value", json!("2026-10-26T06:13:21.250Z")),
-        ("/dct:replaces/0/@id", json!(format!("urn:uuid:{}", receipt_id(&LEDGER_ID, 3)))),
         ("/dpv:hasDataSubject/dct:identifier", json!("user:42")),
         ("/dpv:hasDataController/dpv:hasName", json!("Example AG")),
         ("/dpv:hasJurisdiction/1/@id", json!("loc:US-CA")),
@@ -263,6 +263,8 @@ fn json_ld_names_every_term_in_its_context() {
     ] {
         assert_eq!(own.pointer(field), Some(&wanted), "{field}");
     }
+    // One of its cells is superseded, and the other may stand: nothing says that it is replaced.
+    assert!(own.get("dct:replaces").is_none());
     let context = own["@context"].as_object().unwrap();
     let mut open = vec![&own];
     while let Some(node) = open.pop() {
@@ -290,6 +292,79 @@ fn the_same_act_makes_the_same_receipt() {
         let again = verified(&first.receipt).unwrap().statement;
         assert_eq!(issued(&again, format), first);
     }
+}
+
+/// The ledger records no history of who answers: the details are those of the receipt's own time.
+#[test]
+fn a_receipt_says_when_it_was_made() {
+    let own = json_of(&mixed(), Format::ConsentReceipt);
+    assert_eq!(own["consent_ledger"]["issued_at"], "2026-10-26T06:14:20.250Z");
+    let dpv = json_of(&mixed(), Format::Dpv);
+    assert_eq!(dpv["dct:issued"]["@value"], "2026-10-26T06:14:20.250Z");
+    let later = Statement { issued_at: AT.plus_ms(120_000), ..mixed() };
+    let later = issued(&later, Format::ConsentReceipt);
+    assert_ne!(later.receipt, issued(&mixed(), Format::ConsentReceipt).receipt);
+    let read = verified(&later.receipt).unwrap();
+    assert_eq!(read.statement.issued_at, AT.plus_ms(120_000));
+    for (lie, name) in [
+        ("2026-10-26T06:14:20.2501Z", "DISAGREES"),
+        ("2026-10-26T08:14:20.250+02:00", "DISAGREES"),
+        ("yesterday", "MALFORMED_PAYLOAD"),
+    ] {
+        let mut payload = own.clone();
+        payload["consent_ledger"]["issued_at"] = json!(lie);
+        assert_eq!(verified(&forged(&payload)).unwrap_err().name(), name, "{lie}");
+    }
+}
+
+#[test]
+fn nothing_is_asserted_that_nobody_recorded() {
+    let told = |evidence: Option<&Evidence>| {
+        let grant = change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied);
+        let body = Body::Act(act(Actor::Subject, vec![grant]));
+        let statement = stated(body, evidence, vec![vec![]]);
+        let own = json_of(&statement, Format::ConsentReceipt);
+        let missing = issued(&statement, Format::ConsentReceipt).missing_fields;
+        let dpv = json_of(&statement, Format::Dpv);
+        (own, dpv, missing, issued(&statement, Format::Dpv).missing_fields)
+    };
+    let no_method = Evidence { method: String::new(), ..evidence() };
+    let (own, _, missing, _) = told(Some(&no_method));
+    assert!(own["services"][0]["purposes"][0].get("consentType").is_none());
+    assert_eq!(missing, ["services[].purposes[].consentType"]);
+    let no_notice = Evidence {
+        notice_id: String::new(),
+        notice_version: String::new(),
+        notice_hash: Vec::new(),
+        ..evidence()
+    };
+    let (own, dpv, missing, missing_in_dpv) = told(Some(&no_notice));
+    assert_eq!(own["policyUrl"], "https://example.org/privacy");
+    assert!(own["pii_processing"].get("privacy_notice").is_none());
+    assert!(dpv.get("dpv:hasNotice").is_none());
+    assert_eq!(missing, ["pii_processing.privacy_notice"]);
+    assert_eq!(missing_in_dpv, ["dpv:hasNotice"]);
+    let (own, dpv, missing, _) = told(None);
+    assert!(own["services"][0]["purposes"][0].get("consentType").is_none());
+    assert!(dpv.get("dpv:hasNotice").is_none());
+    assert!(missing.contains(&"services[].purposes[].consentType".to_owned()), "{missing:?}");
+    // A notice that was shown is not the policy of today.
+    assert!(json_of(&mixed(), Format::Dpv)["dpv:hasNotice"].get("dct:source").is_none());
+}
+
+#[test]
+fn no_receipt_is_longer_than_its_verifier_takes() {
+    let mut statement = mixed();
+    statement.purposes[0].data_categories = vec!["user.contact.email".to_owned(); 10_000];
+    for format in [Format::ConsentReceipt, Format::Dpv] {
+        match issue(&statement, format, &signer()) {
+            Ok(short) => drop(verified(&short.receipt).unwrap()),
+            Err(error) => assert_eq!(error.name(), "TOO_LONG"),
+        }
+    }
+    let refused = issue(&statement, Format::ConsentReceipt, &signer()).unwrap_err();
+    let ReceiptError::TooLong { bytes } = refused else { panic!("{refused}") };
+    assert!(bytes > RECEIPT_BYTES_MAX);
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Disk for RealDisk {
 }
 
 /// The directory above, which for a bare name is the current one.
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(above) if above.as_os_str().is_empty() => Path::new("."),
         Some(above) => above,

@@ -8,6 +8,7 @@
 //! * [`FrameLog`], [`LogReader`]: the one writer, and its many readers.
 //! * [`scan`]: walks a log without lock and without changing anything.
 //! * [`index`], [`keys`]: what is looked up: current at once, in sled later, disposable.
+//! * [`secret`]: files that hold a secret, written once.
 //! * [`sim`]: a disk in memory that fails on demand, for tests.
 
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod keys;
 mod log;
 mod reader;
 mod scan;
+pub mod secret;
 mod segment;
 #[doc(hidden)]
 pub mod sim;

@@ -1,18 +1,19 @@
 //! The file of the signing key: made on the first start, for its owner alone.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use rand::RngExt;
 use thiserror::Error;
-use tracing::{info, warn};
+use tracing::info;
 use zeroize::Zeroizing;
 
-use crate::tlog::key::{Algorithm, KeyError, SignerKey};
+use crate::{
+    storage::secret,
+    tlog::key::{Algorithm, KeyError, SignerKey},
+};
 
 /// Name of the file in a data directory, unless it is kept elsewhere.
 pub const KEY_FILE: &str = "signing-key";
@@ -62,14 +63,14 @@ pub enum SigningKeyError {
 /// See [`SigningKeyError`].
 pub fn load(path: &Path, name: &str, algorithm: Algorithm) -> Result<SignerKey, SigningKeyError> {
     if let Some(key) = read(path)? {
-        warn_if_open_to_others(path);
+        secret::warn_if_open_to_others(path, "the signing key");
         return check(path, key, name, algorithm);
     }
     let seed: Zeroizing<[u8; 32]> = Zeroizing::new(rand::rng().random());
     let key = SignerKey::from_seed(name, algorithm, &seed)
         .map_err(|_| SigningKeyError::BadName(name.to_owned()))?;
     let io_error = |source| SigningKeyError::Io { path: path.to_owned(), source };
-    write_new(path, &key).map_err(io_error)?;
+    secret::write_once(path, &key.to_secret_text()).map_err(io_error)?;
     info!(file = %path.display(), verifier_key = %key.verifier(), "a new signing key was made");
     // What stands there counts: another process may have been faster.
     let key = read(path)?.ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?;
@@ -102,41 +103,10 @@ fn read(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
     }
 }
 
-/// Writes the key under a name of this process first and links it to its own: a crash leaves the
-/// whole key or none, and a key that is there already is never written over.
-fn write_new(path: &Path, key: &SignerKey) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = PathBuf::from(beside);
-    // A process of this number may have crashed here.
-    let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    writeln!(file, "{}", *key.to_secret_text())?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&beside, path);
-    fs::remove_file(&beside)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn warn_if_open_to_others(path: &Path) {
-    let Ok(metadata) = fs::metadata(path) else { return };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        warn!(
-            file = %path.display(),
-            mode = %format_args!("{mode:o}"),
-            "the signing key can be read by others: its mode should be 600"
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

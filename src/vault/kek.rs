@@ -1,18 +1,17 @@
 //! The key-encryption key: where it comes from, and that it is never printed.
 
 use std::{
-    fmt,
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use thiserror::Error;
-use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::seal::{self, SecretKey};
+use crate::{
+    seal::{self, SecretKey},
+    storage::secret,
+};
 
 /// The key that wraps every other key of the vault.
 #[derive(Clone)]
@@ -66,7 +65,7 @@ impl Kek {
     pub fn from_file(path: &Path, may_create: bool) -> Result<Self, KekError> {
         match Self::read(path)? {
             Some(key) => {
-                warn_if_open_to_others(path);
+                secret::warn_if_open_to_others(path, "the key-encryption key");
                 return Ok(key);
             }
             None if !may_create => return Err(KekError::Missing(path.to_owned())),
@@ -94,39 +93,9 @@ impl Kek {
         &self.0
     }
 
-    /// Writes the key under a name of this process first and links it to its own: a crash leaves
-    /// the whole key or none, and a key that is there already is never written over.
-    fn write_new(&self, path: &Path) -> io::Result<()> {
+    fn write_new(&self, path: &Path) -> io::Result<bool> {
         let hex = Zeroizing::new(blake3::Hash::from_bytes(*self.0).to_hex().to_string());
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{}.new", std::process::id()));
-        let beside = PathBuf::from(beside);
-        // A process of this number may have crashed here.
-        let _ = fs::remove_file(&beside);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        writeln!(file, "{}", *hex)?;
-        file.sync_all()?;
-        let linked = fs::hard_link(&beside, path);
-        fs::remove_file(&beside)?;
-        match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
-    }
-}
-
-/// Says so if others than the file's owner can read the key.
-fn warn_if_open_to_others(path: &Path) {
-    let Ok(metadata) = fs::metadata(path) else { return };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        warn!(
-            file = %path.display(),
-            mode = %format_args!("{mode:o}"),
-            "the key-encryption key can be read by others: its mode should be 600"
-        );
+        secret::write_once(path, &hex)
     }
 }
 
@@ -138,6 +107,8 @@ impl fmt::Debug for Kek {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -6,9 +6,9 @@
 //! remembers what the witness has cosigned can.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,7 +20,10 @@ use zeroize::Zeroizing;
 
 use super::state::{self, State, StateError, parent};
 use crate::{
-    storage::disk::{Disk, RealDisk},
+    storage::{
+        disk::{Disk, RealDisk},
+        secret,
+    },
     tlog::key::{Algorithm, KeyError, SignerKey, VerifierKey},
 };
 
@@ -147,8 +150,11 @@ pub fn open(files: &Files, name: &str, logs: Vec<VerifierKey>) -> Result<State, 
             let key = key.map_err(OpenError::Name)?;
             // The key comes last. A crash before leaves a state in which nothing was cosigned.
             let own = open(key.clone(), Some(lock), true)?;
-            write_new(&files.key, &key.to_secret_text())
-                .map_err(|source| io_error(&files.key, source))?;
+            let written = secret::write_once(&files.key, &key.to_secret_text());
+            match written.map_err(|source| io_error(&files.key, source))? {
+                true => {}
+                false => return Err(io_error(&files.key, io::ErrorKind::AlreadyExists.into())),
+            }
             Ok(own)
         }
     }
@@ -176,38 +182,8 @@ fn read_key(path: &Path, name: &str) -> Result<Option<SignerKey>, OpenError> {
         let (found, wanted) = (verifier.name().to_owned(), name.to_owned());
         return Err(OpenError::OtherName { path: path.to_owned(), found, wanted });
     }
-    warn_if_open_to_others(path);
+    secret::warn_if_open_to_others(path, "the witness's key");
     Ok(Some(key))
-}
-
-/// Writes a secret under a name of this process first and links it to its own: a crash leaves the
-/// whole file or none, and one that is there already is never written over.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = PathBuf::from(beside);
-    // A process of this number may have crashed here.
-    let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&beside, path);
-    fs::remove_file(&beside)?;
-    linked?;
-    RealDisk.sync_dir(parent(path))
-}
-
-/// Says so if others than the file's owner can read the key.
-fn warn_if_open_to_others(path: &Path) {
-    let Ok(metadata) = fs::metadata(path) else { return };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        warn!(
-            file = %path.display(),
-            mode = %format_args!("{mode:o}"),
-            "the witness's key can be read by others: its mode should be 600"
-        );
-    }
 }
 
 /// Keeps other processes from a state, and remembers the number of its last change, so that an old

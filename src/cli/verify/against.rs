@@ -67,17 +67,22 @@ impl Remote {
         Ok(Self { client, prefix, held })
     }
 
-    /// Compares what is published with what is good of a ledger.
-    pub async fn compare(self, good: &Good, is_whole: bool) -> Compared {
+    /// Compares what is published with what is good of a ledger, and with the number of entries that
+    /// the server has vouched for before.
+    pub async fn compare(self, good: &Good, is_whole: bool, vouched: u64) -> Compared {
         let entries = good.tip.next_index;
         let beyond = match &self.held.checkpoint {
             Ok(own) if own.checkpoint.size > entries && is_whole => own.checkpoint.clone(),
-            _ => return self.held.compare(good, is_whole),
+            _ => {
+                let what = self.held.differs(good, is_whole);
+                let what = what.or_else(|| self.rolled_back(vouched));
+                return self.held.compared(what);
+            }
         };
         let what = match other_ledger(&beyond.origin, good) {
             Some(other) => Some(other),
             None => match self.root_before(entries, &beyond).await {
-                Ok(root) if root == good.root => None,
+                Ok(root) if root == good.root => self.rolled_back(vouched),
                 Ok(root) => Some(format!(
                     "a fork: the root of the first {entries} entries is {} here, and {} there",
                     BASE64.encode(good.root),
@@ -87,6 +92,14 @@ impl Remote {
             },
         };
         self.held.compared(what)
+    }
+
+    /// What to say if less is published than was signed.
+    fn rolled_back(&self, vouched: u64) -> Option<String> {
+        let size = self.held.size().filter(|size| *size < vouched)?;
+        Some(format!(
+            "the server publishes less than it has signed: {size} entries of {vouched}: rolled back"
+        ))
     }
 
     /// The root at `size`, as the published tiles have it, proven to be of the beginning of the tree

@@ -1,6 +1,6 @@
 //! Checkpoints that somebody holds, compared with what the files of a ledger hold.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use base64::Engine as _;
 use serde::Serialize;
@@ -39,6 +39,9 @@ pub struct Held {
     pub checkpoint: Result<SignedCheckpoint, String>,
     /// Whether a key that is trusted has signed it.
     pub signed: bool,
+    /// Whether somebody outside has it: a server that publishes less went back behind its word. What a
+    /// ledger has signed and not released yet, it need not publish.
+    pub released: bool,
     /// Who has cosigned it.
     pub cosigned: Vec<Cosigned>,
 }
@@ -70,7 +73,8 @@ impl Held {
     pub fn outside(source: Source, name: String, text: &str, trust: &Trust) -> Self {
         let checkpoint = trust.open(text).map_err(|error| error.to_string());
         let cosigned = checkpoint.as_ref().map_or_else(|_| Vec::new(), |own| trust.cosigned(own));
-        Self { source, name, signed: checkpoint.is_ok(), cosigned, checkpoint }
+        let signed = checkpoint.is_ok();
+        Self { source, name, signed, released: true, cosigned, checkpoint }
     }
 
     /// A checkpoint in a file.
@@ -92,19 +96,21 @@ impl Held {
         if !path.try_exists().map_err(|error| CliError::file(&path, error))? {
             return Ok(Vec::new());
         }
-        let text = read_text(&path)?;
-        let notes = match CheckpointFile::parse(&text) {
-            Ok(own) => {
-                let mut notes: Vec<_> = [own.signed, own.released].into_iter().flatten().collect();
-                notes.dedup_by(|one, other| one.note == other.note);
-                notes
-            }
-            Err(error) => return Ok(vec![Self::own_note(Err(error.to_string()), trust)]),
+        let text = fs::read_to_string(&path).map_err(|error| CliError::file(&path, error))?;
+        let own = match CheckpointFile::parse(&text) {
+            Ok(own) => own,
+            Err(error) => return Ok(vec![Self::own_note(Err(error.to_string()), false, trust)]),
         };
-        Ok(notes.into_iter().map(|own| Self::own_note(Ok(own.note), trust)).collect())
+        let (signed, released) = (own.signed.map(|own| own.note), own.released.map(|own| own.note));
+        let signed = signed.filter(|note| Some(note) != released.as_ref());
+        let notes = [(signed, false), (released, true)];
+        let held = |(note, released): (Option<String>, bool)| {
+            Some(Self::own_note(Ok(note?), released, trust))
+        };
+        Ok(notes.into_iter().filter_map(held).collect())
     }
 
-    fn own_note(note: Result<String, String>, trust: Option<&Trust>) -> Self {
+    fn own_note(note: Result<String, String>, released: bool, trust: Option<&Trust>) -> Self {
         let checkpoint = note.and_then(|note| {
             let own = SignedCheckpoint::parse(&note).map_err(|error| error.to_string())?;
             if let Some(trust) = trust {
@@ -114,7 +120,7 @@ impl Held {
         });
         let signed = trust.is_some() && checkpoint.is_ok();
         let name = CHECKPOINT_FILE.to_owned();
-        Self { source: Source::Own, name, checkpoint, signed, cosigned: Vec::new() }
+        Self { source: Source::Own, name, checkpoint, signed, released, cosigned: Vec::new() }
     }
 
     /// What stands for a key of another ledger; none if it is this one's.
@@ -139,10 +145,20 @@ impl Held {
         self.checkpoint.as_ref().ok().map(|own| own.checkpoint.size)
     }
 
+    /// Number of entries that a server which has vouched for it must publish at least.
+    pub fn vouched(&self) -> Option<u64> {
+        self.size().filter(|_| self.signed && self.released)
+    }
+
     /// Compares it with what is good of a ledger. `is_whole` says that nothing is damaged.
     pub fn compare(self, good: &Good, is_whole: bool) -> Compared {
-        let what = differs(&self.checkpoint, good, is_whole);
+        let what = self.differs(good, is_whole);
         self.compared(what)
+    }
+
+    /// What differs from what is good of a ledger.
+    pub fn differs(&self, good: &Good, is_whole: bool) -> Option<String> {
+        differs(&self.checkpoint, good, is_whole)
     }
 
     /// The outcome of a comparison.

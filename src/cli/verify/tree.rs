@@ -1,6 +1,8 @@
 //! The tree on disk, compared with the hashes of the entries as they are read.
 //!
 //! It is disposable: a server computes it again. But a wrong one would prove wrong things until then.
+//! Only what is under a checkpoint that the directory holds was synced before that was signed. What
+//! stands behind may be anything after a crash, is written again, and is no damage.
 
 use std::{
     fs::File,
@@ -10,7 +12,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::tlog::{merkle::Hash, tile::HASH_BYTES};
+use crate::tlog::{
+    merkle::Hash,
+    tile::{HASH_BYTES, Kind, count_at},
+};
 
 /// Name of the tree's folder in a data directory.
 const DIR: &str = "tree";
@@ -22,6 +27,8 @@ const LEVELS_MAX: u8 = 8;
 pub struct TreeCompared {
     /// Number of hashes that were compared.
     pub hashes: u64,
+    /// Number of hashes behind those of the entries that are signed: no server reads them.
+    pub unsynced: u64,
     /// Whether all are right.
     pub agrees: bool,
     /// The first that is not.
@@ -32,22 +39,25 @@ pub struct TreeCompared {
 pub struct TreeFiles {
     levels: Vec<Level>,
     compared: u64,
+    unsynced: u64,
     wrong: Option<String>,
 }
 
 struct Level {
     file: BufReader<File>,
-    /// How many whole hashes it held at the start: a server adds more meanwhile.
+    /// How many whole hashes count.
     hashes: u64,
 }
 
 impl TreeFiles {
-    /// Opens what there is; none if there is no tree.
+    /// Opens what there is, of which the hashes of the first `signed` entries count; none if there is
+    /// no tree.
     ///
     /// # Errors
     /// It can not be read.
-    pub fn open(data_dir: &Path) -> io::Result<Option<Self>> {
+    pub fn open(data_dir: &Path, signed: u64) -> io::Result<Option<Self>> {
         let mut levels = Vec::new();
+        let mut unsynced = 0;
         for level in 0..LEVELS_MAX {
             let path = data_dir.join(DIR).join(format!("{level}.hashes"));
             let file = match File::open(&path) {
@@ -55,10 +65,12 @@ impl TreeFiles {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
             };
-            let hashes = file.metadata()?.len() / HASH_BYTES as u64;
+            let held = file.metadata()?.len() / HASH_BYTES as u64;
+            let hashes = held.min(count_at(Kind::Level(level), signed));
+            unsynced += held - hashes;
             levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
         }
-        Ok((!levels.is_empty()).then_some(Self { levels, compared: 0, wrong: None }))
+        Ok((!levels.is_empty()).then_some(Self { levels, compared: 0, unsynced, wrong: None }))
     }
 
     /// Compares the next hash of a level.
@@ -76,13 +88,9 @@ impl TreeFiles {
         };
     }
 
-    /// What was found, beside a ledger of so many entries.
-    pub fn end(self, entries: u64) -> TreeCompared {
-        let held = self.levels.first().map_or(0, |leaves| leaves.hashes);
-        let longer = (held > entries).then(|| {
-            format!("it is of {held} entries, the ledger has {entries}: the ledger was cut, or this is another's")
-        });
-        let what = self.wrong.or(longer);
-        TreeCompared { hashes: self.compared, agrees: what.is_none(), what }
+    /// What was found.
+    pub fn end(self) -> TreeCompared {
+        let Self { compared: hashes, unsynced, wrong: what, .. } = self;
+        TreeCompared { hashes, unsynced, agrees: what.is_none(), what }
     }
 }

@@ -35,7 +35,8 @@ use crate::{
 
 /// A part is closed when its entries have this many bytes.
 const PART_BYTES: usize = 256 * 1024;
-/// How many parts may wait for each worker: they are what this holds in memory.
+/// How many parts may wait for each worker, and how many that are followed may wait to be joined: they
+/// are most of what this holds in memory. What overtakes a slow part waits beside, as hashes only.
 const PARTS_WAITING: usize = 2;
 /// The most workers; one thread walks for all of them.
 const WORKERS_MAX: usize = 16;
@@ -98,7 +99,7 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
     let mut join = Join::new(wanted);
     let walked = thread::scope(|scope| {
         let (parts, waiting) = mpsc::sync_channel::<Part>(workers * PARTS_WAITING);
-        let (followed, joined) = mpsc::channel();
+        let (followed, joined) = mpsc::sync_channel(workers * PARTS_WAITING);
         let (spare, spares) = mpsc::channel();
         let (waiting, sizes, stop) = (Arc::new(Mutex::new(waiting)), &sizes, &stop);
         for _ in 0..workers {
@@ -109,7 +110,7 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
         drop((waiting, followed, spare));
         let walker = scope.spawn(move || walk(disk, dir, &parts, &spares, stop));
         join.all(&joined);
-        // Whoever still walks would wait for a place that nobody makes.
+        // Whoever still walks or works would wait for a place that nobody makes.
         stop.store(true, Ordering::Relaxed);
         joined.into_iter().for_each(drop);
         walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -221,7 +222,7 @@ struct Followed {
 
 fn work(
     waiting: &Mutex<Receiver<Part>>,
-    followed: &Sender<Followed>,
+    followed: &SyncSender<Followed>,
     spare: &Sender<Vec<u8>>,
     sizes: &[u64],
     tells: bool,

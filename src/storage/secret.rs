@@ -1,0 +1,82 @@
+//! Files with a secret: written once and whole, for their owner alone.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use tracing::warn;
+
+use super::disk::{Disk, RealDisk, parent};
+
+/// Writes a secret, as one line, under a name of this process first and links it to its own: a crash
+/// leaves the whole file or none, and one that is there already is never written over. Answers
+/// whether the file is new.
+///
+/// # Errors
+/// The system's.
+pub fn write_once(path: &Path, secret: &str) -> io::Result<bool> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = PathBuf::from(beside);
+    // A process of this number may have crashed here.
+    let _ = fs::remove_file(&beside);
+    let linked = write(&beside, secret).and_then(|()| fs::hard_link(&beside, path));
+    let removed = fs::remove_file(&beside);
+    let is_new = match linked {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
+    removed?;
+    RealDisk.sync_dir(parent(path))?;
+    Ok(is_new)
+}
+
+fn write(path: &Path, secret: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(secret.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}
+
+/// Says so if others than the file's owner can read a secret. `what` names it, as "the signing key".
+pub fn warn_if_open_to_others(path: &Path, what: &str) {
+    let Ok(metadata) = fs::metadata(path) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        warn!(
+            file = %path.display(),
+            mode = %format_args!("{mode:o}"),
+            "{what} can be read by others: its mode should be 600"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_secret_stays_and_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        // What a process of this number left behind when it crashed.
+        fs::write(dir.path().join(format!("secret.{}.new", std::process::id())), "ha").unwrap();
+        assert!(write_once(&path, "first").unwrap());
+        assert!(!write_once(&path, "second").unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_can_not_be_written_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent/secret");
+        assert_eq!(write_once(&path, "x").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
