@@ -146,12 +146,12 @@ fn default_node() -> NodeConfig {
         decision_token_validity: Duration::from_secs(15 * 60),
         witness_policy: Policy::none(),
         witness_fail: WitnessFail::Open,
-        witness_wait: Duration::from_secs(5),
+        witness_wait: Duration::from_secs(2),
         signing_key_file: None,
         new_signing_key: false,
         unused_signing_key: false,
         checkpoint_interval: Duration::from_secs(1),
-        checkpoint_wait: Duration::from_secs(15),
+        checkpoint_wait: Duration::from_secs(8),
         controller: Controller::default(),
     }
 }

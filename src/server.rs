@@ -238,6 +238,7 @@ async fn serve_node(
         std::process::exit(1);
     });
     health.set(Phase::Draining).await;
+    node.hurry();
     drain.cancel();
     finish(serving, config.drain_timeout, metrics).await
 }

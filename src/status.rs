@@ -44,6 +44,14 @@ pub enum Fault {
     /// A watcher hears nothing more.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// An act is recorded, and was to be answered only once it can be proven.
+    #[error(
+        "the act is recorded as entry {index}, but no checkpoint that covers it was released in time"
+    )]
+    NotProven {
+        /// Index of the entry.
+        index: u64,
+    },
     /// The catalogue lacks the purpose that was asked for.
     #[error("no purpose `{0}` in the catalogue")]
     NoSuchPurpose(Key),
@@ -202,7 +210,10 @@ impl Fault {
             Self::Invalid(_) | Self::Undecodable => Kind::InvalidField,
             Self::Write(error) => write_kind(error),
             Self::Read(ReadError::RevisionNotReached { .. }) => Kind::RevisionNotReached,
-            Self::Read(ReadError::IndexOutOfRange { .. }) => Kind::IndexOutOfRange,
+            Self::Read(ReadError::IndexOutOfRange { .. } | ReadError::BeyondCheckpoint { .. }) => {
+                Kind::IndexOutOfRange
+            }
+            Self::NotProven { .. } => Kind::CheckpointNotReached,
             Self::Read(ReadError::AsOfInFuture) => Kind::InvalidField,
             Self::Read(ReadError::CheckpointNotReached { .. }) => Kind::CheckpointNotReached,
             Self::Read(ReadError::ActUnknown) => Kind::ActUnknown,
@@ -338,6 +349,11 @@ impl Fault {
                 add("bytes", bytes);
                 add("limit", limit);
             }
+            Self::Read(ReadError::BeyondCheckpoint { wanted, size, .. }) => {
+                add("index", wanted);
+                add("head", size);
+            }
+            Self::NotProven { index } => add("index", index),
             Self::Watch(WatchError::Closing { next_index }) => add("next_index", next_index),
             Self::NoSuchPurpose(key) => add("purpose", key),
             Self::TooManyRequests { limit } | Self::TooManyStreams { limit } => add("limit", limit),
@@ -592,6 +608,12 @@ mod tests {
                 Kind::CheckpointNotReached,
                 "",
             ),
+            (
+                ReadError::BeyondCheckpoint { what: "size", wanted: 9, size: 3 }.into(),
+                Kind::IndexOutOfRange,
+                "",
+            ),
+            (Fault::NotProven { index: 4 }, Kind::CheckpointNotReached, ""),
             (ReadError::ActUnknown.into(), Kind::ActUnknown, "idempotency_key"),
             (ReadError::NotAnAct { index: 4 }.into(), Kind::NotAnAct, "index"),
             (ReadError::ReceiptTooLong { bytes: 9, limit: 8 }.into(), Kind::LimitExceeded, ""),

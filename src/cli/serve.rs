@@ -194,7 +194,7 @@ pub struct ServeArgs {
         long,
         value_name = "TIME",
         value_parser = humantime::parse_duration,
-        default_value = "5s"
+        default_value = "2s"
     )]
     pub witness_timeout: Duration,
     /// PEM file with a certificate authority to trust for witnesses, beside those of the system.
@@ -213,7 +213,7 @@ pub struct ServeArgs {
         long,
         value_name = "TIME",
         value_parser = humantime::parse_duration,
-        default_value = "15s"
+        default_value = "8s"
     )]
     pub checkpoint_wait: Duration,
     /// Who answers for the processing, as receipts name them.

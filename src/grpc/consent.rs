@@ -45,7 +45,8 @@ impl ConsentService for Consent {
         let recorded = self.node.record(convert::act(request)?).await?;
         let mut answer = convert::recorded(&recorded);
         if wait_for_checkpoint {
-            let released = self.node.released_at_least(recorded.revision()).await?;
+            let released = self.node.released_at_least(recorded.revision()).await;
+            let released = released.map_err(|_| Fault::NotProven { index: recorded.index })?;
             answer.checkpoint = released.text.to_string();
         }
         Ok(Response::new(answer))

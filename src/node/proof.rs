@@ -132,10 +132,16 @@ impl Node {
         self.core.checkpoints.hold_back(conflict);
     }
 
+    /// Signs from now on without keeping a distance between checkpoints: whoever waits for one is to
+    /// have it before the node closes.
+    pub fn hurry(&self) {
+        self.core.checkpoints.hurry();
+    }
+
     /// The root of the tree over the first `size` entries. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
+    /// [`ReadError::BeyondCheckpoint`] beyond the latest signed checkpoint.
     pub fn tree_root(&self, size: u64) -> Result<Hash, ReadError> {
         self.core.check_signed(size)?;
         Ok(self.core.checkpoints.files.root(size)?)
@@ -144,7 +150,7 @@ impl Node {
     /// The audit path of an entry in the tree over the first `size` entries. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
+    /// [`ReadError::BeyondCheckpoint`] beyond the latest signed checkpoint.
     pub fn prove_inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
         Ok(self.inclusion(index, size, None)?.path)
     }
@@ -153,7 +159,7 @@ impl Node {
     /// size; without one, the released checkpoint is taken if it is. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] for an index beyond the size, or a size beyond the latest signed
+    /// [`ReadError::BeyondCheckpoint`] for an index beyond the size, or a size beyond the latest signed
     /// checkpoint.
     pub fn inclusion(
         &self,
@@ -164,7 +170,7 @@ impl Node {
         let core = &self.core;
         core.check_signed(size)?;
         if index >= size {
-            return Err(ReadError::IndexOutOfRange { index, head: size });
+            return Err(ReadError::BeyondCheckpoint { what: "index", wanted: index, size });
         }
         let entry = core.entry_bytes(index)?;
         let path = prove_inclusion(index, size, |height, number| core.subtree(height, number))?;
@@ -179,7 +185,7 @@ impl Node {
     /// The proof that the ledger of `first` entries is the beginning of that of `second`. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] beyond the latest signed checkpoint.
+    /// [`ReadError::BeyondCheckpoint`] beyond the latest signed checkpoint.
     pub fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError> {
         Ok(self.consistency(first, second, None)?.proof)
     }
@@ -188,7 +194,7 @@ impl Node {
     /// Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] for a first size beyond the second, or a second beyond the
+    /// [`ReadError::BeyondCheckpoint`] for a first size beyond the second, or a second beyond the
     /// latest signed checkpoint.
     pub fn consistency(
         &self,
@@ -199,7 +205,7 @@ impl Node {
         let core = &self.core;
         core.check_signed(second)?;
         if first > second {
-            return Err(ReadError::IndexOutOfRange { index: first, head: second });
+            return Err(ReadError::BeyondCheckpoint { what: "size", wanted: first, size: second });
         }
         let proof =
             prove_consistency(first, second, |height, number| core.subtree(height, number))?;
@@ -253,7 +259,11 @@ impl Core {
     /// Only what was signed is proven: what is behind may still be lost.
     fn check_signed(&self, size: u64) -> Result<(), ReadError> {
         let head = self.checkpoints.signed.borrow().as_ref().map_or(0, |signed| signed.size());
-        if size <= head { Ok(()) } else { Err(ReadError::IndexOutOfRange { index: size, head }) }
+        if size <= head {
+            Ok(())
+        } else {
+            Err(ReadError::BeyondCheckpoint { what: "size", wanted: size, size: head })
+        }
     }
 
     fn subtree(&self, height: u32, number: u64) -> Result<Hash, ReadError> {

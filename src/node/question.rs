@@ -191,8 +191,18 @@ pub enum ReadError {
         /// The number of entries of the latest released checkpoint; 0 if there is none.
         reached: u64,
     },
+    /// A tree that is larger than the latest checkpoint, or an index that is not in it.
+    #[error("{what} {wanted} lies beyond the latest checkpoint, which is of {size} entries")]
+    BeyondCheckpoint {
+        /// What was asked for: a size or an index.
+        what: &'static str,
+        /// Its value.
+        wanted: u64,
+        /// Number of entries of the checkpoint, or of the tree that was asked about.
+        size: u64,
+    },
     /// No act was recorded with this idempotency key, or it is another data subject's.
-    #[error("no act was recorded with this idempotency key by this data subject")]
+    #[error("no such act is on record, or it is another data subject's")]
     ActUnknown,
     /// The entry is no act of consent.
     #[error("entry {index} is no act of consent, so there is no receipt of it")]

@@ -89,6 +89,8 @@ struct Inbox {
     end: u64,
     /// Something else than leaves changed.
     changed: bool,
+    /// Nobody should wait for the interval any more.
+    hurry: bool,
     closing: bool,
     /// Nobody takes leaves any more.
     ended: bool,
@@ -150,6 +152,13 @@ impl Checkpoints {
     pub(super) fn hold_back(&self, conflict: bool) {
         self.conflict.store(conflict, Ordering::Relaxed);
         self.inbox.lock().changed = true;
+        self.news.notify_one();
+    }
+
+    /// Signs from now on without keeping a distance: the node is about to close.
+    pub(super) fn hurry(&self) {
+        let mut inbox = self.inbox.lock();
+        (inbox.hurry, inbox.changed) = (true, true);
         self.news.notify_one();
     }
 
@@ -289,6 +298,7 @@ struct Work {
     first: u64,
     leaves: Vec<Hash>,
     end: u64,
+    hurry: bool,
     closing: bool,
 }
 
@@ -312,7 +322,7 @@ impl Signing {
 
     fn turn(&mut self, work: &Work) -> Result<(), String> {
         self.grow(work)?;
-        if work.closing || self.is_due() {
+        if work.closing || work.hurry || self.is_due() {
             self.sign()?;
         }
         self.release_unwitnessed()
@@ -338,8 +348,9 @@ impl Signing {
             return None;
         }
         inbox.changed = false;
+        let hurry = inbox.hurry;
         let leaves = std::mem::take(&mut inbox.leaves);
-        Some(Work { first: inbox.first, leaves, end: inbox.end, closing: inbox.closing })
+        Some(Work { first: inbox.first, leaves, end: inbox.end, hurry, closing: inbox.closing })
     }
 
     /// When there is something to do, if nothing happens before.
@@ -456,15 +467,21 @@ impl Signing {
             }
         }
         let root = self.core.checkpoints.files.root(size).map_err(|error| error.to_string())?;
-        if self.second.root() != Some(root) || self.writer.root() != root {
-            // Either the ledger's bytes are not those that were written, or the tree's are not.
+        if self.second.root() != Some(self.writer.root()) {
             let reason = format!(
                 "the root over the first {size} entries as they are read back is not the one over \
                  the entries as they were written"
             );
             self.core.stop_writes(&reason);
-            let _ = self.core.checkpoints.files.condemn();
             return Err(reason);
+        }
+        if self.writer.root() != root {
+            // The entries are as they were written; the tree is disposable.
+            let _ = self.core.checkpoints.files.condemn();
+            return Err(format!(
+                "the tree's files do not lead to the root over the first {size} entries: the tree is \
+                 built again at the next start"
+            ));
         }
         Ok(root)
     }

@@ -120,7 +120,7 @@ async fn what_landed_is_signed_and_can_be_proven() {
     }
     for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
         let error = node.inclusion(index, size, None).unwrap_err();
-        assert!(matches!(error, ReadError::IndexOutOfRange { .. }), "{error}");
+        assert!(matches!(error, ReadError::BeyondCheckpoint { .. }), "{error}");
     }
 }
 
@@ -179,9 +179,12 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
     grants(&node, 0..20).await;
     assert_eq!(metrics.checkpoints.get(), 1);
     assert_eq!(node.released().unwrap(), first);
+    // Whoever waits is not left waiting when the server drains.
+    node.hurry();
+    assert_eq!(node.released_at_least(node.revision()).await.unwrap().size(), node.revision());
+    wait_until(|| metrics.checkpoints.get() == 2);
     node.close();
     assert_eq!(node.released().unwrap().size(), node.revision());
-    assert_eq!(metrics.checkpoints.get(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,7 +87,7 @@ impl Held {
     }
 
     /// The checkpoints of a data directory: the one that was signed last, and the one that was
-    /// released last. Witnesses need not have seen them yet.
+    /// released last, which must be cosigned as the policy asks.
     ///
     /// # Errors
     /// The file can not be read.
@@ -113,14 +113,21 @@ impl Held {
     fn own_note(note: Result<String, String>, released: bool, trust: Option<&Trust>) -> Self {
         let checkpoint = note.and_then(|note| {
             let own = SignedCheckpoint::parse(&note).map_err(|error| error.to_string())?;
-            if let Some(trust) = trust {
-                own.verify(&trust.key).map_err(|error| error.to_string())?;
+            match trust {
+                // One that is not released yet may still wait for its witnesses.
+                Some(trust) if released => trust.check(&own).map_err(|error| error.to_string())?,
+                Some(trust) => own.verify(&trust.key).map_err(|error| error.to_string())?,
+                None => {}
             }
             Ok(own)
         });
         let signed = trust.is_some() && checkpoint.is_ok();
+        let cosigned = match (&checkpoint, trust) {
+            (Ok(own), Some(trust)) => trust.cosigned(own),
+            _ => Vec::new(),
+        };
         let name = CHECKPOINT_FILE.to_owned();
-        Self { source: Source::Own, name, checkpoint, signed, released, cosigned: Vec::new() }
+        Self { source: Source::Own, name, checkpoint, signed, released, cosigned }
     }
 
     /// What stands for a key of another ledger; none if it is this one's.

@@ -57,7 +57,7 @@ fn entry_by_key(key: String) -> Result<EntryRef, Invalid> {
 /// The second lies before the first.
 pub fn sizes(request: &proto::GetConsistencyProofRequest) -> Result<(u64, Option<u64>), Invalid> {
     if request.second_size.is_some_and(|second| second < request.first_size) {
-        return Err(Problem::EndBeforeStart.at("second_size"));
+        return Err(Problem::SecondBeforeFirst.at("second_size"));
     }
     Ok((request.first_size, request.second_size))
 }
