@@ -475,9 +475,13 @@ async fn the_entries_must_be_those_that_were_signed() {
         let request = act(&format!("user:{n}"), vec![change(Action::Grant, "news", "email")]);
         clients.consent.record_consent(request).await.unwrap();
     }
-    let key = SignerKey::from_seed("ledger.example.org", Algorithm::Note, &[7; 32]).unwrap();
+    let node = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await.unwrap();
+    let name = node.into_inner().origin;
+    let signer =
+        |name: &str, seed| SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap();
+    let (key, foreign) = (signer(&name, 7), signer("ledger.example.org", 7));
     let vkey = key.verifier().to_string();
-    let mut sign = async |size: u64, flip: bool| {
+    let mut sign = async |key: &SignerKey, size: u64, flip: bool| {
         let mut tree = Range::empty(0);
         let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
         let entries = clients.audit.list_entries(request).await.unwrap().into_inner();
@@ -487,28 +491,37 @@ async fn the_entries_must_be_those_that_were_signed() {
         }
         let mut root = tree.root().unwrap();
         root[0] ^= u8::from(flip);
-        let (origin, extensions) = ("ledger.example.org".to_owned(), String::new());
+        let (origin, extensions) = (key.verifier().name().to_owned(), String::new());
         let checkpoint = Checkpoint { origin, size, root, extensions };
-        let path = dir.path().join(format!("checkpoint-{size}-{flip}"));
-        fs::write(&path, SignedCheckpoint::sign(checkpoint, &key).unwrap().to_string()).unwrap();
+        let id = u32::from_be_bytes(key.verifier().id());
+        let path = dir.path().join(format!("checkpoint-{size}-{flip}-{id:x}"));
+        fs::write(&path, SignedCheckpoint::sign(checkpoint, key).unwrap().to_string()).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let good = sign(10, false).await;
+    let good = sign(&key, 10, false).await;
     let found =
         verify(&server.address, &["--checkpoint", &good, "--key", &vkey]).expect_code(0).json();
     assert_eq!((&found["end"], &found["checkpoint"]["size"]), (&10.into(), &10.into()));
+    assert_eq!(found["ledger"], name);
+    let root = fs::read_to_string(&good).unwrap().lines().nth(2).unwrap().to_owned();
+    assert_eq!(found["checkpoint"]["root_hash"], root, "as the checkpoint writes it");
+    // The right root, signed under another name, is the head of another ledger.
+    let of_other = sign(&foreign, 10, false).await;
+    let foreign = foreign.verifier().to_string();
+    let refused =
+        verify(&server.address, &["--checkpoint", &of_other, "--key", &foreign]).expect_code(1);
+    assert!(refused.stderr.contains("of the ledger `ledger.example.org`"), "{}", refused.stderr);
     let files = ["--data-dir", dir.path().to_str().unwrap(), "--end", "4"];
     verify(&server.address, &[&["--checkpoint", &good, "--key", &vkey], &files[..]].concat())
         .expect_code(0);
 
-    let bad = sign(10, true).await;
+    let bad = sign(&key, 10, true).await;
     let refused = verify(&server.address, &["--checkpoint", &bad, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("do not have the root that was signed"), "{}", refused.stderr);
-    let more = sign(20, false).await;
+    let more = sign(&key, 20, false).await;
     let refused = verify(&server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("the checkpoint is of 20 entries"), "{}", refused.stderr);
-    let other = SignerKey::from_seed("ledger.example.org", Algorithm::Note, &[8; 32]).unwrap();
-    let other = other.verifier().to_string();
+    let other = signer(&name, 8).verifier().to_string();
     verify(&server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
     verify(&server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
 }

@@ -322,6 +322,11 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
     assert!(refused.said().contains("--key"), "{}", refused.said());
     dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
+    // What can not be read is wrong usage, and says nothing of the ledger.
+    let vkey = key(ORIGIN, 1).verifier().to_string();
+    dir.verify(&["--checkpoint", "/nonexistent", "--key", &vkey]).expect_code(2);
+    dir.verify(&["--checkpoint", &file, "--key", "@/nonexistent"]).expect_code(2);
+    dir.verify(&["--checkpoint", &file, "--key", &vkey, "--policy", "/nonexistent"]).expect_code(2);
 }
 
 #[test]
@@ -832,6 +837,17 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     assert_eq!((&proved["first_size"], &proved["tree_size"]), (&50.into(), &90.into()));
     assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
     grown.run(&["prove", "--from", &old]).expect_code(2);
+    // The only copy is replaced by one that continues it, and by nothing else.
+    let own = file("own");
+    fs::copy(&old, &own).unwrap();
+    let keep = ["prove", "--from", &own, "--key", &trusted, "--output", &own, "--json"];
+    assert_eq!(grown.run(&keep).expect_code(0).json()["replaced"], true);
+    assert_eq!(fs::read_to_string(&own).unwrap(), signed(&all));
+    grown.run(&["checkpoint", "--key", &trusted, "--output", &own]).expect_code(0);
+    let said = grown.run(&["checkpoint", "--output", &own]).expect_code(0).stderr;
+    assert!(said.contains("was replaced by what nobody verified"), "{said}");
+    let told = grown.run(&["checkpoint", "--output", &own, "--json"]).expect_code(0).json();
+    assert_eq!((&told["verified"], &told["replaced"]), (&false.into(), &true.into()));
 
     let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
     let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
@@ -859,6 +875,10 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     let by_key = ["prove", "--idempotency-key", "sign-up", "--key", &trusted, "--output", &proof];
     desk.run(&by_key).expect_code(0);
     assert_eq!(verified()["index"], 7);
+    // Nothing but the server's word ties an entry to a key: the entry is named.
+    let said = desk.run(&by_key).expect_code(0).stderr;
+    assert!(said.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"), "{said}");
+    assert!(said.contains("the server's word"), "{said}");
     let under_old = ["prove", "--index", "17", "--checkpoint", &old, "--key", &trusted];
     desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
     assert_eq!(verified()["tree_size"], 50);

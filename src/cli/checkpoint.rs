@@ -1,10 +1,7 @@
 //! `checkpoint`: fetches the signed head of a ledger, to be kept where the ledger's operator can not
 //! change it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use clap::Args;
@@ -13,6 +10,7 @@ use serde::Serialize;
 use super::{
     Context, Exit, client,
     error::CliError,
+    kept::{self, Readers},
     trust::{Cosigned, Trust, TrustArgs},
 };
 use crate::{
@@ -26,6 +24,9 @@ const AFTER_HELP: &str = "\
 Prints a C2SP checkpoint, a signed note: keep it, and `verify --checkpoint` shows later whether the
 ledger still begins with what it was then. With --key the signature is verified, and with --policy or
 --witness the cosignatures, before anything is printed.
+
+--output replaces a file as a whole, and only once the checkpoint was verified. Without --key a file is
+replaced, too, by what nobody verified: that is said (`replaced` and `verified` with --json).
 
 --verifier-key prints the key of the server. Compare it once with what the operator published: a key
 that comes from the server that it is used on proves nothing.
@@ -71,6 +72,8 @@ struct Fetched {
     verifier_key: String,
     /// The file that it was written to.
     output: Option<String>,
+    /// Whether it took the place of another file.
+    replaced: bool,
 }
 
 pub(super) async fn run(args: CheckpointArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -81,9 +84,9 @@ pub(super) async fn run(args: CheckpointArgs, context: &mut Context) -> Result<E
     if args.verifier_key {
         return print_key(&answer, context);
     }
-    let fetched = Fetched::new(&answer, trust.as_ref(), args.output.as_deref())?;
+    let mut fetched = Fetched::new(&answer, trust.as_ref(), args.output.as_deref())?;
     if let Some(path) = &args.output {
-        write(path, &fetched.checkpoint)?;
+        fetched.replaced = kept::write(path, &fetched.checkpoint, Readers::Any)?;
     }
     print(&fetched, context)?;
     Ok(Exit::Success)
@@ -105,12 +108,12 @@ pub(super) fn open(note: &str, trust: Option<&Trust>) -> Result<SignedCheckpoint
     }
 }
 
-/// Writes a file that an auditor keeps.
-///
-/// # Errors
-/// The system's.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    fs::write(path, text).map_err(|error| CliError::file(path, error))
+/// Says on standard error that nobody verified a signature, and what it took the place of.
+pub(super) fn say_unverified(output: Option<&str>, replaced: bool) {
+    eprintln!("the signature was not verified: no --key was given");
+    if let Some(path) = output.filter(|_| replaced) {
+        eprintln!("warning: what was in {path} was replaced by what nobody verified");
+    }
 }
 
 impl Fetched {
@@ -129,6 +132,7 @@ impl Fetched {
             checkpoint: answer.checkpoint.clone(),
             verifier_key: answer.verifier_key.clone(),
             output: output.map(|path| path.display().to_string()),
+            replaced: false,
         })
     }
 }
@@ -147,7 +151,7 @@ fn print(fetched: &Fetched, context: &mut Context) -> Result<(), CliError> {
         return out.object(fetched);
     }
     if !fetched.verified {
-        eprintln!("the signature was not verified: no --key was given");
+        say_unverified(fetched.output.as_deref(), fetched.replaced);
     }
     match &fetched.output {
         Some(path) => out.line(format!("checkpoint of {} entries written to {path}", fetched.size)),

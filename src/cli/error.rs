@@ -97,6 +97,16 @@ impl CliError {
         self
     }
 
+    /// A failure that is the caller's: exit code 2.
+    #[must_use]
+    pub fn into_usage(self) -> Self {
+        match self {
+            Self::Failed { message, hint } => Self::Usage { message, hint },
+            Self::Io { what, source } => Self::usage(format!("{what}: {source}")),
+            other => other,
+        }
+    }
+
     /// A system error, with what was being done.
     pub fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Io { what: what.into(), source }
@@ -283,7 +293,10 @@ fn server_hint(status: &Status) -> Option<String> {
             "the server must be restarted; then try again with the same --idempotency-key"
         }
         Some("REVISION_NOT_REACHED") => "is the revision of this ledger? try again later",
-        Some("INDEX_OUT_OF_RANGE") => "leave out the start to begin with now",
+        Some("INDEX_OUT_OF_RANGE") => {
+            "the ledger, or what of it is under a checkpoint, has fewer entries: ask for less, or \
+             later; `watch` without --from begins with now"
+        }
         None if status.message().contains("imeout expired") => "raise --timeout",
         // The transport's own words: no server speaks of the protocol under it.
         None if status.message().contains("h2 protocol error") => {
@@ -407,6 +420,15 @@ mod tests {
         assert_eq!(json["error"]["code"], "INVALID_ARGUMENT");
         assert_eq!(json["error"]["reason"], "INVALID_FIELD");
         assert_eq!(json["error"]["field_violations"][0]["field"], "changes[0].scope");
+    }
+
+    #[test]
+    fn an_index_beyond_the_end_gets_a_hint_that_fits_every_command() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("INDEX_OUT_OF_RANGE", "consent.v1", []);
+        let error: CliError = Status::with_error_details(11.into(), "beyond", details).into();
+        let hint = error.to_json()["error"]["hint"].as_str().unwrap().to_owned();
+        assert!(hint.contains("has fewer entries") && !hint.contains("leave out"), "{hint}");
     }
 
     #[test]

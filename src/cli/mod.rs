@@ -32,6 +32,7 @@ mod export;
 pub mod generate;
 mod history;
 mod import;
+mod kept;
 pub mod layers;
 mod link;
 mod offline;

@@ -9,7 +9,6 @@ use serde::Deserialize;
 use super::{
     error::CliError,
     shapes::{Damage, Rebuilt, TornTail, Verified},
-    trust::read_text,
     words::hex,
 };
 use crate::{
@@ -195,7 +194,8 @@ pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
     if !path.exists() {
         return Err(none());
     }
-    let file = CheckpointFile::parse(&read_text(&path)?)
+    let text = fs::read_to_string(&path).map_err(|error| CliError::file(&path, error))?;
+    let file = CheckpointFile::parse(&text)
         .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
     file.released.or(file.signed).map(|own| own.note).ok_or_else(none)
 }

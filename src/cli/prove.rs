@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::{
     Context, Exit, checkpoint, client,
     error::CliError,
+    kept::{self, Readers},
     offline, progress,
+    shapes::Entry,
     trust::{Trust, TrustArgs, read_text},
     verify_proof::proven,
 };
@@ -33,6 +35,10 @@ before it is written.
 Asks the server, or, with --data-dir, makes the proof from the files of a ledger and a checkpoint:
 that of --checkpoint, else the last one that the directory holds.
 
+The ledger holds no idempotency key in clear, so nothing ties an entry to --idempotency-key but the
+server's word: what is proven is that this entry is in the ledger, not that it is of that request. What
+the entry is, is told on standard error; look whether it is what was meant.
+
 With --from, the server must prove that its ledger begins with the one that an old checkpoint is of.
 The new checkpoint is printed, to be kept in its place. This needs --key.
 
@@ -52,7 +58,7 @@ pub struct ProveArgs {
     /// The entry at this index
     #[arg(long, value_name = "INDEX", group = "what")]
     index: Option<u64>,
-    /// The entry that a request with this idempotency key wrote
+    /// The entry that, says the server, a request with this idempotency key wrote
     #[arg(long, value_name = "KEY", group = "what")]
     idempotency_key: Option<String>,
     /// That the ledger begins with what this checkpoint is of
@@ -86,6 +92,29 @@ struct Proved {
     text: String,
     /// The file that it was written to.
     output: Option<String>,
+    /// Whether it took the place of another file.
+    replaced: bool,
+    /// What the entry is; `null` with `--from`.
+    entry: Option<Named>,
+}
+
+/// What an entry is, so that nobody takes it for another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Named {
+    /// What it says, in a word.
+    kind: String,
+    /// When the ledger recorded it.
+    recorded_at: String,
+}
+
+impl Named {
+    /// Reads the bytes of an entry. What is none has no name, and its proof is worth nothing.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let entry = Entry::decode(bytes).ok()?;
+        let body = serde_json::to_value(&entry.body).ok()?;
+        let kind = body.as_object()?.keys().next()?.clone();
+        Some(Self { kind, recorded_at: entry.recorded_at })
+    }
 }
 
 pub(super) async fn run(
@@ -93,7 +122,7 @@ pub(super) async fn run(
     offline: bool,
     context: &mut Context,
 ) -> Result<Exit, CliError> {
-    let proved = match (&args.from, args.data_dir.as_deref().filter(|_| offline)) {
+    let mut proved = match (&args.from, args.data_dir.as_deref().filter(|_| offline)) {
         (Some(from), None) => grown(from, &args, context).await?,
         (Some(_), Some(_)) => {
             return Err(CliError::usage("--from asks a server, --data-dir reads files").with_hint(
@@ -104,7 +133,16 @@ pub(super) async fn run(
         (None, None) => from_server(&args, context).await?,
     };
     if let Some(path) = &args.output {
-        checkpoint::write(path, &proved.text)?;
+        proved.replaced = kept::write(path, &proved.text, Readers::Any)?;
+    }
+    if args.idempotency_key.is_some()
+        && let (Some(index), Some(entry)) = (proved.index, &proved.entry)
+    {
+        let Named { kind, recorded_at } = entry;
+        eprintln!(
+            "entry {index}: {kind}, recorded at {recorded_at}; that it is of this idempotency key is \
+             the server's word"
+        );
     }
     print(&proved, context)?;
     Ok(Exit::Success)
@@ -179,6 +217,8 @@ impl Proved {
             verified: trust.is_some(),
             text: proof.to_string(),
             output: args.output.as_ref().map(|path| path.display().to_string()),
+            replaced: false,
+            entry: Named::of(entry),
         })
     }
 }
@@ -217,6 +257,8 @@ async fn grown(from: &Path, args: &ProveArgs, context: &Context) -> Result<Prove
         verified: true,
         text: new.to_string(),
         output: args.output.as_ref().map(|path| path.display().to_string()),
+        replaced: false,
+        entry: None,
     })
 }
 
@@ -249,7 +291,7 @@ fn print(proved: &Proved, context: &mut Context) -> Result<(), CliError> {
         return out.object(proved);
     }
     if !proved.verified {
-        eprintln!("the signature was not verified: no --key was given");
+        checkpoint::say_unverified(proved.output.as_deref(), proved.replaced);
     }
     match (&proved.output, proved.index, proved.first_size) {
         (None, ..) => out.line(proved.text.trim_end_matches('\n')),

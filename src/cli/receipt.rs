@@ -1,12 +1,16 @@
 //! `receipt`: the receipt of an act, for the person or system that it concerns.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Exit, client, error::CliError};
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    kept::{self, Readers},
+};
 use crate::proto::{
     GetReceiptRequest, GetReceiptResponse, ReceiptFormat, audit_service_client::AuditServiceClient,
     get_receipt_request::Act,
@@ -14,7 +18,8 @@ use crate::proto::{
 
 const AFTER_HELP: &str = "\
 A receipt says what was done and proves that it stands in the ledger; `verify-receipt` verifies it
-with no server. It is personal data: whoever has it can read it. Waits until a checkpoint covers the
+with no server. It is personal data: whoever has it can read it, so --output makes a file for its owner
+alone. Waits until a checkpoint covers the
 act. Fields of the standard that the server was not told (see `serve --controller-name`) are left out
 and named on standard error.
 
@@ -101,7 +106,7 @@ fn print(
 ) -> Result<(), CliError> {
     let text = if payload { pretty(&answer.payload) } else { answer.receipt.clone() };
     if let Some(path) = &output {
-        fs::write(path, format!("{text}\n")).map_err(|error| CliError::file(path, error))?;
+        kept::write(path, &format!("{text}\n"), Readers::Owner)?;
     }
     if context.out.json {
         let content = serde_json::from_str(&answer.payload);
@@ -171,6 +176,8 @@ fn pretty(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
     use crate::cli::testing::Capture;
 
@@ -200,10 +207,13 @@ mod tests {
     fn scripts_read_everything_and_files_take_it() {
         let (mut context, capture) = Capture::context(true);
         let file = tempfile::NamedTempFile::new().unwrap();
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
         print(answer(), false, Some(file.path().to_owned()), &mut context).unwrap();
         let object: Value = serde_json::from_str(&capture.text(context)).unwrap();
         assert_eq!((&object["index"], &object["payload"]["e"]), (&7.into(), &Value::Array(vec![])));
         assert_eq!(object["missing_fields"][0], "policyUrl");
         assert_eq!(fs::read_to_string(file.path()).unwrap(), "a.b.c\n");
+        let mode = fs::metadata(file.path()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "it is personal data");
     }
 }

@@ -252,7 +252,7 @@ pub struct ControllerArgs {
     /// repeated.
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
     pub sensitive_category: Vec<String>,
-    /// Third party that data is disclosed to, for receipts, or `none`; may be repeated.
+    /// Third party that data is disclosed to, for receipts, or `none`; may be repeated, 4 KiB in all.
     #[arg(long, value_name = "TEXT")]
     pub third_party: Vec<String>,
 }

@@ -280,6 +280,6 @@ mod tests {
         let witness = verifier(Algorithm::Cosignature).verifier().to_string();
         assert_eq!(public_key(&witness).unwrap_err().exit_code(), 2);
         assert_eq!(public_key("nonsense").unwrap_err().exit_code(), 2);
-        assert_eq!(public_key("@/no/such/file").unwrap_err().exit_code(), 1);
+        assert_eq!(public_key("@/no/such/file").unwrap_err().exit_code(), 2);
     }
 }

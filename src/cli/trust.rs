@@ -105,7 +105,7 @@ impl TrustArgs {
                 Err(CliError::usage("--policy excludes --witness and --witness-quorum")
                     .with_hint("name the witnesses in the policy"))
             }
-            Some(path) => Policy::parse(&read_text(path)?).map_err(|error| {
+            Some(path) => Policy::parse(&read_option(path)?).map_err(|error| {
                 CliError::usage(format!("--policy {}: {error}", path.display()))
                     .with_hint("write it as C2SP tlog-policy asks: log, witness, group, quorum")
             }),
@@ -177,13 +177,18 @@ pub fn verifier_key(option: &str, text: &str) -> Result<VerifierKey, CliError> {
 /// # Errors
 /// The file can not be read.
 pub fn text_or_file(text: &str) -> Result<String, CliError> {
-    text.strip_prefix('@').map_or_else(|| Ok(text.to_owned()), |path| read_text(Path::new(path)))
+    text.strip_prefix('@').map_or_else(|| Ok(text.to_owned()), |path| read_option(Path::new(path)))
 }
 
-/// Reads a small file, or, for `-`, standard input.
+/// Reads the value of an option: whatever is wrong with it is wrong usage.
+fn read_option(path: &Path) -> Result<String, CliError> {
+    read_text(path).map_err(CliError::into_usage)
+}
+
+/// Reads a small file that the command line names, or, for `-`, standard input.
 ///
 /// # Errors
-/// It can not be read, is no text, or is larger than [`TEXT_BYTES_MAX`].
+/// It can not be read, which is wrong usage; or it is no text, or is larger than [`TEXT_BYTES_MAX`].
 pub fn read_text(path: &Path) -> Result<String, CliError> {
     String::from_utf8(read_bytes(path)?)
         .map_err(|_| CliError::failed(format!("{}: it is no text", path.display())))
@@ -194,7 +199,7 @@ pub fn read_text(path: &Path) -> Result<String, CliError> {
 /// # Errors
 /// It can not be read, or is larger than [`TEXT_BYTES_MAX`].
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, CliError> {
-    let failed = |error| CliError::file(path, error);
+    let failed = |error| CliError::file(path, error).into_usage();
     let source: Box<dyn Read> = match path == Path::new("-") {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(path).map_err(failed)?),
@@ -295,6 +300,16 @@ pub(super) mod tests {
     fn the_key_decides_and_comes_as_text_or_file() {
         let trust = args().required().unwrap();
         assert!(trust.open(&signed(&[])).is_ok());
+        for (key, policy) in [("@/nonexistent", None), ("@/", None), ("@bytes", None)] {
+            let mut bytes = tempfile::NamedTempFile::new().unwrap();
+            bytes.write_all(&[0xff, 0xfe]).unwrap();
+            let key = key.replace("bytes", &bytes.path().display().to_string());
+            let unreadable = TrustArgs { key: Some(key), policy, ..TrustArgs::default() };
+            assert_eq!(unreadable.trust().unwrap_err().exit_code(), 2);
+        }
+        let unreadable = TrustArgs { policy: Some("/nonexistent".into()), ..args() };
+        assert_eq!(unreadable.trust().unwrap_err().exit_code(), 2);
+        assert_eq!(read_text(Path::new("/nonexistent")).unwrap_err().exit_code(), 2);
         let at = file(&format!("{}\n", log().verifier()));
         let by_file =
             TrustArgs { key: Some(format!("@{}", at.path().display())), ..TrustArgs::default() };

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{Action, ChangeRecord},
     proto,
-    receipt::{self, Format, Receipt},
+    receipt::{self, Format, Receipt, ReceiptError},
     tlog::BASE64,
 };
 
@@ -59,6 +59,7 @@ struct ReceiptVerified {
     actor: String,
     effective_at: String,
     recorded_at: String,
+    issued_at: String,
     changes: Vec<ChangeShape>,
     controller: Option<String>,
     touchpoint: String,
@@ -88,7 +89,7 @@ pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exi
     let text = read_text(&args.receipt)?;
     let receipt = receipt::verify(text.trim(), &trust.key, &trust.policy)?;
     if args.subject.as_ref().is_some_and(|wanted| *wanted != receipt.statement.subject) {
-        return Err(CliError::failed("the receipt is about another data subject"));
+        return Err(ReceiptError::Subject.into());
     }
     print(&shape(&receipt, &trust), context)?;
     Ok(Exit::Success)
@@ -110,6 +111,7 @@ fn shape(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
         actor: proto::Actor::from(receipt.actor()).word(),
         effective_at: rfc3339_ms(receipt.effective_at().0),
         recorded_at: rfc3339_ms(receipt.entry.recorded_at.0),
+        issued_at: rfc3339_ms(receipt.statement.issued_at.0),
         changes: receipt.changes().iter().map(change_shape).collect(),
         controller: receipt.statement.controller.name.clone(),
         touchpoint: evidence.touchpoint,
@@ -163,14 +165,17 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
         out.line(format!("evidence    {}", shown.join(", ")))?;
     }
     if let Some(name) = &verified.controller {
-        out.line(format!("controller  {name}"))?;
+        out.line(format!("controller  {name}, as of {}", verified.issued_at))?;
     }
     out.line(format!("ledger      {}", verified.ledger))?;
     out.line(format!("checkpoint  {} entries, root {}", verified.tree_size, verified.root_hash))?;
     for cosigned in &verified.cosigned {
-        out.line(format!("cosigned    {} at {}", cosigned.witness, cosigned.at))?;
+        out.line(format!("cosigned    by {} at {}", cosigned.witness, cosigned.at))?;
     }
-    out.line(format!("receipt     {}", verified.receipt_id))
+    if verified.cosigned.is_empty() {
+        out.line("cosigned    by no witness that was named")?;
+    }
+    out.line(format!("receipt     {} of {}", verified.receipt_id, verified.issued_at))
 }
 
 fn change_text(change: &ChangeShape) -> String {
@@ -229,7 +234,8 @@ mod tests {
             "\ngrant       marketing.newsletter:email version 2 until 2026-10-27T06:13:20.250Z\n",
             "\nrefuse      marketing.newsletter:sms\n",
             "\nevidence    privacy-notice@2026-05, de-DE, onboarding, checkbox\n",
-            "\ncontroller  Example AG\n",
+            "\ncontroller  Example AG, as of 2026-10-26T06:14:20.250Z\n",
+            "\ncosigned    by no witness that was named\n",
             "\ncheckpoint  11 entries, root ",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
@@ -258,5 +264,6 @@ mod tests {
         assert_eq!(reason(&refused("a.b.c", 7, None)), "MALFORMED");
         let other = refused(GOLDEN, 7, Some("user:43"));
         assert!(other.to_string().contains("another data subject"), "{other}");
+        assert_eq!(reason(&other), "WRONG_SUBJECT");
     }
 }

@@ -186,6 +186,9 @@ pub enum ReceiptError {
         /// How long it is.
         bytes: usize,
     },
+    /// About somebody else than was expected.
+    #[error("the receipt is about another data subject")]
+    Subject,
     /// A field says something else than the entry.
     #[error("the receipt's field {field} does not agree with its entry")]
     Disagrees {
@@ -211,6 +214,7 @@ impl ReceiptError {
             Self::Evidence => "BAD_EVIDENCE",
             Self::Proof(_) => "BAD_PROOF",
             Self::Witnesses(_) => "TOO_FEW_WITNESSES",
+            Self::Subject => "WRONG_SUBJECT",
             Self::TooLong { .. } => "TOO_LONG",
             Self::Disagrees { .. } => "DISAGREES",
         }

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
 use clap::Args;
 use indicatif::HumanBytes;
 
@@ -24,13 +25,14 @@ use super::{
     words::hex,
 };
 use crate::{
-    domain::{Body, Entry},
+    domain::{Body, Entry, LedgerOpened},
     grpc::decisions::message,
     ledger::chain::Tip,
     proto::{
         GetCheckpointRequest, GetCheckpointResponse, audit_service_client::AuditServiceClient,
     },
     tlog::{
+        BASE64,
         checkpoint::SignedCheckpoint,
         merkle::{Range, leaf_hash},
     },
@@ -168,6 +170,8 @@ impl Plan {
 struct Audit {
     plan: Plan,
     node: GetCheckpointResponse,
+    /// Name of the ledger, as its first entry says.
+    origin: Option<String>,
     tip: Tip,
     tree: Option<Range>,
     replay: Replay,
@@ -183,6 +187,7 @@ impl Audit {
             tree: plan.checkpoint.as_ref().map(|_| Range::empty(0)),
             plan,
             node,
+            origin: None,
             tip: Tip::genesis(),
             replay: Replay::default(),
             comparison: Comparison::new(shown_max),
@@ -226,14 +231,27 @@ impl Audit {
         if let Some(tree) = &mut self.tree {
             tree.push(leaf_hash(bytes));
         }
-        match &entry.body {
-            Body::Opened(opened) if opened.ledger_id.as_slice() != self.node.ledger_id => {
-                let (own, other) = (hex(&opened.ledger_id), hex(&self.node.ledger_id));
-                Err(CliError::failed(format!(
-                    "the entries are of the ledger {own}, the server answers for {other}"
-                )))
-            }
-            _ => Ok(entry),
+        if let Body::Opened(opened) = &entry.body {
+            self.check_ledger(opened)?;
+            self.origin = Some(opened.origin.clone());
+        }
+        Ok(entry)
+    }
+
+    /// The ledger must be the one that the server answers for, and the one that was signed.
+    fn check_ledger(&self, opened: &LedgerOpened) -> Result<(), CliError> {
+        if opened.ledger_id.as_slice() != self.node.ledger_id {
+            let (own, other) = (hex(&opened.ledger_id), hex(&self.node.ledger_id));
+            return Err(CliError::failed(format!(
+                "the entries are of the ledger {own}, the server answers for {other}"
+            )));
+        }
+        match self.plan.checkpoint.as_ref().map(|signed| &signed.checkpoint.origin) {
+            Some(signed) if *signed != opened.origin => Err(CliError::failed(format!(
+                "the checkpoint is of the ledger `{signed}`, the entries are of `{}`",
+                opened.origin
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -296,12 +314,12 @@ impl Audit {
         match tree.root().filter(|root| *root == wanted) {
             Some(root) => {
                 let size = signed.checkpoint.size;
-                Ok(Some(Checkpoint { size, root_hash: hex(&root) }))
+                Ok(Some(Checkpoint { size, root_hash: BASE64.encode(root) }))
             }
             None => Err(CliError::failed(format!(
                 "the first {} entries do not have the root that was signed, {}",
                 tree.end(),
-                hex(&wanted)
+                BASE64.encode(wanted)
             ))
             .with_hint("these are not the entries that the checkpoint is of")),
         }
@@ -310,7 +328,7 @@ impl Audit {
     fn report(self, checkpoint: Option<Checkpoint>) -> Report {
         Report {
             agrees: self.comparison.differ == 0 && self.statements_untrue == 0,
-            ledger: self.node.origin,
+            ledger: self.origin.unwrap_or(self.node.origin),
             start: self.plan.start,
             end: self.plan.end,
             entries: self.plan.end - self.plan.start,

@@ -14,7 +14,7 @@ use crate::{
 pub struct Report {
     /// Whether nothing differs, and nothing is untrue.
     pub agrees: bool,
-    /// Name of the ledger.
+    /// Name of the ledger, as its first entry says; as the server says if none was read.
     pub ledger: String,
     /// First index whose decisions were compared.
     pub start: u64,
@@ -47,7 +47,7 @@ pub struct Report {
 pub struct Checkpoint {
     /// Number of entries.
     pub size: u64,
-    /// Root over them, in hex.
+    /// Root over them, in base64 as in checkpoints.
     pub root_hash: String,
 }
 
