@@ -238,6 +238,11 @@ fn which_log(count: usize) -> CliError {
 }
 
 fn witness(text: &str) -> Result<Witness, CliError> {
+    // As `serve` takes it, an address may follow: the environment names witnesses for both.
+    let text = match text.split_once(' ') {
+        Some((key, _)) if !text.starts_with('@') => key,
+        _ => text,
+    };
     let key = verifier_key("--witness", text)?;
     Ok(Witness { name: key.name().to_owned(), key, url: None })
 }
@@ -282,6 +287,13 @@ pub(super) mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file
+    }
+
+    #[test]
+    fn a_witness_may_be_written_as_for_a_server() {
+        let flag = format!("{} http://127.0.0.1:7080", witness_key(2).verifier());
+        let own = TrustArgs { witness: vec![flag], ..args() }.required().unwrap();
+        assert_eq!(own.policy.witnesses()[0].key, *witness_key(2).verifier());
     }
 
     #[test]
