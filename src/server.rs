@@ -48,6 +48,7 @@ use crate::{
     telemetry::{self, Metrics, Phase, TelemetryError},
     tiles,
     web::WebError,
+    web::causes,
     witness::client::{Asking, Witnesses},
 };
 
@@ -118,13 +119,6 @@ pub enum ServeError {
     #[error("a task of the server ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
-
-/// An error with what caused it: the transport's own word is only "transport error".
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// Serves until SIGTERM or SIGINT, then finishes what is in flight. A second signal ends the
 /// process at once.
 ///

@@ -121,7 +121,7 @@ async fn answer(
 }
 
 /// An error with what caused it: the outermost word alone is often only "error sending request".
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

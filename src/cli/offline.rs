@@ -29,10 +29,8 @@ use crate::{
         proof::TlogProof,
         tile,
     },
+    tree::BOOK_FILE,
 };
-
-/// Name of the file in which a server keeps its own checkpoints.
-pub const CHECKPOINT_FILE: &str = "checkpoint.json";
 
 /// Takes an entry, as index and exact bytes.
 type TakeEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CliError> + 'a;
@@ -186,7 +184,7 @@ fn before(good: &Good, damage: Damage) -> Verified {
 /// # Errors
 /// There is none.
 pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
-    let path = dir.join(CHECKPOINT_FILE);
+    let path = dir.join(BOOK_FILE);
     let none = || {
         CliError::usage(format!("{}: there is no checkpoint in it", dir.display()))
             .with_hint("give one with --checkpoint")

@@ -1,11 +1,12 @@
 //! The words of the protocol as people type and read them: `allow`, `no_record`, times in RFC
 //! 3339, bytes in hex, scopes as `PURPOSE:CHANNEL`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serializer, de};
 
+pub use crate::tlog::hex;
 use crate::{
     domain::Key,
     proto::{
@@ -160,15 +161,6 @@ pub fn span(ms: i64) -> String {
         0 => format!("{}d", ms / DAY_MS),
         _ => humantime::format_duration(Duration::from_millis(ms)).to_string(),
     }
-}
-
-/// Bytes in lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Takes hex.

@@ -147,14 +147,6 @@ impl Node {
         Ok(self.core.checkpoints.files.root(size)?)
     }
 
-    /// The audit path of an entry in the tree over the first `size` entries. Blocking.
-    ///
-    /// # Errors
-    /// [`ReadError::BeyondCheckpoint`] beyond the latest signed checkpoint.
-    pub fn prove_inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
-        Ok(self.inclusion(index, size, None)?.path)
-    }
-
     /// An entry with its proof, in the tree over the first `size` entries. `checkpoint` is of that
     /// size; without one, the released checkpoint is taken if it is. Blocking.
     ///

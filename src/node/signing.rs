@@ -401,13 +401,9 @@ impl Signing {
     }
 
     fn grow_from_ledger(&mut self, end: u64) -> Result<(), String> {
-        while self.writer.size() < end {
-            let entries = self.core.backend.read(self.writer.size(), end, READ_BYTES);
-            for bytes in entries.map_err(|error| error.to_string())? {
-                self.writer.push(leaf_hash(&bytes));
-            }
-        }
-        Ok(())
+        let (core, writer) = (&self.core, &mut self.writer);
+        let read = core.leaves(writer.size(), end, &mut |leaf| writer.push(leaf));
+        read.map_err(|error| error.to_string())
     }
 
     /// Signs the tree as it is, unless that is signed already.
@@ -460,12 +456,9 @@ impl Signing {
     /// The root over the tree's files, if it is the one over the entries as they are read back, and
     /// the one over the entries as they were written.
     fn compare_roots(&mut self, size: u64) -> Result<Hash, String> {
-        while self.second.end() < size {
-            let entries = self.core.backend.read(self.second.end(), size, READ_BYTES);
-            for bytes in entries.map_err(|error| self.unreadable(&error))? {
-                self.second.push(leaf_hash(&bytes));
-            }
-        }
+        let (core, second) = (&self.core, &mut self.second);
+        let read = core.leaves(second.end(), size, &mut |leaf| second.push(leaf));
+        read.map_err(|error| self.unreadable(&error))?;
         let root = self.core.checkpoints.files.root(size).map_err(|error| error.to_string())?;
         if self.second.root() != Some(self.writer.root()) {
             let reason = format!(
@@ -527,6 +520,21 @@ impl Signing {
         core.metrics.checkpoints_unwitnessed.inc();
         let next = Book { released: book.signed.clone(), ..book.clone() };
         checkpoints.turn(&core, &mut book, next)
+    }
+}
+
+impl Core {
+    /// Gives the leaf of every entry from `start` on, before `end`, from the entries as they are read
+    /// back from the ledger.
+    fn leaves(&self, start: u64, end: u64, each: &mut dyn FnMut(Hash)) -> Result<(), BackendError> {
+        let mut next = start;
+        while next < end {
+            for bytes in self.backend.read(next, end, READ_BYTES)? {
+                each(leaf_hash(&bytes));
+                next += 1;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -13,9 +13,12 @@ use serde::Serialize;
 use super::{
     Controller,
     consent_receipt::{collection_method, title},
-    extension::{Change, EVERY, Extension, Facts, hex},
+    extension::{Change, EVERY, Extension, Facts},
 };
-use crate::domain::{Actor, ChangeRecord, LegalBasis, Outcome, StopKind};
+use crate::{
+    domain::{Actor, ChangeRecord, LegalBasis, Outcome, StopKind},
+    tlog::hex,
+};
 
 /// A typed literal, or a node that is only named.
 #[derive(Serialize)]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -16,7 +16,7 @@ use crate::{
     },
     ledger::entry,
     seal::{self, SecretKey},
-    tlog::proof::TlogProof,
+    tlog::{BASE64, hex, proof::TlogProof},
 };
 
 /// Version of the whole payload. What a version writes never changes: an old receipt is verified by
@@ -441,10 +441,6 @@ pub fn receipt_id(ledger_id: &[u8; 16], index: u64) -> String {
 pub(super) fn time(at: Millis) -> String {
     jiff::Timestamp::from_millisecond(at.0)
         .map_or_else(|_| format!("{} ms", at.0), |moment| format!("{moment:.3}"))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Vec<u8> {

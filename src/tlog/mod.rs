@@ -35,3 +35,14 @@ pub(crate) fn hash(text: &str) -> Option<merkle::Hash> {
     use base64::Engine as _;
     BASE64.decode(text).ok()?.try_into().ok()
 }
+
+/// Bytes as people read hashes: lowercase hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}"); // Writing to a `String` can not fail.
+    }
+    text
+}

@@ -405,11 +405,10 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn entries_that_read_back_otherwise_are_never_signed() {
-    let dir = tempfile::tempdir().unwrap();
-    closed(dir.path()).await;
-    let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
+/// A node whose last act is not signed before it closes, and the checkpoint before that act.
+async fn with_an_act_that_waits(dir: &Path) -> (Arc<Node>, Arc<Metrics>, Arc<Signed>) {
+    closed(dir).await;
+    let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir) };
     let (node, metrics) = open_with(&slow);
     let node = node.unwrap();
     // The first checkpoint of this run is signed at once; what comes after waits.
@@ -417,6 +416,13 @@ async fn entries_that_read_back_otherwise_are_never_signed() {
     node.released_at_least(node.revision()).await.unwrap();
     node.record(grant("user:21")).await.unwrap();
     let before = node.released().unwrap();
+    (node, metrics, before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_read_back_otherwise_are_never_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, metrics, before) = with_an_act_that_waits(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
     let length = fs::metadata(&segment).unwrap().len();
     let file = fs::File::options().write(true).open(&segment).unwrap();
@@ -430,14 +436,7 @@ async fn entries_that_read_back_otherwise_are_never_signed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sound_entries_that_are_not_those_that_were_written_are_never_signed() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    closed(dir.path()).await;
-    let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
-    let (node, metrics) = open_with(&slow);
-    let node = node.unwrap();
-    node.record(grant("user:20")).await.unwrap();
-    node.released_at_least(node.revision()).await.unwrap();
-    node.record(grant("user:21")).await.unwrap();
-    let before = node.released().unwrap();
+    let (node, metrics, before) = with_an_act_that_waits(dir.path()).await;
     rewrite(dir.path(), other.path(), node.revision() - 1);
     node.close();
     assert_eq!(node.released().unwrap(), before);

@@ -1,3 +1,5 @@
+//! The comparison: every lie is seen, and nothing else.
+
 use clap::Parser as _;
 use proptest::{collection::vec, prelude::*, sample::Index};
 

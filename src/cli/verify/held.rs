@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::{
     cli::{
         error::CliError,
-        offline::{CHECKPOINT_FILE, CheckpointFile},
+        offline::CheckpointFile,
         trust::{Cosigned, Trust, read_text},
     },
     ledger::verify::Good,
     tlog::{BASE64, checkpoint::SignedCheckpoint},
+    tree::BOOK_FILE,
 };
 
 /// Where a checkpoint comes from.
@@ -92,7 +93,7 @@ impl Held {
     /// # Errors
     /// The file can not be read.
     pub fn own(data_dir: &Path, trust: Option<&Trust>) -> Result<Vec<Self>, CliError> {
-        let path = data_dir.join(CHECKPOINT_FILE);
+        let path = data_dir.join(BOOK_FILE);
         if !path.try_exists().map_err(|error| CliError::file(&path, error))? {
             return Ok(Vec::new());
         }
@@ -126,7 +127,7 @@ impl Held {
             (Ok(own), Some(trust)) => trust.cosigned(own),
             _ => Vec::new(),
         };
-        let name = CHECKPOINT_FILE.to_owned();
+        let name = BOOK_FILE.to_owned();
         Self { source: Source::Own, name, checkpoint, signed, released, cosigned }
     }
 

@@ -1,3 +1,5 @@
+//! The ledger's side against witnesses in process, good and bad.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;

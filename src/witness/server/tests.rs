@@ -1,3 +1,5 @@
+//! What a witness answers, request by request.
+
 use axum::http::Request;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;

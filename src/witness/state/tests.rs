@@ -1,3 +1,5 @@
+//! What a witness remembers, over faults and power cuts.
+
 use parking_lot::Condvar;
 use tokio::sync::watch;
 
