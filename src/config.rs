@@ -153,6 +153,9 @@ fn default_node() -> NodeConfig {
         checkpoint_interval: Duration::from_secs(1),
         checkpoint_wait: Duration::from_secs(8),
         controller: Controller::default(),
+        subscriptions_max: 1_000,
+        receipt_interval: Duration::from_secs(1),
+        receipt_acks_max: 10_000,
     }
 }
 

@@ -17,7 +17,7 @@ pub use invalid::{Invalid, PAGE_SIZE_MAX, Problem};
 
 use crate::{
     domain::Key,
-    node::{ReadError, WriteError},
+    node::{ConsumeError, ReadError, WriteError},
     watch::WatchError,
 };
 
@@ -44,6 +44,9 @@ pub enum Fault {
     /// A watcher hears nothing more.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// A consumer hears nothing more, or was not let in.
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
     /// An act is recorded, and was to be answered only once it can be proven.
     #[error(
         "the act is recorded as entry {index}, but no checkpoint that covers it was released in time"
@@ -144,6 +147,24 @@ pub enum Kind {
     ActUnknown,
     /// The entry is no act of consent.
     NotAnAct,
+    /// There is no subscription of this name.
+    SubscriptionNotFound,
+    /// There is another subscription of this name.
+    SubscriptionExists,
+    /// There are as many subscriptions as there may be.
+    TooManySubscriptions,
+    /// A newer consumer has taken over.
+    SubscriptionTakenOver,
+    /// The subscription was deleted.
+    SubscriptionDeleted,
+    /// The subscription is delivered by HTTP.
+    SubscriptionIsWebhook,
+    /// The subscription is not delivered by HTTP.
+    SubscriptionNotWebhook,
+    /// What was acknowledged was not delivered.
+    AckNotDelivered,
+    /// The server sends nothing to this address.
+    WebhookRefused,
 }
 
 impl Kind {
@@ -197,6 +218,19 @@ impl Kind {
             Self::CheckpointNotReached => ("CHECKPOINT_NOT_REACHED", Code::Unavailable, away),
             Self::ActUnknown => ("ACT_UNKNOWN", Code::NotFound, None),
             Self::NotAnAct => ("NOT_AN_ACT", Code::FailedPrecondition, None),
+            Self::SubscriptionNotFound => ("SUBSCRIPTION_NOT_FOUND", Code::NotFound, None),
+            Self::SubscriptionExists => ("SUBSCRIPTION_EXISTS", Code::AlreadyExists, None),
+            Self::TooManySubscriptions => ("TOO_MANY_SUBSCRIPTIONS", Code::ResourceExhausted, None),
+            Self::SubscriptionTakenOver => ("SUBSCRIPTION_TAKEN_OVER", Code::Aborted, None),
+            Self::SubscriptionDeleted => ("SUBSCRIPTION_DELETED", Code::Aborted, None),
+            Self::SubscriptionIsWebhook => {
+                ("SUBSCRIPTION_IS_WEBHOOK", Code::FailedPrecondition, None)
+            }
+            Self::SubscriptionNotWebhook => {
+                ("SUBSCRIPTION_NOT_WEBHOOK", Code::FailedPrecondition, None)
+            }
+            Self::AckNotDelivered => ("ACK_NOT_DELIVERED", Code::InvalidArgument, None),
+            Self::WebhookRefused => ("WEBHOOK_REFUSED", Code::FailedPrecondition, None),
         }
     }
 }
@@ -218,6 +252,10 @@ impl Fault {
             Self::Read(ReadError::CheckpointNotReached { .. }) => Kind::CheckpointNotReached,
             Self::Read(ReadError::ActUnknown) => Kind::ActUnknown,
             Self::Read(ReadError::NotAnAct { .. }) => Kind::NotAnAct,
+            Self::Read(ReadError::SubscriptionNotFound { .. }) => Kind::SubscriptionNotFound,
+            Self::Read(ReadError::NotWebhook { .. }) => Kind::SubscriptionNotWebhook,
+            Self::Read(ReadError::SnapshotToken) => Kind::InvalidField,
+            Self::Consume(error) => consume_kind(error),
             Self::Read(ReadError::ReceiptTooLong { .. }) => Kind::LimitExceeded,
             Self::Read(ReadError::StateUnreadable(_)) | Self::Watch(WatchError::Unreadable(_)) => {
                 Kind::StateUnreadable
@@ -242,6 +280,19 @@ impl Fault {
             Self::Read(ReadError::AsOfInFuture) => "as_of".to_owned(),
             Self::Read(ReadError::ActUnknown) => "idempotency_key".to_owned(),
             Self::Read(ReadError::NotAnAct { .. }) => "index".to_owned(),
+            Self::Read(ReadError::SubscriptionNotFound { .. } | ReadError::NotWebhook { .. }) => {
+                "subscription".to_owned()
+            }
+            Self::Read(ReadError::SnapshotToken) => "snapshot_token".to_owned(),
+            Self::Consume(error) => match error {
+                ConsumeError::NotFound { .. } | ConsumeError::IsWebhook { .. } => {
+                    "start.subscription".to_owned()
+                }
+                ConsumeError::NoSuchShard { .. } => "start.shard".to_owned(),
+                ConsumeError::SnapshotToken => "start.snapshot_token".to_owned(),
+                ConsumeError::AckNotDelivered { .. } => "ack".to_owned(),
+                _ => String::new(),
+            },
             Self::Write(error) => match error {
                 WriteError::EffectiveAtInFuture { .. } => "effective_at".to_owned(),
                 WriteError::UnknownPurpose { change, .. }
@@ -272,6 +323,10 @@ impl Fault {
                 WriteError::LinkToSelf
                 | WriteError::NotLinked
                 | WriteError::TooManyLinked { .. } => "other_subject".to_owned(),
+                WriteError::SubscriptionExists { .. } => "subscription.name".to_owned(),
+                WriteError::SubscriptionNotFound { .. } => "name".to_owned(),
+                WriteError::WebhookRefused { .. } => "subscription.webhook.url".to_owned(),
+                WriteError::StartBeyondHead { .. } => "start_index".to_owned(),
                 _ => String::new(),
             },
             _ => String::new(),
@@ -307,33 +362,37 @@ impl Fault {
                     add("limit", &limit);
                 }
             }
-            Self::Write(error) => {
-                match error {
-                    WriteError::EffectiveAtInFuture { ahead_ms } => {
-                        add("ahead_ms", ahead_ms);
-                        add("limit_ms", &crate::node::CLOCK_SKEW_MS_MAX);
-                    }
-                    WriteError::UnknownPurpose { key, .. }
-                    | WriteError::NoPurpose { key }
-                    | WriteError::PurposeRetired { key, .. } => add("purpose", key),
-                    WriteError::UnknownChannel { key, .. }
-                    | WriteError::NoChannel { key }
-                    | WriteError::ChannelRetired { key, .. } => add("channel", key),
-                    WriteError::UnknownPurposeVersion { key, current, .. } => {
-                        add("purpose", key);
-                        add("current_version", current);
-                    }
-                    WriteError::EntryTooLarge { bytes, limit } => {
-                        add("bytes", bytes);
-                        add("limit", limit);
-                    }
-                    WriteError::IdempotencyKeyReused { index }
-                    | WriteError::TokenUsed { index } => add("index", index),
-                    WriteError::TooManyAppends { limit }
-                    | WriteError::TooManyLinked { limit, .. } => add("limit", limit),
-                    _ => {}
+            Self::Write(error) => match error {
+                WriteError::EffectiveAtInFuture { ahead_ms } => {
+                    add("ahead_ms", ahead_ms);
+                    add("limit_ms", &crate::node::CLOCK_SKEW_MS_MAX);
                 }
-            }
+                WriteError::UnknownPurpose { key, .. }
+                | WriteError::NoPurpose { key }
+                | WriteError::PurposeRetired { key, .. } => add("purpose", key),
+                WriteError::UnknownChannel { key, .. }
+                | WriteError::NoChannel { key }
+                | WriteError::ChannelRetired { key, .. } => add("channel", key),
+                WriteError::UnknownPurposeVersion { key, current, .. } => {
+                    add("purpose", key);
+                    add("current_version", current);
+                }
+                WriteError::EntryTooLarge { bytes, limit } => {
+                    add("bytes", bytes);
+                    add("limit", limit);
+                }
+                WriteError::IdempotencyKeyReused { index } | WriteError::TokenUsed { index } => {
+                    add("index", index)
+                }
+                WriteError::TooManyAppends { limit }
+                | WriteError::TooManySubscriptions { limit }
+                | WriteError::TooManyLinked { limit, .. } => add("limit", limit),
+                WriteError::StartBeyondHead { index, head } => {
+                    add("index", index);
+                    add("head", head);
+                }
+                _ => {}
+            },
             Self::Read(
                 ReadError::RevisionNotReached { wanted, reached }
                 | ReadError::CheckpointNotReached { wanted, reached },
@@ -354,7 +413,15 @@ impl Fault {
                 add("head", size);
             }
             Self::NotProven { index } => add("index", index),
-            Self::Watch(WatchError::Closing { next_index }) => add("next_index", next_index),
+            Self::Watch(WatchError::Closing { next_index })
+            | Self::Consume(ConsumeError::Watch(WatchError::Closing { next_index })) => {
+                add("next_index", next_index);
+            }
+            Self::Consume(ConsumeError::AckNotDelivered { index, delivered }) => {
+                add("index", index);
+                add("delivered", delivered);
+            }
+            Self::Consume(ConsumeError::NoSuchShard { shards, .. }) => add("shards", shards),
             Self::NoSuchPurpose(key) => add("purpose", key),
             Self::TooManyRequests { limit } | Self::TooManyStreams { limit } => add("limit", limit),
             Self::DeadlineExceeded { limit_ms } => add("limit_ms", limit_ms),
@@ -385,6 +452,11 @@ fn write_kind(error: &WriteError) -> Kind {
         WriteError::TokenExpired => Kind::ConfirmationTokenExpired,
         WriteError::TokenUsed { .. } => Kind::ConfirmationTokenUsed,
         WriteError::NotLinked => Kind::SubjectsNotLinked,
+        WriteError::SubscriptionExists { .. } => Kind::SubscriptionExists,
+        WriteError::SubscriptionNotFound { .. } => Kind::SubscriptionNotFound,
+        WriteError::TooManySubscriptions { .. } => Kind::TooManySubscriptions,
+        WriteError::StartBeyondHead { .. } => Kind::IndexOutOfRange,
+        WriteError::WebhookRefused { .. } => Kind::WebhookRefused,
         WriteError::TooManyLinked { .. } => Kind::LimitExceeded,
         WriteError::EntryTooLarge { .. } => Kind::EntryTooLarge,
         WriteError::IdempotencyKeyReused { .. } => Kind::IdempotencyKeyReused,
@@ -392,6 +464,19 @@ fn write_kind(error: &WriteError) -> Kind {
         WriteError::WritesStopped(_) => Kind::WritesStopped,
         WriteError::ShuttingDown => Kind::ShuttingDown,
         WriteError::StateUnreadable(_) => Kind::StateUnreadable,
+    }
+}
+
+fn consume_kind(error: &ConsumeError) -> Kind {
+    match error {
+        ConsumeError::NotFound { .. } => Kind::SubscriptionNotFound,
+        ConsumeError::NoSuchShard { .. } | ConsumeError::SnapshotToken => Kind::InvalidField,
+        ConsumeError::IsWebhook { .. } => Kind::SubscriptionIsWebhook,
+        ConsumeError::TakenOver { .. } => Kind::SubscriptionTakenOver,
+        ConsumeError::Deleted => Kind::SubscriptionDeleted,
+        ConsumeError::AckNotDelivered { .. } => Kind::AckNotDelivered,
+        ConsumeError::Watch(WatchError::Closing { .. }) => Kind::ShuttingDown,
+        ConsumeError::Watch(WatchError::Unreadable(_)) => Kind::StateUnreadable,
     }
 }
 
@@ -440,6 +525,12 @@ impl From<ReadError> for Status {
 
 impl From<WatchError> for Status {
     fn from(error: WatchError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<ConsumeError> for Status {
+    fn from(error: ConsumeError) -> Self {
         Fault::from(error).into()
     }
 }
@@ -642,6 +733,75 @@ mod tests {
                 Kind::InvalidField,
                 "changes[1].data_categories[2]",
             ),
+            (
+                WriteError::SubscriptionExists { name: news.clone() }.into(),
+                Kind::SubscriptionExists,
+                "subscription.name",
+            ),
+            (
+                WriteError::SubscriptionNotFound { name: news.clone() }.into(),
+                Kind::SubscriptionNotFound,
+                "name",
+            ),
+            (WriteError::TooManySubscriptions { limit: 2 }.into(), Kind::TooManySubscriptions, ""),
+            (
+                WriteError::StartBeyondHead { index: 9, head: 3 }.into(),
+                Kind::IndexOutOfRange,
+                "start_index",
+            ),
+            (
+                WriteError::WebhookRefused { problem: "no".to_owned() }.into(),
+                Kind::WebhookRefused,
+                "subscription.webhook.url",
+            ),
+            (
+                ReadError::SubscriptionNotFound { name: "crm".to_owned() }.into(),
+                Kind::SubscriptionNotFound,
+                "subscription",
+            ),
+            (
+                ReadError::NotWebhook { name: news.clone() }.into(),
+                Kind::SubscriptionNotWebhook,
+                "subscription",
+            ),
+            (ReadError::SnapshotToken.into(), Kind::InvalidField, "snapshot_token"),
+            (
+                ConsumeError::NotFound { name: news.clone() }.into(),
+                Kind::SubscriptionNotFound,
+                "start.subscription",
+            ),
+            (
+                ConsumeError::NoSuchShard { name: news.clone(), shard: 2, shards: 2 }.into(),
+                Kind::InvalidField,
+                "start.shard",
+            ),
+            (
+                ConsumeError::IsWebhook { name: news.clone() }.into(),
+                Kind::SubscriptionIsWebhook,
+                "start.subscription",
+            ),
+            (
+                ConsumeError::TakenOver { consumer: "b".to_owned() }.into(),
+                Kind::SubscriptionTakenOver,
+                "",
+            ),
+            (ConsumeError::Deleted.into(), Kind::SubscriptionDeleted, ""),
+            (
+                ConsumeError::AckNotDelivered { index: 9, delivered: 3 }.into(),
+                Kind::AckNotDelivered,
+                "ack",
+            ),
+            (ConsumeError::SnapshotToken.into(), Kind::InvalidField, "start.snapshot_token"),
+            (
+                ConsumeError::from(WatchError::Closing { next_index: 5 }).into(),
+                Kind::ShuttingDown,
+                "",
+            ),
+            (
+                ConsumeError::from(WatchError::Unreadable("/data".to_owned())).into(),
+                Kind::StateUnreadable,
+                "",
+            ),
             (Fault::NoSuchPurpose(news), Kind::UnknownPurpose, "key"),
             (Fault::TooManyRequests { limit: 2 }, Kind::TooManyRequests, ""),
             (Fault::TooManyStreams { limit: 2 }, Kind::TooManyStreams, ""),
@@ -696,7 +856,9 @@ mod tests {
             let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
             assert_eq!(retry, kind.retry_after());
             let busy_or_away = matches!(status.code(), Code::ResourceExhausted | Code::Unavailable);
-            assert_eq!(retry.is_some(), busy_or_away && kind != Kind::WritesStopped, "{kind:?}");
+            // Somebody has to act first.
+            let by_itself = !matches!(kind, Kind::WritesStopped | Kind::TooManySubscriptions);
+            assert_eq!(retry.is_some(), busy_or_away && by_itself, "{kind:?}");
         }
     }
 

@@ -304,6 +304,7 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
             B::UseRecorded(_) => "use",
             B::PurposePut(_) | B::ChannelPut(_) => "catalog",
             B::LedgerOpened(_) => "opened",
+            _ => "subscriptions",
         };
         *kinds.entry(kind).or_default() += 1;
     }

@@ -606,6 +606,11 @@ fn the_entries_that_were_kept_are_read_followed_and_written_the_same() {
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",
             Body::Link(_) => "subjects_unlinked",
             Body::Use(_) => "use_recorded",
+            Body::Subscribed(_) => "subscription_created",
+            Body::Unsubscribed(_) => "subscription_deleted",
+            Body::Delivered(_) => "delivery_receipt",
+            Body::Failed(_) => "delivery_failed",
+            Body::Overdue(_) => "delivery_overdue",
         };
         assert_eq!(fits, name);
     }

@@ -741,6 +741,7 @@ async fn a_filter_passes_what_concerns_it() {
                 start_index: Some(0),
                 filter: Some(filter.clone()),
                 progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+                ..Default::default()
             })
             .await;
         let mut heard = Vec::new();

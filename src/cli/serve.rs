@@ -216,6 +216,20 @@ pub struct ServeArgs {
         default_value = "8s"
     )]
     pub checkpoint_wait: Duration,
+    /// Greatest number of durable subscriptions.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub subscriptions_max: usize,
+    /// How long acknowledgements of subscribers gather before a receipt of them is recorded.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "1s"
+    )]
+    pub receipt_interval: Duration,
+    /// How many acknowledged events gather before a receipt of them is recorded at once.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub receipt_acks_max: usize,
     /// Who answers for the processing, as receipts name them.
     #[command(flatten)]
     pub controller: ControllerArgs,
@@ -336,6 +350,9 @@ impl ServeArgs {
                 checkpoint_interval: self.checkpoint_interval,
                 checkpoint_wait: self.checkpoint_wait,
                 controller: self.controller.into(),
+                subscriptions_max: self.subscriptions_max,
+                receipt_interval: self.receipt_interval,
+                receipt_acks_max: self.receipt_acks_max,
             },
         };
         config.check()?;

@@ -27,8 +27,15 @@
 //! | `replay` | [`Replayed`] |
 //! | `import` | [`Imported`] |
 
+mod delivery;
+mod events;
+
 use std::collections::BTreeMap;
 
+pub use delivery::{EntryDelivered, EntryFailed, EntryFilter, EntryRange};
+pub use events::{
+    CatalogTold, Event, LinkTold, OverdueTold, Progress, SnapshotEnd, SnapshotSubject, Watched,
+};
 use serde::Serialize;
 
 use super::words::{hex, rfc3339, rfc3339_ms, word};
@@ -379,99 +386,6 @@ impl From<&proto::GetDecisionKeyResponse> for DecisionKey {
             jwk: answer.jwk.clone(),
             issuer: answer.issuer.clone(),
         }
-    }
-}
-
-/// A line of `watch`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Watched {
-    /// An act with the changes that pass the filter.
-    Consent(Event),
-    /// How far the stream has come.
-    Progress(Progress),
-    /// Two data subjects were linked or unlinked.
-    Link(LinkTold),
-}
-
-/// Two data subjects that were linked or unlinked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LinkTold {
-    /// Index of the entry.
-    pub index: u64,
-    /// Data subject.
-    pub subject: String,
-    /// The other one.
-    pub other_subject: String,
-    /// `verified` or `asserted`; null if they were unlinked.
-    pub confidence: Option<String>,
-    /// When the ledger recorded it.
-    pub recorded_at: Option<String>,
-    /// Who else is linked to one of the two.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub linked_subjects: Vec<String>,
-}
-
-impl From<&proto::LinkEvent> for LinkTold {
-    fn from(link: &proto::LinkEvent) -> Self {
-        let is_linked = link.confidence() != proto::LinkConfidence::Unspecified;
-        Self {
-            index: link.index,
-            subject: link.subject.clone(),
-            other_subject: link.other_subject.clone(),
-            confidence: is_linked.then(|| word::<proto::LinkConfidence>(link.confidence)),
-            recorded_at: link.recorded_at.as_ref().map(rfc3339),
-            linked_subjects: link.linked_subjects.clone(),
-        }
-    }
-}
-
-/// An act as watchers hear it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Event {
-    /// Index of the entry.
-    pub index: u64,
-    /// Data subject.
-    pub subject: String,
-    /// Who acted.
-    pub actor: String,
-    /// When the ledger recorded it.
-    pub recorded_at: Option<String>,
-    /// When it took effect.
-    pub effective_at: Option<String>,
-    /// The changes that pass the filter.
-    pub changes: Vec<Change>,
-    /// Who is linked to the data subject.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub linked_subjects: Vec<String>,
-}
-
-impl From<&proto::ConsentEvent> for Event {
-    fn from(event: &proto::ConsentEvent) -> Self {
-        Self {
-            index: event.index,
-            subject: event.subject.clone(),
-            actor: word::<proto::Actor>(event.actor),
-            recorded_at: event.recorded_at.as_ref().map(rfc3339),
-            effective_at: event.effective_at.as_ref().map(rfc3339),
-            changes: event.changes.iter().map(Into::into).collect(),
-            linked_subjects: event.linked_subjects.clone(),
-        }
-    }
-}
-
-/// How far a stream has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Progress {
-    /// The index to resume from.
-    pub next_index: u64,
-    /// The server's time.
-    pub as_of: Option<String>,
-}
-
-impl From<&proto::Progress> for Progress {
-    fn from(progress: &proto::Progress) -> Self {
-        Self { next_index: progress.next_index, as_of: progress.as_of.as_ref().map(rfc3339) }
     }
 }
 
@@ -1378,6 +1292,55 @@ pub enum Body {
         /// What a check answered when it was used.
         reason: String,
     },
+    /// A durable subscription was created.
+    SubscriptionCreated {
+        /// Name.
+        name: String,
+        /// Who answers for it.
+        owner: String,
+        /// Which events it must hear.
+        filter: EntryFilter,
+        /// First index that it must hear.
+        start_index: u64,
+        /// `denied` or `all`; null if its consumers hear no snapshot.
+        snapshot: Option<String>,
+        /// Over how many consumers it is spread.
+        shards: u32,
+        /// How long an event may stay unacknowledged.
+        deadline_ms: Option<i64>,
+        /// Where to deliver by HTTP; empty if it is consumed.
+        webhook_url: String,
+    },
+    /// A durable subscription was ended.
+    SubscriptionDeleted {
+        /// Index of the entry that created it.
+        subscription_index: u64,
+    },
+    /// Subscribers acknowledged events.
+    DeliveryReceipt {
+        /// Who acknowledged what.
+        delivered: Vec<EntryDelivered>,
+    },
+    /// Delivery of events was given up.
+    DeliveryFailed {
+        /// Index of the entry that created the subscription.
+        subscription_index: u64,
+        /// The shard.
+        shard: u32,
+        /// The events.
+        failed: Vec<EntryFailed>,
+    },
+    /// A subscription's deadline passed.
+    DeliveryOverdue {
+        /// Index of the entry that created the subscription.
+        subscription_index: u64,
+        /// The shard.
+        shard: u32,
+        /// The oldest event that it has not acknowledged.
+        event_index: u64,
+        /// When that was recorded.
+        pending_since: String,
+    },
     /// A body that this build does not know.
     Unknown {},
 }
@@ -1502,6 +1465,33 @@ impl From<&proto::entry::Body> for Body {
                 region: own.region.clone(),
                 subject_refs: own.subject_refs.chunks(16).map(hex).collect(),
                 reason: word::<proto::Reason>(own.reason),
+            },
+            proto::entry::Body::SubscriptionCreated(own) => Self::SubscriptionCreated {
+                name: own.name.clone(),
+                owner: own.owner.clone(),
+                filter: own.filter.as_ref().into(),
+                start_index: own.start_index,
+                snapshot: (own.snapshot != 0).then(|| word::<proto::Snapshot>(own.snapshot)),
+                shards: own.shards,
+                deadline_ms: own.deadline_ms,
+                webhook_url: own.webhook_url.clone(),
+            },
+            proto::entry::Body::SubscriptionDeleted(own) => {
+                Self::SubscriptionDeleted { subscription_index: own.subscription_index }
+            }
+            proto::entry::Body::DeliveryReceipt(own) => {
+                Self::DeliveryReceipt { delivered: own.delivered.iter().map(Into::into).collect() }
+            }
+            proto::entry::Body::DeliveryFailed(own) => Self::DeliveryFailed {
+                subscription_index: own.subscription_index,
+                shard: own.shard,
+                failed: own.failed.iter().map(Into::into).collect(),
+            },
+            proto::entry::Body::DeliveryOverdue(own) => Self::DeliveryOverdue {
+                subscription_index: own.subscription_index,
+                shard: own.shard,
+                event_index: own.event_index,
+                pending_since: rfc3339_ms(own.pending_since_ms),
             },
         }
     }

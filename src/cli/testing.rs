@@ -399,6 +399,57 @@ impl WatchService for Rote {
             proto::WatchResponse { message: Some(Message::Progress(progress)) },
         ]))
     }
+
+    async fn create_subscription(
+        &self,
+        _: Request<proto::CreateSubscriptionRequest>,
+    ) -> Answer<proto::CreateSubscriptionResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        _: Request<proto::ListSubscriptionsRequest>,
+    ) -> Answer<proto::ListSubscriptionsResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn delete_subscription(
+        &self,
+        _: Request<proto::DeleteSubscriptionRequest>,
+    ) -> Answer<proto::DeleteSubscriptionResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn get_propagation(
+        &self,
+        _: Request<proto::GetPropagationRequest>,
+    ) -> Answer<proto::GetPropagationResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        _: Request<proto::ListDeadLettersRequest>,
+    ) -> Answer<proto::ListDeadLettersResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        _: Request<proto::ReplayDeadLettersRequest>,
+    ) -> Answer<proto::ReplayDeadLettersResponse> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    type ConsumeStream = AnswerStream<proto::ConsumeResponse>;
+
+    async fn consume(
+        &self,
+        _: Request<Streaming<proto::ConsumeRequest>>,
+    ) -> Answer<Self::ConsumeStream> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
 }
 
 #[tonic::async_trait]

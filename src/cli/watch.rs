@@ -80,6 +80,7 @@ fn request(args: &WatchArgs) -> WatchRequest {
             namespaces: args.namespace.clone(),
         }),
         progress_interval: None,
+        ..WatchRequest::default()
     }
 }
 
@@ -123,6 +124,9 @@ impl Follower {
                 self.next_index = Some(link.index.saturating_add(1));
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
+            // Asked for by nobody yet.
+            Message::Catalog(_) | Message::Overdue(_) => {}
+            Message::Snapshot(_) | Message::SnapshotEnd(_) => {}
             Message::Progress(progress) => {
                 if self.show {
                     print_progress(progress.into(), context)?;

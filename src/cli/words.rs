@@ -10,8 +10,8 @@ pub use crate::tlog::hex;
 use crate::{
     domain::Key,
     proto::{
-        Action, Actor, Effect, EventKind, HistoryKind, LegalBasis, LinkConfidence, Outcome, Reason,
-        Scope, Status,
+        Action, Actor, CatalogEffect, Effect, EventKind, HistoryKind, LegalBasis, LinkConfidence,
+        Outcome, PropagationState, Reason, Scope, Snapshot, Status,
     },
 };
 
@@ -54,6 +54,9 @@ words! {
     Reason "REASON_"
     LegalBasis "LEGAL_BASIS_"
     EventKind "EVENT_KIND_"
+    CatalogEffect "CATALOG_EFFECT_"
+    Snapshot "SNAPSHOT_"
+    PropagationState "PROPAGATION_STATE_"
     LinkConfidence "LINK_CONFIDENCE_"
     HistoryKind "HISTORY_KIND_"
 }

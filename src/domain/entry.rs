@@ -10,6 +10,9 @@ use super::{
     sealed::Sealed,
     state::LinkConfidence,
     subject::SubjectRef,
+    subscription::{
+        Delivered, DeliveryFailed, DeliveryOverdue, SubscriptionCreated, SubscriptionId,
+    },
     time::Millis,
 };
 
@@ -45,6 +48,16 @@ pub enum Body {
     Link(LinkChange),
     /// Data was used.
     Use(UseRecorded),
+    /// A durable subscription was created.
+    Subscribed(Box<SubscriptionCreated>),
+    /// A durable subscription was ended.
+    Unsubscribed(SubscriptionId),
+    /// Subscribers acknowledged events.
+    Delivered(Vec<Delivered>),
+    /// Delivery of events was given up.
+    Failed(DeliveryFailed),
+    /// A subscription's deadline passed.
+    Overdue(DeliveryOverdue),
 }
 
 impl Body {
@@ -59,8 +72,26 @@ impl Body {
             | Self::PurposePut(_)
             | Self::ChannelPut(_)
             | Self::Expired(_)
-            | Self::Link(_) => None,
+            | Self::Link(_)
+            | Self::Subscribed(_)
+            | Self::Unsubscribed(_)
+            | Self::Delivered(_)
+            | Self::Failed(_)
+            | Self::Overdue(_) => None,
         }
+    }
+
+    /// Whether it is about a subscription.
+    #[must_use]
+    pub fn is_about_subscription(&self) -> bool {
+        matches!(
+            self,
+            Self::Subscribed(_)
+                | Self::Unsubscribed(_)
+                | Self::Delivered(_)
+                | Self::Failed(_)
+                | Self::Overdue(_)
+        )
     }
 }
 

@@ -7,11 +7,13 @@ mod contact;
 mod decision;
 mod entry;
 mod evidence;
+mod filter;
 mod region;
 mod scope;
 mod sealed;
 mod state;
 mod subject;
+mod subscription;
 mod time;
 
 pub use act::{Action, Actor, Change, ChangeRecord, Outcome, StopKind};
@@ -32,9 +34,15 @@ pub use evidence::{
     ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, Authority,
     EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
 };
+pub use filter::{EventKind, Filter};
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
 pub use state::{CellState, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
+pub use subscription::{
+    Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, OWNER_BYTES_MAX, Overdue,
+    SHARDS_MAX, Settled, ShardState, Snapshot, Subscription, SubscriptionCreated, SubscriptionId,
+    WEBHOOK_URL_BYTES_MAX,
+};
 pub use time::Millis;

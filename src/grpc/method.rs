@@ -23,7 +23,7 @@ pub enum Class {
 pub struct Method(usize);
 
 /// Path without the leading slash, and class. The last stands for every path that is not known.
-const METHODS: [(&str, Class); 30] = [
+const METHODS: [(&str, Class); 37] = [
     ("consent.v1.CheckService/Check", Class::Unary),
     ("consent.v1.CheckService/BatchCheck", Class::Unary),
     ("consent.v1.CheckService/FilterAudience", Class::Stream),
@@ -36,6 +36,14 @@ const METHODS: [(&str, Class); 30] = [
     ("consent.v1.ConsentService/ListHistory", Class::Stream),
     // Ends itself when the server drains, with the index to resume from.
     ("consent.v1.WatchService/Watch", Class::Stream),
+    ("consent.v1.WatchService/CreateSubscription", Class::Unary),
+    ("consent.v1.WatchService/ListSubscriptions", Class::Unary),
+    ("consent.v1.WatchService/DeleteSubscription", Class::Unary),
+    // Ends itself, too.
+    ("consent.v1.WatchService/Consume", Class::Stream),
+    ("consent.v1.WatchService/GetPropagation", Class::Unary),
+    ("consent.v1.WatchService/ListDeadLetters", Class::Unary),
+    ("consent.v1.WatchService/ReplayDeadLetters", Class::Unary),
     ("consent.v1.AuditService/GetCheckpoint", Class::Unary),
     ("consent.v1.AuditService/ListEntries", Class::Stream),
     ("consent.v1.AuditService/GetInclusionProof", Class::Unary),

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod catalog;
 pub mod check;
 pub mod consent;
+mod consume;
 pub mod convert;
 pub mod decisions;
 pub mod import;
@@ -14,6 +15,7 @@ pub mod layer;
 pub mod method;
 pub mod privacy;
 mod receipt;
+mod subscription;
 pub mod watch;
 
 use crate::status::Fault;

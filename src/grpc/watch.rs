@@ -5,9 +5,13 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use futures_util::{FutureExt, Stream, stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::{self, Watching};
+use super::{
+    consume,
+    convert::{self, Watching},
+    subscription,
+};
 use crate::{
     domain::Millis,
     node::Node,
@@ -57,6 +61,59 @@ impl WatchService for Watch {
             Ok(Some((message, watched)))
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn create_subscription(
+        &self,
+        request: Request<proto::CreateSubscriptionRequest>,
+    ) -> Result<Response<proto::CreateSubscriptionResponse>, Status> {
+        Ok(Response::new(subscription::create(&self.node, request.into_inner()).await?))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<proto::ListSubscriptionsRequest>,
+    ) -> Result<Response<proto::ListSubscriptionsResponse>, Status> {
+        Ok(Response::new(subscription::list(&self.node, request.into_inner()).await?))
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<proto::DeleteSubscriptionRequest>,
+    ) -> Result<Response<proto::DeleteSubscriptionResponse>, Status> {
+        Ok(Response::new(subscription::delete(&self.node, request.into_inner()).await?))
+    }
+
+    type ConsumeStream = consume::Messages;
+
+    async fn consume(
+        &self,
+        request: Request<Streaming<proto::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        let requests = request.into_inner();
+        let messages = consume::consume(&self.node, &self.metrics, &self.drain, requests);
+        Ok(Response::new(messages.await?))
+    }
+
+    async fn get_propagation(
+        &self,
+        request: Request<proto::GetPropagationRequest>,
+    ) -> Result<Response<proto::GetPropagationResponse>, Status> {
+        Ok(Response::new(subscription::propagation(&self.node, request.into_inner()).await?))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<proto::ListDeadLettersRequest>,
+    ) -> Result<Response<proto::ListDeadLettersResponse>, Status> {
+        Ok(Response::new(subscription::dead_letters(&self.node, request.into_inner()).await?))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<proto::ReplayDeadLettersRequest>,
+    ) -> Result<Response<proto::ReplayDeadLettersResponse>, Status> {
+        Ok(Response::new(subscription::replay(&self.node, request.into_inner()).await?))
     }
 }
 
@@ -189,7 +246,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Outcome, ScopeKeys, Subject},
-        watch::Event,
+        watch::{ConsentTold, Event, EventTold},
     };
 
     /// Tells what it was given, and then waits for ever.
@@ -226,18 +283,17 @@ mod tests {
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
         };
-        let event = Event {
-            index,
+        let told = EventTold::Consent(ConsentTold {
             subject: Subject::parse("user:42").unwrap(),
             actor: Actor::Subject,
-            recorded_at: Millis(0),
             effective_at: Millis(0),
             changes: vec![change(Action::Refuse), change(Action::Withdraw)],
+            preferences_changed: false,
             cause: None,
             reason: None,
-            link: None,
             linked: Vec::new(),
-        };
+        });
+        let event = Event { index, recorded_at: Millis(0), told };
         Ok(Told::Event(Arc::new(event), vec![1]))
     }
 
@@ -264,6 +320,7 @@ mod tests {
             }
             Message::Progress(progress) => format!("progress {}", progress.next_index),
             Message::Link(link) => format!("link {}", link.index),
+            other => format!("{other:?}"),
         }
     }
 

@@ -4,7 +4,10 @@
 //! nothing here re-encodes what it read. Reading is strict: a body, value or key that it does not
 //! know is an error, because a state that leaves an entry out is not a state of this ledger.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use prost::Message;
 use thiserror::Error;
@@ -12,10 +15,11 @@ use thiserror::Error;
 use crate::{
     domain::{
         Action, Actor, Authority, Body, ChangeRecord, ChannelPut, ConfirmationOffer, ConsentAct,
-        ConsentConfirmed, ContactChange, Entry, Evidence, FrequencyCap, GrantExpired,
-        IdempotencyMark, Key, KeyError, LedgerOpened, LegalBasis, LinkChange, LinkConfidence,
-        Millis, Obligation, Outcome, PurposePut, PurposeVersion, QuietSpan, Reason, Region, Said,
-        ScopeKeys, Sealed, SubjectRef, UseRecorded,
+        ConsentConfirmed, ContactChange, Delivered, DeliveryFailed, DeliveryOverdue, Entry,
+        EventKind, Evidence, FailedDelivery, Filter, FrequencyCap, GrantExpired, IdempotencyMark,
+        Key, KeyError, LedgerOpened, LegalBasis, LinkChange, LinkConfidence, Millis, Obligation,
+        Outcome, PurposePut, PurposeVersion, QuietSpan, Reason, Region, SHARDS_MAX, Said,
+        ScopeKeys, Sealed, Snapshot, SubjectRef, SubscriptionCreated, SubscriptionId, UseRecorded,
     },
     proto,
 };
@@ -84,6 +88,24 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
         }),
         Body::Link(link) => link_to_proto(link),
         Body::Use(used) => proto::entry::Body::UseRecorded(use_to_proto(used)),
+        Body::Subscribed(created) => {
+            proto::entry::Body::SubscriptionCreated(subscribed_to_proto(created))
+        }
+        Body::Unsubscribed(subscription) => {
+            proto::entry::Body::SubscriptionDeleted(proto::SubscriptionDeleted {
+                subscription_index: subscription.0,
+            })
+        }
+        Body::Delivered(delivered) => proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt {
+            delivered: delivered.iter().map(delivered_to_proto).collect(),
+        }),
+        Body::Failed(failed) => proto::entry::Body::DeliveryFailed(failed_to_proto(failed)),
+        Body::Overdue(overdue) => proto::entry::Body::DeliveryOverdue(proto::DeliveryOverdue {
+            subscription_index: overdue.subscription.0,
+            shard: overdue.shard,
+            event_index: overdue.event_index,
+            pending_since_ms: overdue.pending_since.0,
+        }),
     };
     let entry = proto::Entry {
         index: entry.index,
@@ -133,6 +155,27 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
             asserted_by: link.asserted_by.map(sealed_from_proto).transpose()?,
         }),
         proto::entry::Body::UseRecorded(used) => Body::Use(use_from_proto(used)?),
+        proto::entry::Body::SubscriptionCreated(created) => {
+            Body::Subscribed(Box::new(subscribed_from_proto(created)?))
+        }
+        proto::entry::Body::SubscriptionDeleted(deleted) => {
+            Body::Unsubscribed(SubscriptionId(deleted.subscription_index))
+        }
+        proto::entry::Body::DeliveryReceipt(receipt) => {
+            let delivered = receipt.delivered.into_iter().map(delivered_from_proto);
+            let delivered: Vec<Delivered> = delivered.collect::<Result<_, _>>()?;
+            if delivered.is_empty() {
+                return Err(field("delivery_receipt.delivered"));
+            }
+            Body::Delivered(delivered)
+        }
+        proto::entry::Body::DeliveryFailed(failed) => Body::Failed(failed_from_proto(failed)?),
+        proto::entry::Body::DeliveryOverdue(overdue) => Body::Overdue(DeliveryOverdue {
+            subscription: SubscriptionId(overdue.subscription_index),
+            shard: overdue.shard,
+            event_index: overdue.event_index,
+            pending_since: Millis(overdue.pending_since_ms),
+        }),
     };
     Ok(Entry {
         index: entry.index,
@@ -373,6 +416,138 @@ fn use_from_proto(used: proto::UseRecorded) -> Result<UseRecorded, EntryError> {
         subject_refs: subject_refs.iter().copied().map(SubjectRef).collect(),
         reason,
         idempotency,
+    })
+}
+
+fn subscribed_to_proto(created: &SubscriptionCreated) -> proto::SubscriptionCreated {
+    proto::SubscriptionCreated {
+        name: created.name.to_string(),
+        owner: created.owner.clone(),
+        filter: Some(filter_to_proto(&created.filter)),
+        start_index: created.start_index,
+        snapshot: snapshot_to_proto(created.snapshot).into(),
+        shards: created.shards,
+        deadline_ms: created.deadline_ms,
+        webhook_url: created.webhook_url.clone().unwrap_or_default(),
+    }
+}
+
+fn subscribed_from_proto(
+    created: proto::SubscriptionCreated,
+) -> Result<SubscriptionCreated, EntryError> {
+    let snapshot = match proto::Snapshot::try_from(created.snapshot) {
+        Ok(proto::Snapshot::Unspecified) => None,
+        Ok(proto::Snapshot::Denied) => Some(Snapshot::Denied),
+        Ok(proto::Snapshot::All) => Some(Snapshot::All),
+        Err(_) => return Err(field("snapshot")),
+    };
+    if created.shards == 0 || created.shards > SHARDS_MAX {
+        return Err(field("shards"));
+    }
+    Ok(SubscriptionCreated {
+        name: key("subscription_created.name", &created.name)?,
+        owner: created.owner,
+        filter: filter_from_proto(&created.filter.unwrap_or_default())?,
+        start_index: created.start_index,
+        snapshot,
+        shards: created.shards,
+        deadline_ms: created.deadline_ms,
+        webhook_url: Some(created.webhook_url).filter(|url| !url.is_empty()),
+    })
+}
+
+/// Which state a snapshot tells, as a message.
+#[must_use]
+pub fn snapshot_to_proto(snapshot: Option<Snapshot>) -> proto::Snapshot {
+    match snapshot {
+        None => proto::Snapshot::Unspecified,
+        Some(Snapshot::Denied) => proto::Snapshot::Denied,
+        Some(Snapshot::All) => proto::Snapshot::All,
+    }
+}
+
+/// A filter as a message.
+#[must_use]
+pub fn filter_to_proto(filter: &Filter) -> proto::WatchFilter {
+    let texts = |keys: &BTreeSet<Key>| keys.iter().map(ToString::to_string).collect();
+    proto::WatchFilter {
+        purposes: texts(&filter.purposes),
+        channels: texts(&filter.channels),
+        kinds: filter.kinds.iter().map(|kind| proto::EventKind::from(*kind).into()).collect(),
+        namespaces: filter.namespaces.iter().cloned().collect(),
+    }
+}
+
+fn filter_from_proto(filter: &proto::WatchFilter) -> Result<Filter, EntryError> {
+    let keys = |name, texts: &[String]| {
+        texts.iter().map(|text| key(name, text)).collect::<Result<BTreeSet<_>, _>>()
+    };
+    let kind = |number: &i32| {
+        let kind = proto::EventKind::try_from(*number).ok();
+        kind.and_then(|kind| kind.try_into().ok()).ok_or(field("filter.kinds"))
+    };
+    Ok(Filter {
+        purposes: keys("filter.purposes", &filter.purposes)?,
+        channels: keys("filter.channels", &filter.channels)?,
+        kinds: filter.kinds.iter().map(kind).collect::<Result<_, _>>()?,
+        namespaces: filter.namespaces.iter().cloned().collect(),
+    })
+}
+
+fn delivered_to_proto(delivered: &Delivered) -> proto::Delivered {
+    let range =
+        |range: &Range<u64>| proto::IndexRange { start_index: range.start, end_index: range.end };
+    proto::Delivered {
+        subscription_index: delivered.subscription.0,
+        shard: delivered.shard,
+        ranges: delivered.ranges.iter().map(range).collect(),
+        acknowledged_at_ms: delivered.acknowledged_at.0,
+        snapshot: delivered.snapshot,
+    }
+}
+
+fn delivered_from_proto(delivered: proto::Delivered) -> Result<Delivered, EntryError> {
+    let mut last = 0;
+    let range = |range: proto::IndexRange| {
+        let ascends = last <= range.start_index && range.start_index < range.end_index;
+        last = range.end_index;
+        ascends.then_some(range.start_index..range.end_index).ok_or(field("ranges"))
+    };
+    Ok(Delivered {
+        subscription: SubscriptionId(delivered.subscription_index),
+        shard: delivered.shard,
+        ranges: delivered.ranges.into_iter().map(range).collect::<Result<_, _>>()?,
+        acknowledged_at: Millis(delivered.acknowledged_at_ms),
+        snapshot: delivered.snapshot,
+    })
+}
+
+fn failed_to_proto(failed: &DeliveryFailed) -> proto::DeliveryFailed {
+    let one = |failed: &FailedDelivery| proto::FailedDelivery {
+        index: failed.index,
+        attempts: failed.attempts,
+        http_status: failed.http_status,
+    };
+    proto::DeliveryFailed {
+        subscription_index: failed.subscription.0,
+        shard: failed.shard,
+        failed: failed.failed.iter().map(one).collect(),
+    }
+}
+
+fn failed_from_proto(failed: proto::DeliveryFailed) -> Result<DeliveryFailed, EntryError> {
+    if failed.failed.is_empty() || !failed.failed.is_sorted_by(|a, b| a.index < b.index) {
+        return Err(field("delivery_failed.failed"));
+    }
+    let one = |failed: &proto::FailedDelivery| FailedDelivery {
+        index: failed.index,
+        attempts: failed.attempts,
+        http_status: failed.http_status,
+    };
+    Ok(DeliveryFailed {
+        subscription: SubscriptionId(failed.subscription_index),
+        shard: failed.shard,
+        failed: failed.failed.iter().map(one).collect(),
     })
 }
 
@@ -679,6 +854,19 @@ macro_rules! same_variants {
 
 same_variants!(Actor, Actor, Subject, Guardian, Agent, Operator, System, Import);
 same_variants!(Action, Action, Grant, Refuse, Withdraw, Object, Expire);
+same_variants!(
+    EventKind,
+    EventKind,
+    Grant,
+    Refuse,
+    Withdraw,
+    Object,
+    Expire,
+    Link,
+    Catalog,
+    Preferences,
+    Overdue
+);
 same_variants!(LinkConfidence, LinkConfidence, Verified, Asserted);
 same_variants!(
     Reason,

@@ -133,6 +133,38 @@ impl Recorded {
 /// Why an act, or a change of the catalogue, was not recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum WriteError {
+    /// There is another subscription of this name.
+    #[error("there is another subscription `{name}`")]
+    SubscriptionExists {
+        /// The name.
+        name: Key,
+    },
+    /// There is no subscription of this name.
+    #[error("there is no subscription `{name}`")]
+    SubscriptionNotFound {
+        /// The name.
+        name: Key,
+    },
+    /// There are as many subscriptions as there may be.
+    #[error("there are {limit} subscriptions, which is the limit; delete one")]
+    TooManySubscriptions {
+        /// The limit.
+        limit: usize,
+    },
+    /// Nothing is sent to this webhook.
+    #[error("nothing can be sent there: {problem}")]
+    WebhookRefused {
+        /// Why not.
+        problem: String,
+    },
+    /// A subscription can not start beyond the head.
+    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
+    StartBeyondHead {
+        /// The index asked for.
+        index: u64,
+        /// The number of entries.
+        head: u64,
+    },
     /// `effective_at` lies too far in the future.
     #[error("effective_at is {ahead_ms} ms in the future, the limit is {CLOCK_SKEW_MS_MAX} ms")]
     EffectiveAtInFuture {

@@ -25,8 +25,8 @@ use crate::{
         entry,
     },
     vault::{NewSubject, SubjectKey, VaultError},
-    view::{CatalogAt, Effect, Linked, ViewError, fold, reach, unite},
-    watch::Event,
+    view::{CatalogAt, Effect, Linked, Subscriptions, ViewError, fold, reach, unite},
+    watch::{ConsentTold, Event, EventTold},
 };
 
 /// What one group commit writes.
@@ -46,6 +46,7 @@ pub(super) struct Batch<'a> {
     /// Subjects that the vault must hold before the entries are written.
     pub new_subjects: Vec<NewSubject>,
     catalog: Arc<CatalogAt>,
+    subscriptions: Arc<Subscriptions>,
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
     subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
@@ -84,6 +85,7 @@ impl<'a> Batch<'a> {
             events: Vec::new(),
             new_subjects: Vec::new(),
             catalog: core.view.catalog(),
+            subscriptions: core.view.subscriptions(),
             states: HashMap::new(),
             subjects: HashMap::new(),
             answers: HashMap::new(),
@@ -180,22 +182,22 @@ impl<'a> Batch<'a> {
     ) -> Result<Recorded, WriteError> {
         let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
         let (actor, effective_at, changes) = (body.actor, body.effective_at, body.changes.clone());
+        let preferences_changed = !body.contact.is_empty();
         let linked = self.linked_names(sealer.subject_ref, &after)?;
         let states = vec![(sealer.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Act(body), states)?;
         self.keep(sealer, &subject);
-        self.events.push(Arc::new(Event {
-            index,
+        let told = EventTold::Consent(ConsentTold {
             subject,
             actor,
-            recorded_at,
             effective_at,
             changes: changes.clone(),
+            preferences_changed,
             cause: None,
             reason: None,
-            link: None,
             linked,
-        }));
+        });
+        self.events.push(Arc::new(Event { index, recorded_at, told }));
         let (replayed, confirmation) = (false, None);
         Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
     }
@@ -317,6 +319,23 @@ impl<'a> Batch<'a> {
         self.catalog = Arc::new(catalog);
         self.effects.push(Effect::Catalog(Arc::clone(&self.catalog)));
         Ok(())
+    }
+
+    /// The subscriptions, with what the batch did to them.
+    pub(super) fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
+    }
+
+    /// Adds an entry about a subscription that is there.
+    pub(super) fn put_subscription(&mut self, body: Body) -> Result<u64, WriteError> {
+        let recorded_at = self.recorded_at();
+        let mut after = Subscriptions::clone(&self.subscriptions);
+        let rows = after.fold(self.tip.next_index, recorded_at, &body)?;
+        let index = self.link(recorded_at, body)?.index;
+        self.subscriptions = Arc::new(after);
+        let after = Arc::clone(&self.subscriptions);
+        self.effects.push(Effect::Subscriptions { after, rows });
+        Ok(index)
     }
 
     fn purpose(&self, key: &str) -> Option<&Purpose> {

@@ -19,7 +19,7 @@ use crate::{
     },
     ledger::chain::Tip,
     view::{ViewError, fold},
-    watch::Event,
+    watch::{ConsentTold, Event, EventTold},
 };
 
 impl Core {
@@ -89,18 +89,17 @@ impl Batch<'_> {
         let states = vec![(act.subject_ref, Arc::new(after))];
         let index = self.write(recorded_at, Body::Confirmed(body), states)?;
         self.confirmed.insert(request_index, index);
-        self.events.push(Arc::new(Event {
-            index,
+        let told = EventTold::Consent(ConsentTold {
             subject,
             actor: act.actor,
-            recorded_at,
             effective_at,
             changes: grants.clone(),
+            preferences_changed: false,
             cause: Some(request_index),
             reason: None,
-            link: None,
             linked,
-        }));
+        });
+        self.events.push(Arc::new(Event { index, recorded_at, told }));
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
     }
 

@@ -27,7 +27,7 @@ use crate::{
         Scope, SubjectState,
     },
     view::Due,
-    watch::Event,
+    watch::{ConsentTold, Event, EventTold},
 };
 
 /// How often is looked for what is due.
@@ -229,18 +229,17 @@ impl Batch<'_> {
         let recorded_at = self.recorded_at();
         let subject = self.identity(expired.subject_ref)?;
         let linked = self.linked_names(expired.subject_ref, own)?;
-        let event = Event {
-            index: self.tip.next_index,
+        let told = EventTold::Consent(ConsentTold {
             subject,
             actor: Actor::System,
-            recorded_at,
             effective_at: expired.expired_at,
             changes: expired.changes.clone(),
+            preferences_changed: false,
             cause: Some(expired.grant_index),
             reason: Some(expired.reason),
-            link: None,
             linked,
-        };
+        });
+        let event = Event { index: self.tip.next_index, recorded_at, told };
         let mut state = own.clone();
         state.revision = event.index + 1;
         let states = vec![(expired.subject_ref, Arc::new(state))];

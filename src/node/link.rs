@@ -15,11 +15,10 @@ use super::{
 use crate::{
     decide::decide,
     domain::{
-        Actor, Body, Key, LinkChange, LinkConfidence, Query, Reason, Subject, SubjectRef,
-        SubjectState,
+        Body, Key, LinkChange, LinkConfidence, Query, Reason, Subject, SubjectRef, SubjectState,
     },
     view::{LINKED_SUBJECTS_MAX, reach, unite},
-    watch::{Event, LinkTold},
+    watch::{Event, EventTold, LinkTold},
 };
 
 /// The greatest number of changed cells in an answer.
@@ -230,18 +229,13 @@ impl Batch<'_> {
         let index = self.write(recorded_at, body, after.into())?;
         self.keep(one, &linking.subject);
         self.keep(other, &linking.other);
-        self.events.push(Arc::new(Event {
-            index,
+        let told = EventTold::Link(LinkTold {
             subject: linking.subject,
-            actor: Actor::Operator,
-            recorded_at,
-            effective_at: recorded_at,
-            changes: Vec::new(),
-            cause: None,
-            reason: None,
-            link: Some(LinkTold { other: linking.other, confidence: linking.confidence }),
+            other: linking.other,
+            confidence: linking.confidence,
             linked,
-        }));
+        });
+        self.events.push(Arc::new(Event { index, recorded_at, told }));
         Ok(index)
     }
 }

@@ -5,7 +5,9 @@ mod audience;
 mod batch;
 mod check;
 mod confirm;
+mod consume;
 mod decisions;
+mod delivery;
 mod expiry;
 mod history;
 mod import;
@@ -18,6 +20,8 @@ mod question;
 mod receipt;
 mod scrub;
 mod signing;
+mod snapshot;
+mod subscription;
 mod token;
 mod uses;
 mod writer;
@@ -37,7 +41,9 @@ pub use act::{
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
 pub use audience::{Audience, AudienceQuery};
+pub use consume::{CREDITS_MAX, ConsumeError, Consumer, Consuming, Delivery};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
+pub use delivery::Acknowledged;
 use expiry::Closing;
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
@@ -50,6 +56,11 @@ pub use question::{
     CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
     Question, ReadError, StandingStop,
 };
+pub use snapshot::{SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token};
+pub use subscription::{
+    NewSubscription, Propagation, PropagationReport, PropagationState, ShardReport, Subscribed,
+    SubscriptionReport,
+};
 use tokio::{
     sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
     time::timeout,
@@ -59,7 +70,7 @@ pub use uses::{Use, UseBatch, Used};
 
 use crate::{
     backend::LogBackend,
-    domain::{Channel, ChannelPut, LedgerOpened, Purpose, Region, Subject},
+    domain::{Channel, ChannelPut, Filter, LedgerOpened, Purpose, Region, Subject},
     ledger,
     receipt::Controller,
     storage::{
@@ -71,7 +82,7 @@ use crate::{
     tree::WitnessFail,
     vault::Vault,
     view::{CatalogAt, View},
-    watch::{Filter, Hub, Watcher},
+    watch::{Hub, Watcher},
 };
 
 /// How a node is set up. Every limit has a name.
@@ -123,6 +134,12 @@ pub struct NodeConfig {
     pub checkpoint_wait: Duration,
     /// Who answers for the processing, as receipts name them.
     pub controller: Controller,
+    /// The greatest number of durable subscriptions.
+    pub subscriptions_max: usize,
+    /// How long acknowledgements of subscribers gather before they are written down.
+    pub receipt_interval: Duration,
+    /// How many acknowledgements of subscribers gather before they are written down at once.
+    pub receipt_acks_max: usize,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -161,6 +178,8 @@ struct Core {
     confirmation_validity_ms: i64,
     tokens: token::Tokens,
     checkpoints: signing::Checkpoints,
+    subscriptions_max: usize,
+    deliveries: delivery::Deliveries,
 }
 
 impl Node {
@@ -217,6 +236,8 @@ impl Node {
             metrics,
             recorded_at_ms: AtomicI64::new(opened.tip.recorded_at.0),
             confirmation_validity_ms: ms(config.confirmation_validity),
+            subscriptions_max: config.subscriptions_max,
+            deliveries: delivery::Deliveries::default(),
         });
         let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 1);

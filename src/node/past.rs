@@ -186,8 +186,14 @@ fn effective_at(entry: &Entry) -> Millis {
         Body::Confirmed(confirmed) => confirmed.effective_at,
         Body::Expired(expired) => expired.expired_at,
         Body::Use(used) => used.used_at,
-        Body::Link(_) | Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {
-            entry.recorded_at
-        }
+        Body::Link(_)
+        | Body::Opened(_)
+        | Body::PurposePut(_)
+        | Body::ChannelPut(_)
+        | Body::Subscribed(_)
+        | Body::Unsubscribed(_)
+        | Body::Delivered(_)
+        | Body::Failed(_)
+        | Body::Overdue(_) => entry.recorded_at,
     }
 }

@@ -218,6 +218,21 @@ pub enum ReadError {
         /// How long it may be.
         limit: usize,
     },
+    /// There is no subscription of this name.
+    #[error("there is no subscription `{name}`")]
+    SubscriptionNotFound {
+        /// The name.
+        name: String,
+    },
+    /// The subscription is consumed, not delivered by HTTP.
+    #[error("subscription `{name}` is consumed, not delivered by HTTP")]
+    NotWebhook {
+        /// The name.
+        name: Key,
+    },
+    /// A token is none of this snapshot.
+    #[error("the token is not one of this snapshot")]
+    SnapshotToken,
     /// Stored state could not be read.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),

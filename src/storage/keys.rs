@@ -11,6 +11,9 @@
 //! | `07` confirmation | token hash (32) | index of the act (8, big-endian) | view |
 //! | `08` confirmed | index of the act (8, big-endian) | index of the confirmation (8, big-endian) | view |
 //! | `09` use of a cell | subject_ref (16), hash of the cell (8), moment (8, newest first), index (8), big-endian | nothing | view |
+//! | `0a` subscription | index of its creation (8, big-endian) | what it has acknowledged | view |
+//! | `0b` settled | subscription (8), shard (4), end of a range (8), big-endian | start, entry, time, whether it failed | view |
+//! | `0c` dead letter | subscription (8), shard (4), index (8), big-endian | entry, time, attempts, status | view |
 //! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) | vault |
 //! | `11` frame | subject_ref (16) | vault frame (8, big-endian) | vault |
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) | view |
@@ -46,6 +49,13 @@ pub enum Key {
     /// A use of a subject's data for a cell: whose, the hash of purpose and channel, when, in
     /// milliseconds since the Unix epoch, and the index. The newest sorts first.
     UseAt(SubjectBytes, u64, i64, u64),
+    /// A durable subscription, by the index of its creation.
+    Subscription(u64),
+    /// Indexes that one shard of a subscription acknowledged, or that were given up: subscription,
+    /// shard, and the end of the range.
+    Settled(u64, u32, u64),
+    /// An event that was given up: subscription, shard, and its index.
+    DeadLetter(u64, u32, u64),
     /// A subject by the keyed hash of its identity.
     Lookup([u8; 32]),
     /// The vault's frame of a subject.
@@ -107,6 +117,16 @@ impl Key {
                 bytes.extend_from_slice(&(!ordered(*at_ms)).to_be_bytes());
                 bytes.extend_from_slice(&index.to_be_bytes());
             }
+            Self::Subscription(id) => {
+                bytes.push(0x0a);
+                bytes.extend_from_slice(&id.to_be_bytes());
+            }
+            Self::Settled(id, shard, index) | Self::DeadLetter(id, shard, index) => {
+                bytes.push(if matches!(self, Self::Settled(..)) { 0x0b } else { 0x0c });
+                bytes.extend_from_slice(&id.to_be_bytes());
+                bytes.extend_from_slice(&shard.to_be_bytes());
+                bytes.extend_from_slice(&index.to_be_bytes());
+            }
             Self::Lookup(hash) => {
                 bytes.push(0x10);
                 bytes.extend_from_slice(hash);
@@ -154,6 +174,19 @@ impl Key {
                 let index = u64::from_be_bytes(index.try_into().ok()?);
                 Self::UseAt(*subject, u64::from_be_bytes(*cell), at_ms, index)
             }
+            0x0a => Self::Subscription(u64::from_be_bytes(rest.try_into().ok()?)),
+            0x0b | 0x0c => {
+                let (id, rest) = rest.split_first_chunk::<8>()?;
+                let (shard, index) = rest.split_first_chunk::<4>()?;
+                let id = u64::from_be_bytes(*id);
+                let shard = u32::from_be_bytes(*shard);
+                let index = u64::from_be_bytes(index.try_into().ok()?);
+                if tag == 0x0b {
+                    Self::Settled(id, shard, index)
+                } else {
+                    Self::DeadLetter(id, shard, index)
+                }
+            }
             0x10 => Self::Lookup(rest.try_into().ok()?),
             0x11 => Self::Frame(rest.try_into().ok()?),
             0xff => match rest {
@@ -195,6 +228,9 @@ mod tests {
             any::<u64>().prop_map(Key::Confirmed),
             (subject, any::<u64>(), any::<i64>(), any::<u64>())
                 .prop_map(|(s, cell, at, i)| Key::UseAt(s, cell, at, i)),
+            any::<u64>().prop_map(Key::Subscription),
+            any::<(u64, u32, u64)>().prop_map(|(id, shard, end)| Key::Settled(id, shard, end)),
+            any::<(u64, u32, u64)>().prop_map(|(id, shard, at)| Key::DeadLetter(id, shard, at)),
             any::<[u8; 32]>().prop_map(Key::Lookup),
             subject.prop_map(Key::Frame),
             Just(Key::Owner),

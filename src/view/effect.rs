@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::CatalogAt;
+use super::{CatalogAt, Subscriptions};
 use crate::{
     domain::{
         Action, Actor, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Millis, Outcome,
@@ -25,6 +25,13 @@ pub enum Effect {
     },
     /// The catalogue after a change of it.
     Catalog(Arc<CatalogAt>),
+    /// The subscriptions after a change of one.
+    Subscriptions {
+        /// All of them.
+        after: Arc<Subscriptions>,
+        /// Rows of the one that changed.
+        rows: Vec<Row>,
+    },
     /// Nothing that anyone could ask for.
     Nothing,
 }
@@ -113,6 +120,11 @@ impl Effect {
                 idempotency_row(index, used.idempotency.map(|mark| mark.key_hash), &mut rows);
             }
             Body::Link(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {}
+            Body::Subscribed(_)
+            | Body::Unsubscribed(_)
+            | Body::Delivered(_)
+            | Body::Failed(_)
+            | Body::Overdue(_) => {}
         }
         Ok(Self::Subjects { states, rows })
     }
@@ -126,6 +138,7 @@ impl Effect {
                 rows.extend_from_slice(own);
             }
             Self::Catalog(_) => rows.push((Key::Catalog(index).encode(), Some(Vec::new()))),
+            Self::Subscriptions { rows: own, .. } => rows.extend_from_slice(own),
             Self::Nothing => {}
         }
     }
@@ -138,9 +151,15 @@ pub(crate) fn subjects_of(body: &Body) -> SmallVec<[SubjectRef; 2]> {
         Body::Confirmed(confirmed) => smallvec::smallvec![confirmed.subject_ref],
         Body::Expired(expired) => smallvec::smallvec![expired.subject_ref],
         Body::Link(link) => smallvec::smallvec![link.subject_ref, link.other_ref],
-        Body::Use(_) | Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {
-            SmallVec::new()
-        }
+        Body::Use(_)
+        | Body::Opened(_)
+        | Body::PurposePut(_)
+        | Body::ChannelPut(_)
+        | Body::Subscribed(_)
+        | Body::Unsubscribed(_)
+        | Body::Delivered(_)
+        | Body::Failed(_)
+        | Body::Overdue(_) => SmallVec::new(),
     }
 }
 

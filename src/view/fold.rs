@@ -128,7 +128,15 @@ pub fn fold_entry(
             state.merge_link(other, link.confidence, index);
         }
         Body::Expired(_) => {}
-        Body::Use(_) | Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => return Ok(()),
+        Body::Use(_)
+        | Body::Opened(_)
+        | Body::PurposePut(_)
+        | Body::ChannelPut(_)
+        | Body::Subscribed(_)
+        | Body::Unsubscribed(_)
+        | Body::Delivered(_)
+        | Body::Failed(_)
+        | Body::Overdue(_) => return Ok(()),
     }
     state.revision = state.revision.max(index.saturating_add(1));
     Ok(())

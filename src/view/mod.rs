@@ -14,6 +14,7 @@ pub mod fold;
 mod linked;
 mod replay;
 mod row;
+mod subscriptions;
 mod touched;
 
 use std::{
@@ -35,12 +36,13 @@ use quick_cache::{
     sync::{Cache, GuardResult},
 };
 pub use replay::{Replay, Untrue};
+pub use subscriptions::{DeadLetter, Settlement, Subscriptions};
 use thiserror::Error;
 use tokio::sync::watch;
 pub use touched::{Answers, CellDecision};
 
 use crate::{
-    domain::{Body, Catalog, Entry, Millis, SubjectRef, SubjectState, UnknownKey},
+    domain::{Body, Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId, UnknownKey},
     storage::{
         index::{Index, IndexError, Row},
         keys::Key,
@@ -89,6 +91,14 @@ pub enum ViewError {
         /// The key.
         problem: UnknownKey,
     },
+    /// An entry names a subscription, or a shard of one, that no entry before it created.
+    #[error("ledger entry {index} names subscription {}, which no entry created so", id.0)]
+    UnknownSubscription {
+        /// Index of the entry.
+        index: u64,
+        /// What it names.
+        id: SubscriptionId,
+    },
 }
 
 /// The catalogue at one revision.
@@ -106,6 +116,7 @@ pub struct View {
     index: Arc<Index>,
     hot: Cache<SubjectRef, Arc<SubjectState>, StateWeighter, DefaultHashBuilder>,
     catalog: ArcSwap<CatalogAt>,
+    subscriptions: ArcSwap<Subscriptions>,
     /// What `applied` tells those who wait. Readers on the hot path take no lock.
     applied_news: watch::Sender<u64>,
     applied: AtomicU64,
@@ -215,6 +226,12 @@ impl View {
                 catalog.put(at, &entry.body);
             }
         }
+        let mut subscriptions = Subscriptions::default();
+        for (at, row) in subscription_rows(&index)? {
+            if at < applied {
+                subscriptions.restore(&entry(at)?, &row)?;
+            }
+        }
         let hot_bytes_max = hot_bytes_max.max(HOT_BYTES_MIN);
         let items = usize::try_from(hot_bytes_max / (4 * HOT_ENTRY_BYTES)).unwrap_or(usize::MAX);
         Ok(Self {
@@ -227,6 +244,7 @@ impl View {
                 Default::default(),
             ),
             catalog: ArcSwap::from_pointee(catalog),
+            subscriptions: ArcSwap::from_pointee(subscriptions),
             applied_news: watch::Sender::new(applied),
             applied: AtomicU64::new(applied),
             misses: AtomicU64::new(0),
@@ -249,6 +267,70 @@ impl View {
     #[must_use]
     pub fn catalog(&self) -> Arc<CatalogAt> {
         self.catalog.load_full()
+    }
+
+    /// The durable subscriptions as they are now.
+    #[must_use]
+    pub fn subscriptions(&self) -> Arc<Subscriptions> {
+        self.subscriptions.load_full()
+    }
+
+    /// What became of an index at one shard of a subscription: the receipt that covers it, or the
+    /// entry that gave it up.
+    ///
+    /// # Errors
+    /// The index can not be read, or a row is malformed.
+    pub fn settlement(
+        &self,
+        id: SubscriptionId,
+        shard: u32,
+        index: u64,
+    ) -> Result<Option<Settlement>, ViewError> {
+        let from = Key::Settled(id.0, shard, index.saturating_add(1)).encode();
+        let prefix = &from[..from.len() - size_of::<u64>()];
+        let Some(key) = self.index.keys(prefix, &from, 1)?.pop() else { return Ok(None) };
+        match self.index.get(&key)? {
+            Some(row) => subscriptions::settlement(&row, index),
+            None => Ok(None),
+        }
+    }
+
+    /// Up to `limit` events of a subscription that were given up, by shard and index, beyond
+    /// `after`.
+    ///
+    /// # Errors
+    /// The index can not be read, or a row is malformed.
+    pub fn dead_letters(
+        &self,
+        id: SubscriptionId,
+        after: Option<(u32, u64)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, ViewError> {
+        let (shard, index) = after.unwrap_or_default();
+        let mut from = Key::DeadLetter(id.0, shard, index).encode();
+        if after.is_some() {
+            from.push(0); // The first key beyond it.
+        }
+        let prefix = &Key::DeadLetter(id.0, 0, 0).encode()[..1 + size_of::<u64>()];
+        let mut letters = Vec::new();
+        for key in self.index.keys(prefix, &from, limit)? {
+            let Some(Key::DeadLetter(_, shard, index)) = Key::decode(&key) else {
+                return Err(ViewError::Row);
+            };
+            if let Some(row) = self.index.get(&key)? {
+                letters.push(subscriptions::dead_letter(shard, index, &row)?);
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Number of events of a subscription that were given up, counted up to `limit`.
+    ///
+    /// # Errors
+    /// The index can not be read.
+    pub fn dead_letter_count(&self, id: SubscriptionId, limit: usize) -> Result<usize, ViewError> {
+        let prefix = &Key::DeadLetter(id.0, 0, 0).encode()[..1 + size_of::<u64>()];
+        Ok(self.index.keys(prefix, prefix, limit)?.len())
     }
 
     /// Hands a catalogue and a subject's state that were true together to `question`, with the
@@ -605,6 +687,7 @@ impl View {
                 }
             }
             Effect::Catalog(catalog) => self.catalog.store(Arc::clone(catalog)),
+            Effect::Subscriptions { after, .. } => self.subscriptions.store(Arc::clone(after)),
             Effect::Nothing => {}
         }
     }
@@ -626,6 +709,7 @@ impl View {
     /// An entry names what the catalogue does not have, or the index fails.
     pub fn catch_up(&self, entries: &[Entry], chain_hash: [u8; 32]) -> Result<(), ViewError> {
         let mut catalog = self.catalog();
+        let mut subscriptions = self.subscriptions();
         let mut states: HashMap<SubjectRef, Arc<SubjectState>> = HashMap::new();
         let mut effects = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -634,6 +718,12 @@ impl View {
                 changed.put(entry.index, body);
                 catalog = Arc::new(changed);
                 effects.push(Effect::Catalog(Arc::clone(&catalog)));
+                continue;
+            }
+            if entry.body.is_about_subscription() {
+                let all = Arc::make_mut(&mut subscriptions);
+                let rows = all.fold(entry.index, entry.recorded_at, &entry.body)?;
+                effects.push(Effect::Subscriptions { after: Arc::clone(&subscriptions), rows });
                 continue;
             }
             let effect = Effect::of_entry(entry, |subject| {
@@ -691,6 +781,16 @@ impl CatalogAt {
         }
         self.revision = index + 1;
     }
+}
+
+fn subscription_rows(index: &Index) -> Result<Vec<(u64, Vec<u8>)>, ViewError> {
+    let prefix = &Key::Subscription(0).encode()[..1];
+    let mut rows = Vec::new();
+    for key in index.keys(prefix, prefix, usize::MAX)? {
+        let Some(Key::Subscription(at)) = Key::decode(&key) else { return Err(ViewError::Row) };
+        rows.extend(index.get(&key)?.map(|row| (at, row)));
+    }
+    Ok(rows)
 }
 
 fn catalog_entries(index: &Index) -> Result<Vec<u64>, ViewError> {

@@ -184,7 +184,12 @@ impl Replay {
             | Body::Use(_)
             | Body::Opened(_)
             | Body::PurposePut(_)
-            | Body::ChannelPut(_) => Ok(Vec::new()),
+            | Body::ChannelPut(_)
+            | Body::Subscribed(_)
+            | Body::Unsubscribed(_)
+            | Body::Delivered(_)
+            | Body::Failed(_)
+            | Body::Overdue(_) => Ok(Vec::new()),
         }
     }
 

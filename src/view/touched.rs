@@ -128,9 +128,15 @@ fn touched_cells(
         Body::Confirmed(confirmed) => scopes(catalog, &confirmed.grants)?,
         Body::Expired(expired) => scopes(catalog, &expired.changes)?,
         Body::Link(_) => all.into_iter().collect(),
-        Body::Use(_) | Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {
-            SmallVec::new()
-        }
+        Body::Use(_)
+        | Body::Opened(_)
+        | Body::PurposePut(_)
+        | Body::ChannelPut(_)
+        | Body::Subscribed(_)
+        | Body::Unsubscribed(_)
+        | Body::Delivered(_)
+        | Body::Failed(_)
+        | Body::Overdue(_) => SmallVec::new(),
     };
     let mut cells = Vec::new();
     for scope in scopes {

@@ -4,20 +4,18 @@
 //! Each watcher reads at its own pace: from memory while it keeps up, from the ledger when it does
 //! not. So a slow watcher costs nothing but its own place, is never dropped, and slows nobody.
 
-mod filter;
+mod event;
 
 use std::{collections::VecDeque, sync::Arc};
 
-pub use filter::{EventKind, Filter};
+pub use event::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold};
 use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::{
     backend::LogBackend,
-    domain::{
-        Actor, Body, ChangeRecord, Entry, LinkConfidence, Millis, Reason, Subject, SubjectRef,
-    },
+    domain::{Actor, Body, ChangeRecord, Entry, EventKind, Filter, Subject, SubjectRef},
     ledger::entry,
     vault::{Vault, VaultError},
     view::{View, ViewError},
@@ -28,41 +26,6 @@ const RECENT_STEP: usize = 256;
 /// How many entries, and about how many bytes, a watcher reads from the ledger at once.
 const LEDGER_STEP: u64 = 256;
 const LEDGER_STEP_BYTES: usize = 256 << 10;
-
-/// An act as watchers hear it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Index of its entry.
-    pub index: u64,
-    /// Whose consent it is.
-    pub subject: Subject,
-    /// Who acted.
-    pub actor: Actor,
-    /// When the ledger recorded it.
-    pub recorded_at: Millis,
-    /// When it took effect.
-    pub effective_at: Millis,
-    /// What changed, in the order of the act.
-    pub changes: Vec<ChangeRecord>,
-    /// For confirmations and expiries: index of the act that is confirmed, or whose grants ended.
-    pub cause: Option<u64>,
-    /// For expiries: why the grants ended.
-    pub reason: Option<Reason>,
-    /// For links: the other data subject.
-    pub link: Option<LinkTold>,
-    /// Who is linked to the subject, directly or through others: what they are answered may have
-    /// changed, too.
-    pub linked: Vec<Subject>,
-}
-
-/// The other side of a link, as watchers hear it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkTold {
-    /// The other data subject.
-    pub other: Subject,
-    /// How sure the link is; none if the two were unlinked.
-    pub confidence: Option<LinkConfidence>,
-}
 
 /// What a watcher is told next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,43 +184,47 @@ impl Hub {
     /// costs more than all the rest.
     fn event(&self, entry: Entry, filter: &Filter) -> Result<Option<Event>, WatchError> {
         let Entry { index, recorded_at, body, .. } = entry;
-        let about = |subject, actor, effective_at, changes| {
-            Ok::<_, WatchError>(Event {
-                index,
+        let may_pass = |changes: &[ChangeRecord]| changes.iter().any(|own| filter.passes(own));
+        let consent = |subject, actor, effective_at, changes| {
+            Ok::<_, WatchError>(ConsentTold {
                 subject: self.vault.identity(subject)?,
                 actor,
-                recorded_at,
                 effective_at,
                 changes,
+                preferences_changed: false,
                 cause: None,
                 reason: None,
-                link: None,
                 linked: self.linked(&[subject])?,
             })
         };
-        Ok(Some(match body {
-            Body::Act(act) if filter.may_pass(&act.changes) => {
-                about(act.subject_ref, act.actor, act.effective_at, act.changes)?
+        let told = match body {
+            Body::Act(act)
+                if may_pass(&act.changes)
+                    || (!act.contact.is_empty() && filter.wants(EventKind::Preferences)) =>
+            {
+                EventTold::Consent(ConsentTold {
+                    preferences_changed: !act.contact.is_empty(),
+                    ..consent(act.subject_ref, act.actor, act.effective_at, act.changes)?
+                })
             }
-            Body::Confirmed(own) if filter.may_pass(&own.grants) => Event {
+            Body::Confirmed(own) if may_pass(&own.grants) => EventTold::Consent(ConsentTold {
                 cause: Some(own.request_index),
-                ..about(own.subject_ref, own.requested_by, own.effective_at, own.grants)?
-            },
-            Body::Expired(own) if filter.may_pass(&own.changes) => Event {
+                ..consent(own.subject_ref, own.requested_by, own.effective_at, own.grants)?
+            }),
+            Body::Expired(own) if may_pass(&own.changes) => EventTold::Consent(ConsentTold {
                 cause: Some(own.grant_index),
                 reason: Some(own.reason),
-                ..about(own.subject_ref, Actor::System, own.expired_at, own.changes)?
-            },
-            Body::Link(own) if filter.may_pass_link() => Event {
-                link: Some(LinkTold {
-                    other: self.vault.identity(own.other_ref)?,
-                    confidence: own.confidence,
-                }),
+                ..consent(own.subject_ref, Actor::System, own.expired_at, own.changes)?
+            }),
+            Body::Link(own) if filter.wants(EventKind::Link) => EventTold::Link(LinkTold {
+                subject: self.vault.identity(own.subject_ref)?,
+                other: self.vault.identity(own.other_ref)?,
+                confidence: own.confidence,
                 linked: self.linked(&[own.subject_ref, own.other_ref])?,
-                ..about(own.subject_ref, Actor::Operator, recorded_at, Vec::new())?
-            },
+            }),
             _ => return Ok(None),
-        }))
+        };
+        Ok(Some(Event { index, recorded_at, told }))
     }
 
     /// Who else is linked to one of these subjects now: the ledger does not say who was at each
@@ -307,8 +274,7 @@ impl Watcher {
     pub async fn next(&mut self) -> Result<Told, WatchError> {
         loop {
             while let Some(event) = self.gathered.pop_front() {
-                let passing = self.filter.passing(&event);
-                if !passing.is_empty() || self.filter.passes_link(&event) {
+                if let Some(passing) = event.passing(&self.filter) {
                     return Ok(Told::Event(event, passing));
                 }
             }

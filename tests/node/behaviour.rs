@@ -4,11 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
-    domain::{Action, Body, ChannelPut, Effect, Millis, Outcome, Reason},
+    domain::{Action, Body, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
     node::{Act, History, Node, OpenError, PurposeDraft, WriteError},
     storage::disk::RealDisk,
     telemetry::Metrics,
-    watch::{EventKind, Filter, Told, Watcher},
+    watch::{Told, Watcher},
 };
 
 use crate::support::{

@@ -6,13 +6,13 @@ use std::{collections::HashMap, env};
 
 use consent_ledger::{
     domain::{
-        Action, Actor, Body, Change, ChannelPut, LegalBasis, Millis, Outcome, PurposeVersion,
-        SubjectRef, SubjectState,
+        Action, Actor, Body, Change, ChannelPut, EventKind, Filter, LegalBasis, Millis, Outcome,
+        PurposeVersion, SubjectRef, SubjectState,
     },
     ledger::entry,
     node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded, WriteError},
     view::{CatalogAt, fold},
-    watch::{Event, EventKind, Filter, Told, Watcher},
+    watch::{Event, EventTold, Told, Watcher},
 };
 use futures_util::future::join_all;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -184,7 +184,8 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
     while next < node.revision() {
         match watcher.next().await.unwrap() {
             Told::Event(event, positions) => {
-                assert_eq!(positions.len(), event.changes.len());
+                let EventTold::Consent(told) = &event.told else { panic!("{event:?}") };
+                assert_eq!(positions.len(), told.changes.len());
                 heard.push((*event).clone());
             }
             Told::CaughtUp { next_index } => next = next_index,

@@ -2,8 +2,8 @@
 
 use crate::{
     domain::{
-        Actor, ChangeRecord, Contact, ContactChange, Decision, LinkConfidence, Millis, Obligation,
-        Said, ScopeKeys, Subject,
+        Actor, ChangeRecord, Contact, ContactChange, Decision, Key, LinkConfidence, Millis,
+        Obligation, Said, ScopeKeys, Subject,
     },
     ledger::entry,
     node::{
@@ -12,16 +12,15 @@ use crate::{
     },
     proto,
     status::Fault,
-    watch::Event,
+    watch::{CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
 };
 
 use super::{obligations::due_message, timestamp};
 
 impl From<&ScopeKeys> for proto::Scope {
     fn from(keys: &ScopeKeys) -> Self {
-        let text = |key: &Option<crate::domain::Key>| {
-            key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string)
-        };
+        let text =
+            |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
         Self { purpose: text(&keys.purpose), channel: text(&keys.channel) }
     }
 }
@@ -255,30 +254,78 @@ fn confidence_number(confidence: Option<LinkConfidence>) -> i32 {
 /// An act as watchers hear it, with the changes at these positions.
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
-    if let Some(link) = &event.link {
-        let link = proto::LinkEvent {
-            index: event.index,
-            subject: event.subject.as_str().to_owned(),
-            other_subject: link.other.as_str().to_owned(),
-            confidence: confidence_number(link.confidence),
-            recorded_at: Some(timestamp(event.recorded_at)),
-            linked_subjects: names(&event.linked),
-        };
-        return proto::WatchResponse { message: Some(proto::watch_response::Message::Link(link)) };
-    }
-    let changes = positions.iter().filter_map(|position| event.changes.get(*position));
-    let consent = proto::ConsentEvent {
-        index: event.index,
-        subject: event.subject.as_str().to_owned(),
-        actor: proto::Actor::from(event.actor).into(),
-        recorded_at: Some(timestamp(event.recorded_at)),
-        effective_at: Some(timestamp(event.effective_at)),
-        changes: changes.map(event_change).collect(),
-        cause_index: event.cause,
-        reason: event.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
-        linked_subjects: names(&event.linked),
+    use proto::watch_response::Message;
+    let message = match &event.told {
+        EventTold::Consent(own) => Message::Consent(consent_event(event, own, positions)),
+        EventTold::Link(own) => Message::Link(link_event(event, own)),
+        EventTold::Catalog(own) => Message::Catalog(catalog_event(event, own)),
+        EventTold::Overdue(own) => Message::Overdue(overdue_event(event, own)),
     };
-    proto::WatchResponse { message: Some(proto::watch_response::Message::Consent(consent)) }
+    proto::WatchResponse { message: Some(message) }
+}
+
+/// As [`event`], for consumers of a subscription; `attempt` counts from 1.
+#[must_use]
+pub fn delivery(event: &Event, positions: &[usize], attempt: u32) -> proto::ConsumeResponse {
+    use proto::consume_response::Message;
+    let message = match &event.told {
+        EventTold::Consent(own) => Message::Consent(consent_event(event, own, positions)),
+        EventTold::Link(own) => Message::Link(link_event(event, own)),
+        EventTold::Catalog(own) => Message::Catalog(catalog_event(event, own)),
+        EventTold::Overdue(own) => Message::Overdue(overdue_event(event, own)),
+    };
+    proto::ConsumeResponse { message: Some(message), attempt }
+}
+
+fn consent_event(event: &Event, own: &ConsentTold, positions: &[usize]) -> proto::ConsentEvent {
+    let changes = positions.iter().filter_map(|position| own.changes.get(*position));
+    proto::ConsentEvent {
+        index: event.index,
+        subject: own.subject.as_str().to_owned(),
+        actor: proto::Actor::from(own.actor).into(),
+        recorded_at: Some(timestamp(event.recorded_at)),
+        effective_at: Some(timestamp(own.effective_at)),
+        changes: changes.map(event_change).collect(),
+        cause_index: own.cause,
+        reason: own.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
+        linked_subjects: names(&own.linked),
+        preferences_changed: own.preferences_changed,
+    }
+}
+
+fn link_event(event: &Event, own: &LinkTold) -> proto::LinkEvent {
+    proto::LinkEvent {
+        index: event.index,
+        subject: own.subject.as_str().to_owned(),
+        other_subject: own.other.as_str().to_owned(),
+        confidence: confidence_number(own.confidence),
+        recorded_at: Some(timestamp(event.recorded_at)),
+        linked_subjects: names(&own.linked),
+    }
+}
+
+fn catalog_event(event: &Event, own: &CatalogTold) -> proto::CatalogEvent {
+    let text = |key: &Option<Key>| key.as_ref().map_or(String::new(), ToString::to_string);
+    proto::CatalogEvent {
+        index: event.index,
+        purpose: text(&own.purpose),
+        channel: text(&own.channel),
+        effects: own.effects.iter().map(|own| proto::CatalogEffect::from(*own).into()).collect(),
+        recorded_at: Some(timestamp(event.recorded_at)),
+        version: own.version,
+        oldest_compatible_version: own.oldest_compatible,
+    }
+}
+
+fn overdue_event(event: &Event, own: &OverdueTold) -> proto::OverdueEvent {
+    proto::OverdueEvent {
+        index: event.index,
+        subscription: own.subscription.to_string(),
+        shard: own.shard,
+        event_index: own.event_index,
+        pending_since: Some(timestamp(own.pending_since)),
+        recorded_at: Some(timestamp(event.recorded_at)),
+    }
 }
 
 fn names(subjects: &[Subject]) -> Vec<String> {

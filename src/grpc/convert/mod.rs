@@ -14,14 +14,15 @@ mod obligations;
 mod privacy;
 mod receipt;
 mod scalar;
+mod subscription;
 mod watch;
 
 use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
 pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
-    batch_result, check_response, confirmed, event, history_item, preferences_response, progress,
-    recorded,
+    batch_result, check_response, confirmed, delivery, event, history_item, preferences_response,
+    progress, recorded,
 };
 pub use audience::{
     AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
@@ -38,9 +39,10 @@ pub use obligations::due_message;
 pub use privacy::{link, linked, unlink, unlinked};
 pub use receipt::{receipt_format, receipt_message, subject_if_given};
 pub use scalar::key;
+pub use subscription::{new_subscription, snapshot, subscription, subscription_name};
 pub use watch::{Watching, entry_range, watching};
 
-pub use crate::ledger::entry::timestamp;
+pub use crate::ledger::entry::{duration, timestamp};
 
 /// The greatest number of checks in a batch.
 pub const BATCH_CHECKS_MAX: usize = 10_000;

@@ -162,14 +162,16 @@ incoming! {
     actor, domain::Actor, proto::Actor: Subject Guardian Agent Operator System Import;
     legal_basis, domain::LegalBasis, proto::LegalBasis:
         Consent Contract LegalObligation VitalInterest PublicTask LegitimateInterest;
-    event_kind, crate::watch::EventKind, proto::EventKind:
-        Grant Refuse Withdraw Object Expire Link;
+    event_kind, domain::EventKind, proto::EventKind:
+        Grant Refuse Withdraw Object Expire Link Catalog Preferences Overdue;
     link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
 }
 
 // The others go out as the ledger's entries have them.
 outgoing! {
     domain::Effect, proto::Effect: Allow Deny;
+    crate::watch::CatalogEffect, proto::CatalogEffect:
+        Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
     domain::Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
 }

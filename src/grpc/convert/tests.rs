@@ -7,13 +7,13 @@ use prost::Message;
 
 use super::{scalar::*, *};
 use crate::{
+    domain::EventKind,
     domain::{
         Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
         PurposeVersion, Reason, ScopeKeys, SubjectError,
     },
     node::PurposeDraft,
     proto,
-    watch::EventKind,
 };
 
 fn at(field: &str, problem: Problem) -> Invalid {
@@ -554,6 +554,7 @@ fn what_a_watcher_asks_for_is_parsed_whole() {
             namespaces: vec!["user".into()],
         }),
         progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+        ..Default::default()
     })
     .unwrap();
     assert_eq!(asked.start, Some(0));
@@ -758,7 +759,7 @@ proptest! {
 
     #[test]
     fn spans_round_trip(ms in 0..=i64::MAX / 2) {
-        prop_assert_eq!(span_ms(crate::ledger::entry::duration(ms), "f"), Ok(ms));
+        prop_assert_eq!(span_ms(duration(ms), "f"), Ok(ms));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! What watchers and auditors ask for.
 
-use std::{collections::HashSet, hash::Hash, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    domain::SUBJECT_BYTES_MAX,
+    domain::{EventKind, Filter, SUBJECT_BYTES_MAX},
     proto,
-    watch::{EventKind, Filter},
 };
 
 use super::{
@@ -42,7 +41,11 @@ pub fn watching(request: proto::WatchRequest) -> Result<Watching, Invalid> {
     })
 }
 
-fn filter(message: &proto::WatchFilter) -> Result<Filter, Invalid> {
+/// A filter.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn filter(message: &proto::WatchFilter) -> Result<Filter, Invalid> {
     Ok(Filter {
         purposes: set(&message.purposes, "purposes", |text| key(text, "purposes"))?,
         channels: set(&message.channels, "channels", |text| key(text, "channels"))?,
@@ -52,11 +55,11 @@ fn filter(message: &proto::WatchFilter) -> Result<Filter, Invalid> {
 }
 
 /// A list as a set, every value of it parsed.
-fn set<From, To: Eq + Hash>(
+fn set<From, To: Ord>(
     values: &[From],
     field: &'static str,
     parse: impl Fn(&From) -> Result<To, Invalid>,
-) -> Result<HashSet<To>, Invalid> {
+) -> Result<BTreeSet<To>, Invalid> {
     at_most(values.len(), FILTER_VALUES_MAX, field)?;
     let with_position = |(position, value)| {
         parse(value).map_err(|invalid| invalid.problem.at(format!("{field}[{position}]")))

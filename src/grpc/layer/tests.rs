@@ -79,6 +79,57 @@ impl WatchService for Fake {
         });
         Ok(Answer::new(Box::pin(messages)))
     }
+
+    async fn create_subscription(
+        &self,
+        _: tonic::Request<proto::CreateSubscriptionRequest>,
+    ) -> Result<Answer<proto::CreateSubscriptionResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        _: tonic::Request<proto::ListSubscriptionsRequest>,
+    ) -> Result<Answer<proto::ListSubscriptionsResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn delete_subscription(
+        &self,
+        _: tonic::Request<proto::DeleteSubscriptionRequest>,
+    ) -> Result<Answer<proto::DeleteSubscriptionResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn get_propagation(
+        &self,
+        _: tonic::Request<proto::GetPropagationRequest>,
+    ) -> Result<Answer<proto::GetPropagationResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        _: tonic::Request<proto::ListDeadLettersRequest>,
+    ) -> Result<Answer<proto::ListDeadLettersResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        _: tonic::Request<proto::ReplayDeadLettersRequest>,
+    ) -> Result<Answer<proto::ReplayDeadLettersResponse>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
+
+    type ConsumeStream = stream::Empty<Result<proto::ConsumeResponse, Status>>;
+
+    async fn consume(
+        &self,
+        _: tonic::Request<tonic::Streaming<proto::ConsumeRequest>>,
+    ) -> Result<Answer<Self::ConsumeStream>, Status> {
+        Err(Status::unimplemented("not part of the fake"))
+    }
 }
 
 struct Harness {

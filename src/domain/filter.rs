@@ -1,0 +1,116 @@
+//! Which events somebody wants to hear.
+
+use std::collections::BTreeSet;
+
+use super::{
+    act::{Action, ChangeRecord},
+    scope::Key,
+};
+
+/// Kinds of event that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// Consent was given.
+    Grant,
+    /// Consent was refused.
+    Refuse,
+    /// Consent was withdrawn.
+    Withdraw,
+    /// An objection was made.
+    Object,
+    /// Consent ran out by itself.
+    Expire,
+    /// Two data subjects were linked or unlinked.
+    Link,
+    /// The catalogue changed in a way that can change answers.
+    Catalog,
+    /// A data subject changed how it wants to be contacted.
+    Preferences,
+    /// A subscription is overdue.
+    Overdue,
+}
+
+impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::Grant,
+        Self::Refuse,
+        Self::Withdraw,
+        Self::Object,
+        Self::Expire,
+        Self::Link,
+        Self::Catalog,
+        Self::Preferences,
+        Self::Overdue,
+    ];
+
+    /// Whether it is told to who names no kinds: what can end an ALLOW by itself.
+    #[must_use]
+    pub fn is_default(self) -> bool {
+        !matches!(self, Self::Grant | Self::Preferences | Self::Overdue)
+    }
+}
+
+impl From<Action> for EventKind {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Grant => Self::Grant,
+            Action::Refuse => Self::Refuse,
+            Action::Withdraw => Self::Withdraw,
+            Action::Object => Self::Object,
+            Action::Expire => Self::Expire,
+        }
+    }
+}
+
+/// Which events somebody wants to hear. An empty set does not restrict, except for `kinds`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Purpose keys; a stop over every purpose passes any.
+    pub purposes: BTreeSet<Key>,
+    /// Channel keys; a stop over every channel passes any.
+    pub channels: BTreeSet<Key>,
+    /// Kinds; empty means those that are told by default.
+    pub kinds: BTreeSet<EventKind>,
+    /// Subject namespaces; a linked subject passes as well.
+    pub namespaces: BTreeSet<String>,
+}
+
+impl Filter {
+    /// Whether a kind is wanted.
+    #[must_use]
+    pub fn wants(&self, kind: EventKind) -> bool {
+        if self.kinds.is_empty() { kind.is_default() } else { self.kinds.contains(&kind) }
+    }
+
+    /// Whether a change passes, as long as its data subject does.
+    #[must_use]
+    pub fn passes(&self, change: &ChangeRecord) -> bool {
+        self.wants(change.action.into())
+            && self.covers_purpose(change.scope.purpose.as_ref())
+            && self.covers_channel(change.scope.channel.as_ref())
+    }
+
+    /// Whether a purpose, or all of them, touches what is wanted.
+    #[must_use]
+    pub fn covers_purpose(&self, purpose: Option<&Key>) -> bool {
+        touches(&self.purposes, purpose)
+    }
+
+    /// Whether a channel, or all of them, touches what is wanted.
+    #[must_use]
+    pub fn covers_channel(&self, channel: Option<&Key>) -> bool {
+        touches(&self.channels, channel)
+    }
+
+    /// Whether data subjects of a namespace are wanted.
+    #[must_use]
+    pub fn covers_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(namespace)
+    }
+}
+
+/// Whether a change that covers one key, or all, touches what is wanted.
+fn touches(wanted: &BTreeSet<Key>, covered: Option<&Key>) -> bool {
+    wanted.is_empty() || covered.is_none_or(|key| wanted.contains(key))
+}

@@ -1,0 +1,257 @@
+//! Durable subscriptions: who must hear what, and what they have acknowledged.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+use super::{filter::Filter, scope::Key, time::Millis};
+
+/// The greatest number of shards of a subscription.
+pub const SHARDS_MAX: u32 = 64;
+/// The longest owner of a subscription, and name of a consumer, in bytes.
+pub const OWNER_BYTES_MAX: usize = 256;
+/// The longest URL of a webhook, in bytes.
+pub const WEBHOOK_URL_BYTES_MAX: usize = 2_048;
+
+/// A subscription by the index of the entry that created it: its name may be another's one day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(pub u64);
+
+/// Which state a snapshot tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Snapshot {
+    /// What is denied.
+    Denied,
+    /// Everything on record.
+    All,
+}
+
+/// A subscription as its creation says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionCreated {
+    /// Name.
+    pub name: Key,
+    /// Who answers for it.
+    pub owner: String,
+    /// Which events it must hear.
+    pub filter: Filter,
+    /// First index that it must hear.
+    pub start_index: u64,
+    /// The state that its consumers hear first, as of the revision `start_index`.
+    pub snapshot: Option<Snapshot>,
+    /// Over how many consumers it is spread: 1 to [`SHARDS_MAX`].
+    pub shards: u32,
+    /// How long an event may stay unacknowledged, in milliseconds; none means for ever.
+    pub deadline_ms: Option<i64>,
+    /// Where it is delivered by HTTP; none if it is consumed.
+    pub webhook_url: Option<String>,
+}
+
+/// What one shard of a subscription acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The shard.
+    pub shard: u32,
+    /// What was acknowledged, ascending, without overlap.
+    pub ranges: Vec<Range<u64>>,
+    /// When the last of it was.
+    pub acknowledged_at: Millis,
+    /// Whether the snapshot was acknowledged.
+    pub snapshot: bool,
+}
+
+/// Delivery of events was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryFailed {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The shard.
+    pub shard: u32,
+    /// The events, ascending.
+    pub failed: Vec<FailedDelivery>,
+}
+
+/// An event whose delivery was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedDelivery {
+    /// Index of the event.
+    pub index: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// HTTP status of the last answer; 0 if there was none.
+    pub http_status: u32,
+}
+
+/// A subscription's deadline passed with an event unacknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryOverdue {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The shard.
+    pub shard: u32,
+    /// The oldest event that it has not acknowledged.
+    pub event_index: u64,
+    /// When that was recorded.
+    pub pending_since: Millis,
+}
+
+/// A subscription, with what is known of it by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Its identity.
+    pub id: SubscriptionId,
+    /// When it was created.
+    pub created_at: Millis,
+    /// As it was created.
+    pub spec: Arc<SubscriptionCreated>,
+    /// Its shards; as many as `spec.shards`.
+    pub shards: Vec<ShardState>,
+    /// The entry that ended it, and when that was.
+    pub deleted: Option<(u64, Millis)>,
+}
+
+/// What is known of one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardState {
+    /// What it has acknowledged, or was given up.
+    pub settled: Settled,
+    /// Whether its snapshot is still to be acknowledged.
+    pub snapshot_pending: bool,
+    /// The last time that it was said to be overdue.
+    pub overdue: Option<Overdue>,
+}
+
+/// A time that a shard was said to be overdue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overdue {
+    /// The oldest event that it had not acknowledged.
+    pub event_index: u64,
+    /// When that was said.
+    pub recorded_at: Millis,
+}
+
+impl Subscription {
+    /// A subscription as it begins.
+    #[must_use]
+    pub fn new(id: SubscriptionId, created_at: Millis, spec: SubscriptionCreated) -> Self {
+        let shard = ShardState {
+            settled: Settled::before(spec.start_index),
+            snapshot_pending: spec.snapshot.is_some(),
+            overdue: None,
+        };
+        let shards = vec![shard; spec.shards as usize];
+        Self { id, created_at, spec: Arc::new(spec), shards, deleted: None }
+    }
+
+    /// One of its shards.
+    #[must_use]
+    pub fn shard(&self, shard: u32) -> Option<&ShardState> {
+        self.shards.get(shard as usize)
+    }
+}
+
+/// A set of ledger indexes that mostly grows at its end: everything before one index, and ranges
+/// above it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    next: u64,
+    /// Start to end; no two touch, and none touches `next`.
+    above: BTreeMap<u64, u64>,
+}
+
+impl Settled {
+    /// Everything before an index.
+    #[must_use]
+    pub fn before(next: u64) -> Self {
+        Self { next, above: BTreeMap::new() }
+    }
+
+    /// The first index that is not in the set.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether an index is in the set.
+    #[must_use]
+    pub fn contains(&self, index: u64) -> bool {
+        index < self.next
+            || self.above.range(..=index).next_back().is_some_and(|(_, end)| index < *end)
+    }
+
+    /// The ranges beyond [`Self::next`], ascending.
+    pub fn above(&self) -> impl Iterator<Item = Range<u64>> {
+        self.above.iter().map(|(start, end)| *start..*end)
+    }
+
+    /// Adds a range, and answers what of it is new, ascending.
+    pub fn insert(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut added = Vec::new();
+        let mut from = range.start.max(self.next);
+        if from >= range.end {
+            return added;
+        }
+        // Ranges that overlap or touch become one.
+        let (mut start, mut end) = (from, range.end);
+        if let Some((before, to)) = self.above.range(..from).next_back().map(|(s, e)| (*s, *e))
+            && to >= from
+        {
+            start = before;
+            end = end.max(to);
+            from = to;
+            self.above.remove(&before);
+        }
+        while from <= range.end
+            && let Some((next, to)) =
+                self.above.range(from..=range.end).next().map(|(s, e)| (*s, *e))
+        {
+            if from < next {
+                added.push(from..next);
+            }
+            from = to;
+            end = end.max(to);
+            self.above.remove(&next);
+        }
+        if from < range.end {
+            added.push(from..range.end);
+        }
+        if start <= self.next {
+            self.next = end;
+        } else {
+            self.above.insert(start, end);
+        }
+        added
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn settled_is_a_set(start in 0_u64..10, ranges in vec((0_u64..60, 0_u64..12), 0..30)) {
+            let mut settled = Settled::before(start);
+            let mut model: BTreeSet<u64> = (0..start).collect();
+            for (from, len) in ranges {
+                let new: Vec<u64> = settled.insert(from..from + len).into_iter().flatten().collect();
+                let want: Vec<u64> = (from..from + len).filter(|at| model.insert(*at)).collect();
+                prop_assert_eq!(new, want);
+                prop_assert_eq!(settled.next(), (0..).find(|at| !model.contains(at)).unwrap());
+                for at in 0..80 {
+                    prop_assert_eq!(settled.contains(at), model.contains(&at));
+                }
+                // The same set has one form.
+                let mut last = settled.next();
+                for range in settled.above() {
+                    prop_assert!(last < range.start && range.start < range.end);
+                    last = range.end;
+                }
+            }
+        }
+    }
+}
