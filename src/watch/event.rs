@@ -122,10 +122,18 @@ impl Event {
         one.into_iter().chain(other).chain(linked)
     }
 
-    /// The data subject in whose order it stands; none if it is about everybody.
+    /// The data subjects in whose order it stands: two for a link; none if it is about everybody.
+    pub fn own_subjects(&self) -> impl Iterator<Item = &Subject> {
+        let own = if matches!(self.told, EventTold::Link(_)) { 2 } else { 1 };
+        self.subjects().take(own)
+    }
+
+    /// Whether it goes to a shard of so many: that of each of its own data subjects, or any if it is
+    /// about everybody.
     #[must_use]
-    pub fn subject(&self) -> Option<&Subject> {
-        self.subjects().next()
+    pub fn is_of_shard(&self, shard: u32, shards: u32) -> bool {
+        let mut own = self.own_subjects().peekable();
+        shards <= 1 || own.peek().is_none() || own.any(|own| shard_of(own, shards) == shard)
     }
 
     /// Whether it passes a filter and, for consents, the positions of the changes that do. A consent
@@ -157,6 +165,14 @@ impl Event {
         subjects.peek().is_none()
             || subjects.any(|subject| filter.covers_namespace(subject.namespace()))
     }
+}
+
+/// The shard of a data subject, of so many. It never changes.
+#[must_use]
+pub fn shard_of(subject: &Subject, shards: u32) -> u32 {
+    let hash = blake3::hash(subject.as_str().as_bytes());
+    let (first, _) = hash.as_bytes().split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+    u32::from_be_bytes(*first) % shards.max(1)
 }
 
 impl CatalogTold {
@@ -250,6 +266,16 @@ mod tests {
         assert_eq!(event.passing(&of_namespace("user")), Some(vec![0]));
         assert_eq!(event.passing(&of_namespace("email")), Some(vec![0]));
         assert_eq!(event.passing(&of_namespace("device")), None);
+    }
+
+    #[test]
+    fn the_shard_of_a_data_subject_never_changes() {
+        let shard = |text: &str, shards| shard_of(&Subject::parse(text).unwrap(), shards);
+        assert_eq!([shard("user:42", 64), shard("email:jo@example.org", 64)], [51, 10]);
+        let event = event(&[(Action::Withdraw, "*", "*")]);
+        let of: Vec<u32> = (0..64).filter(|own| event.is_of_shard(*own, 64)).collect();
+        assert_eq!(of, [shard("user:42", 64)]);
+        assert!(event.is_of_shard(0, 1));
     }
 
     #[test]

@@ -8,7 +8,9 @@ mod event;
 
 use std::{collections::VecDeque, sync::Arc};
 
-pub use event::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold};
+pub use event::{
+    CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold, shard_of,
+};
 use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::sync::watch;
