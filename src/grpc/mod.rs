@@ -15,6 +15,7 @@ pub mod layer;
 pub mod method;
 pub mod privacy;
 mod receipt;
+mod snapshot;
 mod subscription;
 pub mod watch;
 

@@ -10,11 +10,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     consume,
     convert::{self, Watching},
+    snapshot::Beginning,
     subscription,
 };
 use crate::{
     domain::Millis,
-    node::Node,
+    node::{Node, Snapshotting},
     proto::{self, watch_service_server::WatchService},
     status::Fault,
     telemetry::Metrics,
@@ -45,8 +46,22 @@ impl WatchService for Watch {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let Watching { start, filter, progress_interval } =
+        let Watching { start, filter, progress_interval, snapshot, snapshot_token } =
             convert::watching(request.into_inner())?;
+        let beginning = match snapshot {
+            None => None,
+            Some(kind) => {
+                let what = Snapshotting {
+                    revision: self.node.revision(),
+                    kind,
+                    filter: Arc::new(filter.clone()),
+                    shard: None,
+                };
+                let drain = self.drain.clone();
+                Some(Beginning::new(&self.node, what, snapshot_token, drain).await?)
+            }
+        };
+        let start = beginning.as_ref().map(Beginning::revision).or(start);
         let watched = Watched::new(
             self.node.watch(start, filter)?,
             start,
@@ -56,9 +71,13 @@ impl WatchService for Watch {
         );
         // One message at a time, made when the client has room for it: that is all the
         // back-pressure there is, and a slow client holds nothing but its place in the ledger.
-        let messages = stream::try_unfold(watched, async |mut watched| {
-            let message = watched.next().await?;
-            Ok(Some((message, watched)))
+        let stages = (beginning, watched);
+        let messages = stream::try_unfold(stages, async |(beginning, mut watched)| {
+            let Some(mut beginning) = beginning else {
+                return Ok(Some((watched.next().await?, (None, watched))));
+            };
+            let (message, is_last) = beginning.next().await?;
+            Ok(Some((message, (Some(beginning).filter(|_| !is_last), watched))))
         });
         Ok(Response::new(Box::pin(messages)))
     }

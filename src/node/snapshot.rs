@@ -1,12 +1,30 @@
 //! The state that a filter covers, as of one revision, data subject by data subject.
+//!
+//! Whoever begins with a snapshot and goes on with the events from its revision on hears everything
+//! once: a data subject that changed meanwhile is told as it was at the revision, by replaying its
+//! own entries, and the change is told as the event that it is. So nothing has to be held still
+//! while a snapshot is read, however long that takes; the order is that of the random references.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::task::spawn_blocking;
 
 use super::{
     Core, Node, ReadError,
-    question::{CellPreference, StandingStop},
+    check::preferences_of,
+    past::{AsOf, Past},
+    question::{CellPreference, Preferences, StandingStop},
 };
-use crate::domain::{Filter, Snapshot, Subject};
+use crate::{
+    domain::{Effect, Filter, Snapshot, Subject, SubjectRef},
+    watch::shard_of,
+};
+
+/// The greatest number of data subjects on a page.
+const PAGE_SUBJECTS_MAX: usize = 64;
+/// How many data subjects are looked at in one go, and how many of their names are read at once.
+const STEP_SUBJECTS: usize = 2_048;
+const NAMES_AT_A_TIME: usize = 256;
 
 /// Of a snapshot: what is known of one data subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,27 +59,152 @@ pub struct Snapshotting {
 /// Reads a snapshot, page by page, in bounded memory.
 #[derive(Debug)]
 pub struct SnapshotReader {
+    source: Arc<Source>,
+    after: Option<SubjectRef>,
+    is_complete: bool,
+}
+
+/// Where a snapshot is read.
+#[derive(Debug)]
+struct Source {
     core: Arc<Core>,
+    what: Snapshotting,
+    past: Past,
+}
+
+/// A part of a snapshot.
+struct Step {
+    page: Vec<SnapshotSubject>,
+    /// The last that was looked at.
+    after: Option<SubjectRef>,
+    is_complete: bool,
 }
 
 impl Node {
-    /// A snapshot from its beginning, or behind a token.
+    /// A snapshot from its beginning, or behind a token. May block for as long as it takes to read
+    /// the catalogue of then.
     ///
     /// # Errors
     /// [`ReadError::SnapshotToken`]: it is another snapshot's, or none.
+    /// [`ReadError::IndexOutOfRange`]: the revision has not come.
     pub fn snapshot(&self, what: Snapshotting, token: &[u8]) -> Result<SnapshotReader, ReadError> {
-        todo!("{what:?} {token:?}")
+        let after = match token {
+            [] => None,
+            token => {
+                let (revision, after) = parse_token(token)?;
+                if revision != what.revision {
+                    return Err(ReadError::SnapshotToken);
+                }
+                Some(after)
+            }
+        };
+        let past = self.core.past(AsOf::Revision(what.revision))?;
+        let source = Source { core: Arc::clone(&self.core), what, past };
+        Ok(SnapshotReader { source: Arc::new(source), after, is_complete: false })
     }
 }
 
 impl SnapshotReader {
-    /// The next data subjects; none at the end.
+    /// The next data subjects; none at the end. Cancel-safe.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
     pub async fn next_page(&mut self) -> Result<Vec<SnapshotSubject>, ReadError> {
-        todo!("{:?}", self.core)
+        while !self.is_complete {
+            let (source, after) = (Arc::clone(&self.source), self.after);
+            let step = spawn_blocking(move || source.step(after)).await;
+            let step = step.map_err(|error| ReadError::StateUnreadable(error.to_string()))??;
+            self.after = step.after;
+            self.is_complete = step.is_complete;
+            if !step.page.is_empty() {
+                return Ok(step.page);
+            }
+        }
+        Ok(Vec::new())
     }
+}
+
+impl Source {
+    /// Looks at the next data subjects, until a page is full or enough were looked at.
+    fn step(&self, mut after: Option<SubjectRef>) -> Result<Step, ReadError> {
+        let mut page = Vec::new();
+        let mut names = VecDeque::new();
+        for _ in 0..STEP_SUBJECTS {
+            if names.is_empty() {
+                names.extend(self.core.view.subjects(after, NAMES_AT_A_TIME)?);
+            }
+            let Some(subject) = names.pop_front() else {
+                return Ok(Step { page, after, is_complete: true });
+            };
+            page.extend(self.told(subject)?);
+            after = Some(subject);
+            if page.len() == PAGE_SUBJECTS_MAX {
+                break;
+            }
+        }
+        Ok(Step { page, after, is_complete: false })
+    }
+
+    /// What the snapshot tells of a data subject, if it tells of it.
+    fn told(&self, subject: SubjectRef) -> Result<Option<SnapshotSubject>, ReadError> {
+        let Preferences { mut cells, mut stops, links, .. } = self.preferences(subject)?;
+        let Snapshotting { revision, kind, filter, shard } = &self.what;
+        cells.retain(|cell| {
+            filter.covers_purpose(Some(&cell.purpose))
+                && filter.covers_channel(Some(&cell.channel))
+                && (*kind == Snapshot::All || cell.decision.effect() == Effect::Deny)
+        });
+        stops.retain(|stop| {
+            filter.covers_purpose(stop.scope.purpose.as_ref())
+                && filter.covers_channel(stop.scope.channel.as_ref())
+        });
+        if cells.is_empty() && stops.is_empty() {
+            return Ok(None);
+        }
+        let name = self.core.vault.identity(subject)?;
+        if shard.is_some_and(|(shard, of)| shard_of(&name, of) != shard) {
+            return Ok(None);
+        }
+        let linked: Vec<Subject> = links.into_iter().map(|(linked, _)| linked).collect();
+        let is_covered = |own: &Subject| filter.covers_namespace(own.namespace());
+        if !is_covered(&name) && !linked.iter().any(is_covered) {
+            return Ok(None);
+        }
+        let token = token(*revision, subject);
+        Ok(Some(SnapshotSubject {
+            subject: name,
+            cells,
+            stops,
+            linked,
+            revision: *revision,
+            token,
+        }))
+    }
+
+    /// What was known of a data subject at the revision.
+    fn preferences(&self, subject: SubjectRef) -> Result<Preferences, ReadError> {
+        let catalog = &self.past.catalog.catalog;
+        let now = self.past.now;
+        let own = self.core.view.peek(subject)?;
+        if own.links.is_empty() && own.revision <= self.what.revision {
+            return Ok(preferences_of(catalog, &own, false, None, now));
+        }
+        let (state, linked) = self.core.state_at(subject, &self.past)?;
+        let mut preferences = preferences_of(catalog, &state, false, None, now);
+        preferences.links = self.core.named(linked)?;
+        Ok(preferences)
+    }
+}
+
+fn token(revision: u64, subject: SubjectRef) -> Vec<u8> {
+    [&revision.to_be_bytes()[..], &subject.0].concat()
+}
+
+fn parse_token(token: &[u8]) -> Result<(u64, SubjectRef), ReadError> {
+    let parts = token.split_first_chunk::<8>();
+    let (revision, subject) = parts.ok_or(ReadError::SnapshotToken)?;
+    let subject = subject.try_into().map_err(|_| ReadError::SnapshotToken)?;
+    Ok((u64::from_be_bytes(*revision), SubjectRef(subject)))
 }
 
 /// The revision that a token's snapshot is of.
@@ -69,5 +212,5 @@ impl SnapshotReader {
 /// # Errors
 /// [`ReadError::SnapshotToken`].
 pub fn revision_of_token(token: &[u8]) -> Result<u64, ReadError> {
-    todo!("{token:?}")
+    parse_token(token).map(|(revision, _)| revision)
 }

@@ -8,5 +8,6 @@ mod checkpoints;
 mod faults;
 mod links;
 mod replay;
+mod snapshot;
 mod support;
 mod uses;

@@ -8,7 +8,7 @@ use crate::{
     ledger::entry,
     node::{
         CellPreference, Checked, Confirmed, History, HistoryItem, Preferences, Recorded,
-        StandingStop,
+        SnapshotSubject, StandingStop,
     },
     proto,
     status::Fault,
@@ -152,6 +152,19 @@ fn linked_subject((subject, confidence): &(Subject, LinkConfidence)) -> proto::L
     proto::LinkedSubject {
         subject: subject.as_str().to_owned(),
         confidence: proto::LinkConfidence::from(*confidence).into(),
+    }
+}
+
+/// Of a snapshot: one data subject.
+#[must_use]
+pub fn snapshot_subject(own: &SnapshotSubject) -> proto::SnapshotSubject {
+    proto::SnapshotSubject {
+        subject: own.subject.as_str().to_owned(),
+        cells: own.cells.iter().map(cell_preference).collect(),
+        stops: own.stops.iter().map(standing_stop).collect(),
+        revision: own.revision,
+        token: own.token.clone(),
+        linked_subjects: names(&own.linked),
     }
 }
 

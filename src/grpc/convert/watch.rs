@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    domain::{EventKind, Filter, SUBJECT_BYTES_MAX},
+    domain::{EventKind, Filter, SUBJECT_BYTES_MAX, Snapshot},
     proto,
 };
 
 use super::{
     FILTER_VALUES_MAX, Invalid, PROGRESS_MS_DEFAULT, PROGRESS_MS_MAX, PROGRESS_MS_MIN, Problem,
     scalar::{at_most, event_kind, key, span_ms_within, std_duration, text_within},
+    subscription::snapshot,
 };
 
 /// What a watcher asks for.
@@ -21,6 +22,10 @@ pub struct Watching {
     pub filter: Filter,
     /// How often an idle stream hears of progress.
     pub progress_interval: Duration,
+    /// The state that is told first.
+    pub snapshot: Option<Snapshot>,
+    /// Where to go on with it; empty means at its beginning.
+    pub snapshot_token: Vec<u8>,
 }
 
 /// What a request to watch asks for.
@@ -33,7 +38,16 @@ pub fn watching(request: proto::WatchRequest) -> Result<Watching, Invalid> {
         None => PROGRESS_MS_DEFAULT,
         Some(span) => span_ms_within(span, "progress_interval", limits)?,
     };
+    let snapshot = snapshot(request.snapshot, "snapshot")?;
+    if snapshot.is_some() && request.start_index.is_some() {
+        return Err(Problem::NotWith("snapshot").at("start_index"));
+    }
+    if snapshot.is_none() && !request.snapshot_token.is_empty() {
+        return Err(Problem::Required.at("snapshot"));
+    }
     Ok(Watching {
+        snapshot,
+        snapshot_token: request.snapshot_token,
         start: request.start_index,
         filter: filter(&request.filter.unwrap_or_default())
             .map_err(|invalid| invalid.within("filter"))?,

@@ -1,0 +1,67 @@
+//! A snapshot as the beginning of a stream: one message a data subject, and one at the end.
+
+use std::{sync::Arc, vec};
+
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{blocking, convert};
+use crate::{
+    node::{Node, SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token},
+    proto::{self, watch_response::Message},
+    status::Fault,
+};
+
+/// The snapshot that a watcher hears first.
+pub(super) struct Beginning {
+    reader: SnapshotReader,
+    page: vec::IntoIter<SnapshotSubject>,
+    revision: u64,
+    subjects: u64,
+    drain: CancellationToken,
+}
+
+impl Beginning {
+    /// A snapshot as of now or, with a token, the rest of an earlier one.
+    pub(super) async fn new(
+        node: &Arc<Node>,
+        what: Snapshotting,
+        token: Vec<u8>,
+        drain: CancellationToken,
+    ) -> Result<Self, Fault> {
+        let revision = match &*token {
+            [] => what.revision,
+            token => revision_of_token(token)?,
+        };
+        let (node, what) = (Arc::clone(node), Snapshotting { revision, ..what });
+        let reader = blocking(move || node.snapshot(what, &token)).await?;
+        Ok(Self { reader, page: Vec::new().into_iter(), revision, subjects: 0, drain })
+    }
+
+    /// The revision of the snapshot, and the index of the first event behind it.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The next message, and whether it is the last.
+    pub(super) async fn next(&mut self) -> Result<(proto::WatchResponse, bool), Status> {
+        let message = loop {
+            if let Some(subject) = self.page.next() {
+                self.subjects += 1;
+                break Message::Snapshot(convert::snapshot_subject(&subject));
+            }
+            let page = tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return Err(Fault::ShuttingDown.into()),
+                page = self.reader.next_page() => page?,
+            };
+            if page.is_empty() {
+                let (revision, subjects) = (self.revision, self.subjects);
+                break Message::SnapshotEnd(proto::SnapshotEnd { revision, subjects });
+            }
+            self.page = page.into_iter();
+        };
+        let is_last = matches!(message, Message::SnapshotEnd(_));
+        Ok((proto::WatchResponse { message: Some(message) }, is_last))
+    }
+}
