@@ -561,3 +561,110 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     drop(consumer.say.send(proto::ConsumeRequest { message: None }).await);
     assert_eq!(typed(&consumer.end().await.unwrap_err()), invalid("message"));
 }
+
+/// The data subjects of the snapshot that comes next, with their tokens, and what its end says.
+async fn snapshot(consumer: &mut Consumer) -> (Vec<(String, Vec<u8>)>, proto::SnapshotEnd) {
+    let mut subjects = Vec::new();
+    loop {
+        match consumer.message().await.unwrap().unwrap().message.unwrap() {
+            Told::Snapshot(own) => subjects.push((own.subject, own.token)),
+            Told::SnapshotEnd(end) => return (subjects, end),
+            other => panic!("in the middle of a snapshot: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_comes_first_until_it_is_acknowledged() {
+    let mut ledger = Ledger::start().await;
+    ledger.withdrawals(5).await;
+    let denied = proto::Snapshot::Denied.into();
+    let own =
+        ledger.subscribe(proto::Subscription { snapshot: denied, ..Default::default() }).await;
+    let event = ledger.withdraw("user:9").await;
+
+    let mut first = ledger.consume(start(100)).await;
+    let (subjects, end) = snapshot(&mut first).await;
+    assert_eq!((end.revision, end.subjects), (own.start_index, 5), "as of the creation");
+    let names: BTreeSet<&String> = subjects.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 5, "each once");
+    assert_eq!(first.event().await, (event, 1), "and then what changed since");
+    first.close().await;
+
+    // It was not acknowledged, so it is heard again, or its rest: three, and the end takes a credit.
+    let (_, token) = subjects[1].clone();
+    let with_token = proto::ConsumeStart { snapshot_token: token, ..start(3) };
+    let mut second = ledger.consume(with_token.clone()).await;
+    for (name, _) in &subjects[2..] {
+        let message = second.message().await.unwrap().unwrap().message;
+        assert!(matches!(&message, Some(Told::Snapshot(own)) if own.subject == *name));
+    }
+    assert!(timeout(Duration::from_millis(50), second.told.message()).await.is_err());
+    second.credit(2).await;
+    let (none, end) = snapshot(&mut second).await;
+    assert_eq!((none.len(), end.revision, end.subjects), (0, own.start_index, 3));
+    second.ack(Some(end.revision), &[]).await;
+    assert_eq!(second.event().await, (event, 1));
+    second.close().await;
+
+    let mut third = ledger.consume(start(100)).await;
+    assert_eq!(third.event().await, (event, 1), "the snapshot was dealt with, the event was not");
+    let mut late = ledger.consume(with_token).await;
+    assert_eq!(late.event().await, (event, 1), "a token of a snapshot that is over does no harm");
+}
+
+#[tokio::test]
+async fn the_shards_of_a_snapshot_are_together_complete() {
+    let mut ledger = Ledger::start().await;
+    ledger.withdrawals(30).await;
+    let all = proto::Snapshot::All.into();
+    ledger.subscribe(proto::Subscription { snapshot: all, shards: 2, ..Default::default() }).await;
+    let mut heard = Vec::new();
+    for shard in 0..2 {
+        let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(100) }).await;
+        let (subjects, end) = snapshot(&mut consumer).await;
+        assert_eq!(end.subjects, subjects.len() as u64);
+        assert!(!subjects.is_empty(), "30 data subjects are in both");
+        heard.extend(subjects.into_iter().map(|(name, _)| name));
+    }
+    let once: BTreeSet<&String> = heard.iter().collect();
+    assert_eq!((heard.len(), once.len()), (30, 30));
+}
+
+/// Ends the server well while its clients go on.
+async fn terminate(ledger: &mut Ledger) {
+    let server = ledger.server.take().unwrap();
+    tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(5).await;
+    let mut first = ledger.consume(start(100)).await;
+    assert_eq!(first.events(5).await, events);
+    first.ack(Some(events[1] + 1), &[events[3]]).await;
+    // Heard only behind the acknowledgement, and so after it was taken.
+    first.credit(1).await;
+    let mut first = {
+        let ended = tokio::spawn(async move {
+            let ended = first.end().await;
+            (first, ended)
+        });
+        tokio::time::timeout(PATIENCE, acknowledged(&mut ledger, events[2])).await.unwrap();
+        terminate(&mut ledger).await;
+        let (first, ended) = ended.await.unwrap();
+        let status = ended.expect_err("the server ends it");
+        assert_eq!(typed(&status), error(Code::Unavailable, "SHUTTING_DOWN", &[]));
+        let facts = status.get_details_error_info().unwrap().metadata;
+        assert_eq!(facts["next_index"], events[2].to_string());
+        first
+    };
+    drop(first.say.try_reserve());
+    ledger.restart().await;
+    let mut second = ledger.consume(start(100)).await;
+    assert_eq!(second.started.next_index, events[2], "it was written down on the way out");
+    assert_eq!(second.events(2).await, [events[2], events[4]]);
+    first.heard.clear();
+}
