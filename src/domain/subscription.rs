@@ -184,6 +184,12 @@ impl Settled {
         self.above.iter().map(|(start, end)| *start..*end)
     }
 
+    /// Number of the ranges beyond [`Self::next`].
+    #[must_use]
+    pub fn count_above(&self) -> usize {
+        self.above.len()
+    }
+
     /// Adds a range, and answers what of it is new, ascending.
     pub fn insert(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut added = Vec::new();

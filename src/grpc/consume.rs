@@ -1,23 +1,206 @@
 //! `consent.v1.WatchService/Consume`: a subscription's stream to its consumer.
+//!
+//! Each stream has a task of its own, so that what the client acknowledges is heard at once, also
+//! while it is slow to read. The task takes the next delivery only when the client has room for it
+//! and a credit.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream, stream};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use tracing::Instrument;
 
-use crate::{node::Node, proto, telemetry::Metrics};
+use super::convert::{self, ConsumerSaid};
+use crate::{
+    domain::Millis,
+    node::{ConsumeError, Consumer, Delivery, Node},
+    proto,
+    status::{Fault, fault_of_transport},
+    watch::WatchError,
+};
+
+/// How many messages wait for a client to have room for them, beyond what the transport holds.
+const WAITING_MAX: usize = 1;
 
 /// What a consumer is sent.
 pub(super) type Messages =
     Pin<Box<dyn Stream<Item = Result<proto::ConsumeResponse, Status>> + Send>>;
 
-/// Lets a consumer in.
+/// Lets a consumer in, once it has said what it wants.
 pub(super) async fn consume(
     node: &Arc<Node>,
-    metrics: &Arc<Metrics>,
     drain: &CancellationToken,
-    requests: Streaming<proto::ConsumeRequest>,
+    mut requests: Streaming<proto::ConsumeRequest>,
 ) -> Result<Messages, Status> {
-    todo!("{node:?} {metrics:?} {drain:?} {requests:?}")
+    let (consuming, progress_interval) = tokio::select! {
+        biased;
+        () = drain.cancelled() => return Err(Fault::ShuttingDown.into()),
+        first = received(&mut requests) => convert::consuming(first?)?,
+    };
+    let consumer = node.consume(consuming).map_err(Fault::from)?;
+    let started = convert::consume_started(&consumer);
+    let (tell, told) = mpsc::channel(WAITING_MAX);
+    let stream = Consumed { consumer, progress: Progress::new(progress_interval) };
+    let running = tokio::spawn(stream.run(requests, tell, drain.clone()).in_current_span());
+    let sent = Sent { started: Some(started), told, running };
+    Ok(Box::pin(stream::try_unfold(sent, Sent::next)))
+}
+
+/// The next message; none when the client has closed its side.
+async fn received(
+    requests: &mut Streaming<proto::ConsumeRequest>,
+) -> Result<Option<proto::ConsumeRequest>, Status> {
+    requests.message().await.map_err(|status| {
+        match fault_of_transport(status.clone().into_http::<()>().headers()) {
+            Some(fault) => fault.into(),
+            None => status,
+        }
+    })
+}
+
+/// What goes out: the first message, those that the task has for the client, and how it ended.
+struct Sent {
+    started: Option<proto::ConsumeResponse>,
+    told: mpsc::Receiver<proto::ConsumeResponse>,
+    running: JoinHandle<Result<(), Status>>,
+}
+
+impl Sent {
+    async fn next(mut self) -> Result<Option<(proto::ConsumeResponse, Self)>, Status> {
+        let message = match self.started.take() {
+            Some(started) => Some(started),
+            None => self.told.recv().await,
+        };
+        if let Some(message) = message {
+            return Ok(Some((message, self)));
+        }
+        match self.running.await {
+            Ok(ended) => ended.map(|()| None),
+            Err(error) => Err(Fault::Internal(format!("a consumer's stream: {error}")).into()),
+        }
+    }
+}
+
+/// The stream of one consumer.
+struct Consumed {
+    consumer: Consumer,
+    progress: Progress,
+}
+
+impl Consumed {
+    /// Runs until the client has closed its side, or is gone; or until it has to be told of an end.
+    async fn run(
+        mut self,
+        mut requests: Streaming<proto::ConsumeRequest>,
+        tell: mpsc::Sender<proto::ConsumeResponse>,
+        drain: CancellationToken,
+    ) -> Result<(), Status> {
+        let mut place = None;
+        loop {
+            tokio::select! {
+                // In this order: what was acknowledged in time counts, and a drain ends the stream
+                // however much there is to tell.
+                biased;
+                request = received(&mut requests) => match request? {
+                    Some(request) => self.take(request)?,
+                    None => return Ok(()),
+                },
+                () = drain.cancelled() => return Err(self.closing().into()),
+                () = tell.closed() => return Ok(()),
+                reserved = tell.reserve(), if place.is_none() => place = reserved.ok(),
+                message = self.next(), if place.is_some() => {
+                    let message = message?;
+                    if let Some(place) = place.take() {
+                        place.send(message);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, request: proto::ConsumeRequest) -> Result<(), Fault> {
+        match convert::consumer_said(request)? {
+            ConsumerSaid::Credit(more) => self.consumer.credit(more),
+            ConsumerSaid::Acknowledged(what) => self.consumer.acknowledge(what)?,
+        }
+        Ok(())
+    }
+
+    /// The next message to the client. Cancel-safe.
+    async fn next(&mut self) -> Result<proto::ConsumeResponse, Fault> {
+        loop {
+            // Without room for an event nobody looks whether there is one, and to say that there is
+            // none would be a guess.
+            let may_be_idle = self.progress.is_caught_up && self.consumer.has_room();
+            tokio::select! {
+                biased;
+                delivery = self.consumer.next() => {
+                    let delivery = delivery?;
+                    let message = match delivery {
+                        Delivery::CaughtUp { next_index } => self.progress.caught_up(next_index),
+                        _ => self.progress.delivered(&delivery),
+                    };
+                    if let Some(message) = message {
+                        return Ok(message);
+                    }
+                }
+                _ = self.progress.timer.tick(), if may_be_idle => return Ok(self.progress.tell()),
+            }
+        }
+    }
+
+    fn closing(&self) -> Fault {
+        let next_index = self.consumer.next_index();
+        ConsumeError::from(WatchError::Closing { next_index }).into()
+    }
+}
+
+/// When a stream hears how far it has come: once it has caught up, and from then on at every
+/// interval in which it has nothing else to hear.
+struct Progress {
+    timer: Interval,
+    /// Everything before it was told, or does not concern the consumer.
+    next_index: u64,
+    /// Whether that is all that there is.
+    is_caught_up: bool,
+    was_told: bool,
+}
+
+impl Progress {
+    fn new(interval: Duration) -> Self {
+        let mut timer = interval_at(Instant::now() + interval, interval);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { timer, next_index: 0, is_caught_up: false, was_told: false }
+    }
+
+    /// Takes note of a delivery, and words it.
+    fn delivered(&mut self, delivery: &Delivery) -> Option<proto::ConsumeResponse> {
+        // What is delivered again was told before.
+        if !matches!(delivery, Delivery::Event { attempt: 2.., .. }) {
+            self.is_caught_up = false;
+        }
+        self.timer.reset();
+        convert::consumer_told(delivery)
+    }
+
+    /// Takes note that everything was told; says so where it is time to.
+    fn caught_up(&mut self, next_index: u64) -> Option<proto::ConsumeResponse> {
+        (self.next_index, self.is_caught_up) = (next_index, true);
+        // Where nothing passes the filter and much happens, there is never a moment of waiting: the
+        // timer must be asked here, too.
+        let is_time = !self.was_told || self.timer.tick().now_or_never().is_some();
+        is_time.then(|| self.tell())
+    }
+
+    fn tell(&mut self) -> proto::ConsumeResponse {
+        self.was_told = true;
+        self.timer.reset();
+        convert::consume_progress(self.next_index, Millis::now())
+    }
 }

@@ -110,8 +110,7 @@ impl WatchService for Watch {
         request: Request<Streaming<proto::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         let requests = request.into_inner();
-        let messages = consume::consume(&self.node, &self.metrics, &self.drain, requests);
-        Ok(Response::new(messages.await?))
+        Ok(Response::new(consume::consume(&self.node, &self.drain, requests).await?))
     }
 
     async fn get_propagation(

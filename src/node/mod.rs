@@ -41,7 +41,7 @@ pub use act::{
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
 };
 pub use audience::{Audience, AudienceQuery};
-pub use consume::{CREDITS_MAX, ConsumeError, Consumer, Consuming, Delivery};
+pub use consume::{CREDITS_MAX, ConsumeError, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 use expiry::Closing;
@@ -180,6 +180,7 @@ struct Core {
     checkpoints: signing::Checkpoints,
     subscriptions_max: usize,
     deliveries: delivery::Deliveries,
+    consumers: Arc<consume::Consumers>,
 }
 
 impl Node {
@@ -238,6 +239,7 @@ impl Node {
             confirmation_validity_ms: ms(config.confirmation_validity),
             subscriptions_max: config.subscriptions_max,
             deliveries: delivery::Deliveries::default(),
+            consumers: Arc::default(),
         });
         let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 1);

@@ -18,7 +18,7 @@ use tracing::{error, info};
 use super::{Core, batch::Batch};
 use crate::{
     backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError,
-    tlog::merkle::leaf_hash,
+    tlog::merkle::leaf_hash, view::Effect,
 };
 
 /// The size at which a batch takes no more entries, in bytes.
@@ -171,6 +171,9 @@ impl Writer {
         if let Err(error) = core.view.apply(&batch.effects, self.tip.hash) {
             // What was asked for is durable and visible; what comes next would not be.
             core.stop_writes(&error.to_string());
+        }
+        if batch.effects.iter().any(|effect| matches!(effect, Effect::Subscriptions { .. })) {
+            core.consumers.end_deleted(&core.view.subscriptions());
         }
         core.hub.tell(batch.events, self.tip.next_index);
         core.metrics.append(started.elapsed());

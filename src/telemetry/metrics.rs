@@ -120,6 +120,14 @@ pub struct Metrics {
     pub watchers: Level,
     /// Events that were sent to watchers.
     pub watch_events: Counter,
+    /// Consumers of durable subscriptions that are connected.
+    pub consumers: Level,
+    /// Events that were delivered to consumers for the first time.
+    pub deliveries: Counter,
+    /// Events that were delivered again, because nobody had acknowledged them in time.
+    pub redeliveries: Counter,
+    /// Events that consumers acknowledged.
+    pub acknowledged_events: Counter,
     /// Memory that hot state holds.
     pub hot_bytes: Level,
     /// Data subjects in hot state.
@@ -214,6 +222,14 @@ impl Metrics {
                 .metric("writes_stopped", "1 if the ledger takes no more writes until restart"),
             watchers: of.metric("watchers", "Watchers that are connected"),
             watch_events: of.metric("watch_events_sent", "Events that were sent to watchers"),
+            consumers: of
+                .metric("consumers", "Consumers of durable subscriptions that are connected"),
+            deliveries: of
+                .metric("deliveries", "Events that were delivered to consumers, first deliveries"),
+            redeliveries: of
+                .metric("redeliveries", "Events that were delivered again after a timeout"),
+            acknowledged_events: of
+                .metric("acknowledged_events", "Events that consumers acknowledged"),
             hot_bytes: of.level("hot_state_size", "Memory that hot state holds", Unit::Bytes),
             hot_entries: of.metric("hot_state_entries", "Data subjects in hot state"),
             hot_misses: of.metric("hot_state_misses", "Look-ups of a state that went on to sled"),

@@ -9,6 +9,7 @@ mod answer;
 mod audience;
 mod audit;
 mod catalog;
+mod consume;
 mod import;
 mod obligations;
 mod privacy;
@@ -33,6 +34,9 @@ pub use audit::{
 pub use catalog::{
     ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
     purpose_draft, purpose_message,
+};
+pub use consume::{
+    ConsumerSaid, consume_progress, consume_started, consumer_said, consumer_told, consuming,
 };
 pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;

@@ -1,0 +1,243 @@
+//! What consumers of durable subscriptions say, and what they are told.
+
+use std::time::Duration;
+
+use crate::{
+    domain::{Millis, OWNER_BYTES_MAX},
+    node::{Acknowledged, CREDITS_MAX, Consumer, Consuming, Delivery},
+    proto::{self, consume_request::Message as Said, consume_response::Message as Told},
+};
+
+use super::{
+    Invalid, PROGRESS_MS_DEFAULT, PROGRESS_MS_MAX, PROGRESS_MS_MIN, Problem, delivery,
+    scalar::{at_most, key, span_ms_within, std_duration, text_within, without_control},
+    snapshot_subject, subscription, timestamp,
+};
+
+/// The shortest redelivery timeout, in milliseconds.
+pub const REDELIVERY_MS_MIN: i64 = 1_000;
+/// The longest redelivery timeout, in milliseconds.
+pub const REDELIVERY_MS_MAX: i64 = 3_600_000;
+/// The redelivery timeout of who asks for none, in milliseconds.
+pub const REDELIVERY_MS_DEFAULT: i64 = 30_000;
+/// The greatest number of single indexes in one acknowledgement.
+pub const ACK_INDEXES_MAX: usize = 10_000;
+
+/// What a consumer says once it was let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConsumerSaid {
+    /// So many more messages may come.
+    Credit(u32),
+    /// Messages were dealt with.
+    Acknowledged(Acknowledged),
+}
+
+/// How somebody wants to consume, and how often an idle stream is to hear of progress.
+///
+/// # Errors
+/// The message is not the first of a stream, or the first field that is wrong.
+pub fn consuming(message: Option<proto::ConsumeRequest>) -> Result<(Consuming, Duration), Invalid> {
+    match message.and_then(|own| own.message) {
+        Some(Said::Start(start)) => parse_start(start).map_err(|invalid| invalid.within("start")),
+        Some(Said::Credit(_) | Said::Ack(_)) | None => Err(Problem::Required.at("start")),
+    }
+}
+
+fn parse_start(start: proto::ConsumeStart) -> Result<(Consuming, Duration), Invalid> {
+    let ms_within = |span: Option<_>, field, limits, default| {
+        span.map_or(Ok(default), |span| span_ms_within(span, field, limits))
+    };
+    let redelivery_ms = ms_within(
+        start.redelivery_timeout,
+        "redelivery_timeout",
+        (REDELIVERY_MS_MIN, REDELIVERY_MS_MAX),
+        REDELIVERY_MS_DEFAULT,
+    )?;
+    let progress_ms = ms_within(
+        start.progress_interval,
+        "progress_interval",
+        (PROGRESS_MS_MIN, PROGRESS_MS_MAX),
+        PROGRESS_MS_DEFAULT,
+    )?;
+    text_within(&start.consumer, OWNER_BYTES_MAX, "consumer")?;
+    without_control(&start.consumer, "consumer")?;
+    let consuming = Consuming {
+        subscription: key(&start.subscription, "subscription")?,
+        shard: start.shard,
+        credits: credits(start.credits)?,
+        redeliver_after: Some(std_duration(redelivery_ms)),
+        snapshot_token: start.snapshot_token,
+        consumer: start.consumer,
+        is_webhook: false,
+    };
+    Ok((consuming, std_duration(progress_ms)))
+}
+
+/// What a consumer says after the first message.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn consumer_said(message: proto::ConsumeRequest) -> Result<ConsumerSaid, Invalid> {
+    match message.message {
+        None => Err(Problem::Required.at("message")),
+        Some(Said::Start(_)) => Err(Problem::OnlyFirst.at("start")),
+        Some(Said::Credit(more)) => credits(more.credits)
+            .map(ConsumerSaid::Credit)
+            .map_err(|invalid| invalid.within("credit")),
+        Some(Said::Ack(ack)) => {
+            acknowledged(ack).map(ConsumerSaid::Acknowledged).map_err(|own| own.within("ack"))
+        }
+    }
+}
+
+fn acknowledged(ack: proto::ConsumeAck) -> Result<Acknowledged, Invalid> {
+    at_most(ack.indexes.len(), ACK_INDEXES_MAX, "indexes")?;
+    if ack.next_index.is_none() && ack.indexes.is_empty() {
+        return Err(Problem::Required.at("next_index"));
+    }
+    let proto::ConsumeAck { next_index, indexes } = ack;
+    Ok(Acknowledged { next_index, indexes, ..Acknowledged::default() })
+}
+
+fn credits(got: u32) -> Result<u32, Invalid> {
+    at_most(got as usize, CREDITS_MAX as usize, "credits")?;
+    Ok(got)
+}
+
+/// The first message to a consumer.
+#[must_use]
+pub fn consume_started(consumer: &Consumer) -> proto::ConsumeResponse {
+    to_consumer(Told::Started(proto::ConsumeStarted {
+        subscription: Some(subscription(consumer.subscription())),
+        next_index: consumer.next_index(),
+        took_over: consumer.took_over(),
+    }))
+}
+
+/// A delivery to a consumer; none for what is told as progress, in its own time.
+#[must_use]
+pub fn consumer_told(own: &Delivery) -> Option<proto::ConsumeResponse> {
+    match own {
+        Delivery::Event { event, passing, attempt } => Some(delivery(event, passing, *attempt)),
+        Delivery::Snapshot(subject) => Some(to_consumer(Told::Snapshot(snapshot_subject(subject)))),
+        Delivery::SnapshotEnd { revision, subjects } => {
+            let (revision, subjects) = (*revision, *subjects);
+            Some(to_consumer(Told::SnapshotEnd(proto::SnapshotEnd { revision, subjects })))
+        }
+        Delivery::CaughtUp { .. } => None,
+    }
+}
+
+/// How far a consumer's stream has come.
+#[must_use]
+pub fn consume_progress(next_index: u64, as_of: Millis) -> proto::ConsumeResponse {
+    to_consumer(Told::Progress(proto::Progress { next_index, as_of: Some(timestamp(as_of)) }))
+}
+
+fn to_consumer(message: Told) -> proto::ConsumeResponse {
+    proto::ConsumeResponse { message: Some(message), attempt: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Duration as Span;
+
+    use super::*;
+
+    fn start() -> proto::ConsumeStart {
+        proto::ConsumeStart {
+            subscription: "crm".into(),
+            credits: 10,
+            consumer: "host-1".into(),
+            ..proto::ConsumeStart::default()
+        }
+    }
+
+    fn first(message: Said) -> Result<(Consuming, Duration), Invalid> {
+        consuming(Some(proto::ConsumeRequest { message: Some(message) }))
+    }
+
+    fn later(message: Said) -> Result<ConsumerSaid, Invalid> {
+        consumer_said(proto::ConsumeRequest { message: Some(message) })
+    }
+
+    fn ack(next_index: Option<u64>, indexes: usize) -> Said {
+        Said::Ack(proto::ConsumeAck { next_index, indexes: vec![7; indexes] })
+    }
+
+    fn credit(credits: u32) -> Said {
+        Said::Credit(proto::ConsumeCredit { credits })
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let (consuming, progress_interval) = first(Said::Start(start())).unwrap();
+        assert_eq!(consuming.redeliver_after, Some(Duration::from_secs(30)));
+        assert_eq!(progress_interval, Duration::from_secs(10));
+        assert!(!consuming.is_webhook);
+    }
+
+    #[test]
+    fn every_way_in_which_a_start_can_be_wrong_is_named() {
+        let seconds = |seconds| Some(Span { seconds, nanos: 0 });
+        let millis = |millis: i32| Some(Span { seconds: 0, nanos: millis * 1_000_000 });
+        let cases: [(fn(&mut proto::ConsumeStart, Option<Span>), Option<Span>, &str, bool); 9] = [
+            (|own, _| own.subscription.clear(), None, "start.subscription", false),
+            (|own, _| own.subscription = "*".into(), None, "start.subscription", false),
+            (|own, _| own.credits = 10_001, None, "start.credits", true),
+            (|own, _| own.consumer = "x".repeat(257), None, "start.consumer", true),
+            (|own, _| own.consumer = "a\nb".into(), None, "start.consumer", false),
+            (
+                |own, span| own.redelivery_timeout = span,
+                millis(999),
+                "start.redelivery_timeout",
+                true,
+            ),
+            (
+                |own, span| own.redelivery_timeout = span,
+                seconds(3_601),
+                "start.redelivery_timeout",
+                true,
+            ),
+            (|own, span| own.progress_interval = span, millis(99), "start.progress_interval", true),
+            (
+                |own, span| own.progress_interval = span,
+                seconds(3_601),
+                "start.progress_interval",
+                true,
+            ),
+        ];
+        for (spoil, span, field, is_limit) in cases {
+            let mut start = start();
+            spoil(&mut start, span);
+            let invalid = first(Said::Start(start)).unwrap_err();
+            assert_eq!(invalid.field, field);
+            assert_eq!(invalid.problem.limit().is_some(), is_limit, "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_stream_begins_with_its_start_and_has_only_one() {
+        let required = Problem::Required.at("start");
+        assert_eq!(consuming(None).unwrap_err(), required);
+        let empty = proto::ConsumeRequest { message: None };
+        assert_eq!(consuming(Some(empty.clone())).unwrap_err(), required);
+        assert_eq!(first(credit(1)).unwrap_err(), required);
+        assert_eq!(first(ack(Some(1), 0)).unwrap_err(), required);
+        assert_eq!(later(Said::Start(start())).unwrap_err(), Problem::OnlyFirst.at("start"));
+        assert_eq!(consumer_said(empty).unwrap_err(), Problem::Required.at("message"));
+    }
+
+    #[test]
+    fn credits_and_acknowledgements_are_bounded_and_say_something() {
+        let too_many = Problem::TooMany { limit: 10_000, got: 10_001 };
+        assert_eq!(later(credit(10_001)).unwrap_err(), too_many.clone().at("credit.credits"));
+        assert_eq!(later(ack(Some(1), 10_001)).unwrap_err(), too_many.at("ack.indexes"));
+        assert_eq!(later(ack(None, 0)).unwrap_err(), Problem::Required.at("ack.next_index"));
+        assert_eq!(later(credit(10_000)), Ok(ConsumerSaid::Credit(10_000)));
+        let Ok(ConsumerSaid::Acknowledged(own)) = later(ack(Some(0), 10_000)) else {
+            panic!("within the limits")
+        };
+        assert_eq!((own.next_index, own.indexes.len(), own.events), (Some(0), 10_000, 0));
+    }
+}

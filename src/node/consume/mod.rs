@@ -1,0 +1,375 @@
+//! Delivering a durable subscription to the one consumer of each of its shards.
+//!
+//! A consumer has a seat (`registry`), a source of what it must hear (`feed`), and an account of
+//! what it heard and acknowledged (`session`). While it has no credit left, nothing is taken from
+//! the source: a stalled consumer costs its place in the ledger and what it has in flight.
+
+mod feed;
+mod registry;
+mod session;
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Core, Node,
+    delivery::Acknowledged,
+    snapshot::{SnapshotSubject, Snapshotting, revision_of_token},
+};
+use crate::{
+    domain::{FailedDelivery, Key, Subscription},
+    watch::{Event, WatchError},
+};
+use feed::{Fed, Feed};
+pub(super) use registry::Consumers;
+use registry::Seated;
+use session::{Delivered, Session};
+
+/// The greatest number of messages that a consumer may have coming.
+pub const CREDITS_MAX: u32 = 10_000;
+/// From the oldest event that is not acknowledged on: the greatest number of events in flight, and
+/// of ranges that were acknowledged between them. Beyond it, nothing new is delivered.
+pub const IN_FLIGHT_MAX: usize = 10_000;
+
+/// How somebody wants to consume.
+#[derive(Debug, Clone)]
+pub struct Consuming {
+    /// Name of the subscription.
+    pub subscription: Key,
+    /// The shard.
+    pub shard: u32,
+    /// How many messages may come at first.
+    pub credits: u32,
+    /// How long an event may stay unacknowledged before it is delivered again; none means for ever.
+    pub redeliver_after: Option<Duration>,
+    /// Where to go on with the snapshot; empty means at its beginning.
+    pub snapshot_token: Vec<u8>,
+    /// What the consumer calls itself.
+    pub consumer: String,
+    /// Whether it is the server itself, which delivers by HTTP.
+    pub is_webhook: bool,
+}
+
+/// What a consumer is told next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// An event.
+    Event {
+        /// The event.
+        event: Arc<Event>,
+        /// Positions of the changes that pass the filter.
+        passing: Vec<usize>,
+        /// How often it was delivered to this consumer, counted from 1.
+        attempt: u32,
+    },
+    /// Of a snapshot: one data subject.
+    Snapshot(Box<SnapshotSubject>),
+    /// The snapshot is complete.
+    SnapshotEnd {
+        /// Its revision.
+        revision: u64,
+        /// Number of data subjects that this consumer was told of.
+        subjects: u64,
+    },
+    /// Everything before `next_index` was delivered to this consumer, or does not concern it.
+    CaughtUp {
+        /// The index that may be acknowledged, once all that was delivered is dealt with.
+        next_index: u64,
+    },
+}
+
+/// Why a consumer hears nothing more, or was not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConsumeError {
+    /// There is no such subscription.
+    #[error("there is no subscription `{name}`")]
+    NotFound {
+        /// Its name.
+        name: Key,
+    },
+    /// The subscription has no such shard.
+    #[error("subscription `{name}` has {shards} shards, counted from 0; there is no shard {shard}")]
+    NoSuchShard {
+        /// Its name.
+        name: Key,
+        /// The shard.
+        shard: u32,
+        /// How many there are.
+        shards: u32,
+    },
+    /// The server delivers it by HTTP.
+    #[error("subscription `{name}` is delivered by HTTP and can not be consumed")]
+    IsWebhook {
+        /// Its name.
+        name: Key,
+    },
+    /// A newer consumer has taken over.
+    #[error("a newer consumer of this shard has taken over{}", by(.consumer))]
+    TakenOver {
+        /// What that one calls itself.
+        consumer: String,
+    },
+    /// The subscription was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+    /// What was acknowledged was not delivered.
+    #[error("index {index} was acknowledged and not delivered: what was lies before {delivered}")]
+    AckNotDelivered {
+        /// What was acknowledged.
+        index: u64,
+        /// What was delivered lies before.
+        delivered: u64,
+    },
+    /// The token of a snapshot is another's, or none.
+    #[error("the snapshot token is not one of this snapshot")]
+    SnapshotToken,
+    /// The node is closing, or its ledger can not be read.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+fn by(consumer: &str) -> String {
+    if consumer.is_empty() { String::new() } else { format!(": {consumer}") }
+}
+
+/// An event, and the positions of the changes that pass the filter.
+type Passed = (Arc<Event>, Vec<usize>);
+
+impl Node {
+    /// Lets a consumer in. One that consumes the same shard has to go.
+    ///
+    /// # Errors
+    /// See [`ConsumeError`].
+    pub fn consume(self: &Arc<Self>, how: Consuming) -> Result<Consumer, ConsumeError> {
+        let core = &self.core;
+        let named = core.view.subscriptions().named(how.subscription.as_str()).cloned();
+        let subscription =
+            named.ok_or_else(|| ConsumeError::NotFound { name: how.subscription.clone() })?;
+        check(&subscription, &how)?;
+        let (id, shard) = (subscription.id, how.shard);
+        let seat = core.consumers.enter((id, shard), how.consumer);
+        // Only now: the older consumer is gone, and whatever it acknowledged is part of this.
+        let settled = core.settled(id, shard).filter(|_| is_live(core, &subscription));
+        let Some((settled, snapshot_pending)) = settled else {
+            return Err(ConsumeError::NotFound { name: how.subscription });
+        };
+        let spec = &subscription.spec;
+        let events = core.hub.watch(settled.next(), spec.filter.clone());
+        let mut feed = Feed::new(events, shard, spec.shards);
+        if let Some(kind) = spec.snapshot.filter(|_| snapshot_pending) {
+            let what = Snapshotting {
+                revision: spec.start_index,
+                kind,
+                filter: Arc::new(spec.filter.clone()),
+                shard: (spec.shards > 1).then_some((shard, spec.shards)),
+            };
+            feed = feed.with_snapshot(Arc::clone(self), what, how.snapshot_token);
+        }
+        core.metrics.consumers.inc();
+        Ok(Consumer {
+            core: Arc::clone(core),
+            seat,
+            session: Session::new(settled, snapshot_pending, how.credits, how.redeliver_after),
+            subscription,
+            shard,
+            feed,
+            since: Instant::now(),
+            snapshot_subjects: 0,
+        })
+    }
+}
+
+/// Whether somebody can consume this subscription so.
+fn check(subscription: &Subscription, how: &Consuming) -> Result<(), ConsumeError> {
+    let spec = &subscription.spec;
+    if spec.webhook_url.is_some() && !how.is_webhook {
+        return Err(ConsumeError::IsWebhook { name: spec.name.clone() });
+    }
+    if how.shard >= spec.shards {
+        let (name, shard, shards) = (spec.name.clone(), how.shard, spec.shards);
+        return Err(ConsumeError::NoSuchShard { name, shard, shards });
+    }
+    // Where the snapshot was acknowledged meanwhile, a token of it is no mistake.
+    let is_own =
+        |token: &[u8]| spec.snapshot.is_some() && revision_of_token(token) == Ok(spec.start_index);
+    if how.snapshot_token.is_empty() || is_own(&how.snapshot_token) {
+        Ok(())
+    } else {
+        Err(ConsumeError::SnapshotToken)
+    }
+}
+
+/// Whether a subscription was not ended meanwhile.
+fn is_live(core: &Core, subscription: &Subscription) -> bool {
+    let all = core.view.subscriptions();
+    all.get(subscription.id).is_some_and(|own| own.deleted.is_none())
+}
+
+/// One consumer of a shard.
+#[derive(Debug)]
+pub struct Consumer {
+    core: Arc<Core>,
+    subscription: Arc<Subscription>,
+    shard: u32,
+    seat: Seated,
+    session: Session<Passed>,
+    feed: Feed,
+    /// The beginning of the session's time.
+    since: Instant,
+    snapshot_subjects: u64,
+}
+
+impl Consumer {
+    /// The subscription.
+    #[must_use]
+    pub fn subscription(&self) -> &Arc<Subscription> {
+        &self.subscription
+    }
+
+    /// The first index that is not acknowledged: from there on, events are delivered to whoever
+    /// comes.
+    #[must_use]
+    pub fn next_index(&self) -> u64 {
+        self.session.next_index()
+    }
+
+    /// Whether another consumer had to go.
+    #[must_use]
+    pub fn took_over(&self) -> bool {
+        self.seat.took_over
+    }
+
+    /// Whether a new event would be delivered at once.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.session.has_room()
+    }
+
+    /// The next message, as soon as there is one and a credit for it. Cancel-safe.
+    ///
+    /// # Errors
+    /// The consumer has to go: see [`ConsumeError`].
+    pub async fn next(&mut self) -> Result<Delivery, ConsumeError> {
+        loop {
+            let now = self.since.elapsed();
+            self.seat.holding(|| ())?;
+            if let Some(again) = self.session.redeliver(now) {
+                self.core.metrics.redeliveries.inc();
+                return Ok(event(again));
+            }
+            let due = self.session.redelivery_at().and_then(|at| self.since.checked_add(at));
+            let fed = tokio::select! {
+                biased;
+                why = self.seat.ended() => return Err(why),
+                () = until(due) => continue,
+                fed = self.feed.next(), if self.session.has_room() => fed,
+            };
+            let fed = fed.map_err(|error| self.ended_by(error))?;
+            if let Some(delivery) = self.take(fed)? {
+                return Ok(delivery);
+            }
+        }
+    }
+
+    /// Lets more messages come. The total is at most [`CREDITS_MAX`].
+    pub fn credit(&mut self, more: u32) {
+        self.session.credit(more);
+    }
+
+    /// Takes an acknowledgement; `events` of it is counted here.
+    ///
+    /// # Errors
+    /// [`ConsumeError::AckNotDelivered`], or why the consumer has to go; then nothing was taken.
+    pub fn acknowledge(&mut self, what: Acknowledged) -> Result<(), ConsumeError> {
+        let (core, session) = (&self.core, &mut self.session);
+        let (id, shard) = (self.subscription.id, self.shard);
+        self.seat.holding(|| {
+            if let Some(newly) = session.acknowledge(&what)? {
+                core.acknowledge(id, shard, &newly);
+                core.metrics.acknowledged_events.inc_by(newly.events as u64);
+            }
+            Ok(())
+        })?
+    }
+
+    /// Gives an event up that was delivered: it is settled, and a dead letter. One that is settled,
+    /// or was never delivered, stays as it is.
+    pub fn give_up(&mut self, failed: FailedDelivery) {
+        let (core, session) = (&self.core, &mut self.session);
+        let (id, shard) = (self.subscription.id, self.shard);
+        let given_up = self.seat.holding(|| {
+            let Some(passed_over) = session.give_up(failed.index) else { return };
+            core.give_up(id, shard, failed);
+            if let Some(passed_over) = passed_over {
+                core.acknowledge(id, shard, &passed_over);
+            }
+        });
+        // Whoever consumes now will find out for themselves.
+        drop(given_up);
+    }
+
+    /// What becomes of what was read; none if the consumer need not hear it.
+    fn take(&mut self, fed: Fed) -> Result<Option<Delivery>, ConsumeError> {
+        let delivery = match fed {
+            Fed::Subject(subject) => {
+                self.session.snapshot_told();
+                self.snapshot_subjects += 1;
+                Delivery::Snapshot(subject)
+            }
+            Fed::SnapshotEnd => {
+                let revision = self.subscription.spec.start_index;
+                self.session.snapshot_ended(revision);
+                Delivery::SnapshotEnd { revision, subjects: self.snapshot_subjects }
+            }
+            Fed::Event(own, passing) => {
+                let (index, now) = (own.index, self.since.elapsed());
+                let Some(delivered) = self.session.offer(index, (own, passing), now) else {
+                    return Ok(None);
+                };
+                self.core.metrics.deliveries.inc();
+                event(delivered)
+            }
+            Fed::CaughtUp(next_index) => {
+                let (core, session) = (&self.core, &mut self.session);
+                let (id, shard) = (self.subscription.id, self.shard);
+                self.seat.holding(|| {
+                    if let Some(passed_over) = session.caught_up(next_index) {
+                        core.acknowledge(id, shard, &passed_over);
+                    }
+                })?;
+                Delivery::CaughtUp { next_index }
+            }
+        };
+        Ok(Some(delivery))
+    }
+
+    /// Whoever has to come again begins with what is not acknowledged.
+    fn ended_by(&self, error: WatchError) -> ConsumeError {
+        let error = match error {
+            WatchError::Closing { .. } => WatchError::Closing { next_index: self.next_index() },
+            unreadable @ WatchError::Unreadable(_) => unreadable,
+        };
+        error.into()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.core.metrics.consumers.dec();
+    }
+}
+
+fn event(delivered: Delivered<Passed>) -> Delivery {
+    let Delivered { event: (event, passing), attempt } = delivered;
+    Delivery::Event { event, passing, attempt }
+}
+
+/// Waits for a moment; for ever if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}

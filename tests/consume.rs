@@ -1,0 +1,670 @@
+//! Durable subscriptions as their consumers see them: real servers, real streams.
+//!
+//! Every stream is heard through [`Consumer`], which holds it to the promise: first deliveries in
+//! ledger order, all of what the subscription must hear and nothing else, again only when it says
+//! so, and progress never ahead of delivery.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use consent_ledger::proto::{
+    self, consume_request::Message as Said, consume_response::Message as Told,
+};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use support::{Clients, PATIENCE, Server, TypedError, act, change, seed, typed};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+const NAME: &str = "crm";
+
+/// What a consumer asks for, unless a test wants something else.
+fn start(credits: u32) -> proto::ConsumeStart {
+    proto::ConsumeStart {
+        subscription: NAME.into(),
+        credits,
+        redelivery_timeout: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }),
+        ..proto::ConsumeStart::default()
+    }
+}
+
+/// One stream, and what was heard on it.
+struct Consumer {
+    say: mpsc::Sender<proto::ConsumeRequest>,
+    told: Streaming<proto::ConsumeResponse>,
+    started: proto::ConsumeStarted,
+    /// Index and attempt of each event, as they came.
+    heard: Vec<(u64, u32)>,
+    /// What may be acknowledged lies before it.
+    told_before: u64,
+}
+
+impl Consumer {
+    async fn start(clients: &Clients, start: proto::ConsumeStart) -> Result<Self, Status> {
+        Self::saying(clients, vec![Said::Start(start)]).await
+    }
+
+    /// Says all of this at once.
+    async fn saying(clients: &Clients, first: Vec<Said>) -> Result<Self, Status> {
+        let (say, said) = mpsc::channel(64);
+        for message in first {
+            say.try_send(proto::ConsumeRequest { message: Some(message) }).unwrap();
+        }
+        Self::open(clients, say, said).await
+    }
+
+    async fn open(
+        clients: &Clients,
+        say: mpsc::Sender<proto::ConsumeRequest>,
+        said: mpsc::Receiver<proto::ConsumeRequest>,
+    ) -> Result<Self, Status> {
+        let mut consuming = clients.watch.clone();
+        let told = consuming.consume(ReceiverStream::new(said));
+        let mut told = timeout(PATIENCE, told).await.expect("an answer")?.into_inner();
+        let first = timeout(PATIENCE, told.message()).await.expect("a message")?;
+        let Some(Told::Started(started)) = first.and_then(|own| own.message) else {
+            panic!("the first message is `started`")
+        };
+        let told_before = started.next_index;
+        Ok(Self { say, told, started, heard: Vec::new(), told_before })
+    }
+
+    /// The next message; none at a clean end.
+    async fn message(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
+        let message = timeout(PATIENCE, self.told.message()).await.expect("a message")?;
+        if let Some(own) = &message {
+            self.check(own);
+        }
+        Ok(message)
+    }
+
+    /// Holds a message to what every stream promises.
+    fn check(&mut self, message: &proto::ConsumeResponse) {
+        let index = index(message);
+        match (index, message.attempt) {
+            (Some(index), 1) => {
+                assert!(index >= self.told_before, "{index} came late, or twice: {:?}", self.heard);
+                self.told_before = index + 1;
+            }
+            (Some(index), attempt) => {
+                let times = self.heard.iter().filter(|(own, _)| *own == index).count();
+                assert_eq!(attempt as usize, times + 1, "{index} was delivered so often");
+            }
+            (None, attempt) => assert_eq!(attempt, 0, "only events are counted"),
+        }
+        self.heard.extend(index.map(|index| (index, message.attempt)));
+        match &message.message {
+            Some(Told::Progress(progress)) => {
+                assert!(progress.next_index >= self.told_before, "progress goes back");
+                self.told_before = progress.next_index;
+            }
+            Some(Told::Started(_)) => panic!("started twice"),
+            _ => {}
+        }
+    }
+
+    /// The next event: its index, and how often it was delivered.
+    async fn event(&mut self) -> (u64, u32) {
+        loop {
+            let message = self.message().await.unwrap().expect("the stream goes on");
+            if let Some(index) = index(&message) {
+                return (index, message.attempt);
+            }
+        }
+    }
+
+    async fn events(&mut self, count: usize) -> Vec<u64> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            events.push(self.event().await.0);
+        }
+        events
+    }
+
+    /// Hears on until everything was told; answers the index that may be acknowledged.
+    async fn progress(&mut self) -> u64 {
+        loop {
+            let message = self.message().await.unwrap().expect("the stream goes on");
+            if let Some(Told::Progress(progress)) = message.message {
+                return progress.next_index;
+            }
+        }
+    }
+
+    /// The next event or progress; answers what lies behind it.
+    async fn progress_or_event(&mut self) -> u64 {
+        self.message().await.unwrap().expect("the stream goes on");
+        self.told_before
+    }
+
+    /// Hears on until the end; answers why.
+    async fn end(&mut self) -> Result<(), Status> {
+        while self.message().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn say(&self, message: Said) {
+        // Fails only where the stream has ended, which is heard.
+        drop(self.say.send(proto::ConsumeRequest { message: Some(message) }).await);
+    }
+
+    async fn ack(&self, next_index: Option<u64>, indexes: &[u64]) {
+        self.say(Said::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
+    }
+
+    async fn credit(&self, credits: u32) {
+        self.say(Said::Credit(proto::ConsumeCredit { credits })).await;
+    }
+
+    /// Closes its side and hears the end.
+    async fn close(mut self) {
+        let (say, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.say, say));
+        self.end().await.expect("an end that the client wants is none to complain of");
+    }
+}
+
+fn index(message: &proto::ConsumeResponse) -> Option<u64> {
+    match message.message.as_ref()? {
+        Told::Consent(own) => Some(own.index),
+        Told::Link(own) => Some(own.index),
+        Told::Catalog(own) => Some(own.index),
+        Told::Overdue(own) => Some(own.index),
+        Told::Started(_) | Told::Snapshot(_) | Told::SnapshotEnd(_) | Told::Progress(_) => None,
+    }
+}
+
+/// A server with a catalogue, in a directory that goes with it.
+struct Ledger {
+    server: Option<Server>,
+    dir: tempfile::TempDir,
+    clients: Clients,
+}
+
+impl Ledger {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_with(dir.path(), FLAGS);
+        let mut clients = server.clients().await;
+        clients.put_catalog(&["news"], &["email", "sms"]).await;
+        Self { server: Some(server), dir, clients }
+    }
+
+    /// Starts another server where one has ended.
+    async fn restart(&mut self) {
+        let server = Server::start_with(self.dir.path(), FLAGS);
+        self.clients = server.clients().await;
+        self.server = Some(server);
+    }
+
+    async fn subscribe(&mut self, own: proto::Subscription) -> proto::Subscription {
+        let request = proto::CreateSubscriptionRequest {
+            subscription: Some(proto::Subscription { name: NAME.into(), ..own }),
+            start_index: None,
+        };
+        let created = self.clients.watch.create_subscription(request).await.unwrap().into_inner();
+        assert!(created.created);
+        created.subscription.unwrap()
+    }
+
+    /// Withdraws, and answers the index of the event.
+    async fn withdraw(&mut self, subject: &str) -> u64 {
+        let changes = vec![change(proto::Action::Withdraw, "news", "email")];
+        let recorded = self.clients.consent.record_consent(act(subject, changes)).await;
+        recorded.unwrap().into_inner().index
+    }
+
+    async fn withdrawals(&mut self, count: usize) -> Vec<u64> {
+        let mut events = Vec::new();
+        for number in 0..count {
+            events.push(self.withdraw(&format!("user:{number}")).await);
+        }
+        events
+    }
+
+    /// Something that no consumer hears.
+    async fn grant(&mut self, subject: &str) -> u64 {
+        let changes = vec![change(proto::Action::Grant, "news", "sms")];
+        let recorded = self.clients.consent.record_consent(act(subject, changes)).await;
+        recorded.unwrap().into_inner().index
+    }
+
+    async fn consume(&self, start: proto::ConsumeStart) -> Consumer {
+        Consumer::start(&self.clients, start).await.unwrap()
+    }
+
+    async fn refused(&self, said: Vec<Said>) -> TypedError {
+        typed(&Consumer::saying(&self.clients, said).await.err().expect("refused"))
+    }
+}
+
+const FLAGS: &[&str] = &[];
+
+fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
+    TypedError {
+        code,
+        reason: reason.into(),
+        fields: fields.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[tokio::test]
+async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
+    let mut ledger = Ledger::start().await;
+    let own = ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(6).await;
+    let mut first = ledger.consume(start(100)).await;
+    assert_eq!(first.started.subscription, Some(own.clone()));
+    assert_eq!((first.started.next_index, first.started.took_over), (own.start_index, false));
+    assert_eq!(first.events(6).await, events);
+    first.ack(Some(events[2] + 1), &[]).await;
+    first.close().await;
+
+    let mut second = ledger.consume(start(100)).await;
+    assert_eq!(second.started.next_index, events[3]);
+    assert!(!second.started.took_over, "the first had left");
+    assert_eq!(second.events(3).await, events[3..]);
+    assert!(second.heard.iter().all(|(_, attempt)| *attempt == 1), "on this stream");
+    let later = ledger.withdraw("user:9").await;
+    assert_eq!(second.event().await, (later, 1));
+}
+
+#[tokio::test]
+async fn single_acknowledgements_come_in_any_order() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let mut events = Vec::new();
+    for number in 0..8 {
+        events.push(ledger.withdraw(&format!("user:{number}")).await);
+        ledger.grant(&format!("user:{number}")).await;
+    }
+    let mut first = ledger.consume(start(100)).await;
+    assert_eq!(first.events(8).await, events);
+    first.ack(None, &[events[6], events[1]]).await;
+    first.ack(None, &[events[0], events[4], events[1]]).await;
+    first.close().await;
+
+    let mut second = ledger.consume(start(100)).await;
+    assert_eq!(second.started.next_index, events[2], "what lies between is passed over");
+    let rest = [events[2], events[3], events[5], events[7]];
+    assert_eq!(second.events(4).await, rest);
+    assert_eq!(second.progress().await, events[7] + 2);
+    second.ack(Some(events[3] + 1), &[events[7], events[5], events[0]]).await;
+    second.close().await;
+
+    let mut third = ledger.consume(start(100)).await;
+    assert_eq!(third.started.next_index, events[7] + 2);
+    third.progress().await;
+    assert_eq!(third.heard, []);
+}
+
+#[tokio::test]
+async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(3).await;
+    let one_second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let mut consumer =
+        ledger.consume(proto::ConsumeStart { redelivery_timeout: one_second, ..start(4) }).await;
+    assert_eq!(consumer.events(3).await, events);
+    let at = Instant::now();
+    consumer.ack(None, &[events[1]]).await;
+    assert_eq!(consumer.event().await, (events[0], 2), "the oldest first");
+    assert!(at.elapsed() > Duration::from_millis(800), "not before its time");
+    // That took the last credit: the other one waits.
+    let silence = timeout(Duration::from_millis(1_500), consumer.told.message()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    consumer.credit(2).await;
+    let mut again = [consumer.event().await, consumer.event().await];
+    again.sort_unstable();
+    assert_eq!(again, [(events[0], 3), (events[2], 2)]);
+    consumer.ack(Some(events[2] + 1), &[]).await;
+    consumer.credit(10).await;
+    let later = ledger.withdraw("user:9").await;
+    assert_eq!(consumer.event().await, (later, 1));
+    assert_eq!(consumer.event().await, (later, 2), "nothing else comes again");
+}
+
+#[tokio::test]
+async fn a_newer_consumer_takes_over_and_the_older_is_told() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(4).await;
+    let named = |name: &str| proto::ConsumeStart { consumer: name.into(), ..start(10) };
+    let mut older = ledger.consume(named("host-1")).await;
+    assert_eq!(older.events(4).await, events);
+    older.ack(Some(events[0] + 1), &[]).await;
+    // What it acknowledges from here on may or may not be in time.
+    let mut newer = ledger.consume(named("host-2")).await;
+    assert!(newer.started.took_over);
+    older.ack(Some(events[3] + 1), &[]).await;
+    let told = older.end().await.expect_err("it has to go");
+    assert!(told.message().contains("host-2"), "{told:?}");
+    assert_eq!(typed(&told), error(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
+    let next = newer.started.next_index;
+    assert!([events[0], events[1]].contains(&next) || next < events[0]);
+    let left: Vec<u64> = events.iter().copied().filter(|index| *index >= next).collect();
+    assert_eq!(newer.events(left.len()).await, left, "and what was late is delivered");
+}
+
+#[tokio::test]
+async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_all() {
+    const SHARDS: u32 = 3;
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription { shards: SHARDS, ..Default::default() }).await;
+    let mut events = BTreeSet::new();
+    for round in 0..4 {
+        for number in 0..20 {
+            events.insert(ledger.withdraw(&format!("user:{number}")).await);
+        }
+        if round == 1 {
+            // It concerns two, and so perhaps two shards.
+            let request = proto::LinkSubjectsRequest {
+                subject: "user:1".into(),
+                other_subject: "user:2".into(),
+                confidence: proto::LinkConfidence::Verified.into(),
+                asserted_by: "a test".into(),
+                ..Default::default()
+            };
+            ledger.clients.privacy.link_subjects(request).await.unwrap();
+        }
+    }
+    let mut shard_of = BTreeMap::new();
+    let mut heard = BTreeSet::new();
+    for shard in 0..SHARDS {
+        let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(1_000) }).await;
+        let mut last = BTreeMap::new();
+        loop {
+            match consumer.message().await.unwrap().unwrap().message.unwrap() {
+                Told::Consent(own) => {
+                    assert!(heard.insert(own.index), "{} is told once", own.index);
+                    let first = *shard_of.entry(own.subject.clone()).or_insert(shard);
+                    assert_eq!(first, shard, "{} is in one shard", own.subject);
+                    assert!(last.insert(own.subject, own.index) < Some(own.index), "in order");
+                }
+                Told::Link(own) => {
+                    let about = [own.subject, own.other_subject];
+                    assert!(about.iter().any(|own| shard_of.get(own) == Some(&shard)));
+                }
+                Told::Progress(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(heard, events);
+    let used: BTreeSet<u32> = shard_of.into_values().collect();
+    assert_eq!(used.len(), SHARDS as usize, "20 data subjects are spread over all");
+}
+
+#[tokio::test]
+async fn the_end_of_a_subscription_is_told_to_its_consumers() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription { shards: 2, ..Default::default() }).await;
+    let mut consumers = Vec::new();
+    for shard in 0..2 {
+        consumers.push(ledger.consume(proto::ConsumeStart { shard, ..start(0) }).await);
+    }
+    let request = proto::DeleteSubscriptionRequest { name: NAME.into() };
+    ledger.clients.watch.delete_subscription(request).await.unwrap();
+    for mut consumer in consumers {
+        let told = typed(&consumer.end().await.expect_err("it has to go"));
+        assert_eq!(told, error(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
+    }
+    let not_found = error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
+    assert_eq!(ledger.refused(vec![Said::Start(start(1))]).await, not_found);
+    // Another one of the same name is another one.
+    ledger.subscribe(proto::Subscription::default()).await;
+    assert!(!ledger.consume(start(1)).await.started.took_over);
+}
+
+#[tokio::test]
+async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription { shards: 2, ..Default::default() }).await;
+    let mut stalled = ledger.consume(start(0)).await;
+    let mut other = ledger.consume(proto::ConsumeStart { shard: 1, ..start(1_000) }).await;
+    other.progress().await;
+    let events = ledger.withdrawals(40).await;
+    let last = *events.last().unwrap();
+    while other.progress_or_event().await <= last {}
+    let mut all: BTreeSet<u64> = other.heard.iter().map(|(index, _)| *index).collect();
+    // Everything is there, and still nothing came.
+    assert!(timeout(Duration::from_millis(50), stalled.told.message()).await.is_err());
+    for _ in all.len()..events.len() {
+        stalled.credit(1).await;
+        let (index, _) = stalled.event().await;
+        assert!(all.insert(index));
+        assert!(timeout(Duration::from_millis(2), stalled.told.message()).await.is_err());
+    }
+    assert_eq!(all, events.into_iter().collect());
+}
+
+#[tokio::test]
+async fn progress_takes_no_credit_and_may_be_acknowledged() {
+    let mut ledger = Ledger::start().await;
+    let own = ledger.subscribe(proto::Subscription::default()).await;
+    let often = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
+    let mut consumer =
+        ledger.consume(proto::ConsumeStart { progress_interval: often, ..start(2) }).await;
+    assert_eq!(consumer.progress().await, own.start_index, "as soon as it has caught up");
+    assert_eq!(consumer.progress().await, own.start_index, "and at every interval");
+    let granted = ledger.grant("user:1").await;
+    while consumer.progress().await <= granted {}
+    consumer.ack(Some(granted + 1), &[]).await;
+    let event = ledger.withdraw("user:1").await;
+    assert_eq!(consumer.event().await, (event, 1), "a credit is left");
+    assert_eq!(consumer.progress().await, event + 1);
+    // What is ahead of it is refused; then nothing was taken.
+    consumer.ack(Some(event + 2), &[]).await;
+    let refused = consumer.end().await.unwrap_err();
+    assert_eq!(typed(&refused), error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]));
+    let facts = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!(facts["index"], (event + 2).to_string());
+    assert_eq!(facts["delivered"], (event + 1).to_string());
+    assert_eq!(ledger.consume(start(0)).await.started.next_index, event);
+}
+
+#[tokio::test]
+async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(2).await;
+    let other = proto::CreateSubscriptionRequest {
+        subscription: Some(proto::Subscription {
+            name: "hook".into(),
+            webhook: Some(proto::Webhook { url: "https://hook.example.org/in".into() }),
+            ..Default::default()
+        }),
+        start_index: None,
+    };
+    ledger.clients.watch.create_subscription(other).await.unwrap();
+
+    let invalid = |field: &str| error(Code::InvalidArgument, "INVALID_FIELD", &[field]);
+    let limit = |field: &str| error(Code::InvalidArgument, "LIMIT_EXCEEDED", &[field]);
+    let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let with = |spoil: fn(&mut proto::ConsumeStart, Option<prost_types::Duration>), span| {
+        let mut start = start(1);
+        spoil(&mut start, span);
+        Said::Start(start)
+    };
+    let ack = |next_index, indexes| Said::Ack(proto::ConsumeAck { next_index, indexes });
+    let credit = |credits| Said::Credit(proto::ConsumeCredit { credits });
+
+    // Before it is let in.
+    let mut valid = ledger.consume(start(10)).await;
+    let at_first = [
+        (ack(Some(1), vec![]), invalid("start")),
+        (credit(1), invalid("start")),
+        (with(|own, _| own.subscription.clear(), None), invalid("start.subscription")),
+        (with(|own, _| own.credits = 10_001, None), limit("start.credits")),
+        (with(|own, _| own.consumer = "x".repeat(257), None), limit("start.consumer")),
+        (with(|own, _| own.consumer = "\u{7}".into(), None), invalid("start.consumer")),
+        (with(|own, span| own.redelivery_timeout = span, span(0)), {
+            invalid("start.redelivery_timeout")
+        }),
+        (with(|own, span| own.redelivery_timeout = span, span(3_601)), {
+            limit("start.redelivery_timeout")
+        }),
+        (with(|own, span| own.progress_interval = span, span(3_601)), {
+            limit("start.progress_interval")
+        }),
+        (with(|own, _| own.shard = 1, None), invalid("start.shard")),
+        (with(|own, _| own.snapshot_token = vec![1], None), invalid("start.snapshot_token")),
+        (with(|own, _| own.subscription = "none".into(), None), {
+            error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"])
+        }),
+        (with(|own, _| own.subscription = "hook".into(), None), {
+            error(Code::FailedPrecondition, "SUBSCRIPTION_IS_WEBHOOK", &["start.subscription"])
+        }),
+    ];
+    for (said, want) in at_first {
+        assert_eq!(ledger.refused(vec![said.clone()]).await, want, "{said:?}");
+    }
+    let (say, said) = mpsc::channel(1);
+    drop(say);
+    let (unused, _) = mpsc::channel(1);
+    let nothing = Consumer::open(&ledger.clients, unused, said).await.err().unwrap();
+    assert_eq!(typed(&nothing), invalid("start"));
+    // None of that has made the one who is there go.
+    assert_eq!(valid.events(2).await, events);
+    valid.close().await;
+
+    // Once it is.
+    let undelivered = || error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
+    let later = [
+        (Said::Start(start(1)), invalid("start")),
+        (credit(10_001), limit("credit.credits")),
+        (ack(None, vec![events[0]; 10_001]), limit("ack.indexes")),
+        (ack(None, vec![]), invalid("ack.next_index")),
+        (ack(Some(events[0] + 2), vec![]), undelivered()),
+        (ack(Some(u64::MAX), vec![]), undelivered()),
+        (ack(None, vec![events[0], events[1]]), undelivered()),
+    ];
+    for (said, want) in later {
+        let mut consumer = ledger.consume(start(1)).await;
+        assert_eq!(consumer.event().await, (events[0], 1));
+        consumer.say(said.clone()).await;
+        assert_eq!(typed(&consumer.end().await.unwrap_err()), want, "{said:?}");
+    }
+    let mut consumer = ledger.consume(start(1)).await;
+    assert_eq!(consumer.started.next_index, events[0], "nothing was acknowledged by mistake");
+    drop(consumer.say.send(proto::ConsumeRequest { message: None }).await);
+    assert_eq!(typed(&consumer.end().await.unwrap_err()), invalid("message"));
+}
+
+/// The data subjects of the snapshot that comes next, with their tokens, and what its end says.
+async fn snapshot(consumer: &mut Consumer) -> (Vec<(String, Vec<u8>)>, proto::SnapshotEnd) {
+    let mut subjects = Vec::new();
+    loop {
+        match consumer.message().await.unwrap().unwrap().message.unwrap() {
+            Told::Snapshot(own) => subjects.push((own.subject, own.token)),
+            Told::SnapshotEnd(end) => return (subjects, end),
+            other => panic!("in the middle of a snapshot: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_comes_first_until_it_is_acknowledged() {
+    let mut ledger = Ledger::start().await;
+    ledger.withdrawals(5).await;
+    let denied = proto::Snapshot::Denied.into();
+    let own =
+        ledger.subscribe(proto::Subscription { snapshot: denied, ..Default::default() }).await;
+    let event = ledger.withdraw("user:9").await;
+
+    let mut first = ledger.consume(start(100)).await;
+    let (subjects, end) = snapshot(&mut first).await;
+    assert_eq!((end.revision, end.subjects), (own.start_index, 5), "as of the creation");
+    let names: BTreeSet<&String> = subjects.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 5, "each once");
+    assert_eq!(first.event().await, (event, 1), "and then what changed since");
+    first.close().await;
+
+    // It was not acknowledged, so it is heard again, or its rest: three, and the end takes a credit.
+    let (_, token) = subjects[1].clone();
+    let with_token = proto::ConsumeStart { snapshot_token: token, ..start(3) };
+    let mut second = ledger.consume(with_token.clone()).await;
+    for (name, _) in &subjects[2..] {
+        let message = second.message().await.unwrap().unwrap().message;
+        assert!(matches!(&message, Some(Told::Snapshot(own)) if own.subject == *name));
+    }
+    assert!(timeout(Duration::from_millis(50), second.told.message()).await.is_err());
+    second.credit(2).await;
+    let (none, end) = snapshot(&mut second).await;
+    assert_eq!((none.len(), end.revision, end.subjects), (0, own.start_index, 3));
+    second.ack(Some(end.revision), &[]).await;
+    assert_eq!(second.event().await, (event, 1));
+    second.close().await;
+
+    let mut third = ledger.consume(start(100)).await;
+    assert_eq!(third.event().await, (event, 1), "the snapshot was dealt with, the event was not");
+    let mut late = ledger.consume(with_token).await;
+    assert_eq!(late.event().await, (event, 1), "a token of a snapshot that is over does no harm");
+}
+
+#[tokio::test]
+async fn the_shards_of_a_snapshot_are_together_complete() {
+    let mut ledger = Ledger::start().await;
+    ledger.withdrawals(30).await;
+    let all = proto::Snapshot::All.into();
+    ledger.subscribe(proto::Subscription { snapshot: all, shards: 2, ..Default::default() }).await;
+    let mut heard = Vec::new();
+    for shard in 0..2 {
+        let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(100) }).await;
+        let (subjects, end) = snapshot(&mut consumer).await;
+        assert_eq!(end.subjects, subjects.len() as u64);
+        assert!(!subjects.is_empty(), "30 data subjects are in both");
+        heard.extend(subjects.into_iter().map(|(name, _)| name));
+    }
+    let once: BTreeSet<&String> = heard.iter().collect();
+    assert_eq!((heard.len(), once.len()), (30, 30));
+}
+
+/// Ends the server well while its clients go on.
+async fn terminate(ledger: &mut Ledger) {
+    let server = ledger.server.take().unwrap();
+    tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(5).await;
+    let mut first = ledger.consume(start(100)).await;
+    assert_eq!(first.events(5).await, events);
+    first.ack(Some(events[1] + 1), &[events[3]]).await;
+    // Heard only behind the acknowledgement, and so after it was taken.
+    first.credit(1).await;
+    let mut first = {
+        let ended = tokio::spawn(async move {
+            let ended = first.end().await;
+            (first, ended)
+        });
+        tokio::time::timeout(PATIENCE, acknowledged(&mut ledger, events[2])).await.unwrap();
+        terminate(&mut ledger).await;
+        let (first, ended) = ended.await.unwrap();
+        let status = ended.expect_err("the server ends it");
+        assert_eq!(typed(&status), error(Code::Unavailable, "SHUTTING_DOWN", &[]));
+        let facts = status.get_details_error_info().unwrap().metadata;
+        assert_eq!(facts["next_index"], events[2].to_string());
+        first
+    };
+    drop(first.say.try_reserve());
+    ledger.restart().await;
+    let mut second = ledger.consume(start(100)).await;
+    assert_eq!(second.started.next_index, events[2], "it was written down on the way out");
+    assert_eq!(second.events(2).await, [events[2], events[4]]);
+    first.heard.clear();
+}
