@@ -22,7 +22,8 @@ use std::{
 };
 
 use gather::{Gathered, Taken};
-pub(super) use lag::Lag;
+use lag::Lag;
+pub(super) use lag::{Pending, is_overdue};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
 use tracing::error;

@@ -332,7 +332,11 @@ fn range_bytes(range: &Range<u64>) -> usize {
 /// with theirs.
 fn head_bytes(head: &Delivered) -> usize {
     let time = 1 + 10;
-    1 + 3 + (1 + varint_bytes(head.subscription.0)) + (1 + varint_bytes(head.shard.into())) + time + 2
+    1 + 3
+        + (1 + varint_bytes(head.subscription.0))
+        + (1 + varint_bytes(head.shard.into()))
+        + time
+        + 2
 }
 
 fn varint_bytes(value: u64) -> usize {

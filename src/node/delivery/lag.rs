@@ -44,8 +44,10 @@ pub(in crate::node) struct Standing {
     pub next_index: u64,
     /// The oldest event that is not acknowledged; none if there is none before `seen`.
     pub pending: Option<Pending>,
-    /// How far the ledger was looked through.
+    /// How far the ledger was looked through, if nothing is pending.
     pub seen: u64,
+    /// How far it would have been, had there been time.
+    pub head: u64,
     /// Whether the snapshot is still to be acknowledged.
     pub snapshot_pending: bool,
 }
@@ -166,7 +168,7 @@ impl Core {
         }
         self.deliveries.lag.places.lock().insert(key, place);
         let Place { clear_to: next_index, pending } = place;
-        Ok(Some(Standing { next_index, pending, seen, snapshot_pending }))
+        Ok(Some(Standing { next_index, pending, seen, head, snapshot_pending }))
     }
 
     /// Looks for the first event that is not settled, and answers how far it has come.

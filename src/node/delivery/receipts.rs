@@ -111,7 +111,8 @@ impl Batch<'_> {
 
     /// Writes down one entry. If it fails, the batch is as it was.
     fn delivery(&mut self, body: Body, written: &mut Written) -> Result<(), WriteError> {
-        let is_live = |all: &Subscriptions, id| all.get(id).is_some_and(|own| own.deleted.is_none());
+        let is_live =
+            |all: &Subscriptions, id| all.get(id).is_some_and(|own| own.deleted.is_none());
         match body {
             Body::Delivered(mut delivered) => {
                 delivered.retain(|own| is_live(self.subscriptions(), own.subscription));
