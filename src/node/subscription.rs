@@ -215,7 +215,7 @@ impl Core {
         Ok(SubscriptionReport { subscription: Arc::clone(own), shards, dead_letters })
     }
 
-    fn shard_report(
+    pub(super) fn shard_report(
         &self,
         own: &Arc<Subscription>,
         shard: u32,

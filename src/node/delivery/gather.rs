@@ -206,6 +206,11 @@ impl Gathered {
         self.since
     }
 
+    /// Whether something gathers that waits for no interval: what everybody hears of.
+    pub(super) fn is_urgent(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
     /// Number of events and snapshots that gather.
     pub(super) fn count(&self) -> usize {
         self.count
@@ -342,4 +347,195 @@ fn head_bytes(head: &Delivered) -> usize {
 fn varint_bytes(value: u64) -> usize {
     // At most 10: no loss.
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+#[cfg(test)]
+mod tests {
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        domain::{Entry, Filter, Key, SubscriptionCreated},
+        ledger::{ENTRY_BYTES_MAX, entry},
+        view::Subscriptions,
+    };
+
+    const ID: SubscriptionId = SubscriptionId(0);
+
+    fn created(shards: u32) -> Subscriptions {
+        let mut all = Subscriptions::default();
+        let created = SubscriptionCreated {
+            name: Key::parse("crm").unwrap(),
+            owner: String::new(),
+            filter: Filter::default(),
+            start_index: 0,
+            snapshot: None,
+            shards,
+            deadline_ms: None,
+            webhook_url: Some("https://crm.example".to_owned()),
+        };
+        all.fold(0, Millis(0), &Body::Subscribed(Box::new(created))).unwrap();
+        all
+    }
+
+    fn shard() -> Shard {
+        let (known, gathers) = (Settled::default(), Gathers::default());
+        Shard { known, snapshot_pending: false, gathers }
+    }
+
+    fn acknowledged(indexes: &[u64], next_index: Option<u64>) -> Acknowledged {
+        let events = indexes.len();
+        Acknowledged { next_index, indexes: indexes.to_vec(), events, snapshot: false }
+    }
+
+    fn bytes_of(body: Body) -> usize {
+        let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
+        entry::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
+    }
+
+    fn taken(shards: impl IntoIterator<Item = Shard>) -> Taken {
+        let shards = (0..).zip(shards).map(|(at, own)| ((ID, at), own.gathers));
+        Taken { shards: shards.collect(), overdue: Vec::new() }
+    }
+
+    /// What a consumer, or the delivery by HTTP, does next.
+    #[derive(Debug, Clone)]
+    enum Op {
+        Acknowledge(Vec<u64>, Option<u64>),
+        GiveUp(u64),
+        Write,
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        let next = proptest::option::of(0_u64..40);
+        prop_oneof![
+            4 => (vec(0_u64..40, 0..5), next).prop_map(|(own, next)| Op::Acknowledge(own, next)),
+            2 => (0_u64..40).prop_map(Op::GiveUp),
+            1 => Just(Op::Write),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn entries_say_once_what_became_of_each_event(mut ops in vec(any_op(), 1..80)) {
+            ops.push(Op::Write);
+            let (mut all, mut own) = (created(1), shard());
+            let mut model: BTreeMap<u64, bool> = BTreeMap::new();
+            let mut written: BTreeMap<u64, bool> = BTreeMap::new();
+            let mut index = 1;
+            for op in ops {
+                match op {
+                    Op::Acknowledge(indexes, next) => {
+                        let letter = |at| written.get(&at).is_some_and(|is_failure| *is_failure);
+                        own.acknowledge(&acknowledged(&indexes, next), Millis(5), letter);
+                        // Everything before a place was settled, be it so or not.
+                        let before = (0..next.unwrap_or(0)).filter(|at| !model.contains_key(at));
+                        let new: Vec<u64> = indexes.into_iter().chain(before).collect();
+                        model.extend(new.into_iter().map(|at| (at, false)));
+                    }
+                    Op::GiveUp(at) => {
+                        own.give_up(FailedDelivery { index: at, attempts: 1, http_status: 500 });
+                        model.entry(at).or_insert(true);
+                    }
+                    Op::Write => {
+                        let gathers = mem::take(&mut own.gathers);
+                        let taken =
+                            Taken { shards: vec![((ID, 0), gathers)], overdue: Vec::new() };
+                        for body in taken.bodies() {
+                            all.fold(index, Millis(9), &body).unwrap();
+                            index += 1;
+                            say(&mut written, body);
+                        }
+                        prop_assert_eq!(&written, &model);
+                        let state = all.get(ID).unwrap().shard(0).unwrap();
+                        prop_assert_eq!(&state.settled, &own.known);
+                    }
+                }
+            }
+        }
+
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn what_does_not_fit_into_one_entry_is_in_the_next(
+            counts in vec(0_u64..9_000, 1..4),
+            start in prop::sample::select(vec![0, 1 << 20, u64::MAX >> 1]),
+        ) {
+            let mut shards = Vec::new();
+            for &count in &counts {
+                let mut own = shard();
+                let indexes: Vec<u64> = (0..count).map(|at| start + 2 * at).collect();
+                own.acknowledge(&acknowledged(&indexes, None), Millis(i64::MAX), |_| false);
+                shards.push(own);
+            }
+            let mut said = vec![0; counts.len()];
+            for body in taken(shards).bodies() {
+                let Body::Delivered(delivered) = &body else { panic!("{body:?}") };
+                for own in delivered {
+                    prop_assert!(!own.ranges.is_empty());
+                    said[own.shard as usize] += own.ranges.len() as u64;
+                }
+                prop_assert!(bytes_of(body) <= ENTRY_BYTES_MAX);
+            }
+            prop_assert_eq!(said, counts);
+        }
+    }
+
+    /// Takes an entry's word; it must say nothing that was said before.
+    fn say(written: &mut BTreeMap<u64, bool>, body: Body) {
+        match body {
+            Body::Delivered(delivered) => {
+                for own in delivered {
+                    let mut end = 0;
+                    for range in own.ranges {
+                        assert!(end <= range.start && range.start < range.end, "ascending");
+                        end = range.end;
+                        let is_one = range.end - range.start == 1;
+                        for at in range {
+                            let before = written.insert(at, false);
+                            assert!(before.is_none() || (is_one && before == Some(true)), "{at}");
+                        }
+                    }
+                }
+            }
+            Body::Failed(failed) => {
+                for own in failed.failed {
+                    assert_eq!(written.insert(own.index, true), None);
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn many_failures_are_many_entries() {
+        let mut own = shard();
+        for index in 0..3 * FAILED_MAX as u64 + 1 {
+            let (attempts, http_status) = (u32::MAX, 599);
+            own.give_up(FailedDelivery { index: index << 30, attempts, http_status });
+        }
+        let bodies = taken([own]).bodies();
+        assert_eq!(bodies.len(), 4);
+        for body in bodies {
+            assert!(bytes_of(body) <= ENTRY_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_place_without_events_waits_for_the_next_event_unless_it_is_far() {
+        let mut own = shard();
+        own.acknowledge(&acknowledged(&[], Some(RIDE_ENTRIES_MAX - 1)), Millis(1), |_| false);
+        assert!(!own.gathers.is_due());
+        let far = acknowledged(&[], Some(RIDE_ENTRIES_MAX));
+        own.acknowledge(&far, Millis(1), |_| false);
+        assert!(own.gathers.is_due());
+        let mut own = shard();
+        own.acknowledge(&acknowledged(&[], Some(7)), Millis(1), |_| false);
+        own.acknowledge(&acknowledged(&[9], None), Millis(1), |_| false);
+        assert!(own.gathers.is_due());
+        assert_eq!(own.gathers.acknowledged(), [0..7, 9..10]);
+    }
 }

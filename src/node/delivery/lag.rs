@@ -118,7 +118,7 @@ pub(super) fn start(
 
 impl Core {
     /// Looks at the shards beyond one, as far as the time goes, and answers where to go on.
-    fn look_who_is_behind(
+    pub(super) fn look_who_is_behind(
         &self,
         after: Option<(SubscriptionId, u32)>,
     ) -> Result<Option<(SubscriptionId, u32)>, ReadError> {
