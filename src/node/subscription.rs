@@ -128,6 +128,9 @@ impl Node {
         &self,
         new: NewSubscription,
     ) -> Result<Subscribed, WriteError> {
+        if let Some(url) = &new.webhook_url {
+            check_webhook_url(url)?;
+        }
         self.write(move |batch| batch.subscribe(new)).await
     }
 
@@ -361,6 +364,24 @@ impl Batch<'_> {
     }
 }
 
+/// Refuses what can be no address of a webhook.
+///
+/// HOOK: whoever delivers by HTTP knows more of where the server may send.
+fn check_webhook_url(url: &str) -> Result<(), WriteError> {
+    let refused = |problem: &str| Err(WriteError::WebhookRefused { problem: problem.to_owned() });
+    let Ok(uri) = url.parse::<http::Uri>() else { return refused("it is no URL") };
+    if !matches!(uri.scheme_str(), Some("https" | "http")) {
+        return refused("it must be an https URL");
+    }
+    if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+        return refused("it must name a host, and no user");
+    }
+    if url.contains('#') {
+        return refused("it must have no fragment");
+    }
+    Ok(())
+}
+
 /// What became of an event at one shard.
 fn state_of(
     own: &Subscription,
@@ -430,4 +451,28 @@ fn is_same(own: &SubscriptionCreated, new: &NewSubscription) -> bool {
         && own.shards == *shards
         && own.deadline_ms == *deadline_ms
         && own.webhook_url == *webhook_url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_webhook_is_a_url_with_a_host() {
+        for good in ["https://crm.example.org/consent?of=eu", "http://127.0.0.1:8080"] {
+            assert_eq!(check_webhook_url(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "crm.example.org",
+            "/consent",
+            "ftp://crm.example.org",
+            "https://",
+            "https://user:secret@crm.example.org",
+            "https://crm.example.org/#part",
+            "https://crm.example.org/a b",
+        ] {
+            assert!(check_webhook_url(bad).is_err(), "{bad}");
+        }
+    }
 }
