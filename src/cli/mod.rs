@@ -157,7 +157,11 @@ pub enum Command {
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
     /// Create, list or end durable subscriptions
-    #[command(subcommand, visible_alias = "subscribe")]
+    #[command(
+        subcommand,
+        visible_alias = "subscribe",
+        after_help = subscribe::AFTER_HELP
+    )]
     Subscription(subscribe::SubscriptionCommand),
     /// Show who has heard an event, with proof, and who has not; exits with 1 if somebody has not
     Propagation(propagation::PropagationArgs),

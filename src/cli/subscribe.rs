@@ -21,6 +21,15 @@ use crate::proto::{
     watch_service_client::WatchServiceClient,
 };
 
+/// What stands below the help of `subscription`.
+pub(super) const AFTER_HELP: &str = "\
+A durable subscription is a place in the ledger that the server keeps for a service. What the service
+acknowledges is on record: `propagation` says who has heard an event, and who has not.
+
+Examples:
+  consent-ledger subscription create crm --owner crm-team --deadline 10m
+  consent-ledger subscription list";
+
 /// Subscriptions on one page.
 const PAGE_SIZE: i32 = 1_000;
 

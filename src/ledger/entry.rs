@@ -1171,13 +1171,13 @@ pub(crate) mod tests {
     }
 
     fn any_failed() -> impl Strategy<Value = DeliveryFailed> {
-        let one = any::<(u64, u32, u32)>().prop_map(|(index, attempts, http_status)| {
-            FailedDelivery { index, attempts, http_status }
-        });
-        (any::<(u64, u32)>(), vec(one, 1..4)).prop_map(|((id, shard), failed)| DeliveryFailed {
-            subscription: SubscriptionId(id),
-            shard,
-            failed,
+        // A map, as they ascend.
+        let failed = prop::collection::btree_map(any::<u64>(), any::<(u32, u32)>(), 1..4);
+        (any::<(u64, u32)>(), failed).prop_map(|((id, shard), failed)| {
+            let one =
+                |(index, (attempts, http_status))| FailedDelivery { index, attempts, http_status };
+            let (subscription, failed) = (SubscriptionId(id), failed.into_iter().map(one));
+            DeliveryFailed { subscription, shard, failed: failed.collect() }
         })
     }
 
