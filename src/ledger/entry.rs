@@ -169,7 +169,7 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
             }
             Body::Delivered(delivered)
         }
-        proto::entry::Body::DeliveryFailed(failed) => Body::Failed(failed_from_proto(failed)?),
+        proto::entry::Body::DeliveryFailed(failed) => Body::Failed(failed_from_proto(&failed)?),
         proto::entry::Body::DeliveryOverdue(overdue) => Body::Overdue(DeliveryOverdue {
             subscription: SubscriptionId(overdue.subscription_index),
             shard: overdue.shard,
@@ -535,7 +535,7 @@ fn failed_to_proto(failed: &DeliveryFailed) -> proto::DeliveryFailed {
     }
 }
 
-fn failed_from_proto(failed: proto::DeliveryFailed) -> Result<DeliveryFailed, EntryError> {
+fn failed_from_proto(failed: &proto::DeliveryFailed) -> Result<DeliveryFailed, EntryError> {
     if failed.failed.is_empty() || !failed.failed.is_sorted_by(|a, b| a.index < b.index) {
         return Err(field("delivery_failed.failed"));
     }

@@ -20,6 +20,8 @@ use crate::{
     watch::Event,
 };
 
+/// Dead letters of a subscription are counted up to this many.
+const DEAD_LETTERS_COUNTED_MAX: usize = 10_000;
 /// How long a list of subscriptions looks for how far they are behind.
 const LAG_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -60,7 +62,7 @@ pub struct SubscriptionReport {
     pub subscription: Arc<Subscription>,
     /// Its shards, from 0.
     pub shards: Vec<ShardReport>,
-    /// Number of events that were given up.
+    /// Number of events that were given up, counted up to 10,000.
     pub dead_letters: u64,
 }
 
@@ -212,7 +214,7 @@ impl Core {
             shards.push(self.shard_report(own, shard, until)?);
         }
         let dead_letters = match own.spec.webhook_url {
-            Some(_) => self.view.dead_letter_count(own.id, usize::MAX)? as u64,
+            Some(_) => self.view.dead_letter_count(own.id, DEAD_LETTERS_COUNTED_MAX)? as u64,
             None => 0,
         };
         Ok(SubscriptionReport { subscription: Arc::clone(own), shards, dead_letters })

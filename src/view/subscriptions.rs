@@ -184,7 +184,7 @@ impl Subscriptions {
         if message.shards.len() != own.shards.len() {
             return Err(ViewError::Row);
         }
-        own.shards = message.shards.into_iter().map(shard_state).collect();
+        own.shards = message.shards.iter().map(shard_state).collect();
         own.deleted = message.deleted.map(|deleted| (deleted.index, Millis(deleted.at_ms)));
         if own.deleted.is_none() {
             self.live.insert(own.spec.name.clone(), id);
@@ -268,7 +268,7 @@ fn state_row(own: &Subscription) -> Row {
     (Key::Subscription(own.id.0).encode(), Some(message.encode_to_vec()))
 }
 
-fn shard_state(message: ShardMessage) -> ShardState {
+fn shard_state(message: &ShardMessage) -> ShardState {
     let mut settled = Settled::before(message.next);
     let (ranges, _) = message.above.as_chunks::<2>();
     for [start, end] in ranges {
@@ -587,7 +587,7 @@ mod tests {
         let mut all = Subscriptions::default();
         all.fold(3, at(3), &created("s", 2, 0, false)).unwrap();
         for (id, shard) in [(2, 0), (3, 2)] {
-            let body = delivered(SubscriptionId(id), shard, vec![0..1], at(4), false);
+            let body = delivered(SubscriptionId(id), shard, Vec::new(), at(4), true);
             let error = all.fold(4, at(4), &body).unwrap_err();
             assert!(matches!(error, ViewError::UnknownSubscription { index: 4, .. }), "{error}");
         }
