@@ -523,6 +523,22 @@ mod tests {
     }
 
     #[test]
+    fn acknowledgements_gather_ten_milliseconds_to_an_hour() {
+        let mut config = ServeConfig::default();
+        for (millis, good) in [(9, false), (10, true), (3_600_000, true), (3_600_001, false)] {
+            config.node.receipt_interval = Duration::from_millis(millis);
+            let refused = config.check().err();
+            assert_eq!(refused, (!good).then_some(ConfigError::ReceiptInterval), "{millis}");
+        }
+        let mut config = ServeConfig::default();
+        config.node.receipt_acks_max = 0;
+        assert_eq!(config.check(), Err(ConfigError::Zero("--receipt-acks-max")));
+        let mut config = ServeConfig::default();
+        config.node.subscriptions_max = 0;
+        assert_eq!(config.check(), Err(ConfigError::Zero("--subscriptions-max")));
+    }
+
+    #[test]
     fn confirmations_wait_a_second_to_ninety_days() {
         let mut config = ServeConfig::default();
         let most = 90 * 86_400_000;

@@ -39,6 +39,7 @@ mod offline;
 mod output;
 mod preferences;
 mod progress;
+mod propagation;
 mod prove;
 mod rebuild_view;
 mod receipt;
@@ -46,6 +47,7 @@ mod record;
 mod replay;
 pub mod serve;
 pub mod shapes;
+mod subscribe;
 mod token;
 pub mod trust;
 mod uses;
@@ -67,7 +69,7 @@ In the file, a key at the top goes for every command, a key in a table such as [
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
   1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the other
-     `verify-…` commands and `prove`: not good, not proven
+     `verify-…` commands and `prove`: not good, not proven; for `propagation`: somebody has not heard
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -154,6 +156,15 @@ pub enum Command {
     Use(uses::UseArgs),
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
+    /// Create, list or end durable subscriptions
+    #[command(
+        subcommand,
+        visible_alias = "subscribe",
+        after_help = subscribe::AFTER_HELP
+    )]
+    Subscription(subscribe::SubscriptionCommand),
+    /// Show who has heard an event, with proof, and who has not; exits with 1 if somebody has not
+    Propagation(propagation::PropagationArgs),
     /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
@@ -294,6 +305,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Token(command) => Box::pin(token::run(command, context)).await,
         Command::Use(args) => Box::pin(uses::run(args, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
+        Command::Subscription(command) => Box::pin(subscribe::run(command, context)).await,
+        Command::Propagation(args) => Box::pin(propagation::run(args, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,
         Command::Link(args) => Box::pin(link::run(args, context)).await,

@@ -13,6 +13,10 @@
 //! | `token verify` | [`TokenVerified`] |
 //! | `token key` | [`DecisionKey`] |
 //! | `watch` | a [`Watched`] a line |
+//! | `subscription create` | [`Subscribed`] |
+//! | `subscription list` | a [`SubscriptionStanding`] a line |
+//! | `subscription delete` | [`Unsubscribed`] |
+//! | `propagation` | [`Propagated`] |
 //! | `history` | a [`HistoryAct`] a line |
 //! | `preferences` | [`Preferences`] |
 //! | `link`, `unlink` | [`Linked`] |
@@ -32,7 +36,10 @@ mod events;
 
 use std::collections::BTreeMap;
 
-pub use delivery::{EntryDelivered, EntryFailed, EntryFilter, EntryRange};
+pub use delivery::{
+    EntryDelivered, EntryFailed, EntryFilter, EntryRange, Propagated, Propagation, ShardStanding,
+    Subscribed, Subscription, SubscriptionStanding, Unsubscribed,
+};
 pub use events::{
     CatalogTold, Event, LinkTold, OverdueTold, Progress, SnapshotEnd, SnapshotSubject, Watched,
 };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serializer, de};
 
+use super::error::CliError;
 pub use crate::tlog::hex;
 use crate::{
     domain::Key,
@@ -152,6 +153,15 @@ pub fn rfc3339(time: &prost_types::Timestamp) -> String {
 #[must_use]
 pub fn rfc3339_ms(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| format!("{time:.3}"))
+}
+
+/// A span of time as the protocol has it.
+///
+/// # Errors
+/// It is longer than the protocol can say.
+pub fn wire_span(span: Duration) -> Result<prost_types::Duration, CliError> {
+    prost_types::Duration::try_from(span)
+        .map_err(|_| CliError::usage(format!("{} is too long", humantime::format_duration(span))))
 }
 
 /// A span of time, in milliseconds. Whole days read better than years and months that are not quite

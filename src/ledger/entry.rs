@@ -169,7 +169,7 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
             }
             Body::Delivered(delivered)
         }
-        proto::entry::Body::DeliveryFailed(failed) => Body::Failed(failed_from_proto(failed)?),
+        proto::entry::Body::DeliveryFailed(failed) => Body::Failed(failed_from_proto(&failed)?),
         proto::entry::Body::DeliveryOverdue(overdue) => Body::Overdue(DeliveryOverdue {
             subscription: SubscriptionId(overdue.subscription_index),
             shard: overdue.shard,
@@ -535,7 +535,7 @@ fn failed_to_proto(failed: &DeliveryFailed) -> proto::DeliveryFailed {
     }
 }
 
-fn failed_from_proto(failed: proto::DeliveryFailed) -> Result<DeliveryFailed, EntryError> {
+fn failed_from_proto(failed: &proto::DeliveryFailed) -> Result<DeliveryFailed, EntryError> {
     if failed.failed.is_empty() || !failed.failed.is_sorted_by(|a, b| a.index < b.index) {
         return Err(field("delivery_failed.failed"));
     }
@@ -1171,13 +1171,13 @@ pub(crate) mod tests {
     }
 
     fn any_failed() -> impl Strategy<Value = DeliveryFailed> {
-        let one = any::<(u64, u32, u32)>().prop_map(|(index, attempts, http_status)| {
-            FailedDelivery { index, attempts, http_status }
-        });
-        (any::<(u64, u32)>(), vec(one, 1..4)).prop_map(|((id, shard), failed)| DeliveryFailed {
-            subscription: SubscriptionId(id),
-            shard,
-            failed,
+        // A map, as they ascend.
+        let failed = prop::collection::btree_map(any::<u64>(), any::<(u32, u32)>(), 1..4);
+        (any::<(u64, u32)>(), failed).prop_map(|((id, shard), failed)| {
+            let one =
+                |(index, (attempts, http_status))| FailedDelivery { index, attempts, http_status };
+            let (subscription, failed) = (SubscriptionId(id), failed.into_iter().map(one));
+            DeliveryFailed { subscription, shard, failed: failed.collect() }
         })
     }
 

@@ -20,6 +20,8 @@ use crate::{
     watch::Event,
 };
 
+/// Dead letters of a subscription are counted up to this many.
+const DEAD_LETTERS_COUNTED_MAX: usize = 10_000;
 /// How long a list of subscriptions looks for how far they are behind.
 const LAG_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -60,7 +62,7 @@ pub struct SubscriptionReport {
     pub subscription: Arc<Subscription>,
     /// Its shards, from 0.
     pub shards: Vec<ShardReport>,
-    /// Number of events that were given up.
+    /// Number of events that were given up, counted up to 10,000.
     pub dead_letters: u64,
 }
 
@@ -128,6 +130,9 @@ impl Node {
         &self,
         new: NewSubscription,
     ) -> Result<Subscribed, WriteError> {
+        if let Some(url) = &new.webhook_url {
+            check_webhook_url(url)?;
+        }
         self.write(move |batch| batch.subscribe(new)).await
     }
 
@@ -209,7 +214,7 @@ impl Core {
             shards.push(self.shard_report(own, shard, until)?);
         }
         let dead_letters = match own.spec.webhook_url {
-            Some(_) => self.view.dead_letter_count(own.id, usize::MAX)? as u64,
+            Some(_) => self.view.dead_letter_count(own.id, DEAD_LETTERS_COUNTED_MAX)? as u64,
             None => 0,
         };
         Ok(SubscriptionReport { subscription: Arc::clone(own), shards, dead_letters })
@@ -358,6 +363,24 @@ impl Batch<'_> {
     }
 }
 
+/// Refuses what can be no address of a webhook.
+///
+/// HOOK: whoever delivers by HTTP knows more of where the server may send.
+fn check_webhook_url(url: &str) -> Result<(), WriteError> {
+    let refused = |problem: &str| Err(WriteError::WebhookRefused { problem: problem.to_owned() });
+    let Ok(uri) = url.parse::<http::Uri>() else { return refused("it is no URL") };
+    if !matches!(uri.scheme_str(), Some("https" | "http")) {
+        return refused("it must be an https URL");
+    }
+    if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+        return refused("it must name a host, and no user");
+    }
+    if url.contains('#') {
+        return refused("it must have no fragment");
+    }
+    Ok(())
+}
+
 /// What became of an event at one shard.
 fn state_of(
     own: &Subscription,
@@ -427,4 +450,28 @@ fn is_same(own: &SubscriptionCreated, new: &NewSubscription) -> bool {
         && own.shards == *shards
         && own.deadline_ms == *deadline_ms
         && own.webhook_url == *webhook_url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_webhook_is_a_url_with_a_host() {
+        for good in ["https://crm.example.org/consent?of=eu", "http://127.0.0.1:8080"] {
+            assert_eq!(check_webhook_url(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "crm.example.org",
+            "/consent",
+            "ftp://crm.example.org",
+            "https://",
+            "https://user:secret@crm.example.org",
+            "https://crm.example.org/#part",
+            "https://crm.example.org/a b",
+        ] {
+            assert!(check_webhook_url(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -184,7 +184,7 @@ impl Subscriptions {
         if message.shards.len() != own.shards.len() {
             return Err(ViewError::Row);
         }
-        own.shards = message.shards.into_iter().map(shard_state).collect();
+        own.shards = message.shards.iter().map(shard_state).collect();
         own.deleted = message.deleted.map(|deleted| (deleted.index, Millis(deleted.at_ms)));
         if own.deleted.is_none() {
             self.live.insert(own.spec.name.clone(), id);
@@ -268,7 +268,7 @@ fn state_row(own: &Subscription) -> Row {
     (Key::Subscription(own.id.0).encode(), Some(message.encode_to_vec()))
 }
 
-fn shard_state(message: ShardMessage) -> ShardState {
+fn shard_state(message: &ShardMessage) -> ShardState {
     let mut settled = Settled::before(message.next);
     let (ranges, _) = message.above.as_chunks::<2>();
     for [start, end] in ranges {
@@ -529,12 +529,16 @@ mod tests {
         assert_eq!(got.live, want.live);
     }
 
-    fn open(dir: &Path, entries: &[Entry]) -> (View, Arc<Index>) {
-        let index = Arc::new(Index::open(dir, 1 << 20).unwrap().0);
+    fn index_in(dir: &Path) -> Arc<Index> {
+        Arc::new(Index::open(dir, 1 << 20).unwrap().0)
+    }
+
+    /// A view of what the rows of an index say.
+    fn open(index: &Arc<Index>, entries: &[Entry]) -> View {
         let entry = |at: u64| -> Result<Entry, ViewError> {
             Ok(entries[usize::try_from(at).unwrap()].clone())
         };
-        (View::open(Arc::clone(&index), &[7; 16], 1 << 20, entry).unwrap(), index)
+        View::open(Arc::clone(index), &[7; 16], 1 << 20, entry).unwrap()
     }
 
     proptest! {
@@ -547,22 +551,16 @@ mod tests {
             let world = World::of(&ops);
             let cut = cut.index(world.entries.len() + 1);
             let dir = tempfile::tempdir().unwrap();
-            let (view, index) = open(dir.path(), &world.entries);
-            view.catch_up(&world.entries[..cut], [0; 32]).unwrap();
-            drop(view);
-            index.close().unwrap();
-            drop(index);
+            let index = index_in(dir.path());
+            open(&index, &world.entries).catch_up(&world.entries[..cut], [0; 32]).unwrap();
             // From the rows of what was folded before.
-            let (view, index) = open(dir.path(), &world.entries);
+            let view = open(&index, &world.entries);
             view.catch_up(&world.entries[cut..], [0; 32]).unwrap();
             world.check(&view);
-            drop(view);
-            index.close().unwrap();
-            drop(index);
-            world.check(&open(dir.path(), &world.entries).0);
+            world.check(&open(&index, &world.entries));
             // A view that is built anew has the same.
             let other = tempfile::tempdir().unwrap();
-            let (view, _index) = open(other.path(), &world.entries);
+            let view = open(&index_in(other.path()), &world.entries);
             view.catch_up(&world.entries, [0; 32]).unwrap();
             world.check(&view);
         }
@@ -587,7 +585,7 @@ mod tests {
         let mut all = Subscriptions::default();
         all.fold(3, at(3), &created("s", 2, 0, false)).unwrap();
         for (id, shard) in [(2, 0), (3, 2)] {
-            let body = delivered(SubscriptionId(id), shard, vec![0..1], at(4), false);
+            let body = delivered(SubscriptionId(id), shard, Vec::new(), at(4), true);
             let error = all.fold(4, at(4), &body).unwrap_err();
             assert!(matches!(error, ViewError::UnknownSubscription { index: 4, .. }), "{error}");
         }

@@ -540,6 +540,49 @@ fn pages_have_limits_and_tokens_one_list_and_question() {
 }
 
 #[test]
+fn pages_of_subscriptions_have_tokens_of_one_owner() {
+    let last = crate::domain::Key::parse("crm.production").unwrap();
+    let ask = |owner: &str, token: &str| {
+        let (owner, page_token) = (owner.to_owned(), token.to_owned());
+        listed_subscriptions(&proto::ListSubscriptionsRequest { owner, page_token, page_size: 5 })
+    };
+    for owner in ["", "crm-team"] {
+        let token = next_subscriptions_token(owner, &last);
+        let listed = ask(owner, &token).unwrap();
+        assert_eq!(listed.page, Page { size: 5, after: Some(last.clone()) });
+        assert_eq!(listed.owner.as_deref(), Some(owner).filter(|owner| !owner.is_empty()));
+        let (upper, cut) = (token.to_uppercase(), &token[..token.len() - 1]);
+        let other = next_subscriptions_token("other", &last);
+        let more = format!("{token}.63726d");
+        for bad in ["x", "s", "s.", "s.€€", "s.+1", &upper, cut, &other, &more] {
+            let error = ask(owner, bad).unwrap_err();
+            assert_eq!(error, at("page_token", Problem::PageToken), "{bad}");
+        }
+    }
+    let long = "x".repeat(257);
+    let error = ask(&long, "").unwrap_err();
+    assert_eq!(error, at("owner", Problem::TooLong { limit: 256, got: 257 }));
+}
+
+proptest! {
+    #[test]
+    fn pages_of_dead_letters_have_tokens_of_one_subscription(
+        id in any::<u64>(), after in any::<(u32, u64)>(), other in any::<u64>(), junk in ".{0,12}",
+    ) {
+        use crate::domain::SubscriptionId;
+        let of = |page_token: String| {
+            let request = proto::ListDeadLettersRequest { page_token, ..Default::default() };
+            dead_letters_page(&request).unwrap()
+        };
+        let page = of(next_dead_letters_token(SubscriptionId(id), after));
+        prop_assert_eq!(page.size, 100);
+        prop_assert_eq!(page.after(SubscriptionId(id)), Ok(Some(after)));
+        prop_assert_eq!(page.after(SubscriptionId(other)).is_ok(), other == id);
+        prop_assert_eq!(of(junk.clone()).after(SubscriptionId(id)).is_ok(), junk.is_empty());
+    }
+}
+
+#[test]
 fn what_a_watcher_asks_for_is_parsed_whole() {
     let asked = watching(proto::WatchRequest::default()).unwrap();
     assert_eq!(asked.start, None);

@@ -127,10 +127,8 @@ impl Shard {
         let mut is_new = false;
         for index in &what.indexes {
             let range = *index..index.saturating_add(1);
-            if !self.known.insert(range.clone()).is_empty() {
-                own.ranges.insert(range);
-                is_new = true;
-            } else if own.failed.remove(index).is_some() {
+            let is_unknown = !self.known.insert(range.clone()).is_empty();
+            if is_unknown || own.failed.remove(index).is_some() {
                 own.ranges.insert(range);
                 is_new = true;
             } else if !own.ranges.set.contains(*index) && is_dead_letter(*index) {

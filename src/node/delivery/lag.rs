@@ -55,12 +55,12 @@ pub(in crate::node) struct Standing {
 /// What is kept of each shard.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Lag {
-    places: Mutex<HashMap<(SubscriptionId, u32), Place>>,
+    pub(super) places: Mutex<HashMap<(SubscriptionId, u32), Place>>,
 }
 
 /// A place up to which a shard is clear, and the event there, if it is known to be pending.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     clear_to: u64,
     pending: Option<Pending>,
 }
