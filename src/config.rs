@@ -38,6 +38,11 @@ pub const CONFIRMATION_VALIDITY_MIN: Duration = Duration::from_secs(1);
 /// The longest: who has not answered in three months is asked again.
 pub const CONFIRMATION_VALIDITY_MAX: Duration = Duration::from_secs(90 * 24 * 3_600);
 
+/// The shortest time that acknowledgements gather: shorter would be an entry for each.
+pub const RECEIPT_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The longest: a crash has as much delivered again.
+pub const RECEIPT_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+
 /// The longest name of a ledger, in bytes.
 pub const ORIGIN_BYTES_MAX: usize = 256;
 
@@ -204,6 +209,9 @@ pub enum ConfigError {
     /// Confirmation tokens that live too short or too long.
     #[error("--confirmation-validity must be 1s to 90days")]
     ConfirmationValidity,
+    /// Receipts of delivery that are written too often or too seldom.
+    #[error("--receipt-interval must be 10ms to 1h")]
+    ReceiptInterval,
     /// What receipts can not say of the controller.
     #[error(transparent)]
     Controller(#[from] ControllerError),
@@ -254,6 +262,10 @@ impl ServeConfig {
         if !validity.contains(&self.node.confirmation_validity) {
             return Err(ConfigError::ConfirmationValidity);
         }
+        let interval = RECEIPT_INTERVAL_MIN..=RECEIPT_INTERVAL_MAX;
+        if !interval.contains(&self.node.receipt_interval) {
+            return Err(ConfigError::ReceiptInterval);
+        }
         let (node, closed) = (&self.node, self.node.witness_fail == WitnessFail::Closed);
         if closed && !node.witness_policy.asks_for_witnesses() {
             let what =
@@ -279,6 +291,8 @@ impl ServeConfig {
             ("--segment-bytes-max", self.node.segment_bytes_max == 0),
             ("--appends-max", self.node.appends_max == 0),
             ("--batch-entries-max", self.node.batch_entries_max == 0),
+            ("--subscriptions-max", self.node.subscriptions_max == 0),
+            ("--receipt-acks-max", self.node.receipt_acks_max == 0),
         ] {
             if is_zero {
                 return Err(ConfigError::Zero(name));

@@ -28,7 +28,10 @@ use aes_gcm::{
 };
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
-    domain::{Body, Millis, Reason, Region},
+    domain::{
+        Body, Delivered, DeliveryFailed, DeliveryOverdue, EventKind, FailedDelivery, Filter, Key,
+        Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionId,
+    },
     ledger::{chain, entry},
     proto,
     tlog::{
@@ -343,9 +346,63 @@ fn computed() -> BTreeMap<String, String> {
         writeln!(hashes, "{index:>2} {chain} {leaf}").unwrap();
     }
     put("hashes", hashes);
+    for (name, bytes) in deliveries(&entries) {
+        put(&format!("entry_{name}"), schema.annotate(".consent.v1.Entry", &bytes));
+    }
     sealing(&schema, &entries, &mut put);
     log(entries, &mut put);
     all
+}
+
+/// Entries about a subscription, as they would follow those of the ledger that was kept.
+fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
+    let mut tip = chain::Tip::genesis();
+    for bytes in kept {
+        (_, tip) = tip.follow(bytes).unwrap();
+    }
+    let subscription = SubscriptionId(tip.next_index);
+    let key = |text| Key::parse(text).unwrap();
+    let at = |ms: i64| Millis(1_795_596_820_000 + ms);
+    let created = SubscriptionCreated {
+        name: key("crm.production"),
+        owner: "crm-team".to_owned(),
+        filter: Filter {
+            purposes: [key("marketing.newsletter")].into(),
+            channels: [key("email")].into(),
+            kinds: [EventKind::Withdraw, EventKind::Object, EventKind::Expire].into(),
+            namespaces: ["user".to_owned()].into(),
+        },
+        start_index: 4,
+        snapshot: Some(Snapshot::Denied),
+        shards: 2,
+        deadline_ms: Some(600_000),
+        webhook_url: Some("https://crm.example.org/consent".to_owned()),
+    };
+    let delivered = Delivered {
+        subscription,
+        shard: 1,
+        ranges: vec![4..7, 9..10],
+        acknowledged_at: at(15),
+        snapshot: true,
+    };
+    let failed = FailedDelivery { index: 7, attempts: 12, http_status: 503 };
+    let failed = DeliveryFailed { subscription, shard: 0, failed: vec![failed] };
+    let (event_index, pending_since) = (10, Millis(1_795_596_818_642));
+    let overdue = DeliveryOverdue { subscription, shard: 0, event_index, pending_since };
+    let bodies = [
+        ("subscription_created", 0, Body::Subscribed(Box::new(created))),
+        ("delivery_receipt", 20, Body::Delivered(vec![delivered])),
+        ("delivery_failed", 30, Body::Failed(failed)),
+        ("delivery_overdue", 600_000, Body::Overdue(overdue)),
+        ("subscription_deleted", 700_000, Body::Unsubscribed(subscription)),
+    ];
+    let mut entry = |(name, ms, body)| {
+        let (entry, bytes, next) = tip.link(at(ms), body).unwrap();
+        assert_eq!(entry::decode(&bytes), Ok(entry), "it reads back");
+        tip = next;
+        (name, bytes)
+    };
+    bodies.into_iter().map(&mut entry).collect()
 }
 
 fn storage(put: &mut impl FnMut(&str, String)) {

@@ -179,6 +179,13 @@ impl Settled {
             || self.above.range(..=index).next_back().is_some_and(|(_, end)| index < *end)
     }
 
+    /// The first index from `from` on that is not in the set.
+    #[must_use]
+    pub fn first_not_in(&self, from: u64) -> u64 {
+        let from = from.max(self.next);
+        self.above.range(..=from).next_back().map_or(from, |(_, end)| from.max(*end))
+    }
+
     /// The ranges beyond [`Self::next`], ascending.
     pub fn above(&self) -> impl Iterator<Item = Range<u64>> {
         self.above.iter().map(|(start, end)| *start..*end)
@@ -250,6 +257,8 @@ mod tests {
                 prop_assert_eq!(settled.next(), (0..).find(|at| !model.contains(at)).unwrap());
                 for at in 0..80 {
                     prop_assert_eq!(settled.contains(at), model.contains(&at));
+                    let first = (at..).find(|at| !model.contains(at));
+                    prop_assert_eq!(Some(settled.first_not_in(at)), first);
                 }
                 // The same set has one form.
                 let mut last = settled.next();

@@ -2,8 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{blocking, convert};
-use crate::{node::Node, proto, status::Fault};
+use super::{
+    blocking,
+    convert::{self, Listed},
+};
+use crate::{
+    domain::Millis,
+    node::{Node, ReadError},
+    proto,
+    status::Fault,
+};
 
 /// Creates a subscription.
 pub(super) async fn create(
@@ -24,7 +32,27 @@ pub(super) async fn list(
     node: &Arc<Node>,
     request: proto::ListSubscriptionsRequest,
 ) -> Result<proto::ListSubscriptionsResponse, Fault> {
-    todo!("{node:?} {request:?}")
+    let Listed { owner, page } = convert::listed_subscriptions(&request)?;
+    let (own, size) = (Arc::clone(node), page.size);
+    let revision = node.revision();
+    let (reports, now) = blocking(move || {
+        let reports = own.subscriptions(owner.as_deref(), page.after.as_ref(), page.size)?;
+        Ok::<_, ReadError>((reports, Millis::now()))
+    })
+    .await?;
+    // The page after a full one may be empty.
+    let last = reports.last().filter(|_| reports.len() == size);
+    let last = last.map(|report| report.subscription.spec.name.clone());
+    Ok(proto::ListSubscriptionsResponse {
+        subscriptions: reports
+            .into_iter()
+            .map(|own| convert::subscription_status(own, now))
+            .collect(),
+        next_page_token: last
+            .map(|name| convert::next_subscriptions_token(&request.owner, &name))
+            .unwrap_or_default(),
+        revision,
+    })
 }
 
 /// Ends a subscription.
@@ -44,7 +72,7 @@ pub(super) async fn propagation(
 ) -> Result<proto::GetPropagationResponse, Fault> {
     let own = Arc::clone(node);
     let report = blocking(move || own.propagation(request.index)).await?;
-    todo!("{report:?}")
+    Ok(convert::propagation(&report))
 }
 
 /// Lists dead letters.
@@ -52,13 +80,33 @@ pub(super) async fn dead_letters(
     node: &Arc<Node>,
     request: proto::ListDeadLettersRequest,
 ) -> Result<proto::ListDeadLettersResponse, Fault> {
-    todo!("{node:?} {request:?}")
+    let name = convert::subscription_name(&request.subscription, "subscription")?;
+    let page = convert::dead_letters_page(&request)?;
+    let (own, size) = (Arc::clone(node), page.size);
+    let subscription = node.subscription(name.as_str())?.id;
+    let after = page.after(subscription)?;
+    let letters = blocking(move || own.dead_letters(name.as_str(), after, size)).await?;
+    // The page after a full one may be empty.
+    let last = letters.last().filter(|_| letters.len() == size);
+    Ok(proto::ListDeadLettersResponse {
+        next_page_token: last
+            .map(|last| convert::next_dead_letters_token(subscription, (last.shard, last.index)))
+            .unwrap_or_default(),
+        dead_letters: letters.iter().map(convert::dead_letter).collect(),
+    })
 }
 
 /// Delivers dead letters once more.
+///
+/// HOOK: replaying is the business of whoever delivers by HTTP; until then, it is refused.
 pub(super) async fn replay(
     node: &Arc<Node>,
     request: proto::ReplayDeadLettersRequest,
 ) -> Result<proto::ReplayDeadLettersResponse, Fault> {
-    todo!("{node:?} {request:?}")
+    let name = convert::subscription_name(&request.subscription, "subscription")?;
+    let own = node.subscription(name.as_str())?;
+    if own.spec.webhook_url.is_none() {
+        return Err(ReadError::NotWebhook { name }.into());
+    }
+    Err(Fault::Internal("dead letters can not be replayed yet".to_owned()))
 }

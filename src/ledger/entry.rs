@@ -1116,6 +1116,80 @@ pub(crate) mod tests {
         )
     }
 
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        let keys = || prop::collection::btree_set(any_catalog_key(), 0..3);
+        let kinds = prop::sample::subsequence(EventKind::ALL.to_vec(), 0..EventKind::ALL.len());
+        let namespaces = prop::collection::btree_set("[a-z]{1,9}", 0..3);
+        (keys(), keys(), kinds, namespaces).prop_map(|(purposes, channels, kinds, namespaces)| {
+            Filter { purposes, channels, kinds: kinds.into_iter().collect(), namespaces }
+        })
+    }
+
+    fn any_subscribed() -> impl Strategy<Value = SubscriptionCreated> {
+        let snapshot = option::of(prop::sample::select(vec![Snapshot::Denied, Snapshot::All]));
+        let numbers = (any::<u64>(), 1..=SHARDS_MAX, option::of(any::<i64>()));
+        let texts = (any_catalog_key(), ".{0,9}", option::of("https://[a-z]{1,9}"));
+        (texts, any_filter(), numbers, snapshot).prop_map(
+            |((name, owner, webhook_url), filter, (start_index, shards, deadline_ms), snapshot)| {
+                SubscriptionCreated {
+                    name,
+                    owner,
+                    filter,
+                    start_index,
+                    snapshot,
+                    shards,
+                    deadline_ms,
+                    webhook_url,
+                }
+            },
+        )
+    }
+
+    /// Ranges that ascend; some touch.
+    fn any_ranges() -> impl Strategy<Value = Vec<Range<u64>>> {
+        (0..u64::MAX >> 1, vec((0_u64..1 << 40, 1_u64..1 << 40), 0..5)).prop_map(
+            |(mut end, steps)| {
+                let range = |(gap, len)| {
+                    let start = end + gap;
+                    end = start + len;
+                    start..end
+                };
+                steps.into_iter().map(range).collect()
+            },
+        )
+    }
+
+    fn any_delivered() -> impl Strategy<Value = Delivered> {
+        let rest = any::<(u64, u32, i64, bool)>();
+        (rest, any_ranges()).prop_map(|((id, shard, at, snapshot), ranges)| Delivered {
+            subscription: SubscriptionId(id),
+            shard,
+            ranges,
+            acknowledged_at: Millis(at),
+            snapshot,
+        })
+    }
+
+    fn any_failed() -> impl Strategy<Value = DeliveryFailed> {
+        let one = any::<(u64, u32, u32)>().prop_map(|(index, attempts, http_status)| {
+            FailedDelivery { index, attempts, http_status }
+        });
+        (any::<(u64, u32)>(), vec(one, 1..4)).prop_map(|((id, shard), failed)| DeliveryFailed {
+            subscription: SubscriptionId(id),
+            shard,
+            failed,
+        })
+    }
+
+    fn any_overdue() -> impl Strategy<Value = DeliveryOverdue> {
+        any::<(u64, u32, u64, i64)>().prop_map(|(id, shard, event_index, since)| DeliveryOverdue {
+            subscription: SubscriptionId(id),
+            shard,
+            event_index,
+            pending_since: Millis(since),
+        })
+    }
+
     fn any_body() -> impl Strategy<Value = Body> {
         let opened = (any::<[u8; 16]>(), ".{0,9}", any::<u32>(), any::<i64>()).prop_map(
             |(ledger_id, origin, format_version, created)| LedgerOpened {
@@ -1136,6 +1210,11 @@ pub(crate) mod tests {
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
+            any_subscribed().prop_map(|created| Body::Subscribed(Box::new(created))),
+            any::<u64>().prop_map(|id| Body::Unsubscribed(SubscriptionId(id))),
+            vec(any_delivered(), 1..4).prop_map(Body::Delivered),
+            any_failed().prop_map(Body::Failed),
+            any_overdue().prop_map(Body::Overdue),
         ]
     }
 
@@ -1196,5 +1275,33 @@ pub(crate) mod tests {
         }));
         let short = EntryError::Length { field: "prev_hash", want: 32, got: 31 };
         assert_eq!(decode(&entry.encode_to_vec()), Err(short));
+    }
+
+    #[test]
+    fn what_no_subscription_can_be_is_an_error() {
+        let entry =
+            |body| proto::Entry { prev_hash: vec![0; 32], body: Some(body), ..Default::default() };
+        let refused = |body, field| {
+            let error = EntryError::Field { field };
+            assert_eq!(decode(&entry(body).encode_to_vec()), Err(error));
+        };
+        let created = proto::SubscriptionCreated {
+            name: "crm".to_owned(),
+            shards: SHARDS_MAX + 1,
+            ..Default::default()
+        };
+        refused(proto::entry::Body::SubscriptionCreated(created.clone()), "shards");
+        let created = proto::SubscriptionCreated { shards: 0, ..created };
+        refused(proto::entry::Body::SubscriptionCreated(created.clone()), "shards");
+        let created = proto::SubscriptionCreated { shards: 1, snapshot: 9, ..created };
+        refused(proto::entry::Body::SubscriptionCreated(created), "snapshot");
+        for ranges in [[(3, 3), (4, 5)], [(3, 5), (4, 6)], [(5, 6), (3, 4)]] {
+            let range = |(start_index, end_index)| proto::IndexRange { start_index, end_index };
+            let ranges = ranges.into_iter().map(range).collect();
+            let delivered = vec![proto::Delivered { ranges, ..Default::default() }];
+            let receipt = proto::DeliveryReceipt { delivered };
+            refused(proto::entry::Body::DeliveryReceipt(receipt), "ranges");
+        }
+        refused(proto::entry::Body::DeliveryFailed(Default::default()), "delivery_failed.failed");
     }
 }

@@ -56,7 +56,7 @@ impl Closing {
     }
 
     /// Sleeps, and answers whether the node is closing.
-    fn sleep(&self, time: Duration) -> bool {
+    pub(super) fn sleep(&self, time: Duration) -> bool {
         let mut is_closing = self.is_closing.lock();
         if !*is_closing {
             self.changed.wait_for(&mut is_closing, time);

@@ -156,6 +156,7 @@ pub struct Node {
     controller: Controller,
     closing: Arc<Closing>,
     scrub_closing: Arc<AtomicBool>,
+    deliveries: delivery::Threads,
     threads: Mutex<Vec<JoinHandle<()>>>,
     signing: Mutex<Option<JoinHandle<()>>>,
     index: Arc<Index>,
@@ -238,13 +239,13 @@ impl Node {
             recorded_at_ms: AtomicI64::new(opened.tip.recorded_at.0),
             confirmation_validity_ms: ms(config.confirmation_validity),
             subscriptions_max: config.subscriptions_max,
-            deliveries: delivery::Deliveries::default(),
+            deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
             consumers: Arc::default(),
         });
         let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
-        let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 1);
-        // Expiries have a place of their own.
-        let (sender, receiver) = mpsc::channel(appends_max + 1);
+        let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 2);
+        // Expiries have a place of their own, and so have receipts of delivery.
+        let (sender, receiver) = mpsc::channel(appends_max + 2);
         let writer =
             writer::start(Arc::clone(&core), opened.tip, receiver, config.batch_entries_max);
         let mut threads = vec![writer.map_err(thread_error)?];
@@ -252,6 +253,8 @@ impl Node {
         let expiry =
             expiry::Expiry::new(Arc::clone(&core), sender.downgrade(), Arc::clone(&closing));
         threads.push(expiry::start(expiry).map_err(thread_error)?);
+        let deliveries =
+            delivery::Threads::start(&core, sender.downgrade()).map_err(thread_error)?;
         let signing =
             signing::start(Arc::clone(&core), tree, signed_range, config.checkpoint_interval);
         let signing = Mutex::new(Some(signing.map_err(thread_error)?));
@@ -280,6 +283,7 @@ impl Node {
             controller: config.controller.clone(),
             closing,
             scrub_closing,
+            deliveries,
             threads: Mutex::new(threads),
             signing,
             index: opened.index,
@@ -522,6 +526,8 @@ impl Node {
     /// Takes no more writes, finishes those in flight, and brings the view to disk. Blocking.
     pub fn close(&self) {
         self.close_watchers();
+        // What was acknowledged is written down while the writer takes jobs.
+        self.deliveries.close();
         self.jobs.write().take();
         self.closing.close();
         self.scrub_closing.store(true, Ordering::Relaxed);

@@ -1,12 +1,24 @@
 //! Durable subscriptions: created, listed, ended; and who has heard what.
 
-use std::{sync::Arc, time::Duration};
-
-use super::{Core, Node, ReadError, WriteError, batch::Batch};
-use crate::{
-    domain::{Body, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
-    view::DeadLetter,
+use std::{
+    cmp::Ordering,
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use super::{
+    Core, Node, ReadError, WriteError,
+    batch::Batch,
+    delivery::{self, Pending},
+};
+use crate::{
+    domain::{Body, EventKind, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
+    view::{DeadLetter, Settlement},
+    watch::Event,
+};
+
+/// How long a list of subscriptions looks for how far they are behind.
+const LAG_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// A subscription that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +144,9 @@ impl Node {
         self.core.subscription(name)
     }
 
-    /// Up to `limit` subscriptions beyond a name, by name, with how far they are behind. Blocking.
+    /// Up to `limit` subscriptions beyond a name, by name, with how far they are behind. Where more of
+    /// the ledger would have to be read than there is time for, they are said to be further behind
+    /// than they may be, never less. Blocking.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -142,7 +156,16 @@ impl Node {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<SubscriptionReport>, ReadError> {
-        todo!("{owner:?} {after:?} {limit}")
+        let all = self.core.view.subscriptions();
+        let is_listed = |own: &&Arc<Subscription>| {
+            owner.is_none_or(|owner| own.spec.owner == owner)
+                && after.is_none_or(|after| own.spec.name > *after)
+        };
+        let mut listed: Vec<_> = all.live().filter(is_listed).collect();
+        listed.sort_unstable_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        let until = Instant::now() + LAG_TIME_MAX;
+        let reports = listed.into_iter().take(limit).map(|own| self.core.report(own, until));
+        reports.collect()
     }
 
     /// Who has heard the event at an index. Blocking.
@@ -150,7 +173,7 @@ impl Node {
     /// # Errors
     /// [`ReadError::IndexOutOfRange`] or [`ReadError::StateUnreadable`].
     pub fn propagation(&self, index: u64) -> Result<PropagationReport, ReadError> {
-        todo!("{index}")
+        self.core.propagation(index)
     }
 
     /// Up to `limit` events of a webhook that were given up, beyond a shard and index. Blocking.
@@ -173,6 +196,110 @@ impl Node {
 }
 
 impl Core {
+    fn report(
+        &self,
+        own: &Arc<Subscription>,
+        until: Instant,
+    ) -> Result<SubscriptionReport, ReadError> {
+        let mut shards = Vec::with_capacity(own.shards.len());
+        for shard in 0..own.spec.shards {
+            shards.push(self.shard_report(own, shard, until)?);
+        }
+        let dead_letters = match own.spec.webhook_url {
+            Some(_) => self.view.dead_letter_count(own.id, usize::MAX)? as u64,
+            None => 0,
+        };
+        Ok(SubscriptionReport { subscription: Arc::clone(own), shards, dead_letters })
+    }
+
+    pub(super) fn shard_report(
+        &self,
+        own: &Arc<Subscription>,
+        shard: u32,
+        until: Instant,
+    ) -> Result<ShardReport, ReadError> {
+        // One that was ended just now is no longer behind.
+        let Some(standing) = self.standing(own, shard, until)? else {
+            return Ok(ShardReport::default());
+        };
+        let head = self.hub.head();
+        let mut lag_start = standing.pending.map(|pending| pending.index);
+        let mut oldest = standing.oldest(own);
+        if standing.pending.is_none() && standing.seen < standing.head {
+            // What has not been looked through may be pending from its first entry on.
+            lag_start = Some(standing.seen);
+            let since = self.entry(standing.seen)?.recorded_at;
+            oldest = oldest.or(Some(Pending { index: standing.seen, since }));
+        }
+        let overdue = standing
+            .oldest(own)
+            .is_some_and(|pending| delivery::is_overdue(own, pending.counts_from(own), self.now()));
+        Ok(ShardReport {
+            next_index: standing.next_index,
+            lag_entries: lag_start.map_or(0, |start| head.saturating_sub(start)),
+            pending_since: oldest.map(|pending| pending.since),
+            consumer: self.consumers.present(own.id, shard),
+            overdue,
+            snapshot_pending: standing.snapshot_pending,
+        })
+    }
+
+    fn propagation(&self, index: u64) -> Result<PropagationReport, ReadError> {
+        let revision = self.view.applied();
+        if index >= revision {
+            return Err(ReadError::IndexOutOfRange { index, head: revision });
+        }
+        let recorded_at = self.entry(index)?.recorded_at;
+        let everything = Filter { kinds: EventKind::ALL.into(), ..Filter::default() };
+        let (events, _) = self
+            .hub
+            .events_between(index, index + 1, &everything)
+            .map_err(|error| ReadError::StateUnreadable(error.to_string()))?;
+        let mut subscriptions = Vec::new();
+        if let Some(event) = events.iter().find(|event| event.index == index) {
+            for own in self.view.subscriptions().all() {
+                subscriptions.extend(self.propagation_to(own, event)?);
+            }
+        }
+        let key = |own: &Propagation| (own.subscription.spec.name.clone(), own.subscription.id);
+        subscriptions.sort_by_cached_key(key);
+        Ok(PropagationReport { recorded_at, subscriptions, revision })
+    }
+
+    /// What became of an event at a subscription; none if that should not have heard it.
+    fn propagation_to(
+        &self,
+        own: &Arc<Subscription>,
+        event: &Event,
+    ) -> Result<Option<Propagation>, ReadError> {
+        let was_ended = own.deleted.is_some_and(|(ended, _)| ended < event.index);
+        if own.spec.start_index > event.index
+            || was_ended
+            || event.passing(&own.spec.filter).is_none()
+        {
+            return Ok(None);
+        }
+        let now = self.now();
+        let shards = 0..own.spec.shards;
+        let mut worst = None;
+        for shard in shards.filter(|shard| event.is_of_shard(*shard, own.spec.shards)) {
+            let settlement = self.view.settlement(own.id, shard, event.index)?;
+            let state = state_of(own, event.recorded_at, settlement, now);
+            worst = worst.max(Some(Worst(state))); // None comes before all.
+        }
+        Ok(worst.map(|Worst(state)| {
+            let ended = match state {
+                PropagationState::Acknowledged(at, _)
+                | PropagationState::DeadLetter(at, _)
+                | PropagationState::Deleted(at, _) => at,
+                PropagationState::Pending | PropagationState::Overdue => now,
+            };
+            let took = u64::try_from(ended.0.saturating_sub(event.recorded_at.0)).unwrap_or(0);
+            let elapsed = Duration::from_millis(took);
+            Propagation { subscription: Arc::clone(own), state, elapsed }
+        }))
+    }
+
     pub(super) fn subscription(&self, name: &str) -> Result<Arc<Subscription>, ReadError> {
         let all = self.view.subscriptions();
         let own = all.named(name).cloned();
@@ -220,6 +347,56 @@ impl Batch<'_> {
         let own = self.subscriptions().named(name.as_str()).map(|own| own.id);
         let id = own.ok_or_else(|| WriteError::SubscriptionNotFound { name: name.clone() })?;
         self.put_subscription(Body::Unsubscribed(id))
+    }
+}
+
+/// What became of an event at one shard.
+fn state_of(
+    own: &Subscription,
+    recorded_at: Millis,
+    settlement: Option<Settlement>,
+    now: Millis,
+) -> PropagationState {
+    match (settlement, own.deleted) {
+        (Some(Settlement { at, entry_index, is_failure: false }), _) => {
+            PropagationState::Acknowledged(at, entry_index)
+        }
+        (Some(Settlement { at, entry_index, is_failure: true }), _) => {
+            PropagationState::DeadLetter(at, entry_index)
+        }
+        (None, Some((index, at))) => PropagationState::Deleted(at, index),
+        (None, None) if delivery::is_overdue(own, recorded_at.max(own.created_at), now) => {
+            PropagationState::Overdue
+        }
+        (None, None) => PropagationState::Pending,
+    }
+}
+
+/// States in the order of how far behind they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Worst(PropagationState);
+
+impl Worst {
+    fn rank(self) -> (u8, Millis) {
+        match self.0 {
+            PropagationState::Acknowledged(at, _) => (0, at),
+            PropagationState::DeadLetter(at, _) => (1, at),
+            PropagationState::Deleted(at, _) => (2, at),
+            PropagationState::Pending => (3, Millis(0)),
+            PropagationState::Overdue => (4, Millis(0)),
+        }
+    }
+}
+
+impl Ord for Worst {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for Worst {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Admitted {
 
 /// A place among the appends in flight, kept until the job has landed.
 pub(super) struct Place {
-    /// Expiries need none: theirs is beyond those of the appends.
+    /// Expiries and receipts need none: theirs are beyond those of the appends.
     _append: Option<OwnedSemaphorePermit>,
     /// Of those that imports may take.
     _import: Option<OwnedSemaphorePermit>,
@@ -68,6 +68,11 @@ impl Place {
 
     /// The one place of expiries.
     pub(super) fn of_expiries() -> Self {
+        Self { _append: None, _import: None }
+    }
+
+    /// The one place of receipts of delivery.
+    pub(super) fn of_receipts() -> Self {
         Self { _append: None, _import: None }
     }
 

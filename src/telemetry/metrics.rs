@@ -128,6 +128,19 @@ pub struct Metrics {
     pub redeliveries: Counter,
     /// Events that consumers acknowledged.
     pub acknowledged_events: Counter,
+    /// Durable subscriptions.
+    pub subscriptions: Level,
+    /// Durable subscriptions whose deadline has passed with an event unacknowledged.
+    pub subscriptions_overdue: Level,
+    /// How long the oldest event has waited that some durable subscription has not acknowledged, in
+    /// seconds.
+    pub delivery_pending_seconds: Level,
+    /// Entries that say what subscribers acknowledged.
+    pub delivery_receipts: Counter,
+    /// Deliveries that were given up.
+    pub deliveries_failed: Counter,
+    /// Times that a subscription was said to be overdue.
+    pub deliveries_overdue: Counter,
     /// Memory that hot state holds.
     pub hot_bytes: Level,
     /// Data subjects in hot state.
@@ -230,6 +243,25 @@ impl Metrics {
                 .metric("redeliveries", "Events that were delivered again after a timeout"),
             acknowledged_events: of
                 .metric("acknowledged_events", "Events that consumers acknowledged"),
+            subscriptions: of.metric("subscriptions", "Durable subscriptions"),
+            subscriptions_overdue: of.metric(
+                "subscriptions_overdue",
+                "Durable subscriptions whose deadline has passed with an event unacknowledged",
+            ),
+            delivery_pending_seconds: of.level(
+                "delivery_pending",
+                "How long the oldest event has waited that a durable subscription did not acknowledge",
+                Unit::Seconds,
+            ),
+            delivery_receipts: of.metric(
+                "delivery_receipts",
+                "Entries that say what subscribers acknowledged",
+            ),
+            deliveries_failed: of.metric("deliveries_failed", "Deliveries that were given up"),
+            deliveries_overdue: of.metric(
+                "deliveries_overdue",
+                "Times that a subscription was said to be overdue",
+            ),
             hot_bytes: of.level("hot_state_size", "Memory that hot state holds", Unit::Bytes),
             hot_entries: of.metric("hot_state_entries", "Data subjects in hot state"),
             hot_misses: of.metric("hot_state_misses", "Look-ups of a state that went on to sled"),

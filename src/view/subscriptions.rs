@@ -99,10 +99,12 @@ impl Subscriptions {
         match body {
             Body::Subscribed(created) => {
                 let id = SubscriptionId(index);
-                self.live.insert(created.name.clone(), id);
-                let created = Subscription::new(id, recorded_at, (**created).clone());
-                rows.push(state_row(&created));
-                self.all.insert(id, Arc::new(created));
+                let live = &mut self.live;
+                let own = self.all.entry(id).or_insert_with(|| {
+                    live.insert(created.name.clone(), id);
+                    Arc::new(Subscription::new(id, recorded_at, (**created).clone()))
+                });
+                rows.push(state_row(own));
             }
             Body::Unsubscribed(id) => {
                 let own = self.own(index, *id)?;
@@ -158,7 +160,9 @@ impl Subscriptions {
             Body::Overdue(overdue) => {
                 let own = self.own(index, overdue.subscription)?;
                 let state = shard_of(own, index, overdue.shard)?;
-                state.overdue = Some(Overdue { event_index: overdue.event_index, recorded_at });
+                let last = state.overdue.filter(|last| last.recorded_at > recorded_at);
+                let said = Overdue { event_index: overdue.event_index, recorded_at };
+                state.overdue = last.or(Some(said));
                 rows.push(state_row(own));
             }
             _ => {}
@@ -311,4 +315,281 @@ pub(super) fn dead_letter(shard: u32, index: u64, row: &[u8]) -> Result<DeadLett
         attempts: message.attempts,
         http_status: message.http_status,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::{collection::vec, prelude::*, sample::Index as Pick};
+
+    use super::*;
+    use crate::{
+        domain::{
+            Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, Filter, Snapshot,
+            SubscriptionCreated,
+        },
+        storage::index::Index,
+        view::View,
+    };
+
+    /// No event lies beyond it.
+    const EVENTS: u64 = 40;
+
+    /// Something that happens to the subscription that is picked.
+    #[derive(Debug, Clone)]
+    enum Op {
+        Create { shards: u32, start: u64, snapshot: bool },
+        Acknowledge { shard: u32, from: u64, len: u64, snapshot: bool },
+        GiveUp { shard: u32, indexes: Vec<u64> },
+        Replay { shard: u32, pick: Pick },
+        Overdue { shard: u32, event_index: u64 },
+        Delete,
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        let shard = 0_u32..3;
+        prop_oneof![
+            2 => (1_u32..4, 0_u64..8, any::<bool>())
+                .prop_map(|(shards, start, snapshot)| Op::Create { shards, start, snapshot }),
+            6 => (shard.clone(), 0..EVENTS, 1_u64..12, any::<bool>()).prop_map(
+                |(shard, from, len, snapshot)| Op::Acknowledge { shard, from, len, snapshot }
+            ),
+            2 => (shard.clone(), vec(0..EVENTS, 1..4))
+                .prop_map(|(shard, indexes)| Op::GiveUp { shard, indexes }),
+            2 => (shard.clone(), any::<Pick>())
+                .prop_map(|(shard, pick)| Op::Replay { shard, pick }),
+            1 => (shard, 0..EVENTS)
+                .prop_map(|(shard, event_index)| Op::Overdue { shard, event_index }),
+            1 => Just(Op::Delete),
+        ]
+    }
+
+    /// What a shard settled, index by index.
+    type Model = BTreeMap<(SubscriptionId, u32), BTreeMap<u64, Settlement>>;
+
+    #[derive(Default)]
+    struct World {
+        entries: Vec<Entry>,
+        all: Subscriptions,
+        model: Model,
+    }
+
+    impl World {
+        fn of(ops: &[(Pick, Op)]) -> Self {
+            let mut world = Self::default();
+            world.write(created("s0", 1, 0, false));
+            for (pick, op) in ops {
+                world.act(pick, op);
+            }
+            world
+        }
+
+        fn write(&mut self, body: Body) {
+            let index = self.entries.len() as u64;
+            let recorded_at = at(index);
+            self.all.fold(index, recorded_at, &body).unwrap();
+            self.entries.push(Entry { index, prev_hash: [0; 32], recorded_at, body });
+        }
+
+        fn act(&mut self, pick: &Pick, op: &Op) {
+            if let Op::Create { shards, start, snapshot } = op {
+                // Names come again, once they are free.
+                let free = (0..).map(|n| format!("s{n}"));
+                let name = free.into_iter().find(|name| self.all.named(name).is_none()).unwrap();
+                return self.write(created(&name, *shards, *start, *snapshot));
+            }
+            let live: Vec<_> = self.all.live().cloned().collect();
+            let Some(own) = (!live.is_empty()).then(|| &live[pick.index(live.len())]) else {
+                return;
+            };
+            let body = self.body(own, op);
+            body.into_iter().for_each(|body| self.write(body));
+        }
+
+        /// The entry that the service would write for it; none if it would write none.
+        fn body(&mut self, own: &Subscription, op: &Op) -> Option<Body> {
+            let (entry_index, id) = (self.entries.len() as u64, own.id);
+            let mut settle = |shard: u32, indexes: Range<u64>, at: Millis, is_failure: bool| {
+                let settled = self.model.entry((id, shard)).or_default();
+                settled.extend(
+                    indexes.map(|at_index| (at_index, Settlement { entry_index, at, is_failure })),
+                );
+            };
+            match op {
+                Op::Create { .. } => None,
+                Op::Acknowledge { shard, from, len, snapshot } => {
+                    let shard = shard % own.spec.shards;
+                    let mut settled = own.shard(shard).unwrap().settled.clone();
+                    let ranges = settled.insert(*from..from + len);
+                    let acknowledged_at = at(entry_index).plus_ms(-3);
+                    for range in &ranges {
+                        settle(shard, range.clone(), acknowledged_at, false);
+                    }
+                    Some(delivered(id, shard, ranges, acknowledged_at, *snapshot))
+                }
+                Op::GiveUp { shard, indexes } => {
+                    let shard = shard % own.spec.shards;
+                    let mut settled = own.shard(shard).unwrap().settled.clone();
+                    let mut new = indexes.clone();
+                    new.sort_unstable();
+                    new.retain(|index| !settled.insert(*index..index + 1).is_empty());
+                    for index in &new {
+                        settle(shard, *index..index + 1, at(entry_index), true);
+                    }
+                    let failed = |index| FailedDelivery { index, attempts: 7, http_status: 503 };
+                    let failed: Vec<_> = new.into_iter().map(failed).collect();
+                    let failed = DeliveryFailed { subscription: id, shard, failed };
+                    (!failed.failed.is_empty()).then_some(Body::Failed(failed))
+                }
+                Op::Replay { shard, pick } => {
+                    let shard = shard % own.spec.shards;
+                    let letters: Vec<u64> = self.dead_letters(id, shard);
+                    let index = *letters.get(pick.index(letters.len().max(1)))?;
+                    let acknowledged_at = at(entry_index).plus_ms(-3);
+                    let settled = self.model.entry((id, shard)).or_default();
+                    let now = Settlement { entry_index, at: acknowledged_at, is_failure: false };
+                    settled.insert(index, now);
+                    let range = index..index + 1;
+                    Some(delivered(id, shard, vec![range], acknowledged_at, false))
+                }
+                Op::Overdue { shard, event_index } => Some(Body::Overdue(DeliveryOverdue {
+                    subscription: id,
+                    shard: shard % own.spec.shards,
+                    event_index: *event_index,
+                    pending_since: at(*event_index),
+                })),
+                Op::Delete => Some(Body::Unsubscribed(id)),
+            }
+        }
+
+        fn dead_letters(&self, id: SubscriptionId, shard: u32) -> Vec<u64> {
+            let settled = self.model.get(&(id, shard)).into_iter().flatten();
+            settled.filter(|(_, own)| own.is_failure).map(|(index, _)| *index).collect()
+        }
+
+        fn check(&self, view: &View) {
+            same(&view.subscriptions(), &self.all);
+            for own in self.all.all() {
+                let mut letters = Vec::new();
+                for shard in 0..own.spec.shards {
+                    let model = self.model.get(&(own.id, shard));
+                    for index in own.spec.start_index..EVENTS + 12 {
+                        let want = model.and_then(|model| model.get(&index)).copied();
+                        let got = view.settlement(own.id, shard, index).unwrap();
+                        assert_eq!(got, want, "{:?} shard {shard} index {index}", own.id);
+                        let settled = &own.shard(shard).unwrap().settled;
+                        assert_eq!(settled.contains(index), want.is_some());
+                    }
+                    let of_shard = self.dead_letters(own.id, shard);
+                    letters.extend(of_shard.into_iter().map(|index| (shard, index)));
+                }
+                let got = view.dead_letters(own.id, None, usize::MAX).unwrap();
+                let got: Vec<_> = got.iter().map(|own| (own.shard, own.index)).collect();
+                assert_eq!(got, letters);
+                let beyond = view.dead_letters(own.id, letters.first().copied(), usize::MAX);
+                let beyond = beyond.unwrap().len();
+                assert_eq!(beyond, letters.len().saturating_sub(1));
+                assert_eq!(view.dead_letter_count(own.id, usize::MAX).unwrap(), letters.len());
+            }
+        }
+    }
+
+    fn at(index: u64) -> Millis {
+        Millis(1_000_000 + 10 * i64::try_from(index).unwrap())
+    }
+
+    fn created(name: &str, shards: u32, start_index: u64, snapshot: bool) -> Body {
+        Body::Subscribed(Box::new(SubscriptionCreated {
+            name: Name::parse(name).unwrap(),
+            owner: "crm".to_owned(),
+            filter: Filter::default(),
+            start_index,
+            snapshot: snapshot.then_some(Snapshot::All),
+            shards,
+            deadline_ms: Some(5),
+            webhook_url: None,
+        }))
+    }
+
+    fn delivered(
+        subscription: SubscriptionId,
+        shard: u32,
+        ranges: Vec<Range<u64>>,
+        acknowledged_at: Millis,
+        snapshot: bool,
+    ) -> Body {
+        let own = Delivered { subscription, shard, ranges, acknowledged_at, snapshot };
+        Body::Delivered(vec![own])
+    }
+
+    #[track_caller]
+    fn same(got: &Subscriptions, want: &Subscriptions) {
+        assert_eq!(got.all, want.all);
+        assert_eq!(got.live, want.live);
+    }
+
+    fn open(dir: &Path, entries: &[Entry]) -> (View, Arc<Index>) {
+        let index = Arc::new(Index::open(dir, 1 << 20).unwrap().0);
+        let entry = |at: u64| -> Result<Entry, ViewError> {
+            Ok(entries[usize::try_from(at).unwrap()].clone())
+        };
+        (View::open(Arc::clone(&index), &[7; 16], 1 << 20, entry).unwrap(), index)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn what_became_of_each_event_is_found_and_survives(
+            ops in vec((any::<Pick>(), any_op()), 0..60),
+            cut in any::<Pick>(),
+        ) {
+            let world = World::of(&ops);
+            let cut = cut.index(world.entries.len() + 1);
+            let dir = tempfile::tempdir().unwrap();
+            let (view, index) = open(dir.path(), &world.entries);
+            view.catch_up(&world.entries[..cut], [0; 32]).unwrap();
+            drop(view);
+            index.close().unwrap();
+            drop(index);
+            // From the rows of what was folded before.
+            let (view, index) = open(dir.path(), &world.entries);
+            view.catch_up(&world.entries[cut..], [0; 32]).unwrap();
+            world.check(&view);
+            drop(view);
+            index.close().unwrap();
+            drop(index);
+            world.check(&open(dir.path(), &world.entries).0);
+            // A view that is built anew has the same.
+            let other = tempfile::tempdir().unwrap();
+            let (view, _index) = open(other.path(), &world.entries);
+            view.catch_up(&world.entries, [0; 32]).unwrap();
+            world.check(&view);
+        }
+
+        #[test]
+        fn folding_again_changes_nothing(
+            ops in vec((any::<Pick>(), any_op()), 0..60),
+            cut in any::<Pick>(),
+        ) {
+            let world = World::of(&ops);
+            let mut all = world.all.clone();
+            let from = cut.index(world.entries.len());
+            for entry in &world.entries[from..] {
+                all.fold(entry.index, entry.recorded_at, &entry.body).unwrap();
+            }
+            same(&all, &world.all);
+        }
+    }
+
+    #[test]
+    fn what_no_entry_created_is_an_error_and_no_panic() {
+        let mut all = Subscriptions::default();
+        all.fold(3, at(3), &created("s", 2, 0, false)).unwrap();
+        for (id, shard) in [(2, 0), (3, 2)] {
+            let body = delivered(SubscriptionId(id), shard, vec![0..1], at(4), false);
+            let error = all.fold(4, at(4), &body).unwrap_err();
+            assert!(matches!(error, ViewError::UnknownSubscription { index: 4, .. }), "{error}");
+        }
+    }
 }

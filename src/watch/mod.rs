@@ -148,6 +148,25 @@ impl Hub {
         self.news.borrow().head
     }
 
+    /// Events from `cursor` on, before `end` or a little beyond it, as many as one step reads, and the
+    /// index from which to go on: from memory all that there are, from the ledger those that the
+    /// filter may want. Blocking.
+    ///
+    /// # Errors
+    /// The ledger could not be read.
+    pub fn events_between(
+        &self,
+        cursor: u64,
+        end: u64,
+        filter: &Filter,
+    ) -> Result<(Vec<Arc<Event>>, u64), WatchError> {
+        let Gathered { events, next } = match self.read_recent(cursor, end) {
+            Some(gathered) => gathered,
+            None => self.read_ledger(cursor, end, filter)?,
+        };
+        Ok((events.into(), next))
+    }
+
     /// Events from `cursor` on that memory holds; none if memory does not reach back that far.
     fn read_recent(&self, cursor: u64, head: u64) -> Option<Gathered> {
         let recent = self.recent.read();

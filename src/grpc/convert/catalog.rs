@@ -272,13 +272,8 @@ pub struct Page {
 /// # Errors
 /// A size that is negative or over the limit, or a token that is none of this list's.
 pub fn page(kind: ListKind, size: i32, token: &str) -> Result<Page, Invalid> {
-    let size = match size {
-        0 => PAGE_SIZE_DEFAULT,
-        size if size > PAGE_SIZE_MAX => return Err(Problem::PageSize(size).at("page_size")),
-        size => size,
-    };
     Ok(Page {
-        size: usize::try_from(size).map_err(|_| Problem::Negative.at("page_size"))?,
+        size: page_size(size)?,
         after: match token {
             "" => None,
             token => {
@@ -286,6 +281,16 @@ pub fn page(kind: ListKind, size: i32, token: &str) -> Result<Page, Invalid> {
             }
         },
     })
+}
+
+/// The greatest number of rows that a request wants on a page.
+pub(super) fn page_size(size: i32) -> Result<usize, Invalid> {
+    let size = match size {
+        0 => PAGE_SIZE_DEFAULT,
+        size if size > PAGE_SIZE_MAX => return Err(Problem::PageSize(size).at("page_size")),
+        size => size,
+    };
+    usize::try_from(size).map_err(|_| Problem::Negative.at("page_size"))
 }
 
 /// The token of the page after the one that ends with this key.

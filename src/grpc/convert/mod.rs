@@ -43,7 +43,11 @@ pub use obligations::due_message;
 pub use privacy::{link, linked, unlink, unlinked};
 pub use receipt::{receipt_format, receipt_message, subject_if_given};
 pub use scalar::key;
-pub use subscription::{new_subscription, snapshot, subscription, subscription_name};
+pub use subscription::{
+    Listed, dead_letter, dead_letters_page, listed_subscriptions, new_subscription,
+    next_dead_letters_token, next_subscriptions_token, propagation, snapshot, subscription,
+    subscription_name, subscription_status,
+};
 pub use watch::{Watching, entry_range, watching};
 
 pub use crate::ledger::entry::{duration, timestamp};

@@ -1,0 +1,259 @@
+//! How far behind each shard is, and whether its deadline has passed.
+//!
+//! Of each shard one place is kept: everything before it is acknowledged or concerns the shard not.
+//! It only grows, so each part of the ledger is looked through once; a shard that keeps up costs
+//! next to nothing, and one whose place is not known after a restart is looked for in small steps.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tracing::warn;
+
+use super::Core;
+use crate::{
+    domain::{DeliveryOverdue, Millis, Settled, ShardState, Subscription, SubscriptionId},
+    node::{ReadError, expiry::Closing},
+    watch::Event,
+};
+
+/// How often is looked who is behind.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long one look may take.
+const STEP: Duration = Duration::from_millis(100);
+/// How soon a shard that is still behind is said to be overdue again, at the earliest.
+const REPEAT_MS_MIN: i64 = 60_000;
+
+/// The oldest event that a shard has not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) struct Pending {
+    /// Index of its entry; for a snapshot, that of the subscription's creation.
+    pub index: u64,
+    /// When that was recorded.
+    pub since: Millis,
+}
+
+/// Where a shard stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) struct Standing {
+    /// Everything before it is acknowledged or concerns the shard not.
+    pub next_index: u64,
+    /// The oldest event that is not acknowledged; none if there is none before `seen`.
+    pub pending: Option<Pending>,
+    /// How far the ledger was looked through, if nothing is pending.
+    pub seen: u64,
+    /// How far it would have been, had there been time.
+    pub head: u64,
+    /// Whether the snapshot is still to be acknowledged.
+    pub snapshot_pending: bool,
+}
+
+/// What is kept of each shard.
+#[derive(Debug, Default)]
+pub(in crate::node) struct Lag {
+    places: Mutex<HashMap<(SubscriptionId, u32), Place>>,
+}
+
+/// A place up to which a shard is clear, and the event there, if it is known to be pending.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    clear_to: u64,
+    pending: Option<Pending>,
+}
+
+impl Pending {
+    /// What has waited longest, the snapshot among it.
+    fn oldest(own: &Subscription, event: Option<Self>, snapshot_pending: bool) -> Option<Self> {
+        let snapshot = Self { index: own.id.0, since: own.created_at };
+        let snapshot = snapshot_pending.then_some(snapshot);
+        snapshot.into_iter().chain(event).min_by_key(|pending| pending.counts_from(own))
+    }
+
+    /// Whether it still is.
+    pub(super) fn is_pending(
+        &self,
+        own: &Subscription,
+        settled: &Settled,
+        snapshot_pending: bool,
+    ) -> bool {
+        if self.index == own.id.0 { snapshot_pending } else { !settled.contains(self.index) }
+    }
+
+    /// Since when it counts for the deadline: a subscription may be younger than what it must hear.
+    pub(in crate::node) fn counts_from(&self, own: &Subscription) -> Millis {
+        self.since.max(own.created_at)
+    }
+}
+
+/// Whether the deadline of a subscription has passed, if it counts from a moment.
+pub(in crate::node) fn is_overdue(own: &Subscription, counts_from: Millis, now: Millis) -> bool {
+    own.spec.deadline_ms.is_some_and(|deadline| counts_from.plus_ms(deadline) <= now)
+}
+
+/// Whether it may be said that a shard is overdue: not again too soon.
+pub(super) fn is_to_be_told(own: &Subscription, state: &ShardState, now: Millis) -> bool {
+    let again_ms = own.spec.deadline_ms.unwrap_or(i64::MAX).max(REPEAT_MS_MIN);
+    state.overdue.is_none_or(|last| last.recorded_at.plus_ms(again_ms) <= now)
+}
+
+/// Starts the thread. It ends when the node closes.
+pub(super) fn start(
+    core: Arc<Core>,
+    closing: Arc<Closing>,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    let mut after = None;
+    thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
+        while !closing.sleep(INTERVAL) {
+            after = core.look_who_is_behind(after).unwrap_or_else(|error| {
+                warn!(%error, "how far subscriptions are behind could not be read");
+                None
+            });
+        }
+    })
+}
+
+impl Core {
+    /// Looks at the shards beyond one, as far as the time goes, and answers where to go on.
+    pub(super) fn look_who_is_behind(
+        &self,
+        after: Option<(SubscriptionId, u32)>,
+    ) -> Result<Option<(SubscriptionId, u32)>, ReadError> {
+        let until = Instant::now() + STEP;
+        let all = self.view.subscriptions();
+        self.forget_ended();
+        let shards = all.live().flat_map(|own| (0..own.spec.shards).map(move |shard| (own, shard)));
+        let beyond = |id, shard| after.is_none_or(|after| (id, shard) > after);
+        let mut stopped_at = None;
+        for (own, shard) in shards.filter(|(own, shard)| beyond(own.id, *shard)) {
+            if let Some(standing) = self.standing(own, shard, until)? {
+                self.check_deadline(own, shard, &standing);
+            }
+            if Instant::now() >= until {
+                stopped_at = Some((own.id, shard));
+                break;
+            }
+        }
+        self.measure_lag();
+        Ok(stopped_at)
+    }
+
+    /// Where a shard stands, as far as it can be found out until a moment. None if its subscription
+    /// was ended.
+    pub(in crate::node) fn standing(
+        &self,
+        own: &Arc<Subscription>,
+        shard: u32,
+        until: Instant,
+    ) -> Result<Option<Standing>, ReadError> {
+        // Before the acknowledgements: whatever is acknowledged later is beyond it.
+        let head = self.hub.head();
+        let key = (own.id, shard);
+        let start = Place { clear_to: own.spec.start_index, pending: None };
+        let mut place = self.deliveries.lag.places.lock().get(&key).copied().unwrap_or(start);
+        let still = self.with_settled(own.id, shard, |settled, is_pending| {
+            place.clear_to = place.clear_to.max(settled.next());
+            let pending = place.pending.filter(|pending| !settled.contains(pending.index));
+            (pending, is_pending)
+        });
+        let Some((pending, snapshot_pending)) = still else { return Ok(None) };
+        place.pending = pending;
+        let mut seen = head.max(place.clear_to);
+        if place.pending.is_none() && place.clear_to < head {
+            let Some((settled, _)) = self.settled(own.id, shard) else { return Ok(None) };
+            seen = self.look_on((own, shard), &settled, &mut place, head, until)?;
+        }
+        self.deliveries.lag.places.lock().insert(key, place);
+        let Place { clear_to: next_index, pending } = place;
+        Ok(Some(Standing { next_index, pending, seen, head, snapshot_pending }))
+    }
+
+    /// Looks for the first event that is not settled, and answers how far it has come.
+    fn look_on(
+        &self,
+        (own, shard): (&Subscription, u32),
+        settled: &Settled,
+        place: &mut Place,
+        head: u64,
+        until: Instant,
+    ) -> Result<u64, ReadError> {
+        let filter = &own.spec.filter;
+        let is_pending = |event: &Event| {
+            !settled.contains(event.index)
+                && event.is_of_shard(shard, own.spec.shards)
+                && event.passing(filter).is_some()
+        };
+        loop {
+            place.clear_to = settled.first_not_in(place.clear_to);
+            if place.clear_to >= head {
+                return Ok(place.clear_to);
+            }
+            let (events, next) = self
+                .hub
+                .events_between(place.clear_to, head, filter)
+                .map_err(|error| ReadError::StateUnreadable(error.to_string()))?;
+            if let Some(event) = events.iter().find(|event| is_pending(event)) {
+                place.clear_to = event.index;
+                place.pending = Some(Pending { index: event.index, since: event.recorded_at });
+                return Ok(head);
+            }
+            place.clear_to = next.max(place.clear_to);
+            if Instant::now() >= until {
+                return Ok(place.clear_to);
+            }
+        }
+    }
+
+    /// Has it written down that a shard is overdue, if it is and that was not said.
+    fn check_deadline(&self, own: &Arc<Subscription>, shard: u32, standing: &Standing) {
+        let Some(pending) = standing.oldest(own) else { return };
+        let Some(state) = own.shard(shard) else { return };
+        let now = self.now();
+        if is_overdue(own, pending.counts_from(own), now) && is_to_be_told(own, state, now) {
+            self.overdue(DeliveryOverdue {
+                subscription: own.id,
+                shard,
+                event_index: pending.index,
+                pending_since: pending.since,
+            });
+        }
+    }
+
+    fn forget_ended(&self) {
+        let all = self.view.subscriptions();
+        let is_live = |id| all.get(id).is_some_and(|own| own.deleted.is_none());
+        self.deliveries.lag.places.lock().retain(|(id, _), _| is_live(*id));
+    }
+
+    /// Brings the metrics up to date.
+    fn measure_lag(&self) {
+        let (all, now) = (self.view.subscriptions(), self.now());
+        let places = self.deliveries.lag.places.lock();
+        let (mut overdue, mut oldest) = (0, now);
+        for own in all.live() {
+            let pending = (0..).zip(&own.shards).filter_map(|(shard, state)| {
+                let place = places.get(&(own.id, shard));
+                let pending = place.and_then(|place| place.pending);
+                Pending::oldest(own, pending, state.snapshot_pending)
+            });
+            if let Some(since) = pending.map(|pending| pending.counts_from(own)).min() {
+                overdue += u64::from(is_overdue(own, since, now));
+                oldest = oldest.min(since);
+            }
+        }
+        let pending_ms = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
+        self.metrics.subscriptions.set(all.live_count() as u64);
+        self.metrics.subscriptions_overdue.set(overdue);
+        self.metrics.delivery_pending_seconds.set(pending_ms / 1_000);
+    }
+}
+
+impl Standing {
+    /// What has waited longest, the snapshot among it.
+    pub(in crate::node) fn oldest(&self, own: &Subscription) -> Option<Pending> {
+        Pending::oldest(own, self.pending, self.snapshot_pending)
+    }
+}
