@@ -627,7 +627,7 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     assert_eq!(first.event().await, (event, 1), "and then what changed since");
     first.close().await;
 
-    // It was not acknowledged, so it is heard again, or its rest: three, and the end takes a credit.
+    // It was not acknowledged, so it is heard again, or its rest: three, and a credit for the end.
     let (_, token) = subjects[1].clone();
     let with_token = proto::ConsumeStart { snapshot_token: token, ..start(3) };
     let mut second = ledger.consume(with_token.clone()).await;

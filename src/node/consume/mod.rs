@@ -292,7 +292,7 @@ impl Consumer {
         let (core, session) = (&self.core, &mut self.session);
         let (id, shard) = (self.subscription.id, self.shard);
         self.seat.holding(|| {
-            if let Some(newly) = session.acknowledge(&what)? {
+            if let Some(newly) = session.acknowledge(what)? {
                 core.acknowledge(id, shard, &newly);
                 core.metrics.acknowledged_events.inc_by(newly.events as u64);
             }
