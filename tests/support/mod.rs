@@ -8,6 +8,7 @@
 
 pub mod example;
 pub mod model;
+pub mod oracle;
 
 use std::{
     collections::BTreeMap,

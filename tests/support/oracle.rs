@@ -1,0 +1,182 @@
+//! What a stream of events must be: an oracle over recordings of streams.
+//!
+//! It knows what was written, from the answers that writers got, and decides by itself, change by
+//! change, what passes a filter. It shares no code with the service.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consent_ledger::proto::{self, Action, EventKind};
+
+/// A change as it was asked for: action, purpose and channel; `*` for all.
+pub type Change = (i32, String, String);
+
+/// An act that was acknowledged.
+#[derive(Debug, Clone)]
+pub struct Act {
+    pub subject: String,
+    pub changes: Vec<Change>,
+}
+
+/// Everything that was written, by index.
+#[derive(Debug, Default)]
+pub struct Written(pub BTreeMap<u64, Act>);
+
+/// One message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// An act, with the changes that were told and, for consumers, how often it was delivered.
+    Event { index: u64, subject: String, changes: Vec<Change>, attempt: u32 },
+    /// Everything before was told.
+    Progress(u64),
+}
+
+/// What one connection heard, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Session {
+    /// Where it asked to begin; consumers do not say.
+    pub start: u64,
+    pub heard: Vec<Heard>,
+}
+
+impl Heard {
+    pub fn of_event(event: &proto::ConsentEvent, attempt: u32) -> Self {
+        let change = |change: &proto::EventChange| {
+            let scope = change.scope.clone().unwrap_or_default();
+            let word = |text: String| if text.is_empty() { "*".to_owned() } else { text };
+            (change.action, word(scope.purpose), word(scope.channel))
+        };
+        Self::Event {
+            index: event.index,
+            subject: event.subject.clone(),
+            changes: event.changes.iter().map(change).collect(),
+            attempt,
+        }
+    }
+}
+
+fn passes(filter: &proto::WatchFilter, subject: &str, (action, purpose, channel): &Change) -> bool {
+    let kind = match Action::try_from(*action).unwrap() {
+        Action::Grant => EventKind::Grant,
+        Action::Refuse => EventKind::Refuse,
+        Action::Withdraw => EventKind::Withdraw,
+        Action::Object => EventKind::Object,
+        other => panic!("nobody asks for {other:?}"),
+    };
+    let kinds = &filter.kinds;
+    let is_wanted =
+        if kinds.is_empty() { kind != EventKind::Grant } else { kinds.contains(&kind.into()) };
+    let touches = |wanted: &[String], key: &str| {
+        wanted.is_empty() || key == "*" || wanted.iter().any(|own| own == key)
+    };
+    let namespace = subject.split_once(':').unwrap().0;
+    is_wanted
+        && touches(&filter.purposes, purpose)
+        && touches(&filter.channels, channel)
+        && (filter.namespaces.is_empty() || filter.namespaces.iter().any(|own| own == namespace))
+}
+
+impl Written {
+    /// The events that a filter covers, from an index on.
+    pub fn covered(&self, filter: &proto::WatchFilter, start: u64) -> BTreeMap<u64, Act> {
+        let covered = self.0.range(start..).filter_map(|(index, act)| {
+            let changes = act.changes.iter().filter(|own| passes(filter, &act.subject, own));
+            let changes: Vec<Change> = changes.cloned().collect();
+            let act = Act { subject: act.subject.clone(), changes };
+            (!act.changes.is_empty()).then_some((*index, act))
+        });
+        covered.collect()
+    }
+
+    /// A watcher that goes on where it was hears each event once, in order, as it was written, and
+    /// is told of no progress beyond it. Answers how many it heard.
+    pub fn check_watch(
+        &self,
+        what: &str,
+        filter: &proto::WatchFilter,
+        sessions: &[Session],
+    ) -> u64 {
+        let first = sessions.first().expect("a session").start;
+        let covered = self.covered(filter, first);
+        let (mut next, mut count) = (first, 0);
+        for session in sessions {
+            assert_eq!(session.start, next, "{what}: resumed where it was");
+            for heard in &session.heard {
+                let due = covered.range(next..).next();
+                match heard {
+                    Heard::Event { index, subject, changes, .. } => {
+                        let (due, act) =
+                            due.unwrap_or_else(|| panic!("{what}: {index} is beyond the end"));
+                        assert_eq!((index, subject, changes), (due, &act.subject, &act.changes));
+                        next = index + 1;
+                        count += 1;
+                    }
+                    Heard::Progress(progress) => {
+                        assert!(
+                            *progress >= next,
+                            "{what}: progress {progress} goes back of {next}"
+                        );
+                        let due = due.map_or(u64::MAX, |(index, _)| *index);
+                        assert!(due >= *progress, "{what}: {progress} is ahead of event {due}");
+                        next = *progress;
+                    }
+                }
+            }
+        }
+        let missed: Vec<_> = covered.range(next..).map(|(index, _)| index).take(3).collect();
+        assert!(missed.is_empty(), "{what}: never heard of {missed:?}");
+        count
+    }
+
+    /// The consumers of one shard hear each event of it at least once, first deliveries in order and
+    /// without a gap but for what was acknowledged before. Answers how many deliveries there were.
+    ///
+    /// `acknowledged` has one set for each session: what was acknowledged before it began.
+    pub fn check_consume(
+        &self,
+        what: &str,
+        (filter, start): (&proto::WatchFilter, u64),
+        is_of_shard: impl Fn(&str) -> bool,
+        sessions: &[(Session, BTreeSet<u64>)],
+    ) -> u64 {
+        let mut covered = self.covered(filter, start);
+        covered.retain(|_, act| is_of_shard(&act.subject));
+        let mut ever: BTreeSet<u64> = BTreeSet::new();
+        let mut count = 0;
+        for (session, acknowledged) in sessions {
+            let mut told: BTreeSet<u64> = BTreeSet::new();
+            let due_before = |end: u64, told: &BTreeSet<u64>| {
+                let due = covered.range(..end).map(|(index, _)| *index);
+                due.into_iter().find(|own| !told.contains(own) && !acknowledged.contains(own))
+            };
+            for heard in &session.heard {
+                match heard {
+                    Heard::Event { index, subject, changes, attempt } => {
+                        let act = covered.get(index);
+                        let act = act.unwrap_or_else(|| panic!("{what}: {index} is not for it"));
+                        assert_eq!((subject, changes), (&act.subject, &act.changes), "{what}");
+                        count += 1;
+                        if *attempt > 1 {
+                            assert!(told.contains(index), "{what}: {index} was told before");
+                            continue;
+                        }
+                        assert!(
+                            told.last().is_none_or(|last| last < index),
+                            "{what}: {index} came out of order, or twice"
+                        );
+                        told.insert(*index);
+                    }
+                    Heard::Progress(progress) => {
+                        assert_eq!(due_before(*progress, &told), None, "{what}: {progress}");
+                    }
+                }
+            }
+            if let Some(last) = told.last() {
+                assert_eq!(due_before(*last, &told), None, "{what}: left out");
+            }
+            ever.extend(told);
+        }
+        let missed: Vec<_> = covered.keys().filter(|own| !ever.contains(own)).take(3).collect();
+        assert!(missed.is_empty(), "{what}: never heard of {missed:?}");
+        count
+    }
+}
