@@ -243,12 +243,48 @@ impl Ledger {
         Consumer::start(&self.clients, start).await.unwrap()
     }
 
+    /// How far the only shard is.
+    async fn shard_status(&mut self) -> proto::ShardStatus {
+        let all = self.clients.watch.list_subscriptions(proto::ListSubscriptionsRequest::default());
+        let all = all.await.unwrap().into_inner().subscriptions;
+        all.into_iter().next().unwrap().shards.remove(0)
+    }
+
+    /// Waits until everything before an index is acknowledged, and no more.
+    async fn acknowledged_before(&mut self, index: u64) -> proto::ShardStatus {
+        let reached = async {
+            loop {
+                let status = self.shard_status().await;
+                if status.next_index == index {
+                    return status;
+                }
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{index} was never reached"))
+    }
+
+    /// Waits until the ledger holds the receipt of an event.
+    async fn on_record(&mut self, index: u64) {
+        let acknowledged = i32::from(proto::PropagationState::Acknowledged);
+        let recorded = async {
+            loop {
+                let request = proto::GetPropagationRequest { index };
+                let answer = self.clients.watch.get_propagation(request).await.unwrap();
+                if answer.into_inner().subscriptions[0].state == acknowledged {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, recorded).await.unwrap_or_else(|_| panic!("{index} is not on record"));
+    }
+
     async fn refused(&self, said: Vec<Said>) -> TypedError {
         typed(&Consumer::saying(&self.clients, said).await.err().expect("refused"))
     }
 }
 
-const FLAGS: &[&str] = &[];
+/// Acknowledgements are soon on record.
+const FLAGS: &[&str] = &["--receipt-interval", "50ms"];
 
 fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
     TypedError {
@@ -591,7 +627,7 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     assert_eq!(first.event().await, (event, 1), "and then what changed since");
     first.close().await;
 
-    // It was not acknowledged, so it is heard again, or its rest: three, and the end takes a credit.
+    // It was not acknowledged, so it is heard again, or its rest: three, and a credit for the end.
     let (_, token) = subjects[1].clone();
     let with_token = proto::ConsumeStart { snapshot_token: token, ..start(3) };
     let mut second = ledger.consume(with_token.clone()).await;
@@ -637,6 +673,32 @@ async fn terminate(ledger: &mut Ledger) {
     tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
 }
 
+#[tokio::test]
+async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let events = ledger.withdrawals(2).await;
+    assert!(!ledger.shard_status().await.connected);
+    let named = proto::ConsumeStart { consumer: "host-1".into(), ..start(10) };
+    let mut consumer = ledger.consume(named).await;
+    consumer.events(2).await;
+    consumer.ack(Some(events[0] + 1), &[]).await;
+    let status = ledger.acknowledged_before(events[1]).await;
+    assert_eq!((&*status.consumer, status.connected), ("host-1", true));
+    // Who has nothing to acknowledge comes on all the same.
+    consumer.ack(None, &[events[1]]).await;
+    let granted = ledger.grant("user:1").await;
+    ledger.acknowledged_before(granted + 1).await;
+    // Without a goodbye.
+    drop(consumer);
+    let gone = async {
+        while ledger.shard_status().await.connected {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
     let mut ledger = Ledger::start().await;
@@ -645,26 +707,141 @@ async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
     let mut first = ledger.consume(start(100)).await;
     assert_eq!(first.events(5).await, events);
     first.ack(Some(events[1] + 1), &[events[3]]).await;
-    // Heard only behind the acknowledgement, and so after it was taken.
-    first.credit(1).await;
-    let mut first = {
-        let ended = tokio::spawn(async move {
-            let ended = first.end().await;
-            (first, ended)
-        });
-        tokio::time::timeout(PATIENCE, acknowledged(&mut ledger, events[2])).await.unwrap();
-        terminate(&mut ledger).await;
-        let (first, ended) = ended.await.unwrap();
-        let status = ended.expect_err("the server ends it");
-        assert_eq!(typed(&status), error(Code::Unavailable, "SHUTTING_DOWN", &[]));
-        let facts = status.get_details_error_info().unwrap().metadata;
-        assert_eq!(facts["next_index"], events[2].to_string());
-        first
-    };
-    drop(first.say.try_reserve());
+    ledger.acknowledged_before(events[2]).await;
+    let ended = tokio::spawn(async move { first.end().await });
+    terminate(&mut ledger).await;
+    let status = ended.await.unwrap().expect_err("the server ends it");
+    assert_eq!(typed(&status), error(Code::Unavailable, "SHUTTING_DOWN", &[]));
+    let facts = status.get_details_error_info().unwrap().metadata;
+    assert_eq!(facts["next_index"], events[2].to_string());
+
     ledger.restart().await;
     let mut second = ledger.consume(start(100)).await;
     assert_eq!(second.started.next_index, events[2], "it was written down on the way out");
     assert_eq!(second.events(2).await, [events[2], events[4]]);
-    first.heard.clear();
+}
+
+#[tokio::test]
+async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let mut events = Vec::new();
+    let mut acked: BTreeSet<u64> = BTreeSet::new();
+    let mut heard = BTreeSet::new();
+    for round in 0..3 {
+        events.extend(ledger.withdrawals(20).await);
+        let mut consumer = ledger.consume(start(1_000)).await;
+        consumer.progress().await;
+        let own: Vec<u64> = consumer.heard.iter().map(|(index, _)| *index).collect();
+        let missed = events.iter().find(|index| !acked.contains(*index) && !own.contains(index));
+        assert_eq!(missed, None, "round {round}: {own:?}");
+        heard.extend(own.iter().copied());
+        // Half of it is on record before the crash; of the rest nobody knows.
+        let on_record: Vec<u64> = own.iter().copied().step_by(2).collect();
+        consumer.ack(None, &on_record).await;
+        ledger.on_record(*on_record.last().unwrap()).await;
+        let unknown: Vec<u64> = own.iter().copied().skip(1).step_by(4).collect();
+        consumer.ack(None, &unknown).await;
+        ledger.server.take().unwrap().kill();
+        assert!(consumer.end().await.is_err());
+        ledger.restart().await;
+        let mut next = ledger.consume(start(1_000)).await;
+        next.progress().await;
+        let again: Vec<u64> = next.heard.iter().map(|(index, _)| *index).collect();
+        let twice = again.iter().find(|index| on_record.contains(index));
+        assert_eq!(twice, None, "what is on record is not delivered again");
+        acked.extend(events.iter().filter(|index| !again.contains(index)));
+        next.close().await;
+    }
+    assert_eq!(heard, events.into_iter().collect());
+}
+
+/// What one stream heard, and what was acknowledged before it began.
+struct Session {
+    acked_before: BTreeSet<u64>,
+    heard: Vec<(u64, u32)>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_consumer_does_it_hears_all_in_order() {
+    const EVENTS: usize = 600;
+    let seed = seed("whatever_a_consumer_does_it_hears_all_in_order");
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let mut ledger = Ledger::start().await;
+    ledger.clients.put_catalog(&["ads"], &[]).await;
+    let filter = proto::WatchFilter { purposes: vec!["news".into()], ..Default::default() };
+    ledger.subscribe(proto::Subscription { filter: Some(filter), ..Default::default() }).await;
+    let writer = tokio::spawn(write(ledger.clients.clone(), EVENTS, seed));
+
+    let mut acked = BTreeSet::new();
+    let mut sessions = Vec::new();
+    while acked.len() < EVENTS {
+        let begin = proto::ConsumeStart {
+            redelivery_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            ..start(u32::try_from(dice.next_u64() % 20).unwrap())
+        };
+        let acked_before = acked.clone();
+        let mut consumer = ledger.consume(begin).await;
+        let mut flying: Vec<u64> = Vec::new();
+        for _ in 0..dice.next_u64() % 40 {
+            match dice.next_u64() % 5 {
+                0 => consumer.credit(u32::try_from(dice.next_u64() % 30).unwrap()).await,
+                // It may have no credits, or there may be nothing to hear.
+                1 | 2 => {
+                    for _ in 0..10 {
+                        let message = timeout(Duration::from_millis(5), consumer.message()).await;
+                        let Ok(message) = message else { break };
+                        let message = message.unwrap().unwrap();
+                        flying.extend(index(&message).filter(|_| message.attempt == 1));
+                    }
+                }
+                3 if !flying.is_empty() => {
+                    let at = usize::try_from(dice.next_u64()).unwrap() % flying.len();
+                    let index = flying.swap_remove(at);
+                    consumer.ack(None, &[index]).await;
+                    acked.insert(index);
+                }
+                _ => {
+                    let Some(index) = flying.iter().copied().max() else { continue };
+                    consumer.ack(Some(index + 1), &[]).await;
+                    acked.extend(flying.drain(..));
+                }
+            }
+        }
+        // Whoever says goodbye has had everything taken that they said before.
+        let (say, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut consumer.say, say));
+        consumer.end().await.unwrap();
+        sessions.push(Session { acked_before, heard: consumer.heard });
+    }
+    let events = writer.await.unwrap();
+    for Session { acked_before, heard } in &sessions {
+        let first = heard.iter().filter(|(_, attempt)| *attempt == 1);
+        let first: Vec<u64> = first.map(|(index, _)| *index).collect();
+        let left = events.iter().copied().filter(|index| !acked_before.contains(index));
+        let want: Vec<u64> = left.take(first.len()).collect();
+        assert_eq!(first, want, "no gap, nothing else, in order");
+    }
+    let again = sessions.iter().flat_map(|own| &own.heard).filter(|(_, attempt)| *attempt > 1);
+    println!("{} sessions, {} delivered again", sessions.len(), again.count());
+}
+
+/// Writes so many events among much that is none; answers their indexes.
+async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
+    let mut dice = ChaCha8Rng::seed_from_u64(!seed);
+    let mut indexes = Vec::new();
+    while indexes.len() < events {
+        let (action, purpose) = match dice.next_u64() % 4 {
+            0 => (proto::Action::Grant, "news"),
+            1 => (proto::Action::Withdraw, "ads"),
+            _ => (proto::Action::Withdraw, "news"),
+        };
+        let subject = format!("user:{}", dice.next_u64() % 50);
+        let act = act(&subject, vec![change(action, purpose, "email")]);
+        let index = clients.consent.record_consent(act).await.unwrap().into_inner().index;
+        if (action, purpose) == (proto::Action::Withdraw, "news") {
+            indexes.push(index);
+        }
+    }
+    indexes
 }

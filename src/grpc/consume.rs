@@ -204,3 +204,61 @@ impl Progress {
         convert::consume_progress(self.next_index, Millis::now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::Key,
+        watch::{CatalogEffect, CatalogTold, Event, EventTold},
+    };
+
+    fn event(attempt: u32) -> Delivery {
+        let told = EventTold::Catalog(CatalogTold {
+            purpose: Some(Key::parse("news").unwrap()),
+            channel: None,
+            effects: vec![CatalogEffect::Retired],
+            version: 1,
+            oldest_compatible: 1,
+        });
+        let event = Arc::new(Event { index: 7, recorded_at: Millis(0), told });
+        Delivery::Event { event, passing: Vec::new(), attempt }
+    }
+
+    fn next_index(message: &proto::ConsumeResponse) -> Option<u64> {
+        match &message.message {
+            Some(proto::consume_response::Message::Progress(own)) => Some(own.next_index),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn progress_is_told_once_and_then_in_its_own_time() {
+        let mut progress = Progress::new(Duration::from_secs(3_600));
+        let first = progress.caught_up(5).unwrap();
+        assert_eq!(next_index(&first), Some(5));
+        assert_eq!(progress.caught_up(6), None);
+        assert_eq!(next_index(&progress.tell()), Some(6), "and then as far as it has come");
+        assert_eq!(progress.delivered(&event(2)).unwrap().attempt, 2);
+        assert!(progress.is_caught_up, "what comes again is nothing new");
+        assert_eq!(progress.delivered(&event(1)).unwrap().attempt, 1);
+        assert!(!progress.is_caught_up);
+    }
+
+    #[tokio::test]
+    async fn where_much_happens_that_nobody_hears_there_is_progress_all_the_same() {
+        let mut progress = Progress::new(Duration::from_millis(2));
+        progress.caught_up(0).unwrap();
+        let begun = Instant::now();
+        let mut told = Vec::new();
+        for next in 1.. {
+            told.extend(progress.caught_up(next));
+            if told.len() == 3 {
+                break;
+            }
+            // Never a moment of waiting.
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(5), "not more often than asked for");
+    }
+}

@@ -77,7 +77,6 @@ impl Deliveries {
     }
 
     /// Waits for a moment at which there is room for what the next delivery will bring. Cancel-safe.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked before an event is delivered"))]
     pub(super) async fn room(&self) {
         let mut is_full = self.is_full.subscribe();
         // The sender lives as long as `self`.

@@ -260,11 +260,17 @@ impl Consumer {
                 return Ok(event(again));
             }
             let due = self.session.redelivery_at().and_then(|at| self.since.checked_add(at));
+            let (core, feed) = (&self.core, &mut self.feed);
+            let fed = async {
+                // What is delivered will be acknowledged, and has to be written down.
+                core.deliveries.room().await;
+                feed.next().await
+            };
             let fed = tokio::select! {
                 biased;
                 why = self.seat.ended() => return Err(why),
                 () = until(due) => continue,
-                fed = self.feed.next(), if self.session.has_room() => fed,
+                fed = fed, if self.session.has_room() => fed,
             };
             let fed = fed.map_err(|error| self.ended_by(error))?;
             if let Some(delivery) = self.take(fed)? {
@@ -286,7 +292,7 @@ impl Consumer {
         let (core, session) = (&self.core, &mut self.session);
         let (id, shard) = (self.subscription.id, self.shard);
         self.seat.holding(|| {
-            if let Some(newly) = session.acknowledge(&what)? {
+            if let Some(newly) = session.acknowledge(what)? {
                 core.acknowledge(id, shard, &newly);
                 core.metrics.acknowledged_events.inc_by(newly.events as u64);
             }

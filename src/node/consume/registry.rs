@@ -1,8 +1,8 @@
 //! Who consumes which shard: one at a time.
 //!
 //! Whoever comes has the place at once; whoever had it can acknowledge nothing from then on, and is
-//! told why. An acknowledgement holds its own place while it is taken, so the older consumer is gone
-//! for good before the newer one looks where to begin.
+//! told why. An acknowledgement holds its own place while it is taken, so the older consumer is
+//! gone for good before the newer one looks where to begin.
 
 use std::sync::Arc;
 

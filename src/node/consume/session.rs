@@ -87,9 +87,9 @@ impl<T: Clone> Session<T> {
         self.credits = self.credits.saturating_add(more).min(CREDITS_MAX);
     }
 
-    /// Whether anything new may be delivered: there is a credit, and the events from the oldest that
-    /// is not settled are not too many to keep. With nothing in flight there is always room for one,
-    /// so that a session can never stand still by itself.
+    /// Whether anything new may be delivered: there is a credit, and the events from the oldest
+    /// that is not settled are not too many to keep. With nothing in flight there is always room
+    /// for one, so that a session can never stand still by itself.
     pub(super) fn has_room(&self) -> bool {
         let kept = self.in_flight.len() + self.settled.count_above();
         self.credits > 0 && (self.in_flight.is_empty() || kept < IN_FLIGHT_MAX)
@@ -156,9 +156,9 @@ impl<T: Clone> Session<T> {
     /// [`ConsumeError::AckNotDelivered`]; then nothing was taken.
     pub(super) fn acknowledge(
         &mut self,
-        what: &Acknowledged,
+        what: Acknowledged,
     ) -> Result<Option<Acknowledged>, ConsumeError> {
-        self.check(what)?;
+        self.check(&what)?;
         let snapshot = match self.snapshot {
             Snapshot::Told(revision) => {
                 what.snapshot || what.next_index.is_some_and(|next| next >= revision)
@@ -178,7 +178,7 @@ impl<T: Clone> Session<T> {
             self.settled.insert(0..next);
         }
         let mut indexes = Vec::new();
-        for &index in &what.indexes {
+        for index in what.indexes {
             if self.land(index) {
                 events += 1;
                 indexes.push(index);

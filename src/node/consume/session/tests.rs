@@ -183,7 +183,7 @@ fn acknowledge(
     model: &mut Model,
 ) {
     let before = format!("{session:?}");
-    match session.acknowledge(what) {
+    match session.acknowledge(what.clone()) {
         Ok(newly) => {
             assert!(fine, "{what:?} was not delivered");
             let events = newly.as_ref().map_or(0, |newly| newly.events);
@@ -251,7 +251,7 @@ fn more_credits_than_there_may_be_are_not_given() {
     for index in 0..u64::from(CREDITS_MAX) {
         assert!(session.has_room());
         session.offer(index, index, Duration::ZERO).unwrap();
-        session.acknowledge(&before(index + 1)).unwrap();
+        session.acknowledge(before(index + 1)).unwrap();
     }
     assert!(!session.has_room());
 }
@@ -273,14 +273,14 @@ fn an_event_that_nobody_acknowledges_holds_up_only_so_many() {
     offer(&mut session).unwrap();
     let mut kept = 1;
     while let Some(index) = offer(&mut session) {
-        session.acknowledge(&single(&[index])).unwrap();
+        session.acknowledge(single(&[index])).unwrap();
         kept += 1;
     }
     assert_eq!(kept, IN_FLIGHT_MAX);
     let mut next = Session::new(session.settled.clone(), false, 1, None);
     assert!(next.has_room(), "another session begins with the oldest");
     assert_eq!(next.offer(0, 0, Duration::ZERO), Some(Delivered { event: 0, attempt: 1 }));
-    session.acknowledge(&single(&[0])).unwrap();
+    session.acknowledge(single(&[0])).unwrap();
     assert!(session.has_room());
     assert_eq!(session.settled.count_above(), 0, "what was between is settled, too");
 }
@@ -299,14 +299,14 @@ fn a_snapshot_is_settled_by_what_follows_its_end() {
     session.snapshot_told();
     let snapshot = Acknowledged { snapshot: true, ..Acknowledged::default() };
     let refused = Err(ConsumeError::AckNotDelivered { index: 7, delivered: 7 });
-    assert_eq!(session.acknowledge(&snapshot), refused);
-    assert_eq!(session.acknowledge(&before(7)), Ok(None), "its end was not told yet");
+    assert_eq!(session.acknowledge(snapshot), refused);
+    assert_eq!(session.acknowledge(before(7)), Ok(None), "its end was not told yet");
     session.snapshot_ended(7);
     assert_eq!(session.caught_up(9), Some(before(9)));
-    assert_eq!(session.acknowledge(&before(6)), Ok(None));
+    assert_eq!(session.acknowledge(before(6)), Ok(None));
     let settled = Acknowledged { snapshot: true, ..Acknowledged::default() };
-    assert_eq!(session.acknowledge(&before(7)), Ok(Some(settled)));
-    assert_eq!(session.acknowledge(&before(7)), Ok(None), "once is enough");
+    assert_eq!(session.acknowledge(before(7)), Ok(Some(settled)));
+    assert_eq!(session.acknowledge(before(7)), Ok(None), "once is enough");
     assert_eq!(session.credits, 8);
 }
 
@@ -315,8 +315,8 @@ fn whoever_acknowledges_beyond_the_snapshot_has_dealt_with_it() {
     let mut session = Session::new(Settled::before(7), true, 10, None);
     session.snapshot_ended(7);
     session.offer(8, 8, Duration::ZERO).unwrap();
-    let single_first = session.acknowledge(&single(&[8])).unwrap().unwrap();
+    let single_first = session.acknowledge(single(&[8])).unwrap().unwrap();
     assert!(!single_first.snapshot, "an event alone says nothing of the snapshot");
-    let settled = session.acknowledge(&before(9)).unwrap().unwrap();
+    let settled = session.acknowledge(before(9)).unwrap().unwrap();
     assert!(settled.snapshot && settled.events == 0);
 }
