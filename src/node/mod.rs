@@ -223,6 +223,8 @@ impl Node {
             opened.tip.next_index,
             config.recent_events_max,
         );
+        let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
+        let hub = hub.map_err(thread_error)?;
         let signing::OpenedTree { writer: tree, signed_range, files, book, key } = opened.tree;
         let core = Arc::new(Core {
             tokens: token::Tokens::new(&key, config),
@@ -239,7 +241,6 @@ impl Node {
             subscriptions_max: config.subscriptions_max,
             deliveries: delivery::Deliveries::default(),
         });
-        let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 1);
         // Expiries have a place of their own.
         let (sender, receiver) = mpsc::channel(appends_max + 1);
