@@ -294,6 +294,7 @@ async fn nobody_is_woken_for_what_is_not_theirs_but_all_learn_of_the_head() {
     assert_eq!(watcher.next().await.unwrap(), Told::CaughtUp { next_index: 0 });
     {
         let mut waiting = Box::pin(watcher.next());
+        assert!(timeout(Duration::ZERO, &mut waiting).await.is_err());
         for _ in 0..10 {
             world.write(&[NOTHING; 10]);
             assert!(timeout(Duration::ZERO, &mut waiting).await.is_err(), "it is not woken");
