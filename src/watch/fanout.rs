@@ -89,8 +89,8 @@ struct Queue {
 pub(super) enum End {
     /// Its queue was full: read on from this index.
     Detached(u64),
-    /// The hub is closing.
-    Closing,
+    /// The hub is closing. Everything before this index was told.
+    Closing(u64),
     /// The tailer has failed.
     Failed,
 }
@@ -169,7 +169,7 @@ impl Shared {
             let closing = self.closing.load(Ordering::Acquire);
             while self.tail_step() {}
             if closing {
-                return self.end(End::Closing);
+                return self.end(End::Closing(self.matched.load(Ordering::Acquire)));
             }
             std::thread::park();
         }
@@ -233,7 +233,10 @@ impl Shared {
     pub(super) fn end(&self, end: End) {
         let mut fanout = self.fanout.lock();
         fanout.ended = Some(end);
-        fanout.end_all(|_| end);
+        fanout.end_all(|listener| match end {
+            End::Closing(next) => End::Closing(next.max(listener.from)),
+            other => other,
+        });
         drop(fanout);
         self.asking.lock().clear();
     }

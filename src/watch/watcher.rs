@@ -178,9 +178,12 @@ impl Watcher {
     }
 
     fn ended(&self, end: End) -> WatchError {
-        match end {
-            End::Failed => WatchError::Unreadable("the thread that tells has failed".to_owned()),
-            End::Closing | End::Detached(_) => WatchError::Closing { next_index: self.cursor },
-        }
+        let next_index = match end {
+            End::Failed => {
+                return WatchError::Unreadable("the thread that tells has failed".to_owned());
+            }
+            End::Closing(next) | End::Detached(next) => next.max(self.cursor),
+        };
+        WatchError::Closing { next_index }
     }
 }
