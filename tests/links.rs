@@ -551,7 +551,7 @@ async fn a_stop_is_told_to_whom_it_reaches_through_links() {
                     event.linked_subjects.sort();
                     (event.index, event.other_subject, event.linked_subjects)
                 }
-                Message::Progress(_) => panic!("those are left out"),
+                other => panic!("those are left out: {other:?}"),
             })
             .collect();
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();

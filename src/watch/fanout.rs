@@ -151,6 +151,11 @@ impl Shared {
         self.head.load(Ordering::Acquire)
     }
 
+    /// Some events from `cursor` on; none if memory does not reach back that far.
+    pub(super) fn recent(&self, cursor: u64) -> Option<Gathered> {
+        self.recent.read().read(cursor, READ_STEP)
+    }
+
     /// Adds the events among the entries before `head`. Whoever calls wakes the tailer then.
     pub(super) fn extend(&self, events: Vec<Arc<Event>>, head: u64) {
         self.recent.write().extend(events, head);

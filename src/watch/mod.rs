@@ -146,6 +146,26 @@ impl Hub {
         self.shared.head()
     }
 
+    /// Events from `cursor` on, before `end` or a little beyond it, as many as one step reads, and the
+    /// index from which to go on: from memory all that there are, from the ledger those that the
+    /// filter may want. Blocking.
+    ///
+    /// # Errors
+    /// The ledger could not be read.
+    pub fn events_between(
+        &self,
+        cursor: u64,
+        end: u64,
+        filter: &Filter,
+    ) -> Result<(Vec<Arc<Event>>, u64), WatchError> {
+        let gathered = match self.shared.recent(cursor) {
+            Some(gathered) => gathered,
+            None => self.shared.past.read(cursor, end, filter)?,
+        };
+        let events = gathered.posts.iter().map(|post| Arc::clone(&post.event));
+        Ok((events.collect(), gathered.next))
+    }
+
     fn wake(&self) {
         if let Some(tailer) = &self.tailer {
             tailer.thread().unpark();
