@@ -17,6 +17,7 @@ pub mod privacy;
 mod receipt;
 mod subscription;
 pub mod watch;
+pub mod wire;
 
 use crate::status::Fault;
 

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,7 +18,7 @@ use crate::{
     proto::{self, watch_service_server::WatchService},
     status::Fault,
     telemetry::Metrics,
-    watch::{Heard, WatchError, Watcher},
+    watch::{Heard, Post, WatchError, Watcher},
 };
 
 /// Streams changes to whoever must act on them.
@@ -37,16 +37,33 @@ impl Watch {
     }
 }
 
-#[tonic::async_trait]
-impl WatchService for Watch {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+/// A message to a watcher, before it is encoded.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// An event, and the positions of the changes that pass.
+    Event(Arc<Post>, Vec<usize>),
+    /// Anything else.
+    Message(proto::WatchResponse),
+}
 
-    async fn watch(
-        &self,
-        request: Request<proto::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let Watching { start, filter, progress_interval } =
-            convert::watching(request.into_inner())?;
+impl Outgoing {
+    /// The message as it is generated.
+    #[must_use]
+    pub fn into_message(self) -> proto::WatchResponse {
+        match self {
+            Self::Event(post, positions) => convert::event(&post.event, &positions),
+            Self::Message(message) => message,
+        }
+    }
+}
+
+/// What a watcher is sent.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<Outgoing, Status>> + Send>>;
+
+impl Watch {
+    /// What a watcher is sent, for as long as it takes it.
+    pub(super) async fn messages(&self, request: proto::WatchRequest) -> Result<Messages, Status> {
+        let Watching { start, filter, progress_interval } = convert::watching(request)?;
         let watched = Watched::new(
             self.node.watch(start, filter)?,
             start,
@@ -55,12 +72,26 @@ impl WatchService for Watch {
             Connected::new(Arc::clone(&self.metrics)),
         );
         // One message at a time, made when the client has room for it: that is all the
-        // back-pressure there is, and a slow client holds nothing but its place in the ledger.
+        // back-pressure there is, and a slow client holds nothing but its queue.
         let messages = stream::try_unfold(watched, async |mut watched| {
             let message = watched.next().await?;
             Ok(Some((message, watched)))
         });
-        Ok(Response::new(Box::pin(messages)))
+        Ok(Box::pin(messages))
+    }
+}
+
+#[tonic::async_trait]
+impl WatchService for Watch {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+
+    /// Over HTTP, `wire.rs` serves this method without it.
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let messages = self.messages(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(messages.map_ok(Outgoing::into_message))))
     }
 
     async fn create_subscription(
@@ -177,7 +208,7 @@ impl<S: Source> Watched<S> {
         }
     }
 
-    async fn next(&mut self) -> Result<proto::WatchResponse, Status> {
+    async fn next(&mut self) -> Result<Outgoing, Status> {
         let mut asked_again = false;
         loop {
             // Before it is asked what there is: all that was acknowledged until then is told of.
@@ -202,7 +233,7 @@ impl<S: Source> Watched<S> {
                         self.progress_due = !self.has_caught_up;
                         self.progress_timer.reset();
                         self.connected.metrics.watch_events.inc();
-                        return Ok(convert::event(&post.event, &positions));
+                        return Ok(Outgoing::Event(post, positions));
                     }
                     Heard::CaughtUp { next_index } => {
                         self.next_index = Some(next_index);
@@ -219,10 +250,10 @@ impl<S: Source> Watched<S> {
         }
     }
 
-    fn progress(&mut self, next_index: u64, as_of: Millis) -> proto::WatchResponse {
+    fn progress(&mut self, next_index: u64, as_of: Millis) -> Outgoing {
         self.progress_due = false;
         self.progress_timer.reset();
-        convert::progress(next_index, as_of)
+        Outgoing::Message(convert::progress(next_index, as_of))
     }
 
     fn closing(&self) -> Fault {
@@ -260,7 +291,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Outcome, ScopeKeys, Subject},
-        watch::{ConsentTold, Event, EventTold, Post},
+        watch::{ConsentTold, Event, EventTold},
     };
 
     /// Tells the events that it was given, and is caught up then.
@@ -327,7 +358,7 @@ mod tests {
 
     async fn told<S: Source>(watched: &mut Watched<S>) -> String {
         use proto::watch_response::Message;
-        match watched.next().await.unwrap().message.unwrap() {
+        match watched.next().await.unwrap().into_message().message.unwrap() {
             Message::Consent(consent) => {
                 let actions: Vec<i32> = consent.changes.iter().map(|c| c.action).collect();
                 format!("event {} {actions:?}", consent.index)
