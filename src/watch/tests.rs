@@ -11,7 +11,7 @@ use tokio::{runtime::Runtime, task::yield_now, time::timeout};
 use super::{recent::Gathered, *};
 use crate::domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject};
 
-/// What the ledger would hold: an event, or an entry that is none.
+/// An entry: an event, or none.
 type Written = Option<Arc<Event>>;
 
 /// A ledger in memory that reads a few entries at a time.
@@ -338,4 +338,18 @@ async fn what_is_made_once_is_shared_by_all_who_keep_up() {
         });
     }
     assert_eq!(made, 1);
+}
+
+#[tokio::test]
+async fn nobody_takes_the_silence_of_a_thread_that_failed_for_news() {
+    let world = World::new(&[NEWS], 10, 4);
+    let mut watchers = [world.hub.watch(0, news()), world.hub.watch(1, news())];
+    assert_eq!(index(&mut watchers[0]).await, 0);
+    assert_eq!(watchers[1].next().await.unwrap(), Told::CaughtUp { next_index: 1 });
+    world.hub.shared.end(End::Failed);
+    let late = world.hub.watch(1, news());
+    for mut watcher in watchers.into_iter().chain([late]) {
+        let told = watcher.next_or_caught_up().await;
+        assert!(matches!(told, Err(WatchError::Unreadable(_))), "{told:?}");
+    }
 }
