@@ -36,7 +36,7 @@ use crate::{
     config::{ConfigError, ServeConfig, TlsFiles},
     grpc::{
         audit::Audit, catalog::Catalog, check::Check, consent::Consent, import::Imports,
-        layer::RequestLayer, privacy::Privacy, watch::Watch,
+        layer::RequestLayer, privacy::Privacy, watch::Watch, wire::WatchServer,
     },
     listener,
     node::{Node, NodeConfig, OpenError},
@@ -437,7 +437,7 @@ fn routes(
             consent::ConsentServiceServer::new(Consent::new(node(), imports))
                 .max_decoding_message_size(size),
         )
-        .add_service(watcher::WatchServiceServer::new(watching).max_decoding_message_size(size))
+        .add_service(WatchServer::new(watching, size))
         .add_service(
             audit::AuditServiceServer::new(Audit::new(node())).max_decoding_message_size(size),
         )

@@ -168,8 +168,8 @@ async fn every_client_command_speaks_json() {
     assert_eq!(preferences["stops"].as_array().map(Vec::len), Some(2), "{preferences}");
     let catalog = server.cli(&["catalog", "list", "--json"]).expect_code(0).json();
     assert_eq!(catalog["purposes"][0]["key"], "marketing.newsletter", "{catalog}");
-    let watched = server.cli(&["watch", "--from", "0", "--count", "1", "--json"]).expect_code(0);
-    let watched = watched.json_lines();
+    let watch = ["watch", "--from", "0", "--kind", "object", "--count", "1", "--json"];
+    let watched = server.cli(&watch).expect_code(0).json_lines();
     assert_eq!(watched.len(), 1);
     assert_eq!(watched[0]["consent"]["index"], stopped["index"]);
     assert_eq!(watched[0]["consent"]["subject"], "user:42");
@@ -177,6 +177,23 @@ async fn every_client_command_speaks_json() {
     // For people there are tables, which say the same.
     let table = server.cli(&["history", "--subject", "user:42"]).expect_code(0).stdout;
     assert!(table.contains("marketing.newsletter") && table.contains("withdraw"), "{table}");
+}
+
+#[test]
+fn the_benchmark_of_fan_out_checks_what_it_measures() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = vec!["bench", "--only", "fanout", "--seconds", "1", "--json", "--dir"];
+    args.push(dir.path().to_str().unwrap());
+    args.extend(["--fanout-streams", "200", "--fanout-withdrawals", "120"]);
+    args.extend(["--fanout-stalled", "10"]);
+    let figures = support::run(args).expect_code(0).json_lines();
+    let value = |what: &str| {
+        let figure = figures.iter().find(|line| line["figure"]["what"] == what);
+        figure.unwrap_or_else(|| panic!("no {what} in {figures:?}"))["figure"]["value"].clone()
+    };
+    // Two streams hear every withdrawal; the benchmark fails where one does not.
+    assert_eq!(value("deliveries of a burst, each in order"), 240.0);
+    assert_eq!(value("stalled streams"), 10.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -504,7 +504,7 @@ async fn both_histories_and_every_watcher_tell_of_a_link() {
                 false,
             ),
         ] {
-            let heard = it.heard(0, filter.clone()).await;
+            let heard = it.heard(linked, filter.clone()).await;
             let heard: Vec<_> = heard
                 .iter()
                 .map(|message| match message {

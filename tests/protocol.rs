@@ -99,13 +99,16 @@ async fn next_event(stream: &mut Streaming<proto::WatchResponse>) -> proto::Cons
     }
 }
 
-/// The next progress message of a stream that has no events to send.
+/// The next progress message of a stream that has no events to send, but of the catalogue.
 async fn next_progress(stream: &mut Streaming<proto::WatchResponse>) -> proto::Progress {
-    let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
-    let message = message.expect("progress in time").expect("no error").expect("no end");
-    match message.message {
-        Some(watch_response::Message::Progress(progress)) => progress,
-        other => panic!("not progress: {other:?}"),
+    loop {
+        let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
+        let message = message.expect("progress in time").expect("no error").expect("no end");
+        match message.message {
+            Some(watch_response::Message::Progress(progress)) => return progress,
+            Some(watch_response::Message::Catalog(_)) => {}
+            other => panic!("not progress: {other:?}"),
+        }
     }
 }
 
@@ -773,6 +776,56 @@ async fn a_filter_passes_what_concerns_it() {
     let event = next_event(&mut stream).await;
     let scopes: Vec<_> = event.changes.iter().map(|change| change.scope.clone().unwrap()).collect();
     assert_eq!(scopes, [support::scope("marketing.newsletter", "sms")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
+    use proto::CatalogEffect::{ContentChanged, ReconsentRequired, Reinstated, Retired};
+    let mut it = Fixture::new().await;
+    let filter = proto::WatchFilter {
+        purposes: vec!["marketing.offers".to_owned()],
+        kinds: vec![EventKind::Catalog.into()],
+        namespaces: vec!["user".to_owned()],
+        ..proto::WatchFilter::default()
+    };
+    let request = proto::WatchRequest { filter: Some(filter), ..proto::WatchRequest::default() };
+    let mut stream = it.watch(request.clone()).await;
+    let purpose = |title: &str, retired| proto::Purpose {
+        title: title.to_owned(),
+        retired,
+        ..support::consent_purpose("marketing.offers")
+    };
+    let own = support::consent_purpose("marketing.offers").title;
+    let mut put = async |purpose: proto::Purpose, requires_reconsent| {
+        let purpose = Some(purpose);
+        let request =
+            proto::PutPurposeRequest { purpose, requires_reconsent, ..Default::default() };
+        it.clients.catalog.put_purpose(request).await.unwrap().into_inner().revision - 1
+    };
+    // Another purpose is not asked for.
+    let first = put(support::consent_purpose("marketing.other"), false).await;
+    let want = [
+        (put(purpose(&own, true), false).await, vec![Retired], 1, 1),
+        (put(purpose(&own, false), false).await, vec![Reinstated], 1, 1),
+        (put(purpose("Anew", false), true).await, vec![ReconsentRequired, ContentChanged], 2, 2),
+        (put(purpose("Reworded", false), false).await, vec![ContentChanged], 3, 2),
+    ];
+    let mut late = it.watch(proto::WatchRequest { start_index: Some(first), ..request }).await;
+    for stream in [&mut stream, &mut late] {
+        for (index, effects, version, oldest) in &want {
+            let event = loop {
+                let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
+                match message.unwrap().unwrap().unwrap().message.unwrap() {
+                    watch_response::Message::Catalog(event) => break event,
+                    watch_response::Message::Progress(_) => {}
+                    other => panic!("not of the catalogue: {other:?}"),
+                }
+            };
+            assert_eq!((&event.effects().collect(), event.index), (effects, *index));
+            assert_eq!((event.version, event.oldest_compatible_version), (*version, *oldest));
+            assert_eq!((event.purpose.as_str(), event.channel.as_str()), ("marketing.offers", ""));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

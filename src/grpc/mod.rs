@@ -18,6 +18,7 @@ mod receipt;
 mod snapshot;
 mod subscription;
 pub mod watch;
+pub mod wire;
 
 use crate::status::Fault;
 

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, Stream, stream};
+use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,7 +19,7 @@ use crate::{
     proto::{self, watch_service_server::WatchService},
     status::Fault,
     telemetry::Metrics,
-    watch::{Told, WatchError, Watcher},
+    watch::{Heard, Post, WatchError, Watcher},
 };
 
 /// Streams changes to whoever must act on them.
@@ -38,16 +38,34 @@ impl Watch {
     }
 }
 
-#[tonic::async_trait]
-impl WatchService for Watch {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+/// A message to a watcher, before it is encoded.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// An event, and the positions of the changes that pass.
+    Event(Arc<Post>, Vec<usize>),
+    /// Anything else.
+    Message(proto::WatchResponse),
+}
 
-    async fn watch(
-        &self,
-        request: Request<proto::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+impl Outgoing {
+    /// The message as it is generated.
+    #[must_use]
+    pub fn into_message(self) -> proto::WatchResponse {
+        match self {
+            Self::Event(post, positions) => convert::event(&post.event, &positions),
+            Self::Message(message) => message,
+        }
+    }
+}
+
+/// What a watcher is sent.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<Outgoing, Status>> + Send>>;
+
+impl Watch {
+    /// What a watcher is sent, for as long as it takes it.
+    pub(super) async fn messages(&self, request: proto::WatchRequest) -> Result<Messages, Status> {
         let Watching { start, filter, progress_interval, snapshot, snapshot_token } =
-            convert::watching(request.into_inner())?;
+            convert::watching(request)?;
         let beginning = match snapshot {
             None => None,
             Some(kind) => {
@@ -70,16 +88,31 @@ impl WatchService for Watch {
             Connected::new(Arc::clone(&self.metrics)),
         );
         // One message at a time, made when the client has room for it: that is all the
-        // back-pressure there is, and a slow client holds nothing but its place in the ledger.
+        // back-pressure there is, and a slow client holds nothing but its queue.
         let stages = (beginning, watched);
         let messages = stream::try_unfold(stages, async |(beginning, mut watched)| {
             let Some(mut beginning) = beginning else {
                 return Ok(Some((watched.next().await?, (None, watched))));
             };
             let (message, is_last) = beginning.next().await?;
-            Ok(Some((message, (Some(beginning).filter(|_| !is_last), watched))))
+            let stages = (Some(beginning).filter(|_| !is_last), watched);
+            Ok(Some((Outgoing::Message(message), stages)))
         });
-        Ok(Response::new(Box::pin(messages)))
+        Ok(Box::pin(messages))
+    }
+}
+
+#[tonic::async_trait]
+impl WatchService for Watch {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+
+    /// Over HTTP, `wire.rs` serves this method without it.
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let messages = self.messages(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(messages.map_ok(Outgoing::into_message))))
     }
 
     async fn create_subscription(
@@ -135,26 +168,27 @@ impl WatchService for Watch {
     }
 }
 
-/// Where a stream stands towards the head of the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CaughtUp {
-    /// It has never reached the head.
-    NotYet,
-    /// It reached the head and has had an event since.
-    Before,
-    /// It has told everything that there was.
-    Now,
-}
+/// How long it may take to learn that there is nothing to tell. Where it takes longer, as for a stream
+/// that reads much of the ledger first, it is asked once more: the time that progress tells is from
+/// before.
+const PROGRESS_AGE_MAX: Duration = Duration::from_millis(100);
 
 /// Where a stream has its events from.
 trait Source: Send {
-    /// As [`Watcher::next`].
-    fn next(&mut self) -> impl Future<Output = Result<Told, WatchError>> + Send;
+    /// As [`Watcher::next_event`].
+    fn next_event(&mut self) -> impl Future<Output = Result<Heard, WatchError>> + Send;
+
+    /// As [`Watcher::next_or_caught_up`].
+    fn next_or_caught_up(&mut self) -> impl Future<Output = Result<Heard, WatchError>> + Send;
 }
 
 impl Source for Watcher {
-    fn next(&mut self) -> impl Future<Output = Result<Told, WatchError>> + Send {
-        Watcher::next(self)
+    fn next_event(&mut self) -> impl Future<Output = Result<Heard, WatchError>> + Send {
+        Watcher::next_event(self)
+    }
+
+    fn next_or_caught_up(&mut self) -> impl Future<Output = Result<Heard, WatchError>> + Send {
+        Watcher::next_or_caught_up(self)
     }
 }
 
@@ -164,7 +198,10 @@ struct Watched<S> {
     /// Everything before it was delivered or did not pass the filter; none before the first word
     /// of a watcher that started at "now".
     next_index: Option<u64>,
-    caught_up: CaughtUp,
+    /// Whether the stream has told all that there was, once.
+    has_caught_up: bool,
+    /// Whether progress is told as soon as there is nothing else.
+    progress_due: bool,
     progress_timer: Interval,
     drain: CancellationToken,
     connected: Connected,
@@ -180,53 +217,63 @@ impl<S: Source> Watched<S> {
     ) -> Self {
         let mut progress_timer = interval_at(Instant::now() + progress_interval, progress_interval);
         progress_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let caught_up = CaughtUp::NotYet;
-        Self { source, next_index: start, caught_up, progress_timer, drain, connected }
+        Self {
+            source,
+            next_index: start,
+            has_caught_up: false,
+            progress_due: true,
+            progress_timer,
+            drain,
+            connected,
+        }
     }
 
-    async fn next(&mut self) -> Result<proto::WatchResponse, Status> {
+    async fn next(&mut self) -> Result<Outgoing, Status> {
+        let mut asked_again = false;
         loop {
+            // Before it is asked what there is: all that was acknowledged until then is told of.
+            let (asked, as_of) = (Instant::now(), Millis::now());
+            let progress_due = self.progress_due;
+            let source = &mut self.source;
+            let heard = async {
+                if progress_due {
+                    source.next_or_caught_up().await
+                } else {
+                    source.next_event().await
+                }
+            };
             // In this order: a drain ends the stream however much there is to tell, and progress
             // is told only while there is nothing else.
             tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return Err(self.closing().into()),
-                told = self.source.next() => match told? {
-                    Told::Event(event, positions) => {
-                        self.next_index = Some(event.index + 1);
-                        if self.caught_up == CaughtUp::Now {
-                            self.caught_up = CaughtUp::Before;
-                        }
+                heard = heard => match heard? {
+                    Heard::Event(post, positions) => {
+                        self.next_index = Some(post.event.index + 1);
+                        self.progress_due = !self.has_caught_up;
                         self.progress_timer.reset();
                         self.connected.metrics.watch_events.inc();
-                        return Ok(convert::event(&event, &positions));
+                        return Ok(Outgoing::Event(post, positions));
                     }
-                    Told::CaughtUp { next_index } => {
-                        let first = self.caught_up == CaughtUp::NotYet;
+                    Heard::CaughtUp { next_index } => {
                         self.next_index = Some(next_index);
-                        self.caught_up = CaughtUp::Now;
-                        if first {
-                            return Ok(self.progress(next_index));
+                        if asked.elapsed() > PROGRESS_AGE_MAX && !asked_again {
+                            asked_again = true;
+                            continue;
                         }
-                        // Where nothing passes the filter and much happens, there is never a
-                        // moment of waiting: the timer must be asked here, too.
-                        if self.progress_timer.tick().now_or_never().is_some() {
-                            return Ok(self.progress(next_index));
-                        }
+                        self.has_caught_up = true;
+                        return Ok(self.progress(next_index, as_of));
                     }
                 },
-                _ = self.progress_timer.tick(), if self.caught_up == CaughtUp::Now => {
-                    if let Some(next_index) = self.next_index {
-                        return Ok(self.progress(next_index));
-                    }
-                }
+                _ = self.progress_timer.tick(), if !self.progress_due => self.progress_due = true,
             }
         }
     }
 
-    fn progress(&mut self, next_index: u64) -> proto::WatchResponse {
+    fn progress(&mut self, next_index: u64, as_of: Millis) -> Outgoing {
+        self.progress_due = false;
         self.progress_timer.reset();
-        convert::progress(next_index, Millis::now())
+        Outgoing::Message(convert::progress(next_index, as_of))
     }
 
     fn closing(&self) -> Fault {
@@ -267,32 +314,33 @@ mod tests {
         watch::{ConsentTold, Event, EventTold},
     };
 
-    /// Tells what it was given, and then waits for ever.
-    struct Script(VecDeque<Result<Told, WatchError>>);
+    /// Tells the events that it was given, and is caught up then.
+    struct Script {
+        events: VecDeque<Result<Heard, WatchError>>,
+        next_index: u64,
+        /// Whether there is no end of what does not pass.
+        is_behind: bool,
+    }
 
     impl Source for Script {
-        async fn next(&mut self) -> Result<Told, WatchError> {
-            match self.0.pop_front() {
-                Some(told) => told,
+        async fn next_event(&mut self) -> Result<Heard, WatchError> {
+            match self.events.pop_front() {
+                Some(heard) => heard,
                 None => std::future::pending().await,
             }
         }
-    }
 
-    /// Nothing ever passes the filter, and there is always more.
-    struct NothingPasses(u64);
-
-    impl Source for NothingPasses {
-        async fn next(&mut self) -> Result<Told, WatchError> {
-            tokio::task::yield_now().await;
-            self.0 += 1;
-            Ok(Told::CaughtUp { next_index: self.0 })
+        async fn next_or_caught_up(&mut self) -> Result<Heard, WatchError> {
+            if !self.events.is_empty() || self.is_behind {
+                return self.next_event().await;
+            }
+            Ok(Heard::CaughtUp { next_index: self.next_index })
         }
     }
 
     const LONG: Duration = Duration::from_secs(3_600);
 
-    fn event(index: u64) -> Result<Told, WatchError> {
+    fn event(index: u64) -> Result<Heard, WatchError> {
         let change = |action| ChangeRecord {
             action,
             scope: ScopeKeys { purpose: None, channel: None },
@@ -312,11 +360,7 @@ mod tests {
             linked: Vec::new(),
         });
         let event = Event { index, recorded_at: Millis(0), told };
-        Ok(Told::Event(Arc::new(event), vec![1]))
-    }
-
-    fn caught_up(next_index: u64) -> Result<Told, WatchError> {
-        Ok(Told::CaughtUp { next_index })
+        Ok(Heard::Event(Arc::new(Post::new(Arc::new(event))), vec![1]))
     }
 
     fn watched<S: Source>(source: S, interval: Duration) -> (Watched<S>, Arc<Metrics>) {
@@ -325,13 +369,16 @@ mod tests {
         (Watched::new(source, None, interval, CancellationToken::new(), connected), metrics)
     }
 
-    fn script(told: impl IntoIterator<Item = Result<Told, WatchError>>) -> Script {
-        Script(told.into_iter().collect())
+    fn script(
+        next_index: u64,
+        events: impl IntoIterator<Item = Result<Heard, WatchError>>,
+    ) -> Script {
+        Script { events: events.into_iter().collect(), next_index, is_behind: false }
     }
 
     async fn told<S: Source>(watched: &mut Watched<S>) -> String {
         use proto::watch_response::Message;
-        match watched.next().await.unwrap().message.unwrap() {
+        match watched.next().await.unwrap().into_message().message.unwrap() {
             Message::Consent(consent) => {
                 let actions: Vec<i32> = consent.changes.iter().map(|c| c.action).collect();
                 format!("event {} {actions:?}", consent.index)
@@ -344,44 +391,51 @@ mod tests {
 
     #[tokio::test]
     async fn progress_comes_once_when_the_head_is_reached_and_events_only_in_part() {
-        let told_first = [event(3), caught_up(5), event(5), caught_up(6), event(8)];
-        let (mut watched, metrics) = watched(script(told_first), LONG);
+        let (mut watched, metrics) = watched(script(5, [event(3)]), LONG);
         assert_eq!(told(&mut watched).await, "event 3 [3]", "only the change that passes");
         assert_eq!(told(&mut watched).await, "progress 5");
+        watched.source = script(9, [event(5), event(8)]);
         assert_eq!(told(&mut watched).await, "event 5 [3]");
-        assert_eq!(told(&mut watched).await, "event 8 [3]", "6 waits for its interval");
+        assert_eq!(told(&mut watched).await, "event 8 [3]");
+        let more = tokio::time::timeout(Duration::from_millis(20), watched.next()).await;
+        assert!(more.is_err(), "9 waits for its interval, not {more:?}");
         assert_eq!((metrics.watchers.get(), metrics.watch_events.get()), (1, 3));
         drop(watched);
         assert_eq!(metrics.watchers.get(), 0);
     }
 
     #[tokio::test]
-    async fn an_idle_stream_hears_of_progress_at_every_interval() {
-        let (mut watched, _) = watched(script([caught_up(7)]), Duration::from_millis(2));
-        for _ in 0..3 {
-            assert_eq!(told(&mut watched).await, "progress 7");
+    async fn an_idle_stream_hears_at_every_interval_how_far_the_ledger_is() {
+        let (mut watched, _) = watched(script(7, []), Duration::from_millis(2));
+        for next_index in [7, 8, 9] {
+            watched.source.next_index = next_index;
+            assert_eq!(told(&mut watched).await, format!("progress {next_index}"));
         }
     }
 
     #[tokio::test]
+    async fn what_waits_comes_before_the_progress_that_is_due() {
+        let (mut watched, _) = watched(script(7, []), LONG);
+        assert_eq!(told(&mut watched).await, "progress 7");
+        watched.progress_due = true;
+        watched.source = script(9, [event(7), event(8)]);
+        assert_eq!(told(&mut watched).await, "event 7 [3]");
+        assert_eq!(told(&mut watched).await, "event 8 [3]");
+        assert!(!watched.progress_due, "the events said how far it is");
+    }
+
+    #[tokio::test]
     async fn a_stream_that_has_not_caught_up_hears_of_no_progress() {
-        let (mut watched, _) = watched(script([event(3)]), Duration::from_millis(1));
+        let behind = Script { is_behind: true, ..script(9, [event(3)]) };
+        let (mut watched, _) = watched(behind, Duration::from_millis(1));
         assert_eq!(told(&mut watched).await, "event 3 [3]");
         let more = tokio::time::timeout(Duration::from_millis(20), watched.next()).await;
         assert!(more.is_err(), "{more:?}");
     }
 
     #[tokio::test]
-    async fn a_stream_that_nothing_passes_still_hears_of_progress() {
-        let (mut watched, _) = watched(NothingPasses(0), Duration::from_millis(5));
-        assert_eq!(told(&mut watched).await, "progress 1");
-        let next = told(&mut watched).await;
-        assert!(next.starts_with("progress ") && next != "progress 1", "{next}");
-    }
-
-    #[tokio::test]
     async fn a_drain_ends_the_stream_at_once_and_says_where_to_resume() {
-        let (mut watched, _) = watched(script([event(3), event(4)]), LONG);
+        let (mut watched, _) = watched(script(5, [event(3), event(4)]), LONG);
         assert_eq!(told(&mut watched).await, "event 3 [3]");
         watched.drain.cancel();
         let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
@@ -392,7 +446,7 @@ mod tests {
     #[tokio::test]
     async fn what_can_not_be_read_ends_the_stream_with_an_error() {
         let fault = Err(WatchError::Unreadable("a file".to_owned()));
-        let (mut watched, _) = watched(script([event(3), fault]), LONG);
+        let (mut watched, _) = watched(script(5, [event(3), fault]), LONG);
         assert_eq!(told(&mut watched).await, "event 3 [3]");
         let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
         assert_eq!(info.reason, "STATE_UNREADABLE");

@@ -26,7 +26,7 @@ use crate::{
     },
     vault::{NewSubject, SubjectKey, VaultError},
     view::{CatalogAt, Effect, Linked, Subscriptions, ViewError, fold, reach, unite},
-    watch::{ConsentTold, Event, EventTold},
+    watch::{ConsentTold, Event, EventTold, catalog_told},
 };
 
 /// What one group commit writes.
@@ -315,7 +315,11 @@ impl<'a> Batch<'a> {
     fn put_catalog(&mut self, body: Body) -> Result<(), WriteError> {
         let mut catalog = CatalogAt::clone(&self.catalog);
         catalog.put(self.tip.next_index, &body);
-        self.link(self.recorded_at(), body)?;
+        let told = catalog_told(&self.catalog.catalog, &catalog.catalog, &body);
+        let Entry { index, recorded_at, .. } = self.link(self.recorded_at(), body)?;
+        let event = told.map(EventTold::Catalog);
+        let event = event.map(|told| Arc::new(Event { index, recorded_at, told }));
+        self.events.extend(event);
         self.catalog = Arc::new(catalog);
         self.effects.push(Effect::Catalog(Arc::clone(&self.catalog)));
         Ok(())

@@ -225,6 +225,8 @@ impl Node {
             opened.tip.next_index,
             config.recent_events_max,
         );
+        let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
+        let hub = hub.map_err(thread_error)?;
         let signing::OpenedTree { writer: tree, signed_range, files, book, key } = opened.tree;
         let core = Arc::new(Core {
             tokens: token::Tokens::new(&key, config),
@@ -242,7 +244,6 @@ impl Node {
             deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
             consumers: Arc::default(),
         });
-        let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 2);
         // Expiries have a place of their own, and so have receipts of delivery.
         let (sender, receiver) = mpsc::channel(appends_max + 2);

@@ -173,8 +173,8 @@ fn answers(node: &Node) -> (Vec<Checked>, Vec<Preferences>) {
 }
 
 fn watch_all(node: &Node) -> Watcher {
-    use EventKind::{Grant, Object, Refuse, Withdraw};
-    let kinds = [Grant, Refuse, Withdraw, Object].into();
+    use EventKind::{Catalog, Grant, Object, Refuse, Withdraw};
+    let kinds = [Catalog, Grant, Refuse, Withdraw, Object].into();
     node.watch(Some(0), Filter { kinds, ..Filter::default() }).unwrap()
 }
 
@@ -184,8 +184,11 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
     while next < node.revision() {
         match watcher.next().await.unwrap() {
             Told::Event(event, positions) => {
-                let EventTold::Consent(told) = &event.told else { panic!("{event:?}") };
-                assert_eq!(positions.len(), told.changes.len());
+                match &event.told {
+                    EventTold::Consent(told) => assert_eq!(positions.len(), told.changes.len()),
+                    EventTold::Catalog(told) => assert!(!told.effects.is_empty()),
+                    other => panic!("{other:?}"),
+                }
                 heard.push((*event).clone());
             }
             Told::CaughtUp { next_index } => next = next_index,

@@ -7,6 +7,7 @@
 
 mod acts;
 mod echo;
+mod fanout;
 mod load;
 mod process;
 mod proofs;
@@ -58,6 +59,9 @@ pub struct BenchArgs {
     /// Leave the data where it is, and say where
     #[arg(long)]
     pub keep: bool,
+    /// Sizes of `fanout`
+    #[command(flatten)]
+    pub fanout: fanout::FanoutArgs,
 }
 
 /// What can be measured.
@@ -75,6 +79,8 @@ pub enum Part {
     Verify,
     /// The tree beside the append path, and proofs; only when it is named
     Proofs,
+    /// Watch streams and a burst of withdrawals, beside an echo server; only when it is named
+    Fanout,
     /// Restart, and resident memory
     Restart,
 }
@@ -156,6 +162,9 @@ pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, 
     }
     if args.only.contains(&Part::Proofs) {
         proofs::proofs(args.proof_entries, &place.root, &mut report)?;
+    }
+    if args.only.contains(&Part::Fanout) {
+        fanout::fanout(&args.fanout, &bench, &place.root, &mut report).await?;
     }
     if wanted(Part::Restart) {
         rest::restart(&bench, &mut report).await?;

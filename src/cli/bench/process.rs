@@ -24,9 +24,14 @@ pub(super) struct ServerProcess {
 impl ServerProcess {
     /// The service on a data directory.
     pub(super) fn serve(data_dir: &Path) -> Result<Self, CliError> {
+        Self::serve_with(data_dir, &[])
+    }
+
+    /// The service on a data directory, with more flags.
+    pub(super) fn serve_with(data_dir: &Path, flags: &[&str]) -> Result<Self, CliError> {
         let mut command = Self::command()?;
         command.arg("serve").arg("--data-dir").arg(data_dir);
-        command.args(["--listen", "127.0.0.1:0", "--log-level", "warn"]);
+        command.args(["--listen", "127.0.0.1:0", "--log-level", "warn"]).args(flags);
         Self::start(command)
     }
 
@@ -66,11 +71,20 @@ impl ServerProcess {
 
     /// Connections to the server.
     pub(super) async fn connect(&self, count: usize) -> Result<Vec<Channel>, CliError> {
+        self.connect_with(count, |endpoint| endpoint).await
+    }
+
+    /// Connections to the server, set up in some way.
+    pub(super) async fn connect_with(
+        &self,
+        count: usize,
+        set_up: impl Fn(Endpoint) -> Endpoint,
+    ) -> Result<Vec<Channel>, CliError> {
         let mut channels = Vec::new();
         for _ in 0..count {
             let endpoint = Endpoint::from_shared(self.addr.clone())
                 .map_err(|error| CliError::failed(error.to_string()))?;
-            let channel = endpoint.tcp_nodelay(true).connect().await;
+            let channel = set_up(endpoint.tcp_nodelay(true)).connect().await;
             channels.push(channel.map_err(|error| CliError::failed(error.to_string()))?);
         }
         Ok(channels)

@@ -68,6 +68,16 @@ pub struct GenerateArgs {
 /// Far enough in the past that no act is in the future.
 const START: &str = "2026-01-01T00:00:00Z";
 
+/// The catalogue that traffic is about, if no other is named.
+pub(in crate::cli) fn example_catalog() -> Result<CatalogFile, CliError> {
+    CatalogFile::parse(CATALOG).map_err(CliError::failed)
+}
+
+/// When the first act took effect, if nothing else is said.
+pub(in crate::cli) fn start() -> Result<Timestamp, CliError> {
+    words::time(START).map_err(CliError::failed)
+}
+
 fn population() -> RangedU64ValueParser {
     value_parser!(u64).range(1..=10_000_000)
 }
@@ -75,7 +85,7 @@ fn population() -> RangedU64ValueParser {
 pub(super) fn run(args: &GenerateArgs, context: &mut Context) -> Result<Exit, CliError> {
     let catalog = match &args.catalog {
         Some(path) => CatalogFile::read(path)?,
-        None => CatalogFile::parse(CATALOG).map_err(CliError::failed)?,
+        None => example_catalog()?,
     };
     let plan = Plan::of(&catalog).ok_or_else(|| {
         CliError::failed("the catalogue has no channel, or no purpose that stands on consent")

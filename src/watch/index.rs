@@ -1,0 +1,326 @@
+//! Which listeners an event is for, without asking each: their filters, turned inside out.
+//!
+//! Every listener has a number. For each kind there is the set of those that want it; for each
+//! purpose, channel and namespace that some filter lists, the set of those that list it; and in each
+//! of these dimensions the set of those that list nothing, and so want all. A change is for the
+//! intersection of its sets, an event for the union over its changes, narrowed to the namespaces
+//! of whom it is about. So an event costs a few passes over one bit a listener.
+//!
+//! Invariant: [`FilterIndex::matching`] names exactly the listeners whose filter the event passes,
+//! in the sense of [`Event::passing`].
+
+use std::{borrow::Borrow, collections::BTreeSet, hash::Hash};
+
+use fixedbitset::FixedBitSet;
+use hashbrown::HashMap;
+
+use crate::domain::{EventKind, Filter, Key};
+
+use super::event::{Event, EventTold};
+
+/// The filters of all listeners.
+#[derive(Debug, Default)]
+pub(super) struct FilterIndex {
+    kinds: HashMap<EventKind, FixedBitSet>,
+    purposes: Dimension<Key>,
+    channels: Dimension<Key>,
+    namespaces: Dimension<String>,
+    /// The listeners that an event is for, while it is asked. The others are kept for their memory.
+    found: FixedBitSet,
+    change: FixedBitSet,
+    union: FixedBitSet,
+}
+
+/// Who wants which value of one part of a filter.
+#[derive(Debug)]
+struct Dimension<K> {
+    /// Those that list nothing.
+    any: FixedBitSet,
+    /// Those that list a value.
+    of: HashMap<K, FixedBitSet>,
+}
+
+impl FilterIndex {
+    /// Adds the filter of a listener that has none yet.
+    pub(super) fn insert(&mut self, listener: usize, filter: &Filter) {
+        for kind in EventKind::ALL.into_iter().filter(|kind| filter.wants(*kind)) {
+            add(self.kinds.entry(kind).or_default(), listener);
+        }
+        self.purposes.insert(listener, &filter.purposes);
+        self.channels.insert(listener, &filter.channels);
+        self.namespaces.insert(listener, &filter.namespaces);
+    }
+
+    /// Takes the filter of a listener away, as it was added.
+    pub(super) fn remove(&mut self, listener: usize, filter: &Filter) {
+        for own in self.kinds.values_mut() {
+            take(own, listener);
+        }
+        self.purposes.remove(listener, &filter.purposes);
+        self.channels.remove(listener, &filter.channels);
+        self.namespaces.remove(listener, &filter.namespaces);
+    }
+
+    /// The listeners that an event is for, ascending.
+    pub(super) fn matching(&mut self, event: &Event) -> impl Iterator<Item = usize> {
+        self.found.clear();
+        match &event.told {
+            EventTold::Consent(own) => {
+                for change in &own.changes {
+                    let scope = &change.scope;
+                    self.find(change.action.into(), scope.purpose.as_ref(), scope.channel.as_ref());
+                }
+                if own.preferences_changed {
+                    self.find(EventKind::Preferences, None, None);
+                }
+            }
+            EventTold::Link(_) => self.find(EventKind::Link, None, None),
+            EventTold::Catalog(own) => {
+                self.find(EventKind::Catalog, own.purpose.as_ref(), own.channel.as_ref());
+            }
+            EventTold::Overdue(_) => self.find(EventKind::Overdue, None, None),
+        }
+        let mut namespaces = event.subjects().map(|subject| subject.namespace()).peekable();
+        if namespaces.peek().is_some() {
+            self.namespaces.narrow(&mut self.found, namespaces, &mut self.union);
+        }
+        self.found.ones()
+    }
+
+    /// Adds those that want a change of this kind to one purpose and channel, or to all.
+    fn find(&mut self, kind: EventKind, purpose: Option<&Key>, channel: Option<&Key>) {
+        let Some(of_kind) = self.kinds.get(&kind) else { return };
+        self.change.clone_from(of_kind);
+        if purpose.is_some() {
+            self.purposes.narrow(&mut self.change, purpose, &mut self.union);
+        }
+        if channel.is_some() {
+            self.channels.narrow(&mut self.change, channel, &mut self.union);
+        }
+        self.found.union_with(&self.change);
+    }
+}
+
+impl<K> Default for Dimension<K> {
+    fn default() -> Self {
+        Self { any: FixedBitSet::new(), of: HashMap::new() }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Dimension<K> {
+    fn insert(&mut self, listener: usize, values: &BTreeSet<K>) {
+        if values.is_empty() {
+            add(&mut self.any, listener);
+        }
+        for value in values {
+            add(self.of.entry_ref(value).or_default(), listener);
+        }
+    }
+
+    fn remove(&mut self, listener: usize, values: &BTreeSet<K>) {
+        take(&mut self.any, listener);
+        for value in values {
+            if let Some(own) = self.of.get_mut(value) {
+                take(own, listener);
+                if own.is_clear() {
+                    self.of.remove(value);
+                }
+            }
+        }
+    }
+
+    /// Leaves of some listeners those that want one of these values. `union` is overwritten.
+    fn narrow<'v, V>(
+        &self,
+        listeners: &mut FixedBitSet,
+        values: impl IntoIterator<Item = &'v V>,
+        union: &mut FixedBitSet,
+    ) where
+        K: Borrow<V>,
+        V: Eq + Hash + ?Sized + 'v,
+    {
+        union.clone_from(&self.any);
+        for own in values.into_iter().filter_map(|value| self.of.get(value)) {
+            union.union_with(own);
+        }
+        listeners.intersect_with(union);
+    }
+}
+
+fn add(listeners: &mut FixedBitSet, listener: usize) {
+    listeners.grow_and_insert(listener);
+}
+
+/// Sets are only as long as their greatest member has made them.
+fn take(listeners: &mut FixedBitSet, listener: usize) {
+    if listeners.contains(listener) {
+        listeners.remove(listener);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+
+    use proptest::{collection::vec, option, prelude::*, sample::select};
+
+    use super::*;
+    use crate::{
+        domain::{
+            Action, Actor, ChangeRecord, LinkConfidence, Millis, Outcome, ScopeKeys, Subject,
+        },
+        watch::event::{CatalogEffect, CatalogTold, ConsentTold, LinkTold, OverdueTold},
+    };
+
+    const PURPOSES: [&str; 5] = ["news", "ads", "care", "news.local", "never-listed"];
+    const CHANNELS: [&str; 4] = ["email", "sms", "push", "post"];
+    const NAMESPACES: [&str; 4] = ["user", "email", "device", "crm"];
+    /// More listeners than one word of a set has bits.
+    const LISTENERS: usize = 90;
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).unwrap()
+    }
+
+    fn keys(from: &'static [&'static str]) -> impl Strategy<Value = BTreeSet<Key>> {
+        vec(select(from), 0..3).prop_map(|texts| texts.into_iter().map(key).collect())
+    }
+
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        let namespaces = vec(select(&NAMESPACES[..]), 0..2);
+        let kinds = vec(select(&EventKind::ALL[..]), 0..4);
+        (keys(&PURPOSES[..4]), keys(&CHANNELS), kinds, namespaces).prop_map(
+            |(purposes, channels, kinds, namespaces)| Filter {
+                purposes,
+                channels,
+                kinds: kinds.into_iter().collect(),
+                namespaces: namespaces.into_iter().map(str::to_owned).collect(),
+            },
+        )
+    }
+
+    fn any_change() -> impl Strategy<Value = ChangeRecord> {
+        use Action::{Expire, Grant, Object, Refuse, Withdraw};
+        let action = select(&[Grant, Refuse, Withdraw, Object, Expire][..]);
+        let purpose = option::weighted(0.7, select(&PURPOSES[..]));
+        let channel = option::weighted(0.7, select(&CHANNELS[..]));
+        (action, purpose, channel).prop_map(|(action, purpose, channel)| ChangeRecord {
+            action,
+            scope: ScopeKeys { purpose: purpose.map(key), channel: channel.map(key) },
+            purpose_version: 0,
+            expires_at: None,
+            data_categories: Vec::new(),
+            outcome: Outcome::Applied,
+        })
+    }
+
+    fn any_subject() -> impl Strategy<Value = Subject> {
+        (select(&NAMESPACES[..]), 0..9_u8)
+            .prop_map(|(namespace, id)| Subject::parse(&format!("{namespace}:{id}")).unwrap())
+    }
+
+    fn any_told() -> impl Strategy<Value = EventTold> {
+        let linked = || vec(any_subject(), 0..3);
+        let consent = (any_subject(), vec(any_change(), 0..4), any::<bool>(), linked());
+        let catalog = (option::of(select(&PURPOSES[..])), select(&CHANNELS[..]));
+        prop_oneof![
+            6 => consent.prop_map(|(subject, changes, preferences_changed, linked)| {
+                EventTold::Consent(ConsentTold {
+                    subject,
+                    actor: Actor::Subject,
+                    effective_at: Millis(0),
+                    changes,
+                    preferences_changed,
+                    cause: None,
+                    reason: None,
+                    linked,
+                })
+            }),
+            2 => (any_subject(), any_subject(), linked()).prop_map(|(subject, other, linked)| {
+                let confidence = Some(LinkConfidence::Verified);
+                EventTold::Link(LinkTold { subject, other, confidence, linked })
+            }),
+            2 => catalog.prop_map(|(purpose, channel)| EventTold::Catalog(CatalogTold {
+                channel: purpose.is_none().then(|| key(channel)),
+                purpose: purpose.map(key),
+                effects: vec![CatalogEffect::Retired],
+                version: 1,
+                oldest_compatible: 1,
+            })),
+            1 => Just(EventTold::Overdue(OverdueTold {
+                subscription: key("mailer"),
+                shard: 0,
+                event_index: 1,
+                pending_since: Millis(0),
+            })),
+        ]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A listener with this number comes, or, if it is there, leaves.
+        Toggle(usize, Box<Filter>),
+        Event(Box<EventTold>),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            1 => (0..LISTENERS, any_filter()).prop_map(|(at, own)| Step::Toggle(at, Box::new(own))),
+            1 => any_told().prop_map(|told| Step::Event(Box::new(told))),
+        ]
+    }
+
+    fn config() -> ProptestConfig {
+        let own = ProptestConfig::default();
+        let cases = if env::var_os("PROPTEST_CASES").is_some() { own.cases } else { 128 };
+        ProptestConfig { cases, ..own }
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn the_index_finds_whom_asking_each_filter_finds(
+            begin in vec(any_filter(), LISTENERS),
+            steps in vec(any_step(), 1..120),
+        ) {
+            let mut index = FilterIndex::default();
+            let mut filters: Vec<Option<Filter>> = begin.into_iter().map(Some).collect();
+            for (listener, filter) in filters.iter().enumerate() {
+                index.insert(listener, filter.as_ref().unwrap());
+            }
+            for step in steps {
+                match step {
+                    Step::Toggle(listener, filter) => match filters[listener].take() {
+                        Some(own) => index.remove(listener, &own),
+                        None => {
+                            index.insert(listener, &filter);
+                            filters[listener] = Some(*filter);
+                        }
+                    },
+                    Step::Event(told) => {
+                        let event = Event { index: 0, recorded_at: Millis(0), told: *told };
+                        let asked = |filter: &Option<Filter>| {
+                            filter.as_ref().is_some_and(|own| event.passing(own).is_some())
+                        };
+                        let naive: Vec<usize> =
+                            (0..LISTENERS).filter(|at| asked(&filters[*at])).collect();
+                        prop_assert_eq!(index.matching(&event).collect::<Vec<_>>(), naive);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_nobody_lists_any_more_are_forgotten() {
+        let mut index = FilterIndex::default();
+        let filter = Filter { purposes: [key("news")].into(), ..Filter::default() };
+        index.insert(3, &filter);
+        index.insert(70, &filter);
+        index.remove(3, &filter);
+        assert_eq!(index.purposes.of.len(), 1);
+        index.remove(70, &filter);
+        assert!(index.purposes.of.is_empty());
+    }
+}
