@@ -16,7 +16,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("consent.v1.bin"), descriptors.encode_to_vec())?;
     // Ordered maps make the encoding of a request deterministic, and with it the request digest.
-    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
+        .compile_fds(descriptors)?;
 
     // Tests that need a tool are reported as ignored where nobody names one.
     for (variable, flag) in
