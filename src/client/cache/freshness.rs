@@ -12,6 +12,22 @@ use tokio::time::Instant;
 /// How many answers wait for the stream to reach their revision. Beyond, the latest are left out.
 const WAITING_MAX: usize = 64;
 
+/// Now, on both of this machine's clocks. Time is an argument here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) mono: Instant,
+    wall_ms: u64,
+}
+
+impl Now {
+    pub(super) fn read() -> Self {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall_ms =
+            since_epoch.map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        Self { mono: Instant::now(), wall_ms }
+    }
+}
+
 /// A moment before which everything that was acknowledged is known, on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
@@ -23,7 +39,7 @@ pub(super) struct Mark {
 /// A question that is on its way to the server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    at: Instant,
+    at: Now,
     /// Where the stream was by then.
     position: Option<u64>,
 }
@@ -52,16 +68,16 @@ struct Tracked {
     /// Everything before it was told, and taken out of the cache.
     position: Option<u64>,
     /// Questions by when they were asked, with the revision of their answer.
-    waiting: VecDeque<(Instant, u64)>,
+    waiting: VecDeque<(Now, u64)>,
     /// When the present connection's stream was asked for, until its first progress message.
     asked_at: Option<Instant>,
     contradicted: bool,
 }
 
 impl Freshness {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Now) -> Self {
         Self {
-            born: Instant::now(),
+            born: now.mono,
             mono_ns: AtomicU64::new(0),
             wall_ms: AtomicU64::new(0),
             server_offset_ms: AtomicU64::new(0),
@@ -78,24 +94,22 @@ impl Freshness {
     }
 
     /// How long ago that was.
-    pub(super) fn age_of(&self, mark: Mark) -> Duration {
-        let mono = self.since_born(Instant::now()).saturating_sub(mark.mono_ns);
-        let wall = wall_ms_now().saturating_sub(mark.wall_ms);
+    pub(super) fn age_of(&self, mark: Mark, now: Now) -> Duration {
+        let mono = self.since_born(now.mono).saturating_sub(mark.mono_ns);
+        let wall = now.wall_ms.saturating_sub(mark.wall_ms);
         Duration::from_nanos(mono).max(Duration::from_millis(wall))
     }
 
     /// The latest that the server's clock can say now, in milliseconds since the Unix epoch.
-    pub(super) fn server_ms_max(&self) -> Option<u64> {
+    pub(super) fn server_ms_max(&self, now: Now) -> Option<u64> {
         let offset = self.server_offset_ms.load(Ordering::Acquire);
         // Rounded up.
-        (offset > 0).then(|| offset + self.ms_since_born(Instant::now()) + 1)
+        (offset > 0).then(|| offset + self.ms_since_born(now.mono) + 1)
     }
 
     /// A question is about to be sent.
-    pub(super) fn ask(&self) -> Asked {
-        // In this order, although any would do: the position only grows.
-        let position = self.tracked.lock().position;
-        Asked { at: Instant::now(), position }
+    pub(super) fn ask(&self, now: Now) -> Asked {
+        Asked { at: now, position: self.tracked.lock().position }
     }
 
     /// A question was answered at a revision.
@@ -128,12 +142,17 @@ impl Freshness {
     }
 
     /// As [`Self::reached`], with the server's time.
-    pub(super) fn progress(&self, next_index: u64, as_of: Option<&prost_types::Timestamp>) {
+    pub(super) fn progress(
+        &self,
+        next_index: u64,
+        as_of: Option<&prost_types::Timestamp>,
+        now: Now,
+    ) {
         let mut tracked = self.tracked.lock();
         self.reach(&mut tracked, next_index);
         let asked_at = tracked.asked_at.take();
         if let Some(as_of_ms) = as_of.and_then(millis) {
-            self.hear_clock(asked_at, as_of_ms);
+            self.hear_clock(asked_at, as_of_ms, now);
         }
     }
 
@@ -141,7 +160,7 @@ impl Freshness {
         let position = tracked.position.map_or(next_index, |own| own.max(next_index));
         tracked.position = Some(position);
         let told = tracked.waiting.iter().filter(|(_, revision)| *revision <= position);
-        if let Some(asked_at) = told.map(|(asked_at, _)| *asked_at).max() {
+        if let Some(asked_at) = told.map(|(at, _)| *at).max_by_key(|at| at.mono) {
             self.advance(tracked, asked_at);
         }
         tracked.waiting.retain(|(_, revision)| *revision > position);
@@ -164,19 +183,17 @@ impl Freshness {
         self.tracked.lock().contradicted
     }
 
-    fn advance(&self, tracked: &Tracked, asked_at: Instant) {
-        let mono_ns = self.since_born(asked_at);
+    fn advance(&self, tracked: &Tracked, asked_at: Now) {
+        let mono_ns = self.since_born(asked_at.mono);
         if tracked.contradicted || mono_ns <= self.mono_ns.load(Ordering::Relaxed) {
             return;
         }
-        // The wall clock as it was then, by what it says now.
-        let ago = u64::try_from(asked_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.wall_ms.store(wall_ms_now().saturating_sub(ago), Ordering::Release);
+        self.wall_ms.store(asked_at.wall_ms, Ordering::Release);
         self.mono_ns.store(mono_ns, Ordering::Release);
     }
 
     /// The server's clock said `as_of_ms`, before now; and after `asked_at`, if that is known.
-    fn hear_clock(&self, asked_at: Option<Instant>, as_of_ms: u64) {
+    fn hear_clock(&self, asked_at: Option<Instant>, as_of_ms: u64, now: Now) {
         // It said so at the earliest when it was asked, and so may say this much more now.
         let latest = |since: Instant| as_of_ms.saturating_sub(self.ms_since_born(since));
         let offset = match asked_at {
@@ -184,7 +201,7 @@ impl Freshness {
             // It was at the latest now. If that already is more, the clock was set forward.
             None => {
                 let known = self.server_offset_ms.load(Ordering::Relaxed);
-                if known == 0 { 0 } else { known.max(latest(Instant::now())) }
+                if known == 0 { 0 } else { known.max(latest(now.mono)) }
             }
         };
         self.server_offset_ms.store(offset, Ordering::Release);
@@ -200,11 +217,6 @@ impl Freshness {
     }
 }
 
-fn wall_ms_now() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// Milliseconds since the Unix epoch; none before it.
 pub(super) fn millis(time: &prost_types::Timestamp) -> Option<u64> {
     let seconds = u64::try_from(time.seconds).ok()?;
@@ -216,80 +228,108 @@ pub(super) fn millis(time: &prost_types::Timestamp) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn at(seconds: i64) -> prost_types::Timestamp {
+    fn timestamp(seconds: i64) -> prost_types::Timestamp {
         prost_types::Timestamp { seconds, nanos: 0 }
     }
 
-    fn age(freshness: &Freshness) -> Option<Duration> {
-        freshness.mark().map(|mark| freshness.age_of(mark))
+    /// Clocks that go as they are told.
+    struct World {
+        start: Instant,
+        freshness: Freshness,
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_is_as_fresh_as_the_question_was_sent_and_not_as_the_answer_came() {
-        let freshness = Freshness::new();
-        freshness.progress(10, None);
-        let asked = freshness.ask();
-        tokio::time::advance(Duration::from_secs(3)).await;
-        freshness.answered(asked, 10).unwrap();
-        assert_eq!(age(&freshness), Some(Duration::from_secs(3)));
+    impl World {
+        fn new() -> Self {
+            let start = Instant::now();
+            let freshness = Freshness::new(Now { mono: start, wall_ms: 0 });
+            Self { start, freshness }
+        }
+
+        /// So many seconds after the start, on both clocks.
+        fn at(&self, seconds: u64) -> Now {
+            Now { mono: self.start + Duration::from_secs(seconds), wall_ms: seconds * 1_000 }
+        }
+
+        fn age_at(&self, now: Now) -> Option<u64> {
+            self.freshness.mark().map(|mark| self.freshness.age_of(mark, now).as_secs())
+        }
+
+        /// A question at one time, and its answer.
+        fn ask(&self, seconds: u64, revision: u64) -> Result<(), Contradiction> {
+            let asked = self.freshness.ask(self.at(seconds));
+            self.freshness.answered(asked, revision)
+        }
+    }
+
+    #[test]
+    fn it_is_as_fresh_as_the_question_was_sent_and_not_as_the_answer_came() {
+        let world = World::new();
+        world.freshness.progress(10, None, world.at(1));
+        let asked = world.freshness.ask(world.at(2));
+        assert_eq!(world.age_at(world.at(4)), None, "it is not answered");
+        world.freshness.answered(asked, 10).unwrap();
+        assert_eq!(world.age_at(world.at(5)), Some(3));
         // An older question that is answered later makes it no older.
-        let (older, newer) = (freshness.ask(), freshness.ask());
-        freshness.answered(newer, 10).unwrap();
-        freshness.answered(older, 10).unwrap();
-        assert_eq!(age(&freshness), Some(Duration::ZERO));
+        let (older, newer) = (world.freshness.ask(world.at(6)), world.freshness.ask(world.at(7)));
+        world.freshness.answered(newer, 10).unwrap();
+        world.freshness.answered(older, 10).unwrap();
+        assert_eq!(world.age_at(world.at(7)), Some(0));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_counts_once_the_stream_has_told_what_it_knew() {
-        let freshness = Freshness::new();
-        let asked = freshness.ask();
-        freshness.answered(asked, 12).unwrap();
-        assert!(age(&freshness).is_none(), "no stream yet");
-        freshness.reached(12);
-        assert!(age(&freshness).is_none(), "its place is not known before it says so");
-        freshness.progress(10, None);
-        assert!(age(&freshness).is_none(), "10 and 11 are still to come");
-        tokio::time::advance(Duration::from_secs(2)).await;
-        freshness.reached(12);
-        assert_eq!(age(&freshness), Some(Duration::from_secs(2)));
+    #[test]
+    fn a_machine_that_slept_knows_it_by_its_wall_clock() {
+        let world = World::new();
+        world.freshness.progress(10, None, world.at(1));
+        world.ask(2, 10).unwrap();
+        let awake = Now { mono: world.at(3).mono, wall_ms: 90_000 };
+        assert_eq!(world.age_at(awake), Some(88));
+        let set_back = Now { mono: world.at(9).mono, wall_ms: 0 };
+        assert_eq!(world.age_at(set_back), Some(7));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_ledger_that_lost_entries_is_not_believed() {
-        let freshness = Freshness::new();
-        freshness.progress(10, None);
-        let asked = freshness.ask();
-        freshness.answered(asked, 10).unwrap();
-        assert!(age(&freshness).is_some());
-        let asked = freshness.ask();
-        assert!(freshness.answered(asked, 9).is_err());
-        assert!(freshness.is_contradicted() && age(&freshness).is_none());
-        let asked = freshness.ask();
-        freshness.answered(asked, 10).unwrap();
-        assert!(age(&freshness).is_none(), "not before everything is forgotten");
-        freshness.forget();
-        freshness.progress(9, None);
-        let asked = freshness.ask();
-        freshness.answered(asked, 9).unwrap();
-        assert!(age(&freshness).is_some());
+    #[test]
+    fn an_answer_counts_once_the_stream_has_told_what_it_knew() {
+        let world = World::new();
+        world.ask(1, 12).unwrap();
+        assert_eq!(world.age_at(world.at(1)), None, "no stream yet");
+        world.freshness.reached(12);
+        assert_eq!(world.age_at(world.at(1)), None, "its place is not known before it says so");
+        world.freshness.progress(10, None, world.at(2));
+        assert_eq!(world.age_at(world.at(2)), None, "10 and 11 are still to come");
+        world.freshness.reached(12);
+        assert_eq!(world.age_at(world.at(4)), Some(3));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_servers_clock_is_taken_for_as_late_as_it_can_be() {
-        let freshness = Freshness::new();
-        assert_eq!(freshness.server_ms_max(), None);
-        tokio::time::advance(Duration::from_secs(100)).await;
-        freshness.connected(Instant::now());
+    #[test]
+    fn a_ledger_that_lost_entries_is_not_believed() {
+        let world = World::new();
+        world.freshness.progress(10, None, world.at(0));
+        world.ask(1, 10).unwrap();
+        assert_eq!(world.age_at(world.at(1)), Some(0));
+        assert!(world.ask(2, 9).is_err());
+        assert!(world.freshness.is_contradicted());
+        world.ask(3, 10).unwrap();
+        assert_eq!(world.age_at(world.at(3)), None, "not before everything is forgotten");
+        world.freshness.forget();
+        world.freshness.progress(9, None, world.at(4));
+        world.ask(5, 9).unwrap();
+        assert_eq!(world.age_at(world.at(5)), Some(0));
+    }
+
+    #[test]
+    fn the_servers_clock_is_taken_for_as_late_as_it_can_be() {
+        let world = World::new();
+        let latest = |seconds| world.freshness.server_ms_max(world.at(seconds));
+        assert_eq!(latest(0), None);
+        world.freshness.connected(world.at(100).mono);
         // It was said somewhen within these four seconds: perhaps at once.
-        tokio::time::advance(Duration::from_secs(4)).await;
-        freshness.progress(1, Some(&at(1_000)));
-        assert_eq!(freshness.server_ms_max(), Some(1_004_001));
-        tokio::time::advance(Duration::from_secs(10)).await;
+        world.freshness.progress(1, Some(&timestamp(1_000)), world.at(104));
+        assert_eq!(latest(104), Some(1_004_001));
         // A later word that was on its way for long changes nothing.
-        freshness.progress(1, Some(&at(1_005)));
-        assert_eq!(freshness.server_ms_max(), Some(1_014_001));
+        world.freshness.progress(1, Some(&timestamp(1_005)), world.at(114));
+        assert_eq!(latest(114), Some(1_014_001));
         // A clock that was set forward is believed at once.
-        freshness.progress(1, Some(&at(2_000)));
-        assert_eq!(freshness.server_ms_max(), Some(2_000_001));
+        world.freshness.progress(1, Some(&timestamp(2_000)), world.at(114));
+        assert_eq!(latest(114), Some(2_000_001));
     }
 }

@@ -41,7 +41,7 @@ use std::{
     time::Duration,
 };
 
-use freshness::{Asked, Freshness};
+use freshness::{Asked, Freshness, Now};
 use futures_util::StreamExt as _;
 use store::{About, Store};
 use thiserror::Error;
@@ -239,7 +239,7 @@ impl CachedChecker {
         }
         let shared = Arc::new(Shared {
             store: Store::new(options.subjects_max),
-            freshness: Freshness::new(),
+            freshness: Freshness::new(Now::read()),
             checks: client.checks(),
             options,
         });
@@ -264,18 +264,18 @@ impl CachedChecker {
         let mark = own.freshness.mark()?;
         let entry = own.store.find(question)?;
         if let Some(valid_until_ms) = entry.valid_until_ms
-            && own.freshness.server_ms_max().is_none_or(|now| now >= valid_until_ms)
+            && own.freshness.server_ms_max(Now::read()).is_none_or(|now| now >= valid_until_ms)
         {
             return None;
         }
-        (own.freshness.age_of(mark) <= own.options.bound).then_some(entry.response)
+        (own.freshness.age_of(mark, Now::read()) <= own.options.bound).then_some(entry.response)
     }
 
     /// How old the cache's knowledge is at most; none before it has any.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let freshness = &self.shared.freshness;
-        freshness.mark().map(|mark| freshness.age_of(mark))
+        freshness.mark().map(|mark| freshness.age_of(mark, Now::read()))
     }
 
     /// Whether cached answers are given now.
@@ -295,7 +295,7 @@ impl CachedChecker {
         if own.options.on_stale == OnStale::Deny && !self.is_fresh() {
             return Answer::Denied(Unanswered::Stale);
         }
-        let asked = own.freshness.ask();
+        let asked = own.freshness.ask(Now::read());
         let mut checks = own.checks.clone();
         let mut request = tonic::Request::new(question.request());
         request.set_timeout(own.options.deadline);
@@ -375,7 +375,7 @@ fn hear(shared: &Shared, watch: &Watch, heard: Heard) {
         Message::Catalog(event) => (event.index, About::Everybody),
         Message::Progress(progress) => {
             shared.store.reached(progress.next_index);
-            shared.freshness.progress(progress.next_index, progress.as_of.as_ref());
+            shared.freshness.progress(progress.next_index, progress.as_of.as_ref(), Now::read());
             return;
         }
         // Neither was asked for.
@@ -408,7 +408,7 @@ async fn probe(shared: &Arc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let asked = shared.freshness.ask();
+        let asked = shared.freshness.ask(Now::read());
         let mut checks = shared.checks.clone();
         let question = Question::new(PROBE, PROBE_KEY, PROBE_KEY);
         // One that takes longer than the bound would say nothing any more.
