@@ -26,6 +26,7 @@ mod checkpoint;
 mod client;
 mod completions;
 mod confirm;
+mod consume;
 mod decisions;
 pub mod error;
 mod export;
@@ -47,6 +48,7 @@ mod replay;
 pub mod serve;
 pub mod shapes;
 mod token;
+mod told;
 pub mod trust;
 mod uses;
 mod verify;
@@ -154,6 +156,9 @@ pub enum Command {
     Use(uses::UseArgs),
     /// Follow what changes, in ledger order
     Watch(watch::WatchArgs),
+    /// Hear a durable subscription, and acknowledge what was printed
+    #[command(hide = true)]
+    Consume(consume::ConsumeArgs),
     /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
@@ -294,6 +299,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Token(command) => Box::pin(token::run(command, context)).await,
         Command::Use(args) => Box::pin(uses::run(args, context)).await,
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
+        Command::Consume(args) => Box::pin(consume::run(args, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,
         Command::Link(args) => Box::pin(link::run(args, context)).await,
