@@ -35,6 +35,10 @@ use crate::proto;
 /// The largest request that is kept for another try, in bytes. A larger one is sent once.
 pub const RETRY_BUFFER_BYTES_MAX: usize = 4 << 20;
 
+/// The number of the status code.
+const CANCELLED: i32 = 1;
+/// How much earlier than the deadline the channel's own timer may fire.
+const TIMER_SLACK: Duration = Duration::from_millis(5);
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 const ATTEMPTS_HEADER: &str = "grpc-previous-rpc-attempts";
 
@@ -100,9 +104,7 @@ impl Calls {
         let Some(deadline) = deadline else { return work.await };
         let answer = match timeout_at(deadline, work).await {
             Ok(answer) => answer?,
-            Err(_) => {
-                Status::deadline_exceeded("the call took longer than its deadline").into_http()
-            }
+            Err(_) => too_late().into_http(),
         };
         Ok(answer.map(|body| Body::new(Deadlined { body, end: Box::pin(sleep_until(deadline)) })))
     }
@@ -137,7 +139,7 @@ impl Calls {
             let worth = policy.retryable_status_codes.contains(&i32::from(status.code()));
             let advice = fault::advice(&status);
             let open = match &self.shared.throttle {
-                Some(throttle) if worth || advice == Advice::Never => throttle.failed(),
+                Some(throttle) if worth => throttle.failed(),
                 _ => true,
             };
             if !may_repeat || !worth || !open || attempts >= policy.max_attempts {
@@ -169,7 +171,20 @@ impl Calls {
             parts.headers.insert(TIMEOUT_HEADER, timeout_value(left));
         }
         let mut channel = self.channel.clone();
-        Ok(channel.ready().await?.call(Request::from_parts(parts, body)).await?)
+        let answer = channel.ready().await?.call(Request::from_parts(parts, body)).await;
+        let is_cancelled = match &answer {
+            Ok(answer) => {
+                failure(answer.headers()).is_some_and(|own| i32::from(own.code()) == CANCELLED)
+            }
+            Err(_) => true,
+        };
+        // The channel and the server read the timeout, too, and may word it as a cancelled call.
+        match deadline {
+            Some(end) if is_cancelled && Instant::now() + TIMER_SLACK >= end => {
+                Ok(too_late().into_http())
+            }
+            _ => Ok(answer?),
+        }
     }
 }
 
@@ -186,6 +201,10 @@ impl Service<Request<Body>> for Calls {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.clone().run(request))
     }
+}
+
+fn too_late() -> Status {
+    Status::deadline_exceeded("the call took longer than its deadline")
 }
 
 /// The failure of an answer that is nothing but its status.
@@ -344,9 +363,7 @@ impl http_body::Body for Deadlined {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        self.end.as_mut().poll(cx).map(|()| {
-            Some(Err(Status::deadline_exceeded("the answer took longer than the call's deadline")))
-        })
+        self.end.as_mut().poll(cx).map(|()| Some(Err(too_late())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -286,6 +286,7 @@ impl Driver {
     }
 
     async fn session(&mut self) -> End {
+        self.shared.book.lock().disconnected();
         let (requests, sent) = mpsc::channel(REQUESTS_MAX);
         // There is room: it is the first.
         let _ = requests.try_send(self.start());

@@ -60,7 +60,7 @@ pub const DEFAULT_JSON: &str = r#"{
       }
     }
   ],
-  "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}
+  "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.2}
 }"#;
 
 /// Names of the status codes, in the order of their numbers.

@@ -30,6 +30,8 @@ pub(super) enum Take {
 pub(super) struct Book {
     /// Counts connections.
     session: u64,
+    /// The server has let us in. Before, it would take nothing.
+    is_in: bool,
     /// Events in the caller's hands, and the connection whose credit each holds.
     held: HashMap<u64, u64>,
     /// Events that were given out and are not acknowledged.
@@ -67,6 +69,7 @@ impl Book {
     pub(super) fn new(credits: u32) -> Self {
         Self {
             session: 0,
+            is_in: false,
             held: HashMap::new(),
             unacked: BTreeSet::new(),
             lost_track: false,
@@ -86,9 +89,15 @@ impl Book {
         self.session
     }
 
+    /// The connection is gone.
+    pub(super) fn disconnected(&mut self) {
+        self.is_in = false;
+    }
+
     /// A new connection, whose credits are all still to be used.
     pub(super) fn connected(&mut self, next_index: u64, has_snapshot: bool) {
         self.session += 1;
+        self.is_in = true;
         self.returned = 0;
         self.to_tell.clear();
         self.delivered = next_index;
@@ -199,6 +208,9 @@ impl Book {
 
     /// What to acknowledge on this connection, if anything. To be asked until there is nothing.
     pub(super) fn take_ack(&mut self) -> Option<ConsumeAck> {
+        if !self.is_in {
+            return None;
+        }
         let through = self.through.min(self.delivered);
         let snapshot = self.snapshot.end.take_if(|_| self.snapshot.acked);
         let next_index = Some(through).filter(|through| *through > self.through_told).max(snapshot);
@@ -214,7 +226,8 @@ impl Book {
 
     /// Credits to give, if enough have gathered.
     pub(super) fn take_credits(&mut self) -> Option<u32> {
-        (self.returned >= self.returned_min).then(|| std::mem::take(&mut self.returned))
+        (self.is_in && self.returned >= self.returned_min)
+            .then(|| std::mem::take(&mut self.returned))
     }
 }
 
@@ -264,6 +277,8 @@ mod tests {
         }
         deal_with(&mut book, 2);
         // The acknowledgement is lost with the connection.
+        book.disconnected();
+        assert_eq!((book.take_ack(), book.take_credits()), (None, None));
         book.connected(0, false);
         assert_eq!(book.take_ack(), None, "nothing was delivered here yet");
         deal_with(&mut book, 3);
