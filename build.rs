@@ -22,9 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(descriptors)?;
 
     // Tests that need a tool are reported as ignored where nobody names one.
-    for (variable, flag) in
-        [("CONSENT_LEDGER_TEST_PYTHON", "test_python"), ("CONSENT_LEDGER_TEST_GO", "test_go")]
-    {
+    for (variable, flag) in [
+        ("CONSENT_LEDGER_TEST_PYTHON", "test_python"),
+        ("CONSENT_LEDGER_TEST_GO", "test_go"),
+        ("CONSENT_LEDGER_TEST_TSX", "test_tsx"),
+    ] {
         println!("cargo::rustc-check-cfg=cfg({flag})");
         println!("cargo::rerun-if-env-changed={variable}");
         if env::var_os(variable).is_some() {
