@@ -228,6 +228,26 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    let checker = client(&server.address).cached_checker(options()).unwrap();
+    for subject in ["user:1", "user:2"] {
+        grant(&mut clients, subject).await;
+        until_cached(&checker, subject).await;
+    }
+    let purpose = Some(proto::Purpose { retired: true, ..support::consent_purpose("ads") });
+    let request = proto::PutPurposeRequest { purpose, ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+    let since = Instant::now();
+    for subject in ["user:1", "user:2"] {
+        allows_for(&checker, subject, since).await;
+        until_denied(&checker, subject).await;
+    }
+    assert!(checker.is_fresh() && checker.interruptions() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stale_cache_denies_where_it_is_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
