@@ -242,6 +242,59 @@ async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
+    const SUBJECTS: usize = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    let address = server.address.clone();
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["ads"], &["email"]).await;
+    let withdraw = |subject: &str| {
+        support::act(subject, vec![support::change(Action::Withdraw, "ads", "email")])
+    };
+    for number in 0..SUBJECTS {
+        let act = withdraw(&format!("user:{number}"));
+        clients.consent.record_consent(act).await.unwrap();
+    }
+    let mut watch = client(&address).watch(WatchOptions {
+        snapshot: proto::Snapshot::Denied,
+        backoff: quick(),
+        ..WatchOptions::default()
+    });
+    let mut restarted = false;
+    let mut told = BTreeMap::new();
+    let revision = loop {
+        let Heard::Message(message) = watch.next().await.unwrap().unwrap() else { continue };
+        match *message {
+            Message::Snapshot(subject) => {
+                *told.entry(subject.subject).or_insert(0) += 1;
+                // In the midst of it, the server dies, and what is told meanwhile is not lost.
+                if !restarted && told.len() == SUBJECTS / 10 {
+                    restarted = true;
+                    server.kill();
+                    server = serve_again(dir.path(), &address);
+                    let mut clients = server.clients().await;
+                    clients.consent.record_consent(withdraw("user:new")).await.unwrap();
+                }
+            }
+            Message::SnapshotEnd(end) => break end.revision,
+            Message::Progress(_) => {}
+            other => panic!("before the end of the snapshot: {other:?}"),
+        }
+    };
+    assert_eq!(told.len(), SUBJECTS + usize::from(told.contains_key("user:new")));
+    // It is in the one or in the other.
+    while !told.contains_key("user:new") {
+        if let Heard::Message(message) = watch.next().await.unwrap().unwrap()
+            && let Message::Consent(event) = *message
+        {
+            assert!(event.index >= revision);
+            told.insert(event.subject, 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_can_not_heal_ends() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());

@@ -46,7 +46,8 @@ impl Heard {
                 match message.message.unwrap() {
                     watch_response::Message::Consent(event) => heard.0.push(event),
                     watch_response::Message::Progress(progress) => heard.1 = progress.next_index,
-                    watch_response::Message::Link(link) => panic!("nobody linked {link:?}"),
+                    watch_response::Message::Catalog(_) => {}
+                    other => panic!("nobody did this: {other:?}"),
                 }
             }
         });
