@@ -111,7 +111,7 @@ pub enum Consumed {
 /// A message that wants an acknowledgement. Dropped without one, it comes again.
 #[derive(Debug)]
 pub struct Delivery {
-    message: Message,
+    message: Box<Message>,
     attempt: u32,
     handle: Handle,
 }
@@ -138,12 +138,12 @@ impl Delivery {
     /// Says that this message was dealt with. Of a snapshot only the end is acknowledged; by then,
     /// all of it must be dealt with.
     pub fn ack(self) {
-        self.handle.settle(|book, index| book.ack(index), &self.message);
+        self.handle.settle(Book::ack, &self.message);
     }
 
     /// Says that this event and everything before it was dealt with.
     pub fn ack_through(self) {
-        self.handle.settle(|book, index| book.ack_through(index), &self.message);
+        self.handle.settle(Book::ack_through, &self.message);
     }
 }
 
@@ -337,11 +337,10 @@ impl Driver {
             };
             let (room, heard) = tokio::select! {
                 () = shared.changed.notified() => {
-                    match timeout(silence_max, self.flush(requests)).await {
-                        Ok(Ok(())) => continue,
-                        // The answer says why nothing can be sent any more.
-                        Ok(Err(_)) | Err(_) => {}
+                    if let Ok(Ok(())) = timeout(silence_max, self.flush(requests)).await {
+                        continue;
                     }
+                    // The answer says why nothing can be sent any more.
                     match timeout(silence_max, responses.message()).await {
                         Ok(Err(status)) => return End::Broken(status),
                         _ => return End::Broken(Status::unavailable("the server hears nothing")),
@@ -405,6 +404,7 @@ impl Driver {
             Take::GiveOut => {
                 let handle =
                     Handle { index: index_of(&message), session, shared: Arc::clone(&self.shared) };
+                let message = Box::new(message);
                 Some(Consumed::Delivery(Delivery { message, attempt: response.attempt, handle }))
             }
             Take::Known => {

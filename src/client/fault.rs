@@ -52,7 +52,8 @@ pub(super) fn advice(status: &Status) -> Advice {
 /// Whether a stream that ended with this status can go on one day, as it is.
 pub(super) fn heals(status: &Status) -> bool {
     let code = i32::from(status.code());
-    !FINAL_CODES.contains(&code) && !(code == ABORTED && reason(status).is_some())
+    let is_last_word = code == ABORTED && reason(status).is_some();
+    !is_last_word && !FINAL_CODES.contains(&code)
 }
 
 /// How long the server asks a stream to stay away.
