@@ -16,12 +16,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("consent.v1.bin"), descriptors.encode_to_vec())?;
     // Ordered maps make the encoding of a request deterministic, and with it the request digest.
-    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
+        .compile_fds(descriptors)?;
 
     // Tests that need a tool are reported as ignored where nobody names one.
-    for (variable, flag) in
-        [("CONSENT_LEDGER_TEST_PYTHON", "test_python"), ("CONSENT_LEDGER_TEST_GO", "test_go")]
-    {
+    for (variable, flag) in [
+        ("CONSENT_LEDGER_TEST_PYTHON", "test_python"),
+        ("CONSENT_LEDGER_TEST_GO", "test_go"),
+        ("CONSENT_LEDGER_TEST_TSX", "test_tsx"),
+    ] {
         println!("cargo::rustc-check-cfg=cfg({flag})");
         println!("cargo::rerun-if-env-changed={variable}");
         if env::var_os(variable).is_some() {

@@ -25,53 +25,86 @@
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
+//! * [`client`]: what other Rust services depend on, without the rest.
 //! * [`cli`]: the command line.
+//!
+//! The feature `client` alone compiles only [`proto`] and [`client`]; `server`, the default, is
+//! everything.
 
+#[cfg(feature = "server")]
 pub mod domain;
 
+#[cfg(feature = "server")]
 pub mod decide;
 
+#[cfg(feature = "server")]
 pub mod obligations;
 
+#[cfg(feature = "server")]
 pub mod storage;
 
+#[cfg(feature = "server")]
 pub mod tlog;
 
+#[cfg(feature = "server")]
 pub mod jws;
 
+#[cfg(feature = "server")]
 pub mod seal;
 
+#[cfg(feature = "server")]
 pub mod ledger;
 
+#[cfg(feature = "server")]
 pub mod token;
 
+#[cfg(feature = "server")]
 pub mod receipt;
 
+#[cfg(feature = "server")]
 pub mod vault;
 
+#[cfg(feature = "server")]
 pub mod tree;
 
+#[cfg(feature = "server")]
 pub mod backend;
 
+#[cfg(feature = "server")]
 pub mod view;
 
+#[cfg(feature = "server")]
 pub mod watch;
 
+#[cfg(feature = "server")]
 pub mod node;
 
 pub mod proto;
 
+#[cfg(feature = "server")]
 pub mod grpc;
 
+#[cfg(feature = "server")]
 pub mod tiles;
+#[cfg(feature = "server")]
 pub mod witness;
 
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod status;
+#[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
 pub mod web;
 
+#[cfg(feature = "server")]
 pub mod listener;
 
+#[cfg(feature = "client")]
+pub mod client;
+
+#[cfg(feature = "server")]
 pub mod cli;

@@ -26,7 +26,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Where the generated types may be named.
-const PROTO_USERS: &[&str] = &["grpc/", "ledger/entry", "cli/", "status.rs", "server.rs"];
+const PROTO_USERS: &[&str] =
+    &["grpc/", "ledger/entry", "cli/", "client/", "status.rs", "server.rs"];
 
 /// The one file that chooses status codes.
 const CODE_USER: &str = "status.rs";

@@ -9,7 +9,7 @@ use clap::{
 use tonic::transport::Channel;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit, client, consume,
     error::CliError,
     output::{Table, Tone},
     shapes::{ShardStanding, Subscribed, SubscriptionStanding, Unsubscribed},
@@ -40,6 +40,8 @@ pub enum SubscriptionCommand {
     Create(CreateArgs),
     /// List subscriptions, and how far each is behind
     List(ListArgs),
+    /// Hear a subscription, and acknowledge what was printed
+    Consume(Box<consume::ConsumeArgs>),
     /// End a subscription; what it has acknowledged stays on record
     Delete(DeleteArgs),
 }
@@ -154,6 +156,7 @@ pub(super) async fn run(
     match command {
         SubscriptionCommand::Create(args) => create(args, context).await,
         SubscriptionCommand::List(args) => list(args, context).await,
+        SubscriptionCommand::Consume(args) => Box::pin(consume::run(*args, context)).await,
         SubscriptionCommand::Delete(args) => delete(args, context).await,
     }
 }

@@ -1,32 +1,31 @@
 //! `watch`: follows what changes.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use futures_util::StreamExt as _;
 use serde_json::json;
-use tonic::Streaming;
+use tonic::Status;
 
-use super::{
-    Context, Exit, client,
-    error::CliError,
-    shapes::{Event, LinkTold, Progress, Watched},
-    words,
-};
-use crate::proto::{
-    EventKind, WatchFilter, WatchRequest, WatchResponse, watch_response::Message,
-    watch_service_client::WatchServiceClient,
+use super::{Context, Exit, client, error::CliError, told, words};
+use crate::{
+    client::{Client, Heard, ServiceConfig, Watch, WatchOptions},
+    proto::{EventKind, Snapshot, WatchFilter, watch_response::Message},
 };
 
 const AFTER_HELP: &str = "\
-Without --kind, everything but grants is told. When the stream ends, by Ctrl-C or
-by --count, the index to resume from is told on standard error.
+Without --kind, everything but grants, preferences and overdue is told. When the
+stream ends, by Ctrl-C or by --count, the index to resume from is told on standard
+error. With --follow it does not end with the connection: it waits, connects again
+and goes on from where it was, without a gap.
 
 Examples:
   consent-ledger watch --purpose marketing.newsletter
-  consent-ledger watch --from 0 --kind withdraw --kind object --json";
+  consent-ledger watch --from 0 --kind withdraw --kind object --json
+  consent-ledger watch --snapshot denied --follow --json";
 
 /// Options of `watch`.
 #[derive(Debug, Args)]
@@ -47,6 +46,12 @@ pub struct WatchArgs {
     /// Only subjects of this namespace; may be given many times
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
     namespace: Vec<String>,
+    /// Tell first what is on record: what is `denied`, or `all`
+    #[arg(long, value_name = "WHAT", value_parser = snapshot(), conflicts_with = "from")]
+    snapshot: Option<Snapshot>,
+    /// Connect again when the connection breaks, and go on
+    #[arg(long)]
+    follow: bool,
     /// Print how far the stream has come, too
     #[arg(long)]
     progress: bool,
@@ -56,56 +61,84 @@ pub struct WatchArgs {
 }
 
 fn kind() -> impl TypedValueParser<Value = EventKind> {
-    PossibleValuesParser::new(["grant", "refuse", "withdraw", "object", "expire", "link"])
-        .try_map(|word| words::parse::<EventKind>(&word))
+    PossibleValuesParser::new([
+        "grant",
+        "refuse",
+        "withdraw",
+        "object",
+        "expire",
+        "link",
+        "catalog",
+        "preferences",
+        "overdue",
+    ])
+    .try_map(|word| words::parse::<EventKind>(&word))
+}
+
+fn snapshot() -> impl TypedValueParser<Value = Snapshot> {
+    PossibleValuesParser::new(["denied", "all"]).try_map(|word| words::parse::<Snapshot>(&word))
 }
 
 pub(super) async fn run(args: WatchArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let mut client = WatchServiceClient::new(client::connect(&context.global).await?)
-        .max_decoding_message_size(client::MESSAGE_BYTES_MAX);
-    let stream = client.watch(request(&args)).await?.into_inner();
-    let mut follower = Follower { next_index: args.from, left: args.count, show: args.progress };
+    // Whoever is not there at first is no connection that broke.
+    let channel = client::connect(&context.global).await?;
+    let stream = Client::over(channel, ServiceConfig::none()).watch(options(&args));
+    let mut follower = Follower {
+        next_index: args.from,
+        in_snapshot: args.snapshot.is_some(),
+        left: args.count,
+        show: args.progress,
+        goes_on: args.follow,
+        interrupted: false,
+    };
     let ended = follower.follow(stream, context).await;
     follower.tell_where(context);
     ended.map(|()| Exit::Success)
 }
 
-fn request(args: &WatchArgs) -> WatchRequest {
-    WatchRequest {
+fn options(args: &WatchArgs) -> WatchOptions {
+    WatchOptions {
         start_index: args.from,
-        filter: Some(WatchFilter {
+        filter: WatchFilter {
             purposes: args.purpose.clone(),
             channels: args.channel.clone(),
             kinds: args.kind.iter().map(|kind| (*kind).into()).collect(),
             namespaces: args.namespace.clone(),
-        }),
-        progress_interval: None,
-        ..WatchRequest::default()
+        },
+        snapshot: args.snapshot.unwrap_or_default(),
+        ..WatchOptions::default()
     }
 }
 
 /// Where the stream is.
 struct Follower {
     next_index: Option<u64>,
+    /// A snapshot is not complete: there is no index to resume from.
+    in_snapshot: bool,
     left: Option<u64>,
     show: bool,
+    goes_on: bool,
+    interrupted: bool,
 }
 
 impl Follower {
-    async fn follow(
-        &mut self,
-        mut stream: Streaming<WatchResponse>,
-        context: &mut Context,
-    ) -> Result<(), CliError> {
+    async fn follow(&mut self, mut stream: Watch, context: &mut Context) -> Result<(), CliError> {
         let mut interrupt = pin!(tokio::signal::ctrl_c());
         while self.left != Some(0) {
-            let message = tokio::select! {
-                message = stream.message() => message?,
+            let heard = tokio::select! {
+                heard = stream.next() => heard,
                 _ = &mut interrupt => return Ok(()),
             };
-            match message {
-                Some(WatchResponse { message: Some(message) }) => self.print(&message, context)?,
-                Some(WatchResponse { message: None }) => {}
+            match heard {
+                Some(Ok(Heard::Message(message))) => self.print(&message, context)?,
+                Some(Ok(Heard::Connected { .. })) => self.tell_connected(context),
+                Some(Ok(Heard::Interrupted { status, retry_in })) if self.goes_on => {
+                    self.interrupted = true;
+                    tell_interrupted(&status, retry_in, context.out.json);
+                }
+                Some(Ok(Heard::Interrupted { status, .. }) | Err(status)) => {
+                    return Err(status.into());
+                }
                 None => return Err(CliError::failed("the server ended the stream")),
             }
         }
@@ -113,32 +146,42 @@ impl Follower {
     }
 
     fn print(&mut self, message: &Message, context: &mut Context) -> Result<(), CliError> {
-        match message {
-            Message::Consent(event) => {
-                print_event(&event.into(), context)?;
-                self.next_index = Some(event.index.saturating_add(1));
-                self.left = self.left.map(|left| left.saturating_sub(1));
-            }
-            Message::Link(link) => {
-                print_link(link.into(), context)?;
-                self.next_index = Some(link.index.saturating_add(1));
-                self.left = self.left.map(|left| left.saturating_sub(1));
-            }
-            // Asked for by nobody yet.
-            Message::Catalog(_) | Message::Overdue(_) => {}
-            Message::Snapshot(_) | Message::SnapshotEnd(_) => {}
-            Message::Progress(progress) => {
-                if self.show {
-                    print_progress(progress.into(), context)?;
-                }
-                self.next_index = Some(progress.next_index);
-            }
+        if self.show || !matches!(message, Message::Progress(_)) {
+            told::print(&message.into(), &mut context.out)?;
         }
+        let event = match message {
+            Message::Progress(progress) => {
+                self.next_index = Some(progress.next_index);
+                return Ok(());
+            }
+            Message::SnapshotEnd(end) => {
+                self.in_snapshot = false;
+                self.next_index = Some(end.revision);
+                return Ok(());
+            }
+            Message::Snapshot(_) => return Ok(()),
+            Message::Consent(event) => event.index,
+            Message::Link(event) => event.index,
+            Message::Catalog(event) => event.index,
+            Message::Overdue(event) => event.index,
+        };
+        self.next_index = Some(event.saturating_add(1));
+        self.left = self.left.map(|left| left.saturating_sub(1));
         Ok(())
     }
 
+    fn resume_from(&self) -> Option<u64> {
+        self.next_index.filter(|_| !self.in_snapshot)
+    }
+
+    fn tell_connected(&mut self, context: &Context) {
+        if std::mem::take(&mut self.interrupted) {
+            tell_reconnected(self.resume_from(), context.out.json);
+        }
+    }
+
     fn tell_where(&self, context: &Context) {
-        let Some(index) = self.next_index else { return };
+        let Some(index) = self.resume_from() else { return };
         if context.out.json {
             eprintln!("{}", json!({"resume_from": index}));
         } else {
@@ -147,53 +190,22 @@ impl Follower {
     }
 }
 
-fn print_event(event: &Event, context: &mut Context) -> Result<(), CliError> {
-    let out = &mut context.out;
-    if out.json {
-        out.object(&Watched::Consent(event.clone()))?;
-        return out.flush();
+/// Says that a stream broke off and goes on, on standard error.
+pub(super) fn tell_interrupted(status: &Status, retry_in: Duration, json: bool) {
+    let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+    if json {
+        let told = json!({"message": status.message(), "retry_in_ms": retry_in_ms});
+        eprintln!("{}", json!({ "interrupted": told }));
+    } else {
+        eprintln!("interrupted: {}; trying again in {retry_in_ms} ms", status.message());
     }
-    for change in &event.changes {
-        out.line(format!(
-            "#{}  {}  {}  {} {}:{}  {}  by {}",
-            event.index,
-            event.recorded_at.as_deref().unwrap_or("-"),
-            event.subject,
-            change.action,
-            change.scope.purpose,
-            change.scope.channel,
-            change.outcome,
-            event.actor,
-        ))?;
-    }
-    out.flush()
 }
 
-fn print_link(link: LinkTold, context: &mut Context) -> Result<(), CliError> {
-    let out = &mut context.out;
-    if out.json {
-        out.object(&Watched::Link(link))?;
-    } else {
-        let what = link.confidence.as_deref().unwrap_or("unlinked");
-        out.line(format!(
-            "#{}  {}  {}  {} and {}: check both again",
-            link.index,
-            link.recorded_at.as_deref().unwrap_or("-"),
-            what,
-            link.subject,
-            link.other_subject,
-        ))?;
+/// Says that it does go on, and from where if that is known.
+pub(super) fn tell_reconnected(next_index: Option<u64>, json: bool) {
+    match next_index {
+        _ if json => eprintln!("{}", json!({"reconnected": {"next_index": next_index}})),
+        Some(index) => eprintln!("connected again, going on from {index}"),
+        None => eprintln!("connected again"),
     }
-    out.flush()
-}
-
-fn print_progress(progress: Progress, context: &mut Context) -> Result<(), CliError> {
-    let out = &mut context.out;
-    if out.json {
-        out.object(&Watched::Progress(progress))?;
-    } else {
-        let at = progress.as_of.as_deref().unwrap_or("-");
-        out.line(format!("#{}  {at}  nothing more so far", progress.next_index))?;
-    }
-    out.flush()
 }

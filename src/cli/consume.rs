@@ -1,0 +1,167 @@
+//! `subscription consume`: hears a durable subscription, and acknowledges what it has printed.
+
+use std::{pin::pin, time::Duration};
+
+use clap::{Args, ValueEnum};
+use futures_util::StreamExt as _;
+use tonic::Status;
+
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    shapes::Watched,
+    told,
+    watch::{tell_interrupted, tell_reconnected},
+};
+use crate::client::{
+    Client, ConsumeOptions, Consumer, Delivery, ServiceConfig,
+    consume::{CREDITS_MAX, Consumed},
+};
+
+const AFTER_HELP: &str = "\
+A message is acknowledged once it is printed, which goes on record: whoever pipes
+this into a program that may fail should keep what it has read. When the
+connection breaks, it connects again and goes on; --once ends instead.
+
+Examples:
+  consent-ledger subscription consume mailer
+  consent-ledger subscription consume mailer --shard 1 --json
+  consent-ledger subscription consume mailer --ack none --count 10";
+
+/// Options of `subscription consume`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ConsumeArgs {
+    /// Name of the subscription
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Which shard, from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    shard: u32,
+    /// How many messages may be on their way at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(CREDITS_MAX))
+    )]
+    credits: u32,
+    /// Whether to acknowledge what was printed
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = AckWhen::Auto)]
+    ack: AckWhen,
+    /// End after this many events
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// What the consumer calls itself, for example a host name
+    #[arg(long, value_name = "NAME", default_value = "")]
+    consumer: String,
+    /// How long an event may stay unacknowledged before it comes again [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    redelivery_timeout: Option<Duration>,
+    /// End when the connection breaks
+    #[arg(long)]
+    once: bool,
+    /// Print how far the stream has come, too
+    #[arg(long)]
+    progress: bool,
+}
+
+/// When to acknowledge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AckWhen {
+    /// Once it is printed.
+    Auto,
+    /// Never: everything comes again.
+    None,
+}
+
+pub(super) async fn run(args: ConsumeArgs, context: &mut Context) -> Result<Exit, CliError> {
+    // Whoever is not there at first is no connection that broke.
+    let channel = client::connect(&context.global).await?;
+    let options = ConsumeOptions {
+        shard: args.shard,
+        credits: args.credits,
+        redelivery_timeout: args.redelivery_timeout,
+        consumer: args.consumer.clone(),
+        ..ConsumeOptions::new(&args.name)
+    };
+    let mut consumer = Client::over(channel, ServiceConfig::none()).consume(options);
+    let mut follower = Follower { left: args.count, args, interrupted: false };
+    let ended = follower.follow(&mut consumer, context).await;
+    // What was printed is acknowledged, also when it ends with an error.
+    consumer.close().await;
+    ended.map(|()| Exit::Success)
+}
+
+struct Follower {
+    args: ConsumeArgs,
+    left: Option<u64>,
+    interrupted: bool,
+}
+
+impl Follower {
+    async fn follow(
+        &mut self,
+        consumer: &mut Consumer,
+        context: &mut Context,
+    ) -> Result<(), CliError> {
+        let mut interrupt = pin!(tokio::signal::ctrl_c());
+        while self.left != Some(0) {
+            let heard = tokio::select! {
+                heard = consumer.next() => heard,
+                _ = &mut interrupt => return Ok(()),
+            };
+            match heard {
+                Some(Ok(consumed)) => self.hear(consumed, context)?,
+                Some(Err(status)) => return Err(status.into()),
+                None => return Err(CliError::failed("the server ended the stream")),
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, consumed: Consumed, context: &mut Context) -> Result<(), CliError> {
+        match consumed {
+            Consumed::Delivery(delivery) => self.deliver(delivery, context),
+            Consumed::Progress(progress) if self.args.progress => {
+                told::print(&Watched::Progress((&progress).into()), &mut context.out)
+            }
+            Consumed::Progress(_) => Ok(()),
+            Consumed::Connected(started) => {
+                if std::mem::take(&mut self.interrupted) {
+                    tell_reconnected(Some(started.next_index), context.out.json);
+                }
+                Ok(())
+            }
+            Consumed::Interrupted { status, retry_in } => self.lose(status, retry_in, context),
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery, context: &mut Context) -> Result<(), CliError> {
+        if let Some(told) = told::consumed(delivery.message()) {
+            told::print(&told, &mut context.out)?;
+        }
+        if delivery.index().is_some() {
+            self.left = self.left.map(|left| left.saturating_sub(1));
+        }
+        // Only now: it is printed, and flushed.
+        if self.args.ack == AckWhen::Auto {
+            delivery.ack();
+        }
+        Ok(())
+    }
+
+    fn lose(
+        &mut self,
+        status: Status,
+        retry_in: Duration,
+        context: &Context,
+    ) -> Result<(), CliError> {
+        if self.args.once {
+            return Err(status.into());
+        }
+        self.interrupted = true;
+        tell_interrupted(&status, retry_in, context.out.json);
+        Ok(())
+    }
+}

@@ -1,0 +1,420 @@
+//! [`CachedChecker`]: "may I?" answered in process, never stale beyond a stated bound.
+//!
+//! **The promise.** Once the server has acknowledged a withdrawal (or anything else that turns an
+//! answer), then [`CacheOptions::bound`] later no cached answer from before it is given, whatever has
+//! become of the server or the network: alive, paused, unreachable, dead. What the cache can not answer
+//! is asked of the server, under a deadline, or denied ([`OnStale`]); an error is DENY.
+//!
+//! **How it is kept.** A Watch stream of every kind of event empties the cache of whom an event is
+//! about ([`store`]). How fresh the cache is does not follow from when messages arrive: what a paused
+//! server, a slow link or a full buffer holds back can arrive late and look new. Nor does it follow
+//! from the server's clock, which may be set. It follows from round trips, on this machine's clock
+//! alone ([`freshness`]):
+//!
+//! 1. At the local moment `q` a question is sent to the server (a miss of the cache; else a probe, every
+//!    quarter of the bound). Its answer names the revision `R` that it was read at.
+//! 2. Every act that was acknowledged before `q` is in that revision, because a check on the node
+//!    sees all acknowledged acts: its index is below `R`.
+//! 3. Once the stream has told everything below `R`, and that has been taken out of the cache, the
+//!    cache is as fresh as of `q`: not as of when the answer came.
+//!
+//! A cached answer is given only while the latest such `q` is at most `bound` ago. Suppose that a
+//! withdrawal is acknowledged at `T`, and a cached answer from before it is given at `t`. Had `q` been
+//! after `T`, then by 2 and 3 the answer would have been taken out; so `q <= T`, and `t <= q + bound <=
+//! T + bound`. An age is the longer one of the monotonic clock and the wall clock, because the first
+//! stands still while a machine sleeps.
+//!
+//! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of one
+//! connection over several nodes takes this promise away.)
+//!
+//! **What is not cached**: answers with obligations or `not_before`, which hold only at their moment;
+//! an answer read at a revision from which on an event about its data subject was already heard, or
+//! could have been missed. An answer ends at its `valid_until` by the server's clock, of which the
+//! latest possible reading is taken: the first progress message of a connection was written after
+//! the stream was asked for.
+
+mod freshness;
+mod store;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use freshness::{Asked, Freshness, Now};
+use futures_util::StreamExt as _;
+use store::{About, Store};
+use thiserror::Error;
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tonic::Status;
+
+use super::{
+    BackoffPolicy, Calls, Client,
+    backoff::Backoff,
+    watch::{Heard, Watch, WatchOptions},
+};
+use crate::proto::{
+    CheckRequest, CheckResponse, Effect, EventKind, WatchFilter,
+    check_service_client::CheckServiceClient, watch_response::Message,
+};
+
+/// The shortest bound: a quarter of it is the protocol's shortest interval of progress messages.
+pub const BOUND_MIN: Duration = Duration::from_millis(400);
+/// The longest bound.
+pub const BOUND_MAX: Duration = Duration::from_secs(3_600);
+/// The most data subjects that a cache may hold.
+pub const SUBJECTS_MAX: usize = 100_000_000;
+
+/// Whom a probe asks about: nobody. Only the revision of the answer counts.
+const PROBE: &str = "probe:cached-checker";
+const PROBE_KEY: &str = "probe";
+
+/// What to do with a question that the cache can not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnStale {
+    /// Ask the server; no answer within the deadline is DENY.
+    #[default]
+    AskServer,
+    /// While the cache is fresh, ask the server; while it is not, DENY at once.
+    Deny,
+}
+
+/// How to cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheOptions {
+    /// No cached answer is given longer than this after what turned it was acknowledged:
+    /// [`BOUND_MIN`] to [`BOUND_MAX`].
+    pub bound: Duration,
+    /// What to do while it is not known to be fresh enough.
+    pub on_stale: OnStale,
+    /// How long the server may take for an answer, with all attempts.
+    pub deadline: Duration,
+    /// How many data subjects are cached, about: 1 to [`SUBJECTS_MAX`]. Those that are asked about
+    /// least go first.
+    pub subjects_max: usize,
+    /// The waits before the stream tries again.
+    pub backoff: BackoffPolicy,
+}
+
+impl Default for CacheOptions {
+    /// Two seconds, then the server, for at most a second; 100,000 data subjects.
+    fn default() -> Self {
+        Self {
+            bound: Duration::from_secs(2),
+            on_stale: OnStale::AskServer,
+            deadline: Duration::from_secs(1),
+            subjects_max: 100_000,
+            backoff: BackoffPolicy { max: Duration::from_secs(1), ..BackoffPolicy::default() },
+        }
+    }
+}
+
+/// Why there is no cache.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CacheOptionsError {
+    /// The bound is out of range.
+    #[error("the bound must be from {BOUND_MIN:?} to {BOUND_MAX:?}, not {0:?}")]
+    Bound(Duration),
+    /// The number of data subjects is out of range.
+    #[error("the number of data subjects must be from 1 to {SUBJECTS_MAX}, not {0}")]
+    Subjects(usize),
+    /// The deadline is zero.
+    #[error("the deadline must be more than zero")]
+    Deadline,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// Data subject as `namespace:id`.
+    pub subject: &'a str,
+    /// Purpose key.
+    pub purpose: &'a str,
+    /// Channel key.
+    pub channel: &'a str,
+    /// Data categories that are to be used.
+    pub data_categories: &'a [String],
+    /// ISO 3166 region of the data subject; empty: not known.
+    pub region: &'a str,
+}
+
+impl<'a> Question<'a> {
+    /// Whether the data of a subject may be used for a purpose over a channel.
+    #[must_use]
+    pub fn new(subject: &'a str, purpose: &'a str, channel: &'a str) -> Self {
+        Self { subject, purpose, channel, data_categories: &[], region: "" }
+    }
+
+    fn request(&self) -> CheckRequest {
+        CheckRequest {
+            subject: self.subject.to_owned(),
+            purpose: self.purpose.to_owned(),
+            channel: self.channel.to_owned(),
+            data_categories: self.data_categories.to_vec(),
+            region: self.region.to_owned(),
+            ..CheckRequest::default()
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// From the cache.
+    Cached(Arc<CheckResponse>),
+    /// From the server, just now.
+    Server(Arc<CheckResponse>),
+    /// There is no answer, and so DENY.
+    Denied(Unanswered),
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Error)]
+pub enum Unanswered {
+    /// The cache is older than its bound, and is not to ask ([`OnStale::Deny`]).
+    #[error("the cache is older than its bound")]
+    Stale,
+    /// The server did not answer.
+    #[error("the server did not answer: {0}")]
+    Server(Status),
+}
+
+impl Answer {
+    /// Whether the data may be used. An answer with obligations allows only what they let happen:
+    /// [`Self::response`] has them, and they are the caller's to honour.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.response().is_some_and(|response| response.effect() == Effect::Allow)
+    }
+
+    /// What the server said, if it said something.
+    #[must_use]
+    pub fn response(&self) -> Option<&CheckResponse> {
+        match self {
+            Self::Cached(response) | Self::Server(response) => Some(response),
+            Self::Denied(_) => None,
+        }
+    }
+}
+
+/// Answers "may I?" from a local cache. Cheap to clone; all clones share one cache and one stream,
+/// which ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct CachedChecker {
+    shared: Arc<Shared>,
+    _listener: Arc<Listener>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: CacheOptions,
+    checks: CheckServiceClient<Calls>,
+    store: Store,
+    freshness: Freshness,
+}
+
+/// The task that listens; it goes with the last checker.
+#[derive(Debug)]
+struct Listener(JoinHandle<()>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl CachedChecker {
+    pub(super) fn new(client: &Client, options: CacheOptions) -> Result<Self, CacheOptionsError> {
+        if !(BOUND_MIN..=BOUND_MAX).contains(&options.bound) {
+            return Err(CacheOptionsError::Bound(options.bound));
+        }
+        if !(1..=SUBJECTS_MAX).contains(&options.subjects_max) {
+            return Err(CacheOptionsError::Subjects(options.subjects_max));
+        }
+        if options.deadline.is_zero() {
+            return Err(CacheOptionsError::Deadline);
+        }
+        let shared = Arc::new(Shared {
+            store: Store::new(options.subjects_max),
+            freshness: Freshness::new(Now::read()),
+            checks: client.checks(),
+            options,
+        });
+        let listener = tokio::spawn(listen(Arc::clone(&shared), client.clone()));
+        Ok(Self { shared, _listener: Arc::new(Listener(listener)) })
+    }
+
+    /// May I? From the cache if that is fresh enough, else as [`CacheOptions::on_stale`] says.
+    pub async fn check(&self, question: &Question<'_>) -> Answer {
+        match self.cached(question) {
+            Some(response) => Answer::Cached(response),
+            None => self.ask(question).await,
+        }
+    }
+
+    /// The answer of the cache alone; none if it has none that is fresh enough.
+    #[must_use]
+    pub fn cached(&self, question: &Question<'_>) -> Option<Arc<CheckResponse>> {
+        let own = &*self.shared;
+        // In this order: what is taken from the cache is at least as fresh as the mark that was read
+        // before, and no older than the bound at the moment at which it is compared.
+        let mark = own.freshness.mark()?;
+        let entry = own.store.find(question)?;
+        if let Some(valid_until_ms) = entry.valid_until_ms
+            && own.freshness.server_ms_max(Now::read()).is_none_or(|now| now >= valid_until_ms)
+        {
+            return None;
+        }
+        (own.freshness.age_of(mark, Now::read()) <= own.options.bound).then_some(entry.response)
+    }
+
+    /// How old the cache's knowledge is at most; none before it has any.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let freshness = &self.shared.freshness;
+        freshness.mark().map(|mark| freshness.age_of(mark, Now::read()))
+    }
+
+    /// Whether cached answers are given now.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.age().is_some_and(|age| age <= self.shared.options.bound)
+    }
+
+    /// How often the stream broke off.
+    #[must_use]
+    pub fn interruptions(&self) -> u64 {
+        self.shared.freshness.interruptions.load(Ordering::Relaxed)
+    }
+
+    async fn ask(&self, question: &Question<'_>) -> Answer {
+        let own = &*self.shared;
+        if own.options.on_stale == OnStale::Deny && !self.is_fresh() {
+            return Answer::Denied(Unanswered::Stale);
+        }
+        let asked = own.freshness.ask(Now::read());
+        let mut checks = own.checks.clone();
+        let mut request = tonic::Request::new(question.request());
+        request.set_timeout(own.options.deadline);
+        // The deadline is kept here, too: a connection that hangs does not know of it.
+        let response = match timeout(own.options.deadline, checks.check(request)).await {
+            Ok(Ok(response)) => Arc::new(response.into_inner()),
+            Ok(Err(status)) => return Answer::Denied(Unanswered::Server(status)),
+            Err(_) => {
+                let status = Status::deadline_exceeded("the server did not answer in time");
+                return Answer::Denied(Unanswered::Server(status));
+            }
+        };
+        own.answered(asked, response.revision);
+        own.store.insert(question, &response);
+        Answer::Server(response)
+    }
+}
+
+impl Shared {
+    /// A question was answered at a revision.
+    fn answered(&self, asked: Asked, revision: u64) {
+        if self.freshness.answered(asked, revision).is_err() {
+            // The ledger has fewer entries than it had: it is another one, or an older copy.
+            self.store.forget();
+        }
+    }
+}
+
+/// Hears the stream for ever, and probes beside it.
+async fn listen(shared: Arc<Shared>, client: Client) {
+    let mut backoff = Backoff::new(shared.options.backoff);
+    loop {
+        tokio::select! {
+            () = follow(&shared, &client) => {}
+            () = probe(&shared) => {}
+        }
+        // The stream can not go on from where it was. Nothing that is known counts any more.
+        shared.freshness.forget();
+        shared.store.forget();
+        sleep(backoff.next(None)).await;
+    }
+}
+
+/// Follows one stream until it can not go on, or until the ledger is another.
+async fn follow(shared: &Shared, client: &Client) {
+    let mut watch = client.watch(WatchOptions {
+        filter: WatchFilter { kinds: every_kind(), ..WatchFilter::default() },
+        progress_interval: Some(shared.options.bound / 4),
+        backoff: shared.options.backoff,
+        ..WatchOptions::default()
+    });
+    while let Some(Ok(heard)) = watch.next().await {
+        hear(shared, &watch, heard);
+        if shared.freshness.is_contradicted() {
+            return;
+        }
+    }
+}
+
+fn hear(shared: &Shared, watch: &Watch, heard: Heard) {
+    let message = match heard {
+        Heard::Message(message) => *message,
+        Heard::Connected { asked_at } => return shared.freshness.connected(asked_at),
+        Heard::Interrupted { .. } => {
+            return shared.freshness.interruptions.store(watch.interruptions(), Ordering::Relaxed);
+        }
+    };
+    let (index, about) = match &message {
+        Message::Consent(event) => {
+            (event.index, About::of([&event.subject], &event.linked_subjects))
+        }
+        Message::Link(event) => {
+            let both = [&event.subject, &event.other_subject];
+            (event.index, About::of(both, &event.linked_subjects))
+        }
+        // One event can turn the answers of everybody.
+        Message::Catalog(event) => (event.index, About::Everybody),
+        Message::Progress(progress) => {
+            shared.store.reached(progress.next_index);
+            shared.freshness.progress(progress.next_index, progress.as_of.as_ref(), Now::read());
+            return;
+        }
+        // Neither was asked for.
+        Message::Overdue(_) | Message::Snapshot(_) | Message::SnapshotEnd(_) => return,
+    };
+    // First out of the cache, then as fresh as that.
+    shared.store.invalidate(index, about);
+    shared.freshness.reached(index.saturating_add(1));
+}
+
+/// Every kind that can turn an answer.
+fn every_kind() -> Vec<i32> {
+    let kinds = [
+        EventKind::Grant,
+        EventKind::Refuse,
+        EventKind::Withdraw,
+        EventKind::Object,
+        EventKind::Expire,
+        EventKind::Link,
+        EventKind::Catalog,
+        EventKind::Preferences,
+    ];
+    kinds.into_iter().map(Into::into).collect()
+}
+
+/// Asks the server for its revision, again and again.
+async fn probe(shared: &Arc<Shared>) {
+    let every = shared.options.bound / 4;
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let asked = shared.freshness.ask(Now::read());
+        let mut checks = shared.checks.clone();
+        let question = Question::new(PROBE, PROBE_KEY, PROBE_KEY);
+        // One that takes longer than the bound would say nothing any more.
+        let answer = timeout(shared.options.bound, checks.check(question.request())).await;
+        if let Ok(Ok(answer)) = answer {
+            shared.answered(asked, answer.into_inner().revision);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The cached answers, by data subject, and what keeps an answer out that came too late.
+//!
+//! An answer is read on the server at a revision, and arrives here some time later; meanwhile the
+//! stream may have told of an event that turns it. So the latest events are remembered, and an answer
+//! goes in only if none about its data subject has an index from its revision on, and none can have
+//! been forgotten. Both, and taking answers out, happen under one lock; readers take none.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+
+use super::{Question, freshness::millis};
+use crate::proto::CheckResponse;
+
+/// How many data subjects of the latest events are remembered.
+const RECENT_MAX: usize = 4_096;
+/// How many answers of one data subject are kept. With one more, they begin anew.
+const CELLS_MAX: usize = 64;
+
+/// Whom an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum About<'a> {
+    /// These.
+    Subjects(Vec<&'a str>),
+    /// Everybody.
+    Everybody,
+}
+
+impl<'a> About<'a> {
+    pub(super) fn of<const N: usize>(own: [&'a String; N], linked: &'a [String]) -> Self {
+        Self::Subjects(own.into_iter().chain(linked).map(String::as_str).collect())
+    }
+}
+
+/// A cached answer.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) response: Arc<CheckResponse>,
+    /// When it ends, by the server's clock.
+    pub(super) valid_until_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Cell {
+    purpose: Box<str>,
+    channel: Box<str>,
+    region: Box<str>,
+    data_categories: Box<[String]>,
+    found: Found,
+}
+
+impl Cell {
+    fn answers(&self, question: &Question<'_>) -> bool {
+        *self.purpose == *question.purpose
+            && *self.channel == *question.channel
+            && *self.region == *question.region
+            && *self.data_categories == *question.data_categories
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    subjects: Cache<Box<str>, Arc<[Cell]>>,
+    recent: Mutex<Recent>,
+    hasher: RandomState,
+}
+
+/// The latest events, in ledger order.
+#[derive(Debug, Default)]
+struct Recent {
+    /// All events from this index on are here, or are still to come; none before the stream's place
+    /// is known.
+    complete_from: Option<u64>,
+    /// Index, and hash of the data subject; none for everybody.
+    events: VecDeque<(u64, Option<u64>)>,
+}
+
+impl Recent {
+    fn push(&mut self, index: u64, about: Option<u64>) {
+        self.events.push_back((index, about));
+        if self.events.len() > RECENT_MAX
+            && let Some((index, _)) = self.events.pop_front()
+        {
+            let from = self.complete_from.unwrap_or(0).max(index.saturating_add(1));
+            self.complete_from = self.complete_from.map(|_| from);
+        }
+    }
+
+    /// Whether an answer about a data subject, read at a revision, is known to be right still.
+    fn may_keep(&self, revision: u64, subject: u64) -> bool {
+        let mut later = self.events.iter().rev().take_while(|(index, _)| *index >= revision);
+        self.complete_from.is_some_and(|from| revision >= from)
+            && later.all(|(_, about)| about.is_some_and(|about| about != subject))
+    }
+}
+
+impl Store {
+    pub(super) fn new(subjects_max: usize) -> Self {
+        Self {
+            subjects: Cache::new(subjects_max),
+            recent: Mutex::default(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(super) fn find(&self, question: &Question<'_>) -> Option<Found> {
+        let cells = self.subjects.get(question.subject)?;
+        cells.iter().find(|cell| cell.answers(question)).map(|cell| cell.found.clone())
+    }
+
+    /// Keeps an answer, if it may be kept.
+    pub(super) fn insert(&self, question: &Question<'_>, response: &Arc<CheckResponse>) {
+        let Some(found) = keepable(response) else { return };
+        let recent = self.recent.lock();
+        if !recent.may_keep(response.revision, self.hasher.hash_one(question.subject)) {
+            return;
+        }
+        let known = self.subjects.get(question.subject);
+        let others = known.iter().flat_map(|cells| cells.iter());
+        let mut cells: Vec<Cell> = others.filter(|cell| !cell.answers(question)).cloned().collect();
+        if cells.len() >= CELLS_MAX {
+            cells.clear();
+        }
+        cells.push(Cell {
+            purpose: question.purpose.into(),
+            channel: question.channel.into(),
+            region: question.region.into(),
+            data_categories: question.data_categories.into(),
+            found,
+        });
+        self.subjects.insert(question.subject.into(), cells.into());
+        drop(recent);
+    }
+
+    /// Takes out what an event may have turned.
+    pub(super) fn invalidate(&self, index: u64, about: About<'_>) {
+        let mut recent = self.recent.lock();
+        match about {
+            About::Everybody => {
+                recent.push(index, None);
+                self.subjects.clear();
+            }
+            About::Subjects(subjects) => {
+                for subject in subjects {
+                    recent.push(index, Some(self.hasher.hash_one(subject)));
+                    self.subjects.remove(subject);
+                }
+            }
+        }
+    }
+
+    /// The stream has told everything before `next_index`, or begins there.
+    pub(super) fn reached(&self, next_index: u64) {
+        self.recent.lock().complete_from.get_or_insert(next_index);
+    }
+
+    /// Nothing that is known counts any more.
+    pub(super) fn forget(&self) {
+        let mut recent = self.recent.lock();
+        *recent = Recent::default();
+        self.subjects.clear();
+    }
+}
+
+/// The answer as it can be kept: one that holds only at its moment can not.
+fn keepable(response: &Arc<CheckResponse>) -> Option<Found> {
+    let is_of_the_moment = !response.obligations.is_empty()
+        || response.not_before.is_some()
+        || response.indeterminate
+        || !response.token.is_empty();
+    let valid_until_ms = match &response.valid_until {
+        Some(time) => Some(millis(time)?),
+        None => None,
+    };
+    (!is_of_the_moment).then(|| Found { response: Arc::clone(response), valid_until_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Obligation;
+
+    const QUESTION: Question<'_> = Question {
+        subject: "user:1",
+        purpose: "ads",
+        channel: "email",
+        data_categories: &[],
+        region: "",
+    };
+
+    fn answer(revision: u64) -> Arc<CheckResponse> {
+        Arc::new(CheckResponse { revision, ..CheckResponse::default() })
+    }
+
+    fn store_from(index: u64) -> Store {
+        let store = Store::new(100);
+        store.reached(index);
+        store
+    }
+
+    fn about(subject: &str) -> About<'_> {
+        About::Subjects(vec![subject])
+    }
+
+    #[test]
+    fn an_answer_is_found_by_all_of_its_question() {
+        let store = store_from(5);
+        store.insert(&QUESTION, &answer(5));
+        assert!(store.find(&QUESTION).is_some());
+        let categories = ["user.contact".to_owned()];
+        for other in [
+            Question { subject: "user:2", ..QUESTION },
+            Question { purpose: "news", ..QUESTION },
+            Question { channel: "sms", ..QUESTION },
+            Question { region: "DE", ..QUESTION },
+            Question { data_categories: &categories, ..QUESTION },
+        ] {
+            assert!(store.find(&other).is_none(), "{other:?}");
+            store.insert(&other, &answer(5));
+            assert!(store.find(&other).is_some(), "{other:?}");
+        }
+        assert!(store.find(&QUESTION).is_some());
+    }
+
+    #[test]
+    fn an_event_takes_out_whom_it_is_about() {
+        let store = store_from(5);
+        let other = Question { subject: "user:2", ..QUESTION };
+        store.insert(&QUESTION, &answer(5));
+        store.insert(&other, &answer(5));
+        store.invalidate(5, about("user:1"));
+        assert!(store.find(&QUESTION).is_none() && store.find(&other).is_some());
+        store.invalidate(6, About::Everybody);
+        assert!(store.find(&other).is_none());
+    }
+
+    #[test]
+    fn an_answer_that_an_event_has_overtaken_stays_out() {
+        let store = store_from(5);
+        store.invalidate(7, about("user:1"));
+        store.insert(&QUESTION, &answer(7));
+        assert!(store.find(&QUESTION).is_none(), "read before the event");
+        store.insert(&QUESTION, &answer(8));
+        assert!(store.find(&QUESTION).is_some(), "read after it");
+        let other = Question { subject: "user:2", ..QUESTION };
+        store.insert(&other, &answer(6));
+        assert!(store.find(&other).is_some(), "it is about somebody else");
+        store.invalidate(9, About::Everybody);
+        store.insert(&other, &answer(9));
+        assert!(store.find(&other).is_none());
+    }
+
+    #[test]
+    fn an_answer_from_before_what_is_remembered_stays_out() {
+        let store = Store::new(100);
+        store.insert(&QUESTION, &answer(5));
+        assert!(store.find(&QUESTION).is_none(), "the stream's place is not known");
+        store.reached(6);
+        store.insert(&QUESTION, &answer(5));
+        assert!(store.find(&QUESTION).is_none(), "the stream began later");
+        for index in 0..=RECENT_MAX as u64 {
+            store.invalidate(6 + index, about("user:2"));
+        }
+        store.insert(&QUESTION, &answer(6));
+        assert!(store.find(&QUESTION).is_none(), "6 is forgotten");
+        store.insert(&QUESTION, &answer(7));
+        assert!(store.find(&QUESTION).is_some());
+    }
+
+    #[test]
+    fn answers_of_the_moment_are_not_kept() {
+        let store = store_from(0);
+        let with = |change: &dyn Fn(&mut CheckResponse)| {
+            let mut response = CheckResponse::default();
+            change(&mut response);
+            Arc::new(response)
+        };
+        for response in [
+            with(&|own| own.obligations.push(Obligation::default())),
+            with(&|own| own.not_before = Some(prost_types::Timestamp::default())),
+            with(&|own| own.indeterminate = true),
+            with(&|own| own.token.push('t')),
+        ] {
+            store.insert(&QUESTION, &response);
+            assert!(store.find(&QUESTION).is_none(), "{response:?}");
+        }
+        let valid_until = Some(prost_types::Timestamp { seconds: 2, nanos: 5_000_000 });
+        store.insert(&QUESTION, &with(&|own| own.valid_until = valid_until));
+        assert_eq!(store.find(&QUESTION).unwrap().valid_until_ms, Some(2_005));
+    }
+
+    #[test]
+    fn the_answers_of_one_data_subject_are_bounded() {
+        let store = store_from(0);
+        let purposes: Vec<String> = (0..=CELLS_MAX).map(|number| format!("p{number}")).collect();
+        for purpose in &purposes {
+            store.insert(&Question { purpose, ..QUESTION }, &answer(0));
+        }
+        assert_eq!(store.subjects.get("user:1").unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,450 @@
+//! `Consume` as a stream that goes on by itself, with a handle on each message to acknowledge it.
+//!
+//! A task of its own holds the connection: it brings acknowledgements and credits to the server while
+//! the caller is busy, and connects again when the connection breaks. What the caller holds, or has
+//! dealt with, is known across connections ([`book`]): it is not given out a second time only because
+//! the server, which can not know, sends it again. What was handed out and dropped without an
+//! acknowledgement comes again after the server's redelivery timeout. Delivery is at least once.
+//!
+//! Credits follow the handles: a message takes one, and gives it back when its handle goes. So at
+//! most [`ConsumeOptions::credits`] messages are in the caller's hands, whatever it does with them.
+
+mod book;
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use book::{Book, Take};
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{
+    Calls,
+    backoff::{Backoff, BackoffPolicy},
+    fault,
+    watch::{OPEN_PATIENCE, PROGRESS_INTERVAL, silence_max},
+};
+use crate::proto::{
+    ConsumeAck, ConsumeCredit, ConsumeRequest, ConsumeResponse, ConsumeStart, ConsumeStarted,
+    Progress, Snapshot, consume_request, consume_response::Message,
+    watch_service_client::WatchServiceClient,
+};
+
+/// The most messages that a consumer may have coming: the protocol's limit.
+pub const CREDITS_MAX: u32 = 10_000;
+/// How many messages wait between the connection and the caller.
+const QUEUE_MAX: usize = 64;
+/// How many requests wait for the server to read them.
+const REQUESTS_MAX: usize = 8;
+/// How long a consumer that is closed waits for the server's last word.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to consume, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsumeOptions {
+    /// Name of the subscription.
+    pub subscription: String,
+    /// Which shard, from 0.
+    pub shard: u32,
+    /// How many messages may be in the caller's hands, or on their way: 1 to [`CREDITS_MAX`]; what
+    /// is beyond is brought to the nearest.
+    pub credits: u32,
+    /// How long an event may stay unacknowledged before it comes again: 1 s to 1 h; none: 30 s.
+    pub redelivery_timeout: Option<Duration>,
+    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three intervals
+    /// without a word, and two seconds, and the connection is given up.
+    pub progress_interval: Option<Duration>,
+    /// What the consumer calls itself, for example a host name; never personal data.
+    pub consumer: String,
+    /// The waits before new tries.
+    pub backoff: BackoffPolicy,
+}
+
+impl ConsumeOptions {
+    /// The defaults for a subscription: 256 credits.
+    pub fn new(subscription: impl Into<String>) -> Self {
+        Self {
+            subscription: subscription.into(),
+            shard: 0,
+            credits: 256,
+            redelivery_timeout: None,
+            progress_interval: None,
+            consumer: String::new(),
+            backoff: BackoffPolicy::default(),
+        }
+    }
+}
+
+/// Something that a consumer has heard.
+#[derive(Debug)]
+pub enum Consumed {
+    /// An event, or a part of the snapshot.
+    Delivery(Delivery),
+    /// How far the stream has come. There is nothing to acknowledge: once everything before it is,
+    /// the server is told by itself.
+    Progress(Progress),
+    /// The server let us in.
+    Connected(Box<ConsumeStarted>),
+    /// The stream broke off, and goes on by itself.
+    Interrupted {
+        /// Why.
+        status: Status,
+        /// When the next try is made, from now.
+        retry_in: Duration,
+    },
+}
+
+/// A message that wants an acknowledgement. Dropped without one, it comes again.
+#[derive(Debug)]
+pub struct Delivery {
+    message: Box<Message>,
+    attempt: u32,
+    handle: Handle,
+}
+
+impl Delivery {
+    /// What the server says: an event, a data subject of the snapshot, or the snapshot's end.
+    #[must_use]
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// For events: how often the server has sent it on this connection, counted from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// For events: index of the ledger entry.
+    #[must_use]
+    pub fn index(&self) -> Option<u64> {
+        index_of(&self.message)
+    }
+
+    /// Says that this message was dealt with. Of a snapshot only the end is acknowledged; by then,
+    /// all of it must be dealt with.
+    pub fn ack(self) {
+        self.handle.settle(Book::ack, &self.message);
+    }
+
+    /// Says that this event and everything before it was dealt with.
+    pub fn ack_through(self) {
+        self.handle.settle(Book::ack_through, &self.message);
+    }
+}
+
+fn index_of(message: &Message) -> Option<u64> {
+    match message {
+        Message::Consent(event) => Some(event.index),
+        Message::Link(event) => Some(event.index),
+        Message::Catalog(event) => Some(event.index),
+        Message::Overdue(event) => Some(event.index),
+        _ => None,
+    }
+}
+
+/// What a message in the caller's hands holds: its credit.
+#[derive(Debug)]
+struct Handle {
+    /// For events.
+    index: Option<u64>,
+    session: u64,
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    fn settle(&self, ack: impl FnOnce(&mut Book, u64), message: &Message) {
+        let mut book = self.shared.book.lock();
+        match (self.index, message) {
+            (Some(index), _) => ack(&mut book, index),
+            (None, Message::SnapshotEnd(_)) => book.ack_snapshot(),
+            (None, _) => {}
+        }
+        // Dropping the handle brings it to the server.
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.book.lock().release(self.index, self.session);
+        self.shared.changed.notify_one();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    book: Mutex<Book>,
+    changed: Notify,
+    interruptions: AtomicU64,
+}
+
+/// The stream. It ends after an error that no wait heals: the subscription is gone, a newer consumer
+/// has taken over, the request is not valid.
+#[derive(Debug)]
+pub struct Consumer {
+    heard: mpsc::Receiver<Result<Consumed, Status>>,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Consumer {
+    pub(super) fn new(client: WatchServiceClient<Calls>, options: ConsumeOptions) -> Self {
+        let options = ConsumeOptions { credits: options.credits.clamp(1, CREDITS_MAX), ..options };
+        let shared = Arc::new(Shared {
+            book: Mutex::new(Book::new(options.credits)),
+            changed: Notify::new(),
+            interruptions: AtomicU64::new(0),
+        });
+        let (out, heard) = mpsc::channel(QUEUE_MAX);
+        let driver = Driver {
+            client,
+            backoff: Backoff::new(options.backoff),
+            options,
+            snapshot_token: Vec::new(),
+            shared: Arc::clone(&shared),
+            out,
+        };
+        Self { heard, shared, task: tokio::spawn(driver.run()) }
+    }
+
+    /// How often it broke off since it was made.
+    #[must_use]
+    pub fn interruptions(&self) -> u64 {
+        self.shared.interruptions.load(Ordering::Relaxed)
+    }
+
+    /// Ends it: what was acknowledged so far is brought to the server first, as far as that is
+    /// possible within five seconds. To drop the consumer does the same in the background.
+    pub async fn close(self) {
+        drop(self.heard);
+        // A task that panicked has nothing to say any more.
+        let _ = self.task.await;
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Consumed, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.heard.poll_recv(cx)
+    }
+}
+
+/// How a connection ended.
+enum End {
+    /// The caller has gone.
+    Closed,
+    /// It broke.
+    Broken(Status),
+}
+
+struct Driver {
+    client: WatchServiceClient<Calls>,
+    options: ConsumeOptions,
+    backoff: Backoff,
+    snapshot_token: Vec<u8>,
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Result<Consumed, Status>>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        while let End::Broken(status) = self.session().await {
+            let stale = !self.snapshot_token.is_empty()
+                && fault::refuses_field(&status, "start.snapshot_token");
+            if stale {
+                self.snapshot_token = Vec::new();
+            } else if !fault::heals(&status) {
+                // Nobody may be left to hear it.
+                let _ = self.out.send(Err(status)).await;
+                return;
+            }
+            self.shared.interruptions.fetch_add(1, Ordering::Relaxed);
+            let retry_in = self.backoff.next(fault::stay_away(&status));
+            if self.out.send(Ok(Consumed::Interrupted { status, retry_in })).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = self.out.closed() => return,
+                () = sleep(retry_in) => {}
+            }
+        }
+    }
+
+    async fn session(&mut self) -> End {
+        self.shared.book.lock().disconnected();
+        let (requests, sent) = mpsc::channel(REQUESTS_MAX);
+        // There is room: it is the first.
+        let _ = requests.try_send(self.start());
+        let opened = tokio::select! {
+            () = self.out.closed() => return End::Closed,
+            opened = timeout(OPEN_PATIENCE, self.client.consume(ReceiverStream::new(sent))) => opened,
+        };
+        let mut responses = match opened {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => return End::Broken(status),
+            Err(_) => return End::Broken(Status::unavailable("the server does not answer")),
+        };
+        match self.follow(&requests, &mut responses).await {
+            End::Closed => {
+                self.finish(requests, responses).await;
+                End::Closed
+            }
+            broken @ End::Broken(_) => broken,
+        }
+    }
+
+    fn start(&self) -> ConsumeRequest {
+        let span = |span: Option<Duration>| span.map(|span| span.try_into().unwrap_or_default());
+        let start = ConsumeStart {
+            subscription: self.options.subscription.clone(),
+            shard: self.options.shard,
+            credits: self.options.credits,
+            redelivery_timeout: span(self.options.redelivery_timeout),
+            progress_interval: span(self.options.progress_interval),
+            snapshot_token: self.snapshot_token.clone(),
+            consumer: self.options.consumer.clone(),
+        };
+        ConsumeRequest { message: Some(consume_request::Message::Start(start)) }
+    }
+
+    async fn follow(
+        &mut self,
+        requests: &mpsc::Sender<ConsumeRequest>,
+        responses: &mut Streaming<ConsumeResponse>,
+    ) -> End {
+        let silence_max = silence_max(self.options.progress_interval.unwrap_or(PROGRESS_INTERVAL));
+        let (shared, out) = (Arc::clone(&self.shared), self.out.clone());
+        loop {
+            // Messages are read only while the caller has room for them; acknowledgements always go.
+            let next = async {
+                let room = out.reserve().await.ok()?;
+                Some((room, timeout(silence_max, responses.message()).await))
+            };
+            let (room, heard) = tokio::select! {
+                () = shared.changed.notified() => {
+                    if let Ok(Ok(())) = timeout(silence_max, self.flush(requests)).await {
+                        continue;
+                    }
+                    // The answer says why nothing can be sent any more.
+                    match timeout(silence_max, responses.message()).await {
+                        Ok(Err(status)) => return End::Broken(status),
+                        _ => return End::Broken(Status::unavailable("the server hears nothing")),
+                    }
+                }
+                next = next => match next {
+                    Some(next) => next,
+                    None => return End::Closed,
+                },
+                () = out.closed() => return End::Closed,
+            };
+            match heard {
+                Ok(Ok(Some(response))) => {
+                    if let Some(consumed) = self.hear(response) {
+                        room.send(Ok(consumed));
+                    }
+                }
+                Ok(Ok(None)) => {
+                    return End::Broken(Status::unavailable("the server ended the stream"));
+                }
+                Ok(Err(status)) => return End::Broken(status),
+                Err(_) => {
+                    return End::Broken(Status::unavailable("nothing was heard for too long"));
+                }
+            }
+        }
+    }
+
+    /// Takes a message; answers what the caller hears of it.
+    fn hear(&mut self, response: ConsumeResponse) -> Option<Consumed> {
+        let mut book = self.shared.book.lock();
+        let message = response.message?;
+        let take = match &message {
+            Message::Started(started) => {
+                self.backoff.reset();
+                let has_snapshot = started
+                    .subscription
+                    .as_ref()
+                    .is_some_and(|own| own.snapshot() != Snapshot::Unspecified);
+                book.connected(started.next_index, has_snapshot);
+                return Some(Consumed::Connected(Box::new(started.clone())));
+            }
+            Message::Progress(progress) => {
+                book.progress(progress.next_index);
+                self.shared.changed.notify_one();
+                return Some(Consumed::Progress(*progress));
+            }
+            Message::Snapshot(subject) => {
+                self.snapshot_token.clone_from(&subject.token);
+                book.snapshot_subject()
+            }
+            Message::SnapshotEnd(end) => book.snapshot_end(end.revision),
+            event => {
+                self.snapshot_token = Vec::new();
+                book.event(index_of(event)?)
+            }
+        };
+        let session = book.session();
+        drop(book);
+        match take {
+            Take::GiveOut => {
+                let handle =
+                    Handle { index: index_of(&message), session, shared: Arc::clone(&self.shared) };
+                let message = Box::new(message);
+                Some(Consumed::Delivery(Delivery { message, attempt: response.attempt, handle }))
+            }
+            Take::Known => {
+                self.shared.changed.notify_one();
+                None
+            }
+        }
+    }
+
+    /// Sends what has gathered.
+    async fn flush(
+        &self,
+        requests: &mpsc::Sender<ConsumeRequest>,
+    ) -> Result<(), mpsc::error::SendError<ConsumeRequest>> {
+        let send = |message| requests.send(ConsumeRequest { message: Some(message) });
+        loop {
+            let ack: Option<ConsumeAck> = self.shared.book.lock().take_ack();
+            let Some(ack) = ack else { break };
+            send(consume_request::Message::Ack(ack)).await?;
+        }
+        let credits: Option<u32> = self.shared.book.lock().take_credits();
+        if let Some(credits) = credits {
+            send(consume_request::Message::Credit(ConsumeCredit { credits })).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the last acknowledgements, and waits until the server has taken them.
+    async fn finish(
+        &self,
+        requests: mpsc::Sender<ConsumeRequest>,
+        mut responses: Streaming<ConsumeResponse>,
+    ) {
+        let last_words = async {
+            if self.flush(&requests).await.is_ok() {
+                drop(requests);
+                while let Ok(Some(_)) = responses.message().await {}
+            }
+        };
+        // Whoever is gone by then will deliver again, to whoever consumes next.
+        let _ = timeout(CLOSE_PATIENCE, last_words).await;
+    }
+}

@@ -1,0 +1,357 @@
+//! What a consumer holds, has dealt with, and has to tell the server: pure bookkeeping, across
+//! connections.
+//!
+//! The server takes an acknowledgement only for what it has sent on this connection. So what was
+//! acknowledged while no connection was there, or was lost with one, is said when the event comes
+//! again, and the event is not given out a second time.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::proto::ConsumeAck;
+
+/// How many acknowledged indexes are remembered for the case that they come again. Beyond, the
+/// smallest are forgotten, and what comes again is given out again.
+const ACKED_MAX: usize = 10_000;
+/// How many unacknowledged indexes are followed. Beyond, the server is not told of progress alone.
+const UNACKED_MAX: usize = 10_000;
+/// The most indexes of one acknowledgement: the protocol's limit.
+const INDEXES_MAX: usize = 10_000;
+
+/// What to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Give it to the caller.
+    GiveOut,
+    /// The caller has it, or has dealt with it.
+    Known,
+}
+
+#[derive(Debug)]
+pub(super) struct Book {
+    /// Counts connections.
+    session: u64,
+    /// The server has let us in. Before, it would take nothing.
+    is_in: bool,
+    /// Events in the caller's hands, and the connection whose credit each holds.
+    held: HashMap<u64, u64>,
+    /// Events that were given out and are not acknowledged.
+    unacked: BTreeSet<u64>,
+    /// More were, than are followed.
+    lost_track: bool,
+    /// Acknowledged one by one.
+    acked: BTreeSet<u64>,
+    /// Everything before it is acknowledged.
+    through: u64,
+    /// Of that, what this connection was told.
+    through_told: u64,
+    /// Everything before it was delivered on this connection.
+    delivered: u64,
+    /// Acknowledged indexes to tell.
+    to_tell: BTreeSet<u64>,
+    snapshot: SnapshotBook,
+    /// Credits to give back, and from how many on.
+    returned: u32,
+    returned_min: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct SnapshotBook {
+    /// One may come, before any event.
+    awaited: bool,
+    /// Part of one was given out, and it is not acknowledged.
+    open: bool,
+    acked: bool,
+    /// Its revision, once its end was delivered on this connection.
+    end: Option<u64>,
+}
+
+impl Book {
+    pub(super) fn new(credits: u32) -> Self {
+        Self {
+            session: 0,
+            is_in: false,
+            held: HashMap::new(),
+            unacked: BTreeSet::new(),
+            lost_track: false,
+            acked: BTreeSet::new(),
+            through: 0,
+            through_told: 0,
+            delivered: 0,
+            to_tell: BTreeSet::new(),
+            snapshot: SnapshotBook::default(),
+            returned: 0,
+            returned_min: (credits / 4).max(1),
+        }
+    }
+
+    /// The number of the present connection.
+    pub(super) fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// The connection is gone.
+    pub(super) fn disconnected(&mut self) {
+        self.is_in = false;
+    }
+
+    /// A new connection, whose credits are all still to be used.
+    pub(super) fn connected(&mut self, next_index: u64, has_snapshot: bool) {
+        self.session += 1;
+        self.is_in = true;
+        self.returned = 0;
+        self.to_tell.clear();
+        self.delivered = next_index;
+        self.through_told = next_index;
+        // What the server has on record needs no memory here.
+        self.acked = self.acked.split_off(&next_index);
+        self.snapshot.end = None;
+        // Events come behind a snapshot: whoever had one is past it.
+        let had_events = self.through > 0 || !self.acked.is_empty() || !self.unacked.is_empty();
+        if has_snapshot && self.session == 1 && !had_events {
+            self.snapshot.awaited = true;
+        }
+    }
+
+    /// An event came.
+    pub(super) fn event(&mut self, index: u64) -> Take {
+        self.snapshot.awaited = false;
+        self.delivered = self.delivered.max(index.saturating_add(1));
+        if index < self.through || self.acked.contains(&index) {
+            self.to_tell.insert(index);
+            self.returned += 1;
+            return Take::Known;
+        }
+        match self.held.insert(index, self.session) {
+            None => {
+                self.follow(index);
+                Take::GiveOut
+            }
+            // It holds a credit of this connection already.
+            Some(session) if session == self.session => {
+                self.returned += 1;
+                Take::Known
+            }
+            Some(_) => Take::Known,
+        }
+    }
+
+    fn follow(&mut self, index: u64) {
+        if self.unacked.len() < UNACKED_MAX {
+            self.unacked.insert(index);
+        } else {
+            self.lost_track = true;
+        }
+    }
+
+    /// A data subject of a snapshot came.
+    pub(super) fn snapshot_subject(&mut self) -> Take {
+        if self.snapshot.acked {
+            self.returned += 1;
+            return Take::Known;
+        }
+        self.snapshot.open = true;
+        Take::GiveOut
+    }
+
+    /// A snapshot is complete.
+    pub(super) fn snapshot_end(&mut self, revision: u64) -> Take {
+        self.delivered = self.delivered.max(revision);
+        self.snapshot.end = Some(revision);
+        if self.snapshot.acked {
+            self.returned += 1;
+            return Take::Known;
+        }
+        self.snapshot.open = true;
+        Take::GiveOut
+    }
+
+    /// Everything before `next_index` was delivered, or does not concern us. If all of that is
+    /// acknowledged, so is the rest.
+    pub(super) fn progress(&mut self, next_index: u64) {
+        self.delivered = self.delivered.max(next_index);
+        let snapshot_settled = !self.snapshot.open && !self.snapshot.awaited;
+        if self.unacked.is_empty() && !self.lost_track && snapshot_settled {
+            self.through = self.through.max(next_index);
+        }
+    }
+
+    pub(super) fn ack(&mut self, index: u64) {
+        self.unacked.remove(&index);
+        self.to_tell.insert(index);
+        self.acked.insert(index);
+        if self.acked.len() > ACKED_MAX {
+            self.acked.pop_first();
+        }
+    }
+
+    pub(super) fn ack_through(&mut self, index: u64) {
+        let next = index.saturating_add(1);
+        self.unacked = self.unacked.split_off(&next);
+        self.acked = self.acked.split_off(&next);
+        self.through = self.through.max(next);
+    }
+
+    pub(super) fn ack_snapshot(&mut self) {
+        self.snapshot = SnapshotBook { awaited: false, open: false, acked: true, ..self.snapshot };
+    }
+
+    /// A message has left the caller's hands; its credit is free, if it is one of this connection.
+    pub(super) fn release(&mut self, index: Option<u64>, session: u64) {
+        let of = match index {
+            Some(index) => self.held.remove(&index),
+            None => Some(session),
+        };
+        if of == Some(self.session) {
+            self.returned += 1;
+        }
+    }
+
+    /// What to acknowledge on this connection, if anything. To be asked until there is nothing.
+    pub(super) fn take_ack(&mut self) -> Option<ConsumeAck> {
+        if !self.is_in {
+            return None;
+        }
+        let through = self.through.min(self.delivered);
+        let snapshot = self.snapshot.end.take_if(|_| self.snapshot.acked);
+        let next_index = Some(through).filter(|through| *through > self.through_told).max(snapshot);
+        self.through_told = self.through_told.max(next_index.unwrap_or(0));
+        // What was not delivered on this connection would be refused; it is told when it comes.
+        let undelivered = self.to_tell.split_off(&self.delivered);
+        let mut tell = std::mem::replace(&mut self.to_tell, undelivered);
+        tell = tell.split_off(&self.through_told);
+        let indexes: Vec<u64> = tell.iter().copied().take(INDEXES_MAX).collect();
+        self.to_tell.extend(tell.into_iter().skip(INDEXES_MAX));
+        (next_index.is_some() || !indexes.is_empty()).then_some(ConsumeAck { next_index, indexes })
+    }
+
+    /// Credits to give, if enough have gathered.
+    pub(super) fn take_credits(&mut self) -> Option<u32> {
+        (self.is_in && self.returned >= self.returned_min)
+            .then(|| std::mem::take(&mut self.returned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(credits: u32, next_index: u64) -> Book {
+        let mut book = Book::new(credits);
+        book.connected(next_index, false);
+        book
+    }
+
+    fn ack(next_index: Option<u64>, indexes: &[u64]) -> Option<ConsumeAck> {
+        Some(ConsumeAck { next_index, indexes: indexes.to_vec() })
+    }
+
+    /// The caller deals with an event and lets go of it.
+    fn deal_with(book: &mut Book, index: u64) {
+        book.ack(index);
+        let session = book.session();
+        book.release(Some(index), session);
+    }
+
+    #[test]
+    fn single_and_cumulative_acknowledgements_are_told_once() {
+        let mut book = connected(8, 3);
+        for index in [3, 5, 9] {
+            assert_eq!(book.event(index), Take::GiveOut);
+        }
+        deal_with(&mut book, 9);
+        deal_with(&mut book, 3);
+        assert_eq!(book.take_ack(), ack(None, &[3, 9]));
+        assert_eq!(book.take_ack(), None);
+        book.ack_through(5);
+        book.release(Some(5), 1);
+        assert_eq!(book.take_ack(), ack(Some(6), &[]));
+        assert_eq!(book.take_credits(), Some(3));
+        assert_eq!(book.take_credits(), None);
+    }
+
+    #[test]
+    fn what_is_held_or_dealt_with_is_not_given_out_again_on_the_next_connection() {
+        let mut book = connected(4, 0);
+        for index in [1, 2, 3] {
+            assert_eq!(book.event(index), Take::GiveOut);
+        }
+        deal_with(&mut book, 2);
+        // The acknowledgement is lost with the connection.
+        book.disconnected();
+        assert_eq!((book.take_ack(), book.take_credits()), (None, None));
+        book.connected(0, false);
+        assert_eq!(book.take_ack(), None, "nothing was delivered here yet");
+        deal_with(&mut book, 3);
+        assert_eq!(book.take_ack(), None);
+        assert_eq!(book.event(1), Take::Known, "it is in the caller's hands");
+        assert_eq!(book.event(2), Take::Known, "it was dealt with");
+        assert_eq!(book.take_ack(), ack(None, &[2]));
+        assert_eq!(book.event(3), Take::Known);
+        assert_eq!(book.take_ack(), ack(None, &[3]));
+        assert_eq!(book.take_credits(), Some(2), "1 holds the third");
+        deal_with(&mut book, 1);
+        assert_eq!(book.take_ack(), ack(None, &[1]));
+        assert_eq!(book.take_credits(), Some(1));
+        assert_eq!(book.event(4), Take::GiveOut);
+    }
+
+    #[test]
+    fn what_was_dropped_comes_again() {
+        let mut book = connected(1, 0);
+        assert_eq!(book.event(1), Take::GiveOut);
+        book.release(Some(1), 1);
+        assert_eq!((book.take_ack(), book.take_credits()), (None, Some(1)));
+        assert_eq!(book.event(1), Take::GiveOut);
+        assert_eq!(book.event(1), Take::Known, "a redelivery of what is held");
+        assert_eq!(book.take_credits(), Some(1));
+    }
+
+    #[test]
+    fn a_cumulative_acknowledgement_is_told_as_far_as_events_came() {
+        let mut book = connected(8, 0);
+        for index in [1, 2, 3] {
+            book.event(index);
+        }
+        book.ack_through(3);
+        book.connected(0, false);
+        assert_eq!(book.event(1), Take::Known);
+        assert_eq!(book.take_ack(), ack(Some(2), &[]));
+        assert_eq!(book.event(3), Take::Known);
+        assert_eq!(book.take_ack(), ack(Some(4), &[]));
+    }
+
+    #[test]
+    fn progress_is_acknowledged_once_nothing_is_open() {
+        let mut book = connected(8, 0);
+        book.event(1);
+        book.progress(5);
+        assert_eq!(book.take_ack(), None);
+        deal_with(&mut book, 1);
+        assert_eq!(book.take_ack(), ack(None, &[1]));
+        book.progress(7);
+        assert_eq!(book.take_ack(), ack(Some(7), &[]));
+    }
+
+    #[test]
+    fn a_snapshot_is_acknowledged_by_its_end_alone() {
+        let mut book = Book::new(8);
+        book.connected(9, true);
+        book.progress(9);
+        assert_eq!(book.take_ack(), None, "one is still to come");
+        assert_eq!(book.snapshot_subject(), Take::GiveOut);
+        book.release(None, 1);
+        assert_eq!(book.snapshot_end(9), Take::GiveOut);
+        assert_eq!(book.event(10), Take::GiveOut);
+        deal_with(&mut book, 10);
+        assert_eq!(book.take_ack(), ack(None, &[10]));
+        book.progress(12);
+        assert_eq!(book.take_ack(), None);
+        book.ack_snapshot();
+        assert_eq!(book.take_ack(), ack(Some(9), &[]));
+        // Lost with the connection: it is said again, and the caller hears nothing twice.
+        book.connected(9, true);
+        assert_eq!(book.snapshot_subject(), Take::Known);
+        assert_eq!(book.snapshot_end(9), Take::Known);
+        assert_eq!(book.take_ack(), ack(Some(9), &[]));
+    }
+}

@@ -1,0 +1,128 @@
+//! What a status says about going on: whether another try may help, and when.
+
+use std::time::Duration;
+
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+/// Domain of the server's own errors.
+const ERROR_DOMAIN: &str = "consent.v1";
+/// In trailers: how long to wait before the next try, in milliseconds; negative means never (gRFC A6).
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The number of `INVALID_ARGUMENT`, `NOT_FOUND` and so on: codes that no wait heals, because the
+/// request itself is not to be answered. The numbers are those of gRPC.
+const FINAL_CODES: [i32; 9] = [3, 5, 6, 7, 9, 11, 12, 15, 16];
+/// `ABORTED`, which ends a stream for good where the server says so with a reason of its own.
+const ABORTED: i32 = 10;
+
+/// What the server says about another try of the same request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Nothing.
+    None,
+    /// Not before this has passed.
+    After(Duration),
+    /// It would not help.
+    Never,
+}
+
+/// The documented reason of an error (`google.rpc.ErrorInfo`), if it is the server's own.
+#[must_use]
+pub fn reason(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == ERROR_DOMAIN).then_some(info.reason)
+}
+
+/// What the server says about another try. Its own errors say when one may help, and say nothing
+/// where it would not.
+pub(super) fn advice(status: &Status) -> Advice {
+    if let Some(value) = status.metadata().get(PUSHBACK) {
+        let ms = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        return ms.map_or(Advice::Never, |ms| Advice::After(Duration::from_millis(ms)));
+    }
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match (delay, reason(status)) {
+        (Some(delay), _) => Advice::After(delay),
+        (None, Some(_)) => Advice::Never,
+        (None, None) => Advice::None,
+    }
+}
+
+/// Whether a stream that ended with this status can go on one day, as it is.
+pub(super) fn heals(status: &Status) -> bool {
+    let code = i32::from(status.code());
+    let is_last_word = code == ABORTED && reason(status).is_some();
+    !is_last_word && !FINAL_CODES.contains(&code)
+}
+
+/// How long the server asks a stream to stay away.
+pub(super) fn stay_away(status: &Status) -> Option<Duration> {
+    match advice(status) {
+        Advice::After(delay) => Some(delay),
+        Advice::None | Advice::Never => None,
+    }
+}
+
+/// Whether the server does not take this field of the request.
+pub(super) fn refuses_field(status: &Status, field: &str) -> bool {
+    let refused = status.get_details_bad_request().map(|bad| bad.field_violations);
+    refused.into_iter().flatten().any(|violation| violation.field == field)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn own(code: i32, reason: &str, delay: Option<Duration>) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, ERROR_DOMAIN, []);
+        if let Some(delay) = delay {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(code.into(), "no", details)
+    }
+
+    #[test]
+    fn the_servers_word_about_another_try_is_heard() {
+        let second = Duration::from_secs(1);
+        let away = own(14, "SHUTTING_DOWN", Some(second));
+        assert_eq!(advice(&away), Advice::After(second));
+        assert_eq!(advice(&own(14, "WRITES_STOPPED", None)), Advice::Never);
+        assert_eq!(advice(&Status::unavailable("tcp connect error")), Advice::None);
+        let mut pushed = Status::unavailable("later");
+        pushed.metadata_mut().insert(PUSHBACK, "250".parse().unwrap());
+        assert_eq!(advice(&pushed), Advice::After(Duration::from_millis(250)));
+        pushed.metadata_mut().insert(PUSHBACK, "-1".parse().unwrap());
+        assert_eq!(advice(&pushed), Advice::Never);
+    }
+
+    #[test]
+    fn streams_end_only_on_what_can_not_heal() {
+        for healing in [
+            own(14, "SHUTTING_DOWN", None),
+            own(8, "TOO_MANY_STREAMS", None),
+            own(13, "STATE_UNREADABLE", None),
+            Status::unavailable("connection refused"),
+            Status::unknown("h2 protocol error"),
+            Status::internal("h2 protocol error"),
+            Status::deadline_exceeded("Timeout expired"),
+            Status::aborted("a proxy"),
+        ] {
+            assert!(heals(&healing), "{healing:?}");
+        }
+        for last in [
+            own(10, "SUBSCRIPTION_TAKEN_OVER", None),
+            own(10, "SUBSCRIPTION_DELETED", None),
+            own(3, "INVALID_FIELD", None),
+            own(5, "SUBSCRIPTION_NOT_FOUND", None),
+            own(11, "INDEX_OUT_OF_RANGE", None),
+            Status::unauthenticated("who?"),
+            Status::unimplemented("an old server"),
+        ] {
+            assert!(!heals(&last), "{last:?}");
+        }
+    }
+}

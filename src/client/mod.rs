@@ -1,0 +1,235 @@
+//! What other Rust services depend on: calls with deadlines and retries, streams that go on by
+//! themselves, and a local cache of answers that is never stale beyond a bound.
+//!
+//! ```toml
+//! consent-ledger = { version = "0.1", default-features = false, features = ["client"] }
+//! ```
+//!
+//! With these features nothing of the server is compiled. This module uses the generated types and
+//! nothing else of the crate.
+//!
+//! * [`Client`] has the generated client of each service, over [`Calls`]: deadlines and retries by
+//!   [`ServiceConfig`], and the caller's metadata.
+//! * [`Client::watch`] and [`Client::consume`] are streams that reconnect.
+//! * [`CachedChecker`] answers "may I?" in process.
+//!
+//! Whoever gets an error, or no answer, must act as if the answer were DENY.
+
+mod backoff;
+pub mod cache;
+mod calls;
+pub mod consume;
+mod fault;
+pub mod service_config;
+pub mod watch;
+
+use std::{fmt, time::Duration};
+
+pub use backoff::BackoffPolicy;
+pub use cache::CachedChecker;
+pub use calls::{Calls, MetadataHook, RETRY_BUFFER_BYTES_MAX};
+pub use consume::{ConsumeOptions, Consumer, Delivery};
+pub use fault::reason;
+pub use service_config::ServiceConfig;
+use thiserror::Error;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+pub use watch::{Heard, Watch, WatchOptions};
+
+use crate::proto::{
+    audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
+    check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
+    privacy_service_client::PrivacyServiceClient, watch_service_client::WatchServiceClient,
+};
+
+/// The largest answer that is taken, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Where the server is, and how to talk to it.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
+    pub endpoint: String,
+    /// What an `https` endpoint needs.
+    pub tls: Option<Tls>,
+    /// Deadlines and retries.
+    pub service_config: ServiceConfig,
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// How often an open connection is asked whether somebody is still there, also while it is idle.
+    /// What does not answer within as long a time is given up.
+    pub keep_alive: Duration,
+    /// Adds to the metadata of each attempt.
+    pub metadata: Option<MetadataHook>,
+}
+
+/// Whom to trust, and who we are.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// The certificate authority to trust, in PEM.
+    pub ca_pem: Vec<u8>,
+    /// The name in the server's certificate, where it is not that of the endpoint.
+    pub domain: Option<String>,
+    /// Our own certificate and key, in PEM.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl ClientConfig {
+    /// The defaults for an endpoint.
+    pub fn new(endpoint: impl Into<String>) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            tls: None,
+            service_config: ServiceConfig::default(),
+            connect_timeout: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(20),
+            metadata: None,
+        }
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The endpoint is no URL, or its TLS can not be used.
+    #[error("the endpoint `{endpoint}` can not be used: {source}")]
+    Endpoint {
+        /// The endpoint.
+        endpoint: String,
+        /// Why not.
+        source: tonic::transport::Error,
+    },
+    /// An `https` endpoint, and no certificate authority to trust.
+    #[error("the endpoint `{endpoint}` needs a certificate authority to trust")]
+    NoAuthority {
+        /// The endpoint.
+        endpoint: String,
+    },
+}
+
+/// A client of the ledger. Cheap to clone; all clones share one connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    calls: Calls,
+}
+
+impl Client {
+    /// A client that connects when it is first used, and again whenever the connection broke. Must
+    /// be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn connect_lazy(config: ClientConfig) -> Result<Self, ConnectError> {
+        let channel = endpoint(&config)?.connect_lazy();
+        let calls = Calls::new(channel, config.service_config, config.metadata);
+        Ok(Self { calls })
+    }
+
+    /// A client over a channel that is there already.
+    #[must_use]
+    pub fn over(channel: Channel, service_config: ServiceConfig) -> Self {
+        Self { calls: Calls::new(channel, service_config, None) }
+    }
+
+    /// The transport under the generated clients, for services that have no method here.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        self.calls.clone()
+    }
+
+    /// May I?
+    #[must_use]
+    pub fn checks(&self) -> CheckServiceClient<Calls> {
+        CheckServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Acts and what is known of them.
+    #[must_use]
+    pub fn consents(&self) -> ConsentServiceClient<Calls> {
+        ConsentServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Streams and durable subscriptions, as the protocol has them; see [`Self::watch`] and
+    /// [`Self::consume`] for streams that go on by themselves.
+    #[must_use]
+    pub fn watches(&self) -> WatchServiceClient<Calls> {
+        WatchServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Entries, proofs and receipts.
+    #[must_use]
+    pub fn audits(&self) -> AuditServiceClient<Calls> {
+        AuditServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Purposes and channels.
+    #[must_use]
+    pub fn catalog(&self) -> CatalogServiceClient<Calls> {
+        CatalogServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// What is done about a data subject as a whole.
+    #[must_use]
+    pub fn privacy(&self) -> PrivacyServiceClient<Calls> {
+        PrivacyServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Hears what changes, for as long as it is polled.
+    #[must_use]
+    pub fn watch(&self, options: WatchOptions) -> Watch {
+        Watch::new(self.watches(), options)
+    }
+
+    /// Consumes a durable subscription. Must be called within a Tokio runtime: a task of its own
+    /// brings acknowledgements to the server.
+    #[must_use]
+    pub fn consume(&self, options: ConsumeOptions) -> Consumer {
+        Consumer::new(self.watches(), options)
+    }
+
+    /// A local cache of answers. Must be called within a Tokio runtime: a task of its own listens to
+    /// the server.
+    ///
+    /// # Errors
+    /// An option is out of its range.
+    pub fn cached_checker(
+        &self,
+        options: cache::CacheOptions,
+    ) -> Result<CachedChecker, cache::CacheOptionsError> {
+        CachedChecker::new(self, options)
+    }
+}
+
+fn endpoint(config: &ClientConfig) -> Result<Endpoint, ConnectError> {
+    let unusable = |source| ConnectError::Endpoint { endpoint: config.endpoint.clone(), source };
+    let endpoint = Endpoint::from_shared(config.endpoint.clone())
+        .map_err(unusable)?
+        .connect_timeout(config.connect_timeout)
+        .http2_keep_alive_interval(config.keep_alive)
+        .keep_alive_timeout(config.keep_alive)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    match &config.tls {
+        Some(tls) => endpoint.tls_config(tls_config(tls)).map_err(unusable),
+        None if config.endpoint.starts_with("https:") => {
+            Err(ConnectError::NoAuthority { endpoint: config.endpoint.clone() })
+        }
+        None => Ok(endpoint),
+    }
+}
+
+fn tls_config(tls: &Tls) -> ClientTlsConfig {
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca_pem));
+    if let Some(domain) = &tls.domain {
+        config = config.domain_name(domain);
+    }
+    if let Some((certificate, key)) = &tls.identity {
+        config = config.identity(Identity::from_pem(certificate, key));
+    }
+    config
+}

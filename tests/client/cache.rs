@@ -1,0 +1,274 @@
+//! The cache of answers against real servers: alive, held back, paused and dead.
+
+use std::time::{Duration, Instant};
+
+use consent_ledger::{
+    client::{
+        CachedChecker,
+        cache::{Answer, CacheOptions, CacheOptionsError, OnStale, Question, Unanswered},
+    },
+    proto::{self, Action, LinkConfidence},
+};
+use rustix::process::Signal;
+
+use crate::{
+    client,
+    proxy::Proxy,
+    quick, serve_again,
+    support::{self, Clients, PATIENCE, Server},
+};
+
+const BOUND: Duration = Duration::from_millis(1_200);
+
+fn options() -> CacheOptions {
+    CacheOptions {
+        bound: BOUND,
+        deadline: Duration::from_millis(300),
+        backoff: quick(),
+        ..CacheOptions::default()
+    }
+}
+
+fn may_i(subject: &str) -> Question<'_> {
+    Question::new(subject, "ads", "email")
+}
+
+async fn grant(clients: &mut Clients, subject: &str) {
+    let act = support::act(subject, vec![support::change(Action::Grant, "ads", "email")]);
+    clients.consent.record_consent(act).await.unwrap();
+}
+
+/// Withdraws; answers when that was acknowledged.
+async fn withdraw(clients: &mut Clients, subject: &str) -> Instant {
+    let act = support::act(subject, vec![support::change(Action::Withdraw, "ads", "email")]);
+    clients.consent.record_consent(act).await.unwrap();
+    Instant::now()
+}
+
+/// Asks until the cache itself answers ALLOW.
+async fn until_cached(checker: &CachedChecker, subject: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match checker.check(&may_i(subject)).await {
+            Answer::Cached(response) if response.effect() == proto::Effect::Allow => return,
+            _ => assert!(Instant::now() < deadline, "{subject} is not cached"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// How long after a moment the cache still answers ALLOW. The promise is that of the bound.
+async fn allows_for(checker: &CachedChecker, subject: &str, since: Instant) -> Duration {
+    let mut longest = Duration::ZERO;
+    loop {
+        // When the answer is asked for, and so not before it is given.
+        let asked_at = since.elapsed();
+        match checker.cached(&may_i(subject)) {
+            Some(answer) if answer.effect() == proto::Effect::Allow => longest = asked_at,
+            _ => return longest,
+        }
+        assert!(longest <= BOUND, "still allowed {longest:?} after the withdrawal");
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+}
+
+async fn serve(dir: &std::path::Path) -> (Server, Clients) {
+    let server = Server::start(dir);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["ads"], &["email"]).await;
+    (server, clients)
+}
+
+fn has_no_answer(answer: &Answer) -> bool {
+    matches!(answer, Answer::Denied(Unanswered::Server(_))) && !answer.is_allowed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawal_ends_cached_answers_within_the_bound() {
+    const ROUNDS: u32 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut server, mut clients) = serve(dir.path()).await;
+    let checker = client(&server.address).cached_checker(options()).unwrap();
+
+    let mut alive = Duration::ZERO;
+    for number in 0..50 {
+        let subject = format!("user:alive-{number}");
+        grant(&mut clients, &subject).await;
+        until_cached(&checker, &subject).await;
+        let since = withdraw(&mut clients, &subject).await;
+        alive = alive.max(allows_for(&checker, &subject, since).await);
+        assert!(!checker.check(&may_i(&subject)).await.is_allowed());
+    }
+
+    // Paused just after the acknowledgement; whether the event got out before is a matter of luck.
+    let mut paused = Duration::ZERO;
+    for number in 0..ROUNDS {
+        let (subject, other) = (format!("user:paused-{number}"), format!("user:other-{number}"));
+        grant(&mut clients, &subject).await;
+        grant(&mut clients, &other).await;
+        until_cached(&checker, &other).await;
+        until_cached(&checker, &subject).await;
+        let since = withdraw(&mut clients, &subject).await;
+        server.process().signal(Signal::STOP);
+        paused = paused.max(allows_for(&checker, &subject, since).await);
+        // Nobody is answered for longer than the bound, whatever was heard of them.
+        paused = paused.max(allows_for(&checker, &other, since).await);
+        assert!(has_no_answer(&checker.check(&may_i(&subject)).await));
+        server.process().signal(Signal::CONT);
+        until_cached(&checker, &other).await;
+        let answer = checker.check(&may_i(&subject)).await;
+        assert!(answer.response().is_some() && !answer.is_allowed(), "{answer:?}");
+    }
+
+    let mut dead = Duration::ZERO;
+    for number in 0..ROUNDS {
+        let (subject, other) = (format!("user:dead-{number}"), format!("user:rest-{number}"));
+        grant(&mut clients, &subject).await;
+        grant(&mut clients, &other).await;
+        until_cached(&checker, &other).await;
+        until_cached(&checker, &subject).await;
+        let address = server.address.clone();
+        let since = withdraw(&mut clients, &subject).await;
+        server.kill();
+        dead = dead.max(allows_for(&checker, &subject, since).await);
+        dead = dead.max(allows_for(&checker, &other, since).await);
+        assert!(has_no_answer(&checker.check(&may_i(&other)).await));
+        server = serve_again(dir.path(), &address);
+        clients = server.clients().await;
+        until_cached(&checker, &other).await;
+        assert!(!checker.check(&may_i(&subject)).await.is_allowed());
+    }
+    println!(
+        "longest from an acknowledged withdrawal to the cache's last ALLOW, bound {BOUND:?}: \
+         alive {alive:?}, paused {paused:?}, dead {dead:?}"
+    );
+    assert!(checker.interruptions() >= u64::from(ROUNDS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_back_and_comes_late_makes_nothing_fresh() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    let proxy = Proxy::start(server.address.clone()).await;
+    let checker = client(&proxy.address).cached_checker(options()).unwrap();
+    let mut longest = Duration::ZERO;
+    for number in 0..3 {
+        let subject = format!("user:{number}");
+        grant(&mut clients, &subject).await;
+        until_cached(&checker, &subject).await;
+        // The server goes on and says that nothing has happened; then something does, and only
+        // the first half of all that is let through.
+        proxy.hold(true);
+        tokio::time::sleep(BOUND / 2).await;
+        let since = withdraw(&mut clients, &subject).await;
+        longest = longest.max(allows_for(&checker, &subject, since).await);
+        assert!(!checker.is_fresh());
+        proxy.hold(false);
+        until_denied(&checker, &subject).await;
+    }
+    println!("held back: {longest:?}, bound {BOUND:?}");
+}
+
+/// The cache answers again, and DENY.
+async fn until_denied(checker: &CachedChecker, subject: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = checker.check(&may_i(subject)).await;
+        assert!(!answer.is_allowed(), "{answer:?}");
+        if matches!(answer, Answer::Cached(_)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_and_ends_of_grants_turn_cached_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    let checker = client(&server.address).cached_checker(options()).unwrap();
+
+    // A stop reaches whom it is linked to, when they are linked and while they are.
+    grant(&mut clients, "user:1").await;
+    until_cached(&checker, "user:1").await;
+    withdraw(&mut clients, "email:jo").await;
+    until_cached(&checker, "user:1").await;
+    let link = proto::LinkSubjectsRequest {
+        subject: "user:1".into(),
+        other_subject: "email:jo".into(),
+        confidence: LinkConfidence::Verified.into(),
+        asserted_by: "test".into(),
+        ..Default::default()
+    };
+    clients.privacy.link_subjects(link).await.unwrap();
+    allows_for(&checker, "user:1", Instant::now()).await;
+    until_denied(&checker, "user:1").await;
+
+    // A grant ends by the server's clock, without a word.
+    let ends_at = support::now_ms() + 1_500;
+    let mut change = support::change(Action::Grant, "ads", "email");
+    change.expires_at = Some(support::timestamp(ends_at));
+    clients.consent.record_consent(support::act("user:2", vec![change])).await.unwrap();
+    until_cached(&checker, "user:2").await;
+    loop {
+        let cached = checker.cached(&may_i("user:2"));
+        let now = support::now_ms();
+        match cached {
+            Some(answer) if answer.effect() == proto::Effect::Allow => {
+                // A millisecond for the two readings of the clock.
+                assert!(now <= ends_at + 1, "allowed {} ms after the end", now - ends_at);
+            }
+            _ if now > ends_at => break,
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    assert!(!checker.check(&may_i("user:2")).await.is_allowed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    let checker = client(&server.address).cached_checker(options()).unwrap();
+    for subject in ["user:1", "user:2"] {
+        grant(&mut clients, subject).await;
+        until_cached(&checker, subject).await;
+    }
+    let purpose = Some(proto::Purpose { retired: true, ..support::consent_purpose("ads") });
+    let request = proto::PutPurposeRequest { purpose, ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+    let since = Instant::now();
+    for subject in ["user:1", "user:2"] {
+        allows_for(&checker, subject, since).await;
+        until_denied(&checker, subject).await;
+    }
+    assert!(checker.is_fresh() && checker.interruptions() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_cache_denies_where_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    let on_stale = CacheOptions { on_stale: OnStale::Deny, ..options() };
+    let checker = client(&server.address).cached_checker(on_stale).unwrap();
+    grant(&mut clients, "user:1").await;
+    until_cached(&checker, "user:1").await;
+    server.kill();
+    allows_for(&checker, "user:1", Instant::now()).await;
+    let start = Instant::now();
+    let answer = checker.check(&may_i("user:1")).await;
+    assert!(matches!(answer, Answer::Denied(Unanswered::Stale)), "{answer:?}");
+    assert!(start.elapsed() < options().deadline, "nobody was asked");
+
+    let client = client("127.0.0.1:1");
+    let with = |options| client.cached_checker(options).unwrap_err();
+    let short = Duration::from_millis(399);
+    let refused = with(CacheOptions { bound: short, ..options() });
+    assert_eq!(refused, CacheOptionsError::Bound(short));
+    let refused = with(CacheOptions { subjects_max: 0, ..options() });
+    assert_eq!(refused, CacheOptionsError::Subjects(0));
+    let refused = with(CacheOptions { deadline: Duration::ZERO, ..options() });
+    assert_eq!(refused, CacheOptionsError::Deadline);
+}

@@ -1,0 +1,154 @@
+//! The examples that consume a subscription, and the command that does: they hear and acknowledge
+//! every event although the server dies half-way, and end cleanly when they are asked to.
+//!
+//! The Python one needs a Python with grpcio and grpcio-tools, which `CONSENT_LEDGER_TEST_PYTHON`
+//! names when the tests are built; the TypeScript one what `npm install` brings to
+//! `examples/typescript`, and in `CONSENT_LEDGER_TEST_TSX` the path of its `node_modules/.bin/tsx`.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    env,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use consent_ledger::proto::{self, Action};
+use rustix::process::Signal;
+use serde_json::Value;
+use support::{PATIENCE, Process, Server};
+
+const SUBSCRIPTION: &str = "mailer";
+/// Acts before and after the server dies: more than the examples' credits.
+const ACTS: u64 = 100;
+
+fn example(path: &str, runner: &str, address: &[&str]) -> Command {
+    let runner = env::var(runner).expect("it was there for the build");
+    let mut command = support::clean(Command::new(runner));
+    command.arg(support::repository(path)).arg(SUBSCRIPTION).args(address);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(
+    not(test_python),
+    ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python with grpcio and grpcio-tools"
+)]
+async fn the_python_example_survives_a_server_that_dies() {
+    survives(|address| {
+        let address = ["--address", address];
+        example("examples/python/consume.py", "CONSENT_LEDGER_TEST_PYTHON", &address)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(
+    not(test_tsx),
+    ignore = "needs CONSENT_LEDGER_TEST_TSX: tsx, as `npm install` brings it to examples/typescript"
+)]
+async fn the_typescript_example_survives_a_server_that_dies() {
+    survives(|address| {
+        example("examples/typescript/consume.ts", "CONSENT_LEDGER_TEST_TSX", &[address])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_survives_a_server_that_dies() {
+    survives(|address| {
+        let mut command = support::binary();
+        command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+        command.args(["subscription", "consume", SUBSCRIPTION, "--json"]);
+        command
+    })
+    .await;
+}
+
+fn serve_again(dir: &Path, address: &str) -> Server {
+    let mut command = support::binary();
+    command.arg("serve").arg("--data-dir").arg(dir).args(["--listen", address]);
+    Server::listening(Process::spawn(command))
+}
+
+async fn withdraw(server: &Server, ids: std::ops::Range<u64>) -> Vec<u64> {
+    let mut clients = server.clients().await;
+    let mut indexes = Vec::new();
+    for id in ids {
+        let change = support::change(Action::Withdraw, "ads", "email");
+        let act = support::act(&format!("user:{id}"), vec![change]);
+        indexes.push(clients.consent.record_consent(act).await.unwrap().into_inner().index);
+    }
+    indexes
+}
+
+/// The indexes of the events that were printed, each once, in the order of the first time.
+fn heard(stdout: &str) -> Vec<u64> {
+    let mut indexes = Vec::new();
+    for line in stdout.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let told: Value = serde_json::from_str(line).unwrap();
+        let Some(index) = told.get("consent").map(|event| &event["index"]) else { continue };
+        // As a number, or as JSON of protobuf has 64 bits.
+        let index = index.as_u64().or_else(|| index.as_str()?.parse().ok()).unwrap();
+        if !indexes.contains(&index) {
+            indexes.push(index);
+        }
+    }
+    indexes
+}
+
+async fn survives(consumer: impl FnOnce(&str) -> Command) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let address = server.address.clone();
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["ads"], &["email"]).await;
+    // The examples create what is missing; this is the same.
+    let subscription = proto::Subscription {
+        name: SUBSCRIPTION.into(),
+        owner: "examples".into(),
+        ..Default::default()
+    };
+    let request =
+        proto::CreateSubscriptionRequest { subscription: Some(subscription), ..Default::default() };
+    clients.watch.create_subscription(request).await.unwrap();
+
+    let consumer = Process::spawn(consumer(&address));
+    let wait = |indexes: &[u64]| {
+        let all = consumer.stdout.wait_for(PATIENCE, |text| (heard(text) == indexes).then_some(()));
+        assert!(all.is_some(), "{:?} of {indexes:?}", heard(&consumer.stdout.text()));
+    };
+    let mut recorded = withdraw(&server, 0..ACTS).await;
+    // It is in the midst of it, or done, when the server dies.
+    let first = consumer.stdout.wait_for(PATIENCE, |text| heard(text).first().copied());
+    assert_eq!(first, recorded.first().copied());
+    server.kill();
+    let server = serve_again(dir.path(), &address);
+    recorded.extend(withdraw(&server, ACTS..2 * ACTS).await);
+    wait(&recorded);
+    until_acknowledged(&server).await;
+
+    consumer.signal(Signal::INT);
+    consumer.wait(PATIENCE).expect_code(0);
+    server.terminate();
+}
+
+/// Nothing is left unacknowledged.
+async fn until_acknowledged(server: &Server) {
+    let mut clients = server.clients().await;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let request = proto::ListSubscriptionsRequest::default();
+        let listed = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
+        let shard = &listed.subscriptions[0].shards[0];
+        if shard.lag.is_none() && shard.lag_entries == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{shard:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
