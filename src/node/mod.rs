@@ -239,8 +239,8 @@ impl Node {
             recorded_at_ms: AtomicI64::new(opened.tip.recorded_at.0),
             confirmation_validity_ms: ms(config.confirmation_validity),
             subscriptions_max: config.subscriptions_max,
-            deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
             consumers: Arc::default(),
+            deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
         });
         let thread_error = |source| OpenError::Io { path: config.data_dir.clone(), source };
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 2);
