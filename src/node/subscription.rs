@@ -12,7 +12,10 @@ use super::{
     delivery::{self, Pending},
 };
 use crate::{
-    domain::{Body, EventKind, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
+    domain::{
+        Body, EventKind, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated,
+        SubscriptionId,
+    },
     view::{DeadLetter, Settlement},
     watch::Event,
 };
@@ -243,7 +246,7 @@ impl Core {
             next_index: standing.next_index,
             lag_entries: lag_start.map_or(0, |start| head.saturating_sub(start)),
             pending_since: oldest.map(|pending| pending.since),
-            consumer: self.consumers.present(own.id, shard),
+            consumer: self.consumer_of(own.id, shard),
             overdue,
             snapshot_pending: standing.snapshot_pending,
         })
