@@ -145,7 +145,7 @@ fn write(item: &Outgoing, buf: &mut impl BufMut) -> Result<(), prost::EncodeErro
     match item {
         Outgoing::Message(message) => message.encode(buf),
         Outgoing::Event(post, positions) if is_whole(post, positions) => {
-            buf.put_slice(&encoded(post));
+            buf.put_slice(encoded(post));
             Ok(())
         }
         Outgoing::Event(post, positions) => convert::event(&post.event, positions).encode(buf),

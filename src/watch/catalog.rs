@@ -126,10 +126,25 @@ impl History {
         Ok(self.told.get(&index).cloned())
     }
 
+    /// Keeps of the catalogue before only what the entry is about: there may be many entries.
     fn fold(&mut self, at: u64, body: &Body) {
-        let before = self.catalog.catalog.clone();
-        self.catalog.put(at, body);
-        self.told.extend(catalog_told(&before, &self.catalog.catalog, body).map(|own| (at, own)));
+        let catalog = &mut self.catalog;
+        let told = match body {
+            Body::PurposePut(put) => {
+                let before = purpose(&catalog.catalog, &put.key).cloned();
+                catalog.put(at, body);
+                let after = purpose(&catalog.catalog, &put.key);
+                after.and_then(|after| purpose_told(before.as_ref(), after))
+            }
+            Body::ChannelPut(put) => {
+                let before = channel(&catalog.catalog, &put.key).cloned();
+                catalog.put(at, body);
+                let after = channel(&catalog.catalog, &put.key);
+                after.and_then(|after| channel_told(before.as_ref(), after))
+            }
+            _ => None,
+        };
+        self.told.extend(told.map(|told| (at, told)));
     }
 }
 

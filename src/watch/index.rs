@@ -14,7 +14,7 @@ use std::{borrow::Borrow, collections::BTreeSet, hash::Hash};
 use fixedbitset::FixedBitSet;
 use hashbrown::HashMap;
 
-use crate::domain::{EventKind, Filter, Key};
+use crate::domain::{EventKind, Filter, Key, Subject};
 
 use super::event::{Event, EventTold};
 
@@ -80,7 +80,7 @@ impl FilterIndex {
             }
             EventTold::Overdue(_) => self.find(EventKind::Overdue, None, None),
         }
-        let mut namespaces = event.subjects().map(|subject| subject.namespace()).peekable();
+        let mut namespaces = event.subjects().map(Subject::namespace).peekable();
         if namespaces.peek().is_some() {
             self.namespaces.narrow(&mut self.found, namespaces, &mut self.union);
         }
@@ -166,9 +166,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{
-            Action, Actor, ChangeRecord, LinkConfidence, Millis, Outcome, ScopeKeys, Subject,
-        },
+        domain::{Action, Actor, ChangeRecord, LinkConfidence, Millis, Outcome, ScopeKeys},
         watch::event::{CatalogEffect, CatalogTold, ConsentTold, LinkTold, OverdueTold},
     };
 

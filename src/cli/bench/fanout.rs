@@ -59,6 +59,8 @@ const SUBJECTS: u64 = 1_000;
 const ROUNDS: usize = 2;
 /// What a client takes of a stream that it never reads, in bytes; HTTP/2 begins with as much.
 const STALLED_WINDOW_BYTES: u32 = 65_535;
+/// Withdrawals that fill it, with what waits at the server.
+const STALLING_WITHDRAWALS: usize = 2_000;
 /// How long the last message may be in coming.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -107,7 +109,7 @@ pub(super) async fn fanout(
         let before = world.server.resident_bytes()?;
         without.add(&world.burst(&heard, 2 * round).await?)?;
         let between = world.server.resident_bytes()?;
-        let stalled = world.stalled().await?;
+        let stalled = world.stalled(&heard, round).await?;
         with.add(&world.burst(&heard, 2 * round + 1).await?)?;
         let own = world.server.resident_bytes()? - between - (between - before);
         stalled_bytes = own / args.fanout_stalled as f64;
@@ -210,14 +212,23 @@ impl World {
         WatchRequest { filter: Some(filter), ..WatchRequest::default() }
     }
 
-    /// Opens streams that hear the withdrawals and are never read.
-    async fn stalled(&self) -> Result<Vec<(usize, Streaming<WatchResponse>)>, CliError> {
+    /// Opens streams that hear the withdrawals and are never read, and fills what is on their way:
+    /// until then they are readers as good as any, and cost what those cost.
+    async fn stalled(
+        &self,
+        readers: &Readers,
+        round: usize,
+    ) -> Result<Vec<(usize, Streaming<WatchResponse>)>, CliError> {
         let window = |endpoint: tonic::transport::Endpoint| {
             endpoint.initial_stream_window_size(STALLED_WINDOW_BYTES)
         };
         let channels = self.server.connect_with(CONNECTIONS, window).await?;
         let requests = vec![self.request(0); self.args.fanout_stalled];
-        open(&channels, requests).await
+        let stalled = open(&channels, requests).await?;
+        let acknowledged = Arc::default();
+        let filling = self.record("stalling", round, STALLING_WITHDRAWALS, acknowledged);
+        tokio::try_join!(filling, readers.hear(STALLING_WITHDRAWALS))?;
+        Ok(stalled)
     }
 
     /// Records withdrawals, and waits until everybody has heard all of them.
@@ -225,8 +236,9 @@ impl World {
         let acknowledged = Arc::new(Mutex::new(HashMap::new()));
         let cpu_before = self.server.cpu()?;
         let started = Instant::now();
-        let recording = self.record(number, Arc::clone(&acknowledged));
-        let hearing = readers.hear(self.args.fanout_withdrawals);
+        let withdrawals = self.args.fanout_withdrawals;
+        let recording = self.record("burst", number, withdrawals, Arc::clone(&acknowledged));
+        let hearing = readers.hear(withdrawals);
         let (write_seconds, heard) = tokio::try_join!(recording, hearing)?;
         let seconds = started.elapsed().as_secs_f64();
         let cpu_seconds = (self.server.cpu()? - cpu_before).as_secs_f64();
@@ -240,7 +252,9 @@ impl World {
     /// Answers how many seconds it took to record all.
     async fn record(
         &self,
-        burst: usize,
+        what: &'static str,
+        round: usize,
+        withdrawals: usize,
         acknowledged: Arc<Mutex<HashMap<u64, Instant>>>,
     ) -> Result<f64, CliError> {
         let started = Instant::now();
@@ -253,7 +267,7 @@ impl World {
             let people = Arc::clone(&self.people);
             let channels: Vec<_> =
                 self.catalog.channels.iter().map(|channel| channel.key.clone()).collect();
-            let (rate, all) = (self.args.fanout_rate, self.args.fanout_withdrawals as u64);
+            let (rate, all) = (self.args.fanout_rate, withdrawals as u64);
             tasks.spawn(async move {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +279,8 @@ impl World {
                             started + Duration::from_secs_f64(number as f64 / f64::from(rate));
                         tokio::time::sleep_until(due.into()).await;
                     }
-                    let request = withdrawal(&people, &channels, burst, number);
+                    let key = format!("{what}-{round}-{number}");
+                    let request = withdrawal(&people, &channels, number, key);
                     let index = client.record_consent(request).await?.into_inner().index;
                     acknowledged.lock().insert(index, Instant::now());
                 }
@@ -316,8 +331,8 @@ async fn history(catalog: &CatalogFile, channel: Channel) -> Result<Vec<Act>, Cl
 fn withdrawal(
     people: &[Act],
     channels: &[String],
-    burst: usize,
     number: u64,
+    idempotency_key: String,
 ) -> RecordConsentRequest {
     let number = usize::try_from(number).unwrap_or(0);
     let channel = channels.get(number % (channels.len() + 1));
@@ -335,7 +350,7 @@ fn withdrawal(
         changes: vec![change],
         actor: proto::Actor::Subject.into(),
         effective_at: None,
-        idempotency_key: format!("burst-{burst}-{number}"),
+        idempotency_key,
         ..RecordConsentRequest::from(known)
     }
 }
