@@ -143,8 +143,8 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
     server.terminate();
 }
 
-/// Runs a consumer; answers what was recorded once it has heard all of that, although the server died
-/// in the midst of it, or just after.
+/// Runs a consumer; answers what was recorded once it has heard all of that, although the server
+/// died in the midst of it, or just after.
 async fn die_half_way(
     dir: &Path,
     server: Server,
