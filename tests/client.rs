@@ -1,5 +1,5 @@
-//! The Rust client: what it compiles, how it tries again, how its streams go on, and that its cache is
-//! never stale beyond its bound.
+//! The Rust client: what it compiles, how it tries again, how its streams go on, and that its cache
+//! is never stale beyond its bound.
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 

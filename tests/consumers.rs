@@ -69,6 +69,25 @@ async fn the_command_survives_a_server_that_dies() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_follows_survives_a_server_that_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.clients().await.put_catalog(&["ads"], &["email"]).await;
+    let mut command = support::binary();
+    command.env("CONSENT_LEDGER_ADDR", format!("http://{}", server.address));
+    command.args(["watch", "--follow", "--json", "--from", "0", "--kind", "withdraw"]);
+    let (watch, recorded, server) = die_half_way(dir.path(), server, command).await;
+    let said = watch.stderr.text();
+    assert!(said.contains("\"interrupted\"") && said.contains("\"reconnected\""), "{said}");
+    watch.signal(Signal::INT);
+    let ended = watch.wait(PATIENCE).expect_code(0);
+    assert_eq!(ended.json_lines().len(), recorded.len(), "nothing twice");
+    let resume = recorded.last().unwrap() + 1;
+    assert!(ended.stderr.contains(&format!("{{\"resume_from\":{resume}}}")), "{}", ended.stderr);
+    server.terminate();
+}
+
 fn serve_again(dir: &Path, address: &str) -> Server {
     let mut command = support::binary();
     command.arg("serve").arg("--data-dir").arg(dir).args(["--listen", address]);
@@ -117,24 +136,31 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
         proto::CreateSubscriptionRequest { subscription: Some(subscription), ..Default::default() };
     clients.watch.create_subscription(request).await.unwrap();
 
-    let consumer = Process::spawn(consumer(&address));
-    let wait = |indexes: &[u64]| {
-        let all = consumer.stdout.wait_for(PATIENCE, |text| (heard(text) == indexes).then_some(()));
-        assert!(all.is_some(), "{:?} of {indexes:?}", heard(&consumer.stdout.text()));
-    };
-    let mut recorded = withdraw(&server, 0..ACTS).await;
-    // It is in the midst of it, or done, when the server dies.
-    let first = consumer.stdout.wait_for(PATIENCE, |text| heard(text).first().copied());
-    assert_eq!(first, recorded.first().copied());
-    server.kill();
-    let server = serve_again(dir.path(), &address);
-    recorded.extend(withdraw(&server, ACTS..2 * ACTS).await);
-    wait(&recorded);
+    let (consumer, _, server) = die_half_way(dir.path(), server, consumer(&address)).await;
     until_acknowledged(&server).await;
-
     consumer.signal(Signal::INT);
     consumer.wait(PATIENCE).expect_code(0);
     server.terminate();
+}
+
+/// Runs a consumer; answers what was recorded once it has heard all of that, although the server
+/// died in the midst of it, or just after.
+async fn die_half_way(
+    dir: &Path,
+    server: Server,
+    consumer: Command,
+) -> (Process, Vec<u64>, Server) {
+    let consumer = Process::spawn(consumer);
+    let mut recorded = withdraw(&server, 0..ACTS).await;
+    let first = consumer.stdout.wait_for(PATIENCE, |text| heard(text).first().copied());
+    assert_eq!(first, recorded.first().copied(), "{}", consumer.stderr.text());
+    let address = server.address.clone();
+    server.kill();
+    let server = serve_again(dir, &address);
+    recorded.extend(withdraw(&server, ACTS..2 * ACTS).await);
+    let all = consumer.stdout.wait_for(PATIENCE, |text| (heard(text) == recorded).then_some(()));
+    assert!(all.is_some(), "{:?} of {recorded:?}", heard(&consumer.stdout.text()));
+    (consumer, recorded, server)
 }
 
 /// Nothing is left unacknowledged.

@@ -4,8 +4,8 @@
 //   npx tsx consume.ts SUBSCRIPTION [HOST:PORT]
 //
 // Creates the subscription if it is missing. Prints each event as a line of JSON, and acknowledges
-// it once that is done. A server that restarts, or a network that breaks, is waited for; Ctrl-C ends
-// it cleanly.
+// it once that is done. A server that restarts, or a network that breaks, is waited for; Ctrl-C
+// ends it cleanly.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -13,10 +13,11 @@ import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 
-// How many messages may be on their way at once. A consumer that stops working stops the server from
-// sending, and costs it nothing but its place.
+// How many messages may be on their way at once. A consumer that stops working stops the server
+// from sending, and costs it nothing but its place.
 const CREDITS = 64;
-// What no wait heals: the request is wrong, the subscription is gone, or a newer consumer took over.
+// What no wait heals: the request is wrong, the subscription is gone, or a newer consumer took
+// over.
 const FINAL = new Set([
   grpc.status.ABORTED,
   grpc.status.FAILED_PRECONDITION,
@@ -133,7 +134,8 @@ while (!stopping) {
   if (stopping) break;
   console.error(`${reason}; trying again in ${Math.round(waitMs)} ms`);
   // With jitter: when a server restarts, all come back.
-  await sleep(waitMs * (0.8 + 0.4 * Math.random()), undefined, { signal: wake.signal }).catch(() => {});
+  const jitter = 0.8 + 0.4 * Math.random();
+  await sleep(waitMs * jitter, undefined, { signal: wake.signal }).catch(() => {});
   waitMs = Math.min(waitMs * 1.5, 10_000);
 }
 watches.close();

@@ -222,8 +222,8 @@ fn streams_its_request(path: &str) -> bool {
     )
 }
 
-/// Whether a request that may have been heard can be said again: an act only with an idempotency key,
-/// whatever the service config says.
+/// Whether a request that may have been heard can be said again: an act only with an idempotency
+/// key, whatever the service config says.
 fn may_be_said_twice(path: &str, body: &[u8]) -> bool {
     // One uncompressed message: a flag, four bytes of length, the message.
     let message = match body {

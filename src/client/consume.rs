@@ -1,10 +1,11 @@
 //! `Consume` as a stream that goes on by itself, with a handle on each message to acknowledge it.
 //!
-//! A task of its own holds the connection: it brings acknowledgements and credits to the server while
-//! the caller is busy, and connects again when the connection breaks. What the caller holds, or has
-//! dealt with, is known across connections ([`book`]): it is not given out a second time only because
-//! the server, which can not know, sends it again. What was handed out and dropped without an
-//! acknowledgement comes again after the server's redelivery timeout. Delivery is at least once.
+//! A task of its own holds the connection: it brings acknowledgements and credits to the server
+//! while the caller is busy, and connects again when the connection breaks. What the caller holds,
+//! or has dealt with, is known across connections (`book`): it is not given out a second time
+//! only because the server, which can not know, sends it again. What was handed out and dropped
+//! without an acknowledgement comes again after the server's redelivery timeout. Delivery is at
+//! least once.
 //!
 //! Credits follow the handles: a message takes one, and gives it back when its handle goes. So at
 //! most [`ConsumeOptions::credits`] messages are in the caller's hands, whatever it does with them.
@@ -65,8 +66,8 @@ pub struct ConsumeOptions {
     pub credits: u32,
     /// How long an event may stay unacknowledged before it comes again: 1 s to 1 h; none: 30 s.
     pub redelivery_timeout: Option<Duration>,
-    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three intervals
-    /// without a word, and two seconds, and the connection is given up.
+    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three
+    /// intervals without a word, and two seconds, and the connection is given up.
     pub progress_interval: Option<Duration>,
     /// What the consumer calls itself, for example a host name; never personal data.
     pub consumer: String,
@@ -192,8 +193,8 @@ struct Shared {
     interruptions: AtomicU64,
 }
 
-/// The stream. It ends after an error that no wait heals: the subscription is gone, a newer consumer
-/// has taken over, the request is not valid.
+/// The stream. It ends after an error that no wait heals: the subscription is gone, a newer
+/// consumer has taken over, the request is not valid.
 #[derive(Debug)]
 pub struct Consumer {
     heard: mpsc::Receiver<Result<Consumed, Status>>,
@@ -290,9 +291,10 @@ impl Driver {
         let (requests, sent) = mpsc::channel(REQUESTS_MAX);
         // There is room: it is the first.
         let _ = requests.try_send(self.start());
+        let opening = timeout(OPEN_PATIENCE, self.client.consume(ReceiverStream::new(sent)));
         let opened = tokio::select! {
             () = self.out.closed() => return End::Closed,
-            opened = timeout(OPEN_PATIENCE, self.client.consume(ReceiverStream::new(sent))) => opened,
+            opened = opening => opened,
         };
         let mut responses = match opened {
             Ok(Ok(answer)) => answer.into_inner(),
@@ -330,7 +332,8 @@ impl Driver {
         let silence_max = silence_max(self.options.progress_interval.unwrap_or(PROGRESS_INTERVAL));
         let (shared, out) = (Arc::clone(&self.shared), self.out.clone());
         loop {
-            // Messages are read only while the caller has room for them; acknowledgements always go.
+            // Messages are read only while the caller has room for them; acknowledgements always
+            // go.
             let next = async {
                 let room = out.reserve().await.ok()?;
                 Some((room, timeout(silence_max, responses.message()).await))

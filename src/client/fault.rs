@@ -7,7 +7,8 @@ use tonic_types::StatusExt as _;
 
 /// Domain of the server's own errors.
 const ERROR_DOMAIN: &str = "consent.v1";
-/// In trailers: how long to wait before the next try, in milliseconds; negative means never (gRFC A6).
+/// In trailers: how long to wait before the next try, in milliseconds; negative means never (gRFC
+/// A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The number of `INVALID_ARGUMENT`, `NOT_FOUND` and so on: codes that no wait heals, because the

@@ -55,8 +55,8 @@ pub struct ClientConfig {
     pub service_config: ServiceConfig,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
-    /// How often an open connection is asked whether somebody is still there, also while it is idle.
-    /// What does not answer within as long a time is given up.
+    /// How often an open connection is asked whether somebody is still there, also while it is
+    /// idle. What does not answer within as long a time is given up.
     pub keep_alive: Duration,
     /// Adds to the metadata of each attempt.
     pub metadata: Option<MetadataHook>,
@@ -192,8 +192,8 @@ impl Client {
         Consumer::new(self.watches(), options)
     }
 
-    /// A local cache of answers. Must be called within a Tokio runtime: a task of its own listens to
-    /// the server.
+    /// A local cache of answers. Must be called within a Tokio runtime: a task of its own listens
+    /// to the server.
     ///
     /// # Errors
     /// An option is out of its range.

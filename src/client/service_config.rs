@@ -2,8 +2,8 @@
 //! (<https://github.com/grpc/grpc/blob/master/doc/service_config.md>, retries as in gRFC A6).
 //!
 //! Read are `methodConfig` with `name`, `timeout` and `retryPolicy`, and `retryThrottling`. Other
-//! keys are left alone, as the standard asks, but for `hedgingPolicy`, which is refused: a caller who
-//! counts on it must not get less in silence.
+//! keys are left alone, as the standard asks, but for `hedgingPolicy`, which is refused: a caller
+//! who counts on it must not get less in silence.
 
 use std::time::Duration;
 
@@ -120,8 +120,8 @@ pub struct ServiceConfig {
 pub struct MethodConfig {
     /// Which methods.
     pub names: Vec<MethodName>,
-    /// How long a call may take with all its attempts; for a stream, as long as it lasts. A caller's
-    /// own shorter deadline goes first.
+    /// How long a call may take with all its attempts; for a stream, as long as it lasts. A
+    /// caller's own shorter deadline goes first.
     pub timeout: Option<Duration>,
     /// Whether and how a call is tried again.
     pub retry: Option<RetryPolicy>,
@@ -153,9 +153,9 @@ pub struct RetryPolicy {
     pub retryable_status_codes: Vec<i32>,
 }
 
-/// Stops retries while most calls fail, so that they do not keep a server down. Each failure takes a
-/// token, each success gives `token_ratio` back; with half of `max_tokens` or less nothing is tried
-/// again.
+/// Stops retries while most calls fail, so that they do not keep a server down. Each failure takes
+/// a token, each success gives `token_ratio` back; with half of `max_tokens` or less nothing is
+/// tried again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryThrottling {
     /// How many tokens there are at first, and at most.

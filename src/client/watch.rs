@@ -2,7 +2,8 @@
 //!
 //! When the connection breaks, the server drains, or nothing is heard for too long, the stream
 //! resumes from the index behind the last message that it gave out. So there is never a gap, and
-//! never a message twice, except that a snapshot whose place the server no longer knows begins anew.
+//! never a message twice, except that a snapshot whose place the server no longer knows begins
+//! anew.
 //!
 //! A stream that starts at "now" has its place from its first message on, which the server sends at
 //! once; whoever must not miss what happens before that gives an index.
@@ -43,8 +44,8 @@ pub struct WatchOptions {
     pub start_index: Option<u64>,
     /// Which events.
     pub filter: WatchFilter,
-    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three intervals
-    /// without a word, and two seconds, and the connection is given up.
+    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three
+    /// intervals without a word, and two seconds, and the connection is given up.
     pub progress_interval: Option<Duration>,
     /// The state to hear first, if any.
     pub snapshot: Snapshot,

@@ -1,5 +1,5 @@
-//! A proxy that can hold back what the server says, as a network or a paused machine would: it comes
-//! later, all at once.
+//! A proxy that can hold back what the server says, as a network or a paused machine would: it
+//! comes later, all at once.
 
 use std::sync::Arc;
 

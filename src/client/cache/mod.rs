@@ -1,37 +1,37 @@
 //! [`CachedChecker`]: "may I?" answered in process, never stale beyond a stated bound.
 //!
 //! **The promise.** Once the server has acknowledged a withdrawal (or anything else that turns an
-//! answer), then [`CacheOptions::bound`] later no cached answer from before it is given, whatever has
-//! become of the server or the network: alive, paused, unreachable, dead. What the cache can not answer
-//! is asked of the server, under a deadline, or denied ([`OnStale`]); an error is DENY.
+//! answer), then [`CacheOptions::bound`] later no cached answer from before it is given, whatever
+//! has become of the server or the network: alive, paused, unreachable, dead. What the cache can
+//! not answer is asked of the server, under a deadline, or denied ([`OnStale`]); an error is DENY.
 //!
 //! **How it is kept.** A Watch stream of every kind of event empties the cache of whom an event is
-//! about ([`store`]). How fresh the cache is does not follow from when messages arrive: what a paused
-//! server, a slow link or a full buffer holds back can arrive late and look new. Nor does it follow
-//! from the server's clock, which may be set. It follows from round trips, on this machine's clock
-//! alone ([`freshness`]):
+//! about (`store`). How fresh the cache is does not follow from when messages arrive: what a
+//! paused server, a slow link or a full buffer holds back can arrive late and look new. Nor does it
+//! follow from the server's clock, which may be set. It follows from round trips, on this machine's
+//! clock alone (`freshness`):
 //!
-//! 1. At the local moment `q` a question is sent to the server (a miss of the cache; else a probe, every
-//!    quarter of the bound). Its answer names the revision `R` that it was read at.
+//! 1. At the local moment `q` a question is sent to the server (a miss of the cache; else a probe,
+//!    every quarter of the bound). Its answer names the revision `R` that it was read at.
 //! 2. Every act that was acknowledged before `q` is in that revision, because a check on the node
 //!    sees all acknowledged acts: its index is below `R`.
 //! 3. Once the stream has told everything below `R`, and that has been taken out of the cache, the
 //!    cache is as fresh as of `q`: not as of when the answer came.
 //!
 //! A cached answer is given only while the latest such `q` is at most `bound` ago. Suppose that a
-//! withdrawal is acknowledged at `T`, and a cached answer from before it is given at `t`. Had `q` been
-//! after `T`, then by 2 and 3 the answer would have been taken out; so `q <= T`, and `t <= q + bound <=
-//! T + bound`. An age is the longer one of the monotonic clock and the wall clock, because the first
-//! stands still while a machine sleeps.
+//! withdrawal is acknowledged at `T`, and a cached answer from before it is given at `t`. Had `q`
+//! been after `T`, then by 2 and 3 the answer would have been taken out; so `q <= T`, and `t <= q +
+//! bound <= T + bound`. An age is the longer one of the monotonic clock and the wall clock, because
+//! the first stands still while a machine sleeps.
 //!
-//! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of one
-//! connection over several nodes takes this promise away.)
+//! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of
+//! one connection over several nodes takes this promise away.)
 //!
-//! **What is not cached**: answers with obligations or `not_before`, which hold only at their moment;
-//! an answer read at a revision from which on an event about its data subject was already heard, or
-//! could have been missed. An answer ends at its `valid_until` by the server's clock, of which the
-//! latest possible reading is taken: the first progress message of a connection was written after
-//! the stream was asked for.
+//! **What is not cached**: answers with obligations or `not_before`, which hold only at their
+//! moment; an answer read at a revision from which on an event about its data subject was already
+//! heard, or could have been missed. An answer ends at its `valid_until` by the server's clock, of
+//! which the latest possible reading is taken: the first progress message of a connection was
+//! written after the stream was asked for.
 
 mod freshness;
 mod store;
@@ -259,8 +259,8 @@ impl CachedChecker {
     #[must_use]
     pub fn cached(&self, question: &Question<'_>) -> Option<Arc<CheckResponse>> {
         let own = &*self.shared;
-        // In this order: what is taken from the cache is at least as fresh as the mark that was read
-        // before, and no older than the bound at the moment at which it is compared.
+        // In this order: what is taken from the cache is at least as fresh as the mark that was
+        // read before, and no older than the bound at the moment at which it is compared.
         let mark = own.freshness.mark()?;
         let entry = own.store.find(question)?;
         if let Some(valid_until_ms) = entry.valid_until_ms

@@ -1,9 +1,9 @@
 //! The cached answers, by data subject, and what keeps an answer out that came too late.
 //!
 //! An answer is read on the server at a revision, and arrives here some time later; meanwhile the
-//! stream may have told of an event that turns it. So the latest events are remembered, and an answer
-//! goes in only if none about its data subject has an index from its revision on, and none can have
-//! been forgotten. Both, and taking answers out, happen under one lock; readers take none.
+//! stream may have told of an event that turns it. So the latest events are remembered, and an
+//! answer goes in only if none about its data subject has an index from its revision on, and none
+//! can have been forgotten. Both, and taking answers out, happen under one lock; readers take none.
 
 use std::{
     collections::VecDeque,
