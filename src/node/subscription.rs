@@ -12,10 +12,7 @@ use super::{
     delivery::{self, Pending},
 };
 use crate::{
-    domain::{
-        Body, EventKind, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated,
-        SubscriptionId,
-    },
+    domain::{Body, EventKind, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
     view::{DeadLetter, Settlement},
     watch::Event,
 };
@@ -246,7 +243,7 @@ impl Core {
             next_index: standing.next_index,
             lag_entries: lag_start.map_or(0, |start| head.saturating_sub(start)),
             pending_since: oldest.map(|pending| pending.since),
-            consumer: self.consumer_of(own.id, shard),
+            consumer: self.consumers.present(own.id, shard),
             overdue,
             snapshot_pending: standing.snapshot_pending,
         })
