@@ -3,6 +3,8 @@
 //! Answers are bounded in size and time, and no redirect is followed: what an operator configured is
 //! what is asked.
 
+pub mod target;
+
 use std::time::Duration;
 
 use thiserror::Error;
