@@ -108,3 +108,8 @@ pub mod client;
 
 #[cfg(feature = "server")]
 pub mod cli;
+
+/// What README shows in Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
