@@ -143,6 +143,16 @@ async fn dead_letters_are_those_of_webhooks() {
         let error = ask(name, size, token).await.unwrap_err();
         assert_eq!(typed(&error).reason, reason, "{name} {size} {token:?}");
     }
+    let none = server.cli(&["webhooks", "dead-letters", "hook"]).expect_code(0).stdout;
+    assert_eq!(none, "there are no dead letters\n");
+    assert_eq!(
+        server.cli(&["webhooks", "dead-letters", "hook", "--json"]).expect_code(0).stdout,
+        ""
+    );
+    for words in [&["dead-letters", "crm"][..], &["replay", "crm", "--all"]] {
+        let refused = server.cli(&[&["webhooks"], words].concat()).expect_code(1);
+        assert!(refused.stderr.contains("SUBSCRIPTION_NOT_WEBHOOK"), "{}", refused.stderr);
+    }
 }
 
 /// Hears a subscription until an event comes, acknowledges it and goes.

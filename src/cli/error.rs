@@ -303,6 +303,11 @@ fn server_hint(status: &Status) -> Option<String> {
         Some("WRITES_STOPPED") => {
             "the server must be restarted; then try again with the same --idempotency-key"
         }
+        Some("SUBSCRIPTION_NOT_FOUND") => "see `consent-ledger subscription list`",
+        Some("SUBSCRIPTION_NOT_WEBHOOK") => {
+            "only what is delivered by HTTP has dead letters; `consent-ledger subscription consume` \
+             brings again what was not acknowledged"
+        }
         Some("REVISION_NOT_REACHED") => "is the revision of this ledger? try again later",
         Some("INDEX_OUT_OF_RANGE") => {
             "the ledger, or what of it is under a checkpoint, has fewer entries: ask for less, or \
