@@ -89,7 +89,7 @@ pub struct ReplayArgs {
 }
 
 const VERIFY_HELP: &str = "\
-For those who receive: what does this delivery lack that my code refuses, or takes? The three headers
+For those who receive: is it the delivery that is wrong, or the code that refuses it? The three headers
 and the body are needed as they came, the body to its last byte. It is good if one of the signatures
 is that of the secret over id, time and body, and if it was sent about now.
 
