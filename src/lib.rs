@@ -77,6 +77,12 @@ pub mod view;
 pub mod watch;
 
 #[cfg(feature = "server")]
+pub mod webhook {
+    //! Signatures of deliveries over HTTP.
+    pub mod signature;
+}
+
+#[cfg(feature = "server")]
 pub mod node;
 
 pub mod proto;

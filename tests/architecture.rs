@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry"],
     &["node"],
     &["config", "status"],
-    &["grpc", "tiles", "witness"],
+    &["grpc", "tiles", "witness", "webhook"],
     &["client", "server"],
     &["cli"],
     &["main"],

@@ -139,3 +139,32 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(stderr(&output), "");
 }
+
+#[test]
+fn a_delivery_is_verified_from_standard_input_with_a_secret_of_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    // The example that Standard Webhooks' own libraries test themselves with.
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+    let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+    for (body, code, kind) in
+        [(r#"{"test": 2432232314}"#, 0, None), ("{\"test\": 2432232314}\n", 1, Some("signature"))]
+    {
+        fs::write(dir.path().join("body"), body).unwrap();
+        let headers = ["--id", id, "--timestamp", "1614265330", "--signature", signature];
+        let words = ["webhooks", "verify", "--json", "--secret-env", "HOOK_SECRET"];
+        let at = ["--at", "2021-02-25T15:05:00Z"];
+        let mut command = ledger(dir.path(), &[&words[..], &headers, &at].concat());
+        command.env("HOOK_SECRET", secret);
+        command.stdin(fs::File::open(dir.path().join("body")).unwrap());
+        let output = run(&mut command);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        let told = [&output.stdout[..], &output.stderr].concat();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        match kind {
+            None => assert_eq!((&told["good"], &told["id"]), (&true.into(), &id.into())),
+            Some(kind) => assert_eq!(told["error"]["kind"], kind),
+        }
+        assert!(!told.to_string().contains(secret));
+    }
+}

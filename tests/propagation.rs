@@ -4,10 +4,18 @@
 
 mod support;
 
-use consent_ledger::proto::{
-    self, Action, ListDeadLettersRequest, PropagationState, Subscription, Webhook,
+use consent_ledger::{
+    proto::{
+        self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
+        Subscription, Webhook, consume_request::Message as Said, consume_response::Message as Told,
+        entry::Body, get_inclusion_proof_request::Entry,
+    },
+    tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
-use support::{Clients, PATIENCE, Server, act, change, typed};
+use prost::Message as _;
+use support::{Clients, PATIENCE, Server, act, change, typed, wait_until};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
 
 async fn subscribe(clients: &mut Clients, subscription: Subscription) -> u64 {
     let subscription = Some(Subscription { owner: "team".to_owned(), ..subscription });
@@ -135,4 +143,87 @@ async fn dead_letters_are_those_of_webhooks() {
         let error = ask(name, size, token).await.unwrap_err();
         assert_eq!(typed(&error).reason, reason, "{name} {size} {token:?}");
     }
+    let none = server.cli(&["webhooks", "dead-letters", "hook"]).expect_code(0).stdout;
+    assert_eq!(none, "there are no dead letters\n");
+    assert_eq!(
+        server.cli(&["webhooks", "dead-letters", "hook", "--json"]).expect_code(0).stdout,
+        ""
+    );
+    for words in [&["dead-letters", "crm"][..], &["replay", "crm", "--all"]] {
+        let refused = server.cli(&[&["webhooks"], words].concat()).expect_code(1);
+        assert!(refused.stderr.contains("SUBSCRIPTION_NOT_WEBHOOK"), "{}", refused.stderr);
+    }
+}
+
+/// Hears a subscription until an event comes, acknowledges it and goes.
+async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: u64) {
+    let (say, said) = mpsc::channel(4);
+    let saying = async |message| {
+        say.send(proto::ConsumeRequest { message: Some(message) }).await.unwrap();
+    };
+    let subscription = subscription.to_owned();
+    saying(Said::Start(ConsumeStart { subscription, credits: 8, ..Default::default() })).await;
+    let mut told = clients.watch.consume(ReceiverStream::new(said)).await.unwrap().into_inner();
+    loop {
+        let message = timeout(PATIENCE, told.message()).await.expect("a message").unwrap();
+        if let Some(Told::Consent(own)) = message.expect("the stream goes on").message {
+            assert_eq!(own.index, event);
+            break;
+        }
+    }
+    saying(Said::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
+    drop(say);
+    // What was said before the end was heard before the end.
+    while timeout(PATIENCE, told.message()).await.expect("an end").unwrap().is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_can_be_proven() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--receipt-interval=50ms", "--checkpoint-interval=20ms"];
+    let server = Server::start_with(dir.path(), &flags);
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["news"], &["email"]).await;
+    let created = subscribe(&mut clients, named("crm")).await;
+    let stop = record(&mut clients, Action::Withdraw).await;
+    let index = stop.to_string();
+    let told = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
+    assert_eq!(told["subscriptions"][0]["state"], "pending");
+    assert_eq!(told["subscriptions"][0]["receipt_index"], serde_json::Value::Null);
+
+    hear_and_acknowledge(&mut clients, "crm", stop).await;
+    let told = wait_until("a receipt", PATIENCE, || {
+        let answer = server.cli(&["propagation", &index, "--json"]);
+        (answer.code == Some(0)).then(|| answer.json())
+    });
+    assert_eq!(told["all_acknowledged"], true);
+    let own = &told["subscriptions"][0];
+    assert_eq!((&own["state"], &own["created_index"]), (&"acknowledged".into(), &created.into()));
+    let receipt = own["receipt_index"].as_u64().unwrap();
+    let table = server.cli(&["propagation", &index]).expect_code(0).stdout;
+    let row = table.lines().nth(1).unwrap();
+    assert!(row.ends_with(&format!("  {receipt}")), "{table}");
+
+    // The entry that it names says so, and is in the ledger.
+    let key = server.printed("verifier key ").unwrap();
+    let file = dir.path().join("receipt.tlog-proof");
+    let file = file.to_str().unwrap();
+    let receipt_index = receipt.to_string();
+    wait_until("a checkpoint over the receipt", PATIENCE, || {
+        let words = ["prove", "--index", &receipt_index, "--key", &key, "--output", file];
+        (server.cli(&words).code == Some(0)).then_some(())
+    });
+    support::run(["verify-proof", file, "--key", &key]).expect_code(0);
+    let request =
+        proto::GetInclusionProofRequest { entry: Some(Entry::Index(receipt)), tree_size: None };
+    let proven = clients.audit.get_inclusion_proof(request).await.unwrap().into_inner();
+    let proof = TlogProof::parse(&proven.proof).unwrap();
+    proof.verify(&leaf_hash(&proven.entry), &VerifierKey::parse(&key).unwrap()).unwrap();
+    let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
+    let Some(Body::DeliveryReceipt(own)) = entry.body else { panic!("{entry:?}") };
+    let [own] = &own.delivered[..] else { panic!("{own:?}") };
+    assert_eq!(own.subscription_index, created);
+    assert!(own.ranges.iter().any(|own| (own.start_index..own.end_index).contains(&stop)));
+    server.terminate();
+    support::verify(dir.path()).expect_code(0);
 }

@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::{env, process::Command};
+use std::{env, fs, process::Command};
 
 use support::{Process, Server};
 
@@ -52,4 +52,33 @@ fn a_python_client_records_checks_and_watches() {
 
     server.terminate();
     support::verify(dir.path()).expect_code(0);
+}
+
+/// The function that `docs/webhooks.md` gives, asked with the example that Standard Webhooks' own
+/// libraries test themselves with.
+#[test]
+#[cfg_attr(not(test_python), ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python")]
+fn the_guides_function_verifies_a_delivery() {
+    const ASKED: &str = r#"
+time.time = lambda: 1614265330 + 300
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+headers = {
+    "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    "webhook-timestamp": "1614265330",
+    "webhook-signature": "v1a,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+}
+print(verify(secret, headers, b'{"test": 2432232314}'))
+print(verify(secret, headers, b'{"test": 2432232315}'))
+print(verify(secret, headers | {"webhook-id": "msg_other"}, b'{"test": 2432232314}'))
+time.time = lambda: 1614265330 + 301
+print(verify(secret, headers, b'{"test": 2432232314}'))
+"#;
+    let guide = fs::read_to_string(support::repository("docs/webhooks.md")).unwrap();
+    let (_, rest) = guide.split_once("```python\n").expect("the guide has a function");
+    let function = rest.split("```").next().unwrap();
+    let python = env::var("CONSENT_LEDGER_TEST_PYTHON").expect("it was there for the build");
+    let mut command = support::clean(Command::new(python));
+    command.args(["-c", &format!("{function}{ASKED}")]);
+    let done = Process::spawn(command).wait(support::PATIENCE).expect_code(0);
+    assert_eq!(done.stdout, "True\nFalse\nFalse\nFalse\n");
 }

@@ -1,4 +1,4 @@
-//! README against what is here: what it names exists, and what there is it names.
+//! README and guides against what is here: what they name exists, and what there is README names.
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
@@ -116,9 +116,9 @@ fn every_call_stands_in_the_table_of_the_api() {
     assert_eq!(declared, told);
 }
 
-#[test]
-fn every_command_and_flag_exists() {
-    let text = readme();
+/// Asserts that every command line, flag and variable of a text exists; answers the commands that it
+/// shows.
+fn assert_exists(text: &str) -> BTreeSet<String> {
     let mut cli = Cli::command();
     cli.build();
     let shown = text
@@ -139,19 +139,53 @@ fn every_command_and_flag_exists() {
         }
         commands.insert(command.get_name().to_owned());
     }
-    assert!(commands.len() > 8, "the tour was read: {commands:?}");
 
     let all = options(&cli);
     // Those of cargo, of pip's tools, and of the words `consent-ledger --help`.
     let others = ["--example", "--locked", "--path", "--python_out", "--grpc_python_out", "--help"];
-    for flag in words(&text, "--").iter().filter(|flag| !others.contains(&flag.as_str())) {
+    for flag in words(text, "--").iter().filter(|flag| !others.contains(&flag.as_str())) {
         assert!(all.contains_key(flag) || flag.trim_matches('-').is_empty(), "`{flag}`");
     }
     // The key's is no option, and the others are the tests' own.
     let no_option = |it: &&String| *it == "CONSENT_LEDGER_KEK" || it.contains("_TEST_");
-    for variable in words(&text, "CONSENT_LEDGER_").iter().filter(|it| !no_option(it)) {
+    for variable in words(text, "CONSENT_LEDGER_").iter().filter(|it| !no_option(it)) {
         let name = variable.trim_start_matches("CONSENT_LEDGER_").to_lowercase();
         assert!(all.contains_key(&format!("--{}", name.replace('_', "-"))), "{variable}");
+    }
+    commands
+}
+
+#[test]
+fn every_command_and_flag_exists() {
+    let commands = assert_exists(&readme());
+    assert!(commands.len() > 8, "the tour was read: {commands:?}");
+}
+
+#[test]
+fn the_guides_name_only_what_exists() {
+    let guide = |path| fs::read_to_string(support::repository(path)).unwrap();
+    for (path, shown) in [
+        ("docs/subscriptions.md", ["consume", "create", "list", "propagation"]),
+        ("docs/webhooks.md", ["create", "dead-letters", "replay", "verify"]),
+    ] {
+        let text = guide(path);
+        let commands = assert_exists(&text);
+        assert!(shown.iter().all(|own| commands.contains(*own)), "{path}: {commands:?}");
+        // A command within a sentence, as far as it is one: `subscription list` or `prove --index N`.
+        let mut cli = Cli::command();
+        cli.build();
+        let quoted =
+            text.split("\n```").step_by(2).flat_map(|own| own.split('`').skip(1).step_by(2));
+        for line in quoted.filter(|own| !own.starts_with('-')) {
+            let mut line = line.split(' ');
+            let found = cli.find_subcommand(line.next().unwrap_or_default());
+            for word in line.take_while(|word| !word.starts_with('-')) {
+                let Some(command) = found.filter(|command| command.has_subcommands()) else {
+                    break;
+                };
+                assert!(command.find_subcommand(word).is_some(), "{path}: no `{word}`");
+            }
+        }
     }
 }
 

@@ -23,7 +23,9 @@ use super::{
     output::{ColorWhen, color_on},
     words,
 };
-use crate::{domain::Millis, receipt::ReceiptError, token::TokenError};
+use crate::{
+    domain::Millis, receipt::ReceiptError, token::TokenError, webhook::signature::SignatureError,
+};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, Error)]
@@ -64,6 +66,9 @@ pub enum CliError {
     /// A receipt is worth nothing.
     #[error(transparent)]
     Receipt(Box<ReceiptError>),
+    /// A delivery of a webhook is not from whom it says, or not of now.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// A file or stream failed.
     #[error("{what}: {source}")]
     Io {
@@ -139,6 +144,7 @@ impl CliError {
             | Self::Server(_)
             | Self::Token(_)
             | Self::Receipt(_)
+            | Self::Signature(_)
             | Self::Io { .. } => 1,
         }
     }
@@ -208,6 +214,9 @@ impl CliError {
         if let Self::Receipt(receipt) = self {
             error["reason"] = json!(receipt.name());
         }
+        if let Self::Signature(signature) = self {
+            error["reason"] = json!(signature_reason(signature));
+        }
         json!({ "error": error })
     }
 
@@ -219,6 +228,7 @@ impl CliError {
             Self::Server(_) => "server",
             Self::Token(_) => "token",
             Self::Receipt(_) => "receipt",
+            Self::Signature(_) => "signature",
             Self::Io { .. } | Self::StdoutClosed => "io",
         }
     }
@@ -242,6 +252,7 @@ impl CliError {
             Self::Server(status) => server_hint(status),
             Self::Token(error) => token_hint(error),
             Self::Receipt(error) => receipt_hint(error),
+            Self::Signature(error) => signature_hint(error).map(str::to_owned),
             Self::Arguments(_) | Self::Io { .. } | Self::StdoutClosed => None,
         }
     }
@@ -292,6 +303,11 @@ fn server_hint(status: &Status) -> Option<String> {
         Some("WRITES_STOPPED") => {
             "the server must be restarted; then try again with the same --idempotency-key"
         }
+        Some("SUBSCRIPTION_NOT_FOUND") => "see `consent-ledger subscription list`",
+        Some("SUBSCRIPTION_NOT_WEBHOOK") => {
+            "only what is delivered by HTTP has dead letters; `consent-ledger subscription consume` \
+             brings again what was not acknowledged"
+        }
         Some("REVISION_NOT_REACHED") => "is the revision of this ledger? try again later",
         Some("INDEX_OUT_OF_RANGE") => {
             "the ledger, or what of it is under a checkpoint, has fewer entries: ask for less, or \
@@ -317,6 +333,32 @@ fn receipt_hint(error: &ReceiptError) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn signature_reason(error: &SignatureError) -> &'static str {
+    match error {
+        SignatureError::Secret => "NO_SECRET",
+        SignatureError::Missing => "NO_SIGNATURE",
+        SignatureError::Wrong => "WRONG_SIGNATURE",
+        SignatureError::Timestamp => "NO_TIMESTAMP",
+        SignatureError::TooFar(_) => "TOO_FAR",
+    }
+}
+
+fn signature_hint(error: &SignatureError) -> Option<&'static str> {
+    match error {
+        SignatureError::Wrong => Some(
+            "is it the secret of this subscription? the body must be every byte that came, before \
+             anything parsed it",
+        ),
+        SignatureError::Missing => {
+            Some("--signature takes the whole webhook-signature header, `v1,` and base64")
+        }
+        SignatureError::TooFar(_) => Some(
+            "its signature is good: --at says when it came, --tolerance how far away it may be",
+        ),
+        SignatureError::Secret | SignatureError::Timestamp => None,
+    }
 }
 
 fn token_hint(error: &TokenError) -> Option<String> {

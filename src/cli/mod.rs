@@ -57,6 +57,7 @@ mod verify;
 mod verify_proof;
 mod verify_receipt;
 mod watch;
+mod webhooks;
 mod witness;
 mod words;
 
@@ -71,7 +72,8 @@ In the file, a key at the top goes for every command, a key in a table such as [
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
   1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the other
-     `verify-…` commands and `prove`: not good, not proven; for `propagation`: somebody has not heard
+     `verify-…` commands, `webhooks verify` and `prove`: not good, not proven; for `propagation`:
+     somebody has not heard
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -167,6 +169,9 @@ pub enum Command {
     Subscription(subscribe::SubscriptionCommand),
     /// Show who has heard an event, with proof, and who has not; exits with 1 if somebody has not
     Propagation(propagation::PropagationArgs),
+    /// See what webhooks did not take, deliver it once more, or verify a delivery
+    #[command(subcommand, after_help = webhooks::AFTER_HELP)]
+    Webhooks(webhooks::WebhooksCommand),
     /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
@@ -309,6 +314,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Watch(args) => Box::pin(watch::run(args, context)).await,
         Command::Subscription(command) => Box::pin(subscribe::run(command, context)).await,
         Command::Propagation(args) => Box::pin(propagation::run(args, context)).await,
+        Command::Webhooks(command) => Box::pin(webhooks::run(command, context)).await,
         Command::History(args) => Box::pin(history::run(args, context)).await,
         Command::Preferences(args) => Box::pin(preferences::run(args, context)).await,
         Command::Link(args) => Box::pin(link::run(args, context)).await,

@@ -15,9 +15,9 @@ use crate::proto::{
 
 const AFTER_HELP: &str = "\
 Every durable subscription that should have heard the entry is listed, those that were deleted since
-among them. RECEIPT is the index of the entry that proves it: `prove RECEIPT` shows that it is in the
-ledger. An acknowledgement is on record within the server's --receipt-interval; until then it is
-pending.
+among them. RECEIPT is the index of the entry that proves it: `prove --index RECEIPT` shows that it
+is in the ledger. An acknowledgement is on record within the server's --receipt-interval; until then
+it is pending.
 
 Exit codes:
   0  all have acknowledged, or nobody should have heard it

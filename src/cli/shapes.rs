@@ -17,6 +17,9 @@
 //! | `subscription list` | a [`SubscriptionStanding`] a line |
 //! | `subscription delete` | [`Unsubscribed`] |
 //! | `propagation` | [`Propagated`] |
+//! | `webhooks dead-letters` | a [`DeadLetter`] a line |
+//! | `webhooks replay` | [`DeadLettersReplayed`] |
+//! | `webhooks verify` | [`DeliveryVerified`] |
 //! | `history` | a [`HistoryAct`] a line |
 //! | `preferences` | [`Preferences`] |
 //! | `link`, `unlink` | [`Linked`] |
@@ -37,8 +40,9 @@ mod events;
 use std::collections::BTreeMap;
 
 pub use delivery::{
-    EntryDelivered, EntryFailed, EntryFilter, EntryRange, Propagated, Propagation, ShardStanding,
-    Subscribed, Subscription, SubscriptionStanding, Unsubscribed,
+    DeadLetter, DeadLettersReplayed, DeliveryVerified, EntryDelivered, EntryFailed, EntryFilter,
+    EntryRange, Propagated, Propagation, ShardStanding, Subscribed, Subscription,
+    SubscriptionStanding, Unsubscribed,
 };
 pub use events::{
     CatalogTold, Event, LinkTold, OverdueTold, Progress, SnapshotEnd, SnapshotSubject, Watched,

@@ -430,16 +430,38 @@ impl WatchService for Rote {
 
     async fn list_dead_letters(
         &self,
-        _: Request<proto::ListDeadLettersRequest>,
+        request: Request<proto::ListDeadLettersRequest>,
     ) -> Answer<proto::ListDeadLettersResponse> {
-        Err(Status::unimplemented("not part of the fake"))
+        let request = request.into_inner();
+        let own = |index| proto::DeadLetter {
+            index,
+            failed_index: index + 10,
+            failed_at: Some(prost_types::Timestamp::default()),
+            attempts: 3,
+            http_status: if index == 7 { 0 } else { 503 },
+            shard: 1,
+        };
+        let (indexes, next): (&[u64], _) = match request.page_token.as_str() {
+            _ if request.subscription != "crm" => (&[], ""),
+            "" => (&[7, 8], "second"),
+            "second" => (&[9], ""),
+            _ => return Err(refusal("INVALID_FIELD", INVALID_ARGUMENT, Some("page_token"))),
+        };
+        Ok(Response::new(proto::ListDeadLettersResponse {
+            dead_letters: indexes.iter().copied().map(own).collect(),
+            next_page_token: next.to_owned(),
+        }))
     }
 
     async fn replay_dead_letters(
         &self,
-        _: Request<proto::ReplayDeadLettersRequest>,
+        request: Request<proto::ReplayDeadLettersRequest>,
     ) -> Answer<proto::ReplayDeadLettersResponse> {
-        Err(Status::unimplemented("not part of the fake"))
+        let indexes = request.into_inner().indexes;
+        // Of the three that there are.
+        let replayed = if indexes.is_empty() { 3 } else { indexes.len() };
+        let replayed = u64::try_from(replayed).unwrap();
+        Ok(Response::new(proto::ReplayDeadLettersResponse { replayed }))
     }
 
     type ConsumeStream = AnswerStream<proto::ConsumeResponse>;

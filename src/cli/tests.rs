@@ -260,6 +260,50 @@ async fn history_and_preferences_are_tables() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_read_to_the_last_page() {
+    let (ended, text, _) = command(&["webhooks", "dead-letters", "crm", "--json"]).await;
+    assert_eq!(ended.unwrap(), Exit::Success);
+    let lines = json_lines(&text);
+    let indexes: Vec<_> = lines.iter().map(|line| line["index"].clone()).collect();
+    assert_eq!(indexes, [json!(7), json!(8), json!(9)]);
+    let want = json!({"index": 7, "shard": 1, "failed_index": 17, "attempts": 3,
+        "failed_at": "1970-01-01T00:00:00.000Z", "http_status": null});
+    assert_eq!(lines[0], want, "no answer is no status");
+    assert_eq!(lines[1]["http_status"], 503);
+    let (_, text, _) = command(&["webhooks", "dead-letters", "crm"]).await;
+    assert!(text.starts_with("INDEX  SHARD  GIVEN UP"), "{text}");
+    assert_eq!(text.lines().count(), 4);
+    let (ended, text, _) = command(&["webhooks", "dead-letters", "mailer"]).await;
+    assert_eq!((ended.unwrap(), &*text), (Exit::Success, "there are no dead letters\n"));
+}
+
+#[tokio::test]
+async fn dead_letters_are_replayed_by_index_or_all_of_them() {
+    for (more, count, told) in [
+        (&["7"][..], 1, "1 is on its way\n"),
+        (&["7", "9"], 2, "2 are on their way\n"),
+        (&["--all"], 3, "3 are on their way\n"),
+    ] {
+        let words = [&["webhooks", "replay", "crm"], more].concat();
+        let (ended, text, _) = command(&words).await;
+        assert_eq!((ended.unwrap(), &*text), (Exit::Success, told));
+        let (_, text, _) = command(&[&words[..], &["--json"]].concat()).await;
+        assert_eq!(json_lines(&text), [json!({"replayed": count})]);
+    }
+    for wrong in [&[][..], &["7", "--all"], &["--all=false"], &["x"]] {
+        let words = [&["--addr", "127.0.0.1:1", "webhooks", "replay", "crm"], wrong].concat();
+        let ended = match parse(&words, "") {
+            Ok(cli) => {
+                let (mut context, _) = Capture::context_of(&words[..2], false);
+                run(cli.command, false, &mut context).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        assert_eq!(ended.unwrap_err().exit_code(), 2, "{wrong:?}");
+    }
+}
+
+#[tokio::test]
 async fn export_decodes_the_range() {
     let (_, text, _) = command(&["export"]).await;
     let indexes: Vec<_> = json_lines(&text).iter().map(|line| line["index"].clone()).collect();

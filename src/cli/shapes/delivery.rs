@@ -286,3 +286,53 @@ impl From<&proto::Propagation> for Propagation {
         }
     }
 }
+
+/// A line of `webhooks dead-letters`: an event that a webhook did not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadLetter {
+    /// Index of the event.
+    pub index: u64,
+    /// The shard that it belongs to.
+    pub shard: u32,
+    /// Index of the entry that says that it was given up.
+    pub failed_index: u64,
+    /// When it was given up.
+    pub failed_at: Option<String>,
+    /// How often delivery was tried since the server last started.
+    pub attempts: u32,
+    /// HTTP status of the last answer; null if there was none.
+    pub http_status: Option<u32>,
+}
+
+impl From<&proto::DeadLetter> for DeadLetter {
+    fn from(own: &proto::DeadLetter) -> Self {
+        Self {
+            index: own.index,
+            shard: own.shard,
+            failed_index: own.failed_index,
+            failed_at: own.failed_at.as_ref().map(rfc3339),
+            attempts: own.attempts,
+            http_status: Some(own.http_status).filter(|status| *status != 0),
+        }
+    }
+}
+
+/// The answer to `webhooks replay`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DeadLettersReplayed {
+    /// How many are on their way. They stay dead letters until they are delivered.
+    pub replayed: u64,
+}
+
+/// The answer to `webhooks verify`, for a delivery that is good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeliveryVerified {
+    /// Always true: what is not good is an error.
+    pub good: bool,
+    /// Id of the message.
+    pub id: String,
+    /// When it was sent.
+    pub sent_at: String,
+    /// Length of the body.
+    pub bytes: u64,
+}

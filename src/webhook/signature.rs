@@ -1,0 +1,206 @@
+//! Signatures as Standard Webhooks 1.0 has them (`v1`: HMAC-SHA256), made and verified.
+//!
+//! What is signed is `ID.TIMESTAMP.BODY`, so the id must hold no full stop; those of this server do
+//! not.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// What a secret begins with as text.
+pub const SECRET_PREFIX: &str = "whsec_";
+/// The fewest and the most bytes of a secret.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// What the one kind of signature that is made here begins with.
+const VERSION: &str = "v1,";
+
+/// Header with the id of a message; the same each time that it is sent.
+pub const ID_HEADER: &str = "webhook-id";
+/// Header with the time at which it was sent, in seconds since the Unix epoch.
+pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
+/// Header with its signatures.
+pub const SIGNATURE_HEADER: &str = "webhook-signature";
+
+/// What signs and verifies.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+/// Why a message is not from whom it says.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SignatureError {
+    /// The secret is none.
+    #[error("the secret is not `whsec_` and 24 to 64 bytes in base64")]
+    Secret,
+    /// No signature of a known kind is there.
+    #[error("there is no `v1` signature")]
+    Missing,
+    /// No signature is that of this secret over this id, time and body.
+    #[error("no signature is of this secret, id, time and body")]
+    Wrong,
+    /// The time is none.
+    #[error("the timestamp is no number of seconds")]
+    Timestamp,
+    /// The message was sent long ago, or will be.
+    #[error("the message was sent {0} seconds from now: more than is tolerated")]
+    TooFar(u64),
+}
+
+impl Secret {
+    /// A secret as text, `whsec_…`.
+    ///
+    /// # Errors
+    /// [`SignatureError::Secret`], which does not repeat the text.
+    pub fn parse(text: &str) -> Result<Self, SignatureError> {
+        let base64 = text.trim().strip_prefix(SECRET_PREFIX).ok_or(SignatureError::Secret)?;
+        let bytes = BASE64_STANDARD.decode(base64).map_err(|_| SignatureError::Secret)?;
+        let bytes = Zeroizing::new(bytes);
+        if !SECRET_BYTES.contains(&bytes.len()) {
+            return Err(SignatureError::Secret);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The signature of a message, as its header has it.
+    #[must_use]
+    pub fn sign(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
+        let code = self.mac(id, timestamp_s, body).finalize().into_bytes();
+        format!("{VERSION}{}", BASE64_STANDARD.encode(code))
+    }
+
+    /// Verifies a message by its headers, in constant time for each signature. `now_s` and
+    /// `tolerance_s` bound its age, both ways; without them, any age is good.
+    ///
+    /// # Errors
+    /// See [`SignatureError`].
+    pub fn verify(
+        &self,
+        id: &str,
+        timestamp: &str,
+        signatures: &str,
+        body: &[u8],
+        now_s: Option<(i64, u64)>,
+    ) -> Result<(), SignatureError> {
+        let timestamp_s: i64 = timestamp.trim().parse().map_err(|_| SignatureError::Timestamp)?;
+        let mut seen = false;
+        let mut good = false;
+        for signature in signatures.split_whitespace().filter_map(|own| own.strip_prefix(VERSION)) {
+            seen = true;
+            if let Ok(code) = BASE64_STANDARD.decode(signature) {
+                good |= self.mac(id, timestamp_s, body).verify_slice(&code).is_ok();
+            }
+        }
+        match (seen, good) {
+            (false, _) => return Err(SignatureError::Missing),
+            (true, false) => return Err(SignatureError::Wrong),
+            (true, true) => {}
+        }
+        if let Some((now_s, tolerance_s)) = now_s {
+            let away_s = now_s.abs_diff(timestamp_s);
+            if away_s > tolerance_s {
+                return Err(SignatureError::TooFar(away_s));
+            }
+        }
+        Ok(())
+    }
+
+    /// A short code for something that must not stand in clear: 32 hexadecimal digits that are always
+    /// the same, and tell nothing without the secret.
+    #[must_use]
+    pub fn pseudonym(&self, of: &str) -> String {
+        let mut mac = self.keyed();
+        // No message that is signed begins like this: ids have no space.
+        mac.update(b"pseudonym of ");
+        mac.update(of.as_bytes());
+        crate::tlog::hex(&mac.finalize().into_bytes()[..16])
+    }
+
+    fn mac(&self, id: &str, timestamp_s: i64, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.keyed();
+        mac.update(format!("{id}.{timestamp_s}.").as_bytes());
+        mac.update(body);
+        mac
+    }
+
+    fn keyed(&self) -> Hmac<Sha256> {
+        // HMAC takes a key of any length.
+        <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0)
+            .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The example that the specification's own libraries test themselves with.
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+    const TIMESTAMP_S: i64 = 1_614_265_330;
+    const BODY: &[u8] = br#"{"test": 2432232314}"#;
+    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+
+    fn verify(id: &str, at: &str, signatures: &str, body: &[u8]) -> Result<(), SignatureError> {
+        Secret::parse(SECRET).unwrap().verify(id, at, signatures, body, None)
+    }
+
+    #[test]
+    fn signs_as_the_specification_does() {
+        let secret = Secret::parse(SECRET).unwrap();
+        assert_eq!(secret.sign(ID, TIMESTAMP_S, BODY), SIGNATURE);
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+
+    #[test]
+    fn verifies_what_was_signed_and_nothing_else() {
+        let at = "1614265330";
+        assert_eq!(verify(ID, at, SIGNATURE, BODY), Ok(()));
+        let others = format!("v1a,AAAA v1,AAAA v1,%% {SIGNATURE}");
+        assert_eq!(verify(ID, at, &others, BODY), Ok(()), "one of several is enough");
+        let wrong = Err(SignatureError::Wrong);
+        assert_eq!(verify("msg_other", at, SIGNATURE, BODY), wrong);
+        assert_eq!(verify(ID, "1614265331", SIGNATURE, BODY), wrong);
+        assert_eq!(verify(ID, at, SIGNATURE, br#"{"test":2432232314}"#), wrong);
+        assert_eq!(verify(ID, at, "v1,", BODY), wrong);
+        assert_eq!(verify(ID, at, "v1,g0hM", BODY), wrong, "a beginning is not enough");
+        assert_eq!(verify(ID, at, "", BODY), Err(SignatureError::Missing));
+        assert_eq!(verify(ID, at, &SIGNATURE[3..], BODY), Err(SignatureError::Missing));
+        assert_eq!(verify(ID, "now", SIGNATURE, BODY), Err(SignatureError::Timestamp));
+    }
+
+    #[test]
+    fn old_messages_are_refused_by_who_says_when_it_is() {
+        let secret = Secret::parse(SECRET).unwrap();
+        let at = |now_s| secret.verify(ID, "1614265330", SIGNATURE, BODY, Some((now_s, 300)));
+        assert_eq!(at(TIMESTAMP_S + 300), Ok(()));
+        assert_eq!(at(TIMESTAMP_S - 300), Ok(()));
+        assert_eq!(at(TIMESTAMP_S + 301), Err(SignatureError::TooFar(301)));
+        assert_eq!(at(TIMESTAMP_S - 301), Err(SignatureError::TooFar(301)));
+    }
+
+    #[test]
+    fn a_secret_is_prefix_and_base64_of_a_bounded_length() {
+        let of = |bytes: usize| format!("whsec_{}", BASE64_STANDARD.encode(vec![7; bytes]));
+        assert!(Secret::parse(&of(24)).is_ok() && Secret::parse(&of(64)).is_ok());
+        for text in [&of(23), &of(65), "whsec_", "whsec_%%", "", &of(32)[6..]] {
+            assert_eq!(Secret::parse(text).unwrap_err(), SignatureError::Secret, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pseudonym_is_always_the_same_and_another_one_under_another_secret() {
+        let one = Secret::parse(SECRET).unwrap();
+        let other = Secret(Zeroizing::new(vec![1; 32]));
+        assert_eq!(one.pseudonym("user:42"), one.pseudonym("user:42"));
+        assert_ne!(one.pseudonym("user:42"), one.pseudonym("user:43"));
+        assert_ne!(one.pseudonym("user:42"), other.pseudonym("user:42"));
+        assert_eq!(one.pseudonym("user:42").len(), 32);
+    }
+}
