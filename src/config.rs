@@ -19,6 +19,7 @@ use crate::{
     },
     tree::WitnessFail,
     vault::Kek,
+    web::target::Targets,
 };
 
 /// Kibibyte, in bytes.
@@ -91,6 +92,17 @@ pub struct ServeConfig {
     /// PEM file of a certificate authority that witnesses' certificates may be of, beside those of
     /// the system.
     pub witness_ca: Option<PathBuf>,
+    /// How long an endpoint of a webhook has time to answer.
+    pub webhook_timeout: Duration,
+    /// How long an event is tried before it is a dead letter, from its first try on.
+    pub webhook_retry_for: Duration,
+    /// The greatest pause after a first try in vain; twice as long after each further one.
+    pub webhook_retry_min: Duration,
+    /// The greatest pause.
+    pub webhook_retry_max: Duration,
+    /// PEM file of a certificate authority that endpoints' certificates may be of, beside those of
+    /// the system.
+    pub webhook_ca: Option<PathBuf>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// The node.
@@ -127,6 +139,11 @@ impl Default for ServeConfig {
             keepalive_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
             witness_ca: None,
+            webhook_timeout: Duration::from_secs(15),
+            webhook_retry_for: Duration::from_secs(72 * 3_600),
+            webhook_retry_min: Duration::from_secs(5),
+            webhook_retry_max: Duration::from_secs(3_600),
+            webhook_ca: None,
             telemetry: TelemetryConfig::default(),
             node: default_node(),
         }
@@ -161,6 +178,7 @@ fn default_node() -> NodeConfig {
         subscriptions_max: 1_000,
         receipt_interval: Duration::from_secs(1),
         receipt_acks_max: 10_000,
+        webhook_targets: Targets::default(),
     }
 }
 
@@ -287,6 +305,9 @@ impl ServeConfig {
             ("--streams-max", self.limits.streams_max == 0),
             ("--connection-streams-max", self.connection_streams_max == 0),
             ("--request-timeout", self.limits.request_timeout.is_zero()),
+            ("--webhook-timeout", self.webhook_timeout.is_zero()),
+            ("--webhook-retry-min", self.webhook_retry_min.is_zero()),
+            ("--webhook-retry-max", self.webhook_retry_max < self.webhook_retry_min),
             ("--witness-timeout", self.node.witness_wait.is_zero()),
             ("--segment-bytes-max", self.node.segment_bytes_max == 0),
             ("--appends-max", self.node.appends_max == 0),

@@ -20,6 +20,7 @@
 //! * [`watch`]: telling others what changed.
 //! * [`node`]: the one way in: the way of an act and the way of a question.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
+//! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
@@ -77,12 +78,6 @@ pub mod view;
 pub mod watch;
 
 #[cfg(feature = "server")]
-pub mod webhook {
-    //! Signatures of deliveries over HTTP.
-    pub mod signature;
-}
-
-#[cfg(feature = "server")]
 pub mod node;
 
 pub mod proto;
@@ -92,6 +87,8 @@ pub mod grpc;
 
 #[cfg(feature = "server")]
 pub mod tiles;
+#[cfg(feature = "server")]
+pub mod webhook;
 #[cfg(feature = "server")]
 pub mod witness;
 

@@ -49,6 +49,7 @@ use crate::{
     tiles,
     web::WebError,
     web::causes,
+    webhook::{Webhooks, retry::Retry, sender::Sender},
     witness::client::{Asking, Witnesses},
 };
 
@@ -112,6 +113,9 @@ pub enum ServeError {
     /// Witnesses can not be asked.
     #[error("witnesses can not be asked: {0}")]
     Witnesses(#[from] WebError),
+    /// Webhooks can not be delivered.
+    #[error("webhooks can not be delivered: {0}")]
+    Webhooks(WebError),
     /// The listener for tiles can not be opened.
     #[error("cannot listen for tiles: {0}")]
     Tiles(io::Error),
@@ -215,6 +219,7 @@ async fn serve_node(
 
     // They are asked until the last request, which may wait for them, is answered.
     let _witnesses = start_witnesses(config, node, metrics)?;
+    let webhooks = start_webhooks(config, node, metrics)?;
     health.set(Phase::Serving).await;
     let follow = tokio::spawn(follow_writes(node.writes_stopped(), health.clone()));
     announce(address, metrics_address, tiles_address, node);
@@ -234,7 +239,26 @@ async fn serve_node(
     health.set(Phase::Draining).await;
     node.hurry();
     drain.cancel();
-    finish(serving, config.drain_timeout, metrics).await
+    let (finished, ()) =
+        tokio::join!(finish(serving, config.drain_timeout, metrics), webhooks.stop());
+    finished
+}
+
+/// Starts to deliver subscriptions over HTTP.
+fn start_webhooks(
+    config: &ServeConfig,
+    node: &Arc<Node>,
+    metrics: &Arc<Metrics>,
+) -> Result<Webhooks, ServeError> {
+    let ca = config.webhook_ca.as_ref().map(read_file).transpose()?;
+    let targets = config.node.webhook_targets.clone();
+    let sender = Sender::new(targets, config.webhook_timeout, ca.as_deref());
+    let retry = Retry {
+        pause_min: config.webhook_retry_min,
+        pause_max: config.webhook_retry_max,
+        retry_for: config.webhook_retry_for,
+    };
+    Ok(Webhooks::start(node, sender.map_err(ServeError::Webhooks)?, retry, metrics))
 }
 
 /// Starts to bring checkpoints to witnesses, if there are any.

@@ -19,7 +19,9 @@ use tracing_subscriber::{
 };
 
 pub use listener::{Observe, Phase, router};
-pub use metrics::{Histogram, MethodMetrics, Metrics, WitnessMetrics, WitnessOutcome};
+pub use metrics::{
+    Histogram, MethodMetrics, Metrics, WebhookOutcome, WitnessMetrics, WitnessOutcome,
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

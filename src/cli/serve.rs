@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     telemetry::{LogFormat, TelemetryConfig},
     tlog::policy::Witness,
     tree::WitnessFail,
+    web::target::Targets,
 };
 
 /// Environment variable of the key-encryption key. There is no flag for it: flags can be read by
@@ -230,6 +232,45 @@ pub struct ServeArgs {
     /// How many acknowledged events gather before a receipt of them is recorded at once.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub receipt_acks_max: usize,
+    /// A network that webhooks may lead to although it is not public, as CIDR; may be repeated. Only
+    /// to such networks is plain http sent.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub webhook_allow: Vec<IpNet>,
+    /// How long the endpoint of a webhook has time to answer.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "15s"
+    )]
+    pub webhook_timeout: Duration,
+    /// How long an event is tried before it is a dead letter, from its first try on.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "3days"
+    )]
+    pub webhook_retry_for: Duration,
+    /// Greatest pause after a first try in vain; twice as long after each further one.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "5s"
+    )]
+    pub webhook_retry_min: Duration,
+    /// Greatest pause between two tries.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "1h"
+    )]
+    pub webhook_retry_max: Duration,
+    /// PEM file with a certificate authority to trust for webhooks, beside those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub webhook_ca: Option<PathBuf>,
     /// Who answers for the processing, as receipts name them.
     #[command(flatten)]
     pub controller: ControllerArgs,
@@ -321,6 +362,11 @@ impl ServeArgs {
             keepalive_timeout: self.keepalive_timeout,
             drain_timeout: self.drain_timeout,
             witness_ca: self.witness_ca,
+            webhook_timeout: self.webhook_timeout,
+            webhook_retry_for: self.webhook_retry_for,
+            webhook_retry_min: self.webhook_retry_min,
+            webhook_retry_max: self.webhook_retry_max,
+            webhook_ca: self.webhook_ca,
             telemetry: TelemetryConfig {
                 log_format: self.log_format,
                 log_level: self.log_level,
@@ -353,6 +399,7 @@ impl ServeArgs {
                 subscriptions_max: self.subscriptions_max,
                 receipt_interval: self.receipt_interval,
                 receipt_acks_max: self.receipt_acks_max,
+                webhook_targets: Targets::new(self.webhook_allow),
             },
         };
         config.check()?;

@@ -22,7 +22,10 @@ pub(super) async fn create(
     Ok(proto::CreateSubscriptionResponse {
         subscription: Some(convert::subscription(&created.subscription)),
         created: created.created,
-        webhook_secret: String::new(),
+        webhook_secret: match created.subscription.spec.webhook_url {
+            Some(_) => node.webhook_secret(created.subscription.id),
+            None => String::new(),
+        },
         revision: node.revision(),
     })
 }
@@ -97,16 +100,12 @@ pub(super) async fn dead_letters(
 }
 
 /// Delivers dead letters once more.
-///
-/// HOOK: replaying is the business of whoever delivers by HTTP; until then, it is refused.
 pub(super) async fn replay(
     node: &Arc<Node>,
     request: proto::ReplayDeadLettersRequest,
 ) -> Result<proto::ReplayDeadLettersResponse, Fault> {
-    let name = convert::subscription_name(&request.subscription, "subscription")?;
-    let own = node.subscription(name.as_str())?;
-    if own.spec.webhook_url.is_none() {
-        return Err(ReadError::NotWebhook { name }.into());
-    }
-    Err(Fault::Internal("dead letters can not be replayed yet".to_owned()))
+    let (name, indexes) = convert::replayed_dead_letters(request)?;
+    let own = Arc::clone(node);
+    let replayed = blocking(move || own.replay_dead_letters(name.as_str(), &indexes)).await?;
+    Ok(proto::ReplayDeadLettersResponse { replayed: replayed as u64 })
 }

@@ -24,6 +24,7 @@ mod snapshot;
 mod subscription;
 mod token;
 mod uses;
+mod webhook;
 mod writer;
 
 use std::{
@@ -67,6 +68,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 pub use uses::{Use, UseBatch, Used};
+pub use webhook::REPLAYS_MAX;
 
 use crate::{
     backend::LogBackend,
@@ -83,6 +85,7 @@ use crate::{
     vault::Vault,
     view::{CatalogAt, View},
     watch::{Hub, Watcher},
+    web::target::Targets,
 };
 
 /// How a node is set up. Every limit has a name.
@@ -140,6 +143,8 @@ pub struct NodeConfig {
     pub receipt_interval: Duration,
     /// How many acknowledgements of subscribers gather before they are written down at once.
     pub receipt_acks_max: usize,
+    /// Where webhooks may lead.
+    pub webhook_targets: Targets,
 }
 
 /// One node: ledger, vault, view and watchers behind one way in.
@@ -181,6 +186,8 @@ struct Core {
     checkpoints: signing::Checkpoints,
     subscriptions_max: usize,
     deliveries: delivery::Deliveries,
+    replays: webhook::Replays,
+    webhook_targets: Targets,
     consumers: Arc<consume::Consumers>,
 }
 
@@ -243,6 +250,8 @@ impl Node {
             subscriptions_max: config.subscriptions_max,
             deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
             consumers: Arc::default(),
+            replays: webhook::Replays::default(),
+            webhook_targets: config.webhook_targets.clone(),
         });
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 2);
         // Expiries have a place of their own, and so have receipts of delivery.

@@ -141,6 +141,13 @@ pub struct Metrics {
     pub deliveries_failed: Counter,
     /// Times that a subscription was said to be overdue.
     pub deliveries_overdue: Counter,
+    webhook_tries: [Counter; WEBHOOK_OUTCOMES.len()],
+    /// Deliveries over HTTP that are on their way.
+    pub webhook_in_flight: Level,
+    /// Deliveries over HTTP that wait, or are on their way.
+    pub webhook_waiting: Level,
+    /// Events that became dead letters since the start.
+    pub webhook_given_up: Counter,
     /// Memory that hot state holds.
     pub hot_bytes: Level,
     /// Data subjects in hot state.
@@ -170,6 +177,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut of = Registrar(Registry::with_prefix("consent_ledger"));
         let decisions = Family::<Labels<2>, Counter>::default();
+        let webhook_tries = Family::<Labels<1>, Counter>::default();
         let metrics = Self {
             requests: of.metric("requests", "Requests that were answered, by status code"),
             request_seconds: of.register(
@@ -262,6 +270,15 @@ impl Metrics {
                 "deliveries_overdue",
                 "Times that a subscription was said to be overdue",
             ),
+            webhook_tries: array::from_fn(|position| {
+                webhook_tries.get_or_create_owned(&[("outcome", WEBHOOK_OUTCOMES[position])])
+            }),
+            webhook_in_flight: of
+                .metric("webhook_in_flight", "Deliveries over HTTP that are on their way"),
+            webhook_waiting: of
+                .metric("webhook_waiting", "Deliveries over HTTP that wait or are on their way"),
+            webhook_given_up: of
+                .metric("webhook_given_up", "Deliveries over HTTP that became dead letters"),
             hot_bytes: of.level("hot_state_size", "Memory that hot state holds", Unit::Bytes),
             hot_entries: of.metric("hot_state_entries", "Data subjects in hot state"),
             hot_misses: of.metric("hot_state_misses", "Look-ups of a state that went on to sled"),
@@ -283,6 +300,7 @@ impl Metrics {
             registry: Registry::default(),
         };
         of.register("decisions", "Decisions, by effect and reason", None, decisions);
+        of.register("webhook_tries", "Tries to deliver over HTTP, by outcome", None, webhook_tries);
         Self { registry: of.0, ..metrics }
     }
 
@@ -325,6 +343,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a try to deliver over HTTP.
+    pub fn webhook_try(&self, outcome: WebhookOutcome) {
+        self.webhook_tries[outcome as usize].inc();
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -359,6 +382,24 @@ impl MethodMetrics {
 /// What becomes of a checkpoint that is brought to a witness, by number of [`WitnessOutcome`].
 const WITNESS_OUTCOMES: [&str; 7] =
     ["cosigned", "outdated", "rolled_back", "inconsistent", "refused", "bad_answer", "unreachable"];
+
+/// What comes of a try to deliver over HTTP, by number of [`WebhookOutcome`].
+const WEBHOOK_OUTCOMES: [&str; 5] = ["delivered", "refused", "timed_out", "unreachable", "blocked"];
+
+/// What comes of a try to deliver over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookOutcome {
+    /// The endpoint took it.
+    Delivered,
+    /// The endpoint answered that it does not.
+    Refused,
+    /// There was no answer in time.
+    TimedOut,
+    /// There was no connection, or it broke off.
+    Unreachable,
+    /// Nothing is sent there.
+    Blocked,
+}
 
 /// What becomes of a checkpoint that is brought to a witness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ mod kek;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
-use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 pub use frame::FrameError;
 use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
@@ -54,6 +54,7 @@ const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
 const IDEMPOTENCY_CONTEXT: &str = "consent-ledger v1 idempotency key";
 const REQUEST_CONTEXT: &str = "consent-ledger v1 request digest";
 const CONFIRMATION_CONTEXT: &str = "consent-ledger v1 confirmation token";
+const WEBHOOK_CONTEXT: &str = "consent-ledger v1 webhook secret";
 
 /// Why the vault did not do what it was asked for.
 #[derive(Debug, Error)]
@@ -129,6 +130,7 @@ struct Secrets {
     idempotency: SecretKey,
     request: SecretKey,
     confirmation: SecretKey,
+    webhook: SecretKey,
 }
 
 /// The vault's files, opened, before anything can be looked up in them.
@@ -420,6 +422,16 @@ impl Vault {
         BASE64_URL_SAFE_NO_PAD.encode(hasher.finalize().as_bytes())
     }
 
+    /// The secret that signs what is delivered over HTTP of the subscription that an entry created,
+    /// as Standard Webhooks writes it: `whsec_` and 32 bytes in base64. Nobody else can make it, and
+    /// it is kept nowhere.
+    #[must_use]
+    pub fn webhook_secret(&self, created_index: u64) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secrets.webhook);
+        hasher.update(&self.ledger_id).update(&created_index.to_be_bytes());
+        format!("whsec_{}", BASE64_STANDARD.encode(hasher.finalize().as_bytes()))
+    }
+
     /// Seals the evidence of an act under its subject's key.
     #[must_use]
     pub fn seal_evidence(
@@ -515,6 +527,7 @@ impl Secrets {
             idempotency: derive(IDEMPOTENCY_CONTEXT),
             request: derive(REQUEST_CONTEXT),
             confirmation: derive(CONFIRMATION_CONTEXT),
+            webhook: derive(WEBHOOK_CONTEXT),
         }
     }
 }

@@ -342,8 +342,10 @@ fn time(at: Millis) -> String {
 }
 
 fn scope(own: &ScopeKeys) -> Scope<'_> {
-    let key = |key: &'_ Option<Key>| -> &'_ str { key.as_ref().map_or("*", |key| key.as_str()) };
-    Scope { purpose: key(&own.purpose), channel: key(&own.channel) }
+    fn key(key: Option<&Key>) -> &str {
+        key.map_or("*", Key::as_str)
+    }
+    Scope { purpose: key(own.purpose.as_ref()), channel: key(own.channel.as_ref()) }
 }
 
 fn actor(own: Actor) -> &'static str {
@@ -591,10 +593,7 @@ mod tests {
         let data = value(&message)["data"].take();
         assert_eq!(data["changes"].as_array().unwrap().len(), 1);
         assert_eq!(data["changes"][0]["data_categories"], json!(["user.contact"]));
-        assert_eq!(
-            (&data["cause_index"], &data["reason"]),
-            (&json!(3), &json!("expired"))
-        );
+        assert_eq!((&data["cause_index"], &data["reason"]), (&json!(3), &json!("expired")));
     }
 
     fn snapshot() -> SnapshotSubject {
@@ -629,8 +628,7 @@ mod tests {
             effective_at: Millis(1),
             index: 4,
         };
-        let kinds =
-            [StopKind::Refused, StopKind::Withdrawn, StopKind::Revoked, StopKind::Objected];
+        let kinds = [StopKind::Refused, StopKind::Withdrawn, StopKind::Revoked, StopKind::Objected];
         SnapshotSubject {
             subject: subject("user:42"),
             cells: reasons.zip(statuses.into_iter().cycle()).map(cell).collect(),
@@ -645,13 +643,16 @@ mod tests {
     fn a_snapshot_is_spelled_as_the_command_line_spells_it_and_its_id_names_nobody() {
         let own = snapshot();
         let message = envelope().snapshot(&own).unwrap();
-        let known = convert::preferences_response(&own.subject, &Preferences {
-            cells: own.cells.clone(),
-            stops: own.stops.clone(),
-            contact: None,
-            links: Vec::new(),
-            revision: 9,
-        });
+        let known = convert::preferences_response(
+            &own.subject,
+            &Preferences {
+                cells: own.cells.clone(),
+                stops: own.stops.clone(),
+                contact: None,
+                links: Vec::new(),
+                revision: 9,
+            },
+        );
         let on_wire = proto::SnapshotSubject {
             subject: "user:42".to_owned(),
             cells: known.cells,

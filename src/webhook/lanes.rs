@@ -90,11 +90,6 @@ impl<M> Lanes<M> {
         self.waiting.len()
     }
 
-    /// Number of messages that are on their way.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
     /// All messages, in the order of arrival.
     pub(super) fn messages(&self) -> impl Iterator<Item = (Ticket, &M)> {
         self.waiting.iter().map(|(ticket, own)| (*ticket, &own.message))

@@ -70,6 +70,10 @@ pub trait Source: Send + 'static {
     fn credit(&mut self, more: u32);
     /// As [`Consumer::give_up`].
     fn give_up(&mut self, failed: FailedDelivery);
+    /// As [`Consumer::redelivered`].
+    fn redelivered(&mut self, index: u64);
+    /// The subscription that it is of: that of a name may be another by now.
+    fn subscription(&self) -> SubscriptionId;
 }
 
 impl Source for Consumer {
@@ -87,6 +91,14 @@ impl Source for Consumer {
 
     fn give_up(&mut self, failed: FailedDelivery) {
         Consumer::give_up(self, failed);
+    }
+
+    fn redelivered(&mut self, index: u64) {
+        Consumer::redelivered(self, index);
+    }
+
+    fn subscription(&self) -> SubscriptionId {
+        Consumer::subscription(self).id
     }
 }
 
@@ -276,6 +288,9 @@ fn start_shards<L: Ledger>(
         *place = Some(tokio::spawn(async move {
             let name = subscription.spec.name.clone();
             let ended = match tools.ledger.consume(consuming) {
+                Ok(source) if source.subscription() != subscription.id => {
+                    Ended::Source(ConsumeError::Deleted)
+                }
                 Ok(source) => {
                     let worker = Worker::new(tools, source, subscription, shard, envelope, health);
                     worker.run(stop.clone()).await

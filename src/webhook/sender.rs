@@ -85,7 +85,12 @@ impl Sender {
     pub fn new(targets: Targets, timeout: Duration, ca: Option<&[u8]>) -> Result<Self, WebError> {
         let targets = Arc::new(targets);
         let client = |is_plain| client(&targets, is_plain, timeout, ca);
-        Ok(Self { plain: client(true)?, tls: client(false)?, targets: Arc::clone(&targets), timeout })
+        Ok(Self {
+            plain: client(true)?,
+            tls: client(false)?,
+            targets: Arc::clone(&targets),
+            timeout,
+        })
     }
 
     /// The longest that a try takes.
@@ -170,9 +175,12 @@ async fn drain(mut response: reqwest::Response) {
 }
 
 fn failure(error: reqwest::Error) -> Sent {
-    let mut causes_of = std::iter::successors(error.source(), |cause| cause.source());
-    if let Some(refused) = causes_of.find_map(|cause| cause.downcast_ref::<TargetError>()) {
-        return Sent::Blocked(refused.clone());
+    let mut cause = error.source();
+    while let Some(own) = cause {
+        if let Some(refused) = own.downcast_ref::<TargetError>() {
+            return Sent::Blocked(refused.clone());
+        }
+        cause = own.source();
     }
     if error.is_timeout() {
         return Sent::TimedOut;

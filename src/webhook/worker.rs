@@ -40,8 +40,9 @@ pub const IN_FLIGHT_MAX: usize = 16;
 pub const REPLAYS_OPEN_MAX: usize = 64;
 /// The greatest number of events that are delivered while an older one is tried again and again. When
 /// there are more, that one is given up before its time: the endpoint takes everything else, and what
-/// is remembered of each would grow without bound.
-pub const AHEAD_MAX: usize = 65_536;
+/// is remembered of each would grow without bound. Fewer than a consumer keeps
+/// ([`crate::node::IN_FLIGHT_MAX`]), so that it never stands still for one event.
+pub const AHEAD_MAX: usize = 8_000;
 /// How long what is on its way has time to come back when the server stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -203,10 +204,8 @@ impl<L: Ledger> Worker<L> {
                 self.lanes.push_barrier(Job::SnapshotEnd { revision, subjects });
                 self.ending_snapshot = true;
             }
-            Delivery::CaughtUp { next_index } => {
-                let place = self.progress.caught_up(next_index);
-                self.acknowledge(place);
-            }
+            // What is passed over is settled by itself.
+            Delivery::CaughtUp { .. } => {}
         }
     }
 
@@ -292,25 +291,20 @@ impl<L: Ledger> Worker<L> {
         let Some(gone) = self.lanes.remove(ticket) else { return };
         match gone.message {
             Job::Event(event, _) => {
-                let what = self.progress.delivered(event.index);
-                self.acknowledge(what);
+                self.progress.settled(event.index);
+                let indexes = vec![event.index];
+                self.acknowledge(Acknowledged { indexes, ..Acknowledged::default() });
                 self.source.credit(1);
                 self.bound_ahead();
             }
             Job::Replay(event, _) => {
                 self.replays_open -= 1;
-                let indexes = vec![event.index];
-                self.acknowledge(Acknowledged { indexes, ..Acknowledged::default() });
+                self.source.redelivered(event.index);
             }
             Job::Snapshot(_) => self.source.credit(1),
-            Job::SnapshotEnd { revision, .. } => {
+            Job::SnapshotEnd { .. } => {
                 self.ending_snapshot = false;
-                let next_index = Some(revision);
-                self.acknowledge(Acknowledged {
-                    next_index,
-                    snapshot: true,
-                    ..Acknowledged::default()
-                });
+                self.acknowledge(Acknowledged { snapshot: true, ..Acknowledged::default() });
                 self.source.credit(1);
             }
         }
@@ -355,8 +349,7 @@ impl<L: Ledger> Worker<L> {
                     attempts: gone.attempts,
                     http_status: http_status.into(),
                 });
-                let place = self.progress.given_up(event.index);
-                self.acknowledge(place);
+                self.progress.settled(event.index);
                 self.source.credit(1);
             }
             Job::Replay(..) => self.replays_open -= 1,

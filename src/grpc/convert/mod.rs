@@ -45,8 +45,8 @@ pub use receipt::{receipt_format, receipt_message, subject_if_given};
 pub use scalar::key;
 pub use subscription::{
     Listed, dead_letter, dead_letters_page, listed_subscriptions, new_subscription,
-    next_dead_letters_token, next_subscriptions_token, propagation, snapshot, subscription,
-    subscription_name, subscription_status,
+    next_dead_letters_token, next_subscriptions_token, propagation, replayed_dead_letters,
+    snapshot, subscription, subscription_name, subscription_status,
 };
 pub use watch::{Watching, entry_range, watching};
 

@@ -7,8 +7,8 @@ use crate::{
     },
     ledger::entry,
     node::{
-        NewSubscription, Propagation, PropagationReport, PropagationState, ShardReport,
-        SubscriptionReport,
+        NewSubscription, Propagation, PropagationReport, PropagationState, REPLAYS_MAX,
+        ShardReport, SubscriptionReport,
     },
     proto,
     tlog::hex,
@@ -19,7 +19,7 @@ use super::{
     Invalid, Page, Problem,
     catalog::page_size,
     duration,
-    scalar::{key, span_ms_within, text_within},
+    scalar::{at_most, key, span_ms_within, text_within},
     timestamp,
     watch::filter,
 };
@@ -95,6 +95,19 @@ pub fn snapshot(number: i32, field: &'static str) -> Result<Option<Snapshot>, In
         Ok(proto::Snapshot::All) => Ok(Some(Snapshot::All)),
         Err(_) => Err(Problem::UnknownValue(number).at(field)),
     }
+}
+
+/// The dead letters that somebody wants delivered once more: the name of the subscription, and their
+/// indexes; none means all.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn replayed_dead_letters(
+    request: proto::ReplayDeadLettersRequest,
+) -> Result<(Key, Vec<u64>), Invalid> {
+    let name = subscription_name(&request.subscription, "subscription")?;
+    at_most(request.indexes.len(), REPLAYS_MAX, "indexes")?;
+    Ok((name, request.indexes))
 }
 
 /// The name of a subscription.

@@ -300,6 +300,15 @@ impl Consumer {
         })?
     }
 
+    /// Takes that a dead letter was delivered after all: it is none any more. One that is no dead
+    /// letter of this shard stays as it is.
+    pub fn redelivered(&mut self, index: u64) {
+        let what = Acknowledged { indexes: vec![index], events: 1, ..Acknowledged::default() };
+        let (core, id, shard) = (&self.core, self.subscription.id, self.shard);
+        // Whoever has taken over does not know of it; it stays a dead letter.
+        drop(self.seat.holding(|| core.acknowledge(id, shard, &what)));
+    }
+
     /// Gives an event up that was delivered: it is settled, and a dead letter. One that is settled,
     /// or was never delivered, stays as it is.
     pub fn give_up(&mut self, failed: FailedDelivery) {

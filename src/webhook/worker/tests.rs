@@ -1,0 +1,1 @@
+//! A worker with a scripted source and a real endpoint.
