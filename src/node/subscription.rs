@@ -421,8 +421,3 @@ fn is_same(own: &SubscriptionCreated, new: &NewSubscription) -> bool {
         && own.deadline_ms == *deadline_ms
         && own.webhook_url == *webhook_url
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-}

@@ -248,7 +248,7 @@ mod tests {
         ]);
         let started = start_all(&mut lanes, now);
         assert_eq!(names(&started), ["a1", "b1", "everybody1"]);
-        assert_eq!((lanes.len(), lanes.in_flight()), (5, 3));
+        assert_eq!((lanes.len(), lanes.in_flight), (5, 3));
         // What came back holds up its own lane alone.
         let pause = Duration::from_secs(10);
         lanes.came_back(started[0].1, 500, now, |_| pause);

@@ -1,0 +1,401 @@
+//! Webhooks end to end: a real server, and an endpoint that takes, refuses and breaks.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
+use consent_ledger::{
+    proto::{self, Action, PropagationState},
+    webhook::signature::Secret,
+};
+use serde_json::Value;
+use support::{Clients, Server, act, change, typed};
+use tokio::time::{Instant, sleep};
+
+const ALLOW: [&str; 6] =
+    ["--webhook-allow", "127.0.0.0/8", "--webhook-retry-min", "20ms", "--receipt-interval", "50ms"];
+
+/// A delivery that came in.
+#[derive(Debug, Clone)]
+struct Received {
+    id: String,
+    timestamp: String,
+    signature: String,
+    content_type: String,
+    body: Vec<u8>,
+}
+
+impl Received {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn subject(&self) -> String {
+        self.json()["data"]["subject"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn index(&self) -> u64 {
+        self.json()["data"]["index"].as_u64().unwrap()
+    }
+}
+
+type Answer = dyn Fn(&Received, usize) -> StatusCode + Send + Sync;
+
+/// An endpoint: what it received, and what it answers, given how often it has seen the id before.
+#[derive(Clone)]
+struct Endpoint {
+    received: Arc<Mutex<Vec<Received>>>,
+    answer: Arc<Mutex<Arc<Answer>>>,
+    address: SocketAddr,
+}
+
+impl Endpoint {
+    async fn start(
+        answer: impl Fn(&Received, usize) -> StatusCode + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = Self {
+            received: Arc::default(),
+            answer: Arc::new(Mutex::new(Arc::new(answer))),
+            address: listener.local_addr().unwrap(),
+        };
+        let router = Router::new().route("/hook", post(receive)).with_state(own.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        own
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    fn answers(&self, answer: impl Fn(&Received, usize) -> StatusCode + Send + Sync + 'static) {
+        *self.answer.lock().unwrap() = Arc::new(answer);
+    }
+
+    fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
+    async fn until(&self, what: &str, is_enough: impl Fn(&[Received]) -> bool) -> Vec<Received> {
+        until(what, async || Some(self.received()).filter(|own| is_enough(own))).await
+    }
+}
+
+async fn receive(State(own): State<Endpoint>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let header = |name: &str| headers[name].to_str().unwrap().to_owned();
+    let received = Received {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+        content_type: header("content-type"),
+        body: body.to_vec(),
+    };
+    let seen = {
+        let mut all = own.received.lock().unwrap();
+        let seen = all.iter().filter(|before| before.id == received.id).count();
+        all.push(received.clone());
+        seen
+    };
+    let answer = Arc::clone(&own.answer.lock().unwrap());
+    answer(&received, seen)
+}
+
+async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + support::PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn subscribe(clients: &mut Clients, url: &str) -> proto::CreateSubscriptionResponse {
+    let subscription = proto::Subscription {
+        name: "crm".to_owned(),
+        owner: "growth".to_owned(),
+        webhook: Some(proto::Webhook { url: url.to_owned() }),
+        ..proto::Subscription::default()
+    };
+    let request = proto::CreateSubscriptionRequest {
+        subscription: Some(subscription),
+        ..proto::CreateSubscriptionRequest::default()
+    };
+    clients.watch.create_subscription(request).await.unwrap().into_inner()
+}
+
+async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
+    let own = change(Action::Withdraw, "marketing.newsletter", "email");
+    clients.consent.record_consent(act(subject, vec![own])).await.unwrap().into_inner().index
+}
+
+async fn state(clients: &mut Clients, index: u64) -> Option<PropagationState> {
+    let request = proto::GetPropagationRequest { index };
+    let answer = clients.watch.get_propagation(request).await.unwrap().into_inner();
+    answer.subscriptions.first().map(proto::Propagation::state)
+}
+
+async fn dead_letters(clients: &mut Clients) -> Vec<proto::DeadLetter> {
+    let request = proto::ListDeadLettersRequest {
+        subscription: "crm".to_owned(),
+        ..proto::ListDeadLettersRequest::default()
+    };
+    clients.watch.list_dead_letters(request).await.unwrap().into_inner().dead_letters
+}
+
+async fn start(dir: &std::path::Path, flags: &[&str]) -> (Server, Clients) {
+    let server = Server::start_with(dir, &[&ALLOW, flags].concat());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    (server, clients)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawal_is_delivered_signed_and_on_record() {
+    let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = start(dir.path(), &[]).await;
+    let created = subscribe(&mut clients, &endpoint.url()).await;
+    assert!(created.created);
+    let index = withdraw(&mut clients, "user:42").await;
+    let received = endpoint.until("the delivery", |all| !all.is_empty()).await;
+    let first = &received[0];
+
+    let secret = Secret::parse(&created.webhook_secret).unwrap();
+    let (id, body) = (&first.id, &first.body);
+    let tolerance = Some((support::now_ms() / 1_000, 60));
+    let verified = secret.verify(id, &first.timestamp, &first.signature, body, tolerance);
+    assert_eq!(verified, Ok(()));
+    let json = first.json();
+    assert_eq!(first.content_type, "application/cloudevents+json; charset=utf-8");
+    assert_eq!(json["specversion"], "1.0");
+    assert_eq!(json["id"], first.id.as_str());
+    assert_eq!(json["type"], "consent.v1.consent");
+    assert_eq!(json["source"], "//localhost/consent");
+    assert_eq!(json["data"]["index"], index);
+    assert_eq!(json["data"]["subject"], "user:42");
+    assert_eq!(json["data"]["changes"][0]["action"], "withdraw");
+    assert!(!first.id.contains("user"), "no id names a data subject");
+
+    until("the receipt", async || {
+        (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
+    })
+    .await;
+    // Asked again, the secret is the same; nobody can consume it.
+    let again = subscribe(&mut clients, &endpoint.url()).await;
+    assert!(!again.created && again.webhook_secret == created.webhook_secret);
+    let consume = server.cli(&["subscription", "consume", "crm", "--once"]).expect_code(1);
+    assert!(consume.stderr.contains("SUBSCRIPTION_IS_WEBHOOK"), "{}", consume.stderr);
+
+    // Once it is ended, nothing more is sent.
+    let request = proto::DeleteSubscriptionRequest { name: "crm".to_owned() };
+    clients.watch.delete_subscription(request).await.unwrap();
+    let before = endpoint.received().len();
+    withdraw(&mut clients, "user:43").await;
+    server.terminate();
+    assert_eq!(endpoint.received().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subject_waiting() {
+    let endpoint = Endpoint::start(|own, seen| match own.subject().as_str() {
+        "user:1" if seen < 3 => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::OK,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = start(dir.path(), &[]).await;
+    subscribe(&mut clients, &endpoint.url()).await;
+    let first = withdraw(&mut clients, "user:1").await;
+    let second = withdraw(&mut clients, "user:1").await;
+    let other = withdraw(&mut clients, "user:2").await;
+    let received = endpoint
+        .until("all", |all| all.iter().any(|own| own.index() == second) && all.len() >= 6)
+        .await;
+    let order: Vec<u64> = received.iter().map(Received::index).collect();
+    let place = |index| order.iter().position(|own| *own == index).unwrap();
+    let tries = order.iter().filter(|own| **own == first).count();
+    assert_eq!(tries, 4, "{order:?}");
+    let last_try = order.iter().rposition(|own| *own == first).unwrap();
+    assert!(place(second) > last_try, "in order: {order:?}");
+    assert!(place(other) < last_try, "others do not wait: {order:?}");
+    let ids: BTreeSet<_> = received.iter().map(|own| (own.index(), own.id.clone())).collect();
+    assert_eq!(ids.len(), 3, "the same event has the same id: {ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
+    let endpoint = Endpoint::start(|own, _| match own.subject().as_str() {
+        "user:1" => StatusCode::INTERNAL_SERVER_ERROR,
+        "user:2" => StatusCode::GONE,
+        _ => StatusCode::OK,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) =
+        start(dir.path(), &["--webhook-retry-for", "300ms", "--webhook-retry-max", "100ms"]).await;
+    subscribe(&mut clients, &endpoint.url()).await;
+    let tired = withdraw(&mut clients, "user:1").await;
+    let gone = withdraw(&mut clients, "user:2").await;
+    let taken = withdraw(&mut clients, "user:3").await;
+    let letters = until("dead letters", async || {
+        let letters = dead_letters(&mut clients).await;
+        (letters.len() == 2).then_some(letters)
+    })
+    .await;
+    let told: Vec<_> = letters.iter().map(|own| (own.index, own.http_status)).collect();
+    assert_eq!(told, [(tired, 500), (gone, 410)]);
+    assert!(letters[0].attempts > 1 && letters[1].attempts == 1, "{letters:?}");
+    assert_eq!(state(&mut clients, tired).await, Some(PropagationState::DeadLetter));
+    until("the receipt", async || {
+        (state(&mut clients, taken).await == Some(PropagationState::Acknowledged)).then_some(())
+    })
+    .await;
+    let exit = server.cli(&["propagation", &tired.to_string()]);
+    exit.expect_code(1);
+
+    // While nobody takes them they stay dead letters; then they are delivered after all.
+    let replay = ["webhooks", "replay", "crm", "--all"];
+    let sent = endpoint.received().len();
+    server.cli(&replay).expect_code(0);
+    endpoint.until("the replay", |all| all.len() >= sent + 2).await;
+    assert_eq!(dead_letters(&mut clients).await.len(), 2);
+    endpoint.answers(|_, _| StatusCode::OK);
+    server.cli(&replay).expect_code(0);
+    until("no dead letters", async || dead_letters(&mut clients).await.is_empty().then_some(()))
+        .await;
+    for index in [tired, gone] {
+        assert_eq!(state(&mut clients, index).await, Some(PropagationState::Acknowledged));
+    }
+    // It outlives the process.
+    server.kill();
+    let server = Server::start_with(dir.path(), &ALLOW);
+    let mut clients = server.clients().await;
+    assert!(dead_letters(&mut clients).await.is_empty());
+    assert_eq!(state(&mut clients, gone).await, Some(PropagationState::Acknowledged));
+    server.terminate();
+    support::verify(dir.path()).expect_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_the_server_is_killed() {
+    let endpoint = Endpoint::start(|_, _| StatusCode::OK).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut server, mut clients) = start(dir.path(), &[]).await;
+    subscribe(&mut clients, &endpoint.url()).await;
+    let mut indexes = BTreeSet::new();
+    for round in 0..4 {
+        for at in 0..40 {
+            indexes
+                .insert(withdraw(&mut clients, &format!("user:{}", (round * 7 + at) % 25)).await);
+        }
+        server.kill();
+        server = Server::start_with(dir.path(), &ALLOW);
+        clients = server.clients().await;
+    }
+    let all = |received: &[Received]| {
+        let heard: BTreeSet<u64> = received.iter().map(Received::index).collect();
+        heard.is_superset(&indexes)
+    };
+    let received = endpoint.until("every event", all).await;
+    let mut ids: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    let mut first: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for own in &received {
+        if ids.entry(own.index()).or_default().insert(own.id.clone()) {
+            first.entry(own.subject()).or_default().push(own.index());
+        }
+    }
+    assert!(ids.values().all(|ids| ids.len() == 1), "an event keeps its id");
+    assert!(first.values().all(|own| own.is_sorted()), "in order for each data subject");
+    for index in indexes {
+        until("receipts", async || {
+            (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_delivered_before_what_changes() {
+    let endpoint = Endpoint::start(|_, _| StatusCode::OK).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = start(dir.path(), &[]).await;
+    for subject in ["user:1", "user:2", "user:3"] {
+        withdraw(&mut clients, subject).await;
+    }
+    let subscription = proto::Subscription {
+        name: "crm".to_owned(),
+        owner: "growth".to_owned(),
+        snapshot: proto::Snapshot::Denied.into(),
+        webhook: Some(proto::Webhook { url: endpoint.url() }),
+        ..proto::Subscription::default()
+    };
+    let request = proto::CreateSubscriptionRequest {
+        subscription: Some(subscription),
+        ..proto::CreateSubscriptionRequest::default()
+    };
+    clients.watch.create_subscription(request).await.unwrap();
+    withdraw(&mut clients, "user:4").await;
+    let received = endpoint.until("all five", |all| all.len() >= 5).await;
+    let types: Vec<String> =
+        received.iter().map(|own| own.json()["type"].as_str().unwrap().to_owned()).collect();
+    let snapshot = vec!["consent.v1.snapshot".to_owned(); 3];
+    assert_eq!(types[..3], snapshot);
+    assert_eq!(types[3..], ["consent.v1.snapshot_end", "consent.v1.consent"]);
+    until("the snapshot's receipt", async || {
+        let request = proto::ListSubscriptionsRequest::default();
+        let list = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
+        (!list.subscriptions[0].shards[0].snapshot_pending).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_where_only_the_server_reaches() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    for url in [
+        "http://example.org/hook",
+        "https://127.0.0.1/hook",
+        "https://localhost/hook",
+        "https://localhost./hook",
+        "https://2130706433/hook",
+        "https://0x7f.1/hook",
+        "https://[::1]/hook",
+        "https://[::ffff:10.0.0.1]/hook",
+        "https://169.254.169.254/latest/meta-data",
+        "https://10.1.2.3/hook",
+        "https://user:secret@example.org/hook",
+        "https://example.org/hook#part",
+        "ftp://example.org/hook",
+        "example.org",
+    ] {
+        let subscription = proto::Subscription {
+            name: "crm".to_owned(),
+            owner: "growth".to_owned(),
+            webhook: Some(proto::Webhook { url: url.to_owned() }),
+            ..proto::Subscription::default()
+        };
+        let request = proto::CreateSubscriptionRequest {
+            subscription: Some(subscription),
+            ..proto::CreateSubscriptionRequest::default()
+        };
+        let refused = clients.watch.create_subscription(request).await.expect_err(url);
+        let refused = typed(&refused);
+        assert_eq!(refused.reason, "WEBHOOK_REFUSED", "{url}");
+        assert_eq!(refused.fields, ["subscription.webhook.url"], "{url}");
+    }
+    let request = proto::ListSubscriptionsRequest::default();
+    let list = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
+    assert!(list.subscriptions.is_empty(), "nothing was recorded");
+}
