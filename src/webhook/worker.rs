@@ -494,6 +494,3 @@ impl Drop for OnItsWay {
         self.0.webhook_in_flight.dec();
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! A worker with a scripted source and a real endpoint.
