@@ -221,6 +221,9 @@ pub enum ConfigError {
         /// The limit.
         limit: &'static str,
     },
+    /// Pauses between tries to deliver that shrink.
+    #[error("--webhook-retry-max must not be less than --webhook-retry-min")]
+    WebhookRetry,
     /// Decision tokens that live too short or too long.
     #[error("--decision-token-validity must be 1s to 24h")]
     TokenValidity,
@@ -294,10 +297,16 @@ impl ServeConfig {
             ("--checkpoint-interval", self.node.checkpoint_interval, 24 * 3_600, "24h"),
             ("--checkpoint-wait", self.node.checkpoint_wait, 3_600, "1h"),
             ("--witness-timeout", self.node.witness_wait, 3_600, "1h"),
+            ("--webhook-timeout", self.webhook_timeout, 300, "5m"),
+            ("--webhook-retry-max", self.webhook_retry_max, 24 * 3_600, "24h"),
+            ("--webhook-retry-for", self.webhook_retry_for, 30 * 24 * 3_600, "30 days"),
         ] {
             if span > Duration::from_secs(most) {
                 return Err(ConfigError::TooLong { name, limit });
             }
+        }
+        if self.webhook_retry_max < self.webhook_retry_min {
+            return Err(ConfigError::WebhookRetry);
         }
         for (name, is_zero) in [
             ("--message-bytes-max", self.message_bytes_max == 0),
@@ -307,7 +316,6 @@ impl ServeConfig {
             ("--request-timeout", self.limits.request_timeout.is_zero()),
             ("--webhook-timeout", self.webhook_timeout.is_zero()),
             ("--webhook-retry-min", self.webhook_retry_min.is_zero()),
-            ("--webhook-retry-max", self.webhook_retry_max < self.webhook_retry_min),
             ("--witness-timeout", self.node.witness_wait.is_zero()),
             ("--segment-bytes-max", self.node.segment_bytes_max == 0),
             ("--appends-max", self.node.appends_max == 0),
@@ -557,6 +565,13 @@ mod tests {
         let mut config = ServeConfig::default();
         config.node.subscriptions_max = 0;
         assert_eq!(config.check(), Err(ConfigError::Zero("--subscriptions-max")));
+        let mut config = ServeConfig::default();
+        config.webhook_retry_max = config.webhook_retry_min / 2;
+        assert_eq!(config.check(), Err(ConfigError::WebhookRetry));
+        let mut config = ServeConfig::default();
+        config.webhook_retry_for = Duration::from_secs(31 * 24 * 3_600);
+        let too_long = ConfigError::TooLong { name: "--webhook-retry-for", limit: "30 days" };
+        assert_eq!(config.check(), Err(too_long));
     }
 
     #[test]

@@ -382,7 +382,7 @@ impl Fault {
                     add("limit", limit);
                 }
                 WriteError::IdempotencyKeyReused { index } | WriteError::TokenUsed { index } => {
-                    add("index", index)
+                    add("index", index);
                 }
                 WriteError::TooManyAppends { limit }
                 | WriteError::TooManySubscriptions { limit }

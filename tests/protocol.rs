@@ -798,8 +798,7 @@ async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
     let own = support::consent_purpose("marketing.offers").title;
     let mut put = async |purpose: proto::Purpose, requires_reconsent| {
         let purpose = Some(purpose);
-        let request =
-            proto::PutPurposeRequest { purpose, requires_reconsent, ..Default::default() };
+        let request = proto::PutPurposeRequest { purpose, requires_reconsent };
         it.clients.catalog.put_purpose(request).await.unwrap().into_inner().revision - 1
     };
     // Another purpose is not asked for.

@@ -255,7 +255,9 @@ fn running_of<'a, L: Ledger>(
         Entry::Occupied(own) => Ok(own.into_mut()),
         Entry::Vacant(place) => {
             let envelope = Arc::new(tools.ledger.envelope(subscription.id)?);
-            let health = Arc::new(Health::new(tools.retry, tools.sender.timeout()));
+            // A try may wait for a place among all that are on their way.
+            let try_max = tools.sender.timeout() * 2;
+            let health = Arc::new(Health::new(tools.retry, try_max));
             let shards = subscription.shards.iter().map(|_| None).collect();
             info!(subscription = %subscription.spec.name, "delivering over HTTP");
             Ok(place.insert(Running { stop: stop.child_token(), health, envelope, shards }))

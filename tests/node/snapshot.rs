@@ -150,11 +150,8 @@ async fn with_the_events_behind_it_nothing_is_missing_and_nothing_comes_twice() 
     let mut watcher =
         node.watch(Some(what.revision), Filter { kinds, ..Filter::default() }).unwrap();
     let mut heard = Vec::new();
-    loop {
-        match watcher.next().await.unwrap() {
-            Told::Event(event, _) => heard.push(event.index),
-            Told::CaughtUp { .. } => break,
-        }
+    while let Told::Event(event, _) = watcher.next().await.unwrap() {
+        heard.push(event.index);
     }
     let want: Vec<u64> = (what.revision..node.revision()).collect();
     assert_eq!(heard, want, "every act behind the snapshot, and only those");

@@ -177,11 +177,13 @@ mod tests {
         assert!(!consuming.is_webhook);
     }
 
+    type Spoil = fn(&mut proto::ConsumeStart, Option<Span>);
+
     #[test]
     fn every_way_in_which_a_start_can_be_wrong_is_named() {
         let seconds = |seconds| Some(Span { seconds, nanos: 0 });
         let millis = |millis: i32| Some(Span { seconds: 0, nanos: millis * 1_000_000 });
-        let cases: [(fn(&mut proto::ConsumeStart, Option<Span>), Option<Span>, &str, bool); 9] = [
+        let cases: [(Spoil, Option<Span>, &str, bool); 9] = [
             (|own, _| own.subscription.clear(), None, "start.subscription", false),
             (|own, _| own.subscription = "*".into(), None, "start.subscription", false),
             (|own, _| own.credits = 10_001, None, "start.credits", true),
