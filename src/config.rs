@@ -568,8 +568,8 @@ mod tests {
         let mut config = ServeConfig::default();
         config.webhook_retry_max = config.webhook_retry_min / 2;
         assert_eq!(config.check(), Err(ConfigError::WebhookRetry));
-        let mut config = ServeConfig::default();
-        config.webhook_retry_for = Duration::from_secs(31 * 24 * 3_600);
+        let webhook_retry_for = Duration::from_secs(31 * 24 * 3_600);
+        let config = ServeConfig { webhook_retry_for, ..ServeConfig::default() };
         let too_long = ConfigError::TooLong { name: "--webhook-retry-for", limit: "30 days" };
         assert_eq!(config.check(), Err(too_long));
     }
