@@ -9,7 +9,7 @@ use std::{
 use super::{
     Core, Node, ReadError, WriteError,
     batch::Batch,
-    delivery::{self, Pending},
+    delivery::{self, Pending, Written},
 };
 use crate::{
     domain::{Body, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
@@ -139,7 +139,9 @@ impl Node {
     /// # Errors
     /// See [`WriteError`].
     pub async fn delete_subscription(&self, name: Key) -> Result<u64, WriteError> {
-        self.write(move |batch| batch.unsubscribe(&name)).await
+        let (index, written) = self.write(move |batch| batch.unsubscribe(&name)).await?;
+        self.core.tell_written(&written);
+        Ok(index)
     }
 
     /// The subscription of a name that was not ended.
@@ -344,10 +346,13 @@ impl Batch<'_> {
         Ok(Subscribed { subscription, created: true })
     }
 
-    fn unsubscribe(&mut self, name: &Key) -> Result<u64, WriteError> {
+    /// Ends a subscription. What was acknowledged before goes on record before it.
+    fn unsubscribe(&mut self, name: &Key) -> Result<(u64, Written), WriteError> {
         let own = self.subscriptions().named(name.as_str()).map(|own| own.id);
         let id = own.ok_or_else(|| WriteError::SubscriptionNotFound { name: name.clone() })?;
-        self.put_subscription(Body::Unsubscribed(id))
+        let taken = self.core().deliveries.take_of(id);
+        let written = self.deliveries(&taken);
+        Ok((self.put_subscription(Body::Unsubscribed(id))?, written))
     }
 }
 
@@ -420,9 +425,4 @@ fn is_same(own: &SubscriptionCreated, new: &NewSubscription) -> bool {
         && own.shards == *shards
         && own.deadline_ms == *deadline_ms
         && own.webhook_url == *webhook_url
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 }
