@@ -151,7 +151,8 @@ impl Batch<'_> {
         let pending = Pending { index: overdue.event_index, since: overdue.pending_since };
         let Some(state) = own.shard(overdue.shard) else { return Ok(None) };
         let is_pending = pending.is_pending(&own, &state.settled, state.snapshot_pending);
-        if !is_pending || !lag::is_to_be_told(&own, state, recorded_at) {
+        let recovered = self.core().deliveries.lag.recovered(own.id, overdue.shard);
+        if !is_pending || !lag::is_to_be_told(&own, state, recovered, recorded_at) {
             return Ok(None);
         }
         let told = OverdueTold {
