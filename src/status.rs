@@ -474,6 +474,7 @@ fn consume_kind(error: &ConsumeError) -> Kind {
         ConsumeError::IsWebhook { .. } => Kind::SubscriptionIsWebhook,
         ConsumeError::TakenOver { .. } => Kind::SubscriptionTakenOver,
         ConsumeError::Deleted => Kind::SubscriptionDeleted,
+        ConsumeError::WritesStopped(_) => Kind::WritesStopped,
         ConsumeError::AckNotDelivered { .. } => Kind::AckNotDelivered,
         ConsumeError::Watch(WatchError::Closing { .. }) => Kind::ShuttingDown,
         ConsumeError::Watch(WatchError::Unreadable(_)) => Kind::StateUnreadable,
@@ -786,6 +787,7 @@ mod tests {
                 "",
             ),
             (ConsumeError::Deleted.into(), Kind::SubscriptionDeleted, ""),
+            (ConsumeError::WritesStopped("/data".to_owned()).into(), Kind::WritesStopped, ""),
             (
                 ConsumeError::AckNotDelivered { index: 9, delivered: 3 }.into(),
                 Kind::AckNotDelivered,

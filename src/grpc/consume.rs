@@ -4,7 +4,11 @@
 //! while it is slow to read. The task takes the next delivery only when the client has room for it
 //! and a credit.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{FutureExt, Stream, stream};
 use tokio::{
@@ -27,6 +31,8 @@ use crate::{
 
 /// How many messages wait for a client to have room for them, beyond what the transport holds.
 const WAITING_MAX: usize = 1;
+/// How many messages of a client are still taken once the server drains.
+const LAST_REQUESTS_MAX: usize = 64;
 
 /// What a consumer is sent.
 pub(super) type Messages =
@@ -87,6 +93,13 @@ impl Sent {
     }
 }
 
+/// What comes next in a stream.
+enum Step<P> {
+    Said(Result<Option<proto::ConsumeRequest>, Status>),
+    Place(Option<P>),
+    Tell(Result<proto::ConsumeResponse, Fault>),
+}
+
 /// The stream of one consumer.
 struct Consumed {
     consumer: Consumer,
@@ -102,26 +115,50 @@ impl Consumed {
         drain: CancellationToken,
     ) -> Result<(), Status> {
         let mut place = None;
+        let mut ended = pin!(self.consumer.ended());
         loop {
+            // What ends a stream comes first, however much the client says or there is to tell, and
+            // also while it reads nothing. Of the rest, nothing can keep the others from their turn.
             tokio::select! {
-                // In this order: what was acknowledged in time counts, and a drain ends the stream
-                // however much there is to tell.
                 biased;
-                request = received(&mut requests) => match request? {
-                    Some(request) => self.take(request)?,
-                    None => return Ok(()),
-                },
-                () = drain.cancelled() => return Err(self.closing().into()),
-                () = tell.closed() => return Ok(()),
-                reserved = tell.reserve(), if place.is_none() => place = reserved.ok(),
-                message = self.next(), if place.is_some() => {
-                    let message = message?;
-                    if let Some(place) = place.take() {
-                        place.send(message);
-                    }
+                () = drain.cancelled() => {
+                    self.take_last(&mut requests)?;
+                    return Err(self.closing().into());
                 }
+                why = &mut ended => return Err(Fault::from(why).into()),
+                () = tell.closed() => return Ok(()),
+                step = async {
+                    tokio::select! {
+                        request = received(&mut requests) => Step::Said(request),
+                        reserved = tell.reserve(), if place.is_none() => Step::Place(reserved.ok()),
+                        message = self.next(), if place.is_some() => Step::Tell(message),
+                    }
+                } => match step {
+                    Step::Said(request) => match request? {
+                        Some(request) => self.take(request)?,
+                        None => return Ok(()),
+                    },
+                    Step::Place(reserved) => place = reserved,
+                    Step::Tell(message) => {
+                        let message = message?;
+                        if let Some(place) = place.take() {
+                            place.send(message);
+                        }
+                    }
+                },
             }
         }
+    }
+
+    /// Takes what the client had said before a drain: what was acknowledged in time counts.
+    fn take_last(&mut self, requests: &mut Streaming<proto::ConsumeRequest>) -> Result<(), Status> {
+        for _ in 0..LAST_REQUESTS_MAX {
+            match received(requests).now_or_never() {
+                Some(Ok(Some(request))) => self.take(request)?,
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self, request: proto::ConsumeRequest) -> Result<(), Fault> {

@@ -4,6 +4,8 @@
 //! DELIVERY_RECEIPT entry, every receipt interval or as soon as many have gathered, so that the
 //! proof costs little. What is not yet written down is lost with a crash, and then delivered again.
 //!
+//! What has gathered of a subscription that is ended is written down first, in the same batch.
+//!
 //! Invariants: a receipt names only what no entry before it settled, except a dead letter that was
 //! delivered after all; what gathered when the node closed is on record; once writes are stopped,
 //! nothing more gathers.
@@ -13,6 +15,7 @@ mod lag;
 mod receipts;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,15 +24,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gather::{Gathered, Taken};
+use gather::Gathered;
+pub(super) use gather::Taken;
 use lag::Lag;
 pub(super) use lag::{Pending, is_overdue};
 use parking_lot::{Condvar, Mutex};
+pub(super) use receipts::Written;
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
 use super::{Core, expiry::Closing, writer::Admitted};
-use crate::domain::{DeliveryOverdue, FailedDelivery, Settled, SubscriptionId};
+use crate::domain::{Body, DeliveryOverdue, FailedDelivery, Settled, SubscriptionId};
 
 /// How many times as much as makes a receipt due may gather before nothing more is delivered.
 const ROOM_RECEIPTS: usize = 2;
@@ -103,14 +108,13 @@ impl Deliveries {
         self.is_full.send_if_modified(|was| std::mem::replace(was, is_full) != is_full);
     }
 
-    /// Waits until something is to be written down, and takes it; nothing if the node is closing and
-    /// nothing is left.
-    fn take_due(&self) -> Option<Taken> {
+    /// Waits until something is to be written down; false if the node is closing and nothing is left.
+    fn wait_due(&self) -> bool {
         let mut gathered = self.gathered.lock();
         loop {
             let is_closing = self.is_closing.load(Ordering::Acquire);
             match gathered.since().map(|since| since + self.interval) {
-                None if is_closing => return None,
+                None if is_closing => return false,
                 None => self.due.wait(&mut gathered),
                 Some(until)
                     if is_closing
@@ -118,15 +122,39 @@ impl Deliveries {
                         || gathered.count() >= self.acks_max
                         || until <= Instant::now() =>
                 {
-                    let taken = gathered.take();
-                    self.tell_room(&gathered);
-                    return Some(taken);
+                    return true;
                 }
                 Some(until) => {
                     self.due.wait_until(&mut gathered, until);
                 }
             }
         }
+    }
+
+    /// Takes what is due. Only by the writer, so that nothing is on its way to it when it takes more.
+    fn take(&self) -> Taken {
+        let mut gathered = self.gathered.lock();
+        let taken = gathered.take();
+        self.tell_room(&gathered);
+        taken
+    }
+
+    /// Takes all of a subscription that is about to be ended. Only by the writer.
+    pub(super) fn take_of(&self, id: SubscriptionId) -> Taken {
+        let mut gathered = self.gathered.lock();
+        let taken = gathered.take_of(id);
+        self.tell_room(&gathered);
+        taken
+    }
+
+    /// Has it gather again what an entry was to say that could not be written. When the node is
+    /// closing there is no second time.
+    fn put_back(&self, body: &Body, taken: &Taken) {
+        let mut gathered = self.gathered.lock();
+        if !self.is_closing.load(Ordering::Acquire) {
+            gathered.put_back(body, taken);
+        }
+        self.tell_room(&gathered);
     }
 
     /// Gathers nothing more: nothing will be written down.
@@ -149,24 +177,32 @@ impl Core {
     /// Takes an acknowledgement.
     pub(super) fn acknowledge(&self, id: SubscriptionId, shard: u32, what: &Acknowledged) {
         let now = self.now();
-        let all = self.view.subscriptions();
-        // Only webhooks have dead letters.
-        let is_webhook = all.get(id).is_some_and(|own| own.spec.webhook_url.is_some());
-        let is_dead_letter = |index| {
-            is_webhook
-                && self.view.settlement(id, shard, index).map_or_else(
-                    |error| {
-                        error!(%error, index, "what became of an event could not be read");
-                        false
-                    },
-                    |settlement| settlement.is_some_and(|own| own.is_failure),
-                )
-        };
+        // Read before the lock that all consumers share.
+        let dead_letters = self.dead_letters_among(id, shard, &what.indexes);
         self.deliveries.gather(|gathered| {
             gathered.change(&self.view, id, shard, |own| {
-                own.acknowledge(what, now, is_dead_letter);
+                own.acknowledge(what, now, |index| dead_letters.contains(&index));
             });
         });
+    }
+
+    /// Those of some indexes that are on record as given up.
+    fn dead_letters_among(&self, id: SubscriptionId, shard: u32, indexes: &[u64]) -> BTreeSet<u64> {
+        let all = self.view.subscriptions();
+        // Only webhooks have any.
+        let own = all.get(id).filter(|own| own.spec.webhook_url.is_some());
+        let Some(state) = own.and_then(|own| own.shard(shard)) else { return BTreeSet::new() };
+        let is_dead_letter = |index: &u64| {
+            self.view.settlement(id, shard, *index).map_or_else(
+                |error| {
+                    error!(%error, index, "what became of an event could not be read");
+                    false
+                },
+                |settlement| settlement.is_some_and(|own| own.is_failure),
+            )
+        };
+        let settled = indexes.iter().copied().filter(|index| state.settled.contains(*index));
+        settled.filter(is_dead_letter).collect()
     }
 
     /// Takes an event that is given up.
@@ -188,7 +224,7 @@ impl Core {
     }
 
     /// As [`Self::settled`], without a copy.
-    fn with_settled<T>(
+    pub(super) fn with_settled<T>(
         &self,
         id: SubscriptionId,
         shard: u32,
@@ -525,7 +561,11 @@ mod tests {
         let (crm, mail) = (crm.await.id, mail.await.id);
         let index = withdraw(&node, "user:1").await;
         node.core.acknowledge(crm, 0, &events(&[index]));
-        node.delete_subscription(key("crm")).await.unwrap();
+        let end = node.delete_subscription(key("crm")).await.unwrap();
+        // What it acknowledged before its end is on record before it.
+        assert!(matches!(node.core.entry(end - 1).unwrap().body, Body::Delivered(_)));
+        assert_eq!(states(&node, index)[0], ("crm".to_owned(), "acknowledged"));
+        assert_eq!(node.core.metrics.delivery_receipts.get(), 1);
         node.core.acknowledge(crm, 0, &events(&[index]));
         assert_eq!(node.core.settled(crm, 0), None);
         assert_eq!(node.core.settled(mail, 1), None);
@@ -533,7 +573,7 @@ mod tests {
         node.core.stop_writes("a test says so");
         node.core.acknowledge(mail, 0, &events(&[index]));
         node.close();
-        assert_eq!(receipts(&node), 0);
+        assert_eq!(receipts(&node), 1);
         within(node.core.deliveries.room()).await;
     }
 
@@ -564,7 +604,7 @@ mod tests {
         assert_eq!(overdue.pending_since, node.core.entry(first).unwrap().recorded_at);
         assert!(shard_now(&node, "crm").overdue && !shard_now(&node, "patient").overdue);
         for _ in 0..3 {
-            node.core.look_who_is_behind(None).unwrap();
+            node.core.look_who_is_behind(None);
         }
         let metrics = Arc::clone(&node.core.metrics);
         assert_eq!((metrics.subscriptions.get(), metrics.subscriptions_overdue.get()), (2, 1));
@@ -573,12 +613,14 @@ mod tests {
         drop(node);
         // It was said; that a server starts again does not change it.
         let node = open_with(dir.path(), LONG, 1_000);
-        node.core.look_who_is_behind(None).unwrap();
+        node.core.look_who_is_behind(None);
         assert_eq!(node.core.metrics.subscriptions_overdue.get(), 1);
         node.core.acknowledge(crm, 0, &events(&[first, second]));
-        node.core.look_who_is_behind(None).unwrap();
+        node.core.look_who_is_behind(None);
         assert_eq!(node.core.metrics.subscriptions_overdue.get(), 0);
         assert!(!shard_now(&node, "crm").overdue);
+        // Acknowledged, and no receipt yet; the other has no deadline.
+        assert_eq!(states(&node, first), are(&[("crm", "pending"), ("patient", "pending")]));
         node.close();
         assert_eq!(overdues(&node), 1);
     }
@@ -618,12 +660,16 @@ mod tests {
         };
         for (deadline_ms, again_ms) in [(1_000, 60_000), (3_600_000, 3_600_000)] {
             let mut own = Subscription::new(SubscriptionId(0), Millis(0), spec(Some(deadline_ms)));
-            assert!(lag::is_to_be_told(&own, &own.shards[0], Millis(0)));
+            assert!(lag::is_to_be_told(&own, &own.shards[0], None, Millis(0)));
             let recorded_at = Millis(500);
             own.shards[0].overdue = Some(Overdue { event_index: 3, recorded_at });
             for (after_ms, want) in [(again_ms - 1, false), (again_ms, true)] {
                 let now = recorded_at.plus_ms(after_ms);
-                assert_eq!(lag::is_to_be_told(&own, &own.shards[0], now), want);
+                assert_eq!(lag::is_to_be_told(&own, &own.shards[0], None, now), want);
+                let recovered = own.shards[0].overdue;
+                assert!(lag::is_to_be_told(&own, &own.shards[0], recovered, now), "anew");
+                let before = Some(Overdue { event_index: 1, recorded_at: Millis(1) });
+                assert_eq!(lag::is_to_be_told(&own, &own.shards[0], before, now), want);
             }
             // A subscription may be younger than what it must hear.
             let created_at = Millis(700);
@@ -691,7 +737,7 @@ mod tests {
         // Nobody looks but this test, and nobody has looked.
         node.deliveries.close();
         node.core.deliveries.lag.places.lock().clear();
-        let report = node.core.shard_report(&crm, 0, Instant::now()).unwrap();
+        let report = node.core.shard_report(&crm, 0, Instant::now());
         assert!(report.lag_entries > 0 && report.pending_since.is_some(), "{report:?}");
         assert!(!report.overdue);
         // It goes on from there.

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Core, Node, ReadError, WriteError,
     batch::Batch,
-    delivery::{self, Pending},
+    delivery::{self, Pending, Written},
 };
 use crate::{
     domain::{Body, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
@@ -139,7 +139,9 @@ impl Node {
     /// # Errors
     /// See [`WriteError`].
     pub async fn delete_subscription(&self, name: Key) -> Result<u64, WriteError> {
-        self.write(move |batch| batch.unsubscribe(&name)).await
+        let (index, written) = self.write(move |batch| batch.unsubscribe(&name)).await?;
+        self.core.tell_written(&written);
+        Ok(index)
     }
 
     /// The subscription of a name that was not ended.
@@ -209,7 +211,7 @@ impl Core {
     ) -> Result<SubscriptionReport, ReadError> {
         let mut shards = Vec::with_capacity(own.shards.len());
         for shard in 0..own.spec.shards {
-            shards.push(self.shard_report(own, shard, until)?);
+            shards.push(self.shard_report(own, shard, until));
         }
         let dead_letters = match own.spec.webhook_url {
             Some(_) => self.view.dead_letter_count(own.id, DEAD_LETTERS_COUNTED_MAX)? as u64,
@@ -223,10 +225,10 @@ impl Core {
         own: &Arc<Subscription>,
         shard: u32,
         until: Instant,
-    ) -> Result<ShardReport, ReadError> {
+    ) -> ShardReport {
         // One that was ended just now is no longer behind.
-        let Some(standing) = self.standing(own, shard, until)? else {
-            return Ok(ShardReport::default());
+        let Some(standing) = self.standing(own, shard, until) else {
+            return ShardReport::default();
         };
         let head = self.hub.head();
         let mut lag_start = standing.pending.map(|pending| pending.index);
@@ -234,20 +236,22 @@ impl Core {
         if standing.pending.is_none() && standing.seen < standing.head {
             // What has not been looked through may be pending from its first entry on.
             lag_start = Some(standing.seen);
-            let since = self.entry(standing.seen)?.recorded_at;
+            // If that can not be read, then perhaps all that it must hear is.
+            let entry = self.entry(standing.seen);
+            let since = entry.map_or(own.created_at, |entry| entry.recorded_at);
             oldest = oldest.or(Some(Pending { index: standing.seen, since }));
         }
         let overdue = standing
             .oldest(own)
             .is_some_and(|pending| delivery::is_overdue(own, pending.counts_from(own), self.now()));
-        Ok(ShardReport {
+        ShardReport {
             next_index: standing.next_index,
             lag_entries: lag_start.map_or(0, |start| head.saturating_sub(start)),
             pending_since: oldest.map(|pending| pending.since),
             consumer: self.consumers.present(own.id, shard),
             overdue,
             snapshot_pending: standing.snapshot_pending,
-        })
+        }
     }
 
     fn propagation(&self, index: u64) -> Result<PropagationReport, ReadError> {
@@ -285,7 +289,14 @@ impl Core {
         let mut worst = None;
         for shard in shards.filter(|shard| event.is_of_shard(*shard, own.spec.shards)) {
             let settlement = self.view.settlement(own.id, shard, event.index)?;
-            let state = state_of(own, event.recorded_at, settlement, now);
+            let mut state = state_of(own, event.recorded_at, settlement, now);
+            // Acknowledged, and not on record yet: nobody is late.
+            if state == PropagationState::Overdue
+                && self.with_settled(own.id, shard, |all, _| all.contains(event.index))
+                    == Some(true)
+            {
+                state = PropagationState::Pending;
+            }
             worst = worst.max(Some(Worst(state))); // None comes before all.
         }
         Ok(worst.map(|Worst(state)| {
@@ -344,10 +355,13 @@ impl Batch<'_> {
         Ok(Subscribed { subscription, created: true })
     }
 
-    fn unsubscribe(&mut self, name: &Key) -> Result<u64, WriteError> {
+    /// Ends a subscription. What was acknowledged before goes on record before it.
+    fn unsubscribe(&mut self, name: &Key) -> Result<(u64, Written), WriteError> {
         let own = self.subscriptions().named(name.as_str()).map(|own| own.id);
         let id = own.ok_or_else(|| WriteError::SubscriptionNotFound { name: name.clone() })?;
-        self.put_subscription(Body::Unsubscribed(id))
+        let taken = self.core().deliveries.take_of(id);
+        let written = self.deliveries(&taken);
+        Ok((self.put_subscription(Body::Unsubscribed(id))?, written))
     }
 }
 

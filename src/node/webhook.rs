@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{Core, Node, ReadError};
 use crate::{
-    domain::{EventKind, Filter, Subscription, SubscriptionId},
+    domain::{Subscription, SubscriptionId},
     watch::Event,
 };
 
@@ -101,13 +101,10 @@ impl Node {
 }
 
 impl Core {
+    /// From the ledger: what was told last may be in the view and not in the memory of the hub yet.
     pub(super) fn event(&self, index: u64) -> Result<Option<Arc<Event>>, ReadError> {
-        let everything = Filter { kinds: EventKind::ALL.into(), ..Filter::default() };
-        let (events, _) = self
-            .hub
-            .events_between(index, index + 1, &everything)
-            .map_err(|error| ReadError::StateUnreadable(error.to_string()))?;
-        Ok(events.into_iter().find(|event| event.index == index))
+        let event = self.hub.event_on_record(index);
+        event.map_err(|error| ReadError::StateUnreadable(error.to_string()))
     }
 }
 

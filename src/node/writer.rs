@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info};
 
-use super::{Core, batch::Batch};
+use super::{ConsumeError, Core, batch::Batch};
 use crate::{
     backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError,
     tlog::merkle::leaf_hash, view::Effect,
@@ -204,6 +204,7 @@ impl Core {
         });
         if first {
             error!(reason, "writes are stopped until restart");
+            self.consumers.end_all(&ConsumeError::WritesStopped(reason.to_owned()));
             self.metrics.writes_stopped.set(1);
         }
     }

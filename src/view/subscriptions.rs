@@ -4,7 +4,11 @@
 //! kept as one row a subscription; beside it stands one row for each range of a receipt, so that
 //! the entry that proves an acknowledgement is found without reading the ledger.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 use prost::Message;
@@ -116,15 +120,16 @@ impl Subscriptions {
                 }
             }
             Body::Delivered(delivered) => {
+                let mut changed = BTreeSet::new();
                 for delivered in delivered {
                     let shard = delivered.shard;
+                    changed.insert(delivered.subscription);
                     let own = self.own(index, delivered.subscription)?;
                     let state = shard_of(own, index, shard)?;
                     state.snapshot_pending &= !delivered.snapshot;
                     for range in &delivered.ranges {
                         state.settled.insert(range.clone());
                     }
-                    rows.push(state_row(own));
                     for range in &delivered.ranges {
                         let at = (index, delivered.acknowledged_at);
                         rows.push(settled_row(delivered.subscription, shard, range, at, false));
@@ -135,6 +140,10 @@ impl Subscriptions {
                         }));
                     }
                 }
+                // One row for all shards of a subscription, however many of them it tells of.
+                rows.extend(
+                    changed.iter().filter_map(|id| self.all.get(id)).map(|own| state_row(own)),
+                );
             }
             Body::Failed(failed) => {
                 let id = failed.subscription;
@@ -578,6 +587,27 @@ mod tests {
             }
             same(&all, &world.all);
         }
+    }
+
+    #[test]
+    fn a_receipt_leaves_one_row_of_state_a_subscription() {
+        let mut all = Subscriptions::default();
+        all.fold(3, at(3), &created("s", 8, 0, false)).unwrap();
+        all.fold(4, at(4), &created("t", 1, 0, false)).unwrap();
+        let own = |id, shard| Delivered {
+            subscription: SubscriptionId(id),
+            shard,
+            ranges: vec![5..9],
+            acknowledged_at: at(9),
+            snapshot: false,
+        };
+        let body = Body::Delivered((0..8).map(|shard| own(3, shard)).chain([own(4, 0)]).collect());
+        let rows = all.fold(9, at(9), &body).unwrap();
+        let states = [3, 4].map(|id| state_row(all.get(SubscriptionId(id)).unwrap()));
+        let is_state = |row: &&Row| states.iter().any(|own| own.0 == row.0);
+        let got: Vec<_> = rows.iter().filter(is_state).cloned().collect();
+        assert_eq!(got, states, "as they are in the end");
+        assert_eq!(rows.len(), 2 + 9);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use watcher::{Heard, Watcher};
 
 use crate::{
     backend::LogBackend,
-    domain::Filter,
+    domain::{EventKind, Filter},
     vault::{Vault, VaultError},
     view::{View, ViewError},
 };
@@ -164,6 +164,18 @@ impl Hub {
         };
         let events = gathered.posts.iter().map(|post| Arc::clone(&post.event));
         Ok((events.collect(), gathered.next))
+    }
+
+    /// The event at an index, as the ledger has it, be it told or not; none if the entry is none.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// The ledger could not be read.
+    pub fn event_on_record(&self, index: u64) -> Result<Option<Arc<Event>>, WatchError> {
+        let everything = Filter { kinds: EventKind::ALL.into(), ..Filter::default() };
+        let gathered = self.shared.past.read(index, index.saturating_add(1), &everything)?;
+        let own = gathered.posts.iter().find(|post| post.event.index == index);
+        Ok(own.map(|post| Arc::clone(&post.event)))
     }
 
     fn wake(&self) {

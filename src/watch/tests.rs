@@ -353,3 +353,14 @@ async fn nobody_takes_the_silence_of_a_thread_that_failed_for_news() {
         assert!(matches!(told, Err(WatchError::Unreadable(_))), "{told:?}");
     }
 }
+
+#[test]
+fn what_is_on_record_is_found_before_anybody_was_told() {
+    let world = World::new(&[2, 0], 4, 4);
+    let own = entry(2, 4);
+    world.log.entries.lock().extend([own.clone(), None]);
+    assert_eq!(world.hub.head(), 2, "nobody was told");
+    assert_eq!(world.hub.event_on_record(2).unwrap(), own);
+    assert_eq!(world.hub.event_on_record(3).unwrap(), None);
+    assert_eq!(world.hub.event_on_record(0).unwrap(), entry(0, 2));
+}

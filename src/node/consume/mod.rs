@@ -114,6 +114,9 @@ pub enum ConsumeError {
     /// The subscription was deleted.
     #[error("the subscription was deleted")]
     Deleted,
+    /// Writes are stopped: nothing that is acknowledged would go on record.
+    #[error("writes are stopped: {0}")]
+    WritesStopped(String),
     /// What was acknowledged was not delivered.
     #[error("index {index} was acknowledged and not delivered: what was lies before {delivered}")]
     AckNotDelivered {
@@ -150,6 +153,10 @@ impl Node {
         check(&subscription, &how)?;
         let (id, shard) = (subscription.id, how.shard);
         let seat = core.consumers.enter((id, shard), how.consumer);
+        // Once it has a seat: whoever has one is sent away when writes are stopped.
+        if let Some(reason) = &*core.stopped.borrow() {
+            return Err(ConsumeError::WritesStopped(reason.clone()));
+        }
         // Only now: the older consumer is gone, and whatever it acknowledged is part of this.
         let settled = core.settled(id, shard).filter(|_| is_live(core, &subscription));
         let Some((settled, snapshot_pending)) = settled else {
@@ -277,6 +284,11 @@ impl Consumer {
                 return Ok(delivery);
             }
         }
+    }
+
+    /// Waits until the consumer has to go, and answers why; also for who takes no more messages.
+    pub fn ended(&self) -> impl Future<Output = ConsumeError> + Send + use<> {
+        self.seat.when_ended()
     }
 
     /// Lets more messages come. The total is at most [`CREDITS_MAX`].

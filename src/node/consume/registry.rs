@@ -53,6 +53,14 @@ impl Consumers {
         self.seats.lock().get(&(id, shard)).map(|seat| seat.consumer.clone())
     }
 
+    /// Sends all consumers away: what they acknowledge would not go on record.
+    pub(in crate::node) fn end_all(&self, why: &ConsumeError) {
+        let seats: Vec<Arc<Seat>> = self.seats.lock().drain().map(|(_, seat)| seat).collect();
+        for seat in seats {
+            seat.end(why.clone());
+        }
+    }
+
     /// Sends the consumers away whose subscription was ended.
     pub(in crate::node) fn end_deleted(&self, subscriptions: &Subscriptions) {
         let ended: Vec<Arc<Seat>> = {
@@ -100,6 +108,19 @@ impl Seated {
         match &*ended {
             None => Ok(act()),
             Some(why) => Err(why.clone()),
+        }
+    }
+
+    /// As [`Self::ended`], for whoever does not hold the place.
+    pub(super) fn when_ended(&self) -> impl Future<Output = ConsumeError> + Send + use<> {
+        let mut ended = self.ended.clone();
+        async move {
+            let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+            match why {
+                Some(why) => why,
+                // The place was left.
+                None => std::future::pending().await,
+            }
         }
     }
 
@@ -155,7 +176,8 @@ mod tests {
         assert!(second.took_over);
         let taken_over = TakenOver { consumer: "b".to_owned() };
         assert_eq!(first.ended().now_or_never(), Some(taken_over.clone()));
-        assert_eq!(first.holding(|| 1), Err(taken_over));
+        assert_eq!(first.holding(|| 1), Err(taken_over.clone()));
+        assert_eq!(first.when_ended().now_or_never(), Some(taken_over));
         drop(first);
         assert_eq!(present(), Some("b".to_owned()));
         drop(second);
@@ -214,6 +236,10 @@ mod tests {
         consumers.end_deleted(&fold(5, Body::Unsubscribed(SubscriptionId(3))));
         assert_eq!(crm.ended().await, Deleted);
         assert_eq!(consumers.present(SubscriptionId(3), 1), None);
-        assert_eq!(mail.ended().now_or_never(), None);
+        assert_eq!(mail.when_ended().now_or_never(), None);
+        let stopped = ConsumeError::WritesStopped("a test says so".to_owned());
+        consumers.end_all(&stopped);
+        assert_eq!(mail.ended().await, stopped);
+        assert_eq!(consumers.present(SubscriptionId(4), 0), None);
     }
 }

@@ -74,7 +74,7 @@ struct Ranges {
 
 /// What a thread has taken to write it down.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(in crate::node) struct Taken {
     shards: Vec<((SubscriptionId, u32), Gathers)>,
     overdue: Vec<DeliveryOverdue>,
 }
@@ -223,6 +223,54 @@ impl Gathered {
         Taken { shards, overdue: mem::take(&mut self.overdue).into_values().collect() }
     }
 
+    /// Takes all of a subscription that is about to be ended, be it due or not.
+    pub(super) fn take_of(&mut self, id: SubscriptionId) -> Taken {
+        let of_it = self.shards.range_mut((id, 0)..=(id, u32::MAX));
+        let shards: Vec<_> =
+            of_it.map(|(shard, own)| (*shard, mem::take(&mut own.gathers))).collect();
+        self.count -= shards.iter().map(|(_, gathers)| gathers.count()).sum::<usize>();
+        Taken { shards, overdue: Vec::new() }
+    }
+
+    /// Has it gather again what an entry was to say that could not be written. Who is overdue is
+    /// looked at again in any case.
+    pub(super) fn put_back(&mut self, body: &Body, taken: &Taken) {
+        match body {
+            Body::Delivered(delivered) => {
+                for own in delivered {
+                    let shard = (own.subscription, own.shard);
+                    let replayed = taken.replayed(shard);
+                    self.gather_again(shard, |gathers| {
+                        for range in &own.ranges {
+                            if replayed.contains(&range.start) {
+                                gathers.replayed.insert(range.start);
+                            } else {
+                                gathers.ranges.insert(range.clone());
+                            }
+                        }
+                        gathers.snapshot |= own.snapshot;
+                        gathers.at = gathers.at.max(own.acknowledged_at);
+                        // So that it is due; not how many they were, or it would be at once.
+                        gathers.events = gathers.events.max(1);
+                    });
+                }
+            }
+            Body::Failed(own) => self.gather_again((own.subscription, own.shard), |gathers| {
+                gathers.failed.extend(own.failed.iter().map(|failed| (failed.index, *failed)));
+            }),
+            _ => {}
+        }
+    }
+
+    fn gather_again(&mut self, shard: (SubscriptionId, u32), change: impl FnOnce(&mut Gathers)) {
+        if let Some(own) = self.shards.get_mut(&shard).filter(|_| !self.is_stopped) {
+            self.count -= own.gathers.count();
+            change(&mut own.gathers);
+            self.count += own.gathers.count();
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// Forgets the shards of which the view knows everything now, and those of subscriptions that
     /// were ended.
     pub(super) fn written(&mut self, view: &View) {
@@ -242,6 +290,12 @@ impl Gathered {
 }
 
 impl Taken {
+    /// The dead letters of a shard that were delivered after all.
+    fn replayed(&self, shard: (SubscriptionId, u32)) -> BTreeSet<u64> {
+        let own = self.shards.iter().find(|(own, _)| *own == shard);
+        own.map(|(_, gathers)| gathers.replayed.clone()).unwrap_or_default()
+    }
+
     /// The entries that say it, each small enough.
     pub(super) fn bodies(&self) -> Vec<Body> {
         let mut bodies = Vec::new();
@@ -506,6 +560,31 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_could_not_be_written_gathers_again_as_it_was() {
+        let mut own = shard();
+        own.acknowledge(&acknowledged(&[8, 9, 12], Some(4)), Millis(7), |_| false);
+        own.give_up(FailedDelivery { index: 20, attempts: 3, http_status: 500 });
+        // Settled long ago, and a dead letter.
+        own.known.insert(13..14);
+        own.acknowledge(&acknowledged(&[13], None), Millis(8), |index| index == 13);
+        let mut gathered = Gathered::default();
+        gathered.count = own.gathers.count();
+        gathered.shards.insert((ID, 0), own);
+        let taken = gathered.take_of(ID);
+        let bodies = taken.bodies();
+        assert_eq!((gathered.count, bodies.len()), (0, 2));
+        assert!(gathered.take_of(ID).bodies().is_empty(), "taken once");
+        for body in &bodies {
+            gathered.put_back(body, &taken);
+        }
+        assert!(gathered.since().is_some(), "and is due");
+        assert_eq!(gathered.take().bodies(), bodies);
+        gathered.stop();
+        gathered.put_back(&bodies[0], &taken);
+        assert!(gathered.take_of(ID).bodies().is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::Core;
 use crate::{
-    domain::{DeliveryOverdue, Millis, Settled, ShardState, Subscription, SubscriptionId},
+    domain::{DeliveryOverdue, Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
     node::{ReadError, expiry::Closing},
     watch::Event,
 };
@@ -56,6 +56,15 @@ pub(in crate::node) struct Standing {
 #[derive(Debug, Default)]
 pub(in crate::node) struct Lag {
     pub(super) places: Mutex<HashMap<(SubscriptionId, u32), Place>>,
+    /// The last time that a shard was said to be overdue, if it has recovered from that since.
+    recovered: Mutex<HashMap<(SubscriptionId, u32), Overdue>>,
+}
+
+impl Lag {
+    /// The time that a shard was said to be overdue from which it has recovered.
+    pub(super) fn recovered(&self, id: SubscriptionId, shard: u32) -> Option<Overdue> {
+        self.recovered.lock().get(&(id, shard)).copied()
+    }
 }
 
 /// A place up to which a shard is clear, and the event there, if it is known to be pending.
@@ -94,10 +103,18 @@ pub(in crate::node) fn is_overdue(own: &Subscription, counts_from: Millis, now: 
     own.spec.deadline_ms.is_some_and(|deadline| counts_from.plus_ms(deadline) <= now)
 }
 
-/// Whether it may be said that a shard is overdue: not again too soon.
-pub(super) fn is_to_be_told(own: &Subscription, state: &ShardState, now: Millis) -> bool {
+/// Whether it may be said that a shard is overdue: not again too soon, unless it had recovered from
+/// the last time.
+pub(super) fn is_to_be_told(
+    own: &Subscription,
+    state: &ShardState,
+    recovered: Option<Overdue>,
+    now: Millis,
+) -> bool {
     let again_ms = own.spec.deadline_ms.unwrap_or(i64::MAX).max(REPEAT_MS_MIN);
-    state.overdue.is_none_or(|last| last.recorded_at.plus_ms(again_ms) <= now)
+    state
+        .overdue
+        .is_none_or(|last| recovered == Some(last) || last.recorded_at.plus_ms(again_ms) <= now)
 }
 
 /// Starts the thread. It ends when the node closes.
@@ -108,10 +125,7 @@ pub(super) fn start(
     let mut after = None;
     thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
         while !closing.sleep(INTERVAL) {
-            after = core.look_who_is_behind(after).unwrap_or_else(|error| {
-                warn!(%error, "how far subscriptions are behind could not be read");
-                None
-            });
+            after = core.look_who_is_behind(after);
         }
     })
 }
@@ -121,7 +135,7 @@ impl Core {
     pub(super) fn look_who_is_behind(
         &self,
         after: Option<(SubscriptionId, u32)>,
-    ) -> Result<Option<(SubscriptionId, u32)>, ReadError> {
+    ) -> Option<(SubscriptionId, u32)> {
         let until = Instant::now() + STEP;
         let all = self.view.subscriptions();
         self.forget_ended();
@@ -129,7 +143,7 @@ impl Core {
         let beyond = |id, shard| after.is_none_or(|after| (id, shard) > after);
         let mut stopped_at = None;
         for (own, shard) in shards.filter(|(own, shard)| beyond(own.id, *shard)) {
-            if let Some(standing) = self.standing(own, shard, until)? {
+            if let Some(standing) = self.standing(own, shard, until) {
                 self.check_deadline(own, shard, &standing);
             }
             if Instant::now() >= until {
@@ -138,17 +152,17 @@ impl Core {
             }
         }
         self.measure_lag();
-        Ok(stopped_at)
+        stopped_at
     }
 
     /// Where a shard stands, as far as it can be found out until a moment. None if its subscription
-    /// was ended.
+    /// was ended. What can not be read stays unseen, and is no concern of other shards.
     pub(in crate::node) fn standing(
         &self,
         own: &Arc<Subscription>,
         shard: u32,
         until: Instant,
-    ) -> Result<Option<Standing>, ReadError> {
+    ) -> Option<Standing> {
         // Before the acknowledgements: whatever is acknowledged later is beyond it.
         let head = self.hub.head();
         let key = (own.id, shard);
@@ -159,16 +173,21 @@ impl Core {
             let pending = place.pending.filter(|pending| !settled.contains(pending.index));
             (pending, is_pending)
         });
-        let Some((pending, snapshot_pending)) = still else { return Ok(None) };
+        let (pending, snapshot_pending) = still?;
         place.pending = pending;
         let mut seen = head.max(place.clear_to);
         if place.pending.is_none() && place.clear_to < head {
-            let Some((settled, _)) = self.settled(own.id, shard) else { return Ok(None) };
-            seen = self.look_on((own, shard), &settled, &mut place, head, until)?;
+            let (settled, _) = self.settled(own.id, shard)?;
+            let looked = self.look_on((own, shard), &settled, &mut place, head, until);
+            seen = looked.unwrap_or_else(|error| {
+                let (subscription, index) = (&own.spec.name, place.clear_to);
+                warn!(%subscription, shard, index, %error, "how far it is behind can not be read");
+                place.clear_to
+            });
         }
         self.deliveries.lag.places.lock().insert(key, place);
         let Place { clear_to: next_index, pending } = place;
-        Ok(Some(Standing { next_index, pending, seen, head, snapshot_pending }))
+        Some(Standing { next_index, pending, seen, head, snapshot_pending })
     }
 
     /// Looks for the first event that is not settled, and answers how far it has come.
@@ -209,10 +228,19 @@ impl Core {
 
     /// Has it written down that a shard is overdue, if it is and that was not said.
     fn check_deadline(&self, own: &Arc<Subscription>, shard: u32, standing: &Standing) {
-        let Some(pending) = standing.oldest(own) else { return };
         let Some(state) = own.shard(shard) else { return };
+        let oldest = standing.oldest(own);
+        if let Some(last) = state.overdue
+            && standing.has_recovered(own, oldest, last, self.now())
+        {
+            self.deliveries.lag.recovered.lock().insert((own.id, shard), last);
+        }
+        let Some(pending) = oldest else { return };
         let now = self.now();
-        if is_overdue(own, pending.counts_from(own), now) && is_to_be_told(own, state, now) {
+        let recovered = self.deliveries.lag.recovered(own.id, shard);
+        if is_overdue(own, pending.counts_from(own), now)
+            && is_to_be_told(own, state, recovered, now)
+        {
             self.overdue(DeliveryOverdue {
                 subscription: own.id,
                 shard,
@@ -226,6 +254,7 @@ impl Core {
         let all = self.view.subscriptions();
         let is_live = |id| all.get(id).is_some_and(|own| own.deleted.is_none());
         self.deliveries.lag.places.lock().retain(|(id, _), _| is_live(*id));
+        self.deliveries.lag.recovered.lock().retain(|(id, _), _| is_live(*id));
     }
 
     /// Brings the metrics up to date.
@@ -234,10 +263,13 @@ impl Core {
         let places = self.deliveries.lag.places.lock();
         let (mut overdue, mut oldest) = (0, now);
         for own in all.live() {
-            let pending = (0..).zip(&own.shards).filter_map(|(shard, state)| {
-                let place = places.get(&(own.id, shard));
-                let pending = place.and_then(|place| place.pending);
-                Pending::oldest(own, pending, state.snapshot_pending)
+            let pending = (0..own.spec.shards).filter_map(|shard| {
+                let pending = places.get(&(own.id, shard)).and_then(|place| place.pending);
+                // What was acknowledged counts, be it on record or not.
+                self.with_settled(own.id, shard, |settled, snapshot_pending| {
+                    let pending = pending.filter(|own| !settled.contains(own.index));
+                    Pending::oldest(own, pending, snapshot_pending)
+                })?
             });
             if let Some(since) = pending.map(|pending| pending.counts_from(own)).min() {
                 overdue += u64::from(is_overdue(own, since, now));
@@ -252,6 +284,22 @@ impl Core {
 }
 
 impl Standing {
+    /// Whether all is acknowledged that there was when a shard was said to be overdue, and what came
+    /// since is not overdue: so it is told at most once a deadline.
+    fn has_recovered(
+        &self,
+        own: &Subscription,
+        oldest: Option<Pending>,
+        last: Overdue,
+        now: Millis,
+    ) -> bool {
+        let is_seen = self.pending.is_some() || self.seen >= self.head;
+        is_seen
+            && oldest.is_none_or(|pending| {
+                pending.since > last.recorded_at && !is_overdue(own, pending.counts_from(own), now)
+            })
+    }
+
     /// What has waited longest, the snapshot among it.
     pub(in crate::node) fn oldest(&self, own: &Subscription) -> Option<Pending> {
         Pending::oldest(own, self.pending, self.snapshot_pending)

@@ -3,10 +3,10 @@
 use std::{sync::Arc, thread};
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use super::{
-    Core,
+    Core, Taken,
     lag::{self, Pending},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub(super) fn start(
 
 /// What was written down.
 #[derive(Debug, Default)]
-struct Written {
+pub(in crate::node) struct Written {
     /// Number of entries about acknowledgements.
     receipts: u64,
     /// Number of events that were given up.
@@ -51,37 +51,45 @@ struct Written {
 impl Receipts {
     fn run(&self) {
         let deliveries = &self.core.deliveries;
-        while let Some(taken) = deliveries.take_due() {
-            match self.write(taken.bodies()) {
+        while deliveries.wait_due() {
+            match self.write() {
                 Ok(written) => {
                     deliveries.gathered.lock().written(&self.core.view);
-                    self.tell(&written);
+                    self.core.tell_written(&written);
                 }
                 Err(error) => {
-                    // Nothing else comes of a job that refuses nothing.
-                    debug!(%error, "no more receipts are written");
+                    // Nothing else comes of a job that refuses nothing: writes are stopped, or the
+                    // writer is gone.
+                    error!(%error, "no more receipts are written: what was acknowledged and is not \
+                        on record is delivered again after a restart");
                     return;
                 }
             }
         }
     }
 
-    fn write(&self, bodies: Vec<Body>) -> Result<Written, WriteError> {
-        if bodies.is_empty() {
-            return Ok(Written::default());
-        }
+    fn write(&self) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let job = writer::job(move |batch| Ok(batch.deliveries(bodies)), reply);
+        let job = writer::job(
+            |batch| {
+                let taken = batch.core().deliveries.take();
+                Ok(batch.deliveries(&taken))
+            },
+            reply,
+        );
         let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        // The place is free: there is one job at a time.
+        // There is one job at a time, and a place for it. Were there none, it would wait for one.
         let place = Place::of_receipts();
-        jobs.try_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
+        jobs.blocking_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
         drop(jobs);
         answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
     }
+}
 
-    fn tell(&self, written: &Written) {
-        let metrics = &self.core.metrics;
+impl Core {
+    /// Tells of what was written down.
+    pub(in crate::node) fn tell_written(&self, written: &Written) {
+        let metrics = &self.metrics;
         metrics.delivery_receipts.inc_by(written.receipts);
         metrics.deliveries_failed.inc_by(written.failed);
         metrics.deliveries_overdue.inc_by(written.overdue.len() as u64);
@@ -97,13 +105,14 @@ impl Receipts {
 }
 
 impl Batch<'_> {
-    /// Writes down what became of deliveries, as far as it is still so.
-    fn deliveries(&mut self, bodies: Vec<Body>) -> Written {
+    /// Writes down what became of deliveries, as far as it is still so. What can not be written
+    /// gathers again: consumers believe that it will be.
+    pub(in crate::node) fn deliveries(&mut self, taken: &Taken) -> Written {
         let mut written = Written::default();
-        for body in bodies {
-            if let Err(error) = self.delivery(body, &mut written) {
-                // It is delivered again, and acknowledged again.
+        for body in taken.bodies() {
+            if let Err(error) = self.delivery(body.clone(), &mut written) {
                 error!(%error, "what was acknowledged could not be written down");
+                self.core().deliveries.put_back(&body, taken);
             }
         }
         written
@@ -142,7 +151,8 @@ impl Batch<'_> {
         let pending = Pending { index: overdue.event_index, since: overdue.pending_since };
         let Some(state) = own.shard(overdue.shard) else { return Ok(None) };
         let is_pending = pending.is_pending(&own, &state.settled, state.snapshot_pending);
-        if !is_pending || !lag::is_to_be_told(&own, state, recorded_at) {
+        let recovered = self.core().deliveries.lag.recovered(own.id, overdue.shard);
+        if !is_pending || !lag::is_to_be_told(&own, state, recovered, recorded_at) {
             return Ok(None);
         }
         let told = OverdueTold {
