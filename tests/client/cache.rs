@@ -145,6 +145,36 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
     assert!(checker.interruptions() >= u64::from(ROUNDS));
 }
 
+/// A copy of the ledger that went another way: the same address, at least as many entries, and
+/// nothing in them that turns the answer, as whoever was asked before knew it.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_copy_of_the_ledger_ends_all_cached_answers() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (server, _) = serve(dir.path()).await;
+    let address = server.address.clone();
+    server.kill();
+    support::copy_tree(dir.path(), copy.path());
+    // The copy has more entries than the original ever gets.
+    let other = Server::start(copy.path());
+    let mut clients = other.clients().await;
+    for number in 0..10 {
+        grant(&mut clients, &format!("user:copy-{number}")).await;
+    }
+    other.kill();
+
+    let server = serve_again(dir.path(), &address);
+    let mut clients = server.clients().await;
+    let checker = client(&address).cached_checker(options()).unwrap();
+    grant(&mut clients, "user:1").await;
+    until_cached(&checker, "user:1").await;
+    server.kill();
+    let _other = serve_again(copy.path(), &address);
+    until_cached(&checker, "user:copy-0").await;
+    let answer = checker.check(&may_i("user:1")).await;
+    assert!(!answer.is_allowed(), "the copy knows of no grant: {answer:?}");
+    assert!(checker.interruptions() > 0 && checker.last_error().is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_held_back_and_comes_late_makes_nothing_fresh() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,6 +27,10 @@
 //! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of
 //! one connection over several nodes takes this promise away.)
 //!
+//! A stream that broke is never resumed. Whoever answers next may be another copy of the ledger, a
+//! restored one for example, where the same indexes stand for other entries. So with the stream
+//! everything is forgotten, what is still on its way with it, and the next stream begins at "now".
+//!
 //! **What is not cached**: answers with obligations or `not_before`, which hold only at their
 //! moment; an answer read at a revision from which on an event about its data subject was already
 //! heard, or could have been missed. An answer ends at its `valid_until` by the server's clock, of
@@ -37,15 +41,21 @@ mod freshness;
 mod store;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use freshness::{Asked, Freshness, Now};
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use store::{About, Store};
 use thiserror::Error;
 use tokio::{
+    sync::Notify,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -54,7 +64,8 @@ use tonic::Status;
 use super::{
     BackoffPolicy, Calls, Client,
     backoff::Backoff,
-    watch::{Heard, Watch, WatchOptions},
+    fault,
+    watch::{Heard, WatchOptions},
 };
 use crate::proto::{
     CheckRequest, CheckResponse, Effect, EventKind, WatchFilter,
@@ -214,6 +225,11 @@ struct Shared {
     checks: CheckServiceClient<Calls>,
     store: Store,
     freshness: Freshness,
+    /// The stream is open.
+    connected: Notify,
+    /// How often the stream broke off, and why the last time.
+    interruptions: AtomicU64,
+    last_error: Mutex<Option<Status>>,
 }
 
 /// The task that listens; it goes with the last checker.
@@ -241,6 +257,9 @@ impl CachedChecker {
             store: Store::new(options.subjects_max),
             freshness: Freshness::new(Now::read()),
             checks: client.checks(),
+            connected: Notify::new(),
+            interruptions: AtomicU64::new(0),
+            last_error: Mutex::new(None),
             options,
         });
         let listener = tokio::spawn(listen(Arc::clone(&shared), client.clone()));
@@ -284,10 +303,17 @@ impl CachedChecker {
         self.age().is_some_and(|age| age <= self.shared.options.bound)
     }
 
-    /// How often the stream broke off.
+    /// How often the stream broke off, or did not come about. While this grows and the cache is not
+    /// fresh, [`Self::last_error`] says what is wrong.
     #[must_use]
     pub fn interruptions(&self) -> u64 {
-        self.shared.freshness.interruptions.load(Ordering::Relaxed)
+        self.shared.interruptions.load(Ordering::Relaxed)
+    }
+
+    /// Why the stream broke off the last time, if it ever did. It stays when the stream goes on.
+    #[must_use]
+    pub fn last_error(&self) -> Option<Status> {
+        self.shared.last_error.lock().clone()
     }
 
     async fn ask(&self, question: &Question<'_>) -> Answer {
@@ -309,7 +335,7 @@ impl CachedChecker {
             }
         };
         own.answered(asked, response.revision);
-        own.store.insert(question, &response);
+        own.store.insert(question, &response, asked.epoch);
         Answer::Server(response)
     }
 }
@@ -319,51 +345,72 @@ impl Shared {
     fn answered(&self, asked: Asked, revision: u64) {
         if self.freshness.answered(asked, revision).is_err() {
             // The ledger has fewer entries than it had: it is another one, or an older copy.
-            self.store.forget();
+            // The listener begins anew with its next message; until then nothing is fresh.
+            self.store.forget(asked.epoch);
         }
+    }
+
+    /// Nothing that is known counts any more, nor does any answer that is still on its way.
+    fn forget(&self) {
+        let epoch = self.freshness.forget();
+        self.store.forget(epoch);
+    }
+
+    /// The stream broke off.
+    fn interrupted(&self, status: Status) {
+        self.interruptions.fetch_add(1, Ordering::Relaxed);
+        *self.last_error.lock() = Some(status);
     }
 }
 
-/// Hears the stream for ever, and probes beside it.
+/// Hears one stream after the other, for ever, and probes beside it.
 async fn listen(shared: Arc<Shared>, client: Client) {
     let mut backoff = Backoff::new(shared.options.backoff);
     loop {
-        tokio::select! {
-            () = follow(&shared, &client) => {}
-            () = probe(&shared) => {}
-        }
-        // The stream can not go on from where it was. Nothing that is known counts any more.
-        shared.freshness.forget();
-        shared.store.forget();
-        sleep(backoff.next(None)).await;
+        let broken = tokio::select! {
+            broken = follow(&shared, &client, &mut backoff) => broken,
+            never = probe(&shared) => match never {},
+        };
+        // Whoever answers next may be another copy of the ledger, where the same indexes stand for
+        // other entries, and nothing in the protocol tells the two apart. So a stream is never
+        // resumed: nothing that is known counts any more.
+        shared.forget();
+        let wait = backoff.next(fault::stay_away(&broken));
+        shared.interrupted(broken);
+        sleep(wait).await;
     }
 }
 
-/// Follows one stream until it can not go on, or until the ledger is another.
-async fn follow(shared: &Shared, client: &Client) {
+/// Follows one stream from now on, until it breaks or the ledger is another; answers why.
+async fn follow(shared: &Shared, client: &Client, backoff: &mut Backoff) -> Status {
     let mut watch = client.watch(WatchOptions {
         filter: WatchFilter { kinds: every_kind(), ..WatchFilter::default() },
         progress_interval: Some(shared.options.bound / 4),
-        backoff: shared.options.backoff,
         ..WatchOptions::default()
     });
-    while let Some(Ok(heard)) = watch.next().await {
-        hear(shared, &watch, heard);
+    loop {
+        match watch.next().await {
+            Some(Ok(Heard::Message(message))) => {
+                backoff.reset();
+                hear(shared, &message);
+            }
+            Some(Ok(Heard::Connected { asked_at })) => {
+                // What was asked before may have been asked of another server.
+                shared.forget();
+                shared.freshness.connected(asked_at);
+                shared.connected.notify_one();
+            }
+            Some(Ok(Heard::Interrupted { status, .. }) | Err(status)) => return status,
+            None => return Status::unavailable("the stream ended"),
+        }
         if shared.freshness.is_contradicted() {
-            return;
+            return Status::data_loss("the ledger has fewer entries than it had");
         }
     }
 }
 
-fn hear(shared: &Shared, watch: &Watch, heard: Heard) {
-    let message = match heard {
-        Heard::Message(message) => *message,
-        Heard::Connected { asked_at } => return shared.freshness.connected(asked_at),
-        Heard::Interrupted { .. } => {
-            return shared.freshness.interruptions.store(watch.interruptions(), Ordering::Relaxed);
-        }
-    };
-    let (index, about) = match &message {
+fn hear(shared: &Shared, message: &Message) {
+    let (index, about) = match message {
         Message::Consent(event) => {
             (event.index, About::of([&event.subject], &event.linked_subjects))
         }
@@ -401,8 +448,10 @@ fn every_kind() -> Vec<i32> {
     kinds.into_iter().map(Into::into).collect()
 }
 
-/// Asks the server for its revision, again and again.
-async fn probe(shared: &Arc<Shared>) {
+/// Asks the server for its revision, again and again, once the stream is open.
+async fn probe(shared: &Shared) -> Infallible {
+    // What is asked before counts for nothing.
+    shared.connected.notified().await;
     let every = shared.options.bound / 4;
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -78,6 +78,8 @@ struct Recent {
     complete_from: Option<u64>,
     /// Index, and hash of the data subject; none for everybody.
     events: VecDeque<(u64, Option<u64>)>,
+    /// How often everything was forgotten: an answer to a question from before stays out.
+    epoch: u64,
 }
 
 impl Recent {
@@ -113,11 +115,18 @@ impl Store {
         cells.iter().find(|cell| cell.answers(question)).map(|cell| cell.found.clone())
     }
 
-    /// Keeps an answer, if it may be kept.
-    pub(super) fn insert(&self, question: &Question<'_>, response: &Arc<CheckResponse>) {
+    /// Keeps the answer to a question that was asked in an epoch, if it may be kept.
+    pub(super) fn insert(
+        &self,
+        question: &Question<'_>,
+        response: &Arc<CheckResponse>,
+        epoch: u64,
+    ) {
         let Some(found) = keepable(response) else { return };
         let recent = self.recent.lock();
-        if !recent.may_keep(response.revision, self.hasher.hash_one(question.subject)) {
+        if epoch != recent.epoch
+            || !recent.may_keep(response.revision, self.hasher.hash_one(question.subject))
+        {
             return;
         }
         let known = self.subjects.get(question.subject);
@@ -159,10 +168,10 @@ impl Store {
         self.recent.lock().complete_from.get_or_insert(next_index);
     }
 
-    /// Nothing that is known counts any more.
-    pub(super) fn forget(&self) {
+    /// Nothing that is known counts any more: an epoch begins.
+    pub(super) fn forget(&self, epoch: u64) {
         let mut recent = self.recent.lock();
-        *recent = Recent::default();
+        *recent = Recent { epoch, ..Recent::default() };
         self.subjects.clear();
     }
 }
@@ -210,7 +219,7 @@ mod tests {
     #[test]
     fn an_answer_is_found_by_all_of_its_question() {
         let store = store_from(5);
-        store.insert(&QUESTION, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
         assert!(store.find(&QUESTION).is_some());
         let categories = ["user.contact".to_owned()];
         for other in [
@@ -221,9 +230,20 @@ mod tests {
             Question { data_categories: &categories, ..QUESTION },
         ] {
             assert!(store.find(&other).is_none(), "{other:?}");
-            store.insert(&other, &answer(5));
+            store.insert(&other, &answer(5), 0);
             assert!(store.find(&other).is_some(), "{other:?}");
         }
+        assert!(store.find(&QUESTION).is_some());
+    }
+
+    #[test]
+    fn an_answer_from_before_everything_was_forgotten_stays_out() {
+        let store = store_from(5);
+        store.forget(1);
+        store.reached(5);
+        store.insert(&QUESTION, &answer(5), 0);
+        assert!(store.find(&QUESTION).is_none());
+        store.insert(&QUESTION, &answer(5), 1);
         assert!(store.find(&QUESTION).is_some());
     }
 
@@ -231,8 +251,8 @@ mod tests {
     fn an_event_takes_out_whom_it_is_about() {
         let store = store_from(5);
         let other = Question { subject: "user:2", ..QUESTION };
-        store.insert(&QUESTION, &answer(5));
-        store.insert(&other, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
+        store.insert(&other, &answer(5), 0);
         store.invalidate(5, about("user:1"));
         assert!(store.find(&QUESTION).is_none() && store.find(&other).is_some());
         store.invalidate(6, About::Everybody);
@@ -243,32 +263,32 @@ mod tests {
     fn an_answer_that_an_event_has_overtaken_stays_out() {
         let store = store_from(5);
         store.invalidate(7, about("user:1"));
-        store.insert(&QUESTION, &answer(7));
+        store.insert(&QUESTION, &answer(7), 0);
         assert!(store.find(&QUESTION).is_none(), "read before the event");
-        store.insert(&QUESTION, &answer(8));
+        store.insert(&QUESTION, &answer(8), 0);
         assert!(store.find(&QUESTION).is_some(), "read after it");
         let other = Question { subject: "user:2", ..QUESTION };
-        store.insert(&other, &answer(6));
+        store.insert(&other, &answer(6), 0);
         assert!(store.find(&other).is_some(), "it is about somebody else");
         store.invalidate(9, About::Everybody);
-        store.insert(&other, &answer(9));
+        store.insert(&other, &answer(9), 0);
         assert!(store.find(&other).is_none());
     }
 
     #[test]
     fn an_answer_from_before_what_is_remembered_stays_out() {
         let store = Store::new(100);
-        store.insert(&QUESTION, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
         assert!(store.find(&QUESTION).is_none(), "the stream's place is not known");
         store.reached(6);
-        store.insert(&QUESTION, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
         assert!(store.find(&QUESTION).is_none(), "the stream began later");
         for index in 0..=RECENT_MAX as u64 {
             store.invalidate(6 + index, about("user:2"));
         }
-        store.insert(&QUESTION, &answer(6));
+        store.insert(&QUESTION, &answer(6), 0);
         assert!(store.find(&QUESTION).is_none(), "6 is forgotten");
-        store.insert(&QUESTION, &answer(7));
+        store.insert(&QUESTION, &answer(7), 0);
         assert!(store.find(&QUESTION).is_some());
     }
 
@@ -286,11 +306,11 @@ mod tests {
             with(&|own| own.indeterminate = true),
             with(&|own| own.token.push('t')),
         ] {
-            store.insert(&QUESTION, &response);
+            store.insert(&QUESTION, &response, 0);
             assert!(store.find(&QUESTION).is_none(), "{response:?}");
         }
         let valid_until = Some(prost_types::Timestamp { seconds: 2, nanos: 5_000_000 });
-        store.insert(&QUESTION, &with(&|own| own.valid_until = valid_until));
+        store.insert(&QUESTION, &with(&|own| own.valid_until = valid_until), 0);
         assert_eq!(store.find(&QUESTION).unwrap().valid_until_ms, Some(2_005));
     }
 
@@ -299,7 +319,7 @@ mod tests {
         let store = store_from(0);
         let purposes: Vec<String> = (0..=CELLS_MAX).map(|number| format!("p{number}")).collect();
         for purpose in &purposes {
-            store.insert(&Question { purpose, ..QUESTION }, &answer(0));
+            store.insert(&Question { purpose, ..QUESTION }, &answer(0), 0);
         }
         assert_eq!(store.subjects.get("user:1").unwrap().len(), 1);
     }
