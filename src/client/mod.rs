@@ -63,14 +63,38 @@ pub struct ClientConfig {
 }
 
 /// Whom to trust, and who we are.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Tls {
     /// The certificate authority to trust, in PEM.
     pub ca_pem: Vec<u8>,
     /// The name in the server's certificate, where it is not that of the endpoint.
     pub domain: Option<String>,
-    /// Our own certificate and key, in PEM.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Who we are, where the server wants to know.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// Our own certificate, and the key to it.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    /// The certificate, in PEM.
+    pub certificate_pem: Vec<u8>,
+    /// Its private key, in PEM.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ca_pem: _, domain, identity } = self;
+        let mut debug = f.debug_struct("Tls");
+        debug.field("domain", domain).field("identity", identity).finish_non_exhaustive()
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsIdentity").finish_non_exhaustive()
+    }
 }
 
 impl ClientConfig {
@@ -228,8 +252,21 @@ fn tls_config(tls: &Tls) -> ClientTlsConfig {
     if let Some(domain) = &tls.domain {
         config = config.domain_name(domain);
     }
-    if let Some((certificate, key)) = &tls.identity {
-        config = config.identity(Identity::from_pem(certificate, key));
+    if let Some(own) = &tls.identity {
+        config = config.identity(Identity::from_pem(&own.certificate_pem, &own.key_pem));
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_not_printed() {
+        let identity = TlsIdentity { certificate_pem: vec![1], key_pem: vec![213, 214, 215] };
+        let tls = Tls { identity: Some(identity), ..Tls::default() };
+        let printed = format!("{tls:?} {tls:#?}");
+        assert!(printed.contains("TlsIdentity") && !printed.contains("213"), "{printed}");
+    }
 }
