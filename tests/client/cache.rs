@@ -80,7 +80,7 @@ async fn serve(dir: &std::path::Path) -> (Server, Clients) {
 }
 
 fn has_no_answer(answer: &Answer) -> bool {
-    matches!(answer, Answer::Denied(Unanswered::Server(_))) && !answer.is_allowed()
+    matches!(answer, Answer::Unanswered(Unanswered::Server(_))) && !answer.is_allowed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +138,8 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
         until_cached(&checker, &other).await;
         assert!(!checker.check(&may_i(&subject)).await.is_allowed());
     }
+    // That it is told, and does not only run out, shows while the server lives.
+    assert!(alive < BOUND / 2, "{alive:?}");
     println!(
         "longest from an acknowledged withdrawal to the cache's last ALLOW, bound {BOUND:?}: \
          alive {alive:?}, paused {paused:?}, dead {dead:?}"
@@ -289,7 +291,7 @@ async fn a_stale_cache_denies_where_it_is_told_to() {
     allows_for(&checker, "user:1", Instant::now()).await;
     let start = Instant::now();
     let answer = checker.check(&may_i("user:1")).await;
-    assert!(matches!(answer, Answer::Denied(Unanswered::Stale)), "{answer:?}");
+    assert!(matches!(answer, Answer::Unanswered(Unanswered::Stale)), "{answer:?}");
     assert!(start.elapsed() < options().deadline, "nobody was asked");
 
     let client = client("127.0.0.1:1");
@@ -297,8 +299,10 @@ async fn a_stale_cache_denies_where_it_is_told_to() {
     let short = Duration::from_millis(399);
     let refused = with(CacheOptions { bound: short, ..options() });
     assert_eq!(refused, CacheOptionsError::Bound(short));
-    let refused = with(CacheOptions { subjects_max: 0, ..options() });
-    assert_eq!(refused, CacheOptionsError::Subjects(0));
-    let refused = with(CacheOptions { deadline: Duration::ZERO, ..options() });
-    assert_eq!(refused, CacheOptionsError::Deadline);
+    let refused = with(CacheOptions { answers_max: 0, ..options() });
+    assert_eq!(refused, CacheOptionsError::Answers(0));
+    for deadline in [Duration::ZERO, Duration::MAX] {
+        let refused = with(CacheOptions { deadline, ..options() });
+        assert_eq!(refused, CacheOptionsError::Deadline(deadline));
+    }
 }

@@ -68,7 +68,7 @@ use super::{
     watch::{Heard, WatchOptions},
 };
 use crate::proto::{
-    CheckRequest, CheckResponse, Effect, EventKind, WatchFilter,
+    CatalogEvent, CheckRequest, CheckResponse, Effect, EventKind, WatchFilter,
     check_service_client::CheckServiceClient, watch_response::Message,
 };
 
@@ -76,8 +76,10 @@ use crate::proto::{
 pub const BOUND_MIN: Duration = Duration::from_millis(400);
 /// The longest bound.
 pub const BOUND_MAX: Duration = Duration::from_secs(3_600);
-/// The most data subjects that a cache may hold.
-pub const SUBJECTS_MAX: usize = 100_000_000;
+/// The longest that a question may wait for the server.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// The most answers that a cache may hold.
+pub const ANSWERS_MAX: usize = 100_000_000;
 
 /// Whom a probe asks about: nobody. Only the revision of the answer counts.
 const PROBE: &str = "probe:cached-checker";
@@ -85,6 +87,7 @@ const PROBE_KEY: &str = "probe";
 
 /// What to do with a question that the cache can not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnStale {
     /// Ask the server; no answer within the deadline is DENY.
     #[default]
@@ -103,21 +106,22 @@ pub struct CacheOptions {
     pub on_stale: OnStale,
     /// How long the server may take for an answer, with all attempts.
     pub deadline: Duration,
-    /// How many data subjects are cached, about: 1 to [`SUBJECTS_MAX`]. Those that are asked about
-    /// least go first.
-    pub subjects_max: usize,
+    /// How many answers are cached at most: 1 to [`ANSWERS_MAX`]. Those of the data subjects that
+    /// are asked about least go first. With keys of usual length an answer takes about half a
+    /// kilobyte, so 200,000 take about 100 MB.
+    pub answers_max: usize,
     /// The waits before the stream tries again.
     pub backoff: BackoffPolicy,
 }
 
 impl Default for CacheOptions {
-    /// Two seconds, then the server, for at most a second; 100,000 data subjects.
+    /// Two seconds, then the server, for at most a second; 200,000 answers.
     fn default() -> Self {
         Self {
             bound: Duration::from_secs(2),
             on_stale: OnStale::AskServer,
             deadline: Duration::from_secs(1),
-            subjects_max: 100_000,
+            answers_max: 200_000,
             backoff: BackoffPolicy { max: Duration::from_secs(1), ..BackoffPolicy::default() },
         }
     }
@@ -125,16 +129,17 @@ impl Default for CacheOptions {
 
 /// Why there is no cache.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum CacheOptionsError {
     /// The bound is out of range.
     #[error("the bound must be from {BOUND_MIN:?} to {BOUND_MAX:?}, not {0:?}")]
     Bound(Duration),
-    /// The number of data subjects is out of range.
-    #[error("the number of data subjects must be from 1 to {SUBJECTS_MAX}, not {0}")]
-    Subjects(usize),
-    /// The deadline is zero.
-    #[error("the deadline must be more than zero")]
-    Deadline,
+    /// The number of answers is out of range.
+    #[error("the number of answers must be from 1 to {ANSWERS_MAX}, not {0}")]
+    Answers(usize),
+    /// The deadline is out of range.
+    #[error("the deadline must be more than zero and at most {DEADLINE_MAX:?}, not {0:?}")]
+    Deadline(Duration),
 }
 
 /// What is asked.
@@ -173,17 +178,19 @@ impl<'a> Question<'a> {
 
 /// What is answered.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Answer {
     /// From the cache.
     Cached(Arc<CheckResponse>),
     /// From the server, just now.
     Server(Arc<CheckResponse>),
     /// There is no answer, and so DENY.
-    Denied(Unanswered),
+    Unanswered(Unanswered),
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Error)]
+#[non_exhaustive]
 pub enum Unanswered {
     /// The cache is older than its bound, and is not to ask ([`OnStale::Deny`]).
     #[error("the cache is older than its bound")]
@@ -206,7 +213,7 @@ impl Answer {
     pub fn response(&self) -> Option<&CheckResponse> {
         match self {
             Self::Cached(response) | Self::Server(response) => Some(response),
-            Self::Denied(_) => None,
+            Self::Unanswered(_) => None,
         }
     }
 }
@@ -247,14 +254,14 @@ impl CachedChecker {
         if !(BOUND_MIN..=BOUND_MAX).contains(&options.bound) {
             return Err(CacheOptionsError::Bound(options.bound));
         }
-        if !(1..=SUBJECTS_MAX).contains(&options.subjects_max) {
-            return Err(CacheOptionsError::Subjects(options.subjects_max));
+        if !(1..=ANSWERS_MAX).contains(&options.answers_max) {
+            return Err(CacheOptionsError::Answers(options.answers_max));
         }
-        if options.deadline.is_zero() {
-            return Err(CacheOptionsError::Deadline);
+        if options.deadline.is_zero() || options.deadline > DEADLINE_MAX {
+            return Err(CacheOptionsError::Deadline(options.deadline));
         }
         let shared = Arc::new(Shared {
-            store: Store::new(options.subjects_max),
+            store: Store::new(options.answers_max),
             freshness: Freshness::new(Now::read()),
             checks: client.checks(),
             connected: Notify::new(),
@@ -319,7 +326,7 @@ impl CachedChecker {
     async fn ask(&self, question: &Question<'_>) -> Answer {
         let own = &*self.shared;
         if own.options.on_stale == OnStale::Deny && !self.is_fresh() {
-            return Answer::Denied(Unanswered::Stale);
+            return Answer::Unanswered(Unanswered::Stale);
         }
         let asked = own.freshness.ask(Now::read());
         let mut checks = own.checks.clone();
@@ -328,10 +335,10 @@ impl CachedChecker {
         // The deadline is kept here, too: a connection that hangs does not know of it.
         let response = match timeout(own.options.deadline, checks.check(request)).await {
             Ok(Ok(response)) => Arc::new(response.into_inner()),
-            Ok(Err(status)) => return Answer::Denied(Unanswered::Server(status)),
+            Ok(Err(status)) => return Answer::Unanswered(Unanswered::Server(status)),
             Err(_) => {
                 let status = Status::deadline_exceeded("the server did not answer in time");
-                return Answer::Denied(Unanswered::Server(status));
+                return Answer::Unanswered(Unanswered::Server(status));
             }
         };
         own.answered(asked, response.revision);
@@ -418,8 +425,9 @@ fn hear(shared: &Shared, message: &Message) {
             let both = [&event.subject, &event.other_subject];
             (event.index, About::of(both, &event.linked_subjects))
         }
-        // One event can turn the answers of everybody.
-        Message::Catalog(event) => (event.index, About::Everybody),
+        // One event can turn the answers of everybody; but an answer depends on no purpose and no
+        // channel but its own.
+        Message::Catalog(event) => (event.index, about_catalog(event)),
         Message::Progress(progress) => {
             shared.store.reached(progress.next_index);
             shared.freshness.progress(progress.next_index, progress.as_of.as_ref(), Now::read());
@@ -431,6 +439,15 @@ fn hear(shared: &Shared, message: &Message) {
     // First out of the cache, then as fresh as that.
     shared.store.invalidate(index, about);
     shared.freshness.reached(index.saturating_add(1));
+}
+
+fn about_catalog(event: &CatalogEvent) -> About<'_> {
+    match (&*event.purpose, &*event.channel) {
+        ("", "") => About::Everything,
+        ("", channel) => About::Channel(channel),
+        (purpose, "") => About::Purpose(purpose),
+        _ => About::Everything,
+    }
 }
 
 /// Every kind that can turn an answer.
