@@ -49,11 +49,8 @@ fn client(address: &str) -> Client {
 }
 
 fn quick() -> BackoffPolicy {
-    BackoffPolicy {
-        initial: Duration::from_millis(10),
-        max: Duration::from_millis(200),
-        multiplier: 1.5,
-    }
+    let ms = Duration::from_millis;
+    BackoffPolicy::new(ms(10), ms(200), 1.5).unwrap()
 }
 
 #[test]

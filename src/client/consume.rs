@@ -100,6 +100,7 @@ impl ConsumeOptions {
 
 /// Something that a consumer has heard.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Consumed {
     /// An event, or a part of the snapshot.
     Delivery(Delivery),

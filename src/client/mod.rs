@@ -14,6 +14,10 @@
 //! * [`CachedChecker`] answers "may I?" in process.
 //!
 //! Whoever gets an error, or no answer, must act as if the answer were DENY.
+//!
+//! What grows later: options are plain structs, to be built from their defaults with `..`, and get
+//! fields; enums get variants, and so are `non_exhaustive`. The crates that signatures name are here
+//! under their own names ([`tonic`], [`prost_types`], [`StreamExt`]), in the version that fits.
 
 mod backoff;
 pub mod cache;
@@ -25,13 +29,16 @@ pub mod watch;
 
 use std::{fmt, time::Duration};
 
-pub use backoff::BackoffPolicy;
+pub use backoff::{BackoffError, BackoffPolicy};
 pub use cache::CachedChecker;
 pub use calls::{Calls, MetadataHook, RETRY_BUFFER_BYTES_MAX};
 pub use consume::{ConsumeOptions, Consumer, Delivery};
 pub use fault::reason;
+pub use futures_util::StreamExt;
+pub use prost_types;
 pub use service_config::ServiceConfig;
 use thiserror::Error;
+pub use tonic;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 pub use watch::{Heard, Watch, WatchOptions};
 
@@ -43,6 +50,8 @@ use crate::proto::{
 
 /// The largest answer that is taken, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// The longest of the spans of time in [`ClientConfig`].
+pub const SPAN_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where the server is, and how to talk to it.
 #[derive(Clone)]
@@ -56,8 +65,12 @@ pub struct ClientConfig {
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
     /// How often an open connection is asked whether somebody is still there, also while it is
-    /// idle. What does not answer within as long a time is given up.
-    pub keep_alive: Duration,
+    /// idle.
+    pub keep_alive_interval: Duration,
+    /// A connection that does not answer within this time is given up, with all of its streams. One
+    /// that answers, and whose streams are silent nevertheless, is kept: their next tries go over
+    /// it, too. Only a new [`Client`] has a connection of its own.
+    pub keep_alive_timeout: Duration,
     /// Adds to the metadata of each attempt.
     pub metadata: Option<MetadataHook>,
 }
@@ -105,7 +118,8 @@ impl ClientConfig {
             tls: None,
             service_config: ServiceConfig::default(),
             connect_timeout: Duration::from_secs(5),
-            keep_alive: Duration::from_secs(20),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
             metadata: None,
         }
     }
@@ -119,6 +133,7 @@ impl fmt::Debug for ClientConfig {
 
 /// Why there is no client.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// The endpoint is no URL, or its TLS can not be used.
     #[error("the endpoint `{endpoint}` can not be used: {source}")]
@@ -133,6 +148,14 @@ pub enum ConnectError {
     NoAuthority {
         /// The endpoint.
         endpoint: String,
+    },
+    /// A span of time is out of range.
+    #[error("{field} must be more than zero and at most {SPAN_MAX:?}, not {span:?}")]
+    Span {
+        /// Which of [`ClientConfig`].
+        field: &'static str,
+        /// What it is.
+        span: Duration,
     },
 }
 
@@ -230,12 +253,13 @@ impl Client {
 }
 
 fn endpoint(config: &ClientConfig) -> Result<Endpoint, ConnectError> {
+    check_spans(config)?;
     let unusable = |source| ConnectError::Endpoint { endpoint: config.endpoint.clone(), source };
     let endpoint = Endpoint::from_shared(config.endpoint.clone())
         .map_err(unusable)?
         .connect_timeout(config.connect_timeout)
-        .http2_keep_alive_interval(config.keep_alive)
-        .keep_alive_timeout(config.keep_alive)
+        .http2_keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     match &config.tls {
@@ -244,6 +268,18 @@ fn endpoint(config: &ClientConfig) -> Result<Endpoint, ConnectError> {
             Err(ConnectError::NoAuthority { endpoint: config.endpoint.clone() })
         }
         None => Ok(endpoint),
+    }
+}
+
+fn check_spans(config: &ClientConfig) -> Result<(), ConnectError> {
+    let spans = [
+        ("connect_timeout", config.connect_timeout),
+        ("keep_alive_interval", config.keep_alive_interval),
+        ("keep_alive_timeout", config.keep_alive_timeout),
+    ];
+    match spans.into_iter().find(|(_, span)| span.is_zero() || *span > SPAN_MAX) {
+        Some((field, span)) => Err(ConnectError::Span { field, span }),
+        None => Ok(()),
     }
 }
 
@@ -261,6 +297,24 @@ fn tls_config(tls: &Tls) -> ClientTlsConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_of_time_are_checked() {
+        for (field, span) in [
+            ("connect_timeout", Duration::ZERO),
+            ("keep_alive_interval", Duration::ZERO),
+            ("keep_alive_timeout", Duration::MAX),
+        ] {
+            let mut config = ClientConfig::new("http://127.0.0.1:1");
+            *match field {
+                "connect_timeout" => &mut config.connect_timeout,
+                "keep_alive_interval" => &mut config.keep_alive_interval,
+                _ => &mut config.keep_alive_timeout,
+            } = span;
+            let refused = endpoint(&config).unwrap_err();
+            assert!(refused.to_string().starts_with(field), "{refused}");
+        }
+    }
 
     #[test]
     fn a_private_key_is_not_printed() {

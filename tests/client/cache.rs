@@ -236,6 +236,14 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
     clients.privacy.link_subjects(link).await.unwrap();
     allows_for(&checker, "user:1", Instant::now()).await;
     until_denied(&checker, "user:1").await;
+    let unlink = proto::UnlinkSubjectsRequest {
+        subject: "user:1".into(),
+        other_subject: "email:jo".into(),
+        asserted_by: "test".into(),
+        ..Default::default()
+    };
+    clients.privacy.unlink_subjects(unlink).await.unwrap();
+    until_cached(&checker, "user:1").await;
 
     // A grant ends by the server's clock, without a word.
     let ends_at = support::now_ms() + 1_500;
@@ -277,6 +285,31 @@ async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
         until_denied(&checker, subject).await;
     }
     assert!(checker.is_fresh() && checker.interruptions() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    clients.put_catalog(&["news"], &[]).await;
+    let checker = client(&server.address).cached_checker(options()).unwrap();
+    let changes = ["ads", "news"].map(|purpose| support::change(Action::Grant, purpose, "email"));
+    clients.consent.record_consent(support::act("user:1", changes.into())).await.unwrap();
+    let news = Question::new("user:1", "news", "email");
+    until_cached(&checker, "user:1").await;
+    while checker.cached(&news).is_none() {
+        checker.check(&news).await;
+    }
+    let ads = support::consent_purpose("ads");
+    let purpose = Some(proto::Purpose { title: "ads, and more".into(), ..ads });
+    let request = proto::PutPurposeRequest { purpose, requires_reconsent: true };
+    clients.catalog.put_purpose(request).await.unwrap();
+    // Whether the other purpose's answer stays is for the machine's luck to show, too: it is not
+    // given while the cache is older than its bound.
+    allows_for(&checker, "user:1", Instant::now()).await;
+    until_denied(&checker, "user:1").await;
+    assert!(checker.check(&news).await.is_allowed());
+    assert_eq!(checker.interruptions(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
