@@ -121,7 +121,7 @@ fn bench_cached(c: &mut Criterion) {
         let client = client.expect("an address");
         grant_all(&client, &subjects).await;
         // With room to spare: what was asked once must not go again.
-        let options = CacheOptions { subjects_max: 4 * SUBJECTS, ..CacheOptions::default() };
+        let options = CacheOptions { answers_max: 4 * SUBJECTS, ..CacheOptions::default() };
         let checker = client.cached_checker(options).expect("options within their limits");
         fill(&checker, &subjects).await;
         checker

@@ -24,10 +24,10 @@ use std::{
 
 use consent_ledger::{
     client::{
-        BackoffPolicy, Client, ClientConfig, ConsumeOptions, Heard, ServiceConfig, WatchOptions,
-        consume::Consumed,
+        BackoffPolicy, Client, ClientConfig, ConsumeOptions, Consumer, Delivery, Heard,
+        ServiceConfig, WatchOptions, consume::Consumed,
     },
-    proto::{self, Action, watch_response::Message},
+    proto::{self, Action, consume_response::Message as ConsumeMessage, watch_response::Message},
 };
 use futures_util::StreamExt as _;
 use support::{PATIENCE, Process, Server};
@@ -49,11 +49,8 @@ fn client(address: &str) -> Client {
 }
 
 fn quick() -> BackoffPolicy {
-    BackoffPolicy {
-        initial: Duration::from_millis(10),
-        max: Duration::from_millis(200),
-        multiplier: 1.5,
-    }
+    let ms = Duration::from_millis;
+    BackoffPolicy::new(ms(10), ms(200), 1.5).unwrap()
 }
 
 #[test]
@@ -363,7 +360,7 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
 }
 
 /// Whether there is something to settle at all: near the end few events are left.
-fn next_is_slow(hands: &[consent_ledger::client::Delivery]) -> bool {
+fn next_is_slow(hands: &[Delivery]) -> bool {
     !hands.is_empty() && hands.len() < 10
 }
 
@@ -386,4 +383,78 @@ async fn what_was_acknowledged_at_the_end_is_brought_to_the_server_before_close_
     }
     consumer.close().await;
     assert_eq!(subscription.state().acked, (10..20).collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    clients.put_catalog(&["ads"], &["email"]).await;
+    let subjects = ["user:1", "user:2", "user:3"];
+    for subject in subjects {
+        let act = support::act(subject, vec![support::change(Action::Withdraw, "ads", "email")]);
+        clients.consent.record_consent(act).await.unwrap();
+    }
+    let client = client(&server.address);
+    let subscription = proto::Subscription {
+        name: "mailer".into(),
+        owner: "mail".into(),
+        snapshot: proto::Snapshot::Denied.into(),
+        ..Default::default()
+    };
+    let request =
+        proto::CreateSubscriptionRequest { subscription: Some(subscription), ..Default::default() };
+    client.watches().create_subscription(request).await.unwrap();
+    let is_pending = async || {
+        let request = proto::ListSubscriptionsRequest::default();
+        let listed = client.watches().list_subscriptions(request).await.unwrap().into_inner();
+        listed.subscriptions[0].shards[0].snapshot_pending
+    };
+    let mut consumer = client.consume(ConsumeOptions {
+        redelivery_timeout: Some(Duration::from_secs(1)),
+        ..ConsumeOptions::new("mailer")
+    });
+
+    // Of the first one, one data subject is dropped, and all else acknowledged.
+    let mut first = snapshot(&mut consumer).await;
+    assert_eq!(first.len(), subjects.len() + 1);
+    drop(first.remove(1));
+    first.into_iter().for_each(Delivery::ack);
+    // Of the second one, the end is acknowledged first, and that is not said yet.
+    let mut second = snapshot(&mut consumer).await;
+    assert_eq!(second.len(), subjects.len() + 1);
+    let left = second.remove(0);
+    second.into_iter().rev().for_each(Delivery::ack);
+    let act = support::act("user:4", vec![support::change(Action::Withdraw, "ads", "email")]);
+    clients.consent.record_consent(act).await.unwrap();
+    loop {
+        if let Consumed::Delivery(event) = consumer.next().await.unwrap().unwrap() {
+            event.ack();
+            break;
+        }
+    }
+    assert!(is_pending().await, "a part of it is still in our hands");
+    left.ack();
+    let settled = async { while is_pending().await {} };
+    tokio::time::timeout(PATIENCE, settled).await.unwrap();
+    assert_eq!(consumer.interruptions(), 0);
+}
+
+/// Hears a snapshot, to its end.
+async fn snapshot(consumer: &mut Consumer) -> Vec<Delivery> {
+    let mut parts = Vec::new();
+    let whole = async {
+        loop {
+            if let Consumed::Delivery(delivery) = consumer.next().await.unwrap().unwrap() {
+                let is_end = matches!(delivery.message(), ConsumeMessage::SnapshotEnd(_));
+                parts.push(delivery);
+                if is_end {
+                    break;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, whole).await.unwrap();
+    parts
 }

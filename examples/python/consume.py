@@ -32,6 +32,7 @@ FINAL = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.UNIMPLEMENTED,
@@ -109,8 +110,15 @@ class Consumer:
             subscription=self.name, credits=CREDITS, snapshot_token=self.snapshot_token
         )
         requests.put(self.pb.ConsumeRequest(start=start))
+        try:
+            yield from self.hear(self.watches.Consume(iter(requests.get, None)), requests)
+        finally:
+            # gRPC's thread that waits for requests ends with the stream, also with one that failed.
+            requests.put(None)
+
+    def hear(self, responses, requests):
         used = 0
-        for response in self.watches.Consume(iter(requests.get, None)):
+        for response in responses:
             kind = response.WhichOneof("message")
             message = getattr(response, kind)
             yield

@@ -1,6 +1,6 @@
 //! `subscription consume`: hears a durable subscription, and acknowledges what it has printed.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt as _;
@@ -13,9 +13,12 @@ use super::{
     told,
     watch::{tell_interrupted, tell_reconnected},
 };
-use crate::client::{
-    Client, ConsumeOptions, Consumer, Delivery, ServiceConfig,
-    consume::{CREDITS_MAX, Consumed},
+use crate::{
+    client::{
+        Client, ConsumeOptions, Consumer, Delivery, ServiceConfig,
+        consume::{CREDITS_MAX, Consumed},
+    },
+    server::StopSignals,
 };
 
 const AFTER_HELP: &str = "\
@@ -105,11 +108,11 @@ impl Follower {
         consumer: &mut Consumer,
         context: &mut Context,
     ) -> Result<(), CliError> {
-        let mut interrupt = pin!(tokio::signal::ctrl_c());
+        let mut stop = StopSignals::new().map_err(told::no_signals)?;
         while self.left != Some(0) {
             let heard = tokio::select! {
                 heard = consumer.next() => heard,
-                _ = &mut interrupt => return Ok(()),
+                () = stop.next() => return Ok(()),
             };
             match heard {
                 Some(Ok(consumed)) => self.hear(consumed, context)?,

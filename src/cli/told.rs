@@ -37,6 +37,12 @@ pub fn consumed(message: &consume_response::Message) -> Option<Watched> {
     })
 }
 
+/// Nothing would end the stream in good order.
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+pub fn no_signals(error: std::io::Error) -> CliError {
+    CliError::failed(format!("the signals that end it can not be heard: {error}"))
+}
+
 /// Prints what was told, and flushes: whoever reads a stream reads it as it comes.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! `watch`: follows what changes.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use clap::{
     Args,
@@ -14,11 +14,12 @@ use super::{Context, Exit, client, error::CliError, told, words};
 use crate::{
     client::{Client, Heard, ServiceConfig, Watch, WatchOptions},
     proto::{EventKind, Snapshot, WatchFilter, watch_response::Message},
+    server::StopSignals,
 };
 
 const AFTER_HELP: &str = "\
 Without --kind, everything but grants, preferences and overdue is told. When the
-stream ends, by Ctrl-C or by --count, the index to resume from is told on standard
+stream ends, by Ctrl-C, SIGTERM or --count, the index to resume from is told on standard
 error. With --follow it does not end with the connection: it waits, connects again
 and goes on from where it was, without a gap.
 
@@ -123,11 +124,11 @@ struct Follower {
 
 impl Follower {
     async fn follow(&mut self, mut stream: Watch, context: &mut Context) -> Result<(), CliError> {
-        let mut interrupt = pin!(tokio::signal::ctrl_c());
+        let mut stop = StopSignals::new().map_err(told::no_signals)?;
         while self.left != Some(0) {
             let heard = tokio::select! {
                 heard = stream.next() => heard,
-                _ = &mut interrupt => return Ok(()),
+                () = stop.next() => return Ok(()),
             };
             match heard {
                 Some(Ok(Heard::Message(message))) => self.print(&message, context)?,

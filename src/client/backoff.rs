@@ -3,18 +3,59 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
+use thiserror::Error;
 
 use super::service_config::RetryPolicy;
+
+/// The longest of all waits.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 /// How long to wait before each new try.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackoffPolicy {
-    /// The first wait, give or take a fifth.
-    pub initial: Duration,
-    /// The longest wait, give or take a fifth.
-    pub max: Duration,
-    /// How much longer each wait is than the one before.
-    pub multiplier: f64,
+    pub(super) initial: Duration,
+    pub(super) max: Duration,
+    pub(super) multiplier: f64,
+}
+
+/// Why there is no such policy.
+#[derive(Debug, Clone, Copy, PartialEq, Error)]
+#[non_exhaustive]
+pub enum BackoffError {
+    /// The first wait is zero: who tries without a pause keeps a server down.
+    #[error("the first wait must be more than zero")]
+    NoWait,
+    /// The longest wait is out of range.
+    #[error("the longest wait must be from the first, {initial:?}, to {WAIT_MAX:?}, not {max:?}")]
+    Max {
+        /// The first wait.
+        initial: Duration,
+        /// The longest.
+        max: Duration,
+    },
+    /// The multiplier makes waits shorter, or is no number.
+    #[error("the multiplier must be a number of at least 1, not {0}")]
+    Multiplier(f64),
+}
+
+impl BackoffPolicy {
+    /// Waits from `initial` to `max`, each give or take a fifth, and each longer than the one before
+    /// by `multiplier`.
+    ///
+    /// # Errors
+    /// See [`BackoffError`].
+    pub fn new(initial: Duration, max: Duration, multiplier: f64) -> Result<Self, BackoffError> {
+        if initial.is_zero() {
+            return Err(BackoffError::NoWait);
+        }
+        if !(initial..=WAIT_MAX).contains(&max) {
+            return Err(BackoffError::Max { initial, max });
+        }
+        if !multiplier.is_finite() || multiplier < 1.0 {
+            return Err(BackoffError::Multiplier(multiplier));
+        }
+        Ok(Self { initial, max, multiplier })
+    }
 }
 
 impl Default for BackoffPolicy {
@@ -25,6 +66,7 @@ impl Default for BackoffPolicy {
 }
 
 impl From<&RetryPolicy> for BackoffPolicy {
+    /// As gRPC has it, which lets waits become shorter.
     fn from(retry: &RetryPolicy) -> Self {
         Self {
             initial: retry.initial_backoff,
@@ -56,7 +98,7 @@ impl Backoff {
     pub(super) fn next(&mut self, asked_for: Option<Duration>) -> Duration {
         if let Some(asked_for) = asked_for {
             self.reset();
-            return asked_for.mul_f64(rand::rng().random_range(1.0..1.2));
+            return asked_for.min(WAIT_MAX).mul_f64(rand::rng().random_range(1.0..1.2));
         }
         let wait = self.next.mul_f64(rand::rng().random_range(0.8..1.2));
         let grown = self.next.as_secs_f64() * self.policy.multiplier;
@@ -73,7 +115,7 @@ mod tests {
     #[test]
     fn waits_grow_to_the_longest_and_begin_again() {
         let ms = Duration::from_millis;
-        let policy = BackoffPolicy { initial: ms(100), max: ms(300), multiplier: 2.0 };
+        let policy = BackoffPolicy::new(ms(100), ms(300), 2.0).unwrap();
         let mut backoff = Backoff::new(policy);
         for about in [100, 200, 300, 300] {
             let wait = backoff.next(None);
@@ -82,5 +124,20 @@ mod tests {
         let asked = backoff.next(Some(ms(1_000)));
         assert!(asked >= ms(1_000) && asked <= ms(1_200), "{asked:?}");
         assert!(backoff.next(None) <= ms(120), "the server's word begins anew");
+    }
+
+    #[test]
+    fn a_policy_that_keeps_a_server_down_is_refused() {
+        let ms = Duration::from_millis;
+        let refused = |initial, max, by| BackoffPolicy::new(initial, max, by).unwrap_err();
+        assert_eq!(refused(ms(0), ms(9), 2.0), BackoffError::NoWait);
+        for max in [ms(9), Duration::MAX] {
+            assert_eq!(refused(ms(10), max, 2.0), BackoffError::Max { initial: ms(10), max });
+        }
+        for by in [0.9, f64::INFINITY] {
+            assert_eq!(refused(ms(10), ms(10), by), BackoffError::Multiplier(by));
+        }
+        assert!(matches!(refused(ms(10), ms(10), f64::NAN), BackoffError::Multiplier(_)));
+        assert!(BackoffPolicy::new(ms(10), ms(10), 1.0).is_ok());
     }
 }

@@ -87,11 +87,12 @@ impl Calls {
         let (mut parts, body) = request.into_parts();
         let method = self.shared.config.of_path(parts.uri.path()).cloned().unwrap_or_default();
         let asked = parts.headers.get(TIMEOUT_HEADER).and_then(parse_timeout);
-        let timeout = match (method.timeout, asked) {
+        let timeout = match (method.timeout_of(parts.uri.path()), asked) {
             (Some(own), Some(asked)) => Some(own.min(asked)),
             (own, asked) => own.or(asked),
         };
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        // One that is too far away for the clock is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // Each attempt gets the time that is left.
         parts.headers.remove(TIMEOUT_HEADER);
         let retry = method.retry.filter(|_| !streams_its_request(parts.uri.path()));

@@ -7,12 +7,18 @@
 //! without an acknowledgement comes again after the server's redelivery timeout. Delivery is at
 //! least once.
 //!
+//! A snapshot is acknowledged as a whole, by its end: the server is told once every handle of it
+//! was acknowledged. The protocol can not ask for one data subject again. So where a handle of it
+//! was dropped without an acknowledgement, the whole snapshot begins anew, on a new connection, one
+//! redelivery timeout after the last handle of it has gone.
+//!
 //! Credits follow the handles: a message takes one, and gives it back when its handle goes. So at
 //! most [`ConsumeOptions::credits`] messages are in the caller's hands, whatever it does with them.
 
 mod book;
 
 use std::{
+    future::pending,
     pin::Pin,
     sync::{
         Arc,
@@ -22,13 +28,13 @@ use std::{
     time::Duration,
 };
 
-use book::{Book, Take};
+use book::{Book, Part, Take};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -51,6 +57,8 @@ pub const CREDITS_MAX: u32 = 10_000;
 const QUEUE_MAX: usize = 64;
 /// How many requests wait for the server to read them.
 const REQUESTS_MAX: usize = 8;
+/// The server's own redelivery timeout, where the caller names none.
+const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a consumer that is closed waits for the server's last word.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -92,6 +100,7 @@ impl ConsumeOptions {
 
 /// Something that a consumer has heard.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Consumed {
     /// An event, or a part of the snapshot.
     Delivery(Delivery),
@@ -109,7 +118,8 @@ pub enum Consumed {
     },
 }
 
-/// A message that wants an acknowledgement. Dropped without one, it comes again.
+/// A message that wants an acknowledgement. Dropped without one, it comes again; if it is part of a
+/// snapshot, with all of that.
 #[derive(Debug)]
 pub struct Delivery {
     message: Box<Message>,
@@ -136,15 +146,15 @@ impl Delivery {
         index_of(&self.message)
     }
 
-    /// Says that this message was dealt with. Of a snapshot only the end is acknowledged; by then,
-    /// all of it must be dealt with.
+    /// Says that this message was dealt with. The server hears of a snapshot once all of it was.
     pub fn ack(self) {
-        self.handle.settle(Book::ack, &self.message);
+        self.handle.settle(Book::ack);
     }
 
-    /// Says that this event and everything before it was dealt with.
+    /// Says that this event and everything before it was dealt with, the snapshot before it as well.
+    /// Of part of a snapshot it says no more than [`Self::ack`].
     pub fn ack_through(self) {
-        self.handle.settle(Book::ack_through, &self.message);
+        self.handle.settle(Book::ack_through);
     }
 }
 
@@ -161,27 +171,25 @@ fn index_of(message: &Message) -> Option<u64> {
 /// What a message in the caller's hands holds: its credit.
 #[derive(Debug)]
 struct Handle {
-    /// For events.
-    index: Option<u64>,
+    part: Part,
     session: u64,
+    is_acked: bool,
     shared: Arc<Shared>,
 }
 
 impl Handle {
-    fn settle(&self, ack: impl FnOnce(&mut Book, u64), message: &Message) {
-        let mut book = self.shared.book.lock();
-        match (self.index, message) {
-            (Some(index), _) => ack(&mut book, index),
-            (None, Message::SnapshotEnd(_)) => book.ack_snapshot(),
-            (None, _) => {}
+    fn settle(mut self, ack: impl FnOnce(&mut Book, u64)) {
+        self.is_acked = true;
+        if let Part::Event(index) = self.part {
+            ack(&mut self.shared.book.lock(), index);
         }
-        // Dropping the handle brings it to the server.
+        // Dropping the handle does the rest, and brings it to the server.
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.book.lock().release(self.index, self.session);
+        self.shared.book.lock().release(self.part, self.session, self.is_acked);
         self.shared.changed.notify_one();
     }
 }
@@ -251,6 +259,8 @@ enum End {
     Closed,
     /// It broke.
     Broken(Status),
+    /// We left it, to hear the snapshot from its beginning.
+    SnapshotAnew,
 }
 
 struct Driver {
@@ -264,7 +274,15 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        while let End::Broken(status) = self.session().await {
+        loop {
+            let status = match self.session().await {
+                End::Closed => return,
+                End::Broken(status) => status,
+                End::SnapshotAnew => {
+                    self.snapshot_token = Vec::new();
+                    continue;
+                }
+            };
             let stale = !self.snapshot_token.is_empty()
                 && fault::refuses_field(&status, "start.snapshot_token");
             if stale {
@@ -287,7 +305,13 @@ impl Driver {
     }
 
     async fn session(&mut self) -> End {
-        self.shared.book.lock().disconnected();
+        {
+            let mut book = self.shared.book.lock();
+            book.disconnected();
+            if self.snapshot_token.is_empty() {
+                book.snapshot_anew();
+            }
+        }
         let (requests, sent) = mpsc::channel(REQUESTS_MAX);
         // There is room: it is the first.
         let _ = requests.try_send(self.start());
@@ -306,7 +330,7 @@ impl Driver {
                 self.finish(requests, responses).await;
                 End::Closed
             }
-            broken @ End::Broken(_) => broken,
+            other => other,
         }
     }
 
@@ -331,7 +355,18 @@ impl Driver {
     ) -> End {
         let silence_max = silence_max(self.options.progress_interval.unwrap_or(PROGRESS_INTERVAL));
         let (shared, out) = (Arc::clone(&self.shared), self.out.clone());
+        let redelivery = self.options.redelivery_timeout.unwrap_or(REDELIVERY_TIMEOUT);
+        let mut anew_at = None;
         loop {
+            if anew_at.is_none() && shared.book.lock().wants_snapshot_anew() {
+                anew_at = Instant::now().checked_add(redelivery);
+            }
+            let anew = async {
+                match anew_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
             // Messages are read only while the caller has room for them; acknowledgements always
             // go.
             let next = async {
@@ -354,6 +389,7 @@ impl Driver {
                     None => return End::Closed,
                 },
                 () = out.closed() => return End::Closed,
+                () = anew => return End::SnapshotAnew,
             };
             match heard {
                 Ok(Ok(Some(response))) => {
@@ -401,12 +437,13 @@ impl Driver {
                 book.event(index_of(event)?)
             }
         };
-        let session = book.session();
+        let (session, snapshot) = (book.session(), book.snapshot_part());
         drop(book);
         match take {
             Take::GiveOut => {
-                let handle =
-                    Handle { index: index_of(&message), session, shared: Arc::clone(&self.shared) };
+                let part = index_of(&message).map_or(snapshot, Part::Event);
+                let shared = Arc::clone(&self.shared);
+                let handle = Handle { part, session, is_acked: false, shared };
                 let message = Box::new(message);
                 Some(Consumed::Delivery(Delivery { message, attempt: response.attempt, handle }))
             }

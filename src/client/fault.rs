@@ -11,11 +11,9 @@ const ERROR_DOMAIN: &str = "consent.v1";
 /// A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// The number of `INVALID_ARGUMENT`, `NOT_FOUND` and so on: codes that no wait heals, because the
-/// request itself is not to be answered. The numbers are those of gRPC.
-const FINAL_CODES: [i32; 9] = [3, 5, 6, 7, 9, 11, 12, 15, 16];
-/// `ABORTED`, which ends a stream for good where the server says so with a reason of its own.
-const ABORTED: i32 = 10;
+/// The numbers of `INVALID_ARGUMENT`, `NOT_FOUND` and so on, `ABORTED` among them: codes that no
+/// wait heals where the server itself says so, because the request is not to be answered.
+const FINAL_CODES: [i32; 10] = [3, 5, 6, 7, 9, 10, 11, 12, 15, 16];
 
 /// What the server says about another try of the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +48,11 @@ pub(super) fn advice(status: &Status) -> Advice {
     }
 }
 
-/// Whether a stream that ended with this status can go on one day, as it is.
+/// Whether a stream that ended with this status can go on one day, as it is. Only the server's own
+/// word is the last one: a proxy that knows no way to it now, or for a moment lets nobody in, uses
+/// the same codes.
 pub(super) fn heals(status: &Status) -> bool {
-    let code = i32::from(status.code());
-    let is_last_word = code == ABORTED && reason(status).is_some();
-    !is_last_word && !FINAL_CODES.contains(&code)
+    !FINAL_CODES.contains(&i32::from(status.code())) || reason(status).is_none()
 }
 
 /// How long the server asks a stream to stay away.
@@ -111,6 +109,10 @@ mod tests {
             Status::internal("h2 protocol error"),
             Status::deadline_exceeded("Timeout expired"),
             Status::aborted("a proxy"),
+            Status::unauthenticated("a proxy"),
+            Status::permission_denied("a proxy"),
+            Status::unimplemented("a proxy"),
+            Status::not_found("a proxy"),
         ] {
             assert!(heals(&healing), "{healing:?}");
         }
@@ -120,8 +122,8 @@ mod tests {
             own(3, "INVALID_FIELD", None),
             own(5, "SUBSCRIPTION_NOT_FOUND", None),
             own(11, "INDEX_OUT_OF_RANGE", None),
-            Status::unauthenticated("who?"),
-            Status::unimplemented("an old server"),
+            own(16, "TOKEN_EXPIRED", None),
+            own(7, "NOT_ALLOWED", None),
         ] {
             assert!(!heals(&last), "{last:?}");
         }

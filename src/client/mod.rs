@@ -14,6 +14,10 @@
 //! * [`CachedChecker`] answers "may I?" in process.
 //!
 //! Whoever gets an error, or no answer, must act as if the answer were DENY.
+//!
+//! What grows later: options are plain structs, to be built from their defaults with `..`, and get
+//! fields; enums get variants, and so are `non_exhaustive`. The crates that signatures name are here
+//! under their own names ([`tonic`], [`prost_types`], [`StreamExt`]), in the version that fits.
 
 mod backoff;
 pub mod cache;
@@ -25,13 +29,16 @@ pub mod watch;
 
 use std::{fmt, time::Duration};
 
-pub use backoff::BackoffPolicy;
+pub use backoff::{BackoffError, BackoffPolicy};
 pub use cache::CachedChecker;
 pub use calls::{Calls, MetadataHook, RETRY_BUFFER_BYTES_MAX};
 pub use consume::{ConsumeOptions, Consumer, Delivery};
 pub use fault::reason;
+pub use futures_util::StreamExt;
+pub use prost_types;
 pub use service_config::ServiceConfig;
 use thiserror::Error;
+pub use tonic;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 pub use watch::{Heard, Watch, WatchOptions};
 
@@ -43,6 +50,8 @@ use crate::proto::{
 
 /// The largest answer that is taken, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// The longest of the spans of time in [`ClientConfig`].
+pub const SPAN_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where the server is, and how to talk to it.
 #[derive(Clone)]
@@ -56,21 +65,49 @@ pub struct ClientConfig {
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
     /// How often an open connection is asked whether somebody is still there, also while it is
-    /// idle. What does not answer within as long a time is given up.
-    pub keep_alive: Duration,
+    /// idle.
+    pub keep_alive_interval: Duration,
+    /// A connection that does not answer within this time is given up, with all of its streams. One
+    /// that answers, and whose streams are silent nevertheless, is kept: their next tries go over
+    /// it, too. Only a new [`Client`] has a connection of its own.
+    pub keep_alive_timeout: Duration,
     /// Adds to the metadata of each attempt.
     pub metadata: Option<MetadataHook>,
 }
 
 /// Whom to trust, and who we are.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Tls {
     /// The certificate authority to trust, in PEM.
     pub ca_pem: Vec<u8>,
     /// The name in the server's certificate, where it is not that of the endpoint.
     pub domain: Option<String>,
-    /// Our own certificate and key, in PEM.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Who we are, where the server wants to know.
+    pub identity: Option<TlsIdentity>,
+}
+
+/// Our own certificate, and the key to it.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    /// The certificate, in PEM.
+    pub certificate_pem: Vec<u8>,
+    /// Its private key, in PEM.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ca_pem: _, domain, identity } = self;
+        let mut debug = f.debug_struct("Tls");
+        debug.field("domain", domain).field("identity", identity).finish_non_exhaustive()
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsIdentity").finish_non_exhaustive()
+    }
 }
 
 impl ClientConfig {
@@ -81,7 +118,8 @@ impl ClientConfig {
             tls: None,
             service_config: ServiceConfig::default(),
             connect_timeout: Duration::from_secs(5),
-            keep_alive: Duration::from_secs(20),
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
             metadata: None,
         }
     }
@@ -95,6 +133,7 @@ impl fmt::Debug for ClientConfig {
 
 /// Why there is no client.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// The endpoint is no URL, or its TLS can not be used.
     #[error("the endpoint `{endpoint}` can not be used: {source}")]
@@ -109,6 +148,14 @@ pub enum ConnectError {
     NoAuthority {
         /// The endpoint.
         endpoint: String,
+    },
+    /// A span of time is out of range.
+    #[error("{field} must be more than zero and at most {SPAN_MAX:?}, not {span:?}")]
+    Span {
+        /// Which of [`ClientConfig`].
+        field: &'static str,
+        /// What it is.
+        span: Duration,
     },
 }
 
@@ -206,12 +253,13 @@ impl Client {
 }
 
 fn endpoint(config: &ClientConfig) -> Result<Endpoint, ConnectError> {
+    check_spans(config)?;
     let unusable = |source| ConnectError::Endpoint { endpoint: config.endpoint.clone(), source };
     let endpoint = Endpoint::from_shared(config.endpoint.clone())
         .map_err(unusable)?
         .connect_timeout(config.connect_timeout)
-        .http2_keep_alive_interval(config.keep_alive)
-        .keep_alive_timeout(config.keep_alive)
+        .http2_keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     match &config.tls {
@@ -223,13 +271,56 @@ fn endpoint(config: &ClientConfig) -> Result<Endpoint, ConnectError> {
     }
 }
 
+fn check_spans(config: &ClientConfig) -> Result<(), ConnectError> {
+    let spans = [
+        ("connect_timeout", config.connect_timeout),
+        ("keep_alive_interval", config.keep_alive_interval),
+        ("keep_alive_timeout", config.keep_alive_timeout),
+    ];
+    match spans.into_iter().find(|(_, span)| span.is_zero() || *span > SPAN_MAX) {
+        Some((field, span)) => Err(ConnectError::Span { field, span }),
+        None => Ok(()),
+    }
+}
+
 fn tls_config(tls: &Tls) -> ClientTlsConfig {
     let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca_pem));
     if let Some(domain) = &tls.domain {
         config = config.domain_name(domain);
     }
-    if let Some((certificate, key)) = &tls.identity {
-        config = config.identity(Identity::from_pem(certificate, key));
+    if let Some(own) = &tls.identity {
+        config = config.identity(Identity::from_pem(&own.certificate_pem, &own.key_pem));
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_of_time_are_checked() {
+        for (field, span) in [
+            ("connect_timeout", Duration::ZERO),
+            ("keep_alive_interval", Duration::ZERO),
+            ("keep_alive_timeout", Duration::MAX),
+        ] {
+            let mut config = ClientConfig::new("http://127.0.0.1:1");
+            *match field {
+                "connect_timeout" => &mut config.connect_timeout,
+                "keep_alive_interval" => &mut config.keep_alive_interval,
+                _ => &mut config.keep_alive_timeout,
+            } = span;
+            let refused = endpoint(&config).unwrap_err();
+            assert!(refused.to_string().starts_with(field), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_is_not_printed() {
+        let identity = TlsIdentity { certificate_pem: vec![1], key_pem: vec![213, 214, 215] };
+        let tls = Tls { identity: Some(identity), ..Tls::default() };
+        let printed = format!("{tls:?} {tls:#?}");
+        assert!(printed.contains("TlsIdentity") && !printed.contains("213"), "{printed}");
+    }
 }

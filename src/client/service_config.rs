@@ -12,14 +12,17 @@ use thiserror::Error;
 
 /// The most attempts of a call, the first among them. A policy that asks for more gets this many.
 pub const ATTEMPTS_MAX: u32 = 5;
+/// The longest deadline: a year.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// The most tokens of [`RetryThrottling`].
 pub const TOKENS_MAX: u32 = 1_000;
 
 /// What [`ServiceConfig::default`] reads.
 ///
 /// Only what may be said twice is tried again: questions, and acts with an idempotency key (the
-/// client looks at each request). `Watch` and `Consume` are not here: their streams go on by
-/// themselves.
+/// client looks at each request). Methods that stream are not here: they last as long as there is
+/// something to say, and [`Client::watch`](super::Client::watch) and
+/// [`Client::consume`](super::Client::consume) go on by themselves.
 pub const DEFAULT_JSON: &str = r#"{
   "methodConfig": [
     {
@@ -58,10 +61,32 @@ pub const DEFAULT_JSON: &str = r#"{
         "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
       }
+    },
+    {
+      "name": [
+        {"service": "consent.v1.CatalogService", "method": "PutPurpose"},
+        {"service": "consent.v1.CatalogService", "method": "PutChannel"},
+        {"service": "consent.v1.PrivacyService", "method": "LinkSubjects"},
+        {"service": "consent.v1.PrivacyService", "method": "UnlinkSubjects"},
+        {"service": "consent.v1.WatchService", "method": "DeleteSubscription"},
+        {"service": "consent.v1.WatchService", "method": "ReplayDeadLetters"}
+      ],
+      "timeout": "10s"
     }
   ],
   "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.2}
 }"#;
+
+/// The methods of which the request or the answer is a stream.
+const STREAMING: [&str; 7] = [
+    "/consent.v1.AuditService/ListDecisions",
+    "/consent.v1.AuditService/ListEntries",
+    "/consent.v1.CheckService/FilterAudience",
+    "/consent.v1.ConsentService/ImportConsents",
+    "/consent.v1.ConsentService/ListHistory",
+    "/consent.v1.WatchService/Consume",
+    "/consent.v1.WatchService/Watch",
+];
 
 /// Names of the status codes, in the order of their numbers.
 const CODE_NAMES: [&str; 17] = [
@@ -86,6 +111,7 @@ const CODE_NAMES: [&str; 17] = [
 
 /// Why a service config can not be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ServiceConfigError {
     /// It is no JSON, or not of the right form.
     #[error("the service config does not parse: {0}")]
@@ -120,8 +146,9 @@ pub struct ServiceConfig {
 pub struct MethodConfig {
     /// Which methods.
     pub names: Vec<MethodName>,
-    /// How long a call may take with all its attempts; for a stream, as long as it lasts. A
-    /// caller's own shorter deadline goes first.
+    /// How long a call may take with all its attempts: up to [`TIMEOUT_MAX`]; what is beyond is no
+    /// deadline at all. A caller's own shorter deadline goes first. To a method that streams it goes
+    /// only if `names` has that very method, and then for as long as the stream lasts.
     pub timeout: Option<Duration>,
     /// Whether and how a call is tried again.
     pub retry: Option<RetryPolicy>,
@@ -204,6 +231,17 @@ impl ServiceConfig {
     }
 }
 
+impl MethodConfig {
+    /// The deadline of a call to `/package.Service/Method`, for which this entry goes.
+    pub(super) fn timeout_of(&self, path: &str) -> Option<Duration> {
+        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+        let named = || self.names.iter().any(|own| own.service == service && own.method == method);
+        // One that is meant for all methods is meant for their calls, and would cut streams off.
+        let timeout = self.timeout.filter(|timeout| *timeout <= TIMEOUT_MAX)?;
+        (!STREAMING.contains(&path) || named()).then_some(timeout)
+    }
+}
+
 fn refuse_twice(methods: &[MethodConfig]) -> Result<(), ServiceConfigError> {
     let mut seen: Vec<&MethodName> = Vec::new();
     for name in methods.iter().flat_map(|own| &own.names) {
@@ -270,9 +308,13 @@ impl RawMethod {
         if self.name.iter().any(|name| name.service.is_empty() && !name.method.is_empty()) {
             return wrong("name", "has a method without a service");
         }
+        let timeout = self.timeout.map(|text| duration("timeout", &text)).transpose()?;
+        if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > TIMEOUT_MAX) {
+            return wrong("timeout", "must be more than 0s and at most a year");
+        }
         Ok(MethodConfig {
             names: self.name,
-            timeout: self.timeout.map(|text| duration("timeout", &text)).transpose()?,
+            timeout,
             retry: self.retry_policy.map(RawPolicy::parse).transpose()?,
         })
     }
@@ -387,6 +429,48 @@ mod tests {
         assert_eq!(timeout("/x.Y/C"), Duration::from_secs(1));
     }
 
+    /// The methods of the protocol, by path, and whether their request or answer is a stream.
+    fn methods() -> Vec<(String, bool)> {
+        let mut methods = Vec::new();
+        for proto in [
+            include_str!("../../proto/consent/v1/audit_service.proto"),
+            include_str!("../../proto/consent/v1/catalog_service.proto"),
+            include_str!("../../proto/consent/v1/check_service.proto"),
+            include_str!("../../proto/consent/v1/consent_service.proto"),
+            include_str!("../../proto/consent/v1/privacy_service.proto"),
+            include_str!("../../proto/consent/v1/watch_service.proto"),
+        ] {
+            let word = |line: &str| line.split([' ', '(']).next().unwrap().to_owned();
+            let service = proto.lines().find_map(|line| line.strip_prefix("service ")).unwrap();
+            let calls = proto.lines().filter_map(|line| line.strip_prefix("  rpc "));
+            methods.extend(calls.map(|line| {
+                let path = format!("/consent.v1.{}/{}", word(service), word(line));
+                (path, line.contains("stream "))
+            }));
+        }
+        methods
+    }
+
+    #[test]
+    fn every_call_has_a_deadline_and_no_stream_has_one_unless_it_is_named() {
+        let wildcard = r#"{"methodConfig": [{"name": [{}], "timeout": "1s"}]}"#;
+        let wildcard = ServiceConfig::from_json(wildcard).unwrap();
+        let named = r#"{"methodConfig": [{"name": [
+            {"service": "consent.v1.WatchService", "method": "Watch"}], "timeout": "1s"}]}"#;
+        let named = ServiceConfig::from_json(named).unwrap();
+        let timeout = |config: &ServiceConfig, path: &str| {
+            config.of_path(path).and_then(|own| own.timeout_of(path))
+        };
+        let methods = methods();
+        assert!(methods.len() > 20, "{methods:?}");
+        for (path, streams) in &methods {
+            for config in [&ServiceConfig::default(), &wildcard] {
+                assert_eq!(timeout(config, path).is_none(), *streams, "{path}");
+            }
+        }
+        assert!(timeout(&named, "/consent.v1.WatchService/Watch").is_some());
+    }
+
     #[test]
     fn a_policy_is_read_with_names_and_numbers_and_at_most_five_attempts() {
         let config = policy(
@@ -423,6 +507,8 @@ mod tests {
             r#"{"methodConfig": [{"name": [{}], "hedgingPolicy": {}}]}"#,
             r#"{"methodConfig": [{"name": [{"method": "C"}]}]}"#,
             r#"{"methodConfig": [{"name": [{}, {}]}]}"#,
+            r#"{"methodConfig": [{"name": [{}], "timeout": "0s"}]}"#,
+            r#"{"methodConfig": [{"name": [{}], "timeout": "99999999999999s"}]}"#,
             r#"{"retryThrottling": {"maxTokens": 0, "tokenRatio": 1}}"#,
             r#"{"retryThrottling": {"maxTokens": 10, "tokenRatio": 0}}"#,
         ] {

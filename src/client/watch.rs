@@ -55,6 +55,7 @@ pub struct WatchOptions {
 
 /// Something that a stream has heard.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Heard {
     /// A message of the server.
     Message(Box<Message>),

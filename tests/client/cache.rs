@@ -80,7 +80,7 @@ async fn serve(dir: &std::path::Path) -> (Server, Clients) {
 }
 
 fn has_no_answer(answer: &Answer) -> bool {
-    matches!(answer, Answer::Denied(Unanswered::Server(_))) && !answer.is_allowed()
+    matches!(answer, Answer::Unanswered(Unanswered::Server(_))) && !answer.is_allowed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,11 +138,43 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
         until_cached(&checker, &other).await;
         assert!(!checker.check(&may_i(&subject)).await.is_allowed());
     }
+    // That it is told, and does not only run out, shows while the server lives.
+    assert!(alive < BOUND / 2, "{alive:?}");
     println!(
         "longest from an acknowledged withdrawal to the cache's last ALLOW, bound {BOUND:?}: \
          alive {alive:?}, paused {paused:?}, dead {dead:?}"
     );
     assert!(checker.interruptions() >= u64::from(ROUNDS));
+}
+
+/// A copy of the ledger that went another way: the same address, at least as many entries, and
+/// nothing in them that turns the answer, as whoever was asked before knew it.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_copy_of_the_ledger_ends_all_cached_answers() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (server, _) = serve(dir.path()).await;
+    let address = server.address.clone();
+    server.kill();
+    support::copy_tree(dir.path(), copy.path());
+    // The copy has more entries than the original ever gets.
+    let other = Server::start(copy.path());
+    let mut clients = other.clients().await;
+    for number in 0..10 {
+        grant(&mut clients, &format!("user:copy-{number}")).await;
+    }
+    other.kill();
+
+    let server = serve_again(dir.path(), &address);
+    let mut clients = server.clients().await;
+    let checker = client(&address).cached_checker(options()).unwrap();
+    grant(&mut clients, "user:1").await;
+    until_cached(&checker, "user:1").await;
+    server.kill();
+    let _other = serve_again(copy.path(), &address);
+    until_cached(&checker, "user:copy-0").await;
+    let answer = checker.check(&may_i("user:1")).await;
+    assert!(!answer.is_allowed(), "the copy knows of no grant: {answer:?}");
+    assert!(checker.interruptions() > 0 && checker.last_error().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +236,14 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
     clients.privacy.link_subjects(link).await.unwrap();
     allows_for(&checker, "user:1", Instant::now()).await;
     until_denied(&checker, "user:1").await;
+    let unlink = proto::UnlinkSubjectsRequest {
+        subject: "user:1".into(),
+        other_subject: "email:jo".into(),
+        asserted_by: "test".into(),
+        ..Default::default()
+    };
+    clients.privacy.unlink_subjects(unlink).await.unwrap();
+    until_cached(&checker, "user:1").await;
 
     // A grant ends by the server's clock, without a word.
     let ends_at = support::now_ms() + 1_500;
@@ -248,6 +288,31 @@ async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = serve(dir.path()).await;
+    clients.put_catalog(&["news"], &[]).await;
+    let checker = client(&server.address).cached_checker(options()).unwrap();
+    let changes = ["ads", "news"].map(|purpose| support::change(Action::Grant, purpose, "email"));
+    clients.consent.record_consent(support::act("user:1", changes.into())).await.unwrap();
+    let news = Question::new("user:1", "news", "email");
+    until_cached(&checker, "user:1").await;
+    while checker.cached(&news).is_none() {
+        checker.check(&news).await;
+    }
+    let ads = support::consent_purpose("ads");
+    let purpose = Some(proto::Purpose { title: "ads, and more".into(), ..ads });
+    let request = proto::PutPurposeRequest { purpose, requires_reconsent: true };
+    clients.catalog.put_purpose(request).await.unwrap();
+    // Whether the other purpose's answer stays is for the machine's luck to show, too: it is not
+    // given while the cache is older than its bound.
+    allows_for(&checker, "user:1", Instant::now()).await;
+    until_denied(&checker, "user:1").await;
+    assert!(checker.check(&news).await.is_allowed());
+    assert_eq!(checker.interruptions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stale_cache_denies_where_it_is_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
@@ -259,7 +324,7 @@ async fn a_stale_cache_denies_where_it_is_told_to() {
     allows_for(&checker, "user:1", Instant::now()).await;
     let start = Instant::now();
     let answer = checker.check(&may_i("user:1")).await;
-    assert!(matches!(answer, Answer::Denied(Unanswered::Stale)), "{answer:?}");
+    assert!(matches!(answer, Answer::Unanswered(Unanswered::Stale)), "{answer:?}");
     assert!(start.elapsed() < options().deadline, "nobody was asked");
 
     let client = client("127.0.0.1:1");
@@ -267,8 +332,10 @@ async fn a_stale_cache_denies_where_it_is_told_to() {
     let short = Duration::from_millis(399);
     let refused = with(CacheOptions { bound: short, ..options() });
     assert_eq!(refused, CacheOptionsError::Bound(short));
-    let refused = with(CacheOptions { subjects_max: 0, ..options() });
-    assert_eq!(refused, CacheOptionsError::Subjects(0));
-    let refused = with(CacheOptions { deadline: Duration::ZERO, ..options() });
-    assert_eq!(refused, CacheOptionsError::Deadline);
+    let refused = with(CacheOptions { answers_max: 0, ..options() });
+    assert_eq!(refused, CacheOptionsError::Answers(0));
+    for deadline in [Duration::ZERO, Duration::MAX] {
+        let refused = with(CacheOptions { deadline, ..options() });
+        assert_eq!(refused, CacheOptionsError::Deadline(deadline));
+    }
 }

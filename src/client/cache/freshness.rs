@@ -42,6 +42,8 @@ pub(super) struct Asked {
     at: Now,
     /// Where the stream was by then.
     position: Option<u64>,
+    /// What its answer may be held against: see [`Tracked::epoch`].
+    pub(super) epoch: u64,
 }
 
 /// The ledger has fewer entries than were heard of.
@@ -59,8 +61,6 @@ pub(super) struct Freshness {
     /// in milliseconds; 0 stands for not known.
     server_offset_ms: AtomicU64,
     tracked: Mutex<Tracked>,
-    /// How often the stream broke off.
-    pub(super) interruptions: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +72,9 @@ struct Tracked {
     /// When the present connection's stream was asked for, until its first progress message.
     asked_at: Option<Instant>,
     contradicted: bool,
+    /// How often everything was forgotten. An answer to a question from before may be another
+    /// server's, and so counts for nothing.
+    epoch: u64,
 }
 
 impl Freshness {
@@ -82,7 +85,6 @@ impl Freshness {
             wall_ms: AtomicU64::new(0),
             server_offset_ms: AtomicU64::new(0),
             tracked: Mutex::default(),
-            interruptions: AtomicU64::new(0),
         }
     }
 
@@ -109,7 +111,8 @@ impl Freshness {
 
     /// A question is about to be sent.
     pub(super) fn ask(&self, now: Now) -> Asked {
-        Asked { at: now, position: self.tracked.lock().position }
+        let tracked = self.tracked.lock();
+        Asked { at: now, position: tracked.position, epoch: tracked.epoch }
     }
 
     /// A question was answered at a revision.
@@ -119,6 +122,9 @@ impl Freshness {
     /// cache is not fresh then, until everything is forgotten.
     pub(super) fn answered(&self, asked: Asked, revision: u64) -> Result<(), Contradiction> {
         let mut tracked = self.tracked.lock();
+        if asked.epoch != tracked.epoch {
+            return Ok(());
+        }
         if asked.position.is_some_and(|position| position > revision) {
             tracked.contradicted = true;
             self.mono_ns.store(0, Ordering::Release);
@@ -171,12 +177,14 @@ impl Freshness {
         self.tracked.lock().asked_at = Some(asked_at);
     }
 
-    /// Nothing is known any more.
-    pub(super) fn forget(&self) {
+    /// Nothing is known any more. Answers the epoch that begins.
+    pub(super) fn forget(&self) -> u64 {
         let mut tracked = self.tracked.lock();
-        *tracked = Tracked::default();
+        let epoch = tracked.epoch + 1;
+        *tracked = Tracked { epoch, ..Tracked::default() };
         self.mono_ns.store(0, Ordering::Release);
         self.server_offset_ms.store(0, Ordering::Release);
+        epoch
     }
 
     pub(super) fn is_contradicted(&self) -> bool {
@@ -314,6 +322,19 @@ mod tests {
         world.freshness.progress(9, None, world.at(4));
         world.ask(5, 9).unwrap();
         assert_eq!(world.age_at(world.at(5)), Some(0));
+    }
+
+    #[test]
+    fn an_answer_from_before_everything_was_forgotten_counts_for_nothing() {
+        let world = World::new();
+        world.freshness.progress(10, None, world.at(0));
+        let asked = world.freshness.ask(world.at(1));
+        world.freshness.forget();
+        world.freshness.progress(12, None, world.at(2));
+        world.freshness.answered(asked, 9).unwrap();
+        world.freshness.answered(asked, 12).unwrap();
+        assert_eq!(world.age_at(world.at(2)), None);
+        assert!(!world.freshness.is_contradicted());
     }
 
     #[test]

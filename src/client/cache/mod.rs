@@ -27,6 +27,10 @@
 //! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of
 //! one connection over several nodes takes this promise away.)
 //!
+//! A stream that broke is never resumed. Whoever answers next may be another copy of the ledger, a
+//! restored one for example, where the same indexes stand for other entries. So with the stream
+//! everything is forgotten, what is still on its way with it, and the next stream begins at "now".
+//!
 //! **What is not cached**: answers with obligations or `not_before`, which hold only at their
 //! moment; an answer read at a revision from which on an event about its data subject was already
 //! heard, or could have been missed. An answer ends at its `valid_until` by the server's clock, of
@@ -37,15 +41,21 @@ mod freshness;
 mod store;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use freshness::{Asked, Freshness, Now};
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use store::{About, Store};
 use thiserror::Error;
 use tokio::{
+    sync::Notify,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -54,10 +64,11 @@ use tonic::Status;
 use super::{
     BackoffPolicy, Calls, Client,
     backoff::Backoff,
-    watch::{Heard, Watch, WatchOptions},
+    fault,
+    watch::{Heard, WatchOptions},
 };
 use crate::proto::{
-    CheckRequest, CheckResponse, Effect, EventKind, WatchFilter,
+    CatalogEvent, CheckRequest, CheckResponse, Effect, EventKind, WatchFilter,
     check_service_client::CheckServiceClient, watch_response::Message,
 };
 
@@ -65,8 +76,10 @@ use crate::proto::{
 pub const BOUND_MIN: Duration = Duration::from_millis(400);
 /// The longest bound.
 pub const BOUND_MAX: Duration = Duration::from_secs(3_600);
-/// The most data subjects that a cache may hold.
-pub const SUBJECTS_MAX: usize = 100_000_000;
+/// The longest that a question may wait for the server.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// The most answers that a cache may hold.
+pub const ANSWERS_MAX: usize = 100_000_000;
 
 /// Whom a probe asks about: nobody. Only the revision of the answer counts.
 const PROBE: &str = "probe:cached-checker";
@@ -74,6 +87,7 @@ const PROBE_KEY: &str = "probe";
 
 /// What to do with a question that the cache can not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnStale {
     /// Ask the server; no answer within the deadline is DENY.
     #[default]
@@ -92,21 +106,22 @@ pub struct CacheOptions {
     pub on_stale: OnStale,
     /// How long the server may take for an answer, with all attempts.
     pub deadline: Duration,
-    /// How many data subjects are cached, about: 1 to [`SUBJECTS_MAX`]. Those that are asked about
-    /// least go first.
-    pub subjects_max: usize,
+    /// How many answers are cached at most: 1 to [`ANSWERS_MAX`]. Those of the data subjects that
+    /// are asked about least go first. With keys of usual length an answer takes about half a
+    /// kilobyte, so 200,000 take about 100 MB.
+    pub answers_max: usize,
     /// The waits before the stream tries again.
     pub backoff: BackoffPolicy,
 }
 
 impl Default for CacheOptions {
-    /// Two seconds, then the server, for at most a second; 100,000 data subjects.
+    /// Two seconds, then the server, for at most a second; 200,000 answers.
     fn default() -> Self {
         Self {
             bound: Duration::from_secs(2),
             on_stale: OnStale::AskServer,
             deadline: Duration::from_secs(1),
-            subjects_max: 100_000,
+            answers_max: 200_000,
             backoff: BackoffPolicy { max: Duration::from_secs(1), ..BackoffPolicy::default() },
         }
     }
@@ -114,16 +129,17 @@ impl Default for CacheOptions {
 
 /// Why there is no cache.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum CacheOptionsError {
     /// The bound is out of range.
     #[error("the bound must be from {BOUND_MIN:?} to {BOUND_MAX:?}, not {0:?}")]
     Bound(Duration),
-    /// The number of data subjects is out of range.
-    #[error("the number of data subjects must be from 1 to {SUBJECTS_MAX}, not {0}")]
-    Subjects(usize),
-    /// The deadline is zero.
-    #[error("the deadline must be more than zero")]
-    Deadline,
+    /// The number of answers is out of range.
+    #[error("the number of answers must be from 1 to {ANSWERS_MAX}, not {0}")]
+    Answers(usize),
+    /// The deadline is out of range.
+    #[error("the deadline must be more than zero and at most {DEADLINE_MAX:?}, not {0:?}")]
+    Deadline(Duration),
 }
 
 /// What is asked.
@@ -162,17 +178,19 @@ impl<'a> Question<'a> {
 
 /// What is answered.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Answer {
     /// From the cache.
     Cached(Arc<CheckResponse>),
     /// From the server, just now.
     Server(Arc<CheckResponse>),
     /// There is no answer, and so DENY.
-    Denied(Unanswered),
+    Unanswered(Unanswered),
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Error)]
+#[non_exhaustive]
 pub enum Unanswered {
     /// The cache is older than its bound, and is not to ask ([`OnStale::Deny`]).
     #[error("the cache is older than its bound")]
@@ -195,7 +213,7 @@ impl Answer {
     pub fn response(&self) -> Option<&CheckResponse> {
         match self {
             Self::Cached(response) | Self::Server(response) => Some(response),
-            Self::Denied(_) => None,
+            Self::Unanswered(_) => None,
         }
     }
 }
@@ -214,6 +232,11 @@ struct Shared {
     checks: CheckServiceClient<Calls>,
     store: Store,
     freshness: Freshness,
+    /// The stream is open.
+    connected: Notify,
+    /// How often the stream broke off, and why the last time.
+    interruptions: AtomicU64,
+    last_error: Mutex<Option<Status>>,
 }
 
 /// The task that listens; it goes with the last checker.
@@ -231,16 +254,19 @@ impl CachedChecker {
         if !(BOUND_MIN..=BOUND_MAX).contains(&options.bound) {
             return Err(CacheOptionsError::Bound(options.bound));
         }
-        if !(1..=SUBJECTS_MAX).contains(&options.subjects_max) {
-            return Err(CacheOptionsError::Subjects(options.subjects_max));
+        if !(1..=ANSWERS_MAX).contains(&options.answers_max) {
+            return Err(CacheOptionsError::Answers(options.answers_max));
         }
-        if options.deadline.is_zero() {
-            return Err(CacheOptionsError::Deadline);
+        if options.deadline.is_zero() || options.deadline > DEADLINE_MAX {
+            return Err(CacheOptionsError::Deadline(options.deadline));
         }
         let shared = Arc::new(Shared {
-            store: Store::new(options.subjects_max),
+            store: Store::new(options.answers_max),
             freshness: Freshness::new(Now::read()),
             checks: client.checks(),
+            connected: Notify::new(),
+            interruptions: AtomicU64::new(0),
+            last_error: Mutex::new(None),
             options,
         });
         let listener = tokio::spawn(listen(Arc::clone(&shared), client.clone()));
@@ -284,16 +310,23 @@ impl CachedChecker {
         self.age().is_some_and(|age| age <= self.shared.options.bound)
     }
 
-    /// How often the stream broke off.
+    /// How often the stream broke off, or did not come about. While this grows and the cache is not
+    /// fresh, [`Self::last_error`] says what is wrong.
     #[must_use]
     pub fn interruptions(&self) -> u64 {
-        self.shared.freshness.interruptions.load(Ordering::Relaxed)
+        self.shared.interruptions.load(Ordering::Relaxed)
+    }
+
+    /// Why the stream broke off the last time, if it ever did. It stays when the stream goes on.
+    #[must_use]
+    pub fn last_error(&self) -> Option<Status> {
+        self.shared.last_error.lock().clone()
     }
 
     async fn ask(&self, question: &Question<'_>) -> Answer {
         let own = &*self.shared;
         if own.options.on_stale == OnStale::Deny && !self.is_fresh() {
-            return Answer::Denied(Unanswered::Stale);
+            return Answer::Unanswered(Unanswered::Stale);
         }
         let asked = own.freshness.ask(Now::read());
         let mut checks = own.checks.clone();
@@ -302,14 +335,14 @@ impl CachedChecker {
         // The deadline is kept here, too: a connection that hangs does not know of it.
         let response = match timeout(own.options.deadline, checks.check(request)).await {
             Ok(Ok(response)) => Arc::new(response.into_inner()),
-            Ok(Err(status)) => return Answer::Denied(Unanswered::Server(status)),
+            Ok(Err(status)) => return Answer::Unanswered(Unanswered::Server(status)),
             Err(_) => {
                 let status = Status::deadline_exceeded("the server did not answer in time");
-                return Answer::Denied(Unanswered::Server(status));
+                return Answer::Unanswered(Unanswered::Server(status));
             }
         };
         own.answered(asked, response.revision);
-        own.store.insert(question, &response);
+        own.store.insert(question, &response, asked.epoch);
         Answer::Server(response)
     }
 }
@@ -319,51 +352,72 @@ impl Shared {
     fn answered(&self, asked: Asked, revision: u64) {
         if self.freshness.answered(asked, revision).is_err() {
             // The ledger has fewer entries than it had: it is another one, or an older copy.
-            self.store.forget();
+            // The listener begins anew with its next message; until then nothing is fresh.
+            self.store.forget(asked.epoch);
         }
+    }
+
+    /// Nothing that is known counts any more, nor does any answer that is still on its way.
+    fn forget(&self) {
+        let epoch = self.freshness.forget();
+        self.store.forget(epoch);
+    }
+
+    /// The stream broke off.
+    fn interrupted(&self, status: Status) {
+        self.interruptions.fetch_add(1, Ordering::Relaxed);
+        *self.last_error.lock() = Some(status);
     }
 }
 
-/// Hears the stream for ever, and probes beside it.
+/// Hears one stream after the other, for ever, and probes beside it.
 async fn listen(shared: Arc<Shared>, client: Client) {
     let mut backoff = Backoff::new(shared.options.backoff);
     loop {
-        tokio::select! {
-            () = follow(&shared, &client) => {}
-            () = probe(&shared) => {}
-        }
-        // The stream can not go on from where it was. Nothing that is known counts any more.
-        shared.freshness.forget();
-        shared.store.forget();
-        sleep(backoff.next(None)).await;
+        let broken = tokio::select! {
+            broken = follow(&shared, &client, &mut backoff) => broken,
+            never = probe(&shared) => match never {},
+        };
+        // Whoever answers next may be another copy of the ledger, where the same indexes stand for
+        // other entries, and nothing in the protocol tells the two apart. So a stream is never
+        // resumed: nothing that is known counts any more.
+        shared.forget();
+        let wait = backoff.next(fault::stay_away(&broken));
+        shared.interrupted(broken);
+        sleep(wait).await;
     }
 }
 
-/// Follows one stream until it can not go on, or until the ledger is another.
-async fn follow(shared: &Shared, client: &Client) {
+/// Follows one stream from now on, until it breaks or the ledger is another; answers why.
+async fn follow(shared: &Shared, client: &Client, backoff: &mut Backoff) -> Status {
     let mut watch = client.watch(WatchOptions {
         filter: WatchFilter { kinds: every_kind(), ..WatchFilter::default() },
         progress_interval: Some(shared.options.bound / 4),
-        backoff: shared.options.backoff,
         ..WatchOptions::default()
     });
-    while let Some(Ok(heard)) = watch.next().await {
-        hear(shared, &watch, heard);
+    loop {
+        match watch.next().await {
+            Some(Ok(Heard::Message(message))) => {
+                backoff.reset();
+                hear(shared, &message);
+            }
+            Some(Ok(Heard::Connected { asked_at })) => {
+                // What was asked before may have been asked of another server.
+                shared.forget();
+                shared.freshness.connected(asked_at);
+                shared.connected.notify_one();
+            }
+            Some(Ok(Heard::Interrupted { status, .. }) | Err(status)) => return status,
+            None => return Status::unavailable("the stream ended"),
+        }
         if shared.freshness.is_contradicted() {
-            return;
+            return Status::data_loss("the ledger has fewer entries than it had");
         }
     }
 }
 
-fn hear(shared: &Shared, watch: &Watch, heard: Heard) {
-    let message = match heard {
-        Heard::Message(message) => *message,
-        Heard::Connected { asked_at } => return shared.freshness.connected(asked_at),
-        Heard::Interrupted { .. } => {
-            return shared.freshness.interruptions.store(watch.interruptions(), Ordering::Relaxed);
-        }
-    };
-    let (index, about) = match &message {
+fn hear(shared: &Shared, message: &Message) {
+    let (index, about) = match message {
         Message::Consent(event) => {
             (event.index, About::of([&event.subject], &event.linked_subjects))
         }
@@ -371,8 +425,9 @@ fn hear(shared: &Shared, watch: &Watch, heard: Heard) {
             let both = [&event.subject, &event.other_subject];
             (event.index, About::of(both, &event.linked_subjects))
         }
-        // One event can turn the answers of everybody.
-        Message::Catalog(event) => (event.index, About::Everybody),
+        // One event can turn the answers of everybody; but an answer depends on no purpose and no
+        // channel but its own.
+        Message::Catalog(event) => (event.index, about_catalog(event)),
         Message::Progress(progress) => {
             shared.store.reached(progress.next_index);
             shared.freshness.progress(progress.next_index, progress.as_of.as_ref(), Now::read());
@@ -384,6 +439,15 @@ fn hear(shared: &Shared, watch: &Watch, heard: Heard) {
     // First out of the cache, then as fresh as that.
     shared.store.invalidate(index, about);
     shared.freshness.reached(index.saturating_add(1));
+}
+
+fn about_catalog(event: &CatalogEvent) -> About<'_> {
+    match (&*event.purpose, &*event.channel) {
+        ("", "") => About::Everything,
+        ("", channel) => About::Channel(channel),
+        (purpose, "") => About::Purpose(purpose),
+        _ => About::Everything,
+    }
 }
 
 /// Every kind that can turn an answer.
@@ -401,8 +465,10 @@ fn every_kind() -> Vec<i32> {
     kinds.into_iter().map(Into::into).collect()
 }
 
-/// Asks the server for its revision, again and again.
-async fn probe(shared: &Arc<Shared>) {
+/// Asks the server for its revision, again and again, once the stream is open.
+async fn probe(shared: &Shared) -> Infallible {
+    // What is asked before counts for nothing.
+    shared.connected.notified().await;
     let every = shared.options.bound / 4;
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -6,29 +6,36 @@
 //! can have been forgotten. Both, and taking answers out, happen under one lock; readers take none.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
 use parking_lot::Mutex;
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 
 use super::{Question, freshness::millis};
 use crate::proto::CheckResponse;
 
 /// How many data subjects of the latest events are remembered.
 const RECENT_MAX: usize = 4_096;
-/// How many answers of one data subject are kept. With one more, they begin anew.
-const CELLS_MAX: usize = 64;
+/// How many answers of one data subject are kept. With one more, the oldest goes.
+const CELLS_MAX: usize = 256;
+/// How many answers of a data subject are expected, which sizes the tables at first.
+const CELLS_EXPECTED: usize = 2;
 
-/// Whom an event is about.
+/// Whose answers an event may turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum About<'a> {
-    /// These.
+    /// All of these data subjects.
     Subjects(Vec<&'a str>),
-    /// Everybody.
-    Everybody,
+    /// All of this purpose.
+    Purpose(&'a str),
+    /// All of this channel.
+    Channel(&'a str),
+    /// All.
+    Everything,
 }
 
 impl<'a> About<'a> {
@@ -45,7 +52,7 @@ pub(super) struct Found {
     pub(super) valid_until_ms: Option<u64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Cell {
     purpose: Box<str>,
     channel: Box<str>,
@@ -63,9 +70,22 @@ impl Cell {
     }
 }
 
+/// The answers of one data subject, the oldest first.
+type Cells = Arc<[Arc<Cell>]>;
+
+/// What a data subject takes of the cache's room: as many answers as it has.
+#[derive(Debug, Clone, Copy)]
+struct ByAnswers;
+
+impl Weighter<Box<str>, Cells> for ByAnswers {
+    fn weight(&self, _: &Box<str>, cells: &Cells) -> u64 {
+        cells.len() as u64
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Store {
-    subjects: Cache<Box<str>, Arc<[Cell]>>,
+    subjects: Cache<Box<str>, Cells, ByAnswers>,
     recent: Mutex<Recent>,
     hasher: RandomState,
 }
@@ -76,13 +96,24 @@ struct Recent {
     /// All events from this index on are here, or are still to come; none before the stream's place
     /// is known.
     complete_from: Option<u64>,
-    /// Index, and hash of the data subject; none for everybody.
-    events: VecDeque<(u64, Option<u64>)>,
+    /// Index, and what the event may have turned.
+    events: VecDeque<(u64, Turned)>,
+    /// How often everything was forgotten: an answer to a question from before stays out.
+    epoch: u64,
+}
+
+/// What an event may have turned; keys by their hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turned {
+    Subject(u64),
+    Purpose(u64),
+    Channel(u64),
+    Everything,
 }
 
 impl Recent {
-    fn push(&mut self, index: u64, about: Option<u64>) {
-        self.events.push_back((index, about));
+    fn push(&mut self, index: u64, turned: Turned) {
+        self.events.push_back((index, turned));
         if self.events.len() > RECENT_MAX
             && let Some((index, _)) = self.events.pop_front()
         {
@@ -91,18 +122,20 @@ impl Recent {
         }
     }
 
-    /// Whether an answer about a data subject, read at a revision, is known to be right still.
-    fn may_keep(&self, revision: u64, subject: u64) -> bool {
+    /// Whether an answer that was read at a revision, and that these would turn, is known to be right
+    /// still.
+    fn may_keep(&self, revision: u64, turned_by: &[Turned; 4]) -> bool {
         let mut later = self.events.iter().rev().take_while(|(index, _)| *index >= revision);
         self.complete_from.is_some_and(|from| revision >= from)
-            && later.all(|(_, about)| about.is_some_and(|about| about != subject))
+            && later.all(|(_, turned)| !turned_by.contains(turned))
     }
 }
 
 impl Store {
-    pub(super) fn new(subjects_max: usize) -> Self {
+    pub(super) fn new(answers_max: usize) -> Self {
+        let subjects = answers_max.div_ceil(CELLS_EXPECTED);
         Self {
-            subjects: Cache::new(subjects_max),
+            subjects: Cache::with_weighter(subjects, answers_max as u64, ByAnswers),
             recent: Mutex::default(),
             hasher: RandomState::new(),
         }
@@ -113,44 +146,86 @@ impl Store {
         cells.iter().find(|cell| cell.answers(question)).map(|cell| cell.found.clone())
     }
 
-    /// Keeps an answer, if it may be kept.
-    pub(super) fn insert(&self, question: &Question<'_>, response: &Arc<CheckResponse>) {
+    /// Keeps the answer to a question that was asked in an epoch, if it may be kept.
+    pub(super) fn insert(
+        &self,
+        question: &Question<'_>,
+        response: &Arc<CheckResponse>,
+        epoch: u64,
+    ) {
         let Some(found) = keepable(response) else { return };
         let recent = self.recent.lock();
-        if !recent.may_keep(response.revision, self.hasher.hash_one(question.subject)) {
+        let turned_by = self.turned_by(question);
+        if epoch != recent.epoch || !recent.may_keep(response.revision, &turned_by) {
             return;
         }
         let known = self.subjects.get(question.subject);
         let others = known.iter().flat_map(|cells| cells.iter());
-        let mut cells: Vec<Cell> = others.filter(|cell| !cell.answers(question)).cloned().collect();
-        if cells.len() >= CELLS_MAX {
-            cells.clear();
-        }
-        cells.push(Cell {
+        let others: Vec<_> = others.filter(|cell| !cell.answers(question)).cloned().collect();
+        let excess = (others.len() + 1).saturating_sub(CELLS_MAX);
+        let own = Arc::new(Cell {
             purpose: question.purpose.into(),
             channel: question.channel.into(),
             region: question.region.into(),
             data_categories: question.data_categories.into(),
             found,
         });
-        self.subjects.insert(question.subject.into(), cells.into());
+        let cells = others.into_iter().skip(excess).chain([own]).collect();
+        self.subjects.insert(question.subject.into(), cells);
         drop(recent);
+    }
+
+    fn turned_by(&self, question: &Question<'_>) -> [Turned; 4] {
+        [
+            Turned::Subject(self.hasher.hash_one(question.subject)),
+            Turned::Purpose(self.hasher.hash_one(question.purpose)),
+            Turned::Channel(self.hasher.hash_one(question.channel)),
+            Turned::Everything,
+        ]
     }
 
     /// Takes out what an event may have turned.
     pub(super) fn invalidate(&self, index: u64, about: About<'_>) {
         let mut recent = self.recent.lock();
         match about {
-            About::Everybody => {
-                recent.push(index, None);
+            About::Everything => {
+                recent.push(index, Turned::Everything);
                 self.subjects.clear();
+            }
+            About::Purpose(key) => {
+                recent.push(index, Turned::Purpose(self.hasher.hash_one(key)));
+                self.take_out(|cell| *cell.purpose == *key);
+            }
+            About::Channel(key) => {
+                recent.push(index, Turned::Channel(self.hasher.hash_one(key)));
+                self.take_out(|cell| *cell.channel == *key);
             }
             About::Subjects(subjects) => {
                 for subject in subjects {
-                    recent.push(index, Some(self.hasher.hash_one(subject)));
+                    recent.push(index, Turned::Subject(self.hasher.hash_one(subject)));
                     self.subjects.remove(subject);
                 }
             }
+        }
+    }
+
+    /// Takes out some answers of everybody. The caller holds the lock.
+    fn take_out(&self, is_turned: impl Fn(&Cell) -> bool) {
+        let left = RefCell::new(Vec::new());
+        // What is turned is gone for certain, with all else of its data subjects, before the rest
+        // is put back.
+        self.subjects.retain(|subject, cells| {
+            if !cells.iter().any(|cell| is_turned(cell)) {
+                return true;
+            }
+            let rest: Cells = cells.iter().filter(|cell| !is_turned(cell)).cloned().collect();
+            if !rest.is_empty() {
+                left.borrow_mut().push((subject.clone(), rest));
+            }
+            false
+        });
+        for (subject, rest) in left.into_inner() {
+            self.subjects.insert(subject, rest);
         }
     }
 
@@ -159,10 +234,10 @@ impl Store {
         self.recent.lock().complete_from.get_or_insert(next_index);
     }
 
-    /// Nothing that is known counts any more.
-    pub(super) fn forget(&self) {
+    /// Nothing that is known counts any more: an epoch begins.
+    pub(super) fn forget(&self, epoch: u64) {
         let mut recent = self.recent.lock();
-        *recent = Recent::default();
+        *recent = Recent { epoch, ..Recent::default() };
         self.subjects.clear();
     }
 }
@@ -210,7 +285,7 @@ mod tests {
     #[test]
     fn an_answer_is_found_by_all_of_its_question() {
         let store = store_from(5);
-        store.insert(&QUESTION, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
         assert!(store.find(&QUESTION).is_some());
         let categories = ["user.contact".to_owned()];
         for other in [
@@ -221,9 +296,20 @@ mod tests {
             Question { data_categories: &categories, ..QUESTION },
         ] {
             assert!(store.find(&other).is_none(), "{other:?}");
-            store.insert(&other, &answer(5));
+            store.insert(&other, &answer(5), 0);
             assert!(store.find(&other).is_some(), "{other:?}");
         }
+        assert!(store.find(&QUESTION).is_some());
+    }
+
+    #[test]
+    fn an_answer_from_before_everything_was_forgotten_stays_out() {
+        let store = store_from(5);
+        store.forget(1);
+        store.reached(5);
+        store.insert(&QUESTION, &answer(5), 0);
+        assert!(store.find(&QUESTION).is_none());
+        store.insert(&QUESTION, &answer(5), 1);
         assert!(store.find(&QUESTION).is_some());
     }
 
@@ -231,11 +317,11 @@ mod tests {
     fn an_event_takes_out_whom_it_is_about() {
         let store = store_from(5);
         let other = Question { subject: "user:2", ..QUESTION };
-        store.insert(&QUESTION, &answer(5));
-        store.insert(&other, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
+        store.insert(&other, &answer(5), 0);
         store.invalidate(5, about("user:1"));
         assert!(store.find(&QUESTION).is_none() && store.find(&other).is_some());
-        store.invalidate(6, About::Everybody);
+        store.invalidate(6, About::Everything);
         assert!(store.find(&other).is_none());
     }
 
@@ -243,32 +329,32 @@ mod tests {
     fn an_answer_that_an_event_has_overtaken_stays_out() {
         let store = store_from(5);
         store.invalidate(7, about("user:1"));
-        store.insert(&QUESTION, &answer(7));
+        store.insert(&QUESTION, &answer(7), 0);
         assert!(store.find(&QUESTION).is_none(), "read before the event");
-        store.insert(&QUESTION, &answer(8));
+        store.insert(&QUESTION, &answer(8), 0);
         assert!(store.find(&QUESTION).is_some(), "read after it");
         let other = Question { subject: "user:2", ..QUESTION };
-        store.insert(&other, &answer(6));
+        store.insert(&other, &answer(6), 0);
         assert!(store.find(&other).is_some(), "it is about somebody else");
-        store.invalidate(9, About::Everybody);
-        store.insert(&other, &answer(9));
+        store.invalidate(9, About::Everything);
+        store.insert(&other, &answer(9), 0);
         assert!(store.find(&other).is_none());
     }
 
     #[test]
     fn an_answer_from_before_what_is_remembered_stays_out() {
         let store = Store::new(100);
-        store.insert(&QUESTION, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
         assert!(store.find(&QUESTION).is_none(), "the stream's place is not known");
         store.reached(6);
-        store.insert(&QUESTION, &answer(5));
+        store.insert(&QUESTION, &answer(5), 0);
         assert!(store.find(&QUESTION).is_none(), "the stream began later");
         for index in 0..=RECENT_MAX as u64 {
             store.invalidate(6 + index, about("user:2"));
         }
-        store.insert(&QUESTION, &answer(6));
+        store.insert(&QUESTION, &answer(6), 0);
         assert!(store.find(&QUESTION).is_none(), "6 is forgotten");
-        store.insert(&QUESTION, &answer(7));
+        store.insert(&QUESTION, &answer(7), 0);
         assert!(store.find(&QUESTION).is_some());
     }
 
@@ -286,21 +372,64 @@ mod tests {
             with(&|own| own.indeterminate = true),
             with(&|own| own.token.push('t')),
         ] {
-            store.insert(&QUESTION, &response);
+            store.insert(&QUESTION, &response, 0);
             assert!(store.find(&QUESTION).is_none(), "{response:?}");
         }
         let valid_until = Some(prost_types::Timestamp { seconds: 2, nanos: 5_000_000 });
-        store.insert(&QUESTION, &with(&|own| own.valid_until = valid_until));
+        store.insert(&QUESTION, &with(&|own| own.valid_until = valid_until), 0);
         assert_eq!(store.find(&QUESTION).unwrap().valid_until_ms, Some(2_005));
     }
 
     #[test]
-    fn the_answers_of_one_data_subject_are_bounded() {
-        let store = store_from(0);
+    fn an_event_of_the_catalogue_takes_out_what_it_is_about() {
+        let store = store_from(5);
+        let news = Question { purpose: "news", ..QUESTION };
+        let sms = Question { channel: "sms", subject: "user:2", ..QUESTION };
+        for question in [&QUESTION, &news, &sms] {
+            store.insert(question, &answer(5), 0);
+        }
+        let found = || [&QUESTION, &news, &sms].map(|question| store.find(question).is_some());
+        store.invalidate(7, About::Purpose("ads"));
+        assert_eq!(found(), [false, true, false]);
+        for question in [&QUESTION, &news, &sms] {
+            store.insert(question, &answer(7), 0);
+        }
+        assert_eq!(found(), [false, true, false], "read before the event");
+        for question in [&QUESTION, &sms] {
+            store.insert(question, &answer(8), 0);
+        }
+        store.invalidate(9, About::Channel("email"));
+        assert_eq!(found(), [false, false, true]);
+        store.insert(&news, &answer(9), 0);
+        assert_eq!(found(), [false, false, true], "read before the event");
+    }
+
+    #[test]
+    fn the_answers_of_one_data_subject_are_bounded_and_the_oldest_goes() {
+        let store = Store::new(100 * CELLS_MAX);
+        store.reached(0);
         let purposes: Vec<String> = (0..=CELLS_MAX).map(|number| format!("p{number}")).collect();
         for purpose in &purposes {
-            store.insert(&Question { purpose, ..QUESTION }, &answer(0));
+            store.insert(&Question { purpose, ..QUESTION }, &answer(0), 0);
         }
-        assert_eq!(store.subjects.get("user:1").unwrap().len(), 1);
+        assert_eq!(store.subjects.get("user:1").unwrap().len(), CELLS_MAX);
+        let is_found = |purpose| store.find(&Question { purpose, ..QUESTION }).is_some();
+        assert!(!is_found("p0") && is_found("p1") && is_found(&purposes[CELLS_MAX]));
+    }
+
+    #[test]
+    fn all_answers_together_are_bounded() {
+        const ANSWERS_MAX: usize = 1_000;
+        let store = Store::new(ANSWERS_MAX);
+        store.reached(0);
+        for number in 0..1_000 {
+            let subject = format!("user:{number}");
+            for purpose in ["a", "b", "c"] {
+                let question = Question { subject: &subject, purpose, ..QUESTION };
+                store.insert(&question, &answer(0), 0);
+            }
+        }
+        let kept: usize = store.subjects.iter().map(|(_, cells)| cells.len()).sum();
+        assert!(kept <= ANSWERS_MAX && kept > ANSWERS_MAX / 2, "{kept}");
     }
 }

@@ -60,9 +60,28 @@ struct SnapshotBook {
     awaited: bool,
     /// Part of one was given out, and it is not acknowledged.
     open: bool,
+    /// All of it was dealt with.
     acked: bool,
     /// Its revision, once its end was delivered on this connection.
     end: Option<u64>,
+    /// Counts its beginnings. What is left in the caller's hands of an earlier one says nothing
+    /// about the present one.
+    run: u64,
+    /// How much of it is in the caller's hands.
+    held: u32,
+    /// Its end was given out.
+    ended: bool,
+    /// A part of it was dropped without an acknowledgement.
+    dropped: bool,
+}
+
+/// What a handle in the caller's hands is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The event at this index.
+    Event(u64),
+    /// Part of a snapshot, in this run of it.
+    Snapshot(u64),
 }
 
 impl Book {
@@ -92,6 +111,13 @@ impl Book {
     /// The connection is gone.
     pub(super) fn disconnected(&mut self) {
         self.is_in = false;
+    }
+
+    /// A snapshot that comes now comes from its beginning.
+    pub(super) fn snapshot_anew(&mut self) {
+        let SnapshotBook { awaited, open, acked, end, run, .. } = self.snapshot;
+        let run = run + 1;
+        self.snapshot = SnapshotBook { awaited, open, acked, end, run, ..SnapshotBook::default() };
     }
 
     /// A new connection, whose credits are all still to be used.
@@ -150,19 +176,34 @@ impl Book {
             return Take::Known;
         }
         self.snapshot.open = true;
+        self.snapshot.held += 1;
         Take::GiveOut
+    }
+
+    /// The part that a message of a snapshot is.
+    pub(super) fn snapshot_part(&self) -> Part {
+        Part::Snapshot(self.snapshot.run)
     }
 
     /// A snapshot is complete.
     pub(super) fn snapshot_end(&mut self, revision: u64) -> Take {
         self.delivered = self.delivered.max(revision);
         self.snapshot.end = Some(revision);
-        if self.snapshot.acked {
+        // It may come again on the next connection, and wants nothing more than the first time.
+        if self.snapshot.acked || self.snapshot.ended {
             self.returned += 1;
             return Take::Known;
         }
         self.snapshot.open = true;
+        self.snapshot.ended = true;
+        self.snapshot.held += 1;
         Take::GiveOut
+    }
+
+    /// Whether the snapshot must begin anew: a part of it was dropped, and all of it was given out.
+    pub(super) fn wants_snapshot_anew(&self) -> bool {
+        let SnapshotBook { ended, dropped, held, acked, .. } = self.snapshot;
+        ended && dropped && held == 0 && !acked
     }
 
     /// Everything before `next_index` was delivered, or does not concern us. If all of that is
@@ -189,20 +230,37 @@ impl Book {
         self.unacked = self.unacked.split_off(&next);
         self.acked = self.acked.split_off(&next);
         self.through = self.through.max(next);
+        // The server takes it for the snapshot, too.
+        if self.snapshot.end.is_some_and(|revision| revision <= next) {
+            self.snapshot =
+                SnapshotBook { awaited: false, open: false, acked: true, ..self.snapshot };
+        }
     }
 
-    pub(super) fn ack_snapshot(&mut self) {
-        self.snapshot = SnapshotBook { awaited: false, open: false, acked: true, ..self.snapshot };
-    }
-
-    /// A message has left the caller's hands; its credit is free, if it is one of this connection.
-    pub(super) fn release(&mut self, index: Option<u64>, session: u64) {
-        let of = match index {
-            Some(index) => self.held.remove(&index),
-            None => Some(session),
+    /// A message has left the caller's hands, acknowledged or not; its credit is free, if it is one
+    /// of this connection.
+    pub(super) fn release(&mut self, part: Part, session: u64, is_acked: bool) {
+        let of = match part {
+            Part::Event(index) => self.held.remove(&index),
+            Part::Snapshot(run) => {
+                if run == self.snapshot.run {
+                    self.release_snapshot(is_acked);
+                }
+                Some(session)
+            }
         };
         if of == Some(self.session) {
             self.returned += 1;
+        }
+    }
+
+    /// The snapshot is acknowledged by its end; so that waits for all the rest.
+    fn release_snapshot(&mut self, is_acked: bool) {
+        let own = &mut self.snapshot;
+        own.held = own.held.saturating_sub(1);
+        own.dropped |= !is_acked;
+        if own.ended && own.held == 0 && !own.dropped {
+            *own = SnapshotBook { awaited: false, open: false, acked: true, ..*own };
         }
     }
 
@@ -249,7 +307,7 @@ mod tests {
     fn deal_with(book: &mut Book, index: u64) {
         book.ack(index);
         let session = book.session();
-        book.release(Some(index), session);
+        book.release(Part::Event(index), session, true);
     }
 
     #[test]
@@ -263,7 +321,7 @@ mod tests {
         assert_eq!(book.take_ack(), ack(None, &[3, 9]));
         assert_eq!(book.take_ack(), None);
         book.ack_through(5);
-        book.release(Some(5), 1);
+        book.release(Part::Event(5), 1, true);
         assert_eq!(book.take_ack(), ack(Some(6), &[]));
         assert_eq!(book.take_credits(), Some(3));
         assert_eq!(book.take_credits(), None);
@@ -299,7 +357,7 @@ mod tests {
     fn what_was_dropped_comes_again() {
         let mut book = connected(1, 0);
         assert_eq!(book.event(1), Take::GiveOut);
-        book.release(Some(1), 1);
+        book.release(Part::Event(1), 1, false);
         assert_eq!((book.take_ack(), book.take_credits()), (None, Some(1)));
         assert_eq!(book.event(1), Take::GiveOut);
         assert_eq!(book.event(1), Take::Known, "a redelivery of what is held");
@@ -332,26 +390,75 @@ mod tests {
         assert_eq!(book.take_ack(), ack(Some(7), &[]));
     }
 
+    /// A book whose consumer has a snapshot of one data subject and its end in the hands.
+    fn with_snapshot(revision: u64) -> Book {
+        let mut book = Book::new(8);
+        book.snapshot_anew();
+        book.connected(revision, true);
+        assert_eq!(book.snapshot_subject(), Take::GiveOut);
+        assert_eq!(book.snapshot_end(revision), Take::GiveOut);
+        book
+    }
+
+    fn release_snapshot(book: &mut Book, is_acked: bool) {
+        let (part, session) = (book.snapshot_part(), book.session());
+        book.release(part, session, is_acked);
+    }
+
     #[test]
-    fn a_snapshot_is_acknowledged_by_its_end_alone() {
+    fn the_end_of_a_snapshot_is_acknowledged_once_all_of_it_is() {
         let mut book = Book::new(8);
         book.connected(9, true);
         book.progress(9);
         assert_eq!(book.take_ack(), None, "one is still to come");
-        assert_eq!(book.snapshot_subject(), Take::GiveOut);
-        book.release(None, 1);
-        assert_eq!(book.snapshot_end(9), Take::GiveOut);
+        let mut book = with_snapshot(9);
+        release_snapshot(&mut book, true);
         assert_eq!(book.event(10), Take::GiveOut);
         deal_with(&mut book, 10);
         assert_eq!(book.take_ack(), ack(None, &[10]));
         book.progress(12);
-        assert_eq!(book.take_ack(), None);
-        book.ack_snapshot();
+        assert_eq!(book.take_ack(), None, "a part of the snapshot is in the caller's hands");
+        release_snapshot(&mut book, true);
         assert_eq!(book.take_ack(), ack(Some(9), &[]));
+        assert!(!book.wants_snapshot_anew());
         // Lost with the connection: it is said again, and the caller hears nothing twice.
+        book.snapshot_anew();
         book.connected(9, true);
         assert_eq!(book.snapshot_subject(), Take::Known);
         assert_eq!(book.snapshot_end(9), Take::Known);
         assert_eq!(book.take_ack(), ack(Some(9), &[]));
+    }
+
+    #[test]
+    fn a_snapshot_of_which_a_part_was_dropped_begins_anew() {
+        let mut book = with_snapshot(9);
+        release_snapshot(&mut book, false);
+        assert!(!book.wants_snapshot_anew(), "its end is in the caller's hands");
+        let late = book.snapshot_part();
+        release_snapshot(&mut book, true);
+        assert!(book.wants_snapshot_anew());
+        assert_eq!(book.take_ack(), None);
+        book.snapshot_anew();
+        book.connected(9, true);
+        assert!(!book.wants_snapshot_anew());
+        assert_eq!(book.snapshot_subject(), Take::GiveOut);
+        assert_eq!(book.snapshot_end(9), Take::GiveOut);
+        // What is left of the first run says nothing about the second.
+        book.release(late, 1, false);
+        release_snapshot(&mut book, true);
+        assert_eq!(book.take_ack(), None);
+        release_snapshot(&mut book, true);
+        assert_eq!(book.take_ack(), ack(Some(9), &[]));
+    }
+
+    #[test]
+    fn everything_before_an_event_is_the_snapshot_too() {
+        let mut book = with_snapshot(9);
+        book.event(10);
+        book.ack_through(10);
+        assert_eq!(book.take_ack(), ack(Some(11), &[]));
+        release_snapshot(&mut book, false);
+        release_snapshot(&mut book, false);
+        assert!(!book.wants_snapshot_anew());
     }
 }
