@@ -304,6 +304,7 @@ fn start_shards<L: Ledger>(
                 | Ended::Source(
                     ConsumeError::Deleted
                     | ConsumeError::NotFound { .. }
+                    | ConsumeError::WritesStopped(_)
                     | ConsumeError::Watch(WatchError::Closing { .. }),
                 ) => debug!(subscription = %name, shard, ?ended, "no longer delivering"),
                 Ended::Source(error) => {

@@ -570,8 +570,8 @@ mod tests {
         // Settled long ago, and a dead letter.
         own.known.insert(13..14);
         own.acknowledge(&acknowledged(&[13], None), Millis(8), |index| index == 13);
-        let mut gathered = Gathered::default();
-        gathered.count = own.gathers.count();
+        let count = own.gathers.count();
+        let mut gathered = Gathered { count, ..Gathered::default() };
         gathered.shards.insert((ID, 0), own);
         let taken = gathered.take_of(ID);
         let bodies = taken.bodies();
