@@ -597,7 +597,7 @@ mod tests {
         let own = |id, shard| Delivered {
             subscription: SubscriptionId(id),
             shard,
-            ranges: vec![5..7, 8..9],
+            ranges: [5..9].into(),
             acknowledged_at: at(9),
             snapshot: false,
         };
