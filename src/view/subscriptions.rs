@@ -597,7 +597,7 @@ mod tests {
         let own = |id, shard| Delivered {
             subscription: SubscriptionId(id),
             shard,
-            ranges: [5..9].into(),
+            ranges: std::iter::once(5..9).collect(),
             acknowledged_at: at(9),
             snapshot: false,
         };
