@@ -30,6 +30,7 @@ mod consume;
 mod decisions;
 pub mod error;
 mod export;
+mod filter;
 pub mod generate;
 mod history;
 mod import;

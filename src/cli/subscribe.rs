@@ -2,23 +2,20 @@
 
 use std::time::Duration;
 
-use clap::{
-    Args, Subcommand,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::{Args, Subcommand};
 use tonic::transport::Channel;
 
 use super::{
     Context, Exit, client, consume,
     error::CliError,
+    filter::{self, FilterArgs},
     output::{Table, Tone},
     shapes::{ShardStanding, Subscribed, SubscriptionStanding, Unsubscribed},
     words,
 };
 use crate::proto::{
-    CreateSubscriptionRequest, DeleteSubscriptionRequest, EventKind, ListSubscriptionsRequest,
-    Snapshot, Subscription, SubscriptionStatus, WatchFilter, Webhook,
-    watch_service_client::WatchServiceClient,
+    CreateSubscriptionRequest, DeleteSubscriptionRequest, ListSubscriptionsRequest, Snapshot,
+    Subscription, SubscriptionStatus, Webhook, watch_service_client::WatchServiceClient,
 };
 
 /// What stands below the help of `subscription`.
@@ -68,23 +65,14 @@ pub struct CreateArgs {
     /// Who answers for it, for example a team; never personal data
     #[arg(long, value_name = "NAME")]
     owner: String,
-    /// Only this purpose; may be given many times
-    #[arg(long, value_name = "KEY", value_delimiter = ',')]
-    purpose: Vec<String>,
-    /// Only this channel; may be given many times
-    #[arg(long, value_name = "KEY", value_delimiter = ',')]
-    channel: Vec<String>,
-    /// Only this kind; may be given many times
-    #[arg(long, value_delimiter = ',', value_parser = kind())]
-    kind: Vec<EventKind>,
-    /// Only subjects of this namespace; may be given many times
-    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
-    namespace: Vec<String>,
+    /// Which events
+    #[command(flatten)]
+    filter: FilterArgs,
     /// First ledger index that it must hear [default: the first after its creation]
     #[arg(long, value_name = "INDEX", conflicts_with = "snapshot")]
     from: Option<u64>,
     /// Hear the state that the filter covers first: what is denied, or all
-    #[arg(long, value_name = "WHICH", value_parser = snapshot())]
+    #[arg(long, value_name = "WHICH", value_parser = filter::snapshot())]
     snapshot: Option<Snapshot>,
     /// Spread it over so many consumers, by data subject
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -130,25 +118,6 @@ pub struct DeleteArgs {
     name: String,
 }
 
-fn kind() -> impl TypedValueParser<Value = EventKind> {
-    let words = [
-        "grant",
-        "refuse",
-        "withdraw",
-        "object",
-        "expire",
-        "link",
-        "catalog",
-        "preferences",
-        "overdue",
-    ];
-    PossibleValuesParser::new(words).try_map(|word| words::parse::<EventKind>(&word))
-}
-
-fn snapshot() -> impl TypedValueParser<Value = Snapshot> {
-    PossibleValuesParser::new(["denied", "all"]).try_map(|word| words::parse::<Snapshot>(&word))
-}
-
 pub(super) async fn run(
     command: SubscriptionCommand,
     context: &mut Context,
@@ -173,12 +142,7 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliErro
         subscription: Some(Subscription {
             name: args.name,
             owner: args.owner,
-            filter: Some(WatchFilter {
-                purposes: args.purpose,
-                channels: args.channel,
-                kinds: args.kind.into_iter().map(Into::into).collect(),
-                namespaces: args.namespace,
-            }),
+            filter: Some(args.filter.into()),
             snapshot: args.snapshot.unwrap_or_default().into(),
             shards: args.shards,
             deadline,

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::Args;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tonic::Status;
 
-use super::{Context, Exit, client, error::CliError, told, words};
+use super::{
+    Context, Exit, client,
+    error::CliError,
+    filter::{self, FilterArgs},
+    told,
+};
 use crate::{
     client::{Client, Heard, ServiceConfig, Watch, WatchOptions},
-    proto::{EventKind, Snapshot, WatchFilter, watch_response::Message},
+    proto::{Snapshot, watch_response::Message},
     server::StopSignals,
 };
 
@@ -35,20 +37,11 @@ pub struct WatchArgs {
     /// Ledger index to start at [default: now]
     #[arg(long, value_name = "INDEX")]
     from: Option<u64>,
-    /// Only this purpose; may be given many times
-    #[arg(long, value_name = "KEY", value_delimiter = ',')]
-    purpose: Vec<String>,
-    /// Only this channel; may be given many times
-    #[arg(long, value_name = "KEY", value_delimiter = ',')]
-    channel: Vec<String>,
-    /// Only this kind; may be given many times
-    #[arg(long, value_delimiter = ',', value_parser = kind())]
-    kind: Vec<EventKind>,
-    /// Only subjects of this namespace; may be given many times
-    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
-    namespace: Vec<String>,
+    /// Which events
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Tell first what is on record: what is `denied`, or `all`
-    #[arg(long, value_name = "WHAT", value_parser = snapshot(), conflicts_with = "from")]
+    #[arg(long, value_name = "WHAT", value_parser = filter::snapshot(), conflicts_with = "from")]
     snapshot: Option<Snapshot>,
     /// Connect again when the connection breaks, and go on
     #[arg(long)]
@@ -59,25 +52,6 @@ pub struct WatchArgs {
     /// End after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-}
-
-fn kind() -> impl TypedValueParser<Value = EventKind> {
-    PossibleValuesParser::new([
-        "grant",
-        "refuse",
-        "withdraw",
-        "object",
-        "expire",
-        "link",
-        "catalog",
-        "preferences",
-        "overdue",
-    ])
-    .try_map(|word| words::parse::<EventKind>(&word))
-}
-
-fn snapshot() -> impl TypedValueParser<Value = Snapshot> {
-    PossibleValuesParser::new(["denied", "all"]).try_map(|word| words::parse::<Snapshot>(&word))
 }
 
 pub(super) async fn run(args: WatchArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -100,12 +74,7 @@ pub(super) async fn run(args: WatchArgs, context: &mut Context) -> Result<Exit, 
 fn options(args: &WatchArgs) -> WatchOptions {
     WatchOptions {
         start_index: args.from,
-        filter: WatchFilter {
-            purposes: args.purpose.clone(),
-            channels: args.channel.clone(),
-            kinds: args.kind.iter().map(|kind| (*kind).into()).collect(),
-            namespaces: args.namespace.clone(),
-        },
+        filter: args.filter.clone().into(),
         snapshot: args.snapshot.unwrap_or_default(),
         ..WatchOptions::default()
     }

@@ -1,3 +1,5 @@
+//! The session against a naive model: nothing lost, and nothing twice without a word.
+
 use std::collections::BTreeSet;
 
 use proptest::{collection::vec, prelude::*};

@@ -1,0 +1,57 @@
+//! Which events somebody wants to hear: the options that `watch` and `subscription create` share.
+
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use super::words;
+use crate::proto::{EventKind, Snapshot, WatchFilter};
+
+/// Options of a filter.
+#[derive(Debug, Clone, Args)]
+pub struct FilterArgs {
+    /// Only this purpose; may be given many times
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    purpose: Vec<String>,
+    /// Only this channel; may be given many times
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    channel: Vec<String>,
+    /// Only this kind; may be given many times
+    #[arg(long, value_delimiter = ',', value_parser = kind())]
+    kind: Vec<EventKind>,
+    /// Only subjects of this namespace; may be given many times
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    namespace: Vec<String>,
+}
+
+impl From<FilterArgs> for WatchFilter {
+    fn from(args: FilterArgs) -> Self {
+        Self {
+            purposes: args.purpose,
+            channels: args.channel,
+            kinds: args.kind.into_iter().map(Into::into).collect(),
+            namespaces: args.namespace,
+        }
+    }
+}
+
+fn kind() -> impl TypedValueParser<Value = EventKind> {
+    PossibleValuesParser::new([
+        "grant",
+        "refuse",
+        "withdraw",
+        "object",
+        "expire",
+        "link",
+        "catalog",
+        "preferences",
+        "overdue",
+    ])
+    .try_map(|word| words::parse::<EventKind>(&word))
+}
+
+/// Which state a snapshot tells.
+pub(super) fn snapshot() -> impl TypedValueParser<Value = Snapshot> {
+    PossibleValuesParser::new(["denied", "all"]).try_map(|word| words::parse::<Snapshot>(&word))
+}
