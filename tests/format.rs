@@ -30,7 +30,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     domain::{
         Body, Delivered, DeliveryFailed, DeliveryOverdue, EventKind, FailedDelivery, Filter, Key,
-        Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionId,
+        Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionEntry, SubscriptionId,
     },
     ledger::{chain, entry},
     proto,
@@ -390,11 +390,19 @@ fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     let (event_index, pending_since) = (10, Millis(1_795_596_818_642));
     let overdue = DeliveryOverdue { subscription, shard: 0, event_index, pending_since };
     let bodies = [
-        ("subscription_created", 0, Body::Subscribed(Box::new(created))),
-        ("delivery_receipt", 20, Body::Delivered(vec![delivered])),
-        ("delivery_failed", 30, Body::Failed(failed)),
-        ("delivery_overdue", 600_000, Body::Overdue(overdue)),
-        ("subscription_deleted", 700_000, Body::Unsubscribed(subscription)),
+        (
+            "subscription_created",
+            0,
+            Body::Subscription(SubscriptionEntry::Created(Box::new(created))),
+        ),
+        ("delivery_receipt", 20, Body::Subscription(SubscriptionEntry::Delivered(vec![delivered]))),
+        ("delivery_failed", 30, Body::Subscription(SubscriptionEntry::Failed(failed))),
+        ("delivery_overdue", 600_000, Body::Subscription(SubscriptionEntry::Overdue(overdue))),
+        (
+            "subscription_deleted",
+            700_000,
+            Body::Subscription(SubscriptionEntry::Deleted(subscription)),
+        ),
     ];
     let mut entry = |(name, ms, body)| {
         let (entry, bytes, next) = tip.link(at(ms), body).unwrap();
@@ -663,11 +671,11 @@ fn the_entries_that_were_kept_are_read_followed_and_written_the_same() {
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",
             Body::Link(_) => "subjects_unlinked",
             Body::Use(_) => "use_recorded",
-            Body::Subscribed(_) => "subscription_created",
-            Body::Unsubscribed(_) => "subscription_deleted",
-            Body::Delivered(_) => "delivery_receipt",
-            Body::Failed(_) => "delivery_failed",
-            Body::Overdue(_) => "delivery_overdue",
+            Body::Subscription(SubscriptionEntry::Created(_)) => "subscription_created",
+            Body::Subscription(SubscriptionEntry::Deleted(_)) => "subscription_deleted",
+            Body::Subscription(SubscriptionEntry::Delivered(_)) => "delivery_receipt",
+            Body::Subscription(SubscriptionEntry::Failed(_)) => "delivery_failed",
+            Body::Subscription(SubscriptionEntry::Overdue(_)) => "delivery_overdue",
         };
         assert_eq!(fits, name);
     }

@@ -10,9 +10,7 @@ use super::{
     sealed::Sealed,
     state::LinkConfidence,
     subject::SubjectRef,
-    subscription::{
-        Delivered, DeliveryFailed, DeliveryOverdue, SubscriptionCreated, SubscriptionId,
-    },
+    subscription::SubscriptionEntry,
     time::Millis,
 };
 
@@ -48,16 +46,8 @@ pub enum Body {
     Link(LinkChange),
     /// Data was used.
     Use(UseRecorded),
-    /// A durable subscription was created.
-    Subscribed(Box<SubscriptionCreated>),
-    /// A durable subscription was ended.
-    Unsubscribed(SubscriptionId),
-    /// Subscribers acknowledged events.
-    Delivered(Vec<Delivered>),
-    /// Delivery of events was given up.
-    Failed(DeliveryFailed),
-    /// A subscription's deadline passed.
-    Overdue(DeliveryOverdue),
+    /// Something about a durable subscription.
+    Subscription(SubscriptionEntry),
 }
 
 impl Body {
@@ -73,25 +63,8 @@ impl Body {
             | Self::ChannelPut(_)
             | Self::Expired(_)
             | Self::Link(_)
-            | Self::Subscribed(_)
-            | Self::Unsubscribed(_)
-            | Self::Delivered(_)
-            | Self::Failed(_)
-            | Self::Overdue(_) => None,
+            | Self::Subscription(_) => None,
         }
-    }
-
-    /// Whether it is about a subscription.
-    #[must_use]
-    pub fn is_about_subscription(&self) -> bool {
-        matches!(
-            self,
-            Self::Subscribed(_)
-                | Self::Unsubscribed(_)
-                | Self::Delivered(_)
-                | Self::Failed(_)
-                | Self::Overdue(_)
-        )
     }
 }
 

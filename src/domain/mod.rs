@@ -42,7 +42,7 @@ pub use state::{CellState, Grant, Link, LinkConfidence, Mark, Stop, SubjectState
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, OWNER_BYTES_MAX, Overdue,
-    SHARDS_MAX, Settled, ShardState, Snapshot, Subscription, SubscriptionCreated, SubscriptionId,
-    WEBHOOK_URL_BYTES_MAX,
+    SHARDS_MAX, Settled, ShardState, Snapshot, Subscription, SubscriptionCreated,
+    SubscriptionEntry, SubscriptionId, WEBHOOK_URL_BYTES_MAX,
 };
 pub use time::Millis;

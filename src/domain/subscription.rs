@@ -45,6 +45,21 @@ pub struct SubscriptionCreated {
     pub webhook_url: Option<String>,
 }
 
+/// What an entry says of a durable subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubscriptionEntry {
+    /// It was created.
+    Created(Box<SubscriptionCreated>),
+    /// It was ended.
+    Deleted(SubscriptionId),
+    /// Subscribers acknowledged events.
+    Delivered(Vec<Delivered>),
+    /// Delivery of events was given up.
+    Failed(DeliveryFailed),
+    /// Its deadline passed.
+    Overdue(DeliveryOverdue),
+}
+
 /// What one shard of a subscription acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {

@@ -19,7 +19,8 @@ use crate::{
         EventKind, Evidence, FailedDelivery, Filter, FrequencyCap, GrantExpired, IdempotencyMark,
         Key, KeyError, LedgerOpened, LegalBasis, LinkChange, LinkConfidence, Millis, Obligation,
         Outcome, PurposePut, PurposeVersion, QuietSpan, Reason, Region, SHARDS_MAX, Said,
-        ScopeKeys, Sealed, Snapshot, SubjectRef, SubscriptionCreated, SubscriptionId, UseRecorded,
+        ScopeKeys, Sealed, Snapshot, SubjectRef, SubscriptionCreated, SubscriptionEntry,
+        SubscriptionId, UseRecorded,
     },
     proto,
 };
@@ -88,24 +89,30 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
         }),
         Body::Link(link) => link_to_proto(link),
         Body::Use(used) => proto::entry::Body::UseRecorded(use_to_proto(used)),
-        Body::Subscribed(created) => {
+        Body::Subscription(SubscriptionEntry::Created(created)) => {
             proto::entry::Body::SubscriptionCreated(subscribed_to_proto(created))
         }
-        Body::Unsubscribed(subscription) => {
+        Body::Subscription(SubscriptionEntry::Deleted(subscription)) => {
             proto::entry::Body::SubscriptionDeleted(proto::SubscriptionDeleted {
                 subscription_index: subscription.0,
             })
         }
-        Body::Delivered(delivered) => proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt {
-            delivered: delivered.iter().map(delivered_to_proto).collect(),
-        }),
-        Body::Failed(failed) => proto::entry::Body::DeliveryFailed(failed_to_proto(failed)),
-        Body::Overdue(overdue) => proto::entry::Body::DeliveryOverdue(proto::DeliveryOverdue {
-            subscription_index: overdue.subscription.0,
-            shard: overdue.shard,
-            event_index: overdue.event_index,
-            pending_since_ms: overdue.pending_since.0,
-        }),
+        Body::Subscription(SubscriptionEntry::Delivered(delivered)) => {
+            proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt {
+                delivered: delivered.iter().map(delivered_to_proto).collect(),
+            })
+        }
+        Body::Subscription(SubscriptionEntry::Failed(failed)) => {
+            proto::entry::Body::DeliveryFailed(failed_to_proto(failed))
+        }
+        Body::Subscription(SubscriptionEntry::Overdue(overdue)) => {
+            proto::entry::Body::DeliveryOverdue(proto::DeliveryOverdue {
+                subscription_index: overdue.subscription.0,
+                shard: overdue.shard,
+                event_index: overdue.event_index,
+                pending_since_ms: overdue.pending_since.0,
+            })
+        }
     };
     let entry = proto::Entry {
         index: entry.index,
@@ -155,27 +162,31 @@ pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
             asserted_by: link.asserted_by.map(sealed_from_proto).transpose()?,
         }),
         proto::entry::Body::UseRecorded(used) => Body::Use(use_from_proto(used)?),
-        proto::entry::Body::SubscriptionCreated(created) => {
-            Body::Subscribed(Box::new(subscribed_from_proto(created)?))
-        }
-        proto::entry::Body::SubscriptionDeleted(deleted) => {
-            Body::Unsubscribed(SubscriptionId(deleted.subscription_index))
-        }
+        proto::entry::Body::SubscriptionCreated(created) => Body::Subscription(
+            SubscriptionEntry::Created(Box::new(subscribed_from_proto(created)?)),
+        ),
+        proto::entry::Body::SubscriptionDeleted(deleted) => Body::Subscription(
+            SubscriptionEntry::Deleted(SubscriptionId(deleted.subscription_index)),
+        ),
         proto::entry::Body::DeliveryReceipt(receipt) => {
             let delivered = receipt.delivered.into_iter().map(delivered_from_proto);
             let delivered: Vec<Delivered> = delivered.collect::<Result<_, _>>()?;
             if delivered.is_empty() {
                 return Err(field("delivery_receipt.delivered"));
             }
-            Body::Delivered(delivered)
+            Body::Subscription(SubscriptionEntry::Delivered(delivered))
         }
-        proto::entry::Body::DeliveryFailed(failed) => Body::Failed(failed_from_proto(&failed)?),
-        proto::entry::Body::DeliveryOverdue(overdue) => Body::Overdue(DeliveryOverdue {
-            subscription: SubscriptionId(overdue.subscription_index),
-            shard: overdue.shard,
-            event_index: overdue.event_index,
-            pending_since: Millis(overdue.pending_since_ms),
-        }),
+        proto::entry::Body::DeliveryFailed(failed) => {
+            Body::Subscription(SubscriptionEntry::Failed(failed_from_proto(&failed)?))
+        }
+        proto::entry::Body::DeliveryOverdue(overdue) => {
+            Body::Subscription(SubscriptionEntry::Overdue(DeliveryOverdue {
+                subscription: SubscriptionId(overdue.subscription_index),
+                shard: overdue.shard,
+                event_index: overdue.event_index,
+                pending_since: Millis(overdue.pending_since_ms),
+            }))
+        }
     };
     Ok(Entry {
         index: entry.index,
@@ -1210,11 +1221,15 @@ pub(crate) mod tests {
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
-            any_subscribed().prop_map(|created| Body::Subscribed(Box::new(created))),
-            any::<u64>().prop_map(|id| Body::Unsubscribed(SubscriptionId(id))),
-            vec(any_delivered(), 1..4).prop_map(Body::Delivered),
-            any_failed().prop_map(Body::Failed),
-            any_overdue().prop_map(Body::Overdue),
+            any_subscribed().prop_map(|created| Body::Subscription(SubscriptionEntry::Created(
+                Box::new(created)
+            ))),
+            any::<u64>()
+                .prop_map(|id| Body::Subscription(SubscriptionEntry::Deleted(SubscriptionId(id)))),
+            vec(any_delivered(), 1..4)
+                .prop_map(|own| Body::Subscription(SubscriptionEntry::Delivered(own))),
+            any_failed().prop_map(|own| Body::Subscription(SubscriptionEntry::Failed(own))),
+            any_overdue().prop_map(|own| Body::Subscription(SubscriptionEntry::Overdue(own))),
         ]
     }
 

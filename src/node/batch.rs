@@ -17,7 +17,7 @@ use crate::{
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
         Evidence, IdempotencyMark, Mark, Millis, Outcome, Purpose, PurposePut, Sealed, Subject,
-        SubjectRef, SubjectState, UnknownKey, covers_category,
+        SubjectRef, SubjectState, SubscriptionEntry, UnknownKey, covers_category,
     },
     ledger::{
         ENTRY_BYTES_MAX,
@@ -331,11 +331,11 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds an entry about a subscription that is there.
-    pub(super) fn put_subscription(&mut self, body: Body) -> Result<u64, WriteError> {
+    pub(super) fn put_subscription(&mut self, about: SubscriptionEntry) -> Result<u64, WriteError> {
         let recorded_at = self.recorded_at();
         let mut after = Subscriptions::clone(&self.subscriptions);
-        let rows = after.fold(self.tip.next_index, recorded_at, &body)?;
-        let index = self.link(recorded_at, body)?.index;
+        let rows = after.fold(self.tip.next_index, recorded_at, &about)?;
+        let index = self.link(recorded_at, Body::Subscription(about))?.index;
         self.subscriptions = Arc::new(after);
         let after = Arc::clone(&self.subscriptions);
         self.effects.push(Effect::Subscriptions { after, rows });

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::error;
 
 use super::{Core, expiry::Closing, writer::Admitted};
-use crate::domain::{Body, DeliveryOverdue, FailedDelivery, Settled, SubscriptionId};
+use crate::domain::{DeliveryOverdue, FailedDelivery, Settled, SubscriptionEntry, SubscriptionId};
 
 /// How many times as much as makes a receipt due may gather before nothing more is delivered.
 const ROOM_RECEIPTS: usize = 2;
@@ -149,7 +149,7 @@ impl Deliveries {
 
     /// Has it gather again what an entry was to say that could not be written. When the node is
     /// closing there is no second time.
-    fn put_back(&self, body: &Body, taken: &Taken) {
+    fn put_back(&self, body: &SubscriptionEntry, taken: &Taken) {
         let mut gathered = self.gathered.lock();
         if !self.is_closing.load(Ordering::Acquire) {
             gathered.put_back(body, taken);
@@ -293,7 +293,7 @@ mod tests {
         domain::{
             Action, Actor, Body, Change, ChannelPut, ContactChange, EventKind, Evidence, Filter,
             Key, LegalBasis, LinkConfidence, Millis, Overdue, PurposeVersion, ScopeKeys, Snapshot,
-            Subject, Subscription, SubscriptionCreated,
+            Subject, Subscription, SubscriptionCreated, SubscriptionEntry,
         },
         node::{
             Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationState,
@@ -404,11 +404,17 @@ mod tests {
     }
 
     fn receipts(node: &Node) -> usize {
-        entries(node).iter().filter(|body| matches!(body, Body::Delivered(_))).count()
+        entries(node)
+            .iter()
+            .filter(|body| matches!(body, Body::Subscription(SubscriptionEntry::Delivered(_))))
+            .count()
     }
 
     fn overdues(node: &Node) -> usize {
-        entries(node).iter().filter(|body| matches!(body, Body::Overdue(_))).count()
+        entries(node)
+            .iter()
+            .filter(|body| matches!(body, Body::Subscription(SubscriptionEntry::Overdue(_))))
+            .count()
     }
 
     fn shard_now(node: &Node, name: &str) -> ShardReport {
@@ -490,7 +496,10 @@ mod tests {
         let crm = subscribe(&node, new("crm")).await.id;
         let index = withdraw(&node, "user:1").await;
         node.core.acknowledge(crm, 0, &events(&[index]));
-        let receipt = entry_where(&node, |body| matches!(body, Body::Delivered(_))).await;
+        let receipt = entry_where(&node, |body| {
+            matches!(body, Body::Subscription(SubscriptionEntry::Delivered(_)))
+        })
+        .await;
         // Its place goes on record with the next event, and is no event itself.
         let place = Acknowledged { next_index: Some(receipt + 1), ..Acknowledged::default() };
         node.core.acknowledge(crm, 0, &place);
@@ -530,7 +539,7 @@ mod tests {
             let failed = FailedDelivery { index, attempts: 9, http_status: 503 };
             node.core.give_up(crm.id, 0, failed);
         }
-        let is_failed = |body: &Body| matches!(body, Body::Failed(own) if own.failed.iter().any(|own| own.index == stops[1]));
+        let is_failed = |body: &Body| matches!(body, Body::Subscription(SubscriptionEntry::Failed(own)) if own.failed.iter().any(|own| own.index == stops[1]));
         let failed_index = entry_where(&node, is_failed).await;
         let letters = node.dead_letters("crm", None, 10).unwrap();
         assert_eq!(letters.len(), 2);
@@ -563,7 +572,10 @@ mod tests {
         node.core.acknowledge(crm, 0, &events(&[index]));
         let end = node.delete_subscription(key("crm")).await.unwrap();
         // What it acknowledged before its end is on record before it.
-        assert!(matches!(node.core.entry(end - 1).unwrap().body, Body::Delivered(_)));
+        assert!(matches!(
+            node.core.entry(end - 1).unwrap().body,
+            Body::Subscription(SubscriptionEntry::Delivered(_))
+        ));
         assert_eq!(states(&node, index)[0], ("crm".to_owned(), "acknowledged"));
         assert_eq!(node.core.metrics.delivery_receipts.get(), 1);
         node.core.acknowledge(crm, 0, &events(&[index]));
@@ -599,7 +611,11 @@ mod tests {
         let [first, second] = [withdraw(&node, "user:1").await, withdraw(&node, "user:2").await];
         let (index, event_index) = overdue_told(&mut watcher).await;
         assert_eq!(event_index, first);
-        let Body::Overdue(overdue) = node.core.entry(index).unwrap().body else { panic!() };
+        let Body::Subscription(SubscriptionEntry::Overdue(overdue)) =
+            node.core.entry(index).unwrap().body
+        else {
+            panic!()
+        };
         assert_eq!((overdue.subscription, overdue.shard), (crm, 0));
         assert_eq!(overdue.pending_since, node.core.entry(first).unwrap().recorded_at);
         assert!(shard_now(&node, "crm").overdue && !shard_now(&node, "patient").overdue);
@@ -632,8 +648,15 @@ mod tests {
         let snapshot = Some(Snapshot::Denied);
         let late = NewSubscription { deadline_ms: Some(1), snapshot, ..new("crm") };
         let crm = subscribe(&node, late).await;
-        let index = entry_where(&node, |body| matches!(body, Body::Overdue(_))).await;
-        let Body::Overdue(overdue) = node.core.entry(index).unwrap().body else { panic!() };
+        let index = entry_where(&node, |body| {
+            matches!(body, Body::Subscription(SubscriptionEntry::Overdue(_)))
+        })
+        .await;
+        let Body::Subscription(SubscriptionEntry::Overdue(overdue)) =
+            node.core.entry(index).unwrap().body
+        else {
+            panic!()
+        };
         assert_eq!((overdue.event_index, overdue.pending_since), (crm.id.0, crm.created_at));
         let report = shard_now(&node, "crm");
         assert!(report.snapshot_pending && report.overdue);
@@ -790,7 +813,10 @@ mod tests {
             ("ended", "deleted"),
             ("late", "overdue"),
         ];
-        entry_where(&node, |body| matches!(body, Body::Overdue(_))).await;
+        entry_where(&node, |body| {
+            matches!(body, Body::Subscription(SubscriptionEntry::Overdue(_)))
+        })
+        .await;
         assert_eq!(states(&node, stop), are(&want));
         let report = node.propagation(stop).unwrap();
         let recorded_at = node.core.entry(stop).unwrap().recorded_at;
@@ -798,7 +824,10 @@ mod tests {
         let PropagationState::Acknowledged(at, by) = report.subscriptions[1].state else {
             panic!()
         };
-        assert!(matches!(node.core.entry(by).unwrap().body, Body::Delivered(_)));
+        assert!(matches!(
+            node.core.entry(by).unwrap().body,
+            Body::Subscription(SubscriptionEntry::Delivered(_))
+        ));
         let took = report.subscriptions[1].elapsed.as_millis();
         assert_eq!(took, u128::try_from(at.0 - recorded_at.0).unwrap());
         let PropagationState::Deleted(_, by) = report.subscriptions[2].state else { panic!() };

@@ -58,14 +58,7 @@ impl Core {
             Body::Expired(expired) => History::Expired(expired),
             Body::Link(link) => self.link_of(subject, &link)?,
             Body::Use(used) => History::Use(Box::new(used)),
-            Body::Opened(_)
-            | Body::PurposePut(_)
-            | Body::ChannelPut(_)
-            | Body::Subscribed(_)
-            | Body::Unsubscribed(_)
-            | Body::Delivered(_)
-            | Body::Failed(_)
-            | Body::Overdue(_) => {
+            Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) | Body::Subscription(_) => {
                 let what = format!("entry {index} is about no data subject");
                 return Err(ReadError::StateUnreadable(what));
             }

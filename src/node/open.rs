@@ -646,14 +646,9 @@ fn subjects_named(body: &Body) -> impl Iterator<Item = &SubjectRef> {
         Body::Expired(expired) => (Some(&expired.subject_ref), &[]),
         Body::Link(link) => (Some(&link.subject_ref), slice::from_ref(&link.other_ref)),
         Body::Use(used) => (None, &used.subject_refs),
-        Body::Opened(_)
-        | Body::PurposePut(_)
-        | Body::ChannelPut(_)
-        | Body::Subscribed(_)
-        | Body::Unsubscribed(_)
-        | Body::Delivered(_)
-        | Body::Failed(_)
-        | Body::Overdue(_) => (None, &[]),
+        Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) | Body::Subscription(_) => {
+            (None, &[])
+        }
     };
     one.into_iter().chain(others)
 }

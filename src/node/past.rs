@@ -190,10 +190,6 @@ fn effective_at(entry: &Entry) -> Millis {
         | Body::Opened(_)
         | Body::PurposePut(_)
         | Body::ChannelPut(_)
-        | Body::Subscribed(_)
-        | Body::Unsubscribed(_)
-        | Body::Delivered(_)
-        | Body::Failed(_)
-        | Body::Overdue(_) => entry.recorded_at,
+        | Body::Subscription(_) => entry.recorded_at,
     }
 }

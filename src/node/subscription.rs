@@ -12,7 +12,7 @@ use super::{
     delivery::{self, Pending, Written},
 };
 use crate::{
-    domain::{Body, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated},
+    domain::{Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated, SubscriptionEntry},
     view::{DeadLetter, Settlement},
     watch::Event,
 };
@@ -348,7 +348,7 @@ impl Batch<'_> {
             webhook_url: new.webhook_url,
         };
         let name = created.name.clone();
-        self.put_subscription(Body::Subscribed(Box::new(created)))?;
+        self.put_subscription(SubscriptionEntry::Created(Box::new(created)))?;
         let own = self.subscriptions().named(name.as_str()).cloned();
         let subscription =
             own.ok_or_else(|| WriteError::StateUnreadable(format!("subscription {name}")))?;
@@ -361,7 +361,7 @@ impl Batch<'_> {
         let id = own.ok_or_else(|| WriteError::SubscriptionNotFound { name: name.clone() })?;
         let taken = self.core().deliveries.take_of(id);
         let written = self.deliveries(&taken);
-        Ok((self.put_subscription(Body::Unsubscribed(id))?, written))
+        Ok((self.put_subscription(SubscriptionEntry::Deleted(id))?, written))
     }
 }
 

@@ -120,11 +120,7 @@ impl Effect {
                 idempotency_row(index, used.idempotency.map(|mark| mark.key_hash), &mut rows);
             }
             Body::Link(_) | Body::PurposePut(_) | Body::ChannelPut(_) => {}
-            Body::Subscribed(_)
-            | Body::Unsubscribed(_)
-            | Body::Delivered(_)
-            | Body::Failed(_)
-            | Body::Overdue(_) => {}
+            Body::Subscription(_) => {}
         }
         Ok(Self::Subjects { states, rows })
     }
@@ -155,11 +151,7 @@ pub(crate) fn subjects_of(body: &Body) -> SmallVec<[SubjectRef; 2]> {
         | Body::Opened(_)
         | Body::PurposePut(_)
         | Body::ChannelPut(_)
-        | Body::Subscribed(_)
-        | Body::Unsubscribed(_)
-        | Body::Delivered(_)
-        | Body::Failed(_)
-        | Body::Overdue(_) => SmallVec::new(),
+        | Body::Subscription(_) => SmallVec::new(),
     }
 }
 

@@ -132,11 +132,7 @@ pub fn fold_entry(
         | Body::Opened(_)
         | Body::PurposePut(_)
         | Body::ChannelPut(_)
-        | Body::Subscribed(_)
-        | Body::Unsubscribed(_)
-        | Body::Delivered(_)
-        | Body::Failed(_)
-        | Body::Overdue(_) => return Ok(()),
+        | Body::Subscription(_) => return Ok(()),
     }
     state.revision = state.revision.max(index.saturating_add(1));
     Ok(())

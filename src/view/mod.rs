@@ -720,9 +720,9 @@ impl View {
                 effects.push(Effect::Catalog(Arc::clone(&catalog)));
                 continue;
             }
-            if entry.body.is_about_subscription() {
+            if let Body::Subscription(about) = &entry.body {
                 let all = Arc::make_mut(&mut subscriptions);
-                let rows = all.fold(entry.index, entry.recorded_at, &entry.body)?;
+                let rows = all.fold(entry.index, entry.recorded_at, about)?;
                 effects.push(Effect::Subscriptions { after: Arc::clone(&subscriptions), rows });
                 continue;
             }

@@ -185,11 +185,7 @@ impl Replay {
             | Body::Opened(_)
             | Body::PurposePut(_)
             | Body::ChannelPut(_)
-            | Body::Subscribed(_)
-            | Body::Unsubscribed(_)
-            | Body::Delivered(_)
-            | Body::Failed(_)
-            | Body::Overdue(_) => Ok(Vec::new()),
+            | Body::Subscription(_) => Ok(Vec::new()),
         }
     }
 

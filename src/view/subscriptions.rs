@@ -16,7 +16,7 @@ use prost::Message;
 use crate::{
     domain::{
         Body, Entry, Key as Name, Millis, Overdue, Settled, ShardState, Subscription,
-        SubscriptionId,
+        SubscriptionEntry, SubscriptionId,
     },
     storage::{index::Row, keys::Key},
 };
@@ -97,11 +97,11 @@ impl Subscriptions {
         &mut self,
         index: u64,
         recorded_at: Millis,
-        body: &Body,
+        body: &SubscriptionEntry,
     ) -> Result<Vec<Row>, ViewError> {
         let mut rows = Vec::new();
         match body {
-            Body::Subscribed(created) => {
+            SubscriptionEntry::Created(created) => {
                 let id = SubscriptionId(index);
                 let live = &mut self.live;
                 let own = self.all.entry(id).or_insert_with(|| {
@@ -110,7 +110,7 @@ impl Subscriptions {
                 });
                 rows.push(state_row(own));
             }
-            Body::Unsubscribed(id) => {
+            SubscriptionEntry::Deleted(id) => {
                 let own = self.own(index, *id)?;
                 own.deleted = Some((index, recorded_at));
                 rows.push(state_row(own));
@@ -119,7 +119,7 @@ impl Subscriptions {
                     self.live.remove(&name);
                 }
             }
-            Body::Delivered(delivered) => {
+            SubscriptionEntry::Delivered(delivered) => {
                 let mut changed = BTreeSet::new();
                 for delivered in delivered {
                     let shard = delivered.shard;
@@ -145,7 +145,7 @@ impl Subscriptions {
                     changed.iter().filter_map(|id| self.all.get(id)).map(|own| state_row(own)),
                 );
             }
-            Body::Failed(failed) => {
+            SubscriptionEntry::Failed(failed) => {
                 let id = failed.subscription;
                 let own = self.own(index, id)?;
                 let state = shard_of(own, index, failed.shard)?;
@@ -166,7 +166,7 @@ impl Subscriptions {
                     rows.push((key, Some(letter.encode_to_vec())));
                 }
             }
-            Body::Overdue(overdue) => {
+            SubscriptionEntry::Overdue(overdue) => {
                 let own = self.own(index, overdue.subscription)?;
                 let state = shard_of(own, index, overdue.shard)?;
                 let last = state.overdue.filter(|last| last.recorded_at > recorded_at);
@@ -174,7 +174,6 @@ impl Subscriptions {
                 state.overdue = last.or(Some(said));
                 rows.push(state_row(own));
             }
-            _ => {}
         }
         Ok(rows)
     }
@@ -186,7 +185,9 @@ impl Subscriptions {
 
     /// Adds one as its creation and its row say it is.
     pub(super) fn restore(&mut self, created: &Entry, row: &[u8]) -> Result<(), ViewError> {
-        let Body::Subscribed(spec) = &created.body else { return Err(ViewError::Row) };
+        let Body::Subscription(SubscriptionEntry::Created(spec)) = &created.body else {
+            return Err(ViewError::Row);
+        };
         let id = SubscriptionId(created.index);
         let mut own = Subscription::new(id, created.recorded_at, (**spec).clone());
         let message = StateMessage::decode(row).map_err(|_| ViewError::Row)?;
@@ -394,10 +395,11 @@ mod tests {
             world
         }
 
-        fn write(&mut self, body: Body) {
+        fn write(&mut self, about: SubscriptionEntry) {
             let index = self.entries.len() as u64;
             let recorded_at = at(index);
-            self.all.fold(index, recorded_at, &body).unwrap();
+            self.all.fold(index, recorded_at, &about).unwrap();
+            let body = Body::Subscription(about);
             self.entries.push(Entry { index, prev_hash: [0; 32], recorded_at, body });
         }
 
@@ -417,7 +419,7 @@ mod tests {
         }
 
         /// The entry that the service would write for it; none if it would write none.
-        fn body(&mut self, own: &Subscription, op: &Op) -> Option<Body> {
+        fn body(&mut self, own: &Subscription, op: &Op) -> Option<SubscriptionEntry> {
             let (entry_index, id) = (self.entries.len() as u64, own.id);
             let mut settle = |shard: u32, indexes: Range<u64>, at: Millis, is_failure: bool| {
                 let settled = self.model.entry((id, shard)).or_default();
@@ -449,7 +451,7 @@ mod tests {
                     let failed = |index| FailedDelivery { index, attempts: 7, http_status: 503 };
                     let failed: Vec<_> = new.into_iter().map(failed).collect();
                     let failed = DeliveryFailed { subscription: id, shard, failed };
-                    (!failed.failed.is_empty()).then_some(Body::Failed(failed))
+                    (!failed.failed.is_empty()).then_some(SubscriptionEntry::Failed(failed))
                 }
                 Op::Replay { shard, pick } => {
                     let shard = shard % own.spec.shards;
@@ -462,13 +464,15 @@ mod tests {
                     let range = index..index + 1;
                     Some(delivered(id, shard, vec![range], acknowledged_at, false))
                 }
-                Op::Overdue { shard, event_index } => Some(Body::Overdue(DeliveryOverdue {
-                    subscription: id,
-                    shard: shard % own.spec.shards,
-                    event_index: *event_index,
-                    pending_since: at(*event_index),
-                })),
-                Op::Delete => Some(Body::Unsubscribed(id)),
+                Op::Overdue { shard, event_index } => {
+                    Some(SubscriptionEntry::Overdue(DeliveryOverdue {
+                        subscription: id,
+                        shard: shard % own.spec.shards,
+                        event_index: *event_index,
+                        pending_since: at(*event_index),
+                    }))
+                }
+                Op::Delete => Some(SubscriptionEntry::Deleted(id)),
             }
         }
 
@@ -508,8 +512,8 @@ mod tests {
         Millis(1_000_000 + 10 * i64::try_from(index).unwrap())
     }
 
-    fn created(name: &str, shards: u32, start_index: u64, snapshot: bool) -> Body {
-        Body::Subscribed(Box::new(SubscriptionCreated {
+    fn created(name: &str, shards: u32, start_index: u64, snapshot: bool) -> SubscriptionEntry {
+        SubscriptionEntry::Created(Box::new(SubscriptionCreated {
             name: Name::parse(name).unwrap(),
             owner: "crm".to_owned(),
             filter: Filter::default(),
@@ -527,9 +531,9 @@ mod tests {
         ranges: Vec<Range<u64>>,
         acknowledged_at: Millis,
         snapshot: bool,
-    ) -> Body {
+    ) -> SubscriptionEntry {
         let own = Delivered { subscription, shard, ranges, acknowledged_at, snapshot };
-        Body::Delivered(vec![own])
+        SubscriptionEntry::Delivered(vec![own])
     }
 
     #[track_caller]
@@ -583,7 +587,8 @@ mod tests {
             let mut all = world.all.clone();
             let from = cut.index(world.entries.len());
             for entry in &world.entries[from..] {
-                all.fold(entry.index, entry.recorded_at, &entry.body).unwrap();
+                let Body::Subscription(about) = &entry.body else { unreachable!("none other") };
+                all.fold(entry.index, entry.recorded_at, about).unwrap();
             }
             same(&all, &world.all);
         }
@@ -601,7 +606,9 @@ mod tests {
             acknowledged_at: at(9),
             snapshot: false,
         };
-        let body = Body::Delivered((0..8).map(|shard| own(3, shard)).chain([own(4, 0)]).collect());
+        let body = SubscriptionEntry::Delivered(
+            (0..8).map(|shard| own(3, shard)).chain([own(4, 0)]).collect(),
+        );
         let rows = all.fold(9, at(9), &body).unwrap();
         let states = [3, 4].map(|id| state_row(all.get(SubscriptionId(id)).unwrap()));
         let is_state = |row: &&Row| states.iter().any(|own| own.0 == row.0);

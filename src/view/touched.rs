@@ -132,11 +132,7 @@ fn touched_cells(
         | Body::Opened(_)
         | Body::PurposePut(_)
         | Body::ChannelPut(_)
-        | Body::Subscribed(_)
-        | Body::Unsubscribed(_)
-        | Body::Delivered(_)
-        | Body::Failed(_)
-        | Body::Overdue(_) => SmallVec::new(),
+        | Body::Subscription(_) => SmallVec::new(),
     };
     let mut cells = Vec::new();
     for scope in scopes {

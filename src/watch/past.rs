@@ -17,6 +17,7 @@ use crate::{
     backend::LogBackend,
     domain::{
         Actor, Body, ChangeRecord, DeliveryOverdue, Entry, EventKind, Filter, Subject, SubjectRef,
+        SubscriptionEntry,
     },
     ledger::entry,
     vault::Vault,
@@ -114,7 +115,9 @@ impl LedgerPast {
                     None => return Ok(None),
                 }
             }
-            Body::Overdue(own) if filter.wants(EventKind::Overdue) => {
+            Body::Subscription(SubscriptionEntry::Overdue(own))
+                if filter.wants(EventKind::Overdue) =>
+            {
                 EventTold::Overdue(self.overdue_told(&own)?)
             }
             _ => return Ok(None),

@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Body, Filter, Key, Millis, SubscriptionCreated},
+        domain::{Filter, Key, Millis, SubscriptionCreated, SubscriptionEntry},
         node::consume::ConsumeError::{Deleted, TakenOver},
     };
 
@@ -222,18 +222,18 @@ mod tests {
             deadline_ms: None,
             webhook_url: None,
         };
-        let mut fold = |index, body: Body| {
+        let mut fold = |index, body: SubscriptionEntry| {
             subscriptions.fold(index, Millis(0), &body).unwrap();
             subscriptions.clone()
         };
-        fold(3, Body::Subscribed(Box::new(created("crm"))));
-        let both = fold(4, Body::Subscribed(Box::new(created("mail"))));
+        fold(3, SubscriptionEntry::Created(Box::new(created("crm"))));
+        let both = fold(4, SubscriptionEntry::Created(Box::new(created("mail"))));
         let consumers = Arc::<Consumers>::default();
         let mut crm = consumers.enter((SubscriptionId(3), 1), "a".to_owned());
         let mut mail = consumers.enter((SubscriptionId(4), 0), "b".to_owned());
         consumers.end_deleted(&both);
         assert_eq!(crm.ended().now_or_never(), None);
-        consumers.end_deleted(&fold(5, Body::Unsubscribed(SubscriptionId(3))));
+        consumers.end_deleted(&fold(5, SubscriptionEntry::Deleted(SubscriptionId(3))));
         assert_eq!(crm.ended().await, Deleted);
         assert_eq!(consumers.present(SubscriptionId(3), 1), None);
         assert_eq!(mail.when_ended().now_or_never(), None);

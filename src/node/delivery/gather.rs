@@ -13,8 +13,8 @@ use std::{
 use super::Acknowledged;
 use crate::{
     domain::{
-        Body, Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, Millis, Settled,
-        SubscriptionId,
+        Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, Millis, Settled,
+        SubscriptionEntry, SubscriptionId,
     },
     view::View,
 };
@@ -234,9 +234,9 @@ impl Gathered {
 
     /// Has it gather again what an entry was to say that could not be written. Who is overdue is
     /// looked at again in any case.
-    pub(super) fn put_back(&mut self, body: &Body, taken: &Taken) {
+    pub(super) fn put_back(&mut self, body: &SubscriptionEntry, taken: &Taken) {
         match body {
-            Body::Delivered(delivered) => {
+            SubscriptionEntry::Delivered(delivered) => {
                 for own in delivered {
                     let shard = (own.subscription, own.shard);
                     let replayed = taken.replayed(shard);
@@ -255,9 +255,11 @@ impl Gathered {
                     });
                 }
             }
-            Body::Failed(own) => self.gather_again((own.subscription, own.shard), |gathers| {
-                gathers.failed.extend(own.failed.iter().map(|failed| (failed.index, *failed)));
-            }),
+            SubscriptionEntry::Failed(own) => {
+                self.gather_again((own.subscription, own.shard), |gathers| {
+                    gathers.failed.extend(own.failed.iter().map(|failed| (failed.index, *failed)));
+                });
+            }
             _ => {}
         }
     }
@@ -297,7 +299,7 @@ impl Taken {
     }
 
     /// The entries that say it, each small enough.
-    pub(super) fn bodies(&self) -> Vec<Body> {
+    pub(super) fn bodies(&self) -> Vec<SubscriptionEntry> {
         let mut bodies = Vec::new();
         let mut receipt = Receipt::default();
         for (shard, gathers) in &self.shards {
@@ -307,7 +309,7 @@ impl Taken {
         for ((subscription, shard), gathers) in &self.shards {
             let failed: Vec<FailedDelivery> = gathers.failed.values().copied().collect();
             bodies.extend(failed.chunks(FAILED_MAX).map(|failed| {
-                Body::Failed(DeliveryFailed {
+                SubscriptionEntry::Failed(DeliveryFailed {
                     subscription: *subscription,
                     shard: *shard,
                     failed: failed.to_vec(),
@@ -315,7 +317,7 @@ impl Taken {
             }));
         }
         // Last: who has acknowledged just now is not overdue.
-        bodies.extend(self.overdue.iter().copied().map(Body::Overdue));
+        bodies.extend(self.overdue.iter().copied().map(SubscriptionEntry::Overdue));
         bodies
     }
 }
@@ -332,7 +334,7 @@ impl Receipt {
         &mut self,
         (subscription, shard): (SubscriptionId, u32),
         own: &Gathers,
-        to: &mut Vec<Body>,
+        to: &mut Vec<SubscriptionEntry>,
     ) {
         let head = Delivered {
             subscription,
@@ -360,7 +362,7 @@ impl Receipt {
         }
     }
 
-    fn push(&mut self, head: Delivered, to: &mut Vec<Body>) {
+    fn push(&mut self, head: Delivered, to: &mut Vec<SubscriptionEntry>) {
         let bytes = head_bytes(&head);
         if self.bytes + bytes + RANGE_BYTES_MAX > RECEIPT_BYTES_MAX {
             self.end(to);
@@ -369,10 +371,10 @@ impl Receipt {
         self.delivered.push(head);
     }
 
-    fn end(&mut self, to: &mut Vec<Body>) {
+    fn end(&mut self, to: &mut Vec<SubscriptionEntry>) {
         self.bytes = 0;
         if !self.delivered.is_empty() {
-            to.push(Body::Delivered(mem::take(&mut self.delivered)));
+            to.push(SubscriptionEntry::Delivered(mem::take(&mut self.delivered)));
         }
     }
 }
@@ -408,7 +410,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Entry, Filter, Key, SubscriptionCreated},
+        domain::{Body, Entry, Filter, Key, SubscriptionCreated},
         ledger::{ENTRY_BYTES_MAX, entry},
         view::Subscriptions,
     };
@@ -427,7 +429,7 @@ mod tests {
             deadline_ms: None,
             webhook_url: Some("https://crm.example".to_owned()),
         };
-        all.fold(0, Millis(0), &Body::Subscribed(Box::new(created))).unwrap();
+        all.fold(0, Millis(0), &SubscriptionEntry::Created(Box::new(created))).unwrap();
         all
     }
 
@@ -441,8 +443,9 @@ mod tests {
         Acknowledged { next_index, indexes: indexes.to_vec(), events, snapshot: false }
     }
 
-    fn bytes_of(body: Body) -> usize {
+    fn bytes_of(body: SubscriptionEntry) -> usize {
         let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
+        let body = Body::Subscription(body);
         entry::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
     }
 
@@ -525,7 +528,7 @@ mod tests {
             }
             let mut said = vec![0; counts.len()];
             for body in taken(shards).bodies() {
-                let Body::Delivered(delivered) = &body else { panic!("{body:?}") };
+                let SubscriptionEntry::Delivered(delivered) = &body else { panic!("{body:?}") };
                 for own in delivered {
                     prop_assert!(!own.ranges.is_empty());
                     said[own.shard as usize] += own.ranges.len() as u64;
@@ -537,9 +540,9 @@ mod tests {
     }
 
     /// Takes an entry's word; it must say nothing that was said before.
-    fn say(written: &mut BTreeMap<u64, bool>, body: Body) {
+    fn say(written: &mut BTreeMap<u64, bool>, body: SubscriptionEntry) {
         match body {
-            Body::Delivered(delivered) => {
+            SubscriptionEntry::Delivered(delivered) => {
                 for own in delivered {
                     let mut end = 0;
                     for range in own.ranges {
@@ -553,7 +556,7 @@ mod tests {
                     }
                 }
             }
-            Body::Failed(failed) => {
+            SubscriptionEntry::Failed(failed) => {
                 for own in failed.failed {
                     assert_eq!(written.insert(own.index, true), None);
                 }

@@ -10,7 +10,7 @@ use super::{
     lag::{self, Pending},
 };
 use crate::{
-    domain::{Body, DeliveryOverdue},
+    domain::{DeliveryOverdue, SubscriptionEntry},
     node::{
         WriteError,
         batch::Batch,
@@ -119,23 +119,29 @@ impl Batch<'_> {
     }
 
     /// Writes down one entry. If it fails, the batch is as it was.
-    fn delivery(&mut self, body: Body, written: &mut Written) -> Result<(), WriteError> {
+    fn delivery(
+        &mut self,
+        body: SubscriptionEntry,
+        written: &mut Written,
+    ) -> Result<(), WriteError> {
         let is_live =
             |all: &Subscriptions, id| all.get(id).is_some_and(|own| own.deleted.is_none());
         match body {
-            Body::Delivered(mut delivered) => {
+            SubscriptionEntry::Delivered(mut delivered) => {
                 delivered.retain(|own| is_live(self.subscriptions(), own.subscription));
                 if !delivered.is_empty() {
-                    self.put_subscription(Body::Delivered(delivered))?;
+                    self.put_subscription(SubscriptionEntry::Delivered(delivered))?;
                     written.receipts += 1;
                 }
             }
-            Body::Failed(failed) if is_live(self.subscriptions(), failed.subscription) => {
+            SubscriptionEntry::Failed(failed)
+                if is_live(self.subscriptions(), failed.subscription) =>
+            {
                 let count = failed.failed.len() as u64;
-                self.put_subscription(Body::Failed(failed))?;
+                self.put_subscription(SubscriptionEntry::Failed(failed))?;
                 written.failed += count;
             }
-            Body::Overdue(overdue) => {
+            SubscriptionEntry::Overdue(overdue) => {
                 written.overdue.extend(self.overdue(&overdue)?);
             }
             _ => {}
@@ -161,7 +167,7 @@ impl Batch<'_> {
             event_index: overdue.event_index,
             pending_since: overdue.pending_since,
         };
-        let index = self.put_subscription(Body::Overdue(*overdue))?;
+        let index = self.put_subscription(SubscriptionEntry::Overdue(*overdue))?;
         let event = Event { index, recorded_at, told: EventTold::Overdue(told.clone()) };
         self.events.push(Arc::new(event));
         Ok(Some(told))
