@@ -1,8 +1,6 @@
 //! Keeps the import table true: who may use whom, where status codes are chosen, and where the
 //! generated types stop.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,9 +1,5 @@
 //! Audiences, over TCP to the built binary: who may be addressed, at one revision.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -16,12 +12,13 @@ use consent_ledger::proto::{
     FilterAudienceRequest, FilterAudienceResponse, LinkConfidence, Reason,
     filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
 };
-use support::{
-    Clients, PATIENCE, Server, TypedError, act, change, check_request, millis, now_ms, typed,
-};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+
+use crate::support::{
+    self, Clients, PATIENCE, Server, TypedError, act, change, check_request, millis, now_ms, typed,
+};
 
 const PURPOSE: &str = "marketing.newsletter";
 const CHANNEL: &str = "email";

@@ -1,14 +1,11 @@
 //! The command line as scripts and people meet it: exit codes, JSON, layers of options, and the
 //! commands that work on the files of a server that does not run.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::fs;
 
 use consent_ledger::proto;
-use support::{Process, Server, example};
+
+use crate::support::{self, Process, Server, example};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_can_rely_on_the_exit_codes() {

@@ -1,15 +1,9 @@
 //! The Rust client: what it compiles, how it tries again, how its streams go on, and that its cache
 //! is never stale beyond its bound.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-#[path = "client/cache.rs"]
 mod cache;
-#[path = "client/fake.rs"]
 mod fake;
-#[path = "client/proxy.rs"]
 mod proxy;
-mod support;
 
 use std::{
     collections::BTreeMap,
@@ -30,9 +24,10 @@ use consent_ledger::{
     proto::{self, Action, consume_response::Message as ConsumeMessage, watch_response::Message},
 };
 use futures_util::StreamExt as _;
-use support::{PATIENCE, Process, Server};
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::support::{self, PATIENCE, Process, Server};
 
 /// Serves a data directory at an address that is known: one that was served before.
 fn serve_again(dir: &Path, address: &str) -> Server {

@@ -4,10 +4,6 @@
 //! ledger order, all of what the subscription must hear and nothing else, again only when it says
 //! so, and progress never ahead of delivery.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -20,11 +16,12 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use support::{Clients, PATIENCE, Server, TypedError, act, change, seed, typed};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
+
+use crate::support::{Clients, PATIENCE, Server, TypedError, act, change, seed, typed};
 
 const NAME: &str = "crm";
 

@@ -5,10 +5,6 @@
 //! names when the tests are built; the TypeScript one what `npm install` brings to
 //! `examples/typescript`, and in `CONSENT_LEDGER_TEST_TSX` the path of its `node_modules/.bin/tsx`.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     env,
     path::Path,
@@ -19,7 +15,8 @@ use std::{
 use consent_ledger::proto::{self, Action};
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{PATIENCE, Process, Server};
+
+use crate::support::{self, PATIENCE, Process, Server};
 
 const SUBSCRIPTION: &str = "mailer";
 /// Acts before and after the server dies: more than the examples' credits.

@@ -2,10 +2,6 @@
 //! binary and its real files. The invariant is always the same: what was acknowledged is there, and
 //! what is there verifies.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -18,12 +14,13 @@ use std::{
 use consent_ledger::proto::{self, Action, Actor};
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{Clients, Process, Server, act, change, model, typed};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
+
+use crate::support::{self, Clients, Process, Server, act, change, model, typed};
 
 const PURPOSES: &[&str] = &["marketing.newsletter", "marketing.offers", "analytics.usage"];
 const CHANNELS: &[&str] = &["email", "sms"];

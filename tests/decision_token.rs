@@ -1,17 +1,14 @@
 //! Decision tokens as somebody else verifies them: with an Ed25519 library, JSON and base64, and
 //! nothing of ours. Over TCP to the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use consent_ledger::proto::{self, Action, batch_check_result};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{Clients, Server, act, change, check_request, now_ms, timestamp, typed};
 use tonic::Code;
+
+use crate::support::{self, Clients, Server, act, change, check_request, now_ms, timestamp, typed};
 
 const PURPOSE: &str = "marketing.newsletter";
 

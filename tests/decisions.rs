@@ -1,10 +1,6 @@
 //! Every decision of a node, recomputed from the ledger alone: over whatever a ledger can hold they
 //! agree, and a node that lies about an answer, an entry or an outcome is found out.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{collections::BTreeMap, fs, pin::Pin, sync::Arc, time::Instant};
 
 use consent_ledger::{
@@ -25,12 +21,13 @@ use consent_ledger::{
 use futures_util::{Stream, TryStreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
-use support::{
-    Clients, Finished, PATIENCE, Process, Server, act, binary, change, check_request,
-    consent_purpose, example, now_ms, repository, timestamp, typed,
-};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::support::{
+    self, Clients, Finished, PATIENCE, Process, Server, act, binary, change, check_request,
+    consent_purpose, example, now_ms, repository, timestamp, typed,
+};
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
 const CHANNELS: [&str; 3] = ["email", "fax", "sms"];

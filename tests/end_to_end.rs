@@ -1,10 +1,6 @@
 //! The main job on real input, over TCP with the built binary: onboarding flows record opt-ins,
 //! services ask "may I?", stops reach a watcher, and an auditor verifies the chain.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
@@ -19,8 +15,9 @@ use consent_ledger::{
     proto::{self, Action, watch_response},
     storage::disk::RealDisk,
 };
-use support::{
-    Clients, Server, act, change,
+
+use crate::support::{
+    self, Clients, Server, act, change,
     example::{self, FileAct},
     model,
 };

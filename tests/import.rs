@@ -1,10 +1,6 @@
 //! `import` from a file to the ledger, both with the real binary: what a list leaves behind, and
 //! that no row is lost or doubled whoever is killed.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -14,8 +10,9 @@ use std::{
 
 use consent_ledger::proto::{self, Action, Actor, Effect, Reason};
 use serde_json::{Value, json};
-use support::{
-    Clients, Finished, LONG_PATIENCE, Process, Server, act, binary, change, check_request,
+
+use crate::support::{
+    self, Clients, Finished, LONG_PATIENCE, Process, Server, act, binary, change, check_request,
     consent_purpose, repository,
 };
 

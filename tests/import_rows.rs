@@ -1,18 +1,17 @@
 //! ImportConsents with the real binary: what of a list is news, what is rejected, and what is left
 //! when the server dies in the middle.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, Outcome, Reason, import_consents_request::Message,
 };
 use futures_util::{StreamExt as _, stream};
-use support::{Clients, Server, act, change, check_request, consent_purpose, timestamp, typed};
 use tonic::{Code, Status};
+
+use crate::support::{
+    self, Clients, Server, act, change, check_request, consent_purpose, timestamp, typed,
+};
 
 const LETTER: &str = "marketing.newsletter";
 const DAY_MS: i64 = 24 * 3_600 * 1_000;

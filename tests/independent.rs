@@ -6,12 +6,6 @@
 //! `CONSENT_LEDGER_TEST_PYTHON` a Python with what `tests/python/requirements.txt` lists, when the
 //! tests are built. Nothing is downloaded: Go's own tree holds the packages.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-#[path = "support/tree.rs"]
-mod tree;
-
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -34,8 +28,11 @@ use consent_ledger::{
     token::{Lifetime, Signer, Statement, SubjectHash},
     web::WebClient,
 };
-use support::{Clients, Process, Server, act, change, check_request};
-use tree::{SIZES, Tree};
+
+use crate::support::{
+    self, Clients, Process, Server, act, change, check_request,
+    tree::{SIZES, Tree},
+};
 
 const ORIGIN: &str = "consent.example.org/eu";
 

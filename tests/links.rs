@@ -1,16 +1,13 @@
 //! Linked data subjects over gRPC against the built binary: what a link does to decisions, and that
 //! neither it nor its end rewrites anything.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use consent_ledger::proto::{
     self, Action, Actor, Effect, EventKind, HistoryKind, LinkConfidence, Outcome, Reason,
     as_of::Moment, watch_response::Message,
 };
-use support::{Clients, Server, TypedError, act, change, check_request, typed};
 use tonic::Code;
+
+use crate::support::{self, Clients, Server, TypedError, act, change, check_request, typed};
 
 const NEWS: &str = "marketing.newsletter";
 const OFFERS: &str = "marketing.offers";

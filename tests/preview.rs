@@ -1,17 +1,14 @@
 //! What a preview says of a change is what the change then does: over gRPC, and by the command line,
 //! against the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{collections::BTreeMap, fs};
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, LegalBasis, LinkConfidence, PreviewPurposeChangeResponse, Purpose,
     Reason, batch_check_result::Result as Outcome,
 };
-use support::{Clients, Server, act, change, check_request, typed};
+
+use crate::support::{self, Clients, Server, act, change, check_request, typed};
 
 const NEWS: &str = "marketing.newsletter";
 const CHANNELS: [&str; 2] = ["email", "sms"];

@@ -1,9 +1,5 @@
 //! Checkpoints and proofs of a real server, over gRPC and as tiles over HTTP.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::time::Duration;
 
 use consent_ledger::{
@@ -18,7 +14,8 @@ use consent_ledger::{
     web::{Answer, WebClient},
 };
 use prost::Message;
-use support::{Clients, Server, act, change, typed};
+
+use crate::support::{Clients, Server, act, change, typed};
 
 struct Ledger {
     server: Server,

@@ -1,9 +1,5 @@
 //! "Who has stopped, who has not?" asked of a real server.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use consent_ledger::{
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
@@ -13,9 +9,10 @@ use consent_ledger::{
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
 use prost::Message as _;
-use support::{Clients, PATIENCE, Server, act, change, typed, wait_until};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
+
+use crate::support::{self, Clients, PATIENCE, Server, act, change, typed, wait_until};
 
 async fn subscribe(clients: &mut Clients, subscription: Subscription) -> u64 {
     let subscription = Some(Subscription { owner: "team".to_owned(), ..subscription });

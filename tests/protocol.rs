@@ -1,10 +1,6 @@
 //! The protocol as any client meets it: answers, typed errors, streams, and the standard services
 //! beside ours. Everything goes over TCP to the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
@@ -15,11 +11,12 @@ use std::{
 use consent_ledger::proto::{self, Action, Effect, EventKind, Outcome, Reason, watch_response};
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
-use support::{Clients, Server, act, change, check_request, typed};
 use tonic::{Code, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+use crate::support::{self, Clients, Server, act, change, check_request, typed};
 
 const SERVICES: &[&str] = &[
     "consent.v1.AuditService",

@@ -1,10 +1,6 @@
 //! Receipts from a real server, verified by the command line and, once more, by hand: with Ed25519,
 //! SHA-256, JSON and base64, and nothing of ours but the entry's message.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::path::Path;
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
@@ -16,11 +12,12 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use prost::Message as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{
-    Clients, Server, TypedError, act, change, consent_purpose, now_ms, timestamp, typed,
-};
 use tempfile::TempDir;
 use tonic::{Code, Status};
+
+use crate::support::{
+    self, Clients, Server, TypedError, act, change, consent_purpose, now_ms, timestamp, typed,
+};
 
 const NEWS: &str = "marketing.newsletter";
 const SUBJECT: &str = "user:42";

@@ -1,15 +1,12 @@
 //! A new service asks for the state first and then follows: what it believes is what a check answers.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::collections::BTreeMap;
 
 use consent_ledger::proto::{self, Action, EventKind, Outcome, watch_response::Message};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{Clients, Server, act, change, typed};
 use tonic::Streaming;
+
+use crate::support::{self, Clients, Server, act, change, typed};
 
 const PURPOSES: [&str; 3] = ["marketing.newsletter", "marketing.offers", "analytics.usage"];
 const CHANNELS: [&str; 3] = ["email", "sms", "push"];

@@ -4,10 +4,6 @@
 //!
 //! `CONSENT_LEDGER_TEST_EVENTS` says how many acts are written: 50,000, or a million for a long run.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -28,13 +24,14 @@ use consent_ledger::{
 };
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{
-    Clients, Server, act, change,
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::support::{
+    self, Clients, Server, act, change,
     oracle::{self, Heard, Session, Written},
     typed,
 };
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 
 const PURPOSES: usize = 20;
 const CHANNELS: [&str; 7] = ["email", "sms", "push", "phone", "post", "web", "app"];

@@ -1,9 +1,5 @@
 //! Durable subscriptions on a real server: created, listed, ended, and overdue.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -15,8 +11,9 @@ use consent_ledger::proto::{
     entry::Body, watch_response::Message,
 };
 use prost_types::Duration;
-use support::{Clients, PATIENCE, Server, act, change, typed, wait_until};
 use tonic::{Code, Status};
+
+use crate::support::{self, Clients, PATIENCE, Server, act, change, typed, wait_until};
 
 fn named(name: &str) -> Subscription {
     Subscription { name: name.to_owned(), owner: "team".to_owned(), ..Default::default() }

@@ -1,18 +1,17 @@
 //! The cases that trip systems which keep consent in rows, each by its name, over gRPC against the
 //! built binary. Linked subjects and imports have their own files.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::time::Duration;
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, EventKind, LegalBasis, Outcome, Reason, Status, as_of::Moment,
     watch_response::Message,
 };
-use support::{Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed};
 use tonic::Code;
+
+use crate::support::{
+    self, Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed,
+};
 
 const NEWS: &str = "marketing.newsletter";
 const OFFERS: &str = "marketing.offers";

@@ -1,12 +1,11 @@
 //! The record of use, and what a change of the catalogue would do: over gRPC against the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use consent_ledger::proto::{self, Action, LegalBasis, Reason};
-use support::{Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed};
 use tonic::Code;
+
+use crate::support::{
+    self, Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed,
+};
 
 const NEWS: &str = "marketing.newsletter";
 

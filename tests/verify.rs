@@ -1,10 +1,6 @@
 //! An auditor with nothing but files, a key and old checkpoints: `verify` finds every attack on a
 //! ledger that such an auditor can find, and says what it is.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -37,8 +33,9 @@ use consent_ledger::{
         tile::{Kind, Tile},
     },
 };
-use support::{Finished, ledger_segments, run};
 use tonic::{Request, Response};
+
+use crate::support::{self, Finished, ledger_segments, run};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;

@@ -1,9 +1,5 @@
 //! Webhooks end to end: a real server, and an endpoint that takes, refuses and breaks.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -17,8 +13,9 @@ use consent_ledger::{
     webhook::signature::Secret,
 };
 use serde_json::Value;
-use support::{Clients, Server, act, change, typed};
 use tokio::time::{Instant, sleep};
+
+use crate::support::{self, Clients, Server, act, change, typed};
 
 const ALLOW: [&str; 6] =
     ["--webhook-allow", "127.0.0.0/8", "--webhook-retry-min", "20ms", "--receipt-interval", "50ms"];

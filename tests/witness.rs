@@ -1,10 +1,6 @@
 //! Witnesses as real processes: what each status means, what a crash, a race or an old copy can not
 //! undo, and a ledger whose checkpoints are seen by three.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -25,11 +21,12 @@ use consent_ledger::{
     web::{Answer, WebClient},
 };
 use sha2::{Digest, Sha256};
-use support::{Finished, PATIENCE, Process, Server, act, binary, change, copy_tree};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+
+use crate::support::{self, Finished, PATIENCE, Process, Server, act, binary, change, copy_tree};
 
 const ORIGIN: &str = "ledger.example/eu";
 

@@ -11,12 +11,8 @@ use consent_ledger::{
 };
 use rustix::process::Signal;
 
-use crate::{
-    client,
-    proxy::Proxy,
-    quick, serve_again,
-    support::{self, Clients, PATIENCE, Server},
-};
+use super::{client, proxy::Proxy, quick, serve_again};
+use crate::support::{self, Clients, PATIENCE, Server};
 
 const BOUND: Duration = Duration::from_millis(1_200);
 

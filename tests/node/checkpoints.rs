@@ -21,7 +21,7 @@ use consent_ledger::{
     tree::Signed,
 };
 
-use crate::support::{config, grant, open, put_catalog, with_key};
+use crate::support::node::{config, grant, open, put_catalog, with_key};
 
 fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());

@@ -3,12 +3,11 @@
 //! Every process is killed when its handle goes, also when a test fails; what a server wrote to
 //! its standard error is shown then. Nothing here waits without a deadline.
 
-// Each test file compiles its own copy and uses a part of it.
-#![allow(dead_code)]
-
 pub mod example;
 pub mod model;
+pub mod node;
 pub mod oracle;
+pub mod tree;
 
 use std::{
     collections::BTreeMap,
