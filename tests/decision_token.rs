@@ -14,8 +14,7 @@ const PURPOSE: &str = "marketing.newsletter";
 
 async fn serve(dir: &tempfile::TempDir, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir.path(), flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &["email", "sms"]).await;
+    let mut clients = server.clients_with_catalog(&[PURPOSE], &["email", "sms"]).await;
     (server, clients)
 }
 
@@ -26,7 +25,7 @@ async fn key(clients: &mut Clients) -> proto::GetDecisionKeyResponse {
 async fn grant(clients: &mut Clients, subject: &str, expires_at: Option<i64>) {
     let mut change = change(Action::Grant, PURPOSE, "email");
     change.expires_at = expires_at.map(timestamp);
-    clients.consent.record_consent(act(subject, vec![change])).await.unwrap();
+    clients.record(act(subject, vec![change])).await;
 }
 
 fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
@@ -34,7 +33,7 @@ fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
 }
 
 async fn ask(clients: &mut Clients, request: proto::CheckRequest) -> proto::CheckResponse {
-    clients.check.check(request).await.unwrap().into_inner()
+    clients.ask(request).await
 }
 
 /// The header and claims of a token with a good signature.

@@ -41,7 +41,7 @@ use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{self, Server, tree::Tree};
+use crate::support::{self, Server, hex, tree::Tree};
 
 const ORIGIN: &str = "consent.example.org/eu";
 const KEK: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210";
@@ -57,10 +57,6 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect();
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
     (0..digits.len()).step_by(2).map(byte).collect()
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A file of the data directory that was kept.

@@ -28,8 +28,7 @@ async fn ledger(flags: &[&str]) -> Ledger {
     let dir = tempfile::tempdir().unwrap();
     let flags = [&["--tiles-listen=127.0.0.1:0", "--checkpoint-interval=20ms"], flags].concat();
     let server = Server::start_with(dir.path(), &flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let key = VerifierKey::parse(&server.printed("verifier key ").unwrap()).unwrap();
     Ledger { server, clients, key, _dir: dir }
 }
@@ -48,7 +47,7 @@ fn hash(bytes: &[u8]) -> Hash {
 
 impl Ledger {
     async fn record(&mut self, n: usize, wait: bool) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(grant(n, wait)).await.unwrap().into_inner()
+        self.clients.record(grant(n, wait)).await
     }
 
     async fn inclusion(

@@ -68,7 +68,7 @@ async fn write_some(clients: &mut Clients, rng: &mut StdRng, count: usize) {
             6 => change(Action::Object, purpose, "*"),
             _ => change(Action::Withdraw, "*", "*"),
         };
-        clients.consent.record_consent(act(&subject, vec![own])).await.unwrap();
+        clients.record(act(&subject, vec![own])).await;
     }
 }
 
@@ -96,8 +96,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
     let mut rng = StdRng::seed_from_u64(support::seed("snapshots"));
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&PURPOSES, &CHANNELS).await;
+    let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
     write_some(&mut clients, &mut rng, 600).await;
 
     let mut believed = Believed::default();
@@ -124,8 +123,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
                 write_some(&mut clients, &mut rng, 200).await;
             }
             Message::Progress(progress) => {
-                let head = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default());
-                if progress.next_index == head.await.unwrap().into_inner().size {
+                if progress.next_index == clients.checkpoint().await.size {
                     break;
                 }
             }

@@ -372,10 +372,7 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
             shards: if number == 0 { 3 } else { 1 },
             ..proto::Subscription::default()
         };
-        let request =
-            proto::CreateSubscriptionRequest { subscription: Some(own), start_index: None };
-        let created = clients.watch.create_subscription(request).await.unwrap().into_inner();
-        let own = created.subscription.unwrap();
+        let own = clients.subscribe(own).await.subscription.unwrap();
         subscribed.push(Subscribed {
             name: own.name,
             filter: own.filter.unwrap(),

@@ -33,7 +33,7 @@ use consent_ledger::{
         tile::{Kind, Tile},
     },
 };
-use tonic::{Request, Response};
+use tonic::{Request, Response, service::Routes};
 
 use crate::support::{self, Finished, ledger_segments, run};
 
@@ -800,12 +800,8 @@ struct Desk {
 impl Desk {
     fn of(entries: &[Vec<u8>], key: SignerKey) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let books = AuditServiceServer::new(Books { entries: entries.to_vec(), key });
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let server = tonic::transport::Server::builder().add_service(books);
-        runtime.spawn(server.serve_with_incoming(incoming));
+        let address = runtime.block_on(support::serve_fake(Routes::new(books)));
         Self { address, _runtime: runtime }
     }
 
