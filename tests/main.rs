@@ -6,7 +6,6 @@
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
-mod architecture;
 mod audience;
 mod cli;
 mod client;
