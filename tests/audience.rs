@@ -354,7 +354,7 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
         assert_eq!(count, usize::from(number % 5 < 2), "{subject}");
     }
     let check = clients.ask(check_request("user:0", PURPOSE, CHANNEL)).await;
-    assert_eq!(check.into_inner().reason(), Reason::Granted);
+    assert_eq!(check.reason(), Reason::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,7 +413,7 @@ async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_fo
 async fn what_is_wrong_is_told_with_its_field() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--revision-wait", "10ms"]);
-    let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let long = "x".repeat(129);
     let wrong: Vec<(AudienceQuery, &str, &str)> = vec![
         (AudienceQuery { purpose: String::new(), ..query() }, "INVALID_FIELD", "query.purpose"),

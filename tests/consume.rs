@@ -192,7 +192,7 @@ impl Ledger {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), FLAGS);
-        let mut clients = server.clients_with_catalog(&["news"], &["email", "sms"]).await;
+        let clients = server.clients_with_catalog(&["news"], &["email", "sms"]).await;
         Self { server: Some(server), dir, clients }
     }
 

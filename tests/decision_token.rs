@@ -14,7 +14,7 @@ const PURPOSE: &str = "marketing.newsletter";
 
 async fn serve(dir: &tempfile::TempDir, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir.path(), flags);
-    let mut clients = server.clients_with_catalog(&[PURPOSE], &["email", "sms"]).await;
+    let clients = server.clients_with_catalog(&[PURPOSE], &["email", "sms"]).await;
     (server, clients)
 }
 

@@ -336,7 +336,7 @@ async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
 
 async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
     // Grants may end meanwhile: an end that is named stays.
-    let end = size(clients).await;
+    let end = clients.checkpoint().await.size;
     let answered = decisions(clients, 0, Some(end)).await.unwrap();
     assert!(answered.len() > 100, "{}", answered.len());
     let until = end.to_string();
@@ -648,7 +648,7 @@ async fn differences_are_named_for_people_up_to_a_number() {
     });
     let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
     let address = liar.start().await;
-    let mut command = client_of(address);
+    let mut command = client_of(&address);
     command.args(["verify-decisions", "--show", "2"]);
     let said = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
     let lines: Vec<_> = said.lines().collect();

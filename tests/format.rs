@@ -41,7 +41,10 @@ use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{self, Server, hex, tree::Tree};
+use crate::support::{
+    self, Server, hex,
+    tree::{self, Tree},
+};
 
 const ORIGIN: &str = "consent.example.org/eu";
 const KEK: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210";

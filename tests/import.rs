@@ -12,7 +12,7 @@ use consent_ledger::proto::{self, Action, Actor, Effect, Reason};
 use serde_json::{Value, json};
 
 use crate::support::{
-    self, Clients, Finished, LONG_PATIENCE, Process, Server, act, binary, check_request,
+    self, Clients, Finished, LONG_PATIENCE, Process, Server, binary, check_request,
     consent_purpose, eventually, json_lines, repository,
 };
 
@@ -64,7 +64,7 @@ impl Desk {
     async fn with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(&dir.path().join("data"), flags);
-        let mut clients = server.clients_with_catalog(&[LETTER], &["email", "phone"]).await;
+        let clients = server.clients_with_catalog(&[LETTER], &["email", "phone"]).await;
         let desk = Self { server, clients, dir };
         desk.write("map.toml", MAPPING);
         desk

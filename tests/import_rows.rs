@@ -26,7 +26,7 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients =
+        let clients =
             server.clients_with_catalog(&[LETTER, "marketing.offers"], &["email", "sms"]).await;
         Self { server, clients, _dir: dir }
     }

@@ -385,7 +385,7 @@ impl Live {
         let flags = ["--origin", ORIGIN, "--tiles-listen", "127.0.0.1:0"];
         let server = Server::start_with(dir.path(), &flags);
         let tiles = format!("http://{}", server.printed("tiles on ").unwrap());
-        let mut clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
+        let clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
         let (vectors, sizes) = (tempfile::tempdir().unwrap(), Vec::new());
         let web = WebClient::new(support::PATIENCE, None).unwrap();
         Self { server, clients, tiles, web, dir, vectors, sizes }

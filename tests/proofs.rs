@@ -28,7 +28,7 @@ async fn ledger(flags: &[&str]) -> Ledger {
     let dir = tempfile::tempdir().unwrap();
     let flags = [&["--tiles-listen=127.0.0.1:0", "--checkpoint-interval=20ms"], flags].concat();
     let server = Server::start_with(dir.path(), &flags);
-    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let key = VerifierKey::parse(&server.printed("verifier key ").unwrap()).unwrap();
     Ledger { server, clients, key, _dir: dir }
 }

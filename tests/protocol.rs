@@ -42,7 +42,7 @@ impl Fixture {
     async fn with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), flags);
-        let mut clients = server
+        let clients = server
             .clients_with_catalog(&["marketing.newsletter", "marketing.offers"], &["email", "sms"])
             .await;
         Self { server, clients, dir }

@@ -45,7 +45,7 @@ async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
 /// A server with a catalogue.
 async fn start(dir: &Path, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir, flags);
-    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["news"], &["email"]).await;
     (server, clients)
 }
 

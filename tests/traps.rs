@@ -28,7 +28,7 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients = server.clients_with_catalog(&[NEWS, OFFERS], &["email", "sms"]).await;
+        let clients = server.clients_with_catalog(&[NEWS, OFFERS], &["email", "sms"]).await;
         let mut it = Self { server: Some(server), clients, dir };
         it.put(purpose("service.receipts", LegalBasis::Contract)).await;
         it.put(purpose("service.improvement", LegalBasis::LegitimateInterest)).await;
@@ -418,7 +418,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
 async fn a_token_that_is_past_its_end_confirms_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--confirmation-validity", "1s"]);
-    let mut clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
+    let clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
     let mut it = It { server: Some(server), clients, dir };
     it.put(double_opt_in("club")).await;
     let request = it.record(says("user:1", Action::Grant, "club", "email")).await;

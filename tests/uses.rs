@@ -3,9 +3,7 @@
 use consent_ledger::proto::{self, Action, LegalBasis, Reason};
 use tonic::Code;
 
-use crate::support::{
-    self, Clients, Server, change, check_request, millis, now_ms, timestamp, typed,
-};
+use crate::support::{self, Clients, Server, check_request, millis, now_ms, timestamp, typed};
 
 const NEWS: &str = "marketing.newsletter";
 
@@ -19,7 +17,7 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients = server.clients_with_catalog(&[NEWS], &["email", "sms"]).await;
+        let clients = server.clients_with_catalog(&[NEWS], &["email", "sms"]).await;
         Self { server, clients, dir }
     }
 

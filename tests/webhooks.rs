@@ -133,7 +133,7 @@ async fn dead_letters(clients: &mut Clients) -> Vec<proto::DeadLetter> {
 
 async fn start(dir: &std::path::Path, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir, &[&ALLOW, flags].concat());
-    let mut clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
     (server, clients)
 }
 
