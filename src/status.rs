@@ -570,28 +570,14 @@ mod tests {
 
     use super::*;
 
-    const ERRORS_PROTO: &str = include_str!("../proto/consent/v1/errors.proto");
-
-    /// Reason and code of every value, read from the comment above it.
+    /// Reason and code of every value of the protocol's enum.
     fn documented() -> BTreeMap<String, String> {
-        let mut rows = BTreeMap::new();
-        let mut comment = String::new();
-        for line in ERRORS_PROTO.lines().map(str::trim) {
-            if let Some(text) = line.strip_prefix("//") {
-                comment.push_str(text.trim());
-                comment.push(' ');
-            } else if let Some(rest) = line.strip_prefix("ERROR_REASON_") {
-                let name = rest.split(' ').next().unwrap();
-                if name != "UNSPECIFIED" {
-                    let code = comment.split(':').next().unwrap();
-                    rows.insert(name.to_owned(), code.to_owned());
-                }
-                comment.clear();
-            } else {
-                comment.clear();
-            }
-        }
-        rows
+        let reasons = (1..).map_while(|number| crate::proto::ErrorReason::try_from(number).ok());
+        let row = |reason: crate::proto::ErrorReason| {
+            let code = Code::from(i32::from(reason.status()));
+            (reason.reason().to_owned(), code_name(code))
+        };
+        reasons.map(row).collect()
     }
 
     fn code_name(code: Code) -> String {
