@@ -68,7 +68,7 @@ enum Command {
 /// What to measure, and how.
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// What to measure [default: everything]
+    /// What to measure [default: all but `proofs` and `fanout`]
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
     /// How long each measurement takes, in seconds
