@@ -2,8 +2,8 @@
 
 use crate::{
     domain::{
-        Actor, ChangeRecord, Contact, ContactChange, Decision, Key, LinkConfidence, Millis,
-        Obligation, Said, ScopeKeys, Subject,
+        Actor, ChangeRecord, Contact, ContactChange, Decision, Key, LinkConfidence, Millis, Said,
+        ScopeKeys, Subject,
     },
     ledger::entry,
     node::{
@@ -15,33 +15,24 @@ use crate::{
     watch::{CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
 };
 
-use super::{obligations::due_message, timestamp};
+use super::{obligations::due_message, scalar, timestamp};
 
-impl From<&ScopeKeys> for proto::Scope {
-    fn from(keys: &ScopeKeys) -> Self {
-        let text =
-            |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
-        Self { purpose: text(&keys.purpose), channel: text(&keys.channel) }
-    }
+/// A scope; `*` stands for every purpose or channel.
+pub(super) fn scope(keys: &ScopeKeys) -> proto::Scope {
+    let text = |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
+    proto::Scope { purpose: text(&keys.purpose), channel: text(&keys.channel) }
 }
 
-impl From<&Obligation> for proto::Obligation {
-    fn from(obligation: &Obligation) -> Self {
-        entry::obligation_to_proto(obligation)
-    }
-}
-
-impl From<&ChangeRecord> for proto::ChangeResult {
-    fn from(record: &ChangeRecord) -> Self {
-        Self {
-            action: proto::Action::from(record.action).into(),
-            scope: Some((&record.scope).into()),
-            outcome: proto::Outcome::from(record.outcome).into(),
-            cause_index: record.outcome.cause_index(),
-            purpose_version: record.purpose_version,
-            expires_at: record.expires_at.map(timestamp),
-            data_categories: record.data_categories.clone(),
-        }
+/// A change of an act, with its outcome.
+pub(super) fn change_result(record: &ChangeRecord) -> proto::ChangeResult {
+    proto::ChangeResult {
+        action: proto::Action::from(record.action).into(),
+        scope: Some(scope(&record.scope)),
+        outcome: proto::Outcome::from(record.outcome).into(),
+        cause_index: record.outcome.cause_index(),
+        purpose_version: record.purpose_version,
+        expires_at: record.expires_at.map(timestamp),
+        data_categories: record.data_categories.clone(),
     }
 }
 
@@ -53,7 +44,7 @@ pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
         revision: recorded.revision(),
         recorded_at: Some(timestamp(recorded.recorded_at)),
         effective_at: Some(timestamp(recorded.effective_at)),
-        results: recorded.changes.iter().map(Into::into).collect(),
+        results: recorded.changes.iter().map(change_result).collect(),
         replayed: recorded.replayed,
         confirmation: recorded.confirmation.as_ref().map(|own| proto::Confirmation {
             token: own.token.clone(),
@@ -72,7 +63,7 @@ pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
         recorded_at: Some(timestamp(confirmed.recorded_at)),
         effective_at: Some(timestamp(confirmed.effective_at)),
         request_index: confirmed.request_index,
-        results: confirmed.grants.iter().map(Into::into).collect(),
+        results: confirmed.grants.iter().map(change_result).collect(),
         replayed: confirmed.replayed,
     }
 }
@@ -82,9 +73,9 @@ pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
 pub fn check_response(checked: &Checked) -> proto::CheckResponse {
     let decision = &checked.decision;
     proto::CheckResponse {
-        effect: proto::Effect::from(decision.effect()).into(),
+        effect: scalar::effect(decision.effect()).into(),
         reason: proto::Reason::from(decision.reason).into(),
-        status: proto::Status::from(decision.status).into(),
+        status: scalar::status(decision.status).into(),
         decided_by_index: decision.decided_by,
         revision: checked.revision,
         valid_until: decision.valid_until.map(timestamp),
@@ -173,8 +164,8 @@ fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
     proto::CellPreference {
         purpose: cell.purpose.to_string(),
         channel: cell.channel.to_string(),
-        status: proto::Status::from(decision.status).into(),
-        effect: proto::Effect::from(decision.effect()).into(),
+        status: scalar::status(decision.status).into(),
+        effect: scalar::effect(decision.effect()).into(),
         reason: proto::Reason::from(decision.reason).into(),
         decided_by_index: decision.decided_by,
         valid_until: decision.valid_until.map(timestamp),
@@ -184,7 +175,7 @@ fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
 fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
     proto::StandingStop {
         action: proto::Action::from(stop.kind.action()).into(),
-        scope: Some((&stop.scope).into()),
+        scope: Some(scope(&stop.scope)),
         effective_at: Some(timestamp(stop.effective_at)),
         index: stop.index,
     }
@@ -211,20 +202,20 @@ fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
     };
     match what {
         History::Act { act, evidence } => proto::ListHistoryResponse {
-            changes: act.changes.iter().map(Into::into).collect(),
+            changes: act.changes.iter().map(change_result).collect(),
             evidence: Some(evidence.into()),
             preferences: (!act.contact.is_empty()).then(|| entry::contact_to_proto(&act.contact)),
             confirmation_expires_at: act.confirmation.map(|own| timestamp(own.expires_at)),
             ..kind(proto::HistoryKind::Act, act.actor, act.effective_at)
         },
         History::Confirmed { confirmed, evidence } => proto::ListHistoryResponse {
-            changes: confirmed.grants.iter().map(Into::into).collect(),
+            changes: confirmed.grants.iter().map(change_result).collect(),
             evidence: Some(evidence.into()),
             cause_index: Some(confirmed.request_index),
             ..kind(proto::HistoryKind::Confirmation, confirmed.requested_by, confirmed.effective_at)
         },
         History::Expired(expired) => proto::ListHistoryResponse {
-            changes: expired.changes.iter().map(Into::into).collect(),
+            changes: expired.changes.iter().map(change_result).collect(),
             cause_index: Some(expired.grant_index),
             reason: proto::Reason::from(expired.reason).into(),
             ..kind(proto::HistoryKind::Expiry, Actor::System, expired.expired_at)
@@ -323,7 +314,7 @@ fn catalog_event(event: &Event, own: &CatalogTold) -> proto::CatalogEvent {
         index: event.index,
         purpose: text(&own.purpose),
         channel: text(&own.channel),
-        effects: own.effects.iter().map(|own| proto::CatalogEffect::from(*own).into()).collect(),
+        effects: own.effects.iter().map(|own| scalar::catalog_effect(*own).into()).collect(),
         recorded_at: Some(timestamp(event.recorded_at)),
         version: own.version,
         oldest_compatible_version: own.oldest_compatible,
@@ -348,7 +339,7 @@ fn names(subjects: &[Subject]) -> Vec<String> {
 fn event_change(record: &ChangeRecord) -> proto::EventChange {
     proto::EventChange {
         action: proto::Action::from(record.action).into(),
-        scope: Some((&record.scope).into()),
+        scope: Some(scope(&record.scope)),
         outcome: proto::Outcome::from(record.outcome).into(),
         cause_index: record.outcome.cause_index(),
         purpose_version: record.purpose_version,

@@ -42,6 +42,7 @@ pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
 pub use privacy::{link, linked, unlink, unlinked};
 pub use receipt::{receipt_format, receipt_message, subject_if_given};
+pub(super) use scalar::effect;
 pub use scalar::key;
 pub use subscription::{
     Listed, dead_letter, dead_letters_page, listed_subscriptions, new_subscription,

@@ -146,14 +146,13 @@ pub(super) fn region(text: &str, field: &'static str) -> Result<Option<Region>, 
     Region::parse(text).map(Some).map_err(|error| Problem::from(error).at(field))
 }
 
-/// An enum going out.
+/// An enum going out. Those that entries hold, too, go out as the entry codec has them.
 macro_rules! outgoing {
-    ($($domain:path, $proto:path: $($variant:ident)+;)+) => {$(
-        impl From<$domain> for $proto {
-            fn from(value: $domain) -> Self {
-                use $domain as From;
-                match value { $(From::$variant => Self::$variant,)+ }
-            }
+    ($($name:ident, $domain:path, $proto:path: $($variant:ident)+;)+) => {$(
+        pub(in crate::grpc) fn $name(value: $domain) -> $proto {
+            use $domain as From;
+            use $proto as To;
+            match value { $(From::$variant => To::$variant,)+ }
         }
     )+};
 }
@@ -167,11 +166,10 @@ incoming! {
     link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
 }
 
-// The others go out as the ledger's entries have them.
 outgoing! {
-    domain::Effect, proto::Effect: Allow Deny;
-    crate::watch::CatalogEffect, proto::CatalogEffect:
+    effect, domain::Effect, proto::Effect: Allow Deny;
+    catalog_effect, crate::watch::CatalogEffect, proto::CatalogEffect:
         Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
-    domain::Status, proto::Status:
+    status, domain::Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
 }
