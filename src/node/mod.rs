@@ -191,7 +191,7 @@ impl Node {
             deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
             consumers: Arc::default(),
             replays: webhook::Replays::default(),
-            webhook_targets: config.webhook_targets.clone(),
+            webhook_targets: Targets::new(config.webhook_allow.clone()),
         });
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 2);
         // Expiries have a place of their own, and so have receipts of delivery.
