@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The longest name of a ledger, in bytes.
-pub const ORIGIN_BYTES_MAX: usize = 256;
+const ORIGIN_BYTES_MAX: usize = 256;
 
 /// How a node is set up. Every limit has a name.
 #[derive(Debug, Clone, Args)]
@@ -155,7 +155,7 @@ impl Default for NodeConfig {
     "the name of a ledger has 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, for \
      example `consent.example.org/eu`"
 )]
-pub struct OriginError;
+struct OriginError;
 
 /// The name of a ledger. It stands in C2SP signed notes, which allow neither spaces nor `+` in it.
 ///
