@@ -15,13 +15,12 @@ use crate::{
         Catalog, ChannelId, Contact, Decision, Effect, Entry, FrequencyCap, Key, LinkConfidence,
         Millis, Obligation, PurposeId, Query, Region, Subject, SubjectState,
     },
-    ledger::{
-        chain,
-        entry::{self, EntryError},
-    },
+    entry::EntryError,
+    fold::{FoldError, UseCell},
+    ledger::{chain, envelope},
     obligations::{self, DueAll},
     vault::VaultError,
-    view::{UseCell, ViewError},
+    view::ViewError,
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -121,7 +120,7 @@ impl Core {
             ledger_id: self.ledger.ledger_id,
             size,
             chain_hash: chain::hash(&bytes),
-            recorded_at: entry::decode(&bytes)?.recorded_at,
+            recorded_at: envelope::decode(&bytes)?.recorded_at,
         })
     }
 
@@ -140,7 +139,7 @@ impl Core {
 
     /// One entry. Blocking.
     pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
-        Ok(entry::decode(&self.entry_bytes(index)?)?)
+        Ok(envelope::decode(&self.entry_bytes(index)?)?)
     }
 
     pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {
@@ -248,7 +247,7 @@ macro_rules! unreadable {
     };
 }
 
-unreadable!(ViewError, VaultError, BackendError, EntryError);
+unreadable!(ViewError, VaultError, BackendError, EntryError, FoldError);
 
 impl From<ReadError> for super::WriteError {
     fn from(error: ReadError) -> Self {

@@ -8,6 +8,8 @@ mod confirm;
 mod consume;
 mod decisions;
 mod delivery;
+#[cfg(test)]
+mod event_tests;
 mod expiry;
 mod history;
 mod import;
@@ -54,7 +56,7 @@ pub use past::AsOf;
 pub use preview::{Flips, Preview};
 pub use proof::{Consistency, Inclusion};
 pub use question::{
-    CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
+    CellPreference, Checked, Checkpoint, HistoryItem, LinkSeen, Preferences, PurposeDraft, Put,
     Question, ReadError, StandingStop,
 };
 pub use snapshot::{SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token};
@@ -73,6 +75,7 @@ pub use webhook::REPLAYS_MAX;
 use crate::{
     backend::LogBackend,
     domain::{Channel, ChannelPut, Filter, LedgerOpened, Purpose, Region, Subject},
+    fold::CatalogAt,
     ledger,
     receipt::Controller,
     storage::{
@@ -83,7 +86,7 @@ use crate::{
     tlog::policy::Policy,
     tree::WitnessFail,
     vault::Vault,
-    view::{CatalogAt, View},
+    view::View,
     watch::{Hub, Watcher},
     web::target::Targets,
 };
