@@ -6,8 +6,8 @@ use std::{path::Path, sync::Arc};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::{
-    Act, AsOf, Confirm, Linking, NewSubscription, Node, NodeConfig, PurposeDraft, ReadError,
-    Snapshotting, UseBatch, VIEW_DIR, WriteError,
+    Act, AsOf, Confirm, ConfirmError, IssueError, Linking, NewSubscription, Node, NodeConfig,
+    PurposeDraft, Snapshotting, UseBatch, VIEW_DIR, WriteError,
 };
 use crate::{
     config::ServeConfig,
@@ -35,17 +35,38 @@ const VALIDITY_MS: i64 = 3_600_000;
 /// Something that writes an entry, or is refused.
 #[derive(Debug, Clone)]
 enum Op {
-    Act { who: &'static str, changes: Vec<(Action, usize, Option<usize>)>, language: bool },
+    Act {
+        who: &'static str,
+        changes: Vec<(Action, usize, Option<usize>)>,
+        language: bool,
+    },
     /// Completes the latest double opt-in.
     Confirm,
     /// Writes down that all grants ended.
     Expire,
-    Link { one: &'static str, other: &'static str, confidence: Option<LinkConfidence> },
-    Use { who: &'static str },
-    Purpose { purpose: usize, double_opt_in: bool, retired: bool },
-    Channel { channel: usize, retired: bool },
-    Subscribe { shards: u32 },
-    Overdue { shard: u32 },
+    Link {
+        one: &'static str,
+        other: &'static str,
+        confidence: Option<LinkConfidence>,
+    },
+    Use {
+        who: &'static str,
+    },
+    Purpose {
+        purpose: usize,
+        double_opt_in: bool,
+        retired: bool,
+    },
+    Channel {
+        channel: usize,
+        retired: bool,
+    },
+    Subscribe {
+        shards: u32,
+    },
+    Overdue {
+        shard: u32,
+    },
     Unsubscribe,
 }
 
@@ -112,7 +133,9 @@ impl World {
                 }
             }
             Op::Expire => self.expire().await,
-            Op::Link { one, other, confidence } => drop(node.link(link(one, other, confidence)).await),
+            Op::Link { one, other, confidence } => {
+                drop(node.link(link(one, other, confidence)).await)
+            }
             Op::Use { who } => drop(node.record_uses(use_of(who)).await),
             Op::Purpose { purpose, double_opt_in, retired } => {
                 let draft = draft(PURPOSES[purpose], double_opt_in, retired);
@@ -133,7 +156,7 @@ impl World {
         self.node
             .write(move |batch| {
                 batch.expire(&due);
-                Ok(())
+                Ok::<_, WriteError>(())
             })
             .await
             .unwrap();
@@ -450,7 +473,7 @@ async fn an_erased_subject_is_given_no_receipt() {
     let world = with_an_erased_subject(dir.path()).await;
     let signed = world.node.released_at_least(world.node.revision()).await.unwrap();
     let receipt = |index| world.node.receipt(index, &signed, None, Format::ConsentReceipt);
-    assert!(matches!(receipt(5), Err(ReadError::ActUnknown)));
+    assert!(matches!(receipt(5), Err(IssueError::ActUnknown)));
     assert!(receipt(6).is_ok());
 }
 
@@ -469,7 +492,7 @@ async fn writes_go_on_beside_an_erased_subject() {
     // Nobody confirms what an erased data subject asked for.
     let token = asked.confirmation.unwrap().token;
     let error = world.node.confirm(confirm(token)).await.unwrap_err();
-    assert!(matches!(error, WriteError::TokenUnknown), "{error}");
+    assert!(matches!(error, ConfirmError::TokenUnknown), "{error}");
     // The other side is linked further; of the cells that change none is the erased one's.
     let outcome = world.node.link(link("user:2", "device:9", confidence)).await.unwrap();
     let of: Vec<_> = outcome.cells.iter().map(|cell| cell.subject.as_str()).collect();

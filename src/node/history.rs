@@ -5,7 +5,8 @@
 
 use super::{
     Core,
-    question::{HistoryItem, LinkSeen, ReadError},
+    error::ReadError,
+    question::{HistoryItem, LinkSeen},
 };
 use crate::{
     domain::{Evidence, Identity, LinkConfidence, Subject, SubjectRef},

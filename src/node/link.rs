@@ -7,7 +7,11 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{act::WriteError, batch::Batch, check::live_cells};
+use super::{
+    batch::Batch,
+    check::live_cells,
+    error::{LinkError, WriteError},
+};
 use crate::{
     decide::decide,
     domain::{Body, Identity, Key, LinkChange, LinkConfidence, Query, Reason, Subject, SubjectRef},
@@ -69,16 +73,16 @@ pub struct CellChange {
 
 impl Batch<'_> {
     /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.
-    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, LinkError> {
         if linking.subject == linking.other {
-            return Err(WriteError::LinkToSelf);
+            return Err(LinkError::ToSelf);
         }
         let sealers = (self.sealer(&linking.subject, true)?, self.sealer(&linking.other, false)?);
         let (one, other) = (sealers.0.subject_ref, sealers.1.subject_ref);
         let standing = self.state(one)?;
         let standing = standing.links.iter().find(|link| link.other == other);
         match (standing, linking.confidence) {
-            (None, None) => return Err(WriteError::NotLinked),
+            (None, None) => return Err(LinkError::NotLinked),
             (Some(link), Some(confidence)) if link.confidence == confidence => {
                 let revision = if linking.dry_run { self.tip.next_index } else { link.index + 1 };
                 return Ok(LinkOutcome {
@@ -94,7 +98,7 @@ impl Batch<'_> {
         let members = self.together(one, other)?;
         if members.len() > LINKED_SUBJECTS_MAX && linking.confidence.is_some() {
             let (got, limit) = (members.len(), LINKED_SUBJECTS_MAX);
-            return Err(WriteError::TooManyLinked { got, limit });
+            return Err(LinkError::TooMany { got, limit });
         }
         let asserted_by = sealers.0.key.as_ref();
         let asserted_by =

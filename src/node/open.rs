@@ -15,7 +15,7 @@ use super::{NodeConfig, signing::OpenedTree};
 use crate::{
     backend::{Appended, BackendError, LocalLog, LogBackend},
     domain::{Body, LedgerOpened, Millis},
-    entry::EntryError,
+    entry::{Entry, EntryError},
     ledger::{
         self,
         chain::{self, Tip},
@@ -492,7 +492,7 @@ fn first_entry(log: &LocalLog) -> Result<LedgerOpened, OpenError> {
     opened.ok_or(OpenError::Entry { index: 0, problem: EntryError::Body })
 }
 
-fn read_entry(log: &LocalLog, index: u64) -> Result<crate::domain::Entry, OpenError> {
+fn read_entry(log: &LocalLog, index: u64) -> Result<Entry, OpenError> {
     let bytes = log.read(index, index + 1, usize::MAX)?.pop().unwrap_or_default();
     envelope::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{domain::SubscriptionId, fold::Subscriptions};
 
-use super::ConsumeError;
+use super::super::error::ConsumeError;
 
 /// A shard of a subscription.
 type Shard = (SubscriptionId, u32);
