@@ -25,7 +25,9 @@
 //! * [`cli`]: the command line.
 
 pub use consent_ledger_client as client;
-pub use consent_ledger_core::{decide, domain, jws, ledger, obligations, receipt, seal, token};
+pub use consent_ledger_core::{
+    decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, seal, token,
+};
 pub use consent_ledger_tlog as tlog;
 
 pub mod backend;

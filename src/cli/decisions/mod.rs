@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     domain::{Body, Entry, LedgerOpened},
+    fold::Replay,
     grpc::decisions::message,
     ledger::chain::Tip,
     proto::{
@@ -36,7 +37,6 @@ use crate::{
         checkpoint::SignedCheckpoint,
         merkle::{Range, leaf_hash},
     },
-    view::Replay,
 };
 
 mod compare;
