@@ -876,8 +876,8 @@ pub const RULES: &[Rule] = &[
                 ],
             },
             Group {
-                about: "Changing links: what is on record never changes, so unlinking brings back \
-                    exactly what was.",
+                about: "Changing links: a link changes no entry, so unlinking restores exactly the state \
+                    without it.",
                 cases: &[
                     ("The other identifier agreed; the link is taken back",
                         "news:email", "b 5 subject grant news:email; verify a b; unlink a b",
