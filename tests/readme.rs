@@ -96,6 +96,21 @@ fn readme_is_short() {
 }
 
 #[test]
+fn every_reason_stands_in_the_document_of_errors_with_its_status() {
+    let table = rows(&read("docs/errors.md"));
+    let documented: BTreeMap<_, _> =
+        table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let reasons = (1..).map_while(|number| ErrorReason::try_from(number).ok());
+    let declared = reasons.map(|reason| {
+        let status = reason.status().as_str_name();
+        (reason.reason().to_owned(), status.trim_start_matches("STATUS_CODE_").to_owned())
+    });
+    assert_eq!(declared.collect::<BTreeMap<_, _>>(), documented);
+    let conventions = section("docs/api.md", "## Conventions");
+    assert!(conventions.contains("(errors.md)"), "the guide to the API links the reasons");
+}
+
+#[test]
 fn every_call_stands_in_the_table_of_the_api() {
     let mut declared = BTreeSet::new();
     for file in fs::read_dir(support::repository("proto/consent/v1")).unwrap() {
