@@ -51,7 +51,12 @@ pub mod web;
 pub mod webhook;
 pub mod witness;
 
-/// What README shows in Rust compiles.
+/// The Rust samples of README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The Rust samples of docs/api.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/api.md")]
+pub struct ApiGuide;
