@@ -19,12 +19,15 @@
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`setting`]: how a setting is defined: once, with its bounds.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
 
 pub use consent_ledger_client as client;
-pub use consent_ledger_core::{decide, domain, jws, ledger, obligations, receipt, seal, token};
+pub use consent_ledger_core::{
+    decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, seal, token,
+};
 pub use consent_ledger_tlog as tlog;
 
 pub mod backend;
@@ -35,6 +38,7 @@ pub mod listener;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod setting;
 pub mod status;
 pub mod storage;
 pub mod telemetry;
@@ -47,7 +51,12 @@ pub mod web;
 pub mod webhook;
 pub mod witness;
 
-/// What README shows in Rust compiles.
+/// The Rust samples of README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The Rust samples of docs/api.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/api.md")]
+pub struct ApiGuide;

@@ -64,7 +64,7 @@ pub struct AudienceArgs {
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
-    /// Record everybody who is allowed as a use of data, before their ids are printed
+    /// Record a use of data for everybody who is allowed, before their ids are printed
     #[arg(long, requires = "segment")]
     record_use: bool,
     /// Name of the segment, for the record of use
@@ -177,9 +177,9 @@ async fn tell(
 
 /// What became of the audience, on standard error.
 fn report(audience: &shapes::Audience, context: &Context) -> Result<(), CliError> {
-    let global = &context.global;
-    let color = color_on(global.color, &io::stderr());
-    let mut out = Output::new(Box::new(io::stderr()), global.json, color);
+    let printing = context.global.printing;
+    let color = color_on(printing.color, &io::stderr());
+    let mut out = Output::new(Box::new(io::stderr()), printing.json, color);
     if out.json {
         out.object(audience)?;
         return out.flush();

@@ -13,13 +13,12 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
     error::CliError,
-    output::{ColorWhen, Output},
+    output::{Output, Printing},
 };
 
 pub mod act;
 mod as_of;
 mod audience;
-mod bench;
 pub mod catalog;
 mod check;
 mod checkpoint;
@@ -31,16 +30,15 @@ mod decisions;
 pub mod error;
 mod export;
 mod filter;
-pub mod generate;
 mod history;
 mod import;
 mod kept;
 pub mod layers;
 mod link;
 mod offline;
-mod output;
+pub mod output;
 mod preferences;
-mod progress;
+pub mod progress;
 mod propagation;
 mod prove;
 mod rebuild_view;
@@ -60,7 +58,7 @@ mod verify_receipt;
 mod watch;
 mod webhooks;
 mod witness;
-mod words;
+pub mod words;
 
 #[cfg(test)]
 mod testing;
@@ -68,13 +66,14 @@ mod testing;
 const AFTER_HELP: &str = "\
 Every option can be given as a flag, as CONSENT_LEDGER_<NAME> in the environment, or as a key of a
 TOML file (--config, else ./consent-ledger.toml if there is one), in this order of precedence.
-In the file, a key at the top goes for every command, a key in a table such as [serve] for that one.
+In the file, a key at the top applies to every command, a key in a table such as [serve] to that
+one.
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the other
-     `verify-…` commands, `webhooks verify` and `prove`: not good, not proven; for `propagation`:
-     somebody has not heard
+  1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the
+     other `verify-…` commands, `webhooks verify` and `prove`: not good, not proven; for
+     `propagation`: a subscription has not acknowledged
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -104,19 +103,9 @@ pub struct Global {
     /// TOML file with options [default: ./consent-ledger.toml if it exists]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Print JSON: one object, or one object a line for streams
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub json: bool,
-    /// When to use colours: auto, always or never
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHEN",
-        hide_possible_values = true,
-        default_value = "auto",
-        help_heading = "Global options"
-    )]
-    pub color: ColorWhen,
+    /// How to print.
+    #[command(flatten, next_help_heading = "Global options")]
+    pub printing: Printing,
     /// Address of the server, as URL or HOST:PORT
     #[arg(
         long,
@@ -126,7 +115,7 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub addr: String,
-    /// How long to wait for the connection, and for an answer to begin
+    /// Maximum time to connect, and maximum time until an answer begins
     #[arg(
         long,
         global = true,
@@ -159,7 +148,7 @@ pub enum Command {
     Token(token::TokenCommand),
     /// Record that data was used; exits with 3 if no decision allowed it
     Use(uses::UseArgs),
-    /// Follow what changes, in ledger order
+    /// Print changes as they happen, in ledger order
     Watch(watch::WatchArgs),
     /// Create, list or end durable subscriptions
     #[command(
@@ -168,18 +157,18 @@ pub enum Command {
         after_help = subscribe::AFTER_HELP
     )]
     Subscription(subscribe::SubscriptionCommand),
-    /// Show who has heard an event, with proof, and who has not; exits with 1 if somebody has not
+    /// Show which subscriptions have acknowledged an event, with proof; exits with 1 if one has not
     Propagation(propagation::PropagationArgs),
-    /// See what webhooks did not take, deliver it once more, or verify a delivery
+    /// List and replay dead letters of webhooks, or verify a delivery
     #[command(subcommand, after_help = webhooks::AFTER_HELP)]
     Webhooks(webhooks::WebhooksCommand),
     /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
     Preferences(preferences::PreferencesArgs),
-    /// Say that two data subjects are one person
+    /// Link two data subjects that are one person
     Link(link::LinkArgs),
-    /// Take a link of two data subjects back
+    /// Remove the link between two data subjects
     Unlink(link::UnlinkArgs),
     /// Apply or list the catalogue of purposes and channels
     #[command(subcommand)]
@@ -194,7 +183,7 @@ pub enum Command {
     VerifyToken(token::VerifyArgs),
     /// Prove that an entry is in the ledger, or that the ledger only grew
     Prove(Box<prove::ProveArgs>),
-    /// Fetch the signed head of the ledger, to be kept elsewhere
+    /// Fetch the latest signed checkpoint, to be kept elsewhere
     Checkpoint(Box<checkpoint::CheckpointArgs>),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
@@ -204,19 +193,13 @@ pub enum Command {
     VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
-    /// Run a witness: cosign checkpoints of other ledgers that continue what it has seen of them
+    /// Run a witness, which cosigns the checkpoints of other ledgers if they extend the ones it saw
+    /// before
     Witness(Box<witness::WitnessArgs>),
-    /// Make onboarding traffic from a seed
-    Generate(generate::GenerateArgs),
     /// Record acts from NDJSON
     Replay(replay::ReplayArgs),
     /// Bring in consents from another system, from CSV or NDJSON
     Import(Box<import::ImportArgs>),
-    /// Measure the service on this machine, beside something fixed
-    Bench(bench::BenchArgs),
-    /// The companion of `bench`: a server that answers without looking
-    #[command(hide = true)]
-    BenchEcho(bench::EchoArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -267,23 +250,28 @@ impl Invocation {
         let args: Vec<OsString> = env::args_os().collect();
         let style = error::Style::guess(&args);
         let cli = parse(&args).map_err(|error| error.report(style))?;
-        let style = error::Style::new(&cli.global);
+        let style = error::Style::new(cli.global.printing);
         Ok(Self { cli, style })
     }
 
     /// Runs the command, reports its error if there is one, and says how it ended.
     pub async fn run(self) -> ExitCode {
         let mut context =
-            Context { out: Output::stdout(&self.cli.global), global: self.cli.global };
+            Context { out: Output::stdout(self.cli.global.printing), global: self.cli.global };
         let ended = run(self.cli.command, self.cli.offline, &mut context).await;
-        // A command that failed half-way has still said what it said.
-        let flushed = context.out.flush();
-        match (ended, flushed) {
-            // Whoever closed standard output still reads the exit code: DENY and damage must not
-            // turn into their opposites.
-            (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
-            (Ok(_), Err(error)) | (Err(error), _) => error.report(self.style),
-        }
+        conclude(ended, context.out, self.style)
+    }
+}
+
+/// Flushes standard output, reports the error if there is one, and returns the exit code.
+pub fn conclude(ended: Result<Exit, CliError>, mut out: Output, style: error::Style) -> ExitCode {
+    // A command that failed half-way still prints what it had to say until then.
+    let flushed = out.flush();
+    match (ended, flushed) {
+        // A caller that closed standard output still reads the exit code: DENY and damage must not
+        // turn into their opposites.
+        (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
+        (Ok(_), Err(error)) | (Err(error), _) => error.report(style),
     }
 }
 
@@ -332,11 +320,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::VerifyReceipt(args) => verify_receipt::run(&args, context),
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Witness(args) => Box::pin(witness::run(*args, context)).await,
-        Command::Generate(args) => generate::run(&args, context),
         Command::Replay(args) => Box::pin(replay::run(args, context)).await,
         Command::Import(args) => Box::pin(import::run(*args, context)).await,
-        Command::Bench(args) => Box::pin(bench::run(args, context)).await,
-        Command::BenchEcho(args) => bench::run_echo(args).await.map(|()| Exit::Success),
         Command::Completions(args) => completions::run(&args, context),
     }
 }

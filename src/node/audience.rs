@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::{Core, Node, past::Past, question::ReadError};
+use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
     decide::decide,
     domain::{
         ChannelId, Key, Millis, PurposeId, Query, Reason, Region, Subject, SubjectRef, SubjectState,
     },
-    view::{reach, unite},
+    fold::{reach, unite},
 };
 
 /// What is asked about everybody in an audience.

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use super::{
     Core,
     check::preferences_of,
-    question::{Checked, Preferences, Question, ReadError},
+    error::{AsOfError, ReadError},
+    question::{Checked, Preferences, Question},
 };
 use crate::{
     decide::decide,
-    domain::{Body, Catalog, Entry, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    domain::{Catalog, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    entry::{Fact, Target},
+    fold::{self, CatalogAt, Linked, reach, unite},
     obligations::DueAll,
-    view::{CatalogAt, Linked, ViewError, fold, reach, unite},
 };
 
 /// A moment in the past, as callers name it.
@@ -46,19 +48,10 @@ pub(super) struct Past {
 
 impl Core {
     /// Finds a moment in the ledger. Blocking.
-    pub(super) fn past(&self, as_of: AsOf) -> Result<Past, ReadError> {
+    pub(super) fn past(&self, as_of: AsOf) -> Result<Past, AsOfError> {
         let head = self.view.applied();
         match as_of {
-            AsOf::Revision(end) if end > head => {
-                Err(ReadError::IndexOutOfRange { index: end, head })
-            }
-            AsOf::Revision(end) => {
-                let now = match end.checked_sub(1) {
-                    Some(last) => self.entry(last)?.recorded_at,
-                    None => self.ledger.created_at,
-                };
-                Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
-            }
+            AsOf::Revision(end) => Ok(self.past_revision(end)?),
             AsOf::RecordedAt(now) => {
                 let end = self.recorded_until(now, head)?;
                 Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
@@ -70,10 +63,23 @@ impl Core {
         }
     }
 
+    /// The moment after the first `end` entries. Blocking.
+    pub(super) fn past_revision(&self, end: u64) -> Result<Past, ReadError> {
+        let head = self.view.applied();
+        if end > head {
+            return Err(ReadError::IndexOutOfRange { index: end, head });
+        }
+        let now = match end.checked_sub(1) {
+            Some(last) => self.entry(last)?.recorded_at,
+            None => self.ledger.created_at,
+        };
+        Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
+    }
+
     /// The number of entries that were recorded at a time or before: entries are in that order.
-    fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, ReadError> {
+    fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, AsOfError> {
         if at > self.now() {
-            return Err(ReadError::AsOfInFuture);
+            return Err(AsOfError::InFuture);
         }
         let (mut start, mut end) = (0, head);
         while start < end {
@@ -95,7 +101,7 @@ impl Core {
         }
         let mut catalog = CatalogAt::default();
         for index in self.view.catalog_entries()?.into_iter().take_while(|index| *index < end) {
-            catalog.put(index, &self.entry(index)?.body);
+            catalog.fold(self.entry(index)?.fact());
         }
         Ok(Arc::new(catalog))
     }
@@ -124,11 +130,10 @@ impl Core {
                 break;
             }
             let entry = self.entry(index)?;
-            if past.until.is_some_and(|until| effective_at(&entry) > until) {
+            if past.until.is_some_and(|until| effective_at(entry.fact()) > until) {
                 continue;
             }
-            fold::fold_entry(&catalog.catalog, &mut state, subject, index, &entry.body)
-                .map_err(|problem| ViewError::UnknownKey { index, problem })?;
+            fold::subject(&catalog.catalog, &mut state, subject, entry.fact())?;
         }
         Ok(state)
     }
@@ -138,7 +143,7 @@ impl Core {
         &self,
         question: &Question<'_>,
         as_of: AsOf,
-    ) -> Result<Checked, ReadError> {
+    ) -> Result<Checked, AsOfError> {
         let past = self.past(as_of)?;
         let (state, _) = self.state_of_at(question.subject, &past)?;
         let catalog: &Catalog = &past.catalog.catalog;
@@ -157,7 +162,7 @@ impl Core {
         all_cells: bool,
         region: Option<Region>,
         as_of: AsOf,
-    ) -> Result<Preferences, ReadError> {
+    ) -> Result<Preferences, AsOfError> {
         let past = self.past(as_of)?;
         let (state, linked) = self.state_of_at(subject, &past)?;
         let mut preferences =
@@ -179,17 +184,10 @@ impl Core {
     }
 }
 
-/// When an entry took effect.
-fn effective_at(entry: &Entry) -> Millis {
-    match &entry.body {
-        Body::Act(act) => act.effective_at,
-        Body::Confirmed(confirmed) => confirmed.effective_at,
-        Body::Expired(expired) => expired.expired_at,
-        Body::Use(used) => used.used_at,
-        Body::Link(_)
-        | Body::Opened(_)
-        | Body::PurposePut(_)
-        | Body::ChannelPut(_)
-        | Body::Subscription(_) => entry.recorded_at,
+/// When an entry took effect: one that acts on no state, as it was recorded.
+fn effective_at(fact: Fact<'_>) -> Millis {
+    match fact.kind.target() {
+        Target::Subjects(target) => target.effective_at(fact.place),
+        Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => fact.place.recorded_at,
     }
 }

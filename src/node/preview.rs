@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use super::{
     Core,
-    act::WriteError,
     batch::{check_put, purpose_put},
+    error::{CatalogError, ReadError},
     question::PurposeDraft,
 };
 use crate::{
     decide::decide,
     domain::{
-        Body, Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region,
-        SubjectState,
+        Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region, SubjectState,
     },
-    view::CatalogAt,
+    entry::{Fact, Place},
+    fold::CatalogAt,
 };
 
 /// How many subjects are looked up at a time.
@@ -86,7 +86,7 @@ impl Core {
         &self,
         draft: PurposeDraft,
         region: Option<Region>,
-    ) -> Result<Preview, WriteError> {
+    ) -> Result<Preview, CatalogError> {
         let applied = self.view.applied();
         let current = self.view.catalog();
         // A catalogue that is newer than what was applied is itself the last entry that counts.
@@ -96,7 +96,8 @@ impl Core {
         let put = purpose_put(&current.catalog, draft).ok();
         if let Some(put) = &put {
             check_put(put)?;
-            changed.put(revision, &Body::PurposePut(put.clone()));
+            let place = Place { index: revision, recorded_at: self.now() };
+            changed.fold(Fact { place, kind: put });
         }
         let change = Change {
             before: &current.catalog,
@@ -136,7 +137,7 @@ impl Core {
         &self,
         change: &Change<'_>,
         channels: &[(ChannelId, &Key)],
-    ) -> Result<(u64, Counts), WriteError> {
+    ) -> Result<(u64, Counts), ReadError> {
         let mut counts = Counts::new();
         let (mut cells, mut after) = (0, None);
         loop {

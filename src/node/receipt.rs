@@ -1,13 +1,11 @@
 //! The way of a receipt: an entry with its proof, its evidence and who it is about, signed for the
 //! person whom it concerns.
 
-use super::{Core, Node, ReadError};
+use super::{Core, IssueError, Node, ReadError};
 use crate::{
-    domain::{
-        Action, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Key, Outcome, ScopeKeys,
-        Sealed, Subject, SubjectRef,
-    },
-    ledger::entry,
+    domain::{Action, ChangeRecord, Entry, Identity, Key, Outcome, ScopeKeys, Subject, SubjectRef},
+    entry::Receipted,
+    ledger::envelope,
     receipt::{self, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError, Statement},
     tlog::{merkle::ProofError, proof::TlogProof},
     tree::Signed,
@@ -22,23 +20,26 @@ impl Node {
     /// data subject is given, it must be theirs. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] beyond the checkpoint, [`ReadError::NotAnAct`],
-    /// [`ReadError::ActUnknown`] for the act of another data subject, or
-    /// [`ReadError::ReceiptTooLong`].
+    /// [`ProveError::BeyondCheckpoint`](super::ProveError::BeyondCheckpoint), [`IssueError::NotAnAct`], [`IssueError::ActUnknown`] for the
+    /// act of another data subject, or [`IssueError::TooLong`].
     pub fn receipt(
         &self,
         index: u64,
         signed: &Signed,
         subject: Option<&Subject>,
         format: Format,
-    ) -> Result<Issued, ReadError> {
+    ) -> Result<Issued, IssueError> {
         let inclusion = self.inclusion(index, signed.size(), None)?;
         if inclusion.root != signed.root() {
-            return Err(ReadError::StateUnreadable(ProofError::Root.to_string()));
+            return Err(ReadError::StateUnreadable(ProofError::Root.to_string()).into());
         }
-        let Entry { body, .. } = entry::decode(&inclusion.entry)?;
-        let what = What::of(&body).ok_or(ReadError::NotAnAct { index })?;
-        self.core.check_subject(what.subject, subject)?;
+        let Entry { body, .. } = envelope::decode(&inclusion.entry)?;
+        let receipted = body.kind().receipt().ok_or(IssueError::NotAnAct { index })?;
+        self.core.check_subject(receipted.subject, subject)?;
+        // Nobody is left to give a receipt to.
+        let Identity::Known(name) = self.core.vault.identity(receipted.subject)? else {
+            return Err(IssueError::ActUnknown);
+        };
         let statement = Statement {
             ledger_id: self.core.ledger.ledger_id,
             proof: TlogProof {
@@ -48,66 +49,31 @@ impl Node {
                 checkpoint: signed.checkpoint.clone(),
             },
             entry: inclusion.entry,
-            evidence_key: what
+            evidence_key: receipted
                 .evidence
-                .map(|sealed| self.core.vault.entry_key(what.subject, sealed))
+                .map(|sealed| self.core.vault.entry_key(receipted.subject, sealed))
                 .transpose()?,
-            subject: self.core.vault.identity(what.subject)?.as_str().to_owned(),
+            subject: name.as_str().to_owned(),
             issued_at: self.core.now(),
             controller: self.controller.clone(),
-            purposes: self.core.purposes_of(index, what.changes),
-            supersedes: self.core.superseded(index, &what)?,
+            purposes: self.core.purposes_of(index, receipted.changes),
+            supersedes: self.core.superseded(index, &receipted)?,
         };
         let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
         issued.map_err(|error| match error {
-            ReceiptError::NotAnAct { index } => ReadError::NotAnAct { index },
+            ReceiptError::NotAnAct { index } => IssueError::NotAnAct { index },
             ReceiptError::TooLong { bytes } => {
-                ReadError::ReceiptTooLong { bytes, limit: RECEIPT_BYTES_MAX }
+                IssueError::TooLong { bytes, limit: RECEIPT_BYTES_MAX }
             }
-            error => ReadError::StateUnreadable(error.to_string()),
+            error => ReadError::StateUnreadable(error.to_string()).into(),
         })
     }
 }
 
-/// What an act and a confirmation have in common.
-struct What<'a> {
-    subject: SubjectRef,
-    changes: &'a [ChangeRecord],
-    evidence: Option<&'a Sealed>,
-    /// The act that is confirmed.
-    confirms: Option<u64>,
-}
-
-impl<'a> What<'a> {
-    fn of(body: &'a Body) -> Option<Self> {
-        match body {
-            Body::Act(ConsentAct { subject_ref, changes, evidence, .. }) => Some(Self {
-                subject: *subject_ref,
-                changes,
-                evidence: evidence.as_ref(),
-                confirms: None,
-            }),
-            Body::Confirmed(ConsentConfirmed {
-                subject_ref,
-                grants,
-                evidence,
-                request_index,
-                ..
-            }) => Some(Self {
-                subject: *subject_ref,
-                changes: grants,
-                evidence: evidence.as_ref(),
-                confirms: Some(*request_index),
-            }),
-            _ => None,
-        }
-    }
-}
-
 impl Core {
-    fn check_subject(&self, own: SubjectRef, wanted: Option<&Subject>) -> Result<(), ReadError> {
+    fn check_subject(&self, own: SubjectRef, wanted: Option<&Subject>) -> Result<(), IssueError> {
         match wanted {
-            Some(wanted) if self.vault.find(wanted)? != Some(own) => Err(ReadError::ActUnknown),
+            Some(wanted) if self.vault.find(wanted)? != Some(own) => Err(IssueError::ActUnknown),
             _ => Ok(()),
         }
     }
@@ -147,17 +113,21 @@ impl Core {
     }
 
     /// For each change, the earlier acts that decided some part of its scope until then.
-    fn superseded(&self, index: u64, what: &What<'_>) -> Result<Vec<Vec<u64>>, ReadError> {
-        let mut searches: Vec<Search> = what.changes.iter().map(Search::new).collect();
-        for at in self.earlier_entries(what.subject, index)? {
+    fn superseded(
+        &self,
+        index: u64,
+        receipted: &Receipted<'_>,
+    ) -> Result<Vec<Vec<u64>>, ReadError> {
+        let mut searches: Vec<Search> = receipted.changes.iter().map(Search::new).collect();
+        for at in self.earlier_entries(receipted.subject, index)? {
             if searches.iter().all(Search::is_over) {
                 break;
             }
-            if Some(at) == what.confirms {
+            if receipted.confirms.is_some_and(|(request, _)| request == at) {
                 continue;
             }
             let Entry { body, .. } = self.entry(at)?;
-            let Some(earlier) = What::of(&body) else { continue };
+            let Some(earlier) = body.kind().receipt() else { continue };
             for search in &mut searches {
                 search.look_at(at, earlier.changes);
             }

@@ -10,14 +10,14 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Core, Node, ReadError,
+    Core, Node, ReadError, SnapshotError,
     check::preferences_of,
-    past::{AsOf, Past},
+    past::Past,
     question::{CellPreference, Preferences, StandingStop},
 };
 use crate::{
-    domain::{Effect, Filter, Snapshot, Subject, SubjectRef},
-    watch::shard_of,
+    domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
+    event::shard_of,
 };
 
 /// The greatest number of data subjects on a page.
@@ -85,20 +85,24 @@ impl Node {
     /// the catalogue of then.
     ///
     /// # Errors
-    /// [`ReadError::SnapshotToken`]: it is another snapshot's, or none.
+    /// [`SnapshotError::Token`]: it is another snapshot's, or none.
     /// [`ReadError::IndexOutOfRange`]: the revision has not come.
-    pub fn snapshot(&self, what: Snapshotting, token: &[u8]) -> Result<SnapshotReader, ReadError> {
+    pub fn snapshot(
+        &self,
+        what: Snapshotting,
+        token: &[u8],
+    ) -> Result<SnapshotReader, SnapshotError> {
         let after = match token {
             [] => None,
             token => {
                 let (revision, after) = parse_token(token)?;
                 if revision != what.revision {
-                    return Err(ReadError::SnapshotToken);
+                    return Err(SnapshotError::Token);
                 }
                 Some(after)
             }
         };
-        let past = self.core.past(AsOf::Revision(what.revision))?;
+        let past = self.core.past_revision(what.revision)?;
         let source = Source { core: Arc::clone(&self.core), what, past };
         Ok(SnapshotReader { source: Arc::new(source), after, is_complete: false })
     }
@@ -151,11 +155,14 @@ impl Source {
         // To read a name costs less than what is known of a data subject that most shards tell not.
         let mut name = None;
         if let Some((shard, of)) = *shard {
-            let own = self.core.vault.identity(subject)?;
-            if shard_of(&own, of) != shard {
+            // An erased data subject is of no shard, and told to nobody.
+            let Identity::Known(subject) = self.core.vault.identity(subject)? else {
+                return Ok(None);
+            };
+            if shard_of(&subject, of) != shard {
                 return Ok(None);
             }
-            name = Some(own);
+            name = Some(subject);
         }
         let Preferences { mut cells, mut stops, links, .. } = self.preferences(subject)?;
         cells.retain(|cell| {
@@ -172,7 +179,10 @@ impl Source {
         }
         let name = match name {
             Some(name) => name,
-            None => self.core.vault.identity(subject)?,
+            None => match self.core.vault.identity(subject)? {
+                Identity::Known(name) => name,
+                Identity::Erased => return Ok(None),
+            },
         };
         let linked: Vec<Subject> = links.into_iter().map(|(linked, _)| linked).collect();
         let is_covered = |own: &Subject| filter.covers_namespace(own.namespace());
@@ -209,17 +219,17 @@ fn token(revision: u64, subject: SubjectRef) -> Vec<u8> {
     [&revision.to_be_bytes()[..], &subject.0].concat()
 }
 
-fn parse_token(token: &[u8]) -> Result<(u64, SubjectRef), ReadError> {
+fn parse_token(token: &[u8]) -> Result<(u64, SubjectRef), SnapshotError> {
     let parts = token.split_first_chunk::<8>();
-    let (revision, subject) = parts.ok_or(ReadError::SnapshotToken)?;
-    let subject = subject.try_into().map_err(|_| ReadError::SnapshotToken)?;
+    let (revision, subject) = parts.ok_or(SnapshotError::Token)?;
+    let subject = subject.try_into().map_err(|_| SnapshotError::Token)?;
     Ok((u64::from_be_bytes(*revision), SubjectRef(subject)))
 }
 
 /// The revision that a token's snapshot is of.
 ///
 /// # Errors
-/// [`ReadError::SnapshotToken`].
-pub fn revision_of_token(token: &[u8]) -> Result<u64, ReadError> {
+/// [`SnapshotError::Token`].
+pub fn revision_of_token(token: &[u8]) -> Result<u64, SnapshotError> {
     parse_token(token).map(|(revision, _)| revision)
 }

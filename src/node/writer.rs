@@ -17,8 +17,8 @@ use tracing::{error, info};
 
 use super::{ConsumeError, Core, batch::Batch};
 use crate::{
-    backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError,
-    tlog::merkle::leaf_hash, view::Effect,
+    backend::Appended, domain::Millis, fold::After, ledger::chain::Tip, node::WriteError,
+    tlog::merkle::leaf_hash,
 };
 
 /// The size at which a batch takes no more entries, in bytes.
@@ -33,16 +33,22 @@ pub(super) type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
 pub(super) type Refused = Box<dyn FnOnce()>;
 
 /// A job that writes something and answers over `reply`.
-pub(super) fn job<T: Send + 'static>(
-    write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-    reply: oneshot::Sender<Result<T, WriteError>>,
-) -> Job {
+pub(super) fn job<T, E>(
+    write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    reply: oneshot::Sender<Result<T, E>>,
+) -> Job
+where
+    T: Send + 'static,
+    E: From<WriteError> + Send + 'static,
+{
     // Whoever asked may be gone; what is recorded is recorded all the same.
-    Box::new(move |batch| match batch.check_writable().and_then(|()| write(batch)) {
-        Ok(value) => Ok(Box::new(move |landed| {
-            drop(reply.send(landed.clone().map(|()| value)));
-        })),
-        Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+    Box::new(move |batch| {
+        match batch.check_writable().map_err(E::from).and_then(|()| write(batch)) {
+            Ok(value) => Ok(Box::new(move |landed| {
+                drop(reply.send(landed.clone().map(|()| value).map_err(E::from)));
+            })),
+            Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+        }
     })
 }
 
@@ -177,7 +183,7 @@ impl Writer {
             // What was asked for is durable and visible; what comes next would not be.
             core.stop_writes(&error.to_string());
         }
-        if batch.effects.iter().any(|effect| matches!(effect, Effect::Subscriptions { .. })) {
+        if batch.effects.iter().any(|effect| matches!(effect.after, After::Subscriptions { .. })) {
             core.consumers.end_deleted(&core.view.subscriptions());
         }
         core.hub.tell(batch.events, self.tip.next_index);

@@ -9,10 +9,13 @@ use consent_ledger::{
         Action, Actor, Body, Change, ChannelPut, EventKind, Filter, LegalBasis, Millis, Outcome,
         PurposeVersion, SubjectRef, SubjectState,
     },
-    ledger::entry,
-    node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded, WriteError},
-    view::{CatalogAt, fold},
-    watch::{Event, EventTold, Told, Watcher},
+    event::{Event, EventTold},
+    fold::{CatalogAt, consent},
+    ledger::envelope,
+    node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded},
+    proto::ErrorReason,
+    status::Fault,
+    watch::{Told, Watcher},
 };
 use futures_util::future::join_all;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -133,19 +136,19 @@ async fn send(node: &Node, round: Vec<Step>, acknowledged: &mut Acknowledged) {
     let answers = join_all(round.into_iter().map(async |step| match step {
         Step::Act(act) => {
             let answer = node.record((*act).clone()).await;
-            answer.map(|recorded| Some((*act, recorded)))
+            answer.map(|recorded| Some((*act, recorded))).map_err(Fault::from)
         }
-        Step::Purpose(draft) => node.put_purpose(*draft).await.map(|_| None),
-        Step::Channel(put) => node.put_channel(put).await.map(|_| None),
+        Step::Purpose(draft) => node.put_purpose(*draft).await.map(|_| None).map_err(Fault::from),
+        Step::Channel(put) => node.put_channel(put).await.map(|_| None).map_err(Fault::from),
     }));
     for answer in answers.await {
         match answer {
             Ok(recorded) => acknowledged.extend(recorded),
-            Err(WriteError::WritesStopped(_) | WriteError::StateUnreadable(_)) => {
-                panic!("{answer:?}")
+            Err(fault) => {
+                // Refused for what it asks.
+                let faults_of_the_node = [ErrorReason::WritesStopped, ErrorReason::StateUnreadable];
+                assert!(!faults_of_the_node.contains(&fault.kind()), "{fault:?}");
             }
-            // Refused for what it asks.
-            Err(_) => {}
         }
     }
 }
@@ -202,8 +205,8 @@ fn check_outcomes(node: &Node) {
     let mut catalog = CatalogAt::default();
     let mut states: HashMap<SubjectRef, SubjectState> = HashMap::new();
     for (index, bytes) in node.entries(0, node.revision()).unwrap() {
-        let entry = entry::decode(&bytes).unwrap();
-        catalog.put(index, &entry.body);
+        let entry = envelope::decode(&bytes).unwrap();
+        catalog.fold(entry.fact());
         let Body::Act(act) = entry.body else { continue };
         let mut changes = act.changes.clone();
         for change in &mut changes {
@@ -214,8 +217,8 @@ fn check_outcomes(node: &Node) {
         // Later than its record only where it would tie with an act before, and lose.
         let latest = state.first_moment_after(true);
         assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
-        let facts = fold::ActFacts { changes: &changes, ..fold::ActFacts::of(index, &act) };
-        let changes = fold::judge(&catalog.catalog, state, facts, recorded_at).unwrap();
+        let facts = consent::ActFacts { changes: &changes, ..consent::ActFacts::of(index, &act) };
+        let changes = consent::judge(&catalog.catalog, state, facts, recorded_at).unwrap();
         assert_eq!(changes, act.changes, "entry {index}");
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use clap::{Args, builder::RangedI64ValueParser, value_parser};
+use clap::Args;
 use indicatif::ProgressBar;
 
 use self::{
@@ -23,23 +23,37 @@ use super::{
     shapes::{Reject, Replayed},
     words,
 };
-use crate::proto::{Outcome, RecordConsentRequest, RecordConsentResponse};
+use crate::{
+    proto::{Outcome, RecordConsentRequest, RecordConsentResponse},
+    setting::Within as _,
+};
 
 pub(super) mod input;
 mod lanes;
 mod send;
 
 const AFTER_HELP: &str = "\
-Each line is an act; `consent-ledger generate --help` shows its form. Acts of one data subject are
-recorded in their order, others side by side. When the server is busy or away for a moment, an act
-is tried again; one without `idempotency_key` only where it can not be recorded twice.
+Each line is an act:
+  {\"subject\":\"user:100042\",\"actor\":\"subject\",\"changes\":[{\"action\":\"grant\",\"scope\":
+  {\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effective_at\":
+  \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
+  \"idempotency_key\":\"seed-1-act-1\"}
+`subject`, `actor` and `changes` are required; a change may also have `purpose_version` and
+`expires_at`.
+
+Acts of one data subject are recorded in their order, others side by side. When the server is busy or
+away for a moment, an act is tried again; one without `idempotency_key` only where it can not be
+recorded twice.
 
 Without --continue-on-error the first act that is rejected ends the command with exit code 1; what
 was in flight is still recorded.
 
 Examples:
   consent-ledger replay examples/onboarding.ndjson
-  consent-ledger generate --acts 1000 | consent-ledger replay - --concurrency 256";
+  consent-ledger-generate --acts 1000 | consent-ledger replay - --concurrency 256";
+
+/// The greatest number of acts in flight.
+const IN_FLIGHT_MAX: u32 = 65_536;
 
 /// Options of `replay`.
 #[derive(Debug, Args)]
@@ -47,19 +61,15 @@ Examples:
 pub struct ReplayArgs {
     /// NDJSON file of acts; `-` for standard input
     file: PathBuf,
-    /// The greatest number of acts in flight
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = in_flight())]
+    /// Maximum number of acts in flight
+    #[arg(long, value_name = "N", within = 1..=IN_FLIGHT_MAX, default_value_t = 64)]
     concurrency: u32,
     /// Go on after an act that is rejected; the exit code is still 1
     #[arg(long)]
     continue_on_error: bool,
-    /// How often an act is tried again
+    /// Maximum number of retries of an act
     #[arg(long, value_name = "N", default_value_t = 10)]
     retries: u32,
-}
-
-fn in_flight() -> RangedI64ValueParser<u32> {
-    value_parser!(u32).range(1..=65_536)
 }
 
 pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliError> {

@@ -1,0 +1,459 @@
+//! Events: what watchers hear of an entry.
+//!
+//! A kind of entry says what it tells ([`Tells`]), in the ledger's own names. [`of`] makes the event of
+//! it, and nothing else does: the writer calls it for what it is about to write, the reader of the
+//! past for what it finds in the ledger. What stands beside the entry, each of them gives
+//! ([`Surroundings`]): who its data subjects are, who is linked to them, what the catalogue and the
+//! subscriptions were.
+//!
+//! # Data subjects that were erased
+//! Every subscriber hears of an erasure while the name can still be told. Once a data subject is
+//! erased, its entries tell nothing: an event without a name could be matched to nobody's records, and
+//! has neither namespace nor shard to filter by. So there is no event of an entry whose data subject,
+//! or one of whose two, is erased, and no erased data subject is listed among the linked. Streams go
+//! on with the next entry.
+
+use crate::{
+    domain::{
+        Actor, ChangeRecord, EventKind, Filter, Identity, Key, LinkConfidence, Millis, Reason,
+        Subject, SubjectRef, SubscriptionId,
+    },
+    entry::{DeliveryOverdue, Fact, LinkChange},
+};
+
+/// Something that watchers hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Index of its entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// What happened.
+    pub told: EventTold,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventTold {
+    /// An act, a confirmation, or the end of grants.
+    Consent(ConsentTold),
+    /// Two data subjects were linked or unlinked.
+    Link(LinkTold),
+    /// The catalogue changed.
+    Catalog(CatalogTold),
+    /// A subscription is overdue.
+    Overdue(OverdueTold),
+}
+
+/// An act, a confirmation, or the end of grants, as watchers hear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsentTold {
+    /// Whose consent it is.
+    pub subject: Subject,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed, in the order of the act.
+    pub changes: Vec<ChangeRecord>,
+    /// Whether the data subject changed how it wants to be contacted.
+    pub preferences_changed: bool,
+    /// For confirmations and expiries: index of the act that is confirmed, or whose grants ended.
+    pub cause: Option<u64>,
+    /// For expiries: why the grants ended.
+    pub reason: Option<Reason>,
+    /// Who is linked to the subject, directly or through others: what they are answered may have
+    /// changed, too.
+    pub linked: Vec<Subject>,
+}
+
+/// A link, or its end, as watchers hear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkTold {
+    /// One data subject.
+    pub subject: Subject,
+    /// The other.
+    pub other: Subject,
+    /// How sure the link is; none if the two were unlinked.
+    pub confidence: Option<LinkConfidence>,
+    /// Who is linked to one of the two, directly or through others.
+    pub linked: Vec<Subject>,
+}
+
+/// A change of the catalogue, as watchers hear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogTold {
+    /// The purpose; none if a channel changed.
+    pub purpose: Option<Key>,
+    /// The channel; none if a purpose changed.
+    pub channel: Option<Key>,
+    /// What it can do to answers; never empty.
+    pub effects: Vec<CatalogEffect>,
+    /// For a purpose: its version now.
+    pub version: u32,
+    /// For a purpose: the oldest version whose grants count now.
+    pub oldest_compatible: u32,
+}
+
+/// What a change of the catalogue can do to answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CatalogEffect {
+    /// A purpose or channel is new.
+    Added,
+    /// It was retired.
+    Retired,
+    /// It is no longer retired.
+    Reinstated,
+    /// Grants of older versions no longer count.
+    ReconsentRequired,
+    /// Grants of older versions count again.
+    ReconsentLifted,
+    /// Its legal basis changed, somewhere.
+    BasisChanged,
+    /// Its data categories, obligations or defaults changed.
+    ContentChanged,
+}
+
+/// A subscription that is overdue, as watchers hear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverdueTold {
+    /// Name of the subscription.
+    pub subscription: Key,
+    /// The shard that is behind.
+    pub shard: u32,
+    /// The oldest event that it has not acknowledged.
+    pub event_index: u64,
+    /// When that was recorded.
+    pub pending_since: Millis,
+}
+
+/// What an entry tells, before anybody is named.
+#[derive(Debug, Clone, Copy)]
+pub enum Tells<'a> {
+    /// An act, a confirmation, or the end of grants.
+    Consent(ConsentTells<'a>),
+    /// Two data subjects were linked or unlinked.
+    Link(&'a LinkChange),
+    /// The catalogue changed; what that can do to answers is for the fold to say.
+    Catalog,
+    /// A subscription is overdue.
+    Overdue(&'a DeliveryOverdue),
+    /// Nothing.
+    Nothing,
+}
+
+/// What an entry tells of somebody's consent.
+#[derive(Debug, Clone, Copy)]
+pub struct ConsentTells<'a> {
+    /// Whose consent it is.
+    pub subject: SubjectRef,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: &'a [ChangeRecord],
+    /// Whether the data subject changed how it wants to be contacted.
+    pub preferences_changed: bool,
+    /// Index of the act that is confirmed, or whose grants ended.
+    pub cause: Option<u64>,
+    /// Why grants ended.
+    pub reason: Option<Reason>,
+}
+
+impl Tells<'_> {
+    /// Whether an event of it may pass a filter, as far as that can be said without names.
+    #[must_use]
+    pub fn may_pass(&self, filter: &Filter) -> bool {
+        match self {
+            Self::Consent(consent) => {
+                consent.changes.iter().any(|change| filter.passes(change))
+                    || consent.preferences_changed && filter.wants(EventKind::Preferences)
+            }
+            Self::Link(_) => filter.wants(EventKind::Link),
+            Self::Catalog => filter.wants(EventKind::Catalog),
+            Self::Overdue(_) => filter.wants(EventKind::Overdue),
+            Self::Nothing => false,
+        }
+    }
+}
+
+/// What the maker of an event knows beside its entry, as of just after it.
+pub trait Surroundings {
+    /// Why something could not be found out.
+    type Error;
+
+    /// Who a data subject is.
+    ///
+    /// # Errors
+    /// It can not be read.
+    fn identity(&self, subject: SubjectRef) -> Result<Identity, Self::Error>;
+
+    /// Who else hangs together with some data subjects, in the order of [`crate::fold::around`].
+    /// Those who are erased are left out.
+    ///
+    /// # Errors
+    /// It can not be read.
+    fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, Self::Error>;
+
+    /// What the fold said of the catalogue entry at an index; none if no answer can have changed.
+    ///
+    /// # Errors
+    /// It can not be read.
+    fn catalog(&self, index: u64) -> Result<Option<CatalogTold>, Self::Error>;
+
+    /// The name of a subscription.
+    ///
+    /// # Errors
+    /// There is none, or it can not be read.
+    fn subscription(&self, id: SubscriptionId) -> Result<Key, Self::Error>;
+}
+
+/// The event of an entry; none if watchers hear nothing of it.
+///
+/// # Errors
+/// Those of `surroundings`.
+pub fn of<S: Surroundings>(fact: Fact<'_>, surroundings: &S) -> Result<Option<Event>, S::Error> {
+    let told = match fact.kind.tells() {
+        Tells::Consent(consent) => consent_told(&consent, surroundings)?.map(EventTold::Consent),
+        Tells::Link(link) => link_told(link, surroundings)?.map(EventTold::Link),
+        Tells::Catalog => surroundings.catalog(fact.place.index)?.map(EventTold::Catalog),
+        Tells::Overdue(overdue) => Some(EventTold::Overdue(OverdueTold {
+            subscription: surroundings.subscription(overdue.subscription)?,
+            shard: overdue.shard,
+            event_index: overdue.event_index,
+            pending_since: overdue.pending_since,
+        })),
+        Tells::Nothing => None,
+    };
+    let (index, recorded_at) = (fact.place.index, fact.place.recorded_at);
+    Ok(told.map(|told| Event { index, recorded_at, told }))
+}
+
+fn consent_told<S: Surroundings>(
+    consent: &ConsentTells<'_>,
+    surroundings: &S,
+) -> Result<Option<ConsentTold>, S::Error> {
+    let subject = match surroundings.identity(consent.subject)? {
+        Identity::Known(subject) => subject,
+        Identity::Erased => return Ok(None),
+    };
+    Ok(Some(ConsentTold {
+        subject,
+        actor: consent.actor,
+        effective_at: consent.effective_at,
+        changes: consent.changes.to_vec(),
+        preferences_changed: consent.preferences_changed,
+        cause: consent.cause,
+        reason: consent.reason,
+        linked: surroundings.linked(&[consent.subject])?,
+    }))
+}
+
+fn link_told<S: Surroundings>(
+    link: &LinkChange,
+    surroundings: &S,
+) -> Result<Option<LinkTold>, S::Error> {
+    let sides = [link.subject_ref, link.other_ref];
+    let names = (surroundings.identity(sides[0])?, surroundings.identity(sides[1])?);
+    let (Identity::Known(subject), Identity::Known(other)) = names else { return Ok(None) };
+    let linked = surroundings.linked(&sides)?;
+    Ok(Some(LinkTold { subject, other, confidence: link.confidence, linked }))
+}
+
+impl Event {
+    /// The data subjects that it is about: itself, the other one of a link, and who is linked to
+    /// them. None if it is about no data subject in particular, and so about everybody.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        let (one, other, linked): (_, _, &[Subject]) = match &self.told {
+            EventTold::Consent(own) => (Some(&own.subject), None, &own.linked),
+            EventTold::Link(own) => (Some(&own.subject), Some(&own.other), &own.linked),
+            EventTold::Catalog(_) | EventTold::Overdue(_) => (None, None, &[]),
+        };
+        one.into_iter().chain(other).chain(linked)
+    }
+
+    /// The data subjects in whose order it stands: two for a link; none if it is about everybody.
+    pub fn own_subjects(&self) -> impl Iterator<Item = &Subject> {
+        let own = if matches!(self.told, EventTold::Link(_)) { 2 } else { 1 };
+        self.subjects().take(own)
+    }
+
+    /// Whether it goes to a shard of so many: that of each of its own data subjects, or any if it is
+    /// about everybody.
+    #[must_use]
+    pub fn is_of_shard(&self, shard: u32, shards: u32) -> bool {
+        let mut own = self.own_subjects().peekable();
+        shards <= 1 || own.peek().is_none() || own.any(|own| shard_of(own, shards) == shard)
+    }
+
+    /// Whether it passes a filter and, for consents, the positions of the changes that do. A consent
+    /// may pass for a change of preferences alone, with no position.
+    #[must_use]
+    pub fn passing(&self, filter: &Filter) -> Option<Vec<usize>> {
+        if !self.is_about(filter) {
+            return None;
+        }
+        match &self.told {
+            EventTold::Consent(own) => {
+                let changes = own.changes.iter().enumerate();
+                let passing: Vec<usize> = changes
+                    .filter(|(_, change)| filter.passes(change))
+                    .map(|(position, _)| position)
+                    .collect();
+                let preferences = own.preferences_changed && filter.wants(EventKind::Preferences);
+                (!passing.is_empty() || preferences).then_some(passing)
+            }
+            EventTold::Link(_) => filter.wants(EventKind::Link).then(Vec::new),
+            EventTold::Catalog(own) => own.passes(filter).then(Vec::new),
+            EventTold::Overdue(_) => filter.wants(EventKind::Overdue).then(Vec::new),
+        }
+    }
+
+    /// Whether the answers of somebody in one of the namespaces may have changed.
+    fn is_about(&self, filter: &Filter) -> bool {
+        let mut subjects = self.subjects().peekable();
+        subjects.peek().is_none()
+            || subjects.any(|subject| filter.covers_namespace(subject.namespace()))
+    }
+}
+
+/// The shard of a data subject, of so many. It never changes.
+#[must_use]
+pub fn shard_of(subject: &Subject, shards: u32) -> u32 {
+    let hash = blake3::hash(subject.as_str().as_bytes());
+    let (first, _) = hash.as_bytes().split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+    u32::from_be_bytes(*first) % shards.max(1)
+}
+
+impl CatalogTold {
+    fn passes(&self, filter: &Filter) -> bool {
+        filter.wants(EventKind::Catalog)
+            && filter.covers_purpose(self.purpose.as_ref())
+            && filter.covers_channel(self.channel.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::domain::{Action, Outcome, ScopeKeys};
+
+    fn event(changes: &[(Action, &str, &str)]) -> Event {
+        let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
+        let change = |&(action, purpose, channel): &(Action, &str, &str)| ChangeRecord {
+            action,
+            scope: ScopeKeys { purpose: key(purpose), channel: key(channel) },
+            purpose_version: 1,
+            expires_at: None,
+            data_categories: Vec::new(),
+            outcome: Outcome::Applied,
+        };
+        let told = ConsentTold {
+            subject: Subject::parse("user:42").unwrap(),
+            actor: Actor::Subject,
+            effective_at: Millis(0),
+            changes: changes.iter().map(change).collect(),
+            preferences_changed: false,
+            cause: None,
+            reason: None,
+            linked: Vec::new(),
+        };
+        Event { index: 7, recorded_at: Millis(0), told: EventTold::Consent(told) }
+    }
+
+    fn keys(texts: &[&str]) -> BTreeSet<Key> {
+        texts.iter().map(|text| Key::parse(text).unwrap()).collect()
+    }
+
+    fn of_namespace(namespace: &str) -> Filter {
+        Filter { namespaces: BTreeSet::from([namespace.to_owned()]), ..Filter::default() }
+    }
+
+    #[test]
+    fn stops_pass_by_default_and_grants_on_request() {
+        let event = event(&[
+            (Action::Grant, "news", "email"),
+            (Action::Refuse, "news", "sms"),
+            (Action::Withdraw, "ads", "email"),
+            (Action::Object, "*", "*"),
+        ]);
+        assert_eq!(event.passing(&Filter::default()), Some(vec![1, 2, 3]));
+        let kinds = BTreeSet::from([EventKind::Grant, EventKind::Object]);
+        assert_eq!(event.passing(&Filter { kinds, ..Filter::default() }), Some(vec![0, 3]));
+    }
+
+    #[test]
+    fn a_wide_stop_passes_every_list() {
+        let event = event(&[
+            (Action::Withdraw, "news", "email"),
+            (Action::Withdraw, "ads", "*"),
+            (Action::Withdraw, "*", "sms"),
+            (Action::Withdraw, "*", "*"),
+        ]);
+        let filter = Filter { purposes: keys(&["news"]), ..Filter::default() };
+        assert_eq!(event.passing(&filter), Some(vec![0, 2, 3]));
+        let filter = Filter { channels: keys(&["sms"]), ..Filter::default() };
+        assert_eq!(event.passing(&filter), Some(vec![1, 2, 3]));
+        let filter =
+            Filter { purposes: keys(&["ads"]), channels: keys(&["email"]), ..Filter::default() };
+        assert_eq!(event.passing(&filter), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn other_namespaces_are_left_out() {
+        let event = event(&[(Action::Withdraw, "news", "email")]);
+        assert_eq!(event.passing(&of_namespace("user")), Some(vec![0]));
+        assert_eq!(event.passing(&of_namespace("email")), None);
+    }
+
+    #[test]
+    fn a_stop_passes_for_whom_it_reaches_through_a_link() {
+        let mut event = event(&[(Action::Withdraw, "news", "email")]);
+        let EventTold::Consent(told) = &mut event.told else { unreachable!("a consent") };
+        told.linked = vec![Subject::parse("email:jo").unwrap()];
+        assert_eq!(event.passing(&of_namespace("user")), Some(vec![0]));
+        assert_eq!(event.passing(&of_namespace("email")), Some(vec![0]));
+        assert_eq!(event.passing(&of_namespace("device")), None);
+    }
+
+    #[test]
+    fn the_shard_of_a_data_subject_never_changes() {
+        let shard = |text: &str, shards| shard_of(&Subject::parse(text).unwrap(), shards);
+        assert_eq!([shard("user:42", 64), shard("email:jo@example.org", 64)], [51, 10]);
+        let event = event(&[(Action::Withdraw, "*", "*")]);
+        let of: Vec<u32> = (0..64).filter(|own| event.is_of_shard(*own, 64)).collect();
+        assert_eq!(of, [shard("user:42", 64)]);
+        assert!(event.is_of_shard(0, 1));
+    }
+
+    #[test]
+    fn preferences_pass_on_request_alone() {
+        let mut event = event(&[]);
+        let EventTold::Consent(told) = &mut event.told else { unreachable!("a consent") };
+        told.preferences_changed = true;
+        assert_eq!(event.passing(&Filter::default()), None);
+        let kinds = BTreeSet::from([EventKind::Preferences]);
+        assert_eq!(event.passing(&Filter { kinds, ..Filter::default() }), Some(Vec::new()));
+    }
+
+    #[test]
+    fn the_catalogue_passes_by_its_key_and_for_every_namespace() {
+        let told = CatalogTold {
+            purpose: Some(Key::parse("news").unwrap()),
+            channel: None,
+            effects: vec![CatalogEffect::Retired],
+            version: 1,
+            oldest_compatible: 1,
+        };
+        let event = Event { index: 7, recorded_at: Millis(0), told: EventTold::Catalog(told) };
+        assert_eq!(event.passing(&of_namespace("email")), Some(Vec::new()));
+        let of = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
+        assert_eq!(event.passing(&of("news")), Some(Vec::new()));
+        assert_eq!(event.passing(&of("ads")), None);
+        let channels = Filter { channels: keys(&["sms"]), ..Filter::default() };
+        assert_eq!(event.passing(&channels), Some(Vec::new()), "a purpose is on every channel");
+    }
+}

@@ -1,0 +1,453 @@
+//! Folding acts into the state of a data subject, and saying what became of each change.
+//!
+//! [`fold`] applies an act that is on record, whatever its outcome was: the state follows from the
+//! acts and the catalogue alone. [`judge`] is for the one moment at which an act is written: it
+//! folds too, and sets the outcomes, which the entry then carries for ever. This module knows no
+//! storage and no clock. Both functions find every key before they change anything, so an error
+//! leaves state and outcomes as they were.
+//!
+//! # What becomes of a change
+//! The state before the act is compared with the state after the whole of it, at the moment of
+//! recording. "Later" is the order in which acts win: by effect, stop before grant on a tie, then
+//! by index. Retirement of a purpose or channel is left aside for standing consents, as it may end.
+//!
+//! Contract, legal obligation, vital interest and public task need no consent and know no stop:
+//! a change of a purpose that has never rested on anything else, in any region, has NO_EFFECT.
+//!
+//! A **grant**, in this order:
+//! 1. The subject is erased or under erasure: BLOCKED_BY_STOP, the erasure.
+//! 2. A live stop covers the cell and the actor may not lift it: BLOCKED_BY_STOP.
+//! 3. A live stop covers the cell and is later: SUPERSEDED_BY_LATER, that stop.
+//! 4. A live stop covers the cell and is not later. Only a grant that waits for its double opt-in
+//!    leaves it so: PENDING_CONFIRMATION, or SUPERSEDED_BY_LATER if the latest grant that waits is
+//!    later and could lift the stop too.
+//! 5. The purpose rests on consent nowhere: APPLIED if this is the grant that lifts a stop,
+//!    SUPERSEDED_BY_LATER if a later grant does, NO_EFFECT if there is none to lift.
+//! 6. It lifted a stop that was live before: APPLIED. This holds even where a later grant, which
+//!    the stop had blocked, now decides.
+//! 7. A later grant stands: SUPERSEDED_BY_LATER, that grant.
+//! 8. Its version needs no double opt-in, or it is the confirmation of one: APPLIED.
+//! 9. A later grant waits for its double opt-in: SUPERSEDED_BY_LATER, that grant.
+//! 10. A confirmed grant stands that counts now and says all that this one does, of the same or a newer
+//!     version, with the same end and categories: NO_EFFECT. A request never downgrades it, and one
+//!     that asks for something else waits beside it, while the confirmed one goes on.
+//! 11. PENDING_CONFIRMATION.
+//!
+//! A **stop** is looked at cell by cell. The cells that can matter are those of its scope that some
+//! grant named and, unless a stop of at least its width stood before, the live cells of its scope
+//! that are open without one, in some region: those of legitimate interest, and those of another
+//! basis where consent was the basis before. For a refusal or an objection, which answer a question,
+//! they are all live cells of its scope that a stop can touch.
+//! 1. APPLIED if it decides some cell and changed something there: no stop stood and it closed an
+//!    open cell, took back a grant that was not past its expiry or that waited for its double
+//!    opt-in, or answered a question (refusal or objection of a live cell); or a stop stood, and
+//!    the latest grant that waits could have lifted that one when confirmed.
+//! 2. SUPERSEDED_BY_LATER if a later stop of at least its width stands, or if a later stop or a
+//!    later lifting grant decides some cell that can matter. The cause is one of these.
+//! 3. NO_EFFECT otherwise: withdrawn where nothing was known, or stopped again.
+
+use smallvec::SmallVec;
+
+use crate::{
+    decide::Standing,
+    domain::{
+        Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Grant, LegalBasis, Mark,
+        Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
+    },
+    entry::{ConsentAct, ConsentConfirmed},
+};
+
+/// What folding needs to know of an act.
+#[derive(Debug, Clone, Copy)]
+pub struct ActFacts<'a> {
+    /// Index of its entry.
+    pub index: u64,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// Who acted.
+    pub actor: Actor,
+    /// What changed. Outcomes are never looked at.
+    pub changes: &'a [ChangeRecord],
+    /// For guardians: first moment without their authority.
+    pub authority_ends_at: Option<Millis>,
+}
+
+impl<'a> ActFacts<'a> {
+    /// What folding needs to know of an act on record.
+    #[must_use]
+    pub fn of(index: u64, act: &'a ConsentAct) -> Self {
+        Self {
+            index,
+            effective_at: act.effective_at,
+            actor: act.actor,
+            changes: &act.changes,
+            authority_ends_at: act.authority_ends_at,
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { effective_at: self.effective_at, index: self.index }
+    }
+}
+
+/// Folds in an act that is on record. Folding it again, or in another order, gives the same state.
+///
+/// # Errors
+/// The first key that the catalogue lacks; the state is unchanged then.
+pub fn fold(
+    catalog: &Catalog,
+    state: &mut SubjectState,
+    act: &ActFacts<'_>,
+) -> Result<(), UnknownKey> {
+    let scopes = resolve(catalog, act.changes)?;
+    fold_resolved(catalog, state, act, &scopes);
+    Ok(())
+}
+
+/// Folds in a confirmation. The grants keep the place of the act that is confirmed, so a stop after
+/// it still stands. Folding it again, or in another order, gives the same state.
+///
+/// # Errors
+/// The first key that the catalogue lacks; the state is unchanged then.
+pub fn confirm(
+    catalog: &Catalog,
+    state: &mut SubjectState,
+    index: u64,
+    confirmed: &ConsentConfirmed,
+) -> Result<(), UnknownKey> {
+    let scopes = resolve(catalog, &confirmed.grants)?;
+    let mark = confirmed.mark();
+    for (change, scope) in confirmed.grants.iter().zip(scopes) {
+        if let (Action::Grant, Some((purpose, channel))) = (change.action, scope.as_cell()) {
+            let grant = Grant {
+                confirmed_by: Some(index),
+                ..grant(mark, confirmed.requested_by, confirmed.authority_ends_at, change)
+            };
+            state.merge_grant(purpose, channel, grant);
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of changes that are about to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge<'a> {
+    /// The catalogue.
+    pub catalog: &'a Catalog,
+    /// The state before the changes, with all that linked subjects contribute.
+    pub before: &'a SubjectState,
+    /// The same after them.
+    pub after: &'a SubjectState,
+    /// When the changes took effect, and the index of their act.
+    pub mark: Mark,
+    /// Who performs the act.
+    pub actor: Actor,
+    /// The moment at which decisions are compared.
+    pub now: Millis,
+    /// Whether the changes are grants whose double opt-in is completed.
+    pub is_confirmation: bool,
+}
+
+impl Judge<'_> {
+    /// Sets the outcome of each change.
+    ///
+    /// # Errors
+    /// The first key that the catalogue lacks; no outcome is set then.
+    pub fn outcomes(&self, changes: &mut [ChangeRecord]) -> Result<(), UnknownKey> {
+        let scopes = resolve(self.catalog, changes)?;
+        for (change, &scope) in changes.iter_mut().zip(&scopes) {
+            change.outcome = match (change.action, scope.as_cell()) {
+                (Action::Grant, Some((purpose, channel))) => self.grant(purpose, channel, change),
+                (Action::Grant, None) | (Action::Expire, _) => Outcome::NoEffect,
+                (stop, _) => self.stop(stop, scope),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Folds in an act that is about to be written, of a subject without links, and sets the outcome of
+/// each of its changes.
+///
+/// # Errors
+/// The first key that the catalogue lacks; state and outcomes are unchanged then.
+pub fn judge(
+    catalog: &Catalog,
+    state: &mut SubjectState,
+    act: ActFacts<'_>,
+    now: Millis,
+) -> Result<Vec<ChangeRecord>, UnknownKey> {
+    let before = state.clone();
+    fold(catalog, state, &act)?;
+    let judge = Judge {
+        catalog,
+        before: &before,
+        after: state,
+        mark: act.mark(),
+        actor: act.actor,
+        now,
+        is_confirmation: false,
+    };
+    let mut changes = act.changes.to_vec();
+    judge.outcomes(&mut changes)?;
+    Ok(changes)
+}
+
+type Scopes = SmallVec<[Scope; 16]>;
+
+fn resolve(catalog: &Catalog, changes: &[ChangeRecord]) -> Result<Scopes, UnknownKey> {
+    changes.iter().map(|change| catalog.resolve(&change.scope)).collect()
+}
+
+fn fold_resolved(
+    catalog: &Catalog,
+    state: &mut SubjectState,
+    act: &ActFacts<'_>,
+    scopes: &[Scope],
+) {
+    let mark = act.mark();
+    for (change, &scope) in act.changes.iter().zip(scopes) {
+        if let Some(kind) = change.action.stop_kind(act.actor) {
+            state.merge_stop(Stop { scope, kind, mark });
+            continue;
+        }
+        if change.action != Action::Grant {
+            continue;
+        }
+        // Consent is granted cell by cell and never wider: a wider grant grants nothing.
+        let Some((purpose, channel)) = scope.as_cell() else { continue };
+        let grant = grant(mark, act.actor, act.authority_ends_at, change);
+        if waits(catalog, purpose, change.purpose_version) {
+            state.merge_pending(purpose, channel, grant);
+        } else {
+            state.merge_grant(purpose, channel, grant);
+        }
+    }
+    state.revision = state.revision.max(act.index.saturating_add(1));
+}
+
+fn grant(
+    mark: Mark,
+    actor: Actor,
+    authority_ends_at: Option<Millis>,
+    change: &ChangeRecord,
+) -> Grant {
+    Grant {
+        mark,
+        actor,
+        purpose_version: change.purpose_version,
+        expires_at: change.expires_at,
+        data_categories: match change.data_categories.as_slice() {
+            [] => None,
+            categories => Some(categories.into()),
+        },
+        authority_ends_at: authority_ends_at.filter(|_| actor == Actor::Guardian),
+        confirmed_by: None,
+    }
+}
+
+/// Whether a request asks for nothing but what a confirmed grant gives.
+fn says_no_more(grant: &Grant, change: &ChangeRecord) -> bool {
+    change.purpose_version <= grant.purpose_version
+        && change.expires_at == grant.expires_at
+        && change.data_categories == grant.data_categories.as_deref().unwrap_or_default()
+}
+
+/// Whether a grant of this version waits for its double opt-in. One of a version that the
+/// catalogue lacks waits for ever.
+fn waits(catalog: &Catalog, purpose: PurposeId, version: u32) -> bool {
+    let version = catalog.purpose(purpose).and_then(|purpose| purpose.at_version(version));
+    version.is_none_or(|version| version.double_opt_in)
+}
+
+/// What a stop did to one cell.
+enum AtCell {
+    Changed,
+    Unchanged,
+    DecidedLater(u64),
+}
+
+impl Judge<'_> {
+    fn grant(
+        &self,
+        purpose_id: PurposeId,
+        channel_id: ChannelId,
+        change: &ChangeRecord,
+    ) -> Outcome {
+        let (Some(purpose), Some(cell)) =
+            (self.stoppable(purpose_id), self.after.cell(purpose_id, channel_id))
+        else {
+            return Outcome::NoEffect;
+        };
+        if let Some(index) = self.after.erased_by {
+            return Outcome::BlockedByStop(index);
+        }
+        let later_pending = cell.pending.as_deref().filter(|grant| grant.mark > self.mark);
+        if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
+            return if !self.actor.speaks_for_subject() {
+                Outcome::BlockedByStop(stop.mark.index)
+            } else if stop.mark.stop_is_later_than_grant(self.mark) {
+                Outcome::SupersededByLater(stop.mark.index)
+            } else {
+                let lifting = later_pending.filter(|grant| grant.actor.speaks_for_subject());
+                superseded_or(lifting.map(|grant| grant.mark), Outcome::PendingConfirmation)
+            };
+        }
+
+        let lifts = cell.lifted == Some(self.mark);
+        let waits =
+            !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
+        if !purpose.current().has_basis(LegalBasis::Consent) {
+            let may_lift = self.actor.speaks_for_subject() && !waits;
+            return match self.after.latest_stop(purpose_id, channel_id) {
+                Some(_) if lifts => Outcome::Applied,
+                // The stop is lifted, and not by this grant, so by a later one.
+                Some(_) if may_lift => superseded_or(cell.lifted, Outcome::NoEffect),
+                _ => Outcome::NoEffect,
+            };
+        }
+        if lifts && self.before.live_stop(purpose_id, channel_id).is_some() {
+            return Outcome::Applied;
+        }
+        if let Some(grant) = &cell.grant
+            && grant.mark > self.mark
+        {
+            return Outcome::SupersededByLater(grant.mark.index);
+        }
+        if !waits {
+            return Outcome::Applied;
+        }
+        if let Some(grant) = later_pending {
+            return Outcome::SupersededByLater(grant.mark.index);
+        }
+        match Standing::of(self.after, purpose, purpose_id, channel_id, self.now) {
+            Standing::Given(grant) if says_no_more(grant, change) => Outcome::NoEffect,
+            _ => Outcome::PendingConfirmation,
+        }
+    }
+
+    fn stop(&self, action: Action, scope: Scope) -> Outcome {
+        let names_what_no_stop_touches =
+            scope.purpose.is_some_and(|purpose| self.stoppable(purpose).is_none());
+        if names_what_no_stop_touches || self.after.erased_by.is_some() {
+            return Outcome::NoEffect;
+        }
+        let mut later = None;
+        for cell in self.after.cells_in(scope) {
+            match self.stop_at(action, cell) {
+                AtCell::Changed => return Outcome::Applied,
+                AtCell::Unchanged => {}
+                AtCell::DecidedLater(index) => later = later.or(Some(index)),
+            }
+        }
+        match self.after.latest_stop_over(scope) {
+            Some(stop) if stop.mark > self.mark => later = later.or(Some(stop.mark.index)),
+            _ if self.before.latest_stop_over(scope).is_some() => {}
+            _ if self.stops_a_cell_without_record(action, scope) => return Outcome::Applied,
+            _ => later = later.or_else(|| self.later_stop_within(action, scope)),
+        }
+        later.map_or(Outcome::NoEffect, Outcome::SupersededByLater)
+    }
+
+    /// What a stop did to a cell of its scope that some grant named.
+    fn stop_at(&self, action: Action, cell: &CellState) -> AtCell {
+        let (purpose_id, channel_id) = (cell.purpose, cell.channel);
+        let Some(purpose) = self.stoppable(purpose_id) else { return AtCell::Unchanged };
+        match (self.after.live_stop(purpose_id, channel_id), cell.lifted) {
+            (Some(stop), _) if stop.mark > self.mark => {
+                return AtCell::DecidedLater(stop.mark.index);
+            }
+            (Some(_), _) => {}
+            // The act's own grant is an exception from its stop, not a later act.
+            (None, Some(grant)) if grant.index != self.mark.index => {
+                return AtCell::DecidedLater(grant.index);
+            }
+            (None, _) => return AtCell::Unchanged,
+        }
+        let changed = match Standing::of(self.before, purpose, purpose_id, channel_id, self.now) {
+            Standing::Given(_)
+            | Standing::Outdated(_)
+            | Standing::CameOfAge(_)
+            | Standing::Pending(_) => true,
+            Standing::Stopped(stop) => self
+                .before
+                .cell(purpose_id, channel_id)
+                .and_then(|cell| cell.pending.as_deref())
+                .is_some_and(|grant| {
+                    grant.actor.speaks_for_subject()
+                        && !stop.mark.stop_is_later_than_grant(grant.mark)
+                }),
+            Standing::Nothing | Standing::Expired(_) => {
+                can_matter(action, purpose) && self.is_live(channel_id)
+            }
+            Standing::Erased(_) => false,
+        };
+        if changed { AtCell::Changed } else { AtCell::Unchanged }
+    }
+
+    /// Whether the scope has a cell that can matter, that no grant named and no stop covered.
+    ///
+    /// Every purpose and channel that is passed over is retired, on another basis, or has a stop or
+    /// grant of the subject's own, so the walk is short where it succeeds, and never longer than
+    /// the catalogue's purposes and the subject's own record.
+    fn stops_a_cell_without_record(&self, action: Action, scope: Scope) -> bool {
+        let has_stop =
+            |purpose, channel| self.before.stop_for(Scope { purpose, channel }).is_some();
+        let is_open = |&id: &ChannelId| self.is_live(id) && !has_stop(None, Some(id));
+        let channels: SmallVec<[ChannelId; 16]> = match scope.channel {
+            Some(id) => Some(id).into_iter().filter(is_open).collect(),
+            None => self.catalog.channels().map(|(id, _)| id).filter(is_open).collect(),
+        };
+        if channels.is_empty() {
+            return false;
+        }
+        self.any_purpose(scope, |id, purpose| {
+            can_matter(action, purpose)
+                && !has_stop(Some(id), None)
+                && channels.iter().any(|&channel| {
+                    !has_stop(Some(id), Some(channel)) && self.after.cell(id, channel).is_none()
+                })
+        })
+    }
+
+    /// The latest stop that decides some cell of the scope that can matter.
+    fn later_stop_within(&self, action: Action, scope: Scope) -> Option<u64> {
+        let touches_a_cell = |stop: &&Stop| {
+            let Some(overlap) = stop.scope.overlap(scope) else { return false };
+            let has_channel = match overlap.channel {
+                Some(id) => self.is_live(id),
+                None => self.catalog.channels().any(|(_, channel)| !channel.retired),
+            };
+            has_channel && self.any_purpose(overlap, |_, purpose| can_matter(action, purpose))
+        };
+        let later = self.before.stops().iter().filter(|stop| stop.mark > self.mark);
+        later.filter(touches_a_cell).max_by_key(|stop| stop.mark).map(|stop| stop.mark.index)
+    }
+
+    fn any_purpose(&self, scope: Scope, test: impl Fn(PurposeId, &Purpose) -> bool) -> bool {
+        match scope.purpose {
+            Some(id) => self.catalog.purpose(id).is_some_and(|purpose| test(id, purpose)),
+            None => self.catalog.purposes().any(|(id, purpose)| test(id, purpose)),
+        }
+    }
+
+    fn stoppable(&self, id: PurposeId) -> Option<&Purpose> {
+        self.catalog.purpose(id).filter(|purpose| purpose.can_be_stopped())
+    }
+
+    fn is_live(&self, id: ChannelId) -> bool {
+        self.catalog.channel(id).is_some_and(|channel| !channel.retired)
+    }
+}
+
+/// Whether a stop can matter to a live cell of this purpose that holds no grant.
+fn can_matter(action: Action, purpose: &Purpose) -> bool {
+    // Without a grant, a cell that rests on consent is closed already.
+    let ends_something = || purpose.is_open_until_stopped();
+    let answers = matches!(action, Action::Refuse | Action::Object);
+    !purpose.retired && purpose.can_be_stopped() && (answers || ends_something())
+}
+
+fn superseded_or(later: Option<Mark>, otherwise: Outcome) -> Outcome {
+    later.map_or(otherwise, |mark| Outcome::SupersededByLater(mark.index))
+}

@@ -1,0 +1,160 @@
+//! Which cells an entry touches, and what is answered for them as of that entry.
+//!
+//! It knows the catalogue and the states that it is given, and not where they come from: a node and
+//! whoever audits it ask the same here, each with states of their own.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{CatalogAt, FoldError};
+use crate::{
+    decide::decide,
+    domain::{
+        Catalog, ChangeRecord, ChannelId, Key, Millis, PurposeId, Query, Reason, Scope, SubjectRef,
+        SubjectState, UnknownKey,
+    },
+    entry::{Fact, Target, Touched},
+};
+
+/// What is answered for a cell as of an entry: for no region and no data category.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellDecision {
+    /// Index of the entry. The decision is of the revision after it, at the moment of its record.
+    pub index: u64,
+    /// Whose cell.
+    pub subject: SubjectRef,
+    /// Purpose key.
+    pub purpose: Key,
+    /// Channel key.
+    pub channel: Key,
+    /// Why; the effect follows from it.
+    pub reason: Reason,
+    /// Index of the entry that decided, if one did.
+    pub decided_by: Option<u64>,
+    /// First moment at which the decision could change with no new entry.
+    pub valid_until: Option<Millis>,
+}
+
+/// The answers for all cells that an entry touches, in the order of data subject (bytes of its
+/// reference), purpose key and channel key. One cell is decided at a time, so that an entry that
+/// touches a large catalogue takes no more memory than the ids of its cells.
+#[derive(Debug)]
+pub struct Answers {
+    index: u64,
+    now: Millis,
+    catalog: Arc<CatalogAt>,
+    subjects: SmallVec<[(SubjectRef, Arc<SubjectState>); 2]>,
+    cells: Vec<(PurposeId, ChannelId)>,
+    next: usize,
+}
+
+impl Answers {
+    /// The answers for an entry. `catalog` is that of the revision after it, and so is the state that
+    /// `whole` gives of a data subject, with all that linked ones contribute.
+    ///
+    /// # Errors
+    /// Those of `whole`, and a scope with a key that the catalogue lacks.
+    pub fn of<E: From<FoldError>>(
+        fact: Fact<'_>,
+        catalog: &Arc<CatalogAt>,
+        mut whole: impl FnMut(SubjectRef) -> Result<Arc<SubjectState>, E>,
+    ) -> Result<Self, E> {
+        let index = fact.place.index;
+        let mut answers = Self {
+            index,
+            now: fact.place.recorded_at,
+            catalog: Arc::clone(catalog),
+            subjects: SmallVec::new(),
+            cells: Vec::new(),
+            next: 0,
+        };
+        let Target::Subjects(target) = fact.kind.target() else { return Ok(answers) };
+        answers.cells = touched_cells(&catalog.catalog, target.touches())
+            .map_err(|problem| FoldError::UnknownKey { index, problem })?;
+        if !answers.cells.is_empty() {
+            let mut subjects = target.subjects();
+            subjects.sort_unstable();
+            subjects.dedup();
+            for subject in subjects {
+                answers.subjects.push((subject, whole(subject)?));
+            }
+        }
+        Ok(answers)
+    }
+
+    fn decide(&self, subject: usize, cell: usize) -> Option<CellDecision> {
+        let (subject, state) = self.subjects.get(subject)?;
+        let (purpose, channel) = *self.cells.get(cell)?;
+        let catalog = &self.catalog.catalog;
+        let query = Query {
+            purpose: Some(purpose),
+            channel: Some(channel),
+            data_categories: &[],
+            region: None,
+        };
+        let decision = decide(catalog, state, &query, self.now);
+        Some(CellDecision {
+            index: self.index,
+            subject: *subject,
+            purpose: catalog.purpose(purpose)?.key.clone(),
+            channel: catalog.channel(channel)?.key.clone(),
+            reason: decision.reason,
+            decided_by: decision.decided_by,
+            valid_until: decision.valid_until,
+        })
+    }
+}
+
+impl Iterator for Answers {
+    type Item = CellDecision;
+
+    fn next(&mut self) -> Option<CellDecision> {
+        let of_one = self.cells.len();
+        let (subject, cell) = (self.next.checked_div(of_one)?, self.next.checked_rem(of_one)?);
+        let decision = self.decide(subject, cell)?;
+        self.next += 1;
+        Some(decision)
+    }
+}
+
+/// The cells that an entry touches, in the order of their keys: those that its changes cover or, for
+/// a link, all of them. What is retired is among them.
+fn touched_cells(
+    catalog: &Catalog,
+    touched: Touched<'_>,
+) -> Result<Vec<(PurposeId, ChannelId)>, UnknownKey> {
+    let scopes = match touched {
+        Touched::Changes(changes) => scopes(catalog, changes)?,
+        Touched::Everything => smallvec::smallvec![Scope { purpose: None, channel: None }],
+    };
+    let mut cells = Vec::new();
+    for scope in scopes {
+        for purpose in ids(scope.purpose, catalog.purposes().map(|(id, _)| id)) {
+            let channels = ids(scope.channel, catalog.channels().map(|(id, _)| id));
+            cells.extend(channels.map(|channel| (purpose, channel)));
+        }
+    }
+    let keys = |(purpose, channel): &(PurposeId, ChannelId)| {
+        (
+            catalog.purpose(*purpose).map(|purpose| &purpose.key),
+            catalog.channel(*channel).map(|channel| &channel.key),
+        )
+    };
+    cells.sort_unstable_by(|one, other| keys(one).cmp(&keys(other)));
+    cells.dedup();
+    Ok(cells)
+}
+
+fn scopes(
+    catalog: &Catalog,
+    changes: &[ChangeRecord],
+) -> Result<SmallVec<[Scope; 16]>, UnknownKey> {
+    changes.iter().map(|change| catalog.resolve(&change.scope)).collect()
+}
+
+/// The one that is named, or all.
+fn ids<Id>(named: Option<Id>, all: impl Iterator<Item = Id>) -> impl Iterator<Item = Id> {
+    let rest = if named.is_some() { None } else { Some(all) };
+    named.into_iter().chain(rest.into_iter().flatten())
+}

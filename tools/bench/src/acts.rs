@@ -1,0 +1,208 @@
+//! RecordConsent, and the ledger that the other measurements work on.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use consent_ledger::{
+    cli::{error::CliError, progress},
+    proto::{
+        self, Change, Evidence, PutChannelRequest, PutPurposeRequest, RecordConsentRequest, Scope,
+        catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
+    },
+};
+use hdrhistogram::Histogram;
+use tonic::transport::Channel;
+
+use super::{
+    Bench, Figure, Report,
+    load::{closed_loop, nanos_since, new_histogram},
+    process::ServerProcess,
+};
+
+/// The cell that everything is about.
+pub(super) const PURPOSE: &str = "marketing.newsletter";
+pub(super) const CHANNEL: &str = "email";
+
+/// Callers in flight.
+const IN_FLIGHT: [usize; 3] = [64, 256, 1_024];
+/// Callers that fill the ledger.
+const FILLERS: usize = 512;
+const CONNECTIONS: usize = 4;
+/// Bytes of an entry as `act` makes it, with its frame.
+const ENTRY_BYTES: usize = 420;
+
+/// The subject of a number.
+pub(super) fn subject(number: u64) -> String {
+    format!("user:{number:09}")
+}
+
+/// An onboarding form's opt-in.
+fn act(subject_number: u64, key: String) -> RecordConsentRequest {
+    RecordConsentRequest {
+        subject: subject(subject_number),
+        actor: proto::Actor::Subject.into(),
+        changes: vec![Change {
+            action: proto::Action::Grant.into(),
+            scope: Some(Scope { purpose: PURPOSE.to_owned(), channel: CHANNEL.to_owned() }),
+            ..Change::default()
+        }],
+        evidence: Some(Evidence {
+            touchpoint: "onboarding".to_owned(),
+            notice_id: "newsletter-signup".to_owned(),
+            notice_version: "2026-03".to_owned(),
+            language: "en".to_owned(),
+            method: "checkbox".to_owned(),
+            ..Evidence::default()
+        }),
+        idempotency_key: key,
+        ..RecordConsentRequest::default()
+    }
+}
+
+async fn put_catalog(channel: Channel) -> Result<(), CliError> {
+    let mut catalog = CatalogServiceClient::new(channel);
+    let server = |status| CliError::Server(Box::new(status));
+    let channel = proto::Channel { key: CHANNEL.to_owned(), ..proto::Channel::default() };
+    catalog.put_channel(PutChannelRequest { channel: Some(channel) }).await.map_err(server)?;
+    let purpose = proto::Purpose {
+        key: PURPOSE.to_owned(),
+        title: "Newsletter".to_owned(),
+        legal_basis: proto::LegalBasis::Consent.into(),
+        data_categories: vec!["user.contact.email".to_owned()],
+        ..proto::Purpose::default()
+    };
+    let request = PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    catalog.put_purpose(request).await.map_err(server)?;
+    Ok(())
+}
+
+/// Gives every subject a grant.
+pub(super) async fn fill(bench: &Bench) -> Result<(), CliError> {
+    let server = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
+    let channels = server.connect(CONNECTIONS).await?;
+    put_catalog(channels[0].clone()).await?;
+    let bar = progress::bar(Some(bench.subjects), "filling the ledger");
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for filler in 0..FILLERS {
+        let mut client = ConsentServiceClient::new(channels[filler % CONNECTIONS].clone());
+        let (next, bar, subjects) = (Arc::clone(&next), bar.clone(), bench.subjects);
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= subjects {
+                    return Ok(());
+                }
+                client.record_consent(act(number, format!("fill-{number}"))).await?;
+                bar.inc(1);
+            }
+        });
+    }
+    while let Some(joined) = tasks.join_next().await {
+        joined
+            .map_err(|error| CliError::failed(error.to_string()))?
+            .map_err(|status| CliError::Server(Box::new(status)))?;
+    }
+    bar.finish_and_clear();
+    server.terminate()
+}
+
+/// RecordConsent beside a raw append and `fdatasync`.
+pub(super) async fn record(
+    bench: &Bench,
+    root: &Path,
+    report: &mut Report<'_>,
+) -> Result<(), CliError> {
+    report.part("record: one act a call, durable when answered");
+    let server = ServerProcess::serve(&bench.binary, &root.join("record"))?;
+    let channels = server.connect(CONNECTIONS).await?;
+    put_catalog(channels[0].clone()).await?;
+    // A subject that the vault knows costs one fdatasync; a new one costs a second, for the vault.
+    let known = bench.subjects.min(10_000);
+    known_subjects(&channels, known).await?;
+
+    let half = bench.seconds / 2;
+    let before = raw_loop(root, half)?;
+    let single = run(&channels, 1, bench.seconds, known).await?;
+    let after = raw_loop(root, half)?;
+    let mut raw = before;
+    raw.add(after).map_err(|error| CliError::failed(error.to_string()))?;
+    let raw_us = |quantile| raw.value_at_quantile(quantile) as f64 / 1_000.0;
+    report.add(&[
+        Figure::new("1 in flight, p50", single.latency_us(0.5), "us")
+            .beside("append + fdatasync", raw_us(0.5)),
+        Figure::new("1 in flight, p99", single.latency_us(0.99), "us")
+            .beside("append + fdatasync", raw_us(0.99)),
+    ])?;
+    for in_flight in IN_FLIGHT {
+        let before = server.cpu()?;
+        let run = run(&channels, in_flight, bench.seconds, known).await?;
+        let cpu_us = (server.cpu()? - before).as_secs_f64() * 1e6 / run.calls as f64;
+        report.add(&[
+            Figure::new(format!("{in_flight} in flight, durable acts"), run.per_second(), "1/s"),
+            Figure::new(format!("{in_flight} in flight, p50"), run.latency_us(0.5), "us"),
+            Figure::new(format!("{in_flight} in flight, p99"), run.latency_us(0.99), "us"),
+            Figure::new(format!("{in_flight} in flight, server CPU"), cpu_us, "us/act"),
+        ])?;
+    }
+    Ok(())
+}
+
+async fn known_subjects(channels: &[Channel], known: u64) -> Result<(), CliError> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for filler in 0..64 {
+        let mut client = ConsentServiceClient::new(channels[0].clone());
+        tasks.spawn(async move {
+            for number in (filler..known).step_by(64) {
+                client.record_consent(act(number, format!("known-{number}"))).await?;
+            }
+            Ok::<_, tonic::Status>(())
+        });
+    }
+    while let Some(joined) = tasks.join_next().await {
+        joined
+            .map_err(|error| CliError::failed(error.to_string()))?
+            .map_err(|status| CliError::Server(Box::new(status)))?;
+    }
+    Ok(())
+}
+
+async fn run(
+    channels: &[Channel],
+    in_flight: usize,
+    duration: Duration,
+    known: u64,
+) -> Result<super::load::Run, CliError> {
+    let clients: Vec<_> =
+        channels.iter().map(|channel| ConsentServiceClient::new(channel.clone())).collect();
+    closed_loop(in_flight, duration, move |caller, number| {
+        let mut client = clients[caller % clients.len()].clone();
+        let act = act(number % known, format!("run-{in_flight}-{number}"));
+        async move { client.record_consent(act).await.map(drop) }
+    })
+    .await
+}
+
+/// Appends and syncs blocks of an entry's size, one after the other.
+fn raw_loop(root: &Path, duration: Duration) -> Result<Histogram<u64>, CliError> {
+    let path = root.join("raw");
+    let failed = |error| CliError::file(&path, error);
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    let block = [0x5a; ENTRY_BYTES];
+    let mut latencies = new_histogram()?;
+    let started = Instant::now();
+    while started.elapsed() < duration {
+        let at = Instant::now();
+        file.write_all(&block).and_then(|()| file.sync_data()).map_err(failed)?;
+        latencies.saturating_record(nanos_since(at));
+    }
+    Ok(latencies)
+}

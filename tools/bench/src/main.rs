@@ -1,0 +1,297 @@
+//! `consent-ledger-bench`: measures the service beside something fixed, in one run.
+//!
+//! Absolute times say little on a shared machine. So every figure has a companion from the same run:
+//! a check beside an echo of the same messages, a recorded act beside a raw append and `fdatasync`,
+//! verification beside plain hashing of the same bytes. The servers run as processes of their own, so
+//! that their CPU time is theirs alone; the load comes from this process.
+
+mod acts;
+mod echo;
+mod fanout;
+mod load;
+mod process;
+mod proofs;
+mod questions;
+mod rest;
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use consent_ledger::cli::{
+    Exit, conclude,
+    error::{CliError, Style},
+    output::{Output, Printing, Table, Tone},
+};
+use mimalloc::MiMalloc;
+use serde::Serialize;
+
+/// As the service's binary: load and echo should not differ from it by their allocator.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+const AFTER_HELP: &str = "\
+Examples:
+  consent-ledger-bench --only check,record --seconds 10
+  consent-ledger-bench --subjects 1000000 --only restart
+
+Use a release build. The data goes to a temporary directory under --dir and is removed at the end.";
+
+/// Measure the consent ledger on this machine, beside something fixed
+#[derive(Debug, Parser)]
+#[command(
+    name = "consent-ledger-bench",
+    version,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    /// How to print.
+    #[command(flatten)]
+    printing: Printing,
+    /// What to measure, and how.
+    #[command(flatten)]
+    args: BenchArgs,
+    /// A server to run instead.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Servers that the tool starts from its own binary.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server that answers checks without looking at them
+    #[command(hide = true)]
+    Echo,
+}
+
+/// What to measure, and how.
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// What to measure [default: all but `proofs` and `fanout`]
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// How long each measurement takes, in seconds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// How many data subjects the ledger has
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    subjects: u64,
+    /// How many entries the ledger of `proofs` has; a million takes about 250 MB
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    proof_entries: u64,
+    /// Where the temporary data goes: the disk that is measured
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Take the ledger in this directory, made by an earlier run with --keep, for the same --subjects
+    #[arg(long, value_name = "DIR")]
+    reuse: Option<PathBuf>,
+    /// The server to measure [default: `consent-ledger` beside this binary]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// Leave the data where it is, and say where
+    #[arg(long)]
+    keep: bool,
+    /// Sizes of `fanout`
+    #[command(flatten)]
+    fanout: fanout::FanoutArgs,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Check, one at a time and many in flight, beside an echo server
+    Check,
+    /// BatchCheck of 1,000
+    Batch,
+    /// FilterAudience over 1,000,000 data subjects, beside BatchCheck
+    Audience,
+    /// RecordConsent, one at a time and many in flight, beside append and fdatasync
+    Record,
+    /// Verification beside plain hashing
+    Verify,
+    /// The tree beside the append path, and proofs; only when it is named
+    Proofs,
+    /// Watch streams and a burst of withdrawals, beside an echo server; only when it is named
+    Fanout,
+    /// Restart, and resident memory
+    Restart,
+}
+
+/// One figure.
+#[derive(Debug, Serialize)]
+struct Figure {
+    /// What was measured.
+    what: String,
+    /// The value, with its unit in `unit`.
+    value: f64,
+    /// Unit of the value and of its companion.
+    unit: &'static str,
+    /// What stands beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside: Option<Beside>,
+}
+
+/// The companion of a figure.
+#[derive(Debug, Serialize)]
+struct Beside {
+    /// What was measured.
+    what: &'static str,
+    /// Its value.
+    value: f64,
+    /// The figure divided by it.
+    ratio: f64,
+}
+
+impl Figure {
+    fn new(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { what: what.into(), value, unit, beside: None }
+    }
+
+    fn beside(mut self, what: &'static str, value: f64) -> Self {
+        self.beside = Some(Beside { what, value, ratio: self.value / value });
+        self
+    }
+}
+
+/// What the measurements share.
+struct Bench {
+    /// The service's binary.
+    binary: PathBuf,
+    seconds: Duration,
+    subjects: u64,
+    data_dir: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = Output::stdout(cli.printing);
+    let ended = match cli.command {
+        None => Box::pin(run(&cli.args, &mut out)).await,
+        Some(Command::Echo) => echo::run().await,
+    };
+    conclude(ended, out, Style::new(cli.printing))
+}
+
+async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
+    if cfg!(debug_assertions) {
+        eprintln!("warning: this is not a release build; its figures mean nothing");
+    }
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    let binary = process::service_binary(args.binary.as_deref())?;
+    let place = Place::new(args)?;
+    let bench = Bench {
+        binary,
+        seconds: Duration::from_secs(args.seconds),
+        subjects: args.subjects,
+        data_dir: place.data_dir.clone(),
+    };
+    let needs_ledger =
+        [Part::Check, Part::Batch, Part::Audience, Part::Verify, Part::Restart].map(wanted);
+    if needs_ledger.contains(&true) && args.reuse.is_none() {
+        acts::fill(&bench).await?;
+    }
+    let mut report = Report { out, part: "" };
+    if wanted(Part::Check) {
+        questions::check(&bench, &mut report).await?;
+    }
+    if wanted(Part::Batch) {
+        questions::batch(&bench, &mut report).await?;
+    }
+    if wanted(Part::Audience) {
+        questions::audience(&bench, &mut report).await?;
+    }
+    if wanted(Part::Record) {
+        acts::record(&bench, &place.root, &mut report).await?;
+    }
+    if wanted(Part::Verify) {
+        rest::verify(&bench, &mut report)?;
+    }
+    if args.only.contains(&Part::Proofs) {
+        proofs::proofs(args.proof_entries, &place.root, &mut report)?;
+    }
+    if args.only.contains(&Part::Fanout) {
+        fanout::fanout(&args.fanout, &bench, &place.root, &mut report).await?;
+    }
+    if wanted(Part::Restart) {
+        rest::restart(&bench, &mut report).await?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Prints figures as they come: a measurement that takes minutes should not keep what it knows.
+struct Report<'a> {
+    out: &'a mut Output,
+    part: &'static str,
+}
+
+impl Report<'_> {
+    fn part(&mut self, name: &'static str) {
+        self.part = name;
+    }
+
+    fn add(&mut self, figures: &[Figure]) -> Result<(), CliError> {
+        let out = &mut *self.out;
+        if out.json {
+            for figure in figures {
+                out.object(&serde_json::json!({ "part": self.part, "figure": figure }))?;
+            }
+            return out.flush();
+        }
+        let mut table = Table::new(&["MEASURED", "VALUE", "UNIT", "BESIDE", "VALUE", "RATIO"]);
+        for figure in figures {
+            let beside = figure.beside.as_ref();
+            table.row(
+                Tone::Plain,
+                [
+                    figure.what.clone(),
+                    number(figure.value),
+                    figure.unit.to_owned(),
+                    beside.map_or(String::new(), |beside| beside.what.to_owned()),
+                    beside.map_or(String::new(), |beside| number(beside.value)),
+                    beside.map_or(String::new(), |beside| format!("{:.2}", beside.ratio)),
+                ],
+            );
+        }
+        out.line(format_args!("\n{}", self.part))?;
+        out.table(&table)?;
+        out.flush()
+    }
+}
+
+/// Three digits that count, and no more zeros than needed.
+fn number(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+/// A directory that is removed at the end.
+struct Place {
+    root: PathBuf,
+    data_dir: PathBuf,
+    remove: bool,
+}
+
+impl Place {
+    fn new(args: &BenchArgs) -> Result<Self, CliError> {
+        let root = args.dir.join(format!("consent-ledger-bench-{}", std::process::id()));
+        fs::create_dir_all(&root).map_err(|error| CliError::file(&root, error))?;
+        let data_dir = args.reuse.clone().unwrap_or_else(|| root.join("data"));
+        if args.keep {
+            eprintln!("the ledger stays in {}", data_dir.display());
+        }
+        Ok(Self { data_dir, remove: !args.keep, root })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.remove {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The tree: what it adds to an append, and how long a proof takes.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use consent_ledger::{
+    backend::{LocalLog, LogBackend},
+    cli::{error::CliError, progress},
+    domain::{
+        Action, Actor, Body, ChangeRecord, ConsentAct, ContactChange, Key, LedgerOpened, Millis,
+        Outcome, ScopeKeys, Sealed, SubjectRef,
+    },
+    ledger::{self, chain::Tip},
+    storage::disk::{Disk, RealDisk},
+    tlog::merkle::{
+        leaf_hash, prove_consistency, prove_inclusion, verify_consistency, verify_inclusion,
+    },
+    tree::{TreeFiles, TreeWriter},
+};
+use hdrhistogram::Histogram;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{Figure, Report, load::new_histogram};
+
+/// Entries in one group commit.
+const BATCH_ENTRIES: u64 = 256;
+/// Proofs of each kind that are timed.
+const PROOFS: u64 = 20_000;
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Builds a ledger of `entries` acts with its tree, and proves entries of it.
+pub(super) fn proofs(entries: u64, dir: &Path, report: &mut Report<'_>) -> Result<(), CliError> {
+    report.part("proofs: a tree beside the ledger that it is over");
+    let mut rng = StdRng::seed_from_u64(7);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (log, _) = LocalLog::open(
+        Arc::clone(&disk),
+        dir.join("proofs").join(ledger::DIR),
+        SEGMENT_BYTES,
+        [7; 16],
+        0,
+    )
+    .map_err(failed)?;
+    let files = TreeFiles::create(disk, &dir.join("proofs/tree")).map_err(failed)?;
+    let mut tree = TreeWriter::new(files.clone()).map_err(failed)?;
+    let (appended, grown) = fill(entries, &log, &mut tree, &mut rng)?;
+    let share = |spent: Duration| spent.as_secs_f64() * 1e6 / entries as f64;
+    report.add(&[Figure::new(
+        "leaf hashed and written to the tree",
+        share(grown),
+        "µs an entry",
+    )
+    .beside("append and fdatasync, 256 at once", share(appended))])?;
+
+    let root = files.root(entries).map_err(failed)?;
+    let subtree = |height, number| files.subtree(height, number);
+    let inclusion = timed(|| {
+        let index = rng.random_range(0..entries);
+        let entry = log.read(index, index + 1, usize::MAX).map_err(failed)?;
+        let leaf = leaf_hash(entry.first().map_or(&[], Vec::as_slice));
+        let path = prove_inclusion(index, entries, subtree).map_err(failed)?;
+        verify_inclusion(&leaf, index, entries, &path, &root).map_err(failed)
+    })?;
+    let consistency = timed(|| {
+        let first = rng.random_range(1..entries);
+        let before = files.root(first).map_err(failed)?;
+        let proof = prove_consistency(first, entries, subtree).map_err(failed)?;
+        verify_consistency((first, &before), (entries, &root), &proof).map_err(failed)
+    })?;
+    let mut figures = Vec::new();
+    for (what, times) in [("inclusion", inclusion), ("consistency", consistency)] {
+        let at = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+        figures.push(Figure::new(format!("{what}, p50 of {PROOFS} in {entries}"), at(0.5), "µs"));
+        figures.push(Figure::new(format!("{what}, p99"), at(0.99), "µs"));
+    }
+    report.add(&figures)
+}
+
+/// Fills ledger and tree. Answers what each of the two took.
+fn fill(
+    entries: u64,
+    log: &LocalLog,
+    tree: &mut TreeWriter,
+    rng: &mut StdRng,
+) -> Result<(Duration, Duration), CliError> {
+    let (mut tip, mut recorded_at) = (Tip::genesis(), Millis(1_764_000_000_000));
+    let (mut appended, mut grown) = (Duration::ZERO, Duration::ZERO);
+    let bar = progress::bar(Some(entries), "filling");
+    while tip.next_index < entries {
+        let start = tip.next_index;
+        let mut frames = Vec::new();
+        for index in start..entries.min(start + BATCH_ENTRIES) {
+            recorded_at = recorded_at.plus_ms(1);
+            let body = if index == 0 { opened(recorded_at) } else { act(recorded_at, rng) };
+            let (_, frame, next) = tip.link(recorded_at, body).map_err(failed)?;
+            frames.push(frame);
+            tip = next;
+        }
+        let began = Instant::now();
+        log.append(start, &frames).map_err(failed)?;
+        appended += began.elapsed();
+        let began = Instant::now();
+        frames.iter().for_each(|frame| tree.push(leaf_hash(frame)));
+        tree.write().map_err(failed)?;
+        grown += began.elapsed();
+        bar.set_position(tip.next_index);
+    }
+    bar.finish_and_clear();
+    Ok((appended, grown))
+}
+
+fn opened(created_at: Millis) -> Body {
+    Body::Opened(LedgerOpened {
+        ledger_id: [7; 16],
+        origin: "localhost/bench".to_owned(),
+        format_version: ledger::FORMAT_VERSION,
+        created_at,
+    })
+}
+
+/// An act with sealed evidence of the usual size.
+fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
+    let key = |text| Key::parse(text).ok();
+    let scope = ScopeKeys { purpose: key("marketing.newsletter"), channel: key("email") };
+    let mut ciphertext = vec![0; 120];
+    rng.fill(&mut ciphertext[..]);
+    Body::Act(ConsentAct {
+        subject_ref: SubjectRef(rng.random()),
+        actor: Actor::Subject,
+        effective_at,
+        changes: vec![ChangeRecord {
+            action: Action::Grant,
+            scope,
+            purpose_version: 1,
+            expires_at: None,
+            data_categories: Vec::new(),
+            outcome: Outcome::Applied,
+        }],
+        evidence: Some(Sealed { salt: rng.random(), ciphertext, commitment: rng.random() }),
+        idempotency: None,
+        authority_ends_at: None,
+        confirmation: None,
+        contact: ContactChange::default(),
+    })
+}
+
+/// Does something often, and answers how long each time took, in nanoseconds.
+fn timed(mut work: impl FnMut() -> Result<(), CliError>) -> Result<Histogram<u64>, CliError> {
+    let mut times = new_histogram()?;
+    for _ in 0..PROOFS {
+        let began = Instant::now();
+        work()?;
+        let spent = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        times.saturating_record(spent);
+    }
+    Ok(times)
+}
+
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::failed(error.to_string())
+}

@@ -1,0 +1,219 @@
+//! Check, BatchCheck and FilterAudience.
+
+use std::{
+    iter,
+    time::{Duration, Instant},
+};
+
+use consent_ledger::{
+    cli::error::CliError,
+    proto::{
+        AudienceQuery, AudienceSubjects, BatchCheckRequest, CheckRequest, FilterAudienceRequest,
+        check_service_client::CheckServiceClient, filter_audience_request::Message as Asked,
+    },
+};
+
+use super::{
+    Bench, Figure, Report, acts,
+    load::{Run, closed_loop},
+    process::ServerProcess,
+};
+
+/// Callers in flight.
+const IN_FLIGHT: [usize; 4] = [1, 8, 64, 256];
+/// Rounds in which service and echo take turns, so that drift hits both alike.
+const ROUNDS: u32 = 2;
+/// Connections that the callers share.
+const CONNECTIONS_MAX: usize = 4;
+/// Checks in a batch.
+const BATCH: u64 = 1_000;
+/// Data subjects in an audience.
+const AUDIENCE: u64 = 1_000_000;
+/// Data subjects in a message of an audience.
+const AUDIENCE_MESSAGE: u64 = 10_000;
+/// Checks in a batch while every subject is read once.
+const WARM_UP_BATCH: u64 = 5_000;
+
+/// Check beside the echo.
+pub(super) async fn check(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
+    report.part("check: one question a call");
+    let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
+    warm_up(&service, bench).await?;
+    let echo = ServerProcess::echo()?;
+    for in_flight in IN_FLIGHT {
+        let mut totals = [Total::default(), Total::default()];
+        for _ in 0..ROUNDS {
+            for (server, total) in [&service, &echo].into_iter().zip(&mut totals) {
+                total.add(server, in_flight, bench).await?;
+            }
+        }
+        let [service, echo] = totals;
+        report.add(&[
+            Figure::new(format!("{in_flight} in flight, throughput"), service.per_second(), "1/s")
+                .beside("echo", echo.per_second()),
+            Figure::new(format!("{in_flight} in flight, server CPU"), service.cpu_us(), "us/call")
+                .beside("echo", echo.cpu_us()),
+            Figure::new(format!("{in_flight} in flight, p50"), service.p50_us, "us")
+                .beside("echo", echo.p50_us),
+            Figure::new(format!("{in_flight} in flight, p99"), service.p99_us, "us")
+                .beside("echo", echo.p99_us),
+        ])?;
+    }
+    Ok(())
+}
+
+/// What the rounds of one server came to; latencies are those of the last round.
+#[derive(Default)]
+struct Total {
+    calls: f64,
+    seconds: f64,
+    cpu_seconds: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl Total {
+    async fn add(
+        &mut self,
+        server: &ServerProcess,
+        in_flight: usize,
+        bench: &Bench,
+    ) -> Result<(), CliError> {
+        let clients: Vec<_> = server
+            .connect(in_flight.min(CONNECTIONS_MAX))
+            .await?
+            .into_iter()
+            .map(CheckServiceClient::new)
+            .collect();
+        let subjects = bench.subjects;
+        let before = server.cpu()?;
+        let run: Run = closed_loop(in_flight, bench.seconds, move |caller, number| {
+            let mut client = clients[caller % clients.len()].clone();
+            let question = question(number, subjects);
+            async move { client.check(question).await.map(drop) }
+        })
+        .await?;
+        self.cpu_seconds += (server.cpu()? - before).as_secs_f64();
+        self.calls += run.calls as f64;
+        self.seconds += run.elapsed.as_secs_f64();
+        (self.p50_us, self.p99_us) = (run.latency_us(0.5), run.latency_us(0.99));
+        Ok(())
+    }
+
+    fn per_second(&self) -> f64 {
+        self.calls / self.seconds
+    }
+
+    fn cpu_us(&self) -> f64 {
+        self.cpu_seconds * 1e6 / self.calls
+    }
+}
+
+/// BatchCheck of 1,000 cells.
+pub(super) async fn batch(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
+    report.part("batch: 1,000 questions a call");
+    let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
+    warm_up(&service, bench).await?;
+    let before = service.cpu()?;
+    let run = batches(&service, bench).await?;
+    let cpu_us = (service.cpu()? - before).as_secs_f64() * 1e6 / run.calls as f64;
+    report.add(&[
+        Figure::new("checks", run.per_second() * BATCH as f64, "1/s"),
+        Figure::new("batch, p50", run.latency_us(0.5), "us"),
+        Figure::new("batch, p99", run.latency_us(0.99), "us"),
+        Figure::new("server CPU", cpu_us / BATCH as f64, "us/check"),
+    ])
+}
+
+async fn batches(service: &ServerProcess, bench: &Bench) -> Result<Run, CliError> {
+    let channel = service.connect(1).await?.remove(0);
+    let subjects = bench.subjects;
+    closed_loop(2, bench.seconds, move |_, number| {
+        let checks = (0..BATCH).map(|i| question(number * BATCH + i, subjects)).collect();
+        let mut client =
+            CheckServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
+        async move {
+            let request = BatchCheckRequest { checks, at_least_revision: None };
+            client.batch_check(request).await.map(drop)
+        }
+    })
+    .await
+}
+
+/// One audience beside batches of the same questions.
+pub(super) async fn audience(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
+    report.part("audience: 1,000,000 data subjects, one stream");
+    let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
+    warm_up(&service, bench).await?;
+    let cpu_us = |cpu: Duration, checks: f64| cpu.as_secs_f64() * 1e6 / checks;
+    let mut figures = Vec::new();
+    for (what, packed) in [("ids out", false), ("bits out", true)] {
+        let before = service.cpu()?;
+        let batches = batches(&service, bench).await?;
+        let between = service.cpu()?;
+        let seconds = filter(&service, bench, packed).await?;
+        let (batched, filtered) = (batches.calls as f64 * BATCH as f64, AUDIENCE as f64);
+        let filtered_us = cpu_us(service.cpu()? - between, filtered);
+        figures.extend([
+            Figure::new(format!("checks, {what}"), filtered / seconds, "1/s")
+                .beside("BatchCheck", batches.per_second() * BATCH as f64),
+            Figure::new(format!("server CPU, {what}"), filtered_us, "us/check")
+                .beside("BatchCheck", cpu_us(between - before, batched)),
+        ]);
+    }
+    report.add(&figures)
+}
+
+/// Filters one audience, and answers how many seconds it took.
+async fn filter(service: &ServerProcess, bench: &Bench, packed: bool) -> Result<f64, CliError> {
+    let channel = service.connect(1).await?.remove(0);
+    let mut client = CheckServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let subjects = bench.subjects;
+    let query = AudienceQuery {
+        purpose: acts::PURPOSE.to_owned(),
+        channel: acts::CHANNEL.to_owned(),
+        packed,
+        ..AudienceQuery::default()
+    };
+    let some = move |part: u64| {
+        let numbers = part * AUDIENCE_MESSAGE..(part + 1) * AUDIENCE_MESSAGE;
+        let subjects = numbers.map(|number| question(number, subjects).subject).collect();
+        Asked::Subjects(AudienceSubjects { subjects })
+    };
+    let parts = (0..AUDIENCE / AUDIENCE_MESSAGE).map(some);
+    let messages = iter::once(Asked::Query(query)).chain(parts);
+    let requests = messages.map(|message| FilterAudienceRequest { message: Some(message) });
+    let server = |status| CliError::Server(Box::new(status));
+    let started = Instant::now();
+    let answers = client.filter_audience(tokio_stream::iter(requests)).await.map_err(server)?;
+    let mut answers = answers.into_inner();
+    while answers.message().await.map_err(server)?.is_some() {}
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Reads every subject once, so that what is measured is hot state and not the first read of each.
+pub(super) async fn warm_up(service: &ServerProcess, bench: &Bench) -> Result<(), CliError> {
+    let channel = service.connect(1).await?.remove(0);
+    let mut client = CheckServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let mut number = 0;
+    while number < bench.subjects {
+        let end = bench.subjects.min(number + WARM_UP_BATCH);
+        let checks = (number..end).map(|number| question(number, bench.subjects)).collect();
+        let request = BatchCheckRequest { checks, at_least_revision: None };
+        let answered = client.batch_check(request).await;
+        answered.map_err(|status| CliError::Server(Box::new(status)))?;
+        number = end;
+    }
+    Ok(())
+}
+
+/// A question about some subject. The subjects follow one another in an order that no cache likes.
+pub(super) fn question(number: u64, subjects: u64) -> CheckRequest {
+    const STRIDE: u64 = 7_368_787;
+    CheckRequest {
+        subject: acts::subject(number.wrapping_mul(STRIDE) % subjects),
+        purpose: acts::PURPOSE.to_owned(),
+        channel: acts::CHANNEL.to_owned(),
+        ..CheckRequest::default()
+    }
+}
