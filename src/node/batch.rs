@@ -30,7 +30,6 @@ use crate::{
         envelope,
     },
     vault::{NewSubject, SubjectKey},
-    view::ViewError,
 };
 
 /// What one group commit writes.
