@@ -18,7 +18,7 @@
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
-//! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`server`], [`config`], [`telemetry`], [`status`]: running it; [`shutdown`]: ending it in order.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
@@ -35,6 +35,7 @@ pub mod listener;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod shutdown;
 pub mod status;
 pub mod storage;
 pub mod telemetry;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::Node;
 use crate::domain::{Actor, Change, ChangeRecord, ContactChange, Evidence, Key, Millis, Subject};
 
 /// The greatest number of changes in one act.
@@ -325,6 +326,16 @@ pub enum WriteError {
     /// Stored state could not be read; nothing was recorded.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),
+}
+
+impl Node {
+    /// Records one act. Answers when its entry is on stable storage and the next check sees it.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. Nothing was recorded, except perhaps with `WritesStopped`.
+    pub async fn record(&self, act: Act) -> Result<Recorded, WriteError> {
+        self.write(|batch| batch.record(act)).await
+    }
 }
 
 #[cfg(test)]

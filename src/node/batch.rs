@@ -11,7 +11,7 @@ use tracing::error;
 use super::{
     Core,
     act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, WriteError},
-    question::{PurposeDraft, Put},
+    catalog::{PurposeDraft, Put},
 };
 use crate::{
     domain::{

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Core,
+    Core, Node,
     act::{Confirm, Confirmation, Confirmed, WriteError},
     batch::{Batch, claimed},
 };
@@ -21,6 +21,16 @@ use crate::{
     view::{ViewError, fold},
     watch::{ConsentTold, Event, EventTold},
 };
+
+impl Node {
+    /// Completes a double opt-in.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; what is refused changes nothing.
+    pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, WriteError> {
+        self.write(move |batch| batch.confirm(&confirm)).await
+    }
+}
 
 impl Core {
     /// Offers to complete the double opt-in of an act that is about to be written, if it needs one.
@@ -35,7 +45,8 @@ impl Core {
         if !waits {
             return None;
         }
-        let expires_at = recorded_at.plus_ms(validity_ms.unwrap_or(self.confirmation_validity_ms));
+        let expires_at =
+            recorded_at.plus_ms(validity_ms.unwrap_or(self.limits.confirmation_validity_ms));
         let confirmation = self.confirmation(tip.next_index, &tip.hash, expires_at);
         let token_hash = token_hash(&confirmation.token);
         act.confirmation = Some(ConfirmationOffer { token_hash, expires_at });

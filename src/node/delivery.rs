@@ -16,11 +16,8 @@ mod receipts;
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
+    io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,11 +27,14 @@ use lag::Lag;
 pub(super) use lag::{Pending, is_overdue};
 use parking_lot::{Condvar, Mutex};
 pub(super) use receipts::Written;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::error;
 
-use super::{Core, expiry::Closing, writer::Admitted};
-use crate::domain::{DeliveryOverdue, FailedDelivery, Settled, SubscriptionEntry, SubscriptionId};
+use super::{Core, NodeConfig, writer::Jobs};
+use crate::{
+    domain::{DeliveryOverdue, FailedDelivery, Settled, SubscriptionEntry, SubscriptionId},
+    shutdown::{Shutdown, Stage, Threads},
+};
 
 /// How many times as much as makes a receipt due may gather before nothing more is delivered.
 const ROOM_RECEIPTS: usize = 2;
@@ -62,21 +62,21 @@ pub(super) struct Deliveries {
     due: Condvar,
     /// Whether so much gathers that nothing more should be delivered.
     is_full: watch::Sender<bool>,
-    is_closing: AtomicBool,
+    shutdown: Shutdown,
     interval: Duration,
     acks_max: usize,
     lag: Lag,
 }
 
 impl Deliveries {
-    pub(super) fn new(interval: Duration, acks_max: usize) -> Self {
+    pub(super) fn new(config: &NodeConfig, shutdown: &Shutdown) -> Self {
         Self {
             gathered: Mutex::default(),
             due: Condvar::new(),
             is_full: watch::Sender::new(false),
-            is_closing: AtomicBool::new(false),
-            interval,
-            acks_max: acks_max.max(1),
+            shutdown: shutdown.clone(),
+            interval: config.receipt_interval,
+            acks_max: config.receipt_acks_max.max(1),
             lag: Lag::default(),
         }
     }
@@ -112,7 +112,7 @@ impl Deliveries {
     fn wait_due(&self) -> bool {
         let mut gathered = self.gathered.lock();
         loop {
-            let is_closing = self.is_closing.load(Ordering::Acquire);
+            let is_closing = self.shutdown.has_reached(Stage::Deliveries);
             match gathered.since().map(|since| since + self.interval) {
                 None if is_closing => return false,
                 None => self.due.wait(&mut gathered),
@@ -151,7 +151,7 @@ impl Deliveries {
     /// closing there is no second time.
     fn put_back(&self, body: &SubscriptionEntry, taken: &Taken) {
         let mut gathered = self.gathered.lock();
-        if !self.is_closing.load(Ordering::Acquire) {
+        if !self.shutdown.has_reached(Stage::Deliveries) {
             gathered.put_back(body, taken);
         }
         self.tell_room(&gathered);
@@ -164,11 +164,10 @@ impl Deliveries {
         self.tell_room(&gathered);
     }
 
-    fn close(&self) {
-        // Under the lock, so that whoever is about to wait sees it.
-        let gathered = self.gathered.lock();
-        self.is_closing.store(true, Ordering::Release);
-        drop(gathered);
+    /// Has the thread of receipts look what is due. With the lock taken, so that it cannot be about to
+    /// wait.
+    fn wake(&self) {
+        drop(self.gathered.lock());
         self.due.notify_all();
     }
 }
@@ -241,46 +240,11 @@ impl Core {
     }
 }
 
-/// The threads that write receipts, and that look who is behind.
-#[derive(Debug)]
-pub(super) struct Threads {
-    core: Arc<Core>,
-    closing: Arc<Closing>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl Threads {
-    /// Starts them. The first ends when writes are stopped, both when the node closes.
-    pub(super) fn start(
-        core: &Arc<Core>,
-        jobs: mpsc::WeakSender<Admitted>,
-    ) -> std::io::Result<Self> {
-        let closing = Arc::new(Closing::default());
-        let receipts = receipts::start(Arc::clone(core), jobs)?;
-        let own = Self { core: Arc::clone(core), closing, threads: Mutex::new(vec![receipts]) };
-        // Should this one not start, dropping `own` ends the other.
-        let lag = lag::start(Arc::clone(core), Arc::clone(&own.closing))?;
-        own.threads.lock().push(lag);
-        Ok(own)
-    }
-
-    /// Writes down what has gathered, and ends. To be called while the writer still takes jobs.
-    /// Blocking.
-    pub(super) fn close(&self) {
-        self.closing.close();
-        self.core.deliveries.close();
-        for thread in self.threads.lock().drain(..) {
-            if thread.join().is_err() {
-                error!("a thread of the deliveries ended early");
-            }
-        }
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.close();
-    }
+/// Starts the threads of receipts and of deadlines. Both end at [`Stage::Deliveries`]; that of receipts
+/// ends when writes are stopped, too.
+pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Result<()> {
+    receipts::start(core, threads, jobs)?;
+    lag::start(core, threads)
 }
 
 #[cfg(test)]
@@ -758,7 +722,7 @@ mod tests {
             act(&node, &format!("user:{who}"), Action::Grant).await;
         }
         // Nobody looks but this test, and nobody has looked.
-        node.deliveries.close();
+        node.threads.end();
         node.core.deliveries.lag.places.lock().clear();
         let report = node.core.shard_report(&crm, 0, Instant::now());
         assert!(report.lag_entries > 0 && report.pending_since.is_some(), "{report:?}");

@@ -1,17 +1,74 @@
 //! What is on record about a data subject, entry by entry.
 
-use super::{
-    Core,
-    question::{History, HistoryItem, ReadError},
-};
+use super::{Core, Node, ReadError};
 use crate::{
     domain::{
-        Body, Entry, Evidence, IdempotencyMark, LinkChange, LinkConfidence, Sealed, Subject,
-        SubjectRef,
+        Body, ConsentAct, ConsentConfirmed, Entry, Evidence, GrantExpired, IdempotencyMark,
+        LinkChange, LinkConfidence, Millis, Sealed, Subject, SubjectRef, UseRecorded,
     },
     ledger::{chain, entry},
     view::Linked,
 };
+
+/// One entry of a data subject's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryItem {
+    /// Index of the entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// `hash(index)`.
+    pub entry_hash: [u8; 32],
+    /// What it says.
+    pub what: History,
+}
+
+/// What an entry says of a data subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum History {
+    /// An act, with what was shown.
+    Act {
+        /// The act.
+        act: Box<ConsentAct>,
+        /// What was shown.
+        evidence: Evidence,
+    },
+    /// A double opt-in was completed.
+    Confirmed {
+        /// The confirmation.
+        confirmed: Box<ConsentConfirmed>,
+        /// How it was confirmed.
+        evidence: Evidence,
+    },
+    /// Grants ran out.
+    Expired(GrantExpired),
+    /// The subject was linked to another, or unlinked.
+    Link {
+        /// The other one.
+        other: Subject,
+        /// How sure it is; none if they were unlinked.
+        confidence: Option<LinkConfidence>,
+        /// Who says so.
+        asserted_by: String,
+    },
+    /// Data was used.
+    Use(Box<UseRecorded>),
+}
+
+impl Node {
+    /// Up to `limit` entries about a data subject from `start_index` on, in ledger order. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn history(
+        &self,
+        subject: &Subject,
+        start_index: u64,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, ReadError> {
+        self.core.history(subject, start_index, limit)
+    }
+}
 
 impl Core {
     /// Entries about a subject. Blocking.

@@ -8,9 +8,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{
+    Node,
     act::WriteError,
     batch::{Batch, Sealer},
-    check::live_cells,
+    preferences::live_cells,
 };
 use crate::{
     decide::decide,
@@ -76,6 +77,16 @@ pub struct CellChange {
 
 /// The two states that an entry leaves behind.
 type Sides = [(SubjectRef, Arc<SubjectState>); 2];
+
+impl Node {
+    /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+        self.write(|batch| batch.link_subjects(linking)).await
+    }
+}
 
 impl Batch<'_> {
     /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.

@@ -8,11 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Core,
-    check::preferences_of,
-    question::{Checked, Preferences, Question, ReadError},
-};
+use super::{Checked, Core, Node, Preferences, Question, ReadError, preferences::preferences_of};
 use crate::{
     decide::decide,
     domain::{Body, Catalog, Entry, Millis, Query, Region, Subject, SubjectRef, SubjectState},
@@ -42,6 +38,31 @@ pub(super) struct Past {
     pub until: Option<Millis>,
     /// The time at which questions are decided.
     pub now: Millis,
+}
+
+impl Node {
+    /// Answers "may I?" for a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`], [`ReadError::AsOfInFuture`] or
+    /// [`ReadError::StateUnreadable`].
+    pub fn check_at(&self, question: &Question<'_>, as_of: AsOf) -> Result<Checked, ReadError> {
+        self.core.check_at(question, as_of)
+    }
+
+    /// What was known of a data subject at a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// As [`Self::check_at`].
+    pub fn preferences_at(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+        region: Option<Region>,
+        as_of: AsOf,
+    ) -> Result<Preferences, ReadError> {
+        self.core.preferences_at(subject, all_cells, region, as_of)
+    }
 }
 
 impl Core {

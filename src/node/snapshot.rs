@@ -10,10 +10,9 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Core, Node, ReadError,
-    check::preferences_of,
+    CellPreference, Core, Node, Preferences, ReadError, StandingStop,
     past::{AsOf, Past},
-    question::{CellPreference, Preferences, StandingStop},
+    preferences::preferences_of,
 };
 use crate::{
     domain::{Effect, Filter, Snapshot, Subject, SubjectRef},

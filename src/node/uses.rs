@@ -6,12 +6,11 @@
 use std::sync::Arc;
 
 use super::{
-    Node,
+    Node, Question,
     act::{Idempotency, WriteError},
     batch::{Batch, claimed},
-    ended_early,
     past::AsOf,
-    question::Question,
+    writer,
 };
 use crate::{
     decide::decide,
@@ -111,9 +110,10 @@ impl Node {
         for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
             let part = UseBatch { subjects: subjects.to_vec(), ..uses.clone_without_subjects() };
             self.core.check_writable()?;
-            let place = self.place_of_import().await?;
-            let answer = self.admit(move |batch| batch.record_uses(part), place)?;
-            revision = answer.await.unwrap_or_else(|_| ended_early())?;
+            let place = self.admission.place_of_import().await?;
+            let answer =
+                self.admission.admit(&self.core, move |batch| batch.record_uses(part), place)?;
+            revision = answer.await.unwrap_or_else(|_| writer::ended_early())?;
         }
         Ok(revision)
     }

@@ -16,7 +16,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -29,7 +29,10 @@ use super::{
     past::Past,
     recent::{Gathered, Post, Recent},
 };
-use crate::domain::Filter;
+use crate::{
+    domain::Filter,
+    shutdown::{Shutdown, Stage},
+};
 
 /// How many events a reader takes from memory at once.
 const READ_STEP: usize = 256;
@@ -48,7 +51,7 @@ pub(super) struct Shared {
     matched: AtomicU64,
     /// Who waits until `matched` has come to an index.
     asking: Mutex<Vec<(u64, Arc<Listener>)>>,
-    closing: AtomicBool,
+    shutdown: Shutdown,
     queue_max: usize,
 }
 
@@ -126,7 +129,13 @@ pub(super) enum Taken {
 }
 
 impl Shared {
-    pub(super) fn new(past: Arc<dyn Past>, head: u64, recent_max: usize, queue_max: usize) -> Self {
+    pub(super) fn new(
+        past: Arc<dyn Past>,
+        head: u64,
+        recent_max: usize,
+        queue_max: usize,
+        shutdown: Shutdown,
+    ) -> Self {
         let fanout = Fanout {
             index: FilterIndex::default(),
             listeners: Vec::new(),
@@ -141,7 +150,7 @@ impl Shared {
             fanout: Mutex::new(fanout),
             matched: AtomicU64::new(head),
             asking: Mutex::new(Vec::new()),
-            closing: AtomicBool::new(false),
+            shutdown,
             queue_max: queue_max.max(1),
         }
     }
@@ -162,16 +171,11 @@ impl Shared {
         self.head.store(head, Ordering::Release);
     }
 
-    /// Lets the tailer end once it has told what was there. Whoever calls wakes it then.
-    pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-    }
-
-    /// The life of the tailer. It is woken by `unpark`.
+    /// The life of the tailer. It is woken by `unpark`, and ends once it has told what was there.
     pub(super) fn tail(&self) {
         loop {
             // Asked first: what is told before closing is put into queues.
-            let closing = self.closing.load(Ordering::Acquire);
+            let closing = self.shutdown.has_reached(Stage::Watchers);
             while self.tail_step() {}
             if closing {
                 return self.end(End::Closing(self.matched.load(Ordering::Acquire)));

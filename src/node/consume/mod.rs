@@ -154,7 +154,7 @@ impl Node {
         let (id, shard) = (subscription.id, how.shard);
         let seat = core.consumers.enter((id, shard), how.consumer);
         // Once it has a seat: whoever has one is sent away when writes are stopped.
-        if let Some(reason) = &*core.stopped.borrow() {
+        if let Some(reason) = &*core.writes.stopped.borrow() {
             return Err(ConsumeError::WritesStopped(reason.clone()));
         }
         // Only now: the older consumer is gone, and whatever it acknowledged is part of this.

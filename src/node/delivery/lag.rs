@@ -6,8 +6,8 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,8 @@ use tracing::warn;
 use super::Core;
 use crate::{
     domain::{DeliveryOverdue, Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
-    node::{ReadError, expiry::Closing},
+    node::ReadError,
+    shutdown::{Stage, Threads},
     watch::Event,
 };
 
@@ -117,17 +118,17 @@ pub(super) fn is_to_be_told(
         .is_none_or(|last| recovered == Some(last) || last.recorded_at.plus_ms(again_ms) <= now)
 }
 
-/// Starts the thread. It ends when the node closes.
-pub(super) fn start(
-    core: Arc<Core>,
-    closing: Arc<Closing>,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    let mut after = None;
-    thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
-        while !closing.sleep(INTERVAL) {
+/// Starts the thread. It ends at [`Stage::Deliveries`].
+pub(super) fn start(core: &Arc<Core>, threads: &Threads) -> io::Result<()> {
+    let (core, shutdown) = (Arc::clone(core), threads.shutdown().clone());
+    let run = move || {
+        let mut after = None;
+        while !shutdown.sleep(INTERVAL, Stage::Deliveries) {
             after = core.look_who_is_behind(after);
         }
-    })
+    };
+    threads.spawn("deadlines", Stage::Deliveries, || {}, run)?;
+    Ok(())
 }
 
 impl Core {

@@ -1,8 +1,7 @@
 //! The thread that writes down what has gathered.
 
-use std::{sync::Arc, thread};
+use std::{io, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::{
@@ -11,30 +10,27 @@ use super::{
 };
 use crate::{
     domain::{DeliveryOverdue, SubscriptionEntry},
-    node::{
-        WriteError,
-        batch::Batch,
-        writer::{self, Admitted, Place},
-    },
+    node::{WriteError, batch::Batch, writer::Jobs},
+    shutdown::{Stage, Threads},
     view::Subscriptions,
     watch::{Event, EventTold, OverdueTold},
 };
 
 struct Receipts {
     core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
+    jobs: Jobs,
 }
 
-/// Starts the thread. It ends when the node closes and nothing is left, or when writes are stopped.
-pub(super) fn start(
-    core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    let receipts = Receipts { core, jobs };
-    thread::Builder::new().name("receipts".to_owned()).spawn(move || {
+/// Starts the thread. It ends at [`Stage::Deliveries`] once nothing is left, or when writes are stopped.
+pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Result<()> {
+    let receipts = Receipts { core: Arc::clone(core), jobs };
+    let run = move || {
         receipts.run();
         receipts.core.deliveries.stop();
-    })
+    };
+    let woken = Arc::clone(core);
+    threads.spawn("receipts", Stage::Deliveries, move || woken.deliveries.wake(), run)?;
+    Ok(())
 }
 
 /// What was written down.
@@ -52,7 +48,12 @@ impl Receipts {
     fn run(&self) {
         let deliveries = &self.core.deliveries;
         while deliveries.wait_due() {
-            match self.write() {
+            // Taken by the writer, so that nothing is on its way to it when it takes more.
+            let write = |batch: &mut Batch<'_>| {
+                let taken = batch.core().deliveries.take();
+                Ok(batch.deliveries(&taken))
+            };
+            match self.jobs.write(write) {
                 Ok(written) => {
                     deliveries.gathered.lock().written(&self.core.view);
                     self.core.tell_written(&written);
@@ -66,23 +67,6 @@ impl Receipts {
                 }
             }
         }
-    }
-
-    fn write(&self) -> Result<Written, WriteError> {
-        let (reply, answer) = oneshot::channel();
-        let job = writer::job(
-            |batch| {
-                let taken = batch.core().deliveries.take();
-                Ok(batch.deliveries(&taken))
-            },
-            reply,
-        );
-        let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        // There is one job at a time, and a place for it. Were there none, it would wait for one.
-        let place = Place::of_receipts();
-        jobs.blocking_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
-        drop(jobs);
-        answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
     }
 }
 
