@@ -82,7 +82,7 @@ impl Source for Consumer {
     }
 
     fn acknowledge(&mut self, what: Acknowledged) -> Result<(), ConsumeError> {
-        Consumer::acknowledge(self, what)
+        Consumer::acknowledge(self, &what)
     }
 
     fn credit(&mut self, more: u32) {

@@ -55,7 +55,6 @@ impl Receipts {
             };
             match self.jobs.write(write) {
                 Ok(written) => {
-                    deliveries.gathered.lock().written(&self.core.view);
                     self.core.tell_written(&written);
                 }
                 Err(error) => {
@@ -141,7 +140,7 @@ impl Batch<'_> {
         let pending = Pending { index: overdue.event_index, since: overdue.pending_since };
         let Some(state) = own.shard(overdue.shard) else { return Ok(None) };
         let is_pending = pending.is_pending(&own, &state.settled, state.snapshot_pending);
-        let recovered = self.core().deliveries.lag.recovered(own.id, overdue.shard);
+        let recovered = self.core().deliveries.recovered(own.id, overdue.shard);
         if !is_pending || !lag::is_to_be_told(&own, state, recovered, recorded_at) {
             return Ok(None);
         }
