@@ -1,14 +1,9 @@
 //! The command line as scripts and people meet it: exit codes, JSON, layers of options, and the
 //! commands that work on the files of a server that does not run.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::fs;
 
-use consent_ledger::proto;
-use support::{Process, Server, example};
+use crate::support::{self, Process, Server, example};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_can_rely_on_the_exit_codes() {
@@ -98,31 +93,19 @@ fn an_address_that_others_can_reach_has_to_be_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generated_traffic_is_the_same_for_the_same_seed() {
-    let generate = |seed: &str| support::run(["generate", "--seed", seed, "--acts", "200"]);
-    let acts = generate("7").expect_code(0).stdout;
-    assert_eq!(acts.lines().count(), 200);
-    assert_eq!(acts, generate("7").expect_code(0).stdout);
-    assert_ne!(acts, generate("8").expect_code(0).stdout);
-
+async fn a_catalogue_is_written_once_and_every_act_of_a_file_is_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let catalog = support::repository(example::CATALOG);
     server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
     let again = server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
-    let head = async || {
-        let mut audit = server.clients().await.audit;
-        audit
-            .get_checkpoint(proto::GetCheckpointRequest::default())
-            .await
-            .unwrap()
-            .into_inner()
-            .size
-    };
+    let head = async || server.clients().await.checkpoint().await.size;
     let before = head().await;
     assert_eq!(before, catalog_entries() + 1, "applied twice, written once: {}", again.stdout);
+    let acts = fs::read_to_string(support::repository(example::ACTS)).unwrap();
+    let acts: Vec<&str> = acts.lines().take(200).collect();
     let file = dir.path().join("acts.ndjson");
-    fs::write(&file, acts).unwrap();
+    fs::write(&file, acts.join("\n")).unwrap();
     server.cli(&["replay", file.to_str().unwrap()]).expect_code(0);
     assert_eq!(head().await, before + 200);
 }
@@ -179,23 +162,6 @@ async fn every_client_command_speaks_json() {
     assert!(table.contains("marketing.newsletter") && table.contains("withdraw"), "{table}");
 }
 
-#[test]
-fn the_benchmark_of_fan_out_checks_what_it_measures() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut args = vec!["bench", "--only", "fanout", "--seconds", "1", "--json", "--dir"];
-    args.push(dir.path().to_str().unwrap());
-    args.extend(["--fanout-streams", "200", "--fanout-withdrawals", "120"]);
-    args.extend(["--fanout-stalled", "10"]);
-    let figures = support::run(args).expect_code(0).json_lines();
-    let value = |what: &str| {
-        let figure = figures.iter().find(|line| line["figure"]["what"] == what);
-        figure.unwrap_or_else(|| panic!("no {what} in {figures:?}"))["figure"]["value"].clone()
-    };
-    // Two streams hear every withdrawal; the benchmark fails where one does not.
-    assert_eq!(value("deliveries of a burst, each in order"), 240.0);
-    assert_eq!(value("stalled streams"), 10.0);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -229,13 +195,11 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
     let grant = ["record", "--subject", "user:42", "--grant", "marketing.newsletter:email"];
     server.cli(&grant).expect_code(0);
-    let checkpoint = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let checkpoint = checkpoint.unwrap().into_inner();
-    let hash: String = checkpoint.chain_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let checkpoint = clients.checkpoint().await;
+    let hash = support::hex(&checkpoint.chain_hash);
 
     let busy = support::run(["rebuild-view", "--data-dir", data_dir]);
     assert!(busy.code.is_some_and(|code| code != 0), "the server has the directory: {busy:?}");

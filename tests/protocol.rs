@@ -1,10 +1,6 @@
 //! The protocol as any client meets it: answers, typed errors, streams, and the standard services
 //! beside ours. Everything goes over TCP to the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
@@ -15,11 +11,13 @@ use std::{
 use consent_ledger::proto::{self, Action, Effect, EventKind, Outcome, Reason, watch_response};
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
-use support::{Clients, Server, act, change, check_request, typed};
-use tonic::{Code, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use tonic_types::StatusExt as _;
+
+use crate::support::{self, Clients, Server, act, change, check_request, typed};
 
 const SERVICES: &[&str] = &[
     "consent.v1.AuditService",
@@ -45,8 +43,9 @@ impl Fixture {
     async fn with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), flags);
-        let mut clients = server.clients().await;
-        clients.put_catalog(&["marketing.newsletter", "marketing.offers"], &["email", "sms"]).await;
+        let clients = server
+            .clients_with_catalog(&["marketing.newsletter", "marketing.offers"], &["email", "sms"])
+            .await;
         Self { server, clients, dir }
     }
 
@@ -54,7 +53,7 @@ impl Fixture {
         &mut self,
         request: proto::RecordConsentRequest,
     ) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+        self.clients.record(request).await
     }
 
     /// One act of one change by the subject.
@@ -65,12 +64,12 @@ impl Fixture {
         purpose: &str,
         channel: &str,
     ) -> proto::RecordConsentResponse {
-        self.record(act(subject, vec![change(action, purpose, channel)])).await
+        self.clients.say(subject, action, purpose, channel).await
     }
 
     async fn check(&mut self, subject: &str, purpose: &str, channel: &str) -> proto::CheckResponse {
         let request = check_request(subject, purpose, channel);
-        self.clients.check.check(request).await.unwrap().into_inner()
+        self.clients.ask(request).await
     }
 
     /// The error that a request to record is refused with.
@@ -209,8 +208,7 @@ async fn the_entries_are_a_chain_up_to_the_checkpoint() {
     for n in 0..20 {
         it.record(newsletter(&format!("user:{n}"))).await;
     }
-    let checkpoint = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let checkpoint = checkpoint.unwrap().into_inner();
+    let checkpoint = it.clients.checkpoint().await;
     let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
     let mut stream = it.clients.audit.list_entries(request).await.unwrap().into_inner();
     let (mut index, mut hash) = (0, [0; 32]);
@@ -329,7 +327,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
     let recorded = it.record(newsletter("user:1")).await;
     let mut request = check_request("user:1", "marketing.newsletter", "email");
     request.at_least_revision = Some(recorded.revision);
-    let answer = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    let answer = it.clients.ask(request.clone()).await;
     assert_eq!(answer.reason(), Reason::Granted);
 
     let beyond = Some(recorded.revision + 1);
@@ -526,20 +524,13 @@ async fn what_is_wrong_with_a_request_is_named() {
             "changes[0].scope.channel",
         ),
     ];
-    let size = |it: &Fixture| {
-        let mut audit = it.clients.audit.clone();
-        async move {
-            let answer = audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-            answer.unwrap().into_inner().size
-        }
-    };
-    let before = size(&it).await;
+    let before = it.clients.checkpoint().await.size;
     for (request, code, reason, field) in cases {
         let error = it.refused(request.clone()).await;
         assert_eq!((error.code, error.reason.as_str()), (code, reason), "{request:?}");
         assert_eq!(error.fields, [field], "{request:?}");
     }
-    assert_eq!(size(&it).await, before, "nothing of it was recorded");
+    assert_eq!(it.clients.checkpoint().await.size, before, "nothing of it was recorded");
     it.say("user:1", Action::Withdraw, "marketing.old", "fax").await;
 
     // What was wrong may be personal data: it is told to the caller, and to nobody else.
@@ -858,8 +849,7 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
 async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
     const ACTS: usize = 5_000;
     let mut it = Fixture::with(&["--recent-events-max", "100"]).await;
-    let start = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let start = start.unwrap().into_inner().size;
+    let start = it.clients.checkpoint().await.size;
     // Its own connection, with as little room on the way as HTTP/2 allows.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", it.server.address))
         .unwrap()
@@ -960,6 +950,35 @@ async fn health_is_told_for_each_service() {
     }
     let request = HealthCheckRequest { service: "consent.v1.NoSuchService".to_owned() };
     assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+/// What a method answers to one empty message, by its descriptor alone; none if it takes its time.
+async fn answer_to_nothing(clients: &Clients, path: &'static str) -> Option<Result<(), Status>> {
+    let mut client = tonic::client::Grpc::new(clients.channel.clone());
+    client.ready().await.unwrap();
+    let request = Request::new(stream::iter([()]));
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let answer = async {
+        let path = http::uri::PathAndQuery::from_static(path);
+        let mut messages = client.streaming(request, path, codec).await?.into_inner();
+        messages.message().await.map(drop)
+    };
+    tokio::time::timeout(Duration::from_secs(2), answer).await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_answers_something_of_its_own() {
+    let it = Fixture::new().await;
+    for method in proto::METHODS {
+        // A method that the server forgot has the status of a generated stub, with no details.
+        if let Some(Err(status)) = answer_to_nothing(&it.clients, method.path).await {
+            assert!(status.get_details_error_info().is_some(), "{}: {status:?}", method.path);
+        }
+    }
+    let unknown = answer_to_nothing(&it.clients, "/consent.v1.CheckService/Unheard").await;
+    let status = unknown.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.get_details_error_info().is_none(), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,9 @@
-//! What callers hand to the way of an act, what they get back, and every way in which it can fail.
+//! What callers hand to the way of an act, and what they get back.
 
 use std::fmt;
 
-use thiserror::Error;
-
-use super::Node;
-use crate::domain::{Actor, Change, ChangeRecord, ContactChange, Evidence, Key, Millis, Subject};
+use super::{Node, RecordError};
+use crate::domain::{Actor, Change, ChangeRecord, ContactChange, Evidence, Millis, Subject};
 
 /// The greatest number of changes in one act.
 pub const CHANGES_MAX: usize = 100;
@@ -131,209 +129,12 @@ impl Recorded {
     }
 }
 
-/// Why an act, or a change of the catalogue, was not recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum WriteError {
-    /// There is another subscription of this name.
-    #[error("there is another subscription `{name}`")]
-    SubscriptionExists {
-        /// The name.
-        name: Key,
-    },
-    /// There is no subscription of this name.
-    #[error("there is no subscription `{name}`")]
-    SubscriptionNotFound {
-        /// The name.
-        name: Key,
-    },
-    /// There are as many subscriptions as there may be.
-    #[error("there are {limit} subscriptions, which is the limit; delete one")]
-    TooManySubscriptions {
-        /// The limit.
-        limit: usize,
-    },
-    /// Nothing is sent to this webhook.
-    #[error("nothing can be sent there: {problem}")]
-    WebhookRefused {
-        /// Why not.
-        problem: String,
-    },
-    /// A subscription can not start beyond the head.
-    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
-    StartBeyondHead {
-        /// The index asked for.
-        index: u64,
-        /// The number of entries.
-        head: u64,
-    },
-    /// `effective_at` lies too far in the future.
-    #[error("effective_at is {ahead_ms} ms in the future, the limit is {CLOCK_SKEW_MS_MAX} ms")]
-    EffectiveAtInFuture {
-        /// How far.
-        ahead_ms: i64,
-    },
-    /// The catalogue lacks the purpose of this change.
-    #[error("no purpose `{key}` in the catalogue")]
-    UnknownPurpose {
-        /// Position of the change in the act.
-        change: usize,
-        /// The key.
-        key: Key,
-    },
-    /// The catalogue lacks the channel of this change.
-    #[error("no channel `{key}` in the catalogue")]
-    UnknownChannel {
-        /// Position of the change in the act.
-        change: usize,
-        /// The key.
-        key: Key,
-    },
-    /// A grant for a purpose that is retired.
-    #[error("purpose `{key}` is retired and can not be granted")]
-    PurposeRetired {
-        /// Position of the change in the act.
-        change: usize,
-        /// The key.
-        key: Key,
-    },
-    /// A grant for a channel that is retired.
-    #[error("channel `{key}` is retired and can not be granted")]
-    ChannelRetired {
-        /// Position of the change in the act.
-        change: usize,
-        /// The key.
-        key: Key,
-    },
-    /// A grant for a version of the purpose that does not exist.
-    #[error("purpose `{key}` has no version {version}, its current version is {current}")]
-    UnknownPurposeVersion {
-        /// Position of the change in the act.
-        change: usize,
-        /// The key.
-        key: Key,
-        /// The version asked for.
-        version: u32,
-        /// The current version.
-        current: u32,
-    },
-    /// A grant that would expire before it takes effect.
-    #[error("expires_at must be later than effective_at")]
-    ExpiresBeforeEffective {
-        /// Position of the change in the act.
-        change: usize,
-    },
-    /// A grant that does not name exactly one cell.
-    #[error("a grant names exactly one purpose and one channel")]
-    GrantNotOneCell {
-        /// Position of the change in the act.
-        change: usize,
-    },
-    /// A grant that is narrowed to what its version does not declare.
-    #[error(
-        "`{category}` is not among the data categories that version {version} of `{key}` declares, nor below one of them"
-    )]
-    CategoryNotDeclared {
-        /// Position of the change in the act.
-        change: usize,
-        /// Position of the category.
-        position: usize,
-        /// The category.
-        category: String,
-        /// The purpose.
-        key: Key,
-        /// Its version.
-        version: u32,
-    },
-    /// A guardian's grant that takes effect when the authority has ended.
-    #[error("the guardian's authority ended before the grant takes effect; ask the data subject")]
-    AuthorityEnded,
-    /// No act waits for the confirmation token, or it is another data subject's.
-    #[error("no act waits for this confirmation token")]
-    TokenUnknown,
-    /// The confirmation token is past its end.
-    #[error("the confirmation token is past its end; ask for consent again")]
-    TokenExpired,
-    /// The confirmation token was used.
-    #[error("the confirmation token was used, recorded at index {index}")]
-    TokenUsed {
-        /// Index of the confirmation.
-        index: u64,
-    },
-    /// The catalogue lacks the purpose.
-    #[error("no purpose `{key}` in the catalogue")]
-    NoPurpose {
-        /// The key.
-        key: Key,
-    },
-    /// The catalogue lacks the channel.
-    #[error("no channel `{key}` in the catalogue")]
-    NoChannel {
-        /// The key.
-        key: Key,
-    },
-    /// A use that has not happened.
-    #[error("used_at must not lie more than {CLOCK_SKEW_MS_MAX} ms in the future")]
-    UsedInFuture,
-    /// A data subject that would be linked to itself.
-    #[error("other_subject must differ from subject")]
-    LinkToSelf,
-    /// Two data subjects that are not linked.
-    #[error("the two data subjects are not linked")]
-    NotLinked,
-    /// More data subjects than may hang together.
-    #[error("{got} data subjects would hang together, the limit is {limit}")]
-    TooManyLinked {
-        /// How many there would be.
-        got: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// `oldest_compatible_version` is beyond the version that the call would create.
-    #[error("oldest_compatible_version is {got}, at most {version} is possible")]
-    OldestCompatibleBeyondVersion {
-        /// What was asked for.
-        got: u32,
-        /// The version that the call would create.
-        version: u32,
-    },
-    /// The entry would be larger than an entry may be.
-    #[error("the entry would have {bytes} bytes, the limit is {limit}")]
-    EntryTooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// The idempotency key was used with another request.
-    #[error("the idempotency key was used with another request, recorded at index {index}")]
-    IdempotencyKeyReused {
-        /// Index of the entry that the key belongs to.
-        index: u64,
-    },
-    /// As many appends are in flight as may be.
-    #[error("too many appends are in flight, the limit is {limit}")]
-    TooManyAppends {
-        /// The limit.
-        limit: usize,
-    },
-    /// A write or sync failed, or damage was found: no writes until restart. Whether this act was
-    /// recorded is not known.
-    #[error("the ledger takes no writes until restart: {0}")]
-    WritesStopped(String),
-    /// The node is shutting down.
-    #[error("the node is shutting down")]
-    ShuttingDown,
-    /// Stored state could not be read; nothing was recorded.
-    #[error("stored state could not be read: {0}")]
-    StateUnreadable(String),
-}
-
 impl Node {
     /// Records one act. Answers when its entry is on stable storage and the next check sees it.
     ///
     /// # Errors
-    /// See [`WriteError`]. Nothing was recorded, except perhaps with `WritesStopped`.
-    pub async fn record(&self, act: Act) -> Result<Recorded, WriteError> {
+    /// See [`RecordError`]. Nothing was recorded, except perhaps with `WritesStopped`.
+    pub async fn record(&self, act: Act) -> Result<Recorded, RecordError> {
         self.write(|batch| batch.record(act)).await
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, Node, ReadError, past::Past};
+use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
     decide::decide,
     domain::{

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Node, WriteError};
+use super::{CatalogError, Node};
 use crate::{
     domain::{Channel, ChannelPut, Key, Purpose, PurposeVersion},
     view::CatalogAt,
@@ -44,16 +44,16 @@ impl Node {
     /// Adds a purpose or a new version of it; writes nothing if nothing differs.
     ///
     /// # Errors
-    /// See [`WriteError`].
-    pub async fn put_purpose(&self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
+    /// See [`CatalogError`].
+    pub async fn put_purpose(&self, draft: PurposeDraft) -> Result<Put<Purpose>, CatalogError> {
         self.write(|batch| batch.put_purpose(draft)).await
     }
 
     /// Adds or changes a channel; writes nothing if nothing differs.
     ///
     /// # Errors
-    /// See [`WriteError`].
-    pub async fn put_channel(&self, put: ChannelPut) -> Result<Put<Channel>, WriteError> {
+    /// See [`CatalogError`].
+    pub async fn put_channel(&self, put: ChannelPut) -> Result<Put<Channel>, CatalogError> {
         self.write(|batch| batch.put_channel(put)).await
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use hashbrown::HashMap;
 
-use super::{Core, Node, ReadError, past::Past};
+use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
     domain::{Body, Entry, SubjectRef, SubjectState},
     ledger::entry,

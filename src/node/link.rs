@@ -9,8 +9,8 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Node,
-    act::WriteError,
     batch::{Batch, Sealer},
+    error::{LinkError, WriteError},
     preferences::live_cells,
 };
 use crate::{
@@ -82,24 +82,24 @@ impl Node {
     /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
     ///
     /// # Errors
-    /// See [`WriteError`]; what is refused changes nothing.
-    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+    /// See [`LinkError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, LinkError> {
         self.write(|batch| batch.link_subjects(linking)).await
     }
 }
 
 impl Batch<'_> {
     /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.
-    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, LinkError> {
         if linking.subject == linking.other {
-            return Err(WriteError::LinkToSelf);
+            return Err(LinkError::ToSelf);
         }
         let sealers = (self.sealer(&linking.subject, true)?, self.sealer(&linking.other, false)?);
         let (one, other) = (sealers.0.subject_ref, sealers.1.subject_ref);
         let states = [(one, self.state(one)?), (other, self.state(other)?)];
         let standing = states[0].1.links.iter().find(|link| link.other == other);
         match (standing, linking.confidence) {
-            (None, None) => return Err(WriteError::NotLinked),
+            (None, None) => return Err(LinkError::NotLinked),
             (Some(link), Some(confidence)) if link.confidence == confidence => {
                 let revision = if linking.dry_run { self.tip.next_index } else { link.index + 1 };
                 return Ok(LinkOutcome {
@@ -115,7 +115,7 @@ impl Batch<'_> {
         let members = self.together(&states)?;
         if members.len() > LINKED_SUBJECTS_MAX && linking.confidence.is_some() {
             let (got, limit) = (members.len(), LINKED_SUBJECTS_MAX);
-            return Err(WriteError::TooManyLinked { got, limit });
+            return Err(LinkError::TooMany { got, limit });
         }
         let after = self.sides_after(states, linking.confidence);
         let changes = self.cell_changes(&members, &after)?;
@@ -127,7 +127,7 @@ impl Batch<'_> {
         }
         // The two stand first.
         let linked = members.iter().skip(2).map(|member| self.identity(*member));
-        let linked = linked.collect::<Result<_, _>>()?;
+        let linked = linked.collect::<Result<_, WriteError>>()?;
         let index = self.write_link(linking, sealers, after, linked)?;
         Ok(LinkOutcome { index: Some(index), revision: index + 1, changed: true, cells })
     }

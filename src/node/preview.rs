@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     Core, Node,
-    act::WriteError,
     batch::{check_put, purpose_put},
     catalog::PurposeDraft,
+    error::{CatalogError, ReadError},
 };
 use crate::{
     decide::decide,
@@ -85,12 +85,12 @@ impl Node {
     /// state of every subject. Blocking.
     ///
     /// # Errors
-    /// See [`WriteError`].
+    /// See [`CatalogError`].
     pub fn preview(
         &self,
         draft: PurposeDraft,
         region: Option<Region>,
-    ) -> Result<Preview, WriteError> {
+    ) -> Result<Preview, CatalogError> {
         self.core.preview(draft, region)
     }
 }
@@ -101,7 +101,7 @@ impl Core {
         &self,
         draft: PurposeDraft,
         region: Option<Region>,
-    ) -> Result<Preview, WriteError> {
+    ) -> Result<Preview, CatalogError> {
         let applied = self.view.applied();
         let current = self.view.catalog();
         // A catalogue that is newer than what was applied is itself the last entry that counts.
@@ -151,7 +151,7 @@ impl Core {
         &self,
         change: &Change<'_>,
         channels: &[(ChannelId, &Key)],
-    ) -> Result<(u64, Counts), WriteError> {
+    ) -> Result<(u64, Counts), ReadError> {
         let mut counts = Counts::new();
         let (mut cells, mut after) = (0, None);
         loop {

@@ -1,19 +1,11 @@
-//! Reading the ledger as it is: up to which revision, entry by entry; and every way in which a
-//! question has no answer.
+//! Reading the ledger as it is: up to which revision, and entry by entry.
 
-use thiserror::Error;
 use tokio::time::timeout;
 
-use super::{Core, Node, WriteError};
+use super::{Core, Node, ReadError, RevisionNotReached};
 use crate::{
-    backend::BackendError,
-    domain::{Entry, Key, Millis},
-    ledger::{
-        chain,
-        entry::{self, EntryError},
-    },
-    vault::VaultError,
-    view::ViewError,
+    domain::{Entry, Millis},
+    ledger::{chain, entry},
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -34,102 +26,6 @@ pub struct Checkpoint {
     pub recorded_at: Millis,
 }
 
-/// Why a question has no answer. The caller must act as if the answer were no.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ReadError {
-    /// The node did not reach the revision in time.
-    #[error("revision {wanted} was not reached in time, the node is at {reached}")]
-    RevisionNotReached {
-        /// The revision asked for.
-        wanted: u64,
-        /// The revision that the node is at.
-        reached: u64,
-    },
-    /// The index lies beyond the head.
-    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
-    IndexOutOfRange {
-        /// The index asked for.
-        index: u64,
-        /// The number of entries.
-        head: u64,
-    },
-    /// A moment in the past that has not come.
-    #[error("as_of must not lie in the future")]
-    AsOfInFuture,
-    /// No checkpoint of that size was released in time.
-    #[error("no checkpoint of {wanted} entries was released in time, the latest is of {reached}")]
-    CheckpointNotReached {
-        /// The number of entries asked for.
-        wanted: u64,
-        /// The number of entries of the latest released checkpoint; 0 if there is none.
-        reached: u64,
-    },
-    /// A tree that is larger than the latest checkpoint, or an index that is not in it.
-    #[error("{what} {wanted} lies beyond the latest checkpoint, which is of {size} entries")]
-    BeyondCheckpoint {
-        /// What was asked for: a size or an index.
-        what: &'static str,
-        /// Its value.
-        wanted: u64,
-        /// Number of entries of the checkpoint, or of the tree that was asked about.
-        size: u64,
-    },
-    /// No act was recorded with this idempotency key, or it is another data subject's.
-    #[error("no such act is on record, or it is another data subject's")]
-    ActUnknown,
-    /// The entry is no act of consent.
-    #[error("entry {index} is no act of consent, so there is no receipt of it")]
-    NotAnAct {
-        /// Index of the entry.
-        index: u64,
-    },
-    /// The receipt would be longer than any verifier takes.
-    #[error("the receipt would have {bytes} bytes, the limit is {limit}")]
-    ReceiptTooLong {
-        /// How long it would be.
-        bytes: usize,
-        /// How long it may be.
-        limit: usize,
-    },
-    /// There is no subscription of this name.
-    #[error("there is no subscription `{name}`")]
-    SubscriptionNotFound {
-        /// The name.
-        name: String,
-    },
-    /// The subscription is consumed, not delivered by HTTP.
-    #[error("subscription `{name}` is consumed, not delivered by HTTP")]
-    NotWebhook {
-        /// The name.
-        name: Key,
-    },
-    /// A token is none of this snapshot.
-    #[error("the token is not one of this snapshot")]
-    SnapshotToken,
-    /// Stored state could not be read.
-    #[error("stored state could not be read: {0}")]
-    StateUnreadable(String),
-}
-
-/// Names each fault that makes stored state unreadable.
-macro_rules! unreadable {
-    ($($error:ty),+) => {
-        $(impl From<$error> for ReadError {
-            fn from(error: $error) -> Self {
-                Self::StateUnreadable(error.to_string())
-            }
-        })+
-    };
-}
-
-unreadable!(ViewError, VaultError, BackendError, EntryError);
-
-impl From<ReadError> for WriteError {
-    fn from(error: ReadError) -> Self {
-        Self::StateUnreadable(error.to_string())
-    }
-}
-
 impl Node {
     /// Number of entries that every answer takes into account.
     #[must_use]
@@ -140,8 +36,8 @@ impl Node {
     /// Waits until the node is at `revision`, for as long as the configuration allows.
     ///
     /// # Errors
-    /// [`ReadError::RevisionNotReached`].
-    pub async fn reach(&self, revision: Option<u64>) -> Result<(), ReadError> {
+    /// [`RevisionNotReached`].
+    pub async fn reach(&self, revision: Option<u64>) -> Result<(), RevisionNotReached> {
         let Some(wanted) = revision.filter(|&wanted| wanted > self.revision()) else {
             return Ok(());
         };
@@ -150,7 +46,7 @@ impl Node {
         if let Ok(Ok(_)) = reached.await {
             return Ok(());
         }
-        Err(ReadError::RevisionNotReached { wanted, reached: self.revision() })
+        Err(RevisionNotReached { wanted, reached: self.revision() })
     }
 
     /// Number of data subjects that the vault holds.

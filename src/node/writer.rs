@@ -43,16 +43,22 @@ type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
 type Refused = Box<dyn FnOnce()>;
 
 /// A job that writes something and answers over `reply`.
-fn job<T: Send + 'static>(
-    write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-    reply: oneshot::Sender<Result<T, WriteError>>,
-) -> Job {
+fn job<T, E>(
+    write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    reply: oneshot::Sender<Result<T, E>>,
+) -> Job
+where
+    T: Send + 'static,
+    E: From<WriteError> + Send + 'static,
+{
     // The caller may be gone; what is recorded is recorded all the same.
-    Box::new(move |batch| match batch.check_writable().and_then(|()| write(batch)) {
-        Ok(value) => Ok(Box::new(move |landed| {
-            drop(reply.send(landed.clone().map(|()| value)));
-        })),
-        Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+    Box::new(move |batch| {
+        match batch.check_writable().map_err(E::from).and_then(|()| write(batch)) {
+            Ok(value) => Ok(Box::new(move |landed| {
+                drop(reply.send(landed.clone().map(|()| value).map_err(E::from)));
+            })),
+            Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+        }
     })
 }
 
@@ -119,12 +125,16 @@ impl Admission {
     }
 
     /// Hands a job to the writer.
-    pub(super) fn admit<T: Send + 'static>(
+    pub(super) fn admit<T, E>(
         &self,
         core: &Core,
-        write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
         place: Place,
-    ) -> Result<oneshot::Receiver<Result<T, WriteError>>, WriteError> {
+    ) -> Result<oneshot::Receiver<Result<T, E>>, WriteError>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.read();
         let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
@@ -178,10 +188,14 @@ impl Node {
     }
 
     /// Has the writer do something for a request.
-    pub(super) async fn write<T: Send + 'static>(
+    pub(super) async fn write<T, E>(
         &self,
-        write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-    ) -> Result<T, WriteError> {
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
         self.core.check_writable()?;
         let place = self.admission.place()?;
         let answer = self.admission.admit(&self.core, write, place)?;
@@ -190,8 +204,8 @@ impl Node {
 }
 
 /// The answer to a job that the writer dropped.
-pub(super) fn ended_early<T>() -> Result<T, WriteError> {
-    Err(WriteError::WritesStopped("the writer ended early".to_owned()))
+pub(super) fn ended_early<T, E: From<WriteError>>() -> Result<T, E> {
+    Err(WriteError::WritesStopped("the writer ended early".to_owned()).into())
 }
 
 /// What others know of the writer.

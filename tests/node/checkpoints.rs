@@ -1,16 +1,13 @@
 //! Checkpoints: signed over what the disk holds, never contradicted, and the mark below which nothing
 //! may be missing.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use consent_ledger::{
     ledger::{LOG_KIND, verify},
-    node::{Node, NodeConfig, OpenError, ReadError},
+    node::{
+        CheckpointNotReached, FindActError, Node, NodeConfig, OpenError, ProveError, ReadError,
+    },
     storage::{FrameLog, LogSpec, disk::RealDisk},
     telemetry::Metrics,
     tlog::{
@@ -21,7 +18,11 @@ use consent_ledger::{
     tree::Signed,
 };
 
-use crate::support::{config, grant, open, put_catalog, with_key};
+use crate::support::{
+    PATIENCE,
+    node::{config, grant, open, put_catalog, with_key},
+    wait_until,
+};
 
 fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
@@ -108,7 +109,7 @@ async fn what_landed_is_signed_and_can_be_proven() {
         proof.verify(&merkle::leaf_hash(&own.entry), node.verifier_key()).unwrap();
     }
     assert_eq!(node.index_of_key("signup-1"), Ok(4));
-    assert_eq!(node.index_of_key("signup-2"), Err(ReadError::ActUnknown));
+    assert_eq!(node.index_of_key("signup-2"), Err(FindActError::Unknown));
     grants(&node, 2..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     for first in 0..=later.size() {
@@ -120,7 +121,7 @@ async fn what_landed_is_signed_and_can_be_proven() {
     }
     for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
         let error = node.inclusion(index, size, None).unwrap_err();
-        assert!(matches!(error, ReadError::BeyondCheckpoint { .. }), "{error}");
+        assert!(matches!(error, ProveError::BeyondCheckpoint { .. }), "{error}");
     }
 }
 
@@ -182,7 +183,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
     // Whoever waits is not left waiting when the server drains.
     node.drain();
     assert_eq!(node.released_at_least(node.revision()).await.unwrap().size(), node.revision());
-    wait_until(|| metrics.checkpoints.get() == 2);
+    until("a second checkpoint", || metrics.checkpoints.get() == 2);
     node.close();
     assert_eq!(node.released().unwrap().size(), node.revision());
 }
@@ -194,7 +195,7 @@ async fn a_caller_does_not_wait_for_ever() {
     let node = open_with(&wait).0.unwrap();
     let size = node.released_at_least(1).await.unwrap().size();
     let error = node.released_at_least(99).await.unwrap_err();
-    assert_eq!(error, ReadError::CheckpointNotReached { wanted: 99, reached: size });
+    assert_eq!(error, CheckpointNotReached { wanted: 99, reached: size });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +237,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
     let error = node.inclusion(0, size, None).unwrap_err();
-    assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
+    assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     drop(node);
     let node = open(dir.path());
     assert!(node.inclusion(0, size, None).is_ok(), "the next start builds the tree again");
@@ -259,7 +260,7 @@ async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
     let size = node.released_at_least(node.revision()).await.unwrap().size();
     rewrite(dir.path(), other.path(), size - 1);
     let error = node.inclusion(size - 1, size, None).unwrap_err();
-    assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
+    assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     assert!(node.writes_stopped().borrow().is_some());
     assert!(dir.path().join("tree/0.hashes").exists(), "what shows the change is kept");
 }
@@ -375,7 +376,7 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     let new = NodeConfig { new_signing_key: true, ..config(dir.path()) };
     let node = open_with(&new).0.unwrap();
     assert!(before.checkpoint.verify(node.verifier_key()).is_err());
-    wait_until(|| {
+    until("a checkpoint with the same root", || {
         let own = node.released().unwrap();
         own.root() == before.root() && own.checkpoint.verify(node.verifier_key()).is_ok()
     });
@@ -399,7 +400,7 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     let (node, metrics) = open_with(&config(dir.path()));
     let node = node.unwrap();
     grants(&node, 10..11).await;
-    wait_until(|| metrics.signing_stopped.get() == 1);
+    until("signing stops", || metrics.signing_stopped.get() == 1);
     assert_eq!(node.released().unwrap().size(), before.size());
     assert_eq!(metrics.checkpoints.get(), 0);
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
@@ -455,7 +456,7 @@ async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
     fs::create_dir(dir.path().join("checkpoint.json.new")).unwrap();
     put_catalog(&node).await;
     let error = node.released_at_least(node.revision()).await.unwrap_err();
-    assert!(matches!(error, ReadError::CheckpointNotReached { .. }), "{error}");
+    assert!(error.reached < error.wanted, "{error}");
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
 }
 
@@ -486,10 +487,6 @@ async fn the_key_stays_and_can_be_given() {
     assert!(matches!(open_with(&renamed).0, Err(OpenError::SigningKey(_))));
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < end, "it did not come to that");
-        std::thread::yield_now();
-    }
+fn until(goal: &str, condition: impl Fn() -> bool) {
+    wait_until(goal, PATIENCE, || condition().then_some(()));
 }

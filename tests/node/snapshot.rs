@@ -10,7 +10,7 @@ use std::{
 
 use consent_ledger::{
     domain::{Action, Effect, EventKind, Filter, LinkConfidence, Snapshot},
-    node::{AsOf, Linking, Node, ReadError, SnapshotSubject, Snapshotting},
+    node::{AsOf, Linking, Node, ReadError, SnapshotError, SnapshotSubject, Snapshotting},
     watch::Told,
 };
 use rand_chacha::{
@@ -18,7 +18,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use crate::support::{act, change, open, put_catalog, subject};
+use crate::support::node::{act, change, open, put_catalog, subject};
 
 const SUBJECTS: u64 = 500;
 
@@ -182,7 +182,8 @@ async fn what_is_asked_for_is_told_and_nothing_else() {
     let want: Vec<_> = all.iter().filter(|own| own.subject.namespace() == "email").collect();
     assert_eq!(of_email.iter().collect::<Vec<_>>(), want);
 
-    let filter = Filter { channels: [crate::support::key("sms")].into(), ..Filter::default() };
+    let filter =
+        Filter { channels: [crate::support::node::key("sms")].into(), ..Filter::default() };
     let what = Snapshotting { filter: Arc::new(filter), ..whole(&node, Snapshot::All) };
     for own in read(&node, &what, &[]).await {
         assert!(own.cells.iter().all(|cell| cell.channel.as_str() == "sms"));
@@ -218,9 +219,12 @@ async fn a_token_goes_on_behind_its_data_subject_and_is_of_one_snapshot() {
     let later = Snapshotting { revision: what.revision + 1, ..what.clone() };
     for (what, token) in [(&later, &all[0].token[..]), (&what, &[1, 2, 3])] {
         let refused = node.snapshot(what.clone(), token);
-        assert!(matches!(refused, Err(ReadError::SnapshotToken)), "{refused:?}");
+        assert!(matches!(refused, Err(SnapshotError::Token)), "{refused:?}");
     }
     let beyond = Snapshotting { revision: node.revision() + 1, ..what };
     let refused = node.snapshot(beyond, &[]);
-    assert!(matches!(refused, Err(ReadError::IndexOutOfRange { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(SnapshotError::Read(ReadError::IndexOutOfRange { .. }))),
+        "{refused:?}"
+    );
 }
