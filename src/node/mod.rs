@@ -114,8 +114,8 @@ struct Core {
     // locks of its own, and anybody may read.
     /// Subject identities and keys. Subjects are added before the entries that name them.
     vault: Arc<Vault>,
-    /// The ledger. Entries are appended by the writer, and read back by the thread that signs, the
-    /// scrubber, and whoever asks for the past.
+    /// The ledger. Entries are appended by the writer, and read back by the thread that signs, by the
+    /// scrubber, and by questions about the past.
     backend: Arc<dyn LogBackend>,
     /// What checks read: the fold of all entries. The thread of expiries deletes rows of its own:
     /// those of grants whose end changes nothing.

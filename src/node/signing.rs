@@ -228,7 +228,7 @@ impl Checkpoints {
         })?;
         *book = next;
         core.metrics.checkpoint_signed_entries.set(book.size());
-        // What is released is signed, for whoever looks at both.
+        // Signed first: nobody sees a released checkpoint that is not signed.
         if book.signed != *self.signed.borrow() {
             self.signed.send_replace(book.signed.clone());
         }

@@ -37,9 +37,9 @@ const OWN_PLACES: usize = 2;
 /// Something to be written: it adds to the batch and answers whom to tell once the batch has landed,
 /// or, if it is refused, whom to tell at once.
 type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Tell, Refused> + Send>;
-/// Tells whoever waits what became of the batch.
+/// Tells the caller what became of the batch.
 type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
-/// Tells whoever waits that the job was refused.
+/// Tells the caller that the job was refused.
 type Refused = Box<dyn FnOnce()>;
 
 /// A job that writes something and answers over `reply`.

@@ -10,7 +10,7 @@
 //! * A listener is attached where its reader stands at or beyond `matched`, and hears nothing from
 //!   before where the reader stands: there is no gap and nothing twice.
 //! * A listener whose queue is full is detached, and told the index from which its reader must read
-//!   on. So whoever takes nothing costs their queue, and nothing else.
+//!   on. So a reader that takes nothing costs its queue, and nothing else.
 
 use std::{
     collections::VecDeque,
@@ -165,7 +165,7 @@ impl Shared {
         self.recent.read().read(cursor, READ_STEP)
     }
 
-    /// Adds the events among the entries before `head`. Whoever calls wakes the tailer then.
+    /// Adds the events among the entries before `head`. The caller wakes the tailer then.
     pub(super) fn extend(&self, events: Vec<Arc<Event>>, head: u64) {
         self.recent.write().extend(events, head);
         self.head.store(head, Ordering::Release);

@@ -322,6 +322,8 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
+        // Where another consumer has taken over, the account is that one's.
+        drop(self.account(|account| account.leave()));
         self.core.metrics.consumers.dec();
     }
 }

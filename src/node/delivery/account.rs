@@ -66,6 +66,11 @@ impl<T> Account<T> {
         self.flight = Flight::new(self.settled.next(), credits, redeliver_after);
     }
 
+    /// Ends delivery to a consumer that leaves: what was in flight is delivered to the next one.
+    pub(in crate::node) fn leave(&mut self) {
+        self.begin(0, None);
+    }
+
     /// What is acknowledged or given up.
     pub(in crate::node) fn settled(&self) -> &Settled {
         &self.settled

@@ -58,8 +58,9 @@ enum Step {
     GiveUp(usize),
     /// A dead letter, or something else, is delivered after all.
     Redelivered(u64),
-    /// Another consumer takes over.
+    /// Another consumer takes over, or comes once this one has left.
     TakeOver(u32),
+    Leave,
     /// The writer writes what is due; or it fails to.
     Write {
         fails: bool,
@@ -80,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_usize..8).prop_map(Step::GiveUp),
         1 => (0..LEDGER_END).prop_map(Step::Redelivered),
         1 => (0_u32..4).prop_map(Step::TakeOver),
+        1 => Just(Step::Leave),
         2 => any::<bool>().prop_map(|fails| Step::Write { fails }),
         1 => Just(Step::WriteAll),
     ]
@@ -227,6 +229,12 @@ impl World {
                 }
             }
             Step::TakeOver(credits) => self.begin(credits),
+            Step::Leave => {
+                self.change(Account::leave);
+                assert_eq!(self.change(|account| account.redelivery_at()), None);
+                assert!(!self.change(|account| account.has_room()));
+                self.begin(0);
+            }
             Step::Write { fails } => {
                 let taken = self.book.take();
                 if fails {
