@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CatalogError, Node};
 use crate::{
     domain::{Channel, ChannelPut, Key, Purpose, PurposeVersion},
-    view::CatalogAt,
+    fold::CatalogAt,
 };
 
 /// A catalogue change, after the call.

@@ -7,8 +7,8 @@ use crate::{
         Catalog, Contact, Decision, Effect, FrequencyCap, LinkConfidence, Millis, Obligation,
         Query, Region, Subject, SubjectState,
     },
+    fold::UseCell,
     obligations::{self, DueAll},
-    view::UseCell,
 };
 
 /// "May I?", as a caller puts it.

@@ -11,6 +11,8 @@ mod consume;
 mod decisions;
 mod delivery;
 mod error;
+#[cfg(test)]
+mod event_tests;
 mod expiry;
 mod history;
 mod import;
@@ -51,7 +53,7 @@ pub use error::{
     RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
     UseError, WriteError,
 };
-pub use history::{History, HistoryItem};
+pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::{Core, Node, ReadError, RevisionNotReached};
 use crate::{
     domain::{Entry, Millis},
-    ledger::{chain, entry},
+    ledger::{chain, envelope},
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -89,7 +89,7 @@ impl Core {
             ledger_id: self.ledger.ledger_id,
             size,
             chain_hash: chain::hash(&bytes),
-            recorded_at: entry::decode(&bytes)?.recorded_at,
+            recorded_at: envelope::decode(&bytes)?.recorded_at,
         })
     }
 
@@ -108,7 +108,7 @@ impl Core {
 
     /// One entry. Blocking.
     pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
-        Ok(entry::decode(&self.entry_bytes(index)?)?)
+        Ok(envelope::decode(&self.entry_bytes(index)?)?)
     }
 
     pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {

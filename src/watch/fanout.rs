@@ -24,13 +24,13 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::{
-    event::Event,
     index::FilterIndex,
     past::Past,
     recent::{Gathered, Post, Recent},
 };
 use crate::{
     domain::Filter,
+    event::Event,
     shutdown::{Shutdown, Stage},
 };
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{DeliveryOverdue, SubscriptionEntry, SubscriptionId},
-    view::Subscriptions,
+    fold::Subscriptions,
 };
 
 /// A shard of a subscription.

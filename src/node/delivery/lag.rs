@@ -15,9 +15,9 @@ use tracing::warn;
 use super::{Core, Deliveries};
 use crate::{
     domain::{DeliveryOverdue, Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
+    event::Event,
     node::ReadError,
     shutdown::{Stage, Threads},
-    watch::Event,
 };
 
 /// How often is looked who is behind.

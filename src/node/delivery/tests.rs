@@ -10,6 +10,7 @@ use crate::{
         FailedDelivery, Filter, Key, LegalBasis, LinkConfidence, Millis, Overdue, PurposeVersion,
         ScopeKeys, Snapshot, Subject, Subscription, SubscriptionCreated, SubscriptionEntry,
     },
+    event::{EventTold, shard_of},
     node::{
         Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationState,
         PurposeDraft, ReadError, ShardReport,
@@ -17,7 +18,7 @@ use crate::{
     telemetry::Metrics,
     vault::Kek,
     view::DeadLetter,
-    watch::{EventTold, Told, Watcher, shard_of},
+    watch::{Told, Watcher},
 };
 
 const LONG: Duration = Duration::from_secs(3_600);

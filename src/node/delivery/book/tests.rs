@@ -15,8 +15,10 @@ use super::{
 use crate::{
     domain::{
         Body, Entry, FailedDelivery, Filter, Key, Millis, Settled, ShardState, SubscriptionCreated,
+        SubscriptionDeleted,
     },
-    ledger::{ENTRY_BYTES_MAX, entry},
+    entry::{Fact, Place},
+    ledger::{ENTRY_BYTES_MAX, envelope},
     node::consume::CREDITS_MAX,
 };
 
@@ -39,8 +41,13 @@ fn created(start_index: u64, shards: u32) -> Subscriptions {
         deadline_ms: None,
         webhook_url: Some("https://crm.example".to_owned()),
     };
-    all.fold(0, Millis(0), &SubscriptionEntry::Created(Box::new(created))).unwrap();
+    fold(&mut all, 0, &SubscriptionEntry::Created(Box::new(created)));
     all
+}
+
+fn fold(all: &mut Subscriptions, index: u64, about: &SubscriptionEntry) {
+    let place = Place { index, recorded_at: Millis(9) };
+    all.fold(Fact { place, kind: about.kind() }).unwrap();
 }
 
 /// What a consumer, its source, the clock and the writer may do.
@@ -260,7 +267,7 @@ impl World {
     fn write(&mut self, taken: &Taken) {
         for body in taken.bodies() {
             self.entries += 1;
-            self.subscriptions.fold(self.entries, Millis(9), &body).unwrap();
+            fold(&mut self.subscriptions, self.entries, &body);
             say(&mut self.said, body);
         }
     }
@@ -433,7 +440,7 @@ proptest! {
                 }
                 Op::Write => {
                     for body in book.take_of(ID).bodies() {
-                        all.fold(index, Millis(9), &body).unwrap();
+                        fold(&mut all, index, &body);
                         index += 1;
                         say(&mut written, body);
                     }
@@ -449,7 +456,7 @@ proptest! {
 fn bytes_of(body: SubscriptionEntry) -> usize {
     let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
     let body = Body::Subscription(body);
-    entry::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
+    envelope::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
 }
 
 proptest! {
@@ -533,7 +540,8 @@ fn accounts_of_ended_subscriptions_are_forgotten() {
     assert!(book.change(&all, (ID, 2), settle).is_none(), "there is no such shard");
     book.forget_ended(&all);
     assert_eq!(book.count(), 1);
-    all.fold(9, Millis(9), &SubscriptionEntry::Deleted(ID)).unwrap();
+    let deleted = SubscriptionDeleted { subscription: ID };
+    fold(&mut all, 9, &SubscriptionEntry::Deleted(deleted));
     assert!(book.change(&all, (ID, 1), settle).is_none());
     book.forget_ended(&all);
     assert_eq!(book.count(), 0);
