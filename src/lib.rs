@@ -18,7 +18,7 @@
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
-//! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`server`], [`config`], [`telemetry`], [`status`]: running it; [`shutdown`]: ending it in order.
 //! * [`setting`]: how a setting is defined: once, with its bounds.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
@@ -39,6 +39,7 @@ pub mod node;
 pub mod proto;
 pub mod server;
 pub mod setting;
+pub mod shutdown;
 pub mod status;
 pub mod storage;
 pub mod telemetry;
