@@ -19,6 +19,7 @@
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`setting`]: how a setting is defined: once, with its bounds.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
@@ -35,6 +36,7 @@ pub mod listener;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod setting;
 pub mod status;
 pub mod storage;
 pub mod telemetry;

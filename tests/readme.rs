@@ -208,7 +208,7 @@ fn the_options_file_is_taken() {
     let file = file.to_str().unwrap();
     fs::write(file, example).unwrap();
     // A mistake in it is wrong usage of every command; a value of [serve] only of that one.
-    support::run(["generate", "--acts", "1", "--config", file]).expect_code(0);
+    support::run(["completions", "bash", "--config", file]).expect_code(0);
     let refused = support::run(["serve", "--listen", "0.0.0.0:0", "--config", file]);
     assert!(refused.expect_code(2).stderr.contains("refusing to listen on 0.0.0.0:0"));
 }

@@ -1,4 +1,4 @@
-//! An act as a line of NDJSON: what `generate` writes, and what `replay` and `import` read.
+//! An act as a line of NDJSON: what `replay` and `import` read, and `tools/generate` writes.
 //!
 //! ```json
 //! {"subject":"user:42","actor":"subject","changes":[{"action":"grant","scope":{"purpose":

@@ -30,7 +30,6 @@
 //! | `verify` | [`Verified`] |
 //! | `export` | an [`Entry`] a line; [`Exported`] if that goes to a file |
 //! | `rebuild-view` | [`Rebuilt`] |
-//! | `generate` | an [`Act`](super::act::Act) a line; [`Generated`] if that goes to a file |
 //! | `replay` | [`Replayed`] |
 //! | `import` | [`Imported`] |
 
@@ -1050,17 +1049,6 @@ pub struct Rebuilt {
     pub entries: u64,
     /// Number of data subjects in the view.
     pub subjects: u64,
-}
-
-/// What `generate --output` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Generated {
-    /// Number of acts.
-    pub acts: u64,
-    /// Number of data subjects among them.
-    pub subjects: u64,
-    /// Where they are.
-    pub output: String,
 }
 
 /// What `export --output` says.

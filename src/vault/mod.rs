@@ -291,7 +291,7 @@ impl Vault {
         match (problem, walked) {
             (Some(problem), _) => Err(problem),
             // The walk was stopped here, in the middle or where the newest segment begins.
-            (None, Err(LogError::Damaged(damage))) if damage.what.is_empty() => Ok(next == end),
+            (None, Err(LogError::Damaged(damage))) if damage.problem.is_empty() => Ok(next == end),
             (None, walked) => walked.map(|_| next == end).map_err(VaultError::from),
         }
     }

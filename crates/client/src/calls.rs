@@ -122,18 +122,20 @@ impl Calls {
         let mut backoff = Backoff::new(policy.into());
         let mut attempts = 1;
         loop {
-            let mut own = parts.clone();
+            let mut attempt_parts = parts.clone();
             if attempts > 1 {
-                own.headers.insert(ATTEMPTS_HEADER, HeaderValue::from(attempts - 1));
+                attempt_parts.headers.insert(ATTEMPTS_HEADER, HeaderValue::from(attempts - 1));
             }
             // A failure to connect is a status like any other.
-            let answer =
-                match self.attempt(own, Body::new(Whole(Some(body.clone()))), deadline).await {
-                    Ok(answer) => answer,
-                    Err(error) => Status::from_error(error).into_http(),
-                };
+            let answer = match self
+                .attempt(attempt_parts, Body::new(Whole(Some(body.clone()))), deadline)
+                .await
+            {
+                Ok(answer) => answer,
+                Err(error) => Status::from_error(error).into_http(),
+            };
             let Some(status) = failure(answer.headers()) else {
-                self.shared.throttle.as_ref().inspect(|own| own.succeeded());
+                self.shared.throttle.as_ref().inspect(|throttle| throttle.succeeded());
                 return Ok(answer);
             };
             let worth = policy.retryable_status_codes.contains(&i32::from(status.code()));
@@ -174,7 +176,7 @@ impl Calls {
         let answer = channel.ready().await?.call(Request::from_parts(parts, body)).await;
         let is_cancelled = match &answer {
             Ok(answer) => failure(answer.headers())
-                .is_some_and(|own| i32::from(own.code()) == i32::from(StatusCode::Cancelled)),
+                .is_some_and(|status| i32::from(status.code()) == i32::from(StatusCode::Cancelled)),
             Err(_) => true,
         };
         // The channel and the server read the timeout, too, and may word it as a cancelled call.

@@ -30,16 +30,24 @@ mod lanes;
 mod send;
 
 const AFTER_HELP: &str = "\
-Each line is an act; `consent-ledger generate --help` shows its form. Acts of one data subject are
-recorded in their order, others side by side. When the server is busy or away for a moment, an act
-is tried again; one without `idempotency_key` only where it can not be recorded twice.
+Each line is an act:
+  {\"subject\":\"user:100042\",\"actor\":\"subject\",\"changes\":[{\"action\":\"grant\",\"scope\":
+  {\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effective_at\":
+  \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
+  \"idempotency_key\":\"seed-1-act-1\"}
+`subject`, `actor` and `changes` are required; a change may also have `purpose_version` and
+`expires_at`.
+
+Acts of one data subject are recorded in their order, others side by side. When the server is busy or
+away for a moment, an act is tried again; one without `idempotency_key` only where it can not be
+recorded twice.
 
 Without --continue-on-error the first act that is rejected ends the command with exit code 1; what
 was in flight is still recorded.
 
 Examples:
   consent-ledger replay examples/onboarding.ndjson
-  consent-ledger generate --acts 1000 | consent-ledger replay - --concurrency 256";
+  consent-ledger-generate --acts 1000 | consent-ledger replay - --concurrency 256";
 
 /// Options of `replay`.
 #[derive(Debug, Args)]

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 
-use super::{
-    dice::{Dice, Zipf},
-    person::{Cell, Person},
-};
-use crate::{
+use consent_ledger::{
     cli::{
         act::{Act, Change, Evidence, Scope},
         catalog::file::CatalogFile,
     },
     proto::{Action, Actor, LegalBasis},
+};
+
+use super::{
+    dice::{Dice, Zipf},
+    person::{Cell, Person},
 };
 
 /// What of a catalogue there is to decide about.
