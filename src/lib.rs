@@ -25,7 +25,9 @@
 //! * [`cli`]: the command line.
 
 pub use consent_ledger_client as client;
-pub use consent_ledger_core::{decide, domain, jws, ledger, obligations, receipt, seal, token};
+pub use consent_ledger_core::{
+    decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, seal, token,
+};
 pub use consent_ledger_tlog as tlog;
 
 pub mod backend;
@@ -49,7 +51,12 @@ pub mod web;
 pub mod webhook;
 pub mod witness;
 
-/// What README shows in Rust compiles.
+/// The Rust samples of README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The Rust samples of docs/api.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/api.md")]
+pub struct ApiGuide;

@@ -8,7 +8,10 @@ use super::{
     output::{Table, Tone},
     shapes::{Evidence, HistoryAct, UseRecord},
 };
-use crate::proto::{ListHistoryRequest, consent_service_client::ConsentServiceClient};
+use crate::{
+    proto::{ListHistoryRequest, consent_service_client::ConsentServiceClient},
+    setting::Within as _,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -25,8 +28,8 @@ pub struct HistoryArgs {
     /// Leave out acts before this ledger index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u64,
-    /// The greatest number of acts [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum number of acts [default: all]
+    #[arg(long, value_name = "N", within = 1_u32..)]
     limit: Option<u32>,
 }
 

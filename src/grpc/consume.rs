@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::Key,
-        watch::{CatalogEffect, CatalogTold, Event, EventTold},
+        event::{CatalogEffect, CatalogTold, Event, EventTold},
     };
 
     fn event(attempt: u32) -> Delivery {

@@ -8,10 +8,10 @@ use tonic::{Response, Status};
 
 use super::{blocking, convert};
 use crate::{
+    fold::CellDecision,
     node::{Decisions, Node},
     proto,
     status::{Fault, Invalid, Problem},
-    view::CellDecision,
 };
 
 /// The most calls at a time. Each keeps up to 64 MiB of states.

@@ -13,9 +13,9 @@ use crate::{
         Catalog, ChannelId, Contact, Decision, Effect, Entry, FrequencyCap, Key, LinkConfidence,
         Millis, Obligation, PurposeId, Query, Region, Subject, SubjectState,
     },
-    ledger::{chain, entry},
+    fold::UseCell,
+    ledger::{chain, envelope},
     obligations::{self, DueAll},
-    view::UseCell,
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -115,7 +115,7 @@ impl Core {
             ledger_id: self.ledger.ledger_id,
             size,
             chain_hash: chain::hash(&bytes),
-            recorded_at: entry::decode(&bytes)?.recorded_at,
+            recorded_at: envelope::decode(&bytes)?.recorded_at,
         })
     }
 
@@ -134,7 +134,7 @@ impl Core {
 
     /// One entry. Blocking.
     pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
-        Ok(entry::decode(&self.entry_bytes(index)?)?)
+        Ok(envelope::decode(&self.entry_bytes(index)?)?)
     }
 
     pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {

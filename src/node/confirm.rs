@@ -10,17 +10,15 @@ use sha2::{Digest, Sha256};
 use super::{
     Core,
     act::{Confirm, Confirmation, Confirmed},
-    batch::{Batch, claimed},
+    batch::{Batch, Folded, claimed},
     error::{ConfirmError, WriteError},
 };
 use crate::{
     domain::{
-        Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Mark, Millis,
+        Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Identity, Millis,
         Outcome, SubjectState,
     },
     ledger::chain::Tip,
-    view::{ViewError, fold},
-    watch::{ConsentTold, Event, EventTold},
 };
 
 impl Core {
@@ -66,7 +64,10 @@ impl Batch<'_> {
             return Ok(confirmed_before(entry)?);
         }
         let (request_index, act) = self.act_of_token(confirm)?;
-        let subject = self.core().vault.identity(act.subject_ref)?;
+        // What an erased data subject asked for is confirmed by nobody.
+        let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
+            return Err(ConfirmError::TokenUnknown);
+        };
         let sealer = self.sealer(&subject, confirm.evidence != Evidence::default())?;
         let before = self.state(act.subject_ref)?;
         let recorded_at = self.recorded_at();
@@ -83,24 +84,12 @@ impl Batch<'_> {
             evidence: self.seal(&sealer, &confirm.evidence, mark.as_ref()),
             idempotency: mark,
         };
-        let after = self.judge_confirmation(&before, &mut body)?;
+        let folded = self.judge_confirmation(recorded_at, &before, &mut body)?;
 
         let grants = body.grants.clone();
-        let linked = self.linked_names(act.subject_ref, &after)?;
-        let states = vec![(act.subject_ref, Arc::new(after))];
-        let index = self.write(recorded_at, Body::Confirmed(body), states)?;
+        let named = [(act.subject_ref, &subject)];
+        let index = self.write_folded(recorded_at, Body::Confirmed(body), folded, &named)?;
         self.confirmed.insert(request_index, index);
-        let told = EventTold::Consent(ConsentTold {
-            subject,
-            actor: act.actor,
-            effective_at,
-            changes: grants.clone(),
-            preferences_changed: false,
-            cause: Some(request_index),
-            reason: None,
-            linked,
-        });
-        self.events.push(Arc::new(Event { index, recorded_at, told }));
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
     }
 
@@ -132,18 +121,16 @@ impl Batch<'_> {
 
     fn judge_confirmation(
         &self,
+        recorded_at: Millis,
         before: &Arc<SubjectState>,
         confirmed: &mut ConsentConfirmed,
-    ) -> Result<SubjectState, WriteError> {
-        let index = self.tip.next_index;
-        let mut after = SubjectState::clone(before);
-        let unknown = |problem| ViewError::UnknownKey { index, problem };
-        fold::confirm(self.catalog(), &mut after, index, confirmed).map_err(unknown)?;
-        after.revision = index + 1;
-        let mark = Mark { effective_at: confirmed.requested_at, index: confirmed.request_index };
-        let (subject, actor) = (confirmed.subject_ref, confirmed.requested_by);
-        self.outcomes(subject, before, &after, mark, actor, true, &mut confirmed.grants)?;
-        Ok(after)
+    ) -> Result<Folded, WriteError> {
+        let folded = self.fold(self.fact(recorded_at, confirmed), |_| Ok(Arc::clone(before)))?;
+        let (subject, mark) = (confirmed.subject_ref, confirmed.mark());
+        let after = folded.after.state(subject).unwrap_or(before);
+        let (actor, grants) = (confirmed.requested_by, &mut confirmed.grants);
+        self.outcomes(subject, before, after, mark, actor, true, grants)?;
+        Ok(folded)
     }
 }
 

@@ -295,6 +295,7 @@ mod tests {
             Key, LegalBasis, LinkConfidence, Millis, Overdue, PurposeVersion, ScopeKeys, Snapshot,
             Subject, Subscription, SubscriptionCreated, SubscriptionEntry,
         },
+        event::{EventTold, shard_of},
         node::{
             Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationState,
             PurposeDraft, ReadError, ShardReport,
@@ -302,7 +303,7 @@ mod tests {
         telemetry::Metrics,
         vault::Kek,
         view::DeadLetter,
-        watch::{EventTold, Told, Watcher, shard_of},
+        watch::{Told, Watcher},
     };
 
     const LONG: Duration = Duration::from_secs(3_600);

@@ -26,8 +26,7 @@ use crate::{
         Action, Actor, Body, ChangeRecord, ConsentAct, GrantExpired, LegalBasis, Outcome, Reason,
         Scope, SubjectState,
     },
-    view::Due,
-    watch::{ConsentTold, Event, EventTold},
+    fold::Due,
 };
 
 /// How often is looked for what is due.
@@ -150,7 +149,7 @@ impl Expiry {
 
 impl Batch<'_> {
     /// Writes down which grants have ended. One that fails does not keep the others from it.
-    fn expire(&mut self, due: &[Due]) -> Rest {
+    pub(super) fn expire(&mut self, due: &[Due]) -> Rest {
         let mut rest = Rest::default();
         for due in due {
             match self.expire_one(due) {
@@ -191,7 +190,7 @@ impl Batch<'_> {
             reason: if by_authority { Reason::ReconsentRequired } else { Reason::Expired },
             changes: ended,
         };
-        self.write_expired(expired, &own)?;
+        self.write(self.recorded_at(), Body::Expired(expired), &[])?;
         Ok(true)
     }
 
@@ -219,33 +218,6 @@ impl Batch<'_> {
             ..change.clone()
         };
         grants.filter(has_ended).map(expire).collect()
-    }
-
-    fn write_expired(
-        &mut self,
-        expired: GrantExpired,
-        own: &SubjectState,
-    ) -> Result<(), WriteError> {
-        let recorded_at = self.recorded_at();
-        let subject = self.identity(expired.subject_ref)?;
-        let linked = self.linked_names(expired.subject_ref, own)?;
-        let told = EventTold::Consent(ConsentTold {
-            subject,
-            actor: Actor::System,
-            effective_at: expired.expired_at,
-            changes: expired.changes.clone(),
-            preferences_changed: false,
-            cause: Some(expired.grant_index),
-            reason: Some(expired.reason),
-            linked,
-        });
-        let event = Event { index: self.tip.next_index, recorded_at, told };
-        let mut state = own.clone();
-        state.revision = event.index + 1;
-        let states = vec![(expired.subject_ref, Arc::new(state))];
-        self.write(recorded_at, Body::Expired(expired), states)?;
-        self.events.push(Arc::new(event));
-        Ok(())
     }
 }
 

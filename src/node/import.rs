@@ -108,9 +108,9 @@ impl Batch<'_> {
         if prepared.body.changes.is_empty() && prepared.body.contact.is_empty() {
             return Ok(Imported::Unchanged);
         }
-        let after = self.judge(&prepared.before, &mut prepared.body)?;
+        let folded = self.judge(&mut prepared)?;
         let recorded =
-            if dry_run { self.foresee(prepared)? } else { self.commit(prepared, after)? };
+            if dry_run { self.foresee(prepared)? } else { self.commit(prepared, folded)? };
         Ok(Imported::Recorded(recorded))
     }
 

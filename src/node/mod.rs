@@ -10,6 +10,8 @@ mod consume;
 mod decisions;
 mod delivery;
 mod error;
+#[cfg(test)]
+mod event_tests;
 mod expiry;
 mod history;
 mod import;
@@ -62,7 +64,7 @@ pub use past::AsOf;
 pub use preview::{Flips, Preview};
 pub use proof::{Consistency, Inclusion};
 pub use question::{
-    CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
+    CellPreference, Checked, Checkpoint, HistoryItem, LinkSeen, Preferences, PurposeDraft, Put,
     Question, StandingStop,
 };
 pub use snapshot::{SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token};
@@ -81,6 +83,7 @@ pub use webhook::REPLAYS_MAX;
 use crate::{
     backend::LogBackend,
     domain::{Channel, ChannelPut, Filter, LedgerOpened, Purpose, Region, Subject},
+    fold::CatalogAt,
     ledger,
     receipt::Controller,
     storage::{
@@ -89,7 +92,7 @@ use crate::{
     },
     telemetry::Metrics,
     vault::Vault,
-    view::{CatalogAt, View},
+    view::View,
     watch::{Hub, Watcher},
     web::target::Targets,
 };

@@ -11,10 +11,10 @@ use super::{
 use crate::{
     decide::decide,
     domain::{
-        Body, Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region,
-        SubjectState,
+        Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region, SubjectState,
     },
-    view::CatalogAt,
+    entry::{Fact, Place},
+    fold::CatalogAt,
 };
 
 /// How many subjects are looked up at a time.
@@ -96,7 +96,8 @@ impl Core {
         let put = purpose_put(&current.catalog, draft).ok();
         if let Some(put) = &put {
             check_put(put)?;
-            changed.put(revision, &Body::PurposePut(put.clone()));
+            let place = Place { index: revision, recorded_at: self.now() };
+            changed.fold(Fact { place, kind: put });
         }
         let change = Change {
             before: &current.catalog,

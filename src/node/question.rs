@@ -1,10 +1,10 @@
 //! What callers ask, and what they are told.
 
 use crate::domain::{
-    ConsentAct, ConsentConfirmed, Contact, Decision, Evidence, GrantExpired, Key, LinkConfidence,
-    Millis, PurposeVersion, Region, ScopeKeys, StopKind, Subject, UseRecorded,
+    Contact, Decision, Evidence, Identity, Key, LinkConfidence, Millis, PurposeVersion, Region,
+    ScopeKeys, StopKind, Subject,
 };
-use crate::obligations::DueAll;
+use crate::{history::Line, obligations::DueAll};
 
 /// "May I?", as a caller puts it.
 #[derive(Debug, Clone)]
@@ -83,39 +83,22 @@ pub struct HistoryItem {
     /// `hash(index)`.
     pub entry_hash: [u8; 32],
     /// What it says.
-    pub what: History,
+    pub line: Line,
+    /// What was shown, opened; none where no evidence belongs.
+    pub evidence: Option<Evidence>,
+    /// With whom the data subject was linked, or no longer.
+    pub link: Option<LinkSeen>,
 }
 
-/// What an entry says of a data subject.
+/// A link, or its end, as one of the two sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum History {
-    /// An act, with what was shown.
-    Act {
-        /// The act.
-        act: Box<ConsentAct>,
-        /// What was shown.
-        evidence: Evidence,
-    },
-    /// A double opt-in was completed.
-    Confirmed {
-        /// The confirmation.
-        confirmed: Box<ConsentConfirmed>,
-        /// How it was confirmed.
-        evidence: Evidence,
-    },
-    /// Grants ran out.
-    Expired(GrantExpired),
-    /// The subject was linked to another, or unlinked.
-    Link {
-        /// The other one.
-        other: Subject,
-        /// How sure it is; none if they were unlinked.
-        confidence: Option<LinkConfidence>,
-        /// Who says so.
-        asserted_by: String,
-    },
-    /// Data was used.
-    Use(Box<UseRecorded>),
+pub struct LinkSeen {
+    /// The other one.
+    pub other: Identity,
+    /// How sure it is; none if they were unlinked.
+    pub confidence: Option<LinkConfidence>,
+    /// Who says so; empty if nobody can read that any more.
+    pub asserted_by: String,
 }
 
 /// Size and chain hash of the ledger.

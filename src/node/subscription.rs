@@ -13,9 +13,12 @@ use super::{
     delivery::{self, Pending, Written},
 };
 use crate::{
-    domain::{Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated, SubscriptionEntry},
+    domain::{
+        Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated, SubscriptionDeleted,
+        SubscriptionEntry,
+    },
+    event::Event,
     view::{DeadLetter, Settlement},
-    watch::Event,
 };
 
 /// Dead letters of a subscription are counted up to this many.
@@ -364,7 +367,8 @@ impl Batch<'_> {
         let id = own.ok_or_else(|| UnsubscribeError::NotFound { name: name.clone() })?;
         let taken = self.core().deliveries.take_of(id);
         let written = self.deliveries(&taken);
-        Ok((self.put_subscription(SubscriptionEntry::Deleted(id))?, written))
+        let deleted = SubscriptionDeleted { subscription: id };
+        Ok((self.put_subscription(SubscriptionEntry::Deleted(deleted))?, written))
     }
 }
 

@@ -154,7 +154,7 @@ impl Batch<'_> {
         let sealer = self.sealer(&used.subject, false)?;
         let subject = used.subject.clone();
         let body = recorded(used, used_at, vec![sealer.subject_ref], reason, mark);
-        let index = self.write(recorded_at, Body::Use(body), Vec::new())?;
+        let index = self.write(recorded_at, Body::Use(body), &[])?;
         self.keep(sealer, &subject);
         let used = Used { index, reason, replayed: false };
         if used.is_deviation() {
@@ -180,7 +180,7 @@ impl Batch<'_> {
             reason: uses.reason,
             idempotency: None,
         };
-        let index = self.write(self.recorded_at(), Body::Use(body), Vec::new())?;
+        let index = self.write(self.recorded_at(), Body::Use(body), &[])?;
         for (sealer, subject) in sealers {
             self.keep(sealer, &subject);
         }

@@ -17,8 +17,8 @@ use tracing::{error, info};
 
 use super::{ConsumeError, Core, batch::Batch};
 use crate::{
-    backend::Appended, domain::Millis, ledger::chain::Tip, node::WriteError,
-    tlog::merkle::leaf_hash, view::Effect,
+    backend::Appended, domain::Millis, fold::After, ledger::chain::Tip, node::WriteError,
+    tlog::merkle::leaf_hash,
 };
 
 /// The size at which a batch takes no more entries, in bytes.
@@ -183,7 +183,7 @@ impl Writer {
             // What was asked for is durable and visible; what comes next would not be.
             core.stop_writes(&error.to_string());
         }
-        if batch.effects.iter().any(|effect| matches!(effect, Effect::Subscriptions { .. })) {
+        if batch.effects.iter().any(|effect| matches!(effect.after, After::Subscriptions { .. })) {
             core.consumers.end_deleted(&core.view.subscriptions());
         }
         core.hub.tell(batch.events, self.tip.next_index);

@@ -24,12 +24,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::{
-    event::Event,
     index::FilterIndex,
     past::Past,
     recent::{Gathered, Post, Recent},
 };
-use crate::domain::Filter;
+use crate::{domain::Filter, event::Event};
 
 /// How many events a reader takes from memory at once.
 const READ_STEP: usize = 256;

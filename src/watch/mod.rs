@@ -7,7 +7,6 @@
 //! its queue, is never dropped, and slows nobody.
 
 mod catalog;
-mod event;
 mod fanout;
 mod index;
 mod past;
@@ -21,10 +20,6 @@ use std::{
     thread,
 };
 
-pub use catalog::{catalog_told, channel_effects, purpose_effects};
-pub use event::{
-    CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold, shard_of,
-};
 pub use recent::Post;
 use thiserror::Error;
 pub use watcher::{Heard, Watcher};
@@ -32,6 +27,7 @@ pub use watcher::{Heard, Watcher};
 use crate::{
     backend::LogBackend,
     domain::{EventKind, Filter},
+    event::Event,
     vault::{Vault, VaultError},
     view::{View, ViewError},
 };

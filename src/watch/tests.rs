@@ -9,7 +9,10 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::{runtime::Runtime, task::yield_now, time::timeout};
 
 use super::{recent::Gathered, *};
-use crate::domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject};
+use crate::{
+    domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject},
+    event::{ConsentTold, EventTold},
+};
 
 /// An entry: an event, or none.
 type Written = Option<Arc<Event>>;

@@ -11,9 +11,9 @@ use crate::{
         Action, Actor, ChangeRecord, Key, LinkConfidence, Millis, Outcome, ScopeKeys, Status,
         Subject, SubscriptionId,
     },
+    event::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
     node::SnapshotSubject,
     tlog::hex,
-    watch::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
 };
 
 /// Media type of what is delivered.

@@ -43,9 +43,10 @@ use self::{
 };
 use crate::{
     domain::{FailedDelivery, Subscription, SubscriptionId},
+    event::Event,
     node::{Acknowledged, ConsumeError, Consumer, Consuming, Delivery, Node, ReadError},
     telemetry::Metrics,
-    watch::{Event, WatchError},
+    watch::WatchError,
 };
 
 /// The greatest number of tries on their way, over all subscriptions.

@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::{
     cli::words::{Word, hex, rfc3339, rfc3339_ms, word},
     domain::Outcome,
+    fold::Untrue,
     proto::{self, ListDecisionsResponse},
-    view::Untrue,
 };
 
 /// What was compared, and what differs.

@@ -2,17 +2,17 @@
 
 use crate::{
     domain::{
-        Actor, ChangeRecord, Contact, ContactChange, Decision, Key, LinkConfidence, Millis, Said,
-        ScopeKeys, Subject,
+        ChangeRecord, Contact, ContactChange, Decision, Key, LinkConfidence, Millis, Said,
+        ScopeKeys, Subject, UseRecorded,
     },
-    ledger::entry,
+    entry,
+    event::{CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
     node::{
-        CellPreference, Checked, Confirmed, History, HistoryItem, Preferences, Recorded,
+        CellPreference, Checked, Confirmed, HistoryItem, LinkSeen, Preferences, Recorded,
         SnapshotSubject, StandingStop,
     },
     proto,
     status::Fault,
-    watch::{CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
 };
 
 use super::{obligations::due_message, scalar, timestamp};
@@ -184,70 +184,46 @@ fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
 /// One entry of a history.
 #[must_use]
 pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
-    let HistoryItem { index, recorded_at, entry_hash, what } = item;
+    let HistoryItem { index, recorded_at, entry_hash, line, evidence, link } = item;
     proto::ListHistoryResponse {
         index,
         recorded_at: Some(timestamp(recorded_at)),
         entry_hash: entry_hash.to_vec(),
-        ..history(what, recorded_at)
+        kind: scalar::history_kind(line.kind).into(),
+        actor: proto::Actor::from(line.actor).into(),
+        effective_at: Some(timestamp(line.effective_at)),
+        changes: line.changes.iter().map(change_result).collect(),
+        evidence: evidence.map(Into::into),
+        cause_index: line.cause,
+        reason: line.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
+        preferences: (!line.contact.is_empty()).then(|| entry::contact_to_proto(&line.contact)),
+        confirmation_expires_at: line.confirmation_expires_at.map(timestamp),
+        link: link.map(link_record),
+        r#use: line.used.map(|used| use_record(*used)),
     }
 }
 
-fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
-    let kind = |kind: proto::HistoryKind, actor: Actor, effective_at| proto::ListHistoryResponse {
-        kind: kind.into(),
-        actor: proto::Actor::from(actor).into(),
-        effective_at: Some(timestamp(effective_at)),
-        ..Default::default()
-    };
-    match what {
-        History::Act { act, evidence } => proto::ListHistoryResponse {
-            changes: act.changes.iter().map(change_result).collect(),
-            evidence: Some(evidence.into()),
-            preferences: (!act.contact.is_empty()).then(|| entry::contact_to_proto(&act.contact)),
-            confirmation_expires_at: act.confirmation.map(|own| timestamp(own.expires_at)),
-            ..kind(proto::HistoryKind::Act, act.actor, act.effective_at)
-        },
-        History::Confirmed { confirmed, evidence } => proto::ListHistoryResponse {
-            changes: confirmed.grants.iter().map(change_result).collect(),
-            evidence: Some(evidence.into()),
-            cause_index: Some(confirmed.request_index),
-            ..kind(proto::HistoryKind::Confirmation, confirmed.requested_by, confirmed.effective_at)
-        },
-        History::Expired(expired) => proto::ListHistoryResponse {
-            changes: expired.changes.iter().map(change_result).collect(),
-            cause_index: Some(expired.grant_index),
-            reason: proto::Reason::from(expired.reason).into(),
-            ..kind(proto::HistoryKind::Expiry, Actor::System, expired.expired_at)
-        },
-        History::Link { other, confidence, asserted_by } => {
-            let linked = match confidence {
-                Some(_) => proto::HistoryKind::Link,
-                None => proto::HistoryKind::Unlink,
-            };
-            proto::ListHistoryResponse {
-                link: Some(proto::LinkRecord {
-                    other_subject: other.as_str().to_owned(),
-                    confidence: confidence_number(confidence),
-                    asserted_by,
-                }),
-                ..kind(linked, Actor::Operator, recorded_at)
-            }
-        }
-        History::Use(used) => proto::ListHistoryResponse {
-            r#use: Some(proto::UseRecord {
-                purpose: used.purpose.to_string(),
-                channel: used.channel.to_string(),
-                used_at: Some(timestamp(used.used_at)),
-                region: used.region.map_or_else(String::new, |region| region.to_string()),
-                deviation: used.is_deviation(),
-                segment: used.segment,
-                campaign: used.campaign,
-                data_categories: used.data_categories,
-                reason: proto::Reason::from(used.reason).into(),
-            }),
-            ..kind(proto::HistoryKind::Use, Actor::System, used.used_at)
-        },
+/// A link; its other side is empty if that one is erased.
+fn link_record(link: LinkSeen) -> proto::LinkRecord {
+    let other = link.other.known();
+    proto::LinkRecord {
+        other_subject: other.map_or_else(String::new, |other| other.as_str().to_owned()),
+        confidence: confidence_number(link.confidence),
+        asserted_by: link.asserted_by,
+    }
+}
+
+fn use_record(used: UseRecorded) -> proto::UseRecord {
+    proto::UseRecord {
+        purpose: used.purpose.to_string(),
+        channel: used.channel.to_string(),
+        used_at: Some(timestamp(used.used_at)),
+        region: used.region.map_or_else(String::new, |region| region.to_string()),
+        deviation: used.is_deviation(),
+        segment: used.segment,
+        campaign: used.campaign,
+        data_categories: used.data_categories,
+        reason: proto::Reason::from(used.reason).into(),
     }
 }
 

@@ -168,8 +168,10 @@ incoming! {
 
 outgoing! {
     effect, domain::Effect, proto::Effect: Allow Deny;
-    catalog_effect, crate::watch::CatalogEffect, proto::CatalogEffect:
+    catalog_effect, crate::event::CatalogEffect, proto::CatalogEffect:
         Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
+    history_kind, crate::history::LineKind, proto::HistoryKind:
+        Act Confirmation Expiry Link Unlink Use;
     status, domain::Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
 }

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     domain::{FailedDelivery, Key, Subscription},
-    watch::{Event, WatchError},
+    event::Event,
+    watch::WatchError,
 };
 use feed::{Fed, Feed};
 pub(super) use registry::Consumers;

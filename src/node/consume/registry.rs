@@ -10,7 +10,7 @@ use hashbrown::{HashMap, hash_map::Entry};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{domain::SubscriptionId, view::Subscriptions};
+use crate::{domain::SubscriptionId, fold::Subscriptions};
 
 use super::super::error::ConsumeError;
 
@@ -152,7 +152,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Filter, Key, Millis, SubscriptionCreated, SubscriptionEntry},
+        domain::{
+            Filter, Key, Millis, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry,
+        },
+        entry::{Fact, Place},
         node::consume::ConsumeError::{Deleted, TakenOver},
     };
 
@@ -223,7 +226,8 @@ mod tests {
             webhook_url: None,
         };
         let mut fold = |index, body: SubscriptionEntry| {
-            subscriptions.fold(index, Millis(0), &body).unwrap();
+            let place = Place { index, recorded_at: Millis(0) };
+            subscriptions.fold(Fact { place, kind: body.kind() }).unwrap();
             subscriptions.clone()
         };
         fold(3, SubscriptionEntry::Created(Box::new(created("crm"))));
@@ -233,7 +237,8 @@ mod tests {
         let mut mail = consumers.enter((SubscriptionId(4), 0), "b".to_owned());
         consumers.end_deleted(&both);
         assert_eq!(crm.ended().now_or_never(), None);
-        consumers.end_deleted(&fold(5, SubscriptionEntry::Deleted(SubscriptionId(3))));
+        let deleted = SubscriptionDeleted { subscription: SubscriptionId(3) };
+        consumers.end_deleted(&fold(5, SubscriptionEntry::Deleted(deleted)));
         assert_eq!(crm.ended().await, Deleted);
         assert_eq!(consumers.present(SubscriptionId(3), 1), None);
         assert_eq!(mail.when_ended().now_or_never(), None);

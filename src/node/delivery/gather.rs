@@ -411,8 +411,9 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Body, Entry, Filter, Key, SubscriptionCreated},
-        ledger::{ENTRY_BYTES_MAX, entry},
-        view::Subscriptions,
+        entry::{Fact, Place},
+        fold::Subscriptions,
+        ledger::{ENTRY_BYTES_MAX, envelope},
     };
 
     const ID: SubscriptionId = SubscriptionId(0);
@@ -429,8 +430,13 @@ mod tests {
             deadline_ms: None,
             webhook_url: Some("https://crm.example".to_owned()),
         };
-        all.fold(0, Millis(0), &SubscriptionEntry::Created(Box::new(created))).unwrap();
+        fold(&mut all, 0, &SubscriptionEntry::Created(Box::new(created)));
         all
+    }
+
+    fn fold(all: &mut Subscriptions, index: u64, about: &SubscriptionEntry) {
+        let place = Place { index, recorded_at: Millis(9) };
+        all.fold(Fact { place, kind: about.kind() }).unwrap();
     }
 
     fn shard() -> Shard {
@@ -446,7 +452,7 @@ mod tests {
     fn bytes_of(body: SubscriptionEntry) -> usize {
         let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
         let body = Body::Subscription(body);
-        entry::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
+        envelope::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
     }
 
     fn taken(shards: impl IntoIterator<Item = Shard>) -> Taken {
@@ -498,7 +504,7 @@ mod tests {
                         let taken =
                             Taken { shards: vec![((ID, 0), gathers)], overdue: Vec::new() };
                         for body in taken.bodies() {
-                            all.fold(index, Millis(9), &body).unwrap();
+                            fold(&mut all, index, &body);
                             index += 1;
                             say(&mut written, body);
                         }

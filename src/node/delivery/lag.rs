@@ -17,8 +17,8 @@ use tracing::warn;
 use super::Core;
 use crate::{
     domain::{DeliveryOverdue, Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
+    event::Event,
     node::{ReadError, expiry::Closing},
-    watch::Event,
 };
 
 /// How often is looked who is behind.

@@ -10,14 +10,13 @@ use super::{
     lag::{self, Pending},
 };
 use crate::{
-    domain::{DeliveryOverdue, SubscriptionEntry},
+    domain::{DeliveryOverdue, Key, SubscriptionEntry},
+    fold::Subscriptions,
     node::{
         WriteError,
         batch::Batch,
         writer::{self, Admitted, Place},
     },
-    view::Subscriptions,
-    watch::{Event, EventTold, OverdueTold},
 };
 
 struct Receipts {
@@ -44,8 +43,8 @@ pub(in crate::node) struct Written {
     receipts: u64,
     /// Number of events that were given up.
     failed: u64,
-    /// Who is overdue.
-    overdue: Vec<OverdueTold>,
+    /// The subscriptions that are overdue, by name.
+    overdue: Vec<(Key, DeliveryOverdue)>,
 }
 
 impl Receipts {
@@ -93,9 +92,9 @@ impl Core {
         metrics.delivery_receipts.inc_by(written.receipts);
         metrics.deliveries_failed.inc_by(written.failed);
         metrics.deliveries_overdue.inc_by(written.overdue.len() as u64);
-        for overdue in &written.overdue {
+        for (name, overdue) in &written.overdue {
             warn!(
-                subscription = %overdue.subscription,
+                subscription = %name,
                 shard = overdue.shard,
                 event_index = overdue.event_index,
                 "a subscription is overdue"
@@ -142,15 +141,16 @@ impl Batch<'_> {
                 written.failed += count;
             }
             SubscriptionEntry::Overdue(overdue) => {
-                written.overdue.extend(self.overdue(&overdue)?);
+                written.overdue.extend(self.overdue(&overdue)?.map(|name| (name, overdue)));
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Writes down that a shard is overdue, if it is, and it was not said already.
-    fn overdue(&mut self, overdue: &DeliveryOverdue) -> Result<Option<OverdueTold>, WriteError> {
+    /// Writes down that a shard is overdue, if it is, and it was not said already. Answers the name of
+    /// its subscription then.
+    fn overdue(&mut self, overdue: &DeliveryOverdue) -> Result<Option<Key>, WriteError> {
         let recorded_at = self.recorded_at();
         let own = self.subscriptions().get(overdue.subscription).cloned();
         let Some(own) = own.filter(|own| own.deleted.is_none()) else { return Ok(None) };
@@ -161,15 +161,7 @@ impl Batch<'_> {
         if !is_pending || !lag::is_to_be_told(&own, state, recovered, recorded_at) {
             return Ok(None);
         }
-        let told = OverdueTold {
-            subscription: own.spec.name.clone(),
-            shard: overdue.shard,
-            event_index: overdue.event_index,
-            pending_since: overdue.pending_since,
-        };
-        let index = self.put_subscription(SubscriptionEntry::Overdue(*overdue))?;
-        let event = Event { index, recorded_at, told: EventTold::Overdue(told.clone()) };
-        self.events.push(Arc::new(event));
-        Ok(Some(told))
+        self.put_subscription(SubscriptionEntry::Overdue(*overdue))?;
+        Ok(Some(own.spec.name.clone()))
     }
 }
