@@ -15,11 +15,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(&files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("consent.v1.bin"), descriptors.encode_to_vec())?;
+    // Names tell reflection which descriptor is a message's.
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     // Ordered maps make the encoding of a request deterministic, and with it the request digest.
     tonic_prost_build::configure()
         .btree_map(".")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
 
     // Tests that need a tool are reported as ignored where nobody names one.
     for (variable, flag) in [

@@ -19,6 +19,8 @@
 //! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
 //! * [`watch`]: telling others what changed.
 //! * [`node`]: the one way in: the way of an act and the way of a question.
+//! * [`json`]: ProtoJSON of the protocol's messages, by their descriptors.
+//! * [`events`]: what streams tell, as messages of the protocol.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
@@ -81,6 +83,12 @@ pub mod watch;
 pub mod node;
 
 pub mod proto;
+
+#[cfg(feature = "server")]
+pub mod json;
+
+#[cfg(feature = "server")]
+pub mod events;
 
 #[cfg(feature = "server")]
 pub mod grpc;

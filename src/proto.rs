@@ -1,5 +1,5 @@
-//! Types and services generated from `proto/consent/v1`. They stop at [`crate::grpc`], the entry
-//! codec in [`crate::ledger`], the command line and [`crate::client`].
+//! Types and services generated from `proto/consent/v1`. They stop at [`crate::grpc`] and
+//! [`crate::events`], the entry codec in [`crate::ledger`], the command line and [`crate::client`].
 #![allow(missing_docs, unused_qualifications, rustdoc::all, clippy::all, clippy::pedantic)]
 
 tonic::include_proto!("consent.v1");

@@ -11,14 +11,14 @@ use std::{
 
 /// The layers from the bottom up. A module may use what stands in a layer below its own.
 const LAYERS: &[&[&str]] = &[
-    &["storage", "domain", "tlog", "web", "listener", "jws"],
+    &["storage", "domain", "tlog", "web", "listener", "jws", "json"],
     &["ledger", "decide", "obligations", "token", "seal"],
     &["receipt"],
     &["view", "backend", "vault", "tree"],
     &["watch"],
     &["telemetry"],
     &["node"],
-    &["config", "status"],
+    &["config", "status", "events"],
     &["grpc", "tiles", "witness", "webhook"],
     &["client", "server"],
     &["cli"],
@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Where the generated types may be named.
 const PROTO_USERS: &[&str] =
-    &["grpc/", "ledger/entry", "cli/", "client/", "status.rs", "server.rs"];
+    &["grpc/", "json.rs", "events.rs", "ledger/entry", "cli/", "client/", "status.rs", "server.rs"];
 
 /// The one file that chooses status codes.
 const CODE_USER: &str = "status.rs";

@@ -13,7 +13,7 @@ use std::{
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use consent_ledger::{
-    proto::{self, Action, PropagationState},
+    proto::{self, Action, EventKind, PropagationState},
     webhook::signature::Secret,
 };
 use serde_json::Value;
@@ -43,7 +43,7 @@ impl Received {
     }
 
     fn index(&self) -> u64 {
-        self.json()["data"]["index"].as_u64().unwrap()
+        self.json()["data"]["index"].as_str().unwrap().parse().unwrap()
     }
 }
 
@@ -181,9 +181,9 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
     assert_eq!(json["id"], first.id.as_str());
     assert_eq!(json["type"], "consent.v1.consent");
     assert_eq!(json["source"], "//localhost/consent");
-    assert_eq!(json["data"]["index"], index);
+    assert_eq!(json["data"]["index"], index.to_string());
     assert_eq!(json["data"]["subject"], "user:42");
-    assert_eq!(json["data"]["changes"][0]["action"], "withdraw");
+    assert_eq!(json["data"]["changes"][0]["action"], "ACTION_WITHDRAW");
     assert!(!first.id.contains("user"), "no id names a data subject");
 
     until("the receipt", async || {
@@ -357,6 +357,74 @@ async fn a_snapshot_is_delivered_before_what_changes() {
         (!list.subscriptions[0].shards[0].snapshot_pending).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_posted_is_what_watch_prints() {
+    let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = start(dir.path(), &[]).await;
+    let kinds = [
+        EventKind::Grant,
+        EventKind::Withdraw,
+        EventKind::Expire,
+        EventKind::Link,
+        EventKind::Catalog,
+    ];
+    let filter = proto::WatchFilter {
+        kinds: kinds.map(i32::from).to_vec(),
+        ..proto::WatchFilter::default()
+    };
+    let subscription = proto::Subscription {
+        name: "crm".to_owned(),
+        owner: "growth".to_owned(),
+        filter: Some(filter),
+        webhook: Some(proto::Webhook { url: endpoint.url() }),
+        ..proto::Subscription::default()
+    };
+    let request = proto::CreateSubscriptionRequest {
+        subscription: Some(subscription),
+        ..proto::CreateSubscriptionRequest::default()
+    };
+    let created = clients.watch.create_subscription(request).await.unwrap().into_inner();
+    let start_index = created.subscription.unwrap().start_index.to_string();
+
+    // A purpose that changes, a grant that is narrowed and ends by itself, a link, a withdrawal.
+    let purpose = proto::Purpose {
+        data_categories: ["user.contact", "user.profile"].map(str::to_owned).to_vec(),
+        ..support::consent_purpose("marketing.newsletter")
+    };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+    let grant = proto::Change {
+        expires_at: Some(support::timestamp(support::now_ms() + 1_000)),
+        data_categories: vec!["user.contact".to_owned()],
+        ..change(Action::Grant, "marketing.newsletter", "email")
+    };
+    clients.consent.record_consent(act("user:42", vec![grant])).await.unwrap();
+    let link = proto::LinkSubjectsRequest {
+        subject: "user:42".to_owned(),
+        other_subject: "device:7".to_owned(),
+        confidence: proto::LinkConfidence::Verified.into(),
+        asserted_by: "login".to_owned(),
+        dry_run: false,
+    };
+    clients.privacy.link_subjects(link).await.unwrap();
+    withdraw(&mut clients, "user:43").await;
+
+    let mut received = endpoint.until("all five", |all| all.len() >= 5).await;
+    received.sort_by_key(Received::index);
+    let watch = ["watch", "--from", &start_index, "--count", "5", "--json"];
+    let watch = [&watch[..], &["--kind", "grant,withdraw,expire,link,catalog"]].concat();
+    let lines = server.cli(&watch).expect_code(0).json_lines();
+    for (posted, line) in received.iter().map(Received::json).zip(&lines) {
+        let kind = posted["type"].as_str().unwrap().strip_prefix("consent.v1.").unwrap();
+        assert_eq!(*line, serde_json::json!({ kind: posted["data"] }));
+    }
+    let ended = lines.iter().find(|line| line["consent"]["reason"] == "REASON_EXPIRED").unwrap();
+    assert!(ended["consent"]["causeIndex"].is_string(), "{ended}");
+    let granted = &lines[1]["consent"]["changes"][0];
+    assert_eq!(granted["dataCategories"], serde_json::json!(["user.contact"]), "{granted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,11 +9,8 @@ use super::{
     person::{Cell, Person},
 };
 use crate::{
-    cli::{
-        act::{Act, Change, Evidence, Scope},
-        catalog::file::CatalogFile,
-    },
-    proto::{Action, Actor, LegalBasis},
+    cli::{catalog::file::CatalogFile, words::wire_time},
+    proto::{Action, Actor, Change, Evidence, LegalBasis, RecordConsentRequest, Scope},
 };
 
 /// What of a catalogue there is to decide about.
@@ -156,15 +153,9 @@ impl Scene {
 
     fn change(&mut self, action: Action, scope: Scope) {
         // An act says one thing about one scope.
-        if self.changes.iter().all(|change| change.scope != scope) {
-            let change = Change {
-                action,
-                scope,
-                purpose_version: None,
-                expires_at: None,
-                data_categories: Vec::new(),
-            };
-            self.changes.push(change);
+        if self.changes.iter().all(|change| change.scope.as_ref() != Some(&scope)) {
+            let (action, scope) = (action.into(), Some(scope));
+            self.changes.push(Change { action, scope, ..Change::default() });
         }
     }
 
@@ -218,7 +209,7 @@ impl Traffic {
         self
     }
 
-    fn act(&mut self) -> Act {
+    fn act(&mut self) -> RecordConsentRequest {
         let rank = self.zipf.draw(&mut self.dice);
         let seed = self.seed;
         let mut person = self.people.remove(&rank).unwrap_or_else(|| Person::new(seed, rank));
@@ -229,27 +220,27 @@ impl Traffic {
     }
 
     /// Gives an act its time, its expiries, its evidence and its key.
-    fn finish(&mut self, mut scene: Scene, person: &Person) -> Act {
+    fn finish(&mut self, mut scene: Scene, person: &Person) -> RecordConsentRequest {
         self.acts += 1;
         let gap_ms_min = self.gap_ms / 90;
         self.elapsed_ms += signed(self.dice.between(gap_ms_min, 2 * self.gap_ms - gap_ms_min));
         // Nothing took effect before the start.
         let effective_ms = self.start_ms + (self.elapsed_ms - signed(scene.late_ms)).max(0);
         self.expire_some(&mut scene, effective_ms);
-        Act {
+        RecordConsentRequest {
             subject: person.subject.clone(),
-            actor: scene.actor,
+            actor: scene.actor.into(),
             effective_at: Some(timestamp(effective_ms)),
             evidence: Some(self.evidence(&mut scene, person)),
             changes: scene.changes,
-            preferences: None,
             idempotency_key: format!("seed-{}-act-{}", self.seed, self.acts),
+            ..RecordConsentRequest::default()
         }
     }
 
     fn expire_some(&mut self, scene: &mut Scene, effective_ms: i64) {
         for change in &mut scene.changes {
-            if change.action == Action::Grant && self.dice.chance(8) {
+            if change.action() == Action::Grant && self.dice.chance(8) {
                 let days = self.dice.weighted(&[(3, 30), (3, 90), (2, 365), (2, 1_825)]);
                 change.expires_at = Some(timestamp(effective_ms + signed(days * DAY_MS)));
             }
@@ -296,9 +287,9 @@ impl Traffic {
 }
 
 impl Iterator for Traffic {
-    type Item = Act;
+    type Item = RecordConsentRequest;
 
-    fn next(&mut self) -> Option<Act> {
+    fn next(&mut self) -> Option<RecordConsentRequest> {
         Some(self.act())
     }
 }
@@ -523,6 +514,6 @@ fn signed(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
-fn timestamp(ms: i64) -> Timestamp {
-    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+fn timestamp(ms: i64) -> prost_types::Timestamp {
+    wire_time(Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX))
 }

@@ -146,18 +146,6 @@ pub(super) fn region(text: &str, field: &'static str) -> Result<Option<Region>, 
     Region::parse(text).map(Some).map_err(|error| Problem::from(error).at(field))
 }
 
-/// An enum going out.
-macro_rules! outgoing {
-    ($($domain:path, $proto:path: $($variant:ident)+;)+) => {$(
-        impl From<$domain> for $proto {
-            fn from(value: $domain) -> Self {
-                use $domain as From;
-                match value { $(From::$variant => Self::$variant,)+ }
-            }
-        }
-    )+};
-}
-
 incoming! {
     actor, domain::Actor, proto::Actor: Subject Guardian Agent Operator System Import;
     legal_basis, domain::LegalBasis, proto::LegalBasis:
@@ -165,13 +153,4 @@ incoming! {
     event_kind, domain::EventKind, proto::EventKind:
         Grant Refuse Withdraw Object Expire Link Catalog Preferences Overdue;
     link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
-}
-
-// The others go out as the ledger's entries have them.
-outgoing! {
-    domain::Effect, proto::Effect: Allow Deny;
-    crate::watch::CatalogEffect, proto::CatalogEffect:
-        Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
-    domain::Status, proto::Status:
-        Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
 }
