@@ -17,22 +17,18 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
-# Dependencies alone first, against an empty crate: this layer is built again only when the manifest
-# or lock file, the build script or the protocol changes. Cargo wants a file for every bench that
-# the manifest names, although none is built here.
+# Cargo wants every file that a manifest of the workspace names, also those that are not built here. The
+# example catalogue is built into the binary.
 COPY Cargo.toml Cargo.lock build.rs ./
-COPY proto proto
-RUN mkdir src benches \
- && touch src/lib.rs \
- && echo 'fn main() {}' | tee src/main.rs \
-    $(sed -n '/^\[\[bench\]\]/,/^$/s|^name = "\(.*\)"|benches/\1.rs|p' Cargo.toml) \
- && cargo build --release --locked
-
-# The example catalogue is built into the binary. A copied file keeps its time, which may be older
-# than the empty crate's build.
-COPY examples/catalog.toml examples/catalog.toml
+COPY benches benches
+COPY crates crates
+COPY examples examples
 COPY src src
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+COPY tools tools
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/build/target \
+    cargo build --release --locked --bin consent-ledger \
+ && cp target/release/consent-ledger /usr/local/bin/consent-ledger
 
 FROM debian:bookworm-slim
 # The authorities that witnesses at https:// addresses are verified with.
@@ -42,7 +38,7 @@ RUN apt-get update \
 RUN groupadd --gid 10001 consent \
  && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin consent \
  && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/consent-ledger
-COPY --from=build /build/target/release/consent-ledger /usr/local/bin/consent-ledger
+COPY --from=build /usr/local/bin/consent-ledger /usr/local/bin/consent-ledger
 COPY LICENSE /usr/share/doc/consent-ledger/LICENSE
 
 # By number, so that a cluster can see that it is not root.

@@ -1,9 +1,6 @@
-//! Types and services generated from `proto/consent/v1`. They stop at [`crate::grpc`] and
-//! [`crate::events`], the entry codec in [`crate::ledger`], the command line and [`crate::client`].
+//! The protocol as this crate uses it: messages, client stubs and server stubs of `consent.v1`.
 #![allow(missing_docs, unused_qualifications, rustdoc::all, clippy::all, clippy::pedantic)]
 
-tonic::include_proto!("consent.v1");
+pub use consent_ledger_client::proto::*;
 
-/// The encoded `FileDescriptorSet` of `consent.v1`, for server reflection.
-#[cfg(feature = "server")]
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/consent.v1.bin"));
+include!("grpc/generated/consent.v1.rs");

@@ -717,7 +717,6 @@ impl Books {
 }
 
 type Answer<T> = Result<Response<T>, tonic::Status>;
-type Silence<T> = tokio_stream::Empty<Result<T, tonic::Status>>;
 
 fn bytes(hashes: Vec<Hash>) -> Vec<Vec<u8>> {
     hashes.into_iter().map(Vec::from).collect()
@@ -725,9 +724,6 @@ fn bytes(hashes: Vec<Hash>) -> Vec<Vec<u8>> {
 
 #[tonic::async_trait]
 impl AuditService for Books {
-    type ListEntriesStream = Silence<proto::ListEntriesResponse>;
-    type ListDecisionsStream = Silence<proto::ListDecisionsResponse>;
-
     async fn get_checkpoint(
         &self,
         _: Request<proto::GetCheckpointRequest>,
@@ -770,27 +766,6 @@ impl AuditService for Books {
             checkpoint: self.checkpoint(),
             ..Default::default()
         }))
-    }
-
-    async fn list_entries(
-        &self,
-        _: Request<proto::ListEntriesRequest>,
-    ) -> Answer<Self::ListEntriesStream> {
-        Err(tonic::Status::unimplemented("not part of this"))
-    }
-
-    async fn get_receipt(
-        &self,
-        _: Request<proto::GetReceiptRequest>,
-    ) -> Answer<proto::GetReceiptResponse> {
-        Err(tonic::Status::unimplemented("not part of this"))
-    }
-
-    async fn list_decisions(
-        &self,
-        _: Request<proto::ListDecisionsRequest>,
-    ) -> Answer<Self::ListDecisionsStream> {
-        Err(tonic::Status::unimplemented("not part of this"))
     }
 }
 

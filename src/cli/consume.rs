@@ -138,6 +138,7 @@ impl Follower {
                 Ok(())
             }
             Consumed::Interrupted { status, retry_in } => self.lose(status, retry_in, context),
+            _ => Ok(()),
         }
     }
 

@@ -12,7 +12,7 @@ use clap::Parser;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream, transport::Server};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::{Cli, Context, output::Output};
@@ -202,13 +202,6 @@ impl ConsentService for Rote {
         }))
     }
 
-    async fn confirm_consent(
-        &self,
-        _: Request<proto::ConfirmConsentRequest>,
-    ) -> Answer<proto::ConfirmConsentResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
     async fn import_consents(
         &self,
         request: Request<Streaming<proto::ImportConsentsRequest>>,
@@ -226,13 +219,6 @@ impl ConsentService for Rote {
         seen.streams.push((start, messages.iter().map(Vec::len).collect()));
         seen.imported.extend(rows.clone());
         Ok(Response::new(imported(&rows)))
-    }
-
-    async fn record_use(
-        &self,
-        _: Request<proto::RecordUseRequest>,
-    ) -> Answer<proto::RecordUseResponse> {
-        Err(Status::unimplemented("not part of the fake"))
     }
 
     async fn get_preferences(
@@ -261,12 +247,10 @@ impl ConsentService for Rote {
         }))
     }
 
-    type ListHistoryStream = AnswerStream<proto::ListHistoryResponse>;
-
     async fn list_history(
         &self,
         _: Request<proto::ListHistoryRequest>,
-    ) -> Answer<Self::ListHistoryStream> {
+    ) -> Answer<BoxStream<proto::ListHistoryResponse>> {
         Ok(stream(vec![proto::ListHistoryResponse {
             index: 4,
             effective_at: Some(prost_types::Timestamp::default()),
@@ -334,22 +318,6 @@ fn imported(rows: &[proto::ImportRow]) -> proto::ImportConsentsResponse {
 
 #[tonic::async_trait]
 impl CheckService for Rote {
-    type FilterAudienceStream = tokio_stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
-
-    async fn filter_audience(
-        &self,
-        _: Request<Streaming<proto::FilterAudienceRequest>>,
-    ) -> Result<Response<Self::FilterAudienceStream>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_decision_key(
-        &self,
-        _: Request<proto::GetDecisionKeyRequest>,
-    ) -> Result<Response<proto::GetDecisionKeyResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
     async fn check(&self, request: Request<proto::CheckRequest>) -> Answer<proto::CheckResponse> {
         let request = request.into_inner();
         if request.purpose == "broken" {
@@ -378,9 +346,10 @@ impl CheckService for Rote {
 
 #[tonic::async_trait]
 impl WatchService for Rote {
-    type WatchStream = AnswerStream<proto::WatchResponse>;
-
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Answer<Self::WatchStream> {
+    async fn watch(
+        &self,
+        _: Request<proto::WatchRequest>,
+    ) -> Answer<BoxStream<proto::WatchResponse>> {
         let event = proto::ConsentEvent {
             index: 7,
             subject: "user:42".into(),
@@ -398,34 +367,6 @@ impl WatchService for Rote {
             proto::WatchResponse { message: Some(Message::Consent(event)) },
             proto::WatchResponse { message: Some(Message::Progress(progress)) },
         ]))
-    }
-
-    async fn create_subscription(
-        &self,
-        _: Request<proto::CreateSubscriptionRequest>,
-    ) -> Answer<proto::CreateSubscriptionResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn list_subscriptions(
-        &self,
-        _: Request<proto::ListSubscriptionsRequest>,
-    ) -> Answer<proto::ListSubscriptionsResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn delete_subscription(
-        &self,
-        _: Request<proto::DeleteSubscriptionRequest>,
-    ) -> Answer<proto::DeleteSubscriptionResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_propagation(
-        &self,
-        _: Request<proto::GetPropagationRequest>,
-    ) -> Answer<proto::GetPropagationResponse> {
-        Err(Status::unimplemented("not part of the fake"))
     }
 
     async fn list_dead_letters(
@@ -463,15 +404,6 @@ impl WatchService for Rote {
         let replayed = u64::try_from(replayed).unwrap();
         Ok(Response::new(proto::ReplayDeadLettersResponse { replayed }))
     }
-
-    type ConsumeStream = AnswerStream<proto::ConsumeResponse>;
-
-    async fn consume(
-        &self,
-        _: Request<Streaming<proto::ConsumeRequest>>,
-    ) -> Answer<Self::ConsumeStream> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
 }
 
 #[tonic::async_trait]
@@ -483,12 +415,10 @@ impl AuditService for Rote {
         Ok(Response::new(proto::GetCheckpointResponse { size: 2, ..Default::default() }))
     }
 
-    type ListEntriesStream = AnswerStream<proto::ListEntriesResponse>;
-
     async fn list_entries(
         &self,
         request: Request<proto::ListEntriesRequest>,
-    ) -> Answer<Self::ListEntriesStream> {
+    ) -> Answer<BoxStream<proto::ListEntriesResponse>> {
         let request = request.into_inner();
         let indexes = request.start_index..request.end_index.unwrap();
         let entry = |index| proto::ListEntriesResponse {
@@ -497,47 +427,10 @@ impl AuditService for Rote {
         };
         Ok(stream(indexes.map(entry).collect()))
     }
-
-    async fn get_inclusion_proof(
-        &self,
-        _: Request<proto::GetInclusionProofRequest>,
-    ) -> Answer<proto::GetInclusionProofResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_consistency_proof(
-        &self,
-        _: Request<proto::GetConsistencyProofRequest>,
-    ) -> Answer<proto::GetConsistencyProofResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_receipt(
-        &self,
-        _: Request<proto::GetReceiptRequest>,
-    ) -> Answer<proto::GetReceiptResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    type ListDecisionsStream = AnswerStream<proto::ListDecisionsResponse>;
-
-    async fn list_decisions(
-        &self,
-        _: Request<proto::ListDecisionsRequest>,
-    ) -> Answer<Self::ListDecisionsStream> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
 }
 
 #[tonic::async_trait]
 impl CatalogService for Rote {
-    async fn preview_purpose_change(
-        &self,
-        _: Request<proto::PreviewPurposeChangeRequest>,
-    ) -> Answer<proto::PreviewPurposeChangeResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
     async fn put_purpose(
         &self,
         request: Request<proto::PutPurposeRequest>,

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::Millis,
+    messages,
     proto::{Effect, GetDecisionKeyRequest, Reason, check_service_client::CheckServiceClient},
     tlog::key::{Algorithm, VerifierKey},
     token::{self, KeyError, PublicKey, Statement},
@@ -119,7 +120,7 @@ impl TokenVerified {
         let lifetime = statement.lifetime;
         let time = |seconds: i64| rfc3339_ms(seconds.saturating_mul(1_000));
         Self {
-            effect: statement.effect().into(),
+            effect: messages::effect(statement.effect()),
             reason: statement.reason.into(),
             subject_confirmed,
             purpose: statement.purpose.clone(),

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     json,
+    messages::change_result,
     proto::{self, ChangeResult, Outcome},
     receipt::{self, Format, Receipt, ReceiptError},
     tlog::BASE64,
@@ -99,7 +100,7 @@ fn verified(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
         effective_at: rfc3339_ms(receipt.effective_at().0),
         recorded_at: rfc3339_ms(receipt.entry.recorded_at.0),
         issued_at: rfc3339_ms(receipt.statement.issued_at.0),
-        changes: receipt.changes().iter().map(Into::into).collect(),
+        changes: receipt.changes().iter().map(change_result).collect(),
         evidence: receipt.evidence.clone().into(),
         controller: receipt.statement.controller.name.clone(),
         tree_size: receipt.tree_size(),

@@ -109,6 +109,7 @@ impl Follower {
                 Some(Ok(Heard::Interrupted { status, .. }) | Err(status)) => {
                     return Err(status.into());
                 }
+                Some(Ok(_)) => {}
                 None => return Err(CliError::failed("the server ended the stream")),
             }
         }

@@ -1,10 +1,10 @@
 //! `consent.v1.AuditService`.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
     blocking,
@@ -89,25 +89,20 @@ impl AuditService for Audit {
         Ok(Response::new(self.receipt(request.into_inner()).await?))
     }
 
-    type ListDecisionsStream = decisions::DecisionStream;
-
     async fn list_decisions(
         &self,
         request: Request<proto::ListDecisionsRequest>,
-    ) -> Result<Response<Self::ListDecisionsStream>, Status> {
+    ) -> Result<Response<BoxStream<proto::ListDecisionsResponse>>, Status> {
         let Ok(place) = Arc::clone(&self.audits).try_acquire_owned() else {
             return Err(Fault::TooManyStreams { limit: decisions::AUDITS_MAX as u64 }.into());
         };
         decisions::list(&self.node, request.into_inner(), place).await
     }
 
-    type ListEntriesStream =
-        Pin<Box<dyn Stream<Item = Result<proto::ListEntriesResponse, Status>> + Send>>;
-
     async fn list_entries(
         &self,
         request: Request<proto::ListEntriesRequest>,
-    ) -> Result<Response<Self::ListEntriesStream>, Status> {
+    ) -> Result<Response<BoxStream<proto::ListEntriesResponse>>, Status> {
         let (start, end) = convert::entry_range(&request.into_inner())?;
         let head = self.node.revision();
         // An auditor who asks for more than there is must not take the part for the whole.

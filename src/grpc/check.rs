@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
     audience, blocking,
@@ -108,12 +108,10 @@ impl CheckService for Check {
         Ok(Response::new(proto::BatchCheckResponse { results }))
     }
 
-    type FilterAudienceStream = audience::Answers;
-
     async fn filter_audience(
         &self,
         request: Request<tonic::Streaming<proto::FilterAudienceRequest>>,
-    ) -> Result<Response<Self::FilterAudienceStream>, Status> {
+    ) -> Result<Response<BoxStream<proto::FilterAudienceResponse>>, Status> {
         let (node, drain) = (Arc::clone(&self.node), self.drain.clone());
         Ok(Response::new(audience::answers(node, drain, request.into_inner())))
     }

@@ -1,9 +1,9 @@
 //! `consent.v1.ConsentService`.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
-use futures_util::{Stream, stream};
-use tonic::{Request, Response, Status};
+use futures_util::stream;
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
     blocking, convert,
@@ -101,13 +101,10 @@ impl ConsentService for Consent {
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
     }
 
-    type ListHistoryStream =
-        Pin<Box<dyn Stream<Item = Result<proto::ListHistoryResponse, Status>> + Send>>;
-
     async fn list_history(
         &self,
         request: Request<proto::ListHistoryRequest>,
-    ) -> Result<Response<Self::ListHistoryStream>, Status> {
+    ) -> Result<Response<BoxStream<proto::ListHistoryResponse>>, Status> {
         let request = request.into_inner();
         let (subject, limit) = convert::history(&request)?;
         self.node.reach(request.at_least_revision).await?;

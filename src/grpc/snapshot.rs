@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::blocking;
 use crate::{
-    events::{snapshot_end, snapshot_subject},
+    messages::{snapshot_end, snapshot_subject},
     node::{Node, SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token},
     proto::{self, watch_response::Message},
     status::Fault,

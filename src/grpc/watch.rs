@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     consume,
@@ -104,13 +104,11 @@ impl Watch {
 
 #[tonic::async_trait]
 impl WatchService for Watch {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
-
     /// Over HTTP, `wire.rs` serves this method without it.
     async fn watch(
         &self,
         request: Request<proto::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    ) -> Result<Response<BoxStream<proto::WatchResponse>>, Status> {
         let messages = self.messages(request.into_inner()).await?;
         Ok(Response::new(Box::pin(messages.map_ok(Outgoing::into_message))))
     }
@@ -136,12 +134,10 @@ impl WatchService for Watch {
         Ok(Response::new(subscription::delete(&self.node, request.into_inner()).await?))
     }
 
-    type ConsumeStream = consume::Messages;
-
     async fn consume(
         &self,
         request: Request<Streaming<proto::ConsumeRequest>>,
-    ) -> Result<Response<Self::ConsumeStream>, Status> {
+    ) -> Result<Response<BoxStream<proto::ConsumeResponse>>, Status> {
         let requests = request.into_inner();
         Ok(Response::new(consume::consume(&self.node, &self.drain, requests).await?))
     }

@@ -1,34 +1,12 @@
-//! Storage: checksummed frames in fsynced files, and a write-behind index over sled.
+//! Storage: frames in fsynced files, and a write-behind index over sled.
 //!
-//! The frame log is the one primitive under ledger and vault. It knows nothing of what a frame
-//! says.
-//!
-//! * [`disk`]: the few file operations that durability rests on.
-//! * `frame`, `segment`: the bytes, drawn; how torn and damaged are told apart.
-//! * [`FrameLog`], [`LogReader`]: the one writer, and its many readers.
-//! * [`scan`]: walks a log without lock and without changing anything.
 //! * [`index`], [`keys`]: what is looked up: current at once, in sled later, disposable.
-//! * [`secret`]: files that hold a secret, written once.
-//! * [`sim`]: a disk in memory that fails on demand, for tests.
+//! * The rest is `consent-ledger-framelog`.
 
-pub mod disk;
-mod error;
-mod frame;
 pub mod index;
 pub mod keys;
-mod log;
-mod reader;
-mod scan;
-pub mod secret;
-mod segment;
-#[doc(hidden)]
-pub mod sim;
-mod walk;
 
-#[cfg(test)]
-mod tests;
-
-pub use error::{Damage, LogError, TornTail};
-pub use log::{FrameLog, LogSpec};
-pub use reader::LogReader;
-pub use scan::{FrameAt, ScanEnd, holds_segments, scan};
+pub use consent_ledger_framelog::{
+    Damage, FrameAt, FrameLog, LogError, LogReader, LogSpec, ScanEnd, TornTail, disk,
+    holds_segments, scan, secret, sim,
+};

@@ -1,6 +1,6 @@
 //! What is delivered: CloudEvents 1.0 in the JSON format, structured mode.
 //!
-//! The data is the ProtoJSON of the message that a stream sends for the same event (see [`events`]).
+//! The data is the ProtoJSON of the message that a stream sends for the same event (see [`messages`]).
 //! Whose data it is stands in the data alone: no id, source or header names a person, because those
 //! end up in logs.
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::signature::Secret;
 use crate::{
     domain::SubscriptionId,
-    events,
     json::ProtoJson,
     ledger::entry::timestamp,
+    messages,
     node::SnapshotSubject,
     tlog::hex,
     watch::Event,
@@ -57,7 +57,7 @@ impl Envelope {
     /// A time of the event has no JSON form. Times of the ledger have one.
     pub fn event(&self, event: &Event, passing: &[usize]) -> serde_json::Result<Message> {
         let id = format!("{}-{}", self.ids, event.index);
-        let message = events::event(event, passing);
+        let message = messages::event(event, passing);
         let recorded_at = timestamp(event.recorded_at).to_string();
         self.message(message.field(), id, Some(recorded_at), &message)
     }
@@ -69,7 +69,7 @@ impl Envelope {
     pub fn snapshot(&self, known: &SnapshotSubject) -> serde_json::Result<Message> {
         let pseudonym = self.secret.pseudonym(known.subject.as_str());
         let id = format!("{}-snapshot-{}-{pseudonym}", self.ids, known.revision);
-        self.message("snapshot", id, None, ProtoJson(&events::snapshot_subject(known)))
+        self.message("snapshot", id, None, ProtoJson(&messages::snapshot_subject(known)))
     }
 
     /// The end of a snapshot.
@@ -78,7 +78,7 @@ impl Envelope {
     /// As [`Self::event`].
     pub fn snapshot_end(&self, revision: u64, subjects: u64) -> serde_json::Result<Message> {
         let id = format!("{}-snapshot-{revision}-end", self.ids);
-        let end = events::snapshot_end(revision, subjects);
+        let end = messages::snapshot_end(revision, subjects);
         self.message("snapshot_end", id, None, ProtoJson(&end))
     }
 

@@ -18,8 +18,8 @@ use consent_ledger::proto::{
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{
-    Request, Response, Status, Streaming, body::Body, metadata::MetadataMap, server::NamedService,
-    transport::Server,
+    Request, Response, Status, Streaming, body::Body, codegen::BoxStream, metadata::MetadataMap,
+    server::NamedService, transport::Server,
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -100,8 +100,6 @@ impl Subscription {
 
 #[tonic::async_trait]
 impl CheckService for Checks {
-    type FilterAudienceStream = tokio_stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
-
     async fn check(&self, request: Request<proto::CheckRequest>) -> Answer<proto::CheckResponse> {
         let (next, delay) = {
             let mut state = lock(&self.0);
@@ -113,27 +111,6 @@ impl CheckService for Checks {
             Some(status) => Err(status),
             None => Ok(Response::new(proto::CheckResponse::default())),
         }
-    }
-
-    async fn batch_check(
-        &self,
-        _: Request<proto::BatchCheckRequest>,
-    ) -> Answer<proto::BatchCheckResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn filter_audience(
-        &self,
-        _: Request<Streaming<proto::FilterAudienceRequest>>,
-    ) -> Answer<Self::FilterAudienceStream> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_decision_key(
-        &self,
-        _: Request<proto::GetDecisionKeyRequest>,
-    ) -> Answer<proto::GetDecisionKeyResponse> {
-        Err(Status::unimplemented("not part of the fake"))
     }
 }
 
@@ -158,62 +135,13 @@ impl tower::Service<http::Request<Body>> for Acts {
 
 #[tonic::async_trait]
 impl WatchService for Subscription {
-    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
-    type ConsumeStream = ReceiverStream<Result<proto::ConsumeResponse, Status>>;
-
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Answer<Self::WatchStream> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn create_subscription(
-        &self,
-        _: Request<proto::CreateSubscriptionRequest>,
-    ) -> Answer<proto::CreateSubscriptionResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn list_subscriptions(
-        &self,
-        _: Request<proto::ListSubscriptionsRequest>,
-    ) -> Answer<proto::ListSubscriptionsResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn delete_subscription(
-        &self,
-        _: Request<proto::DeleteSubscriptionRequest>,
-    ) -> Answer<proto::DeleteSubscriptionResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_propagation(
-        &self,
-        _: Request<proto::GetPropagationRequest>,
-    ) -> Answer<proto::GetPropagationResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn list_dead_letters(
-        &self,
-        _: Request<proto::ListDeadLettersRequest>,
-    ) -> Answer<proto::ListDeadLettersResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn replay_dead_letters(
-        &self,
-        _: Request<proto::ReplayDeadLettersRequest>,
-    ) -> Answer<proto::ReplayDeadLettersResponse> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
     async fn consume(
         &self,
         request: Request<Streaming<proto::ConsumeRequest>>,
-    ) -> Answer<Self::ConsumeStream> {
+    ) -> Answer<BoxStream<proto::ConsumeResponse>> {
         let (out, messages) = mpsc::channel(1);
         tokio::spawn(deliver(self.clone(), request.into_inner(), out));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 }
 

@@ -4,14 +4,12 @@
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
     cli::error::CliError,
     proto::{
-        self, BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse,
-        FilterAudienceRequest, FilterAudienceResponse, GetDecisionKeyRequest,
-        GetDecisionKeyResponse,
+        self, CheckRequest, CheckResponse,
         check_service_server::{CheckService, CheckServiceServer},
     },
 };
@@ -38,29 +36,6 @@ impl CheckService for Echo {
             revision: 200_000 + request.subject.len() as u64,
             ..CheckResponse::default()
         }))
-    }
-
-    type FilterAudienceStream = tokio_stream::Empty<Result<FilterAudienceResponse, Status>>;
-
-    async fn filter_audience(
-        &self,
-        _: Request<Streaming<FilterAudienceRequest>>,
-    ) -> Result<Response<Self::FilterAudienceStream>, Status> {
-        Ok(Response::new(tokio_stream::empty()))
-    }
-
-    async fn get_decision_key(
-        &self,
-        _: Request<GetDecisionKeyRequest>,
-    ) -> Result<Response<GetDecisionKeyResponse>, Status> {
-        Ok(Response::new(GetDecisionKeyResponse::default()))
-    }
-
-    async fn batch_check(
-        &self,
-        _: Request<BatchCheckRequest>,
-    ) -> Result<Response<BatchCheckResponse>, Status> {
-        Ok(Response::new(BatchCheckResponse::default()))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Answers, going out.
 
 use crate::{
-    domain::{
-        Actor, ChangeRecord, Contact, ContactChange, LinkConfidence, Millis, Obligation, Said,
-        Subject,
-    },
-    events::{self, cell_preference, confidence_number, standing_stop},
+    domain::{Actor, Contact, ContactChange, LinkConfidence, Millis, Said, Subject},
     ledger::entry,
+    messages::{
+        self, cell_preference, change_result, confidence_number, effect, standing_stop, status,
+    },
     node::{Checked, Confirmed, History, HistoryItem, Preferences, Recorded},
     proto,
     status::Fault,
@@ -14,26 +13,6 @@ use crate::{
 };
 
 use super::{obligations::due_message, timestamp};
-
-impl From<&Obligation> for proto::Obligation {
-    fn from(obligation: &Obligation) -> Self {
-        entry::obligation_to_proto(obligation)
-    }
-}
-
-impl From<&ChangeRecord> for proto::ChangeResult {
-    fn from(record: &ChangeRecord) -> Self {
-        Self {
-            action: proto::Action::from(record.action).into(),
-            scope: Some((&record.scope).into()),
-            outcome: proto::Outcome::from(record.outcome).into(),
-            cause_index: record.outcome.cause_index(),
-            purpose_version: record.purpose_version,
-            expires_at: record.expires_at.map(timestamp),
-            data_categories: record.data_categories.clone(),
-        }
-    }
-}
 
 /// What became of an act.
 #[must_use]
@@ -43,7 +22,7 @@ pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
         revision: recorded.revision(),
         recorded_at: Some(timestamp(recorded.recorded_at)),
         effective_at: Some(timestamp(recorded.effective_at)),
-        results: recorded.changes.iter().map(Into::into).collect(),
+        results: recorded.changes.iter().map(change_result).collect(),
         replayed: recorded.replayed,
         confirmation: recorded.confirmation.as_ref().map(|own| proto::Confirmation {
             token: own.token.clone(),
@@ -62,7 +41,7 @@ pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
         recorded_at: Some(timestamp(confirmed.recorded_at)),
         effective_at: Some(timestamp(confirmed.effective_at)),
         request_index: confirmed.request_index,
-        results: confirmed.grants.iter().map(Into::into).collect(),
+        results: confirmed.grants.iter().map(change_result).collect(),
         replayed: confirmed.replayed,
     }
 }
@@ -72,9 +51,9 @@ pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
 pub fn check_response(checked: &Checked) -> proto::CheckResponse {
     let decision = &checked.decision;
     proto::CheckResponse {
-        effect: proto::Effect::from(decision.effect()).into(),
+        effect: effect(decision.effect()).into(),
         reason: proto::Reason::from(decision.reason).into(),
-        status: proto::Status::from(decision.status).into(),
+        status: status(decision.status).into(),
         decided_by_index: decision.decided_by,
         revision: checked.revision,
         valid_until: decision.valid_until.map(timestamp),
@@ -166,20 +145,20 @@ fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
     };
     match what {
         History::Act { act, evidence } => proto::ListHistoryResponse {
-            changes: act.changes.iter().map(Into::into).collect(),
+            changes: act.changes.iter().map(change_result).collect(),
             evidence: Some(evidence.into()),
             preferences: (!act.contact.is_empty()).then(|| entry::contact_to_proto(&act.contact)),
             confirmation_expires_at: act.confirmation.map(|own| timestamp(own.expires_at)),
             ..kind(proto::HistoryKind::Act, act.actor, act.effective_at)
         },
         History::Confirmed { confirmed, evidence } => proto::ListHistoryResponse {
-            changes: confirmed.grants.iter().map(Into::into).collect(),
+            changes: confirmed.grants.iter().map(change_result).collect(),
             evidence: Some(evidence.into()),
             cause_index: Some(confirmed.request_index),
             ..kind(proto::HistoryKind::Confirmation, confirmed.requested_by, confirmed.effective_at)
         },
         History::Expired(expired) => proto::ListHistoryResponse {
-            changes: expired.changes.iter().map(Into::into).collect(),
+            changes: expired.changes.iter().map(change_result).collect(),
             cause_index: Some(expired.grant_index),
             reason: proto::Reason::from(expired.reason).into(),
             ..kind(proto::HistoryKind::Expiry, Actor::System, expired.expired_at)
@@ -218,13 +197,13 @@ fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
 /// An event as watchers hear it, with the changes at these positions.
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
-    proto::WatchResponse { message: Some(events::event(event, positions).into()) }
+    proto::WatchResponse { message: Some(messages::event(event, positions).into()) }
 }
 
 /// As [`event`], for consumers of a subscription; `attempt` counts from 1.
 #[must_use]
 pub fn delivery(event: &Event, positions: &[usize], attempt: u32) -> proto::ConsumeResponse {
-    proto::ConsumeResponse { message: Some(events::event(event, positions).into()), attempt }
+    proto::ConsumeResponse { message: Some(messages::event(event, positions).into()), attempt }
 }
 
 /// How far a stream has come.

@@ -216,7 +216,7 @@ pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
         double_opt_in: current.double_opt_in,
         oldest_compatible_version: purpose.oldest_compatible,
         retired: purpose.retired,
-        obligations: current.obligations.iter().map(Into::into).collect(),
+        obligations: current.obligations.iter().map(entry::obligation_to_proto).collect(),
         version: purpose.version(),
         basis_by_region: entry::bases_to_proto(&current.basis_by_region),
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{Millis, OWNER_BYTES_MAX},
-    events::{snapshot_end, snapshot_subject},
+    messages::{snapshot_end, snapshot_subject},
     node::{Acknowledged, CREDITS_MAX, Consumer, Consuming, Delivery},
     proto::{self, consume_request::Message as Said, consume_response::Message as Told},
 };

@@ -2,6 +2,7 @@
 
 use crate::{
     domain::{Reason, Subject},
+    messages::effect,
     node::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking},
     proto,
 };
@@ -76,15 +77,15 @@ pub fn unlinked(outcome: &LinkOutcome) -> proto::UnlinkSubjectsResponse {
 }
 
 fn cell_change(cell: &CellChange) -> proto::CellChange {
-    let effect = |reason: Reason| proto::Effect::from(reason.effect()).into();
+    let effect_of = |reason: Reason| effect(reason.effect()).into();
     let reason = |reason: Reason| proto::Reason::from(reason).into();
     proto::CellChange {
         subject: cell.subject.as_str().to_owned(),
         purpose: cell.purpose.to_string(),
         channel: cell.channel.to_string(),
-        effect_before: effect(cell.before),
+        effect_before: effect_of(cell.before),
         reason_before: reason(cell.before),
-        effect_after: effect(cell.after),
+        effect_after: effect_of(cell.after),
         reason_after: reason(cell.after),
     }
 }

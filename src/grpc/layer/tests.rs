@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use prost::Message;
 use tokio::sync::Notify;
 use tonic::Response as Answer;
@@ -36,39 +36,14 @@ impl CheckService for Fake {
         }
         Ok(Answer::new(proto::CheckResponse { revision: 7, ..Default::default() }))
     }
-
-    async fn batch_check(
-        &self,
-        _: tonic::Request<proto::BatchCheckRequest>,
-    ) -> Result<Answer<proto::BatchCheckResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    type FilterAudienceStream = stream::Empty<Result<proto::FilterAudienceResponse, Status>>;
-
-    async fn filter_audience(
-        &self,
-        _: tonic::Request<tonic::Streaming<proto::FilterAudienceRequest>>,
-    ) -> Result<tonic::Response<Self::FilterAudienceStream>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_decision_key(
-        &self,
-        _: tonic::Request<proto::GetDecisionKeyRequest>,
-    ) -> Result<tonic::Response<proto::GetDecisionKeyResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
 }
 
 #[tonic::async_trait]
 impl WatchService for Fake {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
-
     async fn watch(
         &self,
         request: tonic::Request<proto::WatchRequest>,
-    ) -> Result<Answer<Self::WatchStream>, Status> {
+    ) -> Result<Answer<tonic::codegen::BoxStream<proto::WatchResponse>>, Status> {
         let panics = request.get_ref().start_index.is_some();
         let messages = stream::unfold(0, move |count| async move {
             match count {
@@ -78,57 +53,6 @@ impl WatchService for Fake {
             }
         });
         Ok(Answer::new(Box::pin(messages)))
-    }
-
-    async fn create_subscription(
-        &self,
-        _: tonic::Request<proto::CreateSubscriptionRequest>,
-    ) -> Result<Answer<proto::CreateSubscriptionResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn list_subscriptions(
-        &self,
-        _: tonic::Request<proto::ListSubscriptionsRequest>,
-    ) -> Result<Answer<proto::ListSubscriptionsResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn delete_subscription(
-        &self,
-        _: tonic::Request<proto::DeleteSubscriptionRequest>,
-    ) -> Result<Answer<proto::DeleteSubscriptionResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn get_propagation(
-        &self,
-        _: tonic::Request<proto::GetPropagationRequest>,
-    ) -> Result<Answer<proto::GetPropagationResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn list_dead_letters(
-        &self,
-        _: tonic::Request<proto::ListDeadLettersRequest>,
-    ) -> Result<Answer<proto::ListDeadLettersResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    async fn replay_dead_letters(
-        &self,
-        _: tonic::Request<proto::ReplayDeadLettersRequest>,
-    ) -> Result<Answer<proto::ReplayDeadLettersResponse>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
-    }
-
-    type ConsumeStream = stream::Empty<Result<proto::ConsumeResponse, Status>>;
-
-    async fn consume(
-        &self,
-        _: tonic::Request<tonic::Streaming<proto::ConsumeRequest>>,
-    ) -> Result<Answer<Self::ConsumeStream>, Status> {
-        Err(Status::unimplemented("not part of the fake"))
     }
 }
 

@@ -981,7 +981,7 @@ fn the_format_is_the_one_in_the_fixture() {
     let mut log = open_clean(&disk, 120);
     log.append(&["one", "two"]).unwrap();
     log.append(&["three"]).unwrap();
-    let golden: Vec<Vec<u8>> = include_str!("../../tests/fixtures/frame_log_v1.hex")
+    let golden: Vec<Vec<u8>> = include_str!("../../../tests/fixtures/frame_log_v1.hex")
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {

@@ -89,7 +89,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
 /// older one. A request that waits for its double opt-in never takes the place of a confirmed
 /// grant that counts; it does take the place of one that is past its expiry or outdated.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Standing<'a> {
+pub enum Standing<'a> {
     /// The subject is erased or under erasure, since the entry at this index.
     Erased(u64),
     /// A live stop covers the cell.
@@ -109,7 +109,9 @@ pub(crate) enum Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
-    pub(crate) fn of(
+    /// What stands for a cell.
+    #[must_use]
+    pub fn of(
         state: &'a SubjectState,
         purpose: &Purpose,
         purpose_id: PurposeId,

@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tlog::key::Algorithm;
+    use crate::key::Algorithm;
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {

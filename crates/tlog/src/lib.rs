@@ -21,10 +21,11 @@ pub mod tile;
 pub mod witness;
 
 /// Base64 as all these texts have it: the standard alphabet, padded, written in one way only.
-pub(crate) use base64::prelude::BASE64_STANDARD as BASE64;
+pub use base64::prelude::BASE64_STANDARD as BASE64;
 
 /// A number as these texts have it: decimal digits without a leading zero.
-pub(crate) fn decimal(text: &str) -> Option<u64> {
+#[must_use]
+pub fn decimal(text: &str) -> Option<u64> {
     let canonical = text == "0" || !text.starts_with('0');
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if canonical && digits { text.parse().ok() } else { None }

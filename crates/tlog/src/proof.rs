@@ -119,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tlog::{
+    use crate::{
         checkpoint::Checkpoint,
         key::{Algorithm, SignerKey},
         merkle::{leaf_hash, node_hash},

@@ -2,11 +2,10 @@
 //! themselves, and a local cache of answers that is never stale beyond a bound.
 //!
 //! ```toml
-//! consent-ledger = { version = "0.1", default-features = false, features = ["client"] }
+//! consent-ledger-client = "0.1"
 //! ```
 //!
-//! With these features nothing of the server is compiled. This module uses the generated types and
-//! nothing else of the crate.
+//! It uses the generated types, which are checked in, and nothing of the server.
 //!
 //! * [`Client`] has the generated client of each service, over [`Calls`]: deadlines and retries by
 //!   [`ServiceConfig`], and the caller's metadata.
@@ -24,6 +23,7 @@ pub mod cache;
 mod calls;
 pub mod consume;
 mod fault;
+pub mod proto;
 pub mod service_config;
 pub mod watch;
 

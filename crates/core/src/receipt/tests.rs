@@ -667,8 +667,16 @@ fn identifiers_are_uuids_of_ledger_and_index() {
 }
 
 const FIXTURES: [(Format, &str, &str); 2] = [
-    (Format::ConsentReceipt, "receipt_v1.jws", include_str!("../../tests/fixtures/receipt_v1.jws")),
-    (Format::Dpv, "receipt_v1_dpv.jws", include_str!("../../tests/fixtures/receipt_v1_dpv.jws")),
+    (
+        Format::ConsentReceipt,
+        "receipt_v1.jws",
+        include_str!("../../../../tests/fixtures/receipt_v1.jws"),
+    ),
+    (
+        Format::Dpv,
+        "receipt_v1_dpv.jws",
+        include_str!("../../../../tests/fixtures/receipt_v1_dpv.jws"),
+    ),
 ];
 
 /// Receipts live for years: what version 1 wrote is verified, and written again to the byte.

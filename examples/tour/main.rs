@@ -1,4 +1,4 @@
-//! The main job in one minute: `cargo run --example tour`.
+//! The main job in one minute: `cargo run -p tour`.
 //!
 //! Starts the real server in a temporary directory and talks to it as other services would, over
 //! gRPC with the generated clients. Whatever is not as it should be ends it with an error.
@@ -45,7 +45,7 @@ async fn tour() -> Result<()> {
     let (server, service) = start(dir.path()).await?;
     println!("1. A server is up, with an empty ledger.");
 
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/catalog.toml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml");
     let CatalogFile { channels, purposes } = CatalogFile::read(&file)?;
     println!("2. It learns {} channels and {} purposes.", channels.len(), purposes.len());
     let mut catalog = CatalogServiceClient::new(service.clone());

@@ -314,7 +314,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tlog::key::SignerKey;
+    use crate::key::SignerKey;
 
     fn signer(n: u8) -> SignerKey {
         let name = format!("w{n}.example");

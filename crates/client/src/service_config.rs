@@ -433,12 +433,12 @@ mod tests {
     fn methods() -> Vec<(String, bool)> {
         let mut methods = Vec::new();
         for proto in [
-            include_str!("../../proto/consent/v1/audit_service.proto"),
-            include_str!("../../proto/consent/v1/catalog_service.proto"),
-            include_str!("../../proto/consent/v1/check_service.proto"),
-            include_str!("../../proto/consent/v1/consent_service.proto"),
-            include_str!("../../proto/consent/v1/privacy_service.proto"),
-            include_str!("../../proto/consent/v1/watch_service.proto"),
+            include_str!("../../../proto/consent/v1/audit_service.proto"),
+            include_str!("../../../proto/consent/v1/catalog_service.proto"),
+            include_str!("../../../proto/consent/v1/check_service.proto"),
+            include_str!("../../../proto/consent/v1/consent_service.proto"),
+            include_str!("../../../proto/consent/v1/privacy_service.proto"),
+            include_str!("../../../proto/consent/v1/watch_service.proto"),
         ] {
             let word = |line: &str| line.split([' ', '(']).next().unwrap().to_owned();
             let service = proto.lines().find_map(|line| line.strip_prefix("service ")).unwrap();

@@ -1,8 +1,8 @@
-//! What streams tell, as messages of the protocol.
+//! Values of the ledger as messages of the protocol, for more than one way out.
 //!
-//! A gRPC stream sends these messages as protobuf, a webhook posts the same ones as ProtoJSON. Both
-//! stand above this module and make none of their own, so that an event says the same whichever way
-//! it goes.
+//! A gRPC stream sends an event as protobuf, a webhook posts the same message as ProtoJSON, and the
+//! command line prints it. None of them makes it: an event says the same whichever way it goes. What
+//! only gRPC answers is in [`crate::grpc::convert`].
 
 use serde::{Serialize, Serializer};
 
@@ -104,7 +104,7 @@ fn consent(event: &Event, told: &ConsentTold, positions: &[usize]) -> proto::Con
 fn change(record: &ChangeRecord) -> proto::EventChange {
     proto::EventChange {
         action: proto::Action::from(record.action).into(),
-        scope: Some((&record.scope).into()),
+        scope: Some(scope(&record.scope)),
         outcome: proto::Outcome::from(record.outcome).into(),
         cause_index: record.outcome.cause_index(),
         purpose_version: record.purpose_version,
@@ -136,11 +136,7 @@ fn catalog(event: &Event, told: &CatalogTold) -> proto::CatalogEvent {
         index: event.index,
         purpose: text(&told.purpose),
         channel: text(&told.channel),
-        effects: told
-            .effects
-            .iter()
-            .map(|effect| proto::CatalogEffect::from(*effect).into())
-            .collect(),
+        effects: told.effects.iter().map(|effect| catalog_effect(*effect).into()).collect(),
         recorded_at: Some(timestamp(event.recorded_at)),
         version: told.version,
         oldest_compatible_version: told.oldest_compatible,
@@ -184,8 +180,8 @@ pub fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
     proto::CellPreference {
         purpose: cell.purpose.to_string(),
         channel: cell.channel.to_string(),
-        status: proto::Status::from(decision.status).into(),
-        effect: proto::Effect::from(decision.effect()).into(),
+        status: status(decision.status).into(),
+        effect: effect(decision.effect()).into(),
         reason: proto::Reason::from(decision.reason).into(),
         decided_by_index: decision.decided_by,
         valid_until: decision.valid_until.map(timestamp),
@@ -197,37 +193,54 @@ pub fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
 pub fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
     proto::StandingStop {
         action: proto::Action::from(stop.kind.action()).into(),
-        scope: Some((&stop.scope).into()),
+        scope: Some(scope(&stop.scope)),
         effective_at: Some(timestamp(stop.effective_at)),
         index: stop.index,
     }
 }
 
-impl From<&ScopeKeys> for proto::Scope {
-    fn from(keys: &ScopeKeys) -> Self {
-        let text =
-            |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
-        Self { purpose: text(&keys.purpose), channel: text(&keys.channel) }
+/// A change of an act, with its outcome.
+#[must_use]
+pub fn change_result(record: &ChangeRecord) -> proto::ChangeResult {
+    proto::ChangeResult {
+        action: proto::Action::from(record.action).into(),
+        scope: Some(scope(&record.scope)),
+        outcome: proto::Outcome::from(record.outcome).into(),
+        cause_index: record.outcome.cause_index(),
+        purpose_version: record.purpose_version,
+        expires_at: record.expires_at.map(timestamp),
+        data_categories: record.data_categories.clone(),
     }
 }
 
-/// Enums that no entry holds. Those of entries are in [`crate::ledger::entry`].
+/// A scope; `*` stands for every purpose or channel.
+#[must_use]
+pub fn scope(keys: &ScopeKeys) -> proto::Scope {
+    let text = |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
+    proto::Scope { purpose: text(&keys.purpose), channel: text(&keys.channel) }
+}
+
+/// An enum going out. Those that entries hold, too, go out as the entry codec has them.
 macro_rules! outgoing {
-    ($($domain:path, $proto:path: $($variant:ident)+;)+) => {$(
-        impl From<$domain> for $proto {
-            fn from(value: $domain) -> Self {
-                use $domain as From;
-                match value { $(From::$variant => Self::$variant,)+ }
-            }
+    ($($(#[$doc:meta])+ $name:ident, $domain:path, $proto:path: $($variant:ident)+;)+) => {$(
+        $(#[$doc])+
+        #[must_use]
+        pub fn $name(value: $domain) -> $proto {
+            use $domain as From;
+            use $proto as To;
+            match value { $(From::$variant => To::$variant,)+ }
         }
     )+};
 }
 
 outgoing! {
-    Effect, proto::Effect: Allow Deny;
-    CatalogEffect, proto::CatalogEffect:
+    /// What a check answers.
+    effect, Effect, proto::Effect: Allow Deny;
+    /// What a change of the catalogue can do to answers.
+    catalog_effect, CatalogEffect, proto::CatalogEffect:
         Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
-    Status, proto::Status:
+    /// The status of consent.
+    status, Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
 }
 

@@ -1,0 +1,93 @@
+//! The Rust code that is generated from `proto/consent/v1`, file by file.
+//!
+//! Messages and descriptors go to `crates/proto`, client stubs to `crates/client`, server stubs to the
+//! service itself.
+
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use prost::Message as _;
+use protox::prost_reflect::prost_types::FileDescriptorSet;
+
+/// The crate of the messages, as generated code names it.
+const MESSAGES: &str = "::consent_ledger_proto";
+
+/// A generated file: its path below the root of the repository, and its content.
+pub type Generated = (&'static str, Vec<u8>);
+
+/// Generates all files from the protocol below `root`.
+///
+/// # Errors
+/// The protocol does not compile, or a temporary folder can not be used.
+pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
+    let descriptors = compile(root)?;
+    let builder = || tonic_prost_build::configure().build_client(false).build_server(false);
+    let services = || builder().extern_path(".consent.v1", MESSAGES);
+    // Ordered maps make the encoding of a request deterministic, and with it the request digest.
+    let mut messages = tonic_prost_build::Config::new();
+    messages.btree_map(["."]).enable_type_names();
+    Ok(vec![
+        ("crates/proto/src/generated/consent.v1.bin", descriptors.encode_to_vec()),
+        (
+            "crates/proto/src/generated/consent.v1.rs",
+            code(&descriptors, |dir, fds| {
+                builder().out_dir(dir).compile_fds_with_config(fds, messages)
+            })?,
+        ),
+        (
+            "crates/client/src/generated/consent.v1.rs",
+            code(&descriptors, |dir, fds| {
+                services().build_client(true).out_dir(dir).compile_fds(fds)
+            })?,
+        ),
+        (
+            "src/grpc/generated/consent.v1.rs",
+            code(&descriptors, |dir, fds| {
+                services()
+                    .build_server(true)
+                    .generate_default_stubs(true)
+                    .out_dir(dir)
+                    .compile_fds(fds)
+            })?,
+        ),
+    ])
+}
+
+fn compile(root: &Path) -> Result<FileDescriptorSet, Box<dyn Error>> {
+    let proto = root.join("proto");
+    let mut files: Vec<PathBuf> = fs::read_dir(proto.join("consent/v1"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+    files.sort();
+    Ok(protox::compile(&files, [proto])?)
+}
+
+/// The one file that a builder writes for `consent.v1`.
+fn code(
+    descriptors: &FileDescriptorSet,
+    write: impl FnOnce(&Path, FileDescriptorSet) -> std::io::Result<()>,
+) -> Result<Vec<u8>, Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    write(dir.path(), descriptors.clone())?;
+    Ok(fs::read(dir.path().join("consent.v1.rs"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+    use super::*;
+
+    #[test]
+    fn what_is_checked_in_is_what_the_protocol_says() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for (path, content) in generate(&root).unwrap() {
+            let is_current = fs::read(root.join(path)).unwrap() == content;
+            assert!(is_current, "{path} is not current: run `cargo run -p codegen`");
+        }
+    }
+}
