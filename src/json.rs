@@ -15,7 +15,8 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use prost::Name;
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions,
+    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
+    ReflectMessage as _, SerializeOptions,
 };
 use serde::{Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value;

@@ -295,7 +295,11 @@ async fn a_file_is_previewed_applied_and_listed() {
     assert!(same.stdout.starts_with("marketing.newsletter stays as it is: of 26 cells 0 would"));
 
     let preview = ["preview", file, "--requires-reconsent", "--json"];
-    assert_eq!(catalog(&preview).expect_code(0).json()["preview"]["wouldDeny"], "0", "the only version");
+    assert_eq!(
+        catalog(&preview).expect_code(0).json()["preview"]["wouldDeny"],
+        "0",
+        "the only version"
+    );
     write("description = \"Now with tulips.\"\n");
     let said = catalog(&preview).expect_code(0).json();
     assert_eq!(said["purpose"], NEWS, "{said}");

@@ -283,14 +283,17 @@ async fn the_command_line_creates_lists_and_deletes() {
     let made = server.cli(&words).expect_code(0).json();
     assert_eq!(made["created"], true);
     let own = &made["subscription"];
-    assert_eq!(own["filter"]["kinds"], serde_json::json!(["EVENT_KIND_WITHDRAW", "EVENT_KIND_EXPIRE"]));
     assert_eq!(
-        (&own["snapshot"], &own["deadline"]),
-        (&"SNAPSHOT_DENIED".into(), &"600s".into())
+        own["filter"]["kinds"],
+        serde_json::json!(["EVENT_KIND_WITHDRAW", "EVENT_KIND_EXPIRE"])
     );
+    assert_eq!((&own["snapshot"], &own["deadline"]), (&"SNAPSHOT_DENIED".into(), &"600s".into()));
     assert_eq!(made["webhookSecret"], "");
     let again = server.cli(&words[..words.len() - 1]).expect_code(0).stdout;
-    assert_eq!(again, format!("it is there already, since index {}\n", own["createdIndex"].as_str().unwrap()));
+    assert_eq!(
+        again,
+        format!("it is there already, since index {}\n", own["createdIndex"].as_str().unwrap())
+    );
     // As an alias, and refused.
     let refused = ["subscribe", "create", "crm", "--owner", "another", "--json"];
     let refused = server.cli(&refused).expect_code(1);

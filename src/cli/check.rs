@@ -2,9 +2,7 @@
 
 use clap::Args;
 
-use super::{
-    Context, Exit, as_of::AsOfArgs, client, error::CliError, output::Tone, words,
-};
+use super::{Context, Exit, as_of::AsOfArgs, client, error::CliError, output::Tone, words};
 use crate::proto::{
     CheckRequest, CheckResponse, Effect, LegalBasis, Obligation, Reason, Status,
     check_service_client::CheckServiceClient, obligation::Kind,

@@ -11,8 +11,7 @@ use super::{
 };
 use crate::proto::{
     Action, Actor, Evidence, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest,
-    ListHistoryResponse, Outcome, Reason, UseRecord,
-    consent_service_client::ConsentServiceClient,
+    ListHistoryResponse, Outcome, Reason, UseRecord, consent_service_client::ConsentServiceClient,
 };
 
 const AFTER_HELP: &str = "\

@@ -120,8 +120,7 @@ fn stops(stops: &[StandingStop]) -> Table {
 pub(super) fn contact_texts(preferences: &ContactPreferences) -> Vec<String> {
     let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
     let language = Some(preferences.language.clone()).filter(|language| !language.is_empty());
-    let zones =
-        (!preferences.time_zones.is_empty()).then(|| preferences.time_zones.join(" or "));
+    let zones = (!preferences.time_zones.is_empty()).then(|| preferences.time_zones.join(" or "));
     let quiet = preferences.quiet_hours.as_ref().map(|hours| {
         format!("quiet from {} to {}", clock(hours.start_minute), clock(hours.end_minute))
     });
@@ -129,6 +128,7 @@ pub(super) fn contact_texts(preferences: &ContactPreferences) -> Vec<String> {
         let period = limit.period.as_ref().map(words::duration).unwrap_or_default();
         format!("at most {} in {period}", limit.uses_max)
     });
-    let clear = (!preferences.clear.is_empty()).then(|| format!("no {}", preferences.clear.join(", ")));
+    let clear =
+        (!preferences.clear.is_empty()).then(|| format!("no {}", preferences.clear.join(", ")));
     [language, zones, quiet, cap, clear].into_iter().flatten().collect()
 }

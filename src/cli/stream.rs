@@ -137,7 +137,8 @@ fn catalog(event: &CatalogEvent) -> String {
         ("", channel) => format!("channel {channel}"),
         (purpose, _) => format!("purpose {purpose}"),
     };
-    let effects: Vec<_> = event.effects.iter().map(|effect| word::<CatalogEffect>(*effect)).collect();
+    let effects: Vec<_> =
+        event.effects.iter().map(|effect| word::<CatalogEffect>(*effect)).collect();
     format!(
         "#{}  {}  {changed}  {}: check everybody again",
         event.index,

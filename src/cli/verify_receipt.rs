@@ -114,8 +114,8 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
     if out.json {
         return out.object(verified);
     }
-    let word = out.paint(Tone::Good, "good");
-    out.line(word)?;
+    let verdict = out.paint(Tone::Good, "good");
+    out.line(verdict)?;
     out.line(format!("subject     {}", verified.subject))?;
     out.line(format!("act         #{} by {}", verified.index, verified.actor.word()))?;
     out.line(format!("effective   {}", verified.effective_at))?;

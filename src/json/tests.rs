@@ -1,6 +1,9 @@
 //! Every message that is printed, posted or read, with every field that its descriptor has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use prost::{Message as _, bytes::Bytes};
@@ -72,7 +75,7 @@ fn no_answer_of_the_protocol_is_missing_here() {
 }
 
 /// Prints a message, compares the JSON with the message field by field, and reads it back.
-fn check<M: Name + Default + PartialEq>(sample: &DynamicMessage) {
+fn check<M: Name + Default + PartialEq + Debug>(sample: &DynamicMessage) {
     let message: M = sample.transcode_to().unwrap();
     let printed = to_value(ProtoJson(&message)).unwrap();
     assert_eq!(printed, expected(sample, true), "{}", M::full_name());
@@ -155,10 +158,11 @@ fn samples(descriptor: &MessageDescriptor) -> Vec<DynamicMessage> {
         _ => {}
     }
     // What can be set together with everything else: a field, or one of a oneof's.
-    let with_value = |field: FieldDescriptor| values(&field).into_iter().map(move |it| (field.clone(), it));
-    let alone = descriptor.fields().filter(|field| {
-        field.containing_oneof().is_none_or(|oneof| oneof.is_synthetic())
-    });
+    let with_value =
+        |field: FieldDescriptor| values(&field).into_iter().map(move |it| (field.clone(), it));
+    let alone = descriptor
+        .fields()
+        .filter(|field| field.containing_oneof().is_none_or(|oneof| oneof.is_synthetic()));
     let mut choices: Vec<Vec<_>> = alone.map(|field| with_value(field).collect()).collect();
     let oneofs = descriptor.oneofs().filter(|oneof| !oneof.is_synthetic());
     choices.extend(oneofs.map(|oneof| oneof.fields().flat_map(with_value).collect()));
@@ -178,7 +182,8 @@ fn samples(descriptor: &MessageDescriptor) -> Vec<DynamicMessage> {
 /// Values of a field, of which none is all that there is to it.
 fn values(field: &FieldDescriptor) -> Vec<Field> {
     if field.is_map() {
-        let values = kind_values(&field.kind().as_message().unwrap().map_entry_value_field().kind());
+        let values =
+            kind_values(&field.kind().as_message().unwrap().map_entry_value_field().kind());
         let keys = (0..values.len()).rev().map(|key| MapKey::String(format!("key {key}")));
         return vec![Field::Map(keys.zip(values).collect::<HashMap<_, _>>())];
     }
@@ -213,7 +218,9 @@ fn the_same_message_is_the_same_text_each_time() {
     let evidence = Evidence { attributes: attributes.collect(), ..Evidence::default() };
     let row = ImportRow { evidence: Some(evidence), row_key: "k".into(), ..ImportRow::default() };
     let json = text(&row);
-    assert!(json.starts_with(r#"{"line":"0","subject":"","actor":"ACTOR_UNSPECIFIED","changes":[],"#));
+    assert!(
+        json.starts_with(r#"{"line":"0","subject":"","actor":"ACTOR_UNSPECIFIED","changes":[],"#)
+    );
     assert!(json.ends_with(r#""rowKey":"k"}"#), "fields go by their numbers: {json}");
     let places: Vec<_> = (0..50).map(|key| json.find(&format!("\"{key:02}\""))).collect();
     assert!(places.is_sorted() && places[0].is_some(), "entries of maps go by their keys: {json}");

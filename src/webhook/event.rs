@@ -8,13 +8,8 @@ use serde::Serialize;
 
 use super::signature::Secret;
 use crate::{
-    domain::SubscriptionId,
-    json::ProtoJson,
-    ledger::entry::timestamp,
-    messages,
-    node::SnapshotSubject,
-    tlog::hex,
-    watch::Event,
+    domain::SubscriptionId, json::ProtoJson, ledger::entry::timestamp, messages,
+    node::SnapshotSubject, tlog::hex, watch::Event,
 };
 
 /// Media type of what is delivered.

@@ -309,7 +309,10 @@ async fn put_catalog(catalog: &CatalogFile, channel: Channel) -> Result<(), CliE
 }
 
 /// Records what people did before, and answers one act of each.
-async fn history(catalog: &CatalogFile, channel: Channel) -> Result<Vec<RecordConsentRequest>, CliError> {
+async fn history(
+    catalog: &CatalogFile,
+    channel: Channel,
+) -> Result<Vec<RecordConsentRequest>, CliError> {
     let plan = Plan::of(catalog).ok_or_else(|| CliError::failed("the catalogue is empty"))?;
     let traffic = Traffic::new(plan, 1, SUBJECTS, generate::start()?);
     let acts: Vec<RecordConsentRequest> = traffic.take(ACTS_BEFORE).collect();

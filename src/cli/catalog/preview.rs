@@ -88,10 +88,7 @@ fn print(previewed: &Previewed, context: &mut Context) -> Result<(), CliError> {
     let mut table = Table::new(&["CHANNEL", "NOW", "THEN", "CELLS"]);
     for flips in &preview.flips {
         let (before, after) = (word::<Reason>(flips.before), word::<Reason>(flips.after));
-        table.row(
-            Tone::Plain,
-            [flips.channel.clone(), before, after, flips.count.to_string()],
-        );
+        table.row(Tone::Plain, [flips.channel.clone(), before, after, flips.count.to_string()]);
     }
     out.table(&table)?;
     match &preview.unknown_subject {

@@ -22,7 +22,7 @@ use super::{
     output::{Output, Table, Tone},
     progress,
     trust::{TrustArgs, read_text},
-    words::Bytes,
+    words::{Bytes, hex},
 };
 use crate::{
     domain::{Body, Entry, LedgerOpened},

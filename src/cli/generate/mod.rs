@@ -210,7 +210,10 @@ mod tests {
         let acts = example();
         let scopes = || acts.iter().flat_map(|act| &act.changes);
         for action in [Action::Grant, Action::Refuse, Action::Withdraw, Action::Object] {
-            assert!(scopes().filter(|change| change.action() == action).count() > 200, "{action:?}");
+            assert!(
+                scopes().filter(|change| change.action() == action).count() > 200,
+                "{action:?}"
+            );
         }
         for (purpose, channel) in [(true, false), (false, true), (true, true)] {
             let wide = scopes().filter(|change| {

@@ -12,7 +12,7 @@ use crate::{
         Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
         PurposeVersion, Reason, ScopeKeys, SubjectError,
     },
-    messages,
+    messages::{self, effect},
     node::PurposeDraft,
     proto,
 };
