@@ -2,7 +2,7 @@
 //! server is a process of its own, and has nothing to do but to say that it is there.
 //!
 //! How long a withdrawal takes to end cached answers is measured by `cargo test --release --test
-//! client cache:: -- --nocapture`, with the server alive, paused and dead.
+//! suite client::cache:: -- --nocapture`, with the server alive, paused and dead.
 
 use std::{
     hint::black_box,

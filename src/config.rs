@@ -349,7 +349,7 @@ pub fn witness_policy(
         }
         let flag = if quorum > witnesses.len() { "--witness-quorum" } else { "--witness" };
         let policy = Policy::any_of(quorum, witnesses);
-        return policy.map_err(|error| wrong(flag, error.what));
+        return policy.map_err(|error| wrong(flag, error.problem));
     };
     if !witnesses.is_empty() || quorum.is_some() {
         return Err(ConfigError::TwoPolicies);

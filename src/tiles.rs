@@ -89,14 +89,14 @@ async fn tile(With(site): With<Site>, uri: Uri) -> Response {
     }
 }
 
-fn absent(what: &'static str) -> Response {
+fn absent(message: &'static str) -> Response {
     let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, ABSENT_CACHE)];
-    (StatusCode::NOT_FOUND, headers, format!("{what}\n")).into_response()
+    (StatusCode::NOT_FOUND, headers, format!("{message}\n")).into_response()
 }
 
 fn fault(problem: &dyn std::fmt::Display) -> Response {
     error!(%problem, "a tile can not be read");
     let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, ABSENT_CACHE)];
-    let what = "the tile can not be read; the detail is in the server's log\n";
-    (StatusCode::INTERNAL_SERVER_ERROR, headers, what).into_response()
+    let message = "the tile can not be read; the detail is in the server's log\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, headers, message).into_response()
 }

@@ -34,12 +34,12 @@ pub enum WebError {
     #[error("the HTTP client can not be set up: {0}")]
     Setup(String),
     /// No connection, no answer in time, or one that broke off.
-    #[error("{url}: {what}")]
+    #[error("{url}: {problem}")]
     Failed {
         /// What was asked.
         url: String,
         /// What went wrong.
-        what: String,
+        problem: String,
     },
     /// The answer is larger than is read.
     #[error("{url}: the answer is larger than {limit} bytes")]
@@ -61,7 +61,7 @@ impl WebClient {
         let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
         // Another part of the process may have been faster; either is this provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let own = match ca {
+        let trusted = match ca {
             Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
             None => Vec::new(),
         };
@@ -73,8 +73,8 @@ impl WebClient {
                 .redirect(reqwest::redirect::Policy::none())
         };
         // A small container has no authorities at all: then only those that were given are trusted.
-        let client = builder().tls_certs_merge(own.clone()).build();
-        client.or_else(|_| builder().tls_certs_only(own).build()).map(Self).map_err(setup)
+        let client = builder().tls_certs_merge(trusted.clone()).build();
+        client.or_else(|_| builder().tls_certs_only(trusted).build()).map(Self).map_err(setup)
     }
 
     /// Asks for a resource of at most `bytes_max`.
@@ -106,7 +106,7 @@ async fn answer(
 ) -> Result<Answer, WebError> {
     let failed = |error: reqwest::Error| WebError::Failed {
         url: url.to_owned(),
-        what: causes(&error.without_url()),
+        problem: causes(&error.without_url()),
     };
     let mut response = request.send().await.map_err(failed)?;
     let content_type = response.headers().get(http::header::CONTENT_TYPE);

@@ -1,9 +1,5 @@
 //! Audiences, over TCP to the built binary: who may be addressed, at one revision.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -16,12 +12,13 @@ use consent_ledger::proto::{
     FilterAudienceRequest, FilterAudienceResponse, LinkConfidence, Reason,
     filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
 };
-use support::{
-    Clients, PATIENCE, Server, TypedError, act, change, check_request, millis, now_ms, typed,
-};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+
+use crate::support::{
+    self, Clients, PATIENCE, Server, TypedError, check_request, millis, now_ms, typed,
+};
 
 const PURPOSE: &str = "marketing.newsletter";
 const CHANNEL: &str = "email";
@@ -82,8 +79,7 @@ impl Stream {
 }
 
 async fn record(clients: &mut Clients, subject: &str, action: Action) -> u64 {
-    let change = change(action, PURPOSE, CHANNEL);
-    clients.consent.record_consent(act(subject, vec![change])).await.unwrap().into_inner().revision
+    clients.say(subject, action, PURPOSE, CHANNEL).await.revision
 }
 
 /// `user:0` and so on; of five, the first two granted, the third withdrew, the fourth refused, and
@@ -231,8 +227,7 @@ async fn every_verdict_is_of_the_revision_at_which_the_audience_began() {
 async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     // At every revision from here on, at most one of the two is granted.
     record(&mut clients, "user:a", Action::Grant).await;
     record(&mut clients, "user:b", Action::Withdraw).await;
@@ -273,8 +268,7 @@ async fn link(clients: &mut Clients, subject: &str, other: &str, confidence: Lin
 async fn linked_people_count_as_they_did_at_the_revision() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let subjects = ["user:1", "device:1", "user:2", "device:2", "user:3", "device:3", "user:4"];
     for granted in ["user:1", "user:2", "user:3"] {
         record(&mut clients, granted, Action::Grant).await;
@@ -309,8 +303,7 @@ async fn linked_people_count_as_they_did_at_the_revision() {
 async fn who_goes_away_leaves_room_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--streams-max", "1"]);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let mut stream = Stream::ask(&clients, query()).await;
     stream.verdicts(&["user:1"]).await;
     let request = || tokio_stream::iter([FilterAudienceRequest::default()]);
@@ -360,8 +353,8 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
         let count = uses(&mut clients, subject).await.len();
         assert_eq!(count, usize::from(number % 5 < 2), "{subject}");
     }
-    let check = clients.check.check(check_request("user:0", PURPOSE, CHANNEL)).await.unwrap();
-    assert_eq!(check.into_inner().reason(), Reason::Granted);
+    let check = clients.ask(check_request("user:0", PURPOSE, CHANNEL)).await;
+    assert_eq!(check.reason(), Reason::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -394,8 +387,7 @@ async fn uses_wait_for_a_place_in_a_busy_moment() {
 async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let mut purpose = support::consent_purpose("service.mail");
     purpose.legal_basis = proto::LegalBasis::Contract.into();
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
@@ -421,8 +413,7 @@ async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_fo
 async fn what_is_wrong_is_told_with_its_field() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--revision-wait", "10ms"]);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
+    let clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let long = "x".repeat(129);
     let wrong: Vec<(AudienceQuery, &str, &str)> = vec![
         (AudienceQuery { purpose: String::new(), ..query() }, "INVALID_FIELD", "query.purpose"),

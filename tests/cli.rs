@@ -1,17 +1,14 @@
 //! The command line as scripts and people meet it: exit codes, JSON, layers of options, and the
 //! commands that work on the files of a server that does not run.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::fs;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use consent_ledger::proto;
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Process, Server, example};
+
+use crate::support::{self, Process, Server, example};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_can_rely_on_the_exit_codes() {
@@ -114,15 +111,7 @@ async fn generated_traffic_is_the_same_for_the_same_seed() {
     let catalog = support::repository(example::CATALOG);
     server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
     let again = server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
-    let head = async || {
-        let mut audit = server.clients().await.audit;
-        audit
-            .get_checkpoint(proto::GetCheckpointRequest::default())
-            .await
-            .unwrap()
-            .into_inner()
-            .size
-    };
+    let head = async || server.clients().await.checkpoint().await.size;
     let before = head().await;
     assert_eq!(before, catalog_entries() + 1, "applied twice, written once: {}", again.stdout);
     let file = dir.path().join("acts.ndjson");
@@ -277,14 +266,12 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
     let grant = ["record", "--subject", "user:42", "--grant", "marketing.newsletter:email"];
     server.cli(&grant).expect_code(0);
-    let checkpoint = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let checkpoint = checkpoint.unwrap().into_inner();
+    let checkpoint = clients.checkpoint().await;
     let hash = BASE64_STANDARD.encode(&checkpoint.chain_hash);
-    let hex: String = checkpoint.chain_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = support::hex(&checkpoint.chain_hash);
 
     let busy = support::run(["rebuild-view", "--data-dir", data_dir]);
     assert!(busy.code.is_some_and(|code| code != 0), "the server has the directory: {busy:?}");

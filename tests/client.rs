@@ -1,19 +1,12 @@
 //! The Rust client: what it compiles, how it tries again, how its streams go on, and that its cache
 //! is never stale beyond its bound.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-#[path = "client/cache.rs"]
 mod cache;
-#[path = "client/fake.rs"]
 mod fake;
-#[path = "client/proxy.rs"]
 mod proxy;
-mod support;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -30,16 +23,10 @@ use consent_ledger::{
     proto::{self, Action, consume_response::Message as ConsumeMessage, watch_response::Message},
 };
 use futures_util::StreamExt as _;
-use support::{PATIENCE, Process, Server};
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// Serves a data directory at an address that is known: one that was served before.
-fn serve_again(dir: &Path, address: &str) -> Server {
-    let mut command = support::binary();
-    command.arg("serve").arg("--data-dir").arg(dir).args(["--listen", address]);
-    Server::listening(Process::spawn(command))
-}
+use crate::support::{self, PATIENCE, Process, Server};
 
 /// A client that comes back quickly.
 fn client(address: &str) -> Client {
@@ -224,13 +211,12 @@ async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
         let mut clients = server.clients().await;
         for number in 0..ACTS {
             let subject = format!("user:{round}-{number}");
-            let act = support::act(&subject, vec![support::change(Action::Grant, "ads", "email")]);
-            let index = clients.consent.record_consent(act).await.unwrap().into_inner().index;
+            let index = clients.say(&subject, Action::Grant, "ads", "email").await.index;
             recorded.push((index, subject));
         }
         if round + 1 < ROUNDS {
             server.kill();
-            server = serve_again(dir.path(), &address);
+            server = Server::start_at(dir.path(), &address);
         }
     }
     let (heard, interruptions) = tokio::time::timeout(PATIENCE, listener).await.unwrap().unwrap();
@@ -244,14 +230,9 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path());
     let address = server.address.clone();
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["ads"], &["email"]).await;
-    let withdraw = |subject: &str| {
-        support::act(subject, vec![support::change(Action::Withdraw, "ads", "email")])
-    };
+    let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     for number in 0..SUBJECTS {
-        let act = withdraw(&format!("user:{number}"));
-        clients.consent.record_consent(act).await.unwrap();
+        clients.say(&format!("user:{number}"), Action::Withdraw, "ads", "email").await;
     }
     let mut watch = client(&address).watch(WatchOptions {
         snapshot: proto::Snapshot::Denied,
@@ -269,9 +250,9 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
                 if !restarted && told.len() == SUBJECTS / 10 {
                     restarted = true;
                     server.kill();
-                    server = serve_again(dir.path(), &address);
+                    server = Server::start_at(dir.path(), &address);
                     let mut clients = server.clients().await;
-                    clients.consent.record_consent(withdraw("user:new")).await.unwrap();
+                    clients.say("user:new", Action::Withdraw, "ads", "email").await;
                 }
             }
             Message::SnapshotEnd(end) => break end.revision,
@@ -389,12 +370,10 @@ async fn what_was_acknowledged_at_the_end_is_brought_to_the_server_before_close_
 async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["ads"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     let subjects = ["user:1", "user:2", "user:3"];
     for subject in subjects {
-        let act = support::act(subject, vec![support::change(Action::Withdraw, "ads", "email")]);
-        clients.consent.record_consent(act).await.unwrap();
+        clients.say(subject, Action::Withdraw, "ads", "email").await;
     }
     let client = client(&server.address);
     let subscription = proto::Subscription {
@@ -426,8 +405,7 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
     assert_eq!(second.len(), subjects.len() + 1);
     let left = second.remove(0);
     second.into_iter().rev().for_each(Delivery::ack);
-    let act = support::act("user:4", vec![support::change(Action::Withdraw, "ads", "email")]);
-    clients.consent.record_consent(act).await.unwrap();
+    clients.say("user:4", Action::Withdraw, "ads", "email").await;
     loop {
         if let Consumed::Delivery(event) = consumer.next().await.unwrap().unwrap() {
             event.ack();

@@ -4,10 +4,6 @@
 //! ledger order, all of what the subscription must hear and nothing else, again only when it says
 //! so, and progress never ahead of delivery.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -20,11 +16,12 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use support::{Clients, PATIENCE, Server, TypedError, act, change, seed, typed};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
+
+use crate::support::{Clients, PATIENCE, Server, TypedError, eventually, seed, typed};
 
 const NAME: &str = "crm";
 
@@ -195,8 +192,7 @@ impl Ledger {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), FLAGS);
-        let mut clients = server.clients().await;
-        clients.put_catalog(&["news"], &["email", "sms"]).await;
+        let clients = server.clients_with_catalog(&["news"], &["email", "sms"]).await;
         Self { server: Some(server), dir, clients }
     }
 
@@ -208,20 +204,15 @@ impl Ledger {
     }
 
     async fn subscribe(&mut self, own: proto::Subscription) -> proto::Subscription {
-        let request = proto::CreateSubscriptionRequest {
-            subscription: Some(proto::Subscription { name: NAME.into(), ..own }),
-            start_index: None,
-        };
-        let created = self.clients.watch.create_subscription(request).await.unwrap().into_inner();
+        let subscription = proto::Subscription { name: NAME.into(), ..own };
+        let created = self.clients.subscribe(subscription).await;
         assert!(created.created);
         created.subscription.unwrap()
     }
 
     /// Withdraws, and answers the index of the event.
     async fn withdraw(&mut self, subject: &str) -> u64 {
-        let changes = vec![change(proto::Action::Withdraw, "news", "email")];
-        let recorded = self.clients.consent.record_consent(act(subject, changes)).await;
-        recorded.unwrap().into_inner().index
+        self.clients.say(subject, proto::Action::Withdraw, "news", "email").await.index
     }
 
     async fn withdrawals(&mut self, count: usize) -> Vec<u64> {
@@ -234,9 +225,7 @@ impl Ledger {
 
     /// Something that no consumer hears.
     async fn grant(&mut self, subject: &str) -> u64 {
-        let changes = vec![change(proto::Action::Grant, "news", "sms")];
-        let recorded = self.clients.consent.record_consent(act(subject, changes)).await;
-        recorded.unwrap().into_inner().index
+        self.clients.say(subject, proto::Action::Grant, "news", "sms").await.index
     }
 
     async fn consume(&self, start: proto::ConsumeStart) -> Consumer {
@@ -245,37 +234,26 @@ impl Ledger {
 
     /// How far the only shard is.
     async fn shard_status(&mut self) -> proto::ShardStatus {
-        let all = self.clients.watch.list_subscriptions(proto::ListSubscriptionsRequest::default());
-        let all = all.await.unwrap().into_inner().subscriptions;
-        all.into_iter().next().unwrap().shards.remove(0)
+        self.clients.subscriptions().await[0].shards.remove(0)
     }
 
     /// Waits until everything before an index is acknowledged, and no more.
     async fn acknowledged_before(&mut self, index: u64) -> proto::ShardStatus {
-        let reached = async {
-            loop {
-                let status = self.shard_status().await;
-                if status.next_index == index {
-                    return status;
-                }
-            }
-        };
-        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{index} was never reached"))
+        eventually(&format!("all before {index} is acknowledged"), async || {
+            Some(self.shard_status().await).filter(|status| status.next_index == index)
+        })
+        .await
     }
 
     /// Waits until the ledger holds the receipt of an event.
     async fn on_record(&mut self, index: u64) {
         let acknowledged = i32::from(proto::PropagationState::Acknowledged);
-        let recorded = async {
-            loop {
-                let request = proto::GetPropagationRequest { index };
-                let answer = self.clients.watch.get_propagation(request).await.unwrap();
-                if answer.into_inner().subscriptions[0].state == acknowledged {
-                    return;
-                }
-            }
-        };
-        timeout(PATIENCE, recorded).await.unwrap_or_else(|_| panic!("{index} is not on record"));
+        eventually(&format!("{index} is on record"), async || {
+            let request = proto::GetPropagationRequest { index };
+            let answer = self.clients.watch.get_propagation(request).await.unwrap();
+            (answer.into_inner().subscriptions[0].state == acknowledged).then_some(())
+        })
+        .await;
     }
 
     async fn refused(&self, said: Vec<Said>) -> TypedError {
@@ -515,15 +493,12 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(2).await;
-    let other = proto::CreateSubscriptionRequest {
-        subscription: Some(proto::Subscription {
-            name: "hook".into(),
-            webhook: Some(proto::Webhook { url: "https://hook.example.org/in".into() }),
-            ..Default::default()
-        }),
-        start_index: None,
+    let webhook = proto::Subscription {
+        name: "hook".into(),
+        webhook: Some(proto::Webhook { url: "https://hook.example.org/in".into() }),
+        ..Default::default()
     };
-    ledger.clients.watch.create_subscription(other).await.unwrap();
+    ledger.clients.subscribe(webhook).await;
 
     let invalid = |field: &str| error(Code::InvalidArgument, "INVALID_FIELD", &[field]);
     let limit = |field: &str| error(Code::InvalidArgument, "LIMIT_EXCEEDED", &[field]);
@@ -837,8 +812,7 @@ async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
             _ => (proto::Action::Withdraw, "news"),
         };
         let subject = format!("user:{}", dice.next_u64() % 50);
-        let act = act(&subject, vec![change(action, purpose, "email")]);
-        let index = clients.consent.record_consent(act).await.unwrap().into_inner().index;
+        let index = clients.say(&subject, action, purpose, "email").await.index;
         if (action, purpose) == (proto::Action::Withdraw, "news") {
             indexes.push(index);
         }

@@ -5,21 +5,13 @@
 //! names when the tests are built; the TypeScript one what `npm install` brings to
 //! `examples/typescript`, and in `CONSENT_LEDGER_TEST_TSX` the path of its `node_modules/.bin/tsx`.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
-use std::{
-    env,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{env, path::Path, process::Command};
 
 use consent_ledger::proto::{self, Action};
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{PATIENCE, Process, Server};
+
+use crate::support::{self, PATIENCE, Process, Server};
 
 const SUBSCRIPTION: &str = "mailer";
 /// Acts before and after the server dies: more than the examples' credits.
@@ -61,8 +53,7 @@ async fn the_typescript_example_survives_a_server_that_dies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_survives_a_server_that_dies() {
     survives(|address| {
-        let mut command = support::binary();
-        command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+        let mut command = support::client_of(address);
         command.args(["subscription", "consume", SUBSCRIPTION, "--json"]);
         command
     })
@@ -74,8 +65,7 @@ async fn a_watch_that_follows_survives_a_server_that_dies() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server.clients().await.put_catalog(&["ads"], &["email"]).await;
-    let mut command = support::binary();
-    command.env("CONSENT_LEDGER_ADDR", format!("http://{}", server.address));
+    let mut command = support::client_of(&server.address);
     command.args(["watch", "--follow", "--json", "--from", "0", "--kind", "withdraw"]);
     let (watch, recorded, server) = die_half_way(dir.path(), server, command).await;
     let said = watch.stderr.text();
@@ -88,19 +78,12 @@ async fn a_watch_that_follows_survives_a_server_that_dies() {
     server.terminate();
 }
 
-fn serve_again(dir: &Path, address: &str) -> Server {
-    let mut command = support::binary();
-    command.arg("serve").arg("--data-dir").arg(dir).args(["--listen", address]);
-    Server::listening(Process::spawn(command))
-}
-
 async fn withdraw(server: &Server, ids: std::ops::Range<u64>) -> Vec<u64> {
     let mut clients = server.clients().await;
     let mut indexes = Vec::new();
     for id in ids {
-        let change = support::change(Action::Withdraw, "ads", "email");
-        let act = support::act(&format!("user:{id}"), vec![change]);
-        indexes.push(clients.consent.record_consent(act).await.unwrap().into_inner().index);
+        let subject = format!("user:{id}");
+        indexes.push(clients.say(&subject, Action::Withdraw, "ads", "email").await.index);
     }
     indexes
 }
@@ -123,17 +106,14 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let address = server.address.clone();
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["ads"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     // The examples create what is missing; this is the same.
     let subscription = proto::Subscription {
         name: SUBSCRIPTION.into(),
         owner: "examples".into(),
         ..Default::default()
     };
-    let request =
-        proto::CreateSubscriptionRequest { subscription: Some(subscription), ..Default::default() };
-    clients.watch.create_subscription(request).await.unwrap();
+    clients.subscribe(subscription).await;
 
     let (consumer, _, server) = die_half_way(dir.path(), server, consumer(&address)).await;
     until_acknowledged(&server).await;
@@ -155,7 +135,7 @@ async fn die_half_way(
     assert_eq!(first, recorded.first().copied(), "{}", consumer.stderr.text());
     let address = server.address.clone();
     server.kill();
-    let server = serve_again(dir, &address);
+    let server = Server::start_at(dir, &address);
     recorded.extend(withdraw(&server, ACTS..2 * ACTS).await);
     let all = consumer.stdout.wait_for(PATIENCE, |text| (heard(text) == recorded).then_some(()));
     assert!(all.is_some(), "{:?} of {recorded:?}", heard(&consumer.stdout.text()));
@@ -165,15 +145,9 @@ async fn die_half_way(
 /// Nothing is left unacknowledged.
 async fn until_acknowledged(server: &Server) {
     let mut clients = server.clients().await;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let request = proto::ListSubscriptionsRequest::default();
-        let listed = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
-        let shard = &listed.subscriptions[0].shards[0];
-        if shard.lag.is_none() && shard.lag_entries == 0 {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{shard:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    support::eventually("everything is acknowledged", async || {
+        let shard = &clients.subscriptions().await[0].shards[0];
+        (shard.lag.is_none() && shard.lag_entries == 0).then_some(())
+    })
+    .await;
 }

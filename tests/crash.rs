@@ -2,10 +2,6 @@
 //! binary and its real files. The invariant is always the same: what was acknowledged is there, and
 //! what is there verifies.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -18,12 +14,13 @@ use std::{
 use consent_ledger::proto::{self, Action, Actor};
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{Clients, Process, Server, act, change, model, typed};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
+
+use crate::support::{self, Clients, Process, Server, act, change, model, typed};
 
 const PURPOSES: &[&str] = &["marketing.newsletter", "marketing.offers", "analytics.usage"];
 const CHANNELS: &[&str] = &["email", "sms"];
@@ -282,14 +279,13 @@ async fn kill_nine_under_load_loses_nothing_acknowledged() {
 async fn small_ledger() -> (tempfile::TempDir, Vec<u64>) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
     let mut indices = Vec::new();
     for n in 0..6 {
         let action = if n % 2 == 0 { Action::Grant } else { Action::Withdraw };
-        let change = change(action, "marketing.newsletter", "email");
-        let request = act(&format!("user:{}", n / 2), vec![change]);
-        indices.push(clients.consent.record_consent(request).await.unwrap().into_inner().index);
+        let subject = format!("user:{}", n / 2);
+        let recorded = clients.say(&subject, action, "marketing.newsletter", "email").await;
+        indices.push(recorded.index);
     }
     server.terminate();
     assert_eq!(support::ledger_segments(dir.path()).len(), 1);
@@ -386,7 +382,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
                 assert_eq!(entries.len() as u64, kept, "cut at {cut}: all but the last are there");
                 // The withdrawal was lost, and with it its effect: the view was ahead.
                 let check = support::check_request("user:2", "marketing.newsletter", "email");
-                let answer = clients.check.check(check).await.unwrap().into_inner();
+                let answer = clients.ask(check).await;
                 assert_eq!(answer.reason(), proto::Reason::Granted, "cut at {cut}");
                 let change = change(Action::Withdraw, "marketing.newsletter", "email");
                 let again = clients.consent.record_consent(act("user:2", vec![change])).await;
@@ -454,8 +450,7 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
         .args(Server::arguments(dir.path()))
         .args(["--segment-bytes-max", "67108864"]);
     let server = Server::listening(Process::spawn(command));
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
     let request = |n: u64| {
         let grant = change(Action::Grant, "marketing.newsletter", "email");
         let mut request = act(&format!("user:{n}"), vec![grant]);
@@ -506,12 +501,12 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
     for (n, index) in (0..).zip(&recorded) {
-        let answer = clients.consent.record_consent(request(n)).await.unwrap().into_inner();
+        let answer = clients.record(request(n)).await;
         assert!(answer.replayed && answer.index == *index, "act {n} was acknowledged: {answer:?}");
     }
     let unknown = request(recorded.len() as u64);
-    let answer = clients.consent.record_consent(unknown.clone()).await.unwrap().into_inner();
-    let again = clients.consent.record_consent(unknown).await.unwrap().into_inner();
+    let answer = clients.record(unknown.clone()).await;
+    let again = clients.record(unknown).await;
     assert!(again.replayed && again.index == answer.index, "with room, writes go on");
     server.terminate();
     support::verify(dir.path()).expect_code(0);

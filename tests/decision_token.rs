@@ -1,24 +1,20 @@
 //! Decision tokens as somebody else verifies them: with an Ed25519 library, JSON and base64, and
 //! nothing of ours. Over TCP to the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use consent_ledger::proto::{self, Action, batch_check_result};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{Clients, Server, act, change, check_request, now_ms, timestamp, typed};
 use tonic::Code;
+
+use crate::support::{self, Clients, Server, act, change, check_request, now_ms, timestamp, typed};
 
 const PURPOSE: &str = "marketing.newsletter";
 
 async fn serve(dir: &tempfile::TempDir, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir.path(), flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[PURPOSE], &["email", "sms"]).await;
+    let clients = server.clients_with_catalog(&[PURPOSE], &["email", "sms"]).await;
     (server, clients)
 }
 
@@ -29,7 +25,7 @@ async fn key(clients: &mut Clients) -> proto::GetDecisionKeyResponse {
 async fn grant(clients: &mut Clients, subject: &str, expires_at: Option<i64>) {
     let mut change = change(Action::Grant, PURPOSE, "email");
     change.expires_at = expires_at.map(timestamp);
-    clients.consent.record_consent(act(subject, vec![change])).await.unwrap();
+    clients.record(act(subject, vec![change])).await;
 }
 
 fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
@@ -37,7 +33,7 @@ fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
 }
 
 async fn ask(clients: &mut Clients, request: proto::CheckRequest) -> proto::CheckResponse {
-    clients.check.check(request).await.unwrap().into_inner()
+    clients.ask(request).await
 }
 
 /// The header and claims of a token with a good signature.

@@ -1,10 +1,6 @@
 //! Every decision of a node, recomputed from the ledger alone: over whatever a ledger can hold they
 //! agree, and a node that lies about an answer, an entry or an outcome is found out.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
 
 use consent_ledger::{
@@ -25,12 +21,12 @@ use consent_ledger::{
 use futures_util::{TryStreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
-use support::{
-    Clients, Finished, PATIENCE, Process, Server, act, binary, change, check_request,
+use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, transport::Channel};
+
+use crate::support::{
+    self, Clients, Finished, PATIENCE, Process, Server, act, change, check_request, client_of,
     consent_purpose, example, now_ms, repository, timestamp, typed,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, codegen::BoxStream, transport::Channel};
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
 const CHANNELS: [&str; 3] = ["email", "fax", "sms"];
@@ -39,15 +35,9 @@ const SUBJECTS: usize = 12;
 const CHECKS_MAX: usize = 200;
 
 fn verify(address: &str, args: &[&str]) -> Finished {
-    let mut command = binary();
-    command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+    let mut command = client_of(address);
     command.args(["verify-decisions", "--json"]).args(args);
     Process::spawn(command).wait(support::LONG_PATIENCE)
-}
-
-async fn size(clients: &mut Clients) -> u64 {
-    let request = proto::GetCheckpointRequest::default();
-    clients.audit.get_checkpoint(request).await.unwrap().into_inner().size
 }
 
 async fn decisions(
@@ -242,7 +232,7 @@ impl Traffic {
         let expires_at = Some(timestamp(now_ms() + 1_000));
         let soon = proto::Change { expires_at, ..fresh("polls") };
         let request = act(&subject, vec![soon, fresh("letters")]);
-        let answer = self.clients.consent.record_consent(request).await.unwrap().into_inner();
+        let answer = self.clients.record(request).await;
         self.tokens = vec![answer.confirmation.unwrap().token];
         self.confirm().await;
         let confidence = LinkConfidence::Verified.into();
@@ -346,7 +336,7 @@ async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
 
 async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
     // Grants may end meanwhile: an end that is named stays.
-    let end = size(clients).await;
+    let end = clients.checkpoint().await.size;
     let answered = decisions(clients, 0, Some(end)).await.unwrap();
     assert!(answered.len() > 100, "{}", answered.len());
     let until = end.to_string();
@@ -386,7 +376,7 @@ async fn equals_checks_of_the_past(clients: &mut Clients) {
         let as_of = Some(proto::AsOf { moment: Some(Moment::Revision(listed.index + 1)) });
         let request =
             proto::CheckRequest { as_of, ..check_request(name, &listed.purpose, &listed.channel) };
-        let checked = clients.check.check(request).await.unwrap().into_inner();
+        let checked = clients.ask(request).await;
         let checked =
             (checked.effect, checked.reason, checked.decided_by_index, checked.valid_until);
         let listed_as = (listed.effect, listed.reason, listed.decided_by_index, listed.valid_until);
@@ -410,7 +400,7 @@ async fn the_example_agrees_and_ranges_are_minded() {
     assert!(said.stdout.contains(" decisions over 95 entries, 0 differ\n"), "{}", said.stdout);
 
     let mut clients = server.clients().await;
-    let head = size(&mut clients).await;
+    let head = clients.checkpoint().await.size;
     for (start, end, reason) in [
         (5, Some(4), "INVALID_FIELD"),
         (0, Some(head + 1), "INDEX_OUT_OF_RANGE"),
@@ -431,14 +421,13 @@ async fn the_example_agrees_and_ranges_are_minded() {
 async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["b", "a"], &["sms", "email"]).await;
+    let mut clients = server.clients_with_catalog(&["b", "a"], &["sms", "email"]).await;
     let all = act("user:1", vec![change(Action::Object, "*", "*")]);
     let retire = proto::PutChannelRequest {
         channel: Some(proto::Channel { key: "email".into(), retired: true, ..Default::default() }),
     };
     clients.catalog.put_channel(retire).await.unwrap();
-    let index = clients.consent.record_consent(all).await.unwrap().into_inner().index;
+    let index = clients.record(all).await.index;
     let link = proto::LinkSubjectsRequest {
         subject: "user:1".into(),
         other_subject: "user:2".into(),
@@ -470,14 +459,11 @@ async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
 async fn the_entries_must_be_those_that_were_signed() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     for n in 0..9 {
-        let request = act(&format!("user:{n}"), vec![change(Action::Grant, "news", "email")]);
-        clients.consent.record_consent(request).await.unwrap();
+        clients.say(&format!("user:{n}"), Action::Grant, "news", "email").await;
     }
-    let node = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await.unwrap();
-    let name = node.into_inner().origin;
+    let name = clients.checkpoint().await.origin;
     let signer =
         |name: &str, seed| SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap();
     let (key, foreign) = (signer(&name, 7), signer("ledger.example.org", 7));
@@ -543,11 +529,7 @@ struct Liar {
 impl Liar {
     /// Answers where it listens.
     async fn start(self) -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = tonic::transport::Server::builder().add_service(AuditServiceServer::new(self));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        address
+        support::serve_fake(Routes::new(AuditServiceServer::new(self))).await
     }
 }
 
@@ -590,8 +572,7 @@ impl AuditService for Liar {
 /// a request (7) and its confirmation (8).
 async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
     let server = Server::start(dir);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("offers") };
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
     clients.catalog.put_purpose(request).await.unwrap();
@@ -605,14 +586,14 @@ async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
         let mut request = act(subject, vec![change(action, purpose, channel)]);
         request.changes[0].expires_at =
             (action == Action::Grant).then(|| timestamp(now_ms() + 3_600_000));
-        let answer = clients.consent.record_consent(request).await.unwrap().into_inner();
+        let answer = clients.record(request).await;
         if let Some(confirmation) = answer.confirmation {
             let token = confirmation.token;
             let request = proto::ConfirmConsentRequest { token, ..Default::default() };
             clients.consent.confirm_consent(request).await.unwrap();
         }
     }
-    assert_eq!(size(&mut clients).await, 9);
+    assert_eq!(clients.checkpoint().await.size, 9);
     (server, clients)
 }
 
@@ -667,8 +648,7 @@ async fn differences_are_named_for_people_up_to_a_number() {
     });
     let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
     let address = liar.start().await;
-    let mut command = binary();
-    command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+    let mut command = client_of(&address);
     command.args(["verify-decisions", "--show", "2"]);
     let said = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
     let lines: Vec<_> = said.lines().collect();

@@ -1,11 +1,9 @@
 //! The container recipe against what is here: no engine runs it in this suite, so every path that
 //! it copies and every command, flag and variable that it uses is looked up instead.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::fs;
+
+use crate::support;
 
 /// The instructions of the recipe, continued lines joined: keyword and arguments.
 fn instructions() -> Vec<(String, String)> {

@@ -1,15 +1,9 @@
 //! The main job on real input, over TCP with the built binary: onboarding flows record opt-ins,
 //! services ask "may I?", stops reach a watcher, and an auditor verifies the chain.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -19,8 +13,9 @@ use consent_ledger::{
     proto::{self, Action, watch_response},
     storage::disk::RealDisk,
 };
-use support::{
-    Clients, Server, act, change,
+
+use crate::support::{
+    self, Clients, Server, act, change,
     example::{self, FileAct},
     model,
 };
@@ -186,7 +181,7 @@ async fn record_personal_data(clients: &mut Clients) {
         ..proto::Evidence::default()
     });
     request.idempotency_key = PERSONAL[5].to_owned();
-    clients.consent.record_consent(request.clone()).await.unwrap();
+    clients.record(request.clone()).await;
     // Errors see personal data too.
     request.changes = vec![change(Action::Grant, "*", "*")];
     clients.consent.record_consent(request.clone()).await.unwrap_err();
@@ -270,14 +265,6 @@ fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, St
     }
 }
 
-fn http_get(address: &str, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).unwrap();
-    write!(socket, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_end_to_end() {
     let catalog = example::catalog();
@@ -296,8 +283,7 @@ async fn the_main_job_end_to_end() {
     let placed = place(&mut clients, &acts).await;
     let cells = every_cell(&catalog, &placed);
     let decisions = assert_every_cell(&mut clients, &catalog, &placed, &cells).await;
-    let head = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let head = head.unwrap().into_inner().size;
+    let head = clients.checkpoint().await.size;
 
     // The watcher heard every stop, once, in the order of the ledger, and nothing else.
     let heard = tokio::task::block_in_place(|| heard.until(head));
@@ -362,11 +348,8 @@ async fn the_main_job_end_to_end() {
     let server = Server::start_with(dir.path(), &flags);
     record_personal_data(&mut server.clients().await).await;
     let metrics = server.printed("metrics on ").expect("the server prints where its metrics are");
-    let metrics = http_get(&metrics, "/metrics");
-    let gauge = |name: &str| -> u64 {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in\n{metrics}")).parse().unwrap()
-    };
+    let metrics = support::http_get(&metrics, "/metrics");
+    let gauge = |name| support::metric(&metrics, name);
     assert!(gauge("consent_ledger_ledger_entries") >= head);
     assert!(gauge("consent_ledger_ledger_size_bytes") > head * 100);
     assert!(gauge("consent_ledger_vault_subjects") > 1_000);

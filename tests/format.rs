@@ -4,15 +4,9 @@
 //! The readers here are written from the document, not from the code: frames, segments and sealed
 //! bytes are taken apart by hand.
 //!
-//! `UPDATE_DOCS=1 cargo test --test format` puts the fixtures into the document. The fixtures are
-//! never brought up to date: bytes of format 1 that change are another format. A new one is added by
-//! `NEW_FIXTURES=1`, which writes what is missing.
-
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-#[path = "support/tree.rs"]
-mod tree;
+//! `UPDATE_DOCS=1 cargo test --test suite format::` puts the fixtures into the document. The
+//! fixtures are never brought up to date: bytes of format 1 that change are another format. A new
+//! one is added by `NEW_FIXTURES=1`, which writes what is missing.
 
 use std::{
     collections::BTreeMap,
@@ -46,8 +40,11 @@ use consent_ledger::{
 use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 use sha2::{Digest as _, Sha256};
-use support::Server;
-use tree::Tree;
+
+use crate::support::{
+    self, Server, hex,
+    tree::{self, Tree},
+};
 
 const ORIGIN: &str = "consent.example.org/eu";
 const KEK: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210";
@@ -63,10 +60,6 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect();
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
     (0..digits.len()).step_by(2).map(byte).collect()
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A file of the data directory that was kept.

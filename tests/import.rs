@@ -1,10 +1,6 @@
 //! `import` from a file to the ledger, both with the real binary: what a list leaves behind, and
 //! that no row is lost or doubled whoever is killed.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -14,9 +10,10 @@ use std::{
 
 use consent_ledger::proto::{self, Action, Actor, Effect, Reason};
 use serde_json::{Value, json};
-use support::{
-    Clients, Finished, LONG_PATIENCE, Process, Server, act, binary, change, check_request,
-    consent_purpose, repository,
+
+use crate::support::{
+    self, Clients, Finished, LONG_PATIENCE, Process, Server, binary, check_request,
+    consent_purpose, eventually, json_lines, repository,
 };
 
 const LETTER: &str = "marketing.newsletter";
@@ -67,8 +64,7 @@ impl Desk {
     async fn with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(&dir.path().join("data"), flags);
-        let mut clients = server.clients().await;
-        clients.put_catalog(&[LETTER], &["email", "phone"]).await;
+        let clients = server.clients_with_catalog(&[LETTER], &["email", "phone"]).await;
         let desk = Self { server, clients, dir };
         desk.write("map.toml", MAPPING);
         desk
@@ -98,7 +94,7 @@ impl Desk {
 
     fn rejects(&self, file: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.path(&format!("{file}.rejects.ndjson"))).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        json_lines(&text)
     }
 
     fn left_a_state(&self, file: &str) -> bool {
@@ -106,12 +102,12 @@ impl Desk {
     }
 
     async fn head(&mut self) -> u64 {
-        head(&mut self.clients).await
+        self.clients.checkpoint().await.size
     }
 
     async fn check(&mut self, subject: &str) -> proto::CheckResponse {
         let request = check_request(subject, LETTER, "email");
-        self.clients.check.check(request).await.unwrap().into_inner()
+        self.clients.ask(request).await
     }
 
     async fn language(&mut self, subject: &str) -> String {
@@ -126,18 +122,10 @@ impl Desk {
         let Self { server, clients: _, dir } = self;
         let address = server.address.clone();
         server.kill();
-        let mut command = binary();
-        command.arg("serve").arg("--data-dir").arg(dir.path().join("data"));
-        command.args(["--listen", &address]);
-        let server = Server::listening(Process::spawn(command));
+        let server = Server::start_at(&dir.path().join("data"), &address);
         let clients = server.clients().await;
         Self { server, clients, dir }
     }
-}
-
-async fn head(clients: &mut Clients) -> u64 {
-    let request = proto::GetCheckpointRequest::default();
-    clients.audit.get_checkpoint(request).await.unwrap().into_inner().size
 }
 
 /// Recorded, unchanged, replayed, rejected; they are all the rows there were.
@@ -261,8 +249,7 @@ async fn last_years_list_changes_nothing() {
 async fn no_import_lifts_a_stop_and_the_person_does() {
     let mut desk = Desk::new().await;
     for subject in ["user:1", "user:2"] {
-        let stop = act(subject, vec![change(Action::Withdraw, "*", "*")]);
-        desk.clients.consent.record_consent(stop).await.unwrap();
+        desk.clients.say(subject, Action::Withdraw, "*", "*").await;
     }
     let grant = |subject: &str, more: Value| {
         let mut row = json!({
@@ -317,9 +304,10 @@ fn big_list() -> String {
 }
 
 async fn wait_for_head(clients: &mut Clients, least: u64) {
-    while head(clients).await < least {
-        tokio::task::yield_now().await;
-    }
+    eventually(&format!("{least} entries"), async || {
+        (clients.checkpoint().await.size >= least).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

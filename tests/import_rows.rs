@@ -1,18 +1,17 @@
 //! ImportConsents with the real binary: what of a list is news, what is rejected, and what is left
 //! when the server dies in the middle.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, Outcome, Reason, import_consents_request::Message,
 };
 use futures_util::{StreamExt as _, stream};
-use support::{Clients, Server, act, change, check_request, consent_purpose, timestamp, typed};
 use tonic::{Code, Status};
+
+use crate::support::{
+    self, Clients, Server, act, change, check_request, consent_purpose, timestamp, typed,
+};
 
 const LETTER: &str = "marketing.newsletter";
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
@@ -27,8 +26,8 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients = server.clients().await;
-        clients.put_catalog(&[LETTER, "marketing.offers"], &["email", "sms"]).await;
+        let clients =
+            server.clients_with_catalog(&[LETTER, "marketing.offers"], &["email", "sms"]).await;
         Self { server, clients, _dir: dir }
     }
 
@@ -37,17 +36,16 @@ impl It {
     }
 
     async fn head(&mut self) -> u64 {
-        let request = proto::GetCheckpointRequest::default();
-        self.clients.audit.get_checkpoint(request).await.unwrap().into_inner().size
+        self.clients.checkpoint().await.size
     }
 
     async fn check(&mut self, subject: &str) -> proto::CheckResponse {
         let request = check_request(subject, LETTER, "email");
-        self.clients.check.check(request).await.unwrap().into_inner()
+        self.clients.ask(request).await
     }
 
     async fn record(&mut self, request: proto::RecordConsentRequest) {
-        self.clients.consent.record_consent(request).await.unwrap();
+        self.clients.record(request).await;
     }
 
     async fn reason(&mut self, subject: &str) -> Reason {
@@ -196,7 +194,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     it.clients.catalog.put_purpose(request).await.unwrap();
     it.record(act("user:1", vec![change(Action::Grant, "yearly", "email")])).await;
     let request = check_request("user:1", "yearly", "email");
-    let before = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    let before = it.clients.ask(request.clone()).await;
     let head = it.head().await;
 
     let undated = row("user:1", vec![change(Action::Grant, "yearly", "email")]);
@@ -205,7 +203,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
         assert_eq!(answer.counts(), [0, 1, 0, 0]);
     }
     assert_eq!(it.head().await, head);
-    let mut after = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    let mut after = it.clients.ask(request.clone()).await;
     assert_eq!(after.decided_by_index, before.decided_by_index);
     assert_eq!(after.valid_until, before.valid_until);
 
@@ -214,7 +212,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     part.changes.push(change(Action::Grant, LETTER, "email"));
     let answer = it.import("crm", &[part]).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 1)]));
-    after = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    after = it.clients.ask(request.clone()).await;
     assert_eq!(after.valid_until, before.valid_until);
     assert_eq!(it.clients.history("user:1").await[1].changes.len(), 1);
 
@@ -223,7 +221,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     sooner.changes[0].expires_at = Some(timestamp(support::now_ms() + DAY_MS));
     let answer = it.import("crm", &[sooner.clone()]).await;
     assert_eq!(answer.counts(), [1, 0, 0, 0]);
-    after = it.clients.check.check(request).await.unwrap().into_inner();
+    after = it.clients.ask(request).await;
     assert_eq!(after.valid_until, sooner.changes[0].expires_at.map(cut));
 }
 
@@ -421,7 +419,7 @@ async fn a_double_opt_in_stays_pending_and_is_not_asked_for_again() {
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::PendingConfirmation, 1)]));
     assert_eq!(it.import("other", &[pending]).await.counts(), [0, 1, 0, 0]);
     let request = check_request("user:1", "doi", "email");
-    let decision = it.clients.check.check(request).await.unwrap().into_inner();
+    let decision = it.clients.ask(request).await;
     assert_eq!(decision.reason(), Reason::PendingConfirmation);
     assert_eq!(it.clients.history("user:1").await[0].confirmation_expires_at, None);
 }
@@ -501,8 +499,7 @@ async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_c
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--request-timeout", "1s", "--import-rows-per-second-max", "15"];
     let server = Server::start_with(dir.path(), &flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[LETTER], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
     let list: Vec<_> = (0..40).map(|n| grant(&format!("user:{n}"))).collect();
     let began = std::time::Instant::now();
     let answer = Answer(send(&mut clients, start("crm", false), &list).await.unwrap());
@@ -533,8 +530,7 @@ async fn a_server_that_is_told_to_stop_ends_an_import_and_keeps_what_it_took() {
 async fn acts_find_a_place_however_many_imports_run() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--appends-max", "4"]);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[LETTER], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
     let imports: Vec<_> = (0..3)
         .map(|own| {
             let mut clients = clients.clone();
@@ -559,21 +555,17 @@ async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
     let dir = tempfile::tempdir().unwrap();
     // Slow enough to be hit in the middle on any machine.
     let server = Server::start_with(dir.path(), &["--import-rows-per-second-max", "2000"]);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[LETTER], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
     let list: Vec<_> = (0..ROWS).map(|n| grant(&format!("user:{n}"))).collect();
     let list = numbered(list);
     let call = {
         let (mut clients, list) = (clients.clone(), list.clone());
         tokio::spawn(async move { send(&mut clients, start("crm", false), &list).await })
     };
-    let mut audit = clients.audit.clone();
-    loop {
-        let request = proto::GetCheckpointRequest::default();
-        if audit.get_checkpoint(request).await.unwrap().into_inner().size > 1_000 {
-            break;
-        }
-    }
+    support::eventually("a thousand entries", async || {
+        (clients.checkpoint().await.size > 1_000).then_some(())
+    })
+    .await;
     server.kill();
     assert!(call.await.unwrap().is_err(), "killed in the middle");
 

@@ -6,12 +6,6 @@
 //! `CONSENT_LEDGER_TEST_PYTHON` a Python with what `tests/python/requirements.txt` lists, when the
 //! tests are built. Nothing is downloaded: Go's own tree holds the packages.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-#[path = "support/tree.rs"]
-mod tree;
-
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -34,8 +28,11 @@ use consent_ledger::{
     token::{Lifetime, Signer, Statement, SubjectHash},
     web::WebClient,
 };
-use support::{Clients, Process, Server, act, change, check_request};
-use tree::{SIZES, Tree};
+
+use crate::support::{
+    self, Clients, Process, Server, act, change, check_request,
+    tree::{SIZES, Tree},
+};
 
 const ORIGIN: &str = "consent.example.org/eu";
 
@@ -388,8 +385,7 @@ impl Live {
         let flags = ["--origin", ORIGIN, "--tiles-listen", "127.0.0.1:0"];
         let server = Server::start_with(dir.path(), &flags);
         let tiles = format!("http://{}", server.printed("tiles on ").unwrap());
-        let mut clients = server.clients().await;
-        clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+        let clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
         let (vectors, sizes) = (tempfile::tempdir().unwrap(), Vec::new());
         let web = WebClient::new(support::PATIENCE, None).unwrap();
         Self { server, clients, tiles, web, dir, vectors, sizes }
@@ -398,8 +394,7 @@ impl Live {
     /// Records acts until there are so many entries, then fetches everything about the checkpoint
     /// over them.
     async fn grow_to(&mut self, size: u64) {
-        let request = proto::GetCheckpointRequest::default();
-        let head = self.clients.audit.get_checkpoint(request).await.unwrap().into_inner().size;
+        let head = self.clients.checkpoint().await.size;
         for chunk in (head..size).collect::<Vec<_>>().chunks(500) {
             let acts = chunk.iter().map(|n| {
                 let mut consent = self.clients.consent.clone();
@@ -467,7 +462,7 @@ impl Live {
     async fn fetch_token(&mut self) {
         let question = check_request("user:1", "marketing.newsletter", "email");
         let question = proto::CheckRequest { want_token: true, ..question };
-        let answer = self.clients.check.check(question).await.unwrap().into_inner();
+        let answer = self.clients.ask(question).await;
         let path = self.vectors.path().join("decision.jwt");
         fs::write(path, answer.token).unwrap();
     }

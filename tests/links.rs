@@ -1,16 +1,13 @@
 //! Linked data subjects over gRPC against the built binary: what a link does to decisions, and that
 //! neither it nor its end rewrites anything.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use consent_ledger::proto::{
     self, Action, Actor, Effect, EventKind, HistoryKind, LinkConfidence, Outcome, Reason,
     as_of::Moment, watch_response::Message,
 };
-use support::{Clients, Server, TypedError, act, change, check_request, typed};
 use tonic::Code;
+
+use crate::support::{self, Clients, Server, TypedError, act, change, check_request, typed};
 
 const NEWS: &str = "marketing.newsletter";
 const OFFERS: &str = "marketing.offers";
@@ -31,8 +28,7 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients = server.clients().await;
-        clients.put_catalog(&PURPOSES, &CHANNELS).await;
+        let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
         // What is retired is never told about.
         let channel = proto::Channel { key: "fax".into(), title: String::new(), retired: true };
         let request = proto::PutChannelRequest { channel: Some(channel) };
@@ -44,12 +40,12 @@ impl It {
         &mut self,
         request: proto::RecordConsentRequest,
     ) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+        self.clients.record(request).await
     }
 
     /// Records one change of the newsletter by e-mail, and answers its index.
     async fn says(&mut self, subject: &str, action: Action) -> u64 {
-        self.record(act(subject, vec![change(action, NEWS, "email")])).await.index
+        self.clients.say(subject, action, NEWS, "email").await.index
     }
 
     async fn try_link(
@@ -84,7 +80,7 @@ impl It {
     /// The answer for the newsletter by e-mail.
     async fn check(&mut self, subject: &str) -> proto::CheckResponse {
         let request = check_request(subject, NEWS, "email");
-        self.clients.check.check(request).await.unwrap().into_inner()
+        self.clients.ask(request).await
     }
 
     async fn reason(&mut self, subject: &str) -> Reason {
@@ -94,7 +90,7 @@ impl It {
     async fn reason_at(&mut self, subject: &str, revision: u64) -> Reason {
         let as_of = Some(proto::AsOf { moment: Some(Moment::Revision(revision)) });
         let request = proto::CheckRequest { as_of, ..check_request(subject, NEWS, "email") };
-        self.clients.check.check(request).await.unwrap().into_inner().reason()
+        self.clients.ask(request).await.reason()
     }
 
     async fn preferences(&mut self, subject: &str) -> proto::GetPreferencesResponse {
@@ -115,8 +111,7 @@ impl It {
     }
 
     async fn size(&mut self) -> u64 {
-        let request = proto::GetCheckpointRequest::default();
-        self.clients.audit.get_checkpoint(request).await.unwrap().into_inner().size
+        self.clients.checkpoint().await.size
     }
 
     /// Every answer about these subjects that does not change by itself.

@@ -4,45 +4,45 @@ use std::{
     fs,
     io::Read,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
 
-/// The binary in a directory of its own, with nothing of ours in its environment.
+use crate::support::{self, Finished, PATIENCE, Process, json_lines};
+
+/// The binary in a directory of its own.
 fn ledger(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_consent-ledger"));
-    let own =
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSENT_"));
-    own.for_each(|(name, _)| {
-        command.env_remove(name);
-    });
-    command.current_dir(dir).args(args).stdin(Stdio::null());
+    let mut command = support::binary();
+    command.current_dir(dir).args(args);
     command
 }
 
-fn run(command: &mut Command) -> Output {
-    command.output().expect("the binary runs")
+fn run(command: Command) -> Finished {
+    Process::spawn(command).wait(PATIENCE)
 }
 
-fn acts(output: &Output) -> usize {
-    String::from_utf8_lossy(&output.stdout).lines().count()
+/// How many acts `generate` makes, with variables of the environment.
+fn acts(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> usize {
+    let mut command = ledger(dir, args);
+    command.envs(environment.iter().copied());
+    json_lines(&run(command).expect_code(0).stdout).len()
 }
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+/// The object that an error is with `--json`.
+fn error(finished: &Finished) -> Value {
+    let json: Value = serde_json::from_str(&finished.stderr).unwrap();
+    json["error"].clone()
 }
 
 #[test]
 fn flag_beats_environment_beats_file() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("consent-ledger.toml"), "[generate]\nacts = 1\n").unwrap();
-    assert_eq!(acts(&run(&mut ledger(dir.path(), &["generate"]))), 1);
-    let environment = ("CONSENT_LEDGER_ACTS", "2");
-    let mut command = ledger(dir.path(), &["generate"]);
-    assert_eq!(acts(&run(command.env(environment.0, environment.1))), 2);
-    let mut command = ledger(dir.path(), &["generate", "--acts", "3"]);
-    assert_eq!(acts(&run(command.env(environment.0, environment.1))), 3);
+    assert_eq!(acts(dir.path(), &["generate"], &[]), 1);
+    let environment = [("CONSENT_LEDGER_ACTS", "2")];
+    assert_eq!(acts(dir.path(), &["generate"], &environment), 2);
+    assert_eq!(acts(dir.path(), &["generate", "--acts", "3"], &environment), 3);
 }
 
 #[test]
@@ -55,26 +55,23 @@ fn the_file_is_named_before_or_after_the_command_or_by_environment() {
         &["generate", "--config", "other.toml"],
         &["generate", "--config=other.toml"],
     ] {
-        assert_eq!(acts(&run(&mut ledger(dir.path(), args))), 4, "{args:?}");
+        assert_eq!(acts(dir.path(), args, &[]), 4, "{args:?}");
     }
-    let mut command = ledger(dir.path(), &["generate"]);
-    assert_eq!(acts(&run(command.env("CONSENT_LEDGER_CONFIG", "other.toml"))), 4);
-    let output = run(&mut ledger(dir.path(), &["generate", "--config", "absent.toml"]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("absent.toml"), "{}", stderr(&output));
+    assert_eq!(acts(dir.path(), &["generate"], &[("CONSENT_LEDGER_CONFIG", "other.toml")]), 4);
+    let refused = run(ledger(dir.path(), &["generate", "--config", "absent.toml"])).expect_code(2);
+    assert!(refused.stderr.contains("absent.toml"), "{}", refused.stderr);
 }
 
 #[test]
 fn switches_and_lists_come_from_the_environment() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = ledger(dir.path(), &["verify", "--data-dir", "absent"]);
-    let output = run(command.env("CONSENT_LEDGER_JSON", "true"));
-    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(error["error"]["kind"], "usage");
+    command.env("CONSENT_LEDGER_JSON", "true");
+    assert_eq!(error(&run(command))["kind"], "usage");
     let mut command = ledger(dir.path(), &["record", "--subject", "a:b", "--addr", "127.0.0.1:1"]);
     command.env("CONSENT_LEDGER_GRANT", "a:email,b:email");
     // The changes are there; what is missing is the server.
-    assert!(stderr(&run(&mut command)).contains("no server answers at http://127.0.0.1:1"));
+    assert!(run(command).stderr.contains("no server answers at http://127.0.0.1:1"));
 }
 
 #[test]
@@ -95,37 +92,32 @@ fn exit_codes_tell_usage_from_failure() {
         (&["replay", "absent.ndjson"], 1),
         (&away, 1),
     ] {
-        let output = run(&mut ledger(dir.path(), args));
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
-        assert_eq!(output.stderr.is_empty(), code == 0, "{args:?}: {}", stderr(&output));
+        let finished = run(ledger(dir.path(), args)).expect_code(code);
+        assert_eq!(finished.stderr.is_empty(), code == 0, "{args:?}: {}", finished.stderr);
     }
 }
 
 #[test]
 fn errors_are_text_or_one_object() {
     let dir = tempfile::tempdir().unwrap();
-    let output = run(&mut ledger(dir.path(), &["verify", "--data-dir", "absent"]));
-    let text = stderr(&output);
+    let text = run(ledger(dir.path(), &["verify", "--data-dir", "absent"])).stderr;
     assert!(text.starts_with("error: absent: ") && text.contains("\nhint: "), "{text}");
     assert!(!text.contains('\u{1b}'), "no colours off a terminal");
-    let output = run(&mut ledger(dir.path(), &["check", "--json"]));
-    assert_eq!(output.status.code(), Some(2));
-    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert!(error["error"]["message"].as_str().unwrap().contains("--subject"));
-    let output =
-        run(&mut ledger(dir.path(), &["verify", "--data-dir", "absent", "--color=always"]));
-    assert!(stderr(&output).contains('\u{1b}'));
+    let refused = run(ledger(dir.path(), &["check", "--json"])).expect_code(2);
+    assert!(error(&refused)["message"].as_str().unwrap().contains("--subject"));
+    let coloured = ["verify", "--data-dir", "absent", "--color=always"];
+    assert!(run(ledger(dir.path(), &coloured)).stderr.contains('\u{1b}'));
 }
 
 #[test]
 fn a_broken_options_file_does_not_hide_the_help() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("consent-ledger.toml"), "nonsense = 1\n").unwrap();
-    let output = run(&mut ledger(dir.path(), &["generate", "--acts", "1"]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("`nonsense`: is not an option"), "{}", stderr(&output));
-    assert!(stderr(&output).contains("hint: known here: "), "{}", stderr(&output));
-    assert!(run(&mut ledger(dir.path(), &["generate", "--help"])).status.success());
+    let refused = run(ledger(dir.path(), &["generate", "--acts", "1"])).expect_code(2);
+    let text = refused.stderr;
+    assert!(text.contains("`nonsense`: is not an option"), "{text}");
+    assert!(text.contains("hint: known here: "), "{text}");
+    run(ledger(dir.path(), &["generate", "--help"])).expect_code(0);
 }
 
 #[test]
@@ -137,7 +129,7 @@ fn a_reader_that_goes_away_is_no_error() {
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(stderr(&output), "");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]
@@ -156,15 +148,15 @@ fn a_delivery_is_verified_from_standard_input_with_a_secret_of_the_environment()
         let at = ["--at", "2021-02-25T15:05:00Z"];
         let mut command = ledger(dir.path(), &[&words[..], &headers, &at].concat());
         command.env("HOOK_SECRET", secret);
-        command.stdin(fs::File::open(dir.path().join("body")).unwrap());
-        let output = run(&mut command);
-        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        let told = [&output.stdout[..], &output.stderr].concat();
-        let told: Value = serde_json::from_slice(&told).unwrap();
+        let input = fs::File::open(dir.path().join("body")).unwrap();
+        let finished = Process::spawn_reading(command, input).wait(PATIENCE).expect_code(code);
         match kind {
-            None => assert_eq!((&told["good"], &told["id"]), (&true.into(), &id.into())),
-            Some(kind) => assert_eq!(told["error"]["kind"], kind),
+            None => {
+                let verified = finished.json();
+                assert_eq!((&verified["good"], &verified["id"]), (&true.into(), &id.into()));
+            }
+            Some(kind) => assert_eq!(error(&finished)["kind"], kind),
         }
-        assert!(!told.to_string().contains(secret));
+        assert!(!finished.said().contains(secret));
     }
 }

@@ -1,17 +1,14 @@
 //! What a preview says of a change is what the change then does: over gRPC, and by the command line,
 //! against the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{collections::BTreeMap, fs};
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, LegalBasis, LinkConfidence, PreviewPurposeChangeResponse, Purpose,
     Reason, batch_check_result::Result as Outcome,
 };
-use support::{Clients, Server, act, change, check_request, typed};
+
+use crate::support::{self, Clients, Server, act, change, check_request, typed};
 
 const NEWS: &str = "marketing.newsletter";
 const CHANNELS: [&str; 2] = ["email", "sms"];
@@ -47,8 +44,7 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(&dir.path().join("data"));
-        let mut clients = server.clients().await;
-        clients.put_catalog(&[NEWS, "other"], &CHANNELS).await;
+        let mut clients = server.clients_with_catalog(&[NEWS, "other"], &CHANNELS).await;
         let channel = proto::Channel { key: "fax".into(), title: String::new(), retired: true };
         let request = proto::PutChannelRequest { channel: Some(channel) };
         clients.catalog.put_channel(request).await.unwrap();
@@ -58,8 +54,7 @@ impl It {
     }
 
     async fn says(&mut self, subject: &str, action: Action, purpose: &str, channel: &str) {
-        let request = act(subject, vec![change(action, purpose, channel)]);
-        self.clients.consent.record_consent(request).await.unwrap();
+        self.clients.say(subject, action, purpose, channel).await;
     }
 
     async fn populate(&mut self) {
@@ -82,7 +77,7 @@ impl It {
         }
         let mut imported = act("user:imported", vec![change(Grant, NEWS, "sms")]);
         imported.actor = Actor::Import.into();
-        self.clients.consent.record_consent(imported).await.unwrap();
+        self.clients.record(imported).await;
         for (subject, other, confidence) in [
             ("user:granted", "user:linked-to-granted", LinkConfidence::Verified),
             ("user:maybe-withdrew", "user:withdrew", LinkConfidence::Asserted),

@@ -1,9 +1,5 @@
 //! Checkpoints and proofs of a real server, over gRPC and as tiles over HTTP.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::time::Duration;
 
 use consent_ledger::{
@@ -18,7 +14,8 @@ use consent_ledger::{
     web::{Answer, WebClient},
 };
 use prost::Message;
-use support::{Clients, Server, act, change, typed};
+
+use crate::support::{Clients, Server, act, change, typed};
 
 struct Ledger {
     server: Server,
@@ -31,8 +28,7 @@ async fn ledger(flags: &[&str]) -> Ledger {
     let dir = tempfile::tempdir().unwrap();
     let flags = [&["--tiles-listen=127.0.0.1:0", "--checkpoint-interval=20ms"], flags].concat();
     let server = Server::start_with(dir.path(), &flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let key = VerifierKey::parse(&server.printed("verifier key ").unwrap()).unwrap();
     Ledger { server, clients, key, _dir: dir }
 }
@@ -51,7 +47,7 @@ fn hash(bytes: &[u8]) -> Hash {
 
 impl Ledger {
     async fn record(&mut self, n: usize, wait: bool) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(grant(n, wait)).await.unwrap().into_inner()
+        self.clients.record(grant(n, wait)).await
     }
 
     async fn inclusion(

@@ -1,9 +1,5 @@
 //! "Who has stopped, who has not?" asked of a real server.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use consent_ledger::{
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
@@ -13,15 +9,14 @@ use consent_ledger::{
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
 use prost::Message as _;
-use support::{Clients, PATIENCE, Server, act, change, typed, wait_until};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::support::{self, Clients, PATIENCE, Server, typed, wait_until};
+
 async fn subscribe(clients: &mut Clients, subscription: Subscription) -> u64 {
-    let subscription = Some(Subscription { owner: "team".to_owned(), ..subscription });
-    let request = proto::CreateSubscriptionRequest { subscription, start_index: None };
-    let answer = clients.watch.create_subscription(request).await.unwrap().into_inner();
-    answer.subscription.unwrap().created_index
+    let subscription = Subscription { owner: "team".to_owned(), ..subscription };
+    clients.subscribe(subscription).await.subscription.unwrap().created_index
 }
 
 fn named(name: &str) -> Subscription {
@@ -29,8 +24,7 @@ fn named(name: &str) -> Subscription {
 }
 
 async fn record(clients: &mut Clients, action: Action) -> u64 {
-    let act = act("user:1", vec![change(action, "news", "email")]);
-    clients.consent.record_consent(act).await.unwrap().into_inner().index
+    clients.say("user:1", action, "news", "email").await.index
 }
 
 async fn propagation(clients: &mut Clients, index: u64) -> proto::GetPropagationResponse {
@@ -47,8 +41,7 @@ async fn states(clients: &mut Clients, index: u64) -> Vec<(String, PropagationSt
 async fn who_has_not_heard_is_told_with_for_how_long() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let deadline = Some(prost_types::Duration { seconds: 1, nanos: 0 });
     let late = subscribe(&mut clients, Subscription { deadline, ..named("late") }).await;
     subscribe(&mut clients, named("ended")).await;
@@ -185,8 +178,7 @@ async fn what_was_acknowledged_can_be_proven() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--receipt-interval=50ms", "--checkpoint-interval=20ms"];
     let server = Server::start_with(dir.path(), &flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let created = subscribe(&mut clients, named("crm")).await;
     let stop = record(&mut clients, Action::Withdraw).await;
     let index = stop.to_string();

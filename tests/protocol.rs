@@ -1,10 +1,6 @@
 //! The protocol as any client meets it: answers, typed errors, streams, and the standard services
 //! beside ours. Everything goes over TCP to the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
@@ -15,11 +11,12 @@ use std::{
 use consent_ledger::proto::{self, Action, Effect, EventKind, Outcome, Reason, watch_response};
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
-use support::{Clients, Server, act, change, check_request, typed};
 use tonic::{Code, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+use crate::support::{self, Clients, Server, act, change, check_request, typed};
 
 const SERVICES: &[&str] = &[
     "consent.v1.AuditService",
@@ -45,8 +42,9 @@ impl Fixture {
     async fn with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), flags);
-        let mut clients = server.clients().await;
-        clients.put_catalog(&["marketing.newsletter", "marketing.offers"], &["email", "sms"]).await;
+        let clients = server
+            .clients_with_catalog(&["marketing.newsletter", "marketing.offers"], &["email", "sms"])
+            .await;
         Self { server, clients, dir }
     }
 
@@ -54,7 +52,7 @@ impl Fixture {
         &mut self,
         request: proto::RecordConsentRequest,
     ) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+        self.clients.record(request).await
     }
 
     /// One act of one change by the subject.
@@ -65,12 +63,12 @@ impl Fixture {
         purpose: &str,
         channel: &str,
     ) -> proto::RecordConsentResponse {
-        self.record(act(subject, vec![change(action, purpose, channel)])).await
+        self.clients.say(subject, action, purpose, channel).await
     }
 
     async fn check(&mut self, subject: &str, purpose: &str, channel: &str) -> proto::CheckResponse {
         let request = check_request(subject, purpose, channel);
-        self.clients.check.check(request).await.unwrap().into_inner()
+        self.clients.ask(request).await
     }
 
     /// The error that a request to record is refused with.
@@ -209,8 +207,7 @@ async fn the_entries_are_a_chain_up_to_the_checkpoint() {
     for n in 0..20 {
         it.record(newsletter(&format!("user:{n}"))).await;
     }
-    let checkpoint = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let checkpoint = checkpoint.unwrap().into_inner();
+    let checkpoint = it.clients.checkpoint().await;
     let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
     let mut stream = it.clients.audit.list_entries(request).await.unwrap().into_inner();
     let (mut index, mut hash) = (0, [0; 32]);
@@ -329,7 +326,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
     let recorded = it.record(newsletter("user:1")).await;
     let mut request = check_request("user:1", "marketing.newsletter", "email");
     request.at_least_revision = Some(recorded.revision);
-    let answer = it.clients.check.check(request.clone()).await.unwrap().into_inner();
+    let answer = it.clients.ask(request.clone()).await;
     assert_eq!(answer.reason(), Reason::Granted);
 
     let beyond = Some(recorded.revision + 1);
@@ -526,20 +523,13 @@ async fn what_is_wrong_with_a_request_is_named() {
             "changes[0].scope.channel",
         ),
     ];
-    let size = |it: &Fixture| {
-        let mut audit = it.clients.audit.clone();
-        async move {
-            let answer = audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-            answer.unwrap().into_inner().size
-        }
-    };
-    let before = size(&it).await;
+    let before = it.clients.checkpoint().await.size;
     for (request, code, reason, field) in cases {
         let error = it.refused(request.clone()).await;
         assert_eq!((error.code, error.reason.as_str()), (code, reason), "{request:?}");
         assert_eq!(error.fields, [field], "{request:?}");
     }
-    assert_eq!(size(&it).await, before, "nothing of it was recorded");
+    assert_eq!(it.clients.checkpoint().await.size, before, "nothing of it was recorded");
     it.say("user:1", Action::Withdraw, "marketing.old", "fax").await;
 
     // What was wrong may be personal data: it is told to the caller, and to nobody else.
@@ -858,8 +848,7 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
 async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
     const ACTS: usize = 5_000;
     let mut it = Fixture::with(&["--recent-events-max", "100"]).await;
-    let start = it.clients.audit.get_checkpoint(proto::GetCheckpointRequest::default()).await;
-    let start = start.unwrap().into_inner().size;
+    let start = it.clients.checkpoint().await.size;
     // Its own connection, with as little room on the way as HTTP/2 allows.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", it.server.address))
         .unwrap()

@@ -4,13 +4,9 @@
 //! Needs a Python with grpcio, grpcio-tools and PyJWT; `CONSENT_LEDGER_TEST_PYTHON` names it when
 //! the tests are built.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{env, fs, process::Command};
 
-use support::{Process, Server};
+use crate::support::{self, Process, Server};
 
 /// What the client reports, in order, one line each.
 const CHECKS: &[&str] = &[

@@ -1,9 +1,5 @@
 //! README and guides against what is here: what they name exists, and what there is README names.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -12,6 +8,8 @@ use std::{
 
 use clap::{Command, CommandFactory};
 use consent_ledger::{cli::Cli, telemetry::Metrics};
+
+use crate::support;
 
 fn readme() -> String {
     fs::read_to_string(support::repository("README.md")).unwrap()

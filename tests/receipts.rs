@@ -1,10 +1,6 @@
 //! Receipts from a real server, verified by the command line and, once more, by hand: with Ed25519,
 //! SHA-256, JSON and base64, and nothing of ours but the entry's message.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::path::Path;
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
@@ -16,11 +12,12 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use prost::Message as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{
-    Clients, Server, TypedError, act, change, consent_purpose, now_ms, timestamp, typed,
-};
 use tempfile::TempDir;
 use tonic::{Code, Status};
+
+use crate::support::{
+    self, Clients, Server, TypedError, act, change, consent_purpose, now_ms, timestamp, typed,
+};
 
 const NEWS: &str = "marketing.newsletter";
 const SUBJECT: &str = "user:42";
@@ -53,8 +50,7 @@ impl World {
     async fn with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), flags);
-        let mut clients = server.clients().await;
-        clients.put_catalog(&[], &["email", "sms"]).await;
+        let mut clients = server.clients_with_catalog(&[], &["email", "sms"]).await;
         for (key, double_opt_in) in [(NEWS, false), ("doi", true)] {
             let purpose = proto::Purpose {
                 title: format!("About {key}"),
@@ -74,7 +70,7 @@ impl World {
         &mut self,
         request: proto::RecordConsentRequest,
     ) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+        self.clients.record(request).await
     }
 
     async fn ask(&mut self, request: GetReceiptRequest) -> Result<GetReceiptResponse, Status> {
@@ -185,7 +181,7 @@ fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): 
     let own = format!("\u{2014} {origin} ");
     let signature = signatures.lines().find_map(|line| line.strip_prefix(&own)).unwrap();
     let signature = BASE64_STANDARD.decode(signature).unwrap();
-    let id: String = signature[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = support::hex(&signature[..4]);
     assert_eq!(id, key_id);
     let signature = Signature::from_bytes(signature[4..].try_into().unwrap());
     key.verify_strict(text.as_bytes(), &signature).unwrap();
@@ -226,7 +222,7 @@ fn receipt_id(payload: &Value, index: u64) -> String {
     let mut uuid: [u8; 16] = hash[..16].try_into().unwrap();
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
-    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = support::hex(uuid);
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 

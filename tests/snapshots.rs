@@ -1,15 +1,12 @@
 //! A new service asks for the state first and then follows: what it believes is what a check answers.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::collections::BTreeMap;
 
 use consent_ledger::proto::{self, Action, EventKind, Outcome, watch_response::Message};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{Clients, Server, act, change, typed};
 use tonic::Streaming;
+
+use crate::support::{self, Clients, Server, act, change, typed};
 
 const PURPOSES: [&str; 3] = ["marketing.newsletter", "marketing.offers", "analytics.usage"];
 const CHANNELS: [&str; 3] = ["email", "sms", "push"];
@@ -71,7 +68,7 @@ async fn write_some(clients: &mut Clients, rng: &mut StdRng, count: usize) {
             6 => change(Action::Object, purpose, "*"),
             _ => change(Action::Withdraw, "*", "*"),
         };
-        clients.consent.record_consent(act(&subject, vec![own])).await.unwrap();
+        clients.record(act(&subject, vec![own])).await;
     }
 }
 
@@ -99,8 +96,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
     let mut rng = StdRng::seed_from_u64(support::seed("snapshots"));
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&PURPOSES, &CHANNELS).await;
+    let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
     write_some(&mut clients, &mut rng, 600).await;
 
     let mut believed = Believed::default();
@@ -127,8 +123,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
                 write_some(&mut clients, &mut rng, 200).await;
             }
             Message::Progress(progress) => {
-                let head = clients.audit.get_checkpoint(proto::GetCheckpointRequest::default());
-                if progress.next_index == head.await.unwrap().into_inner().size {
+                if progress.next_index == clients.checkpoint().await.size {
                     break;
                 }
             }

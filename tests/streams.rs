@@ -4,10 +4,6 @@
 //!
 //! `CONSENT_LEDGER_TEST_EVENTS` says how many acts are written: 50,000, or a million for a long run.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -28,13 +24,14 @@ use consent_ledger::{
 };
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use support::{
-    Clients, Server, act, change,
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::support::{
+    self, Clients, Server, act, change,
     oracle::{self, Heard, Session, Written},
     typed,
 };
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 
 const PURPOSES: usize = 20;
 const CHANNELS: [&str; 7] = ["email", "sms", "push", "phone", "post", "web", "app"];
@@ -375,10 +372,7 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
             shards: if number == 0 { 3 } else { 1 },
             ..proto::Subscription::default()
         };
-        let request =
-            proto::CreateSubscriptionRequest { subscription: Some(own), start_index: None };
-        let created = clients.watch.create_subscription(request).await.unwrap().into_inner();
-        let own = created.subscription.unwrap();
+        let own = clients.subscribe(own).await.subscription.unwrap();
         subscribed.push(Subscribed {
             name: own.name,
             filter: own.filter.unwrap(),

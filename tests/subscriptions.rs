@@ -1,22 +1,15 @@
 //! Durable subscriptions on a real server: created, listed, ended, and overdue.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::Path,
-};
+use std::path::Path;
 
 use consent_ledger::proto::{
     self, Action, EventKind, ListSubscriptionsRequest, Subscription, WatchFilter, WatchRequest,
     entry::Body, watch_response::Message,
 };
 use prost_types::Duration;
-use support::{Clients, PATIENCE, Server, act, change, typed, wait_until};
 use tonic::{Code, Status};
+
+use crate::support::{self, Clients, PATIENCE, Server, typed, wait_until};
 
 fn named(name: &str) -> Subscription {
     Subscription { name: name.to_owned(), owner: "team".to_owned(), ..Default::default() }
@@ -46,15 +39,13 @@ async fn list(clients: &mut Clients, owner: &str) -> Vec<proto::SubscriptionStat
 }
 
 async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
-    let stop = act(subject, vec![change(Action::Withdraw, "news", "email")]);
-    clients.consent.record_consent(stop).await.unwrap().into_inner().index
+    clients.say(subject, Action::Withdraw, "news", "email").await.index
 }
 
 /// A server with a catalogue.
 async fn start(dir: &Path, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir, flags);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["news"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["news"], &["email"]).await;
     (server, clients)
 }
 
@@ -212,13 +203,7 @@ async fn a_list_comes_in_pages_by_name() {
 }
 
 fn metric(address: &str, name: &str) -> u64 {
-    let mut socket = TcpStream::connect(address).unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in\n{answer}")).parse().unwrap()
+    support::metric(&support::http_get(address, "/metrics"), name)
 }
 
 async fn count_overdue(clients: &mut Clients) -> usize {

@@ -6,12 +6,7 @@
 //! entry bundles `data`. So contents, numbers and widths are compared, and the paths are those of
 //! C2SP's own examples, beside `src/tlog/tile.rs`.
 //!
-//! A long run over more cases: `PROPTEST_CASES=20000 cargo test --test tlog`.
-
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-#[path = "support/tree.rs"]
-mod tree;
+//! A long run over more cases: `PROPTEST_CASES=20000 cargo test --test suite tlog::`.
 
 use std::convert::Infallible;
 
@@ -29,7 +24,8 @@ use consent_ledger::tlog::{
 use ct_merkle::{ConsistencyProof, InclusionProof, RootHash, mem_backed_tree::MemoryBackedTree};
 use proptest::prelude::*;
 use sha2::Sha256;
-use tree::{SIZES, Tree, at};
+
+use crate::support::tree::{SIZES, Tree, at};
 
 /// As `ct-merkle` has it.
 struct CtMerkle(MemoryBackedTree<Sha256, Vec<u8>>);

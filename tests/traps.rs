@@ -1,18 +1,17 @@
 //! The cases that trip systems which keep consent in rows, each by its name, over gRPC against the
 //! built binary. Linked subjects and imports have their own files.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::time::Duration;
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, EventKind, LegalBasis, Outcome, Reason, Status, as_of::Moment,
     watch_response::Message,
 };
-use support::{Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed};
 use tonic::Code;
+
+use crate::support::{
+    self, Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed,
+};
 
 const NEWS: &str = "marketing.newsletter";
 const OFFERS: &str = "marketing.offers";
@@ -29,8 +28,7 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients = server.clients().await;
-        clients.put_catalog(&[NEWS, OFFERS], &["email", "sms"]).await;
+        let clients = server.clients_with_catalog(&[NEWS, OFFERS], &["email", "sms"]).await;
         let mut it = Self { server: Some(server), clients, dir };
         it.put(purpose("service.receipts", LegalBasis::Contract)).await;
         it.put(purpose("service.improvement", LegalBasis::LegitimateInterest)).await;
@@ -46,7 +44,7 @@ impl It {
         &mut self,
         request: proto::RecordConsentRequest,
     ) -> proto::RecordConsentResponse {
-        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+        self.clients.record(request).await
     }
 
     async fn refused(&mut self, request: proto::RecordConsentRequest) -> support::TypedError {
@@ -62,7 +60,7 @@ impl It {
     }
 
     async fn ask(&mut self, request: proto::CheckRequest) -> proto::CheckResponse {
-        self.clients.check.check(request).await.unwrap().into_inner()
+        self.clients.ask(request).await
     }
 
     async fn check(&mut self, subject: &str, purpose: &str, channel: &str) -> proto::CheckResponse {
@@ -420,8 +418,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
 async fn a_token_that_is_past_its_end_confirms_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--confirmation-validity", "1s"]);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[NEWS], &["email"]).await;
+    let clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
     let mut it = It { server: Some(server), clients, dir };
     it.put(double_opt_in("club")).await;
     let request = it.record(says("user:1", Action::Grant, "club", "email")).await;

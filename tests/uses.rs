@@ -1,12 +1,9 @@
 //! The record of use, and what a change of the catalogue would do: over gRPC against the built binary.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use consent_ledger::proto::{self, Action, LegalBasis, Reason};
-use support::{Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed};
 use tonic::Code;
+
+use crate::support::{self, Clients, Server, check_request, millis, now_ms, timestamp, typed};
 
 const NEWS: &str = "marketing.newsletter";
 
@@ -20,14 +17,12 @@ impl It {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
-        let mut clients = server.clients().await;
-        clients.put_catalog(&[NEWS], &["email", "sms"]).await;
+        let clients = server.clients_with_catalog(&[NEWS], &["email", "sms"]).await;
         Self { server, clients, dir }
     }
 
     async fn say(&mut self, subject: &str, action: Action) -> proto::RecordConsentResponse {
-        let request = act(subject, vec![change(action, NEWS, "email")]);
-        self.clients.consent.record_consent(request).await.unwrap().into_inner()
+        self.clients.say(subject, action, NEWS, "email").await
     }
 
     async fn record_use(&mut self, used: proto::RecordUseRequest) -> proto::RecordUseResponse {
@@ -53,7 +48,7 @@ impl It {
 
     async fn reason(&mut self, subject: &str, channel: &str) -> Reason {
         let request = check_request(subject, NEWS, channel);
-        self.clients.check.check(request).await.unwrap().into_inner().reason()
+        self.clients.ask(request).await.reason()
     }
 }
 
@@ -243,7 +238,7 @@ async fn a_frequency_limit_counts_the_uses_that_were_reported() {
     it.say("user:1", Action::Grant).await;
     for (uses, waits) in [(0, false), (1, false), (2, true)] {
         let request = check_request("user:1", NEWS, "email");
-        let answer = it.clients.check.check(request).await.unwrap().into_inner();
+        let answer = it.clients.ask(request).await;
         assert_eq!(answer.reason(), Reason::Granted, "a preference denies nothing");
         assert_eq!(answer.not_before.is_some(), waits, "after {uses} uses");
         it.record_use(mailing("user:1")).await;

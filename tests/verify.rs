@@ -1,10 +1,6 @@
 //! An auditor with nothing but files, a key and old checkpoints: `verify` finds every attack on a
 //! ledger that such an auditor can find, and says what it is.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -37,8 +33,9 @@ use consent_ledger::{
         tile::{Kind, Tile},
     },
 };
-use support::{Finished, ledger_segments, run};
-use tonic::{Request, Response};
+use tonic::{Request, Response, service::Routes};
+
+use crate::support::{self, Finished, ledger_segments, run};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
@@ -778,12 +775,8 @@ struct Desk {
 impl Desk {
     fn of(entries: &[Vec<u8>], key: SignerKey) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let books = AuditServiceServer::new(Books { entries: entries.to_vec(), key });
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let server = tonic::transport::Server::builder().add_service(books);
-        runtime.spawn(server.serve_with_incoming(incoming));
+        let address = runtime.block_on(support::serve_fake(Routes::new(books)));
         Self { address, _runtime: runtime }
     }
 

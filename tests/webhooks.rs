@@ -1,14 +1,9 @@
 //! Webhooks end to end: a real server, and an endpoint that takes, refuses and breaks.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
@@ -17,8 +12,8 @@ use consent_ledger::{
     webhook::signature::Secret,
 };
 use serde_json::Value;
-use support::{Clients, Server, act, change, typed};
-use tokio::time::{Instant, sleep};
+
+use crate::support::{self, Clients, Server, eventually, typed};
 
 const ALLOW: [&str; 6] =
     ["--webhook-allow", "127.0.0.0/8", "--webhook-retry-min", "20ms", "--receipt-interval", "50ms"];
@@ -84,8 +79,8 @@ impl Endpoint {
         self.received.lock().unwrap().clone()
     }
 
-    async fn until(&self, what: &str, is_enough: impl Fn(&[Received]) -> bool) -> Vec<Received> {
-        until(what, async || Some(self.received()).filter(|own| is_enough(own))).await
+    async fn until(&self, goal: &str, is_enough: impl Fn(&[Received]) -> bool) -> Vec<Received> {
+        eventually(goal, async || Some(self.received()).filter(|all| is_enough(all))).await
     }
 }
 
@@ -108,34 +103,18 @@ async fn receive(State(own): State<Endpoint>, headers: HeaderMap, body: Bytes) -
     answer(&received, seen)
 }
 
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + support::PATIENCE;
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "never: {what}");
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn subscribe(clients: &mut Clients, url: &str) -> proto::CreateSubscriptionResponse {
-    let subscription = proto::Subscription {
+/// A subscription whose events are sent to a URL.
+fn webhook(url: &str) -> proto::Subscription {
+    proto::Subscription {
         name: "crm".to_owned(),
         owner: "growth".to_owned(),
         webhook: Some(proto::Webhook { url: url.to_owned() }),
         ..proto::Subscription::default()
-    };
-    let request = proto::CreateSubscriptionRequest {
-        subscription: Some(subscription),
-        ..proto::CreateSubscriptionRequest::default()
-    };
-    clients.watch.create_subscription(request).await.unwrap().into_inner()
+    }
 }
 
 async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
-    let own = change(Action::Withdraw, "marketing.newsletter", "email");
-    clients.consent.record_consent(act(subject, vec![own])).await.unwrap().into_inner().index
+    clients.say(subject, Action::Withdraw, "marketing.newsletter", "email").await.index
 }
 
 async fn state(clients: &mut Clients, index: u64) -> Option<PropagationState> {
@@ -154,8 +133,7 @@ async fn dead_letters(clients: &mut Clients) -> Vec<proto::DeadLetter> {
 
 async fn start(dir: &std::path::Path, flags: &[&str]) -> (Server, Clients) {
     let server = Server::start_with(dir, &[&ALLOW, flags].concat());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["marketing.newsletter"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["marketing.newsletter"], &["email"]).await;
     (server, clients)
 }
 
@@ -164,7 +142,7 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
     let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
-    let created = subscribe(&mut clients, &endpoint.url()).await;
+    let created = clients.subscribe(webhook(&endpoint.url())).await;
     assert!(created.created);
     let index = withdraw(&mut clients, "user:42").await;
     let received = endpoint.until("the delivery", |all| !all.is_empty()).await;
@@ -186,12 +164,12 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
     assert_eq!(json["data"]["changes"][0]["action"], "ACTION_WITHDRAW");
     assert!(!first.id.contains("user"), "no id names a data subject");
 
-    until("the receipt", async || {
+    eventually("the receipt", async || {
         (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
     })
     .await;
     // Asked again, the secret is the same; nobody can consume it.
-    let again = subscribe(&mut clients, &endpoint.url()).await;
+    let again = clients.subscribe(webhook(&endpoint.url())).await;
     assert!(!again.created && again.webhook_secret == created.webhook_secret);
     let consume = server.cli(&["subscription", "consume", "crm", "--once"]).expect_code(1);
     assert!(consume.stderr.contains("SUBSCRIPTION_IS_WEBHOOK"), "{}", consume.stderr);
@@ -214,7 +192,7 @@ async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subjec
     .await;
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &[]).await;
-    subscribe(&mut clients, &endpoint.url()).await;
+    clients.subscribe(webhook(&endpoint.url())).await;
     let first = withdraw(&mut clients, "user:1").await;
     let second = withdraw(&mut clients, "user:1").await;
     let other = withdraw(&mut clients, "user:2").await;
@@ -243,11 +221,11 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) =
         start(dir.path(), &["--webhook-retry-for", "300ms", "--webhook-retry-max", "100ms"]).await;
-    subscribe(&mut clients, &endpoint.url()).await;
+    clients.subscribe(webhook(&endpoint.url())).await;
     let tired = withdraw(&mut clients, "user:1").await;
     let gone = withdraw(&mut clients, "user:2").await;
     let taken = withdraw(&mut clients, "user:3").await;
-    let letters = until("dead letters", async || {
+    let letters = eventually("dead letters", async || {
         let letters = dead_letters(&mut clients).await;
         (letters.len() == 2).then_some(letters)
     })
@@ -256,7 +234,7 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     assert_eq!(told, [(tired, 500), (gone, 410)]);
     assert!(letters[0].attempts > 1 && letters[1].attempts == 1, "{letters:?}");
     assert_eq!(state(&mut clients, tired).await, Some(PropagationState::DeadLetter));
-    until("the receipt", async || {
+    eventually("the receipt", async || {
         (state(&mut clients, taken).await == Some(PropagationState::Acknowledged)).then_some(())
     })
     .await;
@@ -271,8 +249,10 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     assert_eq!(dead_letters(&mut clients).await.len(), 2);
     endpoint.answers(|_, _| StatusCode::OK);
     server.cli(&replay).expect_code(0);
-    until("no dead letters", async || dead_letters(&mut clients).await.is_empty().then_some(()))
-        .await;
+    eventually("no dead letters", async || {
+        dead_letters(&mut clients).await.is_empty().then_some(())
+    })
+    .await;
     for index in [tired, gone] {
         assert_eq!(state(&mut clients, index).await, Some(PropagationState::Acknowledged));
     }
@@ -291,7 +271,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let endpoint = Endpoint::start(|_, _| StatusCode::OK).await;
     let dir = tempfile::tempdir().unwrap();
     let (mut server, mut clients) = start(dir.path(), &[]).await;
-    subscribe(&mut clients, &endpoint.url()).await;
+    clients.subscribe(webhook(&endpoint.url())).await;
     let mut indexes = BTreeSet::new();
     for round in 0..4 {
         for at in 0..40 {
@@ -317,7 +297,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     assert!(ids.values().all(|ids| ids.len() == 1), "an event keeps its id");
     assert!(first.values().all(|own| own.is_sorted()), "in order for each data subject");
     for index in indexes {
-        until("receipts", async || {
+        eventually("receipts", async || {
             (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
         })
         .await;
@@ -333,17 +313,10 @@ async fn a_snapshot_is_delivered_before_what_changes() {
         withdraw(&mut clients, subject).await;
     }
     let subscription = proto::Subscription {
-        name: "crm".to_owned(),
-        owner: "growth".to_owned(),
         snapshot: proto::Snapshot::Denied.into(),
-        webhook: Some(proto::Webhook { url: endpoint.url() }),
-        ..proto::Subscription::default()
+        ..webhook(&endpoint.url())
     };
-    let request = proto::CreateSubscriptionRequest {
-        subscription: Some(subscription),
-        ..proto::CreateSubscriptionRequest::default()
-    };
-    clients.watch.create_subscription(request).await.unwrap();
+    clients.subscribe(subscription).await;
     withdraw(&mut clients, "user:4").await;
     let received = endpoint.until("all five", |all| all.len() >= 5).await;
     let types: Vec<String> =
@@ -351,10 +324,8 @@ async fn a_snapshot_is_delivered_before_what_changes() {
     let snapshot = vec!["consent.v1.snapshot".to_owned(); 3];
     assert_eq!(types[..3], snapshot);
     assert_eq!(types[3..], ["consent.v1.snapshot_end", "consent.v1.consent"]);
-    until("the snapshot's receipt", async || {
-        let request = proto::ListSubscriptionsRequest::default();
-        let list = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
-        (!list.subscriptions[0].shards[0].snapshot_pending).then_some(())
+    eventually("the snapshot's receipt", async || {
+        (!clients.subscriptions().await[0].shards[0].snapshot_pending).then_some(())
     })
     .await;
 }
@@ -448,22 +419,10 @@ async fn nothing_is_sent_to_where_only_the_server_reaches() {
         "ftp://example.org/hook",
         "example.org",
     ] {
-        let subscription = proto::Subscription {
-            name: "crm".to_owned(),
-            owner: "growth".to_owned(),
-            webhook: Some(proto::Webhook { url: url.to_owned() }),
-            ..proto::Subscription::default()
-        };
-        let request = proto::CreateSubscriptionRequest {
-            subscription: Some(subscription),
-            ..proto::CreateSubscriptionRequest::default()
-        };
-        let refused = clients.watch.create_subscription(request).await.expect_err(url);
+        let refused = clients.try_subscribe(webhook(url)).await.expect_err(url);
         let refused = typed(&refused);
         assert_eq!(refused.reason, "WEBHOOK_REFUSED", "{url}");
         assert_eq!(refused.fields, ["subscription.webhook.url"], "{url}");
     }
-    let request = proto::ListSubscriptionsRequest::default();
-    let list = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
-    assert!(list.subscriptions.is_empty(), "nothing was recorded");
+    assert!(clients.subscriptions().await.is_empty(), "nothing was recorded");
 }

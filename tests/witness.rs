@@ -1,15 +1,10 @@
 //! Witnesses as real processes: what each status means, what a crash, a race or an old copy can not
 //! undo, and a ledger whose checkpoints are seen by three.
 
-#![allow(clippy::unwrap_used)] // a test may fail where it stands
-
-mod support;
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use consent_ledger::{
@@ -17,7 +12,6 @@ use consent_ledger::{
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::{Algorithm, SignerKey, VerifierKey},
-        merkle::{self, Hash, Range, leaf_hash},
         note::{NOTE_BYTES_MAX, Note, SIGNATURES_MAX},
         policy::{Policy, Witness as Known},
         witness::AddCheckpoint,
@@ -25,10 +19,13 @@ use consent_ledger::{
     web::{Answer, WebClient},
 };
 use sha2::{Digest, Sha256};
-use support::{Finished, PATIENCE, Process, Server, act, binary, change, copy_tree};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
+};
+
+use crate::support::{
+    self, Finished, PATIENCE, Process, Server, binary, copy_tree, eventually, hex, tree::Tree,
 };
 
 const ORIGIN: &str = "ledger.example/eu";
@@ -38,29 +35,21 @@ fn log_key() -> SignerKey {
 }
 
 /// A log in memory.
-struct Tree(Vec<Hash>);
+struct Log(Tree);
 
-impl Tree {
+impl Log {
     fn of(leaves: impl IntoIterator<Item = u64>) -> Self {
-        Self(leaves.into_iter().map(|leaf| leaf_hash(&leaf.to_be_bytes())).collect())
-    }
-
-    fn subtree(&self, height: u32, number: u64) -> Result<Hash, ()> {
-        let begin = usize::try_from(number << height).unwrap();
-        let mut range = Range::empty(0);
-        self.0[begin..begin + (1 << height)].iter().for_each(|leaf| range.push(*leaf));
-        range.root().ok_or(())
+        Self(Tree::new(leaves.into_iter().map(|leaf| leaf.to_be_bytes().to_vec())))
     }
 
     fn request(&self, old_size: u64, size: u64) -> AddCheckpoint {
-        let root = merkle::root(size, |h, n| self.subtree(h, n)).unwrap();
-        let checkpoint =
-            Checkpoint { origin: ORIGIN.to_owned(), size, root, extensions: String::new() };
-        let proof = if old_size <= size {
-            merkle::prove_consistency(old_size, size, |h, n| self.subtree(h, n)).unwrap()
-        } else {
-            Vec::new()
+        let checkpoint = Checkpoint {
+            origin: ORIGIN.to_owned(),
+            size,
+            root: self.0.root(size),
+            extensions: String::new(),
         };
+        let proof = if old_size <= size { self.0.consistency(old_size, size) } else { Vec::new() };
         let checkpoint = SignedCheckpoint::sign(checkpoint, &log_key()).unwrap();
         AddCheckpoint { old_size, proof, checkpoint }
     }
@@ -106,14 +95,8 @@ impl Home {
     #[track_caller]
     fn start_with(&self, flags: &[&str]) -> Witness {
         let process = self.process(flags);
-        let printed = |prefix: &str| {
-            process.stdout.wait_for(PATIENCE, |text| {
-                let whole = &text[..=text.rfind('\n')?];
-                whole.lines().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned)
-            })
-        };
-        let address = printed("listening on ").unwrap();
-        let key = VerifierKey::parse(&printed("verifier key ").unwrap()).unwrap();
+        let address = process.printed("listening on ").unwrap();
+        let key = VerifierKey::parse(&process.printed("verifier key ").unwrap()).unwrap();
         Witness { process, address, key, web: WebClient::new(PATIENCE, None).unwrap() }
     }
 
@@ -140,8 +123,7 @@ impl Witness {
 
     /// The latest checkpoint, verified, or none.
     async fn latest(&self) -> Option<SignedCheckpoint> {
-        let hash: [u8; 32] = Sha256::digest(ORIGIN).into();
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(Sha256::digest(ORIGIN));
         let url = format!("http://{}/{hash}/checkpoint", self.address);
         let answer = self.web.get(&url, 1 << 16).await.unwrap();
         if answer.status == 404 {
@@ -167,8 +149,7 @@ impl Witness {
     }
 
     fn terminate(self) -> Finished {
-        self.process.signal(rustix::process::Signal::TERM);
-        self.process.wait(PATIENCE).expect_code(0)
+        self.process.terminate()
     }
 }
 
@@ -207,20 +188,11 @@ impl Drop for Relay {
     }
 }
 
-/// Asks again until it is so; fails the test when the time is over.
-async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_witness_answers_as_the_specification_says() {
     let root = tempfile::tempdir().unwrap();
     let witness = Home::new(root.path(), "witness.example/w1").start();
-    let (tree, other) = (Tree::of(0..40), Tree::of((0..10).chain(100..140)));
+    let (tree, other) = (Log::of(0..40), Log::of((0..10).chain(100..140)));
     assert!(witness.latest().await.is_none());
     let first = tree.request(0, 12);
     let answer = witness.add(&first).await;
@@ -265,7 +237,7 @@ async fn a_witness_answers_as_the_specification_says() {
 async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
-    let tree = Tree::of(0..64);
+    let tree = Log::of(0..64);
     let witness = home.start();
     let mut repeated = tree.request(0, 10);
     let line = repeated.checkpoint.note.signatures()[0].clone();
@@ -288,7 +260,7 @@ async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
 async fn what_was_cosigned_survives_kill_9() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
-    let tree = Tree::of(0..64);
+    let tree = Log::of(0..64);
     let mut old = 0;
     let mut key = None;
     for size in [0, 3, 17, 17, 64] {
@@ -307,7 +279,7 @@ async fn what_was_cosigned_survives_kill_9() {
 async fn requests_that_race_never_lead_back() {
     let root = tempfile::tempdir().unwrap();
     let witness = Home::new(root.path(), "witness.example/w1").start();
-    let tree = Tree::of(0..200);
+    let tree = Log::of(0..200);
     let mut old = 0;
     while old < 150 {
         let requests: Vec<AddCheckpoint> =
@@ -329,7 +301,7 @@ async fn requests_that_race_never_lead_back() {
 async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
-    let tree = Tree::of(0..64);
+    let tree = Log::of(0..64);
     let witness = home.start();
     assert_eq!(witness.add(&tree.request(0, 10)).await.status, 200);
     witness.terminate();
@@ -471,8 +443,7 @@ impl Served {
     async fn record(&self, subject: &str) -> u64 {
         let mut clients = self.server.clients().await;
         clients.put_catalog(&["a.b"], &["email"]).await;
-        let request = act(subject, vec![change(Action::Grant, "a.b", "email")]);
-        clients.consent.record_consent(request).await.unwrap().into_inner().revision
+        clients.say(subject, Action::Grant, "a.b", "email").await.revision
     }
 
     /// The latest released checkpoint.
@@ -489,9 +460,7 @@ impl Served {
 
     async fn metric(&self, name: &str) -> u64 {
         let answer = self.web.get(&format!("http://{}/metrics", self.metrics), 1 << 20).await;
-        let text = String::from_utf8(answer.unwrap().body).unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+        support::metric(&String::from_utf8(answer.unwrap().body).unwrap(), name)
     }
 }
 
@@ -514,27 +483,30 @@ async fn two_of_three_witnesses_are_enough() {
     // All there: whatever is released within the time is cosigned.
     let size = served.record("user:1").await;
     eventually("witnessed by two or three", async || {
-        let own = served.released().await;
-        own.is_some_and(|own| own.checkpoint.size >= size && policy.verify(&own.note).is_ok())
+        let released = served.released().await?;
+        let is_cosigned = policy.verify(&released.note).is_ok();
+        (released.checkpoint.size >= size && is_cosigned).then_some(())
     })
     .await;
     // One gone.
     one.process.kill();
     let size = served.record("user:2").await;
     eventually("witnessed by two", async || {
-        let own = served.released().await;
-        own.is_some_and(|own| own.checkpoint.size >= size && policy.verify(&own.note).is_ok())
+        let released = served.released().await?;
+        let is_cosigned = policy.verify(&released.note).is_ok();
+        (released.checkpoint.size >= size && is_cosigned).then_some(())
     })
     .await;
     eventually("the metric follows", async || {
-        served.metric("consent_ledger_checkpoint_witnessed_entries").await >= size
+        (served.metric("consent_ledger_checkpoint_witnessed_entries").await >= size).then_some(())
     })
     .await;
     // Two gone: released without, and that is said.
     two.process.kill();
     let before = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
     let size = served.record("user:3").await;
-    eventually("released without", async || served.released_size().await >= size).await;
+    eventually("released without", async || (served.released_size().await >= size).then_some(()))
+        .await;
     assert!(policy.verify(&served.released().await.unwrap().note).is_err());
     let after = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
     assert!(after > before, "{before} {after}");
@@ -555,18 +527,18 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
     let flags = [relayed.as_str(), "--witness-fail=closed", "--witness-timeout=50ms"];
     let served = ledger.start(&[&one], &flags);
     let size = served.record("user:1").await;
-    eventually("witnessed", async || served.released_size().await >= size).await;
+    eventually("witnessed", async || (served.released_size().await >= size).then_some(())).await;
     two.process.kill();
     // Whatever was on its way to both has come by now, or comes no more.
     let size = served.record("user:2").await;
-    eventually("the other has seen it", async || one.size().await >= size).await;
+    eventually("the other has seen it", async || (one.size().await >= size).then_some(())).await;
     let held = served.released().await.unwrap();
     assert!(held.checkpoint.size < size, "it is held back");
     policy.verify(&held.note).unwrap();
     // A witness that comes back to where it was lets it go.
     let two = homes[1].start();
     relay.target.send_replace(two.address.clone());
-    eventually("released", async || served.released_size().await >= size).await;
+    eventually("released", async || (served.released_size().await >= size).then_some(())).await;
     policy.verify(&served.released().await.unwrap().note).unwrap();
     assert_eq!(served.metric("consent_ledger_checkpoints_unwitnessed_total").await, 0);
     assert!(two.size().await >= size);
@@ -580,14 +552,14 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     let ledger = Ledger::new(root.path());
     let served = ledger.start(&[&witness], &[]);
     let size = served.record("user:1").await;
-    eventually("seen", async || witness.size().await >= size).await;
+    eventually("seen", async || (witness.size().await >= size).then_some(())).await;
     served.server.terminate();
     let copy = root.path().join("copy");
     copy_tree(&ledger.dir, &copy);
 
     let served = ledger.start(&[&witness], &[]);
     let size = served.record("user:2").await;
-    eventually("seen", async || witness.size().await >= size).await;
+    eventually("seen", async || (witness.size().await >= size).then_some(())).await;
     assert_eq!(served.metric("consent_ledger_witness_conflicts_total").await, 0);
     served.server.terminate();
     fs::remove_dir_all(&ledger.dir).unwrap();
@@ -597,7 +569,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     let released = served.metric("consent_ledger_checkpoint_released_entries").await;
     served.record("user:3").await;
     eventually("noticed", async || {
-        served.metric("consent_ledger_witness_conflicts_total").await > 0
+        (served.metric("consent_ledger_witness_conflicts_total").await > 0).then_some(())
     })
     .await;
     // It goes its own way from there, and can not prove that it continues what was seen.
@@ -606,7 +578,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     }
     let forked = "consent_ledger_witness_requests_total\
                   {witness=\"witness.example/w1\",outcome=\"inconsistent\"}";
-    eventually("a fork", async || served.metric(forked).await > 0).await;
+    eventually("a fork", async || (served.metric(forked).await > 0).then_some(())).await;
     assert_eq!(witness.size().await, size, "the witness stays with what it has seen");
     // Nor does it show to others what contradicts that, although it fails open.
     let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
@@ -632,7 +604,7 @@ async fn a_witness_can_be_asked_over_tls() {
     let ca = format!("--witness-ca={cert}");
     // Both must be as they should; with `closed`, the first checkpoint shows it.
     let served = Ledger::new(root.path()).start(&[], &[&flag, &ca, "--witness-fail=closed"]);
-    eventually("witnessed", async || served.released_size().await > 0).await;
+    eventually("witnessed", async || (served.released_size().await > 0).then_some(())).await;
     let released = served.released().await.unwrap();
     released.note.verify(&witness.key).unwrap();
     served.server.terminate();

@@ -188,14 +188,14 @@ pub fn audit_dir(
                 segment: damage.segment,
                 offset: damage.offset,
                 index: damage.index,
-                what: damage.what,
+                what: damage.problem,
             },
         ),
         // A segment of another ledger among this one's is damage, too.
-        Err(VerifyError::Log(LogError::Foreign { path, what })) => {
+        Err(VerifyError::Log(LogError::Foreign { path, problem })) => {
             let segment = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let index = good.tip.next_index;
-            before(&good, Damage { segment, offset: 0, index, what })
+            before(&good, Damage { segment, offset: 0, index, what: problem })
         }
         Err(VerifyError::NoLedger(_)) => return Ok(None),
         Err(error) => return Err(cli_error(&error)),

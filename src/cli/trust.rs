@@ -122,7 +122,7 @@ impl TrustArgs {
         let witnesses = witnesses?;
         let threshold = self.witness_quorum.unwrap_or(witnesses.len());
         Policy::any_of(threshold, witnesses)
-            .map_err(|error| CliError::usage(format!("--witness-quorum: {}", error.what)))
+            .map_err(|error| CliError::usage(format!("--witness-quorum: {}", error.problem)))
     }
 }
 

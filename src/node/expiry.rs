@@ -261,9 +261,9 @@ mod tests {
             Subject,
         },
         node::{Act, Node, NodeConfig, PurposeDraft},
-        storage::keys::Key as Row,
         telemetry::Metrics,
         vault::Kek,
+        view::keys::Key as Row,
     };
 
     const APPENDS_MAX: usize = 4;

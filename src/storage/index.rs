@@ -301,8 +301,8 @@ impl Shared {
 
     fn write_behind(&self) {
         // Where the system does not let it, the thread is as nice as the others.
-        let own = Some(rustix::thread::gettid());
-        let _ = rustix::process::setpriority_process(own, NICE);
+        let thread = Some(rustix::thread::gettid());
+        let _ = rustix::process::setpriority_process(thread, NICE);
         if let Err(error) = self.write_until_closed() {
             error!(%error, "rows can not be brought to the index on disk");
             self.control.lock().failed = Some(error.to_string());

@@ -568,7 +568,7 @@ mod tests {
             r#"consent_ledger_witness_requests_total{witness="w.example",outcome="rolled_back"} 1"#,
             r#"consent_ledger_witness_requests_total{witness="w.example",outcome="cosigned"} 0"#,
         ] {
-            assert!(text.lines().any(|own| own == line), "no line `{line}` in\n{text}");
+            assert!(text.lines().any(|printed| printed == line), "no line `{line}` in\n{text}");
         }
         assert!(!text.contains("CANCELLED"), "series without a count are not exported");
     }

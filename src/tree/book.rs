@@ -84,12 +84,12 @@ pub enum BookError {
         source: io::Error,
     },
     /// Not a book.
-    #[error("{path} can not be read: {what}. Restore it: it says what this ledger has signed")]
+    #[error("{path} can not be read: {problem}. Restore it: it says what this ledger has signed")]
     Malformed {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        what: String,
+        problem: String,
     },
 }
 
@@ -137,7 +137,7 @@ impl Book {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(at)?,
         };
-        let malformed = |what: String| BookError::Malformed { path: path.clone(), what };
+        let malformed = |problem: String| BookError::Malformed { path: path.clone(), problem };
         let bytes = usize::try_from(file.len().map_err(at)?).ok();
         let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
         let mut text = vec![0; bytes.ok_or_else(|| malformed("it is too large".to_owned()))?];
@@ -145,13 +145,13 @@ impl Book {
         let page: Page =
             serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
         if page.format != FORMAT {
-            let what = format!("its format is {}, this program reads {FORMAT}", page.format);
-            return Err(malformed(what));
+            let problem = format!("its format is {}, this program reads {FORMAT}", page.format);
+            return Err(malformed(problem));
         }
         let open = |line: Option<Line>| line.map(|line| line.open(policy)).transpose();
         let both = open(page.signed).and_then(|signed| Ok((signed, open(page.released)?)));
         let (signed, released) = both.map_err(|error| malformed(error.to_string()))?;
-        let size = |of: &Option<Arc<Signed>>| of.as_ref().map_or(0, |own| own.size());
+        let size = |of: &Option<Arc<Signed>>| of.as_ref().map_or(0, |signed| signed.size());
         if size(&released) > size(&signed) {
             return Err(malformed("it has released more than it has signed".to_owned()));
         }

@@ -78,17 +78,17 @@ impl TreeFiles {
     /// # Errors
     /// A file is missing or too short, or the disk's fault: the tree has to be built again.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
-        let own = Self::new(disk, dir);
+        let files = Self::new(disk, dir);
         {
-            let mut levels = own.shared.levels.write();
+            let mut levels = files.shared.levels.write();
             for level in 0..LEVELS {
                 let count = count_at(Kind::Level(level), size);
                 if count == 0 {
                     break;
                 }
-                let path = own.shared.path(level);
+                let path = files.shared.path(level);
                 let short = || TreeError::Short { path: path.clone(), size };
-                let file = own.shared.disk.open_write(&path).map_err(|source| {
+                let file = files.shared.disk.open_write(&path).map_err(|source| {
                     let path = path.clone();
                     match source.kind() {
                         io::ErrorKind::NotFound => short(),
@@ -104,8 +104,8 @@ impl TreeFiles {
                 levels.push(Arc::from(file));
             }
         }
-        own.shared.size.store(size, Ordering::Release);
-        Ok(own)
+        files.shared.size.store(size, Ordering::Release);
+        Ok(files)
     }
 
     /// Begins an empty tree in place of whatever is there.
@@ -113,16 +113,16 @@ impl TreeFiles {
     /// # Errors
     /// The disk's fault.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, TreeError> {
-        let own = Self::new(disk, dir);
+        let files = Self::new(disk, dir);
         let at = |source| TreeError::Io { path: dir.to_owned(), source };
-        own.shared.disk.create_dir_all(dir).map_err(at)?;
-        for name in own.shared.disk.list(dir).map_err(at)? {
+        files.shared.disk.create_dir_all(dir).map_err(at)?;
+        for name in files.shared.disk.list(dir).map_err(at)? {
             if name.ends_with(".hashes") {
-                own.shared.disk.remove(&dir.join(name)).map_err(at)?;
+                files.shared.disk.remove(&dir.join(name)).map_err(at)?;
             }
         }
-        own.shared.disk.sync_dir(dir).map_err(at)?;
-        Ok(own)
+        files.shared.disk.sync_dir(dir).map_err(at)?;
+        Ok(files)
     }
 
     fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {

@@ -7,6 +7,7 @@
 
 mod frame;
 mod kek;
+mod keys;
 
 use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
@@ -15,6 +16,7 @@ pub use frame::FrameError;
 use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
 pub use kek::{Kek, KekError};
+use keys::Key;
 use parking_lot::Mutex;
 use quick_cache::{UnitWeighter, sync::Cache};
 use rand::RngExt;
@@ -29,7 +31,6 @@ use crate::{
         FrameLog, LogError, LogReader, LogSpec, TornTail,
         disk::Disk,
         index::{Index, IndexError, Row},
-        keys::Key,
         scan,
     },
 };
@@ -290,7 +291,7 @@ impl Vault {
         match (problem, walked) {
             (Some(problem), _) => Err(problem),
             // The walk was stopped here, in the middle or where the newest segment begins.
-            (None, Err(LogError::Damaged(damage))) if damage.what.is_empty() => Ok(next == end),
+            (None, Err(LogError::Damaged(damage))) if damage.problem.is_empty() => Ok(next == end),
             (None, walked) => walked.map(|_| next == end).map_err(VaultError::from),
         }
     }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::keys::Key;
 use super::{CatalogAt, Subscriptions};
 use crate::{
     domain::{
         Action, Actor, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Millis, Outcome,
         SubjectRef, SubjectState,
     },
-    storage::{index::Row, keys::Key},
+    storage::index::Row,
 };
 
 /// One entry's effect on the view.

@@ -11,6 +11,7 @@
 
 mod effect;
 pub mod fold;
+pub mod keys;
 mod linked;
 mod replay;
 mod row;
@@ -30,6 +31,7 @@ use arc_swap::ArcSwap;
 pub(crate) use effect::subjects_of;
 pub use effect::{Due, Effect, UseCell};
 use hashbrown::{DefaultHashBuilder, HashMap};
+use keys::Key;
 pub use linked::{LINKED_SUBJECTS_MAX, Linked, reach, unite};
 use quick_cache::{
     Weighter,
@@ -43,10 +45,7 @@ pub use touched::{Answers, CellDecision};
 
 use crate::{
     domain::{Body, Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId, UnknownKey},
-    storage::{
-        index::{Index, IndexError, Row},
-        keys::Key,
-    },
+    storage::index::{Index, IndexError, Row},
 };
 
 /// Version of the view's rows. A view of another version is rebuilt.
@@ -981,7 +980,7 @@ mod tests {
             unusable(&index, &[7; 16], hash_of).unwrap()
         };
         assert_eq!(judged(9), Some(Unusable::Empty));
-        index.put(vec![(Key::Frame([1; 16]).encode(), Some(vec![0; 8]))]).unwrap();
+        index.put(vec![(vec![0x11; 17], Some(vec![0; 8]))]).unwrap();
         assert_eq!(judged(9), Some(Unusable::Foreign));
         index.put(vec![(Key::Owner.encode(), Some(owner_value(&[8; 16])))]).unwrap();
         assert_eq!(judged(9), Some(Unusable::Foreign));

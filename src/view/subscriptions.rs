@@ -13,12 +13,13 @@ use std::{
 use hashbrown::HashMap;
 use prost::Message;
 
+use super::keys::Key;
 use crate::{
     domain::{
         Body, Entry, Key as Name, Millis, Overdue, Settled, ShardState, Subscription,
         SubscriptionEntry, SubscriptionId,
     },
-    storage::{index::Row, keys::Key},
+    storage::index::Row,
 };
 
 use super::ViewError;

@@ -166,9 +166,9 @@ const fn v6([a, b, c]: [u16; 3], bits: u8) -> Ipv6Net {
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(own) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&own)),
-        IpAddr::V6(own) => {
-            PUBLIC_V6.contains(&own) && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&own))
+        IpAddr::V4(address) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&address)),
+        IpAddr::V6(address) => {
+            PUBLIC_V6.contains(&address) && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&address))
         }
     }
 }

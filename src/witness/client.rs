@@ -189,18 +189,18 @@ struct Courier<L> {
 enum Failure {
     #[error(
         "this ledger was rolled back, or forked: witness {name} has seen {seen} entries, we have \
-         {own}"
+         {size}"
     )]
-    RolledBack { name: String, seen: u64, own: u64 },
+    RolledBack { name: String, seen: u64, size: u64 },
     #[error(
         "this ledger was forked: what witness {name} has seen, {seen} entries, is not the beginning \
-         of our {own}: {answer}"
+         of our {size}: {answer}"
     )]
-    Inconsistent { name: String, seen: u64, own: u64, answer: String },
+    Inconsistent { name: String, seen: u64, size: u64, answer: String },
     #[error("witness {name} refuses the checkpoint with status {status}: {answer}")]
     Refused { name: String, status: u16, answer: String },
-    #[error("witness {name} answers what is no answer: {what}")]
-    BadAnswer { name: String, what: String },
+    #[error("witness {name} answers problem is no answer: {problem}")]
+    BadAnswer { name: String, problem: String },
     #[error("witness {name} does not answer: {source}")]
     Unreachable { name: String, source: WebError },
     #[error("no proof for witness {name}, which has seen {seen} entries: {why}")]
@@ -273,8 +273,8 @@ impl<L: Ledger> Courier<L> {
         }
         self.cosigned_size = seen;
         if seen > signed.size() {
-            let (name, own) = (self.name.clone(), signed.size());
-            return Err(Failure::RolledBack { name, seen, own });
+            let (name, size) = (self.name.clone(), signed.size());
+            return Err(Failure::RolledBack { name, seen, size });
         }
         self.counted.ended(WitnessOutcome::Outdated);
         let answer = self.ask(signed).await?;
@@ -287,7 +287,7 @@ impl<L: Ledger> Courier<L> {
         let answer = self.asking.web.post(&self.url, request, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|source| match source {
             WebError::TooLarge { .. } => {
-                Failure::BadAnswer { name: name(), what: source.to_string() }
+                Failure::BadAnswer { name: name(), problem: source.to_string() }
             }
             source => Failure::Unreachable { name: name(), source },
         })?;
@@ -297,14 +297,14 @@ impl<L: Ledger> Courier<L> {
             409 => match seen(&answer.content_type, &text) {
                 Some(seen) => Ok(Asked::Outdated(seen)),
                 None => {
-                    let what = "status 409 without a size".to_owned();
-                    Err(Failure::BadAnswer { name: name(), what })
+                    let problem = "status 409 without a size".to_owned();
+                    Err(Failure::BadAnswer { name: name(), problem })
                 }
             },
             422 => Err(Failure::Inconsistent {
                 name: name(),
                 seen: self.cosigned_size,
-                own: signed.size(),
+                size: signed.size(),
                 answer: first_line(&text),
             }),
             status => Err(Failure::Refused { name: name(), status, answer: first_line(&text) }),
@@ -336,7 +336,7 @@ impl<L: Ledger> Courier<L> {
         signed: &Signed,
         answer: Asked,
     ) -> Result<Vec<NoteSignature>, Failure> {
-        let bad = |what: String| Failure::BadAnswer { name: self.name.clone(), what };
+        let bad = |problem: String| Failure::BadAnswer { name: self.name.clone(), problem };
         let Asked::Lines(lines) = answer else {
             return Err(bad("it has seen another checkpoint again and again".to_owned()));
         };
@@ -344,8 +344,11 @@ impl<L: Ledger> Courier<L> {
         let mut note = Note::new(note).map_err(|error| bad(error.to_string()))?;
         note.add_lines(&lines).map_err(|error| bad(error.to_string()))?;
         note.verify(&self.key).map_err(|error| bad(error.to_string()))?;
-        let timed = note.by(&self.key).filter_map(|own| Some((self.time_s(&note, own)?, own)));
-        let newest = timed.max_by_key(|(time_s, _)| *time_s).map(|(_, own)| own.clone());
+        let timed = note
+            .by(&self.key)
+            .filter_map(|signature| Some((self.time_s(&note, signature)?, signature)));
+        let newest =
+            timed.max_by_key(|(time_s, _)| *time_s).map(|(_, signature)| signature.clone());
         let newest = newest.ok_or_else(|| bad("its cosignature tells no time".to_owned()))?;
         self.cosigned_size = signed.size();
         self.counted.entries.set(self.cosigned_size);
@@ -354,9 +357,9 @@ impl<L: Ledger> Courier<L> {
 
     /// When a good cosignature was made, in seconds since the Unix epoch. 0 says that the witness may
     /// have seen more since, and what is larger than 2^63 - 1 is no time (C2SP tlog-cosignature).
-    fn time_s(&self, note: &Note, own: &NoteSignature) -> Option<u64> {
+    fn time_s(&self, note: &Note, signature: &NoteSignature) -> Option<u64> {
         let mut alone = Note::new(note.text().to_owned()).ok()?;
-        alone.add(own.clone());
+        alone.add(signature.clone());
         let time_s = alone.verify(&self.key).ok()??;
         (1..=i64::MAX.unsigned_abs()).contains(&time_s).then_some(time_s)
     }
@@ -434,8 +437,9 @@ enum Asked {
 /// Whether a witness has to see it, which it has not if only others' cosignatures were added: the
 /// ledger's own signature comes first.
 fn is_other(done: &Signed, newest: &Signed) -> bool {
-    let signed = |own: &Signed| own.checkpoint.note.signatures().first().cloned();
-    done.checkpoint.note.text() != newest.checkpoint.note.text() || signed(done) != signed(newest)
+    let first_signature = |signed: &Signed| signed.checkpoint.note.signatures().first().cloned();
+    done.checkpoint.note.text() != newest.checkpoint.note.text()
+        || first_signature(done) != first_signature(newest)
 }
 
 /// The size in the body of a 409: digits and a newline.

@@ -59,12 +59,12 @@ pub enum OpenError {
     #[error("--name {0}")]
     Name(KeyError),
     /// The key's file holds no key.
-    #[error("{path} holds no key of a witness: the key {what}")]
+    #[error("{path} holds no key of a witness: the key {problem}")]
     Key {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        what: String,
+        problem: String,
     },
     /// The key is of another name.
     #[error("{path} is the key of `{found}`, not of `{wanted}`")]
@@ -149,13 +149,13 @@ pub fn open(files: &Files, name: &str, logs: Vec<VerifierKey>) -> Result<State, 
             let key = SignerKey::from_seed(name, Algorithm::Cosignature, &seed);
             let key = key.map_err(OpenError::Name)?;
             // The key comes last. A crash before leaves a state in which nothing was cosigned.
-            let own = open(key.clone(), Some(lock), true)?;
+            let opened = open(key.clone(), Some(lock), true)?;
             let written = secret::write_once(&files.key, &key.to_secret_text());
             match written.map_err(|source| io_error(&files.key, source))? {
                 true => {}
                 false => return Err(io_error(&files.key, io::ErrorKind::AlreadyExists.into())),
             }
-            Ok(own)
+            Ok(opened)
         }
     }
 }
@@ -172,7 +172,7 @@ fn read_key(path: &Path, name: &str) -> Result<Option<SignerKey>, OpenError> {
     let mut text = Zeroizing::new(String::new());
     let read = file.take(KEY_BYTES_MAX).read_to_string(&mut text);
     read.map_err(|source| io_error(path, source))?;
-    let wrong = |what| OpenError::Key { path: path.to_owned(), what };
+    let wrong = |problem| OpenError::Key { path: path.to_owned(), problem };
     let key = SignerKey::parse(&text).map_err(|error| wrong(error.to_string()))?;
     let verifier = key.verifier();
     if verifier.algorithm() != Algorithm::Cosignature {

@@ -102,8 +102,8 @@ mod tests {
         let due = |kind, size, now| reports.due("log.example", kind, (size, [0; 32]), now);
         assert_eq!(due(Kind::Doubt, 0, begin), Some(0));
         assert_eq!(due(Kind::Doubt, 0, begin + REPORT_PAUSE * 1_000), None, "the same again");
-        let told = (1..1_000).filter(|size| due(Kind::Doubt, *size, begin).is_some()).count();
-        assert_eq!(told, REPORTS_MAX as usize);
+        let due_count = (1..1_000).filter(|size| due(Kind::Doubt, *size, begin).is_some()).count();
+        assert_eq!(due_count, REPORTS_MAX as usize);
         assert_eq!(due(Kind::Fork, 1, begin), Some(0), "forks are told apart");
         assert_eq!(reports.due("other.example", Kind::Doubt, (1, [0; 32]), begin), Some(0));
         // What was not told can be later.

@@ -118,8 +118,8 @@ async fn read(body: Body) -> Result<String, Response> {
     };
     // Either the limit, or a connection that broke off, where nobody reads the answer.
     let bytes = read.map_err(|_| {
-        let what = format!("the request is larger than {REQUEST_BYTES_MAX} bytes");
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, what)
+        let problem = format!("the request is larger than {REQUEST_BYTES_MAX} bytes");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, problem)
     })?;
     String::from_utf8(bytes.into())
         .map_err(|_| refuse(StatusCode::BAD_REQUEST, "the request is not UTF-8"))
@@ -176,13 +176,13 @@ fn tell(kind: Kind, origin: &str, size: u64, why: &ProofError, signed: &str, unt
     let (bytes, signed) = (signed.len(), excerpt(signed));
     match kind {
         Kind::Fork => {
-            let what = "the log has signed two roots for one size";
-            error!(origin, size, signed, bytes, untold, "{what}");
+            let problem = "the log has signed two roots for one size";
+            error!(origin, size, signed, bytes, untold, "{problem}");
         }
         Kind::Doubt => {
             // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
-            let what = "no proof that the log continues what was seen";
-            warn!(origin, size, %why, signed, bytes, untold, "{what}");
+            let problem = "no proof that the log continues problem was seen";
+            warn!(origin, size, %why, signed, bytes, untold, "{problem}");
         }
     }
 }
@@ -196,7 +196,7 @@ async fn checkpoint(With(witness): With<Witness>, Path(origin_hash): Path<String
 }
 
 async fn healthz(With(witness): With<Witness>) -> Response {
-    let unwell = |what: &str| refuse(StatusCode::SERVICE_UNAVAILABLE, what);
+    let unwell = |problem: &str| refuse(StatusCode::SERVICE_UNAVAILABLE, problem);
     if witness.state.poisoned().is_some() {
         return unwell("the state can not be kept");
     }

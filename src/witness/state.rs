@@ -120,12 +120,12 @@ pub enum StateError {
         source: io::Error,
     },
     /// The file is none of ours, or was changed.
-    #[error("{path} is no state that this witness has kept: {what}")]
+    #[error("{path} is no state that this witness has kept: {problem}")]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        what: String,
+        problem: String,
     },
     /// The file is of another witness.
     #[error("{path} is the state of {found}, not of {wanted}")]
@@ -311,25 +311,25 @@ impl State {
 
 /// The line of a key's signature under a note.
 fn line(note: &Note, key: &VerifierKey) -> String {
-    note.by(key).next().map(|own| format!("{own}\n")).unwrap_or_default()
+    note.by(key).next().map(|signature| format!("{signature}\n")).unwrap_or_default()
 }
 
 impl Log {
     /// A note with the signatures of known keys alone: one of each that has signed, one at least, and
     /// none where one is false.
     fn signed(&self, note: &Note) -> Result<Note, Refusal> {
-        let mut own = Note::new(note.text().to_owned()).map_err(CheckpointError::from)?;
+        let mut kept = Note::new(note.text().to_owned()).map_err(CheckpointError::from)?;
         let mut missing = None;
         for key in &self.keys {
             match note.verify(key) {
-                Ok(_) => note.by(key).take(1).for_each(|signature| own.add(signature.clone())),
+                Ok(_) => note.by(key).take(1).for_each(|signature| kept.add(signature.clone())),
                 Err(bad @ SignatureError::Bad(_)) => return Err(bad.into()),
                 Err(none) => missing = Some(none),
             }
         }
         match missing {
-            Some(none) if own.signatures().is_empty() => Err(none.into()),
-            _ => Ok(own),
+            Some(none) if kept.signatures().is_empty() => Err(none.into()),
+            _ => Ok(kept),
         }
     }
 }
@@ -393,8 +393,8 @@ impl Kept {
         let mut bytes = serde_json::to_vec(&file)?;
         bytes.push(b'\n');
         if bytes.len() as u64 > STATE_BYTES_MAX {
-            let what = format!("it would be larger than {STATE_BYTES_MAX} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+            let problem = format!("it would be larger than {STATE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
         }
         let beside = self.write_beside(&bytes)?;
         // From here on, nobody knows which of the two files a failure leaves behind the name.
@@ -436,7 +436,7 @@ impl File {
     ) -> Result<(u64, Latest), StateError> {
         let path = path.to_owned();
         let damaged =
-            |path: &Path, what: String| StateError::Damaged { path: path.to_owned(), what };
+            |path: &Path, problem: String| StateError::Damaged { path: path.to_owned(), problem };
         if self.format != FORMAT {
             return Err(damaged(&path, format!("its format is `{}`", self.format)));
         }
@@ -464,14 +464,14 @@ fn own_checkpoint(
     key: &SignerKey,
     logs: &BTreeMap<String, Log>,
 ) -> Result<SignedCheckpoint, CheckpointError> {
-    let own = SignedCheckpoint::parse(text)?;
-    own.note.verify(key.verifier())?;
-    for log in logs.get(&own.checkpoint.origin).into_iter().flat_map(|log| &log.keys) {
-        if let Err(bad @ SignatureError::Bad(_)) = own.note.verify(log) {
+    let signed = SignedCheckpoint::parse(text)?;
+    signed.note.verify(key.verifier())?;
+    for log in logs.get(&signed.checkpoint.origin).into_iter().flat_map(|log| &log.keys) {
+        if let Err(bad @ SignatureError::Bad(_)) = signed.note.verify(log) {
             return Err(bad.into());
         }
     }
-    Ok(own)
+    Ok(signed)
 }
 
 /// Whether nothing was cosigned under a state.
@@ -481,7 +481,7 @@ pub(super) fn is_blank(disk: &dyn Disk, path: &Path) -> Result<bool, StateError>
 
 fn read(disk: &dyn Disk, path: &Path) -> Result<File, StateError> {
     let io_error = |source| StateError::Io { path: path.to_owned(), source };
-    let damaged = |what: String| StateError::Damaged { path: path.to_owned(), what };
+    let damaged = |problem: String| StateError::Damaged { path: path.to_owned(), problem };
     let file = disk.open_read(path).map_err(io_error)?;
     let len = file.len().map_err(io_error)?;
     if len > STATE_BYTES_MAX {

@@ -11,12 +11,8 @@ use consent_ledger::{
 };
 use rustix::process::Signal;
 
-use crate::{
-    client,
-    proxy::Proxy,
-    quick, serve_again,
-    support::{self, Clients, PATIENCE, Server},
-};
+use super::{client, proxy::Proxy, quick};
+use crate::support::{self, Clients, PATIENCE, Server};
 
 const BOUND: Duration = Duration::from_millis(1_200);
 
@@ -34,27 +30,24 @@ fn may_i(subject: &str) -> Question<'_> {
 }
 
 async fn grant(clients: &mut Clients, subject: &str) {
-    let act = support::act(subject, vec![support::change(Action::Grant, "ads", "email")]);
-    clients.consent.record_consent(act).await.unwrap();
+    clients.say(subject, Action::Grant, "ads", "email").await;
 }
 
 /// Withdraws; answers when that was acknowledged.
 async fn withdraw(clients: &mut Clients, subject: &str) -> Instant {
-    let act = support::act(subject, vec![support::change(Action::Withdraw, "ads", "email")]);
-    clients.consent.record_consent(act).await.unwrap();
+    clients.say(subject, Action::Withdraw, "ads", "email").await;
     Instant::now()
 }
 
 /// Asks until the cache itself answers ALLOW.
 async fn until_cached(checker: &CachedChecker, subject: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    support::eventually(&format!("{subject} is cached"), async || {
         match checker.check(&may_i(subject)).await {
-            Answer::Cached(response) if response.effect() == proto::Effect::Allow => return,
-            _ => assert!(Instant::now() < deadline, "{subject} is not cached"),
+            Answer::Cached(response) if response.effect() == proto::Effect::Allow => Some(()),
+            _ => None,
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    })
+    .await;
 }
 
 /// How long after a moment the cache still answers ALLOW. The promise is that of the bound.
@@ -74,8 +67,7 @@ async fn allows_for(checker: &CachedChecker, subject: &str, since: Instant) -> D
 
 async fn serve(dir: &std::path::Path) -> (Server, Clients) {
     let server = Server::start(dir);
-    let mut clients = server.clients().await;
-    clients.put_catalog(&["ads"], &["email"]).await;
+    let clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     (server, clients)
 }
 
@@ -133,7 +125,7 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
         dead = dead.max(allows_for(&checker, &subject, since).await);
         dead = dead.max(allows_for(&checker, &other, since).await);
         assert!(has_no_answer(&checker.check(&may_i(&other)).await));
-        server = serve_again(dir.path(), &address);
+        server = Server::start_at(dir.path(), &address);
         clients = server.clients().await;
         until_cached(&checker, &other).await;
         assert!(!checker.check(&may_i(&subject)).await.is_allowed());
@@ -164,13 +156,13 @@ async fn another_copy_of_the_ledger_ends_all_cached_answers() {
     }
     other.kill();
 
-    let server = serve_again(dir.path(), &address);
+    let server = Server::start_at(dir.path(), &address);
     let mut clients = server.clients().await;
     let checker = client(&address).cached_checker(options()).unwrap();
     grant(&mut clients, "user:1").await;
     until_cached(&checker, "user:1").await;
     server.kill();
-    let _other = serve_again(copy.path(), &address);
+    let _other = Server::start_at(copy.path(), &address);
     until_cached(&checker, "user:copy-0").await;
     let answer = checker.check(&may_i("user:1")).await;
     assert!(!answer.is_allowed(), "the copy knows of no grant: {answer:?}");
@@ -249,7 +241,7 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
     let ends_at = support::now_ms() + 1_500;
     let mut change = support::change(Action::Grant, "ads", "email");
     change.expires_at = Some(support::timestamp(ends_at));
-    clients.consent.record_consent(support::act("user:2", vec![change])).await.unwrap();
+    clients.record(support::act("user:2", vec![change])).await;
     until_cached(&checker, "user:2").await;
     loop {
         let cached = checker.cached(&may_i("user:2"));
@@ -294,7 +286,7 @@ async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
     clients.put_catalog(&["news"], &[]).await;
     let checker = client(&server.address).cached_checker(options()).unwrap();
     let changes = ["ads", "news"].map(|purpose| support::change(Action::Grant, purpose, "email"));
-    clients.consent.record_consent(support::act("user:1", changes.into())).await.unwrap();
+    clients.record(support::act("user:1", changes.into())).await;
     let news = Question::new("user:1", "news", "email");
     until_cached(&checker, "user:1").await;
     while checker.cached(&news).is_none() {

@@ -15,12 +15,14 @@ use consent_ledger::proto::{
     consume_request, consume_response,
     watch_service_server::{WatchService, WatchServiceServer},
 };
-use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming, body::Body, codegen::BoxStream, metadata::MetadataMap,
-    server::NamedService, transport::Server,
+    server::NamedService, service::Routes,
 };
+
+use crate::support::serve_fake;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -60,14 +62,10 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Starts all of them on one port; they run as long as the test's runtime.
 pub async fn start(checks: &Checks, acts: &Acts, subscription: &Subscription) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = Server::builder()
-        .add_service(CheckServiceServer::new(checks.clone()))
+    let services = Routes::new(CheckServiceServer::new(checks.clone()))
         .add_service(acts.clone())
         .add_service(WatchServiceServer::new(subscription.clone()));
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    format!("http://{address}")
+    format!("http://{}", serve_fake(services).await)
 }
 
 impl Checks {

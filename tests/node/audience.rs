@@ -10,7 +10,7 @@ use consent_ledger::{
     node::{Act, AudienceQuery, Node, PurposeDraft},
 };
 
-use crate::support::{draft, grant, key, open, put_catalog, subject, withdraw};
+use crate::support::node::{draft, grant, key, open, put_catalog, subject, withdraw};
 
 fn query() -> AudienceQuery {
     AudienceQuery {

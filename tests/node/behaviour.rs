@@ -11,7 +11,7 @@ use consent_ledger::{
     watch::{Told, Watcher},
 };
 
-use crate::support::{
+use crate::support::node::{
     act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key, withdraw,
 };
 

@@ -1,12 +1,7 @@
 //! Checkpoints: signed over what the disk holds, never contradicted, and the mark below which nothing
 //! may be missing.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use consent_ledger::{
     ledger::{LOG_KIND, verify},
@@ -21,7 +16,11 @@ use consent_ledger::{
     tree::Signed,
 };
 
-use crate::support::{config, grant, open, put_catalog, with_key};
+use crate::support::{
+    PATIENCE,
+    node::{config, grant, open, put_catalog, with_key},
+    wait_until,
+};
 
 fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
@@ -182,7 +181,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
     // Whoever waits is not left waiting when the server drains.
     node.hurry();
     assert_eq!(node.released_at_least(node.revision()).await.unwrap().size(), node.revision());
-    wait_until(|| metrics.checkpoints.get() == 2);
+    until("a second checkpoint", || metrics.checkpoints.get() == 2);
     node.close();
     assert_eq!(node.released().unwrap().size(), node.revision());
 }
@@ -375,7 +374,7 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     let new = NodeConfig { new_signing_key: true, ..config(dir.path()) };
     let node = open_with(&new).0.unwrap();
     assert!(before.checkpoint.verify(node.verifier_key()).is_err());
-    wait_until(|| {
+    until("a checkpoint with the same root", || {
         let own = node.released().unwrap();
         own.root() == before.root() && own.checkpoint.verify(node.verifier_key()).is_ok()
     });
@@ -399,7 +398,7 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     let (node, metrics) = open_with(&config(dir.path()));
     let node = node.unwrap();
     grants(&node, 10..11).await;
-    wait_until(|| metrics.signing_stopped.get() == 1);
+    until("signing stops", || metrics.signing_stopped.get() == 1);
     assert_eq!(node.released().unwrap().size(), before.size());
     assert_eq!(metrics.checkpoints.get(), 0);
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
@@ -486,10 +485,6 @@ async fn the_key_stays_and_can_be_given() {
     assert!(matches!(open_with(&renamed).0, Err(OpenError::SigningKey(_))));
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < end, "it did not come to that");
-        std::thread::yield_now();
-    }
+fn until(goal: &str, condition: impl Fn() -> bool) {
+    wait_until(goal, PATIENCE, || condition().then_some(()));
 }

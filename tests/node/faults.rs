@@ -13,7 +13,7 @@ use consent_ledger::{
     tree::Signed,
 };
 
-use crate::support::{check, config, grant, put_catalog, with_key, withdraw};
+use crate::support::node::{check, config, grant, put_catalog, with_key, withdraw};
 
 /// The acts of the run, in order, with their keys. Subjects come back, and new ones come in.
 fn acts() -> Vec<(&'static str, Act)> {

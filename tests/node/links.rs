@@ -10,7 +10,7 @@ use consent_ledger::{
     node::{CellChange, LinkOutcome, Linking, Node, Question, WriteError},
 };
 
-use crate::support::{check, config, grant, open, put_catalog, subject, withdraw};
+use crate::support::node::{check, config, grant, open, put_catalog, subject, withdraw};
 
 fn linking(one: &str, other: &str, confidence: Option<LinkConfidence>) -> Linking {
     Linking {

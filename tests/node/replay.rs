@@ -17,7 +17,7 @@ use consent_ledger::{
 use futures_util::future::join_all;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use crate::support::{act, change, draft, key, open, put_catalog, subject, with_key};
+use crate::support::node::{act, change, draft, key, open, put_catalog, subject, with_key};
 
 /// `late` is not in the catalogue before some step puts it.
 const PURPOSES: [&str; 4] = ["newsletter", "offers", "care", "late"];

@@ -18,7 +18,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use crate::support::{act, change, open, put_catalog, subject};
+use crate::support::node::{act, change, open, put_catalog, subject};
 
 const SUBJECTS: u64 = 500;
 
@@ -182,7 +182,8 @@ async fn what_is_asked_for_is_told_and_nothing_else() {
     let want: Vec<_> = all.iter().filter(|own| own.subject.namespace() == "email").collect();
     assert_eq!(of_email.iter().collect::<Vec<_>>(), want);
 
-    let filter = Filter { channels: [crate::support::key("sms")].into(), ..Filter::default() };
+    let filter =
+        Filter { channels: [crate::support::node::key("sms")].into(), ..Filter::default() };
     let what = Snapshotting { filter: Arc::new(filter), ..whole(&node, Snapshot::All) };
     for own in read(&node, &what, &[]).await {
         assert!(own.cells.iter().all(|cell| cell.channel.as_str() == "sms"));

@@ -5,7 +5,7 @@ use consent_ledger::{
     node::{History, Node, UseBatch},
 };
 
-use crate::support::{key, open, put_catalog, subject};
+use crate::support::node::{key, open, put_catalog, subject};
 
 fn uses(subjects: usize, data_categories: Vec<String>) -> UseBatch {
     UseBatch {

@@ -4,7 +4,7 @@ use std::{env, fmt::Write as _, fs, path::Path};
 
 use consent_ledger::domain::Actor;
 
-use crate::{
+use super::{
     outcomes,
     table::{self, Case},
     world::{Act, CHANNELS, Entry, PURPOSES, What, catalog, entries},
@@ -14,7 +14,7 @@ const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decisions.md");
 
 const HEAD: &str = "\
 <!-- Made from tests/semantics/table.rs and tests/semantics/outcomes.rs, which the tests run.
-     Do not edit it here: change the cases, then run `UPDATE_DOCS=1 cargo test --test semantics`. -->
+     Do not edit it here: change the cases, then run `UPDATE_DOCS=1 cargo test --test suite semantics::`. -->
 
 # May I? Every kind of case, and its answer
 
@@ -148,7 +148,7 @@ fn the_document_is_what_the_tables_say() {
     assert!(
         is == want,
         "docs/decisions.md is not what the tables say, from line {} on: \
-         run `UPDATE_DOCS=1 cargo test --test semantics` and commit the result",
+         run `UPDATE_DOCS=1 cargo test --test suite semantics::` and commit the result",
         differs.unwrap_or(is.lines().count().min(want.lines().count())) + 1
     );
 }

@@ -10,7 +10,7 @@ use consent_ledger::domain::{
     Purpose, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
 };
 
-use crate::world::{Act, Entry, Name, What};
+use super::world::{Act, Entry, Name, What};
 
 /// A cell, by its keys.
 pub type CellKeys = (Key, Key);

@@ -6,7 +6,7 @@ use consent_ledger::{
     view::fold::{fold, judge},
 };
 
-use crate::world::{ASKED, People, What, catalog, change, entries, scope};
+use super::world::{ASKED, People, What, catalog, change, entries, scope};
 
 /// When every case is recorded.
 pub const RECORDED_AT: Millis = Millis(20);

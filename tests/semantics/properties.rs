@@ -20,7 +20,7 @@ use proptest::{
     sample::{Index, select, subsequence},
 };
 
-use crate::{
+use super::{
     naive::{self, CellKeys, Question, all_cells, speaks},
     world::{ASKED, Act, Confirmation, Entry, FIRST_ENTRY, Name, People, What, change, key, scope},
 };
@@ -646,9 +646,9 @@ fn random_histories_are_full_of_what_matters() {
 
 #[test]
 fn an_act_of_a_subject_alone_is_judged_the_same_in_one_step() {
-    let catalog = crate::world::catalog();
+    let catalog = super::world::catalog();
     let text = "5 subject grant news:email; 6 guardian/9 withdraw *:* and grant news:sms";
-    let entries = crate::world::entries(&catalog, text);
+    let entries = super::world::entries(&catalog, text);
     let (mut people, mut state) = (People::default(), SubjectState::default());
     for entry in &entries {
         let What::Act(act) = &entry.what else { unreachable!() };

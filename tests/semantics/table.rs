@@ -9,7 +9,7 @@ use consent_ledger::{
     domain::{Catalog, Decision, Effect, Millis, Query, Region, SubjectState},
 };
 
-use crate::world::{ASKED, People, catalog, entries, obligation};
+use super::world::{ASKED, People, catalog, entries, obligation};
 
 /// When every case is asked.
 pub const NOW: Millis = Millis(20);
@@ -28,7 +28,7 @@ pub struct Group {
 }
 
 /// What happened, for people; purpose and channel, data categories and `in` a region; what happened,
-/// in the notation of [`crate::world`]; and what is answered.
+/// in the notation of [`super::world`]; and what is answered.
 pub type Case = (&'static str, &'static str, &'static str, &'static str);
 
 #[rustfmt::skip]

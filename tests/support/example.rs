@@ -26,12 +26,6 @@ pub struct FileAct {
     pub idempotency_key: Option<String>,
 }
 
-impl FileAct {
-    pub fn has_stop(&self) -> bool {
-        self.changes.iter().any(|change| change.action != Action::Grant)
-    }
-}
-
 /// Reads the catalogue of the examples.
 pub fn catalog() -> Catalog {
     let text = fs::read_to_string(repository(CATALOG)).expect("the example is there");

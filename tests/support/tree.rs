@@ -1,8 +1,5 @@
 //! A tree in memory: its entries, and the hash of every complete subtree.
 
-// Each test file compiles its own copy and uses a part of it.
-#![allow(dead_code)]
-
 use std::convert::Infallible;
 
 use consent_ledger::tlog::{

@@ -88,8 +88,8 @@ impl Calls {
         let method = self.shared.config.of_path(parts.uri.path()).cloned().unwrap_or_default();
         let asked = parts.headers.get(TIMEOUT_HEADER).and_then(parse_timeout);
         let timeout = match (method.timeout_of(parts.uri.path()), asked) {
-            (Some(own), Some(asked)) => Some(own.min(asked)),
-            (own, asked) => own.or(asked),
+            (Some(configured), Some(asked)) => Some(configured.min(asked)),
+            (configured, asked) => configured.or(asked),
         };
         // One that is too far away for the clock is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -123,18 +123,20 @@ impl Calls {
         let mut backoff = Backoff::new(policy.into());
         let mut attempts = 1;
         loop {
-            let mut own = parts.clone();
+            let mut attempt_parts = parts.clone();
             if attempts > 1 {
-                own.headers.insert(ATTEMPTS_HEADER, HeaderValue::from(attempts - 1));
+                attempt_parts.headers.insert(ATTEMPTS_HEADER, HeaderValue::from(attempts - 1));
             }
             // A failure to connect is a status like any other.
-            let answer =
-                match self.attempt(own, Body::new(Whole(Some(body.clone()))), deadline).await {
-                    Ok(answer) => answer,
-                    Err(error) => Status::from_error(error).into_http(),
-                };
+            let answer = match self
+                .attempt(attempt_parts, Body::new(Whole(Some(body.clone()))), deadline)
+                .await
+            {
+                Ok(answer) => answer,
+                Err(error) => Status::from_error(error).into_http(),
+            };
             let Some(status) = failure(answer.headers()) else {
-                self.shared.throttle.as_ref().inspect(|own| own.succeeded());
+                self.shared.throttle.as_ref().inspect(|throttle| throttle.succeeded());
                 return Ok(answer);
             };
             let worth = policy.retryable_status_codes.contains(&i32::from(status.code()));
@@ -174,9 +176,8 @@ impl Calls {
         let mut channel = self.channel.clone();
         let answer = channel.ready().await?.call(Request::from_parts(parts, body)).await;
         let is_cancelled = match &answer {
-            Ok(answer) => {
-                failure(answer.headers()).is_some_and(|own| i32::from(own.code()) == CANCELLED)
-            }
+            Ok(answer) => failure(answer.headers())
+                .is_some_and(|status| i32::from(status.code()) == CANCELLED),
             Err(_) => true,
         };
         // The channel and the server read the timeout, too, and may word it as a cancelled call.
@@ -233,13 +234,13 @@ fn may_be_said_twice(path: &str, body: &[u8]) -> bool {
     };
     let key = match path {
         "/consent.v1.ConsentService/RecordConsent" => {
-            proto::RecordConsentRequest::decode(message).map(|own| own.idempotency_key)
+            proto::RecordConsentRequest::decode(message).map(|request| request.idempotency_key)
         }
         "/consent.v1.ConsentService/ConfirmConsent" => {
-            proto::ConfirmConsentRequest::decode(message).map(|own| own.idempotency_key)
+            proto::ConfirmConsentRequest::decode(message).map(|request| request.idempotency_key)
         }
         "/consent.v1.ConsentService/RecordUse" => {
-            proto::RecordUseRequest::decode(message).map(|own| own.idempotency_key)
+            proto::RecordUseRequest::decode(message).map(|request| request.idempotency_key)
         }
         _ => return true,
     };

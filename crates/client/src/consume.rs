@@ -418,7 +418,7 @@ impl Driver {
                 let has_snapshot = started
                     .subscription
                     .as_ref()
-                    .is_some_and(|own| own.snapshot() != Snapshot::Unspecified);
+                    .is_some_and(|delivered| delivered.snapshot() != Snapshot::Unspecified);
                 book.connected(started.next_index, has_snapshot);
                 return Some(Consumed::Connected(Box::new(started.clone())));
             }

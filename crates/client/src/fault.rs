@@ -75,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    fn own(code: i32, reason: &str, delay: Option<Duration>) -> Status {
+    fn ours(code: i32, reason: &str, delay: Option<Duration>) -> Status {
         let mut details = ErrorDetails::new();
         details.set_error_info(reason, ERROR_DOMAIN, []);
         if let Some(delay) = delay {
@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn the_servers_word_about_another_try_is_heard() {
         let second = Duration::from_secs(1);
-        let away = own(14, "SHUTTING_DOWN", Some(second));
+        let away = ours(14, "SHUTTING_DOWN", Some(second));
         assert_eq!(advice(&away), Advice::After(second));
-        assert_eq!(advice(&own(14, "WRITES_STOPPED", None)), Advice::Never);
+        assert_eq!(advice(&ours(14, "WRITES_STOPPED", None)), Advice::Never);
         assert_eq!(advice(&Status::unavailable("tcp connect error")), Advice::None);
         let mut pushed = Status::unavailable("later");
         pushed.metadata_mut().insert(PUSHBACK, "250".parse().unwrap());
@@ -101,9 +101,9 @@ mod tests {
     #[test]
     fn streams_end_only_on_what_can_not_heal() {
         for healing in [
-            own(14, "SHUTTING_DOWN", None),
-            own(8, "TOO_MANY_STREAMS", None),
-            own(13, "STATE_UNREADABLE", None),
+            ours(14, "SHUTTING_DOWN", None),
+            ours(8, "TOO_MANY_STREAMS", None),
+            ours(13, "STATE_UNREADABLE", None),
             Status::unavailable("connection refused"),
             Status::unknown("h2 protocol error"),
             Status::internal("h2 protocol error"),
@@ -117,13 +117,13 @@ mod tests {
             assert!(heals(&healing), "{healing:?}");
         }
         for last in [
-            own(10, "SUBSCRIPTION_TAKEN_OVER", None),
-            own(10, "SUBSCRIPTION_DELETED", None),
-            own(3, "INVALID_FIELD", None),
-            own(5, "SUBSCRIPTION_NOT_FOUND", None),
-            own(11, "INDEX_OUT_OF_RANGE", None),
-            own(16, "TOKEN_EXPIRED", None),
-            own(7, "NOT_ALLOWED", None),
+            ours(10, "SUBSCRIPTION_TAKEN_OVER", None),
+            ours(10, "SUBSCRIPTION_DELETED", None),
+            ours(3, "INVALID_FIELD", None),
+            ours(5, "SUBSCRIPTION_NOT_FOUND", None),
+            ours(11, "INDEX_OUT_OF_RANGE", None),
+            ours(16, "TOKEN_EXPIRED", None),
+            ours(7, "NOT_ALLOWED", None),
         ] {
             assert!(!heals(&last), "{last:?}");
         }

@@ -288,8 +288,8 @@ fn tls_config(tls: &Tls) -> ClientTlsConfig {
     if let Some(domain) = &tls.domain {
         config = config.domain_name(domain);
     }
-    if let Some(own) = &tls.identity {
-        config = config.identity(Identity::from_pem(&own.certificate_pem, &own.key_pem));
+    if let Some(identity) = &tls.identity {
+        config = config.identity(Identity::from_pem(&identity.certificate_pem, &identity.key_pem));
     }
     config
 }

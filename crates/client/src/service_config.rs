@@ -223,8 +223,8 @@ impl ServiceConfig {
     pub fn of_path(&self, path: &str) -> Option<&MethodConfig> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
         let by_name = |service: &str, method: &str| {
-            self.methods.iter().find(|own| {
-                own.names.iter().any(|name| name.service == service && name.method == method)
+            self.methods.iter().find(|config| {
+                config.names.iter().any(|name| name.service == service && name.method == method)
             })
         };
         by_name(service, method).or_else(|| by_name(service, "")).or_else(|| by_name("", ""))
@@ -235,7 +235,8 @@ impl MethodConfig {
     /// The deadline of a call to `/package.Service/Method`, for which this entry goes.
     pub(super) fn timeout_of(&self, path: &str) -> Option<Duration> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-        let named = || self.names.iter().any(|own| own.service == service && own.method == method);
+        let named =
+            || self.names.iter().any(|name| name.service == service && name.method == method);
         // One that is meant for all methods is meant for their calls, and would cut streams off.
         let timeout = self.timeout.filter(|timeout| *timeout <= TIMEOUT_MAX)?;
         (!STREAMING.contains(&path) || named()).then_some(timeout)
@@ -244,7 +245,7 @@ impl MethodConfig {
 
 fn refuse_twice(methods: &[MethodConfig]) -> Result<(), ServiceConfigError> {
     let mut seen: Vec<&MethodName> = Vec::new();
-    for name in methods.iter().flat_map(|own| &own.names) {
+    for name in methods.iter().flat_map(|config| &config.names) {
         if seen.contains(&name) {
             let name = format!("{}/{}", name.service, name.method);
             return Err(ServiceConfigError::Twice { name });
@@ -353,8 +354,8 @@ impl RawPolicy {
 impl RawCode {
     fn parse(self) -> Result<i32, ServiceConfigError> {
         let known = match &self {
-            Self::Number(number) => (0..).zip(CODE_NAMES).find(|(own, _)| own == number),
-            Self::Name(name) => (0..).zip(CODE_NAMES).find(|(_, own)| own == name),
+            Self::Number(number) => (0..).zip(CODE_NAMES).find(|(known, _)| known == number),
+            Self::Name(name) => (0..).zip(CODE_NAMES).find(|(_, known)| known == name),
         };
         match (known, self) {
             (Some((number, _)), _) => Ok(number),
@@ -401,7 +402,7 @@ mod tests {
     #[test]
     fn the_default_parses_and_retries_only_what_may_be_said_twice() {
         let config = ServiceConfig::default();
-        let retry = |path| config.of_path(path).and_then(|own| own.retry.as_ref());
+        let retry = |path| config.of_path(path).and_then(|config| config.retry.as_ref());
         assert_eq!(retry("/consent.v1.CheckService/Check").unwrap().max_attempts, 3);
         for once in [
             "/consent.v1.ConsentService/ImportConsents",
@@ -459,7 +460,7 @@ mod tests {
             {"service": "consent.v1.WatchService", "method": "Watch"}], "timeout": "1s"}]}"#;
         let named = ServiceConfig::from_json(named).unwrap();
         let timeout = |config: &ServiceConfig, path: &str| {
-            config.of_path(path).and_then(|own| own.timeout_of(path))
+            config.of_path(path).and_then(|config| config.timeout_of(path))
         };
         let methods = methods();
         assert!(methods.len() > 20, "{methods:?}");

@@ -133,7 +133,7 @@ impl<'a> Standing<'a> {
         let Some(grant) = &cell.grant else {
             return pending.map_or(Self::Nothing, Self::Pending);
         };
-        let own = if grant.has_expired(now) {
+        let standing = if grant.has_expired(now) {
             Self::Expired(grant)
         } else if !counts(purpose, grant.purpose_version) {
             Self::Outdated(grant)
@@ -144,7 +144,7 @@ impl<'a> Standing<'a> {
         };
         match pending {
             Some(pending) if pending.mark > grant.mark => Self::Pending(pending),
-            _ => own,
+            _ => standing,
         }
     }
 
@@ -220,7 +220,9 @@ fn covers(purpose: &Purpose, grant: &Grant, asked: &[String]) -> bool {
     }
     let Some(version) = purpose.at_version(grant.purpose_version) else { return false };
     asked.iter().all(|asked| {
-        let is_among = |own: &[String]| own.iter().any(|own| covers_category(own, asked));
+        let is_among = |categories: &[String]| {
+            categories.iter().any(|category| covers_category(category, asked))
+        };
         is_among(&version.data_categories) && grant.data_categories.as_deref().is_none_or(is_among)
     })
 }

@@ -24,12 +24,12 @@ pub enum LogError {
     #[error(transparent)]
     Damaged(#[from] Damage),
     /// An intact segment, but of another log, another kind of log or another format.
-    #[error("{} is not part of this log: {what}", path.display())]
+    #[error("{} is not part of this log: {problem}", path.display())]
     Foreign {
         /// The segment file.
         path: PathBuf,
         /// What differs.
-        what: String,
+        problem: String,
     },
     /// There is no log in the directory.
     #[error("no segment in {}", .0.display())]
@@ -68,13 +68,13 @@ pub struct Damage {
     /// Index of the frame that should stand there.
     pub index: u64,
     /// What is wrong.
-    pub what: String,
+    pub problem: String,
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segment, offset, index, what } = self;
-        write!(f, "segment {segment} is damaged at byte {offset}, index {index}: {what}")
+        let Self { segment, offset, index, problem } = self;
+        write!(f, "segment {segment} is damaged at byte {offset}, index {index}: {problem}")
     }
 }
 

@@ -372,12 +372,12 @@ fn check_not_cut(
     if next_index >= spec.frames_min {
         return Ok(());
     }
-    let what = format!(
+    let problem = format!(
         "the log ends here, before index {next_index}, but {} frames were durable: some were lost",
         spec.frames_min
     );
     let segment = segment_name(first_index);
-    Err(Damage { segment, offset, index: next_index, what }.into())
+    Err(Damage { segment, offset, index: next_index, problem }.into())
 }
 
 /// Writes what a file holds once more. After a failed sync a system may show data that never

@@ -200,7 +200,7 @@ pub(super) fn list_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, Log
             segment: segment_name(0),
             offset: 0,
             index: 0,
-            what: format!("the segment is missing: the log begins with {}", segment_name(first)),
+            problem: format!("the segment is missing: the log begins with {}", segment_name(first)),
         }
         .into()),
         _ => Ok(firsts),
@@ -253,10 +253,10 @@ impl Expected<'_> {
         }
         let header = match SegmentHeader::decode(&header) {
             Ok(header) => header,
-            Err(HeaderError::Broken(what)) => return Err(self.damage(what)),
+            Err(HeaderError::Broken(problem)) => return Err(self.damage(problem)),
             Err(HeaderError::Format(format)) => {
-                let what = format!("its format is {format}, which this program does not know");
-                return Err(LogError::Foreign { path, what });
+                let problem = format!("its format is {format}, which this program does not know");
+                return Err(LogError::Foreign { path, problem });
             }
         };
         self.check(&header)?;
@@ -264,21 +264,21 @@ impl Expected<'_> {
     }
 
     fn check(&self, header: &SegmentHeader) -> Result<(), LogError> {
-        let foreign = |what: String| {
+        let foreign = |problem: String| {
             let path = self.dir.join(segment_name(self.first_index));
-            Err(LogError::Foreign { path, what })
+            Err(LogError::Foreign { path, problem })
         };
-        let (own, kind) = (&header.identity, self.kind);
-        if own.kind != kind {
-            let (own, kind) = (own.kind.escape_ascii(), kind.escape_ascii());
-            return foreign(format!("its kind is {own}, not {kind}"));
+        let (identity, kind) = (&header.identity, self.kind);
+        if identity.kind != kind {
+            let (found, kind) = (identity.kind.escape_ascii(), kind.escape_ascii());
+            return foreign(format!("its kind is {found}, not {kind}"));
         }
-        if self.identity.is_some_and(|identity| identity.id != own.id) {
+        if self.identity.is_some_and(|known| known.id != identity.id) {
             return foreign("its log id is another".to_owned());
         }
         if header.first_index != self.first_index {
-            let what = format!("the header is of {}", segment_name(header.first_index));
-            return Err(self.damage(what));
+            let problem = format!("the header is of {}", segment_name(header.first_index));
+            return Err(self.damage(problem));
         }
         if header.before_first_index != self.before.first_index {
             let missing = segment_name(header.before_first_index);
@@ -290,7 +290,7 @@ impl Expected<'_> {
                 segment: segment_name(self.before.first_index),
                 offset: written.min(found),
                 index: self.before.first_index,
-                what: format!("the segment has {found} bytes, but {written} were written"),
+                problem: format!("the segment has {found} bytes, but {written} were written"),
             }
             .into());
         }
@@ -302,9 +302,9 @@ impl Expected<'_> {
         self.damage("the segment header is missing")
     }
 
-    fn damage(&self, what: impl Into<String>) -> LogError {
+    fn damage(&self, problem: impl Into<String>) -> LogError {
         let (segment, index) = (segment_name(self.first_index), self.first_index);
-        Damage { segment, offset: 0, index, what: what.into() }.into()
+        Damage { segment, offset: 0, index, problem: problem.into() }.into()
     }
 }
 
@@ -315,12 +315,12 @@ pub(super) fn check_sealed(
     torn: Option<&'static str>,
     next: u64,
 ) -> Result<(), LogError> {
-    if let Some(what) = torn {
-        return Err(walked.damage(cursor.offset, cursor.index, what));
+    if let Some(problem) = torn {
+        return Err(walked.damage(cursor.offset, cursor.index, problem));
     }
     if cursor.index != next {
-        let what = format!("the segment ends here, but the next one begins at index {next}");
-        return Err(walked.damage(cursor.offset, cursor.index, what));
+        let problem = format!("the segment ends here, but the next one begins at index {next}");
+        return Err(walked.damage(cursor.offset, cursor.index, problem));
     }
     Ok(())
 }

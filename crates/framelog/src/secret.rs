@@ -42,15 +42,15 @@ fn write(path: &Path, secret: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Says so if others than the file's owner can read a secret. `what` names it, as "the signing key".
-pub fn warn_if_open_to_others(path: &Path, what: &str) {
+/// Says so if others than the file's owner can read a secret. `name` says which, as "the signing key".
+pub fn warn_if_open_to_others(path: &Path, name: &str) {
     let Ok(metadata) = fs::metadata(path) else { return };
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         warn!(
             file = %path.display(),
             mode = %format_args!("{mode:o}"),
-            "{what} can be read by others: its mode should be 600"
+            "{name} can be read by others: its mode should be 600"
         );
     }
 }

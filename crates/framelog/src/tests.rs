@@ -313,7 +313,7 @@ mod torn {
         disk.put(&path(99), Vec::new());
         let before = disk.files();
         let found = damage(open(&disk, 220));
-        assert_eq!(found.what, "the segment ends here, but the next one begins at index 99");
+        assert_eq!(found.problem, "the segment ends here, but the next one begins at index 99");
         assert_eq!(found.index, 12);
         assert_eq!(disk.files(), before);
         assert_eq!(damage(scan_all(&disk)), found);
@@ -392,7 +392,7 @@ mod torn {
             lose_sector(&mut content, sector, HEADER_BYTES);
             disk.put(&path(0), content);
             let found = damage(open(&disk, 1 << 20));
-            assert!(found.what.contains("a frame written later stands at byte"), "{found}");
+            assert!(found.problem.contains("a frame written later stands at byte"), "{found}");
             assert_eq!(found.offset, begins[usize::try_from(found.index).unwrap()] as u64);
         }
     }
@@ -451,7 +451,7 @@ mod damaged {
             let disk = disk.power_cut(Keep::Everything);
             disk.remove(missing).unwrap();
             let before = disk.files();
-            assert!(damage(open(&disk, 220)).what.contains("missing"));
+            assert!(damage(open(&disk, 220)).problem.contains("missing"));
             assert_eq!(disk.files(), before);
             damage(scan_all(&disk));
         }
@@ -471,7 +471,7 @@ mod damaged {
             assert!(open(&disk, 220).is_err(), "{bytes}");
             let found = damage(scan_all(&disk));
             assert_eq!(Some(found.segment.as_str()), middle.file_name().unwrap().to_str());
-            let between = found.what.starts_with("the segment ends here");
+            let between = found.problem.starts_with("the segment ends here");
             assert!(!between || bytes < whole.len(), "{found}");
         }
     }
@@ -508,7 +508,7 @@ mod damaged {
         let frame_bytes = 3 + frame::OVERHEAD_BYTES;
         content[HEADER_BYTES..].rotate_left(frame_bytes);
         disk.put(&path(0), content);
-        assert_eq!(damage(open(&disk, 1_000)).what, "the frame that stands here has index 1");
+        assert_eq!(damage(open(&disk, 1_000)).problem, "the frame that stands here has index 1");
     }
 
     #[test]
@@ -522,10 +522,10 @@ mod damaged {
             let mut content = whole.clone();
             frame::encode(&mut content, &identity, 2, place, 5, b"three");
             disk.put(&path(0), content);
-            let what = "the frame does not continue the batch of the one before";
+            let problem = "the frame does not continue the batch of the one before";
             match open(&disk, 1_000) {
                 Ok((log, torn)) => assert!(continues && torn.is_none() && log.next_index() == 3),
-                other => assert!(!continues && damage(other).what == what, "{place}"),
+                other => assert!(!continues && damage(other).problem == problem, "{place}"),
             }
         }
     }
@@ -548,8 +548,8 @@ mod damaged {
         assert_eq!(open_clean(&disk, 10_000).next_index(), 2);
         content[490] ^= 1;
         disk.put(&path(0), content);
-        let what = "the checksum of the frame header does not match";
-        assert_eq!(damage(open(&disk, 10_000)).what, what);
+        let problem = "the checksum of the frame header does not match";
+        assert_eq!(damage(open(&disk, 10_000)).problem, problem);
     }
 
     #[test]
@@ -594,7 +594,7 @@ mod scanning {
         });
         let found = damage(stopped);
         assert_eq!(seen, Some((found.segment.clone(), found.offset, found.index)));
-        assert_eq!((found.index, found.what.as_str()), (7, "the chain is broken"));
+        assert_eq!((found.index, found.problem.as_str()), (7, "the chain is broken"));
     }
 
     /// A disk on which a file is short when its length is first asked for, and whole after that.

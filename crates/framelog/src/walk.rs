@@ -84,9 +84,9 @@ pub(super) struct Walked<'a> {
 }
 
 impl Walked<'_> {
-    pub(super) fn damage(&self, offset: u64, index: u64, what: impl Into<String>) -> LogError {
+    pub(super) fn damage(&self, offset: u64, index: u64, problem: impl Into<String>) -> LogError {
         let segment = segment_name(self.first_index);
-        Damage { segment, offset, index, what: what.into() }.into()
+        Damage { segment, offset, index, problem: problem.into() }.into()
     }
 }
 
@@ -129,8 +129,8 @@ pub(super) enum Trouble {
 impl Trouble {
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Torn(what) => what.to_owned(),
-            Self::Broken(what) => what,
+            Self::Torn(problem) => problem.to_owned(),
+            Self::Broken(problem) => problem,
         }
     }
 }
@@ -153,17 +153,17 @@ pub(super) fn header_at(
         if has_hole(window, offset, frame::HEADER_BYTES)? {
             return Ok(Err(Trouble::Torn(HOLE)));
         }
-        let what = "the checksum of the frame header does not match";
-        return Ok(Err(Trouble::Broken(what.to_owned())));
+        let problem = "the checksum of the frame header does not match";
+        return Ok(Err(Trouble::Broken(problem.to_owned())));
     };
     if header.index != index {
-        let what = format!("the frame that stands here has index {}", header.index);
-        return Ok(Err(Trouble::Broken(what)));
+        let problem = format!("the frame that stands here has index {}", header.index);
+        return Ok(Err(Trouble::Broken(problem)));
     }
     if header.payload_bytes > walked.frame_bytes_max {
         let (bytes, limit) = (header.payload_bytes, walked.frame_bytes_max);
-        let what = format!("the frame has {bytes} bytes, more than the limit of {limit}");
-        return Ok(Err(Trouble::Broken(what)));
+        let problem = format!("the frame has {bytes} bytes, more than the limit of {limit}");
+        return Ok(Err(Trouble::Broken(problem)));
     }
     if window.left(offset, header.frame_bytes()) < header.frame_bytes() {
         return Ok(Err(Trouble::Torn(CUT)));
@@ -179,9 +179,9 @@ pub(super) fn payload_at<'w>(
     header: &Header,
 ) -> io::Result<Result<&'w [u8], Trouble>> {
     let frame = window.get(offset, header.frame_bytes())?;
-    if let Err(what) = header.payload(walked.identity, frame) {
+    if let Err(problem) = header.payload(walked.identity, frame) {
         let torn = has_hole(window, offset, header.frame_bytes())?;
-        let trouble = if torn { Trouble::Torn(HOLE) } else { Trouble::Broken(what.to_owned()) };
+        let trouble = if torn { Trouble::Torn(HOLE) } else { Trouble::Broken(problem.to_owned()) };
         return Ok(Err(trouble));
     }
     let frame = window.get(offset, header.frame_bytes())?;
@@ -254,15 +254,16 @@ pub(super) fn walk(
         let (offset, index) = (cursor.offset, cursor.index);
         match step(&mut window, walked, cursor, visit).during("read", &walked.path)? {
             Ok(()) => {}
-            Err(Trouble::Broken(what)) => return Err(walked.damage(offset, index, what)),
-            Err(Trouble::Torn(what)) => {
+            Err(Trouble::Broken(problem)) => return Err(walked.damage(offset, index, problem)),
+            Err(Trouble::Torn(problem)) => {
                 let later = find_later_batch(&mut window, walked.identity, offset + 1, index)
                     .during("read", &walked.path)?;
                 return match later {
-                    None => Ok(Some(what)),
+                    None => Ok(Some(problem)),
                     Some(at) => {
-                        let what = format!("{what}, and a frame written later stands at byte {at}");
-                        Err(walked.damage(offset, index, what))
+                        let problem =
+                            format!("{problem}, and a frame written later stands at byte {at}");
+                        Err(walked.damage(offset, index, problem))
                     }
                 };
             }
@@ -283,15 +284,15 @@ fn step(
         Err(trouble) => return Ok(Err(trouble)),
     };
     if header.place != 0 && header.place != cursor.place {
-        let what = "the frame does not continue the batch of the one before";
-        return Ok(Err(Trouble::Broken(what.to_owned())));
+        let problem = "the frame does not continue the batch of the one before";
+        return Ok(Err(Trouble::Broken(problem.to_owned())));
     }
     let payload = match payload_at(window, walked, offset, &header)? {
         Ok(payload) => payload,
         Err(trouble) => return Ok(Err(trouble)),
     };
-    if let ControlFlow::Break(what) = visit(offset, index, payload) {
-        return Ok(Err(Trouble::Broken(what)));
+    if let ControlFlow::Break(problem) = visit(offset, index, payload) {
+        return Ok(Err(Trouble::Broken(problem)));
     }
     cursor.step_over(&header);
     Ok(Ok(()))

@@ -137,9 +137,9 @@ impl SignedCheckpoint {
     /// # Errors
     /// See [`CheckpointError`].
     pub fn open(text: &str, key: &VerifierKey) -> Result<Self, CheckpointError> {
-        let own = Self::parse(text)?;
-        own.verify(key)?;
-        Ok(own)
+        let signed = Self::parse(text)?;
+        signed.verify(key)?;
+        Ok(signed)
     }
 }
 
@@ -209,8 +209,8 @@ mod tests {
     proptest! {
         #[test]
         fn checkpoints_round_trip(size: u64, root: Hash, extensions in "([a-z]{1,5}\n){0,3}") {
-            let own = Checkpoint { size, root, extensions, ..checkpoint() };
-            prop_assert_eq!(Checkpoint::parse(&own.to_string()), Ok(own));
+            let varied = Checkpoint { size, root, extensions, ..checkpoint() };
+            prop_assert_eq!(Checkpoint::parse(&varied.to_string()), Ok(varied));
         }
 
         #[test]

@@ -88,8 +88,8 @@ impl VerifierKey {
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let Parts { name, id, algorithm, bytes } = parts(text.trim_ascii())?;
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::Point)?;
-        let own = Self::new(name, algorithm, key)?;
-        if own.id == id { Ok(own) } else { Err(KeyError::Id) }
+        let parsed = Self::new(name, algorithm, key)?;
+        if parsed.id == id { Ok(parsed) } else { Err(KeyError::Id) }
     }
 
     /// The name.
@@ -155,8 +155,8 @@ impl SignerKey {
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let text = text.trim_ascii().strip_prefix(PRIVATE).ok_or(KeyError::Form)?;
         let Parts { name, id, algorithm, bytes } = parts(text)?;
-        let own = Self::from_seed(name, algorithm, &Zeroizing::new(bytes))?;
-        if own.verifier.id == id { Ok(own) } else { Err(KeyError::Id) }
+        let parsed = Self::from_seed(name, algorithm, &Zeroizing::new(bytes))?;
+        if parsed.verifier.id == id { Ok(parsed) } else { Err(KeyError::Id) }
     }
 
     /// The key as text, for its file alone.

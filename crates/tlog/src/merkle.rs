@@ -454,27 +454,27 @@ mod tests {
             cuts.extend([0, 60]);
             cuts.sort_unstable();
             let all = leaves(60);
-            let (mut whole, mut told) = (Range::empty(0), Vec::new());
+            let (mut whole, mut emitted) = (Range::empty(0), Vec::new());
             for pair in cuts.windows(2) {
                 let mut part = Range::empty(pair[0]);
                 for leaf in pair[0]..pair[1] {
                     let hash = all[usize::try_from(leaf).unwrap()];
                     part.push_telling(hash, &mut |height, hash| {
-                        told.push((height, leaf >> height, *hash));
+                        emitted.push((height, leaf >> height, *hash));
                     });
                 }
                 let begin = part.begin();
                 let joined = whole.append_telling(&part, &mut |height, hash| {
-                    told.push((height, begin >> height, *hash));
+                    emitted.push((height, begin >> height, *hash));
                 });
                 prop_assert!(joined);
             }
-            told.sort_unstable();
+            emitted.sort_unstable();
             let mut subtree = subtree_of(&all);
             let complete = (1..6).flat_map(|height| (0..60 >> height).map(move |n| (height, n)));
             let complete: Vec<_> =
                 complete.map(|(height, n)| (height, n, subtree(height, n).unwrap())).collect();
-            prop_assert_eq!(told, complete);
+            prop_assert_eq!(emitted, complete);
         }
 
         #[test]

@@ -101,9 +101,9 @@ impl Note {
         if lines.is_empty() {
             return Err(NoteError::Form);
         }
-        let mut own = Self { text: text.to_owned(), signatures: Vec::new() };
-        own.add_lines(lines)?;
-        Ok(own)
+        let mut note = Self { text: text.to_owned(), signatures: Vec::new() };
+        note.add_lines(lines)?;
+        Ok(note)
     }
 
     /// The text, with its final newline.
@@ -157,7 +157,9 @@ impl Note {
 
     /// The signatures by a key, by name and key id, good or not.
     pub fn by<'a>(&'a self, key: &'a VerifierKey) -> impl Iterator<Item = &'a NoteSignature> {
-        self.signatures.iter().filter(|own| own.name == key.name() && own.id == key.id())
+        self.signatures
+            .iter()
+            .filter(|signature| signature.name == key.name() && signature.id == key.id())
     }
 
     /// Whether a key has signed this, and nothing under it falsely claims so. Signatures by other
@@ -168,8 +170,8 @@ impl Note {
     /// See [`SignatureError`].
     pub fn verify(&self, key: &VerifierKey) -> Result<Option<u64>, SignatureError> {
         let mut found = Err(SignatureError::Missing(key.name().to_owned()));
-        for own in self.by(key) {
-            let Some(time) = own.verify(key, &self.text) else {
+        for signature in self.by(key) {
+            let Some(time) = signature.verify(key, &self.text) else {
                 return Err(SignatureError::Bad(key.name().to_owned()));
             };
             if found.is_err() {
@@ -270,26 +272,29 @@ mod tests {
 
     #[test]
     fn keys_that_are_not_known_are_ignored_also_of_the_same_name() {
-        let own = key("a.example", Algorithm::Note, 1);
+        let signer = key("a.example", Algorithm::Note, 1);
         let other = key("a.example", Algorithm::Note, 2);
         let mut note = Note::new("text\n".to_owned()).unwrap();
         note.sign(&other, 0);
         let missing = SignatureError::Missing("a.example".to_owned());
-        assert_eq!(note.verify(own.verifier()), Err(missing));
-        note.sign(&own, 0);
-        assert_eq!(note.verify(own.verifier()), Ok(None));
+        assert_eq!(note.verify(signer.verifier()), Err(missing));
+        note.sign(&signer, 0);
+        assert_eq!(note.verify(signer.verifier()), Ok(None));
         assert_eq!(note.verify(other.verifier()), Ok(None));
     }
 
     #[test]
     fn one_false_signature_of_a_known_key_spoils_the_note() {
-        let own = key("a.example", Algorithm::Note, 1);
+        let signer = key("a.example", Algorithm::Note, 1);
         let mut note = Note::new("text\n".to_owned()).unwrap();
-        note.sign(&own, 0);
+        note.sign(&signer, 0);
         let mut forged = note.signatures[0].clone();
         forged.signature[0] ^= 1;
         note.add(forged);
-        assert_eq!(note.verify(own.verifier()), Err(SignatureError::Bad("a.example".to_owned())));
+        assert_eq!(
+            note.verify(signer.verifier()),
+            Err(SignatureError::Bad("a.example".to_owned()))
+        );
     }
 
     #[test]

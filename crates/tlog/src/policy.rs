@@ -56,12 +56,12 @@ enum Member {
 
 /// What is wrong with a policy, and in which line.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("line {line}: {what}")]
+#[error("line {line}: {problem}")]
 pub struct PolicyError {
     /// Number of the line, from 1; of the last, where something is missing.
     pub line: usize,
     /// What is wrong.
-    pub what: String,
+    pub problem: String,
 }
 
 /// Why a checkpoint does not count under a policy.
@@ -94,11 +94,11 @@ impl Policy {
     /// # Errors
     /// There are fewer, or one twice.
     pub fn any_of(threshold: usize, witnesses: Vec<Witness>) -> Result<Self, PolicyError> {
-        let wrong = |what: String| PolicyError { line: 1, what };
-        for (at, own) in witnesses.iter().enumerate() {
-            check_witness(&own.key).map_err(wrong)?;
-            if witnesses[..at].iter().any(|one| one.key.public_key() == own.key.public_key()) {
-                return Err(wrong(format!("witness {} comes twice", own.key.name())));
+        let wrong = |problem: String| PolicyError { line: 1, problem };
+        for (at, witness) in witnesses.iter().enumerate() {
+            check_witness(&witness.key).map_err(wrong)?;
+            if witnesses[..at].iter().any(|one| one.key.public_key() == witness.key.public_key()) {
+                return Err(wrong(format!("witness {} comes twice", witness.key.name())));
             }
         }
         let count = witnesses.len();
@@ -119,12 +119,13 @@ impl Policy {
         let mut parser = Parser { policy: Self::none(), quorum: None, taken: Vec::new() };
         let mut last = 0;
         for (line, text) in (1..).zip(text.split('\n')) {
-            parser.line(text).map_err(|what| PolicyError { line, what })?;
+            parser.line(text).map_err(|problem| PolicyError { line, problem })?;
             last = line;
         }
         let quorum = parser.quorum.ok_or_else(|| PolicyError {
             line: last,
-            what: "a policy has exactly one quorum line; `quorum none` asks for no witness".into(),
+            problem: "a policy has exactly one quorum line; `quorum none` asks for no witness"
+                .into(),
         })?;
         Ok(Self { quorum, ..parser.policy })
     }
@@ -170,7 +171,7 @@ impl Policy {
     /// See [`Unmet`].
     pub fn verify(&self, note: &Note) -> Result<usize, Unmet> {
         let cosigned = self.cosigned(note)?;
-        let has = |witness: &Witness| cosigned.iter().any(|(own, _)| own.key == witness.key);
+        let has = |witness: &Witness| cosigned.iter().any(|(signer, _)| signer.key == witness.key);
         if self.quorum.is_none_or(|quorum| self.is_met(quorum, &has)) {
             return Ok(cosigned.len());
         }
@@ -230,7 +231,7 @@ impl Parser {
             return Err(format!("the key of {} is a witness's, not a log's", key.name()));
         }
         let logs = &mut self.policy.logs;
-        if logs.iter().any(|own| own.public_key() == key.public_key()) {
+        if logs.iter().any(|known| known.public_key() == key.public_key()) {
             return Err(format!("log {} comes twice", key.name()));
         }
         check_room(logs.len(), "logs")?;
@@ -243,7 +244,7 @@ impl Parser {
         check_witness(&key)?;
         self.check_new(name)?;
         let witnesses = &mut self.policy.witnesses;
-        if witnesses.iter().any(|own| own.key.public_key() == key.public_key()) {
+        if witnesses.iter().any(|known| known.key.public_key() == key.public_key()) {
             return Err(format!("witness {} comes twice", key.name()));
         }
         check_room(witnesses.len(), "witnesses")?;
@@ -284,8 +285,8 @@ impl Parser {
     }
 
     fn member(&self, name: &str) -> Result<Member, String> {
-        let witness = self.policy.witnesses.iter().position(|own| own.name == name);
-        let group = self.policy.groups.iter().position(|own| own.name == name);
+        let witness = self.policy.witnesses.iter().position(|known| known.name == name);
+        let group = self.policy.groups.iter().position(|known| known.name == name);
         let found = witness.map(Member::Witness).or(group.map(Member::Group));
         found.ok_or_else(|| format!("no witness or group `{name}` stands before this line"))
     }
@@ -302,11 +303,11 @@ fn parse_key(text: &str) -> Result<VerifierKey, String> {
     VerifierKey::parse(text).map_err(|error: KeyError| format!("the key {error}"))
 }
 
-fn check_room(count: usize, what: &str) -> Result<(), String> {
+fn check_room(count: usize, items: &str) -> Result<(), String> {
     if count < POLICY_ITEMS_MAX {
         return Ok(());
     }
-    Err(format!("more than {POLICY_ITEMS_MAX} {what}"))
+    Err(format!("more than {POLICY_ITEMS_MAX} {items}"))
 }
 
 #[cfg(test)]
@@ -340,11 +341,11 @@ mod tests {
 
     #[test]
     fn groups_count_their_members() {
-        let own =
+        let two_of_three =
             policy("group A 2 W1 W2 W3\ngroup B any W4\ngroup C all A B\nquorum C\n").unwrap();
-        assert_eq!(own.verify(&note(&[1, 3, 4])), Ok(3));
-        assert_eq!(own.verify(&note(&[1, 2, 3])), Err(Unmet::Quorum { count: 3, of: 4 }));
-        assert_eq!(own.verify(&note(&[1, 1, 4])), Err(Unmet::Quorum { count: 2, of: 4 }));
+        assert_eq!(two_of_three.verify(&note(&[1, 3, 4])), Ok(3));
+        assert_eq!(two_of_three.verify(&note(&[1, 2, 3])), Err(Unmet::Quorum { count: 3, of: 4 }));
+        assert_eq!(two_of_three.verify(&note(&[1, 1, 4])), Err(Unmet::Quorum { count: 2, of: 4 }));
         assert!(policy("quorum none").unwrap().verify(&note(&[])).is_ok());
         assert!(policy("quorum W2").unwrap().verify(&note(&[1])).is_err());
         assert!(policy("quorum W2").unwrap().verify(&note(&[2])).is_ok());
@@ -352,28 +353,28 @@ mod tests {
 
     #[test]
     fn n_of_m_is_a_policy() {
-        let own = |threshold| {
+        let policy_of = |threshold| {
             let witness =
                 |n| Witness { name: format!("W{n}"), key: signer(n).verifier().clone(), url: None };
             Policy::any_of(threshold, vec![witness(1), witness(2)])
         };
-        assert!(own(2).unwrap().verify(&note(&[1])).is_err());
-        assert!(own(2).unwrap().verify(&note(&[1, 2])).is_ok());
-        assert!(own(0).unwrap().verify(&note(&[])).is_ok());
-        assert!(own(3).is_err());
+        assert!(policy_of(2).unwrap().verify(&note(&[1])).is_err());
+        assert!(policy_of(2).unwrap().verify(&note(&[1, 2])).is_ok());
+        assert!(policy_of(0).unwrap().verify(&note(&[])).is_ok());
+        assert!(policy_of(3).is_err());
     }
 
     #[test]
     fn a_false_cosignature_spoils_the_note() {
         let text = note(&[1, 2]).to_string().replace("log.example\n0", "log.example\n1");
         let note = Note::parse(&text).unwrap();
-        let own = policy("group A any W1 W2\nquorum A\n").unwrap();
-        assert!(matches!(own.verify(&note), Err(Unmet::Signature(SignatureError::Bad(_)))));
+        let policy = policy("group A any W1 W2\nquorum A\n").unwrap();
+        assert!(matches!(policy.verify(&note), Err(Unmet::Signature(SignatureError::Bad(_)))));
     }
 
     #[test]
     fn wrong_lines_are_named() {
-        for (end, what) in [
+        for (end, problem) in [
             ("", "exactly one quorum"),
             ("quorum W9", "no witness or group `W9`"),
             ("quorum W1\nquorum W2", "second quorum"),
@@ -388,11 +389,11 @@ mod tests {
             ("logs a\nquorum W1", "`logs`"),
         ] {
             let error = policy(end).unwrap_err();
-            assert!(error.to_string().contains(what), "{end:?}: {error}");
+            assert!(error.to_string().contains(problem), "{end:?}: {error}");
         }
         let log = SignerKey::from_seed("log.example", Algorithm::Note, &[9; 32]).unwrap();
         let error = policy(&format!("witness L {}\nquorum L", log.verifier())).unwrap_err();
-        assert_eq!((error.line, error.what.contains("a log's")), (6, true));
+        assert_eq!((error.line, error.problem.contains("a log's")), (6, true));
     }
 
     proptest! {

@@ -59,7 +59,7 @@ impl Fake {
 }
 
 fn added_has(added: &[(u64, String)], size: u64, name: &str) -> bool {
-    added.iter().any(|(own, by)| *own == size && by == name)
+    added.iter().any(|(added_size, by)| *added_size == size && by == name)
 }
 
 impl Ledger for Fake {
@@ -71,10 +71,14 @@ impl Ledger for Fake {
         Ok(self.tree.lock().proof(first, second))
     }
 
-    fn add_cosignatures(&self, size: u64, own: Vec<NoteSignature>) -> Result<usize, ReadError> {
-        let count = own.len();
+    fn add_cosignatures(
+        &self,
+        size: u64,
+        signatures: Vec<NoteSignature>,
+    ) -> Result<usize, ReadError> {
+        let count = signatures.len();
         self.added.send_modify(|added| {
-            added.extend(own.iter().map(|one| (size, one.name().to_owned())));
+            added.extend(signatures.iter().map(|one| (size, one.name().to_owned())));
         });
         Ok(count)
     }
@@ -118,7 +122,7 @@ async fn serve(n: u8, router: axum::Router) -> Running {
 }
 
 fn start(ledger: &Arc<Fake>, witnesses: &[&Witness], metrics: &Arc<Metrics>) -> Witnesses {
-    let witnesses = witnesses.iter().map(|own| (*own).clone()).collect();
+    let witnesses = witnesses.iter().map(|witness| (*witness).clone()).collect();
     let policy = Policy::any_of(0, witnesses).unwrap();
     let asking = Asking {
         pause_min: Duration::from_millis(1),
@@ -136,13 +140,13 @@ fn counted(metrics: &Metrics, witness: &str, outcome: &str) -> u64 {
     value.unwrap_or_else(|| panic!("no {prefix} in {text}")).parse().unwrap()
 }
 
-async fn until(what: &str, is: impl Fn() -> bool) {
+async fn until(condition: &str, is: impl Fn() -> bool) {
     let wait = async {
         while !is() {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {condition}"));
 }
 
 const W1: &str = "witness.example/w1";
@@ -152,7 +156,7 @@ const W2: &str = "witness.example/w2";
 async fn every_witness_cosigns_what_is_signed() {
     let (one, two) = (run(1, &SimDisk::new()).await, run(2, &SimDisk::new()).await);
     let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
-    let own = start(&ledger, &[&one.witness, &two.witness], &metrics);
+    let courier = start(&ledger, &[&one.witness, &two.witness], &metrics);
     for size in [0, 1, 7, 32, 49] {
         ledger.sign(size);
         ledger.cosigned(size, &[W1, W2]).await;
@@ -160,7 +164,7 @@ async fn every_witness_cosigns_what_is_signed() {
     assert_eq!(counted(&metrics, W1, "cosigned"), 5);
     assert_eq!(counted(&metrics, W1, "outdated"), 0, "the size is remembered");
     // After a restart, the witness says what it has seen.
-    drop(own);
+    drop(courier);
     let _own = start(&ledger, &[&one.witness], &metrics);
     ledger.sign(50);
     ledger.cosigned(50, &[W1]).await;
@@ -233,7 +237,7 @@ async fn a_witness_that_has_forgotten_begins_anew() {
         courier.url = format!("{}add-checkpoint", to.witness.url.as_ref().unwrap());
         ledger.sign(size);
         let signed = ledger.signed.borrow().clone().unwrap();
-        courier.submit(&signed).await.map(|own| own.len())
+        courier.submit(&signed).await.map(|signatures| signatures.len())
     };
     assert_eq!(submitted(&mut courier, &before, 20).await.unwrap(), 1);
     assert_eq!(submitted(&mut courier, &after, 30).await.unwrap(), 1);
@@ -246,10 +250,10 @@ async fn a_witness_that_has_forgotten_begins_anew() {
 async fn a_ledger_that_was_rolled_back_is_told_so() {
     let one = run(1, &SimDisk::new()).await;
     let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
-    let own = start(&ledger, &[&one.witness], &metrics);
+    let courier = start(&ledger, &[&one.witness], &metrics);
     ledger.sign(20);
     ledger.cosigned(20, &[W1]).await;
-    drop(own);
+    drop(courier);
     // An old copy, which goes its own way.
     let (copy, metrics) = (Fake::new((0..15).chain(100..200)), Arc::new(Metrics::new()));
     let _own = start(&copy, &[&one.witness], &metrics);
@@ -279,9 +283,9 @@ async fn what_is_no_answer_is_not_taken() {
     let other = format!("{}\n", other.signatures()[1]);
     // Those that tell no time.
     let timed = |time_s| {
-        let mut own = ledger.tree.lock().signed(5, &log_key(1)).note;
-        own.sign(&witness_key(1), time_s);
-        format!("{}\n", own.signatures()[1])
+        let mut note = ledger.tree.lock().signed(5, &log_key(1)).note;
+        note.sign(&witness_key(1), time_s);
+        format!("{}\n", note.signatures()[1])
     };
     let type_of = |content_type: &'static str| [("content-type", content_type)];
     for (status, content_type, body, outcome) in [
@@ -340,7 +344,8 @@ async fn one_cosignature_of_an_answer_is_taken() {
         note.sign(&witness_key(1), time_s);
     }
     let newest = note.signatures()[2].clone();
-    let lines: String = note.signatures().iter().map(|own| format!("{own}\n")).collect();
+    let lines: String =
+        note.signatures().iter().map(|signature| format!("{signature}\n")).collect();
     let taken = courier(&ledger, &metrics).cosignatures(&signed, Asked::Lines(lines));
     assert_eq!(taken.unwrap(), [newest]);
 }
@@ -349,11 +354,11 @@ async fn one_cosignature_of_an_answer_is_taken() {
 async fn a_ledger_in_conflict_holds_back_until_it_is_resolved() {
     let (one, two) = (run(1, &SimDisk::new()).await, run(2, &SimDisk::new()).await);
     let (ledger, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
-    let own = start(&ledger, &[&one.witness, &two.witness], &metrics);
+    let courier = start(&ledger, &[&one.witness, &two.witness], &metrics);
     ledger.sign(20);
     ledger.cosigned(20, &[W1, W2]).await;
     assert!(ledger.held_back.lock().is_empty());
-    drop(own);
+    drop(courier);
     // An old copy: both have seen more.
     let (copy, metrics) = (Fake::new(0..50), Arc::new(Metrics::new()));
     let _own = start(&copy, &[&one.witness, &two.witness], &metrics);
@@ -375,9 +380,14 @@ fn only_a_cosignature_takes_a_conflict_back() {
     let (ledger, metrics) = (Fake::new(0..1), Arc::new(Metrics::new()));
     let mut courier = courier(&ledger, &metrics);
     let name = || W1.to_owned();
-    courier.report(&Failure::Inconsistent { name: name(), seen: 1, own: 2, answer: String::new() });
+    courier.report(&Failure::Inconsistent {
+        name: name(),
+        seen: 1,
+        size: 2,
+        answer: String::new(),
+    });
     courier.report(&Failure::Refused { name: name(), status: 500, answer: String::new() });
-    courier.report(&Failure::BadAnswer { name: name(), what: String::new() });
+    courier.report(&Failure::BadAnswer { name: name(), problem: String::new() });
     assert_eq!(*ledger.held_back.lock(), [true]);
     // Another witness has nothing to take back.
     courier.conflicts.set(witness_key(2).verifier(), false, &*ledger);

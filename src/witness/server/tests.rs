@@ -30,7 +30,8 @@ async fn ask(router: &Router, method: &str, path: &str, body: impl Into<Body>) -
     let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
     let answer = router.clone().oneshot(request).await.unwrap();
     let content_type = answer.headers().get(header::CONTENT_TYPE);
-    let content_type = content_type.map(|own| own.to_str().unwrap().to_owned()).unwrap_or_default();
+    let content_type =
+        content_type.map(|header| header.to_str().unwrap().to_owned()).unwrap_or_default();
     let status = answer.status().as_u16();
     let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
     Answer { status, content_type, text: String::from_utf8(bytes.into()).unwrap() }
@@ -98,9 +99,9 @@ async fn the_latest_is_there_for_monitors() {
         assert_eq!(add(&router, tree.request(old, size)).await.status, 200);
         let answer = ask(&router, "GET", &page(), "").await;
         assert_eq!(answer.status, 200);
-        let own = SignedCheckpoint::open(&answer.text, log_key(1).verifier()).unwrap();
-        assert_eq!(own.checkpoint.size, size);
-        assert!(own.note.verify(witness_key(1).verifier()).is_ok());
+        let signed = SignedCheckpoint::open(&answer.text, log_key(1).verifier()).unwrap();
+        assert_eq!(signed.checkpoint.size, size);
+        assert!(signed.note.verify(witness_key(1).verifier()).is_ok());
     }
     for none in [page().to_uppercase().replace("CHECKPOINT", "checkpoint"), "/00/checkpoint".into()]
     {
@@ -137,9 +138,9 @@ async fn a_disk_that_hangs_holds_up_only_what_is_to_be_kept() {
         clock: || 1_000,
         keep_timeout,
     };
-    let own = witness(PATIENCE * 10);
-    let impatient = answers(Witness { keep_timeout: Duration::from_millis(20), ..own.clone() });
-    let router = answers(own);
+    let patient = witness(PATIENCE * 10);
+    let impatient = answers(Witness { keep_timeout: Duration::from_millis(20), ..patient.clone() });
+    let router = answers(patient);
     let tree = Tree::of(0..9);
     assert_eq!(add(&router, tree.request(0, 4)).await.status, 200);
     let hanging = disk.hang();
@@ -210,8 +211,8 @@ fn what_is_refused_again_and_again_is_told_once() {
             assert_eq!(status(request), StatusCode::UNPROCESSABLE_ENTITY);
         }
     });
-    let told = String::from_utf8(sink.0.lock().clone()).unwrap();
-    assert_eq!(told.matches("no proof that the log continues").count(), 1, "{told}");
-    assert_eq!(told.matches("two roots for one size").count(), 1, "{told}");
-    assert!(told.len() < REPORT_BYTES_MAX * 2, "{}", told.len());
+    let logged = String::from_utf8(sink.0.lock().clone()).unwrap();
+    assert_eq!(logged.matches("no proof that the log continues").count(), 1, "{logged}");
+    assert_eq!(logged.matches("two roots for one size").count(), 1, "{logged}");
+    assert!(logged.len() < REPORT_BYTES_MAX * 2, "{}", logged.len());
 }

@@ -253,9 +253,9 @@ fn only_its_log_can_sign_a_checkpoint() {
 fn copied_signatures_are_not_kept() {
     let (disk, state) = fresh();
     let mut request = Tree::of(0..4).request(0, 4);
-    let own = request.checkpoint.note.signatures()[0].clone();
+    let signature = request.checkpoint.note.signatures()[0].clone();
     for _ in 1..SIGNATURES_MAX {
-        request.checkpoint.note.add(own.clone());
+        request.checkpoint.note.add(signature.clone());
     }
     let request = AddCheckpoint::parse(&request.to_string()).unwrap();
     assert_eq!(request.checkpoint.note.signatures().len(), SIGNATURES_MAX);
@@ -340,11 +340,12 @@ fn of_two_that_continue_the_same_only_one_is_cosigned() {
         let old = latest(&state).unwrap().checkpoint.size;
         let requests = [tree.request(old, old + 1), tree.request(old, old + 2)];
         let cosigned = std::thread::scope(|scope| {
-            let threads = requests.each_ref().map(|own| scope.spawn(|| state.cosign(own, round)));
+            let threads =
+                requests.each_ref().map(|request| scope.spawn(|| state.cosign(request, round)));
             threads.map(|thread| thread.join().unwrap().is_ok())
         });
         let sizes = requests.iter().zip(cosigned).filter(|(_, good)| *good);
-        let sizes: Vec<u64> = sizes.map(|(own, _)| own.checkpoint.checkpoint.size).collect();
+        let sizes: Vec<u64> = sizes.map(|(signed, _)| signed.checkpoint.checkpoint.size).collect();
         assert_eq!(sizes, [latest(&state).unwrap().checkpoint.size]);
     }
 }
@@ -354,33 +355,33 @@ fn a_changed_or_foreign_file_is_refused() {
     let (disk, state) = fresh();
     state.cosign(&Tree::of(0..4).request(0, 4), 1).unwrap();
     let path = Path::new(PATH);
-    let file = read(&disk, path).unwrap();
+    let kept = read(&disk, path).unwrap();
     let write = |change: &dyn Fn(&mut File)| {
-        let mut own = read(&disk, path).unwrap();
-        change(&mut own);
-        let bytes = serde_json::to_vec(&own).unwrap();
+        let mut file = read(&disk, path).unwrap();
+        change(&mut file);
+        let bytes = serde_json::to_vec(&file).unwrap();
         let to = disk.open_write(path).unwrap();
         to.set_len(0).unwrap();
         to.write_all_at(&bytes, 0).unwrap();
         state_on(&disk, false)
     };
-    let restore = |own: &mut File| {
-        own.checkpoints.clone_from(&file.checkpoints);
-        (own.format, own.witness) = (file.format.clone(), file.witness.clone());
+    let restore = |file: &mut File| {
+        file.checkpoints.clone_from(&kept.checkpoints);
+        (file.format, file.witness) = (kept.format.clone(), kept.witness.clone());
     };
     let smaller =
-        |own: &mut File| own.checkpoints[0] = own.checkpoints[0].replace("\n4\n", "\n3\n");
+        |file: &mut File| file.checkpoints[0] = file.checkpoints[0].replace("\n4\n", "\n3\n");
     assert!(matches!(write(&smaller), Err(StateError::Damaged { .. })));
-    let unsigned = |own: &mut File| {
-        restore(own);
-        own.checkpoints[0] = Tree::of(0..4).signed(3, &log_key(1)).to_string();
+    let unsigned = |file: &mut File| {
+        restore(file);
+        file.checkpoints[0] = Tree::of(0..4).signed(3, &log_key(1)).to_string();
     };
     assert!(matches!(write(&unsigned), Err(StateError::Damaged { .. })));
-    let format = |own: &mut File| own.format.push('2');
+    let format = |file: &mut File| file.format.push('2');
     assert!(matches!(write(&format), Err(StateError::Damaged { .. })));
-    let foreign = |own: &mut File| {
-        restore(own);
-        own.witness = witness_key(2).verifier().to_string();
+    let foreign = |file: &mut File| {
+        restore(file);
+        file.witness = witness_key(2).verifier().to_string();
     };
     assert!(matches!(write(&foreign), Err(StateError::OtherWitness { .. })));
     assert!(write(&restore).is_ok());

@@ -163,10 +163,10 @@ impl Freshness {
     }
 
     fn reach(&self, tracked: &mut Tracked, next_index: u64) {
-        let position = tracked.position.map_or(next_index, |own| own.max(next_index));
+        let position = tracked.position.map_or(next_index, |known| known.max(next_index));
         tracked.position = Some(position);
-        let told = tracked.waiting.iter().filter(|(_, revision)| *revision <= position);
-        if let Some(asked_at) = told.map(|(at, _)| *at).max_by_key(|at| at.mono) {
+        let reached = tracked.waiting.iter().filter(|(_, revision)| *revision <= position);
+        if let Some(asked_at) = reached.map(|(at, _)| *at).max_by_key(|at| at.mono) {
             self.advance(tracked, asked_at);
         }
         tracked.waiting.retain(|(_, revision)| *revision > position);

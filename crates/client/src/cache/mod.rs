@@ -284,17 +284,18 @@ impl CachedChecker {
     /// The answer of the cache alone; none if it has none that is fresh enough.
     #[must_use]
     pub fn cached(&self, question: &Question<'_>) -> Option<Arc<CheckResponse>> {
-        let own = &*self.shared;
+        let shared = &*self.shared;
         // In this order: what is taken from the cache is at least as fresh as the mark that was
         // read before, and no older than the bound at the moment at which it is compared.
-        let mark = own.freshness.mark()?;
-        let entry = own.store.find(question)?;
+        let mark = shared.freshness.mark()?;
+        let entry = shared.store.find(question)?;
         if let Some(valid_until_ms) = entry.valid_until_ms
-            && own.freshness.server_ms_max(Now::read()).is_none_or(|now| now >= valid_until_ms)
+            && shared.freshness.server_ms_max(Now::read()).is_none_or(|now| now >= valid_until_ms)
         {
             return None;
         }
-        (own.freshness.age_of(mark, Now::read()) <= own.options.bound).then_some(entry.response)
+        (shared.freshness.age_of(mark, Now::read()) <= shared.options.bound)
+            .then_some(entry.response)
     }
 
     /// How old the cache's knowledge is at most; none before it has any.
@@ -324,16 +325,16 @@ impl CachedChecker {
     }
 
     async fn ask(&self, question: &Question<'_>) -> Answer {
-        let own = &*self.shared;
-        if own.options.on_stale == OnStale::Deny && !self.is_fresh() {
+        let shared = &*self.shared;
+        if shared.options.on_stale == OnStale::Deny && !self.is_fresh() {
             return Answer::Unanswered(Unanswered::Stale);
         }
-        let asked = own.freshness.ask(Now::read());
-        let mut checks = own.checks.clone();
+        let asked = shared.freshness.ask(Now::read());
+        let mut checks = shared.checks.clone();
         let mut request = tonic::Request::new(question.request());
-        request.set_timeout(own.options.deadline);
+        request.set_timeout(shared.options.deadline);
         // The deadline is kept here, too: a connection that hangs does not know of it.
-        let response = match timeout(own.options.deadline, checks.check(request)).await {
+        let response = match timeout(shared.options.deadline, checks.check(request)).await {
             Ok(Ok(response)) => Arc::new(response.into_inner()),
             Ok(Err(status)) => return Answer::Unanswered(Unanswered::Server(status)),
             Err(_) => {
@@ -341,8 +342,8 @@ impl CachedChecker {
                 return Answer::Unanswered(Unanswered::Server(status));
             }
         };
-        own.answered(asked, response.revision);
-        own.store.insert(question, &response, asked.epoch);
+        shared.answered(asked, response.revision);
+        shared.store.insert(question, &response, asked.epoch);
         Answer::Server(response)
     }
 }

@@ -39,8 +39,8 @@ pub(super) enum About<'a> {
 }
 
 impl<'a> About<'a> {
-    pub(super) fn of<const N: usize>(own: [&'a String; N], linked: &'a [String]) -> Self {
-        Self::Subjects(own.into_iter().chain(linked).map(String::as_str).collect())
+    pub(super) fn of<const N: usize>(named: [&'a String; N], linked: &'a [String]) -> Self {
+        Self::Subjects(named.into_iter().chain(linked).map(String::as_str).collect())
     }
 }
 
@@ -163,14 +163,14 @@ impl Store {
         let others = known.iter().flat_map(|cells| cells.iter());
         let others: Vec<_> = others.filter(|cell| !cell.answers(question)).cloned().collect();
         let excess = (others.len() + 1).saturating_sub(CELLS_MAX);
-        let own = Arc::new(Cell {
+        let cell = Arc::new(Cell {
             purpose: question.purpose.into(),
             channel: question.channel.into(),
             region: question.region.into(),
             data_categories: question.data_categories.into(),
             found,
         });
-        let cells = others.into_iter().skip(excess).chain([own]).collect();
+        let cells = others.into_iter().skip(excess).chain([cell]).collect();
         self.subjects.insert(question.subject.into(), cells);
         drop(recent);
     }
@@ -367,16 +367,16 @@ mod tests {
             Arc::new(response)
         };
         for response in [
-            with(&|own| own.obligations.push(Obligation::default())),
-            with(&|own| own.not_before = Some(prost_types::Timestamp::default())),
-            with(&|own| own.indeterminate = true),
-            with(&|own| own.token.push('t')),
+            with(&|response| response.obligations.push(Obligation::default())),
+            with(&|response| response.not_before = Some(prost_types::Timestamp::default())),
+            with(&|response| response.indeterminate = true),
+            with(&|response| response.token.push('t')),
         ] {
             store.insert(&QUESTION, &response, 0);
             assert!(store.find(&QUESTION).is_none(), "{response:?}");
         }
         let valid_until = Some(prost_types::Timestamp { seconds: 2, nanos: 5_000_000 });
-        store.insert(&QUESTION, &with(&|own| own.valid_until = valid_until), 0);
+        store.insert(&QUESTION, &with(&|response| response.valid_until = valid_until), 0);
         assert_eq!(store.find(&QUESTION).unwrap().valid_until_ms, Some(2_005));
     }
 

@@ -256,11 +256,11 @@ impl Book {
 
     /// The snapshot is acknowledged by its end; so that waits for all the rest.
     fn release_snapshot(&mut self, is_acked: bool) {
-        let own = &mut self.snapshot;
-        own.held = own.held.saturating_sub(1);
-        own.dropped |= !is_acked;
-        if own.ended && own.held == 0 && !own.dropped {
-            *own = SnapshotBook { awaited: false, open: false, acked: true, ..*own };
+        let snapshot = &mut self.snapshot;
+        snapshot.held = snapshot.held.saturating_sub(1);
+        snapshot.dropped |= !is_acked;
+        if snapshot.ended && snapshot.held == 0 && !snapshot.dropped {
+            *snapshot = SnapshotBook { awaited: false, open: false, acked: true, ..*snapshot };
         }
     }
 

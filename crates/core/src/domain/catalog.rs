@@ -95,15 +95,15 @@ impl PurposeVersion {
         let Some(region) = region.filter(|_| !self.basis_by_region.is_empty()) else {
             return self.legal_basis;
         };
-        let own = self.basis_by_region.get(&region);
-        let own = own.or_else(|| self.basis_by_region.get(&region.country()));
-        own.copied().unwrap_or(self.legal_basis)
+        let basis = self.basis_by_region.get(&region);
+        let basis = basis.or_else(|| self.basis_by_region.get(&region.country()));
+        basis.copied().unwrap_or(self.legal_basis)
     }
 
     /// Whether a region, or some part of it, has consent as its legal basis.
     fn rests_on_consent_within(&self, region: Region) -> bool {
-        let is_within = |own: &Region| region == region.country() && own.country() == region;
-        let mut parts = self.basis_by_region.iter().filter(|(own, _)| is_within(own));
+        let is_within = |part: &Region| region == region.country() && part.country() == region;
+        let mut parts = self.basis_by_region.iter().filter(|(part, _)| is_within(part));
         self.basis_in(Some(region)) == LegalBasis::Consent
             || parts.any(|(_, basis)| *basis == LegalBasis::Consent)
     }
@@ -111,7 +111,8 @@ impl PurposeVersion {
     /// Whether some region, or the default, has this legal basis.
     #[must_use]
     pub fn has_basis(&self, basis: LegalBasis) -> bool {
-        self.legal_basis == basis || self.basis_by_region.values().any(|own| *own == basis)
+        self.legal_basis == basis
+            || self.basis_by_region.values().any(|regional| *regional == basis)
     }
 }
 

@@ -146,7 +146,7 @@ impl Contact {
 }
 
 fn merge_said<S, T>(
-    own: &mut Option<Field<T>>,
+    field: &mut Option<Field<T>>,
     mark: Mark,
     said: &Said<S>,
     value: impl Fn(&S) -> T,
@@ -156,15 +156,15 @@ fn merge_said<S, T>(
         Said::Clear => None,
         Said::Value(said) => Some(value(said)),
     };
-    if own.as_ref().is_none_or(|own| own.mark < mark) {
-        *own = Some(Field { mark, value });
+    if field.as_ref().is_none_or(|field| field.mark < mark) {
+        *field = Some(Field { mark, value });
     }
 }
 
-fn later<T: Clone>(own: &mut Option<Field<T>>, other: Option<&Field<T>>) {
+fn later<T: Clone>(field: &mut Option<Field<T>>, other: Option<&Field<T>>) {
     let Some(other) = other else { return };
-    if own.as_ref().is_none_or(|own| own.mark < other.mark) {
-        *own = Some(other.clone());
+    if field.as_ref().is_none_or(|field| field.mark < other.mark) {
+        *field = Some(other.clone());
     }
 }
 

@@ -50,9 +50,9 @@ impl Region {
         if COUNTRIES.binary_search(&&text[..2]).is_err() {
             return Err(RegionError::Country);
         }
-        let mut own = [0; REGION_BYTES_MAX];
-        own[..bytes.len()].copy_from_slice(bytes);
-        Ok(Self { bytes: own, len: u8::try_from(bytes.len()).unwrap_or_default() })
+        let mut padded = [0; REGION_BYTES_MAX];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        Ok(Self { bytes: padded, len: u8::try_from(bytes.len()).unwrap_or_default() })
     }
 
     /// The region as text.

@@ -119,8 +119,8 @@ impl Scope {
     /// Whether the scope covers a cell.
     #[must_use]
     pub fn covers(self, purpose: PurposeId, channel: ChannelId) -> bool {
-        self.purpose.is_none_or(|own| own == purpose)
-            && self.channel.is_none_or(|own| own == channel)
+        self.purpose.is_none_or(|covered| covered == purpose)
+            && self.channel.is_none_or(|covered| covered == channel)
     }
 
     /// Whether the scope covers every cell of another.

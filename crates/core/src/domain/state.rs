@@ -104,9 +104,10 @@ impl Grant {
 
     /// Whether it takes the place of another grant for the same cell: the later one does, and of
     /// two confirmations of one request the first.
-    fn replaces(&self, own: Option<&Self>) -> bool {
-        own.is_none_or(|own| {
-            (own.mark, Reverse(own.confirmed_by)) < (self.mark, Reverse(self.confirmed_by))
+    fn replaces(&self, standing: Option<&Self>) -> bool {
+        standing.is_none_or(|standing| {
+            (standing.mark, Reverse(standing.confirmed_by))
+                < (self.mark, Reverse(self.confirmed_by))
         })
     }
 
@@ -242,7 +243,7 @@ impl SubjectState {
             Scope { purpose: None, channel: None },
         ] {
             match (self.stop_for(wider), latest) {
-                (Some(stop), Some(own)) if stop.mark <= own.mark => {}
+                (Some(stop), Some(known)) if stop.mark <= known.mark => {}
                 (None, _) => {}
                 (stop, _) => latest = stop,
             }
@@ -332,7 +333,7 @@ impl SubjectState {
 
     /// Folds in a stop.
     pub fn merge_stop(&mut self, stop: Stop) {
-        match self.stops.binary_search_by_key(&stop.scope, |own| own.scope) {
+        match self.stops.binary_search_by_key(&stop.scope, |known| known.scope) {
             Ok(position) if self.stops[position].mark < stop.mark => self.stops[position] = stop,
             Ok(_) => {}
             Err(position) => {
@@ -370,7 +371,7 @@ impl SubjectState {
             + self.cells.capacity() * size_of::<CellState>()
             + self.cells.iter().map(CellState::heap_bytes).sum::<usize>()
             + self.links.capacity() * size_of::<Link>()
-            + self.contact.as_ref().map_or(0, |own| size_of::<Contact>() + own.heap_bytes())
+            + self.contact.as_ref().map_or(0, |contact| size_of::<Contact>() + contact.heap_bytes())
     }
 
     fn cell_position(&self, purpose: PurposeId, channel: ChannelId) -> Result<usize, usize> {

@@ -78,8 +78,8 @@ impl Report {
     ) -> Result<Self, VerifyError> {
         let Some(opened) = opened else { return Err(VerifyError::NoLedger(dir.to_owned())) };
         if opened.ledger_id != end.id {
-            let what = "its first entry opens another ledger".to_owned();
-            return Err(LogError::Foreign { path: dir.to_owned(), what }.into());
+            let problem = "its first entry opens another ledger".to_owned();
+            return Err(LogError::Foreign { path: dir.to_owned(), problem }.into());
         }
         Ok(Self {
             origin: opened.origin,
@@ -152,8 +152,8 @@ impl Walk {
         match walked {
             Err(_) if self.stopped => Ok(None),
             Ok(end) if self.opened.as_ref().is_some_and(|opened| opened.ledger_id != end.id) => {
-                let what = "its first entry opens another ledger".to_owned();
-                Err(LogError::Foreign { path: dir.to_owned(), what }.into())
+                let problem = "its first entry opens another ledger".to_owned();
+                Err(LogError::Foreign { path: dir.to_owned(), problem }.into())
             }
             Ok(end) => Ok(Some(end)),
             Err(LogError::NoSegment(dir)) => Err(VerifyError::NoLedger(dir)),

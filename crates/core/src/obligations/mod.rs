@@ -76,8 +76,8 @@ pub fn due(
     now: Millis,
 ) -> DueAll {
     let known = Known { contact, region, recent_uses };
-    let own = contact.into_iter().flat_map(own_conditions);
-    let conditions = purpose.iter().map(Condition::from).chain(own);
+    let personal = contact.into_iter().flat_map(own_conditions);
+    let conditions = purpose.iter().map(Condition::from).chain(personal);
     let mut obligations: Vec<Due> = conditions.map(|condition| known.due(condition, now)).collect();
     let not_before = known.settle(&mut obligations).filter(|moment| *moment > now);
     DueAll { obligations, not_before }

@@ -85,7 +85,7 @@ impl Zones {
 /// The country under which the database lists a region. Some parts of countries are far away, and
 /// countries of ISO 3166-1 too.
 fn country_listed(region: Region) -> Region {
-    let own = match region.as_str() {
+    let listed_under = match region.as_str() {
         "CN-HK" => "HK",
         "CN-MO" => "MO",
         "CN-TW" => "TW",
@@ -115,7 +115,7 @@ fn country_listed(region: Region) -> Region {
         "US-VI" => "VI",
         _ => return region.country(),
     };
-    Region::parse(own).unwrap_or(region.country())
+    Region::parse(listed_under).unwrap_or(region.country())
 }
 
 /// The places of the database's `zone.tab`: where clocks have agreed since 1970, within a country.

@@ -165,20 +165,20 @@ struct Event<'a> {
 /// Party of `party_identification` that every purpose names.
 const CONTROLLER: &str = "controller";
 
-pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> String {
-    let controller = &own.controller;
+pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -> String {
+    let controller = &extension.controller;
     let name = controller.name.as_deref().unwrap_or(key.name());
     let jurisdictions = &controller.jurisdictions;
-    let sensitive = sensitive_categories(own, facts);
+    let sensitive = sensitive_categories(extension, facts);
     let receipt = ConsentReceipt {
         version: KANTARA_VERSION,
         jurisdiction: (!jurisdictions.is_empty()).then(|| jurisdictions.join(", ")),
         consent_timestamp: facts.effective_at.0.div_euclid(1_000),
         collection_method: collection_method(facts),
-        consent_receipt_id: &own.receipt_id,
+        consent_receipt_id: &extension.receipt_id,
         public_key: key.to_string(),
         language: &facts.evidence.language,
-        principal: &own.subject,
+        principal: &extension.subject,
         controllers: [PiiController {
             name,
             contact: controller.contact.as_deref(),
@@ -188,13 +188,13 @@ pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> Stri
             url: controller.url.as_deref(),
         }],
         policy_url: controller.privacy_policy_url.as_deref(),
-        services: [Service { service: name, purposes: purposes(own, facts) }],
+        services: [Service { service: name, purposes: purposes(extension, facts) }],
         sensitive: sensitive.as_ref().map(|categories| !categories.is_empty()),
         sensitive_categories: sensitive,
         schema_version: SCHEMA_VERSION,
-        record_id: format!("{}/{}", key.name(), own.index),
-        pii_principal_id: &own.subject,
-        pii_processing: processing(own, facts),
+        record_id: format!("{}/{}", key.name(), extension.index),
+        pii_principal_id: &extension.subject,
+        pii_processing: processing(extension, facts),
         party_identification: [Party {
             party_id: CONTROLLER,
             party_name: name,
@@ -205,8 +205,8 @@ pub(super) fn payload(own: &Extension, facts: &Facts, key: &VerifierKey) -> Stri
             party_phone: controller.phone.as_deref(),
             party_url: controller.url.as_deref(),
         }],
-        events: events(own, facts),
-        consent_ledger: own,
+        events: events(extension, facts),
+        consent_ledger: extension,
     };
     serde_json::to_string(&receipt).expect("texts and numbers always have a JSON form")
 }
@@ -245,8 +245,8 @@ pub(super) fn gives_consent(change: &ChangeRecord) -> bool {
 }
 
 /// Title of the purpose of a change, else its key.
-pub(super) fn title<'a>(own: &'a Extension, change: &'a Change) -> &'a str {
-    let title = own.purpose_of(change).map(|text| text.title.as_str());
+pub(super) fn title<'a>(extension: &'a Extension, change: &'a Change) -> &'a str {
+    let title = extension.purpose_of(change).map(|text| text.title.as_str());
     title.filter(|title| !title.is_empty()).unwrap_or(&change.purpose)
 }
 
@@ -259,14 +259,15 @@ pub(super) fn collection_method(facts: &Facts) -> Option<String> {
     }
 }
 
-fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
-    let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
-    let parties = own.controller.third_parties.as_ref();
+fn purposes<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
+    let given =
+        extension.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+    let parties = extension.controller.third_parties.as_ref();
     let purpose = |(change, _): (&'a Change, _)| Purpose {
-        purpose: title(own, change),
+        purpose: title(extension, change),
         category: [&change.purpose],
         consent_type: consent_type(facts),
-        pii_category: own.categories_of(change),
+        pii_category: extension.categories_of(change),
         termination: match &change.expires_at {
             Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
             None => "ends when it is withdrawn".to_owned(),
@@ -281,17 +282,18 @@ fn purposes<'a>(own: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
 }
 
 /// The sensitive data categories of all that was given, once each; none if nobody said which are.
-fn sensitive_categories<'a>(own: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
+fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
     let mut found = Vec::new();
-    let given = own.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+    let given =
+        extension.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
     for (change, _) in given {
-        for category in own.controller.sensitive_among(own.categories_of(change))? {
+        for category in extension.controller.sensitive_among(extension.categories_of(change))? {
             if !found.contains(&category) {
                 found.push(category);
             }
         }
     }
-    own.controller.sensitive_categories.is_some().then_some(found)
+    extension.controller.sensitive_categories.is_some().then_some(found)
 }
 
 /// Who speaks for the data subject, and by a method that is recorded, says yes in so many words; of
@@ -301,7 +303,7 @@ fn consent_type(facts: &Facts) -> Option<&'static str> {
     (is_recorded && facts.actor.speaks_for_subject()).then_some("EXPLICIT")
 }
 
-fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
+fn processing<'a>(extension: &'a Extension, facts: &'a Facts) -> Processing<'a> {
     let purpose = |text: &'a super::PurposeText| ProcessingPurpose {
         purpose: if text.title.is_empty() { &text.key } else { &text.title },
         purpose_type: &text.key,
@@ -312,7 +314,7 @@ fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
             .iter()
             .map(|category| PiiInformation {
                 pii_type: category,
-                sensitive_pii_category: own
+                sensitive_pii_category: extension
                     .controller
                     .sensitive_among(std::slice::from_ref(category))
                     .map(|sensitive| !sensitive.is_empty()),
@@ -323,10 +325,10 @@ fn processing<'a>(own: &'a Extension, facts: &'a Facts) -> Processing<'a> {
     Processing {
         privacy_notice: privacy_notice(facts),
         language: &facts.evidence.language,
-        purposes: own.purposes.iter().map(purpose).collect(),
+        purposes: extension.purposes.iter().map(purpose).collect(),
         collection_method: collection_method(facts),
-        jurisdiction: &own.controller.jurisdictions,
-        recipient_third_parties: own.controller.third_parties.as_deref(),
+        jurisdiction: &extension.controller.jurisdictions,
+        recipient_third_parties: extension.controller.third_parties.as_deref(),
     }
 }
 
@@ -339,20 +341,20 @@ fn privacy_notice(facts: &Facts) -> Option<String> {
     }
 }
 
-fn events<'a>(own: &'a Extension, facts: &Facts) -> Vec<Event<'a>> {
+fn events<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Event<'a>> {
     let event = |(change, record): (&'a Change, &ChangeRecord)| Event {
-        event_time: &own.effective_at,
+        event_time: &extension.effective_at,
         event_type: &change.action,
         event_state: event_state(record, facts.actor),
         validity_duration: record.expires_at.map(|end| {
             let span_s = end.0.saturating_sub(facts.effective_at.0).div_euclid(1_000);
             format!("PT{}S", span_s.max(0))
         }),
-        entity_id: &own.actor,
+        entity_id: &extension.actor,
         purpose: &change.purpose,
         channel: &change.channel,
     };
-    own.changes.iter().zip(&facts.changes).map(event).collect()
+    extension.changes.iter().zip(&facts.changes).map(event).collect()
 }
 
 /// What the event itself came to, at its time.

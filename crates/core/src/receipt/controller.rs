@@ -181,8 +181,9 @@ impl Controller {
     #[must_use]
     pub fn sensitive_among<'a>(&self, categories: &'a [String]) -> Option<Vec<&'a str>> {
         let sensitive = self.sensitive_categories.as_ref()?;
-        let is_sensitive =
-            |own: &&String| sensitive.iter().any(|declared| covers_category(declared, own));
+        let is_sensitive = |category: &&String| {
+            sensitive.iter().any(|declared| covers_category(declared, category))
+        };
         Some(categories.iter().filter(is_sensitive).map(String::as_str).collect())
     }
 }
@@ -235,54 +236,66 @@ mod tests {
         assert_eq!(said_list(vec!["none".to_owned()]), Some(Vec::new()));
         assert_eq!(said_list(vec!["a".to_owned()]), Some(vec!["a".to_owned()]));
         let categories = ["user.health.blood".to_owned(), "user.name".to_owned()];
-        let mut own = Controller::default();
-        assert_eq!(own.sensitive_among(&categories), None);
-        own.sensitive_categories = Some(vec!["user.health".to_owned()]);
-        assert_eq!(own.sensitive_among(&categories), Some(vec!["user.health.blood"]));
+        let mut controller = Controller::default();
+        assert_eq!(controller.sensitive_among(&categories), None);
+        controller.sensitive_categories = Some(vec!["user.health".to_owned()]);
+        assert_eq!(controller.sensitive_among(&categories), Some(vec!["user.health.blood"]));
     }
 
     #[test]
     fn what_is_wrong_is_named_by_its_flag() {
         assert_eq!(check(|_| {}), Ok(()));
         assert_eq!(
-            check(|own| {
-                own.name = Some("Example AG".to_owned());
-                own.email = Some("dpo@example.org".to_owned());
-                own.url = Some("https://example.org".to_owned());
-                own.privacy_policy_url = Some("https://example.org/privacy?lang=de#top".to_owned());
-                own.jurisdictions = vec!["DE".to_owned(), "US-CA".to_owned()];
+            check(|controller| {
+                controller.name = Some("Example AG".to_owned());
+                controller.email = Some("dpo@example.org".to_owned());
+                controller.url = Some("https://example.org".to_owned());
+                controller.privacy_policy_url =
+                    Some("https://example.org/privacy?lang=de#top".to_owned());
+                controller.jurisdictions = vec!["DE".to_owned(), "US-CA".to_owned()];
             }),
             Ok(())
         );
         let long = "x".repeat(CONTROLLER_TEXT_BYTES_MAX + 1);
         for (name, wrong) in [("", true), (" ", true), ("a\nb", true), (long.as_str(), true)] {
-            let refused = check(|own| own.name = Some(name.to_owned()));
+            let refused = check(|controller| controller.name = Some(name.to_owned()));
             assert_eq!(refused.is_err_and(|text| text.contains("--controller-name")), wrong);
         }
         for url in ["example.org", "ftp://example.org", "https://", "https://a b", "https://u@h/"] {
-            let refused = check(|own| own.privacy_policy_url = Some(url.to_owned())).unwrap_err();
+            let refused = check(|controller| controller.privacy_policy_url = Some(url.to_owned()))
+                .unwrap_err();
             assert!(refused.contains("--privacy-policy-url") && refused.contains(url), "{refused}");
         }
         for email in ["dpo", "@example.org", "dpo@", "d po@example.org"] {
-            assert!(check(|own| own.email = Some(email.to_owned())).is_err(), "{email}");
+            assert!(
+                check(|controller| controller.email = Some(email.to_owned())).is_err(),
+                "{email}"
+            );
         }
         let list = |text: &str| said_list(vec![text.to_owned()]);
-        assert_eq!(check(|own| own.sensitive_categories = list("user.health")), Ok(()));
-        let refused = check(|own| own.sensitive_categories = list("User Health")).unwrap_err();
+        assert_eq!(
+            check(|controller| controller.sensitive_categories = list("user.health")),
+            Ok(())
+        );
+        let refused =
+            check(|controller| controller.sensitive_categories = list("User Health")).unwrap_err();
         assert!(refused.contains("--sensitive-category"), "{refused}");
-        let refused = check(|own| own.third_parties = Some(vec![String::new(); 101])).unwrap_err();
+        let refused = check(|controller| controller.third_parties = Some(vec![String::new(); 101]))
+            .unwrap_err();
         assert!(refused.contains("--third-party") && refused.contains("101"), "{refused}");
         let long = vec!["x".repeat(1_000); 5];
-        let refused = check(|own| own.third_parties = Some(long)).unwrap_err();
+        let refused = check(|controller| controller.third_parties = Some(long)).unwrap_err();
         assert!(refused.contains("at most 4096 bytes in all, got 5000"), "{refused}");
         let both = || said_list(vec!["none".to_owned(), "user.health".to_owned()]);
-        let refused = check(|own| own.third_parties = both()).unwrap_err();
+        let refused = check(|controller| controller.third_parties = both()).unwrap_err();
         assert!(refused.contains("--third-party `none`"), "{refused}");
-        let refused = check(|own| own.sensitive_categories = both()).unwrap_err();
+        let refused = check(|controller| controller.sensitive_categories = both()).unwrap_err();
         assert!(refused.contains("--sensitive-category `none`"), "{refused}");
-        let refused = check(|own| own.jurisdictions = vec!["UK".to_owned()]).unwrap_err();
+        let refused =
+            check(|controller| controller.jurisdictions = vec!["UK".to_owned()]).unwrap_err();
         assert!(refused.contains("--jurisdiction") && refused.contains("UK"), "{refused}");
-        let many = check(|own| own.jurisdictions = vec!["DE".to_owned(); 33]).unwrap_err();
+        let many =
+            check(|controller| controller.jurisdictions = vec!["DE".to_owned(); 33]).unwrap_err();
         assert!(many.contains("at most 32"), "{many}");
     }
 }

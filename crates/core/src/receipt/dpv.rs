@@ -201,17 +201,17 @@ struct PersonalData<'a> {
     title: &'a str,
 }
 
-pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
-    let controller = &own.controller;
+pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> String {
+    let controller = &extension.controller;
     let contacts = [&controller.contact, &controller.email, &controller.phone, &controller.url];
     let record = Record {
         context: CONTEXT,
-        id: urn(&own.receipt_id),
+        id: urn(&extension.receipt_id),
         kind: "dpv:ConsentRecord",
-        identifier: &own.receipt_id,
-        created: moment(&own.recorded_at),
-        issued: moment(&own.issued_at),
-        subject: Named { kind: "dpv:DataSubject", identifier: &own.subject },
+        identifier: &extension.receipt_id,
+        created: moment(&extension.recorded_at),
+        issued: moment(&extension.issued_at),
+        subject: Named { kind: "dpv:DataSubject", identifier: &extension.subject },
         controller: DataController {
             kind: "dpv:DataController",
             name: controller.name.as_deref().unwrap_or(origin),
@@ -227,13 +227,13 @@ pub(super) fn payload(own: &Extension, facts: &Facts, origin: &str) -> String {
             .collect(),
         notice: notice(facts),
         indication_method: collection_method(facts),
-        processes: own
+        processes: extension
             .changes
             .iter()
             .zip(&facts.changes)
-            .map(|(change, record)| process(own, facts, change, record))
+            .map(|(change, record)| process(extension, facts, change, record))
             .collect(),
-        consent_ledger: own,
+        consent_ledger: extension,
     };
     serde_json::to_string(&record).expect("texts and numbers always have a JSON form")
 }
@@ -258,18 +258,18 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
 }
 
 fn process<'a>(
-    own: &'a Extension,
+    extension: &'a Extension,
     facts: &Facts,
     change: &'a Change,
     record: &ChangeRecord,
 ) -> Process<'a> {
-    let text = own.purpose_of(change);
+    let text = extension.purpose_of(change);
     let description = match (text, change.purpose.as_str()) {
         (_, EVERY) => Some("every purpose"),
         (text, _) => text.map(|text| text.description.as_str()).filter(|text| !text.is_empty()),
     };
-    let categories = own.categories_of(change);
-    let sensitive = own.controller.sensitive_among(categories).unwrap_or_default();
+    let categories = extension.categories_of(change);
+    let sensitive = extension.controller.sensitive_among(categories).unwrap_or_default();
     let personal_data = |title: &'a String| {
         let is_sensitive = sensitive.contains(&title.as_str());
         let kind = if is_sensitive { "dpv:SensitivePersonalData" } else { "dpv:PersonalData" };
@@ -280,7 +280,7 @@ fn process<'a>(
         purpose: Purpose {
             kind: "dpv:Purpose",
             identifier: &change.purpose,
-            title: title(own, change),
+            title: title(extension, change),
             description,
             version: text.map(|text| text.version.to_string()),
         },
@@ -291,7 +291,7 @@ fn process<'a>(
         right: (record.action.stop_kind(facts.actor) == Some(StopKind::Objected))
             .then(|| id("eu-gdpr", "A21")),
         indicated_by: indicated_by(facts.actor).map(|name| id("dpv", name)),
-        indicated_at: moment(&own.effective_at),
+        indicated_at: moment(&extension.effective_at),
         duration: change
             .expires_at
             .as_deref()

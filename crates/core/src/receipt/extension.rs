@@ -247,13 +247,13 @@ impl Facts {
                 confirm_until: act.confirmation.map(|offer| offer.expires_at),
                 entry,
             }),
-            Body::Confirmed(own) => Ok(Self {
-                actor: own.requested_by,
-                effective_at: own.effective_at,
-                changes: own.grants.clone(),
-                evidence: evidence(own.idempotency, own.evidence.as_ref())?,
-                authority_ends_at: own.authority_ends_at,
-                confirms: Some((own.request_index, own.requested_at)),
+            Body::Confirmed(confirmed) => Ok(Self {
+                actor: confirmed.requested_by,
+                effective_at: confirmed.effective_at,
+                changes: confirmed.grants.clone(),
+                evidence: evidence(confirmed.idempotency, confirmed.evidence.as_ref())?,
+                authority_ends_at: confirmed.authority_ends_at,
+                confirms: Some((confirmed.request_index, confirmed.requested_at)),
                 confirm_until: None,
                 entry,
             }),
@@ -399,18 +399,18 @@ fn termination(record: &ChangeRecord, actor: Actor, at: &str) -> Option<Terminat
 }
 
 impl From<&Evidence> for EvidenceText {
-    fn from(own: &Evidence) -> Self {
+    fn from(evidence: &Evidence) -> Self {
         Self {
-            touchpoint: own.touchpoint.clone(),
-            notice_id: own.notice_id.clone(),
-            notice_version: own.notice_version.clone(),
-            language: own.language.clone(),
-            notice_hash: hex(&own.notice_hash),
-            method: own.method.clone(),
-            ip_address: own.ip_address.clone(),
-            user_agent: own.user_agent.clone(),
-            attributes: own.attributes.clone(),
-            authority: own.authority.as_ref().map(|authority| AuthorityText {
+            touchpoint: evidence.touchpoint.clone(),
+            notice_id: evidence.notice_id.clone(),
+            notice_version: evidence.notice_version.clone(),
+            language: evidence.language.clone(),
+            notice_hash: hex(&evidence.notice_hash),
+            method: evidence.method.clone(),
+            ip_address: evidence.ip_address.clone(),
+            user_agent: evidence.user_agent.clone(),
+            attributes: evidence.attributes.clone(),
+            authority: evidence.authority.as_ref().map(|authority| AuthorityText {
                 relationship: authority.relationship.clone(),
                 representative: authority.representative.clone(),
                 proof: authority.proof.clone(),
@@ -501,7 +501,7 @@ mod basis_name {
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
     pub fn serialize<S: Serializer>(basis: &LegalBasis, to: S) -> Result<S::Ok, S::Error> {
-        let name = NAMES.iter().find(|(own, _)| own == basis).map_or("", |(_, name)| name);
+        let name = NAMES.iter().find(|(known, _)| known == basis).map_or("", |(_, name)| name);
         to.serialize_str(name)
     }
 

@@ -318,7 +318,7 @@ fn check_place(
         return disagrees("/consent_ledger/proof");
     }
     if supersedes.len() != facts.changes.len()
-        || supersedes.iter().flatten().any(|own| *own >= index)
+        || supersedes.iter().flatten().any(|earlier| *earlier >= index)
     {
         return disagrees("/consent_ledger/supersedes");
     }
@@ -335,35 +335,35 @@ fn check_place(
 }
 
 /// Whether a payload is, byte for byte, the one that it must be.
-fn agrees(own: &str, wanted: &str) -> Result<(), ReceiptError> {
-    if own == wanted {
+fn agrees(stated: &str, wanted: &str) -> Result<(), ReceiptError> {
+    if stated == wanted {
         return Ok(());
     }
     let value = |text| serde_json::from_str::<Value>(text).unwrap_or_default();
     // Equal values in other bytes: a field that comes twice, or another writing.
-    let field = difference(&value(own), &value(wanted)).unwrap_or_default();
+    let field = difference(&value(stated), &value(wanted)).unwrap_or_default();
     Err(ReceiptError::Disagrees { field })
 }
 
 /// The first place at which two values differ.
-fn difference(own: &Value, wanted: &Value) -> Option<String> {
+fn difference(stated: &Value, wanted: &Value) -> Option<String> {
     let below =
         |name: &str, rest: String| format!("/{}{rest}", name.replace('~', "~0").replace('/', "~1"));
-    match (own, wanted) {
-        (Value::Object(own), Value::Object(wanted)) => {
-            let names = own.keys().chain(wanted.keys());
-            names.into_iter().find_map(|name| match (own.get(name), wanted.get(name)) {
-                (Some(own), Some(wanted)) => Some(below(name, difference(own, wanted)?)),
+    match (stated, wanted) {
+        (Value::Object(stated), Value::Object(wanted)) => {
+            let names = stated.keys().chain(wanted.keys());
+            names.into_iter().find_map(|name| match (stated.get(name), wanted.get(name)) {
+                (Some(stated), Some(wanted)) => Some(below(name, difference(stated, wanted)?)),
                 _ => Some(below(name, String::new())),
             })
         }
-        (Value::Array(own), Value::Array(wanted)) if own.len() == wanted.len() => {
-            let mut pairs = own.iter().zip(wanted).enumerate();
-            pairs.find_map(|(at, (own, wanted))| {
-                Some(below(&at.to_string(), difference(own, wanted)?))
+        (Value::Array(stated), Value::Array(wanted)) if stated.len() == wanted.len() => {
+            let mut pairs = stated.iter().zip(wanted).enumerate();
+            pairs.find_map(|(at, (stated, wanted))| {
+                Some(below(&at.to_string(), difference(stated, wanted)?))
             })
         }
-        _ => (own != wanted).then(String::new),
+        _ => (stated != wanted).then(String::new),
     }
 }
 

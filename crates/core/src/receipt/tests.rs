@@ -136,7 +136,8 @@ fn stated(mut body: Body, evidence: Option<&Evidence>, supersedes: Vec<Vec<u64>>
     let context = seal::evidence_context(&LEDGER_ID, mark.as_ref());
     let sealed = evidence
         .map(|evidence| seal::seal(&SUBJECT_KEY, &context, &entry::encode_evidence(evidence)));
-    let evidence_key = sealed.as_ref().map(|own| seal::one_time_key(&SUBJECT_KEY, &own.salt));
+    let evidence_key =
+        sealed.as_ref().map(|evidence| seal::one_time_key(&SUBJECT_KEY, &evidence.salt));
     match &mut body {
         Body::Act(act) => act.evidence = sealed,
         Body::Confirmed(confirmed) => confirmed.evidence = sealed,
@@ -194,7 +195,7 @@ fn grant_only(outcome: Outcome, actor: Actor) -> Statement {
 
 #[test]
 fn a_receipt_says_what_was_given_and_what_was_refused() {
-    let own = json_of(&mixed(), Format::ConsentReceipt);
+    let payload = json_of(&mixed(), Format::ConsentReceipt);
     let id = receipt_id(&LEDGER_ID, 5);
     for (field, wanted) in [
         ("/version", json!("KI-CR-v1.1.0")),
@@ -233,17 +234,17 @@ fn a_receipt_says_what_was_given_and_what_was_refused() {
         ("/consent_ledger/evidence/ip_address", json!("192.0.2.7")),
         ("/consent_ledger/recorded_at", json!("2026-10-26T06:13:21.250Z")),
     ] {
-        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+        assert_eq!(payload.pointer(field), Some(&wanted), "{field}");
     }
-    assert_eq!(own.pointer("/services/0/purposes").unwrap().as_array().unwrap().len(), 1);
+    assert_eq!(payload.pointer("/services/0/purposes").unwrap().as_array().unwrap().len(), 1);
     for word in ["valid\"", "current", "status"] {
-        assert!(!own.to_string().contains(word), "nothing that can change: {word}");
+        assert!(!payload.to_string().contains(word), "nothing that can change: {word}");
     }
 }
 
 #[test]
 fn json_ld_names_every_term_in_its_context() {
-    let own = json_of(&mixed(), Format::Dpv);
+    let payload = json_of(&mixed(), Format::Dpv);
     for (field, wanted) in [
         ("/@type", json!("dpv:ConsentRecord")),
         ("/@id", json!(format!("urn:uuid:{}", receipt_id(&LEDGER_ID, 5)))),
@@ -261,12 +262,12 @@ fn json_ld_names_every_term_in_its_context() {
         ("/dpv:hasProcess/1/dpv:hasConsentStatus/@id", json!("dpv:ConsentRefused")),
         ("/dpv:hasProcess/1/ledger:channel", json!("sms")),
     ] {
-        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+        assert_eq!(payload.pointer(field), Some(&wanted), "{field}");
     }
     // One of its cells is superseded, and the other may stand: nothing says that it is replaced.
-    assert!(own.get("dct:replaces").is_none());
-    let context = own["@context"].as_object().unwrap();
-    let mut open = vec![&own];
+    assert!(payload.get("dct:replaces").is_none());
+    let context = payload["@context"].as_object().unwrap();
+    let mut open = vec![&payload];
     while let Some(node) = open.pop() {
         match node {
             Value::Array(nodes) => open.extend(nodes),
@@ -297,8 +298,8 @@ fn the_same_act_makes_the_same_receipt() {
 /// The ledger records no history of who answers: the details are those of the receipt's own time.
 #[test]
 fn a_receipt_says_when_it_was_made() {
-    let own = json_of(&mixed(), Format::ConsentReceipt);
-    assert_eq!(own["consent_ledger"]["issued_at"], "2026-10-26T06:14:20.250Z");
+    let original = json_of(&mixed(), Format::ConsentReceipt);
+    assert_eq!(original["consent_ledger"]["issued_at"], "2026-10-26T06:14:20.250Z");
     let dpv = json_of(&mixed(), Format::Dpv);
     assert_eq!(dpv["dct:issued"]["@value"], "2026-10-26T06:14:20.250Z");
     let later = Statement { issued_at: AT.plus_ms(120_000), ..mixed() };
@@ -311,7 +312,7 @@ fn a_receipt_says_when_it_was_made() {
         ("2026-10-26T08:14:20.250+02:00", "DISAGREES"),
         ("yesterday", "MALFORMED_PAYLOAD"),
     ] {
-        let mut payload = own.clone();
+        let mut payload = original.clone();
         payload["consent_ledger"]["issued_at"] = json!(lie);
         assert_eq!(verified(&forged(&payload)).unwrap_err().name(), name, "{lie}");
     }
@@ -319,18 +320,18 @@ fn a_receipt_says_when_it_was_made() {
 
 #[test]
 fn nothing_is_asserted_that_nobody_recorded() {
-    let told = |evidence: Option<&Evidence>| {
+    let issued_with = |evidence: Option<&Evidence>| {
         let grant = change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied);
         let body = Body::Act(act(Actor::Subject, vec![grant]));
         let statement = stated(body, evidence, vec![vec![]]);
-        let own = json_of(&statement, Format::ConsentReceipt);
+        let payload = json_of(&statement, Format::ConsentReceipt);
         let missing = issued(&statement, Format::ConsentReceipt).missing_fields;
         let dpv = json_of(&statement, Format::Dpv);
-        (own, dpv, missing, issued(&statement, Format::Dpv).missing_fields)
+        (payload, dpv, missing, issued(&statement, Format::Dpv).missing_fields)
     };
     let no_method = Evidence { method: String::new(), ..evidence() };
-    let (own, _, missing, _) = told(Some(&no_method));
-    assert!(own["services"][0]["purposes"][0].get("consentType").is_none());
+    let (payload, _, missing, _) = issued_with(Some(&no_method));
+    assert!(payload["services"][0]["purposes"][0].get("consentType").is_none());
     assert_eq!(missing, ["services[].purposes[].consentType"]);
     let no_notice = Evidence {
         notice_id: String::new(),
@@ -338,14 +339,14 @@ fn nothing_is_asserted_that_nobody_recorded() {
         notice_hash: Vec::new(),
         ..evidence()
     };
-    let (own, dpv, missing, missing_in_dpv) = told(Some(&no_notice));
-    assert_eq!(own["policyUrl"], "https://example.org/privacy");
-    assert!(own["pii_processing"].get("privacy_notice").is_none());
+    let (payload, dpv, missing, missing_in_dpv) = issued_with(Some(&no_notice));
+    assert_eq!(payload["policyUrl"], "https://example.org/privacy");
+    assert!(payload["pii_processing"].get("privacy_notice").is_none());
     assert!(dpv.get("dpv:hasNotice").is_none());
     assert_eq!(missing, ["pii_processing.privacy_notice"]);
     assert_eq!(missing_in_dpv, ["dpv:hasNotice"]);
-    let (own, dpv, missing, _) = told(None);
-    assert!(own["services"][0]["purposes"][0].get("consentType").is_none());
+    let (payload, dpv, missing, _) = issued_with(None);
+    assert!(payload["services"][0]["purposes"][0].get("consentType").is_none());
     assert!(dpv.get("dpv:hasNotice").is_none());
     assert!(missing.contains(&"services[].purposes[].consentType".to_owned()), "{missing:?}");
     // A notice that was shown is not the policy of today.
@@ -377,16 +378,20 @@ fn only_grants_that_count_are_consents() {
         (Outcome::NoEffect, 0, "without effect", None),
     ] {
         let statement = grant_only(outcome, Actor::Subject);
-        let own = json_of(&statement, Format::ConsentReceipt);
-        assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), given, "{outcome:?}");
-        assert_eq!(own["events"][0]["event_state"], state);
+        let payload = json_of(&statement, Format::ConsentReceipt);
         assert_eq!(
-            own["consent_ledger"]["changes"][0]["cause_index"].as_u64(),
+            payload["services"][0]["purposes"].as_array().unwrap().len(),
+            given,
+            "{outcome:?}"
+        );
+        assert_eq!(payload["events"][0]["event_state"], state);
+        assert_eq!(
+            payload["consent_ledger"]["changes"][0]["cause_index"].as_u64(),
             outcome.cause_index()
         );
-        let own = json_of(&statement, Format::Dpv);
-        let told = own.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id");
-        assert_eq!(told.and_then(Value::as_str), status, "{outcome:?}");
+        let payload = json_of(&statement, Format::Dpv);
+        let stated_status = payload.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id");
+        assert_eq!(stated_status.and_then(Value::as_str), status, "{outcome:?}");
     }
 }
 
@@ -401,26 +406,26 @@ fn stops_end_what_they_cover() {
         let mut statement =
             stated(Body::Act(act(actor, vec![stop])), Some(&evidence()), vec![vec![2, 4]]);
         statement.purposes.clear();
-        let own = json_of(&statement, Format::ConsentReceipt);
-        let change = &own["consent_ledger"]["changes"][0];
+        let payload = json_of(&statement, Format::ConsentReceipt);
+        let change = &payload["consent_ledger"]["changes"][0];
         assert_eq!((&change["purpose"], &change["channel"]), (&json!("*"), &json!("*")));
         assert_eq!(change["termination"], json!({"kind": kind, "at": "2026-10-26T06:13:20.250Z"}));
-        assert_eq!(own["consent_ledger"]["supersedes"].as_array().unwrap().len(), 2);
-        assert_eq!(own["events"][0]["event_state"], state);
-        assert_eq!(own["services"][0]["purposes"], json!([]));
-        let own = json_of(&statement, Format::Dpv);
-        let right = own.pointer("/dpv:hasProcess/0/dpv:hasRight/@id");
+        assert_eq!(payload["consent_ledger"]["supersedes"].as_array().unwrap().len(), 2);
+        assert_eq!(payload["events"][0]["event_state"], state);
+        assert_eq!(payload["services"][0]["purposes"], json!([]));
+        let payload = json_of(&statement, Format::Dpv);
+        let right = payload.pointer("/dpv:hasProcess/0/dpv:hasRight/@id");
         assert_eq!(right.is_some(), action == Action::Object);
     }
 }
 
 #[test]
 fn a_guardian_and_their_authority_are_named() {
-    let mut own = act(
+    let mut guardian_act = act(
         Actor::Guardian,
         vec![change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied)],
     );
-    own.authority_ends_at = Some(AT.plus_ms(5_000));
+    guardian_act.authority_ends_at = Some(AT.plus_ms(5_000));
     let evidence = Evidence {
         authority: Some(Authority {
             relationship: "parent".to_owned(),
@@ -430,7 +435,7 @@ fn a_guardian_and_their_authority_are_named() {
         }),
         ..evidence()
     };
-    let statement = stated(Body::Act(own), Some(&evidence), vec![vec![]]);
+    let statement = stated(Body::Act(guardian_act), Some(&evidence), vec![vec![]]);
     let payload = json_of(&statement, Format::ConsentReceipt);
     let extension = &payload["consent_ledger"];
     assert_eq!(extension["actor"], "GUARDIAN");
@@ -462,11 +467,11 @@ fn a_double_opt_in_has_two_receipts_and_the_second_names_the_first() {
         idempotency: None,
     };
     let statement = stated(Body::Confirmed(confirmed), Some(&evidence()), vec![vec![]]);
-    let own = json_of(&statement, Format::ConsentReceipt);
-    assert_eq!(own["consent_ledger"]["kind"], "CONFIRMATION");
-    assert_eq!(own["consent_ledger"]["confirms"]["receipt_id"], receipt_id(&LEDGER_ID, 4));
-    assert_eq!(own["consentTimestamp"], 1_792_995_230);
-    assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), 1);
+    let payload = json_of(&statement, Format::ConsentReceipt);
+    assert_eq!(payload["consent_ledger"]["kind"], "CONFIRMATION");
+    assert_eq!(payload["consent_ledger"]["confirms"]["receipt_id"], receipt_id(&LEDGER_ID, 4));
+    assert_eq!(payload["consentTimestamp"], 1_792_995_230);
+    assert_eq!(payload["services"][0]["purposes"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -474,15 +479,18 @@ fn sensitive_data_is_named() {
     let mut statement = mixed();
     statement.controller.sensitive_categories = Some(vec!["user.contact".to_owned()]);
     statement.controller.third_parties = Some(Vec::new());
-    let own = json_of(&statement, Format::ConsentReceipt);
-    assert_eq!((&own["sensitive"], &own["spiCat"]), (&json!(true), &json!(["user.contact.email"])));
-    let purpose = &own["services"][0]["purposes"][0];
+    let payload = json_of(&statement, Format::ConsentReceipt);
+    assert_eq!(
+        (&payload["sensitive"], &payload["spiCat"]),
+        (&json!(true), &json!(["user.contact.email"]))
+    );
+    let purpose = &payload["services"][0]["purposes"][0];
     assert_eq!(purpose["thirdPartyDisclosure"], false);
     assert!(purpose.get("thirdPartyName").is_none());
-    let data = &own["pii_processing"]["purposes"][0]["pii_information"];
+    let data = &payload["pii_processing"]["purposes"][0]["pii_information"];
     assert_eq!(data[0]["sensitive_pii_category"], true);
-    let own = json_of(&statement, Format::Dpv);
-    let data = &own["dpv:hasProcess"][0]["dpv:hasPersonalData"];
+    let payload = json_of(&statement, Format::Dpv);
+    let data = &payload["dpv:hasProcess"][0]["dpv:hasPersonalData"];
     assert_eq!(data[0]["@type"], "dpv:SensitivePersonalData");
     assert_eq!(data[1]["@type"], "dpv:PersonalData");
 }
@@ -491,14 +499,14 @@ fn sensitive_data_is_named() {
 fn what_nobody_told_is_left_out_and_named() {
     let mut statement = grant_only(Outcome::Applied, Actor::Import);
     statement.controller = Controller::default();
-    let own = issued(&statement, Format::ConsentReceipt);
+    let receipt = issued(&statement, Format::ConsentReceipt);
     let payload = json_of(&statement, Format::ConsentReceipt);
     assert_eq!(payload["piiControllers"], json!([{ "piiController": ORIGIN }]));
     for field in ["jurisdiction", "policyUrl", "collectionMethod", "language", "sensitive"] {
         assert!(payload.get(field).is_none(), "{field}");
     }
     assert_eq!(
-        own.missing_fields,
+        receipt.missing_fields,
         [
             "jurisdiction",
             "collectionMethod",
@@ -617,8 +625,8 @@ fn a_signed_lie_is_named() {
         *payload.pointer_mut(&field).unwrap_or_else(|| panic!("{field}")) = lie;
         let refused = verified(&forged(&payload)).unwrap_err();
         assert_eq!(refused.name(), name, "{field}: {refused}");
-        if let ReceiptError::Disagrees { field: told } = refused {
-            assert!(!told.is_empty(), "{field}");
+        if let ReceiptError::Disagrees { field: disputed } = refused {
+            assert!(!disputed.is_empty(), "{field}");
         }
     }
     let mut more = good.clone();

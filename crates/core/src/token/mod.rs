@@ -238,7 +238,7 @@ pub enum TokenError {
 impl From<JwsError> for TokenError {
     fn from(error: JwsError) -> Self {
         match error {
-            JwsError::Malformed(what) => Self::Malformed(what),
+            JwsError::Malformed(part) => Self::Malformed(part),
             JwsError::Algorithm => Self::Algorithm,
             JwsError::Type => Self::Type,
             JwsError::Key { named, given } => Self::Key { named, given },

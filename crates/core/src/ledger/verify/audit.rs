@@ -245,7 +245,7 @@ impl Followed {
         let first = part.first_index;
         let claimed = part.entries().next().and_then(|(_, _, bytes)| Tip::claimed_by(bytes));
         let start = Tip { next_index: first, ..claimed.unwrap_or_else(Tip::genesis) };
-        let mut own = Self {
+        let mut followed = Self {
             number: part.number,
             segment: part.segment.clone(),
             offset: part.places.first().map_or(0, |(offset, _)| *offset),
@@ -259,15 +259,15 @@ impl Followed {
             broken: None,
         };
         for (index, offset, bytes) in part.entries() {
-            if let Err(problem) = own.follow(bytes, tells) {
-                own.broken = Some(own.damage(offset, index, &problem));
+            if let Err(problem) = followed.follow(bytes, tells) {
+                followed.broken = Some(followed.damage(offset, index, &problem));
                 break;
             }
             if sizes.binary_search(&(index + 1)).is_ok() {
-                own.beginnings.push(own.leaves.clone());
+                followed.beginnings.push(followed.leaves.clone());
             }
         }
-        own
+        followed
     }
 
     fn follow(&mut self, bytes: &[u8], tells: bool) -> Result<(), ChainError> {
@@ -290,7 +290,7 @@ impl Followed {
     }
 
     fn damage(&self, offset: u64, index: u64, problem: &ChainError) -> Damage {
-        Damage { segment: self.segment.clone(), offset, index, what: problem.to_string() }
+        Damage { segment: self.segment.clone(), offset, index, problem: problem.to_string() }
     }
 }
 

@@ -1,24 +1,22 @@
-//! Every key of the index, its bytes, and who may change it.
+//! Every key of the view's rows in the index, and its bytes. The view alone changes these rows; the
+//! vault has rows of its own in the same index ([`crate::vault`]), under other first bytes.
 //!
-//! | first byte | rest of the key | value | changed by |
-//! | --- | --- | --- | --- |
-//! | `01` state | subject_ref (16) | the subject's state | view |
-//! | `02` history | subject_ref (16), index (8, big-endian) | nothing | view |
-//! | `03` idempotency | key hash (32) | index (8, big-endian) | view |
-//! | `04` catalogue | index (8, big-endian) | nothing | view |
-//! | `05` use | subject_ref (16), index (8, big-endian) | nothing | view |
-//! | `06` due | moment (8), subject_ref (16), index of the grant (8), big-endian | nothing | view |
-//! | `07` confirmation | token hash (32) | index of the act (8, big-endian) | view |
-//! | `08` confirmed | index of the act (8, big-endian) | index of the confirmation (8, big-endian) | view |
-//! | `09` use of a cell | subject_ref (16), hash of the cell (8), moment (8, newest first), index (8), big-endian | nothing | view |
-//! | `0a` subscription | index of its creation (8, big-endian) | what it has acknowledged | view |
-//! | `0b` settled | subscription (8), shard (4), end of a range (8), big-endian | start, entry, time, whether it failed | view |
-//! | `0c` dead letter | subscription (8), shard (4), index (8), big-endian | entry, time, attempts, status | view |
-//! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) | vault |
-//! | `11` frame | subject_ref (16) | vault frame (8, big-endian) | vault |
-//! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) | view |
-//! | `ff 'a'` applied | | number of ledger entries applied (8, big-endian), chain hash of the last (32) | view |
-//! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian) | vault |
+//! | first byte | rest of the key | value |
+//! | --- | --- | --- |
+//! | `01` state | subject_ref (16) | the subject's state |
+//! | `02` history | subject_ref (16), index (8, big-endian) | nothing |
+//! | `03` idempotency | key hash (32) | index (8, big-endian) |
+//! | `04` catalogue | index (8, big-endian) | nothing |
+//! | `05` use | subject_ref (16), index (8, big-endian) | nothing |
+//! | `06` due | moment (8), subject_ref (16), index of the grant (8), big-endian | nothing |
+//! | `07` confirmation | token hash (32) | index of the act (8, big-endian) |
+//! | `08` confirmed | index of the act (8, big-endian) | index of the confirmation (8, big-endian) |
+//! | `09` use of a cell | subject_ref (16), hash of the cell (8), moment (8, newest first), index (8), big-endian | nothing |
+//! | `0a` subscription | index of its creation (8, big-endian) | what it has acknowledged |
+//! | `0b` settled | subscription (8), shard (4), end of a range (8), big-endian | start, entry, time, whether it failed |
+//! | `0c` dead letter | subscription (8), shard (4), index (8), big-endian | entry, time, attempts, status |
+//! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) |
+//! | `ff 'a'` applied | | number of ledger entries applied (8, big-endian), chain hash of the last (32) |
 //!
 //! Marks (`ff`) sort last on purpose: the index brings rows to disk in key order, so a mark never
 //! arrives before what it speaks for.
@@ -56,16 +54,10 @@ pub enum Key {
     Settled(u64, u32, u64),
     /// An event that was given up: subscription, shard, and its index.
     DeadLetter(u64, u32, u64),
-    /// A subject by the keyed hash of its identity.
-    Lookup([u8; 32]),
-    /// The vault's frame of a subject.
-    Frame(SubjectBytes),
     /// Whose index this is.
     Owner,
     /// How far the view has come.
     Applied,
-    /// How far the vault's rows have come.
-    Indexed,
 }
 
 impl Key {
@@ -127,17 +119,8 @@ impl Key {
                 bytes.extend_from_slice(&shard.to_be_bytes());
                 bytes.extend_from_slice(&index.to_be_bytes());
             }
-            Self::Lookup(hash) => {
-                bytes.push(0x10);
-                bytes.extend_from_slice(hash);
-            }
-            Self::Frame(subject) => {
-                bytes.push(0x11);
-                bytes.extend_from_slice(subject);
-            }
             Self::Owner => bytes.extend_from_slice(b"\xffv"),
             Self::Applied => bytes.extend_from_slice(b"\xffa"),
-            Self::Indexed => bytes.extend_from_slice(b"\xffw"),
         }
         bytes
     }
@@ -187,12 +170,9 @@ impl Key {
                     Self::DeadLetter(id, shard, index)
                 }
             }
-            0x10 => Self::Lookup(rest.try_into().ok()?),
-            0x11 => Self::Frame(rest.try_into().ok()?),
             0xff => match rest {
                 b"v" => Self::Owner,
                 b"a" => Self::Applied,
-                b"w" => Self::Indexed,
                 _ => return None,
             },
             _ => return None,
@@ -231,11 +211,8 @@ mod tests {
             any::<u64>().prop_map(Key::Subscription),
             any::<(u64, u32, u64)>().prop_map(|(id, shard, end)| Key::Settled(id, shard, end)),
             any::<(u64, u32, u64)>().prop_map(|(id, shard, at)| Key::DeadLetter(id, shard, at)),
-            any::<[u8; 32]>().prop_map(Key::Lookup),
-            subject.prop_map(Key::Frame),
             Just(Key::Owner),
             Just(Key::Applied),
-            Just(Key::Indexed),
         ]
     }
 
@@ -265,7 +242,7 @@ mod tests {
         fn marks_sort_after_rows_and_history_sorts_by_index(
             key in any_key(), subject in any::<[u8; 16]>(), a: u64, b: u64,
         ) {
-            let mark = matches!(key, Key::Owner | Key::Applied | Key::Indexed);
+            let mark = matches!(key, Key::Owner | Key::Applied);
             prop_assert_eq!(key.encode() > vec![0xfe; 42], mark);
             let at = |index| Key::History(subject, index).encode();
             prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));

@@ -2,8 +2,6 @@
 //! outcomes, the document that is made from both, and properties checked against an independent and
 //! deliberately naive model.
 
-#![allow(clippy::unwrap_used)]
-
 mod document;
 mod naive;
 mod outcomes;

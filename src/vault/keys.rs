@@ -1,0 +1,51 @@
+//! Every key of the vault's rows in the index, and its bytes. The vault alone changes these rows; they
+//! share the index with those of the view.
+//!
+//! | first byte | rest of the key | value |
+//! | --- | --- | --- |
+//! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) |
+//! | `11` frame | subject_ref (16) | vault frame (8, big-endian) |
+//! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian) |
+//!
+//! The mark (`ff`) sorts last on purpose: the index brings rows to disk in key order, so a mark never
+//! arrives before what it speaks for.
+
+/// A key of the vault's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// A subject by the keyed hash of its identity.
+    Lookup([u8; 32]),
+    /// The vault's frame of a subject.
+    Frame([u8; 16]),
+    /// How many frames have their rows.
+    Indexed,
+}
+
+impl Key {
+    /// The key's bytes. They are looked up and never read back.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Lookup(hash) => [&[0x10], hash.as_slice()].concat(),
+            Self::Frame(subject) => [&[0x11], subject.as_slice()].concat(),
+            Self::Indexed => b"\xffw".to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_sorts_after_every_row() {
+        let rows = [Key::Lookup([0xff; 32]), Key::Frame([0xff; 16])];
+        assert!(rows.iter().all(|row| row.encode() < Key::Indexed.encode()));
+    }
+
+    #[test]
+    fn rows_have_the_bytes_of_their_table() {
+        assert_eq!(Key::Lookup([7; 32]).encode(), [&[0x10][..], &[7; 32]].concat());
+        assert_eq!(Key::Frame([7; 16]).encode(), [&[0x11][..], &[7; 16]].concat());
+    }
+}

@@ -1,0 +1,43 @@
+//! Every integration test, in one binary, so that the service is linked once for them: a module for
+//! each topic, and `support`, which they share.
+//!
+//! `cargo test --test suite TOPIC::` runs one topic. The tests run beside each other in one process:
+//! none of them changes anything of it, such as its environment or its working directory.
+
+#![allow(clippy::unwrap_used)] // a test may fail where it stands
+
+mod audience;
+mod cli;
+mod client;
+mod consume;
+mod consumers;
+mod crash;
+mod decision_token;
+mod decisions;
+mod dockerfile;
+mod end_to_end;
+mod format;
+mod import;
+mod import_rows;
+mod independent;
+mod links;
+mod node;
+mod options;
+mod preview;
+mod proofs;
+mod propagation;
+mod protocol;
+mod python_client;
+mod readme;
+mod receipts;
+mod semantics;
+mod snapshots;
+mod streams;
+mod subscriptions;
+mod support;
+mod tlog;
+mod traps;
+mod uses;
+mod verify;
+mod webhooks;
+mod witness;

@@ -1,0 +1,230 @@
+//! Clients of every service, the requests that many tests make, and errors as clients see them.
+
+use consent_ledger::proto::{
+    self, audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
+    check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
+    privacy_service_client::PrivacyServiceClient, watch_service_client::WatchServiceClient,
+};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+use super::PATIENCE;
+
+/// A client of every service.
+#[derive(Clone)]
+pub struct Clients {
+    pub channel: Channel,
+    pub consent: ConsentServiceClient<Channel>,
+    pub check: CheckServiceClient<Channel>,
+    pub watch: WatchServiceClient<Channel>,
+    pub audit: AuditServiceClient<Channel>,
+    pub catalog: CatalogServiceClient<Channel>,
+    pub privacy: PrivacyServiceClient<Channel>,
+}
+
+impl Clients {
+    pub async fn connect(address: &str) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+        let channel = endpoint.connect_timeout(PATIENCE).connect().await?;
+        Ok(Self {
+            consent: ConsentServiceClient::new(channel.clone()),
+            check: CheckServiceClient::new(channel.clone()),
+            watch: WatchServiceClient::new(channel.clone()),
+            audit: AuditServiceClient::new(channel.clone()),
+            catalog: CatalogServiceClient::new(channel.clone()),
+            privacy: PrivacyServiceClient::new(channel.clone()),
+            channel,
+        })
+    }
+
+    /// Puts consent-based purposes without conditions, and channels.
+    pub async fn put_catalog(&mut self, purposes: &[&str], channels: &[&str]) {
+        for key in purposes {
+            let request = proto::PutPurposeRequest {
+                purpose: Some(consent_purpose(key)),
+                ..Default::default()
+            };
+            self.catalog.put_purpose(request).await.expect("a purpose without faults");
+        }
+        for key in channels {
+            let channel =
+                proto::Channel { key: (*key).into(), title: (*key).into(), retired: false };
+            let request = proto::PutChannelRequest { channel: Some(channel) };
+            self.catalog.put_channel(request).await.expect("a channel without faults");
+        }
+    }
+
+    /// Records an act that the server takes.
+    pub async fn record(
+        &mut self,
+        request: proto::RecordConsentRequest,
+    ) -> proto::RecordConsentResponse {
+        self.consent.record_consent(request).await.expect("an act without faults").into_inner()
+    }
+
+    /// Records one change by the data subject in person.
+    pub async fn say(
+        &mut self,
+        subject: &str,
+        action: proto::Action,
+        purpose: &str,
+        channel: &str,
+    ) -> proto::RecordConsentResponse {
+        self.record(act(subject, vec![change(action, purpose, channel)])).await
+    }
+
+    /// Asks a question that the server answers.
+    pub async fn ask(&mut self, request: proto::CheckRequest) -> proto::CheckResponse {
+        self.check.check(request).await.expect("a question without faults").into_inner()
+    }
+
+    /// Creates a subscription that the server takes; it starts at the end of the ledger.
+    pub async fn subscribe(
+        &mut self,
+        subscription: proto::Subscription,
+    ) -> proto::CreateSubscriptionResponse {
+        self.try_subscribe(subscription).await.expect("a subscription without faults")
+    }
+
+    /// Like [`Self::subscribe`], where the server may refuse.
+    pub async fn try_subscribe(
+        &mut self,
+        subscription: proto::Subscription,
+    ) -> Result<proto::CreateSubscriptionResponse, Status> {
+        let request = proto::CreateSubscriptionRequest {
+            subscription: Some(subscription),
+            start_index: None,
+        };
+        Ok(self.watch.create_subscription(request).await?.into_inner())
+    }
+
+    /// Every subscription that fits into a page.
+    pub async fn subscriptions(&mut self) -> Vec<proto::SubscriptionStatus> {
+        let request = proto::ListSubscriptionsRequest::default();
+        let answer = self.watch.list_subscriptions(request).await.expect("a first page");
+        answer.into_inner().subscriptions
+    }
+
+    /// The latest entry and how many there are.
+    pub async fn checkpoint(&mut self) -> proto::GetCheckpointResponse {
+        let request = proto::GetCheckpointRequest::default();
+        self.audit.get_checkpoint(request).await.expect("there always is one").into_inner()
+    }
+
+    /// Checks cells `(subject, purpose, channel)` in batches that fit every limit.
+    pub async fn check_cells(
+        &mut self,
+        cells: &[(String, String, String)],
+    ) -> Vec<proto::CheckResponse> {
+        let mut decisions = Vec::with_capacity(cells.len());
+        for part in cells.chunks(5_000) {
+            let checks = part.iter().map(|(s, p, c)| check_request(s, p, c)).collect();
+            let request = proto::BatchCheckRequest { checks, at_least_revision: None };
+            let answer = self.check.batch_check(request).await.expect("a batch within limits");
+            for (result, cell) in answer.into_inner().results.into_iter().zip(part) {
+                match result.result {
+                    Some(proto::batch_check_result::Result::Decision(it)) => decisions.push(it),
+                    other => panic!("no decision for {cell:?}: {other:?}"),
+                }
+            }
+        }
+        assert_eq!(decisions.len(), cells.len(), "one result for each check");
+        decisions
+    }
+
+    /// Entries from `start` on, decoded.
+    pub async fn entries(&mut self, start: u64) -> Vec<(u64, proto::Entry)> {
+        let request = proto::ListEntriesRequest { start_index: start, end_index: None };
+        let mut stream =
+            self.audit.list_entries(request).await.expect("within the ledger").into_inner();
+        let mut entries = Vec::new();
+        while let Some(answer) = stream.message().await.expect("the stream ends well") {
+            let entry = prost::Message::decode(answer.entry.as_slice()).expect("an entry");
+            entries.push((answer.index, entry));
+        }
+        entries
+    }
+
+    /// The history of a data subject.
+    pub async fn history(&mut self, subject: &str) -> Vec<proto::ListHistoryResponse> {
+        let request = proto::ListHistoryRequest {
+            subject: subject.into(),
+            ..proto::ListHistoryRequest::default()
+        };
+        let mut stream = self.consent.list_history(request).await.expect("a subject").into_inner();
+        let mut acts = Vec::new();
+        while let Some(act) = stream.message().await.expect("the stream ends well") {
+            acts.push(act);
+        }
+        acts
+    }
+}
+
+/// A purpose based on consent, without conditions.
+pub fn consent_purpose(key: &str) -> proto::Purpose {
+    proto::Purpose {
+        key: key.into(),
+        title: key.into(),
+        legal_basis: proto::LegalBasis::Consent.into(),
+        ..proto::Purpose::default()
+    }
+}
+
+pub fn scope(purpose: &str, channel: &str) -> proto::Scope {
+    proto::Scope { purpose: purpose.into(), channel: channel.into() }
+}
+
+pub fn change(action: proto::Action, purpose: &str, channel: &str) -> proto::Change {
+    proto::Change {
+        action: action.into(),
+        scope: Some(scope(purpose, channel)),
+        ..proto::Change::default()
+    }
+}
+
+/// An act of the data subject in person.
+pub fn act(subject: &str, changes: Vec<proto::Change>) -> proto::RecordConsentRequest {
+    proto::RecordConsentRequest {
+        subject: subject.into(),
+        actor: proto::Actor::Subject.into(),
+        changes,
+        ..proto::RecordConsentRequest::default()
+    }
+}
+
+pub fn check_request(subject: &str, purpose: &str, channel: &str) -> proto::CheckRequest {
+    proto::CheckRequest {
+        subject: subject.into(),
+        purpose: purpose.into(),
+        channel: channel.into(),
+        ..proto::CheckRequest::default()
+    }
+}
+
+/// The documented reason of an error and the fields at fault, as any client would decode them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TypedError {
+    pub code: tonic::Code,
+    pub reason: String,
+    pub fields: Vec<String>,
+}
+
+/// Decodes the details of an error; fails the test where there is no `ErrorInfo` of ours.
+#[track_caller]
+pub fn typed(status: &Status) -> TypedError {
+    let details = status.check_error_details().expect("google.rpc.Status decodes");
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+    assert_eq!(info.domain, "consent.v1", "{status:?}");
+    let violations = details.bad_request().map(|it| it.field_violations.as_slice());
+    for violation in violations.unwrap_or_default() {
+        assert!(!violation.description.is_empty(), "a violation says what is wrong: {status:?}");
+    }
+    TypedError {
+        code: status.code(),
+        reason: info.reason.clone(),
+        fields: violations.unwrap_or_default().iter().map(|it| it.field.clone()).collect(),
+    }
+}

@@ -1,0 +1,109 @@
+//! Runs the built binary as a server, and as a client of one.
+
+use std::{path::Path, process::Command};
+
+use super::{Clients, Finished, LONG_PATIENCE, Process, binary};
+
+/// The binary as a client of the server at an address.
+pub fn client_of(address: &str) -> Command {
+    let mut command = binary();
+    command.env("CONSENT_LEDGER_ADDR", format!("http://{address}"));
+    command
+}
+
+/// A running server.
+pub struct Server {
+    process: Process,
+    /// `127.0.0.1:PORT`.
+    pub address: String,
+}
+
+impl Server {
+    /// Serves a data directory on a free port and waits until it listens.
+    #[track_caller]
+    pub fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// Like [`Self::start`], with more flags.
+    #[track_caller]
+    pub fn start_with(data_dir: &Path, flags: &[&str]) -> Self {
+        let mut command = binary();
+        command.args(Self::arguments(data_dir)).args(flags);
+        Self::listening(Process::spawn(command))
+    }
+
+    /// Like [`Self::start`], at an address that clients know: one that was served before.
+    #[track_caller]
+    pub fn start_at(data_dir: &Path, address: &str) -> Self {
+        let mut command = binary();
+        command.arg("serve").arg("--data-dir").arg(data_dir).args(["--listen", address]);
+        Self::listening(Process::spawn(command))
+    }
+
+    /// The arguments of `serve` for a data directory, on a free port.
+    pub fn arguments(data_dir: &Path) -> Vec<std::ffi::OsString> {
+        vec![
+            "serve".into(),
+            "--data-dir".into(),
+            data_dir.into(),
+            "--listen".into(),
+            "127.0.0.1:0".into(),
+        ]
+    }
+
+    /// Waits until a `serve` that was started listens.
+    #[track_caller]
+    pub fn listening(process: Process) -> Self {
+        let Some(address) = process.printed("listening on ") else {
+            panic!("never listened: {}\n{}", process.stdout.text(), process.command)
+        };
+        Self { process, address }
+    }
+
+    /// What it wrote to standard output and standard error so far.
+    pub fn log(&self) -> String {
+        format!("{}{}", self.process.stdout.text(), self.process.stderr.text())
+    }
+
+    /// The process, for what else can be done with one.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// A value that the server prints on a line of its own, such as an address.
+    pub fn printed(&self, prefix: &str) -> Option<String> {
+        self.process.printed(prefix)
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM, then waits for a clean end. Answers what it logged in its life.
+    #[track_caller]
+    pub fn terminate(self) -> Finished {
+        self.process.terminate()
+    }
+
+    /// Runs a client command against this server.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Finished {
+        let mut command = client_of(&self.address);
+        command.args(args);
+        Process::spawn(command).wait(LONG_PATIENCE)
+    }
+
+    /// Clients of all services over one connection.
+    pub async fn clients(&self) -> Clients {
+        Clients::connect(&self.address).await.expect("the server listens")
+    }
+
+    /// Clients, and a catalogue as [`Clients::put_catalog`] puts it.
+    pub async fn clients_with_catalog(&self, purposes: &[&str], channels: &[&str]) -> Clients {
+        let mut clients = self.clients().await;
+        clients.put_catalog(purposes, channels).await;
+        clients
+    }
+}
