@@ -180,8 +180,7 @@ async fn every_client_command_speaks_json() {
 async fn json_leaves_out_nothing_that_the_server_says() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
-    let mut clients = server.clients().await;
-    clients.put_catalog(&[], &["email"]).await;
+    let mut clients = server.clients_with_catalog(&[], &["email"]).await;
     let data_categories = ["user.contact", "user.profile"].map(str::to_owned).to_vec();
     let purpose = proto::Purpose { data_categories, ..support::consent_purpose("news") };
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
@@ -204,8 +203,7 @@ async fn json_leaves_out_nothing_that_the_server_says() {
 
     // What goes on with a snapshot is printed with it.
     server.cli(&["record", "--subject", "user:43", "--withdraw", "*:*"]).expect_code(0);
-    let mut command = support::binary();
-    command.env("CONSENT_LEDGER_ADDR", format!("http://{}", server.address));
+    let mut command = support::client_of(&server.address);
     command.args(["watch", "--snapshot", "denied", "--json"]);
     let watch = Process::spawn(command);
     let is_complete = |text: &str| text.contains("snapshotEnd").then_some(());
