@@ -17,8 +17,7 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
-# Cargo wants every file that a manifest of the workspace names, also those that are not built here. The
-# example catalogue is built into the binary.
+# Cargo wants every file that a manifest of the workspace names, also those that are not built here.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY benches benches
 COPY crates crates

@@ -1,5 +1,5 @@
 //! The pieces that a check and an act are made of, in process and one at a time. The service as a
-//! whole, over gRPC and beside something fixed, is measured by `consent-ledger bench`.
+//! whole, over gRPC and beside something fixed, is measured by `consent-ledger-bench`.
 
 use std::{
     hint::black_box,

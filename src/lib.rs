@@ -21,6 +21,7 @@
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`setting`]: how a setting is defined: once, with its bounds.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
@@ -39,6 +40,7 @@ pub mod messages;
 pub mod node;
 pub mod proto;
 pub mod server;
+pub mod setting;
 pub mod status;
 pub mod storage;
 pub mod telemetry;

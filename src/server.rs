@@ -47,8 +47,7 @@ use crate::{
     },
     telemetry::{self, Metrics, Phase, TelemetryError},
     tiles,
-    web::WebError,
-    web::causes,
+    web::{WebError, causes, target::Targets},
     webhook::{Webhooks, retry::Retry, sender::Sender},
     witness::client::{Asking, Witnesses},
 };
@@ -251,7 +250,7 @@ fn start_webhooks(
     metrics: &Arc<Metrics>,
 ) -> Result<Webhooks, ServeError> {
     let ca = config.webhook_ca.as_ref().map(read_file).transpose()?;
-    let targets = config.node.webhook_targets.clone();
+    let targets = Targets::new(config.node.webhook_allow.clone());
     let sender = Sender::new(targets, config.webhook_timeout, ca.as_deref());
     let retry = Retry {
         pause_min: config.webhook_retry_min,
@@ -279,7 +278,7 @@ fn start_witnesses(
         );
     }
     let ca = config.witness_ca.as_ref().map(read_file).transpose()?;
-    let asking = Asking::new(config.node.witness_wait, ca.as_deref())?;
+    let asking = Asking::new(config.node.witness_timeout, ca.as_deref())?;
     Ok(Some(Witnesses::start(node, policy, &asking, metrics)))
 }
 
@@ -448,7 +447,7 @@ fn routes(
     drain: &CancellationToken,
 ) -> Result<Routes, ServeError> {
     let node = || Arc::clone(node);
-    let size = config.message_bytes_max;
+    let size = usize::try_from(config.message_bytes_max).unwrap_or(usize::MAX);
     let imports = Imports { limits: config.limits, drain: drain.clone() };
     let watching = Watch::new(node(), Arc::clone(metrics), drain.clone());
     let mut routes = RoutesBuilder::default();

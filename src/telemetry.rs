@@ -23,6 +23,8 @@ pub use metrics::{
     Histogram, MethodMetrics, Metrics, WebhookOutcome, WitnessMetrics, WitnessOutcome,
 };
 
+use crate::setting::heading::TELEMETRY;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
@@ -34,13 +36,17 @@ pub enum LogFormat {
 }
 
 /// Where logs and traces go.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct TelemetryConfig {
-    /// How log lines look.
+    /// Format of log lines, which go to standard error
+    #[arg(long, value_enum, default_value = "pretty", help_heading = TELEMETRY)]
     pub log_format: LogFormat,
-    /// Which log lines are written, as a `tracing` filter; none means `RUST_LOG`, or else `info`.
+    /// Which log lines are written, as a `tracing` filter, for example `info` or
+    /// `consent_ledger=debug` [default: RUST_LOG, or else `info`]
+    #[arg(long, value_name = "FILTER", help_heading = TELEMETRY)]
     pub log_level: Option<String>,
-    /// An OTLP collector, for example `http://127.0.0.1:4317`; none means no traces.
+    /// OTLP collector that receives traces, for example `http://127.0.0.1:4317` [default: off]
+    #[arg(long, value_name = "URL", help_heading = TELEMETRY)]
     pub otlp_endpoint: Option<String>,
 }
 

@@ -43,9 +43,9 @@ fn quick() -> BackoffPolicy {
 #[test]
 fn a_dependant_of_the_client_compiles_no_server() {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["tree", "--offline", "--locked", "--no-default-features"]);
-    command.args(["--features", "client", "--edges", "normal", "--prefix", "none"]);
-    command.args(["--format", "{p}", "--manifest-path"]).arg(support::repository("Cargo.toml"));
+    command.args(["tree", "--offline", "--locked", "--package", "consent-ledger-client"]);
+    command.args(["--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    command.arg("--manifest-path").arg(support::repository("Cargo.toml"));
     let tree = Process::spawn(command).wait(PATIENCE).expect_code(0).stdout;
     let crates: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(crates.contains(&"tonic") && crates.contains(&"quick_cache"), "{crates:?}");

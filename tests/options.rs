@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{self, Finished, PATIENCE, Process, json_lines};
+use crate::support::{self, Finished, PATIENCE, Process};
 
 /// The binary in a directory of its own.
 fn ledger(dir: &Path, args: &[&str]) -> Command {
@@ -22,11 +22,13 @@ fn run(command: Command) -> Finished {
     Process::spawn(command).wait(PATIENCE)
 }
 
-/// How many acts `generate` makes, with variables of the environment.
-fn acts(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> usize {
+/// The data directory that `verify` looks for, and does not find, with variables of the environment.
+fn data_dir(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> String {
     let mut command = ledger(dir, args);
     command.envs(environment.iter().copied());
-    json_lines(&run(command).expect_code(0).stdout).len()
+    let refused = run(command).expect_code(2);
+    let path = refused.stderr.strip_prefix("error: ").and_then(|text| text.split(": ").next());
+    path.unwrap_or_else(|| panic!("no path in {refused:?}")).to_owned()
 }
 
 /// The object that an error is with `--json`.
@@ -38,27 +40,30 @@ fn error(finished: &Finished) -> Value {
 #[test]
 fn flag_beats_environment_beats_file() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("consent-ledger.toml"), "[generate]\nacts = 1\n").unwrap();
-    assert_eq!(acts(dir.path(), &["generate"], &[]), 1);
-    let environment = [("CONSENT_LEDGER_ACTS", "2")];
-    assert_eq!(acts(dir.path(), &["generate"], &environment), 2);
-    assert_eq!(acts(dir.path(), &["generate", "--acts", "3"], &environment), 3);
+    let in_file = "[verify]\ndata_dir = \"from-file\"\n";
+    fs::write(dir.path().join("consent-ledger.toml"), in_file).unwrap();
+    assert_eq!(data_dir(dir.path(), &["verify"], &[]), "from-file");
+    let environment = [("CONSENT_LEDGER_DATA_DIR", "from-environment")];
+    assert_eq!(data_dir(dir.path(), &["verify"], &environment), "from-environment");
+    let flag = ["verify", "--data-dir", "from-flag"];
+    assert_eq!(data_dir(dir.path(), &flag, &environment), "from-flag");
 }
 
 #[test]
 fn the_file_is_named_before_or_after_the_command_or_by_environment() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("consent-ledger.toml"), "acts = 1\n").unwrap();
-    fs::write(dir.path().join("other.toml"), "acts = 4\n").unwrap();
+    fs::write(dir.path().join("consent-ledger.toml"), "data_dir = \"one\"\n").unwrap();
+    fs::write(dir.path().join("other.toml"), "data_dir = \"other\"\n").unwrap();
     for args in [
-        &["--config", "other.toml", "generate"][..],
-        &["generate", "--config", "other.toml"],
-        &["generate", "--config=other.toml"],
+        &["--config", "other.toml", "verify"][..],
+        &["verify", "--config", "other.toml"],
+        &["verify", "--config=other.toml"],
     ] {
-        assert_eq!(acts(dir.path(), args, &[]), 4, "{args:?}");
+        assert_eq!(data_dir(dir.path(), args, &[]), "other", "{args:?}");
     }
-    assert_eq!(acts(dir.path(), &["generate"], &[("CONSENT_LEDGER_CONFIG", "other.toml")]), 4);
-    let refused = run(ledger(dir.path(), &["generate", "--config", "absent.toml"])).expect_code(2);
+    let environment = [("CONSENT_LEDGER_CONFIG", "other.toml")];
+    assert_eq!(data_dir(dir.path(), &["verify"], &environment), "other");
+    let refused = run(ledger(dir.path(), &["verify", "--config", "absent.toml"])).expect_code(2);
     assert!(refused.stderr.contains("absent.toml"), "{}", refused.stderr);
 }
 
@@ -113,17 +118,18 @@ fn errors_are_text_or_one_object() {
 fn a_broken_options_file_does_not_hide_the_help() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("consent-ledger.toml"), "nonsense = 1\n").unwrap();
-    let refused = run(ledger(dir.path(), &["generate", "--acts", "1"])).expect_code(2);
+    let refused = run(ledger(dir.path(), &["completions", "bash"])).expect_code(2);
     let text = refused.stderr;
     assert!(text.contains("`nonsense`: is not an option"), "{text}");
     assert!(text.contains("hint: known here: "), "{text}");
-    run(ledger(dir.path(), &["generate", "--help"])).expect_code(0);
+    run(ledger(dir.path(), &["completions", "--help"])).expect_code(0);
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = ledger(dir.path(), &["generate", "--acts", "20000"]);
+    // The script is longer than what a pipe holds, so that the reader is gone before its end.
+    let mut command = ledger(dir.path(), &["completions", "bash"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 10];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();

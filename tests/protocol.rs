@@ -11,10 +11,11 @@ use std::{
 use consent_ledger::proto::{self, Action, Effect, EventKind, Outcome, Reason, watch_response};
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
-use tonic::{Code, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use tonic_types::StatusExt as _;
 
 use crate::support::{self, Clients, Server, act, change, check_request, typed};
 
@@ -949,6 +950,35 @@ async fn health_is_told_for_each_service() {
     }
     let request = HealthCheckRequest { service: "consent.v1.NoSuchService".to_owned() };
     assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+/// What a method answers to one empty message, by its descriptor alone; none if it takes its time.
+async fn answer_to_nothing(clients: &Clients, path: &'static str) -> Option<Result<(), Status>> {
+    let mut client = tonic::client::Grpc::new(clients.channel.clone());
+    client.ready().await.unwrap();
+    let request = Request::new(stream::iter([()]));
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let answer = async {
+        let path = http::uri::PathAndQuery::from_static(path);
+        let mut messages = client.streaming(request, path, codec).await?.into_inner();
+        messages.message().await.map(drop)
+    };
+    tokio::time::timeout(Duration::from_secs(2), answer).await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_answers_something_of_its_own() {
+    let it = Fixture::new().await;
+    for method in proto::METHODS {
+        // A method that the server forgot has the status of a generated stub, with no details.
+        if let Some(Err(status)) = answer_to_nothing(&it.clients, method.path).await {
+            assert!(status.get_details_error_info().is_some(), "{}: {status:?}", method.path);
+        }
+    }
+    let unknown = answer_to_nothing(&it.clients, "/consent.v1.CheckService/Unheard").await;
+    let status = unknown.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.get_details_error_info().is_none(), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Command, CommandFactory};
-use consent_ledger::{cli::Cli, telemetry::Metrics};
+use consent_ledger::{cli::Cli, proto, telemetry::Metrics};
 
 use crate::support;
 
@@ -66,26 +66,18 @@ fn words(text: &str, start: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_reason_stands_in_the_table_of_errors_with_its_status() {
-    let proto = fs::read_to_string(support::repository("proto/consent/v1/errors.proto")).unwrap();
-    let mut declared = BTreeMap::new();
-    let mut comment = String::new();
-    for line in proto.lines().map(str::trim) {
-        if let Some(more) = line.strip_prefix("//") {
-            comment.push_str(more);
-        } else if let Some(value) = line.strip_prefix("ERROR_REASON_") {
-            let reason = value.split_whitespace().next().unwrap().to_owned();
-            let code = comment.split(':').next().unwrap().trim().to_owned();
-            declared.insert(reason, code);
-            comment.clear();
-        } else {
-            comment.clear();
-        }
-    }
-    declared.remove("UNSPECIFIED").expect("the enum was read");
-    let table = rows(&section("## Errors"));
-    let told = table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    assert_eq!(declared, told);
+fn every_reason_stands_in_the_document_of_errors_with_its_status() {
+    let document = fs::read_to_string(support::repository("docs/errors.md")).unwrap();
+    let table = rows(&document);
+    let told: BTreeMap<_, _> =
+        table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let reasons = (1..).map_while(|number| proto::ErrorReason::try_from(number).ok());
+    let declared = reasons.map(|reason| {
+        let status = reason.status().as_str_name();
+        (reason.reason().to_owned(), status.trim_start_matches("STATUS_CODE_").to_owned())
+    });
+    assert_eq!(declared.collect::<BTreeMap<_, _>>(), told);
+    assert!(section("## Errors").contains("docs/errors.md"), "README says where they are");
 }
 
 #[test]
@@ -216,7 +208,7 @@ fn the_options_file_is_taken() {
     let file = file.to_str().unwrap();
     fs::write(file, example).unwrap();
     // A mistake in it is wrong usage of every command; a value of [serve] only of that one.
-    support::run(["generate", "--acts", "1", "--config", file]).expect_code(0);
+    support::run(["completions", "bash", "--config", file]).expect_code(0);
     let refused = support::run(["serve", "--listen", "0.0.0.0:0", "--config", file]);
     assert!(refused.expect_code(2).stderr.contains("refusing to listen on 0.0.0.0:0"));
 }

@@ -177,9 +177,9 @@ async fn tell(
 
 /// What became of the audience, on standard error.
 fn report(summary: &AudienceSummary, context: &Context) -> Result<(), CliError> {
-    let global = &context.global;
-    let color = color_on(global.color, &io::stderr());
-    let mut out = Output::new(Box::new(io::stderr()), global.json, color);
+    let printing = context.global.printing;
+    let color = color_on(printing.color, &io::stderr());
+    let mut out = Output::new(Box::new(io::stderr()), printing.json, color);
     if out.json {
         out.message(summary)?;
         return out.flush();

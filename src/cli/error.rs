@@ -19,8 +19,8 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
-    Global, layers,
-    output::{ColorWhen, color_on},
+    layers,
+    output::{ColorWhen, Printing, color_on},
     words,
 };
 use crate::{
@@ -417,8 +417,8 @@ pub struct Style {
 impl Style {
     /// As the options say.
     #[must_use]
-    pub fn new(global: &Global) -> Self {
-        Self { json: global.json, color: color_on(global.color, &io::stderr()) }
+    pub fn new(printing: Printing) -> Self {
+        Self { json: printing.json, color: color_on(printing.color, &io::stderr()) }
     }
 
     /// As the options seem to say, before they are parsed: an error of parsing has a style too.

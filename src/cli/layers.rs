@@ -2,8 +2,8 @@
 //!
 //! The parser already ranks flag over environment over default, so a key of the file becomes the
 //! default of its option before anything is parsed. Every option is `CONSENT_LEDGER_<NAME>` in the
-//! environment, and its name with `_` or `-` in the file. A key at the top of the file goes for
-//! every command that has the option; a key in a table goes for that command alone:
+//! environment, and its name with `_` or `-` in the file. A key at the top of the file applies to
+//! every command that has the option; a key in a table applies to that command alone:
 //!
 //! ```toml
 //! addr = "127.0.0.1:50051"
@@ -50,7 +50,9 @@ pub fn early(args: &[OsString], option: &str) -> Option<OsString> {
     env::var_os(env_name(option))
 }
 
-fn env_name(option: &str) -> String {
+/// The environment variable of an option.
+#[must_use]
+pub fn env_name(option: &str) -> String {
     format!("{ENV_PREFIX}{}", option.to_ascii_uppercase().replace('-', "_"))
 }
 
@@ -146,12 +148,13 @@ fn with_file(
     file: &OptionsFile,
     command: Command,
     inherited: &Settings<'_>,
-    own: &Table,
+    table: &Table,
     globals: &[Arg],
 ) -> Result<Command, CliError> {
     let mut settings = inherited.clone();
     settings.extend(
-        own.iter()
+        table
+            .iter()
             .filter(|(key, _)| command.find_subcommand(key).is_none())
             .map(|(key, value)| (normal(key), (key.clone(), value))),
     );
@@ -160,10 +163,10 @@ fn with_file(
         command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         let empty = Table::new();
-        let own = own.get(&name).and_then(Value::as_table).unwrap_or(&empty);
+        let sub_table = table.get(&name).and_then(Value::as_table).unwrap_or(&empty);
         let sub = command.find_subcommand(&name).cloned().unwrap_or_default();
-        let sub = sub.args(globals.iter().filter(|arg| settings_has(own, arg)).cloned());
-        let sub = with_file(file, sub, &settings, own, globals)?;
+        let sub = sub.args(globals.iter().filter(|arg| settings_has(sub_table, arg)).cloned());
+        let sub = with_file(file, sub, &settings, sub_table, globals)?;
         command = command.mut_subcommand(&name, |_| sub);
     }
     let args: Vec<Arg> = command.get_arguments().cloned().collect();
@@ -227,7 +230,7 @@ fn try_values(arg: &Arg, values: &[String]) -> Result<(), clap::Error> {
 }
 
 fn check_known(file: &OptionsFile, command: &Command) -> Result<(), CliError> {
-    let globals = own_options(command);
+    let globals = options_of(command);
     for (key, value) in &file.table {
         match (command.find_subcommand(key), value) {
             (Some(sub), Value::Table(table)) => check_table(file, sub, table, key, &globals)?,
@@ -269,7 +272,7 @@ fn check_key(
     Err(file.wrong(path, "is not an option").with_hint(format!("known here: {}", names.join(", "))))
 }
 
-fn own_options(command: &Command) -> BTreeSet<String> {
+fn options_of(command: &Command) -> BTreeSet<String> {
     // A file that names another file would be one layer too many.
     command
         .get_arguments()
@@ -281,5 +284,5 @@ fn own_options(command: &Command) -> BTreeSet<String> {
 
 fn all_options(command: &Command) -> BTreeSet<String> {
     let below = command.get_subcommands().flat_map(all_options);
-    own_options(command).into_iter().chain(below).collect()
+    options_of(command).into_iter().chain(below).collect()
 }

@@ -18,12 +18,11 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
     error::CliError,
-    output::{ColorWhen, Output},
+    output::{Output, Printing},
 };
 
 mod as_of;
 mod audience;
-mod bench;
 pub mod catalog;
 mod check;
 mod checkpoint;
@@ -35,16 +34,15 @@ mod decisions;
 pub mod error;
 mod export;
 mod filter;
-pub mod generate;
 mod history;
 mod import;
 mod kept;
 pub mod layers;
 mod link;
 mod offline;
-mod output;
+pub mod output;
 mod preferences;
-mod progress;
+pub mod progress;
 mod propagation;
 mod prove;
 mod rebuild_view;
@@ -63,7 +61,7 @@ mod verify_receipt;
 mod watch;
 mod webhooks;
 mod witness;
-mod words;
+pub mod words;
 
 #[cfg(test)]
 mod testing;
@@ -107,19 +105,9 @@ pub struct Global {
     /// TOML file with options [default: ./consent-ledger.toml if it exists]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Print JSON: one object, or one object a line for streams
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub json: bool,
-    /// When to use colours: auto, always or never
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHEN",
-        hide_possible_values = true,
-        default_value = "auto",
-        help_heading = "Global options"
-    )]
-    pub color: ColorWhen,
+    /// How to print.
+    #[command(flatten, next_help_heading = "Global options")]
+    pub printing: Printing,
     /// Address of the server, as URL or HOST:PORT
     #[arg(
         long,
@@ -209,17 +197,10 @@ pub enum Command {
     RebuildView(rebuild_view::RebuildViewArgs),
     /// Run a witness: cosign checkpoints of other ledgers that continue what it has seen of them
     Witness(Box<witness::WitnessArgs>),
-    /// Make onboarding traffic from a seed
-    Generate(generate::GenerateArgs),
     /// Record acts from NDJSON
     Replay(replay::ReplayArgs),
     /// Bring in consents from another system, from CSV or NDJSON
     Import(Box<import::ImportArgs>),
-    /// Measure the service on this machine, beside something fixed
-    Bench(bench::BenchArgs),
-    /// The companion of `bench`: a server that answers without looking
-    #[command(hide = true)]
-    BenchEcho(bench::EchoArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -270,23 +251,28 @@ impl Invocation {
         let args: Vec<OsString> = env::args_os().collect();
         let style = error::Style::guess(&args);
         let cli = parse(&args).map_err(|error| error.report(style))?;
-        let style = error::Style::new(&cli.global);
+        let style = error::Style::new(cli.global.printing);
         Ok(Self { cli, style })
     }
 
     /// Runs the command, reports its error if there is one, and says how it ended.
     pub async fn run(self) -> ExitCode {
         let mut context =
-            Context { out: Output::stdout(&self.cli.global), global: self.cli.global };
+            Context { out: Output::stdout(self.cli.global.printing), global: self.cli.global };
         let ended = run(self.cli.command, self.cli.offline, &mut context).await;
-        // A command that failed half-way has still said what it said.
-        let flushed = context.out.flush();
-        match (ended, flushed) {
-            // Whoever closed standard output still reads the exit code: DENY and damage must not
-            // turn into their opposites.
-            (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
-            (Ok(_), Err(error)) | (Err(error), _) => error.report(self.style),
-        }
+        conclude(ended, context.out, self.style)
+    }
+}
+
+/// Flushes standard output, reports the error if there is one, and returns the exit code.
+pub fn conclude(ended: Result<Exit, CliError>, mut out: Output, style: error::Style) -> ExitCode {
+    // A command that failed half-way still prints what it had to say until then.
+    let flushed = out.flush();
+    match (ended, flushed) {
+        // A caller that closed standard output still reads the exit code: DENY and damage must not
+        // turn into their opposites.
+        (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
+        (Ok(_), Err(error)) | (Err(error), _) => error.report(style),
     }
 }
 
@@ -335,11 +321,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::VerifyReceipt(args) => verify_receipt::run(&args, context),
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Witness(args) => Box::pin(witness::run(*args, context)).await,
-        Command::Generate(args) => generate::run(&args, context),
         Command::Replay(args) => Box::pin(replay::run(args, context)).await,
         Command::Import(args) => Box::pin(import::run(*args, context)).await,
-        Command::Bench(args) => Box::pin(bench::run(args, context)).await,
-        Command::BenchEcho(args) => bench::run_echo(args).await.map(|()| Exit::Success),
         Command::Completions(args) => completions::run(&args, context),
     }
 }

@@ -7,12 +7,29 @@ use std::{
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anstyle::{AnsiColor, Style};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use prost::Name;
 use serde::Serialize;
 
-use super::{Global, error::CliError};
+use super::error::CliError;
 use crate::json::ProtoJson;
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Printing {
+    /// Print JSON: one object, or one object a line for streams
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to use colours: auto, always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        default_value = "auto"
+    )]
+    pub color: ColorWhen,
+}
 
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,9 +62,9 @@ pub struct Output {
 impl Output {
     /// The process's standard output.
     #[must_use]
-    pub fn stdout(global: &Global) -> Self {
-        let color = color_on(global.color, &io::stdout());
-        Self::new(Box::new(io::stdout()), global.json, color)
+    pub fn stdout(printing: Printing) -> Self {
+        let color = color_on(printing.color, &io::stdout());
+        Self::new(Box::new(io::stdout()), printing.json, color)
     }
 
     /// Any other place.

@@ -1,315 +1,135 @@
 //! `consent-ledger serve`: runs the server until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::{
     cli::error::CliError,
-    config::{
-        ConfigError, RequestLimits, ServeConfig, TlsFiles, parse_kek, parse_size, parse_witness,
-        witness_policy,
-    },
+    config::{ConfigError, ServeConfig, TlsFiles, parse_kek, parse_witness, witness_policy},
     node::NodeConfig,
     receipt::{Controller, said_list},
     server::{self, ServeError},
-    telemetry::{LogFormat, TelemetryConfig},
-    tlog::policy::Witness,
-    tree::WitnessFail,
-    web::target::Targets,
+    setting::heading::{CHECKPOINTS, CONTROLLER, TLS},
+    tlog::policy::{Policy, Witness},
 };
 
 /// Environment variable of the key-encryption key. There is no flag for it: flags can be read by
 /// every user of the machine.
 pub const KEK_VARIABLE: &str = "CONSENT_LEDGER_KEK";
 
-/// Runs the server.
-///
-/// The key-encryption key of subjects' keys is created in the data directory on the first start,
-/// unless CONSENT_LEDGER_KEK (64 hexadecimal digits) or --kek-file gives it.
+const AFTER_HELP: &str = "\
+Every setting is also CONSENT_LEDGER_<NAME> in the environment, for example CONSENT_LEDGER_DATA_DIR,
+and a key under [serve] in the options file, for example data_dir. docs/reference.md has them all.
+
+The key-encryption key protects the keys of data subjects. It is created in the data directory on the
+first start, unless --kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64 hexadecimal
+digits. There is no flag for the key itself: every user of a machine can read flags.
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage.
+
+Example:
+  consent-ledger serve --data-dir /var/lib/consent-ledger --origin consent.example.org/eu \\
+      --kek-file /etc/consent-ledger/kek --metrics-listen 127.0.0.1:9464 --log-format json";
+
+/// Options of `serve`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct ServeArgs {
-    /// Directory of ledger, vault and view.
-    #[arg(long, value_name = "DIR", default_value = "./data")]
-    pub data_dir: PathBuf,
-    /// Address to listen on; port 0 picks a free one and prints it.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
-    /// Name of the ledger, without scheme; counts when the ledger is created.
-    #[arg(long, value_name = "NAME", default_value = "localhost/consent")]
-    pub origin: String,
-    /// File of the key-encryption key [default: `kek` in the data directory].
-    #[arg(long, value_name = "FILE")]
-    pub kek_file: Option<PathBuf>,
-    /// File of the key that signs checkpoints, receipts and decision tokens; made on the first start
-    /// [default: `signing-key` in the data directory].
-    #[arg(long, value_name = "FILE")]
-    pub signing_key_file: Option<PathBuf>,
-    /// Go on with another signing key than the one that has signed; it is made if there is none.
-    #[arg(long)]
-    pub new_signing_key: bool,
-    /// Take a signing key that was there before the ledger: nothing was ever signed with it.
-    #[arg(long)]
-    pub unused_signing_key: bool,
-    /// Listen on an address that other machines can reach, though nobody is asked who they are.
-    #[arg(long)]
-    pub insecure: bool,
-    /// PEM file of the server's certificate chain.
-    #[arg(long, value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// PEM file of the server's private key.
-    #[arg(long, value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-    /// Origin of web pages that may call over gRPC-Web, for example `https://example.org`; may be
-    /// repeated.
-    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
-    pub cors_origin: Vec<String>,
-    /// Address of /metrics, /healthz and /readyz [default: off].
-    #[arg(long, value_name = "ADDRESS")]
-    pub metrics_listen: Option<SocketAddr>,
-    /// Address of the C2SP tlog-tiles: /checkpoint, /tile/… and /tile/entries/… [default: off].
-    #[arg(long, value_name = "ADDRESS")]
-    pub tiles_listen: Option<SocketAddr>,
-    /// How log lines look.
-    #[arg(long, value_enum, default_value = "pretty")]
-    pub log_format: LogFormat,
-    /// Which log lines are written, for example `info` or `consent_ledger=debug` [default:
-    /// RUST_LOG, or else `info`].
-    #[arg(long, value_name = "FILTER")]
-    pub log_level: Option<String>,
-    /// OTLP collector that traces go to, for example `http://127.0.0.1:4317` [default: off].
-    #[arg(long, value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
-
-    /// Greatest size of a request message.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "4MiB")]
-    pub message_bytes_max: u64,
-    /// Greatest number of unary requests in flight; more are refused with TOO_MANY_REQUESTS.
-    #[arg(long, value_name = "COUNT", default_value_t = 8_192)]
-    pub requests_max: u64,
-    /// Greatest number of open streams; more are refused with TOO_MANY_STREAMS.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
-    pub streams_max: u64,
-    /// Greatest number of concurrent calls on one connection; more wait at the client.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
-    pub connection_streams_max: u32,
-    /// How long an answer may take to begin; a caller's own deadline may be shorter.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "30s"
-    )]
-    pub request_timeout: Duration,
-    /// Greatest number of rows of one import a second; more wait; 0 means no limit.
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
-    pub import_rows_per_second_max: u64,
-    /// How long a connection is idle before the system asks whether the peer is still there.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "30s"
-    )]
-    pub keepalive_interval: Duration,
-    /// How long that may stay unanswered before the connection is closed.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "20s"
-    )]
-    pub keepalive_timeout: Duration,
-    /// How long requests in flight may take after SIGTERM or SIGINT.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "10s"
-    )]
-    pub drain_timeout: Duration,
-
-    /// Greatest size of a segment file.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
-    pub segment_bytes_max: u64,
-    /// Greatest number of appends in flight; more are refused with TOO_MANY_APPENDS.
-    #[arg(long, value_name = "COUNT", default_value_t = 4_096)]
-    pub appends_max: usize,
-    /// Greatest number of entries in one group commit.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_024)]
-    pub batch_entries_max: usize,
-    /// Memory for the state that checks read.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "512MiB")]
-    pub hot_bytes_max: u64,
-    /// Memory for sled's page cache.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "64MiB")]
-    pub sled_cache_bytes: u64,
-    /// Greatest number of recent events that are kept in memory for watchers.
-    #[arg(long, value_name = "COUNT", default_value_t = 65_536)]
-    pub recent_events_max: usize,
-    /// How fast older segments are verified again in the background, a second; 0 means not.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "8MiB")]
-    pub scrub_bytes_per_second: u64,
-    /// How long a read waits for a revision that the node has not reached.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "5s"
-    )]
-    pub revision_wait: Duration,
-    /// How long a confirmation token of a double opt-in is good, unless the act says.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "7days"
-    )]
-    pub confirmation_validity: Duration,
-    /// How long a decision token is good at most, 1s to 24h; never longer than its decision.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "15m"
-    )]
-    pub decision_token_validity: Duration,
-
-    /// Witness that checkpoints are brought to, as 'VERIFIER-KEY URL' (a space between them): the key
-    /// of its cosignatures and its submission prefix; may be repeated.
-    #[arg(long, value_name = "WITNESS", value_parser = parse_witness, value_delimiter = ',')]
-    pub witness: Vec<Witness>,
-    /// How many of them must have cosigned a checkpoint before it is released [default: all].
-    #[arg(long, value_name = "COUNT")]
-    pub witness_quorum: Option<usize>,
-    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum; instead of
-    /// --witness and --witness-quorum.
-    #[arg(long, value_name = "FILE")]
-    pub witness_policy: Option<PathBuf>,
-    /// What becomes of a checkpoint that too few witnesses cosign in time: `open` releases it without,
-    /// and counts that; `closed` holds it back, and what waits for it, until enough have.
-    #[arg(long, value_enum, default_value = "open")]
-    pub witness_fail: WitnessFail,
-    /// How long witnesses have time to answer.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "2s"
-    )]
-    pub witness_timeout: Duration,
-    /// PEM file with a certificate authority to trust for witnesses, beside those of the system.
-    #[arg(long, value_name = "FILE")]
-    pub witness_ca: Option<PathBuf>,
-    /// Shortest time from one signed checkpoint to the next.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "1s"
-    )]
-    pub checkpoint_interval: Duration,
-    /// How long a caller waits for a checkpoint, where it asks for one.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "8s"
-    )]
-    pub checkpoint_wait: Duration,
-    /// Greatest number of durable subscriptions.
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
-    pub subscriptions_max: usize,
-    /// How long acknowledgements of subscribers gather before a receipt of them is recorded.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "1s"
-    )]
-    pub receipt_interval: Duration,
-    /// How many acknowledged events gather before a receipt of them is recorded at once.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub receipt_acks_max: usize,
-    /// A network that webhooks may lead to although it is not public, as CIDR; may be repeated. Only
-    /// to such networks is plain http sent.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub webhook_allow: Vec<IpNet>,
-    /// How long the endpoint of a webhook has time to answer.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "15s"
-    )]
-    pub webhook_timeout: Duration,
-    /// How long an event is tried before it is a dead letter, from its first try on.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "3days"
-    )]
-    pub webhook_retry_for: Duration,
-    /// Greatest pause after a first try in vain; twice as long after each further one.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "5s"
-    )]
-    pub webhook_retry_min: Duration,
-    /// Greatest pause between two tries.
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = humantime::parse_duration,
-        default_value = "1h"
-    )]
-    pub webhook_retry_max: Duration,
-    /// PEM file with a certificate authority to trust for webhooks, beside those of the system.
-    #[arg(long, value_name = "FILE")]
-    pub webhook_ca: Option<PathBuf>,
+    /// Settings that the server takes as they are.
+    #[command(flatten)]
+    config: ServeConfig,
+    /// Certificate and key.
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// Witnesses.
+    #[command(flatten)]
+    witnesses: WitnessesArgs,
     /// Who answers for the processing, as receipts name them.
     #[command(flatten)]
-    pub controller: ControllerArgs,
+    controller: ControllerArgs,
 }
 
-/// Options that say who answers for the processing.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct ControllerArgs {
-    /// Name of the controller, for receipts [default: the name of the ledger].
+/// Settings of TLS.
+#[derive(Debug, Clone, clap::Args)]
+struct TlsArgs {
+    /// PEM file of the server's certificate chain
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of the server's private key
+    #[arg(long, value_name = "FILE", help_heading = TLS)]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    fn files(self) -> Result<Option<TlsFiles>, ConfigError> {
+        match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+            (None, None) => Ok(None),
+            _ => Err(ConfigError::HalfTls),
+        }
+    }
+}
+
+/// Settings that say which witnesses there are.
+#[derive(Debug, Clone, clap::Args)]
+struct WitnessesArgs {
+    /// Witness that cosigns checkpoints, as 'VERIFIER-KEY URL' (a space between them): the key of its
+    /// cosignatures and its submission prefix; may be repeated
+    #[arg(long, value_name = "WITNESS", value_parser = parse_witness, value_delimiter = ',')]
+    #[arg(help_heading = CHECKPOINTS)]
+    witness: Vec<Witness>,
+    /// Number of witnesses that must have cosigned a checkpoint before it is released [default: all]
+    #[arg(long, value_name = "COUNT", help_heading = CHECKPOINTS)]
+    witness_quorum: Option<usize>,
+    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum; replaces
+    /// --witness and --witness-quorum
+    #[arg(long, value_name = "FILE", help_heading = CHECKPOINTS)]
+    witness_policy: Option<PathBuf>,
+}
+
+impl WitnessesArgs {
+    fn policy(self) -> Result<Policy, ConfigError> {
+        let text = self.witness_policy.as_deref().map(read_policy).transpose()?;
+        witness_policy(self.witness, self.witness_quorum, text.as_deref())
+    }
+}
+
+/// Settings that say who answers for the processing.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = CONTROLLER)]
+struct ControllerArgs {
+    /// Name of the controller [default: the name of the ledger]
     #[arg(long, value_name = "TEXT")]
-    pub controller_name: Option<String>,
-    /// Whom to ask about data protection, for receipts.
+    controller_name: Option<String>,
+    /// Contact for questions about data protection
     #[arg(long, value_name = "TEXT")]
-    pub controller_contact: Option<String>,
-    /// Postal address of the controller in one line, for receipts.
+    controller_contact: Option<String>,
+    /// Postal address of the controller, in one line
     #[arg(long, value_name = "TEXT")]
-    pub controller_address: Option<String>,
-    /// Email address of the controller, for receipts.
+    controller_address: Option<String>,
+    /// Email address of the controller
     #[arg(long, value_name = "EMAIL")]
-    pub controller_email: Option<String>,
-    /// Telephone number of the controller, for receipts.
+    controller_email: Option<String>,
+    /// Telephone number of the controller
     #[arg(long, value_name = "PHONE")]
-    pub controller_phone: Option<String>,
-    /// Web page of the controller, for receipts.
+    controller_phone: Option<String>,
+    /// Web page of the controller
     #[arg(long, value_name = "URL")]
-    pub controller_url: Option<String>,
-    /// Web page of the privacy policy, for receipts.
+    controller_url: Option<String>,
+    /// Web page of the privacy policy
     #[arg(long, value_name = "URL")]
-    pub privacy_policy_url: Option<String>,
-    /// ISO 3166 region whose law applies, for receipts, for example `DE`; may be repeated.
+    privacy_policy_url: Option<String>,
+    /// Region (ISO 3166) whose law applies, for example `DE`; may be repeated
     #[arg(long, value_name = "REGION", value_delimiter = ',')]
-    pub jurisdiction: Vec<String>,
-    /// Data category that is sensitive, with all that is below it, for receipts, or `none`; may be
-    /// repeated.
+    jurisdiction: Vec<String>,
+    /// Data category that is sensitive, together with all categories below it, or `none`; may be
+    /// repeated
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    pub sensitive_category: Vec<String>,
-    /// Third party that data is disclosed to, for receipts, or `none`; may be repeated, 4 KiB in all.
+    sensitive_category: Vec<String>,
+    /// Third party that receives data, or `none`; may be repeated, at most 4 KiB in all
     #[arg(long, value_name = "TEXT")]
-    pub third_party: Vec<String>,
+    third_party: Vec<String>,
 }
 
 impl From<ControllerArgs> for Controller {
@@ -336,72 +156,11 @@ impl ServeArgs {
     /// # Errors
     /// The first thing that is refused.
     pub fn into_config(self, kek: Option<Zeroizing<String>>) -> Result<ServeConfig, ConfigError> {
-        let tls = match (self.tls_cert, self.tls_key) {
-            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
-            (None, None) => None,
-            _ => return Err(ConfigError::HalfTls),
-        };
-        let policy = self.witness_policy.as_deref().map(read_policy).transpose()?;
-        let witness_policy = witness_policy(self.witness, self.witness_quorum, policy.as_deref())?;
-        let config = ServeConfig {
-            listen: self.listen,
-            metrics_listen: self.metrics_listen,
-            tiles_listen: self.tiles_listen,
-            insecure: self.insecure,
-            tls,
-            cors_origins: self.cors_origin,
-            message_bytes_max: usize::try_from(self.message_bytes_max).unwrap_or(usize::MAX),
-            limits: RequestLimits {
-                requests_max: self.requests_max,
-                streams_max: self.streams_max,
-                request_timeout: self.request_timeout,
-                import_rows_per_second_max: self.import_rows_per_second_max,
-            },
-            connection_streams_max: self.connection_streams_max,
-            keepalive_interval: self.keepalive_interval,
-            keepalive_timeout: self.keepalive_timeout,
-            drain_timeout: self.drain_timeout,
-            witness_ca: self.witness_ca,
-            webhook_timeout: self.webhook_timeout,
-            webhook_retry_for: self.webhook_retry_for,
-            webhook_retry_min: self.webhook_retry_min,
-            webhook_retry_max: self.webhook_retry_max,
-            webhook_ca: self.webhook_ca,
-            telemetry: TelemetryConfig {
-                log_format: self.log_format,
-                log_level: self.log_level,
-                otlp_endpoint: self.otlp_endpoint,
-            },
-            node: NodeConfig {
-                data_dir: self.data_dir,
-                origin: self.origin,
-                kek: kek.map(|text| parse_kek(&text)).transpose()?,
-                kek_file: self.kek_file,
-                segment_bytes_max: self.segment_bytes_max,
-                appends_max: self.appends_max,
-                batch_entries_max: self.batch_entries_max,
-                hot_bytes_max: self.hot_bytes_max,
-                sled_cache_bytes: self.sled_cache_bytes,
-                recent_events_max: self.recent_events_max,
-                scrub_bytes_per_second: self.scrub_bytes_per_second,
-                revision_wait: self.revision_wait,
-                confirmation_validity: self.confirmation_validity,
-                decision_token_validity: self.decision_token_validity,
-                witness_policy,
-                witness_fail: self.witness_fail,
-                witness_wait: self.witness_timeout,
-                signing_key_file: self.signing_key_file,
-                new_signing_key: self.new_signing_key,
-                unused_signing_key: self.unused_signing_key,
-                checkpoint_interval: self.checkpoint_interval,
-                checkpoint_wait: self.checkpoint_wait,
-                controller: self.controller.into(),
-                subscriptions_max: self.subscriptions_max,
-                receipt_interval: self.receipt_interval,
-                receipt_acks_max: self.receipt_acks_max,
-                webhook_targets: Targets::new(self.webhook_allow),
-            },
-        };
+        let mut config = self.config;
+        config.tls = self.tls.files()?;
+        config.node.kek = kek.map(|text| parse_kek(&text)).transpose()?;
+        config.node.witness_policy = self.witnesses.policy()?;
+        config.node.controller = self.controller.into();
         config.check()?;
         Ok(config)
     }
@@ -420,7 +179,7 @@ pub(super) fn node_config() -> Result<NodeConfig, CliError> {
     let kek = std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new);
     let wrong = |error: ConfigError| CliError::usage(error.to_string());
     let kek = kek.map(|text| parse_kek(&text)).transpose().map_err(wrong)?;
-    Ok(NodeConfig { kek, ..ServeConfig::default().node })
+    Ok(NodeConfig { kek, ..NodeConfig::default() })
 }
 
 /// Runs the server until it is told to stop.
@@ -441,10 +200,16 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
 
     use super::*;
-    use crate::tlog::key::{Algorithm, SignerKey};
+    use crate::{
+        telemetry::LogFormat,
+        tlog::key::{Algorithm, SignerKey},
+        tree::WitnessFail,
+    };
 
     #[derive(Debug, Parser)]
     struct Command {

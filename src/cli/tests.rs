@@ -86,11 +86,11 @@ fn switches_lists_and_numbers_come_from_the_file() {
         "json = true\n[watch]\nkind = [\"grant\", \"object\"]\nfrom = 7\nprogress = true",
     )
     .unwrap();
-    assert!(cli.global.json);
+    assert!(cli.global.printing.json);
     let text = format!("{:?}", cli.command);
     assert!(text.contains("kind: [Grant, Object]"), "{text}");
     assert!(text.contains("from: Some(7)") && text.contains("progress: true"), "{text}");
-    assert!(!parse(&["watch", "--json=false"], "json = true").unwrap().global.json);
+    assert!(!parse(&["watch", "--json=false"], "json = true").unwrap().global.printing.json);
     let nested = parse(&["catalog", "apply", "f"], "[catalog.apply]\ndry-run = true").unwrap();
     assert!(format!("{:?}", nested.command).contains("dry_run: true"));
 }
@@ -167,7 +167,7 @@ async fn command(words: &[&str]) -> (Result<Exit, CliError>, String, Seen) {
     let (addr, seen) = Rote::start().await;
     let words: Vec<&str> = ["--addr", &addr].iter().chain(words).copied().collect();
     let cli = parse(&words, "").unwrap();
-    let (mut context, capture) = Capture::context_of(&["--addr", &addr], cli.global.json);
+    let (mut context, capture) = Capture::context_of(&["--addr", &addr], cli.global.printing.json);
     let ended = run(cli.command, cli.offline, &mut context).await;
     (ended, capture.text(context), seen)
 }

@@ -133,12 +133,12 @@ impl Audit {
     }
 
     /// The released checkpoint, once it covers an entry that is there.
-    async fn released_with(&self, index: u64) -> Result<Arc<Signed>, ReadError> {
+    async fn released_with(&self, index: u64) -> Result<Arc<Signed>, Fault> {
         let head = self.node.revision();
         if index >= head {
-            return Err(ReadError::IndexOutOfRange { index, head });
+            return Err(ReadError::IndexOutOfRange { index, head }.into());
         }
-        self.node.released_at_least(index + 1).await
+        Ok(self.node.released_at_least(index + 1).await?)
     }
 }
 

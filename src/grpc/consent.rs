@@ -94,7 +94,7 @@ impl ConsentService for Consent {
         let whose = subject.clone();
         // Links are named by the vault's records, which are on disk.
         let preferences = blocking(move || match as_of {
-            None => node.preferences(&whose, all_cells, region),
+            None => Ok(node.preferences(&whose, all_cells, region)?),
             Some(as_of) => node.preferences_at(&whose, all_cells, region, as_of),
         });
         let preferences = preferences.await?;

@@ -15,8 +15,8 @@ use super::convert::{self, Source, Tally};
 use crate::{
     config::RequestLimits,
     node::{ImportAnswer, ImportRow, Imported, Node},
-    proto,
-    status::{Fault, Kind},
+    proto::{self, ErrorReason},
+    status::Fault,
 };
 
 /// The greatest number of rows of one import that are on their way to the ledger.
@@ -137,7 +137,10 @@ impl Import<'_> {
 
 /// Whether a fault would meet every other row too.
 fn is_of_the_server(fault: &Fault) -> bool {
-    matches!(fault.kind(), Kind::WritesStopped | Kind::ShuttingDown | Kind::StateUnreadable)
+    matches!(
+        fault.kind(),
+        ErrorReason::WritesStopped | ErrorReason::ShuttingDown | ErrorReason::StateUnreadable
+    )
 }
 
 /// Keeps rows to a number a second.

@@ -1,7 +1,14 @@
-//! The methods that the server knows, and what kind of call each is.
+//! The methods that the server knows, and what kind of call each is, from the descriptors of its
+//! services.
 //!
 //! A path is looked up once a request; everything else about a method (its limit, its counters) is
 //! found by its number.
+
+use std::sync::LazyLock;
+
+use hashbrown::HashMap;
+use prost::Message as _;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 /// How a call holds the server's resources, and with it which limit is for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +21,7 @@ pub enum Class {
     Upload,
     /// Answers until somebody ends it; the server does when it drains.
     Endless,
-    /// Always let in: whoever asks whether the server lives must hear it under load, too.
+    /// Always let in: a question about the server's health is answered under load, too.
     Free,
 }
 
@@ -22,61 +29,75 @@ pub enum Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method(usize);
 
-/// Path without the leading slash, and class. The last stands for every path that is not known.
-const METHODS: [(&str, Class); 37] = [
-    ("consent.v1.CheckService/Check", Class::Unary),
-    ("consent.v1.CheckService/BatchCheck", Class::Unary),
-    ("consent.v1.CheckService/FilterAudience", Class::Stream),
-    ("consent.v1.CheckService/GetDecisionKey", Class::Unary),
-    ("consent.v1.ConsentService/RecordConsent", Class::Unary),
-    ("consent.v1.ConsentService/ConfirmConsent", Class::Unary),
-    ("consent.v1.ConsentService/ImportConsents", Class::Upload),
-    ("consent.v1.ConsentService/RecordUse", Class::Unary),
-    ("consent.v1.ConsentService/GetPreferences", Class::Unary),
-    ("consent.v1.ConsentService/ListHistory", Class::Stream),
-    // Ends itself when the server drains, with the index to resume from.
-    ("consent.v1.WatchService/Watch", Class::Stream),
-    ("consent.v1.WatchService/CreateSubscription", Class::Unary),
-    ("consent.v1.WatchService/ListSubscriptions", Class::Unary),
-    ("consent.v1.WatchService/DeleteSubscription", Class::Unary),
-    // Ends itself, too.
-    ("consent.v1.WatchService/Consume", Class::Stream),
-    ("consent.v1.WatchService/GetPropagation", Class::Unary),
-    ("consent.v1.WatchService/ListDeadLetters", Class::Unary),
-    ("consent.v1.WatchService/ReplayDeadLetters", Class::Unary),
-    ("consent.v1.AuditService/GetCheckpoint", Class::Unary),
-    ("consent.v1.AuditService/ListEntries", Class::Stream),
-    ("consent.v1.AuditService/GetInclusionProof", Class::Unary),
-    ("consent.v1.AuditService/GetConsistencyProof", Class::Unary),
-    ("consent.v1.AuditService/GetReceipt", Class::Unary),
-    ("consent.v1.AuditService/ListDecisions", Class::Stream),
-    ("consent.v1.CatalogService/PutPurpose", Class::Unary),
-    ("consent.v1.CatalogService/PutChannel", Class::Unary),
-    ("consent.v1.CatalogService/GetPurpose", Class::Unary),
-    ("consent.v1.CatalogService/PreviewPurposeChange", Class::Unary),
-    ("consent.v1.CatalogService/ListPurposes", Class::Unary),
-    ("consent.v1.CatalogService/ListChannels", Class::Unary),
-    ("consent.v1.PrivacyService/LinkSubjects", Class::Unary),
-    ("consent.v1.PrivacyService/UnlinkSubjects", Class::Unary),
-    ("grpc.health.v1.Health/Check", Class::Free),
-    ("grpc.health.v1.Health/Watch", Class::Endless),
-    ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Class::Endless),
-    ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Class::Endless),
-    ("unknown", Class::Unary),
+/// The services that the server offers.
+const DESCRIPTORS: [&[u8]; 4] = [
+    crate::proto::FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
+/// Stands for every path that is not known.
+const UNKNOWN: &str = "unknown";
+
+static TABLE: LazyLock<Table> = LazyLock::new(Table::of_descriptors);
+
+struct Table {
+    /// Paths without the leading slash, and classes; the last row is [`UNKNOWN`].
+    rows: Vec<(String, Class)>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Table {
+    fn of_descriptors() -> Self {
+        let mut rows = Vec::new();
+        for encoded in DESCRIPTORS {
+            let set = FileDescriptorSet::decode(encoded).expect("descriptors are generated");
+            for file in &set.file {
+                for service in &file.service {
+                    rows.extend(service.method.iter().map(|method| {
+                        let name =
+                            format!("{}.{}/{}", file.package(), service.name(), method.name());
+                        let class = Class::of(method, is_ours(&name));
+                        (name, class)
+                    }));
+                }
+            }
+        }
+        let by_name = (0..).zip(&rows).map(|(number, (name, _))| (name.clone(), number)).collect();
+        rows.push((UNKNOWN.to_owned(), Class::Unary));
+        Self { rows, by_name }
+    }
+}
+
+impl Class {
+    /// Our streams end themselves when the server drains. Those of health and reflection know nothing of
+    /// it, and health is asked in single calls, too.
+    fn of(method: &MethodDescriptorProto, is_ours: bool) -> Self {
+        match (method.client_streaming(), method.server_streaming()) {
+            (false, false) if is_ours => Self::Unary,
+            (false, false) => Self::Free,
+            (true, false) if is_ours => Self::Upload,
+            _ if is_ours => Self::Stream,
+            _ => Self::Endless,
+        }
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("consent.v1.")
+}
 
 impl Method {
     /// The method of a request's path.
     #[must_use]
     pub fn of_path(path: &str) -> Self {
-        let path = path.strip_prefix('/').unwrap_or_default();
-        let unknown = METHODS.len() - 1;
-        Self(METHODS[..unknown].iter().position(|(own, _)| *own == path).unwrap_or(unknown))
+        let number = path.strip_prefix('/').and_then(|name| TABLE.by_name.get(name));
+        Self(number.copied().unwrap_or(TABLE.rows.len() - 1))
     }
 
     /// Every method, by number.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..METHODS.len()).map(Self)
+        (0..TABLE.rows.len()).map(Self)
     }
 
     /// Its number.
@@ -88,50 +109,57 @@ impl Method {
     /// `package.Service/Method`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        METHODS[self.0].0
+        &TABLE.rows[self.0].0
     }
 
     /// What kind of call it is.
     #[must_use]
     pub fn class(self) -> Class {
-        METHODS[self.0].1
+        TABLE.rows[self.0].1
     }
 
     /// Whether it is a method of `consent.v1`, and its errors ours to word.
     #[must_use]
     pub fn is_ours(self) -> bool {
-        self.name().starts_with("consent.v1.")
+        is_ours(self.name())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-    use prost_types::FileDescriptorSet;
-
     use super::*;
 
     #[test]
-    fn every_method_of_the_protocol_is_known_with_its_class() {
-        let ours = FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
-        let health = FileDescriptorSet::decode(tonic_health::pb::FILE_DESCRIPTOR_SET).unwrap();
-        let mut seen = 0;
-        for file in ours.file.iter().chain(&health.file) {
-            for service in &file.service {
-                for method in &service.method {
-                    let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
-                    let known = Method::of_path(&format!("/{name}"));
-                    assert_eq!(known.name(), name);
-                    let streams =
-                        matches!(known.class(), Class::Stream | Class::Upload | Class::Endless);
-                    let want = method.server_streaming() || method.client_streaming();
-                    assert_eq!(streams, want, "{name}");
-                    seen += 1;
-                }
+    fn every_method_is_found_by_its_path() {
+        for (number, method) in (0..).zip(Method::all()) {
+            assert_eq!(method.number(), number);
+            if method.name() != UNKNOWN {
+                assert_eq!(Method::of_path(&format!("/{}", method.name())), method);
             }
         }
-        // What is left is reflection, twice, and the unknown.
-        assert_eq!(seen, METHODS.len() - 3);
+        let ours = Method::all().filter(|method| method.is_ours());
+        assert_eq!(ours.count(), crate::proto::METHODS.len());
+        // Health has two, reflection one in each of two versions.
+        assert_eq!(Method::all().count(), crate::proto::METHODS.len() + 4 + 1);
+    }
+
+    #[test]
+    fn a_method_has_the_class_of_its_messages_and_of_its_service() {
+        for (path, class) in [
+            ("/consent.v1.CheckService/Check", Class::Unary),
+            ("/consent.v1.CheckService/FilterAudience", Class::Stream),
+            ("/consent.v1.ConsentService/ImportConsents", Class::Upload),
+            ("/consent.v1.ConsentService/ListHistory", Class::Stream),
+            ("/consent.v1.WatchService/Watch", Class::Stream),
+            ("/consent.v1.WatchService/Consume", Class::Stream),
+            ("/grpc.health.v1.Health/Check", Class::Free),
+            ("/grpc.health.v1.Health/Watch", Class::Endless),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Class::Endless),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Class::Endless),
+            ("/consent.v1.CheckService/Unheard", Class::Unary),
+        ] {
+            assert_eq!(Method::of_path(path).class(), class, "{path}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, Node, past::Past, question::ReadError};
+use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
     decide::decide,
     domain::{

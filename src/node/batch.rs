@@ -10,7 +10,8 @@ use tracing::error;
 
 use super::{
     Core,
-    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, WriteError},
+    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded},
+    error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
     question::{PurposeDraft, Put},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
         chain::{ChainError, Tip},
         entry,
     },
-    vault::{NewSubject, SubjectKey, VaultError},
+    vault::{NewSubject, SubjectKey},
     view::{CatalogAt, Effect, Linked, Subscriptions, ViewError, fold, reach, unite},
     watch::{ConsentTold, Event, EventTold, catalog_told},
 };
@@ -129,10 +130,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds an act. If it is refused, the batch is as it was.
-    pub(super) fn record(&mut self, act: Act) -> Result<Recorded, WriteError> {
+    pub(super) fn record(&mut self, act: Act) -> Result<Recorded, RecordError> {
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
-            return self.core.recorded(entry);
+            return Ok(self.core.recorded(entry)?);
         }
         let validity_ms = act.confirmation_validity_ms;
         let mut prepared = self.prepare(act, mark)?;
@@ -148,17 +149,14 @@ impl<'a> Batch<'a> {
         &self,
         act: Act,
         mark: Option<IdempotencyMark>,
-    ) -> Result<Prepared, WriteError> {
+    ) -> Result<Prepared, RecordError> {
         let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
         let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
-        let effective_at = self.effective_at(
-            act.effective_at,
-            is_stop,
-            recorded_at,
-            (sealer.subject_ref, &before),
-        )?;
+        let claimed = claimed(act.effective_at, recorded_at)?;
+        let subject = (sealer.subject_ref, &*before);
+        let effective_at = self.effective_at(claimed, is_stop, recorded_at, subject)?;
         let authority_ends_at = authority_end(&act, effective_at)?;
         let body = ConsentAct {
             subject_ref: sealer.subject_ref,
@@ -287,7 +285,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds a purpose, or a new version of it, unless nothing differs.
-    pub(super) fn put_purpose(&mut self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
+    pub(super) fn put_purpose(
+        &mut self,
+        draft: PurposeDraft,
+    ) -> Result<Put<Purpose>, CatalogError> {
         let put = match purpose_put(self.catalog(), draft) {
             Ok(put) => put,
             Err(own) => return Ok(Put { revision: own.index + 1, value: own, changed: false }),
@@ -301,7 +302,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds or changes a channel, unless nothing differs.
-    pub(super) fn put_channel(&mut self, put: ChannelPut) -> Result<Put<Channel>, WriteError> {
+    pub(super) fn put_channel(&mut self, put: ChannelPut) -> Result<Put<Channel>, CatalogError> {
         let value =
             Channel { key: put.key.clone(), title: put.title.clone(), retired: put.retired };
         let own = self.catalog.catalog.channel_id(put.key.as_str());
@@ -406,7 +407,7 @@ impl<'a> Batch<'a> {
         Ok(Some(entry))
     }
 
-    /// When the act takes effect: the caller's claim, within the skew, but never after the record.
+    /// When the act takes effect: as the caller claims (see [`claimed`]), or as it is recorded.
     ///
     /// An act that takes effect as it is recorded comes after all that the subject did before, even
     /// within the same millisecond: otherwise a withdrawal right after a grant would tie with it,
@@ -414,12 +415,11 @@ impl<'a> Batch<'a> {
     /// over any. For that, and only for that, it may take effect a little after the record.
     pub(super) fn effective_at(
         &self,
-        claimed: Option<Millis>,
+        claimed: Millis,
         is_stop: bool,
         recorded_at: Millis,
         (subject, own): (SubjectRef, &SubjectState),
     ) -> Result<Millis, WriteError> {
-        let claimed = self::claimed(claimed, recorded_at)?;
         if claimed < recorded_at {
             return Ok(claimed);
         }
@@ -434,7 +434,7 @@ impl<'a> Batch<'a> {
         &self,
         changes: &[Change],
         effective_at: Millis,
-    ) -> Result<Vec<ChangeRecord>, WriteError> {
+    ) -> Result<Vec<ChangeRecord>, RecordError> {
         let resolve = |(position, change)| self.resolve_one(position, change, effective_at);
         changes.iter().enumerate().map(resolve).collect()
     }
@@ -444,11 +444,11 @@ impl<'a> Batch<'a> {
         change: usize,
         asked: &Change,
         effective_at: Millis,
-    ) -> Result<ChangeRecord, WriteError> {
+    ) -> Result<ChangeRecord, RecordError> {
         let catalog = &self.catalog.catalog;
         let scope = catalog.resolve(&asked.scope).map_err(|unknown| match unknown {
-            UnknownKey::Purpose(key) => WriteError::UnknownPurpose { change, key },
-            UnknownKey::Channel(key) => WriteError::UnknownChannel { change, key },
+            UnknownKey::Purpose(key) => RecordError::UnknownPurpose { change, key },
+            UnknownKey::Channel(key) => RecordError::UnknownChannel { change, key },
         })?;
         let mut record = ChangeRecord {
             action: asked.action,
@@ -464,20 +464,20 @@ impl<'a> Batch<'a> {
         let purpose = scope.purpose.and_then(|id| catalog.purpose(id));
         let channel = scope.channel.and_then(|id| catalog.channel(id));
         let (Some(purpose), Some(channel)) = (purpose, channel) else {
-            return Err(WriteError::GrantNotOneCell { change });
+            return Err(RecordError::GrantNotOneCell { change });
         };
         if purpose.retired {
-            return Err(WriteError::PurposeRetired { change, key: purpose.key.clone() });
+            return Err(RecordError::PurposeRetired { change, key: purpose.key.clone() });
         }
         if channel.retired {
-            return Err(WriteError::ChannelRetired { change, key: channel.key.clone() });
+            return Err(RecordError::ChannelRetired { change, key: channel.key.clone() });
         }
         let version = match asked.purpose_version {
             Some(version) => version,
             None => self.version_then(purpose, effective_at)?,
         };
         let Some(content) = purpose.at_version(version) else {
-            return Err(WriteError::UnknownPurposeVersion {
+            return Err(RecordError::UnknownPurposeVersion {
                 change,
                 key: purpose.key.clone(),
                 version,
@@ -489,7 +489,7 @@ impl<'a> Batch<'a> {
         record.expires_at = asked.expires_at.or(by_default);
         for (position, category) in asked.data_categories.iter().enumerate() {
             if !content.data_categories.iter().any(|own| covers_category(own, category)) {
-                return Err(WriteError::CategoryNotDeclared {
+                return Err(RecordError::CategoryNotDeclared {
                     change,
                     position,
                     category: category.clone(),
@@ -500,7 +500,7 @@ impl<'a> Batch<'a> {
         }
         record.data_categories.clone_from(&asked.data_categories);
         if record.expires_at.is_some_and(|at| at <= effective_at) {
-            return Err(WriteError::ExpiresBeforeEffective { change });
+            return Err(RecordError::ExpiresBeforeEffective { change });
         }
         Ok(record)
     }
@@ -623,9 +623,9 @@ pub(super) fn purpose_put(catalog: &Catalog, draft: PurposeDraft) -> Result<Purp
 }
 
 /// Whether a purpose may be written as it is.
-pub(super) fn check_put(put: &PurposePut) -> Result<(), WriteError> {
+pub(super) fn check_put(put: &PurposePut) -> Result<(), CatalogError> {
     if put.oldest_compatible > put.version {
-        return Err(WriteError::OldestCompatibleBeyondVersion {
+        return Err(CatalogError::OldestCompatibleBeyondVersion {
             got: put.oldest_compatible,
             version: put.version,
         });
@@ -634,22 +634,25 @@ pub(super) fn check_put(put: &PurposePut) -> Result<(), WriteError> {
 }
 
 /// The caller's claim of when something took effect, within the skew, but never after its record.
-pub(super) fn claimed(claimed: Option<Millis>, recorded_at: Millis) -> Result<Millis, WriteError> {
+pub(super) fn claimed(
+    claimed: Option<Millis>,
+    recorded_at: Millis,
+) -> Result<Millis, EffectiveAtInFuture> {
     let claimed = claimed.unwrap_or(recorded_at);
     let ahead_ms = claimed.0.saturating_sub(recorded_at.0);
     if ahead_ms > CLOCK_SKEW_MS_MAX {
-        return Err(WriteError::EffectiveAtInFuture { ahead_ms });
+        return Err(EffectiveAtInFuture { ahead_ms });
     }
     Ok(claimed.min(recorded_at))
 }
 
 /// The end of a guardian's authority, as decisions look at it.
-fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, WriteError> {
+fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, RecordError> {
     let ends_at = act.evidence.authority.as_ref().and_then(|authority| authority.ends_at);
     let ends_at = ends_at.filter(|_| act.actor == Actor::Guardian);
     let grants = act.changes.iter().any(|change| change.action == Action::Grant);
     if grants && ends_at.is_some_and(|at| at <= effective_at) {
-        return Err(WriteError::AuthorityEnded);
+        return Err(RecordError::AuthorityEnded);
     }
     Ok(ends_at)
 }
@@ -671,17 +674,5 @@ impl Core {
             replayed: true,
             confirmation,
         })
-    }
-}
-
-impl From<ViewError> for WriteError {
-    fn from(error: ViewError) -> Self {
-        Self::StateUnreadable(error.to_string())
-    }
-}
-
-impl From<VaultError> for WriteError {
-    fn from(error: VaultError) -> Self {
-        Self::StateUnreadable(error.to_string())
     }
 }

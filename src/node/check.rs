@@ -4,24 +4,18 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::{
     Core,
-    question::{
-        CellPreference, Checked, Checkpoint, Preferences, Question, ReadError, StandingStop,
-    },
+    error::ReadError,
+    question::{CellPreference, Checked, Checkpoint, Preferences, Question, StandingStop},
 };
 use crate::{
-    backend::BackendError,
     decide::decide,
     domain::{
         Catalog, ChannelId, Contact, Decision, Effect, Entry, FrequencyCap, Key, LinkConfidence,
         Millis, Obligation, PurposeId, Query, Region, Subject, SubjectState,
     },
-    ledger::{
-        chain,
-        entry::{self, EntryError},
-    },
+    ledger::{chain, entry},
     obligations::{self, DueAll},
-    vault::VaultError,
-    view::{UseCell, ViewError},
+    view::UseCell,
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -235,23 +229,4 @@ fn standing_stops(catalog: &Catalog, state: &SubjectState) -> Vec<StandingStop> 
         .collect();
     stops.sort_by_key(|stop| stop.index);
     stops
-}
-
-/// Names each fault that makes stored state unreadable.
-macro_rules! unreadable {
-    ($($error:ty),+) => {
-        $(impl From<$error> for ReadError {
-            fn from(error: $error) -> Self {
-                Self::StateUnreadable(error.to_string())
-            }
-        })+
-    };
-}
-
-unreadable!(ViewError, VaultError, BackendError, EntryError);
-
-impl From<ReadError> for super::WriteError {
-    fn from(error: ReadError) -> Self {
-        Self::StateUnreadable(error.to_string())
-    }
 }

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Core,
-    act::{Confirm, Confirmation, Confirmed, WriteError},
+    act::{Confirm, Confirmation, Confirmed},
     batch::{Batch, claimed},
+    error::{ConfirmError, WriteError},
 };
 use crate::{
     domain::{
@@ -59,10 +60,10 @@ fn token_hash(token: &str) -> [u8; 32] {
 
 impl Batch<'_> {
     /// Adds a confirmation. If it is refused, the batch is as it was.
-    pub(super) fn confirm(&mut self, confirm: &Confirm) -> Result<Confirmed, WriteError> {
+    pub(super) fn confirm(&mut self, confirm: &Confirm) -> Result<Confirmed, ConfirmError> {
         let mark = confirm.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
-            return confirmed_before(entry);
+            return Ok(confirmed_before(entry)?);
         }
         let (request_index, act) = self.act_of_token(confirm)?;
         let subject = self.core().vault.identity(act.subject_ref)?;
@@ -104,27 +105,27 @@ impl Batch<'_> {
     }
 
     /// The act that a token is of, if the token still counts.
-    fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), WriteError> {
+    fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), ConfirmError> {
         let index = self.core().view.confirmation(&token_hash(&confirm.token))?;
-        let index = index.ok_or(WriteError::TokenUnknown)?;
+        let index = index.ok_or(ConfirmError::TokenUnknown)?;
         let Body::Act(act) = self.entry(index)?.body else {
-            return Err(WriteError::StateUnreadable(format!("no act at index {index}")));
+            return Err(WriteError::StateUnreadable(format!("no act at index {index}")).into());
         };
         if let Some(subject) = &confirm.subject
             && self.core().vault.find(subject)? != Some(act.subject_ref)
         {
-            return Err(WriteError::TokenUnknown);
+            return Err(ConfirmError::TokenUnknown);
         }
         let confirmed = match self.confirmed.get(&index) {
             Some(index) => Some(*index),
             None => self.core().view.confirmed(index)?,
         };
         if let Some(index) = confirmed {
-            return Err(WriteError::TokenUsed { index });
+            return Err(ConfirmError::TokenUsed { index });
         }
         let expires_at = act.confirmation.map(|offer| offer.expires_at);
         if expires_at.is_none_or(|at| at <= self.recorded_at()) {
-            return Err(WriteError::TokenExpired);
+            return Err(ConfirmError::TokenExpired);
         }
         Ok((index, act))
     }

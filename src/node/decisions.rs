@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use hashbrown::HashMap;
 
-use super::{Core, Node, past::Past, question::ReadError};
+use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
     domain::{Body, Entry, SubjectRef, SubjectState},
     ledger::entry,

@@ -2,7 +2,8 @@
 
 use super::{
     Core,
-    question::{History, HistoryItem, ReadError},
+    error::ReadError,
+    question::{History, HistoryItem},
 };
 use crate::{
     domain::{

@@ -19,9 +19,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Node,
-    act::{Act, Recorded, WriteError},
+    act::{Act, Recorded},
     batch::{Batch, Prepared},
     ended_early,
+    error::{RecordError, WriteError},
     writer::Place,
 };
 use crate::{
@@ -55,10 +56,10 @@ pub enum Imported {
 
 /// What will be known of a row once it has landed. Who drops it does not take the row back.
 #[derive(Debug)]
-pub struct ImportAnswer(oneshot::Receiver<Result<Imported, WriteError>>);
+pub struct ImportAnswer(oneshot::Receiver<Result<Imported, RecordError>>);
 
 impl Future for ImportAnswer {
-    type Output = Result<Imported, WriteError>;
+    type Output = Result<Imported, RecordError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or_else(|_| ended_early()))
@@ -75,7 +76,7 @@ impl Node {
     /// the other are written in that order.
     ///
     /// # Errors
-    /// See [`WriteError`], here and in the answer.
+    /// See [`WriteError`], and [`RecordError`] in the answer.
     pub async fn import(&self, row: ImportRow) -> Result<ImportAnswer, WriteError> {
         self.core.check_writable()?;
         let place = self.place_of_import().await?;
@@ -93,7 +94,7 @@ impl Node {
 
 impl Batch<'_> {
     /// Adds what is news in a row. If it is refused, the batch is as it was.
-    fn import(&mut self, row: ImportRow) -> Result<Imported, WriteError> {
+    fn import(&mut self, row: ImportRow) -> Result<Imported, RecordError> {
         let ImportRow { act, dry_run } = row;
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if self.written_before(mark.as_ref())?.is_some() {

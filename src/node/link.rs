@@ -8,9 +8,9 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    act::WriteError,
     batch::{Batch, Sealer},
     check::live_cells,
+    error::{LinkError, WriteError},
 };
 use crate::{
     decide::decide,
@@ -79,16 +79,16 @@ type Sides = [(SubjectRef, Arc<SubjectState>); 2];
 
 impl Batch<'_> {
     /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.
-    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, LinkError> {
         if linking.subject == linking.other {
-            return Err(WriteError::LinkToSelf);
+            return Err(LinkError::ToSelf);
         }
         let sealers = (self.sealer(&linking.subject, true)?, self.sealer(&linking.other, false)?);
         let (one, other) = (sealers.0.subject_ref, sealers.1.subject_ref);
         let states = [(one, self.state(one)?), (other, self.state(other)?)];
         let standing = states[0].1.links.iter().find(|link| link.other == other);
         match (standing, linking.confidence) {
-            (None, None) => return Err(WriteError::NotLinked),
+            (None, None) => return Err(LinkError::NotLinked),
             (Some(link), Some(confidence)) if link.confidence == confidence => {
                 let revision = if linking.dry_run { self.tip.next_index } else { link.index + 1 };
                 return Ok(LinkOutcome {
@@ -104,7 +104,7 @@ impl Batch<'_> {
         let members = self.together(&states)?;
         if members.len() > LINKED_SUBJECTS_MAX && linking.confidence.is_some() {
             let (got, limit) = (members.len(), LINKED_SUBJECTS_MAX);
-            return Err(WriteError::TooManyLinked { got, limit });
+            return Err(LinkError::TooMany { got, limit });
         }
         let after = self.sides_after(states, linking.confidence);
         let changes = self.cell_changes(&members, &after)?;
@@ -116,7 +116,7 @@ impl Batch<'_> {
         }
         // The two stand first.
         let linked = members.iter().skip(2).map(|member| self.identity(*member));
-        let linked = linked.collect::<Result<_, _>>()?;
+        let linked = linked.collect::<Result<_, WriteError>>()?;
         let index = self.write_link(linking, sealers, after, linked)?;
         Ok(LinkOutcome { index: Some(index), revision: index + 1, changed: true, cells })
     }

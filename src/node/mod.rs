@@ -4,10 +4,12 @@ mod act;
 mod audience;
 mod batch;
 mod check;
+mod config;
 mod confirm;
 mod consume;
 mod decisions;
 mod delivery;
+mod error;
 mod expiry;
 mod history;
 mod import;
@@ -28,7 +30,6 @@ mod webhook;
 mod writer;
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -39,12 +40,19 @@ use std::{
 
 pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
-    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, WriteError,
+    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded,
 };
 pub use audience::{Audience, AudienceQuery};
-pub use consume::{CREDITS_MAX, ConsumeError, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
+pub use config::NodeConfig;
+pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
+pub use error::{
+    AsOfError, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, DeadLettersError,
+    EffectiveAtInFuture, FindActError, IssueError, LinkError, ProveError, ReadError, RecordError,
+    RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
+    UseError, WriteError,
+};
 use expiry::Closing;
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
@@ -55,7 +63,7 @@ pub use preview::{Flips, Preview};
 pub use proof::{Consistency, Inclusion};
 pub use question::{
     CellPreference, Checked, Checkpoint, History, HistoryItem, Preferences, PurposeDraft, Put,
-    Question, ReadError, StandingStop,
+    Question, StandingStop,
 };
 pub use snapshot::{SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token};
 pub use subscription::{
@@ -80,72 +88,11 @@ use crate::{
         index::Index,
     },
     telemetry::Metrics,
-    tlog::policy::Policy,
-    tree::WitnessFail,
     vault::Vault,
     view::{CatalogAt, View},
     watch::{Hub, Watcher},
     web::target::Targets,
 };
-
-/// How a node is set up. Every limit has a name.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// Where everything is kept.
-    pub data_dir: PathBuf,
-    /// Name of the ledger, used when it is created, for example `consent.example.org/eu`.
-    pub origin: String,
-    /// The key-encryption key, if it is given; else it is read from, or created in, `kek_file`.
-    pub kek: Option<crate::vault::Kek>,
-    /// File of the key-encryption key; none means `kek` in the data directory.
-    pub kek_file: Option<PathBuf>,
-    /// The greatest size of a segment file, in bytes.
-    pub segment_bytes_max: u64,
-    /// The greatest number of appends in flight.
-    pub appends_max: usize,
-    /// The greatest number of entries in one group commit.
-    pub batch_entries_max: usize,
-    /// Memory for hot state, in bytes.
-    pub hot_bytes_max: u64,
-    /// Memory for sled's page cache, in bytes.
-    pub sled_cache_bytes: u64,
-    /// The greatest number of recent events that are kept in memory for watchers.
-    pub recent_events_max: usize,
-    /// How fast older segments are re-verified in the background, in bytes a second; 0 means not.
-    pub scrub_bytes_per_second: u64,
-    /// How long a read waits for a revision that the node has not reached.
-    pub revision_wait: Duration,
-    /// How long a confirmation token is good, unless the act says.
-    pub confirmation_validity: Duration,
-    /// How long a decision token is good at most.
-    pub decision_token_validity: Duration,
-    /// Which witnesses must have cosigned a checkpoint before it is released.
-    pub witness_policy: Policy,
-    /// What becomes of a checkpoint that they do not cosign.
-    pub witness_fail: WitnessFail,
-    /// How long a checkpoint waits for them before it is released without, where it may be.
-    pub witness_wait: Duration,
-    /// File of the signing key; none means `signing-key` in the data directory.
-    pub signing_key_file: Option<PathBuf>,
-    /// Whether a signing key that is missing is made, although another one has signed.
-    pub new_signing_key: bool,
-    /// Whether a signing key without a book of what it has signed may be taken.
-    pub unused_signing_key: bool,
-    /// The shortest time from one checkpoint to the next.
-    pub checkpoint_interval: Duration,
-    /// How long a caller waits for a checkpoint.
-    pub checkpoint_wait: Duration,
-    /// Who answers for the processing, as receipts name them.
-    pub controller: Controller,
-    /// The greatest number of durable subscriptions.
-    pub subscriptions_max: usize,
-    /// How long acknowledgements of subscribers gather before they are written down.
-    pub receipt_interval: Duration,
-    /// How many acknowledgements of subscribers gather before they are written down at once.
-    pub receipt_acks_max: usize,
-    /// Where webhooks may lead.
-    pub webhook_targets: Targets,
-}
 
 /// One node: ledger, vault, view and watchers behind one way in.
 #[derive(Debug)]
@@ -251,7 +198,7 @@ impl Node {
             deliveries: delivery::Deliveries::new(config.receipt_interval, config.receipt_acks_max),
             consumers: Arc::default(),
             replays: webhook::Replays::default(),
-            webhook_targets: config.webhook_targets.clone(),
+            webhook_targets: Targets::new(config.webhook_allow.clone()),
         });
         let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - 2);
         // Expiries have a place of their own, and so have receipts of delivery.
@@ -304,64 +251,72 @@ impl Node {
     /// Records one act. Answers when its entry is on stable storage and the next check sees it.
     ///
     /// # Errors
-    /// See [`WriteError`]. Nothing was recorded, except perhaps with `WritesStopped`.
-    pub async fn record(&self, act: Act) -> Result<Recorded, WriteError> {
+    /// See [`RecordError`]. Nothing was recorded, except perhaps with `WritesStopped`.
+    pub async fn record(&self, act: Act) -> Result<Recorded, RecordError> {
         self.write(|batch| batch.record(act)).await
     }
 
     /// Completes a double opt-in.
     ///
     /// # Errors
-    /// See [`WriteError`]; what is refused changes nothing.
-    pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, WriteError> {
+    /// See [`ConfirmError`]; what is refused changes nothing.
+    pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, ConfirmError> {
         self.write(move |batch| batch.confirm(&confirm)).await
     }
 
     /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
     ///
     /// # Errors
-    /// See [`WriteError`]; what is refused changes nothing.
-    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, WriteError> {
+    /// See [`LinkError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, LinkError> {
         self.write(|batch| batch.link_subjects(linking)).await
     }
 
     /// Adds a purpose or a new version of it; writes nothing if nothing differs.
     ///
     /// # Errors
-    /// See [`WriteError`].
-    pub async fn put_purpose(&self, draft: PurposeDraft) -> Result<Put<Purpose>, WriteError> {
+    /// See [`CatalogError`].
+    pub async fn put_purpose(&self, draft: PurposeDraft) -> Result<Put<Purpose>, CatalogError> {
         self.write(|batch| batch.put_purpose(draft)).await
     }
 
     /// Adds or changes a channel; writes nothing if nothing differs.
     ///
     /// # Errors
-    /// See [`WriteError`].
-    pub async fn put_channel(&self, put: ChannelPut) -> Result<Put<Channel>, WriteError> {
+    /// See [`CatalogError`].
+    pub async fn put_channel(&self, put: ChannelPut) -> Result<Put<Channel>, CatalogError> {
         self.write(|batch| batch.put_channel(put)).await
     }
 
-    async fn write<T: Send + 'static>(
+    async fn write<T, E>(
         &self,
-        write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-    ) -> Result<T, WriteError> {
+        write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
         self.core.check_writable()?;
         let permit = match Arc::clone(&self.appends).try_acquire_owned() {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits) => {
-                return Err(WriteError::TooManyAppends { limit: self.appends_max });
+                return Err(WriteError::TooManyAppends { limit: self.appends_max }.into());
             }
-            Err(TryAcquireError::Closed) => return Err(WriteError::ShuttingDown),
+            Err(TryAcquireError::Closed) => return Err(WriteError::ShuttingDown.into()),
         };
         self.admit(write, writer::Place::new(permit))?.await.unwrap_or_else(|_| ended_early())
     }
 
     /// Hands something to the writer. There is a place for every permit.
-    fn admit<T: Send + 'static>(
+    fn admit<T, E>(
         &self,
-        write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, WriteError> + Send + 'static,
+        write: impl FnOnce(&mut batch::Batch<'_>) -> Result<T, E> + Send + 'static,
         place: writer::Place,
-    ) -> Result<oneshot::Receiver<Result<T, WriteError>>, WriteError> {
+    ) -> Result<oneshot::Receiver<Result<T, E>>, WriteError>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.read();
         let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
@@ -376,8 +331,8 @@ impl Node {
     /// Waits until the node is at `revision`, for as long as the configuration allows.
     ///
     /// # Errors
-    /// [`ReadError::RevisionNotReached`].
-    pub async fn reach(&self, revision: Option<u64>) -> Result<(), ReadError> {
+    /// [`RevisionNotReached`].
+    pub async fn reach(&self, revision: Option<u64>) -> Result<(), RevisionNotReached> {
         let Some(wanted) = revision.filter(|&wanted| wanted > self.revision()) else {
             return Ok(());
         };
@@ -386,7 +341,7 @@ impl Node {
         if let Ok(Ok(_)) = reached.await {
             return Ok(());
         }
-        Err(ReadError::RevisionNotReached { wanted, reached: self.revision() })
+        Err(RevisionNotReached { wanted, reached: self.revision() })
     }
 
     /// Answers "may I?", now. Never blocks for long: memory, or a point read of sled.
@@ -401,21 +356,20 @@ impl Node {
     /// state of every subject. Blocking.
     ///
     /// # Errors
-    /// See [`WriteError`].
+    /// See [`CatalogError`].
     pub fn preview(
         &self,
         draft: PurposeDraft,
         region: Option<Region>,
-    ) -> Result<Preview, WriteError> {
+    ) -> Result<Preview, CatalogError> {
         self.core.preview(draft, region)
     }
 
     /// Answers "may I?" for a moment in the past. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`], [`ReadError::AsOfInFuture`] or
-    /// [`ReadError::StateUnreadable`].
-    pub fn check_at(&self, question: &Question<'_>, as_of: AsOf) -> Result<Checked, ReadError> {
+    /// See [`AsOfError`].
+    pub fn check_at(&self, question: &Question<'_>, as_of: AsOf) -> Result<Checked, AsOfError> {
         self.core.check_at(question, as_of)
     }
 
@@ -429,7 +383,7 @@ impl Node {
         all_cells: bool,
         region: Option<Region>,
         as_of: AsOf,
-    ) -> Result<Preferences, ReadError> {
+    ) -> Result<Preferences, AsOfError> {
         self.core.preferences_at(subject, all_cells, region, as_of)
     }
 
@@ -564,8 +518,8 @@ fn ms(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn ended_early<T>() -> Result<T, WriteError> {
-    Err(WriteError::WritesStopped("the writer ended early".to_owned()))
+fn ended_early<T, E: From<WriteError>>() -> Result<T, E> {
+    Err(WriteError::WritesStopped("the writer ended early".to_owned()).into())
 }
 
 impl Drop for Node {

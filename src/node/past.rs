@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::{
     Core,
     check::preferences_of,
-    question::{Checked, Preferences, Question, ReadError},
+    error::{AsOfError, ReadError},
+    question::{Checked, Preferences, Question},
 };
 use crate::{
     decide::decide,
@@ -46,19 +47,10 @@ pub(super) struct Past {
 
 impl Core {
     /// Finds a moment in the ledger. Blocking.
-    pub(super) fn past(&self, as_of: AsOf) -> Result<Past, ReadError> {
+    pub(super) fn past(&self, as_of: AsOf) -> Result<Past, AsOfError> {
         let head = self.view.applied();
         match as_of {
-            AsOf::Revision(end) if end > head => {
-                Err(ReadError::IndexOutOfRange { index: end, head })
-            }
-            AsOf::Revision(end) => {
-                let now = match end.checked_sub(1) {
-                    Some(last) => self.entry(last)?.recorded_at,
-                    None => self.ledger.created_at,
-                };
-                Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
-            }
+            AsOf::Revision(end) => Ok(self.past_revision(end)?),
             AsOf::RecordedAt(now) => {
                 let end = self.recorded_until(now, head)?;
                 Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
@@ -70,10 +62,23 @@ impl Core {
         }
     }
 
+    /// The moment after the first `end` entries. Blocking.
+    pub(super) fn past_revision(&self, end: u64) -> Result<Past, ReadError> {
+        let head = self.view.applied();
+        if end > head {
+            return Err(ReadError::IndexOutOfRange { index: end, head });
+        }
+        let now = match end.checked_sub(1) {
+            Some(last) => self.entry(last)?.recorded_at,
+            None => self.ledger.created_at,
+        };
+        Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
+    }
+
     /// The number of entries that were recorded at a time or before: entries are in that order.
-    fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, ReadError> {
+    fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, AsOfError> {
         if at > self.now() {
-            return Err(ReadError::AsOfInFuture);
+            return Err(AsOfError::InFuture);
         }
         let (mut start, mut end) = (0, head);
         while start < end {
@@ -138,7 +143,7 @@ impl Core {
         &self,
         question: &Question<'_>,
         as_of: AsOf,
-    ) -> Result<Checked, ReadError> {
+    ) -> Result<Checked, AsOfError> {
         let past = self.past(as_of)?;
         let (state, _) = self.state_of_at(question.subject, &past)?;
         let catalog: &Catalog = &past.catalog.catalog;
@@ -157,7 +162,7 @@ impl Core {
         all_cells: bool,
         region: Option<Region>,
         as_of: AsOf,
-    ) -> Result<Preferences, ReadError> {
+    ) -> Result<Preferences, AsOfError> {
         let past = self.past(as_of)?;
         let (state, linked) = self.state_of_at(subject, &past)?;
         let mut preferences =

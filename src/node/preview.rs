@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Core,
-    act::WriteError,
     batch::{check_put, purpose_put},
+    error::{CatalogError, ReadError},
     question::PurposeDraft,
 };
 use crate::{
@@ -86,7 +86,7 @@ impl Core {
         &self,
         draft: PurposeDraft,
         region: Option<Region>,
-    ) -> Result<Preview, WriteError> {
+    ) -> Result<Preview, CatalogError> {
         let applied = self.view.applied();
         let current = self.view.catalog();
         // A catalogue that is newer than what was applied is itself the last entry that counts.
@@ -136,7 +136,7 @@ impl Core {
         &self,
         change: &Change<'_>,
         channels: &[(ChannelId, &Key)],
-    ) -> Result<(u64, Counts), WriteError> {
+    ) -> Result<(u64, Counts), ReadError> {
         let mut counts = Counts::new();
         let (mut cells, mut after) = (0, None);
         loop {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::{sync::watch, time::timeout};
 use tracing::error;
 
-use super::{Core, Node, ReadError};
+use super::{CheckpointNotReached, Core, FindActError, Node, ProveError, ReadError};
 use crate::{
     tlog::{
         key::VerifierKey,
@@ -17,7 +17,7 @@ use crate::{
         proof::TlogProof,
         tile::{Kind, TILE_HEIGHT, Tile, bundle, count_at, root_of},
     },
-    tree::{Signed, TreeError},
+    tree::Signed,
 };
 
 /// The highest level of tiles that any tree has.
@@ -83,8 +83,8 @@ impl Node {
     /// The latest released checkpoint, once it is of at least `size` entries.
     ///
     /// # Errors
-    /// [`ReadError::CheckpointNotReached`].
-    pub async fn released_at_least(&self, size: u64) -> Result<Arc<Signed>, ReadError> {
+    /// [`CheckpointNotReached`].
+    pub async fn released_at_least(&self, size: u64) -> Result<Arc<Signed>, CheckpointNotReached> {
         let checkpoints = &self.core.checkpoints;
         let mut released = checkpoints.released.subscribe();
         let mut ended = checkpoints.ended.subscribe();
@@ -102,7 +102,7 @@ impl Node {
             return Ok(signed);
         }
         let reached = self.released().map_or(0, |signed| signed.size());
-        Err(ReadError::CheckpointNotReached { wanted: size, reached })
+        Err(CheckpointNotReached { wanted: size, reached })
     }
 
     /// Tells of each checkpoint that was signed, for those who bring it to witnesses.
@@ -141,8 +141,8 @@ impl Node {
     /// The root of the tree over the first `size` entries. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::BeyondCheckpoint`] beyond the latest signed checkpoint.
-    pub fn tree_root(&self, size: u64) -> Result<Hash, ReadError> {
+    /// [`ProveError::BeyondCheckpoint`] beyond the latest signed checkpoint.
+    pub fn tree_root(&self, size: u64) -> Result<Hash, ProveError> {
         self.core.check_signed(size)?;
         Ok(self.core.checkpoints.files.root(size)?)
     }
@@ -151,18 +151,18 @@ impl Node {
     /// size; without one, the released checkpoint is taken if it is. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::BeyondCheckpoint`] for an index beyond the size, or a size beyond the latest signed
+    /// [`ProveError::BeyondCheckpoint`] for an index beyond the size, or a size beyond the latest signed
     /// checkpoint.
     pub fn inclusion(
         &self,
         index: u64,
         size: u64,
         checkpoint: Option<Arc<Signed>>,
-    ) -> Result<Inclusion, ReadError> {
+    ) -> Result<Inclusion, ProveError> {
         let core = &self.core;
         core.check_signed(size)?;
         if index >= size {
-            return Err(ReadError::BeyondCheckpoint { what: "index", wanted: index, size });
+            return Err(ProveError::BeyondCheckpoint { what: "index", wanted: index, size });
         }
         let entry = core.entry_bytes(index)?;
         let path = prove_inclusion(index, size, |height, number| core.subtree(height, number))?;
@@ -177,8 +177,8 @@ impl Node {
     /// The proof that the ledger of `first` entries is the beginning of that of `second`. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::BeyondCheckpoint`] beyond the latest signed checkpoint.
-    pub fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError> {
+    /// [`ProveError::BeyondCheckpoint`] beyond the latest signed checkpoint.
+    pub fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ProveError> {
         Ok(self.consistency(first, second, None)?.proof)
     }
 
@@ -186,18 +186,18 @@ impl Node {
     /// Blocking.
     ///
     /// # Errors
-    /// [`ReadError::BeyondCheckpoint`] for a first size beyond the second, or a second beyond the
+    /// [`ProveError::BeyondCheckpoint`] for a first size beyond the second, or a second beyond the
     /// latest signed checkpoint.
     pub fn consistency(
         &self,
         first: u64,
         second: u64,
         checkpoint: Option<Arc<Signed>>,
-    ) -> Result<Consistency, ReadError> {
+    ) -> Result<Consistency, ProveError> {
         let core = &self.core;
         core.check_signed(second)?;
         if first > second {
-            return Err(ReadError::BeyondCheckpoint { what: "size", wanted: first, size: second });
+            return Err(ProveError::BeyondCheckpoint { what: "size", wanted: first, size: second });
         }
         let proof =
             prove_consistency(first, second, |height, number| core.subtree(height, number))?;
@@ -240,21 +240,21 @@ impl Node {
     /// Index of the entry that a request with this idempotency key wrote.
     ///
     /// # Errors
-    /// [`ReadError::ActUnknown`] if there is none.
-    pub fn index_of_key(&self, idempotency_key: &str) -> Result<u64, ReadError> {
+    /// [`FindActError::Unknown`] if there is none.
+    pub fn index_of_key(&self, idempotency_key: &str) -> Result<u64, FindActError> {
         let key_hash = self.core.vault.idempotency_key_hash(idempotency_key);
-        self.core.view.idempotent(&key_hash)?.ok_or(ReadError::ActUnknown)
+        self.core.view.idempotent(&key_hash)?.ok_or(FindActError::Unknown)
     }
 }
 
 impl Core {
     /// Only what was signed is proven: what is behind may still be lost.
-    fn check_signed(&self, size: u64) -> Result<(), ReadError> {
+    fn check_signed(&self, size: u64) -> Result<(), ProveError> {
         let head = self.checkpoints.signed.borrow().as_ref().map_or(0, |signed| signed.size());
         if size <= head {
             Ok(())
         } else {
-            Err(ReadError::BeyondCheckpoint { what: "size", wanted: size, size: head })
+            Err(ProveError::BeyondCheckpoint { what: "size", wanted: size, size: head })
         }
     }
 
@@ -340,11 +340,5 @@ impl Core {
             }
             ReadError::StateUnreadable(problem.to_string())
         })
-    }
-}
-
-impl From<TreeError> for ReadError {
-    fn from(error: TreeError) -> Self {
-        Self::StateUnreadable(error.to_string())
     }
 }

@@ -1,6 +1,4 @@
-//! What callers ask, what they are told, and every way in which there is no answer.
-
-use thiserror::Error;
+//! What callers ask, and what they are told.
 
 use crate::domain::{
     ConsentAct, ConsentConfirmed, Contact, Decision, Evidence, GrantExpired, Key, LinkConfidence,
@@ -159,81 +157,4 @@ pub struct PurposeDraft {
     pub requires_reconsent: bool,
     /// Whether it is retired.
     pub retired: bool,
-}
-
-/// Why a question has no answer. Whoever asked must act as if it were no.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ReadError {
-    /// The node did not reach the revision in time.
-    #[error("revision {wanted} was not reached in time, the node is at {reached}")]
-    RevisionNotReached {
-        /// The revision asked for.
-        wanted: u64,
-        /// The revision that the node is at.
-        reached: u64,
-    },
-    /// The index lies beyond the head.
-    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
-    IndexOutOfRange {
-        /// The index asked for.
-        index: u64,
-        /// The number of entries.
-        head: u64,
-    },
-    /// A moment in the past that has not come.
-    #[error("as_of must not lie in the future")]
-    AsOfInFuture,
-    /// No checkpoint of that size was released in time.
-    #[error("no checkpoint of {wanted} entries was released in time, the latest is of {reached}")]
-    CheckpointNotReached {
-        /// The number of entries asked for.
-        wanted: u64,
-        /// The number of entries of the latest released checkpoint; 0 if there is none.
-        reached: u64,
-    },
-    /// A tree that is larger than the latest checkpoint, or an index that is not in it.
-    #[error("{what} {wanted} lies beyond the latest checkpoint, which is of {size} entries")]
-    BeyondCheckpoint {
-        /// What was asked for: a size or an index.
-        what: &'static str,
-        /// Its value.
-        wanted: u64,
-        /// Number of entries of the checkpoint, or of the tree that was asked about.
-        size: u64,
-    },
-    /// No act was recorded with this idempotency key, or it is another data subject's.
-    #[error("no such act is on record, or it is another data subject's")]
-    ActUnknown,
-    /// The entry is no act of consent.
-    #[error("entry {index} is no act of consent, so there is no receipt of it")]
-    NotAnAct {
-        /// Index of the entry.
-        index: u64,
-    },
-    /// The receipt would be longer than any verifier takes.
-    #[error("the receipt would have {bytes} bytes, the limit is {limit}")]
-    ReceiptTooLong {
-        /// How long it would be.
-        bytes: usize,
-        /// How long it may be.
-        limit: usize,
-    },
-    /// There is no subscription of this name.
-    #[error("there is no subscription `{name}`")]
-    SubscriptionNotFound {
-        /// The name.
-        name: String,
-    },
-    /// The subscription is consumed, not delivered by HTTP.
-    #[error("subscription `{name}` is consumed, not delivered by HTTP")]
-    NotWebhook {
-        /// The name.
-        name: Key,
-    },
-    /// A token is none of this snapshot.
-    #[error("the token is not one of this snapshot")]
-    SnapshotToken,
-    /// Stored state could not be read.
-    #[error("stored state could not be read: {0}")]
-    StateUnreadable(String),
 }

@@ -1,7 +1,7 @@
 //! The way of a receipt: an entry with its proof, its evidence and who it is about, signed for the
 //! person whom it concerns.
 
-use super::{Core, Node, ReadError};
+use super::{Core, IssueError, Node, ReadError};
 use crate::{
     domain::{
         Action, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Key, Outcome, ScopeKeys,
@@ -22,22 +22,21 @@ impl Node {
     /// data subject is given, it must be theirs. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] beyond the checkpoint, [`ReadError::NotAnAct`],
-    /// [`ReadError::ActUnknown`] for the act of another data subject, or
-    /// [`ReadError::ReceiptTooLong`].
+    /// [`ProveError::BeyondCheckpoint`](super::ProveError::BeyondCheckpoint), [`IssueError::NotAnAct`], [`IssueError::ActUnknown`] for the
+    /// act of another data subject, or [`IssueError::TooLong`].
     pub fn receipt(
         &self,
         index: u64,
         signed: &Signed,
         subject: Option<&Subject>,
         format: Format,
-    ) -> Result<Issued, ReadError> {
+    ) -> Result<Issued, IssueError> {
         let inclusion = self.inclusion(index, signed.size(), None)?;
         if inclusion.root != signed.root() {
-            return Err(ReadError::StateUnreadable(ProofError::Root.to_string()));
+            return Err(ReadError::StateUnreadable(ProofError::Root.to_string()).into());
         }
         let Entry { body, .. } = entry::decode(&inclusion.entry)?;
-        let what = What::of(&body).ok_or(ReadError::NotAnAct { index })?;
+        let what = What::of(&body).ok_or(IssueError::NotAnAct { index })?;
         self.core.check_subject(what.subject, subject)?;
         let statement = Statement {
             ledger_id: self.core.ledger.ledger_id,
@@ -60,11 +59,11 @@ impl Node {
         };
         let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
         issued.map_err(|error| match error {
-            ReceiptError::NotAnAct { index } => ReadError::NotAnAct { index },
+            ReceiptError::NotAnAct { index } => IssueError::NotAnAct { index },
             ReceiptError::TooLong { bytes } => {
-                ReadError::ReceiptTooLong { bytes, limit: RECEIPT_BYTES_MAX }
+                IssueError::TooLong { bytes, limit: RECEIPT_BYTES_MAX }
             }
-            error => ReadError::StateUnreadable(error.to_string()),
+            error => ReadError::StateUnreadable(error.to_string()).into(),
         })
     }
 }
@@ -105,9 +104,9 @@ impl<'a> What<'a> {
 }
 
 impl Core {
-    fn check_subject(&self, own: SubjectRef, wanted: Option<&Subject>) -> Result<(), ReadError> {
+    fn check_subject(&self, own: SubjectRef, wanted: Option<&Subject>) -> Result<(), IssueError> {
         match wanted {
-            Some(wanted) if self.vault.find(wanted)? != Some(own) => Err(ReadError::ActUnknown),
+            Some(wanted) if self.vault.find(wanted)? != Some(own) => Err(IssueError::ActUnknown),
             _ => Ok(()),
         }
     }

@@ -112,7 +112,7 @@ impl Checkpoints {
             files,
             policy: config.witness_policy.clone(),
             fail: config.witness_fail,
-            witness_wait: config.witness_wait,
+            witness_wait: config.witness_timeout,
             data_dir: config.data_dir.clone(),
             disk,
             signed: watch::Sender::new(book.signed.clone()),

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Core, Node, ReadError, WriteError,
+    Core, DeadLettersError, Node, ReadError, SubscribeError, SubscriptionNotFound,
+    UnsubscribeError, WriteError,
     batch::Batch,
     delivery::{self, Pending, Written},
 };
@@ -122,14 +123,14 @@ impl Node {
     /// Creates a subscription, unless there is one that is the same but for its start.
     ///
     /// # Errors
-    /// See [`WriteError`].
+    /// See [`SubscribeError`].
     pub async fn create_subscription(
         &self,
         new: NewSubscription,
-    ) -> Result<Subscribed, WriteError> {
+    ) -> Result<Subscribed, SubscribeError> {
         if let Some(url) = &new.webhook_url {
             let judged = self.core.webhook_targets.check_url(url);
-            judged.map_err(|why| WriteError::WebhookRefused { problem: why.to_string() })?;
+            judged.map_err(|why| SubscribeError::WebhookRefused { problem: why.to_string() })?;
         }
         self.write(move |batch| batch.subscribe(new)).await
     }
@@ -137,8 +138,8 @@ impl Node {
     /// Ends a subscription, and answers the index of the entry that says so.
     ///
     /// # Errors
-    /// See [`WriteError`].
-    pub async fn delete_subscription(&self, name: Key) -> Result<u64, WriteError> {
+    /// See [`UnsubscribeError`].
+    pub async fn delete_subscription(&self, name: Key) -> Result<u64, UnsubscribeError> {
         let (index, written) = self.write(move |batch| batch.unsubscribe(&name)).await?;
         self.core.tell_written(&written);
         Ok(index)
@@ -147,8 +148,8 @@ impl Node {
     /// The subscription of a name that was not ended.
     ///
     /// # Errors
-    /// [`ReadError::SubscriptionNotFound`].
-    pub fn subscription(&self, name: &str) -> Result<Arc<Subscription>, ReadError> {
+    /// [`SubscriptionNotFound`].
+    pub fn subscription(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionNotFound> {
         self.core.subscription(name)
     }
 
@@ -187,17 +188,16 @@ impl Node {
     /// Up to `limit` events of a webhook that were given up, beyond a shard and index. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::SubscriptionNotFound`], [`ReadError::NotWebhook`] or
-    /// [`ReadError::StateUnreadable`].
+    /// See [`DeadLettersError`].
     pub fn dead_letters(
         &self,
         name: &str,
         after: Option<(u32, u64)>,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, ReadError> {
+    ) -> Result<Vec<DeadLetter>, DeadLettersError> {
         let own = self.core.subscription(name)?;
         if own.spec.webhook_url.is_none() {
-            return Err(ReadError::NotWebhook { name: own.spec.name.clone() });
+            return Err(DeadLettersError::NotWebhook { name: own.spec.name.clone() });
         }
         Ok(self.core.view.dead_letters(own.id, after, limit)?)
     }
@@ -312,30 +312,33 @@ impl Core {
         }))
     }
 
-    pub(super) fn subscription(&self, name: &str) -> Result<Arc<Subscription>, ReadError> {
+    pub(super) fn subscription(
+        &self,
+        name: &str,
+    ) -> Result<Arc<Subscription>, SubscriptionNotFound> {
         let all = self.view.subscriptions();
         let own = all.named(name).cloned();
-        own.ok_or_else(|| ReadError::SubscriptionNotFound { name: name.to_owned() })
+        own.ok_or_else(|| SubscriptionNotFound { name: name.to_owned() })
     }
 }
 
 impl Batch<'_> {
-    fn subscribe(&mut self, new: NewSubscription) -> Result<Subscribed, WriteError> {
+    fn subscribe(&mut self, new: NewSubscription) -> Result<Subscribed, SubscribeError> {
         let index = self.tip.next_index;
         let head = index;
         if let Some(own) = self.subscriptions().named(new.name.as_str()) {
             return if is_same(&own.spec, &new) {
                 Ok(Subscribed { subscription: Arc::clone(own), created: false })
             } else {
-                Err(WriteError::SubscriptionExists { name: new.name })
+                Err(SubscribeError::Exists { name: new.name })
             };
         }
         let limit = self.core().subscriptions_max;
         if self.subscriptions().live_count() >= limit {
-            return Err(WriteError::TooManySubscriptions { limit });
+            return Err(SubscribeError::TooMany { limit });
         }
         if let Some(start) = new.start.filter(|start| *start > head) {
-            return Err(WriteError::StartBeyondHead { index: start, head });
+            return Err(SubscribeError::StartBeyondHead { index: start, head });
         }
         let created = SubscriptionCreated {
             name: new.name,
@@ -356,9 +359,9 @@ impl Batch<'_> {
     }
 
     /// Ends a subscription. What was acknowledged before goes on record before it.
-    fn unsubscribe(&mut self, name: &Key) -> Result<(u64, Written), WriteError> {
+    fn unsubscribe(&mut self, name: &Key) -> Result<(u64, Written), UnsubscribeError> {
         let own = self.subscriptions().named(name.as_str()).map(|own| own.id);
-        let id = own.ok_or_else(|| WriteError::SubscriptionNotFound { name: name.clone() })?;
+        let id = own.ok_or_else(|| UnsubscribeError::NotFound { name: name.clone() })?;
         let taken = self.core().deliveries.take_of(id);
         let written = self.deliveries(&taken);
         Ok((self.put_subscription(SubscriptionEntry::Deleted(id))?, written))

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::{
     Node,
-    act::{Idempotency, WriteError},
+    act::Idempotency,
     batch::{Batch, claimed},
     ended_early,
+    error::{UseError, WriteError},
     past::AsOf,
     question::Question,
 };
@@ -94,8 +95,8 @@ impl Node {
     /// Records a use, and whether a decision allowed it.
     ///
     /// # Errors
-    /// See [`WriteError`]; [`WriteError::UsedInFuture`] among them.
-    pub async fn record_use(&self, used: Use) -> Result<Used, WriteError> {
+    /// See [`UseError`].
+    pub async fn record_use(&self, used: Use) -> Result<Used, UseError> {
         self.write(move |batch| batch.record_use(used)).await
     }
 
@@ -134,21 +135,21 @@ impl UseBatch {
 }
 
 impl Batch<'_> {
-    fn record_use(&mut self, used: Use) -> Result<Used, WriteError> {
+    fn record_use(&mut self, used: Use) -> Result<Used, UseError> {
         let mark = used.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
-            return used_before(entry);
+            return Ok(used_before(entry)?);
         }
         let catalog = self.catalog();
         if catalog.purpose_id(used.purpose.as_str()).is_none() {
-            return Err(WriteError::NoPurpose { key: used.purpose });
+            return Err(UseError::UnknownPurpose { key: used.purpose });
         }
         if catalog.channel_id(used.channel.as_str()).is_none() {
-            return Err(WriteError::NoChannel { key: used.channel });
+            return Err(UseError::UnknownChannel { key: used.channel });
         }
         let recorded_at = self.recorded_at();
         let used_at = claimed(used.used_at, recorded_at);
-        let used_at = used_at.map_err(|_ahead| WriteError::UsedInFuture)?;
+        let used_at = used_at.map_err(|_ahead| UseError::InFuture)?;
         let reason = self.reason_then(&used, used_at)?;
         let sealer = self.sealer(&used.subject, false)?;
         let subject = used.subject.clone();
@@ -201,7 +202,9 @@ impl Batch<'_> {
             None => Arc::default(),
         };
         if !self.was_known(&state, used_at)? {
-            let checked = self.core().check_at(&question, AsOf::RecordedAt(used_at))?;
+            let checked = self.core().check_at(&question, AsOf::RecordedAt(used_at));
+            let checked =
+                checked.map_err(|error| WriteError::StateUnreadable(error.to_string()))?;
             return Ok(checked.decision.reason);
         }
         let Question { purpose, channel, data_categories, region, .. } = question;

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Core, Node, ReadError};
+use super::{Core, DeadLettersError, Node, ReadError};
 use crate::{
     domain::{Subscription, SubscriptionId},
     watch::Event,
@@ -65,16 +65,19 @@ impl Node {
     /// how many. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::SubscriptionNotFound`], [`ReadError::NotWebhook`] or
-    /// [`ReadError::StateUnreadable`].
-    pub fn replay_dead_letters(&self, name: &str, indexes: &[u64]) -> Result<usize, ReadError> {
+    /// See [`DeadLettersError`].
+    pub fn replay_dead_letters(
+        &self,
+        name: &str,
+        indexes: &[u64],
+    ) -> Result<usize, DeadLettersError> {
         let own = self.core.subscription(name)?;
         let mut letters = BTreeSet::new();
         if indexes.is_empty() {
             let all = self.dead_letters(name, None, REPLAYS_MAX)?;
             letters.extend(all.iter().map(|letter| (letter.shard, letter.index)));
         } else if own.spec.webhook_url.is_none() {
-            return Err(ReadError::NotWebhook { name: own.spec.name.clone() });
+            return Err(DeadLettersError::NotWebhook { name: own.spec.name.clone() });
         }
         for &index in indexes {
             for shard in 0..own.spec.shards {

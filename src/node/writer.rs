@@ -33,16 +33,22 @@ pub(super) type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
 pub(super) type Refused = Box<dyn FnOnce()>;
 
 /// A job that writes something and answers over `reply`.
-pub(super) fn job<T: Send + 'static>(
-    write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-    reply: oneshot::Sender<Result<T, WriteError>>,
-) -> Job {
+pub(super) fn job<T, E>(
+    write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    reply: oneshot::Sender<Result<T, E>>,
+) -> Job
+where
+    T: Send + 'static,
+    E: From<WriteError> + Send + 'static,
+{
     // Whoever asked may be gone; what is recorded is recorded all the same.
-    Box::new(move |batch| match batch.check_writable().and_then(|()| write(batch)) {
-        Ok(value) => Ok(Box::new(move |landed| {
-            drop(reply.send(landed.clone().map(|()| value)));
-        })),
-        Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+    Box::new(move |batch| {
+        match batch.check_writable().map_err(E::from).and_then(|()| write(batch)) {
+            Ok(value) => Ok(Box::new(move |landed| {
+                drop(reply.send(landed.clone().map(|()| value).map_err(E::from)));
+            })),
+            Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+        }
     })
 }
 

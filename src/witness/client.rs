@@ -22,7 +22,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    node::{Node, ReadError},
+    node::{Node, ProveError, ReadError},
     telemetry::{Metrics, WitnessMetrics, WitnessOutcome},
     tlog::{
         key::VerifierKey,
@@ -52,7 +52,7 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`Node::prove_consistency`].
-    fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError>;
+    fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ProveError>;
     /// Adds cosignatures to the signed checkpoint of `size` entries. Blocking.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl Ledger for Node {
         self.signed()
     }
 
-    fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError> {
+    fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ProveError> {
         self.prove_consistency(first, second)
     }
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
     domain::{Action, Body, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
-    node::{Act, History, Node, OpenError, PurposeDraft, WriteError},
+    node::{Act, CatalogError, History, Node, OpenError, PurposeDraft, RecordError, WriteError},
     storage::disk::RealDisk,
     telemetry::Metrics,
     watch::{Told, Watcher},
@@ -63,7 +63,7 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
         assert_eq!((again.index, &again.changes), (first.index, &first.changes));
         assert_eq!(again.recorded_at, first.recorded_at);
         let other = node.record(with_key(withdraw("user:1"), "form-1")).await;
-        assert_eq!(other, Err(WriteError::IdempotencyKeyReused { index: first.index }));
+        assert_eq!(other, Err(WriteError::IdempotencyKeyReused { index: first.index }.into()));
     };
     check_repetition(&node).await;
     node.close();
@@ -104,15 +104,15 @@ async fn what_is_refused_changes_nothing() {
     large.evidence.touchpoint = "x".repeat(70_000);
 
     let error = node.record(in_future).await.unwrap_err();
-    assert!(matches!(error, WriteError::EffectiveAtInFuture { .. }), "{error:?}");
+    assert!(matches!(error, RecordError::EffectiveAtInFuture(_)), "{error:?}");
     let error = node.record(unknown).await.unwrap_err();
-    assert_eq!(error, WriteError::UnknownPurpose { change: 1, key: key("nonsense") });
+    assert_eq!(error, RecordError::UnknownPurpose { change: 1, key: key("nonsense") });
     let error = node.record(expired).await.unwrap_err();
-    assert_eq!(error, WriteError::ExpiresBeforeEffective { change: 0 });
+    assert_eq!(error, RecordError::ExpiresBeforeEffective { change: 0 });
     let error = node.record(version).await.unwrap_err();
-    assert!(matches!(error, WriteError::UnknownPurposeVersion { version: 2, .. }), "{error:?}");
+    assert!(matches!(error, RecordError::UnknownPurposeVersion { version: 2, .. }), "{error:?}");
     let error = node.record(large).await.unwrap_err();
-    assert!(matches!(error, WriteError::EntryTooLarge { .. }), "{error:?}");
+    assert!(matches!(error, RecordError::Write(WriteError::EntryTooLarge { .. })), "{error:?}");
     assert_eq!(node.revision(), revision);
     assert!(node.history(&subject("user:1"), 0, 10).unwrap().is_empty());
     let again = node.put_purpose(draft("Newsletter")).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_new_version_changes_what_is_granted_and_old_revisions_stay_named() {
     assert_eq!(check(&node, "user:1", "email").1, Reason::ReconsentRequired);
     let beyond = PurposeDraft { oldest_compatible: Some(3), ..draft("Newsletter, reworded") };
     let error = node.put_purpose(beyond).await.unwrap_err();
-    assert!(matches!(error, WriteError::OldestCompatibleBeyondVersion { .. }));
+    assert!(matches!(error, CatalogError::OldestCompatibleBeyondVersion { .. }));
     let recorded = node.record(grant("user:1")).await.unwrap();
     assert_eq!(recorded.changes[0].purpose_version, 2);
     assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);

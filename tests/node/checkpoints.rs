@@ -5,7 +5,9 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use consent_ledger::{
     ledger::{LOG_KIND, verify},
-    node::{Node, NodeConfig, OpenError, ReadError},
+    node::{
+        CheckpointNotReached, FindActError, Node, NodeConfig, OpenError, ProveError, ReadError,
+    },
     storage::{FrameLog, LogSpec, disk::RealDisk},
     telemetry::Metrics,
     tlog::{
@@ -107,7 +109,7 @@ async fn what_landed_is_signed_and_can_be_proven() {
         proof.verify(&merkle::leaf_hash(&own.entry), node.verifier_key()).unwrap();
     }
     assert_eq!(node.index_of_key("signup-1"), Ok(4));
-    assert_eq!(node.index_of_key("signup-2"), Err(ReadError::ActUnknown));
+    assert_eq!(node.index_of_key("signup-2"), Err(FindActError::Unknown));
     grants(&node, 2..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     for first in 0..=later.size() {
@@ -119,7 +121,7 @@ async fn what_landed_is_signed_and_can_be_proven() {
     }
     for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
         let error = node.inclusion(index, size, None).unwrap_err();
-        assert!(matches!(error, ReadError::BeyondCheckpoint { .. }), "{error}");
+        assert!(matches!(error, ProveError::BeyondCheckpoint { .. }), "{error}");
     }
 }
 
@@ -193,7 +195,7 @@ async fn a_caller_does_not_wait_for_ever() {
     let node = open_with(&wait).0.unwrap();
     let size = node.released_at_least(1).await.unwrap().size();
     let error = node.released_at_least(99).await.unwrap_err();
-    assert_eq!(error, ReadError::CheckpointNotReached { wanted: 99, reached: size });
+    assert_eq!(error, CheckpointNotReached { wanted: 99, reached: size });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +237,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
     let error = node.inclusion(0, size, None).unwrap_err();
-    assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
+    assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     drop(node);
     let node = open(dir.path());
     assert!(node.inclusion(0, size, None).is_ok(), "the next start builds the tree again");
@@ -258,7 +260,7 @@ async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
     let size = node.released_at_least(node.revision()).await.unwrap().size();
     rewrite(dir.path(), other.path(), size - 1);
     let error = node.inclusion(size - 1, size, None).unwrap_err();
-    assert!(matches!(error, ReadError::StateUnreadable(_)), "{error}");
+    assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     assert!(node.writes_stopped().borrow().is_some());
     assert!(dir.path().join("tree/0.hashes").exists(), "what shows the change is kept");
 }
@@ -454,7 +456,7 @@ async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
     fs::create_dir(dir.path().join("checkpoint.json.new")).unwrap();
     put_catalog(&node).await;
     let error = node.released_at_least(node.revision()).await.unwrap_err();
-    assert!(matches!(error, ReadError::CheckpointNotReached { .. }), "{error}");
+    assert!(error.reached < error.wanted, "{error}");
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
 }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use consent_ledger::{
     domain::{Action, Effect, Outcome},
     ledger::verify,
-    node::{Act, Node, NodeConfig, Recorded, WriteError},
+    node::{Act, Node, NodeConfig, RecordError, Recorded, WriteError},
     storage::sim::{Fault, Keep, SimDisk},
     telemetry::Metrics,
     tree::Signed,
@@ -62,11 +62,17 @@ async fn run(disk: &SimDisk, dir: &Path) -> Told {
         match node.record(with_key(act, key)).await {
             Ok(recorded) => told.acknowledged.push((key, recorded)),
             Err(error) => {
-                assert!(matches!(error, WriteError::WritesStopped(_)), "{error:?}");
+                assert!(
+                    matches!(error, RecordError::Write(WriteError::WritesStopped(_))),
+                    "{error:?}"
+                );
                 told.refused = Some(key);
                 // Nothing more is taken, and what was known is still answered.
                 let again = node.record(grant("user:9")).await;
-                assert!(matches!(again, Err(WriteError::WritesStopped(_))), "{again:?}");
+                assert!(
+                    matches!(again, Err(RecordError::Write(WriteError::WritesStopped(_)))),
+                    "{again:?}"
+                );
                 assert!(node.writes_stopped().borrow().is_some());
                 check_answers(&node, &told, false);
                 break;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use consent_ledger::{
     domain::{LinkConfidence, Reason},
-    node::{CellChange, LinkOutcome, Linking, Node, Question, WriteError},
+    node::{CellChange, LinkError, LinkOutcome, Linking, Node, Question},
 };
 
 use crate::support::node::{check, config, grant, open, put_catalog, subject, withdraw};
@@ -189,10 +189,10 @@ async fn what_is_refused_or_only_asked_leaves_nothing_behind() {
     assert_eq!((asked.index, asked.changed, asked.revision), (None, true, before.0));
     assert_eq!(told(&asked.cells), [("user:new", "email", Reason::NoRecord, Reason::Granted)]);
     let to_self = linking("user:a", "user:a", Some(LinkConfidence::Verified));
-    assert_eq!(node.link(to_self).await, Err(WriteError::LinkToSelf));
+    assert_eq!(node.link(to_self).await, Err(LinkError::ToSelf));
     for other in ["user:b", "user:new"] {
         let error = node.link(linking("user:a", other, None)).await;
-        assert_eq!(error, Err(WriteError::NotLinked));
+        assert_eq!(error, Err(LinkError::NotLinked));
     }
     assert_eq!((node.revision(), node.subjects()), before);
     assert_eq!(check(&node, "user:new", "email").1, Reason::NoRecord);
@@ -212,7 +212,7 @@ async fn no_more_hang_together_than_may() {
     link(&node, "star:9", "chain:9", asserted).await;
     for one in ["star:3", "chain:31"] {
         let error = node.link(linking(one, "user:65", Some(asserted))).await;
-        assert_eq!(error, Err(WriteError::TooManyLinked { got: 65, limit: 64 }));
+        assert_eq!(error, Err(LinkError::TooMany { got: 65, limit: 64 }));
     }
     // Those who hang together may be linked more closely.
     assert!(link(&node, "star:1", "chain:31", LinkConfidence::Verified).await.changed);

@@ -10,7 +10,9 @@ use consent_ledger::{
         PurposeVersion, SubjectRef, SubjectState,
     },
     ledger::entry,
-    node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded, WriteError},
+    node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded},
+    proto::ErrorReason,
+    status::Fault,
     view::{CatalogAt, fold},
     watch::{Event, EventTold, Told, Watcher},
 };
@@ -133,19 +135,19 @@ async fn send(node: &Node, round: Vec<Step>, acknowledged: &mut Acknowledged) {
     let answers = join_all(round.into_iter().map(async |step| match step {
         Step::Act(act) => {
             let answer = node.record((*act).clone()).await;
-            answer.map(|recorded| Some((*act, recorded)))
+            answer.map(|recorded| Some((*act, recorded))).map_err(Fault::from)
         }
-        Step::Purpose(draft) => node.put_purpose(*draft).await.map(|_| None),
-        Step::Channel(put) => node.put_channel(put).await.map(|_| None),
+        Step::Purpose(draft) => node.put_purpose(*draft).await.map(|_| None).map_err(Fault::from),
+        Step::Channel(put) => node.put_channel(put).await.map(|_| None).map_err(Fault::from),
     }));
     for answer in answers.await {
         match answer {
             Ok(recorded) => acknowledged.extend(recorded),
-            Err(WriteError::WritesStopped(_) | WriteError::StateUnreadable(_)) => {
-                panic!("{answer:?}")
+            Err(fault) => {
+                // Refused for what it asks.
+                let faults_of_the_node = [ErrorReason::WritesStopped, ErrorReason::StateUnreadable];
+                assert!(!faults_of_the_node.contains(&fault.kind()), "{fault:?}");
             }
-            // Refused for what it asks.
-            Err(_) => {}
         }
     }
 }

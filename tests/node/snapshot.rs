@@ -10,7 +10,7 @@ use std::{
 
 use consent_ledger::{
     domain::{Action, Effect, EventKind, Filter, LinkConfidence, Snapshot},
-    node::{AsOf, Linking, Node, ReadError, SnapshotSubject, Snapshotting},
+    node::{AsOf, Linking, Node, ReadError, SnapshotError, SnapshotSubject, Snapshotting},
     watch::Told,
 };
 use rand_chacha::{
@@ -219,9 +219,12 @@ async fn a_token_goes_on_behind_its_data_subject_and_is_of_one_snapshot() {
     let later = Snapshotting { revision: what.revision + 1, ..what.clone() };
     for (what, token) in [(&later, &all[0].token[..]), (&what, &[1, 2, 3])] {
         let refused = node.snapshot(what.clone(), token);
-        assert!(matches!(refused, Err(ReadError::SnapshotToken)), "{refused:?}");
+        assert!(matches!(refused, Err(SnapshotError::Token)), "{refused:?}");
     }
     let beyond = Snapshotting { revision: node.revision() + 1, ..what };
     let refused = node.snapshot(beyond, &[]);
-    assert!(matches!(refused, Err(ReadError::IndexOutOfRange { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(SnapshotError::Read(ReadError::IndexOutOfRange { .. }))),
+        "{refused:?}"
+    );
 }

@@ -20,7 +20,6 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use http_body::{Body as _, Frame, SizeHint};
-use prost::Message;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, metadata::MetadataMap, transport::Channel};
 use tower::{Service, ServiceExt as _};
@@ -30,13 +29,11 @@ use super::{
     fault::{self, Advice},
     service_config::{RetryPolicy, RetryThrottling, ServiceConfig},
 };
-use crate::proto;
+use crate::proto::{Method, StatusCode};
 
 /// The largest request that is kept for another try, in bytes. A larger one is sent once.
 pub const RETRY_BUFFER_BYTES_MAX: usize = 4 << 20;
 
-/// The number of the status code.
-const CANCELLED: i32 = 1;
 /// How much earlier than the deadline the channel's own timer may fire.
 const TIMER_SLACK: Duration = Duration::from_millis(5);
 const TIMEOUT_HEADER: &str = "grpc-timeout";
@@ -85,17 +82,19 @@ impl Calls {
 
     async fn run(self, request: Request<Body>) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let method = self.shared.config.of_path(parts.uri.path()).cloned().unwrap_or_default();
+        let path = parts.uri.path();
+        let config = self.shared.config.of_path(path).cloned().unwrap_or_default();
         let asked = parts.headers.get(TIMEOUT_HEADER).and_then(parse_timeout);
-        let timeout = match (method.timeout_of(parts.uri.path()), asked) {
+        let timeout = match (config.timeout_of(path), asked) {
             (Some(configured), Some(asked)) => Some(configured.min(asked)),
             (configured, asked) => configured.or(asked),
         };
+        let streams_request = Method::of_path(path).is_some_and(|method| method.client_streaming);
+        let retry = config.retry.filter(|_| !streams_request);
         // One that is too far away for the clock is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // Each attempt gets the time that is left.
         parts.headers.remove(TIMEOUT_HEADER);
-        let retry = method.retry.filter(|_| !streams_its_request(parts.uri.path()));
         let work = async {
             match retry {
                 Some(policy) => self.with_retries(&policy, parts, body, deadline).await,
@@ -119,7 +118,7 @@ impl Calls {
     ) -> Answer {
         let body = collect(body).await?;
         let may_repeat =
-            body.len() <= RETRY_BUFFER_BYTES_MAX && may_be_said_twice(parts.uri.path(), &body);
+            body.len() <= RETRY_BUFFER_BYTES_MAX && is_repeatable(parts.uri.path(), &body);
         let mut backoff = Backoff::new(policy.into());
         let mut attempts = 1;
         loop {
@@ -177,7 +176,7 @@ impl Calls {
         let answer = channel.ready().await?.call(Request::from_parts(parts, body)).await;
         let is_cancelled = match &answer {
             Ok(answer) => failure(answer.headers())
-                .is_some_and(|status| i32::from(status.code()) == CANCELLED),
+                .is_some_and(|status| i32::from(status.code()) == i32::from(StatusCode::Cancelled)),
             Err(_) => true,
         };
         // The channel and the server read the timeout, too, and may word it as a cancelled call.
@@ -214,42 +213,15 @@ fn failure(headers: &HeaderMap) -> Option<Status> {
     Status::from_header_map(headers).filter(|status| i32::from(status.code()) != 0)
 }
 
-/// Whether a method's request is a stream, which may have no end.
-fn streams_its_request(path: &str) -> bool {
-    matches!(
-        path,
-        "/consent.v1.WatchService/Consume"
-            | "/consent.v1.CheckService/FilterAudience"
-            | "/consent.v1.ConsentService/ImportConsents"
-    )
-}
-
-/// Whether a request that may have been heard can be said again: an act only with an idempotency
-/// key, whatever the service config says.
-fn may_be_said_twice(path: &str, body: &[u8]) -> bool {
+/// Whether a request that the server may have heard can be sent again: where a method is repeatable only
+/// with an idempotency key, the request must have one, whatever the service config says.
+fn is_repeatable(path: &str, body: &[u8]) -> bool {
+    let Some(read_key) = Method::of_path(path).and_then(|method| method.idempotency_key) else {
+        return true;
+    };
     // One uncompressed message: a flag, four bytes of length, the message.
-    let message = match body {
-        [0, _, _, _, _, message @ ..] => message,
-        _ => return !is_act(path),
-    };
-    let key = match path {
-        "/consent.v1.ConsentService/RecordConsent" => {
-            proto::RecordConsentRequest::decode(message).map(|request| request.idempotency_key)
-        }
-        "/consent.v1.ConsentService/ConfirmConsent" => {
-            proto::ConfirmConsentRequest::decode(message).map(|request| request.idempotency_key)
-        }
-        "/consent.v1.ConsentService/RecordUse" => {
-            proto::RecordUseRequest::decode(message).map(|request| request.idempotency_key)
-        }
-        _ => return true,
-    };
-    key.is_ok_and(|key| !key.is_empty())
-}
-
-fn is_act(path: &str) -> bool {
-    let method = path.strip_prefix("/consent.v1.ConsentService/");
-    matches!(method, Some("RecordConsent" | "ConfirmConsent" | "RecordUse"))
+    let [0, _, _, _, _, message @ ..] = body else { return false };
+    read_key(message).is_ok_and(|key| !key.is_empty())
 }
 
 async fn collect(mut body: Body) -> Result<Bytes, Status> {
@@ -379,7 +351,10 @@ impl http_body::Body for Deadlined {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::proto;
 
     fn body(message: &impl Message) -> Vec<u8> {
         let mut bytes = vec![0];
@@ -393,11 +368,11 @@ mod tests {
         let path = "/consent.v1.ConsentService/RecordConsent";
         let mut act =
             proto::RecordConsentRequest { subject: "user:1".into(), ..Default::default() };
-        assert!(!may_be_said_twice(path, &body(&act)));
+        assert!(!is_repeatable(path, &body(&act)));
         act.idempotency_key = "k-1".to_owned();
-        assert!(may_be_said_twice(path, &body(&act)));
-        assert!(!may_be_said_twice(path, &[1, 0, 0, 0, 0]), "what can not be read has no key");
-        assert!(may_be_said_twice("/consent.v1.CheckService/Check", &body(&act)));
+        assert!(is_repeatable(path, &body(&act)));
+        assert!(!is_repeatable(path, &[1, 0, 0, 0, 0]), "what can not be read has no key");
+        assert!(is_repeatable("/consent.v1.CheckService/Check", &body(&act)));
     }
 
     #[test]

@@ -5,15 +5,27 @@ use std::time::Duration;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
+use crate::proto::StatusCode;
+
 /// Domain of the server's own errors.
 const ERROR_DOMAIN: &str = "consent.v1";
 /// In trailers: how long to wait before the next try, in milliseconds; negative means never (gRFC
 /// A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// The numbers of `INVALID_ARGUMENT`, `NOT_FOUND` and so on, `ABORTED` among them: codes that no
-/// wait heals where the server itself says so, because the request is not to be answered.
-const FINAL_CODES: [i32; 10] = [3, 5, 6, 7, 9, 10, 11, 12, 15, 16];
+/// Codes that no wait heals where the server itself says so, because the request is not to be answered.
+const FINAL_CODES: [StatusCode; 10] = [
+    StatusCode::InvalidArgument,
+    StatusCode::NotFound,
+    StatusCode::AlreadyExists,
+    StatusCode::PermissionDenied,
+    StatusCode::FailedPrecondition,
+    StatusCode::Aborted,
+    StatusCode::OutOfRange,
+    StatusCode::Unimplemented,
+    StatusCode::DataLoss,
+    StatusCode::Unauthenticated,
+];
 
 /// What the server says about another try of the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +64,8 @@ pub(super) fn advice(status: &Status) -> Advice {
 /// word is the last one: a proxy that knows no way to it now, or for a moment lets nobody in, uses
 /// the same codes.
 pub(super) fn heals(status: &Status) -> bool {
-    !FINAL_CODES.contains(&i32::from(status.code())) || reason(status).is_none()
+    let code = StatusCode::try_from(i32::from(status.code()));
+    !code.is_ok_and(|code| FINAL_CODES.contains(&code)) || reason(status).is_none()
 }
 
 /// How long the server asks a stream to stay away.

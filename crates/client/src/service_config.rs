@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::proto::Method;
+
 /// The most attempts of a call, the first among them. A policy that asks for more gets this many.
 pub const ATTEMPTS_MAX: u32 = 5;
 /// The longest deadline: a year.
@@ -19,74 +21,12 @@ pub const TOKENS_MAX: u32 = 1_000;
 
 /// What [`ServiceConfig::default`] reads.
 ///
-/// Only what may be said twice is tried again: questions, and acts with an idempotency key (the
-/// client looks at each request). Methods that stream are not here: they last as long as there is
-/// something to say, and [`Client::watch`](super::Client::watch) and
-/// [`Client::consume`](super::Client::consume) go on by themselves.
-pub const DEFAULT_JSON: &str = r#"{
-  "methodConfig": [
-    {
-      "name": [
-        {"service": "consent.v1.CheckService", "method": "Check"},
-        {"service": "consent.v1.CheckService", "method": "BatchCheck"}
-      ],
-      "timeout": "2s",
-      "retryPolicy": {
-        "maxAttempts": 3, "initialBackoff": "0.02s", "maxBackoff": "0.5s", "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
-      }
-    },
-    {
-      "name": [
-        {"service": "consent.v1.CheckService", "method": "GetDecisionKey"},
-        {"service": "consent.v1.ConsentService", "method": "RecordConsent"},
-        {"service": "consent.v1.ConsentService", "method": "ConfirmConsent"},
-        {"service": "consent.v1.ConsentService", "method": "RecordUse"},
-        {"service": "consent.v1.ConsentService", "method": "GetPreferences"},
-        {"service": "consent.v1.AuditService", "method": "GetCheckpoint"},
-        {"service": "consent.v1.AuditService", "method": "GetInclusionProof"},
-        {"service": "consent.v1.AuditService", "method": "GetConsistencyProof"},
-        {"service": "consent.v1.AuditService", "method": "GetReceipt"},
-        {"service": "consent.v1.CatalogService", "method": "GetPurpose"},
-        {"service": "consent.v1.CatalogService", "method": "ListPurposes"},
-        {"service": "consent.v1.CatalogService", "method": "ListChannels"},
-        {"service": "consent.v1.CatalogService", "method": "PreviewPurposeChange"},
-        {"service": "consent.v1.WatchService", "method": "CreateSubscription"},
-        {"service": "consent.v1.WatchService", "method": "ListSubscriptions"},
-        {"service": "consent.v1.WatchService", "method": "GetPropagation"},
-        {"service": "consent.v1.WatchService", "method": "ListDeadLetters"}
-      ],
-      "timeout": "10s",
-      "retryPolicy": {
-        "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
-      }
-    },
-    {
-      "name": [
-        {"service": "consent.v1.CatalogService", "method": "PutPurpose"},
-        {"service": "consent.v1.CatalogService", "method": "PutChannel"},
-        {"service": "consent.v1.PrivacyService", "method": "LinkSubjects"},
-        {"service": "consent.v1.PrivacyService", "method": "UnlinkSubjects"},
-        {"service": "consent.v1.WatchService", "method": "DeleteSubscription"},
-        {"service": "consent.v1.WatchService", "method": "ReplayDeadLetters"}
-      ],
-      "timeout": "10s"
-    }
-  ],
-  "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.2}
-}"#;
-
-/// The methods of which the request or the answer is a stream.
-const STREAMING: [&str; 7] = [
-    "/consent.v1.AuditService/ListDecisions",
-    "/consent.v1.AuditService/ListEntries",
-    "/consent.v1.CheckService/FilterAudience",
-    "/consent.v1.ConsentService/ImportConsents",
-    "/consent.v1.ConsentService/ListHistory",
-    "/consent.v1.WatchService/Consume",
-    "/consent.v1.WatchService/Watch",
-];
+/// It is generated from the protocol: what a method's `idempotency_level` and `pace` say. Tried again are
+/// questions, and acts with an idempotency key (the client looks at each request). Methods that stream
+/// are not here: they last as long as there is something to say, and
+/// [`Client::watch`](super::Client::watch) and [`Client::consume`](super::Client::consume) go on by
+/// themselves.
+pub const DEFAULT_JSON: &str = include_str!("generated/service_config.json");
 
 /// Names of the status codes, in the order of their numbers.
 const CODE_NAMES: [&str; 17] = [
@@ -239,7 +179,8 @@ impl MethodConfig {
             || self.names.iter().any(|name| name.service == service && name.method == method);
         // One that is meant for all methods is meant for their calls, and would cut streams off.
         let timeout = self.timeout.filter(|timeout| *timeout <= TIMEOUT_MAX)?;
-        (!STREAMING.contains(&path) || named()).then_some(timeout)
+        let streams = Method::of_path(path).is_some_and(Method::is_streaming);
+        (!streams || named()).then_some(timeout)
     }
 }
 
@@ -392,6 +333,7 @@ fn duration(field: &'static str, text: &str) -> Result<Duration, ServiceConfigEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::METHODS;
 
     fn policy(json: &str) -> Result<ServiceConfig, ServiceConfigError> {
         ServiceConfig::from_json(&format!(
@@ -430,28 +372,6 @@ mod tests {
         assert_eq!(timeout("/x.Y/C"), Duration::from_secs(1));
     }
 
-    /// The methods of the protocol, by path, and whether their request or answer is a stream.
-    fn methods() -> Vec<(String, bool)> {
-        let mut methods = Vec::new();
-        for proto in [
-            include_str!("../../../proto/consent/v1/audit_service.proto"),
-            include_str!("../../../proto/consent/v1/catalog_service.proto"),
-            include_str!("../../../proto/consent/v1/check_service.proto"),
-            include_str!("../../../proto/consent/v1/consent_service.proto"),
-            include_str!("../../../proto/consent/v1/privacy_service.proto"),
-            include_str!("../../../proto/consent/v1/watch_service.proto"),
-        ] {
-            let word = |line: &str| line.split([' ', '(']).next().unwrap().to_owned();
-            let service = proto.lines().find_map(|line| line.strip_prefix("service ")).unwrap();
-            let calls = proto.lines().filter_map(|line| line.strip_prefix("  rpc "));
-            methods.extend(calls.map(|line| {
-                let path = format!("/consent.v1.{}/{}", word(service), word(line));
-                (path, line.contains("stream "))
-            }));
-        }
-        methods
-    }
-
     #[test]
     fn every_call_has_a_deadline_and_no_stream_has_one_unless_it_is_named() {
         let wildcard = r#"{"methodConfig": [{"name": [{}], "timeout": "1s"}]}"#;
@@ -462,11 +382,10 @@ mod tests {
         let timeout = |config: &ServiceConfig, path: &str| {
             config.of_path(path).and_then(|config| config.timeout_of(path))
         };
-        let methods = methods();
-        assert!(methods.len() > 20, "{methods:?}");
-        for (path, streams) in &methods {
+        for method in METHODS {
             for config in [&ServiceConfig::default(), &wildcard] {
-                assert_eq!(timeout(config, path).is_none(), *streams, "{path}");
+                let has_deadline = timeout(config, method.path).is_some();
+                assert_eq!(has_deadline, !method.is_streaming(), "{}", method.path);
             }
         }
         assert!(timeout(&named, "/consent.v1.WatchService/Watch").is_some());

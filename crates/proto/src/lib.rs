@@ -1,10 +1,16 @@
-//! The messages of `consent.v1`, generated from `proto/consent/v1`, and their descriptors.
+//! The messages of `consent.v1`, generated from `proto/consent/v1`, their descriptors, and what these
+//! say of methods and of error reasons.
 //!
 //! It has no services: the client's stubs are in `consent-ledger-client`, the server's in the service.
 //! `cargo run -p codegen` writes all of them.
 #![allow(missing_docs, unused_qualifications, rustdoc::all, clippy::all, clippy::pedantic)]
 
+mod method;
+mod reason;
+
+pub use method::{IdempotencyLevel, METHODS, Method};
+
 include!("generated/consent.v1.rs");
 
-/// The encoded `FileDescriptorSet` of `consent.v1`, with its comments.
+/// The encoded `FileDescriptorSet` of `consent.v1`, with its comments and options.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/consent.v1.bin");

@@ -54,7 +54,7 @@ With --checkpoint and --key the entries must be those that were signed. Without,
 to be one unbroken chain, and whoever gives them out could have made another.
 
 States of data subjects are kept in memory, all of them: about 800 bytes each for the acts of
-`generate`.
+examples/onboarding.ndjson.
 
 Exit codes: 0 all agree, 1 something differs or an entry is damaged, 2 wrong usage.
 

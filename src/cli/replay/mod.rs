@@ -31,17 +31,24 @@ mod lanes;
 mod send;
 
 const AFTER_HELP: &str = "\
-Each line is an act: a RecordConsentRequest in ProtoJSON. `consent-ledger generate --help` shows one. A
-field that is not known is an error. Acts of one data subject are recorded in their order, others side
-by side. When the server is busy or away for a moment, an act is tried again; one without
-`idempotencyKey` only where it can not be recorded twice.
+Each line is an act, a RecordConsentRequest in ProtoJSON; fields with their default may be left out:
+  {\"subject\":\"user:100042\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{\"action\":\"ACTION_GRANT\",
+  \"scope\":{\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effectiveAt\":
+  \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
+  \"idempotencyKey\":\"seed-1-act-1\"}
+`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt` and
+`dataCategories`. A field that the message does not have is an error.
+
+Acts of one data subject are recorded in their order, others side by side. When the server is busy or
+away for a moment, an act is tried again; one without `idempotencyKey` only where it can not be
+recorded twice.
 
 Without --continue-on-error the first act that is rejected ends the command with exit code 1; what
 was in flight is still recorded.
 
 Examples:
   consent-ledger replay examples/onboarding.ndjson
-  consent-ledger generate --acts 1000 | consent-ledger replay - --concurrency 256";
+  consent-ledger-generate --acts 1000 | consent-ledger replay - --concurrency 256";
 
 /// Options of `replay`.
 #[derive(Debug, Args)]

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     domain::Actor,
-    node::{Act, Idempotency, Recorded, WriteError},
-    proto,
+    node::{Act, Idempotency, Recorded},
+    proto::{self, ErrorReason},
     status::Fault,
 };
 
@@ -181,9 +181,9 @@ impl Tally {
 }
 
 fn reject(line: u64, fault: &Fault) -> proto::ImportReject {
-    let field = match fault {
-        Fault::Write(WriteError::IdempotencyKeyReused { .. }) => "row_key".to_owned(),
-        fault => fault.field(),
+    let field = match fault.kind() {
+        ErrorReason::IdempotencyKeyReused => "row_key".to_owned(),
+        _ => fault.field(),
     };
     proto::ImportReject {
         line,

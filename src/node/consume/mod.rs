@@ -10,12 +10,12 @@ mod session;
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     Core, Node,
     delivery::Acknowledged,
+    error::ConsumeError,
     snapshot::{SnapshotSubject, Snapshotting, revision_of_token},
 };
 use crate::{
@@ -78,63 +78,6 @@ pub enum Delivery {
         /// The index that may be acknowledged, once all that was delivered is dealt with.
         next_index: u64,
     },
-}
-
-/// Why a consumer hears nothing more, or was not let in.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ConsumeError {
-    /// There is no such subscription.
-    #[error("there is no subscription `{name}`")]
-    NotFound {
-        /// Its name.
-        name: Key,
-    },
-    /// The subscription has no such shard.
-    #[error("subscription `{name}` has {shards} shards, counted from 0; there is no shard {shard}")]
-    NoSuchShard {
-        /// Its name.
-        name: Key,
-        /// The shard.
-        shard: u32,
-        /// How many there are.
-        shards: u32,
-    },
-    /// The server delivers it by HTTP.
-    #[error("subscription `{name}` is delivered by HTTP and can not be consumed")]
-    IsWebhook {
-        /// Its name.
-        name: Key,
-    },
-    /// A newer consumer has taken over.
-    #[error("a newer consumer of this shard has taken over{}", by(.consumer))]
-    TakenOver {
-        /// What that one calls itself.
-        consumer: String,
-    },
-    /// The subscription was deleted.
-    #[error("the subscription was deleted")]
-    Deleted,
-    /// Writes are stopped: nothing that is acknowledged would go on record.
-    #[error("writes are stopped: {0}")]
-    WritesStopped(String),
-    /// What was acknowledged was not delivered.
-    #[error("index {index} was acknowledged and not delivered: what was lies before {delivered}")]
-    AckNotDelivered {
-        /// What was acknowledged.
-        index: u64,
-        /// What was delivered lies before.
-        delivered: u64,
-    },
-    /// The token of a snapshot is another's, or none.
-    #[error("the snapshot token is not one of this snapshot")]
-    SnapshotToken,
-    /// The node is closing, or its ledger can not be read.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-}
-
-fn by(consumer: &str) -> String {
-    if consumer.is_empty() { String::new() } else { format!(": {consumer}") }
 }
 
 /// An event, and the positions of the changes that pass the filter.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{domain::SubscriptionId, view::Subscriptions};
 
-use super::ConsumeError;
+use super::super::error::ConsumeError;
 
 /// A shard of a subscription.
 type Shard = (SubscriptionId, u32);

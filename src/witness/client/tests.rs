@@ -67,7 +67,7 @@ impl Ledger for Fake {
         self.signed.subscribe()
     }
 
-    fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ReadError> {
+    fn prove_consistency(&self, first: u64, second: u64) -> Result<Vec<Hash>, ProveError> {
         Ok(self.tree.lock().proof(first, second))
     }
 

@@ -1,16 +1,16 @@
-//! The Rust code that is generated from `proto/consent/v1`, file by file.
+//! What is generated from `proto/consent/v1`, file by file.
 //!
-//! Messages and descriptors go to `crates/proto`, client stubs to `crates/client`, server stubs to the
-//! service itself.
+//! Messages, descriptors and what these say of methods and reasons go to `crates/proto`, client stubs and
+//! the service config to `crates/client`, server stubs to the service itself. The errors have a document.
 
-use std::{
-    error::Error,
-    fs,
-    path::{Path, PathBuf},
-};
+mod protocol;
+mod tables;
 
-use prost::Message as _;
+use std::{error::Error, fs, path::Path};
+
 use protox::prost_reflect::prost_types::FileDescriptorSet;
+
+use protocol::Protocol;
 
 /// The crate of the messages, as generated code names it.
 const MESSAGES: &str = "::consent_ledger_proto";
@@ -21,27 +21,35 @@ pub type Generated = (&'static str, Vec<u8>);
 /// Generates all files from the protocol below `root`.
 ///
 /// # Errors
-/// The protocol does not compile, or a temporary folder can not be used.
+/// The protocol does not compile, its options are wrong, or a temporary folder can not be used.
 pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
-    let descriptors = compile(root)?;
+    let protocol = Protocol::compile(root)?;
+    let (methods, reasons) = (protocol.methods()?, protocol.reasons()?);
+    let descriptors = protocol.descriptors();
     let builder = || tonic_prost_build::configure().build_client(false).build_server(false);
     let services = || builder().extern_path(".consent.v1", MESSAGES);
     // Ordered maps make the encoding of a request deterministic, and with it the request digest.
     let mut messages = tonic_prost_build::Config::new();
     messages.btree_map(["."]).enable_type_names();
     Ok(vec![
-        ("crates/proto/src/generated/consent.v1.bin", descriptors.encode_to_vec()),
+        ("crates/proto/src/generated/consent.v1.bin", protocol.encoded()),
         (
             "crates/proto/src/generated/consent.v1.rs",
             code(&descriptors, |dir, fds| {
                 builder().out_dir(dir).compile_fds_with_config(fds, messages)
             })?,
         ),
+        ("crates/proto/src/generated/methods.rs", tables::methods(&methods).into_bytes()),
+        ("crates/proto/src/generated/reasons.rs", tables::reasons(&reasons).into_bytes()),
         (
             "crates/client/src/generated/consent.v1.rs",
             code(&descriptors, |dir, fds| {
                 services().build_client(true).out_dir(dir).compile_fds(fds)
             })?,
+        ),
+        (
+            "crates/client/src/generated/service_config.json",
+            tables::service_config(&methods).into_bytes(),
         ),
         (
             "src/grpc/generated/consent.v1.rs",
@@ -53,17 +61,8 @@ pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
                     .compile_fds(fds)
             })?,
         ),
+        ("docs/errors.md", tables::errors_document(&reasons).into_bytes()),
     ])
-}
-
-fn compile(root: &Path) -> Result<FileDescriptorSet, Box<dyn Error>> {
-    let proto = root.join("proto");
-    let mut files: Vec<PathBuf> = fs::read_dir(proto.join("consent/v1"))?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
-    files.sort();
-    Ok(protox::compile(&files, [proto])?)
 }
 
 /// The one file that a builder writes for `consent.v1`.

@@ -1,7 +1,7 @@
-//! `cargo run -p codegen`: writes the Rust code that is generated from `proto/`, with no `protoc`.
+//! `cargo run -p codegen`: writes what is generated from `proto/`, with no `protoc`.
 //!
-//! The code is checked in, so that nothing that depends on it needs a build script. A test fails if it
-//! is not what the protocol says.
+//! It is checked in, so that nothing that depends on it needs a build script. A test fails if it is not
+//! what the protocol says.
 
 use std::{error::Error, fs, path::Path};
 

@@ -1453,6 +1453,151 @@ impl ::prost::Name for CellFlips {
         "/consent.v1.CellFlips".into()
     }
 }
+/// Deadline and retries, in the terms of gRPC's service config.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Timing {
+    /// How long a call may take with all its attempts.
+    #[prost(message, optional, tag = "1")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// The greatest number of attempts, the first among them, of a call that may be repeated.
+    #[prost(uint32, tag = "2")]
+    pub attempts_max: u32,
+    /// The wait before the second attempt. Each further wait is twice as long.
+    #[prost(message, optional, tag = "3")]
+    pub initial_backoff: ::core::option::Option<::prost_types::Duration>,
+    /// The longest wait.
+    #[prost(message, optional, tag = "4")]
+    pub max_backoff: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for Timing {
+    const NAME: &'static str = "Timing";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Timing".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Timing".into()
+    }
+}
+/// How long clients wait for the answer of a unary call. A stream has no pace: it lasts as long as
+/// there is something to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Pace {
+    /// The default.
+    Unspecified = 0,
+    /// For questions that services ask while a person waits.
+    Prompt = 1,
+}
+impl Pace {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PACE_UNSPECIFIED",
+            Self::Prompt => "PACE_PROMPT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PACE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PACE_PROMPT" => Some(Self::Prompt),
+            _ => None,
+        }
+    }
+}
+/// The status codes of gRPC, by their numbers there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StatusCode {
+    /// Not set.
+    Unspecified = 0,
+    /// The caller cancelled the call.
+    Cancelled = 1,
+    /// The cause is not known.
+    Unknown = 2,
+    /// The request is wrong, whatever the state of the server.
+    InvalidArgument = 3,
+    /// The deadline passed before the call ended.
+    DeadlineExceeded = 4,
+    /// Something that the request names is not there.
+    NotFound = 5,
+    /// What the request would create is there.
+    AlreadyExists = 6,
+    /// The caller may not do this.
+    PermissionDenied = 7,
+    /// A limit of the server is reached.
+    ResourceExhausted = 8,
+    /// The state of the server does not allow the request.
+    FailedPrecondition = 9,
+    /// Another call got in the way.
+    Aborted = 10,
+    /// The request goes beyond the end.
+    OutOfRange = 11,
+    /// The server does not have this call.
+    Unimplemented = 12,
+    /// A fault of the server.
+    Internal = 13,
+    /// The server can not answer at the moment.
+    Unavailable = 14,
+    /// Data is lost or damaged.
+    DataLoss = 15,
+    /// The caller did not say who it is.
+    Unauthenticated = 16,
+}
+impl StatusCode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STATUS_CODE_UNSPECIFIED",
+            Self::Cancelled => "STATUS_CODE_CANCELLED",
+            Self::Unknown => "STATUS_CODE_UNKNOWN",
+            Self::InvalidArgument => "STATUS_CODE_INVALID_ARGUMENT",
+            Self::DeadlineExceeded => "STATUS_CODE_DEADLINE_EXCEEDED",
+            Self::NotFound => "STATUS_CODE_NOT_FOUND",
+            Self::AlreadyExists => "STATUS_CODE_ALREADY_EXISTS",
+            Self::PermissionDenied => "STATUS_CODE_PERMISSION_DENIED",
+            Self::ResourceExhausted => "STATUS_CODE_RESOURCE_EXHAUSTED",
+            Self::FailedPrecondition => "STATUS_CODE_FAILED_PRECONDITION",
+            Self::Aborted => "STATUS_CODE_ABORTED",
+            Self::OutOfRange => "STATUS_CODE_OUT_OF_RANGE",
+            Self::Unimplemented => "STATUS_CODE_UNIMPLEMENTED",
+            Self::Internal => "STATUS_CODE_INTERNAL",
+            Self::Unavailable => "STATUS_CODE_UNAVAILABLE",
+            Self::DataLoss => "STATUS_CODE_DATA_LOSS",
+            Self::Unauthenticated => "STATUS_CODE_UNAUTHENTICATED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STATUS_CODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "STATUS_CODE_CANCELLED" => Some(Self::Cancelled),
+            "STATUS_CODE_UNKNOWN" => Some(Self::Unknown),
+            "STATUS_CODE_INVALID_ARGUMENT" => Some(Self::InvalidArgument),
+            "STATUS_CODE_DEADLINE_EXCEEDED" => Some(Self::DeadlineExceeded),
+            "STATUS_CODE_NOT_FOUND" => Some(Self::NotFound),
+            "STATUS_CODE_ALREADY_EXISTS" => Some(Self::AlreadyExists),
+            "STATUS_CODE_PERMISSION_DENIED" => Some(Self::PermissionDenied),
+            "STATUS_CODE_RESOURCE_EXHAUSTED" => Some(Self::ResourceExhausted),
+            "STATUS_CODE_FAILED_PRECONDITION" => Some(Self::FailedPrecondition),
+            "STATUS_CODE_ABORTED" => Some(Self::Aborted),
+            "STATUS_CODE_OUT_OF_RANGE" => Some(Self::OutOfRange),
+            "STATUS_CODE_UNIMPLEMENTED" => Some(Self::Unimplemented),
+            "STATUS_CODE_INTERNAL" => Some(Self::Internal),
+            "STATUS_CODE_UNAVAILABLE" => Some(Self::Unavailable),
+            "STATUS_CODE_DATA_LOSS" => Some(Self::DataLoss),
+            "STATUS_CODE_UNAUTHENTICATED" => Some(Self::Unauthenticated),
+            _ => None,
+        }
+    }
+}
 /// Request of Check.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRequest {
@@ -4606,81 +4751,81 @@ impl ::prost::Name for DeliveryOverdue {
 pub enum ErrorReason {
     /// Not set.
     Unspecified = 0,
-    /// INVALID_ARGUMENT: a field is missing or malformed; `BadRequest` names it and the rule.
+    /// A field is missing or malformed; `BadRequest` names it and the rule.
     InvalidField = 1,
-    /// INVALID_ARGUMENT: a limit is exceeded; `BadRequest` names the field and the limit. A message
-    /// over the size limit names no field.
+    /// A limit is exceeded; `BadRequest` names the field and the limit. A message over the size
+    /// limit, and a receipt that would have more than 1 MiB, name no field.
     LimitExceeded = 2,
-    /// INVALID_ARGUMENT: `effective_at` is more than five minutes in the future.
+    /// `effective_at` is more than five minutes in the future.
     EffectiveAtInFuture = 3,
-    /// INVALID_ARGUMENT: the act would not fit into an entry (65,535 bytes).
+    /// The act would not fit into an entry (65,535 bytes).
     EntryTooLarge = 4,
-    /// NOT_FOUND: the purpose is not in the catalogue.
+    /// The purpose is not in the catalogue. (A check answers DENY instead.)
     UnknownPurpose = 5,
-    /// NOT_FOUND: the channel is not in the catalogue.
+    /// The channel is not in the catalogue. (A check answers DENY instead.)
     UnknownChannel = 6,
-    /// FAILED_PRECONDITION: the purpose is retired and can not be granted.
+    /// The purpose is retired and can not be granted.
     PurposeRetired = 7,
-    /// FAILED_PRECONDITION: the channel is retired and can not be granted.
+    /// The channel is retired and can not be granted.
     ChannelRetired = 8,
-    /// ALREADY_EXISTS: the idempotency key was used with another request.
+    /// The idempotency key was used with another request.
     IdempotencyKeyReused = 9,
-    /// RESOURCE_EXHAUSTED: too many appends are in flight; retry with backoff.
+    /// Too many appends are in flight; retry with backoff.
     TooManyAppends = 10,
-    /// RESOURCE_EXHAUSTED: too many requests are in flight; retry with backoff.
+    /// Too many requests are in flight; retry with backoff.
     TooManyRequests = 11,
-    /// RESOURCE_EXHAUSTED: too many streams are open.
+    /// Too many streams are open.
     TooManyStreams = 12,
-    /// UNAVAILABLE: a write or sync failed and the ledger takes no more writes until restart. Whether
-    /// the act was recorded is not known: retry with the same idempotency key.
+    /// A write or sync failed and the ledger takes no more writes until restart. Whether the act
+    /// was recorded is not known: retry with the same idempotency key.
     WritesStopped = 13,
-    /// UNAVAILABLE: the node did not reach the revision asked for in time.
+    /// The node did not reach the revision asked for in time.
     RevisionNotReached = 14,
-    /// UNAVAILABLE: the server is shutting down.
+    /// The server is shutting down.
     ShuttingDown = 15,
-    /// OUT_OF_RANGE: the index lies beyond the head of the ledger.
+    /// The index lies beyond the head of the ledger.
     IndexOutOfRange = 16,
-    /// INTERNAL: stored state could not be read. Act as if the answer were DENY.
+    /// Stored state could not be read. Act as if the answer were DENY.
     StateUnreadable = 17,
-    /// INTERNAL: an unexpected fault; the detail is in the server's log.
+    /// An unexpected fault; the detail is in the server's log.
     Internal = 18,
-    /// DEADLINE_EXCEEDED: the request took longer than the server or the caller allows. Whether an
-    /// act was recorded is not known: retry with the same idempotency key.
+    /// The request took longer than the server or the caller allows. Whether an act was recorded is
+    /// not known: retry with the same idempotency key.
     DeadlineExceeded = 19,
-    /// NOT_FOUND: no act waits for this confirmation token, or it is another data subject's.
+    /// No act waits for this confirmation token, or it is another data subject's.
     ConfirmationTokenUnknown = 20,
-    /// FAILED_PRECONDITION: the confirmation token is past its end; ask for consent again.
+    /// The confirmation token is past its end; ask for consent again.
     ConfirmationTokenExpired = 21,
-    /// FAILED_PRECONDITION: the confirmation token was used.
+    /// The confirmation token was used.
     ConfirmationTokenUsed = 22,
-    /// FAILED_PRECONDITION: the guardian's authority had ended when the grant took effect.
+    /// The guardian's authority had ended when the grant took effect.
     AuthorityEnded = 23,
-    /// FAILED_PRECONDITION: the two data subjects are not linked.
+    /// The two data subjects are not linked.
     SubjectsNotLinked = 24,
-    /// UNAVAILABLE: no checkpoint of that size was released in time. An act that was to wait for one is
+    /// No checkpoint of that size was released in time. An act that was to wait for one is
     /// recorded: retry with the same idempotency key.
     CheckpointNotReached = 25,
-    /// NOT_FOUND: no act was recorded with this idempotency key, or it is another data subject's.
+    /// No act was recorded with this idempotency key, or it is another data subject's.
     ActUnknown = 26,
-    /// FAILED_PRECONDITION: the entry is no act of consent, so that there is no receipt of it.
+    /// The entry is no act of consent, so that there is no receipt of it.
     NotAnAct = 27,
-    /// NOT_FOUND: there is no subscription of this name.
+    /// There is no subscription of this name.
     SubscriptionNotFound = 28,
-    /// ALREADY_EXISTS: there is another subscription of this name.
+    /// There is another subscription of this name.
     SubscriptionExists = 29,
-    /// RESOURCE_EXHAUSTED: there are as many subscriptions as there may be.
+    /// There are as many subscriptions as there may be; delete one.
     TooManySubscriptions = 30,
-    /// ABORTED: a newer consumer of the same shard has taken over.
+    /// A newer consumer of the same shard has taken over.
     SubscriptionTakenOver = 31,
-    /// ABORTED: the subscription was deleted.
+    /// The subscription was deleted.
     SubscriptionDeleted = 32,
-    /// FAILED_PRECONDITION: the server delivers this subscription by HTTP; it can not be consumed.
+    /// The server delivers this subscription by HTTP; it can not be consumed.
     SubscriptionIsWebhook = 33,
-    /// FAILED_PRECONDITION: the subscription is consumed, not delivered by HTTP.
+    /// The subscription is consumed, not delivered by HTTP, so that it has no dead letters.
     SubscriptionNotWebhook = 34,
-    /// INVALID_ARGUMENT: what was acknowledged was not delivered.
+    /// An index was acknowledged that was not delivered.
     AckNotDelivered = 35,
-    /// FAILED_PRECONDITION: the server sends nothing to this address or by this scheme.
+    /// The server sends nothing to this address, or by this scheme.
     WebhookRefused = 36,
 }
 impl ErrorReason {

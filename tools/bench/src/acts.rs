@@ -11,6 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use consent_ledger::{
+    cli::{error::CliError, progress},
+    proto::{
+        self, Change, Evidence, PutChannelRequest, PutPurposeRequest, RecordConsentRequest, Scope,
+        catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
+    },
+};
 use hdrhistogram::Histogram;
 use tonic::transport::Channel;
 
@@ -18,13 +25,6 @@ use super::{
     Bench, Figure, Report,
     load::{closed_loop, nanos_since, new_histogram},
     process::ServerProcess,
-};
-use crate::{
-    cli::{error::CliError, progress},
-    proto::{
-        self, Change, Evidence, PutChannelRequest, PutPurposeRequest, RecordConsentRequest, Scope,
-        catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
-    },
 };
 
 /// The cell that everything is about.
@@ -86,7 +86,7 @@ async fn put_catalog(channel: Channel) -> Result<(), CliError> {
 
 /// Gives every subject a grant.
 pub(super) async fn fill(bench: &Bench) -> Result<(), CliError> {
-    let server = ServerProcess::serve(&bench.data_dir)?;
+    let server = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     let channels = server.connect(CONNECTIONS).await?;
     put_catalog(channels[0].clone()).await?;
     let bar = progress::bar(Some(bench.subjects), "filling the ledger");
@@ -122,7 +122,7 @@ pub(super) async fn record(
     report: &mut Report<'_>,
 ) -> Result<(), CliError> {
     report.part("record: one act a call, durable when answered");
-    let server = ServerProcess::serve(&root.join("record"))?;
+    let server = ServerProcess::serve(&bench.binary, &root.join("record"))?;
     let channels = server.connect(CONNECTIONS).await?;
     put_catalog(channels[0].clone()).await?;
     // A subject that the vault knows costs one fdatasync; a new one costs a second, for the vault.

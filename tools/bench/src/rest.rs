@@ -2,16 +2,16 @@
 
 use std::{hint::black_box, ops::ControlFlow, path::Path, thread, time::Instant};
 
-use sha2::{Digest as _, Sha256};
-
-use super::{Bench, Figure, Report, process::ServerProcess, questions};
-use crate::{
+use consent_ledger::{
     cli::error::CliError,
     ledger::{self, chain, verify::Wanted},
     proto::check_service_client::CheckServiceClient,
     storage::disk::RealDisk,
     tlog::merkle::leaf_hash,
 };
+use sha2::{Digest as _, Sha256};
+
+use super::{Bench, Figure, Report, process::ServerProcess, questions};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -62,17 +62,17 @@ struct Entries {
 
 impl Entries {
     fn read(dir: &Path) -> Result<Self, CliError> {
-        let mut own = Self { bytes: Vec::new(), ends: Vec::new() };
+        let mut entries = Self { bytes: Vec::new(), ends: Vec::new() };
         let read = ledger::verify::verify_before(&RealDisk, dir, u64::MAX, &mut |_, frame| {
-            own.bytes.extend_from_slice(frame.payload);
-            own.ends.push(own.bytes.len());
-            match own.bytes.len() < BASELINE_BYTES_MAX {
+            entries.bytes.extend_from_slice(frame.payload);
+            entries.ends.push(entries.bytes.len());
+            match entries.bytes.len() < BASELINE_BYTES_MAX {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }
         });
         read.map_err(|error| CliError::failed(error.to_string()))?;
-        Ok(own)
+        Ok(entries)
     }
 
     /// How many MiB are hashed in a second if each thread has one row of entries.
@@ -120,7 +120,7 @@ fn hash_through(row: Row<'_>) {
 pub(super) async fn restart(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     report.part("restart");
     let started = Instant::now();
-    let server = ServerProcess::serve(&bench.data_dir)?;
+    let server = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     let channel = server.connect(1).await?.remove(0);
     let mut client = CheckServiceClient::new(channel);
     let status = |status| CliError::Server(Box::new(status));

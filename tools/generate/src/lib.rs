@@ -1,4 +1,4 @@
-//! `generate`: onboarding traffic from a seed.
+//! `consent-ledger-generate`: onboarding traffic from a seed.
 //!
 //! The same seed and arguments give the same bytes, on every machine and in every version: numbers
 //! come from a hash stream, are whole, and are drawn in a fixed order. Nobody in it is real: names
@@ -10,14 +10,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, builder::RangedU64ValueParser, value_parser};
+use clap::{Parser, builder::RangedU64ValueParser, value_parser};
+use consent_ledger::{
+    cli::{
+        Exit,
+        catalog::file::CatalogFile,
+        error::CliError,
+        output::{Output, Printing},
+        progress, words,
+    },
+    json::Compact,
+};
 use jiff::Timestamp;
 use serde::Serialize;
-
-use super::{
-    Context, Exit, catalog::file::CatalogFile, error::CliError, output::Output, progress, words,
-};
-use crate::json::Compact;
 
 mod dice;
 mod person;
@@ -29,23 +34,25 @@ pub use traffic::{Plan, Traffic};
 const CATALOG: &str = include_str!("../../../examples/catalog.toml");
 
 const AFTER_HELP: &str = "\
-Each line is an act: a RecordConsentRequest in ProtoJSON, which `replay` reads. Fields with their default
-are left out:
-  {\"subject\":\"user:100042\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{\"action\":\"ACTION_GRANT\",
-  \"scope\":{\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effectiveAt\":
-  \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
-  \"idempotencyKey\":\"seed-1-act-1\"}
-`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt` and
-`dataCategories`.
+Each line is an act, in the form that `consent-ledger replay --help` shows. Fields with their default are
+left out.
 
 Examples:
-  consent-ledger generate --seed 7 --acts 1000 | consent-ledger replay -
-  consent-ledger generate --seed 1 --output onboarding.ndjson";
+  consent-ledger-generate --seed 7 --acts 1000 | consent-ledger replay -
+  consent-ledger-generate --seed 1 --output onboarding.ndjson";
 
-/// Options of `generate`.
-#[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub struct GenerateArgs {
+/// Make onboarding traffic for the consent ledger from a seed
+#[derive(Debug, Parser)]
+#[command(
+    name = "consent-ledger-generate",
+    version,
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// How to print.
+    #[command(flatten)]
+    pub printing: Printing,
     /// The same seed gives the same acts
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -71,12 +78,18 @@ pub struct GenerateArgs {
 const START: &str = "2026-01-01T00:00:00Z";
 
 /// The catalogue that traffic is about, if no other is named.
-pub(in crate::cli) fn example_catalog() -> Result<CatalogFile, CliError> {
+///
+/// # Errors
+/// `examples/catalog.toml` is not a catalogue.
+pub fn example_catalog() -> Result<CatalogFile, CliError> {
     CatalogFile::parse(CATALOG).map_err(CliError::failed)
 }
 
-/// When the first act took effect, if nothing else is said.
-pub(in crate::cli) fn start() -> Result<Timestamp, CliError> {
+/// When the first act took effect, by default.
+///
+/// # Errors
+/// The default is not a time.
+pub fn start() -> Result<Timestamp, CliError> {
     words::time(START).map_err(CliError::failed)
 }
 
@@ -84,32 +97,36 @@ fn population() -> RangedU64ValueParser {
     value_parser!(u64).range(1..=10_000_000)
 }
 
-/// What `generate --output` says.
+/// What is printed when the acts go to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Generated {
     /// Number of acts.
     acts: u64,
     /// Number of data subjects among them.
     subjects: u64,
-    /// Where they are.
+    /// Path of the file.
     output: String,
 }
 
-pub(super) fn run(args: &GenerateArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let catalog = match &args.catalog {
+/// Writes acts to standard output or a file.
+///
+/// # Errors
+/// The catalogue can not be used, or the acts can not be written.
+pub fn run(cli: &Cli, out: &mut Output) -> Result<Exit, CliError> {
+    let catalog = match &cli.catalog {
         Some(path) => CatalogFile::read(path)?,
         None => example_catalog()?,
     };
     let plan = Plan::of(&catalog).ok_or_else(|| {
         CliError::failed("the catalogue has no channel, or no purpose that stands on consent")
     })?;
-    let traffic = Traffic::new(plan, args.seed, args.subjects, args.start).paced_for(args.acts);
-    match &args.output {
-        None => write(traffic, args.acts, &mut context.out).map(drop)?,
+    let traffic = Traffic::new(plan, cli.seed, cli.subjects, cli.start).paced_for(cli.acts);
+    match &cli.output {
+        None => write(traffic, cli.acts, out).map(drop)?,
         Some(path) => {
-            let subjects = to_file(traffic, args.acts, path)?;
+            let subjects = to_file(traffic, cli.acts, path)?;
             let output = path.display().to_string();
-            tell(&Generated { acts: args.acts, subjects, output }, context)?;
+            report(&Generated { acts: cli.acts, subjects, output }, out)?;
         }
     }
     Ok(Exit::Success)
@@ -123,7 +140,7 @@ fn to_file(traffic: Traffic, acts: u64, path: &Path) -> Result<u64, CliError> {
     Ok(subjects)
 }
 
-/// Writes acts, and answers the number of data subjects among them.
+/// Writes acts, and returns the number of data subjects among them.
 fn write(traffic: Traffic, acts: u64, out: &mut Output) -> Result<u64, CliError> {
     let bar = progress::bar(Some(acts), "generating");
     let mut subjects = HashSet::new();
@@ -136,11 +153,11 @@ fn write(traffic: Traffic, acts: u64, out: &mut Output) -> Result<u64, CliError>
     Ok(u64::try_from(subjects.len()).unwrap_or(u64::MAX))
 }
 
-fn tell(generated: &Generated, context: &mut Context) -> Result<(), CliError> {
-    if context.out.json {
-        return context.out.object(generated);
+fn report(generated: &Generated, out: &mut Output) -> Result<(), CliError> {
+    if out.json {
+        return out.object(generated);
     }
-    context.out.line(format!(
+    out.line(format!(
         "{} acts of {} data subjects written to {}",
         generated.acts, generated.subjects, generated.output
     ))
@@ -150,14 +167,14 @@ fn tell(generated: &Generated, context: &mut Context) -> Result<(), CliError> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::*;
-    use crate::{
-        cli::testing::Capture,
+    use consent_ledger::{
         domain::{Millis, Subject},
         json,
         ledger::entry::timestamp_ms,
         proto::{Action, Actor, Change, RecordConsentRequest},
     };
+
+    use super::*;
 
     const EXAMPLE: &str = include_str!("../../../examples/onboarding.ndjson");
 
@@ -168,9 +185,11 @@ mod tests {
 
     #[test]
     fn the_example_is_seed_one() {
-        let (mut context, capture) = Capture::context(false);
-        write(traffic(1), 10_000, &mut context.out).unwrap();
-        assert!(capture.text(context) == EXAMPLE, "examples/onboarding.ndjson is out of date");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("onboarding.ndjson");
+        to_file(traffic(1), 10_000, &path).unwrap();
+        let written = std::fs::read_to_string(path).unwrap();
+        assert!(written == EXAMPLE, "examples/onboarding.ndjson is out of date");
     }
 
     #[test]

@@ -16,6 +16,16 @@ use std::{
 };
 
 use clap::Args;
+use consent_ledger::{
+    cli::{catalog::file::CatalogFile, error::CliError, progress},
+    proto::{
+        self, CheckRequest, PutChannelRequest, PutPurposeRequest, RecordConsentRequest,
+        WatchFilter, WatchRequest, WatchResponse, catalog_service_client::CatalogServiceClient,
+        check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
+        watch_response::Message, watch_service_client::WatchServiceClient,
+    },
+};
+use consent_ledger_generate::{self as generate, Plan, Traffic};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -25,20 +35,6 @@ use super::{
     Bench, Figure, Report,
     load::{closed_loop, new_histogram},
     process::ServerProcess,
-};
-use crate::{
-    cli::{
-        catalog::file::CatalogFile,
-        error::CliError,
-        generate::{self, Plan, Traffic},
-        progress,
-    },
-    proto::{
-        self, CheckRequest, PutChannelRequest, PutPurposeRequest, RecordConsentRequest,
-        WatchFilter, WatchRequest, WatchResponse, catalog_service_client::CatalogServiceClient,
-        check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
-        watch_response::Message, watch_service_client::WatchServiceClient,
-    },
 };
 
 /// What the withdrawals are from.
@@ -94,7 +90,7 @@ pub(super) async fn fanout(
 ) -> Result<(), CliError> {
     report.part("fanout: withdrawals to many Watch streams");
     let echo = echo(bench).await?;
-    let server = serve(args, root)?;
+    let server = serve(args, bench, root)?;
     let world = World::begin(args.clone(), server).await?;
     let heard = world.readers().await?;
     report.add(&[
@@ -112,8 +108,8 @@ pub(super) async fn fanout(
         with.add(&world.burst(&heard, 2 * round + 1).await?)?;
         // Of the first round: later ones find the memory that the streams of the one before left.
         if round == 0 {
-            let own = world.server.resident_bytes()? - between - (between - before);
-            stalled_bytes = own / args.fanout_stalled as f64;
+            let grown = world.server.resident_bytes()? - between - (between - before);
+            stalled_bytes = grown / args.fanout_stalled as f64;
         }
         drop(stalled);
     }
@@ -139,10 +135,10 @@ pub(super) async fn fanout(
     ])
 }
 
-fn serve(args: &FanoutArgs, root: &Path) -> Result<ServerProcess, CliError> {
+fn serve(args: &FanoutArgs, bench: &Bench, root: &Path) -> Result<ServerProcess, CliError> {
     let streams_max = (args.fanout_streams + args.fanout_stalled + IN_FLIGHT).to_string();
     let flags = ["--streams-max", &streams_max, "--connection-streams-max", &streams_max];
-    ServerProcess::serve_with(&root.join("fanout"), &flags)
+    ServerProcess::serve_with(&bench.binary, &root.join("fanout"), &flags)
 }
 
 async fn echo(bench: &Bench) -> Result<super::load::Run, CliError> {

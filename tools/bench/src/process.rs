@@ -3,17 +3,36 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use consent_ledger::cli::error::CliError;
 use tonic::transport::{Channel, Endpoint};
-
-use crate::cli::error::CliError;
 
 /// Clock ticks a second in `/proc/PID/stat`; Linux shows 100 to programs on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The `consent-ledger` binary to measure: the one that is named, else the one beside this binary,
+/// where cargo builds both.
+pub(super) fn service_binary(named: Option<&Path>) -> Result<PathBuf, CliError> {
+    let binary = match named {
+        Some(path) => path.to_owned(),
+        None => this_binary()?.with_file_name(format!("consent-ledger{}", env::consts::EXE_SUFFIX)),
+    };
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    Err(CliError::failed(format!("there is no server binary at {}", binary.display())).with_hint(
+        format!("build it with `cargo build{profile} -p consent-ledger`, or name it with --binary"),
+    ))
+}
+
+fn this_binary() -> Result<PathBuf, CliError> {
+    env::current_exe().map_err(|error| CliError::io("this binary", error))
+}
 
 /// A server process. It is killed when dropped.
 pub(super) struct ServerProcess {
@@ -23,13 +42,17 @@ pub(super) struct ServerProcess {
 
 impl ServerProcess {
     /// The service on a data directory.
-    pub(super) fn serve(data_dir: &Path) -> Result<Self, CliError> {
-        Self::serve_with(data_dir, &[])
+    pub(super) fn serve(binary: &Path, data_dir: &Path) -> Result<Self, CliError> {
+        Self::serve_with(binary, data_dir, &[])
     }
 
     /// The service on a data directory, with more flags.
-    pub(super) fn serve_with(data_dir: &Path, flags: &[&str]) -> Result<Self, CliError> {
-        let mut command = Self::command()?;
+    pub(super) fn serve_with(
+        binary: &Path,
+        data_dir: &Path,
+        flags: &[&str],
+    ) -> Result<Self, CliError> {
+        let mut command = Command::new(binary);
         command.arg("serve").arg("--data-dir").arg(data_dir);
         command.args(["--listen", "127.0.0.1:0", "--log-level", "warn"]).args(flags);
         Self::start(command)
@@ -37,20 +60,14 @@ impl ServerProcess {
 
     /// The echo server.
     pub(super) fn echo() -> Result<Self, CliError> {
-        let mut command = Self::command()?;
-        command.arg("bench-echo");
+        let mut command = Command::new(this_binary()?);
+        command.arg("echo");
         Self::start(command)
-    }
-
-    fn command() -> Result<Command, CliError> {
-        let binary = env::current_exe().map_err(|error| CliError::io("this binary", error))?;
-        let mut command = Command::new(binary);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Ok(command)
     }
 
     /// Starts a server and waits until it says where it listens.
     fn start(mut command: Command) -> Result<Self, CliError> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child =
             command.spawn().map_err(|error| CliError::io("starting a server", error))?;
         let mut line = String::new();

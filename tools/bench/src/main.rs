@@ -1,4 +1,4 @@
-//! `bench`: measures the service beside something fixed, in one run.
+//! `consent-ledger-bench`: measures the service beside something fixed, in one run.
 //!
 //! Absolute times say little on a shared machine. So every figure has a companion from the same run:
 //! a check beside an echo of the same messages, a recorded act beside a raw append and `fdatasync`,
@@ -14,59 +14,92 @@ mod proofs;
 mod questions;
 mod rest;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use consent_ledger::cli::{
+    Exit, conclude,
+    error::{CliError, Style},
+    output::{Output, Printing, Table, Tone},
+};
+use mimalloc::MiMalloc;
 use serde::Serialize;
 
-use super::{
-    Context, Exit,
-    error::CliError,
-    output::{Table, Tone},
-};
-pub use echo::EchoArgs;
-pub(super) use echo::run as run_echo;
+/// As the service's binary: load and echo should not differ from it by their allocator.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const AFTER_HELP: &str = "\
-Example:
-  consent-ledger bench --only check,record --seconds 10
-  consent-ledger bench --subjects 1000000 --only restart
+Examples:
+  consent-ledger-bench --only check,record --seconds 10
+  consent-ledger-bench --subjects 1000000 --only restart
 
 Use a release build. The data goes to a temporary directory under --dir and is removed at the end.";
 
-/// Options of `bench`.
+/// Measure the consent ledger on this machine, beside something fixed
+#[derive(Debug, Parser)]
+#[command(
+    name = "consent-ledger-bench",
+    version,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    /// How to print.
+    #[command(flatten)]
+    printing: Printing,
+    /// What to measure, and how.
+    #[command(flatten)]
+    args: BenchArgs,
+    /// A server to run instead.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Servers that the tool starts from its own binary.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server that answers checks without looking at them
+    #[command(hide = true)]
+    Echo,
+}
+
+/// What to measure, and how.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub struct BenchArgs {
-    /// What to measure [default: everything]
+struct BenchArgs {
+    /// What to measure [default: all but `proofs` and `fanout`]
     #[arg(long, value_name = "PART", value_delimiter = ',')]
-    pub only: Vec<Part>,
+    only: Vec<Part>,
     /// How long each measurement takes, in seconds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub seconds: u64,
+    seconds: u64,
     /// How many data subjects the ledger has
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
-    pub subjects: u64,
+    subjects: u64,
     /// How many entries the ledger of `proofs` has; a million takes about 250 MB
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
-    pub proof_entries: u64,
+    proof_entries: u64,
     /// Where the temporary data goes: the disk that is measured
     #[arg(long, value_name = "DIR", default_value = ".")]
-    pub dir: PathBuf,
+    dir: PathBuf,
     /// Take the ledger in this directory, made by an earlier run with --keep, for the same --subjects
     #[arg(long, value_name = "DIR")]
-    pub reuse: Option<PathBuf>,
+    reuse: Option<PathBuf>,
+    /// The server to measure [default: `consent-ledger` beside this binary]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
     /// Leave the data where it is, and say where
     #[arg(long)]
-    pub keep: bool,
+    keep: bool,
     /// Sizes of `fanout`
     #[command(flatten)]
-    pub fanout: fanout::FanoutArgs,
+    fanout: fanout::FanoutArgs,
 }
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Part {
+enum Part {
     /// Check, one at a time and many in flight, beside an echo server
     Check,
     /// BatchCheck of 1,000
@@ -87,27 +120,27 @@ pub enum Part {
 
 /// One figure.
 #[derive(Debug, Serialize)]
-pub struct Figure {
+struct Figure {
     /// What was measured.
-    pub what: String,
+    what: String,
     /// The value, with its unit in `unit`.
-    pub value: f64,
+    value: f64,
     /// Unit of the value and of its companion.
-    pub unit: &'static str,
+    unit: &'static str,
     /// What stands beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub beside: Option<Beside>,
+    beside: Option<Beside>,
 }
 
 /// The companion of a figure.
 #[derive(Debug, Serialize)]
-pub struct Beside {
+struct Beside {
     /// What was measured.
-    pub what: &'static str,
+    what: &'static str,
     /// Its value.
-    pub value: f64,
+    value: f64,
     /// The figure divided by it.
-    pub ratio: f64,
+    ratio: f64,
 }
 
 impl Figure {
@@ -123,18 +156,33 @@ impl Figure {
 
 /// What the measurements share.
 struct Bench {
+    /// The service's binary.
+    binary: PathBuf,
     seconds: Duration,
     subjects: u64,
     data_dir: PathBuf,
 }
 
-pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, CliError> {
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = Output::stdout(cli.printing);
+    let ended = match cli.command {
+        None => Box::pin(run(&cli.args, &mut out)).await,
+        Some(Command::Echo) => echo::run().await,
+    };
+    conclude(ended, out, Style::new(cli.printing))
+}
+
+async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is not a release build; its figures mean nothing");
     }
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
-    let place = Place::new(&args)?;
+    let binary = process::service_binary(args.binary.as_deref())?;
+    let place = Place::new(args)?;
     let bench = Bench {
+        binary,
         seconds: Duration::from_secs(args.seconds),
         subjects: args.subjects,
         data_dir: place.data_dir.clone(),
@@ -144,7 +192,7 @@ pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, 
     if needs_ledger.contains(&true) && args.reuse.is_none() {
         acts::fill(&bench).await?;
     }
-    let mut report = Report { context, part: "" };
+    let mut report = Report { out, part: "" };
     if wanted(Part::Check) {
         questions::check(&bench, &mut report).await?;
     }
@@ -174,7 +222,7 @@ pub(super) async fn run(args: BenchArgs, context: &mut Context) -> Result<Exit, 
 
 /// Prints figures as they come: a measurement that takes minutes should not keep what it knows.
 struct Report<'a> {
-    context: &'a mut Context,
+    out: &'a mut Output,
     part: &'static str,
 }
 
@@ -184,7 +232,7 @@ impl Report<'_> {
     }
 
     fn add(&mut self, figures: &[Figure]) -> Result<(), CliError> {
-        let out = &mut self.context.out;
+        let out = &mut *self.out;
         if out.json {
             for figure in figures {
                 out.object(&serde_json::json!({ "part": self.part, "figure": figure }))?;

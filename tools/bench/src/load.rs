@@ -9,10 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use consent_ledger::cli::error::CliError;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
-
-use crate::cli::error::CliError;
 
 /// What a load run came to.
 pub(super) struct Run {

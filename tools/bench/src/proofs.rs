@@ -6,11 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
-
-use super::{Figure, Report, load::new_histogram};
-use crate::{
+use consent_ledger::{
     backend::{LocalLog, LogBackend},
     cli::{error::CliError, progress},
     domain::{
@@ -24,6 +20,10 @@ use crate::{
     },
     tree::{TreeFiles, TreeWriter},
 };
+use hdrhistogram::Histogram;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::{Figure, Report, load::new_histogram};
 
 /// Entries in one group commit.
 const BATCH_ENTRIES: u64 = 256;

@@ -5,17 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Bench, Figure, Report, acts,
-    load::{Run, closed_loop},
-    process::ServerProcess,
-};
-use crate::{
+use consent_ledger::{
     cli::error::CliError,
     proto::{
         AudienceQuery, AudienceSubjects, BatchCheckRequest, CheckRequest, FilterAudienceRequest,
         check_service_client::CheckServiceClient, filter_audience_request::Message as Asked,
     },
+};
+
+use super::{
+    Bench, Figure, Report, acts,
+    load::{Run, closed_loop},
+    process::ServerProcess,
 };
 
 /// Callers in flight.
@@ -36,7 +37,7 @@ const WARM_UP_BATCH: u64 = 5_000;
 /// Check beside the echo.
 pub(super) async fn check(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     report.part("check: one question a call");
-    let service = ServerProcess::serve(&bench.data_dir)?;
+    let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     warm_up(&service, bench).await?;
     let echo = ServerProcess::echo()?;
     for in_flight in IN_FLIGHT {
@@ -111,7 +112,7 @@ impl Total {
 /// BatchCheck of 1,000 cells.
 pub(super) async fn batch(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     report.part("batch: 1,000 questions a call");
-    let service = ServerProcess::serve(&bench.data_dir)?;
+    let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     warm_up(&service, bench).await?;
     let before = service.cpu()?;
     let run = batches(&service, bench).await?;
@@ -142,7 +143,7 @@ async fn batches(service: &ServerProcess, bench: &Bench) -> Result<Run, CliError
 /// One audience beside batches of the same questions.
 pub(super) async fn audience(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     report.part("audience: 1,000,000 data subjects, one stream");
-    let service = ServerProcess::serve(&bench.data_dir)?;
+    let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     warm_up(&service, bench).await?;
     let cpu_us = |cpu: Duration, checks: f64| cpu.as_secs_f64() * 1e6 / checks;
     let mut figures = Vec::new();

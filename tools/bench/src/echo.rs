@@ -1,23 +1,16 @@
 //! The companion of Check: a bare tonic server that takes the same request and answers with the same
 //! message, without looking at either.
 
-use clap::Args;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
-
-use crate::{
-    cli::error::CliError,
+use consent_ledger::{
+    cli::{Exit, error::CliError},
     proto::{
         self, CheckRequest, CheckResponse,
         check_service_server::{CheckService, CheckServiceServer},
     },
 };
-
-/// Options of the echo server. There are none.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  consent-ledger bench-echo")]
-pub struct EchoArgs {}
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
 
 struct Echo;
 
@@ -40,7 +33,7 @@ impl CheckService for Echo {
 }
 
 /// Serves until it is killed.
-pub(in crate::cli) async fn run(_: EchoArgs) -> Result<(), CliError> {
+pub(super) async fn run() -> Result<Exit, CliError> {
     let failed = |error: std::io::Error| CliError::io("the echo server", error);
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
     println!("listening on {}", listener.local_addr().map_err(failed)?);
@@ -49,5 +42,6 @@ pub(in crate::cli) async fn run(_: EchoArgs) -> Result<(), CliError> {
         .add_service(CheckServiceServer::new(Echo))
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await
-        .map_err(|error| CliError::failed(format!("the echo server: {error}")))
+        .map_err(|error| CliError::failed(format!("the echo server: {error}")))?;
+    Ok(Exit::Success)
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 
+use consent_ledger::{
+    cli::{catalog::file::CatalogFile, words::wire_time},
+    proto::{Action, Actor, Change, Evidence, LegalBasis, RecordConsentRequest, Scope},
+};
+
 use super::{
     dice::{Dice, Zipf},
     person::{Cell, Person},
-};
-use crate::{
-    cli::{catalog::file::CatalogFile, words::wire_time},
-    proto::{Action, Actor, Change, Evidence, LegalBasis, RecordConsentRequest, Scope},
 };
 
 /// What of a catalogue there is to decide about.
@@ -230,7 +231,7 @@ impl Traffic {
         RecordConsentRequest {
             subject: person.subject.clone(),
             actor: scene.actor.into(),
-            effective_at: Some(timestamp(effective_ms)),
+            effective_at: Some(wire_time(timestamp(effective_ms))),
             evidence: Some(self.evidence(&mut scene, person)),
             changes: scene.changes,
             idempotency_key: format!("seed-{}-act-{}", self.seed, self.acts),
@@ -242,7 +243,7 @@ impl Traffic {
         for change in &mut scene.changes {
             if change.action() == Action::Grant && self.dice.chance(8) {
                 let days = self.dice.weighted(&[(3, 30), (3, 90), (2, 365), (2, 1_825)]);
-                change.expires_at = Some(timestamp(effective_ms + signed(days * DAY_MS)));
+                change.expires_at = Some(wire_time(timestamp(effective_ms + signed(days * DAY_MS))));
             }
         }
     }
@@ -514,6 +515,6 @@ fn signed(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
-fn timestamp(ms: i64) -> prost_types::Timestamp {
-    wire_time(Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX))
+fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
 }

@@ -1,0 +1,249 @@
+//! Settings of a node. Each field is the one definition of its setting; see [`crate::setting`].
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use humantime::parse_duration;
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::{
+    receipt::Controller,
+    setting::{
+        self, DAY, HOUR, MILLISECOND, SECOND, Size, Within as _,
+        heading::{CHECKPOINTS, KEYS, LIMITS, STORAGE, SUBSCRIPTIONS, TOKENS},
+        parse_size,
+    },
+    tlog::policy::Policy,
+    tree::WitnessFail,
+    vault::Kek,
+};
+
+/// The longest name of a ledger, in bytes.
+pub const ORIGIN_BYTES_MAX: usize = 256;
+
+/// How a node is set up. Every limit has a name.
+#[derive(Debug, Clone, Args)]
+pub struct NodeConfig {
+    /// Directory of ledger, vault and view
+    #[arg(long, value_name = "DIR", default_value = "./data", help_heading = STORAGE)]
+    pub data_dir: PathBuf,
+    /// Name of the ledger, without scheme; written into the ledger when it is created
+    #[arg(long, value_name = "NAME", value_parser = parse_origin, help_heading = STORAGE)]
+    #[arg(default_value = "localhost/consent")]
+    pub origin: String,
+    /// Maximum size of a segment file of the ledger; then the ledger continues in a new file
+    #[arg(long, value_name = "SIZE", within = Size(1).., help_heading = STORAGE)]
+    #[arg(default_value = "64MiB")]
+    pub segment_bytes_max: u64,
+    /// Maximum memory for the states of data subjects that checks read; the others are read from
+    /// sled
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = STORAGE)]
+    #[arg(default_value = "512MiB")]
+    pub hot_bytes_max: u64,
+    /// Memory for the page cache of sled
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = STORAGE)]
+    #[arg(default_value = "64MiB")]
+    pub sled_cache_bytes: u64,
+    /// Maximum number of recent events kept in memory for watchers; older events are read from the
+    /// ledger
+    #[arg(long, value_name = "COUNT", default_value_t = 65_536, help_heading = STORAGE)]
+    pub recent_events_max: usize,
+    /// Bytes per second at which the background verification reads older segments; 0 turns it off
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = STORAGE)]
+    #[arg(default_value = "8MiB")]
+    pub scrub_bytes_per_second: u64,
+
+    /// The key-encryption key, if it is not in a file.
+    #[arg(skip)]
+    pub kek: Option<Kek>,
+    /// File of the key-encryption key; created on the first start [default: `kek` in the data
+    /// directory]
+    #[arg(long, value_name = "FILE", help_heading = KEYS)]
+    pub kek_file: Option<PathBuf>,
+    /// File of the key that signs checkpoints, receipts and decision tokens; created on the first
+    /// start [default: `signing-key` in the data directory]
+    #[arg(long, value_name = "FILE", help_heading = KEYS)]
+    pub signing_key_file: Option<PathBuf>,
+    /// Continue with a signing key other than the one that signed this ledger so far; it is created
+    /// if its file is missing
+    #[arg(long, help_heading = KEYS)]
+    pub new_signing_key: bool,
+    /// Accept a signing key although `checkpoint.json`, the record of what it signed, is missing;
+    /// only for a key that never signed anything
+    #[arg(long, help_heading = KEYS)]
+    pub unused_signing_key: bool,
+
+    /// Maximum number of writes in flight; more are refused with TOO_MANY_APPENDS
+    #[arg(long, value_name = "COUNT", within = 1_usize.., help_heading = LIMITS)]
+    #[arg(default_value_t = 4_096)]
+    pub appends_max: usize,
+    /// Maximum number of entries in one group commit; more wait for the next one
+    #[arg(long, value_name = "COUNT", within = 1_usize.., help_heading = LIMITS)]
+    #[arg(default_value_t = 1_024)]
+    pub batch_entries_max: usize,
+    /// Maximum time that a read waits for the revision it asks for; then it fails with
+    /// REVISION_NOT_REACHED
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = LIMITS)]
+    #[arg(default_value = "5s")]
+    pub revision_wait: Duration,
+    /// Maximum time that a call waits for the checkpoint it asks for; then it fails with
+    /// CHECKPOINT_NOT_REACHED
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = ..=HOUR)]
+    #[arg(default_value = "8s", help_heading = LIMITS)]
+    pub checkpoint_wait: Duration,
+
+    /// Validity of a confirmation token of a double opt-in, unless the act sets its own
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = SECOND..=90 * DAY)]
+    #[arg(default_value = "7days", help_heading = TOKENS)]
+    pub confirmation_validity: Duration,
+    /// Maximum validity of a decision token; it never outlives the decision it states
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = SECOND..=DAY)]
+    #[arg(default_value = "15m", help_heading = TOKENS)]
+    pub decision_token_validity: Duration,
+
+    /// Minimum time between two signed checkpoints
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = ..=DAY)]
+    #[arg(default_value = "1s", help_heading = CHECKPOINTS)]
+    pub checkpoint_interval: Duration,
+    /// Witnesses that must have cosigned a checkpoint before it is released.
+    #[arg(skip = Policy::none())]
+    pub witness_policy: Policy,
+    /// Release of a checkpoint that too few witnesses cosign in time: `open` releases it and counts
+    /// that in the metrics, `closed` holds it back until enough have cosigned
+    #[arg(long, value_enum, default_value = "open", help_heading = CHECKPOINTS)]
+    pub witness_fail: WitnessFail,
+    /// Maximum time for witnesses to answer; --witness-fail says what happens then
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = MILLISECOND..=HOUR)]
+    #[arg(default_value = "2s", help_heading = CHECKPOINTS)]
+    pub witness_timeout: Duration,
+
+    /// Maximum number of durable subscriptions; more are refused with TOO_MANY_SUBSCRIPTIONS
+    #[arg(long, value_name = "COUNT", within = 1_usize.., help_heading = SUBSCRIPTIONS)]
+    #[arg(default_value_t = 1_000)]
+    pub subscriptions_max: usize,
+    /// How long acknowledgements of subscribers are collected before one entry records them; a crash
+    /// delivers as much again
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(within = 10 * MILLISECOND..=HOUR, default_value = "1s", help_heading = SUBSCRIPTIONS)]
+    pub receipt_interval: Duration,
+    /// Number of collected acknowledgements that are recorded at once, without waiting for the
+    /// interval
+    #[arg(long, value_name = "COUNT", within = 1_usize.., help_heading = SUBSCRIPTIONS)]
+    #[arg(default_value_t = 10_000)]
+    pub receipt_acks_max: usize,
+    /// Network, as CIDR, that webhooks may reach although it is not public; may be repeated. Only
+    /// such networks are sent plain http
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = SUBSCRIPTIONS)]
+    pub webhook_allow: Vec<IpNet>,
+
+    /// Who answers for the processing, as receipts name them.
+    #[arg(skip)]
+    pub controller: Controller,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        setting::defaults()
+    }
+}
+
+/// A text that can not name a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "the name of a ledger has 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, for \
+     example `consent.example.org/eu`"
+)]
+pub struct OriginError;
+
+/// The name of a ledger. It stands in C2SP signed notes, which allow neither spaces nor `+` in it.
+///
+/// # Errors
+/// [`OriginError`].
+fn parse_origin(text: &str) -> Result<String, OriginError> {
+    let fits = (1..=ORIGIN_BYTES_MAX).contains(&text.len());
+    if fits && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
+        return Ok(text.to_owned());
+    }
+    Err(OriginError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(flag: &str) -> Option<String> {
+        setting::parse::<NodeConfig>(&[flag]).err().map(|error| error.to_string())
+    }
+
+    /// Tries times around the bounds of a setting: which are taken, and what is said of the others.
+    fn try_times<const N: usize>(flag: &str, bounds: &str, tries: [(u64, bool); N]) {
+        for (millis, good) in tries {
+            let refused = refused(&format!("--{flag}={millis}ms"));
+            let want =
+                format!("invalid value '{millis}ms' for '--{flag} <TIME>': must be {bounds}");
+            match refused {
+                None => assert!(good, "{flag} {millis}"),
+                Some(error) => assert!(!good && error.contains(&want), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_ledgers_can_stand_in_a_checkpoint() {
+        for good in ["localhost/consent", "consent.example.org/eu"] {
+            assert_eq!(parse_origin(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "two words", "a+b", "ä", "line\n", &"x".repeat(257)] {
+            assert_eq!(parse_origin(bad), Err(OriginError), "{bad:?}");
+        }
+        let error = refused("--origin=two words").unwrap();
+        assert!(error.contains("invalid value 'two words' for '--origin <NAME>'"), "{error}");
+    }
+
+    #[test]
+    fn tokens_live_a_second_to_a_day() {
+        let tries = [(999, false), (1_000, true), (86_400_000, true), (86_400_001, false)];
+        try_times("decision-token-validity", "1s to 24h", tries);
+    }
+
+    #[test]
+    fn confirmations_wait_a_second_to_ninety_days() {
+        let most = 90 * 86_400_000;
+        let tries = [(0, false), (999, false), (1_000, true), (most, true), (most + 1, false)];
+        try_times("confirmation-validity", "1s to 90days", tries);
+    }
+
+    #[test]
+    fn acknowledgements_gather_ten_milliseconds_to_an_hour() {
+        let tries = [(9, false), (10, true), (3_600_000, true), (3_600_001, false)];
+        try_times("receipt-interval", "10ms to 1h", tries);
+    }
+
+    #[test]
+    fn times_that_nobody_waits_are_refused() {
+        let day = 24 * 3_600_000;
+        try_times(
+            "checkpoint-interval",
+            "at most 24h",
+            [(0, true), (day, true), (day + 1_000, false)],
+        );
+        try_times(
+            "checkpoint-wait",
+            "at most 1h",
+            [(0, true), (3_600_000, true), (3_600_001, false)],
+        );
+        try_times("witness-timeout", "1ms to 1h", [(0, false), (1, true), (3_600_001, false)]);
+    }
+
+    #[test]
+    fn limits_of_zero_are_named() {
+        for name in ["appends-max", "batch-entries-max", "receipt-acks-max", "subscriptions-max"] {
+            let error = refused(&format!("--{name}=0")).unwrap();
+            let want = format!("invalid value '0' for '--{name} <COUNT>': must be at least 1");
+            assert!(error.contains(&want), "{error}");
+        }
+        let error = refused("--segment-bytes-max=0").unwrap();
+        assert!(error.contains("--segment-bytes-max <SIZE>': must be at least 1B"), "{error}");
+    }
+}

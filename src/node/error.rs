@@ -1,0 +1,495 @@
+//! Why the node does not do what it is asked: one enum an operation, where callers differ.
+//!
+//! [`WriteError`] is what any write may meet, [`ReadError`] what any question may; the operations nest
+//! them. What a caller over gRPC is told of each, `status` says.
+
+use thiserror::Error;
+
+use super::act::CLOCK_SKEW_MS_MAX;
+use crate::{
+    backend::BackendError, domain::Key, ledger::entry::EntryError, tree::TreeError,
+    vault::VaultError, view::ViewError, watch::WatchError,
+};
+
+/// Why any write may fail.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum WriteError {
+    /// The entry would be larger than an entry may be.
+    #[error("the entry would have {bytes} bytes, the limit is {limit}")]
+    EntryTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The idempotency key was used with another request.
+    #[error("the idempotency key was used with another request, recorded at index {index}")]
+    IdempotencyKeyReused {
+        /// Index of the entry that the key belongs to.
+        index: u64,
+    },
+    /// As many appends are in flight as may be.
+    #[error("too many appends are in flight, the limit is {limit}")]
+    TooManyAppends {
+        /// The limit.
+        limit: usize,
+    },
+    /// A write or sync failed, or damage was found: no writes until restart. Whether this one was
+    /// recorded is not known.
+    #[error("the ledger takes no writes until restart: {0}")]
+    WritesStopped(String),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// Stored state could not be read; nothing was recorded.
+    #[error("stored state could not be read: {0}")]
+    StateUnreadable(String),
+}
+
+/// A claim of when something took effect that lies too far in the future.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("effective_at is {ahead_ms} ms in the future, the limit is {CLOCK_SKEW_MS_MAX} ms")]
+pub struct EffectiveAtInFuture {
+    /// How far.
+    pub ahead_ms: i64,
+}
+
+/// Why an act was not recorded. `change` is the position of a change in the act.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// The claim of when the act took effect.
+    #[error(transparent)]
+    EffectiveAtInFuture(#[from] EffectiveAtInFuture),
+    /// The catalogue lacks the purpose of a change.
+    #[error("no purpose `{key}` in the catalogue")]
+    UnknownPurpose {
+        /// Position of the change.
+        change: usize,
+        /// The key.
+        key: Key,
+    },
+    /// The catalogue lacks the channel of a change.
+    #[error("no channel `{key}` in the catalogue")]
+    UnknownChannel {
+        /// Position of the change.
+        change: usize,
+        /// The key.
+        key: Key,
+    },
+    /// A grant for a purpose that is retired.
+    #[error("purpose `{key}` is retired and can not be granted")]
+    PurposeRetired {
+        /// Position of the change.
+        change: usize,
+        /// The key.
+        key: Key,
+    },
+    /// A grant for a channel that is retired.
+    #[error("channel `{key}` is retired and can not be granted")]
+    ChannelRetired {
+        /// Position of the change.
+        change: usize,
+        /// The key.
+        key: Key,
+    },
+    /// A grant for a version of the purpose that does not exist.
+    #[error("purpose `{key}` has no version {version}, its current version is {current}")]
+    UnknownPurposeVersion {
+        /// Position of the change.
+        change: usize,
+        /// The key.
+        key: Key,
+        /// The version asked for.
+        version: u32,
+        /// The current version.
+        current: u32,
+    },
+    /// A grant that would expire before it takes effect.
+    #[error("expires_at must be later than effective_at")]
+    ExpiresBeforeEffective {
+        /// Position of the change.
+        change: usize,
+    },
+    /// A grant that does not name exactly one cell.
+    #[error("a grant names exactly one purpose and one channel")]
+    GrantNotOneCell {
+        /// Position of the change.
+        change: usize,
+    },
+    /// A grant that is narrowed to what its version does not declare.
+    #[error(
+        "`{category}` is not among the data categories that version {version} of `{key}` declares, nor below one of them"
+    )]
+    CategoryNotDeclared {
+        /// Position of the change.
+        change: usize,
+        /// Position of the category.
+        position: usize,
+        /// The category.
+        category: String,
+        /// The purpose.
+        key: Key,
+        /// Its version.
+        version: u32,
+    },
+    /// A guardian's grant that takes effect when the authority has ended.
+    #[error("the guardian's authority ended before the grant takes effect; ask the data subject")]
+    AuthorityEnded,
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why a double opt-in was not completed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfirmError {
+    /// No act waits for the token, or it is another data subject's.
+    #[error("no act waits for this confirmation token")]
+    TokenUnknown,
+    /// The token is past its end.
+    #[error("the confirmation token is past its end; ask for consent again")]
+    TokenExpired,
+    /// The token was used.
+    #[error("the confirmation token was used, recorded at index {index}")]
+    TokenUsed {
+        /// Index of the confirmation.
+        index: u64,
+    },
+    /// The claim of when the confirmation took effect.
+    #[error(transparent)]
+    EffectiveAtInFuture(#[from] EffectiveAtInFuture),
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why two data subjects were not linked, or not unlinked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LinkError {
+    /// A data subject would be linked to itself.
+    #[error("other_subject must differ from subject")]
+    ToSelf,
+    /// There is no link to take back.
+    #[error("the two data subjects are not linked")]
+    NotLinked,
+    /// More data subjects than may be linked with each other.
+    #[error("{got} data subjects would be linked with each other, the limit is {limit}")]
+    TooMany {
+        /// How many there would be.
+        got: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why a purpose or channel was not put into the catalogue, or a change of one not previewed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CatalogError {
+    /// `oldest_compatible_version` is beyond the version that the call would create.
+    #[error("oldest_compatible_version is {got}, at most {version} is possible")]
+    OldestCompatibleBeyondVersion {
+        /// The version asked for.
+        got: u32,
+        /// The version that the call would create.
+        version: u32,
+    },
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The catalogue, or a state, could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why a use was not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UseError {
+    /// The catalogue lacks the purpose.
+    #[error("no purpose `{key}` in the catalogue")]
+    UnknownPurpose {
+        /// The key.
+        key: Key,
+    },
+    /// The catalogue lacks the channel.
+    #[error("no channel `{key}` in the catalogue")]
+    UnknownChannel {
+        /// The key.
+        key: Key,
+    },
+    /// The use has not happened.
+    #[error("used_at must not lie more than {CLOCK_SKEW_MS_MAX} ms in the future")]
+    InFuture,
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why a subscription was not created.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SubscribeError {
+    /// There is another subscription of this name.
+    #[error("there is another subscription `{name}`")]
+    Exists {
+        /// The name.
+        name: Key,
+    },
+    /// There are as many subscriptions as there may be.
+    #[error("there are {limit} subscriptions, which is the limit; delete one")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The server sends nothing to this webhook.
+    #[error("the server sends nothing to this webhook: {problem}")]
+    WebhookRefused {
+        /// Why not.
+        problem: String,
+    },
+    /// It would start beyond the head of the ledger.
+    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
+    StartBeyondHead {
+        /// The index asked for.
+        index: u64,
+        /// The number of entries.
+        head: u64,
+    },
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why a subscription was not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UnsubscribeError {
+    /// There is no subscription of this name.
+    #[error("there is no subscription `{name}`")]
+    NotFound {
+        /// The name.
+        name: Key,
+    },
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why any question may have no answer. The caller must act as if it were no.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// The index lies beyond the head.
+    #[error("index {index} lies beyond the head of the ledger, which is {head}")]
+    IndexOutOfRange {
+        /// The index asked for.
+        index: u64,
+        /// The number of entries.
+        head: u64,
+    },
+    /// Stored state could not be read.
+    #[error("stored state could not be read: {0}")]
+    StateUnreadable(String),
+}
+
+/// The node did not reach a revision in time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("revision {wanted} was not reached in time, the node is at {reached}")]
+pub struct RevisionNotReached {
+    /// The revision asked for.
+    pub wanted: u64,
+    /// The revision that the node is at.
+    pub reached: u64,
+}
+
+/// Why a question about the past has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AsOfError {
+    /// The moment has not come.
+    #[error("as_of must not lie in the future")]
+    InFuture,
+    /// The past could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// No checkpoint of a size was released in time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("no checkpoint of {wanted} entries was released in time, the latest is of {reached}")]
+pub struct CheckpointNotReached {
+    /// The number of entries asked for.
+    pub wanted: u64,
+    /// The number of entries of the latest released checkpoint; 0 if there is none.
+    pub reached: u64,
+}
+
+/// Why there is no proof.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ProveError {
+    /// A tree that is larger than the latest checkpoint, or an index that is not in it.
+    #[error("{what} {wanted} lies beyond the latest checkpoint, which is of {size} entries")]
+    BeyondCheckpoint {
+        /// What was asked for: a size or an index.
+        what: &'static str,
+        /// Its value.
+        wanted: u64,
+        /// Number of entries of the checkpoint, or of the tree that was asked about.
+        size: u64,
+    },
+    /// Ledger or tree could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why no entry is found by its idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FindActError {
+    /// No act was recorded with this key.
+    #[error("no such act is on record, or it is another data subject's")]
+    Unknown,
+    /// The view could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why there is no receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IssueError {
+    /// The act is another data subject's. The caller must not learn more than of one that is not there.
+    #[error("no such act is on record, or it is another data subject's")]
+    ActUnknown,
+    /// The entry is no act of consent.
+    #[error("entry {index} is no act of consent, so there is no receipt of it")]
+    NotAnAct {
+        /// Index of the entry.
+        index: u64,
+    },
+    /// The receipt would be longer than any verifier takes.
+    #[error("the receipt would have {bytes} bytes, the limit is {limit}")]
+    TooLong {
+        /// How long it would be.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// The entry can not be proven.
+    #[error(transparent)]
+    Prove(#[from] ProveError),
+    /// Ledger or vault could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// There is no subscription of this name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("there is no subscription `{name}`")]
+pub struct SubscriptionNotFound {
+    /// The name.
+    pub name: String,
+}
+
+/// Why dead letters can not be listed or delivered once more.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DeadLettersError {
+    /// There is no such subscription.
+    #[error(transparent)]
+    NotFound(#[from] SubscriptionNotFound),
+    /// The subscription is consumed, not delivered by HTTP.
+    #[error("subscription `{name}` is consumed, not delivered by HTTP")]
+    NotWebhook {
+        /// The name.
+        name: Key,
+    },
+    /// The view could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SnapshotError {
+    /// The token is another snapshot's, or none.
+    #[error("the token is not one of this snapshot")]
+    Token,
+    /// The state of then could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why a consumer hears nothing more, or was not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConsumeError {
+    /// There is no such subscription.
+    #[error("there is no subscription `{name}`")]
+    NotFound {
+        /// Its name.
+        name: Key,
+    },
+    /// The subscription has no such shard.
+    #[error("subscription `{name}` has {shards} shards, counted from 0; there is no shard {shard}")]
+    NoSuchShard {
+        /// Its name.
+        name: Key,
+        /// The shard.
+        shard: u32,
+        /// How many there are.
+        shards: u32,
+    },
+    /// The server delivers it by HTTP.
+    #[error("subscription `{name}` is delivered by HTTP and can not be consumed")]
+    IsWebhook {
+        /// Its name.
+        name: Key,
+    },
+    /// A newer consumer has taken over.
+    #[error("a newer consumer of this shard has taken over{}", by(.consumer))]
+    TakenOver {
+        /// What that one calls itself.
+        consumer: String,
+    },
+    /// The subscription was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+    /// Writes are stopped: nothing that is acknowledged would go on record.
+    #[error("writes are stopped: {0}")]
+    WritesStopped(String),
+    /// An index was acknowledged that was not delivered.
+    #[error("cannot acknowledge {index}: only indexes below {delivered} were delivered")]
+    AckNotDelivered {
+        /// The index that was acknowledged.
+        index: u64,
+        /// One more than the greatest index that was delivered.
+        delivered: u64,
+    },
+    /// The token of a snapshot is another's, or none.
+    #[error("the snapshot token is not one of this snapshot")]
+    SnapshotToken,
+    /// The node is closing, or its ledger can not be read.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+fn by(consumer: &str) -> String {
+    if consumer.is_empty() { String::new() } else { format!(": {consumer}") }
+}
+
+/// Makes causes of unreadable state errors of operations, by way of the error that these nest.
+macro_rules! unreadable {
+    ($($nested:ident in $operation:ident: $($cause:ty),+;)+) => {
+        $($(impl From<$cause> for $operation {
+            fn from(cause: $cause) -> Self {
+                $nested::StateUnreadable(cause.to_string()).into()
+            }
+        })+)+
+    };
+}
+
+unreadable! {
+    WriteError in WriteError: ViewError, VaultError, ReadError;
+    WriteError in ConfirmError: ViewError, VaultError;
+    ReadError in ReadError: ViewError, VaultError, BackendError, EntryError, TreeError;
+    ReadError in CatalogError: ViewError;
+    ReadError in ProveError: TreeError;
+    ReadError in FindActError: ViewError;
+    ReadError in IssueError: VaultError, EntryError;
+    ReadError in DeadLettersError: ViewError;
+}

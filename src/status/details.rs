@@ -1,0 +1,335 @@
+//! What a caller learns of each error of the node: its reason, the field at fault, and facts that a
+//! program may want.
+//!
+//! One match an error, exhaustive: an error that is new says all three here, or the code does not
+//! compile.
+
+use crate::{
+    node::{
+        AsOfError, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached, ConfirmError,
+        ConsumeError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError, LinkError,
+        ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
+        SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+    },
+    proto::ErrorReason,
+    watch::WatchError,
+};
+
+/// What a caller learns of an error beside its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Details {
+    /// The reason.
+    pub(super) reason: ErrorReason,
+    /// The field at fault, as a path in the request's own words; empty where none is.
+    pub(super) field: String,
+    /// Facts, by name.
+    pub(super) facts: Vec<(&'static str, String)>,
+}
+
+impl Details {
+    pub(super) fn of(reason: ErrorReason) -> Self {
+        Self { reason, field: String::new(), facts: Vec::new() }
+    }
+
+    pub(super) fn at(self, field: impl Into<String>) -> Self {
+        Self { field: field.into(), ..self }
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.facts.push((name, value.to_string()));
+        self
+    }
+}
+
+/// An error that a caller is told of.
+pub(super) trait Explain {
+    /// What the caller learns.
+    fn details(&self) -> Details;
+}
+
+impl Explain for WriteError {
+    fn details(&self) -> Details {
+        match self {
+            Self::EntryTooLarge { bytes, limit } => {
+                Details::of(ErrorReason::EntryTooLarge).with("bytes", bytes).with("limit", limit)
+            }
+            Self::IdempotencyKeyReused { index } => Details::of(ErrorReason::IdempotencyKeyReused)
+                .at("idempotency_key")
+                .with("index", index),
+            Self::TooManyAppends { limit } => {
+                Details::of(ErrorReason::TooManyAppends).with("limit", limit)
+            }
+            Self::WritesStopped(_) => Details::of(ErrorReason::WritesStopped),
+            Self::ShuttingDown => Details::of(ErrorReason::ShuttingDown),
+            Self::StateUnreadable(_) => Details::of(ErrorReason::StateUnreadable),
+        }
+    }
+}
+
+impl Explain for EffectiveAtInFuture {
+    fn details(&self) -> Details {
+        Details::of(ErrorReason::EffectiveAtInFuture)
+            .at("effective_at")
+            .with("ahead_ms", self.ahead_ms)
+            .with("limit_ms", CLOCK_SKEW_MS_MAX)
+    }
+}
+
+impl Explain for RecordError {
+    fn details(&self) -> Details {
+        match self {
+            Self::EffectiveAtInFuture(error) => error.details(),
+            Self::UnknownPurpose { change, key } => Details::of(ErrorReason::UnknownPurpose)
+                .at(format!("changes[{change}].scope.purpose"))
+                .with("purpose", key),
+            Self::UnknownChannel { change, key } => Details::of(ErrorReason::UnknownChannel)
+                .at(format!("changes[{change}].scope.channel"))
+                .with("channel", key),
+            Self::PurposeRetired { change, key } => Details::of(ErrorReason::PurposeRetired)
+                .at(format!("changes[{change}].scope.purpose"))
+                .with("purpose", key),
+            Self::ChannelRetired { change, key } => Details::of(ErrorReason::ChannelRetired)
+                .at(format!("changes[{change}].scope.channel"))
+                .with("channel", key),
+            Self::UnknownPurposeVersion { change, key, version: _, current } => {
+                Details::of(ErrorReason::InvalidField)
+                    .at(format!("changes[{change}].purpose_version"))
+                    .with("purpose", key)
+                    .with("current_version", current)
+            }
+            Self::ExpiresBeforeEffective { change } => {
+                Details::of(ErrorReason::InvalidField).at(format!("changes[{change}].expires_at"))
+            }
+            Self::GrantNotOneCell { change } => {
+                Details::of(ErrorReason::InvalidField).at(format!("changes[{change}].scope"))
+            }
+            Self::CategoryNotDeclared { change, position, .. } => {
+                Details::of(ErrorReason::InvalidField)
+                    .at(format!("changes[{change}].data_categories[{position}]"))
+            }
+            Self::AuthorityEnded => {
+                Details::of(ErrorReason::AuthorityEnded).at("evidence.authority.ends_at")
+            }
+            Self::Write(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for ConfirmError {
+    fn details(&self) -> Details {
+        match self {
+            Self::TokenUnknown => Details::of(ErrorReason::ConfirmationTokenUnknown).at("token"),
+            Self::TokenExpired => Details::of(ErrorReason::ConfirmationTokenExpired).at("token"),
+            Self::TokenUsed { index } => {
+                Details::of(ErrorReason::ConfirmationTokenUsed).at("token").with("index", index)
+            }
+            Self::EffectiveAtInFuture(error) => error.details(),
+            Self::Write(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for LinkError {
+    fn details(&self) -> Details {
+        match self {
+            Self::ToSelf => Details::of(ErrorReason::InvalidField).at("other_subject"),
+            Self::NotLinked => Details::of(ErrorReason::SubjectsNotLinked).at("other_subject"),
+            Self::TooMany { got: _, limit } => {
+                Details::of(ErrorReason::LimitExceeded).at("other_subject").with("limit", limit)
+            }
+            Self::Write(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for CatalogError {
+    fn details(&self) -> Details {
+        match self {
+            Self::OldestCompatibleBeyondVersion { .. } => {
+                Details::of(ErrorReason::InvalidField).at("purpose.oldest_compatible_version")
+            }
+            Self::Write(error) => error.details(),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for UseError {
+    fn details(&self) -> Details {
+        match self {
+            Self::UnknownPurpose { key } => {
+                Details::of(ErrorReason::UnknownPurpose).at("purpose").with("purpose", key)
+            }
+            Self::UnknownChannel { key } => {
+                Details::of(ErrorReason::UnknownChannel).at("channel").with("channel", key)
+            }
+            Self::InFuture => Details::of(ErrorReason::InvalidField).at("used_at"),
+            Self::Write(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for SubscribeError {
+    fn details(&self) -> Details {
+        match self {
+            Self::Exists { .. } => {
+                Details::of(ErrorReason::SubscriptionExists).at("subscription.name")
+            }
+            Self::TooMany { limit } => {
+                Details::of(ErrorReason::TooManySubscriptions).with("limit", limit)
+            }
+            Self::WebhookRefused { .. } => {
+                Details::of(ErrorReason::WebhookRefused).at("subscription.webhook.url")
+            }
+            Self::StartBeyondHead { index, head } => Details::of(ErrorReason::IndexOutOfRange)
+                .at("start_index")
+                .with("index", index)
+                .with("head", head),
+            Self::Write(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for UnsubscribeError {
+    fn details(&self) -> Details {
+        match self {
+            Self::NotFound { .. } => Details::of(ErrorReason::SubscriptionNotFound).at("name"),
+            Self::Write(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for ReadError {
+    fn details(&self) -> Details {
+        match self {
+            Self::IndexOutOfRange { index, head } => {
+                Details::of(ErrorReason::IndexOutOfRange).with("index", index).with("head", head)
+            }
+            Self::StateUnreadable(_) => Details::of(ErrorReason::StateUnreadable),
+        }
+    }
+}
+
+impl Explain for RevisionNotReached {
+    fn details(&self) -> Details {
+        let Self { wanted, reached } = self;
+        Details::of(ErrorReason::RevisionNotReached).with("wanted", wanted).with("reached", reached)
+    }
+}
+
+impl Explain for AsOfError {
+    fn details(&self) -> Details {
+        match self {
+            Self::InFuture => Details::of(ErrorReason::InvalidField).at("as_of"),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for CheckpointNotReached {
+    fn details(&self) -> Details {
+        let Self { wanted, reached } = self;
+        Details::of(ErrorReason::CheckpointNotReached)
+            .with("wanted", wanted)
+            .with("reached", reached)
+    }
+}
+
+impl Explain for ProveError {
+    fn details(&self) -> Details {
+        match self {
+            Self::BeyondCheckpoint { what: _, wanted, size } => {
+                Details::of(ErrorReason::IndexOutOfRange).with("index", wanted).with("head", size)
+            }
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for FindActError {
+    fn details(&self) -> Details {
+        match self {
+            Self::Unknown => Details::of(ErrorReason::ActUnknown).at("idempotency_key"),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for IssueError {
+    fn details(&self) -> Details {
+        match self {
+            Self::ActUnknown => Details::of(ErrorReason::ActUnknown).at("idempotency_key"),
+            Self::NotAnAct { .. } => Details::of(ErrorReason::NotAnAct).at("index"),
+            Self::TooLong { bytes, limit } => {
+                Details::of(ErrorReason::LimitExceeded).with("bytes", bytes).with("limit", limit)
+            }
+            Self::Prove(error) => error.details(),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for SubscriptionNotFound {
+    fn details(&self) -> Details {
+        Details::of(ErrorReason::SubscriptionNotFound).at("subscription")
+    }
+}
+
+impl Explain for DeadLettersError {
+    fn details(&self) -> Details {
+        match self {
+            Self::NotFound(error) => error.details(),
+            Self::NotWebhook { .. } => {
+                Details::of(ErrorReason::SubscriptionNotWebhook).at("subscription")
+            }
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for SnapshotError {
+    fn details(&self) -> Details {
+        match self {
+            Self::Token => Details::of(ErrorReason::InvalidField).at("snapshot_token"),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for WatchError {
+    fn details(&self) -> Details {
+        match self {
+            Self::Closing { next_index } => {
+                Details::of(ErrorReason::ShuttingDown).with("next_index", next_index)
+            }
+            Self::Unreadable(_) => Details::of(ErrorReason::StateUnreadable),
+        }
+    }
+}
+
+impl Explain for ConsumeError {
+    fn details(&self) -> Details {
+        match self {
+            Self::NotFound { .. } => {
+                Details::of(ErrorReason::SubscriptionNotFound).at("start.subscription")
+            }
+            Self::NoSuchShard { name: _, shard: _, shards } => {
+                Details::of(ErrorReason::InvalidField).at("start.shard").with("shards", shards)
+            }
+            Self::IsWebhook { .. } => {
+                Details::of(ErrorReason::SubscriptionIsWebhook).at("start.subscription")
+            }
+            Self::TakenOver { .. } => Details::of(ErrorReason::SubscriptionTakenOver),
+            Self::Deleted => Details::of(ErrorReason::SubscriptionDeleted),
+            Self::WritesStopped(_) => Details::of(ErrorReason::WritesStopped),
+            Self::AckNotDelivered { index, delivered } => Details::of(ErrorReason::AckNotDelivered)
+                .at("ack")
+                .with("index", index)
+                .with("delivered", delivered),
+            Self::SnapshotToken => {
+                Details::of(ErrorReason::InvalidField).at("start.snapshot_token")
+            }
+            Self::Watch(error) => error.details(),
+        }
+    }
+}
