@@ -243,7 +243,8 @@ impl Traffic {
         for change in &mut scene.changes {
             if change.action() == Action::Grant && self.dice.chance(8) {
                 let days = self.dice.weighted(&[(3, 30), (3, 90), (2, 365), (2, 1_825)]);
-                change.expires_at = Some(wire_time(timestamp(effective_ms + signed(days * DAY_MS))));
+                change.expires_at =
+                    Some(wire_time(timestamp(effective_ms + signed(days * DAY_MS))));
             }
         }
     }
