@@ -20,14 +20,16 @@
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
-//! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`server`], [`config`], [`telemetry`], [`status`]: running it; [`shutdown`]: ending it in order.
 //! * [`setting`]: how a setting is defined: once, with its bounds.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
 //! * [`cli`]: the command line.
 
 pub use consent_ledger_client as client;
-pub use consent_ledger_core::{decide, domain, jws, ledger, obligations, receipt, seal, token};
+pub use consent_ledger_core::{
+    decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, seal, token,
+};
 pub use consent_ledger_tlog as tlog;
 
 pub mod backend;
@@ -41,6 +43,7 @@ pub mod node;
 pub mod proto;
 pub mod server;
 pub mod setting;
+pub mod shutdown;
 pub mod status;
 pub mod storage;
 pub mod telemetry;
@@ -53,7 +56,12 @@ pub mod web;
 pub mod webhook;
 pub mod witness;
 
-/// What README shows in Rust compiles.
+/// The Rust samples of README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The Rust samples of docs/api.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/api.md")]
+pub struct ApiGuide;

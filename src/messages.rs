@@ -8,11 +8,12 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     domain::{ChangeRecord, Effect, Key, LinkConfidence, ScopeKeys, Status, Subject},
+    entry::timestamp,
+    event::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
+    history::LineKind,
     json::ProtoJson,
-    ledger::entry::timestamp,
     node::{CellPreference, SnapshotSubject, StandingStop},
     proto::{self, consume_response, watch_response},
-    watch::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
 };
 
 /// The message of an event.
@@ -239,6 +240,9 @@ outgoing! {
     /// What a change of the catalogue can do to answers.
     catalog_effect, CatalogEffect, proto::CatalogEffect:
         Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
+    /// What a line of a history says.
+    history_kind, LineKind, proto::HistoryKind:
+        Act Confirmation Expiry Link Unlink Use;
     /// The status of consent.
     status, Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;

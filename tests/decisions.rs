@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
 
 use consent_ledger::{
     domain::{Body, Entry, Key, Outcome, Reason},
-    ledger::{chain::Tip, entry},
+    ledger::{chain::Tip, envelope},
     proto::{
         self, Action, Actor, LegalBasis, LinkConfidence, ListDecisionsResponse,
         as_of::Moment,
@@ -675,7 +675,7 @@ fn rewritten(at: u64, alter: impl Fn(&mut Entry) + Send + Sync + 'static) -> Alt
     Arc::new(move |all| {
         let mut tip = Tip::genesis();
         let rewrite = all.iter().map(|bytes| {
-            let mut entry = entry::decode(bytes).unwrap();
+            let mut entry = envelope::decode(bytes).unwrap();
             if entry.index == at {
                 alter(&mut entry);
             }

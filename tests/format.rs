@@ -24,9 +24,10 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     domain::{
         Body, Delivered, DeliveryFailed, DeliveryOverdue, EventKind, FailedDelivery, Filter, Key,
-        Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionEntry, SubscriptionId,
+        Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionDeleted,
+        SubscriptionEntry, SubscriptionId,
     },
-    ledger::{chain, entry},
+    ledger::{chain, envelope},
     proto,
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
@@ -394,12 +395,12 @@ fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
         (
             "subscription_deleted",
             700_000,
-            Body::Subscription(SubscriptionEntry::Deleted(subscription)),
+            Body::Subscription(SubscriptionEntry::Deleted(SubscriptionDeleted { subscription })),
         ),
     ];
     let mut entry = |(name, ms, body)| {
         let (entry, bytes, next) = tip.link(at(ms), body).unwrap();
-        assert_eq!(entry::decode(&bytes), Ok(entry), "it reads back");
+        assert_eq!(envelope::decode(&bytes), Ok(entry), "it reads back");
         tip = next;
         (name, bytes)
     };
@@ -645,10 +646,10 @@ fn the_entries_that_were_kept_are_read_followed_and_written_the_same() {
     let mut tip = chain::Tip::genesis();
     for bytes in &entries {
         let (read, next) = tip.follow(bytes).unwrap();
-        assert_eq!(entry::encode(&read), *bytes);
+        assert_eq!(envelope::encode(&read), *bytes);
         tip = next;
     }
-    let kinds: Vec<_> = entries.iter().map(|bytes| entry::decode(bytes).unwrap().body).collect();
+    let kinds: Vec<_> = entries.iter().map(|bytes| envelope::decode(bytes).unwrap().body).collect();
     let of = |is: fn(&Body) -> bool| kinds.iter().filter(|body| is(body)).count();
     assert_eq!(of(|body| matches!(body, Body::Opened(_))), 1);
     assert_eq!(of(|body| matches!(body, Body::Act(_))), 2);

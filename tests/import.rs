@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     self, Clients, Finished, LONG_PATIENCE, Process, Server, binary, check_request,
-    consent_purpose, eventually, json_lines, repository,
+    consent_purpose, eventually_within, json_lines, repository,
 };
 
 const LETTER: &str = "marketing.newsletter";
@@ -304,7 +304,7 @@ fn big_list() -> String {
 }
 
 async fn wait_for_head(clients: &mut Clients, least: u64) {
-    eventually(&format!("{least} entries"), async || {
+    eventually_within(LONG_PATIENCE, &format!("{least} entries"), async || {
         (clients.checkpoint().await.size >= least).then_some(())
     })
     .await;

@@ -16,11 +16,11 @@ use std::{
 
 use consent_ledger::{
     domain::Subject,
+    event::shard_of,
     proto::{
         self, Action, EventKind, consume_request, consume_response,
         watch_response::Message as Watched,
     },
-    watch::shard_of,
 };
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};

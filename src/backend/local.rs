@@ -10,7 +10,7 @@ use crate::{
     ledger::{
         self, ENTRY_BYTES_MAX,
         chain::{ChainError, Tip},
-        entry,
+        envelope,
     },
     storage::{FrameLog, LogReader, LogSpec, TornTail, disk::Disk},
 };
@@ -107,7 +107,7 @@ fn follow(reader: &LogReader, from: u64) -> Result<Tip, BackendError> {
     let at = |index, problem| BackendError::Chain { index, problem };
     if let Some(before) = from.checked_sub(1) {
         let bytes = reader.read(before)?;
-        let entry = entry::decode(&bytes).map_err(|problem| at(before, problem.into()))?;
+        let entry = envelope::decode(&bytes).map_err(|problem| at(before, problem.into()))?;
         if entry.index != before {
             return Err(at(before, ChainError::Index { want: before, got: entry.index }));
         }

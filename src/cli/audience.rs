@@ -64,7 +64,7 @@ pub struct AudienceArgs {
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
-    /// Record everybody who is allowed as a use of data, before their ids are printed
+    /// Record a use of data for everybody who is allowed, before their ids are printed
     #[arg(long, requires = "segment")]
     record_use: bool,
     /// Name of the segment, for the record of use

@@ -32,7 +32,7 @@ pub struct ConfirmArgs {
     /// When it took effect (RFC 3339) [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     effective_at: Option<Timestamp>,
-    /// Your key for this confirmation: with it, the command can safely be run again
+    /// Key of your choice for this confirmation: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
 }

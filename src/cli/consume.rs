@@ -19,12 +19,13 @@ use crate::{
     },
     proto::{ConsumeResponse, consume_response::Message},
     server::StopSignals,
+    setting::Within as _,
 };
 
 const AFTER_HELP: &str = "\
-A message is acknowledged once it is printed, which goes on record: whoever pipes
-this into a program that may fail should keep what it has read. When the
-connection breaks, it connects again and goes on; --once ends instead.
+A message is acknowledged once it is printed, and the ledger records that. A program that reads
+the output and may fail should store what it has read. When the connection breaks, the command
+reconnects and resumes; --once ends it instead.
 
 Examples:
   consent-ledger subscription consume mailer
@@ -38,16 +39,11 @@ pub struct ConsumeArgs {
     /// Name of the subscription
     #[arg(value_name = "NAME")]
     name: String,
-    /// Which shard, from 0
+    /// Number of the shard, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     shard: u32,
-    /// How many messages may be on their way at once
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 256,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(CREDITS_MAX))
-    )]
+    /// Maximum number of messages in flight
+    #[arg(long, value_name = "N", within = 1..=CREDITS_MAX, default_value_t = 256)]
     credits: u32,
     /// Whether to acknowledge what was printed
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = AckWhen::Auto)]
@@ -55,16 +51,16 @@ pub struct ConsumeArgs {
     /// End after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// What the consumer calls itself, for example a host name
+    /// Name of this consumer, for example a host name
     #[arg(long, value_name = "NAME", default_value = "")]
     consumer: String,
-    /// How long an event may stay unacknowledged before it comes again [default: 30s]
+    /// How long an event may stay unacknowledged before it is delivered again [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     redelivery_timeout: Option<Duration>,
     /// End when the connection breaks
     #[arg(long)]
     once: bool,
-    /// Print how far the stream has come, too
+    /// Also print the progress of the stream
     #[arg(long)]
     progress: bool,
 }

@@ -40,7 +40,7 @@ pub struct ExportArgs {
     /// First index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     start: u64,
-    /// First index that is left out [default: the head of the ledger]
+    /// End of the range, exclusive [default: the head of the ledger]
     #[arg(long, value_name = "INDEX")]
     end: Option<u64>,
     /// Write to this file instead of standard output

@@ -9,9 +9,13 @@ use super::{
     preferences::contact_texts,
     words::{rfc3339_or_empty, scope_text, word},
 };
-use crate::proto::{
-    Action, Actor, Evidence, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest,
-    ListHistoryResponse, Outcome, Reason, UseRecord, consent_service_client::ConsentServiceClient,
+use crate::{
+    proto::{
+        Action, Actor, Evidence, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest,
+        ListHistoryResponse, Outcome, Reason, UseRecord,
+        consent_service_client::ConsentServiceClient,
+    },
+    setting::Within as _,
 };
 
 const AFTER_HELP: &str = "\
@@ -29,8 +33,8 @@ pub struct HistoryArgs {
     /// Leave out acts before this ledger index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u64,
-    /// The greatest number of acts [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum number of acts [default: all]
+    #[arg(long, value_name = "N", within = 1_u32..)]
     limit: Option<u32>,
 }
 

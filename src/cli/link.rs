@@ -30,7 +30,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = LINK_HELP)]
 pub struct LinkArgs {
-    /// How sure it is
+    /// How certain the link is
     #[arg(long, value_name = "WORD", value_parser = confidence())]
     confidence: LinkConfidence,
     #[command(flatten)]
@@ -58,10 +58,10 @@ struct Sides {
     /// Data subject
     #[arg(value_name = "SUBJECT")]
     subject: String,
-    /// The other one
+    /// The other data subject
     #[arg(value_name = "OTHER")]
     other_subject: String,
-    /// Who says so, for example login-service
+    /// Who asserts it, for example login-service
     #[arg(long, value_name = "NAME")]
     asserted_by: String,
     /// Write nothing, and print what would change

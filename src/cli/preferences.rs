@@ -28,7 +28,7 @@ pub struct PreferencesArgs {
     /// Data subject
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: String,
-    /// Show every purpose and channel of the catalogue, not only those that some act named
+    /// Show every purpose and channel of the catalogue, not only those that the acts name
     #[arg(long)]
     all_cells: bool,
     /// Answer from at least this revision

@@ -14,14 +14,13 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-Every durable subscription that should have heard the entry is listed, those that were deleted since
-among them. RECEIPT is the index of the entry that proves it: `prove --index RECEIPT` shows that it
-is in the ledger. An acknowledgement is on record within the server's --receipt-interval; until then
-it is pending.
+Lists every durable subscription that should have received the event, including those deleted
+since. RECEIPT is the index of the entry that proves the acknowledgement: `prove --index RECEIPT`
+shows that it is in the ledger. The server records an acknowledgement within its
+--receipt-interval; until then it is pending.
 
-Exit codes:
-  0  all have acknowledged, or nobody should have heard it
-  1  somebody has not: pending, overdue, given up, or deleted before
+Exit codes: 0 all have acknowledged, or no subscription should have received it; 1 one has not
+(pending, overdue, given up, or deleted before), or the command failed; 2 wrong usage.
 
 Examples:
   consent-ledger propagation 4711
@@ -31,7 +30,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct PropagationArgs {
-    /// Ledger index of the event, as `record` and `watch` tell it
+    /// Ledger index of the event, as `record` and `watch` print it
     #[arg(value_name = "INDEX")]
     index: u64,
 }

@@ -57,13 +57,13 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct ProveArgs {
-    /// The entry at this index
+    /// Prove the entry at this index
     #[arg(long, value_name = "INDEX", group = "what")]
     index: Option<u64>,
-    /// The entry that, says the server, a request with this idempotency key wrote
+    /// Prove the entry that a request with this idempotency key wrote; the server says which one
     #[arg(long, value_name = "KEY", group = "what")]
     idempotency_key: Option<String>,
-    /// That the ledger begins with what this checkpoint is of
+    /// Prove that the ledger extends the checkpoint in this file
     #[arg(long, value_name = "FILE", group = "what", conflicts_with = "checkpoint")]
     from: Option<PathBuf>,
     /// Read this directory instead of asking a server

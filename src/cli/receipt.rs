@@ -35,7 +35,7 @@ pub struct ReceiptArgs {
     /// Data subject; if given, the act must be theirs
     #[arg(long, value_name = "NAMESPACE:ID", default_value = "", hide_default_value = true)]
     subject: String,
-    /// How the content is written
+    /// Format of the content
     #[arg(long, value_enum, default_value = "consent-receipt")]
     format: FormatName,
     /// Print the content, readable, instead of the signed receipt

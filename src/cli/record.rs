@@ -75,29 +75,30 @@ pub struct RecordArgs {
     /// Data category that the grants are narrowed to; may be given many times [default: all]
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
     data_category: Vec<String>,
+    /// Validity of the confirmation token [default: --confirmation-validity of the server]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    confirmation_validity: Option<Duration>,
+    /// Wait until a signed checkpoint covers the act, and print the checkpoint
+    #[arg(long)]
+    wait_for_checkpoint: bool,
+    /// Key of your choice for this act: with it, the command can safely be repeated
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    idempotency_key: String,
+    // They set a heading for all that follows.
     #[command(flatten)]
     authority: AuthorityArgs,
     #[command(flatten)]
     contact: ContactArgs,
-    /// How long a confirmation token is good [default: as the server is set up]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    confirmation_validity: Option<Duration>,
-    /// Answer only once the act is under a signed checkpoint, and print that
-    #[arg(long)]
-    wait_for_checkpoint: bool,
-    /// Your key for this act: with it, the command can safely be run again
-    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
-    idempotency_key: String,
 }
 
 /// By what right a guardian, or staff, acts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Guardians and agents")]
 struct AuthorityArgs {
-    /// What whoever acts is to the data subject, for example parent or call-centre
+    /// Relation of the guardian or agent to the data subject, for example parent or call-centre
     #[arg(long, value_name = "TEXT")]
     relationship: Option<String>,
-    /// Who acts, for example user:7 or staff:114
+    /// Who the guardian or agent is, for example user:7 or staff:114
     #[arg(
         long,
         value_name = "WHO",
@@ -115,7 +116,7 @@ struct AuthorityArgs {
         requires = "relationship"
     )]
     authority_proof: String,
-    /// First moment without the authority (RFC 3339), for example the coming of age
+    /// When the authority ends (RFC 3339), for example the coming of age
     #[arg(long, value_name = "TIME", value_parser = words::time, requires = "relationship")]
     authority_ends_at: Option<Timestamp>,
 }
@@ -144,7 +145,7 @@ struct ContactArgs {
     /// Hours without messages, in the data subject's local time
     #[arg(long, value_name = "HH:MM-HH:MM", value_parser = quiet_hours)]
     quiet_hours: Option<QuietHours>,
-    /// Preference to forget: `time_zones`, `language`, `quiet_hours` or `frequency_limit`
+    /// Preference to remove: `time_zones`, `language`, `quiet_hours` or `frequency_limit`
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     clear_preference: Vec<String>,
 }

@@ -61,19 +61,19 @@ pub struct CreateArgs {
     /// Name: dot-separated words
     #[arg(value_name = "NAME")]
     name: String,
-    /// Who answers for it, for example a team; never personal data
+    /// Who is responsible for the subscription, for example a team; no personal data
     #[arg(long, value_name = "NAME")]
     owner: String,
     /// Which events
     #[command(flatten)]
     filter: FilterArgs,
-    /// First ledger index that it must hear [default: the first after its creation]
+    /// Ledger index of the first event to deliver [default: the first after its creation]
     #[arg(long, value_name = "INDEX", conflicts_with = "snapshot")]
     from: Option<u64>,
-    /// Hear the state that the filter covers first: what is denied, or all
+    /// Deliver a snapshot of the current state first: the cells that are denied, or all cells
     #[arg(long, value_name = "WHICH", value_parser = filter::snapshot())]
     snapshot: Option<Snapshot>,
-    /// Spread it over so many consumers, by data subject
+    /// Number of shards, split by data subject; each shard has a consumer of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     shards: u32,
     /// How long an event may stay unacknowledged before the subscription is overdue
@@ -97,7 +97,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = LIST_HELP)]
 pub struct ListArgs {
-    /// Only those of this owner
+    /// Only subscriptions of this owner
     #[arg(long, value_name = "NAME", default_value = "")]
     owner: String,
 }

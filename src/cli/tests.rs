@@ -44,8 +44,7 @@ fn every_subcommand_shows_an_example() {
         assert!(group || help.contains("consent-ledger "), "{}", command.get_name());
         command.get_subcommands().for_each(check);
     }
-    // `serve` keeps its own help.
-    Cli::command().get_subcommands().filter(|sub| sub.get_name() != "serve").for_each(check);
+    Cli::command().get_subcommands().for_each(check);
 }
 
 #[test]

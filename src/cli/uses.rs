@@ -8,7 +8,9 @@ use crate::proto::{Reason, RecordUseRequest, consent_service_client::ConsentServ
 
 const AFTER_HELP: &str = "\
 A use that no decision allowed, by what was known when it happened, is recorded all the same and
-flagged as a deviation; the exit code is 3 then.
+flagged as a deviation.
+
+Exit codes: 0 recorded, 3 recorded as a deviation, 1 failed, 2 wrong usage.
 
 Example:
   consent-ledger use --subject user:42 --purpose marketing.newsletter --channel email \\
@@ -42,7 +44,7 @@ pub struct UseArgs {
     /// Name of the campaign; no personal data
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     campaign: String,
-    /// Your key for this use: with it, the command can safely be run again
+    /// Key of your choice for this use: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
 }

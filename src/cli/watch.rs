@@ -40,13 +40,13 @@ pub struct WatchArgs {
     /// Which events
     #[command(flatten)]
     filter: FilterArgs,
-    /// Tell first what is on record: what is `denied`, or `all`
+    /// Print a snapshot of the current state first: the cells that are `denied`, or `all` cells
     #[arg(long, value_name = "WHAT", value_parser = filter::snapshot(), conflicts_with = "from")]
     snapshot: Option<Snapshot>,
-    /// Connect again when the connection breaks, and go on
+    /// Reconnect when the connection breaks, and resume
     #[arg(long)]
     follow: bool,
-    /// Print how far the stream has come, too
+    /// Also print the progress of the stream
     #[arg(long)]
     progress: bool,
     /// End after this many events

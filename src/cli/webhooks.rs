@@ -81,10 +81,10 @@ pub struct ReplayArgs {
     /// Name of the subscription
     #[arg(value_name = "NAME")]
     name: String,
-    /// Ledger indexes of the events, as `webhooks dead-letters` tells them
+    /// Ledger indexes of the events, as `webhooks dead-letters` prints them
     #[arg(value_name = "INDEX", required_unless_present = "all", conflicts_with = "all")]
     indexes: Vec<u64>,
-    /// All that there are
+    /// All dead letters of the subscription
     #[arg(long)]
     all: bool,
 }
@@ -127,7 +127,7 @@ pub struct VerifyArgs {
     /// Header webhook-signature
     #[arg(long, value_name = "SIGNATURES")]
     signature: String,
-    /// How far its time may be from now, either way
+    /// Maximum difference between its timestamp and now, in either direction
     #[arg(
         long,
         value_name = "DURATION",
@@ -135,7 +135,7 @@ pub struct VerifyArgs {
         value_parser = humantime::parse_duration
     )]
     tolerance: Duration,
-    /// Moment at which it came [default: now]
+    /// When the delivery arrived [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     at: Option<Timestamp>,
 }

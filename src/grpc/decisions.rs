@@ -8,11 +8,11 @@ use tonic::{Response, Status};
 
 use super::{blocking, convert};
 use crate::{
+    fold::CellDecision,
     messages::effect,
     node::{Decisions, Node},
     proto,
     status::{Fault, Invalid, Problem},
-    view::CellDecision,
 };
 
 /// The most calls at a time. Each keeps up to 64 MiB of states.

@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Outcome, ScopeKeys, Subject},
-        watch::{ConsentTold, Event, EventTold},
+        event::{ConsentTold, Event, EventTold},
     };
 
     /// Tells the events that it was given, and is caught up then.

@@ -27,12 +27,13 @@ use super::{
     watch::{Outgoing, Watch},
 };
 use crate::{
+    event::EventTold,
     proto::{
         self,
         watch_service_server::{SERVICE_NAME, WatchServiceServer},
     },
     status::Fault,
-    watch::{EventTold, Post},
+    watch::Post,
 };
 
 /// The one method that is served here.
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject},
-        watch::{CatalogEffect, CatalogTold, ConsentTold, Event},
+        event::{CatalogEffect, CatalogTold, ConsentTold, Event},
     };
 
     fn consent() -> EventTold {

@@ -12,7 +12,7 @@ use crate::{
     domain::{
         ChannelId, Key, Millis, PurposeId, Query, Reason, Region, Subject, SubjectRef, SubjectState,
     },
-    view::{reach, unite},
+    fold::{reach, unite},
 };
 
 /// What is asked about everybody in an audience.

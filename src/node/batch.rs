@@ -11,23 +11,25 @@ use tracing::error;
 use super::{
     Core,
     act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded},
+    catalog::{PurposeDraft, Put},
     error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
-    question::{PurposeDraft, Put},
 };
 use crate::{
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
-        Evidence, IdempotencyMark, Mark, Millis, Outcome, Purpose, PurposePut, Sealed, Subject,
-        SubjectRef, SubjectState, SubscriptionEntry, UnknownKey, covers_category,
+        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Outcome, Purpose, PurposePut,
+        Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry, SubscriptionId, UnknownKey,
+        covers_category,
     },
+    entry::{Fact, Kind, Place, encode_evidence},
+    event::{self, CatalogTold, Event, Surroundings},
+    fold::{After, Effect, Fold, FoldError, Linked, Subscriptions, around, consent, reach, unite},
     ledger::{
         ENTRY_BYTES_MAX,
         chain::{ChainError, Tip},
-        entry,
+        envelope,
     },
     vault::{NewSubject, SubjectKey},
-    view::{CatalogAt, Effect, Linked, Subscriptions, ViewError, fold, reach, unite},
-    watch::{ConsentTold, Event, EventTold, catalog_told},
 };
 
 /// What one group commit writes.
@@ -46,8 +48,9 @@ pub(super) struct Batch<'a> {
     pub events: Vec<Arc<Event>>,
     /// Subjects that the vault must hold before the entries are written.
     pub new_subjects: Vec<NewSubject>,
-    catalog: Arc<CatalogAt>,
-    subscriptions: Arc<Subscriptions>,
+    /// The catalogue and the subscriptions, with what the batch did to them.
+    fold: Fold,
+    /// The states that the batch changed.
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
     subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
@@ -62,6 +65,14 @@ pub(super) struct Sealer {
     pub subject_ref: SubjectRef,
     pub key: Option<SubjectKey>,
     new: Option<NewSubject>,
+}
+
+/// An entry that is about to be written, folded in.
+pub(super) struct Folded {
+    /// Where the entry after it is folded in.
+    fold: Fold,
+    /// What it leaves behind.
+    pub after: After,
 }
 
 /// An act that is ready to be judged.
@@ -85,8 +96,7 @@ impl<'a> Batch<'a> {
             effects: Vec::new(),
             events: Vec::new(),
             new_subjects: Vec::new(),
-            catalog: core.view.catalog(),
-            subscriptions: core.view.subscriptions(),
+            fold: core.view.fold(),
             states: HashMap::new(),
             subjects: HashMap::new(),
             answers: HashMap::new(),
@@ -111,12 +121,12 @@ impl<'a> Batch<'a> {
 
     /// The catalogue, with what the batch did to it.
     pub(super) fn catalog(&self) -> &Catalog {
-        &self.catalog.catalog
+        &self.fold.catalog.catalog
     }
 
     /// One more than the index of the catalogue's last entry.
     pub(super) fn catalog_revision(&self) -> u64 {
-        self.catalog.revision
+        self.fold.catalog.revision
     }
 
     /// When the next entry is recorded.
@@ -137,10 +147,10 @@ impl<'a> Batch<'a> {
         }
         let validity_ms = act.confirmation_validity_ms;
         let mut prepared = self.prepare(act, mark)?;
-        let after = self.judge(&prepared.before, &mut prepared.body)?;
+        let folded = self.judge(&mut prepared)?;
         let recorded_at = prepared.recorded_at;
         let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
-        let recorded = self.commit(prepared, after)?;
+        let recorded = self.commit(prepared, folded)?;
         Ok(Recorded { confirmation, ..recorded })
     }
 
@@ -172,50 +182,30 @@ impl<'a> Batch<'a> {
         Ok(Prepared { subject: act.subject, sealer, before, recorded_at, body })
     }
 
-    /// Adds an act that was judged, with the state that it leaves its subject in.
+    /// Adds an act that was judged.
     pub(super) fn commit(
         &mut self,
         prepared: Prepared,
-        after: SubjectState,
+        folded: Folded,
     ) -> Result<Recorded, WriteError> {
         let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
-        let (actor, effective_at, changes) = (body.actor, body.effective_at, body.changes.clone());
-        let preferences_changed = !body.contact.is_empty();
-        let linked = self.linked_names(sealer.subject_ref, &after)?;
-        let states = vec![(sealer.subject_ref, Arc::new(after))];
-        let index = self.write(recorded_at, Body::Act(body), states)?;
+        let (effective_at, changes) = (body.effective_at, body.changes.clone());
+        let named = [(sealer.subject_ref, &subject)];
+        let index = self.write_folded(recorded_at, Body::Act(body), folded, &named)?;
         self.keep(sealer, &subject);
-        let told = EventTold::Consent(ConsentTold {
-            subject,
-            actor,
-            effective_at,
-            changes: changes.clone(),
-            preferences_changed,
-            cause: None,
-            reason: None,
-            linked,
-        });
-        self.events.push(Arc::new(Event { index, recorded_at, told }));
         let (replayed, confirmation) = (false, None);
         Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
     }
 
-    /// Folds an act into a subject's state, and sets the outcome of each of its changes.
-    pub(super) fn judge(
-        &self,
-        before: &Arc<SubjectState>,
-        act: &mut ConsentAct,
-    ) -> Result<SubjectState, WriteError> {
-        let index = self.tip.next_index;
-        let mut after = SubjectState::clone(before);
-        let facts = fold::ActFacts::of(index, act);
-        let unknown = |problem| ViewError::UnknownKey { index, problem };
-        fold::fold(self.catalog(), &mut after, &facts).map_err(unknown)?;
-        let mark = Mark { effective_at: act.effective_at, index };
-        after.merge_contact(mark, &act.contact);
-        after.revision = index + 1;
-        self.outcomes(act.subject_ref, before, &after, mark, act.actor, false, &mut act.changes)?;
-        Ok(after)
+    /// Folds an act in, and sets the outcome of each of its changes.
+    pub(super) fn judge(&self, prepared: &mut Prepared) -> Result<Folded, WriteError> {
+        let Prepared { before, recorded_at, body, .. } = prepared;
+        let folded = self.fold(self.fact(*recorded_at, body), |_| Ok(Arc::clone(before)))?;
+        let subject = body.subject_ref;
+        let after = folded.after.state(subject).unwrap_or(before);
+        let mark = Mark { effective_at: body.effective_at, index: self.tip.next_index };
+        self.outcomes(subject, before, after, mark, body.actor, false, &mut body.changes)?;
+        Ok(folded)
     }
 
     /// Sets the outcomes of changes that lead from one state of a subject to another.
@@ -240,29 +230,59 @@ impl<'a> Batch<'a> {
         };
         let catalog = self.catalog();
         let now = self.recorded_at();
-        let judge = fold::Judge { catalog, before, after, mark, actor, now, is_confirmation };
+        let judge = consent::Judge { catalog, before, after, mark, actor, now, is_confirmation };
         let index = self.tip.next_index;
-        judge.outcomes(changes).map_err(|problem| ViewError::UnknownKey { index, problem })?;
+        judge.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
         Ok(())
     }
 
-    /// Links an entry to the chain, with the states that it leaves its subjects in.
+    /// What the next entry says, were it recorded then.
+    pub(super) fn fact<'k>(&self, recorded_at: Millis, kind: &'k dyn Kind) -> Fact<'k> {
+        Fact { place: Place { index: self.tip.next_index, recorded_at }, kind }
+    }
+
+    /// Folds in what the next entry says. The batch is as it was.
+    pub(super) fn fold(
+        &self,
+        fact: Fact<'_>,
+        state_of: impl FnMut(SubjectRef) -> Result<Arc<SubjectState>, WriteError>,
+    ) -> Result<Folded, WriteError> {
+        let mut fold = self.fold.clone();
+        let after = fold.apply(fact, state_of)?;
+        Ok(Folded { fold, after })
+    }
+
+    /// Adds an entry. Those of its subjects that may be new are `named`. If it fails, the batch is as
+    /// it was.
     pub(super) fn write(
         &mut self,
         recorded_at: Millis,
         body: Body,
-        states: Vec<(SubjectRef, Arc<SubjectState>)>,
+        named: &[(SubjectRef, &Subject)],
     ) -> Result<u64, WriteError> {
+        let fact = self.fact(recorded_at, body.kind());
+        let folded = self.fold(fact, |subject| self.state(subject))?;
+        self.write_folded(recorded_at, body, folded, named)
+    }
+
+    /// As [`Self::write`], for an entry that was folded in already.
+    pub(super) fn write_folded(
+        &mut self,
+        recorded_at: Millis,
+        body: Body,
+        Folded { fold, after }: Folded,
+        named: &[(SubjectRef, &Subject)],
+    ) -> Result<u64, WriteError> {
+        let surroundings = Writing { batch: self, after: &after, named };
+        let event = event::of(self.fact(recorded_at, body.kind()), &surroundings)?;
         let entry = self.link(recorded_at, body)?;
-        let effect = Effect::of_entry(&entry, |subject| {
-            let state = states.iter().find(|(own, _)| *own == subject);
-            state.map(|(_, state)| Arc::clone(state)).ok_or_else(|| {
-                WriteError::StateUnreadable(format!("no state of {subject:?} after the entry"))
-            })
-        })?;
-        self.effects.push(effect);
-        self.states.extend(states);
-        if let Some(mark) = entry.body.idempotency() {
+        if let After::Subjects(states) = &after {
+            self.states.extend(states.iter().cloned());
+        }
+        self.fold = fold;
+        self.effects.push(after.into_effect(entry.fact()));
+        self.events.extend(event.map(Arc::new));
+        if let Some(mark) = entry.body.kind().idempotency() {
             self.answers.insert(mark.key_hash, entry.index);
         }
         Ok(entry.index)
@@ -277,9 +297,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Who a subject is, be it new in this batch.
-    pub(super) fn identity(&self, subject: SubjectRef) -> Result<Subject, WriteError> {
-        match self.subjects.iter().find(|(_, (own, _))| *own == subject) {
-            Some((name, _)) => Ok(name.clone()),
+    pub(super) fn identity(&self, subject: SubjectRef) -> Result<Identity, WriteError> {
+        match self.subjects.iter().find(|(_, (new, _))| *new == subject) {
+            Some((name, _)) => Ok(Identity::Known(name.clone())),
             None => Ok(self.core.vault.identity(subject)?),
         }
     }
@@ -295,56 +315,37 @@ impl<'a> Batch<'a> {
         };
         check_put(&put)?;
         let key = put.key.clone();
-        self.put_catalog(Body::PurposePut(put))?;
+        self.write(self.recorded_at(), Body::PurposePut(put), &[])?;
         let value = self.purpose(key.as_str()).cloned();
         let value = value.ok_or_else(|| WriteError::StateUnreadable(format!("purpose {key}")))?;
-        Ok(Put { revision: self.catalog.revision, value, changed: true })
+        Ok(Put { revision: self.catalog_revision(), value, changed: true })
     }
 
     /// Adds or changes a channel, unless nothing differs.
     pub(super) fn put_channel(&mut self, put: ChannelPut) -> Result<Put<Channel>, CatalogError> {
         let value =
             Channel { key: put.key.clone(), title: put.title.clone(), retired: put.retired };
-        let own = self.catalog.catalog.channel_id(put.key.as_str());
-        if own.and_then(|id| self.catalog.catalog.channel(id)) == Some(&value) {
-            return Ok(Put { revision: self.catalog.revision, value, changed: false });
+        let catalog = self.catalog();
+        let channel = catalog.channel_id(put.key.as_str()).and_then(|id| catalog.channel(id));
+        if channel == Some(&value) {
+            return Ok(Put { revision: self.catalog_revision(), value, changed: false });
         }
-        self.put_catalog(Body::ChannelPut(put))?;
-        Ok(Put { revision: self.catalog.revision, value, changed: true })
-    }
-
-    fn put_catalog(&mut self, body: Body) -> Result<(), WriteError> {
-        let mut catalog = CatalogAt::clone(&self.catalog);
-        catalog.put(self.tip.next_index, &body);
-        let told = catalog_told(&self.catalog.catalog, &catalog.catalog, &body);
-        let Entry { index, recorded_at, .. } = self.link(self.recorded_at(), body)?;
-        let event = told.map(EventTold::Catalog);
-        let event = event.map(|told| Arc::new(Event { index, recorded_at, told }));
-        self.events.extend(event);
-        self.catalog = Arc::new(catalog);
-        self.effects.push(Effect::Catalog(Arc::clone(&self.catalog)));
-        Ok(())
+        self.write(self.recorded_at(), Body::ChannelPut(put), &[])?;
+        Ok(Put { revision: self.catalog_revision(), value, changed: true })
     }
 
     /// The subscriptions, with what the batch did to them.
     pub(super) fn subscriptions(&self) -> &Subscriptions {
-        &self.subscriptions
+        &self.fold.subscriptions
     }
 
     /// Adds an entry about a subscription that is there.
     pub(super) fn put_subscription(&mut self, about: SubscriptionEntry) -> Result<u64, WriteError> {
-        let recorded_at = self.recorded_at();
-        let mut after = Subscriptions::clone(&self.subscriptions);
-        let rows = after.fold(self.tip.next_index, recorded_at, &about)?;
-        let index = self.link(recorded_at, Body::Subscription(about))?.index;
-        self.subscriptions = Arc::new(after);
-        let after = Arc::clone(&self.subscriptions);
-        self.effects.push(Effect::Subscriptions { after, rows });
-        Ok(index)
+        self.write(self.recorded_at(), Body::Subscription(about), &[])
     }
 
     fn purpose(&self, key: &str) -> Option<&Purpose> {
-        let catalog = &self.catalog.catalog;
+        let catalog = self.catalog();
         catalog.purpose_id(key).and_then(|id| catalog.purpose(id))
     }
 
@@ -375,9 +376,8 @@ impl<'a> Batch<'a> {
         let first = self.tip.next_index - self.frames.len() as u64;
         let position = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
         match position.and_then(|position| self.frames.get(position)) {
-            Some(frame) => {
-                entry::decode(frame).map_err(|error| WriteError::StateUnreadable(error.to_string()))
-            }
+            Some(frame) => envelope::decode(frame)
+                .map_err(|error| WriteError::StateUnreadable(error.to_string())),
             None => Ok(self.core.entry(index)?),
         }
     }
@@ -401,7 +401,8 @@ impl<'a> Batch<'a> {
         };
         let Some(index) = index else { return Ok(None) };
         let entry = self.entry(index)?;
-        if entry.body.idempotency().map(|own| own.request_digest) != Some(mark.request_digest) {
+        let stored = entry.body.kind().idempotency();
+        if stored.map(|stored| stored.request_digest) != Some(mark.request_digest) {
             return Err(WriteError::IdempotencyKeyReused { index });
         }
         Ok(Some(entry))
@@ -445,7 +446,7 @@ impl<'a> Batch<'a> {
         asked: &Change,
         effective_at: Millis,
     ) -> Result<ChangeRecord, RecordError> {
-        let catalog = &self.catalog.catalog;
+        let catalog = self.catalog();
         let scope = catalog.resolve(&asked.scope).map_err(|unknown| match unknown {
             UnknownKey::Purpose(key) => RecordError::UnknownPurpose { change, key },
             UnknownKey::Channel(key) => RecordError::UnknownChannel { change, key },
@@ -561,21 +562,6 @@ impl<'a> Batch<'a> {
         reach(subject, own, |other| self.state(other))
     }
 
-    /// Who is linked to a subject, as watchers are told. No stop is refused because a name can not
-    /// be read.
-    pub(super) fn linked_names(
-        &self,
-        subject: SubjectRef,
-        own: &SubjectState,
-    ) -> Result<Vec<Subject>, WriteError> {
-        let linked = self.linked(subject, own)?;
-        let name = |linked: &Linked| {
-            let name = self.identity(linked.subject);
-            name.inspect_err(|error| error!(%error, "a linked subject is not told of")).ok()
-        };
-        Ok(linked.iter().filter_map(name).collect())
-    }
-
     /// A subject's state with all that linked subjects contribute.
     pub(super) fn whole(
         &self,
@@ -593,7 +579,56 @@ impl<'a> Batch<'a> {
         mark: Option<&IdempotencyMark>,
     ) -> Option<Sealed> {
         let key = sealer.key.as_ref().filter(|_| *evidence != Evidence::default())?;
-        Some(self.core.vault.seal_evidence(key, mark, &entry::encode_evidence(evidence)))
+        Some(self.core.vault.seal_evidence(key, mark, &encode_evidence(evidence)))
+    }
+}
+
+/// What stands beside an entry that is being written.
+struct Writing<'a> {
+    batch: &'a Batch<'a>,
+    /// What it leaves behind.
+    after: &'a After,
+    /// Those of its subjects that may be new.
+    named: &'a [(SubjectRef, &'a Subject)],
+}
+
+impl Surroundings for Writing<'_> {
+    type Error = WriteError;
+
+    fn identity(&self, subject: SubjectRef) -> Result<Identity, WriteError> {
+        match self.named.iter().find(|(named, _)| *named == subject) {
+            Some((_, name)) => Ok(Identity::Known((*name).clone())),
+            None => self.batch.identity(subject),
+        }
+    }
+
+    /// No stop is refused because the name of a linked subject can not be read.
+    fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, WriteError> {
+        let state_of = |subject| match self.after.state(subject) {
+            Some(state) => Ok(Arc::clone(state)),
+            None => self.batch.state(subject),
+        };
+        let name = |subject| {
+            let identity = self.batch.identity(subject);
+            let identity = identity
+                .inspect_err(|error| error!(%error, "a linked subject is not told of"))
+                .ok();
+            identity.and_then(Identity::known)
+        };
+        Ok(around(subjects, state_of)?.into_iter().filter_map(name).collect())
+    }
+
+    fn catalog(&self, _: u64) -> Result<Option<CatalogTold>, WriteError> {
+        Ok(match self.after {
+            After::Catalog { told, .. } => told.clone(),
+            After::Subjects(_) | After::Subscriptions { .. } | After::Nothing => None,
+        })
+    }
+
+    fn subscription(&self, id: SubscriptionId) -> Result<Key, WriteError> {
+        let subscription = self.batch.subscriptions().get(id);
+        let name = subscription.map(|subscription| subscription.spec.name.clone());
+        name.ok_or_else(|| WriteError::StateUnreadable(format!("no {id:?}")))
     }
 }
 

@@ -8,20 +8,28 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Core,
+    Core, Node,
     act::{Confirm, Confirmation, Confirmed},
-    batch::{Batch, claimed},
+    batch::{Batch, Folded, claimed},
     error::{ConfirmError, WriteError},
 };
 use crate::{
     domain::{
-        Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Mark, Millis,
+        Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Identity, Millis,
         Outcome, SubjectState,
     },
     ledger::chain::Tip,
-    view::{ViewError, fold},
-    watch::{ConsentTold, Event, EventTold},
 };
+
+impl Node {
+    /// Completes a double opt-in.
+    ///
+    /// # Errors
+    /// See [`ConfirmError`]; what is refused changes nothing.
+    pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, ConfirmError> {
+        self.write(move |batch| batch.confirm(&confirm)).await
+    }
+}
 
 impl Core {
     /// Offers to complete the double opt-in of an act that is about to be written, if it needs one.
@@ -36,7 +44,8 @@ impl Core {
         if !waits {
             return None;
         }
-        let expires_at = recorded_at.plus_ms(validity_ms.unwrap_or(self.confirmation_validity_ms));
+        let expires_at =
+            recorded_at.plus_ms(validity_ms.unwrap_or(self.limits.confirmation_validity_ms));
         let confirmation = self.confirmation(tip.next_index, &tip.hash, expires_at);
         let token_hash = token_hash(&confirmation.token);
         act.confirmation = Some(ConfirmationOffer { token_hash, expires_at });
@@ -66,7 +75,10 @@ impl Batch<'_> {
             return Ok(confirmed_before(entry)?);
         }
         let (request_index, act) = self.act_of_token(confirm)?;
-        let subject = self.core().vault.identity(act.subject_ref)?;
+        // What an erased data subject asked for is confirmed by nobody.
+        let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
+            return Err(ConfirmError::TokenUnknown);
+        };
         let sealer = self.sealer(&subject, confirm.evidence != Evidence::default())?;
         let before = self.state(act.subject_ref)?;
         let recorded_at = self.recorded_at();
@@ -83,24 +95,12 @@ impl Batch<'_> {
             evidence: self.seal(&sealer, &confirm.evidence, mark.as_ref()),
             idempotency: mark,
         };
-        let after = self.judge_confirmation(&before, &mut body)?;
+        let folded = self.judge_confirmation(recorded_at, &before, &mut body)?;
 
         let grants = body.grants.clone();
-        let linked = self.linked_names(act.subject_ref, &after)?;
-        let states = vec![(act.subject_ref, Arc::new(after))];
-        let index = self.write(recorded_at, Body::Confirmed(body), states)?;
+        let named = [(act.subject_ref, &subject)];
+        let index = self.write_folded(recorded_at, Body::Confirmed(body), folded, &named)?;
         self.confirmed.insert(request_index, index);
-        let told = EventTold::Consent(ConsentTold {
-            subject,
-            actor: act.actor,
-            effective_at,
-            changes: grants.clone(),
-            preferences_changed: false,
-            cause: Some(request_index),
-            reason: None,
-            linked,
-        });
-        self.events.push(Arc::new(Event { index, recorded_at, told }));
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
     }
 
@@ -132,18 +132,16 @@ impl Batch<'_> {
 
     fn judge_confirmation(
         &self,
+        recorded_at: Millis,
         before: &Arc<SubjectState>,
         confirmed: &mut ConsentConfirmed,
-    ) -> Result<SubjectState, WriteError> {
-        let index = self.tip.next_index;
-        let mut after = SubjectState::clone(before);
-        let unknown = |problem| ViewError::UnknownKey { index, problem };
-        fold::confirm(self.catalog(), &mut after, index, confirmed).map_err(unknown)?;
-        after.revision = index + 1;
-        let mark = Mark { effective_at: confirmed.requested_at, index: confirmed.request_index };
-        let (subject, actor) = (confirmed.subject_ref, confirmed.requested_by);
-        self.outcomes(subject, before, &after, mark, actor, true, &mut confirmed.grants)?;
-        Ok(after)
+    ) -> Result<Folded, WriteError> {
+        let folded = self.fold(self.fact(recorded_at, confirmed), |_| Ok(Arc::clone(before)))?;
+        let (subject, mark) = (confirmed.subject_ref, confirmed.mark());
+        let after = folded.after.state(subject).unwrap_or(before);
+        let (actor, grants) = (confirmed.requested_by, &mut confirmed.grants);
+        self.outcomes(subject, before, after, mark, actor, true, grants)?;
+        Ok(folded)
     }
 }
 

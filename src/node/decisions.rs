@@ -12,9 +12,10 @@ use hashbrown::HashMap;
 
 use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
-    domain::{Body, Entry, SubjectRef, SubjectState},
-    ledger::entry,
-    view::{Answers, CatalogAt, CellDecision, ViewError, fold, reach, subjects_of, unite},
+    domain::{Entry, SubjectRef, SubjectState},
+    entry::Target,
+    fold::{self, Answers, CatalogAt, CellDecision, reach, unite},
+    ledger::envelope,
 };
 
 /// The greatest number of decisions in a page.
@@ -110,19 +111,19 @@ impl Decisions {
         let (_, bytes) = bytes
             .ok_or_else(|| ReadError::StateUnreadable(format!("entry {wanted} is missing")))?;
         self.next_index += 1;
-        Ok(Some(entry::decode(&bytes)?))
+        Ok(Some(envelope::decode(&bytes)?))
     }
 
     /// Brings everything to the revision after an entry, and answers for what it touches.
     fn walk_over(&mut self, entry: &Entry) -> Result<Answers, ReadError> {
-        if matches!(entry.body, Body::PurposePut(_) | Body::ChannelPut(_)) {
-            Arc::make_mut(&mut self.catalog).put(entry.index, &entry.body);
+        if let Target::Catalog(_) = entry.body.kind().target() {
+            Arc::make_mut(&mut self.catalog).fold(entry.fact());
         }
         self.states.fold(&self.catalog, entry)?;
         let end = entry.index.saturating_add(1);
         let catalog = Arc::clone(&self.catalog);
         let past = Past { catalog, end, until: None, now: entry.recorded_at };
-        Answers::of(entry, &self.catalog, |subject| {
+        Answers::of(entry.fact(), &self.catalog, |subject| {
             let own = self.states.own(&self.core, subject, &past)?;
             let linked = reach(subject, &own, |other| self.states.own(&self.core, other, &past))?;
             Ok(if linked.is_empty() { own } else { Arc::new(unite(&own, &linked)) })
@@ -157,12 +158,11 @@ impl Kept {
 
     /// Folds an entry into those of its data subjects that are kept.
     fn fold(&mut self, catalog: &CatalogAt, entry: &Entry) -> Result<(), ReadError> {
-        let index = entry.index;
-        for subject in subjects_of(&entry.body) {
+        let Target::Subjects(target) = entry.body.kind().target() else { return Ok(()) };
+        for subject in target.subjects() {
             let Some(mut state) = self.forget(subject) else { continue };
             let folded = Arc::make_mut(&mut state);
-            fold::fold_entry(&catalog.catalog, folded, subject, index, &entry.body)
-                .map_err(|problem| ViewError::UnknownKey { index, problem })?;
+            fold::subject(&catalog.catalog, folded, subject, entry.fact())?;
             self.keep(subject, state);
         }
         Ok(())

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::act::CLOCK_SKEW_MS_MAX;
 use crate::{
-    backend::BackendError, domain::Key, ledger::entry::EntryError, tree::TreeError,
+    backend::BackendError, domain::Key, entry::EntryError, fold::FoldError, tree::TreeError,
     vault::VaultError, view::ViewError, watch::WatchError,
 };
 
@@ -484,9 +484,9 @@ macro_rules! unreadable {
 }
 
 unreadable! {
-    WriteError in WriteError: ViewError, VaultError, ReadError;
+    WriteError in WriteError: ViewError, VaultError, FoldError, ReadError;
     WriteError in ConfirmError: ViewError, VaultError;
-    ReadError in ReadError: ViewError, VaultError, BackendError, EntryError, TreeError;
+    ReadError in ReadError: ViewError, VaultError, BackendError, EntryError, FoldError, TreeError;
     ReadError in CatalogError: ViewError;
     ReadError in ProveError: TreeError;
     ReadError in FindActError: ViewError;

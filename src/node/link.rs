@@ -8,17 +8,15 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    batch::{Batch, Sealer},
-    check::live_cells,
+    Node,
+    batch::Batch,
     error::{LinkError, WriteError},
+    preferences::live_cells,
 };
 use crate::{
     decide::decide,
-    domain::{
-        Body, Key, LinkChange, LinkConfidence, Query, Reason, Subject, SubjectRef, SubjectState,
-    },
-    view::{LINKED_SUBJECTS_MAX, reach, unite},
-    watch::{Event, EventTold, LinkTold},
+    domain::{Body, Identity, Key, LinkChange, LinkConfidence, Query, Reason, Subject, SubjectRef},
+    fold::{After, LINKED_SUBJECTS_MAX, around, reach, unite},
 };
 
 /// The greatest number of changed cells in an answer.
@@ -74,8 +72,15 @@ pub struct CellChange {
     pub after: Reason,
 }
 
-/// The two states that an entry leaves behind.
-type Sides = [(SubjectRef, Arc<SubjectState>); 2];
+impl Node {
+    /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
+    ///
+    /// # Errors
+    /// See [`LinkError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, LinkError> {
+        self.write(|batch| batch.link_subjects(linking)).await
+    }
+}
 
 impl Batch<'_> {
     /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.
@@ -85,8 +90,8 @@ impl Batch<'_> {
         }
         let sealers = (self.sealer(&linking.subject, true)?, self.sealer(&linking.other, false)?);
         let (one, other) = (sealers.0.subject_ref, sealers.1.subject_ref);
-        let states = [(one, self.state(one)?), (other, self.state(other)?)];
-        let standing = states[0].1.links.iter().find(|link| link.other == other);
+        let standing = self.state(one)?;
+        let standing = standing.links.iter().find(|link| link.other == other);
         match (standing, linking.confidence) {
             (None, None) => return Err(LinkError::NotLinked),
             (Some(link), Some(confidence)) if link.confidence == confidence => {
@@ -101,63 +106,49 @@ impl Batch<'_> {
             _ => {}
         }
 
-        let members = self.together(&states)?;
+        let members = self.together(one, other)?;
         if members.len() > LINKED_SUBJECTS_MAX && linking.confidence.is_some() {
             let (got, limit) = (members.len(), LINKED_SUBJECTS_MAX);
             return Err(LinkError::TooMany { got, limit });
         }
-        let after = self.sides_after(states, linking.confidence);
-        let changes = self.cell_changes(&members, &after)?;
-        let cells =
-            self.with_names(changes, &[(one, &linking.subject), (other, &linking.other)])?;
+        let asserted_by = sealers.0.key.as_ref();
+        let asserted_by =
+            asserted_by.map(|key| self.core().vault.seal_assertion(key, &linking.asserted_by));
+        let confidence = linking.confidence;
+        let link = LinkChange { subject_ref: one, other_ref: other, confidence, asserted_by };
+        let recorded_at = self.recorded_at();
+        let folded = self.fold(self.fact(recorded_at, &link), |subject| self.state(subject))?;
+        let changes = self.cell_changes(&members, &folded.after)?;
+        let named = [(one, &linking.subject), (other, &linking.other)];
+        let cells = self.with_names(changes, &named)?;
         if linking.dry_run {
             let revision = self.tip.next_index;
             return Ok(LinkOutcome { index: None, revision, changed: true, cells });
         }
-        // The two stand first.
-        let linked = members.iter().skip(2).map(|member| self.identity(*member));
-        let linked = linked.collect::<Result<_, WriteError>>()?;
-        let index = self.write_link(linking, sealers, after, linked)?;
+        let index = self.write_folded(recorded_at, Body::Link(link), folded, &named)?;
+        self.keep(sealers.0, &linking.subject);
+        self.keep(sealers.1, &linking.other);
         Ok(LinkOutcome { index: Some(index), revision: index + 1, changed: true, cells })
     }
 
     /// The two, and then all who hang together with one of them.
-    fn together(&self, sides: &Sides) -> Result<Vec<SubjectRef>, WriteError> {
-        let mut members: Vec<_> = sides.iter().map(|(side, _)| *side).collect();
-        for (side, own) in sides {
-            for linked in self.linked(*side, own)? {
-                if !members.contains(&linked.subject) {
-                    members.push(linked.subject);
-                }
-            }
-        }
-        Ok(members)
+    fn together(&self, one: SubjectRef, other: SubjectRef) -> Result<Vec<SubjectRef>, WriteError> {
+        let sides = [one, other];
+        let around = around(&sides, |subject| self.state(subject))?;
+        Ok(sides.into_iter().chain(around).collect())
     }
 
-    /// The states of the two after the next entry.
-    fn sides_after(&self, before: Sides, confidence: Option<LinkConfidence>) -> Sides {
-        let index = self.tip.next_index;
-        let others = [before[1].0, before[0].0];
-        let mut after = before;
-        for ((_, state), other) in after.iter_mut().zip(others) {
-            let state = Arc::make_mut(state);
-            state.merge_link(other, confidence, index);
-            state.revision = index + 1;
-        }
-        after
-    }
-
-    /// The cells whose answer is another one once the two are as in `after`, each subject's ordered
-    /// by purpose and channel.
+    /// The cells whose answer is another one after the link, each subject's ordered by purpose and
+    /// channel.
     fn cell_changes(
         &self,
         members: &[SubjectRef],
-        after: &Sides,
+        after: &After,
     ) -> Result<Vec<(SubjectRef, Vec<ChangedCell>)>, WriteError> {
         let (catalog, now) = (self.catalog(), self.recorded_at());
         let cells = live_cells(catalog);
-        let state_after = |subject| match after.iter().find(|(side, _)| *side == subject) {
-            Some((_, state)) => Ok(Arc::clone(state)),
+        let state_after = |subject| match after.state(subject) {
+            Some(state) => Ok(Arc::clone(state)),
             None => self.state(subject),
         };
         let mut changes = Vec::new();
@@ -197,10 +188,11 @@ impl Batch<'_> {
         for (subject, cells) in changes.into_iter().filter(|(_, cells)| !cells.is_empty()) {
             let side = sides.iter().find(|(side, _)| *side == subject);
             let name = match side {
-                Some((_, name)) => (*name).clone(),
+                Some((_, name)) => Identity::Known((*name).clone()),
                 None => self.identity(subject)?,
             };
-            named.push((name, cells));
+            // Nobody could do anything with the answers of an erased data subject.
+            named.extend(name.known().map(|name| (name, cells)));
         }
         named.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         let of_subject = |(subject, cells): (Subject, Vec<ChangedCell>)| {
@@ -209,34 +201,6 @@ impl Batch<'_> {
             })
         };
         Ok(named.into_iter().flat_map(of_subject).take(CELL_CHANGES_MAX + 1).collect())
-    }
-
-    fn write_link(
-        &mut self,
-        linking: Linking,
-        (one, other): (Sealer, Sealer),
-        after: Sides,
-        linked: Vec<Subject>,
-    ) -> Result<u64, WriteError> {
-        let recorded_at = self.recorded_at();
-        let seal = |key| self.core().vault.seal_assertion(key, &linking.asserted_by);
-        let body = Body::Link(LinkChange {
-            subject_ref: one.subject_ref,
-            other_ref: other.subject_ref,
-            confidence: linking.confidence,
-            asserted_by: one.key.as_ref().map(seal),
-        });
-        let index = self.write(recorded_at, body, after.into())?;
-        self.keep(one, &linking.subject);
-        self.keep(other, &linking.other);
-        let told = EventTold::Link(LinkTold {
-            subject: linking.subject,
-            other: linking.other,
-            confidence: linking.confidence,
-            linked,
-        });
-        self.events.push(Arc::new(Event { index, recorded_at, told }));
-        Ok(index)
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    slice,
     sync::Arc,
 };
 
@@ -15,12 +14,12 @@ use tracing::{error, info, warn};
 use super::{NodeConfig, signing::OpenedTree};
 use crate::{
     backend::{Appended, BackendError, LocalLog, LogBackend},
-    domain::{Body, LedgerOpened, Millis, SubjectRef},
+    domain::{Body, LedgerOpened, Millis},
+    entry::{Entry, EntryError},
     ledger::{
         self,
         chain::{self, Tip},
-        entry::{self, EntryError},
-        verify,
+        envelope, verify,
     },
     storage::{
         LogError, TornTail,
@@ -488,15 +487,14 @@ fn create(log: &LocalLog, ledger_id: [u8; 16], origin: &str) -> Result<Tip, Open
 }
 
 fn first_entry(log: &LocalLog) -> Result<LedgerOpened, OpenError> {
-    match read_entry(log, 0)?.body {
-        Body::Opened(opened) => Ok(opened),
-        _ => Err(OpenError::Entry { index: 0, problem: EntryError::Body }),
-    }
+    let entry = read_entry(log, 0)?;
+    let opened = entry.body.opened().cloned();
+    opened.ok_or(OpenError::Entry { index: 0, problem: EntryError::Body })
 }
 
-fn read_entry(log: &LocalLog, index: u64) -> Result<crate::domain::Entry, OpenError> {
+fn read_entry(log: &LocalLog, index: u64) -> Result<Entry, OpenError> {
     let bytes = log.read(index, index + 1, usize::MAX)?.pop().unwrap_or_default();
-    entry::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
+    envelope::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
 }
 
 /// Applies what the view has not seen.
@@ -515,10 +513,10 @@ fn catch_up(
         let mut entries = Vec::new();
         let mut chain_hash = [0; 32];
         for bytes in log.read(next, head.min(next + CATCH_UP_ENTRIES), CATCH_UP_BYTES)? {
-            let entry = entry::decode(&bytes)
+            let entry = envelope::decode(&bytes)
                 .map_err(|problem| OpenError::Entry { index: next, problem })?;
-            for subject in subjects_named(&entry.body) {
-                if !vault.knows(*subject)? {
+            for subject in entry.body.kind().named() {
+                if !vault.accounts_for(subject)? {
                     return Err(OpenError::SubjectMissing { index: next });
                 }
             }
@@ -636,21 +634,6 @@ fn grow(
         progress(Progress::Tree(writer.size(), log.head()));
     }
     Ok(())
-}
-
-/// All subjects that an entry names: the vault has to hold each of them before the ledger does.
-fn subjects_named(body: &Body) -> impl Iterator<Item = &SubjectRef> {
-    let (one, others): (_, &[SubjectRef]) = match body {
-        Body::Act(act) => (Some(&act.subject_ref), &[]),
-        Body::Confirmed(confirmed) => (Some(&confirmed.subject_ref), &[]),
-        Body::Expired(expired) => (Some(&expired.subject_ref), &[]),
-        Body::Link(link) => (Some(&link.subject_ref), slice::from_ref(&link.other_ref)),
-        Body::Use(used) => (None, &used.subject_refs),
-        Body::Opened(_) | Body::PurposePut(_) | Body::ChannelPut(_) | Body::Subscription(_) => {
-            (None, &[])
-        }
-    };
-    one.into_iter().chain(others)
 }
 
 /// Keeps other processes out of a data directory for as long as it lives.

@@ -9,16 +9,14 @@
 use std::sync::Arc;
 
 use super::{
-    Core,
-    check::preferences_of,
-    error::{AsOfError, ReadError},
-    question::{Checked, Preferences, Question},
+    AsOfError, Checked, Core, Node, Preferences, Question, ReadError, preferences::preferences_of,
 };
 use crate::{
     decide::decide,
-    domain::{Body, Catalog, Entry, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    domain::{Catalog, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    entry::{Fact, Target},
+    fold::{self, CatalogAt, Linked, reach, unite},
     obligations::DueAll,
-    view::{CatalogAt, Linked, ViewError, fold, reach, unite},
 };
 
 /// A moment in the past, as callers name it.
@@ -43,6 +41,30 @@ pub(super) struct Past {
     pub until: Option<Millis>,
     /// The time at which questions are decided.
     pub now: Millis,
+}
+
+impl Node {
+    /// Answers "may I?" for a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// See [`AsOfError`].
+    pub fn check_at(&self, question: &Question<'_>, as_of: AsOf) -> Result<Checked, AsOfError> {
+        self.core.check_at(question, as_of)
+    }
+
+    /// What was known of a data subject at a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// As [`Self::check_at`].
+    pub fn preferences_at(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+        region: Option<Region>,
+        as_of: AsOf,
+    ) -> Result<Preferences, AsOfError> {
+        self.core.preferences_at(subject, all_cells, region, as_of)
+    }
 }
 
 impl Core {
@@ -100,7 +122,7 @@ impl Core {
         }
         let mut catalog = CatalogAt::default();
         for index in self.view.catalog_entries()?.into_iter().take_while(|index| *index < end) {
-            catalog.put(index, &self.entry(index)?.body);
+            catalog.fold(self.entry(index)?.fact());
         }
         Ok(Arc::new(catalog))
     }
@@ -129,11 +151,10 @@ impl Core {
                 break;
             }
             let entry = self.entry(index)?;
-            if past.until.is_some_and(|until| effective_at(&entry) > until) {
+            if past.until.is_some_and(|until| effective_at(entry.fact()) > until) {
                 continue;
             }
-            fold::fold_entry(&catalog.catalog, &mut state, subject, index, &entry.body)
-                .map_err(|problem| ViewError::UnknownKey { index, problem })?;
+            fold::subject(&catalog.catalog, &mut state, subject, entry.fact())?;
         }
         Ok(state)
     }
@@ -184,17 +205,10 @@ impl Core {
     }
 }
 
-/// When an entry took effect.
-fn effective_at(entry: &Entry) -> Millis {
-    match &entry.body {
-        Body::Act(act) => act.effective_at,
-        Body::Confirmed(confirmed) => confirmed.effective_at,
-        Body::Expired(expired) => expired.expired_at,
-        Body::Use(used) => used.used_at,
-        Body::Link(_)
-        | Body::Opened(_)
-        | Body::PurposePut(_)
-        | Body::ChannelPut(_)
-        | Body::Subscription(_) => entry.recorded_at,
+/// When an entry took effect: one that acts on no state, as it was recorded.
+fn effective_at(fact: Fact<'_>) -> Millis {
+    match fact.kind.target() {
+        Target::Subjects(target) => target.effective_at(fact.place),
+        Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => fact.place.recorded_at,
     }
 }

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Core,
+    Core, Node,
     batch::{check_put, purpose_put},
+    catalog::PurposeDraft,
     error::{CatalogError, ReadError},
-    question::PurposeDraft,
 };
 use crate::{
     decide::decide,
     domain::{
-        Body, Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region,
-        SubjectState,
+        Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region, SubjectState,
     },
-    view::CatalogAt,
+    entry::{Fact, Place},
+    fold::CatalogAt,
 };
 
 /// How many subjects are looked up at a time.
@@ -80,6 +80,21 @@ impl Change<'_> {
     }
 }
 
+impl Node {
+    /// Counts the cells that a change of a purpose would flip, and changes nothing. It reads the
+    /// state of every subject. Blocking.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub fn preview(
+        &self,
+        draft: PurposeDraft,
+        region: Option<Region>,
+    ) -> Result<Preview, CatalogError> {
+        self.core.preview(draft, region)
+    }
+}
+
 impl Core {
     /// Counts the cells that a change would flip. It reads the state of every subject. Blocking.
     pub(super) fn preview(
@@ -96,7 +111,8 @@ impl Core {
         let put = purpose_put(&current.catalog, draft).ok();
         if let Some(put) = &put {
             check_put(put)?;
-            changed.put(revision, &Body::PurposePut(put.clone()));
+            let place = Place { index: revision, recorded_at: self.now() };
+            changed.fold(Fact { place, kind: put });
         }
         let change = Change {
             before: &current.catalog,

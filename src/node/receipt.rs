@@ -3,11 +3,9 @@
 
 use super::{Core, IssueError, Node, ReadError};
 use crate::{
-    domain::{
-        Action, Body, ChangeRecord, ConsentAct, ConsentConfirmed, Entry, Key, Outcome, ScopeKeys,
-        Sealed, Subject, SubjectRef,
-    },
-    ledger::entry,
+    domain::{Action, ChangeRecord, Entry, Identity, Key, Outcome, ScopeKeys, Subject, SubjectRef},
+    entry::Receipted,
+    ledger::envelope,
     receipt::{self, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError, Statement},
     tlog::{merkle::ProofError, proof::TlogProof},
     tree::Signed,
@@ -35,9 +33,13 @@ impl Node {
         if inclusion.root != signed.root() {
             return Err(ReadError::StateUnreadable(ProofError::Root.to_string()).into());
         }
-        let Entry { body, .. } = entry::decode(&inclusion.entry)?;
-        let what = What::of(&body).ok_or(IssueError::NotAnAct { index })?;
-        self.core.check_subject(what.subject, subject)?;
+        let Entry { body, .. } = envelope::decode(&inclusion.entry)?;
+        let receipted = body.kind().receipt().ok_or(IssueError::NotAnAct { index })?;
+        self.core.check_subject(receipted.subject, subject)?;
+        // Nobody is left to give a receipt to.
+        let Identity::Known(name) = self.core.vault.identity(receipted.subject)? else {
+            return Err(IssueError::ActUnknown);
+        };
         let statement = Statement {
             ledger_id: self.core.ledger.ledger_id,
             proof: TlogProof {
@@ -47,15 +49,15 @@ impl Node {
                 checkpoint: signed.checkpoint.clone(),
             },
             entry: inclusion.entry,
-            evidence_key: what
+            evidence_key: receipted
                 .evidence
-                .map(|sealed| self.core.vault.entry_key(what.subject, sealed))
+                .map(|sealed| self.core.vault.entry_key(receipted.subject, sealed))
                 .transpose()?,
-            subject: self.core.vault.identity(what.subject)?.as_str().to_owned(),
+            subject: name.as_str().to_owned(),
             issued_at: self.core.now(),
             controller: self.controller.clone(),
-            purposes: self.core.purposes_of(index, what.changes),
-            supersedes: self.core.superseded(index, &what)?,
+            purposes: self.core.purposes_of(index, receipted.changes),
+            supersedes: self.core.superseded(index, &receipted)?,
         };
         let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
         issued.map_err(|error| match error {
@@ -65,41 +67,6 @@ impl Node {
             }
             error => ReadError::StateUnreadable(error.to_string()).into(),
         })
-    }
-}
-
-/// What an act and a confirmation have in common.
-struct What<'a> {
-    subject: SubjectRef,
-    changes: &'a [ChangeRecord],
-    evidence: Option<&'a Sealed>,
-    /// The act that is confirmed.
-    confirms: Option<u64>,
-}
-
-impl<'a> What<'a> {
-    fn of(body: &'a Body) -> Option<Self> {
-        match body {
-            Body::Act(ConsentAct { subject_ref, changes, evidence, .. }) => Some(Self {
-                subject: *subject_ref,
-                changes,
-                evidence: evidence.as_ref(),
-                confirms: None,
-            }),
-            Body::Confirmed(ConsentConfirmed {
-                subject_ref,
-                grants,
-                evidence,
-                request_index,
-                ..
-            }) => Some(Self {
-                subject: *subject_ref,
-                changes: grants,
-                evidence: evidence.as_ref(),
-                confirms: Some(*request_index),
-            }),
-            _ => None,
-        }
     }
 }
 
@@ -146,17 +113,21 @@ impl Core {
     }
 
     /// For each change, the earlier acts that decided some part of its scope until then.
-    fn superseded(&self, index: u64, what: &What<'_>) -> Result<Vec<Vec<u64>>, ReadError> {
-        let mut searches: Vec<Search> = what.changes.iter().map(Search::new).collect();
-        for at in self.earlier_entries(what.subject, index)? {
+    fn superseded(
+        &self,
+        index: u64,
+        receipted: &Receipted<'_>,
+    ) -> Result<Vec<Vec<u64>>, ReadError> {
+        let mut searches: Vec<Search> = receipted.changes.iter().map(Search::new).collect();
+        for at in self.earlier_entries(receipted.subject, index)? {
             if searches.iter().all(Search::is_over) {
                 break;
             }
-            if Some(at) == what.confirms {
+            if receipted.confirms.is_some_and(|(request, _)| request == at) {
                 continue;
             }
             let Entry { body, .. } = self.entry(at)?;
-            let Some(earlier) = What::of(&body) else { continue };
+            let Some(earlier) = body.kind().receipt() else { continue };
             for search in &mut searches {
                 search.look_at(at, earlier.changes);
             }

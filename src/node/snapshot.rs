@@ -10,14 +10,12 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Core, Node, ReadError, SnapshotError,
-    check::preferences_of,
-    past::Past,
-    question::{CellPreference, Preferences, StandingStop},
+    CellPreference, Core, Node, Preferences, ReadError, SnapshotError, StandingStop, past::Past,
+    preferences::preferences_of,
 };
 use crate::{
-    domain::{Effect, Filter, Snapshot, Subject, SubjectRef},
-    watch::shard_of,
+    domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
+    event::shard_of,
 };
 
 /// The greatest number of data subjects on a page.
@@ -155,11 +153,14 @@ impl Source {
         // To read a name costs less than what is known of a data subject that most shards tell not.
         let mut name = None;
         if let Some((shard, of)) = *shard {
-            let own = self.core.vault.identity(subject)?;
-            if shard_of(&own, of) != shard {
+            // An erased data subject is of no shard, and told to nobody.
+            let Identity::Known(subject) = self.core.vault.identity(subject)? else {
+                return Ok(None);
+            };
+            if shard_of(&subject, of) != shard {
                 return Ok(None);
             }
-            name = Some(own);
+            name = Some(subject);
         }
         let Preferences { mut cells, mut stops, links, .. } = self.preferences(subject)?;
         cells.retain(|cell| {
@@ -176,7 +177,10 @@ impl Source {
         }
         let name = match name {
             Some(name) => name,
-            None => self.core.vault.identity(subject)?,
+            None => match self.core.vault.identity(subject)? {
+                Identity::Known(name) => name,
+                Identity::Erased => return Ok(None),
+            },
         };
         let linked: Vec<Subject> = links.into_iter().map(|(linked, _)| linked).collect();
         let is_covered = |own: &Subject| filter.covers_namespace(own.namespace());

@@ -13,9 +13,12 @@ use super::{
     delivery::{self, Pending, Written},
 };
 use crate::{
-    domain::{Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated, SubscriptionEntry},
+    domain::{
+        Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated, SubscriptionDeleted,
+        SubscriptionEntry,
+    },
+    event::Event,
     view::{DeadLetter, Settlement},
-    watch::Event,
 };
 
 /// Dead letters of a subscription are counted up to this many.
@@ -129,7 +132,7 @@ impl Node {
         new: NewSubscription,
     ) -> Result<Subscribed, SubscribeError> {
         if let Some(url) = &new.webhook_url {
-            let judged = self.core.webhook_targets.check_url(url);
+            let judged = self.core.limits.webhook_targets.check_url(url);
             judged.map_err(|why| SubscribeError::WebhookRefused { problem: why.to_string() })?;
         }
         self.write(move |batch| batch.subscribe(new)).await
@@ -333,7 +336,7 @@ impl Batch<'_> {
                 Err(SubscribeError::Exists { name: new.name })
             };
         }
-        let limit = self.core().subscriptions_max;
+        let limit = self.core().limits.subscriptions_max;
         if self.subscriptions().live_count() >= limit {
             return Err(SubscribeError::TooMany { limit });
         }
@@ -364,7 +367,8 @@ impl Batch<'_> {
         let id = own.ok_or_else(|| UnsubscribeError::NotFound { name: name.clone() })?;
         let taken = self.core().deliveries.take_of(id);
         let written = self.deliveries(&taken);
-        Ok((self.put_subscription(SubscriptionEntry::Deleted(id))?, written))
+        let deleted = SubscriptionDeleted { subscription: id };
+        Ok((self.put_subscription(SubscriptionEntry::Deleted(deleted))?, written))
     }
 }
 

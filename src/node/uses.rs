@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use super::{
-    Node,
+    Node, Question,
     act::Idempotency,
     batch::{Batch, claimed},
-    ended_early,
     error::{UseError, WriteError},
     past::AsOf,
-    question::Question,
+    writer,
 };
 use crate::{
     decide::decide,
@@ -112,9 +111,10 @@ impl Node {
         for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
             let part = UseBatch { subjects: subjects.to_vec(), ..uses.clone_without_subjects() };
             self.core.check_writable()?;
-            let place = self.place_of_import().await?;
-            let answer = self.admit(move |batch| batch.record_uses(part), place)?;
-            revision = answer.await.unwrap_or_else(|_| ended_early())?;
+            let place = self.admission.place_of_import().await?;
+            let answer =
+                self.admission.admit(&self.core, move |batch| batch.record_uses(part), place)?;
+            revision = answer.await.unwrap_or_else(|_| writer::ended_early())?;
         }
         Ok(revision)
     }
@@ -154,7 +154,7 @@ impl Batch<'_> {
         let sealer = self.sealer(&used.subject, false)?;
         let subject = used.subject.clone();
         let body = recorded(used, used_at, vec![sealer.subject_ref], reason, mark);
-        let index = self.write(recorded_at, Body::Use(body), Vec::new())?;
+        let index = self.write(recorded_at, Body::Use(body), &[])?;
         self.keep(sealer, &subject);
         let used = Used { index, reason, replayed: false };
         if used.is_deviation() {
@@ -180,7 +180,7 @@ impl Batch<'_> {
             reason: uses.reason,
             idempotency: None,
         };
-        let index = self.write(self.recorded_at(), Body::Use(body), Vec::new())?;
+        let index = self.write(self.recorded_at(), Body::Use(body), &[])?;
         for (sealer, subject) in sealers {
             self.keep(sealer, &subject);
         }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{Core, DeadLettersError, Node, ReadError};
 use crate::{
     domain::{Subscription, SubscriptionId},
-    watch::Event,
+    event::Event,
 };
 
 /// The greatest number of dead letters of a subscription that wait to be delivered once more.

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 pub use crate::seal::OpenError as SealError;
 use crate::{
-    domain::{IdempotencyMark, Sealed, Subject, SubjectError, SubjectRef},
+    domain::{IdempotencyMark, Identity, Sealed, Subject, SubjectError, SubjectRef},
     seal::{self, SecretKey, context, evidence_context},
     storage::{
         FrameLog, LogError, LogReader, LogSpec, TornTail,
@@ -320,6 +320,9 @@ impl Vault {
         let Some(row) = self.index.get(&Key::Lookup(lookup).encode())? else { return Ok(None) };
         let (subject_ref, _) = row.split_first_chunk::<16>().ok_or(VaultError::Row)?;
         let subject_ref = SubjectRef(*subject_ref);
+        if self.has_erased(subject_ref) {
+            return Ok(None);
+        }
         // A look-up never changes, so nothing newer can be overwritten here.
         self.lookups.insert(lookup, subject_ref);
         Ok(Some(subject_ref))
@@ -371,8 +374,12 @@ impl Vault {
     /// A subject's key.
     ///
     /// # Errors
-    /// [`VaultError::UnknownSubject`], or the frame can not be read or opened.
+    /// [`VaultError::UnknownSubject`], also if the subject is erased, or the frame can not be read or
+    /// opened.
     pub fn key(&self, subject: SubjectRef) -> Result<SubjectKey, VaultError> {
+        if self.has_erased(subject) {
+            return Err(VaultError::UnknownSubject(subject));
+        }
         if let Some(key) = self.keys.get(&subject) {
             return Ok(key);
         }
@@ -381,25 +388,49 @@ impl Vault {
         Ok(key)
     }
 
-    /// Who a subject is.
+    /// Who a subject is. Whoever asks decides what to do if it is erased.
     ///
     /// # Errors
     /// [`VaultError::UnknownSubject`], or the frame can not be read or opened.
-    pub fn identity(&self, subject: SubjectRef) -> Result<Subject, VaultError> {
+    pub fn identity(&self, subject: SubjectRef) -> Result<Identity, VaultError> {
+        if self.has_erased(subject) {
+            return Ok(Identity::Erased);
+        }
         let frame = self.frame(subject)?;
         let key = self.open_key(&frame)?;
         let identity = seal::open(&key.0, &self.identity_context(subject), &frame.identity)
             .map_err(|SealError| VaultError::Sealed(subject))?;
         let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject))?;
-        Subject::parse(text).map_err(VaultError::Identity)
+        Subject::parse(text).map(Identity::Known).map_err(VaultError::Identity)
     }
 
-    /// Whether the vault holds a subject.
+    /// Whether the vault accounts for a subject that the ledger names: it holds it, or has erased it.
+    /// One that it does not account for is lost.
     ///
     /// # Errors
     /// The look-up failed.
-    pub fn knows(&self, subject: SubjectRef) -> Result<bool, VaultError> {
-        Ok(self.index.get(&Key::Frame(subject.0).encode())?.is_some())
+    pub fn accounts_for(&self, subject: SubjectRef) -> Result<bool, VaultError> {
+        Ok(self.has_erased(subject) || self.index.get(&Key::Frame(subject.0).encode())?.is_some())
+    }
+
+    /// Whether the subject was erased. Nothing erases subjects yet; tests pretend it.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "what was erased will stand in the vault")]
+    fn has_erased(&self, _: SubjectRef) -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    fn has_erased(&self, subject: SubjectRef) -> bool {
+        tests::ERASED.lock().contains(&(self.ledger_id, subject))
+    }
+
+    /// Makes everybody find a subject erased, from now on and in every vault of this ledger.
+    #[cfg(test)]
+    pub(crate) fn pretend_erased(&self, subject: SubjectRef) {
+        tests::ERASED.lock().insert((self.ledger_id, subject));
+        self.keys.remove(&subject);
+        self.lookups.clear();
     }
 
     /// The keyed hash that stands for an idempotency key in the ledger.
@@ -450,7 +481,7 @@ impl Vault {
         seal::seal(&key.0, &self.assertion_context(), asserted_by.as_bytes())
     }
 
-    /// Opens who asserts a link.
+    /// Opens who asserts a link; none if the subject is erased, and the key with it.
     ///
     /// # Errors
     /// [`VaultError::Sealed`] if it is not this subject's.
@@ -458,8 +489,12 @@ impl Vault {
         &self,
         subject: SubjectRef,
         sealed: &Sealed,
-    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
+        if self.has_erased(subject) {
+            return Ok(None);
+        }
         seal::open(&self.key(subject)?.0, &self.assertion_context(), sealed)
+            .map(Some)
             .map_err(|SealError| VaultError::Sealed(subject))
     }
 
@@ -568,10 +603,15 @@ fn indexed_row(frames: u64) -> Row {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tempfile::TempDir;
 
     use super::*;
     use crate::storage::disk::RealDisk;
+
+    /// The subjects that tests pretend to have been erased, with their ledgers.
+    pub(super) static ERASED: Mutex<BTreeSet<([u8; 16], SubjectRef)>> = Mutex::new(BTreeSet::new());
 
     struct Place {
         dir: TempDir,
@@ -614,9 +654,9 @@ mod tests {
         let check = |vault: &Vault| {
             let found = vault.find(&subject(1)).unwrap().unwrap();
             assert_eq!(found, new.subject_ref);
-            assert_eq!(vault.identity(found).unwrap(), subject(1));
+            assert_eq!(vault.identity(found).unwrap(), Identity::Known(subject(1)));
             assert_eq!(vault.open_evidence(found, None, &sealed).unwrap().as_slice(), b"shown");
-            assert!(vault.knows(found).unwrap());
+            assert!(vault.accounts_for(found).unwrap());
             assert_eq!(vault.find(&subject(2)).unwrap(), None);
         };
         check(&vault);

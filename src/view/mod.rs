@@ -9,14 +9,10 @@
 //! their revisions, as long as the catalogue did not change in between; [`View::read`] makes sure.
 //! Of linked subjects several states are needed, and those must have been true together, too.
 
-mod effect;
-pub mod fold;
 pub mod keys;
-mod linked;
-mod replay;
 mod row;
+mod rows;
 mod subscriptions;
-mod touched;
 
 use std::{
     sync::{
@@ -28,23 +24,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-pub(crate) use effect::subjects_of;
-pub use effect::{Due, Effect, UseCell};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use keys::Key;
-pub use linked::{LINKED_SUBJECTS_MAX, Linked, reach, unite};
 use quick_cache::{
     Weighter,
     sync::{Cache, GuardResult},
 };
-pub use replay::{Replay, Untrue};
-pub use subscriptions::{DeadLetter, Settlement, Subscriptions};
+pub use subscriptions::{DeadLetter, Settlement};
 use thiserror::Error;
 use tokio::sync::watch;
-pub use touched::{Answers, CellDecision};
 
 use crate::{
-    domain::{Body, Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId, UnknownKey},
+    domain::{Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId},
+    fold::{
+        After, CatalogAt, Due, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, reach,
+        unite,
+    },
     storage::index::{Index, IndexError, Row},
 };
 
@@ -82,31 +77,9 @@ pub enum ViewError {
     /// The acts of a subject are known, but its state is gone.
     #[error("the state of {0:?} is missing from the view")]
     StateMissing(SubjectRef),
-    /// An act names what no catalogue entry before it put.
-    #[error("ledger entry {index}: {problem}")]
-    UnknownKey {
-        /// Index of the entry.
-        index: u64,
-        /// The key.
-        problem: UnknownKey,
-    },
-    /// An entry names a subscription, or a shard of one, that no entry before it created.
-    #[error("ledger entry {index} names subscription {}, which no entry created so", id.0)]
-    UnknownSubscription {
-        /// Index of the entry.
-        index: u64,
-        /// What it names.
-        id: SubscriptionId,
-    },
-}
-
-/// The catalogue at one revision.
-#[derive(Debug, Clone, Default)]
-pub struct CatalogAt {
-    /// The catalogue.
-    pub catalog: Catalog,
-    /// One more than the index of the last catalogue entry.
-    pub revision: u64,
+    /// An entry can not be folded.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
 }
 
 /// The view.
@@ -221,14 +194,13 @@ impl View {
         let mut catalog = CatalogAt::default();
         for at in catalog_entries(&index)? {
             if at < applied {
-                let entry = entry(at)?;
-                catalog.put(at, &entry.body);
+                catalog.fold(entry(at)?.fact());
             }
         }
         let mut subscriptions = Subscriptions::default();
         for (at, row) in subscription_rows(&index)? {
             if at < applied {
-                subscriptions.restore(&entry(at)?, &row)?;
+                subscriptions.restore(subscriptions::restored(&entry(at)?, &row)?);
             }
         }
         let hot_bytes_max = hot_bytes_max.max(HOT_BYTES_MIN);
@@ -272,6 +244,12 @@ impl View {
     #[must_use]
     pub fn subscriptions(&self) -> Arc<Subscriptions> {
         self.subscriptions.load_full()
+    }
+
+    /// Where the next entry is folded in.
+    #[must_use]
+    pub fn fold(&self) -> Fold {
+        Fold { catalog: self.catalog(), subscriptions: self.subscriptions() }
     }
 
     /// What became of an index at one shard of a subscription: the receipt that covers it, or the
@@ -456,6 +434,26 @@ impl View {
         Ok(self.whole_state(subject)?.1)
     }
 
+    /// All who hang together with one of some data subjects, in the order of [`around`], for one who
+    /// looks at many data subjects in turn: what is hot stays hot, and few have links.
+    ///
+    /// # Errors
+    /// A state can not be read.
+    pub fn around(&self, subjects: &[SubjectRef]) -> Result<Vec<SubjectRef>, ViewError> {
+        let mut members: Vec<SubjectRef> = Vec::new();
+        for &subject in subjects {
+            if self.peek(subject)?.links.is_empty() {
+                continue;
+            }
+            for linked in self.linked(subject)? {
+                if !subjects.contains(&linked.subject) && !members.contains(&linked.subject) {
+                    members.push(linked.subject);
+                }
+            }
+        }
+        Ok(members)
+    }
+
     fn cold_state(&self, subject: SubjectRef) -> Result<SubjectState, ViewError> {
         self.misses.fetch_add(1, Ordering::Relaxed);
         if let Some(state) = self.stored_state(subject)? {
@@ -561,7 +559,7 @@ impl View {
     ) -> Result<Vec<Due>, ViewError> {
         let prefix = &Key::Due(0, [0; 16], 0).encode()[..1];
         // All these keys are of one length: nothing lies between a key and the same with a zero.
-        let from = after.map(|due| [due.key().encode(), vec![0]].concat());
+        let from = after.map(|due| [rows::due_key(due).encode(), vec![0]].concat());
         let mut due = Vec::new();
         for key in self.index.keys(prefix, from.as_deref().unwrap_or(prefix), limit)? {
             let Some(Key::Due(at, subject, grant_index)) = Key::decode(&key) else {
@@ -580,7 +578,7 @@ impl View {
     /// # Errors
     /// The index takes no more rows.
     pub fn forget_due(&self, due: &[Due]) -> Result<(), ViewError> {
-        Ok(self.index.put(due.iter().map(|due| (due.key().encode(), None)).collect())?)
+        Ok(self.index.put(due.iter().map(|due| (rows::due_key(due).encode(), None)).collect())?)
     }
 
     /// When a subject's data was used for a cell, newest first: all uses after `now`, and of those
@@ -655,12 +653,11 @@ impl View {
         let mut next = self.applied();
         let end = next + effects.len() as u64;
         let mut result = Ok(());
-        let runs = effects
-            .chunk_by(|a, b| !matches!(a, Effect::Catalog(_)) && !matches!(b, Effect::Catalog(_)));
+        let runs = effects.chunk_by(|a, b| !changes_catalog(a) && !changes_catalog(b));
         for run in runs {
             let mut rows = Vec::with_capacity(3 * run.len() + 1);
             for (index, effect) in (next..).zip(run) {
-                effect.push_rows(index, &mut rows);
+                rows::push(effect, index, &mut rows);
             }
             next += run.len() as u64;
             if next == end {
@@ -679,15 +676,17 @@ impl View {
     }
 
     fn publish(&self, effect: &Effect) {
-        match effect {
-            Effect::Subjects { states, .. } => {
+        match &effect.after {
+            After::Subjects(states) => {
                 for (subject, state) in states {
                     self.publish_state(*subject, state);
                 }
             }
-            Effect::Catalog(catalog) => self.catalog.store(Arc::clone(catalog)),
-            Effect::Subscriptions { after, .. } => self.subscriptions.store(Arc::clone(after)),
-            Effect::Nothing => {}
+            After::Catalog { catalog, .. } => self.catalog.store(Arc::clone(catalog)),
+            After::Subscriptions { subscriptions, .. } => {
+                self.subscriptions.store(Arc::clone(subscriptions));
+            }
+            After::Nothing => {}
         }
     }
 
@@ -707,36 +706,17 @@ impl View {
     /// # Errors
     /// An entry names what the catalogue does not have, or the index fails.
     pub fn catch_up(&self, entries: &[Entry], chain_hash: [u8; 32]) -> Result<(), ViewError> {
-        let mut catalog = self.catalog();
-        let mut subscriptions = self.subscriptions();
+        let mut fold = self.fold();
         let mut states: HashMap<SubjectRef, Arc<SubjectState>> = HashMap::new();
         let mut effects = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let body @ (Body::PurposePut(_) | Body::ChannelPut(_)) = &entry.body {
-                let mut changed = CatalogAt::clone(&catalog);
-                changed.put(entry.index, body);
-                catalog = Arc::new(changed);
-                effects.push(Effect::Catalog(Arc::clone(&catalog)));
-                continue;
-            }
-            if let Body::Subscription(about) = &entry.body {
-                let all = Arc::make_mut(&mut subscriptions);
-                let rows = all.fold(entry.index, entry.recorded_at, about)?;
-                effects.push(Effect::Subscriptions { after: Arc::clone(&subscriptions), rows });
-                continue;
-            }
-            let effect = Effect::of_entry(entry, |subject| {
-                let state = match states.get(&subject) {
-                    Some(state) => Arc::clone(state),
-                    None => self.state(subject)?,
-                };
-                let mut state = SubjectState::clone(&state);
-                fold::fold_entry(&catalog.catalog, &mut state, subject, entry.index, &entry.body)
-                    .map_err(|problem| ViewError::UnknownKey { index: entry.index, problem })?;
-                let state = Arc::new(state);
-                states.insert(subject, Arc::clone(&state));
-                Ok::<_, ViewError>(state)
+            let effect = fold.effect(entry.fact(), |subject| match states.get(&subject) {
+                Some(state) => Ok(Arc::clone(state)),
+                None => self.state(subject),
             })?;
+            if let After::Subjects(after) = &effect.after {
+                states.extend(after.iter().cloned());
+            }
             effects.push(effect);
         }
         self.apply(&effects, chain_hash)
@@ -770,16 +750,8 @@ pub struct HotStats {
     pub misses: u64,
 }
 
-impl CatalogAt {
-    /// Folds in the entry at `index`, if it is about the catalogue.
-    pub fn put(&mut self, index: u64, body: &Body) {
-        match body {
-            Body::PurposePut(put) => self.catalog.put_purpose(index, put.clone()),
-            Body::ChannelPut(put) => self.catalog.put_channel(put.clone()),
-            _ => return,
-        }
-        self.revision = index + 1;
-    }
+fn changes_catalog(effect: &Effect) -> bool {
+    matches!(effect.after, After::Catalog { .. })
 }
 
 fn subscription_rows(index: &Index) -> Result<Vec<(u64, Vec<u8>)>, ViewError> {
@@ -816,9 +788,13 @@ mod tests {
         View::open(Arc::new(index), &[7; 16], 1 << 20, no_entry).unwrap()
     }
 
+    fn effect(subject: SubjectRef, state: Arc<SubjectState>) -> Effect {
+        Effect { after: After::Subjects(smallvec::smallvec![(subject, state)]), leads: Vec::new() }
+    }
+
     fn first_act(subject: SubjectRef, revision: u64) -> Effect {
         let state = Arc::new(SubjectState::from_parts(Vec::new(), Vec::new(), None, revision));
-        Effect::Subjects { states: smallvec::smallvec![(subject, state)], rows: Vec::new() }
+        effect(subject, state)
     }
 
     #[test]
@@ -847,7 +823,7 @@ mod tests {
         states: &mut [(SubjectRef, SubjectState); 2],
         entries: std::ops::Range<u64>,
     ) -> Vec<Effect> {
-        let effect = |index: u64| {
+        let turn = |index: u64| {
             let mark = Mark { effective_at: Millis(i64::try_from(index).unwrap()), index };
             let (subject, state) = &mut states[usize::from(index % 2 == 1)];
             if index % 2 == 1 {
@@ -866,10 +842,9 @@ mod tests {
                 state.merge_grant(CELL.0, CELL.1, grant);
             }
             state.revision = index + 1;
-            let states = smallvec::smallvec![(*subject, Arc::new(state.clone()))];
-            Effect::Subjects { states, rows: Vec::new() }
+            effect(*subject, Arc::new(state.clone()))
         };
-        entries.map(effect).collect()
+        entries.map(turn).collect()
     }
 
     #[test]
@@ -964,7 +939,7 @@ mod tests {
         }
         let mut rows = Vec::new();
         for (index, effect) in (0..).zip(turns(&mut states, 0..2)) {
-            effect.push_rows(index, &mut rows);
+            rows::push(&effect, index, &mut rows);
         }
         view.index.make_readable(rows);
         let error = view.linked(names[0]).unwrap_err();

@@ -1,36 +1,19 @@
-//! The durable subscriptions as the ledger tells of them, and the rows that lead to their receipts.
+//! The rows of durable subscriptions, and those that lead to their receipts.
 //!
-//! All of them are in memory: there are few. What each has acknowledged is a set of indexes that is
-//! kept as one row a subscription; beside it stands one row for each range of a receipt, so that
-//! the entry that proves an acknowledgement is found without reading the ledger.
+//! What a subscription has acknowledged is a set of indexes that is kept as one row; beside it stands
+//! one row for each range of a receipt, so that the entry that proves an acknowledgement is found
+//! without reading the ledger.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::{ops::Range, sync::Arc};
 
-use hashbrown::HashMap;
 use prost::Message;
 
-use super::keys::Key;
+use super::{ViewError, keys::Key};
 use crate::{
-    domain::{
-        Body, Entry, Key as Name, Millis, Overdue, Settled, ShardState, Subscription,
-        SubscriptionEntry, SubscriptionId,
-    },
+    domain::{Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
+    entry::{Body, Entry, FailedDelivery, SubscriptionEntry},
     storage::index::Row,
 };
-
-use super::ViewError;
-
-/// The durable subscriptions, those that were ended among them.
-#[derive(Debug, Clone, Default)]
-pub struct Subscriptions {
-    all: BTreeMap<SubscriptionId, Arc<Subscription>>,
-    /// Those that were not ended.
-    live: HashMap<Name, SubscriptionId>,
-}
 
 /// What became of an event at one shard of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,154 +43,20 @@ pub struct DeadLetter {
     pub http_status: u32,
 }
 
-impl Subscriptions {
-    /// Every subscription, by the order of creation; those that were ended, too.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Subscription>> {
-        self.all.values()
+/// A subscription as its creation and its row say it is.
+pub(super) fn restored(created: &Entry, row: &[u8]) -> Result<Arc<Subscription>, ViewError> {
+    let Body::Subscription(SubscriptionEntry::Created(spec)) = &created.body else {
+        return Err(ViewError::Row);
+    };
+    let id = SubscriptionId(created.index);
+    let mut subscription = Subscription::new(id, created.recorded_at, (**spec).clone());
+    let message = StateMessage::decode(row).map_err(|_| ViewError::Row)?;
+    if message.shards.len() != subscription.shards.len() {
+        return Err(ViewError::Row);
     }
-
-    /// Those that were not ended.
-    pub fn live(&self) -> impl Iterator<Item = &Arc<Subscription>> {
-        self.all.values().filter(|own| own.deleted.is_none())
-    }
-
-    /// Number of those that were not ended.
-    #[must_use]
-    pub fn live_count(&self) -> usize {
-        self.live.len()
-    }
-
-    /// The one of this name that was not ended.
-    #[must_use]
-    pub fn named(&self, name: &str) -> Option<&Arc<Subscription>> {
-        self.live.get(name).and_then(|id| self.all.get(id))
-    }
-
-    /// One by its identity; it may have been ended.
-    #[must_use]
-    pub fn get(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
-        self.all.get(&id)
-    }
-
-    /// Folds in an entry, and answers the rows that it leaves. To fold an entry again changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`ViewError::UnknownSubscription`]: it names what no entry before it created.
-    pub fn fold(
-        &mut self,
-        index: u64,
-        recorded_at: Millis,
-        body: &SubscriptionEntry,
-    ) -> Result<Vec<Row>, ViewError> {
-        let mut rows = Vec::new();
-        match body {
-            SubscriptionEntry::Created(created) => {
-                let id = SubscriptionId(index);
-                let live = &mut self.live;
-                let own = self.all.entry(id).or_insert_with(|| {
-                    live.insert(created.name.clone(), id);
-                    Arc::new(Subscription::new(id, recorded_at, (**created).clone()))
-                });
-                rows.push(state_row(own));
-            }
-            SubscriptionEntry::Deleted(id) => {
-                let own = self.own(index, *id)?;
-                own.deleted = Some((index, recorded_at));
-                rows.push(state_row(own));
-                let name = own.spec.name.clone();
-                if self.live.get(&name) == Some(id) {
-                    self.live.remove(&name);
-                }
-            }
-            SubscriptionEntry::Delivered(delivered) => {
-                let mut changed = BTreeSet::new();
-                for delivered in delivered {
-                    let shard = delivered.shard;
-                    changed.insert(delivered.subscription);
-                    let own = self.own(index, delivered.subscription)?;
-                    let state = shard_of(own, index, shard)?;
-                    state.snapshot_pending &= !delivered.snapshot;
-                    for range in &delivered.ranges {
-                        state.settled.insert(range.clone());
-                    }
-                    for range in &delivered.ranges {
-                        let at = (index, delivered.acknowledged_at);
-                        rows.push(settled_row(delivered.subscription, shard, range, at, false));
-                        let is_one = range.end - range.start == 1;
-                        rows.extend(is_one.then(|| {
-                            let id = delivered.subscription.0;
-                            (Key::DeadLetter(id, shard, range.start).encode(), None)
-                        }));
-                    }
-                }
-                // One row for all shards of a subscription, however many of them it tells of.
-                rows.extend(
-                    changed.iter().filter_map(|id| self.all.get(id)).map(|own| state_row(own)),
-                );
-            }
-            SubscriptionEntry::Failed(failed) => {
-                let id = failed.subscription;
-                let own = self.own(index, id)?;
-                let state = shard_of(own, index, failed.shard)?;
-                for one in &failed.failed {
-                    state.settled.insert(one.index..one.index + 1);
-                }
-                rows.push(state_row(own));
-                for one in &failed.failed {
-                    let range = one.index..one.index + 1;
-                    rows.push(settled_row(id, failed.shard, &range, (index, recorded_at), true));
-                    let letter = DeadLetterMessage {
-                        failed_index: index,
-                        failed_at_ms: recorded_at.0,
-                        attempts: one.attempts,
-                        http_status: one.http_status,
-                    };
-                    let key = Key::DeadLetter(id.0, failed.shard, one.index).encode();
-                    rows.push((key, Some(letter.encode_to_vec())));
-                }
-            }
-            SubscriptionEntry::Overdue(overdue) => {
-                let own = self.own(index, overdue.subscription)?;
-                let state = shard_of(own, index, overdue.shard)?;
-                let last = state.overdue.filter(|last| last.recorded_at > recorded_at);
-                let said = Overdue { event_index: overdue.event_index, recorded_at };
-                state.overdue = last.or(Some(said));
-                rows.push(state_row(own));
-            }
-        }
-        Ok(rows)
-    }
-
-    fn own(&mut self, index: u64, id: SubscriptionId) -> Result<&mut Subscription, ViewError> {
-        let own = self.all.get_mut(&id).map(Arc::make_mut);
-        own.ok_or(ViewError::UnknownSubscription { index, id })
-    }
-
-    /// Adds one as its creation and its row say it is.
-    pub(super) fn restore(&mut self, created: &Entry, row: &[u8]) -> Result<(), ViewError> {
-        let Body::Subscription(SubscriptionEntry::Created(spec)) = &created.body else {
-            return Err(ViewError::Row);
-        };
-        let id = SubscriptionId(created.index);
-        let mut own = Subscription::new(id, created.recorded_at, (**spec).clone());
-        let message = StateMessage::decode(row).map_err(|_| ViewError::Row)?;
-        if message.shards.len() != own.shards.len() {
-            return Err(ViewError::Row);
-        }
-        own.shards = message.shards.iter().map(shard_state).collect();
-        own.deleted = message.deleted.map(|deleted| (deleted.index, Millis(deleted.at_ms)));
-        if own.deleted.is_none() {
-            self.live.insert(own.spec.name.clone(), id);
-        }
-        self.all.insert(id, Arc::new(own));
-        Ok(())
-    }
-}
-
-fn shard_of(own: &mut Subscription, index: u64, shard: u32) -> Result<&mut ShardState, ViewError> {
-    let id = own.id;
-    own.shards.get_mut(shard as usize).ok_or(ViewError::UnknownSubscription { index, id })
+    subscription.shards = message.shards.iter().map(shard_state).collect();
+    subscription.deleted = message.deleted.map(|deleted| (deleted.index, Millis(deleted.at_ms)));
+    Ok(Arc::new(subscription))
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -263,20 +112,21 @@ struct DeadLetterMessage {
     http_status: u32,
 }
 
-fn state_row(own: &Subscription) -> Row {
+/// The row of a subscription.
+pub(super) fn state_row(subscription: &Subscription) -> Row {
     let shard = |state: &ShardState| ShardMessage {
         next: state.settled.next(),
         above: state.settled.above().flat_map(|range| [range.start, range.end]).collect(),
         snapshot_pending: state.snapshot_pending,
         overdue: state
             .overdue
-            .map(|own| MomentMessage { index: own.event_index, at_ms: own.recorded_at.0 }),
+            .map(|said| MomentMessage { index: said.event_index, at_ms: said.recorded_at.0 }),
     };
     let message = StateMessage {
-        shards: own.shards.iter().map(shard).collect(),
-        deleted: own.deleted.map(|(index, at)| MomentMessage { index, at_ms: at.0 }),
+        shards: subscription.shards.iter().map(shard).collect(),
+        deleted: subscription.deleted.map(|(index, at)| MomentMessage { index, at_ms: at.0 }),
     };
-    (Key::Subscription(own.id.0).encode(), Some(message.encode_to_vec()))
+    (Key::Subscription(subscription.id.0).encode(), Some(message.encode_to_vec()))
 }
 
 fn shard_state(message: &ShardMessage) -> ShardState {
@@ -294,7 +144,8 @@ fn shard_state(message: &ShardMessage) -> ShardState {
     }
 }
 
-fn settled_row(
+/// The row of events that were acknowledged, or given up.
+pub(super) fn settled_row(
     id: SubscriptionId,
     shard: u32,
     range: &Range<u64>,
@@ -303,6 +154,22 @@ fn settled_row(
 ) -> Row {
     let message = SettledMessage { start: range.start, entry_index, at_ms: at.0, is_failure };
     (Key::Settled(id.0, shard, range.end).encode(), Some(message.encode_to_vec()))
+}
+
+/// The row of an event that was given up.
+pub(super) fn dead_letter_row(
+    id: SubscriptionId,
+    shard: u32,
+    failed: &FailedDelivery,
+    (entry_index, at): (u64, Millis),
+) -> Row {
+    let message = DeadLetterMessage {
+        failed_index: entry_index,
+        failed_at_ms: at.0,
+        attempts: failed.attempts,
+        http_status: failed.http_status,
+    };
+    (Key::DeadLetter(id.0, shard, failed.index).encode(), Some(message.encode_to_vec()))
 }
 
 /// What a row of a range says of an index, if the range covers it.
@@ -330,18 +197,19 @@ pub(super) fn dead_letter(shard: u32, index: u64, row: &[u8]) -> Result<DeadLett
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{collections::BTreeMap, path::Path};
 
     use proptest::{collection::vec, prelude::*, sample::Index as Pick};
 
     use super::*;
     use crate::{
-        domain::{
-            Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, Filter, Snapshot,
-            SubscriptionCreated,
+        domain::{Filter, Key as Name, Snapshot},
+        entry::{
+            Delivered, DeliveryFailed, DeliveryOverdue, SubscriptionCreated, SubscriptionDeleted,
         },
+        fold::{Fold, FoldError, Subscriptions},
         storage::index::Index,
-        view::View,
+        view::{View, rows},
     };
 
     /// No event lies beyond it.
@@ -397,11 +265,9 @@ mod tests {
         }
 
         fn write(&mut self, about: SubscriptionEntry) {
-            let index = self.entries.len() as u64;
-            let recorded_at = at(index);
-            self.all.fold(index, recorded_at, &about).unwrap();
-            let body = Body::Subscription(about);
-            self.entries.push(Entry { index, prev_hash: [0; 32], recorded_at, body });
+            let entry = entry(self.entries.len() as u64, about);
+            self.all.fold(entry.fact()).unwrap();
+            self.entries.push(entry);
         }
 
         fn act(&mut self, pick: &Pick, op: &Op) {
@@ -473,7 +339,9 @@ mod tests {
                         pending_since: at(*event_index),
                     }))
                 }
-                Op::Delete => Some(SubscriptionEntry::Deleted(id)),
+                Op::Delete => {
+                    Some(SubscriptionEntry::Deleted(SubscriptionDeleted { subscription: id }))
+                }
             }
         }
 
@@ -483,7 +351,7 @@ mod tests {
         }
 
         fn check(&self, view: &View) {
-            same(&view.subscriptions(), &self.all);
+            assert_eq!(*view.subscriptions(), self.all);
             for own in self.all.all() {
                 let mut letters = Vec::new();
                 for shard in 0..own.spec.shards {
@@ -507,6 +375,11 @@ mod tests {
                 assert_eq!(view.dead_letter_count(own.id, usize::MAX).unwrap(), letters.len());
             }
         }
+    }
+
+    fn entry(index: u64, about: SubscriptionEntry) -> Entry {
+        let body = Body::Subscription(about);
+        Entry { index, prev_hash: [0; 32], recorded_at: at(index), body }
     }
 
     fn at(index: u64) -> Millis {
@@ -535,12 +408,6 @@ mod tests {
     ) -> SubscriptionEntry {
         let own = Delivered { subscription, shard, ranges, acknowledged_at, snapshot };
         SubscriptionEntry::Delivered(vec![own])
-    }
-
-    #[track_caller]
-    fn same(got: &Subscriptions, want: &Subscriptions) {
-        assert_eq!(got.all, want.all);
-        assert_eq!(got.live, want.live);
     }
 
     fn index_in(dir: &Path) -> Arc<Index> {
@@ -588,18 +455,21 @@ mod tests {
             let mut all = world.all.clone();
             let from = cut.index(world.entries.len());
             for entry in &world.entries[from..] {
-                let Body::Subscription(about) = &entry.body else { unreachable!("none other") };
-                all.fold(entry.index, entry.recorded_at, about).unwrap();
+                all.fold(entry.fact()).unwrap();
             }
-            same(&all, &world.all);
+            prop_assert_eq!(&all, &world.all);
         }
     }
 
     #[test]
     fn a_receipt_leaves_one_row_of_state_a_subscription() {
-        let mut all = Subscriptions::default();
-        all.fold(3, at(3), &created("s", 8, 0, false)).unwrap();
-        all.fold(4, at(4), &created("t", 1, 0, false)).unwrap();
+        let mut fold = Fold::default();
+        let mut effect = |index, about| {
+            let no_state = |_| unreachable!("it is about no data subject");
+            fold.effect::<FoldError>(entry(index, about).fact(), no_state).unwrap()
+        };
+        effect(3, created("s", 8, 0, false));
+        effect(4, created("t", 1, 0, false));
         let own = |id, shard| Delivered {
             subscription: SubscriptionId(id),
             shard,
@@ -610,7 +480,9 @@ mod tests {
         let body = SubscriptionEntry::Delivered(
             (0..8).map(|shard| own(3, shard)).chain([own(4, 0)]).collect(),
         );
-        let rows = all.fold(9, at(9), &body).unwrap();
+        let mut rows = Vec::new();
+        rows::push(&effect(9, body), 9, &mut rows);
+        let all = &fold.subscriptions;
         let states = [3, 4].map(|id| state_row(all.get(SubscriptionId(id)).unwrap()));
         let is_state = |row: &&Row| states.iter().any(|own| own.0 == row.0);
         let got: Vec<_> = rows.iter().filter(is_state).cloned().collect();
@@ -621,11 +493,11 @@ mod tests {
     #[test]
     fn what_no_entry_created_is_an_error_and_no_panic() {
         let mut all = Subscriptions::default();
-        all.fold(3, at(3), &created("s", 2, 0, false)).unwrap();
+        all.fold(entry(3, created("s", 2, 0, false)).fact()).unwrap();
         for (id, shard) in [(2, 0), (3, 2)] {
             let body = delivered(SubscriptionId(id), shard, Vec::new(), at(4), true);
-            let error = all.fold(4, at(4), &body).unwrap_err();
-            assert!(matches!(error, ViewError::UnknownSubscription { index: 4, .. }), "{error}");
+            let error = all.fold(entry(4, body).fact()).unwrap_err();
+            assert!(matches!(error, FoldError::UnknownSubscription { index: 4, .. }), "{error}");
         }
     }
 }

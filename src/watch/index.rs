@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use crate::domain::{EventKind, Filter, Key, Subject};
 
-use super::event::{Event, EventTold};
+use crate::event::{Event, EventTold};
 
 /// The filters of all listeners.
 #[derive(Debug, Default)]
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, LinkConfidence, Millis, Outcome, ScopeKeys},
-        watch::event::{CatalogEffect, CatalogTold, ConsentTold, LinkTold, OverdueTold},
+        event::{CatalogEffect, CatalogTold, ConsentTold, LinkTold, OverdueTold},
     };
 
     const PURPOSES: [&str; 5] = ["news", "ads", "care", "news.local", "never-listed"];

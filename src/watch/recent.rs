@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::event::Event;
+use crate::event::Event;
 
 /// An event on its way to watchers.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::signature::Secret;
 use crate::{
-    domain::SubscriptionId, json::ProtoJson, ledger::entry::timestamp, messages,
-    node::SnapshotSubject, tlog::hex, watch::Event,
+    domain::SubscriptionId, entry::timestamp, event::Event, json::ProtoJson, messages,
+    node::SnapshotSubject, tlog::hex,
 };
 
 /// Media type of what is delivered.
@@ -136,9 +136,9 @@ mod tests {
             Action, Actor, ChangeRecord, Decision, Key, LinkConfidence, Millis, Outcome, Reason,
             ScopeKeys, Status, StopKind, Subject,
         },
+        event::{CatalogEffect, CatalogTold, ConsentTold, EventTold, LinkTold, OverdueTold},
         grpc::convert,
         node::{CellPreference, Delivery, StandingStop},
-        watch::{CatalogEffect, CatalogTold, ConsentTold, EventTold, LinkTold, OverdueTold},
     };
 
     fn key(text: &str) -> Option<Key> {

@@ -26,9 +26,10 @@ use super::{
 };
 use crate::{
     domain::{FailedDelivery, Subscription},
+    event::Event,
     node::{Acknowledged, ConsumeError, Delivery, SnapshotSubject},
     telemetry::{Metrics, WebhookOutcome},
-    watch::{Event, WatchError},
+    watch::WatchError,
 };
 
 /// The greatest number of messages of a shard that wait or are on their way.

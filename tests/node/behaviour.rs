@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
     domain::{Action, Body, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
-    node::{Act, CatalogError, History, Node, OpenError, PurposeDraft, RecordError, WriteError},
+    node::{Act, CatalogError, Node, OpenError, PurposeDraft, RecordError, WriteError},
     storage::disk::RealDisk,
     telemetry::Metrics,
     watch::{Told, Watcher},
@@ -45,7 +45,7 @@ async fn a_grant_allows_and_a_withdrawal_denies_at_once_and_after_restart() {
         assert_eq!(check(&node, "user:2", "email").0, Effect::Allow);
         let history = node.history(&subject("user:1"), 0, 10).unwrap();
         assert_eq!(history.iter().map(|item| item.index).collect::<Vec<_>>(), [4, 5]);
-        let History::Act { evidence, .. } = &history[0].what else { panic!("{history:?}") };
+        let Some(evidence) = &history[0].evidence else { panic!("{history:?}") };
         assert_eq!(evidence.touchpoint, "onboarding");
     }
 }

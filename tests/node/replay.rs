@@ -9,12 +9,13 @@ use consent_ledger::{
         Action, Actor, Body, Change, ChannelPut, EventKind, Filter, LegalBasis, Millis, Outcome,
         PurposeVersion, SubjectRef, SubjectState,
     },
-    ledger::entry,
+    event::{Event, EventTold},
+    fold::{CatalogAt, consent},
+    ledger::envelope,
     node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded},
     proto::ErrorReason,
     status::Fault,
-    view::{CatalogAt, fold},
-    watch::{Event, EventTold, Told, Watcher},
+    watch::{Told, Watcher},
 };
 use futures_util::future::join_all;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -204,8 +205,8 @@ fn check_outcomes(node: &Node) {
     let mut catalog = CatalogAt::default();
     let mut states: HashMap<SubjectRef, SubjectState> = HashMap::new();
     for (index, bytes) in node.entries(0, node.revision()).unwrap() {
-        let entry = entry::decode(&bytes).unwrap();
-        catalog.put(index, &entry.body);
+        let entry = envelope::decode(&bytes).unwrap();
+        catalog.fold(entry.fact());
         let Body::Act(act) = entry.body else { continue };
         let mut changes = act.changes.clone();
         for change in &mut changes {
@@ -216,8 +217,8 @@ fn check_outcomes(node: &Node) {
         // Later than its record only where it would tie with an act before, and lose.
         let latest = state.first_moment_after(true);
         assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
-        let facts = fold::ActFacts { changes: &changes, ..fold::ActFacts::of(index, &act) };
-        let changes = fold::judge(&catalog.catalog, state, facts, recorded_at).unwrap();
+        let facts = consent::ActFacts { changes: &changes, ..consent::ActFacts::of(index, &act) };
+        let changes = consent::judge(&catalog.catalog, state, facts, recorded_at).unwrap();
         assert_eq!(changes, act.changes, "entry {index}");
     }
 }

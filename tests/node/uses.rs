@@ -2,7 +2,8 @@
 
 use consent_ledger::{
     domain::{Millis, Reason},
-    node::{History, Node, UseBatch},
+    history::LineKind,
+    node::{Node, UseBatch},
 };
 
 use crate::support::node::{key, open, put_catalog, subject};
@@ -23,7 +24,7 @@ fn uses(subjects: usize, data_categories: Vec<String>) -> UseBatch {
 
 fn uses_of(node: &Node, number: usize) -> usize {
     let history = node.history(&subject(&format!("user:{number}")), 0, 10).unwrap();
-    history.iter().filter(|item| matches!(item.what, History::Use(_))).count()
+    history.iter().filter(|item| item.line.kind == LineKind::Use).count()
 }
 
 #[tokio::test]

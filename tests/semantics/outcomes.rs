@@ -3,7 +3,7 @@
 
 use consent_ledger::{
     domain::{Action, Millis, Outcome, SubjectState},
-    view::fold::{fold, judge},
+    fold::consent::{fold, judge},
 };
 
 use super::world::{ASKED, People, What, catalog, change, entries, scope};

@@ -11,7 +11,7 @@ use consent_ledger::{
         LinkConfidence, Millis, Outcome, PurposePut, PurposeVersion, Query, Reason, Region,
         SubjectState,
     },
-    view::fold::fold,
+    fold::consent::fold,
 };
 use proptest::{
     collection::{btree_map, vec},
@@ -654,7 +654,7 @@ fn an_act_of_a_subject_alone_is_judged_the_same_in_one_step() {
         let What::Act(act) = &entry.what else { unreachable!() };
         let facts = act.facts(entry.index);
         let got =
-            consent_ledger::view::fold::judge(&catalog, &mut state, facts, Millis(9)).unwrap();
+            consent_ledger::fold::consent::judge(&catalog, &mut state, facts, Millis(9)).unwrap();
         assert_eq!(got, people.record(&catalog, entry, Millis(9)));
         fold(&catalog, &mut state, &facts).unwrap();
     }

@@ -24,8 +24,10 @@ use consent_ledger::{
         ContactChange, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
         Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
     },
-    view::{
-        fold::{self, ActFacts},
+    entry::{Fact, Place},
+    fold::{
+        self,
+        consent::{self, ActFacts},
         reach, unite,
     },
 };
@@ -177,7 +179,9 @@ impl People {
             let state = self.states.entry(name).or_default();
             match &body {
                 Some(body) => {
-                    fold::fold_entry(catalog, state, name_ref(name), entry.index, body)
+                    let place = Place { index: entry.index, recorded_at: Millis(0) };
+                    let fact = Fact { place, kind: body.kind() };
+                    fold::subject(catalog, state, name_ref(name), fact)
                         .expect("the tests name what the catalogue has");
                 }
                 None => {
@@ -215,7 +219,7 @@ impl People {
         let before = self.whole(act.subject);
         self.fold(catalog, entry);
         let after = self.whole(act.subject);
-        let judge = fold::Judge {
+        let judge = consent::Judge {
             catalog,
             before: &before,
             after: &after,

@@ -2,9 +2,12 @@
 //! follows from them. It knows no clock, no log, no network and no index.
 //!
 //! * [`domain`]: the words: subject, scope, act, catalogue, state, decision. Plain values.
+//! * [`entry`]: what entries say, one file a kind.
+//! * [`fold`]: what that makes of states, catalogue and subscriptions.
+//! * [`event`], [`history`]: what watchers hear of an entry, and its line in a history.
 //! * [`decide`]: the pure decision over those values.
 //! * [`obligations`]: what comes with an ALLOW, and from when on; as pure.
-//! * [`ledger`]: entry bytes, the hash chain, verification.
+//! * [`ledger`]: envelopes, the hash chain over them, verification.
 //! * [`seal`]: encryption under a key for one text alone, with a commitment beside it.
 //! * [`jws`]: JSON Web Signatures with Ed25519, for what travels with data.
 //! * [`token`]: a decision as a signed statement that travels with data.
@@ -12,6 +15,10 @@
 
 pub mod decide;
 pub mod domain;
+pub mod entry;
+pub mod event;
+pub mod fold;
+pub mod history;
 pub mod jws;
 pub mod ledger;
 pub mod obligations;

@@ -30,10 +30,11 @@ Examples:
 pub struct ApplyArgs {
     /// TOML file with purposes and channels
     file: PathBuf,
-    /// Only tell what would change
+    /// Print what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Let grants of earlier versions of this purpose no longer count; may be given many times
+    /// Require new consent for this purpose: grants of earlier versions no longer count; may be
+    /// given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     reconsent: Vec<String>,
 }

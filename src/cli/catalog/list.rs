@@ -29,7 +29,7 @@ const REGIONS_NAMED_MAX: usize = 4;
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ListArgs {
-    /// List what is retired, too
+    /// Include retired purposes and channels
     #[arg(long)]
     retired: bool,
 }

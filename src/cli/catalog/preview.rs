@@ -34,7 +34,7 @@ pub struct PreviewArgs {
     /// Only this purpose of the file; may be given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     purpose: Vec<String>,
-    /// As if grants of earlier versions no longer counted
+    /// Count as if grants of earlier versions no longer counted
     #[arg(long)]
     requires_reconsent: bool,
     /// ISO 3166 region to decide for, for example DE or US-CA

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     domain::{Body, Entry, LedgerOpened},
+    fold::Replay,
     grpc::decisions::message,
     ledger::chain::Tip,
     proto::{
@@ -36,7 +37,6 @@ use crate::{
         checkpoint::SignedCheckpoint,
         merkle::{Range, leaf_hash},
     },
-    view::Replay,
 };
 
 mod compare;
@@ -75,7 +75,7 @@ pub struct DecisionsArgs {
     /// First index whose decisions are compared
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     start: u64,
-    /// First index that is left out [default: the size of the checkpoint, else the head]
+    /// End of the range, exclusive [default: the size of the checkpoint, else the head]
     #[arg(long, value_name = "INDEX")]
     end: Option<u64>,
     /// Read the entries from this directory; decisions still come from the server
@@ -86,7 +86,7 @@ pub struct DecisionsArgs {
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArgs,
-    /// The greatest number of differences that are shown; all are counted
+    /// Maximum number of differences that are shown; all are counted
     #[arg(long, value_name = "N", default_value_t = DIFFERENCES_SHOWN)]
     show: usize,
 }

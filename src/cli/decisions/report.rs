@@ -5,9 +5,9 @@ use serde::Serialize;
 use crate::{
     cli::words::{Bytes, Word, hex, rfc3339, rfc3339_ms, word},
     domain::Outcome,
+    fold::Untrue,
     json,
     proto::{self, ListDecisionsResponse},
-    view::Untrue,
 };
 
 /// What was compared, and what differs.

@@ -118,7 +118,7 @@ fn report() -> Report {
         valid_until: None,
     };
     let comparison = compared(&[decision], &[]);
-    let untrue = crate::view::Untrue::Outcome {
+    let untrue = crate::fold::Untrue::Outcome {
         position: 0,
         stored: crate::domain::Outcome::Applied,
         recomputed: crate::domain::Outcome::BlockedByStop(3),

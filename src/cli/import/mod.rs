@@ -93,16 +93,16 @@ pub struct ImportArgs {
     /// TOML file that says what the columns of a CSV file mean
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
-    /// Record nothing, and tell what would become of the rows
+    /// Record nothing, and print the result that each row would have
     #[arg(long)]
     dry_run: bool,
-    /// Where rejected rows are told as NDJSON, if there are any [default: FILE.rejects.ndjson]
+    /// File for rejected rows, as NDJSON; written if there are any [default: FILE.rejects.ndjson]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Begin again where an earlier import of the file stopped
+    /// Start from the first row although an earlier import of the file stopped in the middle
     #[arg(long)]
     restart: bool,
-    /// How often a stream is tried again
+    /// Maximum number of retries of a stream
     #[arg(long, value_name = "N", default_value_t = 10)]
     retries: u32,
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use clap::{Args, builder::RangedI64ValueParser, value_parser};
+use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     json,
     proto::{Outcome, OutcomeCount, RecordConsentResponse},
+    setting::Within as _,
 };
 
 pub(super) mod input;
@@ -50,25 +51,24 @@ Examples:
   consent-ledger replay examples/onboarding.ndjson
   consent-ledger-generate --acts 1000 | consent-ledger replay - --concurrency 256";
 
+/// The greatest number of acts in flight.
+const IN_FLIGHT_MAX: u32 = 65_536;
+
 /// Options of `replay`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ReplayArgs {
     /// NDJSON file of acts; `-` for standard input
     file: PathBuf,
-    /// The greatest number of acts in flight
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = in_flight())]
+    /// Maximum number of acts in flight
+    #[arg(long, value_name = "N", within = 1..=IN_FLIGHT_MAX, default_value_t = 64)]
     concurrency: u32,
     /// Go on after an act that is rejected; the exit code is still 1
     #[arg(long)]
     continue_on_error: bool,
-    /// How often an act is tried again
+    /// Maximum number of retries of an act
     #[arg(long, value_name = "N", default_value_t = 10)]
     retries: u32,
-}
-
-fn in_flight() -> RangedI64ValueParser<u32> {
-    value_parser!(u32).range(1..=65_536)
 }
 
 /// What became of all acts.

@@ -1,15 +1,16 @@
 //! Answers, going out.
 
 use crate::{
-    domain::{Actor, Contact, ContactChange, LinkConfidence, Millis, Said, Subject},
-    ledger::entry,
+    domain::{Contact, ContactChange, LinkConfidence, Millis, Said, Subject, UseRecorded},
+    entry,
+    event::Event,
     messages::{
-        self, cell_preference, change_result, confidence_number, effect, standing_stop, status,
+        self, cell_preference, change_result, confidence_number, effect, history_kind,
+        standing_stop, status,
     },
-    node::{Checked, Confirmed, History, HistoryItem, Preferences, Recorded},
+    node::{Checked, Confirmed, HistoryItem, LinkSeen, Preferences, Recorded},
     proto,
     status::Fault,
-    watch::Event,
 };
 
 use super::{obligations::due_message, timestamp};
@@ -127,70 +128,46 @@ fn linked_subject((subject, confidence): &(Subject, LinkConfidence)) -> proto::L
 /// One entry of a history.
 #[must_use]
 pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
-    let HistoryItem { index, recorded_at, entry_hash, what } = item;
+    let HistoryItem { index, recorded_at, entry_hash, line, evidence, link } = item;
     proto::ListHistoryResponse {
         index,
         recorded_at: Some(timestamp(recorded_at)),
         entry_hash: entry_hash.to_vec(),
-        ..history(what, recorded_at)
+        kind: history_kind(line.kind).into(),
+        actor: proto::Actor::from(line.actor).into(),
+        effective_at: Some(timestamp(line.effective_at)),
+        changes: line.changes.iter().map(change_result).collect(),
+        evidence: evidence.map(Into::into),
+        cause_index: line.cause,
+        reason: line.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
+        preferences: (!line.contact.is_empty()).then(|| entry::contact_to_proto(&line.contact)),
+        confirmation_expires_at: line.confirmation_expires_at.map(timestamp),
+        link: link.map(link_record),
+        r#use: line.used.map(|used| use_record(*used)),
     }
 }
 
-fn history(what: History, recorded_at: Millis) -> proto::ListHistoryResponse {
-    let kind = |kind: proto::HistoryKind, actor: Actor, effective_at| proto::ListHistoryResponse {
-        kind: kind.into(),
-        actor: proto::Actor::from(actor).into(),
-        effective_at: Some(timestamp(effective_at)),
-        ..Default::default()
-    };
-    match what {
-        History::Act { act, evidence } => proto::ListHistoryResponse {
-            changes: act.changes.iter().map(change_result).collect(),
-            evidence: Some(evidence.into()),
-            preferences: (!act.contact.is_empty()).then(|| entry::contact_to_proto(&act.contact)),
-            confirmation_expires_at: act.confirmation.map(|own| timestamp(own.expires_at)),
-            ..kind(proto::HistoryKind::Act, act.actor, act.effective_at)
-        },
-        History::Confirmed { confirmed, evidence } => proto::ListHistoryResponse {
-            changes: confirmed.grants.iter().map(change_result).collect(),
-            evidence: Some(evidence.into()),
-            cause_index: Some(confirmed.request_index),
-            ..kind(proto::HistoryKind::Confirmation, confirmed.requested_by, confirmed.effective_at)
-        },
-        History::Expired(expired) => proto::ListHistoryResponse {
-            changes: expired.changes.iter().map(change_result).collect(),
-            cause_index: Some(expired.grant_index),
-            reason: proto::Reason::from(expired.reason).into(),
-            ..kind(proto::HistoryKind::Expiry, Actor::System, expired.expired_at)
-        },
-        History::Link { other, confidence, asserted_by } => {
-            let linked = match confidence {
-                Some(_) => proto::HistoryKind::Link,
-                None => proto::HistoryKind::Unlink,
-            };
-            proto::ListHistoryResponse {
-                link: Some(proto::LinkRecord {
-                    other_subject: other.as_str().to_owned(),
-                    confidence: confidence_number(confidence),
-                    asserted_by,
-                }),
-                ..kind(linked, Actor::Operator, recorded_at)
-            }
-        }
-        History::Use(used) => proto::ListHistoryResponse {
-            r#use: Some(proto::UseRecord {
-                purpose: used.purpose.to_string(),
-                channel: used.channel.to_string(),
-                used_at: Some(timestamp(used.used_at)),
-                region: used.region.map_or_else(String::new, |region| region.to_string()),
-                deviation: used.is_deviation(),
-                segment: used.segment,
-                campaign: used.campaign,
-                data_categories: used.data_categories,
-                reason: proto::Reason::from(used.reason).into(),
-            }),
-            ..kind(proto::HistoryKind::Use, Actor::System, used.used_at)
-        },
+/// A link; its other side is empty if that one is erased.
+fn link_record(link: LinkSeen) -> proto::LinkRecord {
+    let other = link.other.known();
+    proto::LinkRecord {
+        other_subject: other.map_or_else(String::new, |other| other.as_str().to_owned()),
+        confidence: confidence_number(link.confidence),
+        asserted_by: link.asserted_by,
+    }
+}
+
+fn use_record(used: UseRecorded) -> proto::UseRecord {
+    proto::UseRecord {
+        purpose: used.purpose.to_string(),
+        channel: used.channel.to_string(),
+        used_at: Some(timestamp(used.used_at)),
+        region: used.region.map_or_else(String::new, |region| region.to_string()),
+        deviation: used.is_deviation(),
+        segment: used.segment,
+        campaign: used.campaign,
+        data_categories: used.data_categories,
+        reason: proto::Reason::from(used.reason).into(),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     domain::{
         Channel, ChannelPut, Effect, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region,
     },
-    ledger::entry,
+    entry,
     node::{Preview, PurposeDraft},
     obligations::is_time_zone,
     proto,

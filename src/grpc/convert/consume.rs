@@ -240,6 +240,6 @@ mod tests {
         let Ok(ConsumerSaid::Acknowledged(own)) = later(ack(Some(0), 10_000)) else {
             panic!("within the limits")
         };
-        assert_eq!((own.next_index, own.indexes.len(), own.events), (Some(0), 10_000, 0));
+        assert_eq!((own.next_index, own.indexes.len(), own.snapshot), (Some(0), 10_000, false));
     }
 }

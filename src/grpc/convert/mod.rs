@@ -50,7 +50,7 @@ pub use subscription::{
 };
 pub use watch::{Watching, entry_range, watching};
 
-pub use crate::ledger::entry::{duration, timestamp};
+pub use crate::entry::{duration, timestamp};
 
 /// The greatest number of checks in a batch.
 pub const BATCH_CHECKS_MAX: usize = 10_000;

@@ -1,7 +1,7 @@
 //! Obligations, going out with an ALLOW.
 
 use crate::{
-    ledger::entry::{duration, timestamp},
+    entry::{duration, timestamp},
     obligations::{Condition, Due},
     proto::{self, obligation::Kind},
 };

@@ -5,7 +5,7 @@ use crate::{
         Key, Millis, OWNER_BYTES_MAX, SHARDS_MAX, Snapshot, Subscription, SubscriptionId,
         WEBHOOK_URL_BYTES_MAX,
     },
-    ledger::entry,
+    entry,
     node::{
         NewSubscription, Propagation, PropagationReport, PropagationState, REPLAYS_MAX,
         ShardReport, SubscriptionReport,

@@ -9,8 +9,9 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
+    event::Event,
     node::{Node, SnapshotReader, SnapshotSubject, Snapshotting},
-    watch::{Event, Told, WatchError, Watcher},
+    watch::{Told, WatchError, Watcher},
 };
 
 /// What comes next.

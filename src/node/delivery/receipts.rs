@@ -1,8 +1,7 @@
 //! The thread that writes down what has gathered.
 
-use std::{sync::Arc, thread};
+use std::{io, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::{
@@ -10,31 +9,27 @@ use super::{
     lag::{self, Pending},
 };
 use crate::{
-    domain::{DeliveryOverdue, SubscriptionEntry},
-    node::{
-        WriteError,
-        batch::Batch,
-        writer::{self, Admitted, Place},
-    },
-    view::Subscriptions,
-    watch::{Event, EventTold, OverdueTold},
+    domain::{DeliveryOverdue, Key, SubscriptionEntry},
+    fold::Subscriptions,
+    node::{WriteError, batch::Batch, writer::Jobs},
+    shutdown::{Stage, Threads},
 };
 
 struct Receipts {
     core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
+    jobs: Jobs,
 }
 
-/// Starts the thread. It ends when the node closes and nothing is left, or when writes are stopped.
-pub(super) fn start(
-    core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    let receipts = Receipts { core, jobs };
-    thread::Builder::new().name("receipts".to_owned()).spawn(move || {
+/// Starts the thread. It ends at [`Stage::Deliveries`] once nothing is left, or when writes are stopped.
+pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Result<()> {
+    let receipts = Receipts { core: Arc::clone(core), jobs };
+    let run = move || {
         receipts.run();
         receipts.core.deliveries.stop();
-    })
+    };
+    let woken = Arc::clone(core);
+    threads.spawn("receipts", Stage::Deliveries, move || woken.deliveries.wake(), run)?;
+    Ok(())
 }
 
 /// What was written down.
@@ -44,17 +39,21 @@ pub(in crate::node) struct Written {
     receipts: u64,
     /// Number of events that were given up.
     failed: u64,
-    /// Who is overdue.
-    overdue: Vec<OverdueTold>,
+    /// The subscriptions that are overdue, by name.
+    overdue: Vec<(Key, DeliveryOverdue)>,
 }
 
 impl Receipts {
     fn run(&self) {
         let deliveries = &self.core.deliveries;
         while deliveries.wait_due() {
-            match self.write() {
+            // Taken by the writer, so that nothing is on its way to it when it takes more.
+            let write = |batch: &mut Batch<'_>| {
+                let taken = batch.core().deliveries.take();
+                Ok(batch.deliveries(&taken))
+            };
+            match self.jobs.write(write) {
                 Ok(written) => {
-                    deliveries.gathered.lock().written(&self.core.view);
                     self.core.tell_written(&written);
                 }
                 Err(error) => {
@@ -67,23 +66,6 @@ impl Receipts {
             }
         }
     }
-
-    fn write(&self) -> Result<Written, WriteError> {
-        let (reply, answer) = oneshot::channel();
-        let job = writer::job(
-            |batch| {
-                let taken = batch.core().deliveries.take();
-                Ok(batch.deliveries(&taken))
-            },
-            reply,
-        );
-        let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        // There is one job at a time, and a place for it. Were there none, it would wait for one.
-        let place = Place::of_receipts();
-        jobs.blocking_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
-        drop(jobs);
-        answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
-    }
 }
 
 impl Core {
@@ -93,9 +75,9 @@ impl Core {
         metrics.delivery_receipts.inc_by(written.receipts);
         metrics.deliveries_failed.inc_by(written.failed);
         metrics.deliveries_overdue.inc_by(written.overdue.len() as u64);
-        for overdue in &written.overdue {
+        for (name, overdue) in &written.overdue {
             warn!(
-                subscription = %overdue.subscription,
+                subscription = %name,
                 shard = overdue.shard,
                 event_index = overdue.event_index,
                 "a subscription is overdue"
@@ -142,34 +124,27 @@ impl Batch<'_> {
                 written.failed += count;
             }
             SubscriptionEntry::Overdue(overdue) => {
-                written.overdue.extend(self.overdue(&overdue)?);
+                written.overdue.extend(self.overdue(&overdue)?.map(|name| (name, overdue)));
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Writes down that a shard is overdue, if it is, and it was not said already.
-    fn overdue(&mut self, overdue: &DeliveryOverdue) -> Result<Option<OverdueTold>, WriteError> {
+    /// Writes down that a shard is overdue, if it is, and it was not said already. Answers the name of
+    /// its subscription then.
+    fn overdue(&mut self, overdue: &DeliveryOverdue) -> Result<Option<Key>, WriteError> {
         let recorded_at = self.recorded_at();
         let own = self.subscriptions().get(overdue.subscription).cloned();
         let Some(own) = own.filter(|own| own.deleted.is_none()) else { return Ok(None) };
         let pending = Pending { index: overdue.event_index, since: overdue.pending_since };
         let Some(state) = own.shard(overdue.shard) else { return Ok(None) };
         let is_pending = pending.is_pending(&own, &state.settled, state.snapshot_pending);
-        let recovered = self.core().deliveries.lag.recovered(own.id, overdue.shard);
+        let recovered = self.core().deliveries.recovered(own.id, overdue.shard);
         if !is_pending || !lag::is_to_be_told(&own, state, recovered, recorded_at) {
             return Ok(None);
         }
-        let told = OverdueTold {
-            subscription: own.spec.name.clone(),
-            shard: overdue.shard,
-            event_index: overdue.event_index,
-            pending_since: overdue.pending_since,
-        };
-        let index = self.put_subscription(SubscriptionEntry::Overdue(*overdue))?;
-        let event = Event { index, recorded_at, told: EventTold::Overdue(told.clone()) };
-        self.events.push(Arc::new(event));
-        Ok(Some(told))
+        self.put_subscription(SubscriptionEntry::Overdue(*overdue))?;
+        Ok(Some(own.spec.name.clone()))
     }
 }

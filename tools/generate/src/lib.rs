@@ -170,7 +170,7 @@ mod tests {
     use consent_ledger::{
         domain::{Millis, Subject},
         json,
-        ledger::entry::timestamp_ms,
+        entry::timestamp_ms,
         proto::{Action, Actor, Change, RecordConsentRequest},
     };
 

@@ -11,6 +11,7 @@ use super::{
     region::Region,
     scope::{Key, Scope, ScopeKeys},
 };
+use crate::entry::{ChannelPut, PurposePut};
 
 /// Ordinal of a purpose: its place among all purposes, by first appearance in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,32 +115,6 @@ impl PurposeVersion {
         self.legal_basis == basis
             || self.basis_by_region.values().any(|regional| *regional == basis)
     }
-}
-
-/// A catalogue entry for a purpose, as written to the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PurposePut {
-    /// Key.
-    pub key: Key,
-    /// Version, from 1.
-    pub version: u32,
-    /// What the version says.
-    pub content: PurposeVersion,
-    /// The oldest version whose grants still count.
-    pub oldest_compatible: u32,
-    /// Whether the purpose is retired.
-    pub retired: bool,
-}
-
-/// A catalogue entry for a channel, as written to the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChannelPut {
-    /// Key.
-    pub key: Key,
-    /// Title for people.
-    pub title: String,
-    /// Whether the channel is retired.
-    pub retired: bool,
 }
 
 /// A purpose with all its versions.

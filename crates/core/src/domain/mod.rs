@@ -5,9 +5,9 @@ mod act;
 mod catalog;
 mod contact;
 mod decision;
-mod entry;
 mod evidence;
 mod filter;
+mod identity;
 mod region;
 mod scope;
 mod sealed;
@@ -18,31 +18,34 @@ mod time;
 
 pub use act::{Action, Actor, Change, ChangeRecord, Outcome, StopKind};
 pub use catalog::{
-    Catalog, Channel, ChannelId, ChannelPut, LegalBasis, Obligation, Purpose, PurposeId,
-    PurposePut, PurposeVersion, UnknownKey, covers_category,
+    Catalog, Channel, ChannelId, LegalBasis, Obligation, Purpose, PurposeId, PurposeVersion,
+    UnknownKey, covers_category,
 };
 pub use contact::{
     Contact, ContactChange, Field, FrequencyCap, LANGUAGE_BYTES_MAX, QuietSpan, Said,
     TIME_ZONES_MAX,
 };
 pub use decision::{Decision, Effect, Query, Reason, Status};
-pub use entry::{
-    Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, GrantExpired, IdempotencyMark,
-    LedgerOpened, LinkChange, UseRecorded,
-};
 pub use evidence::{
     ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, Authority,
     EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
 };
 pub use filter::{EventKind, Filter};
+pub use identity::Identity;
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
 pub use state::{CellState, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use subscription::{
-    Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, OWNER_BYTES_MAX, Overdue,
-    SHARDS_MAX, Settled, ShardState, Snapshot, Subscription, SubscriptionCreated,
-    SubscriptionEntry, SubscriptionId, WEBHOOK_URL_BYTES_MAX,
+    OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
+    SubscriptionId, WEBHOOK_URL_BYTES_MAX,
 };
 pub use time::Millis;
+
+pub use crate::entry::{
+    Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
+    DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
+    LinkChange, PurposePut, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry,
+    UseRecorded,
+};

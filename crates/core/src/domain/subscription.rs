@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use super::{filter::Filter, scope::Key, time::Millis};
+use super::time::Millis;
+use crate::entry::SubscriptionCreated;
 
 /// The greatest number of shards of a subscription.
 pub const SHARDS_MAX: u32 = 64;
@@ -22,92 +23,6 @@ pub enum Snapshot {
     Denied,
     /// Everything on record.
     All,
-}
-
-/// A subscription as its creation says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubscriptionCreated {
-    /// Name.
-    pub name: Key,
-    /// Who answers for it.
-    pub owner: String,
-    /// Which events it must hear.
-    pub filter: Filter,
-    /// First index that it must hear.
-    pub start_index: u64,
-    /// The state that its consumers hear first, as of the revision `start_index`.
-    pub snapshot: Option<Snapshot>,
-    /// Over how many consumers it is spread: 1 to [`SHARDS_MAX`].
-    pub shards: u32,
-    /// How long an event may stay unacknowledged, in milliseconds; none means for ever.
-    pub deadline_ms: Option<i64>,
-    /// Where it is delivered by HTTP; none if it is consumed.
-    pub webhook_url: Option<String>,
-}
-
-/// What an entry says of a durable subscription.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SubscriptionEntry {
-    /// It was created.
-    Created(Box<SubscriptionCreated>),
-    /// It was ended.
-    Deleted(SubscriptionId),
-    /// Subscribers acknowledged events.
-    Delivered(Vec<Delivered>),
-    /// Delivery of events was given up.
-    Failed(DeliveryFailed),
-    /// Its deadline passed.
-    Overdue(DeliveryOverdue),
-}
-
-/// What one shard of a subscription acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivered {
-    /// The subscription.
-    pub subscription: SubscriptionId,
-    /// The shard.
-    pub shard: u32,
-    /// What was acknowledged, ascending, without overlap.
-    pub ranges: Vec<Range<u64>>,
-    /// When the last of it was.
-    pub acknowledged_at: Millis,
-    /// Whether the snapshot was acknowledged.
-    pub snapshot: bool,
-}
-
-/// Delivery of events was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryFailed {
-    /// The subscription.
-    pub subscription: SubscriptionId,
-    /// The shard.
-    pub shard: u32,
-    /// The events, ascending.
-    pub failed: Vec<FailedDelivery>,
-}
-
-/// An event whose delivery was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailedDelivery {
-    /// Index of the event.
-    pub index: u64,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// HTTP status of the last answer; 0 if there was none.
-    pub http_status: u32,
-}
-
-/// A subscription's deadline passed with an event unacknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeliveryOverdue {
-    /// The subscription.
-    pub subscription: SubscriptionId,
-    /// The shard.
-    pub shard: u32,
-    /// The oldest event that it has not acknowledged.
-    pub event_index: u64,
-    /// When that was recorded.
-    pub pending_since: Millis,
 }
 
 /// A subscription, with what is known of it by now.

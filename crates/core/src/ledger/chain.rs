@@ -9,12 +9,11 @@ use std::sync::LazyLock;
 use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use thiserror::Error;
 
-use super::{
-    ENTRY_BYTES_MAX, FORMAT_VERSION,
-    entry::{self, EntryError},
-    skim::skim,
+use super::{ENTRY_BYTES_MAX, FORMAT_VERSION, envelope, skim::skim};
+use crate::{
+    domain::Millis,
+    entry::{Body, Entry, EntryError, LedgerOpened},
 };
-use crate::domain::{Body, Entry, LedgerOpened, Millis};
 
 /// The context string of the chain. Part of the format.
 pub const CONTEXT: &str = "consent-ledger v1 chain";
@@ -112,7 +111,7 @@ impl Tip {
         body: Body,
     ) -> Result<(Entry, Vec<u8>, Self), ChainError> {
         let entry = Entry { index: self.next_index, prev_hash: self.hash, recorded_at, body };
-        let bytes = entry::encode(&entry);
+        let bytes = envelope::encode(&entry);
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(ChainError::TooLarge(bytes.len()));
         }
@@ -128,15 +127,13 @@ impl Tip {
         if entry_bytes.len() > ENTRY_BYTES_MAX {
             return Err(ChainError::TooLarge(entry_bytes.len()));
         }
-        let entry = entry::decode(entry_bytes)?;
+        let entry = envelope::decode(entry_bytes)?;
         self.is_continued_by(&Self::before(&entry))?;
         let first = self.next_index == 0;
-        match &entry.body {
-            Body::Opened(opened) if first && opened.format_version != FORMAT_VERSION => {
+        match entry.body.opened() {
+            opened if opened.is_some() != first => return Err(ChainError::Opened { first }),
+            Some(opened) if opened.format_version != FORMAT_VERSION => {
                 return Err(ChainError::Format(opened.format_version));
-            }
-            body if matches!(body, Body::Opened(_)) != first => {
-                return Err(ChainError::Opened { first });
             }
             _ => {}
         }
@@ -162,17 +159,13 @@ impl Tip {
             return Ok((None, Self { next_index, hash, recorded_at: claimed.recorded_at }));
         }
         let (entry, tip) = self.follow(entry_bytes)?;
-        let opened = match entry.body {
-            Body::Opened(opened) => Some(opened),
-            _ => None,
-        };
-        Ok((opened, tip))
+        Ok((entry.body.opened().cloned(), tip))
     }
 
     /// The tip that an entry says it continues; none if the bytes are no entry.
     #[must_use]
     pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
-        entry::decode(entry_bytes).ok().as_ref().map(Self::before)
+        envelope::decode(entry_bytes).ok().as_ref().map(Self::before)
     }
 
     fn before(entry: &Entry) -> Self {
@@ -203,7 +196,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{ChannelPut, Key},
-        ledger::entry::tests::any_entry,
+        entry::tests::any_entry,
     };
     use proptest::prelude::*;
 
@@ -269,7 +262,7 @@ mod tests {
 
         #[test]
         fn every_changed_byte_changes_the_hash(entry in any_entry(), at: prop::sample::Index, bit in 0u8..8) {
-            let bytes = entry::encode(&entry);
+            let bytes = envelope::encode(&entry);
             let mut changed = bytes.clone();
             changed[at.index(bytes.len())] ^= 1 << bit;
             prop_assert_ne!(hash(&bytes), hash(&changed));

@@ -1,10 +1,10 @@
-//! The ledger's own bytes: entries, the hash chain over them, and their verification.
+//! The ledger's own bytes: envelopes, the hash chain over them, and their verification.
 //!
 //! This module is synchronous and knows nothing of gRPC, sled or subscribers, nor of who may read
 //! what an entry seals.
 
 pub mod chain;
-pub mod entry;
+pub mod envelope;
 mod skim;
 pub mod verify;
 

@@ -1,7 +1,7 @@
 //! The head of an entry, without building the entry: for those who follow a chain and want no more.
 //!
 //! Decoding an entry costs about as much as hashing it. This reader walks the same bytes, checks
-//! what [`entry::decode`](super::entry::decode) would check, and keeps nothing. It knows one kind of
+//! what [`envelope::decode`](super::envelope::decode) would check, and keeps nothing. It knows one kind of
 //! entry, the act of consent, of which a ledger is almost wholly made, and only as this program
 //! writes it: fields in order, each once. Whatever else it meets is a doubt, and a doubt is no
 //! error: who asks then decodes. So it may never be surer than the decoder, and it need not be
@@ -224,14 +224,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        domain::Body,
-        ledger::entry::{self, tests::any_entry},
-    };
+    use crate::{domain::Body, entry::tests::any_entry, ledger::envelope};
 
     /// What the decoder says of the same bytes.
     fn decoded(bytes: &[u8]) -> Option<Tip> {
-        let entry = entry::decode(bytes).ok()?;
+        let entry = envelope::decode(bytes).ok()?;
         let head =
             Tip { next_index: entry.index, hash: entry.prev_hash, recorded_at: entry.recorded_at };
         matches!(entry.body, Body::Act(_)).then_some(head)
@@ -242,7 +239,7 @@ mod tests {
 
         #[test]
         fn acts_are_read_and_all_else_is_a_doubt(entry in any_entry()) {
-            let bytes = entry::encode(&entry);
+            let bytes = envelope::encode(&entry);
             let plain = matches!(&entry.body, Body::Act(act) if act.contact.is_empty());
             prop_assert_eq!(skim(&bytes), decoded(&bytes).filter(|_| plain));
         }
@@ -254,7 +251,7 @@ mod tests {
             cut in prop::option::of(any::<prop::sample::Index>()),
             twice in prop::option::of((any::<prop::sample::Index>(), any::<prop::sample::Index>())),
         ) {
-            let mut bytes = entry::encode(&entry);
+            let mut bytes = envelope::encode(&entry);
             for (at, byte) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
@@ -282,7 +279,7 @@ mod tests {
         /// The smallest changes at every place: lengths, tags and enums among them.
         #[test]
         fn every_flipped_bit_is_judged_as_the_decoder_judges_it(entry in any_entry()) {
-            let bytes = entry::encode(&entry);
+            let bytes = envelope::encode(&entry);
             for at in 0..bytes.len().min(400) {
                 for bit in 0..8 {
                     let mut changed = bytes.clone();

@@ -16,7 +16,7 @@ use thiserror::Error;
 pub use self::audit::{Audit, Audited, Good, TakeHash, Wanted, audit, workers};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
 use crate::{
-    domain::{Body, Entry, LedgerOpened, Millis},
+    domain::{Entry, LedgerOpened, Millis},
     storage::{FrameAt, LogError, ScanEnd, TornTail, disk::Disk, scan},
 };
 
@@ -140,7 +140,7 @@ impl Walk {
                 Ok(followed) => followed,
                 Err(problem) => return ControlFlow::Break(problem.to_string()),
             };
-            if let Body::Opened(opened) = &entry.body {
+            if let Some(opened) = entry.body.opened() {
                 self.opened = Some(opened.clone());
             }
             self.tip = next;

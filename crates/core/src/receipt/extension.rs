@@ -11,10 +11,11 @@ use zeroize::Zeroizing;
 use super::{Controller, ReceiptError};
 use crate::{
     domain::{
-        Action, Actor, Body, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis,
-        Outcome, Sealed, StopKind,
+        Action, Actor, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis, Outcome,
+        Sealed, StopKind,
     },
-    ledger::entry,
+    entry,
+    ledger::envelope,
     seal::{self, SecretKey},
     tlog::{BASE64, hex, proof::TlogProof},
 };
@@ -225,7 +226,7 @@ pub(super) struct Facts {
 impl Facts {
     /// Reads and opens the entry of a statement.
     pub fn of(statement: &Statement) -> Result<Self, ReceiptError> {
-        let entry = entry::decode(&statement.entry)?;
+        let entry = envelope::decode(&statement.entry)?;
         let evidence = |idempotency: Option<IdempotencyMark>, sealed: Option<&Sealed>| match (
             sealed,
             &statement.evidence_key,
@@ -236,29 +237,20 @@ impl Facts {
             }
             _ => Err(ReceiptError::Evidence),
         };
-        match &entry.body {
-            Body::Act(act) if !act.changes.is_empty() => Ok(Self {
-                actor: act.actor,
-                effective_at: act.effective_at,
-                changes: act.changes.clone(),
-                evidence: evidence(act.idempotency, act.evidence.as_ref())?,
-                authority_ends_at: act.authority_ends_at,
-                confirms: None,
-                confirm_until: act.confirmation.map(|offer| offer.expires_at),
-                entry,
-            }),
-            Body::Confirmed(confirmed) => Ok(Self {
-                actor: confirmed.requested_by,
-                effective_at: confirmed.effective_at,
-                changes: confirmed.grants.clone(),
-                evidence: evidence(confirmed.idempotency, confirmed.evidence.as_ref())?,
-                authority_ends_at: confirmed.authority_ends_at,
-                confirms: Some((confirmed.request_index, confirmed.requested_at)),
-                confirm_until: None,
-                entry,
-            }),
-            _ => Err(ReceiptError::NotAnAct { index: entry.index }),
-        }
+        let receipted = entry.body.kind().receipt().filter(|of| !of.changes.is_empty());
+        let Some(receipted) = receipted else {
+            return Err(ReceiptError::NotAnAct { index: entry.index });
+        };
+        Ok(Self {
+            actor: receipted.actor,
+            effective_at: receipted.effective_at,
+            changes: receipted.changes.to_vec(),
+            evidence: evidence(receipted.idempotency, receipted.evidence)?,
+            authority_ends_at: receipted.authority_ends_at,
+            confirms: receipted.confirms,
+            confirm_until: receipted.confirm_until,
+            entry,
+        })
     }
 }
 

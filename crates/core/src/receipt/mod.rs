@@ -46,8 +46,8 @@ use thiserror::Error;
 
 use crate::{
     domain::{Actor, ChangeRecord, Entry, Evidence, Millis},
+    entry::EntryError,
     jws::{self, JwsError, PublicKey},
-    ledger::entry::EntryError,
     tlog::{
         key::{SignerKey, VerifierKey},
         merkle::leaf_hash,

@@ -11,7 +11,8 @@ use crate::{
         Action, Authority, Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, ContactChange,
         IdempotencyMark, Key, LegalBasis, Outcome, ScopeKeys, SubjectRef,
     },
-    ledger::entry,
+    entry,
+    ledger::envelope,
     seal,
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
@@ -132,7 +133,7 @@ fn proof(index: u64, bytes: &[u8], size: u64) -> TlogProof {
 
 fn stated(mut body: Body, evidence: Option<&Evidence>, supersedes: Vec<Vec<u64>>) -> Statement {
     let index = 5;
-    let mark = body.idempotency();
+    let mark = body.kind().idempotency();
     let context = seal::evidence_context(&LEDGER_ID, mark.as_ref());
     let sealed = evidence
         .map(|evidence| seal::seal(&SUBJECT_KEY, &context, &entry::encode_evidence(evidence)));
@@ -144,7 +145,7 @@ fn stated(mut body: Body, evidence: Option<&Evidence>, supersedes: Vec<Vec<u64>>
         _ => {}
     }
     let entry = Entry { index, prev_hash: [3; 32], recorded_at: AT.plus_ms(1_000), body };
-    let entry = entry::encode(&entry);
+    let entry = envelope::encode(&entry);
     Statement {
         ledger_id: LEDGER_ID,
         proof: proof(index, &entry, 11),

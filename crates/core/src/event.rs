@@ -1,7 +1,24 @@
-//! What watchers hear of an entry.
+//! Events: what watchers hear of an entry.
+//!
+//! A kind of entry says what it tells ([`Tells`]), in the ledger's own names. [`of`] makes the event of
+//! it, and nothing else does: the writer calls it for what it is about to write, the reader of the
+//! past for what it finds in the ledger. What stands beside the entry, each of them gives
+//! ([`Surroundings`]): who its data subjects are, who is linked to them, what the catalogue and the
+//! subscriptions were.
+//!
+//! # Data subjects that were erased
+//! Every subscriber hears of an erasure while the name can still be told. Once a data subject is
+//! erased, its entries tell nothing: an event without a name could be matched to nobody's records, and
+//! has neither namespace nor shard to filter by. So there is no event of an entry whose data subject,
+//! or one of whose two, is erased, and no erased data subject is listed among the linked. Streams go
+//! on with the next entry.
 
-use crate::domain::{
-    Actor, ChangeRecord, EventKind, Filter, Key, LinkConfidence, Millis, Reason, Subject,
+use crate::{
+    domain::{
+        Actor, ChangeRecord, EventKind, Filter, Identity, Key, LinkConfidence, Millis, Reason,
+        Subject, SubjectRef, SubscriptionId,
+    },
+    entry::{DeliveryOverdue, Fact, LinkChange},
 };
 
 /// Something that watchers hear of.
@@ -108,6 +125,140 @@ pub struct OverdueTold {
     pub event_index: u64,
     /// When that was recorded.
     pub pending_since: Millis,
+}
+
+/// What an entry tells, before anybody is named.
+#[derive(Debug, Clone, Copy)]
+pub enum Tells<'a> {
+    /// An act, a confirmation, or the end of grants.
+    Consent(ConsentTells<'a>),
+    /// Two data subjects were linked or unlinked.
+    Link(&'a LinkChange),
+    /// The catalogue changed; what that can do to answers is for the fold to say.
+    Catalog,
+    /// A subscription is overdue.
+    Overdue(&'a DeliveryOverdue),
+    /// Nothing.
+    Nothing,
+}
+
+/// What an entry tells of somebody's consent.
+#[derive(Debug, Clone, Copy)]
+pub struct ConsentTells<'a> {
+    /// Whose consent it is.
+    pub subject: SubjectRef,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: &'a [ChangeRecord],
+    /// Whether the data subject changed how it wants to be contacted.
+    pub preferences_changed: bool,
+    /// Index of the act that is confirmed, or whose grants ended.
+    pub cause: Option<u64>,
+    /// Why grants ended.
+    pub reason: Option<Reason>,
+}
+
+impl Tells<'_> {
+    /// Whether an event of it may pass a filter, as far as that can be said without names.
+    #[must_use]
+    pub fn may_pass(&self, filter: &Filter) -> bool {
+        match self {
+            Self::Consent(consent) => {
+                consent.changes.iter().any(|change| filter.passes(change))
+                    || consent.preferences_changed && filter.wants(EventKind::Preferences)
+            }
+            Self::Link(_) => filter.wants(EventKind::Link),
+            Self::Catalog => filter.wants(EventKind::Catalog),
+            Self::Overdue(_) => filter.wants(EventKind::Overdue),
+            Self::Nothing => false,
+        }
+    }
+}
+
+/// What the maker of an event knows beside its entry, as of just after it.
+pub trait Surroundings {
+    /// Why something could not be found out.
+    type Error;
+
+    /// Who a data subject is.
+    ///
+    /// # Errors
+    /// It can not be read.
+    fn identity(&self, subject: SubjectRef) -> Result<Identity, Self::Error>;
+
+    /// Who else hangs together with some data subjects, in the order of [`crate::fold::around`].
+    /// Those who are erased are left out.
+    ///
+    /// # Errors
+    /// It can not be read.
+    fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, Self::Error>;
+
+    /// What the fold said of the catalogue entry at an index; none if no answer can have changed.
+    ///
+    /// # Errors
+    /// It can not be read.
+    fn catalog(&self, index: u64) -> Result<Option<CatalogTold>, Self::Error>;
+
+    /// The name of a subscription.
+    ///
+    /// # Errors
+    /// There is none, or it can not be read.
+    fn subscription(&self, id: SubscriptionId) -> Result<Key, Self::Error>;
+}
+
+/// The event of an entry; none if watchers hear nothing of it.
+///
+/// # Errors
+/// Those of `surroundings`.
+pub fn of<S: Surroundings>(fact: Fact<'_>, surroundings: &S) -> Result<Option<Event>, S::Error> {
+    let told = match fact.kind.tells() {
+        Tells::Consent(consent) => consent_told(&consent, surroundings)?.map(EventTold::Consent),
+        Tells::Link(link) => link_told(link, surroundings)?.map(EventTold::Link),
+        Tells::Catalog => surroundings.catalog(fact.place.index)?.map(EventTold::Catalog),
+        Tells::Overdue(overdue) => Some(EventTold::Overdue(OverdueTold {
+            subscription: surroundings.subscription(overdue.subscription)?,
+            shard: overdue.shard,
+            event_index: overdue.event_index,
+            pending_since: overdue.pending_since,
+        })),
+        Tells::Nothing => None,
+    };
+    let (index, recorded_at) = (fact.place.index, fact.place.recorded_at);
+    Ok(told.map(|told| Event { index, recorded_at, told }))
+}
+
+fn consent_told<S: Surroundings>(
+    consent: &ConsentTells<'_>,
+    surroundings: &S,
+) -> Result<Option<ConsentTold>, S::Error> {
+    let subject = match surroundings.identity(consent.subject)? {
+        Identity::Known(subject) => subject,
+        Identity::Erased => return Ok(None),
+    };
+    Ok(Some(ConsentTold {
+        subject,
+        actor: consent.actor,
+        effective_at: consent.effective_at,
+        changes: consent.changes.to_vec(),
+        preferences_changed: consent.preferences_changed,
+        cause: consent.cause,
+        reason: consent.reason,
+        linked: surroundings.linked(&[consent.subject])?,
+    }))
+}
+
+fn link_told<S: Surroundings>(
+    link: &LinkChange,
+    surroundings: &S,
+) -> Result<Option<LinkTold>, S::Error> {
+    let sides = [link.subject_ref, link.other_ref];
+    let names = (surroundings.identity(sides[0])?, surroundings.identity(sides[1])?);
+    let (Identity::Known(subject), Identity::Known(other)) = names else { return Ok(None) };
+    let linked = surroundings.linked(&sides)?;
+    Ok(Some(LinkTold { subject, other, confidence: link.confidence, linked }))
 }
 
 impl Event {

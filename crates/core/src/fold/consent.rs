@@ -51,10 +51,10 @@ use smallvec::SmallVec;
 use crate::{
     decide::Standing,
     domain::{
-        Action, Actor, Body, Catalog, CellState, ChangeRecord, ChannelId, ConsentAct,
-        ConsentConfirmed, Grant, LegalBasis, Mark, Millis, Outcome, Purpose, PurposeId, Scope,
-        Stop, SubjectRef, SubjectState, UnknownKey,
+        Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Grant, LegalBasis, Mark,
+        Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
     },
+    entry::{ConsentAct, ConsentConfirmed},
 };
 
 /// What folding needs to know of an act.
@@ -104,40 +104,6 @@ pub fn fold(
     Ok(())
 }
 
-/// Folds what an entry says of one of its subjects into that subject's state. Entries that do not
-/// speak of the state of consent change nothing.
-///
-/// # Errors
-/// The first key that the catalogue lacks; the state is unchanged then.
-pub fn fold_entry(
-    catalog: &Catalog,
-    state: &mut SubjectState,
-    subject: SubjectRef,
-    index: u64,
-    body: &Body,
-) -> Result<(), UnknownKey> {
-    match body {
-        Body::Act(act) => {
-            let facts = ActFacts::of(index, act);
-            fold(catalog, state, &facts)?;
-            state.merge_contact(facts.mark(), &act.contact);
-        }
-        Body::Confirmed(confirmed) => confirm(catalog, state, index, confirmed)?,
-        Body::Link(link) => {
-            let other = if link.subject_ref == subject { link.other_ref } else { link.subject_ref };
-            state.merge_link(other, link.confidence, index);
-        }
-        Body::Expired(_) => {}
-        Body::Use(_)
-        | Body::Opened(_)
-        | Body::PurposePut(_)
-        | Body::ChannelPut(_)
-        | Body::Subscription(_) => return Ok(()),
-    }
-    state.revision = state.revision.max(index.saturating_add(1));
-    Ok(())
-}
-
 /// Folds in a confirmation. The grants keep the place of the act that is confirmed, so a stop after
 /// it still stands. Folding it again, or in another order, gives the same state.
 ///
@@ -150,7 +116,7 @@ pub fn confirm(
     confirmed: &ConsentConfirmed,
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, &confirmed.grants)?;
-    let mark = Mark { effective_at: confirmed.requested_at, index: confirmed.request_index };
+    let mark = confirmed.mark();
     for (change, scope) in confirmed.grants.iter().zip(scopes) {
         if let (Action::Grant, Some((purpose, channel))) = (change.action, scope.as_cell()) {
             let grant = Grant {

@@ -60,6 +60,27 @@ pub fn reach<E>(
     Ok(reached)
 }
 
+/// All who hang together with one of some data subjects, except these: those of the first first, each
+/// in the order of [`reach`].
+///
+/// # Errors
+/// Those of `state_of`.
+pub fn around<E>(
+    subjects: &[SubjectRef],
+    mut state_of: impl FnMut(SubjectRef) -> Result<Arc<SubjectState>, E>,
+) -> Result<Vec<SubjectRef>, E> {
+    let mut members: Vec<SubjectRef> = Vec::new();
+    for &subject in subjects {
+        let state = state_of(subject)?;
+        for linked in reach(subject, &state, &mut state_of)? {
+            if !subjects.contains(&linked.subject) && !members.contains(&linked.subject) {
+                members.push(linked.subject);
+            }
+        }
+    }
+    Ok(members)
+}
+
 /// A state with all that linked subjects contribute.
 #[must_use]
 pub fn unite(own: &SubjectState, linked: &[Linked]) -> SubjectState {

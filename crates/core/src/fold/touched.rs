@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{CatalogAt, ViewError, subjects_of};
+use super::{CatalogAt, FoldError};
 use crate::{
     decide::decide,
     domain::{
-        Body, Catalog, ChangeRecord, ChannelId, Entry, Key, Millis, PurposeId, Query, Reason,
-        Scope, SubjectRef, SubjectState, UnknownKey,
+        Catalog, ChangeRecord, ChannelId, Key, Millis, PurposeId, Query, Reason, Scope, SubjectRef,
+        SubjectState, UnknownKey,
     },
+    entry::{Fact, Target, Touched},
 };
 
 /// What is answered for a cell as of an entry: for no region and no data category.
@@ -54,24 +55,25 @@ impl Answers {
     ///
     /// # Errors
     /// Those of `whole`, and a scope with a key that the catalogue lacks.
-    pub fn of<E: From<ViewError>>(
-        entry: &Entry,
+    pub fn of<E: From<FoldError>>(
+        fact: Fact<'_>,
         catalog: &Arc<CatalogAt>,
         mut whole: impl FnMut(SubjectRef) -> Result<Arc<SubjectState>, E>,
     ) -> Result<Self, E> {
-        let index = entry.index;
-        let cells = touched_cells(&catalog.catalog, &entry.body)
-            .map_err(|problem| ViewError::UnknownKey { index, problem })?;
+        let index = fact.place.index;
         let mut answers = Self {
             index,
-            now: entry.recorded_at,
+            now: fact.place.recorded_at,
             catalog: Arc::clone(catalog),
             subjects: SmallVec::new(),
-            cells,
+            cells: Vec::new(),
             next: 0,
         };
+        let Target::Subjects(target) = fact.kind.target() else { return Ok(answers) };
+        answers.cells = touched_cells(&catalog.catalog, target.touches())
+            .map_err(|problem| FoldError::UnknownKey { index, problem })?;
         if !answers.cells.is_empty() {
-            let mut subjects = subjects_of(&entry.body);
+            let mut subjects = target.subjects();
             subjects.sort_unstable();
             subjects.dedup();
             for subject in subjects {
@@ -120,19 +122,11 @@ impl Iterator for Answers {
 /// a link, all of them. What is retired is among them.
 fn touched_cells(
     catalog: &Catalog,
-    body: &Body,
+    touched: Touched<'_>,
 ) -> Result<Vec<(PurposeId, ChannelId)>, UnknownKey> {
-    let all = [Scope { purpose: None, channel: None }];
-    let scopes: SmallVec<[Scope; 16]> = match body {
-        Body::Act(act) => scopes(catalog, &act.changes)?,
-        Body::Confirmed(confirmed) => scopes(catalog, &confirmed.grants)?,
-        Body::Expired(expired) => scopes(catalog, &expired.changes)?,
-        Body::Link(_) => all.into_iter().collect(),
-        Body::Use(_)
-        | Body::Opened(_)
-        | Body::PurposePut(_)
-        | Body::ChannelPut(_)
-        | Body::Subscription(_) => SmallVec::new(),
+    let scopes = match touched {
+        Touched::Changes(changes) => scopes(catalog, changes)?,
+        Touched::Everything => smallvec::smallvec![Scope { purpose: None, channel: None }],
     };
     let mut cells = Vec::new();
     for scope in scopes {

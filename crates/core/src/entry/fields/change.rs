@@ -1,0 +1,127 @@
+//! What an act changed, as a message and back.
+
+use super::{EntryError, field, key};
+use crate::{
+    domain::{Action, ChangeRecord, Key, Millis, Outcome, ScopeKeys},
+    proto,
+};
+
+pub(in crate::entry) fn changes_to_proto(changes: &[ChangeRecord]) -> Vec<proto::ChangeRecord> {
+    changes.iter().map(change_to_proto).collect()
+}
+
+pub(in crate::entry) fn changes_from_proto(
+    changes: Vec<proto::ChangeRecord>,
+) -> Result<Vec<ChangeRecord>, EntryError> {
+    changes.into_iter().map(change_from_proto).collect()
+}
+
+fn change_to_proto(change: &ChangeRecord) -> proto::ChangeRecord {
+    let text = |key: &Option<Key>| key.as_ref().map_or(String::new(), ToString::to_string);
+    proto::ChangeRecord {
+        action: proto::Action::from(change.action).into(),
+        scope: Some(proto::Scope {
+            purpose: text(&change.scope.purpose),
+            channel: text(&change.scope.channel),
+        }),
+        purpose_version: change.purpose_version,
+        expires_at_ms: change.expires_at.map(|at| at.0),
+        outcome: proto::Outcome::from(change.outcome).into(),
+        cause_index: change.outcome.cause_index(),
+        data_categories: change.data_categories.clone(),
+    }
+}
+
+fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryError> {
+    let action = change.action().try_into().map_err(|()| field("action"))?;
+    let outcome = outcome_from_proto(change.outcome(), change.cause_index)?;
+    let scope = change.scope.ok_or(field("scope"))?;
+    let key_or_all = |field, text: &str| {
+        if text.is_empty() { Ok(None) } else { key(field, text).map(Some) }
+    };
+    let scope = ScopeKeys {
+        purpose: key_or_all("scope.purpose", &scope.purpose)?,
+        channel: key_or_all("scope.channel", &scope.channel)?,
+    };
+    if action == Action::Grant && (scope.purpose.is_none() || scope.channel.is_none()) {
+        return Err(field("scope of a grant"));
+    }
+    Ok(ChangeRecord {
+        action,
+        scope,
+        purpose_version: change.purpose_version,
+        expires_at: change.expires_at_ms.map(Millis),
+        data_categories: change.data_categories,
+        outcome,
+    })
+}
+
+fn outcome_from_proto(outcome: proto::Outcome, cause: Option<u64>) -> Result<Outcome, EntryError> {
+    let cause = cause.ok_or(field("cause_index"));
+    Ok(match outcome {
+        proto::Outcome::Unspecified => return Err(field("outcome")),
+        proto::Outcome::Applied => Outcome::Applied,
+        proto::Outcome::NoEffect => Outcome::NoEffect,
+        proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause?),
+        proto::Outcome::SupersededByLater => Outcome::SupersededByLater(cause?),
+        proto::Outcome::PendingConfirmation => Outcome::PendingConfirmation,
+    })
+}
+
+impl From<Outcome> for proto::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Applied => Self::Applied,
+            Outcome::NoEffect => Self::NoEffect,
+            Outcome::BlockedByStop(_) => Self::BlockedByStop,
+            Outcome::SupersededByLater(_) => Self::SupersededByLater,
+            Outcome::PendingConfirmation => Self::PendingConfirmation,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(in crate::entry) mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+    use crate::entry::fields::tests::{any_catalog_key, any_categories};
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            Just(Outcome::Applied),
+            Just(Outcome::NoEffect),
+            any::<u64>().prop_map(Outcome::BlockedByStop),
+            any::<u64>().prop_map(Outcome::SupersededByLater),
+            Just(Outcome::PendingConfirmation),
+        ]
+    }
+
+    fn any_change() -> impl Strategy<Value = ChangeRecord> {
+        let stop = prop::sample::select(vec![Action::Refuse, Action::Withdraw, Action::Object]);
+        let stop = (stop, option::of(any_catalog_key()), option::of(any_catalog_key()))
+            .prop_map(|(action, purpose, channel)| (action, ScopeKeys { purpose, channel }));
+        let grant = (any_catalog_key(), any_catalog_key()).prop_map(|(purpose, channel)| {
+            (Action::Grant, ScopeKeys { purpose: Some(purpose), channel: Some(channel) })
+        });
+        let details = (any::<u32>(), option::of(any::<i64>()), any_categories());
+        (prop_oneof![stop, grant], details, any_outcome()).prop_map(
+            |((action, scope), (purpose_version, expires_at, data_categories), outcome)| {
+                let expires_at = expires_at.map(Millis);
+                ChangeRecord {
+                    action,
+                    scope,
+                    purpose_version,
+                    expires_at,
+                    data_categories,
+                    outcome,
+                }
+            },
+        )
+    }
+
+    /// The changes of an act, one at least.
+    pub(in crate::entry) fn any_changes() -> impl Strategy<Value = Vec<ChangeRecord>> {
+        vec(any_change(), 1..4)
+    }
+}

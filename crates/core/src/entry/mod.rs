@@ -1,0 +1,355 @@
+//! What an entry says: one file a kind, and in it everything that the kind means.
+//!
+//! The way of an entry has three parts, each of which knows nothing of the next:
+//!
+//! 1. The *envelope* ([`crate::ledger::envelope`]) is bytes: index, hash of the entry before, time,
+//!    and a body that it does not read. The chain goes over envelopes.
+//! 2. The *opened fact* ([`Fact`], here) is what the body says, and about whom.
+//! 3. The *fold* ([`crate::fold`]) is what the fact does to the states of data subjects, to the
+//!    catalogue and to the subscriptions.
+//!
+//! A kind answers for itself through [`Kind`]: its message, whom it names, what it acts on and how,
+//! which rows lead to it, what watchers hear of it, its line in a history, and what a receipt proves
+//! of it. Nothing else in the service asks which kind an entry is of in order to know what it means.
+//!
+//! # Adding a kind
+//! Its message in `entry.proto`, its file here, and one line each in [`Body`], [`Body::kind`] and
+//! [`Body::from_message`]. No method of [`Kind`] has a default, so a new kind can forget nothing.
+
+mod act;
+mod channel;
+mod confirmed;
+mod expired;
+pub(crate) mod fields;
+mod link;
+mod opened;
+mod purpose;
+mod subscription;
+mod uses;
+
+use std::fmt;
+
+pub use act::{ConfirmationOffer, ConsentAct};
+pub use channel::{ChannelPut, channel_effects};
+pub use confirmed::ConsentConfirmed;
+pub use expired::GrantExpired;
+pub use fields::{
+    EntryError, contact_to_proto, decode_evidence, duration, duration_ms, encode_evidence,
+    timestamp, timestamp_ms,
+};
+pub use link::LinkChange;
+pub use opened::LedgerOpened;
+pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto, purpose_effects};
+use smallvec::SmallVec;
+pub use subscription::{
+    Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionEntry, filter_to_proto, snapshot_to_proto,
+};
+pub use uses::UseRecorded;
+
+use crate::{
+    domain::{Actor, Catalog, ChangeRecord, Millis, Sealed, SubjectRef, SubjectState, UnknownKey},
+    event::{CatalogTold, Tells},
+    fold::{FoldError, Judged, Lead, Subscriptions, Untrue},
+    history::Line,
+    proto,
+};
+
+/// One entry of the ledger, opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Position, from 0.
+    pub index: u64,
+    /// `hash(index - 1)`; zeros for entry 0.
+    pub prev_hash: [u8; 32],
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// What it says.
+    pub body: Body,
+}
+
+impl Entry {
+    /// What it says and where: all that the fold needs of it.
+    #[must_use]
+    pub fn fact(&self) -> Fact<'_> {
+        let place = Place { index: self.index, recorded_at: self.recorded_at };
+        Fact { place, kind: self.body.kind() }
+    }
+}
+
+/// Where an entry stands in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its index.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+}
+
+/// An opened fact: what an entry says, at its place. It may be written already, or about to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Fact<'a> {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub kind: &'a dyn Kind,
+}
+
+/// What an entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Opens the ledger.
+    Opened(LedgerOpened),
+    /// An act of consent.
+    Act(ConsentAct),
+    /// A purpose was added or changed.
+    PurposePut(PurposePut),
+    /// A channel was added or changed.
+    ChannelPut(ChannelPut),
+    /// A double opt-in was completed.
+    Confirmed(ConsentConfirmed),
+    /// Grants ran out by themselves.
+    Expired(GrantExpired),
+    /// Two data subjects were linked, or unlinked.
+    Link(LinkChange),
+    /// Data was used.
+    Use(UseRecorded),
+    /// Something about a durable subscription.
+    Subscription(SubscriptionEntry),
+}
+
+impl Body {
+    /// The kind, which answers everything else.
+    #[must_use]
+    pub fn kind(&self) -> &dyn Kind {
+        match self {
+            Self::Opened(opened) => opened,
+            Self::Act(act) => act,
+            Self::PurposePut(put) => put,
+            Self::ChannelPut(put) => put,
+            Self::Confirmed(confirmed) => confirmed,
+            Self::Expired(expired) => expired,
+            Self::Link(link) => link,
+            Self::Use(used) => used,
+            Self::Subscription(entry) => entry.kind(),
+        }
+    }
+
+    /// What a message says.
+    ///
+    /// # Errors
+    /// The first thing that this program does not understand.
+    pub fn from_message(message: proto::entry::Body) -> Result<Self, EntryError> {
+        use proto::entry::Body as Message;
+        Ok(match message {
+            Message::LedgerOpened(message) => Self::Opened(message.try_into()?),
+            Message::ConsentAct(message) => Self::Act(message.try_into()?),
+            Message::PurposePut(message) => Self::PurposePut(message.try_into()?),
+            Message::ChannelPut(message) => Self::ChannelPut(message.try_into()?),
+            Message::ConsentConfirmed(message) => Self::Confirmed(message.try_into()?),
+            Message::GrantExpired(message) => Self::Expired(message.try_into()?),
+            Message::SubjectsLinked(message) => Self::Link(message.try_into()?),
+            Message::SubjectsUnlinked(message) => Self::Link(message.try_into()?),
+            Message::UseRecorded(message) => Self::Use(message.try_into()?),
+            Message::SubscriptionCreated(message) => {
+                Self::Subscription(SubscriptionEntry::Created(Box::new(message.try_into()?)))
+            }
+            Message::SubscriptionDeleted(message) => {
+                Self::Subscription(SubscriptionEntry::Deleted(message.into()))
+            }
+            Message::DeliveryReceipt(message) => {
+                Self::Subscription(SubscriptionEntry::Delivered(subscription::receipt(message)?))
+            }
+            Message::DeliveryFailed(message) => {
+                Self::Subscription(SubscriptionEntry::Failed(message.try_into()?))
+            }
+            Message::DeliveryOverdue(message) => {
+                Self::Subscription(SubscriptionEntry::Overdue(message.into()))
+            }
+        })
+    }
+
+    /// How the ledger was opened, if this is what opens it.
+    #[must_use]
+    pub fn opened(&self) -> Option<&LedgerOpened> {
+        if let Self::Opened(opened) = self { Some(opened) } else { None }
+    }
+}
+
+/// Some data subjects; of most entries one or two.
+pub type Subjects = SmallVec<[SubjectRef; 2]>;
+
+/// What every kind of entry answers for itself.
+pub trait Kind: fmt::Debug {
+    /// Its bytes, as the body of the message that is stored.
+    fn message(&self) -> proto::entry::Body;
+    /// The data subjects that it names. The vault knows each of them before the ledger does.
+    fn named(&self) -> Subjects;
+    /// What it acts on, and how.
+    fn target(&self) -> Target<'_>;
+    /// What leads to it, besides the data subjects whose states it is part of.
+    fn leads(&self, place: Place) -> Vec<Lead>;
+    /// What watchers hear of it.
+    fn tells(&self) -> Tells<'_>;
+    /// Its line in the history of a data subject that it names; none if it is in no history.
+    fn line(&self, place: Place, subject: SubjectRef) -> Option<Line>;
+    /// The caller's idempotency key, if it has one.
+    fn idempotency(&self) -> Option<IdempotencyMark>;
+    /// What a receipt of it is about; none if there are no receipts of it.
+    fn receipt(&self) -> Option<Receipted<'_>>;
+}
+
+/// What a kind of entry acts on.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// The states of data subjects.
+    Subjects(&'a dyn OfSubjects),
+    /// The catalogue.
+    Catalog(&'a dyn OfCatalog),
+    /// The durable subscriptions.
+    Subscriptions(&'a dyn OfSubscriptions),
+    /// Nothing that is folded.
+    Nothing,
+}
+
+/// What a kind answers that acts on the states of data subjects.
+pub trait OfSubjects {
+    /// Whose states it is part of.
+    fn subjects(&self) -> Subjects;
+    /// When it took effect.
+    fn effective_at(&self, place: Place) -> Millis;
+    /// Does to the state of one of its data subjects what it does. To do it again, or in another
+    /// order, gives the same state; links alone are folded in the order of the ledger.
+    ///
+    /// # Errors
+    /// The first key that the catalogue lacks; the state is unchanged then.
+    fn fold(
+        &self,
+        place: Place,
+        catalog: &Catalog,
+        subject: SubjectRef,
+        state: &mut SubjectState,
+    ) -> Result<(), UnknownKey>;
+    /// The cells that it touches.
+    fn touches(&self) -> Touched<'_>;
+    /// What in it does not follow from the entries before it.
+    ///
+    /// # Errors
+    /// The first key that the catalogue lacks.
+    fn untrue(&self, judged: &mut Judged<'_>) -> Result<Vec<Untrue>, UnknownKey>;
+}
+
+/// What a kind answers that acts on the catalogue.
+pub trait OfCatalog {
+    /// Folds itself in, and answers what watchers hear of that; none if no answer can change.
+    fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogTold>;
+}
+
+/// What a kind answers that acts on durable subscriptions.
+pub trait OfSubscriptions {
+    /// Folds itself in, and answers what now leads where. To fold it again changes nothing.
+    ///
+    /// # Errors
+    /// [`FoldError::UnknownSubscription`]: it names what no entry before it created.
+    fn fold(&self, place: Place, all: &mut Subscriptions) -> Result<Vec<Lead>, FoldError>;
+}
+
+/// The cells that an entry touches.
+#[derive(Debug, Clone, Copy)]
+pub enum Touched<'a> {
+    /// Those that changes cover.
+    Changes(&'a [ChangeRecord]),
+    /// All.
+    Everything,
+}
+
+/// What a receipt is about: an act, or the confirmation of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Receipted<'a> {
+    /// Whose consent it is.
+    pub subject: SubjectRef,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: &'a [ChangeRecord],
+    /// The evidence; none if there was none to keep.
+    pub evidence: Option<&'a Sealed>,
+    /// The caller's idempotency key, which the evidence is sealed with.
+    pub idempotency: Option<IdempotencyMark>,
+    /// For guardians: first moment without their authority.
+    pub authority_ends_at: Option<Millis>,
+    /// For confirmations: the act that is confirmed, and when that took effect.
+    pub confirms: Option<(u64, Millis)>,
+    /// For acts that wait for a confirmation: until when.
+    pub confirm_until: Option<Millis>,
+}
+
+/// What the ledger keeps of an idempotency key and its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdempotencyMark {
+    /// Keyed hash of the key.
+    pub key_hash: [u8; 32],
+    /// Keyed hash of the request.
+    pub request_digest: [u8; 32],
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
+        expired::tests::any_expired, link::tests::any_link, opened::tests::any_opened,
+        purpose::tests::any_purpose_put, subscription::tests::any_subscription_entry,
+        uses::tests::any_use, *,
+    };
+
+    fn any_body() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            any_opened().prop_map(Body::Opened),
+            any_act().prop_map(Body::Act),
+            any_purpose_put().prop_map(Body::PurposePut),
+            any_channel_put().prop_map(Body::ChannelPut),
+            any_confirmed().prop_map(Body::Confirmed),
+            any_expired().prop_map(Body::Expired),
+            any_link().prop_map(Body::Link),
+            any_use().prop_map(Body::Use),
+            any_subscription_entry().prop_map(Body::Subscription),
+        ]
+    }
+
+    pub(crate) fn any_entry() -> impl Strategy<Value = Entry> {
+        (any::<u64>(), any::<[u8; 32]>(), any::<i64>(), any_body()).prop_map(
+            |(index, prev_hash, at, body)| Entry {
+                index,
+                prev_hash,
+                recorded_at: Millis(at),
+                body,
+            },
+        )
+    }
+
+    /// Asserts that the message of a kind says what the kind says.
+    #[track_caller]
+    pub(super) fn reads_back(body: &Body) {
+        assert_eq!(Body::from_message(body.kind().message()).as_ref(), Ok(body));
+    }
+
+    /// Asserts that a message is refused for a field.
+    #[track_caller]
+    pub(super) fn refused(message: proto::entry::Body, field: &'static str) {
+        assert_eq!(Body::from_message(message), Err(EntryError::Field { field }));
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_an_entry_acts_on_it_names(entry in any_entry()) {
+            let kind = entry.body.kind();
+            if let Target::Subjects(target) = kind.target() {
+                prop_assert_eq!(target.subjects(), kind.named());
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! `PurposePut`: a purpose was added to the catalogue, or changed.
+
+use std::collections::BTreeMap;
+
+use super::{
+    EntryError, IdempotencyMark, Kind, OfCatalog, Place, Receipted, Subjects, Target,
+    channel::standing,
+    fields::{duration, duration_ms, field, key, region},
+};
+use crate::{
+    domain::{Catalog, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region, SubjectRef},
+    event::{CatalogEffect, CatalogTold, Tells},
+    fold::Lead,
+    history::Line,
+    proto,
+};
+
+/// A catalogue entry for a purpose, as written to the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurposePut {
+    /// Key.
+    pub key: Key,
+    /// Version, from 1.
+    pub version: u32,
+    /// What the version says.
+    pub content: PurposeVersion,
+    /// The oldest version whose grants still count.
+    pub oldest_compatible: u32,
+    /// Whether the purpose is retired.
+    pub retired: bool,
+}
+
+impl Kind for PurposePut {
+    fn message(&self) -> proto::entry::Body {
+        let content = &self.content;
+        proto::entry::Body::PurposePut(proto::PurposePut {
+            key: self.key.to_string(),
+            version: self.version,
+            title: content.title.clone(),
+            description: content.description.clone(),
+            legal_basis: proto::LegalBasis::from(content.legal_basis).into(),
+            data_categories: content.data_categories.clone(),
+            default_validity_ms: content.default_validity_ms,
+            double_opt_in: content.double_opt_in,
+            oldest_compatible_version: self.oldest_compatible,
+            retired: self.retired,
+            obligations: content.obligations.iter().map(obligation_to_proto).collect(),
+            basis_by_region: bases_to_proto(&content.basis_by_region),
+        })
+    }
+
+    fn named(&self) -> Subjects {
+        Subjects::new()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target::Catalog(self)
+    }
+
+    fn leads(&self, _: Place) -> Vec<Lead> {
+        Vec::new()
+    }
+
+    fn tells(&self) -> Tells<'_> {
+        Tells::Catalog
+    }
+
+    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
+        None
+    }
+
+    fn idempotency(&self) -> Option<IdempotencyMark> {
+        None
+    }
+
+    fn receipt(&self) -> Option<Receipted<'_>> {
+        None
+    }
+}
+
+impl OfCatalog for PurposePut {
+    fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogTold> {
+        let before = purpose(catalog, &self.key).cloned();
+        catalog.put_purpose(place.index, self.clone());
+        told(before.as_ref(), purpose(catalog, &self.key)?)
+    }
+}
+
+fn purpose<'a>(catalog: &'a Catalog, key: &Key) -> Option<&'a Purpose> {
+    catalog.purpose_id(key.as_str()).and_then(|id| catalog.purpose(id))
+}
+
+fn told(before: Option<&Purpose>, after: &Purpose) -> Option<CatalogTold> {
+    let effects = purpose_effects(before, after);
+    (!effects.is_empty()).then(|| CatalogTold {
+        purpose: Some(after.key.clone()),
+        channel: None,
+        effects,
+        version: after.version(),
+        oldest_compatible: after.oldest_compatible,
+    })
+}
+
+/// What a change of a purpose can do to answers. A new version counts as new content even where only
+/// its words differ: what people are shown is part of what they agree to.
+#[must_use]
+pub fn purpose_effects(before: Option<&Purpose>, after: &Purpose) -> Vec<CatalogEffect> {
+    use CatalogEffect::{Added, BasisChanged, ContentChanged, ReconsentLifted, ReconsentRequired};
+    let Some(before) = before else {
+        return Some(Added).into_iter().chain(standing(false, after.retired)).collect();
+    };
+    let (old, new) = (before.current(), after.current());
+    let basis_differs =
+        old.legal_basis != new.legal_basis || old.basis_by_region != new.basis_by_region;
+    let content_differs = {
+        let mut rest = new.clone();
+        rest.legal_basis = old.legal_basis;
+        rest.basis_by_region.clone_from(&old.basis_by_region);
+        rest != *old
+    };
+    let oldest = (before.oldest_compatible, after.oldest_compatible);
+    [
+        standing(before.retired, after.retired),
+        (oldest.0 < oldest.1).then_some(ReconsentRequired),
+        (oldest.0 > oldest.1).then_some(ReconsentLifted),
+        basis_differs.then_some(BasisChanged),
+        content_differs.then_some(ContentChanged),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+impl TryFrom<proto::PurposePut> for PurposePut {
+    type Error = EntryError;
+
+    fn try_from(message: proto::PurposePut) -> Result<Self, EntryError> {
+        let legal_basis = message.legal_basis().try_into().map_err(|()| field("legal_basis"))?;
+        if message.version == 0 {
+            return Err(field("version"));
+        }
+        let basis_by_region = bases_from_proto(&message.basis_by_region)?;
+        let obligations: Option<Vec<Obligation>> =
+            message.obligations.into_iter().map(obligation_from_proto).collect();
+        Ok(Self {
+            key: key("purpose_put.key", &message.key)?,
+            version: message.version,
+            content: PurposeVersion {
+                title: message.title,
+                description: message.description,
+                legal_basis,
+                basis_by_region,
+                data_categories: message.data_categories,
+                default_validity_ms: message.default_validity_ms,
+                double_opt_in: message.double_opt_in,
+                obligations: obligations.ok_or(field("obligations"))?,
+            },
+            oldest_compatible: message.oldest_compatible_version,
+            retired: message.retired,
+        })
+    }
+}
+
+/// Legal bases by region, as a message's map.
+#[must_use]
+pub fn bases_to_proto(bases: &BTreeMap<Region, LegalBasis>) -> BTreeMap<String, i32> {
+    let with_text = |(region, basis): (&Region, &LegalBasis)| {
+        (region.to_string(), proto::LegalBasis::from(*basis).into())
+    };
+    bases.iter().map(with_text).collect()
+}
+
+fn bases_from_proto(
+    bases: &BTreeMap<String, i32>,
+) -> Result<BTreeMap<Region, LegalBasis>, EntryError> {
+    let parse = |(text, number): (&String, &i32)| {
+        let basis = proto::LegalBasis::try_from(*number).ok();
+        let basis = basis.and_then(|basis| basis.try_into().ok());
+        Ok((region(text)?, basis.ok_or(field("basis_by_region"))?))
+    };
+    bases.iter().map(parse).collect()
+}
+
+/// An obligation as a message.
+#[must_use]
+pub fn obligation_to_proto(obligation: &Obligation) -> proto::Obligation {
+    use proto::obligation::Kind;
+    let kind = match obligation {
+        Obligation::FrequencyLimit { uses_max, period_ms } => {
+            Kind::FrequencyLimit(proto::FrequencyLimit {
+                uses_max: *uses_max,
+                period: Some(duration(*period_ms)),
+            })
+        }
+        Obligation::QuietHours { start_minute, end_minute, time_zone } => {
+            Kind::QuietHours(proto::QuietHours {
+                start_minute: *start_minute,
+                end_minute: *end_minute,
+                time_zone: time_zone.clone(),
+            })
+        }
+    };
+    proto::Obligation { kind: Some(kind), ..Default::default() }
+}
+
+fn obligation_from_proto(obligation: proto::Obligation) -> Option<Obligation> {
+    use proto::obligation::Kind;
+    Some(match obligation.kind? {
+        Kind::FrequencyLimit(limit) => Obligation::FrequencyLimit {
+            uses_max: limit.uses_max,
+            period_ms: limit.period.as_ref().and_then(duration_ms)?,
+        },
+        Kind::QuietHours(hours) => Obligation::QuietHours {
+            start_minute: hours.start_minute,
+            end_minute: hours.end_minute,
+            time_zone: hours.time_zone,
+        },
+        // A preference of the data subject, and no purpose's.
+        Kind::PreferredLanguage(_) => return None,
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+    use crate::entry::{
+        Body,
+        fields::tests::{any_catalog_key, any_categories},
+        tests::reads_back,
+    };
+
+    fn any_obligation() -> impl Strategy<Value = Obligation> {
+        prop_oneof![
+            (any::<u32>(), any::<i64>()).prop_map(|(uses_max, period_ms)| {
+                Obligation::FrequencyLimit { uses_max, period_ms }
+            }),
+            (0u32..1440, 0u32..1440, ".{0,9}").prop_map(|(start_minute, end_minute, time_zone)| {
+                Obligation::QuietHours { start_minute, end_minute, time_zone }
+            }),
+        ]
+    }
+
+    pub(in crate::entry) fn any_purpose_put() -> impl Strategy<Value = PurposePut> {
+        use LegalBasis::{
+            Consent, Contract, LegalObligation, LegitimateInterest, PublicTask, VitalInterest,
+        };
+        let bases =
+            vec![Consent, Contract, LegalObligation, VitalInterest, PublicTask, LegitimateInterest];
+        let text = (".{0,9}", ".{0,9}", any_categories(), vec(any_obligation(), 0..3));
+        let rest = (option::of(any::<i64>()), any::<bool>(), any::<bool>(), 1u32.., any::<u32>());
+        (any_catalog_key(), prop::sample::select(bases), text, rest).prop_map(
+            |(key, legal_basis, (title, description, data_categories, obligations), rest)| {
+                let (default_validity_ms, double_opt_in, retired, version, oldest_compatible) =
+                    rest;
+                let content = PurposeVersion {
+                    title,
+                    description,
+                    legal_basis,
+                    basis_by_region: BTreeMap::from([(
+                        Region::parse("US-CA").unwrap(),
+                        legal_basis,
+                    )]),
+                    data_categories,
+                    default_validity_ms,
+                    double_opt_in,
+                    obligations,
+                };
+                PurposePut { key, version, content, oldest_compatible, retired }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_back(put in any_purpose_put()) {
+            reads_back(&Body::PurposePut(put));
+        }
+    }
+
+    fn put(version: u32, spoil: impl FnOnce(&mut PurposePut)) -> PurposePut {
+        let mut put = PurposePut {
+            key: Key::parse("news").unwrap(),
+            version,
+            content: PurposeVersion {
+                title: "News".to_owned(),
+                description: String::new(),
+                legal_basis: LegalBasis::Consent,
+                basis_by_region: BTreeMap::new(),
+                data_categories: vec!["user.contact".to_owned()],
+                default_validity_ms: None,
+                double_opt_in: false,
+                obligations: Vec::new(),
+            },
+            oldest_compatible: 1,
+            retired: false,
+        };
+        spoil(&mut put);
+        put
+    }
+
+    /// The effects of the last of some entries.
+    fn effects(puts: &[PurposePut]) -> Vec<CatalogEffect> {
+        let mut catalog = Catalog::default();
+        let mut effects = Vec::new();
+        for (index, put) in (1..).zip(puts) {
+            let place = Place { index, recorded_at: crate::domain::Millis(0) };
+            effects = put.fold(place, &mut catalog).map_or(Vec::new(), |told| told.effects);
+        }
+        effects
+    }
+
+    #[test]
+    fn every_effect_of_a_purpose_has_its_name() {
+        use CatalogEffect::{
+            Added, BasisChanged, ContentChanged, ReconsentLifted, ReconsentRequired, Reinstated,
+            Retired,
+        };
+        let first = || put(1, |_| {});
+        assert_eq!(effects(&[first()]), [Added]);
+        assert_eq!(effects(&[put(1, |put| put.retired = true)]), [Added, Retired]);
+        assert_eq!(effects(&[first(), put(1, |put| put.retired = true)]), [Retired]);
+        assert_eq!(effects(&[put(1, |put| put.retired = true), first()]), [Reinstated]);
+        let second = |spoil: fn(&mut PurposeVersion)| {
+            effects(&[first(), put(2, |put| spoil(&mut put.content))])
+        };
+        assert_eq!(second(|version| version.legal_basis = LegalBasis::Contract), [BasisChanged]);
+        let region = Region::parse("DE").unwrap();
+        let by_region = effects(&[
+            first(),
+            put(2, |put| {
+                put.content.basis_by_region = BTreeMap::from([(region, LegalBasis::Contract)]);
+            }),
+        ]);
+        assert_eq!(by_region, [BasisChanged]);
+        assert_eq!(second(|version| version.data_categories.clear()), [ContentChanged]);
+        assert_eq!(second(|version| version.default_validity_ms = Some(1)), [ContentChanged]);
+        assert_eq!(second(|version| version.double_opt_in = true), [ContentChanged]);
+        assert_eq!(second(|version| "Reworded".clone_into(&mut version.title)), [ContentChanged]);
+        assert_eq!(
+            second(|version| version
+                .obligations
+                .push(Obligation::FrequencyLimit { uses_max: 1, period_ms: 1 })),
+            [ContentChanged]
+        );
+        let raised = put(2, |put| {
+            "Reworded".clone_into(&mut put.content.title);
+            put.oldest_compatible = 2;
+        });
+        assert_eq!(effects(&[first(), raised.clone()]), [ReconsentRequired, ContentChanged]);
+        let lowered = put(2, |put| "Reworded".clone_into(&mut put.content.title));
+        assert_eq!(effects(&[first(), raised, lowered]), [ReconsentLifted]);
+    }
+
+    #[test]
+    fn an_entry_that_is_not_folded_tells_nothing() {
+        let gap = put(3, |put| "Never shown".clone_into(&mut put.content.title));
+        assert_eq!(effects(&[put(1, |_| {}), gap]), []);
+        assert_eq!(effects(&[put(2, |_| {})]), []);
+    }
+}

@@ -1,0 +1,218 @@
+//! `SubscriptionCreated`: a durable subscription was created, as it will be until it is ended. Its
+//! identity is the index of this entry.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    domain::{Filter, Key, SHARDS_MAX, Snapshot, SubjectRef, Subscription, SubscriptionId},
+    entry::{
+        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
+        fields::{field, key},
+    },
+    event::Tells,
+    fold::{FoldError, Lead, Subscriptions},
+    history::Line,
+    proto,
+};
+
+/// A subscription as its creation says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionCreated {
+    /// Name.
+    pub name: Key,
+    /// Who answers for it.
+    pub owner: String,
+    /// Which events it must hear.
+    pub filter: Filter,
+    /// First index that it must hear.
+    pub start_index: u64,
+    /// The state that its consumers hear first, as of the revision `start_index`.
+    pub snapshot: Option<Snapshot>,
+    /// Over how many consumers it is spread: 1 to [`SHARDS_MAX`].
+    pub shards: u32,
+    /// How long an event may stay unacknowledged, in milliseconds; none means for ever.
+    pub deadline_ms: Option<i64>,
+    /// Where it is delivered by HTTP; none if it is consumed.
+    pub webhook_url: Option<String>,
+}
+
+impl Kind for SubscriptionCreated {
+    fn message(&self) -> proto::entry::Body {
+        proto::entry::Body::SubscriptionCreated(proto::SubscriptionCreated {
+            name: self.name.to_string(),
+            owner: self.owner.clone(),
+            filter: Some(filter_to_proto(&self.filter)),
+            start_index: self.start_index,
+            snapshot: snapshot_to_proto(self.snapshot).into(),
+            shards: self.shards,
+            deadline_ms: self.deadline_ms,
+            webhook_url: self.webhook_url.clone().unwrap_or_default(),
+        })
+    }
+
+    fn named(&self) -> Subjects {
+        Subjects::new()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target::Subscriptions(self)
+    }
+
+    fn leads(&self, _: Place) -> Vec<Lead> {
+        Vec::new()
+    }
+
+    fn tells(&self) -> Tells<'_> {
+        Tells::Nothing
+    }
+
+    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
+        None
+    }
+
+    fn idempotency(&self) -> Option<IdempotencyMark> {
+        None
+    }
+
+    fn receipt(&self) -> Option<Receipted<'_>> {
+        None
+    }
+}
+
+impl OfSubscriptions for SubscriptionCreated {
+    fn fold(&self, place: Place, all: &mut Subscriptions) -> Result<Vec<Lead>, FoldError> {
+        let id = SubscriptionId(place.index);
+        if all.get(id).is_none() {
+            all.restore(Arc::new(Subscription::new(id, place.recorded_at, self.clone())));
+        }
+        Ok(vec![Lead::Subscription(id)])
+    }
+}
+
+impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
+    type Error = EntryError;
+
+    fn try_from(message: proto::SubscriptionCreated) -> Result<Self, EntryError> {
+        let snapshot = match proto::Snapshot::try_from(message.snapshot) {
+            Ok(proto::Snapshot::Unspecified) => None,
+            Ok(proto::Snapshot::Denied) => Some(Snapshot::Denied),
+            Ok(proto::Snapshot::All) => Some(Snapshot::All),
+            Err(_) => return Err(field("snapshot")),
+        };
+        if message.shards == 0 || message.shards > SHARDS_MAX {
+            return Err(field("shards"));
+        }
+        Ok(Self {
+            name: key("subscription_created.name", &message.name)?,
+            owner: message.owner,
+            filter: filter_from_proto(&message.filter.unwrap_or_default())?,
+            start_index: message.start_index,
+            snapshot,
+            shards: message.shards,
+            deadline_ms: message.deadline_ms,
+            webhook_url: Some(message.webhook_url).filter(|url| !url.is_empty()),
+        })
+    }
+}
+
+/// Which state a snapshot tells, as a message.
+#[must_use]
+pub fn snapshot_to_proto(snapshot: Option<Snapshot>) -> proto::Snapshot {
+    match snapshot {
+        None => proto::Snapshot::Unspecified,
+        Some(Snapshot::Denied) => proto::Snapshot::Denied,
+        Some(Snapshot::All) => proto::Snapshot::All,
+    }
+}
+
+/// A filter as a message.
+#[must_use]
+pub fn filter_to_proto(filter: &Filter) -> proto::WatchFilter {
+    let texts = |keys: &BTreeSet<Key>| keys.iter().map(ToString::to_string).collect();
+    proto::WatchFilter {
+        purposes: texts(&filter.purposes),
+        channels: texts(&filter.channels),
+        kinds: filter.kinds.iter().map(|kind| proto::EventKind::from(*kind).into()).collect(),
+        namespaces: filter.namespaces.iter().cloned().collect(),
+    }
+}
+
+fn filter_from_proto(filter: &proto::WatchFilter) -> Result<Filter, EntryError> {
+    let keys = |name, texts: &[String]| {
+        texts.iter().map(|text| key(name, text)).collect::<Result<BTreeSet<_>, _>>()
+    };
+    let kind = |number: &i32| {
+        let kind = proto::EventKind::try_from(*number).ok();
+        kind.and_then(|kind| kind.try_into().ok()).ok_or(field("filter.kinds"))
+    };
+    Ok(Filter {
+        purposes: keys("filter.purposes", &filter.purposes)?,
+        channels: keys("filter.channels", &filter.channels)?,
+        kinds: filter.kinds.iter().map(kind).collect::<Result<_, _>>()?,
+        namespaces: filter.namespaces.iter().cloned().collect(),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::{option, prelude::*};
+
+    use super::*;
+    use crate::{
+        domain::EventKind,
+        entry::{
+            Body, SubscriptionEntry,
+            fields::tests::any_catalog_key,
+            tests::{reads_back, refused},
+        },
+    };
+
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        let keys = || prop::collection::btree_set(any_catalog_key(), 0..3);
+        let kinds = prop::sample::subsequence(EventKind::ALL.to_vec(), 0..EventKind::ALL.len());
+        let namespaces = prop::collection::btree_set("[a-z]{1,9}", 0..3);
+        (keys(), keys(), kinds, namespaces).prop_map(|(purposes, channels, kinds, namespaces)| {
+            Filter { purposes, channels, kinds: kinds.into_iter().collect(), namespaces }
+        })
+    }
+
+    pub(in crate::entry) fn any_created() -> impl Strategy<Value = SubscriptionCreated> {
+        let snapshot = option::of(prop::sample::select(vec![Snapshot::Denied, Snapshot::All]));
+        let numbers = (any::<u64>(), 1..=SHARDS_MAX, option::of(any::<i64>()));
+        let texts = (any_catalog_key(), ".{0,9}", option::of("https://[a-z]{1,9}"));
+        (texts, any_filter(), numbers, snapshot).prop_map(
+            |((name, owner, webhook_url), filter, (start_index, shards, deadline_ms), snapshot)| {
+                SubscriptionCreated {
+                    name,
+                    owner,
+                    filter,
+                    start_index,
+                    snapshot,
+                    shards,
+                    deadline_ms,
+                    webhook_url,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_back(created in any_created()) {
+            reads_back(&Body::Subscription(SubscriptionEntry::Created(Box::new(created))));
+        }
+    }
+
+    #[test]
+    fn what_no_subscription_can_be_is_an_error() {
+        let created = |shards, snapshot| {
+            let name = "crm".to_owned();
+            let message =
+                proto::SubscriptionCreated { name, shards, snapshot, ..Default::default() };
+            proto::entry::Body::SubscriptionCreated(message)
+        };
+        refused(created(SHARDS_MAX + 1, 0), "shards");
+        refused(created(0, 0), "shards");
+        refused(created(1, 9), "snapshot");
+    }
+}

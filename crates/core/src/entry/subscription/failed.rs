@@ -1,0 +1,155 @@
+//! `DeliveryFailed`: delivery of events to one shard was given up.
+
+use crate::{
+    domain::{SubjectRef, SubscriptionId},
+    entry::{
+        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
+        fields::field,
+    },
+    event::Tells,
+    fold::{FoldError, Lead, Subscriptions},
+    history::Line,
+    proto,
+};
+
+/// Delivery of events was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryFailed {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The shard.
+    pub shard: u32,
+    /// The events, ascending.
+    pub failed: Vec<FailedDelivery>,
+}
+
+/// An event whose delivery was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedDelivery {
+    /// Index of the event.
+    pub index: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// HTTP status of the last answer; 0 if there was none.
+    pub http_status: u32,
+}
+
+impl Kind for DeliveryFailed {
+    fn message(&self) -> proto::entry::Body {
+        let one = |failed: &FailedDelivery| proto::FailedDelivery {
+            index: failed.index,
+            attempts: failed.attempts,
+            http_status: failed.http_status,
+        };
+        proto::entry::Body::DeliveryFailed(proto::DeliveryFailed {
+            subscription_index: self.subscription.0,
+            shard: self.shard,
+            failed: self.failed.iter().map(one).collect(),
+        })
+    }
+
+    fn named(&self) -> Subjects {
+        Subjects::new()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target::Subscriptions(self)
+    }
+
+    fn leads(&self, _: Place) -> Vec<Lead> {
+        Vec::new()
+    }
+
+    fn tells(&self) -> Tells<'_> {
+        Tells::Nothing
+    }
+
+    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
+        None
+    }
+
+    fn idempotency(&self) -> Option<IdempotencyMark> {
+        None
+    }
+
+    fn receipt(&self) -> Option<Receipted<'_>> {
+        None
+    }
+}
+
+impl OfSubscriptions for DeliveryFailed {
+    fn fold(&self, place: Place, all: &mut Subscriptions) -> Result<Vec<Lead>, FoldError> {
+        let (id, shard) = (self.subscription, self.shard);
+        let state = all.shard_mut(id, shard, place.index)?;
+        let mut leads = vec![Lead::Subscription(id)];
+        for failed in &self.failed {
+            let (range, at) = (failed.index..failed.index + 1, place.recorded_at);
+            state.settled.insert(range.clone());
+            leads.push(Lead::Settled { id, shard, range, at, is_failure: true });
+            leads.push(Lead::DeadLetter { id, shard, failed: *failed, at });
+        }
+        Ok(leads)
+    }
+}
+
+impl TryFrom<proto::DeliveryFailed> for DeliveryFailed {
+    type Error = EntryError;
+
+    fn try_from(message: proto::DeliveryFailed) -> Result<Self, EntryError> {
+        if message.failed.is_empty() || !message.failed.is_sorted_by(|a, b| a.index < b.index) {
+            return Err(field("delivery_failed.failed"));
+        }
+        let one = |failed: &proto::FailedDelivery| FailedDelivery {
+            index: failed.index,
+            attempts: failed.attempts,
+            http_status: failed.http_status,
+        };
+        Ok(Self {
+            subscription: SubscriptionId(message.subscription_index),
+            shard: message.shard,
+            failed: message.failed.iter().map(one).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::entry::{
+        Body, SubscriptionEntry,
+        tests::{reads_back, refused},
+    };
+
+    pub(in crate::entry) fn any_failed() -> impl Strategy<Value = DeliveryFailed> {
+        // A map, as they ascend.
+        let failed = prop::collection::btree_map(any::<u64>(), any::<(u32, u32)>(), 1..4);
+        (any::<(u64, u32)>(), failed).prop_map(|((id, shard), failed)| {
+            let one =
+                |(index, (attempts, http_status))| FailedDelivery { index, attempts, http_status };
+            let (subscription, failed) = (SubscriptionId(id), failed.into_iter().map(one));
+            DeliveryFailed { subscription, shard, failed: failed.collect() }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_back(failed in any_failed()) {
+            reads_back(&Body::Subscription(SubscriptionEntry::Failed(failed)));
+        }
+    }
+
+    #[test]
+    fn events_that_are_none_or_do_not_ascend_are_an_error() {
+        let failed = |indexes: &[u64]| {
+            let one = |index: &u64| proto::FailedDelivery { index: *index, ..Default::default() };
+            let failed = indexes.iter().map(one).collect();
+            let message = proto::DeliveryFailed { failed, ..Default::default() };
+            proto::entry::Body::DeliveryFailed(message)
+        };
+        for indexes in [&[][..], &[3, 3], &[4, 3]] {
+            refused(failed(indexes), "delivery_failed.failed");
+        }
+    }
+}

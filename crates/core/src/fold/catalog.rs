@@ -1,0 +1,27 @@
+//! The catalogue at one revision.
+
+use crate::{
+    domain::Catalog,
+    entry::{Fact, Target},
+    event::CatalogTold,
+};
+
+/// The catalogue at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct CatalogAt {
+    /// The catalogue.
+    pub catalog: Catalog,
+    /// One more than the index of the last catalogue entry.
+    pub revision: u64,
+}
+
+impl CatalogAt {
+    /// Folds in an entry, if it is about the catalogue, and answers what watchers hear of it; none if
+    /// no answer can change.
+    pub fn fold(&mut self, fact: Fact<'_>) -> Option<CatalogTold> {
+        let Target::Catalog(target) = fact.kind.target() else { return None };
+        let told = target.fold(fact.place, &mut self.catalog);
+        self.revision = fact.place.index + 1;
+        told
+    }
+}

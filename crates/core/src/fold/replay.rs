@@ -1,0 +1,257 @@
+//! The ledger folded from its beginning by somebody who holds nothing but its entries.
+//!
+//! A replay keeps the catalogue and the state of every data subject in memory, uses no index and no
+//! keys, and gives for every entry what must be answered for the cells that it touches. It also
+//! says where an entry's own words are not what the entries before it make of them: the kind of the
+//! entry says so itself, by what a [`Judged`] gives it.
+//!
+//! It trusts the order of the entries that it is given; whether they are the ledger's is for the
+//! chain and the tree to say.
+
+use std::{convert::Infallible, mem::size_of, sync::Arc};
+
+use hashbrown::HashMap;
+
+use super::{After, Answers, Fold, FoldError, Linked, consent, reach, unite};
+use crate::{
+    domain::{
+        Actor, Catalog, ChangeRecord, Mark, Millis, Outcome, Reason, SubjectRef, SubjectState,
+        UnknownKey,
+    },
+    entry::{ConsentAct, ConsentConfirmed, Entry, Place, Target},
+};
+
+/// The fold of the first entries of a ledger.
+#[derive(Debug, Default)]
+pub struct Replay {
+    fold: Fold,
+    states: States,
+    requests: Requests,
+    size: u64,
+}
+
+type States = HashMap<SubjectRef, Arc<SubjectState>>;
+
+/// The acts with an offer to confirm that nobody has taken up yet.
+type Requests = HashMap<u64, Request>;
+
+/// What a confirmation must repeat of the act that it confirms.
+#[derive(Debug)]
+struct Request {
+    subject: SubjectRef,
+    actor: Actor,
+    effective_at: Millis,
+    authority_ends_at: Option<Millis>,
+    offered_until: Millis,
+    grants: Vec<ChangeRecord>,
+}
+
+/// Something that an entry says and that does not follow from the entries before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untrue {
+    /// What became of a change is something else.
+    Outcome {
+        /// The change, from 0.
+        position: usize,
+        /// What the entry says.
+        stored: Outcome,
+        /// What follows.
+        recomputed: Outcome,
+    },
+    /// It took effect later than it can have.
+    EffectiveAt {
+        /// The latest moment that it can have taken effect at.
+        latest: Millis,
+    },
+    /// A grant is said to have ended that did not end then, or did not decide its cell.
+    Expiry {
+        /// The change, from 0.
+        position: usize,
+    },
+    /// The reason of an expiry is another one.
+    ExpiryReason {
+        /// What follows.
+        recomputed: Reason,
+    },
+    /// It confirms what no act offered to confirm, what was confirmed already, what was offered no
+    /// longer, or repeats it wrongly.
+    Confirmation,
+}
+
+impl Replay {
+    /// The number of entries that were folded.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The number of data subjects that they are about.
+    #[must_use]
+    pub fn subjects(&self) -> usize {
+        self.states.len()
+    }
+
+    /// About how many bytes of memory the states take, with the table that they stand in.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let slot = size_of::<(SubjectRef, Arc<SubjectState>)>() + 1;
+        // Two reference counts stand before a state.
+        let counts = 2 * size_of::<usize>();
+        let states = self.states.values().map(|state| counts + state.memory_bytes());
+        self.states.capacity() * slot + states.sum::<usize>()
+    }
+
+    /// Folds in the next entry, and answers what in it is not true.
+    ///
+    /// # Errors
+    /// It names what no entry before it put or created.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Untrue>, FoldError> {
+        let (fact, index) = (entry.fact(), entry.index);
+        let target = fact.kind.target();
+        let subject = match target {
+            Target::Subjects(target) => target.subjects().first().copied(),
+            Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => None,
+        };
+        let before = subject.map(|subject| (subject, state(&self.states, subject)));
+        let after =
+            self.fold.apply(fact, |subject| Ok::<_, FoldError>(state(&self.states, subject)))?;
+        if let After::Subjects(states) = after {
+            self.states.extend(states);
+        }
+        self.size = index + 1;
+        let (Target::Subjects(target), Some((subject, before))) = (target, before) else {
+            return Ok(Vec::new());
+        };
+        let after = state(&self.states, subject);
+        let mut judged = Judged {
+            place: fact.place,
+            catalog: &self.fold.catalog.catalog,
+            // Where the links of the subject stay as they were, so do the states of all others.
+            linked: linked(&self.states, subject, &before),
+            before,
+            after,
+            requests: &mut self.requests,
+        };
+        target.untrue(&mut judged).map_err(|problem| FoldError::UnknownKey { index, problem })
+    }
+
+    /// What must be answered for the cells that the entry touches which was folded last.
+    ///
+    /// # Errors
+    /// [`FoldError::UnknownKey`]: it names what no entry before it put.
+    pub fn answers(&self, entry: &Entry) -> Result<Answers, FoldError> {
+        Answers::of(entry.fact(), &self.fold.catalog, |subject| {
+            let alone = state(&self.states, subject);
+            Ok(whole(&alone, &linked(&self.states, subject, &alone)))
+        })
+    }
+}
+
+fn state(states: &States, subject: SubjectRef) -> Arc<SubjectState> {
+    states.get(&subject).cloned().unwrap_or_default()
+}
+
+fn linked(states: &States, subject: SubjectRef, alone: &SubjectState) -> Vec<Linked> {
+    let state_of = |other| Ok::<_, Infallible>(state(states, other));
+    let Ok(linked) = reach(subject, alone, state_of);
+    linked
+}
+
+fn whole(alone: &Arc<SubjectState>, linked: &[Linked]) -> Arc<SubjectState> {
+    if linked.is_empty() { Arc::clone(alone) } else { Arc::new(unite(alone, linked)) }
+}
+
+/// What an entry's own words are judged by.
+#[derive(Debug)]
+pub struct Judged<'a> {
+    /// Where the entry stands.
+    pub place: Place,
+    /// The catalogue.
+    pub catalog: &'a Catalog,
+    /// The data subject's own state before and after the entry, and who is linked to it.
+    before: Arc<SubjectState>,
+    after: Arc<SubjectState>,
+    linked: Vec<Linked>,
+    requests: &'a mut Requests,
+}
+
+impl Judged<'_> {
+    /// The state before the entry, with all that linked data subjects contribute.
+    #[must_use]
+    pub fn before(&self) -> Arc<SubjectState> {
+        whole(&self.before, &self.linked)
+    }
+
+    /// The changes whose outcome is another one than the entry says.
+    ///
+    /// # Errors
+    /// The first key that the catalogue lacks.
+    pub fn outcomes(
+        &self,
+        mark: Mark,
+        actor: Actor,
+        is_confirmation: bool,
+        changes: &[ChangeRecord],
+    ) -> Result<Vec<Untrue>, UnknownKey> {
+        let judge = consent::Judge {
+            catalog: self.catalog,
+            before: &self.before(),
+            after: &whole(&self.after, &self.linked),
+            mark,
+            actor,
+            now: self.place.recorded_at,
+            is_confirmation,
+        };
+        let mut judged = changes.to_vec();
+        judge.outcomes(&mut judged)?;
+        let pairs = changes.iter().zip(&judged).enumerate();
+        let untrue = pairs.filter(|(_, (stored, judged))| stored.outcome != judged.outcome);
+        Ok(untrue
+            .map(|(position, (stored, judged))| Untrue::Outcome {
+                position,
+                stored: stored.outcome,
+                recomputed: judged.outcome,
+            })
+            .collect())
+    }
+
+    /// The latest moment at which an act can take effect: that of its record or, where it would tie
+    /// with something that is known, of linked data subjects too, and lose, just after that.
+    #[must_use]
+    pub fn latest_effect(&self) -> Millis {
+        let linked = self.linked.iter().map(|linked| &*linked.state);
+        let states = std::iter::once(&*self.before).chain(linked);
+        let after = states.filter_map(|state| state.first_moment_after(true));
+        after.fold(self.place.recorded_at, Millis::max)
+    }
+
+    /// Remembers what an act offers to confirm, if it does.
+    pub fn remember_request(&mut self, act: &ConsentAct) {
+        let Some(offer) = act.confirmation else { return };
+        let waits = |change: &&ChangeRecord| change.outcome == Outcome::PendingConfirmation;
+        let request = Request {
+            subject: act.subject_ref,
+            actor: act.actor,
+            effective_at: act.effective_at,
+            authority_ends_at: act.authority_ends_at,
+            offered_until: offer.expires_at,
+            grants: act.changes.iter().filter(waits).cloned().collect(),
+        };
+        self.requests.insert(self.place.index, request);
+    }
+
+    /// Whether a confirmation is of an act that offered it, and repeats what the act says.
+    pub fn takes_up_request(&mut self, confirmed: &ConsentConfirmed) -> bool {
+        let Some(request) = self.requests.remove(&confirmed.request_index) else { return false };
+        let is_same = |(confirmed, asked): (&ChangeRecord, &ChangeRecord)| {
+            *confirmed == ChangeRecord { outcome: confirmed.outcome, ..asked.clone() }
+        };
+        request.subject == confirmed.subject_ref
+            && request.actor == confirmed.requested_by
+            && request.effective_at == confirmed.requested_at
+            && request.authority_ends_at == confirmed.authority_ends_at
+            && request.offered_until > self.place.recorded_at
+            && request.grants.len() == confirmed.grants.len()
+            && confirmed.grants.iter().zip(&request.grants).all(is_same)
+    }
+}

@@ -1,0 +1,96 @@
+//! A line in the history of a data subject: what an entry is to it, in one shape for every kind.
+//!
+//! What is sealed is sealed still: who shows a history opens it.
+
+use crate::{
+    domain::{
+        Actor, ChangeRecord, ContactChange, LinkConfidence, Millis, Reason, Sealed, SubjectRef,
+    },
+    entry::{IdempotencyMark, UseRecorded},
+};
+
+/// What an entry says of a data subject. A kind of entry fills what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// What happened.
+    pub kind: LineKind,
+    /// Who acted.
+    pub actor: Actor,
+    /// When it took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: Vec<ChangeRecord>,
+    /// What was shown; none where no evidence belongs.
+    pub evidence: Option<SealedEvidence>,
+    /// How the data subject wants to be contacted from then on.
+    pub contact: ContactChange,
+    /// Until when the act could be confirmed.
+    pub confirmation_expires_at: Option<Millis>,
+    /// Index of the act that is confirmed, or whose grants ended.
+    pub cause: Option<u64>,
+    /// Why grants ended.
+    pub reason: Option<Reason>,
+    /// With whom it was linked, or no longer.
+    pub link: Option<LinkLine>,
+    /// What its data was used for.
+    pub used: Option<Box<UseRecorded>>,
+}
+
+/// What happened to a data subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LineKind {
+    /// An act of consent.
+    Act,
+    /// A double opt-in was completed.
+    Confirmation,
+    /// Grants ran out by themselves.
+    Expiry,
+    /// It was linked to another data subject.
+    Link,
+    /// A link was taken back.
+    Unlink,
+    /// Its data was used.
+    Use,
+}
+
+/// Evidence as its entry holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedEvidence {
+    /// The evidence; none if there was none to keep.
+    pub sealed: Option<Sealed>,
+    /// The caller's idempotency key, which it is sealed with.
+    pub idempotency: Option<IdempotencyMark>,
+}
+
+/// A link, or its end, as one of the two sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkLine {
+    /// The other one.
+    pub other: SubjectRef,
+    /// How sure it is; none if they were unlinked.
+    pub confidence: Option<LinkConfidence>,
+    /// Who says so.
+    pub asserted_by: Option<Sealed>,
+    /// Whose key that is sealed with.
+    pub sealed_for: SubjectRef,
+}
+
+impl Line {
+    /// A line that says no more than this.
+    #[must_use]
+    pub fn new(kind: LineKind, actor: Actor, effective_at: Millis) -> Self {
+        Self {
+            kind,
+            actor,
+            effective_at,
+            changes: Vec::new(),
+            evidence: None,
+            contact: ContactChange::default(),
+            confirmation_expires_at: None,
+            cause: None,
+            reason: None,
+            link: None,
+            used: None,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The envelope: an entry as bytes, before anybody reads what it says.
+//!
+//! The bytes are a protobuf message (`consent.v1.Entry`). They are hashed as they were written:
+//! nothing here re-encodes what it read. An envelope gives index, hash of the entry before, time, and
+//! a body; what a body says, and whether that can be understood, is the entry's own matter
+//! ([`crate::entry`]). How bytes become a body, and a body bytes, is said here and nowhere else: a
+//! body that is sealed is opened at [`Envelope::open`].
+//!
+//! Reading is strict: a body, value or key that this program does not know is an error, because a
+//! state that leaves an entry out is not a state of this ledger.
+
+use prost::Message;
+
+use crate::{
+    domain::Millis,
+    entry::{Body, Entry, EntryError, fields::fixed},
+    proto,
+};
+
+/// An entry that was read and not opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// Position, from 0.
+    pub index: u64,
+    /// `hash(index - 1)`; zeros for entry 0.
+    pub prev_hash: [u8; 32],
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    body: proto::entry::Body,
+}
+
+impl Envelope {
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// The bytes are no message, or lack what every entry has.
+    pub fn decode(entry_bytes: &[u8]) -> Result<Self, EntryError> {
+        let message = proto::Entry::decode(entry_bytes)
+            .map_err(|error| EntryError::Protobuf(error.to_string()))?;
+        Ok(Self {
+            index: message.index,
+            prev_hash: fixed("prev_hash", &message.prev_hash)?,
+            recorded_at: Millis(message.recorded_at_ms),
+            body: message.body.ok_or(EntryError::Body)?,
+        })
+    }
+
+    /// The entry, with what it says.
+    ///
+    /// # Errors
+    /// The first thing that this program does not understand.
+    pub fn open(self) -> Result<Entry, EntryError> {
+        let Self { index, prev_hash, recorded_at, body } = self;
+        Ok(Entry { index, prev_hash, recorded_at, body: Body::from_message(body)? })
+    }
+}
+
+/// The bytes of an entry.
+#[must_use]
+pub fn encode(entry: &Entry) -> Vec<u8> {
+    let message = proto::Entry {
+        index: entry.index,
+        prev_hash: entry.prev_hash.to_vec(),
+        recorded_at_ms: entry.recorded_at.0,
+        body: Some(entry.body.kind().message()),
+    };
+    message.encode_to_vec()
+}
+
+/// Reads an entry and opens it.
+///
+/// # Errors
+/// The first thing that this program does not understand.
+pub fn decode(entry_bytes: &[u8]) -> Result<Entry, EntryError> {
+    Envelope::decode(entry_bytes)?.open()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::entry::tests::any_entry;
+
+    proptest! {
+        #[test]
+        fn every_entry_reads_back(entry in any_entry()) {
+            prop_assert_eq!(decode(&encode(&entry)), Ok(entry));
+        }
+
+        #[test]
+        fn a_cut_entry_is_never_read_as_the_whole(entry in any_entry(), cut: prop::sample::Index) {
+            let bytes = encode(&entry);
+            prop_assert_ne!(decode(&bytes[..cut.index(bytes.len())]), Ok(entry));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let mut entry = proto::Entry { prev_hash: vec![0; 32], ..Default::default() };
+        assert_eq!(decode(&entry.encode_to_vec()), Err(EntryError::Body));
+        entry.prev_hash.pop();
+        entry.body = Some(proto::entry::Body::ChannelPut(proto::ChannelPut {
+            key: "email".to_owned(),
+            ..Default::default()
+        }));
+        let short = EntryError::Length { field: "prev_hash", want: 32, got: 31 };
+        assert_eq!(decode(&entry.encode_to_vec()), Err(short));
+    }
+}
