@@ -14,6 +14,8 @@
 //! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
 //! * [`watch`]: telling others what changed.
 //! * [`node`]: the one way in: the way of an act and the way of a question.
+//! * [`json`]: ProtoJSON of the protocol's messages, by their descriptors.
+//! * [`messages`]: values of the ledger as messages, for gRPC, webhooks and the command line alike.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
@@ -34,7 +36,9 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod grpc;
+pub mod json;
 pub mod listener;
+pub mod messages;
 pub mod node;
 pub mod proto;
 pub mod server;

@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Context, Exit, client, error::CliError, record::results_table, shapes, words};
+use super::{Context, Exit, client, error::CliError, record::results_table, words};
 use crate::proto::{ConfirmConsentRequest, Evidence, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
@@ -50,7 +50,7 @@ pub(super) async fn run(args: ConfirmArgs, context: &mut Context) -> Result<Exit
     };
     let answer = client.confirm_consent(request).await?.into_inner();
     if context.out.json {
-        context.out.object(&shapes::Confirmed::from(&answer))?;
+        context.out.message(&answer)?;
         return Ok(Exit::Success);
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };

@@ -9,8 +9,7 @@ use tonic::Status;
 use super::{
     Context, Exit, client,
     error::CliError,
-    shapes::Watched,
-    told,
+    stream::{no_signals, print_consumed},
     watch::{tell_interrupted, tell_reconnected},
 };
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         Client, ConsumeOptions, Consumer, Delivery, ServiceConfig,
         consume::{CREDITS_MAX, Consumed},
     },
+    proto::{ConsumeResponse, consume_response::Message},
     server::StopSignals,
     setting::Within as _,
 };
@@ -104,7 +104,7 @@ impl Follower {
         consumer: &mut Consumer,
         context: &mut Context,
     ) -> Result<(), CliError> {
-        let mut stop = StopSignals::new().map_err(told::no_signals)?;
+        let mut stop = StopSignals::new().map_err(no_signals)?;
         while self.left != Some(0) {
             let heard = tokio::select! {
                 heard = consumer.next() => heard,
@@ -123,7 +123,8 @@ impl Follower {
         match consumed {
             Consumed::Delivery(delivery) => self.deliver(delivery, context),
             Consumed::Progress(progress) if self.args.progress => {
-                told::print(&Watched::Progress((&progress).into()), &mut context.out)
+                let message = Some(Message::Progress(progress));
+                print_consumed(&ConsumeResponse { message, attempt: 0 }, &mut context.out)
             }
             Consumed::Progress(_) => Ok(()),
             Consumed::Connected(started) => {
@@ -138,9 +139,9 @@ impl Follower {
     }
 
     fn deliver(&mut self, delivery: Delivery, context: &mut Context) -> Result<(), CliError> {
-        if let Some(told) = told::consumed(delivery.message()) {
-            told::print(&told, &mut context.out)?;
-        }
+        let message = Some(delivery.message().clone());
+        let response = ConsumeResponse { message, attempt: delivery.attempt() };
+        print_consumed(&response, &mut context.out)?;
         if delivery.index().is_some() {
             self.left = self.left.map(|left| left.saturating_sub(1));
         }

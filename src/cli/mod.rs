@@ -1,8 +1,13 @@
 //! The command line: one binary, one file a subcommand.
 //!
 //! Every option can be given by flag, by environment and by file, in this order of precedence (see
-//! [`layers`]). What goes to standard output is data: tables for people, or, with `--json`, the
-//! objects of [`shapes`]. Everything else goes to standard error.
+//! [`layers`]). What goes to standard output is data: tables for people, or, with `--json`, JSON for
+//! scripts. Everything else goes to standard error.
+//!
+//! Where a command prints an answer of the server, its JSON is the answer's message as ProtoJSON (see
+//! [`crate::json`]): nothing that the server says is left out. What a command finds out by itself is
+//! a structure beside the command; its names are lowerCamelCase, its enum values those of the
+//! protocol and its bytes base64, too.
 //!
 //! The client commands know the service by its protocol alone; only the commands that take
 //! `--data-dir` touch files, through `offline`.
@@ -16,7 +21,6 @@ use self::{
     output::{Output, Printing},
 };
 
-pub mod act;
 mod as_of;
 mod audience;
 pub mod catalog;
@@ -46,10 +50,9 @@ mod receipt;
 mod record;
 mod replay;
 pub mod serve;
-pub mod shapes;
+mod stream;
 mod subscribe;
 mod token;
-mod told;
 pub mod trust;
 mod uses;
 mod verify;

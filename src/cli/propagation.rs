@@ -6,11 +6,11 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes::{Propagated, Propagation},
     words,
 };
 use crate::proto::{
-    GetPropagationRequest, PropagationState, watch_service_client::WatchServiceClient,
+    GetPropagationRequest, GetPropagationResponse, Propagation, PropagationState,
+    watch_service_client::WatchServiceClient,
 };
 
 const AFTER_HELP: &str = "\
@@ -40,40 +40,42 @@ pub(super) async fn run(args: PropagationArgs, context: &mut Context) -> Result<
         .max_decoding_message_size(client::MESSAGE_BYTES_MAX);
     let request = GetPropagationRequest { index: args.index };
     let answer = client.get_propagation(request).await?.into_inner();
-    let propagated = Propagated::new(args.index, &answer);
-    print(&propagated, context)?;
-    Ok(if propagated.all_acknowledged { Exit::Success } else { Exit::Failed })
+    print(&answer, context)?;
+    let has_heard =
+        |propagation: &Propagation| propagation.state() == PropagationState::Acknowledged;
+    let all_heard = answer.subscriptions.iter().all(has_heard);
+    Ok(if all_heard { Exit::Success } else { Exit::Failed })
 }
 
-fn print(propagated: &Propagated, context: &mut Context) -> Result<(), CliError> {
+fn print(answer: &GetPropagationResponse, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
-        return out.object(propagated);
+        return out.message(answer);
     }
-    if propagated.subscriptions.is_empty() {
+    if answer.subscriptions.is_empty() {
         return out.line("no subscription should have heard it");
     }
     let mut table = Table::new(&["STATE", "SUBSCRIPTION", "OWNER", "TOOK", "DEADLINE", "RECEIPT"]);
-    for own in &propagated.subscriptions {
+    for propagation in &answer.subscriptions {
         table.row(
-            tone(own),
+            tone(propagation.state()),
             [
-                own.state.clone(),
-                own.subscription.clone(),
-                own.owner.clone(),
-                own.elapsed_ms.map(words::span).unwrap_or_default(),
-                own.deadline_ms.map(words::span).unwrap_or_default(),
-                own.receipt_index.map(|index| index.to_string()).unwrap_or_default(),
+                words::word::<PropagationState>(propagation.state),
+                propagation.subscription.clone(),
+                propagation.owner.clone(),
+                propagation.elapsed.as_ref().map(words::duration).unwrap_or_default(),
+                propagation.deadline.as_ref().map(words::duration).unwrap_or_default(),
+                propagation.receipt_index.map(|index| index.to_string()).unwrap_or_default(),
             ],
         );
     }
     out.table(&table)
 }
 
-fn tone(own: &Propagation) -> Tone {
-    match words::parse::<PropagationState>(&own.state) {
-        Ok(PropagationState::Acknowledged) => Tone::Good,
-        Ok(PropagationState::Pending) => Tone::Careful,
+fn tone(state: PropagationState) -> Tone {
+    match state {
+        PropagationState::Acknowledged => Tone::Good,
+        PropagationState::Pending => Tone::Careful,
         _ => Tone::Bad,
     }
 }

@@ -12,7 +12,7 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes, words,
+    words,
 };
 use crate::proto::{
     Action, Actor, Authority, Change, ChangeResult, ContactPreferences, Evidence, Outcome,
@@ -284,20 +284,19 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
 }
 
 fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), CliError> {
-    let recorded = shapes::Recorded::from(answer);
     if context.out.json {
-        return context.out.object(&recorded);
+        return context.out.message(answer);
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };
     context.out.line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
-    if let Some(confirmation) = &recorded.confirmation {
-        let until = confirmation.expires_at.as_deref().unwrap_or_default();
+    if let Some(confirmation) = &answer.confirmation {
+        let until = words::rfc3339_or_empty(confirmation.expires_at.as_ref());
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
     }
     context.out.table(&results_table(&answer.results))?;
-    match &recorded.checkpoint {
-        Some(checkpoint) => context.out.line(format!("\n{}", checkpoint.trim_end())),
-        None => Ok(()),
+    match answer.checkpoint.as_str() {
+        "" => Ok(()),
+        checkpoint => context.out.line(format!("\n{}", checkpoint.trim_end())),
     }
 }
 
@@ -305,15 +304,14 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
 pub(super) fn results_table(results: &[ChangeResult]) -> Table {
     let mut table = Table::new(&["OUTCOME", "ACTION", "SCOPE", "CAUSE", "EXPIRES"]);
     for result in results {
-        let change = shapes::Change::from(result);
         table.row(
             tone(result.outcome()),
             [
-                change.outcome,
-                change.action,
+                words::word::<Outcome>(result.outcome),
+                words::word::<Action>(result.action),
                 words::scope_text(result.scope.as_ref()),
-                change.cause_index.map(|index| format!("#{index}")).unwrap_or_default(),
-                change.expires_at.unwrap_or_default(),
+                result.cause_index.map(|index| format!("#{index}")).unwrap_or_default(),
+                words::rfc3339_or_empty(result.expires_at.as_ref()),
             ],
         );
     }

@@ -3,8 +3,8 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Context, Exit, client, error::CliError, shapes, words};
-use crate::proto::{RecordUseRequest, consent_service_client::ConsentServiceClient};
+use super::{Context, Exit, client, error::CliError, words};
+use crate::proto::{Reason, RecordUseRequest, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
 A use that no decision allowed, by what was known when it happened, is recorded all the same and
@@ -62,13 +62,14 @@ pub(super) async fn run(args: UseArgs, context: &mut Context) -> Result<Exit, Cl
         campaign: args.campaign,
         idempotency_key: args.idempotency_key,
     };
-    let used = shapes::Used::from(&client.record_use(request).await?.into_inner());
+    let used = client.record_use(request).await?.into_inner();
     if context.out.json {
-        context.out.object(&used)?;
+        context.out.message(&used)?;
     } else {
-        let what = if used.deviation { "deviation" } else { "allowed" };
+        let verdict = if used.deviation { "deviation" } else { "allowed" };
         let before = if used.replayed { " (recorded before)" } else { "" };
-        let line = format!("index {}  {what}: {}{before}", used.index, used.reason);
+        let reason = words::word::<Reason>(used.reason);
+        let line = format!("index {}  {verdict}: {reason}{before}", used.index);
         context.out.line(line)?;
     }
     Ok(if used.deviation { Exit::Denied } else { Exit::Success })

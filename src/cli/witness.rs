@@ -99,6 +99,7 @@ pub struct WitnessArgs {
 
 /// What is printed once the witness listens.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Listening {
     address: String,
     verifier_key: String,

@@ -22,7 +22,7 @@ use super::{
     output::{Output, Table, Tone},
     progress,
     trust::{TrustArgs, read_text},
-    words::hex,
+    words::{Bytes, hex},
 };
 use crate::{
     domain::{Body, Entry, LedgerOpened},
@@ -337,7 +337,7 @@ impl Audit {
             differences: self.comparison.first,
             untrue: self.statements_untrue,
             statements: self.statements,
-            chain_hash: (self.tip.next_index > 0).then(|| hex(&self.tip.hash)),
+            chain_hash: (self.tip.next_index > 0).then(|| Bytes(self.tip.hash.to_vec())),
             checkpoint,
             subjects: self.replay.subjects(),
             state_bytes: self.replay.memory_bytes() as u64,
