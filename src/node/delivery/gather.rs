@@ -260,7 +260,9 @@ impl Gathered {
                     gathers.failed.extend(own.failed.iter().map(|failed| (failed.index, *failed)));
                 });
             }
-            _ => {}
+            SubscriptionEntry::Overdue(_)
+            | SubscriptionEntry::Created(_)
+            | SubscriptionEntry::Deleted(_) => {}
         }
     }
 
