@@ -293,7 +293,7 @@ pub fn check_exposure(address: SocketAddr, tls: bool, insecure: bool) -> Result<
 /// A text that is no origin of web pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("an origin of web pages is scheme and host, for example `https://example.org`")]
-pub struct CorsOriginError;
+struct CorsOriginError;
 
 fn parse_cors_origin(text: &str) -> Result<String, CorsOriginError> {
     let is_origin = text.parse::<http::Uri>().is_ok_and(|uri| {

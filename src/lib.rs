@@ -14,11 +14,13 @@
 //! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
 //! * [`watch`]: telling others what changed.
 //! * [`node`]: the one way in: the way of an act and the way of a question.
+//! * [`json`]: ProtoJSON of the protocol's messages, by their descriptors.
+//! * [`messages`]: values of the ledger as messages, for gRPC, webhooks and the command line alike.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
-//! * [`server`], [`config`], [`telemetry`], [`status`]: running it.
+//! * [`server`], [`config`], [`telemetry`], [`status`]: running it; [`shutdown`]: ending it in order.
 //! * [`setting`]: how a setting is defined: once, with its bounds.
 //! * [`listener`]: answering strangers over HTTP, bounded.
 //! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
@@ -34,11 +36,14 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod grpc;
+pub mod json;
 pub mod listener;
+pub mod messages;
 pub mod node;
 pub mod proto;
 pub mod server;
 pub mod setting;
+pub mod shutdown;
 pub mod status;
 pub mod storage;
 pub mod telemetry;
@@ -51,7 +56,12 @@ pub mod web;
 pub mod webhook;
 pub mod witness;
 
-/// What README shows in Rust compiles.
+/// The Rust samples of README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The Rust samples of docs/api.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/api.md")]
+pub struct ApiGuide;

@@ -202,7 +202,7 @@ async fn serve_node(
     phase: &watch::Sender<Phase>,
 ) -> Result<(), ServeError> {
     let Listening { socket, tls, metrics_address, tiles_address, mut stop } = listening;
-    let drain = CancellationToken::new();
+    let drain = node.draining();
     let health = Health::new(phase.clone());
     let routes = routes(config, node, metrics, &health, &drain)?;
     let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
@@ -236,10 +236,9 @@ async fn serve_node(
         std::process::exit(1);
     });
     health.set(Phase::Draining).await;
-    node.hurry();
-    drain.cancel();
+    node.drain();
     let (finished, ()) =
-        tokio::join!(finish(serving, config.drain_timeout, metrics), webhooks.stop());
+        tokio::join!(finish(serving, config.drain_timeout, metrics), webhooks.ended());
     finished
 }
 
@@ -257,7 +256,8 @@ fn start_webhooks(
         pause_max: config.webhook_retry_max,
         retry_for: config.webhook_retry_for,
     };
-    Ok(Webhooks::start(node, sender.map_err(ServeError::Webhooks)?, retry, metrics))
+    let sender = sender.map_err(ServeError::Webhooks)?;
+    Ok(Webhooks::start(node, sender, retry, metrics, &node.draining()))
 }
 
 /// Starts to bring checkpoints to witnesses, if there are any.

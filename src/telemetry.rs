@@ -39,7 +39,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, clap::Args)]
 pub struct TelemetryConfig {
     /// Format of log lines, which go to standard error
-    #[arg(long, value_enum, default_value = "pretty", help_heading = TELEMETRY)]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "pretty")]
+    #[arg(help_heading = TELEMETRY)]
     pub log_format: LogFormat,
     /// Which log lines are written, as a `tracing` filter, for example `info` or
     /// `consent_ledger=debug` [default: RUST_LOG, or else `info`]

@@ -3,6 +3,11 @@
 
 use std::fs;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use consent_ledger::proto;
+use rustix::process::Signal;
+use serde_json::json;
+
 use crate::support::{self, Process, Server, example};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,8 +28,9 @@ async fn scripts_can_rely_on_the_exit_codes() {
         "--json",
     ];
     let recorded = server.cli(&grant).expect_code(0).json();
-    assert!(recorded["index"].is_u64() && recorded["revision"].is_u64(), "{recorded}");
-    assert_eq!(recorded["results"][0]["outcome"], "applied", "{recorded}");
+    let number = |field: &str| recorded[field].as_str().is_some_and(|it| it.parse::<u64>().is_ok());
+    assert!(number("index") && number("revision"), "{recorded}");
+    assert_eq!(recorded["results"][0]["outcome"], "OUTCOME_APPLIED", "{recorded}");
 
     let ask = |subject: &str| {
         let cell = ["--purpose", "marketing.newsletter", "--channel", "email"];
@@ -139,8 +145,12 @@ async fn every_client_command_speaks_json() {
         ])
         .expect_code(3)
         .json();
-    assert_eq!((&checked["effect"], &checked["reason"]), (&"deny".into(), &"objected".into()));
-    assert_eq!(checked["decided_by_index"], stopped["index"]);
+    assert_eq!(
+        (&checked["effect"], &checked["reason"]),
+        (&"EFFECT_DENY".into(), &"REASON_OBJECTED".into())
+    );
+    assert_eq!(checked["decidedByIndex"], stopped["index"]);
+    assert_eq!(checked["indeterminate"], false);
 
     let history = with(&["history"]).json_lines();
     assert_eq!(history.len(), 2);
@@ -160,6 +170,44 @@ async fn every_client_command_speaks_json() {
     // For people there are tables, which say the same.
     let table = server.cli(&["history", "--subject", "user:42"]).expect_code(0).stdout;
     assert!(table.contains("marketing.newsletter") && table.contains("withdraw"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_leaves_out_nothing_that_the_server_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients_with_catalog(&[], &["email"]).await;
+    let data_categories = ["user.contact", "user.profile"].map(str::to_owned).to_vec();
+    let purpose = proto::Purpose { data_categories, ..support::consent_purpose("news") };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+
+    // A grant that is narrowed does not look full, and who acted by what right is told.
+    let narrowed = ["record", "--subject", "user:42", "--grant", "news:email", "--json"];
+    let by_guardian = ["--data-category", "user.contact", "--actor", "guardian"];
+    let authority = ["--relationship", "parent", "--representative", "user:7"];
+    let proof = ["--authority-proof", "form 12", "--authority-ends-at", "2099-05-04T00:00:00Z"];
+    let words = [&narrowed[..], &by_guardian, &authority, &proof].concat();
+    let recorded = server.cli(&words).expect_code(0).json();
+    assert_eq!(recorded["results"][0]["dataCategories"], json!(["user.contact"]), "{recorded}");
+    let history = ["history", "--subject", "user:42", "--json"];
+    let history = server.cli(&history).expect_code(0).json_lines();
+    assert_eq!(history[0]["changes"][0]["dataCategories"], json!(["user.contact"]));
+    let authority = json!({"relationship": "parent", "representative": "user:7",
+        "proof": "form 12", "endsAt": "2099-05-04T00:00:00Z"});
+    assert_eq!(history[0]["evidence"]["authority"], authority);
+
+    // What goes on with a snapshot is printed with it.
+    server.cli(&["record", "--subject", "user:43", "--withdraw", "*:*"]).expect_code(0);
+    let mut command = support::client_of(&server.address);
+    command.args(["watch", "--snapshot", "denied", "--json"]);
+    let watch = Process::spawn(command);
+    let is_complete = |text: &str| text.contains("snapshotEnd").then_some(());
+    watch.stdout.wait_for(support::PATIENCE, is_complete).expect("a snapshot");
+    watch.signal(Signal::INT);
+    let lines = watch.wait(support::PATIENCE).expect_code(0).json_lines();
+    assert_eq!(lines[0]["snapshot"]["subject"], "user:43");
+    assert!(lines[0]["snapshot"]["token"].as_str().is_some_and(|token| !token.is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +247,8 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     let grant = ["record", "--subject", "user:42", "--grant", "marketing.newsletter:email"];
     server.cli(&grant).expect_code(0);
     let checkpoint = clients.checkpoint().await;
-    let hash = support::hex(&checkpoint.chain_hash);
+    let hash = BASE64_STANDARD.encode(&checkpoint.chain_hash);
+    let hex = support::hex(&checkpoint.chain_hash);
 
     let busy = support::run(["rebuild-view", "--data-dir", data_dir]);
     assert!(busy.code.is_some_and(|code| code != 0), "the server has the directory: {busy:?}");
@@ -209,10 +258,10 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     for verified in [&beside, &after] {
         assert_eq!(verified["intact"], true, "{verified}");
         assert_eq!(verified["entries"], checkpoint.size, "{verified}");
-        assert_eq!(verified["chain_hash"], hash.as_str(), "{verified}");
+        assert_eq!(verified["chainHash"], hash.as_str(), "{verified}");
     }
     let people = support::run(["verify", "--data-dir", data_dir]).expect_code(0).stdout;
-    assert!(people.contains("intact") && people.contains(&hash), "{people}");
+    assert!(people.contains("intact") && people.contains(&hex), "{people}");
 
     let exported = support::run(["export", "--data-dir", data_dir]).expect_code(0).json_lines();
     assert_eq!(exported.len() as u64, checkpoint.size);

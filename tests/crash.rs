@@ -241,7 +241,7 @@ async fn kill_nine_under_load_loses_nothing_acknowledged() {
         unanswered += journal.len() - journal.promises();
 
         let verdict = support::verify(dir.path()).expect_code(0).json();
-        torn_tails += u32::from(verdict["torn_tail"].is_object());
+        torn_tails += u32::from(verdict["tornTail"].is_object());
 
         if rng.random_ratio(1, 4) {
             // Recovery itself is killed somewhere on its way, and has to be able to begin again.
@@ -369,7 +369,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
             let torn = altered(dir.path(), |bytes| bytes.truncate(usize::try_from(cut).unwrap()));
             forget_checkpoints(torn.path());
             let verdict = support::verify(torn.path()).expect_code(0).json();
-            let tail = &verdict["torn_tail"];
+            let tail = &verdict["tornTail"];
             assert_eq!(tail.is_object(), cut > last, "cut at {cut}: {verdict}");
             if cut > last {
                 assert_eq!((&tail["offset"], &tail["bytes"]), (&last.into(), &(cut - last).into()));
@@ -391,7 +391,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
             let log = server.terminate().said().to_lowercase();
             assert_eq!(log.contains("torn"), cut > last, "cut at {cut}: {log}");
             let verdict = support::verify(torn.path()).expect_code(0).json();
-            assert!(verdict["torn_tail"].is_null(), "it was set aside: {verdict}");
+            assert!(verdict["tornTail"].is_null(), "it was set aside: {verdict}");
         });
     });
 }

@@ -169,7 +169,7 @@ async fn the_command_line_verifies_without_the_server() {
     };
     let said = verify(&allow, &["--subject", "user:42"]).expect_code(0);
     assert!(said.stdout.starts_with("ALLOW  granted\nsubject      confirmed\n"), "{}", said.stdout);
-    assert_eq!(verify(&deny, &["--json"]).expect_code(3).json()["reason"], "no_record");
+    assert_eq!(verify(&deny, &["--json"]).expect_code(3).json()["reason"], "REASON_NO_RECORD");
     for (more, reason) in [
         (&["--subject", "user:43"][..], "WRONG_SUBJECT"),
         (&["--at", "2100-01-01T00:00:00Z"], "EXPIRED"),

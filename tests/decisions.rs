@@ -393,7 +393,7 @@ async fn the_example_agrees_and_ranges_are_minded() {
     server.cli(&["replay", &path(example::ACTS)]).expect_code(0);
     let found = verify(&server.address, &[]).expect_code(0).json();
     assert!(found["decisions"].as_u64().unwrap() > 10_000, "{found}");
-    println!("states of {} data subjects take {} bytes", found["subjects"], found["state_bytes"]);
+    println!("states of {} data subjects take {} bytes", found["subjects"], found["stateBytes"]);
 
     let said = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
     assert!(said.stdout.starts_with("agrees\n"), "{}", said.stdout);
@@ -491,7 +491,7 @@ async fn the_entries_must_be_those_that_were_signed() {
     assert_eq!((&found["end"], &found["checkpoint"]["size"]), (&10.into(), &10.into()));
     assert_eq!(found["ledger"], name);
     let root = fs::read_to_string(&good).unwrap().lines().nth(2).unwrap().to_owned();
-    assert_eq!(found["checkpoint"]["root_hash"], root, "as the checkpoint writes it");
+    assert_eq!(found["checkpoint"]["rootHash"], root, "as the checkpoint writes it");
     // The right root, signed under another name, is the head of another ledger.
     let of_other = sign(&foreign, 10, false).await;
     let foreign = foreign.verifier().to_string();

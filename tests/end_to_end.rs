@@ -231,7 +231,7 @@ fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, St
     let mut personal: HashSet<String> = PERSONAL.iter().map(|text| (*text).to_owned()).collect();
     for act in acts {
         personal.insert(act.subject.clone());
-        for part in ["ip_address", "user_agent"] {
+        for part in ["ipAddress", "userAgent"] {
             let part = act.evidence.get(part).and_then(|part| part.as_str());
             personal.extend(part.map(str::to_owned));
         }
@@ -316,7 +316,7 @@ async fn the_main_job_end_to_end() {
         support::run(["export", "--data-dir", data_dir]).expect_code(0),
     ] {
         let lines = exported.json_lines();
-        let indices = lines.iter().map(|line| line["index"].as_u64());
+        let indices = lines.iter().map(|line| line["entry"]["index"].as_str()?.parse().ok());
         assert!(indices.eq((0..head).map(Some)), "{} lines for {head} entries", lines.len());
     }
 

@@ -688,7 +688,7 @@ fn a_data_directory_of_format_1_is_served_today() {
     let server = Server::start(dir.path());
     let check = ["check", "--json", "--subject", "user:42", "--purpose", "marketing.newsletter"];
     let answer = server.cli(&[&check[..], &["--channel", "email"]].concat()).expect_code(0).json();
-    assert_eq!(answer["decided_by_index"], 7, "{answer}");
+    assert_eq!(answer["decidedByIndex"], "7", "{answer}");
     let history = server.cli(&["history", "--json", "--subject", "user:42"]).expect_code(0);
     assert!(history.stdout.contains("privacy-2026"), "{}", history.stdout);
     server.terminate();

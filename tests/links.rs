@@ -669,8 +669,8 @@ async fn the_command_line_links_and_tells_what_changes() {
     let row = "deny    user:1   marketing.newsletter  email    withdrawn  allow, granted";
     assert!(asked.contains(row), "{asked}");
     let linked = link(&["--json"]).json();
-    assert_eq!(linked["index"], size);
-    assert_eq!(linked["cells"][0]["effect_after"], "deny");
+    assert_eq!(linked["index"], size.to_string());
+    assert_eq!(linked["cells"][0]["effectAfter"], "EFFECT_DENY");
     let again = link(&[]).stdout;
     assert_eq!(again, format!("nothing to write: it is so already  revision {}\n", size + 1));
     let unlinked = server.cli(&[&["unlink"], &words[..]].concat()).expect_code(0).stdout;

@@ -30,6 +30,7 @@ mod protocol;
 mod python_client;
 mod readme;
 mod receipts;
+mod reference;
 mod semantics;
 mod snapshots;
 mod streams;

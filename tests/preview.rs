@@ -290,11 +290,17 @@ async fn a_file_is_previewed_applied_and_listed() {
     assert!(same.stdout.starts_with("marketing.newsletter stays as it is: of 26 cells 0 would"));
 
     let preview = ["preview", file, "--requires-reconsent", "--json"];
-    assert_eq!(catalog(&preview).expect_code(0).json()["would_deny"], 0, "the only version");
+    assert_eq!(
+        catalog(&preview).expect_code(0).json()["preview"]["wouldDeny"],
+        "0",
+        "the only version"
+    );
     write("description = \"Now with tulips.\"\n");
     let said = catalog(&preview).expect_code(0).json();
+    assert_eq!(said["purpose"], NEWS, "{said}");
+    let said = &said["preview"];
     assert_eq!((&said["changed"], &said["version"]), (&true.into(), &2.into()), "{said}");
-    let denied = said["would_deny"].as_u64().unwrap();
+    let denied = said["wouldDeny"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(denied > 0, "{said}");
     let table = catalog(&["preview", file, "--requires-reconsent"]).expect_code(0).stdout;
     assert!(table.contains(&format!("of 26 cells 0 would be allowed and {denied} denied")));
@@ -312,7 +318,7 @@ async fn a_file_is_previewed_applied_and_listed() {
 
     write("basis_by_region = { US = \"legitimate_interest\", \"US-CA\" = \"consent\" }\n");
     let said = catalog(&["preview", file, "--region", "US", "--json"]).expect_code(0).json();
-    assert_eq!(said["unknown_subject"]["after"], "no_objection", "{said}");
+    assert_eq!(said["preview"]["unknownSubject"]["after"], "REASON_NO_OBJECTION", "{said}");
     catalog(&["apply", file]).expect_code(0);
     let listed = catalog(&["list"]).expect_code(0).stdout;
     assert!(listed.contains("consent in US-CA, legitimate_interest in US"), "{listed}");

@@ -331,7 +331,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
     assert_eq!(answer.reason(), Reason::Granted);
 
     let beyond = Some(recorded.revision + 1);
-    let expect = |status: tonic::Status| {
+    let expect = |status: Status| {
         let error = typed(&status);
         assert_eq!(error.code, Code::Unavailable, "{status:?}");
         assert_eq!(error.reason, "REVISION_NOT_REACHED");

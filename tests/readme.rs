@@ -1,30 +1,49 @@
-//! README and guides against what is here: what they name exists, and what there is README names.
+//! README and the guides against the code: what they name exists, their tables are complete, and
+//! their links lead somewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use clap::{Command, CommandFactory};
-use consent_ledger::{cli::Cli, proto, telemetry::Metrics};
+use clap::{Arg, Command, CommandFactory};
+use consent_ledger::{cli::Cli, proto::ErrorReason, telemetry::Metrics};
 
 use crate::support;
 
-fn readme() -> String {
-    fs::read_to_string(support::repository("README.md")).unwrap()
+/// README is what people read first, so it stays short.
+const README_LINES_MAX: usize = 250;
+
+/// The guides that are written by hand, and commands that each of them shows.
+const GUIDES: [(&str, &[&str]); 9] = [
+    (
+        "README.md",
+        &["apply", "check", "history", "preferences", "record", "serve", "verify", "watch"],
+    ),
+    ("docs/api.md", &["audience"]),
+    ("docs/audit.md", &["checkpoint", "export", "receipt", "serve", "verify", "witness"]),
+    ("docs/concepts.md", &["check", "confirm", "key", "link", "record", "verify"]),
+    ("docs/import.md", &["import", "replay"]),
+    ("docs/operations.md", &["verify"]),
+    ("docs/receipts.md", &["receipt", "verify-receipt"]),
+    ("docs/subscriptions.md", &["consume", "create", "list", "propagation"]),
+    ("docs/webhooks.md", &["create", "dead-letters", "replay", "verify"]),
+];
+
+fn read(path: &str) -> String {
+    let file = support::repository(path);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The text under a heading, up to the next of the same depth or less.
-fn section(heading: &str) -> String {
-    let text = readme();
-    let depth = heading.bytes().take_while(|&byte| byte == b'#').count();
-    let ends = |line: &&str| {
-        let own = line.bytes().take_while(|&byte| byte == b'#').count();
-        (1..=depth).contains(&own)
-    };
+/// The text under a heading of a document, up to the next heading of the same depth or less.
+fn section(path: &str, heading: &str) -> String {
+    let text = read(path);
+    let depth = |line: &str| line.bytes().take_while(|&byte| byte == b'#').count();
+    let ends = |line: &&str| (1..=depth(heading)).contains(&depth(line));
     let mut lines = text.lines().skip_while(|line| *line != heading);
-    assert!(lines.next().is_some(), "README has no `{heading}`");
+    assert!(lines.next().is_some(), "{path} has no `{heading}`");
     lines.take_while(|line| !ends(line)).collect::<Vec<_>>().join("\n")
 }
 
@@ -39,21 +58,22 @@ fn rows(text: &str) -> Vec<Vec<String>> {
 }
 
 /// Blocks of code in a language.
-fn blocks(language: &str) -> Vec<String> {
-    let text = readme();
+fn blocks(path: &str, language: &str) -> Vec<String> {
+    let text = read(path);
     let fence = format!("```{language}\n");
     let starts = text.split(&fence).skip(1);
     starts.map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
 }
 
-/// Names of every option below a command, with their defaults.
-fn options(command: &Command) -> BTreeMap<String, String> {
-    let own = command.get_arguments().filter_map(|argument| {
-        let default: Vec<_> =
-            argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-        Some((format!("--{}", argument.get_long()?), default.join(",")))
-    });
-    own.chain(command.get_subcommands().flat_map(options)).collect()
+/// A text without its blocks of code.
+fn prose(text: &str) -> String {
+    text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
+}
+
+/// Flags of a command and of those below it.
+fn options(command: &Command) -> BTreeSet<String> {
+    let flags = command.get_arguments().filter_map(Arg::get_long).map(|name| format!("--{name}"));
+    flags.chain(command.get_subcommands().flat_map(options)).collect()
 }
 
 /// The words of a text that begin like this.
@@ -66,18 +86,24 @@ fn words(text: &str, start: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= README_LINES_MAX, "README has {lines} lines: move some of it to docs/");
+}
+
+#[test]
 fn every_reason_stands_in_the_document_of_errors_with_its_status() {
-    let document = fs::read_to_string(support::repository("docs/errors.md")).unwrap();
-    let table = rows(&document);
-    let told: BTreeMap<_, _> =
+    let table = rows(&read("docs/errors.md"));
+    let documented: BTreeMap<_, _> =
         table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    let reasons = (1..).map_while(|number| proto::ErrorReason::try_from(number).ok());
+    let reasons = (1..).map_while(|number| ErrorReason::try_from(number).ok());
     let declared = reasons.map(|reason| {
         let status = reason.status().as_str_name();
         (reason.reason().to_owned(), status.trim_start_matches("STATUS_CODE_").to_owned())
     });
-    assert_eq!(declared.collect::<BTreeMap<_, _>>(), told);
-    assert!(section("## Errors").contains("docs/errors.md"), "README says where they are");
+    assert_eq!(declared.collect::<BTreeMap<_, _>>(), documented);
+    let conventions = section("docs/api.md", "## Conventions");
+    assert!(conventions.contains("(errors.md)"), "the guide to the API links the reasons");
 }
 
 #[test]
@@ -95,20 +121,21 @@ fn every_call_stands_in_the_table_of_the_api() {
             }
         }
     }
-    let mut told = BTreeSet::new();
+    let mut documented = BTreeSet::new();
     let mut service = String::new();
-    for row in &rows(&section("## The API"))[1..] {
+    for row in &rows(&section("docs/api.md", "## Services and methods"))[1..] {
         if !row[0].is_empty() {
             service.clone_from(&row[0]);
         }
-        told.insert((service.clone(), row[1].clone()));
+        documented.insert((service.clone(), row[1].clone()));
     }
-    assert_eq!(declared, told);
+    assert_eq!(declared, documented);
 }
 
 /// Asserts that every command line, flag and variable of a text exists; answers the commands that it
 /// shows.
-fn assert_exists(text: &str) -> BTreeSet<String> {
+fn assert_exists(path: &str) -> BTreeSet<String> {
+    let text = read(path);
     let mut cli = Cli::command();
     cli.build();
     let shown = text
@@ -120,53 +147,54 @@ fn assert_exists(text: &str) -> BTreeSet<String> {
         for word in line.split(' ').take_while(|word| !word.starts_with('-')) {
             match command.find_subcommand(word) {
                 Some(below) => command = below,
-                None => assert!(!command.has_subcommands(), "no command `{word}`: {line}"),
+                None => assert!(!command.has_subcommands(), "{path}: no command `{word}`: {line}"),
             }
         }
         let known = options(command);
         for flag in words(line, "--").iter().filter(|flag| *flag != "--help") {
-            assert!(known.contains_key(flag), "`{flag}` is none of {}: {line}", command.get_name());
+            let name = command.get_name();
+            assert!(known.contains(flag), "{path}: `{flag}` is none of {name}: {line}");
         }
         commands.insert(command.get_name().to_owned());
     }
 
     let all = options(&cli);
-    // Those of cargo, of pip's tools, and of the words `consent-ledger --help`.
-    let others = ["--example", "--locked", "--path", "--python_out", "--grpc_python_out", "--help"];
-    for flag in words(text, "--").iter().filter(|flag| !others.contains(&flag.as_str())) {
-        assert!(all.contains_key(flag) || flag.trim_matches('-').is_empty(), "`{flag}`");
+    // Those of cargo, of pip's tools, and of the words `consent-ledger --help`; and the key in an example
+    // of a receipt, which is no flag.
+    let others = [
+        "--locked",
+        "--path",
+        "--python_out",
+        "--grpc_python_out",
+        "--help",
+        "--6IM5l0OosLj9yWskISYhUA3n_3CURQkmrYMSha_ck",
+    ];
+    for flag in words(&text, "--").iter().filter(|flag| !others.contains(&flag.as_str())) {
+        let exists = all.contains(flag) || flag.trim_matches('-').is_empty();
+        assert!(exists, "{path}: no option `{flag}`");
     }
-    // The key's is no option, and the others are the tests' own.
-    let no_option = |it: &&String| *it == "CONSENT_LEDGER_KEK" || it.contains("_TEST_");
-    for variable in words(text, "CONSENT_LEDGER_").iter().filter(|it| !no_option(it)) {
+    // The key has no flag.
+    let variables = words(&text, "CONSENT_LEDGER_");
+    for variable in variables.iter().filter(|name| *name != "CONSENT_LEDGER_KEK") {
         let name = variable.trim_start_matches("CONSENT_LEDGER_").to_lowercase();
-        assert!(all.contains_key(&format!("--{}", name.replace('_', "-"))), "{variable}");
+        let exists = all.contains(&format!("--{}", name.replace('_', "-")));
+        assert!(exists, "{path}: no variable {variable}");
     }
     commands
 }
 
 #[test]
-fn every_command_and_flag_exists() {
-    let commands = assert_exists(&readme());
-    assert!(commands.len() > 8, "the tour was read: {commands:?}");
-}
-
-#[test]
 fn the_guides_name_only_what_exists() {
-    let guide = |path| fs::read_to_string(support::repository(path)).unwrap();
-    for (path, shown) in [
-        ("docs/subscriptions.md", ["consume", "create", "list", "propagation"]),
-        ("docs/webhooks.md", ["create", "dead-letters", "replay", "verify"]),
-    ] {
-        let text = guide(path);
-        let commands = assert_exists(&text);
-        assert!(shown.iter().all(|own| commands.contains(*own)), "{path}: {commands:?}");
+    for (path, shown) in GUIDES {
+        let commands = assert_exists(path);
+        assert!(shown.iter().all(|name| commands.contains(*name)), "{path}: {commands:?}");
         // A command within a sentence, as far as it is one: `subscription list` or `prove --index N`.
         let mut cli = Cli::command();
         cli.build();
+        let text = read(path);
         let quoted =
-            text.split("\n```").step_by(2).flat_map(|own| own.split('`').skip(1).step_by(2));
-        for line in quoted.filter(|own| !own.starts_with('-')) {
+            text.split("\n```").step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2));
+        for line in quoted.filter(|text| !text.starts_with('-')) {
             let mut line = line.split(' ');
             let found = cli.find_subcommand(line.next().unwrap_or_default());
             for word in line.take_while(|word| !word.starts_with('-')) {
@@ -180,28 +208,23 @@ fn the_guides_name_only_what_exists() {
 }
 
 #[test]
-fn the_flags_of_serve_have_the_defaults_that_are_told() {
+fn every_limit_is_an_option_of_serve_and_every_error_above_it_exists() {
     let cli = Cli::command();
     let known = options(cli.find_subcommand("serve").unwrap());
-    for row in &rows(&section("### Limits"))[1..] {
-        assert_eq!(known.get(&row[0]), Some(&row[1]), "{row:?}");
-    }
-    for row in &rows(&section("### Options"))[1..] {
-        let mut flags = row[0].split(", ").zip(row[1].split(", "));
-        // A default in words is no default of the parser.
-        assert!(
-            flags.all(|(flag, told)| {
-                let default = known.get(flag).unwrap_or_else(|| panic!("{flag}"));
-                default == told || ["", "false"].contains(&default.as_str())
-            }),
-            "{row:?}"
-        );
+    let table = rows(&section("docs/operations.md", "## Limits"));
+    let limits: Vec<_> = table.iter().filter(|row| row[0].starts_with("--")).collect();
+    assert!(limits.len() > 10, "the table was read: {limits:?}");
+    for limit in limits {
+        assert!(known.contains(&limit[0]), "{limit:?}");
+        let is_reason = limit[1].bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        let reason = ErrorReason::from_str_name(&format!("ERROR_REASON_{}", limit[1]));
+        assert!(!is_reason || reason.is_some(), "{limit:?}");
     }
 }
 
 #[test]
 fn the_options_file_is_taken() {
-    let blocks = blocks("toml");
+    let blocks = blocks("docs/operations.md", "toml");
     let example = blocks.iter().find(|block| block.contains("[serve]")).expect("an options file");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("consent-ledger.toml");
@@ -214,7 +237,7 @@ fn the_options_file_is_taken() {
 }
 
 #[test]
-fn every_metric_is_told() {
+fn every_metric_stands_in_the_table_of_metrics() {
     let metrics = Metrics::new();
     metrics.method("any").ended(0, Duration::ZERO);
     let _ = metrics.witness("any");
@@ -223,7 +246,48 @@ fn every_metric_is_told() {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         Some(format!("{name}{}", if kind == "counter" { "_total" } else { "" }))
     });
-    let table = rows(&section("### Metrics"));
-    let told: BTreeSet<String> = table[1..].iter().map(|row| row[0].clone()).collect();
-    assert_eq!(counted.collect::<BTreeSet<_>>(), told);
+    let table = rows(&section("docs/operations.md", "## Metrics"));
+    let documented: BTreeSet<String> = table[1..].iter().map(|row| row[0].clone()).collect();
+    assert_eq!(counted.collect::<BTreeSet<_>>(), documented);
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let guides = fs::read_dir(support::repository("docs")).unwrap();
+    let guides = guides.map(|file| file.unwrap().path());
+    let mut documents: Vec<PathBuf> = guides.collect();
+    documents.extend(["README.md", "ARCHITECTURE.md"].map(support::repository));
+    let mut links = 0;
+    for document in documents {
+        let text = prose(&fs::read_to_string(&document).unwrap());
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => document.clone(),
+                path => document.parent().unwrap().join(path),
+            };
+            let at = format!("{}: ({link})", document.display());
+            assert!(target.exists(), "{at}: no such file");
+            assert!(
+                anchor.is_empty() || anchors(&target).contains(anchor),
+                "{at}: no such heading"
+            );
+            links += 1;
+        }
+    }
+    assert!(links > 50, "the documents were read: {links} links");
+}
+
+/// The anchors of the headings of a document, as GitHub makes them.
+fn anchors(document: &Path) -> BTreeSet<String> {
+    let text = prose(&fs::read_to_string(document).unwrap());
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let title = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        title.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect()
+    };
+    headings.map(anchor).collect()
 }

@@ -163,12 +163,12 @@ async fn the_command_line_reports_uses_and_exits_with_3_for_a_deviation() {
     };
     let used = report(&it.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
     let used = used.expect_code(0).json();
-    assert_eq!((&used["deviation"], &used["reason"]), (&false.into(), &"granted".into()));
+    assert_eq!((&used["deviation"], &used["reason"]), (&false.into(), &"REASON_GRANTED".into()));
     let again = report(&it.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
     let again = again.expect_code(0).json();
     assert_eq!((&again["replayed"], &again["index"]), (&true.into(), &used["index"]));
     let used = report(&it.server, "user:2", &["--segment", "spring"]).expect_code(3).json();
-    assert_eq!((&used["deviation"], &used["reason"]), (&true.into(), &"no_record".into()));
+    assert_eq!((&used["deviation"], &used["reason"]), (&true.into(), &"REASON_NO_RECORD".into()));
     let refused = report(&it.server, "user:1", &["--used-at", "2999-01-01T00:00:00Z"]);
     assert!(refused.expect_code(1).stderr.contains("used_at"));
     let history = it.server.cli(&["history", "--subject", "user:2"]).expect_code(0).stdout;

@@ -179,7 +179,7 @@ fn an_intact_ledger_agrees_with_every_checkpoint_of_its_past() {
         assert_eq!(dir.beside(&signed(&all[..size]), &[]), None, "{size}");
     }
     let found = dir.verify(&[]);
-    assert_eq!(found.json()["root_hash"], base64(&root(&all)));
+    assert_eq!(found.json()["rootHash"], base64(&root(&all)));
     assert_eq!(found.json()["origin"], ORIGIN);
     found.expect_code(0);
 }
@@ -455,7 +455,7 @@ fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
     let bytes = fs::read(&last).unwrap();
     fs::write(&last, &bytes[..bytes.len() - 3]).unwrap();
     let found = dir.verify(&[]).expect_code(0).json();
-    assert_eq!((&found["entries"], found["torn_tail"].is_object()), (&59.into(), true));
+    assert_eq!((&found["entries"], found["tornTail"].is_object()), (&59.into(), true));
     let audited = verify::audit(&RealDisk, Path::new("/nonexistent"), Wanted::default());
     assert!(matches!(
         audited.result,
@@ -666,8 +666,8 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
         prove(index, checkpoint).expect_code(0);
         let proven = run(["verify-proof", &proof, "--key", &key, "--json"]).expect_code(0).json();
         assert_eq!(proven["index"].to_string(), index);
-        assert_eq!(proven["tree_size"], size);
-        assert_eq!(proven["entry"]["index"].to_string(), index);
+        assert_eq!(proven["treeSize"], size);
+        assert_eq!(proven["entry"]["index"], *index);
     }
     prove("300", &early).expect_code(2);
     let edited = fs::read_to_string(&proof).unwrap().replace("index 599", "index 598");
@@ -802,7 +802,7 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     let grown = Desk::of(&all, key(ORIGIN, 1));
     let json = ["prove", "--from", &old, "--key", &trusted, "--output", &new, "--json"];
     let proved = grown.run(&json).expect_code(0).json();
-    assert_eq!((&proved["first_size"], &proved["tree_size"]), (&50.into(), &90.into()));
+    assert_eq!((&proved["firstSize"], &proved["treeSize"]), (&50.into(), &90.into()));
     assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
     grown.run(&["prove", "--from", &old]).expect_code(2);
     // The only copy is replaced by one that continues it, and by nothing else.
@@ -839,7 +839,7 @@ fn a_servers_proof_is_verified_before_it_is_written() {
         || run(["verify-proof", &proof, "--key", &trusted, "--json"]).expect_code(0).json();
 
     desk.run(&["prove", "--index", "17", "--key", &trusted, "--output", &proof]).expect_code(0);
-    assert_eq!((&verified()["index"], &verified()["tree_size"]), (&17.into(), &90.into()));
+    assert_eq!((&verified()["index"], &verified()["treeSize"]), (&17.into(), &90.into()));
     let by_key = ["prove", "--idempotency-key", "sign-up", "--key", &trusted, "--output", &proof];
     desk.run(&by_key).expect_code(0);
     assert_eq!(verified()["index"], 7);
@@ -849,7 +849,7 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     assert!(said.contains("the server's word"), "{said}");
     let under_old = ["prove", "--index", "17", "--checkpoint", &old, "--key", &trusted];
     desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
-    assert_eq!(verified()["tree_size"], 50);
+    assert_eq!(verified()["treeSize"], 50);
 
     let usurped = Desk::of(&all, key(ORIGIN, 2));
     fs::remove_file(&proof).unwrap();

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use consent_ledger::{
-    proto::{self, Action, PropagationState},
+    proto::{self, Action, EventKind, PropagationState},
     webhook::signature::Secret,
 };
 use serde_json::Value;
@@ -38,7 +38,7 @@ impl Received {
     }
 
     fn index(&self) -> u64 {
-        self.json()["data"]["index"].as_u64().unwrap()
+        self.json()["data"]["index"].as_str().unwrap().parse().unwrap()
     }
 }
 
@@ -159,9 +159,9 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
     assert_eq!(json["id"], first.id.as_str());
     assert_eq!(json["type"], "consent.v1.consent");
     assert_eq!(json["source"], "//localhost/consent");
-    assert_eq!(json["data"]["index"], index);
+    assert_eq!(json["data"]["index"], index.to_string());
     assert_eq!(json["data"]["subject"], "user:42");
-    assert_eq!(json["data"]["changes"][0]["action"], "withdraw");
+    assert_eq!(json["data"]["changes"][0]["action"], "ACTION_WITHDRAW");
     assert!(!first.id.contains("user"), "no id names a data subject");
 
     eventually("the receipt", async || {
@@ -328,6 +328,67 @@ async fn a_snapshot_is_delivered_before_what_changes() {
         (!clients.subscriptions().await[0].shards[0].snapshot_pending).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_posted_is_what_watch_prints() {
+    let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = start(dir.path(), &[]).await;
+    let kinds = [
+        EventKind::Grant,
+        EventKind::Withdraw,
+        EventKind::Expire,
+        EventKind::Link,
+        EventKind::Catalog,
+    ];
+    let filter = proto::WatchFilter {
+        kinds: kinds.map(i32::from).to_vec(),
+        ..proto::WatchFilter::default()
+    };
+    let subscription = proto::Subscription { filter: Some(filter), ..webhook(&endpoint.url()) };
+    let created = clients.subscribe(subscription).await;
+    let start_index = created.subscription.unwrap().start_index.to_string();
+
+    // A purpose that changes, a grant that is narrowed and ends by itself, a link, a withdrawal.
+    let purpose = proto::Purpose {
+        data_categories: ["user.contact", "user.profile"].map(str::to_owned).to_vec(),
+        ..support::consent_purpose("marketing.newsletter")
+    };
+    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+    clients.catalog.put_purpose(request).await.unwrap();
+    let grant = proto::Change {
+        expires_at: Some(support::timestamp(support::now_ms() + 3_000)),
+        data_categories: vec!["user.contact".to_owned()],
+        ..support::change(Action::Grant, "marketing.newsletter", "email")
+    };
+    clients.record(support::act("user:42", vec![grant])).await;
+    let link = proto::LinkSubjectsRequest {
+        subject: "user:42".to_owned(),
+        other_subject: "device:7".to_owned(),
+        confidence: proto::LinkConfidence::Verified.into(),
+        asserted_by: "login".to_owned(),
+        dry_run: false,
+    };
+    clients.privacy.link_subjects(link).await.unwrap();
+    withdraw(&mut clients, "user:43").await;
+
+    // Delivery is at least once.
+    let each_once = |all: &[Received]| -> BTreeMap<u64, Value> {
+        all.iter().map(|received| (received.index(), received.json())).collect()
+    };
+    let received = endpoint.until("all five events", |all| each_once(all).len() == 5).await;
+    let watch = ["watch", "--from", &start_index, "--count", "5", "--json"];
+    let watch = [&watch[..], &["--kind", "grant,withdraw,expire,link,catalog"]].concat();
+    let lines = server.cli(&watch).expect_code(0).json_lines();
+    for (posted, line) in each_once(&received).values().zip(&lines) {
+        let kind = posted["type"].as_str().unwrap().strip_prefix("consent.v1.").unwrap();
+        assert_eq!(*line, serde_json::json!({ kind: posted["data"] }));
+    }
+    let ended = lines.iter().find(|line| line["consent"]["reason"] == "REASON_EXPIRED").unwrap();
+    assert!(ended["consent"]["causeIndex"].is_string(), "{ended}");
+    let granted = &lines[1]["consent"]["changes"][0];
+    assert_eq!(granted["dataCategories"], serde_json::json!(["user.contact"]), "{granted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

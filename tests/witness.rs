@@ -370,7 +370,7 @@ fn scripts_are_told_in_json() {
     let line = process.stdout.wait_for(PATIENCE, |text| text.strip_suffix('\n').map(str::to_owned));
     let said: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
     assert!(said["address"].as_str().unwrap().starts_with("127.0.0.1:"));
-    let key = VerifierKey::parse(said["verifier_key"].as_str().unwrap()).unwrap();
+    let key = VerifierKey::parse(said["verifierKey"].as_str().unwrap()).unwrap();
     assert_eq!((key.name(), key.algorithm()), ("witness.example/w1", Algorithm::Cosignature));
 }
 

@@ -3,7 +3,7 @@
 //! Standard output holds ids and nothing else, with `--json` too: it is the input of whoever sends.
 //! What became of the audience goes to standard error.
 
-use std::{io, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
 use clap::Args;
 use tokio::sync::mpsc;
@@ -16,11 +16,11 @@ use super::{
     output::{Output, Table, Tone, color_on},
     progress,
     replay::input::Input,
-    shapes,
+    words::word,
 };
 use crate::proto::{
     AudienceQuery, AudienceSubjects, AudienceSummary, FilterAudienceRequest,
-    FilterAudienceResponse, check_service_client::CheckServiceClient,
+    FilterAudienceResponse, Reason, check_service_client::CheckServiceClient,
     filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
 };
 
@@ -64,7 +64,7 @@ pub struct AudienceArgs {
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
-    /// Record everybody who is allowed as a use of data, before their ids are printed
+    /// Record a use of data for everybody who is allowed, before their ids are printed
     #[arg(long, requires = "segment")]
     record_use: bool,
     /// Name of the segment, for the record of use
@@ -116,7 +116,7 @@ pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exi
     }
     let summary = told?;
     context.out.flush()?;
-    report(&shapes::Audience::from(&summary), context)?;
+    report(&summary, context)?;
     Ok(Exit::Success)
 }
 
@@ -176,27 +176,29 @@ async fn tell(
 }
 
 /// What became of the audience, on standard error.
-fn report(audience: &shapes::Audience, context: &Context) -> Result<(), CliError> {
+fn report(summary: &AudienceSummary, context: &Context) -> Result<(), CliError> {
     let printing = context.global.printing;
     let color = color_on(printing.color, &io::stderr());
     let mut out = Output::new(Box::new(io::stderr()), printing.json, color);
     if out.json {
-        out.object(audience)?;
+        out.message(summary)?;
         return out.flush();
     }
     out.line(format!(
         "{} of {} data subjects allowed; revision {}",
-        audience.allowed, audience.subjects, audience.revision
+        summary.allowed, summary.subjects, summary.revision
     ))?;
     let mut table = Table::new(&["REASON", "DATA SUBJECTS"]);
-    for (reason, count) in &audience.reasons {
-        table.row(Tone::Plain, [reason.clone(), count.to_string()]);
+    let by_reason: BTreeMap<String, u64> =
+        summary.reasons.iter().map(|own| (word::<Reason>(own.reason), own.count)).collect();
+    for (reason, count) in by_reason {
+        table.row(Tone::Plain, [reason, count.to_string()]);
     }
-    if audience.malformed > 0 {
-        table.row(Tone::Bad, ["malformed".to_owned(), audience.malformed.to_string()]);
+    if summary.malformed > 0 {
+        table.row(Tone::Bad, ["malformed".to_owned(), summary.malformed.to_string()]);
     }
     out.table(&table)?;
-    if let Some(revision) = audience.use_revision {
+    if let Some(revision) = summary.use_revision {
         out.line(format!("uses on record by revision {revision}"))?;
     }
     out.flush()

@@ -2,16 +2,11 @@
 
 use clap::Args;
 
-use super::{
-    Context, Exit,
-    as_of::AsOfArgs,
-    client,
-    error::CliError,
-    output::Tone,
-    shapes::{self, DueObligation, Obligation},
-    words,
+use super::{Context, Exit, as_of::AsOfArgs, client, error::CliError, output::Tone, words};
+use crate::proto::{
+    CheckRequest, CheckResponse, Effect, LegalBasis, Obligation, Reason, Status,
+    check_service_client::CheckServiceClient, obligation::Kind,
 };
-use crate::proto::{CheckRequest, CheckResponse, Effect, check_service_client::CheckServiceClient};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. No answer means no.
@@ -79,62 +74,67 @@ fn exit(effect: Effect) -> Exit {
 }
 
 fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> {
-    let decision = shapes::Decision::from(answer);
     let out = &mut context.out;
     if out.json {
-        return out.object(&decision);
+        return out.message(answer);
     }
     let tone = if answer.effect() == Effect::Allow { Tone::Good } else { Tone::Bad };
-    let effect = out.paint(tone, &decision.effect.to_ascii_uppercase());
-    out.line(format!("{effect}  {}", decision.reason))?;
-    out.line(format!("status       {}", decision.status))?;
-    if let Some(basis) = &decision.legal_basis {
-        out.line(format!("legal basis  {basis}"))?;
+    let effect = out.paint(tone, &words::word::<Effect>(answer.effect).to_ascii_uppercase());
+    out.line(format!("{effect}  {}", words::word::<Reason>(answer.reason)))?;
+    out.line(format!("status       {}", words::word::<Status>(answer.status)))?;
+    if answer.legal_basis != 0 {
+        out.line(format!("legal basis  {}", words::word::<LegalBasis>(answer.legal_basis)))?;
     }
-    if let Some(index) = decision.decided_by_index {
+    if let Some(index) = answer.decided_by_index {
         out.line(format!("decided by   #{index}"))?;
     }
-    out.line(format!("revision     {}", decision.revision))?;
-    if let Some(time) = &decision.valid_until {
-        out.line(format!("valid until  {time}"))?;
+    out.line(format!("revision     {}", answer.revision))?;
+    if let Some(time) = &answer.valid_until {
+        out.line(format!("valid until  {}", words::rfc3339(time)))?;
     }
-    if !decision.data_categories.is_empty() {
-        out.line(format!("only for     {}", decision.data_categories.join(", ")))?;
+    if !answer.data_categories.is_empty() {
+        out.line(format!("only for     {}", answer.data_categories.join(", ")))?;
     }
-    if let Some(time) = &decision.not_before {
-        out.line(format!("not before   {time}"))?;
+    if let Some(time) = &answer.not_before {
+        out.line(format!("not before   {}", words::rfc3339(time)))?;
     }
-    for due in &decision.obligations {
-        out.line(format!("obligation   {}{}", obligation_text(&due.obligation), when(due)))?;
+    for obligation in &answer.obligations {
+        out.line(format!("obligation   {}{}", obligation_text(obligation), when(obligation)))?;
     }
-    if let Some(token) = &decision.token {
-        out.line(format!("token        {token}"))?;
+    if !answer.token.is_empty() {
+        out.line(format!("token        {}", answer.token))?;
     }
     Ok(())
 }
 
 /// When an obligation lets the use happen.
-fn when(due: &DueObligation) -> String {
-    match &due.not_before {
-        Some(time) => format!(", so not before {time}"),
-        None if due.indeterminate => ", and the time zone is not known well enough".to_owned(),
+fn when(obligation: &Obligation) -> String {
+    match &obligation.not_before {
+        Some(time) => format!(", so not before {}", words::rfc3339(time)),
+        None if obligation.indeterminate => {
+            ", and the time zone is not known well enough".to_owned()
+        }
         None => String::new(),
     }
 }
 
 /// An obligation for people.
-pub(super) fn obligation_text(obligation: &Obligation) -> String {
+fn obligation_text(obligation: &Obligation) -> String {
     let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
-    match obligation {
-        Obligation::FrequencyLimit { uses_max, period_ms } => {
-            format!("at most {uses_max} in {}", words::span(*period_ms))
+    match &obligation.kind {
+        Some(Kind::FrequencyLimit(limit)) => {
+            let period = limit.period.as_ref().map(words::duration).unwrap_or_default();
+            format!("at most {} in {period}", limit.uses_max)
         }
-        Obligation::QuietHours { start_minute, end_minute, time_zone } => {
-            let zone = if time_zone.is_empty() { "local time" } else { time_zone };
-            format!("not from {} to {} ({zone})", clock(*start_minute), clock(*end_minute))
+        Some(Kind::QuietHours(hours)) => {
+            let (start, end) = (clock(hours.start_minute), clock(hours.end_minute));
+            let zone = if hours.time_zone.is_empty() { "local time" } else { &hours.time_zone };
+            format!("not from {start} to {end} ({zone})")
         }
-        Obligation::PreferredLanguage { language } => format!("in the language {language}"),
-        Obligation::Unknown {} => "one that this program does not know".to_owned(),
+        Some(Kind::PreferredLanguage(preferred)) => {
+            format!("in the language {}", preferred.language)
+        }
+        None => "one that this program does not know".to_owned(),
     }
 }
 

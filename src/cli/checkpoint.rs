@@ -55,6 +55,7 @@ pub struct CheckpointArgs {
 
 /// The answer to `checkpoint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Fetched {
     /// Name of the ledger.
     origin: String,
@@ -139,7 +140,7 @@ impl Fetched {
 
 fn print_key(answer: &GetCheckpointResponse, context: &mut Context) -> Result<Exit, CliError> {
     match context.out.json {
-        true => context.out.object(&serde_json::json!({"verifier_key": answer.verifier_key}))?,
+        true => context.out.object(&serde_json::json!({"verifierKey": answer.verifier_key}))?,
         false => context.out.line(&answer.verifier_key)?,
     }
     Ok(Exit::Success)

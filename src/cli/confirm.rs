@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Context, Exit, client, error::CliError, record::results_table, shapes, words};
+use super::{Context, Exit, client, error::CliError, record::results_table, words};
 use crate::proto::{ConfirmConsentRequest, Evidence, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
@@ -32,7 +32,7 @@ pub struct ConfirmArgs {
     /// When it took effect (RFC 3339) [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     effective_at: Option<Timestamp>,
-    /// Your key for this confirmation: with it, the command can safely be run again
+    /// Key of your choice for this confirmation: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
 }
@@ -50,7 +50,7 @@ pub(super) async fn run(args: ConfirmArgs, context: &mut Context) -> Result<Exit
     };
     let answer = client.confirm_consent(request).await?.into_inner();
     if context.out.json {
-        context.out.object(&shapes::Confirmed::from(&answer))?;
+        context.out.message(&answer)?;
         return Ok(Exit::Success);
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };

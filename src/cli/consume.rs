@@ -9,8 +9,7 @@ use tonic::Status;
 use super::{
     Context, Exit, client,
     error::CliError,
-    shapes::Watched,
-    told,
+    stream::{no_signals, print_consumed},
     watch::{tell_interrupted, tell_reconnected},
 };
 use crate::{
@@ -18,13 +17,15 @@ use crate::{
         Client, ConsumeOptions, Consumer, Delivery, ServiceConfig,
         consume::{CREDITS_MAX, Consumed},
     },
+    proto::{ConsumeResponse, consume_response::Message},
     server::StopSignals,
+    setting::Within as _,
 };
 
 const AFTER_HELP: &str = "\
-A message is acknowledged once it is printed, which goes on record: whoever pipes
-this into a program that may fail should keep what it has read. When the
-connection breaks, it connects again and goes on; --once ends instead.
+A message is acknowledged once it is printed, and the ledger records that. A program that reads
+the output and may fail should store what it has read. When the connection breaks, the command
+reconnects and resumes; --once ends it instead.
 
 Examples:
   consent-ledger subscription consume mailer
@@ -38,16 +39,11 @@ pub struct ConsumeArgs {
     /// Name of the subscription
     #[arg(value_name = "NAME")]
     name: String,
-    /// Which shard, from 0
+    /// Number of the shard, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     shard: u32,
-    /// How many messages may be on their way at once
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 256,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(CREDITS_MAX))
-    )]
+    /// Maximum number of messages in flight
+    #[arg(long, value_name = "N", within = 1..=CREDITS_MAX, default_value_t = 256)]
     credits: u32,
     /// Whether to acknowledge what was printed
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = AckWhen::Auto)]
@@ -55,16 +51,16 @@ pub struct ConsumeArgs {
     /// End after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// What the consumer calls itself, for example a host name
+    /// Name of this consumer, for example a host name
     #[arg(long, value_name = "NAME", default_value = "")]
     consumer: String,
-    /// How long an event may stay unacknowledged before it comes again [default: 30s]
+    /// How long an event may stay unacknowledged before it is delivered again [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     redelivery_timeout: Option<Duration>,
     /// End when the connection breaks
     #[arg(long)]
     once: bool,
-    /// Print how far the stream has come, too
+    /// Also print the progress of the stream
     #[arg(long)]
     progress: bool,
 }
@@ -108,7 +104,7 @@ impl Follower {
         consumer: &mut Consumer,
         context: &mut Context,
     ) -> Result<(), CliError> {
-        let mut stop = StopSignals::new().map_err(told::no_signals)?;
+        let mut stop = StopSignals::new().map_err(no_signals)?;
         while self.left != Some(0) {
             let heard = tokio::select! {
                 heard = consumer.next() => heard,
@@ -127,7 +123,8 @@ impl Follower {
         match consumed {
             Consumed::Delivery(delivery) => self.deliver(delivery, context),
             Consumed::Progress(progress) if self.args.progress => {
-                told::print(&Watched::Progress((&progress).into()), &mut context.out)
+                let message = Some(Message::Progress(progress));
+                print_consumed(&ConsumeResponse { message, attempt: 0 }, &mut context.out)
             }
             Consumed::Progress(_) => Ok(()),
             Consumed::Connected(started) => {
@@ -142,9 +139,9 @@ impl Follower {
     }
 
     fn deliver(&mut self, delivery: Delivery, context: &mut Context) -> Result<(), CliError> {
-        if let Some(told) = told::consumed(delivery.message()) {
-            told::print(&told, &mut context.out)?;
-        }
+        let message = Some(delivery.message().clone());
+        let response = ConsumeResponse { message, attempt: delivery.attempt() };
+        print_consumed(&response, &mut context.out)?;
         if delivery.index().is_some() {
             self.left = self.left.map(|left| left.saturating_sub(1));
         }

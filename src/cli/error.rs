@@ -202,7 +202,7 @@ impl CliError {
             error["code"] = json!(code_name(status));
             error["reason"] = json!(details.reason);
             error["metadata"] = json!(details.metadata);
-            error["field_violations"] = details
+            error["fieldViolations"] = details
                 .violations
                 .iter()
                 .map(|(field, description)| json!({"field": field, "description": description}))
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(json["error"]["kind"], "server");
         assert_eq!(json["error"]["code"], "INVALID_ARGUMENT");
         assert_eq!(json["error"]["reason"], "INVALID_FIELD");
-        assert_eq!(json["error"]["field_violations"][0]["field"], "changes[0].scope");
+        assert_eq!(json["error"]["fieldViolations"][0]["field"], "changes[0].scope");
     }
 
     #[test]

@@ -7,22 +7,24 @@ use std::{
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 use indicatif::ProgressBar;
+use prost::Message as _;
+use serde::Serialize;
 
 use super::{
-    Context, Exit, client,
-    error::CliError,
-    offline,
-    output::Output,
-    progress,
-    shapes::{Entry, Exported},
+    Context, Exit, client, error::CliError, offline, output::Output, progress, words::Bytes,
 };
-use crate::proto::{
-    GetCheckpointRequest, ListEntriesRequest, audit_service_client::AuditServiceClient,
+use crate::{
+    json,
+    ledger::chain,
+    proto::{
+        Entry, GetCheckpointRequest, ListEntriesRequest, audit_service_client::AuditServiceClient,
+    },
 };
 
 const AFTER_HELP: &str = "\
 Reads from the server, or, with --data-dir, straight from the files, with no server and no keys.
-Prints one JSON object a line, with or without --json.
+Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that the
+ledger stores.
 
 Examples:
   consent-ledger export --start 100 --end 200
@@ -38,7 +40,7 @@ pub struct ExportArgs {
     /// First index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     start: u64,
-    /// First index that is left out [default: the head of the ledger]
+    /// End of the range, exclusive [default: the head of the ledger]
     #[arg(long, value_name = "INDEX")]
     end: Option<u64>,
     /// Write to this file instead of standard output
@@ -90,6 +92,35 @@ fn open(path: &Path) -> Result<Output, CliError> {
     Ok(Output::new(Box::new(file), true, false))
 }
 
+/// An entry with its hash.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct HashedEntry {
+    /// `hash(index)` of the bytes as they are stored.
+    hash: Bytes,
+    /// What they say.
+    #[serde(serialize_with = "json::serialize")]
+    pub(super) entry: Entry,
+}
+
+impl HashedEntry {
+    /// Decodes the bytes of an entry.
+    ///
+    /// # Errors
+    /// The bytes are not an entry.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
+        Ok(Self { hash: Bytes(chain::hash(bytes).to_vec()), entry: Entry::decode(bytes)? })
+    }
+}
+
+/// What `export --output` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Exported {
+    /// Number of entries.
+    entries: u64,
+    /// Where they are.
+    output: String,
+}
+
 struct Sink<'a> {
     to: &'a mut Output,
     entries: u64,
@@ -97,7 +128,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     fn put(&mut self, index: u64, bytes: &[u8], bar: &ProgressBar) -> Result<(), CliError> {
-        let entry = Entry::decode(bytes)
+        let entry = HashedEntry::decode(bytes)
             .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
         self.entries += 1;
         bar.inc(1);
@@ -139,4 +170,75 @@ fn tell(entries: u64, path: &Path, context: &mut Context) -> Result<(), CliError
         return context.out.object(&exported);
     }
     context.out.line(format!("{entries} entries written to {}", exported.output))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{json, to_value};
+
+    use super::*;
+    use crate::proto;
+
+    #[test]
+    fn an_act_of_the_ledger_is_decoded_whole() {
+        let entry = Entry {
+            index: 7,
+            prev_hash: vec![0xab; 3],
+            recorded_at_ms: 1_000,
+            body: Some(proto::entry::Body::ConsentAct(proto::ConsentAct {
+                subject_ref: vec![1; 3],
+                actor: proto::Actor::Agent.into(),
+                effective_at_ms: 500,
+                changes: vec![proto::ChangeRecord {
+                    action: proto::Action::Withdraw.into(),
+                    scope: Some(proto::Scope { channel: "email".into(), ..Default::default() }),
+                    outcome: proto::Outcome::SupersededByLater.into(),
+                    cause_index: Some(3),
+                    ..Default::default()
+                }],
+                evidence: Some(proto::Sealed {
+                    salt: vec![2],
+                    ciphertext: vec![3],
+                    commitment: vec![4],
+                }),
+                idempotency_key_hash: vec![5],
+                request_digest: vec![],
+                ..Default::default()
+            })),
+        };
+        let bytes = entry.encode_to_vec();
+        let hash = Bytes(blake3::derive_key("consent-ledger v1 chain", &bytes).to_vec());
+        assert_eq!(
+            to_value(HashedEntry::decode(&bytes).unwrap()).unwrap(),
+            json!({
+                "hash": hash,
+                "entry": {
+                    "index": "7",
+                    "prevHash": "q6ur",
+                    "recordedAtMs": "1000",
+                    "consentAct": {
+                        "subjectRef": "AQEB",
+                        "actor": "ACTOR_AGENT",
+                        "effectiveAtMs": "500",
+                        "changes": [{
+                            "action": "ACTION_WITHDRAW",
+                            "scope": {"purpose": "", "channel": "email"},
+                            "purposeVersion": 0,
+                            "outcome": "OUTCOME_SUPERSEDED_BY_LATER",
+                            "causeIndex": "3",
+                            "dataCategories": [],
+                        }],
+                        "evidence": {"salt": "Ag==", "ciphertext": "Aw==", "commitment": "BA=="},
+                        "idempotencyKeyHash": "BQ==",
+                        "requestDigest": "",
+                    },
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_entry_are_an_error() {
+        assert!(HashedEntry::decode(&[0xff; 8]).is_err());
+    }
 }

@@ -11,13 +11,13 @@ use crate::proto::{EventKind, Snapshot, WatchFilter};
 /// Options of a filter.
 #[derive(Debug, Clone, Args)]
 pub struct FilterArgs {
-    /// Only this purpose; may be given many times
+    /// Only events of this purpose; may be given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     purpose: Vec<String>,
-    /// Only this channel; may be given many times
+    /// Only events of this channel; may be given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     channel: Vec<String>,
-    /// Only this kind; may be given many times
+    /// Only events of this kind; may be given many times
     #[arg(long, value_delimiter = ',', value_parser = kind())]
     kind: Vec<EventKind>,
     /// Only subjects of this namespace; may be given many times

@@ -6,9 +6,17 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes::{Evidence, HistoryAct, UseRecord},
+    preferences::contact_texts,
+    words::{rfc3339_or_empty, scope_text, word},
 };
-use crate::proto::{ListHistoryRequest, consent_service_client::ConsentServiceClient};
+use crate::{
+    proto::{
+        Action, Actor, Evidence, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest,
+        ListHistoryResponse, Outcome, Reason, UseRecord,
+        consent_service_client::ConsentServiceClient,
+    },
+    setting::Within as _,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -25,8 +33,8 @@ pub struct HistoryArgs {
     /// Leave out acts before this ledger index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u64,
-    /// The greatest number of acts [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum number of acts [default: all]
+    #[arg(long, value_name = "N", within = 1_u32..)]
     limit: Option<u32>,
 }
 
@@ -42,9 +50,8 @@ pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit
     let mut table =
         Table::new(&["INDEX", "EFFECTIVE", "ACTOR", "ACTION", "SCOPE", "OUTCOME", "EVIDENCE"]);
     while let Some(act) = acts.message().await? {
-        let act = HistoryAct::from(&act);
         if context.out.json {
-            context.out.object(&act)?;
+            context.out.message(&act)?;
         } else {
             add_rows(&mut table, &act);
         }
@@ -56,60 +63,65 @@ pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit
     Ok(Exit::Success)
 }
 
-fn add_rows(table: &mut Table, act: &HistoryAct) {
+fn add_rows(table: &mut Table, act: &ListHistoryResponse) {
+    let index = format!("#{}", act.index);
+    let effective_at = rfc3339_or_empty(act.effective_at.as_ref());
+    let actor = word::<Actor>(act.actor);
+    let evidence = act.evidence.as_ref().map(evidence_text).unwrap_or_default();
     if act.changes.is_empty() {
         let (scope, outcome) = what_happened(act);
-        table.row(
-            Tone::Plain,
-            [
-                format!("#{}", act.index),
-                act.effective_at.clone().unwrap_or_default(),
-                act.actor.clone(),
-                act.kind.clone(),
-                scope,
-                outcome,
-                act.used.as_ref().map_or_else(|| evidence_text(&act.evidence), used_in),
-            ],
-        );
+        let context = act.r#use.as_ref().map_or(evidence, used_in);
+        let kind = word::<HistoryKind>(act.kind);
+        table.row(Tone::Plain, [index, effective_at, actor, kind, scope, outcome, context]);
+        return;
     }
     for (position, change) in act.changes.iter().enumerate() {
         // What belongs to the act stands on its first line only.
-        let once = |text: String| if position == 0 { text } else { String::new() };
+        let once = |text: &str| if position == 0 { text.to_owned() } else { String::new() };
         let cause = change.cause_index.map(|index| format!(" #{index}")).unwrap_or_default();
         table.row(
             Tone::Plain,
             [
-                once(format!("#{}", act.index)),
-                once(act.effective_at.clone().unwrap_or_default()),
-                once(act.actor.clone()),
-                change.action.clone(),
-                format!("{}:{}", change.scope.purpose, change.scope.channel),
-                format!("{}{cause}", change.outcome),
-                once(evidence_text(&act.evidence)),
+                once(&index),
+                once(&effective_at),
+                once(&actor),
+                word::<Action>(change.action),
+                scope_text(change.scope.as_ref()),
+                format!("{}{cause}", word::<Outcome>(change.outcome)),
+                once(&evidence),
             ],
         );
     }
 }
 
 /// What an entry without changes says: of whom or what, and how it ended.
-fn what_happened(act: &HistoryAct) -> (String, String) {
+fn what_happened(act: &ListHistoryResponse) -> (String, String) {
     if let Some(link) = &act.link {
-        let confidence = link.confidence.clone().unwrap_or_default();
+        let confidence = confidence_text(link);
         return (link.other_subject.clone(), format!("{confidence} by {}", link.asserted_by));
     }
-    if let Some(used) = &act.used {
-        let scope = format!("{}:{}", used.scope.purpose, used.scope.channel);
-        let kind = if used.deviation { "deviation" } else { "allowed" };
-        return (scope, format!("{kind}: {}", used.reason));
+    if let Some(used) = &act.r#use {
+        let scope = format!("{}:{}", used.purpose, used.channel);
+        let verdict = if used.deviation { "deviation" } else { "allowed" };
+        return (scope, format!("{verdict}: {}", word::<Reason>(used.reason)));
     }
-    (act.preferences.as_ref().map_or_else(String::new, |own| own.texts().join(", ")), String::new())
+    let preferences = act.preferences.as_ref().map(contact_texts).unwrap_or_default();
+    (preferences.join(", "), String::new())
+}
+
+/// How sure a link is; empty for the end of one.
+fn confidence_text(link: &LinkRecord) -> String {
+    match link.confidence {
+        0 => String::new(),
+        confidence => word::<LinkConfidence>(confidence),
+    }
 }
 
 /// In what data was used.
 fn used_in(used: &UseRecord) -> String {
     let names = [("segment", &used.segment), ("campaign", &used.campaign)];
     let named = names.into_iter().filter(|(_, name)| !name.is_empty());
-    named.map(|(what, name)| format!("{what} {name}")).collect::<Vec<_>>().join(", ")
+    named.map(|(kind, name)| format!("{kind} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn evidence_text(evidence: &Evidence) -> String {

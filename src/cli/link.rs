@@ -8,12 +8,11 @@ use clap::{
 use super::{
     Context, Exit, client,
     error::CliError,
-    output::{Table, Tone},
-    shapes::{CellChange, Linked},
-    words,
+    output::{Output, Table, Tone},
+    words::{self, word},
 };
 use crate::proto::{
-    LinkConfidence, LinkSubjectsRequest, UnlinkSubjectsRequest,
+    CellChange, Effect, LinkConfidence, LinkSubjectsRequest, Reason, UnlinkSubjectsRequest,
     privacy_service_client::PrivacyServiceClient,
 };
 
@@ -31,7 +30,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = LINK_HELP)]
 pub struct LinkArgs {
-    /// How sure it is
+    /// How certain the link is
     #[arg(long, value_name = "WORD", value_parser = confidence())]
     confidence: LinkConfidence,
     #[command(flatten)]
@@ -59,10 +58,10 @@ struct Sides {
     /// Data subject
     #[arg(value_name = "SUBJECT")]
     subject: String,
-    /// The other one
+    /// The other data subject
     #[arg(value_name = "OTHER")]
     other_subject: String,
-    /// Who says so, for example login-service
+    /// Who asserts it, for example login-service
     #[arg(long, value_name = "NAME")]
     asserted_by: String,
     /// Write nothing, and print what would change
@@ -81,7 +80,11 @@ pub(super) async fn run(args: LinkArgs, context: &mut Context) -> Result<Exit, C
     let confidence = args.confidence.into();
     let request = LinkSubjectsRequest { subject, other_subject, confidence, asserted_by, dry_run };
     let answer = client.link_subjects(request).await?.into_inner();
-    print(&Linked::new(&answer, dry_run), context)?;
+    let out = &mut context.out;
+    match out.json {
+        true => out.message(&answer)?,
+        false => print(answer.index, answer.revision, answer.changed, &answer.cells, out)?,
+    }
     Ok(Exit::Success)
 }
 
@@ -90,40 +93,48 @@ pub(super) async fn run_unlink(args: UnlinkArgs, context: &mut Context) -> Resul
     let mut client = PrivacyServiceClient::new(client::connect(&context.global).await?);
     let request = UnlinkSubjectsRequest { subject, other_subject, asserted_by, dry_run };
     let answer = client.unlink_subjects(request).await?.into_inner();
-    print(&Linked::unlinked(&answer, dry_run), context)?;
+    let out = &mut context.out;
+    match out.json {
+        true => out.message(&answer)?,
+        // Where there is nothing to take back, the server refuses.
+        false => print(answer.index, answer.revision, true, &answer.cells, out)?,
+    }
     Ok(Exit::Success)
 }
 
-fn print(linked: &Linked, context: &mut Context) -> Result<(), CliError> {
-    let out = &mut context.out;
-    if out.json {
-        return out.object(linked);
-    }
-    let revision = linked.revision;
-    out.line(match linked.index {
+/// What was written, or would be, and which answers it changes.
+fn print(
+    index: Option<u64>,
+    revision: u64,
+    changed: bool,
+    cells: &[CellChange],
+    out: &mut Output,
+) -> Result<(), CliError> {
+    out.line(match index {
         Some(index) => format!("index {index}  revision {revision}"),
-        None if linked.changed => format!("nothing was written  revision {revision}"),
+        None if changed => format!("nothing was written  revision {revision}"),
         None => format!("nothing to write: it is so already  revision {revision}"),
     })?;
-    if linked.changed && linked.cells.is_empty() {
+    if changed && cells.is_empty() {
         return out.line("no cell's answer is another one");
     }
-    out.table(&cells(&linked.cells))
+    out.table(&table(cells))
 }
 
-fn cells(cells: &[CellChange]) -> Table {
+fn table(cells: &[CellChange]) -> Table {
     let heading = ["EFFECT", "SUBJECT", "PURPOSE", "CHANNEL", "REASON", "BEFORE"];
     let mut table = Table::new(&heading);
     for cell in cells {
+        let effect_before = word::<Effect>(cell.effect_before);
         table.row(
-            if cell.effect_after == "allow" { Tone::Good } else { Tone::Bad },
+            if cell.effect_after() == Effect::Allow { Tone::Good } else { Tone::Bad },
             [
-                cell.effect_after.clone(),
+                word::<Effect>(cell.effect_after),
                 cell.subject.clone(),
                 cell.purpose.clone(),
                 cell.channel.clone(),
-                cell.reason_after.clone(),
-                format!("{}, {}", cell.effect_before, cell.reason_before),
+                word::<Reason>(cell.reason_after),
+                format!("{effect_before}, {}", word::<Reason>(cell.reason_before)),
             ],
         );
     }

@@ -1,8 +1,13 @@
 //! The command line: one binary, one file a subcommand.
 //!
 //! Every option can be given by flag, by environment and by file, in this order of precedence (see
-//! [`layers`]). What goes to standard output is data: tables for people, or, with `--json`, the
-//! objects of [`shapes`]. Everything else goes to standard error.
+//! [`layers`]). What goes to standard output is data: tables for people, or, with `--json`, JSON for
+//! scripts. Everything else goes to standard error.
+//!
+//! Where a command prints an answer of the server, its JSON is the answer's message as ProtoJSON (see
+//! [`crate::json`]): nothing that the server says is left out. What a command finds out by itself is
+//! a structure beside the command; its names are lowerCamelCase, its enum values those of the
+//! protocol and its bytes base64, too.
 //!
 //! The client commands know the service by its protocol alone; only the commands that take
 //! `--data-dir` touch files, through `offline`.
@@ -16,7 +21,6 @@ use self::{
     output::{Output, Printing},
 };
 
-pub mod act;
 mod as_of;
 mod audience;
 pub mod catalog;
@@ -46,10 +50,9 @@ mod receipt;
 mod record;
 mod replay;
 pub mod serve;
-pub mod shapes;
+mod stream;
 mod subscribe;
 mod token;
-mod told;
 pub mod trust;
 mod uses;
 mod verify;
@@ -66,13 +69,14 @@ mod testing;
 const AFTER_HELP: &str = "\
 Every option can be given as a flag, as CONSENT_LEDGER_<NAME> in the environment, or as a key of a
 TOML file (--config, else ./consent-ledger.toml if there is one), in this order of precedence.
-In the file, a key at the top goes for every command, a key in a table such as [serve] for that one.
+In the file, a key at the top applies to every command, a key in a table such as [serve] to that
+one.
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the other
-     `verify-…` commands, `webhooks verify` and `prove`: not good, not proven; for `propagation`:
-     somebody has not heard
+  1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the
+     other `verify-…` commands, `webhooks verify` and `prove`: not good, not proven; for
+     `propagation`: a subscription has not acknowledged
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
 
@@ -114,7 +118,7 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub addr: String,
-    /// How long to wait for the connection, and for an answer to begin
+    /// Maximum time to connect, and maximum time until an answer begins
     #[arg(
         long,
         global = true,
@@ -147,7 +151,7 @@ pub enum Command {
     Token(token::TokenCommand),
     /// Record that data was used; exits with 3 if no decision allowed it
     Use(uses::UseArgs),
-    /// Follow what changes, in ledger order
+    /// Print changes as they happen, in ledger order
     Watch(watch::WatchArgs),
     /// Create, list or end durable subscriptions
     #[command(
@@ -156,18 +160,18 @@ pub enum Command {
         after_help = subscribe::AFTER_HELP
     )]
     Subscription(subscribe::SubscriptionCommand),
-    /// Show who has heard an event, with proof, and who has not; exits with 1 if somebody has not
+    /// Show which subscriptions have acknowledged an event, with proof; exits with 1 if one has not
     Propagation(propagation::PropagationArgs),
-    /// See what webhooks did not take, deliver it once more, or verify a delivery
+    /// List and replay dead letters of webhooks, or verify a delivery
     #[command(subcommand, after_help = webhooks::AFTER_HELP)]
     Webhooks(webhooks::WebhooksCommand),
     /// Show everything on record about a data subject, with its evidence
     History(history::HistoryArgs),
     /// Show what a data subject agreed to, cell by cell
     Preferences(preferences::PreferencesArgs),
-    /// Say that two data subjects are one person
+    /// Link two data subjects that are one person
     Link(link::LinkArgs),
-    /// Take a link of two data subjects back
+    /// Remove the link between two data subjects
     Unlink(link::UnlinkArgs),
     /// Apply or list the catalogue of purposes and channels
     #[command(subcommand)]
@@ -182,7 +186,7 @@ pub enum Command {
     VerifyToken(token::VerifyArgs),
     /// Prove that an entry is in the ledger, or that the ledger only grew
     Prove(Box<prove::ProveArgs>),
-    /// Fetch the signed head of the ledger, to be kept elsewhere
+    /// Fetch the latest signed checkpoint, to be kept elsewhere
     Checkpoint(Box<checkpoint::CheckpointArgs>),
     /// Export entries as NDJSON, decoded
     Export(export::ExportArgs),
@@ -192,7 +196,8 @@ pub enum Command {
     VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
-    /// Run a witness: cosign checkpoints of other ledgers that continue what it has seen of them
+    /// Run a witness, which cosigns the checkpoints of other ledgers if they extend the ones it saw
+    /// before
     Witness(Box<witness::WitnessArgs>),
     /// Record acts from NDJSON
     Replay(replay::ReplayArgs),

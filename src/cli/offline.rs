@@ -4,13 +4,9 @@ use std::{
     collections::BTreeMap, convert::Infallible, fs, io, ops::ControlFlow, path::Path, sync::Arc,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{
-    error::CliError,
-    shapes::{Damage, Rebuilt, TornTail, Verified},
-    words::hex,
-};
+use super::{error::CliError, words::Bytes};
 use crate::{
     ledger::{
         self, ENTRY_BYTES_MAX,
@@ -69,6 +65,48 @@ pub fn entries_from_dir(
     })
     .map_err(|error| cli_error(&error))?;
     failed.map_or(Ok(()), Err)
+}
+
+/// Whether the files of a data directory are intact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// Whether every entry is as it was written.
+    pub intact: bool,
+    /// Number of entries that verify, from the first on.
+    pub entries: u64,
+    /// Number of bytes that were read.
+    pub bytes: u64,
+    /// Hash of the last of these entries.
+    pub chain_hash: Option<Bytes>,
+    /// An unfinished write after the last whole entry. Not damage.
+    pub torn_tail: Option<TornTail>,
+    /// The first damage.
+    pub damage: Option<Damage>,
+}
+
+/// An unfinished write: under way, or cut short by a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TornTail {
+    /// Name of the segment file.
+    pub segment: String,
+    /// Offset at which it begins, in bytes.
+    pub offset: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
+}
+
+/// Damage of a ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// Name of the segment file.
+    pub segment: String,
+    /// Offset in it, in bytes.
+    pub offset: u64,
+    /// Index of the entry at fault, or of the one that should stand there.
+    pub index: u64,
+    /// What is wrong.
+    pub what: String,
 }
 
 /// What the files of a data directory hold.
@@ -136,7 +174,7 @@ pub fn audit_dir(
             intact: true,
             entries: report.entries,
             bytes: report.bytes,
-            chain_hash: Some(hex(&report.chain_hash)),
+            chain_hash: Some(Bytes(report.chain_hash.to_vec())),
             torn_tail: report.torn.map(|torn| TornTail {
                 segment: torn.segment,
                 offset: torn.offset,
@@ -172,7 +210,7 @@ fn before(good: &Good, damage: Damage) -> Verified {
         intact: false,
         entries,
         bytes: good.bytes,
-        chain_hash: (entries > 0).then(|| hex(&good.tip.hash)),
+        chain_hash: (entries > 0).then(|| Bytes(good.tip.hash.to_vec())),
         torn_tail: None,
         damage: Some(damage),
     }
@@ -291,6 +329,15 @@ impl CheckpointFile {
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
+}
+
+/// A view that was built again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rebuilt {
+    /// Number of entries that were read.
+    pub entries: u64,
+    /// Number of data subjects in the view.
+    pub subjects: u64,
 }
 
 /// Deletes the view and builds it again.

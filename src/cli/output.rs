@@ -8,9 +8,11 @@ use std::{
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
+use prost::Name;
 use serde::Serialize;
 
 use super::error::CliError;
+use crate::json::ProtoJson;
 
 /// How a command prints.
 #[derive(Debug, Clone, Copy, Args)]
@@ -71,14 +73,25 @@ impl Output {
         Self { to: BufWriter::with_capacity(64 * 1024, to), json, color }
     }
 
-    /// Prints one object on a line of its own.
+    /// Prints a message of the protocol as ProtoJSON, on a line of its own.
     ///
     /// # Errors
-    /// The output failed, or nobody reads it any more.
+    /// As [`Self::object`].
+    pub fn message(&mut self, message: &impl Name) -> Result<(), CliError> {
+        self.object(&ProtoJson(message))
+    }
+
+    /// Prints one JSON object on a line of its own.
+    ///
+    /// # Errors
+    /// The output failed, or nobody reads it any more; or a message in it holds a time that has no
+    /// JSON form.
     pub fn object(&mut self, object: &impl Serialize) -> Result<(), CliError> {
-        serde_json::to_writer(&mut self.to, object)
-            .map_err(|error| CliError::stdout(error.into()))?;
-        self.line("")
+        match serde_json::to_writer(&mut self.to, object) {
+            Err(error) if error.is_io() => Err(CliError::stdout(error.into())),
+            Err(error) => Err(CliError::failed(format!("this can not be printed: {error}"))),
+            Ok(()) => self.line(""),
+        }
     }
 
     /// Prints a line.

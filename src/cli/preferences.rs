@@ -8,9 +8,13 @@ use super::{
     client,
     error::CliError,
     output::{Table, Tone},
-    shapes,
+    words::{self, rfc3339_or_empty, scope_text, word},
 };
-use crate::proto::{GetPreferencesRequest, consent_service_client::ConsentServiceClient};
+use crate::proto::{
+    Action, CellPreference, ContactPreferences, Effect, GetPreferencesRequest,
+    GetPreferencesResponse, LinkConfidence, Reason, StandingStop, Status,
+    consent_service_client::ConsentServiceClient,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -24,7 +28,7 @@ pub struct PreferencesArgs {
     /// Data subject
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: String,
-    /// Show every purpose and channel of the catalogue, not only those that some act named
+    /// Show every purpose and channel of the catalogue, not only those that the acts name
     #[arg(long)]
     all_cells: bool,
     /// Answer from at least this revision
@@ -48,65 +52,83 @@ pub(super) async fn run(args: PreferencesArgs, context: &mut Context) -> Result<
         region: args.region,
     };
     let answer = client.get_preferences(request).await?.into_inner();
-    print(&(&answer).into(), context)?;
+    print(&answer, context)?;
     Ok(Exit::Success)
 }
 
-fn print(preferences: &shapes::Preferences, context: &mut Context) -> Result<(), CliError> {
+fn print(answer: &GetPreferencesResponse, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
-        return out.object(preferences);
+        return out.message(answer);
     }
-    out.line(format!("{}  revision {}", preferences.subject, preferences.revision))?;
-    if preferences.cells.is_empty() && preferences.stops.is_empty() {
+    out.line(format!("{}  revision {}", answer.subject, answer.revision))?;
+    if answer.cells.is_empty() && answer.stops.is_empty() {
         return out.line("nothing is known of this data subject");
     }
-    out.table(&cells(&preferences.cells))?;
-    if !preferences.stops.is_empty() {
+    out.table(&cells(&answer.cells))?;
+    if !answer.stops.is_empty() {
         out.line("\nStops that stand:")?;
     }
-    out.table(&stops(&preferences.stops))?;
-    if let Some(contact) = preferences.contact.as_ref().map(shapes::Contact::texts) {
+    out.table(&stops(&answer.stops))?;
+    if let Some(contact) = answer.preferences.as_ref().map(contact_texts) {
         out.line(format!("\nPrefers {}", contact.join(", ")))?;
     }
-    for link in &preferences.links {
-        out.line(format!("linked to {} ({})", link.subject, link.confidence))?;
+    for link in &answer.links {
+        let confidence = word::<LinkConfidence>(link.confidence);
+        out.line(format!("linked to {} ({confidence})", link.subject))?;
     }
     Ok(())
 }
 
-fn cells(cells: &[shapes::Cell]) -> Table {
+fn cells(cells: &[CellPreference]) -> Table {
     let heading = ["EFFECT", "PURPOSE", "CHANNEL", "REASON", "STATUS", "DECIDED BY", "VALID UNTIL"];
     let mut table = Table::new(&heading);
     for cell in cells {
         table.row(
-            if cell.effect == "allow" { Tone::Good } else { Tone::Bad },
+            if cell.effect() == Effect::Allow { Tone::Good } else { Tone::Bad },
             [
-                cell.effect.clone(),
+                word::<Effect>(cell.effect),
                 cell.purpose.clone(),
                 cell.channel.clone(),
-                cell.reason.clone(),
-                cell.status.clone(),
+                word::<Reason>(cell.reason),
+                word::<Status>(cell.status),
                 cell.decided_by_index.map(|index| format!("#{index}")).unwrap_or_default(),
-                cell.valid_until.clone().unwrap_or_default(),
+                rfc3339_or_empty(cell.valid_until.as_ref()),
             ],
         );
     }
     table
 }
 
-fn stops(stops: &[shapes::Stop]) -> Table {
+fn stops(stops: &[StandingStop]) -> Table {
     let mut table = Table::new(&["ACTION", "SCOPE", "EFFECTIVE", "INDEX"]);
     for stop in stops {
         table.row(
             Tone::Careful,
             [
-                stop.action.clone(),
-                format!("{}:{}", stop.scope.purpose, stop.scope.channel),
-                stop.effective_at.clone().unwrap_or_default(),
+                word::<Action>(stop.action),
+                scope_text(stop.scope.as_ref()),
+                rfc3339_or_empty(stop.effective_at.as_ref()),
                 format!("#{}", stop.index),
             ],
         );
     }
     table
+}
+
+/// Preferences of contact for people, one text a preference.
+pub(super) fn contact_texts(preferences: &ContactPreferences) -> Vec<String> {
+    let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
+    let language = Some(preferences.language.clone()).filter(|language| !language.is_empty());
+    let zones = (!preferences.time_zones.is_empty()).then(|| preferences.time_zones.join(" or "));
+    let quiet = preferences.quiet_hours.as_ref().map(|hours| {
+        format!("quiet from {} to {}", clock(hours.start_minute), clock(hours.end_minute))
+    });
+    let cap = preferences.frequency_limit.as_ref().map(|limit| {
+        let period = limit.period.as_ref().map(words::duration).unwrap_or_default();
+        format!("at most {} in {period}", limit.uses_max)
+    });
+    let clear =
+        (!preferences.clear.is_empty()).then(|| format!("no {}", preferences.clear.join(", ")));
+    [language, zones, quiet, cap, clear].into_iter().flatten().collect()
 }

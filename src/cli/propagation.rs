@@ -6,22 +6,21 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes::{Propagated, Propagation},
     words,
 };
 use crate::proto::{
-    GetPropagationRequest, PropagationState, watch_service_client::WatchServiceClient,
+    GetPropagationRequest, GetPropagationResponse, Propagation, PropagationState,
+    watch_service_client::WatchServiceClient,
 };
 
 const AFTER_HELP: &str = "\
-Every durable subscription that should have heard the entry is listed, those that were deleted since
-among them. RECEIPT is the index of the entry that proves it: `prove --index RECEIPT` shows that it
-is in the ledger. An acknowledgement is on record within the server's --receipt-interval; until then
-it is pending.
+Lists every durable subscription that should have received the event, including those deleted
+since. RECEIPT is the index of the entry that proves the acknowledgement: `prove --index RECEIPT`
+shows that it is in the ledger. The server records an acknowledgement within its
+--receipt-interval; until then it is pending.
 
-Exit codes:
-  0  all have acknowledged, or nobody should have heard it
-  1  somebody has not: pending, overdue, given up, or deleted before
+Exit codes: 0 all have acknowledged, or no subscription should have received it; 1 one has not
+(pending, overdue, given up, or deleted before), or the command failed; 2 wrong usage.
 
 Examples:
   consent-ledger propagation 4711
@@ -31,7 +30,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct PropagationArgs {
-    /// Ledger index of the event, as `record` and `watch` tell it
+    /// Ledger index of the event, as `record` and `watch` print it
     #[arg(value_name = "INDEX")]
     index: u64,
 }
@@ -41,40 +40,42 @@ pub(super) async fn run(args: PropagationArgs, context: &mut Context) -> Result<
         .max_decoding_message_size(client::MESSAGE_BYTES_MAX);
     let request = GetPropagationRequest { index: args.index };
     let answer = client.get_propagation(request).await?.into_inner();
-    let propagated = Propagated::new(args.index, &answer);
-    print(&propagated, context)?;
-    Ok(if propagated.all_acknowledged { Exit::Success } else { Exit::Failed })
+    print(&answer, context)?;
+    let has_heard =
+        |propagation: &Propagation| propagation.state() == PropagationState::Acknowledged;
+    let all_heard = answer.subscriptions.iter().all(has_heard);
+    Ok(if all_heard { Exit::Success } else { Exit::Failed })
 }
 
-fn print(propagated: &Propagated, context: &mut Context) -> Result<(), CliError> {
+fn print(answer: &GetPropagationResponse, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
-        return out.object(propagated);
+        return out.message(answer);
     }
-    if propagated.subscriptions.is_empty() {
+    if answer.subscriptions.is_empty() {
         return out.line("no subscription should have heard it");
     }
     let mut table = Table::new(&["STATE", "SUBSCRIPTION", "OWNER", "TOOK", "DEADLINE", "RECEIPT"]);
-    for own in &propagated.subscriptions {
+    for propagation in &answer.subscriptions {
         table.row(
-            tone(own),
+            tone(propagation.state()),
             [
-                own.state.clone(),
-                own.subscription.clone(),
-                own.owner.clone(),
-                own.elapsed_ms.map(words::span).unwrap_or_default(),
-                own.deadline_ms.map(words::span).unwrap_or_default(),
-                own.receipt_index.map(|index| index.to_string()).unwrap_or_default(),
+                words::word::<PropagationState>(propagation.state),
+                propagation.subscription.clone(),
+                propagation.owner.clone(),
+                propagation.elapsed.as_ref().map(words::duration).unwrap_or_default(),
+                propagation.deadline.as_ref().map(words::duration).unwrap_or_default(),
+                propagation.receipt_index.map(|index| index.to_string()).unwrap_or_default(),
             ],
         );
     }
     out.table(&table)
 }
 
-fn tone(own: &Propagation) -> Tone {
-    match words::parse::<PropagationState>(&own.state) {
-        Ok(PropagationState::Acknowledged) => Tone::Good,
-        Ok(PropagationState::Pending) => Tone::Careful,
+fn tone(state: PropagationState) -> Tone {
+    match state {
+        PropagationState::Acknowledged => Tone::Good,
+        PropagationState::Pending => Tone::Careful,
         _ => Tone::Bad,
     }
 }

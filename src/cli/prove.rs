@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use prost::Message as _;
 use serde::Serialize;
 
 use super::{
@@ -10,13 +11,14 @@ use super::{
     error::CliError,
     kept::{self, Readers},
     offline, progress,
-    shapes::Entry,
     trust::{Trust, TrustArgs, read_text},
     verify_proof::proven,
+    words::rfc3339_ms,
 };
 use crate::{
+    json,
     proto::{
-        GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
+        Entry, GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
         GetInclusionProofResponse, audit_service_client::AuditServiceClient,
         get_inclusion_proof_request::Entry as Which,
     },
@@ -55,13 +57,13 @@ Examples:
 #[command(after_help = AFTER_HELP)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct ProveArgs {
-    /// The entry at this index
+    /// Prove the entry at this index
     #[arg(long, value_name = "INDEX", group = "what")]
     index: Option<u64>,
-    /// The entry that, says the server, a request with this idempotency key wrote
+    /// Prove the entry that a request with this idempotency key wrote; the server says which one
     #[arg(long, value_name = "KEY", group = "what")]
     idempotency_key: Option<String>,
-    /// That the ledger begins with what this checkpoint is of
+    /// Prove that the ledger extends the checkpoint in this file
     #[arg(long, value_name = "FILE", group = "what", conflicts_with = "checkpoint")]
     from: Option<PathBuf>,
     /// Read this directory instead of asking a server
@@ -79,6 +81,7 @@ pub struct ProveArgs {
 
 /// What `prove` tells with `--json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Proved {
     /// Index of the entry; `null` with `--from`.
     index: Option<u64>,
@@ -100,8 +103,12 @@ struct Proved {
 
 /// What an entry is, so that nobody takes it for another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Named {
-    /// What it says, in a word.
+    /// Which body it has, as people read it: `consent_act`.
+    #[serde(skip)]
+    word: String,
+    /// The same as its field is named in JSON: `consentAct`.
     kind: String,
     /// When the ledger recorded it.
     recorded_at: String,
@@ -111,9 +118,9 @@ impl Named {
     /// Reads the bytes of an entry. What is none has no name, and its proof is worth nothing.
     fn of(bytes: &[u8]) -> Option<Self> {
         let entry = Entry::decode(bytes).ok()?;
-        let body = serde_json::to_value(&entry.body).ok()?;
-        let kind = body.as_object()?.keys().next()?.clone();
-        Some(Self { kind, recorded_at: entry.recorded_at })
+        let body = json::field_in_oneof(&entry, "body")?;
+        let (word, kind) = (body.name().to_owned(), body.json_name().to_owned());
+        Some(Self { word, kind, recorded_at: rfc3339_ms(entry.recorded_at_ms) })
     }
 }
 
@@ -138,9 +145,9 @@ pub(super) async fn run(
     if args.idempotency_key.is_some()
         && let (Some(index), Some(entry)) = (proved.index, &proved.entry)
     {
-        let Named { kind, recorded_at } = entry;
+        let Named { word, recorded_at, .. } = entry;
         eprintln!(
-            "entry {index}: {kind}, recorded at {recorded_at}; that it is of this idempotency key is \
+            "entry {index}: {word}, recorded at {recorded_at}; that it is of this idempotency key is \
              the server's word"
         );
     }

@@ -1,10 +1,8 @@
 //! `receipt`: the receipt of an act, for the person or system that it concerns.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     Context, Exit, client,
@@ -37,7 +35,7 @@ pub struct ReceiptArgs {
     /// Data subject; if given, the act must be theirs
     #[arg(long, value_name = "NAMESPACE:ID", default_value = "", hide_default_value = true)]
     subject: String,
-    /// How the content is written
+    /// Format of the content
     #[arg(long, value_enum, default_value = "consent-receipt")]
     format: FormatName,
     /// Print the content, readable, instead of the signed receipt
@@ -69,16 +67,6 @@ enum FormatName {
     Dpv,
 }
 
-/// A receipt, as scripts read it.
-#[derive(Debug, Serialize)]
-struct ReceiptShape {
-    index: u64,
-    receipt: String,
-    payload: Value,
-    missing_fields: Vec<String>,
-    output: Option<String>,
-}
-
 pub(super) async fn run(args: ReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let act = match (args.act.index, args.act.idempotency_key) {
@@ -94,30 +82,22 @@ pub(super) async fn run(args: ReceiptArgs, context: &mut Context) -> Result<Exit
     if !answer.missing_fields.is_empty() && !context.out.json {
         eprintln!("warning: not known, and left out: {}", answer.missing_fields.join(", "));
     }
-    print(answer, args.payload, args.output, context)?;
+    print(&answer, args.payload, args.output.as_deref(), context)?;
     Ok(Exit::Success)
 }
 
 fn print(
-    answer: GetReceiptResponse,
+    answer: &GetReceiptResponse,
     payload: bool,
-    output: Option<PathBuf>,
+    output: Option<&Path>,
     context: &mut Context,
 ) -> Result<(), CliError> {
     let text = if payload { pretty(&answer.payload) } else { answer.receipt.clone() };
-    if let Some(path) = &output {
+    if let Some(path) = output {
         kept::write(path, &format!("{text}\n"), Readers::Owner)?;
     }
     if context.out.json {
-        let content = serde_json::from_str(&answer.payload);
-        return context.out.object(&ReceiptShape {
-            index: answer.index,
-            receipt: answer.receipt,
-            payload: content
-                .map_err(|error| CliError::failed(format!("the payload is no JSON: {error}")))?,
-            missing_fields: answer.missing_fields,
-            output: output.map(|path| path.display().to_string()),
-        });
+        return context.out.message(answer);
     }
     match output {
         Some(path) => {
@@ -178,6 +158,8 @@ fn pretty(json: &str) -> String {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::cli::testing::Capture;
 
@@ -193,10 +175,10 @@ mod tests {
     #[test]
     fn a_receipt_is_one_line_and_its_content_is_readable() {
         let (mut context, capture) = Capture::context(false);
-        print(answer(), false, None, &mut context).unwrap();
+        print(&answer(), false, None, &mut context).unwrap();
         assert_eq!(capture.text(context), "a.b.c\n");
         let (mut context, capture) = Capture::context(false);
-        print(answer(), true, None, &mut context).unwrap();
+        print(&answer(), true, None, &mut context).unwrap();
         assert_eq!(
             capture.text(context),
             "{\n  \"z\": \"a,{\\\"\",\n  \"a\": [\n    1,\n    {}\n  ],\n  \"e\": []\n}\n"
@@ -208,10 +190,11 @@ mod tests {
         let (mut context, capture) = Capture::context(true);
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
-        print(answer(), false, Some(file.path().to_owned()), &mut context).unwrap();
+        print(&answer(), false, Some(file.path()), &mut context).unwrap();
         let object: Value = serde_json::from_str(&capture.text(context)).unwrap();
-        assert_eq!((&object["index"], &object["payload"]["e"]), (&7.into(), &Value::Array(vec![])));
-        assert_eq!(object["missing_fields"][0], "policyUrl");
+        let payload: Value = serde_json::from_str(object["payload"].as_str().unwrap()).unwrap();
+        assert_eq!((&object["index"], &payload["e"]), (&json!("7"), &json!([])));
+        assert_eq!(object["missingFields"][0], "policyUrl");
         assert_eq!(fs::read_to_string(file.path()).unwrap(), "a.b.c\n");
         let mode = fs::metadata(file.path()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "it is personal data");

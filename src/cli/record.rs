@@ -12,7 +12,7 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes, words,
+    words,
 };
 use crate::proto::{
     Action, Actor, Authority, Change, ChangeResult, ContactPreferences, Evidence, Outcome,
@@ -75,29 +75,30 @@ pub struct RecordArgs {
     /// Data category that the grants are narrowed to; may be given many times [default: all]
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
     data_category: Vec<String>,
+    /// Validity of the confirmation token [default: --confirmation-validity of the server]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    confirmation_validity: Option<Duration>,
+    /// Wait until a signed checkpoint covers the act, and print the checkpoint
+    #[arg(long)]
+    wait_for_checkpoint: bool,
+    /// Key of your choice for this act: with it, the command can safely be repeated
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    idempotency_key: String,
+    // They set a heading for all that follows.
     #[command(flatten)]
     authority: AuthorityArgs,
     #[command(flatten)]
     contact: ContactArgs,
-    /// How long a confirmation token is good [default: as the server is set up]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    confirmation_validity: Option<Duration>,
-    /// Answer only once the act is under a signed checkpoint, and print that
-    #[arg(long)]
-    wait_for_checkpoint: bool,
-    /// Your key for this act: with it, the command can safely be run again
-    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
-    idempotency_key: String,
 }
 
 /// By what right a guardian, or staff, acts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Guardians and agents")]
 struct AuthorityArgs {
-    /// What whoever acts is to the data subject, for example parent or call-centre
+    /// Relation of the guardian or agent to the data subject, for example parent or call-centre
     #[arg(long, value_name = "TEXT")]
     relationship: Option<String>,
-    /// Who acts, for example user:7 or staff:114
+    /// Who the guardian or agent is, for example user:7 or staff:114
     #[arg(
         long,
         value_name = "WHO",
@@ -115,7 +116,7 @@ struct AuthorityArgs {
         requires = "relationship"
     )]
     authority_proof: String,
-    /// First moment without the authority (RFC 3339), for example the coming of age
+    /// When the authority ends (RFC 3339), for example the coming of age
     #[arg(long, value_name = "TIME", value_parser = words::time, requires = "relationship")]
     authority_ends_at: Option<Timestamp>,
 }
@@ -144,7 +145,7 @@ struct ContactArgs {
     /// Hours without messages, in the data subject's local time
     #[arg(long, value_name = "HH:MM-HH:MM", value_parser = quiet_hours)]
     quiet_hours: Option<QuietHours>,
-    /// Preference to forget: `time_zones`, `language`, `quiet_hours` or `frequency_limit`
+    /// Preference to remove: `time_zones`, `language`, `quiet_hours` or `frequency_limit`
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     clear_preference: Vec<String>,
 }
@@ -283,20 +284,19 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
 }
 
 fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), CliError> {
-    let recorded = shapes::Recorded::from(answer);
     if context.out.json {
-        return context.out.object(&recorded);
+        return context.out.message(answer);
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };
     context.out.line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
-    if let Some(confirmation) = &recorded.confirmation {
-        let until = confirmation.expires_at.as_deref().unwrap_or_default();
+    if let Some(confirmation) = &answer.confirmation {
+        let until = words::rfc3339_or_empty(confirmation.expires_at.as_ref());
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
     }
     context.out.table(&results_table(&answer.results))?;
-    match &recorded.checkpoint {
-        Some(checkpoint) => context.out.line(format!("\n{}", checkpoint.trim_end())),
-        None => Ok(()),
+    match answer.checkpoint.as_str() {
+        "" => Ok(()),
+        checkpoint => context.out.line(format!("\n{}", checkpoint.trim_end())),
     }
 }
 
@@ -304,15 +304,14 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
 pub(super) fn results_table(results: &[ChangeResult]) -> Table {
     let mut table = Table::new(&["OUTCOME", "ACTION", "SCOPE", "CAUSE", "EXPIRES"]);
     for result in results {
-        let change = shapes::Change::from(result);
         table.row(
             tone(result.outcome()),
             [
-                change.outcome,
-                change.action,
+                words::word::<Outcome>(result.outcome),
+                words::word::<Action>(result.action),
                 words::scope_text(result.scope.as_ref()),
-                change.cause_index.map(|index| format!("#{index}")).unwrap_or_default(),
-                change.expires_at.unwrap_or_default(),
+                result.cause_index.map(|index| format!("#{index}")).unwrap_or_default(),
+                words::rfc3339_or_empty(result.expires_at.as_ref()),
             ],
         );
     }

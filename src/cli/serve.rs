@@ -19,12 +19,12 @@ use crate::{
 pub const KEK_VARIABLE: &str = "CONSENT_LEDGER_KEK";
 
 const AFTER_HELP: &str = "\
-Every setting is also CONSENT_LEDGER_<NAME> in the environment, for example CONSENT_LEDGER_DATA_DIR,
-and a key under [serve] in the options file, for example data_dir. docs/reference.md has them all.
+Every setting is also a variable in the environment, for example CONSENT_LEDGER_DATA_DIR, and a
+key under [serve] in the options file, for example data_dir. docs/reference.md has them all.
 
-The key-encryption key protects the keys of data subjects. It is created in the data directory on the
-first start, unless --kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64 hexadecimal
-digits. There is no flag for the key itself: every user of a machine can read flags.
+The key-encryption key protects the keys of data subjects. It is created in the data directory on
+the first start, unless --kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64
+hexadecimal digits. There is no flag for the key itself: every user of a machine can read flags.
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage.
 
@@ -53,7 +53,8 @@ pub struct ServeArgs {
 /// Settings of TLS.
 #[derive(Debug, Clone, clap::Args)]
 struct TlsArgs {
-    /// PEM file of the server's certificate chain
+    /// PEM file of the server's certificate chain; clients then use an https:// address, and --tls-ca
+    /// for a private certificate authority
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     tls_cert: Option<PathBuf>,
     /// PEM file of the server's private key

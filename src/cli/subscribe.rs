@@ -10,12 +10,11 @@ use super::{
     error::CliError,
     filter::{self, FilterArgs},
     output::{Table, Tone},
-    shapes::{ShardStanding, Subscribed, SubscriptionStanding, Unsubscribed},
     words,
 };
 use crate::proto::{
-    CreateSubscriptionRequest, DeleteSubscriptionRequest, ListSubscriptionsRequest, Snapshot,
-    Subscription, SubscriptionStatus, Webhook, watch_service_client::WatchServiceClient,
+    CreateSubscriptionRequest, DeleteSubscriptionRequest, ListSubscriptionsRequest, ShardStatus,
+    Snapshot, Subscription, SubscriptionStatus, Webhook, watch_service_client::WatchServiceClient,
 };
 
 /// What stands below the help of `subscription`.
@@ -62,19 +61,19 @@ pub struct CreateArgs {
     /// Name: dot-separated words
     #[arg(value_name = "NAME")]
     name: String,
-    /// Who answers for it, for example a team; never personal data
+    /// Who is responsible for the subscription, for example a team; no personal data
     #[arg(long, value_name = "NAME")]
     owner: String,
     /// Which events
     #[command(flatten)]
     filter: FilterArgs,
-    /// First ledger index that it must hear [default: the first after its creation]
+    /// Ledger index of the first event to deliver [default: the first after its creation]
     #[arg(long, value_name = "INDEX", conflicts_with = "snapshot")]
     from: Option<u64>,
-    /// Hear the state that the filter covers first: what is denied, or all
+    /// Deliver a snapshot of the current state first: the cells that are denied, or all cells
     #[arg(long, value_name = "WHICH", value_parser = filter::snapshot())]
     snapshot: Option<Snapshot>,
-    /// Spread it over so many consumers, by data subject
+    /// Number of shards, split by data subject; each shard has a consumer of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     shards: u32,
     /// How long an event may stay unacknowledged before the subscription is overdue
@@ -98,7 +97,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = LIST_HELP)]
 pub struct ListArgs {
-    /// Only those of this owner
+    /// Only subscriptions of this owner
     #[arg(long, value_name = "NAME", default_value = "")]
     owner: String,
 }
@@ -151,19 +150,19 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliErro
         }),
     };
     let answer = connect(context).await?.create_subscription(request).await?.into_inner();
-    let created = Subscribed::from(&answer);
     let out = &mut context.out;
     if out.json {
-        out.object(&created)?;
+        out.message(&answer)?;
         return Ok(Exit::Success);
     }
-    let own = &created.subscription;
-    out.line(match created.created {
-        true => format!("index {}  starts at {}", own.created_index, own.start_index),
-        false => format!("it is there already, since index {}", own.created_index),
+    let subscription = answer.subscription.unwrap_or_default();
+    let Subscription { created_index, start_index, .. } = subscription;
+    out.line(match answer.created {
+        true => format!("index {created_index}  starts at {start_index}"),
+        false => format!("it is there already, since index {created_index}"),
     })?;
-    if let Some(secret) = &created.webhook_secret {
-        out.line(format!("secret {secret}"))?;
+    if !answer.webhook_secret.is_empty() {
+        out.line(format!("secret {}", answer.webhook_secret))?;
     }
     Ok(Exit::Success)
 }
@@ -171,11 +170,10 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliErro
 async fn list(args: ListArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = connect(context).await?;
     let all = subscriptions(&mut client, &args.owner).await?;
-    let all: Vec<SubscriptionStanding> = all.iter().map(Into::into).collect();
     let out = &mut context.out;
     if out.json {
-        for own in &all {
-            out.object(own)?;
+        for status in &all {
+            out.message(status)?;
         }
     } else if all.is_empty() {
         out.line("there are no subscriptions")?;
@@ -204,27 +202,28 @@ async fn subscriptions(
 }
 
 /// A row a shard.
-fn table(all: &[SubscriptionStanding]) -> Table {
+fn table(all: &[SubscriptionStatus]) -> Table {
     let heading = ["NAME", "OWNER", "SHARD", "NEXT", "LAG", "SINCE", "CONSUMER", "NOTES"];
     let mut table = Table::new(&heading);
-    for own in all {
-        for (position, shard) in own.shards.iter().enumerate() {
+    for status in all {
+        let subscription = status.subscription.clone().unwrap_or_default();
+        for (position, shard) in status.shards.iter().enumerate() {
             let tone = match shard {
-                ShardStanding { overdue: true, .. } => Tone::Bad,
-                ShardStanding { lag_entries: 0, snapshot_pending: false, .. } => Tone::Good,
+                ShardStatus { overdue: true, .. } => Tone::Bad,
+                ShardStatus { lag_entries: 0, snapshot_pending: false, .. } => Tone::Good,
                 _ => Tone::Careful,
             };
             table.row(
                 tone,
                 [
-                    own.subscription.name.clone(),
-                    own.subscription.owner.clone(),
+                    subscription.name.clone(),
+                    subscription.owner.clone(),
                     position.to_string(),
                     shard.next_index.to_string(),
                     shard.lag_entries.to_string(),
-                    shard.lag_ms.map(words::span).unwrap_or_default(),
-                    shard.consumer.clone().unwrap_or_default(),
-                    notes(own, shard),
+                    shard.lag.as_ref().map(words::duration).unwrap_or_default(),
+                    if shard.connected { shard.consumer.clone() } else { String::new() },
+                    notes(status, shard),
                 ],
             );
         }
@@ -232,7 +231,7 @@ fn table(all: &[SubscriptionStanding]) -> Table {
     table
 }
 
-fn notes(own: &SubscriptionStanding, shard: &ShardStanding) -> String {
+fn notes(status: &SubscriptionStatus, shard: &ShardStatus) -> String {
     let mut notes = Vec::new();
     if shard.overdue {
         notes.push("overdue".to_owned());
@@ -240,7 +239,7 @@ fn notes(own: &SubscriptionStanding, shard: &ShardStanding) -> String {
     if shard.snapshot_pending {
         notes.push("snapshot pending".to_owned());
     }
-    match own.dead_letters {
+    match status.dead_letters {
         0 => {}
         1 => notes.push("1 dead letter".to_owned()),
         count => notes.push(format!("{count} dead letters")),
@@ -253,7 +252,7 @@ async fn delete(args: DeleteArgs, context: &mut Context) -> Result<Exit, CliErro
     let answer = connect(context).await?.delete_subscription(request).await?.into_inner();
     let out = &mut context.out;
     if out.json {
-        out.object(&Unsubscribed { index: answer.index, revision: answer.revision })?;
+        out.message(&answer)?;
     } else {
         out.line(format!("index {}  revision {}", answer.index, answer.revision))?;
     }

@@ -44,8 +44,7 @@ fn every_subcommand_shows_an_example() {
         assert!(group || help.contains("consent-ledger "), "{}", command.get_name());
         command.get_subcommands().for_each(check);
     }
-    // `serve` keeps its own help.
-    Cli::command().get_subcommands().filter(|sub| sub.get_name() != "serve").for_each(check);
+    Cli::command().get_subcommands().for_each(check);
 }
 
 #[test]
@@ -184,7 +183,7 @@ async fn check_answers_by_exit_code() {
     let denied = ["check", "--subject", "a:b", "--purpose", "a", "--channel", "sms", "--json"];
     let (ended, text, _) = command(&denied).await;
     assert_eq!(ended.unwrap().code(), 3);
-    assert_eq!(json_lines(&text)[0]["reason"], "no_record");
+    assert_eq!(json_lines(&text)[0]["reason"], "REASON_NO_RECORD");
     let broken = ["check", "--subject", "a:b", "--purpose", "broken", "--channel", "email"];
     let (ended, text, _) = command(&broken).await;
     let error = ended.unwrap_err();
@@ -221,8 +220,8 @@ async fn expiry_is_for_grants_alone() {
     let words = [&words[..], &["b:*", "--expires-at", "2099-01-01T00:00:00Z"]].concat();
     let (_, text, _) = command(&words).await;
     let results = &json_lines(&text)[0]["results"];
-    assert_eq!(results[0]["expires_at"], "2099-01-01T00:00:00.000Z");
-    assert_eq!(results[1]["expires_at"], Value::Null);
+    assert_eq!(results[0]["expiresAt"], "2099-01-01T00:00:00Z");
+    assert_eq!(results[1]["expiresAt"], Value::Null);
 }
 
 #[tokio::test]
@@ -231,7 +230,7 @@ async fn a_refused_act_is_an_error_with_its_field() {
         command(&["record", "--subject", "user:refused", "--grant", "a:email"]).await;
     assert_eq!(text, "");
     let error = ended.unwrap_err().to_json();
-    assert_eq!(error["error"]["field_violations"][0]["field"], "changes[0].scope");
+    assert_eq!(error["error"]["fieldViolations"][0]["field"], "changes[0].scope");
     let (ended, _, seen) = command(&["record", "--subject", "user:42"]).await;
     assert_eq!((ended.unwrap_err().exit_code(), seen.count()), (2, 0));
 }
@@ -242,12 +241,12 @@ async fn watch_prints_events_and_ends_by_count() {
     assert_eq!(ended.unwrap(), Exit::Success);
     let lines = json_lines(&text);
     assert_eq!(lines.len(), 1);
-    assert_eq!(lines[0]["consent"]["index"], 7);
+    assert_eq!(lines[0]["consent"]["index"], "7");
     assert_eq!(lines[0]["consent"]["changes"][0]["scope"], json!({"purpose": "a", "channel": "*"}));
     // A stream that the server ends is not a success.
     let (ended, text, _) = command(&["watch", "--progress", "--json"]).await;
     assert_eq!(ended.unwrap_err().exit_code(), 1);
-    assert_eq!(json_lines(&text)[1]["progress"]["next_index"], 9);
+    assert_eq!(json_lines(&text)[1]["progress"]["nextIndex"], "9");
 }
 
 #[tokio::test]
@@ -265,11 +264,11 @@ async fn dead_letters_are_read_to_the_last_page() {
     assert_eq!(ended.unwrap(), Exit::Success);
     let lines = json_lines(&text);
     let indexes: Vec<_> = lines.iter().map(|line| line["index"].clone()).collect();
-    assert_eq!(indexes, [json!(7), json!(8), json!(9)]);
-    let want = json!({"index": 7, "shard": 1, "failed_index": 17, "attempts": 3,
-        "failed_at": "1970-01-01T00:00:00.000Z", "http_status": null});
+    assert_eq!(indexes, [json!("7"), json!("8"), json!("9")]);
+    let want = json!({"index": "7", "shard": 1, "failedIndex": "17", "attempts": 3,
+        "failedAt": "1970-01-01T00:00:00Z", "httpStatus": 0});
     assert_eq!(lines[0], want, "no answer is no status");
-    assert_eq!(lines[1]["http_status"], 503);
+    assert_eq!(lines[1]["httpStatus"], 503);
     let (_, text, _) = command(&["webhooks", "dead-letters", "crm"]).await;
     assert!(text.starts_with("INDEX  SHARD  GIVEN UP"), "{text}");
     assert_eq!(text.lines().count(), 4);
@@ -288,7 +287,7 @@ async fn dead_letters_are_replayed_by_index_or_all_of_them() {
         let (ended, text, _) = command(&words).await;
         assert_eq!((ended.unwrap(), &*text), (Exit::Success, told));
         let (_, text, _) = command(&[&words[..], &["--json"]].concat()).await;
-        assert_eq!(json_lines(&text), [json!({"replayed": count})]);
+        assert_eq!(json_lines(&text), [json!({"replayed": count.to_string()})]);
     }
     for wrong in [&[][..], &["7", "--all"], &["--all=false"], &["x"]] {
         let words = [&["--addr", "127.0.0.1:1", "webhooks", "replay", "crm"], wrong].concat();
@@ -306,14 +305,15 @@ async fn dead_letters_are_replayed_by_index_or_all_of_them() {
 #[tokio::test]
 async fn export_decodes_the_range() {
     let (_, text, _) = command(&["export"]).await;
-    let indexes: Vec<_> = json_lines(&text).iter().map(|line| line["index"].clone()).collect();
-    assert_eq!(indexes, [json!(0), json!(1)]);
+    let indexes: Vec<_> =
+        json_lines(&text).iter().map(|line| line["entry"]["index"].clone()).collect();
+    assert_eq!(indexes, [json!("0"), json!("1")]);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("entries.ndjson");
     let to_file = ["export", "--start", "1", "--end", "2", "--output", path.to_str().unwrap()];
     let (_, text, _) = command(&to_file).await;
     assert!(text.starts_with("1 entries written to "), "{text}");
-    assert_eq!(json_lines(&fs::read_to_string(&path).unwrap())[0]["index"], 1);
+    assert_eq!(json_lines(&fs::read_to_string(&path).unwrap())[0]["entry"]["index"], "1");
 }
 
 const CATALOG: &str = "[[channels]]\nkey = \"email\"\n\
@@ -340,9 +340,9 @@ async fn catalog_apply_tells_what_changes() {
 fn acts(subjects: &[&str]) -> String {
     let line = |(number, subject): (usize, &&str)| {
         format!(
-            "{{\"subject\":\"{subject}\",\"actor\":\"subject\",\"changes\":[{{\"action\":\
-             \"grant\",\"scope\":{{\"purpose\":\"a\",\"channel\":\"email\"}}}}],\
-             \"idempotency_key\":\"{number:04}\"}}\n"
+            "{{\"subject\":\"{subject}\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{{\"action\":\
+             \"ACTION_GRANT\",\"scope\":{{\"purpose\":\"a\",\"channel\":\"email\"}}}}],\
+             \"idempotencyKey\":\"{number:04}\"}}\n"
         )
     };
     subjects.iter().enumerate().map(line).collect()
@@ -365,7 +365,7 @@ async fn replay_keeps_each_subjects_order() {
     assert_eq!(ended.unwrap(), Exit::Success);
     assert_eq!(replayed["recorded"], 280);
     assert_eq!(replayed["retries"], 80);
-    assert_eq!(replayed["outcomes"], json!({"applied": 280}));
+    assert_eq!(replayed["outcomes"], json!([{"outcome": "OUTCOME_APPLIED", "count": "280"}]));
     assert!(!seen.overlapped());
     for (subject, count) in [("user:1", 120), ("busy:1", 80), ("user:3", 40)] {
         let keys = seen.keys_of(subject);
@@ -376,13 +376,17 @@ async fn replay_keeps_each_subjects_order() {
 
 #[tokio::test]
 async fn replay_names_the_line_of_a_reject() {
-    let input = format!("{}\nnot json\n{}", acts(&["user:1", "user:refused"]), acts(&["user:2"]));
+    let misspelt = acts(&["user:4"]).replace("idempotencyKey", "idempotentKey");
+    let input = [&acts(&["user:1", "user:refused"]), "\nnot json\n", &acts(&["user:2"]), &misspelt];
+    let input = input.concat();
     let (ended, replayed, seen) = replay(&input, &["--continue-on-error"]).await;
     assert_eq!(ended.unwrap(), Exit::Failed);
-    assert_eq!([&replayed["recorded"], &replayed["rejected"]], [2, 2]);
+    assert_eq!([&replayed["recorded"], &replayed["rejected"]], [2, 3]);
     let rejects = &replayed["rejects"];
     assert_eq!((&rejects[0]["line"], &rejects[0]["reason"]), (&json!(2), &json!("INVALID_FIELD")));
     assert_eq!((&rejects[1]["line"], &rejects[1]["reason"]), (&json!(4), &json!("not_an_act")));
+    assert_eq!((&rejects[2]["line"], &rejects[2]["reason"]), (&json!(6), &json!("not_an_act")));
+    assert!(rejects[2]["message"].as_str().unwrap().contains("'idempotentKey'"), "{replayed}");
     assert_eq!(seen.count(), 2);
 }
 

@@ -2,20 +2,21 @@
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::{
     Context, Exit, client,
     error::CliError,
     output::Tone,
-    shapes::{DecisionKey, TokenVerified},
     trust::text_or_file,
-    words,
+    words::{self, Word as _, rfc3339_ms},
 };
 use crate::{
-    domain::{Effect, Millis},
-    proto::{GetDecisionKeyRequest, check_service_client::CheckServiceClient},
+    domain::Millis,
+    messages,
+    proto::{Effect, GetDecisionKeyRequest, Reason, check_service_client::CheckServiceClient},
     tlog::key::{Algorithm, VerifierKey},
-    token::{self, KeyError, PublicKey},
+    token::{self, KeyError, PublicKey, Statement},
 };
 
 /// The subcommands of `token`.
@@ -77,6 +78,66 @@ Example:
 #[command(after_help = KEY_HELP)]
 pub struct KeyArgs {}
 
+/// What a good token states.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenVerified {
+    /// What a check answered.
+    #[serde(serialize_with = "words::serialize_name")]
+    effect: Effect,
+    /// Why.
+    #[serde(serialize_with = "words::serialize_name")]
+    reason: Reason,
+    /// Whether a data subject was given, and the token is about them.
+    subject_confirmed: bool,
+    /// Purpose key.
+    purpose: String,
+    /// Channel key.
+    channel: String,
+    /// Region that was asked for.
+    region: Option<String>,
+    /// Data categories that the answer is about; empty: all that the purpose declares.
+    data_categories: Vec<String>,
+    /// Whether the ALLOW comes with obligations.
+    has_obligations: bool,
+    /// Index of the entry that decided it.
+    decided_by_index: Option<u64>,
+    /// Revision of the answer.
+    revision: u64,
+    /// The ledger's origin.
+    issuer: String,
+    /// When the token was issued.
+    issued_at: String,
+    /// First moment at which it is no longer good.
+    expires_at: String,
+    /// First moment at which the decision could change with no new entry.
+    valid_until: Option<String>,
+}
+
+impl TokenVerified {
+    /// What a statement says, and whether it was compared with a data subject.
+    fn new(statement: &Statement, subject_confirmed: bool) -> Self {
+        let lifetime = statement.lifetime;
+        let time = |seconds: i64| rfc3339_ms(seconds.saturating_mul(1_000));
+        Self {
+            effect: messages::effect(statement.effect()),
+            reason: statement.reason.into(),
+            subject_confirmed,
+            purpose: statement.purpose.clone(),
+            channel: statement.channel.clone(),
+            region: statement.region.map(|region| region.as_str().to_owned()),
+            data_categories: statement.data_categories.clone(),
+            has_obligations: statement.has_obligations,
+            decided_by_index: statement.decided_by,
+            revision: statement.revision,
+            issuer: statement.issuer.clone(),
+            issued_at: time(lifetime.issued_at_s),
+            expires_at: time(lifetime.expires_at_s),
+            valid_until: statement.valid_until.map(|end| rfc3339_ms(end.0)),
+        }
+    }
+}
+
 pub(super) async fn run(command: TokenCommand, context: &mut Context) -> Result<Exit, CliError> {
     match command {
         TokenCommand::Verify(args) => verify(&args, context),
@@ -88,7 +149,7 @@ async fn key(context: &mut Context) -> Result<Exit, CliError> {
     let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
     let answer = client.get_decision_key(GetDecisionKeyRequest {}).await?.into_inner();
     match context.out.json {
-        true => context.out.object(&DecisionKey::from(&answer))?,
+        true => context.out.message(&answer)?,
         false => context.out.line(&answer.jwk)?,
     }
     Ok(Exit::Success)
@@ -112,10 +173,7 @@ pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, C
         Ok(()) | Err(CliError::StdoutClosed) => {}
         Err(error) => return Err(error),
     }
-    Ok(match statement.effect() {
-        Effect::Allow => Exit::Success,
-        Effect::Deny => Exit::Denied,
-    })
+    Ok(if verified.effect == Effect::Allow { Exit::Success } else { Exit::Denied })
 }
 
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
@@ -139,9 +197,9 @@ fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError
     if out.json {
         return out.object(verified);
     }
-    let tone = if verified.effect == "allow" { Tone::Good } else { Tone::Bad };
-    let effect = out.paint(tone, &verified.effect.to_ascii_uppercase());
-    out.line(format!("{effect}  {}", verified.reason))?;
+    let tone = if verified.effect == Effect::Allow { Tone::Good } else { Tone::Bad };
+    let effect = out.paint(tone, &verified.effect.word().to_ascii_uppercase());
+    out.line(format!("{effect}  {}", verified.reason.word()))?;
     let subject = if verified.subject_confirmed { "confirmed" } else { "not compared" };
     out.line(format!("subject      {subject}"))?;
     out.line(format!("cell         {}:{}", verified.purpose, verified.channel))?;
@@ -172,7 +230,7 @@ mod tests {
     use crate::{
         cli::testing::Capture,
         domain::Reason,
-        token::{Lifetime, Signer, Statement, SubjectHash},
+        token::{Lifetime, Signer, SubjectHash},
     };
 
     /// 2026-10-26T06:13:20Z.
@@ -239,9 +297,10 @@ mod tests {
         let key = signer().public_key().to_jwk();
         let (_, text) = verified(&args(Reason::Granted, &key, 1), true);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&json["effect"], &json["reason"]), (&"allow".into(), &"granted".into()));
-        assert_eq!(json["subject_confirmed"], true);
-        assert_eq!(json["expires_at"], "2026-10-26T06:28:20.000Z");
+        let (effect, reason) = (&json["effect"], &json["reason"]);
+        assert_eq!((effect, reason), (&"EFFECT_ALLOW".into(), &"REASON_GRANTED".into()));
+        assert_eq!(json["subjectConfirmed"], true);
+        assert_eq!(json["expiresAt"], "2026-10-26T06:28:20.000Z");
     }
 
     #[test]

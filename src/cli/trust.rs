@@ -35,7 +35,7 @@ pub struct TrustArgs {
     /// Verifier key of a witness, or @FILE with it; may be given several times
     #[arg(long, value_name = "VKEY", help_heading = "Trust")]
     pub witness: Vec<String>,
-    /// How many of the witnesses must have cosigned [default: all of them]
+    /// Number of witnesses that must have cosigned [default: all of them]
     #[arg(long, value_name = "N", help_heading = "Trust")]
     pub witness_quorum: Option<usize>,
 }

@@ -3,12 +3,14 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Context, Exit, client, error::CliError, shapes, words};
-use crate::proto::{RecordUseRequest, consent_service_client::ConsentServiceClient};
+use super::{Context, Exit, client, error::CliError, words};
+use crate::proto::{Reason, RecordUseRequest, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
 A use that no decision allowed, by what was known when it happened, is recorded all the same and
-flagged as a deviation; the exit code is 3 then.
+flagged as a deviation.
+
+Exit codes: 0 recorded, 3 recorded as a deviation, 1 failed, 2 wrong usage.
 
 Example:
   consent-ledger use --subject user:42 --purpose marketing.newsletter --channel email \\
@@ -42,7 +44,7 @@ pub struct UseArgs {
     /// Name of the campaign; no personal data
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     campaign: String,
-    /// Your key for this use: with it, the command can safely be run again
+    /// Key of your choice for this use: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
 }
@@ -60,13 +62,14 @@ pub(super) async fn run(args: UseArgs, context: &mut Context) -> Result<Exit, Cl
         campaign: args.campaign,
         idempotency_key: args.idempotency_key,
     };
-    let used = shapes::Used::from(&client.record_use(request).await?.into_inner());
+    let used = client.record_use(request).await?.into_inner();
     if context.out.json {
-        context.out.object(&used)?;
+        context.out.message(&used)?;
     } else {
-        let what = if used.deviation { "deviation" } else { "allowed" };
+        let verdict = if used.deviation { "deviation" } else { "allowed" };
         let before = if used.replayed { " (recorded before)" } else { "" };
-        let line = format!("index {}  {what}: {}{before}", used.index, used.reason);
+        let reason = words::word::<Reason>(used.reason);
+        let line = format!("index {}  {verdict}: {reason}{before}", used.index);
         context.out.line(line)?;
     }
     Ok(if used.deviation { Exit::Denied } else { Exit::Success })

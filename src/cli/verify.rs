@@ -19,12 +19,11 @@ use self::{
 use super::{
     Context, Exit,
     error::CliError,
-    offline::{self, Files},
+    offline::{self, Files, Verified},
     output::{Output, Tone},
     progress,
-    shapes::Verified,
     trust::{Trust, TrustArgs},
-    words::hex,
+    words::Bytes,
 };
 use crate::tlog::BASE64;
 
@@ -49,7 +48,7 @@ the directory and no checkpoint of one, or a --key or --checkpoint file that can
 
 Examples:
   consent-ledger verify --data-dir ./data
-  consent-ledger verify --data-dir ./data --json | jq .root_hash
+  consent-ledger verify --data-dir ./data --json | jq .rootHash
   consent-ledger verify --data-dir ./data --checkpoint january.checkpoint --key @ledger.vkey
   consent-ledger verify --against https://ledger.example --key @ledger.vkey --policy w.policy";
 
@@ -72,6 +71,7 @@ pub struct VerifyArgs {
 
 /// The answer to `verify`: that of the files, and what else was compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Verification {
     /// `intact` is true only if the files are, and everything that was compared agrees.
     #[serde(flatten)]
@@ -79,7 +79,7 @@ struct Verification {
     /// Name of the ledger.
     origin: Option<String>,
     /// Identity of the ledger.
-    ledger_id: Option<String>,
+    ledger_id: Option<Bytes>,
     /// Root of the tree over the good entries, in base64 as in checkpoints.
     root_hash: String,
     /// The tree on disk; `null` if there is none.
@@ -139,7 +139,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     Ok(Verification {
         files: Verified { intact: is_whole && agrees, ..verified },
         origin: opened.map(|opened| opened.origin.clone()),
-        ledger_id: opened.map(|opened| hex(&opened.ledger_id)),
+        ledger_id: opened.map(|opened| Bytes(opened.ledger_id.to_vec())),
         root_hash: BASE64.encode(good.root),
         tree,
         checkpoints,
@@ -256,7 +256,7 @@ fn print_compared(compared: &Compared, out: &mut Output) -> Result<(), CliError>
 mod tests {
     use super::*;
     use crate::cli::{
-        shapes::{Damage, TornTail},
+        offline::{Damage, TornTail},
         testing::Capture,
     };
 
@@ -268,7 +268,7 @@ mod tests {
         Verification {
             files,
             origin: Some("ledger.example".into()),
-            ledger_id: Some("07".into()),
+            ledger_id: Some(Bytes(vec![7])),
             root_hash: "cm9vdA==".into(),
             tree: None,
             checkpoints: Vec::new(),
@@ -280,7 +280,7 @@ mod tests {
             intact: false,
             entries: 12,
             bytes: 2_048,
-            chain_hash: Some("ab".into()),
+            chain_hash: Some(Bytes(vec![0xab])),
             torn_tail: None,
             damage: Some(Damage {
                 segment: "00000000000000000000.seg".into(),
@@ -309,10 +309,10 @@ mod tests {
         print(&damaged(), &mut context).unwrap();
         assert_eq!(
             capture.text(context),
-            "{\"intact\":false,\"entries\":12,\"bytes\":2048,\"chain_hash\":\"ab\",\
-             \"torn_tail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
+            "{\"intact\":false,\"entries\":12,\"bytes\":2048,\"chainHash\":\"qw==\",\
+             \"tornTail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
              \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"},\
-             \"origin\":\"ledger.example\",\"ledger_id\":\"07\",\"root_hash\":\"cm9vdA==\",\
+             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\
              \"tree\":null,\"checkpoints\":[]}\n"
         );
     }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::{
     Context, Exit,
     error::CliError,
+    export::HashedEntry,
     output::Tone,
-    shapes::Entry,
     trust::{Cosigned, Distrust, Trust, TrustArgs, read_bytes, read_text},
 };
 use crate::tlog::{BASE64, merkle::leaf_hash, proof::TlogProof};
@@ -42,7 +42,8 @@ pub struct VerifyProofArgs {
 }
 
 /// What a proof proves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Proven {
     /// Always true: what is not proven is an error.
     proven: bool,
@@ -56,8 +57,9 @@ pub(super) struct Proven {
     root_hash: String,
     /// The known witnesses that have cosigned.
     cosigned: Vec<Cosigned>,
-    /// The entry, as `export` prints it.
-    entry: Entry,
+    /// The entry and its hash, as `export` prints them.
+    #[serde(flatten)]
+    entry: HashedEntry,
 }
 
 pub(super) fn run(args: &VerifyProofArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -85,9 +87,9 @@ pub(super) fn proven(proof: &TlogProof, entry: &[u8], trust: &Trust) -> Result<P
     let not_proven = |error: &dyn ToString| CliError::failed(error.to_string());
     proof.verify(&leaf_hash(entry), &trust.key).map_err(|error| not_proven(&error))?;
     trust.check(&proof.checkpoint).map_err(|error: Distrust| not_proven(&error))?;
-    let decoded = Entry::decode(entry).map_err(|error| not_proven(&error))?;
-    if decoded.index != proof.index {
-        let (says, stands) = (decoded.index, proof.index);
+    let decoded = HashedEntry::decode(entry).map_err(|error| not_proven(&error))?;
+    if decoded.entry.index != proof.index {
+        let (says, stands) = (decoded.entry.index, proof.index);
         return Err(CliError::failed(format!(
             "the entry says that its index is {says}, but it stands at {stands}"
         )));
@@ -196,7 +198,7 @@ mod tests {
         assert!(text.contains("cosigned    by w.example at 2023-11-14T22:13:20.000Z\n"), "{text}");
         let (_, text) = verified(&proof(&entry(), 0), trust, true);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&json["proven"], &json["entry"]["index"]), (&true.into(), &0.into()));
+        assert_eq!((&json["proven"], &json["entry"]["index"]), (&true.into(), &"0".into()));
     }
 
     #[test]

@@ -11,11 +11,12 @@ use super::{
     error::CliError,
     output::Tone,
     trust::{Cosigned, Trust, TrustArgs, read_text},
-    words::{Word as _, rfc3339_ms},
+    words::{self, Word as _, rfc3339_ms, word},
 };
 use crate::{
-    domain::{Action, ChangeRecord},
-    proto,
+    json,
+    messages::change_result,
+    proto::{self, ChangeResult, Outcome},
     receipt::{self, Format, Receipt, ReceiptError},
     tlog::BASE64,
 };
@@ -49,6 +50,7 @@ pub struct VerifyReceiptArgs {
 
 /// A receipt that is good, as scripts read it.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ReceiptVerified {
     good: bool,
     receipt_id: String,
@@ -56,32 +58,19 @@ struct ReceiptVerified {
     ledger: String,
     subject: String,
     index: u64,
-    actor: String,
+    #[serde(serialize_with = "words::serialize_name")]
+    actor: proto::Actor,
     effective_at: String,
     recorded_at: String,
     issued_at: String,
-    changes: Vec<ChangeShape>,
+    #[serde(serialize_with = "json::serialize_list")]
+    changes: Vec<ChangeResult>,
+    #[serde(serialize_with = "json::serialize")]
+    evidence: proto::Evidence,
     controller: Option<String>,
-    touchpoint: String,
-    method: String,
-    notice_id: String,
-    notice_version: String,
-    language: String,
     tree_size: u64,
     root_hash: String,
     cosigned: Vec<Cosigned>,
-}
-
-/// One change, as scripts read it.
-#[derive(Debug, Serialize)]
-struct ChangeShape {
-    action: String,
-    purpose: String,
-    channel: String,
-    purpose_version: Option<u32>,
-    expires_at: Option<String>,
-    outcome: String,
-    cause_index: Option<u64>,
 }
 
 pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -91,13 +80,12 @@ pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exi
     if args.subject.as_ref().is_some_and(|wanted| *wanted != receipt.statement.subject) {
         return Err(ReceiptError::Subject.into());
     }
-    print(&shape(&receipt, &trust), context)?;
+    print(&verified(&receipt, &trust), context)?;
     Ok(Exit::Success)
 }
 
-fn shape(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
+fn verified(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
     let checkpoint = &receipt.statement.proof.checkpoint;
-    let evidence = receipt.evidence.clone();
     ReceiptVerified {
         good: true,
         receipt_id: receipt.id.clone(),
@@ -108,35 +96,16 @@ fn shape(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
         ledger: trust.key.name().to_owned(),
         subject: receipt.statement.subject.clone(),
         index: receipt.entry.index,
-        actor: proto::Actor::from(receipt.actor()).word(),
+        actor: receipt.actor().into(),
         effective_at: rfc3339_ms(receipt.effective_at().0),
         recorded_at: rfc3339_ms(receipt.entry.recorded_at.0),
         issued_at: rfc3339_ms(receipt.statement.issued_at.0),
-        changes: receipt.changes().iter().map(change_shape).collect(),
+        changes: receipt.changes().iter().map(change_result).collect(),
+        evidence: receipt.evidence.clone().into(),
         controller: receipt.statement.controller.name.clone(),
-        touchpoint: evidence.touchpoint,
-        method: evidence.method,
-        notice_id: evidence.notice_id,
-        notice_version: evidence.notice_version,
-        language: evidence.language,
         tree_size: receipt.tree_size(),
         root_hash: BASE64.encode(checkpoint.checkpoint.root),
         cosigned: trust.cosigned(checkpoint),
-    }
-}
-
-fn change_shape(change: &ChangeRecord) -> ChangeShape {
-    let key = |key: &Option<crate::domain::Key>| {
-        key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string)
-    };
-    ChangeShape {
-        action: proto::Action::from(change.action).word(),
-        purpose: key(&change.scope.purpose),
-        channel: key(&change.scope.channel),
-        purpose_version: (change.action == Action::Grant).then_some(change.purpose_version),
-        expires_at: change.expires_at.map(|end| rfc3339_ms(end.0)),
-        outcome: proto::Outcome::from(change.outcome).word(),
-        cause_index: change.outcome.cause_index(),
     }
 }
 
@@ -145,20 +114,22 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
     if out.json {
         return out.object(verified);
     }
-    let word = out.paint(Tone::Good, "good");
-    out.line(word)?;
+    let verdict = out.paint(Tone::Good, "good");
+    out.line(verdict)?;
     out.line(format!("subject     {}", verified.subject))?;
-    out.line(format!("act         #{} by {}", verified.index, verified.actor))?;
+    out.line(format!("act         #{} by {}", verified.index, verified.actor.word()))?;
     out.line(format!("effective   {}", verified.effective_at))?;
     out.line(format!("recorded    {}", verified.recorded_at))?;
     for change in &verified.changes {
-        out.line(format!("{:<11} {}", change.action, change_text(change)))?;
+        let action = word::<proto::Action>(change.action);
+        out.line(format!("{action:<11} {}", change_text(change)))?;
     }
-    let notice = match (verified.notice_id.as_str(), verified.notice_version.as_str()) {
+    let evidence = &verified.evidence;
+    let notice = match (evidence.notice_id.as_str(), evidence.notice_version.as_str()) {
         (id, "") => id.to_owned(),
         (id, version) => format!("{id}@{version}"),
     };
-    let shown = [&notice, &verified.language, &verified.touchpoint, &verified.method];
+    let shown = [&notice, &evidence.language, &evidence.touchpoint, &evidence.method];
     let shown: Vec<&str> =
         shown.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
     if !shown.is_empty() {
@@ -178,16 +149,16 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
     out.line(format!("receipt     {} of {}", verified.receipt_id, verified.issued_at))
 }
 
-fn change_text(change: &ChangeShape) -> String {
-    let mut text = format!("{}:{}", change.purpose, change.channel);
-    if let Some(version) = change.purpose_version {
-        text.push_str(&format!(" version {version}"));
+fn change_text(change: &ChangeResult) -> String {
+    let mut text = words::scope_text(change.scope.as_ref());
+    if change.purpose_version > 0 {
+        text.push_str(&format!(" version {}", change.purpose_version));
     }
     if let Some(end) = &change.expires_at {
-        text.push_str(&format!(" until {end}"));
+        text.push_str(&format!(" until {}", words::rfc3339(end)));
     }
-    if change.outcome != "applied" {
-        text.push_str(&format!(" ({}", change.outcome));
+    if change.outcome() != Outcome::Applied {
+        text.push_str(&format!(" ({}", word::<Outcome>(change.outcome)));
         if let Some(index) = change.cause_index {
             text.push_str(&format!(" #{index}"));
         }
@@ -249,7 +220,9 @@ mod tests {
         run(&args, &mut context).unwrap();
         let object: serde_json::Value = serde_json::from_str(&capture.text(context)).unwrap();
         assert_eq!((&object["good"], &object["index"]), (&true.into(), &5.into()));
-        assert_eq!(object["changes"][1]["action"], "refuse");
+        assert_eq!(object["actor"], "ACTOR_SUBJECT");
+        assert_eq!(object["changes"][1]["action"], "ACTION_REFUSE");
+        assert_eq!(object["evidence"]["noticeId"], "privacy-notice");
     }
 
     #[test]

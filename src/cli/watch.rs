@@ -11,11 +11,11 @@ use super::{
     Context, Exit, client,
     error::CliError,
     filter::{self, FilterArgs},
-    told,
+    stream::{no_signals, print_watched},
 };
 use crate::{
     client::{Client, Heard, ServiceConfig, Watch, WatchOptions},
-    proto::{Snapshot, watch_response::Message},
+    proto::{Snapshot, WatchResponse, watch_response::Message},
     server::StopSignals,
 };
 
@@ -40,13 +40,13 @@ pub struct WatchArgs {
     /// Which events
     #[command(flatten)]
     filter: FilterArgs,
-    /// Tell first what is on record: what is `denied`, or `all`
+    /// Print a snapshot of the current state first: the cells that are `denied`, or `all` cells
     #[arg(long, value_name = "WHAT", value_parser = filter::snapshot(), conflicts_with = "from")]
     snapshot: Option<Snapshot>,
-    /// Connect again when the connection breaks, and go on
+    /// Reconnect when the connection breaks, and resume
     #[arg(long)]
     follow: bool,
-    /// Print how far the stream has come, too
+    /// Also print the progress of the stream
     #[arg(long)]
     progress: bool,
     /// End after this many events
@@ -93,14 +93,14 @@ struct Follower {
 
 impl Follower {
     async fn follow(&mut self, mut stream: Watch, context: &mut Context) -> Result<(), CliError> {
-        let mut stop = StopSignals::new().map_err(told::no_signals)?;
+        let mut stop = StopSignals::new().map_err(no_signals)?;
         while self.left != Some(0) {
             let heard = tokio::select! {
                 heard = stream.next() => heard,
                 () = stop.next() => return Ok(()),
             };
             match heard {
-                Some(Ok(Heard::Message(message))) => self.print(&message, context)?,
+                Some(Ok(Heard::Message(message))) => self.print(*message, context)?,
                 Some(Ok(Heard::Connected { .. })) => self.tell_connected(context),
                 Some(Ok(Heard::Interrupted { status, retry_in })) if self.goes_on => {
                     self.interrupted = true;
@@ -116,29 +116,36 @@ impl Follower {
         Ok(())
     }
 
-    fn print(&mut self, message: &Message, context: &mut Context) -> Result<(), CliError> {
-        if self.show || !matches!(message, Message::Progress(_)) {
-            told::print(&message.into(), &mut context.out)?;
+    fn print(&mut self, message: Message, context: &mut Context) -> Result<(), CliError> {
+        let is_shown = self.show || !matches!(message, Message::Progress(_));
+        let response = WatchResponse { message: Some(message) };
+        if is_shown {
+            print_watched(&response, &mut context.out)?;
         }
-        let event = match message {
+        response.message.iter().for_each(|message| self.pass(message));
+        Ok(())
+    }
+
+    /// Takes note of how far the stream has come.
+    fn pass(&mut self, message: &Message) {
+        let event_index = match message {
             Message::Progress(progress) => {
                 self.next_index = Some(progress.next_index);
-                return Ok(());
+                return;
             }
             Message::SnapshotEnd(end) => {
                 self.in_snapshot = false;
                 self.next_index = Some(end.revision);
-                return Ok(());
+                return;
             }
-            Message::Snapshot(_) => return Ok(()),
+            Message::Snapshot(_) => return,
             Message::Consent(event) => event.index,
             Message::Link(event) => event.index,
             Message::Catalog(event) => event.index,
             Message::Overdue(event) => event.index,
         };
-        self.next_index = Some(event.saturating_add(1));
+        self.next_index = Some(event_index.saturating_add(1));
         self.left = self.left.map(|left| left.saturating_sub(1));
-        Ok(())
     }
 
     fn resume_from(&self) -> Option<u64> {
@@ -154,7 +161,7 @@ impl Follower {
     fn tell_where(&self, context: &Context) {
         let Some(index) = self.resume_from() else { return };
         if context.out.json {
-            eprintln!("{}", json!({"resume_from": index}));
+            eprintln!("{}", json!({"resumeFrom": index}));
         } else {
             eprintln!("resume with --from {index}");
         }
@@ -165,8 +172,8 @@ impl Follower {
 pub(super) fn tell_interrupted(status: &Status, retry_in: Duration, json: bool) {
     let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
     if json {
-        let told = json!({"message": status.message(), "retry_in_ms": retry_in_ms});
-        eprintln!("{}", json!({ "interrupted": told }));
+        let interruption = json!({"message": status.message(), "retryInMs": retry_in_ms});
+        eprintln!("{}", json!({ "interrupted": interruption }));
     } else {
         eprintln!("interrupted: {}; trying again in {retry_in_ms} ms", status.message());
     }
@@ -175,7 +182,7 @@ pub(super) fn tell_interrupted(status: &Status, retry_in: Duration, json: bool) 
 /// Says that it does go on, and from where if that is known.
 pub(super) fn tell_reconnected(next_index: Option<u64>, json: bool) {
     match next_index {
-        _ if json => eprintln!("{}", json!({"reconnected": {"next_index": next_index}})),
+        _ if json => eprintln!("{}", json!({"reconnected": {"nextIndex": next_index}})),
         Some(index) => eprintln!("connected again, going on from {index}"),
         None => eprintln!("connected again"),
     }

@@ -8,6 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use serde::Serialize;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
@@ -15,13 +16,13 @@ use super::{
     Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
-    shapes::{DeadLetter, DeadLettersReplayed, DeliveryVerified},
     trust::{read_bytes, read_text},
     words,
 };
 use crate::{
     proto::{
-        ListDeadLettersRequest, ReplayDeadLettersRequest, watch_service_client::WatchServiceClient,
+        DeadLetter, ListDeadLettersRequest, ReplayDeadLettersRequest,
+        watch_service_client::WatchServiceClient,
     },
     webhook::signature::{Secret, SignatureError},
 };
@@ -80,10 +81,10 @@ pub struct ReplayArgs {
     /// Name of the subscription
     #[arg(value_name = "NAME")]
     name: String,
-    /// Ledger indexes of the events, as `webhooks dead-letters` tells them
+    /// Ledger indexes of the events, as `webhooks dead-letters` prints them
     #[arg(value_name = "INDEX", required_unless_present = "all", conflicts_with = "all")]
     indexes: Vec<u64>,
-    /// All that there are
+    /// All dead letters of the subscription
     #[arg(long)]
     all: bool,
 }
@@ -126,7 +127,7 @@ pub struct VerifyArgs {
     /// Header webhook-signature
     #[arg(long, value_name = "SIGNATURES")]
     signature: String,
-    /// How far its time may be from now, either way
+    /// Maximum difference between its timestamp and now, in either direction
     #[arg(
         long,
         value_name = "DURATION",
@@ -134,7 +135,7 @@ pub struct VerifyArgs {
         value_parser = humantime::parse_duration
     )]
     tolerance: Duration,
-    /// Moment at which it came [default: now]
+    /// When the delivery arrived [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     at: Option<Timestamp>,
 }
@@ -161,10 +162,10 @@ async fn dead_letters(args: DeadLettersArgs, context: &mut Context) -> Result<Ex
         let subscription = args.name.clone();
         let request = ListDeadLettersRequest { subscription, page_size: PAGE_SIZE, page_token };
         let page = client.list_dead_letters(request).await?.into_inner();
-        for own in page.dead_letters.iter().map(DeadLetter::from) {
+        for dead_letter in &page.dead_letters {
             match out.json {
-                true => out.object(&own)?,
-                false => add(&mut table, &own),
+                true => out.message(dead_letter)?,
+                false => add(&mut table, dead_letter),
             }
         }
         page_token = page.next_page_token;
@@ -184,16 +185,20 @@ fn dead_letters_table() -> Table {
     Table::new(&["INDEX", "SHARD", "GIVEN UP", "ATTEMPTS", "STATUS", "FAILED"])
 }
 
-fn add(table: &mut Table, own: &DeadLetter) {
+fn add(table: &mut Table, dead_letter: &DeadLetter) {
+    let http_status = match dead_letter.http_status {
+        0 => String::new(),
+        status => status.to_string(),
+    };
     table.row(
         Tone::Bad,
         [
-            own.index.to_string(),
-            own.shard.to_string(),
-            own.failed_at.clone().unwrap_or_default(),
-            own.attempts.to_string(),
-            own.http_status.map(|status| status.to_string()).unwrap_or_default(),
-            own.failed_index.to_string(),
+            dead_letter.index.to_string(),
+            dead_letter.shard.to_string(),
+            words::rfc3339_or_empty(dead_letter.failed_at.as_ref()),
+            dead_letter.attempts.to_string(),
+            http_status,
+            dead_letter.failed_index.to_string(),
         ],
     );
 }
@@ -207,7 +212,7 @@ async fn replay(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliErro
     let answer = connect(context).await?.replay_dead_letters(request).await?.into_inner();
     let out = &mut context.out;
     match (out.json, answer.replayed) {
-        (true, replayed) => out.object(&DeadLettersReplayed { replayed })?,
+        (true, _) => out.message(&answer)?,
         (false, 1) => out.line("1 is on its way")?,
         (false, count) => out.line(format!("{count} are on their way"))?,
     }
@@ -229,6 +234,20 @@ fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     };
     print(&verified, context)?;
     Ok(Exit::Success)
+}
+
+/// A delivery that is good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliveryVerified {
+    /// Always true: what is not good is an error.
+    good: bool,
+    /// Id of the message.
+    id: String,
+    /// When it was sent.
+    sent_at: String,
+    /// Length of the body.
+    bytes: u64,
 }
 
 /// The secret, from where exactly one of the two options says.
@@ -334,12 +353,12 @@ mod tests {
         let text = verified(&GOOD, false).unwrap();
         let want = format!("good\nid       {ID}\nsent at  2021-02-25T15:02:10.000Z\nbytes    20\n");
         assert_eq!(text, want);
-        let told: serde_json::Value =
+        let printed: serde_json::Value =
             serde_json::from_str(&verified(&GOOD, true).unwrap()).unwrap();
         let want = serde_json::json!({
-            "good": true, "id": ID, "sent_at": "2021-02-25T15:02:10.000Z", "bytes": 20
+            "good": true, "id": ID, "sentAt": "2021-02-25T15:02:10.000Z", "bytes": 20
         });
-        assert_eq!(told, want);
+        assert_eq!(printed, want);
         let one_of_many = Delivery {
             signature: "v1a,AAAA v1,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
             ..GOOD

@@ -59,7 +59,7 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct WitnessArgs {
-    /// Address to listen on; port 0 picks a free one and prints it
+    /// Address to listen on; port 0 picks a free port, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7080")]
     listen: SocketAddr,
     /// Verifier key of a log to follow; may be repeated
@@ -68,7 +68,7 @@ pub struct WitnessArgs {
     /// File with a policy (C2SP tlog-policy) whose `log` lines name the logs, instead of --log
     #[arg(long, value_name = "FILE", conflicts_with = "log")]
     policy: Option<PathBuf>,
-    /// File of what was cosigned; never to be restored from an old copy
+    /// File that records what was cosigned; never restore it from an old copy
     #[arg(long, value_name = "FILE")]
     state_file: PathBuf,
     /// File of the secret key; created on the first start
@@ -77,10 +77,10 @@ pub struct WitnessArgs {
     /// Name of the witness, a URL without scheme, for example `witness.example/w1`
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// Begin with nothing although the key is there and the state is not
+    /// Start with an empty state although the key exists and the state file does not
     #[arg(long)]
     new_state: bool,
-    /// Listen on an address that other machines can reach
+    /// Allow an address that other machines can reach
     #[arg(long)]
     insecure: bool,
     /// PEM file of the witness's certificate chain
@@ -89,7 +89,7 @@ pub struct WitnessArgs {
     /// PEM file of the witness's private key
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// How log lines look
+    /// Format of log lines, which go to standard error
     #[arg(long, value_enum, default_value = "pretty")]
     log_format: LogFormat,
     /// Which log lines are written [default: RUST_LOG, or else `info`]
@@ -99,6 +99,7 @@ pub struct WitnessArgs {
 
 /// What is printed once the witness listens.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Listening {
     address: String,
     verifier_key: String,

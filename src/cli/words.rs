@@ -1,10 +1,11 @@
 //! The words of the protocol as people type and read them: `allow`, `no_record`, times in RFC
-//! 3339, bytes in hex, scopes as `PURPOSE:CHANNEL`.
+//! 3339, bytes in hex, scopes as `PURPOSE:CHANNEL`. JSON has its own (see [`crate::json`]).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
+use base64::Engine as _;
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::error::CliError;
 pub use crate::tlog::hex;
@@ -12,8 +13,9 @@ use crate::{
     domain::Key,
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, HistoryKind, LegalBasis, LinkConfidence,
-        Outcome, PropagationState, Reason, Scope, Snapshot, Status,
+        Outcome, OutcomeCount, PropagationState, Reason, Scope, Snapshot, Status,
     },
+    tlog::BASE64,
 };
 
 /// An enum of the protocol.
@@ -79,9 +81,36 @@ pub fn word<W: Word>(value: i32) -> String {
     W::try_from(value).map_or_else(|_| value.to_string(), Word::word)
 }
 
-/// Writes a value as its short name.
-pub fn serialize<W: Word, S: Serializer>(value: &W, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&value.word())
+/// Counts by the word of an outcome, as messages of the protocol, in the order of the words.
+#[must_use]
+pub fn outcome_counts(by_word: BTreeMap<String, u64>) -> Vec<OutcomeCount> {
+    let number = |word: &str| match parse::<Outcome>(word) {
+        Ok(outcome) => outcome.into(),
+        Err(_) => word.parse().unwrap_or_default(),
+    };
+    let counts = by_word.into_iter();
+    counts.map(|(word, count)| OutcomeCount { outcome: number(&word), count }).collect()
+}
+
+/// Writes a value as JSON has it, by its name in the protocol.
+pub fn serialize_name<W: Word, S: Serializer>(value: &W, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(value.wire_name())
+}
+
+/// Bytes: hex for people, base64 in JSON, as in the messages of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64.encode(&self.0))
+    }
 }
 
 /// Reads a value from its short name.
@@ -149,6 +178,12 @@ pub fn rfc3339(time: &prost_types::Timestamp) -> String {
         .map_or_else(|_| time.to_string(), |time| format!("{time:.3}"))
 }
 
+/// As [`rfc3339`], for a time that may be missing: it is empty then.
+#[must_use]
+pub fn rfc3339_or_empty(time: Option<&prost_types::Timestamp>) -> String {
+    time.map(rfc3339).unwrap_or_default()
+}
+
 /// Milliseconds since the Unix epoch in RFC 3339.
 #[must_use]
 pub fn rfc3339_ms(ms: i64) -> String {
@@ -164,6 +199,13 @@ pub fn wire_span(span: Duration) -> Result<prost_types::Duration, CliError> {
         .map_err(|_| CliError::usage(format!("{} is too long", humantime::format_duration(span))))
 }
 
+/// A duration of the protocol, as [`span`] writes it.
+#[must_use]
+pub fn duration(duration: &prost_types::Duration) -> String {
+    let seconds_ms = duration.seconds.saturating_mul(1_000);
+    span(seconds_ms.saturating_add(i64::from(duration.nanos / 1_000_000)))
+}
+
 /// A span of time, in milliseconds. Whole days read better than years and months that are not quite
 /// whole.
 #[must_use]
@@ -173,23 +215,6 @@ pub fn span(ms: i64) -> String {
     match ms % DAY_MS {
         0 => format!("{}d", ms / DAY_MS),
         _ => humantime::format_duration(Duration::from_millis(ms)).to_string(),
-    }
-}
-
-/// Takes hex.
-///
-/// # Errors
-/// The text is not hex.
-pub fn from_hex(text: &str) -> Result<Vec<u8>, String> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect();
-    match digits {
-        Some(digits) if digits.len() % 2 == 0 => {
-            Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
-        }
-        _ => Err("must be hex digits, two a byte".to_owned()),
     }
 }
 
@@ -222,12 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn hex_comes_back() {
-        assert_eq!(hex(&[0, 0xab, 0xff]), "00abff");
-        assert_eq!(from_hex("00abFF"), Ok(vec![0, 0xab, 0xff]));
-        for bad in ["0", "0g", "ä0"] {
-            assert!(from_hex(bad).is_err(), "{bad:?}");
-        }
+    fn bytes_are_hex_for_people_and_base64_for_scripts() {
+        let bytes = Bytes(vec![0, 0xab, 0xff]);
+        assert_eq!(bytes.to_string(), "00abff");
+        assert_eq!(serde_json::to_string(&bytes).unwrap(), "\"AKv/\"");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Consumed {
     fn take(&mut self, request: proto::ConsumeRequest) -> Result<(), Fault> {
         match convert::consumer_said(request)? {
             ConsumerSaid::Credit(more) => self.consumer.credit(more),
-            ConsumerSaid::Acknowledged(what) => self.consumer.acknowledge(what)?,
+            ConsumerSaid::Acknowledged(what) => self.consumer.acknowledge(&what)?,
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use tonic::{Response, Status};
 use super::{blocking, convert};
 use crate::{
     fold::CellDecision,
+    messages::effect,
     node::{Decisions, Node},
     proto,
     status::{Fault, Invalid, Problem},
@@ -52,7 +53,7 @@ pub fn message(decision: &CellDecision) -> proto::ListDecisionsResponse {
         subject_ref: decision.subject.0.to_vec(),
         purpose: decision.purpose.as_str().to_owned(),
         channel: decision.channel.as_str().to_owned(),
-        effect: convert::effect(decision.reason.effect()).into(),
+        effect: effect(decision.reason.effect()).into(),
         reason: proto::Reason::from(decision.reason).into(),
         decided_by_index: decision.decided_by,
         valid_until: decision.valid_until.map(convert::timestamp),

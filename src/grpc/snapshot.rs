@@ -5,8 +5,9 @@ use std::{sync::Arc, vec};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{blocking, convert};
+use super::blocking;
 use crate::{
+    messages::{snapshot_end, snapshot_subject},
     node::{Node, SnapshotReader, SnapshotSubject, Snapshotting, revision_of_token},
     proto::{self, watch_response::Message},
     status::Fault,
@@ -48,7 +49,7 @@ impl Beginning {
         let message = loop {
             if let Some(subject) = self.page.next() {
                 self.subjects += 1;
-                break Message::Snapshot(convert::snapshot_subject(&subject));
+                break Message::Snapshot(snapshot_subject(&subject));
             }
             let page = tokio::select! {
                 biased;
@@ -56,8 +57,7 @@ impl Beginning {
                 page = self.reader.next_page() => page?,
             };
             if page.is_empty() {
-                let (revision, subjects) = (self.revision, self.subjects);
-                break Message::SnapshotEnd(proto::SnapshotEnd { revision, subjects });
+                break Message::SnapshotEnd(snapshot_end(self.revision, self.subjects));
             }
             self.page = page.into_iter();
         };

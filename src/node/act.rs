@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::{Node, RecordError};
 use crate::domain::{Actor, Change, ChangeRecord, ContactChange, Evidence, Millis, Subject};
 
 /// The greatest number of changes in one act.
@@ -125,6 +126,16 @@ impl Recorded {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.index + 1
+    }
+}
+
+impl Node {
+    /// Records one act. Answers when its entry is on stable storage and the next check sees it.
+    ///
+    /// # Errors
+    /// See [`RecordError`]. Nothing was recorded, except perhaps with `WritesStopped`.
+    pub async fn record(&self, act: Act) -> Result<Recorded, RecordError> {
+        self.write(|batch| batch.record(act)).await
     }
 }
 

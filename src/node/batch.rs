@@ -11,8 +11,8 @@ use tracing::error;
 use super::{
     Core,
     act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded},
+    catalog::{PurposeDraft, Put},
     error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
-    question::{PurposeDraft, Put},
 };
 use crate::{
     domain::{

@@ -1,33 +1,55 @@
 //! The way of a question: look the subject up, take what is true together, decide.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
-
-use super::{
-    Core,
-    error::ReadError,
-    question::{CellPreference, Checked, Checkpoint, Preferences, Question, StandingStop},
-};
+use super::{Core, Node, ReadError};
 use crate::{
     decide::decide,
     domain::{
-        Catalog, ChannelId, Contact, Decision, Effect, Entry, FrequencyCap, Key, LinkConfidence,
-        Millis, Obligation, PurposeId, Query, Region, Subject, SubjectState,
+        Catalog, Contact, Decision, Effect, FrequencyCap, LinkConfidence, Millis, Obligation,
+        Query, Region, Subject, SubjectState,
     },
     fold::UseCell,
-    ledger::{chain, envelope},
     obligations::{self, DueAll},
 };
 
-/// About how many bytes of entries are read for one answer.
-const READ_BYTES: usize = 1 << 20;
+/// "May I?", as a caller puts it.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// Whose data.
+    pub subject: &'a Subject,
+    /// Purpose key.
+    pub purpose: &'a str,
+    /// Channel key.
+    pub channel: &'a str,
+    /// Data categories that the caller wants to use; empty means that none is asked about.
+    pub data_categories: &'a [String],
+    /// Where the data subject is, if the caller says.
+    pub region: Option<Region>,
+}
+
+/// A decision and the revision that it was taken at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The decision.
+    pub decision: Decision,
+    /// What comes with an ALLOW, as of now.
+    pub due: DueAll,
+    /// The number of entries that it takes into account.
+    pub revision: u64,
+    /// The decision token, if one was asked for.
+    pub token: Option<String>,
+}
+
+impl Node {
+    /// Answers "may I?", now. Never blocks for long: memory, or a point read of sled.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
+        self.core.check(question, self.core.now())
+    }
+}
 
 impl Core {
-    /// The moment at which questions are decided: the machine's now, but never before the last
-    /// entry. A clock that is set back does not bring expired grants back.
-    pub(super) fn now(&self) -> Millis {
-        Millis::now().max(Millis(self.recorded_at_ms.load(Ordering::Relaxed)))
-    }
-
     /// Answers "may I?".
     pub(super) fn check(&self, question: &Question<'_>, now: Millis) -> Result<Checked, ReadError> {
         let ((decision, contact), revision) =
@@ -88,60 +110,6 @@ impl Core {
         Ok(uses)
     }
 
-    /// What is known of a subject, and what a check of each cell answers.
-    pub(super) fn preferences(
-        &self,
-        subject: &Subject,
-        all_cells: bool,
-        region: Option<Region>,
-        now: Millis,
-    ) -> Result<Preferences, ReadError> {
-        let find = || Ok::<_, ReadError>(self.vault.find(subject)?);
-        let ((mut preferences, linked), revision) =
-            self.view.read_linked(find, |catalog, state, linked| {
-                (preferences_of(catalog, state, all_cells, region, now), linked.to_vec())
-            })?;
-        preferences.links = self.named(linked)?;
-        preferences.revision = revision;
-        Ok(preferences)
-    }
-
-    /// Size and chain hash of the ledger. Blocking.
-    pub(super) fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
-        let size = self.view.applied();
-        let bytes = self.entry_bytes(size.saturating_sub(1))?;
-        Ok(Checkpoint {
-            origin: self.ledger.origin.clone(),
-            ledger_id: self.ledger.ledger_id,
-            size,
-            chain_hash: chain::hash(&bytes),
-            recorded_at: envelope::decode(&bytes)?.recorded_at,
-        })
-    }
-
-    /// The exact bytes of entries. Blocking.
-    pub(super) fn entries(&self, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
-        let head = self.view.applied();
-        if start > head {
-            return Err(ReadError::IndexOutOfRange { index: start, head });
-        }
-        let end = end.min(head);
-        if start >= end {
-            return Ok(Vec::new());
-        }
-        Ok((start..).zip(self.backend.read(start, end, READ_BYTES)?).collect())
-    }
-
-    /// One entry. Blocking.
-    pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
-        Ok(envelope::decode(&self.entry_bytes(index)?)?)
-    }
-
-    pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {
-        let mut entries = self.backend.read(index, index + 1, READ_BYTES)?;
-        entries.pop().ok_or(ReadError::IndexOutOfRange { index, head: self.view.applied() })
-    }
-
     fn read<T>(
         &self,
         subject: &Subject,
@@ -163,70 +131,4 @@ fn widest_limit(decision: &Decision, contact: Option<&Contact>) -> Option<Freque
         uses_max: one.uses_max.max(other.uses_max),
         period_ms: one.period_ms.max(other.period_ms),
     })
-}
-
-/// What a state says of each cell, and of the stops.
-pub(super) fn preferences_of(
-    catalog: &Catalog,
-    state: &SubjectState,
-    all_cells: bool,
-    region: Option<Region>,
-    now: Millis,
-) -> Preferences {
-    let cells = if all_cells { live_cells(catalog) } else { named_cells(catalog, state) };
-    let cells = cells.into_iter().map(|((purpose, channel), (purpose_id, channel_id))| {
-        let query = Query {
-            purpose: Some(purpose_id),
-            channel: Some(channel_id),
-            data_categories: &[],
-            region,
-        };
-        CellPreference { purpose, channel, decision: decide(catalog, state, &query, now) }
-    });
-    Preferences {
-        cells: cells.collect(),
-        stops: standing_stops(catalog, state),
-        contact: state.contact.as_deref().cloned(),
-        links: Vec::new(),
-        revision: 0,
-    }
-}
-
-/// Cells by key, so that answers are ordered for people.
-pub(super) type Cells = BTreeMap<(Key, Key), (PurposeId, ChannelId)>;
-
-pub(super) fn live_cells(catalog: &Catalog) -> Cells {
-    let mut cells = Cells::new();
-    for (purpose_id, purpose) in catalog.purposes().filter(|(_, purpose)| !purpose.retired) {
-        for (channel_id, channel) in catalog.channels().filter(|(_, channel)| !channel.retired) {
-            let keys = (purpose.key.clone(), channel.key.clone());
-            cells.insert(keys, (purpose_id, channel_id));
-        }
-    }
-    cells
-}
-
-fn named_cells(catalog: &Catalog, state: &SubjectState) -> Cells {
-    let granted = state.cells().iter().map(|cell| (cell.purpose, cell.channel));
-    let stopped = state.stops().iter().filter_map(|stop| stop.scope.as_cell());
-    let with_keys = granted.chain(stopped).filter_map(|(purpose, channel)| {
-        let keys = (catalog.purpose(purpose)?.key.clone(), catalog.channel(channel)?.key.clone());
-        Some((keys, (purpose, channel)))
-    });
-    with_keys.collect()
-}
-
-fn standing_stops(catalog: &Catalog, state: &SubjectState) -> Vec<StandingStop> {
-    let mut stops: Vec<_> = state
-        .stops()
-        .iter()
-        .map(|stop| StandingStop {
-            kind: stop.kind,
-            scope: catalog.keys(stop.scope),
-            effective_at: stop.mark.effective_at,
-            index: stop.mark.index,
-        })
-        .collect();
-    stops.sort_by_key(|stop| stop.index);
-    stops
 }

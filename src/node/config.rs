@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The longest name of a ledger, in bytes.
-pub const ORIGIN_BYTES_MAX: usize = 256;
+const ORIGIN_BYTES_MAX: usize = 256;
 
 /// How a node is set up. Every limit has a name.
 #[derive(Debug, Clone, Args)]
@@ -109,9 +109,10 @@ pub struct NodeConfig {
     /// Witnesses that must have cosigned a checkpoint before it is released.
     #[arg(skip = Policy::none())]
     pub witness_policy: Policy,
-    /// Release of a checkpoint that too few witnesses cosign in time: `open` releases it and counts
-    /// that in the metrics, `closed` holds it back until enough have cosigned
-    #[arg(long, value_enum, default_value = "open", help_heading = CHECKPOINTS)]
+    /// What happens to a checkpoint that too few witnesses cosign in time: `open` releases it and
+    /// counts that in the metrics, `closed` holds it back until enough have cosigned
+    #[arg(long, value_name = "MODE", value_enum, default_value = "open")]
+    #[arg(help_heading = CHECKPOINTS)]
     pub witness_fail: WitnessFail,
     /// Maximum time for witnesses to answer; --witness-fail says what happens then
     #[arg(long, value_name = "TIME", value_parser = parse_duration, within = MILLISECOND..=HOUR)]
@@ -122,8 +123,8 @@ pub struct NodeConfig {
     #[arg(long, value_name = "COUNT", within = 1_usize.., help_heading = SUBSCRIPTIONS)]
     #[arg(default_value_t = 1_000)]
     pub subscriptions_max: usize,
-    /// How long acknowledgements of subscribers are collected before one entry records them; a crash
-    /// delivers as much again
+    /// How long acknowledgements of subscribers are collected before one entry records them; after a
+    /// crash, events acknowledged within this time are delivered again
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     #[arg(within = 10 * MILLISECOND..=HOUR, default_value = "1s", help_heading = SUBSCRIPTIONS)]
     pub receipt_interval: Duration,
@@ -154,7 +155,7 @@ impl Default for NodeConfig {
     "the name of a ledger has 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, for \
      example `consent.example.org/eu`"
 )]
-pub struct OriginError;
+struct OriginError;
 
 /// The name of a ledger. It stands in C2SP signed notes, which allow neither spaces nor `+` in it.
 ///

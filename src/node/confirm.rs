@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Core,
+    Core, Node,
     act::{Confirm, Confirmation, Confirmed},
     batch::{Batch, Folded, claimed},
     error::{ConfirmError, WriteError},
@@ -20,6 +20,16 @@ use crate::{
     },
     ledger::chain::Tip,
 };
+
+impl Node {
+    /// Completes a double opt-in.
+    ///
+    /// # Errors
+    /// See [`ConfirmError`]; what is refused changes nothing.
+    pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, ConfirmError> {
+        self.write(move |batch| batch.confirm(&confirm)).await
+    }
+}
 
 impl Core {
     /// Offers to complete the double opt-in of an act that is about to be written, if it needs one.
@@ -34,7 +44,8 @@ impl Core {
         if !waits {
             return None;
         }
-        let expires_at = recorded_at.plus_ms(validity_ms.unwrap_or(self.confirmation_validity_ms));
+        let expires_at =
+            recorded_at.plus_ms(validity_ms.unwrap_or(self.limits.confirmation_validity_ms));
         let confirmation = self.confirmation(tip.next_index, &tip.hash, expires_at);
         let token_hash = token_hash(&confirmation.token);
         act.confirmation = Some(ConfirmationOffer { token_hash, expires_at });

@@ -6,20 +6,14 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use super::{
-    Core, WriteError,
-    batch::Batch,
-    writer::{self, Admitted, Place},
-};
+use super::{Core, WriteError, batch::Batch, writer::Jobs};
 use crate::{
     decide::Standing,
     domain::{
@@ -27,6 +21,7 @@ use crate::{
         Scope, SubjectState,
     },
     fold::Due,
+    shutdown::{Shutdown, Stage, Threads},
 };
 
 /// How often is looked for what is due.
@@ -40,35 +35,11 @@ const SKIPPED_MAX: usize = 10_000;
 /// How often those are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Tells a thread that its node is closing.
-#[derive(Debug, Default)]
-pub(super) struct Closing {
-    is_closing: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Closing {
-    /// Wakes whoever sleeps, for good.
-    pub(super) fn close(&self) {
-        *self.is_closing.lock() = true;
-        self.changed.notify_all();
-    }
-
-    /// Sleeps, and answers whether the node is closing.
-    pub(super) fn sleep(&self, time: Duration) -> bool {
-        let mut is_closing = self.is_closing.lock();
-        if !*is_closing {
-            self.changed.wait_for(&mut is_closing, time);
-        }
-        *is_closing
-    }
-}
-
 /// What the thread needs.
-pub(super) struct Expiry {
+struct Expiry {
     core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
-    closing: Arc<Closing>,
+    jobs: Jobs,
+    shutdown: Shutdown,
     /// Where the present look has come to; none if the next look starts at the first that is due.
     after: Option<Due>,
     /// Those that could not be written down: left alone, so that the others do not wait for them.
@@ -86,24 +57,24 @@ pub(super) struct Rest {
     failed: Vec<Due>,
 }
 
-/// Starts the thread. It ends when the node closes, or when writes are stopped.
-pub(super) fn start(mut expiry: Expiry) -> std::io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name("expiry".to_owned()).spawn(move || expiry.run())
+/// Starts the thread. It ends at [`Stage::Writer`], or when writes are stopped.
+pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Result<()> {
+    let mut expiry = Expiry {
+        core: Arc::clone(core),
+        jobs,
+        shutdown: threads.shutdown().clone(),
+        after: None,
+        skipped: BTreeSet::new(),
+        retried: Instant::now(),
+    };
+    threads.spawn("expiry", Stage::Writer, || {}, move || expiry.run())?;
+    Ok(())
 }
 
 impl Expiry {
-    pub(super) fn new(
-        core: Arc<Core>,
-        jobs: mpsc::WeakSender<Admitted>,
-        closing: Arc<Closing>,
-    ) -> Self {
-        let (after, skipped, retried) = (None, BTreeSet::new(), Instant::now());
-        Self { core, jobs, closing, after, skipped, retried }
-    }
-
     fn run(&mut self) {
         let mut pause = INTERVAL;
-        while !self.closing.sleep(pause) {
+        while !self.shutdown.sleep(pause, Stage::Writer) {
             pause = match self.step() {
                 Ok(false) => INTERVAL,
                 Ok(true) => Duration::ZERO,
@@ -126,24 +97,13 @@ impl Expiry {
         self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
         due.retain(|due| !self.skipped.contains(due));
         if !due.is_empty() {
-            let rest = self.write(due)?;
+            // Has the writer write down which grants have ended.
+            let rest = self.jobs.write(move |batch| Ok(batch.expire(&due)))?;
             self.core.view.forget_due(&rest.unchanged)?;
             let room = SKIPPED_MAX.saturating_sub(self.skipped.len());
             self.skipped.extend(rest.failed.into_iter().take(room));
         }
         Ok(self.after.is_some())
-    }
-
-    /// Has the writer write down which grants have ended.
-    fn write(&self, due: Vec<Due>) -> Result<Rest, WriteError> {
-        let (reply, answer) = oneshot::channel();
-        let job = writer::job(move |batch| Ok(batch.expire(&due)), reply);
-        let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        // The place is free: there is one job at a time.
-        let place = Place::of_expiries();
-        jobs.try_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
-        drop(jobs);
-        answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
     }
 }
 
@@ -331,8 +291,7 @@ mod tests {
         let node = open(dir.path());
         put_catalog(&node).await;
         let revision = grant(&node, "user:1").await;
-        let all = u32::try_from(APPENDS_MAX).unwrap();
-        let _taken = Arc::clone(&node.appends).acquire_many_owned(all).await.unwrap();
+        let _taken = node.admission.take_all_places();
         expect_expired(&node, revision).await;
     }
 }

@@ -3,18 +3,57 @@
 //! A kind of entry gives its line; here it is found, and what is sealed in it is opened. Of a link to
 //! a data subject that was erased the line stays, without the name.
 
-use super::{
-    Core,
-    error::ReadError,
-    question::{HistoryItem, LinkSeen},
-};
+use super::{Core, Node, ReadError};
 use crate::{
-    domain::{Evidence, Identity, LinkConfidence, Subject, SubjectRef},
+    domain::{Evidence, Identity, LinkConfidence, Millis, Subject, SubjectRef},
     entry::decode_evidence,
     fold::Linked,
-    history::{LinkLine, SealedEvidence},
+    history::{Line, LinkLine, SealedEvidence},
     ledger::{chain, envelope},
 };
+
+/// One entry of a data subject's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryItem {
+    /// Index of the entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// `hash(index)`.
+    pub entry_hash: [u8; 32],
+    /// What it says.
+    pub line: Line,
+    /// What was shown, opened; none where no evidence belongs.
+    pub evidence: Option<Evidence>,
+    /// With whom the data subject was linked, or no longer.
+    pub link: Option<LinkSeen>,
+}
+
+/// A link, or its end, as one of the two sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSeen {
+    /// The other one.
+    pub other: Identity,
+    /// How sure it is; none if they were unlinked.
+    pub confidence: Option<LinkConfidence>,
+    /// Who says so; empty if nobody can read that any more.
+    pub asserted_by: String,
+}
+
+impl Node {
+    /// Up to `limit` entries about a data subject from `start_index` on, in ledger order. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn history(
+        &self,
+        subject: &Subject,
+        start_index: u64,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, ReadError> {
+        self.core.history(subject, start_index, limit)
+    }
+}
 
 impl Core {
     /// Entries about a subject. Blocking.

@@ -11,7 +11,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -21,9 +20,8 @@ use super::{
     Node,
     act::{Act, Recorded},
     batch::{Batch, Prepared},
-    ended_early,
     error::{RecordError, WriteError},
-    writer::Place,
+    writer,
 };
 use crate::{
     decide::Standing,
@@ -62,13 +60,10 @@ impl Future for ImportAnswer {
     type Output = Result<Imported, RecordError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or_else(|_| ended_early()))
+        Poll::Ready(
+            ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or_else(|_| writer::ended_early()),
+        )
     }
-}
-
-/// How many of the appends in flight imports may be, all together: the others always find a place.
-pub(super) fn places(appends_max: usize) -> usize {
-    appends_max.div_ceil(2)
 }
 
 impl Node {
@@ -79,16 +74,8 @@ impl Node {
     /// See [`WriteError`], and [`RecordError`] in the answer.
     pub async fn import(&self, row: ImportRow) -> Result<ImportAnswer, WriteError> {
         self.core.check_writable()?;
-        let place = self.place_of_import().await?;
-        Ok(ImportAnswer(self.admit(move |batch| batch.import(row), place)?))
-    }
-
-    /// One of the places that imports may take, once there is one.
-    pub(super) async fn place_of_import(&self) -> Result<Place, WriteError> {
-        let closed = |_| WriteError::ShuttingDown;
-        let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
-        let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
-        Ok(Place::of_import(append, import))
+        let place = self.admission.place_of_import().await?;
+        Ok(ImportAnswer(self.admission.admit(&self.core, move |batch| batch.import(row), place)?))
     }
 }
 

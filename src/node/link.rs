@@ -8,9 +8,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{
+    Node,
     batch::Batch,
-    check::live_cells,
     error::{LinkError, WriteError},
+    preferences::live_cells,
 };
 use crate::{
     decide::decide,
@@ -69,6 +70,16 @@ pub struct CellChange {
     pub before: Reason,
     /// What it answers now, or would.
     pub after: Reason,
+}
+
+impl Node {
+    /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
+    ///
+    /// # Errors
+    /// See [`LinkError`]; what is refused changes nothing.
+    pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, LinkError> {
+        self.write(|batch| batch.link_subjects(linking)).await
+    }
 }
 
 impl Batch<'_> {

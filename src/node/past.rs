@@ -9,10 +9,7 @@
 use std::sync::Arc;
 
 use super::{
-    Core,
-    check::preferences_of,
-    error::{AsOfError, ReadError},
-    question::{Checked, Preferences, Question},
+    AsOfError, Checked, Core, Node, Preferences, Question, ReadError, preferences::preferences_of,
 };
 use crate::{
     decide::decide,
@@ -44,6 +41,30 @@ pub(super) struct Past {
     pub until: Option<Millis>,
     /// The time at which questions are decided.
     pub now: Millis,
+}
+
+impl Node {
+    /// Answers "may I?" for a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// See [`AsOfError`].
+    pub fn check_at(&self, question: &Question<'_>, as_of: AsOf) -> Result<Checked, AsOfError> {
+        self.core.check_at(question, as_of)
+    }
+
+    /// What was known of a data subject at a moment in the past. Blocking.
+    ///
+    /// # Errors
+    /// As [`Self::check_at`].
+    pub fn preferences_at(
+        &self,
+        subject: &Subject,
+        all_cells: bool,
+        region: Option<Region>,
+        as_of: AsOf,
+    ) -> Result<Preferences, AsOfError> {
+        self.core.preferences_at(subject, all_cells, region, as_of)
+    }
 }
 
 impl Core {

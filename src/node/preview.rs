@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Core,
+    Core, Node,
     batch::{check_put, purpose_put},
+    catalog::PurposeDraft,
     error::{CatalogError, ReadError},
-    question::PurposeDraft,
 };
 use crate::{
     decide::decide,
@@ -77,6 +77,21 @@ impl Change<'_> {
             decide(catalog, state, &query, self.now)
         };
         (ask(self.before).reason, ask(self.after).reason)
+    }
+}
+
+impl Node {
+    /// Counts the cells that a change of a purpose would flip, and changes nothing. It reads the
+    /// state of every subject. Blocking.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub fn preview(
+        &self,
+        draft: PurposeDraft,
+        region: Option<Region>,
+    ) -> Result<Preview, CatalogError> {
+        self.core.preview(draft, region)
     }
 }
 

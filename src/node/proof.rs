@@ -132,12 +132,6 @@ impl Node {
         self.core.checkpoints.hold_back(conflict);
     }
 
-    /// Signs from now on without keeping a distance between checkpoints: whoever waits for one is to
-    /// have it before the node closes.
-    pub fn hurry(&self) {
-        self.core.checkpoints.hurry();
-    }
-
     /// The root of the tree over the first `size` entries. Blocking.
     ///
     /// # Errors

@@ -4,38 +4,57 @@
 
 use std::{
     fmt::Display,
+    io,
     ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tracing::{error, info};
 
-use super::Core;
-use crate::{ledger::verify, storage::disk::Disk};
-
-/// The longest that the scrubber sleeps without looking whether it should end.
-const NAP: Duration = Duration::from_millis(50);
+use super::{Core, NodeConfig};
+use crate::{
+    ledger::{self, verify},
+    shutdown::{Shutdown, Stage, Threads},
+    storage::disk::Disk,
+};
 
 /// What the scrubber works on.
 #[derive(Debug)]
-pub(super) struct Scrub {
-    pub core: Arc<Core>,
-    pub disk: Arc<dyn Disk>,
-    pub dir: std::path::PathBuf,
+struct Scrub {
+    core: Arc<Core>,
+    disk: Arc<dyn Disk>,
+    /// Folder of the ledger.
+    dir: PathBuf,
     /// Entries before this index are verified.
-    pub end: u64,
-    pub bytes_per_second: u64,
-    pub closing: Arc<AtomicBool>,
+    end: u64,
+    bytes_per_second: u64,
+    shutdown: Shutdown,
 }
 
-/// Starts the scrubber.
-pub(super) fn start(scrub: Scrub) -> std::io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name("scrub".to_owned()).spawn(move || scrub.run())
+/// Starts the scrubber, which verifies the entries before `end`, if the node is set up to have one. It
+/// ends at [`Stage::Writer`], or when it has come through.
+pub(super) fn start(
+    core: &Arc<Core>,
+    threads: &Threads,
+    disk: Arc<dyn Disk>,
+    end: u64,
+    config: &NodeConfig,
+) -> io::Result<()> {
+    if config.scrub_bytes_per_second == 0 {
+        return Ok(());
+    }
+    let scrub = Scrub {
+        core: Arc::clone(core),
+        disk,
+        dir: config.data_dir.join(ledger::DIR),
+        end,
+        bytes_per_second: config.scrub_bytes_per_second,
+        shutdown: threads.shutdown().clone(),
+    };
+    threads.spawn("scrub", Stage::Writer, || {}, move || scrub.run())?;
+    Ok(())
 }
 
 impl Scrub {
@@ -47,7 +66,7 @@ impl Scrub {
             if position.is_multiple_of(1_024) {
                 self.pace(started, bytes);
             }
-            if self.closing.load(Ordering::Relaxed) {
+            if self.shutdown.has_reached(Stage::Writer) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -88,11 +107,7 @@ impl Scrub {
     /// Sleeps until the bytes read so far are due at the configured rate.
     fn pace(&self, started: Instant, bytes: u64) {
         let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        while let Some(left) = due.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) {
-            if self.closing.load(Ordering::Relaxed) {
-                return;
-            }
-            thread::sleep(left.min(NAP));
-        }
+        // The walk looks by itself whether it must end.
+        let _ = self.shutdown.sleep(due.saturating_sub(started.elapsed()), Stage::Writer);
     }
 }

@@ -11,13 +11,13 @@
 //! or, where a policy of witnesses says so, when enough of them have cosigned it.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,7 @@ use super::{Core, NodeConfig};
 use crate::{
     backend::BackendError,
     domain::Millis,
+    shutdown::{Shutdown, Stage, Threads},
     storage::{LogError, disk::Disk},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
@@ -58,25 +59,35 @@ pub(super) struct OpenedTree {
     pub key: SignerKey,
 }
 
-/// The checkpoints of a node, as all its parts see them.
+/// The checkpoints of a node, as all its parts see them. Of its two locks `book` is taken first.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
+    /// The key that signs. Never changes.
     pub key: SignerKey,
+    /// The tree's files: only the thread that signs writes them; what was written never changes.
     pub files: TreeFiles,
     policy: Policy,
     fail: WitnessFail,
     witness_wait: Duration,
     data_dir: PathBuf,
     disk: Arc<dyn Disk>,
+    /// What is on disk. Changed by the thread that signs, and by requests that bring cosignatures.
     book: Mutex<Book>,
+    /// The book's last signed checkpoint; sent only while `book` is locked.
     pub signed: watch::Sender<Option<Arc<Signed>>>,
+    /// The book's last released checkpoint; sent only while `book` is locked.
     pub released: watch::Sender<Option<Arc<Signed>>>,
+    /// Filled by the writer, emptied by the thread that signs.
     inbox: Mutex<Inbox>,
+    /// Rung, with `inbox` locked before, when there is something to do.
     news: Condvar,
-    /// Why nothing more is signed, once that is so.
+    /// Why nothing more is signed, once that is so. The first reason stays.
     pub ended: watch::Sender<Option<String>>,
-    /// Whether a witness has seen another history than this one.
+    /// Whether a witness has seen another history than this one. Set by the tasks that ask witnesses.
     conflict: AtomicBool,
+    /// At [`Stage::Draining`] checkpoints no longer keep their distance; at [`Stage::Signing`] the last
+    /// one is signed.
+    shutdown: Shutdown,
 }
 
 /// What the thread has to do.
@@ -89,10 +100,7 @@ struct Inbox {
     end: u64,
     /// Something else than leaves changed.
     changed: bool,
-    /// Nobody should wait for the interval any more.
-    hurry: bool,
-    closing: bool,
-    /// Nobody takes leaves any more.
+    /// Nothing more is signed, so no more leaves are taken.
     ended: bool,
 }
 
@@ -103,6 +111,7 @@ impl Checkpoints {
         key: SignerKey,
         files: TreeFiles,
         mut book: Book,
+        shutdown: &Shutdown,
     ) -> Self {
         if !config.witness_policy.asks_for_witnesses() {
             book.released.clone_from(&book.signed);
@@ -122,6 +131,7 @@ impl Checkpoints {
             news: Condvar::new(),
             ended: watch::Sender::new(None),
             conflict: AtomicBool::new(false),
+            shutdown: shutdown.clone(),
         }
     }
 
@@ -151,20 +161,12 @@ impl Checkpoints {
     /// released that too few have cosigned, whatever else was configured.
     pub(super) fn hold_back(&self, conflict: bool) {
         self.conflict.store(conflict, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Has the thread look whether there is something to do.
+    fn wake(&self) {
         self.inbox.lock().changed = true;
-        self.news.notify_one();
-    }
-
-    /// Signs from now on without keeping a distance: the node is about to close.
-    pub(super) fn hurry(&self) {
-        let mut inbox = self.inbox.lock();
-        (inbox.hurry, inbox.changed) = (true, true);
-        self.news.notify_one();
-    }
-
-    /// Signs what has landed and ends the thread.
-    pub(super) fn close(&self) {
-        self.inbox.lock().closing = true;
         self.news.notify_one();
     }
 
@@ -200,8 +202,7 @@ impl Checkpoints {
         }
         self.turn(core, &mut book, next)?;
         drop(book);
-        self.inbox.lock().changed = true;
-        self.news.notify_one();
+        self.wake();
         Ok(added)
     }
 
@@ -227,7 +228,7 @@ impl Checkpoints {
         })?;
         *book = next;
         core.metrics.checkpoint_signed_entries.set(book.size());
-        // What is released is signed, for whoever looks at both.
+        // Signed first: nobody sees a released checkpoint that is not signed.
         if book.signed != *self.signed.borrow() {
             self.signed.send_replace(book.signed.clone());
         }
@@ -252,19 +253,20 @@ impl Checkpoints {
     }
 }
 
-/// Starts the thread that signs.
+/// Starts the thread that signs. It ends at [`Stage::Signing`], or when signing is stopped.
 pub(super) fn start(
-    core: Arc<Core>,
+    core: &Arc<Core>,
+    threads: &Threads,
     writer: TreeWriter,
     second: Range,
     interval: Duration,
-) -> std::io::Result<thread::JoinHandle<()>> {
+) -> io::Result<()> {
     let book = core.checkpoints.book.lock();
     // Witnesses get their time for one that a crash left with them.
     let last = (book.released != book.signed).then(Instant::now);
     drop(book);
     let signing = Signing {
-        core,
+        core: Arc::clone(core),
         writer,
         second,
         interval,
@@ -272,12 +274,15 @@ pub(super) fn start(
         started: Instant::now(),
         clock_warned: false,
     };
-    thread::Builder::new().name("checkpoints".to_owned()).spawn(move || {
+    let run = move || {
         let core = Arc::clone(&signing.core);
         if catch_unwind(AssertUnwindSafe(|| signing.run())).is_err() {
             core.checkpoints.stop(&core, "the thread that signs panicked");
         }
-    })
+    };
+    let woken = Arc::clone(core);
+    threads.spawn("checkpoints", Stage::Signing, move || woken.checkpoints.wake(), run)?;
+    Ok(())
 }
 
 struct Signing {
@@ -298,6 +303,7 @@ struct Work {
     first: u64,
     leaves: Vec<Hash>,
     end: u64,
+    /// How far the node's own end has come.
     hurry: bool,
     closing: bool,
 }
@@ -334,7 +340,7 @@ impl Signing {
         let checkpoints = &self.core.checkpoints;
         let until = self.next_time();
         let mut inbox = checkpoints.inbox.lock();
-        while inbox.leaves.is_empty() && !inbox.changed && !inbox.closing && !inbox.ended {
+        while inbox.leaves.is_empty() && !inbox.changed && !inbox.ended {
             match until {
                 None => checkpoints.news.wait(&mut inbox),
                 Some(until) => {
@@ -348,9 +354,11 @@ impl Signing {
             return None;
         }
         inbox.changed = false;
-        let hurry = inbox.hurry;
         let leaves = std::mem::take(&mut inbox.leaves);
-        Some(Work { first: inbox.first, leaves, end: inbox.end, hurry, closing: inbox.closing })
+        // Asked with the inbox locked: once closing is seen, all that landed is in the inbox.
+        let hurry = checkpoints.shutdown.has_reached(Stage::Draining);
+        let closing = checkpoints.shutdown.has_reached(Stage::Signing);
+        Some(Work { first: inbox.first, leaves, end: inbox.end, hurry, closing })
     }
 
     /// When there is something to do, if nothing happens before.

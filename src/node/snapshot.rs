@@ -10,10 +10,8 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Core, Node, ReadError, SnapshotError,
-    check::preferences_of,
-    past::Past,
-    question::{CellPreference, Preferences, StandingStop},
+    CellPreference, Core, Node, Preferences, ReadError, SnapshotError, StandingStop, past::Past,
+    preferences::preferences_of,
 };
 use crate::{
     domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},

@@ -132,7 +132,7 @@ impl Node {
         new: NewSubscription,
     ) -> Result<Subscribed, SubscribeError> {
         if let Some(url) = &new.webhook_url {
-            let judged = self.core.webhook_targets.check_url(url);
+            let judged = self.core.limits.webhook_targets.check_url(url);
             judged.map_err(|why| SubscribeError::WebhookRefused { problem: why.to_string() })?;
         }
         self.write(move |batch| batch.subscribe(new)).await
@@ -336,7 +336,7 @@ impl Batch<'_> {
                 Err(SubscribeError::Exists { name: new.name })
             };
         }
-        let limit = self.core().subscriptions_max;
+        let limit = self.core().limits.subscriptions_max;
         if self.subscriptions().live_count() >= limit {
             return Err(SubscribeError::TooMany { limit });
         }

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::{Core, Node, NodeConfig, question::Question};
+use super::{Checked, Core, Node, NodeConfig, Question, ReadError};
 use crate::{
     domain::{Decision, Effect, Millis},
-    node::{Checked, ReadError},
     tlog::key::SignerKey,
     token::{Lifetime, PublicKey, Signer, Statement, SubjectHash},
 };

@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use super::{
-    Node,
+    Node, Question,
     act::Idempotency,
     batch::{Batch, claimed},
-    ended_early,
     error::{UseError, WriteError},
     past::AsOf,
-    question::Question,
+    writer,
 };
 use crate::{
     decide::decide,
@@ -112,9 +111,10 @@ impl Node {
         for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
             let part = UseBatch { subjects: subjects.to_vec(), ..uses.clone_without_subjects() };
             self.core.check_writable()?;
-            let place = self.place_of_import().await?;
-            let answer = self.admit(move |batch| batch.record_uses(part), place)?;
-            revision = answer.await.unwrap_or_else(|_| ended_early())?;
+            let place = self.admission.place_of_import().await?;
+            let answer =
+                self.admission.admit(&self.core, move |batch| batch.record_uses(part), place)?;
+            revision = answer.await.unwrap_or_else(|_| writer::ended_early())?;
         }
         Ok(revision)
     }

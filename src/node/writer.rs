@@ -5,35 +5,45 @@
 //! not known, and only recovery can find out.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Instant,
     vec,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use parking_lot::RwLock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tracing::{error, info};
 
-use super::{ConsumeError, Core, batch::Batch};
+use super::{ConsumeError, Core, Node, NodeConfig, WriteError, batch::Batch};
 use crate::{
-    backend::Appended, domain::Millis, fold::After, ledger::chain::Tip, node::WriteError,
+    backend::Appended,
+    domain::Millis,
+    fold::After,
+    ledger::chain::Tip,
+    shutdown::{Stage, Threads},
     tlog::merkle::leaf_hash,
 };
 
 /// The size at which a batch takes no more entries, in bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Places beside those of appends: one of expiries, one of receipts of delivery.
+const OWN_PLACES: usize = 2;
 
 /// Something to be written: it adds to the batch and answers whom to tell once the batch has landed,
 /// or, if it is refused, whom to tell at once.
-pub(super) type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Tell, Refused> + Send>;
-/// Tells whoever waits what became of the batch.
-pub(super) type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
-/// Tells whoever waits that the job was refused.
-pub(super) type Refused = Box<dyn FnOnce()>;
+type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Tell, Refused> + Send>;
+/// Tells the caller what became of the batch.
+type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
+/// Tells the caller that the job was refused.
+type Refused = Box<dyn FnOnce()>;
 
 /// A job that writes something and answers over `reply`.
-pub(super) fn job<T, E>(
+fn job<T, E>(
     write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
     reply: oneshot::Sender<Result<T, E>>,
 ) -> Job
@@ -41,7 +51,7 @@ where
     T: Send + 'static,
     E: From<WriteError> + Send + 'static,
 {
-    // Whoever asked may be gone; what is recorded is recorded all the same.
+    // The caller may be gone; what is recorded is recorded all the same.
     Box::new(move |batch| {
         match batch.check_writable().map_err(E::from).and_then(|()| write(batch)) {
             Ok(value) => Ok(Box::new(move |landed| {
@@ -53,9 +63,9 @@ where
 }
 
 /// A job with its place among the appends in flight.
-pub(super) struct Admitted {
-    pub job: Job,
-    pub place: Place,
+struct Admitted {
+    job: Job,
+    place: Place,
 }
 
 /// A place among the appends in flight, kept until the job has landed.
@@ -66,43 +76,187 @@ pub(super) struct Place {
     _import: Option<OwnedSemaphorePermit>,
 }
 
-impl Place {
-    /// A place.
-    pub(super) fn new(append: OwnedSemaphorePermit) -> Self {
-        Self { _append: Some(append), _import: None }
+/// Where jobs are let in. There is a place for every permit of `appends`, one for expiries and one for
+/// receipts of delivery, so that none of the three waits for another.
+#[derive(Debug)]
+pub(super) struct Admission {
+    /// Taken at [`Stage::Writer`]: the writer ends once it has answered what was let in before.
+    jobs: RwLock<Option<mpsc::Sender<Admitted>>>,
+    /// Places of appends.
+    appends: Arc<Semaphore>,
+    appends_max: usize,
+    /// Those of them that imports may take: half, so that other appends always find a place.
+    imports: Arc<Semaphore>,
+}
+
+impl Admission {
+    fn new(jobs: mpsc::Sender<Admitted>, appends_max: usize) -> Self {
+        Self {
+            jobs: RwLock::new(Some(jobs)),
+            appends: Arc::new(Semaphore::new(appends_max)),
+            appends_max,
+            imports: Arc::new(Semaphore::new(appends_max.div_ceil(2))),
+        }
     }
 
-    /// The one place of expiries.
-    pub(super) fn of_expiries() -> Self {
-        Self { _append: None, _import: None }
+    /// The way of the node's own jobs. It does not keep the writer from ending.
+    pub(super) fn jobs(&self) -> Jobs {
+        let jobs = self.jobs.read();
+        Jobs(jobs.as_ref().map(mpsc::Sender::downgrade))
     }
 
-    /// The one place of receipts of delivery.
-    pub(super) fn of_receipts() -> Self {
-        Self { _append: None, _import: None }
+    /// A place of an append; refused if there is none.
+    fn place(&self) -> Result<Place, WriteError> {
+        match Arc::clone(&self.appends).try_acquire_owned() {
+            Ok(append) => Ok(Place { _append: Some(append), _import: None }),
+            Err(TryAcquireError::NoPermits) => {
+                Err(WriteError::TooManyAppends { limit: self.appends_max })
+            }
+            Err(TryAcquireError::Closed) => Err(WriteError::ShuttingDown),
+        }
     }
 
-    /// A place of an import.
-    pub(super) fn of_import(append: OwnedSemaphorePermit, import: OwnedSemaphorePermit) -> Self {
-        Self { _append: Some(append), _import: Some(import) }
+    /// A place of an import, once there is one.
+    pub(super) async fn place_of_import(&self) -> Result<Place, WriteError> {
+        let closed = |_| WriteError::ShuttingDown;
+        let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
+        let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
+        Ok(Place { _append: Some(append), _import: Some(import) })
+    }
+
+    /// Hands a job to the writer.
+    pub(super) fn admit<T, E>(
+        &self,
+        core: &Core,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+        place: Place,
+    ) -> Result<oneshot::Receiver<Result<T, E>>, WriteError>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs.read();
+        let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
+        if jobs.try_send(Admitted { job: job(write, reply), place }).is_err() {
+            // The writer has ended, and said why.
+            return Err(core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
+        }
+        Ok(answer)
+    }
+
+    /// Lets nothing more in.
+    fn close(&self) {
+        self.jobs.write().take();
+    }
+
+    /// Takes all places of appends.
+    #[cfg(test)]
+    pub(super) fn take_all_places(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(self.appends_max).unwrap();
+        Arc::clone(&self.appends).try_acquire_many_owned(all).unwrap()
     }
 }
 
-/// Starts the writer. It ends when every sender is gone and what they sent is answered.
+/// The way of jobs that the node gives itself: one thread has one such job at a time.
+#[derive(Debug, Clone)]
+pub(super) struct Jobs(Option<mpsc::WeakSender<Admitted>>);
+
+impl Jobs {
+    /// Has the writer do a job, and waits for its answer. Blocking.
+    pub(super) fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.0.as_ref().and_then(mpsc::WeakSender::upgrade);
+        let jobs = jobs.ok_or(WriteError::ShuttingDown)?;
+        let place = Place { _append: None, _import: None };
+        let admitted = Admitted { job: job(write, reply), place };
+        jobs.blocking_send(admitted).map_err(|_| WriteError::ShuttingDown)?;
+        // While it waits, the writer may end.
+        drop(jobs);
+        answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
+    }
+}
+
+impl Node {
+    /// Why writes are stopped, once they are.
+    #[must_use]
+    pub fn writes_stopped(&self) -> watch::Receiver<Option<String>> {
+        self.core.writes.stopped.subscribe()
+    }
+
+    /// Has the writer do something for a request.
+    pub(super) async fn write<T, E>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
+        self.core.check_writable()?;
+        let place = self.admission.place()?;
+        let answer = self.admission.admit(&self.core, write, place)?;
+        answer.await.unwrap_or_else(|_| ended_early())
+    }
+}
+
+/// The answer to a job that the writer dropped.
+pub(super) fn ended_early<T, E: From<WriteError>>() -> Result<T, E> {
+    Err(WriteError::WritesStopped("the writer ended early".to_owned()).into())
+}
+
+/// What others know of the writer.
+#[derive(Debug)]
+pub(super) struct Writes {
+    /// Why no more writes are taken, once that is so. Any thread may stop them; the first reason stays.
+    pub stopped: watch::Sender<Option<String>>,
+    /// When the last entry was recorded, in milliseconds since the Unix epoch. Only the writer changes
+    /// it, so it never goes back.
+    recorded_at_ms: AtomicI64,
+}
+
+impl Writes {
+    pub(super) fn new(recorded_at: Millis) -> Self {
+        let recorded_at_ms = AtomicI64::new(recorded_at.0);
+        Self { stopped: watch::Sender::new(None), recorded_at_ms }
+    }
+
+    /// When the last entry was recorded.
+    pub(super) fn recorded_at(&self) -> Millis {
+        Millis(self.recorded_at_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Starts the writer. It ends at [`Stage::Writer`], when what was let in is answered.
 pub(super) fn start(
-    core: Arc<Core>,
+    core: &Arc<Core>,
+    threads: &Threads,
     tip: Tip,
-    jobs: mpsc::Receiver<Admitted>,
-    batch_entries_max: usize,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    let mut writer = Writer { core, tip, jobs, batch_entries_max: batch_entries_max.max(1) };
-    thread::Builder::new().name("writer".to_owned()).spawn(move || {
+    config: &NodeConfig,
+) -> io::Result<Arc<Admission>> {
+    let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - OWN_PLACES);
+    let (sender, jobs) = mpsc::channel(appends_max + OWN_PLACES);
+    let admission = Arc::new(Admission::new(sender, appends_max));
+    let batch_entries_max = config.batch_entries_max.max(1);
+    let mut writer = Writer { core: Arc::clone(core), tip, jobs, batch_entries_max };
+    let run = move || {
         if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-            // How far the batch came is not known. Whoever comes while the writer is still there
-            // is told so, and so is whoever comes later.
+            // How far the batch came is not known. Callers hear so while the writer is still there,
+            // and afterwards.
             writer.core.stop_writes("the writer panicked");
         }
-    })
+    };
+    let (shutdown, closing) = (threads.shutdown().clone(), Arc::clone(&admission));
+    let wake = move || {
+        if shutdown.has_reached(Stage::Writer) {
+            closing.close();
+        }
+    };
+    threads.spawn("writer", Stage::Writer, wake, run)?;
+    Ok(admission)
 }
 
 struct Writer {
@@ -145,7 +299,7 @@ impl Writer {
             }
         }
         let result = self.land(batch, started);
-        // Before the answers: whoever sends the next act on hearing of the last finds a place.
+        // Before the answers: a caller that sends the next act on hearing of the last finds a place.
         drop(places);
         for tell in waiting {
             tell(&result);
@@ -178,7 +332,7 @@ impl Writer {
         let leaves = batch.frames.iter().map(|bytes| leaf_hash(bytes));
         core.checkpoints.landed(self.tip.next_index, leaves);
         self.tip = batch.tip;
-        core.recorded_at_ms.store(self.tip.recorded_at.0, Ordering::Relaxed);
+        core.writes.recorded_at_ms.store(self.tip.recorded_at.0, Ordering::Relaxed);
         if let Err(error) = core.view.apply(&batch.effects, self.tip.hash) {
             // What was asked for is durable and visible; what comes next would not be.
             core.stop_writes(&error.to_string());
@@ -195,7 +349,7 @@ impl Writer {
 impl Core {
     /// Whether writes are still taken.
     pub(super) fn check_writable(&self) -> Result<(), WriteError> {
-        match &*self.stopped.borrow() {
+        match &*self.writes.stopped.borrow() {
             None => Ok(()),
             Some(reason) => Err(WriteError::WritesStopped(reason.clone())),
         }
@@ -203,7 +357,7 @@ impl Core {
 
     /// Takes no more writes until restart. Checks go on.
     pub(super) fn stop_writes(&self, reason: &str) {
-        let first = self.stopped.send_if_modified(|stopped| {
+        let first = self.writes.stopped.send_if_modified(|stopped| {
             let first = stopped.is_none();
             stopped.get_or_insert_with(|| reason.to_owned());
             first

@@ -22,9 +22,9 @@ pub const DIR: &str = "tree";
 /// What becomes of a checkpoint that too few witnesses have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum WitnessFail {
-    /// It is released all the same, loudly.
+    /// Release it, and count that in the metrics.
     #[default]
     Open,
-    /// It is held back: the latest that enough of them have seen stays the latest.
+    /// Hold it back until enough witnesses have cosigned it.
     Closed,
 }

@@ -10,13 +10,13 @@
 //! * A listener is attached where its reader stands at or beyond `matched`, and hears nothing from
 //!   before where the reader stands: there is no gap and nothing twice.
 //! * A listener whose queue is full is detached, and told the index from which its reader must read
-//!   on. So whoever takes nothing costs their queue, and nothing else.
+//!   on. So a reader that takes nothing costs its queue, and nothing else.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -28,7 +28,11 @@ use super::{
     past::Past,
     recent::{Gathered, Post, Recent},
 };
-use crate::{domain::Filter, event::Event};
+use crate::{
+    domain::Filter,
+    event::Event,
+    shutdown::{Shutdown, Stage},
+};
 
 /// How many events a reader takes from memory at once.
 const READ_STEP: usize = 256;
@@ -47,7 +51,7 @@ pub(super) struct Shared {
     matched: AtomicU64,
     /// Who waits until `matched` has come to an index.
     asking: Mutex<Vec<(u64, Arc<Listener>)>>,
-    closing: AtomicBool,
+    shutdown: Shutdown,
     queue_max: usize,
 }
 
@@ -125,7 +129,13 @@ pub(super) enum Taken {
 }
 
 impl Shared {
-    pub(super) fn new(past: Arc<dyn Past>, head: u64, recent_max: usize, queue_max: usize) -> Self {
+    pub(super) fn new(
+        past: Arc<dyn Past>,
+        head: u64,
+        recent_max: usize,
+        queue_max: usize,
+        shutdown: Shutdown,
+    ) -> Self {
         let fanout = Fanout {
             index: FilterIndex::default(),
             listeners: Vec::new(),
@@ -140,7 +150,7 @@ impl Shared {
             fanout: Mutex::new(fanout),
             matched: AtomicU64::new(head),
             asking: Mutex::new(Vec::new()),
-            closing: AtomicBool::new(false),
+            shutdown,
             queue_max: queue_max.max(1),
         }
     }
@@ -155,22 +165,17 @@ impl Shared {
         self.recent.read().read(cursor, READ_STEP)
     }
 
-    /// Adds the events among the entries before `head`. Whoever calls wakes the tailer then.
+    /// Adds the events among the entries before `head`. The caller wakes the tailer then.
     pub(super) fn extend(&self, events: Vec<Arc<Event>>, head: u64) {
         self.recent.write().extend(events, head);
         self.head.store(head, Ordering::Release);
     }
 
-    /// Lets the tailer end once it has told what was there. Whoever calls wakes it then.
-    pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-    }
-
-    /// The life of the tailer. It is woken by `unpark`.
+    /// The life of the tailer. It is woken by `unpark`, and ends once it has told what was there.
     pub(super) fn tail(&self) {
         loop {
             // Asked first: what is told before closing is put into queues.
-            let closing = self.closing.load(Ordering::Acquire);
+            let closing = self.shutdown.has_reached(Stage::Watchers);
             while self.tail_step() {}
             if closing {
                 return self.end(End::Closing(self.matched.load(Ordering::Acquire)));

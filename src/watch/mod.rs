@@ -17,7 +17,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread,
+    thread::Thread,
 };
 
 pub use recent::Post;
@@ -28,6 +28,7 @@ use crate::{
     backend::LogBackend,
     domain::{EventKind, Filter},
     event::Event,
+    shutdown::{Stage, Threads},
     vault::{Vault, VaultError},
     view::{View, ViewError},
 };
@@ -80,12 +81,13 @@ impl From<ViewError> for WatchError {
 #[derive(Debug)]
 pub struct Hub {
     shared: Arc<Shared>,
-    /// There until it is dropped.
-    tailer: Option<thread::JoinHandle<()>>,
+    /// The thread that puts events into queues, to wake it.
+    tailer: Thread,
 }
 
 impl Hub {
-    /// A hub at the head of the ledger that keeps up to `recent_max` events in memory.
+    /// A hub at the head of the ledger that keeps up to `recent_max` events in memory. When its thread
+    /// ends, all watchers end, once each has been told what was there.
     ///
     /// # Errors
     /// Its thread can not be started.
@@ -95,9 +97,10 @@ impl Hub {
         view: Arc<View>,
         head: u64,
         recent_max: usize,
+        threads: &Threads,
     ) -> io::Result<Self> {
         let past = Arc::new(LedgerPast::new(backend, vault, view));
-        Self::over(past, head, recent_max, QUEUE_MAX)
+        Self::over(past, head, recent_max, QUEUE_MAX, threads)
     }
 
     fn over(
@@ -105,29 +108,26 @@ impl Hub {
         head: u64,
         recent_max: usize,
         queue_max: usize,
+        threads: &Threads,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(past, head, recent_max, queue_max));
-        let own = Arc::clone(&shared);
-        let tailer = thread::Builder::new().name("tailer".to_owned()).spawn(move || {
-            if catch_unwind(AssertUnwindSafe(|| own.tail())).is_err() {
-                // Whoever listens must not take silence for news that there is none.
-                own.end(End::Failed);
+        let shutdown = threads.shutdown().clone();
+        let shared = Arc::new(Shared::new(past, head, recent_max, queue_max, shutdown));
+        let tailer = Arc::clone(&shared);
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(|| tailer.tail())).is_err() {
+                // Listeners must not take silence for news that there is none.
+                tailer.end(End::Failed);
             }
-        })?;
-        Ok(Self { shared, tailer: Some(tailer) })
+        };
+        let tailer = threads.spawn("tailer", Stage::Watchers, || {}, run)?;
+        Ok(Self { shared, tailer })
     }
 
     /// Tells of the events among the entries before `head`. Called by the writer alone, in order,
     /// after the view has applied them.
     pub fn tell(&self, events: Vec<Arc<Event>>, head: u64) {
         self.shared.extend(events, head);
-        self.wake();
-    }
-
-    /// Ends all watchers, once each has been told what was there.
-    pub fn close(&self) {
-        self.shared.close();
-        self.wake();
+        self.tailer.unpark();
     }
 
     /// A watcher that starts at `start`.
@@ -172,20 +172,6 @@ impl Hub {
         let gathered = self.shared.past.read(index, index.saturating_add(1), &everything)?;
         let own = gathered.posts.iter().find(|post| post.event.index == index);
         Ok(own.map(|post| Arc::clone(&post.event)))
-    }
-
-    fn wake(&self) {
-        if let Some(tailer) = &self.tailer {
-            tailer.thread().unpark();
-        }
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        self.close();
-        // It has told of its own end, whatever that was.
-        drop(self.tailer.take().map(thread::JoinHandle::join));
     }
 }
 

@@ -78,6 +78,7 @@ fn entry(index: u64, number: u8) -> Written {
 struct World {
     log: Arc<Log>,
     hub: Hub,
+    threads: Threads,
 }
 
 impl World {
@@ -85,8 +86,9 @@ impl World {
         let log = Arc::new(Log::default());
         log.entries.lock().extend((0..).zip(before).map(|(index, own)| entry(index, *own)));
         let past: Arc<dyn Past> = log.clone();
-        let hub = Hub::over(past, before.len() as u64, recent_max, queue_max).unwrap();
-        Self { log, hub }
+        let (head, threads) = (before.len() as u64, Threads::default());
+        let hub = Hub::over(past, head, recent_max, queue_max, &threads).unwrap();
+        Self { log, hub, threads }
     }
 
     fn write(&self, batch: &[u8]) {
@@ -225,7 +227,7 @@ async fn check(
         yield_now().await;
     }
     reading.extend(stalled.into_iter().map(|(start, own, read)| (start, own, tokio::spawn(read))));
-    world.hub.close();
+    world.threads.end();
     for (start, filter, read) in reading {
         let (heard, next_index) = read.await.unwrap();
         assert_eq!(heard, world.wanted(start, &filter), "from {start} with {filter:?}");
@@ -314,7 +316,7 @@ async fn nobody_is_woken_for_what_is_not_theirs_but_all_learn_of_the_head() {
 #[tokio::test]
 async fn a_watcher_that_comes_when_the_hub_has_closed_hears_what_was_there() {
     let world = World::new(&[NEWS, NOTHING, NEWS], 10, 4);
-    world.hub.close();
+    world.threads.end();
     let mut watcher = world.hub.watch(0, news());
     assert_eq!(index(&mut watcher).await, 0);
     assert_eq!(index(&mut watcher).await, 2);

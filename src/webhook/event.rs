@@ -1,19 +1,15 @@
 //! What is delivered: CloudEvents 1.0 in the JSON format, structured mode.
 //!
-//! The data has the names that the command line prints with `--json`. Whose data it is stands in the
-//! data alone: no id, source or header names a person, because those end up in logs.
+//! The data is the ProtoJSON of the message that a stream sends for the same event (see [`messages`]).
+//! Whose data it is stands in the data alone: no id, source or header names a person, because those
+//! end up in logs.
 
 use serde::Serialize;
 
 use super::signature::Secret;
 use crate::{
-    domain::{
-        Action, Actor, ChangeRecord, Key, LinkConfidence, Millis, Outcome, ScopeKeys, Status,
-        Subject, SubscriptionId,
-    },
-    event::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
-    node::SnapshotSubject,
-    tlog::hex,
+    domain::SubscriptionId, entry::timestamp, event::Event, json::ProtoJson, messages,
+    node::SnapshotSubject, tlog::hex,
 };
 
 /// Media type of what is delivered.
@@ -53,28 +49,22 @@ impl Envelope {
     /// An event, with those of its changes that pass the filter.
     ///
     /// # Errors
-    /// None, in practice: all keys are texts.
+    /// A time of the event has no JSON form. Times of the ledger have one.
     pub fn event(&self, event: &Event, passing: &[usize]) -> serde_json::Result<Message> {
         let id = format!("{}-{}", self.ids, event.index);
-        let time = Some(time(event.recorded_at));
-        match &event.told {
-            EventTold::Consent(own) => {
-                self.message("consent", id, time, consent(event, own, passing))
-            }
-            EventTold::Link(own) => self.message("link", id, time, link(event, own)),
-            EventTold::Catalog(own) => self.message("catalog", id, time, catalog(event, own)),
-            EventTold::Overdue(own) => self.message("overdue", id, time, overdue(event, own)),
-        }
+        let message = messages::event(event, passing);
+        let recorded_at = timestamp(event.recorded_at).to_string();
+        self.message(message.field(), id, Some(recorded_at), &message)
     }
 
     /// Of a snapshot: one data subject.
     ///
     /// # Errors
     /// As [`Self::event`].
-    pub fn snapshot(&self, own: &SnapshotSubject) -> serde_json::Result<Message> {
-        let pseudonym = self.secret.pseudonym(own.subject.as_str());
-        let id = format!("{}-snapshot-{}-{pseudonym}", self.ids, own.revision);
-        self.message("snapshot", id, None, Snapshot::of(own))
+    pub fn snapshot(&self, known: &SnapshotSubject) -> serde_json::Result<Message> {
+        let pseudonym = self.secret.pseudonym(known.subject.as_str());
+        let id = format!("{}-snapshot-{}-{pseudonym}", self.ids, known.revision);
+        self.message("snapshot", id, None, ProtoJson(&messages::snapshot_subject(known)))
     }
 
     /// The end of a snapshot.
@@ -83,7 +73,8 @@ impl Envelope {
     /// As [`Self::event`].
     pub fn snapshot_end(&self, revision: u64, subjects: u64) -> serde_json::Result<Message> {
         let id = format!("{}-snapshot-{revision}-end", self.ids);
-        self.message("snapshot_end", id, None, SnapshotEnd { revision, subjects })
+        let end = messages::snapshot_end(revision, subjects);
+        self.message("snapshot_end", id, None, ProtoJson(&end))
     }
 
     fn message(
@@ -135,287 +126,19 @@ struct CloudEvent<'a, T> {
     data: T,
 }
 
-#[derive(Serialize)]
-struct Consent<'a> {
-    index: u64,
-    subject: &'a str,
-    actor: &'a str,
-    recorded_at: String,
-    effective_at: String,
-    changes: Vec<Change<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    linked_subjects: Vec<&'a str>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    preferences_changed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause_index: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Change<'a> {
-    action: &'a str,
-    scope: Scope<'a>,
-    outcome: &'a str,
-    cause_index: Option<u64>,
-    purpose_version: Option<u32>,
-    expires_at: Option<String>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    data_categories: &'a [String],
-}
-
-#[derive(Serialize)]
-struct Scope<'a> {
-    purpose: &'a str,
-    channel: &'a str,
-}
-
-#[derive(Serialize)]
-struct Link<'a> {
-    index: u64,
-    subject: &'a str,
-    other_subject: &'a str,
-    confidence: Option<&'a str>,
-    recorded_at: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    linked_subjects: Vec<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Catalog<'a> {
-    index: u64,
-    purpose: Option<&'a str>,
-    channel: Option<&'a str>,
-    effects: Vec<&'a str>,
-    recorded_at: String,
-    version: Option<u32>,
-    oldest_compatible_version: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct Overdue<'a> {
-    index: u64,
-    subscription: &'a str,
-    shard: u32,
-    event_index: u64,
-    pending_since: String,
-    recorded_at: String,
-}
-
-#[derive(Serialize)]
-struct Snapshot<'a> {
-    subject: &'a str,
-    cells: Vec<Cell<'a>>,
-    stops: Vec<Stop<'a>>,
-    revision: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    linked_subjects: Vec<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Cell<'a> {
-    purpose: &'a str,
-    channel: &'a str,
-    status: &'a str,
-    effect: String,
-    reason: String,
-    decided_by_index: Option<u64>,
-    valid_until: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Stop<'a> {
-    action: &'a str,
-    scope: Scope<'a>,
-    effective_at: String,
-    index: u64,
-}
-
-#[derive(Serialize)]
-struct SnapshotEnd {
-    revision: u64,
-    subjects: u64,
-}
-
-fn consent<'a>(event: &Event, own: &'a ConsentTold, passing: &[usize]) -> Consent<'a> {
-    Consent {
-        index: event.index,
-        subject: own.subject.as_str(),
-        actor: actor(own.actor),
-        recorded_at: time(event.recorded_at),
-        effective_at: time(own.effective_at),
-        changes: passing.iter().filter_map(|at| own.changes.get(*at)).map(change).collect(),
-        linked_subjects: names(&own.linked),
-        preferences_changed: own.preferences_changed,
-        cause_index: own.cause,
-        reason: own.reason.map(|reason| reason.name().to_ascii_lowercase()),
-    }
-}
-
-fn change(record: &ChangeRecord) -> Change<'_> {
-    Change {
-        action: action(record.action),
-        scope: scope(&record.scope),
-        outcome: outcome(record.outcome),
-        cause_index: record.outcome.cause_index(),
-        purpose_version: Some(record.purpose_version).filter(|version| *version > 0),
-        expires_at: record.expires_at.map(time),
-        data_categories: &record.data_categories,
-    }
-}
-
-fn link<'a>(event: &Event, own: &'a LinkTold) -> Link<'a> {
-    let confidence = |own| match own {
-        LinkConfidence::Verified => "verified",
-        LinkConfidence::Asserted => "asserted",
-    };
-    Link {
-        index: event.index,
-        subject: own.subject.as_str(),
-        other_subject: own.other.as_str(),
-        confidence: own.confidence.map(confidence),
-        recorded_at: time(event.recorded_at),
-        linked_subjects: names(&own.linked),
-    }
-}
-
-fn catalog<'a>(event: &Event, own: &'a CatalogTold) -> Catalog<'a> {
-    let of_purpose = |version| own.purpose.as_ref().map(|_| version);
-    Catalog {
-        index: event.index,
-        purpose: own.purpose.as_ref().map(Key::as_str),
-        channel: own.channel.as_ref().map(Key::as_str),
-        effects: own.effects.iter().map(|own| effect(*own)).collect(),
-        recorded_at: time(event.recorded_at),
-        version: of_purpose(own.version),
-        oldest_compatible_version: of_purpose(own.oldest_compatible),
-    }
-}
-
-fn overdue<'a>(event: &Event, own: &'a OverdueTold) -> Overdue<'a> {
-    Overdue {
-        index: event.index,
-        subscription: own.subscription.as_str(),
-        shard: own.shard,
-        event_index: own.event_index,
-        pending_since: time(own.pending_since),
-        recorded_at: time(event.recorded_at),
-    }
-}
-
-impl<'a> Snapshot<'a> {
-    fn of(own: &'a SnapshotSubject) -> Self {
-        let cells = own.cells.iter().map(|cell| Cell {
-            purpose: cell.purpose.as_str(),
-            channel: cell.channel.as_str(),
-            status: status(cell.decision.status),
-            effect: cell.decision.effect().name().to_ascii_lowercase(),
-            reason: cell.decision.reason.name().to_ascii_lowercase(),
-            decided_by_index: cell.decision.decided_by,
-            valid_until: cell.decision.valid_until.map(time),
-        });
-        let stops = own.stops.iter().map(|stop| Stop {
-            action: action(stop.kind.action()),
-            scope: scope(&stop.scope),
-            effective_at: time(stop.effective_at),
-            index: stop.index,
-        });
-        Self {
-            subject: own.subject.as_str(),
-            cells: cells.collect(),
-            stops: stops.collect(),
-            revision: own.revision,
-            linked_subjects: names(&own.linked),
-        }
-    }
-}
-
-fn names(subjects: &[Subject]) -> Vec<&str> {
-    subjects.iter().map(Subject::as_str).collect()
-}
-
-/// RFC 3339, always with its milliseconds.
-fn time(at: Millis) -> String {
-    let time = jiff::Timestamp::from_millisecond(at.0);
-    time.map_or_else(|_| format!("{} ms", at.0), |time| format!("{time:.3}"))
-}
-
-fn scope(own: &ScopeKeys) -> Scope<'_> {
-    fn key(key: Option<&Key>) -> &str {
-        key.map_or("*", Key::as_str)
-    }
-    Scope { purpose: key(own.purpose.as_ref()), channel: key(own.channel.as_ref()) }
-}
-
-fn actor(own: Actor) -> &'static str {
-    match own {
-        Actor::Subject => "subject",
-        Actor::Guardian => "guardian",
-        Actor::Agent => "agent",
-        Actor::Operator => "operator",
-        Actor::System => "system",
-        Actor::Import => "import",
-    }
-}
-
-fn action(own: Action) -> &'static str {
-    match own {
-        Action::Grant => "grant",
-        Action::Refuse => "refuse",
-        Action::Withdraw => "withdraw",
-        Action::Object => "object",
-        Action::Expire => "expire",
-    }
-}
-
-fn outcome(own: Outcome) -> &'static str {
-    match own {
-        Outcome::Applied => "applied",
-        Outcome::NoEffect => "no_effect",
-        Outcome::BlockedByStop(_) => "blocked_by_stop",
-        Outcome::SupersededByLater(_) => "superseded_by_later",
-        Outcome::PendingConfirmation => "pending_confirmation",
-    }
-}
-
-fn effect(own: CatalogEffect) -> &'static str {
-    match own {
-        CatalogEffect::Added => "added",
-        CatalogEffect::Retired => "retired",
-        CatalogEffect::Reinstated => "reinstated",
-        CatalogEffect::ReconsentRequired => "reconsent_required",
-        CatalogEffect::ReconsentLifted => "reconsent_lifted",
-        CatalogEffect::BasisChanged => "basis_changed",
-        CatalogEffect::ContentChanged => "content_changed",
-    }
-}
-
-fn status(own: Status) -> &'static str {
-    match own {
-        Status::Unknown => "unknown",
-        Status::Requested => "requested",
-        Status::Refused => "refused",
-        Status::Given => "given",
-        Status::Withdrawn => "withdrawn",
-        Status::Revoked => "revoked",
-        Status::Expired => "expired",
-        Status::Invalidated => "invalidated",
-        Status::Objected => "objected",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
-        cli::shapes,
-        domain::{Decision, Reason, StopKind},
+        domain::{
+            Action, Actor, ChangeRecord, Decision, Key, LinkConfidence, Millis, Outcome, Reason,
+            ScopeKeys, Status, StopKind, Subject,
+        },
+        event::{CatalogEffect, CatalogTold, ConsentTold, EventTold, LinkTold, OverdueTold},
         grpc::convert,
-        node::{CellPreference, Preferences, StandingStop},
-        proto,
+        node::{CellPreference, Delivery, StandingStop},
     };
 
     fn key(text: &str) -> Option<Key> {
@@ -516,30 +239,32 @@ mod tests {
         all
     }
 
-    /// What the command line prints for the same event.
+    /// What `watch --json` prints for the same event.
     fn printed(event: &Event, passing: &[usize]) -> (String, Value) {
-        use proto::watch_response::Message;
-        let watched = match convert::event(event, passing).message.unwrap() {
-            Message::Consent(own) => shapes::Watched::Consent((&own).into()),
-            Message::Link(own) => shapes::Watched::Link((&own).into()),
-            Message::Catalog(own) => shapes::Watched::Catalog((&own).into()),
-            Message::Overdue(own) => shapes::Watched::Overdue((&own).into()),
-            other => panic!("{other:?}"),
-        };
-        let Value::Object(line) = serde_json::to_value(watched).unwrap() else { panic!("a line") };
+        let line = serde_json::to_value(ProtoJson(&convert::event(event, passing))).unwrap();
+        let Value::Object(line) = line else { panic!("a line") };
+        assert_eq!(line.len(), 1);
         line.into_iter().next().unwrap()
     }
 
+    /// What `subscription consume --json` prints for it.
+    fn consumed(event: &Event, passing: &[usize]) -> Value {
+        serde_json::to_value(ProtoJson(&convert::delivery(event, passing, 1))).unwrap()
+    }
+
     #[test]
-    fn the_data_is_spelled_as_the_command_line_spells_it() {
+    fn the_data_is_what_streams_send() {
         let events = events();
         assert_eq!(events.len(), 12);
         for event in events {
-            let passing = [0, 1, 2, 3, 4, 5];
-            let own = value(&envelope().event(&event, &passing).unwrap());
-            let (kind, line) = printed(&event, &passing);
-            assert_eq!(own["type"], format!("consent.v1.{kind}"));
-            assert_eq!(own["data"], line);
+            for passing in [&[0, 1, 2, 3, 4, 5][..], &[0, 4], &[]] {
+                let posted = value(&envelope().event(&event, passing).unwrap());
+                let (kind, line) = printed(&event, passing);
+                assert_eq!(posted["type"], format!("consent.v1.{kind}"));
+                assert_eq!(posted["data"], line);
+                assert_eq!(posted["data"], consumed(&event, passing)[&kind]);
+                assert_eq!(posted["time"], posted["data"]["recordedAt"]);
+            }
         }
     }
 
@@ -560,20 +285,21 @@ mod tests {
                 "time": "1970-01-01T00:00:01.500Z",
                 "datacontenttype": "application/json",
                 "data": {
-                    "index": 12,
+                    "index": "12",
                     "subject": "user:42",
-                    "actor": "guardian",
-                    "recorded_at": "1970-01-01T00:00:01.500Z",
-                    "effective_at": "1970-01-01T00:00:01.000Z",
+                    "actor": "ACTOR_GUARDIAN",
+                    "recordedAt": "1970-01-01T00:00:01.500Z",
+                    "effectiveAt": "1970-01-01T00:00:01Z",
                     "changes": [{
-                        "action": "withdraw",
+                        "action": "ACTION_WITHDRAW",
                         "scope": {"purpose": "news", "channel": "*"},
-                        "outcome": "applied",
-                        "cause_index": null,
-                        "purpose_version": null,
-                        "expires_at": null,
+                        "outcome": "OUTCOME_APPLIED",
+                        "purposeVersion": 0,
+                        "dataCategories": [],
                     }],
-                    "linked_subjects": ["email:jo@example.org"],
+                    "reason": "REASON_UNSPECIFIED",
+                    "linkedSubjects": ["email:jo@example.org"],
+                    "preferencesChanged": false,
                 },
             })
         );
@@ -592,8 +318,8 @@ mod tests {
         let message = envelope().event(&event(EventTold::Consent(own)), &[0]).unwrap();
         let data = value(&message)["data"].take();
         assert_eq!(data["changes"].as_array().unwrap().len(), 1);
-        assert_eq!(data["changes"][0]["data_categories"], json!(["user.contact"]));
-        assert_eq!((&data["cause_index"], &data["reason"]), (&json!(3), &json!("expired")));
+        assert_eq!(data["changes"][0]["dataCategories"], json!(["user.contact"]));
+        assert_eq!((&data["causeIndex"], &data["reason"]), (&json!("3"), &json!("REASON_EXPIRED")));
     }
 
     fn snapshot() -> SnapshotSubject {
@@ -639,37 +365,27 @@ mod tests {
         }
     }
 
+    /// What `subscription consume --json` prints for a part of the snapshot.
+    fn consumed_snapshot(delivery: &Delivery) -> Value {
+        let sent = convert::consumer_told(delivery).unwrap();
+        serde_json::to_value(ProtoJson(&sent)).unwrap()
+    }
+
     #[test]
-    fn a_snapshot_is_spelled_as_the_command_line_spells_it_and_its_id_names_nobody() {
-        let own = snapshot();
-        let message = envelope().snapshot(&own).unwrap();
-        let known = convert::preferences_response(
-            &own.subject,
-            &Preferences {
-                cells: own.cells.clone(),
-                stops: own.stops.clone(),
-                contact: None,
-                links: Vec::new(),
-                revision: 9,
-            },
-        );
-        let on_wire = proto::SnapshotSubject {
-            subject: "user:42".to_owned(),
-            cells: known.cells,
-            stops: known.stops,
-            revision: 9,
-            token: Vec::new(),
-            linked_subjects: vec!["device:7".to_owned()],
-        };
-        let line = serde_json::to_value(shapes::SnapshotSubject::from(&on_wire)).unwrap();
-        assert_eq!(value(&message)["data"], line);
+    fn a_snapshot_is_what_streams_send_and_its_id_names_nobody() {
+        let known = snapshot();
+        let message = envelope().snapshot(&known).unwrap();
+        let line = consumed_snapshot(&Delivery::Snapshot(Box::new(known.clone())));
+        assert_eq!(value(&message)["data"], line["snapshot"]);
+        assert_eq!(value(&message)["data"]["token"], "AQID", "a consumer goes on from there");
         assert_eq!(value(&message)["type"], "consent.v1.snapshot");
         assert!(!message.id.contains("42") || !message.id.contains("user"), "{}", message.id);
-        assert_eq!(message.id, envelope().snapshot(&own).unwrap().id, "always the same");
+        assert_eq!(message.id, envelope().snapshot(&known).unwrap().id, "always the same");
 
         let end = envelope().snapshot_end(9, 1).unwrap();
-        let shape = shapes::SnapshotEnd { revision: 9, subjects: 1 };
-        assert_eq!(value(&end)["data"], serde_json::to_value(shape).unwrap());
+        let line = consumed_snapshot(&Delivery::SnapshotEnd { revision: 9, subjects: 1 });
+        assert_eq!(value(&end)["data"], line["snapshotEnd"]);
+        assert_eq!(value(&end)["data"], json!({"revision": "9", "subjects": "1"}));
         assert_eq!(value(&end)["type"], "consent.v1.snapshot_end");
     }
 

@@ -83,7 +83,7 @@ impl Source for Consumer {
     }
 
     fn acknowledge(&mut self, what: Acknowledged) -> Result<(), ConsumeError> {
-        Consumer::acknowledge(self, what)
+        Consumer::acknowledge(self, &what)
     }
 
     fn credit(&mut self, more: u32) {
@@ -159,7 +159,7 @@ impl Ledger for Node {
     }
 }
 
-/// Delivers every subscription with a URL until it is stopped.
+/// Delivers every subscription with a URL until the node drains.
 #[derive(Debug)]
 #[must_use = "nothing is delivered once it is dropped"]
 pub struct Webhooks {
@@ -168,12 +168,13 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// Starts to deliver.
+    /// Starts to deliver, until `draining` is cancelled.
     pub fn start<L: Ledger>(
         ledger: &Arc<L>,
         sender: Sender,
         retry: Retry,
         metrics: &Arc<Metrics>,
+        draining: &CancellationToken,
     ) -> Self {
         let tools = Arc::new(Tools {
             ledger: Arc::clone(ledger),
@@ -182,14 +183,15 @@ impl Webhooks {
             metrics: Arc::clone(metrics),
             places: Arc::new(Semaphore::new(TRIES_MAX)),
         });
-        let stop = CancellationToken::new();
+        // A view of the same signal, so that dropping this ends its workers alone.
+        let stop = draining.child_token();
         let looking = tokio::spawn(look(tools, stop.clone()));
         Self { stop, looking }
     }
 
-    /// Takes nothing more, and waits a little for what is on its way.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
+    /// Waits until all workers have ended. Once the node drains they take nothing more, and wait a
+    /// little for what is on its way.
+    pub async fn ended(mut self) {
         if let Err(error) = (&mut self.looking).await {
             error!(%error, "delivery over HTTP ended early");
         }

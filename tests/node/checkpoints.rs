@@ -181,7 +181,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
     assert_eq!(metrics.checkpoints.get(), 1);
     assert_eq!(node.released().unwrap(), first);
     // Whoever waits is not left waiting when the server drains.
-    node.hurry();
+    node.drain();
     assert_eq!(node.released_at_least(node.revision()).await.unwrap().size(), node.revision());
     until("a second checkpoint", || metrics.checkpoints.get() == 2);
     node.close();

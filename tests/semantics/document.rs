@@ -18,10 +18,10 @@ const HEAD: &str = "\
 
 # May I? Every kind of case, and its answer
 
-This document is for whoever is responsible for privacy, and for whoever writes a service that asks.
-It lists what the ledger answers to *\"may I use this person's data for this purpose, over this
-channel, now?\"*, case by case. It is not a description of the software but made from its tests: each
-line below is checked whenever the software changes, and a line that is no longer true fails.
+This document is for privacy officers, and for engineers whose services ask the ledger. It lists, case by
+case, the answer to *\"may I use this person's data for this purpose, over this channel, now?\"*. It is
+made from the tests of the software: each line below is checked whenever the software changes, and a
+line that is no longer true fails.
 
 - [How to read it](#how-to-read-it)
 - [Which act wins](#which-act-wins)
@@ -32,31 +32,31 @@ line below is checked whenever the software changes, and a line that is no longe
 
 ## How to read it
 
-Each line says what happened, in words and below that in a short notation, and what is answered when
-somebody asks **at time 20**. Times are plain numbers: 6 is later than 5.
+Each line says what happened, in words and then in a short notation, and gives the answer to a question
+asked **at time 20**. Times are plain numbers: 6 is later than 5.
 
 | column | meaning |
 | --- | --- |
 | Asked about | `purpose:channel`; then the data categories to be used and the region, if the question names them. |
 | Answer | **ALLOW** or **DENY**, and the reason. An error or no answer at all means DENY. |
-| Status | What is on record for this purpose and channel, in the words of the W3C Data Privacy Vocabulary. |
-| Decided by | The number of the ledger's entry that decided, for whoever wants to see it. Below 100 it is an entry of the catalogue, from 100 on something that happened. A dash: no entry made the difference. |
-| Valid until | The first moment at which the answer could change although nothing new happens. A dash: never. |
+| Status | The status on record for this purpose and channel, in the words of the W3C Data Privacy Vocabulary. |
+| Decided by | The index of the ledger's entry that decided. Indexes below 100 are entries of the catalogue; indexes from 100 on are acts and other events. A dash: no entry decided. |
+| Valid until | The first moment at which the answer could change without a new entry. A dash: never. |
 
 | status | meaning |
 | --- | --- |
-| `UNKNOWN` | Nothing is on record that counts, or the person is erased. |
+| `UNKNOWN` | Nothing on record counts, or the person is erased. |
 | `REQUESTED` | Asked for, and waiting for the double opt-in. |
 | `GIVEN` | Consent is given. |
-| `EXPIRED` | It was given, and has run out. |
+| `EXPIRED` | It was given, and has expired. |
 | `INVALIDATED` | It was given, and must be asked for again. |
 | `REFUSED` | The person was asked, and did not agree. |
 | `WITHDRAWN` | Consent was taken back by the person, or by someone who speaks for them. |
 | `REVOKED` | Consent was taken back by somebody else. |
 | `OBJECTED` | The person objected (GDPR Art. 21). |
 
-The notation, for those who want to be exact. Entries are separated by `;` and numbered from 100 on,
-in the order in which they *arrive*:
+The notation is exact. Entries are separated by `;` and numbered from 100 on, in the order in which they
+*arrive*:
 
 | notation | meaning |
 | --- | --- |
@@ -66,8 +66,8 @@ in the order in which they *arrive*:
 | `… grant news:email only user.name` | A grant that is narrowed to some data categories. |
 | `guardian/18` | A guardian whose authority ends at 18. |
 | `confirm 100` | The double opt-in of act 100 is completed. |
-| `b 5 subject …` | An act of another identifier, `b`. Without a name it is one of `a`, which is asked about. |
-| `verify a b`, `assert a b`, `unlink a b` | Two identifiers are linked, surely or maybe, or parted again. |
+| `b 5 subject …` | An act of another identifier, `b`. An act without a name is one of `a`, which the question is about. |
+| `verify a b`, `assert a b`, `unlink a b` | Two identifiers are linked (verified or asserted), or unlinked. |
 | `erase` | Erasure is asked for. |
 
 Who acts: `subject` is the person, `guardian` a holder of parental responsibility or legal guardian,
@@ -80,16 +80,16 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
 
 ## Which act wins
 
-1. Acts are ordered by when they **took effect**, not by when they arrived. Of two acts at the same
-   moment a stop comes before a grant, so the grant wins; else the one that was recorded later wins.
+1. Acts are ordered by the time at which they **took effect**, not by arrival. At the same time a stop
+   comes before a grant, so the grant wins; of two grants or two stops, the one recorded later wins.
 2. A stop is lifted only by a later grant of someone who speaks for the person, and only for the purpose
    and channel that the grant names. A grant of anybody else never lifts a stop, and does not count
-   later either.
-3. Where no stop stands, the latest grant decides, by whomever. Only then is asked whether it has
-   run out: a grant that has run out never brings an older one back.
-4. A request that waits for its double opt-in lifts nothing and takes nothing away. Once confirmed, it
-   counts from the moment of the request: a stop after the request still stands.
-5. Stops never run out, and no new version of a purpose ends them.
+   later.
+3. Where no stop stands, the latest grant decides, no matter who gave it. Its expiry is tested only
+   then: an expired grant never revives an older one.
+4. A request that waits for its double opt-in lifts no stop and ends no grant. Once confirmed, it
+   counts from the time of the request: a stop after the request still stands.
+5. Stops never expire, and no new version of a purpose ends them.
 6. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
    stops alone if it is asserted.
 ";
@@ -103,15 +103,15 @@ The first rule that applies decides.
 const OUTCOMES: &str = "\
 ## What becomes of a change
 
-Everything is recorded, even what changes nothing; whoever records it is told what became of each
-change. Zero effect is never reported as success.
+Every act is recorded, even if it changes nothing. The answer gives the outcome of each change. A change
+without effect is never reported as a success.
 
 | outcome | meaning |
 | --- | --- |
 | `APPLIED` | The change now decides for something that it covers. |
-| `NO_EFFECT` | Recorded, but no answer and no standing consent changed. |
-| `BLOCKED_BY_STOP` | A grant that may not lift the stop with this number, or comes after an erasure. |
-| `SUPERSEDED_BY_LATER` | The act with this number took effect later, and decides. |
+| `NO_EFFECT` | The change is recorded, but no answer and no consent on record changed. |
+| `BLOCKED_BY_STOP` | The grant may not lift the stop with this index, or it comes after an erasure. |
+| `SUPERSEDED_BY_LATER` | The act with this index took effect later, and decides. |
 | `PENDING_CONFIRMATION` | A grant that waits for its double opt-in. |
 
 Each case is recorded at time 20. Earlier entries have the numbers from 100 on.
@@ -122,7 +122,7 @@ const PROPERTIES: &str = "\
 
 Cases are examples. Beyond them, these statements are tested with random histories of acts,
 confirmations, links and erasures, in random catalogues; every answer and every outcome is also compared
-with that of a second, deliberately simple program that reads the whole history anew for each question.
+with that of a second, deliberately simple program that reads the whole history again for each question.
 
 - The order of arrival never matters.
 - A stop never turns a DENY into an ALLOW, not even through a link.
@@ -131,9 +131,9 @@ with that of a second, deliberately simple program that reads the whole history 
 - An asserted link never turns a DENY into an ALLOW. A verified link reopens what a stop closed only
   where a later grant of the same person lifts it.
 - Unlinking brings back exactly what was.
-- Identifiers that surely are the same person are answered alike.
+- Identifiers connected by verified links get the same answer.
 - \"Valid until\" is the first moment at which the answer changes by itself.
-- No answer changes from ALLOW to DENY or back without a change that was told `APPLIED`.
+- No answer changes from ALLOW to DENY or back without a change whose outcome is `APPLIED`.
 ";
 
 #[test]
@@ -190,8 +190,8 @@ fn push_about(text: &mut String, about: &str) {
 fn push_catalog(text: &mut String) {
     text.push_str("\n## The catalogue of the examples\n\n");
     text.push_str(
-        "Purposes, one line an entry; a purpose with several lines was changed. What is said of the\n\
-         oldest version that counts, and of retirement, holds from that entry on.\n\n",
+        "Purposes, one line for each entry; a purpose with several lines was changed. The oldest version that\n\
+         counts, and a retirement, are valid from that entry on.\n\n",
     );
     text.push_str(
         "| entry | purpose | version | legal basis | data categories | remarks |\n\

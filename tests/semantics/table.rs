@@ -35,8 +35,8 @@ pub type Case = (&'static str, &'static str, &'static str, &'static str);
 pub const RULES: &[Rule] = &[
     Rule {
         title: "1. Unknown or retired",
-        about: "What the catalogue does not have, or no longer offers, is never allowed. The purpose is \
-            looked up first, then the channel, then whether they are retired.",
+        about: "A purpose or channel that is unknown or retired is never allowed. An unknown purpose \
+            is named first, then an unknown or retired channel, then a retired purpose.",
         groups: &[
             Group {
                 about: "",
@@ -80,8 +80,9 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         title: "2. No consent needed",
-        about: "Contract, legal obligation, vital interest and public task need no consent, and no stop \
-            touches them. What the person said is on record all the same, and shows in the status.",
+        about: "Contract, legal obligation, vital interest and public task need no consent, and \
+            no stop ends them. The acts of the person are recorded all the same, and the status \
+            shows them.",
         groups: &[
             Group {
                 about: "",
@@ -113,8 +114,8 @@ pub const RULES: &[Rule] = &[
                 ],
             },
             Group {
-                about: "The legal basis may differ by region: that of the region asked about counts, \
-                    else that of its country, else the default.",
+                about: "The legal basis may differ by region: that of the region in the question \
+                    counts, else that of its country, else the default.",
                 cases: &[
                     ("By default `support` belongs to a contract",
                         "support:email", "",
@@ -140,8 +141,8 @@ pub const RULES: &[Rule] = &[
                 ],
             },
             Group {
-                about: "A purpose that ever rested on consent, in that region, stays stoppable: whoever \
-                    withdraws is never told afterwards that another basis was meant all along.",
+                about: "A purpose that ever rested on consent, in that region, can be stopped for \
+                    good: no later change of the legal basis overrides a withdrawal.",
                 cases: &[
                     ("The purpose moved from consent to contract, and nobody said no",
                         "account:email", "",
@@ -176,8 +177,9 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         title: "3. Erased",
-        about: "Once erasure is asked for, every cell that a stop can touch is stopped at once. Only \
-            what never rested on consent goes on. Of an erased person no status is told.",
+        about: "Once erasure is requested, every cell that a stop can end is stopped at once. \
+            Only purposes that never rested on consent go on. The status of an erased person is \
+            not given.",
         groups: &[
             Group {
                 about: "",
@@ -221,8 +223,8 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         title: "4. A stop stands",
-        about: "A refusal, a withdrawal or an objection denies whatever it covers, until a later grant \
-            lifts it.",
+        about: "A refusal, a withdrawal or an objection denies every cell that it covers, until a \
+            later grant lifts it.",
         groups: &[
             Group {
                 about: "A stop of any kind, by anyone. A withdrawal by the person, a guardian or staff \
@@ -702,9 +704,10 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         title: "10. Data categories",
-        about: "Whoever asks may name the data categories that are to be used. Each must be declared by \
-            the version that was agreed to, and lie within the grant if the grant was narrowed. A \
-            category covers all that is below it: `user.contact` covers `user.contact.email`.",
+        about: "The question may name the data categories to be used. The version that the person \
+            agreed to must declare each of them, and each must be within the grant if the grant \
+            was narrowed. A category covers all categories below it: `user.contact` covers \
+            `user.contact.email`.",
         groups: &[
             Group {
                 about: "",
@@ -792,12 +795,13 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         title: "Linked identifiers",
-        about: "One person can be known by several identifiers; here they are called `a`, which is asked \
-            about, `b` and `c`. A verified link says that they surely are the same person: all acts \
-            of each count for the others. An asserted link says that they may be: each contributes \
-            its stops to the others, and nothing else. Whoever can be reached by verified links \
-            alone is surely the same person; whoever can be reached in any other way may be. The \
-            rules above then apply to all acts that count, as if they were one person's.",
+        about: "One person can be known by several identifiers; here they are called `a`, which \
+            the question is about, `b` and `c`. A verified link says that two identifiers are the \
+            same person: all acts of each count for the other. An asserted link says that they \
+            may be: each contributes its stops to the other, and nothing else. A path of verified \
+            links connects the same person; any other path connects identifiers that may be the \
+            same person. The rules above then apply to all acts that count, as if one person had \
+            made them.",
         groups: &[
             Group {
                 about: "Verified links.",
@@ -872,8 +876,8 @@ pub const RULES: &[Rule] = &[
                 ],
             },
             Group {
-                about: "Changing links: what is on record never changes, so unlinking brings back \
-                    exactly what was.",
+                about: "Changing links: a link changes no entry, so unlinking restores exactly the state \
+                    without it.",
                 cases: &[
                     ("The other identifier agreed; the link is taken back",
                         "news:email", "b 5 subject grant news:email; verify a b; unlink a b",

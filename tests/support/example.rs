@@ -75,28 +75,28 @@ pub fn acts() -> Vec<FileAct> {
 
 fn act(line: &Value) -> FileAct {
     let text = |name: &str| line.get(name).and_then(Value::as_str).map(str::to_owned);
-    let actor = text("actor").expect("an actor").to_uppercase();
+    let actor = text("actor").expect("an actor");
     FileAct {
         subject: text("subject").expect("a subject"),
-        actor: Actor::from_str_name(&format!("ACTOR_{actor}")).expect("a known actor"),
+        actor: Actor::from_str_name(&actor).expect("a known actor"),
         changes: line["changes"].as_array().expect("changes").iter().map(change).collect(),
-        effective_at: text("effective_at").map(|text| time(&text)),
+        effective_at: text("effectiveAt").map(|text| time(&text)),
         evidence: line.get("evidence").cloned().unwrap_or_default(),
-        idempotency_key: text("idempotency_key"),
+        idempotency_key: text("idempotencyKey"),
     }
 }
 
 fn change(change: &Value) -> Change {
-    let action = change["action"].as_str().expect("an action").to_uppercase();
+    let action = change["action"].as_str().expect("an action");
     let part = |name: &str| {
         let key = change["scope"][name].as_str().expect("a key");
         (key != "*").then(|| key.to_owned())
     };
     Change {
-        action: Action::from_str_name(&format!("ACTION_{action}")).expect("a known action"),
+        action: Action::from_str_name(action).expect("a known action"),
         purpose: part("purpose"),
         channel: part("channel"),
-        expires_at: change.get("expires_at").and_then(Value::as_str).map(time),
+        expires_at: change.get("expiresAt").and_then(Value::as_str).map(time),
     }
 }
 

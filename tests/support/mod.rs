@@ -57,13 +57,22 @@ pub fn wait_until<T>(goal: &str, patience: Duration, mut ask: impl FnMut() -> Op
 }
 
 /// Like [`wait_until`], for questions to a server.
-pub async fn eventually<T>(goal: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually<T>(goal: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, goal, ask).await
+}
+
+/// Like [`eventually`], for what takes long.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    goal: &str,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {goal}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {goal}");
         tokio::time::sleep(POLL).await;
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{Client, channels, file::CatalogFile, purposes};
 use crate::{
@@ -11,7 +12,6 @@ use crate::{
         error::CliError,
         output::{Table, Tone},
         progress,
-        shapes::{Applied, AppliedEntry},
     },
     proto::{Channel, Purpose, PutChannelRequest, PutPurposeRequest},
 };
@@ -30,12 +30,46 @@ Examples:
 pub struct ApplyArgs {
     /// TOML file with purposes and channels
     file: PathBuf,
-    /// Only tell what would change
+    /// Print what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Let grants of earlier versions of this purpose no longer count; may be given many times
+    /// Require new consent for this purpose: grants of earlier versions no longer count; may be
+    /// given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     reconsent: Vec<String>,
+}
+
+/// What became of a catalogue file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Applied {
+    /// Whether nothing was written.
+    dry_run: bool,
+    /// One for each entry of the file, in its order.
+    results: Vec<AppliedEntry>,
+    /// Entries that the catalogue did not have.
+    added: usize,
+    /// Entries that differed.
+    changed: usize,
+    /// Entries that were as they should be.
+    unchanged: usize,
+}
+
+/// What became of one entry of a catalogue file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct AppliedEntry {
+    /// `purpose` or `channel`.
+    kind: &'static str,
+    /// Key.
+    key: String,
+    /// `added`, `changed` or `unchanged`.
+    result: &'static str,
+    /// The fields that differ from what was there, by their names in the file.
+    fields: Vec<&'static str>,
+    /// The purpose's version after the call; `null` for channels and dry runs.
+    version: Option<u32>,
+    /// First revision at which it is so; `null` for dry runs.
+    revision: Option<u64>,
 }
 
 pub(super) async fn run(args: ApplyArgs, context: &mut Context) -> Result<Exit, CliError> {

@@ -109,7 +109,7 @@ struct RawPurpose {
     title: String,
     #[serde(default)]
     description: String,
-    #[serde(with = "words")]
+    #[serde(deserialize_with = "words::deserialize")]
     legal_basis: LegalBasis,
     #[serde(default)]
     basis_by_region: BTreeMap<String, Basis>,
@@ -129,7 +129,7 @@ struct RawPurpose {
 
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Basis(#[serde(with = "words")] LegalBasis);
+struct Basis(#[serde(deserialize_with = "words::deserialize")] LegalBasis);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{Client, channels, purposes};
-use crate::cli::{
-    Context, Exit, client,
-    error::CliError,
-    output::{Table, Tone},
-    shapes, words,
+use crate::{
+    cli::{
+        Context, Exit, client,
+        error::CliError,
+        output::{Table, Tone},
+        words::{self, word},
+    },
+    json,
+    proto::{Channel, LegalBasis, Purpose},
 };
 
 const AFTER_HELP: &str = "\
@@ -24,24 +29,30 @@ const REGIONS_NAMED_MAX: usize = 4;
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ListArgs {
-    /// List what is retired, too
+    /// Include retired purposes and channels
     #[arg(long)]
     retired: bool,
+}
+
+/// Purposes and channels, each in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Catalog {
+    #[serde(serialize_with = "json::serialize_list")]
+    purposes: Vec<Purpose>,
+    #[serde(serialize_with = "json::serialize_list")]
+    channels: Vec<Channel>,
 }
 
 pub(super) async fn run(args: ListArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = Client::new(client::connect(&context.global).await?);
     let purposes = purposes(&mut client, args.retired).await?;
     let channels = channels(&mut client, args.retired).await?;
-    let catalog = shapes::Catalog {
-        purposes: purposes.iter().map(Into::into).collect(),
-        channels: channels.iter().map(Into::into).collect(),
-    };
+    let catalog = Catalog { purposes, channels };
     print(&catalog, context)?;
     Ok(Exit::Success)
 }
 
-fn print(catalog: &shapes::Catalog, context: &mut Context) -> Result<(), CliError> {
+fn print(catalog: &Catalog, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
         return out.object(catalog);
@@ -57,8 +68,8 @@ fn print(catalog: &shapes::Catalog, context: &mut Context) -> Result<(), CliErro
             [
                 purpose.key.clone(),
                 purpose.version.to_string(),
-                purpose.legal_basis.clone(),
-                purpose.default_validity_ms.map(words::span).unwrap_or_default(),
+                word::<LegalBasis>(purpose.legal_basis),
+                purpose.default_validity.as_ref().map(words::duration).unwrap_or_default(),
                 notes(purpose),
                 purpose.title.clone(),
             ],
@@ -74,7 +85,7 @@ fn print(catalog: &shapes::Catalog, context: &mut Context) -> Result<(), CliErro
     out.table(&table)
 }
 
-fn notes(purpose: &shapes::Purpose) -> String {
+fn notes(purpose: &Purpose) -> String {
     let mut notes = Vec::new();
     if purpose.retired {
         notes.push("retired".to_owned());
@@ -96,12 +107,12 @@ fn notes(purpose: &shapes::Purpose) -> String {
 
 /// Each other basis with its regions, for example `legitimate_interest in US and CA`. Up to 300
 /// regions do not fit into a line: many are counted.
-fn regions(basis_by_region: &BTreeMap<String, String>) -> Vec<String> {
-    let mut by_basis: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+fn regions(basis_by_region: &BTreeMap<String, i32>) -> Vec<String> {
+    let mut by_basis: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (region, basis) in basis_by_region {
-        by_basis.entry(basis).or_default().push(region);
+        by_basis.entry(word::<LegalBasis>(*basis)).or_default().push(region);
     }
-    let named = |(basis, regions): (&str, Vec<&str>)| match regions.len() {
+    let named = |(basis, regions): (String, Vec<&str>)| match regions.len() {
         count if count > REGIONS_NAMED_MAX => format!("{basis} in {count} regions"),
         _ => format!("{basis} in {}", regions.join(" and ")),
     };
@@ -115,7 +126,9 @@ mod tests {
     #[test]
     fn regions_stand_beside_their_basis() {
         let of = |pairs: &[(&str, &str)]| {
-            let pair = |(region, basis): &(&str, &str)| ((*region).into(), (*basis).into());
+            let pair = |(region, basis): &(&str, &str)| {
+                ((*region).to_owned(), words::parse::<LegalBasis>(basis).unwrap().into())
+            };
             regions(&pairs.iter().map(pair).collect())
         };
         assert!(of(&[]).is_empty());

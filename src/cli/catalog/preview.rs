@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{Client, file::CatalogFile};
 use crate::{
@@ -10,9 +11,10 @@ use crate::{
         Context, Exit, client,
         error::CliError,
         output::{Table, Tone},
-        shapes::Previewed,
+        words::word,
     },
-    proto::{PreviewPurposeChangeRequest, Purpose},
+    json,
+    proto::{PreviewPurposeChangeRequest, PreviewPurposeChangeResponse, Purpose, Reason},
 };
 
 const AFTER_HELP: &str = "\
@@ -32,12 +34,22 @@ pub struct PreviewArgs {
     /// Only this purpose of the file; may be given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     purpose: Vec<String>,
-    /// As if grants of earlier versions no longer counted
+    /// Count as if grants of earlier versions no longer counted
     #[arg(long)]
     requires_reconsent: bool,
     /// ISO 3166 region to decide for, for example DE or US-CA
     #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
     region: String,
+}
+
+/// What a change of a purpose would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Previewed {
+    /// Purpose key.
+    purpose: String,
+    /// What the server answers.
+    #[serde(serialize_with = "json::serialize")]
+    preview: PreviewPurposeChangeResponse,
 }
 
 pub(super) async fn run(args: PreviewArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -56,46 +68,34 @@ pub(super) async fn run(args: PreviewArgs, context: &mut Context) -> Result<Exit
             region: args.region.clone(),
             at_least_revision: None,
         };
-        let answer = client.preview_purpose_change(request).await?.into_inner();
-        print(
-            &Previewed {
-                purpose: purpose.key.clone(),
-                changed: answer.changed,
-                version: answer.version,
-                cells: answer.cells,
-                would_allow: answer.would_allow,
-                would_deny: answer.would_deny,
-                flips: answer.flips.iter().map(Into::into).collect(),
-                unknown_subject: answer.unknown_subject.as_ref().map(Into::into),
-                revision: answer.revision,
-            },
-            context,
-        )?;
+        let preview = client.preview_purpose_change(request).await?.into_inner();
+        print(&Previewed { purpose: purpose.key.clone(), preview }, context)?;
     }
     Ok(Exit::Success)
 }
 
-fn print(preview: &Previewed, context: &mut Context) -> Result<(), CliError> {
+fn print(previewed: &Previewed, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
-        return out.object(preview);
+        return out.object(previewed);
     }
-    let what = if preview.changed { "would change" } else { "stays as it is" };
+    let Previewed { purpose, preview } = previewed;
+    let verdict = if preview.changed { "would change" } else { "stays as it is" };
     out.line(format!(
-        "{} {what}: of {} cells {} would be allowed and {} denied",
-        preview.purpose, preview.cells, preview.would_allow, preview.would_deny
+        "{purpose} {verdict}: of {} cells {} would be allowed and {} denied",
+        preview.cells, preview.would_allow, preview.would_deny
     ))?;
     let mut table = Table::new(&["CHANNEL", "NOW", "THEN", "CELLS"]);
     for flips in &preview.flips {
-        let row = [&flips.channel, &flips.before, &flips.after, &flips.count.to_string()]
-            .map(Clone::clone);
-        table.row(Tone::Plain, row);
+        let (before, after) = (word::<Reason>(flips.before), word::<Reason>(flips.after));
+        table.row(Tone::Plain, [flips.channel.clone(), before, after, flips.count.to_string()]);
     }
     out.table(&table)?;
     match &preview.unknown_subject {
         Some(unknown) if unknown.before != unknown.after => out.line(format!(
             "for whoever the ledger does not know: {} becomes {}",
-            unknown.before, unknown.after
+            word::<Reason>(unknown.before),
+            word::<Reason>(unknown.after)
         )),
         _ => Ok(()),
     }

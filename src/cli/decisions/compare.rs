@@ -53,7 +53,10 @@ impl Comparison {
         if recomputed != answered {
             self.differ += 1;
             if self.first.len() < self.shown_max {
-                self.first.extend(Difference::of(recomputed, answered));
+                self.first.push(Difference {
+                    recomputed: recomputed.cloned(),
+                    answered: answered.cloned(),
+                });
             }
         }
         Some(Taken { recomputed: recomputed.is_some(), answered: answered.is_some() })

@@ -22,7 +22,7 @@ use super::{
     output::{Output, Table, Tone},
     progress,
     trust::{TrustArgs, read_text},
-    words::hex,
+    words::{Bytes, hex},
 };
 use crate::{
     domain::{Entry, LedgerOpened},
@@ -75,7 +75,7 @@ pub struct DecisionsArgs {
     /// First index whose decisions are compared
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     start: u64,
-    /// First index that is left out [default: the size of the checkpoint, else the head]
+    /// End of the range, exclusive [default: the size of the checkpoint, else the head]
     #[arg(long, value_name = "INDEX")]
     end: Option<u64>,
     /// Read the entries from this directory; decisions still come from the server
@@ -86,7 +86,7 @@ pub struct DecisionsArgs {
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArgs,
-    /// The greatest number of differences that are shown; all are counted
+    /// Maximum number of differences that are shown; all are counted
     #[arg(long, value_name = "N", default_value_t = DIFFERENCES_SHOWN)]
     show: usize,
 }
@@ -337,7 +337,7 @@ impl Audit {
             differences: self.comparison.first,
             untrue: self.statements_untrue,
             statements: self.statements,
-            chain_hash: (self.tip.next_index > 0).then(|| hex(&self.tip.hash)),
+            chain_hash: (self.tip.next_index > 0).then(|| Bytes(self.tip.hash.to_vec())),
             checkpoint,
             subjects: self.replay.subjects(),
             state_bytes: self.replay.memory_bytes() as u64,

@@ -3,14 +3,16 @@
 use serde::Serialize;
 
 use crate::{
-    cli::words::{Word, hex, rfc3339, rfc3339_ms, word},
+    cli::words::{Bytes, Word, hex, rfc3339, rfc3339_ms, word},
     domain::Outcome,
     fold::Untrue,
+    json,
     proto::{self, ListDecisionsResponse},
 };
 
 /// What was compared, and what differs.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Whether nothing differs, and nothing is untrue.
     pub agrees: bool,
@@ -33,7 +35,7 @@ pub struct Report {
     /// The first of these.
     pub statements: Vec<Statement>,
     /// Chain hash of the last entry that was read.
-    pub chain_hash: Option<String>,
+    pub chain_hash: Option<Bytes>,
     /// The checkpoint that the entries are under, if one was named.
     pub checkpoint: Option<Checkpoint>,
     /// Number of data subjects.
@@ -44,6 +46,7 @@ pub struct Report {
 
 /// A checkpoint that the entries have the root of.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     /// Number of entries.
     pub size: u64,
@@ -52,33 +55,14 @@ pub struct Checkpoint {
 }
 
 /// A cell whose answers differ.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// Index of the entry.
-    pub index: u64,
-    /// Reference of the data subject, in hex.
-    pub subject_ref: String,
-    /// Purpose key.
-    pub purpose: String,
-    /// Channel key.
-    pub channel: String,
     /// What follows from the ledger; null where no entry touched the cell.
-    pub recomputed: Option<Answer>,
+    #[serde(serialize_with = "json::serialize_option")]
+    pub recomputed: Option<ListDecisionsResponse>,
     /// What the node answers; null where it gave no answer.
-    pub answered: Option<Answer>,
-}
-
-/// An answer.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Answer {
-    /// `allow` or `deny`.
-    pub effect: String,
-    /// Why.
-    pub reason: String,
-    /// Index of the entry that decided, if one did.
-    pub decided_by_index: Option<u64>,
-    /// First moment at which the answer could change with no new entry.
-    pub valid_until: Option<String>,
+    #[serde(serialize_with = "json::serialize_option")]
+    pub answered: Option<ListDecisionsResponse>,
 }
 
 /// Something that an entry says and that does not follow.
@@ -97,57 +81,34 @@ pub struct Statement {
 }
 
 impl Difference {
-    /// The difference between two answers for one cell, of which one may be missing.
-    #[must_use]
-    pub fn of(
-        recomputed: Option<&ListDecisionsResponse>,
-        answered: Option<&ListDecisionsResponse>,
-    ) -> Option<Self> {
-        let cell = recomputed.or(answered)?;
-        Some(Self {
-            index: cell.index,
-            subject_ref: hex(&cell.subject_ref),
-            purpose: cell.purpose.clone(),
-            channel: cell.channel.clone(),
-            recomputed: recomputed.map(Answer::of),
-            answered: answered.map(Answer::of),
-        })
-    }
-
     /// The difference as a row.
     #[must_use]
     pub fn cells(&self) -> [String; 5] {
-        let text = |answer: &Option<Answer>| answer.as_ref().map_or("nothing".into(), Answer::text);
+        let Self { recomputed, answered } = self;
+        let cell = recomputed.as_ref().or(answered.as_ref()).cloned().unwrap_or_default();
+        let text = |answer: &Option<ListDecisionsResponse>| {
+            answer.as_ref().map_or_else(|| "nothing".to_owned(), answer_text)
+        };
         [
-            format!("#{}", self.index),
-            self.subject_ref.clone(),
-            format!("{}:{}", self.purpose, self.channel),
-            text(&self.recomputed),
-            text(&self.answered),
+            format!("#{}", cell.index),
+            hex(&cell.subject_ref),
+            format!("{}:{}", cell.purpose, cell.channel),
+            text(recomputed),
+            text(answered),
         ]
     }
 }
 
-impl Answer {
-    fn of(decision: &ListDecisionsResponse) -> Self {
-        Self {
-            effect: word::<proto::Effect>(decision.effect),
-            reason: word::<proto::Reason>(decision.reason),
-            decided_by_index: decision.decided_by_index,
-            valid_until: decision.valid_until.as_ref().map(rfc3339),
-        }
+fn answer_text(answer: &ListDecisionsResponse) -> String {
+    let effect = word::<proto::Effect>(answer.effect);
+    let mut text = format!("{effect} {}", word::<proto::Reason>(answer.reason));
+    if let Some(index) = answer.decided_by_index {
+        text += &format!(" by #{index}");
     }
-
-    fn text(&self) -> String {
-        let mut text = format!("{} {}", self.effect, self.reason);
-        if let Some(index) = self.decided_by_index {
-            text += &format!(" by #{index}");
-        }
-        if let Some(until) = &self.valid_until {
-            text += &format!(" until {until}");
-        }
-        text
+    if let Some(until) = &answer.valid_until {
+        text += &format!(" until {}", rfc3339(until));
     }
+    text
 }
 
 impl Statement {

@@ -134,7 +134,7 @@ fn report() -> Report {
         differences: comparison.first,
         untrue: 1,
         statements: vec![Statement::of(7, &untrue)],
-        chain_hash: Some("c0".to_owned()),
+        chain_hash: Some(Bytes(vec![0xc0])),
         checkpoint: Some(Checkpoint { size: 9, root_hash: "0f".to_owned() }),
         subjects: 2,
         state_bytes: 2_048,
@@ -165,9 +165,11 @@ fn differences_are_told_to_people() {
 fn differences_are_told_to_scripts() {
     let (mut context, capture) = Capture::context(true);
     print(&report(), &mut context.out).unwrap();
-    let told: serde_json::Value = serde_json::from_str(&capture.text(context)).unwrap();
-    assert_eq!(told["differences"][0]["recomputed"]["reason"], "granted");
-    assert_eq!(told["differences"][0]["answered"], serde_json::Value::Null);
-    assert_eq!(told["statements"][0]["recomputed"], "blocked_by_stop #3");
-    assert_eq!(told["agrees"], false);
+    let printed: serde_json::Value = serde_json::from_str(&capture.text(context)).unwrap();
+    assert_eq!(printed["differences"][0]["recomputed"]["reason"], "REASON_GRANTED");
+    assert_eq!(printed["differences"][0]["recomputed"]["index"], "5");
+    assert_eq!(printed["differences"][0]["answered"], serde_json::Value::Null);
+    assert_eq!(printed["statements"][0]["recomputed"], "blocked_by_stop #3");
+    assert_eq!(printed["chainHash"], "wA==");
+    assert_eq!(printed["agrees"], false);
 }

@@ -11,8 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::rejects::Reject;
-use crate::{cli::error::CliError, proto::ImportRow};
+use crate::{
+    cli::error::CliError,
+    proto::{ImportReject, ImportRow},
+};
 
 /// Rows that are read ahead.
 const AHEAD_MAX: usize = 1_024;
@@ -46,7 +48,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Item {
     /// The row, or why it is none.
-    pub row: Result<ImportRow, Reject>,
+    pub row: Result<ImportRow, ImportReject>,
     /// The place after it.
     pub end: Place,
 }

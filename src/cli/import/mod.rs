@@ -15,7 +15,7 @@ use std::{
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use prost::Message as _;
-use serde_json::json;
+use serde::Serialize;
 use tokio::signal::ctrl_c;
 use tonic::transport::Channel;
 
@@ -24,7 +24,7 @@ use self::{
     input::{Input, Place, Rows},
     mapping::Mapping,
     ndjson::Lines,
-    rejects::{Reject, Rejects},
+    rejects::Rejects,
     resume::{Counts, Identity, Keep, State, with_suffix},
     send::Sender,
 };
@@ -33,11 +33,14 @@ use super::{
     error::CliError,
     output::{Table, Tone},
     progress,
-    shapes::Imported,
-    words,
+    words::{self, word},
 };
-use crate::proto::{
-    GetCheckpointRequest, ImportRow, ImportStart, audit_service_client::AuditServiceClient,
+use crate::{
+    json,
+    proto::{
+        GetCheckpointRequest, ImportReject, ImportRow, ImportStart, Outcome, OutcomeCount,
+        audit_service_client::AuditServiceClient,
+    },
 };
 
 mod csv;
@@ -56,8 +59,9 @@ const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const AFTER_HELP: &str = "\
 A CSV file needs a mapping that says what its columns mean; examples/import-mapping.toml shows every
-field of one. A line of NDJSON is an act as in `replay`, where `actor` may be left out (then import)
-and `row_key` is the row's own key in its source.
+field of one. A line of NDJSON is an ImportRow in ProtoJSON, without `line`: `actor` may be left out (then
+import), and `rowKey` is the row's own key in its source. An act as in `replay` is a row, too: without a
+`rowKey`, its `idempotencyKey` serves.
 
 A blank field changes nothing. A row that is wrong is rejected and leaves the others alone. A row
 that says what is known already is not recorded again, nor is one that was imported before: it is
@@ -89,16 +93,16 @@ pub struct ImportArgs {
     /// TOML file that says what the columns of a CSV file mean
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
-    /// Record nothing, and tell what would become of the rows
+    /// Record nothing, and print the result that each row would have
     #[arg(long)]
     dry_run: bool,
-    /// Where rejected rows are told as NDJSON, if there are any [default: FILE.rejects.ndjson]
+    /// File for rejected rows, as NDJSON; written if there are any [default: FILE.rejects.ndjson]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Begin again where an earlier import of the file stopped
+    /// Start from the first row although an earlier import of the file stopped in the middle
     #[arg(long)]
     restart: bool,
-    /// How often a stream is tried again
+    /// Maximum number of retries of a stream
     #[arg(long, value_name = "N", default_value_t = 10)]
     retries: u32,
 }
@@ -210,6 +214,37 @@ fn keep_rejects(keep: &Keep, rejects: &Path) -> Result<(), CliError> {
     }
 }
 
+/// What became of all rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Imported {
+    /// Whether nothing was recorded, and the rest says what would have been.
+    dry_run: bool,
+    /// Rows of the file, with those before a stop.
+    rows: u64,
+    /// Rows that were recorded.
+    recorded: u64,
+    /// Rows that say what is known already, or nothing.
+    unchanged: u64,
+    /// Rows that an earlier import of the same source, or a try that broke, recorded.
+    replayed: u64,
+    /// Rows that were rejected.
+    rejected: u64,
+    /// Changes of the rows that were recorded, by outcome.
+    #[serde(serialize_with = "json::serialize_list")]
+    outcomes: Vec<OutcomeCount>,
+    /// File of the rejected rows; null if there are none.
+    rejects: Option<String>,
+    /// Line at which an import that had stopped went on.
+    resumed_at_line: Option<u64>,
+    /// Seconds that it took, since it went on.
+    seconds: f64,
+    /// Rows a second, since it went on.
+    rows_per_second: f64,
+    /// First revision that includes every row.
+    revision: u64,
+}
+
 pub(super) async fn run(args: ImportArgs, context: &mut Context) -> Result<Exit, CliError> {
     let interrupt = async {
         // Without a handler the signal ends the process by itself.
@@ -253,7 +288,7 @@ async fn run_until(
         json: context.out.json,
     };
     if state.is_some() {
-        import.tell("going on from", "resumed_at_line");
+        import.tell("going on from", "resumedAtLine");
     }
     let ended = Box::pin(import.run(Input::read(rows), interrupt)).await;
     import.bar.finish_and_clear();
@@ -296,7 +331,7 @@ fn bar(file: &Path, json: bool) -> ProgressBar {
 #[derive(Default)]
 struct Chunk {
     rows: Vec<ImportRow>,
-    rejects: Vec<Reject>,
+    rejects: Vec<ImportReject>,
     bytes: usize,
     end: Option<Place>,
 }
@@ -384,7 +419,7 @@ impl Import {
         if !chunk.rows.is_empty() {
             let answer = self.sender.send(chunk.rows).await?;
             counts.add(&answer);
-            rejects.extend(answer.rejects.into_iter().map(Reject::from));
+            rejects.extend(answer.rejects);
         }
         rejects.sort_by_key(|reject| reject.line);
         self.rejects.add(&rejects)?;
@@ -423,7 +458,7 @@ impl Import {
             }
             (Err(error), resume) => {
                 if resume.is_some() && self.place != Place::START {
-                    self.tell("the same command goes on from", "resume_at_line");
+                    self.tell("the same command goes on from", "resumeAtLine");
                 }
                 Err(error)
             }
@@ -434,7 +469,7 @@ impl Import {
     fn tell(&self, what: &str, key: &str) {
         let line = self.place.line;
         match self.json {
-            true => eprintln!("{}", json!({ key: line })),
+            true => eprintln!("{}", serde_json::json!({ key: line })),
             false => self.bar.suspend(|| eprintln!("{what} line {line}")),
         }
     }
@@ -456,7 +491,7 @@ impl Import {
             unchanged: self.counts.unchanged,
             replayed: self.counts.replayed,
             rejected: self.counts.rejected,
-            outcomes: self.counts.outcomes,
+            outcomes: words::outcome_counts(self.counts.outcomes),
             rejects: self.rejects.place().map(|path| path.display().to_string()),
             resumed_at_line,
             seconds: rounded(self.started.elapsed().as_secs_f64()),
@@ -492,8 +527,9 @@ fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
     }
     out.table(&table)?;
     let mut table = Table::new(&["OUTCOME", "CHANGES"]);
-    for (outcome, count) in &imported.outcomes {
-        table.row(Tone::Plain, [outcome.clone(), count.to_string()]);
+    for counted in &imported.outcomes {
+        let outcome = word::<Outcome>(counted.outcome);
+        table.row(Tone::Plain, [outcome, counted.count.to_string()]);
     }
     out.table(&table)?;
     match &imported.rejects {

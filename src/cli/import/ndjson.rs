@@ -1,61 +1,17 @@
-//! Rows as NDJSON: the form of [`act`](crate::cli::act), with two differences. `actor` may be left
-//! out and is then `import`, and `row_key` is the row's own key in its source; without it, an
-//! `idempotency_key` serves.
+//! Rows as NDJSON: an `ImportRow` a line, as ProtoJSON, without its `line`. An act that `generate`
+//! wrote for `replay` is a row, too: without a `rowKey`, its `idempotencyKey` serves.
 
 use std::io::{self, BufRead, Read as _};
 
-use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::de::Error as _;
+use serde_json::{Map, Value};
 
-use super::{
-    input::{self, Item, Place, ROW_BYTES_MAX, Source},
-    rejects::Reject,
-};
+use super::input::{self, Item, Place, ROW_BYTES_MAX, Source};
 use crate::{
-    cli::{
-        act::{Change, Evidence, Preferences},
-        error::CliError,
-        words,
-    },
-    proto::{Actor, ImportRow},
+    cli::error::CliError,
+    json,
+    proto::{ImportReject, ImportRow},
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRow {
-    subject: String,
-    #[serde(default, deserialize_with = "some_actor")]
-    actor: Option<Actor>,
-    #[serde(default)]
-    changes: Vec<Change>,
-    effective_at: Option<Timestamp>,
-    evidence: Option<Evidence>,
-    preferences: Option<Preferences>,
-    #[serde(default)]
-    idempotency_key: String,
-    #[serde(default)]
-    row_key: String,
-}
-
-fn some_actor<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Actor>, D::Error> {
-    words::deserialize(from).map(Some)
-}
-
-impl RawRow {
-    fn at(self, line: u64) -> ImportRow {
-        let own_key = Some(self.row_key).filter(|key| !key.is_empty());
-        ImportRow {
-            line,
-            subject: self.subject,
-            actor: self.actor.unwrap_or(Actor::Unspecified).into(),
-            changes: self.changes.into_iter().map(Into::into).collect(),
-            effective_at: self.effective_at.map(words::wire_time),
-            evidence: self.evidence.map(Into::into),
-            preferences: self.preferences.map(Into::into),
-            row_key: own_key.unwrap_or(self.idempotency_key),
-        }
-    }
-}
 
 /// Lines of NDJSON.
 pub(super) struct Lines {
@@ -118,17 +74,34 @@ impl Iterator for Lines {
     }
 }
 
-fn row(bytes: &[u8], line: u64) -> Result<ImportRow, Reject> {
-    let raw: Result<RawRow, _> = serde_json::from_slice(bytes);
-    raw.map(|raw| raw.at(line)).map_err(|error| not_a_row(line, error.to_string()))
+fn row(bytes: &[u8], line: u64) -> Result<ImportRow, ImportReject> {
+    let read = read(bytes).map_err(|error| not_a_row(line, error.to_string()))?;
+    Ok(ImportRow { line, ..read })
 }
 
-fn too_long(line: u64) -> Reject {
+fn read(bytes: &[u8]) -> serde_json::Result<ImportRow> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(bytes)?;
+    // The field of an act that a row does not have, by either of its names.
+    let key = ["idempotencyKey", "idempotency_key"].iter().find_map(|name| fields.remove(*name));
+    let mut row: ImportRow = json::deserialize(Value::Object(fields))?;
+    if row.line != 0 {
+        return Err(serde_json::Error::custom("`line` is counted by the import"));
+    }
+    match key {
+        None | Some(Value::Null) => {}
+        Some(Value::String(key)) if row.row_key.is_empty() => row.row_key = key,
+        Some(Value::String(_)) => {}
+        Some(_) => return Err(serde_json::Error::custom("`idempotencyKey` must be a string")),
+    }
+    Ok(row)
+}
+
+fn too_long(line: u64) -> ImportReject {
     not_a_row(line, format!("longer than {ROW_BYTES_MAX} bytes"))
 }
 
-fn not_a_row(line: u64, message: String) -> Reject {
-    Reject { line, field: String::new(), reason: "not_a_row".to_owned(), message }
+fn not_a_row(line: u64, message: String) -> ImportReject {
+    ImportReject { line, field: String::new(), reason: "not_a_row".to_owned(), message }
 }
 
 #[cfg(test)]
@@ -136,18 +109,20 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
+    use crate::proto::Actor;
 
-    fn read(text: impl Into<Vec<u8>>) -> Vec<Item> {
+    fn items(text: impl Into<Vec<u8>>) -> Vec<Item> {
         let from = Box::new(Cursor::new(text.into()));
         Lines::new(from, Place::START).map(|item| item.unwrap()).collect()
     }
 
     #[test]
-    fn a_line_is_an_act_with_an_optional_actor_and_key() {
-        let act = r#""changes":[{"action":"grant","scope":{"purpose":"a","channel":"email"}}]"#;
-        let items = read(format!(
-            "\u{feff}{{\"subject\":\"user:1\",{act},\"row_key\":\"k\",\"idempotency_key\":\"i\"}}\r\n\
-             \n{{\"subject\":\"user:2\",\"actor\":\"subject\",\"idempotency_key\":\"i\"}}"
+    fn a_line_is_a_row_or_an_act() {
+        let change = r#"{"action":"ACTION_GRANT","scope":{"purpose":"a","channel":"email"}}"#;
+        let items = items(format!(
+            "\u{feff}{{\"subject\":\"user:1\",\"changes\":[{change}],\"rowKey\":\"k\",\
+             \"idempotencyKey\":\"i\"}}\r\n\
+             \n{{\"subject\":\"user:2\",\"actor\":\"ACTOR_SUBJECT\",\"idempotency_key\":\"i\"}}"
         ));
         let rows: Vec<_> = items.iter().map(|item| item.row.as_ref().unwrap()).collect();
         assert_eq!(
@@ -162,20 +137,28 @@ mod tests {
     #[test]
     fn what_is_not_a_row_is_a_reject_with_its_line() {
         let long = format!("\n{{\"subject\":\"{}\"}}\n", "x".repeat(2 * ROW_BYTES_MAX));
-        let text = ["{\"subject\":\"user:1\",\"sbject\":1}", "\nnot json", &long, "{}"].concat();
-        let items = read([text.as_bytes(), b"\n{\"subject\":\"\xff\"}\n"].concat());
+        let text = ["{\"subject\":\"user:1\",\"sbject\":1}", "\nnot json", &long].concat();
+        let more = "{\"line\":\"9\"}\n{\"changes\":[{\"action\":\"grant\"}]}\n\
+                    {\"idempotencyKey\":7}\n{\"subject\":\"";
+        let items = items([text.as_bytes(), more.as_bytes(), b"\xff\"}\n"].concat());
         let rejects: Vec<_> = items.iter().map(|item| item.row.as_ref().unwrap_err()).collect();
         let lines: Vec<_> = rejects.iter().map(|reject| reject.line).collect();
-        assert_eq!(lines, [1, 2, 3, 4, 5]);
-        assert!(rejects[0].message.contains("unknown field `sbject`"), "{rejects:?}");
-        assert!(rejects[2].message.contains("longer than"));
-        assert!(rejects[3].message.contains("missing field `subject`"));
+        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7]);
+        for (at, message) in [
+            (0, "unrecognized field name 'sbject'"),
+            (2, "longer than"),
+            (3, "`line` is counted"),
+            (4, "unrecognized enum value 'grant'"),
+            (5, "`idempotencyKey` must be a string"),
+        ] {
+            assert!(rejects[at].message.contains(message), "{rejects:?}");
+        }
     }
 
     #[test]
     fn reading_goes_on_at_any_place() {
         let text = "{\"subject\":\"user:1\"}\n{\"subject\":\"user:2\"}\n";
-        let end = read(text)[0].end;
+        let end = items(text)[0].end;
         let rest = text[usize::try_from(end.offset).unwrap()..].to_owned();
         let mut lines = Lines::new(Box::new(Cursor::new(rest)), end);
         let item = lines.next().unwrap().unwrap();

@@ -1,4 +1,6 @@
-//! The file of rejects: NDJSON, there only if there are any.
+//! The file of rejects: an `ImportReject` a line, as ProtoJSON. It is there only if there are any.
+//!
+//! A reason in lower case is the command's own: that row was not sent.
 //!
 //! What the state of an import does not know of is cut off when the import goes on, so that no row
 //! is rejected twice.
@@ -9,34 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
-
 use super::resume::sync_dir;
-use crate::{cli::error::CliError, proto::ImportReject};
-
-/// A row that was not imported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Reject {
-    /// Line of the input on which the row begins, counted from 1.
-    pub line: u64,
-    /// Column or field at fault; empty if it is the row as a whole.
-    pub field: String,
-    /// Reason of the server; in lower case it is the command's own, and the row was not sent.
-    pub reason: String,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl From<ImportReject> for Reject {
-    fn from(reject: ImportReject) -> Self {
-        Self {
-            line: reject.line,
-            field: reject.field,
-            reason: reject.reason,
-            message: reject.message,
-        }
-    }
-}
+use crate::{cli::error::CliError, json::ProtoJson, proto::ImportReject};
 
 /// The file.
 pub(super) struct Rejects {
@@ -57,17 +33,17 @@ impl Rejects {
     }
 
     /// Adds rejects. They are on stable storage once this returns.
-    pub(super) fn add(&mut self, rejects: &[Reject]) -> Result<(), CliError> {
+    pub(super) fn add(&mut self, rejects: &[ImportReject]) -> Result<(), CliError> {
         if rejects.is_empty() {
             return Ok(());
         }
         self.write(rejects).map_err(|error| CliError::file(&self.path, error))
     }
 
-    fn write(&mut self, rejects: &[Reject]) -> io::Result<()> {
+    fn write(&mut self, rejects: &[ImportReject]) -> io::Result<()> {
         let mut lines = Vec::new();
         for reject in rejects {
-            serde_json::to_writer(&mut lines, reject)?;
+            serde_json::to_writer(&mut lines, &ProtoJson(reject))?;
             lines.push(b'\n');
         }
         let mut file = match self.file.take() {
@@ -128,9 +104,9 @@ fn cut(path: &Path, bytes: u64) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    fn reject(line: u64) -> Reject {
+    fn reject(line: u64) -> ImportReject {
         let text = |text: &str| text.to_owned();
-        Reject { line, field: text("a"), reason: text("r"), message: text("m") }
+        ImportReject { line, field: text("a"), reason: text("r"), message: text("m") }
     }
 
     #[test]
@@ -142,7 +118,7 @@ mod tests {
         rejects.add(&[]).unwrap();
         assert!(!path.exists() && rejects.place().is_none());
         rejects.add(&[reject(1)]).unwrap();
-        let line = "{\"line\":1,\"field\":\"a\",\"reason\":\"r\",\"message\":\"m\"}\n";
+        let line = "{\"line\":\"1\",\"field\":\"a\",\"reason\":\"r\",\"message\":\"m\"}\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), line);
         assert_eq!(rejects.place(), Some(path.as_path()));
     }
@@ -159,7 +135,7 @@ mod tests {
         rejects.add(&[reject(3)]).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 2);
-        assert!(text.contains("\"line\":3") && !text.contains("\"line\":2"));
+        assert!(text.contains("\"line\":\"3\"") && !text.contains("\"line\":\"2\""));
         assert!(Rejects::begin(path, 1 << 20).is_err());
     }
 }

@@ -1,12 +1,13 @@
-//! `replay`: records acts from NDJSON.
+//! `replay`: records acts from NDJSON: a `RecordConsentRequest` a line, as ProtoJSON.
 //!
 //! Many acts are in flight at once, and never two of one data subject: theirs are recorded in the
 //! order of the input.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use clap::{Args, builder::RangedI64ValueParser, value_parser};
+use clap::Args;
 use indicatif::ProgressBar;
+use serde::Serialize;
 
 use self::{
     input::{Input, Line},
@@ -14,32 +15,33 @@ use self::{
     send::{Sender, Sent, Trouble},
 };
 use super::{
-    Context, Exit,
-    act::Act,
-    client,
+    Context, Exit, client,
     error::CliError,
     output::{Table, Tone},
     progress,
-    shapes::{Reject, Replayed},
-    words,
+    words::{self, word},
 };
-use crate::proto::{Outcome, RecordConsentRequest, RecordConsentResponse};
+use crate::{
+    json,
+    proto::{Outcome, OutcomeCount, RecordConsentResponse},
+    setting::Within as _,
+};
 
 pub(super) mod input;
 mod lanes;
 mod send;
 
 const AFTER_HELP: &str = "\
-Each line is an act:
-  {\"subject\":\"user:100042\",\"actor\":\"subject\",\"changes\":[{\"action\":\"grant\",\"scope\":
-  {\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effective_at\":
+Each line is an act, a RecordConsentRequest in ProtoJSON; fields with their default may be left out:
+  {\"subject\":\"user:100042\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{\"action\":\"ACTION_GRANT\",
+  \"scope\":{\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effectiveAt\":
   \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
-  \"idempotency_key\":\"seed-1-act-1\"}
-`subject`, `actor` and `changes` are required; a change may also have `purpose_version` and
-`expires_at`.
+  \"idempotencyKey\":\"seed-1-act-1\"}
+`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt` and
+`dataCategories`. A field that the message does not have is an error.
 
 Acts of one data subject are recorded in their order, others side by side. When the server is busy or
-away for a moment, an act is tried again; one without `idempotency_key` only where it can not be
+away for a moment, an act is tried again; one without `idempotencyKey` only where it can not be
 recorded twice.
 
 Without --continue-on-error the first act that is rejected ends the command with exit code 1; what
@@ -49,25 +51,60 @@ Examples:
   consent-ledger replay examples/onboarding.ndjson
   consent-ledger-generate --acts 1000 | consent-ledger replay - --concurrency 256";
 
+/// The greatest number of acts in flight.
+const IN_FLIGHT_MAX: u32 = 65_536;
+
 /// Options of `replay`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ReplayArgs {
     /// NDJSON file of acts; `-` for standard input
     file: PathBuf,
-    /// The greatest number of acts in flight
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = in_flight())]
+    /// Maximum number of acts in flight
+    #[arg(long, value_name = "N", within = 1..=IN_FLIGHT_MAX, default_value_t = 64)]
     concurrency: u32,
     /// Go on after an act that is rejected; the exit code is still 1
     #[arg(long)]
     continue_on_error: bool,
-    /// How often an act is tried again
+    /// Maximum number of retries of an act
     #[arg(long, value_name = "N", default_value_t = 10)]
     retries: u32,
 }
 
-fn in_flight() -> RangedI64ValueParser<u32> {
-    value_parser!(u32).range(1..=65_536)
+/// What became of all acts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replayed {
+    /// Acts that are on record.
+    recorded: u64,
+    /// Those among them that an earlier call had recorded.
+    replayed: u64,
+    /// Acts that are not.
+    rejected: u64,
+    /// Tries that were made again.
+    retries: u64,
+    /// Changes by outcome.
+    #[serde(serialize_with = "json::serialize_list")]
+    outcomes: Vec<OutcomeCount>,
+    /// The first acts that were rejected.
+    rejects: Vec<Reject>,
+    /// Seconds that it took.
+    seconds: f64,
+    /// Acts on record a second.
+    acts_per_second: f64,
+    /// Highest revision that includes any of the acts.
+    revision: u64,
+}
+
+/// An act that was not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Reject {
+    /// Line of the input, counted from 1.
+    line: u64,
+    /// Reason as in `google.rpc.ErrorInfo`, else the gRPC code, else `not_an_act`.
+    reason: String,
+    /// What is wrong.
+    message: String,
 }
 
 pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -134,8 +171,8 @@ impl Replay {
         if line.text.trim().is_empty() {
             return;
         }
-        match serde_json::from_str::<Act>(&line.text) {
-            Ok(act) => self.lanes.add(line.number, RecordConsentRequest::from(act)),
+        match json::from_str(&line.text) {
+            Ok(act) => self.lanes.add(line.number, act),
             Err(error) => self.tally.reject(Reject {
                 line: line.number,
                 reason: "not_an_act".to_owned(),
@@ -176,7 +213,7 @@ impl Tally {
         self.replayed += u64::from(answer.replayed);
         self.revision = self.revision.max(answer.revision);
         for result in &answer.results {
-            *self.outcomes.entry(words::word::<Outcome>(result.outcome)).or_default() += 1;
+            *self.outcomes.entry(word::<Outcome>(result.outcome)).or_default() += 1;
         }
     }
 
@@ -197,7 +234,7 @@ impl Tally {
             replayed: self.replayed,
             rejected: self.rejected,
             retries: self.retries,
-            outcomes: self.outcomes,
+            outcomes: words::outcome_counts(self.outcomes),
             rejects: self.rejects,
             seconds: rounded(seconds),
             acts_per_second: rounded(acts / seconds.max(0.000_001)),
@@ -219,8 +256,9 @@ fn print(replayed: &Replayed, context: &mut Context) -> Result<(), CliError> {
         out.line(format!("{} of them were recorded before", replayed.replayed))?;
     }
     let mut table = Table::new(&["OUTCOME", "CHANGES"]);
-    for (outcome, count) in &replayed.outcomes {
-        table.row(Tone::Plain, [outcome.clone(), count.to_string()]);
+    for counted in &replayed.outcomes {
+        let outcome = word::<Outcome>(counted.outcome);
+        table.row(Tone::Plain, [outcome, counted.count.to_string()]);
     }
     out.table(&table)?;
     if replayed.rejected > 0 {

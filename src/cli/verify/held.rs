@@ -18,7 +18,7 @@ use crate::{
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "camelCase")]
 pub enum Source {
     /// A file of the auditor.
     File,
@@ -49,6 +49,7 @@ pub struct Held {
 
 /// A checkpoint beside the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Compared {
     /// Where it comes from.
     pub source: Source,

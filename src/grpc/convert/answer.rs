@@ -1,40 +1,19 @@
 //! Answers, going out.
 
 use crate::{
-    domain::{
-        ChangeRecord, Contact, ContactChange, Decision, Key, LinkConfidence, Millis, Said,
-        ScopeKeys, Subject, UseRecorded,
-    },
+    domain::{Contact, ContactChange, LinkConfidence, Millis, Said, Subject, UseRecorded},
     entry,
-    event::{CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
-    node::{
-        CellPreference, Checked, Confirmed, HistoryItem, LinkSeen, Preferences, Recorded,
-        SnapshotSubject, StandingStop,
+    event::Event,
+    messages::{
+        self, cell_preference, change_result, confidence_number, effect, history_kind,
+        standing_stop, status,
     },
+    node::{Checked, Confirmed, HistoryItem, LinkSeen, Preferences, Recorded},
     proto,
     status::Fault,
 };
 
-use super::{obligations::due_message, scalar, timestamp};
-
-/// A scope; `*` stands for every purpose or channel.
-pub(super) fn scope(keys: &ScopeKeys) -> proto::Scope {
-    let text = |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
-    proto::Scope { purpose: text(&keys.purpose), channel: text(&keys.channel) }
-}
-
-/// A change of an act, with its outcome.
-pub(super) fn change_result(record: &ChangeRecord) -> proto::ChangeResult {
-    proto::ChangeResult {
-        action: proto::Action::from(record.action).into(),
-        scope: Some(scope(&record.scope)),
-        outcome: proto::Outcome::from(record.outcome).into(),
-        cause_index: record.outcome.cause_index(),
-        purpose_version: record.purpose_version,
-        expires_at: record.expires_at.map(timestamp),
-        data_categories: record.data_categories.clone(),
-    }
-}
+use super::{obligations::due_message, timestamp};
 
 /// What became of an act.
 #[must_use]
@@ -73,9 +52,9 @@ pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
 pub fn check_response(checked: &Checked) -> proto::CheckResponse {
     let decision = &checked.decision;
     proto::CheckResponse {
-        effect: scalar::effect(decision.effect()).into(),
+        effect: effect(decision.effect()).into(),
         reason: proto::Reason::from(decision.reason).into(),
-        status: scalar::status(decision.status).into(),
+        status: status(decision.status).into(),
         decided_by_index: decision.decided_by,
         revision: checked.revision,
         valid_until: decision.valid_until.map(timestamp),
@@ -146,41 +125,6 @@ fn linked_subject((subject, confidence): &(Subject, LinkConfidence)) -> proto::L
     }
 }
 
-/// Of a snapshot: one data subject.
-#[must_use]
-pub fn snapshot_subject(own: &SnapshotSubject) -> proto::SnapshotSubject {
-    proto::SnapshotSubject {
-        subject: own.subject.as_str().to_owned(),
-        cells: own.cells.iter().map(cell_preference).collect(),
-        stops: own.stops.iter().map(standing_stop).collect(),
-        revision: own.revision,
-        token: own.token.clone(),
-        linked_subjects: names(&own.linked),
-    }
-}
-
-fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
-    let decision: &Decision = &cell.decision;
-    proto::CellPreference {
-        purpose: cell.purpose.to_string(),
-        channel: cell.channel.to_string(),
-        status: scalar::status(decision.status).into(),
-        effect: scalar::effect(decision.effect()).into(),
-        reason: proto::Reason::from(decision.reason).into(),
-        decided_by_index: decision.decided_by,
-        valid_until: decision.valid_until.map(timestamp),
-    }
-}
-
-fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
-    proto::StandingStop {
-        action: proto::Action::from(stop.kind.action()).into(),
-        scope: Some(scope(&stop.scope)),
-        effective_at: Some(timestamp(stop.effective_at)),
-        index: stop.index,
-    }
-}
-
 /// One entry of a history.
 #[must_use]
 pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
@@ -189,7 +133,7 @@ pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
         index,
         recorded_at: Some(timestamp(recorded_at)),
         entry_hash: entry_hash.to_vec(),
-        kind: scalar::history_kind(line.kind).into(),
+        kind: history_kind(line.kind).into(),
         actor: proto::Actor::from(line.actor).into(),
         effective_at: Some(timestamp(line.effective_at)),
         changes: line.changes.iter().map(change_result).collect(),
@@ -227,101 +171,16 @@ fn use_record(used: UseRecorded) -> proto::UseRecord {
     }
 }
 
-fn confidence_number(confidence: Option<LinkConfidence>) -> i32 {
-    confidence.map_or(proto::LinkConfidence::Unspecified, Into::into).into()
-}
-
-/// An act as watchers hear it, with the changes at these positions.
+/// An event as watchers hear it, with the changes at these positions.
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
-    use proto::watch_response::Message;
-    let message = match &event.told {
-        EventTold::Consent(own) => Message::Consent(consent_event(event, own, positions)),
-        EventTold::Link(own) => Message::Link(link_event(event, own)),
-        EventTold::Catalog(own) => Message::Catalog(catalog_event(event, own)),
-        EventTold::Overdue(own) => Message::Overdue(overdue_event(event, own)),
-    };
-    proto::WatchResponse { message: Some(message) }
+    proto::WatchResponse { message: Some(messages::event(event, positions).into()) }
 }
 
 /// As [`event`], for consumers of a subscription; `attempt` counts from 1.
 #[must_use]
 pub fn delivery(event: &Event, positions: &[usize], attempt: u32) -> proto::ConsumeResponse {
-    use proto::consume_response::Message;
-    let message = match &event.told {
-        EventTold::Consent(own) => Message::Consent(consent_event(event, own, positions)),
-        EventTold::Link(own) => Message::Link(link_event(event, own)),
-        EventTold::Catalog(own) => Message::Catalog(catalog_event(event, own)),
-        EventTold::Overdue(own) => Message::Overdue(overdue_event(event, own)),
-    };
-    proto::ConsumeResponse { message: Some(message), attempt }
-}
-
-fn consent_event(event: &Event, own: &ConsentTold, positions: &[usize]) -> proto::ConsentEvent {
-    let changes = positions.iter().filter_map(|position| own.changes.get(*position));
-    proto::ConsentEvent {
-        index: event.index,
-        subject: own.subject.as_str().to_owned(),
-        actor: proto::Actor::from(own.actor).into(),
-        recorded_at: Some(timestamp(event.recorded_at)),
-        effective_at: Some(timestamp(own.effective_at)),
-        changes: changes.map(event_change).collect(),
-        cause_index: own.cause,
-        reason: own.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
-        linked_subjects: names(&own.linked),
-        preferences_changed: own.preferences_changed,
-    }
-}
-
-fn link_event(event: &Event, own: &LinkTold) -> proto::LinkEvent {
-    proto::LinkEvent {
-        index: event.index,
-        subject: own.subject.as_str().to_owned(),
-        other_subject: own.other.as_str().to_owned(),
-        confidence: confidence_number(own.confidence),
-        recorded_at: Some(timestamp(event.recorded_at)),
-        linked_subjects: names(&own.linked),
-    }
-}
-
-fn catalog_event(event: &Event, own: &CatalogTold) -> proto::CatalogEvent {
-    let text = |key: &Option<Key>| key.as_ref().map_or(String::new(), ToString::to_string);
-    proto::CatalogEvent {
-        index: event.index,
-        purpose: text(&own.purpose),
-        channel: text(&own.channel),
-        effects: own.effects.iter().map(|own| scalar::catalog_effect(*own).into()).collect(),
-        recorded_at: Some(timestamp(event.recorded_at)),
-        version: own.version,
-        oldest_compatible_version: own.oldest_compatible,
-    }
-}
-
-fn overdue_event(event: &Event, own: &OverdueTold) -> proto::OverdueEvent {
-    proto::OverdueEvent {
-        index: event.index,
-        subscription: own.subscription.to_string(),
-        shard: own.shard,
-        event_index: own.event_index,
-        pending_since: Some(timestamp(own.pending_since)),
-        recorded_at: Some(timestamp(event.recorded_at)),
-    }
-}
-
-fn names(subjects: &[Subject]) -> Vec<String> {
-    subjects.iter().map(|subject| subject.as_str().to_owned()).collect()
-}
-
-fn event_change(record: &ChangeRecord) -> proto::EventChange {
-    proto::EventChange {
-        action: proto::Action::from(record.action).into(),
-        scope: Some(scope(&record.scope)),
-        outcome: proto::Outcome::from(record.outcome).into(),
-        cause_index: record.outcome.cause_index(),
-        purpose_version: record.purpose_version,
-        expires_at: record.expires_at.map(timestamp),
-        data_categories: record.data_categories.clone(),
-    }
+    proto::ConsumeResponse { message: Some(messages::event(event, positions).into()), attempt }
 }
 
 /// How far a stream has come.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{Millis, OWNER_BYTES_MAX},
+    messages::{snapshot_end, snapshot_subject},
     node::{Acknowledged, CREDITS_MAX, Consumer, Consuming, Delivery},
     proto::{self, consume_request::Message as Said, consume_response::Message as Told},
 };
@@ -11,7 +12,7 @@ use crate::{
 use super::{
     Invalid, PROGRESS_MS_DEFAULT, PROGRESS_MS_MAX, PROGRESS_MS_MIN, Problem, delivery,
     scalar::{at_most, key, span_ms_within, std_duration, text_within, without_control},
-    snapshot_subject, subscription, timestamp,
+    subscription, timestamp,
 };
 
 /// The shortest redelivery timeout, in milliseconds.
@@ -121,8 +122,7 @@ pub fn consumer_told(own: &Delivery) -> Option<proto::ConsumeResponse> {
         Delivery::Event { event, passing, attempt } => Some(delivery(event, passing, *attempt)),
         Delivery::Snapshot(subject) => Some(to_consumer(Told::Snapshot(snapshot_subject(subject)))),
         Delivery::SnapshotEnd { revision, subjects } => {
-            let (revision, subjects) = (*revision, *subjects);
-            Some(to_consumer(Told::SnapshotEnd(proto::SnapshotEnd { revision, subjects })))
+            Some(to_consumer(Told::SnapshotEnd(snapshot_end(*revision, *subjects))))
         }
         Delivery::CaughtUp { .. } => None,
     }
@@ -240,6 +240,6 @@ mod tests {
         let Ok(ConsumerSaid::Acknowledged(own)) = later(ack(Some(0), 10_000)) else {
             panic!("within the limits")
         };
-        assert_eq!((own.next_index, own.indexes.len(), own.events), (Some(0), 10_000, 0));
+        assert_eq!((own.next_index, own.indexes.len(), own.snapshot), (Some(0), 10_000, false));
     }
 }

@@ -23,7 +23,7 @@ use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
     batch_result, check_response, confirmed, delivery, event, history_item, preferences_response,
-    progress, recorded, snapshot_subject,
+    progress, recorded,
 };
 pub use audience::{
     AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
@@ -42,7 +42,6 @@ pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
 pub use privacy::{link, linked, unlink, unlinked};
 pub use receipt::{receipt_format, receipt_message, subject_if_given};
-pub(super) use scalar::effect;
 pub use scalar::key;
 pub use subscription::{
     Listed, dead_letter, dead_letters_page, listed_subscriptions, new_subscription,

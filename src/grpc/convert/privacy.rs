@@ -2,13 +2,14 @@
 
 use crate::{
     domain::{Reason, Subject},
+    messages::effect,
     node::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking},
     proto,
 };
 
 use super::{
     ASSERTED_BY_BYTES_MAX, Invalid, Problem,
-    scalar::{effect, link_confidence, subject, text_within, without_control},
+    scalar::{link_confidence, subject, text_within, without_control},
 };
 
 /// The link that a request asks for.

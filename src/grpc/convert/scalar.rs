@@ -146,17 +146,6 @@ pub(super) fn region(text: &str, field: &'static str) -> Result<Option<Region>, 
     Region::parse(text).map(Some).map_err(|error| Problem::from(error).at(field))
 }
 
-/// An enum going out. Those that entries hold, too, go out as the entry codec has them.
-macro_rules! outgoing {
-    ($($name:ident, $domain:path, $proto:path: $($variant:ident)+;)+) => {$(
-        pub(in crate::grpc) fn $name(value: $domain) -> $proto {
-            use $domain as From;
-            use $proto as To;
-            match value { $(From::$variant => To::$variant,)+ }
-        }
-    )+};
-}
-
 incoming! {
     actor, domain::Actor, proto::Actor: Subject Guardian Agent Operator System Import;
     legal_basis, domain::LegalBasis, proto::LegalBasis:
@@ -164,14 +153,4 @@ incoming! {
     event_kind, domain::EventKind, proto::EventKind:
         Grant Refuse Withdraw Object Expire Link Catalog Preferences Overdue;
     link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
-}
-
-outgoing! {
-    effect, domain::Effect, proto::Effect: Allow Deny;
-    catalog_effect, crate::event::CatalogEffect, proto::CatalogEffect:
-        Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
-    history_kind, crate::history::LineKind, proto::HistoryKind:
-        Act Confirmation Expiry Link Unlink Use;
-    status, domain::Status, proto::Status:
-        Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;
 }

@@ -12,6 +12,7 @@ use crate::{
         Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
         PurposeVersion, Reason, ScopeKeys, SubjectError,
     },
+    messages::{self, effect},
     node::PurposeDraft,
     proto,
 };
@@ -721,7 +722,7 @@ fn outcomes_keep_the_index_of_what_is_in_the_way() {
         (Outcome::SupersededByLater(8), 4, Some(8)),
         (Outcome::PendingConfirmation, 5, None),
     ] {
-        let message = answer::change_result(&record(outcome));
+        let message = messages::change_result(&record(outcome));
         assert_eq!((message.outcome, message.cause_index), (number, cause));
         let scope = message.scope.unwrap();
         assert_eq!((scope.purpose.as_str(), scope.channel.as_str()), ("*", "*"));
@@ -837,7 +838,7 @@ proptest! {
         let keys = ScopeKeys { purpose: parse(purpose), channel: parse(channel) };
         let message = proto::Change {
             action: proto::Action::Refuse.into(),
-            scope: Some(answer::scope(&keys)),
+            scope: Some(messages::scope(&keys)),
             ..Default::default()
         };
         let act = act(proto::RecordConsentRequest { changes: vec![message], ..good_act() });

@@ -1,20 +1,24 @@
 //! Delivering a durable subscription to the one consumer of each of its shards.
 //!
-//! A consumer has a seat (`registry`), a source of what it must hear (`feed`), and an account of
-//! what it heard and acknowledged (`session`). While it has no credit left, nothing is taken from
-//! the source: a stalled consumer costs its place in the ledger and what it has in flight.
+//! A consumer has a seat (`registry`) and a source of what it must hear (`feed`). While it has the
+//! seat, it changes the account of the shard ([`super::delivery`]): what it was delivered, and what it
+//! acknowledges. While it has no credit left, nothing is taken from the source: a stalled consumer
+//! costs its place in the ledger and what it has in flight.
 
 mod feed;
 mod registry;
-mod session;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     Core, Node,
-    delivery::Acknowledged,
+    delivery::{Account, Acknowledged, NotDelivered, Sent},
     error::ConsumeError,
     snapshot::{SnapshotSubject, Snapshotting, revision_of_token},
 };
@@ -26,7 +30,6 @@ use crate::{
 use feed::{Fed, Feed};
 pub(super) use registry::Consumers;
 use registry::Seated;
-use session::{Delivered, Session};
 
 /// The greatest number of messages that a consumer may have coming.
 pub const CREDITS_MAX: u32 = 10_000;
@@ -82,7 +85,7 @@ pub enum Delivery {
 }
 
 /// An event, and the positions of the changes that pass the filter.
-type Passed = (Arc<Event>, Vec<usize>);
+pub(super) type Passed = (Arc<Event>, Vec<usize>);
 
 impl Node {
     /// Lets a consumer in. One that consumes the same shard has to go.
@@ -97,17 +100,21 @@ impl Node {
         check(&subscription, &how)?;
         let (id, shard) = (subscription.id, how.shard);
         let seat = core.consumers.enter((id, shard), how.consumer);
-        // Once it has a seat: whoever has one is sent away when writes are stopped.
-        if let Some(reason) = &*core.stopped.borrow() {
+        // Once it has a seat: consumers that have one are sent away when writes are stopped.
+        if let Some(reason) = &*core.writes.stopped.borrow() {
             return Err(ConsumeError::WritesStopped(reason.clone()));
         }
-        // Only now: the older consumer is gone, and whatever it acknowledged is part of this.
-        let settled = core.settled(id, shard).filter(|_| is_live(core, &subscription));
-        let Some((settled, snapshot_pending)) = settled else {
+        // Only now: the older consumer is gone, and all that it acknowledged is part of this.
+        let begin = |account: &mut Account<Passed>| {
+            account.begin(how.credits, how.redeliver_after);
+            (account.settled().next(), account.snapshot_pending())
+        };
+        let begun = seat.holding(|| core.account(id, shard, begin))?;
+        let Some((next_index, snapshot_pending)) = begun else {
             return Err(ConsumeError::NotFound { name: how.subscription });
         };
         let spec = &subscription.spec;
-        let events = core.hub.watch(settled.next(), spec.filter.clone());
+        let events = core.hub.watch(next_index, spec.filter.clone());
         let mut feed = Feed::new(events, shard, spec.shards);
         if let Some(kind) = spec.snapshot.filter(|_| snapshot_pending) {
             let what = Snapshotting {
@@ -122,7 +129,6 @@ impl Node {
         Ok(Consumer {
             core: Arc::clone(core),
             seat,
-            session: Session::new(settled, snapshot_pending, how.credits, how.redeliver_after),
             subscription,
             shard,
             feed,
@@ -152,12 +158,6 @@ fn check(subscription: &Subscription, how: &Consuming) -> Result<(), ConsumeErro
     }
 }
 
-/// Whether a subscription was not ended meanwhile.
-fn is_live(core: &Core, subscription: &Subscription) -> bool {
-    let all = core.view.subscriptions();
-    all.get(subscription.id).is_some_and(|own| own.deleted.is_none())
-}
-
 /// One consumer of a shard.
 #[derive(Debug)]
 pub struct Consumer {
@@ -165,9 +165,8 @@ pub struct Consumer {
     subscription: Arc<Subscription>,
     shard: u32,
     seat: Seated,
-    session: Session<Passed>,
     feed: Feed,
-    /// The beginning of the session's time.
+    /// When it began: the account counts its time from here.
     since: Instant,
     snapshot_subjects: u64,
 }
@@ -179,11 +178,14 @@ impl Consumer {
         &self.subscription
     }
 
-    /// The first index that is not acknowledged: from there on, events are delivered to whoever
-    /// comes.
+    /// The first index that is not acknowledged: from there on, events are delivered to the next
+    /// consumer.
     #[must_use]
     pub fn next_index(&self) -> u64 {
-        self.session.next_index()
+        let next_index =
+            self.core.with_settled(self.subscription.id, self.shard, |settled, _| settled.next());
+        // Of a subscription that was ended nothing more is delivered.
+        next_index.unwrap_or(self.subscription.spec.start_index)
     }
 
     /// Whether another consumer had to go.
@@ -195,7 +197,7 @@ impl Consumer {
     /// Whether a new event would be delivered at once.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.session.has_room()
+        self.account(|account| account.has_room()).unwrap_or(false)
     }
 
     /// The next message, as soon as there is one and a credit for it. Cancel-safe.
@@ -205,12 +207,14 @@ impl Consumer {
     pub async fn next(&mut self) -> Result<Delivery, ConsumeError> {
         loop {
             let now = self.since.elapsed();
-            self.seat.holding(|| ())?;
-            if let Some(again) = self.session.redeliver(now) {
+            let (again, redelivery_at, has_room) = self.account(|account| {
+                (account.redeliver(now), account.redelivery_at(), account.has_room())
+            })?;
+            if let Some(again) = again {
                 self.core.metrics.redeliveries.inc();
                 return Ok(event(again));
             }
-            let due = self.session.redelivery_at().and_then(|at| self.since.checked_add(at));
+            let due = redelivery_at.and_then(|at| self.since.checked_add(at));
             let (core, feed) = (&self.core, &mut self.feed);
             let fed = async {
                 // What is delivered will be acknowledged, and has to be written down.
@@ -221,7 +225,7 @@ impl Consumer {
                 biased;
                 why = self.seat.ended() => return Err(why),
                 () = until(due) => continue,
-                fed = fed, if self.session.has_room() => fed,
+                fed = fed, if has_room => fed,
             };
             let fed = fed.map_err(|error| self.ended_by(error))?;
             if let Some(delivery) = self.take(fed)? {
@@ -237,86 +241,77 @@ impl Consumer {
 
     /// Lets more messages come. The total is at most [`CREDITS_MAX`].
     pub fn credit(&mut self, more: u32) {
-        self.session.credit(more);
+        // A consumer that has to go learns so from its next message.
+        drop(self.account(|account| account.credit(more)));
     }
 
-    /// Takes an acknowledgement; `events` of it is counted here.
+    /// Takes an acknowledgement.
     ///
     /// # Errors
     /// [`ConsumeError::AckNotDelivered`], or why the consumer has to go; then nothing was taken.
-    pub fn acknowledge(&mut self, what: Acknowledged) -> Result<(), ConsumeError> {
-        let (core, session) = (&self.core, &mut self.session);
-        let (id, shard) = (self.subscription.id, self.shard);
-        self.seat.holding(|| {
-            if let Some(newly) = session.acknowledge(what)? {
-                core.acknowledge(id, shard, &newly);
-                core.metrics.acknowledged_events.inc_by(newly.events as u64);
-            }
-            Ok(())
-        })?
+    pub fn acknowledge(&mut self, acknowledged: &Acknowledged) -> Result<(), ConsumeError> {
+        let now = self.core.now();
+        let events = self.account(|account| account.acknowledge(acknowledged, now))??;
+        self.core.metrics.acknowledged_events.inc_by(events as u64);
+        Ok(())
     }
 
     /// Takes that a dead letter was delivered after all: it is none any more. One that is no dead
     /// letter of this shard stays as it is.
     pub fn redelivered(&mut self, index: u64) {
-        let what = Acknowledged { indexes: vec![index], events: 1, ..Acknowledged::default() };
         let (core, id, shard) = (&self.core, self.subscription.id, self.shard);
-        // Whoever has taken over does not know of it; it stays a dead letter.
-        drop(self.seat.holding(|| core.acknowledge(id, shard, &what)));
+        // The consumer that has taken over does not know of it; it stays a dead letter.
+        drop(self.seat.holding(|| core.redelivered(id, shard, &[index])));
     }
 
     /// Gives an event up that was delivered: it is settled, and a dead letter. One that is settled,
     /// or was never delivered, stays as it is.
     pub fn give_up(&mut self, failed: FailedDelivery) {
-        let (core, session) = (&self.core, &mut self.session);
+        let now = self.core.now();
+        // The consumer that has taken over will find out by itself.
+        drop(self.account(|account| account.give_up(failed, now)));
+    }
+
+    /// Changes the account of the shard, for as long as this consumer has the seat.
+    fn account<T>(
+        &self,
+        change: impl FnOnce(&mut Account<Passed>) -> T,
+    ) -> Result<T, ConsumeError> {
         let (id, shard) = (self.subscription.id, self.shard);
-        let given_up = self.seat.holding(|| {
-            let Some(passed_over) = session.give_up(failed.index) else { return };
-            core.give_up(id, shard, failed);
-            if let Some(passed_over) = passed_over {
-                core.acknowledge(id, shard, &passed_over);
-            }
-        });
-        // Whoever consumes now will find out for themselves.
-        drop(given_up);
+        let changed = self.seat.holding(|| self.core.account(id, shard, change))?;
+        changed.ok_or(ConsumeError::Deleted)
     }
 
     /// What becomes of what was read; none if the consumer need not hear it.
     fn take(&mut self, fed: Fed) -> Result<Option<Delivery>, ConsumeError> {
         let delivery = match fed {
             Fed::Subject(subject) => {
-                self.session.snapshot_told();
+                self.account(|account| account.snapshot_sent())?;
                 self.snapshot_subjects += 1;
                 Delivery::Snapshot(subject)
             }
             Fed::SnapshotEnd => {
                 let revision = self.subscription.spec.start_index;
-                self.session.snapshot_ended(revision);
+                self.account(|account| account.snapshot_ended(revision))?;
                 Delivery::SnapshotEnd { revision, subjects: self.snapshot_subjects }
             }
             Fed::Event(own, passing) => {
                 let (index, now) = (own.index, self.since.elapsed());
-                let Some(delivered) = self.session.offer(index, (own, passing), now) else {
-                    return Ok(None);
-                };
+                let sent = self.account(|account| account.deliver(index, (own, passing), now))?;
+                let Some(sent) = sent else { return Ok(None) };
                 self.core.metrics.deliveries.inc();
-                event(delivered)
+                event(sent)
             }
             Fed::CaughtUp(next_index) => {
-                let (core, session) = (&self.core, &mut self.session);
-                let (id, shard) = (self.subscription.id, self.shard);
-                self.seat.holding(|| {
-                    if let Some(passed_over) = session.caught_up(next_index) {
-                        core.acknowledge(id, shard, &passed_over);
-                    }
-                })?;
+                let now = self.core.now();
+                self.account(|account| account.caught_up(next_index, now))?;
                 Delivery::CaughtUp { next_index }
             }
         };
         Ok(Some(delivery))
     }
 
-    /// Whoever has to come again begins with what is not acknowledged.
+    /// A consumer that has to come again begins with what is not acknowledged.
     fn ended_by(&self, error: WatchError) -> ConsumeError {
         let error = match error {
             WatchError::Closing { .. } => WatchError::Closing { next_index: self.next_index() },
@@ -328,12 +323,20 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
+        // Where another consumer has taken over, the account is that one's.
+        drop(self.account(|account| account.leave()));
         self.core.metrics.consumers.dec();
     }
 }
 
-fn event(delivered: Delivered<Passed>) -> Delivery {
-    let Delivered { event: (event, passing), attempt } = delivered;
+impl From<NotDelivered> for ConsumeError {
+    fn from(NotDelivered { index, delivered }: NotDelivered) -> Self {
+        Self::AckNotDelivered { index, delivered }
+    }
+}
+
+fn event(sent: Sent<Passed>) -> Delivery {
+    let Sent { event: (event, passing), attempt } = sent;
     Delivery::Event { event, passing, attempt }
 }
 

@@ -1,7 +1,7 @@
 //! Who consumes which shard: one at a time.
 //!
-//! Whoever comes has the place at once; whoever had it can acknowledge nothing from then on, and is
-//! told why. An acknowledgement holds its own place while it is taken, so the older consumer is
+//! A new consumer has the seat at once. The older one can acknowledge nothing from then on, and is
+//! told why. An acknowledgement holds its own seat while it is taken, so the older consumer is
 //! gone for good before the newer one looks where to begin.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{domain::SubscriptionId, fold::Subscriptions};
 
-use super::super::error::ConsumeError;
+use crate::node::ConsumeError;
 
 /// A shard of a subscription.
 type Shard = (SubscriptionId, u32);
@@ -21,8 +21,8 @@ type Shard = (SubscriptionId, u32);
 #[derive(Debug, Default)]
 pub(in crate::node) struct Consumers {
     seats: Mutex<HashMap<Shard, Arc<Seat>>>,
-    /// Held while one takes over from another. Not `seats`: whoever acknowledges may be waited for,
-    /// and those who only ask for a name must not be.
+    /// Held while one takes over from another. Not `seats`: taking over may wait for an acknowledgement
+    /// that is being taken, and a caller that only asks for a name must not wait for that.
     entering: Mutex<()>,
 }
 
@@ -35,7 +35,7 @@ struct Seat {
 }
 
 impl Consumers {
-    /// Gives somebody the place of a shard. Whoever had it is gone when this returns.
+    /// Gives a consumer the seat of a shard. The older consumer is gone when this returns.
     pub(super) fn enter(self: &Arc<Self>, shard: Shard, consumer: String) -> Seated {
         let _entering = self.entering.lock();
         let seat = Arc::new(Seat { consumer, ended: watch::Sender::new(None) });
@@ -111,7 +111,7 @@ impl Seated {
         }
     }
 
-    /// As [`Self::ended`], for whoever does not hold the place.
+    /// As [`Self::ended`], for a caller that does not hold the seat.
     pub(super) fn when_ended(&self) -> impl Future<Output = ConsumeError> + Send + use<> {
         let mut ended = self.ended.clone();
         async move {

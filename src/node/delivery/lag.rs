@@ -1,24 +1,23 @@
 //! How far behind each shard is, and whether its deadline has passed.
 //!
-//! Of each shard one place is kept: everything before it is acknowledged or concerns the shard not.
-//! It only grows, so each part of the ledger is looked through once; a shard that keeps up costs
+//! The account of each shard keeps one place: everything before it is acknowledged or does not concern
+//! the shard. It only grows, so each part of the ledger is looked through once; a shard that keeps up costs
 //! next to nothing, and one whose place is not known after a restart is looked for in small steps.
 
 use std::{
-    collections::HashMap,
+    io,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use tracing::warn;
 
-use super::Core;
+use super::{Core, Deliveries};
 use crate::{
     domain::{DeliveryOverdue, Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
     event::Event,
-    node::{ReadError, expiry::Closing},
+    node::ReadError,
+    shutdown::{Stage, Threads},
 };
 
 /// How often is looked who is behind.
@@ -52,26 +51,26 @@ pub(in crate::node) struct Standing {
     pub snapshot_pending: bool,
 }
 
-/// What is kept of each shard.
-#[derive(Debug, Default)]
-pub(in crate::node) struct Lag {
-    pub(super) places: Mutex<HashMap<(SubscriptionId, u32), Place>>,
-    /// The last time that a shard was said to be overdue, if it has recovered from that since.
-    recovered: Mutex<HashMap<(SubscriptionId, u32), Overdue>>,
-}
-
-impl Lag {
-    /// The time that a shard was said to be overdue from which it has recovered.
-    pub(super) fn recovered(&self, id: SubscriptionId, shard: u32) -> Option<Overdue> {
-        self.recovered.lock().get(&(id, shard)).copied()
-    }
-}
-
 /// A place up to which a shard is clear, and the event there, if it is known to be pending.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     clear_to: u64,
     pending: Option<Pending>,
+}
+
+impl Place {
+    /// Of a shard that nobody has looked at.
+    pub(super) fn new(start_index: u64) -> Self {
+        Self { clear_to: start_index, pending: None }
+    }
+
+    /// As it is after acknowledgements.
+    fn after(self, settled: &Settled) -> Self {
+        Self {
+            clear_to: self.clear_to.max(settled.next()),
+            pending: self.pending.filter(|pending| !settled.contains(pending.index)),
+        }
+    }
 }
 
 impl Pending {
@@ -117,17 +116,24 @@ pub(super) fn is_to_be_told(
         .is_none_or(|last| recovered == Some(last) || last.recorded_at.plus_ms(again_ms) <= now)
 }
 
-/// Starts the thread. It ends when the node closes.
-pub(super) fn start(
-    core: Arc<Core>,
-    closing: Arc<Closing>,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    let mut after = None;
-    thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
-        while !closing.sleep(INTERVAL) {
+/// Starts the thread. It ends at [`Stage::Deliveries`].
+pub(super) fn start(core: &Arc<Core>, threads: &Threads) -> io::Result<()> {
+    let (core, shutdown) = (Arc::clone(core), threads.shutdown().clone());
+    let run = move || {
+        let mut after = None;
+        while !shutdown.sleep(INTERVAL, Stage::Deliveries) {
             after = core.look_who_is_behind(after);
         }
-    })
+    };
+    threads.spawn("deadlines", Stage::Deliveries, || {}, run)?;
+    Ok(())
+}
+
+impl Deliveries {
+    /// The time that a shard was said to be overdue from which it has recovered.
+    pub(super) fn recovered(&self, id: SubscriptionId, shard: u32) -> Option<Overdue> {
+        self.book.lock().account((id, shard)).and_then(|account| account.recovered)
+    }
 }
 
 impl Core {
@@ -138,7 +144,7 @@ impl Core {
     ) -> Option<(SubscriptionId, u32)> {
         let until = Instant::now() + STEP;
         let all = self.view.subscriptions();
-        self.forget_ended();
+        self.deliveries.with_book(|book| book.forget_ended(&all));
         let shards = all.live().flat_map(|own| (0..own.spec.shards).map(move |shard| (own, shard)));
         let beyond = |id, shard| after.is_none_or(|after| (id, shard) > after);
         let mut stopped_at = None;
@@ -165,19 +171,15 @@ impl Core {
     ) -> Option<Standing> {
         // Before the acknowledgements: whatever is acknowledged later is beyond it.
         let head = self.hub.head();
-        let key = (own.id, shard);
-        let start = Place { clear_to: own.spec.start_index, pending: None };
-        let mut place = self.deliveries.lag.places.lock().get(&key).copied().unwrap_or(start);
-        let still = self.with_settled(own.id, shard, |settled, is_pending| {
-            place.clear_to = place.clear_to.max(settled.next());
-            let pending = place.pending.filter(|pending| !settled.contains(pending.index));
-            (pending, is_pending)
-        });
-        let (pending, snapshot_pending) = still?;
-        place.pending = pending;
+        let (mut place, snapshot_pending, settled) = self.account(own.id, shard, |account| {
+            let place = account.place.after(account.settled());
+            let is_behind = place.pending.is_none() && place.clear_to < head;
+            // The ledger is read without the lock that all consumers share.
+            let settled = is_behind.then(|| account.settled().clone());
+            (place, account.snapshot_pending(), settled)
+        })?;
         let mut seen = head.max(place.clear_to);
-        if place.pending.is_none() && place.clear_to < head {
-            let (settled, _) = self.settled(own.id, shard)?;
+        if let Some(settled) = settled {
             let looked = self.look_on((own, shard), &settled, &mut place, head, until);
             seen = looked.unwrap_or_else(|error| {
                 let (subscription, index) = (&own.spec.name, place.clear_to);
@@ -185,7 +187,7 @@ impl Core {
                 place.clear_to
             });
         }
-        self.deliveries.lag.places.lock().insert(key, place);
+        self.account(own.id, shard, |account| account.place = place)?;
         let Place { clear_to: next_index, pending } = place;
         Some(Standing { next_index, pending, seen, head, snapshot_pending })
     }
@@ -230,14 +232,14 @@ impl Core {
     fn check_deadline(&self, own: &Arc<Subscription>, shard: u32, standing: &Standing) {
         let Some(state) = own.shard(shard) else { return };
         let oldest = standing.oldest(own);
+        let now = self.now();
         if let Some(last) = state.overdue
-            && standing.has_recovered(own, oldest, last, self.now())
+            && standing.has_recovered(own, oldest, last, now)
         {
-            self.deliveries.lag.recovered.lock().insert((own.id, shard), last);
+            self.account(own.id, shard, |account| account.recovered = Some(last));
         }
         let Some(pending) = oldest else { return };
-        let now = self.now();
-        let recovered = self.deliveries.lag.recovered(own.id, shard);
+        let recovered = self.deliveries.recovered(own.id, shard);
         if is_overdue(own, pending.counts_from(own), now)
             && is_to_be_told(own, state, recovered, now)
         {
@@ -250,32 +252,25 @@ impl Core {
         }
     }
 
-    fn forget_ended(&self) {
-        let all = self.view.subscriptions();
-        let is_live = |id| all.get(id).is_some_and(|own| own.deleted.is_none());
-        self.deliveries.lag.places.lock().retain(|(id, _), _| is_live(*id));
-        self.deliveries.lag.recovered.lock().retain(|(id, _), _| is_live(*id));
-    }
-
     /// Brings the metrics up to date.
     fn measure_lag(&self) {
         let (all, now) = (self.view.subscriptions(), self.now());
-        let places = self.deliveries.lag.places.lock();
+        let book = self.deliveries.book.lock();
         let (mut overdue, mut oldest) = (0, now);
         for own in all.live() {
             let pending = (0..own.spec.shards).filter_map(|shard| {
-                let pending = places.get(&(own.id, shard)).and_then(|place| place.pending);
+                // One that nobody has looked at is not known to be behind.
+                let account = book.account((own.id, shard))?;
                 // What was acknowledged counts, be it on record or not.
-                self.with_settled(own.id, shard, |settled, snapshot_pending| {
-                    let pending = pending.filter(|own| !settled.contains(own.index));
-                    Pending::oldest(own, pending, snapshot_pending)
-                })?
+                let pending = account.place.after(account.settled()).pending;
+                Pending::oldest(own, pending, account.snapshot_pending())
             });
             if let Some(since) = pending.map(|pending| pending.counts_from(own)).min() {
                 overdue += u64::from(is_overdue(own, since, now));
                 oldest = oldest.min(since);
             }
         }
+        drop(book);
         let pending_ms = u64::try_from(now.0.saturating_sub(oldest.0)).unwrap_or(0);
         self.metrics.subscriptions.set(all.live_count() as u64);
         self.metrics.subscriptions_overdue.set(overdue);

@@ -1,8 +1,7 @@
 //! The thread that writes down what has gathered.
 
-use std::{sync::Arc, thread};
+use std::{io, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::{
@@ -12,28 +11,25 @@ use super::{
 use crate::{
     domain::{DeliveryOverdue, Key, SubscriptionEntry},
     fold::Subscriptions,
-    node::{
-        WriteError,
-        batch::Batch,
-        writer::{self, Admitted, Place},
-    },
+    node::{WriteError, batch::Batch, writer::Jobs},
+    shutdown::{Stage, Threads},
 };
 
 struct Receipts {
     core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
+    jobs: Jobs,
 }
 
-/// Starts the thread. It ends when the node closes and nothing is left, or when writes are stopped.
-pub(super) fn start(
-    core: Arc<Core>,
-    jobs: mpsc::WeakSender<Admitted>,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    let receipts = Receipts { core, jobs };
-    thread::Builder::new().name("receipts".to_owned()).spawn(move || {
+/// Starts the thread. It ends at [`Stage::Deliveries`] once nothing is left, or when writes are stopped.
+pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Result<()> {
+    let receipts = Receipts { core: Arc::clone(core), jobs };
+    let run = move || {
         receipts.run();
         receipts.core.deliveries.stop();
-    })
+    };
+    let woken = Arc::clone(core);
+    threads.spawn("receipts", Stage::Deliveries, move || woken.deliveries.wake(), run)?;
+    Ok(())
 }
 
 /// What was written down.
@@ -51,9 +47,13 @@ impl Receipts {
     fn run(&self) {
         let deliveries = &self.core.deliveries;
         while deliveries.wait_due() {
-            match self.write() {
+            // Taken by the writer, so that nothing is on its way to it when it takes more.
+            let write = |batch: &mut Batch<'_>| {
+                let taken = batch.core().deliveries.take();
+                Ok(batch.deliveries(&taken))
+            };
+            match self.jobs.write(write) {
                 Ok(written) => {
-                    deliveries.gathered.lock().written(&self.core.view);
                     self.core.tell_written(&written);
                 }
                 Err(error) => {
@@ -65,23 +65,6 @@ impl Receipts {
                 }
             }
         }
-    }
-
-    fn write(&self) -> Result<Written, WriteError> {
-        let (reply, answer) = oneshot::channel();
-        let job = writer::job(
-            |batch| {
-                let taken = batch.core().deliveries.take();
-                Ok(batch.deliveries(&taken))
-            },
-            reply,
-        );
-        let jobs = self.jobs.upgrade().ok_or(WriteError::ShuttingDown)?;
-        // There is one job at a time, and a place for it. Were there none, it would wait for one.
-        let place = Place::of_receipts();
-        jobs.blocking_send(Admitted { job, place }).map_err(|_| WriteError::ShuttingDown)?;
-        drop(jobs);
-        answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
     }
 }
 
@@ -160,7 +143,7 @@ impl Batch<'_> {
         let pending = Pending { index: overdue.event_index, since: overdue.pending_since };
         let Some(state) = own.shard(overdue.shard) else { return Ok(None) };
         let is_pending = pending.is_pending(&own, &state.settled, state.snapshot_pending);
-        let recovered = self.core().deliveries.lag.recovered(own.id, overdue.shard);
+        let recovered = self.core().deliveries.recovered(own.id, overdue.shard);
         if !is_pending || !lag::is_to_be_told(&own, state, recovered, recorded_at) {
             return Ok(None);
         }

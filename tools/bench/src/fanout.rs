@@ -17,7 +17,7 @@ use std::{
 
 use clap::Args;
 use consent_ledger::{
-    cli::{act::Act, catalog::file::CatalogFile, error::CliError, progress},
+    cli::{catalog::file::CatalogFile, error::CliError, progress},
     proto::{
         self, CheckRequest, PutChannelRequest, PutPurposeRequest, RecordConsentRequest,
         WatchFilter, WatchRequest, WatchResponse, catalog_service_client::CatalogServiceClient,
@@ -158,7 +158,7 @@ struct World {
     server: ServerProcess,
     writers: Vec<Channel>,
     catalog: CatalogFile,
-    people: Arc<Vec<Act>>,
+    people: Arc<Vec<RecordConsentRequest>>,
 }
 
 impl World {
@@ -305,17 +305,20 @@ async fn put_catalog(catalog: &CatalogFile, channel: Channel) -> Result<(), CliE
 }
 
 /// Records what people did before, and answers one act of each.
-async fn history(catalog: &CatalogFile, channel: Channel) -> Result<Vec<Act>, CliError> {
+async fn history(
+    catalog: &CatalogFile,
+    channel: Channel,
+) -> Result<Vec<RecordConsentRequest>, CliError> {
     let plan = Plan::of(catalog).ok_or_else(|| CliError::failed("the catalogue is empty"))?;
     let traffic = Traffic::new(plan, 1, SUBJECTS, generate::start()?);
-    let acts: Vec<Act> = traffic.take(ACTS_BEFORE).collect();
+    let acts: Vec<RecordConsentRequest> = traffic.take(ACTS_BEFORE).collect();
     let bar = progress::bar(Some(ACTS_BEFORE as u64), "recording what was before");
     let client = ConsentServiceClient::new(channel);
     let mut people = HashMap::new();
     for batch in acts.chunks(IN_FLIGHT) {
         let mut tasks = JoinSet::new();
         for act in batch {
-            let (mut client, request) = (client.clone(), RecordConsentRequest::from(act.clone()));
+            let (mut client, request) = (client.clone(), act.clone());
             tasks.spawn(async move { client.record_consent(request).await.map(drop) });
             people.entry(act.subject.clone()).or_insert_with(|| act.clone());
         }
@@ -323,14 +326,14 @@ async fn history(catalog: &CatalogFile, channel: Channel) -> Result<Vec<Act>, Cl
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
-    let mut people: Vec<Act> = people.into_values().collect();
+    let mut people: Vec<RecordConsentRequest> = people.into_values().collect();
     people.sort_by(|one, other| one.subject.cmp(&other.subject));
     Ok(people)
 }
 
 /// One person withdraws, in turns from one channel and from all.
 fn withdrawal(
-    people: &[Act],
+    people: &[RecordConsentRequest],
     channels: &[String],
     number: u64,
     idempotency_key: String,
@@ -352,7 +355,7 @@ fn withdrawal(
         actor: proto::Actor::Subject.into(),
         effective_at: None,
         idempotency_key,
-        ..RecordConsentRequest::from(known)
+        ..known
     }
 }
 

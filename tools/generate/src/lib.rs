@@ -11,12 +11,15 @@ use std::{
 };
 
 use clap::{Parser, builder::RangedU64ValueParser, value_parser};
-use consent_ledger::cli::{
-    Exit,
-    catalog::file::CatalogFile,
-    error::CliError,
-    output::{Output, Printing},
-    progress, words,
+use consent_ledger::{
+    cli::{
+        Exit,
+        catalog::file::CatalogFile,
+        error::CliError,
+        output::{Output, Printing},
+        progress, words,
+    },
+    json::Compact,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -31,7 +34,8 @@ pub use traffic::{Plan, Traffic};
 const CATALOG: &str = include_str!("../../../examples/catalog.toml");
 
 const AFTER_HELP: &str = "\
-Each line is an act, in the form that `consent-ledger replay --help` shows.
+Each line is an act, in the form that `consent-ledger replay --help` shows. Fields with their default are
+left out.
 
 Examples:
   consent-ledger-generate --seed 7 --acts 1000 | consent-ledger replay -
@@ -141,7 +145,7 @@ fn write(traffic: Traffic, acts: u64, out: &mut Output) -> Result<u64, CliError>
     let bar = progress::bar(Some(acts), "generating");
     let mut subjects = HashSet::new();
     for act in traffic.take(usize::try_from(acts).unwrap_or(usize::MAX)) {
-        out.object(&act)?;
+        out.object(&Compact(&act))?;
         subjects.insert(act.subject);
         bar.inc(1);
     }
@@ -164,9 +168,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use consent_ledger::{
-        cli::act::Act,
-        domain::Subject,
-        proto::{Action, Actor},
+        domain::{Millis, Subject},
+        json,
+        entry::timestamp_ms,
+        proto::{Action, Actor, Change, RecordConsentRequest},
     };
 
     use super::*;
@@ -192,8 +197,8 @@ mod tests {
         let start: Timestamp = START.parse().unwrap();
         let days = |acts: u64| {
             let last = traffic(1).paced_for(acts).take(usize::try_from(acts).unwrap()).last();
-            let at = last.unwrap().effective_at.unwrap();
-            at.duration_since(start).as_hours() / 24
+            let ms = effective_at(&last.unwrap()).0 - start.as_millisecond();
+            ms / (24 * 60 * 60 * 1_000)
         };
         assert!((15..30).contains(&days(10_000)), "three minutes on average");
         assert!((60..91).contains(&days(200_000)), "no more than 90 days");
@@ -201,13 +206,22 @@ mod tests {
 
     #[test]
     fn another_seed_is_other_traffic() {
-        let first: Vec<Act> = traffic(1).take(100).collect();
+        let first: Vec<RecordConsentRequest> = traffic(1).take(100).collect();
         assert_eq!(first, traffic(1).take(100).collect::<Vec<_>>());
         assert_ne!(first, traffic(2).take(100).collect::<Vec<_>>());
     }
 
-    fn example() -> Vec<Act> {
-        EXAMPLE.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fn example() -> Vec<RecordConsentRequest> {
+        EXAMPLE.lines().map(|line| json::from_str(line).unwrap()).collect()
+    }
+
+    fn effective_at(act: &RecordConsentRequest) -> Millis {
+        timestamp_ms(act.effective_at.as_ref().unwrap()).unwrap()
+    }
+
+    fn scope(change: &Change) -> (&str, &str) {
+        let scope = change.scope.as_ref().unwrap();
+        (&scope.purpose, &scope.channel)
     }
 
     #[test]
@@ -215,11 +229,14 @@ mod tests {
         let acts = example();
         let scopes = || acts.iter().flat_map(|act| &act.changes);
         for action in [Action::Grant, Action::Refuse, Action::Withdraw, Action::Object] {
-            assert!(scopes().filter(|change| change.action == action).count() > 200, "{action:?}");
+            assert!(
+                scopes().filter(|change| change.action() == action).count() > 200,
+                "{action:?}"
+            );
         }
         for (purpose, channel) in [(true, false), (false, true), (true, true)] {
             let wide = scopes().filter(|change| {
-                (change.scope.purpose == "*", change.scope.channel == "*") == (purpose, channel)
+                (scope(change).0 == "*", scope(change).1 == "*") == (purpose, channel)
             });
             assert!(wide.count() > 50, "{purpose} {channel}");
         }
@@ -231,7 +248,7 @@ mod tests {
             Actor::System,
             Actor::Import,
         ] {
-            assert!(acts.iter().filter(|act| act.actor == actor).count() > 50, "{actor:?}");
+            assert!(acts.iter().filter(|act| act.actor() == actor).count() > 50, "{actor:?}");
         }
         let touchpoints: HashSet<_> =
             acts.iter().map(|act| act.evidence.as_ref().unwrap().touchpoint.clone()).collect();
@@ -248,14 +265,15 @@ mod tests {
             Subject::parse(&act.subject).unwrap();
             assert!(keys.insert(act.idempotency_key.clone()), "{}", act.idempotency_key);
             assert!(!act.changes.is_empty());
-            let scopes: HashSet<_> = act.changes.iter().map(|change| &change.scope).collect();
+            let scopes: HashSet<_> = act.changes.iter().map(scope).collect();
             assert_eq!(scopes.len(), act.changes.len(), "no two changes with one scope");
             for change in &act.changes {
-                let scope = &change.scope;
-                assert!(scope.purpose == "*" || known.contains(scope.purpose.as_str()));
-                if change.action == Action::Grant {
-                    assert!(scope.purpose != "*" && scope.channel != "*");
-                    assert!(change.expires_at.is_none_or(|at| at > act.effective_at.unwrap()));
+                let (purpose, channel) = scope(change);
+                assert!(purpose == "*" || known.contains(purpose));
+                if change.action() == Action::Grant {
+                    assert!(purpose != "*" && channel != "*");
+                    let end = change.expires_at.as_ref().map(|at| timestamp_ms(at).unwrap());
+                    assert!(end.is_none_or(|end| end > effective_at(&act)));
                 } else {
                     assert!(change.expires_at.is_none());
                 }
@@ -274,10 +292,11 @@ mod tests {
         let mut counts: Vec<u32> = counts.into_values().collect();
         counts.sort_unstable_by(|a, b| b.cmp(a));
         assert!(counts[0] > 500 && counts[0] > 8 * counts[9], "{:?}", &counts[..10]);
-        let times: Vec<_> = acts.iter().map(|act| act.effective_at.unwrap()).collect();
+        let times: Vec<_> = acts.iter().map(effective_at).collect();
         let late = times.windows(2).filter(|pair| pair[1] < pair[0]).count();
         assert!((50..1_000).contains(&late), "{late} acts arrive late");
-        assert!(times.iter().all(|time| *time < "2026-03-01T00:00:00Z".parse().unwrap()));
+        let march: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        assert!(times.iter().all(|time| time.0 < march.as_millisecond()));
         assert!(times[9_999] > times[0]);
     }
 }

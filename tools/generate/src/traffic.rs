@@ -5,11 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 
 use consent_ledger::{
-    cli::{
-        act::{Act, Change, Evidence, Scope},
-        catalog::file::CatalogFile,
-    },
-    proto::{Action, Actor, LegalBasis},
+    cli::{catalog::file::CatalogFile, words::wire_time},
+    proto::{Action, Actor, Change, Evidence, LegalBasis, RecordConsentRequest, Scope},
 };
 
 use super::{
@@ -157,15 +154,9 @@ impl Scene {
 
     fn change(&mut self, action: Action, scope: Scope) {
         // An act says one thing about one scope.
-        if self.changes.iter().all(|change| change.scope != scope) {
-            let change = Change {
-                action,
-                scope,
-                purpose_version: None,
-                expires_at: None,
-                data_categories: Vec::new(),
-            };
-            self.changes.push(change);
+        if self.changes.iter().all(|change| change.scope.as_ref() != Some(&scope)) {
+            let (action, scope) = (action.into(), Some(scope));
+            self.changes.push(Change { action, scope, ..Change::default() });
         }
     }
 
@@ -219,7 +210,7 @@ impl Traffic {
         self
     }
 
-    fn act(&mut self) -> Act {
+    fn act(&mut self) -> RecordConsentRequest {
         let rank = self.zipf.draw(&mut self.dice);
         let seed = self.seed;
         let mut person = self.people.remove(&rank).unwrap_or_else(|| Person::new(seed, rank));
@@ -230,29 +221,30 @@ impl Traffic {
     }
 
     /// Gives an act its time, its expiries, its evidence and its key.
-    fn finish(&mut self, mut scene: Scene, person: &Person) -> Act {
+    fn finish(&mut self, mut scene: Scene, person: &Person) -> RecordConsentRequest {
         self.acts += 1;
         let gap_ms_min = self.gap_ms / 90;
         self.elapsed_ms += signed(self.dice.between(gap_ms_min, 2 * self.gap_ms - gap_ms_min));
         // Nothing took effect before the start.
         let effective_ms = self.start_ms + (self.elapsed_ms - signed(scene.late_ms)).max(0);
         self.expire_some(&mut scene, effective_ms);
-        Act {
+        RecordConsentRequest {
             subject: person.subject.clone(),
-            actor: scene.actor,
-            effective_at: Some(timestamp(effective_ms)),
+            actor: scene.actor.into(),
+            effective_at: Some(wire_time(timestamp(effective_ms))),
             evidence: Some(self.evidence(&mut scene, person)),
             changes: scene.changes,
-            preferences: None,
             idempotency_key: format!("seed-{}-act-{}", self.seed, self.acts),
+            ..RecordConsentRequest::default()
         }
     }
 
     fn expire_some(&mut self, scene: &mut Scene, effective_ms: i64) {
         for change in &mut scene.changes {
-            if change.action == Action::Grant && self.dice.chance(8) {
+            if change.action() == Action::Grant && self.dice.chance(8) {
                 let days = self.dice.weighted(&[(3, 30), (3, 90), (2, 365), (2, 1_825)]);
-                change.expires_at = Some(timestamp(effective_ms + signed(days * DAY_MS)));
+                change.expires_at =
+                    Some(wire_time(timestamp(effective_ms + signed(days * DAY_MS))));
             }
         }
     }
@@ -297,9 +289,9 @@ impl Traffic {
 }
 
 impl Iterator for Traffic {
-    type Item = Act;
+    type Item = RecordConsentRequest;
 
-    fn next(&mut self) -> Option<Act> {
+    fn next(&mut self) -> Option<RecordConsentRequest> {
         Some(self.act())
     }
 }

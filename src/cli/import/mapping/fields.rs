@@ -1,11 +1,11 @@
 //! The fields of a record, read as the mapping says.
 
 use super::{
-    super::{csv::Record, rejects::Reject},
+    super::csv::Record,
     Mapping,
     parts::{Column, Text, Time},
 };
-use crate::proto::{self, Action, Actor, ImportRow};
+use crate::proto::{self, Action, Actor, ImportReject, ImportRow};
 
 /// A mapping whose columns are found.
 #[derive(Debug)]
@@ -25,9 +25,9 @@ pub(super) struct Wrong {
 
 impl Bound {
     /// A record as a row.
-    pub(in crate::cli::import) fn row(&self, record: &Record) -> Result<ImportRow, Reject> {
+    pub(in crate::cli::import) fn row(&self, record: &Record) -> Result<ImportRow, ImportReject> {
         let fields = Fields { bound: self, record };
-        fields.row().map_err(|wrong| Reject {
+        fields.row().map_err(|wrong| ImportReject {
             line: record.line,
             field: wrong.field,
             reason: wrong.reason.to_owned(),

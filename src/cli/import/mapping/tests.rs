@@ -3,10 +3,10 @@
 use std::io::Cursor;
 
 use super::{
-    super::{csv::Records, input::Place, rejects::Reject},
+    super::{csv::Records, input::Place},
     *,
 };
-use crate::proto::{self, Action, Actor, ImportRow};
+use crate::proto::{self, Action, Actor, ImportReject, ImportRow};
 
 const EXAMPLE: &str = include_str!("../../../../examples/import-mapping.toml");
 const EXAMPLE_CSV: &str = include_str!("../../../../examples/import.csv");
@@ -22,7 +22,7 @@ refuse = ["no"]
 withdraw = ["gone"]
 "#;
 
-fn read(mapping: &str, csv: &[u8]) -> Vec<Result<ImportRow, Reject>> {
+fn read(mapping: &str, csv: &[u8]) -> Vec<Result<ImportRow, ImportReject>> {
     let mapping = Mapping::parse(mapping).unwrap();
     let from = Box::new(Cursor::new(csv.to_vec()));
     let mut records = Records::new(from, mapping.delimiter, Place::START);

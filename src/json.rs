@@ -1,0 +1,181 @@
+//! ProtoJSON: messages of the protocol as JSON, as the protobuf specification maps them
+//! (<https://protobuf.dev/programming-guides/json/>).
+//!
+//! The descriptors of the protocol say which fields there are: a field that a message gains is
+//! printed and read from then on, with no line of code for it. Names are lowerCamelCase, enum values
+//! are names, 64-bit integers are strings, bytes are base64, times are RFC 3339, and spans of time
+//! are seconds with an `s`.
+//!
+//! Of the choices that the specification leaves, [`ProtoJson`] prints every field that has no
+//! presence, also where it has its default: a script finds the same fields in every message. A field
+//! with presence is printed if it is set. Reading takes fields in any order and with their names in
+//! the protocol, too; a field that the message does not have is an error.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use prost::Name;
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
+    ReflectMessage as _, SerializeOptions,
+};
+use serde::{Deserializer, Serialize, Serializer, de, ser};
+use serde_json::Value;
+
+use crate::proto::FILE_DESCRIPTOR_SET;
+
+static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled these descriptors")
+});
+
+const EVERY_FIELD: SerializeOptions = SerializeOptions::new().skip_default_fields(false);
+const SET_FIELDS: SerializeOptions = SerializeOptions::new();
+
+/// A message that serializes as ProtoJSON, with every field that has no presence.
+#[derive(Debug, Clone, Copy)]
+pub struct ProtoJson<'a, M>(pub &'a M);
+
+impl<M: Name> Serialize for ProtoJson<'_, M> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        write(self.0, &EVERY_FIELD, to)
+    }
+}
+
+/// A message that serializes as ProtoJSON, without the fields that have their default: for requests
+/// that people read and write.
+#[derive(Debug, Clone, Copy)]
+pub struct Compact<'a, M>(pub &'a M);
+
+impl<M: Name> Serialize for Compact<'_, M> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        write(self.0, &SET_FIELDS, to)
+    }
+}
+
+/// Writes a message as [`ProtoJson`] does, for `#[serde(serialize_with)]`.
+///
+/// # Errors
+/// The message holds a time or a span of time that has no JSON form, or the serializer fails.
+pub fn serialize<M: Name, S: Serializer>(message: &M, to: S) -> Result<S::Ok, S::Error> {
+    ProtoJson(message).serialize(to)
+}
+
+/// As [`serialize`], for a message that may be missing: it is `null` then.
+///
+/// # Errors
+/// As [`serialize`].
+pub fn serialize_option<M: Name, S: Serializer>(
+    message: &Option<M>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    message.as_ref().map(ProtoJson).serialize(to)
+}
+
+/// As [`serialize`], for a list of messages.
+///
+/// # Errors
+/// As [`serialize`].
+pub fn serialize_list<M: Name, S: Serializer>(messages: &[M], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(messages.iter().map(ProtoJson))
+}
+
+/// Reads a message from ProtoJSON.
+///
+/// # Errors
+/// The JSON is not of this message: a field that it does not have, a value of another kind.
+pub fn deserialize<'de, M: Name + Default, D: Deserializer<'de>>(from: D) -> Result<M, D::Error> {
+    let descriptor = descriptor::<M>().map_err(de::Error::custom)?;
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    DynamicMessage::deserialize_with_options(descriptor, from, &options)?
+        .transcode_to()
+        .map_err(de::Error::custom)
+}
+
+/// Reads a message from the text of one JSON object.
+///
+/// # Errors
+/// The text is not JSON, or as [`deserialize`].
+pub fn from_str<M: Name + Default>(text: &str) -> serde_json::Result<M> {
+    let mut from = serde_json::Deserializer::from_str(text);
+    let message = deserialize(&mut from)?;
+    from.end()?;
+    Ok(message)
+}
+
+/// The field of a oneof that is set.
+#[must_use]
+pub fn field_in_oneof<M: Name>(message: &M, oneof: &str) -> Option<FieldDescriptor> {
+    let message = reflect(message).ok()?;
+    let oneof = message.descriptor().oneofs().find(|candidate| candidate.name() == oneof)?;
+    oneof.fields().find(|field| message.has_field(field))
+}
+
+fn descriptor<M: Name>() -> Result<MessageDescriptor, String> {
+    let name = M::full_name();
+    DESCRIPTORS.get_message_by_name(&name).ok_or_else(|| format!("{name} has no descriptor"))
+}
+
+fn reflect<M: Name>(message: &M) -> Result<DynamicMessage, String> {
+    let mut reflected = DynamicMessage::new(descriptor::<M>()?);
+    reflected.transcode_from(message).map_err(|error| error.to_string())?;
+    Ok(reflected)
+}
+
+fn write<M: Name, S: Serializer>(
+    message: &M,
+    options: &SerializeOptions,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let reflected = reflect(message).map_err(ser::Error::custom)?;
+    let json = reflected.serialize_with_options(serde_json::value::Serializer, options);
+    let json = json.map_err(ser::Error::custom)?;
+    Ordered { json: &json, descriptor: &reflected.descriptor() }.serialize(to)
+}
+
+/// JSON of a message, or of a list of them, in a fixed order: fields by their number in the protocol,
+/// entries of maps by their key. Reflection keeps maps in no order, and the same message is to be the
+/// same text each time.
+struct Ordered<'a> {
+    json: &'a Value,
+    descriptor: &'a MessageDescriptor,
+}
+
+impl Serialize for Ordered<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Self { json, descriptor } = self;
+        match json {
+            Value::Object(entries) if descriptor.is_map_entry() => {
+                to.collect_map(entries.iter().collect::<BTreeMap<_, _>>())
+            }
+            Value::Object(values) => {
+                let fields = descriptor.fields();
+                to.collect_map(fields.filter_map(|field| {
+                    let json = values.get(field.json_name())?;
+                    Some((field.json_name().to_owned(), OrderedField { json, kind: field.kind() }))
+                }))
+            }
+            Value::Array(items) => {
+                to.collect_seq(items.iter().map(|json| Ordered { json, descriptor }))
+            }
+            // Well-known types are texts.
+            text => text.serialize(to),
+        }
+    }
+}
+
+/// JSON of a field.
+struct OrderedField<'a> {
+    json: &'a Value,
+    kind: Kind,
+}
+
+impl Serialize for OrderedField<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match &self.kind {
+            Kind::Message(descriptor) => Ordered { json: self.json, descriptor }.serialize(to),
+            _ => self.json.serialize(to),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

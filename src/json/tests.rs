@@ -1,0 +1,282 @@
+//! Every message that is printed, posted or read, with every field that its descriptor has.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use prost::{Message as _, bytes::Bytes};
+use prost_reflect::{MapKey, ReflectMessage as _, Value as Field};
+use serde_json::{Map, json, to_value};
+
+use super::*;
+use crate::proto::*;
+
+/// What is done with each type of message.
+struct Case {
+    name: String,
+    check: fn(&DynamicMessage),
+}
+
+macro_rules! cases {
+    ($($message:ident)*) => {
+        vec![$(Case { name: $message::full_name(), check: check::<$message> }),*]
+    };
+}
+
+/// The messages that are printed, posted or read. What holds them as a field need not name them.
+fn cases() -> Vec<Case> {
+    cases! {
+        // Answers of the server. Each is printed, or read page by page.
+        BatchCheckResponse CheckResponse ConfirmConsentResponse ConsumeResponse
+        CreateSubscriptionResponse DeleteSubscriptionResponse FilterAudienceResponse
+        GetCheckpointResponse GetConsistencyProofResponse GetDecisionKeyResponse
+        GetInclusionProofResponse GetPreferencesResponse GetPropagationResponse
+        GetPurposeResponse GetReceiptResponse ImportConsentsResponse LinkSubjectsResponse
+        ListChannelsResponse ListDeadLettersResponse ListDecisionsResponse ListEntriesResponse
+        ListHistoryResponse ListPurposesResponse ListSubscriptionsResponse
+        PreviewPurposeChangeResponse PutChannelResponse PutPurposeResponse RecordConsentResponse
+        RecordUseResponse ReplayDeadLettersResponse UnlinkSubjectsResponse WatchResponse
+        // Parts of them that have a line of their own.
+        AudienceSummary Channel ChangeResult DeadLetter Evidence ImportReject OutcomeCount Purpose
+        SubscriptionStatus
+        // What `export` decodes.
+        Entry
+        // What webhooks post.
+        CatalogEvent ConsentEvent LinkEvent OverdueEvent SnapshotEnd SnapshotSubject
+        // What `replay` and `import` read.
+        ImportRow RecordConsentRequest
+    }
+}
+
+#[test]
+fn every_field_is_printed_and_read_back() {
+    for case in cases() {
+        let descriptor = DESCRIPTORS.get_message_by_name(&case.name).unwrap();
+        let samples = samples(&descriptor);
+        let set: BTreeSet<u32> =
+            samples.iter().flat_map(|sample| sample.fields().map(|(it, _)| it.number())).collect();
+        let all: BTreeSet<u32> = descriptor.fields().map(|field| field.number()).collect();
+        assert_eq!(set, all, "{}: some sample has each field", case.name);
+        samples.iter().for_each(case.check);
+        (case.check)(&DynamicMessage::new(descriptor));
+    }
+}
+
+#[test]
+fn no_answer_of_the_protocol_is_missing_here() {
+    let named: BTreeSet<String> = cases().into_iter().map(|case| case.name).collect();
+    let methods = DESCRIPTORS.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    for method in methods {
+        let output = method.output();
+        assert!(named.contains(output.full_name()), "{} is not checked", output.full_name());
+    }
+}
+
+/// Prints a message, compares the JSON with the message field by field, and reads it back.
+fn check<M: Name + Default + PartialEq + Debug>(sample: &DynamicMessage) {
+    let message: M = sample.transcode_to().unwrap();
+    let printed = to_value(ProtoJson(&message)).unwrap();
+    assert_eq!(printed, expected(sample, true), "{}", M::full_name());
+    let compact = to_value(Compact(&message)).unwrap();
+    assert_eq!(compact, expected(sample, false), "{}", M::full_name());
+    for text in [printed, compact] {
+        assert_eq!(from_str::<M>(&text.to_string()).unwrap(), message);
+    }
+}
+
+/// The JSON of a message, written from the specification, with or without defaults.
+fn expected(message: &DynamicMessage, with_defaults: bool) -> Value {
+    let descriptor = message.descriptor();
+    match descriptor.full_name() {
+        "google.protobuf.Timestamp" => return json!("2026-01-31T12:00:00.250Z"),
+        "google.protobuf.Duration" => return json!("90.500s"),
+        _ => {}
+    }
+    let mut fields = Map::new();
+    for field in descriptor.fields() {
+        let is_shown = message.has_field(&field) || (with_defaults && !field.supports_presence());
+        if is_shown {
+            let value = message.get_field(&field);
+            let json = expected_field(&value, &field.kind(), with_defaults);
+            fields.insert(camel_case(field.name()), json);
+        }
+    }
+    Value::Object(fields)
+}
+
+fn expected_field(value: &Field, kind: &Kind, with_defaults: bool) -> Value {
+    match value {
+        Field::Bool(flag) => json!(flag),
+        Field::I32(number) => json!(number),
+        Field::U32(number) => json!(number),
+        Field::I64(number) => json!(number.to_string()),
+        Field::U64(number) => json!(number.to_string()),
+        Field::String(text) => json!(text),
+        Field::Bytes(bytes) => json!(BASE64_STANDARD.encode(bytes)),
+        Field::EnumNumber(number) => {
+            json!(kind.as_enum().unwrap().get_value(*number).unwrap().name())
+        }
+        Field::Message(message) => expected(message, with_defaults),
+        Field::List(items) => {
+            items.iter().map(|item| expected_field(item, kind, with_defaults)).collect()
+        }
+        Field::Map(entries) => {
+            let kind = kind.as_message().unwrap().map_entry_value_field().kind();
+            let entry = |(key, value): (&MapKey, &Field)| {
+                let key = key.as_str().unwrap().to_owned();
+                (key, expected_field(value, &kind, with_defaults))
+            };
+            Value::Object(entries.iter().map(entry).collect())
+        }
+        Field::F32(_) | Field::F64(_) => panic!("the protocol has no fractions"),
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| name + &word[..1].to_ascii_uppercase() + &word[1..])
+}
+
+/// Messages that, taken together, set every field, every field of each oneof, and every value of each
+/// enum.
+fn samples(descriptor: &MessageDescriptor) -> Vec<DynamicMessage> {
+    let mut message = DynamicMessage::new(descriptor.clone());
+    match descriptor.full_name() {
+        "google.protobuf.Timestamp" => {
+            message.set_field_by_name("seconds", Field::I64(1_769_860_800));
+            message.set_field_by_name("nanos", Field::I32(250_000_000));
+            return vec![message];
+        }
+        "google.protobuf.Duration" => {
+            message.set_field_by_name("seconds", Field::I64(90));
+            message.set_field_by_name("nanos", Field::I32(500_000_000));
+            return vec![message];
+        }
+        _ => {}
+    }
+    // What can be set together with everything else: a field, or one of a oneof's.
+    let with_value =
+        |field: FieldDescriptor| values(&field).into_iter().map(move |it| (field.clone(), it));
+    let alone = descriptor
+        .fields()
+        .filter(|field| field.containing_oneof().is_none_or(|oneof| oneof.is_synthetic()));
+    let mut choices: Vec<Vec<_>> = alone.map(|field| with_value(field).collect()).collect();
+    let oneofs = descriptor.oneofs().filter(|oneof| !oneof.is_synthetic());
+    choices.extend(oneofs.map(|oneof| oneof.fields().flat_map(with_value).collect()));
+
+    let count = choices.iter().map(Vec::len).max().unwrap_or(0);
+    let sample = |number: usize| {
+        let mut message = message.clone();
+        for choice in &choices {
+            let (field, value) = &choice[number % choice.len()];
+            message.set_field(field, value.clone());
+        }
+        message
+    };
+    (0..count).map(sample).collect()
+}
+
+/// Values of a field, of which none is all that there is to it.
+fn values(field: &FieldDescriptor) -> Vec<Field> {
+    if field.is_map() {
+        let values =
+            kind_values(&field.kind().as_message().unwrap().map_entry_value_field().kind());
+        let keys = (0..values.len()).rev().map(|key| MapKey::String(format!("key {key}")));
+        return vec![Field::Map(keys.zip(values).collect::<HashMap<_, _>>())];
+    }
+    let values = kind_values(&field.kind());
+    if field.is_list() { vec![Field::List(values)] } else { values }
+}
+
+fn kind_values(kind: &Kind) -> Vec<Field> {
+    match kind {
+        Kind::Bool => vec![Field::Bool(true)],
+        Kind::Int32 => vec![Field::I32(i32::MIN)],
+        Kind::Uint32 => vec![Field::U32(u32::MAX)],
+        Kind::Int64 => vec![Field::I64(i64::MIN)],
+        Kind::Uint64 => vec![Field::U64(u64::MAX)],
+        Kind::String => vec![Field::String("\"ü\"\n".to_owned())],
+        Kind::Bytes => vec![Field::Bytes(Bytes::from_static(&[0xfb, 0xff, 0xfe, 0]))],
+        Kind::Enum(descriptor) => {
+            descriptor.values().map(|value| Field::EnumNumber(value.number())).collect()
+        }
+        Kind::Message(descriptor) => samples(descriptor).into_iter().map(Field::Message).collect(),
+        other => panic!("the protocol has no {other:?} so far"),
+    }
+}
+
+fn text<M: Name>(message: &M) -> String {
+    serde_json::to_string(&ProtoJson(message)).unwrap()
+}
+
+#[test]
+fn the_same_message_is_the_same_text_each_time() {
+    let attributes = (0..50).map(|key| (format!("{key:02}"), String::new()));
+    let evidence = Evidence { attributes: attributes.collect(), ..Evidence::default() };
+    let row = ImportRow { evidence: Some(evidence), row_key: "k".into(), ..ImportRow::default() };
+    let json = text(&row);
+    assert!(
+        json.starts_with(r#"{"line":"0","subject":"","actor":"ACTOR_UNSPECIFIED","changes":[],"#)
+    );
+    assert!(json.ends_with(r#""rowKey":"k"}"#), "fields go by their numbers: {json}");
+    let places: Vec<_> = (0..50).map(|key| json.find(&format!("\"{key:02}\""))).collect();
+    assert!(places.is_sorted() && places[0].is_some(), "entries of maps go by their keys: {json}");
+}
+
+#[test]
+fn what_a_message_does_not_have_is_an_error_that_names_it() {
+    let error = |text: &str| from_str::<RecordConsentRequest>(text).unwrap_err().to_string();
+    for (text, want) in [
+        (r#"{"subject":"a:b","evidance":{}}"#, "'evidance'"),
+        (r#"{"evidence":{"touch_point":""}}"#, "'touch_point'"),
+        (r#"{"actor":"subject"}"#, "'subject'"),
+        (r#"{"effectiveAt":"yesterday"}"#, "at line 1 column"),
+        (r#"{"effectiveAt":"2026-01-01"}"#, "at line 1 column"),
+        (r#"{"evidence":{"noticeHash":"0!"}}"#, "base64"),
+        (r#"{"subject":7}"#, "a string"),
+        (r#"{"subject":"a:b"} {}"#, "trailing characters"),
+        (r#"["subject"]"#, "a map"),
+        ("not json", "at line 1 column"),
+    ] {
+        assert!(error(text).contains(want), "{text}: {}", error(text));
+    }
+}
+
+#[test]
+fn names_of_the_protocol_and_nulls_are_read_too() {
+    let json = r#"{"idempotency_key":"k","idempotencyKey":null,"wait_for_checkpoint":true}"#;
+    let request: RecordConsentRequest = from_str(json).unwrap();
+    assert_eq!((&*request.idempotency_key, request.wait_for_checkpoint), ("k", true));
+}
+
+#[test]
+fn a_value_of_a_newer_server_is_its_number() {
+    let answer = CheckResponse { reason: 999, ..CheckResponse::default() };
+    assert!(text(&answer).contains(r#""reason":999"#));
+    assert_eq!(from_str::<CheckResponse>(&text(&answer)).unwrap(), answer);
+}
+
+#[test]
+fn the_field_of_a_oneof_is_named() {
+    let body = entry::Body::PurposePut(PurposePut::default());
+    let field = field_in_oneof(&Entry { body: Some(body), ..Entry::default() }, "body").unwrap();
+    assert_eq!((field.name(), field.json_name()), ("purpose_put", "purposePut"));
+    assert!(field_in_oneof(&Entry::default(), "body").is_none());
+}
+
+#[test]
+fn a_message_without_a_descriptor_is_an_error() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Stranger {}
+    impl Name for Stranger {
+        const NAME: &'static str = "Stranger";
+        const PACKAGE: &'static str = "elsewhere";
+    }
+    let error = to_value(ProtoJson(&Stranger {})).unwrap_err().to_string();
+    assert!(error.contains("elsewhere.Stranger"), "{error}");
+    assert!(from_str::<Stranger>("{}").is_err());
+    assert!(Stranger {}.encode_to_vec().is_empty());
+}

@@ -1,0 +1,149 @@
+//! Cases of one account. What holds over any number of steps is in the tests of the book.
+
+use super::*;
+use crate::node::{
+    consume::{CREDITS_MAX, IN_FLIGHT_MAX},
+    delivery::unrecorded::RIDE_ENTRIES_MAX,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+const NOW: Millis = Millis(1);
+
+fn begun(
+    settled: Settled,
+    snapshot_pending: bool,
+    credits: u32,
+    redeliver_after: Option<Duration>,
+) -> Account<u64> {
+    let start_index = settled.next();
+    let state = ShardState { settled, snapshot_pending, overdue: None };
+    let mut account = Account::on_record(&state, start_index);
+    account.begin(credits, redeliver_after);
+    account
+}
+
+fn account(credits: u32) -> Account<u64> {
+    begun(Settled::before(0), false, credits, Some(TIMEOUT))
+}
+
+fn single(indexes: &[u64]) -> Acknowledged {
+    Acknowledged { indexes: indexes.to_vec(), ..Acknowledged::default() }
+}
+
+fn before(next: u64) -> Acknowledged {
+    Acknowledged { next_index: Some(next), ..Acknowledged::default() }
+}
+
+#[test]
+fn more_credits_than_there_may_be_are_not_given() {
+    let mut account = account(u32::MAX);
+    account.credit(u32::MAX);
+    for index in 0..u64::from(CREDITS_MAX) {
+        assert!(account.has_room());
+        account.deliver(index, index, Duration::ZERO).unwrap();
+        account.acknowledge(&before(index + 1), NOW).unwrap();
+    }
+    assert!(!account.has_room());
+}
+
+#[test]
+fn an_event_that_nobody_acknowledges_holds_up_only_so_many() {
+    let mut account = account(0);
+    let mut delivered = 0;
+    let mut deliver = |account: &mut Account<u64>| {
+        account.credit(1);
+        let room = account.has_room();
+        if room {
+            // Every other index is an event: what is acknowledged leaves a range of its own.
+            account.deliver(delivered * 2, 0, Duration::ZERO).unwrap();
+            delivered += 1;
+        }
+        room.then(|| (delivered - 1) * 2)
+    };
+    deliver(&mut account).unwrap();
+    let mut kept = 1;
+    while let Some(index) = deliver(&mut account) {
+        account.acknowledge(&single(&[index]), NOW).unwrap();
+        kept += 1;
+    }
+    assert_eq!(kept, IN_FLIGHT_MAX);
+    let mut next = begun(account.settled().clone(), false, 1, None);
+    assert!(next.has_room(), "the next consumer begins with the oldest");
+    assert_eq!(next.deliver(0, 0, Duration::ZERO), Some(Sent { event: 0, attempt: 1 }));
+    account.acknowledge(&single(&[0]), NOW).unwrap();
+    assert!(account.has_room());
+    assert_eq!(account.settled().count_above(), 0, "what was between is settled, too");
+}
+
+#[test]
+fn without_a_timeout_nothing_is_delivered_again() {
+    let mut account = begun(Settled::before(0), false, 2, None);
+    account.deliver(4, 4, Duration::ZERO).unwrap();
+    assert_eq!(account.redelivery_at(), None);
+    assert_eq!(account.redeliver(Duration::MAX), None);
+}
+
+#[test]
+fn a_snapshot_is_settled_by_what_follows_its_end() {
+    let mut account = begun(Settled::before(7), true, 10, None);
+    account.snapshot_sent();
+    let snapshot = Acknowledged { snapshot: true, ..Acknowledged::default() };
+    let refused = Err(NotDelivered { index: 7, delivered: 7 });
+    assert_eq!(account.acknowledge(&snapshot, NOW), refused);
+    assert_eq!(account.acknowledge(&before(7), NOW), Ok(0));
+    assert!(account.snapshot_pending(), "its end was not delivered yet");
+    account.snapshot_ended(7);
+    account.caught_up(9, NOW);
+    assert_eq!(account.settled(), &Settled::before(9));
+    assert_eq!(account.acknowledge(&before(6), NOW), Ok(0));
+    assert!(account.snapshot_pending(), "it ends after that");
+    assert_eq!(account.unrecorded.count(), 0);
+    assert_eq!(account.acknowledge(&before(7), NOW), Ok(0));
+    assert!(!account.snapshot_pending());
+    assert_eq!(account.unrecorded.count(), 1, "it goes on record");
+    assert_eq!(account.acknowledge(&before(7), NOW), Ok(0));
+    assert_eq!(account.unrecorded.count(), 1, "once is enough");
+    for index in 9..17 {
+        assert!(account.has_room(), "two of ten credits were spent");
+        account.deliver(index, index, Duration::ZERO).unwrap();
+        account.acknowledge(&before(index + 1), NOW).unwrap();
+    }
+    assert!(!account.has_room());
+}
+
+#[test]
+fn an_acknowledgement_beyond_the_snapshot_settles_it() {
+    let mut account = begun(Settled::before(7), true, 10, None);
+    account.snapshot_ended(7);
+    account.deliver(8, 8, Duration::ZERO).unwrap();
+    assert_eq!(account.acknowledge(&single(&[8]), NOW), Ok(1));
+    assert!(account.snapshot_pending(), "an event alone says nothing of the snapshot");
+    assert_eq!(account.acknowledge(&before(9), NOW), Ok(0));
+    assert!(!account.snapshot_pending());
+}
+
+#[test]
+fn a_place_without_events_waits_for_the_next_event_unless_it_is_far() {
+    let mut near = account(0);
+    near.settle(&before(RIDE_ENTRIES_MAX - 1), 0, NOW);
+    assert!(!near.unrecorded.is_due());
+    near.settle(&before(RIDE_ENTRIES_MAX), 0, NOW);
+    assert!(near.unrecorded.is_due());
+    let mut other = account(0);
+    other.settle(&before(7), 0, NOW);
+    other.settle(&single(&[9]), 1, NOW);
+    assert!(other.unrecorded.is_due());
+    assert_eq!(other.unrecorded.acknowledged(), [0..7, 9..10]);
+}
+
+#[test]
+fn what_was_not_given_up_is_no_dead_letter_that_was_delivered() {
+    let mut account = account(3);
+    account.deliver(4, 4, Duration::ZERO).unwrap();
+    account.redelivered(&[4, 9], NOW, |_| true);
+    assert!(!account.settled().contains(4) && !account.settled().contains(9));
+    assert_eq!(account.unrecorded.count(), 0);
+    assert_eq!(account.acknowledge(&single(&[4]), NOW), Ok(1));
+    account.redelivered(&[4], NOW, |_| true);
+    assert_eq!(account.unrecorded.count(), 1, "it is acknowledged already");
+}

@@ -1,0 +1,118 @@
+//! Reading the ledger as it is: up to which revision, and entry by entry.
+
+use tokio::time::timeout;
+
+use super::{Core, Node, ReadError, RevisionNotReached};
+use crate::{
+    domain::{Entry, Millis},
+    ledger::{chain, envelope},
+};
+
+/// About how many bytes of entries are read for one answer.
+const READ_BYTES: usize = 1 << 20;
+
+/// Size and chain hash of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Name of the ledger.
+    pub origin: String,
+    /// Identity of the ledger.
+    pub ledger_id: [u8; 16],
+    /// Number of entries.
+    pub size: u64,
+    /// `hash(size - 1)`.
+    pub chain_hash: [u8; 32],
+    /// When the last of these entries was recorded.
+    pub recorded_at: Millis,
+}
+
+impl Node {
+    /// Number of entries that every answer takes into account.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.core.view.applied()
+    }
+
+    /// Waits until the node is at `revision`, for as long as the configuration allows.
+    ///
+    /// # Errors
+    /// [`RevisionNotReached`].
+    pub async fn reach(&self, revision: Option<u64>) -> Result<(), RevisionNotReached> {
+        let Some(wanted) = revision.filter(|&wanted| wanted > self.revision()) else {
+            return Ok(());
+        };
+        let mut applied = self.core.view.applied_changes();
+        let reached = timeout(self.revision_wait, applied.wait_for(|&applied| applied >= wanted));
+        if let Ok(Ok(_)) = reached.await {
+            return Ok(());
+        }
+        Err(RevisionNotReached { wanted, reached: self.revision() })
+    }
+
+    /// Number of data subjects that the vault holds.
+    #[must_use]
+    pub fn subjects(&self) -> u64 {
+        self.core.vault.subjects()
+    }
+
+    /// Size and chain hash of the ledger. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
+        self.core.checkpoint()
+    }
+
+    /// The exact bytes of entries from `start` on, before `end`, as many as fit into about 1 MiB
+    /// and at least one if there is one. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::IndexOutOfRange`] if `start` lies beyond the head.
+    pub fn entries(&self, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+        self.core.entries(start, end)
+    }
+}
+
+impl Core {
+    /// The moment at which questions are decided: the machine's now, but never before the last
+    /// entry. A clock that is set back does not bring expired grants back.
+    pub(super) fn now(&self) -> Millis {
+        Millis::now().max(self.writes.recorded_at())
+    }
+
+    /// Size and chain hash of the ledger. Blocking.
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
+        let size = self.view.applied();
+        let bytes = self.entry_bytes(size.saturating_sub(1))?;
+        Ok(Checkpoint {
+            origin: self.ledger.origin.clone(),
+            ledger_id: self.ledger.ledger_id,
+            size,
+            chain_hash: chain::hash(&bytes),
+            recorded_at: envelope::decode(&bytes)?.recorded_at,
+        })
+    }
+
+    /// The exact bytes of entries. Blocking.
+    pub(super) fn entries(&self, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ReadError> {
+        let head = self.view.applied();
+        if start > head {
+            return Err(ReadError::IndexOutOfRange { index: start, head });
+        }
+        let end = end.min(head);
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        Ok((start..).zip(self.backend.read(start, end, READ_BYTES)?).collect())
+    }
+
+    /// One entry. Blocking.
+    pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
+        Ok(envelope::decode(&self.entry_bytes(index)?)?)
+    }
+
+    pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {
+        let mut entries = self.backend.read(index, index + 1, READ_BYTES)?;
+        entries.pop().ok_or(ReadError::IndexOutOfRange { index, head: self.view.applied() })
+    }
+}
