@@ -169,8 +169,8 @@ mod tests {
 
     use consent_ledger::{
         domain::{Millis, Subject},
-        json,
         entry::timestamp_ms,
+        json,
         proto::{Action, Actor, Change, RecordConsentRequest},
     };
 
