@@ -136,6 +136,12 @@ pub enum Fault {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
+    /// A call of the protocol that is still to be built.
+    #[error("this version of the server does not have {call} yet")]
+    NotImplemented {
+        /// Its name.
+        call: &'static str,
+    },
     /// Anything that should not happen. The text is for the log alone.
     #[error("{0}")]
     Internal(String),
@@ -187,6 +193,7 @@ impl Fault {
                 Details::of(ErrorReason::DeadlineExceeded).with("limit_ms", limit_ms)
             }
             Self::ShuttingDown => Details::of(ErrorReason::ShuttingDown),
+            Self::NotImplemented { .. } => Details::of(ErrorReason::NotImplemented),
             Self::Internal(_) => Details::of(ErrorReason::Internal),
         }
     }
@@ -561,6 +568,7 @@ mod tests {
             (Fault::TooManyStreams { limit: 2 }, ErrorReason::TooManyStreams, ""),
             (Fault::DeadlineExceeded { limit_ms: 10 }, ErrorReason::DeadlineExceeded, ""),
             (Fault::ShuttingDown, ErrorReason::ShuttingDown, ""),
+            (Fault::NotImplemented { call: "ExportSubject" }, ErrorReason::NotImplemented, ""),
             (Fault::Internal("/data".to_owned()), ErrorReason::Internal, ""),
         ]
     }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::convert;
 use crate::{
     node::Node,
     proto::{self, privacy_service_server::PrivacyService},
+    status::Fault,
 };
 
 /// Links data subjects, and takes links back.
@@ -42,5 +43,12 @@ impl PrivacyService for Privacy {
         let linking = convert::unlink(request.into_inner())?;
         let outcome = self.node.link(linking).await?;
         Ok(Response::new(convert::unlinked(&outcome)))
+    }
+
+    async fn export_subject(
+        &self,
+        _: Request<proto::ExportSubjectRequest>,
+    ) -> Result<Response<BoxStream<proto::ExportSubjectResponse>>, Status> {
+        Err(Fault::NotImplemented { call: "ExportSubject" }.into())
     }
 }

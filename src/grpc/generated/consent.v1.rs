@@ -2554,8 +2554,21 @@ pub mod privacy_service_server {
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
+        /// Exports everything on record about a data subject, as Articles 15 and 20 GDPR ask: acts with their
+        /// evidence, confirmations, expiries, links, uses, and how things stand. This version of the server
+        /// does not have it yet.
+        /// Errors: NOT_IMPLEMENTED (UNIMPLEMENTED).
+        async fn export_subject(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::ExportSubjectRequest>,
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<::consent_ledger_proto::ExportSubjectResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
-    /// Links data subjects, and takes links back.
+    /// Links data subjects, takes links back, and exports what is on record about one.
     #[derive(Debug)]
     pub struct PrivacyServiceServer<T> {
         inner: Arc<T>,
@@ -2725,6 +2738,57 @@ pub mod privacy_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.PrivacyService/ExportSubject" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportSubjectSvc<T: PrivacyService>(pub Arc<T>);
+                    impl<
+                        T: PrivacyService,
+                    > tonic::server::ServerStreamingService<
+                        ::consent_ledger_proto::ExportSubjectRequest,
+                    > for ExportSubjectSvc<T> {
+                        type Response = ::consent_ledger_proto::ExportSubjectResponse;
+                        type ResponseStream = BoxStream<
+                            ::consent_ledger_proto::ExportSubjectResponse,
+                        >;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::ExportSubjectRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrivacyService>::export_subject(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportSubjectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -1369,7 +1369,7 @@ pub mod privacy_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Links data subjects, and takes links back.
+    /// Links data subjects, takes links back, and exports what is on record about one.
     #[derive(Debug, Clone)]
     pub struct PrivacyServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1508,6 +1508,38 @@ pub mod privacy_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("consent.v1.PrivacyService", "UnlinkSubjects"));
             self.inner.unary(req, path, codec).await
+        }
+        /// Exports everything on record about a data subject, as Articles 15 and 20 GDPR ask: acts with their
+        /// evidence, confirmations, expiries, links, uses, and how things stand. This version of the server
+        /// does not have it yet.
+        /// Errors: NOT_IMPLEMENTED (UNIMPLEMENTED).
+        pub async fn export_subject(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::consent_ledger_proto::ExportSubjectRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<
+                tonic::codec::Streaming<::consent_ledger_proto::ExportSubjectResponse>,
+            >,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.PrivacyService/ExportSubject",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.PrivacyService", "ExportSubject"));
+            self.inner.server_streaming(req, path, codec).await
         }
     }
 }

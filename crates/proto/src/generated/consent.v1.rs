@@ -4827,6 +4827,8 @@ pub enum ErrorReason {
     AckNotDelivered = 35,
     /// The server sends nothing to this address, or by this scheme.
     WebhookRefused = 36,
+    /// This version of the server does not have the call yet.
+    NotImplemented = 37,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4872,6 +4874,7 @@ impl ErrorReason {
             Self::SubscriptionNotWebhook => "ERROR_REASON_SUBSCRIPTION_NOT_WEBHOOK",
             Self::AckNotDelivered => "ERROR_REASON_ACK_NOT_DELIVERED",
             Self::WebhookRefused => "ERROR_REASON_WEBHOOK_REFUSED",
+            Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4918,6 +4921,7 @@ impl ErrorReason {
             "ERROR_REASON_SUBSCRIPTION_NOT_WEBHOOK" => Some(Self::SubscriptionNotWebhook),
             "ERROR_REASON_ACK_NOT_DELIVERED" => Some(Self::AckNotDelivered),
             "ERROR_REASON_WEBHOOK_REFUSED" => Some(Self::WebhookRefused),
+            "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
             _ => None,
         }
     }
@@ -5034,6 +5038,49 @@ impl ::prost::Name for UnlinkSubjectsResponse {
         "/consent.v1.UnlinkSubjectsResponse".into()
     }
 }
+/// Request of ExportSubject.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSubjectRequest {
+    /// Data subject, as `namespace:id`. Required.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// Form of the document. UNSPECIFIED means JSON.
+    #[prost(enumeration = "ExportFormat", tag = "2")]
+    pub format: i32,
+    /// The least revision that the export must take into account.
+    #[prost(uint64, optional, tag = "3")]
+    pub at_least_revision: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ExportSubjectRequest {
+    const NAME: &'static str = "ExportSubjectRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ExportSubjectRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ExportSubjectRequest".into()
+    }
+}
+/// A part of an export.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSubjectResponse {
+    /// The number of entries that the export takes into account: the same in every part.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// The next bytes of the document, at most 1 MiB. It is complete when the stream ends with OK.
+    #[prost(bytes = "vec", tag = "2")]
+    pub chunk: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for ExportSubjectResponse {
+    const NAME: &'static str = "ExportSubjectResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ExportSubjectResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ExportSubjectResponse".into()
+    }
+}
 /// A cell whose answer changes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CellChange {
@@ -5067,5 +5114,38 @@ impl ::prost::Name for CellChange {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.CellChange".into()
+    }
+}
+/// Form of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ExportFormat {
+    /// Not set.
+    Unspecified = 0,
+    /// For programs: one JSON document, its parts as protobuf's JSON has them.
+    Json = 1,
+    /// For people: one HTML page that needs no other file.
+    Html = 2,
+}
+impl ExportFormat {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EXPORT_FORMAT_UNSPECIFIED",
+            Self::Json => "EXPORT_FORMAT_JSON",
+            Self::Html => "EXPORT_FORMAT_HTML",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EXPORT_FORMAT_UNSPECIFIED" => Some(Self::Unspecified),
+            "EXPORT_FORMAT_JSON" => Some(Self::Json),
+            "EXPORT_FORMAT_HTML" => Some(Self::Html),
+            _ => None,
+        }
     }
 }

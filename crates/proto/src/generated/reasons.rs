@@ -41,6 +41,7 @@ impl ErrorReason {
             Self::SubscriptionNotWebhook => StatusCode::FailedPrecondition,
             Self::AckNotDelivered => StatusCode::InvalidArgument,
             Self::WebhookRefused => StatusCode::FailedPrecondition,
+            Self::NotImplemented => StatusCode::Unimplemented,
         }
     }
 
@@ -83,6 +84,7 @@ impl ErrorReason {
             Self::SubscriptionNotWebhook => None,
             Self::AckNotDelivered => None,
             Self::WebhookRefused => None,
+            Self::NotImplemented => None,
         }
     }
 }
