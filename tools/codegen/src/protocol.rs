@@ -209,7 +209,7 @@ fn duration_ms(message: &DynamicMessage, field: &str) -> Result<u64, Box<dyn Err
     let duration = message.get_field_by_name(field);
     let duration = duration.as_ref().and_then(|duration| duration.as_message());
     let duration = duration.ok_or_else(|| format!("{field} is not given"))?;
-    let part = |name: &str| duration.get_field_by_name(name).map(|part| part.into_owned());
+    let part = |name: &str| duration.get_field_by_name(name).map(std::borrow::Cow::into_owned);
     let seconds = part("seconds").and_then(|seconds| seconds.as_i64()).unwrap_or_default();
     let nanos = part("nanos").and_then(|nanos| nanos.as_i32()).unwrap_or_default();
     Ok(u64::try_from(seconds)? * 1_000 + u64::try_from(nanos)? / 1_000_000)
