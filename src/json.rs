@@ -36,7 +36,7 @@ pub struct ProtoJson<'a, M>(pub &'a M);
 
 impl<M: Name> Serialize for ProtoJson<'_, M> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        write(self.0, &EVERY_FIELD, to)
+        write(&reflect(self.0).map_err(ser::Error::custom)?, &EVERY_FIELD, to)
     }
 }
 
@@ -47,7 +47,7 @@ pub struct Compact<'a, M>(pub &'a M);
 
 impl<M: Name> Serialize for Compact<'_, M> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        write(self.0, &SET_FIELDS, to)
+        write(&reflect(self.0).map_err(ser::Error::custom)?, &SET_FIELDS, to)
     }
 }
 
@@ -84,10 +84,7 @@ pub fn serialize_list<M: Name, S: Serializer>(messages: &[M], to: S) -> Result<S
 /// The JSON is not of this message: a field that it does not have, a value of another kind.
 pub fn deserialize<'de, M: Name + Default, D: Deserializer<'de>>(from: D) -> Result<M, D::Error> {
     let descriptor = descriptor::<M>().map_err(de::Error::custom)?;
-    let options = DeserializeOptions::new().deny_unknown_fields(true);
-    DynamicMessage::deserialize_with_options(descriptor, from, &options)?
-        .transcode_to()
-        .map_err(de::Error::custom)
+    read(descriptor, from)?.transcode_to().map_err(de::Error::custom)
 }
 
 /// Reads a message from the text of one JSON object.
@@ -120,15 +117,22 @@ fn reflect<M: Name>(message: &M) -> Result<DynamicMessage, String> {
     Ok(reflected)
 }
 
-fn write<M: Name, S: Serializer>(
-    message: &M,
+fn write<S: Serializer>(
+    message: &DynamicMessage,
     options: &SerializeOptions,
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    let reflected = reflect(message).map_err(ser::Error::custom)?;
-    let json = reflected.serialize_with_options(serde_json::value::Serializer, options);
+    let json = message.serialize_with_options(serde_json::value::Serializer, options);
     let json = json.map_err(ser::Error::custom)?;
-    Ordered { json: &json, descriptor: &reflected.descriptor() }.serialize(to)
+    Ordered { json: &json, descriptor: &message.descriptor() }.serialize(to)
+}
+
+fn read<'de, D: Deserializer<'de>>(
+    descriptor: MessageDescriptor,
+    from: D,
+) -> Result<DynamicMessage, D::Error> {
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    DynamicMessage::deserialize_with_options(descriptor, from, &options)
 }
 
 /// JSON of a message, or of a list of them, in a fixed order: fields by their number in the protocol,
