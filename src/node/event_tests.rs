@@ -83,7 +83,11 @@ fn any_op() -> impl Strategy<Value = Op> {
     let changes = vec((action, 0..PURPOSES.len(), option::of(0..CHANNELS.len())), 0..3);
     prop_oneof![
         6 => (who(), changes, any::<bool>())
-            .prop_map(|(who, changes, language)| Op::Act { who, changes, language }),
+            .prop_map(|(who, changes, language)| {
+                // An act says something.
+                let language = language || changes.is_empty();
+                Op::Act { who, changes, language }
+            }),
         2 => Just(Op::Confirm),
         2 => Just(Op::Expire),
         3 => (who(), who(), option::of(select(vec![Verified, Asserted])))

@@ -25,7 +25,7 @@ use super::{
     words::{Bytes, hex},
 };
 use crate::{
-    domain::{Body, Entry, LedgerOpened},
+    domain::{Entry, LedgerOpened},
     fold::Replay,
     grpc::decisions::message,
     ledger::chain::Tip,
@@ -231,7 +231,7 @@ impl Audit {
         if let Some(tree) = &mut self.tree {
             tree.push(leaf_hash(bytes));
         }
-        if let Body::Opened(opened) = &entry.body {
+        if let Some(opened) = entry.body.opened() {
             self.check_ledger(opened)?;
             self.origin = Some(opened.origin.clone());
         }

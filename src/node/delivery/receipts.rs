@@ -126,7 +126,10 @@ impl Batch<'_> {
             SubscriptionEntry::Overdue(overdue) => {
                 written.overdue.extend(self.overdue(&overdue)?.map(|name| (name, overdue)));
             }
-            _ => {}
+            // The subscription was ended meanwhile; the last two come from elsewhere.
+            SubscriptionEntry::Failed(_)
+            | SubscriptionEntry::Created(_)
+            | SubscriptionEntry::Deleted(_) => {}
         }
         Ok(())
     }
