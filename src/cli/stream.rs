@@ -57,6 +57,7 @@ pub fn print_consumed(response: &ConsumeResponse, out: &mut Output) -> Result<()
 }
 
 /// What both streams send.
+#[derive(Clone, Copy)]
 enum Content<'a> {
     Consent(&'a ConsentEvent),
     Link(&'a LinkEvent),

@@ -138,7 +138,7 @@ impl World {
             }
             Op::Expire => self.expire().await,
             Op::Link { one, other, confidence } => {
-                drop(node.link(link(one, other, confidence)).await)
+                drop(node.link(link(one, other, confidence)).await);
             }
             Op::Use { who } => drop(node.record_uses(use_of(who)).await),
             Op::Purpose { purpose, double_opt_in, retired } => {

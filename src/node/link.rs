@@ -78,13 +78,13 @@ impl Node {
     /// # Errors
     /// See [`LinkError`]; what is refused changes nothing.
     pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, LinkError> {
-        self.write(|batch| batch.link_subjects(linking)).await
+        self.write(move |batch| batch.link_subjects(&linking)).await
     }
 }
 
 impl Batch<'_> {
     /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.
-    pub(super) fn link_subjects(&mut self, linking: Linking) -> Result<LinkOutcome, LinkError> {
+    pub(super) fn link_subjects(&mut self, linking: &Linking) -> Result<LinkOutcome, LinkError> {
         if linking.subject == linking.other {
             return Err(LinkError::ToSelf);
         }

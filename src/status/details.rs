@@ -35,6 +35,7 @@ impl Details {
         Self { field: field.into(), ..self }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "numbers come by value, keys by reference")]
     pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.facts.push((name, value.to_string()));
         self

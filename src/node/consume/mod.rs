@@ -286,7 +286,7 @@ impl Consumer {
     fn take(&mut self, fed: Fed) -> Result<Option<Delivery>, ConsumeError> {
         let delivery = match fed {
             Fed::Subject(subject) => {
-                self.account(|account| account.snapshot_sent())?;
+                self.account(Account::snapshot_sent)?;
                 self.snapshot_subjects += 1;
                 Delivery::Snapshot(subject)
             }
@@ -324,7 +324,7 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         // Where another consumer has taken over, the account is that one's.
-        drop(self.account(|account| account.leave()));
+        drop(self.account(Account::leave));
         self.core.metrics.consumers.dec();
     }
 }
