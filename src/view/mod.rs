@@ -434,7 +434,7 @@ impl View {
         Ok(self.whole_state(subject)?.1)
     }
 
-    /// All who hang together with one of some data subjects, in the order of [`around`], for one who
+    /// All who hang together with one of some data subjects, in the order of [`fold::around`](crate::fold::around), for one who
     /// looks at many data subjects in turn: what is hot stays hot, and few have links.
     ///
     /// # Errors
