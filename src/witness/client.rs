@@ -199,7 +199,7 @@ enum Failure {
     Inconsistent { name: String, seen: u64, size: u64, answer: String },
     #[error("witness {name} refuses the checkpoint with status {status}: {answer}")]
     Refused { name: String, status: u16, answer: String },
-    #[error("witness {name} answers problem is no answer: {problem}")]
+    #[error("witness {name} answers what is no answer: {problem}")]
     BadAnswer { name: String, problem: String },
     #[error("witness {name} does not answer: {source}")]
     Unreachable { name: String, source: WebError },

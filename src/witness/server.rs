@@ -181,7 +181,7 @@ fn tell(kind: Kind, origin: &str, size: u64, why: &ProofError, signed: &str, unt
         }
         Kind::Doubt => {
             // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
-            let problem = "no proof that the log continues problem was seen";
+            let problem = "no proof that the log continues what was seen";
             warn!(origin, size, %why, signed, bytes, untold, "{problem}");
         }
     }
