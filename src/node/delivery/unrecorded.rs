@@ -150,7 +150,9 @@ impl Taken {
                     failed.failed.iter().for_each(|failed| unrecorded.fail(*failed));
                 });
             }
-            _ => {}
+            SubscriptionEntry::Created(_)
+            | SubscriptionEntry::Deleted(_)
+            | SubscriptionEntry::Overdue(_) => {}
         }
     }
 
