@@ -19,31 +19,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::Reason;
+use crate::{domain::Reason, proto::CODE_NAMES};
 
 /// A number that goes up and down.
 pub type Level = Gauge<u64, AtomicU64>;
-
-/// Names of the gRPC status codes, by number.
-pub const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// Nanoseconds: 50 µs to 10 s.
 const LATENCY_BOUNDS: &[u64] = &[
@@ -365,15 +344,15 @@ pub struct MethodMetrics {
     method: &'static str,
     requests: Family<Labels<2>, Counter>,
     // Series that never counted anything are not exported.
-    codes: [OnceLock<Counter>; CODES.len()],
+    codes: [OnceLock<Counter>; CODE_NAMES.len()],
     seconds: Histogram,
 }
 
 impl MethodMetrics {
     /// Counts a request that ended with this status code.
     pub fn ended(&self, code: usize, took: Duration) {
-        let code = if code < CODES.len() { code } else { 2 };
-        let labels = || [("method", self.method), ("code", CODES[code])];
+        let code = if code < CODE_NAMES.len() { code } else { 2 };
+        let labels = || [("method", self.method), ("code", CODE_NAMES[code])];
         self.codes[code].get_or_init(|| self.requests.get_or_create_owned(&labels())).inc();
         self.seconds.observe_duration(took);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::proto::Method;
+use crate::proto::{CODE_NAMES, Method};
 
 /// The most attempts of a call, the first among them. A policy that asks for more gets this many.
 pub const ATTEMPTS_MAX: u32 = 5;
@@ -27,27 +27,6 @@ pub const TOKENS_MAX: u32 = 1_000;
 /// [`Client::watch`](super::Client::watch) and [`Client::consume`](super::Client::consume) go on by
 /// themselves.
 pub const DEFAULT_JSON: &str = include_str!("generated/service_config.json");
-
-/// Names of the status codes, in the order of their numbers.
-const CODE_NAMES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// Why a service config can not be used.
 #[derive(Debug, Error)]

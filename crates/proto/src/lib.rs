@@ -14,3 +14,24 @@ include!("generated/consent.v1.rs");
 
 /// The encoded `FileDescriptorSet` of `consent.v1`, with its comments and options.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/consent.v1.bin");
+
+/// Names of the gRPC status codes, by number. `StatusCode` has only those of errors.
+pub const CODE_NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
