@@ -1,8 +1,8 @@
 //! Storage: frames in fsynced files, and a write-behind index over sled.
 //!
-//! * [`index`]: what is looked up: current at once, in sled later, disposable. It knows bytes; whose row
-//!   is under which key, the view and the vault say.
-//! * The rest is `consent-ledger-framelog`.
+//! * [`index`]: rows for look-ups: readable at once, in sled later, disposable. It knows only bytes; view
+//!   and vault define keys and values.
+//! * Everything else is re-exported from `consent-ledger-framelog`.
 
 pub mod index;
 

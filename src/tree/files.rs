@@ -1,11 +1,11 @@
 //! The hashes of the tree in files: one file a level, `tree/<level>.hashes`.
 //!
 //! Level l holds, end to end, the tiles of C2SP tlog-tiles of that level: the hashes of the complete
-//! subtrees of height `8 * l`, 32 bytes each, hash n at byte `32 * n`. There is no header. Hashes in
-//! between are computed from those when they are asked for.
+//! subtrees of height `8 * l`, 32 bytes each, hash n at byte `32 * n`. There is no header. Hashes of
+//! other heights are computed from these when needed.
 //!
-//! What stands in the files up to the size of a signed checkpoint was synced before it was signed;
-//! what stands behind may be anything and is written again.
+//! Hashes up to the size of a signed checkpoint were synced before it was signed. Hashes after it may
+//! be damaged and are written again.
 
 use std::{
     io,
@@ -33,12 +33,12 @@ const LEVELS: u8 = 8;
 /// Why the tree can not be read or written.
 #[derive(Debug, Error)]
 pub enum TreeError {
-    /// The disk's fault.
+    /// A file operation failed.
     #[error("{path}: {source}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// A file is missing or shorter than it must be.
@@ -49,7 +49,7 @@ pub enum TreeError {
         /// The number of leaves that it must hold.
         size: u64,
     },
-    /// A hash that is not there.
+    /// The hash does not exist.
     #[error("the tree of {size} entries has no such hash")]
     Beyond {
         /// The number of leaves.
@@ -57,7 +57,7 @@ pub enum TreeError {
     },
 }
 
-/// Reads the tree. Clones read the same.
+/// Reads the tree. Clones read the same files.
 #[derive(Debug, Clone)]
 pub struct TreeFiles {
     shared: Arc<Shared>,
@@ -68,15 +68,15 @@ struct Shared {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     levels: RwLock<Vec<Arc<dyn DiskFile>>>,
-    /// Leaves whose hashes, and all above them, stand in the files.
+    /// Number of leaves whose hashes, on all levels, are in the files.
     size: AtomicU64,
 }
 
 impl TreeFiles {
-    /// Opens the files of a tree that holds at least `size` leaves; what is behind them is cut off.
+    /// Opens the files of a tree of at least `size` leaves, and cuts off further ones.
     ///
     /// # Errors
-    /// A file is missing or too short, or the disk's fault: the tree has to be built again.
+    /// [`TreeError::Short`] if the tree has to be built again, or [`TreeError::Io`].
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
         {
@@ -108,10 +108,10 @@ impl TreeFiles {
         Ok(files)
     }
 
-    /// Begins an empty tree in place of whatever is there.
+    /// Creates an empty tree, and deletes existing files.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
         let at = |source| TreeError::Io { path: dir.to_owned(), source };
@@ -147,7 +147,7 @@ impl TreeFiles {
         root_of(&hashes).ok_or(TreeError::Beyond { size: self.size() })
     }
 
-    /// Hashes of a level that stand one after the other, 32 bytes each.
+    /// Consecutive hashes of a level, 32 bytes each.
     ///
     /// # Errors
     /// See [`TreeError`].
@@ -173,10 +173,10 @@ impl TreeFiles {
         merkle::root(size, |height, number| self.subtree(height, number))
     }
 
-    /// Takes care that the next start builds the tree again: what stands in it is wrong.
+    /// Makes the next start build the tree again, because its hashes are wrong.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn condemn(&self) -> Result<(), TreeError> {
         let path = self.shared.path(0);
         match self.shared.disk.remove(&path) {
@@ -193,14 +193,14 @@ impl Shared {
         self.dir.join(format!("{level}.hashes"))
     }
 
-    /// The file of a level, which is created if it is the next.
+    /// The file of a level, which is created for the next level.
     fn level(&self, level: u8) -> Result<Arc<dyn DiskFile>, TreeError> {
         if let Some(file) = self.levels.read().get(usize::from(level)) {
             return Ok(Arc::clone(file));
         }
         let path = self.path(level);
         let at = |source| TreeError::Io { path: path.clone(), source };
-        // A crash can have left one that was not needed yet.
+        // A crash may have left a file of a level that the tree did not reach.
         match self.disk.remove(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at(source)),
             _ => {}
@@ -212,19 +212,19 @@ impl Shared {
     }
 }
 
-/// Adds leaves. There is one for a tree.
+/// Adds leaves. A tree has at most one writer.
 #[derive(Debug)]
 pub struct TreeWriter {
     files: TreeFiles,
     range: Range,
-    /// What is not in the files yet, by level.
+    /// Hashes that are not in the files yet, by level.
     pending: Vec<Vec<u8>>,
-    /// The levels that were written since the last sync.
+    /// Whether each level was written since the last sync.
     unsynced: Vec<bool>,
 }
 
 impl TreeWriter {
-    /// Goes on with a tree as it stands in its files.
+    /// Continues the tree in the files.
     ///
     /// # Errors
     /// See [`TreeError`].
@@ -241,13 +241,13 @@ impl TreeWriter {
         &self.files
     }
 
-    /// Number of leaves, also of those that are not in the files yet.
+    /// Number of leaves, including those that are not in the files yet.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.range.end()
     }
 
-    /// The root over them, as they were added.
+    /// The root over the added leaves.
     #[must_use]
     pub fn root(&self) -> Hash {
         self.range.root().unwrap_or_else(merkle::empty_root)
@@ -272,10 +272,10 @@ impl TreeWriter {
         });
     }
 
-    /// Writes what was added. After an error the tree must not be used further.
+    /// Writes the added leaves to the files. After an error the writer must not be used further.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn write(&mut self) -> Result<(), TreeError> {
         let shared = &self.files.shared;
         for level in 0..LEVELS {
@@ -293,10 +293,10 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Syncs the written files.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn sync(&mut self) -> Result<(), TreeError> {
         let shared = &self.files.shared;
         for level in 0..LEVELS {

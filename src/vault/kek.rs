@@ -1,4 +1,4 @@
-//! The key-encryption key: where it comes from, and that it is never printed.
+//! The key-encryption key: read from a text or a file, and never printed.
 
 use std::{
     fmt, fs, io,
@@ -20,10 +20,10 @@ pub struct Kek(SecretKey);
 /// Why there is no usable key-encryption key.
 #[derive(Debug, Error)]
 pub enum KekError {
-    /// The text is no key.
+    /// The text is not a key.
     #[error("the key-encryption key must be 64 hexadecimal digits")]
     Malformed,
-    /// The file is no key.
+    /// The file does not hold a key.
     #[error("{0} must hold 64 hexadecimal digits and nothing else")]
     MalformedFile(PathBuf),
     /// The file is missing although the vault needs it.
@@ -37,7 +37,7 @@ pub enum KekError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -49,7 +49,7 @@ impl Kek {
         Self(seal::random_key())
     }
 
-    /// Takes 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     ///
     /// # Errors
     /// [`KekError::Malformed`].
@@ -58,7 +58,7 @@ impl Kek {
         Ok(Self(Zeroizing::new(*hash.as_bytes())))
     }
 
-    /// Reads the key from a file, or creates both if `may_create`.
+    /// Reads the key from a file. If the file is missing and `may_create`, creates key and file.
     ///
     /// # Errors
     /// See [`KekError`].
@@ -73,7 +73,7 @@ impl Kek {
         }
         let io_error = |source| KekError::Io { path: path.to_owned(), source };
         Self::random().write_new(path).map_err(io_error)?;
-        // What stands there counts: another process may have been faster.
+        // Read back: another process may have created the file first.
         Self::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))
     }
 
