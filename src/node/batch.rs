@@ -141,6 +141,10 @@ impl<'a> Batch<'a> {
 
     /// Adds an act. If it is refused, the batch is as it was.
     pub(super) fn record(&mut self, act: Act) -> Result<Recorded, RecordError> {
+        // The decoder of entries refuses such an act.
+        if act.changes.is_empty() && act.contact.is_empty() {
+            return Err(RecordError::Empty);
+        }
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return Ok(self.core.recorded(entry)?);

@@ -57,6 +57,9 @@ pub struct EffectiveAtInFuture {
 /// Why an act was not recorded. `change` is the position of a change in the act.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RecordError {
+    /// The act has no change, and no preference about contact.
+    #[error("an act needs at least one change or one contact preference")]
+    Empty,
     /// The claim of when the act took effect.
     #[error(transparent)]
     EffectiveAtInFuture(#[from] EffectiveAtInFuture),
