@@ -78,6 +78,7 @@ use crate::{
     receipt::Controller,
     shutdown::Threads,
     storage::{
+        AtPath as _,
         disk::{Disk, RealDisk},
         index::Index,
     },
@@ -205,8 +206,7 @@ impl Node {
             progress(step);
         })?;
         metrics.torn_tails.inc_by(stores.torn_tails);
-        Self::start(stores, tree, disk, config, metrics)
-            .map_err(|source| OpenError::Io { path: config.data_dir.clone(), source })
+        Ok(Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?)
     }
 
     /// Starts the threads. If one can not be started, the others end.

@@ -22,10 +22,11 @@ use crate::{
         envelope, verify,
     },
     storage::{
-        LogError,
+        AtPath as _, FileError, LogError,
         disk::Disk,
         holds_segments,
         index::{Found, Index, IndexError},
+        missing_is_ok,
     },
     tlog::{
         key::{Algorithm, SignerKey},
@@ -78,13 +79,8 @@ pub enum OpenError {
     #[error("{0} is not a directory; choose another --data-dir")]
     NotADirectory(PathBuf),
     /// A file operation failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// There is no usable key-encryption key.
     #[error(transparent)]
     Kek(#[from] KekError),
@@ -256,7 +252,8 @@ pub fn rebuild_view(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(u64, u64), OpenError> {
     let lock = DirLock::take(&config.data_dir)?;
-    remove_dir(&config.data_dir.join(VIEW_DIR))?;
+    let dir = config.data_dir.join(VIEW_DIR);
+    missing_is_ok(fs::remove_dir_all(&dir)).at(&dir)?;
     drop(lock);
     let stores = open_stores(config, disk, progress)?;
     let rebuilt = (stores.view.applied(), stores.vault.subjects());
@@ -355,18 +352,7 @@ fn not_created(dir: &Path, source: io::Error) -> OpenError {
     if dir.exists() && !dir.is_dir() {
         OpenError::NotADirectory(dir.to_owned())
     } else {
-        io_error(dir, source)
-    }
-}
-
-fn io_error(path: &Path, source: io::Error) -> OpenError {
-    OpenError::Io { path: path.to_owned(), source }
-}
-
-fn remove_dir(dir: &Path) -> Result<(), OpenError> {
-    match fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error(dir, source)),
-        _ => Ok(()),
+        FileError { path: dir.to_owned(), source }.into()
     }
 }
 
@@ -425,7 +411,7 @@ fn open_index(
     };
     warn!(reason, "the view is thrown away and rebuilt from the ledger");
     drop(index);
-    remove_dir(&dir)?;
+    missing_is_ok(fs::remove_dir_all(&dir)).at(&dir)?;
     Ok(Arc::new(Index::open(&dir, config.sled_cache_bytes)?.0))
 }
 
@@ -612,7 +598,7 @@ impl DirLock {
         let path = dir.join(LOCK_FILE);
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);
-        let mut file = options.open(&path).map_err(|source| io_error(&path, source))?;
+        let mut file = options.open(&path).at(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -621,16 +607,16 @@ impl DirLock {
                 let pid = pid.filter(|pid| !pid.is_empty());
                 return Err(OpenError::InUse { dir: dir.to_owned(), pid });
             }
-            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+            Err(TryLockError::Error(source)) => {
+                return Err(FileError { path, source }.into());
+            }
         }
         Ok(Self { file, path })
     }
 
     /// Writes the id of this process into the lock file, for the error message of other processes.
     fn announce(&mut self) -> Result<(), OpenError> {
-        self.file
-            .set_len(0)
-            .and_then(|()| writeln!(self.file, "{}", std::process::id()))
-            .map_err(|source| io_error(&self.path, source))
+        self.file.set_len(0).at(&self.path)?;
+        Ok(writeln!(self.file, "{}", std::process::id()).at(&self.path)?)
     }
 }

@@ -21,6 +21,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 use tracing::{error, warn};
 
+use super::{AtPath as _, FileError, missing_is_ok};
+
 /// The greatest number of rows in one sled batch. Reads of sled wait while it applies a batch.
 const SLED_BATCH_ROWS_MAX: usize = 256;
 /// The greatest numbers of rows and of their bytes in memory; above them, the writer waits.
@@ -49,13 +51,8 @@ pub enum IndexError {
     #[error("sled: {0}")]
     Sled(#[from] sled::Error),
     /// A file operation failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Rows could not be written to disk; they stay readable from memory until the process ends.
     #[error("the index takes no more rows: {0}")]
     Stopped(String),
@@ -115,7 +112,7 @@ impl Index {
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<(Self, Found), IndexError> {
         let (db, found) = match Marker::read(dir)? {
             Some(reason) => {
-                remove_dir(dir)?;
+                missing_is_ok(fs::remove_dir_all(dir)).at(dir)?;
                 (open_sled(dir, cache_bytes)?, Found::Discarded(reason))
             }
             None if !dir.join("db").exists() => (open_sled(dir, cache_bytes)?, Found::Nothing),
@@ -123,7 +120,7 @@ impl Index {
                 Ok(db) => (db, Found::Usable),
                 Err(error) => {
                     warn!(%error, "the index can not be read and is thrown away");
-                    remove_dir(dir)?;
+                    missing_is_ok(fs::remove_dir_all(dir)).at(dir)?;
                     (open_sled(dir, cache_bytes)?, Found::Discarded("it can not be read"))
                 }
             },
@@ -140,7 +137,7 @@ impl Index {
         let thread = thread::Builder::new()
             .name("index".to_owned())
             .spawn(move || behind.write_behind())
-            .map_err(|source| IndexError::Io { path: dir.to_owned(), source })?;
+            .at(dir)?;
         Ok((Self { shared, thread: Mutex::new(Some(thread)) }, found))
     }
 
@@ -391,8 +388,7 @@ fn merge_keys(
 }
 
 fn open_sled(dir: &Path, cache_bytes: u64) -> Result<sled::Db, IndexError> {
-    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    created.map_err(|source| IndexError::Io { path: dir.to_owned(), source })?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at(dir)?;
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(cache_bytes)
@@ -404,15 +400,6 @@ fn open_sled(dir: &Path, cache_bytes: u64) -> Result<sled::Db, IndexError> {
             Err(sled::Error::ReportableBug("sled panicked while it opened".to_owned()))
         })
         .map_err(IndexError::from)
-}
-
-fn remove_dir(dir: &Path) -> Result<(), IndexError> {
-    match fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(IndexError::Io { path: dir.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A file in the index's directory while the index is open. It holds the id of the boot: if it is still
@@ -431,7 +418,7 @@ impl Marker {
             Ok(text) if text == Self::DAMAGED => Ok(Some("it was found damaged")),
             Ok(_) => Ok(Some("the machine went down while it was open")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(IndexError::Io { path, source }),
+            Err(source) => Err(FileError { path, source }.into()),
         }
     }
 
@@ -440,7 +427,7 @@ impl Marker {
         let written = fs::write(&path, text)
             .and_then(|()| fs::File::open(&path)?.sync_all())
             .and_then(|()| fs::File::open(dir)?.sync_all());
-        written.map_err(|source| IndexError::Io { path, source })
+        Ok(written.at(&path)?)
     }
 
     /// Syncs every file of the index, which sled itself does not do, and removes the marker.
@@ -456,7 +443,7 @@ impl Marker {
             fs::remove_file(dir.join(Self::NAME))?;
             fs::File::open(dir)?.sync_all()
         })();
-        synced.map_err(|source| IndexError::Io { path: dir.to_owned(), source })
+        Ok(synced.at(dir)?)
     }
 
     /// The id of this boot; empty if the system has none.

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     domain::Millis,
-    storage::disk::Disk,
+    storage::{AtPath as _, FileError, disk::Disk, missing_is_ok},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
         merkle::Hash,
@@ -76,13 +76,8 @@ pub struct Book {
 #[derive(Debug, Error)]
 pub enum BookError {
     /// A file operation failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file is not a book.
     #[error("{path} can not be read: {problem}. Restore it: it says what this ledger has signed")]
     Malformed {
@@ -132,16 +127,15 @@ impl Book {
         policy: &Policy,
     ) -> Result<Option<Self>, BookError> {
         let path = data_dir.join(BOOK_FILE);
-        let io_error = |source| BookError::Io { path: path.clone(), source };
         let file = match disk.open_read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(io_error)?,
+            other => other.at(&path)?,
         };
         let malformed = |problem: String| BookError::Malformed { path: path.clone(), problem };
-        let bytes = usize::try_from(file.len().map_err(io_error)?).ok();
+        let bytes = usize::try_from(file.len().at(&path)?).ok();
         let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
         let mut text = vec![0; bytes.ok_or_else(|| malformed("it is too large".to_owned()))?];
-        file.read_exact_at(&mut text, 0).map_err(io_error)?;
+        file.read_exact_at(&mut text, 0).at(&path)?;
         let page: Page =
             serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
         if page.format != FORMAT {
@@ -169,17 +163,14 @@ impl Book {
             Page { format: FORMAT, signed: line(&self.signed), released: line(&self.released) };
         let text = serde_json::to_vec(&page).expect("texts and numbers always have a JSON form");
         let replaced = || {
-            match disk.remove(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            missing_is_ok(disk.remove(&beside))?;
             let file = disk.create(&beside)?;
             file.write_all_at(&text, 0)?;
             file.sync_data()?;
             disk.rename(&beside, &path)?;
             disk.sync_dir(data_dir)
         };
-        replaced().map_err(|source| BookError::Io { path: path.clone(), source })
+        Ok(replaced().at(&path)?)
     }
 
     /// Number of entries that the ledger must have at least.

@@ -20,7 +20,11 @@ use parking_lot::RwLock;
 use thiserror::Error;
 
 use crate::{
-    storage::disk::{Disk, DiskFile},
+    storage::{
+        AtPath as _, FileError,
+        disk::{Disk, DiskFile},
+        missing_is_ok,
+    },
     tlog::{
         merkle::{self, Hash, Range},
         tile::{HASH_BYTES, InTile, Kind, TILE_HEIGHT, TILE_WIDTH, count_at, locate, root_of},
@@ -34,13 +38,8 @@ const LEVELS: u8 = 8;
 #[derive(Debug, Error)]
 pub enum TreeError {
     /// A file operation failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file is missing or shorter than it must be.
     #[error("{path} does not hold the hashes of {size} entries")]
     Short {
@@ -76,7 +75,7 @@ impl TreeFiles {
     /// Opens the files of a tree of at least `size` leaves, and cuts off further ones.
     ///
     /// # Errors
-    /// [`TreeError::Short`] if the tree has to be built again, or [`TreeError::Io`].
+    /// [`TreeError::Short`] if the tree has to be built again, or [`TreeError::File`].
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
         {
@@ -88,19 +87,15 @@ impl TreeFiles {
                 }
                 let path = files.shared.path(level);
                 let short = || TreeError::Short { path: path.clone(), size };
-                let file = files.shared.disk.open_write(&path).map_err(|source| {
-                    let path = path.clone();
-                    match source.kind() {
-                        io::ErrorKind::NotFound => short(),
-                        _ => TreeError::Io { path, source },
-                    }
-                })?;
-                let at = |source| TreeError::Io { path: path.clone(), source };
+                let file = match files.shared.disk.open_write(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(short()),
+                    opened => opened.at(&path)?,
+                };
                 let bytes = count * HASH_BYTES as u64;
-                if file.len().map_err(at)? < bytes {
+                if file.len().at(&path)? < bytes {
                     return Err(short());
                 }
-                file.set_len(bytes).map_err(at)?;
+                file.set_len(bytes).at(&path)?;
                 levels.push(Arc::from(file));
             }
         }
@@ -114,14 +109,14 @@ impl TreeFiles {
     /// A file operation failed.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
-        let at = |source| TreeError::Io { path: dir.to_owned(), source };
-        files.shared.disk.create_dir_all(dir).map_err(at)?;
-        for name in files.shared.disk.list(dir).map_err(at)? {
+        let disk = &files.shared.disk;
+        disk.create_dir_all(dir).at(dir)?;
+        for name in disk.list(dir).at(dir)? {
             if name.ends_with(".hashes") {
-                files.shared.disk.remove(&dir.join(name)).map_err(at)?;
+                disk.remove(&dir.join(name)).at(dir)?;
             }
         }
-        files.shared.disk.sync_dir(dir).map_err(at)?;
+        disk.sync_dir(dir).at(dir)?;
         Ok(files)
     }
 
@@ -161,7 +156,7 @@ impl TreeFiles {
         let file = file.ok_or(TreeError::Beyond { size })?;
         let mut hashes = vec![0; count * HASH_BYTES];
         let read = file.read_exact_at(&mut hashes, start * HASH_BYTES as u64);
-        read.map_err(|source| TreeError::Io { path: self.shared.path(level), source })?;
+        read.map_err(|source| FileError { path: self.shared.path(level), source })?;
         Ok(hashes)
     }
 
@@ -179,12 +174,7 @@ impl TreeFiles {
     /// A file operation failed.
     pub fn condemn(&self) -> Result<(), TreeError> {
         let path = self.shared.path(0);
-        match self.shared.disk.remove(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(TreeError::Io { path, source })
-            }
-            _ => Ok(()),
-        }
+        Ok(missing_is_ok(self.shared.disk.remove(&path)).at(&path)?)
     }
 }
 
@@ -199,14 +189,10 @@ impl Shared {
             return Ok(Arc::clone(file));
         }
         let path = self.path(level);
-        let at = |source| TreeError::Io { path: path.clone(), source };
         // A crash may have left a file of a level that the tree did not reach.
-        match self.disk.remove(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at(source)),
-            _ => {}
-        }
-        let file: Arc<dyn DiskFile> = self.disk.create(&path).map_err(at)?.into();
-        self.disk.sync_dir(&self.dir).map_err(at)?;
+        missing_is_ok(self.disk.remove(&path)).at(&path)?;
+        let file: Arc<dyn DiskFile> = self.disk.create(&path).at(&path)?.into();
+        self.disk.sync_dir(&self.dir).at(&path)?;
         self.levels.write().push(Arc::clone(&file));
         Ok(file)
     }
@@ -285,7 +271,7 @@ impl TreeWriter {
             }
             let start = count_at(Kind::Level(level), self.files.size()) * HASH_BYTES as u64;
             let written = shared.level(level)?.write_all_at(hashes, start);
-            written.map_err(|source| TreeError::Io { path: shared.path(level), source })?;
+            written.at(&shared.path(level))?;
             hashes.clear();
             self.unsynced[usize::from(level)] = true;
         }
@@ -302,7 +288,7 @@ impl TreeWriter {
         for level in 0..LEVELS {
             if std::mem::take(&mut self.unsynced[usize::from(level)]) {
                 let synced = shared.level(level)?.sync_data();
-                synced.map_err(|source| TreeError::Io { path: shared.path(level), source })?;
+                synced.at(&shared.path(level))?;
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::{
-    storage::secret,
+    storage::{AtPath as _, FileError, secret},
     tlog::key::{Algorithm, KeyError, SignerKey},
 };
 
@@ -48,13 +48,8 @@ pub enum SigningKeyError {
     #[error("the key in {0} is of another signature type than is needed here")]
     Algorithm(PathBuf),
     /// The file can not be read or created.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// Reads the key that signs as `name` from a file. If the file is missing, creates key and file.
@@ -69,11 +64,11 @@ pub fn load(path: &Path, name: &str, algorithm: Algorithm) -> Result<SignerKey, 
     let seed: Zeroizing<[u8; 32]> = Zeroizing::new(rand::rng().random());
     let key = SignerKey::from_seed(name, algorithm, &seed)
         .map_err(|_| SigningKeyError::BadName(name.to_owned()))?;
-    let io_error = |source| SigningKeyError::Io { path: path.to_owned(), source };
-    secret::write_once(path, &key.to_secret_text()).map_err(io_error)?;
+    secret::write_once(path, &key.to_secret_text()).at(path)?;
     info!(file = %path.display(), verifier_key = %key.verifier(), "a new signing key was made");
     // Read back: another process may have created the file first.
-    let key = read(path)?.ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?;
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let key = read(path)?.ok_or_else(missing).at(path)?;
     check(path, key, name, algorithm)
 }
 
@@ -99,7 +94,7 @@ fn read(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
             .map(Some)
             .map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(SigningKeyError::Io { path: path.to_owned(), source }),
+        Err(source) => Err(FileError { path: path.to_owned(), source }.into()),
     }
 }
 

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     seal::{self, SecretKey},
-    storage::secret,
+    storage::{AtPath as _, FileError, secret},
 };
 
 /// The key that wraps every other key of the vault.
@@ -33,13 +33,8 @@ pub enum KekError {
     )]
     Missing(PathBuf),
     /// The file can not be read or created.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl Kek {
@@ -71,8 +66,7 @@ impl Kek {
             None if !may_create => return Err(KekError::Missing(path.to_owned())),
             None => {}
         }
-        let io_error = |source| KekError::Io { path: path.to_owned(), source };
-        Self::random().write_new(path).map_err(io_error)?;
+        Self::random().write_new(path).at(path)?;
         // Read back: another process may have created the file first.
         Self::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))
     }
@@ -84,7 +78,7 @@ impl Kek {
                 Err(_) => Err(KekError::MalformedFile(path.to_owned())),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(KekError::Io { path: path.to_owned(), source }),
+            Err(source) => Err(FileError { path: path.to_owned(), source }.into()),
         }
     }
 
