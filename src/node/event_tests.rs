@@ -23,7 +23,7 @@ use crate::{
     receipt::Format,
     telemetry::Metrics,
     vault::Kek,
-    watch::Told,
+    watch::Heard,
 };
 
 const SUBJECTS: [&str; 4] = ["user:1", "user:2", "email:jo@example.org", "device:9"];
@@ -386,15 +386,16 @@ async fn streams_go_on_past_what_an_erased_subject_did() {
     let node = open_again(world, dir.path());
     let mut watcher = node.watch(Some(0), everything()).unwrap();
     let mut heard = Vec::new();
-    while let Told::Event(event, _) = watcher.next().await.unwrap() {
-        heard.extend(event.subjects().map(|subject| (event.index, subject.as_str().to_owned())));
+    while let Heard::Event(post, _) = watcher.next().await.unwrap() {
+        let index = post.event.index;
+        heard.extend(post.event.subjects().map(|subject| (index, subject.as_str().to_owned())));
     }
     // Entry 0 opens the ledger, four more are of the catalogue; the link tells nothing either.
     assert_eq!(heard, [(6, "user:2".to_owned()), (9, "user:2".to_owned())]);
     // What comes is told, and reaches nobody who is erased.
     node.record(act("user:2", &[WITHDRAW], false)).await.unwrap();
-    let Told::Event(event, _) = watcher.next().await.unwrap() else { panic!("an event") };
-    assert_eq!(event.subjects().collect::<Vec<_>>(), [&subject("user:2")]);
+    let Heard::Event(post, _) = watcher.next().await.unwrap() else { panic!("an event") };
+    assert_eq!(post.event.subjects().collect::<Vec<_>>(), [&subject("user:2")]);
 }
 
 /// The node of a world, opened again over a view that is built anew.
