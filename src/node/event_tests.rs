@@ -23,7 +23,7 @@ use crate::{
     receipt::Format,
     telemetry::Metrics,
     vault::Kek,
-    watch::Told,
+    watch::Heard,
 };
 
 const SUBJECTS: [&str; 4] = ["user:1", "user:2", "email:jo@example.org", "device:9"];
@@ -395,15 +395,16 @@ async fn streams_go_on_past_what_an_erased_subject_did() {
     let node = open_again(world, dir.path());
     let mut watcher = node.watch(Some(0), everything()).unwrap();
     let mut received = Vec::new();
-    while let Told::Event(event, _) = watcher.next().await.unwrap() {
-        received.extend(event.subjects().map(|subject| (event.index, subject.as_str().to_owned())));
+    while let Heard::Event(post, _) = watcher.next().await.unwrap() {
+        let index = post.event.index;
+        received.extend(post.event.subjects().map(|subject| (index, subject.as_str().to_owned())));
     }
     // Entry 0 opens the ledger, the next four are of the catalogue; the link has no event either.
     assert_eq!(received, [(6, "user:2".to_owned()), (9, "user:2".to_owned())]);
     // New events follow, without the erased subject.
     node.record(act("user:2", &[WITHDRAW], false)).await.unwrap();
-    let Told::Event(event, _) = watcher.next().await.unwrap() else { panic!("an event") };
-    assert_eq!(event.subjects().collect::<Vec<_>>(), [&subject("user:2")]);
+    let Heard::Event(post, _) = watcher.next().await.unwrap() else { panic!("an event") };
+    assert_eq!(post.event.subjects().collect::<Vec<_>>(), [&subject("user:2")]);
 }
 
 /// The node of a world, opened again with a rebuilt view.

@@ -144,7 +144,7 @@ impl Node {
     /// See [`UnsubscribeError`].
     pub async fn delete_subscription(&self, name: Key) -> Result<u64, UnsubscribeError> {
         let (index, written) = self.write(move |batch| batch.unsubscribe(&name)).await?;
-        self.core.tell_written(&written);
+        self.core.report_written(&written);
         Ok(index)
     }
 
