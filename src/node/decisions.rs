@@ -159,7 +159,7 @@ impl Kept {
     /// Folds an entry into those of its data subjects that are kept.
     fn fold(&mut self, catalog: &CatalogAt, entry: &Entry) -> Result<(), ReadError> {
         let Target::Subjects(target) = entry.body.kind().target() else { return Ok(()) };
-        for subject in target.subjects() {
+        for subject in target.named() {
             let Some(mut state) = self.forget(subject) else { continue };
             let folded = Arc::make_mut(&mut state);
             fold::subject(&catalog.catalog, folded, subject, entry.fact())?;

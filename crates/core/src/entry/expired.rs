@@ -90,10 +90,6 @@ impl Kind for GrantExpired {
 }
 
 impl OfSubjects for GrantExpired {
-    fn subjects(&self) -> Subjects {
-        self.named()
-    }
-
     fn effective_at(&self, _: Place) -> Millis {
         self.expired_at
     }

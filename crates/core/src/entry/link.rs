@@ -98,10 +98,6 @@ impl Kind for LinkChange {
 }
 
 impl OfSubjects for LinkChange {
-    fn subjects(&self) -> Subjects {
-        self.named()
-    }
-
     fn effective_at(&self, place: Place) -> Millis {
         place.recorded_at
     }

@@ -132,7 +132,7 @@ impl Fold {
         Ok(match fact.kind.target() {
             Target::Subjects(target) => {
                 let mut states = States::new();
-                for name in target.subjects() {
+                for name in target.named() {
                     let mut state = state_of(name)?;
                     subject(&self.catalog.catalog, Arc::make_mut(&mut state), name, fact)?;
                     states.push((name, state));

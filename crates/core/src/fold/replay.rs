@@ -109,7 +109,7 @@ impl Replay {
         let (fact, index) = (entry.fact(), entry.index);
         let target = fact.kind.target();
         let subject = match target {
-            Target::Subjects(target) => target.subjects().first().copied(),
+            Target::Subjects(target) => target.named().first().copied(),
             Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => None,
         };
         let before = subject.map(|subject| (subject, state(&self.states, subject)));

@@ -73,7 +73,7 @@ impl Answers {
         answers.cells = touched_cells(&catalog.catalog, target.touches())
             .map_err(|problem| FoldError::UnknownKey { index, problem })?;
         if !answers.cells.is_empty() {
-            let mut subjects = target.subjects();
+            let mut subjects = target.named();
             subjects.sort_unstable();
             subjects.dedup();
             for subject in subjects {

@@ -3,22 +3,22 @@
 //!
 //! A receipt is a JSON Web Signature (RFC 7515) in compact form, signed with the ledger's key. Its
 //! payload has the fields of Kantara Consent Receipt v1.1 and of ISO/IEC TS 27560, or is JSON-LD
-//! with the W3C Data Privacy Vocabulary. In either stands one object, `consent_ledger`, with what
-//! the standards have no field for: the exact bytes of the entry, its C2SP tlog-proof with the
+//! with the W3C Data Privacy Vocabulary. Both carry one object, `consent_ledger`, for which the
+//! standards have no field: the exact bytes of the entry, its C2SP tlog-proof with the
 //! checkpoint inside, the changes by channel with their outcome, refusal, termination and the
 //! receipts that they supersede. `docs/receipts.md` has every field.
 //!
 //! What must stay true:
 //!
-//! * **It says what was done, never how things stand.** What it says of the act can not change later.
-//! * **Who answers is said as of its own time.** The ledger records no history of the controller's
+//! * **It states an act, never a current status.** What it states of the act can not change later.
+//! * **The controller is named as of its own time.** The ledger records no history of the controller's
 //!   details (name, policy, jurisdictions, sensitive categories, third parties). They are those that
 //!   the server knew at `issued_at`, when it made the receipt, and not those of the time of the act: a
 //!   receipt that is made later may name others. So only the same act, under the same checkpoint, at
 //!   the same time and with the same details makes the same bytes.
 //! * **It asserts nothing that nobody recorded.** A consent is explicit only where the evidence names
 //!   the method by which it was expressed; a notice was shown only where the evidence names one.
-//! * **It vouches for itself in two ways.** What follows from the entry is recomputed from the entry
+//! * **It is verified in two ways.** What follows from the entry is recomputed from the entry
 //!   and compared; the rest (who the data subject and the controller are, when it was made, what the
 //!   catalogue said, which acts it supersedes) is the ledger's word, under the ledger's signature.
 //! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text, so
@@ -48,6 +48,7 @@ use crate::{
     domain::{Actor, ChangeRecord, Entry, Evidence, Millis},
     entry::EntryError,
     jws::{self, JwsError, PublicKey},
+    ledger::envelope,
     tlog::{
         key::{SignerKey, VerifierKey},
         merkle::leaf_hash,
@@ -71,7 +72,7 @@ pub enum Format {
     Dpv,
 }
 
-/// A receipt that was made.
+/// An issued receipt.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Issued {
     /// Index of the entry.
@@ -80,7 +81,7 @@ pub struct Issued {
     pub receipt: String,
     /// Its payload, as JSON.
     pub payload: String,
-    /// Fields that the format asks for and that nobody told the ledger.
+    /// Fields that the format asks for and that the ledger was not given.
     pub missing_fields: Vec<String>,
 }
 
@@ -94,15 +95,15 @@ impl fmt::Debug for Issued {
 /// A receipt that was verified.
 #[derive(Clone)]
 pub struct Receipt {
-    /// How it is written.
+    /// The format of its payload.
     pub format: Format,
     /// Its identifier.
     pub id: String,
-    /// What it is made of.
+    /// What it states.
     pub statement: Statement,
     /// The entry.
     pub entry: Entry,
-    /// What was shown, and how it was answered.
+    /// The evidence of the act.
     pub evidence: Evidence,
     /// Its payload, as JSON.
     pub payload: String,
@@ -147,7 +148,7 @@ impl Receipt {
     }
 }
 
-/// Why there is no receipt, or why one is worth nothing.
+/// Why a receipt can not be issued, or is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReceiptError {
     /// Not signed with the ledger's key, or not as a receipt.
@@ -177,7 +178,7 @@ pub enum ReceiptError {
     /// Not enough witnesses have seen the checkpoint.
     #[error(transparent)]
     Witnesses(#[from] Unmet),
-    /// Longer than any verifier takes.
+    /// Longer than verifiers accept.
     #[error(
         "the receipt would have {bytes} bytes, the limit is {RECEIPT_BYTES_MAX}: fewer or shorter \
          --third-party, or the other format, make it shorter"
@@ -186,10 +187,10 @@ pub enum ReceiptError {
         /// How long it is.
         bytes: usize,
     },
-    /// About somebody else than was expected.
+    /// About another data subject than expected.
     #[error("the receipt is about another data subject")]
     Subject,
-    /// A field says something else than the entry.
+    /// A field contradicts the entry.
     #[error("the receipt's field {field} does not agree with its entry")]
     Disagrees {
         /// The field, as a JSON Pointer (RFC 6901).
@@ -202,11 +203,7 @@ impl ReceiptError {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Jws(JwsError::Malformed(_)) => "MALFORMED",
-            Self::Jws(JwsError::Algorithm) => "WRONG_ALGORITHM",
-            Self::Jws(JwsError::Type) => "WRONG_TYPE",
-            Self::Jws(JwsError::Key { .. }) => "UNKNOWN_KEY",
-            Self::Jws(JwsError::Signature) => "BAD_SIGNATURE",
+            Self::Jws(error) => error.name(),
             Self::Payload(_) => "MALFORMED_PAYLOAD",
             Self::Version(_) => "UNKNOWN_VERSION",
             Self::Entry(_) => "BAD_ENTRY",
@@ -221,7 +218,7 @@ impl ReceiptError {
     }
 }
 
-/// Makes the receipt of a statement. The same statement always makes the same receipt.
+/// Issues the receipt of a statement. The same statement always gives the same receipt.
 ///
 /// # Errors
 /// The entry is no act or confirmation, or does not open; or the receipt is longer than
@@ -231,7 +228,8 @@ pub fn issue(
     format: Format,
     key: &SignerKey,
 ) -> Result<Issued, ReceiptError> {
-    let facts = Facts::of(statement)?;
+    let entry = envelope::decode(&statement.entry)?;
+    let facts = Facts::of(statement, &entry)?;
     let payload = payload(statement, &facts, format, key.verifier());
     let signer = jws::Signer::from_seed(&key.seed(), TYPE);
     let receipt = signer.sign(payload.as_bytes());
@@ -260,7 +258,8 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
         .map_err(|_| ReceiptError::Payload("it has no consent_ledger object as it must be"))?;
     let format = if form.context.is_some() { Format::Dpv } else { Format::ConsentReceipt };
     let statement = form.consent_ledger.statement()?;
-    let facts = Facts::of(&statement)?;
+    let entry = envelope::decode(&statement.entry)?;
+    let facts = Facts::of(&statement, &entry)?;
     check_place(&statement, &facts, key)?;
     policy.verify(&statement.proof.checkpoint.note)?;
     agrees(&payload, &self::payload(&statement, &facts, format, key))?;
@@ -271,17 +270,17 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
         format,
         id: receipt_id(&statement.ledger_id, facts.entry.index),
         cosigners: cosigned.into_iter().map(named).collect(),
-        changes: facts.changes,
-        actor: facts.actor,
-        effective_at: facts.effective_at,
-        entry: facts.entry,
+        changes: facts.act.changes.to_vec(),
+        actor: facts.act.actor,
+        effective_at: facts.act.effective_at,
         evidence: facts.evidence,
+        entry,
         payload,
         statement,
     })
 }
 
-/// What is read of a payload; the rest is written again and compared.
+/// The part of a payload that is read; the rest is written again and compared.
 #[derive(Deserialize)]
 struct Form {
     #[serde(rename = "@context")]
@@ -289,7 +288,7 @@ struct Form {
     consent_ledger: Extension,
 }
 
-fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierKey) -> String {
+fn payload(statement: &Statement, facts: &Facts<'_>, format: Format, key: &VerifierKey) -> String {
     let extension = Extension::new(key.name(), statement, facts);
     match format {
         Format::ConsentReceipt => consent_receipt::payload(&extension, facts, key),
@@ -297,7 +296,7 @@ fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierK
     }
 }
 
-fn missing_fields(statement: &Statement, facts: &Facts, format: Format) -> Vec<String> {
+fn missing_fields(statement: &Statement, facts: &Facts<'_>, format: Format) -> Vec<String> {
     match format {
         Format::ConsentReceipt => consent_receipt::missing_fields(&statement.controller, facts),
         Format::Dpv => dpv::missing_fields(&statement.controller, facts),
@@ -307,7 +306,7 @@ fn missing_fields(statement: &Statement, facts: &Facts, format: Format) -> Vec<S
 /// Whether the entry stands where the receipt says, and what it refers to stands before it.
 fn check_place(
     statement: &Statement,
-    facts: &Facts,
+    facts: &Facts<'_>,
     key: &VerifierKey,
 ) -> Result<(), ReceiptError> {
     let disagrees = |field: &str| Err(ReceiptError::Disagrees { field: field.to_owned() });
@@ -317,17 +316,17 @@ fn check_place(
     if proof.index != index || proof.extra.is_some() {
         return disagrees("/consent_ledger/proof");
     }
-    if supersedes.len() != facts.changes.len()
+    if supersedes.len() != facts.act.changes.len()
         || supersedes.iter().flatten().any(|earlier| *earlier >= index)
     {
         return disagrees("/consent_ledger/supersedes");
     }
-    let named = |text: &PurposeText| {
-        facts
-            .changes
-            .iter()
-            .any(|change| change.scope.purpose.as_ref().is_some_and(|key| key.as_str() == text.key))
-    };
+    let named =
+        |text: &PurposeText| {
+            facts.act.changes.iter().any(|change| {
+                change.scope.purpose.as_ref().is_some_and(|key| key.as_str() == text.key)
+            })
+        };
     if !purposes.iter().all(|text| text.index < index && named(text)) {
         return disagrees("/consent_ledger/purposes");
     }
@@ -340,7 +339,7 @@ fn agrees(stated: &str, wanted: &str) -> Result<(), ReceiptError> {
         return Ok(());
     }
     let value = |text| serde_json::from_str::<Value>(text).unwrap_or_default();
-    // Equal values in other bytes: a field that comes twice, or another writing.
+    // Equal values in other bytes: a duplicate field, or other formatting.
     let field = difference(&value(stated), &value(wanted)).unwrap_or_default();
     Err(ReceiptError::Disagrees { field })
 }

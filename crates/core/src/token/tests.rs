@@ -170,7 +170,10 @@ fn other_keys_and_other_subjects_are_refused() {
     let token = signer().sign(&statement());
     let other = Signer::from_seed(&[8; 32]).public_key();
     let (named, given) = (signer().public_key().id(), other.id());
-    assert_eq!(super::verify(&token, &other, None, NOW), Err(TokenError::Key { named, given }));
+    assert_eq!(
+        super::verify(&token, &other, None, NOW),
+        Err(JwsError::Key { named, given }.into())
+    );
     let key = signer().public_key();
     for subject in ["user:43", "", "user:42 ", "User:42"] {
         assert_eq!(
@@ -185,7 +188,7 @@ fn other_keys_and_other_subjects_are_refused() {
     let mut stolen = Signer::from_seed(&[8; 32]).sign(&statement());
     stolen =
         stolen.replacen(stolen.split('.').next().unwrap(), token.split('.').next().unwrap(), 1);
-    assert_eq!(verify(&stolen), Err(TokenError::Signature));
+    assert_eq!(verify(&stolen), Err(JwsError::Signature.into()));
     assert_eq!(verify(&forged(&header, &claims)), Ok(statement()), "the forge works");
 }
 
@@ -193,27 +196,34 @@ fn other_keys_and_other_subjects_are_refused() {
 fn headers_are_taken_as_they_should_be_or_not_at_all() {
     let good = signer().sign(&statement());
     let (header, claims) = (part(&good, 0), part(&good, 1));
-    let malformed = TokenError::Malformed("its header");
+    let malformed = JwsError::Malformed("its header");
     for (from, to, error) in [
-        ("EdDSA", "none", TokenError::Algorithm),
-        ("EdDSA", "HS256", TokenError::Algorithm),
-        ("EdDSA", "eddsa", TokenError::Algorithm),
-        ("consent-decision+jwt", "JWT", TokenError::Type),
+        ("EdDSA", "none", JwsError::Algorithm),
+        ("EdDSA", "HS256", JwsError::Algorithm),
+        ("EdDSA", "eddsa", JwsError::Algorithm),
+        ("consent-decision+jwt", "JWT", JwsError::Type),
         (r#""alg":"EdDSA","#, "", malformed.clone()),
         (r#""alg":"EdDSA","#, r#""alg":"EdDSA","alg":"none","#, malformed.clone()),
         (r#""alg":"EdDSA","#, r#""alg":"EdDSA","crit":["b64"],"b64":false,"#, malformed.clone()),
         (r#""alg":"EdDSA","#, r#""alg":"EdDSA","jwk":{},"#, malformed.clone()),
         ("{", "[", malformed),
     ] {
-        assert_eq!(verify(&forged(&header.replacen(from, to, 1), &claims)), Err(error), "{to}");
+        assert_eq!(
+            verify(&forged(&header.replacen(from, to, 1), &claims)),
+            Err(error.into()),
+            "{to}"
+        );
     }
     let unsigned = good.rsplit_once('.').unwrap().0;
-    assert_eq!(verify(&format!("{unsigned}.")), Err(TokenError::Malformed("its signature")));
+    assert_eq!(verify(&format!("{unsigned}.")), Err(JwsError::Malformed("its signature").into()));
     for (text, parts) in [("", 1), ("a", 1), ("a.b", 2), (unsigned, 2), (&format!("{good}.x"), 4)] {
-        assert!(matches!(verify(text), Err(TokenError::Malformed(_))), "{parts} parts");
+        assert!(
+            matches!(verify(text), Err(TokenError::Jws(JwsError::Malformed(_)))),
+            "{parts} parts"
+        );
     }
     let long = format!("{good}{}", "A".repeat(TOKEN_BYTES_MAX));
-    assert_eq!(verify(&long), Err(TokenError::Malformed("it is too long")));
+    assert_eq!(verify(&long), Err(JwsError::Malformed("it is too long").into()));
 }
 
 #[test]
@@ -235,7 +245,7 @@ fn claims_that_contradict_or_repeat_themselves_are_refused() {
         let changed = claims.replacen(from, to, 1);
         assert_ne!(changed, claims, "{from}");
         let refused = verify(&forged(&header, &changed));
-        assert!(matches!(refused, Err(TokenError::Malformed(_))), "{to}: {refused:?}");
+        assert!(matches!(refused, Err(TokenError::Claims(_))), "{to}: {refused:?}");
     }
     let more = claims.replacen('{', r#"{"later":1,"#, 1);
     assert_eq!(verify(&forged(&header, &more)), Ok(statement()), "a later version may say more");

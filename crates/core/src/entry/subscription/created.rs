@@ -4,14 +4,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    domain::{Filter, Key, SHARDS_MAX, Snapshot, SubjectRef, Subscription, SubscriptionId},
+    domain::{Filter, Key, SHARDS_MAX, Snapshot, Subscription, SubscriptionId},
     entry::{
-        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
+        EntryError, NamesNoSubject, OfSubscriptions, Place, Target,
         fields::{field, key},
     },
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
@@ -36,7 +35,7 @@ pub struct SubscriptionCreated {
     pub webhook_url: Option<String>,
 }
 
-impl Kind for SubscriptionCreated {
+impl NamesNoSubject for SubscriptionCreated {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::SubscriptionCreated(proto::SubscriptionCreated {
             name: self.name.to_string(),
@@ -50,32 +49,12 @@ impl Kind for SubscriptionCreated {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 

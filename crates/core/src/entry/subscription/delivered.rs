@@ -4,14 +4,10 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use crate::{
-    domain::{Millis, SubjectRef, SubscriptionId},
-    entry::{
-        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
-        fields::field,
-    },
+    domain::{Millis, SubscriptionId},
+    entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
@@ -30,39 +26,19 @@ pub struct Delivered {
     pub snapshot: bool,
 }
 
-impl Kind for Vec<Delivered> {
+impl NamesNoSubject for Vec<Delivered> {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt {
             delivered: self.iter().map(delivered_to_proto).collect(),
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 

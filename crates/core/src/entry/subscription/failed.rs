@@ -1,14 +1,10 @@
 //! `DeliveryFailed`: delivery of events to one shard was given up.
 
 use crate::{
-    domain::{SubjectRef, SubscriptionId},
-    entry::{
-        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
-        fields::field,
-    },
+    domain::SubscriptionId,
+    entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
@@ -34,7 +30,7 @@ pub struct FailedDelivery {
     pub http_status: u32,
 }
 
-impl Kind for DeliveryFailed {
+impl NamesNoSubject for DeliveryFailed {
     fn message(&self) -> proto::entry::Body {
         let one = |failed: &FailedDelivery| proto::FailedDelivery {
             index: failed.index,
@@ -48,32 +44,12 @@ impl Kind for DeliveryFailed {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
