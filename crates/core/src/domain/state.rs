@@ -1,4 +1,4 @@
-//! What is known of one data subject: the fold of all acts that touch them.
+//! The state of one data subject: the fold of all its acts.
 //!
 //! Acts are ordered by `(effective_at, stop before grant, index)`. The state keeps, for every
 //! scope, the latest stop and, for every cell, the latest grant of anyone and the latest grant of
@@ -8,11 +8,11 @@
 //! Why the maxima suffice: a cell is stopped exactly if its latest covering stop is later than its
 //! latest lifting grant. If it is not, every grant after the lifting one takes effect too, so the
 //! latest grant of anyone decides. A grant that waits for its double opt-in lifts nothing; it is
-//! of interest only while no confirmed grant is later, and then it is later than every lifted stop
-//! too, so that its latest one suffices.
+//! relevant only while no confirmed grant is later, and then it is later than every lifted stop
+//! too, so the latest one suffices.
 //!
-//! Stops and cells are kept in the order of their scopes: two states that know the same are equal,
-//! whatever the order of arrival.
+//! Stops and cells are kept in the order of their scopes, so that the same acts give equal states
+//! in any order of arrival.
 
 use std::{cmp::Reverse, mem::size_of, sync::Arc};
 
@@ -119,14 +119,14 @@ impl Grant {
     }
 }
 
-/// What is known of one cell.
+/// The state of one cell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CellState {
     /// Purpose.
     pub purpose: PurposeId,
     /// Channel.
     pub channel: ChannelId,
-    /// The latest grant that needs no further confirmation, by whomever.
+    /// The latest grant that needs no further confirmation, by any actor.
     pub grant: Option<Grant>,
     /// The latest such grant by somebody who speaks for the subject.
     pub lifted: Option<Mark>,
@@ -141,27 +141,27 @@ impl CellState {
     }
 }
 
-/// How sure it is that two identifiers name the same person.
+/// The confidence that two identifiers name the same person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkConfidence {
     /// The person proved it: all acts of both sides count for both.
     Verified,
-    /// Somebody says so: each side contributes its stops to the other, and nothing else.
+    /// It is only claimed: each side contributes only its stops to the other.
     Asserted,
 }
 
 /// A link to another data subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Link {
-    /// The other one.
+    /// The other data subject.
     pub other: SubjectRef,
-    /// How sure it is.
+    /// The confidence.
     pub confidence: LinkConfidence,
     /// Index of the entry that made it.
     pub index: u64,
 }
 
-/// What is known of one data subject.
+/// The state of one data subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SubjectState {
     stops: Vec<Stop>,
@@ -207,7 +207,7 @@ impl SubjectState {
         &self.cells
     }
 
-    /// What is known of a cell, if some grant named it.
+    /// The state of a cell, if some grant named it.
     #[must_use]
     pub fn cell(&self, purpose: PurposeId, channel: ChannelId) -> Option<&CellState> {
         let position = self.cell_position(purpose, channel).ok()?;
@@ -266,8 +266,8 @@ impl SubjectState {
         lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)).then_some(stop)
     }
 
-    /// The first moment at which an act takes effect after everything that is known. A stop that
-    /// ties with a grant loses, so it must be later; every other tie goes to the later entry.
+    /// The first moment at which a new act is later than all known acts. A stop that ties with a
+    /// grant loses, so it must be later; every other tie goes to the later entry.
     #[must_use]
     pub fn first_moment_after(&self, is_stop: bool) -> Option<Millis> {
         let stops = self.stops.iter().map(|stop| stop.mark.effective_at);
@@ -280,7 +280,7 @@ impl SubjectState {
         stops.chain(grants).chain(contact).max()
     }
 
-    /// Folds in what an act says of how the data subject wants to be contacted.
+    /// Folds in the contact preferences of an act.
     pub fn merge_contact(&mut self, mark: Mark, change: &ContactChange) {
         if !change.is_empty() {
             self.contact.get_or_insert_default().merge(mark, change);
@@ -299,8 +299,8 @@ impl SubjectState {
         self.links.extend(confidence.map(|confidence| Link { other, confidence, index }));
     }
 
-    /// Adds what another data subject contributes, who is said to be the same person: everything if
-    /// that is verified, else its stops alone. Links and erasure stay this data subject's own.
+    /// Adds the contribution of a linked data subject: all acts if the link is verified, otherwise
+    /// only its stops. Links and erasure are not taken over.
     pub fn unite(&mut self, other: &Self, confidence: LinkConfidence) {
         for stop in &other.stops {
             self.merge_stop(*stop);
@@ -363,7 +363,7 @@ impl SubjectState {
         }
     }
 
-    /// About how many bytes of memory the state holds, with what hangs from it.
+    /// About how many bytes of memory the state takes, including its heap memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()

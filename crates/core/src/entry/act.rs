@@ -229,7 +229,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(act in any_act()) {
+        fn the_message_reads_back(act in any_act()) {
             reads_back(&Body::Act(act));
         }
     }

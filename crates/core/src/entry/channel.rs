@@ -100,7 +100,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(put in any_channel_put()) {
+        fn the_message_reads_back(put in any_channel_put()) {
             reads_back(&Body::ChannelPut(put));
         }
     }

@@ -189,7 +189,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(confirmed in any_confirmed()) {
+        fn the_message_reads_back(confirmed in any_confirmed()) {
             reads_back(&Body::Confirmed(confirmed));
         }
     }

@@ -110,7 +110,7 @@ pub enum Body {
     ChannelPut(ChannelPut),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
-    /// Grants ran out by themselves.
+    /// Grants expired.
     Expired(GrantExpired),
     /// Two data subjects were linked, or unlinked.
     Link(LinkChange),
@@ -392,7 +392,7 @@ pub(crate) mod tests {
         )
     }
 
-    /// Asserts that the message of a kind says what the kind says.
+    /// Asserts that an entry's body survives the round trip through its message.
     #[track_caller]
     pub(super) fn reads_back(body: &Body) {
         assert_eq!(Body::from_message(body.kind().message()).as_ref(), Ok(body));

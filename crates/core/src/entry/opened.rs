@@ -68,7 +68,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(opened in any_opened()) {
+        fn the_message_reads_back(opened in any_opened()) {
             reads_back(&Body::Opened(opened));
         }
     }

@@ -20,7 +20,7 @@ pub struct PurposePut {
     pub key: Key,
     /// Version, from 1.
     pub version: u32,
-    /// What the version says.
+    /// The content of the version.
     pub content: PurposeVersion,
     /// The oldest version whose grants still count.
     pub oldest_compatible: u32,
@@ -247,7 +247,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(put in any_purpose_put()) {
+        fn the_message_reads_back(put in any_purpose_put()) {
             reads_back(&Body::PurposePut(put));
         }
     }

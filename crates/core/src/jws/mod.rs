@@ -61,7 +61,7 @@ struct Header {
     kid: String,
 }
 
-/// The header of what is signed as one type with a key, encoded.
+/// The encoded header for payloads of one type, signed with one key.
 fn header(typ: &str, key_id: &str) -> String {
     let header = Header { alg: ALGORITHM.to_owned(), typ: typ.to_owned(), kid: key_id.to_owned() };
     let json = serde_json::to_vec(&header).expect("texts always have a JSON form");

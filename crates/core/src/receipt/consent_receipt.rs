@@ -249,7 +249,7 @@ pub(super) fn title<'a>(extension: &'a Extension, change: &'a Change) -> &'a str
     title.filter(|title| !title.is_empty()).unwrap_or(&change.purpose)
 }
 
-/// How the choice was made: where, and by what.
+/// How the choice was made: touchpoint and method.
 pub(super) fn collection_method(facts: &Facts<'_>) -> Option<String> {
     match (facts.evidence.touchpoint.as_str(), facts.evidence.method.as_str()) {
         ("", "") => None,

@@ -41,7 +41,7 @@ pub struct Statement {
     pub subject: String,
     /// When the receipt is made.
     pub issued_at: Millis,
-    /// Who answers for the processing, as of `issued_at`: the ledger records no earlier answers.
+    /// The controller as of `issued_at`: the ledger records no earlier details.
     pub controller: Controller,
     /// The purposes that the act names, as the catalogue had them.
     pub purposes: Vec<PurposeText>,

@@ -1,5 +1,5 @@
-//! Receipts: an act of consent as a signed statement for the person, or the system, that it
-//! concerns, which anybody who has the ledger's key verifies offline.
+//! Receipts: an act of consent as a signed statement for the person or system that it concerns. The
+//! ledger's public key is enough to verify it offline.
 //!
 //! A receipt is a JSON Web Signature (RFC 7515) in compact form, signed with the ledger's key. Its
 //! payload has the fields of Kantara Consent Receipt v1.1 and of ISO/IEC TS 27560, or is JSON-LD
@@ -8,7 +8,7 @@
 //! checkpoint inside, the changes by channel with their outcome, refusal, termination and the
 //! receipts that they supersede. `docs/receipts.md` has every field.
 //!
-//! What must stay true:
+//! Invariants:
 //!
 //! * **It states an act, never a current status.** What it states of the act can not change later.
 //! * **The controller is named as of its own time.** The ledger records no history of the controller's
@@ -21,9 +21,9 @@
 //! * **It is verified in two ways.** What follows from the entry is recomputed from the entry
 //!   and compared; the rest (who the data subject and the controller are, when it was made, what the
 //!   catalogue said, which acts it supersedes) is the ledger's word, under the ledger's signature.
-//! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text, so
-//!   who has the receipt can show what was shown to them. It is personal data, and outlives an
-//!   erasure wherever it was kept.
+//! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text,
+//!   so the holder of the receipt can prove which notice was shown. It is personal data, and copies
+//!   outlive an erasure.
 //!
 //! This module knows no clock, no files, no keys at rest and no protocol.
 
@@ -303,7 +303,8 @@ fn missing_fields(statement: &Statement, facts: &Facts<'_>, format: Format) -> V
     }
 }
 
-/// Whether the entry stands where the receipt says, and what it refers to stands before it.
+/// Whether the entry is at the index that the receipt names, and all that it refers to comes before
+/// it.
 fn check_place(
     statement: &Statement,
     facts: &Facts<'_>,

@@ -1,4 +1,4 @@
-//! Round trips, and every way in which a token can be worth nothing.
+//! Round trips, and every way in which a token can be refused.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use ed25519_dalek::Signer as _;
@@ -87,7 +87,7 @@ fn keys_are_named_and_written_as_the_standard_has_it() {
 }
 
 #[test]
-fn what_is_no_key_is_refused() {
+fn texts_that_are_not_keys_are_refused() {
     let ec = r#"{"kty":"EC","crv":"P-256","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
     for (text, error) in [
         ("", KeyError::Form),
@@ -286,7 +286,7 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
 
 proptest! {
     #[test]
-    fn what_is_signed_is_what_is_verified((statement, subject) in any_statement(), seed: [u8; 32]) {
+    fn a_signed_statement_verifies((statement, subject) in any_statement(), seed: [u8; 32]) {
         let signer = Signer::from_seed(&seed);
         let token = signer.sign(&statement);
         let key = PublicKey::parse(&signer.public_key().to_jwk()).unwrap();

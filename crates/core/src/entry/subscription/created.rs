@@ -1,5 +1,5 @@
-//! `SubscriptionCreated`: a durable subscription was created, as it will be until it is ended. Its
-//! identity is the index of this entry.
+//! `SubscriptionCreated`: a durable subscription was created. It does not change until it is ended.
+//! Its identity is the index of this entry.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,18 +14,18 @@ use crate::{
     proto,
 };
 
-/// A subscription as its creation says it is.
+/// The fixed properties of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionCreated {
     /// Name.
     pub name: Key,
-    /// Who answers for it.
+    /// The person or team that is responsible for it.
     pub owner: String,
-    /// Which events it must hear.
+    /// Which events it receives.
     pub filter: Filter,
-    /// First index that it must hear.
+    /// The first index that it receives.
     pub start_index: u64,
-    /// The state that its consumers hear first, as of the revision `start_index`.
+    /// The state that its consumers receive first, as of the revision `start_index`.
     pub snapshot: Option<Snapshot>,
     /// Over how many consumers it is spread: 1 to [`SHARDS_MAX`].
     pub shards: u32,
@@ -94,7 +94,7 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
     }
 }
 
-/// Which state a snapshot tells, as a message.
+/// The content of a snapshot, as a message.
 #[must_use]
 pub fn snapshot_to_proto(snapshot: Option<Snapshot>) -> proto::Snapshot {
     match snapshot {
@@ -177,13 +177,13 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(created in any_created()) {
+        fn the_message_reads_back(created in any_created()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Created(Box::new(created))));
         }
     }
 
     #[test]
-    fn what_no_subscription_can_be_is_an_error() {
+    fn invalid_shards_and_snapshots_are_errors() {
         let created = |shards, snapshot| {
             let name = "crm".to_owned();
             let message =

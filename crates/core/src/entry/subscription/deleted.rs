@@ -57,7 +57,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(deleted in any_deleted()) {
+        fn the_message_reads_back(deleted in any_deleted()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Deleted(deleted)));
         }
     }

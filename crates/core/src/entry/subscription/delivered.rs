@@ -11,16 +11,16 @@ use crate::{
     proto,
 };
 
-/// What one shard of a subscription acknowledged.
+/// The acknowledgements of one shard of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
     /// The subscription.
     pub subscription: SubscriptionId,
     /// The shard.
     pub shard: u32,
-    /// What was acknowledged, ascending, without overlap.
+    /// The acknowledged events, ascending, without overlap.
     pub ranges: Vec<Range<u64>>,
-    /// When the last of it was.
+    /// When the last of them was acknowledged.
     pub acknowledged_at: Millis,
     /// Whether the snapshot was acknowledged.
     pub snapshot: bool,
@@ -60,7 +60,7 @@ impl OfSubscriptions for Vec<Delivered> {
                 leads.extend(was_one.then_some(Lead::DeadLetterDelivered { id, shard, index }));
             }
         }
-        // One for all shards of a subscription, however many of them it tells of.
+        // One lead for all shards of a subscription.
         leads.extend(changed.into_iter().map(Lead::Subscription));
         Ok(leads)
     }
@@ -145,7 +145,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(delivered in any_receipt()) {
+        fn the_message_reads_back(delivered in any_receipt()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Delivered(delivered)));
         }
     }

@@ -111,7 +111,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(failed in any_failed()) {
+        fn the_message_reads_back(failed in any_failed()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Failed(failed)));
         }
     }

@@ -79,7 +79,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(overdue in any_overdue()) {
+        fn the_message_reads_back(overdue in any_overdue()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Overdue(overdue)));
         }
     }
