@@ -103,7 +103,8 @@ pub struct RetryPolicy {
 /// Stops retries while most calls fail, so that they do not keep a server down. Each failure takes
 /// a token, each success gives `token_ratio` back; with half of `max_tokens` or less nothing is
 /// tried again.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RetryThrottling {
     /// How many tokens there are at first, and at most.
     pub max_tokens: u32,
@@ -134,7 +135,7 @@ impl ServiceConfig {
         let methods = raw.method_config.into_iter().map(RawMethod::parse);
         let methods = methods.collect::<Result<Vec<_>, _>>()?;
         refuse_twice(&methods)?;
-        let throttling = raw.retry_throttling.map(RawThrottling::parse).transpose()?;
+        let throttling = raw.retry_throttling.map(RetryThrottling::checked).transpose()?;
         Ok(Self { methods, throttling })
     }
 
@@ -185,7 +186,7 @@ fn wrong<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Servic
 struct RawConfig {
     #[serde(default)]
     method_config: Vec<RawMethod>,
-    retry_throttling: Option<RawThrottling>,
+    retry_throttling: Option<RetryThrottling>,
 }
 
 #[derive(Deserialize)]
@@ -213,13 +214,6 @@ struct RawPolicy {
 enum RawCode {
     Number(i32),
     Name(String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawThrottling {
-    max_tokens: u32,
-    token_ratio: f64,
 }
 
 impl RawMethod {
@@ -288,15 +282,15 @@ impl RawCode {
     }
 }
 
-impl RawThrottling {
-    fn parse(self) -> Result<RetryThrottling, ServiceConfigError> {
+impl RetryThrottling {
+    fn checked(self) -> Result<Self, ServiceConfigError> {
         if !(1..=TOKENS_MAX).contains(&self.max_tokens) {
             return wrong("maxTokens", format!("must be 1 to {TOKENS_MAX}"));
         }
         if !self.token_ratio.is_finite() || self.token_ratio <= 0.0 {
             return wrong("tokenRatio", "must be more than 0");
         }
-        Ok(RetryThrottling { max_tokens: self.max_tokens, token_ratio: self.token_ratio })
+        Ok(self)
     }
 }
 

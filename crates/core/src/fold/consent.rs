@@ -100,7 +100,25 @@ pub fn fold(
     act: &ActFacts<'_>,
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, act.changes)?;
-    fold_resolved(catalog, state, act, &scopes);
+    let mark = act.mark();
+    for (change, scope) in act.changes.iter().zip(scopes) {
+        if let Some(kind) = change.action.stop_kind(act.actor) {
+            state.merge_stop(Stop { scope, kind, mark });
+            continue;
+        }
+        if change.action != Action::Grant {
+            continue;
+        }
+        // Consent is granted cell by cell and never wider: a wider grant grants nothing.
+        let Some((purpose, channel)) = scope.as_cell() else { continue };
+        let grant = grant(mark, act.actor, act.authority_ends_at, change);
+        if waits(catalog, purpose, change.purpose_version) {
+            state.merge_pending(purpose, channel, grant);
+        } else {
+            state.merge_grant(purpose, channel, grant);
+        }
+    }
+    state.revision = state.revision.max(act.index.saturating_add(1));
     Ok(())
 }
 
@@ -201,33 +219,6 @@ type Scopes = SmallVec<[Scope; 16]>;
 /// The first key that the catalogue lacks.
 pub(super) fn resolve(catalog: &Catalog, changes: &[ChangeRecord]) -> Result<Scopes, UnknownKey> {
     changes.iter().map(|change| catalog.resolve(&change.scope)).collect()
-}
-
-fn fold_resolved(
-    catalog: &Catalog,
-    state: &mut SubjectState,
-    act: &ActFacts<'_>,
-    scopes: &[Scope],
-) {
-    let mark = act.mark();
-    for (change, &scope) in act.changes.iter().zip(scopes) {
-        if let Some(kind) = change.action.stop_kind(act.actor) {
-            state.merge_stop(Stop { scope, kind, mark });
-            continue;
-        }
-        if change.action != Action::Grant {
-            continue;
-        }
-        // Consent is granted cell by cell and never wider: a wider grant grants nothing.
-        let Some((purpose, channel)) = scope.as_cell() else { continue };
-        let grant = grant(mark, act.actor, act.authority_ends_at, change);
-        if waits(catalog, purpose, change.purpose_version) {
-            state.merge_pending(purpose, channel, grant);
-        } else {
-            state.merge_grant(purpose, channel, grant);
-        }
-    }
-    state.revision = state.revision.max(act.index.saturating_add(1));
 }
 
 fn grant(

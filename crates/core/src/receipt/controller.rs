@@ -90,10 +90,12 @@ pub enum ControllerError {
         problem: KeyError,
     },
     /// Too many items.
-    #[error("--{flag} must be given at most {CONTROLLER_ITEMS_MAX} times, got {got}")]
+    #[error("--{flag} must be given at most {limit} times, got {got}")]
     TooMany {
         /// The flag.
         flag: &'static str,
+        /// The limit.
+        limit: usize,
         /// How often it was given.
         got: usize,
     },
@@ -109,9 +111,6 @@ pub enum ControllerError {
         /// The flag.
         flag: &'static str,
     },
-    /// Too many regions.
-    #[error("--jurisdiction must be given at most {JURISDICTIONS_MAX} times, got {0}")]
-    TooManyJurisdictions(usize),
 }
 
 impl Controller {
@@ -141,9 +140,7 @@ impl Controller {
                 return Err(ControllerError::Url { flag, got: url.clone() });
             }
         }
-        if self.jurisdictions.len() > JURISDICTIONS_MAX {
-            return Err(ControllerError::TooManyJurisdictions(self.jurisdictions.len()));
-        }
+        check_count("jurisdiction", JURISDICTIONS_MAX, self.jurisdictions.len())?;
         for region in &self.jurisdictions {
             let wrong = |problem| ControllerError::Jurisdiction { got: region.clone(), problem };
             Region::parse(region).map_err(wrong)?;
@@ -154,14 +151,8 @@ impl Controller {
     fn check_lists(&self) -> Result<(), ControllerError> {
         let categories = self.sensitive_categories.as_deref().unwrap_or_default();
         let parties = self.third_parties.as_deref().unwrap_or_default();
-        for (flag, got) in
-            [("sensitive-category", categories.len()), ("third-party", parties.len())]
-        {
-            if got > CONTROLLER_ITEMS_MAX {
-                return Err(ControllerError::TooMany { flag, got });
-            }
-        }
         for (flag, names) in [("sensitive-category", categories), ("third-party", parties)] {
+            check_count(flag, CONTROLLER_ITEMS_MAX, names.len())?;
             if names.iter().any(|name| name == NONE) {
                 return Err(ControllerError::NoneAndSome { flag });
             }
@@ -198,6 +189,10 @@ pub fn said_list(given: Vec<String>) -> Option<Vec<String>> {
         [one] if one == NONE => Some(Vec::new()),
         _ => Some(given),
     }
+}
+
+fn check_count(flag: &'static str, limit: usize, got: usize) -> Result<(), ControllerError> {
+    if got <= limit { Ok(()) } else { Err(ControllerError::TooMany { flag, limit, got }) }
 }
 
 fn check_text(flag: &'static str, text: &str) -> Result<(), ControllerError> {

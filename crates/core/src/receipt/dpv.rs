@@ -206,7 +206,7 @@ pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, origin: &str) ->
     let contacts = [&controller.contact, &controller.email, &controller.phone, &controller.url];
     let record = Record {
         context: CONTEXT,
-        id: urn(&extension.receipt_id),
+        id: format!("urn:uuid:{}", extension.receipt_id),
         kind: "dpv:ConsentRecord",
         identifier: &extension.receipt_id,
         created: moment(&extension.recorded_at),
@@ -354,10 +354,6 @@ fn article(basis: LegalBasis) -> &'static str {
 
 fn id(prefix: &str, name: &str) -> Id {
     Id { id: format!("{prefix}:{name}") }
-}
-
-fn urn(receipt_id: &str) -> String {
-    format!("urn:uuid:{receipt_id}")
 }
 
 fn moment(at: &str) -> Typed<'_> {

@@ -281,7 +281,7 @@ impl Extension {
             return Err(ReceiptError::Version(self.format_version));
         }
         let payload = ReceiptError::Payload;
-        let ledger_id = fixed(unhex(&self.ledger_id)).ok_or(payload("its ledger_id"))?;
+        let ledger_id = unhex(&self.ledger_id).try_into().map_err(|_| payload("its ledger_id"))?;
         let issued_at = self.issued_at.parse::<jiff::Timestamp>();
         let issued_at = issued_at.map_err(|_| payload("its issued_at is no time"))?;
         let key = self.evidence_key.map(|text| {
@@ -413,10 +413,6 @@ fn unhex(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     pairs.map(byte).collect::<Option<Vec<u8>>>().unwrap_or_default()
-}
-
-fn fixed<const N: usize>(bytes: Vec<u8>) -> Option<[u8; N]> {
-    bytes.try_into().ok()
 }
 
 /// Legal bases by their names in the API.

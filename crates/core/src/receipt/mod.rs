@@ -110,9 +110,12 @@ pub struct Receipt {
     /// Which witnesses of the policy have cosigned the checkpoint, and when by their clocks, in
     /// seconds since the Unix epoch.
     pub cosigners: Vec<(String, u64)>,
-    changes: Vec<ChangeRecord>,
-    actor: Actor,
-    effective_at: Millis,
+    /// Who acted.
+    pub actor: Actor,
+    /// When the act took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: Vec<ChangeRecord>,
 }
 
 /// It is about a person: nothing of it is printed.
@@ -123,24 +126,6 @@ impl fmt::Debug for Receipt {
 }
 
 impl Receipt {
-    /// Who acted.
-    #[must_use]
-    pub fn actor(&self) -> Actor {
-        self.actor
-    }
-
-    /// When the act took effect.
-    #[must_use]
-    pub fn effective_at(&self) -> Millis {
-        self.effective_at
-    }
-
-    /// What changed.
-    #[must_use]
-    pub fn changes(&self) -> &[ChangeRecord] {
-        &self.changes
-    }
-
     /// Number of entries under the checkpoint.
     #[must_use]
     pub fn tree_size(&self) -> u64 {

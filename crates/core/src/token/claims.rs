@@ -31,12 +31,8 @@ struct Claims {
     decided_by_index: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     valid_until_ms: Option<i64>,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     has_obligations: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// The claims of a statement.

@@ -1,7 +1,7 @@
 //! Durations, moments and enums, as messages and back.
 
 use crate::{
-    domain::{Action, Actor, EventKind, LegalBasis, LinkConfidence, Millis, Reason},
+    domain::{Action, Actor, EventKind, LegalBasis, LinkConfidence, Millis, Reason, Snapshot},
     proto,
 };
 
@@ -86,6 +86,7 @@ same_variants!(
     Overdue
 );
 same_variants!(LinkConfidence, Verified, Asserted);
+same_variants!(Snapshot, Denied, All);
 same_variants!(
     Reason,
     UnknownPurpose,

@@ -72,12 +72,8 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
     type Error = EntryError;
 
     fn try_from(message: proto::SubscriptionCreated) -> Result<Self, EntryError> {
-        let snapshot = match proto::Snapshot::try_from(message.snapshot) {
-            Ok(proto::Snapshot::Unspecified) => None,
-            Ok(proto::Snapshot::Denied) => Some(Snapshot::Denied),
-            Ok(proto::Snapshot::All) => Some(Snapshot::All),
-            Err(_) => return Err(field("snapshot")),
-        };
+        let snapshot =
+            proto::Snapshot::try_from(message.snapshot).map_err(|_| field("snapshot"))?;
         if message.shards == 0 || message.shards > SHARDS_MAX {
             return Err(field("shards"));
         }
@@ -86,7 +82,7 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
             owner: message.owner,
             filter: filter_from_proto(&message.filter.unwrap_or_default())?,
             start_index: message.start_index,
-            snapshot,
+            snapshot: snapshot.try_into().ok(),
             shards: message.shards,
             deadline_ms: message.deadline_ms,
             webhook_url: Some(message.webhook_url).filter(|url| !url.is_empty()),
@@ -97,11 +93,7 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
 /// The content of a snapshot, as a message.
 #[must_use]
 pub fn snapshot_to_proto(snapshot: Option<Snapshot>) -> proto::Snapshot {
-    match snapshot {
-        None => proto::Snapshot::Unspecified,
-        Some(Snapshot::Denied) => proto::Snapshot::Denied,
-        Some(Snapshot::All) => proto::Snapshot::All,
-    }
+    snapshot.map_or(proto::Snapshot::Unspecified, Into::into)
 }
 
 /// A filter as a message.
