@@ -34,7 +34,7 @@ pub enum BackoffError {
         /// The longest.
         max: Duration,
     },
-    /// The multiplier makes waits shorter, or is no number.
+    /// The multiplier makes waits shorter, or is not a number.
     #[error("the multiplier must be a number of at least 1, not {0}")]
     Multiplier(f64),
 }

@@ -202,8 +202,8 @@ struct Shared {
     interruptions: AtomicU64,
 }
 
-/// The stream. It ends after an error that no wait heals: the subscription is gone, a newer
-/// consumer has taken over, the request is not valid.
+/// The stream. It ends after an error that a retry can not resolve: the subscription is gone, a
+/// newer consumer has taken over, the request is not valid.
 #[derive(Debug)]
 pub struct Consumer {
     items: mpsc::Receiver<Result<Consumed, Status>>,

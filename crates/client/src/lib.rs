@@ -134,7 +134,7 @@ impl fmt::Debug for ClientConfig {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The endpoint is no URL, or its TLS can not be used.
+    /// The endpoint is not a URL, or its TLS settings can not be used.
     #[error("the endpoint `{endpoint}` can not be used: {source}")]
     Endpoint {
         /// The endpoint.

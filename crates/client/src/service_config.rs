@@ -153,7 +153,7 @@ impl ServiceConfig {
 }
 
 impl MethodConfig {
-    /// The deadline of a call to `/package.Service/Method`, for which this entry goes.
+    /// The deadline of a call to `/package.Service/Method`, to which these settings apply.
     pub(super) fn timeout_of(&self, path: &str) -> Option<Duration> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
         let named =

@@ -72,7 +72,7 @@ pub enum Heard {
     },
 }
 
-/// The stream. It ends after an error that no wait heals, such as a filter that is not valid.
+/// The stream. It ends after an error that a retry can not resolve, such as an invalid filter.
 pub struct Watch {
     stream: Pin<Box<dyn Stream<Item = Result<Heard, Status>> + Send>>,
     interruptions: Arc<AtomicU64>,

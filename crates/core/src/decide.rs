@@ -4,7 +4,7 @@
 //! arguments, and the same arguments always give the same answer, today or in an audit years later.
 //! It allocates nothing but the purpose's obligations, with an ALLOW.
 //!
-//! The rules stand in [`decide`] in the order in which they are tried; the first that matches
+//! The rules are in [`decide`] in the order in which they are tried; the first that matches
 //! decides. The fold ([`SubjectState`]) has already picked the act that wins in a cell; the
 //! decision applies time and catalogue to it.
 

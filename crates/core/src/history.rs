@@ -70,7 +70,7 @@ pub struct LinkLine {
     pub other: SubjectRef,
     /// How sure it is; none if they were unlinked.
     pub confidence: Option<LinkConfidence>,
-    /// Who says so.
+    /// The source of the claim.
     pub asserted_by: Option<Sealed>,
     /// The data subject whose key seals it.
     pub sealed_for: SubjectRef,

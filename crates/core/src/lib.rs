@@ -9,7 +9,7 @@
 //! * [`obligations`]: the conditions that come with an ALLOW, and the earliest moment for the use;
 //!   also pure.
 //! * [`ledger`]: envelopes, the hash chain over them, verification.
-//! * [`seal`]: encryption under a key for one text alone, with a commitment beside it.
+//! * [`seal`]: encryption with a one-time key, plus a key commitment.
 //! * [`jws`]: JSON Web Signatures with Ed25519.
 //! * [`token`]: a decision as a signed statement that travels with data.
 //! * [`receipt`]: an act as a signed statement for the data subject.

@@ -129,7 +129,7 @@ impl Default for CacheOptions {
     }
 }
 
-/// Why there is no cache.
+/// Why a cache can not be created.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CacheOptionsError {
@@ -190,7 +190,7 @@ pub enum Answer {
     Unanswered(Unanswered),
 }
 
-/// Why there is no answer.
+/// Why no decision is known.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum Unanswered {
@@ -320,7 +320,8 @@ impl CachedChecker {
         self.shared.interruptions.load(Ordering::Relaxed)
     }
 
-    /// Why the stream broke off the last time, if it ever did. It stays when the stream goes on.
+    /// Why the stream was interrupted the last time, if it ever was. It is kept when the stream
+    /// reconnects.
     #[must_use]
     pub fn last_error(&self) -> Option<Status> {
         self.shared.last_error.lock().clone()

@@ -121,7 +121,7 @@ impl PurposeVersion {
 pub struct Purpose {
     /// Key.
     pub key: Key,
-    /// Versions; version `n` stands at `n - 1`.
+    /// Versions; version `n` is at `n - 1`.
     pub versions: Vec<Arc<PurposeVersion>>,
     /// Indices of the entries that put them.
     pub version_indices: Vec<u64>,

@@ -22,7 +22,7 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Looks the keys up. Keys that the catalogue lacks stay a question, whose answer is no.
+    /// Resolves the keys. A query may have keys that the catalogue lacks; its decision is DENY.
     #[must_use]
     pub fn new(
         catalog: &Catalog,

@@ -78,7 +78,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A scope as callers and entries write it. `None` stands for every purpose, or every channel.
+/// A scope as callers and entries write it. `None` means every purpose, or every channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ScopeKeys {
     /// The purpose, or all.

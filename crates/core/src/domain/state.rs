@@ -25,7 +25,7 @@ use super::{
     time::Millis,
 };
 
-/// Where an act stands in the order of its own kind: by effect, then by place in the ledger.
+/// The place of an act in the order of its own kind: by effect, then by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
     /// When the act took effect.
@@ -43,7 +43,7 @@ impl Mark {
     }
 }
 
-/// A stop that stands for its scope.
+/// The latest stop for a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stop {
     /// What it covers.
@@ -113,7 +113,7 @@ impl Grant {
 
     fn heap_bytes(&self) -> usize {
         let Some(categories) = &self.data_categories else { return 0 };
-        // Two reference counts stand before the strings.
+        // Two reference counts come before the strings.
         2 * size_of::<usize>()
             + categories.iter().map(|text| size_of::<String>() + text.capacity()).sum::<usize>()
     }
@@ -166,9 +166,9 @@ pub struct Link {
 pub struct SubjectState {
     stops: Vec<Stop>,
     cells: Vec<CellState>,
-    /// How the data subject wants to be contacted, if anything was said.
+    /// Contact preferences, if any were set.
     pub contact: Option<Box<Contact>>,
-    /// Links to others that stand.
+    /// Links to other data subjects.
     pub links: Vec<Link>,
     /// Index of the entry that began the subject's erasure.
     pub erased_by: Option<u64>,
@@ -195,7 +195,7 @@ impl SubjectState {
         Self { stops, cells, contact: None, links: Vec::new(), erased_by, revision }
     }
 
-    /// The stops that stand, one a scope, ordered by scope.
+    /// The latest stop for each scope, ordered by scope.
     #[must_use]
     pub fn stops(&self) -> &[Stop] {
         &self.stops
@@ -251,7 +251,7 @@ impl SubjectState {
         latest
     }
 
-    /// The stop that stands for exactly this scope.
+    /// The latest stop for exactly this scope.
     #[must_use]
     pub fn stop_for(&self, scope: Scope) -> Option<&Stop> {
         let position = self.stops.binary_search_by_key(&scope, |stop| stop.scope).ok()?;

@@ -24,7 +24,7 @@ pub struct LinkChange {
     pub other_ref: SubjectRef,
     /// The confidence of the link; none if they were unlinked.
     pub confidence: Option<LinkConfidence>,
-    /// Who says so, sealed under the first data subject's key.
+    /// The source of the claim, sealed with the first data subject's key.
     pub asserted_by: Option<Sealed>,
 }
 

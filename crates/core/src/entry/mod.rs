@@ -78,7 +78,7 @@ impl Entry {
     }
 }
 
-/// Where an entry stands in the ledger.
+/// The place of an entry in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// Its index.
@@ -191,7 +191,7 @@ pub trait Kind: fmt::Debug {
     fn target(&self) -> Target<'_>;
     /// What leads to it, besides the data subjects whose states it is part of.
     fn leads(&self, place: Place) -> Vec<Lead>;
-    /// What watchers hear of it.
+    /// The content of its event for watchers.
     fn tells(&self) -> Tells<'_>;
     /// Its line in the history of a data subject that it names; none if it is in no history.
     fn line(&self, place: Place, subject: SubjectRef) -> Option<Line>;

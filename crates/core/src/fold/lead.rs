@@ -21,9 +21,9 @@ pub enum Lead {
     Confirms(u64),
     /// Grants of it will end by themselves.
     Ends(Due),
-    /// It says that grants have ended.
+    /// Grants have ended.
     Ended(Due),
-    /// Somebody's data was used.
+    /// Data of a data subject was used.
     Use {
         /// Whose.
         subject: SubjectRef,

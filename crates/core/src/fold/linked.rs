@@ -37,7 +37,7 @@ pub fn reach<E>(
     for confidence in [LinkConfidence::Verified, LinkConfidence::Asserted] {
         let mut next = 0;
         loop {
-            // The subject itself stands before those that were reached.
+            // The subject itself comes before those that were reached.
             let links = match next {
                 0 => alone.links.clone(),
                 n => match reached.get(n - 1) {

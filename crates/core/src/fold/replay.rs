@@ -90,11 +90,11 @@ impl Replay {
         self.states.len()
     }
 
-    /// About how many bytes of memory the states take, with the table that they stand in.
+    /// About how many bytes of memory the states take, including their table.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let slot = size_of::<(SubjectRef, Arc<SubjectState>)>() + 1;
-        // Two reference counts stand before a state.
+        // Two reference counts come before a state.
         let counts = 2 * size_of::<usize>();
         let states = self.states.values().map(|state| counts + state.memory_bytes());
         self.states.capacity() * slot + states.sum::<usize>()
@@ -163,7 +163,7 @@ fn whole(alone: &Arc<SubjectState>, linked: &[Linked]) -> Arc<SubjectState> {
 /// The context in which a kind checks the claims of an entry.
 #[derive(Debug)]
 pub struct Judged<'a> {
-    /// Where the entry stands.
+    /// The place of the entry.
     pub place: Place,
     /// The catalogue.
     pub catalog: &'a Catalog,

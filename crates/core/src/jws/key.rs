@@ -68,7 +68,7 @@ pub enum KeyError {
     #[error("must be a JSON Web Key of `kty` OKP and `crv` Ed25519")]
     Kind,
     /// Not a point of the curve, or a weak one, for which forged signatures verify.
-    #[error("is no Ed25519 public key")]
+    #[error("is not an Ed25519 public key")]
     Point,
 }
 

@@ -24,7 +24,7 @@ pub enum JwsError {
     #[error("its `alg` is not EdDSA")]
     Algorithm,
     /// It signs a payload of another type.
-    #[error("its `typ` says that it is something else")]
+    #[error("its `typ` is another type")]
     Type,
     /// It names another key.
     #[error("it names another key, `{named}`; the one given is `{given}`")]

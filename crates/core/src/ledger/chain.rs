@@ -42,11 +42,11 @@ pub struct Tip {
 /// How an entry can fail to continue a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ChainError {
-    /// The bytes are no entry.
+    /// The bytes are not an entry.
     #[error("{0}")]
     Entry(#[from] EntryError),
     /// Another index than the next.
-    #[error("the entry says that its index is {got}, but it stands at {want}")]
+    #[error("the entry has index {got}, but its position is {want}")]
     Index {
         /// Its position in the ledger.
         want: u64,
@@ -162,7 +162,7 @@ impl Tip {
         Ok((entry.body.opened().cloned(), tip))
     }
 
-    /// The tip that an entry says it continues; none if the bytes are no entry.
+    /// The tip that an entry claims to continue; none if the bytes are not an entry.
     #[must_use]
     pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
         envelope::decode(entry_bytes).ok().as_ref().map(Self::before)

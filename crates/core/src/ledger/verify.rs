@@ -1,4 +1,5 @@
-//! Verification of a ledger's files: no server, no keys, and beside a running writer.
+//! Verification of a ledger's files. It needs no server and no keys, and may run while a writer
+//! runs.
 //!
 //! It reads every byte once and changes nothing. It proves that the files hold one unbroken chain.
 //! To prove that the whole chain was not replaced takes a checkpoint of an outside witness, which

@@ -4,9 +4,9 @@
 //! `dpv:hasConsentStatus` is the outcome of the act when it was recorded. The extension is a JSON
 //! literal (JSON-LD 1.1, section 4.2.2), so that its bytes mean the same to every processor.
 //!
-//! There is no `dct:replaces`: a later act may supersede one cell of an earlier receipt and leave the
-//! others as they were, and the ledger does not claim of such a receipt that it is replaced. Which
-//! acts each change supersedes stands in the extension.
+//! There is no `dct:replaces`: a later act may supersede one cell of an earlier receipt and leave
+//! its other cells unchanged, so the earlier receipt is not replaced. The extension lists the acts
+//! that each change supersedes.
 
 use serde::Serialize;
 

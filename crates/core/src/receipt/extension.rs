@@ -22,7 +22,7 @@ use crate::{
 /// Version of the whole payload. The output of a version never changes: an old receipt is verified by
 /// writing its payload again.
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// Stands for every purpose, or every channel.
+/// Means every purpose, or every channel.
 pub(super) const EVERY: &str = "*";
 const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
 

@@ -16,8 +16,8 @@
 //!   the server knew at `issued_at`, when it made the receipt, and not those of the time of the act: a
 //!   receipt that is made later may name others. So only the same act, under the same checkpoint, at
 //!   the same time and with the same details makes the same bytes.
-//! * **It asserts nothing that nobody recorded.** A consent is explicit only where the evidence names
-//!   the method by which it was expressed; a notice was shown only where the evidence names one.
+//! * **It asserts only recorded facts.** A consent is explicit only if the evidence names the
+//!   method by which it was expressed; a notice was shown only if the evidence names one.
 //! * **It is verified in two ways.** What follows from the entry is recomputed from the entry
 //!   and compared; the rest (who the data subject and the controller are, when it was made, what the
 //!   catalogue said, which acts it supersedes) is the ledger's word, under the ledger's signature.
@@ -59,7 +59,8 @@ use crate::{
 
 /// The longest receipt that is looked at, in bytes.
 pub const RECEIPT_BYTES_MAX: usize = 1 << 20;
-/// Tells receipts from everything else that the ledger's key signs.
+/// The `typ` of receipts, which distinguishes them from everything else that the ledger's key
+/// signs.
 const TYPE: &str = "consent-receipt+json";
 
 /// How the content of a receipt is written.
@@ -206,8 +207,8 @@ impl ReceiptError {
 /// Issues the receipt of a statement. The same statement always gives the same receipt.
 ///
 /// # Errors
-/// The entry is no act or confirmation, or does not open; or the receipt is longer than
-/// [`RECEIPT_BYTES_MAX`]. Whether the proof proves anything is not looked at.
+/// The entry is not an act or confirmation, or does not open; or the receipt is longer than
+/// [`RECEIPT_BYTES_MAX`]. The proof is not verified.
 pub fn issue(
     statement: &Statement,
     format: Format,

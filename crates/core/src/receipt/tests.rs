@@ -265,7 +265,7 @@ fn json_ld_names_every_term_in_its_context() {
     ] {
         assert_eq!(payload.pointer(field), Some(&wanted), "{field}");
     }
-    // One of its cells is superseded, and the other may stand: nothing says that it is replaced.
+    // Only one of its cells is superseded, so the receipt does not claim to be replaced.
     assert!(payload.get("dct:replaces").is_none());
     let context = payload["@context"].as_object().unwrap();
     let mut open = vec![&payload];
@@ -734,7 +734,8 @@ proptest! {
         if bytes == payload.as_bytes() {
             prop_assert!(receipt.is_ok());
         } else if let Ok(receipt) = receipt {
-            // What passes is what the ledger alone can say: names, texts, addresses.
+            // Accepted changes are to fields that only the ledger vouches for: names, texts,
+            // addresses.
             prop_assert_eq!(receipt.entry.index, 5);
             prop_assert_eq!(receipt.evidence, evidence());
         }

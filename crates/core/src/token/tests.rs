@@ -155,7 +155,7 @@ fn every_flipped_bit_is_refused() {
         for bit in 0..8 {
             let mut bytes = token.clone().into_bytes();
             bytes[at] ^= 1 << bit;
-            // What is no text can not even be asked about.
+            // Keys are texts, so only texts are tried.
             let Ok(flipped) = String::from_utf8(bytes) else { continue };
             assert!(verify(&flipped).is_err(), "byte {at}, bit {bit}: {flipped}");
         }

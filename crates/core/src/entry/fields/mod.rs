@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EntryError {
     /// Not a protobuf message of this type.
-    #[error("the bytes are no entry: {0}")]
+    #[error("the bytes are not an entry: {0}")]
     Protobuf(String),
     /// No body, or one that this program does not know.
     #[error("the entry has no body that this program knows")]

@@ -124,9 +124,9 @@ pub fn workers() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX)
 }
 
-/// Entries that stand one after the other in a segment.
+/// Consecutive entries of one segment.
 struct Part {
-    /// How many parts stand before it.
+    /// How many parts come before it.
     number: u64,
     segment: String,
     first_index: u64,
@@ -206,7 +206,7 @@ struct Followed {
     segment: String,
     /// Where its first entry begins in its segment.
     offset: u64,
-    /// The chain that the first entry says it continues.
+    /// The tip that the first entry claims to continue.
     claimed: Option<Tip>,
     tip: Tip,
     bytes: u64,
