@@ -120,14 +120,10 @@ impl<'a> Standing<'a> {
         if let Some(index) = state.erased_by {
             return Self::Erased(index);
         }
-        let cell = state.cell(purpose_id, channel_id);
-        if let Some(stop) = state.latest_stop(purpose_id, channel_id) {
-            let lifted = cell.and_then(|cell| cell.lifted);
-            if lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)) {
-                return Self::Stopped(stop);
-            }
+        if let Some(stop) = state.live_stop(purpose_id, channel_id) {
+            return Self::Stopped(stop);
         }
-        let Some(cell) = cell else { return Self::Nothing };
+        let Some(cell) = state.cell(purpose_id, channel_id) else { return Self::Nothing };
         let pending = cell.pending.as_deref();
         let Some(grant) = &cell.grant else {
             return pending.map_or(Self::Nothing, Self::Pending);

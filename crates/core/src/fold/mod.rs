@@ -52,7 +52,7 @@ pub enum FoldError {
         problem: UnknownKey,
     },
     /// It names a subscription, or a shard of one, that no entry before it created.
-    #[error("ledger entry {index} names subscription {}, or a shard of it, that no entry before it created", id.0)]
+    #[error("ledger entry {index} names unknown subscription {}, or an unknown shard of it", id.0)]
     UnknownSubscription {
         /// Index of the entry.
         index: u64,

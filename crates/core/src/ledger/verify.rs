@@ -14,7 +14,7 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::audit::{Audit, Audited, Good, TakeHash, Wanted, audit, workers};
+pub use self::audit::{Audited, Good, TakeHash, Wanted, audit, workers};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
 use crate::{
     domain::{Entry, LedgerOpened, Millis},

@@ -238,7 +238,13 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<
     .collect()
 }
 
-/// Whether a change is a consent that was given by it.
+/// The changes that gave consent.
+fn given<'a>(extension: &'a Extension, facts: &Facts<'_>) -> impl Iterator<Item = &'a Change> {
+    let changes = extension.changes.iter().zip(facts.act.changes);
+    changes.filter(|(_, record)| gives_consent(record)).map(|(change, _)| change)
+}
+
+/// Whether a change gives consent.
 fn gives_consent(change: &ChangeRecord) -> bool {
     change.action == Action::Grant && change.outcome == Outcome::Applied
 }
@@ -259,10 +265,8 @@ pub(super) fn collection_method(facts: &Facts<'_>) -> Option<String> {
 }
 
 fn purposes<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Purpose<'a>> {
-    let given =
-        extension.changes.iter().zip(facts.act.changes).filter(|(_, record)| gives_consent(record));
     let parties = extension.controller.third_parties.as_ref();
-    let purpose = |(change, _): (&'a Change, _)| Purpose {
+    let purpose = |change: &'a Change| Purpose {
         purpose: title(extension, change),
         category: [&change.purpose],
         consent_type: consent_type(facts),
@@ -277,16 +281,14 @@ fn purposes<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Purpose<'a>>
             .map(|parties| parties.join(", ")),
         channel: &change.channel,
     };
-    given.map(purpose).collect()
+    given(extension, facts).map(purpose).collect()
 }
 
 /// The sensitive data categories of all given consents, once each; none if the controller did not say
 /// which categories are sensitive.
 fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Option<Vec<&'a str>> {
     let mut found = Vec::new();
-    let given =
-        extension.changes.iter().zip(facts.act.changes).filter(|(_, record)| gives_consent(record));
-    for (change, _) in given {
+    for change in given(extension, facts) {
         for category in extension.controller.sensitive_among(extension.categories_of(change))? {
             if !found.contains(&category) {
                 found.push(category);

@@ -85,14 +85,6 @@ impl Statement {
     pub fn effect(&self) -> Effect {
         self.reason.effect()
     }
-
-    /// Whether it is about this data subject, and valid at this moment.
-    fn check(&self, subject: Option<&str>, now: Millis) -> Result<(), TokenError> {
-        if subject.is_some_and(|subject| !self.subject.is_of(subject)) {
-            return Err(TokenError::Subject);
-        }
-        self.lifetime.check(now)
-    }
 }
 
 /// Signs statements.
@@ -131,7 +123,10 @@ pub fn verify(
     now: Millis,
 ) -> Result<Statement, TokenError> {
     let statement = claims::statement(&key.open(token, TYPE, TOKEN_BYTES_MAX)?)?;
-    statement.check(subject, now)?;
+    if subject.is_some_and(|subject| !statement.subject.is_of(subject)) {
+        return Err(TokenError::Subject);
+    }
+    statement.lifetime.check(now)?;
     Ok(statement)
 }
 

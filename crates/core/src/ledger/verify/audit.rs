@@ -55,15 +55,6 @@ pub struct Wanted<'a> {
     pub progress: Option<&'a mut dyn FnMut(u64)>,
 }
 
-/// An intact ledger and the tree over its entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Audit {
-    /// The ledger.
-    pub report: Report,
-    /// Root of the tree over all entries.
-    pub root: Hash,
-}
-
 /// The intact entries, from the first on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Good {
@@ -84,8 +75,8 @@ pub struct Good {
 pub struct Audited {
     /// The intact entries.
     pub good: Good,
-    /// Whether that is all.
-    pub result: Result<Audit, VerifyError>,
+    /// The report on the whole ledger if it is intact, otherwise the first damage.
+    pub result: Result<Report, VerifyError>,
 }
 
 /// Verifies the segments in `dir` on all cores.
@@ -401,8 +392,7 @@ impl<'a> Join<'a> {
             (Some(damage), _) => Err(LogError::from(damage).into()),
             (None, Err(LogError::NoSegment(dir))) => Err(VerifyError::NoLedger(dir)),
             (None, Err(error)) => Err(error.into()),
-            (None, Ok(end)) => Report::of(dir, good.opened.clone(), good.tip, end)
-                .map(|report| Audit { report, root: good.root }),
+            (None, Ok(end)) => Report::of(dir, good.opened.clone(), good.tip, end),
         };
         Audited { good, result }
     }
