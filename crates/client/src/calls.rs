@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, metadata::MetadataMap, transport::Channel};
@@ -85,10 +85,7 @@ impl Calls {
         let path = parts.uri.path();
         let config = self.shared.config.of_path(path).cloned().unwrap_or_default();
         let asked = parts.headers.get(TIMEOUT_HEADER).and_then(parse_timeout);
-        let timeout = match (config.timeout_of(path), asked) {
-            (Some(configured), Some(asked)) => Some(configured.min(asked)),
-            (configured, asked) => configured.or(asked),
-        };
+        let timeout = [config.timeout_of(path), asked].into_iter().flatten().min();
         let streams_request = Method::of_path(path).is_some_and(|method| method.client_streaming);
         let retry = config.retry.filter(|_| !streams_request);
         // A deadline beyond the range of the clock is no deadline.

@@ -156,12 +156,12 @@ impl MethodConfig {
     /// The deadline of a call to `/package.Service/Method`, to which these settings apply.
     pub(super) fn timeout_of(&self, path: &str) -> Option<Duration> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-        let named =
+        let is_named =
             || self.names.iter().any(|name| name.service == service && name.method == method);
-        // One that is meant for all methods is meant for their calls, and would cut streams off.
+        // A timeout for all methods is meant for unary calls, and would cut streams off.
         let timeout = self.timeout.filter(|timeout| *timeout <= TIMEOUT_MAX)?;
         let streams = Method::of_path(path).is_some_and(Method::is_streaming);
-        (!streams || named()).then_some(timeout)
+        (!streams || is_named()).then_some(timeout)
     }
 }
 

@@ -453,9 +453,9 @@ mod tests {
         };
         let event = Event { index: 7, recorded_at: Millis(0), told: EventTold::Catalog(change) };
         assert_eq!(event.passing(&of_namespace("email")), Some(Vec::new()));
-        let of = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
-        assert_eq!(event.passing(&of("news")), Some(Vec::new()));
-        assert_eq!(event.passing(&of("ads")), None);
+        let of_purpose = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
+        assert_eq!(event.passing(&of_purpose("news")), Some(Vec::new()));
+        assert_eq!(event.passing(&of_purpose("ads")), None);
         let channels = Filter { channels: keys(&["sms"]), ..Filter::default() };
         assert_eq!(event.passing(&channels), Some(Vec::new()), "a purpose is on every channel");
     }

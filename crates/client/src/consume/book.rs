@@ -239,7 +239,7 @@ impl Book {
     /// The caller dropped a handle, acknowledged or not. Its credit is free, if it is one of this
     /// connection.
     pub(super) fn release(&mut self, part: Part, session: u64, is_acked: bool) {
-        let of = match part {
+        let session_of_credit = match part {
             Part::Event(index) => self.held.remove(&index),
             Part::Snapshot(run) => {
                 if run == self.snapshot.run {
@@ -248,7 +248,7 @@ impl Book {
                 Some(session)
             }
         };
-        if of == Some(self.session) {
+        if session_of_credit == Some(self.session) {
             self.returned += 1;
         }
     }

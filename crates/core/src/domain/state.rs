@@ -83,14 +83,11 @@ impl Grant {
     /// The first moment at which the grant no longer counts by itself.
     #[must_use]
     pub fn ends_at(&self) -> Option<Millis> {
-        match (self.expires_at, self.authority_ends_at) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        [self.expires_at, self.authority_ends_at].into_iter().flatten().min()
     }
 
-    /// Whether the guardian who gave it has no more say: the data subject has come of age, and is
-    /// asked again.
+    /// Whether the authority of the guardian who gave it has ended: the data subject has come of age,
+    /// and is asked again.
     #[must_use]
     pub fn authority_has_ended(&self, now: Millis) -> bool {
         self.authority_ends_at.is_some_and(|ends_at| ends_at <= now)

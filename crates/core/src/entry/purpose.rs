@@ -86,10 +86,10 @@ fn effects(before: Option<&Purpose>, after: &Purpose) -> Vec<CatalogEffect> {
     let basis_differs =
         old.legal_basis != new.legal_basis || old.basis_by_region != new.basis_by_region;
     let content_differs = {
-        let mut rest = new.clone();
-        rest.legal_basis = old.legal_basis;
-        rest.basis_by_region.clone_from(&old.basis_by_region);
-        rest != *old
+        let mut with_old_basis = new.clone();
+        with_old_basis.legal_basis = old.legal_basis;
+        with_old_basis.basis_by_region.clone_from(&old.basis_by_region);
+        with_old_basis != *old
     };
     let oldest = (before.oldest_compatible, after.oldest_compatible);
     [

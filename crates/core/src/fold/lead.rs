@@ -107,9 +107,8 @@ pub(crate) fn due(
     let grants = changes.iter().filter(|change| {
         change.action == Action::Grant && change.outcome != Outcome::PendingConfirmation
     });
-    let ends = grants.flat_map(move |change| match (change.expires_at, authority_ends_at) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
+    let ends = grants.filter_map(move |change| {
+        [change.expires_at, authority_ends_at].into_iter().flatten().min()
     });
     let mut ends: SmallVec<[Millis; 4]> = ends.filter(|at| *at > recorded_at).collect();
     ends.sort_unstable();

@@ -148,6 +148,6 @@ fn touched_cells(
 
 /// The named id, or all of them.
 fn ids<Id>(named: Option<Id>, all: impl Iterator<Item = Id>) -> impl Iterator<Item = Id> {
-    let rest = if named.is_some() { None } else { Some(all) };
-    named.into_iter().chain(rest.into_iter().flatten())
+    let others = if named.is_some() { None } else { Some(all) };
+    named.into_iter().chain(others.into_iter().flatten())
 }

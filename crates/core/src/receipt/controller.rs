@@ -210,8 +210,8 @@ fn is_email(text: &str) -> bool {
 }
 
 fn is_web_url(text: &str) -> bool {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    let location = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = location.map(|location| location.split(['/', '?', '#']).next().unwrap_or_default());
     host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
         && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte))
 }

@@ -52,7 +52,7 @@ use crate::{
     tlog::{
         key::{SignerKey, VerifierKey},
         merkle::leaf_hash,
-        policy::{Policy, Unmet},
+        policy::{Policy, Unmet, Witness},
         proof::TlogProofError,
     },
 };
@@ -250,12 +250,11 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
     policy.verify(&statement.proof.checkpoint.note)?;
     agrees(&payload, &self::payload(&statement, &facts, format, key))?;
     let cosigned = policy.cosigned(&statement.proof.checkpoint.note).map_err(Unmet::from)?;
-    let named =
-        |(witness, at): (&crate::tlog::policy::Witness, u64)| (witness.key.name().to_owned(), at);
+    let name_and_time = |(witness, at): (&Witness, u64)| (witness.key.name().to_owned(), at);
     Ok(Receipt {
         format,
         id: receipt_id(&statement.ledger_id, facts.entry.index),
-        cosigners: cosigned.into_iter().map(named).collect(),
+        cosigners: cosigned.into_iter().map(name_and_time).collect(),
         changes: facts.act.changes.to_vec(),
         actor: facts.act.actor,
         effective_at: facts.act.effective_at,
@@ -308,13 +307,11 @@ fn check_place(
     {
         return disagrees("/consent_ledger/supersedes");
     }
-    let named =
-        |text: &PurposeText| {
-            facts.act.changes.iter().any(|change| {
-                change.scope.purpose.as_ref().is_some_and(|key| key.as_str() == text.key)
-            })
-        };
-    if !purposes.iter().all(|text| text.index < index && named(text)) {
+    let is_named = |text: &PurposeText| {
+        let mut keys = facts.act.changes.iter().filter_map(|change| change.scope.purpose.as_ref());
+        keys.any(|key| key.as_str() == text.key)
+    };
+    if !purposes.iter().all(|text| text.index < index && is_named(text)) {
         return disagrees("/consent_ledger/purposes");
     }
     Ok(())

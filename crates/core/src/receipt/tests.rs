@@ -551,8 +551,8 @@ fn the_holder_sees_what_was_shown_and_how_it_is_proved() {
     assert_eq!(receipt.evidence, evidence());
     assert_eq!((receipt.entry.index, receipt.tree_size()), (5, 11));
     assert_eq!(receipt.cosigners, [("witness.example.net".to_owned(), 1_793_000_000)]);
-    assert_eq!((receipt.actor(), receipt.effective_at()), (Actor::Subject, AT));
-    assert_eq!(receipt.changes().len(), 2);
+    assert_eq!((receipt.actor, receipt.effective_at), (Actor::Subject, AT));
+    assert_eq!(receipt.changes.len(), 2);
     let printed = format!("{receipt:?}");
     assert!(!printed.contains("Browser"), "evidence is not printed");
 }

@@ -27,7 +27,11 @@ pub fn contact_to_proto(contact: &ContactChange) -> proto::ContactPreferences {
             uses_max: cap.uses_max,
             period: Some(duration(cap.period_ms)),
         }),
-        clear: cleared.iter().filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect(),
+        clear: cleared
+            .iter()
+            .filter(|(_, is_cleared)| *is_cleared)
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
     }
 }
 

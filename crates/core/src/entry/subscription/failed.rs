@@ -32,7 +32,7 @@ pub struct FailedDelivery {
 
 impl NamesNoSubject for DeliveryFailed {
     fn message(&self) -> proto::entry::Body {
-        let one = |failed: &FailedDelivery| proto::FailedDelivery {
+        let to_proto = |failed: &FailedDelivery| proto::FailedDelivery {
             index: failed.index,
             attempts: failed.attempts,
             http_status: failed.http_status,
@@ -40,7 +40,7 @@ impl NamesNoSubject for DeliveryFailed {
         proto::entry::Body::DeliveryFailed(proto::DeliveryFailed {
             subscription_index: self.subscription.0,
             shard: self.shard,
-            failed: self.failed.iter().map(one).collect(),
+            failed: self.failed.iter().map(to_proto).collect(),
         })
     }
 
@@ -75,7 +75,7 @@ impl TryFrom<proto::DeliveryFailed> for DeliveryFailed {
         if message.failed.is_empty() || !message.failed.is_sorted_by(|a, b| a.index < b.index) {
             return Err(field("delivery_failed.failed"));
         }
-        let one = |failed: &proto::FailedDelivery| FailedDelivery {
+        let from_proto = |failed: &proto::FailedDelivery| FailedDelivery {
             index: failed.index,
             attempts: failed.attempts,
             http_status: failed.http_status,
@@ -83,7 +83,7 @@ impl TryFrom<proto::DeliveryFailed> for DeliveryFailed {
         Ok(Self {
             subscription: SubscriptionId(message.subscription_index),
             shard: message.shard,
-            failed: message.failed.iter().map(one).collect(),
+            failed: message.failed.iter().map(from_proto).collect(),
         })
     }
 }
