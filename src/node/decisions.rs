@@ -160,7 +160,7 @@ impl KeptStates {
     /// Folds an entry into the kept states of its data subjects.
     fn fold(&mut self, catalog: &CatalogAt, entry: &Entry) -> Result<(), ReadError> {
         let Target::Subjects(target) = entry.body.kind().target() else { return Ok(()) };
-        for subject in target.subjects() {
+        for subject in target.named() {
             let Some(mut state) = self.remove(subject) else { continue };
             let folded = Arc::make_mut(&mut state);
             fold::subject(&catalog.catalog, folded, subject, entry.fact())?;
