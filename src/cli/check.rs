@@ -9,7 +9,7 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. No answer means no.
+Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. Treat a missing answer as DENY.
 
 Examples:
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email
@@ -40,7 +40,7 @@ pub struct CheckArgs {
     region: String,
     #[command(flatten)]
     as_of: AsOfArgs,
-    /// Ask for a decision token, which travels with the data and is verified offline
+    /// Request a decision token, which can be passed on with the data and verified offline
     #[arg(long)]
     token: bool,
 }
@@ -58,19 +58,12 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
         want_token: args.token,
     };
     let answer = client.check(request).await?.into_inner();
-    // Whoever closes the output early still reads the exit code, and it must be the answer's.
-    match print(&answer, context).and_then(|()| context.out.flush()) {
-        Ok(()) | Err(CliError::StdoutClosed) => Ok(exit(answer.effect())),
-        Err(error) => Err(error),
-    }
-}
-
-/// Anything but a plain ALLOW is a DENY.
-fn exit(effect: Effect) -> Exit {
-    match effect {
+    let printed = print(&answer, context);
+    context.out.finish(printed)?;
+    Ok(match answer.effect() {
         Effect::Allow => Exit::Success,
         Effect::Deny | Effect::Unspecified => Exit::Denied,
-    }
+    })
 }
 
 fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> {
@@ -107,27 +100,23 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     Ok(())
 }
 
-/// When an obligation lets the use happen.
+/// The earliest time at which an obligation allows the use.
 fn when(obligation: &Obligation) -> String {
     match &obligation.not_before {
         Some(time) => format!(", so not before {}", words::rfc3339(time)),
         None if obligation.indeterminate => {
-            ", and the time zone is not known well enough".to_owned()
+            ", and the time zone is too uncertain to tell when".to_owned()
         }
         None => String::new(),
     }
 }
 
-/// An obligation for people.
+/// An obligation as text.
 fn obligation_text(obligation: &Obligation) -> String {
-    let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
     match &obligation.kind {
-        Some(Kind::FrequencyLimit(limit)) => {
-            let period = limit.period.as_ref().map(words::duration).unwrap_or_default();
-            format!("at most {} in {period}", limit.uses_max)
-        }
+        Some(Kind::FrequencyLimit(limit)) => words::frequency_limit(limit),
         Some(Kind::QuietHours(hours)) => {
-            let (start, end) = (clock(hours.start_minute), clock(hours.end_minute));
+            let (start, end) = (words::clock(hours.start_minute), words::clock(hours.end_minute));
             let zone = if hours.time_zone.is_empty() { "local time" } else { &hours.time_zone };
             format!("not from {start} to {end} ({zone})")
         }

@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args, parser::ValueSource};
 use indicatif::ProgressBar;
 use prost::Message as _;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     Context, Exit, client, error::CliError, offline, output::Output, progress, words::Bytes,
@@ -23,8 +24,8 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 Reads from the server, or, with --data-dir, straight from the files, with no server and no keys.
-Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that the
-ledger stores.
+Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that
+the ledger stores.
 
 Examples:
   consent-ledger export --start 100 --end 200
@@ -48,8 +49,8 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
 }
 
-/// Whether `export` or `prove` reads a directory. A server named by flag beats a directory that is only
-/// named by environment or file, as these serve other commands too.
+/// Whether `export` or `prove` reads a directory. A server given by flag takes precedence over a directory
+/// from the environment or the file, which other commands use too.
 pub(super) fn is_offline(matches: &ArgMatches) -> Result<bool, CliError> {
     let Some(("export" | "prove", matches)) = matches.subcommand() else { return Ok(false) };
     let by_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -82,7 +83,11 @@ pub(super) async fn run(
     sink.to.flush()?;
     let entries = sink.entries;
     if let Some(path) = &args.output {
-        tell(entries, path, context)?;
+        let output = path.display().to_string();
+        match context.out.json {
+            true => context.out.object(&json!({"entries": entries, "output": output}))?,
+            false => context.out.line(format!("{entries} entries written to {output}"))?,
+        }
     }
     Ok(Exit::Success)
 }
@@ -95,9 +100,9 @@ fn open(path: &Path) -> Result<Output, CliError> {
 /// An entry with its hash.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct HashedEntry {
-    /// `hash(index)` of the bytes as they are stored.
+    /// Hash of the stored bytes.
     hash: Bytes,
-    /// What they say.
+    /// The decoded entry.
     #[serde(serialize_with = "json::serialize")]
     pub(super) entry: Entry,
 }
@@ -112,15 +117,7 @@ impl HashedEntry {
     }
 }
 
-/// What `export --output` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Exported {
-    /// Number of entries.
-    entries: u64,
-    /// Where they are.
-    output: String,
-}
-
+/// Where entries are written, and their number.
 struct Sink<'a> {
     to: &'a mut Output,
     entries: u64,
@@ -142,7 +139,7 @@ fn from_dir(dir: &Path, args: &ExportArgs, sink: &mut Sink<'_>) -> Result<(), Cl
         sink.put(index, bytes, &bar)
     });
     bar.finish_and_clear();
-    // What was read before the damage is worth having.
+    // Entries before a damaged one are still written.
     let flushed = sink.to.flush();
     read.and(flushed)
 }
@@ -164,17 +161,9 @@ async fn from_server(
     Ok(())
 }
 
-fn tell(entries: u64, path: &Path, context: &mut Context) -> Result<(), CliError> {
-    let exported = Exported { entries, output: path.display().to_string() };
-    if context.out.json {
-        return context.out.object(&exported);
-    }
-    context.out.line(format!("{entries} entries written to {}", exported.output))
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{json, to_value};
+    use serde_json::to_value;
 
     use super::*;
     use crate::proto;

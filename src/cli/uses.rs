@@ -7,8 +7,7 @@ use super::{Context, Exit, client, error::CliError, words};
 use crate::proto::{Reason, RecordUseRequest, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
-A use that no decision allowed, by what was known when it happened, is recorded all the same and
-flagged as a deviation.
+A use that was not allowed when it happened is recorded too, and flagged as a deviation.
 
 Exit codes: 0 recorded, 3 recorded as a deviation, 1 failed, 2 wrong usage.
 

@@ -1,4 +1,4 @@
-//! `catalog apply`: brings the catalogue to what a file says.
+//! `catalog apply`: adds and changes purposes and channels as a file says.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -17,7 +17,8 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-What the file does not name is left alone: to retire a purpose, say `retired = true`.
+Purposes and channels that are not in the file stay as they are. To retire one, write `retired =
+true`.
 
 Examples:
   consent-ledger catalog apply examples/catalog.toml --dry-run
@@ -30,7 +31,7 @@ Examples:
 pub struct ApplyArgs {
     /// TOML file with purposes and channels
     file: PathBuf,
-    /// Print what would change, and change nothing
+    /// Print the changes without writing them
     #[arg(long)]
     dry_run: bool,
     /// Require new consent for this purpose: grants of earlier versions no longer count; may be
@@ -39,7 +40,7 @@ pub struct ApplyArgs {
     reconsent: Vec<String>,
 }
 
-/// What became of a catalogue file.
+/// Result of applying a catalogue file, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Applied {
@@ -47,15 +48,15 @@ struct Applied {
     dry_run: bool,
     /// One for each entry of the file, in its order.
     results: Vec<AppliedEntry>,
-    /// Entries that the catalogue did not have.
+    /// Number of entries that were added.
     added: usize,
-    /// Entries that differed.
+    /// Number of entries that were changed.
     changed: usize,
-    /// Entries that were as they should be.
+    /// Number of entries that were unchanged.
     unchanged: usize,
 }
 
-/// What became of one entry of a catalogue file.
+/// Result for one entry of a catalogue file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct AppliedEntry {
     /// `purpose` or `channel`.
@@ -64,11 +65,11 @@ struct AppliedEntry {
     key: String,
     /// `added`, `changed` or `unchanged`.
     result: &'static str,
-    /// The fields that differ from what was there, by their names in the file.
+    /// The fields that changed, by their names in the file.
     fields: Vec<&'static str>,
     /// The purpose's version after the call; `null` for channels and dry runs.
     version: Option<u32>,
-    /// First revision at which it is so; `null` for dry runs.
+    /// First revision with this entry; `null` for dry runs.
     revision: Option<u64>,
 }
 
@@ -101,12 +102,12 @@ async fn apply(
     args: &ApplyArgs,
     client: &mut Client,
 ) -> Result<Vec<AppliedEntry>, CliError> {
-    let now = Now::read(client).await?;
+    let current = Current::read(client).await?;
     let total = file.channels.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
     let mut results = Vec::with_capacity(total);
     for channel in &file.channels {
-        let mut entry = now.compare_channel(channel);
+        let mut entry = current.compare_channel(channel);
         if !args.dry_run {
             put_channel(channel, &mut entry, client).await?;
         }
@@ -115,7 +116,7 @@ async fn apply(
     }
     for purpose in &file.purposes {
         let reconsent = args.reconsent.contains(&purpose.key);
-        let mut entry = now.compare_purpose(purpose, reconsent);
+        let mut entry = current.compare_purpose(purpose, reconsent);
         if !args.dry_run {
             put_purpose(purpose, reconsent, &mut entry, client).await?;
         }
@@ -151,7 +152,7 @@ async fn put_purpose(
 }
 
 impl AppliedEntry {
-    /// The server has the last word: somebody else may have been at it since the comparison.
+    /// Takes the server's result: another client may have changed the catalogue since the comparison.
     fn settle(&mut self, changed: bool, revision: u64) {
         self.revision = Some(revision);
         self.result = match (changed, self.result) {
@@ -162,25 +163,25 @@ impl AppliedEntry {
     }
 }
 
-/// The catalogue as the server has it.
-struct Now {
+/// The catalogue on the server.
+struct Current {
     channels: HashMap<String, Channel>,
     purposes: HashMap<String, Purpose>,
 }
 
-impl Now {
+impl Current {
     async fn read(client: &mut Client) -> Result<Self, CliError> {
-        let channels = channels(client, true).await?;
-        let purposes = purposes(client, true).await?;
+        let channels = channels(client, true).await?.into_iter();
+        let purposes = purposes(client, true).await?.into_iter();
         Ok(Self {
-            channels: channels.into_iter().map(|it| (it.key.clone(), it)).collect(),
-            purposes: purposes.into_iter().map(|it| (it.key.clone(), it)).collect(),
+            channels: channels.map(|channel| (channel.key.clone(), channel)).collect(),
+            purposes: purposes.map(|purpose| (purpose.key.clone(), purpose)).collect(),
         })
     }
 
     fn compare_channel(&self, wanted: &Channel) -> AppliedEntry {
         let fields = self.channels.get(&wanted.key).map(|now| {
-            named([
+            differing([
                 ("title", now.title != wanted.title),
                 ("retired", now.retired != wanted.retired),
             ])
@@ -194,9 +195,9 @@ impl Now {
     }
 }
 
-/// The fields in which a purpose differs from what is wanted.
+/// The fields in which a purpose differs from the file.
 fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static str> {
-    let of_version = named([
+    let of_version = differing([
         ("title", now.title != wanted.title),
         ("description", now.description != wanted.description),
         ("legal_basis", now.legal_basis != wanted.legal_basis),
@@ -206,21 +207,21 @@ fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static
         ("double_opt_in", now.double_opt_in != wanted.double_opt_in),
         ("obligations", now.obligations != wanted.obligations),
     ]);
-    let oldest = match (reconsent, wanted.oldest_compatible_version) {
-        // The version that comes out: a new one, unless nothing of it differs.
+    let oldest_version = match (reconsent, wanted.oldest_compatible_version) {
+        // The version after the call: a new one if any of its fields differ.
         (true, _) => now.version + u32::from(!of_version.is_empty()),
-        // 0 asks for no change.
+        // 0: unchanged.
         (false, 0) => now.oldest_compatible_version,
         (false, oldest) => oldest,
     };
-    let beside = named([
-        ("oldest_compatible_version", now.oldest_compatible_version != oldest),
+    let of_purpose = differing([
+        ("oldest_compatible_version", now.oldest_compatible_version != oldest_version),
         ("retired", now.retired != wanted.retired),
     ]);
-    [of_version, beside].concat()
+    [of_version, of_purpose].concat()
 }
 
-fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
+fn differing<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Where entries and answers come from.
+//! The sources of entries and answers.
 
 use std::path::PathBuf;
 
@@ -13,15 +13,15 @@ use crate::{
     },
 };
 
-/// The greatest number of entries of a directory that wait to be looked at.
+/// Maximum number of entries that are read ahead from a directory.
 const ENTRIES_AHEAD_MAX: usize = 1_024;
 
 /// The bytes of the first entries, in order.
 #[derive(Debug)]
 pub enum Entries {
-    /// As a server gives them out.
+    /// From a server.
     Server(Box<Streaming<ListEntriesResponse>>),
-    /// As they lie in a directory.
+    /// From a directory.
     Directory(mpsc::Receiver<Result<Vec<u8>, CliError>>),
 }
 
@@ -44,9 +44,9 @@ impl Entries {
         let (sender, entries) = mpsc::channel(ENTRIES_AHEAD_MAX);
         tokio::task::spawn_blocking(move || {
             let read = offline::entries_from_dir(&dir, 0, Some(end), &mut |_, bytes| {
-                // Whoever listened has failed, and said why.
-                let gone = |_| CliError::failed("nobody takes the entries");
-                sender.blocking_send(Ok(bytes.to_vec())).map_err(gone)
+                // The receiver is dropped after an error, which is reported there.
+                let stopped = |_| CliError::failed("the audit has stopped");
+                sender.blocking_send(Ok(bytes.to_vec())).map_err(stopped)
             });
             if let Err(error) = read {
                 let _ = sender.blocking_send(Err(error));
@@ -55,10 +55,10 @@ impl Entries {
         Self::Directory(entries)
     }
 
-    /// The next entry. A list that ends early is an error: a part is not the whole.
+    /// The next entry. It is an error if there is none: all entries are needed.
     ///
     /// # Errors
-    /// The entry can not be had.
+    /// The entry is missing or can not be read.
     pub async fn next(&mut self, index: u64) -> Result<Vec<u8>, CliError> {
         let bytes = match self {
             Self::Server(entries) => entries.message().await?.map(|message| message.entry),
@@ -68,15 +68,15 @@ impl Entries {
     }
 }
 
-/// What the node answers, in its order.
+/// The node's answers, in its order.
 #[derive(Debug)]
-pub struct Answered {
+pub struct Answers {
     answers: Streaming<ListDecisionsResponse>,
     next: Option<ListDecisionsResponse>,
     has_ended: bool,
 }
 
-impl Answered {
+impl Answers {
     /// Asks a server for its decisions.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Answered {
         Ok(Self { answers, next: None, has_ended: false })
     }
 
-    /// The next answer, which stays the next until it is taken.
+    /// The next answer, without taking it.
     ///
     /// # Errors
     /// The server ended with an error.
@@ -103,7 +103,7 @@ impl Answered {
         Ok(self.next.as_ref())
     }
 
-    /// Takes the next answer away.
+    /// Takes the next answer.
     pub fn take(&mut self) {
         self.next = None;
     }
