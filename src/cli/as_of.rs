@@ -1,4 +1,5 @@
-//! `--as-of-revision`, `--known-at`, `--true-at`: options of `check` and `preferences` for the past.
+//! `--as-of-revision`, `--known-at`, `--true-at`: options of `check` and `preferences` for the
+//! past.
 
 use clap::Args;
 use jiff::Timestamp;

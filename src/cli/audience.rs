@@ -11,7 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit,
+    cell::CellArgs,
+    client,
     error::CliError,
     output::{Output, Table, Tone, color_on},
     progress,
@@ -49,18 +51,8 @@ pub struct AudienceArgs {
     /// File of data subjects, one on each line; `-` for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// Purpose key
-    #[arg(long, value_name = "KEY")]
-    purpose: String,
-    /// Channel key
-    #[arg(long, value_name = "KEY")]
-    channel: String,
-    /// Data category to be used; may be given many times
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    data_category: Vec<String>,
-    /// ISO 3166 region of the data subjects, for example DE or US-CA
-    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
-    region: String,
+    #[command(flatten)]
+    cell: CellArgs,
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
@@ -76,17 +68,17 @@ pub struct AudienceArgs {
 }
 
 impl AudienceArgs {
-    fn query(&self) -> AudienceQuery {
+    fn query(self) -> AudienceQuery {
         AudienceQuery {
-            purpose: self.purpose.clone(),
-            channel: self.channel.clone(),
-            data_categories: self.data_category.clone(),
-            region: self.region.clone(),
+            purpose: self.cell.purpose,
+            channel: self.cell.channel,
+            data_categories: self.cell.data_category,
+            region: self.cell.region,
             at_least_revision: self.at_least_revision,
             packed: false,
             record_use: self.record_use,
-            segment: self.segment.clone().unwrap_or_default(),
-            campaign: self.campaign.clone().unwrap_or_default(),
+            segment: self.segment.unwrap_or_default(),
+            campaign: self.campaign.unwrap_or_default(),
         }
     }
 }

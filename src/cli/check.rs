@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::{Context, Exit, as_of::AsOfArgs, client, error::CliError, output::Tone, words};
+use super::{
+    Context, Exit, as_of::AsOfArgs, cell::CellArgs, client, error::CliError, output::Tone, words,
+};
 use crate::proto::{
     CheckRequest, CheckResponse, Effect, LegalBasis, Obligation, Reason, Status,
     check_service_client::CheckServiceClient, obligation::Kind,
@@ -23,21 +25,11 @@ pub struct CheckArgs {
     /// Data subject
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: String,
-    /// Purpose key
-    #[arg(long, value_name = "KEY")]
-    purpose: String,
-    /// Channel key
-    #[arg(long, value_name = "KEY")]
-    channel: String,
-    /// Data category to be used; may be given many times
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    data_category: Vec<String>,
+    #[command(flatten)]
+    cell: CellArgs,
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
-    /// ISO 3166 region of the data subject, for example DE or US-CA
-    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
-    region: String,
     #[command(flatten)]
     as_of: AsOfArgs,
     /// Request a decision token, which can be passed on with the data and verified offline
@@ -49,11 +41,11 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
     let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
     let request = CheckRequest {
         subject: args.subject,
-        purpose: args.purpose,
-        channel: args.channel,
-        data_categories: args.data_category,
+        purpose: args.cell.purpose,
+        channel: args.cell.channel,
+        data_categories: args.cell.data_category,
         at_least_revision: args.at_least_revision,
-        region: args.region,
+        region: args.cell.region,
         as_of: args.as_of.wire(),
         want_token: args.token,
     };

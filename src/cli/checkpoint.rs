@@ -1,5 +1,5 @@
-//! `checkpoint`: fetches the latest checkpoint of a ledger, to be kept where the ledger's operator can
-//! not change it.
+//! `checkpoint`: fetches the latest checkpoint of a ledger, to be kept where the ledger's operator
+//! can not change it.
 
 use std::path::{Path, PathBuf};
 
@@ -165,7 +165,7 @@ fn print(fetched: &Fetched, context: &mut Context) -> Result<(), CliError> {
 mod tests {
     use super::*;
     use crate::{
-        cli::{testing::Capture, trust::tests::signer},
+        cli::testing::{Capture, signer},
         tlog::{checkpoint::Checkpoint, key::Algorithm},
     };
 

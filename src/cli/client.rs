@@ -27,8 +27,9 @@ pub async fn connect(global: &Global) -> Result<Channel, CliError> {
     connect_to(global, |endpoint| endpoint.timeout(global.timeout)).await
 }
 
-/// Connects to the server for uploads. The response comes only after the whole upload, which may take
-/// longer than the timeout, so the timeout applies to the keep-alive of the connection instead.
+/// Connects to the server for uploads. The response comes only after the whole upload, which may
+/// take longer than the timeout, so the timeout applies to the keep-alive of the connection
+/// instead.
 ///
 /// # Errors
 /// As [`connect`].
@@ -48,8 +49,8 @@ pub async fn watch_service(global: &Global) -> Result<WatchServiceClient<Channel
     Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
-/// Fetches all items of a list. `fetch` takes the token of a page and returns its items and the token
-/// of the next page; an empty token ends the list.
+/// Fetches all items of a list. `fetch` takes the token of a page and returns its items and the
+/// token of the next page; an empty token ends the list.
 ///
 /// # Errors
 /// A page could not be fetched.

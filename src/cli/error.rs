@@ -4,23 +4,20 @@
 //! standard error: `{"error": {"kind", "message", "hint", …}}`.
 
 use std::{
-    env,
-    ffi::OsString,
     fmt::Write as _,
     io::{self, Write},
     path::Path,
     process::ExitCode,
 };
 
-use anstyle::{AnsiColor, Style as Ansi};
+use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
-    layers,
-    output::{ColorWhen, Printing, color_on},
+    output::{Printing, color_on},
     words::rfc3339_ms,
 };
 use crate::{
@@ -153,23 +150,27 @@ impl CliError {
     }
 
     /// Prints the error on standard error, and returns the exit code.
-    pub fn report(&self, style: Style) -> ExitCode {
+    pub fn report(&self, printing: Printing) -> ExitCode {
         // If standard error fails too, the exit code still tells of the error.
-        let _ = self.write(style);
+        let _ = self.write(printing);
         ExitCode::from(self.exit_code())
     }
 
-    fn write(&self, style: Style) -> io::Result<()> {
+    fn write(&self, printing: Printing) -> io::Result<()> {
+        let mut stderr = io::stderr();
         match self {
             Self::StdoutClosed => Ok(()),
-            Self::Arguments(error) if !style.json || !error.use_stderr() => error.print(),
-            error if style.json => writeln!(io::stderr(), "{}", error.to_json()),
-            error => io::stderr().write_all(error.to_text(style.color).as_bytes()),
+            Self::Arguments(error) if !printing.json || !error.use_stderr() => error.print(),
+            error if printing.json => writeln!(stderr, "{}", error.to_json()),
+            error => {
+                let text = error.to_text(color_on(printing.color, &stderr));
+                stderr.write_all(text.as_bytes())
+            }
         }
     }
 
     fn to_text(&self, color: bool) -> String {
-        let paint = |style: Ansi, text: &str| {
+        let paint = |style: Style, text: &str| {
             if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
         };
         let error = paint(AnsiColor::Red.on_default().bold(), "error:");
@@ -377,34 +378,6 @@ fn server_hint(status: &Status) -> Option<&'static str> {
         }
         _ => return None,
     })
-}
-
-/// How errors are printed.
-#[derive(Debug, Clone, Copy)]
-pub struct Style {
-    json: bool,
-    color: bool,
-}
-
-impl Style {
-    /// The style that the options ask for.
-    #[must_use]
-    pub fn new(printing: Printing) -> Self {
-        Self { json: printing.json, color: color_on(printing.color, &io::stderr()) }
-    }
-
-    /// The style of an error in the arguments themselves: guessed, because they are not parsed yet.
-    #[must_use]
-    pub fn guess(args: &[OsString]) -> Self {
-        let json = args.iter().any(|arg| arg == "--json" || arg == "--json=true")
-            || env::var("CONSENT_LEDGER_JSON").is_ok_and(|v| v == "1" || v == "true");
-        let when = match layers::early(args, "color").as_deref().and_then(|v| v.to_str()) {
-            Some("never") => ColorWhen::Never,
-            Some("always") => ColorWhen::Always,
-            _ => ColorWhen::Auto,
-        };
-        Self { json, color: color_on(when, &io::stderr()) }
-    }
 }
 
 #[cfg(test)]

@@ -49,8 +49,8 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
 }
 
-/// Whether `export` or `prove` reads a directory. A server given by flag takes precedence over a directory
-/// from the environment or the file, which other commands use too.
+/// Whether `export` or `prove` reads a directory. A server given by flag takes precedence over a
+/// directory from the environment or the file, which other commands use too.
 pub(super) fn is_offline(matches: &ArgMatches) -> Result<bool, CliError> {
     let Some(("export" | "prove", matches)) = matches.subcommand() else { return Ok(false) };
     let by_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);

@@ -1,9 +1,9 @@
 //! Options from three sources: flag, environment, file, in this order of precedence.
 //!
-//! `clap` already prefers flag over environment over default, so a key of the file becomes the default
-//! of its option before the arguments are parsed. An option is `CONSENT_LEDGER_<NAME>` in the
-//! environment, and its name with `_` or `-` in the file. A key at the top of the file applies to
-//! every command that has the option; a key in a table applies to that command only:
+//! `clap` already prefers flag over environment over default, so a key of the file becomes the
+//! default of its option before the arguments are parsed. An option is `CONSENT_LEDGER_<NAME>` in
+//! the environment, and its name with `_` or `-` in the file. A key at the top of the file applies
+//! to every command that has the option; a key in a table applies to that command only:
 //!
 //! ```toml
 //! addr = "127.0.0.1:50051"
@@ -64,7 +64,8 @@ pub struct OptionsFile {
 }
 
 impl OptionsFile {
-    /// Reads the file that the flag or the environment names, or else the one in the working directory.
+    /// Reads the file that the flag or the environment names, or else the one in the working
+    /// directory.
     ///
     /// # Errors
     /// The named file does not exist, or the file is not TOML.
@@ -111,8 +112,8 @@ pub fn layered(command: Command, file: Option<&OptionsFile>) -> Result<Command, 
     with_file(file, command, &Settings::default(), &file.table, &globals)
 }
 
-/// Gives every option its environment variable, and every switch a value, so that for example a flag
-/// can turn off a switch of the file.
+/// Gives every option its environment variable, and every switch a value, so that for example a
+/// flag can turn off a switch of the file.
 fn with_environment(command: Command) -> Command {
     command
         .mut_args(|arg| {
@@ -220,8 +221,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Parses the values as if they were given by flag: `clap` panics at an invalid default, and returns an
-/// error for an invalid flag.
+/// Parses the values as if they were given by flag: `clap` panics at an invalid default, and
+/// returns an error for an invalid flag.
 fn try_values(arg: &Arg, values: &[String]) -> Result<(), clap::Error> {
     let name = arg.get_long().unwrap_or_default();
     Command::new("file")
@@ -231,8 +232,8 @@ fn try_values(arg: &Arg, values: &[String]) -> Result<(), clap::Error> {
         .map(drop)
 }
 
-/// Checks that every key in a table of the file is an option of the command or of its subcommands, or
-/// a global option.
+/// Checks that every key in a table of the file is an option of the command or of its subcommands,
+/// or a global option.
 fn check_keys(
     file: &OptionsFile,
     command: &Command,

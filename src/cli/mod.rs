@@ -23,6 +23,7 @@ use self::{
 mod as_of;
 mod audience;
 pub mod catalog;
+mod cell;
 mod check;
 mod checkpoint;
 mod client;
@@ -237,51 +238,33 @@ pub struct Context {
     pub out: Output,
 }
 
-/// One run of the binary.
-pub struct Invocation {
-    cli: Cli,
-    style: error::Style,
-}
-
-impl Invocation {
-    /// Takes the process's arguments, environment and options file.
-    ///
-    /// # Errors
-    /// The exit code, after help was printed or the error was reported.
-    pub fn from_env() -> Result<Self, ExitCode> {
-        let args: Vec<OsString> = env::args_os().collect();
-        let style = error::Style::guess(&args);
-        let cli = parse(&args).map_err(|error| error.report(style))?;
-        let style = error::Style::new(cli.global.printing);
-        Ok(Self { cli, style })
-    }
-
-    /// Runs the command, reports its error if there is one, and returns the exit code.
-    pub async fn run(self) -> ExitCode {
-        let mut context =
-            Context { out: Output::stdout(self.cli.global.printing), global: self.cli.global };
-        let result = run(self.cli.command, self.cli.offline, &mut context).await;
-        conclude(result, context.out, self.style)
-    }
+/// Runs the binary with the arguments, the environment and the options file of the process.
+pub async fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return error.report(Printing::guess(&args)),
+    };
+    let printing = cli.global.printing;
+    let mut context = Context { out: Output::stdout(printing), global: cli.global };
+    let result = run(cli.command, cli.offline, &mut context).await;
+    conclude(result, context.out, printing)
 }
 
 /// Flushes standard output, reports the error if there is one, and returns the exit code.
-pub fn conclude(result: Result<Exit, CliError>, mut out: Output, style: error::Style) -> ExitCode {
+pub fn conclude(result: Result<Exit, CliError>, mut out: Output, printing: Printing) -> ExitCode {
     // A command that failed may have printed partial output.
     let flushed = out.flush();
     match (result, flushed) {
-        // A caller that closed standard output still reads the exit code, which must report DENY and
-        // damage.
+        // A caller that closed standard output still reads the exit code, which must report DENY
+        // and damage.
         (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
-        (Ok(_), Err(error)) | (Err(error), _) => error.report(style),
+        (Ok(_), Err(error)) | (Err(error), _) => error.report(printing),
     }
 }
 
-/// Layers environment and file under the arguments, and parses them.
-///
-/// # Errors
-/// Wrong usage, or an invalid options file. Help and version are errors too.
-pub fn parse(args: &[OsString]) -> Result<Cli, CliError> {
+/// Parses the arguments, with options of environment and file.
+fn parse(args: &[OsString]) -> Result<Cli, CliError> {
     let file = layers::OptionsFile::find(args)?;
     parse_with(args, file.as_ref())
 }

@@ -128,9 +128,9 @@ impl Files {
     }
 }
 
-/// Verifies checksums, chain and order of the whole ledger, and computes the roots of its Merkle tree
-/// at the sizes `roots_at`. `hashes` is called with the hashes of the tree. None if the directory exists
-/// and holds no entry.
+/// Verifies checksums, chain and order of the whole ledger, and computes the roots of its Merkle
+/// tree at the sizes `roots_at`. `hashes` is called with the hashes of the tree. None if the
+/// directory exists and holds no entry.
 ///
 /// # Errors
 /// The directory does not exist, or the ledger can not be read. Damage is a result, not an error.
@@ -219,7 +219,8 @@ pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
 /// Makes the proof that an entry is under a checkpoint, and verifies the ledger.
 ///
 /// # Errors
-/// The entry is not under the checkpoint, the ledger is damaged, or the checkpoint is of another ledger.
+/// The entry is not under the checkpoint, the ledger is damaged, or the checkpoint is of another
+/// ledger.
 pub fn prove_in_dir(
     dir: &Path,
     index: u64,

@@ -1,6 +1,8 @@
 //! Standard output: tables for people, JSON for scripts, never both.
 
 use std::{
+    env,
+    ffi::{OsStr, OsString},
     fmt::Display,
     io::{self, BufWriter, Write},
 };
@@ -11,7 +13,7 @@ use clap::{Args, ValueEnum};
 use prost::Name;
 use serde::Serialize;
 
-use super::error::CliError;
+use super::{error::CliError, layers};
 use crate::json::ProtoJson;
 
 /// How a command prints.
@@ -29,6 +31,21 @@ pub struct Printing {
         default_value = "auto"
     )]
     pub color: ColorWhen,
+}
+
+impl Printing {
+    /// The options as far as they can be told before the arguments are parsed, for errors of parsing.
+    #[must_use]
+    pub fn guess(args: &[OsString]) -> Self {
+        let json = args.iter().any(|arg| arg == "--json" || arg == "--json=true")
+            || env::var("CONSENT_LEDGER_JSON").is_ok_and(|json| json == "1" || json == "true");
+        let color = match layers::early(args, "color").as_deref().and_then(OsStr::to_str) {
+            Some("never") => ColorWhen::Never,
+            Some("always") => ColorWhen::Always,
+            _ => ColorWhen::Auto,
+        };
+        Self { json, color }
+    }
 }
 
 /// When to use colours.
@@ -119,8 +136,8 @@ impl Output {
         if self.color { tone.paint(text) } else { text.to_owned() }
     }
 
-    /// Flushes after a command has printed its result. A reader that closed the output is not an error
-    /// here: it still gets the exit code, which must be that of the result.
+    /// Flushes after a command has printed its result. A reader that closed the output is not an
+    /// error here: it still gets the exit code, which must be that of the result.
     ///
     /// # Errors
     /// Printing or flushing failed.

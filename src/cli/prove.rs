@@ -311,7 +311,7 @@ fn print(proved: &Proved, context: &mut Context) -> Result<(), CliError> {
 mod tests {
     use super::*;
     use crate::{
-        cli::trust::tests::signer,
+        cli::testing::signer,
         tlog::{
             key::Algorithm,
             merkle::{node_hash, prove_consistency},

@@ -13,8 +13,8 @@ use crate::{
     tlog::policy::{Policy, Witness},
 };
 
-/// Environment variable of the key-encryption key. There is no flag for it: every user of the machine
-/// can read flags.
+/// Environment variable of the key-encryption key. There is no flag for it: every user of the
+/// machine can read flags.
 pub const KEK_VARIABLE: &str = "CONSENT_LEDGER_KEK";
 
 const AFTER_HELP: &str = "\
@@ -52,8 +52,8 @@ pub struct ServeArgs {
 /// Settings of TLS.
 #[derive(Debug, Clone, clap::Args)]
 struct TlsArgs {
-    /// PEM file of the server's certificate chain; clients then use an https:// address, and --tls-ca
-    /// for a private certificate authority
+    /// PEM file of the server's certificate chain; clients then use an https:// address, and
+    /// --tls-ca for a private certificate authority
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     tls_cert: Option<PathBuf>,
     /// PEM file of the server's private key
@@ -74,16 +74,17 @@ impl TlsArgs {
 /// Settings of witnesses.
 #[derive(Debug, Clone, clap::Args)]
 struct WitnessesArgs {
-    /// Witness that cosigns checkpoints, as 'VERIFIER-KEY URL' (a space between them): the key of its
-    /// cosignatures and its submission prefix; may be repeated
+    /// Witness that cosigns checkpoints, as 'VERIFIER-KEY URL' (a space between them): the key of
+    /// its cosignatures and its submission prefix; may be repeated
     #[arg(long, value_name = "WITNESS", value_parser = parse_witness, value_delimiter = ',')]
     #[arg(help_heading = CHECKPOINTS)]
     witness: Vec<Witness>,
-    /// Number of witnesses that must have cosigned a checkpoint before it is released [default: all]
+    /// Number of witnesses that must have cosigned a checkpoint before it is released [default:
+    /// all]
     #[arg(long, value_name = "COUNT", help_heading = CHECKPOINTS)]
     witness_quorum: Option<usize>,
-    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum; replaces
-    /// --witness and --witness-quorum
+    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum;
+    /// replaces --witness and --witness-quorum
     #[arg(long, value_name = "FILE", help_heading = CHECKPOINTS)]
     witness_policy: Option<PathBuf>,
 }

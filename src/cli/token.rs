@@ -49,8 +49,8 @@ Examples:
 pub struct VerifyArgs {
     /// The token
     token: String,
-    /// Public key: a JSON Web Key, the ledger's verifier key, 32 bytes in base64, or @FILE that holds
-    /// one of them
+    /// Public key: a JSON Web Key, the ledger's verifier key, 32 bytes in base64, or @FILE that
+    /// holds one of them
     #[arg(long, value_name = "KEY")]
     key: String,
     /// Data subject that the token must be about

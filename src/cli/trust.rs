@@ -1,5 +1,5 @@
-//! The keys that an auditor trusts: the ledger's, and those of the witnesses that must have cosigned a
-//! checkpoint.
+//! The keys that an auditor trusts: the ledger's, and those of the witnesses that must have
+//! cosigned a checkpoint.
 //!
 //! They come from the command line alone, never from the audited server or files: whoever forges a
 //! checkpoint can also forge a key beside it.
@@ -256,16 +256,14 @@ fn witness(text: &str) -> Result<Witness, CliError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::tlog::{checkpoint::Checkpoint, key::SignerKey};
-
-    /// A key with this name and seed.
-    pub fn signer(name: &str, algorithm: Algorithm, seed: u8) -> SignerKey {
-        SignerKey::from_seed(name, algorithm, &[seed; 32]).unwrap()
-    }
+    use crate::{
+        cli::testing::signer,
+        tlog::{checkpoint::Checkpoint, key::SignerKey},
+    };
 
     fn log() -> SignerKey {
         signer("ledger.example", Algorithm::Note, 1)

@@ -1,4 +1,5 @@
-//! `verify-proof`: verifies that an entry is in a ledger, with no server and no files of the ledger.
+//! `verify-proof`: verifies that an entry is in a ledger, with no server and no files of the
+//! ledger.
 
 use std::path::PathBuf;
 
@@ -125,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::{testing::Capture, trust::tests::signer},
+        cli::testing::{Capture, signer},
         domain::{Body, LedgerOpened, Millis},
         ledger::chain::Tip,
         tlog::{

@@ -12,6 +12,7 @@ use super::{
     error::CliError,
     filter::FilterArgs,
     stream::{print_watched, stop_signals},
+    words,
 };
 use crate::{
     client::{Client, Heard, ServiceConfig, Watch, WatchOptions},
@@ -39,7 +40,8 @@ pub struct WatchArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// Print a snapshot of the current state first: the cells that are `denied`, or `all` cells
-    #[arg(long, value_name = "WHAT", value_parser = words::parser::<Snapshot>(), conflicts_with = "from")]
+    #[arg(long, value_name = "WHICH", conflicts_with = "from")]
+    #[arg(value_parser = words::parser::<Snapshot>())]
     snapshot: Option<Snapshot>,
     /// Reconnect when the connection breaks, and resume
     #[arg(long)]
@@ -55,37 +57,32 @@ pub struct WatchArgs {
 pub(super) async fn run(args: WatchArgs, context: &mut Context) -> Result<Exit, CliError> {
     // A server that does not answer at the start is an error, not a broken connection.
     let channel = client::connect(&context.global).await?;
-    let stream = Client::over(channel, ServiceConfig::none()).watch(options(&args));
+    let options = WatchOptions {
+        start_index: args.from,
+        filter: args.filter.clone().into(),
+        snapshot: args.snapshot.unwrap_or_default(),
+        ..WatchOptions::default()
+    };
+    let stream = Client::over(channel, ServiceConfig::none()).watch(options);
     let mut follower = Follower {
         next_index: args.from,
         in_snapshot: args.snapshot.is_some(),
         left: args.count,
-        show_progress: args.progress,
-        reconnect: args.follow,
         interrupted: false,
+        args,
     };
     let ended = follower.follow(stream, context).await;
     follower.report_position(context);
     ended.map(|()| Exit::Success)
 }
 
-fn options(args: &WatchArgs) -> WatchOptions {
-    WatchOptions {
-        start_index: args.from,
-        filter: args.filter.clone().into(),
-        snapshot: args.snapshot.unwrap_or_default(),
-        ..WatchOptions::default()
-    }
-}
-
 /// State of the stream.
 struct Follower {
+    args: WatchArgs,
     next_index: Option<u64>,
     /// Whether the snapshot is incomplete: then there is no index to resume from.
     in_snapshot: bool,
     left: Option<u64>,
-    show_progress: bool,
-    reconnect: bool,
     interrupted: bool,
 }
 
@@ -100,7 +97,7 @@ impl Follower {
             match item {
                 Some(Ok(Heard::Message(message))) => self.print(*message, context)?,
                 Some(Ok(Heard::Connected { .. })) => self.report_connected(context),
-                Some(Ok(Heard::Interrupted { status, retry_in })) if self.reconnect => {
+                Some(Ok(Heard::Interrupted { status, retry_in })) if self.args.follow => {
                     self.interrupted = true;
                     report_interrupted(&status, retry_in, context.out.json);
                 }
@@ -115,7 +112,7 @@ impl Follower {
     }
 
     fn print(&mut self, message: Message, context: &mut Context) -> Result<(), CliError> {
-        let is_shown = self.show_progress || !matches!(message, Message::Progress(_));
+        let is_shown = self.args.progress || !matches!(message, Message::Progress(_));
         let response = WatchResponse { message: Some(message) };
         if is_shown {
             print_watched(&response, &mut context.out)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use serde::Serialize;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
@@ -96,14 +96,6 @@ pub struct WitnessArgs {
     log_level: Option<String>,
 }
 
-/// Printed after the start.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Listening {
-    address: String,
-    verifier_key: String,
-}
-
 pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit, CliError> {
     check_listen(&args)?;
     let logs = logs(&args)?;
@@ -122,10 +114,8 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
     let mut stop = stop_signals()?;
     let listen = |error| CliError::io(format!("listening on {}", args.listen), error);
     let listener = TcpListener::bind(args.listen).await.map_err(listen)?;
-    let listening = Listening {
-        address: listener.local_addr().map_err(listen)?.to_string(),
-        verifier_key: state.verifier_key().to_string(),
-    };
+    let address = listener.local_addr().map_err(listen)?.to_string();
+    let verifier_key = state.verifier_key().to_string();
     for origin in state.origins() {
         tracing::info!(origin, "following");
     }
@@ -138,23 +128,19 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
         server::CONNECTIONS_MAX,
         ended.clone(),
     ));
-    announce(&listening, context)?;
+    let out = &mut context.out;
+    if out.json {
+        out.object(&json!({"address": address, "verifierKey": verifier_key}))?;
+    } else {
+        out.line(format!("listening on {address}"))?;
+        out.line(format!("verifier key {verifier_key}"))?;
+    }
+    out.flush()?;
     stop.next().await;
     tracing::info!("draining");
     ended.cancel();
     serving.await.map_err(CliError::failed)?;
     Ok(Exit::Success)
-}
-
-fn announce(listening: &Listening, context: &mut Context) -> Result<(), CliError> {
-    let out = &mut context.out;
-    if out.json {
-        out.object(listening)?;
-    } else {
-        out.line(format!("listening on {}", listening.address))?;
-        out.line(format!("verifier key {}", listening.verifier_key))?;
-    }
-    out.flush()
 }
 
 fn now_s() -> u64 {

@@ -57,7 +57,8 @@ words! {
     PropagationState LinkConfidence HistoryKind ReceiptFormat
 }
 
-/// Parser of an option that takes one of an enum's short names, with dashes. The help lists them all.
+/// Parser of an option that takes one of an enum's short names, with dashes. The help lists them
+/// all.
 pub fn parser<W: Word + Send + Sync + 'static>() -> impl TypedValueParser<Value = W> {
     let values = (1..).map_while(|number| W::try_from(number).ok());
     PossibleValuesParser::new(values.map(|value| value.word().replace('_', "-")))
@@ -214,8 +215,8 @@ pub fn duration(duration: &prost_types::Duration) -> String {
     span(seconds_ms.saturating_add(i64::from(duration.nanos / 1_000_000)))
 }
 
-/// A duration in milliseconds as text. Whole days are written as days: `humantime` would write years
-/// and months, which vary in length.
+/// A duration in milliseconds as text. Whole days are written as days: `humantime` would write
+/// years and months, which vary in length.
 #[must_use]
 pub fn span(ms: i64) -> String {
     const DAY_MS: u64 = 86_400_000;

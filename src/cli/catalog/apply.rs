@@ -109,16 +109,21 @@ async fn apply(
     for channel in &file.channels {
         let mut entry = current.compare_channel(channel);
         if !args.dry_run {
-            put_channel(channel, &mut entry, client).await?;
+            let request = PutChannelRequest { channel: Some(channel.clone()) };
+            let answer = client.put_channel(request).await?.into_inner();
+            entry.settle(answer.changed, answer.revision);
         }
         results.push(entry);
         bar.inc(1);
     }
     for purpose in &file.purposes {
-        let reconsent = args.reconsent.contains(&purpose.key);
-        let mut entry = current.compare_purpose(purpose, reconsent);
+        let requires_reconsent = args.reconsent.contains(&purpose.key);
+        let mut entry = current.compare_purpose(purpose, requires_reconsent);
         if !args.dry_run {
-            put_purpose(purpose, reconsent, &mut entry, client).await?;
+            let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
+            let answer = client.put_purpose(request).await?.into_inner();
+            entry.version = answer.purpose.map(|purpose| purpose.version);
+            entry.settle(answer.changed, answer.revision);
         }
         results.push(entry);
         bar.inc(1);
@@ -127,32 +132,9 @@ async fn apply(
     Ok(results)
 }
 
-async fn put_channel(
-    channel: &Channel,
-    entry: &mut AppliedEntry,
-    client: &mut Client,
-) -> Result<(), CliError> {
-    let request = PutChannelRequest { channel: Some(channel.clone()) };
-    let answer = client.put_channel(request).await?.into_inner();
-    entry.settle(answer.changed, answer.revision);
-    Ok(())
-}
-
-async fn put_purpose(
-    purpose: &Purpose,
-    requires_reconsent: bool,
-    entry: &mut AppliedEntry,
-    client: &mut Client,
-) -> Result<(), CliError> {
-    let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
-    let answer = client.put_purpose(request).await?.into_inner();
-    entry.version = answer.purpose.map(|purpose| purpose.version);
-    entry.settle(answer.changed, answer.revision);
-    Ok(())
-}
-
 impl AppliedEntry {
-    /// Takes the server's result: another client may have changed the catalogue since the comparison.
+    /// Takes the server's result: another client may have changed the catalogue since the
+    /// comparison.
     fn settle(&mut self, changed: bool, revision: u64) {
         self.revision = Some(revision);
         self.result = match (changed, self.result) {

@@ -105,8 +105,8 @@ fn notes(purpose: &Purpose) -> String {
     notes.join(", ")
 }
 
-/// Each regional basis with its regions, for example `legitimate_interest in US and CA`. A purpose can
-/// have 300 regions: more than a few are only counted.
+/// Each regional basis with its regions, for example `legitimate_interest in US and CA`. A purpose
+/// can have 300 regions: more than a few are only counted.
 fn regions(basis_by_region: &BTreeMap<String, i32>) -> Vec<String> {
     let mut by_basis: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (region, basis) in basis_by_region {

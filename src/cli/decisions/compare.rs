@@ -34,7 +34,8 @@ impl Comparison {
     }
 
     /// Compares the heads of both lists, and returns which of them to take; none if both lists have
-    /// ended. An answer out of order is a difference too: extra where it is, missing where it belongs.
+    /// ended. An answer out of order is a difference too: extra where it is, missing where it
+    /// belongs.
     pub fn compare(
         &mut self,
         recomputed: Option<&ListDecisionsResponse>,

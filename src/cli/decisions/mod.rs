@@ -1,5 +1,5 @@
-//! `verify-decisions`: recomputes decisions from the ledger alone, and compares them with the node's
-//! answers.
+//! `verify-decisions`: recomputes decisions from the ledger alone, and compares them with the
+//! node's answers.
 //!
 //! The entries are read once, in order: each must continue the hash chain, is folded into states in
 //! memory, and is a leaf of the Merkle tree. The node's answers stream in beside them, so only the
@@ -112,8 +112,8 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
 
 fn signed_checkpoint(args: &DecisionsArgs) -> Result<Option<SignedCheckpoint>, CliError> {
     let Some(path) = &args.checkpoint else {
-        // The environment may name a key for other commands, so a key without a checkpoint is allowed;
-        // the report says that no checkpoint was given.
+        // The environment may name a key for other commands, so a key without a checkpoint is
+        // allowed; the report says that no checkpoint was given.
         args.trust.trust()?;
         return Ok(None);
     };

@@ -14,8 +14,8 @@ use crate::proto::RecordConsentRequest;
 type Job = (u64, RecordConsentRequest);
 type Flight = Pin<Box<dyn Future<Output = (String, Sent)> + Send>>;
 
-/// Maximum number of waiting acts for each act in flight. It bounds memory, and is large enough that one
-/// busy data subject does not block all others.
+/// Maximum number of waiting acts for each act in flight. It bounds memory, and is large enough
+/// that one busy data subject does not block all others.
 const WAITING_FACTOR: usize = 64;
 
 /// Acts in flight and acts that wait for them.

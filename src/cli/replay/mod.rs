@@ -1,7 +1,7 @@
 //! `replay`: records acts from NDJSON, a `RecordConsentRequest` in ProtoJSON on each line.
 //!
-//! Many acts are in flight at once, but never two of one data subject: these are recorded in the order
-//! of the input.
+//! Many acts are in flight at once, but never two of one data subject: these are recorded in the
+//! order of the input.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 

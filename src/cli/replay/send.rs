@@ -56,8 +56,8 @@ impl Sender {
     }
 }
 
-/// An act that was refused for lack of capacity was not recorded. After other errors it may have been,
-/// so a retry is safe only with an idempotency key.
+/// An act that was refused for lack of capacity was not recorded. After other errors it may have
+/// been, so a retry is safe only with an idempotency key.
 fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
     match code_name(status).as_str() {
         "RESOURCE_EXHAUSTED" => {
