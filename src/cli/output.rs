@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{error::CliError, layers};
 use crate::json::ProtoJson;
 
-/// How a command prints.
+/// Options of the output.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Printing {
     /// Print JSON: one object, or one object a line for streams
@@ -34,7 +34,7 @@ pub struct Printing {
 }
 
 impl Printing {
-    /// The options as far as they can be told before the arguments are parsed, for errors of parsing.
+    /// Guesses the options before the arguments are parsed, for errors in the arguments themselves.
     #[must_use]
     pub fn guess(args: &[OsString]) -> Self {
         let json = args.iter().any(|arg| arg == "--json" || arg == "--json=true")

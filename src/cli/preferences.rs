@@ -1,4 +1,4 @@
-//! `preferences`: what a data subject agreed to, cell by cell.
+//! `preferences`: the decisions for a data subject by purpose and channel.
 
 use clap::Args;
 

@@ -202,7 +202,7 @@ fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError
         out.line(format!("data         {category}"))?;
     }
     if verified.has_obligations {
-        out.line("obligations  some; a check tells which")?;
+        out.line("obligations  some: `check` prints them")?;
     }
     if let Some(index) = verified.decided_by_index {
         out.line(format!("decided by   #{index}"))?;
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(
             text,
             "ALLOW  granted\nsubject      confirmed\ncell         marketing.newsletter:email\n\
-             obligations  some; a check tells which\ndecided by   #35\nrevision     36\n\
+             obligations  some: `check` prints them\ndecided by   #35\nrevision     36\n\
              ledger       localhost/consent\nissued at    2026-10-26T06:13:20.000Z\n\
              good until   2026-10-26T06:28:20.000Z\n"
         );

@@ -167,7 +167,7 @@ pub fn print_cosigned(cosigned: &[Cosigned], out: &mut Output) -> Result<(), Cli
         out.line(format!("cosigned    by {witness} at {at}"))?;
     }
     if cosigned.is_empty() {
-        out.line("cosigned    by no witness that was named")?;
+        out.line("cosigned    by none of the given witnesses")?;
     }
     Ok(())
 }

@@ -198,7 +198,7 @@ mod tests {
             "\nrefuse      marketing.newsletter:sms\n",
             "\nevidence    privacy-notice@2026-05, de-DE, onboarding, checkbox\n",
             "\ncontroller  Example AG, as of 2026-10-26T06:14:20.250Z\n",
-            "\ncosigned    by no witness that was named\n",
+            "\ncosigned    by none of the given witnesses\n",
             "\ncheckpoint  11 entries, root ",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

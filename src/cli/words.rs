@@ -130,7 +130,7 @@ pub fn deserialize<'de, W: Word, D: Deserializer<'de>>(from: D) -> Result<W, D::
 /// Parses `PURPOSE:CHANNEL`, where either may be `*`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The text is not a scope.
 pub fn scope(text: &str) -> Result<Scope, String> {
     let (purpose, channel) = text.split_once(':').ok_or_else(|| {
         "must be PURPOSE:CHANNEL, for example marketing.newsletter:email".to_owned()
@@ -146,7 +146,7 @@ pub fn scope(text: &str) -> Result<Scope, String> {
 /// Parses exactly one cell, `PURPOSE:CHANNEL`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The text is not a scope.
 pub fn cell(text: &str) -> Result<Scope, String> {
     let scope = scope(text)?;
     if scope.purpose == "*" || scope.channel == "*" {

@@ -347,7 +347,7 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
         differences.row(Tone::Bad, difference.cells());
     }
     out.table(&differences)?;
-    let mut statements = Table::new(&["INDEX", "WHAT", "THE ENTRY SAYS", "FROM THE LEDGER"]);
+    let mut statements = Table::new(&["INDEX", "STATEMENT", "THE ENTRY SAYS", "FROM THE LEDGER"]);
     for statement in &report.statements {
         statements.row(Tone::Bad, statement.cells());
     }
@@ -358,7 +358,7 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
     let Report { entries, decisions, differ, start, end, untrue, .. } = report;
     out.line(format!("decisions   {decisions} decisions over {entries} entries, {differ} differ"))?;
     out.line(format!("entries     {start}..{end} of {}", report.ledger))?;
-    out.line(format!("own words   {untrue} untrue in the entries before {end}"))?;
+    out.line(format!("statements  {untrue} wrong in the entries before {end}"))?;
     if let Some(hash) = &report.chain_hash {
         out.line(format!("chain hash  {hash}"))?;
     }

@@ -151,12 +151,12 @@ fn differences_are_printed_for_people() {
         capture.text(context),
         "INDEX  SUBJECT  CELL        FROM THE LEDGER      THE NODE ANSWERS\n\
          #5     abab     news:email  allow granted by #5  nothing\n\
-         INDEX  WHAT                 THE ENTRY SAYS  FROM THE LEDGER\n\
+         INDEX  STATEMENT            THE ENTRY SAYS  FROM THE LEDGER\n\
          #7     outcome of change 0  applied         blocked_by_stop #3\n\
          DIFFERS\n\
          decisions   1 decisions over 7 entries, 1 differ\n\
          entries     2..9 of consent.example.org\n\
-         own words   1 untrue in the entries before 9\n\
+         statements  1 wrong in the entries before 9\n\
          chain hash  c0\n\
          checkpoint  9 entries have the signed root 0f\n\
          memory      2 data subjects, 2.00 KiB\n"
