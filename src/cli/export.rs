@@ -12,14 +12,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Context, Exit, client, error::CliError, offline, output::Output, progress, words::Bytes,
+    Context, Exit, client, entries::Entries, error::CliError, output::Output, progress,
+    words::Bytes,
 };
 use crate::{
     json,
     ledger::chain,
-    proto::{
-        Entry, GetCheckpointRequest, ListEntriesRequest, audit_service_client::AuditServiceClient,
-    },
+    proto::{Entry, GetCheckpointRequest, audit_service_client::AuditServiceClient},
 };
 
 const AFTER_HELP: &str = "\
@@ -72,24 +71,54 @@ pub(super) async fn run(
         return Err(CliError::usage("--end must not be less than --start"));
     }
     let mut file = args.output.as_deref().map(open).transpose()?;
-    let mut sink = Sink { to: file.as_mut().unwrap_or(&mut context.out), entries: 0 };
-    match args.data_dir.as_deref().filter(|_| offline) {
-        Some(dir) => from_dir(dir, &args, &mut sink)?,
-        None => {
-            let client = AuditServiceClient::new(client::connect(&context.global).await?);
-            from_server(client, &args, &mut sink).await?;
+    let (entries, total) = match args.data_dir.filter(|_| offline) {
+        Some(dir) => {
+            let total = args.end.map(|end| end - args.start);
+            (Entries::from_dir(dir, args.start, args.end), total)
         }
-    }
-    sink.to.flush()?;
-    let entries = sink.entries;
+        None => {
+            let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+            let checkpoint = client.get_checkpoint(GetCheckpointRequest::default()).await?;
+            let size = checkpoint.into_inner().size;
+            let end = args.end.unwrap_or(size);
+            let total = end.min(size).saturating_sub(args.start);
+            (Entries::from_server(client, args.start, end).await?, Some(total))
+        }
+    };
+    let out = file.as_mut().unwrap_or(&mut context.out);
+    let bar = progress::bar(total, "exporting");
+    let written = write(entries, args.start, out, &bar).await;
+    bar.finish_and_clear();
+    // Entries before a damaged one are still written.
+    let flushed = out.flush();
+    let count = written?;
+    flushed?;
     if let Some(path) = &args.output {
         let output = path.display().to_string();
         match context.out.json {
-            true => context.out.object(&json!({"entries": entries, "output": output}))?,
-            false => context.out.line(format!("{entries} entries written to {output}"))?,
+            true => context.out.object(&json!({"entries": count, "output": output}))?,
+            false => context.out.line(format!("{count} entries written to {output}"))?,
         }
     }
     Ok(Exit::Success)
+}
+
+/// Writes the entries, and returns their number.
+async fn write(
+    mut entries: Entries,
+    start: u64,
+    out: &mut Output,
+    bar: &ProgressBar,
+) -> Result<u64, CliError> {
+    let mut index = start;
+    while let Some(bytes) = entries.next().await? {
+        let entry = HashedEntry::decode(&bytes)
+            .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
+        out.object(&entry)?;
+        bar.inc(1);
+        index += 1;
+    }
+    Ok(index - start)
 }
 
 fn open(path: &Path) -> Result<Output, CliError> {
@@ -115,50 +144,6 @@ impl HashedEntry {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
         Ok(Self { hash: Bytes(chain::hash(bytes).to_vec()), entry: Entry::decode(bytes)? })
     }
-}
-
-/// Where entries are written, and their number.
-struct Sink<'a> {
-    to: &'a mut Output,
-    entries: u64,
-}
-
-impl Sink<'_> {
-    fn put(&mut self, index: u64, bytes: &[u8], bar: &ProgressBar) -> Result<(), CliError> {
-        let entry = HashedEntry::decode(bytes)
-            .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
-        self.entries += 1;
-        bar.inc(1);
-        self.to.object(&entry)
-    }
-}
-
-fn from_dir(dir: &Path, args: &ExportArgs, sink: &mut Sink<'_>) -> Result<(), CliError> {
-    let bar = progress::bar(args.end.map(|end| end - args.start), "exporting");
-    let read = offline::entries_from_dir(dir, args.start, args.end, &mut |index, bytes| {
-        sink.put(index, bytes, &bar)
-    });
-    bar.finish_and_clear();
-    // Entries before a damaged one are still written.
-    let flushed = sink.to.flush();
-    read.and(flushed)
-}
-
-async fn from_server(
-    mut client: AuditServiceClient<tonic::transport::Channel>,
-    args: &ExportArgs,
-    sink: &mut Sink<'_>,
-) -> Result<(), CliError> {
-    let size = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner().size;
-    let end = args.end.unwrap_or(size);
-    let bar = progress::bar(Some(end.min(size).saturating_sub(args.start)), "exporting");
-    let request = ListEntriesRequest { start_index: args.start, end_index: Some(end) };
-    let mut entries = client.list_entries(request).await?.into_inner();
-    while let Some(entry) = entries.message().await? {
-        sink.put(entry.index, &entry.entry, &bar)?;
-    }
-    bar.finish_and_clear();
-    Ok(())
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod completions;
 mod confirm;
 mod consume;
 mod decisions;
+mod entries;
 pub mod error;
 mod export;
 mod filter;

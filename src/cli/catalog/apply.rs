@@ -102,12 +102,22 @@ async fn apply(
     args: &ApplyArgs,
     client: &mut Client,
 ) -> Result<Vec<AppliedEntry>, CliError> {
-    let current = Current::read(client).await?;
+    // The catalogue on the server, by key.
+    let channels = channels(client, true).await?.into_iter();
+    let channels: HashMap<_, _> = channels.map(|channel| (channel.key.clone(), channel)).collect();
+    let purposes = purposes(client, true).await?.into_iter();
+    let purposes: HashMap<_, _> = purposes.map(|purpose| (purpose.key.clone(), purpose)).collect();
     let total = file.channels.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
     let mut results = Vec::with_capacity(total);
     for channel in &file.channels {
-        let mut entry = current.compare_channel(channel);
+        let fields = channels.get(&channel.key).map(|now| {
+            differing([
+                ("title", now.title != channel.title),
+                ("retired", now.retired != channel.retired),
+            ])
+        });
+        let mut entry = entry("channel", &channel.key, fields);
         if !args.dry_run {
             let request = PutChannelRequest { channel: Some(channel.clone()) };
             let answer = client.put_channel(request).await?.into_inner();
@@ -118,7 +128,9 @@ async fn apply(
     }
     for purpose in &file.purposes {
         let requires_reconsent = args.reconsent.contains(&purpose.key);
-        let mut entry = current.compare_purpose(purpose, requires_reconsent);
+        let now = purposes.get(&purpose.key);
+        let fields = now.map(|now| differences(now, purpose, requires_reconsent));
+        let mut entry = entry("purpose", &purpose.key, fields);
         if !args.dry_run {
             let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
             let answer = client.put_purpose(request).await?.into_inner();
@@ -142,38 +154,6 @@ impl AppliedEntry {
             (true, UNCHANGED) => CHANGED,
             (true, result) => result,
         };
-    }
-}
-
-/// The catalogue on the server.
-struct Current {
-    channels: HashMap<String, Channel>,
-    purposes: HashMap<String, Purpose>,
-}
-
-impl Current {
-    async fn read(client: &mut Client) -> Result<Self, CliError> {
-        let channels = channels(client, true).await?.into_iter();
-        let purposes = purposes(client, true).await?.into_iter();
-        Ok(Self {
-            channels: channels.map(|channel| (channel.key.clone(), channel)).collect(),
-            purposes: purposes.map(|purpose| (purpose.key.clone(), purpose)).collect(),
-        })
-    }
-
-    fn compare_channel(&self, wanted: &Channel) -> AppliedEntry {
-        let fields = self.channels.get(&wanted.key).map(|now| {
-            differing([
-                ("title", now.title != wanted.title),
-                ("retired", now.retired != wanted.retired),
-            ])
-        });
-        entry("channel", &wanted.key, fields)
-    }
-
-    fn compare_purpose(&self, wanted: &Purpose, reconsent: bool) -> AppliedEntry {
-        let fields = self.purposes.get(&wanted.key).map(|now| differences(now, wanted, reconsent));
-        entry("purpose", &wanted.key, fields)
     }
 }
 

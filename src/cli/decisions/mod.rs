@@ -12,12 +12,13 @@ use clap::Args;
 use indicatif::HumanBytes;
 
 use self::{
+    answers::Answers,
     compare::Comparison,
-    entries::{Answers, Entries},
     report::{Checkpoint, Report, Statement},
 };
 use super::{
     Context, Exit, client,
+    entries::Entries,
     error::CliError,
     output::{Output, Table, Tone},
     progress,
@@ -39,8 +40,8 @@ use crate::{
     },
 };
 
+mod answers;
 mod compare;
-mod entries;
 mod report;
 
 const AFTER_HELP: &str = "\
@@ -97,8 +98,8 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     let node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
     let plan = Plan::new(&args, &node, checkpoint)?;
     let entries = match &args.data_dir {
-        Some(dir) => Entries::from_dir(dir.clone(), plan.read_end()),
-        None => Entries::from_server(client, plan.read_end()).await?,
+        Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end())),
+        None => Entries::from_server(client, 0, plan.read_end()).await?,
     };
     // A second connection, so that entries and answers do not share one flow-control window.
     let client = AuditServiceClient::new(client::connect(&context.global).await?);
@@ -198,7 +199,8 @@ impl Audit {
     async fn run(mut self, mut entries: Entries, mut answers: Answers) -> Result<Report, CliError> {
         let bar = progress::bar(Some(self.plan.read_end()), "recomputing");
         for index in 0..self.plan.read_end() {
-            let bytes = entries.next(index).await?;
+            let missing = || CliError::failed(format!("there is no entry {index}"));
+            let bytes = entries.next().await?.ok_or_else(missing)?;
             let entry = self.follow(&bytes)?;
             if index < self.plan.end {
                 self.fold(&entry)?;
