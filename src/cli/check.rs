@@ -52,10 +52,15 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
     let answer = client.check(request).await?.into_inner();
     let printed = print(&answer, context);
     context.out.finish(printed)?;
-    Ok(match answer.effect() {
+    Ok(exit(answer.effect()))
+}
+
+/// Anything but ALLOW is DENY.
+fn exit(effect: Effect) -> Exit {
+    match effect {
         Effect::Allow => Exit::Success,
         Effect::Deny | Effect::Unspecified => Exit::Denied,
-    })
+    }
 }
 
 fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> {

@@ -13,7 +13,7 @@ use crate::{
         output::{Table, Tone},
         progress,
     },
-    proto::{Channel, Purpose, PutChannelRequest, PutPurposeRequest},
+    proto::{Purpose, PutChannelRequest, PutPurposeRequest},
 };
 
 const AFTER_HELP: &str = "\
