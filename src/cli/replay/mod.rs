@@ -32,13 +32,13 @@ mod lanes;
 mod send;
 
 const AFTER_HELP: &str = "\
-Each line is an act, a RecordConsentRequest in ProtoJSON; fields with their default may be left out:
+Each line is an act, a RecordConsentRequest in ProtoJSON. Fields with default values may be omitted:
   {\"subject\":\"user:100042\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{\"action\":\"ACTION_GRANT\",
   \"scope\":{\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effectiveAt\":
   \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
   \"idempotencyKey\":\"seed-1-act-1\"}
-`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt` and
-`dataCategories`. A field that the message does not have is an error.
+`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt`
+and `dataCategories`. Unknown fields are an error.
 
 Acts of one data subject are recorded in order, others in parallel. An act is retried when the
 server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
