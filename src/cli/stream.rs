@@ -69,7 +69,7 @@ fn print(
     if out.json {
         out.message(response)?;
     } else {
-        lines.iter().flatten().try_for_each(|line| out.line(line))?;
+        lines.into_iter().flatten().try_for_each(|line| out.line(line))?;
     }
     out.flush()
 }
