@@ -19,7 +19,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use consent_ledger::cli::{
     Exit, conclude,
-    error::{CliError, Style},
+    error::CliError,
     output::{Output, Printing, Table, Tone},
 };
 use mimalloc::MiMalloc;
@@ -171,7 +171,7 @@ async fn main() -> ExitCode {
         None => Box::pin(run(&cli.args, &mut out)).await,
         Some(Command::Echo) => echo::run().await,
     };
-    conclude(ended, out, Style::new(cli.printing))
+    conclude(ended, out, cli.printing)
 }
 
 async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
