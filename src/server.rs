@@ -27,7 +27,11 @@ use tonic::{
     service::{Routes, RoutesBuilder},
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
 use tonic_web::GrpcWebLayer;
 use tower::{
     layer::util::{Identity as NoLayer, Stack},
@@ -123,9 +127,6 @@ pub enum ServeError {
     /// Webhooks can not be delivered.
     #[error("webhooks can not be delivered: {0}")]
     Webhooks(WebError),
-    /// The listener for tiles can not be opened.
-    #[error("cannot listen for tiles: {0}")]
-    Tiles(io::Error),
     /// A task panicked.
     #[error("a task of the server ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -149,29 +150,27 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     // Operators can follow a long rebuild; the gRPC port opens once checks can be answered.
     let observed = Observed::default();
     let (metrics_address, metrics_listener) =
-        serve_metrics(config.metrics_listen, &metrics, &phase, Arc::clone(&observed))
-            .await?
-            .unzip();
+        serve_metrics(config.metrics_listen, &metrics, &phase, Arc::clone(&observed))?.unzip();
     let tls = config.tls.as_ref().map(read_identity).transpose()?;
     // The address is bound now, and listened on once checks can be answered.
-    let socket = bind(config.listen)?;
-    let tiles = config.tiles_listen.map(bind).transpose()?;
+    let bound = Bound::new(config.listen)?;
+    let tiles = config.tiles_listen.map(Bound::new).transpose()?;
     let mut stop = StopSignals::new().map_err(ServeError::Signals)?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
         () = stop.next() => {
             // The files are as after a crash, from which the next start recovers. Waiting for a long
             // rebuild would be of no use.
-            tracing::info!("told to stop while opening");
+            tracing::info!("stopped while opening");
             std::process::exit(0);
         }
     };
     observed.get_or_init(|| Arc::downgrade(&node));
 
     let (tiles_address, tiles_listener) =
-        tiles.map(|socket| serve_tiles(socket, &node)).transpose()?.unzip();
+        tiles.map(|bound| serve_tiles(bound, &node)).transpose()?.unzip();
     metrics_listener.into_iter().chain(tiles_listener).for_each(|listener| node.adopt(listener));
-    let listening = Listening { socket, tls, metrics_address, tiles_address, stop };
+    let listening = Listening { bound, tls, metrics_address, tiles_address, stop };
     let result = serve_node(&config, listening, &node, &metrics, &phase).await;
     // After a failure everything is still open.
     spawn_blocking(move || node.close()).await?;
@@ -186,28 +185,43 @@ fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files can not be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
 /// What is set up before the node is open.
 struct Listening {
-    socket: TcpSocket,
+    bound: Bound,
     tls: Option<Identity>,
     metrics_address: Option<SocketAddr>,
     tiles_address: Option<SocketAddr>,
     stop: StopSignals,
 }
 
-fn bind(address: SocketAddr) -> Result<TcpSocket, ServeError> {
-    let listen_error = |source| ServeError::Listen { address, source };
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let socket = socket.map_err(listen_error)?;
-    socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).map_err(listen_error)?;
-    Ok(socket)
+/// A socket with the address that it got.
+struct Bound {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Bound {
+    fn new(address: SocketAddr) -> Result<Self, ServeError> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        };
+        let bound = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(Self { address: socket.local_addr()?, socket })
+        });
+        bound.map_err(|source| ServeError::Listen { address, source })
+    }
+
+    fn listen(self) -> Result<TcpListener, ServeError> {
+        let Self { socket, address } = self;
+        socket.listen(LISTEN_BACKLOG).map_err(|source| ServeError::Listen { address, source })
+    }
 }
 
 async fn serve_node(
@@ -217,15 +231,14 @@ async fn serve_node(
     metrics: &Arc<Metrics>,
     phase: &watch::Sender<Phase>,
 ) -> Result<(), ServeError> {
-    let Listening { socket, tls, metrics_address, tiles_address, mut stop } = listening;
+    let Listening { bound, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = node.draining();
     let health = Health::new(phase.clone());
     let routes = routes(config, node, metrics, &health, &drain)?;
     let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
 
-    let listen_error = |source| ServeError::Listen { address: config.listen, source };
-    let listener = socket.listen(LISTEN_BACKLOG).map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
+    let address = bound.address;
+    let listener = bound.listen()?;
     let server = layered(config, tls, layer)?.add_routes(routes).serve_with_incoming_shutdown(
         accepted(incoming(config, listener)),
         drain.clone().cancelled_owned(),
@@ -368,16 +381,16 @@ fn announce(
 /// The node whose state a scrape of the metrics reads, once it is open.
 type Observed = Arc<OnceLock<Weak<Node>>>;
 
-async fn serve_metrics(
+fn serve_metrics(
     listen: Option<SocketAddr>,
     metrics: &Arc<Metrics>,
     phase: &watch::Sender<Phase>,
     observed: Observed,
 ) -> Result<Option<(SocketAddr, Task)>, ServeError> {
     let Some(address) = listen else { return Ok(None) };
-    let listen_error = |source| ServeError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
+    let bound = Bound::new(address)?;
+    let address = bound.address;
+    let listener = bound.listen()?;
     let observe = Arc::new(move || {
         if let Some(node) = observed.get().and_then(Weak::upgrade) {
             node.observe();
@@ -387,9 +400,9 @@ async fn serve_metrics(
     Ok(Some((address, serve_pages("metrics", listener, router, METRICS_CONNECTIONS_MAX))))
 }
 
-fn serve_tiles(socket: TcpSocket, node: &Arc<Node>) -> Result<(SocketAddr, Task), ServeError> {
-    let address = socket.local_addr().map_err(ServeError::Tiles)?;
-    let listener = socket.listen(LISTEN_BACKLOG).map_err(ServeError::Tiles)?;
+fn serve_tiles(bound: Bound, node: &Arc<Node>) -> Result<(SocketAddr, Task), ServeError> {
+    let address = bound.address;
+    let listener = bound.listen()?;
     let router = tiles::router(Arc::clone(node));
     Ok((address, serve_pages("tiles", listener, router, tiles::CONNECTIONS_MAX)))
 }
@@ -480,15 +493,15 @@ fn routes(
     let node = || Arc::clone(node);
     let size = usize::try_from(config.message_bytes_max).unwrap_or(usize::MAX);
     let imports = Imports { limits: config.limits, drain: drain.clone() };
-    let watching = Watch::new(node(), Arc::clone(metrics), drain.clone());
+    let watching = Watch { node: node(), metrics: Arc::clone(metrics), drain: drain.clone() };
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
-            check::CheckServiceServer::new(Check::new(node(), drain.clone()))
+            check::CheckServiceServer::new(Check { node: node(), drain: drain.clone() })
                 .max_decoding_message_size(size),
         )
         .add_service(
-            consent::ConsentServiceServer::new(Consent::new(node(), imports))
+            consent::ConsentServiceServer::new(Consent { node: node(), imports })
                 .max_decoding_message_size(size),
         )
         .add_service(WatchServer::new(watching, size))
@@ -496,11 +509,11 @@ fn routes(
             audit::AuditServiceServer::new(Audit::new(node())).max_decoding_message_size(size),
         )
         .add_service(
-            catalog::CatalogServiceServer::new(Catalog::new(node()))
+            catalog::CatalogServiceServer::new(Catalog { node: node() })
                 .max_decoding_message_size(size),
         )
         .add_service(
-            privacy::PrivacyServiceServer::new(Privacy::new(node()))
+            privacy::PrivacyServiceServer::new(Privacy { node: node() })
                 .max_decoding_message_size(size),
         )
         .add_service(health.service())
@@ -527,13 +540,8 @@ impl Health {
         Self { reporter: HealthReporter::new(), phase }
     }
 
-    fn service(
-        &self,
-    ) -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
-        let reporter = self.reporter.clone();
-        tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(reporter),
-        )
+    fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }
 
     async fn set(&self, phase: Phase) {

@@ -183,11 +183,11 @@ async fn refusals_reach_browsers_in_their_own_protocol() {
 async fn the_metrics_listener_serves_its_pages() {
     let metrics = Arc::new(Metrics::new());
     let (phase, _) = watch::channel(Phase::Serving);
-    let none = serve_metrics(None, &metrics, &phase, Observed::default()).await.unwrap();
+    let none = serve_metrics(None, &metrics, &phase, Observed::default()).unwrap();
     assert!(none.is_none());
     let listen = Some("127.0.0.1:0".parse().unwrap());
     let (address, _listener) =
-        serve_metrics(listen, &metrics, &phase, Observed::default()).await.unwrap().unwrap();
+        serve_metrics(listen, &metrics, &phase, Observed::default()).unwrap().unwrap();
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();
@@ -195,7 +195,6 @@ async fn the_metrics_listener_serves_its_pages() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains("application/openmetrics-text") && answer.contains("# EOF"));
     let taken = serve_metrics(Some(address), &metrics, &phase, Observed::default())
-        .await
         .unwrap_err()
         .to_string();
     assert!(taken.starts_with(&format!("cannot listen on {address}: ")), "{taken}");
