@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use consent_ledger::cli;
 use mimalloc::MiMalloc;
 
-/// A request makes some dozens of small allocations, and threads hand them to one another.
+/// A request makes dozens of small allocations, which other threads free.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -9,7 +9,12 @@ use std::{
 };
 
 use clap::{Arg, Command, CommandFactory};
-use consent_ledger::{cli::Cli, proto::ErrorReason, telemetry::Metrics};
+use consent_ledger::{
+    cli::Cli,
+    proto::{ErrorReason, FILE_DESCRIPTOR_SET},
+    telemetry::Metrics,
+};
+use prost_reflect::DescriptorPool;
 
 use crate::support;
 
@@ -211,15 +216,40 @@ fn the_guides_name_only_what_exists() {
 fn every_limit_is_an_option_of_serve_and_every_error_above_it_exists() {
     let cli = Cli::command();
     let known = options(cli.find_subcommand("serve").unwrap());
-    let table = rows(&section("docs/operations.md", "## Limits"));
+    let table = rows(&section("docs/reference.md", "## serve"));
     let limits: Vec<_> = table.iter().filter(|row| row[0].starts_with("--")).collect();
     assert!(limits.len() > 10, "the table was read: {limits:?}");
     for limit in limits {
-        assert!(known.contains(&limit[0]), "{limit:?}");
-        let is_reason = limit[1].bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-        let reason = ErrorReason::from_str_name(&format!("ERROR_REASON_{}", limit[1]));
-        assert!(!is_reason || reason.is_some(), "{limit:?}");
+        let flag = limit[0].split(' ').next().unwrap().to_owned();
+        assert!(known.contains(&flag), "{limit:?}");
+        let is_reason =
+            |word: &&str| word.contains('_') && *word == word.to_ascii_uppercase().as_str();
+        for word in limit[5].split([' ', ';', '.', ',']).filter(is_reason) {
+            let reason = ErrorReason::from_str_name(&format!("ERROR_REASON_{word}"));
+            assert!(reason.is_some(), "{limit:?}");
+        }
     }
+}
+
+#[test]
+fn the_exported_entry_has_the_fields_of_the_protocol() {
+    let samples = blocks("docs/audit.md", "console");
+    let sample = samples.iter().find(|block| block.starts_with("$ consent-ledger export")).unwrap();
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let fields = |message: &str, count| {
+        let message = pool.get_message_by_name(message).unwrap();
+        let names = message.fields().take(count).map(|field| field.json_name().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let mut expected = vec!["hash".to_owned(), "entry".to_owned()];
+    expected.extend(fields("consent.v1.Entry", 3));
+    expected.push("consentAct".to_owned());
+    expected.extend(fields("consent.v1.ConsentAct", 2));
+    let names = sample.split("\":").map(|text| text.rsplit('"').next().unwrap());
+    let names: Vec<_> = names.take(expected.len()).collect();
+    assert_eq!(names, expected);
+    let body = pool.get_message_by_name("consent.v1.Entry").unwrap();
+    assert!(body.get_field_by_json_name("consentAct").is_some());
 }
 
 #[test]

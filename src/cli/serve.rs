@@ -169,7 +169,7 @@ impl ServeArgs {
 fn read_policy(path: &std::path::Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| ConfigError::Witness {
         flag: "--witness-policy",
-        what: format!("{}: {error}", path.display()),
+        problem: format!("{}: {error}", path.display()),
     })
 }
 
