@@ -1,9 +1,8 @@
-//! Whether an endpoint takes anything at all: shared by the shards of a subscription.
+//! The health of an endpoint, shared by the shards of a subscription.
 //!
-//! Some messages are refused while others are taken: that is between the endpoint and the message.
-//! But when several different messages have failed, one after the other, with none taken between
-//! them, the endpoint itself is down. Then it is asked with one message at a time, at growing pauses,
-//! until it takes one.
+//! An endpoint may refuse some messages and accept others: that says nothing about its health. But
+//! when several different messages fail in a row and none is accepted between them, the endpoint is
+//! down. Then it is probed with one message at a time, with growing pauses, until it accepts one.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -13,93 +12,87 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{lanes::Ticket, retry::Retry};
 
-/// So many different messages must have failed since the last that was taken.
+/// Number of different messages that must fail, with none accepted between them.
 pub(super) const DOWN_AFTER: usize = 5;
 
 /// The health of one endpoint.
 #[derive(Debug)]
 pub(super) struct Health {
     retry: Retry,
-    /// How long a try takes at most: a probe that was never heard of again is over by then.
-    try_max: Duration,
+    /// Maximum duration of an attempt. A probe without an outcome has ended by then.
+    attempt_max: Duration,
     state: Mutex<State>,
-    /// Counts how often it was there again.
+    /// Number of recoveries.
     recovered: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those that failed since the last that was taken, by shard; [`DOWN_AFTER`] at most.
+    /// Shard and ticket of the messages that failed since the last accepted one; at most
+    /// [`DOWN_AFTER`].
     failed: HashSet<(u32, Ticket)>,
-    /// While it is down: failed probes, when the next one is due, and until when one is on its way.
+    /// Set while the endpoint is down.
     down: Option<Down>,
-    /// Until when the endpoint asked to be left alone.
+    /// End of the longest `Retry-After`.
     held_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Down {
+    /// Failed probes.
     probes: u32,
     next_probe: Instant,
+    /// Deadline of the probe in flight.
     probing_until: Option<Instant>,
 }
 
-/// What may be sent now.
+/// Which messages may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
-    /// Whatever is due.
+pub(super) enum Permission {
+    /// Every message that is due.
     All,
-    /// One message, to see whether the endpoint is there again; it is taken for sent.
+    /// One message, as a probe. It counts as in flight from now on.
     Probe,
-    /// Nothing before this.
-    Not(Instant),
-}
-
-/// What a failure means for the endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    /// Nothing new.
-    None,
-    /// It was up, and is down.
-    WentDown,
+    /// None before this instant.
+    NoneBefore(Instant),
 }
 
 impl Health {
-    pub(super) fn new(retry: Retry, try_max: Duration) -> Self {
-        Self { retry, try_max, state: Mutex::default(), recovered: watch::Sender::new(0) }
+    pub(super) fn new(retry: Retry, attempt_max: Duration) -> Self {
+        Self { retry, attempt_max, state: Mutex::default(), recovered: watch::Sender::new(0) }
     }
 
-    /// Tells each time that the endpoint is there again.
+    /// Changes with each recovery of the endpoint.
     pub(super) fn recovered(&self) -> watch::Receiver<u64> {
         self.recovered.subscribe()
     }
 
-    /// Whether, and what, may be sent.
-    pub(super) fn ask(&self, now: Instant) -> Leave {
+    /// Which messages may be sent now. Starts a probe if one is due.
+    pub(super) fn ask(&self, now: Instant) -> Permission {
         let mut state = self.state.lock();
         if let Some(until) = state.held_until.filter(|until| *until > now) {
-            return Leave::Not(until);
+            return Permission::NoneBefore(until);
         }
-        let Some(down) = &mut state.down else { return Leave::All };
+        let Some(down) = &mut state.down else { return Permission::All };
         if let Some(until) = down.probing_until.filter(|until| *until > now) {
-            return Leave::Not(until);
+            return Permission::NoneBefore(until);
         }
         if down.next_probe > now {
-            return Leave::Not(down.next_probe);
+            return Permission::NoneBefore(down.next_probe);
         }
-        down.probing_until = Some(now + self.try_max);
-        Leave::Probe
+        down.probing_until = Some(now + self.attempt_max);
+        Permission::Probe
     }
 
-    /// Nothing was there to probe with after all.
+    /// Takes back a probe for which there was no message.
     pub(super) fn unused(&self) {
         if let Some(down) = &mut self.state.lock().down {
             down.probing_until = None;
         }
     }
 
-    /// A message was taken. Answers whether the endpoint was down.
-    pub(super) fn taken(&self) -> bool {
+    /// Notes that a message was accepted. Returns whether the endpoint was down.
+    pub(super) fn accepted(&self) -> bool {
         let mut state = self.state.lock();
         state.failed.clear();
         let was_down = state.down.take().is_some();
@@ -110,14 +103,15 @@ impl Health {
         was_down
     }
 
-    /// A message was not taken. `hold` is for how long the endpoint asked to be left alone.
+    /// Notes that a message failed. `hold` is the endpoint's `Retry-After`. Returns whether the
+    /// endpoint went down with this failure.
     pub(super) fn failed(
         &self,
         shard: u32,
         ticket: Ticket,
         hold: Option<Duration>,
         now: Instant,
-    ) -> Change {
+    ) -> bool {
         let mut state = self.state.lock();
         if let Some(hold) = hold {
             state.held_until = state.held_until.max(Some(now + hold));
@@ -127,19 +121,19 @@ impl Health {
         }
         let is_down = state.failed.len() >= DOWN_AFTER;
         match &mut state.down {
-            // Those that were on their way when it went down are no probes.
+            // Messages that were in flight when the endpoint went down are not probes.
             Some(down) if down.probing_until.is_some() => {
                 down.probes = down.probes.saturating_add(1);
                 down.probing_until = None;
                 down.next_probe = now + self.pause(down.probes);
-                Change::None
+                false
             }
             None if is_down => {
                 let next_probe = now + self.pause(1);
                 state.down = Some(Down { probes: 1, next_probe, probing_until: None });
-                Change::WentDown
+                true
             }
-            _ => Change::None,
+            _ => false,
         }
     }
 
@@ -170,62 +164,62 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_message_that_is_refused_again_and_again_is_no_endpoint_that_is_down() {
+    async fn one_failing_message_does_not_mean_that_the_endpoint_is_down() {
         let (health, now) = (health(), Instant::now());
         let ticket = tickets(1)[0];
         for _ in 0..100 {
-            assert_eq!(health.failed(0, ticket, None, now), Change::None);
+            assert!(!health.failed(0, ticket, None, now));
         }
-        assert_eq!(health.ask(now), Leave::All);
+        assert_eq!(health.ask(now), Permission::All);
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_is_down_is_probed_until_it_takes_something() {
+    async fn an_endpoint_that_is_down_is_probed_until_it_accepts_a_message() {
         let (health, now) = (health(), Instant::now());
         let tickets = tickets(DOWN_AFTER);
         let mut recovered = health.recovered();
-        let changes: Vec<_> =
+        let went_down: Vec<_> =
             tickets.iter().map(|ticket| health.failed(0, *ticket, None, now)).collect();
-        assert_eq!(changes.iter().filter(|own| **own == Change::WentDown).count(), 1);
-        assert_eq!(changes.last(), Some(&Change::WentDown));
-        let Leave::Not(at) = health.ask(now) else { panic!("it is down") };
+        assert_eq!(went_down.iter().filter(|went_down| **went_down).count(), 1);
+        assert_eq!(went_down.last(), Some(&true));
+        let Permission::NoneBefore(at) = health.ask(now) else { panic!("it is down") };
         assert!(at >= now + RETRY.pause_min / 2 && at <= now + RETRY.pause_min);
-        assert_eq!(health.ask(at), Leave::Probe);
-        assert!(matches!(health.ask(at), Leave::Not(_)), "one at a time");
+        assert_eq!(health.ask(at), Permission::Probe);
+        assert!(matches!(health.ask(at), Permission::NoneBefore(_)), "one at a time");
         health.failed(1, tickets[0], None, at);
-        let Leave::Not(later) = health.ask(at) else { panic!("it is down still") };
+        let Permission::NoneBefore(later) = health.ask(at) else { panic!("it is down still") };
         assert!(later >= at + RETRY.pause_min, "pauses grow");
-        assert_eq!(health.ask(later), Leave::Probe);
+        assert_eq!(health.ask(later), Permission::Probe);
         assert!(!recovered.has_changed().unwrap());
-        assert!(health.taken());
+        assert!(health.accepted());
         assert!(recovered.has_changed().unwrap() && *recovered.borrow_and_update() == 1);
-        assert_eq!(health.ask(later), Leave::All);
-        assert!(!health.taken());
+        assert_eq!(health.ask(later), Permission::All);
+        assert!(!health.accepted());
     }
 
     #[tokio::test]
-    async fn a_probe_that_is_never_heard_of_again_keeps_nobody_waiting_for_ever() {
+    async fn a_probe_without_an_outcome_expires() {
         let (health, now) = (health(), Instant::now());
         for ticket in tickets(DOWN_AFTER) {
             health.failed(0, ticket, None, now);
         }
-        let Leave::Not(at) = health.ask(now) else { panic!("it is down") };
-        assert_eq!(health.ask(at), Leave::Probe);
+        let Permission::NoneBefore(at) = health.ask(now) else { panic!("it is down") };
+        assert_eq!(health.ask(at), Permission::Probe);
         health.unused();
-        assert_eq!(health.ask(at), Leave::Probe, "it was given back");
-        let Leave::Not(over) = health.ask(at) else { panic!("one is on its way") };
-        assert_eq!(health.ask(over), Leave::Probe);
+        assert_eq!(health.ask(at), Permission::Probe, "it was given back");
+        let Permission::NoneBefore(over) = health.ask(at) else { panic!("one is on its way") };
+        assert_eq!(health.ask(over), Permission::Probe);
     }
 
     #[tokio::test]
-    async fn who_asks_to_be_left_alone_is() {
+    async fn retry_after_holds_all_messages_back() {
         let (health, now) = (health(), Instant::now());
         let ticket = tickets(1)[0];
         let hold = Duration::from_secs(60);
         health.failed(0, ticket, Some(hold), now);
-        assert_eq!(health.ask(now), Leave::Not(now + hold));
+        assert_eq!(health.ask(now), Permission::NoneBefore(now + hold));
         health.failed(0, ticket, Some(Duration::from_secs(1)), now);
-        assert_eq!(health.ask(now), Leave::Not(now + hold), "the longest counts");
-        assert_eq!(health.ask(now + hold), Leave::All);
+        assert_eq!(health.ask(now), Permission::NoneBefore(now + hold), "the longest counts");
+        assert_eq!(health.ask(now + hold), Permission::All);
     }
 }

@@ -1,9 +1,9 @@
-//! What waits to be delivered, in which order: pure bookkeeping.
+//! The order of undelivered messages. Pure bookkeeping.
 //!
-//! Each message stands in the lane of every data subject in whose order it is; those that are about
-//! nobody in particular share one. Only who stands first in all of its lanes may go, so that an event
-//! waits while an earlier one of the same data subject is tried again, and nothing else does. A
-//! barrier stands behind everything.
+//! Each data subject has a lane, and messages without a data subject share one. A message stands in
+//! the lanes of all its data subjects and may be sent when it is first in each. So an event waits
+//! while an earlier event of the same data subject is retried, and no other event waits. A barrier
+//! waits for all messages before it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,39 +19,38 @@ use crate::domain::Subject;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket(u64);
 
-/// A data subject's lane; none is that of messages about nobody in particular.
+/// The lane of a data subject; none is the lane of messages without one.
 type Lane = Option<Subject>;
 
-/// A message that waits, or is on its way.
+/// An undelivered message: waiting or in flight.
 #[derive(Debug)]
 pub(super) struct Waiting<M> {
     pub(super) message: M,
-    /// How often it was tried.
+    /// Number of attempts.
     pub(super) attempts: u32,
-    /// HTTP status of the last answer; 0 if there was none.
+    /// HTTP status of the last response; 0 if there was none.
     pub(super) http_status: u16,
+    pub(super) in_flight: bool,
     lanes: Vec<Lane>,
     is_barrier: bool,
-    in_flight: bool,
-    first_try: Option<Instant>,
+    first_attempt: Option<Instant>,
     not_before: Option<Instant>,
 }
 
-/// Everything that waits or is on its way. Few: it is searched from its beginning.
+/// All undelivered messages of a shard. There are few, so searches are linear.
 #[derive(Debug)]
 pub(super) struct Lanes<M> {
     waiting: BTreeMap<Ticket, Waiting<M>>,
     lanes: HashMap<Lane, VecDeque<Ticket>>,
     next: u64,
-    in_flight: usize,
 }
 
 impl<M> Lanes<M> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), lanes: HashMap::new(), next: 0, in_flight: 0 }
+        Self { waiting: BTreeMap::new(), lanes: HashMap::new(), next: 0 }
     }
 
-    /// Adds a message behind those of the same data subjects.
+    /// Adds a message at the end of the lanes of its data subjects.
     pub(super) fn push<'a>(&mut self, message: M, subjects: impl Iterator<Item = &'a Subject>) {
         let mut lanes: Vec<Lane> = subjects.cloned().map(Some).collect();
         lanes.dedup();
@@ -61,7 +60,7 @@ impl<M> Lanes<M> {
         self.add(message, lanes, false);
     }
 
-    /// Adds a message that goes once everything before it is gone.
+    /// Adds a message that may be sent once all messages before it are removed.
     pub(super) fn push_barrier(&mut self, message: M) {
         self.add(message, Vec::new(), true);
     }
@@ -79,115 +78,101 @@ impl<M> Lanes<M> {
             lanes,
             is_barrier,
             in_flight: false,
-            first_try: None,
+            first_attempt: None,
             not_before: None,
         };
         self.waiting.insert(ticket, waiting);
     }
 
-    /// Number of messages that wait or are on their way.
+    /// Number of undelivered messages.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// All messages, in the order of arrival.
     pub(super) fn messages(&self) -> impl Iterator<Item = (Ticket, &M)> {
-        self.waiting.iter().map(|(ticket, own)| (*ticket, &own.message))
+        self.waiting.iter().map(|(ticket, waiting)| (*ticket, &waiting.message))
     }
 
-    /// Whether a message is on its way.
-    pub(super) fn is_in_flight(&self, ticket: Ticket) -> bool {
-        self.waiting.get(&ticket).is_some_and(|own| own.in_flight)
+    /// The undelivered message of a ticket.
+    pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiting<M>> {
+        self.waiting.get(&ticket)
     }
 
-    /// Those that may go, but for the time.
+    /// Messages that are first in all of their lanes and not in flight.
     fn first_in_line(&self) -> impl Iterator<Item = (Ticket, &Waiting<M>)> {
-        let eldest = self.waiting.first_key_value().map(|(ticket, _)| *ticket);
-        let goes_first = move |ticket: Ticket, own: &Waiting<M>| {
-            if own.is_barrier {
-                return Some(ticket) == eldest;
+        let oldest = self.waiting.first_key_value().map(|(ticket, _)| *ticket);
+        let is_first = move |ticket: Ticket, waiting: &Waiting<M>| {
+            if waiting.is_barrier {
+                return Some(ticket) == oldest;
             }
-            own.lanes
-                .iter()
-                .all(|lane| self.lanes.get(lane).and_then(VecDeque::front) == Some(&ticket))
+            let mut lanes = waiting.lanes.iter();
+            lanes.all(|lane| self.lanes.get(lane).and_then(VecDeque::front) == Some(&ticket))
         };
         self.waiting
             .iter()
-            .map(|(ticket, own)| (*ticket, own))
-            .filter(move |(ticket, own)| !own.in_flight && goes_first(*ticket, own))
+            .map(|(ticket, waiting)| (*ticket, waiting))
+            .filter(move |(ticket, waiting)| !waiting.in_flight && is_first(*ticket, waiting))
     }
 
-    /// The eldest that may go now.
+    /// The oldest message that may be sent now.
     pub(super) fn due(&self, now: Instant) -> Option<Ticket> {
-        let mut may_go = self.first_in_line();
-        may_go.find(|(_, own)| own.not_before.is_none_or(|at| at <= now)).map(|(ticket, _)| ticket)
+        let is_due = |waiting: &Waiting<M>| waiting.not_before.is_none_or(|at| at <= now);
+        self.first_in_line().find(|(_, waiting)| is_due(waiting)).map(|(ticket, _)| ticket)
     }
 
-    /// When the next one may go: at once, if one is due.
+    /// When the next message may be sent: `now` if one is due.
     pub(super) fn due_at(&self, now: Instant) -> Option<Instant> {
-        self.first_in_line().map(|(_, own)| own.not_before.unwrap_or(now)).min()
+        self.first_in_line().map(|(_, waiting)| waiting.not_before.unwrap_or(now)).min()
     }
 
-    /// The one to ask with whether the endpoint is there again: that which was tried least, whenever
-    /// it would be due. What no endpoint would take must not keep others from being the one.
+    /// The message to probe the endpoint with: the one with the fewest attempts, due or not. So a
+    /// message that the endpoint always refuses is not probed with again and again.
     pub(super) fn probe(&self) -> Option<Ticket> {
-        let least = self.first_in_line().min_by_key(|(ticket, own)| (own.attempts, *ticket));
+        let least =
+            self.first_in_line().min_by_key(|(ticket, waiting)| (waiting.attempts, *ticket));
         least.map(|(ticket, _)| ticket)
     }
 
-    /// Sends one on its way.
+    /// Starts an attempt.
     pub(super) fn start(&mut self, ticket: Ticket, now: Instant) -> Option<&Waiting<M>> {
-        let own = self.waiting.get_mut(&ticket)?;
-        if !own.in_flight {
-            self.in_flight += 1;
-        }
-        own.in_flight = true;
-        own.attempts = own.attempts.saturating_add(1);
-        own.first_try.get_or_insert(now);
-        Some(own)
+        let waiting = self.waiting.get_mut(&ticket)?;
+        waiting.in_flight = true;
+        waiting.attempts = waiting.attempts.saturating_add(1);
+        waiting.first_attempt.get_or_insert(now);
+        Some(waiting)
     }
 
-    /// One came back undelivered; it may go again after a pause, which its number of tries decides.
-    /// Answers that number.
-    pub(super) fn came_back(
+    /// Ends a failed attempt. The next one may start after a pause, computed from the number of
+    /// attempts. Returns that number.
+    pub(super) fn retry(
         &mut self,
         ticket: Ticket,
         http_status: u16,
         now: Instant,
         pause: impl FnOnce(u32) -> Duration,
     ) -> u32 {
-        let Some(own) = self.waiting.get_mut(&ticket) else { return 0 };
-        if own.in_flight {
-            self.in_flight -= 1;
-        }
-        own.in_flight = false;
-        own.http_status = http_status;
-        own.not_before = Some(now + pause(own.attempts));
-        own.attempts
+        let Some(waiting) = self.waiting.get_mut(&ticket) else { return 0 };
+        waiting.in_flight = false;
+        waiting.http_status = http_status;
+        waiting.not_before = Some(now + pause(waiting.attempts));
+        waiting.attempts
     }
 
-    /// Those that have been tried for so long, in vain.
-    pub(super) fn expired(&self, now: Instant, tried_for: Duration) -> Vec<Ticket> {
-        let is_over = |own: &Waiting<M>| {
-            let first = own.first_try.filter(|_| !own.in_flight);
-            first.is_some_and(|first| now.duration_since(first) >= tried_for)
+    /// Messages whose first attempt was at least `retry_for` ago, without those in flight.
+    pub(super) fn expired(&self, now: Instant, retry_for: Duration) -> Vec<Ticket> {
+        let is_expired = |waiting: &Waiting<M>| {
+            let first = waiting.first_attempt.filter(|_| !waiting.in_flight);
+            first.is_some_and(|first| now.duration_since(first) >= retry_for)
         };
-        let over = self.waiting.iter().filter(|(_, own)| is_over(own));
-        over.map(|(ticket, _)| *ticket).collect()
+        let expired = self.waiting.iter().filter(|(_, waiting)| is_expired(waiting));
+        expired.map(|(ticket, _)| *ticket).collect()
     }
 
-    /// The message of a ticket.
-    pub(super) fn message(&self, ticket: Ticket) -> Option<&M> {
-        self.waiting.get(&ticket).map(|own| &own.message)
-    }
-
-    /// Takes one out; those behind it move up.
+    /// Removes a message, so that those behind it move up.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting<M>> {
-        let own = self.waiting.remove(&ticket)?;
-        if own.in_flight {
-            self.in_flight -= 1;
-        }
-        for lane in &own.lanes {
+        let removed = self.waiting.remove(&ticket)?;
+        for lane in &removed.lanes {
             if let Some(tickets) = self.lanes.get_mut(lane) {
                 tickets.retain(|other| *other != ticket);
                 if tickets.is_empty() {
@@ -195,13 +180,13 @@ impl<M> Lanes<M> {
                 }
             }
         }
-        Some(own)
+        Some(removed)
     }
 
-    /// Lets everything go that waits for its time: the endpoint is there again.
-    pub(super) fn wake(&mut self) {
-        for own in self.waiting.values_mut() {
-            own.not_before = None;
+    /// Ends all pauses: the endpoint has recovered.
+    pub(super) fn end_pauses(&mut self) {
+        for waiting in self.waiting.values_mut() {
+            waiting.not_before = None;
         }
     }
 }
@@ -223,7 +208,7 @@ mod tests {
         lanes
     }
 
-    /// Sends whatever may go.
+    /// Starts every message that is due.
     fn start_all(lanes: &mut Lanes<&'static str>, now: Instant) -> Vec<(&'static str, Ticket)> {
         let mut started = Vec::new();
         while let Some(ticket) = lanes.due(now) {
@@ -237,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_data_subject_is_told_in_order_and_keeps_nobody_else_waiting() {
+    async fn messages_of_a_data_subject_are_ordered_and_hold_up_no_others() {
         let now = Instant::now();
         let mut lanes = lanes(&[
             ("a1", &["user:a"]),
@@ -248,22 +233,23 @@ mod tests {
         ]);
         let started = start_all(&mut lanes, now);
         assert_eq!(names(&started), ["a1", "b1", "everybody1"]);
-        assert_eq!((lanes.len(), lanes.in_flight), (5, 3));
-        // What came back holds up its own lane alone.
+        let in_flight = lanes.waiting.values().filter(|waiting| waiting.in_flight).count();
+        assert_eq!((lanes.len(), in_flight), (5, 3));
+        // A failed message holds up only its own lane.
         let pause = Duration::from_secs(10);
-        lanes.came_back(started[0].1, 500, now, |_| pause);
+        lanes.retry(started[0].1, 500, now, |_| pause);
         lanes.remove(started[1].1);
         lanes.remove(started[2].1);
         assert_eq!(names(&start_all(&mut lanes, now)), ["everybody2"]);
         assert_eq!(lanes.due_at(now), Some(now + pause));
         let again = start_all(&mut lanes, now + pause);
         assert_eq!(names(&again), ["a1"]);
-        assert_eq!(lanes.expired(now + 2 * pause, pause), [], "it is on its way");
-        lanes.came_back(again[0].1, 503, now + pause, |_| pause);
+        assert_eq!(lanes.expired(now + 2 * pause, pause), [], "it is in flight");
+        lanes.retry(again[0].1, 503, now + pause, |_| pause);
         assert_eq!(lanes.expired(now + pause, 2 * pause), []);
         assert_eq!(lanes.expired(now + 2 * pause, 2 * pause), [again[0].1]);
-        let gone = lanes.remove(again[0].1).unwrap();
-        assert_eq!((gone.attempts, gone.http_status), (2, 503));
+        let removed = lanes.remove(again[0].1).unwrap();
+        assert_eq!((removed.attempts, removed.http_status), (2, 503));
         assert_eq!(names(&start_all(&mut lanes, now)), ["a2"]);
     }
 
@@ -300,20 +286,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_probe_is_what_was_tried_least() {
+    async fn the_probe_is_the_message_with_the_fewest_attempts() {
         let now = Instant::now();
         let mut lanes = lanes(&[("a1", &["user:a"]), ("b1", &["user:b"])]);
         for (_, ticket) in start_all(&mut lanes, now) {
-            lanes.came_back(ticket, 0, now, |_| Duration::from_secs(60));
+            lanes.retry(ticket, 0, now, |_| Duration::from_secs(60));
         }
         assert_eq!(lanes.due(now), None);
         let first = lanes.probe().unwrap();
         assert_eq!(lanes.start(first, now).unwrap().message, "a1");
-        lanes.came_back(first, 0, now, |_| Duration::from_secs(60));
+        lanes.retry(first, 0, now, |_| Duration::from_secs(60));
         let second = lanes.probe().unwrap();
         assert_eq!(lanes.start(second, now).unwrap().message, "b1");
-        lanes.came_back(second, 0, now, |_| Duration::from_secs(60));
-        lanes.wake();
+        lanes.retry(second, 0, now, |_| Duration::from_secs(60));
+        lanes.end_pauses();
         assert_eq!(names(&start_all(&mut lanes, now)), ["a1", "b1"]);
     }
 }

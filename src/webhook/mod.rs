@@ -1,17 +1,17 @@
-//! Delivery over HTTP, for services that hold no stream: CloudEvents 1.0, signed as Standard Webhooks
-//! asks.
+//! Delivery over HTTP, for services that hold no stream: CloudEvents 1.0 with signatures of Standard
+//! Webhooks.
 //!
-//! The server itself is the consumer of each shard of a subscription with a URL. So whatever holds for
-//! consumers holds for webhooks: at least once, receipts on record, nothing lost by a crash. Here is
-//! only what HTTP adds:
+//! The server itself is the consumer of each shard of a subscription with a URL. So webhooks have the
+//! guarantees of consumers: delivery at least once, receipts in the ledger, no loss in a crash. This
+//! module adds only HTTP:
 //!
-//! * [`event`]: what is sent; [`signature`]: who sent it.
-//! * [`sender`]: one try. Where it may go to is judged by [`crate::web::target`].
-//! * `lanes`: what waits for what; `health`: whether an endpoint takes anything at all;
-//!   [`retry`]: when to try again; `progress`: what may be acknowledged.
-//! * [`worker`]: one shard. This module starts one for each, and ends it.
+//! * [`event`]: the message; [`signature`]: its signature.
+//! * [`sender`]: one attempt. [`crate::web::target`] decides which addresses are allowed.
+//! * `lanes`: the order of messages; `health`: whether the endpoint is down; [`retry`]: the backoff;
+//!   `progress`: how many events were settled ahead of a failing one.
+//! * [`worker`]: one shard. This module starts and ends the workers.
 //!
-//! It refuses to know gRPC and the bytes of the ledger. No log line, metric, URL, header or id names a
+//! It knows neither gRPC nor the bytes of the ledger. No log line, metric, URL, header or id names a
 //! data subject.
 
 pub mod event;
@@ -23,13 +23,17 @@ pub mod sender;
 pub mod signature;
 pub mod worker;
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use retry::Retry;
 use sender::Sender;
 use signature::{Secret, SignatureError};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -39,160 +43,58 @@ use tracing::{debug, error, info};
 use self::{
     event::Envelope,
     health::Health,
-    worker::{Ended, Tools, WAITING_MAX, Worker},
+    worker::{Ended, Shared, WAITING_MAX, Worker},
 };
 use crate::{
-    domain::{FailedDelivery, Subscription, SubscriptionId},
-    event::Event,
-    node::{Acknowledged, ConsumeError, Consumer, Consuming, Delivery, Node, ReadError},
+    domain::{Subscription, SubscriptionId},
+    node::{ConsumeError, Consuming, Node},
     telemetry::Metrics,
     watch::WatchError,
 };
 
-/// The greatest number of tries on their way, over all subscriptions.
-pub const TRIES_MAX: usize = 512;
-/// How often the server looks for subscriptions that are new, or gone.
+/// Maximum number of requests in flight, over all subscriptions.
+pub const REQUESTS_MAX: usize = 512;
+/// How often the server looks for new and deleted subscriptions.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a shard rests when its worker ended for something that should not be.
+/// Pause before a worker that failed is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(10);
-/// What the server calls itself as a consumer.
+/// The server's own name as a consumer.
 const CONSUMER: &str = "webhook";
-
-/// Where the messages of a shard come from, and what is said of them.
-pub trait Source: Send + 'static {
-    /// As [`Consumer::next`]; cancel-safe.
-    fn next(&mut self) -> impl Future<Output = Result<Delivery, ConsumeError>> + Send;
-    /// As [`Consumer::acknowledge`].
-    ///
-    /// # Errors
-    /// [`ConsumeError::AckNotDelivered`].
-    fn acknowledge(&mut self, what: Acknowledged) -> Result<(), ConsumeError>;
-    /// As [`Consumer::credit`].
-    fn credit(&mut self, more: u32);
-    /// As [`Consumer::give_up`].
-    fn give_up(&mut self, failed: FailedDelivery);
-    /// As [`Consumer::redelivered`].
-    fn redelivered(&mut self, index: u64);
-    /// The subscription that it is of: that of a name may be another by now.
-    fn subscription(&self) -> SubscriptionId;
-}
-
-impl Source for Consumer {
-    fn next(&mut self) -> impl Future<Output = Result<Delivery, ConsumeError>> + Send {
-        Consumer::next(self)
-    }
-
-    fn acknowledge(&mut self, what: Acknowledged) -> Result<(), ConsumeError> {
-        Consumer::acknowledge(self, &what)
-    }
-
-    fn credit(&mut self, more: u32) {
-        Consumer::credit(self, more);
-    }
-
-    fn give_up(&mut self, failed: FailedDelivery) {
-        Consumer::give_up(self, failed);
-    }
-
-    fn redelivered(&mut self, index: u64) {
-        Consumer::redelivered(self, index);
-    }
-
-    fn subscription(&self) -> SubscriptionId {
-        Consumer::subscription(self).id
-    }
-}
-
-/// What a ledger does for those who deliver it.
-pub trait Ledger: Send + Sync + 'static {
-    /// Where a shard's messages come from.
-    type Source: Source;
-    /// What the ids of a subscription's messages, their source and their signatures are made of.
-    ///
-    /// # Errors
-    /// The secret is none.
-    fn envelope(&self, id: SubscriptionId) -> Result<Envelope, SignatureError>;
-    /// The subscriptions that are delivered by HTTP and were not ended.
-    fn webhooks(&self) -> Vec<Arc<Subscription>>;
-    /// Lets the server consume a shard.
-    ///
-    /// # Errors
-    /// See [`ConsumeError`].
-    fn consume(self: &Arc<Self>, how: Consuming) -> Result<Self::Source, ConsumeError>;
-    /// The event at an index, if there is one. Blocking.
-    ///
-    /// # Errors
-    /// See [`Node::event`].
-    fn event(&self, index: u64) -> Result<Option<Arc<Event>>, ReadError>;
-    /// Tells each time that somebody wants dead letters to be delivered once more.
-    fn replays(&self) -> watch::Receiver<u64>;
-    /// Takes up to `limit` of those of a shard.
-    fn take_replays(&self, id: SubscriptionId, shard: u32, limit: usize) -> Vec<u64>;
-}
-
-impl Ledger for Node {
-    type Source = Consumer;
-
-    fn envelope(&self, id: SubscriptionId) -> Result<Envelope, SignatureError> {
-        let secret = Secret::parse(&self.webhook_secret(id))?;
-        Ok(Envelope::new(&self.ledger_id(), self.origin(), id, secret))
-    }
-
-    fn webhooks(&self) -> Vec<Arc<Subscription>> {
-        self.webhooks()
-    }
-
-    fn consume(self: &Arc<Self>, how: Consuming) -> Result<Consumer, ConsumeError> {
-        Node::consume(self, how)
-    }
-
-    fn event(&self, index: u64) -> Result<Option<Arc<Event>>, ReadError> {
-        self.event(index)
-    }
-
-    fn replays(&self) -> watch::Receiver<u64> {
-        self.replays()
-    }
-
-    fn take_replays(&self, id: SubscriptionId, shard: u32, limit: usize) -> Vec<u64> {
-        self.take_replays(id, shard, limit)
-    }
-}
 
 /// Delivers every subscription with a URL until the node drains.
 #[derive(Debug)]
 #[must_use = "nothing is delivered once it is dropped"]
 pub struct Webhooks {
     stop: CancellationToken,
-    looking: JoinHandle<()>,
+    supervisor: JoinHandle<()>,
 }
 
 impl Webhooks {
     /// Starts to deliver, until `draining` is cancelled.
-    pub fn start<L: Ledger>(
-        ledger: &Arc<L>,
+    pub fn start(
+        node: &Arc<Node>,
         sender: Sender,
         retry: Retry,
         metrics: &Arc<Metrics>,
         draining: &CancellationToken,
     ) -> Self {
-        let tools = Arc::new(Tools {
-            ledger: Arc::clone(ledger),
+        let shared = Arc::new(Shared {
+            node: Arc::clone(node),
             sender,
             retry,
             metrics: Arc::clone(metrics),
-            places: Arc::new(Semaphore::new(TRIES_MAX)),
+            permits: Semaphore::new(REQUESTS_MAX),
         });
-        // A view of the same signal, so that dropping this ends its workers alone.
+        // A child token, so that dropping this stops the workers but does not drain the node.
         let stop = draining.child_token();
-        let looking = tokio::spawn(look(tools, stop.clone()));
-        Self { stop, looking }
+        let supervisor = tokio::spawn(supervise(shared, stop.clone()));
+        Self { stop, supervisor }
     }
 
-    /// Waits until all workers have ended. Once the node drains they take nothing more, and wait a
-    /// little for what is on its way.
+    /// Waits until all workers have ended. Once the node drains they take no more events and wait
+    /// shortly for requests in flight.
     pub async fn ended(mut self) {
-        if let Err(error) = (&mut self.looking).await {
+        if let Err(error) = (&mut self.supervisor).await {
             error!(%error, "delivery over HTTP ended early");
         }
     }
@@ -200,12 +102,11 @@ impl Webhooks {
 
 impl Drop for Webhooks {
     fn drop(&mut self) {
-        // The workers see it, and end.
         self.stop.cancel();
     }
 }
 
-/// A subscription that is delivered.
+/// The workers of one subscription.
 struct Running {
     stop: CancellationToken,
     health: Arc<Health>,
@@ -213,8 +114,8 @@ struct Running {
     shards: Vec<Option<JoinHandle<()>>>,
 }
 
-/// Keeps a worker for each shard of each subscription that there is.
-async fn look<L: Ledger>(tools: Arc<Tools<L>>, stop: CancellationToken) {
+/// Keeps one worker running for each shard of each subscription with a URL.
+async fn supervise(shared: Arc<Shared>, stop: CancellationToken) {
     let mut running: HashMap<SubscriptionId, Running> = HashMap::new();
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -224,58 +125,57 @@ async fn look<L: Ledger>(tools: Arc<Tools<L>>, stop: CancellationToken) {
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        let live = tools.ledger.webhooks();
-        running.retain(|id, own| {
-            let is_live = live.iter().any(|live| live.id == *id);
+        let live = shared.node.webhooks();
+        running.retain(|id, workers| {
+            let is_live = live.iter().any(|subscription| subscription.id == *id);
             if !is_live {
-                own.stop.cancel();
+                workers.stop.cancel();
             }
             is_live
         });
         for subscription in live {
-            match running_of(&mut running, &tools, &subscription, &stop) {
-                Ok(own) => start_shards(own, &tools, &subscription),
-                Err(error) => {
-                    error!(subscription = %subscription.spec.name, %error, "it can not be signed");
-                }
-            }
+            let workers = match running.entry(subscription.id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => match Running::new(&shared, &subscription, &stop) {
+                    Ok(workers) => entry.insert(workers),
+                    Err(error) => {
+                        let name = &subscription.spec.name;
+                        error!(subscription = %name, %error, "it can not be signed");
+                        continue;
+                    }
+                },
+            };
+            start_shards(workers, &shared, &subscription);
         }
     }
-    for handle in running.into_values().flat_map(|own| own.shards).flatten() {
-        // A worker that panicked has nothing more to say.
-        let _ = handle.await;
+    for worker in running.into_values().flat_map(|workers| workers.shards).flatten() {
+        // A panic of a worker was logged when it happened.
+        let _ = worker.await;
     }
 }
 
-fn running_of<'a, L: Ledger>(
-    running: &'a mut HashMap<SubscriptionId, Running>,
-    tools: &Arc<Tools<L>>,
-    subscription: &Arc<Subscription>,
-    stop: &CancellationToken,
-) -> Result<&'a mut Running, SignatureError> {
-    use std::collections::hash_map::Entry;
-    match running.entry(subscription.id) {
-        Entry::Occupied(own) => Ok(own.into_mut()),
-        Entry::Vacant(place) => {
-            let envelope = Arc::new(tools.ledger.envelope(subscription.id)?);
-            // A try may wait for a place among all that are on their way.
-            let try_max = tools.sender.timeout() * 2;
-            let health = Arc::new(Health::new(tools.retry, try_max));
-            let shards = subscription.shards.iter().map(|_| None).collect();
-            info!(subscription = %subscription.spec.name, "delivering over HTTP");
-            Ok(place.insert(Running { stop: stop.child_token(), health, envelope, shards }))
-        }
+impl Running {
+    fn new(
+        shared: &Shared,
+        subscription: &Subscription,
+        stop: &CancellationToken,
+    ) -> Result<Self, SignatureError> {
+        let (node, id) = (&shared.node, subscription.id);
+        let secret = Secret::parse(&node.webhook_secret(id))?;
+        let envelope = Arc::new(Envelope::new(&node.ledger_id(), node.origin(), id, secret));
+        // An attempt may first wait for a permit.
+        let attempt_max = shared.sender.timeout() * 2;
+        let health = Arc::new(Health::new(shared.retry, attempt_max));
+        let shards = subscription.shards.iter().map(|_| None).collect();
+        info!(subscription = %subscription.spec.name, "delivering over HTTP");
+        Ok(Self { stop: stop.child_token(), health, envelope, shards })
     }
 }
 
 /// Starts a worker for each shard that has none.
-fn start_shards<L: Ledger>(
-    own: &mut Running,
-    tools: &Arc<Tools<L>>,
-    subscription: &Arc<Subscription>,
-) {
-    for (shard, place) in (0_u32..).zip(&mut own.shards) {
-        if place.as_ref().is_some_and(|worker| !worker.is_finished()) {
+fn start_shards(running: &mut Running, shared: &Arc<Shared>, subscription: &Arc<Subscription>) {
+    for (shard, slot) in (0_u32..).zip(&mut running.shards) {
+        if slot.as_ref().is_some_and(|worker| !worker.is_finished()) {
             continue;
         }
         let consuming = Consuming {
@@ -287,40 +187,42 @@ fn start_shards<L: Ledger>(
             consumer: CONSUMER.to_owned(),
             is_webhook: true,
         };
-        let (tools, subscription) = (Arc::clone(tools), Arc::clone(subscription));
-        let (envelope, health) = (Arc::clone(&own.envelope), Arc::clone(&own.health));
-        let stop = own.stop.clone();
-        *place = Some(tokio::spawn(async move {
+        let (shared, subscription) = (Arc::clone(shared), Arc::clone(subscription));
+        let (envelope, health) = (Arc::clone(&running.envelope), Arc::clone(&running.health));
+        let stop = running.stop.clone();
+        *slot = Some(tokio::spawn(async move {
             let name = subscription.spec.name.clone();
-            let ended = match tools.ledger.consume(consuming) {
-                Ok(source) if source.subscription() != subscription.id => {
-                    Ended::Source(ConsumeError::Deleted)
+            let ended = match shared.node.consume(consuming) {
+                // The name may belong to a newer subscription by now.
+                Ok(consumer) if consumer.subscription().id != subscription.id => {
+                    Ended::Consumer(ConsumeError::Deleted)
                 }
-                Ok(source) => {
-                    let worker = Worker::new(tools, source, subscription, shard, envelope, health);
+                Ok(consumer) => {
+                    let worker =
+                        Worker::new(shared, consumer, subscription, shard, envelope, health);
                     worker.run(stop.clone()).await
                 }
-                Err(error) => Ended::Source(error),
+                Err(error) => Ended::Consumer(error),
             };
             match ended {
                 Ended::Stopped
-                | Ended::Source(
+                | Ended::Consumer(
                     ConsumeError::Deleted
                     | ConsumeError::NotFound { .. }
                     | ConsumeError::WritesStopped(_)
                     | ConsumeError::Watch(WatchError::Closing { .. }),
                 ) => debug!(subscription = %name, shard, ?ended, "no longer delivering"),
-                Ended::Source(error) => {
+                Ended::Consumer(error) => {
                     error!(subscription = %name, shard, %error, "delivery ended, and starts again");
-                    rest(&stop).await;
+                    pause(&stop).await;
                 }
-                Ended::Broken => rest(&stop).await,
+                Ended::Broken => pause(&stop).await,
             }
         }));
     }
 }
 
-async fn rest(stop: &CancellationToken) {
+async fn pause(stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(RESTART_PAUSE) => {}

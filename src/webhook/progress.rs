@@ -1,23 +1,23 @@
-//! How far events of a shard were delivered ahead of one that is tried again and again: pure.
+//! How many events of a shard were settled ahead of the oldest open one. Pure.
 
 use std::collections::BTreeSet;
 
-/// How far a shard has come.
+/// The open and settled events of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Events that were taken and are not settled.
+    /// Events that were taken and not yet settled.
     open: BTreeSet<u64>,
-    /// Events that are settled beyond the oldest that is not.
+    /// Settled events after the oldest open one.
     ahead: BTreeSet<u64>,
 }
 
 impl Progress {
-    /// An event was taken.
+    /// Notes that an event was taken from the consumer.
     pub(super) fn took(&mut self, index: u64) {
         self.open.insert(index);
     }
 
-    /// An event was delivered, or given up.
+    /// Notes that an event was delivered or given up.
     pub(super) fn settled(&mut self, index: u64) {
         self.open.remove(&index);
         self.ahead.insert(index);
@@ -27,12 +27,12 @@ impl Progress {
         }
     }
 
-    /// The oldest event that is not settled.
+    /// The oldest open event.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.open.first().copied()
     }
 
-    /// How many events are settled beyond it.
+    /// Number of settled events after the oldest open one.
     pub(super) fn ahead(&self) -> usize {
         self.ahead.len()
     }
@@ -46,7 +46,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_ahead_is_what_is_settled_beyond_the_oldest(
+        fn events_settled_after_the_oldest_open_one_are_counted(
             count in 1_u64..40,
             order in proptest::collection::vec(any::<prop::sample::Index>(), 40),
         ) {
@@ -63,7 +63,7 @@ mod tests {
                 progress.settled(index);
                 prop_assert_eq!(progress.oldest(), open.first().copied());
                 let oldest = open.first().copied().unwrap_or(u64::MAX);
-                let ahead = settled.iter().filter(|own| **own > oldest).count();
+                let ahead = settled.iter().filter(|index| **index > oldest).count();
                 prop_assert_eq!(progress.ahead(), ahead);
             }
         }

@@ -1,57 +1,57 @@
-//! When to try again: pure, so that it can be looked at.
+//! Backoff between attempts. Pure: the random number is an argument.
 
 use std::time::Duration;
 
 use jiff::{Timestamp, fmt::rfc2822};
 
-/// How long a receiver may ask to be left alone with `Retry-After`; what is longer counts as this.
+/// Upper bound of `Retry-After`; longer values are cut to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
-/// The longest time between two probes of an endpoint that is down: one small request, for the sake
-/// of those who wait to be told to stop.
+/// Maximum time between two probes of an endpoint that is down. A probe is cheap, and withdrawals
+/// wait behind it.
 pub const PROBE_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// How delivery is tried again.
+/// Settings of the backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// The greatest pause after a first failure; twice as long after each further one.
+    /// Upper bound of the pause after the first failure; doubles with each further failure.
     pub pause_min: Duration,
-    /// The greatest pause.
+    /// Upper bound of every pause.
     pub pause_max: Duration,
-    /// How long a message is tried, from its first try in this process on.
+    /// How long a message is retried, from its first attempt in this process on.
     pub retry_for: Duration,
 }
 
 impl Retry {
-    /// The greatest pause after so many failures, counted from 1.
+    /// Upper bound of the pause after the given number of failures, counted from 1.
     #[must_use]
     pub fn pause_limit(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.pause_min.saturating_mul(1 << doublings).min(self.pause_max)
     }
 
-    /// The pause after so many failures, by a die of 0 to 1: full jitter, so that what failed together
-    /// does not come again together.
+    /// The pause after a number of failures, by a random number from 0 to 1. Full jitter, so that
+    /// messages that failed together are not retried together.
     #[must_use]
-    pub fn pause(&self, failures: u32, die: f64) -> Duration {
-        self.pause_limit(failures).mul_f64(die.clamp(0.0, 1.0))
+    pub fn pause(&self, failures: u32, random: f64) -> Duration {
+        self.pause_limit(failures).mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// The pause after so many failures of an endpoint that is down: at least half of it is waited,
-    /// because all who wait for the endpoint share the probe.
+    /// The pause before the next probe of an endpoint that is down. It is at least half of its upper
+    /// bound: one probe serves all waiting messages, so there is no herd to spread.
     #[must_use]
-    pub fn probe_pause(&self, failures: u32, die: f64) -> Duration {
+    pub fn probe_pause(&self, failures: u32, random: f64) -> Duration {
         let limit = self.pause_limit(failures).min(PROBE_PAUSE_MAX);
-        limit.mul_f64(0.5 + die.clamp(0.0, 1.0) / 2.0)
+        limit.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 }
 
-/// How long `Retry-After` says to wait (RFC 9110, section 10.2.3: seconds, or a date), at most
-/// [`RETRY_AFTER_MAX`]; none if it says nothing that can be understood.
+/// The duration of a `Retry-After` header (RFC 9110, section 10.2.3: seconds or a date), at most
+/// [`RETRY_AFTER_MAX`]; none if the value is neither.
 #[must_use]
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let asked = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number that is too large does not parse.
+        // Digits fail to parse only if the number is too large.
         value.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
         let at = rfc2822::parse(value).ok()?.timestamp();
@@ -83,16 +83,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_stays_within_its_bounds(failures in 1_u32.., die in 0.0..1.0_f64) {
+        fn jitter_stays_within_its_bounds(failures in 1_u32.., random in 0.0..1.0_f64) {
             let limit = RETRY.pause_limit(failures);
             prop_assert!(limit >= RETRY.pause_min && limit <= RETRY.pause_max);
-            prop_assert!(RETRY.pause(failures, die) <= limit);
-            let probe = RETRY.probe_pause(failures, die);
+            prop_assert!(RETRY.pause(failures, random) <= limit);
+            let probe = RETRY.probe_pause(failures, random);
             prop_assert!(probe <= PROBE_PAUSE_MAX && probe >= RETRY.pause_min / 2);
         }
 
         #[test]
-        fn whatever_a_receiver_asks_for_is_bounded(text in ".{0,40}") {
+        fn every_retry_after_is_bounded(text in ".{0,40}") {
             let asked = retry_after(&text, Timestamp::UNIX_EPOCH);
             prop_assert!(asked.is_none_or(|asked| asked <= RETRY_AFTER_MAX));
         }

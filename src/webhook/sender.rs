@@ -1,9 +1,9 @@
-//! One try: a signed message to a URL, and what came of it.
+//! One attempt: sends a signed message to a URL and returns the outcome.
 //!
-//! No redirect is followed and no proxy is used, so that what was judged is what is connected to; the
-//! addresses of a name are judged each time that a connection is made.
+//! It follows no redirect and uses no proxy, so that it connects to the address that was checked. It
+//! checks the addresses of a name each time that it connects.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, iter::successors, sync::Arc, time::Duration};
 
 use http::header;
 use jiff::Timestamp;
@@ -19,15 +19,16 @@ use super::{
     signature::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER},
 };
 use crate::web::{
-    WebError, causes,
+    WebError, build_client, causes,
     target::{TargetError, Targets},
 };
 
-/// What the sender calls itself.
+/// Value of the `User-Agent` header.
 const USER_AGENT: &str = concat!("consent-ledger-webhook/", env!("CARGO_PKG_VERSION"));
-/// How much of an answer is read before the connection is used again; more closes it.
-pub const ANSWER_BYTES_MAX: usize = 16 << 10;
-/// How many connections to a host are kept when they are idle, and for how long.
+/// Maximum size of a response body that is read, so that its connection can be used again. A larger
+/// body closes the connection.
+pub const RESPONSE_BYTES_MAX: usize = 16 << 10;
+/// Maximum number of idle connections to a host, and how long they are kept.
 const IDLE_MAX: usize = 4;
 const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -35,40 +36,40 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Sender {
     targets: Arc<Targets>,
-    /// Only to addresses that the operator allows.
+    /// For http, only to addresses that the operator allows.
     plain: Client,
     tls: Client,
     timeout: Duration,
 }
 
-/// What came of a try.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
-    /// It was taken: 2xx.
-    Taken,
-    /// The endpoint wants nothing more of it: 410.
+    /// Status 2xx.
+    Accepted,
+    /// Status 410: the endpoint does not want the message, now or later.
     Gone,
     /// Any other status.
     Refused {
         /// The status.
         status: u16,
-        /// For how long it asked to be left alone.
+        /// Its `Retry-After`.
         hold: Option<Duration>,
     },
-    /// No answer in time.
+    /// No response in time.
     TimedOut,
-    /// No connection, or one that broke off; why, without the URL.
+    /// The connection failed; the cause without the URL.
     Unreachable(String),
-    /// Nothing is sent there.
+    /// The address is not allowed.
     Blocked(TargetError),
 }
 
 impl Sent {
-    /// The status of the answer; 0 if there was none.
+    /// The status of the response; 0 if there was none.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Taken => 200,
+            Self::Accepted => 200,
             Self::Gone => 410,
             Self::Refused { status, .. } => *status,
             Self::TimedOut | Self::Unreachable(_) | Self::Blocked(_) => 0,
@@ -77,33 +78,44 @@ impl Sent {
 }
 
 impl Sender {
-    /// Sends to where `targets` says, and waits at most `timeout` for an answer. `ca` is a certificate
-    /// authority in PEM that is trusted beside those of the system.
+    /// Sends only to addresses that `targets` allows, and waits at most `timeout` for a response. `ca`
+    /// is a certificate authority (PEM) that is trusted in addition to those of the system.
     ///
     /// # Errors
     /// [`WebError::Setup`].
     pub fn new(targets: Targets, timeout: Duration, ca: Option<&[u8]>) -> Result<Self, WebError> {
         let targets = Arc::new(targets);
-        let client = |is_plain| client(&targets, is_plain, timeout, ca);
-        Ok(Self {
-            plain: client(true)?,
-            tls: client(false)?,
-            targets: Arc::clone(&targets),
-            timeout,
-        })
+        let client = |is_plain| {
+            build_client(ca, || {
+                Client::builder()
+                    .user_agent(USER_AGENT)
+                    .timeout(timeout)
+                    .connect_timeout(timeout)
+                    .redirect(Policy::none())
+                    .retry(reqwest::retry::never())
+                    .referer(false)
+                    .no_proxy()
+                    .no_gzip()
+                    .pool_max_idle_per_host(IDLE_MAX)
+                    .pool_idle_timeout(IDLE_TIME_MAX)
+                    .dns_resolver(CheckedResolver { targets: Arc::clone(&targets), is_plain })
+            })
+        };
+        let (plain, tls) = (client(true)?, client(false)?);
+        Ok(Self { plain, tls, targets, timeout })
     }
 
-    /// The longest that a try takes.
+    /// Maximum duration of an attempt.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Tries once.
+    /// Makes one attempt.
     pub async fn send(&self, url: &str, message: &Message, secret: &Secret) -> Sent {
         let url = match self.targets.check_url(url) {
             Ok(url) => url,
-            Err(refused) => return Sent::Blocked(refused),
+            Err(error) => return Sent::Blocked(error),
         };
         let client = if url.scheme() == "http" { &self.plain } else { &self.tls };
         let now = Timestamp::now();
@@ -124,63 +136,28 @@ impl Sender {
         let hold = hold.and_then(|value| retry_after(value.to_str().ok()?, now));
         drain(response).await;
         match status.as_u16() {
-            200..300 => Sent::Taken,
+            200..300 => Sent::Accepted,
             410 => Sent::Gone,
             status => Sent::Refused { status, hold },
         }
     }
 }
 
-fn client(
-    targets: &Arc<Targets>,
-    is_plain: bool,
-    timeout: Duration,
-    ca: Option<&[u8]>,
-) -> Result<Client, WebError> {
-    let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
-    // Another part of the process may have been faster; either is this provider.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let own = match ca {
-        Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
-        None => Vec::new(),
-    };
-    let builder = || {
-        Client::builder()
-            .user_agent(USER_AGENT)
-            .timeout(timeout)
-            .connect_timeout(timeout)
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .no_gzip()
-            .pool_max_idle_per_host(IDLE_MAX)
-            .pool_idle_timeout(IDLE_TIME_MAX)
-            .dns_resolver(Judging { targets: Arc::clone(targets), is_plain })
-    };
-    // A small container has no authorities at all: then only those that were given are trusted.
-    let client = builder().tls_certs_merge(own.clone()).build();
-    client.or_else(|_| builder().tls_certs_only(own).build()).map_err(setup)
-}
-
-/// Reads what an endpoint has to say, within bounds: its words are nobody's.
+/// Reads and drops the body of a response, up to a limit.
 async fn drain(mut response: reqwest::Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
         read += chunk.len();
-        if read > ANSWER_BYTES_MAX {
+        if read > RESPONSE_BYTES_MAX {
             return;
         }
     }
 }
 
 fn failure(error: reqwest::Error) -> Sent {
-    let mut cause = error.source();
-    while let Some(own) = cause {
-        if let Some(refused) = own.downcast_ref::<TargetError>() {
-            return Sent::Blocked(refused.clone());
-        }
-        cause = own.source();
+    let mut causes_of = successors(error.source(), |cause| cause.source());
+    if let Some(blocked) = causes_of.find_map(|cause| cause.downcast_ref::<TargetError>()) {
+        return Sent::Blocked(blocked.clone());
     }
     if error.is_timeout() {
         return Sent::TimedOut;
@@ -188,22 +165,22 @@ fn failure(error: reqwest::Error) -> Sent {
     Sent::Unreachable(causes(&error.without_url()))
 }
 
-/// Resolves names as the system does, and answers no address unless all may be connected to.
+/// Resolves names with the system's resolver. Fails unless all addresses of a name are allowed.
 #[derive(Debug)]
-struct Judging {
+struct CheckedResolver {
     targets: Arc<Targets>,
     is_plain: bool,
 }
 
-impl Resolve for Judging {
+impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (targets, is_plain) = (Arc::clone(&self.targets), self.is_plain);
         Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            for address in &found {
+            let addresses: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            for address in &addresses {
                 targets.check_address(address.ip(), is_plain)?;
             }
-            Ok(Box::new(found.into_iter()) as Addrs)
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }
@@ -224,24 +201,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_judged_by_what_it_resolves_to() {
-        // The name is fine by its text where the operator allows anything in plain text.
+    async fn the_addresses_of_a_name_are_checked() {
+        // The text of the URL passes where the operator allows any address in plain text.
         let some = sender(&["10.0.0.0/8", "::1/128"]);
         for (is_plain, url) in [(true, "http://localhost:9/"), (false, "https://localhost:9/")] {
             let name: Name = "localhost".parse().unwrap();
             assert!(some.targets.check_url(url).is_ok());
-            let judging = Judging { targets: Arc::clone(&some.targets), is_plain };
-            let found = tokio::net::lookup_host(("localhost", 0)).await.unwrap();
-            let has_v4 = found.into_iter().any(|own| own.is_ipv4());
+            let resolver = CheckedResolver { targets: Arc::clone(&some.targets), is_plain };
+            let mut addresses = tokio::net::lookup_host(("localhost", 0)).await.unwrap();
+            let has_v4 = addresses.any(|address| address.is_ipv4());
             assert!(has_v4, "localhost is 127.0.0.1 here");
-            assert!(judging.resolve(name).await.is_err());
+            assert!(resolver.resolve(name).await.is_err());
             let here = "127.0.0.1".parse().unwrap();
             assert_eq!(sent(&some, url).await, Sent::Blocked(TargetError::NotPublic(here)));
         }
     }
 
     #[tokio::test]
-    async fn an_address_is_judged_again_before_it_is_sent_to() {
+    async fn an_address_is_checked_again_before_it_is_sent_to() {
         let none = sender(&[]);
         let here = TargetError::NotPublic("127.0.0.1".parse().unwrap());
         assert_eq!(sent(&none, "https://0x7f.1:9/").await, Sent::Blocked(here));
@@ -249,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_who_listens_is_no_status() {
+    async fn a_refused_connection_has_no_status() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);

@@ -1,7 +1,7 @@
-//! Signatures as Standard Webhooks 1.0 has them (`v1`: HMAC-SHA256), made and verified.
+//! Signatures of Standard Webhooks 1.0 (`v1`: HMAC-SHA256), made and verified.
 //!
-//! What is signed is `ID.TIMESTAMP.BODY`, so the id must hold no full stop; those of this server do
-//! not.
+//! The signed text is `ID.TIMESTAMP.BODY`, so an id must not contain a full stop. Ids of this server
+//! do not.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hmac::{Hmac, KeyInit, Mac};
@@ -9,46 +9,46 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// What a secret begins with as text.
+/// Prefix of a secret in text form.
 pub const SECRET_PREFIX: &str = "whsec_";
-/// The fewest and the most bytes of a secret.
+/// Allowed length of a secret in bytes.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// What the one kind of signature that is made here begins with.
+/// Prefix of a `v1` signature.
 const VERSION: &str = "v1,";
 
-/// Header with the id of a message; the same each time that it is sent.
+/// Header with the id of a message, the same in every attempt.
 pub const ID_HEADER: &str = "webhook-id";
-/// Header with the time at which it was sent, in seconds since the Unix epoch.
+/// Header with the time of the attempt, in seconds since the Unix epoch.
 pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 /// Header with its signatures.
 pub const SIGNATURE_HEADER: &str = "webhook-signature";
 
-/// What signs and verifies.
+/// The key that signs and verifies.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// Why a message is not from whom it says.
+/// Why a signature can not be verified.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SignatureError {
-    /// The secret is none.
+    /// The text is not a secret.
     #[error("the secret is not `whsec_` and 24 to 64 bytes in base64")]
     Secret,
-    /// No signature of a known kind is there.
+    /// There is no signature of a known version.
     #[error("there is no `v1` signature")]
     Missing,
-    /// No signature is that of this secret over this id, time and body.
+    /// No signature matches the secret, id, time and body.
     #[error("no signature is of this secret, id, time and body")]
     Wrong,
-    /// The time is none.
+    /// The timestamp is not a number.
     #[error("the timestamp is no number of seconds")]
     Timestamp,
-    /// The message was sent long ago, or will be.
+    /// The timestamp is too far from now, in the past or future.
     #[error("the message was sent {0} seconds from now: more than is tolerated")]
     TooFar(u64),
 }
 
 impl Secret {
-    /// A secret as text, `whsec_…`.
+    /// Parses the text form of a secret, `whsec_…`.
     ///
     /// # Errors
     /// [`SignatureError::Secret`], which does not repeat the text.
@@ -62,15 +62,15 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// The signature of a message, as its header has it.
+    /// The signature of a message, as the value of its header.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
         let code = self.mac(id, timestamp_s, body).finalize().into_bytes();
         format!("{VERSION}{}", BASE64_STANDARD.encode(code))
     }
 
-    /// Verifies a message by its headers, in constant time for each signature. `now_s` and
-    /// `tolerance_s` bound its age, both ways; without them, any age is good.
+    /// Verifies a message by its headers, in constant time for each signature. `now_s`, a time and a
+    /// tolerance in seconds, bounds the distance of the timestamp; without it, any timestamp is good.
     ///
     /// # Errors
     /// See [`SignatureError`].
@@ -83,36 +83,36 @@ impl Secret {
         now_s: Option<(i64, u64)>,
     ) -> Result<(), SignatureError> {
         let timestamp_s: i64 = timestamp.trim().parse().map_err(|_| SignatureError::Timestamp)?;
-        let mut seen = false;
-        let mut good = false;
-        for signature in signatures.split_whitespace().filter_map(|own| own.strip_prefix(VERSION)) {
-            seen = true;
+        let (mut is_present, mut good) = (false, false);
+        for signature in signatures.split_whitespace().filter_map(|text| text.strip_prefix(VERSION))
+        {
+            is_present = true;
             if let Ok(code) = BASE64_STANDARD.decode(signature) {
                 good |= self.mac(id, timestamp_s, body).verify_slice(&code).is_ok();
             }
         }
-        match (seen, good) {
+        match (is_present, good) {
             (false, _) => return Err(SignatureError::Missing),
             (true, false) => return Err(SignatureError::Wrong),
             (true, true) => {}
         }
         if let Some((now_s, tolerance_s)) = now_s {
-            let away_s = now_s.abs_diff(timestamp_s);
-            if away_s > tolerance_s {
-                return Err(SignatureError::TooFar(away_s));
+            let distance_s = now_s.abs_diff(timestamp_s);
+            if distance_s > tolerance_s {
+                return Err(SignatureError::TooFar(distance_s));
             }
         }
         Ok(())
     }
 
-    /// A short code for something that must not stand in clear: 32 hexadecimal digits that are always
-    /// the same, and tell nothing without the secret.
+    /// A stable pseudonym of a text, 32 hexadecimal digits. Without the secret, it says nothing about
+    /// the text.
     #[must_use]
-    pub fn pseudonym(&self, of: &str) -> String {
+    pub fn pseudonym(&self, text: &str) -> String {
         let mut mac = self.keyed();
-        // No message that is signed begins like this: ids have no space.
+        // No signed text begins with these words: ids have no space.
         mac.update(b"pseudonym of ");
-        mac.update(of.as_bytes());
+        mac.update(text.as_bytes());
         crate::tlog::hex(&mac.finalize().into_bytes()[..16])
     }
 
@@ -124,7 +124,6 @@ impl Secret {
     }
 
     fn keyed(&self) -> Hmac<Sha256> {
-        // HMAC takes a key of any length.
         <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0)
             .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"))
     }
@@ -140,7 +139,7 @@ impl std::fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    // The example that the specification's own libraries test themselves with.
+    // The example in the tests of the specification's libraries.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const TIMESTAMP_S: i64 = 1_614_265_330;
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn old_messages_are_refused_by_who_says_when_it_is() {
+    fn messages_far_from_now_are_refused() {
         let secret = Secret::parse(SECRET).unwrap();
         let at = |now_s| secret.verify(ID, "1614265330", SIGNATURE, BODY, Some((now_s, 300)));
         assert_eq!(at(TIMESTAMP_S + 300), Ok(()));

@@ -1,24 +1,23 @@
-//! Delivers one shard of a subscription: takes what its consumer is told, sends it, and says what
-//! became of it.
+//! Delivers one shard of a subscription: takes deliveries from its consumer, sends them, and
+//! acknowledges them or gives them up.
 //!
-//! The ledger is the queue: little is held here, and when that is full nothing more is taken. What is
-//! not acknowledged when the process ends is delivered again after the next start.
+//! The ledger is the queue. A worker holds few messages, and takes no more while it is full. Events
+//! that are not acknowledged when the process ends are delivered again after the next start.
 
 use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::{
     sync::{Semaphore, watch},
-    task::{JoinError, JoinSet, spawn_blocking},
+    task::{JoinSet, spawn_blocking},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Ledger, Source,
     event::{Envelope, Message},
-    health::{Change, Health, Leave},
+    health::{Health, Permission},
     lanes::{Lanes, Ticket, Waiting},
     progress::Progress,
     retry::Retry,
@@ -27,41 +26,40 @@ use super::{
 use crate::{
     domain::{FailedDelivery, Subscription},
     event::Event,
-    node::{Acknowledged, ConsumeError, Delivery, SnapshotSubject},
+    node::{Acknowledged, ConsumeError, Consumer, Delivery, Node, SnapshotSubject},
     telemetry::{Metrics, WebhookOutcome},
     watch::WatchError,
 };
 
-/// The greatest number of messages of a shard that wait or are on their way.
+/// Maximum number of undelivered messages of a shard.
 pub const WAITING_MAX: usize = 256;
-/// The greatest number of messages of a shard that are on their way.
+/// Maximum number of requests in flight of a shard.
 pub const IN_FLIGHT_MAX: usize = 16;
-/// The greatest number of dead letters of a shard that are held to be delivered once more; the others
-/// wait to be taken.
+/// Maximum number of dead letters of a shard that a worker replays at a time.
 pub const REPLAYS_OPEN_MAX: usize = 64;
-/// The greatest number of events that are delivered while an older one is tried again and again. When
-/// there are more, that one is given up before its time: the endpoint takes everything else, and what
-/// is remembered of each would grow without bound. Fewer than a consumer keeps
-/// ([`crate::node::IN_FLIGHT_MAX`]), so that it never stands still for one event.
+/// Maximum number of events that are settled ahead of an older one that keeps failing. Beyond it the
+/// failing event is given up early: the endpoint accepts the others, and the memory for them must be
+/// bounded. Less than a consumer's limit ([`crate::node::IN_FLIGHT_MAX`]), so that one event never
+/// stops the consumer.
 pub const AHEAD_MAX: usize = 8_000;
-/// How long what is on its way has time to come back when the server stops.
+/// How long the worker waits for requests in flight when the server stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// What a worker needs, and shares with others.
-pub(super) struct Tools<L> {
-    pub(super) ledger: Arc<L>,
+/// Shared by the workers of all subscriptions.
+pub(super) struct Shared {
+    pub(super) node: Arc<Node>,
     pub(super) sender: Sender,
     pub(super) retry: Retry,
     pub(super) metrics: Arc<Metrics>,
-    /// The places of tries, of all subscriptions.
-    pub(super) places: Arc<Semaphore>,
+    /// One permit for each request in flight.
+    pub(super) permits: Semaphore,
 }
 
-/// Something to deliver.
+/// A message to deliver.
 #[derive(Debug)]
 enum Job {
     Event(Arc<Event>, Vec<usize>),
-    /// A dead letter: tried once.
+    /// A dead letter, attempted once.
     Replay(Arc<Event>, Vec<usize>),
     Snapshot(Box<SnapshotSubject>),
     SnapshotEnd {
@@ -76,7 +74,7 @@ impl Job {
             Self::Event(event, passing) | Self::Replay(event, passing) => {
                 envelope.event(event, passing)
             }
-            Self::Snapshot(own) => envelope.snapshot(own),
+            Self::Snapshot(subject) => envelope.snapshot(subject),
             Self::SnapshotEnd { revision, subjects } => envelope.snapshot_end(*revision, *subjects),
         }
     }
@@ -93,18 +91,18 @@ impl Job {
 /// Why a worker ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It was told to.
+    /// By its stop token.
     Stopped,
-    /// Its consumer hears nothing more.
-    Source(ConsumeError),
-    /// A try ended that should not have.
+    /// With its consumer.
+    Consumer(ConsumeError),
+    /// A task of an attempt panicked.
     Broken,
 }
 
 /// Delivers one shard.
-pub(super) struct Worker<L: Ledger> {
-    tools: Arc<Tools<L>>,
-    source: L::Source,
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    consumer: Consumer,
     subscription: Arc<Subscription>,
     shard: u32,
     envelope: Arc<Envelope>,
@@ -114,19 +112,19 @@ pub(super) struct Worker<L: Ledger> {
     more_replays: bool,
     replays_open: usize,
     lanes: Lanes<Job>,
-    tries: JoinSet<(Ticket, Sent)>,
+    attempts: JoinSet<(Ticket, Sent)>,
     progress: Progress,
-    /// The end of the snapshot waits, or is on its way: nothing more is taken.
+    /// The end of the snapshot is undelivered: nothing more is taken.
     ending_snapshot: bool,
-    /// A data subject of the snapshot was not told of.
+    /// A part of the snapshot was given up.
     snapshot_lost: bool,
-    counted: Counted,
+    waiting: WaitingLevel,
 }
 
-impl<L: Ledger> Worker<L> {
+impl Worker {
     pub(super) fn new(
-        tools: Arc<Tools<L>>,
-        source: L::Source,
+        shared: Arc<Shared>,
+        consumer: Consumer,
         subscription: Arc<Subscription>,
         shard: u32,
         envelope: Arc<Envelope>,
@@ -134,17 +132,17 @@ impl<L: Ledger> Worker<L> {
     ) -> Self {
         Self {
             recovered: health.recovered(),
-            replays: tools.ledger.replays(),
+            replays: shared.node.replays(),
             more_replays: true,
             replays_open: 0,
             lanes: Lanes::new(),
-            tries: JoinSet::new(),
+            attempts: JoinSet::new(),
             progress: Progress::default(),
             ending_snapshot: false,
             snapshot_lost: false,
-            counted: Counted { metrics: Arc::clone(&tools.metrics), waiting: 0 },
-            tools,
-            source,
+            waiting: WaitingLevel { metrics: Arc::clone(&shared.metrics), messages: 0 },
+            shared,
+            consumer,
             subscription,
             shard,
             envelope,
@@ -152,33 +150,37 @@ impl<L: Ledger> Worker<L> {
         }
     }
 
-    /// Delivers until it is told to stop, or there is nothing more to hear.
+    /// Delivers until `stop` is cancelled or the consumer ends.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Ended {
         loop {
             if self.more_replays && self.replays_open < REPLAYS_OPEN_MAX {
                 self.take_replays().await;
             }
             let wake = self.start_due();
-            self.counted.waiting(self.lanes.len());
+            self.waiting.set(self.lanes.len());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     self.finish().await;
                     return Ended::Stopped;
                 }
-                Some(tried) = self.tries.join_next() => match tried {
-                    Ok((ticket, sent)) => self.came_back(ticket, &sent),
-                    Err(error) => return self.broken(&error),
+                Some(attempt) = self.attempts.join_next() => match attempt {
+                    Ok((ticket, sent)) => self.conclude(ticket, &sent),
+                    Err(error) => {
+                        let name = &self.subscription.spec.name;
+                        error!(subscription = %name, %error, "a try ended unexpectedly");
+                        return Ended::Broken;
+                    }
                 },
-                Ok(()) = self.recovered.changed() => self.lanes.wake(),
+                Ok(()) = self.recovered.changed() => self.lanes.end_pauses(),
                 Ok(()) = self.replays.changed() => self.more_replays = true,
-                told = self.source.next(), if self.may_take() => match told {
+                next = self.consumer.next(), if self.may_take() => match next {
                     Ok(delivery) => self.take(delivery),
                     Err(closing @ ConsumeError::Watch(WatchError::Closing { .. })) => {
                         self.finish().await;
-                        return Ended::Source(closing);
+                        return Ended::Consumer(closing);
                     }
-                    Err(error) => return Ended::Source(error),
+                    Err(error) => return Ended::Consumer(error),
                 },
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
@@ -193,31 +195,30 @@ impl<L: Ledger> Worker<L> {
         match delivery {
             Delivery::Event { event, passing, .. } => {
                 self.progress.took(event.index);
-                let own = Arc::clone(&event);
-                self.lanes.push(Job::Event(event, passing), own.own_subjects());
+                self.lanes.push(Job::Event(Arc::clone(&event), passing), event.own_subjects());
             }
-            Delivery::Snapshot(own) => {
-                let subject = own.subject.clone();
-                self.lanes.push(Job::Snapshot(own), std::iter::once(&subject));
+            Delivery::Snapshot(known) => {
+                let subject = known.subject.clone();
+                self.lanes.push(Job::Snapshot(known), std::iter::once(&subject));
             }
-            Delivery::SnapshotEnd { .. } if self.snapshot_lost => self.source.credit(1),
+            Delivery::SnapshotEnd { .. } if self.snapshot_lost => self.consumer.credit(1),
             Delivery::SnapshotEnd { revision, subjects } => {
                 self.lanes.push_barrier(Job::SnapshotEnd { revision, subjects });
                 self.ending_snapshot = true;
             }
-            // What is passed over is settled by itself.
+            // The consumer settles filtered entries by itself.
             Delivery::CaughtUp { .. } => {}
         }
     }
 
-    /// Takes dead letters that somebody wants to be delivered once more.
+    /// Takes dead letters for which an operator asked for a replay.
     async fn take_replays(&mut self) {
         let room = REPLAYS_OPEN_MAX - self.replays_open;
-        let ledger = Arc::clone(&self.tools.ledger);
-        let indexes = ledger.take_replays(self.subscription.id, self.shard, room);
+        let node = Arc::clone(&self.shared.node);
+        let indexes = node.take_replays(self.subscription.id, self.shard, room);
         self.more_replays = indexes.len() == room;
         let read = spawn_blocking(move || {
-            let read = |index| (index, ledger.event(index));
+            let read = |index| (index, node.event(index));
             indexes.into_iter().map(read).collect::<Vec<_>>()
         });
         for (index, event) in read.await.unwrap_or_default() {
@@ -225,8 +226,8 @@ impl<L: Ledger> Worker<L> {
             match event {
                 Ok(Some(event)) => {
                     let passing = event.passing(&self.subscription.spec.filter).unwrap_or_default();
-                    let own = Arc::clone(&event);
-                    self.lanes.push(Job::Replay(event, passing), own.own_subjects());
+                    let job = Job::Replay(Arc::clone(&event), passing);
+                    self.lanes.push(job, event.own_subjects());
                     self.replays_open += 1;
                 }
                 Ok(None) => error!(subscription = %name, index, "a dead letter is no event"),
@@ -237,19 +238,19 @@ impl<L: Ledger> Worker<L> {
         }
     }
 
-    /// Sends what may go now. Answers when something may go that may not now, if anything waits.
+    /// Starts every message that may be sent now. Returns when the next one may, if any waits.
     fn start_due(&mut self) -> Option<Instant> {
-        while self.tries.len() < IN_FLIGHT_MAX {
-            // Who has nothing to send must not hold the one probe.
+        while self.attempts.len() < IN_FLIGHT_MAX {
+            // A worker with no message to send must not take the probe.
             self.lanes.probe()?;
             let now = Instant::now();
             match self.health.ask(now) {
-                Leave::Not(until) => return Some(until),
-                Leave::All => match self.lanes.due(now) {
+                Permission::NoneBefore(instant) => return Some(instant),
+                Permission::All => match self.lanes.due(now) {
                     Some(ticket) => self.start(ticket, now),
                     None => return self.lanes.due_at(now),
                 },
-                Leave::Probe => match self.lanes.probe() {
+                Permission::Probe => match self.lanes.probe() {
                     Some(ticket) => self.start(ticket, now),
                     None => self.health.unused(),
                 },
@@ -261,52 +262,52 @@ impl<L: Ledger> Worker<L> {
     fn start(&mut self, ticket: Ticket, now: Instant) {
         let Some(waiting) = self.lanes.start(ticket, now) else { return };
         let message = waiting.message.message(&self.envelope);
-        let tools = Arc::clone(&self.tools);
+        let shared = Arc::clone(&self.shared);
         let (envelope, spec) = (Arc::clone(&self.envelope), Arc::clone(&self.subscription.spec));
-        self.tries.spawn(async move {
+        self.attempts.spawn(async move {
             let message = match message {
                 Ok(message) => message,
                 Err(error) => return (ticket, Sent::Unreachable(error.to_string())),
             };
-            // None is only answered by what was closed, and these places never are.
-            let _place = tools.places.acquire().await.ok();
-            let _on_its_way = OnItsWay::new(&tools.metrics);
+            // Only a closed semaphore gives no permit, and this one is never closed.
+            let _permit = shared.permits.acquire().await.ok();
+            let _in_flight = InFlight::new(&shared.metrics);
             let url = spec.webhook_url.as_deref().unwrap_or_default();
-            (ticket, tools.sender.send(url, &message, envelope.secret()).await)
+            (ticket, shared.sender.send(url, &message, envelope.secret()).await)
         });
     }
 
-    fn came_back(&mut self, ticket: Ticket, sent: &Sent) {
-        self.tools.metrics.webhook_try(outcome(sent));
+    fn conclude(&mut self, ticket: Ticket, sent: &Sent) {
+        self.shared.metrics.webhook_try(outcome(sent));
         match sent {
-            Sent::Taken => self.delivered(ticket),
+            Sent::Accepted => self.delivered(ticket),
             Sent::Gone => self.give_up(ticket, sent),
             _ => self.failed(ticket, sent),
         }
     }
 
     fn delivered(&mut self, ticket: Ticket) {
-        if self.health.taken() {
+        if self.health.accepted() {
             info!(subscription = %self.subscription.spec.name, "the endpoint takes events again");
         }
-        let Some(gone) = self.lanes.remove(ticket) else { return };
-        match gone.message {
+        let Some(delivered) = self.lanes.remove(ticket) else { return };
+        match delivered.message {
             Job::Event(event, _) => {
                 self.progress.settled(event.index);
                 let indexes = vec![event.index];
-                self.acknowledge(Acknowledged { indexes, ..Acknowledged::default() });
-                self.source.credit(1);
+                self.acknowledge(&Acknowledged { indexes, ..Acknowledged::default() });
+                self.consumer.credit(1);
                 self.bound_ahead();
             }
             Job::Replay(event, _) => {
                 self.replays_open -= 1;
-                self.source.redelivered(event.index);
+                self.consumer.redelivered(event.index);
             }
-            Job::Snapshot(_) => self.source.credit(1),
+            Job::Snapshot(_) => self.consumer.credit(1),
             Job::SnapshotEnd { .. } => {
                 self.ending_snapshot = false;
-                self.acknowledge(Acknowledged { snapshot: true, ..Acknowledged::default() });
-                self.source.credit(1);
+                self.acknowledge(&Acknowledged { snapshot: true, ..Acknowledged::default() });
+                self.consumer.credit(1);
             }
         }
     }
@@ -317,17 +318,18 @@ impl<L: Ledger> Worker<L> {
             Sent::Refused { hold, .. } => *hold,
             _ => None,
         };
-        let (retry, die) = (self.tools.retry, rand::rng().random_range(0.0..1.0));
-        let attempt =
-            self.lanes.came_back(ticket, sent.status(), now, |attempts| retry.pause(attempts, die));
+        let (retry, random) = (self.shared.retry, rand::rng().random_range(0.0..1.0));
+        let pause = |attempts| retry.pause(attempts, random);
+        let attempt = self.lanes.retry(ticket, sent.status(), now, pause);
         let name = &self.subscription.spec.name;
-        let index = self.lanes.message(ticket).and_then(Job::index);
+        let job = self.lanes.get(ticket).map(|waiting| &waiting.message);
+        let index = job.and_then(Job::index);
         let (shard, why) = (self.shard, why(sent));
         debug!(subscription = %name, shard, index, attempt, why, "a message was not taken");
-        if self.health.failed(shard, ticket, hold, now) == Change::WentDown {
+        if self.health.failed(shard, ticket, hold, now) {
             warn!(subscription = %name, shard, why, "the endpoint is down, and is probed");
         }
-        if matches!(self.lanes.message(ticket), Some(Job::Replay(..))) {
+        if matches!(job, Some(Job::Replay(..))) {
             self.give_up(ticket, sent);
         }
         for ticket in self.lanes.expired(now, retry.retry_for) {
@@ -335,44 +337,44 @@ impl<L: Ledger> Worker<L> {
         }
     }
 
-    /// Nothing more is tried of a message. An event becomes a dead letter; a replay stays one.
+    /// Ends the attempts of a message. An event becomes a dead letter; a replay stays one.
     fn give_up(&mut self, ticket: Ticket, sent: &Sent) {
-        let Some(gone) = self.lanes.remove(ticket) else { return };
+        let Some(given_up) = self.lanes.remove(ticket) else { return };
         let http_status = match sent {
             Sent::Gone => sent.status(),
-            _ => gone.http_status,
+            _ => given_up.http_status,
         };
-        self.tell_given_up(&gone, http_status);
-        match gone.message {
+        self.log_given_up(&given_up, http_status);
+        match given_up.message {
             Job::Event(event, _) => {
-                self.source.give_up(FailedDelivery {
+                self.consumer.give_up(FailedDelivery {
                     index: event.index,
-                    attempts: gone.attempts,
+                    attempts: given_up.attempts,
                     http_status: http_status.into(),
                 });
                 self.progress.settled(event.index);
-                self.source.credit(1);
+                self.consumer.credit(1);
             }
             Job::Replay(..) => self.replays_open -= 1,
             Job::Snapshot(_) => {
-                // What was not told to its end is not acknowledged, and told again after a restart.
+                // An incomplete snapshot is not acknowledged, so it starts again after a restart.
                 self.snapshot_lost = true;
-                self.source.credit(1);
+                self.consumer.credit(1);
                 self.drop_snapshot_end();
             }
             Job::SnapshotEnd { .. } => {
                 self.ending_snapshot = false;
-                self.source.credit(1);
+                self.consumer.credit(1);
             }
         }
     }
 
-    fn tell_given_up(&self, gone: &Waiting<Job>, http_status: u16) {
+    fn log_given_up(&self, given_up: &Waiting<Job>, http_status: u16) {
         let name = &self.subscription.spec.name;
-        let (shard, attempts) = (self.shard, gone.attempts);
-        match &gone.message {
+        let (shard, attempts) = (self.shard, given_up.attempts);
+        match &given_up.message {
             Job::Event(event, _) => {
-                self.tools.metrics.webhook_given_up.inc();
+                self.shared.metrics.webhook_given_up.inc();
                 let index = event.index;
                 warn!(subscription = %name, shard, index, attempts, http_status, "a dead letter");
             }
@@ -393,54 +395,52 @@ impl<L: Ledger> Worker<L> {
         if let Some(ticket) = ticket {
             self.lanes.remove(ticket);
             self.ending_snapshot = false;
-            self.source.credit(1);
+            self.consumer.credit(1);
         }
     }
 
-    /// Gives the oldest event up if too many were delivered since.
+    /// Gives the oldest event up if too many later ones were settled.
     fn bound_ahead(&mut self) {
         if self.progress.ahead() <= AHEAD_MAX {
             return;
         }
         let Some(oldest) = self.progress.oldest() else { return };
         let is_oldest = |job: &Job| matches!(job, Job::Event(event, _) if event.index == oldest);
-        let ticket = self.lanes.messages().find(|(_, job)| is_oldest(job)).map(|(own, _)| own);
-        if let Some(ticket) = ticket.filter(|own| !self.lanes.is_in_flight(*own)) {
+        let ticket =
+            self.lanes.messages().find(|(_, job)| is_oldest(job)).map(|(ticket, _)| ticket);
+        let is_waiting =
+            |ticket: &Ticket| self.lanes.get(*ticket).is_some_and(|waiting| !waiting.in_flight);
+        if let Some(ticket) = ticket.filter(is_waiting) {
             self.give_up(ticket, &Sent::TimedOut);
         }
     }
 
-    fn acknowledge(&mut self, what: Acknowledged) {
-        if let Err(error) = self.source.acknowledge(what) {
+    fn acknowledge(&mut self, acknowledged: &Acknowledged) {
+        if let Err(error) = self.consumer.acknowledge(acknowledged) {
             let name = &self.subscription.spec.name;
             error!(subscription = %name, %error, "a delivery could not be acknowledged");
         }
     }
 
-    /// Lets what is on its way come back, and sends nothing more.
+    /// Waits for the requests in flight and starts no more.
     async fn finish(&mut self) {
         let all = async {
-            while let Some(tried) = self.tries.join_next().await {
-                if let Ok((ticket, sent)) = tried {
-                    self.came_back(ticket, &sent);
+            while let Some(attempt) = self.attempts.join_next().await {
+                if let Ok((ticket, sent)) = attempt {
+                    self.conclude(ticket, &sent);
                 }
             }
         };
         if timeout(STOP_GRACE, all).await.is_err() {
-            debug!("what is on its way will be sent again after the next start");
+            debug!("messages in flight will be sent again after the next start");
         }
-    }
-
-    fn broken(&self, error: &JoinError) -> Ended {
-        error!(subscription = %self.subscription.spec.name, %error, "a try ended unexpectedly");
-        Ended::Broken
     }
 }
 
-/// What came of a try, for the metrics.
+/// The outcome of an attempt, for the metrics.
 fn outcome(sent: &Sent) -> WebhookOutcome {
     match sent {
-        Sent::Taken => WebhookOutcome::Delivered,
+        Sent::Accepted => WebhookOutcome::Delivered,
         Sent::Gone | Sent::Refused { .. } => WebhookOutcome::Refused,
         Sent::TimedOut => WebhookOutcome::TimedOut,
         Sent::Unreachable(_) => WebhookOutcome::Unreachable,
@@ -448,49 +448,49 @@ fn outcome(sent: &Sent) -> WebhookOutcome {
     }
 }
 
-/// What came of a try, for the log.
+/// The outcome of an attempt, for the log.
 fn why(sent: &Sent) -> String {
     match sent {
-        Sent::Taken | Sent::Gone | Sent::Refused { .. } => format!("status {}", sent.status()),
+        Sent::Accepted | Sent::Gone | Sent::Refused { .. } => format!("status {}", sent.status()),
         Sent::TimedOut => "no answer in time".to_owned(),
         Sent::Unreachable(why) => why.clone(),
         Sent::Blocked(why) => why.to_string(),
     }
 }
 
-/// Keeps the number of messages that wait; none of this worker's, once it is gone.
-struct Counted {
+/// This worker's share of the metric of undelivered messages; dropping it takes the share away.
+struct WaitingLevel {
     metrics: Arc<Metrics>,
-    waiting: u64,
+    messages: u64,
 }
 
-impl Counted {
-    fn waiting(&mut self, now: usize) {
-        let now = now as u64;
+impl WaitingLevel {
+    fn set(&mut self, messages: usize) {
+        let messages = messages as u64;
         let level = &self.metrics.webhook_waiting;
-        level.inc_by(now.saturating_sub(self.waiting));
-        level.dec_by(self.waiting.saturating_sub(now));
-        self.waiting = now;
+        level.inc_by(messages.saturating_sub(self.messages));
+        level.dec_by(self.messages.saturating_sub(messages));
+        self.messages = messages;
     }
 }
 
-impl Drop for Counted {
+impl Drop for WaitingLevel {
     fn drop(&mut self) {
-        self.waiting(0);
+        self.set(0);
     }
 }
 
-/// Counts a try for as long as it is on its way.
-struct OnItsWay(Arc<Metrics>);
+/// Counts a request in flight until it is dropped.
+struct InFlight(Arc<Metrics>);
 
-impl OnItsWay {
+impl InFlight {
     fn new(metrics: &Arc<Metrics>) -> Self {
         metrics.webhook_in_flight.inc();
         Self(Arc::clone(metrics))
     }
 }
 
-impl Drop for OnItsWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.webhook_in_flight.dec();
     }
