@@ -584,7 +584,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
     assert_eq!(shown, released);
     let said = served.server.terminate().stderr;
-    assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
+    assert!(said.contains("this ledger was rolled back, or forked: the witness"), "{said}");
     assert!(said.contains("this ledger was forked"), "{said}");
 }
 
