@@ -223,8 +223,11 @@ impl ActorSource {
             }
             (Text::Column(column), None) => Ok(Self::Column(column, None)),
             (Text::Column(column), Some(words)) => {
-                let actors = words.into_iter().map(|(word, actor)| Ok((word, parse(&actor)?)));
-                Ok(Self::Column(column, Some(actors.collect::<Result<_, String>>()?)))
+                let mut actors = BTreeMap::new();
+                for (word, actor) in words {
+                    actors.insert(word, parse(&actor)?);
+                }
+                Ok(Self::Column(column, Some(actors)))
             }
         }
     }
