@@ -3,7 +3,7 @@
 //! It follows no redirect and uses no proxy, so that it connects to the address that was checked. It
 //! checks the addresses of a name each time that it connects.
 
-use std::{error::Error, iter::successors, sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use http::header;
 use jiff::Timestamp;
@@ -155,9 +155,12 @@ async fn drain(mut response: reqwest::Response) {
 }
 
 fn failure(error: reqwest::Error) -> Sent {
-    let mut causes_of = successors(error.source(), |cause| cause.source());
-    if let Some(blocked) = causes_of.find_map(|cause| cause.downcast_ref::<TargetError>()) {
-        return Sent::Blocked(blocked.clone());
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(blocked) = cause.downcast_ref::<TargetError>() {
+            return Sent::Blocked(blocked.clone());
+        }
+        next = cause.source();
     }
     if error.is_timeout() {
         return Sent::TimedOut;

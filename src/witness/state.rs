@@ -330,26 +330,6 @@ fn line(note: &Note, key: &VerifierKey) -> String {
     note.by(key).next().map(|signature| format!("{signature}\n")).unwrap_or_default()
 }
 
-impl Log {
-    /// A note with the signatures of known keys alone: one of each that has signed, one at least, and
-    /// none where one is false.
-    fn signed(&self, note: &Note) -> Result<Note, Refusal> {
-        let mut kept = Note::new(note.text().to_owned()).map_err(CheckpointError::from)?;
-        let mut missing = None;
-        for key in &self.keys {
-            match note.verify(key) {
-                Ok(_) => note.by(key).take(1).for_each(|signature| kept.add(signature.clone())),
-                Err(bad @ SignatureError::Bad(_)) => return Err(bad.into()),
-                Err(none) => missing = Some(none),
-            }
-        }
-        match missing {
-            Some(none) if kept.signatures().is_empty() => Err(none.into()),
-            _ => Ok(kept),
-        }
-    }
-}
-
 impl Kept {
     fn check_continues(
         &self,
