@@ -168,7 +168,7 @@ impl Worker {
                     Ok((ticket, sent)) => self.conclude(ticket, &sent),
                     Err(error) => {
                         let name = &self.subscription.spec.name;
-                        error!(subscription = %name, %error, "a try ended unexpectedly");
+                        error!(subscription = %name, %error, "the task of an attempt failed");
                         return Ended::Broken;
                     }
                 },
@@ -288,7 +288,7 @@ impl Worker {
 
     fn delivered(&mut self, ticket: Ticket) {
         if self.health.accepted() {
-            info!(subscription = %self.subscription.spec.name, "the endpoint takes events again");
+            info!(subscription = %self.subscription.spec.name, "the endpoint accepts events again");
         }
         let Some(delivered) = self.lanes.remove(ticket) else { return };
         match delivered.message {
@@ -325,7 +325,7 @@ impl Worker {
         let job = self.lanes.get(ticket).map(|waiting| &waiting.message);
         let index = job.and_then(Job::index);
         let (shard, why) = (self.shard, why(sent));
-        debug!(subscription = %name, shard, index, attempt, why, "a message was not taken");
+        debug!(subscription = %name, shard, index, attempt, why, "an attempt failed");
         if self.health.failed(shard, ticket, hold, now) {
             warn!(subscription = %name, shard, why, "the endpoint is down, and is probed");
         }
@@ -376,11 +376,11 @@ impl Worker {
             Job::Event(event, _) => {
                 self.shared.metrics.webhook_given_up.inc();
                 let index = event.index;
-                warn!(subscription = %name, shard, index, attempts, http_status, "a dead letter");
+                warn!(subscription = %name, shard, index, attempts, http_status, "an event became a dead letter");
             }
             Job::Replay(event, _) => {
                 let index = event.index;
-                warn!(subscription = %name, shard, index, http_status, "it stays a dead letter");
+                warn!(subscription = %name, shard, index, http_status, "the replay of a dead letter failed");
             }
             Job::Snapshot(_) | Job::SnapshotEnd { .. } => error!(
                 subscription = %name, shard, attempts, http_status,

@@ -265,7 +265,7 @@ impl<L: Ledger> Courier<L> {
                 witness = self.name,
                 seen,
                 cosigned = self.cosigned_size,
-                "a witness has forgotten what it has cosigned: it was rolled back"
+                "the witness reports a smaller size than it has cosigned: it was rolled back"
             );
         }
         self.cosigned_size = seen;

@@ -77,8 +77,8 @@ pub enum OpenError {
     },
     /// The state is missing although the key exists.
     #[error(
-        "{state} is missing although the key {key} is there: without what it has cosigned, the \
-         witness could be shown another past. Restore the file"
+        "{state} is missing although the key {key} is there: without its state, the \
+         witness could cosign a fork. Restore the file"
     )]
     StateMissing {
         /// The state.

@@ -187,7 +187,7 @@ fn log_report(
         }
         Kind::Doubt => {
             // The sender may have made up the proof, but the log has signed the checkpoint.
-            let problem = "no proof that the log continues what was seen";
+            let problem = "the checkpoint is not proven to be consistent with the last one";
             warn!(origin, size, %why, signed, bytes, suppressed, "{problem}");
         }
     }

@@ -138,7 +138,7 @@ pub enum StateError {
     /// The file is an old copy.
     #[error(
         "{path} is of change {found}, and this witness has kept change {wanted}: an old copy was \
-         restored, from which it could be led to cosign another past"
+         restored, with which the witness could cosign a fork"
     )]
     RolledBack {
         /// The file.
