@@ -104,9 +104,9 @@ async fn population(clients: &mut Clients, size: usize) -> Vec<String> {
 }
 
 fn reasons(summary: &AudienceSummary) -> BTreeMap<Reason, u64> {
-    let numbers: Vec<i32> = summary.reasons.iter().map(|own| own.reason).collect();
+    let numbers: Vec<i32> = summary.reasons.iter().map(|row| row.reason).collect();
     assert!(numbers.is_sorted() && !numbers.contains(&0), "{numbers:?}");
-    summary.reasons.iter().map(|own| (own.reason(), own.count)).collect()
+    summary.reasons.iter().map(|row| (row.reason(), row.count)).collect()
 }
 
 fn bits(packed: &[u8], count: usize) -> Vec<bool> {
@@ -154,9 +154,9 @@ async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
     let mut stream = Stream::ask(&clients, AudienceQuery { packed: true, ..query() }).await;
     let packed = stream.verdicts(&subjects).await;
     assert!(packed.allowed.is_empty());
-    let told = bits(&packed.packed, subjects.len());
+    let verdicts = bits(&packed.packed, subjects.len());
     let unpacked: Vec<_> =
-        subjects.iter().zip(told).filter(|(_, bit)| *bit).map(|(s, _)| s.clone()).collect();
+        subjects.iter().zip(verdicts).filter(|(_, bit)| *bit).map(|(s, _)| s.clone()).collect();
     assert_eq!(unpacked, allowed);
     assert_eq!(packed.allowed_count, 40);
     let again = AudienceSummary { decided_at: None, ..stream.summary().await };

@@ -28,7 +28,7 @@ async fn scripts_can_rely_on_the_exit_codes() {
         "--json",
     ];
     let recorded = server.cli(&grant).expect_code(0).json();
-    let number = |field: &str| recorded[field].as_str().is_some_and(|it| it.parse::<u64>().is_ok());
+    let number = |field: &str| recorded[field].as_str().is_some_and(|text| text.parse::<u64>().is_ok());
     assert!(number("index") && number("revision"), "{recorded}");
     assert_eq!(recorded["results"][0]["outcome"], "OUTCOME_APPLIED", "{recorded}");
 

@@ -240,14 +240,14 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
         ..WatchOptions::default()
     });
     let mut restarted = false;
-    let mut told = BTreeMap::new();
+    let mut times_delivered = BTreeMap::new();
     let revision = loop {
         let Heard::Message(message) = watch.next().await.unwrap().unwrap() else { continue };
         match *message {
             Message::Snapshot(subject) => {
-                *told.entry(subject.subject).or_insert(0) += 1;
+                *times_delivered.entry(subject.subject).or_insert(0) += 1;
                 // In the midst of it, the server dies, and what is told meanwhile is not lost.
-                if !restarted && told.len() == SUBJECTS / 10 {
+                if !restarted && times_delivered.len() == SUBJECTS / 10 {
                     restarted = true;
                     server.kill();
                     server = Server::start_at(dir.path(), &address);
@@ -260,14 +260,14 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
             other => panic!("before the end of the snapshot: {other:?}"),
         }
     };
-    assert_eq!(told.len(), SUBJECTS + usize::from(told.contains_key("user:new")));
+    assert_eq!(times_delivered.len(), SUBJECTS + usize::from(times_delivered.contains_key("user:new")));
     // It is in the one or in the other.
-    while !told.contains_key("user:new") {
+    while !times_delivered.contains_key("user:new") {
         if let Heard::Message(message) = watch.next().await.unwrap().unwrap()
             && let Message::Consent(event) = *message
         {
             assert!(event.index >= revision);
-            told.insert(event.subject, 1);
+            times_delivered.insert(event.subject, 1);
         }
     }
 }

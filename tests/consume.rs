@@ -10,7 +10,7 @@ use std::{
 };
 
 use consent_ledger::proto::{
-    self, consume_request::Message as Said, consume_response::Message as Told,
+    self, consume_request::Message as Request, consume_response::Message as Response,
 };
 use rand_chacha::{
     ChaCha8Rng,
@@ -37,50 +37,50 @@ fn start(credits: u32) -> proto::ConsumeStart {
 
 /// One stream, and what was heard on it.
 struct Consumer {
-    say: mpsc::Sender<proto::ConsumeRequest>,
-    told: Streaming<proto::ConsumeResponse>,
+    requests: mpsc::Sender<proto::ConsumeRequest>,
+    responses: Streaming<proto::ConsumeResponse>,
     started: proto::ConsumeStarted,
     /// Index and attempt of each event, as they came.
-    heard: Vec<(u64, u32)>,
+    deliveries: Vec<(u64, u32)>,
     /// What may be acknowledged lies before it.
-    told_before: u64,
+    ackable_before: u64,
 }
 
 impl Consumer {
     async fn start(clients: &Clients, start: proto::ConsumeStart) -> Result<Self, Status> {
-        Self::saying(clients, vec![Said::Start(start)]).await
+        Self::start_with(clients, vec![Request::Start(start)]).await
     }
 
     /// Says all of this at once.
-    async fn saying(clients: &Clients, first: Vec<Said>) -> Result<Self, Status> {
-        let (say, said) = mpsc::channel(64);
+    async fn start_with(clients: &Clients, first: Vec<Request>) -> Result<Self, Status> {
+        let (requests, said) = mpsc::channel(64);
         for message in first {
-            say.try_send(proto::ConsumeRequest { message: Some(message) }).unwrap();
+            requests.try_send(proto::ConsumeRequest { message: Some(message) }).unwrap();
         }
-        Self::open(clients, say, said).await
+        Self::open(clients, requests, said).await
     }
 
     async fn open(
         clients: &Clients,
-        say: mpsc::Sender<proto::ConsumeRequest>,
+        requests: mpsc::Sender<proto::ConsumeRequest>,
         said: mpsc::Receiver<proto::ConsumeRequest>,
     ) -> Result<Self, Status> {
         let mut consuming = clients.watch.clone();
-        let told = consuming.consume(ReceiverStream::new(said));
-        let mut told = timeout(PATIENCE, told).await.expect("an answer")?.into_inner();
-        let first = timeout(PATIENCE, told.message()).await.expect("a message")?;
-        let Some(Told::Started(started)) = first.and_then(|own| own.message) else {
+        let responses = consuming.consume(ReceiverStream::new(said));
+        let mut responses = timeout(PATIENCE, responses).await.expect("an answer")?.into_inner();
+        let first = timeout(PATIENCE, responses.message()).await.expect("a message")?;
+        let Some(Response::Started(started)) = first.and_then(|message| message.message) else {
             panic!("the first message is `started`")
         };
-        let told_before = started.next_index;
-        Ok(Self { say, told, started, heard: Vec::new(), told_before })
+        let ackable_before = started.next_index;
+        Ok(Self { requests, responses, started, deliveries: Vec::new(), ackable_before })
     }
 
     /// The next message; none at a clean end.
     async fn message(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
-        let message = timeout(PATIENCE, self.told.message()).await.expect("a message")?;
-        if let Some(own) = &message {
-            self.check(own);
+        let message = timeout(PATIENCE, self.responses.message()).await.expect("a message")?;
+        if let Some(message) = &message {
+            self.check(message);
         }
         Ok(message)
     }
@@ -90,22 +90,22 @@ impl Consumer {
         let index = index(message);
         match (index, message.attempt) {
             (Some(index), 1) => {
-                assert!(index >= self.told_before, "{index} came late, or twice: {:?}", self.heard);
-                self.told_before = index + 1;
+                assert!(index >= self.ackable_before, "{index} came late, or twice: {:?}", self.deliveries);
+                self.ackable_before = index + 1;
             }
             (Some(index), attempt) => {
-                let times = self.heard.iter().filter(|(own, _)| *own == index).count();
+                let times = self.deliveries.iter().filter(|(delivered, _)| *delivered == index).count();
                 assert_eq!(attempt as usize, times + 1, "{index} was delivered so often");
             }
             (None, attempt) => assert_eq!(attempt, 0, "only events are counted"),
         }
-        self.heard.extend(index.map(|index| (index, message.attempt)));
+        self.deliveries.extend(index.map(|index| (index, message.attempt)));
         match &message.message {
-            Some(Told::Progress(progress)) => {
-                assert!(progress.next_index >= self.told_before, "progress goes back");
-                self.told_before = progress.next_index;
+            Some(Response::Progress(progress)) => {
+                assert!(progress.next_index >= self.ackable_before, "progress goes back");
+                self.ackable_before = progress.next_index;
             }
-            Some(Told::Started(_)) => panic!("started twice"),
+            Some(Response::Started(_)) => panic!("started twice"),
             _ => {}
         }
     }
@@ -132,7 +132,7 @@ impl Consumer {
     async fn progress(&mut self) -> u64 {
         loop {
             let message = self.message().await.unwrap().expect("the stream goes on");
-            if let Some(Told::Progress(progress)) = message.message {
+            if let Some(Response::Progress(progress)) = message.message {
                 return progress.next_index;
             }
         }
@@ -141,7 +141,7 @@ impl Consumer {
     /// The next event or progress; answers what lies behind it.
     async fn progress_or_event(&mut self) -> u64 {
         self.message().await.unwrap().expect("the stream goes on");
-        self.told_before
+        self.ackable_before
     }
 
     /// Hears on until the end; answers why.
@@ -150,34 +150,34 @@ impl Consumer {
         Ok(())
     }
 
-    async fn say(&self, message: Said) {
+    async fn requests(&self, message: Request) {
         // Fails only where the stream has ended, which is heard.
-        drop(self.say.send(proto::ConsumeRequest { message: Some(message) }).await);
+        drop(self.requests.send(proto::ConsumeRequest { message: Some(message) }).await);
     }
 
     async fn ack(&self, next_index: Option<u64>, indexes: &[u64]) {
-        self.say(Said::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
+        self.requests(Request::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
     }
 
     async fn credit(&self, credits: u32) {
-        self.say(Said::Credit(proto::ConsumeCredit { credits })).await;
+        self.requests(Request::Credit(proto::ConsumeCredit { credits })).await;
     }
 
     /// Closes its side and hears the end.
     async fn close(mut self) {
-        let (say, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.say, say));
+        let (requests, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.requests, requests));
         self.end().await.expect("an end that the client wants is none to complain of");
     }
 }
 
 fn index(message: &proto::ConsumeResponse) -> Option<u64> {
     match message.message.as_ref()? {
-        Told::Consent(own) => Some(own.index),
-        Told::Link(own) => Some(own.index),
-        Told::Catalog(own) => Some(own.index),
-        Told::Overdue(own) => Some(own.index),
-        Told::Started(_) | Told::Snapshot(_) | Told::SnapshotEnd(_) | Told::Progress(_) => None,
+        Response::Consent(event) => Some(event.index),
+        Response::Link(event) => Some(event.index),
+        Response::Catalog(event) => Some(event.index),
+        Response::Overdue(event) => Some(event.index),
+        Response::Started(_) | Response::Snapshot(_) | Response::SnapshotEnd(_) | Response::Progress(_) => None,
     }
 }
 
@@ -203,16 +203,16 @@ impl Ledger {
         self.server = Some(server);
     }
 
-    async fn subscribe(&mut self, own: proto::Subscription) -> proto::Subscription {
-        let subscription = proto::Subscription { name: NAME.into(), ..own };
-        let created = self.clients.subscribe(subscription).await;
+    async fn subscribe(&mut self, subscription: proto::Subscription) -> proto::Subscription {
+        let named = proto::Subscription { name: NAME.into(), ..subscription };
+        let created = self.clients.subscribe(named).await;
         assert!(created.created);
         created.subscription.unwrap()
     }
 
     /// Withdraws, and answers the index of the event.
     async fn withdraw(&mut self, subject: &str) -> u64 {
-        self.clients.say(subject, proto::Action::Withdraw, "news", "email").await.index
+        self.clients.requests(subject, proto::Action::Withdraw, "news", "email").await.index
     }
 
     async fn withdrawals(&mut self, count: usize) -> Vec<u64> {
@@ -225,7 +225,7 @@ impl Ledger {
 
     /// Something that no consumer hears.
     async fn grant(&mut self, subject: &str) -> u64 {
-        self.clients.say(subject, proto::Action::Grant, "news", "sms").await.index
+        self.clients.requests(subject, proto::Action::Grant, "news", "sms").await.index
     }
 
     async fn consume(&self, start: proto::ConsumeStart) -> Consumer {
@@ -256,8 +256,8 @@ impl Ledger {
         .await;
     }
 
-    async fn refused(&self, said: Vec<Said>) -> TypedError {
-        typed(&Consumer::saying(&self.clients, said).await.err().expect("refused"))
+    async fn refused(&self, said: Vec<Request>) -> TypedError {
+        typed(&Consumer::start_with(&self.clients, said).await.err().expect("refused"))
     }
 }
 
@@ -275,11 +275,11 @@ fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
 #[tokio::test]
 async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
     let mut ledger = Ledger::start().await;
-    let own = ledger.subscribe(proto::Subscription::default()).await;
+    let subscription = ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(6).await;
     let mut first = ledger.consume(start(100)).await;
-    assert_eq!(first.started.subscription, Some(own.clone()));
-    assert_eq!((first.started.next_index, first.started.took_over), (own.start_index, false));
+    assert_eq!(first.started.subscription, Some(subscription.clone()));
+    assert_eq!((first.started.next_index, first.started.took_over), (subscription.start_index, false));
     assert_eq!(first.events(6).await, events);
     first.ack(Some(events[2] + 1), &[]).await;
     first.close().await;
@@ -288,7 +288,7 @@ async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
     assert_eq!(second.started.next_index, events[3]);
     assert!(!second.started.took_over, "the first had left");
     assert_eq!(second.events(3).await, events[3..]);
-    assert!(second.heard.iter().all(|(_, attempt)| *attempt == 1), "on this stream");
+    assert!(second.deliveries.iter().all(|(_, attempt)| *attempt == 1), "on this stream");
     let later = ledger.withdraw("user:9").await;
     assert_eq!(second.event().await, (later, 1));
 }
@@ -319,7 +319,7 @@ async fn single_acknowledgements_come_in_any_order() {
     let mut third = ledger.consume(start(100)).await;
     assert_eq!(third.started.next_index, events[7] + 2);
     third.progress().await;
-    assert_eq!(third.heard, []);
+    assert_eq!(third.deliveries, []);
 }
 
 #[tokio::test]
@@ -336,7 +336,7 @@ async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
     assert_eq!(consumer.event().await, (events[0], 2), "the oldest first");
     assert!(at.elapsed() > Duration::from_millis(800), "not before its time");
     // That took the last credit: the other one waits.
-    let silence = timeout(Duration::from_millis(1_500), consumer.told.message()).await;
+    let silence = timeout(Duration::from_millis(1_500), consumer.responses.message()).await;
     assert!(silence.is_err(), "{silence:?}");
     consumer.credit(2).await;
     let mut again = [consumer.event().await, consumer.event().await];
@@ -362,9 +362,9 @@ async fn a_newer_consumer_takes_over_and_the_older_is_told() {
     let mut newer = ledger.consume(named("host-2")).await;
     assert!(newer.started.took_over);
     older.ack(Some(events[3] + 1), &[]).await;
-    let told = older.end().await.expect_err("it has to go");
-    assert!(told.message().contains("host-2"), "{told:?}");
-    assert_eq!(typed(&told), error(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
+    let status = older.end().await.expect_err("it has to go");
+    assert!(status.message().contains("host-2"), "{status:?}");
+    assert_eq!(typed(&status), error(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
     let next = newer.started.next_index;
     assert!([events[0], events[1]].contains(&next) || next < events[0]);
     let left: Vec<u64> = events.iter().copied().filter(|index| *index >= next).collect();
@@ -394,28 +394,28 @@ async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_al
         }
     }
     let mut shard_of = BTreeMap::new();
-    let mut heard = BTreeSet::new();
+    let mut deliveries = BTreeSet::new();
     for shard in 0..SHARDS {
         let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(1_000) }).await;
         let mut last = BTreeMap::new();
         loop {
             match consumer.message().await.unwrap().unwrap().message.unwrap() {
-                Told::Consent(own) => {
-                    assert!(heard.insert(own.index), "{} is told once", own.index);
-                    let first = *shard_of.entry(own.subject.clone()).or_insert(shard);
-                    assert_eq!(first, shard, "{} is in one shard", own.subject);
-                    assert!(last.insert(own.subject, own.index) < Some(own.index), "in order");
+                Response::Consent(event) => {
+                    assert!(deliveries.insert(event.index), "{} is told once", event.index);
+                    let first = *shard_of.entry(event.subject.clone()).or_insert(shard);
+                    assert_eq!(first, shard, "{} is in one shard", event.subject);
+                    assert!(last.insert(event.subject, event.index) < Some(event.index), "in order");
                 }
-                Told::Link(own) => {
-                    let about = [own.subject, own.other_subject];
-                    assert!(about.iter().any(|own| shard_of.get(own) == Some(&shard)));
+                Response::Link(link) => {
+                    let sides = [link.subject, link.other_subject];
+                    assert!(sides.iter().any(|side| shard_of.get(side) == Some(&shard)));
                 }
-                Told::Progress(_) => break,
+                Response::Progress(_) => break,
                 other => panic!("{other:?}"),
             }
         }
     }
-    assert_eq!(heard, events);
+    assert_eq!(deliveries, events);
     let used: BTreeSet<u32> = shard_of.into_values().collect();
     assert_eq!(used.len(), SHARDS as usize, "20 data subjects are spread over all");
 }
@@ -431,11 +431,11 @@ async fn the_end_of_a_subscription_is_told_to_its_consumers() {
     let request = proto::DeleteSubscriptionRequest { name: NAME.into() };
     ledger.clients.watch.delete_subscription(request).await.unwrap();
     for mut consumer in consumers {
-        let told = typed(&consumer.end().await.expect_err("it has to go"));
-        assert_eq!(told, error(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
+        let ended = typed(&consumer.end().await.expect_err("it has to go"));
+        assert_eq!(ended, error(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
     }
     let not_found = error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
-    assert_eq!(ledger.refused(vec![Said::Start(start(1))]).await, not_found);
+    assert_eq!(ledger.refused(vec![Request::Start(start(1))]).await, not_found);
     // Another one of the same name is another one.
     ledger.subscribe(proto::Subscription::default()).await;
     assert!(!ledger.consume(start(1)).await.started.took_over);
@@ -451,14 +451,14 @@ async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
     let events = ledger.withdrawals(40).await;
     let last = *events.last().unwrap();
     while other.progress_or_event().await <= last {}
-    let mut all: BTreeSet<u64> = other.heard.iter().map(|(index, _)| *index).collect();
+    let mut all: BTreeSet<u64> = other.deliveries.iter().map(|(index, _)| *index).collect();
     // Everything is there, and still nothing came.
-    assert!(timeout(Duration::from_millis(50), stalled.told.message()).await.is_err());
+    assert!(timeout(Duration::from_millis(50), stalled.responses.message()).await.is_err());
     for _ in all.len()..events.len() {
         stalled.credit(1).await;
         let (index, _) = stalled.event().await;
         assert!(all.insert(index));
-        assert!(timeout(Duration::from_millis(2), stalled.told.message()).await.is_err());
+        assert!(timeout(Duration::from_millis(2), stalled.responses.message()).await.is_err());
     }
     assert_eq!(all, events.into_iter().collect());
 }
@@ -466,12 +466,12 @@ async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
 #[tokio::test]
 async fn progress_takes_no_credit_and_may_be_acknowledged() {
     let mut ledger = Ledger::start().await;
-    let own = ledger.subscribe(proto::Subscription::default()).await;
+    let subscription = ledger.subscribe(proto::Subscription::default()).await;
     let often = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
     let mut consumer =
         ledger.consume(proto::ConsumeStart { progress_interval: often, ..start(2) }).await;
-    assert_eq!(consumer.progress().await, own.start_index, "as soon as it has caught up");
-    assert_eq!(consumer.progress().await, own.start_index, "and at every interval");
+    assert_eq!(consumer.progress().await, subscription.start_index, "as soon as it has caught up");
+    assert_eq!(consumer.progress().await, subscription.start_index, "and at every interval");
     let granted = ledger.grant("user:1").await;
     while consumer.progress().await <= granted {}
     consumer.ack(Some(granted + 1), &[]).await;
@@ -506,43 +506,43 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     let with = |spoil: fn(&mut proto::ConsumeStart, Option<prost_types::Duration>), span| {
         let mut start = start(1);
         spoil(&mut start, span);
-        Said::Start(start)
+        Request::Start(start)
     };
-    let ack = |next_index, indexes| Said::Ack(proto::ConsumeAck { next_index, indexes });
-    let credit = |credits| Said::Credit(proto::ConsumeCredit { credits });
+    let ack = |next_index, indexes| Request::Ack(proto::ConsumeAck { next_index, indexes });
+    let credit = |credits| Request::Credit(proto::ConsumeCredit { credits });
 
     // Before it is let in.
     let mut valid = ledger.consume(start(10)).await;
-    let at_first = [
+    let before_start = [
         (ack(Some(1), vec![]), invalid("start")),
         (credit(1), invalid("start")),
-        (with(|own, _| own.subscription.clear(), None), invalid("start.subscription")),
-        (with(|own, _| own.credits = 10_001, None), limit("start.credits")),
-        (with(|own, _| own.consumer = "x".repeat(257), None), limit("start.consumer")),
-        (with(|own, _| own.consumer = "\u{7}".into(), None), invalid("start.consumer")),
-        (with(|own, span| own.redelivery_timeout = span, span(0)), {
+        (with(|start, _| start.subscription.clear(), None), invalid("start.subscription")),
+        (with(|start, _| start.credits = 10_001, None), limit("start.credits")),
+        (with(|start, _| start.consumer = "x".repeat(257), None), limit("start.consumer")),
+        (with(|start, _| start.consumer = "\u{7}".into(), None), invalid("start.consumer")),
+        (with(|start, span| start.redelivery_timeout = span, span(0)), {
             invalid("start.redelivery_timeout")
         }),
-        (with(|own, span| own.redelivery_timeout = span, span(3_601)), {
+        (with(|start, span| start.redelivery_timeout = span, span(3_601)), {
             limit("start.redelivery_timeout")
         }),
-        (with(|own, span| own.progress_interval = span, span(3_601)), {
+        (with(|start, span| start.progress_interval = span, span(3_601)), {
             limit("start.progress_interval")
         }),
-        (with(|own, _| own.shard = 1, None), invalid("start.shard")),
-        (with(|own, _| own.snapshot_token = vec![1], None), invalid("start.snapshot_token")),
-        (with(|own, _| own.subscription = "none".into(), None), {
+        (with(|start, _| start.shard = 1, None), invalid("start.shard")),
+        (with(|start, _| start.snapshot_token = vec![1], None), invalid("start.snapshot_token")),
+        (with(|start, _| start.subscription = "none".into(), None), {
             error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"])
         }),
-        (with(|own, _| own.subscription = "hook".into(), None), {
+        (with(|start, _| start.subscription = "hook".into(), None), {
             error(Code::FailedPrecondition, "SUBSCRIPTION_IS_WEBHOOK", &["start.subscription"])
         }),
     ];
-    for (said, want) in at_first {
+    for (said, want) in before_start {
         assert_eq!(ledger.refused(vec![said.clone()]).await, want, "{said:?}");
     }
-    let (say, said) = mpsc::channel(1);
-    drop(say);
+    let (requests, said) = mpsc::channel(1);
+    drop(requests);
     let (unused, _) = mpsc::channel(1);
     let nothing = Consumer::open(&ledger.clients, unused, said).await.err().unwrap();
     assert_eq!(typed(&nothing), invalid("start"));
@@ -553,7 +553,7 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     // Once it is.
     let undelivered = || error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
     let later = [
-        (Said::Start(start(1)), invalid("start")),
+        (Request::Start(start(1)), invalid("start")),
         (credit(10_001), limit("credit.credits")),
         (ack(None, vec![events[0]; 10_001]), limit("ack.indexes")),
         (ack(None, vec![]), invalid("ack.next_index")),
@@ -564,12 +564,12 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     for (said, want) in later {
         let mut consumer = ledger.consume(start(1)).await;
         assert_eq!(consumer.event().await, (events[0], 1));
-        consumer.say(said.clone()).await;
+        consumer.requests(said.clone()).await;
         assert_eq!(typed(&consumer.end().await.unwrap_err()), want, "{said:?}");
     }
     let mut consumer = ledger.consume(start(1)).await;
     assert_eq!(consumer.started.next_index, events[0], "nothing was acknowledged by mistake");
-    drop(consumer.say.send(proto::ConsumeRequest { message: None }).await);
+    drop(consumer.requests.send(proto::ConsumeRequest { message: None }).await);
     assert_eq!(typed(&consumer.end().await.unwrap_err()), invalid("message"));
 }
 
@@ -578,8 +578,8 @@ async fn snapshot(consumer: &mut Consumer) -> (Vec<(String, Vec<u8>)>, proto::Sn
     let mut subjects = Vec::new();
     loop {
         match consumer.message().await.unwrap().unwrap().message.unwrap() {
-            Told::Snapshot(own) => subjects.push((own.subject, own.token)),
-            Told::SnapshotEnd(end) => return (subjects, end),
+            Response::Snapshot(state) => subjects.push((state.subject, state.token)),
+            Response::SnapshotEnd(end) => return (subjects, end),
             other => panic!("in the middle of a snapshot: {other:?}"),
         }
     }
@@ -590,13 +590,13 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     let mut ledger = Ledger::start().await;
     ledger.withdrawals(5).await;
     let denied = proto::Snapshot::Denied.into();
-    let own =
+    let subscription =
         ledger.subscribe(proto::Subscription { snapshot: denied, ..Default::default() }).await;
     let event = ledger.withdraw("user:9").await;
 
     let mut first = ledger.consume(start(100)).await;
     let (subjects, end) = snapshot(&mut first).await;
-    assert_eq!((end.revision, end.subjects), (own.start_index, 5), "as of the creation");
+    assert_eq!((end.revision, end.subjects), (subscription.start_index, 5), "as of the creation");
     let names: BTreeSet<&String> = subjects.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), 5, "each once");
     assert_eq!(first.event().await, (event, 1), "and then what changed since");
@@ -608,12 +608,12 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     let mut second = ledger.consume(with_token.clone()).await;
     for (name, _) in &subjects[2..] {
         let message = second.message().await.unwrap().unwrap().message;
-        assert!(matches!(&message, Some(Told::Snapshot(own)) if own.subject == *name));
+        assert!(matches!(&message, Some(Response::Snapshot(subscription)) if subscription.subject == *name));
     }
-    assert!(timeout(Duration::from_millis(50), second.told.message()).await.is_err());
+    assert!(timeout(Duration::from_millis(50), second.responses.message()).await.is_err());
     second.credit(2).await;
     let (none, end) = snapshot(&mut second).await;
-    assert_eq!((none.len(), end.revision, end.subjects), (0, own.start_index, 3));
+    assert_eq!((none.len(), end.revision, end.subjects), (0, subscription.start_index, 3));
     second.ack(Some(end.revision), &[]).await;
     assert_eq!(second.event().await, (event, 1));
     second.close().await;
@@ -630,16 +630,16 @@ async fn the_shards_of_a_snapshot_are_together_complete() {
     ledger.withdrawals(30).await;
     let all = proto::Snapshot::All.into();
     ledger.subscribe(proto::Subscription { snapshot: all, shards: 2, ..Default::default() }).await;
-    let mut heard = Vec::new();
+    let mut deliveries = Vec::new();
     for shard in 0..2 {
         let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(100) }).await;
         let (subjects, end) = snapshot(&mut consumer).await;
         assert_eq!(end.subjects, subjects.len() as u64);
         assert!(!subjects.is_empty(), "30 data subjects are in both");
-        heard.extend(subjects.into_iter().map(|(name, _)| name));
+        deliveries.extend(subjects.into_iter().map(|(name, _)| name));
     }
-    let once: BTreeSet<&String> = heard.iter().collect();
-    assert_eq!((heard.len(), once.len()), (30, 30));
+    let once: BTreeSet<&String> = deliveries.iter().collect();
+    assert_eq!((deliveries.len(), once.len()), (30, 30));
 }
 
 /// Ends the server well while its clients go on.
@@ -702,39 +702,39 @@ async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
     ledger.subscribe(proto::Subscription::default()).await;
     let mut events = Vec::new();
     let mut acked: BTreeSet<u64> = BTreeSet::new();
-    let mut heard = BTreeSet::new();
+    let mut deliveries = BTreeSet::new();
     for round in 0..3 {
         events.extend(ledger.withdrawals(20).await);
         let mut consumer = ledger.consume(start(1_000)).await;
         consumer.progress().await;
-        let own: Vec<u64> = consumer.heard.iter().map(|(index, _)| *index).collect();
-        let missed = events.iter().find(|index| !acked.contains(*index) && !own.contains(index));
-        assert_eq!(missed, None, "round {round}: {own:?}");
-        heard.extend(own.iter().copied());
+        let delivered: Vec<u64> = consumer.deliveries.iter().map(|(index, _)| *index).collect();
+        let missed = events.iter().find(|index| !acked.contains(*index) && !delivered.contains(index));
+        assert_eq!(missed, None, "round {round}: {delivered:?}");
+        deliveries.extend(delivered.iter().copied());
         // Half of it is on record before the crash; of the rest nobody knows.
-        let on_record: Vec<u64> = own.iter().copied().step_by(2).collect();
+        let on_record: Vec<u64> = delivered.iter().copied().step_by(2).collect();
         consumer.ack(None, &on_record).await;
         ledger.on_record(*on_record.last().unwrap()).await;
-        let unknown: Vec<u64> = own.iter().copied().skip(1).step_by(4).collect();
+        let unknown: Vec<u64> = delivered.iter().copied().skip(1).step_by(4).collect();
         consumer.ack(None, &unknown).await;
         ledger.server.take().unwrap().kill();
         assert!(consumer.end().await.is_err());
         ledger.restart().await;
         let mut next = ledger.consume(start(1_000)).await;
         next.progress().await;
-        let again: Vec<u64> = next.heard.iter().map(|(index, _)| *index).collect();
+        let again: Vec<u64> = next.deliveries.iter().map(|(index, _)| *index).collect();
         let twice = again.iter().find(|index| on_record.contains(index));
         assert_eq!(twice, None, "what is on record is not delivered again");
         acked.extend(events.iter().filter(|index| !again.contains(index)));
         next.close().await;
     }
-    assert_eq!(heard, events.into_iter().collect());
+    assert_eq!(deliveries, events.into_iter().collect());
 }
 
 /// What one stream heard, and what was acknowledged before it began.
 struct Session {
     acked_before: BTreeSet<u64>,
-    heard: Vec<(u64, u32)>,
+    deliveries: Vec<(u64, u32)>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -784,21 +784,21 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
             }
         }
         // Whoever says goodbye has had everything taken that they said before.
-        let (say, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut consumer.say, say));
+        let (requests, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut consumer.requests, requests));
         consumer.end().await.unwrap();
-        sessions.push(Session { acked_before, heard: consumer.heard });
+        sessions.push(Session { acked_before, deliveries: consumer.deliveries });
     }
     let events = writer.await.unwrap();
-    for Session { acked_before, heard } in &sessions {
-        let first = heard.iter().filter(|(_, attempt)| *attempt == 1);
+    for Session { acked_before, deliveries } in &sessions {
+        let first = deliveries.iter().filter(|(_, attempt)| *attempt == 1);
         let first: Vec<u64> = first.map(|(index, _)| *index).collect();
         let left = events.iter().copied().filter(|index| !acked_before.contains(index));
         let want: Vec<u64> = left.take(first.len()).collect();
         assert_eq!(first, want, "no gap, nothing else, in order");
     }
-    let again = sessions.iter().flat_map(|own| &own.heard).filter(|(_, attempt)| *attempt > 1);
-    println!("{} sessions, {} delivered again", sessions.len(), again.count());
+    let redelivered = sessions.iter().flat_map(|session| &session.deliveries).filter(|(_, attempt)| *attempt > 1);
+    println!("{} sessions, {} delivered again", sessions.len(), redelivered.count());
 }
 
 /// Writes so many events among much that is none; answers their indexes.
@@ -812,7 +812,7 @@ async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
             _ => (proto::Action::Withdraw, "news"),
         };
         let subject = format!("user:{}", dice.next_u64() % 50);
-        let index = clients.say(&subject, action, purpose, "email").await.index;
+        let index = clients.requests(&subject, action, purpose, "email").await.index;
         if (action, purpose) == (proto::Action::Withdraw, "news") {
             indexes.push(index);
         }

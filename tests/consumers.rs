@@ -92,8 +92,8 @@ async fn withdraw(server: &Server, ids: std::ops::Range<u64>) -> Vec<u64> {
 fn heard(stdout: &str) -> Vec<u64> {
     let mut indexes = Vec::new();
     for line in stdout.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        let told: Value = serde_json::from_str(line).unwrap();
-        let Some(index) = told.get("consent").map(|event| &event["index"]) else { continue };
+        let output: Value = serde_json::from_str(line).unwrap();
+        let Some(index) = output.get("consent").map(|event| &event["index"]) else { continue };
         let index = index.as_str().unwrap().parse().unwrap();
         if !indexes.contains(&index) {
             indexes.push(index);

@@ -186,7 +186,7 @@ async fn assert_checks_agree(clients: &mut Clients, journal: &Journal) {
     let mut cells = Vec::new();
     for subject in acts.keys() {
         for (purpose, channel) in
-            PURPOSES.iter().flat_map(|purpose| CHANNELS.iter().map(move |it| (purpose, it)))
+            PURPOSES.iter().flat_map(|purpose| CHANNELS.iter().map(move |channel| (purpose, channel)))
         {
             cells.push((subject.clone(), (*purpose).to_owned(), (*channel).to_owned()));
         }
@@ -416,10 +416,10 @@ async fn a_flipped_bit_in_any_byte_is_found_named_and_refused() {
             let (offset, index) = layout.frame_at(at);
             let verdict = support::verify(broken.path()).expect_code(1).json();
             let damage = &verdict["damage"];
-            let (segment, what) = (&damage["segment"], damage["what"].as_str());
+            let (segment, fault) = (&damage["segment"], damage["what"].as_str());
             assert_eq!(segment, layout.name(), "byte {at}: {verdict}");
             assert_eq!((&damage["offset"], &damage["index"]), (&offset.into(), &index.into()));
-            assert!(what.is_some_and(|what| !what.is_empty()), "byte {at}: {verdict}");
+            assert!(fault.is_some_and(|fault| !fault.is_empty()), "byte {at}: {verdict}");
 
             // To refuse takes a whole start; every frame gets several.
             if at % 23 == 0 {

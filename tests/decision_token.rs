@@ -65,19 +65,19 @@ async fn who_has_the_public_key_verifies_a_token_with_any_library() {
     request.region = "DE".into();
     let answer = ask(&mut clients, request).await;
 
-    let own = key(&mut clients).await;
-    let x = BASE64.encode(&own.public_key);
-    let jwk: Value = serde_json::from_str(&own.jwk).unwrap();
+    let decision_key = key(&mut clients).await;
+    let x = BASE64.encode(&decision_key.public_key);
+    let jwk: Value = serde_json::from_str(&decision_key.jwk).unwrap();
     assert_eq!(
         (&jwk["kty"], &jwk["crv"], &jwk["x"]),
         (&json!("OKP"), &json!("Ed25519"), &json!(x))
     );
     let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
-    assert_eq!(own.key_id, BASE64.encode(Sha256::digest(members)), "RFC 7638");
-    assert_eq!(own.issuer, "consent.example.org/eu");
+    assert_eq!(decision_key.key_id, BASE64.encode(Sha256::digest(members)), "RFC 7638");
+    assert_eq!(decision_key.issuer, "consent.example.org/eu");
 
-    let (header, claims) = verified(&answer.token, &own.public_key);
-    let expected = json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": own.key_id});
+    let (header, claims) = verified(&answer.token, &decision_key.public_key);
+    let expected = json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": decision_key.key_id});
     assert_eq!(header, expected);
     let issued_at = claims["iat"].as_i64().unwrap();
     assert!((before..=now_ms() / 1_000).contains(&issued_at), "{claims}");
@@ -124,7 +124,7 @@ async fn items_of_a_batch_have_tokens_of_their_own() {
     let request = proto::BatchCheckRequest { checks, at_least_revision: None };
     let results = clients.check.batch_check(request).await.unwrap().into_inner().results;
     let key = key(&mut clients).await.public_key;
-    let results: Vec<_> = results.into_iter().map(|it| it.result.unwrap()).collect();
+    let results: Vec<_> = results.into_iter().map(|result| result.result.unwrap()).collect();
     let [first, second, third, fourth] = &results[..] else { panic!("{results:?}") };
     let token = |result: &batch_check_result::Result| match result {
         batch_check_result::Result::Decision(decision) => decision.token.clone(),
@@ -151,8 +151,8 @@ async fn the_command_line_verifies_without_the_server() {
     let (server, mut clients) = serve(&dir, &[]).await;
     grant(&mut clients, "user:42", None).await;
     let jwk = server.cli(&["token", "key"]).expect_code(0).stdout;
-    let told = server.cli(&["token", "key", "--json"]).expect_code(0).json();
-    assert_eq!(told["jwk"], jwk.trim());
+    let printed = server.cli(&["token", "key", "--json"]).expect_code(0).json();
+    assert_eq!(printed["jwk"], jwk.trim());
     let check = |channel: &str, code| {
         let cell = ["--purpose", PURPOSE, "--channel", channel, "--token", "--json"];
         let asked = server.cli(&[&["check", "--subject", "user:42"], &cell[..]].concat());

@@ -157,7 +157,7 @@ impl Traffic {
         }
         // Some are refused for what they ask, for example a grant that ended before.
         if let Ok(answer) = self.clients.consent.record_consent(request).await {
-            self.tokens.extend(answer.into_inner().confirmation.map(|own| own.token));
+            self.tokens.extend(answer.into_inner().confirmation.map(|confirmation| confirmation.token));
         }
     }
 
@@ -438,7 +438,7 @@ async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
     clients.privacy.link_subjects(link).await.unwrap();
     let listed = decisions(&mut clients, index, None).await.unwrap();
     let cells: Vec<_> =
-        listed.iter().map(|it| (it.index, it.purpose.as_str(), it.channel.as_str())).collect();
+        listed.iter().map(|decision| (decision.index, decision.purpose.as_str(), decision.channel.as_str())).collect();
     let each = |index| {
         [("a", "email"), ("a", "sms"), ("b", "email"), ("b", "sms")]
             .map(|(purpose, channel)| (index, purpose, channel))
@@ -603,10 +603,10 @@ async fn a_node_that_lies_about_an_answer_is_found_out() {
     let (_server, clients) = small_ledger(dir.path()).await;
     let lies: [(&str, u64, Alter<ListDecisionsResponse>); 8] = [
         ("nothing is altered", 0, truly()),
-        ("another reason", 1, altered(1, |it| it.reason = proto::Reason::Granted.into())),
-        ("another effect", 1, altered(2, |it| it.effect = proto::Effect::Allow.into())),
-        ("another entry that decided", 1, altered(3, |it| it.decided_by_index = Some(4))),
-        ("another end", 1, altered(0, |it| it.valid_until = None)),
+        ("another reason", 1, altered(1, |decision| decision.reason = proto::Reason::Granted.into())),
+        ("another effect", 1, altered(2, |decision| decision.effect = proto::Effect::Allow.into())),
+        ("another entry that decided", 1, altered(3, |decision| decision.decided_by_index = Some(4))),
+        ("another end", 1, altered(0, |decision| decision.valid_until = None)),
         (
             "a cell is left out",
             1,
@@ -626,15 +626,15 @@ async fn a_node_that_lies_about_an_answer_is_found_out() {
         ),
         ("all is given twice", 6, Arc::new(|all| [all.clone(), all].concat())),
     ];
-    for (what, differ, decisions) in lies {
+    for (lie, differ, decisions) in lies {
         let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
         let address = liar.start().await;
         let code = i32::from(differ > 0);
         let found = verify(&address, &[]).expect_code(code).json();
-        assert_eq!(found["differ"], differ, "{what}: {found}");
-        assert_eq!(found["decisions"], 6, "{what}: {found}");
-        assert_eq!(found["agrees"], differ == 0, "{what}");
-        assert_eq!(found["differences"].as_array().unwrap().len() as u64, differ, "{what}");
+        assert_eq!(found["differ"], differ, "{lie}: {found}");
+        assert_eq!(found["decisions"], 6, "{lie}: {found}");
+        assert_eq!(found["agrees"], differ == 0, "{lie}");
+        assert_eq!(found["differences"].as_array().unwrap().len() as u64, differ, "{lie}");
     }
 }
 
@@ -644,7 +644,7 @@ async fn differences_are_named_for_people_up_to_a_number() {
     let (_server, clients) = small_ledger(dir.path()).await;
     let decisions: Alter<ListDecisionsResponse> = Arc::new(|all| {
         let all = all.into_iter().skip(1);
-        all.map(|it| ListDecisionsResponse { reason: proto::Reason::Erased.into(), ..it }).collect()
+        all.map(|decision| ListDecisionsResponse { reason: proto::Reason::Erased.into(), ..decision }).collect()
     });
     let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
     let address = liar.start().await;
@@ -757,15 +757,15 @@ async fn a_ledger_that_lies_is_found_out() {
             }),
         ),
     ];
-    for (what, (differ, untrue), entries) in lies {
+    for (lie, (differ, untrue), entries) in lies {
         let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
         let address = liar.start().await;
         let found = verify(&address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
-        println!("{what}: {found}");
+        println!("{lie}: {found}");
         assert_eq!(
             (&found["differ"], &found["untrue"]),
             (&differ.into(), &untrue.into()),
-            "{what}"
+            "{lie}"
         );
     }
 

@@ -34,10 +34,10 @@ impl Heard {
         };
         let mut stream = clients.watch.watch(request).await.unwrap().into_inner();
         let heard = Self::default();
-        let own = heard.clone();
+        let shared = heard.clone();
         tokio::spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
-                let mut heard = own.0.lock().unwrap();
+                let mut heard = shared.0.lock().unwrap();
                 match message.message.unwrap() {
                     watch_response::Message::Consent(event) => heard.0.push(event),
                     watch_response::Message::Progress(progress) => heard.1 = progress.next_index,
@@ -73,26 +73,26 @@ async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<
     for (subject, acts) in by_subject {
         let history = clients.history(subject).await;
         assert_eq!(history.len(), acts.len(), "acts of {subject}");
-        let mut own = Vec::new();
-        for (act, told) in acts.into_iter().zip(history) {
-            let effective_at = support::millis(told.effective_at.as_ref()).unwrap();
-            assert_eq!(told.actor(), act.actor, "{subject} at {}", told.index);
+        let mut subject_acts = Vec::new();
+        for (act, recorded) in acts.into_iter().zip(history) {
+            let effective_at = support::millis(recorded.effective_at.as_ref()).unwrap();
+            assert_eq!(recorded.actor(), act.actor, "{subject} at {}", recorded.index);
             assert_eq!(act.effective_at.unwrap_or(effective_at), effective_at);
             let scopes: Vec<_> =
-                told.changes.iter().map(|it| (it.action(), text(&it.scope))).collect();
-            let want: Vec<_> = act.changes.iter().map(|it| (it.action, scope_text(it))).collect();
-            assert_eq!(scopes, want, "{subject} at {}", told.index);
-            let touchpoint = act.evidence.get("touchpoint").and_then(|it| it.as_str());
-            let evidence = told.evidence.unwrap_or_default();
+                recorded.changes.iter().map(|change| (change.action(), text(&change.scope))).collect();
+            let want: Vec<_> = act.changes.iter().map(|change| (change.action, scope_text(change))).collect();
+            assert_eq!(scopes, want, "{subject} at {}", recorded.index);
+            let touchpoint = act.evidence.get("touchpoint").and_then(|value| value.as_str());
+            let evidence = recorded.evidence.unwrap_or_default();
             assert_eq!(evidence.touchpoint, touchpoint.unwrap_or_default());
-            own.push(model::Act {
+            subject_acts.push(model::Act {
                 actor: act.actor,
                 changes: act.changes.clone(),
                 effective_at,
-                index: told.index,
+                index: recorded.index,
             });
         }
-        placed.insert(subject.to_owned(), own);
+        placed.insert(subject.to_owned(), subject_acts);
     }
     placed
 }
@@ -204,13 +204,13 @@ struct Needles {
 
 impl Needles {
     fn new(texts: impl IntoIterator<Item = String>) -> Self {
-        let mut own = Self { by_head: HashMap::new(), first_two: vec![false; 1 << 16] };
+        let mut needles = Self { by_head: HashMap::new(), first_two: vec![false; 1 << 16] };
         for text in texts {
             let head: [u8; 6] = text.as_bytes()[..6].try_into().unwrap();
-            own.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
-            own.by_head.entry(head).or_default().push(text);
+            needles.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
+            needles.by_head.entry(head).or_default().push(text);
         }
-        own
+        needles
     }
 
     fn found_in(&self, bytes: &[u8]) -> HashSet<&str> {
@@ -218,7 +218,7 @@ impl Needles {
         for (at, head) in bytes.windows(6).enumerate() {
             if self.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] {
                 let candidates = self.by_head.get(head).into_iter().flatten();
-                let here = candidates.filter(|it| bytes[at..].starts_with(it.as_bytes()));
+                let here = candidates.filter(|candidate| bytes[at..].starts_with(candidate.as_bytes()));
                 found.extend(here.map(String::as_str));
             }
         }
@@ -258,10 +258,10 @@ fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, St
         let found = needles.found_in(bytes);
         assert!(found.is_empty(), "{}: {:?}", path.display(), found.iter().take(5));
     }
-    for (what, text) in texts {
-        assert!(!text.is_empty(), "there is something to search: {what}");
+    for (source, text) in texts {
+        assert!(!text.is_empty(), "there is something to search: {source}");
         let found = needles.found_in(text.as_bytes());
-        assert!(found.is_empty(), "{what}: {:?}", found.iter().take(5));
+        assert!(found.is_empty(), "{source}: {:?}", found.iter().take(5));
     }
 }
 
@@ -299,14 +299,14 @@ async fn the_main_job_end_to_end() {
     }
     stops.sort();
     assert!(stops.len() > 100, "{} stops", stops.len());
-    let told: Vec<(u64, &str, Vec<String>)> = heard
+    let delivered: Vec<(u64, &str, Vec<String>)> = heard
         .iter()
         .map(|event| {
             let scopes = event.changes.iter().map(|change| text(&change.scope)).collect();
             (event.index, event.subject.as_str(), scopes)
         })
         .collect();
-    assert!(told == stops, "{} events for {} stops", told.len(), stops.len());
+    assert!(delivered == stops, "{} events for {} stops", delivered.len(), stops.len());
 
     // An auditor, beside the running server and away from it.
     support::verify(dir.path()).expect_code(0);
@@ -322,9 +322,9 @@ async fn the_main_job_end_to_end() {
 
     let refused = support::run(Server::arguments(dir.path()));
     assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
-    let told = refused.stderr.to_lowercase();
-    assert!(told.contains("another process"), "{told}");
-    assert!(told.contains(&data_dir.to_lowercase()), "{told}");
+    let message = refused.stderr.to_lowercase();
+    assert!(message.contains("another process"), "{message}");
+    assert!(message.contains(&data_dir.to_lowercase()), "{message}");
 
     // A restart answers the same, and so does a view built anew.
     let mut logs = vec![server.terminate().said()];

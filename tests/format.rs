@@ -144,25 +144,25 @@ struct Schema {
 impl Schema {
     /// The protocol's messages, and the vault's own.
     fn all() -> Self {
-        let mut own = Self::default();
+        let mut schema = Self::default();
         let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
         for file in set.file {
             for message in &file.message_type {
-                own.add(&format!(".{}", file.package()), message);
+                schema.add(&format!(".{}", file.package()), message);
             }
-            for own_enum in &file.enum_type {
-                let name = format!(".{}.{}", file.package(), own_enum.name());
-                let values = own_enum.value.iter().map(|v| (v.number(), v.name().to_owned()));
-                own.enums.insert(name, values.collect());
+            for enumeration in &file.enum_type {
+                let name = format!(".{}.{}", file.package(), enumeration.name());
+                let values = enumeration.value.iter().map(|v| (v.number(), v.name().to_owned()));
+                schema.enums.insert(name, values.collect());
             }
         }
         let sealed = ".consent.v1.Sealed";
-        own.add_own("Frame", &[(1, "opened", "Opened"), (2, "subject", "Subject")]);
-        own.add_own(
+        schema.add_own("Frame", &[(1, "opened", "Opened"), (2, "subject", "Subject")]);
+        schema.add_own(
             "Opened",
             &[(1, "ledger_id", ""), (2, "format_version", "u32"), (3, "master", sealed)],
         );
-        own.add_own(
+        schema.add_own(
             "Subject",
             &[
                 (1, "subject_ref", ""),
@@ -171,7 +171,7 @@ impl Schema {
                 (4, "identity", sealed),
             ],
         );
-        own
+        schema
     }
 
     fn add(&mut self, within: &str, message: &DescriptorProto) {
@@ -182,7 +182,7 @@ impl Schema {
             of: field.type_name().to_owned(),
             kind: field.r#type(),
         };
-        let fields = message.field.iter().map(|own| (own.number().unsigned_abs(), field(own)));
+        let fields = message.field.iter().map(|descriptor| (descriptor.number().unsigned_abs(), field(descriptor)));
         self.messages.insert(name, fields.collect());
     }
 
@@ -256,10 +256,10 @@ fn varint(bytes: &[u8]) -> (u64, &[u8]) {
     (digits.fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f)), &bytes[..length])
 }
 
-fn line(out: &mut String, depth: usize, bytes: &[u8], what: &str) {
+fn line(out: &mut String, depth: usize, bytes: &[u8], meaning: &str) {
     let digits = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     let digits = format!("{}{digits}", "  ".repeat(depth));
-    writeln!(out, "{digits:<32}# {what}").unwrap();
+    writeln!(out, "{digits:<32}# {meaning}").unwrap();
 }
 
 fn raw(out: &mut String, depth: usize, bytes: &[u8]) {
@@ -271,11 +271,11 @@ fn raw(out: &mut String, depth: usize, bytes: &[u8]) {
 /// Bytes with a name for each part of them.
 fn parts(bytes: &[u8], parts: &[(usize, &str)]) -> String {
     let (mut out, mut rest) = (String::new(), bytes);
-    for (length, what) in parts {
+    for (length, name) in parts {
         let (part, after) = rest.split_at(*length);
         for (at, row) in part.chunks(16).enumerate() {
-            let what = if at == 0 { format!("# {what}") } else { String::new() };
-            writeln!(out, "{}", format!("{:<34}{what}", hex(row)).trim_end()).unwrap();
+            let note = if at == 0 { format!("# {name}") } else { String::new() };
+            writeln!(out, "{}", format!("{:<34}{note}", hex(row)).trim_end()).unwrap();
         }
         rest = after;
     }
@@ -473,7 +473,7 @@ fn sealing(schema: &Schema, entries: &[Vec<u8>], put: &mut impl FnMut(&str, Stri
     put("evidence", schema.annotate(".consent.v1.Evidence", &text));
 
     let mut steps = String::new();
-    for (what, bytes) in [
+    for (name, bytes) in [
         ("key-encryption key", &kek),
         ("master secret", &master),
         ("idempotency key's hash", &key_hash.as_bytes().to_vec()),
@@ -485,7 +485,7 @@ fn sealing(schema: &Schema, entries: &[Vec<u8>], put: &mut impl FnMut(&str, Stri
         ("plaintext", &text),
         ("commitment", &evidence.commitment),
     ] {
-        writeln!(steps, "# {what}, {} bytes", bytes.len()).unwrap();
+        writeln!(steps, "# {name}, {} bytes", bytes.len()).unwrap();
         raw(&mut steps, 0, bytes);
     }
     put("sealing", steps);

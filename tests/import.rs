@@ -133,7 +133,7 @@ impl Desk {
 fn counts(finished: &Finished) -> [u64; 4] {
     let json = finished.json();
     let counts =
-        ["recorded", "unchanged", "replayed", "rejected"].map(|it| json[it].as_u64().unwrap());
+        ["recorded", "unchanged", "replayed", "rejected"].map(|field| json[field].as_u64().unwrap());
     assert_eq!(json["rows"], counts.iter().sum::<u64>(), "{json}");
     counts
 }
@@ -166,9 +166,9 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
     assert_eq!(counts(&done), [4, 1, 0, 6]);
     let rejects = desk.rejects("list.csv");
     assert_eq!((counts(&done), rejects.clone()), foreseen);
-    let told: Vec<_> = rejects
+    let rejected: Vec<_> = rejects
         .iter()
-        .map(|it| (it["line"].as_str().unwrap(), it["field"].as_str().unwrap()))
+        .map(|reject| (reject["line"].as_str().unwrap(), reject["field"].as_str().unwrap()))
         .collect();
     let want = [
         ("5", "news"),
@@ -178,8 +178,8 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
         ("10", ""),
         ("12", "preferences.language"),
     ];
-    assert_eq!(told, want);
-    assert!(rejects.iter().all(|it| it["reason"] != "" && it["message"] != ""), "{rejects:?}");
+    assert_eq!(rejected, want);
+    assert!(rejects.iter().all(|reject| reject["reason"] != "" && reject["message"] != ""), "{rejects:?}");
     assert!(!desk.left_a_state("list.csv"));
 
     assert_eq!(desk.head().await, head + 4);
@@ -189,14 +189,14 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
     for absent in ["user:3", "user:4", "user:5", "user:6", "user:8", "user:9"] {
         assert_eq!(desk.check(absent).await.reason(), Reason::NoRecord, "{absent}");
     }
-    let own = &desk.clients.history("user:7").await[0];
+    let imported = &desk.clients.history("user:7").await[0];
     assert_eq!(
-        (own.actor(), own.evidence.as_ref().unwrap().method.as_str()),
+        (imported.actor(), imported.evidence.as_ref().unwrap().method.as_str()),
         (Actor::Subject, "paper")
     );
     let midnight_in_vienna = "2025-01-01T23:00:00Z".parse::<jiff::Timestamp>().unwrap();
     assert_eq!(
-        support::millis(own.effective_at.as_ref()),
+        support::millis(imported.effective_at.as_ref()),
         Some(midnight_in_vienna.as_millisecond())
     );
 }
@@ -336,7 +336,7 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
     assert!(!desk.left_a_state("big.csv"));
 
     let rejects = desk.rejects("big.csv");
-    let line = |it: &Value| it["line"].as_str().unwrap().parse::<u64>().unwrap();
+    let line = |reject: &Value| reject["line"].as_str().unwrap().parse::<u64>().unwrap();
     let lines: Vec<_> = rejects.iter().map(line).collect();
     assert_eq!(lines, (1..=WRONG as u64).map(|n| n * 1_000 + 1).collect::<Vec<_>>());
 
@@ -349,8 +349,8 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
         .map(|n| (format!("user:{n}"), LETTER.to_owned(), "email".to_owned()))
         .collect();
     let decisions = desk.clients.check_cells(&cells).await;
-    assert!(decisions.iter().all(|it| it.effect() == Effect::Allow));
-    let deciding: BTreeSet<_> = decisions.iter().map(|it| it.decided_by_index).collect();
+    assert!(decisions.iter().all(|decision| decision.effect() == Effect::Allow));
+    let deciding: BTreeSet<_> = decisions.iter().map(|decision| decision.decided_by_index).collect();
     assert_eq!(deciding.len(), ROWS - WRONG, "each by an act of its own");
 
     let head = desk.head().await;

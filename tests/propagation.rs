@@ -3,7 +3,7 @@
 use consent_ledger::{
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
-        Subscription, Webhook, consume_request::Message as Said, consume_response::Message as Told,
+        Subscription, Webhook, consume_request::Message as Request, consume_response::Message as Response,
         entry::Body, get_inclusion_proof_request::Entry,
     },
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
@@ -33,8 +33,8 @@ async fn propagation(clients: &mut Clients, index: u64) -> proto::GetPropagation
 }
 
 async fn states(clients: &mut Clients, index: u64) -> Vec<(String, PropagationState)> {
-    let own = propagation(clients, index).await.subscriptions;
-    own.iter().map(|own| (own.subscription.clone(), own.state())).collect()
+    let propagations = propagation(clients, index).await.subscriptions;
+    propagations.iter().map(|propagations| (propagations.subscription.clone(), propagations.state())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,15 +84,15 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     assert_eq!(typed(&error).reason, "INDEX_OUT_OF_RANGE");
 
     let index = stop.to_string();
-    let told = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
-    assert!(told["recordedAt"].is_string(), "{told}");
+    let report = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
+    assert!(report["recordedAt"].is_string(), "{report}");
     let states: Vec<_> =
-        told["subscriptions"].as_array().unwrap().iter().map(|own| own["state"].clone()).collect();
+        report["subscriptions"].as_array().unwrap().iter().map(|subscription| subscription["state"].clone()).collect();
     assert_eq!(
         states,
         ["PROPAGATION_STATE_PENDING", "PROPAGATION_STATE_DELETED", "PROPAGATION_STATE_OVERDUE"]
     );
-    assert_eq!(told["subscriptions"][1]["receiptIndex"], ended.to_string());
+    assert_eq!(report["subscriptions"][1]["receiptIndex"], ended.to_string());
     let table = server.cli(&["propagation", &index]).expect_code(1).stdout;
     assert!(table.starts_with("STATE    SUBSCRIPTION  OWNER"), "{table}");
     let nobody = server.cli(&["propagation", &grant.to_string()]).expect_code(0).stdout;
@@ -104,12 +104,12 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
     let again = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
-    let of = |told: &serde_json::Value, at: usize| {
-        let own = &told["subscriptions"][at];
-        (own["subscription"].clone(), own["state"].clone(), own["receiptIndex"].clone())
+    let subscription_states = |report: &serde_json::Value, at: usize| {
+        let subscription = &report["subscriptions"][at];
+        (subscription["subscription"].clone(), subscription["state"].clone(), subscription["receiptIndex"].clone())
     };
     for at in 0..3 {
-        assert_eq!(of(&again, at), of(&told, at));
+        assert_eq!(subscription_states(&again, at), subscription_states(&report, at));
     }
 }
 
@@ -153,24 +153,24 @@ async fn dead_letters_are_those_of_webhooks() {
 
 /// Hears a subscription until an event comes, acknowledges it and goes.
 async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: u64) {
-    let (say, said) = mpsc::channel(4);
-    let saying = async |message| {
-        say.send(proto::ConsumeRequest { message: Some(message) }).await.unwrap();
+    let (requests, outgoing) = mpsc::channel(4);
+    let send = async |message| {
+        requests.send(proto::ConsumeRequest { message: Some(message) }).await.unwrap();
     };
     let subscription = subscription.to_owned();
-    saying(Said::Start(ConsumeStart { subscription, credits: 8, ..Default::default() })).await;
-    let mut told = clients.watch.consume(ReceiverStream::new(said)).await.unwrap().into_inner();
+    send(Request::Start(ConsumeStart { subscription, credits: 8, ..Default::default() })).await;
+    let mut responses = clients.watch.consume(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     loop {
-        let message = timeout(PATIENCE, told.message()).await.expect("a message").unwrap();
-        if let Some(Told::Consent(own)) = message.expect("the stream goes on").message {
-            assert_eq!(own.index, event);
+        let message = timeout(PATIENCE, responses.message()).await.expect("a message").unwrap();
+        if let Some(Response::Consent(event)) = message.expect("the stream goes on").message {
+            assert_eq!(event.index, event);
             break;
         }
     }
-    saying(Said::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
-    drop(say);
+    send(Request::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
+    drop(requests);
     // What was said before the end was heard before the end.
-    while timeout(PATIENCE, told.message()).await.expect("an end").unwrap().is_some() {}
+    while timeout(PATIENCE, responses.message()).await.expect("an end").unwrap().is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,19 +182,19 @@ async fn what_was_acknowledged_can_be_proven() {
     let created = subscribe(&mut clients, named("crm")).await;
     let stop = record(&mut clients, Action::Withdraw).await;
     let index = stop.to_string();
-    let told = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
-    assert_eq!(told["subscriptions"][0]["state"], "PROPAGATION_STATE_PENDING");
-    assert_eq!(told["subscriptions"][0]["receiptIndex"], serde_json::Value::Null);
+    let pending = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
+    assert_eq!(pending["subscriptions"][0]["state"], "PROPAGATION_STATE_PENDING");
+    assert_eq!(pending["subscriptions"][0]["receiptIndex"], serde_json::Value::Null);
 
     hear_and_acknowledge(&mut clients, "crm", stop).await;
-    let told = wait_until("a receipt", PATIENCE, || {
+    let report = wait_until("a receipt", PATIENCE, || {
         let answer = server.cli(&["propagation", &index, "--json"]);
         (answer.code == Some(0)).then(|| answer.json())
     });
-    let own = &told["subscriptions"][0];
-    assert_eq!(own["state"], "PROPAGATION_STATE_ACKNOWLEDGED");
-    assert_eq!(own["createdIndex"], created.to_string());
-    let receipt = own["receiptIndex"].as_str().unwrap().parse::<u64>().unwrap();
+    let subscription = &report["subscriptions"][0];
+    assert_eq!(subscription["state"], "PROPAGATION_STATE_ACKNOWLEDGED");
+    assert_eq!(subscription["createdIndex"], created.to_string());
+    let receipt = subscription["receiptIndex"].as_str().unwrap().parse::<u64>().unwrap();
     let table = server.cli(&["propagation", &index]).expect_code(0).stdout;
     let row = table.lines().nth(1).unwrap();
     assert!(row.ends_with(&format!("  {receipt}")), "{table}");
@@ -215,10 +215,10 @@ async fn what_was_acknowledged_can_be_proven() {
     let proof = TlogProof::parse(&proven.proof).unwrap();
     proof.verify(&leaf_hash(&proven.entry), &VerifierKey::parse(&key).unwrap()).unwrap();
     let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
-    let Some(Body::DeliveryReceipt(own)) = entry.body else { panic!("{entry:?}") };
-    let [own] = &own.delivered[..] else { panic!("{own:?}") };
-    assert_eq!(own.subscription_index, created);
-    assert!(own.ranges.iter().any(|own| (own.start_index..own.end_index).contains(&stop)));
+    let Some(Body::DeliveryReceipt(receipt)) = entry.body else { panic!("{entry:?}") };
+    let [receipt] = &receipt.delivered[..] else { panic!("{receipt:?}") };
+    assert_eq!(delivered.subscription_index, created);
+    assert!(delivered.ranges.iter().any(|delivered| (delivered.start_index..delivered.end_index).contains(&stop)));
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }

@@ -82,7 +82,7 @@ impl World {
         let request = GetReceiptRequest { format: format.into(), ..of(index) };
         let answer = self.ask(request).await.unwrap();
         assert_eq!(answer.index, index);
-        let payload = by_hand(&answer.receipt, &self.key);
+        let payload = verified_payload(&answer.receipt, &self.key);
         assert_eq!(serde_json::from_str::<Value>(&answer.payload).unwrap(), payload);
         let said = self.verify(&answer.receipt, &[]).expect_code(0).json();
         assert_eq!((&said["index"], &said["subject"]), (&json!(index), &json!(SUBJECT)));
@@ -119,7 +119,7 @@ fn evidence() -> proto::Evidence {
 }
 
 /// The payload of a receipt whose signature, proof, checkpoint and entry are what they should be.
-fn by_hand(receipt: &str, verifier_key: &str) -> Value {
+fn verified_payload(receipt: &str, verifier_key: &str) -> Value {
     let (origin, rest) = verifier_key.split_once('+').unwrap();
     let (key_id, key) = rest.split_once('+').unwrap();
     let key = BASE64_STANDARD.decode(key).unwrap();
@@ -178,8 +178,8 @@ fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): 
     }
     assert_eq!((BASE64_STANDARD.encode(hash).as_str(), last), (fields[2], 0));
 
-    let own = format!("\u{2014} {origin} ");
-    let signature = signatures.lines().find_map(|line| line.strip_prefix(&own)).unwrap();
+    let signature_prefix = format!("\u{2014} {origin} ");
+    let signature = signatures.lines().find_map(|line| line.strip_prefix(&signature_prefix)).unwrap();
     let signature = BASE64_STANDARD.decode(signature).unwrap();
     let id = support::hex(&signature[..4]);
     assert_eq!(id, key_id);
@@ -193,19 +193,19 @@ fn check_entry(extension: &Value, bytes: &[u8]) {
     assert_eq!(extension["index"], entry.index);
     let (changes, actor) = match entry.body.unwrap() {
         entry::Body::ConsentAct(act) => (act.changes.clone(), act.actor()),
-        entry::Body::ConsentConfirmed(own) => (own.grants.clone(), own.requested_by()),
+        entry::Body::ConsentConfirmed(confirmation) => (confirmation.grants.clone(), confirmation.requested_by()),
         other => panic!("{other:?}"),
     };
     assert_eq!(extension["actor"], actor.as_str_name().trim_start_matches("ACTOR_"));
-    let told = extension["changes"].as_array().unwrap();
-    assert_eq!(told.len(), changes.len());
-    for (told, change) in told.iter().zip(changes) {
+    let listed = extension["changes"].as_array().unwrap();
+    assert_eq!(listed.len(), changes.len());
+    for (listed_change, change) in listed_change.iter().zip(changes) {
         let scope = change.scope.clone().unwrap();
         let star = |key: &str| if key.is_empty() { "*".to_owned() } else { key.to_owned() };
-        assert_eq!(told["action"], change.action().as_str_name().trim_start_matches("ACTION_"));
-        assert_eq!(told["purpose"], star(&scope.purpose));
-        assert_eq!(told["channel"], star(&scope.channel));
-        assert_eq!(told["outcome"], change.outcome().as_str_name().trim_start_matches("OUTCOME_"));
+        assert_eq!(listed_change["action"], change.action().as_str_name().trim_start_matches("ACTION_"));
+        assert_eq!(listed_change["purpose"], star(&scope.purpose));
+        assert_eq!(listed_change["channel"], star(&scope.channel));
+        assert_eq!(listed_change["outcome"], change.outcome().as_str_name().trim_start_matches("OUTCOME_"));
     }
 }
 
@@ -237,7 +237,7 @@ async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
     both.idempotency_key = "signup-42".to_owned();
     both.changes[0].expires_at = Some(timestamp(now_ms() + 86_400_000));
     let given = world.record(both).await.index;
-    let own = world.payload(given, ReceiptFormat::Unspecified).await;
+    let payload = world.payload(given, ReceiptFormat::Unspecified).await;
     for (field, wanted) in [
         ("/version", json!("KI-CR-v1.1.0")),
         ("/piiPrincipalId", json!(SUBJECT)),
@@ -254,26 +254,26 @@ async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
         ("/consent_ledger/evidence/ip_address", json!("192.0.2.7")),
         ("/consent_ledger/changes/1/channel", json!("sms")),
         ("/consent_ledger/purposes/0/version", json!(1)),
-        ("/consentReceiptID", json!(receipt_id(&own, given))),
+        ("/consentReceiptID", json!(receipt_id(&payload, given))),
     ] {
-        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+        assert_eq!(payload.pointer(field), Some(&wanted), "{field}");
     }
-    assert!(own.pointer("/consent_ledger/changes/1/refusal").is_some());
-    assert!(own["consent_ledger"].get("supersedes").is_none());
+    assert!(payload.pointer("/consent_ledger/changes/1/refusal").is_some());
+    assert!(payload["consent_ledger"].get("supersedes").is_none());
 
     let stop = change(Action::Withdraw, NEWS, "email");
     let taken_back = world.record(act(SUBJECT, vec![stop])).await.index;
-    let own = world.payload(taken_back, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["consent_ledger"]["supersedes"], json!([receipt_id(&own, given)]));
-    let change = &own["consent_ledger"]["changes"][0];
+    let payload = world.payload(taken_back, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["consent_ledger"]["supersedes"], json!([receipt_id(&payload, given)]));
+    let change = &payload["consent_ledger"]["changes"][0];
     assert_eq!(change["termination"]["kind"], "WITHDRAWAL");
     assert_eq!(change["supersedes"][0]["index"], given);
-    assert_eq!(own["services"][0]["purposes"], json!([]));
-    let own = world.payload(taken_back, ReceiptFormat::Dpv).await;
-    let status = own.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id").unwrap();
+    assert_eq!(payload["services"][0]["purposes"], json!([]));
+    let payload = world.payload(taken_back, ReceiptFormat::Dpv).await;
+    let status = payload.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id").unwrap();
     assert_eq!(status, "dpv:ConsentWithdrawn");
-    assert_eq!(own["consent_ledger"]["supersedes"], json!([receipt_id(&own, given)]));
-    assert!(own.get("dct:replaces").is_none());
+    assert_eq!(payload["consent_ledger"]["supersedes"], json!([receipt_id(&payload, given)]));
+    assert!(payload.get("dct:replaces").is_none());
 
     // What was given stays given, then: the receipt of the first act says the same as before.
     let again = world.payload(given, ReceiptFormat::ConsentReceipt).await;
@@ -311,28 +311,28 @@ async fn guardians_and_double_opt_ins_have_receipts() {
     by_guardian.evidence =
         Some(proto::Evidence { authority: Some(authority), ..proto::Evidence::default() });
     let index = world.record(by_guardian).await.index;
-    let own = world.payload(index, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["consent_ledger"]["actor"], "GUARDIAN");
-    assert_eq!(own["consent_ledger"]["evidence"]["authority"]["relationship"], "parent");
-    assert!(own["consent_ledger"]["authority_ends_at"].is_string());
+    let payload = world.payload(index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["consent_ledger"]["actor"], "GUARDIAN");
+    assert_eq!(payload["consent_ledger"]["evidence"]["authority"]["relationship"], "parent");
+    assert!(payload["consent_ledger"]["authority_ends_at"].is_string());
 
     let answer = world.record(act(SUBJECT, vec![change(Action::Grant, "doi", "email")])).await;
     assert_eq!(answer.results[0].outcome(), Outcome::PendingConfirmation);
-    let own = world.payload(answer.index, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["events"][0]["event_state"], "requested");
-    assert_eq!(own["services"][0]["purposes"], json!([]), "nothing is given yet");
-    assert!(own["consent_ledger"]["confirm_until"].is_string());
+    let payload = world.payload(answer.index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["events"][0]["event_state"], "requested");
+    assert_eq!(payload["services"][0]["purposes"], json!([]), "nothing is given yet");
+    assert!(payload["consent_ledger"]["confirm_until"].is_string());
     let confirm = proto::ConfirmConsentRequest {
         token: answer.confirmation.unwrap().token,
         evidence: Some(evidence()),
         ..proto::ConfirmConsentRequest::default()
     };
     let confirmed = world.clients.consent.confirm_consent(confirm).await.unwrap().into_inner();
-    let own = world.payload(confirmed.index, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["consent_ledger"]["kind"], "CONFIRMATION");
-    let request = receipt_id(&own, answer.index);
-    assert_eq!(own["consent_ledger"]["confirms"]["receipt_id"], request);
-    assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), 1);
+    let payload = world.payload(confirmed.index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["consent_ledger"]["kind"], "CONFIRMATION");
+    let request = receipt_id(&payload, answer.index);
+    assert_eq!(payload["consent_ledger"]["confirms"]["receipt_id"], request);
+    assert_eq!(payload["services"][0]["purposes"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

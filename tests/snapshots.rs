@@ -18,9 +18,9 @@ struct Believed(BTreeMap<(String, String, String), bool>);
 impl Believed {
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Snapshot(own) => {
-                for cell in own.cells {
-                    let key = (own.subject.clone(), cell.purpose.clone(), cell.channel.clone());
+            Message::Snapshot(subject_state) => {
+                for cell in subject_state.cells {
+                    let key = (subject_state.subject.clone(), cell.purpose.clone(), cell.channel.clone());
                     let may = cell.effect() == proto::Effect::Allow;
                     assert!(self.0.insert(key, may).is_none(), "told once");
                 }
@@ -41,10 +41,10 @@ impl Believed {
         let scope = change.scope.clone().unwrap_or_default();
         let wide = |key: &str| key.is_empty() || key == "*";
         for purpose in
-            PURPOSES.into_iter().filter(|own| wide(&scope.purpose) || scope.purpose == *own)
+            PURPOSES.into_iter().filter(|purpose| wide(&scope.purpose) || scope.purpose == *purpose)
         {
             for channel in
-                CHANNELS.into_iter().filter(|own| wide(&scope.channel) || scope.channel == *own)
+                CHANNELS.into_iter().filter(|channel| wide(&scope.channel) || scope.channel == *channel)
             {
                 let key = (subject.to_owned(), purpose.to_owned(), channel.to_owned());
                 let is_grant = change.action() == Action::Grant;
@@ -62,13 +62,13 @@ async fn write_some(clients: &mut Clients, rng: &mut StdRng, count: usize) {
         let subject = format!("user:{}", rng.random_range(0..300));
         let purpose = PURPOSES[rng.random_range(0..3)];
         let channel = CHANNELS[rng.random_range(0..3)];
-        let own = match rng.random_range(0..8) {
+        let random_change = match rng.random_range(0..8) {
             0..5 => change(Action::Grant, purpose, channel),
             5 => change(Action::Withdraw, purpose, channel),
             6 => change(Action::Object, purpose, "*"),
             _ => change(Action::Withdraw, "*", "*"),
         };
-        clients.record(act(&subject, vec![own])).await;
+        clients.record(act(&subject, vec![random_change])).await;
     }
 }
 
@@ -104,8 +104,8 @@ async fn state_and_changes_together_are_what_checks_answer() {
     let mut token = Vec::new();
     for _ in 0..100 {
         let message = next(&mut stream).await;
-        let Message::Snapshot(own) = &message else { panic!("{message:?}") };
-        token.clone_from(&own.token);
+        let Message::Snapshot(subject_state) = &message else { panic!("{message:?}") };
+        token.clone_from(&subject_state.token);
         believed.hear(message);
     }
     // Much changes, and the connection breaks, in the middle.

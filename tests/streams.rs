@@ -154,8 +154,8 @@ async fn write(world: &World, request: proto::RecordConsentRequest) {
         (change.action, scope.purpose, scope.channel)
     };
     let changes = request.changes.into_iter().map(change).collect();
-    let own = oracle::Act { subject: request.subject, changes };
-    world.written.lock().unwrap().0.insert(answer.index, own);
+    let recorded_act = oracle::Act { subject: request.subject, changes };
+    world.written.lock().unwrap().0.insert(answer.index, recorded_act);
     world.acknowledged.fetch_add(1, Relaxed);
 }
 
@@ -225,14 +225,14 @@ struct Subscribed {
 type Consumed = Vec<(Session, BTreeSet<u64>)>;
 
 /// Consumes one shard until everything was acknowledged, over any number of connections.
-async fn consume(world: World, own: Subscribed, shard: u32, seed: u64) -> Consumed {
+async fn consume(world: World, subscription: Subscribed, shard: u32, seed: u64) -> Consumed {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sessions = Consumed::new();
     let mut acknowledged = BTreeSet::new();
     loop {
         let mut session = Session::default();
         let before = acknowledged.clone();
-        let is_done = consume_once(&world, &own, shard, &mut rng, &mut session, &mut acknowledged);
+        let is_done = consume_once(&world, &subscription, shard, &mut rng, &mut session, &mut acknowledged);
         let is_done = is_done.await;
         sessions.push((session, before));
         if is_done {
@@ -244,7 +244,7 @@ async fn consume(world: World, own: Subscribed, shard: u32, seed: u64) -> Consum
 /// One connection of a consumer. Answers whether there is nothing more.
 async fn consume_once(
     world: &World,
-    own: &Subscribed,
+    subscription: &Subscribed,
     shard: u32,
     rng: &mut StdRng,
     session: &mut Session,
@@ -257,7 +257,7 @@ async fn consume_once(
     };
     let credits = rng.random_range(1..=600);
     let start = proto::ConsumeStart {
-        subscription: own.name.clone(),
+        subscription: subscription.name.clone(),
         shard,
         credits,
         redelivery_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
@@ -365,19 +365,19 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
 
     let mut subscribed = Vec::new();
     for number in 0..SUBSCRIPTIONS {
-        let own = proto::Subscription {
+        let subscription = proto::Subscription {
             name: format!("crm-{number}"),
             owner: "growth".to_owned(),
             filter: Some(random_filter(&mut rng)),
             shards: if number == 0 { 3 } else { 1 },
             ..proto::Subscription::default()
         };
-        let own = clients.subscribe(own).await.subscription.unwrap();
+        let subscription = clients.subscribe(subscription).await.subscription.unwrap();
         subscribed.push(Subscribed {
-            name: own.name,
-            filter: own.filter.unwrap(),
-            start: own.start_index,
-            shards: own.shards,
+            name: subscription.name,
+            filter: subscription.filter.unwrap(),
+            start: subscription.start_index,
+            shards: subscription.shards,
         });
     }
     let start = subscribed.last().unwrap().start;
@@ -398,10 +398,10 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
         watching.push((filter, tokio::spawn(following)));
     }
     let mut consuming = Vec::new();
-    for own in &subscribed {
-        for shard in 0..own.shards {
-            let consuming_it = consume(world.clone(), own.clone(), shard, rng.random());
-            consuming.push((own.clone(), shard, tokio::spawn(consuming_it)));
+    for subscription in &subscribed {
+        for shard in 0..subscription.shards {
+            let consumption = consume(world.clone(), subscription.clone(), shard, rng.random());
+            consuming.push((subscription.clone(), shard, tokio::spawn(consumption)));
         }
     }
     let mut writing = tokio::task::JoinSet::new();
@@ -425,8 +425,8 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
         watched.push((filter, following.await.unwrap()));
     }
     let mut consumed = Vec::new();
-    for (own, shard, consuming) in consuming {
-        consumed.push((own, shard, consuming.await.unwrap()));
+    for (subscription, shard, consuming) in consuming {
+        consumed.push((subscription, shard, consuming.await.unwrap()));
     }
     let want = judge(&world.written.lock().unwrap(), total, &watched, &consumed, &subscribed);
     everybody_has_heard(&server, want).await;
@@ -447,11 +447,11 @@ fn judge(
     for (filter, sessions) in watched {
         heard += written.check_watch(&format!("{filter:?}"), filter, sessions);
     }
-    for (own, shard, sessions) in consumed {
+    for (subscription, shard, sessions) in consumed {
         let is_of_shard =
-            |subject: &str| shard_of(&Subject::parse(subject).unwrap(), own.shards) == *shard;
-        let what = format!("{} {shard}", own.name);
-        delivered += written.check_consume(&what, (&own.filter, own.start), is_of_shard, sessions);
+            |subject: &str| shard_of(&Subject::parse(subject).unwrap(), subscription.shards) == *shard;
+        let label = format!("{} {shard}", subscription.name);
+        delivered += written.check_consume(&label, (&subscription.filter, subscription.start), is_of_shard, sessions);
     }
     let connections: usize = watched.iter().map(|(_, sessions)| sessions.len()).sum();
     let sessions: usize = consumed.iter().map(|(_, _, sessions)| sessions.len()).sum();
@@ -461,8 +461,8 @@ fn judge(
     );
     assert!(heard > 0 && delivered > 0, "the filters cover something");
     let names = |index: u64| {
-        let covers = |own: &&Subscribed| written.covered(&own.filter, index).contains_key(&index);
-        subscribed.iter().filter(covers).map(|own| own.name.clone()).collect()
+        let covers = |subscription: &&Subscribed| written.covered(&subscription.filter, index).contains_key(&index);
+        subscribed.iter().filter(covers).map(|subscription| subscription.name.clone()).collect()
     };
     let sample = written.0.keys().copied().step_by(written.0.len() / 100 + 1);
     sample.map(|index| (index, names(index))).collect()
@@ -476,11 +476,11 @@ async fn everybody_has_heard(server: &Server, want: BTreeMap<u64, Vec<String>>) 
         loop {
             let request = proto::GetPropagationRequest { index };
             let answer = clients.watch.get_propagation(request).await.unwrap().into_inner();
-            let told: Vec<_> = answer.subscriptions.iter().map(|own| &own.subscription).collect();
-            assert_eq!(told, names.iter().collect::<Vec<_>>(), "who must hear of {index}");
+            let obliged: Vec<_> = answer.subscriptions.iter().map(|propagation| &propagation.subscription).collect();
+            assert_eq!(obliged, names.iter().collect::<Vec<_>>(), "who must hear of {index}");
             let acknowledged = proto::PropagationState::Acknowledged;
-            if answer.subscriptions.iter().all(|own| own.state() == acknowledged) {
-                let has_receipt = |own: &proto::Propagation| own.receipt_index > Some(index);
+            if answer.subscriptions.iter().all(|propagation| propagation.state() == acknowledged) {
+                let has_receipt = |propagation: &proto::Propagation| propagation.receipt_index > Some(index);
                 assert!(answer.subscriptions.iter().all(has_receipt), "{answer:?}");
                 break;
             }

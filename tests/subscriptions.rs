@@ -66,10 +66,10 @@ async fn a_subscription_is_there_until_it_is_deleted() {
         ..named("crm.production")
     };
     let first = create(&mut clients, asked.clone(), Some(1)).await.unwrap();
-    let own = first.subscription.clone().unwrap();
+    let subscription = first.subscription.clone().unwrap();
     assert!(first.created && first.webhook_secret.is_empty());
-    assert_eq!((own.start_index, own.shards, own.filter), (1, 3, Some(filter)));
-    assert_eq!(first.revision, own.created_index + 1);
+    assert_eq!((subscription.start_index, subscription.shards, subscription.filter), (1, 3, Some(filter)));
+    assert_eq!(first.revision, subscription.created_index + 1);
     // Asked again, wherever it would start.
     let again = create(&mut clients, asked.clone(), None).await.unwrap();
     assert!(!again.created);
@@ -96,9 +96,9 @@ async fn a_subscription_is_there_until_it_is_deleted() {
     assert_eq!(typed(&refused).reason, "SUBSCRIPTION_NOT_FOUND");
     // The name is free, and another subscription's.
     let next = create(&mut clients, asked, None).await.unwrap();
-    let own = next.subscription.unwrap();
-    assert!(next.created && own.created_index > ended.index);
-    assert_eq!(own.start_index, own.created_index + 1);
+    let subscription = next.subscription.unwrap();
+    assert!(next.created && subscription.created_index > ended.index);
+    assert_eq!(subscription.start_index, subscription.created_index + 1);
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }
@@ -158,8 +158,8 @@ async fn what_can_be_no_subscription_is_refused_and_changes_nothing() {
     ];
     let revision = clients.entries(0).await.len();
     for (subscription, start_index, reason, field) in cases {
-        let what = format!("{subscription:?} {start_index:?}");
-        let error = create(&mut clients, subscription, start_index).await.expect_err(&what);
+        let context = format!("{subscription:?} {start_index:?}");
+        let error = create(&mut clients, subscription, start_index).await.expect_err(&context);
         let error = typed(&error);
         assert_eq!((error.reason.as_str(), &error.fields[..]), (reason, &[field.to_owned()][..]));
     }
@@ -184,7 +184,7 @@ async fn a_list_comes_in_pages_by_name() {
             owner: "team".to_owned(),
         };
         let page = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
-        names.extend(page.subscriptions.into_iter().map(|own| own.subscription.unwrap().name));
+        names.extend(page.subscriptions.into_iter().map(|status| status.subscription.unwrap().name));
         pages += 1;
         if page.next_page_token.is_empty() {
             break;
@@ -225,15 +225,15 @@ async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
     let request = WatchRequest { start_index: Some(0), filter, ..Default::default() };
     let mut stream = clients.watch.watch(request).await.unwrap().into_inner();
     let stop = withdraw(&mut clients, "user:1").await;
-    let told = loop {
+    let overdue = loop {
         let message = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap();
-        if let Some(Message::Overdue(told)) = message.unwrap().unwrap().message {
-            break told;
+        if let Some(Message::Overdue(overdue)) = message.unwrap().unwrap().message {
+            break overdue;
         }
     };
-    assert_eq!((told.subscription.as_str(), told.shard, told.event_index), ("crm", 0, stop));
-    let took = support::millis(told.recorded_at.as_ref()).unwrap()
-        - support::millis(told.pending_since.as_ref()).unwrap();
+    assert_eq!((overdue.subscription.as_str(), overdue.shard, overdue.event_index), ("crm", 0, stop));
+    let took = support::millis(overdue.recorded_at.as_ref()).unwrap()
+        - support::millis(overdue.pending_since.as_ref()).unwrap();
     assert!(took >= 1_000, "not before the deadline: {took} ms");
     let gauge = "consent_ledger_subscriptions_overdue";
     wait_until(gauge, PATIENCE, || (metric(&metrics, gauge) == 1).then_some(()));
@@ -267,17 +267,17 @@ async fn the_command_line_creates_lists_and_deletes() {
     let words = [&words[..], &more, &["--json"]].concat();
     let made = server.cli(&words).expect_code(0).json();
     assert_eq!(made["created"], true);
-    let own = &made["subscription"];
+    let subscription = &made["subscription"];
     assert_eq!(
-        own["filter"]["kinds"],
+        subscription["filter"]["kinds"],
         serde_json::json!(["EVENT_KIND_WITHDRAW", "EVENT_KIND_EXPIRE"])
     );
-    assert_eq!((&own["snapshot"], &own["deadline"]), (&"SNAPSHOT_DENIED".into(), &"600s".into()));
+    assert_eq!((&subscription["snapshot"], &subscription["deadline"]), (&"SNAPSHOT_DENIED".into(), &"600s".into()));
     assert_eq!(made["webhookSecret"], "");
     let again = server.cli(&words[..words.len() - 1]).expect_code(0).stdout;
     assert_eq!(
         again,
-        format!("it is there already, since index {}\n", own["createdIndex"].as_str().unwrap())
+        format!("it is there already, since index {}\n", subscription["createdIndex"].as_str().unwrap())
     );
     // As an alias, and refused.
     let refused = ["subscribe", "create", "crm", "--owner", "another", "--json"];

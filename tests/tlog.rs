@@ -32,9 +32,9 @@ struct CtMerkle(MemoryBackedTree<Sha256, Vec<u8>>);
 
 impl CtMerkle {
     fn of(tree: &Tree, size: u64) -> Self {
-        let mut own = MemoryBackedTree::new();
-        (0..size).for_each(|index| own.push(tree.entry(index).to_vec()));
-        Self(own)
+        let mut ct_tree = MemoryBackedTree::new();
+        (0..size).for_each(|index| ct_tree.push(tree.entry(index).to_vec()));
+        Self(ct_tree)
     }
 
     fn inclusion(&self, index: u64) -> Vec<Hash> {
@@ -66,12 +66,12 @@ impl tlog_tiles::HashReader for Stored {
 
 impl Stored {
     fn of(tree: &Tree) -> Self {
-        let mut own = Self(Vec::new());
+        let mut stored = Self(Vec::new());
         for index in 0..tree.size() {
-            let more = tlog_tiles::stored_hashes(index, tree.entry(index), &own).unwrap();
-            own.0.extend(more);
+            let more = tlog_tiles::stored_hashes(index, tree.entry(index), &stored).unwrap();
+            stored.0.extend(more);
         }
-        own
+        stored
     }
 }
 
@@ -135,15 +135,15 @@ fn roots_proofs_and_tiles_are_those_of_tlog_tiles() {
             tlog_tiles::check_tree(&proof, size, theirs(root), first, theirs(before)).unwrap();
         }
         let wanted = tlog_tiles::Tile::new_tiles(8, 0, size);
-        let own: Vec<Tile> = Tile::all(size).filter(|tile| tile.kind != Kind::Entries).collect();
-        assert_eq!(own.len(), wanted.len(), "{size}");
-        for (own, wanted) in own.iter().zip(&wanted) {
-            let Kind::Level(level) = own.kind else { unreachable!() };
+        let tiles: Vec<Tile> = Tile::all(size).filter(|tile| tile.kind != Kind::Entries).collect();
+        assert_eq!(tiles.len(), wanted.len(), "{size}");
+        for (tile, wanted) in tiles.iter().zip(&wanted) {
+            let Kind::Level(level) = tile.kind else { unreachable!() };
             assert_eq!(
-                (level, own.number, u32::from(own.width)),
+                (level, tile.number, u32::from(tile.width)),
                 (wanted.level(), wanted.level_index(), wanted.width()),
             );
-            assert_eq!(tree.tile(own), wanted.read_data(&stored).unwrap(), "{own} of {size}");
+            assert_eq!(tree.tile(tile), wanted.read_data(&stored).unwrap(), "{tile} of {size}");
         }
     }
 }
@@ -418,16 +418,16 @@ proptest! {
     // A verifier that is too kind would show here: the two must refuse alike.
     #[test]
     fn claims_about_other_places_are_judged_alike(
-        size in 1_u64..300, told: (u64, u64), cuts: (prop::sample::Index, prop::sample::Index), near: bool,
+        size in 1_u64..300, claimed: (u64, u64), cuts: (prop::sample::Index, prop::sample::Index), near: bool,
     ) {
         let tree = Tree::of_size(size);
         let index = cuts.0.index(at(size)) as u64;
         let first = cuts.1.index(at(size)) as u64 + 1;
         let (root, before) = (tree.root(size), tree.root(first));
         let (other_index, other_size) = if near {
-            (index ^ (told.0 % 4), size.saturating_add_signed((told.1 % 5).cast_signed() - 2).max(1))
+            (index ^ (claimed.0 % 4), size.saturating_add_signed((claimed.1 % 5).cast_signed() - 2).max(1))
         } else {
-            (told.0 >> 2, (told.1 >> 2).max(1))
+            (claimed.0 >> 2, (claimed.1 >> 2).max(1))
         };
         let hash = |hash: Hash| tlog_tiles::Hash(hash);
         let path = tree.inclusion(index, size);
@@ -488,8 +488,8 @@ proptest! {
         });
         if let Some(Ok(policy)) = changed.map(|text| Policy::parse(&text)) {
             // No change of a few letters makes a key of somebody else count.
-            for own in policy.witnesses() {
-                prop_assert!(own.key == *witness(2).verifier() || own.key == *witness(3).verifier());
+            for witness_key in policy.witnesses() {
+                prop_assert!(witness_key.key == *witness(2).verifier() || witness_key.key == *witness(3).verifier());
             }
         }
     }

@@ -7,13 +7,13 @@ use crate::support::{self, Clients, Server, check_request, millis, now_ms, times
 
 const NEWS: &str = "marketing.newsletter";
 
-struct It {
+struct Ledger {
     server: Server,
     clients: Clients,
     dir: tempfile::TempDir,
 }
 
-impl It {
+impl Ledger {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
@@ -65,45 +65,45 @@ fn mailing(subject: &str) -> proto::RecordUseRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_use_is_judged_by_what_was_known_when_it_happened() {
-    let mut it = It::new().await;
-    let given = it.say("user:1", Action::Grant).await;
-    let first = it.record_use(mailing("user:1")).await;
+    let mut ledger = Ledger::new().await;
+    let given = ledger.say("user:1", Action::Grant).await;
+    let first = ledger.record_use(mailing("user:1")).await;
     assert_eq!((first.deviation, first.reason()), (false, Reason::Granted));
     let sent = millis(given.recorded_at.as_ref()).unwrap() + 1;
     support::wait_until("a later moment", support::PATIENCE, || {
         (now_ms() > sent + 5).then_some(())
     });
-    it.say("user:1", Action::Withdraw).await;
-    let after = it.record_use(mailing("user:1")).await;
+    ledger.say("user:1", Action::Withdraw).await;
+    let after = ledger.record_use(mailing("user:1")).await;
     assert_eq!((after.deviation, after.reason()), (true, Reason::Withdrawn));
     // Reported after the withdrawal, but sent before it: nobody could know.
     let late = proto::RecordUseRequest { used_at: Some(timestamp(sent)), ..mailing("user:1") };
-    let late = it.record_use(late).await;
+    let late = ledger.record_use(late).await;
     assert_eq!((late.deviation, late.reason()), (false, Reason::Granted));
     // And sent before anything was known, whatever came later.
     let early = timestamp(millis(given.recorded_at.as_ref()).unwrap() - 3_600_000);
     let early = proto::RecordUseRequest { used_at: Some(early), ..mailing("user:1") };
-    assert!(it.record_use(early).await.deviation);
+    assert!(ledger.record_use(early).await.deviation);
     // Of somebody whom nobody asked.
-    let stranger = it.record_use(mailing("user:2")).await;
+    let stranger = ledger.record_use(mailing("user:2")).await;
     assert_eq!((stranger.deviation, stranger.reason()), (true, Reason::NoRecord));
 
-    let history = it.clients.history("user:1").await;
+    let history = ledger.clients.history("user:1").await;
     use proto::HistoryKind::{Act, Use};
     let kinds: Vec<_> = history.iter().map(proto::ListHistoryResponse::kind).collect();
     assert_eq!(kinds, [Act, Use, Act, Use, Use, Use]);
     let used = history[3].r#use.clone().unwrap();
     assert_eq!((used.deviation, used.reason()), (true, Reason::Withdrawn));
     assert_eq!((&*used.segment, &*used.campaign), ("spring", "tulips"));
-    assert_eq!(it.clients.history("user:2").await.len(), 1, "a use alone makes a history");
-    assert_eq!(it.reason("user:2", "email").await, Reason::NoRecord, "and no consent");
-    drop(it.dir);
+    assert_eq!(ledger.clients.history("user:2").await.len(), 1, "a use alone makes a history");
+    assert_eq!(ledger.reason("user:2", "email").await, Reason::NoRecord, "and no consent");
+    drop(ledger.dir);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
-    let mut it = It::new().await;
-    it.say("user:1", Action::Grant).await;
+    let mut ledger = Ledger::new().await;
+    ledger.say("user:1", Action::Grant).await;
     let apart = moment();
     let linking = ("user:1".to_owned(), "phone:1".to_owned(), "login-service".to_owned());
     let (subject, other_subject, asserted_by) = linking.clone();
@@ -114,22 +114,22 @@ async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
         confidence: proto::LinkConfidence::Verified.into(),
         dry_run: false,
     };
-    it.clients.privacy.link_subjects(link).await.unwrap();
+    ledger.clients.privacy.link_subjects(link).await.unwrap();
     let linked = moment();
     // Nothing was recorded since, or something was: the answer is that of the time in either case.
     for (used_at, reason) in [(linked, Reason::Granted), (apart, Reason::NoRecord)] {
         let used_at = Some(timestamp(used_at));
         let used = proto::RecordUseRequest { used_at, ..mailing("phone:1") };
-        assert_eq!(it.record_use(used).await.reason(), reason);
+        assert_eq!(ledger.record_use(used).await.reason(), reason);
     }
     let purpose = proto::Purpose { retired: true, ..support::consent_purpose(NEWS) };
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    it.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.catalog.put_purpose(request).await.unwrap();
     let retired = moment();
     let (subject, other_subject, asserted_by) = linking;
     let unlink =
         proto::UnlinkSubjectsRequest { subject, other_subject, asserted_by, dry_run: false };
-    it.clients.privacy.unlink_subjects(unlink).await.unwrap();
+    ledger.clients.privacy.unlink_subjects(unlink).await.unwrap();
     for (used_at, reason) in [
         (apart, Reason::NoRecord),
         (linked, Reason::Granted),
@@ -138,7 +138,7 @@ async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
     ] {
         let used_at = Some(timestamp(used_at));
         let used = proto::RecordUseRequest { used_at, ..mailing("phone:1") };
-        let used = it.record_use(used).await;
+        let used = ledger.record_use(used).await;
         assert_eq!((used.reason(), used.deviation), (reason, reason != Reason::Granted));
     }
 }
@@ -154,31 +154,31 @@ fn moment() -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_reports_uses_and_exits_with_3_for_a_deviation() {
-    let mut it = It::new().await;
-    it.say("user:1", Action::Grant).await;
+    let mut ledger = Ledger::new().await;
+    ledger.say("user:1", Action::Grant).await;
     let report = |server: &Server, subject: &str, more: &[&str]| {
         let words =
             ["use", "--subject", subject, "--purpose", NEWS, "--channel", "email", "--json"];
         server.cli(&[&words[..], more].concat())
     };
-    let used = report(&it.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
+    let used = report(&ledger.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
     let used = used.expect_code(0).json();
     assert_eq!((&used["deviation"], &used["reason"]), (&false.into(), &"REASON_GRANTED".into()));
-    let again = report(&it.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
+    let again = report(&ledger.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
     let again = again.expect_code(0).json();
     assert_eq!((&again["replayed"], &again["index"]), (&true.into(), &used["index"]));
-    let used = report(&it.server, "user:2", &["--segment", "spring"]).expect_code(3).json();
+    let used = report(&ledger.server, "user:2", &["--segment", "spring"]).expect_code(3).json();
     assert_eq!((&used["deviation"], &used["reason"]), (&true.into(), &"REASON_NO_RECORD".into()));
-    let refused = report(&it.server, "user:1", &["--used-at", "2999-01-01T00:00:00Z"]);
+    let refused = report(&ledger.server, "user:1", &["--used-at", "2999-01-01T00:00:00Z"]);
     assert!(refused.expect_code(1).stderr.contains("used_at"));
-    let history = it.server.cli(&["history", "--subject", "user:2"]).expect_code(0).stdout;
+    let history = ledger.server.cli(&["history", "--subject", "user:2"]).expect_code(0).stdout;
     assert!(history.contains("deviation: no_record  segment spring"), "{history}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_use_is_named() {
-    let mut it = It::new().await;
-    let count = it.clients.entries(0).await.len();
+    let mut ledger = Ledger::new().await;
+    let count = ledger.clients.entries(0).await.len();
     let ahead = Some(timestamp(now_ms() + 600_000));
     for (used, code, reason, field) in [
         (
@@ -207,25 +207,25 @@ async fn what_is_wrong_with_a_use_is_named() {
         ),
         (mailing("nobody"), Code::InvalidArgument, "INVALID_FIELD", "subject"),
     ] {
-        let error = it.refused(used).await;
+        let error = ledger.refused(used).await;
         assert_eq!(
             (error.code, &*error.reason, &*error.fields),
             (code, reason, &[field.to_owned()][..])
         );
     }
-    assert_eq!(it.clients.entries(0).await.len(), count);
+    assert_eq!(ledger.clients.entries(0).await.len(), count);
 
     let keyed = proto::RecordUseRequest { idempotency_key: "k".into(), ..mailing("user:1") };
-    let first = it.record_use(keyed.clone()).await;
-    let again = it.record_use(keyed.clone()).await;
+    let first = ledger.record_use(keyed.clone()).await;
+    let again = ledger.record_use(keyed.clone()).await;
     assert_eq!((again.index, again.replayed, again.reason), (first.index, true, first.reason));
     let other = proto::RecordUseRequest { subject: "user:9".into(), ..keyed };
-    assert_eq!(it.refused(other).await.reason, "IDEMPOTENCY_KEY_REUSED");
+    assert_eq!(ledger.refused(other).await.reason, "IDEMPOTENCY_KEY_REUSED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frequency_limit_counts_the_uses_that_were_reported() {
-    let mut it = It::new().await;
+    let mut ledger = Ledger::new().await;
     let week = prost_types::Duration { seconds: 7 * 24 * 3_600, nanos: 0 };
     let limit = proto::FrequencyLimit { uses_max: 2, period: Some(week) };
     let limited = proto::Obligation {
@@ -234,51 +234,51 @@ async fn a_frequency_limit_counts_the_uses_that_were_reported() {
     };
     let purpose = proto::Purpose { obligations: vec![limited], ..support::consent_purpose(NEWS) };
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    it.clients.catalog.put_purpose(request).await.unwrap();
-    it.say("user:1", Action::Grant).await;
+    ledger.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.say("user:1", Action::Grant).await;
     for (uses, waits) in [(0, false), (1, false), (2, true)] {
         let request = check_request("user:1", NEWS, "email");
-        let answer = it.clients.ask(request).await;
+        let answer = ledger.clients.ask(request).await;
         assert_eq!(answer.reason(), Reason::Granted, "a preference denies nothing");
         assert_eq!(answer.not_before.is_some(), waits, "after {uses} uses");
-        it.record_use(mailing("user:1")).await;
+        ledger.record_use(mailing("user:1")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_counts_what_really_flips() {
-    let mut it = It::new().await;
+    let mut ledger = Ledger::new().await;
     for number in 0..10 {
-        it.say(&format!("user:{number}"), Action::Grant).await;
+        ledger.say(&format!("user:{number}"), Action::Grant).await;
     }
     for number in 0..3 {
-        it.say(&format!("user:{number}"), Action::Withdraw).await;
+        ledger.say(&format!("user:{number}"), Action::Withdraw).await;
     }
-    let own = support::consent_purpose(NEWS);
-    let same = it.preview(own.clone(), false).await;
+    let purpose = support::consent_purpose(NEWS);
+    let same = ledger.preview(purpose.clone(), false).await;
     assert_eq!((same.changed, same.cells, same.flips.len()), (false, 20, 0));
 
     let interest = proto::Purpose {
         legal_basis: LegalBasis::LegitimateInterest.into(),
         ..support::consent_purpose(NEWS)
     };
-    let count = it.clients.entries(0).await.len();
-    let basis = it.preview(interest.clone(), false).await;
+    let count = ledger.clients.entries(0).await.len();
+    let basis = ledger.preview(interest.clone(), false).await;
     // Seven grants are NO_OBJECTION then, ten cells without record too; three withdrawals stay.
     assert_eq!((basis.would_allow, basis.would_deny, basis.version), (10, 0, 2));
     let unknown = basis.unknown_subject.unwrap();
     assert_eq!((unknown.before(), unknown.after()), (Reason::NoRecord, Reason::NoObjection));
-    let again = it.preview(proto::Purpose { title: "New".into(), ..own.clone() }, true).await;
+    let again = ledger.preview(proto::Purpose { title: "New".into(), ..purpose.clone() }, true).await;
     assert_eq!((again.would_allow, again.would_deny), (0, 7));
-    let retired = it.preview(proto::Purpose { retired: true, ..own }, false).await;
+    let retired = ledger.preview(proto::Purpose { retired: true, ..purpose }, false).await;
     assert_eq!((retired.would_deny, retired.version), (7, 1));
-    assert_eq!(it.clients.entries(0).await.len(), count, "nothing is written");
+    assert_eq!(ledger.clients.entries(0).await.len(), count, "nothing is written");
 
     let request = proto::PutPurposeRequest { purpose: Some(interest), ..Default::default() };
-    it.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.catalog.put_purpose(request).await.unwrap();
     let mut allowed = 0;
     for (number, channel) in (0..10).flat_map(|n| ["email", "sms"].map(|c| (n, c))) {
-        let reason = it.reason(&format!("user:{number}"), channel).await;
+        let reason = ledger.reason(&format!("user:{number}"), channel).await;
         allowed += u64::from(reason == Reason::NoObjection);
     }
     assert_eq!(allowed, 7 + basis.would_allow);
@@ -290,6 +290,6 @@ async fn a_preview_counts_what_really_flips() {
         }),
         ..Default::default()
     };
-    let error = typed(&it.clients.catalog.preview_purpose_change(wrong).await.unwrap_err());
+    let error = typed(&ledger.clients.catalog.preview_purpose_change(wrong).await.unwrap_err());
     assert_eq!(error.fields, ["purpose.oldest_compatible_version"]);
 }

@@ -130,15 +130,15 @@ impl Dir {
 
     /// Verifies beside a checkpoint, and answers what differs.
     #[track_caller]
-    fn beside(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
+    fn difference_from(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
         let file = self.text("kept", checkpoint);
         let key = key(ORIGIN, 1).verifier().to_string();
         let options = ["--checkpoint", &file, "--key", &key];
         let found = self.verify(&[&options, more].concat());
         let json = found.json();
-        let what = json["checkpoints"][0]["what"].as_str().map(str::to_owned);
-        found.expect_code(i32::from(what.is_some()));
-        what
+        let difference = json["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(difference.is_some()));
+        difference
     }
 
     #[track_caller]
@@ -176,7 +176,7 @@ fn an_intact_ledger_agrees_with_every_checkpoint_of_its_past() {
     let dir = Dir::of(&all);
     assert!(ledger_segments(dir.path()).len() > 5);
     for size in [0, 1, 2, 37, 255, 256, 257, 299, 300] {
-        assert_eq!(dir.beside(&signed(&all[..size]), &[]), None, "{size}");
+        assert_eq!(dir.difference_from(&signed(&all[..size]), &[]), None, "{size}");
     }
     let found = dir.verify(&[]);
     assert_eq!(found.json()["rootHash"], base64(&root(&all)));
@@ -257,13 +257,13 @@ fn a_cut_tail_shows_only_beside_a_checkpoint() {
     let all = honest(120);
     let cut = Dir::of(&all[..90]);
     cut.verify(&[]).expect_code(0);
-    let what = cut.beside(&signed(&all), &[]).unwrap();
+    let difference = cut.difference_from(&signed(&all), &[]).unwrap();
     assert_eq!(
-        what,
+        difference,
         "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut"
     );
     // An old backup is the same to the auditor, and agrees with what is older still.
-    assert_eq!(cut.beside(&signed(&all[..90]), &[]), None);
+    assert_eq!(cut.difference_from(&signed(&all[..90]), &[]), None);
 }
 
 #[test]
@@ -275,10 +275,10 @@ fn a_ledger_written_anew_shows_only_beside_a_checkpoint() {
     });
     let dir = Dir::of(&anew);
     dir.verify(&[]).expect_code(0);
-    let what = dir.beside(&signed(&all[..100]), &[]).unwrap();
-    assert!(what.starts_with("the root of the first 100 entries is "), "{what}");
-    assert!(what.ends_with("the ledger was changed since"), "{what}");
-    assert_eq!(dir.beside(&signed(&all[..50]), &[]), None, "before the change");
+    let difference = dir.difference_from(&signed(&all[..100]), &[]).unwrap();
+    assert!(difference.starts_with("the root of the first 100 entries is "), "{difference}");
+    assert!(difference.ends_with("the ledger was changed since"), "{difference}");
+    assert_eq!(dir.difference_from(&signed(&all[..50]), &[]), None, "before the change");
 }
 
 #[test]
@@ -297,8 +297,8 @@ fn a_replaced_segment_is_named() {
 fn another_ledger_is_told_from_this_one() {
     let all = honest(40);
     let foreign = Dir::of(&entries("ledger.example/us", 40, |n| format!("entry {n}")));
-    let what = foreign.beside(&signed(&all), &[]).unwrap();
-    assert!(what.contains("`ledger.example/eu`") && what.contains("`ledger.example/us`"), "{what}");
+    let difference = foreign.difference_from(&signed(&all), &[]).unwrap();
+    assert!(difference.contains("`ledger.example/eu`") && difference.contains("`ledger.example/us`"), "{difference}");
     let key = key(ORIGIN, 1).verifier().to_string();
     let found = foreign.verify(&["--key", &key]).expect_code(1);
     assert_eq!(found.json()["intact"], false);
@@ -309,11 +309,11 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     let all = honest(40);
     let dir = Dir::of(&all);
     let other = signed_by(&key(ORIGIN, 2), &all).to_string();
-    let what = dir.beside(&other, &[]).unwrap();
-    assert!(what.contains("not signed by"), "{what}");
+    let difference = dir.difference_from(&other, &[]).unwrap();
+    assert!(difference.contains("not signed by"), "{difference}");
     let changed = signed(&all).replacen("\n40\n", "\n39\n", 1);
-    assert!(dir.beside(&changed, &[]).is_some());
-    assert!(dir.beside("nonsense", &[]).is_some());
+    assert!(dir.difference_from(&changed, &[]).is_some());
+    assert!(dir.difference_from("nonsense", &[]).is_some());
     // Without a key, nothing is said at all.
     let file = dir.text("kept", signed(&all));
     let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
@@ -335,14 +335,14 @@ fn witnesses_must_have_seen_it() {
     let (first, second) = (witness(3), witness(4));
     let (first, second) = (first.verifier().to_string(), second.verifier().to_string());
     let both = ["--witness", &first, "--witness", &second];
-    let what = dir.beside(&seen.to_string(), &both).unwrap();
-    assert!(what.contains("cosigned by 1 of 2"), "{what}");
+    let difference = dir.difference_from(&seen.to_string(), &both).unwrap();
+    assert!(difference.contains("cosigned by 1 of 2"), "{difference}");
     let one_of_both = [&both[..], &["--witness-quorum", "1"]].concat();
-    assert_eq!(dir.beside(&seen.to_string(), &one_of_both), None);
+    assert_eq!(dir.difference_from(&seen.to_string(), &one_of_both), None);
     let policy = dir.text("policy", format!("witness W {second}\nquorum W\n"));
-    assert!(dir.beside(&seen.to_string(), &["--policy", &policy]).is_some());
+    assert!(dir.difference_from(&seen.to_string(), &["--policy", &policy]).is_some());
     seen.note.sign(&witness(4), 1_700_000_000);
-    assert_eq!(dir.beside(&seen.to_string(), &["--policy", &policy]), None);
+    assert_eq!(dir.difference_from(&seen.to_string(), &["--policy", &policy]), None);
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn a_damaged_ledger_says_how_far_a_checkpoint_can_be_compared() {
 #[test]
 fn the_directorys_own_checkpoint_is_compared_too() {
     let all = honest(120);
-    let own = |entries: &[Vec<u8>], key: &SignerKey| {
+    let saved_checkpoint = |entries: &[Vec<u8>], key: &SignerKey| {
         let note = signed_by(key, entries).to_string();
         serde_json::json!({
             "format": 1,
@@ -375,19 +375,19 @@ fn the_directorys_own_checkpoint_is_compared_too() {
     let (right, wrong) = (key(ORIGIN, 1), key(ORIGIN, 2));
     let vkey = right.verifier().to_string();
     let whole = Dir::of(&all);
-    whole.text("checkpoint.json", own(&all, &right));
+    whole.text("checkpoint.json", saved_checkpoint(&all, &right));
     let found = whole.verify(&[]).expect_code(0).json();
     assert_eq!(found["checkpoints"].as_array().unwrap().len(), 2);
     assert_eq!(found["checkpoints"][0]["signed"], false, "no key, no word on the signature");
     let found = whole.verify(&["--key", &vkey]).expect_code(0).json();
     assert_eq!(found["checkpoints"][0]["signed"], true);
-    whole.text("checkpoint.json", own(&all, &wrong));
+    whole.text("checkpoint.json", saved_checkpoint(&all, &wrong));
     whole.verify(&["--key", &vkey]).expect_code(1);
     whole.text("checkpoint.json", "{");
     whole.verify(&[]).expect_code(1);
 
     let cut = Dir::of(&all[..90]);
-    cut.text("checkpoint.json", own(&all, &right));
+    cut.text("checkpoint.json", saved_checkpoint(&all, &right));
     let found = cut.verify(&[]).expect_code(1).json();
     assert_eq!(found["intact"], false);
     assert!(found["checkpoints"][0]["what"].as_str().unwrap().contains("rolled back"));
@@ -417,8 +417,8 @@ fn a_wrong_tree_on_disk_is_named() {
     let found = dir.verify(&[]).expect_code(0).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&0.into(), &602.into()));
     let book = |size: usize| {
-        let own = serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
-        dir.text("checkpoint.json", own.to_string());
+        let saved_checkpoint = serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
+        dir.text("checkpoint.json", saved_checkpoint.to_string());
     };
     book(600);
     let found = dir.verify(&[]).expect_code(0).json();
@@ -433,8 +433,8 @@ fn a_wrong_tree_on_disk_is_named() {
         wrong[level][hash * 32 + 5] ^= 1;
         write(&wrong);
         let found = dir.verify(&[]).expect_code(1).json();
-        let what = found["tree"]["what"].as_str().unwrap();
-        assert!(what.starts_with(&format!("hash {hash} of level {level}")), "{what}");
+        let fault = found["tree"]["what"].as_str().unwrap();
+        assert!(fault.starts_with(&format!("hash {hash} of level {level}")), "{fault}");
         assert!(found["damage"].is_null());
     }
     // After a power cut, anything may stand behind what was synced before it was signed.
@@ -511,12 +511,12 @@ impl Site {
 
     /// Compares a directory with the site, and answers what differs.
     #[track_caller]
-    fn beside(&self, dir: &Dir) -> Option<String> {
+    fn difference_from(&self, dir: &Dir) -> Option<String> {
         let key = key(ORIGIN, 1).verifier().to_string();
         let found = dir.verify(&["--against", &self.url, "--key", &key]);
-        let what = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
-        found.expect_code(i32::from(what.is_some()));
-        what
+        let difference = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(difference.is_some()));
+        difference
     }
 }
 
@@ -525,24 +525,24 @@ fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
     let all = honest(700);
     let site = Site::of(published(&all, signed(&all)));
     for size in [1, 2, 255, 256, 300, 512, 699, 700] {
-        assert_eq!(site.beside(&Dir::of(&all[..size])), None, "{size}");
+        assert_eq!(site.difference_from(&Dir::of(&all[..size])), None, "{size}");
     }
     assert!(site.tiles.load(Ordering::Relaxed) < 8 * 5, "only what is on the path");
     for size in [2, 256, 300] {
         let forked = entries(ORIGIN, size, |n| format!("another {n}"));
-        let what = site.beside(&Dir::of(&forked)).unwrap();
+        let difference = site.difference_from(&Dir::of(&forked)).unwrap();
         assert!(
-            what.starts_with(&format!("a fork: the root of the first {size} entries")),
-            "{what}"
+            difference.starts_with(&format!("a fork: the root of the first {size} entries")),
+            "{difference}"
         );
         let there = base64(&root(&all[..usize::try_from(size).unwrap()]));
-        assert!(what.contains(&base64(&root(&forked))) && what.contains(&there), "{what}");
+        assert!(difference.contains(&base64(&root(&forked))) && difference.contains(&there), "{difference}");
     }
     // A server that has less than the files.
     let site = Site::of(published(&all[..300], signed(&all[..300])));
-    assert_eq!(site.beside(&Dir::of(&all)), None);
+    assert_eq!(site.difference_from(&Dir::of(&all)), None);
     let forked = Dir::of(&entries(ORIGIN, 700, |n| format!("another {n}")));
-    assert!(site.beside(&forked).unwrap().contains("changed since"));
+    assert!(site.difference_from(&forked).unwrap().contains("changed since"));
 }
 
 #[test]
@@ -559,28 +559,28 @@ fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
         })
         .to_string()
     };
-    let beside = |dir: &Dir, more: &[&str]| {
+    let difference_from = |dir: &Dir, more: &[&str]| {
         let found = dir.verify(&[&["--against", &site.url, "--key", &vkey], more].concat());
         let json = found.json();
-        let told = json["checkpoints"].as_array().unwrap().iter();
-        let what =
-            told.filter(|own| own["source"] == "against").find_map(|own| own["what"].as_str());
-        found.expect_code(i32::from(what.is_some()));
-        what.map(str::to_owned)
+        let checkpoints = json["checkpoints"].as_array().unwrap().iter();
+        let difference =
+            checkpoints.filter(|checkpoint| checkpoint["source"] == "against").find_map(|checkpoint| checkpoint["what"].as_str());
+        found.expect_code(i32::from(difference.is_some()));
+        difference.map(str::to_owned)
     };
     let wanted = "the server publishes less than it has signed: 300 entries of 700: rolled back";
     let kept = dir.text("kept", signed(&all));
-    assert_eq!(beside(&dir, &["--checkpoint", &kept]).as_deref(), Some(wanted));
+    assert_eq!(difference_from(&dir, &["--checkpoint", &kept]).as_deref(), Some(wanted));
     // What is signed and not released yet, no server has to publish.
     dir.text("checkpoint.json", book(&all[..300]));
-    assert_eq!(beside(&dir, &[]), None);
+    assert_eq!(difference_from(&dir, &[]), None);
     dir.text("checkpoint.json", book(&all));
-    assert_eq!(beside(&dir, &[]).as_deref(), Some(wanted));
+    assert_eq!(difference_from(&dir, &[]).as_deref(), Some(wanted));
     // The files were rolled back with it, further than the server.
     let cut = Dir::of(&all[..200]);
-    assert_eq!(beside(&cut, &["--checkpoint", &kept]).as_deref(), Some(wanted));
+    assert_eq!(difference_from(&cut, &["--checkpoint", &kept]).as_deref(), Some(wanted));
     let early = dir.text("early", signed(&all[..300]));
-    assert_eq!(beside(&Dir::of(&all), &["--checkpoint", &early]), None);
+    assert_eq!(difference_from(&Dir::of(&all), &["--checkpoint", &early]), None);
 }
 
 #[test]
@@ -598,15 +598,15 @@ fn a_ledger_that_is_gone_is_a_loss_where_a_checkpoint_tells_of_it() {
         none(&dir, keep);
         let refused = dir.verify(&[]).expect_code(2);
         assert!(refused.said().contains("there is no ledger"), "{}", refused.said());
-        let what = dir.beside(&signed(&all), &[]).unwrap();
-        assert!(what.contains("the ledger has 0: it was rolled back or cut"), "{what}");
-        let own = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
-        dir.text("checkpoint.json", own.to_string());
+        let difference = dir.difference_from(&signed(&all), &[]).unwrap();
+        assert!(difference.contains("the ledger has 0: it was rolled back or cut"), "{difference}");
+        let saved_checkpoint = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
+        dir.text("checkpoint.json", saved_checkpoint.to_string());
         let found = dir.verify(&[]).expect_code(1).json();
         assert_eq!((&found["intact"], &found["entries"]), (&false.into(), &0.into()));
     }
     let dir = Dir(tempfile::tempdir().unwrap());
-    assert!(dir.beside(&signed(&all), &[]).is_some(), "not even a folder of segments");
+    assert!(dir.difference_from(&signed(&all), &[]).is_some(), "not even a folder of segments");
 }
 
 #[test]
@@ -615,21 +615,21 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
     let dir = Dir::of(&all[..300]);
     let mut tiles = published(&all, signed(&all));
     tiles.get_mut("/log/tile/0/001").unwrap()[5] ^= 1;
-    let what = Site::of(tiles).beside(&dir).unwrap();
-    assert!(what.contains("do not lead to its own checkpoint"), "{what}");
+    let difference = Site::of(tiles).difference_from(&dir).unwrap();
+    assert!(difference.contains("do not lead to its own checkpoint"), "{difference}");
     let mut tiles = published(&all, signed(&all));
     tiles.get_mut("/log/tile/0/001").unwrap().pop();
-    assert!(Site::of(tiles).beside(&dir).unwrap().contains("bytes"));
+    assert!(Site::of(tiles).difference_from(&dir).unwrap().contains("bytes"));
     let mut tiles = published(&all, signed(&all));
     tiles.remove("/log/tile/0/001");
-    assert!(Site::of(tiles).beside(&dir).unwrap().contains("404"));
+    assert!(Site::of(tiles).difference_from(&dir).unwrap().contains("404"));
     // A partial tile that is gone, where there is a full one already.
     let mut tiles = published(&all[..500], signed(&all[..500]));
     tiles.remove("/log/tile/0/001.p/244");
     tiles.extend(published(&all, signed(&all[..500])));
-    assert_eq!(Site::of(tiles).beside(&dir), None);
+    assert_eq!(Site::of(tiles).difference_from(&dir), None);
     let foreign = signed_by(&key(ORIGIN, 2), &all).to_string();
-    assert!(Site::of(published(&all, foreign)).beside(&dir).is_some());
+    assert!(Site::of(published(&all, foreign)).difference_from(&dir).is_some());
     let key = key(ORIGIN, 1).verifier().to_string();
     let gone = dir.verify(&["--against", "http://127.0.0.1:9/", "--key", &key]).expect_code(1);
     assert!(gone.said().contains("--against"), "{}", gone.said());
@@ -682,9 +682,9 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     assert!(refused.expect_code(1).said().contains("nothing can be proven"));
     // Without --checkpoint, the directory's own.
     run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
-    let own =
+    let saved_checkpoint =
         serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
-    dir.text("checkpoint.json", own.to_string());
+    dir.text("checkpoint.json", saved_checkpoint.to_string());
     let said = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
     assert!(said.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", said.stdout);
     assert!(said.stderr.contains("not verified"), "{}", said.stderr);
@@ -806,16 +806,16 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
     grown.run(&["prove", "--from", &old]).expect_code(2);
     // The only copy is replaced by one that continues it, and by nothing else.
-    let own = file("own");
-    fs::copy(&old, &own).unwrap();
-    let keep = ["prove", "--from", &own, "--key", &trusted, "--output", &own, "--json"];
+    let kept = file("own");
+    fs::copy(&old, &kept).unwrap();
+    let keep = ["prove", "--from", &kept, "--key", &trusted, "--output", &kept, "--json"];
     assert_eq!(grown.run(&keep).expect_code(0).json()["replaced"], true);
-    assert_eq!(fs::read_to_string(&own).unwrap(), signed(&all));
-    grown.run(&["checkpoint", "--key", &trusted, "--output", &own]).expect_code(0);
-    let said = grown.run(&["checkpoint", "--output", &own]).expect_code(0).stderr;
+    assert_eq!(fs::read_to_string(&kept).unwrap(), signed(&all));
+    grown.run(&["checkpoint", "--key", &trusted, "--output", &kept]).expect_code(0);
+    let said = grown.run(&["checkpoint", "--output", &kept]).expect_code(0).stderr;
     assert!(said.contains("was replaced by what nobody verified"), "{said}");
-    let told = grown.run(&["checkpoint", "--output", &own, "--json"]).expect_code(0).json();
-    assert_eq!((&told["verified"], &told["replaced"]), (&false.into(), &true.into()));
+    let report = grown.run(&["checkpoint", "--output", &kept, "--json"]).expect_code(0).json();
+    assert_eq!((&report["verified"], &report["replaced"]), (&false.into(), &true.into()));
 
     let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
     let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);

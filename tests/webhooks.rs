@@ -57,14 +57,14 @@ impl Endpoint {
         answer: impl Fn(&Received, usize) -> StatusCode + Send + Sync + 'static,
     ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let own = Self {
+        let endpoint = Self {
             received: Arc::default(),
             answer: Arc::new(Mutex::new(Arc::new(answer))),
             address: listener.local_addr().unwrap(),
         };
-        let router = Router::new().route("/hook", post(receive)).with_state(own.clone());
+        let router = Router::new().route("/hook", post(receive)).with_state(endpoint.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        own
+        endpoint
     }
 
     fn url(&self) -> String {
@@ -84,7 +84,7 @@ impl Endpoint {
     }
 }
 
-async fn receive(State(own): State<Endpoint>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let header = |name: &str| headers[name].to_str().unwrap().to_owned();
     let received = Received {
         id: header("webhook-id"),
@@ -94,12 +94,12 @@ async fn receive(State(own): State<Endpoint>, headers: HeaderMap, body: Bytes) -
         body: body.to_vec(),
     };
     let seen = {
-        let mut all = own.received.lock().unwrap();
+        let mut all = endpoint.received.lock().unwrap();
         let seen = all.iter().filter(|before| before.id == received.id).count();
         all.push(received.clone());
         seen
     };
-    let answer = Arc::clone(&own.answer.lock().unwrap());
+    let answer = Arc::clone(&endpoint.answer.lock().unwrap());
     answer(&received, seen)
 }
 
@@ -185,7 +185,7 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subject_waiting() {
-    let endpoint = Endpoint::start(|own, seen| match own.subject().as_str() {
+    let endpoint = Endpoint::start(|delivery, seen| match delivery.subject().as_str() {
         "user:1" if seen < 3 => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
     })
@@ -197,22 +197,22 @@ async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subjec
     let second = withdraw(&mut clients, "user:1").await;
     let other = withdraw(&mut clients, "user:2").await;
     let received = endpoint
-        .until("all", |all| all.iter().any(|own| own.index() == second) && all.len() >= 6)
+        .until("all", |all| all.iter().any(|delivery| delivery.index() == second) && all.len() >= 6)
         .await;
     let order: Vec<u64> = received.iter().map(Received::index).collect();
-    let place = |index| order.iter().position(|own| *own == index).unwrap();
-    let tries = order.iter().filter(|own| **own == first).count();
+    let place = |index| order.iter().position(|delivered| *delivered == index).unwrap();
+    let tries = order.iter().filter(|delivered| **delivered == first).count();
     assert_eq!(tries, 4, "{order:?}");
-    let last_try = order.iter().rposition(|own| *own == first).unwrap();
+    let last_try = order.iter().rposition(|delivered| *delivered == first).unwrap();
     assert!(place(second) > last_try, "in order: {order:?}");
     assert!(place(other) < last_try, "others do not wait: {order:?}");
-    let ids: BTreeSet<_> = received.iter().map(|own| (own.index(), own.id.clone())).collect();
+    let ids: BTreeSet<_> = received.iter().map(|delivery| (delivery.index(), delivery.id.clone())).collect();
     assert_eq!(ids.len(), 3, "the same event has the same id: {ids:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
-    let endpoint = Endpoint::start(|own, _| match own.subject().as_str() {
+    let endpoint = Endpoint::start(|delivery, _| match delivery.subject().as_str() {
         "user:1" => StatusCode::INTERNAL_SERVER_ERROR,
         "user:2" => StatusCode::GONE,
         _ => StatusCode::OK,
@@ -230,8 +230,8 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
         (letters.len() == 2).then_some(letters)
     })
     .await;
-    let told: Vec<_> = letters.iter().map(|own| (own.index, own.http_status)).collect();
-    assert_eq!(told, [(tired, 500), (gone, 410)]);
+    let statuses: Vec<_> = letters.iter().map(|letter| (letter.index, letter.http_status)).collect();
+    assert_eq!(statuses, [(tired, 500), (gone, 410)]);
     assert!(letters[0].attempts > 1 && letters[1].attempts == 1, "{letters:?}");
     assert_eq!(state(&mut clients, tired).await, Some(PropagationState::DeadLetter));
     eventually("the receipt", async || {
@@ -289,13 +289,13 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let received = endpoint.until("every event", all).await;
     let mut ids: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
     let mut first: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for own in &received {
-        if ids.entry(own.index()).or_default().insert(own.id.clone()) {
-            first.entry(own.subject()).or_default().push(own.index());
+    for delivery in &received {
+        if ids.entry(delivery.index()).or_default().insert(delivery.id.clone()) {
+            first.entry(delivery.subject()).or_default().push(delivery.index());
         }
     }
     assert!(ids.values().all(|ids| ids.len() == 1), "an event keeps its id");
-    assert!(first.values().all(|own| own.is_sorted()), "in order for each data subject");
+    assert!(first.values().all(|indexes| indexes.is_sorted()), "in order for each data subject");
     for index in indexes {
         eventually("receipts", async || {
             (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
@@ -320,7 +320,7 @@ async fn a_snapshot_is_delivered_before_what_changes() {
     withdraw(&mut clients, "user:4").await;
     let received = endpoint.until("all five", |all| all.len() >= 5).await;
     let types: Vec<String> =
-        received.iter().map(|own| own.json()["type"].as_str().unwrap().to_owned()).collect();
+        received.iter().map(|delivery| delivery.json()["type"].as_str().unwrap().to_owned()).collect();
     let snapshot = vec!["consent.v1.snapshot".to_owned(); 3];
     assert_eq!(types[..3], snapshot);
     assert_eq!(types[3..], ["consent.v1.snapshot_end", "consent.v1.consent"]);

@@ -130,13 +130,13 @@ impl Witness {
             return None;
         }
         let text = String::from_utf8(answer.body).unwrap();
-        let own = SignedCheckpoint::open(&text, log_key().verifier()).unwrap();
-        own.note.verify(&self.key).unwrap();
-        Some(own)
+        let latest = SignedCheckpoint::open(&text, log_key().verifier()).unwrap();
+        latest.note.verify(&self.key).unwrap();
+        Some(latest)
     }
 
     async fn size(&self) -> u64 {
-        self.latest().await.map_or(0, |own| own.checkpoint.size)
+        self.latest().await.map_or(0, |signed| signed.checkpoint.size)
     }
 
     /// As the flag of `serve` has it.
@@ -387,9 +387,9 @@ fn a_policy_can_name_the_logs() {
         command.arg("--policy").arg(policy);
         Process::spawn(command)
     };
-    let own = start(&file);
-    own.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
-    drop(own);
+    let process = start(&file);
+    process.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
+    drop(process);
     fs::write(&file, "quorum none\n").unwrap();
     let said = start(&file).wait(PATIENCE).expect_code(2).stderr;
     assert!(said.contains("no log to follow"), "{said}");
@@ -411,7 +411,7 @@ impl Ledger {
 
     #[track_caller]
     fn start(&self, witnesses: &[&Witness], flags: &[&str]) -> Served {
-        let own: Vec<String> = witnesses.iter().map(|witness| witness.flag()).collect();
+        let witness_flags: Vec<String> = witnesses.iter().map(|witness| witness.flag()).collect();
         let key_file = format!("--signing-key-file={}", self.key_file.display());
         let mut all = vec![
             "--origin",
@@ -422,7 +422,7 @@ impl Ledger {
             "--tiles-listen=127.0.0.1:0",
             "--checkpoint-interval=10ms",
         ];
-        all.extend(own.iter().map(String::as_str));
+        all.extend(witness_flags.iter().map(String::as_str));
         all.extend(flags);
         let server = Server::start_with(&self.dir, &all);
         let tiles = server.printed("tiles on ").unwrap();
@@ -455,7 +455,7 @@ impl Served {
     }
 
     async fn released_size(&self) -> u64 {
-        self.released().await.map_or(0, |own| own.checkpoint.size)
+        self.released().await.map_or(0, |signed| signed.checkpoint.size)
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -466,7 +466,7 @@ impl Served {
 
 fn two_of(witnesses: &[&Witness]) -> Policy {
     let known =
-        |own: &&Witness| Known { name: own.key.name().to_owned(), key: own.key.clone(), url: None };
+        |witness: &&Witness| Known { name: witness.key.name().to_owned(), key: witness.key.clone(), url: None };
     Policy::any_of(2, witnesses.iter().map(known).collect()).unwrap()
 }
 

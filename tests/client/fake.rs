@@ -229,7 +229,7 @@ impl Connection {
             state.wrong.push(format!("{ack:?}, but {} was delivered", self.delivered));
         }
         state.acked.extend(&ack.indexes);
-        let through = state.events.iter().copied().filter(|own| ack.next_index > Some(*own));
+        let through = state.events.iter().copied().filter(|index| ack.next_index > Some(*index));
         let through: Vec<u64> = through.collect();
         state.acked.extend(through);
     }

@@ -20,11 +20,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let held = Arc::new(watch::Sender::new(false));
-        let own = Arc::clone(&held);
+        let held_sender = Arc::clone(&held);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
-                tokio::spawn(pass(client, server, own.subscribe()));
+                tokio::spawn(pass(client, server, held_sender.subscribe()));
             }
         });
         Self { address, held }

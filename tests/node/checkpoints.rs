@@ -104,19 +104,19 @@ async fn what_landed_is_signed_and_can_be_proven() {
     assert_eq!(released.root(), root_on_disk(dir.path(), 5));
     assert!(!released.witnessed, "nobody asked for witnesses");
     for index in 0..5 {
-        let own = node.inclusion(index, 5, None).unwrap();
-        let proof = own.tlog_proof(None).unwrap();
-        proof.verify(&merkle::leaf_hash(&own.entry), node.verifier_key()).unwrap();
+        let proven = node.inclusion(index, 5, None).unwrap();
+        let proof = proven.tlog_proof(None).unwrap();
+        proof.verify(&merkle::leaf_hash(&proven.entry), node.verifier_key()).unwrap();
     }
     assert_eq!(node.index_of_key("signup-1"), Ok(4));
     assert_eq!(node.index_of_key("signup-2"), Err(FindActError::Unknown));
     grants(&node, 2..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     for first in 0..=later.size() {
-        let own = node.consistency(first, later.size(), None).unwrap();
-        assert_eq!(own.second.1, later.root());
+        let proof = node.consistency(first, later.size(), None).unwrap();
+        assert_eq!(proof.second.1, later.root());
         if first == released.size() {
-            assert_eq!(own.first.1, released.root());
+            assert_eq!(proof.first.1, released.root());
         }
     }
     for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
@@ -214,15 +214,15 @@ async fn the_tree_is_built_again_when_it_is_lost_short_or_wrong() {
         fs::write(&hashes, wrong).unwrap();
     };
     let longer = || fs::write(&hashes, [&good[..], &[7; 50]].concat()).unwrap();
-    for (what, spoil) in
+    for (damage, spoil) in
         [("lost", &lose as &dyn Fn()), ("short", &cut), ("wrong", &change), ("longer", &longer)]
     {
         spoil();
         let node = open(dir.path());
-        assert_eq!(node.tree_root(before.size()), Ok(before.root()), "{what}");
-        assert_eq!(node.released().unwrap(), before, "{what}");
+        assert_eq!(node.tree_root(before.size()), Ok(before.root()), "{damage}");
+        assert_eq!(node.released().unwrap(), before, "{damage}");
         drop(node);
-        assert_eq!(fs::read(&hashes).unwrap(), good, "{what}");
+        assert_eq!(fs::read(&hashes).unwrap(), good, "{damage}");
     }
 }
 
@@ -377,8 +377,8 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     let node = open_with(&new).0.unwrap();
     assert!(before.checkpoint.verify(node.verifier_key()).is_err());
     until("a checkpoint with the same root", || {
-        let own = node.released().unwrap();
-        own.root() == before.root() && own.checkpoint.verify(node.verifier_key()).is_ok()
+        let released = node.released().unwrap();
+        released.root() == before.root() && released.checkpoint.verify(node.verifier_key()).is_ok()
     });
     put_catalog(&node).await;
     grants(&node, 8..9).await;
@@ -393,10 +393,10 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     let before = closed(dir.path()).await;
     let book = dir.path().join("checkpoint.json");
     let text = fs::read_to_string(&book).unwrap();
-    let own = before.signed_at.0.to_string();
+    let signed_at = before.signed_at.0.to_string();
     let ahead = (before.signed_at.0 + 3_600_000).to_string();
-    assert!(text.contains(&own));
-    fs::write(&book, text.replace(&own, &ahead)).unwrap();
+    assert!(text.contains(&signed_at));
+    fs::write(&book, text.replace(&signed_at, &ahead)).unwrap();
     let (node, metrics) = open_with(&config(dir.path()));
     let node = node.unwrap();
     grants(&node, 10..11).await;

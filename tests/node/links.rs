@@ -30,7 +30,7 @@ async fn link(node: &Node, one: &str, other: &str, confidence: LinkConfidence) -
     node.link(linking(one, other, Some(confidence))).await.unwrap()
 }
 
-fn told(cells: &[CellChange]) -> Vec<(&str, &str, Reason, Reason)> {
+fn changes(cells: &[CellChange]) -> Vec<(&str, &str, Reason, Reason)> {
     cells
         .iter()
         .map(|cell| (cell.subject.as_str(), cell.channel.as_str(), cell.before, cell.after))
@@ -38,12 +38,12 @@ fn told(cells: &[CellChange]) -> Vec<(&str, &str, Reason, Reason)> {
 }
 
 /// What a check said, and of which revision.
-type Said = (u64, Reason, Option<u64>);
+type Answer = (u64, Reason, Option<u64>);
 
 /// Checks both sides of a link over and over until it is done.
-fn ask(node: &Node, done: &AtomicBool, said: &Mutex<Vec<Said>>) {
+fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
     let sides = [subject("user:a"), subject("device:b")];
-    let mut own = Vec::new();
+    let mut answers = Vec::new();
     while !done.load(Ordering::Relaxed) {
         for subject in &sides {
             let question = Question {
@@ -54,10 +54,10 @@ fn ask(node: &Node, done: &AtomicBool, said: &Mutex<Vec<Said>>) {
                 region: None,
             };
             let checked = node.check(&question).unwrap();
-            own.push((checked.revision, checked.decision.reason, checked.decision.decided_by));
+            answers.push((checked.revision, checked.decision.reason, checked.decision.decided_by));
         }
     }
-    said.lock().unwrap().append(&mut own);
+    answers.lock().unwrap().append(&mut answers);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,11 +67,11 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
     put_catalog(&node).await;
     link(&node, "user:a", "device:b", LinkConfidence::Verified).await;
     let done = Arc::new(AtomicBool::new(false));
-    let said = Arc::new(Mutex::new(Vec::new()));
+    let answers = Arc::new(Mutex::new(Vec::new()));
     let askers: Vec<_> = (0..2)
         .map(|_| {
-            let (node, done, said) = (Arc::clone(&node), Arc::clone(&done), Arc::clone(&said));
-            std::thread::spawn(move || ask(&node, &done, &said))
+            let (node, done, answers) = (Arc::clone(&node), Arc::clone(&done), Arc::clone(&answers));
+            std::thread::spawn(move || check_until(&node, &done, &answers))
         })
         .collect();
     // What a third subject does changes states, and no answer.
@@ -105,9 +105,9 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
         acts.is_sorted_by_key(|(index, _)| *index),
         "the acts are in the order in which they were sent"
     );
-    let said = std::mem::take(&mut *said.lock().unwrap());
-    assert!(said.len() > 1_000);
-    for (revision, reason, decided_by) in said {
+    let answers = std::mem::take(&mut *answers.lock().unwrap());
+    assert!(answers.len() > 1_000);
+    for (revision, reason, decided_by) in answers {
         let before = acts.partition_point(|(index, _)| *index < revision);
         let want = match before.checked_sub(1).map(|last| acts[last]) {
             Some((index, reason)) => (reason, Some(index)),
@@ -152,8 +152,8 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
     );
     let (given, first, second) = (given.unwrap(), first.unwrap(), second.unwrap());
     let (none, granted) = (Reason::NoRecord, Reason::Granted);
-    assert_eq!(told(&first.cells), [("user:y", "email", none, granted)]);
-    assert_eq!(told(&second.cells), [("user:z", "email", none, granted)]);
+    assert_eq!(changes(&first.cells), [("user:y", "email", none, granted)]);
+    assert_eq!(changes(&second.cells), [("user:z", "email", none, granted)]);
     assert_eq!(first.index, Some(given.index + 1));
     let again = again.unwrap();
     assert_eq!((again.index, again.changed), (None, false));
@@ -174,7 +174,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
     // The later grant of `new:1` wins for those who had withdrawn.
     let gained = ["user:x", "user:y", "user:z"];
     let gained = gained.map(|who| (who, "email", Reason::Withdrawn, granted));
-    assert_eq!(told(&dry.cells), gained);
+    assert_eq!(changes(&dry.cells), gained);
 }
 
 #[tokio::test]
@@ -184,10 +184,10 @@ async fn what_is_refused_or_only_asked_leaves_nothing_behind() {
     put_catalog(&node).await;
     node.record(grant("user:a")).await.unwrap();
     let before = (node.revision(), node.subjects());
-    let asked = node.link(dry(linking("user:a", "user:new", Some(LinkConfidence::Verified))));
-    let asked = asked.await.unwrap();
-    assert_eq!((asked.index, asked.changed, asked.revision), (None, true, before.0));
-    assert_eq!(told(&asked.cells), [("user:new", "email", Reason::NoRecord, Reason::Granted)]);
+    let dry_run = node.link(dry(linking("user:a", "user:new", Some(LinkConfidence::Verified))));
+    let dry_run = dry_run.await.unwrap();
+    assert_eq!((dry_run.index, dry_run.changed, dry_run.revision), (None, true, before.0));
+    assert_eq!(changes(&dry_run.cells), [("user:new", "email", Reason::NoRecord, Reason::Granted)]);
     let to_self = linking("user:a", "user:a", Some(LinkConfidence::Verified));
     assert_eq!(node.link(to_self).await, Err(LinkError::ToSelf));
     for other in ["user:b", "user:new"] {

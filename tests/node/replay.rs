@@ -36,9 +36,9 @@ enum Step {
 
 fn config() -> ProptestConfig {
     let cases_are_set = env::var_os("PROPTEST_CASES").is_some();
-    let own = ProptestConfig::default();
-    let cases = if cases_are_set { own.cases } else { 100 };
-    ProptestConfig { cases, failure_persistence: None, ..own }
+    let defaults = ProptestConfig::default();
+    let cases = if cases_are_set { defaults.cases } else { 100 };
+    ProptestConfig { cases, failure_persistence: None, ..defaults }
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
@@ -188,8 +188,8 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
         match watcher.next().await.unwrap() {
             Told::Event(event, positions) => {
                 match &event.told {
-                    EventTold::Consent(told) => assert_eq!(positions.len(), told.changes.len()),
-                    EventTold::Catalog(told) => assert!(!told.effects.is_empty()),
+                    EventTold::Consent(event) => assert_eq!(positions.len(), event.changes.len()),
+                    EventTold::Catalog(change) => assert!(!change.effects.is_empty()),
                     other => panic!("{other:?}"),
                 }
                 heard.push((*event).clone());

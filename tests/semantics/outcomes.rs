@@ -6,7 +6,7 @@ use consent_ledger::{
     fold::consent::{fold, judge},
 };
 
-use super::world::{ASKED, People, What, catalog, change, entries, scope};
+use super::world::{ASKED, People, Content, catalog, change, entries, scope};
 
 /// When every case is recorded.
 pub const RECORDED_AT: Millis = Millis(20);
@@ -241,7 +241,7 @@ fn an_unknown_key_leaves_the_state_alone() {
     let catalog = catalog();
     let entry =
         entries(&catalog, "5 subject grant news:email and withdraw nowhere:email").remove(0);
-    let What::Act(act) = &entry.what else { unreachable!() };
+    let Content::Act(act) = &entry.content else { unreachable!() };
     let mut state = SubjectState::default();
     fold(&catalog, &mut state, &act.facts(100)).unwrap_err();
     judge(&catalog, &mut state, act.facts(100), RECORDED_AT).unwrap_err();
@@ -252,12 +252,12 @@ fn an_unknown_key_leaves_the_state_alone() {
 fn a_grant_wider_than_a_cell_grants_nothing() {
     let catalog = catalog();
     let mut entry = entries(&catalog, "5 subject grant news:email").remove(0);
-    let What::Act(act) = &mut entry.what else { unreachable!() };
+    let Content::Act(act) = &mut entry.content else { unreachable!() };
     act.changes = vec![change(Action::Grant, scope("news:*"), 1)];
     let mut people = People::default();
     let changes = people.record(&catalog, &entry, RECORDED_AT);
     assert_eq!(changes[0].outcome, Outcome::NoEffect);
-    let state = people.own(ASKED);
+    let state = people.own_state(ASKED);
     assert!(state.cells().is_empty() && state.revision == 101);
 }
 
@@ -266,5 +266,5 @@ fn the_revision_is_that_of_the_last_entry_in_the_ledger() {
     let catalog = catalog();
     let entries =
         entries(&catalog, "5 subject grant offers:email; 6 subject withdraw *:*; confirm 100");
-    assert_eq!(People::after(&catalog, entries.iter().rev()).own(ASKED).revision, 103);
+    assert_eq!(People::after(&catalog, entries.iter().rev()).own_state(ASKED).revision, 103);
 }

@@ -22,7 +22,7 @@ use proptest::{
 
 use super::{
     naive::{self, CellKeys, Question, all_cells, speaks},
-    world::{ASKED, Act, Confirmation, Entry, FIRST_ENTRY, Name, People, What, change, key, scope},
+    world::{ASKED, Act, Confirmation, Entry, FIRST_ENTRY, Name, People, Content, change, key, scope},
 };
 
 const PURPOSES: [&str; 3] = ["p", "q", "r"];
@@ -40,9 +40,9 @@ const AFTER_ALL: u64 = 900;
 
 fn config() -> ProptestConfig {
     let cases_are_set = env::var_os("PROPTEST_CASES").is_some();
-    let own = ProptestConfig::default();
-    let cases = if cases_are_set { own.cases } else { 2_000 };
-    ProptestConfig { cases, failure_persistence: None, ..own }
+    let defaults = ProptestConfig::default();
+    let cases = if cases_are_set { defaults.cases } else { 2_000 };
+    ProptestConfig { cases, failure_persistence: None, ..defaults }
 }
 
 /// A catalogue, and what happened.
@@ -223,11 +223,11 @@ fn confirmation(
     entries: &[Entry],
     one: Index,
     part: Option<Index>,
-) -> Option<What> {
+) -> Option<Content> {
     let requests: Vec<_> = entries
         .iter()
-        .filter_map(|entry| match &entry.what {
-            What::Act(act) => Some((entry.index, act, act.waiting(catalog))),
+        .filter_map(|entry| match &entry.content {
+            Content::Act(act) => Some((entry.index, act, act.waiting(catalog))),
             _ => None,
         })
         .filter(|(_, _, waiting)| !waiting.is_empty())
@@ -235,25 +235,25 @@ fn confirmation(
     let (request_index, request, waiting) =
         (!requests.is_empty()).then(|| one.get(&requests).clone())?;
     let grants = part.map_or(waiting.clone(), |part| vec![part.get(&waiting).clone()]);
-    Some(What::Confirmed(Confirmation { request_index, request: request.clone(), grants }))
+    Some(Content::Confirmed(Confirmation { request_index, request: request.clone(), grants }))
 }
 
 fn any_world() -> impl Strategy<Value = World> {
     (any_catalog(), vec(any_step(), 1..14)).prop_map(|(catalog, steps)| {
         let mut entries = Vec::new();
         for (index, step) in (FIRST_ENTRY..).zip(steps) {
-            let what = match step {
+            let content = match step {
                 Step::Act(mut act) => {
                     fit(&catalog, &mut act);
-                    Some(What::Act(act))
+                    Some(Content::Act(act))
                 }
                 Step::Confirm(one, part) => confirmation(&catalog, &entries, one, part),
                 Step::Link(one, other, confidence) => {
-                    (one != other).then_some(What::Link { one, other, confidence })
+                    (one != other).then_some(Content::Link { one, other, confidence })
                 }
-                Step::Erase(name) => Some(What::Erased(name)),
+                Step::Erase(name) => Some(Content::Erased(name)),
             };
-            entries.extend(what.map(|what| Entry { index, what }));
+            entries.extend(content.map(|content| Entry { index, content }));
         }
         World { catalog, entries }
     })
@@ -305,17 +305,17 @@ impl World {
     }
 
     fn is_linked(&self, one: Name, other: Name) -> bool {
-        let links = self.entries.iter().filter_map(|entry| match entry.what {
-            What::Link { one: a, other: b, confidence } => Some(([a, b], confidence)),
+        let links = self.entries.iter().filter_map(|entry| match entry.content {
+            Content::Link { one: a, other: b, confidence } => Some(([a, b], confidence)),
             _ => None,
         });
-        let mut own = links.filter(|(pair, _)| pair.contains(&one) && pair.contains(&other));
-        own.next_back().is_some_and(|(_, confidence)| confidence.is_some())
+        let mut between_both = links.filter(|(pair, _)| pair.contains(&one) && pair.contains(&other));
+        between_both.next_back().is_some_and(|(_, confidence)| confidence.is_some())
     }
 }
 
 fn link(one: Name, other: Name, confidence: Option<LinkConfidence>) -> Entry {
-    Entry { index: AFTER_ALL, what: What::Link { one, other, confidence } }
+    Entry { index: AFTER_ALL, content: Content::Link { one, other, confidence } }
 }
 
 fn is_a_stop(reason: Reason) -> bool {
@@ -373,7 +373,7 @@ proptest! {
     fn the_order_of_arrival_never_matters(
         (world, shuffled) in any_world().prop_flat_map(|world| {
             // Links are always folded in the order of the ledger.
-            let is_link = |entry: &Entry| matches!(entry.what, What::Link { .. });
+            let is_link = |entry: &Entry| matches!(entry.content, Content::Link { .. });
             let (links, others): (Vec<_>, Vec<_>) = world.entries.iter().cloned().partition(is_link);
             let shuffled = Just(others).prop_shuffle();
             (Just(world), shuffled.prop_map(move |others| [others, links.clone()].concat()))
@@ -391,7 +391,7 @@ proptest! {
         let mut twice = once.clone();
         // Of links, all that follow are folded again too.
         let start = again.index(world.entries.len());
-        let is_link = |entry: &Entry| matches!(entry.what, What::Link { .. });
+        let is_link = |entry: &Entry| matches!(entry.content, Content::Link { .. });
         for entry in &world.entries[start..] {
             twice.fold(&world.catalog, entry);
             if !is_link(&world.entries[start]) {
@@ -410,7 +410,7 @@ proptest! {
     ) {
         let mut people = world.people();
         let before = people.whole(ASKED);
-        people.fold(&world.catalog, &Entry { index: AFTER_ALL, what: What::Act(stop) });
+        people.fold(&world.catalog, &Entry { index: AFTER_ALL, content: Content::Act(stop) });
         let after = people.whole(ASKED);
         for (cell, now) in world.cells_and_moments() {
             let was = world.ask_for(&before, &cell, &categories, region, now).effect();
@@ -445,8 +445,8 @@ proptest! {
         let before = people.whole(ASKED);
         let (request_index, grants) = (AFTER_ALL, grant.waiting(&world.catalog));
         let confirmation = Confirmation { request_index, request: grant.clone(), grants };
-        for (index, what) in (AFTER_ALL..).zip([What::Act(grant), What::Confirmed(confirmation)]) {
-            people.fold(&world.catalog, &Entry { index, what });
+        for (index, content) in (AFTER_ALL..).zip([Content::Act(grant), Content::Confirmed(confirmation)]) {
+            people.fold(&world.catalog, &Entry { index, content });
         }
         let after = people.whole(ASKED);
         for (cell, now) in world.cells_and_moments() {
@@ -483,8 +483,8 @@ proptest! {
                     change.action == Action::Grant && naive::covers(&change.scope, &cell)
                 })
             };
-            let mut acts = world.entries.iter().filter_map(|entry| match &entry.what {
-                What::Act(act) => Some(act),
+            let mut acts = world.entries.iter().filter_map(|entry| match &entry.content {
+                Content::Act(act) => Some(act),
                 _ => None,
             });
             prop_assert!(acts.any(lifts), "{}:{} {was:?} {is:?}", cell.0, cell.1);
@@ -591,9 +591,9 @@ proptest! {
                     change.outcome == Outcome::Applied
                         && (change.action == Action::Grant || is.effect() == Effect::Deny)
                 };
-                let mut own = changes.iter().filter(|c| naive::covers(&c.scope, &cell));
+                let mut in_cell = changes.iter().filter(|c| naive::covers(&c.scope, &cell));
                 prop_assert!(
-                    was.effect() == is.effect() || own.any(is_applied),
+                    was.effect() == is.effect() || in_cell.any(is_applied),
                     "{}:{} {was:?} {is:?} {changes:?}", cell.0, cell.1
                 );
             }
@@ -651,12 +651,12 @@ fn an_act_of_a_subject_alone_is_judged_the_same_in_one_step() {
     let entries = super::world::entries(&catalog, text);
     let (mut people, mut state) = (People::default(), SubjectState::default());
     for entry in &entries {
-        let What::Act(act) = &entry.what else { unreachable!() };
+        let Content::Act(act) = &entry.content else { unreachable!() };
         let facts = act.facts(entry.index);
         let got =
             consent_ledger::fold::consent::judge(&catalog, &mut state, facts, Millis(9)).unwrap();
         assert_eq!(got, people.record(&catalog, entry, Millis(9)));
         fold(&catalog, &mut state, &facts).unwrap();
     }
-    assert_eq!(state, people.own(ASKED));
+    assert_eq!(state, people.own_state(ASKED));
 }

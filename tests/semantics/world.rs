@@ -44,12 +44,12 @@ pub type Name = char;
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub index: u64,
-    pub what: What,
+    pub content: Content,
 }
 
 /// What an entry says.
 #[derive(Debug, Clone)]
-pub enum What {
+pub enum Content {
     Act(Act),
     Confirmed(Confirmation),
     Link { one: Name, other: Name, confidence: Option<LinkConfidence> },
@@ -103,8 +103,8 @@ impl Act {
 impl Entry {
     /// The entry as the ledger holds it; none for an erasure, which the ledger does not know yet.
     pub fn body(&self) -> Option<Body> {
-        match &self.what {
-            What::Act(act) => Some(Body::Act(ConsentAct {
+        match &self.content {
+            Content::Act(act) => Some(Body::Act(ConsentAct {
                 subject_ref: name_ref(act.subject),
                 actor: act.actor,
                 effective_at: act.effective_at,
@@ -115,24 +115,24 @@ impl Entry {
                 confirmation: None,
                 contact: ContactChange::default(),
             })),
-            What::Confirmed(confirmation) => Some(Body::Confirmed(confirmation.body())),
-            What::Link { one, other, confidence } => Some(Body::Link(LinkChange {
+            Content::Confirmed(confirmation) => Some(Body::Confirmed(confirmation.body())),
+            Content::Link { one, other, confidence } => Some(Body::Link(LinkChange {
                 subject_ref: name_ref(*one),
                 other_ref: name_ref(*other),
                 confidence: *confidence,
                 asserted_by: None,
             })),
-            What::Erased(_) => None,
+            Content::Erased(_) => None,
         }
     }
 
     /// Whom the entry is about.
     pub fn names(&self) -> Vec<Name> {
-        match &self.what {
-            What::Act(act) => vec![act.subject],
-            What::Confirmed(confirmation) => vec![confirmation.request.subject],
-            What::Link { one, other, .. } => vec![*one, *other],
-            What::Erased(name) => vec![*name],
+        match &self.content {
+            Content::Act(act) => vec![act.subject],
+            Content::Confirmed(confirmation) => vec![confirmation.request.subject],
+            Content::Link { one, other, .. } => vec![*one, *other],
+            Content::Erased(name) => vec![*name],
         }
     }
 }
@@ -185,7 +185,7 @@ impl People {
                         .expect("the tests name what the catalogue has");
                 }
                 None => {
-                    let first = state.erased_by.map_or(entry.index, |own| own.min(entry.index));
+                    let first = state.erased_by.map_or(entry.index, |first_erasure| first_erasure.min(entry.index));
                     state.erased_by = Some(first);
                 }
             }
@@ -193,25 +193,25 @@ impl People {
     }
 
     /// What a data subject's own entries say.
-    pub fn own(&self, name: Name) -> SubjectState {
+    pub fn own_state(&self, name: Name) -> SubjectState {
         self.states.get(&name).cloned().unwrap_or_default()
     }
 
     /// The same with all that linked data subjects contribute.
     pub fn whole(&self, name: Name) -> SubjectState {
-        let own = self.own(name);
+        let own_state = self.own_state(name);
         let state_of =
-            |other: SubjectRef| Ok::<_, Infallible>(Arc::new(self.own(char::from(other.0[0]))));
-        let Ok(linked) = reach(name_ref(name), &own, state_of);
-        unite(&own, &linked)
+            |other: SubjectRef| Ok::<_, Infallible>(Arc::new(self.own_state(char::from(other.0[0]))));
+        let Ok(linked) = reach(name_ref(name), &own_state, state_of);
+        unite(&own_state, &linked)
     }
 
     /// Folds in an entry, and tells what becomes of its changes.
     pub fn record(&mut self, catalog: &Catalog, entry: &Entry, now: Millis) -> Vec<ChangeRecord> {
-        let (request_index, act, mut changes, is_confirmation) = match &entry.what {
-            What::Act(act) => (entry.index, act, act.changes.clone(), false),
-            What::Confirmed(own) => (own.request_index, &own.request, own.grants.clone(), true),
-            What::Link { .. } | What::Erased(_) => {
+        let (request_index, act, mut changes, is_confirmation) = match &entry.content {
+            Content::Act(act) => (entry.index, act, act.changes.clone(), false),
+            Content::Confirmed(confirmation) => (confirmation.request_index, &confirmation.request, confirmation.grants.clone(), true),
+            Content::Link { .. } | Content::Erased(_) => {
                 self.fold(catalog, entry);
                 return Vec::new();
             }
@@ -372,8 +372,8 @@ fn basis(text: &str) -> LegalBasis {
 }
 
 fn region_basis(text: &str) -> (Region, LegalBasis) {
-    let (region, own) = text.split_once('=').unwrap();
-    (Region::parse(region).unwrap(), basis(own))
+    let (region, basis_word) = text.split_once('=').unwrap();
+    (Region::parse(region).unwrap(), basis(basis_word))
 }
 
 pub fn key(text: &str) -> Key {
@@ -403,35 +403,35 @@ pub fn entries(catalog: &Catalog, text: &str) -> Vec<Entry> {
     let texts = text.split(';').map(str::trim).filter(|text| !text.is_empty());
     let mut entries: Vec<Entry> = Vec::new();
     for (index, text) in (FIRST_ENTRY..).zip(texts) {
-        let what = read_entry(catalog, &entries, text);
-        entries.push(Entry { index, what });
+        let content = read_entry(catalog, &entries, text);
+        entries.push(Entry { index, content });
     }
     entries
 }
 
-fn read_entry(catalog: &Catalog, before: &[Entry], text: &str) -> What {
+fn read_entry(catalog: &Catalog, before: &[Entry], text: &str) -> Content {
     let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
     let link = |confidence| {
         let (one, other) = rest.split_once(' ').unwrap();
-        What::Link { one: one.parse().unwrap(), other: other.parse().unwrap(), confidence }
+        Content::Link { one: one.parse().unwrap(), other: other.parse().unwrap(), confidence }
     };
     match first {
         "confirm" => {
             let request_index = rest.parse().unwrap();
-            let request = before.iter().find_map(|entry| match &entry.what {
-                What::Act(act) if entry.index == request_index => Some(act.clone()),
+            let request = before.iter().find_map(|entry| match &entry.content {
+                Content::Act(act) if entry.index == request_index => Some(act.clone()),
                 _ => None,
             });
             let request = request.unwrap();
             let grants = request.waiting(catalog);
-            What::Confirmed(Confirmation { request_index, request, grants })
+            Content::Confirmed(Confirmation { request_index, request, grants })
         }
         "verify" => link(Some(LinkConfidence::Verified)),
         "assert" => link(Some(LinkConfidence::Asserted)),
         "unlink" => link(None),
-        "erase" => What::Erased(ASKED),
-        time if time.parse::<i64>().is_ok() => What::Act(read_act(ASKED, text)),
-        name => What::Act(read_act(name.parse().unwrap(), rest)),
+        "erase" => Content::Erased(ASKED),
+        time if time.parse::<i64>().is_ok() => Content::Act(read_act(ASKED, text)),
+        name => Content::Act(read_act(name.parse().unwrap(), rest)),
     }
 }
 

@@ -126,7 +126,7 @@ impl Clients {
             let answer = self.check.batch_check(request).await.expect("a batch within limits");
             for (result, cell) in answer.into_inner().results.into_iter().zip(part) {
                 match result.result {
-                    Some(proto::batch_check_result::Result::Decision(it)) => decisions.push(it),
+                    Some(proto::batch_check_result::Result::Decision(decision)) => decisions.push(decision),
                     other => panic!("no decision for {cell:?}: {other:?}"),
                 }
             }
@@ -218,13 +218,13 @@ pub fn typed(status: &Status) -> TypedError {
     let details = status.check_error_details().expect("google.rpc.Status decodes");
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "consent.v1", "{status:?}");
-    let violations = details.bad_request().map(|it| it.field_violations.as_slice());
+    let violations = details.bad_request().map(|bad_request| bad_request.field_violations.as_slice());
     for violation in violations.unwrap_or_default() {
         assert!(!violation.description.is_empty(), "a violation says what is wrong: {status:?}");
     }
     TypedError {
         code: status.code(),
         reason: info.reason.clone(),
-        fields: violations.unwrap_or_default().iter().map(|it| it.field.clone()).collect(),
+        fields: violations.unwrap_or_default().iter().map(|violation| violation.field.clone()).collect(),
     }
 }

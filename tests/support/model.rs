@@ -41,8 +41,8 @@ pub struct Change {
 
 impl Change {
     fn covers(&self, purpose: &str, channel: &str) -> bool {
-        self.purpose.as_deref().is_none_or(|own| own == purpose)
-            && self.channel.as_deref().is_none_or(|own| own == channel)
+        self.purpose.as_deref().is_none_or(|key| key == purpose)
+            && self.channel.as_deref().is_none_or(|key| key == channel)
     }
 
     fn is_grant(&self) -> bool {
@@ -185,13 +185,13 @@ impl Act {
 impl Expected {
     /// Fails the test unless a decision is the expected one.
     #[track_caller]
-    pub fn assert_matches(&self, decision: &consent_ledger::proto::CheckResponse, what: &str) {
+    pub fn assert_matches(&self, decision: &consent_ledger::proto::CheckResponse, context: &str) {
         let got = Self {
             effect: decision.effect(),
             reason: decision.reason(),
             status: self.status.map(|_| decision.status()),
             decided_by: self.status.and(decision.decided_by_index),
         };
-        assert_eq!(&got, self, "{what}: {decision:?}");
+        assert_eq!(&got, self, "{context}: {decision:?}");
     }
 }

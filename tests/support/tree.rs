@@ -21,15 +21,15 @@ pub struct Tree {
 impl Tree {
     pub fn new(entries: impl IntoIterator<Item = Vec<u8>>) -> Self {
         let rows = vec![Vec::new(); 64];
-        let mut own = Self { entries: Vec::new(), range: Range::empty(0), rows };
+        let mut tree = Self { entries: Vec::new(), range: Range::empty(0), rows };
         for entry in entries {
             let leaf = leaf_hash(&entry);
-            own.rows[0].push(leaf);
-            let rows = &mut own.rows;
-            own.range.push_telling(leaf, &mut |height, hash| rows[at(height.into())].push(*hash));
-            own.entries.push(entry);
+            tree.rows[0].push(leaf);
+            let rows = &mut tree.rows;
+            tree.range.push_telling(leaf, &mut |height, hash| rows[at(height.into())].push(*hash));
+            tree.entries.push(entry);
         }
-        own
+        tree
     }
 
     /// Of entries that differ from one another, of 0 to 40 bytes.
