@@ -10,7 +10,7 @@ use std::{
 use consent_ledger::proto::{
     self, Action, AudienceQuery, AudienceSubjects, AudienceSummary, AudienceVerdicts,
     FilterAudienceRequest, FilterAudienceResponse, LinkConfidence, Reason,
-    filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
+    filter_audience_request::Message as Request, filter_audience_response::Message as Response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -43,32 +43,32 @@ impl Stream {
 
     async fn ask(clients: &Clients, query: AudienceQuery) -> Self {
         let mut stream = Self::open(clients).await;
-        stream.send(Asked::Query(query)).await;
+        stream.send(Request::Query(query)).await;
         stream
     }
 
-    async fn send(&mut self, message: Asked) {
+    async fn send(&mut self, message: Request) {
         let request = FilterAudienceRequest { message: Some(message) };
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 
-    async fn answer(&mut self) -> Result<Option<Told>, Status> {
+    async fn answer(&mut self) -> Result<Option<Response>, Status> {
         let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await;
         Ok(answer.expect("an answer in time")?.map(|answer| answer.message.unwrap()))
     }
 
     async fn verdicts(&mut self, subjects: &[impl ToString]) -> AudienceVerdicts {
         let subjects = subjects.iter().map(ToString::to_string).collect();
-        self.send(Asked::Subjects(AudienceSubjects { subjects })).await;
+        self.send(Request::Subjects(AudienceSubjects { subjects })).await;
         match self.answer().await.unwrap() {
-            Some(Told::Verdicts(verdicts)) => verdicts,
+            Some(Response::Verdicts(verdicts)) => verdicts,
             other => panic!("{other:?}"),
         }
     }
 
     async fn summary(&mut self) -> AudienceSummary {
         self.requests = None;
-        let Some(Told::Summary(summary)) = self.answer().await.unwrap() else { panic!() };
+        let Some(Response::Summary(summary)) = self.answer().await.unwrap() else { panic!() };
         assert_eq!(self.answer().await.unwrap(), None, "the summary is the last message");
         summary
     }
@@ -79,7 +79,7 @@ impl Stream {
 }
 
 async fn record(clients: &mut Clients, subject: &str, action: Action) -> u64 {
-    clients.say(subject, action, PURPOSE, CHANNEL).await.revision
+    clients.record_change(subject, action, PURPOSE, CHANNEL).await.revision
 }
 
 /// `user:0` and so on; of five, the first two granted, the third withdrew, the fourth refused, and
@@ -204,8 +204,7 @@ async fn every_verdict_is_of_the_revision_at_which_the_audience_began() {
     }
     let head = record(&mut clients, "user:new", Action::Grant).await;
     let retired = proto::Purpose { retired: true, ..support::consent_purpose(PURPOSE) };
-    let request = proto::PutPurposeRequest { purpose: Some(retired), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(retired).await;
 
     assert_eq!(stream.verdicts(&subjects).await, before);
     assert_eq!(stream.verdicts(&["user:new"]).await.allowed_count, 0);
@@ -253,17 +252,6 @@ async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
     writing.await.unwrap();
 }
 
-async fn link(clients: &mut Clients, subject: &str, other: &str, confidence: LinkConfidence) {
-    let request = proto::LinkSubjectsRequest {
-        subject: subject.into(),
-        other_subject: other.into(),
-        confidence: confidence.into(),
-        asserted_by: "login-service".into(),
-        dry_run: false,
-    };
-    clients.privacy.link_subjects(request).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn linked_people_count_as_they_did_at_the_revision() {
     let dir = tempfile::tempdir().unwrap();
@@ -274,24 +262,18 @@ async fn linked_people_count_as_they_did_at_the_revision() {
         record(&mut clients, granted, Action::Grant).await;
     }
     // The same person; perhaps the same person, who withdrew; and one who is linked only later.
-    link(&mut clients, "user:1", "device:1", LinkConfidence::Verified).await;
+    clients.link("user:1", "device:1", LinkConfidence::Verified).await;
     record(&mut clients, "device:2", Action::Withdraw).await;
-    link(&mut clients, "user:2", "device:2", LinkConfidence::Asserted).await;
+    clients.link("user:2", "device:2", LinkConfidence::Asserted).await;
     let want = ["user:1", "device:1", "user:3"];
     let mut stream = Stream::ask(&clients, query()).await;
     assert_eq!(stream.verdicts(&subjects).await.allowed, want);
 
     record(&mut clients, "device:1", Action::Withdraw).await;
-    let request = proto::UnlinkSubjectsRequest {
-        subject: "user:2".into(),
-        other_subject: "device:2".into(),
-        asserted_by: "login-service".into(),
-        dry_run: false,
-    };
-    clients.privacy.unlink_subjects(request).await.unwrap();
+    clients.unlink("user:2", "device:2").await;
     record(&mut clients, "device:3", Action::Withdraw).await;
-    link(&mut clients, "user:3", "device:3", LinkConfidence::Verified).await;
-    link(&mut clients, "user:4", "user:2", LinkConfidence::Verified).await;
+    clients.link("user:3", "device:3", LinkConfidence::Verified).await;
+    clients.link("user:4", "user:2", LinkConfidence::Verified).await;
     assert_eq!(stream.verdicts(&subjects).await.allowed, want);
     let expected = [(Reason::Granted, 6), (Reason::Withdrawn, 4), (Reason::NoRecord, 4)];
     assert_eq!(reasons(&stream.summary().await), BTreeMap::from(expected));
@@ -390,8 +372,7 @@ async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_fo
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let mut purpose = support::consent_purpose("service.mail");
     purpose.legal_basis = proto::LegalBasis::Contract.into();
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
     let asked = AudienceQuery {
         purpose: "service.mail".into(),
         record_use: true,
@@ -444,7 +425,7 @@ async fn what_is_wrong_is_told_with_its_field() {
     assert_eq!((refused.code, &*refused.reason), (Code::Unavailable, "REVISION_NOT_REACHED"));
 
     let subjects =
-        |count| Asked::Subjects(AudienceSubjects { subjects: vec!["a:1".into(); count] });
+        |count| Request::Subjects(AudienceSubjects { subjects: vec!["a:1".into(); count] });
     let invalid = |reason: &str, field: &str| TypedError {
         code: Code::InvalidArgument,
         reason: reason.into(),
@@ -455,7 +436,7 @@ async fn what_is_wrong_is_told_with_its_field() {
     stream.send(subjects(1)).await;
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
     let mut stream = Stream::ask(&clients, query()).await;
-    stream.send(Asked::Query(query())).await;
+    stream.send(Request::Query(query())).await;
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
     let mut stream = Stream::open(&clients).await;
     stream.requests = None;
@@ -471,7 +452,7 @@ async fn what_is_wrong_is_told_with_its_field() {
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "message"));
     let mut stream = Stream::ask(&clients, query()).await;
     let huge = AudienceSubjects { subjects: vec!["x".repeat(9 << 20)] };
-    stream.send(Asked::Subjects(huge)).await;
+    stream.send(Request::Subjects(huge)).await;
     assert_eq!(stream.refusal().await.reason, "LIMIT_EXCEEDED");
 }
 
@@ -506,14 +487,18 @@ async fn the_command_line_takes_ids_and_gives_ids() {
     let cell = ["audience", "--purpose", PURPOSE, "--channel", CHANNEL];
     let audience = |more: &[&str]| server.cli(&[&cell, more].concat());
 
-    let said = audience(&[file]).expect_code(0);
-    assert_eq!(said.stdout, "user:0\nuser:1\nuser:5\nuser:6\n");
-    assert!(said.stderr.starts_with("4 of 11 data subjects allowed; revision "), "{}", said.stderr);
-    assert!(said.stderr.contains("malformed  1\n"), "{}", said.stderr);
+    let filtered = audience(&[file]).expect_code(0);
+    assert_eq!(filtered.stdout, "user:0\nuser:1\nuser:5\nuser:6\n");
+    assert!(
+        filtered.stderr.starts_with("4 of 11 data subjects allowed; revision "),
+        "{}",
+        filtered.stderr
+    );
+    assert!(filtered.stderr.contains("malformed  1\n"), "{}", filtered.stderr);
     assert_eq!(uses(&mut clients, "user:0").await, []);
 
     let recorded = audience(&[file, "--segment", "s", "--record-use", "--json"]).expect_code(0);
-    assert_eq!(recorded.stdout, said.stdout);
+    assert_eq!(recorded.stdout, filtered.stdout);
     let summary: serde_json::Value = serde_json::from_str(&recorded.stderr).unwrap();
     assert_eq!((&summary["subjects"], &summary["malformed"]), (&"11".into(), &"1".into()));
     let granted = serde_json::json!({"reason": "REASON_GRANTED", "count": "4"});

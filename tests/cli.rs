@@ -28,7 +28,8 @@ async fn scripts_can_rely_on_the_exit_codes() {
         "--json",
     ];
     let recorded = server.cli(&grant).expect_code(0).json();
-    let number = |field: &str| recorded[field].as_str().is_some_and(|text| text.parse::<u64>().is_ok());
+    let number =
+        |field: &str| recorded[field].as_str().is_some_and(|text| text.parse::<u64>().is_ok());
     assert!(number("index") && number("revision"), "{recorded}");
     assert_eq!(recorded["results"][0]["outcome"], "OUTCOME_APPLIED", "{recorded}");
 
@@ -37,7 +38,7 @@ async fn scripts_can_rely_on_the_exit_codes() {
         server.cli(&[&["check", "--subject", subject], &cell[..]].concat())
     };
     let allowed = ask("user:42").expect_code(0);
-    assert!(!allowed.said().contains('\u{1b}'), "no colours where nobody looks");
+    assert!(!allowed.output().contains('\u{1b}'), "no colours where nobody looks");
     ask("user:43").expect_code(3);
     let wrong = ask("no-namespace");
     assert!(!matches!(wrong.code, Some(0 | 3)), "an error is neither yes nor no: {wrong:?}");
@@ -179,8 +180,7 @@ async fn json_leaves_out_nothing_that_the_server_says() {
     let mut clients = server.clients_with_catalog(&[], &["email"]).await;
     let data_categories = ["user.contact", "user.profile"].map(str::to_owned).to_vec();
     let purpose = proto::Purpose { data_categories, ..support::consent_purpose("news") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
 
     // A grant that is narrowed does not look full, and who acted by what right is told.
     let narrowed = ["record", "--subject", "user:42", "--grant", "news:email", "--json"];

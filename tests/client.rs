@@ -211,7 +211,7 @@ async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
         let mut clients = server.clients().await;
         for number in 0..ACTS {
             let subject = format!("user:{round}-{number}");
-            let index = clients.say(&subject, Action::Grant, "ads", "email").await.index;
+            let index = clients.record_change(&subject, Action::Grant, "ads", "email").await.index;
             recorded.push((index, subject));
         }
         if round + 1 < ROUNDS {
@@ -232,7 +232,7 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
     let address = server.address.clone();
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     for number in 0..SUBJECTS {
-        clients.say(&format!("user:{number}"), Action::Withdraw, "ads", "email").await;
+        clients.record_change(&format!("user:{number}"), Action::Withdraw, "ads", "email").await;
     }
     let mut watch = client(&address).watch(WatchOptions {
         snapshot: proto::Snapshot::Denied,
@@ -252,7 +252,7 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
                     server.kill();
                     server = Server::start_at(dir.path(), &address);
                     let mut clients = server.clients().await;
-                    clients.say("user:new", Action::Withdraw, "ads", "email").await;
+                    clients.record_change("user:new", Action::Withdraw, "ads", "email").await;
                 }
             }
             Message::SnapshotEnd(end) => break end.revision,
@@ -260,7 +260,10 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
             other => panic!("before the end of the snapshot: {other:?}"),
         }
     };
-    assert_eq!(times_delivered.len(), SUBJECTS + usize::from(times_delivered.contains_key("user:new")));
+    assert_eq!(
+        times_delivered.len(),
+        SUBJECTS + usize::from(times_delivered.contains_key("user:new"))
+    );
     // It is in the one or in the other.
     while !times_delivered.contains_key("user:new") {
         if let Heard::Message(message) = watch.next().await.unwrap().unwrap()
@@ -373,7 +376,7 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     let subjects = ["user:1", "user:2", "user:3"];
     for subject in subjects {
-        clients.say(subject, Action::Withdraw, "ads", "email").await;
+        clients.record_change(subject, Action::Withdraw, "ads", "email").await;
     }
     let client = client(&server.address);
     let subscription = proto::Subscription {
@@ -405,7 +408,7 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
     assert_eq!(second.len(), subjects.len() + 1);
     let left = second.remove(0);
     second.into_iter().rev().for_each(Delivery::ack);
-    clients.say("user:4", Action::Withdraw, "ads", "email").await;
+    clients.record_change("user:4", Action::Withdraw, "ads", "email").await;
     loop {
         if let Consumed::Delivery(event) = consumer.next().await.unwrap().unwrap() {
             event.ack();

@@ -53,20 +53,20 @@ impl Consumer {
 
     /// Says all of this at once.
     async fn start_with(clients: &Clients, first: Vec<Request>) -> Result<Self, Status> {
-        let (requests, said) = mpsc::channel(64);
+        let (requests, outgoing) = mpsc::channel(64);
         for message in first {
             requests.try_send(proto::ConsumeRequest { message: Some(message) }).unwrap();
         }
-        Self::open(clients, requests, said).await
+        Self::open(clients, requests, outgoing).await
     }
 
     async fn open(
         clients: &Clients,
         requests: mpsc::Sender<proto::ConsumeRequest>,
-        said: mpsc::Receiver<proto::ConsumeRequest>,
+        outgoing: mpsc::Receiver<proto::ConsumeRequest>,
     ) -> Result<Self, Status> {
         let mut consuming = clients.watch.clone();
-        let responses = consuming.consume(ReceiverStream::new(said));
+        let responses = consuming.consume(ReceiverStream::new(outgoing));
         let mut responses = timeout(PATIENCE, responses).await.expect("an answer")?.into_inner();
         let first = timeout(PATIENCE, responses.message()).await.expect("a message")?;
         let Some(Response::Started(started)) = first.and_then(|message| message.message) else {
@@ -90,11 +90,16 @@ impl Consumer {
         let index = index(message);
         match (index, message.attempt) {
             (Some(index), 1) => {
-                assert!(index >= self.ackable_before, "{index} came late, or twice: {:?}", self.deliveries);
+                assert!(
+                    index >= self.ackable_before,
+                    "{index} came late, or twice: {:?}",
+                    self.deliveries
+                );
                 self.ackable_before = index + 1;
             }
             (Some(index), attempt) => {
-                let times = self.deliveries.iter().filter(|(delivered, _)| *delivered == index).count();
+                let times =
+                    self.deliveries.iter().filter(|(delivered, _)| *delivered == index).count();
                 assert_eq!(attempt as usize, times + 1, "{index} was delivered so often");
             }
             (None, attempt) => assert_eq!(attempt, 0, "only events are counted"),
@@ -150,17 +155,17 @@ impl Consumer {
         Ok(())
     }
 
-    async fn requests(&self, message: Request) {
+    async fn send(&self, message: Request) {
         // Fails only where the stream has ended, which is heard.
         drop(self.requests.send(proto::ConsumeRequest { message: Some(message) }).await);
     }
 
     async fn ack(&self, next_index: Option<u64>, indexes: &[u64]) {
-        self.requests(Request::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
+        self.send(Request::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
     }
 
     async fn credit(&self, credits: u32) {
-        self.requests(Request::Credit(proto::ConsumeCredit { credits })).await;
+        self.send(Request::Credit(proto::ConsumeCredit { credits })).await;
     }
 
     /// Closes its side and hears the end.
@@ -177,7 +182,10 @@ fn index(message: &proto::ConsumeResponse) -> Option<u64> {
         Response::Link(event) => Some(event.index),
         Response::Catalog(event) => Some(event.index),
         Response::Overdue(event) => Some(event.index),
-        Response::Started(_) | Response::Snapshot(_) | Response::SnapshotEnd(_) | Response::Progress(_) => None,
+        Response::Started(_)
+        | Response::Snapshot(_)
+        | Response::SnapshotEnd(_)
+        | Response::Progress(_) => None,
     }
 }
 
@@ -212,7 +220,7 @@ impl Ledger {
 
     /// Withdraws, and answers the index of the event.
     async fn withdraw(&mut self, subject: &str) -> u64 {
-        self.clients.requests(subject, proto::Action::Withdraw, "news", "email").await.index
+        self.clients.record_change(subject, proto::Action::Withdraw, "news", "email").await.index
     }
 
     async fn withdrawals(&mut self, count: usize) -> Vec<u64> {
@@ -225,7 +233,7 @@ impl Ledger {
 
     /// Something that no consumer hears.
     async fn grant(&mut self, subject: &str) -> u64 {
-        self.clients.requests(subject, proto::Action::Grant, "news", "sms").await.index
+        self.clients.record_change(subject, proto::Action::Grant, "news", "sms").await.index
     }
 
     async fn consume(&self, start: proto::ConsumeStart) -> Consumer {
@@ -249,15 +257,14 @@ impl Ledger {
     async fn on_record(&mut self, index: u64) {
         let acknowledged = i32::from(proto::PropagationState::Acknowledged);
         eventually(&format!("{index} is on record"), async || {
-            let request = proto::GetPropagationRequest { index };
-            let answer = self.clients.watch.get_propagation(request).await.unwrap();
-            (answer.into_inner().subscriptions[0].state == acknowledged).then_some(())
+            let propagation = self.clients.propagation(index).await;
+            (propagation.subscriptions[0].state == acknowledged).then_some(())
         })
         .await;
     }
 
-    async fn refused(&self, said: Vec<Request>) -> TypedError {
-        typed(&Consumer::start_with(&self.clients, said).await.err().expect("refused"))
+    async fn refused(&self, first: Vec<Request>) -> TypedError {
+        typed(&Consumer::start_with(&self.clients, first).await.err().expect("refused"))
     }
 }
 
@@ -279,7 +286,10 @@ async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
     let events = ledger.withdrawals(6).await;
     let mut first = ledger.consume(start(100)).await;
     assert_eq!(first.started.subscription, Some(subscription.clone()));
-    assert_eq!((first.started.next_index, first.started.took_over), (subscription.start_index, false));
+    assert_eq!(
+        (first.started.next_index, first.started.took_over),
+        (subscription.start_index, false)
+    );
     assert_eq!(first.events(6).await, events);
     first.ack(Some(events[2] + 1), &[]).await;
     first.close().await;
@@ -383,14 +393,7 @@ async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_al
         }
         if round == 1 {
             // It concerns two, and so perhaps two shards.
-            let request = proto::LinkSubjectsRequest {
-                subject: "user:1".into(),
-                other_subject: "user:2".into(),
-                confidence: proto::LinkConfidence::Verified.into(),
-                asserted_by: "a test".into(),
-                ..Default::default()
-            };
-            ledger.clients.privacy.link_subjects(request).await.unwrap();
+            ledger.clients.link("user:1", "user:2", proto::LinkConfidence::Verified).await;
         }
     }
     let mut shard_of = BTreeMap::new();
@@ -404,7 +407,10 @@ async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_al
                     assert!(deliveries.insert(event.index), "{} is told once", event.index);
                     let first = *shard_of.entry(event.subject.clone()).or_insert(shard);
                     assert_eq!(first, shard, "{} is in one shard", event.subject);
-                    assert!(last.insert(event.subject, event.index) < Some(event.index), "in order");
+                    assert!(
+                        last.insert(event.subject, event.index) < Some(event.index),
+                        "in order"
+                    );
                 }
                 Response::Link(link) => {
                     let sides = [link.subject, link.other_subject];
@@ -538,13 +544,13 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
             error(Code::FailedPrecondition, "SUBSCRIPTION_IS_WEBHOOK", &["start.subscription"])
         }),
     ];
-    for (said, want) in before_start {
-        assert_eq!(ledger.refused(vec![said.clone()]).await, want, "{said:?}");
+    for (request, want) in before_start {
+        assert_eq!(ledger.refused(vec![request.clone()]).await, want, "{request:?}");
     }
-    let (requests, said) = mpsc::channel(1);
+    let (requests, no_requests) = mpsc::channel(1);
     drop(requests);
     let (unused, _) = mpsc::channel(1);
-    let nothing = Consumer::open(&ledger.clients, unused, said).await.err().unwrap();
+    let nothing = Consumer::open(&ledger.clients, unused, no_requests).await.err().unwrap();
     assert_eq!(typed(&nothing), invalid("start"));
     // None of that has made the one who is there go.
     assert_eq!(valid.events(2).await, events);
@@ -561,11 +567,11 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
         (ack(Some(u64::MAX), vec![]), undelivered()),
         (ack(None, vec![events[0], events[1]]), undelivered()),
     ];
-    for (said, want) in later {
+    for (request, want) in later {
         let mut consumer = ledger.consume(start(1)).await;
         assert_eq!(consumer.event().await, (events[0], 1));
-        consumer.requests(said.clone()).await;
-        assert_eq!(typed(&consumer.end().await.unwrap_err()), want, "{said:?}");
+        consumer.send(request.clone()).await;
+        assert_eq!(typed(&consumer.end().await.unwrap_err()), want, "{request:?}");
     }
     let mut consumer = ledger.consume(start(1)).await;
     assert_eq!(consumer.started.next_index, events[0], "nothing was acknowledged by mistake");
@@ -608,7 +614,9 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     let mut second = ledger.consume(with_token.clone()).await;
     for (name, _) in &subjects[2..] {
         let message = second.message().await.unwrap().unwrap().message;
-        assert!(matches!(&message, Some(Response::Snapshot(subscription)) if subscription.subject == *name));
+        assert!(
+            matches!(&message, Some(Response::Snapshot(subscription)) if subscription.subject == *name)
+        );
     }
     assert!(timeout(Duration::from_millis(50), second.responses.message()).await.is_err());
     second.credit(2).await;
@@ -708,7 +716,8 @@ async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
         let mut consumer = ledger.consume(start(1_000)).await;
         consumer.progress().await;
         let delivered: Vec<u64> = consumer.deliveries.iter().map(|(index, _)| *index).collect();
-        let missed = events.iter().find(|index| !acked.contains(*index) && !delivered.contains(index));
+        let missed =
+            events.iter().find(|index| !acked.contains(*index) && !delivered.contains(index));
         assert_eq!(missed, None, "round {round}: {delivered:?}");
         deliveries.extend(delivered.iter().copied());
         // Half of it is on record before the crash; of the rest nobody knows.
@@ -797,7 +806,8 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
         let want: Vec<u64> = left.take(first.len()).collect();
         assert_eq!(first, want, "no gap, nothing else, in order");
     }
-    let redelivered = sessions.iter().flat_map(|session| &session.deliveries).filter(|(_, attempt)| *attempt > 1);
+    let redelivered =
+        sessions.iter().flat_map(|session| &session.deliveries).filter(|(_, attempt)| *attempt > 1);
     println!("{} sessions, {} delivered again", sessions.len(), redelivered.count());
 }
 
@@ -812,7 +822,7 @@ async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
             _ => (proto::Action::Withdraw, "news"),
         };
         let subject = format!("user:{}", dice.next_u64() % 50);
-        let index = clients.requests(&subject, action, purpose, "email").await.index;
+        let index = clients.record_change(&subject, action, purpose, "email").await.index;
         if (action, purpose) == (proto::Action::Withdraw, "news") {
             indexes.push(index);
         }

@@ -68,8 +68,8 @@ async fn a_watch_that_follows_survives_a_server_that_dies() {
     let mut command = support::client_of(&server.address);
     command.args(["watch", "--follow", "--json", "--from", "0", "--kind", "withdraw"]);
     let (watch, recorded, server) = die_half_way(dir.path(), server, command).await;
-    let said = watch.stderr.text();
-    assert!(said.contains("\"interrupted\"") && said.contains("\"reconnected\""), "{said}");
+    let log = watch.stderr.text();
+    assert!(log.contains("\"interrupted\"") && log.contains("\"reconnected\""), "{log}");
     watch.signal(Signal::INT);
     let ended = watch.wait(PATIENCE).expect_code(0);
     assert_eq!(ended.json_lines().len(), recorded.len(), "nothing twice");
@@ -83,7 +83,7 @@ async fn withdraw(server: &Server, ids: std::ops::Range<u64>) -> Vec<u64> {
     let mut indexes = Vec::new();
     for id in ids {
         let subject = format!("user:{id}");
-        indexes.push(clients.say(&subject, Action::Withdraw, "ads", "email").await.index);
+        indexes.push(clients.record_change(&subject, Action::Withdraw, "ads", "email").await.index);
     }
     indexes
 }

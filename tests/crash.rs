@@ -185,8 +185,9 @@ async fn assert_checks_agree(clients: &mut Clients, journal: &Journal) {
     }
     let mut cells = Vec::new();
     for subject in acts.keys() {
-        for (purpose, channel) in
-            PURPOSES.iter().flat_map(|purpose| CHANNELS.iter().map(move |channel| (purpose, channel)))
+        for (purpose, channel) in PURPOSES
+            .iter()
+            .flat_map(|purpose| CHANNELS.iter().map(move |channel| (purpose, channel)))
         {
             cells.push((subject.clone(), (*purpose).to_owned(), (*channel).to_owned()));
         }
@@ -284,7 +285,8 @@ async fn small_ledger() -> (tempfile::TempDir, Vec<u64>) {
     for n in 0..6 {
         let action = if n % 2 == 0 { Action::Grant } else { Action::Withdraw };
         let subject = format!("user:{}", n / 2);
-        let recorded = clients.say(&subject, action, "marketing.newsletter", "email").await;
+        let recorded =
+            clients.record_change(&subject, action, "marketing.newsletter", "email").await;
         indices.push(recorded.index);
     }
     server.terminate();
@@ -388,7 +390,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
                 let again = clients.consent.record_consent(act("user:2", vec![change])).await;
                 assert_eq!(again.unwrap().into_inner().index, kept, "cut at {cut}");
             });
-            let log = server.terminate().said().to_lowercase();
+            let log = server.terminate().output().to_lowercase();
             assert_eq!(log.contains("torn"), cut > last, "cut at {cut}: {log}");
             let verdict = support::verify(torn.path()).expect_code(0).json();
             assert!(verdict["tornTail"].is_null(), "it was set aside: {verdict}");

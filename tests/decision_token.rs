@@ -77,20 +77,21 @@ async fn who_has_the_public_key_verifies_a_token_with_any_library() {
     assert_eq!(decision_key.issuer, "consent.example.org/eu");
 
     let (header, claims) = verified(&answer.token, &decision_key.public_key);
-    let expected = json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": decision_key.key_id});
+    let expected =
+        json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": decision_key.key_id});
     assert_eq!(header, expected);
     let issued_at = claims["iat"].as_i64().unwrap();
     assert!((before..=now_ms() / 1_000).contains(&issued_at), "{claims}");
     assert_eq!(claims["exp"], issued_at + 900, "fifteen minutes, if nobody says otherwise");
     assert!(is_about(&claims, "user:1") && !is_about(&claims, "user:2"), "{claims}");
-    let mut said = claims.as_object().unwrap().clone();
-    said.retain(|name, _| !["iat", "exp", "sub", "salt"].contains(&name.as_str()));
+    let mut stable_claims = claims.as_object().unwrap().clone();
+    stable_claims.retain(|name, _| !["iat", "exp", "sub", "salt"].contains(&name.as_str()));
     let expected = json!({
         "iss": "consent.example.org/eu", "purpose": PURPOSE, "channel": "email", "region": "DE",
         "effect": "ALLOW", "reason": "GRANTED", "revision": answer.revision,
         "decided_by_index": answer.decided_by_index,
     });
-    assert_eq!(Value::from(said), expected, "and the subject nowhere");
+    assert_eq!(Value::from(stable_claims), expected, "and the subject nowhere");
 
     let unasked = ask(&mut clients, check_request("user:1", PURPOSE, "email")).await;
     assert_eq!(unasked.token, "");
@@ -167,8 +168,12 @@ async fn the_command_line_verifies_without_the_server() {
     let verify = |token: &str, more: &[&str]| {
         support::run([&["token", "verify", token, "--key", &at_file], more].concat())
     };
-    let said = verify(&allow, &["--subject", "user:42"]).expect_code(0);
-    assert!(said.stdout.starts_with("ALLOW  granted\nsubject      confirmed\n"), "{}", said.stdout);
+    let verified = verify(&allow, &["--subject", "user:42"]).expect_code(0);
+    assert!(
+        verified.stdout.starts_with("ALLOW  granted\nsubject      confirmed\n"),
+        "{}",
+        verified.stdout
+    );
     assert_eq!(verify(&deny, &["--json"]).expect_code(3).json()["reason"], "REASON_NO_RECORD");
     for (more, reason) in [
         (&["--subject", "user:43"][..], "WRONG_SUBJECT"),

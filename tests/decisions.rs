@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, tran
 
 use crate::support::{
     self, Clients, Finished, PATIENCE, Process, Server, act, change, check_request, client_of,
-    consent_purpose, example, now_ms, repository, timestamp, typed,
+    consent_purpose, example, link_request, now_ms, repository, timestamp, typed, unlink_request,
 };
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
@@ -104,9 +104,7 @@ impl Traffic {
     }
 
     async fn put_channel(&mut self, key: &str, retired: bool) {
-        let channel = proto::Channel { key: key.into(), title: key.into(), retired };
-        let request = proto::PutChannelRequest { channel: Some(channel) };
-        self.clients.catalog.put_channel(request).await.unwrap();
+        self.clients.put_channel(key, retired).await;
     }
 
     fn changes(&mut self) -> Vec<proto::Change> {
@@ -157,7 +155,8 @@ impl Traffic {
         }
         // Some are refused for what they ask, for example a grant that ended before.
         if let Ok(answer) = self.clients.consent.record_consent(request).await {
-            self.tokens.extend(answer.into_inner().confirmation.map(|confirmation| confirmation.token));
+            self.tokens
+                .extend(answer.into_inner().confirmation.map(|confirmation| confirmation.token));
         }
     }
 
@@ -173,23 +172,11 @@ impl Traffic {
     async fn link(&mut self) {
         let (subject, other_subject) = (self.subject(), self.subject());
         if self.one_in(3) {
-            let asserted_by = "desk".into();
-            let request = proto::UnlinkSubjectsRequest {
-                subject,
-                other_subject,
-                asserted_by,
-                ..Default::default()
-            };
+            let request = unlink_request(&subject, &other_subject);
             let _ = self.clients.privacy.unlink_subjects(request).await;
         } else {
             let confidence = self.pick(&[LinkConfidence::Verified, LinkConfidence::Asserted]);
-            let request = proto::LinkSubjectsRequest {
-                subject,
-                other_subject,
-                confidence: confidence.into(),
-                asserted_by: "login".into(),
-                dry_run: false,
-            };
+            let request = link_request(&subject, &other_subject, confidence);
             let _ = self.clients.privacy.link_subjects(request).await;
         }
     }
@@ -223,42 +210,26 @@ impl Traffic {
 
     /// What chance may have left out, of somebody who is in nothing else.
     async fn one_of_each(&mut self) {
-        let (subject, other_subject) = ("user:one".to_owned(), "user:other".to_owned());
+        let (subject, other_subject) = ("user:one", "user:other");
         let fresh = |purpose| change(Action::Grant, purpose, "push");
         self.clients.put_catalog(&["polls"], &["push"]).await;
         let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("letters") };
-        let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-        self.clients.catalog.put_purpose(request).await.unwrap();
+        self.clients.put_purpose(purpose).await;
         let expires_at = Some(timestamp(now_ms() + 1_000));
         let soon = proto::Change { expires_at, ..fresh("polls") };
-        let request = act(&subject, vec![soon, fresh("letters")]);
+        let request = act(subject, vec![soon, fresh("letters")]);
         let answer = self.clients.record(request).await;
         self.tokens = vec![answer.confirmation.unwrap().token];
         self.confirm().await;
-        let confidence = LinkConfidence::Verified.into();
-        let asserted_by = "login".to_owned();
-        let link = proto::LinkSubjectsRequest {
-            subject: subject.clone(),
-            other_subject: other_subject.clone(),
-            confidence,
-            asserted_by: asserted_by.clone(),
-            dry_run: false,
-        };
-        self.clients.privacy.link_subjects(link).await.unwrap();
+        self.clients.link(subject, other_subject, LinkConfidence::Verified).await;
         let use_data = proto::RecordUseRequest {
-            subject: subject.clone(),
+            subject: subject.into(),
             purpose: "letters".into(),
             channel: "push".into(),
             ..proto::RecordUseRequest::default()
         };
         self.clients.consent.record_use(use_data).await.unwrap();
-        let unlink = proto::UnlinkSubjectsRequest {
-            subject,
-            other_subject,
-            asserted_by,
-            ..proto::UnlinkSubjectsRequest::default()
-        };
-        self.clients.privacy.unlink_subjects(unlink).await.unwrap();
+        self.clients.unlink(subject, other_subject).await;
     }
 
     async fn step(&mut self) {
@@ -395,9 +366,13 @@ async fn the_example_agrees_and_ranges_are_minded() {
     assert!(found["decisions"].as_u64().unwrap() > 10_000, "{found}");
     println!("states of {} data subjects take {} bytes", found["subjects"], found["stateBytes"]);
 
-    let said = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
-    assert!(said.stdout.starts_with("agrees\n"), "{}", said.stdout);
-    assert!(said.stdout.contains(" decisions over 95 entries, 0 differ\n"), "{}", said.stdout);
+    let verified = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
+    assert!(verified.stdout.starts_with("agrees\n"), "{}", verified.stdout);
+    assert!(
+        verified.stdout.contains(" decisions over 95 entries, 0 differ\n"),
+        "{}",
+        verified.stdout
+    );
 
     let mut clients = server.clients().await;
     let head = clients.checkpoint().await.size;
@@ -423,22 +398,14 @@ async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["b", "a"], &["sms", "email"]).await;
     let all = act("user:1", vec![change(Action::Object, "*", "*")]);
-    let retire = proto::PutChannelRequest {
-        channel: Some(proto::Channel { key: "email".into(), retired: true, ..Default::default() }),
-    };
-    clients.catalog.put_channel(retire).await.unwrap();
+    clients.put_channel("email", true).await;
     let index = clients.record(all).await.index;
-    let link = proto::LinkSubjectsRequest {
-        subject: "user:1".into(),
-        other_subject: "user:2".into(),
-        confidence: LinkConfidence::Asserted.into(),
-        asserted_by: "desk".into(),
-        dry_run: false,
-    };
-    clients.privacy.link_subjects(link).await.unwrap();
+    clients.link("user:1", "user:2", LinkConfidence::Asserted).await;
     let listed = decisions(&mut clients, index, None).await.unwrap();
-    let cells: Vec<_> =
-        listed.iter().map(|decision| (decision.index, decision.purpose.as_str(), decision.channel.as_str())).collect();
+    let cells: Vec<_> = listed
+        .iter()
+        .map(|decision| (decision.index, decision.purpose.as_str(), decision.channel.as_str()))
+        .collect();
     let each = |index| {
         [("a", "email"), ("a", "sms"), ("b", "email"), ("b", "sms")]
             .map(|(purpose, channel)| (index, purpose, channel))
@@ -461,7 +428,7 @@ async fn the_entries_must_be_those_that_were_signed() {
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     for n in 0..9 {
-        clients.say(&format!("user:{n}"), Action::Grant, "news", "email").await;
+        clients.record_change(&format!("user:{n}"), Action::Grant, "news", "email").await;
     }
     let name = clients.checkpoint().await.origin;
     let signer =
@@ -574,8 +541,7 @@ async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
     let server = Server::start(dir);
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("offers") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
     for (subject, action, purpose) in [
         ("user:1", Action::Grant, "news"),
         ("user:1", Action::Withdraw, "*"),
@@ -603,9 +569,17 @@ async fn a_node_that_lies_about_an_answer_is_found_out() {
     let (_server, clients) = small_ledger(dir.path()).await;
     let lies: [(&str, u64, Alter<ListDecisionsResponse>); 8] = [
         ("nothing is altered", 0, truly()),
-        ("another reason", 1, altered(1, |decision| decision.reason = proto::Reason::Granted.into())),
+        (
+            "another reason",
+            1,
+            altered(1, |decision| decision.reason = proto::Reason::Granted.into()),
+        ),
         ("another effect", 1, altered(2, |decision| decision.effect = proto::Effect::Allow.into())),
-        ("another entry that decided", 1, altered(3, |decision| decision.decided_by_index = Some(4))),
+        (
+            "another entry that decided",
+            1,
+            altered(3, |decision| decision.decided_by_index = Some(4)),
+        ),
         ("another end", 1, altered(0, |decision| decision.valid_until = None)),
         (
             "a cell is left out",
@@ -644,18 +618,22 @@ async fn differences_are_named_for_people_up_to_a_number() {
     let (_server, clients) = small_ledger(dir.path()).await;
     let decisions: Alter<ListDecisionsResponse> = Arc::new(|all| {
         let all = all.into_iter().skip(1);
-        all.map(|decision| ListDecisionsResponse { reason: proto::Reason::Erased.into(), ..decision }).collect()
+        all.map(|decision| ListDecisionsResponse {
+            reason: proto::Reason::Erased.into(),
+            ..decision
+        })
+        .collect()
     });
     let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
     let address = liar.start().await;
     let mut command = client_of(&address);
     command.args(["verify-decisions", "--show", "2"]);
-    let said = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
-    let lines: Vec<_> = said.lines().collect();
-    assert!(lines[1].starts_with("#4 ") && lines[1].ends_with(" nothing"), "{said}");
+    let table = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[1].starts_with("#4 ") && lines[1].ends_with(" nothing"), "{table}");
     assert!(lines[1].contains(" news:email ") && lines[1].contains(" allow granted by #4 until "));
-    assert!(lines[2].contains(" deny withdrawn by #5 "), "{said}");
-    assert!(lines[2].ends_with(" deny erased by #5"), "{said}");
+    assert!(lines[2].contains(" deny withdrawn by #5 "), "{table}");
+    assert!(lines[2].ends_with(" deny erased by #5"), "{table}");
     assert_eq!(lines[3], "DIFFERS");
     assert_eq!(lines[4], "decisions   6 decisions over 9 entries, 6 differ");
 }
@@ -762,11 +740,7 @@ async fn a_ledger_that_lies_is_found_out() {
         let address = liar.start().await;
         let found = verify(&address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
         println!("{lie}: {found}");
-        assert_eq!(
-            (&found["differ"], &found["untrue"]),
-            (&differ.into(), &untrue.into()),
-            "{lie}"
-        );
+        assert_eq!((&found["differ"], &found["untrue"]), (&differ.into(), &untrue.into()), "{lie}");
     }
 
     let broken: Alter<Vec<u8>> = Arc::new(|mut all| {
@@ -780,8 +754,8 @@ async fn a_ledger_that_lies_is_found_out() {
     });
     for (entries, want) in [(broken, "is damaged"), (early, "there is no entry 8")] {
         let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
-        let said = verify(&liar.start().await, &[]).expect_code(1).stderr;
-        let error: Value = serde_json::from_str(&said).unwrap();
-        assert!(error["error"]["message"].as_str().unwrap().contains(want), "{said}");
+        let error_line = verify(&liar.start().await, &[]).expect_code(1).stderr;
+        let error: Value = serde_json::from_str(&error_line).unwrap();
+        assert!(error["error"]["message"].as_str().unwrap().contains(want), "{error_line}");
     }
 }

@@ -24,7 +24,11 @@ fn exec_form(arguments: &str) -> Vec<String> {
 }
 
 fn all(keyword: &str) -> Vec<String> {
-    instructions().into_iter().filter(|(name, _)| name == keyword).map(|(_, arguments)| arguments).collect()
+    instructions()
+        .into_iter()
+        .filter(|(name, _)| name == keyword)
+        .map(|(_, arguments)| arguments)
+        .collect()
 }
 
 /// Fails unless the binary knows the subcommands and flags that follow its name.

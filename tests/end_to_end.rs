@@ -78,9 +78,13 @@ async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<
             let effective_at = support::millis(recorded.effective_at.as_ref()).unwrap();
             assert_eq!(recorded.actor(), act.actor, "{subject} at {}", recorded.index);
             assert_eq!(act.effective_at.unwrap_or(effective_at), effective_at);
-            let scopes: Vec<_> =
-                recorded.changes.iter().map(|change| (change.action(), text(&change.scope))).collect();
-            let want: Vec<_> = act.changes.iter().map(|change| (change.action, scope_text(change))).collect();
+            let scopes: Vec<_> = recorded
+                .changes
+                .iter()
+                .map(|change| (change.action(), text(&change.scope)))
+                .collect();
+            let want: Vec<_> =
+                act.changes.iter().map(|change| (change.action, scope_text(change))).collect();
             assert_eq!(scopes, want, "{subject} at {}", recorded.index);
             let touchpoint = act.evidence.get("touchpoint").and_then(|value| value.as_str());
             let evidence = recorded.evidence.unwrap_or_default();
@@ -218,7 +222,8 @@ impl Needles {
         for (at, head) in bytes.windows(6).enumerate() {
             if self.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] {
                 let candidates = self.by_head.get(head).into_iter().flatten();
-                let here = candidates.filter(|candidate| bytes[at..].starts_with(candidate.as_bytes()));
+                let here =
+                    candidates.filter(|candidate| bytes[at..].starts_with(candidate.as_bytes()));
                 found.extend(here.map(String::as_str));
             }
         }
@@ -327,7 +332,7 @@ async fn the_main_job_end_to_end() {
     assert!(message.contains(&data_dir.to_lowercase()), "{message}");
 
     // A restart answers the same, and so does a view built anew.
-    let mut logs = vec![server.terminate().said()];
+    let mut logs = vec![server.terminate().output()];
     for without_view in [false, true] {
         if without_view {
             fs::remove_dir_all(dir.path().join("view")).unwrap();
@@ -341,7 +346,7 @@ async fn the_main_job_end_to_end() {
         };
         let different = cells.iter().zip(&decisions).zip(&again).find_map(differ);
         assert_eq!(different, None, "without view: {without_view}");
-        logs.push(server.terminate().said());
+        logs.push(server.terminate().output());
     }
     support::verify(dir.path()).expect_code(0);
 
@@ -353,6 +358,6 @@ async fn the_main_job_end_to_end() {
     assert!(gauge("consent_ledger_ledger_entries") >= head);
     assert!(gauge("consent_ledger_ledger_size_bytes") > head * 100);
     assert!(gauge("consent_ledger_vault_subjects") > 1_000);
-    logs.push(server.terminate().said());
+    logs.push(server.terminate().output());
     assert_nothing_personal(dir.path(), &acts, &[("logs", logs.concat()), ("metrics", metrics)]);
 }

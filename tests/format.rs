@@ -182,7 +182,10 @@ impl Schema {
             of: field.type_name().to_owned(),
             kind: field.r#type(),
         };
-        let fields = message.field.iter().map(|descriptor| (descriptor.number().unsigned_abs(), field(descriptor)));
+        let fields = message
+            .field
+            .iter()
+            .map(|descriptor| (descriptor.number().unsigned_abs(), field(descriptor)));
         self.messages.insert(name, fields.collect());
     }
 

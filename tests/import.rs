@@ -132,8 +132,8 @@ impl Desk {
 #[track_caller]
 fn counts(finished: &Finished) -> [u64; 4] {
     let json = finished.json();
-    let counts =
-        ["recorded", "unchanged", "replayed", "rejected"].map(|field| json[field].as_u64().unwrap());
+    let counts = ["recorded", "unchanged", "replayed", "rejected"]
+        .map(|field| json[field].as_u64().unwrap());
     assert_eq!(json["rows"], counts.iter().sum::<u64>(), "{json}");
     counts
 }
@@ -179,7 +179,10 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
         ("12", "preferences.language"),
     ];
     assert_eq!(rejected, want);
-    assert!(rejects.iter().all(|reject| reject["reason"] != "" && reject["message"] != ""), "{rejects:?}");
+    assert!(
+        rejects.iter().all(|reject| reject["reason"] != "" && reject["message"] != ""),
+        "{rejects:?}"
+    );
     assert!(!desk.left_a_state("list.csv"));
 
     assert_eq!(desk.head().await, head + 4);
@@ -206,8 +209,7 @@ async fn last_years_list_changes_nothing() {
     let mut desk = Desk::new().await;
     let mut yearly = consent_purpose(LETTER);
     yearly.default_validity = Some(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 });
-    let request = proto::PutPurposeRequest { purpose: Some(yearly), ..Default::default() };
-    desk.clients.catalog.put_purpose(request).await.unwrap();
+    desk.clients.put_purpose(yearly).await;
     // Acts of last year agreed to the version of their time, unless the list says otherwise.
     let of_now = "channel = \"email\"\npurpose_version = 2";
     desk.write("map.toml", &MAPPING.replacen("channel = \"email\"", of_now, 1));
@@ -249,7 +251,7 @@ async fn last_years_list_changes_nothing() {
 async fn no_import_lifts_a_stop_and_the_person_does() {
     let mut desk = Desk::new().await;
     for subject in ["user:1", "user:2"] {
-        desk.clients.say(subject, Action::Withdraw, "*", "*").await;
+        desk.clients.record_change(subject, Action::Withdraw, "*", "*").await;
     }
     let grant = |subject: &str, more: Value| {
         let mut row = json!({
@@ -350,7 +352,8 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
         .collect();
     let decisions = desk.clients.check_cells(&cells).await;
     assert!(decisions.iter().all(|decision| decision.effect() == Effect::Allow));
-    let deciding: BTreeSet<_> = decisions.iter().map(|decision| decision.decided_by_index).collect();
+    let deciding: BTreeSet<_> =
+        decisions.iter().map(|decision| decision.decided_by_index).collect();
     assert_eq!(deciding.len(), ROWS - WRONG, "each by an act of its own");
 
     let head = desk.head().await;

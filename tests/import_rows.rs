@@ -70,7 +70,8 @@ impl Answer {
     }
 
     fn rejects(&self) -> Vec<(u64, &str, &str)> {
-        let has_message = |reject: &'_ proto::ImportReject| assert!(!reject.message.is_empty(), "{reject:?}");
+        let has_message =
+            |reject: &'_ proto::ImportReject| assert!(!reject.message.is_empty(), "{reject:?}");
         self.0.rejects.iter().for_each(has_message);
         let rejects = self.0.rejects.iter();
         rejects.map(|reject| (reject.line, reject.field.as_str(), reject.reason.as_str())).collect()
@@ -190,8 +191,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     let mut ledger = Ledger::new().await;
     let mut purpose = consent_purpose("yearly");
     purpose.default_validity = Some(prost_types::Duration { seconds: 365 * 86_400, nanos: 0 });
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    ledger.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.put_purpose(purpose).await;
     ledger.record(act("user:1", vec![change(Action::Grant, "yearly", "email")])).await;
     let request = check_request("user:1", "yearly", "email");
     let before = ledger.clients.ask(request.clone()).await;
@@ -313,7 +313,8 @@ async fn last_years_list_changes_nothing_from_whatever_source() {
 async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
     let mut ledger = Ledger::new().await;
     let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "email")]);
-    let answer = ledger.import("crm", &[grant("user:1"), stop, grant("user:1"), grant("user:2")]).await;
+    let answer =
+        ledger.import("crm", &[grant("user:1"), stop, grant("user:1"), grant("user:2")]).await;
     assert_eq!(answer.counts(), [3, 0, 1, 0]);
     assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
     // A hundred times there and back: every row sees those before it.
@@ -399,7 +400,10 @@ async fn a_row_of_the_persons_own_follows_their_rule() {
             effective_at: Some(timestamp(support::now_ms() + 1_000)),
             ..undated
         };
-        assert_eq!(ledger.import("paper", std::slice::from_ref(&with)).await.counts(), [1, 0, 0, 0]);
+        assert_eq!(
+            ledger.import("paper", std::slice::from_ref(&with)).await.counts(),
+            [1, 0, 0, 0]
+        );
         assert_eq!(ledger.reason(&subject).await, Reason::Granted);
         assert_eq!(ledger.import("paper", &[with]).await.counts(), [0, 0, 1, 0]);
         let recorded = ledger.clients.history(&subject).await.pop().unwrap();
@@ -412,8 +416,7 @@ async fn a_row_of_the_persons_own_follows_their_rule() {
 async fn a_double_opt_in_stays_pending_and_is_not_asked_for_again() {
     let mut ledger = Ledger::new().await;
     let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("doi") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    ledger.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.put_purpose(purpose).await;
     let pending = row("user:1", vec![change(Action::Grant, "doi", "email")]);
     let answer = ledger.import("crm", std::slice::from_ref(&pending)).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::PendingConfirmation, 1)]));
@@ -579,7 +582,8 @@ async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
         (0..ROWS).map(|n| (format!("user:{n}"), LETTER.to_owned(), "email".to_owned())).collect();
     let decisions = clients.check_cells(&cells).await;
     assert!(decisions.iter().all(|decision| decision.effect() == Effect::Allow));
-    let deciding: BTreeSet<_> = decisions.iter().map(|decision| decision.decided_by_index).collect();
+    let deciding: BTreeSet<_> =
+        decisions.iter().map(|decision| decision.decided_by_index).collect();
     assert_eq!(deciding.len() as u64, ROWS);
     let acts = clients
         .entries(0)

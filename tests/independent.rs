@@ -197,7 +197,7 @@ fn report(sizes: &[u64]) -> Vec<String> {
     sizes.iter().enumerate().flat_map(of_one).collect()
 }
 
-fn said(command: Command) -> Vec<String> {
+fn output_lines(command: Command) -> Vec<String> {
     let done = Process::spawn(command).wait(support::LONG_PATIENCE).expect_code(0);
     done.stdout.lines().map(str::to_owned).collect()
 }
@@ -233,7 +233,7 @@ impl Verifier {
                 .envs([("GOENV", "off"), ("GOWORK", "off"), ("GO111MODULE", "on")])
                 .env("GOPATH", dir.path().join("go"))
                 .env_remove("GOROOT");
-            said(command)
+            output_lines(command)
         };
         let packages =
             Path::new(&go(&["env", "GOROOT"])[0]).join("src/cmd/vendor/golang.org/x/mod/sumdb");
@@ -277,7 +277,7 @@ fn trees_of_all_sizes_verify_with_the_packages_of_go() {
     fs::write(dir.path().join("log.skey"), key.to_secret_text().as_bytes()).unwrap();
     let mut want = report(&SIZES);
     want.push("ok: signer key".to_owned());
-    assert_eq!(said(Verifier::go().command(dir.path())), want);
+    assert_eq!(output_lines(Verifier::go().command(dir.path())), want);
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn trees_of_all_sizes_verify_in_python() {
     fs::write(dir.path().join("decision.jwt"), decision_token(&key)).unwrap();
     let mut want = report(&SIZES);
     want.push("ok: decision token".to_owned());
-    assert_eq!(said(Verifier::python().command(dir.path())), want);
+    assert_eq!(output_lines(Verifier::python().command(dir.path())), want);
 }
 
 /// Both verifiers fail, and say why, when a file of the log is not what it was.
@@ -299,7 +299,7 @@ fn fails_on_damage(verifier: &Verifier) {
     let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
     let (tree, sizes) = (ledger(300), [300]);
     Vectors { dir: dir.path(), tree: &tree }.write(&key, &sizes);
-    assert_eq!(said(verifier.command(dir.path())), report(&sizes));
+    assert_eq!(output_lines(verifier.command(dir.path())), report(&sizes));
     for name in [
         "tile/entries/000",
         "tile/entries/001.p/44",
@@ -336,7 +336,11 @@ fn fails_on_another_history(verifier: &Verifier) {
         if index < 300 { before.entry(index).to_vec() } else { index.to_string().into_bytes() }
     }));
     Vectors { dir: dir.path(), tree: &after }.write(&key, &[300, 519]);
-    assert_eq!(said(verifier.command(dir.path())), report(&[300, 519]), "each alone is good");
+    assert_eq!(
+        output_lines(verifier.command(dir.path())),
+        report(&[300, 519]),
+        "each alone is good"
+    );
     let kept = tempfile::tempdir().unwrap();
     Vectors { dir: kept.path(), tree: &before }.write(&key, &[300]);
     for name in ["checkpoint", "checkpoint.other"] {
@@ -482,12 +486,12 @@ async fn a_running_ledger_verifies_with_both() {
     live.grow_to(1_300).await;
     live.grow_to(3_072).await;
     let want = report(&live.sizes);
-    let said_by = |verifier: &Verifier| said(verifier.command(live.vectors.path()));
-    assert_eq!(said_by(&Verifier::go()), want);
-    assert_eq!(said_by(&Verifier::python()), want);
+    let report_of = |verifier: &Verifier| output_lines(verifier.command(live.vectors.path()));
+    assert_eq!(report_of(&Verifier::go()), want);
+    assert_eq!(report_of(&Verifier::python()), want);
 
     live.fetch_token().await;
-    let said = said(Verifier::python().command(live.vectors.path()));
-    assert_eq!(said.last().unwrap(), "ok: decision token");
+    let lines = output_lines(Verifier::python().command(live.vectors.path()));
+    assert_eq!(lines.last().unwrap(), "ok: decision token");
     live.server.terminate();
 }

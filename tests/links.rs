@@ -7,7 +7,10 @@ use consent_ledger::proto::{
 };
 use tonic::Code;
 
-use crate::support::{self, Clients, Server, TypedError, act, change, check_request, typed};
+use crate::support::{
+    self, Clients, Server, TypedError, act, change, check_request, link_request, typed,
+    unlink_request,
+};
 
 const NEWS: &str = "marketing.newsletter";
 const OFFERS: &str = "marketing.offers";
@@ -30,9 +33,7 @@ impl Ledger {
         let server = Server::start(dir.path());
         let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
         // What is retired is never told about.
-        let channel = proto::Channel { key: "fax".into(), title: String::new(), retired: true };
-        let request = proto::PutChannelRequest { channel: Some(channel) };
-        clients.catalog.put_channel(request).await.unwrap();
+        clients.put_channel("fax", true).await;
         Self { server: Some(server), clients, dir }
     }
 
@@ -44,8 +45,8 @@ impl Ledger {
     }
 
     /// Records one change of the newsletter by e-mail, and answers its index.
-    async fn says(&mut self, subject: &str, action: Action) -> u64 {
-        self.clients.say(subject, action, NEWS, "email").await.index
+    async fn record_change(&mut self, subject: &str, action: Action) -> u64 {
+        self.clients.record_change(subject, action, NEWS, "email").await.index
     }
 
     async fn try_link(
@@ -62,7 +63,7 @@ impl Ledger {
         other: &str,
         confidence: LinkConfidence,
     ) -> proto::LinkSubjectsResponse {
-        self.try_link(link(subject, other, confidence)).await.unwrap()
+        self.clients.link(subject, other, confidence).await
     }
 
     async fn try_unlink(
@@ -74,7 +75,7 @@ impl Ledger {
     }
 
     async fn unlink(&mut self, subject: &str, other: &str) -> proto::UnlinkSubjectsResponse {
-        self.try_unlink(unlink(subject, other)).await.unwrap()
+        self.clients.unlink(subject, other).await
     }
 
     /// The answer for the newsletter by e-mail.
@@ -173,25 +174,6 @@ impl Ledger {
     }
 }
 
-fn link(subject: &str, other: &str, confidence: LinkConfidence) -> proto::LinkSubjectsRequest {
-    proto::LinkSubjectsRequest {
-        subject: subject.to_owned(),
-        other_subject: other.to_owned(),
-        confidence: confidence.into(),
-        asserted_by: "login-service".to_owned(),
-        dry_run: false,
-    }
-}
-
-fn unlink(subject: &str, other: &str) -> proto::UnlinkSubjectsRequest {
-    proto::UnlinkSubjectsRequest {
-        subject: subject.to_owned(),
-        other_subject: other.to_owned(),
-        asserted_by: "support".to_owned(),
-        dry_run: false,
-    }
-}
-
 fn changed_cells(cells: &[proto::CellChange]) -> Vec<Cell> {
     let row = |cell: &proto::CellChange| {
         for (effect, reason) in [
@@ -222,9 +204,9 @@ async fn a_merged_profile_does_not_revive_a_revoked_consent() {
                 if linked_first {
                     ledger.link(one, two, confidence).await;
                 }
-                ledger.says(&email, Action::Grant).await;
-                ledger.says(&user, Action::Grant).await;
-                let stop = ledger.says(&user, Action::Withdraw).await;
+                ledger.record_change(&email, Action::Grant).await;
+                ledger.record_change(&user, Action::Grant).await;
+                let stop = ledger.record_change(&user, Action::Withdraw).await;
                 if !linked_first {
                     assert_eq!(ledger.reason(&email).await, Reason::Granted);
                     let answer = ledger.link(one, two, confidence).await;
@@ -249,7 +231,7 @@ async fn a_late_upload_to_the_other_profile_does_not_revive_it_either() {
         let (user, device) = (format!("user:{n}"), format!("device:{n}"));
         ledger.link(&user, &device, confidence).await;
         let before = support::now_ms() - 60_000;
-        let stop = ledger.says(&user, Action::Withdraw).await;
+        let stop = ledger.record_change(&user, Action::Withdraw).await;
         // Given before the withdrawal, uploaded after it.
         let mut late = act(&device, vec![change(Action::Grant, NEWS, "email")]);
         late.effective_at = Some(support::timestamp(before));
@@ -273,8 +255,8 @@ async fn a_later_verified_grant_wins_and_an_unverified_one_only_for_its_own_side
     let mut ledger = Ledger::new().await;
     for (n, confidence) in BOTH.into_iter().enumerate() {
         let (user, device) = (format!("user:{n}"), format!("device:{n}"));
-        ledger.says(&user, Action::Withdraw).await;
-        let grant = ledger.says(&device, Action::Grant).await;
+        ledger.record_change(&user, Action::Withdraw).await;
+        let grant = ledger.record_change(&device, Action::Grant).await;
         let answer = ledger.link(&user, &device, confidence).await;
         let user_answer = ledger.check(&user).await;
         assert_eq!(ledger.check(&device).await.decided_by_index, Some(grant));
@@ -293,7 +275,7 @@ async fn a_later_verified_grant_wins_and_an_unverified_one_only_for_its_own_side
 #[tokio::test]
 async fn an_unverified_side_contributes_stops_only() {
     let mut ledger = Ledger::new().await;
-    ledger.says("user:1", Action::Grant).await;
+    ledger.record_change("user:1", Action::Grant).await;
     let preferences = proto::ContactPreferences { language: "de".into(), ..Default::default() };
     let german =
         proto::RecordConsentRequest { preferences: Some(preferences), ..act("user:1", Vec::new()) };
@@ -303,10 +285,10 @@ async fn an_unverified_side_contributes_stops_only() {
     assert_eq!(ledger.preferences("device:1").await.preferences, None);
     assert_eq!(ledger.reason("user:1").await, Reason::Granted);
 
-    ledger.says("device:1", Action::Object).await;
+    ledger.record_change("device:1", Action::Object).await;
     assert_eq!(ledger.reason("user:1").await, Reason::Objected);
     // Said to be sure after all: with the person's own later grant all counts on both sides.
-    ledger.says("user:1", Action::Grant).await;
+    ledger.record_change("user:1", Action::Grant).await;
     assert_eq!(ledger.reason("device:1").await, Reason::Objected);
     let answer = ledger.link("device:1", "user:1", LinkConfidence::Verified).await;
     assert!(answer.changed);
@@ -325,7 +307,7 @@ async fn links_reach_through_links() {
     for (pair, confidence) in chain.windows(2).zip([Verified, Asserted, Verified]) {
         ledger.link(pair[0], pair[1], confidence).await;
     }
-    ledger.says("user:a", Action::Grant).await;
+    ledger.record_change("user:a", Action::Grant).await;
     for (who, want) in
         chain.iter().zip([Reason::Granted, Reason::Granted, Reason::NoRecord, Reason::NoRecord])
     {
@@ -337,14 +319,15 @@ async fn links_reach_through_links() {
     let want = named([("user:a", Asserted), ("user:b", Asserted), ("user:c", Verified)]);
     assert_eq!(ledger.links("user:d").await, want);
 
-    let stop = ledger.says("user:d", Action::Withdraw).await;
+    let stop = ledger.record_change("user:d", Action::Withdraw).await;
     for who in chain {
         assert_eq!(ledger.check(who).await.decided_by_index, Some(stop), "{who}");
     }
     // In two, at the weak link.
     let answer = ledger.unlink("user:b", "user:c").await;
     let changes = changed_cells(&answer.cells);
-    let reopened: Vec<_> = changes.iter().map(|(who, _, _, _, after)| (who.as_str(), *after)).collect();
+    let reopened: Vec<_> =
+        changes.iter().map(|(who, _, _, _, after)| (who.as_str(), *after)).collect();
     assert_eq!(reopened, [("user:a", Reason::Granted), ("user:b", Reason::Granted)]);
     assert_eq!(ledger.links("user:a").await, [("user:b".to_owned(), Verified)]);
     assert_eq!(ledger.reason("user:c").await, Reason::Withdrawn);
@@ -354,23 +337,24 @@ async fn links_reach_through_links() {
 async fn the_cells_that_are_told_are_those_that_change() {
     let mut ledger = Ledger::new().await;
     let subjects = ["device:1", "email:jo@example.org", "user:1", "user:2"];
-    ledger.record(act(
-        "user:1",
-        vec![
-            change(Action::Grant, NEWS, "email"),
-            change(Action::Grant, NEWS, "sms"),
-            change(Action::Grant, OFFERS, "sms"),
-        ],
-    ))
-    .await;
+    ledger
+        .record(act(
+            "user:1",
+            vec![
+                change(Action::Grant, NEWS, "email"),
+                change(Action::Grant, NEWS, "sms"),
+                change(Action::Grant, OFFERS, "sms"),
+            ],
+        ))
+        .await;
     ledger.record(act("device:1", vec![change(Action::Withdraw, "*", "sms")])).await;
     ledger.record(act("user:2", vec![change(Action::Refuse, OFFERS, "*")])).await;
     ledger.link("user:2", "device:1", LinkConfidence::Asserted).await;
     ledger.link("user:1", "email:jo@example.org", LinkConfidence::Verified).await;
     let requests = [
-        link("email:jo@example.org", "device:1", LinkConfidence::Verified),
-        link("user:1", "user:2", LinkConfidence::Verified),
-        link("user:1", "user:2", LinkConfidence::Asserted),
+        link_request("email:jo@example.org", "device:1", LinkConfidence::Verified),
+        link_request("user:1", "user:2", LinkConfidence::Verified),
+        link_request("user:1", "user:2", LinkConfidence::Asserted),
     ];
     for request in requests {
         let before = ledger.reasons(&subjects).await;
@@ -398,8 +382,8 @@ async fn the_cells_that_are_told_are_those_that_change() {
 async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
     let mut ledger = Ledger::new().await;
     let subjects = ["user:1", "device:1"];
-    ledger.says("user:1", Action::Grant).await;
-    let last = ledger.says("device:1", Action::Withdraw).await;
+    ledger.record_change("user:1", Action::Grant).await;
+    let last = ledger.record_change("device:1", Action::Withdraw).await;
     let before = ledger.reasons(&subjects).await;
     let entries = ledger.clients.entries(0).await;
     let linked = ledger.link("user:1", "device:1", LinkConfidence::Verified).await;
@@ -413,7 +397,10 @@ async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
         assert_eq!(again.cells, []);
     }
     let dry_run = ledger
-        .try_unlink(proto::UnlinkSubjectsRequest { dry_run: true, ..unlink("device:1", "user:1") })
+        .try_unlink(proto::UnlinkSubjectsRequest {
+            dry_run: true,
+            ..unlink_request("device:1", "user:1")
+        })
         .await
         .unwrap();
     assert_eq!((dry_run.index, dry_run.revision, ledger.size().await), (None, revision, revision));
@@ -422,7 +409,7 @@ async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
     assert_eq!(answer.cells, dry_run.cells);
     assert_eq!(ledger.reasons(&subjects).await, before);
     assert_eq!(ledger.links("user:1").await, []);
-    let error = ledger.try_unlink(unlink("user:1", "device:1")).await.unwrap_err();
+    let error = ledger.try_unlink(unlink_request("user:1", "device:1")).await.unwrap_err();
     assert_eq!(error.reason, "SUBJECTS_NOT_LINKED");
     assert_eq!(
         (error.code, error.fields),
@@ -443,7 +430,7 @@ async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
 #[tokio::test]
 async fn both_histories_and_every_watcher_tell_of_a_link() {
     let mut ledger = Ledger::new().await;
-    ledger.says("user:1", Action::Grant).await;
+    ledger.record_change("user:1", Action::Grant).await;
     let linked = ledger.link("user:1", "device:1", LinkConfidence::Asserted).await.index.unwrap();
     let unlinked = ledger.unlink("device:1", "user:1").await.index.unwrap();
     for (who, other) in [("user:1", "device:1"), ("device:1", "user:1")] {
@@ -521,12 +508,12 @@ async fn both_histories_and_every_watcher_tell_of_a_link() {
 #[tokio::test]
 async fn a_stop_is_told_to_whom_it_reaches_through_links() {
     let mut ledger = Ledger::new().await;
-    ledger.says("email:jo", Action::Grant).await;
-    ledger.says("user:42", Action::Grant).await;
+    ledger.record_change("email:jo", Action::Grant).await;
+    ledger.record_change("user:42", Action::Grant).await;
     let first = ledger.link("user:42", "email:jo", LinkConfidence::Asserted).await.index.unwrap();
     let second = ledger.link("user:42", "device:1", LinkConfidence::Verified).await.index.unwrap();
-    let index = ledger.says("user:42", Action::Withdraw).await;
-    ledger.says("user:43", Action::Withdraw).await;
+    let index = ledger.record_change("user:42", Action::Withdraw).await;
+    ledger.record_change("user:43", Action::Withdraw).await;
     assert_eq!(ledger.reason("email:jo").await, Reason::Withdrawn);
     // From memory, and from the ledger once memory is gone, which knows the present links only.
     for is_from_memory in [true, false] {
@@ -566,13 +553,13 @@ async fn a_stop_is_told_to_whom_it_reaches_through_links() {
 async fn restarts_and_rebuilds_answer_the_same() {
     let mut ledger = Ledger::new().await;
     let subjects = ["user:1", "device:1", "email:1@example.org", "cookie:1"];
-    ledger.says("user:1", Action::Grant).await;
+    ledger.record_change("user:1", Action::Grant).await;
     ledger.record(act("device:1", vec![change(Action::Withdraw, "*", "sms")])).await;
     ledger.link("user:1", "device:1", LinkConfidence::Verified).await;
     ledger.link("email:1@example.org", "device:1", LinkConfidence::Asserted).await;
     ledger.link("cookie:1", "user:1", LinkConfidence::Asserted).await;
-    ledger.says("email:1@example.org", Action::Refuse).await;
-    ledger.says("device:1", Action::Grant).await;
+    ledger.record_change("email:1@example.org", Action::Refuse).await;
+    ledger.record_change("device:1", Action::Grant).await;
     ledger.unlink("user:1", "cookie:1").await;
     ledger.link("user:1", "cookie:1", LinkConfidence::Verified).await;
     ledger.link("user:1", "device:1", LinkConfidence::Asserted).await;
@@ -591,7 +578,7 @@ async fn restarts_and_rebuilds_answer_the_same() {
 #[tokio::test]
 async fn what_is_wrong_is_named() {
     let mut ledger = Ledger::new().await;
-    let good = || link("user:1", "user:2", LinkConfidence::Verified);
+    let good = || link_request("user:1", "user:2", LinkConfidence::Verified);
     let size = ledger.size().await;
     for (request, reason, field) in [
         (
@@ -631,13 +618,13 @@ async fn what_is_wrong_is_named() {
         assert_eq!(error, want);
     }
     for request in [
-        unlink("user:1", "user:2"),
-        proto::UnlinkSubjectsRequest { dry_run: true, ..unlink("user:1", "user:2") },
+        unlink_request("user:1", "user:2"),
+        proto::UnlinkSubjectsRequest { dry_run: true, ..unlink_request("user:1", "user:2") },
     ] {
         let error = ledger.try_unlink(request).await.unwrap_err();
         assert_eq!(error.reason, "SUBJECTS_NOT_LINKED");
     }
-    let error = ledger.try_unlink(unlink("user:1", "user:1")).await.unwrap_err();
+    let error = ledger.try_unlink(unlink_request("user:1", "user:1")).await.unwrap_err();
     assert_eq!(
         (error.reason.as_str(), &error.fields[..]),
         ("INVALID_FIELD", &["other_subject".to_owned()][..])
@@ -647,7 +634,10 @@ async fn what_is_wrong_is_named() {
     for n in 1..64 {
         ledger.link("user:0", &format!("user:{n}"), LinkConfidence::Asserted).await;
     }
-    let error = ledger.try_link(link("user:64", "user:7", LinkConfidence::Verified)).await.unwrap_err();
+    let error = ledger
+        .try_link(link_request("user:64", "user:7", LinkConfidence::Verified))
+        .await
+        .unwrap_err();
     assert_eq!((error.code, error.reason.as_str()), (Code::InvalidArgument, "LIMIT_EXCEEDED"));
     assert_eq!(error.fields, ["other_subject"]);
 }
@@ -655,8 +645,8 @@ async fn what_is_wrong_is_named() {
 #[tokio::test]
 async fn the_command_line_links_and_tells_what_changes() {
     let mut ledger = Ledger::new().await;
-    ledger.says("user:1", Action::Grant).await;
-    ledger.says("device:1", Action::Withdraw).await;
+    ledger.record_change("user:1", Action::Grant).await;
+    ledger.record_change("device:1", Action::Withdraw).await;
     let size = ledger.size().await;
     let server = ledger.server.as_ref().unwrap();
     let words = ["user:1", "device:1", "--asserted-by", "web"];

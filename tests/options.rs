@@ -163,6 +163,6 @@ fn a_delivery_is_verified_from_standard_input_with_a_secret_of_the_environment()
             }
             Some(kind) => assert_eq!(error(&finished)["kind"], kind),
         }
-        assert!(!finished.said().contains(secret));
+        assert!(!finished.output().contains(secret));
     }
 }

@@ -45,16 +45,10 @@ impl Ledger {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(&dir.path().join("data"));
         let mut clients = server.clients_with_catalog(&[NEWS, "other"], &CHANNELS).await;
-        let channel = proto::Channel { key: "fax".into(), title: String::new(), retired: true };
-        let request = proto::PutChannelRequest { channel: Some(channel) };
-        clients.catalog.put_channel(request).await.unwrap();
+        clients.put_channel("fax", true).await;
         let mut ledger = Self { server, clients, dir };
         ledger.populate().await;
         ledger
-    }
-
-    async fn says(&mut self, subject: &str, action: Action, purpose: &str, channel: &str) {
-        self.clients.say(subject, action, purpose, channel).await;
     }
 
     async fn populate(&mut self) {
@@ -73,7 +67,7 @@ impl Ledger {
             ("user:withdrew-here", Withdraw, NEWS, "*"),
             ("user:granted-there", Grant, NEWS, "email"),
         ] {
-            self.says(subject, action, purpose, channel).await;
+            self.clients.record_change(subject, action, purpose, channel).await;
         }
         let mut imported = act("user:imported", vec![change(Grant, NEWS, "sms")]);
         imported.actor = Actor::Import.into();
@@ -84,14 +78,7 @@ impl Ledger {
             ("user:withdrew-here", "user:granted-there", LinkConfidence::Verified),
             ("user:linked-to-nothing", "user:only-elsewhere", LinkConfidence::Asserted),
         ] {
-            let request = proto::LinkSubjectsRequest {
-                subject: subject.into(),
-                other_subject: other.into(),
-                confidence: confidence.into(),
-                asserted_by: "login-service".into(),
-                dry_run: false,
-            };
-            self.clients.privacy.link_subjects(request).await.unwrap();
+            self.clients.link(subject, other, confidence).await;
         }
     }
 
@@ -170,7 +157,8 @@ fn assert_preview_is_right(
             *flips.entry((channel.clone(), *before, *after)).or_default() += 1;
         }
     }
-    let flip_count = |flip: &proto::CellFlips| ((flip.channel.clone(), flip.before(), flip.after()), flip.count);
+    let flip_count =
+        |flip: &proto::CellFlips| ((flip.channel.clone(), flip.before(), flip.after()), flip.count);
     let previewed: Flips = preview.flips.iter().map(flip_count).collect();
     assert_eq!(previewed.len(), preview.flips.len(), "no two rows of one kind: {context}");
     assert_eq!(previewed, flips, "{context}");
@@ -238,7 +226,8 @@ async fn who_is_linked_counts_with_what_the_others_said() {
     let retired = Purpose { retired: true, ..support::consent_purpose(NEWS) };
     let flips = ledger.preview(&retired, false, "").await.flips;
     let count = |channel: &str, before: Reason| {
-        let is_wanted = |flip: &&proto::CellFlips| flip.channel == channel && flip.before() == before;
+        let is_wanted =
+            |flip: &&proto::CellFlips| flip.channel == channel && flip.before() == before;
         flips.iter().find(is_wanted).map_or(0, |flip| flip.count)
     };
     // Who granted, whoever is verified to be them, and whoever withdrew before as somebody else.
@@ -296,12 +285,12 @@ async fn a_file_is_previewed_applied_and_listed() {
         "the only version"
     );
     write("description = \"Now with tulips.\"\n");
-    let said = catalog(&preview).expect_code(0).json();
-    assert_eq!(said["purpose"], NEWS, "{said}");
-    let said = &said["preview"];
-    assert_eq!((&said["changed"], &said["version"]), (&true.into(), &2.into()), "{said}");
-    let denied = said["wouldDeny"].as_str().unwrap().parse::<u64>().unwrap();
-    assert!(denied > 0, "{said}");
+    let json = catalog(&preview).expect_code(0).json();
+    assert_eq!(json["purpose"], NEWS, "{json}");
+    let json = &json["preview"];
+    assert_eq!((&json["changed"], &json["version"]), (&true.into(), &2.into()), "{json}");
+    let denied = json["wouldDeny"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(denied > 0, "{json}");
     let table = catalog(&["preview", file, "--requires-reconsent"]).expect_code(0).stdout;
     assert!(table.contains(&format!("of 26 cells 0 would be allowed and {denied} denied")));
     assert!(table.contains("reconsent_required"), "{table}");
@@ -317,8 +306,8 @@ async fn a_file_is_previewed_applied_and_listed() {
     assert!(listed.contains("counts from version 2"), "{listed}");
 
     write("basis_by_region = { US = \"legitimate_interest\", \"US-CA\" = \"consent\" }\n");
-    let said = catalog(&["preview", file, "--region", "US", "--json"]).expect_code(0).json();
-    assert_eq!(said["preview"]["unknownSubject"]["after"], "REASON_NO_OBJECTION", "{said}");
+    let json = catalog(&["preview", file, "--region", "US", "--json"]).expect_code(0).json();
+    assert_eq!(json["preview"]["unknownSubject"]["after"], "REASON_NO_OBJECTION", "{json}");
     catalog(&["apply", file]).expect_code(0);
     let listed = catalog(&["list"]).expect_code(0).stdout;
     assert!(listed.contains("consent in US-CA, legitimate_interest in US"), "{listed}");

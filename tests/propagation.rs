@@ -3,8 +3,8 @@
 use consent_ledger::{
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
-        Subscription, Webhook, consume_request::Message as Request, consume_response::Message as Response,
-        entry::Body, get_inclusion_proof_request::Entry,
+        Subscription, Webhook, consume_request::Message as Request,
+        consume_response::Message as Response, entry::Body, get_inclusion_proof_request::Entry,
     },
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
@@ -24,17 +24,15 @@ fn named(name: &str) -> Subscription {
 }
 
 async fn record(clients: &mut Clients, action: Action) -> u64 {
-    clients.say("user:1", action, "news", "email").await.index
-}
-
-async fn propagation(clients: &mut Clients, index: u64) -> proto::GetPropagationResponse {
-    let request = proto::GetPropagationRequest { index };
-    clients.watch.get_propagation(request).await.unwrap().into_inner()
+    clients.record_change("user:1", action, "news", "email").await.index
 }
 
 async fn states(clients: &mut Clients, index: u64) -> Vec<(String, PropagationState)> {
-    let propagations = propagation(clients, index).await.subscriptions;
-    propagations.iter().map(|propagations| (propagations.subscription.clone(), propagations.state())).collect()
+    let propagations = clients.propagation(index).await.subscriptions;
+    propagations
+        .iter()
+        .map(|propagation| (propagation.subscription.clone(), propagation.state()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +67,7 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
         assert!(tokio::time::Instant::now() < deadline, "never overdue");
         tokio::task::yield_now().await;
     }
-    let answer = propagation(&mut clients, stop).await;
+    let answer = clients.propagation(stop).await;
     let [_, of_ended, of_late] = &answer.subscriptions[..] else { panic!("{answer:?}") };
     assert_eq!((of_ended.receipt_index, &of_ended.settled_at), (Some(ended), &None));
     assert_eq!((of_late.receipt_index, of_late.created_index), (None, late));
@@ -86,8 +84,12 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     let index = stop.to_string();
     let report = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
     assert!(report["recordedAt"].is_string(), "{report}");
-    let states: Vec<_> =
-        report["subscriptions"].as_array().unwrap().iter().map(|subscription| subscription["state"].clone()).collect();
+    let states: Vec<_> = report["subscriptions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|subscription| subscription["state"].clone())
+        .collect();
     assert_eq!(
         states,
         ["PROPAGATION_STATE_PENDING", "PROPAGATION_STATE_DELETED", "PROPAGATION_STATE_OVERDUE"]
@@ -106,7 +108,11 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     let again = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
     let subscription_states = |report: &serde_json::Value, at: usize| {
         let subscription = &report["subscriptions"][at];
-        (subscription["subscription"].clone(), subscription["state"].clone(), subscription["receiptIndex"].clone())
+        (
+            subscription["subscription"].clone(),
+            subscription["state"].clone(),
+            subscription["receiptIndex"].clone(),
+        )
     };
     for at in 0..3 {
         assert_eq!(subscription_states(&again, at), subscription_states(&report, at));
@@ -159,7 +165,8 @@ async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: 
     };
     let subscription = subscription.to_owned();
     send(Request::Start(ConsumeStart { subscription, credits: 8, ..Default::default() })).await;
-    let mut responses = clients.watch.consume(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let mut responses =
+        clients.watch.consume(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     loop {
         let message = timeout(PATIENCE, responses.message()).await.expect("a message").unwrap();
         if let Some(Response::Consent(event)) = message.expect("the stream goes on").message {
@@ -218,7 +225,12 @@ async fn what_was_acknowledged_can_be_proven() {
     let Some(Body::DeliveryReceipt(receipt)) = entry.body else { panic!("{entry:?}") };
     let [receipt] = &receipt.delivered[..] else { panic!("{receipt:?}") };
     assert_eq!(delivered.subscription_index, created);
-    assert!(delivered.ranges.iter().any(|delivered| (delivered.start_index..delivered.end_index).contains(&stop)));
+    assert!(
+        delivered
+            .ranges
+            .iter()
+            .any(|delivered| (delivered.start_index..delivered.end_index).contains(&stop))
+    );
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }

@@ -57,14 +57,14 @@ impl Ledger {
     }
 
     /// One act of one change by the subject.
-    async fn say(
+    async fn record_change(
         &mut self,
         subject: &str,
         action: Action,
         purpose: &str,
         channel: &str,
     ) -> proto::RecordConsentResponse {
-        self.clients.say(subject, action, purpose, channel).await
+        self.clients.record_change(subject, action, purpose, channel).await
     }
 
     async fn check(&mut self, subject: &str, purpose: &str, channel: &str) -> proto::CheckResponse {
@@ -121,7 +121,8 @@ async fn a_check_sees_every_act_that_was_acknowledged_before_it() {
     let before = ledger.check("user:1", "marketing.newsletter", "email").await;
     assert_eq!((before.effect(), before.reason()), (Effect::Deny, Reason::NoRecord));
 
-    let granted = ledger.say("user:1", Action::Grant, "marketing.newsletter", "email").await;
+    let granted =
+        ledger.record_change("user:1", Action::Grant, "marketing.newsletter", "email").await;
     assert_eq!(granted.revision, granted.index + 1);
     assert_eq!(granted.results[0].outcome(), Outcome::Applied);
     assert_eq!(granted.results[0].purpose_version, 1);
@@ -132,7 +133,7 @@ async fn a_check_sees_every_act_that_was_acknowledged_before_it() {
     let other = ledger.check("user:1", "marketing.newsletter", "sms").await;
     assert_eq!(other.reason(), Reason::NoRecord, "consent is never wider than its cell");
 
-    let stopped = ledger.say("user:1", Action::Withdraw, "*", "*").await;
+    let stopped = ledger.record_change("user:1", Action::Withdraw, "*", "*").await;
     let denied = ledger.check("user:1", "marketing.newsletter", "email").await;
     assert_eq!((denied.effect(), denied.reason()), (Effect::Deny, Reason::Withdrawn));
     assert_eq!(denied.decided_by_index, Some(stopped.index));
@@ -142,7 +143,7 @@ async fn a_check_sees_every_act_that_was_acknowledged_before_it() {
     let blocked = ledger.record(import).await;
     assert_eq!(blocked.results[0].outcome(), Outcome::BlockedByStop);
     assert_eq!(blocked.results[0].cause_index, Some(stopped.index));
-    let idle = ledger.say("user:2", Action::Withdraw, "marketing.offers", "sms").await;
+    let idle = ledger.record_change("user:2", Action::Withdraw, "marketing.offers", "sms").await;
     assert_eq!(idle.results[0].outcome(), Outcome::NoEffect, "nothing was known of user:2");
 }
 
@@ -158,8 +159,8 @@ async fn preferences_and_history_tell_what_was_agreed_to() {
         ..proto::Evidence::default()
     });
     let granted = ledger.record(request.clone()).await;
-    let stopped = ledger.say("user:1", Action::Object, "*", "sms").await;
-    ledger.say("user:2", Action::Grant, "marketing.offers", "sms").await;
+    let stopped = ledger.record_change("user:1", Action::Object, "*", "sms").await;
+    ledger.record_change("user:2", Action::Grant, "marketing.offers", "sms").await;
 
     let ask = proto::GetPreferencesRequest {
         subject: "user:1".to_owned(),
@@ -232,7 +233,7 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
     request.idempotency_key = "form-1".to_owned();
     let first = ledger.record(request.clone()).await;
     assert!(!first.replayed);
-    ledger.say("user:1", Action::Withdraw, "marketing.newsletter", "email").await;
+    ledger.record_change("user:1", Action::Withdraw, "marketing.newsletter", "email").await;
     let mut other = request.clone();
     other.subject = "user:2".to_owned();
     let mut other_evidence = request.clone();
@@ -352,7 +353,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
     let mut other = ledger.clients.clone();
     let (answer, _) = tokio::join!(
         other.check.check(request),
-        ledger.say("user:1", Action::Withdraw, "marketing.newsletter", "email")
+        ledger.record_change("user:1", Action::Withdraw, "marketing.newsletter", "email")
     );
     assert_eq!(answer.unwrap().into_inner().reason(), Reason::Withdrawn);
 }
@@ -361,10 +362,8 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
 async fn what_is_wrong_with_a_request_is_named() {
     let mut ledger = Ledger::new().await;
     let retired = proto::Purpose { retired: true, ..support::consent_purpose("marketing.old") };
-    let request = proto::PutPurposeRequest { purpose: Some(retired), ..Default::default() };
-    ledger.clients.catalog.put_purpose(request).await.unwrap();
-    let fax = proto::Channel { key: "fax".to_owned(), title: "Fax".to_owned(), retired: true };
-    ledger.clients.catalog.put_channel(proto::PutChannelRequest { channel: Some(fax) }).await.unwrap();
+    ledger.clients.put_purpose(retired).await;
+    ledger.clients.put_channel("fax", true).await;
 
     let base = newsletter("user:1");
     let with = |alter: &dyn Fn(&mut proto::RecordConsentRequest)| {
@@ -531,7 +530,7 @@ async fn what_is_wrong_with_a_request_is_named() {
         assert_eq!(error.fields, [field], "{request:?}");
     }
     assert_eq!(ledger.clients.checkpoint().await.size, before, "nothing of it was recorded");
-    ledger.say("user:1", Action::Withdraw, "marketing.old", "fax").await;
+    ledger.record_change("user:1", Action::Withdraw, "marketing.old", "fax").await;
 
     // What was wrong may be personal data: it is told to the caller, and to nobody else.
     assert!(!ledger.server.log().contains("jo"), "{}", ledger.server.log());
@@ -569,7 +568,8 @@ async fn an_act_larger_than_an_entry_is_refused() {
     for change in &mut request.changes {
         change.expires_at = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
     }
-    let status = ledger.clients.consent.record_consent(request.clone()).await.map(drop).unwrap_err();
+    let status =
+        ledger.clients.consent.record_consent(request.clone()).await.map(drop).unwrap_err();
     let error = typed(&status);
     assert_eq!((error.code, error.reason.as_str()), (Code::InvalidArgument, "ENTRY_TOO_LARGE"));
     request.evidence = None;
@@ -632,7 +632,8 @@ async fn pages_of_the_catalogue_join_without_a_seam() {
     let mut request = proto::ListPurposesRequest { page_size: 4, ..Default::default() };
     let mut listed = Vec::new();
     loop {
-        let page = ledger.clients.catalog.list_purposes(request.clone()).await.unwrap().into_inner();
+        let page =
+            ledger.clients.catalog.list_purposes(request.clone()).await.unwrap().into_inner();
         assert!(page.purposes.len() <= 4);
         listed.extend(page.purposes.into_iter().map(|purpose| purpose.key));
         if page.next_page_token.is_empty() {
@@ -644,11 +645,7 @@ async fn pages_of_the_catalogue_join_without_a_seam() {
     want.extend(keys);
     assert_eq!(listed, want, "ordered by key, each once");
 
-    let again = proto::PutPurposeRequest {
-        purpose: Some(support::consent_purpose("marketing.offers")),
-        ..Default::default()
-    };
-    let answer = ledger.clients.catalog.put_purpose(again).await.unwrap().into_inner();
+    let answer = ledger.clients.put_purpose(support::consent_purpose("marketing.offers")).await;
     assert!(!answer.changed, "nothing differs, nothing is written");
     assert_eq!(answer.purpose.unwrap().version, 1);
 }
@@ -660,7 +657,12 @@ async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
     for n in 0..30 {
         ledger.record(newsletter(&format!("user:{n}"))).await;
         let subject = format!("user:{n}");
-        stops.push(ledger.say(&subject, Action::Withdraw, "marketing.newsletter", "email").await.index);
+        stops.push(
+            ledger
+                .record_change(&subject, Action::Withdraw, "marketing.newsletter", "email")
+                .await
+                .index,
+        );
     }
     let mut next = 0;
     let mut heard = Vec::new();
@@ -677,7 +679,7 @@ async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
 
     // From now on: nothing of the past.
     let mut stream = ledger.watch(proto::WatchRequest::default()).await;
-    let stop = ledger.say("user:7", Action::Object, "*", "*").await;
+    let stop = ledger.record_change("user:7", Action::Object, "*", "*").await;
     let event = next_event(&mut stream).await;
     assert_eq!((event.index, event.subject.as_str()), (stop.index, "user:7"));
     assert_eq!(event.changes.len(), 1);
@@ -700,7 +702,7 @@ async fn a_filter_passes_what_concerns_it() {
     ];
     let mut indices = Vec::new();
     for (subject, action, purpose, channel) in acts {
-        indices.push(ledger.say(subject, action, purpose, channel).await.index);
+        indices.push(ledger.record_change(subject, action, purpose, channel).await.index);
     }
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     let kinds = |kinds: &[EventKind]| kinds.iter().map(|kind| (*kind).into()).collect();
@@ -822,7 +824,8 @@ async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
 async fn progress_is_never_ahead_of_what_was_delivered() {
     let mut ledger = Ledger::new().await;
     let interval = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
-    let mut stream = ledger.watch(proto::WatchRequest { progress_interval: interval, ..from(0) }).await;
+    let mut stream =
+        ledger.watch(proto::WatchRequest { progress_interval: interval, ..from(0) }).await;
     let mut next = 0;
     for round in 0..5 {
         // A grant does not pass, and still moves the cursor.
@@ -837,7 +840,7 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
             }
         };
         let subject = format!("user:{round}");
-        let stop = ledger.say(&subject, Action::Refuse, "marketing.offers", "sms").await;
+        let stop = ledger.record_change(&subject, Action::Refuse, "marketing.offers", "sms").await;
         let event = next_event(&mut stream).await;
         assert_eq!(event.index, stop.index);
         assert!(event.index >= progress.next_index, "it had not been delivered before");
@@ -851,9 +854,10 @@ async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
     let mut ledger = Ledger::with(&["--recent-events-max", "100"]).await;
     let start = ledger.clients.checkpoint().await.size;
     // Its own connection, with as little room on the way as HTTP/2 allows.
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", ledger.server.address))
-        .unwrap()
-        .initial_stream_window_size(65_535);
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", ledger.server.address))
+            .unwrap()
+            .initial_stream_window_size(65_535);
     let mut lazy =
         proto::watch_service_client::WatchServiceClient::new(endpoint.connect().await.unwrap());
     let mut slow = lazy.watch(from(start)).await.unwrap().into_inner();
@@ -889,7 +893,7 @@ async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_server_tells_its_watchers() {
     let mut ledger = Ledger::new().await;
-    let stop = ledger.say("user:1", Action::Withdraw, "*", "*").await;
+    let stop = ledger.record_change("user:1", Action::Withdraw, "*", "*").await;
     let mut stream = ledger.watch(from(0)).await;
     assert_eq!(next_event(&mut stream).await.index, stop.index);
     let server = ledger.server;
@@ -1090,5 +1094,7 @@ async fn a_request_over_the_message_limit_is_refused_and_the_next_is_served() {
         ledger.check("user:1", "marketing.newsletter", "email").await.reason(),
         Reason::NoRecord
     );
-    tokio::time::timeout(Duration::from_secs(5), ledger.record(newsletter("user:1"))).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), ledger.record(newsletter("user:1")))
+        .await
+        .unwrap();
 }

@@ -42,9 +42,9 @@ fn a_python_client_records_checks_and_watches() {
         .arg(stubs.path())
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let done = Process::spawn(command).wait(support::LONG_PATIENCE).expect_code(0);
-    let said: Vec<&str> = done.stdout.lines().collect();
+    let checks: Vec<&str> = done.stdout.lines().collect();
     let want: Vec<String> = CHECKS.iter().map(|check| format!("ok: {check}")).collect();
-    assert_eq!(said, want, "{}", done.stderr);
+    assert_eq!(checks, want, "{}", done.stderr);
 
     server.terminate();
     support::verify(dir.path()).expect_code(0);

@@ -59,8 +59,7 @@ impl World {
                 double_opt_in,
                 ..consent_purpose(key)
             };
-            let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-            clients.catalog.put_purpose(request).await.unwrap();
+            clients.put_purpose(purpose).await;
         }
         let key = server.printed("verifier key ").unwrap();
         Self { dir, server, clients, key }
@@ -84,8 +83,8 @@ impl World {
         assert_eq!(answer.index, index);
         let payload = verified_payload(&answer.receipt, &self.key);
         assert_eq!(serde_json::from_str::<Value>(&answer.payload).unwrap(), payload);
-        let said = self.verify(&answer.receipt, &[]).expect_code(0).json();
-        assert_eq!((&said["index"], &said["subject"]), (&json!(index), &json!(SUBJECT)));
+        let verified = self.verify(&answer.receipt, &[]).expect_code(0).json();
+        assert_eq!((&verified["index"], &verified["subject"]), (&json!(index), &json!(SUBJECT)));
         payload
     }
 
@@ -179,7 +178,8 @@ fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): 
     assert_eq!((BASE64_STANDARD.encode(hash).as_str(), last), (fields[2], 0));
 
     let signature_prefix = format!("\u{2014} {origin} ");
-    let signature = signatures.lines().find_map(|line| line.strip_prefix(&signature_prefix)).unwrap();
+    let signature =
+        signatures.lines().find_map(|line| line.strip_prefix(&signature_prefix)).unwrap();
     let signature = BASE64_STANDARD.decode(signature).unwrap();
     let id = support::hex(&signature[..4]);
     assert_eq!(id, key_id);
@@ -193,7 +193,9 @@ fn check_entry(extension: &Value, bytes: &[u8]) {
     assert_eq!(extension["index"], entry.index);
     let (changes, actor) = match entry.body.unwrap() {
         entry::Body::ConsentAct(act) => (act.changes.clone(), act.actor()),
-        entry::Body::ConsentConfirmed(confirmation) => (confirmation.grants.clone(), confirmation.requested_by()),
+        entry::Body::ConsentConfirmed(confirmation) => {
+            (confirmation.grants.clone(), confirmation.requested_by())
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(extension["actor"], actor.as_str_name().trim_start_matches("ACTOR_"));
@@ -202,10 +204,16 @@ fn check_entry(extension: &Value, bytes: &[u8]) {
     for (listed_change, change) in listed_change.iter().zip(changes) {
         let scope = change.scope.clone().unwrap();
         let star = |key: &str| if key.is_empty() { "*".to_owned() } else { key.to_owned() };
-        assert_eq!(listed_change["action"], change.action().as_str_name().trim_start_matches("ACTION_"));
+        assert_eq!(
+            listed_change["action"],
+            change.action().as_str_name().trim_start_matches("ACTION_")
+        );
         assert_eq!(listed_change["purpose"], star(&scope.purpose));
         assert_eq!(listed_change["channel"], star(&scope.channel));
-        assert_eq!(listed_change["outcome"], change.outcome().as_str_name().trim_start_matches("OUTCOME_"));
+        assert_eq!(
+            listed_change["outcome"],
+            change.outcome().as_str_name().trim_start_matches("OUTCOME_")
+        );
     }
 }
 
@@ -393,8 +401,8 @@ async fn the_command_line_gets_and_verifies_receipts() {
     let vkey = format!("@{}", vkey.display());
 
     let got = world.server.cli(&["receipt", "--index", &index, "--output", &file]).expect_code(0);
-    assert!(got.stdout.contains("written to"), "{}", got.said());
-    assert!(got.stderr.is_empty(), "{}", got.said());
+    assert!(got.stdout.contains("written to"), "{}", got.output());
+    assert!(got.stderr.is_empty(), "{}", got.output());
     let good = support::run(["verify-receipt", &file, "--key", &vkey, "--subject", SUBJECT]);
     let good = good.expect_code(0);
     for word in ["good\n", "user:42", NEWS, "Example AG", "privacy-notice@2026-05"] {
@@ -410,13 +418,13 @@ async fn the_command_line_gets_and_verifies_receipts() {
     let swap = if signature.starts_with('A') { "B" } else { "A" };
     let changed = format!("{front}.{swap}{}", &signature[1..]);
     let refused = world.verify(&changed, &[]).expect_code(1);
-    assert!(refused.stderr.contains("BAD_SIGNATURE"), "{}", refused.said());
+    assert!(refused.stderr.contains("BAD_SIGNATURE"), "{}", refused.output());
     let refused = world.verify(receipt, &["--subject", "user:43"]).expect_code(1);
-    assert!(refused.stderr.contains("another data subject"), "{}", refused.said());
+    assert!(refused.stderr.contains("another data subject"), "{}", refused.output());
     support::run(["verify-receipt", &file]).expect_code(2);
     world.server.cli(&["receipt"]).expect_code(2);
     let unknown = world.server.cli(&["receipt", "--idempotency-key", "nobody"]).expect_code(1);
-    assert!(unknown.stderr.contains("ACT_UNKNOWN"), "{}", unknown.said());
+    assert!(unknown.stderr.contains("ACT_UNKNOWN"), "{}", unknown.output());
 
     // The key that verifies receipts verifies decision tokens, too.
     let jwk = world.server.cli(&["token", "key"]).expect_code(0).json();
@@ -433,5 +441,5 @@ async fn receipts_of_another_ledger_are_refused() {
     let receipt = one.ask(of(index)).await.unwrap().receipt;
     one.verify(&receipt, &[]).expect_code(0);
     let refused = other.verify(&receipt, &[]).expect_code(1);
-    assert!(refused.stderr.contains("UNKNOWN_KEY"), "{}", refused.said());
+    assert!(refused.stderr.contains("UNKNOWN_KEY"), "{}", refused.output());
 }

@@ -20,7 +20,8 @@ impl Believed {
         match message {
             Message::Snapshot(subject_state) => {
                 for cell in subject_state.cells {
-                    let key = (subject_state.subject.clone(), cell.purpose.clone(), cell.channel.clone());
+                    let key =
+                        (subject_state.subject.clone(), cell.purpose.clone(), cell.channel.clone());
                     let may = cell.effect() == proto::Effect::Allow;
                     assert!(self.0.insert(key, may).is_none(), "told once");
                 }
@@ -43,8 +44,9 @@ impl Believed {
         for purpose in
             PURPOSES.into_iter().filter(|purpose| wide(&scope.purpose) || scope.purpose == *purpose)
         {
-            for channel in
-                CHANNELS.into_iter().filter(|channel| wide(&scope.channel) || scope.channel == *channel)
+            for channel in CHANNELS
+                .into_iter()
+                .filter(|channel| wide(&scope.channel) || scope.channel == *channel)
             {
                 let key = (subject.to_owned(), purpose.to_owned(), channel.to_owned());
                 let is_grant = change.action() == Action::Grant;

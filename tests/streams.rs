@@ -232,7 +232,8 @@ async fn consume(world: World, subscription: Subscribed, shard: u32, seed: u64) 
     loop {
         let mut session = Session::default();
         let before = acknowledged.clone();
-        let is_done = consume_once(&world, &subscription, shard, &mut rng, &mut session, &mut acknowledged);
+        let is_done =
+            consume_once(&world, &subscription, shard, &mut rng, &mut session, &mut acknowledged);
         let is_done = is_done.await;
         sessions.push((session, before));
         if is_done {
@@ -448,10 +449,16 @@ fn judge(
         heard += written.check_watch(&format!("{filter:?}"), filter, sessions);
     }
     for (subscription, shard, sessions) in consumed {
-        let is_of_shard =
-            |subject: &str| shard_of(&Subject::parse(subject).unwrap(), subscription.shards) == *shard;
+        let is_of_shard = |subject: &str| {
+            shard_of(&Subject::parse(subject).unwrap(), subscription.shards) == *shard
+        };
         let label = format!("{} {shard}", subscription.name);
-        delivered += written.check_consume(&label, (&subscription.filter, subscription.start), is_of_shard, sessions);
+        delivered += written.check_consume(
+            &label,
+            (&subscription.filter, subscription.start),
+            is_of_shard,
+            sessions,
+        );
     }
     let connections: usize = watched.iter().map(|(_, sessions)| sessions.len()).sum();
     let sessions: usize = consumed.iter().map(|(_, _, sessions)| sessions.len()).sum();
@@ -461,7 +468,9 @@ fn judge(
     );
     assert!(heard > 0 && delivered > 0, "the filters cover something");
     let names = |index: u64| {
-        let covers = |subscription: &&Subscribed| written.covered(&subscription.filter, index).contains_key(&index);
+        let covers = |subscription: &&Subscribed| {
+            written.covered(&subscription.filter, index).contains_key(&index)
+        };
         subscribed.iter().filter(covers).map(|subscription| subscription.name.clone()).collect()
     };
     let sample = written.0.keys().copied().step_by(written.0.len() / 100 + 1);
@@ -474,13 +483,14 @@ async fn everybody_has_heard(server: &Server, want: BTreeMap<u64, Vec<String>>) 
     for (index, names) in want {
         let deadline = tokio::time::Instant::now() + support::PATIENCE;
         loop {
-            let request = proto::GetPropagationRequest { index };
-            let answer = clients.watch.get_propagation(request).await.unwrap().into_inner();
-            let obliged: Vec<_> = answer.subscriptions.iter().map(|propagation| &propagation.subscription).collect();
+            let answer = clients.propagation(index).await;
+            let obliged: Vec<_> =
+                answer.subscriptions.iter().map(|propagation| &propagation.subscription).collect();
             assert_eq!(obliged, names.iter().collect::<Vec<_>>(), "who must hear of {index}");
             let acknowledged = proto::PropagationState::Acknowledged;
             if answer.subscriptions.iter().all(|propagation| propagation.state() == acknowledged) {
-                let has_receipt = |propagation: &proto::Propagation| propagation.receipt_index > Some(index);
+                let has_receipt =
+                    |propagation: &proto::Propagation| propagation.receipt_index > Some(index);
                 assert!(answer.subscriptions.iter().all(has_receipt), "{answer:?}");
                 break;
             }

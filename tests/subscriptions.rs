@@ -39,7 +39,7 @@ async fn list(clients: &mut Clients, owner: &str) -> Vec<proto::SubscriptionStat
 }
 
 async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
-    clients.say(subject, Action::Withdraw, "news", "email").await.index
+    clients.record_change(subject, Action::Withdraw, "news", "email").await.index
 }
 
 /// A server with a catalogue.
@@ -68,7 +68,10 @@ async fn a_subscription_is_there_until_it_is_deleted() {
     let first = create(&mut clients, asked.clone(), Some(1)).await.unwrap();
     let subscription = first.subscription.clone().unwrap();
     assert!(first.created && first.webhook_secret.is_empty());
-    assert_eq!((subscription.start_index, subscription.shards, subscription.filter), (1, 3, Some(filter)));
+    assert_eq!(
+        (subscription.start_index, subscription.shards, subscription.filter),
+        (1, 3, Some(filter))
+    );
     assert_eq!(first.revision, subscription.created_index + 1);
     // Asked again, wherever it would start.
     let again = create(&mut clients, asked.clone(), None).await.unwrap();
@@ -184,7 +187,8 @@ async fn a_list_comes_in_pages_by_name() {
             owner: "team".to_owned(),
         };
         let page = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
-        names.extend(page.subscriptions.into_iter().map(|status| status.subscription.unwrap().name));
+        names
+            .extend(page.subscriptions.into_iter().map(|status| status.subscription.unwrap().name));
         pages += 1;
         if page.next_page_token.is_empty() {
             break;
@@ -231,7 +235,10 @@ async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
             break overdue;
         }
     };
-    assert_eq!((overdue.subscription.as_str(), overdue.shard, overdue.event_index), ("crm", 0, stop));
+    assert_eq!(
+        (overdue.subscription.as_str(), overdue.shard, overdue.event_index),
+        ("crm", 0, stop)
+    );
     let took = support::millis(overdue.recorded_at.as_ref()).unwrap()
         - support::millis(overdue.pending_since.as_ref()).unwrap();
     assert!(took >= 1_000, "not before the deadline: {took} ms");
@@ -272,12 +279,18 @@ async fn the_command_line_creates_lists_and_deletes() {
         subscription["filter"]["kinds"],
         serde_json::json!(["EVENT_KIND_WITHDRAW", "EVENT_KIND_EXPIRE"])
     );
-    assert_eq!((&subscription["snapshot"], &subscription["deadline"]), (&"SNAPSHOT_DENIED".into(), &"600s".into()));
+    assert_eq!(
+        (&subscription["snapshot"], &subscription["deadline"]),
+        (&"SNAPSHOT_DENIED".into(), &"600s".into())
+    );
     assert_eq!(made["webhookSecret"], "");
     let again = server.cli(&words[..words.len() - 1]).expect_code(0).stdout;
     assert_eq!(
         again,
-        format!("it is there already, since index {}\n", subscription["createdIndex"].as_str().unwrap())
+        format!(
+            "it is there already, since index {}\n",
+            subscription["createdIndex"].as_str().unwrap()
+        )
     );
     // As an alias, and refused.
     let refused = ["subscribe", "create", "crm", "--owner", "another", "--json"];

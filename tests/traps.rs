@@ -10,7 +10,7 @@ use consent_ledger::proto::{
 use tonic::Code;
 
 use crate::support::{
-    self, Clients, Server, act, change, check_request, millis, now_ms, timestamp, typed,
+    self, Clients, Server, act, check_request, millis, now_ms, one_change, timestamp, typed,
 };
 
 const NEWS: &str = "marketing.newsletter";
@@ -30,14 +30,12 @@ impl Ledger {
         let server = Server::start(dir.path());
         let clients = server.clients_with_catalog(&[NEWS, OFFERS], &["email", "sms"]).await;
         let mut ledger = Self { server: Some(server), clients, dir };
-        ledger.put(purpose("service.receipts", LegalBasis::Contract)).await;
-        ledger.put(purpose("service.improvement", LegalBasis::LegitimateInterest)).await;
+        ledger.clients.put_purpose(purpose("service.receipts", LegalBasis::Contract)).await;
         ledger
-    }
-
-    async fn put(&mut self, purpose: proto::Purpose) -> proto::PutPurposeResponse {
-        let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-        self.clients.catalog.put_purpose(request).await.unwrap().into_inner()
+            .clients
+            .put_purpose(purpose("service.improvement", LegalBasis::LegitimateInterest))
+            .await;
+        ledger
     }
 
     async fn record(
@@ -99,21 +97,12 @@ fn double_opt_in(key: &str) -> proto::Purpose {
     proto::Purpose { double_opt_in: true, ..support::consent_purpose(key) }
 }
 
-fn says(
-    subject: &str,
-    action: Action,
-    purpose: &str,
-    channel: &str,
-) -> proto::RecordConsentRequest {
-    act(subject, vec![change(action, purpose, channel)])
-}
-
 fn grant(subject: &str) -> proto::RecordConsentRequest {
-    says(subject, Action::Grant, NEWS, "email")
+    one_change(subject, Action::Grant, NEWS, "email")
 }
 
 fn withdraw(subject: &str) -> proto::RecordConsentRequest {
-    says(subject, Action::Withdraw, NEWS, "email")
+    one_change(subject, Action::Withdraw, NEWS, "email")
 }
 
 fn by(actor: Actor, request: proto::RecordConsentRequest) -> proto::RecordConsentRequest {
@@ -144,7 +133,7 @@ fn outcomes(results: &[proto::ChangeResult]) -> Vec<(Outcome, Option<u64>)> {
 async fn an_expired_refusal_does_not_reveal_an_older_grant() {
     let mut ledger = Ledger::new().await;
     ledger.record(at(now_ms() - 2 * DAY_MS, grant("user:1"))).await;
-    let refusal = says("user:1", Action::Refuse, NEWS, "email");
+    let refusal = one_change("user:1", Action::Refuse, NEWS, "email");
     // Only grants expire: whoever wants a refusal to is told so, and nothing is recorded.
     let error = ledger.refused(until(now_ms() + 50, refusal.clone())).await;
     assert_eq!(
@@ -183,9 +172,9 @@ async fn a_late_upload_does_not_reopen_a_withdrawn_cell() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_on_sms_leaves_transactional_sms_allowed() {
     let mut ledger = Ledger::new().await;
-    ledger.record(says("user:1", Action::Grant, NEWS, "sms")).await;
-    ledger.record(says("user:1", Action::Grant, NEWS, "email")).await;
-    ledger.record(says("user:1", Action::Withdraw, "*", "sms")).await;
+    ledger.record(one_change("user:1", Action::Grant, NEWS, "sms")).await;
+    ledger.record(one_change("user:1", Action::Grant, NEWS, "email")).await;
+    ledger.record(one_change("user:1", Action::Withdraw, "*", "sms")).await;
     assert_eq!(ledger.reason("user:1", NEWS, "sms").await, Reason::Withdrawn);
     assert_eq!(ledger.reason("user:1", "service.improvement", "sms").await, Reason::Withdrawn);
     assert_eq!(ledger.reason("user:1", "service.receipts", "sms").await, Reason::NotConsentBased);
@@ -195,8 +184,8 @@ async fn stop_on_sms_leaves_transactional_sms_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_global_stop_and_then_the_persons_own_opt_in_allows_that_cell_only() {
     let mut ledger = Ledger::new().await;
-    ledger.record(says("user:1", Action::Grant, OFFERS, "sms")).await;
-    ledger.record(says("user:1", Action::Withdraw, "*", "*")).await;
+    ledger.record(one_change("user:1", Action::Grant, OFFERS, "sms")).await;
+    ledger.record(one_change("user:1", Action::Withdraw, "*", "*")).await;
     let opt_in = ledger.record(grant("user:1")).await;
     assert_eq!(outcomes(&opt_in.results), [(Outcome::Applied, None)]);
     let answer = ledger.check("user:1", NEWS, "email").await;
@@ -209,7 +198,7 @@ async fn a_global_stop_and_then_the_persons_own_opt_in_allows_that_cell_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_opt_in_by_import_does_not_lift_the_stop() {
     let mut ledger = Ledger::new().await;
-    let stop = ledger.record(says("user:1", Action::Withdraw, "*", "*")).await;
+    let stop = ledger.record(one_change("user:1", Action::Withdraw, "*", "*")).await;
     for actor in [Actor::Import, Actor::Operator, Actor::System] {
         let other = ledger.record(by(actor, grant("user:1"))).await;
         assert_eq!(outcomes(&other.results), [(Outcome::BlockedByStop, Some(stop.index))]);
@@ -221,7 +210,8 @@ async fn the_same_opt_in_by_import_does_not_lift_the_stop() {
 async fn a_typo_in_a_purpose_is_an_error_on_record_and_deny_on_check() {
     let mut ledger = Ledger::new().await;
     let before = ledger.entry_count().await;
-    let error = ledger.refused(says("user:1", Action::Grant, "marketing.newsleter", "email")).await;
+    let error =
+        ledger.refused(one_change("user:1", Action::Grant, "marketing.newsleter", "email")).await;
     assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
     assert_eq!(error.fields, ["changes[0].scope.purpose"]);
     assert_eq!(ledger.entry_count().await, before, "what is refused changes nothing");
@@ -251,12 +241,16 @@ async fn a_withdrawn_consent_never_falls_back_to_another_basis() {
     ledger.record(grant("user:1")).await;
     let stop = ledger.record(withdraw("user:1")).await;
     for basis in [LegalBasis::LegitimateInterest, LegalBasis::Contract, LegalBasis::PublicTask] {
-        ledger.put(purpose(NEWS, basis)).await;
+        ledger.clients.put_purpose(purpose(NEWS, basis)).await;
         let answer = ledger.check("user:1", NEWS, "email").await;
         assert_eq!(answer.reason(), Reason::Withdrawn, "{basis:?}");
         assert_eq!(answer.decided_by_index, Some(stop.index));
         // Who never withdrew is under the basis of today.
-        assert_eq!(ledger.check("user:2", NEWS, "email").await.effect(), Effect::Allow, "{basis:?}");
+        assert_eq!(
+            ledger.check("user:2", NEWS, "email").await.effect(),
+            Effect::Allow,
+            "{basis:?}"
+        );
     }
 }
 
@@ -268,7 +262,7 @@ async fn the_region_of_the_data_subject_chooses_the_legal_basis() {
         basis_by_region: bases.map(|(region, basis)| (region.to_owned(), basis.into())).into(),
         ..purpose("regional", LegalBasis::LegitimateInterest)
     };
-    let put = ledger.put(regional.clone()).await;
+    let put = ledger.clients.put_purpose(regional.clone()).await;
     assert_eq!(put.purpose.unwrap().basis_by_region, regional.basis_by_region);
     for (region, reason, basis) in [
         ("", Reason::NoObjection, LegalBasis::LegitimateInterest),
@@ -291,7 +285,7 @@ async fn a_new_version_counts_old_grants_unless_it_asks_for_consent_again() {
     let mut ledger = Ledger::new().await;
     ledger.record(grant("user:1")).await;
     let reworded = proto::Purpose { title: "News".into(), ..support::consent_purpose(NEWS) };
-    assert_eq!(ledger.put(reworded.clone()).await.purpose.unwrap().version, 2);
+    assert_eq!(ledger.clients.put_purpose(reworded.clone()).await.purpose.unwrap().version, 2);
     assert_eq!(ledger.reason("user:1", NEWS, "email").await, Reason::Granted);
     let request = proto::PutPurposeRequest {
         purpose: Some(proto::Purpose { title: "All new".into(), ..reworded.clone() }),
@@ -305,9 +299,9 @@ async fn a_new_version_counts_old_grants_unless_it_asks_for_consent_again() {
         (Reason::ReconsentRequired, Status::Invalidated)
     );
     let retired = proto::Purpose { title: "All new".into(), retired: true, ..reworded.clone() };
-    ledger.put(retired.clone()).await;
+    ledger.clients.put_purpose(retired.clone()).await;
     assert_eq!(ledger.reason("user:1", NEWS, "email").await, Reason::PurposeRetired);
-    ledger.put(proto::Purpose { retired: false, ..retired }).await;
+    ledger.clients.put_purpose(proto::Purpose { retired: false, ..retired }).await;
     ledger.record(grant("user:1")).await;
     assert_eq!(ledger.reason("user:1", NEWS, "email").await, Reason::Granted);
 }
@@ -319,8 +313,8 @@ async fn a_grant_can_be_narrowed_to_some_data_categories() {
         data_categories: vec!["user.contact".into(), "user.age".into()],
         ..support::consent_purpose("profile")
     };
-    ledger.put(profile).await;
-    let mut narrowed = says("user:1", Action::Grant, "profile", "email");
+    ledger.clients.put_purpose(profile).await;
+    let mut narrowed = one_change("user:1", Action::Grant, "profile", "email");
     narrowed.changes[0].data_categories = vec!["user.contact.email".into()];
     let recorded = ledger.record(narrowed.clone()).await;
     assert_eq!(recorded.results[0].data_categories, ["user.contact.email"]);
@@ -346,10 +340,10 @@ async fn a_grant_can_be_narrowed_to_some_data_categories() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_double_opt_in_is_completed_by_its_token_once() {
     let mut ledger = Ledger::new().await;
-    ledger.put(double_opt_in("club")).await;
+    ledger.clients.put_purpose(double_opt_in("club")).await;
     let form = proto::RecordConsentRequest {
         idempotency_key: "form".into(),
-        ..says("user:1", Action::Grant, "club", "email")
+        ..one_change("user:1", Action::Grant, "club", "email")
     };
     let request = ledger.record(form.clone()).await;
     assert_eq!(outcomes(&request.results), [(Outcome::PendingConfirmation, None)]);
@@ -357,7 +351,11 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
     let week =
         millis(offer.expires_at.as_ref()).unwrap() - millis(request.recorded_at.as_ref()).unwrap();
     assert_eq!((offer.token.len(), week), (43, 7 * DAY_MS));
-    assert_eq!(ledger.record(form).await.confirmation.unwrap(), offer, "asked again, the same token");
+    assert_eq!(
+        ledger.record(form).await.confirmation.unwrap(),
+        offer,
+        "asked again, the same token"
+    );
     let answer = ledger.check("user:1", "club", "email").await;
     assert_eq!(
         (answer.reason(), answer.status()),
@@ -398,7 +396,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
     let used = ledger.confirm(token(&offer.token)).await.unwrap_err();
     assert_eq!((used.code, &*used.reason), (Code::FailedPrecondition, "CONFIRMATION_TOKEN_USED"));
 
-    let repeated = ledger.record(says("user:1", Action::Grant, "club", "email")).await;
+    let repeated = ledger.record(one_change("user:1", Action::Grant, "club", "email")).await;
     assert_eq!(outcomes(&repeated.results), [(Outcome::NoEffect, None)]);
     assert_eq!(repeated.confirmation, None);
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Granted, "never downgraded");
@@ -420,8 +418,8 @@ async fn a_token_that_is_past_its_end_confirms_nothing() {
     let server = Server::start_with(dir.path(), &["--confirmation-validity", "1s"]);
     let clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
     let mut ledger = Ledger { server: Some(server), clients, dir };
-    ledger.put(double_opt_in("club")).await;
-    let request = ledger.record(says("user:1", Action::Grant, "club", "email")).await;
+    ledger.clients.put_purpose(double_opt_in("club")).await;
+    let request = ledger.record(one_change("user:1", Action::Grant, "club", "email")).await;
     let offer = request.confirmation.unwrap();
     let expires_at = millis(offer.expires_at.as_ref()).unwrap();
     support::wait_until("the token's end", support::PATIENCE, || {
@@ -438,14 +436,14 @@ async fn a_token_that_is_past_its_end_confirms_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_confirmation_does_not_undo_a_stop_that_came_after_the_request() {
     let mut ledger = Ledger::new().await;
-    ledger.put(double_opt_in("club")).await;
-    let request = ledger.record(says("user:1", Action::Grant, "club", "email")).await;
-    let stop = ledger.record(says("user:1", Action::Withdraw, "*", "*")).await;
+    ledger.clients.put_purpose(double_opt_in("club")).await;
+    let request = ledger.record(one_change("user:1", Action::Grant, "club", "email")).await;
+    let stop = ledger.record(one_change("user:1", Action::Withdraw, "*", "*")).await;
     let confirmed = ledger.confirm(token(&request.confirmation.unwrap().token)).await.unwrap();
     assert_eq!(outcomes(&confirmed.results), [(Outcome::SupersededByLater, Some(stop.index))]);
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Withdrawn);
     // A stop that came before the request is lifted by it, once it is confirmed.
-    let again = ledger.record(says("user:1", Action::Grant, "club", "email")).await;
+    let again = ledger.record(one_change("user:1", Action::Grant, "club", "email")).await;
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Withdrawn);
     ledger.confirm(token(&again.confirmation.unwrap().token)).await.unwrap();
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Granted);
@@ -628,10 +626,10 @@ async fn the_order_of_arrival_does_not_matter() {
     let acts = |subject: &str| {
         vec![
             at(start, grant(subject)),
-            at(start + 1_000, says(subject, Action::Object, "*", "email")),
+            at(start + 1_000, one_change(subject, Action::Object, "*", "email")),
             at(start + 2_000, by(Actor::Import, grant(subject))),
-            at(start + 3_000, says(subject, Action::Grant, OFFERS, "email")),
-            at(start + 4_000, says(subject, Action::Withdraw, OFFERS, "*")),
+            at(start + 3_000, one_change(subject, Action::Grant, OFFERS, "email")),
+            at(start + 4_000, one_change(subject, Action::Withdraw, OFFERS, "*")),
         ]
     };
     let mut answers = Vec::new();
@@ -656,7 +654,8 @@ async fn the_order_of_arrival_does_not_matter() {
 async fn a_validity_over_the_29th_of_february_is_counted_in_days() {
     let mut ledger = Ledger::new().await;
     let year = prost_types::Duration { seconds: 365 * 24 * 3_600, nanos: 0 };
-    ledger.put(proto::Purpose { default_validity: Some(year), ..support::consent_purpose("yearly") })
+    ledger
+        .put(proto::Purpose { default_validity: Some(year), ..support::consent_purpose("yearly") })
         .await;
     for (given, ends) in [
         ("2024-02-29T12:00:00Z", "2025-02-28T12:00:00Z"),
@@ -665,8 +664,9 @@ async fn a_validity_over_the_29th_of_february_is_counted_in_days() {
         ("2025-03-30T00:59:59Z", "2026-03-30T00:59:59Z"),
     ] {
         let ms = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_millisecond();
-        let recorded =
-            ledger.record(at(ms(given), says("user:1", Action::Grant, "yearly", "email"))).await;
+        let recorded = ledger
+            .record(at(ms(given), one_change("user:1", Action::Grant, "yearly", "email")))
+            .await;
         assert_eq!(millis(recorded.results[0].expires_at.as_ref()), Some(ms(ends)), "{given}");
     }
 }
@@ -704,7 +704,8 @@ async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
     let answer = ledger.check("user:1", NEWS, "email").await;
     assert_eq!((answer.effect(), answer.reason()), (Effect::Allow, Reason::Granted));
     assert_eq!(millis(answer.not_before.as_ref()), Some(ends_ms));
-    let kinds: Vec<_> = answer.obligations.iter().map(|obligation| obligation.kind.clone().unwrap()).collect();
+    let kinds: Vec<_> =
+        answer.obligations.iter().map(|obligation| obligation.kind.clone().unwrap()).collect();
     assert!(kinds.contains(&Kind::QuietHours(hours.clone())), "{kinds:?}");
     assert!(
         kinds
@@ -717,7 +718,8 @@ async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
         preferences: Some(preferences),
         ..act("user:1", Vec::new())
     };
-    ledger.record(only(proto::ContactPreferences { language: "hi".into(), ..Default::default() }))
+    ledger
+        .record(only(proto::ContactPreferences { language: "hi".into(), ..Default::default() }))
         .await;
     let answer = ledger.check("user:1", NEWS, "email").await;
     assert_eq!((answer.obligations.len(), millis(answer.not_before.as_ref())), (2, Some(ends_ms)));
@@ -734,7 +736,11 @@ async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
     assert!(here.obligations[0].indeterminate || here.obligations[0].not_before.is_some());
     let there =
         proto::CheckRequest { region: "NP".into(), ..check_request("user:2", NEWS, "email") };
-    assert_eq!(millis(ledger.ask(there).await.not_before.as_ref()), Some(ends_ms), "one zone there");
+    assert_eq!(
+        millis(ledger.ask(there).await.not_before.as_ref()),
+        Some(ends_ms),
+        "one zone there"
+    );
 
     for (preferences, field) in [
         (
@@ -789,8 +795,8 @@ async fn who_does_not_say_where_a_person_is_does_not_get_around_their_withdrawal
         basis_by_region: [("DE".to_owned(), LegalBasis::Consent.into())].into(),
         ..purpose("regional", LegalBasis::Contract)
     };
-    ledger.put(regional).await;
-    ledger.record(says("user:1", Action::Withdraw, "regional", "*")).await;
+    ledger.clients.put_purpose(regional).await;
+    ledger.record(one_change("user:1", Action::Withdraw, "regional", "*")).await;
     for (region, reason) in
         [("DE", Reason::Withdrawn), ("", Reason::Withdrawn), ("FR", Reason::NotConsentBased)]
     {

@@ -21,8 +21,12 @@ impl Ledger {
         Self { server, clients, dir }
     }
 
-    async fn say(&mut self, subject: &str, action: Action) -> proto::RecordConsentResponse {
-        self.clients.say(subject, action, NEWS, "email").await
+    async fn record_change(
+        &mut self,
+        subject: &str,
+        action: Action,
+    ) -> proto::RecordConsentResponse {
+        self.clients.record_change(subject, action, NEWS, "email").await
     }
 
     async fn record_use(&mut self, used: proto::RecordUseRequest) -> proto::RecordUseResponse {
@@ -66,14 +70,14 @@ fn mailing(subject: &str) -> proto::RecordUseRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_use_is_judged_by_what_was_known_when_it_happened() {
     let mut ledger = Ledger::new().await;
-    let given = ledger.say("user:1", Action::Grant).await;
+    let given = ledger.record_change("user:1", Action::Grant).await;
     let first = ledger.record_use(mailing("user:1")).await;
     assert_eq!((first.deviation, first.reason()), (false, Reason::Granted));
     let sent = millis(given.recorded_at.as_ref()).unwrap() + 1;
     support::wait_until("a later moment", support::PATIENCE, || {
         (now_ms() > sent + 5).then_some(())
     });
-    ledger.say("user:1", Action::Withdraw).await;
+    ledger.record_change("user:1", Action::Withdraw).await;
     let after = ledger.record_use(mailing("user:1")).await;
     assert_eq!((after.deviation, after.reason()), (true, Reason::Withdrawn));
     // Reported after the withdrawal, but sent before it: nobody could know.
@@ -103,18 +107,9 @@ async fn a_use_is_judged_by_what_was_known_when_it_happened() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
     let mut ledger = Ledger::new().await;
-    ledger.say("user:1", Action::Grant).await;
+    ledger.record_change("user:1", Action::Grant).await;
     let apart = moment();
-    let linking = ("user:1".to_owned(), "phone:1".to_owned(), "login-service".to_owned());
-    let (subject, other_subject, asserted_by) = linking.clone();
-    let link = proto::LinkSubjectsRequest {
-        subject,
-        other_subject,
-        asserted_by,
-        confidence: proto::LinkConfidence::Verified.into(),
-        dry_run: false,
-    };
-    ledger.clients.privacy.link_subjects(link).await.unwrap();
+    ledger.clients.link("user:1", "phone:1", proto::LinkConfidence::Verified).await;
     let linked = moment();
     // Nothing was recorded since, or something was: the answer is that of the time in either case.
     for (used_at, reason) in [(linked, Reason::Granted), (apart, Reason::NoRecord)] {
@@ -123,13 +118,9 @@ async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
         assert_eq!(ledger.record_use(used).await.reason(), reason);
     }
     let purpose = proto::Purpose { retired: true, ..support::consent_purpose(NEWS) };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    ledger.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.put_purpose(purpose).await;
     let retired = moment();
-    let (subject, other_subject, asserted_by) = linking;
-    let unlink =
-        proto::UnlinkSubjectsRequest { subject, other_subject, asserted_by, dry_run: false };
-    ledger.clients.privacy.unlink_subjects(unlink).await.unwrap();
+    ledger.clients.unlink("user:1", "phone:1").await;
     for (used_at, reason) in [
         (apart, Reason::NoRecord),
         (linked, Reason::Granted),
@@ -155,16 +146,18 @@ fn moment() -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_reports_uses_and_exits_with_3_for_a_deviation() {
     let mut ledger = Ledger::new().await;
-    ledger.say("user:1", Action::Grant).await;
+    ledger.record_change("user:1", Action::Grant).await;
     let report = |server: &Server, subject: &str, more: &[&str]| {
         let words =
             ["use", "--subject", subject, "--purpose", NEWS, "--channel", "email", "--json"];
         server.cli(&[&words[..], more].concat())
     };
-    let used = report(&ledger.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
+    let used =
+        report(&ledger.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
     let used = used.expect_code(0).json();
     assert_eq!((&used["deviation"], &used["reason"]), (&false.into(), &"REASON_GRANTED".into()));
-    let again = report(&ledger.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
+    let again =
+        report(&ledger.server, "user:1", &["--campaign", "tulips", "--idempotency-key", "k"]);
     let again = again.expect_code(0).json();
     assert_eq!((&again["replayed"], &again["index"]), (&true.into(), &used["index"]));
     let used = report(&ledger.server, "user:2", &["--segment", "spring"]).expect_code(3).json();
@@ -233,9 +226,8 @@ async fn a_frequency_limit_counts_the_uses_that_were_reported() {
         ..Default::default()
     };
     let purpose = proto::Purpose { obligations: vec![limited], ..support::consent_purpose(NEWS) };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    ledger.clients.catalog.put_purpose(request).await.unwrap();
-    ledger.say("user:1", Action::Grant).await;
+    ledger.clients.put_purpose(purpose).await;
+    ledger.record_change("user:1", Action::Grant).await;
     for (uses, waits) in [(0, false), (1, false), (2, true)] {
         let request = check_request("user:1", NEWS, "email");
         let answer = ledger.clients.ask(request).await;
@@ -249,10 +241,10 @@ async fn a_frequency_limit_counts_the_uses_that_were_reported() {
 async fn a_preview_counts_what_really_flips() {
     let mut ledger = Ledger::new().await;
     for number in 0..10 {
-        ledger.say(&format!("user:{number}"), Action::Grant).await;
+        ledger.record_change(&format!("user:{number}"), Action::Grant).await;
     }
     for number in 0..3 {
-        ledger.say(&format!("user:{number}"), Action::Withdraw).await;
+        ledger.record_change(&format!("user:{number}"), Action::Withdraw).await;
     }
     let purpose = support::consent_purpose(NEWS);
     let same = ledger.preview(purpose.clone(), false).await;
@@ -268,14 +260,14 @@ async fn a_preview_counts_what_really_flips() {
     assert_eq!((basis.would_allow, basis.would_deny, basis.version), (10, 0, 2));
     let unknown = basis.unknown_subject.unwrap();
     assert_eq!((unknown.before(), unknown.after()), (Reason::NoRecord, Reason::NoObjection));
-    let again = ledger.preview(proto::Purpose { title: "New".into(), ..purpose.clone() }, true).await;
+    let again =
+        ledger.preview(proto::Purpose { title: "New".into(), ..purpose.clone() }, true).await;
     assert_eq!((again.would_allow, again.would_deny), (0, 7));
     let retired = ledger.preview(proto::Purpose { retired: true, ..purpose }, false).await;
     assert_eq!((retired.would_deny, retired.version), (7, 1));
     assert_eq!(ledger.clients.entries(0).await.len(), count, "nothing is written");
 
-    let request = proto::PutPurposeRequest { purpose: Some(interest), ..Default::default() };
-    ledger.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.put_purpose(interest).await;
     let mut allowed = 0;
     for (number, channel) in (0..10).flat_map(|n| ["email", "sms"].map(|c| (n, c))) {
         let reason = ledger.reason(&format!("user:{number}"), channel).await;

@@ -298,7 +298,10 @@ fn another_ledger_is_told_from_this_one() {
     let all = honest(40);
     let foreign = Dir::of(&entries("ledger.example/us", 40, |n| format!("entry {n}")));
     let difference = foreign.difference_from(&signed(&all), &[]).unwrap();
-    assert!(difference.contains("`ledger.example/eu`") && difference.contains("`ledger.example/us`"), "{difference}");
+    assert!(
+        difference.contains("`ledger.example/eu`") && difference.contains("`ledger.example/us`"),
+        "{difference}"
+    );
     let key = key(ORIGIN, 1).verifier().to_string();
     let found = foreign.verify(&["--key", &key]).expect_code(1);
     assert_eq!(found.json()["intact"], false);
@@ -317,7 +320,7 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     // Without a key, nothing is said at all.
     let file = dir.text("kept", signed(&all));
     let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
-    assert!(refused.said().contains("--key"), "{}", refused.said());
+    assert!(refused.output().contains("--key"), "{}", refused.output());
     dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
     // What can not be read is wrong usage, and says nothing of the ledger.
     let vkey = key(ORIGIN, 1).verifier().to_string();
@@ -417,7 +420,8 @@ fn a_wrong_tree_on_disk_is_named() {
     let found = dir.verify(&[]).expect_code(0).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&0.into(), &602.into()));
     let book = |size: usize| {
-        let saved_checkpoint = serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
+        let saved_checkpoint =
+            serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
         dir.text("checkpoint.json", saved_checkpoint.to_string());
     };
     book(600);
@@ -536,7 +540,10 @@ fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
             "{difference}"
         );
         let there = base64(&root(&all[..usize::try_from(size).unwrap()]));
-        assert!(difference.contains(&base64(&root(&forked))) && difference.contains(&there), "{difference}");
+        assert!(
+            difference.contains(&base64(&root(&forked))) && difference.contains(&there),
+            "{difference}"
+        );
     }
     // A server that has less than the files.
     let site = Site::of(published(&all[..300], signed(&all[..300])));
@@ -563,8 +570,9 @@ fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
         let found = dir.verify(&[&["--against", &site.url, "--key", &vkey], more].concat());
         let json = found.json();
         let checkpoints = json["checkpoints"].as_array().unwrap().iter();
-        let difference =
-            checkpoints.filter(|checkpoint| checkpoint["source"] == "against").find_map(|checkpoint| checkpoint["what"].as_str());
+        let difference = checkpoints
+            .filter(|checkpoint| checkpoint["source"] == "against")
+            .find_map(|checkpoint| checkpoint["what"].as_str());
         found.expect_code(i32::from(difference.is_some()));
         difference.map(str::to_owned)
     };
@@ -597,7 +605,7 @@ fn a_ledger_that_is_gone_is_a_loss_where_a_checkpoint_tells_of_it() {
         let dir = Dir::of(&all);
         none(&dir, keep);
         let refused = dir.verify(&[]).expect_code(2);
-        assert!(refused.said().contains("there is no ledger"), "{}", refused.said());
+        assert!(refused.output().contains("there is no ledger"), "{}", refused.output());
         let difference = dir.difference_from(&signed(&all), &[]).unwrap();
         assert!(difference.contains("the ledger has 0: it was rolled back or cut"), "{difference}");
         let saved_checkpoint = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
@@ -632,7 +640,7 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
     assert!(Site::of(published(&all, foreign)).difference_from(&dir).is_some());
     let key = key(ORIGIN, 1).verifier().to_string();
     let gone = dir.verify(&["--against", "http://127.0.0.1:9/", "--key", &key]).expect_code(1);
-    assert!(gone.said().contains("--against"), "{}", gone.said());
+    assert!(gone.output().contains("--against"), "{}", gone.output());
     dir.verify(&["--against", "http://127.0.0.1:9/"]).expect_code(2);
 }
 
@@ -679,15 +687,15 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     let other = other.path().display().to_string();
     let refused =
         run(["prove", "--index", "5", "--data-dir", &other, "--checkpoint", &whole, "--key", &key]);
-    assert!(refused.expect_code(1).said().contains("nothing can be proven"));
+    assert!(refused.expect_code(1).output().contains("nothing can be proven"));
     // Without --checkpoint, the directory's own.
     run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
     let saved_checkpoint =
         serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
     dir.text("checkpoint.json", saved_checkpoint.to_string());
-    let said = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
-    assert!(said.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", said.stdout);
-    assert!(said.stderr.contains("not verified"), "{}", said.stderr);
+    let proven = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
+    assert!(proven.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", proven.stdout);
+    assert!(proven.stderr.contains("not verified"), "{}", proven.stderr);
 }
 
 /// A server that holds these entries, and proves what the standard says.
@@ -812,14 +820,14 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     assert_eq!(grown.run(&keep).expect_code(0).json()["replaced"], true);
     assert_eq!(fs::read_to_string(&kept).unwrap(), signed(&all));
     grown.run(&["checkpoint", "--key", &trusted, "--output", &kept]).expect_code(0);
-    let said = grown.run(&["checkpoint", "--output", &kept]).expect_code(0).stderr;
-    assert!(said.contains("was replaced by what nobody verified"), "{said}");
+    let warning = grown.run(&["checkpoint", "--output", &kept]).expect_code(0).stderr;
+    assert!(warning.contains("was replaced by what nobody verified"), "{warning}");
     let report = grown.run(&["checkpoint", "--output", &kept, "--json"]).expect_code(0).json();
     assert_eq!((&report["verified"], &report["replaced"]), (&false.into(), &true.into()));
 
     let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
     let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
-    assert!(refused.said().contains("does not begin with the one of 50"), "{}", refused.said());
+    assert!(refused.output().contains("does not begin with the one of 50"), "{}", refused.output());
     let usurped = Desk::of(&all, key(ORIGIN, 2));
     usurped.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
     usurped.run(&["checkpoint", "--key", &trusted]).expect_code(1);
@@ -844,9 +852,12 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     desk.run(&by_key).expect_code(0);
     assert_eq!(verified()["index"], 7);
     // Nothing but the server's word ties an entry to a key: the entry is named.
-    let said = desk.run(&by_key).expect_code(0).stderr;
-    assert!(said.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"), "{said}");
-    assert!(said.contains("the server's word"), "{said}");
+    let named_entry = desk.run(&by_key).expect_code(0).stderr;
+    assert!(
+        named_entry.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"),
+        "{named_entry}"
+    );
+    assert!(named_entry.contains("the server's word"), "{named_entry}");
     let under_old = ["prove", "--index", "17", "--checkpoint", &old, "--key", &trusted];
     desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
     assert_eq!(verified()["treeSize"], 50);

@@ -114,13 +114,11 @@ fn webhook(url: &str) -> proto::Subscription {
 }
 
 async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
-    clients.say(subject, Action::Withdraw, "marketing.newsletter", "email").await.index
+    clients.record_change(subject, Action::Withdraw, "marketing.newsletter", "email").await.index
 }
 
 async fn state(clients: &mut Clients, index: u64) -> Option<PropagationState> {
-    let request = proto::GetPropagationRequest { index };
-    let answer = clients.watch.get_propagation(request).await.unwrap().into_inner();
-    answer.subscriptions.first().map(proto::Propagation::state)
+    clients.propagation(index).await.subscriptions.first().map(proto::Propagation::state)
 }
 
 async fn dead_letters(clients: &mut Clients) -> Vec<proto::DeadLetter> {
@@ -206,7 +204,8 @@ async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subjec
     let last_try = order.iter().rposition(|delivered| *delivered == first).unwrap();
     assert!(place(second) > last_try, "in order: {order:?}");
     assert!(place(other) < last_try, "others do not wait: {order:?}");
-    let ids: BTreeSet<_> = received.iter().map(|delivery| (delivery.index(), delivery.id.clone())).collect();
+    let ids: BTreeSet<_> =
+        received.iter().map(|delivery| (delivery.index(), delivery.id.clone())).collect();
     assert_eq!(ids.len(), 3, "the same event has the same id: {ids:?}");
 }
 
@@ -230,7 +229,8 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
         (letters.len() == 2).then_some(letters)
     })
     .await;
-    let statuses: Vec<_> = letters.iter().map(|letter| (letter.index, letter.http_status)).collect();
+    let statuses: Vec<_> =
+        letters.iter().map(|letter| (letter.index, letter.http_status)).collect();
     assert_eq!(statuses, [(tired, 500), (gone, 410)]);
     assert!(letters[0].attempts > 1 && letters[1].attempts == 1, "{letters:?}");
     assert_eq!(state(&mut clients, tired).await, Some(PropagationState::DeadLetter));
@@ -319,8 +319,10 @@ async fn a_snapshot_is_delivered_before_what_changes() {
     clients.subscribe(subscription).await;
     withdraw(&mut clients, "user:4").await;
     let received = endpoint.until("all five", |all| all.len() >= 5).await;
-    let types: Vec<String> =
-        received.iter().map(|delivery| delivery.json()["type"].as_str().unwrap().to_owned()).collect();
+    let types: Vec<String> = received
+        .iter()
+        .map(|delivery| delivery.json()["type"].as_str().unwrap().to_owned())
+        .collect();
     let snapshot = vec!["consent.v1.snapshot".to_owned(); 3];
     assert_eq!(types[..3], snapshot);
     assert_eq!(types[3..], ["consent.v1.snapshot_end", "consent.v1.consent"]);
@@ -355,22 +357,14 @@ async fn what_is_posted_is_what_watch_prints() {
         data_categories: ["user.contact", "user.profile"].map(str::to_owned).to_vec(),
         ..support::consent_purpose("marketing.newsletter")
     };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
     let grant = proto::Change {
         expires_at: Some(support::timestamp(support::now_ms() + 3_000)),
         data_categories: vec!["user.contact".to_owned()],
         ..support::change(Action::Grant, "marketing.newsletter", "email")
     };
     clients.record(support::act("user:42", vec![grant])).await;
-    let link = proto::LinkSubjectsRequest {
-        subject: "user:42".to_owned(),
-        other_subject: "device:7".to_owned(),
-        confidence: proto::LinkConfidence::Verified.into(),
-        asserted_by: "login".to_owned(),
-        dry_run: false,
-    };
-    clients.privacy.link_subjects(link).await.unwrap();
+    clients.link("user:42", "device:7", proto::LinkConfidence::Verified).await;
     withdraw(&mut clients, "user:43").await;
 
     // Delivery is at least once.

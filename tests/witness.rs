@@ -228,9 +228,9 @@ async fn a_witness_answers_as_the_specification_says() {
     }
     assert_eq!(witness.size().await, 40);
     // A fork that the log has signed is evidence, and is kept in the log.
-    let said = witness.terminate().stderr;
-    assert!(said.contains("the log has signed two roots for one size"), "{said}");
-    assert!(said.contains("no proof that the log continues what was seen"), "{said}");
+    let log = witness.terminate().stderr;
+    assert!(log.contains("the log has signed two roots for one size"), "{log}");
+    assert!(log.contains("no proof that the log continues what was seen"), "{log}");
 }
 
 #[tokio::test]
@@ -315,12 +315,12 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
     let newest = fs::read(home.state()).unwrap();
 
     fs::write(home.state(), &old).unwrap();
-    let said = home.refused(&[], 1).stderr;
-    assert!(said.contains("an old copy was restored"), "{said}");
+    let log = home.refused(&[], 1).stderr;
+    assert!(log.contains("an old copy was restored"), "{log}");
     fs::remove_file(home.state()).unwrap();
-    let said = home.refused(&[], 1).stderr;
-    assert!(said.contains("is missing although the key"), "{said}");
-    assert!(said.contains("--new-state"), "{said}");
+    let log = home.refused(&[], 1).stderr;
+    assert!(log.contains("is missing although the key"), "{log}");
+    assert!(log.contains("--new-state"), "{log}");
     assert!(!home.state().exists());
     fs::write(home.state(), &newest[..newest.len() / 2]).unwrap();
     assert!(home.refused(&[], 1).stderr.contains("no state that this witness has kept"));
@@ -347,20 +347,20 @@ fn wrong_usage_is_named() {
         name: "witness.example/w2".to_owned(),
         ..Home::new(root.path(), "witness.example/w1")
     };
-    let said = other.refused(&[], 2).stderr;
-    assert!(said.contains("is the key of `witness.example/w1`"), "{said}");
-    let said = home.refused(&["--listen", "0.0.0.0:0"], 2).stderr;
-    assert!(said.contains("--insecure"), "{said}");
-    let said = home.refused(&["--tls-cert", "absent.pem"], 2).stderr;
-    assert!(said.contains("--tls-key"), "{said}");
+    let log = other.refused(&[], 2).stderr;
+    assert!(log.contains("is the key of `witness.example/w1`"), "{log}");
+    let log = home.refused(&["--listen", "0.0.0.0:0"], 2).stderr;
+    assert!(log.contains("--insecure"), "{log}");
+    let log = home.refused(&["--tls-cert", "absent.pem"], 2).stderr;
+    assert!(log.contains("--tls-key"), "{log}");
     assert_eq!(fs::read(home.key()).unwrap(), key, "a key is never written over");
     fs::remove_file(home.key()).unwrap();
     // Nothing was cosigned, so nothing is lost.
     home.start().terminate();
     assert_ne!(fs::read(home.key()).unwrap(), key);
     let bad = Home { log: home.start().key, ..Home::new(root.path(), "witness.example/w3") };
-    let said = bad.refused(&[], 2).stderr;
-    assert!(said.contains("is a witness's key, not a log's"), "{said}");
+    let log = bad.refused(&[], 2).stderr;
+    assert!(log.contains("is a witness's key, not a log's"), "{log}");
 }
 
 #[test]
@@ -368,9 +368,9 @@ fn scripts_are_told_in_json() {
     let root = tempfile::tempdir().unwrap();
     let process = Home::new(root.path(), "witness.example/w1").process(&["--json"]);
     let line = process.stdout.wait_for(PATIENCE, |text| text.strip_suffix('\n').map(str::to_owned));
-    let said: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
-    assert!(said["address"].as_str().unwrap().starts_with("127.0.0.1:"));
-    let key = VerifierKey::parse(said["verifierKey"].as_str().unwrap()).unwrap();
+    let announced: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    assert!(announced["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let key = VerifierKey::parse(announced["verifierKey"].as_str().unwrap()).unwrap();
     assert_eq!((key.name(), key.algorithm()), ("witness.example/w1", Algorithm::Cosignature));
 }
 
@@ -391,8 +391,8 @@ fn a_policy_can_name_the_logs() {
     process.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
     drop(process);
     fs::write(&file, "quorum none\n").unwrap();
-    let said = start(&file).wait(PATIENCE).expect_code(2).stderr;
-    assert!(said.contains("no log to follow"), "{said}");
+    let log = start(&file).wait(PATIENCE).expect_code(2).stderr;
+    assert!(log.contains("no log to follow"), "{log}");
 }
 
 /// A ledger with witnesses.
@@ -443,7 +443,7 @@ impl Served {
     async fn record(&self, subject: &str) -> u64 {
         let mut clients = self.server.clients().await;
         clients.put_catalog(&["a.b"], &["email"]).await;
-        clients.say(subject, Action::Grant, "a.b", "email").await.revision
+        clients.record_change(subject, Action::Grant, "a.b", "email").await.revision
     }
 
     /// The latest released checkpoint.
@@ -465,8 +465,11 @@ impl Served {
 }
 
 fn two_of(witnesses: &[&Witness]) -> Policy {
-    let known =
-        |witness: &&Witness| Known { name: witness.key.name().to_owned(), key: witness.key.clone(), url: None };
+    let known = |witness: &&Witness| Known {
+        name: witness.key.name().to_owned(),
+        key: witness.key.clone(),
+        url: None,
+    };
     Policy::any_of(2, witnesses.iter().map(known).collect()).unwrap()
 }
 
@@ -510,8 +513,8 @@ async fn two_of_three_witnesses_are_enough() {
     assert!(policy.verify(&served.released().await.unwrap().note).is_err());
     let after = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
     assert!(after > before, "{before} {after}");
-    let said = served.server.terminate().stderr;
-    assert!(said.contains("too few witnesses have seen it"), "{said}");
+    let log = served.server.terminate().stderr;
+    assert!(log.contains("too few witnesses have seen it"), "{log}");
 }
 
 #[tokio::test]
@@ -583,9 +586,9 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     // Nor does it show to others what contradicts that, although it fails open.
     let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
     assert_eq!(shown, released);
-    let said = served.server.terminate().stderr;
-    assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
-    assert!(said.contains("this ledger was forked"), "{said}");
+    let log = served.server.terminate().stderr;
+    assert!(log.contains("this ledger was rolled back, or forked: witness"), "{log}");
+    assert!(log.contains("this ledger was forked"), "{log}");
 }
 
 #[tokio::test]

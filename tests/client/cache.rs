@@ -30,12 +30,12 @@ fn may_i(subject: &str) -> Question<'_> {
 }
 
 async fn grant(clients: &mut Clients, subject: &str) {
-    clients.say(subject, Action::Grant, "ads", "email").await;
+    clients.record_change(subject, Action::Grant, "ads", "email").await;
 }
 
 /// Withdraws; answers when that was acknowledged.
 async fn withdraw(clients: &mut Clients, subject: &str) -> Instant {
-    clients.say(subject, Action::Withdraw, "ads", "email").await;
+    clients.record_change(subject, Action::Withdraw, "ads", "email").await;
     Instant::now()
 }
 
@@ -218,23 +218,10 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
     until_cached(&checker, "user:1").await;
     withdraw(&mut clients, "email:jo").await;
     until_cached(&checker, "user:1").await;
-    let link = proto::LinkSubjectsRequest {
-        subject: "user:1".into(),
-        other_subject: "email:jo".into(),
-        confidence: LinkConfidence::Verified.into(),
-        asserted_by: "test".into(),
-        ..Default::default()
-    };
-    clients.privacy.link_subjects(link).await.unwrap();
+    clients.link("user:1", "email:jo", LinkConfidence::Verified).await;
     allows_for(&checker, "user:1", Instant::now()).await;
     until_denied(&checker, "user:1").await;
-    let unlink = proto::UnlinkSubjectsRequest {
-        subject: "user:1".into(),
-        other_subject: "email:jo".into(),
-        asserted_by: "test".into(),
-        ..Default::default()
-    };
-    clients.privacy.unlink_subjects(unlink).await.unwrap();
+    clients.unlink("user:1", "email:jo").await;
     until_cached(&checker, "user:1").await;
 
     // A grant ends by the server's clock, without a word.
@@ -268,9 +255,8 @@ async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
         grant(&mut clients, subject).await;
         until_cached(&checker, subject).await;
     }
-    let purpose = Some(proto::Purpose { retired: true, ..support::consent_purpose("ads") });
-    let request = proto::PutPurposeRequest { purpose, ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    let purpose = proto::Purpose { retired: true, ..support::consent_purpose("ads") };
+    clients.put_purpose(purpose).await;
     let since = Instant::now();
     for subject in ["user:1", "user:2"] {
         allows_for(&checker, subject, since).await;

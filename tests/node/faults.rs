@@ -121,7 +121,8 @@ async fn check_recovered(disk: &SimDisk, dir: &Path, result: &RunResult) {
     }
     check_answers(&node, result, true);
     for (key, recorded) in &result.acknowledged {
-        let act = acts().into_iter().find(|(acknowledged_key, _)| acknowledged_key == key).unwrap().1;
+        let act =
+            acts().into_iter().find(|(acknowledged_key, _)| acknowledged_key == key).unwrap().1;
         let again = node.record(with_key(act, key)).await.unwrap();
         assert_eq!(again, Recorded { replayed: true, ..recorded.clone() });
     }

@@ -70,7 +70,8 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
     let answers = Arc::new(Mutex::new(Vec::new()));
     let askers: Vec<_> = (0..2)
         .map(|_| {
-            let (node, done, answers) = (Arc::clone(&node), Arc::clone(&done), Arc::clone(&answers));
+            let (node, done, answers) =
+                (Arc::clone(&node), Arc::clone(&done), Arc::clone(&answers));
             std::thread::spawn(move || check_until(&node, &done, &answers))
         })
         .collect();

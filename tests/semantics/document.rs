@@ -7,7 +7,7 @@ use consent_ledger::domain::Actor;
 use super::{
     outcomes,
     table::{self, Case},
-    world::{Act, CHANNELS, Entry, PURPOSES, Content, catalog, entries},
+    world::{Act, CHANNELS, Content, Entry, PURPOSES, catalog, entries},
 };
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decisions.md");
@@ -203,7 +203,7 @@ fn push_catalog(text: &mut String) {
         let before = before.filter(|before| before.key == line.key);
         version = match before {
             None => 1,
-            Some(previous) if previous.says() == line.says() => version,
+            Some(previous) if previous.version_content() == line.version_content() => version,
             Some(_) => version + 1,
         };
         let mut remarks = Vec::new();
@@ -216,7 +216,8 @@ fn push_catalog(text: &mut String) {
         if line.retired {
             remarks.push("retired".to_owned());
         }
-        let categories: Vec<_> = line.categories.iter().map(|category| format!("`{category}`")).collect();
+        let categories: Vec<_> =
+            line.categories.iter().map(|category| format!("`{category}`")).collect();
         let (categories, remarks) = (categories.join(", "), remarks.join(", "));
         let (index, key, bases) = (line.index, line.key, bases_in_words(line.bases));
         writeln!(text, "| #{index} | `{key}` | {version} | {bases} | {categories} | {remarks} |")

@@ -10,7 +10,7 @@ use consent_ledger::domain::{
     Purpose, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
 };
 
-use super::world::{Act, Entry, Name, Content};
+use super::world::{Act, Content, Entry, Name};
 
 /// A cell, by its keys.
 pub type CellKeys = (Key, Key);
@@ -199,7 +199,8 @@ fn events(entries: &[Entry], name: Name) -> Vec<Event<'_>> {
 fn confirmed_by(entries: &[Entry], request: u64, scope: &ScopeKeys) -> Option<u64> {
     let confirms = |entry: &&Entry| match &entry.content {
         Content::Confirmed(confirmation) => {
-            confirmation.request_index == request && confirmation.grants.iter().any(|grant| grant.scope == *scope)
+            confirmation.request_index == request
+                && confirmation.grants.iter().any(|grant| grant.scope == *scope)
         }
         _ => false,
     };
@@ -207,8 +208,9 @@ fn confirmed_by(entries: &[Entry], request: u64, scope: &ScopeKeys) -> Option<u6
 }
 
 fn erased_by(entries: &[Entry], name: Name) -> Option<u64> {
-    let erased =
-        entries.iter().find(|entry| matches!(entry.content, Content::Erased(erased) if erased == name));
+    let erased = entries
+        .iter()
+        .find(|entry| matches!(entry.content, Content::Erased(erased) if erased == name));
     erased.map(|entry| entry.index)
 }
 
@@ -354,7 +356,9 @@ fn covers_categories(purpose: &Purpose, grant: Event<'_>, asked: &[String]) -> b
     let narrowed = &grant.change.data_categories;
     let all_within = |categories: &[String]| {
         let is_within = |asked: &String| {
-            categories.iter().any(|covering| asked == covering || asked.starts_with(&format!("{covering}.")))
+            categories
+                .iter()
+                .any(|covering| asked == covering || asked.starts_with(&format!("{covering}.")))
         };
         asked.iter().all(is_within)
     };
@@ -471,7 +475,9 @@ impl Judgement<'_> {
             return match after.lifted_by {
                 Some(index) if index == judged.index => Outcome::Applied,
                 // A stop that came before the later lifting grant, but after this one, counts too.
-                Some(index) if speaks(judged.act.actor) && !waits => Outcome::SupersededByLater(index),
+                Some(index) if speaks(judged.act.actor) && !waits => {
+                    Outcome::SupersededByLater(index)
+                }
                 _ => Outcome::NoEffect,
             };
         }
@@ -501,7 +507,8 @@ impl Judgement<'_> {
             return Verdict::Is(Outcome::NoEffect);
         }
         if let Some(key) = &scope.purpose {
-            let purpose = self.catalog.purposes().find(|(_, purpose)| purpose.key == *key).unwrap().1;
+            let purpose =
+                self.catalog.purposes().find(|(_, purpose)| purpose.key == *key).unwrap().1;
             if !is_stoppable(purpose) {
                 return Verdict::Is(Outcome::NoEffect);
             }
@@ -528,7 +535,9 @@ impl Judgement<'_> {
             }
             match after.stop {
                 Some(stop) if stop.index != judged.index => causes.push(stop.index),
-                None => causes.extend(latest_lifting(purpose, &after).filter(|&i| i != judged.index)),
+                None => {
+                    causes.extend(latest_lifting(purpose, &after).filter(|&i| i != judged.index))
+                }
                 Some(_)
                     if takes_back(purpose, &before, self.now)
                         || before.stop.is_none() && can_matter_without_grant =>

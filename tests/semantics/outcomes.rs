@@ -6,7 +6,7 @@ use consent_ledger::{
     fold::consent::{fold, judge},
 };
 
-use super::world::{ASKED, People, Content, catalog, change, entries, scope};
+use super::world::{ASKED, Content, People, catalog, change, entries, scope};
 
 /// When every case is recorded.
 pub const RECORDED_AT: Millis = Millis(20);

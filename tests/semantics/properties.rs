@@ -22,7 +22,9 @@ use proptest::{
 
 use super::{
     naive::{self, CellKeys, Question, all_cells, speaks},
-    world::{ASKED, Act, Confirmation, Entry, FIRST_ENTRY, Name, People, Content, change, key, scope},
+    world::{
+        ASKED, Act, Confirmation, Content, Entry, FIRST_ENTRY, Name, People, change, key, scope,
+    },
 };
 
 const PURPOSES: [&str; 3] = ["p", "q", "r"];
@@ -309,7 +311,8 @@ impl World {
             Content::Link { one: a, other: b, confidence } => Some(([a, b], confidence)),
             _ => None,
         });
-        let mut between_both = links.filter(|(pair, _)| pair.contains(&one) && pair.contains(&other));
+        let mut between_both =
+            links.filter(|(pair, _)| pair.contains(&one) && pair.contains(&other));
         between_both.next_back().is_some_and(|(_, confidence)| confidence.is_some())
     }
 }

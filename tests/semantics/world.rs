@@ -185,7 +185,9 @@ impl People {
                         .expect("the tests name what the catalogue has");
                 }
                 None => {
-                    let first = state.erased_by.map_or(entry.index, |first_erasure| first_erasure.min(entry.index));
+                    let first = state
+                        .erased_by
+                        .map_or(entry.index, |first_erasure| first_erasure.min(entry.index));
                     state.erased_by = Some(first);
                 }
             }
@@ -200,8 +202,9 @@ impl People {
     /// The same with all that linked data subjects contribute.
     pub fn whole(&self, name: Name) -> SubjectState {
         let own_state = self.own_state(name);
-        let state_of =
-            |other: SubjectRef| Ok::<_, Infallible>(Arc::new(self.own_state(char::from(other.0[0]))));
+        let state_of = |other: SubjectRef| {
+            Ok::<_, Infallible>(Arc::new(self.own_state(char::from(other.0[0]))))
+        };
         let Ok(linked) = reach(name_ref(name), &own_state, state_of);
         unite(&own_state, &linked)
     }
@@ -210,7 +213,12 @@ impl People {
     pub fn record(&mut self, catalog: &Catalog, entry: &Entry, now: Millis) -> Vec<ChangeRecord> {
         let (request_index, act, mut changes, is_confirmation) = match &entry.content {
             Content::Act(act) => (entry.index, act, act.changes.clone(), false),
-            Content::Confirmed(confirmation) => (confirmation.request_index, &confirmation.request, confirmation.grants.clone(), true),
+            Content::Confirmed(confirmation) => (
+                confirmation.request_index,
+                &confirmation.request,
+                confirmation.grants.clone(),
+                true,
+            ),
             Content::Link { .. } | Content::Erased(_) => {
                 self.fold(catalog, entry);
                 return Vec::new();
@@ -264,7 +272,7 @@ const fn line(
 
 impl PurposeLine {
     /// What makes a version: another of these is another version.
-    pub fn says(&self) -> (&str, bool, &[&str]) {
+    pub fn version_content(&self) -> (&str, bool, &[&str]) {
         (self.bases, self.double_opt_in, self.categories)
     }
 

@@ -43,18 +43,25 @@ impl Clients {
     /// Puts consent-based purposes without conditions, and channels.
     pub async fn put_catalog(&mut self, purposes: &[&str], channels: &[&str]) {
         for key in purposes {
-            let request = proto::PutPurposeRequest {
-                purpose: Some(consent_purpose(key)),
-                ..Default::default()
-            };
-            self.catalog.put_purpose(request).await.expect("a purpose without faults");
+            self.put_purpose(consent_purpose(key)).await;
         }
         for key in channels {
-            let channel =
-                proto::Channel { key: (*key).into(), title: (*key).into(), retired: false };
-            let request = proto::PutChannelRequest { channel: Some(channel) };
-            self.catalog.put_channel(request).await.expect("a channel without faults");
+            self.put_channel(key, false).await;
         }
+    }
+
+    /// Puts a purpose that the server accepts; grants of earlier versions stay valid.
+    pub async fn put_purpose(&mut self, purpose: proto::Purpose) -> proto::PutPurposeResponse {
+        let request =
+            proto::PutPurposeRequest { purpose: Some(purpose), requires_reconsent: false };
+        self.catalog.put_purpose(request).await.expect("a valid purpose").into_inner()
+    }
+
+    /// Puts a channel; its title is its key.
+    pub async fn put_channel(&mut self, key: &str, retired: bool) {
+        let channel = proto::Channel { key: key.into(), title: key.into(), retired };
+        let request = proto::PutChannelRequest { channel: Some(channel) };
+        self.catalog.put_channel(request).await.expect("a valid channel");
     }
 
     /// Records an act that the server takes.
@@ -66,14 +73,31 @@ impl Clients {
     }
 
     /// Records one change by the data subject in person.
-    pub async fn say(
+    pub async fn record_change(
         &mut self,
         subject: &str,
         action: proto::Action,
         purpose: &str,
         channel: &str,
     ) -> proto::RecordConsentResponse {
-        self.record(act(subject, vec![change(action, purpose, channel)])).await
+        self.record(one_change(subject, action, purpose, channel)).await
+    }
+
+    /// Links two data subjects.
+    pub async fn link(
+        &mut self,
+        subject: &str,
+        other: &str,
+        confidence: proto::LinkConfidence,
+    ) -> proto::LinkSubjectsResponse {
+        let request = link_request(subject, other, confidence);
+        self.privacy.link_subjects(request).await.expect("a valid link").into_inner()
+    }
+
+    /// Ends the link between two data subjects.
+    pub async fn unlink(&mut self, subject: &str, other: &str) -> proto::UnlinkSubjectsResponse {
+        let request = unlink_request(subject, other);
+        self.privacy.unlink_subjects(request).await.expect("a linked pair").into_inner()
     }
 
     /// Asks a question that the server answers.
@@ -108,6 +132,12 @@ impl Clients {
         answer.into_inner().subscriptions
     }
 
+    /// The delivery state of the event at an index, for each subscription that covers it.
+    pub async fn propagation(&mut self, index: u64) -> proto::GetPropagationResponse {
+        let request = proto::GetPropagationRequest { index };
+        self.watch.get_propagation(request).await.expect("within the ledger").into_inner()
+    }
+
     /// The latest entry and how many there are.
     pub async fn checkpoint(&mut self) -> proto::GetCheckpointResponse {
         let request = proto::GetCheckpointRequest::default();
@@ -126,7 +156,9 @@ impl Clients {
             let answer = self.check.batch_check(request).await.expect("a batch within limits");
             for (result, cell) in answer.into_inner().results.into_iter().zip(part) {
                 match result.result {
-                    Some(proto::batch_check_result::Result::Decision(decision)) => decisions.push(decision),
+                    Some(proto::batch_check_result::Result::Decision(decision)) => {
+                        decisions.push(decision)
+                    }
                     other => panic!("no decision for {cell:?}: {other:?}"),
                 }
             }
@@ -195,6 +227,39 @@ pub fn act(subject: &str, changes: Vec<proto::Change>) -> proto::RecordConsentRe
     }
 }
 
+/// An act of the data subject in person with one change.
+pub fn one_change(
+    subject: &str,
+    action: proto::Action,
+    purpose: &str,
+    channel: &str,
+) -> proto::RecordConsentRequest {
+    act(subject, vec![change(action, purpose, channel)])
+}
+
+pub fn link_request(
+    subject: &str,
+    other: &str,
+    confidence: proto::LinkConfidence,
+) -> proto::LinkSubjectsRequest {
+    proto::LinkSubjectsRequest {
+        subject: subject.into(),
+        other_subject: other.into(),
+        confidence: confidence.into(),
+        asserted_by: "login-service".into(),
+        dry_run: false,
+    }
+}
+
+pub fn unlink_request(subject: &str, other: &str) -> proto::UnlinkSubjectsRequest {
+    proto::UnlinkSubjectsRequest {
+        subject: subject.into(),
+        other_subject: other.into(),
+        asserted_by: "support".into(),
+        dry_run: false,
+    }
+}
+
 pub fn check_request(subject: &str, purpose: &str, channel: &str) -> proto::CheckRequest {
     proto::CheckRequest {
         subject: subject.into(),
@@ -218,13 +283,18 @@ pub fn typed(status: &Status) -> TypedError {
     let details = status.check_error_details().expect("google.rpc.Status decodes");
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "consent.v1", "{status:?}");
-    let violations = details.bad_request().map(|bad_request| bad_request.field_violations.as_slice());
+    let violations =
+        details.bad_request().map(|bad_request| bad_request.field_violations.as_slice());
     for violation in violations.unwrap_or_default() {
         assert!(!violation.description.is_empty(), "a violation says what is wrong: {status:?}");
     }
     TypedError {
         code: status.code(),
         reason: info.reason.clone(),
-        fields: violations.unwrap_or_default().iter().map(|violation| violation.field.clone()).collect(),
+        fields: violations
+            .unwrap_or_default()
+            .iter()
+            .map(|violation| violation.field.clone())
+            .collect(),
     }
 }

@@ -72,7 +72,8 @@ fn passes(filter: &proto::WatchFilter, subject: &str, (action, purpose, channel)
     is_wanted
         && touches(&filter.purposes, purpose)
         && touches(&filter.channels, channel)
-        && (filter.namespaces.is_empty() || filter.namespaces.iter().any(|wanted_key| wanted_key == namespace))
+        && (filter.namespaces.is_empty()
+            || filter.namespaces.iter().any(|wanted_key| wanted_key == namespace))
 }
 
 impl Written {
@@ -146,7 +147,8 @@ impl Written {
             let mut delivered: BTreeSet<u64> = BTreeSet::new();
             let due_before = |end: u64, delivered: &BTreeSet<u64>| {
                 let due = covered.range(..end).map(|(index, _)| *index);
-                due.into_iter().find(|index| !delivered.contains(index) && !acknowledged.contains(index))
+                due.into_iter()
+                    .find(|index| !delivered.contains(index) && !acknowledged.contains(index))
             };
             for heard in &session.heard {
                 match heard {
@@ -175,7 +177,8 @@ impl Written {
             }
             ever_delivered.extend(delivered);
         }
-        let missed: Vec<_> = covered.keys().filter(|index| !ever_delivered.contains(index)).take(3).collect();
+        let missed: Vec<_> =
+            covered.keys().filter(|index| !ever_delivered.contains(index)).take(3).collect();
         assert!(missed.is_empty(), "{stream}: never heard of {missed:?}");
         count
     }

@@ -205,7 +205,7 @@ impl Finished {
     }
 
     /// Both outputs.
-    pub fn said(&self) -> String {
+    pub fn output(&self) -> String {
         format!("{}\n{}", self.stdout, self.stderr)
     }
 
