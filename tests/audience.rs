@@ -1,4 +1,4 @@
-//! Audiences, over TCP to the built binary: who may be addressed, at one revision.
+//! Audiences, over TCP to the built binary: who may be contacted, as of one revision.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ fn query() -> AudienceQuery {
     AudienceQuery { purpose: PURPOSE.into(), channel: CHANNEL.into(), ..AudienceQuery::default() }
 }
 
-/// One stream, message by message.
+/// One audience stream, message by message.
 struct Stream {
     requests: Option<mpsc::Sender<FilterAudienceRequest>>,
     answers: Streaming<FilterAudienceResponse>,
@@ -82,8 +82,8 @@ async fn record(clients: &mut Clients, subject: &str, action: Action) -> u64 {
     clients.record_change(subject, action, PURPOSE, CHANNEL).await.revision
 }
 
-/// `user:0` and so on; of five, the first two granted, the third withdrew, the fourth refused, and
-/// nothing is known of the fifth.
+/// `user:0` and so on. Of each five, the first two granted, the third withdrew, the fourth refused;
+/// the fifth is unknown.
 async fn population(clients: &mut Clients, size: usize) -> Vec<String> {
     clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
     let mut subjects = Vec::new();
@@ -178,7 +178,7 @@ async fn what_is_not_known_is_a_denial_with_its_reason() {
         assert_eq!(stream.verdicts(&subjects).await.allowed_count, 0);
         assert_eq!(reasons(&stream.summary().await), BTreeMap::from([(reason, 5)]));
     }
-    // Nobody at all, in no message and in an empty one.
+    // No subjects at all: no message, or an empty one.
     let mut stream = Stream::ask(&clients, query()).await;
     let summary = stream.summary().await;
     assert_eq!((summary.subjects, summary.reasons.len()), (0, 0));
@@ -197,7 +197,8 @@ async fn every_verdict_is_of_the_revision_at_which_the_audience_began() {
     let subjects = population(&mut clients, 50).await;
     let mut stream = Stream::ask(&clients, query()).await;
     let before = stream.verdicts(&subjects).await;
-    // Withdrawn, granted again, granted for the first time, and never seen before: each after it.
+    // Acts after the revision of the audience do not count: a withdrawal, a second grant, a first
+    // grant, and a new subject.
     for (number, subject) in subjects.iter().enumerate() {
         let action = if number % 5 < 2 { Action::Withdraw } else { Action::Grant };
         record(&mut clients, subject, action).await;
@@ -227,7 +228,7 @@ async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
-    // At every revision from here on, at most one of the two is granted.
+    // From here on, at every revision at most one of the two is granted.
     record(&mut clients, "user:a", Action::Grant).await;
     record(&mut clients, "user:b", Action::Withdraw).await;
     let mut writer = clients.clone();
@@ -261,7 +262,8 @@ async fn linked_people_count_as_they_did_at_the_revision() {
     for granted in ["user:1", "user:2", "user:3"] {
         record(&mut clients, granted, Action::Grant).await;
     }
-    // The same person; perhaps the same person, who withdrew; and one who is linked only later.
+    // A verified link; an asserted link to one who withdrew; and a subject that is linked only
+    // later.
     clients.link("user:1", "device:1", LinkConfidence::Verified).await;
     record(&mut clients, "device:2", Action::Withdraw).await;
     clients.link("user:2", "device:2", LinkConfidence::Asserted).await;
@@ -293,7 +295,7 @@ async fn who_goes_away_leaves_room_for_the_next() {
     assert_eq!(refused.reason, "TOO_MANY_STREAMS");
     drop(stream);
     let deadline = Instant::now() + PATIENCE;
-    // One that is let in is told what is wrong with it, in the stream.
+    // On a stream that was let in, faults come in the stream.
     while clients.check.filter_audience(request()).await.is_err() {
         assert!(Instant::now() < deadline, "the place is never free");
     }
@@ -317,7 +319,7 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
         ..query()
     };
     let mut stream = Stream::ask(&clients, asked).await;
-    // Asked about twice in one message, and used once.
+    // A subject named twice in one message counts as one use.
     let verdicts = stream.verdicts(&[&subjects[..10], &subjects[..1]].concat()).await;
     assert_eq!(verdicts.allowed_count, 5);
     let used = uses(&mut clients, "user:0").await;
@@ -379,7 +381,7 @@ async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_fo
         segment: "all".into(),
         ..query()
     };
-    // More than one entry holds.
+    // More than one entry can hold.
     let subjects: Vec<_> = (0..8_000).map(|number| format!("user:{number}")).collect();
     let mut stream = Stream::ask(&clients, asked).await;
     assert_eq!(stream.verdicts(&subjects).await.allowed, subjects);
@@ -431,7 +433,7 @@ async fn what_is_wrong_is_told_with_its_field() {
         reason: reason.into(),
         fields: vec![field.into()],
     };
-    // The question last, twice, or never.
+    // The query comes last, twice, or never.
     let mut stream = Stream::open(&clients).await;
     stream.send(subjects(1)).await;
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));

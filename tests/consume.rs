@@ -1,8 +1,8 @@
 //! Durable subscriptions as their consumers see them: real servers, real streams.
 //!
-//! Every stream is heard through [`Consumer`], which holds it to the promise: first deliveries in
-//! ledger order, all of what the subscription must hear and nothing else, again only when it says
-//! so, and progress never ahead of delivery.
+//! Every stream is read through [`Consumer`], which checks what each stream promises: first
+//! deliveries in ledger order, every event that the subscription covers and no other, redeliveries
+//! marked by their attempt, and progress never ahead of delivery.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use crate::support::{Clients, PATIENCE, Server, TypedError, eventually, seed, ty
 
 const NAME: &str = "crm";
 
-/// What a consumer asks for, unless a test wants something else.
+/// The first message of a consumer in most tests.
 fn start(credits: u32) -> proto::ConsumeStart {
     proto::ConsumeStart {
         subscription: NAME.into(),
@@ -35,14 +35,14 @@ fn start(credits: u32) -> proto::ConsumeStart {
     }
 }
 
-/// One stream, and what was heard on it.
+/// One stream, and the events that it delivered.
 struct Consumer {
     requests: mpsc::Sender<proto::ConsumeRequest>,
     responses: Streaming<proto::ConsumeResponse>,
     started: proto::ConsumeStarted,
-    /// Index and attempt of each event, as they came.
+    /// Index and attempt of each delivery, in order.
     deliveries: Vec<(u64, u32)>,
-    /// What may be acknowledged lies before it.
+    /// Indexes below this one may be acknowledged.
     ackable_before: u64,
 }
 
@@ -51,7 +51,7 @@ impl Consumer {
         Self::start_with(clients, vec![Request::Start(start)]).await
     }
 
-    /// Says all of this at once.
+    /// Sends all of these messages at once.
     async fn start_with(clients: &Clients, first: Vec<Request>) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(64);
         for message in first {
@@ -76,7 +76,7 @@ impl Consumer {
         Ok(Self { requests, responses, started, deliveries: Vec::new(), ackable_before })
     }
 
-    /// The next message; none at a clean end.
+    /// The next message; `None` at a clean end.
     async fn message(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
         let message = timeout(PATIENCE, self.responses.message()).await.expect("a message")?;
         if let Some(message) = &message {
@@ -85,7 +85,7 @@ impl Consumer {
         Ok(message)
     }
 
-    /// Holds a message to what every stream promises.
+    /// Checks a message against what every stream promises.
     fn check(&mut self, message: &proto::ConsumeResponse) {
         let index = index(message);
         match (index, message.attempt) {
@@ -133,7 +133,8 @@ impl Consumer {
         events
     }
 
-    /// Hears on until everything was told; answers the index that may be acknowledged.
+    /// Reads up to the next progress message; returns the index below which all may be
+    /// acknowledged.
     async fn progress(&mut self) -> u64 {
         loop {
             let message = self.message().await.unwrap().expect("the stream goes on");
@@ -143,20 +144,20 @@ impl Consumer {
         }
     }
 
-    /// The next event or progress; answers what lies behind it.
+    /// Reads the next event or progress message; returns the index after it.
     async fn progress_or_event(&mut self) -> u64 {
         self.message().await.unwrap().expect("the stream goes on");
         self.ackable_before
     }
 
-    /// Hears on until the end; answers why.
+    /// Reads to the end of the stream; returns its error, if any.
     async fn end(&mut self) -> Result<(), Status> {
         while self.message().await?.is_some() {}
         Ok(())
     }
 
     async fn send(&self, message: Request) {
-        // Fails only where the stream has ended, which is heard.
+        // Fails only if the stream has ended, which the next read shows.
         drop(self.requests.send(proto::ConsumeRequest { message: Some(message) }).await);
     }
 
@@ -168,7 +169,7 @@ impl Consumer {
         self.send(Request::Credit(proto::ConsumeCredit { credits })).await;
     }
 
-    /// Closes its side and hears the end.
+    /// Closes the sending side and reads to the end.
     async fn close(mut self) {
         let (requests, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.requests, requests));
@@ -189,7 +190,7 @@ fn index(message: &proto::ConsumeResponse) -> Option<u64> {
     }
 }
 
-/// A server with a catalogue, in a directory that goes with it.
+/// A server with a catalogue, in a temporary directory.
 struct Ledger {
     server: Option<Server>,
     dir: tempfile::TempDir,
@@ -204,7 +205,7 @@ impl Ledger {
         Self { server: Some(server), dir, clients }
     }
 
-    /// Starts another server where one has ended.
+    /// Starts another server over the same directory.
     async fn restart(&mut self) {
         let server = Server::start_with(self.dir.path(), FLAGS);
         self.clients = server.clients().await;
@@ -218,7 +219,7 @@ impl Ledger {
         created.subscription.unwrap()
     }
 
-    /// Withdraws, and answers the index of the event.
+    /// Withdraws; returns the index of the event.
     async fn withdraw(&mut self, subject: &str) -> u64 {
         self.clients.record_change(subject, proto::Action::Withdraw, "news", "email").await.index
     }
@@ -231,7 +232,7 @@ impl Ledger {
         events
     }
 
-    /// Something that no consumer hears.
+    /// Records an act that the default filter does not pass.
     async fn grant(&mut self, subject: &str) -> u64 {
         self.clients.record_change(subject, proto::Action::Grant, "news", "sms").await.index
     }
@@ -240,12 +241,12 @@ impl Ledger {
         Consumer::start(&self.clients, start).await.unwrap()
     }
 
-    /// How far the only shard is.
+    /// The status of the only shard.
     async fn shard_status(&mut self) -> proto::ShardStatus {
         self.clients.subscriptions().await[0].shards.remove(0)
     }
 
-    /// Waits until everything before an index is acknowledged, and no more.
+    /// Waits until exactly the events below an index are acknowledged.
     async fn acknowledged_before(&mut self, index: u64) -> proto::ShardStatus {
         eventually(&format!("all before {index} is acknowledged"), async || {
             Some(self.shard_status().await).filter(|status| status.next_index == index)
@@ -268,7 +269,7 @@ impl Ledger {
     }
 }
 
-/// Acknowledgements are soon on record.
+/// Acknowledgements are written to the ledger soon.
 const FLAGS: &[&str] = &["--receipt-interval", "50ms"];
 
 fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
@@ -345,7 +346,7 @@ async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
     consumer.ack(None, &[events[1]]).await;
     assert_eq!(consumer.event().await, (events[0], 2), "the oldest first");
     assert!(at.elapsed() > Duration::from_millis(800), "not before its time");
-    // That took the last credit: the other one waits.
+    // That used the last credit: the other event waits.
     let silence = timeout(Duration::from_millis(1_500), consumer.responses.message()).await;
     assert!(silence.is_err(), "{silence:?}");
     consumer.credit(2).await;
@@ -368,7 +369,7 @@ async fn a_newer_consumer_takes_over_and_the_older_is_told() {
     let mut older = ledger.consume(named("host-1")).await;
     assert_eq!(older.events(4).await, events);
     older.ack(Some(events[0] + 1), &[]).await;
-    // What it acknowledges from here on may or may not be in time.
+    // Acknowledgements from here on may come too late.
     let mut newer = ledger.consume(named("host-2")).await;
     assert!(newer.started.took_over);
     older.ack(Some(events[3] + 1), &[]).await;
@@ -392,7 +393,7 @@ async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_al
             events.insert(ledger.withdraw(&format!("user:{number}")).await);
         }
         if round == 1 {
-            // It concerns two, and so perhaps two shards.
+            // An event about two data subjects, which may be in two shards.
             ledger.clients.link("user:1", "user:2", proto::LinkConfidence::Verified).await;
         }
     }
@@ -442,7 +443,7 @@ async fn the_end_of_a_subscription_is_told_to_its_consumers() {
     }
     let not_found = error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
     assert_eq!(ledger.refused(vec![Request::Start(start(1))]).await, not_found);
-    // Another one of the same name is another one.
+    // A new subscription of the same name has no consumer to take over from.
     ledger.subscribe(proto::Subscription::default()).await;
     assert!(!ledger.consume(start(1)).await.started.took_over);
 }
@@ -458,7 +459,7 @@ async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
     let last = *events.last().unwrap();
     while other.progress_or_event().await <= last {}
     let mut all: BTreeSet<u64> = other.deliveries.iter().map(|(index, _)| *index).collect();
-    // Everything is there, and still nothing came.
+    // The other shard has heard everything; this one has heard nothing.
     assert!(timeout(Duration::from_millis(50), stalled.responses.message()).await.is_err());
     for _ in all.len()..events.len() {
         stalled.credit(1).await;
@@ -484,7 +485,7 @@ async fn progress_takes_no_credit_and_may_be_acknowledged() {
     let event = ledger.withdraw("user:1").await;
     assert_eq!(consumer.event().await, (event, 1), "a credit is left");
     assert_eq!(consumer.progress().await, event + 1);
-    // What is ahead of it is refused; then nothing was taken.
+    // An acknowledgement ahead of delivery is refused as a whole.
     consumer.ack(Some(event + 2), &[]).await;
     let refused = consumer.end().await.unwrap_err();
     assert_eq!(typed(&refused), error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]));
@@ -517,7 +518,7 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     let ack = |next_index, indexes| Request::Ack(proto::ConsumeAck { next_index, indexes });
     let credit = |credits| Request::Credit(proto::ConsumeCredit { credits });
 
-    // Before it is let in.
+    // Refused before the stream starts.
     let mut valid = ledger.consume(start(10)).await;
     let before_start = [
         (ack(Some(1), vec![]), invalid("start")),
@@ -552,11 +553,11 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     let (unused, _) = mpsc::channel(1);
     let nothing = Consumer::open(&ledger.clients, unused, no_requests).await.err().unwrap();
     assert_eq!(typed(&nothing), invalid("start"));
-    // None of that has made the one who is there go.
+    // None of these attempts ended the stream of the present consumer.
     assert_eq!(valid.events(2).await, events);
     valid.close().await;
 
-    // Once it is.
+    // Refused on a running stream.
     let undelivered = || error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
     let later = [
         (Request::Start(start(1)), invalid("start")),
@@ -579,7 +580,7 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     assert_eq!(typed(&consumer.end().await.unwrap_err()), invalid("message"));
 }
 
-/// The data subjects of the snapshot that comes next, with their tokens, and what its end says.
+/// The data subjects of the next snapshot with their tokens, and its end.
 async fn snapshot(consumer: &mut Consumer) -> (Vec<(String, Vec<u8>)>, proto::SnapshotEnd) {
     let mut subjects = Vec::new();
     loop {
@@ -608,7 +609,8 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     assert_eq!(first.event().await, (event, 1), "and then what changed since");
     first.close().await;
 
-    // It was not acknowledged, so it is heard again, or its rest: three, and a credit for the end.
+    // The snapshot was not acknowledged, so it comes again from the token on: three data subjects,
+    // and one credit for the end.
     let (_, token) = subjects[1].clone();
     let with_token = proto::ConsumeStart { snapshot_token: token, ..start(3) };
     let mut second = ledger.consume(with_token.clone()).await;
@@ -650,7 +652,7 @@ async fn the_shards_of_a_snapshot_are_together_complete() {
     assert_eq!((deliveries.len(), once.len()), (30, 30));
 }
 
-/// Ends the server well while its clients go on.
+/// Ends the server cleanly while its clients go on.
 async fn terminate(ledger: &mut Ledger) {
     let server = ledger.server.take().unwrap();
     tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
@@ -668,11 +670,11 @@ async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
     consumer.ack(Some(events[0] + 1), &[]).await;
     let status = ledger.acknowledged_before(events[1]).await;
     assert_eq!((&*status.consumer, status.connected), ("host-1", true));
-    // Who has nothing to acknowledge comes on all the same.
+    // Without events to acknowledge, progress moves the position.
     consumer.ack(None, &[events[1]]).await;
     let granted = ledger.grant("user:1").await;
     ledger.acknowledged_before(granted + 1).await;
-    // Without a goodbye.
+    // The connection breaks without a clean end.
     drop(consumer);
     let gone = async {
         while ledger.shard_status().await.connected {
@@ -720,7 +722,7 @@ async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
             events.iter().find(|index| !acked.contains(*index) && !delivered.contains(index));
         assert_eq!(missed, None, "round {round}: {delivered:?}");
         deliveries.extend(delivered.iter().copied());
-        // Half of it is on record before the crash; of the rest nobody knows.
+        // Half of the acknowledgements are recorded before the crash; the rest may or may not be.
         let on_record: Vec<u64> = delivered.iter().copied().step_by(2).collect();
         consumer.ack(None, &on_record).await;
         ledger.on_record(*on_record.last().unwrap()).await;
@@ -740,7 +742,7 @@ async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
     assert_eq!(deliveries, events.into_iter().collect());
 }
 
-/// What one stream heard, and what was acknowledged before it began.
+/// The deliveries of one stream, and what was acknowledged before it began.
 struct Session {
     acked_before: BTreeSet<u64>,
     deliveries: Vec<(u64, u32)>,
@@ -770,7 +772,7 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
         for _ in 0..dice.next_u64() % 40 {
             match dice.next_u64() % 5 {
                 0 => consumer.credit(u32::try_from(dice.next_u64() % 30).unwrap()).await,
-                // It may have no credits, or there may be nothing to hear.
+                // There may be no credits or no events.
                 1 | 2 => {
                     for _ in 0..10 {
                         let message = timeout(Duration::from_millis(5), consumer.message()).await;
@@ -792,7 +794,7 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
                 }
             }
         }
-        // Whoever says goodbye has had everything taken that they said before.
+        // A clean close waits until the server has taken all earlier acknowledgements.
         let (requests, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut consumer.requests, requests));
         consumer.end().await.unwrap();
@@ -811,7 +813,7 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
     println!("{} sessions, {} delivered again", sessions.len(), redelivered.count());
 }
 
-/// Writes so many events among much that is none; answers their indexes.
+/// Writes this many covered events among others; returns their indexes.
 async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
     let mut dice = ChaCha8Rng::seed_from_u64(!seed);
     let mut indexes = Vec::new();

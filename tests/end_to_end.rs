@@ -20,7 +20,7 @@ use crate::support::{
     model,
 };
 
-/// What a watcher heard so far, and how far it says that it is.
+/// The events that a watcher heard, and its latest progress.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<(Vec<proto::ConsentEvent>, u64)>>);
 
@@ -49,7 +49,7 @@ impl Heard {
         heard
     }
 
-    /// Everything, once the watcher has come to `head`.
+    /// All events, once the watcher's progress has reached `head`.
     fn until(&self, head: u64) -> Vec<proto::ConsentEvent> {
         support::wait_until("the watcher at the head", support::LONG_PATIENCE, || {
             let heard = self.0.lock().unwrap();
@@ -58,13 +58,13 @@ impl Heard {
     }
 }
 
-/// Every act of the file where the ledger put it, by data subject. Fails the test unless the
+/// Every act of the file with its place in the ledger, by data subject. Fails the test unless the
 /// histories are exactly the file.
 async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<model::Act>> {
     let mut by_subject: BTreeMap<&str, Vec<&FileAct>> = BTreeMap::new();
     let mut keys = HashSet::new();
     for act in acts {
-        // The same key again is the same act.
+        // An act with a known key is the same act again.
         if act.idempotency_key.as_ref().is_none_or(|key| keys.insert(key)) {
             by_subject.entry(&act.subject).or_default().push(act);
         }
@@ -111,7 +111,7 @@ fn scope_text(change: &model::Change) -> String {
     format!("{}:{}", part(&change.purpose), part(&change.channel))
 }
 
-/// Every cell that can be asked about, with a purpose, a channel and a subject that nobody knows.
+/// Every cell, with one unknown purpose, channel and subject added.
 fn every_cell(
     catalog: &model::Catalog,
     placed: &BTreeMap<String, Vec<model::Act>>,
@@ -128,7 +128,7 @@ fn every_cell(
     cells
 }
 
-/// An answer without what depends on the moment of asking.
+/// An answer without the fields that depend on the time of asking.
 fn without_clock(answer: &proto::CheckResponse) -> proto::CheckResponse {
     let mut answer = proto::CheckResponse { not_before: None, ..answer.clone() };
     for obligation in &mut answer.obligations {
@@ -137,7 +137,7 @@ fn without_clock(answer: &proto::CheckResponse) -> proto::CheckResponse {
     answer
 }
 
-/// Compares every cell with the second implementation. Answers the decisions.
+/// Compares every cell with the second implementation. Returns the decisions.
 async fn assert_every_cell(
     clients: &mut Clients,
     catalog: &model::Catalog,
@@ -151,7 +151,7 @@ async fn assert_every_cell(
     for ((subject, purpose, channel), decision) in cells.iter().zip(&decisions) {
         let acts = placed.get(subject).map_or(&[][..], Vec::as_slice);
         let expected = model::decide(catalog, acts, purpose, channel, before);
-        // A grant that expired while the cells were asked for may have been answered either way.
+        // A grant may expire while the cells are checked: both answers are right.
         if expected == model::decide(catalog, acts, purpose, channel, after) {
             expected.assert_matches(decision, &format!("{subject} {purpose}:{channel}"));
         }
@@ -165,7 +165,7 @@ async fn assert_every_cell(
     decisions
 }
 
-/// The personal data of an act that this test records itself, whatever the examples hold.
+/// Personal data of an act that this test records itself, besides those of the examples.
 const PERSONAL: &[&str] = &[
     "email:zoe.needle@example.org",
     "zoe.needle@example.org",
@@ -199,7 +199,7 @@ async fn record_personal_data(clients: &mut Clients) {
     clients.check.check(check).await.unwrap_err();
 }
 
-/// Looks for many texts at once, each of at least six bytes.
+/// Searches for many texts at once, each of at least six bytes.
 struct Needles {
     by_head: HashMap<[u8; 6], Vec<String>>,
     /// Whether some text begins with these two bytes.
@@ -231,7 +231,7 @@ impl Needles {
     }
 }
 
-/// No byte of the data directory, of a log or of the metrics gives away what was recorded.
+/// No byte of the data directory, of a log or of the metrics reveals personal data.
 fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, String)]) {
     let mut personal: HashSet<String> = PERSONAL.iter().map(|text| (*text).to_owned()).collect();
     for act in acts {
@@ -245,7 +245,7 @@ fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, St
     assert!(personal.len() > 1_000, "the input has many people");
     let needles = Needles::new(personal.iter().cloned());
 
-    // The search does find what is there: in each place, something that was recorded in clear.
+    // The search itself works: in each place it finds something that is stored in clear.
     let everything: String = personal.iter().map(String::as_str).collect();
     assert_eq!(needles.found_in(everything.as_bytes()).len(), personal.len());
     let files = support::files(data_dir);
@@ -313,7 +313,7 @@ async fn the_main_job_end_to_end() {
         .collect();
     assert!(delivered == stops, "{} events for {} stops", delivered.len(), stops.len());
 
-    // An auditor, beside the running server and away from it.
+    // An auditor verifies beside the running server, and without it.
     support::verify(dir.path()).expect_code(0);
     let data_dir = dir.path().to_str().unwrap();
     for exported in [
@@ -331,7 +331,7 @@ async fn the_main_job_end_to_end() {
     assert!(message.contains("another process"), "{message}");
     assert!(message.contains(&data_dir.to_lowercase()), "{message}");
 
-    // A restart answers the same, and so does a view built anew.
+    // The answers are the same after a restart and from a rebuilt view.
     let mut logs = vec![server.terminate().output()];
     for without_view in [false, true] {
         if without_view {

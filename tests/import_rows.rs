@@ -1,5 +1,5 @@
-//! ImportConsents with the real binary: what of a list is news, what is rejected, and what is left
-//! when the server dies in the middle.
+//! ImportConsents with the real binary: which rows change something, which are rejected, and what
+//! is recorded when the server dies during an import.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +56,7 @@ impl Ledger {
 struct Answer(proto::ImportConsentsResponse);
 
 impl Answer {
-    /// Recorded, unchanged, replayed, rejected; they are all the rows there were.
+    /// Rows recorded, unchanged, replayed and rejected; together they are all rows.
     #[track_caller]
     fn counts(&self) -> [u64; 4] {
         let response = &self.0;
@@ -207,7 +207,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     assert_eq!(after.decided_by_index, before.decided_by_index);
     assert_eq!(after.valid_until, before.valid_until);
 
-    // Of a row that is news in part, the rest is left out.
+    // If only part of a row is new, only that part is recorded.
     let mut part = undated.clone();
     part.changes.push(change(Action::Grant, LETTER, "email"));
     let answer = ledger.import("crm", &[part]).await;
@@ -216,7 +216,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     assert_eq!(after.valid_until, before.valid_until);
     assert_eq!(ledger.clients.history("user:1").await[1].changes.len(), 1);
 
-    // Another end is news.
+    // Another expiry is new.
     let mut sooner = undated;
     sooner.changes[0].expires_at = Some(timestamp(support::now_ms() + DAY_MS));
     let answer = ledger.import("crm", &[sooner.clone()]).await;
@@ -225,7 +225,7 @@ async fn what_is_known_keeps_its_entry_and_its_end() {
     assert_eq!(after.valid_until, sooner.changes[0].expires_at.map(cut));
 }
 
-/// The ledger keeps milliseconds.
+/// Cut to milliseconds, as the ledger keeps them.
 fn cut(at: prost_types::Timestamp) -> prost_types::Timestamp {
     timestamp(support::millis(Some(&at)).unwrap())
 }
@@ -290,14 +290,14 @@ async fn last_years_list_changes_nothing_from_whatever_source() {
     let mut ledger = Ledger::new().await;
     assert_eq!(ledger.import("crm-2025", &list()).await.counts(), [20, 0, 0, 0]);
     let head = ledger.head().await;
-    // Lines and the order of rows have no part in it.
+    // Line numbers and the order of rows do not matter.
     let mut again: Vec<_> = list().into_iter().rev().collect();
     again.iter_mut().for_each(|row| row.line += 100);
     assert_eq!(ledger.import("crm-2025", &again).await.counts(), [0, 0, 20, 0]);
     assert_eq!(ledger.import("crm-2026", &list()).await.counts(), [0, 20, 0, 0]);
     assert_eq!(ledger.head().await, head);
 
-    // What people did since stands, too.
+    // Acts of people since the first import stay in force.
     ledger.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
     ledger.record(act("user:3", vec![change(Action::Grant, LETTER, "email")])).await;
     let head = ledger.head().await;
@@ -317,7 +317,7 @@ async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
         ledger.import("crm", &[grant("user:1"), stop, grant("user:1"), grant("user:2")]).await;
     assert_eq!(answer.counts(), [3, 0, 1, 0]);
     assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
-    // A hundred times there and back: every row sees those before it.
+    // Many changes of direction: every row sees those before it.
     let start = support::now_ms() + 1;
     support::wait_until("all of them are past", support::PATIENCE, || {
         (support::now_ms() > start + 200).then_some(())
@@ -359,7 +359,7 @@ async fn an_import_lifts_no_stop_and_says_so_once() {
     assert_eq!(ledger.import("crm-old", std::slice::from_ref(&old)).await.counts(), [0, 1, 0, 0]);
     assert_eq!(ledger.head().await, head);
 
-    // A stop on top of it is no news either, an objection is.
+    // A withdrawal on top of a withdrawal is not new; an objection is.
     let stop = |action| row("user:1", vec![change(action, LETTER, "email")]);
     assert_eq!(ledger.import("crm", &[stop(Action::Withdraw)]).await.counts(), [0, 1, 0, 0]);
     assert_eq!(ledger.import("crm", &[stop(Action::Object)]).await.counts(), [1, 0, 0, 0]);
@@ -556,7 +556,7 @@ async fn acts_find_a_place_however_many_imports_run() {
 async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
     const ROWS: u64 = 5_000;
     let dir = tempfile::tempdir().unwrap();
-    // Slow enough to be hit in the middle on any machine.
+    // Slow enough that the kill always comes in the middle.
     let server = Server::start_with(dir.path(), &["--import-rows-per-second-max", "2000"]);
     let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
     let list: Vec<_> = (0..ROWS).map(|n| grant(&format!("user:{n}"))).collect();

@@ -1,5 +1,5 @@
-//! Linked data subjects over gRPC against the built binary: what a link does to decisions, and that
-//! neither it nor its end rewrites anything.
+//! Linked data subjects over gRPC against the built binary: how a link changes decisions, and that
+//! neither a link nor its end rewrites an entry.
 
 use consent_ledger::proto::{
     self, Action, Actor, Effect, EventKind, HistoryKind, LinkConfidence, Outcome, Reason,
@@ -24,7 +24,7 @@ struct Ledger {
     dir: tempfile::TempDir,
 }
 
-/// A changed cell: whose, which, and its reasons before and after.
+/// A changed cell: subject, purpose, channel, and its reasons before and after.
 type Cell = (String, String, String, Reason, Reason);
 
 impl Ledger {
@@ -32,7 +32,7 @@ impl Ledger {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
         let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
-        // What is retired is never told about.
+        // Changes of retired channels are not reported.
         clients.put_channel("fax", true).await;
         Self { server: Some(server), clients, dir }
     }
@@ -44,7 +44,7 @@ impl Ledger {
         self.clients.record(request).await
     }
 
-    /// Records one change of the newsletter by e-mail, and answers its index.
+    /// Records one change of the newsletter by e-mail; returns its index.
     async fn record_change(&mut self, subject: &str, action: Action) -> u64 {
         self.clients.record_change(subject, action, NEWS, "email").await.index
     }
@@ -115,7 +115,7 @@ impl Ledger {
         self.clients.checkpoint().await.size
     }
 
-    /// Every answer about these subjects that does not change by itself.
+    /// Every answer about these subjects that does not depend on the time.
     async fn everything(&mut self, subjects: &[&str]) -> Vec<String> {
         let mut all = Vec::new();
         for subject in subjects {
@@ -156,7 +156,7 @@ impl Ledger {
         self.server = Some(server);
     }
 
-    /// Hears events from an index on until there is nothing more.
+    /// The events from an index up to the end of the ledger.
     async fn heard(&mut self, start: u64, filter: proto::WatchFilter) -> Vec<Message> {
         let request = proto::WatchRequest {
             start_index: Some(start),
@@ -238,7 +238,7 @@ async fn a_late_upload_to_the_other_profile_does_not_revive_it_either() {
         let late = ledger.record(late).await;
         assert_eq!(late.results[0].outcome(), Outcome::SupersededByLater, "{confidence:?}");
         assert_eq!(late.results[0].cause_index, Some(stop));
-        // Nobody but the person lifts it.
+        // Only an act of the person lifts the stop.
         let mut import = act(&device, vec![change(Action::Grant, NEWS, "email")]);
         import.actor = Actor::Import.into();
         let import = ledger.record(import).await;
@@ -287,14 +287,14 @@ async fn an_unverified_side_contributes_stops_only() {
 
     ledger.record_change("device:1", Action::Object).await;
     assert_eq!(ledger.reason("user:1").await, Reason::Objected);
-    // Said to be sure after all: with the person's own later grant all counts on both sides.
+    // Once the link is verified, the person's own later grant counts on both sides.
     ledger.record_change("user:1", Action::Grant).await;
     assert_eq!(ledger.reason("device:1").await, Reason::Objected);
     let answer = ledger.link("device:1", "user:1", LinkConfidence::Verified).await;
     assert!(answer.changed);
     assert_eq!(ledger.reason("device:1").await, Reason::Granted);
     assert_eq!(ledger.preferences("device:1").await.preferences.unwrap().language, "de");
-    // And back.
+    // Asserted again, it no longer does.
     assert!(ledger.link("user:1", "device:1", LinkConfidence::Asserted).await.changed);
     assert_eq!(ledger.reason("device:1").await, Reason::Objected);
 }
@@ -323,7 +323,7 @@ async fn links_reach_through_links() {
     for who in chain {
         assert_eq!(ledger.check(who).await.decided_by_index, Some(stop), "{who}");
     }
-    // In two, at the weak link.
+    // The chain breaks at its asserted link.
     let answer = ledger.unlink("user:b", "user:c").await;
     let changes = changed_cells(&answer.cells);
     let reopened: Vec<_> =
@@ -390,7 +390,7 @@ async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
     assert_eq!(ledger.reason("user:1").await, Reason::Withdrawn);
     let revision = linked.revision;
 
-    // The same again, from either side, writes nothing.
+    // Repeating the link, from either side, writes nothing.
     for (one, other) in [("user:1", "device:1"), ("device:1", "user:1")] {
         let again = ledger.link(one, other, LinkConfidence::Verified).await;
         assert_eq!((again.index, again.changed, again.revision), (None, false, revision));
@@ -419,7 +419,7 @@ async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
     let now = ledger.clients.entries(0).await;
     assert_eq!(now.len(), entries.len() + 2);
     assert_eq!(now[..entries.len()], entries);
-    // The past is as it was at each step.
+    // Answers about past revisions stay the same.
     for (revision, want) in
         [(last + 1, Reason::Granted), (last + 2, Reason::Withdrawn), (last + 3, Reason::Granted)]
     {
@@ -463,11 +463,11 @@ async fn both_histories_and_every_watcher_tell_of_a_link() {
             ]
         );
     }
-    // Who says so is nobody's business without the vault's key.
+    // Without the vault's key, an export shows neither the subjects nor the asserting service.
     let exported = ledger.server.as_ref().unwrap().cli(&["export"]).expect_code(0);
     assert!(!exported.stdout.contains("login-service") && !exported.stdout.contains("device:1"));
 
-    // From memory, and from the ledger once memory is gone.
+    // First from memory; after the restart, from the ledger.
     for _ in 0..2 {
         let want = [
             (linked, "user:1", "device:1", LinkConfidence::Asserted),
@@ -515,7 +515,7 @@ async fn a_stop_is_told_to_whom_it_reaches_through_links() {
     let index = ledger.record_change("user:42", Action::Withdraw).await;
     ledger.record_change("user:43", Action::Withdraw).await;
     assert_eq!(ledger.reason("email:jo").await, Reason::Withdrawn);
-    // From memory, and from the ledger once memory is gone, which knows the present links only.
+    // First from memory; after the restart, from the ledger, which knows only the present links.
     for is_from_memory in [true, false] {
         let filter = |namespace: &str| proto::WatchFilter {
             namespaces: vec![namespace.to_owned()],
@@ -569,7 +569,7 @@ async fn restarts_and_rebuilds_answer_the_same() {
         let after = (ledger.everything(&subjects).await, ledger.reasons(&subjects).await);
         assert_eq!(after, before, "killed {killed}, without view {without_view}");
     }
-    // And goes on from there.
+    // Links can still be changed after the restarts.
     assert!(!ledger.link("cookie:1", "user:1", LinkConfidence::Verified).await.changed);
     ledger.unlink("email:1@example.org", "device:1").await;
     assert_eq!(ledger.reason("device:1").await, Reason::Granted);

@@ -1,5 +1,5 @@
-//! What a preview says of a change is what the change then does: over gRPC, and by the command line,
-//! against the built binary.
+//! A preview states the effect that the change then has: over gRPC and by the command line, against
+//! the built binary.
 
 use std::{collections::BTreeMap, fs};
 
@@ -14,7 +14,7 @@ const NEWS: &str = "marketing.newsletter";
 const CHANNELS: [&str; 2] = ["email", "sms"];
 const NOBODY: &str = "user:nobody";
 
-/// Everybody whom the ledger knows of, one for each way in which it can.
+/// Subjects that the ledger knows, one for each way to become known.
 const KNOWN: [&str; 13] = [
     "user:granted",
     "user:withdrew",
@@ -31,7 +31,7 @@ const KNOWN: [&str; 13] = [
     "user:linked-to-nothing",
 ];
 
-/// How many cells of a channel go from one reason to another.
+/// The number of cells of a channel that go from one reason to another.
 type Flips = BTreeMap<(String, Reason, Reason), u64>;
 
 struct Ledger {
@@ -82,7 +82,7 @@ impl Ledger {
         }
     }
 
-    /// The reason of every cell of a purpose, those of nobody last.
+    /// The reason of every cell of a purpose; those of an unknown subject come last.
     async fn reasons(&mut self, purpose: &str, region: &str) -> Vec<(String, Reason)> {
         let cells = KNOWN.iter().chain([&NOBODY]).flat_map(|who| CHANNELS.map(|to| (*who, to)));
         let cells: Vec<_> = cells.collect();
@@ -115,7 +115,7 @@ impl Ledger {
         self.clients.catalog.preview_purpose_change(request).await.unwrap().into_inner()
     }
 
-    /// Makes a change, and holds what was said of it for each region to what it did.
+    /// Makes a change, and compares its effect in each region with the preview.
     async fn change(&mut self, purpose: Purpose, requires_reconsent: bool) -> Flips {
         let regions = ["", "DE", "US-CA"];
         let key = purpose.key.clone();
@@ -142,7 +142,7 @@ impl Ledger {
     }
 }
 
-/// Counts anew, from checks alone.
+/// Counts the changed answers from checks alone, and compares the preview with them.
 fn assert_preview_is_right(
     preview: &PreviewPurposeChangeResponse,
     before: &[(String, Reason)],
@@ -210,7 +210,7 @@ async fn a_preview_of_any_change_is_what_the_change_then_does() {
         (reworded.clone(), false, false),
         (reworded.clone(), true, true),
         (reworded, true, false),
-        // A purpose that is new, with and without a need for consent.
+        // A new purpose, with and without a need for consent.
         (support::consent_purpose("brand.new"), false, true),
         (Purpose { key: "service".into(), ..with_basis(LegalBasis::Contract) }, false, true),
     ] {
@@ -230,9 +230,10 @@ async fn who_is_linked_counts_with_what_the_others_said() {
             |flip: &&proto::CellFlips| flip.channel == channel && flip.before() == before;
         flips.iter().find(is_wanted).map_or(0, |flip| flip.count)
     };
-    // Who granted, whoever is verified to be them, and whoever withdrew before as somebody else.
+    // A grant counts for its subject, for verified links to it, and after an earlier withdrawal
+    // under another identifier.
     assert_eq!(count("email", Reason::Granted), 4);
-    // A later withdrawal that is only said to be theirs stops a grant: two of three are left.
+    // A later withdrawal over an asserted link stops a grant: two of three are left.
     assert_eq!(count("sms", Reason::Granted), 2, "{flips:?}");
 }
 

@@ -80,7 +80,7 @@ async fn an_act_that_waits_is_under_the_checkpoint_that_it_gets() {
         let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
         assert_eq!(entry.index, recorded.index);
     }
-    // The same act again, waiting or not, is the same act.
+    // The same key is the same act, with or without waiting.
     let again = ledger.record(1, false).await;
     assert!(again.replayed && again.checkpoint.is_empty(), "{again:?}");
     let waiting = ledger.record(1, true).await;
@@ -113,7 +113,7 @@ async fn what_an_auditor_kept_is_the_beginning_of_what_there_is() {
     let (kept, now) = ((kept.size, &kept.root), (now.size, &now.root));
     merkle::verify_consistency(kept, now, &proof).unwrap();
     assert_eq!((hash(&answer.first_root_hash), hash(&answer.second_root_hash)), (*kept.1, *now.1));
-    // And an old proof can still be had, for the checkpoint that somebody holds.
+    // An older proof is available too, for a checkpoint that somebody kept.
     let old =
         ledger.inclusion(Entry::IdempotencyKey("signup-0".into()), Some(kept.0)).await.unwrap();
     let path: Vec<Hash> = old.hashes.iter().map(|bytes| hash(bytes)).collect();
@@ -244,7 +244,7 @@ async fn caches_are_told_what_never_changes() {
     }
 }
 
-/// The head of an answer, word by word.
+/// The raw head of an HTTP response.
 fn raw(address: &str, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();

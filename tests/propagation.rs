@@ -1,4 +1,4 @@
-//! "Who has stopped, who has not?" asked of a real server.
+//! Which subscriptions have acknowledged an event, asked of a real server.
 
 use consent_ledger::{
     proto::{
@@ -74,7 +74,7 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     assert!(of_late.elapsed.unwrap().seconds >= 1);
     assert_eq!(of_late.deadline.unwrap().seconds, 1);
     assert!(answer.recorded_at.is_some() && answer.revision > stop);
-    // No event for anybody here, and no event at all.
+    // An event that no subscription covers, and an entry that is no event.
     assert_eq!(states(&mut clients, grant).await, []);
     assert_eq!(states(&mut clients, 0).await, []);
     let request = proto::GetPropagationRequest { index: answer.revision + 100 };
@@ -101,7 +101,7 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     assert_eq!(nobody, "no subscription should have heard it\n");
     server.cli(&["propagation", "100000"]).expect_code(1);
     server.cli(&["propagation", "x"]).expect_code(2);
-    // The same after a restart, and from a view that is built anew.
+    // The answer is the same after a restart and from a rebuilt view.
     server.kill();
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
@@ -157,7 +157,7 @@ async fn dead_letters_are_those_of_webhooks() {
     }
 }
 
-/// Hears a subscription until an event comes, acknowledges it and goes.
+/// Consumes a subscription up to an event, acknowledges it and closes the stream.
 async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: u64) {
     let (requests, outgoing) = mpsc::channel(4);
     let send = async |message| {
@@ -176,7 +176,7 @@ async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: 
     }
     send(Request::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
     drop(requests);
-    // What was said before the end was heard before the end.
+    // The server takes the acknowledgement before it ends the stream.
     while timeout(PATIENCE, responses.message()).await.expect("an end").unwrap().is_some() {}
 }
 
@@ -206,7 +206,7 @@ async fn what_was_acknowledged_can_be_proven() {
     let row = table.lines().nth(1).unwrap();
     assert!(row.ends_with(&format!("  {receipt}")), "{table}");
 
-    // The entry that it names says so, and is in the ledger.
+    // The named entry is the receipt, and it is provably in the ledger.
     let key = server.printed("verifier key ").unwrap();
     let file = dir.path().join("receipt.tlog-proof");
     let file = file.to_str().unwrap();

@@ -1,5 +1,5 @@
-//! The protocol as any client meets it: answers, typed errors, streams, and the standard services
-//! beside ours. Everything goes over TCP to the built binary.
+//! The protocol as any client sees it: answers, typed errors, streams, and the standard gRPC
+//! services. Everything goes over TCP to the built binary.
 
 use std::{
     collections::BTreeMap,
@@ -72,7 +72,7 @@ impl Ledger {
         self.clients.ask(request).await
     }
 
-    /// The error that a request to record is refused with.
+    /// The error of a refused act.
     async fn refused(&mut self, request: proto::RecordConsentRequest) -> support::TypedError {
         let answer = self.clients.consent.record_consent(request.clone()).await;
         typed(&answer.expect_err(&format!("{request:?}")))
@@ -87,7 +87,7 @@ fn newsletter(subject: &str) -> proto::RecordConsentRequest {
     act(subject, vec![change(Action::Grant, "marketing.newsletter", "email")])
 }
 
-/// The next event of a stream, whatever it says of its progress meanwhile.
+/// The next event of a stream, past any progress messages.
 async fn next_event(stream: &mut Streaming<proto::WatchResponse>) -> proto::ConsentEvent {
     loop {
         let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
@@ -98,7 +98,7 @@ async fn next_event(stream: &mut Streaming<proto::WatchResponse>) -> proto::Cons
     }
 }
 
-/// The next progress message of a stream that has no events to send, but of the catalogue.
+/// The next progress message of a stream without events, past any catalogue changes.
 async fn next_progress(stream: &mut Streaming<proto::WatchResponse>) -> proto::Progress {
     loop {
         let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
@@ -257,7 +257,7 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
         assert_eq!(check.reason(), Reason::Withdrawn, "a repetition changes nothing");
     }
 
-    // Many at once: one is recorded, the others are told of it.
+    // Of concurrent requests, one is recorded; the others get its result.
     request.idempotency_key = "form-2".to_owned();
     let answers: Vec<_> = stream::iter(0..50)
         .map(|_| {
@@ -349,7 +349,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
     };
     expect(ledger.clients.consent.get_preferences(preferences).await.unwrap_err());
 
-    // Whoever waits is answered as soon as the revision is there.
+    // A waiting request is answered as soon as the revision is reached.
     let mut other = ledger.clients.clone();
     let (answer, _) = tokio::join!(
         other.check.check(request),
@@ -379,7 +379,7 @@ async fn what_is_wrong_with_a_request_is_named() {
     let none = proto::Evidence::default;
     let grant = |purpose: &str, channel: &str| change(Action::Grant, purpose, channel);
 
-    // One row a way to be wrong: code, reason, field at fault.
+    // One row for each fault: code, reason, field.
     let cases = [
         (with(&|r| r.subject = String::new()), Code::InvalidArgument, "INVALID_FIELD", "subject"),
         (with(&|r| r.subject = "jo".into()), Code::InvalidArgument, "INVALID_FIELD", "subject"),
@@ -532,7 +532,7 @@ async fn what_is_wrong_with_a_request_is_named() {
     assert_eq!(ledger.clients.checkpoint().await.size, before, "nothing of it was recorded");
     ledger.record_change("user:1", Action::Withdraw, "marketing.old", "fax").await;
 
-    // What was wrong may be personal data: it is told to the caller, and to nobody else.
+    // An invalid value may be personal data: the caller sees it, the log does not.
     assert!(!ledger.server.log().contains("jo"), "{}", ledger.server.log());
 }
 
@@ -677,7 +677,7 @@ async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
     }
     assert_eq!(heard, stops);
 
-    // From now on: nothing of the past.
+    // From the head: no past events.
     let mut stream = ledger.watch(proto::WatchRequest::default()).await;
     let stop = ledger.record_change("user:7", Action::Object, "*", "*").await;
     let event = next_event(&mut stream).await;
@@ -741,7 +741,7 @@ async fn a_filter_passes_what_concerns_it() {
             })
             .await;
         let mut heard = Vec::new();
-        // The first word of having come to the end follows everything that passes.
+        // Progress up to the end follows every event that passes.
         loop {
             let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
             match message.unwrap().unwrap().unwrap().message.unwrap() {
@@ -753,7 +753,7 @@ async fn a_filter_passes_what_concerns_it() {
         assert_eq!(heard, want, "{filter:?}");
     }
 
-    // An act of many changes comes with those that pass.
+    // Of an act with several changes, the event has those that pass.
     let mixed = act(
         "user:3",
         vec![
@@ -794,7 +794,7 @@ async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
         let request = proto::PutPurposeRequest { purpose, requires_reconsent };
         ledger.clients.catalog.put_purpose(request).await.unwrap().into_inner().revision - 1
     };
-    // Another purpose is not asked for.
+    // The filter does not cover this purpose.
     let first = put(support::consent_purpose("marketing.other"), false).await;
     let want = [
         (put(purpose(&unchanged_title, true), false).await, vec![Retired], 1, 1),
@@ -828,7 +828,7 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
         ledger.watch(proto::WatchRequest { progress_interval: interval, ..from(0) }).await;
     let mut next = 0;
     for round in 0..5 {
-        // A grant does not pass, and still moves the cursor.
+        // The filter does not pass grants, but progress moves over them.
         let granted = ledger.record(newsletter(&format!("user:{round}"))).await;
         let progress = loop {
             let progress = next_progress(&mut stream).await;
@@ -853,7 +853,7 @@ async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
     const ACTS: usize = 5_000;
     let mut ledger = Ledger::with(&["--recent-events-max", "100"]).await;
     let start = ledger.clients.checkpoint().await.size;
-    // Its own connection, with as little room on the way as HTTP/2 allows.
+    // A connection of its own, with the smallest window of HTTP/2.
     let endpoint =
         tonic::transport::Endpoint::from_shared(format!("http://{}", ledger.server.address))
             .unwrap()

@@ -1,6 +1,6 @@
-//! Streams under fire: the server is killed again and again, watchers and consumers come and go,
-//! stall, and acknowledge out of order. Whatever happens, an oracle that shares no code with the
-//! service finds every recording of a stream as it must be.
+//! Streams under fire: the server is killed repeatedly, watchers and consumers come and go, stall,
+//! and acknowledge out of order. An oracle that shares no code with the service checks a recording
+//! of every stream.
 //!
 //! `CONSENT_LEDGER_TEST_EVENTS` says how many acts are written: 50,000, or a million for a long run.
 
@@ -42,7 +42,7 @@ const IN_FLIGHT: usize = 64;
 const WATCHERS: u64 = 10;
 const SUBSCRIPTIONS: u64 = 5;
 const KILLS: u64 = 8;
-/// Short, so that receipts gather and are lost with a kill.
+/// Short, so that a kill loses receipts that were not yet written.
 const FLAGS: &[&str] = &["--segment-bytes-max", "1048576", "--receipt-interval", "100ms"];
 
 fn purpose(number: usize) -> String {
@@ -54,10 +54,10 @@ fn events() -> u64 {
         .map_or(50_000, |text| text.parse().expect("a number"))
 }
 
-/// What everybody shares.
+/// State shared by all tasks of the test.
 #[derive(Clone)]
 struct World {
-    /// Where the server is; it changes with every restart.
+    /// Address of the server; it changes with every restart.
     address: watch::Receiver<String>,
     shared: Arc<tokio::sync::Mutex<Option<(String, Clients)>>>,
     written: Arc<Mutex<Written>>,
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    /// Whether everything before an index is everything.
+    /// Whether all events lie before an index.
     fn is_all(&self, next: u64) -> bool {
         self.end.borrow().is_some_and(|end| next >= end)
     }
@@ -137,7 +137,7 @@ fn random_filter(rng: &mut StdRng) -> proto::WatchFilter {
     }
 }
 
-/// Records an act, for as long as it takes: a server that is killed is asked again.
+/// Records an act, and tries again while the server is down.
 async fn write(world: &World, request: proto::RecordConsentRequest) {
     let mut clients = world.shared_clients().await;
     let answer = loop {
@@ -171,7 +171,7 @@ async fn write_all(world: World, seed: u64, count: u64) {
         .await;
 }
 
-/// Follows until everything was heard, over any number of connections.
+/// Watches until every event was heard, over any number of connections.
 async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64) -> Vec<Session> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sessions = Vec::new();
@@ -184,7 +184,7 @@ async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64)
             progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
             ..proto::WatchRequest::default()
         };
-        // Most are kept until the server goes; some are given up, some are read slowly.
+        // Most connections last until the server dies; some end early, some are read slowly.
         let mut left = if rng.random_ratio(1, 3) { rng.random_range(0..2_000) } else { usize::MAX };
         let stalls = rng.random_ratio(1, 3);
         if let Ok(stream) = world.clients().await.watch.watch(request).await {
@@ -213,7 +213,7 @@ async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64)
     sessions
 }
 
-/// A subscription, and what its consumers are.
+/// A subscription under test.
 #[derive(Debug, Clone)]
 struct Subscribed {
     name: String,
@@ -242,7 +242,7 @@ async fn consume(world: World, subscription: Subscribed, shard: u32, seed: u64) 
     }
 }
 
-/// One connection of a consumer. Answers whether there is nothing more.
+/// One connection of a consumer. Returns whether everything was acknowledged.
 async fn consume_once(
     world: &World,
     subscription: &Subscribed,
@@ -306,7 +306,7 @@ async fn consume_once(
         if stalls && rng.random_ratio(1, 500) {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
         }
-        // In any order, and never the last few at once, but in the end.
+        // Acknowledges in any order, keeping some back until the end.
         if held.len() >= 50 || spent >= credits / 2 || is_quiet || rng.random_ratio(1, 20) {
             let mut indexes = Vec::new();
             while !held.is_empty() && (indexes.len() < 30 || rng.random_ratio(9, 10)) {
@@ -331,7 +331,7 @@ async fn consume_once(
     false
 }
 
-/// Kills the server each time that so many acts more were acknowledged.
+/// Kills the server at equal steps of the acknowledged acts.
 fn kill_again_and_again(
     dir: &Path,
     server: Server,
@@ -435,7 +435,7 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
     support::verify(dir.path()).expect_code(0);
 }
 
-/// Judges every recording, and answers who must have heard of some of the events.
+/// Checks every recording; returns, for a sample of events, the subscriptions that cover it.
 fn judge(
     written: &Written,
     total: u64,
@@ -477,7 +477,7 @@ fn judge(
     sample.map(|index| (index, names(index))).collect()
 }
 
-/// The ledger holds a receipt of every event from everybody who had to hear it.
+/// Waits until the ledger holds a receipt of each event from each of its subscriptions.
 async fn everybody_has_heard(server: &Server, want: BTreeMap<u64, Vec<String>>) {
     let mut clients = server.clients().await;
     for (index, names) in want {

@@ -73,7 +73,7 @@ async fn a_subscription_is_there_until_it_is_deleted() {
         (1, 3, Some(filter))
     );
     assert_eq!(first.revision, subscription.created_index + 1);
-    // Asked again, wherever it would start.
+    // A second request is idempotent, whatever its start.
     let again = create(&mut clients, asked.clone(), None).await.unwrap();
     assert!(!again.created);
     assert_eq!((again.subscription, again.revision), (first.subscription.clone(), first.revision));
@@ -81,7 +81,7 @@ async fn a_subscription_is_there_until_it_is_deleted() {
     let refused = create(&mut clients, other, Some(1)).await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert_eq!(typed(&refused).reason, "SUBSCRIPTION_EXISTS");
-    // After a crash, and from a view that is built anew.
+    // The same after a crash and from a rebuilt view.
     server.kill();
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
@@ -97,7 +97,7 @@ async fn a_subscription_is_there_until_it_is_deleted() {
     let refused = delete(&mut clients, "crm.production").await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     assert_eq!(typed(&refused).reason, "SUBSCRIPTION_NOT_FOUND");
-    // The name is free, and another subscription's.
+    // The name is free again, for a new subscription.
     let next = create(&mut clients, asked, None).await.unwrap();
     let subscription = next.subscription.unwrap();
     assert!(next.created && subscription.created_index > ended.index);
@@ -196,7 +196,7 @@ async fn a_list_comes_in_pages_by_name() {
         token = page.next_page_token;
     }
     assert_eq!((names.join(""), pages), ("abcde".to_owned(), 3));
-    // A token is good for one list.
+    // A page token is valid only for the list that gave it.
     let bad = [("", token.as_str(), 0), ("team", "s00", 0), ("", "", -1), ("", "", 1_001)];
     for (owner, token, page_size) in bad {
         let (owner, page_token) = (owner.to_owned(), token.to_owned());
@@ -253,7 +253,7 @@ async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
     assert_eq!(listed["shards"][0]["nextIndex"], stop.to_string());
     let lag = listed["shards"][0]["lag"].as_str().unwrap().strip_suffix('s').unwrap();
     assert!(lag.parse::<f64>().unwrap() >= 1.0, "{listed}");
-    // That it was said is on record: who starts again does not say it again.
+    // The overdue event is in the ledger: after a restart it is not written again.
     server.kill();
     let server = Server::start_with(dir.path(), &flags);
     let metrics = server.printed("metrics on ").unwrap();
@@ -292,7 +292,7 @@ async fn the_command_line_creates_lists_and_deletes() {
             subscription["createdIndex"].as_str().unwrap()
         )
     );
-    // As an alias, and refused.
+    // The alias works, and another owner is refused.
     let refused = ["subscribe", "create", "crm", "--owner", "another", "--json"];
     let refused = server.cli(&refused).expect_code(1);
     let error: serde_json::Value = serde_json::from_str(&refused.stderr).unwrap();

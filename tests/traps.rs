@@ -1,5 +1,5 @@
-//! The cases that trip systems which keep consent in rows, each by its name, over gRPC against the
-//! built binary. Linked subjects and imports have their own files.
+//! Cases that break systems which keep consent in rows, one test a case, over gRPC against the
+//! built binary. Linked subjects and imports have files of their own.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const NEWS: &str = "marketing.newsletter";
 const OFFERS: &str = "marketing.offers";
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
-/// A server with a catalogue of every legal basis, and clients of it.
+/// A server with purposes of several legal bases, and clients of it.
 struct Ledger {
     server: Option<Server>,
     clients: Clients,
@@ -80,7 +80,7 @@ impl Ledger {
         self.clients.entries(0).await.len()
     }
 
-    /// The same directory, after a power cut.
+    /// Kills the server and starts another over the same directory.
     async fn restart(&mut self) {
         self.server.take().unwrap().kill();
         let server = Server::start(self.dir.path());
@@ -134,7 +134,7 @@ async fn an_expired_refusal_does_not_reveal_an_older_grant() {
     let mut ledger = Ledger::new().await;
     ledger.record(at(now_ms() - 2 * DAY_MS, grant("user:1"))).await;
     let refusal = one_change("user:1", Action::Refuse, NEWS, "email");
-    // Only grants expire: whoever wants a refusal to is told so, and nothing is recorded.
+    // Only grants expire. A refusal with an expiry is an error, and nothing is recorded.
     let error = ledger.refused(until(now_ms() + 50, refusal.clone())).await;
     assert_eq!(
         (error.reason.as_str(), &*error.fields),
@@ -162,7 +162,7 @@ async fn a_late_upload_does_not_reopen_a_withdrawn_cell() {
     let late = ledger.record(at(now_ms() - 2 * DAY_MS, grant("user:1"))).await;
     assert_eq!(outcomes(&late.results), [(Outcome::SupersededByLater, Some(stop.index))]);
     assert_eq!(ledger.reason("user:1", NEWS, "email").await, Reason::Withdrawn);
-    // And the other way round: a late stop does not undo a newer grant.
+    // The reverse holds too: a late stop does not undo a newer grant.
     let newer = ledger.record(at(now_ms() - DAY_MS, grant("user:2"))).await;
     let late = ledger.record(at(now_ms() - 2 * DAY_MS, withdraw("user:2"))).await;
     assert_eq!(outcomes(&late.results), [(Outcome::SupersededByLater, Some(newer.index))]);
@@ -245,7 +245,7 @@ async fn a_withdrawn_consent_never_falls_back_to_another_basis() {
         let answer = ledger.check("user:1", NEWS, "email").await;
         assert_eq!(answer.reason(), Reason::Withdrawn, "{basis:?}");
         assert_eq!(answer.decided_by_index, Some(stop.index));
-        // Who never withdrew is under the basis of today.
+        // For a subject who never withdrew, today's legal basis decides.
         assert_eq!(
             ledger.check("user:2", NEWS, "email").await.effect(),
             Effect::Allow,
@@ -362,7 +362,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
         (Reason::PendingConfirmation, Status::Requested)
     );
 
-    // The token is nowhere: not in the ledger, the vault, or the view.
+    // No file holds the token: neither the ledger, nor the vault, nor the view.
     for (path, bytes) in support::files(ledger.dir.path()) {
         let found = bytes.windows(offer.token.len()).any(|w| w == offer.token.as_bytes());
         assert!(!found, "the token is in {}", path.display());
@@ -401,7 +401,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
     assert_eq!(repeated.confirmation, None);
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Granted, "never downgraded");
 
-    // The evidence of the request and that of the confirmation are kept apart.
+    // The history shows the evidence of the request and of the confirmation separately.
     let history = ledger.clients.history("user:1").await;
     let kinds: Vec<_> = history.iter().map(proto::ListHistoryResponse::kind).collect();
     use proto::HistoryKind::{Act, Confirmation};
@@ -442,7 +442,7 @@ async fn a_confirmation_does_not_undo_a_stop_that_came_after_the_request() {
     let confirmed = ledger.confirm(token(&request.confirmation.unwrap().token)).await.unwrap();
     assert_eq!(outcomes(&confirmed.results), [(Outcome::SupersededByLater, Some(stop.index))]);
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Withdrawn);
-    // A stop that came before the request is lifted by it, once it is confirmed.
+    // Once confirmed, a request lifts a stop that came before it.
     let again = ledger.record(one_change("user:1", Action::Grant, "club", "email")).await;
     assert_eq!(ledger.reason("user:1", "club", "email").await, Reason::Withdrawn);
     ledger.confirm(token(&again.confirmation.unwrap().token)).await.unwrap();
@@ -483,7 +483,7 @@ async fn a_guardians_grant_asks_for_consent_again_when_the_child_comes_of_age() 
     ledger.record(grant("user:1")).await;
     assert_eq!(ledger.reason("user:1", NEWS, "email").await, Reason::Granted);
 
-    // Either may stop what the other granted.
+    // The subject and the guardian may each stop what the other granted.
     ledger.record(by_guardian("user:2", now_ms() + DAY_MS)).await;
     ledger.record(withdraw("user:2")).await;
     assert_eq!(ledger.reason("user:2", NEWS, "email").await, Reason::Withdrawn);
@@ -491,7 +491,8 @@ async fn a_guardians_grant_asks_for_consent_again_when_the_child_comes_of_age() 
     ledger.record(by(Actor::Guardian, withdraw("user:3"))).await;
     assert_eq!(ledger.reason("user:3", NEWS, "email").await, Reason::Withdrawn);
 
-    // Who acted, by what right, is shown; and nobody else has an authority.
+    // The history shows who acted and by which authority. A subject acts without one, and only a
+    // guardian's has an end.
     let history = ledger.clients.history("user:2").await;
     let authority = history[0].evidence.clone().unwrap().authority.unwrap();
     assert_eq!((history[0].actor(), &*authority.relationship), (Actor::Guardian, "parent"));
@@ -509,7 +510,7 @@ async fn an_expiry_is_told_once_and_survives_a_restart() {
     let ends = now_ms() + 2_500;
     let first = ledger.record(until(ends, grant("user:1"))).await;
     ledger.record(until(ends, grant("user:2"))).await;
-    // A later grant stands in its place, and a stop: their ends change nothing.
+    // A later grant or a stop has replaced these grants: their expiry changes nothing.
     ledger.record(until(ends, grant("user:3"))).await;
     ledger.record(grant("user:3")).await;
     ledger.record(until(ends, grant("user:4"))).await;
@@ -537,7 +538,7 @@ async fn an_expiry_is_told_once_and_survives_a_restart() {
     assert_eq!(history[1].kind(), proto::HistoryKind::Expiry);
     assert_eq!(history[1].cause_index, Some(first.index));
 
-    // Rebuilt from the ledger, the view knows what is told already.
+    // A view rebuilt from the ledger knows which expiries are already recorded.
     let count = ledger.entry_count().await;
     ledger.server.take().unwrap().terminate();
     std::fs::remove_dir_all(ledger.dir.path().join("view")).unwrap();
@@ -588,7 +589,7 @@ async fn the_past_is_what_was_known_or_what_was_true() {
     ] {
         assert_eq!(ledger.reason_as_of("user:1", moment).await, want, "{moment:?}");
     }
-    // What was true: between two acts that were both entered late.
+    // State by effective time: between two acts that were both recorded late.
     let known = now_ms();
     ledger.record(at(known - 20, withdraw("user:2"))).await;
     ledger.record(at(known - 40, grant("user:2"))).await;
@@ -671,7 +672,7 @@ async fn a_validity_over_the_29th_of_february_is_counted_in_days() {
     }
 }
 
-/// Quiet hours around now in a zone, with the moment at which they end.
+/// Quiet hours around the present moment in a zone, and the time at which they end.
 fn quiet_now(zone: &str) -> (proto::QuietHours, i64) {
     let now = jiff::Timestamp::now();
     let end_ms = (now.as_millisecond() / 60_000 + 120) * 60_000;
@@ -713,7 +714,7 @@ async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
     );
     assert_eq!(ledger.check("user:1", OFFERS, "email").await.obligations, [], "none with a DENY");
 
-    // What is left out stays as it is; what is cleared is gone. No consent is named, none changes.
+    // Preferences that an act omits stay; those it clears are removed. Consent does not change.
     let only = |preferences| proto::RecordConsentRequest {
         preferences: Some(preferences),
         ..act("user:1", Vec::new())
@@ -727,7 +728,7 @@ async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
     ledger.record(only(proto::ContactPreferences { clear, ..Default::default() })).await;
     assert_eq!(ledger.check("user:1", NEWS, "email").await.obligations, []);
 
-    // A zone that nobody knows: only hours that are quiet nowhere are right.
+    // Without a known time zone, only hours that are quiet in no possible zone are allowed.
     let mut signup = grant("user:2");
     signup.preferences =
         Some(proto::ContactPreferences { quiet_hours: Some(hours), ..Default::default() });
@@ -777,7 +778,7 @@ async fn a_late_grant_agreed_to_the_version_of_its_time() {
         requires_reconsent: true,
     };
     ledger.clients.catalog.put_purpose(request).await.unwrap();
-    // What an offline device, or last year's list, brings now was never shown the new text.
+    // A late act from an offline device or an old list refers to the version shown at its time.
     for actor in [Actor::Subject, Actor::Import] {
         let late = ledger.record(at(shown, by(actor, grant("user:1")))).await;
         assert_eq!(late.results[0].purpose_version, 1);

@@ -1,4 +1,4 @@
-//! The record of use, and what a change of the catalogue would do: over gRPC against the built binary.
+//! Recorded uses, and previews of catalogue changes: over gRPC against the built binary.
 
 use consent_ledger::proto::{self, Action, LegalBasis, Reason};
 use tonic::Code;
@@ -80,15 +80,15 @@ async fn a_use_is_judged_by_what_was_known_when_it_happened() {
     ledger.record_change("user:1", Action::Withdraw).await;
     let after = ledger.record_use(mailing("user:1")).await;
     assert_eq!((after.deviation, after.reason()), (true, Reason::Withdrawn));
-    // Reported after the withdrawal, but sent before it: nobody could know.
+    // Reported after the withdrawal, but sent before it: no deviation.
     let late = proto::RecordUseRequest { used_at: Some(timestamp(sent)), ..mailing("user:1") };
     let late = ledger.record_use(late).await;
     assert_eq!((late.deviation, late.reason()), (false, Reason::Granted));
-    // And sent before anything was known, whatever came later.
+    // Sent before any act was recorded: a deviation, although a grant followed.
     let early = timestamp(millis(given.recorded_at.as_ref()).unwrap() - 3_600_000);
     let early = proto::RecordUseRequest { used_at: Some(early), ..mailing("user:1") };
     assert!(ledger.record_use(early).await.deviation);
-    // Of somebody whom nobody asked.
+    // The subject never acted.
     let stranger = ledger.record_use(mailing("user:2")).await;
     assert_eq!((stranger.deviation, stranger.reason()), (true, Reason::NoRecord));
 
@@ -111,7 +111,7 @@ async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
     let apart = moment();
     ledger.clients.link("user:1", "phone:1", proto::LinkConfidence::Verified).await;
     let linked = moment();
-    // Nothing was recorded since, or something was: the answer is that of the time in either case.
+    // The answer is that of the time of use, with or without later entries.
     for (used_at, reason) in [(linked, Reason::Granted), (apart, Reason::NoRecord)] {
         let used_at = Some(timestamp(used_at));
         let used = proto::RecordUseRequest { used_at, ..mailing("phone:1") };

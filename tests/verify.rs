@@ -1,5 +1,5 @@
 //! An auditor with nothing but files, a key and old checkpoints: `verify` finds every attack on a
-//! ledger that such an auditor can find, and says what it is.
+//! ledger that such an auditor can find, and names it.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ use crate::support::{self, Finished, ledger_segments, run};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
-/// Header of a segment, as docs/format.md has it.
+/// Size of a segment's header, see docs/format.md.
 const HEADER: u64 = 60;
 
 fn key(name: &str, seed: u8) -> SignerKey {
@@ -65,7 +65,7 @@ fn channel(title: &str) -> Body {
     Body::ChannelPut(ChannelPut { key, title: title.to_owned(), retired: false })
 }
 
-/// The bytes of a ledger of `count` entries; entry `n` says `titles(n)`.
+/// The bytes of a ledger of `count` entries; entry `n` has the title `titles(n)`.
 fn entries(origin: &str, count: u64, titles: impl Fn(u64) -> String) -> Vec<Vec<u8>> {
     let mut tip = Tip::genesis();
     let mut entries = Vec::new();
@@ -100,7 +100,7 @@ impl Dir {
         self.path().join("ledger")
     }
 
-    /// Frames of any content: what somebody writes who knows the format.
+    /// Writes frames of any content, as an attacker could who knows the format.
     fn write(&self, entries: &[Vec<u8>]) {
         let spec = LogSpec {
             dir: self.ledger(),
@@ -128,7 +128,7 @@ impl Dir {
         run(["verify", "--json", "--data-dir", &dir].iter().chain(more))
     }
 
-    /// Verifies beside a checkpoint, and answers what differs.
+    /// Verifies beside a checkpoint; returns the difference, if there is one.
     #[track_caller]
     fn difference_from(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
         let file = self.text("kept", checkpoint);
@@ -224,7 +224,7 @@ fn an_edited_entry_is_named_even_with_good_checksums() {
     let other = entries(ORIGIN, 200, |n| format!("edited {n}"));
     all[120].clone_from(&other[120]);
     let damage = Dir::of(&all).damage();
-    // The edit is of the same length and index; its link backwards is that of another chain.
+    // The edit has the same length and index, but links back to another chain.
     assert_eq!((&damage["index"], damage["segment"].is_string()), (&120.into(), true));
     let (_, edited, _) = {
         let mut tip = Tip::genesis();
@@ -233,7 +233,7 @@ fn an_edited_entry_is_named_even_with_good_checksums() {
         }
         tip.link(Millis(130), channel("edited")).unwrap()
     };
-    // A better edit, linked to what stands before: the entry after gives it away.
+    // An edit that links back correctly: the next entry reveals it.
     all[120] = edited;
     let damage = Dir::of(&all).damage();
     assert_eq!(damage["index"], 121);
@@ -262,7 +262,7 @@ fn a_cut_tail_shows_only_beside_a_checkpoint() {
         difference,
         "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut"
     );
-    // An old backup is the same to the auditor, and agrees with what is older still.
+    // An old backup looks the same to the auditor, and agrees with older checkpoints.
     assert_eq!(cut.difference_from(&signed(&all[..90]), &[]), None);
 }
 
@@ -317,12 +317,12 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     let changed = signed(&all).replacen("\n40\n", "\n39\n", 1);
     assert!(dir.difference_from(&changed, &[]).is_some());
     assert!(dir.difference_from("nonsense", &[]).is_some());
-    // Without a key, nothing is said at all.
+    // Without a key, nothing is verified.
     let file = dir.text("kept", signed(&all));
     let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
     assert!(refused.output().contains("--key"), "{}", refused.output());
     dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
-    // What can not be read is wrong usage, and says nothing of the ledger.
+    // A file that can not be read is wrong usage, not a finding about the ledger.
     let vkey = key(ORIGIN, 1).verifier().to_string();
     dir.verify(&["--checkpoint", "/nonexistent", "--key", &vkey]).expect_code(2);
     dir.verify(&["--checkpoint", &file, "--key", "@/nonexistent"]).expect_code(2);
@@ -427,7 +427,7 @@ fn a_wrong_tree_on_disk_is_named() {
     book(600);
     let found = dir.verify(&[]).expect_code(0).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&602.into(), &0.into()));
-    // A write that a crash cut off is no more than hashes that are missing.
+    // Hashes that a crash cut off are only missing, not wrong.
     let mut short = levels.clone();
     short[0].truncate(32 * 500 + 7);
     write(&short);
@@ -441,7 +441,7 @@ fn a_wrong_tree_on_disk_is_named() {
         assert!(fault.starts_with(&format!("hash {hash} of level {level}")), "{fault}");
         assert!(found["damage"].is_null());
     }
-    // After a power cut, anything may stand behind what was synced before it was signed.
+    // After a power cut, anything may follow the hashes that were synced before signing.
     book(300);
     levels[0].truncate(32 * 300);
     levels[0].extend([0; 32 * 350]);
@@ -465,13 +465,13 @@ fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
         audited.result,
         Err(VerifyError::NoLedger(_) | VerifyError::Log(LogError::Io { .. }))
     ));
-    // The ledger's own writer goes on from there.
+    // The ledger's own writer continues after the last whole entry.
     let (log, _) =
         LocalLog::open(Arc::new(RealDisk), dir.ledger(), SEGMENT_BYTES, [7; 16], 0).unwrap();
     assert_eq!(log.head(), 59);
 }
 
-/// What a ledger of these entries publishes: tiles, and a checkpoint.
+/// The tiles and the checkpoint that a ledger of these entries publishes.
 fn published(entries: &[Vec<u8>], checkpoint: String) -> BTreeMap<String, Vec<u8>> {
     let size = entries.len() as u64;
     let hash = |height: u32, number: u64| {
@@ -489,7 +489,7 @@ fn published(entries: &[Vec<u8>], checkpoint: String) -> BTreeMap<String, Vec<u8
     tiles.chain([("/log/checkpoint".to_owned(), checkpoint.into_bytes())]).collect()
 }
 
-/// Serves what is published, and counts the requests for tiles.
+/// Serves published files, and counts the requests for tiles.
 struct Site {
     url: String,
     tiles: Arc<AtomicUsize>,
@@ -513,7 +513,7 @@ impl Site {
         Self { url, tiles, _runtime: runtime }
     }
 
-    /// Compares a directory with the site, and answers what differs.
+    /// Compares a directory with the site; returns the difference, if there is one.
     #[track_caller]
     fn difference_from(&self, dir: &Dir) -> Option<String> {
         let key = key(ORIGIN, 1).verifier().to_string();
@@ -545,7 +545,7 @@ fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
             "{difference}"
         );
     }
-    // A server that has less than the files.
+    // The server has fewer entries than the files.
     let site = Site::of(published(&all[..300], signed(&all[..300])));
     assert_eq!(site.difference_from(&Dir::of(&all)), None);
     let forked = Dir::of(&entries(ORIGIN, 700, |n| format!("another {n}")));
@@ -579,12 +579,12 @@ fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
     let wanted = "the server publishes less than it has signed: 300 entries of 700: rolled back";
     let kept = dir.text("kept", signed(&all));
     assert_eq!(difference_from(&dir, &["--checkpoint", &kept]).as_deref(), Some(wanted));
-    // What is signed and not released yet, no server has to publish.
+    // A checkpoint that is signed but not released need not be published.
     dir.text("checkpoint.json", book(&all[..300]));
     assert_eq!(difference_from(&dir, &[]), None);
     dir.text("checkpoint.json", book(&all));
     assert_eq!(difference_from(&dir, &[]).as_deref(), Some(wanted));
-    // The files were rolled back with it, further than the server.
+    // The files were rolled back too, further than the server.
     let cut = Dir::of(&all[..200]);
     assert_eq!(difference_from(&cut, &["--checkpoint", &kept]).as_deref(), Some(wanted));
     let early = dir.text("early", signed(&all[..300]));
@@ -631,7 +631,7 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
     let mut tiles = published(&all, signed(&all));
     tiles.remove("/log/tile/0/001");
     assert!(Site::of(tiles).difference_from(&dir).unwrap().contains("404"));
-    // A partial tile that is gone, where there is a full one already.
+    // A partial tile that is gone because the full tile exists.
     let mut tiles = published(&all[..500], signed(&all[..500]));
     tiles.remove("/log/tile/0/001.p/244");
     tiles.extend(published(&all, signed(&all[..500])));
@@ -682,13 +682,13 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     fs::write(&proof, edited).unwrap();
     run(["verify-proof", &proof, "--key", &key]).expect_code(1);
 
-    // A ledger that is not the one that was signed proves nothing.
+    // A ledger other than the signed one proves nothing.
     let other = Dir::of(&entries(ORIGIN, 600, |n| format!("another {n}")));
     let other = other.path().display().to_string();
     let refused =
         run(["prove", "--index", "5", "--data-dir", &other, "--checkpoint", &whole, "--key", &key]);
     assert!(refused.expect_code(1).output().contains("nothing can be proven"));
-    // Without --checkpoint, the directory's own.
+    // Without --checkpoint, the directory's own checkpoint is used.
     run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
     let saved_checkpoint =
         serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
@@ -698,7 +698,7 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     assert!(proven.stderr.contains("not verified"), "{}", proven.stderr);
 }
 
-/// A server that holds these entries, and proves what the standard says.
+/// A server that holds these entries, and proves them as the standard says.
 struct Books {
     entries: Vec<Vec<u8>>,
     key: SignerKey,
@@ -813,7 +813,7 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     assert_eq!((&proved["firstSize"], &proved["treeSize"]), (&50.into(), &90.into()));
     assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
     grown.run(&["prove", "--from", &old]).expect_code(2);
-    // The only copy is replaced by one that continues it, and by nothing else.
+    // Only a checkpoint that provably continues the only copy replaces it.
     let kept = file("own");
     fs::copy(&old, &kept).unwrap();
     let keep = ["prove", "--from", &kept, "--key", &trusted, "--output", &kept, "--json"];
@@ -851,7 +851,7 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     let by_key = ["prove", "--idempotency-key", "sign-up", "--key", &trusted, "--output", &proof];
     desk.run(&by_key).expect_code(0);
     assert_eq!(verified()["index"], 7);
-    // Nothing but the server's word ties an entry to a key: the entry is named.
+    // Only the server ties an entry to a key, so the entry is named.
     let named_entry = desk.run(&by_key).expect_code(0).stderr;
     assert!(
         named_entry.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"),

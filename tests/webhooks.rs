@@ -1,4 +1,4 @@
-//! Webhooks end to end: a real server, and an endpoint that takes, refuses and breaks.
+//! Webhooks end to end: a real server, and an endpoint that accepts, refuses and breaks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::support::{self, Clients, Server, eventually, typed};
 const ALLOW: [&str; 6] =
     ["--webhook-allow", "127.0.0.0/8", "--webhook-retry-min", "20ms", "--receipt-interval", "50ms"];
 
-/// A delivery that came in.
+/// A delivery that the endpoint received.
 #[derive(Debug, Clone)]
 struct Received {
     id: String,
@@ -44,7 +44,7 @@ impl Received {
 
 type Answer = dyn Fn(&Received, usize) -> StatusCode + Send + Sync;
 
-/// An endpoint: what it received, and what it answers, given how often it has seen the id before.
+/// An endpoint: its deliveries, and its answer by delivery and number of earlier ones with that id.
 #[derive(Clone)]
 struct Endpoint {
     received: Arc<Mutex<Vec<Received>>>,
@@ -166,13 +166,13 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
         (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
     })
     .await;
-    // Asked again, the secret is the same; nobody can consume it.
+    // A second request returns the same secret; the subscription can not be consumed.
     let again = clients.subscribe(webhook(&endpoint.url())).await;
     assert!(!again.created && again.webhook_secret == created.webhook_secret);
     let consume = server.cli(&["subscription", "consume", "crm", "--once"]).expect_code(1);
     assert!(consume.stderr.contains("SUBSCRIPTION_IS_WEBHOOK"), "{}", consume.stderr);
 
-    // Once it is ended, nothing more is sent.
+    // A deleted subscription sends nothing more.
     let request = proto::DeleteSubscriptionRequest { name: "crm".to_owned() };
     clients.watch.delete_subscription(request).await.unwrap();
     let before = endpoint.received().len();
@@ -241,7 +241,7 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     let exit = server.cli(&["propagation", &tired.to_string()]);
     exit.expect_code(1);
 
-    // While nobody takes them they stay dead letters; then they are delivered after all.
+    // While the endpoint refuses them, replayed events stay dead letters.
     let replay = ["webhooks", "replay", "crm", "--all"];
     let sent = endpoint.received().len();
     server.cli(&replay).expect_code(0);
@@ -256,7 +256,7 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     for index in [tired, gone] {
         assert_eq!(state(&mut clients, index).await, Some(PropagationState::Acknowledged));
     }
-    // It outlives the process.
+    // The state survives the process.
     server.kill();
     let server = Server::start_with(dir.path(), &ALLOW);
     let mut clients = server.clients().await;
@@ -352,7 +352,7 @@ async fn what_is_posted_is_what_watch_prints() {
     let created = clients.subscribe(subscription).await;
     let start_index = created.subscription.unwrap().start_index.to_string();
 
-    // A purpose that changes, a grant that is narrowed and ends by itself, a link, a withdrawal.
+    // A changed purpose, a narrowed grant that expires, a link, a withdrawal.
     let purpose = proto::Purpose {
         data_categories: ["user.contact", "user.profile"].map(str::to_owned).to_vec(),
         ..support::consent_purpose("marketing.newsletter")
