@@ -1,5 +1,5 @@
-//! The Rust client: what it compiles, how it tries again, how its streams go on, and that its cache
-//! is never stale beyond its bound.
+//! The Rust client: its dependencies, its retries, how its streams resume, and that its cache is
+//! never stale beyond its bound.
 
 mod cache;
 mod fake;
@@ -28,7 +28,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{self, PATIENCE, Process, Server};
 
-/// A client that comes back quickly.
+/// A client with short pauses between attempts.
 fn client(address: &str) -> Client {
     let mut config = ClientConfig::new(format!("http://{address}"));
     config.connect_timeout = Duration::from_millis(500);
@@ -98,7 +98,7 @@ async fn calls_are_tried_again_as_the_service_config_says() {
     let client = Client::connect_lazy(config).unwrap();
     let ask = async || client.checks().check(proto::CheckRequest::default()).await;
 
-    // Twice unavailable, then an answer. Each attempt has its number and metadata of its own.
+    // Two UNAVAILABLE, then an answer. Each attempt has its number and its own metadata.
     checks.script([Status::unavailable("1"), own_error(8, "TOO_MANY_REQUESTS", Some(MS_20))]);
     ask().await.unwrap();
     let seen = checks.seen();
@@ -114,13 +114,13 @@ async fn calls_are_tried_again_as_the_service_config_says() {
     checks.script((0..9).map(|_| Status::unavailable("away")));
     assert_eq!(ask().await.unwrap_err().message(), "away");
     assert_eq!(checks.seen().len(), 3);
-    // What another try does not help, by code or by the server's word, is not tried again.
+    // Errors that a retry can not mend, by code or by the server's word, are not retried.
     for last in [own_error(3, "INVALID_FIELD", None), own_error(14, "WRITES_STOPPED", None)] {
         checks.script([last]);
         ask().await.unwrap_err();
         assert_eq!(checks.seen().len(), 1);
     }
-    // The server's word is waited for.
+    // The client waits as long as the server asks.
     checks.script([own_error(14, "SHUTTING_DOWN", Some(Duration::from_millis(300)))]);
     let start = Instant::now();
     ask().await.unwrap();
@@ -170,7 +170,7 @@ async fn one_deadline_goes_over_all_attempts_and_failures_pause_retries() {
     checks.delay(Duration::ZERO);
     checks.seen();
     checks.script((0..99).map(|_| Status::unavailable("away")));
-    // Ten tokens: the fifth failure leaves half of them, and that is not enough.
+    // Of ten tokens the fifth failure leaves half, which is too few for a retry.
     ask().await.unwrap_err();
     assert_eq!(checks.seen().len(), 5);
     ask().await.unwrap_err();
@@ -246,7 +246,7 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
         match *message {
             Message::Snapshot(subject) => {
                 *times_delivered.entry(subject.subject).or_insert(0) += 1;
-                // In the midst of it, the server dies, and what is told meanwhile is not lost.
+                // The server dies in the middle; the event written meanwhile is not lost.
                 if !restarted && times_delivered.len() == SUBJECTS / 10 {
                     restarted = true;
                     server.kill();
@@ -264,7 +264,7 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
         times_delivered.len(),
         SUBJECTS + usize::from(times_delivered.contains_key("user:new"))
     );
-    // It is in the one or in the other.
+    // The new subject is in the snapshot or in an event after it.
     while !times_delivered.contains_key("user:new") {
         if let Heard::Message(message) = watch.next().await.unwrap().unwrap()
             && let Message::Consent(event) = *message
@@ -303,7 +303,7 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
         ConsumeOptions { credits: CREDITS, backoff: quick(), ..ConsumeOptions::new("mailer") };
     let mut consumer = client.consume(options);
 
-    // How often each event was given out, and how often it was dropped.
+    // How often each event was delivered to the test, and how often it was dropped.
     let mut heard: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
     let mut hands = Vec::new();
     let everything = async {
@@ -318,7 +318,7 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
                 }
                 Ok(Some(Ok(_))) => continue,
                 Ok(other) => panic!("{other:?}"),
-                // Nothing more comes before something is settled.
+                // At the limit, nothing more comes before something is settled.
                 Err(_) => {}
             }
             if hands.len() > 9 || next_is_slow(&hands) {
@@ -343,7 +343,7 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
     }
 }
 
-/// Whether there is something to settle at all: near the end few events are left.
+/// Whether anything can be settled: near the end few events are left.
 fn next_is_slow(hands: &[Delivery]) -> bool {
     !hands.is_empty() && hands.len() < 10
 }
@@ -398,12 +398,12 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
         ..ConsumeOptions::new("mailer")
     });
 
-    // Of the first one, one data subject is dropped, and all else acknowledged.
+    // Of the first snapshot, one data subject is dropped and the rest acknowledged.
     let mut first = snapshot(&mut consumer).await;
     assert_eq!(first.len(), subjects.len() + 1);
     drop(first.remove(1));
     first.into_iter().for_each(Delivery::ack);
-    // Of the second one, the end is acknowledged first, and that is not said yet.
+    // Of the second snapshot, the end is acknowledged first, which is not yet sent.
     let mut second = snapshot(&mut consumer).await;
     assert_eq!(second.len(), subjects.len() + 1);
     let left = second.remove(0);
@@ -422,7 +422,7 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
     assert_eq!(consumer.interruptions(), 0);
 }
 
-/// Hears a snapshot, to its end.
+/// Reads a snapshot to its end.
 async fn snapshot(consumer: &mut Consumer) -> Vec<Delivery> {
     let mut parts = Vec::new();
     let whole = async {

@@ -1,5 +1,5 @@
-//! A proxy that can hold back what the server says, as a network or a paused machine would: it
-//! comes later, all at once.
+//! A proxy that can hold back the server's bytes, as a network or a paused machine would: they come
+//! later, all at once.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Proxy {
         Self { address, held }
     }
 
-    /// Holds back what the server says, or lets it through.
+    /// Holds back the server's bytes, or lets them through.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }

@@ -1,4 +1,4 @@
-//! An audience begins at one revision of everything, in the midst of writes.
+//! An audience answers as of one revision, while entries are being written.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ fn query() -> AudienceQuery {
     }
 }
 
-/// Four entries, all in flight at once: the purpose retires, a withdrawal, the purpose is back, a
+/// Four entries, sent at once: the purpose retires, a withdrawal, the purpose is reinstated, a
 /// grant.
 async fn cycle(node: &Node, at: Millis) {
     let retired = PurposeDraft { retired: true, ..draft("Newsletter") };

@@ -1,4 +1,4 @@
-//! What a node answers, in one process and over restarts.
+//! A node's answers, in one process and over restarts.
 
 use std::{path::Path, sync::Arc};
 
@@ -71,7 +71,8 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
     let node = open(dir.path());
     check_repetition(&node).await;
 
-    // Two at once: one is recorded, the other answered with it, in whatever batch they land.
+    // Of two concurrent acts with one key, one is recorded and both get its result, in one batch or
+    // two.
     let both = tokio::join!(
         node.record(with_key(grant("user:2"), "form-2")),
         node.record(with_key(grant("user:2"), "form-2")),
@@ -119,7 +120,7 @@ async fn what_is_refused_changes_nothing() {
     assert!(!again.changed);
     assert_eq!(node.revision(), revision);
 
-    // Slightly in the future is taken as now.
+    // A time slightly in the future counts as now.
     let ahead = Millis::now().plus_ms(4 * 60_000);
     let recorded = node.record(Act { effective_at: Some(ahead), ..grant("user:1") }).await.unwrap();
     assert_eq!(recorded.effective_at, recorded.recorded_at);
@@ -167,7 +168,7 @@ async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
     let mut live = node.watch(None, Filter::default()).unwrap();
     assert!(events(&mut live).await.is_empty());
     let mut want = Vec::new();
-    // More than memory keeps, so that a late watcher begins in the ledger and ends in memory.
+    // More events than memory keeps, so that a late watcher reads from the ledger first.
     for number in 0..300 {
         let who = format!("user:{}", number % 7);
         node.record(grant(&who)).await.unwrap();
@@ -175,7 +176,7 @@ async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
     }
     assert_eq!(events(&mut live).await, want);
     let mut late = node.watch(Some(0), Filter::default()).unwrap();
-    // The catalogue is the first that it hears of.
+    // The first event is that of the catalogue.
     assert_eq!(events(&mut late).await, [&[1, 2, 3], &want[..]].concat());
     let mut resumed = node.watch(Some(want[9] + 1), Filter::default()).unwrap();
     assert_eq!(events(&mut resumed).await, want[10..]);
@@ -191,7 +192,7 @@ async fn the_last_word_counts_even_within_one_millisecond() {
     let node = open(dir.path());
     put_catalog(&node).await;
     for round in 0..200 {
-        // Sent together, so that they land in one batch, under one reading of the clock.
+        // Sent together, so that they land in one batch, at one time.
         let (granted, withdrawn) =
             tokio::join!(node.record(grant("user:1")), node.record(withdraw("user:1")));
         let (granted, withdrawn) = (granted.unwrap(), withdrawn.unwrap());
@@ -200,10 +201,11 @@ async fn the_last_word_counts_even_within_one_millisecond() {
         assert_eq!(withdrawn.changes[0].outcome, Outcome::Applied, "round {round}");
         assert_eq!(check(&node, "user:1", "email").1, Reason::Withdrawn);
     }
-    // However fast one subject changes its mind, the ledger's clock is that of the machine.
+    // However fast one subject's acts follow each other, the ledger's clock stays with the
+    // machine's.
     let last = node.record(grant("user:2")).await.unwrap();
     assert!(last.recorded_at <= Millis::now());
-    // A claim of the same future moment is a claim of now.
+    // An act that claims the same future time counts as of now.
     let claimed = Some(Millis::now().plus_ms(60_000));
     node.record(Act { effective_at: claimed, ..grant("user:1") }).await.unwrap();
     node.record(Act { effective_at: claimed, ..withdraw("user:1") }).await.unwrap();
@@ -253,7 +255,7 @@ async fn a_view_of_another_copy_of_the_ledger_is_not_trusted() {
     node.record(grant("user:1")).await.unwrap();
     drop(node);
     copy(one.path(), two.path());
-    // From here on the two differ, in as many entries.
+    // From here on the two ledgers differ, but have as many entries.
     open(one.path()).record(grant("user:1")).await.unwrap();
     open(two.path()).record(withdraw("user:1")).await.unwrap();
     std::fs::remove_dir_all(two.path().join("view")).unwrap();
@@ -271,7 +273,7 @@ async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
     node.record(act).await.unwrap();
     assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);
     drop(node);
-    // An entry of two minutes later, as a machine leaves it whose clock is then set back.
+    // An entry two minutes ahead, as if the machine's clock had been set back since.
     let ledger = dir.path().join("ledger");
     let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16], 0).unwrap();
     let put = ChannelPut { key: key("push"), title: String::new(), retired: false };

@@ -1,4 +1,4 @@
-//! Checkpoints: signed over what the disk holds, never contradicted, and the mark below which nothing
+//! Checkpoints: signed over what is on disk, never contradicted, and the mark below which no entry
 //! may be missing.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
@@ -29,14 +29,14 @@ fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>
     (Node::open(config, Arc::clone(&metrics)), metrics)
 }
 
-/// Records acts of new people, one after the other.
+/// Records acts of new data subjects, one after the other.
 async fn grants(node: &Node, people: std::ops::Range<u64>) {
     for n in people {
         node.record(grant(&format!("user:{n}"))).await.unwrap();
     }
 }
 
-/// The root over the ledger's files, by another path than the node's.
+/// The root over the ledger's files, computed independently of the node.
 fn root_on_disk(dir: &Path, size: u64) -> Hash {
     let mut leaves = Vec::new();
     verify::verify(&RealDisk, &dir.join("ledger"), &mut |entry, frame| {
@@ -59,7 +59,7 @@ fn mth(leaves: &[Hash]) -> Hash {
     }
 }
 
-/// A small ledger that was closed, with its last checkpoint.
+/// A small ledger after a clean close, with its last checkpoint.
 async fn closed(dir: &Path) -> Arc<Signed> {
     let node = open(dir);
     put_catalog(&node).await;
@@ -76,7 +76,7 @@ fn refused(dir: &Path) -> OpenError {
     error
 }
 
-/// Every file of ledger and vault, and the book.
+/// Every file of ledger and vault, and the checkpoint file.
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for part in ["ledger", "vault"] {
@@ -180,7 +180,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
     grants(&node, 0..20).await;
     assert_eq!(metrics.checkpoints.get(), 1);
     assert_eq!(node.released().unwrap(), first);
-    // Whoever waits is not left waiting when the server drains.
+    // A drain signs a checkpoint at once, so that waiting requests are answered.
     node.drain();
     assert_eq!(node.released_at_least(node.revision()).await.unwrap().size(), node.revision());
     until("a second checkpoint", || metrics.checkpoints.get() == 2);
@@ -233,7 +233,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
     put_catalog(&node).await;
     grants(&node, 0..5).await;
     let size = node.released_at_least(node.revision()).await.unwrap().size();
-    // Behind the node's back, in the file that it has open.
+    // Changed in the open file, unnoticed by the node.
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
     let error = node.inclusion(0, size, None).unwrap_err();
@@ -241,7 +241,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
     drop(node);
     let node = open(dir.path());
     assert!(node.inclusion(0, size, None).is_ok(), "the next start builds the tree again");
-    // Neither is a tile, which somebody would cache for ever.
+    // The tile is refused too: caches would keep it forever.
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
     let tile = Tile { kind: Kind::Level(0), number: 0, width: 3 };
@@ -265,8 +265,8 @@ async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
     assert!(dir.path().join("tree/0.hashes").exists(), "what shows the change is kept");
 }
 
-/// Changes a byte of an entry in place, with all checksums made anew: what somebody does who knows the
-/// format.
+/// Changes a byte of an entry in place and recomputes all checksums, as an attacker could who knows
+/// the format.
 fn rewrite(dir: &Path, scratch: &Path, index: u64) {
     let (mut frames, mut id) = (Vec::new(), [0; 16]);
     let ledger = dir.join("ledger");
@@ -286,7 +286,7 @@ fn rewrite(dir: &Path, scratch: &Path, index: u64) {
         frames_min: 0,
     };
     let (mut log, _) = FrameLog::open(Arc::new(RealDisk), spec, id).unwrap();
-    // Frames say where their batch began: one each, as the node wrote them.
+    // A frame names the start of its batch; the node wrote each in its own.
     frames.iter().for_each(|frame| log.append(&[frame]).unwrap());
     let name = "00000000000000000000.seg";
     let changed = fs::read(scratch.join("ledger").join(name)).unwrap();
@@ -301,7 +301,7 @@ async fn a_ledger_that_is_shorter_than_its_checkpoint_is_refused() {
     let before = closed(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
     let whole = fs::read(&segment).unwrap();
-    // Inside the last frame, at its very beginning, and in the middle of the file: without the
+    // Cut inside the last frame, at its very beginning, and in the middle of the file: without the
     // checkpoint the first two look like a torn tail.
     let last = last_frame_offset(dir.path());
     for cut in [whole.len() - 1, last, last - 1, whole.len() / 2] {
@@ -337,7 +337,7 @@ async fn a_ledger_that_was_written_anew_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     closed(dir.path()).await;
     closed(other.path()).await;
-    // A whole other ledger with its vault, sound in itself, under this one's checkpoint.
+    // Another ledger with its vault, intact in itself, beside this one's checkpoint.
     for part in ["ledger", "vault", "view", "tree"] {
         fs::remove_dir_all(dir.path().join(part)).unwrap();
         fs::rename(other.path().join(part), dir.path().join(part)).unwrap();
@@ -367,7 +367,7 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     let before = closed(dir.path()).await;
     fs::remove_file(dir.path().join("signing-key")).unwrap();
     assert!(matches!(refused(dir.path()), OpenError::KeyMissing(_)));
-    // Nor is another one of the same name taken for it.
+    // Another key of the same name is not accepted either.
     let other = tempfile::tempdir().unwrap();
     drop(closed(other.path()).await);
     let foreign = other.path().join("signing-key");
@@ -406,13 +406,13 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
 }
 
-/// A node whose last act is not signed before it closes, and the checkpoint before that act.
+/// A node closed before its last act was signed, and the checkpoint before that act.
 async fn with_an_act_that_waits(dir: &Path) -> (Arc<Node>, Arc<Metrics>, Arc<Signed>) {
     closed(dir).await;
     let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir) };
     let (node, metrics) = open_with(&slow);
     let node = node.unwrap();
-    // The first checkpoint of this run is signed at once; what comes after waits.
+    // The first checkpoint of this run is signed at once; later acts wait for the interval.
     node.record(grant("user:20")).await.unwrap();
     node.released_at_least(node.revision()).await.unwrap();
     node.record(grant("user:21")).await.unwrap();
@@ -452,7 +452,7 @@ async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
     let patient = NodeConfig { checkpoint_wait: Duration::from_secs(600), ..config(dir.path()) };
     let node = open_with(&patient).0.unwrap();
     node.released_at_least(1).await.unwrap();
-    // Its next book has no place: a folder is in the way.
+    // The next checkpoint file can not be written: a directory has its name.
     fs::create_dir(dir.path().join("checkpoint.json.new")).unwrap();
     put_catalog(&node).await;
     let error = node.released_at_least(node.revision()).await.unwrap_err();
@@ -471,7 +471,7 @@ async fn the_key_stays_and_can_be_given() {
     assert_eq!(node.decision_key().0.to_bytes(), key.verifier().public_key());
     drop(node);
     let given = NodeConfig { signing_key_file: Some(file.clone()), ..config(other.path()) };
-    // A key without its book may have signed: the data directory may be the wrong one.
+    // A key without its checkpoint file may have signed: the data directory may be the wrong one.
     assert!(matches!(open_with(&given).0, Err(OpenError::BookMissing { .. })));
     let given = NodeConfig { unused_signing_key: true, ..given };
     let node = open_with(&given).0.unwrap();

@@ -1,6 +1,5 @@
 //! Faults at every write and every sync of a small run, each both lost and persisted, followed by a
-//! power cut. The invariant is always the same: what was acknowledged is there, and what is there
-//! verifies.
+//! power cut. One invariant holds: everything acknowledged is recovered, and the ledger verifies.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -15,7 +14,7 @@ use consent_ledger::{
 
 use crate::support::node::{check, config, grant, put_catalog, with_key, withdraw};
 
-/// The acts of the run, in order, with their keys. Subjects come back, and new ones come in.
+/// The acts of the run, in order, with their keys: some of known subjects, some of new ones.
 fn acts() -> Vec<(&'static str, Act)> {
     let who = ["user:1", "user:2", "user:1", "user:3", "user:2", "user:4", "user:1"];
     let keys = ["a", "b", "c", "d", "e", "f", "g"];
@@ -42,11 +41,11 @@ fn open_on(disk: &SimDisk, dir: &Path) -> Result<Arc<Node>, consent_ledger::node
     Node::open_on(disk, &small(dir), Arc::new(Metrics::default()), &mut |_| {})
 }
 
-/// What the run was told.
+/// The answers that a run got.
 #[derive(Default)]
 struct RunResult {
     acknowledged: Vec<(&'static str, Recorded)>,
-    /// The act that got an error, if one did.
+    /// The act that got an error, if any.
     refused: Option<&'static str>,
     /// The last checkpoint that was released.
     released: Option<Arc<Signed>>,
@@ -67,7 +66,7 @@ async fn run(disk: &SimDisk, dir: &Path) -> RunResult {
                     "{error:?}"
                 );
                 result.refused = Some(key);
-                // Nothing more is taken, and what was known is still answered.
+                // Writes have stopped; reads still answer.
                 let again = node.record(grant("user:9")).await;
                 assert!(
                     matches!(again, Err(RecordError::Write(WriteError::WritesStopped(_)))),
@@ -85,13 +84,13 @@ async fn run(disk: &SimDisk, dir: &Path) -> RunResult {
 }
 
 async fn put_catalog_or_fail(node: &Arc<Node>) -> Result<(), tokio::task::JoinError> {
-    // The helper asserts; a panic of it means that the fault struck there.
+    // The helper panics where a fault strikes.
     let node = Arc::clone(node);
     tokio::spawn(async move { put_catalog(&node).await }).await
 }
 
-/// Every subject is as the last acknowledged act left it, or, where an act got an error, perhaps as
-/// that one would have.
+/// Every subject has the state of its last acknowledged act or, where an act got an error, possibly
+/// that of the failed one.
 fn check_answers(node: &Node, result: &RunResult, refused_may_count: bool) {
     let mut want: BTreeMap<String, Vec<Effect>> = BTreeMap::new();
     for (key, act) in acts() {
@@ -116,7 +115,7 @@ fn check_answers(node: &Node, result: &RunResult, refused_may_count: bool) {
 async fn check_recovered(disk: &SimDisk, dir: &Path, result: &RunResult) {
     let node = open_on(disk, dir).unwrap();
     if let Some(released) = &result.released {
-        // Whatever was shown to others still stands.
+        // Released checkpoints still hold.
         assert_eq!(node.tree_root(released.size()), Ok(released.root()));
     }
     check_answers(&node, result, true);
@@ -126,7 +125,7 @@ async fn check_recovered(disk: &SimDisk, dir: &Path, result: &RunResult) {
         let again = node.record(with_key(act, key)).await.unwrap();
         assert_eq!(again, Recorded { replayed: true, ..recorded.clone() });
     }
-    // And it goes on: what was refused can be repeated.
+    // The node goes on, and refused acts can be repeated.
     let _ = put_catalog_or_fail(&node).await;
     for (key, act) in acts() {
         let recorded = node.record(with_key(act, key)).await.unwrap();
@@ -139,13 +138,13 @@ async fn check_recovered(disk: &SimDisk, dir: &Path, result: &RunResult) {
     drop(node);
     let report = verify::verify(disk, &dir.join("ledger"), &mut |_, _| {}).unwrap();
     assert_eq!((report.entries, report.torn), (revision, None));
-    // The view is what a replay of the ledger gives.
+    // The view equals a replay of the ledger.
     std::fs::remove_dir_all(dir.join("view")).unwrap();
     let rebuilt = open_on(disk, dir).unwrap();
     assert_eq!(answers(&rebuilt), before);
 }
 
-/// Number of operations of a run without faults.
+/// The number of operations of a run without faults.
 async fn operations() -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let disk = SimDisk::new();

@@ -1,4 +1,4 @@
-//! Linked subjects in one process: what is read while acts are written, and what one batch does.
+//! Linked subjects in one process: reads while acts are written, and several changes in one batch.
 
 use std::sync::{
     Arc, Mutex,
@@ -37,10 +37,10 @@ fn changes(cells: &[CellChange]) -> Vec<(&str, &str, Reason, Reason)> {
         .collect()
 }
 
-/// What a check said, and of which revision.
+/// Revision, reason and deciding entry of a check.
 type Answer = (u64, Reason, Option<u64>);
 
-/// Checks both sides of a link over and over until it is done.
+/// Checks both sides of a link repeatedly until the writers are done.
 fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
     let sides = [subject("user:a"), subject("device:b")];
     let mut answers = Vec::new();
@@ -75,7 +75,7 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
             std::thread::spawn(move || check_until(&node, &done, &answers))
         })
         .collect();
-    // What a third subject does changes states, and no answer.
+    // Acts of a third subject change states, but no answer.
     let others = {
         let (node, done) = (Arc::clone(&node), Arc::clone(&done));
         tokio::spawn(async move {
@@ -88,7 +88,8 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
 
     let mut acts = Vec::new();
     for _ in 0..150 {
-        // Two that wait at once land in one batch, in this order, and mostly in one millisecond.
+        // Two acts that wait together land in one batch, in this order, and mostly in one
+        // millisecond.
         let (given, taken) =
             tokio::join!(node.record(grant("user:a")), node.record(withdraw("device:b")));
         acts.push((given.unwrap().index, Reason::Granted));
@@ -142,7 +143,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
     let node = open(dir.path());
     put_catalog(&node).await;
     let verified = Some(LinkConfidence::Verified);
-    // The first is on its way to the disk while the others gather.
+    // The others gather while the first is written to disk.
     let (_, given, first, second, again, taken) = tokio::join!(
         node.record(grant("user:0")),
         node.record(grant("user:x")),
@@ -164,7 +165,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
         assert_eq!(check(&node, who, "email").1, Reason::Withdrawn, "{who}");
     }
 
-    // Whoever is told about is in this batch, too.
+    // A dry run sees the new subjects of its own batch.
     let both = tokio::join!(
         node.record(grant("user:0")),
         node.link(linking("new:1", "new:2", verified)),
@@ -172,7 +173,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
         node.link(dry(linking("new:2", "user:y", verified))),
     );
     let dry = both.3.unwrap();
-    // The later grant of `new:1` wins for those who had withdrawn.
+    // The later grant of `new:1` lifts the withdrawals of the others.
     let gained = ["user:x", "user:y", "user:z"];
     let gained = gained.map(|who| (who, "email", Reason::Withdrawn, granted));
     assert_eq!(changes(&dry.cells), gained);
@@ -205,7 +206,7 @@ async fn no_more_hang_together_than_may() {
     let node = Node::open(&config(dir.path()), Arc::default()).unwrap();
     put_catalog(&node).await;
     let asserted = LinkConfidence::Asserted;
-    // Two of 32 each, one a star and one a chain.
+    // Two groups of 32 each, one linked as a star and one as a chain.
     for n in 1..32 {
         link(&node, "star:0", &format!("star:{n}"), asserted).await;
         link(&node, &format!("chain:{}", n - 1), &format!("chain:{n}"), asserted).await;
@@ -215,11 +216,11 @@ async fn no_more_hang_together_than_may() {
         let error = node.link(linking(one, "user:65", Some(asserted))).await;
         assert_eq!(error, Err(LinkError::TooMany { got: 65, limit: 64 }));
     }
-    // Those who hang together may be linked more closely.
+    // Links within a full group may still become verified.
     assert!(link(&node, "star:1", "chain:31", LinkConfidence::Verified).await.changed);
     node.record(withdraw("chain:0")).await.unwrap();
     node.record(grant("star:31")).await.unwrap();
-    // Their own later grant lifts it for themselves, and for nobody else.
+    // A later grant lifts the stop for its own subject only.
     assert_eq!(check(&node, "star:31", "email").1, Reason::Granted);
     assert_eq!(check(&node, "star:30", "email").1, Reason::Withdrawn);
 }

@@ -1,4 +1,4 @@
-//! A snapshot and the events behind it: together everything once, whatever is written meanwhile.
+//! A snapshot and the events behind it: together they hold everything once, during writes too.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -50,7 +50,7 @@ async fn link(node: &Node, dice: &mut ChaCha8Rng) {
         asserted_by: String::new(),
         dry_run: false,
     };
-    // More than may be linked is refused, which is as good.
+    // A link beyond the limit is refused; the test does not need each one.
     drop(node.link(linking).await);
 }
 
@@ -106,7 +106,7 @@ async fn it_is_as_of_its_revision_whatever_is_written_meanwhile() {
             assert_eq!(state.revision, request.revision);
             assert!(by_subject.insert(state.subject.clone(), state).is_none(), "each is told once");
         }
-        // Something changes between any two pages.
+        // The ledger changes between any two pages.
         node.reach(Some(node.revision() + 1)).await.unwrap();
     }
     is_done.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The record of use, in one node: many data subjects at once.
+//! Recorded uses in one node: many data subjects at once.
 
 use consent_ledger::{
     domain::{Millis, Reason},
@@ -32,7 +32,7 @@ async fn uses_are_spread_over_entries_that_fit_whatever_they_say() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
-    // As many and as long as a request may have.
+    // As many and as long as a request may have them.
     let many = (0..100).map(|number| format!("{number:0>128}")).collect();
     for (data_categories, entries) in [(Vec::new(), 2), (many, 2)] {
         let before = node.revision();

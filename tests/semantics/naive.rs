@@ -45,7 +45,7 @@ fn find<'a>(catalog: &'a Catalog, cell: &CellKeys) -> (&'a Purpose, bool) {
     (purpose, channel.retired)
 }
 
-/// The basis in a region: its own, else that of its country, else the default.
+/// The basis in a region: that of the region, else of its country, else the default.
 fn basis_in(version: &PurposeVersion, region: Option<Region>) -> LegalBasis {
     let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
     let of = |wanted: &str| {
@@ -59,8 +59,7 @@ fn basis_in(version: &PurposeVersion, region: Option<Region>) -> LegalBasis {
 }
 
 fn ever_consent(purpose: &Purpose, region: Option<Region>) -> bool {
-    // Where the data subject is may be left out, or told roughly: then every place that may be meant
-    // counts.
+    // A region may be missing or only a country: then every region that it may stand for counts.
     let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
     let may_be = |place: Option<Region>| {
         let name = place.map(|place| place.as_str().to_owned()).unwrap_or_default();
@@ -73,7 +72,7 @@ fn ever_consent(purpose: &Purpose, region: Option<Region>) -> bool {
     meant.into_iter().any(|region| versions().any(|version| rests(version, region)))
 }
 
-/// Every region that some version of the purpose names, and none.
+/// Every region that some version of the purpose names, and no region.
 fn regions(purpose: &Purpose) -> Vec<Option<Region>> {
     let named = purpose.versions.iter().flat_map(|version| version.basis_by_region.keys());
     named.copied().map(Some).chain([None]).collect()
@@ -101,8 +100,8 @@ fn rests_on_consent_somewhere(purpose: &Purpose) -> bool {
     regions(purpose).into_iter().any(rests)
 }
 
-/// Everybody that links lead to from `name`, themselves included: by verified links alone, and by
-/// any.
+/// All data subjects reachable from `name` by links, itself included: by verified links alone, and
+/// by any.
 fn linked(entries: &[Entry], name: Name) -> [BTreeSet<Name>; 2] {
     let mut links: Vec<(Name, Name, LinkConfidence)> = Vec::new();
     for entry in entries {
@@ -145,7 +144,7 @@ impl Event<'_> {
         (self.act.effective_at, self.is_grant(), self.index)
     }
 
-    /// Of two stops of one act, the narrower is named.
+    /// Of two stops of one act, the narrower decides.
     fn width(&self) -> u8 {
         match (&self.change.scope.purpose, &self.change.scope.channel) {
             (None, None) => 3,
@@ -164,7 +163,7 @@ impl Event<'_> {
         self.needs_double_opt_in(purpose) && self.confirmed_by.is_none()
     }
 
-    /// The entry that made it count.
+    /// The entry that made it effective.
     fn decided_by(&self) -> u64 {
         self.confirmed_by.unwrap_or(self.index)
     }
@@ -178,8 +177,8 @@ impl Event<'_> {
     }
 }
 
-/// Every change that counts for `name`: all of those who are surely the same person, and the stops
-/// of those who may be.
+/// Every change that counts for `name`: all changes of verified links, and the stops of asserted
+/// ones.
 fn events(entries: &[Entry], name: Name) -> Vec<Event<'_>> {
     let [surely, maybe] = linked(entries, name);
     let mut events = Vec::new();
@@ -214,7 +213,7 @@ fn erased_by(entries: &[Entry], name: Name) -> Option<u64> {
     erased.map(|entry| entry.index)
 }
 
-/// A cell, after a replay.
+/// A cell after a replay of its events.
 struct Cell<'a> {
     events: Vec<Event<'a>>,
     stop: Option<Event<'a>>,
@@ -235,7 +234,7 @@ fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<
             (stop, grant, waiting, lifted_by) = (Some(event), None, None, None);
             was_stopped = true;
         } else if stop.is_some() && !speaks(event.act.actor) {
-            // Recorded, and changes nothing.
+            // It is recorded, and changes nothing.
         } else if event.waits(purpose) {
             waiting = Some(event);
         } else {
@@ -248,7 +247,7 @@ fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<
     Cell { events, stop, grant, waiting, lifted_by }
 }
 
-/// What a check answers.
+/// The answer to a check.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reason: Reason,
@@ -267,7 +266,7 @@ pub struct Question<'a> {
     pub now: Millis,
 }
 
-/// Answers a question, by the rows of the table in their order.
+/// Answers a question by the rows of the decision table, in their order.
 pub fn decide(catalog: &Catalog, entries: &[Entry], question: Question<'_>) -> Answer {
     let Question { name, cell, region, now, .. } = question;
     let (purpose, channel_is_retired) = find(catalog, cell);
@@ -365,7 +364,7 @@ fn covers_categories(purpose: &Purpose, grant: Event<'_>, asked: &[String]) -> b
     all_within(declared) && (narrowed.is_empty() || all_within(narrowed))
 }
 
-/// Whether a request asks for what a grant gives already.
+/// Whether a request asks for the same as an existing grant.
 fn asks_for_the_same(grant: &Event<'_>, request: Event<'_>) -> bool {
     let (given, asked) = (grant.change, request.change);
     asked.purpose_version <= given.purpose_version
@@ -381,7 +380,7 @@ fn grant_counts(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> bool {
     })
 }
 
-/// What may become of a change: an outcome, and any of these causes.
+/// The admissible outcomes of a change: one, or "superseded" by any of these entries.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Is(Outcome),
@@ -400,7 +399,7 @@ impl Verdict {
     }
 }
 
-/// What becomes of a change of the last entry, an act or a confirmation, by the rules that the fold
+/// The outcome of a change of the last entry, an act or a confirmation, by the rules that the fold
 /// module documents.
 pub fn verdict(
     catalog: &Catalog,
@@ -431,7 +430,7 @@ pub fn verdict(
     if judged.is_grant() { Verdict::Is(judgement.grant()) } else { judgement.stop() }
 }
 
-/// All that matters for what becomes of a change.
+/// Everything that decides the outcome of one change.
 struct Judgement<'a> {
     catalog: &'a Catalog,
     judged: Event<'a>,
@@ -474,7 +473,7 @@ impl Judgement<'_> {
         if !rests_on_consent_somewhere(purpose) {
             return match after.lifted_by {
                 Some(index) if index == judged.index => Outcome::Applied,
-                // A stop that came before the later lifting grant, but after this one, counts too.
+                // A stop between this grant and the later one that lifts it counts too.
                 Some(index) if speaks(judged.act.actor) && !waits => {
                     Outcome::SupersededByLater(index)
                 }
@@ -567,7 +566,7 @@ fn latest_lifting(purpose: &Purpose, cell: &Cell<'_>) -> Option<u64> {
     cell.events.iter().rfind(lifts).map(|event| event.index)
 }
 
-/// Whether a stop takes something back.
+/// Whether a stop ends a valid grant or a pending request.
 fn takes_back(purpose: &Purpose, before: &Cell<'_>, now: Millis) -> bool {
     let Some(stop) = before.stop else {
         return before.grant.is_some_and(|grant| !grant.is_expired(now))

@@ -1,4 +1,4 @@
-//! What became of a change, one case a line: what was on record, what is recorded now, at time 20,
+//! The outcome of a change, one case a line: the entries before, the act recorded now, at time 20,
 //! and the outcome of each of its changes. docs/decisions.md is made from these cases.
 
 use consent_ledger::{
@@ -8,11 +8,10 @@ use consent_ledger::{
 
 use super::world::{ASKED, Content, People, catalog, change, entries, scope};
 
-/// When every case is recorded.
+/// The time at which every case is recorded.
 pub const RECORDED_AT: Millis = Millis(20);
 
-/// Cases that belong together: what was on record, what is recorded now, and the outcome of each of
-/// its changes.
+/// Related cases: the entries before, the act recorded now, and the outcome of each of its changes.
 pub struct Group {
     pub about: &'static str,
     pub cases: &'static [(&'static str, &'static str, &'static str)],
@@ -31,9 +30,9 @@ pub const GROUPS: &[Group] = &[
             ("6 subject withdraw *:*",                             "5 subject grant news:email", "SUPERSEDED by 100"),
             ("6 subject grant news:email",                         "5 subject grant news:email", "SUPERSEDED by 100"),
             ("6 import grant news:email",                          "5 subject grant news:email", "SUPERSEDED by 100"),
-            // The later stop is lifted itself: who decides is the cause.
+            // The later stop is lifted too: the cause is the grant that decides.
             ("6 subject withdraw *:*; 7 subject grant news:email", "5 subject grant news:email", "SUPERSEDED by 101"),
-            // A late grant that lifts the stop is what reopened the cell, though a blocked import decides.
+            // A late grant reopened the cell by lifting the stop, though a blocked import decides.
             ("5 subject withdraw *:*; 7 import grant news:email",  "6 subject grant news:email", "APPLIED"),
         ],
     },

@@ -31,13 +31,13 @@ const PURPOSES: [&str; 3] = ["p", "q", "r"];
 const CHANNELS: [&str; 2] = ["x", "y"];
 const CATEGORIES: [&str; 4] = ["user.contact", "user.contact.email", "user.name", "user.age"];
 const NAMES: [Name; 4] = [ASKED, 'b', 'c', 'd'];
-/// Regions that a purpose may treat apart.
+/// Regions that a purpose may treat differently.
 const OWN_REGIONS: [&str; 3] = ["DE", "US", "US-CA"];
 /// Acts take effect before this moment, and are recorded at it or later.
 const LAST_EFFECT: i64 = 8;
-/// Moments that see every grant, some of them expired, and all of them expired.
+/// Moments at which none, some and all of the grants have expired.
 const MOMENTS: [Millis; 3] = [Millis(0), Millis(LAST_EFFECT), Millis(4 * LAST_EFFECT)];
-/// Index of an entry that comes after all of a history.
+/// Index of an entry after the whole history.
 const AFTER_ALL: u64 = 900;
 
 fn config() -> ProptestConfig {
@@ -47,7 +47,7 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..defaults }
 }
 
-/// A catalogue, and what happened.
+/// A catalogue and a history.
 #[derive(Debug, Clone)]
 struct World {
     catalog: Catalog,
@@ -118,11 +118,11 @@ fn any_catalog() -> impl Strategy<Value = Catalog> {
 
 fn any_actor() -> impl Strategy<Value = Actor> {
     use Actor::{Agent, Guardian, Import, Operator, Subject, System};
-    // The subject acts as often as all others together.
+    // The subject acts as often as all other actors together.
     prop_oneof![Just(Subject), select(vec![Guardian, Guardian, Agent, Operator, System, Import])]
 }
 
-/// The one that is asked about acts as often as all others together.
+/// The data subject of the questions acts as often as all others together.
 fn any_name() -> impl Strategy<Value = Name> {
     prop_oneof![Just(ASKED), select(NAMES.to_vec())]
 }
@@ -144,7 +144,7 @@ fn any_moment() -> impl Strategy<Value = Option<Millis>> {
     option::of((1..3 * LAST_EFFECT).prop_map(Millis))
 }
 
-/// A grant of a version that its purpose may not have yet: [`fit`] sees to that.
+/// A grant of a version that its purpose may not have yet: [`fit`] corrects that.
 fn any_grant() -> impl Strategy<Value = ChangeRecord> {
     let parts = (select(PURPOSES.to_vec()), select(CHANNELS.to_vec()), 1..=3_u32, any_moment());
     (parts, any_categories()).prop_map(|(parts, categories)| {
@@ -191,11 +191,11 @@ fn any_confidence() -> impl Strategy<Value = LinkConfidence> {
     select(vec![LinkConfidence::Verified, LinkConfidence::Asserted])
 }
 
-/// One entry, before it has its place.
+/// One entry, before it has its index.
 #[derive(Debug, Clone)]
 enum Step {
     Act(Act),
-    /// Confirms one of the acts that wait, all of it or one grant alone.
+    /// Confirms an act that waits: all of its grants or one.
     Confirm(Index, Option<Index>),
     Link(Name, Name, Option<LinkConfidence>),
     Erase(Name),
@@ -211,7 +211,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Grants name the versions that there are.
+/// Makes every grant name a version that exists.
 fn fit(catalog: &Catalog, act: &mut Act) {
     for change in act.changes.iter_mut().filter(|change| change.action == Action::Grant) {
         let key = change.scope.purpose.clone().unwrap();
@@ -392,7 +392,7 @@ proptest! {
         }
         let once = world.people();
         let mut twice = once.clone();
-        // Of links, all that follow are folded again too.
+        // After a link, all later links are folded again too.
         let start = again.index(world.entries.len());
         let is_link = |entry: &Entry| matches!(entry.content, Content::Link { .. });
         for entry in &world.entries[start..] {
@@ -500,7 +500,7 @@ proptest! {
         pair in any::<Index>(),
         region in any_region(),
     ) {
-        // Of a pair that is linked already, it would take a verified link back.
+        // For a pair that is already linked, this could undo a verified link.
         let Some((one, other)) = world.unlinked(pair) else { return Ok(()) };
         let mut people = world.people();
         let before = people.clone();
@@ -547,7 +547,7 @@ proptest! {
         let mut people = world.people();
         people.fold(&world.catalog, &link(ASKED, other, Some(LinkConfidence::Verified)));
         let (mut one, mut other) = (people.whole(ASKED), people.whole(other));
-        // Erasure is each one's own.
+        // An erasure concerns one data subject alone.
         (one.erased_by, other.erased_by) = (None, None);
         for (cell, now) in world.cells_and_moments() {
             let answer = world.ask(&one, &cell, region, now);
@@ -588,8 +588,8 @@ proptest! {
             for cell in world.cells() {
                 let was = world.ask(&before, &cell, region, now);
                 let is = world.ask(&after, &cell, region, now);
-                // No effect changes without a change that says it was applied. A grant can end an
-                // ALLOW too: the later one wins, and may be the shorter or of an older version.
+                // No effect changes without a change whose outcome is APPLIED. A grant can end an
+                // ALLOW too: the later one wins, and may be shorter or of an older version.
                 let is_applied = |change: &ChangeRecord| {
                     change.outcome == Outcome::Applied
                         && (change.action == Action::Grant || is.effect() == Effect::Deny)
@@ -613,7 +613,7 @@ proptest! {
     }
 }
 
-/// The properties would hold of histories in which nothing happens.
+/// Guards against histories so poor that every property holds of them.
 #[test]
 fn random_histories_are_full_of_what_matters() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};

@@ -1,7 +1,7 @@
-//! The catalogue that the tables share, and a short notation for what happens.
+//! The catalogue that the tables share, and a short notation for entries.
 //!
-//! Whatever happens is an entry; entries are separated by `;` and numbered from 100, in the order in
-//! which they arrive. Those of the catalogue have the numbers below.
+//! Everything that happens is an entry; entries are separated by `;` and numbered from 100, in
+//! their order of arrival. The entries of the catalogue have the numbers below.
 //!
 //! - `5 subject grant news:email` is an act: time, actor, action, scope. Further changes follow after
 //!   `and`. A grant may go on with `v2`, `until 50` or `only user.name,user.age`. The authority of
@@ -9,7 +9,7 @@
 //! - `confirm 100` completes the double opt-in of act 100.
 //! - `b 5 subject withdraw *:*` is an act of `b`. Without a name it is one of `a`, the one that is
 //!   asked about.
-//! - `verify a b`, `assert a b` and `unlink a b` link two names, or part them.
+//! - `verify a b`, `assert a b` and `unlink a b` link two names, or end their link.
 //! - `erase` asks for the erasure of `a`.
 
 use std::{
@@ -32,22 +32,22 @@ use consent_ledger::{
     },
 };
 
-/// Index of the first entry that is not of the catalogue.
+/// Index of the first entry after those of the catalogue.
 pub const FIRST_ENTRY: u64 = 100;
-/// Who is asked about.
+/// The data subject that questions are about.
 pub const ASKED: Name = 'a';
 
-/// A data subject, as a test calls it.
+/// A data subject, by its name in a test.
 pub type Name = char;
 
-/// One entry, as a test tells it.
+/// One entry of a test.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub index: u64,
     pub content: Content,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Debug, Clone)]
 pub enum Content {
     Act(Act),
@@ -126,7 +126,7 @@ impl Entry {
         }
     }
 
-    /// Whom the entry is about.
+    /// The data subjects that the entry is about.
     pub fn names(&self) -> Vec<Name> {
         match &self.content {
             Content::Act(act) => vec![act.subject],
@@ -157,14 +157,14 @@ fn name_ref(name: Name) -> SubjectRef {
     SubjectRef([u8::try_from(name).unwrap(); 16])
 }
 
-/// The states of all data subjects, each on its own.
+/// The states of all data subjects, each without its links.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct People {
     states: BTreeMap<Name, SubjectState>,
 }
 
 impl People {
-    /// How things stand after some entries, folded in the order given.
+    /// The states after some entries, folded in the order given.
     pub fn after<'a>(catalog: &Catalog, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut people = Self::default();
         for entry in entries {
@@ -194,12 +194,12 @@ impl People {
         }
     }
 
-    /// What a data subject's own entries say.
+    /// The state of a data subject from its own entries alone.
     pub fn own_state(&self, name: Name) -> SubjectState {
         self.states.get(&name).cloned().unwrap_or_default()
     }
 
-    /// The same with all that linked data subjects contribute.
+    /// The state including the contributions of linked data subjects.
     pub fn whole(&self, name: Name) -> SubjectState {
         let own_state = self.own_state(name);
         let state_of = |other: SubjectRef| {
@@ -209,7 +209,7 @@ impl People {
         unite(&own_state, &linked)
     }
 
-    /// Folds in an entry, and tells what becomes of its changes.
+    /// Folds in an entry; returns its changes with their outcomes.
     pub fn record(&mut self, catalog: &Catalog, entry: &Entry, now: Millis) -> Vec<ChangeRecord> {
         let (request_index, act, mut changes, is_confirmation) = match &entry.content {
             Content::Act(act) => (entry.index, act, act.changes.clone(), false),
@@ -271,7 +271,7 @@ const fn line(
 }
 
 impl PurposeLine {
-    /// What makes a version: another of these is another version.
+    /// The fields that make a version: a change of any of them is a new version.
     pub fn version_content(&self) -> (&str, bool, &[&str]) {
         (self.bases, self.double_opt_in, self.categories)
     }
@@ -308,14 +308,14 @@ pub const PURPOSES: [PurposeLine; 22] = [
     // `club` needs a double opt-in from version 2 on; version 1 still counts.
     line(13, "club",    "consent",             &["user.contact"]),
     line(14, "club",    "consent",             &["user.contact"]).double_opt_in(),
-    // Purposes that once rested on something else.
+    // Purposes that once had another legal basis.
     line(15, "account", "consent",             &["user.contact"]),
     line(16, "account", "contract",            &["user.contact"]),
     line(17, "insight", "consent",             &["user.contact"]),
     line(18, "insight", "legitimate-interest", &["user.contact"]),
     line(19, "bonus",   "legitimate-interest", &["user.contact"]),
     line(20, "bonus",   "contract",            &["user.contact"]),
-    // Purposes that rest on something else elsewhere.
+    // Purposes with another legal basis in some regions.
     line(21, "ads",     "consent US=legitimate-interest US-CA=consent BR=contract", &["user.contact"]),
     line(22, "support", "contract DE=consent", &["user.contact"]),
 ];
@@ -401,7 +401,7 @@ pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeR
         purpose_version: if action == Action::Grant { purpose_version } else { 0 },
         expires_at: None,
         data_categories: Vec::new(),
-        // No act may depend on what its outcome was: start from one that is never right here.
+        // The fold must not read the outcome of an act: start from one that is never right here.
         outcome: Outcome::SupersededByLater(u64::MAX),
     }
 }

@@ -64,7 +64,7 @@ impl Clients {
         self.catalog.put_channel(request).await.expect("a valid channel");
     }
 
-    /// Records an act that the server takes.
+    /// Records an act that the server accepts.
     pub async fn record(
         &mut self,
         request: proto::RecordConsentRequest,
@@ -105,7 +105,7 @@ impl Clients {
         self.check.check(request).await.expect("a question without faults").into_inner()
     }
 
-    /// Creates a subscription that the server takes; it starts at the end of the ledger.
+    /// Creates a subscription that the server accepts; it starts at the end of the ledger.
     pub async fn subscribe(
         &mut self,
         subscription: proto::Subscription,
@@ -125,7 +125,7 @@ impl Clients {
         Ok(self.watch.create_subscription(request).await?.into_inner())
     }
 
-    /// Every subscription that fits into a page.
+    /// The first page of the subscriptions.
     pub async fn subscriptions(&mut self) -> Vec<proto::SubscriptionStatus> {
         let request = proto::ListSubscriptionsRequest::default();
         let answer = self.watch.list_subscriptions(request).await.expect("a first page");
@@ -138,7 +138,7 @@ impl Clients {
         self.watch.get_propagation(request).await.expect("within the ledger").into_inner()
     }
 
-    /// The latest entry and how many there are.
+    /// The latest checkpoint.
     pub async fn checkpoint(&mut self) -> proto::GetCheckpointResponse {
         let request = proto::GetCheckpointRequest::default();
         self.audit.get_checkpoint(request).await.expect("there always is one").into_inner()

@@ -1,5 +1,5 @@
-//! What the tests share: the built binary and clients of it, a node in this process, oracles, and
-//! ways to wait, read and copy.
+//! Shared by all tests: the built binary and its clients, a node in this process, oracles, and
+//! helpers to wait, read and copy.
 
 mod clients;
 pub mod example;
@@ -33,20 +33,20 @@ pub use self::{
     server::{Server, client_of},
 };
 
-/// How long a server may take from its start to its first answer, and to its end.
+/// Limit for the start of a server, for one answer, and for its end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a command that does the work of a whole example may take.
+/// Limit for a command that works through a whole example.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
-/// A file of the repository.
+/// The path of a file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The pause before a condition is looked at again.
+/// The pause between two tries of a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Asks again until there is an answer; fails the test when the deadline passes.
+/// Tries until there is an answer; fails the test when the deadline passes.
 #[track_caller]
 pub fn wait_until<T>(goal: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
@@ -59,12 +59,12 @@ pub fn wait_until<T>(goal: &str, patience: Duration, mut ask: impl FnMut() -> Op
     }
 }
 
-/// Like [`wait_until`], for questions to a server.
+/// Like [`wait_until`], for an async condition.
 pub async fn eventually<T>(goal: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, goal, ask).await
 }
 
-/// Like [`eventually`], for what takes long.
+/// Like [`eventually`], with another limit.
 pub async fn eventually_within<T>(
     patience: Duration,
     goal: &str,
@@ -80,7 +80,7 @@ pub async fn eventually_within<T>(
     }
 }
 
-/// A text of one JSON value a line.
+/// Parses one JSON value a line.
 #[track_caller]
 pub fn json_lines(text: &str) -> Vec<serde_json::Value> {
     let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}\n{line}"));
@@ -106,7 +106,7 @@ pub fn now_ms() -> i64 {
     i64::try_from(since_epoch.as_millis()).expect("for some million years")
 }
 
-/// A page over plain HTTP/1.1, with its head.
+/// A response over plain HTTP/1.1, with its head.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(address).expect("a server that listens");
     write!(socket, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")
@@ -124,7 +124,7 @@ pub fn metric(exposition: &str, name: &str) -> u64 {
     value.parse().unwrap_or_else(|error| panic!("{name} {value}: {error}"))
 }
 
-/// Serves a fake service on a free port, as long as the runtime lasts; answers its address.
+/// Serves a fake service on a free port while the runtime lasts; returns its address.
 pub async fn serve_fake(services: Routes) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();

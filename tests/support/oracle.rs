@@ -1,13 +1,13 @@
-//! What a stream of events must be: an oracle over recordings of streams.
+//! An oracle that checks recordings of event streams.
 //!
-//! It knows what was written, from the answers that writers got, and decides by itself, change by
-//! change, what passes a filter. It shares no code with the service.
+//! It knows the acknowledged acts, and decides by itself, change by change, what passes a filter.
+//! It shares no code with the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use consent_ledger::proto::{self, Action, EventKind};
 
-/// A change as it was asked for: action, purpose and channel; `*` for all.
+/// A requested change: action, purpose and channel; `*` for all.
 pub type Change = (i32, String, String);
 
 /// An act that was acknowledged.
@@ -17,23 +17,23 @@ pub struct Act {
     pub changes: Vec<Change>,
 }
 
-/// Everything that was written, by index.
+/// All acknowledged acts, by index.
 #[derive(Debug, Default)]
 pub struct Written(pub BTreeMap<u64, Act>);
 
 /// One message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// An act, with the changes that were told and, for consumers, how often it was delivered.
+    /// An act, with its delivered changes and, for consumers, the attempt.
     Event { index: u64, subject: String, changes: Vec<Change>, attempt: u32 },
-    /// Everything before was told.
+    /// All events below this index were delivered.
     Progress(u64),
 }
 
-/// What one connection heard, in order.
+/// The messages of one connection, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Session {
-    /// Where it asked to begin; consumers do not say.
+    /// The requested start; consumers request none.
     pub start: u64,
     pub heard: Vec<Heard>,
 }
@@ -77,7 +77,7 @@ fn passes(filter: &proto::WatchFilter, subject: &str, (action, purpose, channel)
 }
 
 impl Written {
-    /// The events that a filter covers, from an index on.
+    /// The events from an index on that a filter covers.
     pub fn covered(&self, filter: &proto::WatchFilter, start: u64) -> BTreeMap<u64, Act> {
         let covered = self.0.range(start..).filter_map(|(index, act)| {
             let changes = act.changes.iter().filter(|change| passes(filter, &act.subject, change));
@@ -88,8 +88,8 @@ impl Written {
         covered.collect()
     }
 
-    /// A watcher that goes on where it was hears each event once, in order, as it was written, and
-    /// is told of no progress beyond it. Answers how many it heard.
+    /// A watcher that resumes hears each event once, in order, as it was written, and no progress
+    /// beyond an event that it has not heard. Returns the number of events.
     pub fn check_watch(
         &self,
         stream: &str,
@@ -128,10 +128,10 @@ impl Written {
         count
     }
 
-    /// The consumers of one shard hear each event of it at least once, first deliveries in order and
-    /// without a gap but for what was acknowledged before. Answers how many deliveries there were.
+    /// The consumers of one shard hear each of its events at least once, first deliveries in order
+    /// and without a gap, except for events acknowledged before. Returns the number of deliveries.
     ///
-    /// `acknowledged` has one set for each session: what was acknowledged before it began.
+    /// `acknowledged` has one set for each session: the events acknowledged before it began.
     pub fn check_consume(
         &self,
         stream: &str,

@@ -7,7 +7,7 @@ use consent_ledger::tlog::{
     tile::{Kind, TILE_HEIGHT, Tile, bundle},
 };
 
-/// Sizes at which trees and tiles have their edges.
+/// Sizes at the edges of trees and tiles.
 pub const SIZES: [u64; 8] = [1, 2, 255, 256, 257, 1_000, 65_536, 70_000];
 
 /// A tree and its entries.
@@ -52,7 +52,7 @@ impl Tree {
         self.rows[0][at(index)]
     }
 
-    /// What proofs are made from.
+    /// The hashes from which proofs are made.
     pub fn subtree(&self) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
         |height, number| Ok(self.rows[at(height.into())][at(number)])
     }
@@ -81,7 +81,7 @@ impl Tree {
     }
 }
 
-/// A number as a place in memory.
+/// A number as an index in memory.
 pub fn at(number: u64) -> usize {
     usize::try_from(number).expect("a place in memory")
 }
