@@ -1,5 +1,5 @@
-//! The command line as scripts and people meet it: exit codes, JSON, layers of options, and the
-//! commands that work on the files of a server that does not run.
+//! The command line for scripts and people: exit codes, JSON, layers of options, and the commands
+//! that work on the files of a stopped server.
 
 use std::fs;
 
@@ -168,7 +168,7 @@ async fn every_client_command_speaks_json() {
     assert_eq!(watched[0]["consent"]["index"], stopped["index"]);
     assert_eq!(watched[0]["consent"]["subject"], "user:42");
 
-    // For people there are tables, which say the same.
+    // Tables for people show the same.
     let table = server.cli(&["history", "--subject", "user:42"]).expect_code(0).stdout;
     assert!(table.contains("marketing.newsletter") && table.contains("withdraw"), "{table}");
 }
@@ -182,7 +182,7 @@ async fn json_leaves_out_nothing_that_the_server_says() {
     let purpose = proto::Purpose { data_categories, ..support::consent_purpose("news") };
     clients.put_purpose(purpose).await;
 
-    // A grant that is narrowed does not look full, and who acted by what right is told.
+    // The output shows that a grant is narrowed, and who acted by which authority.
     let narrowed = ["record", "--subject", "user:42", "--grant", "news:email", "--json"];
     let by_guardian = ["--data-category", "user.contact", "--actor", "guardian"];
     let authority = ["--relationship", "parent", "--representative", "user:7"];
@@ -197,7 +197,7 @@ async fn json_leaves_out_nothing_that_the_server_says() {
         "proof": "form 12", "endsAt": "2099-05-04T00:00:00Z"});
     assert_eq!(history[0]["evidence"]["authority"], authority);
 
-    // What goes on with a snapshot is printed with it.
+    // The resume token of a snapshot is printed with it.
     server.cli(&["record", "--subject", "user:43", "--withdraw", "*:*"]).expect_code(0);
     let mut command = support::client_of(&server.address);
     command.args(["watch", "--snapshot", "denied", "--json"]);
@@ -216,7 +216,7 @@ async fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let server = Server::start(&dir.path().join("data"));
     let file = dir.path().join("options.toml");
     let (good, bad) = (server.address.as_str(), "127.0.0.1:1");
-    // Where flag, environment and file say that the server is, and whether it is found.
+    // Flag, environment and file with an address, and whether the server is found there.
     for (flag, environment, in_file, found) in [
         (None, None, good, true),
         (None, None, bad, false),
@@ -277,7 +277,7 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     server.terminate();
 }
 
-/// As `consent-ledger … | true`: nobody reads what is printed.
+/// Like `consent-ledger … | true`: the reader closes the pipe.
 fn code_with_closed_output(args: &[&str]) -> Option<i32> {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

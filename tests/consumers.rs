@@ -1,9 +1,9 @@
 //! The examples that consume a subscription, and the command that does: they hear and acknowledge
-//! every event although the server dies half-way, and end cleanly when they are asked to.
+//! every event although the server dies half-way, and end cleanly on a signal.
 //!
-//! The Python one needs a Python with grpcio and grpcio-tools, which `CONSENT_LEDGER_TEST_PYTHON`
-//! names when the tests are built; the TypeScript one what `npm install` brings to
-//! `examples/typescript`, and in `CONSENT_LEDGER_TEST_TSX` the path of its `node_modules/.bin/tsx`.
+//! The Python one needs a Python with grpcio and grpcio-tools, named by
+//! `CONSENT_LEDGER_TEST_PYTHON` when the tests are built. The TypeScript one needs `npm install` in
+//! `examples/typescript`, and the path of its `node_modules/.bin/tsx` in `CONSENT_LEDGER_TEST_TSX`.
 
 use std::{env, path::Path, process::Command};
 
@@ -88,7 +88,7 @@ async fn withdraw(server: &Server, ids: std::ops::Range<u64>) -> Vec<u64> {
     indexes
 }
 
-/// The indexes of the events that were printed, each once, in the order of the first time.
+/// The indexes of the printed events, each once, by first appearance.
 fn heard(stdout: &str) -> Vec<u64> {
     let mut indexes = Vec::new();
     for line in stdout.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -107,7 +107,7 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
     let server = Server::start(dir.path());
     let address = server.address.clone();
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
-    // The examples create what is missing; this is the same.
+    // The same subscription as the examples create.
     let subscription = proto::Subscription {
         name: SUBSCRIPTION.into(),
         owner: "examples".into(),
@@ -122,8 +122,8 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
     server.terminate();
 }
 
-/// Runs a consumer; answers what was recorded once it has heard all of that, although the server
-/// died in the midst of it, or just after.
+/// Runs a consumer while the server dies and restarts; returns the recorded events once it heard
+/// them all.
 async fn die_half_way(
     dir: &Path,
     server: Server,
@@ -142,7 +142,7 @@ async fn die_half_way(
     (consumer, recorded, server)
 }
 
-/// Nothing is left unacknowledged.
+/// Waits until every event is acknowledged.
 async fn until_acknowledged(server: &Server) {
     let mut clients = server.clients().await;
     support::eventually("everything is acknowledged", async || {

@@ -1,5 +1,5 @@
-//! Decision tokens as somebody else verifies them: with an Ed25519 library, JSON and base64, and
-//! nothing of ours. Over TCP to the built binary.
+//! Decision tokens as a third party verifies them: with an Ed25519 library, JSON and base64 alone.
+//! Over TCP to the built binary.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use consent_ledger::proto::{self, Action, batch_check_result};
@@ -107,7 +107,7 @@ async fn a_token_never_outlives_its_decision() {
     let (_, claims) = verified(&answer.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], expires_at.div_euclid(1_000));
     assert_eq!(claims["valid_until_ms"], expires_at);
-    // A decision that changes with a new entry only lives as long as it may.
+    // A decision that only a new entry can change lives for the maximum time.
     let denied = ask(&mut clients, wanted("user:1", "sms")).await;
     let (_, claims) = verified(&denied.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], claims["iat"].as_i64().unwrap() + 86_400);
@@ -190,7 +190,7 @@ async fn the_command_line_verifies_without_the_server() {
     }
     support::run(["token", "verify", &allow, "--key", "nonsense"]).expect_code(2);
 
-    // The key outlives the process.
+    // The key survives the process.
     let server = Server::start(dir.path());
     assert_eq!(server.cli(&["token", "key"]).expect_code(0).stdout, jwk);
     server.terminate();

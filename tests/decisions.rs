@@ -1,5 +1,5 @@
-//! Every decision of a node, recomputed from the ledger alone: over whatever a ledger can hold they
-//! agree, and a node that lies about an answer, an entry or an outcome is found out.
+//! Every decision of a node, recomputed from the ledger alone: both agree over all that a ledger
+//! can hold, and a node that lies about an answer, an entry or an outcome is detected.
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
 
@@ -31,7 +31,7 @@ use crate::support::{
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
 const CHANNELS: [&str; 3] = ["email", "fax", "sms"];
 const SUBJECTS: usize = 12;
-/// How many decisions are asked about once more, one by one.
+/// The number of decisions that are checked once more, one by one.
 const CHECKS_MAX: usize = 200;
 
 fn verify(address: &str, args: &[&str]) -> Finished {
@@ -51,7 +51,7 @@ async fn decisions(
 
 // --- Traffic.
 
-/// Acts, confirmations, imports, links and catalogue changes, as they come.
+/// Random acts, confirmations, imports, links and catalogue changes.
 struct Traffic {
     rng: StdRng,
     clients: Clients,
@@ -78,7 +78,7 @@ impl Traffic {
         self.rng.random_range(0..n) == 0
     }
 
-    /// Few of them act often.
+    /// A few subjects act often.
     fn subject(&mut self) -> String {
         let among = self.rng.random_range(1..=SUBJECTS);
         format!("user:{}", self.rng.random_range(0..among))
@@ -153,7 +153,7 @@ impl Traffic {
             let authority = Some(authority);
             request.evidence = Some(proto::Evidence { authority, ..Default::default() });
         }
-        // Some are refused for what they ask, for example a grant that ended before.
+        // Some are refused, for example a grant that ended before.
         if let Ok(answer) = self.clients.consent.record_consent(request).await {
             self.tokens
                 .extend(answer.into_inner().confirmation.map(|confirmation| confirmation.token));
@@ -204,11 +204,11 @@ impl Traffic {
             channel: self.pick(&CHANNELS).into(),
             ..proto::RecordUseRequest::default()
         };
-        // Not of somebody whom nobody knows yet.
+        // Refused while the subject is unknown.
         let _ = self.clients.consent.record_use(request).await;
     }
 
-    /// What chance may have left out, of somebody who is in nothing else.
+    /// One of each kind that the random traffic may have missed, about subjects of their own.
     async fn one_of_each(&mut self) {
         let (subject, other_subject) = ("user:one", "user:other");
         let fresh = |purpose| change(Action::Grant, purpose, "push");
@@ -272,7 +272,7 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
     kinds
 }
 
-// --- They agree.
+// --- Honest nodes.
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
@@ -284,7 +284,7 @@ async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
         traffic.step().await;
     }
     traffic.one_of_each().await;
-    // The end of a grant is written down within a second or so.
+    // The expiry of a grant is recorded within about a second.
     let wanted = ["act", "catalog", "confirmed", "expired", "linked", "unlinked", "use"];
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -299,14 +299,14 @@ async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
     equals_checks_of_the_past(&mut traffic.clients).await;
     server.terminate();
 
-    // A view that was built from the ledger answers as the one that grew with it.
+    // A rebuilt view answers the same as the original.
     fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
     agrees(&server, dir.path(), &mut server.clients().await).await;
 }
 
 async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
-    // Grants may end meanwhile: an end that is named stays.
+    // Grants may end meanwhile; a recorded expiry stays.
     let end = clients.checkpoint().await.size;
     let answered = decisions(clients, 0, Some(end)).await.unwrap();
     assert!(answered.len() > 100, "{}", answered.len());
@@ -327,7 +327,7 @@ async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
     }
 }
 
-/// What the node lists is what it answers to whoever asks it about the past.
+/// The listed decisions equal the node's answers about the past.
 async fn equals_checks_of_the_past(clients: &mut Clients) {
     let mut names: BTreeMap<Vec<u8>, String> = BTreeMap::new();
     let entries = clients.entries(0).await;
@@ -459,7 +459,7 @@ async fn the_entries_must_be_those_that_were_signed() {
     assert_eq!(found["ledger"], name);
     let root = fs::read_to_string(&good).unwrap().lines().nth(2).unwrap().to_owned();
     assert_eq!(found["checkpoint"]["rootHash"], root, "as the checkpoint writes it");
-    // The right root, signed under another name, is the head of another ledger.
+    // The right root, signed under another name, belongs to another ledger.
     let of_other = sign(&foreign, 10, false).await;
     let foreign = foreign.verifier().to_string();
     let refused =
@@ -480,13 +480,14 @@ async fn the_entries_must_be_those_that_were_signed() {
     verify(&server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
 }
 
-// --- They do not.
+// --- Dishonest nodes.
 
-/// What is altered, how many answers differ then and how many statements are untrue, and how.
+/// The lie, the number of answers that then differ, the number of untrue statements, and the
+/// altered entries.
 type LedgerLie = (&'static str, (u64, u64), Alter<Vec<u8>>);
 type Alter<T> = Arc<dyn Fn(Vec<T>) -> Vec<T> + Send + Sync>;
 
-/// A node that answers as another does, and alters entries or decisions.
+/// A node that relays another one's answers, and alters entries or decisions.
 struct Liar {
     honest: AuditServiceClient<Channel>,
     entries: Alter<Vec<u8>>,
@@ -494,7 +495,7 @@ struct Liar {
 }
 
 impl Liar {
-    /// Answers where it listens.
+    /// Serves it; returns its address.
     async fn start(self) -> String {
         support::serve_fake(Routes::new(AuditServiceServer::new(self))).await
     }
@@ -648,7 +649,7 @@ fn altered(
     })
 }
 
-/// Entries with one of them altered, linked to a chain that is unbroken.
+/// The entries with one of them altered, in an unbroken chain.
 fn rewritten(at: u64, alter: impl Fn(&mut Entry) + Send + Sync + 'static) -> Alter<Vec<u8>> {
     Arc::new(move |all| {
         let mut tip = Tip::genesis();
@@ -676,7 +677,7 @@ fn the_act(entry: &mut Entry) -> &mut consent_ledger::domain::ConsentAct {
 async fn a_ledger_that_lies_is_found_out() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
-    // What differs, and what is untrue.
+    // The numbers of differing answers and of untrue statements.
     let lies: [LedgerLie; 7] = [
         ("the same entries, linked anew", (0, 0), rewritten(5, |_| ())),
         (

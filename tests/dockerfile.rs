@@ -1,5 +1,5 @@
-//! The container recipe against what is here: no engine runs it in this suite, so every path that
-//! it copies and every command, flag and variable that it uses is looked up instead.
+//! The container recipe against the repository: no container engine runs in this suite, so the test
+//! looks up every path that it copies and every command, flag and variable that it uses.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! `import` from a file to the ledger, both with the real binary: what a list leaves behind, and
-//! that no row is lost or doubled whoever is killed.
+//! `import` from a file to the ledger, both with the real binary: its effects, and that no row is
+//! lost or doubled when either process is killed.
 
 use std::{
     collections::BTreeSet,
@@ -128,7 +128,7 @@ impl Desk {
     }
 }
 
-/// Recorded, unchanged, replayed, rejected; they are all the rows there were.
+/// Rows recorded, unchanged, replayed and rejected; together they are all rows.
 #[track_caller]
 fn counts(finished: &Finished) -> [u64; 4] {
     let json = finished.json();
@@ -210,7 +210,7 @@ async fn last_years_list_changes_nothing() {
     let mut yearly = consent_purpose(LETTER);
     yearly.default_validity = Some(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 });
     desk.clients.put_purpose(yearly).await;
-    // Acts of last year agreed to the version of their time, unless the list says otherwise.
+    // Acts of last year refer to the version of their time, unless the list names another.
     let of_now = "channel = \"email\"\npurpose_version = 2";
     desk.write("map.toml", &MAPPING.replacen("channel = \"email\"", of_now, 1));
     let header = "id,news,calls,since,by,form,language\n";
@@ -225,7 +225,7 @@ async fn last_years_list_changes_nothing() {
     assert!(before.valid_until.is_some());
 
     assert_eq!(counts(&desk.import("list.csv", &[]).expect_code(0)), [0, 0, 50, 0]);
-    // As another file, from another source, without its dates, and with blanks.
+    // From another file and source, without its dates, and with blanks.
     let undated = list.lines().skip(1).fold(header.to_owned(), |mut undated, line| {
         let mut fields: Vec<_> = line.split(',').collect();
         (fields[3], fields[6]) = ("", "");
@@ -324,7 +324,7 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
     command.kill();
     assert!(desk.left_a_state("big.csv"));
 
-    // The server, within what is left; the command goes on by itself once the server is back.
+    // The server, within the rest; the command continues by itself once the server is back.
     let killed_at = desk.head().await;
     let command = desk.start_import("big.csv", &["--retries", "30"]);
     wait_for_head(&mut desk.clients, killed_at + 2_000).await;
@@ -393,14 +393,15 @@ async fn what_was_stopped_goes_on_with_nothing_but_its_own_file_and_ledger() {
     desk.write("big.csv", &big_list());
     stopped_import(&mut desk).await;
 
-    // A reject that was mended in its place: as long as before, and far from the beginning.
+    // A corrected row in its place: the file keeps its length, and the change is far from its
+    // beginning.
     let mended = big_list().replace("\n9000,maybe", "\n9000,yes  ");
     assert_eq!(mended.len(), big_list().len());
     desk.write("big.csv", &mended);
     let refused = desk.import("big.csv", &[]).expect_code(1);
     assert!(refused.stderr.contains("--restart"), "{}", refused.stderr);
 
-    // Another ledger knows nothing of the rows before.
+    // In another ledger, no row is recorded yet.
     desk.write("big.csv", &big_list());
     let elsewhere = Desk::new().await;
     copy(&desk, &elsewhere);

@@ -1,5 +1,5 @@
-//! Receipts from a real server, verified by the command line and, once more, by hand: with Ed25519,
-//! SHA-256, JSON and base64, and nothing of ours but the entry's message.
+//! Receipts from a real server, verified by the command line and, independently, with Ed25519,
+//! SHA-256, JSON and base64 alone; only the entry's message is ours.
 
 use std::path::Path;
 
@@ -117,7 +117,7 @@ fn evidence() -> proto::Evidence {
     }
 }
 
-/// The payload of a receipt whose signature, proof, checkpoint and entry are what they should be.
+/// The payload of a receipt, after its signature, proof, checkpoint and entry were verified.
 fn verified_payload(receipt: &str, verifier_key: &str) -> Value {
     let (origin, rest) = verifier_key.split_once('+').unwrap();
     let (key_id, key) = rest.split_once('+').unwrap();
@@ -187,7 +187,7 @@ fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): 
     key.verify_strict(text.as_bytes(), &signature).unwrap();
 }
 
-/// What the extension says against what the entry says.
+/// Compares the extension with the entry.
 fn check_entry(extension: &Value, bytes: &[u8]) {
     let entry = proto::Entry::decode(bytes).unwrap();
     assert_eq!(extension["index"], entry.index);
@@ -283,7 +283,7 @@ async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
     assert_eq!(payload["consent_ledger"]["supersedes"], json!([receipt_id(&payload, given)]));
     assert!(payload.get("dct:replaces").is_none());
 
-    // What was given stays given, then: the receipt of the first act says the same as before.
+    // The receipt of the first act stays the same after the withdrawal.
     let again = world.payload(given, ReceiptFormat::ConsentReceipt).await;
     assert_eq!(again["events"][0]["event_state"], "given");
     let request = GetReceiptRequest {
@@ -382,7 +382,8 @@ async fn what_has_no_receipt_says_why() {
         (Code::OutOfRange, "INDEX_OUT_OF_RANGE")
     );
 
-    // Not told who the controller is, the server names the ledger, and what it left out.
+    // Without a configured controller, the receipt names the ledger, and the response lists the
+    // missing fields.
     let answer = world.ask(of(index)).await.unwrap();
     let payload: Value = serde_json::from_str(&answer.payload).unwrap();
     assert_eq!(payload["piiControllers"][0]["piiController"], "localhost/consent");
@@ -426,13 +427,13 @@ async fn the_command_line_gets_and_verifies_receipts() {
     let unknown = world.server.cli(&["receipt", "--idempotency-key", "nobody"]).expect_code(1);
     assert!(unknown.stderr.contains("ACT_UNKNOWN"), "{}", unknown.output());
 
-    // The key that verifies receipts verifies decision tokens, too.
+    // The key of receipts verifies decision tokens too.
     let jwk = world.server.cli(&["token", "key"]).expect_code(0).json();
     let key = BASE64_STANDARD.decode(world.key.splitn(3, '+').nth(2).unwrap()).unwrap();
     assert_eq!(jwk["x"], BASE64.encode(&key[1..]));
 }
 
-/// The server that another key opens is another ledger: its receipts are not this one's.
+/// A server with another key is another ledger: its receipts do not verify here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receipts_of_another_ledger_are_refused() {
     let mut one = World::new().await;

@@ -1,4 +1,4 @@
-//! A new service asks for the state first and then follows: what it believes is what a check answers.
+//! A new service reads the snapshot and then the events: its state equals the answers of checks.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::{self, Clients, Server, act, change, typed};
 const PURPOSES: [&str; 3] = ["marketing.newsletter", "marketing.offers", "analytics.usage"];
 const CHANNELS: [&str; 3] = ["email", "sms", "push"];
 
-/// What a service believes: subject, purpose and channel to whether it may.
+/// The state that a service keeps: for subject, purpose and channel, whether it is allowed.
 #[derive(Default)]
 struct Believed(BTreeMap<(String, String, String), bool>);
 
@@ -50,7 +50,7 @@ impl Believed {
             {
                 let key = (subject.to_owned(), purpose.to_owned(), channel.to_owned());
                 let is_grant = change.action() == Action::Grant;
-                // A stop of a cell that nobody has granted changes no answer.
+                // A stop of a cell without a grant changes no answer.
                 if is_grant || self.0.contains_key(&key) {
                     self.0.insert(key, is_grant);
                 }
@@ -110,7 +110,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
         token.clone_from(&subject_state.token);
         believed.hear(message);
     }
-    // Much changes, and the connection breaks, in the middle.
+    // In the middle, many entries follow and the connection breaks.
     write_some(&mut clients, &mut rng, 200).await;
     drop(stream);
     let mut stream = clients.watch.clone().watch(request(&token)).await.unwrap().into_inner();

@@ -1,10 +1,10 @@
-//! The transparency log's own code against that of others: the crates `ct-merkle` (RFC 6962) and
+//! The transparency log's code against that of others: the crates `ct-merkle` (RFC 6962) and
 //! `tlog_tiles` (C2SP tlog-tiles and tlog-checkpoint, as Cloudflare's logs use it), in both
 //! directions; and its parsers against changed texts.
 //!
-//! `tlog_tiles` names tiles by the paths of Go's checksum database, with the height in them, and
-//! entry bundles `data`. So contents, numbers and widths are compared, and the paths are those of
-//! C2SP's own examples, beside `src/tlog/tile.rs`.
+//! `tlog_tiles` names tiles by the paths of Go's checksum database, which include the height, and
+//! calls entry bundles `data`. So these tests compare contents, numbers and widths; the paths are
+//! compared with C2SP's own examples, in the crate's tests of `tile`.
 //!
 //! A long run over more cases: `PROPTEST_CASES=20000 cargo test --test suite tlog::`.
 
@@ -27,7 +27,7 @@ use sha2::Sha256;
 
 use crate::support::tree::{SIZES, Tree, at};
 
-/// As `ct-merkle` has it.
+/// The tree of `ct-merkle`.
 struct CtMerkle(MemoryBackedTree<Sha256, Vec<u8>>);
 
 impl CtMerkle {
@@ -41,7 +41,7 @@ impl CtMerkle {
         hashes(self.0.prove_inclusion(at(index)).as_bytes())
     }
 
-    /// From the tree of `first` leaves, fewer than there are.
+    /// The proof from the tree of the first `first` leaves.
     fn consistency(&self, first: u64) -> Vec<Hash> {
         hashes(self.0.prove_consistency(at(self.0.len() - first)).as_bytes())
     }
@@ -55,7 +55,7 @@ fn hashes(bytes: &[u8]) -> Vec<Hash> {
     bytes.as_chunks().0.to_vec()
 }
 
-/// As `tlog_tiles` has it: a tree in its own order of storage.
+/// The hashes of a tree in the storage order of `tlog_tiles`.
 struct Stored(Vec<tlog_tiles::Hash>);
 
 impl tlog_tiles::HashReader for Stored {
@@ -75,7 +75,7 @@ impl Stored {
     }
 }
 
-/// Where in a tree something could go wrong.
+/// Indexes and sizes at the edges of tiles and trees.
 fn places(size: u64) -> Vec<u64> {
     let mut all: Vec<u64> = [0, 1, 2, 127, 254, 255, 256, 257, 999, 32_768, 65_535, 65_536]
         .into_iter()
@@ -227,7 +227,7 @@ fn checkpoints_are_read_alike() {
     }
 }
 
-/// The text of every kind, and its parser: answers what it would write, if it takes a text.
+/// A text of every kind with its parser, which returns the text that it would write.
 type Reader = fn(&str) -> Option<String>;
 
 fn readers() -> [(&'static str, String, Reader); 8] {
@@ -289,7 +289,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// The changed text; none if it is no text any more.
+/// The changed text, if it is still UTF-8.
 fn mutated(text: &str, mutation: &Mutation) -> Option<String> {
     let mut bytes = text.as_bytes().to_vec();
     let length = bytes.len();
@@ -313,7 +313,7 @@ fn mutated(text: &str, mutation: &Mutation) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A key may stand among spaces, as in a file with a newline at its end.
+/// Keys are parsed with spaces around them, as in a file that ends with a newline.
 fn as_written<'a>(kind: &str, text: &'a str) -> &'a str {
     if kind.ends_with("key") { text.trim() } else { text }
 }
@@ -363,8 +363,8 @@ fn a_proof_with_one_changed_byte_does_not_verify() {
     }
 }
 
-/// The subtrees of a tree whose leaves are all the same: one hash for each height, so that trees can
-/// be as large as numbers go.
+/// The subtrees of a tree whose leaves are all the same: one hash for each height, so that trees
+/// can be as large as numbers allow.
 fn uniform() -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
     let mut rows = vec![leaf_hash(b"the same")];
     for below in 0..63 {
@@ -387,7 +387,7 @@ proptest! {
         prop_assert_eq!(verify_inclusion(&leaf, index, size, &path, &root), Ok(()));
         let Ok(proof) = merkle::prove_consistency(first, size, uniform());
         prop_assert_eq!(verify_consistency((first, &before), (size, &root), &proof), Ok(()));
-        // Theirs counts up to here.
+        // `tlog_tiles` counts up to here.
         if size <= 1 << 62 {
             let hash = |hash: &Hash| tlog_tiles::Hash(*hash);
             let path = path.iter().map(hash).collect();
@@ -415,7 +415,7 @@ proptest! {
         prop_assert_eq!(verify_consistency((first, &before), (size, &root), &proof), Ok(()));
     }
 
-    // A verifier that is too kind would show here: the two must refuse alike.
+    // A verifier that accepts too much would show here: both must refuse alike.
     #[test]
     fn claims_about_other_places_are_judged_alike(
         size in 1_u64..300, claimed: (u64, u64), cuts: (prop::sample::Index, prop::sample::Index), near: bool,
@@ -437,7 +437,7 @@ proptest! {
         prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{} of {} as {} of {}", index, size, other_index, other_size);
         let proof = tree.consistency(first, size);
         let ours = verify_consistency((first, &before), (other_size, &root), &proof);
-        // Theirs has no answer for a first tree that is larger than the second.
+        // `tlog_tiles` rejects a first tree that is larger than the second.
         if first <= other_size {
             let theirs = proof.into_iter().map(hash).collect();
             let theirs = tlog_tiles::check_tree(&theirs, other_size, hash(root), first, hash(before));
@@ -469,7 +469,7 @@ proptest! {
             if text.is_empty() { Some(text) } else { mutated(&text, mutation) }
         });
         let Some(changed) = changed else { return Ok(()) };
-        // What stands under the text may change: others' signatures are ignored.
+        // The signatures below the text may change: unknown ones are ignored.
         if let Ok(read) = SignedCheckpoint::open(&changed, signer(1).verifier()) {
             prop_assert_eq!(read.checkpoint, signed.checkpoint);
         }
@@ -487,7 +487,7 @@ proptest! {
             if text.is_empty() { Some(text) } else { mutated(&text, mutation) }
         });
         if let Some(Ok(policy)) = changed.map(|text| Policy::parse(&text)) {
-            // No change of a few letters makes a key of somebody else count.
+            // Mutated letters never make another's key count.
             for witness_key in policy.witnesses() {
                 prop_assert!(witness_key.key == *witness(2).verifier() || witness_key.key == *witness(3).verifier());
             }

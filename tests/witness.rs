@@ -1,5 +1,5 @@
-//! Witnesses as real processes: what each status means, what a crash, a race or an old copy can not
-//! undo, and a ledger whose checkpoints are seen by three.
+//! Witnesses as real processes: the meaning of each status, that no crash, race or old copy undoes
+//! a cosignature, and a ledger whose checkpoints three witnesses cosign.
 
 use std::{
     fs,
@@ -55,7 +55,7 @@ impl Log {
     }
 }
 
-/// Where a witness keeps what it is, and as what.
+/// The directory of a witness, and its name.
 struct Home {
     dir: PathBuf,
     name: String,
@@ -100,7 +100,7 @@ impl Home {
         Witness { process, address, key, web: WebClient::new(PATIENCE, None).unwrap() }
     }
 
-    /// What it says instead of starting.
+    /// The error with which it refuses to start.
     #[track_caller]
     fn refused(&self, flags: &[&str], code: i32) -> Finished {
         self.process(flags).wait(PATIENCE).expect_code(code)
@@ -121,7 +121,7 @@ impl Witness {
         self.web.post(&url, request.to_string(), 1 << 16).await.unwrap()
     }
 
-    /// The latest checkpoint, verified, or none.
+    /// The latest checkpoint, verified, if there is one.
     async fn latest(&self) -> Option<SignedCheckpoint> {
         let hash = hex(Sha256::digest(ORIGIN));
         let url = format!("http://{}/{hash}/checkpoint", self.address);
@@ -139,7 +139,7 @@ impl Witness {
         self.latest().await.map_or(0, |signed| signed.checkpoint.size)
     }
 
-    /// As the flag of `serve` has it.
+    /// The value of the flag of `serve`.
     fn flag(&self) -> String {
         self.flag_at(&self.address)
     }
@@ -153,7 +153,7 @@ impl Witness {
     }
 }
 
-/// An address that stays, while the witness behind it goes and comes back at another.
+/// A fixed address in front of a witness that restarts at changing ones.
 struct Relay {
     address: String,
     target: watch::Sender<String>,
@@ -171,7 +171,7 @@ impl Relay {
                 let (mut from, _) = listener.accept().await.unwrap();
                 let target = targets.borrow().clone();
                 tokio::spawn(async move {
-                    // Where nobody listens, the connection breaks off.
+                    // While the witness is down, connections break.
                     if let Ok(mut to) = TcpStream::connect(&target).await {
                         let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
                     }
@@ -227,7 +227,7 @@ async fn a_witness_answers_as_the_specification_says() {
         assert_eq!(witness.add(&request).await.status, status, "{origin}");
     }
     assert_eq!(witness.size().await, 40);
-    // A fork that the log has signed is evidence, and is kept in the log.
+    // A fork that the log signed is evidence, so it is logged.
     let log = witness.terminate().stderr;
     assert!(log.contains("the log has signed two roots for one size"), "{log}");
     assert!(log.contains("no proof that the log continues what was seen"), "{log}");
@@ -308,7 +308,7 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
     let old = fs::read(home.state()).unwrap();
     let witness = home.start();
     assert_eq!(witness.add(&tree.request(10, 20)).await.status, 200);
-    // While it runs, nobody else does.
+    // While one runs, a second refuses to start.
     let second = home.refused(&[], 1).stderr;
     assert!(second.contains("in use by another process"), "{second}");
     witness.terminate();
@@ -330,7 +330,7 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
     assert_eq!(witness.size().await, 20);
     witness.terminate();
 
-    // Whoever says so may begin anew.
+    // An explicit flag allows a fresh start.
     fs::remove_file(home.state()).unwrap();
     let witness = home.start_with(&["--new-state"]);
     assert_eq!(witness.size().await, 0);
@@ -439,7 +439,7 @@ struct Served {
 }
 
 impl Served {
-    /// Records an act, and answers the number of entries with it.
+    /// Records an act; returns the number of entries after it.
     async fn record(&self, subject: &str) -> u64 {
         let mut clients = self.server.clients().await;
         clients.put_catalog(&["a.b"], &["email"]).await;
@@ -483,7 +483,7 @@ async fn two_of_three_witnesses_are_enough() {
     let flags = ["--witness-quorum=2", "--witness-timeout=500ms", "--witness-fail=open"];
     let served = ledger.start(&[&one, &two, &three], &flags);
 
-    // All there: whatever is released within the time is cosigned.
+    // All three run: every checkpoint released within the timeout is cosigned.
     let size = served.record("user:1").await;
     eventually("witnessed by two or three", async || {
         let released = served.released().await?;
@@ -491,7 +491,7 @@ async fn two_of_three_witnesses_are_enough() {
         (released.checkpoint.size >= size && is_cosigned).then_some(())
     })
     .await;
-    // One gone.
+    // One is down.
     one.process.kill();
     let size = served.record("user:2").await;
     eventually("witnessed by two", async || {
@@ -504,7 +504,7 @@ async fn two_of_three_witnesses_are_enough() {
         (served.metric("consent_ledger_checkpoint_witnessed_entries").await >= size).then_some(())
     })
     .await;
-    // Two gone: released without, and that is said.
+    // Two are down: released without a quorum, and logged.
     two.process.kill();
     let before = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
     let size = served.record("user:3").await;
@@ -524,7 +524,7 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
     let [one, mut two] = homes.each_ref().map(Home::start);
     let policy = two_of(&[&one, &two]);
     let ledger = Ledger::new(root.path());
-    // Both are asked for where nothing else is said.
+    // By default, both must cosign.
     let relay = Relay::to(&two).await;
     let relayed = two.flag_at(&relay.address);
     let flags = [relayed.as_str(), "--witness-fail=closed", "--witness-timeout=50ms"];
@@ -532,13 +532,13 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
     let size = served.record("user:1").await;
     eventually("witnessed", async || (served.released_size().await >= size).then_some(())).await;
     two.process.kill();
-    // Whatever was on its way to both has come by now, or comes no more.
+    // Requests on their way to both have arrived by now, or never will.
     let size = served.record("user:2").await;
     eventually("the other has seen it", async || (one.size().await >= size).then_some(())).await;
     let held = served.released().await.unwrap();
     assert!(held.checkpoint.size < size, "it is held back");
     policy.verify(&held.note).unwrap();
-    // A witness that comes back to where it was lets it go.
+    // Once the witness is back at its size, the checkpoint is released.
     let two = homes[1].start();
     relay.target.send_replace(two.address.clone());
     eventually("released", async || (served.released_size().await >= size).then_some(())).await;
@@ -575,7 +575,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
         (served.metric("consent_ledger_witness_conflicts_total").await > 0).then_some(())
     })
     .await;
-    // It goes its own way from there, and can not prove that it continues what was seen.
+    // From there it diverges, and can not prove that it continues what the witness saw.
     for n in 4..8 {
         served.record(&format!("user:{n}")).await;
     }
@@ -583,7 +583,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
                   {witness=\"witness.example/w1\",outcome=\"inconsistent\"}";
     eventually("a fork", async || (served.metric(forked).await > 0).then_some(())).await;
     assert_eq!(witness.size().await, size, "the witness stays with what it has seen");
-    // Nor does it show to others what contradicts that, although it fails open.
+    // It does not publish a contradicting checkpoint, although it fails open.
     let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
     assert_eq!(shown, released);
     let log = served.server.terminate().stderr;

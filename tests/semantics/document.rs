@@ -269,7 +269,7 @@ fn outcome_line(&(before, last, outcome): &(&str, &str, &str)) -> String {
     format!("| {before} | {} | {} |\n", in_words(&last), outcomes.join("<br>"))
 }
 
-/// An outcome with its name of the API.
+/// An outcome by its name in the API.
 fn outcome_in_words(outcome: &str) -> String {
     match outcome.split_once(" by ") {
         Some(("BLOCKED", index)) => format!("`BLOCKED_BY_STOP` #{index}"),
