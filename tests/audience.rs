@@ -115,7 +115,7 @@ fn bits(packed: &[u8], count: usize) -> Vec<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
+async fn an_audience_has_the_allowed_subjects_and_counts_by_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -164,7 +164,7 @@ async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_known_is_a_denial_with_its_reason() {
+async fn unknown_purposes_and_channels_are_denied_with_their_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -284,7 +284,7 @@ async fn linked_people_count_as_they_did_at_the_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_goes_away_leaves_room_for_the_next() {
+async fn a_closed_stream_leaves_room_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--streams-max", "1"]);
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
@@ -306,7 +306,7 @@ async fn uses(clients: &mut Clients, subject: &str) -> Vec<proto::UseRecord> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes() {
+async fn uses_are_recorded_before_the_verdict_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -342,7 +342,7 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uses_wait_for_a_place_in_a_busy_moment() {
+async fn uses_wait_while_the_append_queue_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--appends-max", "1"]);
     let mut clients = server.clients().await;
@@ -368,7 +368,7 @@ async fn uses_wait_for_a_place_in_a_busy_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_for() {
+async fn unknown_subjects_can_be_used_for_purposes_without_consent() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
@@ -393,7 +393,7 @@ async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_told_with_its_field() {
+async fn faults_are_named_with_their_field() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--revision-wait", "10ms"]);
     let clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
@@ -459,7 +459,7 @@ async fn what_is_wrong_is_told_with_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_audience_keeps_no_server_from_its_end() {
+async fn an_open_audience_does_not_delay_a_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--drain-timeout", "50s"]);
     let mut clients = server.clients().await;
@@ -474,7 +474,7 @@ async fn an_open_audience_keeps_no_server_from_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_takes_ids_and_gives_ids() {
+async fn the_command_line_filters_a_list_of_ids() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
     let mut clients = server.clients().await;

@@ -83,7 +83,7 @@ async fn scripts_can_rely_on_the_exit_codes() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_has_to_be_asked_for() {
+fn a_public_address_must_be_requested() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let listen = ["serve", "--data-dir", data_dir, "--listen", "0.0.0.0:0"];
@@ -174,7 +174,7 @@ async fn every_client_command_speaks_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_leaves_out_nothing_that_the_server_says() {
+async fn json_output_has_every_field_of_the_response() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&[], &["email"]).await;
@@ -239,7 +239,7 @@ async fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
+async fn files_are_verified_exported_and_rebuilt_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let server = Server::start(dir.path());
@@ -285,7 +285,7 @@ fn code_with_closed_output(args: &[&str]) -> Option<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_exit_code_speaks_though_nobody_reads_the_answer() {
+async fn the_exit_code_is_right_although_the_pipe_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server.clients().await.put_catalog(&["marketing.newsletter"], &["email"]).await;

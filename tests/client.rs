@@ -85,7 +85,7 @@ fn own_error(code: i32, reason: &str, delay: Option<Duration>) -> Status {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_are_tried_again_as_the_service_config_says() {
+async fn calls_are_retried_by_the_service_config() {
     let (checks, acts) = (fake::Checks::default(), fake::Acts::default());
     let endpoint = fake::start(&checks, &acts, &fake::Subscription::default()).await;
     let mut config = ClientConfig::new(endpoint);
@@ -132,7 +132,7 @@ async fn calls_are_tried_again_as_the_service_config_says() {
 const MS_20: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acts_are_tried_again_only_with_an_idempotency_key() {
+async fn acts_are_retried_only_with_an_idempotency_key() {
     let acts = fake::Acts::default();
     let endpoint =
         fake::start(&fake::Checks::default(), &acts, &fake::Subscription::default()).await;
@@ -146,7 +146,7 @@ async fn acts_are_tried_again_only_with_an_idempotency_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_deadline_goes_over_all_attempts_and_failures_pause_retries() {
+async fn one_deadline_covers_all_attempts_and_failures_throttle_retries() {
     let checks = fake::Checks::default();
     let endpoint =
         fake::start(&checks, &fake::Acts::default(), &fake::Subscription::default()).await;
@@ -178,7 +178,7 @@ async fn one_deadline_goes_over_all_attempts_and_failures_pause_retries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
+async fn a_watch_resumes_through_restarts_without_gap_or_repetition() {
     const ROUNDS: u64 = 3;
     const ACTS: u64 = 20;
     let dir = tempfile::tempdir().unwrap();
@@ -225,7 +225,7 @@ async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
+async fn a_snapshot_resumes_through_a_restart_and_continues_with_events() {
     const SUBJECTS: usize = 400;
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path());
@@ -276,7 +276,7 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_can_not_heal_ends() {
+async fn a_watch_with_a_permanent_error_ends() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let filter = proto::WatchFilter { purposes: vec!["No Key".into()], ..Default::default() };
@@ -287,7 +287,7 @@ async fn a_watch_that_can_not_heal_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_settles_everything() {
+async fn out_of_order_acknowledgements_through_breaks_settle_every_event() {
     const EVENTS: u64 = 600;
     const CREDITS: u32 = 16;
     let subscription = fake::Subscription::default();
@@ -349,7 +349,7 @@ fn next_is_slow(hands: &[Delivery]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_at_the_end_is_brought_to_the_server_before_close_returns() {
+async fn a_close_sends_all_acknowledgements_first() {
     let subscription = fake::Subscription::default();
     subscription.state().events = (10..20).collect();
     let endpoint =
@@ -370,7 +370,7 @@ async fn what_was_acknowledged_at_the_end_is_brought_to_the_server_before_close_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_whole() {
+async fn a_partly_dropped_snapshot_comes_again_and_is_settled_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;

@@ -281,7 +281,7 @@ fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
 }
 
 #[tokio::test]
-async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
+async fn a_consumer_resumes_behind_its_acknowledgements() {
     let mut ledger = Ledger::start().await;
     let subscription = ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(6).await;
@@ -334,7 +334,7 @@ async fn single_acknowledgements_come_in_any_order() {
 }
 
 #[tokio::test]
-async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
+async fn unacknowledged_events_are_redelivered_with_their_attempt() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(3).await;
@@ -361,7 +361,7 @@ async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_newer_consumer_takes_over_and_the_older_is_told() {
+async fn a_newer_consumer_takes_over_and_the_older_gets_an_error() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(4).await;
@@ -383,7 +383,7 @@ async fn a_newer_consumer_takes_over_and_the_older_is_told() {
 }
 
 #[tokio::test]
-async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_all() {
+async fn each_data_subject_has_one_shard_and_the_shards_together_hear_all() {
     const SHARDS: u32 = 3;
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription { shards: SHARDS, ..Default::default() }).await;
@@ -428,7 +428,7 @@ async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_al
 }
 
 #[tokio::test]
-async fn the_end_of_a_subscription_is_told_to_its_consumers() {
+async fn deleting_a_subscription_ends_its_consumers_with_a_reason() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription { shards: 2, ..Default::default() }).await;
     let mut consumers = Vec::new();
@@ -449,7 +449,7 @@ async fn the_end_of_a_subscription_is_told_to_its_consumers() {
 }
 
 #[tokio::test]
-async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
+async fn a_consumer_without_credits_hears_nothing_and_delays_no_other() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription { shards: 2, ..Default::default() }).await;
     let mut stalled = ledger.consume(start(0)).await;
@@ -496,7 +496,7 @@ async fn progress_takes_no_credit_and_may_be_acknowledged() {
 }
 
 #[tokio::test]
-async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
+async fn every_faulty_message_is_a_typed_error_and_changes_nothing() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(2).await;
@@ -659,7 +659,7 @@ async fn terminate(ledger: &mut Ledger) {
 }
 
 #[tokio::test]
-async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
+async fn the_list_of_subscriptions_names_consumers_and_their_position() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(2).await;
@@ -685,7 +685,7 @@ async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
+async fn a_drain_names_the_position_and_the_next_server_resumes_there() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(5).await;
@@ -707,7 +707,7 @@ async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
 }
 
 #[tokio::test]
-async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
+async fn a_crash_loses_no_event_and_no_recorded_acknowledgement() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let mut events = Vec::new();
@@ -749,9 +749,9 @@ struct Session {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_a_consumer_does_it_hears_all_in_order() {
+async fn a_random_consumer_hears_everything_in_order() {
     const EVENTS: usize = 600;
-    let seed = seed("whatever_a_consumer_does_it_hears_all_in_order");
+    let seed = seed("a_random_consumer_hears_everything_in_order");
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     let mut ledger = Ledger::start().await;
     ledger.clients.put_catalog(&["ads"], &[]).await;

@@ -56,7 +56,7 @@ fn is_about(claims: &Value, subject: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_the_public_key_verifies_a_token_with_any_library() {
+async fn any_library_verifies_a_token_with_the_public_key() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = serve(&dir, &["--origin", "consent.example.org/eu"]).await;
     grant(&mut clients, "user:1", None).await;
@@ -115,7 +115,7 @@ async fn a_token_never_outlives_its_decision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_of_a_batch_have_tokens_of_their_own() {
+async fn every_item_of_a_batch_has_its_token() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = serve(&dir, &[]).await;
     let mut past = wanted("user:1", "email");

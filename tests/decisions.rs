@@ -275,7 +275,7 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
 // --- Honest nodes.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
+async fn the_ledger_alone_gives_the_same_decisions_over_random_traffic() {
     let seed = support::seed("decisions");
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
@@ -356,7 +356,7 @@ async fn equals_checks_of_the_past(clients: &mut Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_agrees_and_ranges_are_minded() {
+async fn the_example_agrees_and_ranges_are_respected() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let path = |path: &str| repository(path).to_str().unwrap().to_owned();
@@ -393,7 +393,7 @@ async fn the_example_agrees_and_ranges_are_minded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
+async fn cells_are_listed_in_order_and_wildcards_include_retired_keys() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["b", "a"], &["sms", "email"]).await;
@@ -423,7 +423,7 @@ async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_entries_must_be_those_that_were_signed() {
+async fn the_entries_must_match_the_signed_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
@@ -565,7 +565,7 @@ async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lies_about_an_answer_is_found_out() {
+async fn a_node_that_lies_about_an_answer_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     let lies: [(&str, u64, Alter<ListDecisionsResponse>); 8] = [
@@ -614,7 +614,7 @@ async fn a_node_that_lies_about_an_answer_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn differences_are_named_for_people_up_to_a_number() {
+async fn the_table_lists_differences_up_to_a_limit() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     let decisions: Alter<ListDecisionsResponse> = Arc::new(|all| {
@@ -674,7 +674,7 @@ fn the_act(entry: &mut Entry) -> &mut consent_ledger::domain::ConsentAct {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_lies_is_found_out() {
+async fn a_ledger_that_lies_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     // The numbers of differing answers and of untrue statements.

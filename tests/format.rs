@@ -587,7 +587,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 #[test]
-fn what_is_computed_today_is_what_was_written_once() {
+fn examples_computed_today_equal_the_fixtures() {
     for (name, text) in computed() {
         let path = fixture(&name);
         if env::var_os("NEW_FIXTURES").is_some() && !path.exists() {
@@ -620,7 +620,7 @@ fn blocks(document: &str) -> Vec<Block> {
 }
 
 #[test]
-fn the_document_shows_what_was_written_once() {
+fn the_document_shows_the_fixtures() {
     let path = support::repository("docs/format.md");
     let mut document = fs::read_to_string(&path).unwrap();
     let golden = |name: &str| {
@@ -643,7 +643,7 @@ fn the_document_shows_what_was_written_once() {
 }
 
 #[test]
-fn the_entries_that_were_kept_are_read_followed_and_written_the_same() {
+fn kept_entries_are_decoded_linked_and_encoded_the_same() {
     let entries = payloads(&kept(LEDGER), b"LEDG");
     let mut tip = chain::Tip::genesis();
     for bytes in &entries {

@@ -154,7 +154,7 @@ id,news,calls,since,by,form,language\r\n\
 10,yes,,2025-01-02,,,\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
+async fn a_list_is_recorded_and_faulty_rows_are_reported() {
     let mut desk = Desk::new().await;
     desk.write("list.csv", LIST);
     let head = desk.head().await;
@@ -248,7 +248,7 @@ async fn last_years_list_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_import_lifts_a_stop_and_the_person_does() {
+async fn only_the_person_lifts_a_stop() {
     let mut desk = Desk::new().await;
     for subject in ["user:1", "user:2"] {
         desk.clients.record_change(subject, Action::Withdraw, "*", "*").await;
@@ -313,7 +313,7 @@ async fn wait_for_head(clients: &mut Clients, least: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_killed_no_row_is_lost_or_doubled() {
+async fn no_row_is_lost_or_doubled_when_server_or_command_is_killed() {
     let mut desk = Desk::new().await;
     desk.write("big.csv", &big_list());
     let empty = desk.head().await;
@@ -388,7 +388,7 @@ async fn stopped_import(desk: &mut Desk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_stopped_goes_on_with_nothing_but_its_own_file_and_ledger() {
+async fn a_stopped_import_resumes_only_with_the_same_file_and_ledger() {
     let mut desk = Desk::new().await;
     desk.write("big.csv", &big_list());
     stopped_import(&mut desk).await;
@@ -426,7 +426,7 @@ fn copy(from: &Desk, to: &Desk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_is_imported_as_the_readme_says() {
+async fn the_example_is_imported_as_documented() {
     let mut desk = Desk::new().await;
     let catalog = desk.server.cli(&["catalog", "apply", &example("catalog.toml")]);
     catalog.expect_code(0);

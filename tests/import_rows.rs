@@ -130,7 +130,7 @@ fn numbered(rows: Vec<proto::ImportRow>) -> Vec<proto::ImportRow> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_row_is_rejected_by_line_field_and_reason_and_leaves_the_others_alone() {
+async fn a_faulty_row_is_rejected_with_line_field_and_reason_and_others_are_recorded() {
     let mut ledger = Ledger::new().await;
     let unknown = row(
         "user:2",
@@ -176,7 +176,7 @@ async fn a_wrong_row_is_rejected_by_line_field_and_reason_and_leaves_the_others_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_position_of_a_fault_counts_changes_that_are_known_too() {
+async fn a_faulty_change_is_named_by_its_position_in_the_row() {
     let mut ledger = Ledger::new().await;
     ledger.import("crm", &[grant("user:1")]).await;
     let mut wrong = change(Action::Grant, "marketing.offers", "email");
@@ -187,7 +187,7 @@ async fn the_position_of_a_fault_counts_changes_that_are_known_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_known_keeps_its_entry_and_its_end() {
+async fn a_known_grant_keeps_its_entry_and_expiry() {
     let mut ledger = Ledger::new().await;
     let mut purpose = consent_purpose("yearly");
     purpose.default_validity = Some(prost_types::Duration { seconds: 365 * 86_400, nanos: 0 });
@@ -231,7 +231,7 @@ fn cut(at: prost_types::Timestamp) -> prost_types::Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blank_erases_nothing() {
+async fn blank_fields_erase_nothing() {
     let mut ledger = Ledger::new().await;
     let mut signup = act("user:1", vec![change(Action::Grant, LETTER, "email")]);
     signup.preferences = language("de");
@@ -286,7 +286,7 @@ fn list() -> Vec<proto::ImportRow> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn last_years_list_changes_nothing_from_whatever_source() {
+async fn last_years_list_changes_nothing_from_any_source() {
     let mut ledger = Ledger::new().await;
     assert_eq!(ledger.import("crm-2025", &list()).await.counts(), [20, 0, 0, 0]);
     let head = ledger.head().await;
@@ -335,7 +335,7 @@ async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_lifts_no_stop_and_says_so_once() {
+async fn an_import_lifts_no_stop_and_records_that_once() {
     let mut ledger = Ledger::new().await;
     ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
     ledger.record(act("user:1", vec![change(Action::Withdraw, "*", "email")])).await;
@@ -367,7 +367,7 @@ async fn an_import_lifts_no_stop_and_says_so_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_of_an_import_stops_what_the_person_granted_since() {
+async fn a_stop_from_an_import_ends_later_grants_of_the_person() {
     let mut ledger = Ledger::new().await;
     let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "*")]);
     assert_eq!(ledger.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
@@ -384,7 +384,7 @@ async fn a_stop_of_an_import_stops_what_the_person_granted_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_of_the_persons_own_follows_their_rule() {
+async fn a_row_of_the_person_needs_evidence_and_a_date_and_lifts_stops() {
     let mut ledger = Ledger::new().await;
     for (n, actor) in [Actor::Subject, Actor::Guardian, Actor::Agent].into_iter().enumerate() {
         let subject = format!("user:{n}");
@@ -428,7 +428,7 @@ async fn a_double_opt_in_stays_pending_and_is_not_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_ended_is_not_begun_again_by_the_same_list() {
+async fn an_expired_grant_is_not_renewed_by_the_same_list() {
     let mut ledger = Ledger::new().await;
     let mut ended = dated(grant("user:1"), 300);
     ended.changes[0].expires_at = Some(timestamp(support::now_ms() / DAY_MS * DAY_MS - DAY_MS));
@@ -440,7 +440,7 @@ async fn what_has_ended_is_not_begun_again_by_the_same_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_writes_nothing_and_tells_what_would_be() {
+async fn a_dry_run_writes_nothing_and_predicts_the_import() {
     let mut ledger = Ledger::new().await;
     ledger.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
     ledger.record(act("user:5", vec![change(Action::Grant, LETTER, "email")])).await;
@@ -473,7 +473,7 @@ async fn a_row_key_stands_for_one_content_in_its_source() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_begins_once_and_brings_rows() {
+async fn an_import_stream_has_one_start_and_then_rows() {
     let mut ledger = Ledger::new().await;
     let head = ledger.head().await;
     let nothing = proto::ImportConsentsRequest { message: None };
@@ -498,7 +498,7 @@ async fn a_stream_begins_once_and_brings_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_client() {
+async fn an_import_may_exceed_the_request_timeout_but_not_with_a_silent_client() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--request-timeout", "1s", "--import-rows-per-second-max", "15"];
     let server = Server::start_with(dir.path(), &flags);
@@ -514,7 +514,7 @@ async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_told_to_stop_ends_an_import_and_keeps_what_it_took() {
+async fn a_draining_server_ends_an_import_and_keeps_its_recorded_rows() {
     let ledger = Ledger::new().await;
     let (server, mut clients) = (ledger.server, ledger.clients);
     let mut consent = clients.consent.clone();
@@ -530,7 +530,7 @@ async fn a_server_that_is_told_to_stop_ends_an_import_and_keeps_what_it_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acts_find_a_place_however_many_imports_run() {
+async fn imports_leave_room_for_acts() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--appends-max", "4"]);
     let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
@@ -553,7 +553,7 @@ async fn acts_find_a_place_however_many_imports_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
+async fn rows_sent_again_after_a_kill_are_each_one_act() {
     const ROWS: u64 = 5_000;
     let dir = tempfile::tempdir().unwrap();
     // Slow enough that the kill always comes in the middle.

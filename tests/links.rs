@@ -251,7 +251,7 @@ async fn a_late_upload_to_the_other_profile_does_not_revive_it_either() {
 }
 
 #[tokio::test]
-async fn a_later_verified_grant_wins_and_an_unverified_one_only_for_its_own_side() {
+async fn a_later_grant_lifts_a_stop_across_verified_links_only() {
     let mut ledger = Ledger::new().await;
     for (n, confidence) in BOTH.into_iter().enumerate() {
         let (user, device) = (format!("user:{n}"), format!("device:{n}"));
@@ -334,7 +334,7 @@ async fn links_reach_through_links() {
 }
 
 #[tokio::test]
-async fn the_cells_that_are_told_are_those_that_change() {
+async fn the_reported_cells_are_those_that_change() {
     let mut ledger = Ledger::new().await;
     let subjects = ["device:1", "email:jo@example.org", "user:1", "user:2"];
     ledger
@@ -379,7 +379,7 @@ async fn the_cells_that_are_told_are_those_that_change() {
 }
 
 #[tokio::test]
-async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
+async fn an_unlink_restores_the_answers_and_rewrites_nothing() {
     let mut ledger = Ledger::new().await;
     let subjects = ["user:1", "device:1"];
     ledger.record_change("user:1", Action::Grant).await;
@@ -428,7 +428,7 @@ async fn an_unlink_brings_back_what_was_and_rewrites_nothing() {
 }
 
 #[tokio::test]
-async fn both_histories_and_every_watcher_tell_of_a_link() {
+async fn a_link_is_in_both_histories_and_an_event() {
     let mut ledger = Ledger::new().await;
     ledger.record_change("user:1", Action::Grant).await;
     let linked = ledger.link("user:1", "device:1", LinkConfidence::Asserted).await.index.unwrap();
@@ -506,7 +506,7 @@ async fn both_histories_and_every_watcher_tell_of_a_link() {
 }
 
 #[tokio::test]
-async fn a_stop_is_told_to_whom_it_reaches_through_links() {
+async fn a_stop_is_an_event_for_linked_subjects_too() {
     let mut ledger = Ledger::new().await;
     ledger.record_change("email:jo", Action::Grant).await;
     ledger.record_change("user:42", Action::Grant).await;
@@ -576,7 +576,7 @@ async fn restarts_and_rebuilds_answer_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_named() {
+async fn a_faulty_link_is_refused_with_its_field() {
     let mut ledger = Ledger::new().await;
     let good = || link_request("user:1", "user:2", LinkConfidence::Verified);
     let size = ledger.size().await;
@@ -643,7 +643,7 @@ async fn what_is_wrong_is_named() {
 }
 
 #[tokio::test]
-async fn the_command_line_links_and_tells_what_changes() {
+async fn the_command_line_links_and_lists_the_changed_cells() {
     let mut ledger = Ledger::new().await;
     ledger.record_change("user:1", Action::Grant).await;
     ledger.record_change("device:1", Action::Withdraw).await;

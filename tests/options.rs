@@ -50,7 +50,7 @@ fn flag_beats_environment_beats_file() {
 }
 
 #[test]
-fn the_file_is_named_before_or_after_the_command_or_by_environment() {
+fn the_options_file_is_named_by_flag_or_environment() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("consent-ledger.toml"), "data_dir = \"one\"\n").unwrap();
     fs::write(dir.path().join("other.toml"), "data_dir = \"other\"\n").unwrap();
@@ -80,7 +80,7 @@ fn switches_and_lists_come_from_the_environment() {
 }
 
 #[test]
-fn exit_codes_tell_usage_from_failure() {
+fn exit_codes_distinguish_usage_errors_from_failures() {
     let dir = tempfile::tempdir().unwrap();
     let check = ["check", "--subject", "a:b", "--purpose", "a", "--channel", "b"];
     let away = [&check[..], &["--addr", "127.0.0.1:1"]].concat();
@@ -126,7 +126,7 @@ fn a_broken_options_file_does_not_hide_the_help() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     // The script is longer than a pipe holds, so that the reader is gone before its end.
     let mut command = ledger(dir.path(), &["completions", "bash"]);

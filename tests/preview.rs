@@ -184,7 +184,7 @@ fn effect_of(reason: Reason) -> Effect {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preview_of_any_change_is_what_the_change_then_does() {
+async fn a_preview_of_any_change_equals_its_effect() {
     let mut ledger = Ledger::new().await;
     let unchanged = support::consent_purpose(NEWS);
     let with_basis = |basis: LegalBasis| Purpose { legal_basis: basis.into(), ..unchanged.clone() };
@@ -221,7 +221,7 @@ async fn a_preview_of_any_change_is_what_the_change_then_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_linked_counts_with_what_the_others_said() {
+async fn linked_subjects_count_with_their_links() {
     let mut ledger = Ledger::new().await;
     let retired = Purpose { retired: true, ..support::consent_purpose(NEWS) };
     let flips = ledger.preview(&retired, false, "").await.flips;
@@ -238,7 +238,7 @@ async fn who_is_linked_counts_with_what_the_others_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_change_is_wrong_with_its_preview() {
+async fn a_preview_refuses_what_the_change_refuses() {
     let mut ledger = Ledger::new().await;
     let valid = || support::consent_purpose(NEWS);
     let wrong = [

@@ -67,7 +67,7 @@ impl Ledger {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_act_that_waits_is_under_the_checkpoint_that_it_gets() {
+async fn an_act_that_waits_is_covered_by_its_checkpoint() {
     let mut ledger = Ledger::start(&[]).await;
     for n in 0..3 {
         let recorded = ledger.record(n, true).await;
@@ -98,7 +98,7 @@ async fn an_act_that_waits_is_under_the_checkpoint_that_it_gets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_auditor_kept_is_the_beginning_of_what_there_is() {
+async fn a_kept_checkpoint_is_a_prefix_of_the_ledger() {
     let mut ledger = Ledger::start(&[]).await;
     let first = ledger.record(0, true).await.checkpoint;
     for n in 1..40 {
@@ -124,7 +124,7 @@ async fn what_an_auditor_kept_is_the_beginning_of_what_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_checkpoint_can_be_waited_for() {
+async fn a_request_can_wait_for_a_checkpoint() {
     let mut ledger = Ledger::start(&["--checkpoint-wait=300ms"]).await;
     let index = ledger.record(0, false).await.index;
     let of = |size| proto::GetCheckpointRequest { at_least_size: Some(size) };
@@ -143,7 +143,7 @@ async fn the_checkpoint_can_be_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_be_proven_is_named() {
+async fn unprovable_requests_are_refused_with_a_reason() {
     let mut ledger = Ledger::start(&[]).await;
     let head = ledger.record(0, true).await.index + 1;
     for (entry, tree_size, reason) in [
@@ -206,7 +206,7 @@ async fn a_monitor_can_rebuild_the_ledger_from_its_tiles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_tile_is_not_found_and_not_cached() {
+async fn invalid_tile_paths_are_not_found_and_not_cached() {
     let mut ledger = Ledger::start(&[]).await;
     ledger.record(0, true).await;
     for path in [
@@ -228,7 +228,7 @@ async fn what_is_no_tile_is_not_found_and_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caches_are_told_what_never_changes() {
+async fn responses_of_the_log_carry_their_cache_control() {
     let mut ledger = Ledger::start(&[]).await;
     ledger.record(0, true).await;
     let address = ledger.server.printed("tiles on ").unwrap();

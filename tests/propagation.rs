@@ -36,7 +36,7 @@ async fn states(clients: &mut Clients, index: u64) -> Vec<(String, PropagationSt
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_not_heard_is_told_with_for_how_long() {
+async fn pending_subscriptions_are_listed_with_their_elapsed_time() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
@@ -120,7 +120,7 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_those_of_webhooks() {
+async fn only_webhooks_have_dead_letters() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -181,7 +181,7 @@ async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_can_be_proven() {
+async fn acknowledgements_can_be_proven() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--receipt-interval=50ms", "--checkpoint-interval=20ms"];
     let server = Server::start_with(dir.path(), &flags);

@@ -148,7 +148,7 @@ async fn a_check_sees_every_act_that_was_acknowledged_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preferences_and_history_tell_what_was_agreed_to() {
+async fn preferences_and_history_show_the_recorded_consent() {
     let mut ledger = Ledger::new().await;
     let mut request = newsletter("user:1");
     request.evidence = Some(proto::Evidence {
@@ -227,7 +227,7 @@ async fn the_entries_are_a_chain_up_to_the_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_answers_the_stored_result_for_ever() {
+async fn an_idempotency_key_returns_the_stored_result_forever() {
     let mut ledger = Ledger::new().await;
     let mut request = newsletter("user:1");
     request.idempotency_key = "form-1".to_owned();
@@ -273,7 +273,7 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_answers_in_order_with_an_error_an_item() {
+async fn a_batch_answers_in_order_with_errors_by_item() {
     let mut ledger = Ledger::new().await;
     ledger.record(newsletter("user:1")).await;
     let mut checks = Vec::new();
@@ -323,7 +323,7 @@ async fn a_batch_answers_in_order_with_an_error_an_item() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revision_that_is_not_reached_is_no_answer() {
+async fn an_unreached_revision_is_an_error() {
     let mut ledger = Ledger::with(&["--revision-wait", "300ms"]).await;
     let recorded = ledger.record(newsletter("user:1")).await;
     let mut request = check_request("user:1", "marketing.newsletter", "email");
@@ -359,7 +359,7 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_request_is_named() {
+async fn a_faulty_act_is_refused_with_code_reason_and_field() {
     let mut ledger = Ledger::new().await;
     let retired = proto::Purpose { retired: true, ..support::consent_purpose("marketing.old") };
     ledger.clients.put_purpose(retired).await;
@@ -577,7 +577,7 @@ async fn an_act_larger_than_an_entry_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_other_services_name_what_is_wrong_too() {
+async fn the_other_services_name_the_faulty_field_too() {
     let mut ledger = Ledger::new().await;
     let head = ledger.record(newsletter("user:1")).await.revision;
 
@@ -623,7 +623,7 @@ async fn the_other_services_name_what_is_wrong_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_the_catalogue_join_without_a_seam() {
+async fn pages_of_the_catalogue_join_without_gap_or_repetition() {
     let mut ledger = Ledger::new().await;
     let keys: Vec<String> = (0..25).map(|n| format!("paged.p{n:02}")).collect();
     for key in &keys {
@@ -689,7 +689,7 @@ async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_passes_what_concerns_it() {
+async fn a_filter_passes_exactly_the_covered_events() {
     let mut ledger = Ledger::new().await;
     let acts: [(&str, Action, &str, &str); 7] = [
         ("user:1", Action::Grant, "marketing.newsletter", "email"),
@@ -772,7 +772,7 @@ async fn a_filter_passes_what_concerns_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
+async fn a_catalogue_change_that_can_change_answers_is_one_event() {
     use proto::CatalogEffect::{ContentChanged, ReconsentRequired, Reinstated, Retired};
     let mut ledger = Ledger::new().await;
     let filter = proto::WatchFilter {
@@ -821,7 +821,7 @@ async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_never_ahead_of_what_was_delivered() {
+async fn progress_is_never_ahead_of_delivery() {
     let mut ledger = Ledger::new().await;
     let interval = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
     let mut stream =
@@ -849,7 +849,7 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
+async fn a_slow_consumer_is_never_dropped_and_slows_no_other() {
     const ACTS: usize = 5_000;
     let mut ledger = Ledger::with(&["--recent-events-max", "100"]).await;
     let start = ledger.clients.checkpoint().await.size;
@@ -891,7 +891,7 @@ async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_draining_server_tells_its_watchers() {
+async fn a_draining_server_ends_its_streams_with_a_reason() {
     let mut ledger = Ledger::new().await;
     let stop = ledger.record_change("user:1", Action::Withdraw, "*", "*").await;
     let mut stream = ledger.watch(from(0)).await;
@@ -911,7 +911,7 @@ async fn a_draining_server_tells_its_watchers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_refuse_with_a_reason_and_let_go_again() {
+async fn limits_refuse_with_a_reason_and_free_their_places() {
     let mut ledger = Ledger::with(&["--streams-max", "1", "--appends-max", "1"]).await;
     let first = ledger.watch(from(0)).await;
     let error = typed(&ledger.clients.watch.watch(from(0)).await.unwrap_err());
@@ -944,7 +944,7 @@ async fn limits_refuse_with_a_reason_and_let_go_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_for_each_service() {
+async fn every_service_reports_its_health() {
     let ledger = Ledger::new().await;
     let mut health = HealthClient::new(ledger.clients.channel.clone());
     for service in SERVICES.iter().chain(&[""]) {
@@ -995,7 +995,7 @@ async fn every_method_of_the_descriptors_is_implemented() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_speaks_both_versions() {
+async fn reflection_serves_both_versions() {
     let ledger = Ledger::new().await;
     macro_rules! assert_reflects {
         ($version:ident) => {{

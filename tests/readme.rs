@@ -92,7 +92,7 @@ fn readme_is_short() {
 }
 
 #[test]
-fn every_reason_stands_in_the_document_of_errors_with_its_status() {
+fn every_error_reason_is_documented_with_its_status() {
     let table = rows(&read("docs/errors.md"));
     let documented: BTreeMap<_, _> =
         table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
@@ -107,7 +107,7 @@ fn every_reason_stands_in_the_document_of_errors_with_its_status() {
 }
 
 #[test]
-fn every_call_stands_in_the_table_of_the_api() {
+fn every_call_is_in_the_table_of_the_api() {
     let mut declared = BTreeSet::new();
     for file in fs::read_dir(support::repository("proto/consent/v1")).unwrap() {
         let proto = fs::read_to_string(file.unwrap().path()).unwrap();
@@ -184,7 +184,7 @@ fn assert_exists(path: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_guides_name_only_what_exists() {
+fn the_guides_name_only_existing_commands_and_options() {
     for (path, shown) in GUIDES {
         let commands = assert_exists(path);
         assert!(shown.iter().all(|name| commands.contains(*name)), "{path}: {commands:?}");
@@ -223,7 +223,7 @@ fn every_limit_is_an_option_of_serve_and_every_error_above_it_exists() {
 }
 
 #[test]
-fn the_options_file_is_taken() {
+fn the_documented_options_file_parses() {
     let blocks = blocks("docs/operations.md", "toml");
     let example = blocks.iter().find(|block| block.contains("[serve]")).expect("an options file");
     let dir = tempfile::tempdir().unwrap();
@@ -238,7 +238,7 @@ fn the_options_file_is_taken() {
 }
 
 #[test]
-fn every_metric_stands_in_the_table_of_metrics() {
+fn every_metric_is_documented() {
     let metrics = Metrics::new();
     metrics.method("any").ended(0, Duration::ZERO);
     let _ = metrics.witness("any");

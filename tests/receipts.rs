@@ -235,7 +235,7 @@ fn receipt_id(payload: &Value, index: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
+async fn a_receipt_proves_a_consent_and_its_withdrawal() {
     let mut world = World::new().await;
     let mut both = act(
         SUBJECT,
@@ -344,7 +344,7 @@ async fn guardians_and_double_opt_ins_have_receipts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_no_receipt_says_why() {
+async fn entries_without_a_receipt_give_the_reason() {
     let mut world = World::with(&["--checkpoint-interval=50ms", "--checkpoint-wait=100ms"]).await;
     let mut request = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
     request.idempotency_key = "k".to_owned();

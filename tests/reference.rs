@@ -53,7 +53,7 @@ dry_run = true
 ";
 
 #[test]
-fn the_reference_is_what_the_definitions_say() {
+fn the_reference_equals_the_definitions() {
     let path = support::repository("docs/reference.md");
     let want = document();
     if env::var_os("UPDATE_DOCS").is_some() {
@@ -70,7 +70,7 @@ fn the_reference_is_what_the_definitions_say() {
 }
 
 #[test]
-fn the_options_file_of_the_reference_is_taken() {
+fn the_options_file_of_the_reference_parses() {
     let example = HEAD.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("consent-ledger.toml");

@@ -94,7 +94,7 @@ async fn next(stream: &mut Streaming<proto::WatchResponse>) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_and_changes_together_are_what_checks_answer() {
+async fn snapshot_and_events_give_the_state_that_checks_answer() {
     let mut rng = StdRng::seed_from_u64(support::seed("snapshots"));
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
@@ -143,7 +143,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_by_name() {
+async fn invalid_snapshot_requests_are_refused_with_their_field() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;

@@ -353,7 +353,7 @@ fn kill_again_and_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
+async fn every_stream_is_complete_and_in_order_through_kills() {
     let seed = support::seed("streams");
     let mut rng = StdRng::seed_from_u64(seed);
     let total = events();

@@ -50,7 +50,7 @@ async fn start(dir: &Path, flags: &[&str]) -> (Server, Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_is_there_until_it_is_deleted() {
+async fn a_subscription_lasts_until_it_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
     let filter = WatchFilter {
@@ -107,7 +107,7 @@ async fn a_subscription_is_there_until_it_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_no_subscription_is_refused_and_changes_nothing() {
+async fn an_invalid_subscription_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &["--subscriptions-max", "1"]).await;
     let ms = |ms: i64| {
@@ -173,7 +173,7 @@ async fn what_can_be_no_subscription_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_comes_in_pages_by_name() {
+async fn subscriptions_are_listed_in_pages_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &[]).await;
     for name in ["e", "b", "a", "d", "c"] {
@@ -217,7 +217,7 @@ async fn count_overdue(clients: &mut Clients) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
+async fn a_missed_deadline_is_one_event_one_metric_and_one_log_line() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--metrics-listen", "127.0.0.1:0"];
     let (server, mut clients) = start(dir.path(), &flags).await;

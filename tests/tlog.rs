@@ -319,7 +319,7 @@ fn as_written<'a>(kind: &str, text: &'a str) -> &'a str {
 }
 
 #[test]
-fn what_is_written_is_read_and_written_the_same() {
+fn texts_survive_a_round_trip() {
     for (kind, text, read) in readers() {
         assert_eq!(read(&text).as_deref(), Some(text.as_str()), "{kind}");
     }
@@ -375,7 +375,7 @@ fn uniform() -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
 
 proptest! {
     #[test]
-    fn trees_as_large_as_numbers_go_are_proven_and_verified(
+    fn trees_of_any_u64_size_are_proven_and_verified(
         size in prop_oneof![1_u64..=u64::MAX, (0_u32..64).prop_map(|bit| 1 << bit), u64::MAX - 3..=u64::MAX],
         index: u64, first: u64,
     ) {
@@ -417,7 +417,7 @@ proptest! {
 
     // A verifier that accepts too much would show here: both must refuse alike.
     #[test]
-    fn claims_about_other_places_are_judged_alike(
+    fn false_claims_are_judged_as_tlog_tiles_judges_them(
         size in 1_u64..300, claimed: (u64, u64), cuts: (prop::sample::Index, prop::sample::Index), near: bool,
     ) {
         let tree = Tree::of_size(size);
@@ -462,7 +462,7 @@ proptest! {
     }
 
     #[test]
-    fn what_verifies_after_a_change_says_what_was_signed(mutations in prop::collection::vec(mutation(), 1..4)) {
+    fn a_changed_note_that_verifies_has_the_signed_text(mutations in prop::collection::vec(mutation(), 1..4)) {
         let tree = Tree::of_size(11);
         let signed = signed(&tree, 11);
         let changed = mutations.iter().try_fold(signed.to_string(), |text, mutation| {

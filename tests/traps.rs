@@ -413,7 +413,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_past_its_end_confirms_nothing() {
+async fn an_expired_token_confirms_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--confirmation-validity", "1s"]);
     let clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
@@ -505,7 +505,7 @@ async fn a_guardians_grant_asks_for_consent_again_when_the_child_comes_of_age() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expiry_is_told_once_and_survives_a_restart() {
+async fn an_expiry_is_recorded_once_and_survives_a_restart() {
     let mut ledger = Ledger::new().await;
     let ends = now_ms() + 2_500;
     let first = ledger.record(until(ends, grant("user:1"))).await;
@@ -566,7 +566,7 @@ async fn an_expiry_is_told_once_and_survives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_past_is_what_was_known_or_what_was_true() {
+async fn the_past_can_be_asked_by_record_time_or_effective_time() {
     let mut ledger = Ledger::new().await;
     let start = now_ms();
     // Signed up three days ago, withdrew on paper two days ago, and the paper is entered today.
@@ -690,7 +690,7 @@ fn quiet_now(zone: &str) -> (proto::QuietHours, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preferences_come_back_as_obligations_and_never_as_a_denial() {
+async fn contact_preferences_become_obligations_and_never_a_denial() {
     use proto::obligation::Kind;
     let mut ledger = Ledger::new().await;
     let (hours, ends_ms) = quiet_now("Asia/Kathmandu");
@@ -790,7 +790,7 @@ async fn a_late_grant_agreed_to_the_version_of_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_say_where_a_person_is_does_not_get_around_their_withdrawal() {
+async fn a_check_without_a_region_does_not_bypass_a_withdrawal() {
     let mut ledger = Ledger::new().await;
     let regional = proto::Purpose {
         basis_by_region: [("DE".to_owned(), LegalBasis::Consent.into())].into(),

@@ -68,7 +68,7 @@ fn mailing(subject: &str) -> proto::RecordUseRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_use_is_judged_by_what_was_known_when_it_happened() {
+async fn a_use_is_judged_by_the_state_at_its_time() {
     let mut ledger = Ledger::new().await;
     let given = ledger.record_change("user:1", Action::Grant).await;
     let first = ledger.record_use(mailing("user:1")).await;
@@ -169,7 +169,7 @@ async fn the_command_line_reports_uses_and_exits_with_3_for_a_deviation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_use_is_named() {
+async fn a_faulty_use_is_refused_with_its_field() {
     let mut ledger = Ledger::new().await;
     let count = ledger.clients.entries(0).await.len();
     let ahead = Some(timestamp(now_ms() + 600_000));
@@ -238,7 +238,7 @@ async fn a_frequency_limit_counts_the_uses_that_were_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preview_counts_what_really_flips() {
+async fn a_preview_counts_the_answers_that_change() {
     let mut ledger = Ledger::new().await;
     for number in 0..10 {
         ledger.record_change(&format!("user:{number}"), Action::Grant).await;

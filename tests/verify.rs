@@ -267,7 +267,7 @@ fn a_cut_tail_shows_only_beside_a_checkpoint() {
 }
 
 #[test]
-fn a_ledger_written_anew_shows_only_beside_a_checkpoint() {
+fn a_rewritten_ledger_shows_only_beside_a_checkpoint() {
     let all = honest(200);
     let anew = entries(ORIGIN, 200, |n| match n {
         50 => "what never happened".to_owned(),
@@ -294,7 +294,7 @@ fn a_replaced_segment_is_named() {
 }
 
 #[test]
-fn another_ledger_is_told_from_this_one() {
+fn another_ledger_is_recognised() {
     let all = honest(40);
     let foreign = Dir::of(&entries("ledger.example/us", 40, |n| format!("entry {n}")));
     let difference = foreign.difference_from(&signed(&all), &[]).unwrap();
@@ -330,7 +330,7 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
 }
 
 #[test]
-fn witnesses_must_have_seen_it() {
+fn the_required_witnesses_must_have_cosigned() {
     let all = honest(40);
     let dir = Dir::of(&all);
     let mut seen = signed_by(&key(ORIGIN, 1), &all);
@@ -452,7 +452,7 @@ fn a_wrong_tree_on_disk_is_named() {
 }
 
 #[test]
-fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
+fn a_torn_tail_and_a_missing_ledger_are_no_damage() {
     let all = honest(60);
     let dir = Dir::of(&all);
     let last = ledger_segments(dir.path()).pop().unwrap();
@@ -525,7 +525,7 @@ impl Site {
 }
 
 #[test]
-fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
+fn files_agree_with_the_published_ledger_or_are_a_fork() {
     let all = honest(700);
     let site = Site::of(published(&all, signed(&all)));
     for size in [1, 2, 255, 256, 300, 512, 699, 700] {
@@ -592,7 +592,7 @@ fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
 }
 
 #[test]
-fn a_ledger_that_is_gone_is_a_loss_where_a_checkpoint_tells_of_it() {
+fn a_missing_ledger_is_a_loss_if_a_checkpoint_proves_it() {
     let all = honest(120);
     let none = |dir: &Dir, keep: usize| {
         let segments = ledger_segments(dir.path());

@@ -136,7 +136,7 @@ async fn start(dir: &std::path::Path, flags: &[&str]) -> (Server, Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_withdrawal_is_delivered_signed_and_on_record() {
+async fn a_withdrawal_is_delivered_signed_and_recorded_as_acknowledged() {
     let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
@@ -182,7 +182,7 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subject_waiting() {
+async fn a_refused_delivery_is_retried_and_delays_only_its_own_data_subject() {
     let endpoint = Endpoint::start(|delivery, seen| match delivery.subject().as_str() {
         "user:1" if seen < 3 => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
@@ -210,7 +210,7 @@ async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subjec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
+async fn an_undeliverable_event_is_a_dead_letter_and_can_be_replayed() {
     let endpoint = Endpoint::start(|delivery, _| match delivery.subject().as_str() {
         "user:1" => StatusCode::INTERNAL_SERVER_ERROR,
         "user:2" => StatusCode::GONE,
@@ -305,7 +305,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_is_delivered_before_what_changes() {
+async fn a_snapshot_is_delivered_before_later_events() {
     let endpoint = Endpoint::start(|_, _| StatusCode::OK).await;
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &[]).await;
@@ -333,7 +333,7 @@ async fn a_snapshot_is_delivered_before_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_posted_is_what_watch_prints() {
+async fn webhooks_post_the_events_that_watch_prints() {
     let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
@@ -386,7 +386,7 @@ async fn what_is_posted_is_what_watch_prints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_sent_to_where_only_the_server_reaches() {
+async fn internal_addresses_are_refused_as_webhooks() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;

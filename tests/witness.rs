@@ -234,7 +234,7 @@ async fn a_witness_answers_as_the_specification_says() {
 }
 
 #[tokio::test]
-async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
+async fn no_request_of_a_stranger_keeps_a_witness_from_restarting() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
     let tree = Log::of(0..64);
@@ -257,7 +257,7 @@ async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
 }
 
 #[tokio::test]
-async fn what_was_cosigned_survives_kill_9() {
+async fn cosignatures_survive_kill_9() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
     let tree = Log::of(0..64);
@@ -276,7 +276,7 @@ async fn what_was_cosigned_survives_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_race_never_lead_back() {
+async fn concurrent_requests_never_lower_the_size() {
     let root = tempfile::tempdir().unwrap();
     let witness = Home::new(root.path(), "witness.example/w1").start();
     let tree = Log::of(0..200);
@@ -338,7 +338,7 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
 }
 
 #[test]
-fn wrong_usage_is_named() {
+fn usage_errors_name_the_fault() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
     home.start().terminate();
@@ -364,7 +364,7 @@ fn wrong_usage_is_named() {
 }
 
 #[test]
-fn scripts_are_told_in_json() {
+fn json_announces_address_and_key() {
     let root = tempfile::tempdir().unwrap();
     let process = Home::new(root.path(), "witness.example/w1").process(&["--json"]);
     let line = process.stdout.wait_for(PATIENCE, |text| text.strip_suffix('\n').map(str::to_owned));
@@ -518,7 +518,7 @@ async fn two_of_three_witnesses_are_enough() {
 }
 
 #[tokio::test]
-async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
+async fn failing_closed_releases_nothing_without_witnesses() {
     let root = tempfile::tempdir().unwrap();
     let homes = [1, 2].map(|n| Home::new(root.path(), &format!("witness.example/w{n}")));
     let [one, mut two] = homes.each_ref().map(Home::start);
@@ -549,7 +549,7 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
 }
 
 #[tokio::test]
-async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
+async fn an_old_copy_of_a_ledger_is_detected_at_its_first_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let witness = Home::new(root.path(), "witness.example/w1").start();
     let ledger = Ledger::new(root.path());

@@ -170,7 +170,7 @@ async fn another_copy_of_the_ledger_ends_all_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_held_back_and_comes_late_makes_nothing_fresh() {
+async fn delayed_messages_do_not_make_the_cache_fresh() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let proxy = Proxy::start(server.address.clone()).await;
@@ -208,7 +208,7 @@ async fn until_denied(checker: &CachedChecker, subject: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_and_ends_of_grants_turn_cached_answers() {
+async fn links_and_expiries_change_cached_answers() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let checker = client(&server.address).cached_checker(options()).unwrap();
@@ -247,7 +247,7 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
+async fn a_retired_purpose_ends_its_cached_answers() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let checker = client(&server.address).cached_checker(options()).unwrap();
@@ -266,7 +266,7 @@ async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
+async fn a_reconsent_version_ends_cached_answers_of_its_purpose_only() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     clients.put_catalog(&["news"], &[]).await;
@@ -291,7 +291,7 @@ async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_cache_denies_where_it_is_told_to() {
+async fn a_stale_cache_denies_if_configured() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let on_stale = CacheOptions { on_stale: OnStale::Deny, ..options() };

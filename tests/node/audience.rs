@@ -38,7 +38,7 @@ async fn cycle(node: &Node, at: Millis) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catalogue_and_states_are_those_of_the_revision() {
+async fn an_audience_sees_catalogue_and_states_of_its_revision() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;

@@ -51,7 +51,7 @@ async fn a_grant_allows_and_a_withdrawal_denies_at_once_and_after_restart() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_answers_the_stored_result_for_ever() {
+async fn an_idempotency_key_returns_the_stored_result_forever() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -83,7 +83,7 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
 }
 
 #[tokio::test]
-async fn what_is_refused_changes_nothing() {
+async fn refused_requests_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -127,7 +127,7 @@ async fn what_is_refused_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_new_version_changes_what_is_granted_and_old_revisions_stay_named() {
+async fn an_incompatible_version_invalidates_older_grants() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -161,7 +161,7 @@ async fn events(watcher: &mut Watcher) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
+async fn watchers_hear_every_stop_in_order_from_any_start() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -187,7 +187,7 @@ async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
 }
 
 #[tokio::test]
-async fn the_last_word_counts_even_within_one_millisecond() {
+async fn the_last_act_decides_even_within_one_millisecond() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -223,7 +223,7 @@ async fn a_second_process_is_kept_out() {
 }
 
 #[tokio::test]
-async fn primary_data_is_never_missed_in_silence() {
+async fn missing_primary_data_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;

@@ -92,7 +92,7 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_landed_is_signed_and_can_be_proven() {
+async fn recorded_entries_are_signed_and_provable() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -169,7 +169,7 @@ async fn tiles_and_bundles_are_those_of_the_released_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
+async fn checkpoints_keep_their_interval_and_a_close_signs_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let hourly =
         NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
@@ -189,7 +189,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_does_not_wait_for_ever() {
+async fn a_wait_for_a_checkpoint_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let wait = NodeConfig { checkpoint_wait: Duration::from_millis(20), ..config(dir.path()) };
     let node = open_with(&wait).0.unwrap();
@@ -199,7 +199,7 @@ async fn a_caller_does_not_wait_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tree_is_built_again_when_it_is_lost_short_or_wrong() {
+async fn a_lost_short_or_wrong_tree_is_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let tree = dir.path().join("tree");
@@ -227,7 +227,7 @@ async fn the_tree_is_built_again_when_it_is_lost_short_or_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
+async fn a_corrupt_hash_is_never_used_in_a_proof() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -252,7 +252,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
+async fn an_entry_changed_on_disk_stops_writes() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -296,7 +296,7 @@ fn rewrite(dir: &Path, scratch: &Path, index: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_is_shorter_than_its_checkpoint_is_refused() {
+async fn a_ledger_shorter_than_its_checkpoint_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
@@ -323,7 +323,7 @@ fn last_frame_offset(dir: &Path) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_behind_the_checkpoint_may_be_torn() {
+async fn entries_behind_the_checkpoint_may_be_torn() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
@@ -333,7 +333,7 @@ async fn what_is_behind_the_checkpoint_may_be_torn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_was_written_anew_is_refused() {
+async fn a_rewritten_ledger_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     closed(dir.path()).await;
     closed(other.path()).await;
@@ -348,7 +348,7 @@ async fn a_ledger_that_was_written_anew_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_book_that_is_gone_or_broken_is_refused() {
+async fn a_missing_or_broken_checkpoint_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let book = dir.path().join("checkpoint.json");
@@ -362,7 +362,7 @@ async fn a_book_that_is_gone_or_broken_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_gone_is_not_made_again_in_silence() {
+async fn a_lost_key_is_not_replaced_silently() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     fs::remove_file(dir.path().join("signing-key")).unwrap();
@@ -421,7 +421,7 @@ async fn with_an_act_that_waits(dir: &Path) -> (Arc<Node>, Arc<Metrics>, Arc<Sig
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_that_read_back_otherwise_are_never_signed() {
+async fn entries_that_read_back_differently_are_never_signed() {
     let dir = tempfile::tempdir().unwrap();
     let (node, metrics, before) = with_an_act_that_waits(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
@@ -435,7 +435,7 @@ async fn entries_that_read_back_otherwise_are_never_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sound_entries_that_are_not_those_that_were_written_are_never_signed() {
+async fn valid_entries_other_than_the_written_ones_are_never_signed() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (node, metrics, before) = with_an_act_that_waits(dir.path()).await;
     rewrite(dir.path(), other.path(), node.revision() - 1);
@@ -447,7 +447,7 @@ async fn sound_entries_that_are_not_those_that_were_written_are_never_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
+async fn waiting_requests_fail_at_once_when_signing_stops() {
     let dir = tempfile::tempdir().unwrap();
     let patient = NodeConfig { checkpoint_wait: Duration::from_secs(600), ..config(dir.path()) };
     let node = open_with(&patient).0.unwrap();
@@ -461,7 +461,7 @@ async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_key_stays_and_can_be_given() {
+async fn the_key_is_kept_and_can_be_configured() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     closed(dir.path()).await;
     let file = dir.path().join("signing-key");

@@ -175,12 +175,12 @@ async fn every_fault(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_an_operation_fails_and_did_nothing() {
+async fn nothing_acknowledged_is_lost_when_a_failed_operation_had_no_effect() {
     every_fault(Fault::Lost).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_an_operation_fails_and_happened_anyway() {
+async fn nothing_acknowledged_is_lost_when_a_failed_operation_took_effect() {
     every_fault(Fault::Persisted).await;
 }
 

@@ -61,7 +61,7 @@ fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
+async fn checks_of_linked_subjects_see_only_states_that_existed() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -180,7 +180,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
 }
 
 #[tokio::test]
-async fn what_is_refused_or_only_asked_leaves_nothing_behind() {
+async fn refused_links_and_dry_runs_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -201,7 +201,7 @@ async fn what_is_refused_or_only_asked_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn no_more_hang_together_than_may() {
+async fn a_group_of_linked_subjects_has_a_size_limit() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(&config(dir.path()), Arc::default()).unwrap();
     put_catalog(&node).await;

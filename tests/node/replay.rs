@@ -261,7 +261,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn the_ledger_alone_tells_what_the_writer_made_of_it(
+    fn a_replay_of_the_ledger_equals_the_writers_results(
         rounds in vec(vec(any_step(), 1..12), 1..8),
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -71,7 +71,7 @@ async fn read(node: &Node, request: &Snapshotting, token: &[u8]) -> Vec<Snapshot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_as_of_its_revision_whatever_is_written_meanwhile() {
+async fn a_snapshot_stays_at_its_revision_during_writes() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -130,7 +130,7 @@ async fn it_is_as_of_its_revision_whatever_is_written_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_events_behind_it_nothing_is_missing_and_nothing_comes_twice() {
+async fn a_snapshot_and_the_events_behind_it_are_complete_without_repetition() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -158,7 +158,7 @@ async fn with_the_events_behind_it_nothing_is_missing_and_nothing_comes_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_is_told_and_nothing_else() {
+async fn a_snapshot_holds_what_its_filter_covers() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -201,7 +201,7 @@ async fn what_is_asked_for_is_told_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_goes_on_behind_its_data_subject_and_is_of_one_snapshot() {
+async fn a_token_resumes_behind_its_data_subject_in_its_own_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;

@@ -28,7 +28,7 @@ fn uses_of(node: &Node, number: usize) -> usize {
 }
 
 #[tokio::test]
-async fn uses_are_spread_over_entries_that_fit_whatever_they_say() {
+async fn many_uses_are_split_into_entries_below_the_size_limit() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;

@@ -205,7 +205,7 @@ pub const GROUPS: &[Group] = &[
 ];
 
 #[test]
-fn every_change_is_told_what_became_of_it() {
+fn every_row_of_the_table_has_its_outcome() {
     let mut wrong = Vec::new();
     for &(before, last, want) in GROUPS.iter().flat_map(|group| group.cases) {
         let got = outcomes(before, last);

@@ -516,7 +516,7 @@ proptest! {
     }
 
     #[test]
-    fn unlinking_brings_back_exactly_what_was(
+    fn an_unlink_restores_the_state_before_the_link(
         world in any_world(),
         pair in any::<Index>(),
         confidence in any_confidence(),
@@ -539,7 +539,7 @@ proptest! {
     }
 
     #[test]
-    fn who_is_surely_the_same_person_is_answered_alike(
+    fn verified_links_give_all_names_the_same_answer(
         world in any_world(),
         other in select(NAMES[1..].to_vec()),
         region in any_region(),
@@ -615,7 +615,7 @@ proptest! {
 
 /// Guards against histories so poor that every property holds of them.
 #[test]
-fn random_histories_are_full_of_what_matters() {
+fn random_histories_reach_every_reason() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
