@@ -38,7 +38,7 @@ async fn scripts_can_rely_on_the_exit_codes() {
         server.cli(&[&["check", "--subject", subject], &cell[..]].concat())
     };
     let allowed = ask("user:42").expect_code(0);
-    assert!(!allowed.output().contains('\u{1b}'), "no colours where nobody looks");
+    assert!(!allowed.output().contains('\u{1b}'), "no colours in a pipe");
     ask("user:43").expect_code(3);
     let wrong = ask("no-namespace");
     assert!(!matches!(wrong.code, Some(0 | 3)), "an error is neither yes nor no: {wrong:?}");
@@ -58,8 +58,11 @@ async fn scripts_can_rely_on_the_exit_codes() {
         "--addr",
         "http://127.0.0.1:1",
     ];
-    let nobody = support::run(check);
-    assert!(!matches!(nobody.code, Some(0 | 3)), "silence is neither yes nor no: {nobody:?}");
+    let unreachable = support::run(check);
+    assert!(
+        !matches!(unreachable.code, Some(0 | 3)),
+        "without an answer, neither code: {unreachable:?}"
+    );
     support::verify(dir.path()).expect_code(0);
 
     for wrong in [

@@ -81,7 +81,7 @@ fn own_error(code: i32, reason: &str, delay: Option<Duration>) -> Status {
     if delay.is_some() {
         details.set_retry_info(delay);
     }
-    Status::with_error_details(code.into(), "as told", details)
+    Status::with_error_details(code.into(), "scripted", details)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -320,7 +320,7 @@ async fn single_acknowledgements_come_in_any_order() {
     first.close().await;
 
     let mut second = ledger.consume(start(100)).await;
-    assert_eq!(second.started.next_index, events[2], "what lies between is passed over");
+    assert_eq!(second.started.next_index, events[2], "acknowledged events between are skipped");
     let rest = [events[2], events[3], events[5], events[7]];
     assert_eq!(second.events(4).await, rest);
     assert_eq!(second.progress().await, events[7] + 2);
@@ -373,13 +373,13 @@ async fn a_newer_consumer_takes_over_and_the_older_gets_an_error() {
     let mut newer = ledger.consume(named("host-2")).await;
     assert!(newer.started.took_over);
     older.ack(Some(events[3] + 1), &[]).await;
-    let status = older.end().await.expect_err("it has to go");
+    let status = older.end().await.expect_err("the stream ends");
     assert!(status.message().contains("host-2"), "{status:?}");
     assert_eq!(typed(&status), error(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
     let next = newer.started.next_index;
     assert!([events[0], events[1]].contains(&next) || next < events[0]);
     let left: Vec<u64> = events.iter().copied().filter(|index| *index >= next).collect();
-    assert_eq!(newer.events(left.len()).await, left, "and what was late is delivered");
+    assert_eq!(newer.events(left.len()).await, left, "events acknowledged too late are delivered");
 }
 
 #[tokio::test]
@@ -405,7 +405,7 @@ async fn each_data_subject_has_one_shard_and_the_shards_together_hear_all() {
         loop {
             match consumer.message().await.unwrap().unwrap().message.unwrap() {
                 Response::Consent(event) => {
-                    assert!(deliveries.insert(event.index), "{} is told once", event.index);
+                    assert!(deliveries.insert(event.index), "{} is delivered once", event.index);
                     let first = *shard_of.entry(event.subject.clone()).or_insert(shard);
                     assert_eq!(first, shard, "{} is in one shard", event.subject);
                     assert!(
@@ -438,7 +438,7 @@ async fn deleting_a_subscription_ends_its_consumers_with_a_reason() {
     let request = proto::DeleteSubscriptionRequest { name: NAME.into() };
     ledger.clients.watch.delete_subscription(request).await.unwrap();
     for mut consumer in consumers {
-        let ended = typed(&consumer.end().await.expect_err("it has to go"));
+        let ended = typed(&consumer.end().await.expect_err("the stream ends"));
         assert_eq!(ended, error(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
     }
     let not_found = error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
@@ -606,7 +606,7 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     assert_eq!((end.revision, end.subjects), (subscription.start_index, 5), "as of the creation");
     let names: BTreeSet<&String> = subjects.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), 5, "each once");
-    assert_eq!(first.event().await, (event, 1), "and then what changed since");
+    assert_eq!(first.event().await, (event, 1), "then the later events");
     first.close().await;
 
     // The snapshot was not acknowledged, so it comes again from the token on: three data subjects,
@@ -702,7 +702,7 @@ async fn a_drain_names_the_position_and_the_next_server_resumes_there() {
 
     ledger.restart().await;
     let mut second = ledger.consume(start(100)).await;
-    assert_eq!(second.started.next_index, events[2], "it was written down on the way out");
+    assert_eq!(second.started.next_index, events[2], "the drain recorded the acknowledgements");
     assert_eq!(second.events(2).await, [events[2], events[4]]);
 }
 
@@ -735,7 +735,7 @@ async fn a_crash_loses_no_event_and_no_recorded_acknowledgement() {
         next.progress().await;
         let again: Vec<u64> = next.deliveries.iter().map(|(index, _)| *index).collect();
         let twice = again.iter().find(|index| on_record.contains(index));
-        assert_eq!(twice, None, "what is on record is not delivered again");
+        assert_eq!(twice, None, "recorded acknowledgements are not delivered again");
         acked.extend(events.iter().filter(|index| !again.contains(index)));
         next.close().await;
     }

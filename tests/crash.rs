@@ -164,7 +164,7 @@ async fn assert_ledger_holds(clients: &mut Clients, journal: &Journal) {
         let change = &line.request.changes[0];
         assert_eq!((act.actor, act.changes[0].action), (line.request.actor, change.action));
     }
-    assert!(acts.is_empty(), "acts that nobody asked for: {:?}", acts.keys());
+    assert!(acts.is_empty(), "acts that no client sent: {:?}", acts.keys());
 }
 
 /// Every cell has the answer of a replay of the journal.

@@ -82,7 +82,7 @@ async fn any_library_verifies_a_token_with_the_public_key() {
     assert_eq!(header, expected);
     let issued_at = claims["iat"].as_i64().unwrap();
     assert!((before..=now_ms() / 1_000).contains(&issued_at), "{claims}");
-    assert_eq!(claims["exp"], issued_at + 900, "fifteen minutes, if nobody says otherwise");
+    assert_eq!(claims["exp"], issued_at + 900, "fifteen minutes by default");
     assert!(is_about(&claims, "user:1") && !is_about(&claims, "user:2"), "{claims}");
     let mut stable_claims = claims.as_object().unwrap().clone();
     stable_claims.retain(|name, _| !["iat", "exp", "sub", "salt"].contains(&name.as_str()));

@@ -42,7 +42,7 @@ impl Heard {
                     watch_response::Message::Consent(event) => heard.0.push(event),
                     watch_response::Message::Progress(progress) => heard.1 = progress.next_index,
                     watch_response::Message::Catalog(_) => {}
-                    other => panic!("nobody did this: {other:?}"),
+                    other => panic!("unexpected {other:?}"),
                 }
             }
         });

@@ -170,9 +170,9 @@ fn assert_preview_is_right(
     };
     let counts = (preview.would_allow, preview.would_deny);
     assert_eq!(counts, (turned(Effect::Allow), turned(Effect::Deny)), "{context}");
-    let nobody = preview.unknown_subject.as_ref().unwrap();
-    assert_eq!(nobody.before(), before[known].1, "{context}");
-    assert_eq!(nobody.after(), after[known].1, "{context}");
+    let unknown = preview.unknown_subject.as_ref().unwrap();
+    assert_eq!(unknown.before(), before[known].1, "{context}");
+    assert_eq!(unknown.after(), after[known].1, "{context}");
     flips
 }
 

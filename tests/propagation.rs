@@ -97,8 +97,8 @@ async fn pending_subscriptions_are_listed_with_their_elapsed_time() {
     assert_eq!(report["subscriptions"][1]["receiptIndex"], ended.to_string());
     let table = server.cli(&["propagation", &index]).expect_code(1).stdout;
     assert!(table.starts_with("STATE    SUBSCRIPTION  OWNER"), "{table}");
-    let nobody = server.cli(&["propagation", &grant.to_string()]).expect_code(0).stdout;
-    assert_eq!(nobody, "no subscription should have heard it\n");
+    let uncovered = server.cli(&["propagation", &grant.to_string()]).expect_code(0).stdout;
+    assert_eq!(uncovered, "no subscription should have heard it\n");
     server.cli(&["propagation", "100000"]).expect_code(1);
     server.cli(&["propagation", "x"]).expect_code(2);
     // The answer is the same after a restart and from a rebuilt view.

@@ -200,7 +200,7 @@ async fn preferences_and_history_show_the_recorded_consent() {
     });
     let entry = entries.await.unwrap().into_inner().message().await.unwrap().unwrap().entry;
     let hash = blake3::derive_key("consent-ledger v1 chain", &entry);
-    assert_eq!(history[0].entry_hash, hash, "anybody can recompute the hash");
+    assert_eq!(history[0].entry_hash, hash, "the hash can be recomputed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -529,7 +529,7 @@ async fn a_faulty_act_is_refused_with_code_reason_and_field() {
         assert_eq!((error.code, error.reason.as_str()), (code, reason), "{request:?}");
         assert_eq!(error.fields, [field], "{request:?}");
     }
-    assert_eq!(ledger.clients.checkpoint().await.size, before, "nothing of it was recorded");
+    assert_eq!(ledger.clients.checkpoint().await.size, before, "nothing was recorded");
     ledger.record_change("user:1", Action::Withdraw, "marketing.old", "fax").await;
 
     // An invalid value may be personal data: the caller sees it, the log does not.
@@ -843,7 +843,7 @@ async fn progress_is_never_ahead_of_delivery() {
         let stop = ledger.record_change(&subject, Action::Refuse, "marketing.offers", "sms").await;
         let event = next_event(&mut stream).await;
         assert_eq!(event.index, stop.index);
-        assert!(event.index >= progress.next_index, "it had not been delivered before");
+        assert!(event.index >= progress.next_index, "progress was not ahead of it");
         next = event.index + 1;
     }
 }

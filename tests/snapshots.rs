@@ -23,7 +23,7 @@ impl Believed {
                     let key =
                         (subject_state.subject.clone(), cell.purpose.clone(), cell.channel.clone());
                     let may = cell.effect() == proto::Effect::Allow;
-                    assert!(self.0.insert(key, may).is_none(), "told once");
+                    assert!(self.0.insert(key, may).is_none(), "each cell comes once");
                 }
             }
             Message::Consent(event) => {
@@ -34,7 +34,7 @@ impl Believed {
                 }
             }
             Message::SnapshotEnd(_) | Message::Progress(_) => {}
-            other => panic!("nobody caused {other:?}"),
+            other => panic!("unexpected {other:?}"),
         }
     }
 

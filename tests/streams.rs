@@ -200,7 +200,7 @@ async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64)
                         next = progress.next_index;
                         session.heard.push(Heard::Progress(next));
                     }
-                    other => panic!("nobody caused {other:?}"),
+                    other => panic!("unexpected {other:?}"),
                 }
                 left -= 1;
                 if stalls && rng.random_ratio(1, 500) {
@@ -301,7 +301,7 @@ async fn consume_once(
                     return true;
                 }
             }
-            other => panic!("nobody caused {other:?}"),
+            other => panic!("unexpected {other:?}"),
         }
         if stalls && rng.random_ratio(1, 500) {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;

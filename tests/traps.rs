@@ -214,7 +214,7 @@ async fn a_typo_in_a_purpose_is_an_error_on_record_and_deny_on_check() {
         ledger.refused(one_change("user:1", Action::Grant, "marketing.newsleter", "email")).await;
     assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
     assert_eq!(error.fields, ["changes[0].scope.purpose"]);
-    assert_eq!(ledger.entry_count().await, before, "what is refused changes nothing");
+    assert_eq!(ledger.entry_count().await, before, "a refused request changes nothing");
     let answer = ledger.check("user:1", "marketing.newsleter", "email").await;
     assert_eq!((answer.effect(), answer.reason()), (Effect::Deny, Reason::UnknownPurpose));
 }
@@ -334,7 +334,7 @@ async fn a_grant_can_be_narrowed_to_some_data_categories() {
     }
     narrowed.changes[0].data_categories = vec!["user.contact".into(), "user.name".into()];
     let error = ledger.refused(narrowed).await;
-    assert_eq!(error.fields, ["changes[0].data_categories[1]"], "nobody declared it");
+    assert_eq!(error.fields, ["changes[0].data_categories[1]"], "the purpose does not declare it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -374,7 +374,7 @@ async fn a_double_opt_in_is_completed_by_its_token_once() {
     let anothers = proto::ConfirmConsentRequest { subject: "user:2".into(), ..token(&offer.token) };
     assert_eq!(ledger.confirm(anothers).await.unwrap_err().reason, "CONFIRMATION_TOKEN_UNKNOWN");
     assert_eq!(ledger.confirm(token("")).await.unwrap_err().reason, "INVALID_FIELD");
-    assert_eq!(ledger.entry_count().await, before, "what is refused changes nothing");
+    assert_eq!(ledger.entry_count().await, before, "a refused request changes nothing");
 
     ledger.restart().await;
     let click = proto::ConfirmConsentRequest {

@@ -303,7 +303,7 @@ async fn a_stale_cache_denies_if_configured() {
     let start = Instant::now();
     let answer = checker.check(&may_i("user:1")).await;
     assert!(matches!(answer, Answer::Unanswered(Unanswered::Stale)), "{answer:?}");
-    assert!(start.elapsed() < options().deadline, "nobody was asked");
+    assert!(start.elapsed() < options().deadline, "no request was sent");
 
     let client = client("127.0.0.1:1");
     let with = |options| client.cached_checker(options).unwrap_err();

@@ -193,7 +193,7 @@ async fn deliver(
             }
             connection.count += 1;
             if connection.count == lasts {
-                let _ = out.send(Err(Status::unavailable("as told"))).await;
+                let _ = out.send(Err(Status::unavailable("scripted"))).await;
                 return;
             }
         }

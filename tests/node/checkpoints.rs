@@ -102,7 +102,7 @@ async fn recorded_entries_are_signed_and_provable() {
     assert_eq!(released.checkpoint.checkpoint.origin, "consent.example.org/test");
     assert_eq!(released.size(), 5);
     assert_eq!(released.root(), root_on_disk(dir.path(), 5));
-    assert!(!released.witnessed, "nobody asked for witnesses");
+    assert!(!released.witnessed, "no witnesses are configured");
     for index in 0..5 {
         let proven = node.inclusion(index, 5, None).unwrap();
         let proof = proven.tlog_proof(None).unwrap();
@@ -262,7 +262,7 @@ async fn an_entry_changed_on_disk_stops_writes() {
     let error = node.inclusion(size - 1, size, None).unwrap_err();
     assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     assert!(node.writes_stopped().borrow().is_some());
-    assert!(dir.path().join("tree/0.hashes").exists(), "what shows the change is kept");
+    assert!(dir.path().join("tree/0.hashes").exists(), "the evidence of the change is kept");
 }
 
 /// Changes a byte of an entry in place and recomputes all checksums, as an attacker could who knows

@@ -104,7 +104,10 @@ async fn a_snapshot_stays_at_its_revision_during_writes() {
         }
         for state in page {
             assert_eq!(state.revision, request.revision);
-            assert!(by_subject.insert(state.subject.clone(), state).is_none(), "each is told once");
+            assert!(
+                by_subject.insert(state.subject.clone(), state).is_none(),
+                "each subject comes once"
+            );
         }
         // The ledger changes between any two pages.
         node.reach(Some(node.revision() + 1)).await.unwrap();

@@ -44,5 +44,9 @@ async fn many_uses_are_split_into_entries_below_the_size_limit() {
         assert_eq!(uses_of(&node, number), 2, "user:{number}");
     }
     let before = node.revision();
-    assert_eq!(node.record_uses(uses(0, Vec::new())).await, Ok(before), "nobody is no entry");
+    assert_eq!(
+        node.record_uses(uses(0, Vec::new())).await,
+        Ok(before),
+        "without uses there is no entry"
+    );
 }

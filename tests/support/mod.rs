@@ -145,11 +145,11 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
         {
-            let path = entry.expect("a directory that nobody changes").path();
+            let path = entry.expect("an unchanged directory").path();
             if path.is_dir() {
                 open.push(path);
             } else {
-                let bytes = fs::read(&path).expect("a file that nobody removes");
+                let bytes = fs::read(&path).expect("a file that stays");
                 found.insert(path, bytes);
             }
         }
@@ -161,7 +161,7 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 pub fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a place for the copy");
     for entry in fs::read_dir(from).expect("the source is there") {
-        let entry = entry.expect("a directory that nobody changes");
+        let entry = entry.expect("an unchanged directory");
         let target = to.join(entry.file_name());
         if entry.file_type().expect("known").is_dir() {
             copy_tree(&entry.path(), &target);

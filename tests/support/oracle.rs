@@ -60,7 +60,7 @@ fn passes(filter: &proto::WatchFilter, subject: &str, (action, purpose, channel)
         Action::Refuse => EventKind::Refuse,
         Action::Withdraw => EventKind::Withdraw,
         Action::Object => EventKind::Object,
-        other => panic!("nobody asks for {other:?}"),
+        other => panic!("no client requests {other:?}"),
     };
     let kinds = &filter.kinds;
     let is_wanted =
@@ -100,7 +100,7 @@ impl Written {
         let covered = self.covered(filter, first);
         let (mut next, mut count) = (first, 0);
         for session in sessions {
-            assert_eq!(session.start, next, "{stream}: resumed where it was");
+            assert_eq!(session.start, next, "{stream}: resumed at its position");
             for heard in &session.heard {
                 let due = covered.range(next..).next();
                 match heard {
@@ -114,7 +114,7 @@ impl Written {
                     Heard::Progress(progress) => {
                         assert!(
                             *progress >= next,
-                            "{stream}: progress {progress} goes back of {next}"
+                            "{stream}: progress {progress} goes back behind {next}"
                         );
                         let due = due.map_or(u64::MAX, |(index, _)| *index);
                         assert!(due >= *progress, "{stream}: {progress} is ahead of event {due}");
@@ -124,7 +124,7 @@ impl Written {
             }
         }
         let missed: Vec<_> = covered.range(next..).map(|(index, _)| index).take(3).collect();
-        assert!(missed.is_empty(), "{stream}: never heard of {missed:?}");
+        assert!(missed.is_empty(), "{stream}: missed {missed:?}");
         count
     }
 
@@ -154,11 +154,14 @@ impl Written {
                 match heard {
                     Heard::Event { index, subject, changes, attempt } => {
                         let act = covered.get(index);
-                        let act = act.unwrap_or_else(|| panic!("{stream}: {index} is not for it"));
+                        let act = act.unwrap_or_else(|| panic!("{stream}: {index} is not covered"));
                         assert_eq!((subject, changes), (&act.subject, &act.changes), "{stream}");
                         count += 1;
                         if *attempt > 1 {
-                            assert!(delivered.contains(index), "{stream}: {index} was told before");
+                            assert!(
+                                delivered.contains(index),
+                                "{stream}: {index} was delivered before"
+                            );
                             continue;
                         }
                         assert!(
@@ -179,7 +182,7 @@ impl Written {
         }
         let missed: Vec<_> =
             covered.keys().filter(|index| !ever_delivered.contains(index)).take(3).collect();
-        assert!(missed.is_empty(), "{stream}: never heard of {missed:?}");
+        assert!(missed.is_empty(), "{stream}: missed {missed:?}");
         count
     }
 }
