@@ -223,13 +223,13 @@ async fn acknowledgements_can_be_proven() {
     proof.verify(&leaf_hash(&proven.entry), &VerifierKey::parse(&key).unwrap()).unwrap();
     let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
     let Some(Body::DeliveryReceipt(receipt)) = entry.body else { panic!("{entry:?}") };
-    let [receipt] = &receipt.delivered[..] else { panic!("{receipt:?}") };
+    let [delivered] = &receipt.delivered[..] else { panic!("{receipt:?}") };
     assert_eq!(delivered.subscription_index, created);
     assert!(
         delivered
             .ranges
             .iter()
-            .any(|delivered| (delivered.start_index..delivered.end_index).contains(&stop))
+            .any(|range| (range.start_index..range.end_index).contains(&stop))
     );
     server.terminate();
     support::verify(dir.path()).expect_code(0);

@@ -201,7 +201,7 @@ fn check_entry(extension: &Value, bytes: &[u8]) {
     assert_eq!(extension["actor"], actor.as_str_name().trim_start_matches("ACTOR_"));
     let listed = extension["changes"].as_array().unwrap();
     assert_eq!(listed.len(), changes.len());
-    for (listed_change, change) in listed_change.iter().zip(changes) {
+    for (listed_change, change) in listed.iter().zip(changes) {
         let scope = change.scope.clone().unwrap();
         let star = |key: &str| if key.is_empty() { "*".to_owned() } else { key.to_owned() };
         assert_eq!(

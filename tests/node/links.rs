@@ -43,7 +43,7 @@ type Answer = (u64, Reason, Option<u64>);
 /// Checks both sides of a link repeatedly until the writers are done.
 fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
     let sides = [subject("user:a"), subject("device:b")];
-    let mut answers = Vec::new();
+    let mut recorded = Vec::new();
     while !done.load(Ordering::Relaxed) {
         for subject in &sides {
             let question = Question {
@@ -54,10 +54,10 @@ fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
                 region: None,
             };
             let checked = node.check(&question).unwrap();
-            answers.push((checked.revision, checked.decision.reason, checked.decision.decided_by));
+            recorded.push((checked.revision, checked.decision.reason, checked.decision.decided_by));
         }
     }
-    answers.lock().unwrap().append(&mut answers);
+    answers.lock().unwrap().append(&mut recorded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
