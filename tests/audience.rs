@@ -428,11 +428,8 @@ async fn faults_are_named_with_their_field() {
 
     let subjects =
         |count| Request::Subjects(AudienceSubjects { subjects: vec!["a:1".into(); count] });
-    let invalid = |reason: &str, field: &str| TypedError {
-        code: Code::InvalidArgument,
-        reason: reason.into(),
-        fields: vec![field.into()],
-    };
+    let invalid =
+        |reason: &str, field: &str| TypedError::new(Code::InvalidArgument, reason, &[field]);
     // The query comes last, twice, or never.
     let mut stream = Stream::open(&clients).await;
     stream.send(subjects(1)).await;

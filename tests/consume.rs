@@ -272,14 +272,6 @@ impl Ledger {
 /// Acknowledgements are written to the ledger soon.
 const FLAGS: &[&str] = &["--receipt-interval", "50ms"];
 
-fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
-    TypedError {
-        code,
-        reason: reason.into(),
-        fields: fields.iter().map(ToString::to_string).collect(),
-    }
-}
-
 #[tokio::test]
 async fn a_consumer_resumes_behind_its_acknowledgements() {
     let mut ledger = Ledger::start().await;
@@ -375,7 +367,7 @@ async fn a_newer_consumer_takes_over_and_the_older_gets_an_error() {
     older.ack(Some(events[3] + 1), &[]).await;
     let status = older.end().await.expect_err("the stream ends");
     assert!(status.message().contains("host-2"), "{status:?}");
-    assert_eq!(typed(&status), error(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
+    assert_eq!(typed(&status), TypedError::new(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
     let next = newer.started.next_index;
     assert!([events[0], events[1]].contains(&next) || next < events[0]);
     let left: Vec<u64> = events.iter().copied().filter(|index| *index >= next).collect();
@@ -439,9 +431,10 @@ async fn deleting_a_subscription_ends_its_consumers_with_a_reason() {
     ledger.clients.watch.delete_subscription(request).await.unwrap();
     for mut consumer in consumers {
         let ended = typed(&consumer.end().await.expect_err("the stream ends"));
-        assert_eq!(ended, error(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
+        assert_eq!(ended, TypedError::new(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
     }
-    let not_found = error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
+    let not_found =
+        TypedError::new(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
     assert_eq!(ledger.refused(vec![Request::Start(start(1))]).await, not_found);
     // A new subscription of the same name has no consumer to take over from.
     ledger.subscribe(proto::Subscription::default()).await;
@@ -488,7 +481,10 @@ async fn progress_takes_no_credit_and_may_be_acknowledged() {
     // An acknowledgement ahead of delivery is refused as a whole.
     consumer.ack(Some(event + 2), &[]).await;
     let refused = consumer.end().await.unwrap_err();
-    assert_eq!(typed(&refused), error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]));
+    assert_eq!(
+        typed(&refused),
+        TypedError::new(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"])
+    );
     let facts = refused.get_details_error_info().unwrap().metadata;
     assert_eq!(facts["index"], (event + 2).to_string());
     assert_eq!(facts["delivered"], (event + 1).to_string());
@@ -507,8 +503,8 @@ async fn every_faulty_message_is_a_typed_error_and_changes_nothing() {
     };
     ledger.clients.subscribe(webhook).await;
 
-    let invalid = |field: &str| error(Code::InvalidArgument, "INVALID_FIELD", &[field]);
-    let limit = |field: &str| error(Code::InvalidArgument, "LIMIT_EXCEEDED", &[field]);
+    let invalid = |field: &str| TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &[field]);
+    let limit = |field: &str| TypedError::new(Code::InvalidArgument, "LIMIT_EXCEEDED", &[field]);
     let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let with = |spoil: fn(&mut proto::ConsumeStart, Option<prost_types::Duration>), span| {
         let mut start = start(1);
@@ -539,10 +535,14 @@ async fn every_faulty_message_is_a_typed_error_and_changes_nothing() {
         (with(|start, _| start.shard = 1, None), invalid("start.shard")),
         (with(|start, _| start.snapshot_token = vec![1], None), invalid("start.snapshot_token")),
         (with(|start, _| start.subscription = "none".into(), None), {
-            error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"])
+            TypedError::new(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"])
         }),
         (with(|start, _| start.subscription = "hook".into(), None), {
-            error(Code::FailedPrecondition, "SUBSCRIPTION_IS_WEBHOOK", &["start.subscription"])
+            TypedError::new(
+                Code::FailedPrecondition,
+                "SUBSCRIPTION_IS_WEBHOOK",
+                &["start.subscription"],
+            )
         }),
     ];
     for (request, want) in before_start {
@@ -558,7 +558,7 @@ async fn every_faulty_message_is_a_typed_error_and_changes_nothing() {
     valid.close().await;
 
     // Refused on a running stream.
-    let undelivered = || error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
+    let undelivered = || TypedError::new(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
     let later = [
         (Request::Start(start(1)), invalid("start")),
         (credit(10_001), limit("credit.credits")),
@@ -696,7 +696,7 @@ async fn a_drain_names_the_position_and_the_next_server_resumes_there() {
     let ended = tokio::spawn(async move { first.end().await });
     terminate(&mut ledger).await;
     let status = ended.await.unwrap().expect_err("the server ends it");
-    assert_eq!(typed(&status), error(Code::Unavailable, "SHUTTING_DOWN", &[]));
+    assert_eq!(typed(&status), TypedError::new(Code::Unavailable, "SHUTTING_DOWN", &[]));
     let facts = status.get_details_error_info().unwrap().metadata;
     assert_eq!(facts["next_index"], events[2].to_string());
 

@@ -610,12 +610,7 @@ async fn a_faulty_link_is_refused_with_its_field() {
         ),
     ] {
         let error = ledger.try_link(request).await.unwrap_err();
-        let want = TypedError {
-            code: Code::InvalidArgument,
-            reason: reason.to_owned(),
-            fields: vec![field.to_owned()],
-        };
-        assert_eq!(error, want);
+        assert_eq!(error, TypedError::new(Code::InvalidArgument, reason, &[field]));
     }
     for request in [
         unlink_request("user:1", "user:2"),

@@ -226,10 +226,7 @@ async fn acknowledgements_can_be_proven() {
     let [delivered] = &receipt.delivered[..] else { panic!("{receipt:?}") };
     assert_eq!(delivered.subscription_index, created);
     assert!(
-        delivered
-            .ranges
-            .iter()
-            .any(|range| (range.start_index..range.end_index).contains(&stop))
+        delivered.ranges.iter().any(|range| (range.start_index..range.end_index).contains(&stop))
     );
     server.terminate();
     support::verify(dir.path()).expect_code(0);

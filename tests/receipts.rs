@@ -349,29 +349,27 @@ async fn entries_without_a_receipt_give_the_reason() {
     let mut request = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
     request.idempotency_key = "k".to_owned();
     let index = world.record(request).await.index;
-    let error = |code, reason: &str, fields: &[&str]| TypedError {
-        code,
-        reason: reason.to_owned(),
-        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
-    };
     let by_key = |key: &str| Some(Act::IdempotencyKey(key.to_owned()));
     let other = "user:43".to_owned();
     let key = &["idempotency_key"];
     for (request, wanted) in [
-        (GetReceiptRequest::default(), error(Code::InvalidArgument, "INVALID_FIELD", &["act"])),
+        (
+            GetReceiptRequest::default(),
+            TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["act"]),
+        ),
         (GetReceiptRequest { format: 9, ..of(index) }, {
-            error(Code::InvalidArgument, "INVALID_FIELD", &["format"])
+            TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["format"])
         }),
         (GetReceiptRequest { subject: "42".to_owned(), ..of(index) }, {
-            error(Code::InvalidArgument, "INVALID_FIELD", &["subject"])
+            TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["subject"])
         }),
         (GetReceiptRequest { subject: other, ..of(index) }, {
-            error(Code::NotFound, "ACT_UNKNOWN", key)
+            TypedError::new(Code::NotFound, "ACT_UNKNOWN", key)
         }),
         (GetReceiptRequest { act: by_key("other"), ..of(index) }, {
-            error(Code::NotFound, "ACT_UNKNOWN", key)
+            TypedError::new(Code::NotFound, "ACT_UNKNOWN", key)
         }),
-        (of(0), error(Code::FailedPrecondition, "NOT_AN_ACT", &["index"])),
+        (of(0), TypedError::new(Code::FailedPrecondition, "NOT_AN_ACT", &["index"])),
     ] {
         let refused = world.ask(request.clone()).await.unwrap_err();
         assert_eq!(typed(&refused), wanted, "{request:?}");

@@ -422,9 +422,7 @@ async fn an_expired_token_confirms_nothing() {
     let request = ledger.record(one_change("user:1", Action::Grant, "club", "email")).await;
     let offer = request.confirmation.unwrap();
     let expires_at = millis(offer.expires_at.as_ref()).unwrap();
-    support::wait_until("the token's end", support::PATIENCE, || {
-        (now_ms() > expires_at).then_some(())
-    });
+    support::wait_until_time(expires_at + 1);
     let error = ledger.confirm(token(&offer.token)).await.unwrap_err();
     assert_eq!(
         (error.code, &*error.reason),
@@ -470,9 +468,7 @@ async fn a_guardians_grant_asks_for_consent_again_when_the_child_comes_of_age() 
     let answer = ledger.check("user:1", NEWS, "email").await;
     assert_eq!(answer.reason(), Reason::Granted);
     assert_eq!(millis(answer.valid_until.as_ref()), Some(eighteen));
-    support::wait_until("coming of age", support::PATIENCE, || {
-        (now_ms() >= eighteen).then_some(())
-    });
+    support::wait_until_time(eighteen);
     let answer = ledger.check("user:1", NEWS, "email").await;
     assert_eq!(
         (answer.reason(), answer.status()),
@@ -516,7 +512,7 @@ async fn an_expiry_is_recorded_once_and_survives_a_restart() {
     ledger.record(until(ends, grant("user:4"))).await;
     ledger.record(withdraw("user:4")).await;
     ledger.restart().await;
-    support::wait_until("the end", support::PATIENCE, || (now_ms() >= ends).then_some(()));
+    support::wait_until_time(ends);
     assert_eq!(ledger.reason("user:1", NEWS, "email").await, Reason::Expired, "without any entry");
 
     let request = proto::WatchRequest { start_index: Some(0), ..Default::default() };
@@ -571,9 +567,7 @@ async fn the_past_can_be_asked_by_record_time_or_effective_time() {
     let start = now_ms();
     // Signed up three days ago, withdrew on paper two days ago, and the paper is entered today.
     let given = ledger.record(at(start - 3 * DAY_MS, grant("user:1"))).await;
-    support::wait_until("the next moment", support::PATIENCE, || {
-        (now_ms() > millis(given.recorded_at.as_ref()).unwrap() + 5).then_some(())
-    });
+    support::wait_until_time(millis(given.recorded_at.as_ref()).unwrap() + 6);
     let paper = ledger.record(at(start - 2 * DAY_MS, withdraw("user:1"))).await;
     let recorded = millis(paper.recorded_at.as_ref()).unwrap();
     for (moment, want) in [
@@ -770,9 +764,7 @@ async fn a_late_grant_agreed_to_the_version_of_its_time() {
     let mut ledger = Ledger::new().await;
     let first = ledger.record(grant("user:0")).await;
     let shown = millis(first.recorded_at.as_ref()).unwrap() + 1;
-    support::wait_until("a later moment", support::PATIENCE, || {
-        (now_ms() > shown + 2).then_some(())
-    });
+    support::wait_until_time(shown + 3);
     let request = proto::PutPurposeRequest {
         purpose: Some(proto::Purpose { title: "All new".into(), ..support::consent_purpose(NEWS) }),
         requires_reconsent: true,

@@ -74,9 +74,7 @@ async fn a_use_is_judged_by_the_state_at_its_time() {
     let first = ledger.record_use(mailing("user:1")).await;
     assert_eq!((first.deviation, first.reason()), (false, Reason::Granted));
     let sent = millis(given.recorded_at.as_ref()).unwrap() + 1;
-    support::wait_until("a later moment", support::PATIENCE, || {
-        (now_ms() > sent + 5).then_some(())
-    });
+    support::wait_until_time(sent + 6);
     ledger.record_change("user:1", Action::Withdraw).await;
     let after = ledger.record_use(mailing("user:1")).await;
     assert_eq!((after.deviation, after.reason()), (true, Reason::Withdrawn));
@@ -137,9 +135,7 @@ async fn a_use_is_judged_by_the_links_and_the_catalogue_of_its_time() {
 /// A moment with a whole millisecond on either side in which nothing happens.
 fn moment() -> i64 {
     let now = now_ms();
-    let after = |at: i64| (now_ms() > at).then_some(());
-    support::wait_until("the next moment", support::PATIENCE, || after(now + 1));
-    support::wait_until("the one after it", support::PATIENCE, || after(now + 3));
+    support::wait_until_time(now + 4);
     now + 2
 }
 

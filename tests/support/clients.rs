@@ -277,6 +277,13 @@ pub struct TypedError {
     pub fields: Vec<String>,
 }
 
+impl TypedError {
+    pub fn new(code: tonic::Code, reason: &str, fields: &[&str]) -> Self {
+        let fields = fields.iter().map(ToString::to_string).collect();
+        Self { code, reason: reason.to_owned(), fields }
+    }
+}
+
 /// Decodes the details of an error; fails the test where there is no `ErrorInfo` of ours.
 #[track_caller]
 pub fn typed(status: &Status) -> TypedError {

@@ -106,6 +106,12 @@ pub fn now_ms() -> i64 {
     i64::try_from(since_epoch.as_millis()).expect("for some million years")
 }
 
+/// Waits until the clock shows this time.
+#[track_caller]
+pub fn wait_until_time(time_ms: i64) {
+    wait_until("a later time", PATIENCE, || (now_ms() >= time_ms).then_some(()));
+}
+
 /// A response over plain HTTP/1.1, with its head.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(address).expect("a server that listens");
