@@ -783,7 +783,7 @@ async fn a_catalogue_change_that_can_change_answers_is_one_event() {
     };
     let request = proto::WatchRequest { filter: Some(filter), ..proto::WatchRequest::default() };
     let mut stream = ledger.watch(request.clone()).await;
-    let purpose = |new_title: &str, retired| proto::Purpose {
+    let purpose = |title: &str, retired| proto::Purpose {
         title: title.to_owned(),
         retired,
         ..support::consent_purpose("marketing.offers")
