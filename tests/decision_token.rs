@@ -32,10 +32,6 @@ fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
     proto::CheckRequest { want_token: true, ..check_request(subject, PURPOSE, channel) }
 }
 
-async fn ask(clients: &mut Clients, request: proto::CheckRequest) -> proto::CheckResponse {
-    clients.ask(request).await
-}
-
 /// The header and claims of a token with a good signature.
 fn verified(token: &str, public_key: &[u8]) -> (Value, Value) {
     let parts: Vec<&str> = token.split('.').collect();
@@ -63,7 +59,7 @@ async fn any_library_verifies_a_token_with_the_public_key() {
     let before = now_ms() / 1_000;
     let mut request = wanted("user:1", "email");
     request.region = "DE".into();
-    let answer = ask(&mut clients, request).await;
+    let answer = clients.ask(request).await;
 
     let decision_key = key(&mut clients).await;
     let x = BASE64.encode(&decision_key.public_key);
@@ -93,7 +89,7 @@ async fn any_library_verifies_a_token_with_the_public_key() {
     });
     assert_eq!(Value::from(stable_claims), expected, "and the subject nowhere");
 
-    let unasked = ask(&mut clients, check_request("user:1", PURPOSE, "email")).await;
+    let unasked = clients.ask(check_request("user:1", PURPOSE, "email")).await;
     assert_eq!(unasked.token, "");
 }
 
@@ -103,12 +99,12 @@ async fn a_token_never_outlives_its_decision() {
     let (_server, mut clients) = serve(&dir, &["--decision-token-validity", "24h"]).await;
     let expires_at = now_ms() + 3_600_999;
     grant(&mut clients, "user:1", Some(expires_at)).await;
-    let answer = ask(&mut clients, wanted("user:1", "email")).await;
+    let answer = clients.ask(wanted("user:1", "email")).await;
     let (_, claims) = verified(&answer.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], expires_at.div_euclid(1_000));
     assert_eq!(claims["valid_until_ms"], expires_at);
     // A decision that only a new entry can change lives for the maximum time.
-    let denied = ask(&mut clients, wanted("user:1", "sms")).await;
+    let denied = clients.ask(wanted("user:1", "sms")).await;
     let (_, claims) = verified(&denied.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], claims["iat"].as_i64().unwrap() + 86_400);
     assert_eq!((&claims["effect"], &claims["reason"]), (&json!("DENY"), &json!("NO_RECORD")));

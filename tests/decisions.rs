@@ -14,7 +14,7 @@ use consent_ledger::{
     },
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::SignerKey,
         merkle::{Range, leaf_hash},
     },
 };
@@ -25,7 +25,8 @@ use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, tran
 
 use crate::support::{
     self, Clients, Finished, PATIENCE, Process, Server, act, change, check_request, client_of,
-    consent_purpose, example, link_request, now_ms, repository, timestamp, typed, unlink_request,
+    consent_purpose, example, link_request, now_ms, repository, signer_key, timestamp, typed,
+    unlink_request,
 };
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
@@ -431,9 +432,7 @@ async fn the_entries_must_match_the_signed_checkpoint() {
         clients.record_change(&format!("user:{n}"), Action::Grant, "news", "email").await;
     }
     let name = clients.checkpoint().await.origin;
-    let signer =
-        |name: &str, seed| SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap();
-    let (key, foreign) = (signer(&name, 7), signer("ledger.example.org", 7));
+    let (key, foreign) = (signer_key(&name, 7), signer_key("ledger.example.org", 7));
     let vkey = key.verifier().to_string();
     let mut sign = async |key: &SignerKey, size: u64, flip: bool| {
         let mut tree = Range::empty(0);
@@ -501,7 +500,7 @@ impl Liar {
     }
 }
 
-fn truly<T>() -> Alter<T> {
+fn unaltered<T>() -> Alter<T> {
     Arc::new(|all| all)
 }
 
@@ -569,7 +568,7 @@ async fn a_node_that_lies_about_an_answer_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     let lies: [(&str, u64, Alter<ListDecisionsResponse>); 8] = [
-        ("nothing is altered", 0, truly()),
+        ("nothing is altered", 0, unaltered()),
         (
             "another reason",
             1,
@@ -602,7 +601,7 @@ async fn a_node_that_lies_about_an_answer_is_detected() {
         ("all is given twice", 6, Arc::new(|all| [all.clone(), all].concat())),
     ];
     for (lie, differ, decisions) in lies {
-        let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
+        let liar = Liar { honest: clients.audit.clone(), entries: unaltered(), decisions };
         let address = liar.start().await;
         let code = i32::from(differ > 0);
         let found = verify(&address, &[]).expect_code(code).json();
@@ -625,7 +624,7 @@ async fn the_table_lists_differences_up_to_a_limit() {
         })
         .collect()
     });
-    let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
+    let liar = Liar { honest: clients.audit.clone(), entries: unaltered(), decisions };
     let address = liar.start().await;
     let mut command = client_of(&address);
     command.args(["verify-decisions", "--show", "2"]);
@@ -737,7 +736,7 @@ async fn a_ledger_that_lies_is_detected() {
         ),
     ];
     for (lie, (differ, untrue), entries) in lies {
-        let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
+        let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
         let address = liar.start().await;
         let found = verify(&address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
         println!("{lie}: {found}");
@@ -754,7 +753,7 @@ async fn a_ledger_that_lies_is_detected() {
         all
     });
     for (entries, want) in [(broken, "is damaged"), (early, "there is no entry 8")] {
-        let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
+        let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
         let error_line = verify(&liar.start().await, &[]).expect_code(1).stderr;
         let error: Value = serde_json::from_str(&error_line).unwrap();
         assert!(error["error"]["message"].as_str().unwrap().contains(want), "{error_line}");

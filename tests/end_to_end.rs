@@ -60,7 +60,10 @@ impl Heard {
 
 /// Every act of the file with its place in the ledger, by data subject. Fails the test unless the
 /// histories are exactly the file.
-async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<model::Act>> {
+async fn acts_in_ledger(
+    clients: &mut Clients,
+    acts: &[FileAct],
+) -> BTreeMap<String, Vec<model::Act>> {
     let mut by_subject: BTreeMap<&str, Vec<&FileAct>> = BTreeMap::new();
     let mut keys = HashSet::new();
     for act in acts {
@@ -69,7 +72,7 @@ async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<
             by_subject.entry(&act.subject).or_default().push(act);
         }
     }
-    let mut placed = BTreeMap::new();
+    let mut acts_by_subject = BTreeMap::new();
     for (subject, acts) in by_subject {
         let history = clients.history(subject).await;
         assert_eq!(history.len(), acts.len(), "acts of {subject}");
@@ -96,9 +99,9 @@ async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<
                 index: recorded.index,
             });
         }
-        placed.insert(subject.to_owned(), subject_acts);
+        acts_by_subject.insert(subject.to_owned(), subject_acts);
     }
-    placed
+    acts_by_subject
 }
 
 fn text(scope: &Option<proto::Scope>) -> String {
@@ -114,11 +117,11 @@ fn scope_text(change: &model::Change) -> String {
 /// Every cell, with one unknown purpose, channel and subject added.
 fn every_cell(
     catalog: &model::Catalog,
-    placed: &BTreeMap<String, Vec<model::Act>>,
+    acts_by_subject: &BTreeMap<String, Vec<model::Act>>,
 ) -> Vec<(String, String, String)> {
     let stranger = "user:nobody-knows-me".to_owned();
     let mut cells = Vec::new();
-    for subject in placed.keys().chain([&stranger]) {
+    for subject in acts_by_subject.keys().chain([&stranger]) {
         for purpose in catalog.purposes.keys().chain([&"no.such.purpose".to_owned()]) {
             for channel in catalog.channels.keys().chain([&"no-such-channel".to_owned()]) {
                 cells.push((subject.clone(), purpose.clone(), channel.clone()));
@@ -141,7 +144,7 @@ fn without_clock(answer: &proto::CheckResponse) -> proto::CheckResponse {
 async fn assert_every_cell(
     clients: &mut Clients,
     catalog: &model::Catalog,
-    placed: &BTreeMap<String, Vec<model::Act>>,
+    acts_by_subject: &BTreeMap<String, Vec<model::Act>>,
     cells: &[(String, String, String)],
 ) -> Vec<proto::CheckResponse> {
     let before = support::now_ms();
@@ -149,7 +152,7 @@ async fn assert_every_cell(
     let after = support::now_ms();
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for ((subject, purpose, channel), decision) in cells.iter().zip(&decisions) {
-        let acts = placed.get(subject).map_or(&[][..], Vec::as_slice);
+        let acts = acts_by_subject.get(subject).map_or(&[][..], Vec::as_slice);
         let expected = model::decide(catalog, acts, purpose, channel, before);
         // A grant may expire while the cells are checked: both answers are right.
         if expected == model::decide(catalog, acts, purpose, channel, after) {
@@ -285,15 +288,15 @@ async fn the_main_job_end_to_end() {
     server.cli(&["catalog", "apply", &file(example::CATALOG)]).expect_code(0);
     server.cli(&["replay", &file(example::ACTS)]).expect_code(0);
 
-    let placed = place(&mut clients, &acts).await;
-    let cells = every_cell(&catalog, &placed);
-    let decisions = assert_every_cell(&mut clients, &catalog, &placed, &cells).await;
+    let acts_by_subject = acts_in_ledger(&mut clients, &acts).await;
+    let cells = every_cell(&catalog, &acts_by_subject);
+    let decisions = assert_every_cell(&mut clients, &catalog, &acts_by_subject, &cells).await;
     let head = clients.checkpoint().await.size;
 
     // The watcher heard every stop, once, in the order of the ledger, and nothing else.
     let heard = tokio::task::block_in_place(|| heard.until(head));
     let mut stops: Vec<(u64, &str, Vec<String>)> = Vec::new();
-    for (subject, acts) in &placed {
+    for (subject, acts) in &acts_by_subject {
         for act in acts {
             let is_stop = |change: &&model::Change| change.action != Action::Grant;
             let changes: Vec<_> = act.changes.iter().filter(is_stop).map(scope_text).collect();

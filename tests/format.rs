@@ -30,7 +30,7 @@ use consent_ledger::{
     proto,
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::SignerKey,
         merkle::leaf_hash,
         proof::TlogProof,
         tile::{Kind, Tile},
@@ -520,9 +520,8 @@ fn field_of(mut bytes: &[u8], wanted: u64) -> &[u8] {
 
 fn log(entries: Vec<Vec<u8>>, put: &mut impl FnMut(&str, String)) {
     let tree = Tree::new(entries);
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
-    let witness =
-        SignerKey::from_seed("witness.example/w1", Algorithm::Cosignature, &[2; 32]).unwrap();
+    let key = support::signer_key(ORIGIN, 1);
+    let witness = support::cosigner_key("witness.example/w1", 2);
     put("signer_key", format!("{}\n", *key.to_secret_text()));
     put("verifier_key", format!("{}\n", key.verifier()));
     put("witness_key", format!("{}\n", witness.verifier()));

@@ -97,7 +97,7 @@ impl Desk {
         json_lines(&text)
     }
 
-    fn left_a_state(&self, file: &str) -> bool {
+    fn has_import_state(&self, file: &str) -> bool {
         self.path(&format!("{file}.import-state.json")).exists()
     }
 
@@ -183,7 +183,7 @@ async fn a_list_is_recorded_and_faulty_rows_are_reported() {
         rejects.iter().all(|reject| reject["reason"] != "" && reject["message"] != ""),
         "{rejects:?}"
     );
-    assert!(!desk.left_a_state("list.csv"));
+    assert!(!desk.has_import_state("list.csv"));
 
     assert_eq!(desk.head().await, head + 4);
     assert_eq!(desk.check("user:1").await.effect(), Effect::Allow);
@@ -322,7 +322,7 @@ async fn no_row_is_lost_or_doubled_when_server_or_command_is_killed() {
     let mut command = desk.start_import("big.csv", &[]);
     wait_for_head(&mut desk.clients, empty + 11_000).await;
     command.kill();
-    assert!(desk.left_a_state("big.csv"));
+    assert!(desk.has_import_state("big.csv"));
 
     // The server, within the rest; the command continues by itself once the server is back.
     let killed_at = desk.head().await;
@@ -335,7 +335,7 @@ async fn no_row_is_lost_or_doubled_when_server_or_command_is_killed() {
     assert_eq!(recorded + replayed, (ROWS - WRONG) as u64);
     assert!(replayed > 0, "some rows of a stream that broke came twice");
     assert!(done.json()["resumedAtLine"].as_u64().unwrap() > 10_000);
-    assert!(!desk.left_a_state("big.csv"));
+    assert!(!desk.has_import_state("big.csv"));
 
     let rejects = desk.rejects("big.csv");
     let line = |reject: &Value| reject["line"].as_str().unwrap().parse::<u64>().unwrap();
@@ -384,7 +384,7 @@ async fn stopped_import(desk: &mut Desk) {
     let mut command = desk.start_import("big.csv", &[]);
     wait_for_head(&mut desk.clients, empty + 10_500).await;
     command.kill();
-    assert!(desk.left_a_state("big.csv"));
+    assert!(desk.has_import_state("big.csv"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use consent_ledger::{
     proto::{self, Action, get_inclusion_proof_request::Entry},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey, VerifierKey},
+        key::{SignerKey, VerifierKey},
         merkle::Hash,
         note::Note,
         proof::TlogProof,
@@ -30,7 +30,7 @@ use consent_ledger::{
 };
 
 use crate::support::{
-    self, Clients, Process, Server, act, change, check_request,
+    self, Clients, Process, Server, act, change, check_request, cosigner_key, signer_key,
     tree::{SIZES, Tree},
 };
 
@@ -59,11 +59,11 @@ fn ledger(size: u64) -> Tree {
 
 /// Keys that sign besides the log's own.
 fn other_key(name: &str) -> SignerKey {
-    SignerKey::from_seed(name, Algorithm::Note, &[9; 32]).unwrap()
+    signer_key(name, 9)
 }
 
 fn witness_key() -> SignerKey {
-    SignerKey::from_seed("witness.example/w1", Algorithm::Cosignature, &[3; 32]).unwrap()
+    cosigner_key("witness.example/w1", 3)
 }
 
 /// Writes the files that `tests/go/verify.go` describes.
@@ -264,7 +264,7 @@ impl Verifier {
 /// The log's key, and the vectors of trees of all sizes.
 fn vectors() -> (SignerKey, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let key = signer_key(ORIGIN, 1);
     let tree = ledger(SIZES[SIZES.len() - 1]);
     Vectors { dir: dir.path(), tree: &tree }.write(&key, &SIZES);
     (key, dir)
@@ -296,7 +296,7 @@ fn trees_of_all_sizes_verify_in_python() {
 /// Both verifiers fail, and say why, when a file of the log was changed.
 fn fails_on_damage(verifier: &Verifier) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let key = signer_key(ORIGIN, 1);
     let (tree, sizes) = (ledger(300), [300]);
     Vectors { dir: dir.path(), tree: &tree }.write(&key, &sizes);
     assert_eq!(output_lines(verifier.command(dir.path())), report(&sizes));
@@ -329,7 +329,7 @@ fn fails_on_damage(verifier: &Verifier) {
 /// signed both.
 fn fails_on_another_history(verifier: &Verifier) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let key = signer_key(ORIGIN, 1);
     let before = ledger(300);
     // The same entries without one in the middle.
     let after = Tree::new((0..520).filter(|index| *index != 150).map(|index| {

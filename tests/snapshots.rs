@@ -13,9 +13,9 @@ const CHANNELS: [&str; 3] = ["email", "sms", "push"];
 
 /// The state that a service keeps: for subject, purpose and channel, whether it is allowed.
 #[derive(Default)]
-struct Believed(BTreeMap<(String, String, String), bool>);
+struct ServiceState(BTreeMap<(String, String, String), bool>);
 
-impl Believed {
+impl ServiceState {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Snapshot(subject_state) => {
@@ -101,7 +101,7 @@ async fn snapshot_and_events_give_the_state_that_checks_answer() {
     let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
     write_some(&mut clients, &mut rng, 600).await;
 
-    let mut believed = Believed::default();
+    let mut believed = ServiceState::default();
     let mut stream = clients.watch.clone().watch(request(&[])).await.unwrap().into_inner();
     let mut token = Vec::new();
     for _ in 0..100 {

@@ -119,7 +119,7 @@ fn random_act(rng: &mut StdRng, key: String) -> proto::RecordConsentRequest {
     proto::RecordConsentRequest { idempotency_key: key, ..act(&subject, changes) }
 }
 
-fn some<T: Clone>(rng: &mut StdRng, of: &[T], max: usize) -> Vec<T> {
+fn random_subset<T: Clone>(rng: &mut StdRng, of: &[T], max: usize) -> Vec<T> {
     let mut all = of.to_vec();
     (0..rng.random_range(0..=max))
         .map(|_| all.swap_remove(rng.random_range(0..all.len())))
@@ -130,10 +130,10 @@ fn random_filter(rng: &mut StdRng) -> proto::WatchFilter {
     let purposes: Vec<String> = (0..PURPOSES).map(purpose).collect();
     let kinds = [EventKind::Grant, EventKind::Refuse, EventKind::Withdraw, EventKind::Object];
     proto::WatchFilter {
-        purposes: some(rng, &purposes, 6),
-        channels: some(rng, &CHANNELS.map(str::to_owned), 3),
-        kinds: some(rng, &kinds, 3).into_iter().map(Into::into).collect(),
-        namespaces: some(rng, &NAMESPACES.map(str::to_owned), 1),
+        purposes: random_subset(rng, &purposes, 6),
+        channels: random_subset(rng, &CHANNELS.map(str::to_owned), 3),
+        kinds: random_subset(rng, &kinds, 3).into_iter().map(Into::into).collect(),
+        namespaces: random_subset(rng, &NAMESPACES.map(str::to_owned), 1),
     }
 }
 
@@ -332,7 +332,7 @@ async fn consume_once(
 }
 
 /// Kills the server at equal steps of the acknowledged acts.
-fn kill_again_and_again(
+fn kill_repeatedly(
     dir: &Path,
     server: Server,
     address: &watch::Sender<String>,
@@ -411,7 +411,7 @@ async fn every_stream_is_complete_and_in_order_through_kills() {
     }
     let (path, acknowledged) = (dir.path().to_owned(), Arc::clone(&world.acknowledged));
     let killing = tokio::task::spawn_blocking(move || {
-        let server = kill_again_and_again(&path, server, &address, &acknowledged, total);
+        let server = kill_repeatedly(&path, server, &address, &acknowledged, total);
         (server, address)
     });
     while let Some(written) = writing.join_next().await {
@@ -430,7 +430,7 @@ async fn every_stream_is_complete_and_in_order_through_kills() {
         consumed.push((subscription, shard, consuming.await.unwrap()));
     }
     let want = judge(&world.written.lock().unwrap(), total, &watched, &consumed, &subscribed);
-    everybody_has_heard(&server, want).await;
+    check_receipts(&server, want).await;
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }
@@ -478,7 +478,7 @@ fn judge(
 }
 
 /// Waits until the ledger holds a receipt of each event from each of its subscriptions.
-async fn everybody_has_heard(server: &Server, want: BTreeMap<u64, Vec<String>>) {
+async fn check_receipts(server: &Server, want: BTreeMap<u64, Vec<String>>) {
     let mut clients = server.clients().await;
     for (index, names) in want {
         let deadline = tokio::time::Instant::now() + support::PATIENCE;

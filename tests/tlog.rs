@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::tlog::{
     checkpoint::{Checkpoint, SignedCheckpoint},
-    key::{Algorithm, SignerKey, VerifierKey},
+    key::{SignerKey, VerifierKey},
     merkle::{self, Hash, ProofError, leaf_hash, node_hash, verify_consistency, verify_inclusion},
     note::Note,
     policy::Policy,
@@ -25,7 +25,10 @@ use ct_merkle::{ConsistencyProof, InclusionProof, RootHash, mem_backed_tree::Mem
 use proptest::prelude::*;
 use sha2::Sha256;
 
-use crate::support::tree::{SIZES, Tree, at};
+use crate::support::{
+    cosigner_key, signer_key,
+    tree::{SIZES, Tree, at},
+};
 
 /// The tree of `ct-merkle`.
 struct CtMerkle(MemoryBackedTree<Sha256, Vec<u8>>);
@@ -176,11 +179,11 @@ fn the_levels_of_tiles_stand_on_one_another_and_on_the_entries() {
 const ORIGIN: &str = "consent.example.org/eu";
 
 fn signer(seed: u8) -> SignerKey {
-    SignerKey::from_seed(ORIGIN, Algorithm::Note, &[seed; 32]).unwrap()
+    signer_key(ORIGIN, seed)
 }
 
 fn witness(seed: u8) -> SignerKey {
-    SignerKey::from_seed("witness.example", Algorithm::Cosignature, &[seed; 32]).unwrap()
+    cosigner_key("witness.example", seed)
 }
 
 /// A signed and cosigned checkpoint of a small tree.

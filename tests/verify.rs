@@ -28,27 +28,22 @@ use consent_ledger::{
     storage::{FrameLog, LogError, LogSpec, disk::RealDisk},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::SignerKey,
         merkle::{self, Hash, Range, leaf_hash},
         tile::{Kind, Tile},
     },
 };
 use tonic::{Request, Response, service::Routes};
 
-use crate::support::{self, Finished, ledger_segments, run};
+use crate::support::{self, Finished, cosigner_key, ledger_segments, run, signer_key};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
 /// Size of a segment's header, see docs/format.md.
 const HEADER: u64 = 60;
 
-fn key(name: &str, seed: u8) -> SignerKey {
-    SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap()
-}
-
 fn witness(seed: u8) -> SignerKey {
-    let name = format!("w{seed}.example");
-    SignerKey::from_seed(&name, Algorithm::Cosignature, &[seed; 32]).unwrap()
+    cosigner_key(&format!("w{seed}.example"), seed)
 }
 
 fn opened(origin: &str) -> Body {
@@ -132,7 +127,7 @@ impl Dir {
     #[track_caller]
     fn difference_from(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
         let file = self.text("kept", checkpoint);
-        let key = key(ORIGIN, 1).verifier().to_string();
+        let key = signer_key(ORIGIN, 1).verifier().to_string();
         let options = ["--checkpoint", &file, "--key", &key];
         let found = self.verify(&[&options, more].concat());
         let json = found.json();
@@ -167,7 +162,7 @@ fn signed_by(key: &SignerKey, entries: &[Vec<u8>]) -> SignedCheckpoint {
 }
 
 fn signed(entries: &[Vec<u8>]) -> String {
-    signed_by(&key(ORIGIN, 1), entries).to_string()
+    signed_by(&signer_key(ORIGIN, 1), entries).to_string()
 }
 
 #[test]
@@ -302,7 +297,7 @@ fn another_ledger_is_recognised() {
         difference.contains("`ledger.example/eu`") && difference.contains("`ledger.example/us`"),
         "{difference}"
     );
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let found = foreign.verify(&["--key", &key]).expect_code(1);
     assert_eq!(found.json()["intact"], false);
 }
@@ -311,7 +306,7 @@ fn another_ledger_is_recognised() {
 fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     let all = honest(40);
     let dir = Dir::of(&all);
-    let other = signed_by(&key(ORIGIN, 2), &all).to_string();
+    let other = signed_by(&signer_key(ORIGIN, 2), &all).to_string();
     let difference = dir.difference_from(&other, &[]).unwrap();
     assert!(difference.contains("not signed by"), "{difference}");
     let changed = signed(&all).replacen("\n40\n", "\n39\n", 1);
@@ -323,7 +318,7 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     assert!(refused.output().contains("--key"), "{}", refused.output());
     dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
     // A file that can not be read is wrong usage, not a finding about the ledger.
-    let vkey = key(ORIGIN, 1).verifier().to_string();
+    let vkey = signer_key(ORIGIN, 1).verifier().to_string();
     dir.verify(&["--checkpoint", "/nonexistent", "--key", &vkey]).expect_code(2);
     dir.verify(&["--checkpoint", &file, "--key", "@/nonexistent"]).expect_code(2);
     dir.verify(&["--checkpoint", &file, "--key", &vkey, "--policy", "/nonexistent"]).expect_code(2);
@@ -333,7 +328,7 @@ fn a_checkpoint_counts_only_under_the_key_that_was_given() {
 fn the_required_witnesses_must_have_cosigned() {
     let all = honest(40);
     let dir = Dir::of(&all);
-    let mut seen = signed_by(&key(ORIGIN, 1), &all);
+    let mut seen = signed_by(&signer_key(ORIGIN, 1), &all);
     seen.note.sign(&witness(3), 1_700_000_000);
     let (first, second) = (witness(3), witness(4));
     let (first, second) = (first.verifier().to_string(), second.verifier().to_string());
@@ -355,7 +350,7 @@ fn a_damaged_ledger_says_how_far_a_checkpoint_can_be_compared() {
     let dir = Dir::of(&all);
     let file = dir.text("kept", signed(&honest(100)));
     let early = dir.text("early", signed(&honest(100)[..60]));
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let found = dir.verify(&["--checkpoint", &file, "--checkpoint", &early, "--key", &key]);
     let json = found.expect_code(1).json();
     assert_eq!(json["damage"]["index"], 60);
@@ -375,7 +370,7 @@ fn the_directorys_own_checkpoint_is_compared_too() {
         })
         .to_string()
     };
-    let (right, wrong) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let (right, wrong) = (signer_key(ORIGIN, 1), signer_key(ORIGIN, 2));
     let vkey = right.verifier().to_string();
     let whole = Dir::of(&all);
     whole.text("checkpoint.json", saved_checkpoint(&all, &right));
@@ -516,7 +511,7 @@ impl Site {
     /// Compares a directory with the site; returns the difference, if there is one.
     #[track_caller]
     fn difference_from(&self, dir: &Dir) -> Option<String> {
-        let key = key(ORIGIN, 1).verifier().to_string();
+        let key = signer_key(ORIGIN, 1).verifier().to_string();
         let found = dir.verify(&["--against", &self.url, "--key", &key]);
         let difference = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
         found.expect_code(i32::from(difference.is_some()));
@@ -556,7 +551,7 @@ fn files_agree_with_the_published_ledger_or_are_a_fork() {
 fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
     let all = honest(700);
     let site = Site::of(published(&all[..300], signed(&all[..300])));
-    let vkey = key(ORIGIN, 1).verifier().to_string();
+    let vkey = signer_key(ORIGIN, 1).verifier().to_string();
     let dir = Dir::of(&all);
     let book = |released: &[Vec<u8>]| {
         serde_json::json!({
@@ -636,9 +631,9 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
     tiles.remove("/log/tile/0/001.p/244");
     tiles.extend(published(&all, signed(&all[..500])));
     assert_eq!(Site::of(tiles).difference_from(&dir), None);
-    let foreign = signed_by(&key(ORIGIN, 2), &all).to_string();
+    let foreign = signed_by(&signer_key(ORIGIN, 2), &all).to_string();
     assert!(Site::of(published(&all, foreign)).difference_from(&dir).is_some());
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let gone = dir.verify(&["--against", "http://127.0.0.1:9/", "--key", &key]).expect_code(1);
     assert!(gone.output().contains("--against"), "{}", gone.output());
     dir.verify(&["--against", "http://127.0.0.1:9/"]).expect_code(2);
@@ -648,7 +643,7 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
 fn a_proof_is_made_from_files_and_verified_without_them() {
     let all = honest(600);
     let dir = Dir::of(&all);
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let of = |size: usize| dir.text(&format!("{size}.checkpoint"), signed(&all[..size]));
     let (whole, early) = (of(600), of(300));
     let path = dir.path().display().to_string();
@@ -800,14 +795,14 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (vkey, old, new) = (file("vkey"), file("old"), file("new"));
-    let before = Desk::of(&all[..50], key(ORIGIN, 1));
+    let before = Desk::of(&all[..50], signer_key(ORIGIN, 1));
     fs::write(&vkey, before.run(&["checkpoint", "--verifier-key"]).expect_code(0).stdout).unwrap();
     let trusted = format!("@{vkey}");
     before.run(&["checkpoint", "--key", &trusted, "--output", &old]).expect_code(0);
     let printed = before.run(&["checkpoint", "--key", &trusted]).expect_code(0).stdout;
     assert_eq!(printed, fs::read_to_string(&old).unwrap());
 
-    let grown = Desk::of(&all, key(ORIGIN, 1));
+    let grown = Desk::of(&all, signer_key(ORIGIN, 1));
     let json = ["prove", "--from", &old, "--key", &trusted, "--output", &new, "--json"];
     let proved = grown.run(&json).expect_code(0).json();
     assert_eq!((&proved["firstSize"], &proved["treeSize"]), (&50.into(), &90.into()));
@@ -825,10 +820,10 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     let report = grown.run(&["checkpoint", "--output", &kept, "--json"]).expect_code(0).json();
     assert_eq!((&report["verified"], &report["replaced"]), (&false.into(), &true.into()));
 
-    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), signer_key(ORIGIN, 1));
     let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
     assert!(refused.output().contains("does not begin with the one of 50"), "{}", refused.output());
-    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    let usurped = Desk::of(&all, signer_key(ORIGIN, 2));
     usurped.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
     usurped.run(&["checkpoint", "--key", &trusted]).expect_code(1);
     let unverified = usurped.run(&["checkpoint", "--json"]).expect_code(0).json();
@@ -840,8 +835,8 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     let all = honest(90);
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
-    let trusted = key(ORIGIN, 1).verifier().to_string();
-    let (desk, proof, old) = (Desk::of(&all, key(ORIGIN, 1)), file("proof"), file("old"));
+    let trusted = signer_key(ORIGIN, 1).verifier().to_string();
+    let (desk, proof, old) = (Desk::of(&all, signer_key(ORIGIN, 1)), file("proof"), file("old"));
     fs::write(&old, signed(&all[..50])).unwrap();
     let verified =
         || run(["verify-proof", &proof, "--key", &trusted, "--json"]).expect_code(0).json();
@@ -862,12 +857,12 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
     assert_eq!(verified()["treeSize"], 50);
 
-    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    let usurped = Desk::of(&all, signer_key(ORIGIN, 2));
     fs::remove_file(&proof).unwrap();
     let refused = ["prove", "--index", "17", "--key", &trusted, "--output", &proof];
     usurped.run(&refused).expect_code(1);
     assert!(!Path::new(&proof).exists());
-    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), signer_key(ORIGIN, 1));
     fork.run(&under_old).expect_code(1);
     desk.run(&["prove", "--key", &trusted]).expect_code(2);
     desk.run(&["prove", "--index", "1", "--from", &old, "--key", &trusted]).expect_code(2);

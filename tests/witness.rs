@@ -25,13 +25,14 @@ use tokio::{
 };
 
 use crate::support::{
-    self, Finished, PATIENCE, Process, Server, binary, copy_tree, eventually, hex, tree::Tree,
+    self, Finished, PATIENCE, Process, Server, binary, copy_tree, eventually, hex, signer_key,
+    tree::Tree,
 };
 
 const ORIGIN: &str = "ledger.example/eu";
 
 fn log_key() -> SignerKey {
-    SignerKey::from_seed(ORIGIN, Algorithm::Note, &[7; 32]).unwrap()
+    signer_key(ORIGIN, 7)
 }
 
 /// A log in memory.
@@ -219,7 +220,7 @@ async fn a_witness_answers_as_the_specification_says() {
     assert_eq!(conflict.body, b"40\n");
     let strangers: [(&str, u8, u16); 2] = [("other.example", 7, 404), (ORIGIN, 8, 403)];
     for (origin, seed, status) in strangers {
-        let key = SignerKey::from_seed(origin, Algorithm::Note, &[seed; 32]).unwrap();
+        let key = signer_key(origin, seed);
         let mut request = tree.request(40, 40);
         let checkpoint =
             Checkpoint { origin: origin.to_owned(), ..request.checkpoint.checkpoint.clone() };

@@ -1,6 +1,6 @@
 //! A node's answers, in one process and over restarts.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
@@ -11,8 +11,12 @@ use consent_ledger::{
     watch::{Told, Watcher},
 };
 
-use crate::support::node::{
-    act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key, withdraw,
+use crate::support::{
+    copy_tree,
+    node::{
+        act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key,
+        withdraw,
+    },
 };
 
 #[tokio::test]
@@ -242,11 +246,6 @@ async fn missing_primary_data_is_an_error() {
     assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Granted);
 }
 
-fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-rT").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
-}
-
 #[tokio::test]
 async fn a_view_of_another_copy_of_the_ledger_is_not_trusted() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -254,12 +253,12 @@ async fn a_view_of_another_copy_of_the_ledger_is_not_trusted() {
     put_catalog(&node).await;
     node.record(grant("user:1")).await.unwrap();
     drop(node);
-    copy(one.path(), two.path());
+    copy_tree(one.path(), two.path());
     // From here on the two ledgers differ, but have as many entries.
     open(one.path()).record(grant("user:1")).await.unwrap();
     open(two.path()).record(withdraw("user:1")).await.unwrap();
     std::fs::remove_dir_all(two.path().join("view")).unwrap();
-    copy(&one.path().join("view"), &two.path().join("view"));
+    copy_tree(&one.path().join("view"), &two.path().join("view"));
     assert_eq!(check(&open(two.path()), "user:1", "email").1, Reason::Withdrawn);
 }
 

@@ -45,16 +45,16 @@ fn root_on_disk(dir: &Path, size: u64) -> Hash {
         }
     })
     .unwrap();
-    mth(&leaves)
+    merkle_root(&leaves)
 }
 
-fn mth(leaves: &[Hash]) -> Hash {
+fn merkle_root(leaves: &[Hash]) -> Hash {
     match leaves.len() {
         0 => merkle::empty_root(),
         1 => leaves[0],
         n => {
             let (left, right) = leaves.split_at(n.next_power_of_two() / 2);
-            merkle::node_hash(&mth(left), &mth(right))
+            merkle::node_hash(&merkle_root(left), &merkle_root(right))
         }
     }
 }
@@ -158,7 +158,7 @@ async fn tiles_and_bundles_are_those_of_the_released_tree() {
             }
         }
     }
-    assert_eq!(mth(&leaves), root_on_disk(dir.path(), size));
+    assert_eq!(merkle_root(&leaves), root_on_disk(dir.path(), size));
     let beyond = |kind, number, width| node.tile(Tile { kind, number, width }).unwrap();
     assert_eq!(beyond(Kind::Level(0), 2, 93), None);
     assert_eq!(beyond(Kind::Level(0), 2, 256), None);

@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use consent_ledger::tlog::key::{Algorithm, SignerKey};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
@@ -137,6 +138,16 @@ pub async fn serve_fake(services: Routes) -> String {
     let server = tonic::transport::Server::builder().add_routes(services);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
+}
+
+/// The key of a log, from a seed.
+pub fn signer_key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).expect("a valid name")
+}
+
+/// The key of a witness, from a seed.
+pub fn cosigner_key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Cosignature, &[seed; 32]).expect("a valid name")
 }
 
 /// Bytes in hexadecimal digits.

@@ -58,15 +58,15 @@ impl Tree {
     }
 
     pub fn root(&self, size: u64) -> Hash {
-        sure(merkle::root(size, self.subtree()))
+        infallible(merkle::root(size, self.subtree()))
     }
 
     pub fn inclusion(&self, index: u64, size: u64) -> Vec<Hash> {
-        sure(merkle::prove_inclusion(index, size, self.subtree()))
+        infallible(merkle::prove_inclusion(index, size, self.subtree()))
     }
 
     pub fn consistency(&self, first: u64, second: u64) -> Vec<Hash> {
-        sure(merkle::prove_consistency(first, second, self.subtree()))
+        infallible(merkle::prove_consistency(first, second, self.subtree()))
     }
 
     /// The bytes of a tile or an entry bundle.
@@ -86,6 +86,6 @@ pub fn at(number: u64) -> usize {
     usize::try_from(number).expect("a place in memory")
 }
 
-fn sure<T>(result: Result<T, Infallible>) -> T {
+fn infallible<T>(result: Result<T, Infallible>) -> T {
     result.unwrap_or_else(|never| match never {})
 }
