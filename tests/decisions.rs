@@ -474,7 +474,7 @@ async fn the_entries_must_match_the_signed_checkpoint() {
     let more = sign(&key, 20, false).await;
     let refused = verify(&server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("the checkpoint is of 20 entries"), "{}", refused.stderr);
-    let other = signer(&name, 8).verifier().to_string();
+    let other = signer_key(&name, 8).verifier().to_string();
     verify(&server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
     verify(&server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
 }

@@ -169,8 +169,8 @@ async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: 
         clients.watch.consume(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     loop {
         let message = timeout(PATIENCE, responses.message()).await.expect("a message").unwrap();
-        if let Some(Response::Consent(event)) = message.expect("the stream goes on").message {
-            assert_eq!(event.index, event);
+        if let Some(Response::Consent(consent)) = message.expect("the stream goes on").message {
+            assert_eq!(consent.index, event);
             break;
         }
     }

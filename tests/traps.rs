@@ -650,7 +650,11 @@ async fn a_validity_over_the_29th_of_february_is_counted_in_days() {
     let mut ledger = Ledger::new().await;
     let year = prost_types::Duration { seconds: 365 * 24 * 3_600, nanos: 0 };
     ledger
-        .put(proto::Purpose { default_validity: Some(year), ..support::consent_purpose("yearly") })
+        .clients
+        .put_purpose(proto::Purpose {
+            default_validity: Some(year),
+            ..support::consent_purpose("yearly")
+        })
         .await;
     for (given, ends) in [
         ("2024-02-29T12:00:00Z", "2025-02-28T12:00:00Z"),
