@@ -21,7 +21,8 @@ use super::{
     words::rfc3339_ms,
 };
 use crate::{
-    jws::JwsError, proto::CODE_NAMES, receipt::ReceiptError, token::TokenError, webhook::signature::SignatureError,
+    jws::JwsError, proto::CODE_NAMES, receipt::ReceiptError, token::TokenError,
+    webhook::signature::SignatureError,
 };
 
 /// Why a command failed.
