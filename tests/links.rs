@@ -672,7 +672,10 @@ async fn the_command_line_links_and_tells_what_changes() {
     assert_eq!(linked["index"], size.to_string());
     assert_eq!(linked["cells"][0]["effectAfter"], "EFFECT_DENY");
     let again = link(&[]).stdout;
-    assert_eq!(again, format!("nothing to write: it is so already  revision {}\n", size + 1));
+    assert_eq!(
+        again,
+        format!("nothing to write: the link exists already  revision {}\n", size + 1)
+    );
     let unlinked = server.cli(&[&["unlink"], &words[..]].concat()).expect_code(0).stdout;
     assert!(unlinked.starts_with(&format!("index {}  revision {}\n", size + 1, size + 2)));
     assert!(unlinked.contains("allow   user:1   marketing.newsletter  email    granted"));

@@ -96,7 +96,7 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     let table = server.cli(&["propagation", &index]).expect_code(1).stdout;
     assert!(table.starts_with("STATE    SUBSCRIPTION  OWNER"), "{table}");
     let nobody = server.cli(&["propagation", &grant.to_string()]).expect_code(0).stdout;
-    assert_eq!(nobody, "no subscription should have heard it\n");
+    assert_eq!(nobody, "no subscription should have received it\n");
     server.cli(&["propagation", "100000"]).expect_code(1);
     server.cli(&["propagation", "x"]).expect_code(2);
     // The same after a restart, and from a view that is built anew.

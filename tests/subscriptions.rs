@@ -277,7 +277,10 @@ async fn the_command_line_creates_lists_and_deletes() {
     let again = server.cli(&words[..words.len() - 1]).expect_code(0).stdout;
     assert_eq!(
         again,
-        format!("it is there already, since index {}\n", own["createdIndex"].as_str().unwrap())
+        format!(
+            "the subscription exists already, since index {}\n",
+            own["createdIndex"].as_str().unwrap()
+        )
     );
     // As an alias, and refused.
     let refused = ["subscribe", "create", "crm", "--owner", "another", "--json"];

@@ -230,7 +230,10 @@ async fn a_witness_answers_as_the_specification_says() {
     // A fork that the log has signed is evidence, and is kept in the log.
     let said = witness.terminate().stderr;
     assert!(said.contains("the log has signed two roots for one size"), "{said}");
-    assert!(said.contains("no proof that the log continues what was seen"), "{said}");
+    assert!(
+        said.contains("the checkpoint is not proven to be consistent with the last one"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -572,7 +575,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
         (served.metric("consent_ledger_witness_conflicts_total").await > 0).then_some(())
     })
     .await;
-    // It goes its own way from there, and can not prove that it continues what was seen.
+    // It diverges from there, and can not prove that it is consistent with the last checkpoint.
     for n in 4..8 {
         served.record(&format!("user:{n}")).await;
     }
@@ -584,7 +587,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
     let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
     assert_eq!(shown, released);
     let said = served.server.terminate().stderr;
-    assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
+    assert!(said.contains("this ledger was rolled back, or forked: the witness"), "{said}");
     assert!(said.contains("this ledger was forked"), "{said}");
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use consent_ledger::{
-    cli::{Invocation, catalog::file::CatalogFile},
+    cli::{self, catalog::file::CatalogFile},
     proto::{
         self, Action, Effect, Reason, RecordConsentResponse as Recorded,
         audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
@@ -32,10 +32,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 async fn main() -> Result<ExitCode> {
     // With arguments this is the `consent-ledger` binary: the tour runs itself as its own server.
     if env::args_os().len() > 1 {
-        return Ok(match Invocation::from_env() {
-            Ok(invocation) => Box::pin(invocation.run()).await,
-            Err(code) => code,
-        });
+        return Ok(Box::pin(cli::main()).await);
     }
     Box::pin(tour()).await.map(|()| ExitCode::SUCCESS)
 }
