@@ -208,7 +208,7 @@ pub trait NamesNoSubject: fmt::Debug {
     fn message(&self) -> proto::entry::Body;
     /// As [`Kind::target`].
     fn target(&self) -> Target<'_>;
-    /// As [`Kind::tells`].
+    /// As [`Kind::outline`].
     fn outline(&self) -> EventOutline<'_>;
 }
 
