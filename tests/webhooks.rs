@@ -219,7 +219,7 @@ async fn an_undeliverable_event_is_a_dead_letter_and_can_be_replayed() {
     .await;
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) =
-        start(dir.path(), &["--webhook-retry-for", "300ms", "--webhook-retry-max", "100ms"]).await;
+        start(dir.path(), &["--webhook-retry-for", "3s", "--webhook-retry-max", "100ms"]).await;
     clients.subscribe(webhook(&endpoint.url())).await;
     let tired = withdraw(&mut clients, "user:1").await;
     let gone = withdraw(&mut clients, "user:2").await;
