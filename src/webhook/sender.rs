@@ -19,7 +19,7 @@ use super::{
     signature::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER},
 };
 use crate::web::{
-    WebError, causes,
+    WebError, build_client, causes,
     target::{TargetError, Targets},
 };
 
@@ -133,13 +133,6 @@ fn client(
     timeout: Duration,
     ca: Option<&[u8]>,
 ) -> Result<Client, WebError> {
-    let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
-    // It fails if another part of the process installed a provider, which is this one too.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let authorities = match ca {
-        Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
-        None => Vec::new(),
-    };
     let builder = || {
         Client::builder()
             .user_agent(USER_AGENT)
@@ -154,9 +147,7 @@ fn client(
             .pool_idle_timeout(IDLE_TIME_MAX)
             .dns_resolver(CheckedResolver { targets: Arc::clone(targets), is_plain })
     };
-    // A small container has no certificate authorities: then only the given ones are trusted.
-    let client = builder().tls_certs_merge(authorities.clone()).build();
-    client.or_else(|_| builder().tls_certs_only(authorities).build()).map_err(setup)
+    build_client(ca, builder)
 }
 
 /// Reads a response to its end, up to [`ANSWER_BYTES_MAX`], so that the connection can be reused.
