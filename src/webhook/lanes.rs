@@ -93,6 +93,11 @@ impl<M> Lanes<M> {
         self.waiting.iter().map(|(ticket, waiting)| (*ticket, &waiting.message))
     }
 
+    /// The first message that is looked for.
+    pub(super) fn find(&self, is_wanted: impl Fn(&M) -> bool) -> Option<Ticket> {
+        self.messages().find(|(_, message)| is_wanted(message)).map(|(ticket, _)| ticket)
+    }
+
     /// Whether a message is in flight.
     pub(super) fn is_in_flight(&self, ticket: Ticket) -> bool {
         self.waiting.get(&ticket).is_some_and(|waiting| waiting.in_flight)

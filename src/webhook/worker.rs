@@ -396,9 +396,8 @@ impl Worker {
     }
 
     fn drop_snapshot_end(&mut self) {
-        let end = |job: &Job| matches!(job, Job::SnapshotEnd { .. });
-        let ticket = self.lanes.messages().find(|(_, job)| end(job)).map(|(ticket, _)| ticket);
-        if let Some(ticket) = ticket {
+        let end = self.lanes.find(|job| matches!(job, Job::SnapshotEnd { .. }));
+        if let Some(ticket) = end {
             self.lanes.remove(ticket);
             self.ending_snapshot = false;
             self.consumer.credit(1);
@@ -412,9 +411,9 @@ impl Worker {
         }
         let Some(oldest) = self.progress.oldest() else { return };
         let is_oldest = |job: &Job| matches!(job, Job::Event(event, _) if event.index == oldest);
-        let ticket =
-            self.lanes.messages().find(|(_, job)| is_oldest(job)).map(|(ticket, _)| ticket);
-        if let Some(ticket) = ticket.filter(|ticket| !self.lanes.is_in_flight(*ticket)) {
+        if let Some(ticket) =
+            self.lanes.find(is_oldest).filter(|ticket| !self.lanes.is_in_flight(*ticket))
+        {
             self.give_up(ticket, &TryOutcome::TimedOut);
         }
     }
