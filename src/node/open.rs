@@ -24,9 +24,8 @@ use crate::{
     storage::{
         AtPath as _, FileError, LogError,
         disk::Disk,
-        holds_segments,
+        holds_segments, if_exists,
         index::{Found, Index, IndexError},
-        missing_is_ok,
     },
     tlog::{
         key::{Algorithm, SignerKey},
@@ -253,7 +252,7 @@ pub fn rebuild_view(
 ) -> Result<(u64, u64), OpenError> {
     let lock = DirLock::take(&config.data_dir)?;
     let dir = config.data_dir.join(VIEW_DIR);
-    missing_is_ok(fs::remove_dir_all(&dir)).at(&dir)?;
+    if_exists(fs::remove_dir_all(&dir)).at(&dir)?;
     drop(lock);
     let stores = open_stores(config, disk, progress)?;
     let rebuilt = (stores.view.applied(), stores.vault.subjects());
@@ -411,7 +410,7 @@ fn open_index(
     };
     warn!(reason, "the view is thrown away and rebuilt from the ledger");
     drop(index);
-    missing_is_ok(fs::remove_dir_all(&dir)).at(&dir)?;
+    if_exists(fs::remove_dir_all(&dir)).at(&dir)?;
     Ok(Arc::new(Index::open(&dir, config.sled_cache_bytes)?.0))
 }
 

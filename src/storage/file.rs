@@ -28,10 +28,10 @@ impl<T> AtPath<T> for io::Result<T> {
     }
 }
 
-/// The result of a removal, which also succeeds if the file was missing.
-pub(crate) fn missing_is_ok(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+/// The result of an operation on a file; none if there is no such file.
+pub(crate) fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }

@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 use tracing::{error, warn};
 
-use super::{AtPath as _, FileError, missing_is_ok};
+use super::{AtPath as _, FileError, if_exists};
 
 /// The greatest number of rows in one sled batch. Reads of sled wait while it applies a batch.
 const SLED_BATCH_ROWS_MAX: usize = 256;
@@ -112,7 +112,7 @@ impl Index {
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<(Self, Found), IndexError> {
         let (db, found) = match Marker::read(dir)? {
             Some(reason) => {
-                missing_is_ok(fs::remove_dir_all(dir)).at(dir)?;
+                if_exists(fs::remove_dir_all(dir)).at(dir)?;
                 (open_sled(dir, cache_bytes)?, Found::Discarded(reason))
             }
             None if !dir.join("db").exists() => (open_sled(dir, cache_bytes)?, Found::Nothing),
@@ -120,7 +120,7 @@ impl Index {
                 Ok(db) => (db, Found::Usable),
                 Err(error) => {
                     warn!(%error, "the index can not be read and is thrown away");
-                    missing_is_ok(fs::remove_dir_all(dir)).at(dir)?;
+                    if_exists(fs::remove_dir_all(dir)).at(dir)?;
                     (open_sled(dir, cache_bytes)?, Found::Discarded("it can not be read"))
                 }
             },
@@ -413,13 +413,12 @@ impl Marker {
     /// Why the index in this directory is not valid; none if it is valid.
     fn read(dir: &Path) -> Result<Option<&'static str>, IndexError> {
         let path = dir.join(Self::NAME);
-        match fs::read_to_string(&path) {
-            Ok(boot) if !boot.is_empty() && boot == Self::boot() => Ok(None),
-            Ok(text) if text == Self::DAMAGED => Ok(Some("it was found damaged")),
-            Ok(_) => Ok(Some("the machine went down while it was open")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(FileError { path, source }.into()),
-        }
+        Ok(match if_exists(fs::read_to_string(&path)).at(&path)? {
+            None => None,
+            Some(boot) if !boot.is_empty() && boot == Self::boot() => None,
+            Some(text) if text == Self::DAMAGED => Some("it was found damaged"),
+            Some(_) => Some("the machine went down while it was open"),
+        })
     }
 
     fn write(dir: &Path, text: &str) -> Result<(), IndexError> {

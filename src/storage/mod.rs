@@ -12,4 +12,4 @@ pub use consent_ledger_framelog::{
     holds_segments, scan, secret, sim,
 };
 pub use file::FileError;
-pub(crate) use file::{AtPath, missing_is_ok};
+pub(crate) use file::{AtPath, if_exists};

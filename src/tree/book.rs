@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     domain::Millis,
-    storage::{AtPath as _, FileError, disk::Disk, missing_is_ok},
+    storage::{AtPath as _, FileError, disk::Disk, if_exists},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
         merkle::Hash,
@@ -127,10 +127,7 @@ impl Book {
         policy: &Policy,
     ) -> Result<Option<Self>, BookError> {
         let path = data_dir.join(BOOK_FILE);
-        let file = match disk.open_read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.at(&path)?,
-        };
+        let Some(file) = if_exists(disk.open_read(&path)).at(&path)? else { return Ok(None) };
         let malformed = |problem: String| BookError::Malformed { path: path.clone(), problem };
         let bytes = usize::try_from(file.len().at(&path)?).ok();
         let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
@@ -163,7 +160,7 @@ impl Book {
             Page { format: FORMAT, signed: line(&self.signed), released: line(&self.released) };
         let text = serde_json::to_vec(&page).expect("texts and numbers always have a JSON form");
         let replaced = || {
-            missing_is_ok(disk.remove(&beside))?;
+            if_exists(disk.remove(&beside))?;
             let file = disk.create(&beside)?;
             file.write_all_at(&text, 0)?;
             file.sync_data()?;

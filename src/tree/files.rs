@@ -23,7 +23,7 @@ use crate::{
     storage::{
         AtPath as _, FileError,
         disk::{Disk, DiskFile},
-        missing_is_ok,
+        if_exists,
     },
     tlog::{
         merkle::{self, Hash, Range},
@@ -174,7 +174,8 @@ impl TreeFiles {
     /// A file operation failed.
     pub fn condemn(&self) -> Result<(), TreeError> {
         let path = self.shared.path(0);
-        Ok(missing_is_ok(self.shared.disk.remove(&path)).at(&path)?)
+        if_exists(self.shared.disk.remove(&path)).at(&path)?;
+        Ok(())
     }
 }
 
@@ -190,7 +191,7 @@ impl Shared {
         }
         let path = self.path(level);
         // A crash may have left a file of a level that the tree did not reach.
-        missing_is_ok(self.disk.remove(&path)).at(&path)?;
+        if_exists(self.disk.remove(&path)).at(&path)?;
         let file: Arc<dyn DiskFile> = self.disk.create(&path).at(&path)?.into();
         self.disk.sync_dir(&self.dir).at(&path)?;
         self.levels.write().push(Arc::clone(&file));

@@ -11,7 +11,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::{
-    storage::{AtPath as _, FileError, secret},
+    storage::{AtPath as _, FileError, if_exists, secret},
     tlog::key::{Algorithm, KeyError, SignerKey},
 };
 
@@ -89,13 +89,9 @@ fn check(
 }
 
 fn read(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
-    match fs::read_to_string(path).map(Zeroizing::new) {
-        Ok(text) => SignerKey::parse(&text)
-            .map(Some)
-            .map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(FileError { path: path.to_owned(), source }.into()),
-    }
+    let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
+    let key = text.map(|text| SignerKey::parse(&text)).transpose();
+    key.map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     seal::{self, SecretKey},
-    storage::{AtPath as _, FileError, secret},
+    storage::{AtPath as _, FileError, if_exists, secret},
 };
 
 /// The key that wraps every other key of the vault.
@@ -72,14 +72,9 @@ impl Kek {
     }
 
     fn read(path: &Path) -> Result<Option<Self>, KekError> {
-        match fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => match Self::parse(&text) {
-                Ok(key) => Ok(Some(key)),
-                Err(_) => Err(KekError::MalformedFile(path.to_owned())),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(FileError { path: path.to_owned(), source }.into()),
-        }
+        let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
+        let key = text.map(|text| Self::parse(&text)).transpose();
+        key.map_err(|_| KekError::MalformedFile(path.to_owned()))
     }
 
     /// The key's bytes, for the vault alone.

@@ -21,7 +21,7 @@ use super::state::{self, State, StateError, parent};
 use crate::{
     storage::{
         disk::{Disk, RealDisk},
-        secret,
+        if_exists, secret,
     },
     tlog::key::{Algorithm, KeyError, SignerKey, VerifierKey},
 };
@@ -163,10 +163,8 @@ fn io_error(path: &Path, source: io::Error) -> OpenError {
 }
 
 fn read_key(path: &Path, name: &str) -> Result<Option<SignerKey>, OpenError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|source| io_error(path, source))?,
-    };
+    let file = if_exists(File::open(path)).map_err(|source| io_error(path, source))?;
+    let Some(file) = file else { return Ok(None) };
     let mut text = Zeroizing::new(String::new());
     let read = file.take(KEY_BYTES_MAX).read_to_string(&mut text);
     read.map_err(|source| io_error(path, source))?;

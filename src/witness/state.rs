@@ -41,7 +41,7 @@ use thiserror::Error;
 
 use super::open::Lock;
 use crate::{
-    storage::disk::Disk,
+    storage::{disk::Disk, if_exists},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
         key::{Algorithm, SignerKey, VerifierKey},
@@ -403,10 +403,7 @@ impl Kept {
         let mut path = self.path.as_os_str().to_owned();
         path.push(".new");
         let path = PathBuf::from(path);
-        match self.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        if_exists(self.disk.remove(&path))?;
         let file = self.disk.create(&path)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;

@@ -47,3 +47,26 @@ pub fn hex(bytes: &[u8]) -> String {
     }
     text
 }
+
+/// The bytes of a text in hexadecimal, in any case; none if it has other characters, or an odd number.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_reads_back_and_nothing_else_does() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(unhex(&hex(&all)), Some(all));
+        assert_eq!(unhex("aF"), Some(vec![0xaf]));
+        for malformed in ["a", "+f", "0g", "é", "a0 "] {
+            assert_eq!(unhex(malformed), None, "{malformed}");
+        }
+    }
+}

@@ -19,6 +19,7 @@ use super::input::Place;
 use crate::{
     cli::{error::CliError, words},
     proto::{GetCheckpointResponse, ImportConsentsResponse, Outcome},
+    storage::if_exists,
 };
 
 /// Identifies an import: a state is valid only for the same one.
@@ -154,11 +155,9 @@ impl StateFile {
 
     /// Reads the state, if the file exists.
     pub(super) fn read(&self) -> Result<Option<State>, CliError> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(CliError::file(&self.path, error)),
-        };
+        let text = if_exists(fs::read(&self.path));
+        let text = text.map_err(|error| CliError::file(&self.path, error))?;
+        let Some(text) = text else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
             CliError::failed(format!("{}: {error}", self.path.display())).with_hint(RESTART)
         })
@@ -201,12 +200,9 @@ impl StateFile {
 
     /// Removes the file.
     pub(super) fn remove(&self) -> Result<(), CliError> {
-        let removed = match fs::remove_file(&self.path) {
-            Ok(()) => sync_dir(&self.path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        };
-        removed.map_err(|error| CliError::file(&self.path, error))
+        let removed = if_exists(fs::remove_file(&self.path));
+        let synced = removed.and_then(|removed| removed.map_or(Ok(()), |()| sync_dir(&self.path)));
+        synced.map_err(|error| CliError::file(&self.path, error))
     }
 }
 

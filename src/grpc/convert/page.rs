@@ -1,7 +1,10 @@
 //! Pages of lists, and the tokens that lead to the next page.
 
 use super::{Invalid, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem};
-use crate::{domain::Key, tlog::hex};
+use crate::{
+    domain::Key,
+    tlog::{hex, unhex},
+};
 
 /// A list in the order of its keys. A token is good for one list and one question only.
 #[derive(Debug, Clone)]
@@ -59,10 +62,8 @@ impl List {
 
     fn key(&self, token: &str) -> Option<Key> {
         let digits = token.strip_prefix(&self.prefix)?;
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
-        let key = Key::parse(std::str::from_utf8(&bytes?).ok()?).ok()?;
-        // Each key has one token: `AF` and `+f` are hexadecimal, too, but no token contains them.
+        let key = Key::parse(std::str::from_utf8(&unhex(digits)?).ok()?).ok()?;
+        // Each key has one token: `AF` is hexadecimal, too, but no token contains it.
         (self.next_token(&key) == token).then_some(key)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     entry::{self, Receipted},
     seal::{self, SecretKey},
-    tlog::{BASE64, hex, proof::TlogProof},
+    tlog::{BASE64, hex, proof::TlogProof, unhex},
 };
 
 /// Version of the whole payload. The output of a version never changes: an old receipt is verified by
@@ -281,7 +281,8 @@ impl Extension {
             return Err(ReceiptError::Version(self.format_version));
         }
         let payload = ReceiptError::Payload;
-        let ledger_id = unhex(&self.ledger_id).try_into().map_err(|_| payload("its ledger_id"))?;
+        let ledger_id = unhex(&self.ledger_id).and_then(|bytes| bytes.try_into().ok());
+        let ledger_id = ledger_id.ok_or_else(|| payload("its ledger_id"))?;
         let issued_at = self.issued_at.parse::<jiff::Timestamp>();
         let issued_at = issued_at.map_err(|_| payload("its issued_at is no time"))?;
         let key = self.evidence_key.map(|text| {
@@ -407,12 +408,6 @@ pub fn receipt_id(ledger_id: &[u8; 16], index: u64) -> String {
 pub(super) fn time(at: Millis) -> String {
     jiff::Timestamp::from_millisecond(at.0)
         .map_or_else(|_| format!("{} ms", at.0), |moment| format!("{moment:.3}"))
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(byte).collect::<Option<Vec<u8>>>().unwrap_or_default()
 }
 
 /// Legal bases by their names in the API.
