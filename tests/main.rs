@@ -31,6 +31,7 @@ mod python_client;
 mod readme;
 mod receipts;
 mod reference;
+mod same_moment;
 mod semantics;
 mod snapshots;
 mod streams;

@@ -152,10 +152,9 @@ impl<'a> Batch<'a> {
         let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
-        let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
         let claimed = claimed(act.effective_at, recorded_at)?;
         let effective_at =
-            self.effective_at(claimed, is_stop, recorded_at, sealer.subject_ref, &before)?;
+            self.effective_at(claimed, &act.changes, recorded_at, sealer.subject_ref, &before)?;
         let authority_ends_at = authority_end(&act, effective_at)?;
         let resolve = |(position, change)| self.resolve(position, change, effective_at);
         let changes = act.changes.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
@@ -398,14 +397,14 @@ impl<'a> Batch<'a> {
     /// when it is recorded.
     ///
     /// An act that takes effect when it is recorded comes after all earlier acts of the subject, even
-    /// within the same millisecond: otherwise a withdrawal right after a grant would tie with the
-    /// grant, and lose. The same holds for the acts of all linked subjects, with any confidence,
+    /// within the same millisecond: otherwise a grant right after a withdrawal would tie with it, and
+    /// lose. The same holds for the acts of all linked subjects, with any confidence,
     /// because stops apply over every link. Only for this reason may an act take effect a little
     /// after it was recorded.
     fn effective_at(
         &self,
         claimed: Millis,
-        is_stop: bool,
+        changes: &[Change],
         recorded_at: Millis,
         subject: SubjectRef,
         state: &SubjectState,
@@ -415,7 +414,9 @@ impl<'a> Batch<'a> {
         }
         let linked = self.linked(subject, state)?;
         let states = std::iter::once(state).chain(linked.iter().map(|linked| &*linked.state));
-        let after = states.filter_map(|state| state.first_moment_after(is_stop)).max();
+        let grants = changes.iter().any(|change| change.action == Action::Grant);
+        let stops = changes.iter().any(|change| change.action != Action::Grant);
+        let after = states.filter_map(|state| state.first_moment_after(stops, grants)).max();
         Ok(recorded_at.max(after.unwrap_or(recorded_at)))
     }
 

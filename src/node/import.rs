@@ -9,6 +9,7 @@
 //! In doubt, a stop is new.
 
 use std::{
+    cmp::Ordering,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -26,8 +27,8 @@ use super::{
 use crate::{
     decide::Standing,
     domain::{
-        Action, Body, Catalog, Change, ChangeRecord, Contact, ContactChange, Field, Grant, Millis,
-        Said, Scope, StopKind, SubjectState,
+        Action, Body, Catalog, CellState, Change, ChangeRecord, Contact, ContactChange, Field,
+        Grant, Millis, Said, Scope, StopKind, SubjectState,
     },
 };
 
@@ -197,13 +198,22 @@ impl Known<'_> {
         if action == Action::Object && stop.kind != StopKind::Objected {
             return false;
         }
-        if self.claimed.is_some() {
-            return self.is_as_late(stop.mark.effective_at);
+        if let Some(claimed) = self.claimed {
+            // A grant beside the stop of its own act does not stand beside another stop of the moment.
+            let is_exception = |cell: &CellState| {
+                cell.exception.as_ref().is_some_and(|one| one.mark.effective_at == claimed)
+            };
+            return match stop.mark.effective_at.cmp(&claimed) {
+                Ordering::Greater => true,
+                Ordering::Equal => !state.cells_in(scope).any(is_exception),
+                Ordering::Less => false,
+            };
         }
         !state.cells_in(scope).any(|cell| {
+            let (purpose, channel) = (cell.purpose, cell.channel);
             let waiting = cell.pending.as_ref().filter(|grant| grant.actor.speaks_for_subject());
-            let mut marks = cell.lifted.into_iter().chain(waiting.map(|grant| grant.mark));
-            marks.any(|grant| !stop.mark.stop_is_later_than_grant(grant))
+            state.live_stop(purpose, channel).is_none()
+                || waiting.is_some_and(|grant| !state.stops_bar(purpose, channel, grant.mark))
         })
     }
 
@@ -254,7 +264,7 @@ fn says_the_same(grant: &Grant, requested: &Change, change: &ChangeRecord) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Actor, ChannelId, FrequencyCap, Mark, PurposeId, Stop};
+    use crate::domain::{Actor, ChannelId, Exception, FrequencyCap, Mark, PurposeId, Stop};
 
     const CELL: (PurposeId, ChannelId) = (PurposeId(1), ChannelId(1));
     const ALL: Scope = Scope { purpose: None, channel: None };
@@ -277,7 +287,7 @@ mod tests {
 
     fn stopped(at: i64, kind: StopKind) -> SubjectState {
         let mut state = SubjectState::default();
-        state.merge_stop(Stop { scope: ALL, kind, mark: mark(at) });
+        state.merge_stop(Stop::new(ALL, kind, Actor::Subject, mark(at)));
         state
     }
 
@@ -310,6 +320,15 @@ mod tests {
         assert!(!knows_stop(&state, Action::Withdraw, None));
         assert!(knows_stop(&state, Action::Withdraw, Some(10)), "which is on record");
         assert!(!knows_stop(&SubjectState::default(), Action::Withdraw, None));
+    }
+
+    #[test]
+    fn a_stop_is_new_where_an_act_of_its_moment_excepts_a_cell() {
+        let mut state = stopped(10, StopKind::Withdrawn);
+        state.merge_grant(CELL.0, CELL.1, grant(10, Actor::Subject));
+        state.merge_exception(CELL.0, CELL.1, Exception { mark: mark(10), lifts: true });
+        assert!(!knows_stop(&state, Action::Withdraw, Some(10)), "it ends the exception");
+        assert!(knows_stop(&state, Action::Withdraw, Some(9)), "it is older");
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Version of the view's rows. A view of another version is rebuilt.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 /// States larger than this, in bytes, may not fit into their part of the hot cache.
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// Memory of an entry of the hot cache besides the state, in bytes: key, pointers, counters.
@@ -828,7 +828,7 @@ mod tests {
             let (subject, state) = &mut states[usize::from(index % 2 == 1)];
             if index % 2 == 1 {
                 let scope = Scope::cell(CELL.0, CELL.1);
-                state.merge_stop(Stop { scope, kind: StopKind::Withdrawn, mark });
+                state.merge_stop(Stop::new(scope, StopKind::Withdrawn, Actor::Subject, mark));
             } else {
                 let grant = Grant {
                     mark,

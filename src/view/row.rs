@@ -9,8 +9,9 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::domain::{
-    Actor, CellState, ChannelId, Contact, Field, FrequencyCap, Grant, Link, LinkConfidence, Mark,
-    Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef, SubjectState,
+    Actor, CellState, ChannelId, Contact, Exception, Field, FrequencyCap, Grant, Link,
+    LinkConfidence, Mark, Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef,
+    SubjectState,
 };
 
 /// The bytes of a row are not a state.
@@ -91,6 +92,18 @@ struct StopMessage {
     kind: u32,
     #[prost(message, required, tag = "4")]
     mark: MarkMessage,
+    #[prost(bool, tag = "5")]
+    is_subjects: bool,
+    #[prost(uint64, tag = "6")]
+    first_index: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct ExceptionMessage {
+    #[prost(message, required, tag = "1")]
+    mark: MarkMessage,
+    #[prost(bool, tag = "2")]
+    lifts: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -113,6 +126,8 @@ struct CellMessage {
     lifted: Option<MarkMessage>,
     #[prost(message, optional, tag = "5")]
     pending: Option<GrantMessage>,
+    #[prost(message, optional, tag = "6")]
+    exception: Option<ExceptionMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -239,6 +254,8 @@ fn stop_message(stop: &Stop) -> StopMessage {
         channel: stop.scope.channel.map_or(0, |id| u64::from(id.0) + 1),
         kind: position(&STOP_KINDS, &stop.kind),
         mark: mark_message(stop.mark),
+        is_subjects: stop.is_subjects,
+        first_index: stop.first_index,
     }
 }
 
@@ -250,7 +267,9 @@ fn stop(message: &StopMessage) -> Option<Stop> {
             channel: ordinal(message.channel)?.map(ChannelId),
         },
         kind: *STOP_KINDS.get(usize::try_from(message.kind).ok()?)?,
+        is_subjects: message.is_subjects,
         mark: mark(message.mark),
+        first_index: message.first_index,
     })
 }
 
@@ -268,6 +287,10 @@ fn cell_message(cell: &CellState) -> CellMessage {
         channel: cell.channel.0,
         grant: cell.grant.as_ref().map(grant_message),
         lifted: cell.lifted.map(mark_message),
+        exception: cell.exception.as_deref().map(|exception| ExceptionMessage {
+            mark: mark_message(exception.mark),
+            lifts: exception.lifts,
+        }),
         pending: cell.pending.as_deref().map(grant_message),
     }
 }
@@ -278,6 +301,9 @@ fn cell(message: CellMessage) -> Option<CellState> {
         channel: ChannelId(message.channel),
         grant: message.grant.map(grant).map_or(Some(None), |grant| grant.map(Some))?,
         lifted: message.lifted.map(mark),
+        exception: message.exception.map(|exception| {
+            Box::new(Exception { mark: mark(exception.mark), lifts: exception.lifts })
+        }),
         pending: message
             .pending
             .map(grant)
@@ -333,11 +359,15 @@ mod tests {
             purpose: purpose.map(PurposeId),
             channel: channel.map(ChannelId),
         });
-        (scope, select(STOP_KINDS.to_vec()), any_mark()).prop_map(|(scope, kind, mark)| Stop {
-            scope,
-            kind,
-            mark,
-        })
+        (scope, select(STOP_KINDS.to_vec()), any_mark(), any::<(bool, u64)>()).prop_map(
+            |(scope, kind, mark, (is_subjects, first_index))| Stop {
+                scope,
+                kind,
+                is_subjects,
+                mark,
+                first_index,
+            },
+        )
     }
 
     fn any_grant() -> impl Strategy<Value = Grant> {
@@ -392,13 +422,16 @@ mod tests {
     }
 
     fn any_state() -> impl Strategy<Value = SubjectState> {
-        let grants = (option::of(any_grant()), option::of(any_mark()), option::of(any_grant()));
+        let exception = option::of((any_mark(), any::<bool>()));
+        let grants =
+            (option::of(any_grant()), option::of(any_mark()), exception, option::of(any_grant()));
         let cell = (any::<u32>(), any::<u32>(), grants).prop_map(
-            |(purpose, channel, (grant, lifted, pending))| CellState {
+            |(purpose, channel, (grant, lifted, exception, pending))| CellState {
                 purpose: PurposeId(purpose),
                 channel: ChannelId(channel),
                 grant,
                 lifted,
+                exception: exception.map(|(mark, lifts)| Box::new(Exception { mark, lifts })),
                 pending: pending.map(Box::new),
             },
         );
@@ -434,11 +467,10 @@ mod tests {
 
     #[test]
     fn ordinals_out_of_range_are_malformed() {
-        let mark = MarkMessage::default();
-        let stop = StopMessage { purpose: u64::MAX, channel: 0, kind: 0, mark };
+        let stop = StopMessage { purpose: u64::MAX, ..StopMessage::default() };
         let state = StateMessage { stops: vec![stop], ..StateMessage::default() };
         assert_eq!(decode(&state.encode_to_vec()), Err(RowError));
-        let stop = StopMessage { purpose: 1, channel: 0, kind: 9, mark };
+        let stop = StopMessage { purpose: 1, kind: 9, ..StopMessage::default() };
         let state = StateMessage { stops: vec![stop], ..StateMessage::default() };
         assert_eq!(decode(&state.encode_to_vec()), Err(RowError));
     }

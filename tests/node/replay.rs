@@ -215,7 +215,7 @@ fn check_outcomes(node: &Node) {
         let state = states.entry(act.subject_ref).or_default();
         let (recorded_at, effective_at) = (entry.recorded_at, act.effective_at);
         // Later than its record only where it would otherwise tie with an earlier act, and lose.
-        let latest = state.first_moment_after(true);
+        let latest = state.first_moment_after(true, true);
         assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
         let facts = consent::ActFacts { changes: &changes, ..consent::ActFacts::of(index, &act) };
         let changes = consent::judge(&catalog.catalog, state, facts, recorded_at).unwrap();

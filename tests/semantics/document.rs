@@ -81,7 +81,9 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
 ## Which act wins
 
 1. Acts are ordered by the time at which they **took effect**, not by arrival. At the same time a stop
-   comes before a grant, so the grant wins; of two grants or two stops, the one recorded later wins.
+   wins over a grant of another act, whichever arrived first. Within one act the grant of a named cell
+   stands beside that act's own stop (\"everything off but this\"). Of two grants of one time, the one
+   recorded later counts.
 2. A stop is lifted only by a later grant of someone who speaks for the person, and only for the purpose
    and channel that the grant names. A grant of anybody else never lifts a stop, and does not count
    later.
@@ -89,7 +91,9 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
    then: an expired grant never revives an older one.
 4. A request that waits for its double opt-in lifts no stop and ends no grant. Once confirmed, it
    counts from the time of the request: a stop after the request still stands.
-5. Stops never expire, and no new version of a purpose ends them.
+5. Stops never expire, and no new version of a purpose ends them. A stop by `operator`, `system` or
+   `import` over a standing stop of the person often only reports it back: the answer goes on to name
+   the person's own. An objection is the person's own, whoever reports it.
 6. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
    stops alone if it is asserted.
 ";

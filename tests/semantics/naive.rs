@@ -140,6 +140,10 @@ impl Event<'_> {
         self.change.action == Action::Grant
     }
 
+    fn is_grant_or_persons_stop(&self) -> bool {
+        self.is_grant() || speaks(self.act.actor) || self.change.action == Action::Object
+    }
+
     fn order(&self) -> (Millis, bool, u64) {
         (self.act.effective_at, self.is_grant(), self.index)
     }
@@ -217,12 +221,32 @@ fn erased_by(entries: &[Entry], name: Name) -> Option<u64> {
 struct Cell<'a> {
     events: Vec<Event<'a>>,
     stop: Option<Event<'a>>,
+    /// The stop that names the status: the person's own, where one stands.
+    named: Option<Event<'a>>,
     grant: Option<Event<'a>>,
     waiting: Option<Event<'a>>,
     lifted_by: Option<u64>,
 }
 
 fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<'a> {
+    let all = replay_all(purpose, events, cell);
+    let persons: Vec<_> = events.iter().copied().filter(Event::is_grant_or_persons_stop).collect();
+    let persons = replay_all(purpose, &persons, cell).stop;
+    Cell { named: all.stop.map(|stop| persons.unwrap_or(stop)), ..all }
+}
+
+/// Whether a stop wins over a grant of the same cell: it is of a later moment, or of the same moment
+/// and another act.
+fn bars(stop: &Event<'_>, grant: &Event<'_>) -> bool {
+    let (stopped_at, granted_at) = (stop.act.effective_at, grant.act.effective_at);
+    stopped_at > granted_at || stopped_at == granted_at && stop.index != grant.index
+}
+
+fn is_barred(events: &[Event<'_>], grant: &Event<'_>) -> bool {
+    events.iter().any(|event| !event.is_grant() && bars(event, grant))
+}
+
+fn replay_all<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<'a> {
     let mut events: Vec<Event<'a>> =
         events.iter().filter(|event| covers(&event.change.scope, cell)).copied().collect();
     events.sort_by_key(|event| (event.order(), 3 - event.width()));
@@ -233,7 +257,7 @@ fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<
         if !event.is_grant() {
             (stop, grant, waiting, lifted_by) = (Some(event), None, None, None);
             was_stopped = true;
-        } else if stop.is_some() && !speaks(event.act.actor) {
+        } else if stop.is_some() && (!speaks(event.act.actor) || is_barred_then(&events, &event)) {
             // It is recorded, and changes nothing.
         } else if event.waits(purpose) {
             waiting = Some(event);
@@ -244,7 +268,13 @@ fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<
             }
         }
     }
-    Cell { events, stop, grant, waiting, lifted_by }
+    Cell { events, stop, named: stop, grant, waiting, lifted_by }
+}
+
+/// Whether a stop of the grant's own moment wins over it.
+fn is_barred_then(events: &[Event<'_>], grant: &Event<'_>) -> bool {
+    let then = |event: &&Event<'_>| event.act.effective_at == grant.act.effective_at;
+    events.iter().filter(then).any(|event| !event.is_grant() && bars(event, grant))
 }
 
 /// The answer to a check.
@@ -292,7 +322,7 @@ pub fn decide(catalog: &Catalog, entries: &[Entry], question: Question<'_>) -> A
     if erased_by.is_some() {
         return answer(Reason::Erased, erased_by);
     }
-    if let Some(stop) = cell.stop {
+    if let Some(stop) = cell.named {
         let reason = match kind(stop) {
             StopKind::Refused => Reason::Refused,
             StopKind::Withdrawn => Reason::Withdrawn,
@@ -333,7 +363,7 @@ fn kind(stop: Event<'_>) -> StopKind {
 }
 
 fn status(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> Status {
-    if let Some(stop) = cell.stop {
+    if let Some(stop) = cell.named {
         return match kind(stop) {
             StopKind::Refused => Status::Refused,
             StopKind::Withdrawn => Status::Withdrawn,
@@ -458,21 +488,23 @@ impl Judgement<'_> {
         if let Some(index) = self.erased_by {
             return Outcome::BlockedByStop(index);
         }
-        if let Some(stop) = after.stop {
+        if let (Some(stop), Some(named)) = (after.stop, after.named) {
             if !speaks(judged.act.actor) {
-                return Outcome::BlockedByStop(stop.index);
+                return Outcome::BlockedByStop(named.index);
             }
-            if stop.order() > judged.order() {
+            if is_barred(&after.events, &judged) {
                 return Outcome::SupersededByLater(stop.index);
             }
             return match later_request {
-                Some(event) if speaks(event.act.actor) => Outcome::SupersededByLater(event.index),
+                Some(event) if speaks(event.act.actor) && !is_barred(&after.events, &event) => {
+                    Outcome::SupersededByLater(event.index)
+                }
                 _ => Outcome::PendingConfirmation,
             };
         }
         if !rests_on_consent_somewhere(purpose) {
             return match after.lifted_by {
-                Some(index) if index == judged.index => Outcome::Applied,
+                Some(index) if index == judged.index || before.stop.is_some() => Outcome::Applied,
                 // A stop between this grant and the later one that lifts it counts too.
                 Some(index) if speaks(judged.act.actor) && !waits => {
                     Outcome::SupersededByLater(index)
@@ -568,10 +600,10 @@ fn latest_lifting(purpose: &Purpose, cell: &Cell<'_>) -> Option<u64> {
 
 /// Whether a stop ends a valid grant or a pending request.
 fn takes_back(purpose: &Purpose, before: &Cell<'_>, now: Millis) -> bool {
-    let Some(stop) = before.stop else {
+    if before.stop.is_none() {
         return before.grant.is_some_and(|grant| !grant.is_expired(now))
             || before.waiting.is_some();
-    };
+    }
     latest_request(purpose, before)
-        .is_some_and(|event| speaks(event.act.actor) && event.order() > stop.order())
+        .is_some_and(|event| speaks(event.act.actor) && !is_barred(&before.events, &event))
 }

@@ -317,6 +317,19 @@ impl World {
     }
 }
 
+/// Moves each confirmation behind its request: it names an entry of the ledger.
+fn requests_first(mut entries: Vec<Entry>) -> Vec<Entry> {
+    for position in 0..entries.len() {
+        let Content::Confirmed(confirmation) = &entries[position].content else { continue };
+        let request = confirmation.request_index;
+        let later = entries[position..].iter().position(|entry| entry.index == request);
+        if let Some(distance) = later {
+            entries.swap(position, position + distance);
+        }
+    }
+    entries
+}
+
 fn link(one: Name, other: Name, confidence: Option<LinkConfidence>) -> Entry {
     Entry { index: AFTER_ALL, content: Content::Link { one, other, confidence } }
 }
@@ -378,7 +391,7 @@ proptest! {
             // Links are always folded in the order of the ledger.
             let is_link = |entry: &Entry| matches!(entry.content, Content::Link { .. });
             let (links, others): (Vec<_>, Vec<_>) = world.entries.iter().cloned().partition(is_link);
-            let shuffled = Just(others).prop_shuffle();
+            let shuffled = Just(others).prop_shuffle().prop_map(requests_first);
             (Just(world), shuffled.prop_map(move |others| [others, links.clone()].concat()))
         }),
     ) {

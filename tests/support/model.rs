@@ -96,6 +96,40 @@ fn stop_reason(action: Action, actor: Actor) -> (Reason, Status) {
     }
 }
 
+/// Whether a stop is the person's own. An objection is, whoever reports it.
+fn is_persons_stop(act: &Act, change: &Change) -> bool {
+    speaks_for_subject(act.actor) || change.action == Action::Object
+}
+
+/// What stands in a cell.
+#[derive(Default)]
+struct Replayed<'a> {
+    stop: Option<(&'a Act, &'a Change)>,
+    grant: Option<(&'a Act, &'a Change)>,
+    pending: Option<&'a Act>,
+}
+
+/// Replays the changes of a cell, sorted by time, stops before grants.
+fn replay<'a>(terms: &Purpose, touching: &[(&'a Act, &'a Change)]) -> Replayed<'a> {
+    let mut cell = Replayed::default();
+    for &(act, change) in touching {
+        // At one moment a stop wins over the grant of another act.
+        let is_barred = touching.iter().any(|(other, stop)| {
+            !stop.is_grant() && other.effective_at == act.effective_at && other.index != act.index
+        });
+        if !change.is_grant() {
+            cell.stop = Some((act, change));
+        } else if terms.double_opt_in {
+            // It waits for its confirmation, and until then lifts nothing.
+            cell.pending = Some(act);
+        } else if cell.stop.is_none() || speaks_for_subject(act.actor) && !is_barred {
+            cell.stop = None;
+            cell.grant = Some((act, change));
+        }
+    }
+    cell
+}
+
 /// Answers a question from all acts of one data subject.
 pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now: i64) -> Expected {
     let Some(terms) = catalog.purposes.get(purpose) else {
@@ -119,22 +153,11 @@ pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now
         .collect();
     touching.sort_by_key(|(act, change)| (act.effective_at, change.is_grant(), act.index));
 
-    let mut stop: Option<(&Act, &Change)> = None;
-    let mut grant: Option<(&Act, &Change)> = None;
-    let mut pending: Option<&Act> = None;
-    for (act, change) in touching {
-        if !change.is_grant() {
-            stop = Some((act, change));
-        } else if terms.double_opt_in {
-            // It waits for its confirmation, and until then lifts nothing.
-            pending = Some(act);
-        } else if stop.is_none() || speaks_for_subject(act.actor) {
-            stop = None;
-            grant = Some((act, change));
-        }
-    }
-
-    if let Some((act, change)) = stop {
+    let Replayed { stop, grant, pending } = replay(terms, &touching);
+    if let Some(stop) = stop {
+        // A stop by others often only reports the person's own back, which goes on to be named.
+        touching.retain(|(act, change)| change.is_grant() || is_persons_stop(act, change));
+        let (act, change) = replay(terms, &touching).stop.unwrap_or(stop);
         let (reason, status) = stop_reason(change.action, act.actor);
         return Expected::by_act(reason, status, act.index);
     }

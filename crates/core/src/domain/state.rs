@@ -1,20 +1,36 @@
 //! The state of one data subject: the fold of all its acts.
 //!
-//! Acts are ordered by `(effective_at, stop before grant, index)`. The state keeps, for every
-//! scope, the latest stop and, for every cell, the latest grant of anyone and the latest grant of
-//! somebody who can lift a stop. Each is a maximum under that order, so folding is commutative and
-//! idempotent: the order of arrival can not matter, and a late act needs no replay.
+//! Acts are ordered by `effective_at`. At one moment a stop wins over a grant of another act, and a
+//! grant of a named cell stands beside the stops of its own act. Of two grants of one moment the one
+//! with the greater index counts. The state keeps, for every scope, the latest stop of the data
+//! subject and that of anybody else and, for every cell, the latest grant of anyone and the latest
+//! grant of somebody who can lift a stop. All are maxima, so folding is commutative and idempotent:
+//! the order of arrival can not matter, and a late act needs no replay.
 //!
-//! Why the maxima suffice: a cell is stopped exactly if its latest covering stop is later than its
-//! latest lifting grant. If it is not, every grant after the lifting one takes effect too, so the
-//! latest grant of anyone decides. A grant that waits for its double opt-in lifts nothing; it is
-//! relevant only while no confirmed grant is later, and then it is later than every lifted stop
-//! too, so the latest one suffices.
+//! Why the maxima suffice: let `t` be the moment of the latest stops that cover a cell. A lifting
+//! grant after `t` ends them all. One of `t` does so only if every stop of `t` is of its own act. So
+//! each stop keeps the least index of its moment beside the greatest, and each cell keeps the latest
+//! lifting grant that stands beside a covering stop of its own act ([`Exception`]). If two acts of
+//! `t` are of that kind, each is barred by the stop of the other, so one of them suffices.
+//!
+//! If no stop stands, every grant after the lifting one takes effect too, so the latest grant of
+//! anyone decides. A grant that waits for its double opt-in lifts nothing; it is relevant only while
+//! no confirmed grant is later, and then it is later than every lifted stop too, so the latest one
+//! suffices.
+//!
+//! A stop by somebody else over a standing stop of the data subject often only reports it back. The
+//! data subject's own stop goes on to be named, in whatever order the two came in.
 //!
 //! Stops and cells are kept in the order of their scopes, so that the same acts give equal states
 //! in any order of arrival.
 
-use std::{cmp::Reverse, mem::size_of, sync::Arc};
+use std::{
+    cmp::{Ordering, Reverse},
+    mem::size_of,
+    sync::Arc,
+};
+
+use smallvec::SmallVec;
 
 use super::{
     act::{Actor, StopKind},
@@ -34,24 +50,87 @@ pub struct Mark {
     pub index: u64,
 }
 
-impl Mark {
-    /// Whether a stop with this mark is later than a grant with that one. On a tie of time the
-    /// stop comes first and the grant wins, whatever their indices.
-    #[must_use]
-    pub fn stop_is_later_than_grant(self, grant: Self) -> bool {
-        self.effective_at > grant.effective_at
-    }
-}
-
-/// The latest stop for a scope.
+/// The latest stop for a scope, of the data subject or of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stop {
     /// What it covers.
     pub scope: Scope,
     /// Its kind.
     pub kind: StopKind,
+    /// Whether it is the data subject's own: somebody who speaks for them made it, or it is an
+    /// objection, which only they can have raised.
+    pub is_subjects: bool,
     /// When and where.
     pub mark: Mark,
+    /// The least index of such stops for this scope at that moment.
+    pub first_index: u64,
+}
+
+impl Stop {
+    /// A stop that one act makes.
+    #[must_use]
+    pub fn new(scope: Scope, kind: StopKind, actor: Actor, mark: Mark) -> Self {
+        let is_subjects = actor.speaks_for_subject() || kind == StopKind::Objected;
+        Self { scope, kind, is_subjects, mark, first_index: mark.index }
+    }
+
+    fn key(&self) -> (Scope, bool) {
+        (self.scope, self.is_subjects)
+    }
+
+    /// Adds what is known of the same scope and the same side.
+    fn unite(&mut self, other: Self) {
+        let same_moment = self.mark.effective_at == other.mark.effective_at;
+        let first_index = self.first_index.min(other.first_index);
+        if self.mark < other.mark {
+            *self = other;
+        }
+        if same_moment {
+            self.first_index = first_index;
+        }
+    }
+}
+
+/// The latest stops that cover a cell: one moment, and the acts that made them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Latest {
+    last: Mark,
+    first_index: u64,
+}
+
+impl Latest {
+    fn of<'a>(stops: impl Iterator<Item = &'a Stop>) -> Option<Self> {
+        stops.fold(None, |latest: Option<Self>, stop| {
+            let one = Self { last: stop.mark, first_index: stop.first_index };
+            Some(match latest {
+                Some(latest) if latest.last.effective_at > one.last.effective_at => latest,
+                Some(latest) if latest.last.effective_at == one.last.effective_at => Self {
+                    last: latest.last.max(one.last),
+                    first_index: latest.first_index.min(one.first_index),
+                },
+                _ => one,
+            })
+        })
+    }
+
+    /// Whether the stops win over a grant: those of a later moment do, and at the same moment those
+    /// of any other act.
+    fn bar(self, grant: Mark) -> bool {
+        match self.last.effective_at.cmp(&grant.effective_at) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal => [self.first_index, self.last.index] != [grant.index; 2],
+        }
+    }
+}
+
+/// A grant that stands beside a stop of its own act, which covers its cell too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Exception {
+    /// The place of the act.
+    pub mark: Mark,
+    /// Whether the grant lifts stops: it does not while it waits for its double opt-in.
+    pub lifts: bool,
 }
 
 /// A grant for a cell.
@@ -127,6 +206,8 @@ pub struct CellState {
     pub grant: Option<Grant>,
     /// The latest such grant by somebody who speaks for the subject.
     pub lifted: Option<Mark>,
+    /// The latest grant by such a person that stands beside a covering stop of its own act.
+    pub exception: Option<Box<Exception>>,
     /// The latest grant that waits for its double opt-in. It lifts nothing.
     pub pending: Option<Box<Grant>>,
 }
@@ -135,6 +216,14 @@ impl CellState {
     fn heap_bytes(&self) -> usize {
         self.grant.as_ref().map_or(0, Grant::heap_bytes)
             + self.pending.as_ref().map_or(0, |grant| size_of::<Grant>() + grant.heap_bytes())
+            + self.exception.as_ref().map_or(0, |_| size_of::<Exception>())
+    }
+
+    fn merge_exception(&mut self, exception: Exception) {
+        match &mut self.exception {
+            Some(known) => **known = exception.max(**known),
+            None => self.exception = Some(Box::new(exception)),
+        }
     }
 }
 
@@ -174,25 +263,26 @@ pub struct SubjectState {
 }
 
 impl SubjectState {
-    /// Puts a state together from its parts, in any order. Of two stops for one scope the later
-    /// counts; of two entries for one cell, the first.
+    /// Puts a state together from its parts, in any order. Of two stops for one scope and side the
+    /// later counts; of two entries for one cell, the first.
     #[must_use]
     pub fn from_parts(
-        mut stops: Vec<Stop>,
+        stops: Vec<Stop>,
         mut cells: Vec<CellState>,
         erased_by: Option<u64>,
         revision: u64,
     ) -> Self {
-        stops.sort_unstable_by_key(|stop| (stop.scope, Reverse(stop.mark)));
-        stops.dedup_by_key(|stop| stop.scope);
         cells.sort_by_key(|cell| (cell.purpose, cell.channel));
         cells.dedup_by_key(|cell| (cell.purpose, cell.channel));
-        stops.shrink_to_fit();
         cells.shrink_to_fit();
-        Self { stops, cells, contact: None, links: Vec::new(), erased_by, revision }
+        let mut state = Self { cells, erased_by, revision, ..Self::default() };
+        for stop in stops {
+            state.merge_stop(stop);
+        }
+        state
     }
 
-    /// The latest stop for each scope, ordered by scope.
+    /// The latest stop of each side for each scope, ordered by scope.
     #[must_use]
     pub fn stops(&self) -> &[Stop] {
         &self.stops
@@ -230,51 +320,75 @@ impl SubjectState {
     /// stops of one act the narrower is named.
     #[must_use]
     pub fn latest_stop_over(&self, scope: Scope) -> Option<&Stop> {
-        if self.stops.is_empty() {
-            return None;
-        }
-        let mut latest = self.stop_for(scope);
-        for wider in [
-            Scope { channel: None, ..scope },
-            Scope { purpose: None, ..scope },
-            Scope { purpose: None, channel: None },
-        ] {
-            match (self.stop_for(wider), latest) {
-                (Some(stop), Some(known)) if stop.mark <= known.mark => {}
-                (None, _) => {}
-                (stop, _) => latest = stop,
-            }
-        }
-        latest
+        latest(self.stops_over(scope))
     }
 
-    /// The latest stop for exactly this scope.
+    /// Whether some stop is for exactly this scope.
     #[must_use]
-    pub fn stop_for(&self, scope: Scope) -> Option<&Stop> {
-        let position = self.stops.binary_search_by_key(&scope, |stop| stop.scope).ok()?;
-        self.stops.get(position)
+    pub fn has_stop_for(&self, scope: Scope) -> bool {
+        self.stops_for(scope).next().is_some()
     }
 
-    /// The live stop that covers a cell: the latest one, unless a later grant lifted it there.
+    /// The live stop that names the status of a cell: the latest one, unless a grant lifted it
+    /// there. Where a stop of the data subject stands, a later one by somebody else does not take
+    /// its place.
     #[must_use]
     pub fn live_stop(&self, purpose: PurposeId, channel: ChannelId) -> Option<&Stop> {
-        let stop = self.latest_stop(purpose, channel)?;
-        let lifted = self.cell(purpose, channel).and_then(|cell| cell.lifted);
-        lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)).then_some(stop)
+        let covering = || self.stops_over(Scope::cell(purpose, channel));
+        let cell = self.cell(purpose, channel);
+        let stands = |stops: Option<Latest>| stops.is_some_and(|stops| !is_lifted(cell, stops));
+        if !stands(Latest::of(covering())) {
+            return None;
+        }
+        let subjects = || covering().filter(|stop| stop.is_subjects);
+        if stands(Latest::of(subjects())) { latest(subjects()) } else { latest(covering()) }
     }
 
-    /// The first moment at which a new act is later than all known acts. A stop that ties with a
-    /// grant loses, so it must be later; every other tie goes to the later entry.
+    /// Whether the stops that cover a cell win over a grant with this mark.
     #[must_use]
-    pub fn first_moment_after(&self, is_stop: bool) -> Option<Millis> {
+    pub fn stops_bar(&self, purpose: PurposeId, channel: ChannelId, grant: Mark) -> bool {
+        Latest::of(self.stops_over(Scope::cell(purpose, channel)))
+            .is_some_and(|stops| stops.bar(grant))
+    }
+
+    /// The first moment at which a new act is later than all known acts. A grant that ties with a
+    /// stop of another act loses, so an act that grants must be later than all stops. A stop would
+    /// win such a tie; it is later than all grants too, so that a history reads in its order.
+    #[must_use]
+    pub fn first_moment_after(&self, stops_any: bool, grants_any: bool) -> Option<Millis> {
         let stops = self.stops.iter().map(|stop| stop.mark.effective_at);
-        let grants = self.cells.iter().flat_map(|cell| {
-            let grants = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
-            grants.map(|grant| grant.mark).chain(cell.lifted)
+        let stops = stops.map(|at| at.plus_ms(i64::from(grants_any)));
+        let known_grants = self.cells.iter().flat_map(|cell| {
+            let known = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
+            known.map(|grant| grant.mark).chain(cell.lifted)
         });
-        let grants = grants.map(|mark| mark.effective_at.plus_ms(i64::from(is_stop)));
+        let known_grants = known_grants.map(|mark| mark.effective_at.plus_ms(i64::from(stops_any)));
         let contact = self.contact.as_ref().and_then(|contact| contact.latest());
-        stops.chain(grants).chain(contact).max()
+        stops.chain(known_grants).chain(contact).max()
+    }
+
+    /// The stops that cover every cell of a scope, the narrower first.
+    fn stops_over(&self, scope: Scope) -> impl Iterator<Item = &Stop> {
+        let mut scopes: SmallVec<[Scope; 4]> = SmallVec::new();
+        if !self.stops.is_empty() {
+            for wider in [
+                scope,
+                Scope { channel: None, ..scope },
+                Scope { purpose: None, ..scope },
+                Scope { purpose: None, channel: None },
+            ] {
+                if !scopes.contains(&wider) {
+                    scopes.push(wider);
+                }
+            }
+        }
+        scopes.into_iter().flat_map(|scope| self.stops_for(scope))
+    }
+
+    /// The stops for exactly this scope.
+    fn stops_for(&self, scope: Scope) -> impl Iterator<Item = &Stop> {
+        let start = self.stops.partition_point(|stop| stop.scope < scope);
+        self.stops[start..].iter().take_while(move |stop| stop.scope == scope)
     }
 
     /// Folds in the contact preferences of an act.
@@ -316,6 +430,9 @@ impl SubjectState {
     fn unite_cell(&mut self, other: &CellState) {
         let cell = self.cell_mut(other.purpose, other.channel);
         cell.lifted = cell.lifted.max(other.lifted);
+        if let Some(exception) = &other.exception {
+            cell.merge_exception(**exception);
+        }
         if let Some(grant) = &other.grant
             && grant.replaces(cell.grant.as_ref())
         {
@@ -330,9 +447,8 @@ impl SubjectState {
 
     /// Folds in a stop.
     pub fn merge_stop(&mut self, stop: Stop) {
-        match self.stops.binary_search_by_key(&stop.scope, |known| known.scope) {
-            Ok(position) if self.stops[position].mark < stop.mark => self.stops[position] = stop,
-            Ok(_) => {}
+        match self.stops.binary_search_by_key(&stop.key(), Stop::key) {
+            Ok(position) => self.stops[position].unite(stop),
             Err(position) => {
                 // Most subjects have one or two, and there are millions of subjects.
                 self.stops.reserve_exact(1);
@@ -346,10 +462,27 @@ impl SubjectState {
         let cell = self.cell_mut(purpose, channel);
         if grant.actor.speaks_for_subject() {
             cell.lifted = cell.lifted.max(Some(grant.mark));
+            // A grant that is confirmed now may have been asked for beside a stop.
+            if let Some(exception) = &mut cell.exception
+                && exception.mark == grant.mark
+            {
+                exception.lifts = true;
+            }
         }
         if grant.replaces(cell.grant.as_ref()) {
             cell.grant = Some(grant);
         }
+    }
+
+    /// Folds in that an act grants a cell which a stop of the same act covers. The actor speaks for
+    /// the data subject. A later confirmation of the grant makes it lift.
+    pub fn merge_exception(
+        &mut self,
+        purpose: PurposeId,
+        channel: ChannelId,
+        exception: Exception,
+    ) {
+        self.cell_mut(purpose, channel).merge_exception(exception);
     }
 
     /// Folds in a grant that waits for its double opt-in.
@@ -379,7 +512,14 @@ impl SubjectState {
         let position = match self.cell_position(purpose, channel) {
             Ok(position) => position,
             Err(position) => {
-                let cell = CellState { purpose, channel, grant: None, lifted: None, pending: None };
+                let cell = CellState {
+                    purpose,
+                    channel,
+                    grant: None,
+                    lifted: None,
+                    exception: None,
+                    pending: None,
+                };
                 self.cells.reserve_exact(1);
                 self.cells.insert(position, cell);
                 position
@@ -387,6 +527,20 @@ impl SubjectState {
         };
         &mut self.cells[position]
     }
+}
+
+/// The latest of some stops; of those of one act the first.
+fn latest<'a>(stops: impl Iterator<Item = &'a Stop>) -> Option<&'a Stop> {
+    stops.reduce(|latest, stop| if stop.mark > latest.mark { stop } else { latest })
+}
+
+/// Whether some grant of the cell lifts these stops there.
+fn is_lifted(cell: Option<&CellState>, stops: Latest) -> bool {
+    cell.is_some_and(|cell| {
+        let exception = cell.exception.as_ref().filter(|exception| exception.lifts);
+        let lifting = cell.lifted.into_iter().chain(exception.map(|exception| exception.mark));
+        lifting.into_iter().any(|grant| !stops.bar(grant))
+    })
 }
 
 #[cfg(test)]
@@ -405,7 +559,7 @@ mod tests {
     }
 
     fn stop(scope: Scope, effective_at: i64, index: u64) -> Stop {
-        Stop { scope, kind: StopKind::Withdrawn, mark: mark(effective_at, index) }
+        Stop::new(scope, StopKind::Withdrawn, Actor::Subject, mark(effective_at, index))
     }
 
     fn grant(actor: Actor, effective_at: i64, index: u64) -> Grant {
@@ -421,13 +575,47 @@ mod tests {
     }
 
     #[test]
-    fn acts_are_ordered_by_effect_and_then_by_place() {
+    fn at_one_moment_a_stop_wins_over_a_grant_of_another_act() {
         assert!(mark(1, 9) < mark(2, 0) && mark(2, 0) < mark(2, 1));
-        // On a tie the grant wins, on whichever side of the stop it was written.
-        for (at, is_later) in [(4, false), (5, false), (6, true)] {
+        for (at, bars) in [(4, false), (5, true), (6, true)] {
             for index in [1, 9] {
-                assert_eq!(mark(at, index).stop_is_later_than_grant(mark(5, 5)), is_later, "{at}");
+                let mut state = SubjectState::default();
+                state.merge_stop(stop(EVERYTHING, at, index));
+                state.merge_grant(P, C, grant(Actor::Subject, 5, 5));
+                assert_eq!(state.live_stop(P, C).is_some(), bars, "{at} {index}");
+                assert_eq!(state.stops_bar(P, C, mark(5, 5)), bars, "{at} {index}");
             }
+        }
+    }
+
+    #[test]
+    fn a_grant_stands_beside_the_stop_of_its_own_act_until_another_act_stops_too() {
+        let mut state = SubjectState::default();
+        state.merge_stop(stop(EVERYTHING, 5, 3));
+        state.merge_grant(P, C, grant(Actor::Subject, 5, 3));
+        state.merge_exception(P, C, Exception { mark: mark(5, 3), lifts: true });
+        assert_eq!(state.live_stop(P, C), None);
+        // Another grant of the moment leaves it so, and a stop of another act does not.
+        state.merge_grant(P, C, grant(Actor::Subject, 5, 9));
+        assert_eq!(state.live_stop(P, C), None);
+        for index in [1, 9] {
+            let mut stopped = state.clone();
+            stopped.merge_stop(stop(CHANNEL, 5, index));
+            assert!(stopped.live_stop(P, C).is_some(), "{index}");
+        }
+    }
+
+    #[test]
+    fn an_echo_of_the_subjects_stop_does_not_take_its_place() {
+        let echo = Stop::new(EVERYTHING, StopKind::Revoked, Actor::Import, mark(7, 2));
+        for order in [[stop(CELL, 5, 1), echo], [echo, stop(CELL, 5, 1)]] {
+            let mut state = SubjectState::default();
+            order.into_iter().for_each(|stop| state.merge_stop(stop));
+            assert_eq!(state.live_stop(P, C).unwrap().kind, StopKind::Withdrawn);
+            assert_eq!(state.latest_stop(P, C).unwrap().kind, StopKind::Revoked);
+            // A grant between the two lifted the subject's own stop: this one is new.
+            state.merge_grant(P, C, grant(Actor::Subject, 6, 3));
+            assert_eq!(state.live_stop(P, C).unwrap().kind, StopKind::Revoked);
         }
     }
 

@@ -8,8 +8,9 @@
 //!
 //! # Outcomes
 //! The state before the act is compared with the state after the whole of it, at the moment of
-//! recording. "Later" is the order in which acts win: by effect, stop before grant on a tie, then
-//! by index. Retirement of a purpose or channel is left aside for standing consents, as it may end.
+//! recording. "Later" is the order in which acts win: by effect; at one moment a stop is later than
+//! the grants of other acts, and a grant is later than the stops of its own; then by index.
+//! Retirement of a purpose or channel is left aside for standing consents, as it may end.
 //!
 //! Contract, legal obligation, vital interest and public task need no consent and know no stop:
 //! a change of a purpose that has never rested on anything else, in any region, has NO_EFFECT.
@@ -51,8 +52,8 @@ use smallvec::SmallVec;
 use crate::{
     decide::Standing,
     domain::{
-        Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Grant, LegalBasis, Mark,
-        Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
+        Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Exception, Grant, LegalBasis,
+        Mark, Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
     },
     entry::{ConsentAct, ConsentConfirmed},
 };
@@ -101,9 +102,16 @@ pub fn fold(
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, act.changes)?;
     let mark = act.mark();
+    let stops: Scopes = act
+        .changes
+        .iter()
+        .zip(&scopes)
+        .filter(|(change, _)| change.action.stop_kind(act.actor).is_some())
+        .map(|(_, scope)| *scope)
+        .collect();
     for (change, scope) in act.changes.iter().zip(scopes) {
         if let Some(kind) = change.action.stop_kind(act.actor) {
-            state.merge_stop(Stop { scope, kind, mark });
+            state.merge_stop(Stop::new(scope, kind, act.actor, mark));
             continue;
         }
         if change.action != Action::Grant {
@@ -112,7 +120,12 @@ pub fn fold(
         // Consent is granted cell by cell and never wider: a wider grant grants nothing.
         let Some((purpose, channel)) = scope.as_cell() else { continue };
         let grant = grant(mark, act.actor, act.authority_ends_at, change);
-        if waits(catalog, purpose, change.purpose_version) {
+        let waits = waits(catalog, purpose, change.purpose_version);
+        let is_exception = stops.iter().any(|stop| stop.covers(purpose, channel));
+        if is_exception && act.actor.speaks_for_subject() {
+            state.merge_exception(purpose, channel, Exception { mark, lifts: !waits });
+        }
+        if waits {
             state.merge_pending(purpose, channel, grant);
         } else {
             state.merge_grant(purpose, channel, grant);
@@ -281,15 +294,22 @@ impl Judge<'_> {
         if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
                 Outcome::BlockedByStop(stop.mark.index)
-            } else if stop.mark.stop_is_later_than_grant(self.mark) {
-                Outcome::SupersededByLater(stop.mark.index)
+            } else if self.after.stops_bar(purpose_id, channel_id, self.mark) {
+                let latest = self.after.latest_stop(purpose_id, channel_id).unwrap_or(stop);
+                Outcome::SupersededByLater(latest.mark.index)
             } else {
-                let lifting = later_pending.filter(|grant| grant.actor.speaks_for_subject());
+                let lifting = later_pending.filter(|grant| {
+                    grant.actor.speaks_for_subject()
+                        && !self.after.stops_bar(purpose_id, channel_id, grant.mark)
+                });
                 superseded_or(lifting.map(|grant| grant.mark), Outcome::PendingConfirmation)
             };
         }
 
-        let lifts = cell.lifted == Some(self.mark);
+        let was_stopped = self.before.live_stop(purpose_id, channel_id).is_some();
+        // A later grant of the same moment may be barred by the stop that this one stands beside.
+        let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == self.mark);
+        let lifts = cell.lifted == Some(self.mark) || is_exception && was_stopped;
         let waits =
             !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
@@ -301,7 +321,7 @@ impl Judge<'_> {
                 _ => Outcome::NoEffect,
             };
         }
-        if lifts && self.before.live_stop(purpose_id, channel_id).is_some() {
+        if lifts && was_stopped {
             return Outcome::Applied;
         }
         if let Some(grant) = &cell.grant
@@ -348,7 +368,9 @@ impl Judge<'_> {
     fn stop_at(&self, action: Action, cell: &CellState) -> AtCell {
         let (purpose_id, channel_id) = (cell.purpose, cell.channel);
         let Some(purpose) = self.stoppable(purpose_id) else { return AtCell::Unchanged };
-        match (self.after.live_stop(purpose_id, channel_id), cell.lifted) {
+        let stands = self.after.live_stop(purpose_id, channel_id).is_some();
+        let latest = self.after.latest_stop(purpose_id, channel_id).filter(|_| stands);
+        match (latest, cell.lifted) {
             (Some(stop), _) if stop.mark > self.mark => {
                 return AtCell::DecidedLater(stop.mark.index);
             }
@@ -364,13 +386,13 @@ impl Judge<'_> {
             | Standing::Outdated(_)
             | Standing::CameOfAge(_)
             | Standing::Pending(_) => true,
-            Standing::Stopped(stop) => self
+            Standing::Stopped(_) => self
                 .before
                 .cell(purpose_id, channel_id)
                 .and_then(|cell| cell.pending.as_deref())
                 .is_some_and(|grant| {
                     grant.actor.speaks_for_subject()
-                        && !stop.mark.stop_is_later_than_grant(grant.mark)
+                        && !self.before.stops_bar(purpose_id, channel_id, grant.mark)
                 }),
             Standing::Nothing | Standing::Expired(_) => {
                 can_matter(action, purpose) && self.is_live(channel_id)
@@ -386,8 +408,7 @@ impl Judge<'_> {
     /// grant of the subject. So the walk is short where it succeeds, and never longer than the
     /// catalogue's purposes and the subject's record.
     fn stops_a_cell_without_record(&self, action: Action, scope: Scope) -> bool {
-        let has_stop =
-            |purpose, channel| self.before.stop_for(Scope { purpose, channel }).is_some();
+        let has_stop = |purpose, channel| self.before.has_stop_for(Scope { purpose, channel });
         let is_open = |&id: &ChannelId| self.is_live(id) && !has_stop(None, Some(id));
         let channels: SmallVec<[ChannelId; 16]> = match scope.channel {
             Some(id) => Some(id).into_iter().filter(is_open).collect(),

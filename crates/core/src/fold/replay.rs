@@ -220,7 +220,7 @@ impl Judged<'_> {
     pub fn latest_effect(&self) -> Millis {
         let linked = self.linked.iter().map(|linked| &*linked.state);
         let states = std::iter::once(&*self.before).chain(linked);
-        let after = states.filter_map(|state| state.first_moment_after(true));
+        let after = states.filter_map(|state| state.first_moment_after(true, true));
         after.fold(self.place.recorded_at, Millis::max)
     }
 
