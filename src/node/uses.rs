@@ -167,8 +167,9 @@ impl Batch<'_> {
             broken_obligations: broken_obligations.clone(),
             idempotency: mark,
         };
-        self.remember_uses(&body);
+        let cell = UseCell::new(body.purpose.as_str(), body.channel.as_str());
         let index = self.write(recorded_at, Body::Use(body), &[])?;
+        self.remember_uses([sealer.subject_ref], cell, used_at);
         self.keep(sealer, &used.subject);
         let used = Used { index, reason, broken_obligations, replayed: false };
         if used.is_deviation() {
@@ -187,12 +188,15 @@ impl Batch<'_> {
             subjects.iter().map(|subject| self.sealer(subject, false)).collect();
         let sealers = sealers?;
         used.subject_refs = sealers.iter().map(|sealer| sealer.subject_ref).collect();
-        if !used.broken_obligations.is_empty() {
-            let uses = u64::try_from(used.subject_refs.len()).unwrap_or(u64::MAX);
+        let is_deviation = used.is_deviation();
+        let (cell, used_at) =
+            (UseCell::new(used.purpose.as_str(), used.channel.as_str()), used.used_at);
+        let index = self.write(self.recorded_at(), Body::Use(used), &[])?;
+        if is_deviation {
+            let uses = u64::try_from(sealers.len()).unwrap_or(u64::MAX);
             self.core().metrics.deviations.inc_by(uses);
         }
-        self.remember_uses(&used);
-        let index = self.write(self.recorded_at(), Body::Use(used), &[])?;
+        self.remember_uses(sealers.iter().map(|sealer| sealer.subject_ref), cell, used_at);
         for (sealer, subject) in sealers.into_iter().zip(subjects) {
             self.keep(sealer, subject);
         }
@@ -249,10 +253,14 @@ impl Batch<'_> {
     }
 
     /// Keeps the uses of an entry, which the view does not show before the batch is written.
-    fn remember_uses(&mut self, used: &UseRecorded) {
-        let cell = UseCell::new(used.purpose.as_str(), used.channel.as_str());
-        for subject in &used.subject_refs {
-            self.uses.entry((*subject, cell)).or_default().push(used.used_at);
+    fn remember_uses(
+        &mut self,
+        subjects: impl IntoIterator<Item = SubjectRef>,
+        cell: UseCell,
+        used_at: Millis,
+    ) {
+        for subject in subjects {
+            self.uses.entry((subject, cell)).or_default().push(used_at);
         }
     }
 
