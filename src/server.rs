@@ -253,7 +253,7 @@ async fn serve_node(
     if let Some(witnesses) = start_witnesses(config, node, metrics)? {
         let asking = async move {
             let _witnesses = witnesses;
-            future::pending().await
+            future::pending::<()>().await;
         };
         node.adopt(Task::spawn("witnesses", Stage::Witnesses, Duration::ZERO, asking));
     }

@@ -354,7 +354,7 @@ mod tests {
             let (held, time_max) = (Arc::clone(&endless), Duration::from_millis(time_max));
             threads.adopt(Task::spawn("endless", stage, time_max, async move {
                 let _held = held;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }));
         }
         tokio::task::spawn_blocking(move || threads.end()).await.unwrap();

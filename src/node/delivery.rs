@@ -1,6 +1,6 @@
 //! Acknowledgements until they are in the ledger, and the deadlines of subscriptions.
 //!
-//! One [book](book) has an [account](account) for each shard: the events in flight to its consumer, the
+//! One [`book`] has an [`account`] for each shard: the events in flight to its consumer, the
 //! acknowledged ones, and the acknowledgements not yet written to the ledger. One thread has the writer
 //! record these for all subscriptions in one DELIVERY_RECEIPT entry, at each receipt interval or as
 //! soon as enough have gathered, so that the proof costs little. A crash loses acknowledgements not yet

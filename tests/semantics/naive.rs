@@ -535,7 +535,7 @@ impl Judgement<'_> {
             match after.stop {
                 Some(stop) if stop.index != judged.index => causes.push(stop.index),
                 None => {
-                    causes.extend(latest_lifting(purpose, &after).filter(|&i| i != judged.index))
+                    causes.extend(latest_lifting(purpose, &after).filter(|&i| i != judged.index));
                 }
                 Some(_)
                     if takes_back(purpose, &before, self.now)

@@ -157,7 +157,7 @@ impl Clients {
             for (result, cell) in answer.into_inner().results.into_iter().zip(part) {
                 match result.result {
                     Some(proto::batch_check_result::Result::Decision(decision)) => {
-                        decisions.push(decision)
+                        decisions.push(decision);
                     }
                     other => panic!("no decision for {cell:?}: {other:?}"),
                 }

@@ -4,7 +4,7 @@
 //! * [`disk`]: the file operations that durability depends on.
 //! * `frame`, `segment`: the byte formats. `walk`: the difference between torn and damaged.
 //! * [`FrameLog`], [`LogReader`]: the single writer and its readers.
-//! * [`scan`]: reads a log without a lock and without changes.
+//! * [`mod@scan`]: reads a log without a lock and without changes.
 //! * [`secret`]: files that hold a secret, written once.
 //! * [`sim`]: a disk in memory that fails on demand, for tests.
 

@@ -407,7 +407,7 @@ impl Import {
             }
             if !json {
                 bar.suspend(|| {
-                    eprintln!("stopping after these rows; interrupt again to stop at once")
+                    eprintln!("stopping after these rows; interrupt again to stop at once");
                 });
             }
             tokio::select! {

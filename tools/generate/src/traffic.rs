@@ -203,7 +203,7 @@ impl Traffic {
         }
     }
 
-    /// The same traffic with a smaller gap if `acts` would exceed [`SPAN_MS_MAX`].
+    /// The same traffic with a smaller gap if `acts` would exceed `SPAN_MS_MAX`.
     #[must_use]
     pub fn paced_for(mut self, acts: u64) -> Self {
         self.gap_ms = GAP_MS.min(SPAN_MS_MAX / acts.max(1));

@@ -21,8 +21,8 @@
 //!
 //! A cached answer is returned only while the latest such `q` is at most `bound` ago. Suppose that
 //! a withdrawal is acknowledged at `T`, and a cached answer from before it is returned at `t`. If
-//! `q` were after `T`, then by 2 and 3 the answer would have been removed; so `q <= T`, and `t <= q
-//! + bound <= T + bound`. An age is the longer of those by the monotonic clock and by the wall
+//! `q` were after `T`, then by 2 and 3 the answer would have been removed; so `q <= T`, and
+//! `t <= q + bound <= T + bound`. An age is the longer of those by the monotonic clock and by the wall
 //! clock, because the first stops while a machine sleeps.
 //!
 //! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of

@@ -3,7 +3,7 @@
 //!
 //! It reads every byte once and changes nothing. It proves that the files hold one unbroken chain.
 //! To prove that the whole chain was not replaced takes a checkpoint of an outside witness, which
-//! is compared with the roots of the tree over the entries ([`audit`]).
+//! is compared with the roots of the tree over the entries ([`mod@audit`]).
 
 mod audit;
 
