@@ -161,6 +161,7 @@ fn bench_node(c: &mut Criterion) {
                 channel: CHANNEL,
                 data_categories: &[],
                 region: None,
+                ignore_obligations: false,
             };
             node.check(&question).expect("an answer")
         });

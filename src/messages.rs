@@ -184,10 +184,11 @@ pub fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
         purpose: cell.purpose.to_string(),
         channel: cell.channel.to_string(),
         status: status(decision.status).into(),
-        effect: effect(decision.effect()).into(),
+        effect: effect(cell.effect).into(),
         reason: proto::Reason::from(decision.reason).into(),
         decided_by_index: decision.decided_by,
-        valid_until: decision.valid_until.map(timestamp),
+        valid_until: cell.valid_until.map(timestamp),
+        not_before: cell.not_before.map(timestamp),
     }
 }
 
@@ -238,7 +239,7 @@ macro_rules! outgoing {
 
 outgoing! {
     /// The effect of a decision.
-    effect, Effect, proto::Effect: Allow Deny;
+    effect, Effect, proto::Effect: Allow Deny NotNow;
     /// The effect of a change of the catalogue on decisions.
     catalog_effect, CatalogEffect, proto::CatalogEffect:
         Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;

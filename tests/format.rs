@@ -22,8 +22,8 @@ use aes_gcm::{
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     domain::{
-        Body, Delivered, DeliveryFailed, DeliveryOverdue, EventKind, FailedDelivery, Filter, Key,
-        Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionDeleted,
+        Body, Delivered, DeliveryFailed, DeliveryOverdue, Effect, EventKind, FailedDelivery,
+        Filter, Key, Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionDeleted,
         SubscriptionEntry, SubscriptionId,
     },
     ledger::{chain, envelope},
@@ -573,11 +573,14 @@ fn statement() -> Statement {
         channel: "email".to_owned(),
         region: Some(Region::parse("DE").unwrap()),
         data_categories: Vec::new(),
+        effect: Effect::Allow,
         reason: Reason::Granted,
         revision: 36,
         decided_by: Some(35),
         valid_until: Some(Millis(1_793_000_900_500)),
         has_obligations: false,
+        not_before: None,
+        obligations_ignored: false,
     }
 }
 

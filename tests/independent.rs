@@ -14,7 +14,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::{
-    domain::{Body, ChannelPut, Key, LedgerOpened, Millis, Reason},
+    domain::{Body, ChannelPut, Effect, Key, LedgerOpened, Millis, Reason},
     ledger::{FORMAT_VERSION, chain},
     proto::{self, Action, get_inclusion_proof_request::Entry},
     tlog::{
@@ -157,11 +157,14 @@ fn decision_token(key: &SignerKey) -> String {
         channel: "email".to_owned(),
         region: None,
         data_categories: Vec::new(),
+        effect: Effect::Deny,
         reason: Reason::NoRecord,
         revision: 3,
         decided_by: None,
         valid_until: None,
         has_obligations: false,
+        not_before: None,
+        obligations_ignored: false,
     })
 }
 

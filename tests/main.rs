@@ -22,6 +22,7 @@ mod import_rows;
 mod independent;
 mod links;
 mod node;
+mod obligations;
 mod options;
 mod preview;
 mod proofs;

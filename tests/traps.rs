@@ -701,7 +701,7 @@ async fn contact_preferences_become_obligations_and_never_a_denial() {
     });
     ledger.record(signup).await;
     let answer = ledger.check("user:1", NEWS, "email").await;
-    assert_eq!((answer.effect(), answer.reason()), (Effect::Allow, Reason::Granted));
+    assert_eq!((answer.effect(), answer.reason()), (Effect::NotNow, Reason::Granted));
     assert_eq!(millis(answer.not_before.as_ref()), Some(ends_ms));
     let kinds: Vec<_> =
         answer.obligations.iter().map(|obligation| obligation.kind.clone().unwrap()).collect();

@@ -3,7 +3,12 @@
 //! Standard output holds only data subjects, also with `--json`, as input for the next program. The
 //! summary goes to standard error.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use tokio::sync::mpsc;
@@ -18,16 +23,18 @@ use super::{
     output::{Output, Table, Tone, color_on},
     progress,
     replay::input::Input,
-    words::word,
+    words::{rfc3339, word},
 };
 use crate::proto::{
-    AudienceQuery, AudienceSubjects, AudienceSummary, FilterAudienceRequest,
+    AudienceNotNow, AudienceQuery, AudienceSubjects, AudienceSummary, FilterAudienceRequest,
     FilterAudienceResponse, Reason, check_service_client::CheckServiceClient,
     filter_audience_request::Message as Sent, filter_audience_response::Message as Received,
 };
 
 const AFTER_HELP: &str = "\
-Reads data subjects, one on each line, and prints those that are allowed, in the same order. The
+Reads data subjects, one on each line, and prints those that are allowed now, in the same order. Those
+whose obligations are not met at this moment (NOT NOW: a frequency limit, quiet hours) are counted apart;
+--not-now-file keeps them, each with a tab and the first moment that is permitted, if one is known. The
 counts by reason go to standard error, with --json as one object; standard output holds only data
 subjects. A malformed line is denied and counted as malformed.
 
@@ -65,6 +72,12 @@ pub struct AudienceArgs {
     /// Name of the campaign, for the record of use
     #[arg(long, value_name = "NAME")]
     campaign: Option<String>,
+    /// File for the data subjects that are NOT NOW, each with its first moment
+    #[arg(long, value_name = "FILE")]
+    not_now_file: Option<PathBuf>,
+    /// Allow where obligations alone make it NOT NOW: for a message that must go out now
+    #[arg(long)]
+    ignore_obligations: bool,
 }
 
 impl AudienceArgs {
@@ -79,6 +92,7 @@ impl AudienceArgs {
             record_use: self.record_use,
             segment: self.segment.unwrap_or_default(),
             campaign: self.campaign.unwrap_or_default(),
+            ignore_obligations: self.ignore_obligations,
         }
     }
 }
@@ -86,6 +100,7 @@ impl AudienceArgs {
 pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exit, CliError> {
     // A missing file is reported before an unreachable server.
     let input = Input::open(&args.file)?;
+    let mut not_now = args.not_now_file.as_deref().map(create).transpose()?;
     let channel = client::connect(&context.global).await?;
     let mut client =
         CheckServiceClient::new(channel).max_decoding_message_size(client::MESSAGE_BYTES_MAX);
@@ -93,7 +108,7 @@ pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exi
     let upload = tokio::spawn(upload(args.query(), input, requests));
     let answers = client.filter_audience(ReceiverStream::new(receiver)).await;
     let printed = match answers {
-        Ok(answers) => print_allowed(answers.into_inner(), context).await,
+        Ok(answers) => print_allowed(answers.into_inner(), not_now.as_mut(), context).await,
         Err(status) => Err(status.into()),
     };
     if printed.is_err() {
@@ -144,9 +159,40 @@ async fn upload(
     Ok(())
 }
 
+/// The file of the data subjects that are NOT NOW.
+struct Later {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+fn create(path: &Path) -> Result<Later, CliError> {
+    let file = File::create(path).map_err(|error| not_written(path, &error))?;
+    Ok(Later { path: path.to_owned(), file: BufWriter::new(file) })
+}
+
+fn not_written(path: &Path, error: &io::Error) -> CliError {
+    CliError::failed(format!("{} can not be written: {error}", path.display()))
+}
+
+impl Later {
+    fn write(&mut self, rows: &[AudienceNotNow]) -> Result<(), CliError> {
+        for row in rows {
+            let not_before = row.not_before.as_ref().map(rfc3339).unwrap_or_default();
+            writeln!(self.file, "{}\t{not_before}", row.subject)
+                .map_err(|error| not_written(&self.path, &error))?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), CliError> {
+        self.file.flush().map_err(|error| not_written(&self.path, &error))
+    }
+}
+
 /// Prints the allowed data subjects as they arrive.
 async fn print_allowed(
     mut answers: Streaming<FilterAudienceResponse>,
+    mut later: Option<&mut Later>,
     context: &mut Context,
 ) -> Result<AudienceSummary, CliError> {
     let bar = progress::bar(None, "allowed");
@@ -157,6 +203,9 @@ async fn print_allowed(
                 for subject in verdicts.allowed {
                     context.out.line(subject)?;
                 }
+                if let Some(later) = &mut later {
+                    later.write(&verdicts.not_now)?;
+                }
                 bar.inc(verdicts.allowed_count.into());
             }
             Some(Received::Summary(last)) => summary = Some(last),
@@ -164,6 +213,9 @@ async fn print_allowed(
         }
     }
     bar.finish_and_clear();
+    if let Some(later) = later {
+        later.finish()?;
+    }
     summary.ok_or_else(|| CliError::failed("the audience ended without a summary"))
 }
 
@@ -180,6 +232,17 @@ fn report(summary: &AudienceSummary, context: &Context) -> Result<(), CliError> 
         "{} of {} data subjects allowed; revision {}",
         summary.allowed, summary.subjects, summary.revision
     ))?;
+    if summary.not_now > 0 {
+        let line = format!("{} more are NOT NOW: their obligations are not met", summary.not_now);
+        out.line(out.paint(Tone::Careful, &line))?;
+    }
+    if summary.obligations_ignored > 0 {
+        let line = format!(
+            "obligations are ignored: without that, {} of the allowed are NOT NOW",
+            summary.obligations_ignored
+        );
+        out.line(out.paint(Tone::Careful, &line))?;
+    }
     let mut table = Table::new(&["REASON", "DATA SUBJECTS"]);
     let by_reason: BTreeMap<String, u64> =
         summary.reasons.iter().map(|row| (word::<Reason>(row.reason), row.count)).collect();

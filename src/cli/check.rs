@@ -11,7 +11,9 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. Treat a missing answer as DENY.
+Exit codes: 0 for ALLOW, 3 for DENY, 4 for NOT NOW, 1 or 2 if there is no answer. Treat a missing
+answer as DENY. NOT NOW is an ALLOW whose obligations are not met at this moment: a frequency limit is
+used up, or it is within quiet hours.
 
 Examples:
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email
@@ -35,6 +37,9 @@ pub struct CheckArgs {
     /// Request a decision token, which can be passed on with the data and verified offline
     #[arg(long)]
     token: bool,
+    /// Answer ALLOW where obligations alone make it NOT NOW: for a message that must go out now
+    #[arg(long)]
+    ignore_obligations: bool,
 }
 
 pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -48,19 +53,12 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
         region: args.cell.region,
         as_of: args.as_of.wire(),
         want_token: args.token,
+        ignore_obligations: args.ignore_obligations,
     };
     let answer = client.check(request).await?.into_inner();
     let printed = print(&answer, context);
     context.out.finish(printed)?;
-    Ok(exit(answer.effect()))
-}
-
-/// Anything but ALLOW is DENY.
-fn exit(effect: Effect) -> Exit {
-    match effect {
-        Effect::Allow => Exit::Success,
-        Effect::Deny | Effect::Unspecified => Exit::Denied,
-    }
+    Ok(Exit::of(answer.effect()))
 }
 
 fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> {
@@ -68,9 +66,14 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     if out.json {
         return out.message(answer);
     }
-    let tone = if answer.effect() == Effect::Allow { Tone::Good } else { Tone::Bad };
-    let effect = out.paint(tone, &words::word::<Effect>(answer.effect).to_ascii_uppercase());
+    let (tone, effect) = words::verdict(answer.effect());
+    let wait = if answer.effect() == Effect::NotNow { waiting(answer) } else { String::new() };
+    let effect = out.paint(tone, &format!("{effect}{wait}"));
     out.line(format!("{effect}  {}", words::word::<Reason>(answer.reason)))?;
+    if answer.obligations_ignored {
+        let warning = out.paint(Tone::Careful, "obligations are ignored: without that, NOT NOW");
+        out.line(warning)?;
+    }
     out.line(format!("status       {}", words::word::<Status>(answer.status)))?;
     if answer.legal_basis != 0 {
         out.line(format!("legal basis  {}", words::word::<LegalBasis>(answer.legal_basis)))?;
@@ -85,7 +88,9 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     if !answer.data_categories.is_empty() {
         out.line(format!("only for     {}", answer.data_categories.join(", ")))?;
     }
-    if let Some(time) = &answer.not_before {
+    if answer.obligations_ignored
+        && let Some(time) = &answer.not_before
+    {
         out.line(format!("not before   {}", words::rfc3339(time)))?;
     }
     for obligation in &answer.obligations {
@@ -97,10 +102,22 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     Ok(())
 }
 
+/// How long to wait after NOT NOW.
+fn waiting(answer: &CheckResponse) -> String {
+    match &answer.not_before {
+        Some(time) => format!(", not before {}", words::rfc3339(time)),
+        None if answer.obligations.iter().any(|obligation| obligation.leaves_no_moment) => {
+            ": the quiet hours leave no moment of any day".to_owned()
+        }
+        None => ": no moment is known to be right".to_owned(),
+    }
+}
+
 /// The earliest time at which an obligation allows the use.
 fn when(obligation: &Obligation) -> String {
     match &obligation.not_before {
         Some(time) => format!(", so not before {}", words::rfc3339(time)),
+        None if obligation.leaves_no_moment => ", which leaves no moment of any day".to_owned(),
         None if obligation.indeterminate => {
             ", and the time zone is too uncertain to tell when".to_owned()
         }
@@ -121,17 +138,5 @@ fn obligation_text(obligation: &Obligation) -> String {
             format!("in the language {}", preferred.language)
         }
         None => "one that this program does not know".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_allow_is_zero() {
-        assert_eq!(exit(Effect::Allow).code(), 0);
-        assert_eq!(exit(Effect::Deny).code(), 3);
-        assert_eq!(exit(Effect::Unspecified).code(), 3);
     }
 }

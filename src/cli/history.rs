@@ -12,8 +12,7 @@ use super::{
 use crate::{
     proto::{
         Action, Actor, Evidence, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest,
-        ListHistoryResponse, Outcome, Reason, UseRecord,
-        consent_service_client::ConsentServiceClient,
+        ListHistoryResponse, Outcome, UseRecord, consent_service_client::ConsentServiceClient,
     },
     setting::Within as _,
 };
@@ -103,7 +102,8 @@ fn scope_and_outcome(act: &ListHistoryResponse) -> (String, String) {
     if let Some(used) = &act.r#use {
         let scope = format!("{}:{}", used.purpose, used.channel);
         let verdict = if used.deviation { "deviation" } else { "allowed" };
-        return (scope, format!("{verdict}: {}", word::<Reason>(used.reason)));
+        let reason = words::use_reason(used.reason, &used.broken_obligations);
+        return (scope, format!("{verdict}: {reason}"));
     }
     let preferences = act.preferences.as_ref().map(contact_texts).unwrap_or_default();
     (preferences.join(", "), String::new())

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     Context, Exit, client,
     error::CliError,
-    output::{Output, Table, Tone},
+    output::{Output, Table},
     words::{self, word},
 };
 use crate::proto::{
@@ -112,7 +112,7 @@ fn table(cells: &[CellChange]) -> Table {
     for cell in cells {
         let effect_before = word::<Effect>(cell.effect_before);
         table.row(
-            if cell.effect_after() == Effect::Allow { Tone::Good } else { Tone::Bad },
+            words::verdict(cell.effect_after()).0,
             [
                 word::<Effect>(cell.effect_after),
                 cell.subject.clone(),

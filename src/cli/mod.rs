@@ -19,6 +19,7 @@ use self::{
     error::CliError,
     output::{Output, Printing},
 };
+use crate::proto;
 
 mod as_of;
 mod audience;
@@ -80,6 +81,7 @@ Exit codes:
      `propagation`: a subscription has not acknowledged
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
+  4  `check` and `token verify`: NOT NOW
 
 Example:
   consent-ledger serve --data-dir ./data
@@ -143,14 +145,14 @@ pub enum Command {
     Record(Box<record::RecordArgs>),
     /// Complete a double opt-in
     Confirm(confirm::ConfirmArgs),
-    /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
+    /// Ask "may I?"; exits with 0 for ALLOW, 3 for DENY and 4 for NOT NOW
     Check(check::CheckArgs),
     /// Filter an audience: reads data subjects, and prints those that are allowed
     Audience(audience::AudienceArgs),
     /// Verify decision tokens offline, or print the key for that
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Record that data was used; exits with 3 if no decision allowed it
+    /// Record that data was used; exits with 3 for a deviation
     Use(uses::UseArgs),
     /// Print changes as they happen, in ledger order
     Watch(watch::WatchArgs),
@@ -217,9 +219,21 @@ pub enum Exit {
     Failed,
     /// `check` answered DENY, or a token says so.
     Denied,
+    /// `check` answered NOT_NOW, or a token says so.
+    NotNow,
 }
 
 impl Exit {
+    /// The exit code of an answer. Anything but ALLOW is no permission.
+    #[must_use]
+    pub fn of(effect: proto::Effect) -> Self {
+        match effect {
+            proto::Effect::Allow => Self::Success,
+            proto::Effect::NotNow => Self::NotNow,
+            proto::Effect::Deny | proto::Effect::Unspecified => Self::Denied,
+        }
+    }
+
     /// The exit code for scripts.
     #[must_use]
     pub fn code(self) -> u8 {
@@ -227,6 +241,7 @@ impl Exit {
             Self::Success => 0,
             Self::Failed => 1,
             Self::Denied => 3,
+            Self::NotNow => 4,
         }
     }
 }

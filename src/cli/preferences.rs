@@ -85,7 +85,7 @@ fn cells(cells: &[CellPreference]) -> Table {
     let mut table = Table::new(&heading);
     for cell in cells {
         table.row(
-            if cell.effect() == Effect::Allow { Tone::Good } else { Tone::Bad },
+            words::verdict(cell.effect()).0,
             [
                 word::<Effect>(cell.effect),
                 cell.purpose.clone(),

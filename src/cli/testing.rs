@@ -243,6 +243,7 @@ impl ConsentService for Rote {
                 reason: proto::Reason::Granted.into(),
                 decided_by_index: Some(4),
                 valid_until: None,
+                not_before: None,
             }],
             stops: vec![proto::StandingStop {
                 action: proto::Action::Withdraw.into(),

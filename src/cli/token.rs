@@ -22,7 +22,7 @@ use crate::{
 /// The subcommands of `token`.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Verify a decision token, with no server; exits with 0 for ALLOW and 3 for DENY
+    /// Verify a decision token, with no server; exits with 0 for ALLOW, 3 for DENY and 4 for NOT NOW
     Verify(VerifyArgs),
     /// Print the public key of a server's decision tokens
     #[command(after_help = KEY_HELP)]
@@ -34,8 +34,9 @@ A token holds the answer to one check (`consent-ledger check --token`) at the ti
 later changes are not in it. A token does not name its data subject: give --subject to confirm
 that the token is about them.
 
-Exit codes: 0 for a valid token with ALLOW, 3 for a valid token with DENY, 1 for an invalid token
-(expired, of another key, changed, about another data subject), 2 for wrong usage.
+Exit codes: 0 for a valid token with ALLOW, 3 for a valid token with DENY, 4 for a valid token with
+NOT NOW, 1 for an invalid token (expired, of another key, changed, about another data subject), 2 for
+wrong usage.
 
 Examples:
   consent-ledger token key > ledger.jwk
@@ -94,8 +95,12 @@ struct TokenVerified {
     region: Option<String>,
     /// Data categories that the answer is about; empty: all that the purpose declares.
     data_categories: Vec<String>,
-    /// Whether the ALLOW comes with obligations.
+    /// Whether the answer comes with obligations.
     has_obligations: bool,
+    /// With NOT_NOW: the first moment that is permitted.
+    not_before: Option<String>,
+    /// Whether it is ALLOW only because the check ignored obligations.
+    obligations_ignored: bool,
     /// Index of the entry that decided it.
     decided_by_index: Option<u64>,
     /// Revision of the answer.
@@ -115,7 +120,7 @@ impl TokenVerified {
         let lifetime = statement.lifetime;
         let time = |seconds: i64| rfc3339_ms(seconds.saturating_mul(1_000));
         Self {
-            effect: messages::effect(statement.effect()),
+            effect: messages::effect(statement.effect),
             reason: statement.reason.into(),
             subject_confirmed,
             purpose: statement.purpose.clone(),
@@ -123,6 +128,8 @@ impl TokenVerified {
             region: statement.region.map(|region| region.as_str().to_owned()),
             data_categories: statement.data_categories.clone(),
             has_obligations: statement.has_obligations,
+            not_before: statement.not_before.map(|moment| rfc3339_ms(moment.0)),
+            obligations_ignored: statement.obligations_ignored,
             decided_by_index: statement.decided_by,
             revision: statement.revision,
             issuer: statement.issuer.clone(),
@@ -165,7 +172,7 @@ pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, C
     let verified = TokenVerified::new(&statement, args.subject.is_some());
     let printed = print(&verified, context);
     context.out.finish(printed)?;
-    Ok(if verified.effect == Effect::Allow { Exit::Success } else { Exit::Denied })
+    Ok(Exit::of(verified.effect))
 }
 
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
@@ -189,9 +196,13 @@ fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError
     if out.json {
         return out.object(verified);
     }
-    let tone = if verified.effect == Effect::Allow { Tone::Good } else { Tone::Bad };
-    let effect = out.paint(tone, &verified.effect.word().to_ascii_uppercase());
+    let (tone, effect) = words::verdict(verified.effect);
+    let wait = verified.not_before.as_ref().map(|time| format!(", not before {time}"));
+    let effect = out.paint(tone, &format!("{effect}{}", wait.unwrap_or_default()));
     out.line(format!("{effect}  {}", verified.reason.word()))?;
+    if verified.obligations_ignored {
+        out.line(out.paint(Tone::Careful, "obligations were ignored"))?;
+    }
     let subject = if verified.subject_confirmed { "confirmed" } else { "not compared" };
     out.line(format!("subject      {subject}"))?;
     out.line(format!("cell         {}:{}", verified.purpose, verified.channel))?;
@@ -241,11 +252,14 @@ mod tests {
             channel: "email".to_owned(),
             region: None,
             data_categories: Vec::new(),
+            effect: reason.effect(),
             reason,
             revision: 36,
             decided_by: Some(35),
             valid_until: None,
             has_obligations: true,
+            not_before: None,
+            obligations_ignored: false,
         })
     }
 

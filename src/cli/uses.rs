@@ -4,10 +4,11 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{Context, Exit, cell::CellArgs, client, error::CliError, words};
-use crate::proto::{Reason, RecordUseRequest, consent_service_client::ConsentServiceClient};
+use crate::proto::{RecordUseRequest, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
-A use that was not allowed when it happened is recorded too, and flagged as a deviation.
+A use that was not allowed when it happened is recorded too, and flagged as a deviation. So is one
+beyond a frequency limit or within quiet hours.
 
 Exit codes: 0 recorded, 3 recorded as a deviation, 1 failed, 2 wrong usage.
 
@@ -57,7 +58,7 @@ pub(super) async fn run(args: UseArgs, context: &mut Context) -> Result<Exit, Cl
     } else {
         let verdict = if used.deviation { "deviation" } else { "allowed" };
         let before = if used.replayed { " (recorded before)" } else { "" };
-        let reason = words::word::<Reason>(used.reason);
+        let reason = words::use_reason(used.reason, &used.broken_obligations);
         let line = format!("index {}  {verdict}: {reason}{before}", used.index);
         context.out.line(line)?;
     }

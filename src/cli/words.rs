@@ -8,15 +8,15 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::error::CliError;
+use super::{error::CliError, output::Tone};
 pub use crate::tlog::hex;
 use crate::{
     domain::Key,
     json,
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
-        LegalBasis, LinkConfidence, Outcome, OutcomeCount, PropagationState, Reason, ReceiptFormat,
-        Scope, Snapshot, Status,
+        LegalBasis, LinkConfidence, ObligationKind, Outcome, OutcomeCount, PropagationState,
+        Reason, ReceiptFormat, Scope, Snapshot, Status,
     },
     tlog::BASE64,
 };
@@ -54,7 +54,7 @@ macro_rules! words {
 
 words! {
     Actor Action Outcome Status Effect Reason LegalBasis EventKind CatalogEffect Snapshot
-    PropagationState LinkConfidence HistoryKind ReceiptFormat
+    PropagationState LinkConfidence HistoryKind ReceiptFormat ObligationKind
 }
 
 /// Parser of an option that takes one of an enum's short names, with dashes. The help lists them
@@ -247,6 +247,23 @@ pub fn notice(evidence: &Evidence) -> String {
         (id, "") => id.to_owned(),
         (id, version) => format!("{id}@{version}"),
     }
+}
+
+/// How an effect stands in the first line of an answer. Only ALLOW is green.
+pub(super) fn verdict(effect: Effect) -> (Tone, &'static str) {
+    match effect {
+        Effect::Allow => (Tone::Good, "ALLOW"),
+        Effect::NotNow => (Tone::Careful, "NOT NOW"),
+        Effect::Deny => (Tone::Bad, "DENY"),
+        Effect::Unspecified => (Tone::Bad, "UNSPECIFIED"),
+    }
+}
+
+/// Why a use is a deviation or not: the reason, and the obligations that it did not meet.
+pub(super) fn use_reason(reason: i32, broken_obligations: &[i32]) -> String {
+    let broken =
+        broken_obligations.iter().map(|kind| format!(", {}", word::<ObligationKind>(*kind)));
+    format!("{}{}", word::<Reason>(reason), broken.collect::<String>())
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 //! The next message is read once the client has taken the last answer. So the server holds one message
 //! of an audience of any size, and a slow client delays only itself.
 
-use std::{collections::HashSet, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::Pin,
+    sync::Arc,
+};
 
 use futures_util::{Stream, stream};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +19,8 @@ use super::{
     received,
 };
 use crate::{
-    domain::{Effect, Reason, Subject},
-    node::{Audience, Node, ReadError},
+    domain::{Effect, Millis, ObligationKind, Reason, Subject},
+    node::{Audience, Checked, Node, ReadError, UseBatch},
     proto::{
         self, filter_audience_request::Message as Incoming,
         filter_audience_response::Message as Outgoing,
@@ -128,12 +132,37 @@ struct Deciding {
 struct Tally {
     subjects: u64,
     allowed: u64,
+    not_now: u64,
+    obligations_ignored: u64,
     malformed: u64,
     reasons: [u64; Reason::ALL.len()],
 }
 
-/// A data subject as the client wrote it, and the reason of the decision; none if it is malformed.
-type Verdict = (String, Option<Reason>);
+/// A data subject as the client wrote it, and the answer; none if it is malformed.
+type Verdict = (String, Option<Answered>);
+
+/// What an audience says about a data subject.
+struct Answered {
+    effect: Effect,
+    reason: Reason,
+    /// With NOT_NOW: the first moment that is permitted, if one is known.
+    not_before: Option<Millis>,
+    obligations_ignored: bool,
+    /// The obligations that are not met.
+    broken: Vec<ObligationKind>,
+}
+
+impl Answered {
+    fn new(checked: &Checked, now: Millis) -> Self {
+        Self {
+            effect: checked.effect,
+            reason: checked.decision.reason,
+            not_before: checked.due.not_before,
+            obligations_ignored: checked.obligations_ignored,
+            broken: checked.due.broken(now),
+        }
+    }
+}
 
 impl Deciding {
     async fn verdicts(
@@ -142,22 +171,37 @@ impl Deciding {
         subjects: Vec<String>,
     ) -> Result<proto::AudienceVerdicts, Fault> {
         let verdicts = self.decide(subjects).await?;
-        if let Some(names) = &self.record_as
-            && let Some(uses) = uses(names, &self.audience, &verdicts)
-        {
-            self.use_revision = Some(node.record_uses(uses).await?);
+        if let Some(names) = &self.record_as {
+            for uses in uses(names, &self.audience, &verdicts) {
+                self.use_revision = Some(node.record_uses(uses).await?);
+            }
         }
         self.tally.add(&verdicts);
-        let allowed_count = verdicts.iter().filter(|verdict| is_allowed(verdict)).count();
-        // One message has far fewer data subjects.
-        let allowed_count = u32::try_from(allowed_count).unwrap_or(u32::MAX);
-        let (allowed, packed) = if self.packed {
-            (Vec::new(), convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>()))
-        } else {
-            let allowed = verdicts.into_iter().filter(is_allowed);
-            (allowed.map(|(subject, _)| subject).collect(), Vec::new())
+        // One message has far fewer data subjects than that.
+        let count = |effect| {
+            let count = verdicts.iter().filter(|verdict| has(verdict, effect)).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
         };
-        Ok(proto::AudienceVerdicts { allowed, packed, allowed_count })
+        let mut answer = proto::AudienceVerdicts {
+            allowed_count: count(Effect::Allow),
+            not_now_count: count(Effect::NotNow),
+            ..Default::default()
+        };
+        if self.packed {
+            answer.packed = convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>());
+            return Ok(answer);
+        }
+        for (subject, answered) in verdicts {
+            match answered {
+                Some(Answered { effect: Effect::Allow, .. }) => answer.allowed.push(subject),
+                Some(Answered { effect: Effect::NotNow, not_before, .. }) => {
+                    let not_before = not_before.map(convert::timestamp);
+                    answer.not_now.push(proto::AudienceNotNow { subject, not_before });
+                }
+                Some(Answered { effect: Effect::Deny, .. }) | None => {}
+            }
+        }
+        Ok(answer)
     }
 
     async fn decide(&self, subjects: Vec<String>) -> Result<Vec<Verdict>, Fault> {
@@ -169,8 +213,10 @@ impl Deciding {
             let decided = blocking(move || {
                 let verdict = |subject: String| {
                     let parsed = Subject::parse(&subject).ok();
-                    let reason = parsed.map(|parsed| audience.decide(&parsed)).transpose()?;
-                    Ok::<Verdict, ReadError>((subject, reason))
+                    let checked = parsed.map(|parsed| audience.decide(&parsed)).transpose()?;
+                    let now = audience.decided_at();
+                    let answered = checked.map(|checked| Answered::new(&checked, now));
+                    Ok::<Verdict, ReadError>((subject, answered))
                 };
                 chunk.into_iter().map(verdict).collect::<Result<Vec<_>, _>>()
             });
@@ -188,6 +234,8 @@ impl Deciding {
             malformed: self.tally.malformed,
             reasons: convert::reason_counts(&self.tally.reasons),
             use_revision: self.use_revision,
+            not_now: self.tally.not_now,
+            obligations_ignored: self.tally.obligations_ignored,
         }
     }
 }
@@ -197,33 +245,44 @@ impl Tally {
         for verdict in verdicts {
             self.subjects += 1;
             self.allowed += u64::from(is_allowed(verdict));
-            match verdict.1 {
-                Some(reason) => self.reasons[reason as usize] += 1,
+            self.not_now += u64::from(has(verdict, Effect::NotNow));
+            match &verdict.1 {
+                Some(answered) => {
+                    self.obligations_ignored += u64::from(answered.obligations_ignored);
+                    self.reasons[answered.reason as usize] += 1;
+                }
                 None => self.malformed += 1,
             }
         }
     }
 }
 
-fn is_allowed((_, reason): &Verdict) -> bool {
-    reason.is_some_and(|reason| reason.effect() == Effect::Allow)
+fn is_allowed(verdict: &Verdict) -> bool {
+    has(verdict, Effect::Allow)
 }
 
-/// The uses of the data subjects that are allowed, if any are. A data subject that occurs twice in one
-/// message is used once.
-fn uses(
-    names: &UseNames,
-    audience: &Audience,
-    verdicts: &[Verdict],
-) -> Option<crate::node::UseBatch> {
-    // One question has one basis, and a basis has one reason to allow.
-    let reason =
-        verdicts.iter().find(|verdict| is_allowed(verdict)).and_then(|(_, reason)| *reason)?;
+fn has((_, answered): &Verdict, effect: Effect) -> bool {
+    answered.as_ref().is_some_and(|answered| answered.effect == effect)
+}
+
+/// The uses of the data subjects that are allowed, those that meet the same obligations together. A data
+/// subject that occurs twice in one message is used once.
+fn uses(names: &UseNames, audience: &Audience, verdicts: &[Verdict]) -> Vec<UseBatch> {
     let mut seen = HashSet::new();
-    let subjects = verdicts
-        .iter()
-        .filter(|verdict| is_allowed(verdict) && seen.insert(verdict.0.as_str()))
-        .filter_map(|(subject, _)| Subject::parse(subject).ok())
-        .collect();
-    Some(names.uses(audience, subjects, reason))
+    // One question has one basis, and a basis has one reason to allow.
+    let mut used: BTreeMap<(Reason, &[ObligationKind]), Vec<Subject>> = BTreeMap::new();
+    for (text, answered) in verdicts {
+        let Some(answered) = answered.as_ref().filter(|one| one.effect == Effect::Allow) else {
+            continue;
+        };
+        if seen.insert(text.as_str())
+            && let Ok(subject) = Subject::parse(text)
+        {
+            used.entry((answered.reason, &answered.broken)).or_default().push(subject);
+        }
+    }
+    let batch = |((reason, broken), subjects): ((Reason, &[ObligationKind]), Vec<Subject>)| {
+        names.uses(audience, subjects, reason, broken.to_vec())
+    };
+    used.into_iter().map(batch).collect()
 }

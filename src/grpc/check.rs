@@ -59,6 +59,7 @@ fn question<'a>(
         channel: &request.channel,
         data_categories: &request.data_categories,
         region,
+        ignore_obligations: request.ignore_obligations,
     }
 }
 

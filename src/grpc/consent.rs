@@ -71,6 +71,7 @@ impl ConsentService for Consent {
             deviation: used.is_deviation(),
             reason: proto::Reason::from(used.reason).into(),
             replayed: used.replayed,
+            broken_obligations: convert::obligation_kinds(&used.broken_obligations),
         }))
     }
 

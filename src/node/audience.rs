@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
-use super::{Core, Node, error::ReadError, past::Past};
+use super::{
+    Checked, Core, Node,
+    due::{CountedUses, due},
+    error::ReadError,
+    past::Past,
+};
 use crate::{
     decide::decide,
-    domain::{
-        ChannelId, Key, Millis, PurposeId, Query, Reason, Region, Subject, SubjectRef, SubjectState,
-    },
-    fold::{reach, unite},
+    domain::{ChannelId, Key, Millis, PurposeId, Query, Region, Subject, SubjectRef, SubjectState},
+    fold::{Linked, UseCell, reach, unite},
 };
 
 /// The question about every data subject of an audience.
@@ -26,6 +29,8 @@ pub struct AudienceQuery {
     pub data_categories: Vec<String>,
     /// Region of the data subjects, if given.
     pub region: Option<Region>,
+    /// Whether obligations that are not met leave an ALLOW as it is.
+    pub ignore_obligations: bool,
 }
 
 /// An audience that is being decided.
@@ -37,6 +42,7 @@ pub struct Audience {
     purpose: Option<PurposeId>,
     /// The channel, if the catalogue of the revision has it.
     channel: Option<ChannelId>,
+    cell: UseCell,
     past: Past,
 }
 
@@ -53,6 +59,7 @@ impl Node {
             core: Arc::clone(&self.core),
             purpose: catalog.catalog.purpose_id(query.purpose.as_str()),
             channel: catalog.catalog.channel_id(query.channel.as_str()),
+            cell: UseCell::new(query.purpose.as_str(), query.channel.as_str()),
             query,
             past: Past { catalog, end, until: None, now: self.core.now() },
         }
@@ -78,42 +85,57 @@ impl Audience {
         self.past.now
     }
 
-    /// The reason of the decision about a data subject. Blocking.
+    /// The answer about a data subject. Blocking.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
-    pub fn decide(&self, subject: &Subject) -> Result<Reason, ReadError> {
+    pub fn decide(&self, subject: &Subject) -> Result<Checked, ReadError> {
         let query = Query {
             purpose: self.purpose,
             channel: self.channel,
             data_categories: &self.query.data_categories,
             region: self.query.region,
         };
-        let state = self.state(subject)?;
-        let reason = decide(&self.past.catalog.catalog, &state, &query, self.past.now).reason;
-        self.core.metrics.decision(reason);
-        Ok(reason)
+        let Past { catalog, end, now, .. } = &self.past;
+        let subject = self.core.vault.find(subject)?;
+        let (state, linked) = match subject {
+            Some(subject) => self.state(subject)?,
+            None => Default::default(),
+        };
+        let decision = decide(&catalog.catalog, &state, &query, *now);
+        self.core.metrics.decision(decision.reason);
+        let contact = state.contact.as_deref();
+        let due = due(&decision, contact, self.query.region, *now, |widest| {
+            // The uses that this audience records, too, come after its revision.
+            let counted = CountedUses::new(subject, &linked, self.cell, *end);
+            self.core.uses(&counted, widest, *now)
+        })?;
+        Ok(Checked::new(decision, due, self.query.ignore_obligations, *end))
     }
 
-    /// The state of a data subject at the revision.
-    fn state(&self, subject: &Subject) -> Result<Arc<SubjectState>, ReadError> {
-        let Some(subject) = self.core.vault.find(subject)? else { return Ok(Arc::default()) };
-        match self.current_state(subject)? {
-            Some(state) => Ok(state),
-            None => Ok(Arc::new(self.core.state_at(subject, &self.past)?.0)),
+    /// The state of a data subject at the revision, and the linked ones.
+    fn state(&self, subject: SubjectRef) -> Result<(Arc<SubjectState>, Vec<Linked>), ReadError> {
+        if let Some(current) = self.current_state(subject)? {
+            return Ok(current);
         }
+        let (state, linked) = self.core.state_at(subject, &self.past)?;
+        Ok((Arc::new(state), linked))
     }
 
     /// The current state of a data subject, if it is the same as at the revision.
-    fn current_state(&self, subject: SubjectRef) -> Result<Option<Arc<SubjectState>>, ReadError> {
+    fn current_state(
+        &self,
+        subject: SubjectRef,
+    ) -> Result<Option<(Arc<SubjectState>, Vec<Linked>)>, ReadError> {
         let view = &self.core.view;
         let state = view.state(subject)?;
         if state.revision > self.past.end || state.links.is_empty() {
-            return Ok(Some(state).filter(|state| state.revision <= self.past.end));
+            let is_same = state.revision <= self.past.end;
+            return Ok(is_same.then(|| (state, Vec::new())));
         }
         // Links are part of the states: if no linked state is newer, the links are the same too.
         let linked = reach(subject, &state, |other| view.state(other))?;
         let is_newer = linked.iter().any(|linked| linked.state.revision > self.past.end);
-        Ok((!is_newer).then(|| Arc::new(unite(&state, &linked))))
+        Ok((!is_newer).then(|| (Arc::new(unite(&state, &linked)), linked)))
     }
 }

@@ -23,7 +23,10 @@ use crate::{
     },
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
-    fold::{After, Effect, Fold, FoldError, Linked, Subscriptions, around, consent, reach, unite},
+    fold::{
+        After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, consent, reach,
+        unite,
+    },
     ledger::{
         ENTRY_BYTES_MAX,
         chain::{ChainError, Tip},
@@ -57,6 +60,8 @@ pub(super) struct Batch<'a> {
     subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
     /// Indexes of the entries with an idempotency key, by the hash of the key.
     indexes_by_key: HashMap<[u8; 32], u64>,
+    /// When data was used, by data subject and cell.
+    pub uses: HashMap<(SubjectRef, UseCell), Vec<Millis>>,
     /// Indexes of the confirmations, by the index of the confirmed act.
     pub confirmed: HashMap<u64, u64>,
 }
@@ -100,6 +105,7 @@ impl<'a> Batch<'a> {
             states: HashMap::new(),
             subjects: HashMap::new(),
             indexes_by_key: HashMap::new(),
+            uses: HashMap::new(),
             confirmed: HashMap::new(),
         }
     }

@@ -1,14 +1,14 @@
 //! Checks: find the subject, read its state and the catalogue together, decide.
 
-use super::{Core, Node, ReadError};
+use super::{
+    Core, Node, ReadError,
+    due::{CountedUses, due},
+};
 use crate::{
     decide::decide,
-    domain::{
-        Contact, Decision, Effect, FrequencyCap, LinkConfidence, Millis, Obligation, Query, Region,
-        Subject,
-    },
+    domain::{Decision, Effect, Millis, Query, Region, Subject},
     fold::UseCell,
-    obligations::{self, DueAll},
+    obligations::DueAll,
 };
 
 /// "May I use this data?", as a caller asks it.
@@ -24,6 +24,8 @@ pub struct Question<'a> {
     pub data_categories: &'a [String],
     /// Region of the data subject, if given.
     pub region: Option<Region>,
+    /// Whether obligations that are not met leave an ALLOW as it is.
+    pub ignore_obligations: bool,
 }
 
 /// A decision, and the revision at which it was made.
@@ -31,12 +33,43 @@ pub struct Question<'a> {
 pub struct Checked {
     /// The decision.
     pub decision: Decision,
-    /// The obligations that come with an ALLOW, at the current time.
+    /// The obligations that come with an ALLOW of the rules, at the moment of the decision.
     pub due: DueAll,
+    /// What the caller hears: ALLOW means now.
+    pub effect: Effect,
+    /// Whether it is ALLOW only because the caller ignores obligations.
+    pub obligations_ignored: bool,
+    /// First moment at which effect or reason could change with no new entry.
+    pub valid_until: Option<Millis>,
     /// The number of entries that it takes into account.
     pub revision: u64,
     /// The decision token, if one was asked for.
     pub token: Option<String>,
+}
+
+impl Checked {
+    /// The answer to a question.
+    pub(super) fn new(
+        decision: Decision,
+        due: DueAll,
+        ignore_obligations: bool,
+        revision: u64,
+    ) -> Self {
+        let decided = decision.effect();
+        let effect = due.effect(decided);
+        let obligations_ignored = ignore_obligations && effect == Effect::NotNow;
+        let (effect, changes_at) = match obligations_ignored {
+            true => (decided, None),
+            false => (effect, due.changes_at()),
+        };
+        let valid_until = earlier(decision.valid_until, changes_at);
+        Self { decision, due, effect, obligations_ignored, valid_until, revision, token: None }
+    }
+}
+
+/// The earlier of two moments, of which each may not be known.
+pub(super) fn earlier(one: Option<Millis>, other: Option<Millis>) -> Option<Millis> {
+    one.into_iter().chain(other).min()
 }
 
 impl Node {
@@ -53,7 +86,7 @@ impl Node {
 impl Core {
     /// Decides a question at a given time.
     pub(super) fn check(&self, question: &Question<'_>, now: Millis) -> Result<Checked, ReadError> {
-        let Question { subject, purpose, channel, data_categories, region } = *question;
+        let Question { subject, purpose, channel, data_categories, region, .. } = *question;
         let find = || Ok::<_, ReadError>(self.vault.find(subject)?);
         let ((decision, contact), revision) = self.view.read(find, |catalog, state| {
             let query = Query::new(catalog, purpose, channel, data_categories, region);
@@ -62,61 +95,14 @@ impl Core {
             (decision, state.contact.clone().filter(|_| is_allow))
         })?;
         self.metrics.decision(decision.reason);
-        let due = self.due(question, &decision, contact.as_deref(), now)?;
-        Ok(Checked { decision, due, revision, token: None })
+        let due = due(&decision, contact.as_deref(), region, now, |widest| {
+            let subject = self.vault.find(subject)?;
+            let linked = subject.map(|subject| self.view.linked(subject)).transpose()?;
+            let cell = UseCell::new(purpose, channel);
+            // A use that was recorded since the decision counts too.
+            let counted = CountedUses::new(subject, &linked.unwrap_or_default(), cell, u64::MAX);
+            self.uses(&counted, widest, now)
+        })?;
+        Ok(Checked::new(decision, due, question.ignore_obligations, revision))
     }
-
-    /// The obligations that come with an ALLOW. Most decisions have none, and then nothing is read.
-    fn due(
-        &self,
-        question: &Question<'_>,
-        decision: &Decision,
-        contact: Option<&Contact>,
-        now: Millis,
-    ) -> Result<DueAll, ReadError> {
-        if decision.obligations.is_empty() && contact.is_none() {
-            return Ok(DueAll::default());
-        }
-        let uses = match widest_limit(decision, contact) {
-            Some(widest) => self.recent_uses(question, widest, now)?,
-            None => Vec::new(),
-        };
-        Ok(obligations::due(&decision.obligations, contact, question.region, &uses, now))
-    }
-
-    /// When the subject's data was used for the cell, also under subjects that are verified to be the
-    /// same person: within the widest period, and of each subject at most the widest limit.
-    fn recent_uses(
-        &self,
-        question: &Question<'_>,
-        widest: FrequencyCap,
-        now: Millis,
-    ) -> Result<Vec<Millis>, ReadError> {
-        let Some(subject) = self.vault.find(question.subject)? else { return Ok(Vec::new()) };
-        let cell = UseCell::new(question.purpose, question.channel);
-        let since = Millis(now.0.saturating_sub(widest.period_ms));
-        let limit = usize::try_from(widest.uses_max).unwrap_or(usize::MAX);
-        let uses_of = |subject| self.view.uses(subject, cell, since, now, limit);
-        let mut uses = uses_of(subject)?;
-        for linked in self.view.linked(subject)? {
-            if linked.confidence == LinkConfidence::Verified {
-                uses.extend(uses_of(linked.subject)?);
-            }
-        }
-        Ok(uses)
-    }
-}
-
-/// The longest period and the greatest number of uses of all limits that apply.
-fn widest_limit(decision: &Decision, contact: Option<&Contact>) -> Option<FrequencyCap> {
-    let of_purpose = decision.obligations.iter().filter_map(|obligation| match *obligation {
-        Obligation::FrequencyLimit { uses_max, period_ms } => {
-            Some(FrequencyCap { uses_max, period_ms })
-        }
-        Obligation::QuietHours { .. } => None,
-    });
-    of_purpose.chain(contact.and_then(Contact::frequency_limit)).reduce(|one, other| FrequencyCap {
-        uses_max: one.uses_max.max(other.uses_max),
-        period_ms: one.period_ms.max(other.period_ms),
-    })
 }

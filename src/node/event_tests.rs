@@ -280,6 +280,7 @@ fn use_of(name: &str) -> UseBatch {
         region: None,
         used_at: Millis::now(),
         reason: Reason::Granted,
+        broken_obligations: Vec::new(),
         segment: String::new(),
         campaign: String::new(),
     }

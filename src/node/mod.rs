@@ -10,6 +10,7 @@ mod confirm;
 mod consume;
 mod decisions;
 mod delivery;
+mod due;
 mod error;
 #[cfg(test)]
 mod event_tests;

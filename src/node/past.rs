@@ -8,14 +8,15 @@
 use std::sync::Arc;
 
 use super::{
-    AsOfError, Checked, Core, Node, Preferences, Question, ReadError, preferences::preferences_of,
+    AsOfError, Checked, Core, Node, Preferences, Question, ReadError,
+    due::{CountedUses, due},
+    preferences::Asked,
 };
 use crate::{
     decide::decide,
-    domain::{Catalog, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    domain::{Catalog, Decision, Millis, Query, Region, Subject, SubjectRef, SubjectState},
     entry::{Fact, Target},
-    fold::{self, CatalogAt, Linked, reach, unite},
-    obligations::DueAll,
+    fold::{self, CatalogAt, Linked, UseCell, reach, unite},
 };
 
 /// A moment in the past, as callers name it.
@@ -42,6 +43,16 @@ pub(super) struct Past {
     pub now: Millis,
 }
 
+/// A decision in the past.
+#[derive(Debug)]
+pub(super) struct Then {
+    pub decision: Decision,
+    /// The state of the data subject then.
+    pub state: SubjectState,
+    /// The uses that were recorded by then.
+    pub counted: CountedUses,
+}
+
 impl Node {
     /// Decides a question at a moment in the past. Blocking.
     ///
@@ -65,8 +76,10 @@ impl Node {
         let core = &self.core;
         let past = core.past(as_of)?;
         let (state, linked) = core.state_of_at(subject, &past)?;
+        let subject = core.vault.find(subject).map_err(ReadError::from)?;
+        let asked = Asked { all_cells, region, now: past.now, subject, end: past.end };
         let mut preferences =
-            preferences_of(&past.catalog.catalog, &state, all_cells, region, past.now);
+            core.preferences_of(&past.catalog.catalog, &state, &linked, &asked)?;
         preferences.revision = past.end;
         preferences.links = core.linked_identities(linked)?;
         Ok(preferences)
@@ -173,14 +186,29 @@ impl Core {
         as_of: AsOf,
     ) -> Result<Checked, AsOfError> {
         let past = self.past(as_of)?;
-        let (state, _) = self.state_of_at(question.subject, &past)?;
+        let Then { decision, state, counted } = self.decided_then(question, &past)?;
+        let contact = state.contact.as_deref();
+        let due = due(&decision, contact, question.region, past.now, |widest| {
+            self.uses(&counted, widest, past.now)
+        })?;
+        Ok(Checked::new(decision, due, question.ignore_obligations, past.end))
+    }
+
+    /// The decision on a question at a moment in the past, with what its obligations depend on. Blocking.
+    pub(super) fn decided_then(
+        &self,
+        question: &Question<'_>,
+        past: &Past,
+    ) -> Result<Then, ReadError> {
+        let (state, linked) = self.state_of_at(question.subject, past)?;
         let catalog: &Catalog = &past.catalog.catalog;
         let Question { purpose, channel, data_categories, region, .. } = *question;
         let query = Query::new(catalog, purpose, channel, data_categories, region);
-        let mut decision = decide(catalog, &state, &query, past.now);
-        // Obligations are for a use of the data now.
-        decision.obligations.clear();
-        Ok(Checked { decision, due: DueAll::default(), revision: past.end, token: None })
+        let decision = decide(catalog, &state, &query, past.now);
+        let subject = self.vault.find(question.subject)?;
+        let cell = UseCell::new(purpose, channel);
+        let counted = CountedUses::new(subject, &linked, cell, past.end);
+        Ok(Then { decision, state, counted })
     }
 
     fn state_of_at(

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Node, ReadError};
+use super::{
+    Core, Node, ReadError,
+    check::earlier,
+    due::{CountedUses, due},
+};
 use crate::{
     decide::decide,
     domain::{
-        Catalog, ChannelId, Contact, Decision, Key, LinkConfidence, Millis, PurposeId, Query,
-        Region, ScopeKeys, StopKind, Subject, SubjectState,
+        Catalog, ChannelId, Contact, Decision, Effect, Key, LinkConfidence, Millis, PurposeId,
+        Query, Region, ScopeKeys, StopKind, Subject, SubjectRef, SubjectState,
     },
+    fold::{Linked, UseCell},
 };
 
 /// The preferences of a data subject.
@@ -33,8 +38,14 @@ pub struct CellPreference {
     pub purpose: Key,
     /// Channel key.
     pub channel: Key,
-    /// The decision of a check.
+    /// The decision of the rules.
     pub decision: Decision,
+    /// What a check answers: ALLOW means now.
+    pub effect: Effect,
+    /// First moment at which effect or reason could change with no new entry.
+    pub valid_until: Option<Millis>,
+    /// With NOT_NOW: the first moment that is permitted, if one is known.
+    pub not_before: Option<Millis>,
 }
 
 /// A standing stop.
@@ -64,40 +75,72 @@ impl Node {
     ) -> Result<Preferences, ReadError> {
         let (core, now) = (&self.core, self.core.now());
         let find = || Ok::<_, ReadError>(core.vault.find(subject)?);
-        let ((mut preferences, linked), revision) =
+        let subject = core.vault.find(subject)?;
+        let asked = Asked { all_cells, region, now, subject, end: u64::MAX };
+        let ((preferences, linked), revision) =
             core.view.read_linked(find, |catalog, state, linked| {
-                (preferences_of(catalog, state, all_cells, region, now), linked.to_vec())
+                (core.preferences_of(catalog, state, linked, &asked), linked.to_vec())
             })?;
+        let mut preferences = preferences?;
         preferences.links = core.linked_identities(linked)?;
         preferences.revision = revision;
         Ok(preferences)
     }
 }
 
-/// The preferences that follow from a state, without links and revision.
-pub(super) fn preferences_of(
-    catalog: &Catalog,
-    state: &SubjectState,
-    all_cells: bool,
-    region: Option<Region>,
-    now: Millis,
-) -> Preferences {
-    let cells = if all_cells { live_cells(catalog) } else { named_cells(catalog, state) };
-    let cells = cells.into_iter().map(|((purpose, channel), (purpose_id, channel_id))| {
-        let query = Query {
-            purpose: Some(purpose_id),
-            channel: Some(channel_id),
-            data_categories: &[],
-            region,
-        };
-        CellPreference { purpose, channel, decision: decide(catalog, state, &query, now) }
-    });
-    Preferences {
-        cells: cells.collect(),
-        stops: standing_stops(catalog, state),
-        contact: state.contact.as_deref().cloned(),
-        links: Vec::new(),
-        revision: 0,
+/// Whose preferences are asked for, and at which moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// Every live cell of the catalogue; else only the cells that an act has named.
+    pub(super) all_cells: bool,
+    pub(super) region: Option<Region>,
+    pub(super) now: Millis,
+    /// The data subject, if the ledger knows it.
+    pub(super) subject: Option<SubjectRef>,
+    /// The uses in entries before this index count.
+    pub(super) end: u64,
+}
+
+impl Core {
+    /// The preferences that follow from a state, without links and revision.
+    pub(super) fn preferences_of(
+        &self,
+        catalog: &Catalog,
+        state: &SubjectState,
+        linked: &[Linked],
+        asked: &Asked,
+    ) -> Result<Preferences, ReadError> {
+        let cells = if asked.all_cells { live_cells(catalog) } else { named_cells(catalog, state) };
+        let cells = cells.into_iter().map(|((purpose, channel), (purpose_id, channel_id))| {
+            let query = Query {
+                purpose: Some(purpose_id),
+                channel: Some(channel_id),
+                data_categories: &[],
+                region: asked.region,
+            };
+            let decision = decide(catalog, state, &query, asked.now);
+            let contact = state.contact.as_deref();
+            let due = due(&decision, contact, asked.region, asked.now, |widest| {
+                let cell = UseCell::new(purpose.as_str(), channel.as_str());
+                let counted = CountedUses::new(asked.subject, linked, cell, asked.end);
+                self.uses(&counted, widest, asked.now)
+            })?;
+            Ok(CellPreference {
+                purpose,
+                channel,
+                effect: due.effect(decision.effect()),
+                valid_until: earlier(decision.valid_until, due.changes_at()),
+                not_before: due.not_before,
+                decision,
+            })
+        });
+        Ok(Preferences {
+            cells: cells.collect::<Result<_, ReadError>>()?,
+            stops: standing_stops(catalog, state),
+            contact: state.contact.as_deref().cloned(),
+            links: Vec::new(),
+            revision: 0,
+        })
     }
 }
 

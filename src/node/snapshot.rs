@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     CellPreference, Core, Node, Preferences, ReadError, SnapshotError, StandingStop, past::Past,
-    preferences::preferences_of,
+    preferences::Asked,
 };
 use crate::{
     domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
@@ -192,12 +192,14 @@ impl Source {
     fn preferences(&self, subject: SubjectRef) -> Result<Preferences, ReadError> {
         let catalog = &self.past.catalog.catalog;
         let now = self.past.now;
+        let end = self.scope.revision;
+        let asked = Asked { all_cells: false, region: None, now, subject: Some(subject), end };
         let current = self.core.view.peek(subject)?;
         if current.links.is_empty() && current.revision <= self.scope.revision {
-            return Ok(preferences_of(catalog, &current, false, None, now));
+            return self.core.preferences_of(catalog, &current, &[], &asked);
         }
         let (state, linked) = self.core.state_at(subject, &self.past)?;
-        let mut preferences = preferences_of(catalog, &state, false, None, now);
+        let mut preferences = self.core.preferences_of(catalog, &state, &linked, &asked)?;
         preferences.links = self.core.linked_identities(linked)?;
         Ok(preferences)
     }

@@ -31,18 +31,20 @@ impl Core {
         let decision = &checked.decision;
         self.tokens.signer.sign(&Statement {
             issuer: self.ledger.origin.clone(),
-            lifetime: Lifetime::new(now, decision.valid_until, self.tokens.validity),
+            lifetime: Lifetime::new(now, checked.valid_until, self.tokens.validity),
             subject: SubjectHash::new(question.subject.as_str(), rand::rng().random()),
             purpose: question.purpose.to_owned(),
             channel: question.channel.to_owned(),
             region: question.region,
             data_categories: data_categories(question, decision),
+            effect: checked.effect,
             reason: decision.reason,
             revision: checked.revision,
             decided_by: decision.decided_by,
-            valid_until: decision.valid_until,
-            has_obligations: decision.effect() == Effect::Allow
-                && !checked.due.obligations.is_empty(),
+            valid_until: checked.valid_until,
+            has_obligations: !checked.due.obligations.is_empty(),
+            not_before: checked.due.not_before.filter(|_| checked.effect == Effect::NotNow),
+            obligations_ignored: checked.obligations_ignored,
         })
     }
 }

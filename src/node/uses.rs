@@ -9,15 +9,18 @@ use super::{
     Node, Question,
     act::Idempotency,
     batch::{Batch, claimed},
+    due::{CountedUses, due},
     error::{UseError, WriteError},
-    past::AsOf,
+    past::{AsOf, Then},
     writer,
 };
 use crate::{
     decide::decide,
     domain::{
-        Body, Effect, Entry, Key, Millis, Query, Reason, Region, Subject, SubjectState, UseRecorded,
+        Body, Effect, Entry, Key, Millis, ObligationKind, Query, Reason, Region, Subject,
+        SubjectRef, SubjectState, UseRecorded,
     },
+    fold::UseCell,
 };
 
 /// The greatest number of data subjects in one entry. At 16 bytes each they leave 17 KiB of the largest
@@ -64,6 +67,8 @@ pub struct UseBatch {
     pub used_at: Millis,
     /// Reason of the ALLOW.
     pub reason: Reason,
+    /// The obligations that are not met, and that the caller ignores.
+    pub broken_obligations: Vec<ObligationKind>,
     /// Name of the segment; empty if there is none.
     pub segment: String,
     /// Name of the campaign; empty if there is none.
@@ -77,15 +82,17 @@ pub struct Used {
     pub index: u64,
     /// Reason of the decision at the time of the use.
     pub reason: Reason,
+    /// The obligations that the use did not meet.
+    pub broken_obligations: Vec<ObligationKind>,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
 }
 
 impl Used {
-    /// Whether no decision allowed the use.
+    /// Whether no decision allowed the use, or it did not meet an obligation.
     #[must_use]
     pub fn is_deviation(&self) -> bool {
-        self.reason.effect() == Effect::Deny
+        self.reason.effect() == Effect::Deny || !self.broken_obligations.is_empty()
     }
 }
 
@@ -116,6 +123,7 @@ impl Node {
             region: uses.region,
             subject_refs: Vec::new(),
             reason: uses.reason,
+            broken_obligations: uses.broken_obligations,
             idempotency: None,
         };
         let mut revision = self.revision();
@@ -144,7 +152,7 @@ impl Batch<'_> {
         let recorded_at = self.recorded_at();
         let used_at = claimed(used.used_at, recorded_at);
         let used_at = used_at.map_err(|_ahead| UseError::InFuture)?;
-        let reason = self.reason_then(&used, used_at)?;
+        let (reason, broken_obligations) = self.judged_then(&used, used_at)?;
         let sealer = self.sealer(&used.subject, false)?;
         let body = UseRecorded {
             purpose: used.purpose,
@@ -156,11 +164,14 @@ impl Batch<'_> {
             region: used.region,
             subject_refs: vec![sealer.subject_ref],
             reason,
+            broken_obligations: broken_obligations.clone(),
             idempotency: mark,
         };
+        let cell = UseCell::new(body.purpose.as_str(), body.channel.as_str());
         let index = self.write(recorded_at, Body::Use(body), &[])?;
+        self.remember_uses([sealer.subject_ref], cell, used_at);
         self.keep(sealer, &used.subject);
-        let used = Used { index, reason, replayed: false };
+        let used = Used { index, reason, broken_obligations, replayed: false };
         if used.is_deviation() {
             self.core().metrics.deviations.inc();
         }
@@ -177,34 +188,85 @@ impl Batch<'_> {
             subjects.iter().map(|subject| self.sealer(subject, false)).collect();
         let sealers = sealers?;
         used.subject_refs = sealers.iter().map(|sealer| sealer.subject_ref).collect();
+        let is_deviation = used.is_deviation();
+        let (cell, used_at) =
+            (UseCell::new(used.purpose.as_str(), used.channel.as_str()), used.used_at);
         let index = self.write(self.recorded_at(), Body::Use(used), &[])?;
+        if is_deviation {
+            let uses = u64::try_from(sealers.len()).unwrap_or(u64::MAX);
+            self.core().metrics.deviations.inc_by(uses);
+        }
+        self.remember_uses(sealers.iter().map(|sealer| sealer.subject_ref), cell, used_at);
         for (sealer, subject) in sealers.into_iter().zip(subjects) {
             self.keep(sealer, subject);
         }
         Ok(index + 1)
     }
 
-    /// The reason of the decision at the time of the use. The current state is used if it was the
-    /// same then, else the ledger is read.
-    fn reason_then(&self, used: &Use, used_at: Millis) -> Result<Reason, WriteError> {
+    /// The reason of the decision at the time of the use, and the obligations that the use did not meet.
+    /// The current state is used if it was the same then, else the ledger is read.
+    ///
+    /// Towards limits count all uses that are recorded by now: senders report what they sent later, and
+    /// often together.
+    fn judged_then(
+        &self,
+        used: &Use,
+        used_at: Millis,
+    ) -> Result<(Reason, Vec<ObligationKind>), WriteError> {
         let question = Question {
             subject: &used.subject,
             purpose: used.purpose.as_str(),
             channel: used.channel.as_str(),
             data_categories: &used.data_categories,
             region: used.region,
+            ignore_obligations: false,
         };
-        let state = match self.known(question.subject)? {
-            Some(subject) => self.whole(subject, &self.state(subject)?)?,
-            None => Arc::default(),
+        let cell = UseCell::new(question.purpose, question.channel);
+        let subject = self.known(question.subject)?;
+        let (state, linked) = match subject {
+            Some(subject) => {
+                let state = self.state(subject)?;
+                (self.whole(subject, &state)?, self.linked(subject, &state)?)
+            }
+            None => (Arc::default(), Vec::new()),
         };
-        if !self.was_known(&state, used_at)? {
-            let checked = self.core().check_at(&question, AsOf::RecordedAt(used_at))?;
-            return Ok(checked.decision.reason);
+        let (decision, state, mut counted) = if self.was_known(&state, used_at)? {
+            let Question { purpose, channel, data_categories, region, .. } = question;
+            let query = Query::new(self.catalog(), purpose, channel, data_categories, region);
+            let decision = decide(self.catalog(), &state, &query, used_at);
+            (decision, state, CountedUses::new(subject, &linked, cell, u64::MAX))
+        } else {
+            let past = self.core().past(AsOf::RecordedAt(used_at))?;
+            let Then { decision, state, counted } = self.core().decided_then(&question, &past)?;
+            (decision, Arc::new(state), counted)
+        };
+        counted.end = u64::MAX;
+        let contact = state.contact.as_deref();
+        let due = due(&decision, contact, used.region, used_at, |widest| {
+            let mut uses = self.core().uses(&counted, widest, used_at)?;
+            uses.extend(counted.person.iter().flat_map(|subject| self.uses_of(*subject, cell)));
+            // A use that happened later does not make this one too many.
+            uses.retain(|at| *at <= used_at);
+            Ok(uses)
+        })?;
+        Ok((decision.reason, due.broken(used_at)))
+    }
+
+    /// Keeps the uses of an entry, which the view does not show before the batch is written.
+    fn remember_uses(
+        &mut self,
+        subjects: impl IntoIterator<Item = SubjectRef>,
+        cell: UseCell,
+        used_at: Millis,
+    ) {
+        for subject in subjects {
+            self.uses.entry((subject, cell)).or_default().push(used_at);
         }
-        let Question { purpose, channel, data_categories, region, .. } = question;
-        let query = Query::new(self.catalog(), purpose, channel, data_categories, region);
-        Ok(decide(self.catalog(), &state, &query, used_at).reason)
+    }
+
+    /// The uses in this batch.
+    fn uses_of(&self, subject: SubjectRef, cell: UseCell) -> &[Millis] {
+        self.uses.get(&(subject, cell)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a state and the catalogue are the same as at a time. Entries are in the order of their
@@ -225,5 +287,6 @@ fn used_before(entry: Entry) -> Result<Used, WriteError> {
     let Body::Use(used) = body else {
         return Err(WriteError::IdempotencyKeyReused { index });
     };
-    Ok(Used { index, reason: used.reason, replayed: true })
+    let UseRecorded { reason, broken_obligations, .. } = used;
+    Ok(Used { index, reason, broken_obligations, replayed: true })
 }

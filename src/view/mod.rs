@@ -580,8 +580,8 @@ impl View {
         Ok(self.index.put(due.iter().map(|due| (rows::due_key(due).encode(), None)).collect())?)
     }
 
-    /// When a subject's data was used for a cell, newest first: all uses after `now`, and of those
-    /// from `since` to `now` no more than the last `limit`.
+    /// When a subject's data was used for a cell, by the entries before `end`, newest first: all uses
+    /// after `now`, and of those from `since` to `now` no more than the last `limit`.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -591,6 +591,7 @@ impl View {
         cell: UseCell,
         since: Millis,
         now: Millis,
+        end: u64,
         limit: usize,
     ) -> Result<Vec<Millis>, ViewError> {
         let mut from = Key::UseAt(subject.0, cell.0, i64::MAX, 0).encode();
@@ -599,9 +600,12 @@ impl View {
         while counted < limit {
             let keys = self.index.keys(&prefix, &from, USES_AT_A_TIME)?;
             for key in &keys {
-                let Some(Key::UseAt(_, _, at, _)) = Key::decode(key) else {
+                let Some(Key::UseAt(_, _, at, index)) = Key::decode(key) else {
                     return Err(ViewError::Row);
                 };
+                if index >= end {
+                    continue;
+                }
                 let at = Millis(at);
                 counted += usize::from(at <= now);
                 if at < since || counted > limit {
@@ -912,7 +916,7 @@ mod tests {
         rows.push(use_at(other, cell, 400, 9));
         view.index.put(rows).unwrap();
         let read = |since, now, limit| {
-            let uses = view.uses(one, cell, Millis(since), Millis(now), limit).unwrap();
+            let uses = view.uses(one, cell, Millis(since), Millis(now), u64::MAX, limit).unwrap();
             uses.into_iter().map(|at| at.0).collect::<Vec<_>>()
         };
         assert_eq!(read(497, 499, 9), [499, 498, 497]);
@@ -924,7 +928,10 @@ mod tests {
         assert_eq!(read(0, 499, 65).len(), 65);
         assert!(read(500, 600, 9).is_empty());
         assert!(read(0, 499, 0).is_empty());
-        let nobody = view.uses(SubjectRef([3; 16]), cell, Millis(0), Millis(9), 9).unwrap();
+        let known = view.uses(one, cell, Millis(498), Millis(499), 499, 9).unwrap();
+        assert_eq!(known, [Millis(498)], "499 was recorded later");
+        let nobody =
+            view.uses(SubjectRef([3; 16]), cell, Millis(0), Millis(9), u64::MAX, 9).unwrap();
         assert!(nobody.is_empty());
     }
 

@@ -337,9 +337,12 @@ mod tests {
             Status::Invalidated,
             Status::Objected,
         ];
-        let cell = |(reason, status)| CellPreference {
+        let cell = |(reason, status): (Reason, Status)| CellPreference {
             purpose: key("news").unwrap(),
             channel: key("sms").unwrap(),
+            effect: reason.effect(),
+            valid_until: Some(Millis(2_000)),
+            not_before: None,
             decision: Decision {
                 reason,
                 status,

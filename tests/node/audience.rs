@@ -18,6 +18,7 @@ fn query() -> AudienceQuery {
         channel: key("email"),
         data_categories: Vec::new(),
         region: None,
+        ignore_obligations: false,
     }
 }
 
@@ -61,7 +62,7 @@ async fn an_audience_sees_catalogue_and_states_of_its_revision() {
                     Reason::Withdrawn,
                 ];
                 for _ in 0..3 {
-                    assert_eq!(audience.decide(&who).unwrap(), reasons[turn]);
+                    assert_eq!(audience.decide(&who).unwrap().decision.reason, reasons[turn]);
                     std::thread::yield_now();
                 }
                 seen[turn] += 1;

@@ -52,6 +52,7 @@ fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
                 channel: "email",
                 data_categories: &[],
                 region: None,
+                ignore_obligations: false,
             };
             let checked = node.check(&question).unwrap();
             recorded.push((checked.revision, checked.decision.reason, checked.decision.decided_by));

@@ -165,6 +165,7 @@ fn answers(node: &Node) -> (Vec<Checked>, Vec<Preferences>) {
                 channel,
                 data_categories: &[],
                 region: None,
+                ignore_obligations: false,
             };
             checks.push(node.check(&question).unwrap());
         }

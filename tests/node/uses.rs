@@ -17,6 +17,7 @@ fn uses(subjects: usize, data_categories: Vec<String>) -> UseBatch {
         region: None,
         used_at: Millis::now(),
         reason: Reason::Granted,
+        broken_obligations: Vec::new(),
         segment: "s".repeat(128),
         campaign: "c".repeat(128),
     }

@@ -38,7 +38,7 @@ asked **at time 20**. Times are plain numbers: 6 is later than 5.
 | column | meaning |
 | --- | --- |
 | Asked about | `purpose:channel`; then the data categories to be used and the region, if the question names them. |
-| Answer | **ALLOW** or **DENY**, and the reason. An error or no answer at all means DENY. |
+| Answer | **ALLOW** or **DENY**, and the reason. An error or no answer at all means DENY. Where quiet hours or a frequency limit do not let an allowed use happen at the moment, a caller hears **NOT NOW** in place of ALLOW, with the same reason and the first moment that is permitted. |
 | Status | The status on record for this purpose and channel, in the words of the W3C Data Privacy Vocabulary. |
 | Decided by | The index of the ledger's entry that decided. Indexes below 100 are entries of the catalogue; indexes from 100 on are acts and other events. A dash: no entry decided. |
 | Valid until | The first moment at which the answer could change without a new entry. A dash: never. |

@@ -6,7 +6,7 @@
 
 use consent_ledger::{
     decide::decide,
-    domain::{Catalog, Decision, Effect, Millis, Query, Region, SubjectState},
+    domain::{Catalog, Decision, Millis, Query, Region, SubjectState},
 };
 
 use super::world::{ASKED, People, catalog, entries, obligation};
@@ -977,10 +977,7 @@ fn ask(catalog: &Catalog, state: &SubjectState, question: &str) -> Decision {
 }
 
 fn in_words(decision: &Decision) -> String {
-    let effect = match decision.effect() {
-        Effect::Allow => "ALLOW",
-        Effect::Deny => "DENY",
-    };
+    let effect = decision.effect().name();
     let by = decision.decided_by.map_or("-".to_owned(), |index| index.to_string());
     let until = decision.valid_until.map_or("-".to_owned(), |at| at.0.to_string());
     format!("{effect} {:?} {:?} by {by} until {until}", decision.reason, decision.status)

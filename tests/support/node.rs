@@ -116,6 +116,7 @@ pub fn check(node: &Node, who: &str, channel: &str) -> (Effect, Reason, u64) {
         channel,
         data_categories: &[],
         region: None,
+        ignore_obligations: false,
     };
     let checked = node.check(&question).unwrap();
     (checked.decision.effect(), checked.decision.reason, checked.revision)

@@ -65,7 +65,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
 
     let obligations = match reason.effect() {
         Effect::Allow => current.obligations.clone(),
-        Effect::Deny => Vec::new(),
+        Effect::Deny | Effect::NotNow => Vec::new(),
     };
     let data_categories = match standing {
         Standing::Given(grant) if reason == Reason::Granted => grant.data_categories.clone(),

@@ -1,7 +1,9 @@
 //! Answers.
 
 use crate::{
-    domain::{Contact, ContactChange, LinkConfidence, Millis, Subject, UseRecorded},
+    domain::{
+        Contact, ContactChange, LinkConfidence, Millis, ObligationKind, Subject, UseRecorded,
+    },
     entry,
     event::Event,
     messages::{
@@ -52,16 +54,17 @@ pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
 pub fn check_response(checked: &Checked) -> proto::CheckResponse {
     let decision = &checked.decision;
     proto::CheckResponse {
-        effect: effect(decision.effect()).into(),
+        effect: effect(checked.effect).into(),
         reason: proto::Reason::from(decision.reason).into(),
         status: status(decision.status).into(),
         decided_by_index: decision.decided_by,
         revision: checked.revision,
-        valid_until: decision.valid_until.map(timestamp),
+        valid_until: checked.valid_until.map(timestamp),
         obligations: checked.due.obligations.iter().map(due_message).collect(),
         data_categories: decision.data_categories.as_deref().unwrap_or_default().to_vec(),
         not_before: checked.due.not_before.map(timestamp),
-        indeterminate: checked.due.obligations.iter().any(|due| due.indeterminate),
+        indeterminate: checked.due.is_indeterminate(),
+        obligations_ignored: checked.obligations_ignored,
         token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
     }
@@ -154,6 +157,12 @@ fn link_record(link: LinkSeen) -> proto::LinkRecord {
     }
 }
 
+/// Kinds of obligations, as numbers of the protocol.
+#[must_use]
+pub fn obligation_kinds(kinds: &[ObligationKind]) -> Vec<i32> {
+    kinds.iter().map(|kind| proto::ObligationKind::from(*kind).into()).collect()
+}
+
 fn use_record(used: UseRecorded) -> proto::UseRecord {
     proto::UseRecord {
         purpose: used.purpose.to_string(),
@@ -161,6 +170,7 @@ fn use_record(used: UseRecorded) -> proto::UseRecord {
         used_at: Some(timestamp(used.used_at)),
         region: used.region.map_or_else(String::new, |region| region.to_string()),
         deviation: used.is_deviation(),
+        broken_obligations: obligation_kinds(&used.broken_obligations),
         segment: used.segment,
         campaign: used.campaign,
         data_categories: used.data_categories,

@@ -1,7 +1,7 @@
 //! Audiences: questions, verdicts and summaries.
 
 use crate::{
-    domain::{Reason, Subject},
+    domain::{ObligationKind, Reason, Subject},
     node::{Audience, AudienceQuery, UseBatch},
     proto,
 };
@@ -59,7 +59,13 @@ fn parse(query: proto::AudienceQuery) -> Result<Filtering, Invalid> {
     }
     let data_categories = query.data_categories;
     Ok(Filtering {
-        query: AudienceQuery { purpose, channel, data_categories, region },
+        query: AudienceQuery {
+            purpose,
+            channel,
+            data_categories,
+            region,
+            ignore_obligations: query.ignore_obligations,
+        },
         at_least_revision: query.at_least_revision,
         packed: query.packed,
         record_as: query.record_use.then_some(names),
@@ -78,7 +84,13 @@ pub fn audience_subjects(message: proto::AudienceSubjects) -> Result<Vec<String>
 impl UseNames {
     /// The uses of data subjects that an audience allowed.
     #[must_use]
-    pub fn uses(&self, audience: &Audience, subjects: Vec<Subject>, reason: Reason) -> UseBatch {
+    pub fn uses(
+        &self,
+        audience: &Audience,
+        subjects: Vec<Subject>,
+        reason: Reason,
+        broken_obligations: Vec<ObligationKind>,
+    ) -> UseBatch {
         let query = audience.query().clone();
         UseBatch {
             subjects,
@@ -88,6 +100,7 @@ impl UseNames {
             region: query.region,
             used_at: audience.decided_at(),
             reason,
+            broken_obligations,
             segment: self.segment.clone(),
             campaign: self.campaign.clone(),
         }

@@ -23,8 +23,8 @@ use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
 pub use act::{act, as_of, check, confirm, history, preferences, used};
 pub use answer::{
-    batch_result, check_response, confirmed, delivery, event, history_item, preferences_response,
-    progress, recorded,
+    batch_result, check_response, confirmed, delivery, event, history_item, obligation_kinds,
+    preferences_response, progress, recorded,
 };
 pub use audience::{
     AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,

@@ -13,6 +13,7 @@ pub fn due_message(due: &Due) -> proto::Obligation {
         kind: Some(kind(&due.condition)),
         not_before: due.not_before.map(timestamp),
         indeterminate: due.indeterminate,
+        leaves_no_moment: due.leaves_no_moment,
     }
 }
 
@@ -44,6 +45,8 @@ mod tests {
             condition: Condition::FrequencyLimit(FrequencyCap { uses_max: 3, period_ms: 1_500 }),
             not_before: Some(Millis(2_250)),
             indeterminate: false,
+            leaves_no_moment: false,
+            until: None,
         });
         let period = Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 });
         let limit = proto::FrequencyLimit { uses_max: 3, period };
@@ -58,6 +61,8 @@ mod tests {
             },
             not_before: None,
             indeterminate: true,
+            leaves_no_moment: true,
+            until: None,
         });
         let hours = proto::QuietHours {
             start_minute: 1260,
@@ -66,11 +71,14 @@ mod tests {
         };
         assert_eq!(message.kind, Some(Kind::QuietHours(hours)));
         assert_eq!((message.not_before, message.indeterminate), (None, true));
+        assert!(message.leaves_no_moment);
 
         let message = due_message(&Due {
             condition: Condition::PreferredLanguage("de-AT".into()),
             not_before: None,
             indeterminate: false,
+            leaves_no_moment: false,
+            until: None,
         });
         let language = proto::PreferredLanguage { language: "de-AT".to_owned() };
         assert_eq!(message.kind, Some(Kind::PreferredLanguage(language)));

@@ -32,7 +32,7 @@
 //! a restored one, in which the same indexes are other entries. So when a stream breaks, the cache
 //! is emptied, responses on their way are not cached, and the next stream begins at "now".
 //!
-//! **Not cached** are answers with obligations or `not_before`, which hold only at their moment,
+//! **Not cached** are answers with obligations, ALLOW and NOT_NOW, which hold only at their moment,
 //! and an answer read at a revision after which an event about its data subject was received or may
 //! have been missed. An answer ends at its `valid_until` by the latest possible reading of the
 //! server's clock: the first progress message of a connection was written after the stream was
@@ -203,8 +203,9 @@ pub enum Unanswered {
 }
 
 impl Answer {
-    /// Whether the data may be used. If the answer has obligations ([`Self::response`]), the caller
-    /// must honour them.
+    /// Whether the data may be used, now: every obligation is met at the moment of the answer. That
+    /// ends with the response's `valid_until` ([`Self::response`]), and with a use that uses a frequency
+    /// limit up. NOT_NOW is no.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.response().is_some_and(|response| response.effect() == Effect::Allow)

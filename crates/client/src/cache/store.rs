@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 
 use super::{Question, freshness::millis};
-use crate::proto::CheckResponse;
+use crate::proto::{CheckResponse, Effect};
 
 /// How many data subjects of the latest events are remembered.
 const RECENT_MAX: usize = 4_096;
@@ -245,6 +245,7 @@ impl Store {
 /// The answer as it is stored; none if it holds only at its moment.
 fn keepable(response: &Arc<CheckResponse>) -> Option<Found> {
     let is_of_the_moment = !response.obligations.is_empty()
+        || response.effect() == Effect::NotNow
         || response.not_before.is_some()
         || response.indeterminate
         || !response.token.is_empty();

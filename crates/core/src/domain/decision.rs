@@ -47,6 +47,9 @@ pub enum Effect {
     Allow,
     /// The use is not allowed.
     Deny,
+    /// The use is allowed, but an obligation does not let it happen at this moment. The rules never
+    /// say so; [`DueAll::effect`](crate::obligations::DueAll::effect) does.
+    NotNow,
 }
 
 impl Effect {
@@ -56,6 +59,7 @@ impl Effect {
         match self {
             Self::Allow => "ALLOW",
             Self::Deny => "DENY",
+            Self::NotNow => "NOT_NOW",
         }
     }
 }
@@ -118,7 +122,7 @@ impl Reason {
         Self::Granted,
     ];
 
-    /// The effect that the reason always has.
+    /// The effect that the rules give with the reason: ALLOW or DENY.
     #[must_use]
     pub fn effect(self) -> Effect {
         match self {
@@ -171,7 +175,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// ALLOW or DENY.
+    /// ALLOW or DENY. What a caller hears depends on the obligations too.
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.reason.effect()

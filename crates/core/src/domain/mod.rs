@@ -46,6 +46,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
     DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, PurposePut, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry,
-    UseRecorded,
+    LinkChange, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
+    SubscriptionEntry, UseRecorded,
 };

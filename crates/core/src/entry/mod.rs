@@ -46,7 +46,7 @@ pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,
     SubscriptionDeleted, SubscriptionEntry, filter_to_proto, snapshot_to_proto,
 };
-pub use uses::UseRecorded;
+pub use uses::{ObligationKind, UseRecorded};
 
 use crate::{
     domain::{Actor, Catalog, ChangeRecord, Millis, Sealed, SubjectRef, SubjectState, UnknownKey},

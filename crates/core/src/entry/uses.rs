@@ -13,6 +13,15 @@ use crate::{
     proto,
 };
 
+/// A kind of obligation that a use can fail to meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObligationKind {
+    /// At most so many uses within a period.
+    FrequencyLimit,
+    /// No use within these hours.
+    QuietHours,
+}
+
 /// Data of some data subjects was used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UseRecorded {
@@ -34,15 +43,17 @@ pub struct UseRecorded {
     pub subject_refs: Vec<SubjectRef>,
     /// The reason of the decision at that moment.
     pub reason: Reason,
+    /// The obligations that the use did not meet, in their order, each once.
+    pub broken_obligations: Vec<ObligationKind>,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
 }
 
 impl UseRecorded {
-    /// Whether no decision allowed the use.
+    /// Whether no decision allowed the use, or it did not meet an obligation.
     #[must_use]
     pub fn is_deviation(&self) -> bool {
-        self.reason.effect() == Effect::Deny
+        self.reason.effect() == Effect::Deny || !self.broken_obligations.is_empty()
     }
 }
 
@@ -63,6 +74,11 @@ impl Kind for UseRecorded {
             reason: proto::Reason::from(self.reason).into(),
             idempotency_key_hash: key_hash,
             request_digest,
+            broken_obligations: self
+                .broken_obligations
+                .iter()
+                .map(|kind| proto::ObligationKind::from(*kind).into())
+                .collect(),
         })
     }
 
@@ -109,6 +125,14 @@ impl TryFrom<proto::UseRecorded> for UseRecorded {
         let idempotency =
             idempotency_from_proto(&message.idempotency_key_hash, &message.request_digest)?;
         let scope = message.scope.ok_or(field("scope"))?;
+        let broken_obligations: Vec<ObligationKind> = message
+            .broken_obligations
+            .iter()
+            .map(|number| obligation_kind(*number).ok_or(field("broken_obligations")))
+            .collect::<Result<_, _>>()?;
+        if !broken_obligations.is_sorted_by(|one, next| one < next) {
+            return Err(field("broken_obligations"));
+        }
         let (subject_refs, rest) = message.subject_refs.as_chunks::<16>();
         if !rest.is_empty() || subject_refs.is_empty() {
             return Err(field("subject_refs"));
@@ -123,8 +147,26 @@ impl TryFrom<proto::UseRecorded> for UseRecorded {
             region: optional_region(&message.region)?,
             subject_refs: subject_refs.iter().copied().map(SubjectRef).collect(),
             reason,
+            broken_obligations,
             idempotency,
         })
+    }
+}
+
+fn obligation_kind(number: i32) -> Option<ObligationKind> {
+    match proto::ObligationKind::try_from(number).ok()? {
+        proto::ObligationKind::Unspecified => None,
+        proto::ObligationKind::FrequencyLimit => Some(ObligationKind::FrequencyLimit),
+        proto::ObligationKind::QuietHours => Some(ObligationKind::QuietHours),
+    }
+}
+
+impl From<ObligationKind> for proto::ObligationKind {
+    fn from(kind: ObligationKind) -> Self {
+        match kind {
+            ObligationKind::FrequencyLimit => Self::FrequencyLimit,
+            ObligationKind::QuietHours => Self::QuietHours,
+        }
     }
 }
 
@@ -144,7 +186,9 @@ pub(super) mod tests {
         let texts = (".{0,9}", ".{0,9}", any_categories());
         let region = option::of(prop::sample::select(vec!["DE", "US-CA"]));
         let reason = prop::sample::select(vec![Reason::NoRecord, Reason::Granted]);
-        let rest = (region, vec(any_subject_ref(), 1..4), reason, any_mark());
+        let kinds = vec![ObligationKind::FrequencyLimit, ObligationKind::QuietHours];
+        let broken = prop::sample::subsequence(kinds, 0..=2);
+        let rest = (region, vec(any_subject_ref(), 1..4), reason, any_mark(), broken);
         (cell, any::<i64>(), texts, rest).prop_map(
             |((purpose, channel), at, (segment, campaign, data_categories), rest)| UseRecorded {
                 purpose,
@@ -157,6 +201,7 @@ pub(super) mod tests {
                 subject_refs: rest.1,
                 reason: rest.2,
                 idempotency: rest.3,
+                broken_obligations: rest.4,
             },
         )
     }
@@ -165,6 +210,20 @@ pub(super) mod tests {
         #[test]
         fn the_message_reads_back(used in any_use()) {
             reads_back(&Body::Use(used));
+        }
+    }
+
+    #[test]
+    fn an_obligation_that_is_not_known_or_comes_twice_is_an_error() {
+        for broken_obligations in [vec![0], vec![3], vec![1, 1], vec![2, 1]] {
+            let used = proto::UseRecorded {
+                scope: Some(proto::Scope { purpose: "news".into(), channel: "email".into() }),
+                reason: proto::Reason::Granted.into(),
+                subject_refs: vec![7; 16],
+                broken_obligations,
+                ..Default::default()
+            };
+            refused(proto::entry::Body::UseRecorded(used), "broken_obligations");
         }
     }
 

@@ -81,7 +81,7 @@ pub struct Due {
 }
 
 /// The cell that data was used for: hash of purpose and channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UseCell(pub u64);
 
 impl UseCell {

@@ -1,7 +1,8 @@
 //! Obligations: how often, when and in which language the data subject may be contacted after an
 //! ALLOW, and the earliest moment for it.
 //!
-//! Obligations are preferences; they never turn an ALLOW into a DENY. Like [`decide`](crate::decide)
+//! Obligations are preferences; they never turn an ALLOW into a DENY. To callers ALLOW means "now", so
+//! while one of them is not met, [`DueAll::effect`] turns an ALLOW into NOT_NOW. Nothing else does. Like [`decide`](crate::decide)
 //! this is pure: it knows no clock, time and earlier uses are arguments, and the time zone database
 //! is part of the program. Where several time zones are plausible, a moment must be allowed in all
 //! of them.
@@ -16,7 +17,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::domain::{Contact, FrequencyCap, Millis, Obligation, QuietSpan, Region};
+use crate::domain::{
+    Contact, Effect, FrequencyCap, Millis, Obligation, ObligationKind, QuietSpan, Region,
+};
 
 use quiet::Quiet;
 use zones::Zones;
@@ -39,6 +42,18 @@ pub enum Condition {
     PreferredLanguage(Arc<str>),
 }
 
+impl Condition {
+    /// Its kind, if a use can fail to meet it by its moment.
+    #[must_use]
+    pub fn kind(&self) -> Option<ObligationKind> {
+        match self {
+            Self::FrequencyLimit(_) => Some(ObligationKind::FrequencyLimit),
+            Self::QuietHours { .. } => Some(ObligationKind::QuietHours),
+            Self::PreferredLanguage(_) => None,
+        }
+    }
+}
+
 /// A condition, and the first moment at which it allows the use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
@@ -49,6 +64,11 @@ pub struct Due {
     pub not_before: Option<Millis>,
     /// Whether no moment within the search is known to be allowed.
     pub indeterminate: bool,
+    /// Whether that is because the quiet hours, alone or with others, leave no moment of any day.
+    pub leaves_no_moment: bool,
+    /// If the condition allows the use at the moment of the decision: the first later moment at which
+    /// it stops to do so with no new entry. None if there is none.
+    pub until: Option<Millis>,
 }
 
 /// All conditions of a use.
@@ -59,6 +79,57 @@ pub struct DueAll {
     /// The first moment at which all of them allow the use. None if that is now, or if one of them
     /// is indeterminate.
     pub not_before: Option<Millis>,
+}
+
+impl DueAll {
+    /// Whether all conditions allow the use at the moment of the decision.
+    #[must_use]
+    pub fn is_met(&self) -> bool {
+        self.not_before.is_none() && !self.is_indeterminate()
+    }
+
+    /// Whether no moment is known to be allowed.
+    #[must_use]
+    pub fn is_indeterminate(&self) -> bool {
+        self.obligations.iter().any(|due| due.indeterminate)
+    }
+
+    /// The effect that callers hear: an ALLOW of the rules is NOT_NOW while a condition is not met.
+    #[must_use]
+    pub fn effect(&self, decided: Effect) -> Effect {
+        match decided {
+            Effect::Allow if !self.is_met() => Effect::NotNow,
+            effect => effect,
+        }
+    }
+
+    /// The first moment at which [`Self::effect`] could change with no new entry, if the rules alone
+    /// say ALLOW all the time.
+    #[must_use]
+    pub fn changes_at(&self) -> Option<Millis> {
+        match self.is_met() {
+            true => self.obligations.iter().filter_map(|due| due.until).min(),
+            false => self.not_before,
+        }
+    }
+
+    /// The kinds of conditions that a use at the moment of the decision does not meet, in their order,
+    /// each once.
+    #[must_use]
+    pub fn broken(&self, now: Millis) -> Vec<ObligationKind> {
+        let mut kinds: Vec<_> = self.unmet(now).filter_map(|due| due.condition.kind()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
+    /// The conditions that do not allow the use at the moment of the decision. Where conditions allow
+    /// no common moment, these are all that are part of that.
+    fn unmet(&self, now: Millis) -> impl Iterator<Item = &Due> {
+        self.obligations
+            .iter()
+            .filter(move |due| due.indeterminate || due.not_before.is_some_and(|at| at > now))
+    }
 }
 
 /// The conditions of a purpose and a data subject for a use at this moment.
@@ -81,6 +152,7 @@ pub fn due(
     let conditions = purpose.iter().map(Condition::from).chain(personal);
     let mut obligations: Vec<Due> = conditions.map(|condition| known.due(condition, now)).collect();
     let not_before = known.settle(&mut obligations).filter(|moment| *moment > now);
+    find_full_days(&mut obligations);
     DueAll { obligations, not_before }
 }
 
@@ -119,14 +191,50 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn due(&self, condition: Condition, now: Millis) -> Due {
-        let (not_before, indeterminate) = match &condition {
-            Condition::PreferredLanguage(_) => (None, false),
-            timed => {
-                let first = self.first_under(&[timed], now);
-                (first, first.is_none())
+        let (not_before, until) = match &condition {
+            Condition::PreferredLanguage(_) => {
+                return Due {
+                    condition,
+                    not_before: None,
+                    indeterminate: false,
+                    leaves_no_moment: false,
+                    until: None,
+                };
             }
+            Condition::FrequencyLimit(cap) => {
+                (first_unspent(*cap, self.recent_uses, now), self.spent_at(*cap, now))
+            }
+            Condition::QuietHours { span, time_zone } => self.hours(*span, time_zone, now),
         };
-        Due { condition, not_before, indeterminate }
+        let is_met = not_before == Some(now);
+        Due {
+            condition,
+            not_before,
+            indeterminate: not_before.is_none(),
+            leaves_no_moment: false,
+            until: until.filter(|_| is_met),
+        }
+    }
+
+    /// The first free moment from `now` on, and the first quiet one.
+    fn hours(
+        &self,
+        span: QuietSpan,
+        time_zone: &str,
+        now: Millis,
+    ) -> (Option<Millis>, Option<Millis>) {
+        let zones = self.plausible(time_zone);
+        match quiet::in_zones(span, zones.differing(now), now) {
+            Some(quiets) => (quiet::first_free(&quiets, now), quiet::first_quiet(&quiets, now)),
+            None => (None, None),
+        }
+    }
+
+    /// The first moment after `now` at which uses that lie in the future use the limit up. The clock of
+    /// a ledger may have been ahead.
+    fn spent_at(&self, cap: FrequencyCap, now: Millis) -> Option<Millis> {
+        let spends = |at: &Millis| first_unspent(cap, self.recent_uses, *at) != Some(*at);
+        self.recent_uses.iter().copied().filter(|at| *at > now).filter(spends).min()
     }
 
     /// The first moment that is right for all, if there is one and any of them speaks of time.
@@ -206,6 +314,29 @@ impl Due {
     fn contradicted(&mut self) {
         if let Condition::QuietHours { .. } = self.condition {
             (self.not_before, self.indeterminate) = (None, true);
+            (self.leaves_no_moment, self.until) = (true, None);
+        }
+    }
+
+    /// The hours, and the zone whose clock they are of.
+    fn hours(&self) -> Option<(QuietSpan, &str)> {
+        match &self.condition {
+            Condition::QuietHours { span, time_zone } => Some((*span, time_zone)),
+            Condition::FrequencyLimit(_) | Condition::PreferredLanguage(_) => None,
+        }
+    }
+}
+
+/// Marks quiet hours of one clock that cover the whole day together. That holds whatever the zone is,
+/// so a caller need not wait until it is known.
+fn find_full_days(obligations: &mut [Due]) {
+    for position in 0..obligations.len() {
+        let due = &obligations[position];
+        let Some((_, clock)) = due.hours().filter(|_| due.indeterminate) else { continue };
+        let same_clock = obligations.iter().filter_map(Due::hours).filter(|(_, of)| *of == clock);
+        let spans: SmallVec<[QuietSpan; 4]> = same_clock.map(|(span, _)| span).collect();
+        if quiet::cover_the_day(&spans) {
+            obligations[position].leaves_no_moment = true;
         }
     }
 }

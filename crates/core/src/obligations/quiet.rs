@@ -83,12 +83,35 @@ pub(super) fn first_free(quiets: &[Quiet], from: Millis) -> Option<Millis> {
     }
 }
 
+/// The first moment from `from` on at which one of them is quiet. The end of the search if there is
+/// none: nothing is known beyond it.
+pub(super) fn first_quiet(quiets: &[Quiet], from: Millis) -> Option<Millis> {
+    quiets.iter().map(|quiet| Millis(quiet.first_quiet(from.0))).min()
+}
+
+/// Whether spans of the same clock leave no minute of the day.
+pub(super) fn cover_the_day(spans: &[QuietSpan]) -> bool {
+    let is_quiet = |minute: i64| spans.iter().any(|span| ms_left(*span, minute * MINUTE_MS) > 0);
+    (0..DAY_MS / MINUTE_MS).all(is_quiet)
+}
+
 impl Quiet {
+    fn first_quiet(&self, mut at: i64) -> i64 {
+        for stretch in &self.clock {
+            let start = at + ms_to_start(self.span, at + stretch.offset_ms);
+            if start < stretch.until {
+                return start;
+            }
+            at = at.max(stretch.until);
+        }
+        at
+    }
+
     fn first_free(&self, mut at: i64) -> Option<i64> {
         for stretch in &self.clock {
-            let end = at + ms_left(self.span, at + stretch.offset_ms);
-            if end < stretch.until {
-                return Some(end);
+            let left = ms_left(self.span, at + stretch.offset_ms);
+            if left < DAY_MS && at + left < stretch.until {
+                return Some(at + left);
             }
             at = at.max(stretch.until);
         }
@@ -96,12 +119,24 @@ impl Quiet {
     }
 }
 
-/// How much of the span is left at a local time; 0 outside of it.
+/// How long it is from a local time to the next quiet moment; 0 within the span.
+fn ms_to_start(span: QuietSpan, local: i64) -> i64 {
+    match ms_left(span, local) {
+        0 => (i64::from(span.start_minute) * MINUTE_MS - local).rem_euclid(DAY_MS),
+        _ => 0,
+    }
+}
+
+/// How much of the span is left at a local time; 0 outside of it. A span that ends where it starts is
+/// the whole day, every day: a whole day is always left of it.
 fn ms_left(span: QuietSpan, local: i64) -> i64 {
     let time = local.rem_euclid(DAY_MS);
     let start = i64::from(span.start_minute) * MINUTE_MS;
     let end = i64::from(span.end_minute) * MINUTE_MS;
-    let is_inside = match start <= end {
+    if start == end {
+        return DAY_MS;
+    }
+    let is_inside = match start < end {
         true => start <= time && time < end,
         false => start <= time || time < end,
     };

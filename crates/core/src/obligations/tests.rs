@@ -240,6 +240,8 @@ fn without_conditions_there_is_nothing_to_say() {
         condition: Condition::PreferredLanguage("de".into()),
         not_before: None,
         indeterminate: false,
+        leaves_no_moment: false,
+        until: None,
     };
     assert_eq!(all, DueAll { obligations: vec![due], not_before: None });
 }
@@ -255,6 +257,8 @@ fn hours_that_contradict_each_other_leave_no_moment() {
     let all = due(&contrary, None, None, &[], now);
     let indeterminate: Vec<_> = all.obligations.iter().map(|due| due.indeterminate).collect();
     assert_eq!(indeterminate, [true, true, false]);
+    let full: Vec<_> = all.obligations.iter().map(|due| due.leaves_no_moment).collect();
+    assert_eq!(full, [true, true, false]);
     assert_eq!(all.not_before, None);
     let all = due(
         &[hours("08:00", "20:00", "Europe/Vienna"), hours("20:01", "08:00", "Europe/Vienna")],
@@ -277,8 +281,8 @@ fn the_ends_of_time_are_no_panic() {
     }
     let odd = [limit(0, 5), hours("00:00", "00:00", "UTC")];
     let all = due(&odd, None, None, &[], Millis(0));
-    assert!(all.obligations[0].indeterminate);
-    assert!(!all.obligations[1].indeterminate);
+    assert!(all.obligations[0].indeterminate && !all.obligations[0].leaves_no_moment);
+    assert!(all.obligations[1].leaves_no_moment, "it ends where it starts: the whole day");
 }
 
 /// Whether the clock on the wall shows a minute of the span.
@@ -417,5 +421,45 @@ proptest! {
         let purpose = [Obligation::QuietHours { start_minute, end_minute, time_zone: String::new() }];
         let all = due(&purpose, None, region(country), &[], now);
         prop_assert_eq!(all.obligations[0].not_before, walked.map(Millis));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// ALLOW means now: it is ALLOW if and only if a walk through the minutes begins with a free one,
+    /// and it stays so until the moment that the walk finds.
+    #[test]
+    fn an_allow_is_now_and_until_the_first_quiet_minute(
+        zones in prop::collection::vec((any_zone(), any_span()), 1..4),
+        cap in (1..4u32, 1..4_000i64),
+        uses in prop::collection::vec(-4_000..=0i64, 0..6),
+        moment in any_moment(),
+    ) {
+        let now = near_change(&zones[0].0, moment);
+        let now = Millis(now.0.div_euclid(MINUTE_MS) * MINUTE_MS);
+        let uses: Vec<_> = uses.iter().map(|minutes| now.plus_ms(minutes * MINUTE_MS)).collect();
+        let hours = zones.iter().map(|(zone, span)| Obligation::QuietHours {
+            start_minute: span.start_minute,
+            end_minute: span.end_minute,
+            time_zone: name_of(zone),
+        });
+        let (uses_max, minutes) = cap;
+        let purpose: Vec<_> = hours.chain([limit(uses_max, minutes * MINUTE_MS)]).collect();
+        let all = due(&purpose, None, None, &uses, now);
+        let any_quiet = |moment: &i64| zones.iter().any(|(zone, span)| is_quiet(zone, *span, *moment));
+        let spent = uses.iter().filter(|at| at.0 > now.0 - minutes * MINUTE_MS).count();
+        let is_now = !any_quiet(&now.0) && spent < uses_max as usize;
+        let effect = if is_now { Effect::Allow } else { Effect::NotNow };
+        prop_assert_eq!(all.effect(Effect::Allow), effect);
+        prop_assert_eq!(all.effect(Effect::Deny), Effect::Deny, "a preference opens nothing");
+        prop_assert_eq!(all.broken(now).is_empty(), is_now);
+        if is_now {
+            let begin = minutes_from(now.0).find(any_quiet);
+            prop_assert!(begin.is_none() || all.changes_at() == begin.map(Millis));
+        } else {
+            prop_assert_eq!(all.changes_at(), all.not_before);
+            prop_assert!(all.not_before.is_none_or(|moment| moment > now));
+        }
     }
 }

@@ -5,7 +5,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde::{Deserialize, Serialize};
 
 use super::{Lifetime, Statement, SubjectHash, TokenError};
-use crate::domain::{Millis, Reason, Region};
+use crate::domain::{Effect, Millis, Reason, Region};
 
 /// Names the hash algorithm of `sub`, so that another can follow.
 const SUBJECT_PREFIX: &str = "sha256:";
@@ -33,6 +33,10 @@ struct Claims {
     valid_until_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     has_obligations: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    obligations_ignored: bool,
 }
 
 /// The claims of a statement.
@@ -48,12 +52,14 @@ pub(super) fn claims(statement: &Statement) -> Vec<u8> {
         channel: statement.channel.clone(),
         region: statement.region.map(|region| region.as_str().to_owned()),
         data_categories: statement.data_categories.clone(),
-        effect: statement.effect().name().to_owned(),
+        effect: statement.effect.name().to_owned(),
         reason: statement.reason.name().to_owned(),
         revision: statement.revision,
         decided_by_index: statement.decided_by,
         valid_until_ms: statement.valid_until.map(|end| end.0),
         has_obligations: statement.has_obligations,
+        not_before_ms: statement.not_before.map(|moment| moment.0),
+        obligations_ignored: statement.obligations_ignored,
     };
     serde_json::to_vec(&claims).expect("texts and numbers always have a JSON form")
 }
@@ -64,9 +70,8 @@ pub(super) fn statement(json: &[u8]) -> Result<Statement, TokenError> {
     let claims: Claims = claims.map_err(|_| TokenError::Claims("its claims"))?;
     let reason = Reason::ALL.into_iter().find(|reason| reason.name() == claims.reason);
     let reason = reason.ok_or(TokenError::Claims("its `reason` is not known"))?;
-    if claims.effect != reason.effect().name() {
-        return Err(TokenError::Claims("its `effect` is not that of its `reason`"));
-    }
+    let effect = effect(&claims.effect, reason)
+        .ok_or(TokenError::Claims("its `effect` is not one of its `reason`"))?;
     let region = claims.region.as_deref().map(Region::parse).transpose();
     Ok(Statement {
         issuer: claims.iss,
@@ -76,12 +81,22 @@ pub(super) fn statement(json: &[u8]) -> Result<Statement, TokenError> {
         channel: claims.channel,
         region: region.map_err(|_| TokenError::Claims("its `region`"))?,
         data_categories: claims.data_categories,
+        effect,
         reason,
         revision: claims.revision,
         decided_by: claims.decided_by_index,
         valid_until: claims.valid_until_ms.map(Millis),
         has_obligations: claims.has_obligations,
+        not_before: claims.not_before_ms.map(Millis),
+        obligations_ignored: claims.obligations_ignored,
     })
+}
+
+/// The effect of this name, if the reason can have it: obligations make NOT_NOW of an ALLOW.
+fn effect(name: &str, reason: Reason) -> Option<Effect> {
+    let decided = reason.effect();
+    let later = (decided == Effect::Allow).then_some(Effect::NotNow);
+    [decided].into_iter().chain(later).find(|effect| effect.name() == name)
 }
 
 fn subject(sub: &str, salt: &str) -> Option<SubjectHash> {

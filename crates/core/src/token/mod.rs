@@ -22,7 +22,9 @@
 //! * **It does not name the data subject, and is personal data nevertheless.** `sub` is a hash over
 //!   a fresh salt and the subject, so tokens of one subject can not be joined. Anybody who knows the
 //!   subject can confirm it. The salt is in the token, so trying all identifiers finds the subject.
-//! * **It does not contain obligations,** only whether there are some (`has_obligations`).
+//! * **It does not contain obligations,** only whether there are some (`has_obligations`). While they are
+//!   not met, `effect` is `NOT_NOW`, and `not_before_ms` says when they are. An ALLOW ends before quiet
+//!   hours begin. Like a withdrawal, a use that uses a limit up after `iat` does not change a token.
 //!
 //! This module knows no clock, no random numbers, no keys at rest and no protocol.
 
@@ -67,24 +69,22 @@ pub struct Statement {
     /// The data categories that the answer is about: those of the question, else those that the
     /// grant was narrowed to. Empty: those that the granted version declares, which the ledger knows.
     pub data_categories: Vec<String>,
-    /// Why. The effect follows from it, and is in the token too.
+    /// What a check answered: ALLOW means now, and until the token ends.
+    pub effect: Effect,
+    /// Why.
     pub reason: Reason,
     /// The number of entries that the answer takes into account.
     pub revision: u64,
     /// Index of the entry that decided, if one did.
     pub decided_by: Option<u64>,
-    /// First moment at which the decision could change with no new entry (`valid_until_ms`).
+    /// First moment at which effect or reason could change with no new entry (`valid_until_ms`).
     pub valid_until: Option<Millis>,
-    /// Whether the ALLOW comes with obligations; a check returns them.
+    /// Whether the answer comes with obligations; a check returns them.
     pub has_obligations: bool,
-}
-
-impl Statement {
-    /// ALLOW or DENY.
-    #[must_use]
-    pub fn effect(&self) -> Effect {
-        self.reason.effect()
-    }
+    /// With NOT_NOW: the first moment that is permitted, if one is known (`not_before_ms`).
+    pub not_before: Option<Millis>,
+    /// Whether it is ALLOW only because the question ignored obligations.
+    pub obligations_ignored: bool,
 }
 
 /// Signs statements.

@@ -22,11 +22,14 @@ fn statement() -> Statement {
         channel: "email".to_owned(),
         region: Some(Region::parse("DE").unwrap()),
         data_categories: vec!["user.contact.email".to_owned()],
+        effect: Effect::Allow,
         reason: Reason::Granted,
         revision: 36,
         decided_by: Some(35),
         valid_until: None,
         has_obligations: true,
+        not_before: None,
+        obligations_ignored: false,
     }
 }
 
@@ -261,10 +264,14 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
         any::<Option<i64>>(),
         any::<bool>(),
         prop::option::of(Just("US-CA")),
+        (any::<bool>(), any::<Option<i64>>(), any::<bool>()),
     );
     (subject, any::<[u8; 16]>(), times, "\\PC{0,20}", categories, any::<u64>(), options).prop_map(
         |(subject, salt, (from, span), text, data_categories, revision, options)| {
-            let (reason, decided_by, valid_until, has_obligations, region) = options;
+            let (reason, decided_by, valid_until, has_obligations, region, now) = options;
+            let reason = *reason.get(&Reason::ALL);
+            let (is_later, not_before, obligations_ignored) = now;
+            let is_later = is_later && reason.effect() == Effect::Allow;
             let statement = Statement {
                 issuer: text.clone(),
                 lifetime: Lifetime { issued_at_s: from, expires_at_s: from + span },
@@ -273,11 +280,14 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
                 channel: text,
                 region: region.map(|region| Region::parse(region).unwrap()),
                 data_categories,
-                reason: *reason.get(&Reason::ALL),
+                effect: if is_later { Effect::NotNow } else { reason.effect() },
+                reason,
                 revision,
                 decided_by,
                 valid_until: valid_until.map(Millis),
                 has_obligations,
+                not_before: not_before.map(Millis),
+                obligations_ignored,
             };
             (statement, subject)
         },
