@@ -20,6 +20,7 @@ use self::{
     output::{Output, Printing},
 };
 
+mod act_text;
 mod as_of;
 mod audience;
 pub mod catalog;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::Subject,
-    node::{HistoryItem, Node},
+    node::{HistoryItem, Naming, Node},
     proto::{self, consent_service_server::ConsentService},
     status::Fault,
 };
@@ -83,11 +83,12 @@ impl ConsentService for Consent {
         self.node.reach(request.at_least_revision).await?;
         let (node, all_cells) = (Arc::clone(&self.node), request.all_cells);
         let as_of = convert::as_of(request.as_of.as_ref())?;
+        let naming = convert::naming(request.name_linked_persons);
         let data_subject = subject.clone();
         // Blocking: the names of linked data subjects are read from the vault, on disk.
         let preferences = blocking(move || match as_of {
-            None => Ok(node.preferences(&data_subject, all_cells, region)?),
-            Some(as_of) => node.preferences_at(&data_subject, all_cells, region, as_of),
+            None => Ok(node.preferences(&data_subject, all_cells, region, naming)?),
+            Some(as_of) => node.preferences_at(&data_subject, all_cells, region, as_of, naming),
         });
         let preferences = preferences.await?;
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
@@ -104,6 +105,7 @@ impl ConsentService for Consent {
             node: Arc::clone(&self.node),
             subject: Arc::new(subject),
             next_index: request.start_index,
+            naming: convert::naming(request.name_linked_persons),
             left: limit,
             page: VecDeque::new(),
             last_page: false,
@@ -123,6 +125,7 @@ struct History {
     node: Arc<Node>,
     subject: Arc<Subject>,
     next_index: u64,
+    naming: Naming,
     /// How many acts may still be sent.
     left: usize,
     page: VecDeque<HistoryItem>,
@@ -140,7 +143,8 @@ impl History {
     async fn read(&mut self) -> Result<(), Fault> {
         let (node, subject) = (Arc::clone(&self.node), Arc::clone(&self.subject));
         let (start, wanted) = (self.next_index, self.left.min(HISTORY_PAGE_ACTS));
-        let page = blocking(move || node.history(&subject, start, wanted)).await?;
+        let naming = self.naming;
+        let page = blocking(move || node.history(&subject, start, wanted, naming)).await?;
         self.left -= page.len().min(self.left);
         self.last_page = page.len() < wanted || self.left == 0;
         if let Some(last) = page.last() {

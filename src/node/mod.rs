@@ -58,7 +58,7 @@ pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
 pub use past::AsOf;
-pub use preferences::{CellPreference, Preferences, StandingStop};
+pub use preferences::{CellPreference, LinkedName, Name, Naming, Preferences, StandingStop, Whose};
 pub use preview::{Flips, Preview};
 pub use proof::{Consistency, Inclusion};
 pub use read::Checkpoint;

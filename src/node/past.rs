@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use super::{
-    AsOfError, Checked, Core, Node, Preferences, Question, ReadError, preferences::preferences_of,
+    AsOfError, Checked, Core, Naming, Node, Preferences, Question, ReadError,
+    preferences::preferences_of,
 };
 use crate::{
     decide::decide,
@@ -61,14 +62,20 @@ impl Node {
         all_cells: bool,
         region: Option<Region>,
         as_of: AsOf,
+        naming: Naming,
     ) -> Result<Preferences, AsOfError> {
         let core = &self.core;
         let past = core.past(as_of)?;
         let (state, linked) = core.state_of_at(subject, &past)?;
         let mut preferences =
-            preferences_of(&past.catalog.catalog, &state, all_cells, region, past.now);
+            preferences_of(&past.catalog.catalog, &state, &linked, all_cells, region, past.now);
         preferences.revision = past.end;
-        preferences.links = core.linked_identities(linked)?;
+        // A link that was verified then may have been a mistake: the names follow the links of today.
+        let same_person = match linked.as_slice() {
+            [] => Vec::new(),
+            _ => core.same_person_today(subject)?,
+        };
+        preferences.links = core.linked_names(&linked, &same_person, naming)?;
         Ok(preferences)
     }
 }

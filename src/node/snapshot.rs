@@ -10,8 +10,8 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use super::{
-    CellPreference, Core, Node, Preferences, ReadError, SnapshotError, StandingStop, past::Past,
-    preferences::preferences_of,
+    CellPreference, Core, Naming, Node, Preferences, ReadError, SnapshotError, StandingStop,
+    past::Past, preferences::preferences_of,
 };
 use crate::{
     domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
@@ -179,7 +179,8 @@ impl Source {
                 Identity::Erased => return Ok(None),
             },
         };
-        let linked: Vec<Subject> = links.into_iter().map(|(linked, _)| linked).collect();
+        let linked = links.iter().filter_map(|linked| linked.name.known().cloned());
+        let linked: Vec<Subject> = linked.collect();
         let is_covered = |subject: &Subject| filter.covers_namespace(subject.namespace());
         if !is_covered(&identity) && !linked.iter().any(is_covered) {
             return Ok(None);
@@ -194,11 +195,11 @@ impl Source {
         let now = self.past.now;
         let current = self.core.view.peek(subject)?;
         if current.links.is_empty() && current.revision <= self.scope.revision {
-            return Ok(preferences_of(catalog, &current, false, None, now));
+            return Ok(preferences_of(catalog, &current, &[], false, None, now));
         }
         let (state, linked) = self.core.state_at(subject, &self.past)?;
-        let mut preferences = preferences_of(catalog, &state, false, None, now);
-        preferences.links = self.core.linked_identities(linked)?;
+        let mut preferences = preferences_of(catalog, &state, &linked, false, None, now);
+        preferences.links = self.core.linked_names(&linked, &[], Naming::Everybody)?;
         Ok(preferences)
     }
 }

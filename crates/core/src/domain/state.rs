@@ -263,6 +263,18 @@ impl SubjectState {
         lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)).then_some(stop)
     }
 
+    /// Indices of the entries that the state rests on: stops, grants and their confirmations, and the
+    /// beginning of the erasure. In no order, and some more than once.
+    pub fn rests_on(&self) -> impl Iterator<Item = u64> {
+        let stops = self.stops.iter().map(|stop| stop.mark.index);
+        let grants = self.cells.iter().flat_map(|cell| {
+            let grants = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
+            let grants = grants.flat_map(|grant| [grant.mark.index, grant.decided_by()]);
+            grants.chain(cell.lifted.map(|mark| mark.index))
+        });
+        stops.chain(grants).chain(self.erased_by)
+    }
+
     /// The first moment at which a new act is later than all known acts. A stop that ties with a
     /// grant loses, so it must be later; every other tie goes to the later entry.
     #[must_use]

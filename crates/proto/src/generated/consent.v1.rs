@@ -2549,6 +2549,11 @@ pub struct GetPreferencesRequest {
     /// ISO 3166 region of the data subject, as in Check.
     #[prost(string, tag = "5")]
     pub region: ::prost::alloc::string::String,
+    /// False: the answer names nobody but the person, so that it may be handed to them. True: it also
+    /// names data subjects that are only said to be the same person. Such an answer is for services and
+    /// staff, never for the person.
+    #[prost(bool, tag = "6")]
+    pub name_linked_persons: bool,
 }
 impl ::prost::Name for GetPreferencesRequest {
     const NAME: &'static str = "GetPreferencesRequest";
@@ -2560,7 +2565,8 @@ impl ::prost::Name for GetPreferencesRequest {
         "/consent.v1.GetPreferencesRequest".into()
     }
 }
-/// Answer of GetPreferences.
+/// Answer of GetPreferences. Acts of linked data subjects count for the one asked about; each cell and
+/// stop says under which name its act is on record.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetPreferencesResponse {
     /// Data subject as asked.
@@ -2579,7 +2585,7 @@ pub struct GetPreferencesResponse {
     /// How the data subject wants to be contacted.
     #[prost(message, optional, tag = "5")]
     pub preferences: ::core::option::Option<ContactPreferences>,
-    /// Data subjects that are linked to this one, directly or through others.
+    /// Data subjects that are linked to this one, directly or through others, without erased ones.
     #[prost(message, repeated, tag = "6")]
     pub links: ::prost::alloc::vec::Vec<LinkedSubject>,
 }
@@ -2593,10 +2599,32 @@ impl ::prost::Name for GetPreferencesResponse {
         "/consent.v1.GetPreferencesResponse".into()
     }
 }
+/// Under which name an act is on record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordedUnder {
+    /// How the name relates to the data subject asked about.
+    #[prost(enumeration = "NameRelation", tag = "1")]
+    pub relation: i32,
+    /// The name, as `namespace:id`. Empty for a LINKED_PERSON, unless the request says
+    /// `name_linked_persons`; and for a data subject that was erased.
+    #[prost(string, tag = "2")]
+    pub subject: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RecordedUnder {
+    const NAME: &'static str = "RecordedUnder";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.RecordedUnder".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.RecordedUnder".into()
+    }
+}
 /// A data subject that is linked to the one asked about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkedSubject {
-    /// Data subject as `namespace:id`.
+    /// Data subject as `namespace:id`. Empty with ASSERTED, unless the request says
+    /// `name_linked_persons`.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// VERIFIED if verified links alone lead there.
@@ -2637,6 +2665,14 @@ pub struct CellPreference {
     /// First moment at which the answer could change with no new entry.
     #[prost(message, optional, tag = "7")]
     pub valid_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Under which name the act is on record that decided. Absent where none did, where an entry of the
+    /// catalogue did, and in snapshots.
+    #[prost(message, optional, tag = "9")]
+    pub recorded_under: ::core::option::Option<RecordedUnder>,
+    /// With GRANTED: the data categories that the grant covers, if it was narrowed to some. Empty: all
+    /// that the granted version declares.
+    #[prost(string, repeated, tag = "10")]
+    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for CellPreference {
     const NAME: &'static str = "CellPreference";
@@ -2663,6 +2699,9 @@ pub struct StandingStop {
     /// Index of the entry that holds it.
     #[prost(uint64, tag = "4")]
     pub index: u64,
+    /// Under which name it is on record. Absent in snapshots.
+    #[prost(message, optional, tag = "5")]
+    pub recorded_under: ::core::option::Option<RecordedUnder>,
 }
 impl ::prost::Name for StandingStop {
     const NAME: &'static str = "StandingStop";
@@ -2689,6 +2728,9 @@ pub struct ListHistoryRequest {
     /// Answer from at least this revision, or UNAVAILABLE.
     #[prost(uint64, optional, tag = "4")]
     pub at_least_revision: ::core::option::Option<u64>,
+    /// As in GetPreferencesRequest.
+    #[prost(bool, tag = "5")]
+    pub name_linked_persons: bool,
 }
 impl ::prost::Name for ListHistoryRequest {
     const NAME: &'static str = "ListHistoryRequest";
@@ -2759,7 +2801,8 @@ impl ::prost::Name for ListHistoryResponse {
 /// A link, as a history shows it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkRecord {
-    /// The other data subject, as `namespace:id`; empty if it was erased.
+    /// The other data subject, as `namespace:id`. Empty if it was erased; and for a LINKED_PERSON, unless
+    /// the request says `name_linked_persons`.
     #[prost(string, tag = "1")]
     pub other_subject: ::prost::alloc::string::String,
     /// How sure it is; UNSPECIFIED for UNLINK.
@@ -2768,6 +2811,10 @@ pub struct LinkRecord {
     /// Who says so; empty if the first data subject of the link was erased.
     #[prost(string, tag = "3")]
     pub asserted_by: ::prost::alloc::string::String,
+    /// Whether the other data subject is the same person, as links stand now: also for a link that was
+    /// VERIFIED and has been removed since.
+    #[prost(enumeration = "NameRelation", tag = "4")]
+    pub other_relation: i32,
 }
 impl ::prost::Name for LinkRecord {
     const NAME: &'static str = "LinkRecord";
@@ -2818,6 +2865,46 @@ impl ::prost::Name for UseRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.UseRecord".into()
+    }
+}
+/// How a name in an answer relates to the data subject that was asked about, as links stand at the
+/// moment that the answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NameRelation {
+    /// Not set.
+    Unspecified = 0,
+    /// It is the name that was asked about.
+    Asked = 1,
+    /// Another name of the same person: verified links alone lead there. It is named if that is still so
+    /// today.
+    SamePerson = 2,
+    /// The name of a linked person. It is only said that they are the same person: some link on the way
+    /// there is asserted, or there is none any more.
+    LinkedPerson = 3,
+}
+impl NameRelation {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAME_RELATION_UNSPECIFIED",
+            Self::Asked => "NAME_RELATION_ASKED",
+            Self::SamePerson => "NAME_RELATION_SAME_PERSON",
+            Self::LinkedPerson => "NAME_RELATION_LINKED_PERSON",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAME_RELATION_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAME_RELATION_ASKED" => Some(Self::Asked),
+            "NAME_RELATION_SAME_PERSON" => Some(Self::SamePerson),
+            "NAME_RELATION_LINKED_PERSON" => Some(Self::LinkedPerson),
+            _ => None,
+        }
     }
 }
 /// What an entry of a history is.
