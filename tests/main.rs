@@ -22,6 +22,7 @@ mod import_rows;
 mod independent;
 mod linked_names;
 mod links;
+mod near_keys;
 mod node;
 mod options;
 mod preview;

@@ -41,6 +41,7 @@ mod import;
 mod kept;
 pub mod layers;
 mod link;
+mod near;
 mod offline;
 pub mod output;
 mod preferences;
@@ -81,6 +82,7 @@ Exit codes:
      `propagation`: a subscription has not acknowledged
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
+  5  `propagation`: there is no event at the index
 
 Example:
   consent-ledger serve --data-dir ./data

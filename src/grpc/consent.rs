@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 use super::{
     blocking, convert,
     import::{Imports, import},
+    near::with_near_keys,
 };
 use crate::{
     domain::Subject,
@@ -34,7 +35,8 @@ impl ConsentService for Consent {
     ) -> Result<Response<proto::RecordConsentResponse>, Status> {
         let request = request.into_inner();
         let wait_for_checkpoint = request.wait_for_checkpoint;
-        let recorded = self.node.record(convert::act(request)?).await?;
+        let recorded = self.node.record(convert::act(request)?).await;
+        let recorded = recorded.map_err(|error| with_near_keys(&self.node, error))?;
         let mut answer = convert::recorded(&recorded);
         if wait_for_checkpoint {
             let released = self.node.released_at_least(recorded.revision()).await;
@@ -64,7 +66,8 @@ impl ConsentService for Consent {
         &self,
         request: Request<proto::RecordUseRequest>,
     ) -> Result<Response<proto::RecordUseResponse>, Status> {
-        let used = self.node.record_use(convert::used(request.into_inner())?).await?;
+        let used = self.node.record_use(convert::used(request.into_inner())?).await;
+        let used = used.map_err(|error| with_near_keys(&self.node, error))?;
         Ok(Response::new(proto::RecordUseResponse {
             index: used.index,
             revision: used.index + 1,

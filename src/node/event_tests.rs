@@ -448,11 +448,13 @@ async fn histories_and_preferences_leave_the_name_of_an_erased_subject_out() {
     assert!(node.history(&subject("user:1"), 0, 100, Naming::Everybody).unwrap().is_empty());
 
     let preferences = node.preferences(&subject("user:2"), false, None, Naming::Everybody).unwrap();
-    assert_eq!((preferences.cells.len(), preferences.links.len()), (1, 0));
+    let names: Vec<_> = preferences.links.iter().map(|linked| &linked.name).collect();
+    assert_eq!((preferences.cells.len(), names), (1, vec![&Name::Erased]));
     let as_of = AsOf::Revision(node.revision());
     let preferences =
         node.preferences_at(&subject("user:2"), false, None, as_of, Naming::Everybody).unwrap();
-    assert_eq!((preferences.cells.len(), preferences.links.len()), (1, 0));
+    let names: Vec<_> = preferences.links.iter().map(|linked| &linked.name).collect();
+    assert_eq!((preferences.cells.len(), names), (1, vec![&Name::Erased]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

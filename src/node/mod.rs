@@ -49,9 +49,9 @@ pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 pub use error::{
     AsOfError, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, DeadLettersError,
-    EffectiveAtInFuture, FindActError, IssueError, LinkError, ProveError, ReadError, RecordError,
-    RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
-    UseError, WriteError,
+    EffectiveAtInFuture, FindActError, IssueError, LinkError, PropagationError, ProveError,
+    ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
+    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};

@@ -3788,8 +3788,7 @@ pub struct GetPropagationResponse {
     /// When the ledger recorded the entry.
     #[prost(message, optional, tag = "1")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Every subscription that should have heard it, by name. Empty if the entry is no event, or if no
-    /// subscription's filter covers it. A subscription of namespaces covers it by the links of now: one
+    /// Every subscription that should have heard it, by name. Empty if no subscription's filter covers it. A subscription of namespaces covers it by the links of now: one
     /// that heard it by a link that is gone is missing, and one that is linked since stands here.
     #[prost(message, repeated, tag = "2")]
     pub subscriptions: ::prost::alloc::vec::Vec<Propagation>,
@@ -4916,6 +4915,8 @@ pub enum ErrorReason {
     WebhookRefused = 36,
     /// This version of the server does not have the call yet.
     NotImplemented = 37,
+    /// The entry is no event, so that no subscription has to hear it.
+    NotAnEvent = 41,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4962,6 +4963,7 @@ impl ErrorReason {
             Self::AckNotDelivered => "ERROR_REASON_ACK_NOT_DELIVERED",
             Self::WebhookRefused => "ERROR_REASON_WEBHOOK_REFUSED",
             Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
+            Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5009,6 +5011,7 @@ impl ErrorReason {
             "ERROR_REASON_ACK_NOT_DELIVERED" => Some(Self::AckNotDelivered),
             "ERROR_REASON_WEBHOOK_REFUSED" => Some(Self::WebhookRefused),
             "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
+            "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
             _ => None,
         }
     }
