@@ -346,7 +346,9 @@ async fn every_field_of_an_act_is_shown_to_whoever_may_ask() {
             leaves.extend(self::leaves(&dynamic("Evidence", evidence)));
         }
         walked.extend(leaves.iter().map(|leaf| leaf.field.clone()));
-        let line = lines.iter().find(|line| line["index"] == index.to_string()).unwrap();
+        let is_of_entry =
+            |line: &&serde_json::Value| line["index"].as_str() == Some(&index.to_string());
+        let line = lines.iter().find(is_of_entry).unwrap();
         check(&format!("history --json of {kind}"), &line.to_string(), &leaves, &NOT_IN_HISTORY);
         check(&format!("history of {kind}"), &rows_of(&table, *index), &leaves, &NOT_IN_HISTORY);
         if ["ConsentAct", "ConsentConfirmed"].contains(&kind.as_str()) {
