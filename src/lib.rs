@@ -16,6 +16,7 @@
 //! * [`node`]: the one entrance to all of it, for acts and for questions.
 //! * [`json`]: ProtoJSON of the protocol's messages, by their descriptors.
 //! * [`messages`]: values of the ledger as messages, for gRPC, webhooks and the command line alike.
+//! * `near`: which key of the catalogue was meant by one that is not in it.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
 //! * [`webhook`]: delivering subscriptions over HTTP.
 //! * [`witness`]: cosignatures on our checkpoints, and this binary as a witness for other logs.
@@ -39,6 +40,7 @@ pub mod grpc;
 pub mod json;
 pub mod listener;
 pub mod messages;
+mod near;
 pub mod node;
 pub mod proto;
 pub mod server;

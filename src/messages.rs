@@ -176,7 +176,7 @@ pub fn snapshot_end(revision: u64, subjects: u64) -> proto::SnapshotEnd {
     proto::SnapshotEnd { revision, subjects }
 }
 
-/// The state of one cell.
+/// The state of one cell, without the name under which it is on record.
 #[must_use]
 pub fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
     let decision = &cell.decision;
@@ -189,10 +189,12 @@ pub fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
         decided_by_index: decision.decided_by,
         valid_until: cell.valid_until.map(timestamp),
         not_before: cell.not_before.map(timestamp),
+        recorded_under: None,
+        data_categories: decision.data_categories.as_deref().unwrap_or_default().to_vec(),
     }
 }
 
-/// A stop that is in force.
+/// A stop that is in force, without the name under which it is on record.
 #[must_use]
 pub fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
     proto::StandingStop {
@@ -200,6 +202,7 @@ pub fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
         scope: Some(scope(&stop.scope)),
         effective_at: Some(timestamp(stop.effective_at)),
         index: stop.index,
+        recorded_under: None,
     }
 }
 

@@ -19,6 +19,7 @@ pub use invalid::{Invalid, PAGE_SIZE_MAX, Problem};
 
 use crate::{
     domain::Key,
+    near,
     node::{
         CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError, ReadError,
         RecordError, RevisionNotReached, UseError,
@@ -94,6 +95,32 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The key that the catalogue lacks, if that is the fault.
+    #[must_use]
+    pub fn unknown_key(&self) -> Option<UnknownKey> {
+        let Details { reason, facts, .. } = self.details();
+        let key =
+            |fact: &str| facts.iter().find(|(name, _)| *name == fact).map(|(_, key)| key.clone());
+        match reason {
+            ErrorReason::UnknownPurpose => key("purpose").map(UnknownKey::Purpose),
+            ErrorReason::UnknownChannel => key("channel").map(UnknownKey::Channel),
+            _ => None,
+        }
+    }
+
+    /// The same fault, with the keys that may have been meant.
+    #[must_use]
+    pub fn did_you_mean(self, keys: &[String]) -> Self {
+        let text = self.to_string();
+        match near::question(keys) {
+            None => self,
+            Some(question) => Self::Node {
+                details: self.details().with("did_you_mean", keys.join(",")),
+                text: format!("{text}; {question}"),
+            },
+        }
+    }
+
     fn details(&self) -> Details {
         match self {
             Self::Invalid(invalid) => match invalid.problem.limit() {
@@ -155,6 +182,15 @@ impl Fault {
             _ => self.to_string(),
         }
     }
+}
+
+/// A key that the catalogue lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UnknownKey {
+    /// Of a purpose.
+    Purpose(String),
+    /// Of a channel.
+    Channel(String),
 }
 
 impl From<Fault> for Status {
@@ -247,8 +283,9 @@ mod tests {
 
     use super::*;
     use crate::node::{
-        AsOfError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError, ProveError,
-        SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError, WriteError,
+        AsOfError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError,
+        PropagationError, ProveError, SnapshotError, SubscribeError, SubscriptionNotFound,
+        UnsubscribeError, WriteError,
     };
 
     fn key(text: &str) -> Key {
@@ -367,6 +404,11 @@ mod tests {
             (Fault::NotProven { index: 4 }, ErrorReason::CheckpointNotReached, ""),
             (FindActError::Unknown.into(), ErrorReason::ActUnknown, "idempotency_key"),
             (IssueError::NotAnAct { index: 4 }.into(), ErrorReason::NotAnAct, "index"),
+            (
+                PropagationError::NotAnEvent { index: 7, noun: "a delivery receipt" }.into(),
+                ErrorReason::NotAnEvent,
+                "index",
+            ),
             (IssueError::TooLong { bytes: 9, limit: 8 }.into(), ErrorReason::LimitExceeded, ""),
             (
                 UseError::UnknownPurpose { key: news.clone() }.into(),
@@ -532,8 +574,12 @@ mod tests {
                 Some(more) => panic!("{more:?}"),
             }
         }
+        let pool =
+            prost_reflect::DescriptorPool::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        let declared = pool.get_enum_by_name("consent.v1.ErrorReason").unwrap();
+        let numbers = declared.values().map(|value| value.number()).filter(|number| *number != 0);
         let promised: BTreeSet<_> =
-            (1..).map_while(|number| ErrorReason::try_from(number).ok()).collect();
+            numbers.map(|number| ErrorReason::try_from(number).unwrap()).collect();
         assert_eq!(reasons, promised);
     }
 

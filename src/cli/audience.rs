@@ -20,6 +20,7 @@ use super::{
     cell::CellArgs,
     client,
     error::CliError,
+    near::{self, Keys},
     output::{Output, Table, Tone, color_on},
     progress,
     replay::input::Input,
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::proto::{
     AudienceNotNow, AudienceQuery, AudienceSubjects, AudienceSummary, FilterAudienceRequest,
-    FilterAudienceResponse, Reason, check_service_client::CheckServiceClient,
+    FilterAudienceResponse, Reason, ReasonCount, check_service_client::CheckServiceClient,
     filter_audience_request::Message as Sent, filter_audience_response::Message as Received,
 };
 
@@ -105,7 +106,9 @@ pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exi
     let mut client =
         CheckServiceClient::new(channel).max_decoding_message_size(client::MESSAGE_BYTES_MAX);
     let (requests, receiver) = mpsc::channel(AHEAD_MAX);
-    let upload = tokio::spawn(upload(args.query(), input, requests));
+    let query = args.query();
+    let (purpose, channel) = (query.purpose.clone(), query.channel.clone());
+    let upload = tokio::spawn(upload(query, input, requests));
     let answers = client.filter_audience(ReceiverStream::new(receiver)).await;
     let printed = match answers {
         Ok(answers) => print_allowed(answers.into_inner(), not_now.as_mut(), context).await,
@@ -124,6 +127,8 @@ pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exi
     let summary = printed?;
     context.out.flush()?;
     report(&summary, context)?;
+    let reasons = summary.reasons.iter().map(ReasonCount::reason);
+    near::advise(&Keys::unknown(reasons, &purpose, &channel), context).await;
     Ok(Exit::Success)
 }
 

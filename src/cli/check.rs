@@ -3,7 +3,14 @@
 use clap::Args;
 
 use super::{
-    Context, Exit, as_of::AsOfArgs, cell::CellArgs, client, error::CliError, output::Tone, words,
+    Context, Exit,
+    as_of::AsOfArgs,
+    cell::CellArgs,
+    client,
+    error::CliError,
+    near::{self, Keys},
+    output::Tone,
+    words,
 };
 use crate::proto::{
     CheckRequest, CheckResponse, Effect, LegalBasis, Obligation, Reason, Status,
@@ -44,10 +51,11 @@ pub struct CheckArgs {
 
 pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
+    let (purpose, channel) = (args.cell.purpose, args.cell.channel);
     let request = CheckRequest {
         subject: args.subject,
-        purpose: args.cell.purpose,
-        channel: args.cell.channel,
+        purpose: purpose.clone(),
+        channel: channel.clone(),
         data_categories: args.cell.data_category,
         at_least_revision: args.at_least_revision,
         region: args.cell.region,
@@ -58,6 +66,8 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
     let answer = client.check(request).await?.into_inner();
     let printed = print(&answer, context);
     context.out.finish(printed)?;
+    let unknown = Keys::unknown([answer.reason()], &purpose, &channel);
+    near::advise(&unknown, context).await;
     Ok(Exit::of(answer.effect()))
 }
 

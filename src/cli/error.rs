@@ -58,6 +58,9 @@ pub enum CliError {
     /// The server returned an error.
     #[error("{}", .0.message())]
     Server(Box<Status>),
+    /// The server has no event at an index.
+    #[error("{}", .0.message())]
+    NoEvent(Box<Status>),
     /// A token, a receipt or a webhook delivery does not verify.
     #[error("{message}")]
     Unverified {
@@ -142,6 +145,7 @@ impl CliError {
             Self::Arguments(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             Self::Usage { .. } => 2,
             Self::StdoutClosed => 0,
+            Self::NoEvent(_) => 5,
             Self::Failed { .. }
             | Self::Unreachable { .. }
             | Self::Server(_)
@@ -176,7 +180,7 @@ impl CliError {
         };
         let error = paint(AnsiColor::Red.on_default().bold(), "error:");
         let mut text = format!("{error} {self}\n");
-        if let Self::Server(status) = self {
+        if let Self::Server(status) | Self::NoEvent(status) = self {
             let details = status.get_error_details();
             for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations)
             {
@@ -209,7 +213,7 @@ impl CliError {
             "hint": self.hint(),
         });
         match self {
-            Self::Server(status) => {
+            Self::Server(status) | Self::NoEvent(status) => {
                 let details = status.get_error_details();
                 let (info, bad_request) = (details.error_info(), details.bad_request());
                 error["code"] = json!(code_name(status));
@@ -233,7 +237,7 @@ impl CliError {
             Self::Arguments(_) | Self::Usage { .. } => "usage",
             Self::Failed { .. } => "failed",
             Self::Unreachable { .. } => "unreachable",
-            Self::Server(_) => "server",
+            Self::Server(_) | Self::NoEvent(_) => "server",
             Self::Unverified { kind, .. } => kind,
             Self::Io { .. } | Self::StdoutClosed => "io",
         }
@@ -257,7 +261,7 @@ impl CliError {
                  CONSENT_LEDGER_ADDR"
                     .to_owned(),
             ),
-            Self::Server(status) => server_hint(status).map(str::to_owned),
+            Self::Server(status) | Self::NoEvent(status) => server_hint(status).map(str::to_owned),
             Self::Arguments(_) | Self::Io { .. } | Self::StdoutClosed => None,
         }
     }

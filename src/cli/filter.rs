@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::words;
+use super::{near::Keys, words};
 use crate::proto::{EventKind, WatchFilter};
 
 /// Options of a filter.
@@ -20,6 +20,14 @@ pub struct FilterArgs {
     /// Only subjects of this namespace; may be given many times
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
     namespace: Vec<String>,
+}
+
+impl FilterArgs {
+    /// The keys that the catalogue should have. A filter may name one that comes later, so one that is
+    /// missing is no error.
+    pub(super) fn keys(&self) -> Keys {
+        Keys { purposes: self.purpose.clone(), channels: self.channel.clone() }
+    }
 }
 
 impl From<FilterArgs> for WatchFilter {

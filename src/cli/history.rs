@@ -3,21 +3,25 @@
 use clap::Args;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit, act_text, client,
     error::CliError,
     output::{Table, Tone},
-    preferences::contact_texts,
-    words::{self, rfc3339_or_empty, scope_text, word},
+    preferences::{LINKED_PERSON, NamingArgs, contact_texts, name_or},
+    words::{rfc3339, rfc3339_or_empty, scope_text, word},
 };
 use crate::{
     proto::{
-        Action, Actor, Evidence, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest,
-        ListHistoryResponse, Outcome, UseRecord, consent_service_client::ConsentServiceClient,
+        Action, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest, ListHistoryResponse,
+        NameRelation, Outcome, Reason, UseRecord, consent_service_client::ConsentServiceClient,
     },
     setting::Within as _,
 };
 
 const AFTER_HELP: &str = "\
+ACTOR names whoever acted for the data subject, if the act says so. DETAILS has the version, the end
+and the narrowing of a grant, when the ledger recorded the act if that was later, and what the entry
+completes or ends. Somebody who is only said to be the same person is not named.
+
 Examples:
   consent-ledger history --subject user:42
   consent-ledger history --subject user:42 --json | jq .evidence";
@@ -35,6 +39,8 @@ pub struct HistoryArgs {
     /// Maximum number of acts [default: all]
     #[arg(long, value_name = "N", within = 1_u32..)]
     limit: Option<u32>,
+    #[command(flatten)]
+    naming: NamingArgs,
 }
 
 pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -44,10 +50,19 @@ pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit
         start_index: args.from,
         page_size: args.limit.unwrap_or(0),
         at_least_revision: None,
+        name_linked_persons: args.naming.name_linked_persons,
     };
     let mut acts = client.list_history(request).await?.into_inner();
-    let mut table =
-        Table::new(&["INDEX", "EFFECTIVE", "ACTOR", "ACTION", "SCOPE", "OUTCOME", "EVIDENCE"]);
+    let mut table = Table::new(&[
+        "INDEX",
+        "EFFECTIVE",
+        "ACTOR",
+        "ACTION",
+        "SCOPE",
+        "OUTCOME",
+        "EVIDENCE",
+        "DETAILS",
+    ]);
     while let Some(act) = acts.message().await? {
         if context.out.json {
             context.out.message(&act)?;
@@ -62,51 +77,113 @@ pub(super) async fn run(args: HistoryArgs, context: &mut Context) -> Result<Exit
     Ok(Exit::Success)
 }
 
+/// A row of an entry, without the columns of the entry as a whole.
+struct Row {
+    action: String,
+    scope: String,
+    outcome: String,
+    details: Vec<String>,
+}
+
 fn add_rows(table: &mut Table, act: &ListHistoryResponse) {
     let index = format!("#{}", act.index);
     let effective_at = rfc3339_or_empty(act.effective_at.as_ref());
-    let actor = word::<Actor>(act.actor);
-    let evidence = act.evidence.as_ref().map(evidence_text).unwrap_or_default();
-    if act.changes.is_empty() {
-        let (scope, outcome) = scope_and_outcome(act);
-        let context = act.r#use.as_ref().map_or(evidence, segment_and_campaign);
-        let kind = word::<HistoryKind>(act.kind);
-        table.row(Tone::Plain, [index, effective_at, actor, kind, scope, outcome, context]);
-        return;
-    }
-    for (position, change) in act.changes.iter().enumerate() {
+    let actor = act_text::actor(act.actor, act.evidence.as_ref());
+    let evidence = match &act.r#use {
+        Some(used) => segment_and_campaign(used),
+        None => act.evidence.as_ref().map(act_text::evidence).unwrap_or_default().join(", "),
+    };
+    for (position, mut row) in rows(act).into_iter().enumerate() {
         // Columns of the whole act are filled in its first row only.
         let once = |text: &str| if position == 0 { text.to_owned() } else { String::new() };
-        let cause = change.cause_index.map(|index| format!(" #{index}")).unwrap_or_default();
+        if position == 0 {
+            row.details.extend(details_of_entry(act));
+        }
         table.row(
             Tone::Plain,
             [
                 once(&index),
                 once(&effective_at),
                 once(&actor),
-                word::<Action>(change.action),
-                scope_text(change.scope.as_ref()),
-                format!("{}{cause}", word::<Outcome>(change.outcome)),
+                row.action,
+                row.scope,
+                row.outcome,
                 once(&evidence),
+                row.details.join(", "),
             ],
         );
     }
 }
 
-/// Scope and outcome of an entry without changes.
-fn scope_and_outcome(act: &ListHistoryResponse) -> (String, String) {
+/// One row for each change, and one for the preferences; otherwise one for the entry.
+fn rows(act: &ListHistoryResponse) -> Vec<Row> {
+    let changes = act.changes.iter().map(|change| {
+        let cause = change.cause_index.map(|index| format!(" #{index}")).unwrap_or_default();
+        Row {
+            action: word::<Action>(change.action),
+            scope: scope_text(change.scope.as_ref()),
+            outcome: format!("{}{cause}", word::<Outcome>(change.outcome)),
+            details: act_text::change(change),
+        }
+    });
+    let preferences = act.preferences.as_ref().map(|preferences| Row {
+        action: "preferences".to_owned(),
+        scope: contact_texts(preferences).join(", "),
+        outcome: String::new(),
+        details: Vec::new(),
+    });
+    let mut rows: Vec<Row> = changes.chain(preferences).collect();
+    if rows.is_empty() {
+        rows.push(row_of_entry(act));
+    }
+    rows
+}
+
+/// The row of an entry without changes and preferences.
+fn row_of_entry(act: &ListHistoryResponse) -> Row {
+    let action = word::<HistoryKind>(act.kind);
     if let Some(link) = &act.link {
         let confidence = confidence_text(link);
-        return (link.other_subject.clone(), format!("{confidence} by {}", link.asserted_by));
+        let by = format!("{confidence} by {}", link.asserted_by);
+        return Row { action, scope: other_name(link), outcome: by, details: Vec::new() };
     }
     if let Some(used) = &act.r#use {
         let scope = format!("{}:{}", used.purpose, used.channel);
         let verdict = if used.deviation { "deviation" } else { "allowed" };
         let reason = words::use_reason(used.reason, &used.broken_obligations);
-        return (scope, format!("{verdict}: {reason}"));
+        let outcome = format!("{verdict}: {reason}");
+        return Row { action, scope, outcome, details: details_of_use(used) };
     }
-    let preferences = act.preferences.as_ref().map(contact_texts).unwrap_or_default();
-    (preferences.join(", "), String::new())
+    Row { action, scope: String::new(), outcome: String::new(), details: Vec::new() }
+}
+
+/// What an entry says as a whole, beside its columns.
+fn details_of_entry(act: &ListHistoryResponse) -> Vec<String> {
+    let recorded = act.recorded_at.as_ref().filter(|at| Some(*at) != act.effective_at.as_ref());
+    let reason = (act.reason() != Reason::Unspecified).then(|| word::<Reason>(act.reason));
+    let confirm = act.confirmation_expires_at.as_ref();
+    let texts = [
+        act.cause_index.map(|index| format!("of #{index}")),
+        reason,
+        confirm.map(|end| format!("to be confirmed before {}", rfc3339(end))),
+        recorded.map(|at| format!("recorded {}", rfc3339(at))),
+    ];
+    texts.into_iter().flatten().collect()
+}
+
+fn details_of_use(used: &UseRecord) -> Vec<String> {
+    let categories = (!used.data_categories.is_empty())
+        .then(|| format!("data {}", used.data_categories.join(" and ")));
+    let region = (!used.region.is_empty()).then(|| format!("region {}", used.region));
+    [categories, region].into_iter().flatten().collect()
+}
+
+/// Name of the other data subject of a link, as far as the answer gives it away.
+fn other_name(link: &LinkRecord) -> String {
+    match link.other_relation() {
+        NameRelation::LinkedPerson => name_or(&link.other_subject, LINKED_PERSON),
+        _ => name_or(&link.other_subject, "an erased name"),
+    }
 }
 
 /// Confidence of a link; empty if the link was removed.
@@ -122,13 +199,4 @@ fn segment_and_campaign(used: &UseRecord) -> String {
     let names = [("segment", &used.segment), ("campaign", &used.campaign)];
     let named = names.into_iter().filter(|(_, name)| !name.is_empty());
     named.map(|(kind, name)| format!("{kind} {name}")).collect::<Vec<_>>().join(", ")
-}
-
-fn evidence_text(evidence: &Evidence) -> String {
-    [&evidence.touchpoint, &evidence.method, &words::notice(evidence), &evidence.language]
-        .into_iter()
-        .filter(|text| !text.is_empty())
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ")
 }

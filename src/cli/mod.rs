@@ -21,6 +21,7 @@ use self::{
 };
 use crate::proto;
 
+mod act_text;
 mod as_of;
 mod audience;
 pub mod catalog;
@@ -41,6 +42,7 @@ mod import;
 mod kept;
 pub mod layers;
 mod link;
+mod near;
 mod offline;
 pub mod output;
 mod preferences;
@@ -82,6 +84,7 @@ Exit codes:
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
   4  `check` and `token verify`: NOT NOW
+  5  `propagation`: there is no event at the index
 
 Example:
   consent-ledger serve --data-dir ./data

@@ -12,11 +12,15 @@ use super::{
 };
 use crate::proto::{
     Action, CellPreference, ContactPreferences, Effect, GetPreferencesRequest,
-    GetPreferencesResponse, LinkConfidence, Reason, StandingStop, Status,
-    consent_service_client::ConsentServiceClient,
+    GetPreferencesResponse, LinkConfidence, NameRelation, Reason, RecordedUnder, StandingStop,
+    Status, consent_service_client::ConsentServiceClient,
 };
 
 const AFTER_HELP: &str = "\
+RECORDED UNDER says whose act decided, or stopped: the acts of linked data subjects count too. It is
+the name asked about, another name of the same person, or `a linked person`: somebody who is only
+said to be the same person is not named, so that the answer may be handed over.
+
 Examples:
   consent-ledger preferences --subject user:42
   consent-ledger preferences --subject user:42 --all-cells --json";
@@ -39,6 +43,17 @@ pub struct PreferencesArgs {
     region: String,
     #[command(flatten)]
     as_of: AsOfArgs,
+    #[command(flatten)]
+    naming: NamingArgs,
+}
+
+/// Which linked data subjects an answer names.
+#[derive(Debug, Args)]
+pub struct NamingArgs {
+    /// Also name data subjects that are only said to be the same person. Not for the person's eyes:
+    /// it names others
+    #[arg(long)]
+    pub name_linked_persons: bool,
 }
 
 pub(super) async fn run(args: PreferencesArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -50,6 +65,7 @@ pub(super) async fn run(args: PreferencesArgs, context: &mut Context) -> Result<
         all_cells: args.all_cells,
         as_of: args.as_of.wire(),
         region: args.region,
+        name_linked_persons: args.naming.name_linked_persons,
     };
     let answer = client.get_preferences(request).await?.into_inner();
     print(&answer, context)?;
@@ -75,14 +91,24 @@ fn print(answer: &GetPreferencesResponse, context: &mut Context) -> Result<(), C
     }
     for link in &answer.links {
         let confidence = word::<LinkConfidence>(link.confidence);
-        out.line(format!("linked to {} ({confidence})", link.subject))?;
+        let name = name_or(&link.subject, LINKED_PERSON);
+        out.line(format!("linked to {name} ({confidence})"))?;
     }
     Ok(())
 }
 
 fn cells(cells: &[CellPreference]) -> Table {
-    let heading = ["EFFECT", "PURPOSE", "CHANNEL", "REASON", "STATUS", "DECIDED BY", "VALID UNTIL"];
-    let mut table = Table::new(&heading);
+    let mut table = Table::new(&[
+        "EFFECT",
+        "PURPOSE",
+        "CHANNEL",
+        "REASON",
+        "STATUS",
+        "DECIDED BY",
+        "RECORDED UNDER",
+        "VALID UNTIL",
+        "NARROWED TO",
+    ]);
     for cell in cells {
         table.row(
             words::verdict(cell.effect()).0,
@@ -93,7 +119,9 @@ fn cells(cells: &[CellPreference]) -> Table {
                 word::<Reason>(cell.reason),
                 word::<Status>(cell.status),
                 cell.decided_by_index.map(|index| format!("#{index}")).unwrap_or_default(),
+                recorded_under(cell.recorded_under.as_ref()),
                 rfc3339_or_empty(cell.valid_until.as_ref()),
+                cell.data_categories.join(", "),
             ],
         );
     }
@@ -101,7 +129,7 @@ fn cells(cells: &[CellPreference]) -> Table {
 }
 
 fn stops(stops: &[StandingStop]) -> Table {
-    let mut table = Table::new(&["ACTION", "SCOPE", "EFFECTIVE", "INDEX"]);
+    let mut table = Table::new(&["ACTION", "SCOPE", "EFFECTIVE", "INDEX", "RECORDED UNDER"]);
     for stop in stops {
         table.row(
             Tone::Careful,
@@ -110,10 +138,28 @@ fn stops(stops: &[StandingStop]) -> Table {
                 scope_text(stop.scope.as_ref()),
                 rfc3339_or_empty(stop.effective_at.as_ref()),
                 format!("#{}", stop.index),
+                recorded_under(stop.recorded_under.as_ref()),
             ],
         );
     }
     table
+}
+
+/// Text for somebody who may be another person and is not named.
+pub(super) const LINKED_PERSON: &str = "a linked person";
+
+/// The name under which an act is on record; empty if no act decided.
+fn recorded_under(under: Option<&RecordedUnder>) -> String {
+    let Some(under) = under else { return String::new() };
+    match under.relation() {
+        NameRelation::LinkedPerson => name_or(&under.subject, LINKED_PERSON),
+        _ => name_or(&under.subject, "an erased name"),
+    }
+}
+
+/// A name, or what is said in its place.
+pub(super) fn name_or(name: &str, unnamed: &str) -> String {
+    if name.is_empty() { unnamed } else { name }.to_owned()
 }
 
 /// Contact preferences as text, one for each preference.

@@ -1,10 +1,11 @@
 //! `propagation`: which subscriptions have acknowledged an event, with proof.
 
 use clap::Args;
+use tonic::Status;
 
 use super::{
     Context, Exit, client,
-    error::CliError,
+    error::{CliError, reason},
     output::{Table, Tone},
     words,
 };
@@ -17,7 +18,8 @@ shows that it is in the ledger. The server records an acknowledgement within its
 --receipt-interval; until then it is pending.
 
 Exit codes: 0 all have acknowledged, or no subscription should have received it; 1 one has not
-(pending, overdue, given up, or deleted before), or the command failed; 2 wrong usage.
+(pending, overdue, given up, or deleted before), or the command failed; 2 wrong usage; 5 there is no
+event at this index: the entry is none, or the ledger is shorter.
 
 Examples:
   consent-ledger propagation 4711
@@ -35,11 +37,20 @@ pub struct PropagationArgs {
 pub(super) async fn run(args: PropagationArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = client::watch_service(&context.global).await?;
     let request = GetPropagationRequest { index: args.index };
-    let answer = client.get_propagation(request).await?.into_inner();
+    let answer = client.get_propagation(request).await.map_err(no_event)?.into_inner();
     print(&answer, context)?;
     let mut states = answer.subscriptions.iter().map(Propagation::state);
     let all_acknowledged = states.all(|state| state == PropagationState::Acknowledged);
     Ok(if all_acknowledged { Exit::Success } else { Exit::Failed })
+}
+
+/// The error of an index that has no event: a script must not take it for an event that somebody has
+/// not heard.
+fn no_event(status: Status) -> CliError {
+    match reason(&status).as_deref() {
+        Some("NOT_AN_EVENT" | "INDEX_OUT_OF_RANGE") => CliError::NoEvent(Box::new(status)),
+        _ => status.into(),
+    }
 }
 
 fn print(answer: &GetPropagationResponse, context: &mut Context) -> Result<(), CliError> {

@@ -6,6 +6,7 @@ use super::{
     Context, Exit, client, consume,
     error::CliError,
     filter::FilterArgs,
+    near,
     output::{Table, Tone},
     words,
 };
@@ -127,6 +128,7 @@ pub(super) async fn run(
 
 async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliError> {
     let deadline = args.deadline.map(words::wire_span).transpose()?;
+    near::advise(&args.filter.keys(), context).await;
     let request = CreateSubscriptionRequest {
         start_index: args.from,
         subscription: Some(Subscription {

@@ -242,14 +242,14 @@ impl ConsentService for Rote {
                 effect: proto::Effect::Allow.into(),
                 reason: proto::Reason::Granted.into(),
                 decided_by_index: Some(4),
-                valid_until: None,
-                not_before: None,
+                ..Default::default()
             }],
             stops: vec![proto::StandingStop {
                 action: proto::Action::Withdraw.into(),
                 scope: Some(proto::Scope { purpose: "*".into(), channel: "sms".into() }),
                 effective_at: Some(prost_types::Timestamp::default()),
                 index: 5,
+                recorded_under: None,
             }],
             revision: 6,
             ..Default::default()

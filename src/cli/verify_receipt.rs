@@ -7,11 +7,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Context, Exit,
+    Context, Exit, act_text,
     error::CliError,
     output::Tone,
     trust::{Cosigned, Trust, TrustArgs, print_cosigned, read_text},
-    words::{self, Word as _, rfc3339_ms, word},
+    words::{self, rfc3339_ms, word},
 };
 use crate::{
     json,
@@ -117,20 +117,17 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
     let verdict = out.paint(Tone::Good, "good");
     out.line(verdict)?;
     out.line(format!("subject     {}", verified.subject))?;
-    out.line(format!("act         #{} by {}", verified.index, verified.actor.word()))?;
+    let actor = act_text::actor(verified.actor.into(), Some(&verified.evidence));
+    out.line(format!("act         #{} by {actor}", verified.index))?;
     out.line(format!("effective   {}", verified.effective_at))?;
     out.line(format!("recorded    {}", verified.recorded_at))?;
     for change in &verified.changes {
         let action = word::<proto::Action>(change.action);
         out.line(format!("{action:<11} {}", change_text(change)))?;
     }
-    let evidence = &verified.evidence;
-    let shown =
-        [&words::notice(evidence), &evidence.language, &evidence.touchpoint, &evidence.method];
-    let shown: Vec<&str> =
-        shown.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
-    if !shown.is_empty() {
-        out.line(format!("evidence    {}", shown.join(", ")))?;
+    let evidence = act_text::evidence(&verified.evidence);
+    if !evidence.is_empty() {
+        out.line(format!("evidence    {}", evidence.join(", ")))?;
     }
     if let Some(name) = &verified.controller {
         out.line(format!("controller  {name}, as of {}", verified.issued_at))?;
@@ -143,11 +140,8 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
 
 fn change_text(change: &ChangeResult) -> String {
     let mut text = words::scope_text(change.scope.as_ref());
-    if change.purpose_version > 0 {
-        text.push_str(&format!(" version {}", change.purpose_version));
-    }
-    if let Some(end) = &change.expires_at {
-        text.push_str(&format!(" until {}", words::rfc3339(end)));
+    for detail in act_text::change(change) {
+        text.push_str(&format!(" {detail}"));
     }
     if change.outcome() != Outcome::Applied {
         text.push_str(&format!(" ({}", word::<Outcome>(change.outcome)));
@@ -196,7 +190,8 @@ mod tests {
             "\neffective   2026-10-26T06:13:20.250Z\n",
             "\ngrant       marketing.newsletter:email version 2 until 2026-10-27T06:13:20.250Z\n",
             "\nrefuse      marketing.newsletter:sms\n",
-            "\nevidence    privacy-notice@2026-05, de-DE, onboarding, checkbox\n",
+            "\nevidence    onboarding, checkbox, privacy-notice@2026-05, de-DE, notice hash abab",
+            ", from 192.0.2.7, with Browser/1, screen=2\n",
             "\ncontroller  Example AG, as of 2026-10-26T06:14:20.250Z\n",
             "\ncosigned    by none of the given witnesses\n",
             "\ncheckpoint  11 entries, root ",

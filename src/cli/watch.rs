@@ -11,6 +11,7 @@ use super::{
     Context, Exit, client,
     error::CliError,
     filter::FilterArgs,
+    near,
     stream::{print_watched, stop_signals},
     words,
 };
@@ -57,6 +58,7 @@ pub struct WatchArgs {
 pub(super) async fn run(args: WatchArgs, context: &mut Context) -> Result<Exit, CliError> {
     // A server that does not answer at the start is an error, not a broken connection.
     let channel = client::connect(&context.global).await?;
+    near::advise(&args.filter.keys(), context).await;
     let options = WatchOptions {
         start_index: args.from,
         filter: args.filter.clone().into(),

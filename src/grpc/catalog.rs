@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{
     blocking,
     convert::{self, List, Page},
+    near::with_near_keys,
 };
 use crate::{
     domain::Key,
@@ -64,7 +65,7 @@ impl CatalogService for Catalog {
                 let purpose = Some(convert::purpose_message(purpose));
                 Ok(Response::new(proto::GetPurposeResponse { purpose }))
             }
-            None => Err(Fault::NoSuchPurpose(key).into()),
+            None => Err(with_near_keys(&self.node, Fault::NoSuchPurpose(key)).into()),
         }
     }
 

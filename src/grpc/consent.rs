@@ -8,10 +8,11 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 use super::{
     blocking, convert,
     import::{Imports, import},
+    near::with_near_keys,
 };
 use crate::{
     domain::Subject,
-    node::{HistoryItem, Node},
+    node::{HistoryItem, Naming, Node},
     proto::{self, consent_service_server::ConsentService},
     status::Fault,
 };
@@ -34,7 +35,8 @@ impl ConsentService for Consent {
     ) -> Result<Response<proto::RecordConsentResponse>, Status> {
         let request = request.into_inner();
         let wait_for_checkpoint = request.wait_for_checkpoint;
-        let recorded = self.node.record(convert::act(request)?).await?;
+        let recorded = self.node.record(convert::act(request)?).await;
+        let recorded = recorded.map_err(|error| with_near_keys(&self.node, error))?;
         let mut answer = convert::recorded(&recorded);
         if wait_for_checkpoint {
             let released = self.node.released_at_least(recorded.revision()).await;
@@ -64,7 +66,8 @@ impl ConsentService for Consent {
         &self,
         request: Request<proto::RecordUseRequest>,
     ) -> Result<Response<proto::RecordUseResponse>, Status> {
-        let used = self.node.record_use(convert::used(request.into_inner())?).await?;
+        let used = self.node.record_use(convert::used(request.into_inner())?).await;
+        let used = used.map_err(|error| with_near_keys(&self.node, error))?;
         Ok(Response::new(proto::RecordUseResponse {
             index: used.index,
             revision: used.index + 1,
@@ -84,11 +87,12 @@ impl ConsentService for Consent {
         self.node.reach(request.at_least_revision).await?;
         let (node, all_cells) = (Arc::clone(&self.node), request.all_cells);
         let as_of = convert::as_of(request.as_of.as_ref())?;
+        let naming = convert::naming(request.name_linked_persons);
         let data_subject = subject.clone();
         // Blocking: the names of linked data subjects are read from the vault, on disk.
         let preferences = blocking(move || match as_of {
-            None => Ok(node.preferences(&data_subject, all_cells, region)?),
-            Some(as_of) => node.preferences_at(&data_subject, all_cells, region, as_of),
+            None => Ok(node.preferences(&data_subject, all_cells, region, naming)?),
+            Some(as_of) => node.preferences_at(&data_subject, all_cells, region, as_of, naming),
         });
         let preferences = preferences.await?;
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
@@ -105,6 +109,7 @@ impl ConsentService for Consent {
             node: Arc::clone(&self.node),
             subject: Arc::new(subject),
             next_index: request.start_index,
+            naming: convert::naming(request.name_linked_persons),
             left: limit,
             page: VecDeque::new(),
             last_page: false,
@@ -124,6 +129,7 @@ struct History {
     node: Arc<Node>,
     subject: Arc<Subject>,
     next_index: u64,
+    naming: Naming,
     /// How many acts may still be sent.
     left: usize,
     page: VecDeque<HistoryItem>,
@@ -141,7 +147,8 @@ impl History {
     async fn read(&mut self) -> Result<(), Fault> {
         let (node, subject) = (Arc::clone(&self.node), Arc::clone(&self.subject));
         let (start, wanted) = (self.next_index, self.left.min(HISTORY_PAGE_ACTS));
-        let page = blocking(move || node.history(&subject, start, wanted)).await?;
+        let naming = self.naming;
+        let page = blocking(move || node.history(&subject, start, wanted, naming)).await?;
         self.left -= page.len().min(self.left);
         self.last_page = page.len() < wanted || self.left == 0;
         if let Some(last) = page.last() {

@@ -5,23 +5,31 @@
 //! of the rows in flight. It has no time limit as long as messages arrive. A drain ends it, and it is safe
 //! to send again.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::convert::{self, Source, Tally};
+use super::{
+    convert::{self, Source, Tally},
+    near::near_keys,
+};
 use crate::{
     config::RequestLimits,
     node::{ImportAnswer, ImportRow, Imported, Node},
     proto::{self, ErrorReason},
-    status::Fault,
+    status::{Fault, UnknownKey},
 };
 
 /// Maximum number of rows of one import that are in flight to the ledger.
 const ROWS_IN_FLIGHT_MAX: usize = 512;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// For how many unknown keys of one import the near ones are looked for.
+const NEAR_KEYS_MAX: usize = 100;
 /// How much delay an import may make up for by going faster than its pace.
 const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 
@@ -58,8 +66,14 @@ async fn take_all(
     let time_max = limits.request_timeout;
     let source = convert::import_start(next(&mut messages, time_max).await?)?;
     let pace = Pace::new(limits.import_rows_per_second_max);
-    let mut import =
-        Import { node, source, pace, in_flight: VecDeque::new(), tally: Tally::default() };
+    let mut import = Import {
+        node,
+        source,
+        pace,
+        in_flight: VecDeque::new(),
+        tally: Tally::default(),
+        near: HashMap::new(),
+    };
     while let Some(message) = next(&mut messages, time_max).await? {
         for row in convert::import_rows(message)? {
             import.take(row).await?;
@@ -91,6 +105,8 @@ struct Import<'a> {
     /// Lines and answers, in the order of the rows.
     in_flight: VecDeque<(u64, Answer)>,
     tally: Tally,
+    /// Keys that the catalogue lacks, with those that may have been meant.
+    near: HashMap<UnknownKey, Vec<String>>,
 }
 
 impl Import<'_> {
@@ -124,9 +140,23 @@ impl Import<'_> {
             Ok(Imported::Unchanged) => self.tally.unchanged(),
             Ok(Imported::Replayed) => self.tally.replayed(),
             Err(fault) if is_of_the_server(&fault) => return Err(fault),
-            Err(fault) => self.tally.rejected(line, &fault),
+            Err(fault) => {
+                let fault = self.with_near_keys(fault);
+                self.tally.rejected(line, &fault);
+            }
         }
         Ok(true)
+    }
+
+    /// As [`near_keys`]. A file often has one misspelt key in many rows: it is looked for once.
+    fn with_near_keys(&mut self, fault: Fault) -> Fault {
+        let Some(unknown) = fault.unknown_key() else { return fault };
+        if !self.near.contains_key(&unknown) && self.near.len() >= NEAR_KEYS_MAX {
+            return fault;
+        }
+        let node = self.node;
+        let keys = self.near.entry(unknown).or_insert_with_key(|unknown| near_keys(node, unknown));
+        fault.did_you_mean(keys)
     }
 
     async fn finish(mut self) -> Result<proto::ImportConsentsResponse, Fault> {

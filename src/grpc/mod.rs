@@ -13,6 +13,7 @@ pub mod decisions;
 pub mod import;
 pub mod layer;
 pub mod method;
+mod near;
 pub mod privacy;
 mod receipt;
 mod snapshot;

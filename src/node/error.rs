@@ -207,6 +207,22 @@ pub enum CatalogError {
     Read(#[from] ReadError),
 }
 
+/// Why it can not be said who has heard an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PropagationError {
+    /// The entry is no event.
+    #[error("entry {index} is {noun}: nobody has to hear it")]
+    NotAnEvent {
+        /// Index of the entry.
+        index: u64,
+        /// What it is.
+        noun: &'static str,
+    },
+    /// The ledger could not be read, or has no such entry.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 /// Why a use was not recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UseError {

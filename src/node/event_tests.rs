@@ -6,8 +6,8 @@ use std::{path::Path, sync::Arc};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::{
-    Act, AsOf, Confirm, ConfirmError, IssueError, Linking, NewSubscription, Node, NodeConfig,
-    PurposeDraft, Snapshotting, UseBatch, VIEW_DIR, WriteError,
+    Act, AsOf, Confirm, ConfirmError, IssueError, Linking, Name, Naming, NewSubscription, Node,
+    NodeConfig, PurposeDraft, Snapshotting, UseBatch, VIEW_DIR, WriteError,
 };
 use crate::{
     config::ServeConfig,
@@ -441,18 +441,21 @@ async fn histories_and_preferences_leave_the_name_of_an_erased_subject_out() {
     let dir = tempfile::tempdir().unwrap();
     let world = with_an_erased_subject(dir.path()).await;
     let node = &world.node;
-    let history = node.history(&subject("user:2"), 0, 100).unwrap();
+    let history = node.history(&subject("user:2"), 0, 100, Naming::Everybody).unwrap();
     let kinds: Vec<_> = history.iter().map(|item| item.line.kind).collect();
     assert_eq!(kinds, [LineKind::Act, LineKind::Link, LineKind::Act]);
     let link = history[1].link.as_ref().unwrap();
-    assert_eq!((&link.other, link.asserted_by.as_str()), (&Identity::Erased, ""));
-    assert!(node.history(&subject("user:1"), 0, 100).unwrap().is_empty());
+    assert_eq!((&link.other, link.asserted_by.as_str()), (&Name::Erased, ""));
+    assert!(node.history(&subject("user:1"), 0, 100, Naming::Everybody).unwrap().is_empty());
 
-    let preferences = node.preferences(&subject("user:2"), false, None).unwrap();
-    assert_eq!((preferences.cells.len(), preferences.links.len()), (1, 0));
+    let preferences = node.preferences(&subject("user:2"), false, None, Naming::Everybody).unwrap();
+    let names: Vec<_> = preferences.links.iter().map(|linked| &linked.name).collect();
+    assert_eq!((preferences.cells.len(), names), (1, vec![&Name::Erased]));
     let as_of = AsOf::Revision(node.revision());
-    let preferences = node.preferences_at(&subject("user:2"), false, None, as_of).unwrap();
-    assert_eq!((preferences.cells.len(), preferences.links.len()), (1, 0));
+    let preferences =
+        node.preferences_at(&subject("user:2"), false, None, as_of, Naming::Everybody).unwrap();
+    let names: Vec<_> = preferences.links.iter().map(|linked| &linked.name).collect();
+    assert_eq!((preferences.cells.len(), names), (1, vec![&Name::Erased]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

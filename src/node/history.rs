@@ -1,13 +1,13 @@
 //! The history of a data subject: the entries about it, in ledger order.
 //!
 //! Each kind of entry makes its line. This module finds the entries and opens sealed evidence and
-//! assertions. A link to an erased data subject keeps its line, without the name.
+//! assertions. A link to an erased data subject keeps its line, without the name; so does one to
+//! somebody who is not the same person by today's verified links, in an answer for the person.
 
-use super::{Core, Node, ReadError};
+use super::{Core, Name, Naming, Node, ReadError};
 use crate::{
-    domain::{Evidence, Identity, LinkConfidence, Millis, Subject, SubjectRef},
+    domain::{Evidence, LinkConfidence, Millis, Subject, SubjectRef},
     entry::decode_evidence,
-    fold::Linked,
     history::{Line, LinkLine, SealedEvidence},
     ledger::{chain, envelope},
 };
@@ -33,7 +33,9 @@ pub struct HistoryItem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSeen {
     /// The other data subject.
-    pub other: Identity,
+    pub other: Name,
+    /// Whether it is the same person, as links stand now.
+    pub same_person: bool,
     /// Confidence of the link; none if it was removed.
     pub confidence: Option<LinkConfidence>,
     /// Who asserted it; empty if the data subject that it is sealed for is erased.
@@ -50,35 +52,34 @@ impl Node {
         subject: &Subject,
         start_index: u64,
         limit: usize,
+        naming: Naming,
     ) -> Result<Vec<HistoryItem>, ReadError> {
         let core = &self.core;
         let Some(subject_ref) = core.vault.find(subject)? else { return Ok(Vec::new()) };
         let indices = core.view.entries_of(subject_ref, start_index, limit)?;
-        indices.into_iter().map(|index| core.history_item(subject_ref, index)).collect()
+        let same_person = core.same_person_today(subject)?;
+        let reader = Reader { core, subject: subject_ref, same_person, naming };
+        indices.into_iter().map(|index| reader.item(index)).collect()
     }
 }
 
-impl Core {
-    /// The identities of linked subjects, without erased ones.
-    pub(super) fn linked_identities(
-        &self,
-        linked: Vec<Linked>,
-    ) -> Result<Vec<(Subject, LinkConfidence)>, ReadError> {
-        let mut identities = Vec::with_capacity(linked.len());
-        for Linked { subject, confidence, .. } in linked {
-            let identity = self.vault.identity(subject)?.known();
-            identities.extend(identity.map(|subject| (subject, confidence)));
-        }
-        Ok(identities)
-    }
+/// Reads the entries of one data subject.
+struct Reader<'a> {
+    core: &'a Core,
+    subject: SubjectRef,
+    /// The other names of the same person, as links stand now.
+    same_person: Vec<SubjectRef>,
+    naming: Naming,
+}
 
-    fn history_item(&self, subject: SubjectRef, index: u64) -> Result<HistoryItem, ReadError> {
-        let bytes = self.entry_bytes(index)?;
+impl Reader<'_> {
+    fn item(&self, index: u64) -> Result<HistoryItem, ReadError> {
+        let bytes = self.core.entry_bytes(index)?;
         let entry = envelope::decode(&bytes)?;
-        let line = entry.body.kind().line(entry.fact().place, subject).ok_or_else(|| {
+        let line = entry.body.kind().line(entry.fact().place, self.subject).ok_or_else(|| {
             ReadError::StateUnreadable(format!("entry {index} is about no data subject"))
         })?;
-        let evidence = line.evidence.as_ref().map(|sealed| self.evidence(subject, sealed));
+        let evidence = line.evidence.as_ref().map(|sealed| self.evidence(sealed));
         let link = line.link.as_ref().map(|link| self.link_seen(link));
         Ok(HistoryItem {
             index,
@@ -93,21 +94,20 @@ impl Core {
     fn link_seen(&self, link: &LinkLine) -> Result<LinkSeen, ReadError> {
         let asserted_by = match &link.asserted_by {
             None => None,
-            Some(sealed) => self.vault.open_assertion(link.sealed_for, sealed)?,
+            Some(sealed) => self.core.vault.open_assertion(link.sealed_for, sealed)?,
         };
         let asserted_by = asserted_by
             .map_or_else(String::new, |opened| String::from_utf8_lossy(&opened).into_owned());
-        let other = self.vault.identity(link.other)?;
-        Ok(LinkSeen { other, confidence: link.confidence, asserted_by })
+        let same_person = self.same_person.contains(&link.other);
+        let is_named = same_person || self.naming == Naming::Everybody;
+        let other = self.core.name(link.other, is_named)?;
+        Ok(LinkSeen { other, same_person, confidence: link.confidence, asserted_by })
     }
 
-    fn evidence(
-        &self,
-        subject: SubjectRef,
-        evidence: &SealedEvidence,
-    ) -> Result<Evidence, ReadError> {
+    fn evidence(&self, evidence: &SealedEvidence) -> Result<Evidence, ReadError> {
         let Some(sealed) = &evidence.sealed else { return Ok(Evidence::default()) };
-        let opened = self.vault.open_evidence(subject, evidence.idempotency.as_ref(), sealed)?;
+        let vault = &self.core.vault;
+        let opened = vault.open_evidence(self.subject, evidence.idempotency.as_ref(), sealed)?;
         Ok(decode_evidence(&opened)?)
     }
 }

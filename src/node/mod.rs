@@ -50,16 +50,16 @@ pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 pub use error::{
     AsOfError, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, DeadLettersError,
-    EffectiveAtInFuture, FindActError, IssueError, LinkError, ProveError, ReadError, RecordError,
-    RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
-    UseError, WriteError,
+    EffectiveAtInFuture, FindActError, IssueError, LinkError, PropagationError, ProveError,
+    ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
+    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
 pub use past::AsOf;
-pub use preferences::{CellPreference, Preferences, StandingStop};
+pub use preferences::{CellPreference, LinkedName, Name, Naming, Preferences, StandingStop, Whose};
 pub use preview::{Flips, Preview};
 pub use proof::{Consistency, Inclusion};
 pub use read::Checkpoint;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{
-    AsOfError, Checked, Core, Node, Preferences, Question, ReadError,
+    AsOfError, Checked, Core, Naming, Node, Preferences, Question, ReadError,
     due::{CountedUses, due},
     preferences::Asked,
 };
@@ -72,16 +72,22 @@ impl Node {
         all_cells: bool,
         region: Option<Region>,
         as_of: AsOf,
+        naming: Naming,
     ) -> Result<Preferences, AsOfError> {
         let core = &self.core;
         let past = core.past(as_of)?;
         let (state, linked) = core.state_of_at(subject, &past)?;
-        let subject = core.vault.find(subject).map_err(ReadError::from)?;
-        let asked = Asked { all_cells, region, now: past.now, subject, end: past.end };
+        let known = core.vault.find(subject).map_err(ReadError::from)?;
+        let asked = Asked { all_cells, region, now: past.now, subject: known, end: past.end };
         let mut preferences =
             core.preferences_of(&past.catalog.catalog, &state, &linked, &asked)?;
         preferences.revision = past.end;
-        preferences.links = core.linked_identities(linked)?;
+        // A link that was verified then may have been a mistake: the names follow the links of today.
+        let same_person = match linked.as_slice() {
+            [] => Vec::new(),
+            _ => core.same_person_today(subject)?,
+        };
+        preferences.links = core.linked_names(&linked, &same_person, naming)?;
         Ok(preferences)
     }
 }

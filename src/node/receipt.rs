@@ -5,7 +5,10 @@ use crate::{
     domain::{Action, ChangeRecord, Entry, Identity, Key, Outcome, ScopeKeys, Subject},
     entry::Receipted,
     ledger::envelope,
-    receipt::{self, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError, Statement},
+    receipt::{
+        self, FORMAT_VERSION, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError,
+        Statement,
+    },
     tlog::{merkle::ProofError, proof::TlogProof},
     tree::Signed,
 };
@@ -42,6 +45,7 @@ impl Node {
             return Err(IssueError::ActUnknown);
         };
         let statement = Statement {
+            format_version: FORMAT_VERSION,
             ledger_id: self.core.ledger.ledger_id,
             proof: TlogProof {
                 extra: None,

@@ -10,8 +10,8 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::spawn_blocking;
 
 use super::{
-    CellPreference, Core, Node, Preferences, ReadError, SnapshotError, StandingStop, past::Past,
-    preferences::Asked,
+    CellPreference, Core, Naming, Node, Preferences, ReadError, SnapshotError, StandingStop,
+    past::Past, preferences::Asked,
 };
 use crate::{
     domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
@@ -179,7 +179,8 @@ impl Source {
                 Identity::Erased => return Ok(None),
             },
         };
-        let linked: Vec<Subject> = links.into_iter().map(|(linked, _)| linked).collect();
+        let linked = links.iter().filter_map(|linked| linked.name.known().cloned());
+        let linked: Vec<Subject> = linked.collect();
         let is_covered = |subject: &Subject| filter.covers_namespace(subject.namespace());
         if !is_covered(&identity) && !linked.iter().any(is_covered) {
             return Ok(None);
@@ -200,7 +201,7 @@ impl Source {
         }
         let (state, linked) = self.core.state_at(subject, &self.past)?;
         let mut preferences = self.core.preferences_of(catalog, &state, &linked, &asked)?;
-        preferences.links = self.core.linked_identities(linked)?;
+        preferences.links = self.core.linked_names(&linked, &[], Naming::Everybody)?;
         Ok(preferences)
     }
 }

@@ -6,17 +6,17 @@ use std::{
 };
 
 use super::{
-    Core, DeadLettersError, Node, ReadError, SubscribeError, SubscriptionNotFound,
-    UnsubscribeError, WriteError,
+    Core, DeadLettersError, Node, PropagationError, ReadError, SubscribeError,
+    SubscriptionNotFound, UnsubscribeError, WriteError,
     batch::Batch,
     delivery::{self, Pending, Written},
 };
 use crate::{
     domain::{
-        Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated, SubscriptionDeleted,
-        SubscriptionEntry,
+        Entry, Filter, Key, Millis, Snapshot, Subscription, SubscriptionCreated,
+        SubscriptionDeleted, SubscriptionEntry,
     },
-    event::Event,
+    event::{Event, EventOutline},
     view::{DeadLetter, Settlement},
 };
 
@@ -185,16 +185,23 @@ impl Node {
     /// The subscriptions that cover the event at an index, and its state there. Blocking.
     ///
     /// # Errors
-    /// [`ReadError::IndexOutOfRange`] or [`ReadError::StateUnreadable`].
-    pub fn propagation(&self, index: u64) -> Result<PropagationReport, ReadError> {
+    /// See [`PropagationError`].
+    pub fn propagation(&self, index: u64) -> Result<PropagationReport, PropagationError> {
         let core = &self.core;
         let revision = core.view.applied();
         if index >= revision {
-            return Err(ReadError::IndexOutOfRange { index, head: revision });
+            return Err(ReadError::IndexOutOfRange { index, head: revision }.into());
         }
-        let recorded_at = core.entry(index)?.recorded_at;
+        let Entry { recorded_at, body, .. } = core.entry(index)?;
+        let event = core.event(index)?;
+        // An event of an erased data subject can not be told any more. It was one all the same.
+        let is_of_erased =
+            matches!(body.kind().outline(), EventOutline::Consent(_) | EventOutline::Link(_));
+        if event.is_none() && !is_of_erased {
+            return Err(PropagationError::NotAnEvent { index, noun: body.noun() });
+        }
         let mut subscriptions = Vec::new();
-        if let Some(event) = &core.event(index)? {
+        if let Some(event) = &event {
             for subscription in core.view.subscriptions().all() {
                 subscriptions.extend(core.propagation_to(subscription, event)?);
             }

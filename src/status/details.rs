@@ -8,8 +8,8 @@ use crate::{
     node::{
         AsOfError, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached, ConfirmError,
         ConsumeError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError, LinkError,
-        ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
-        SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+        PropagationError, ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError,
+        SubscribeError, SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -266,6 +266,17 @@ impl Explain for IssueError {
                 Details::of(ErrorReason::LimitExceeded).with("bytes", bytes).with("limit", limit)
             }
             Self::Prove(error) => error.details(),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for PropagationError {
+    fn details(&self) -> Details {
+        match self {
+            Self::NotAnEvent { index, noun: _ } => {
+                Details::of(ErrorReason::NotAnEvent).at("index").with("index", index)
+            }
             Self::Read(error) => error.details(),
         }
     }

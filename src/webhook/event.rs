@@ -352,12 +352,14 @@ mod tests {
                 legal_basis: None,
                 data_categories: None,
             },
+            whose: None,
         };
         let stop = |kind| StandingStop {
             kind,
             scope: ScopeKeys { purpose: None, channel: key("sms") },
             effective_at: Millis(1),
             index: 4,
+            whose: None,
         };
         let kinds = [StopKind::Refused, StopKind::Withdrawn, StopKind::Revoked, StopKind::Objected];
         SnapshotSubject {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
     domain::{Action, Body, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
-    node::{Act, CatalogError, Node, OpenError, PurposeDraft, RecordError, WriteError},
+    node::{Act, CatalogError, Naming, Node, OpenError, PurposeDraft, RecordError, WriteError},
     storage::disk::RealDisk,
     telemetry::Metrics,
     watch::{Heard, Watcher},
@@ -47,7 +47,7 @@ async fn a_grant_allows_and_a_withdrawal_denies_at_once_and_after_restart() {
         let node = open(dir.path());
         assert_eq!(check(&node, "user:1", "email"), withdrawn);
         assert_eq!(check(&node, "user:2", "email").0, Effect::Allow);
-        let history = node.history(&subject("user:1"), 0, 10).unwrap();
+        let history = node.history(&subject("user:1"), 0, 10, Naming::SamePerson).unwrap();
         assert_eq!(history.iter().map(|item| item.index).collect::<Vec<_>>(), [4, 5]);
         let Some(evidence) = &history[0].evidence else { panic!("{history:?}") };
         assert_eq!(evidence.touchpoint, "onboarding");
@@ -121,7 +121,7 @@ async fn refused_requests_change_nothing() {
     let error = node.record(large).await.unwrap_err();
     assert!(matches!(error, RecordError::Write(WriteError::EntryTooLarge { .. })), "{error:?}");
     assert_eq!(node.revision(), revision);
-    assert!(node.history(&subject("user:1"), 0, 10).unwrap().is_empty());
+    assert!(node.history(&subject("user:1"), 0, 10, Naming::SamePerson).unwrap().is_empty());
     let again = node.put_purpose(draft("Newsletter")).await.unwrap();
     assert!(!again.changed);
     assert_eq!(node.revision(), revision);

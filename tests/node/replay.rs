@@ -12,7 +12,7 @@ use consent_ledger::{
     event::{Event, EventDetail},
     fold::{CatalogAt, consent},
     ledger::envelope,
-    node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded},
+    node::{Act, Checked, Naming, Node, Preferences, PurposeDraft, Question, Recorded},
     proto::ErrorReason,
     status::Fault,
     watch::{Heard, Watcher},
@@ -170,7 +170,8 @@ fn answers(node: &Node) -> (Vec<Checked>, Vec<Preferences>) {
             checks.push(node.check(&question).unwrap());
         }
         for all_cells in [false, true] {
-            preferences.push(node.preferences(&subject, all_cells, None).unwrap());
+            preferences
+                .push(node.preferences(&subject, all_cells, None, Naming::Everybody).unwrap());
         }
     }
     (checks, preferences)

@@ -10,7 +10,7 @@ use std::{
 
 use consent_ledger::{
     domain::{Action, Effect, EventKind, Filter, LinkConfidence, Snapshot},
-    node::{AsOf, Linking, Node, ReadError, SnapshotError, SnapshotSubject, Snapshotting},
+    node::{AsOf, Linking, Naming, Node, ReadError, SnapshotError, SnapshotSubject, Snapshotting},
     watch::Heard,
 };
 use rand_chacha::{
@@ -119,12 +119,13 @@ async fn a_snapshot_stays_at_its_revision_during_writes() {
     for number in 0..SUBJECTS {
         let who = subject(&name(number));
         let as_of = AsOf::Revision(request.revision);
-        let want = node.preferences_at(&who, false, None, as_of).unwrap();
+        let want = node.preferences_at(&who, false, None, as_of, Naming::Everybody).unwrap();
         match by_subject.remove(&who) {
             None => assert!(want.cells.is_empty() && want.stops.is_empty(), "{who:?}"),
             Some(state) => {
                 assert_eq!((state.cells, state.stops), (want.cells, want.stops), "{who:?}");
-                let linked: Vec<_> = want.links.into_iter().map(|(linked, _)| linked).collect();
+                let linked = want.links.iter().filter_map(|linked| linked.name.known().cloned());
+                let linked: Vec<_> = linked.collect();
                 assert_eq!(state.linked, linked);
             }
         }

@@ -3,7 +3,7 @@
 use consent_ledger::{
     domain::{Millis, Reason},
     history::LineKind,
-    node::{Node, UseBatch},
+    node::{Naming, Node, UseBatch},
 };
 
 use crate::support::node::{key, open, put_catalog, subject};
@@ -24,7 +24,8 @@ fn uses(subjects: usize, data_categories: Vec<String>) -> UseBatch {
 }
 
 fn uses_of(node: &Node, number: usize) -> usize {
-    let history = node.history(&subject(&format!("user:{number}")), 0, 10).unwrap();
+    let history =
+        node.history(&subject(&format!("user:{number}")), 0, 10, Naming::SamePerson).unwrap();
     history.iter().filter(|item| item.line.kind == LineKind::Use).count()
 }
 

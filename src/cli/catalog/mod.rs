@@ -34,6 +34,30 @@ pub(super) async fn run(command: CatalogCommand, context: &mut Context) -> Resul
 
 type Client = CatalogServiceClient<Channel>;
 
+/// A key of the catalogue.
+#[derive(Debug, Clone)]
+pub(super) struct CatalogKey {
+    pub(super) key: String,
+    pub(super) retired: bool,
+}
+
+/// The keys of all purposes and channels.
+pub(super) struct CatalogKeys {
+    pub(super) purposes: Vec<CatalogKey>,
+    pub(super) channels: Vec<CatalogKey>,
+}
+
+/// All keys of the catalogue, also retired ones.
+pub(super) async fn keys(client: &mut Client) -> Result<CatalogKeys, CliError> {
+    let key = |key, retired| CatalogKey { key, retired };
+    let purposes = purposes(client, true).await?.into_iter();
+    let channels = channels(client, true).await?.into_iter();
+    Ok(CatalogKeys {
+        purposes: purposes.map(|purpose| key(purpose.key, purpose.retired)).collect(),
+        channels: channels.map(|channel| key(channel.key, channel.retired)).collect(),
+    })
+}
+
 async fn purposes(
     client: &mut Client,
     show_retired: bool,

@@ -7,7 +7,7 @@ use crate::{
         Action, Actor, Change, ContactChange, Evidence, Key, LANGUAGE_BYTES_MAX, Region, Said,
         ScopeKeys, Subject, TIME_ZONES_MAX,
     },
-    node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Use},
+    node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Naming, Use},
     obligations::is_time_zone,
     proto,
 };
@@ -297,6 +297,12 @@ pub fn preferences(
     request: &proto::GetPreferencesRequest,
 ) -> Result<(Subject, Option<Region>), Invalid> {
     Ok((subject(&request.subject, "subject")?, region(&request.region, "region")?))
+}
+
+/// Which linked data subjects an answer names.
+#[must_use]
+pub fn naming(name_linked_persons: bool) -> Naming {
+    if name_linked_persons { Naming::Everybody } else { Naming::SamePerson }
 }
 
 /// The data subject whose history a request asks for, and the maximum number of acts.

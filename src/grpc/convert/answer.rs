@@ -10,7 +10,9 @@ use crate::{
         self, cell_preference, change_result, confidence_number, effect, history_kind,
         standing_stop, status,
     },
-    node::{Checked, Confirmed, HistoryItem, LinkSeen, Preferences, Recorded},
+    node::{
+        Checked, Confirmed, HistoryItem, LinkSeen, LinkedName, Name, Preferences, Recorded, Whose,
+    },
     proto,
     status::Fault,
 };
@@ -98,14 +100,57 @@ pub fn preferences_response(
     subject: &Subject,
     preferences: &Preferences,
 ) -> proto::GetPreferencesResponse {
+    let under = |whose| recorded_under(subject, &preferences.links, whose);
     proto::GetPreferencesResponse {
         subject: subject.as_str().to_owned(),
-        cells: preferences.cells.iter().map(cell_preference).collect(),
-        stops: preferences.stops.iter().map(standing_stop).collect(),
+        cells: preferences
+            .cells
+            .iter()
+            .map(|cell| proto::CellPreference {
+                recorded_under: cell.whose.map(under),
+                ..cell_preference(cell)
+            })
+            .collect(),
+        stops: preferences
+            .stops
+            .iter()
+            .map(|stop| proto::StandingStop {
+                recorded_under: stop.whose.map(under),
+                ..standing_stop(stop)
+            })
+            .collect(),
         revision: preferences.revision,
         preferences: preferences.contact.as_ref().map(contact_message),
-        links: preferences.links.iter().map(linked_subject).collect(),
+        links: preferences.links.iter().filter_map(linked_subject).collect(),
     }
+}
+
+/// The name under which an act is on record, seen from the data subject asked about.
+fn recorded_under(asked: &Subject, links: &[LinkedName], whose: Whose) -> proto::RecordedUnder {
+    use proto::NameRelation;
+    let linked = match whose {
+        Whose::Asked => None,
+        Whose::Linked(subject_ref) => links.iter().find(|linked| linked.subject_ref == subject_ref),
+    };
+    let (relation, name) = match (whose, linked) {
+        (Whose::Asked, _) => (NameRelation::Asked, Some(asked)),
+        (Whose::Linked(_), Some(linked)) => {
+            (name_relation(linked.confidence == LinkConfidence::Verified), linked.name.known())
+        }
+        (Whose::Linked(_), None) => (NameRelation::LinkedPerson, None),
+    };
+    proto::RecordedUnder { relation: relation.into(), subject: name_or_empty(name) }
+}
+
+fn name_relation(same_person: bool) -> proto::NameRelation {
+    match same_person {
+        true => proto::NameRelation::SamePerson,
+        false => proto::NameRelation::LinkedPerson,
+    }
+}
+
+fn name_or_empty(name: Option<&Subject>) -> String {
+    name.map_or_else(String::new, |subject| subject.as_str().to_owned())
 }
 
 fn contact_message(contact: &Contact) -> proto::ContactPreferences {
@@ -118,11 +163,12 @@ fn contact_message(contact: &Contact) -> proto::ContactPreferences {
     })
 }
 
-fn linked_subject((subject, confidence): &(Subject, LinkConfidence)) -> proto::LinkedSubject {
-    proto::LinkedSubject {
-        subject: subject.as_str().to_owned(),
-        confidence: proto::LinkConfidence::from(*confidence).into(),
-    }
+/// A linked data subject; none if it is erased.
+fn linked_subject(linked: &LinkedName) -> Option<proto::LinkedSubject> {
+    (linked.name != Name::Erased).then(|| proto::LinkedSubject {
+        subject: name_or_empty(linked.name.known()),
+        confidence: proto::LinkConfidence::from(linked.confidence).into(),
+    })
 }
 
 /// One entry of a history.
@@ -147,11 +193,11 @@ pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
     }
 }
 
-/// A link; its other side is empty if that one is erased.
+/// A link; its other side has no name if that one is erased or may be another person.
 fn link_record(link: LinkSeen) -> proto::LinkRecord {
-    let other = link.other.known();
     proto::LinkRecord {
-        other_subject: other.map_or_else(String::new, |other| other.as_str().to_owned()),
+        other_subject: name_or_empty(link.other.known()),
+        other_relation: name_relation(link.same_person).into(),
         confidence: confidence_number(link.confidence),
         asserted_by: link.asserted_by,
     }

@@ -21,7 +21,7 @@ mod watch;
 
 use crate::status::{Invalid, PAGE_SIZE_MAX, Problem};
 
-pub use act::{act, as_of, check, confirm, history, preferences, used};
+pub use act::{act, as_of, check, confirm, history, naming, preferences, used};
 pub use answer::{
     batch_result, check_response, confirmed, delivery, event, history_item, obligation_kinds,
     preferences_response, progress, recorded,

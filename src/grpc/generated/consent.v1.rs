@@ -1967,7 +1967,8 @@ pub mod watch_service_server {
         /// Who has heard an event, with the entry that proves it, and who has not, for how long. Where a
         /// filter names namespaces, links count as of the moment of asking, and not as of the event: the
         /// ledger keeps no list of who was linked at each time.
-        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), INDEX_OUT_OF_RANGE (OUT_OF_RANGE).
+        /// Errors: NOT_AN_EVENT (FAILED_PRECONDITION) for an entry that nobody has to hear; INDEX_OUT_OF_RANGE
+        /// (OUT_OF_RANGE) for an index beyond the head.
         async fn get_propagation(
             &self,
             request: tonic::Request<::consent_ledger_proto::GetPropagationRequest>,

@@ -12,8 +12,8 @@ use crate::{
     },
     event::{EventDetail, shard_of},
     node::{
-        Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationState,
-        PurposeDraft, ReadError, ShardReport,
+        Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationError,
+        PropagationState, PurposeDraft, ReadError, ShardReport,
     },
     telemetry::Metrics,
     vault::Kek,
@@ -562,10 +562,17 @@ async fn propagation_lists_every_subscription_that_must_get_the_event() {
     // Before every subscription that must get it, and an entry without an event.
     assert_eq!(states(&node, before), are(&[("audit", "pending")]));
     assert_eq!(states(&node, grant), []);
-    assert_eq!(states(&node, 0), []);
+    let error = node.propagation(0).unwrap_err();
+    assert_eq!(error.to_string(), "entry 0 is the opening of the ledger: nobody has to hear it");
+    let receipt = entry_where(&node, |body| {
+        matches!(body, Body::Subscription(SubscriptionEntry::Delivered(_)))
+    });
+    let index = receipt.await;
+    let error = node.propagation(index).unwrap_err();
+    assert_eq!(error, PropagationError::NotAnEvent { index, noun: "a delivery receipt" });
     let head = node.revision();
     let error = node.propagation(head).unwrap_err();
-    assert!(matches!(error, ReadError::IndexOutOfRange { .. }), "{error}");
+    assert_eq!(error, ReadError::IndexOutOfRange { index: head, head }.into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

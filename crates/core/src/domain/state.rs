@@ -344,6 +344,18 @@ impl SubjectState {
         if stands(Latest::of(subjects())) { latest(subjects()) } else { latest(covering()) }
     }
 
+    /// Indices of the entries that the state rests on: stops, grants and their confirmations, and the
+    /// beginning of the erasure. In no order, and some more than once.
+    pub fn rests_on(&self) -> impl Iterator<Item = u64> {
+        let stops = self.stops.iter().map(|stop| stop.mark.index);
+        let grants = self.cells.iter().flat_map(|cell| {
+            let grants = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
+            let grants = grants.flat_map(|grant| [grant.mark.index, grant.decided_by()]);
+            grants.chain(cell.lifted.map(|mark| mark.index))
+        });
+        stops.chain(grants).chain(self.erased_by)
+    }
+
     /// Whether the stops that cover a cell win over a grant with this mark.
     #[must_use]
     pub fn stops_bar(&self, purpose: PurposeId, channel: ChannelId, grant: Mark) -> bool {

@@ -137,6 +137,22 @@ impl Body {
         }
     }
 
+    /// What the entry is, for people.
+    #[must_use]
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Self::Opened(_) => "the opening of the ledger",
+            Self::Act(_) => "an act of consent",
+            Self::PurposePut(_) => "a change of a purpose",
+            Self::ChannelPut(_) => "a change of a channel",
+            Self::Confirmed(_) => "a confirmation",
+            Self::Expired(_) => "the end of grants",
+            Self::Link(_) => "a link of data subjects",
+            Self::Use(_) => "a record of use",
+            Self::Subscription(entry) => entry.noun(),
+        }
+    }
+
     /// Reads the content of a message.
     ///
     /// # Errors

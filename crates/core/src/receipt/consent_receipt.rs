@@ -8,11 +8,11 @@
 use serde::Serialize;
 
 use super::{
-    Controller,
-    extension::{Change, Extension, Facts},
+    Controller, PurposeText,
+    extension::{Change, Extension, FORMAT_VERSION_1, Facts},
 };
 use crate::{
-    domain::{Action, Actor, ChangeRecord, LegalBasis, Outcome, StopKind},
+    domain::{Action, Actor, Authority, ChangeRecord, LegalBasis, Outcome, StopKind},
     tlog::key::VerifierKey,
 };
 
@@ -49,7 +49,7 @@ struct ConsentReceipt<'a> {
     record_id: String,
     pii_principal_id: &'a str,
     pii_processing: Processing<'a>,
-    party_identification: [Party<'a>; 1],
+    party_identification: Vec<Party<'a>>,
     events: Vec<Event<'a>>,
     consent_ledger: &'a Extension,
 }
@@ -124,6 +124,8 @@ struct ProcessingPurpose<'a> {
     lawful_basis: &'static str,
     pii_information: Vec<PiiInformation<'a>>,
     pii_controllers: [&'static str; 1],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    channels: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -135,9 +137,9 @@ struct PiiInformation<'a> {
 
 #[derive(Serialize)]
 struct Party<'a> {
-    party_id: &'static str,
+    party_id: &'a str,
     party_name: &'a str,
-    party_role: &'static str,
+    party_role: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     party_contact: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,20 +197,48 @@ pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, key: &VerifierKe
         record_id: format!("{}/{}", key.name(), extension.index),
         pii_principal_id: &extension.subject,
         pii_processing: processing(extension, facts),
-        party_identification: [Party {
-            party_id: CONTROLLER,
-            party_name: name,
-            party_role: "PII controller",
-            party_contact: controller.contact.as_deref(),
-            party_address: controller.address.as_deref(),
-            party_email: controller.email.as_deref(),
-            party_phone: controller.phone.as_deref(),
-            party_url: controller.url.as_deref(),
-        }],
+        party_identification: parties(extension, facts, name),
         events: events(extension, facts),
         consent_ledger: extension,
     };
     serde_json::to_string(&receipt).expect("texts and numbers always have a JSON form")
+}
+
+/// The controller, and whoever acted for the data subject.
+fn parties<'a>(extension: &'a Extension, facts: &'a Facts<'_>, name: &'a str) -> Vec<Party<'a>> {
+    let controller = &extension.controller;
+    let controller = Party {
+        party_id: CONTROLLER,
+        party_name: name,
+        party_role: "PII controller",
+        party_contact: controller.contact.as_deref(),
+        party_address: controller.address.as_deref(),
+        party_email: controller.email.as_deref(),
+        party_phone: controller.phone.as_deref(),
+        party_url: controller.url.as_deref(),
+    };
+    let representative = representative(extension, facts).map(|authority| Party {
+        party_id: &authority.representative,
+        party_name: &authority.representative,
+        party_role: &authority.relationship,
+        party_contact: None,
+        party_address: None,
+        party_email: None,
+        party_phone: None,
+        party_url: None,
+    });
+    std::iter::once(controller).chain(representative).collect()
+}
+
+/// By whom and by what right the data subject was represented, if the evidence names them. Version 1 did
+/// not have it beside the evidence.
+pub(super) fn representative<'a>(
+    extension: &Extension,
+    facts: &'a Facts<'_>,
+) -> Option<&'a Authority> {
+    let authority = facts.evidence.authority.as_ref();
+    let named = authority.filter(|authority| !authority.representative.is_empty());
+    named.filter(|_| extension.format_version > FORMAT_VERSION_1)
 }
 
 /// Fields that one of the standards requires and that the ledger was not given.
@@ -306,32 +336,70 @@ fn consent_type(facts: &Facts<'_>) -> Option<&'static str> {
 }
 
 fn processing<'a>(extension: &'a Extension, facts: &'a Facts<'_>) -> Processing<'a> {
-    let purpose = |text: &'a super::PurposeText| ProcessingPurpose {
-        purpose: if text.title.is_empty() { &text.key } else { &text.title },
-        purpose_type: &text.key,
-        purpose_description: &text.description,
-        lawful_basis: lawful_basis(text.legal_basis),
-        pii_information: text
-            .data_categories
-            .iter()
-            .map(|category| PiiInformation {
-                pii_type: category,
-                sensitive_pii_category: extension
-                    .controller
-                    .sensitive_among(std::slice::from_ref(category))
-                    .map(|sensitive| !sensitive.is_empty()),
-            })
-            .collect(),
-        pii_controllers: [CONTROLLER],
-    };
+    let covered = extension.purposes.iter().flat_map(|text| {
+        let coverages = coverages(extension, text);
+        coverages.into_iter().map(|coverage| processing_purpose(extension, text, coverage))
+    });
     Processing {
         privacy_notice: privacy_notice(facts),
         language: &facts.evidence.language,
-        purposes: extension.purposes.iter().map(purpose).collect(),
+        purposes: covered.collect(),
         collection_method: collection_method(facts),
         jurisdiction: &extension.controller.jurisdictions,
         recipient_third_parties: extension.controller.third_parties.as_deref(),
     }
+}
+
+fn processing_purpose<'a>(
+    extension: &'a Extension,
+    text: &'a PurposeText,
+    coverage: Coverage<'a>,
+) -> ProcessingPurpose<'a> {
+    let information = |category: &'a String| PiiInformation {
+        pii_type: category,
+        sensitive_pii_category: extension
+            .controller
+            .sensitive_among(std::slice::from_ref(category))
+            .map(|sensitive| !sensitive.is_empty()),
+    };
+    ProcessingPurpose {
+        purpose: if text.title.is_empty() { &text.key } else { &text.title },
+        purpose_type: &text.key,
+        purpose_description: &text.description,
+        lawful_basis: lawful_basis(text.legal_basis),
+        pii_information: coverage.categories.iter().map(information).collect(),
+        pii_controllers: [CONTROLLER],
+        channels: coverage.channels,
+    }
+}
+
+/// The data categories that an act is about in one version of a purpose, and over which channels.
+struct Coverage<'a> {
+    categories: &'a [String],
+    channels: Vec<&'a str>,
+}
+
+/// What the grants of a version cover, or its stops if the act has no grant of it. Grants that are
+/// narrowed to different categories stand apart. Version 1 listed all that the purpose declares.
+fn coverages<'a>(extension: &'a Extension, text: &'a PurposeText) -> Vec<Coverage<'a>> {
+    let declared = Coverage { categories: &text.data_categories, channels: Vec::new() };
+    if extension.format_version == FORMAT_VERSION_1 {
+        return vec![declared];
+    }
+    let is_about_it =
+        |change: &&Change| extension.purpose_of(change).is_some_and(|other| other == text);
+    let changes: Vec<&Change> = extension.changes.iter().filter(is_about_it).collect();
+    let is_grant = |change: &&Change| change.purpose_version.is_some();
+    let has_grant = changes.iter().any(is_grant);
+    let mut coverages: Vec<Coverage<'a>> = Vec::new();
+    for change in changes.into_iter().filter(|change| !has_grant || is_grant(change)) {
+        let categories = extension.categories_of(change);
+        match coverages.iter_mut().find(|coverage| coverage.categories == categories) {
+            Some(coverage) => coverage.channels.push(&change.channel),
+            None => coverages.push(Coverage { categories, channels: vec![&change.channel] }),
+        }
+    }
+    if coverages.is_empty() { vec![declared] } else { coverages }
 }
 
 /// The notice that was shown. Today's privacy policy may differ from it.
@@ -343,7 +411,7 @@ fn privacy_notice(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-fn events<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Event<'a>> {
+fn events<'a>(extension: &'a Extension, facts: &'a Facts<'_>) -> Vec<Event<'a>> {
     let event = |(change, record): (&'a Change, &ChangeRecord)| Event {
         event_time: &extension.effective_at,
         event_type: &change.action,
@@ -352,7 +420,8 @@ fn events<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Event<'a>> {
             let span_s = end.0.saturating_sub(facts.act.effective_at.0).div_euclid(1_000);
             format!("PT{}S", span_s.max(0))
         }),
-        entity_id: &extension.actor,
+        entity_id: representative(extension, facts)
+            .map_or(&extension.actor, |authority| &authority.representative),
         purpose: &change.purpose,
         channel: &change.channel,
     };

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     Controller,
-    consent_receipt::{collection_method, title},
+    consent_receipt::{collection_method, representative, title},
     extension::{Change, EVERY, Extension, Facts},
 };
 use crate::{
@@ -98,6 +98,8 @@ struct Record<'a> {
     indication_method: Option<String>,
     #[serde(rename = "dpv:hasProcess")]
     processes: Vec<Process<'a>>,
+    #[serde(rename = "ledger:representative", skip_serializing_if = "Option::is_none")]
+    representative: Option<Representative<'a>>,
     consent_ledger: &'a Extension,
 }
 
@@ -107,6 +109,15 @@ struct Named<'a> {
     kind: &'static str,
     #[serde(rename = "dct:identifier")]
     identifier: &'a str,
+}
+
+/// Whoever acted for the data subject, and what they are to it.
+#[derive(Serialize)]
+struct Representative<'a> {
+    #[serde(rename = "dct:identifier")]
+    identifier: &'a str,
+    #[serde(rename = "ledger:relationship", skip_serializing_if = "str::is_empty")]
+    relationship: &'a str,
 }
 
 #[derive(Serialize)]
@@ -233,6 +244,10 @@ pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, origin: &str) ->
             .zip(facts.act.changes)
             .map(|(change, record)| process(extension, facts, change, record))
             .collect(),
+        representative: representative(extension, facts).map(|authority| Representative {
+            identifier: &authority.representative,
+            relationship: &authority.relationship,
+        }),
         consent_ledger: extension,
     };
     serde_json::to_string(&record).expect("texts and numbers always have a JSON form")

@@ -19,9 +19,14 @@ use crate::{
     tlog::{BASE64, hex, proof::TlogProof, unhex},
 };
 
-/// Version of the whole payload. The output of a version never changes: an old receipt is verified by
-/// writing its payload again.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// Version of the whole payload of new receipts. The output of a version never changes: an old receipt
+/// is verified by writing its payload again, in its own version.
+///
+/// Version 2 lists, for each purpose, the data categories that the grants cover and no others, and names
+/// whoever acted for the data subject as a party.
+pub const FORMAT_VERSION: u32 = 2;
+/// The first version.
+pub(super) const FORMAT_VERSION_1: u32 = 1;
 /// Means every purpose, or every channel.
 pub(super) const EVERY: &str = "*";
 const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
@@ -29,6 +34,8 @@ const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
 /// The input of a receipt. Everything else in the receipt follows from it.
 #[derive(Clone)]
 pub struct Statement {
+    /// Version of the payload: [`FORMAT_VERSION`], or that of an older receipt.
+    pub format_version: u32,
     /// Identity of the ledger.
     pub ledger_id: [u8; 16],
     /// The exact bytes of the entry.
@@ -81,7 +88,7 @@ pub struct PurposeText {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Extension {
-    format_version: u32,
+    pub format_version: u32,
     ledger: String,
     ledger_id: String,
     pub index: u64,
@@ -246,7 +253,7 @@ impl Extension {
         let id = |index| receipt_id(&statement.ledger_id, index);
         let superseded: BTreeSet<u64> = statement.supersedes.iter().flatten().copied().collect();
         Self {
-            format_version: FORMAT_VERSION,
+            format_version: statement.format_version,
             ledger: origin.to_owned(),
             ledger_id: hex(&statement.ledger_id),
             index: facts.entry.index,
@@ -277,7 +284,7 @@ impl Extension {
 
     /// The statement that an extension was written from, if it was written from one.
     pub fn statement(self) -> Result<Statement, ReceiptError> {
-        if self.format_version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_1..=FORMAT_VERSION).contains(&self.format_version) {
             return Err(ReceiptError::Version(self.format_version));
         }
         let payload = ReceiptError::Payload;
@@ -290,6 +297,7 @@ impl Extension {
             <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new)
         });
         Ok(Statement {
+            format_version: self.format_version,
             ledger_id,
             entry: BASE64.decode(self.entry).map_err(|_| payload("its entry is not base64"))?,
             proof: TlogProof::parse(&self.proof)?,

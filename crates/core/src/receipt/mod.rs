@@ -39,7 +39,7 @@ pub use controller::{
     JURISDICTIONS_MAX, said_list,
 };
 use extension::{Extension, Facts};
-pub use extension::{PurposeText, Statement, receipt_id};
+pub use extension::{FORMAT_VERSION, PurposeText, Statement, receipt_id};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;

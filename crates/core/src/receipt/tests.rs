@@ -147,6 +147,7 @@ fn stated(mut body: Body, evidence: Option<&Evidence>, supersedes: Vec<Vec<u64>>
     let entry = Entry { index, prev_hash: [3; 32], recorded_at: AT.plus_ms(1_000), body };
     let entry = envelope::encode(&entry);
     Statement {
+        format_version: FORMAT_VERSION,
         ledger_id: LEDGER_ID,
         proof: proof(index, &entry, 11),
         entry,
@@ -614,7 +615,7 @@ fn a_signed_lie_is_named() {
         ("/services/0/purposes/0/channel".to_owned(), json!("sms"), "DISAGREES"),
         ("/events/1/event_state".to_owned(), json!("given"), "DISAGREES"),
         ("/consentReceiptID".to_owned(), json!("x"), "DISAGREES"),
-        (extension("format_version"), json!(2), "UNKNOWN_VERSION"),
+        (extension("format_version"), json!(3), "UNKNOWN_VERSION"),
         (extension("entry"), json!("AAAA"), "BAD_ENTRY"),
         (extension("proof"), json!("c2sp.org/tlog-proof@v2\n"), "BAD_PROOF"),
         (extension("ledger_id"), json!("ab"), "MALFORMED_PAYLOAD"),
@@ -675,27 +676,43 @@ fn identifiers_are_uuids_of_ledger_and_index() {
     assert_eq!(groups, [8, 4, 4, 4, 12]);
 }
 
-const FIXTURES: [(Format, &str, &str); 2] = [
+/// Version, format, file and content of receipts that were issued once.
+const FIXTURES: [(u32, Format, &str, &str); 4] = [
     (
+        1,
         Format::ConsentReceipt,
         "receipt_v1.jws",
         include_str!("../../../../tests/fixtures/receipt_v1.jws"),
     ),
     (
+        1,
         Format::Dpv,
         "receipt_v1_dpv.jws",
         include_str!("../../../../tests/fixtures/receipt_v1_dpv.jws"),
     ),
+    (
+        2,
+        Format::ConsentReceipt,
+        "receipt_v2.jws",
+        include_str!("../../../../tests/fixtures/receipt_v2.jws"),
+    ),
+    (
+        2,
+        Format::Dpv,
+        "receipt_v2_dpv.jws",
+        include_str!("../../../../tests/fixtures/receipt_v2_dpv.jws"),
+    ),
 ];
 
-/// Receipts live for years: a receipt of version 1 still verifies, and is reproduced byte for byte.
+/// Receipts live for years: one of every version still verifies, and is reproduced byte for byte.
 #[test]
-fn receipts_of_version_1_stay_good() {
-    for (format, name, golden) in FIXTURES {
+fn receipts_of_every_version_stay_good() {
+    for (version, format, name, golden) in FIXTURES {
         let golden = golden.trim();
         let receipt = verified(golden).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(receipt.format, format);
-        assert_eq!(receipt.evidence, evidence());
+        assert_eq!((receipt.statement.format_version, receipt.format), (version, format), "{name}");
+        let by_staff = receipt.evidence.authority.is_some();
+        assert_eq!(by_staff, version > 1, "{name}");
         let again = issued(&receipt.statement, format);
         assert_eq!(again.receipt, golden, "{name}");
     }
@@ -704,11 +721,67 @@ fn receipts_of_version_1_stay_good() {
 #[test]
 #[ignore = "writes the fixtures anew"]
 fn write_fixtures() {
-    let statement = mixed();
-    for (format, name, _) in FIXTURES {
-        let path = format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
-        std::fs::write(path, issued(&statement, format).receipt + "\n").unwrap();
+    // Those of older versions stay as they were issued.
+    for (_, format, name, _) in
+        FIXTURES.into_iter().filter(|(version, ..)| *version == FORMAT_VERSION)
+    {
+        let path = format!("{}/../../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, issued(&narrowed_by_staff(), format).receipt + "\n").unwrap();
     }
+}
+
+/// Staff records a grant that is narrowed for email, a whole one for SMS, and a stop for post.
+fn narrowed_by_staff() -> Statement {
+    let mut narrowed = change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied);
+    narrowed.data_categories = vec!["user.name".to_owned()];
+    let whole = change(Action::Grant, "marketing.newsletter", "sms", Outcome::Applied);
+    let stop = change(Action::Withdraw, "marketing.newsletter", "post", Outcome::Applied);
+    let authority = Authority {
+        relationship: "call-centre".to_owned(),
+        representative: "staff:114".to_owned(),
+        proof: String::new(),
+        ends_at: None,
+    };
+    let evidence = Evidence { authority: Some(authority), ..evidence() };
+    let act = Body::Act(act(Actor::Agent, vec![narrowed, whole, stop]));
+    stated(act, Some(&evidence), vec![vec![]; 3])
+}
+
+#[test]
+fn only_covered_categories_are_listed_as_processed_and_staff_is_a_party() {
+    let payload = json_of(&narrowed_by_staff(), Format::ConsentReceipt);
+    let processed: Vec<(Value, Vec<&Value>)> = payload["pii_processing"]["purposes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|purpose| {
+            let information = purpose["pii_information"].as_array().unwrap();
+            (purpose["channels"].clone(), information.iter().map(|one| &one["pii_type"]).collect())
+        })
+        .collect();
+    let (email, name) = (json!("user.contact.email"), json!("user.name"));
+    assert_eq!(processed, [(json!(["email"]), vec![&name]), (json!(["sms"]), vec![&email, &name])]);
+    let party = &payload["party_identification"][1];
+    assert_eq!(
+        (&party["party_id"], &party["party_role"]),
+        (&json!("staff:114"), &json!("call-centre"))
+    );
+    let events = payload["events"].as_array().unwrap();
+    assert!(events.iter().all(|event| event["entity_id"] == "staff:114"), "{events:?}");
+    let payload = json_of(&narrowed_by_staff(), Format::Dpv);
+    assert_eq!(payload["ledger:representative"]["dct:identifier"], "staff:114");
+    let data =
+        |at: usize| payload["dpv:hasProcess"][at]["dpv:hasPersonalData"].as_array().unwrap().len();
+    assert_eq!((data(0), data(1)), (1, 2));
+
+    // An act that only stops is about all that the purpose declares.
+    let stop = change(Action::Withdraw, "marketing.newsletter", "email", Outcome::Applied);
+    let stop = stated(Body::Act(act(Actor::Subject, vec![stop])), None, vec![vec![]]);
+    let payload = json_of(&stop, Format::ConsentReceipt);
+    let purposes = payload["pii_processing"]["purposes"].as_array().unwrap();
+    assert_eq!(purposes.len(), 1);
+    assert_eq!(purposes[0]["pii_information"].as_array().unwrap().len(), 2);
+    assert_eq!(payload["events"][0]["entity_id"], "SUBJECT");
 }
 
 proptest! {

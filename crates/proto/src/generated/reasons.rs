@@ -42,6 +42,7 @@ impl ErrorReason {
             Self::AckNotDelivered => StatusCode::InvalidArgument,
             Self::WebhookRefused => StatusCode::FailedPrecondition,
             Self::NotImplemented => StatusCode::Unimplemented,
+            Self::NotAnEvent => StatusCode::FailedPrecondition,
         }
     }
 
@@ -85,6 +86,7 @@ impl ErrorReason {
             Self::AckNotDelivered => None,
             Self::WebhookRefused => None,
             Self::NotImplemented => None,
+            Self::NotAnEvent => None,
         }
     }
 }

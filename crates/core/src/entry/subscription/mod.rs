@@ -33,6 +33,18 @@ pub enum SubscriptionEntry {
 }
 
 impl SubscriptionEntry {
+    /// What the entry is, for people.
+    #[must_use]
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Self::Created(_) => "the beginning of a subscription",
+            Self::Deleted(_) => "the end of a subscription",
+            Self::Delivered(_) => "a delivery receipt",
+            Self::Failed(_) => "a delivery that was given up",
+            Self::Overdue(_) => "a deadline that passed",
+        }
+    }
+
     /// The entry's kind.
     #[must_use]
     pub fn kind(&self) -> &dyn Kind {

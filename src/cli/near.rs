@@ -1,0 +1,90 @@
+//! Advice on standard error for keys that the catalogue lacks.
+
+use serde_json::json;
+
+use super::{
+    Context,
+    catalog::{self, CatalogKey},
+    client,
+};
+use crate::{
+    near::{near, question},
+    proto::{Reason, catalog_service_client::CatalogServiceClient},
+};
+
+/// Keys of purposes and channels, as they were given.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Keys {
+    pub(super) purposes: Vec<String>,
+    pub(super) channels: Vec<String>,
+}
+
+impl Keys {
+    /// The keys of a question, as far as these reasons say that the catalogue lacks them.
+    pub(super) fn unknown(
+        reasons: impl IntoIterator<Item = Reason>,
+        purpose: &str,
+        channel: &str,
+    ) -> Self {
+        let mut unknown = Self::default();
+        for reason in reasons {
+            match reason {
+                Reason::UnknownPurpose => unknown.purposes.push(purpose.to_owned()),
+                Reason::UnknownChannel => unknown.channels.push(channel.to_owned()),
+                _ => {}
+            }
+        }
+        unknown
+    }
+}
+
+/// Says on standard error which of the keys the catalogue lacks, and which may have been meant. It is
+/// advice: if the catalogue can not be read, nothing is said.
+pub(super) async fn advise(keys: &Keys, context: &Context) {
+    if keys.purposes.is_empty() && keys.channels.is_empty() {
+        return;
+    }
+    let Ok(channel) = client::connect(&context.global).await else { return };
+    let mut client = CatalogServiceClient::new(channel);
+    let Ok(known) = catalog::keys(&mut client).await else { return };
+    let purposes = advice("purpose", &keys.purposes, &known.purposes);
+    let channels = advice("channel", &keys.channels, &known.channels);
+    for text in purposes.into_iter().chain(channels) {
+        match context.global.printing.json {
+            true => eprintln!("{}", json!({ "hint": text })),
+            false => eprintln!("hint: {text}"),
+        }
+    }
+}
+
+/// What is said of those keys that the catalogue lacks.
+fn advice(kind: &str, given: &[String], known: &[CatalogKey]) -> Vec<String> {
+    let is_known = |key: &str| known.iter().any(|other| other.key == key);
+    let live = || known.iter().filter(|other| !other.retired).map(|other| other.key.as_str());
+    let text = |key: &String| {
+        let question = question(&near(key, live()));
+        let question = question.map(|question| format!("; {question}")).unwrap_or_default();
+        format!("no {kind} `{key}` in the catalogue{question}")
+    };
+    given.iter().filter(|key| !is_known(key)).map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_told_with_the_near_ones_that_are_not_retired() {
+        let known = [("marketing.newsletter", false), ("marketing.newsletters", true)];
+        let known = known.map(|(key, retired)| CatalogKey { key: key.to_owned(), retired });
+        let given = ["marketing.newsleter", "marketing.newsletters", "billing"].map(str::to_owned);
+        assert_eq!(
+            advice("purpose", &given, &known),
+            [
+                "no purpose `marketing.newsleter` in the catalogue; did you mean \
+                 `marketing.newsletter`?",
+                "no purpose `billing` in the catalogue",
+            ]
+        );
+    }
+}
