@@ -34,8 +34,9 @@ impl ConsentService for Consent {
     ) -> Result<Response<proto::RecordConsentResponse>, Status> {
         let request = request.into_inner();
         let wait_for_checkpoint = request.wait_for_checkpoint;
-        let recorded = self.node.record(convert::act(request)?).await?;
-        let mut answer = convert::recorded(&recorded);
+        let (act, left_out) = convert::act(request)?;
+        let recorded = self.node.record(act).await.map_err(|error| left_out.locate(error))?;
+        let mut answer = convert::recorded(&recorded, &left_out);
         if wait_for_checkpoint {
             let released = self.node.released_at_least(recorded.revision()).await;
             let released = released.map_err(|_| Fault::NotProven { index: recorded.index })?;

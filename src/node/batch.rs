@@ -10,9 +10,10 @@ use tracing::error;
 
 use super::{
     Core,
-    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded},
+    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, Refused},
     catalog::{PurposeDraft, Put},
     error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
+    stops::UnclearStop,
 };
 use crate::{
     domain::{
@@ -134,12 +135,13 @@ impl<'a> Batch<'a> {
             return Ok(self.core.recorded(entry)?);
         }
         let validity_ms = act.confirmation_validity_ms;
-        let mut prepared = self.prepare(act, mark)?;
+        let (mut prepared, refused) =
+            self.prepare_stops_at_least(act, mark, UnclearStop::RefusesAct)?;
         let folded = self.judge(&mut prepared)?;
         let recorded_at = prepared.recorded_at;
         let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
         let recorded = self.commit(prepared, folded)?;
-        Ok(Recorded { confirmation, ..recorded })
+        Ok(Recorded { confirmation, refused, ..recorded })
     }
 
     /// Validates an act: finds its subject and its time, and resolves its changes against the
@@ -683,6 +685,7 @@ impl Core {
             changes: act.changes,
             replayed: true,
             confirmation,
+            refused: Refused::default(),
         })
     }
 }

@@ -143,6 +143,40 @@ pub enum RecordError {
     Write(#[from] WriteError),
 }
 
+impl RecordError {
+    /// The position of the change at fault.
+    #[must_use]
+    pub fn change(&self) -> Option<usize> {
+        self.clone().change_mut().copied()
+    }
+
+    /// The same error, with the position that the change has in a list of which the act has only the
+    /// changes at these positions.
+    #[must_use]
+    pub fn with_positions(mut self, positions: &[usize]) -> Self {
+        if let Some(change) = self.change_mut() {
+            *change = positions.get(*change).copied().unwrap_or(*change);
+        }
+        self
+    }
+
+    fn change_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::UnknownPurpose { change, .. }
+            | Self::UnknownChannel { change, .. }
+            | Self::PurposeRetired { change, .. }
+            | Self::ChannelRetired { change, .. }
+            | Self::UnknownPurposeVersion { change, .. }
+            | Self::ExpiresBeforeEffective { change }
+            | Self::GrantNotOneCell { change }
+            | Self::CategoryNotDeclared { change, .. } => Some(change),
+            Self::Empty | Self::EffectiveAtInFuture(_) | Self::AuthorityEnded | Self::Write(_) => {
+                None
+            }
+        }
+    }
+}
+
 /// Why a double opt-in was not completed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfirmError {

@@ -27,6 +27,7 @@ mod receipt;
 mod scrub;
 mod signing;
 mod snapshot;
+mod stops;
 mod subscription;
 mod token;
 mod uses;
@@ -38,7 +39,7 @@ use std::{io, sync::Arc, time::Duration};
 
 pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
-    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded,
+    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, Refused,
 };
 pub use audience::{Audience, AudienceQuery};
 pub use catalog::{PurposeDraft, Put};

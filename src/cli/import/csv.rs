@@ -125,7 +125,7 @@ impl Iterator for CsvRows {
     fn next(&mut self) -> Option<Self::Item> {
         let record = self.records.next().transpose()?;
         let end = self.records.place();
-        Some(record.map(|record| Item { row: self.mapping.row(&record), end }))
+        Some(record.map(|record| Item { compiled: self.mapping.compile(&record), end }))
     }
 }
 

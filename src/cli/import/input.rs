@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     cli::error::CliError,
-    proto::{ImportReject, ImportRow},
+    proto::{ImportReject, ImportRow, ImportWarning},
 };
 
 /// Maximum number of rows that are read ahead.
@@ -44,11 +44,35 @@ impl Place {
     }
 }
 
-/// One row.
+/// What a row of the input comes to.
+#[derive(Debug, Default)]
+pub(super) struct Compiled {
+    /// What is sent: one row; two if its stops and its grants took effect at different moments; none if it
+    /// is rejected.
+    pub rows: Vec<ImportRow>,
+    /// Why the row, or a field of it, is rejected.
+    pub rejects: Vec<ImportReject>,
+    /// What is wrong beside the stops of the row.
+    pub warnings: Vec<ImportWarning>,
+}
+
+impl From<ImportRow> for Compiled {
+    fn from(row: ImportRow) -> Self {
+        Self { rows: vec![row], ..Self::default() }
+    }
+}
+
+impl From<ImportReject> for Compiled {
+    fn from(reject: ImportReject) -> Self {
+        Self { rejects: vec![reject], ..Self::default() }
+    }
+}
+
+/// One row of the input.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// The row, or why it is rejected.
-    pub row: Result<ImportRow, ImportReject>,
+    /// What it comes to.
+    pub compiled: Compiled,
     /// The place after it.
     pub end: Place,
 }

@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 
 use self::{
     csv::{CsvRows, Records},
-    input::{Item, Place, Rows},
+    input::{Compiled, Item, Place, Rows},
     mapping::Mapping,
     ndjson::Lines,
     rejects::Rejects,
@@ -31,14 +31,14 @@ use self::{
 use super::{
     Context, Exit, client,
     error::CliError,
-    output::{Table, Tone},
+    output::{Output, Table, Tone},
     progress,
     words::{self, word},
 };
 use crate::{
     json,
     proto::{
-        GetCheckpointRequest, ImportReject, ImportRow, ImportStart, Outcome, OutcomeCount,
+        GetCheckpointRequest, ImportRow, ImportStart, ImportWarning, Outcome, OutcomeCount,
         audit_service_client::AuditServiceClient,
     },
 };
@@ -54,6 +54,10 @@ mod times;
 
 /// Maximum number of rows in a stream.
 const STREAM_ROWS_MAX: usize = 10_000;
+/// Maximum number of warnings that are kept for the output.
+const WARNINGS_MAX: usize = 1_000;
+/// Maximum number of warnings that are printed for people.
+const WARNINGS_PRINTED_MAX: usize = 20;
 /// Approximate maximum size of a stream, which is held in memory until the response.
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -63,14 +67,16 @@ a mapping. A line of NDJSON is an ImportRow in ProtoJSON without `line`. The def
 ACTOR_IMPORT. `rowKey` is the key of the row in its source. An act in the format of `replay` is a row,
 too; its default `rowKey` is its `idempotencyKey`.
 
-A blank field changes nothing. An invalid row is rejected; the other rows are imported. A row without
-changes, or one that was imported before, is not recorded again, so a file can be imported repeatedly.
+A blank field changes nothing. An invalid row is rejected; the other rows are imported. If only something
+beside a stop is wrong, the stop is imported, and the rest is a warning or a rejected field; the grants of
+such a row are not imported. In a row, a stop wins over a grant of the same cell. A row without changes, or
+one that was imported before, is not recorded again, so a file can be imported repeatedly.
 
 Progress is kept in FILE.import-state.json until the import is complete. If it stops, run the same
 command again to resume.
 
-Exit codes: 0 if every row is on record, 1 if a row was rejected or the import stopped, 2 for wrong
-usage.
+Exit codes: 0 if every row is on record, 1 if a row, a field or a grant was rejected or the import stopped,
+2 for wrong usage.
 
 Examples:
   consent-ledger import examples/import.csv --source crm-2026 \\
@@ -230,6 +236,13 @@ struct Imported {
     replayed: u64,
     /// Rejected rows.
     rejected: u64,
+    /// Rejected fields of rows whose stops were imported.
+    rejected_fields: u64,
+    /// Warnings: what is wrong beside the stops of rows that were imported.
+    warned: u64,
+    /// The first warnings of this run.
+    #[serde(serialize_with = "json::serialize_list")]
+    warnings: Vec<ImportWarning>,
     /// Changes of the recorded rows, by outcome.
     #[serde(serialize_with = "json::serialize_list")]
     outcomes: Vec<OutcomeCount>,
@@ -284,6 +297,7 @@ async fn run_until(
         sender: Sender::new(channel, start, args.retries),
         bar: bar(&args.file, context.out.json),
         rejects: Rejects::begin(rejects, rejects_bytes)?,
+        warnings: Vec::new(),
         resume,
         place,
         started: Instant::now(),
@@ -297,9 +311,11 @@ async fn run_until(
     let ended = Box::pin(import.run(input::read_ahead(rows), interrupt)).await;
     import.bar.finish_and_clear();
     import.end(ended)?;
+    let refused_grants = import.counts.refused_grants();
     let imported = import.finish(args.dry_run, resumed_at_line);
-    print(&imported, context)?;
-    Ok(if imported.rejected == 0 { Exit::Success } else { Exit::Failed })
+    print(&imported, &args.file, context)?;
+    let is_complete = imported.rejected + imported.rejected_fields + refused_grants == 0;
+    Ok(if is_complete { Exit::Success } else { Exit::Failed })
 }
 
 /// The rows of a file or of standard input, starting at a place.
@@ -334,8 +350,10 @@ fn bar(file: &Path, json: bool) -> ProgressBar {
 /// Rows of one stream, and the rows between them that were rejected before sending.
 #[derive(Default)]
 struct Chunk {
-    rows: Vec<ImportRow>,
-    rejects: Vec<ImportReject>,
+    compiled: Vec<Compiled>,
+    /// Number of rows to send.
+    rows: usize,
+    /// Size of these rows.
     bytes: usize,
     end: Option<Place>,
 }
@@ -347,19 +365,16 @@ impl Chunk {
             let Some(item) = input.recv().await else { break };
             let item = item?;
             chunk.end = Some(item.end);
-            match item.row {
-                Ok(row) => {
-                    chunk.bytes += row.encoded_len();
-                    chunk.rows.push(row);
-                }
-                Err(reject) => chunk.rejects.push(reject),
-            }
+            chunk.rows += item.compiled.rows.len();
+            chunk.bytes += item.compiled.rows.iter().map(ImportRow::encoded_len).sum::<usize>();
+            chunk.compiled.push(item.compiled);
         }
         Ok(chunk)
     }
 
     fn is_full(&self) -> bool {
-        self.rows.len() + self.rejects.len() >= STREAM_ROWS_MAX || self.bytes >= STREAM_BYTES_MAX
+        let is_long = self.rows.max(self.compiled.len()) >= STREAM_ROWS_MAX;
+        is_long || self.bytes >= STREAM_BYTES_MAX
     }
 }
 
@@ -368,6 +383,8 @@ struct Import {
     sender: Sender,
     bar: ProgressBar,
     rejects: Rejects,
+    /// The first warnings of this run.
+    warnings: Vec<ImportWarning>,
     resume: Option<Resume>,
     counts: Counts,
     /// End of the rows that the server has answered.
@@ -419,21 +436,34 @@ impl Import {
     }
 
     async fn import(&mut self, chunk: Chunk, end: Place) -> Result<(), CliError> {
-        let mut rejects = chunk.rejects;
+        let (mut rows, mut rejects, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         let mut counts = self.counts.clone();
-        counts.reject(rejects.len());
-        if !chunk.rows.is_empty() {
-            let answer = self.sender.send(chunk.rows).await?;
+        for compiled in chunk.compiled {
+            counts.compile(&compiled);
+            rows.extend(compiled.rows);
+            rejects.extend(compiled.rejects);
+            warnings.extend(compiled.warnings);
+        }
+        if !rows.is_empty() {
+            let answer = self.sender.send(rows).await?;
             counts.add(&answer);
             rejects.extend(answer.rejects);
+            warnings.extend(answer.warnings);
         }
         rejects.sort_by_key(|reject| reject.line);
         self.rejects.add(&rejects)?;
+        warnings.sort_by_key(|warning| warning.line);
+        self.keep_warnings(warnings);
         (self.counts, self.place) = (counts, end);
         self.write_state()?;
         self.bar.set_position(end.offset);
         self.bar.set_message(format!("importing, {:.0} rows/s", self.rows_per_second()));
         Ok(())
+    }
+
+    fn keep_warnings(&mut self, warnings: Vec<ImportWarning>) {
+        let room = WARNINGS_MAX.saturating_sub(self.warnings.len());
+        self.warnings.extend(warnings.into_iter().take(room));
     }
 
     fn write_state(&self) -> Result<(), CliError> {
@@ -496,6 +526,9 @@ impl Import {
             unchanged: self.counts.unchanged,
             replayed: self.counts.replayed,
             rejected: self.counts.rejected,
+            rejected_fields: self.counts.rejected_fields,
+            warned: self.counts.warnings,
+            warnings: self.warnings,
             outcomes: words::outcome_counts(self.counts.outcomes),
             rejects: self.rejects.existing_path().map(|path| path.display().to_string()),
             resumed_at_line,
@@ -505,7 +538,7 @@ impl Import {
     }
 }
 
-fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
+fn print(imported: &Imported, file: &Path, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
         return out.object(imported);
@@ -531,6 +564,7 @@ fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
         table.row(tone, [result.to_owned(), count.to_string()]);
     }
     out.table(&table)?;
+    print_warnings(imported, file, out)?;
     let mut table = Table::new(&["OUTCOME", "CHANGES"]);
     for counted in &imported.outcomes {
         let outcome = word::<Outcome>(counted.outcome);
@@ -541,6 +575,26 @@ fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
         Some(path) => out.line(format!("the rejected rows are in {path}")),
         None => Ok(()),
     }
+}
+
+/// Prints the first warnings, with file, line and column.
+fn print_warnings(imported: &Imported, file: &Path, out: &mut Output) -> Result<(), CliError> {
+    if imported.rejected_fields > 0 {
+        out.line(format!(
+            "{} fields were rejected, and the stops beside them imported",
+            imported.rejected_fields
+        ))?;
+    }
+    if imported.warned > 0 {
+        out.line(format!("{} warnings", imported.warned))?;
+    }
+    for ImportWarning { line, field, message, .. } in
+        imported.warnings.iter().take(WARNINGS_PRINTED_MAX)
+    {
+        let column = if field.is_empty() { String::new() } else { format!(" {field}:") };
+        out.line(format!("{}:{line}:{column} {message}", file.display()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

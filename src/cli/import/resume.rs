@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::input::Place;
+use super::input::{Compiled, Place};
 use crate::{
     cli::{error::CliError, words},
     proto::{GetCheckpointResponse, ImportConsentsResponse, Outcome},
@@ -79,6 +79,10 @@ pub(super) struct Counts {
     pub replayed: u64,
     /// Rows rejected by this command or the server.
     pub rejected: u64,
+    /// Fields rejected by this command of rows whose stops were imported.
+    pub rejected_fields: u64,
+    /// Warnings.
+    pub warnings: u64,
     /// Changes by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// Highest revision of a row.
@@ -93,6 +97,7 @@ impl Counts {
         self.unchanged += response.unchanged;
         self.replayed += response.replayed;
         self.rejected += response.rejected;
+        self.warnings += u64::try_from(response.warnings.len()).unwrap_or(u64::MAX);
         self.revision = self.revision.max(response.revision);
         for outcome in &response.outcomes {
             let word = words::word::<Outcome>(outcome.outcome);
@@ -100,11 +105,23 @@ impl Counts {
         }
     }
 
-    /// Adds rows that were rejected before sending.
-    pub(super) fn reject(&mut self, rows: usize) {
-        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-        self.rows += rows;
-        self.rejected += rows;
+    /// Adds what a row came to before sending.
+    pub(super) fn compile(&mut self, compiled: &Compiled) {
+        let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        self.warnings += count(compiled.warnings.len());
+        match compiled.rows.is_empty() {
+            true => {
+                self.rows += 1;
+                self.rejected += 1;
+            }
+            false => self.rejected_fields += count(compiled.rejects.len()),
+        }
+    }
+
+    /// Number of grants that the server refused beside the stops of their rows.
+    pub(super) fn refused_grants(&self) -> u64 {
+        let outcome = words::word::<Outcome>(Outcome::NotRecorded.into());
+        self.outcomes.get(&outcome).copied().unwrap_or(0)
     }
 }
 

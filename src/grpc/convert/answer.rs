@@ -13,23 +13,24 @@ use crate::{
     status::Fault,
 };
 
-use super::{act::said, obligations::due_message, timestamp};
+use super::{LeftOut, act::said, obligations::due_message, timestamp};
 
 /// The outcome of an act.
 #[must_use]
-pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
+pub fn recorded(recorded: &Recorded, left_out: &LeftOut) -> proto::RecordConsentResponse {
     proto::RecordConsentResponse {
         index: recorded.index,
         revision: recorded.revision(),
         recorded_at: Some(timestamp(recorded.recorded_at)),
         effective_at: Some(timestamp(recorded.effective_at)),
-        results: recorded.changes.iter().map(change_result).collect(),
+        results: left_out.results(&recorded.changes),
         replayed: recorded.replayed,
         confirmation: recorded.confirmation.as_ref().map(|confirmation| proto::Confirmation {
             token: confirmation.token.clone(),
             expires_at: Some(timestamp(confirmation.expires_at)),
         }),
         checkpoint: String::new(),
+        warnings: left_out.warnings(&recorded.refused.errors),
     }
 }
 

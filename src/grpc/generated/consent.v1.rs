@@ -1384,7 +1384,9 @@ pub mod consent_service_server {
     #[async_trait]
     pub trait ConsentService: std::marker::Send + std::marker::Sync + 'static {
         /// Records one act: any number of changes by one actor for one data subject. Answered when the
-        /// entry is on stable storage and the next check sees it.
+        /// entry is on stable storage and the next check sees it. A stop is recorded whenever its data
+        /// subject, actor and scope are clear: what is wrong beside it is a warning, and its text is kept in
+        /// `Evidence.unreadable`. The grants of such a request are NOT_RECORDED.
         /// Errors: INVALID_FIELD, LIMIT_EXCEEDED, EFFECTIVE_AT_IN_FUTURE, ENTRY_TOO_LARGE (all
         /// INVALID_ARGUMENT); UNKNOWN_PURPOSE, UNKNOWN_CHANNEL (NOT_FOUND); PURPOSE_RETIRED
         /// (FAILED_PRECONDITION); IDEMPOTENCY_KEY_REUSED (ALREADY_EXISTS); TOO_MANY_APPENDS

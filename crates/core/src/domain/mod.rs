@@ -28,7 +28,9 @@ pub use contact::{
 pub use decision::{Decision, Effect, Query, Reason, Status};
 pub use evidence::{
     ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, Authority,
-    EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
+    EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, Excess, NOTICE_HASH_BYTES_MAX,
+    UNREADABLE_MAX, UNREADABLE_PATH_BYTES_MAX, UNREADABLE_TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX,
+    keep_unreadable,
 };
 pub use filter::{EventKind, Filter};
 pub use identity::Identity;

@@ -166,6 +166,14 @@ pub struct Evidence {
     /// By what right somebody else acted for the data subject. Only for GUARDIAN and AGENT.
     #[prost(message, optional, tag = "10")]
     pub authority: ::core::option::Option<Authority>,
+    /// Values that could not be read, as text, by the path of their field or the name of their column: a
+    /// stop is recorded also where something beside it is wrong. Written by the ledger and by imports. At
+    /// most 16, paths of at most 64 bytes, texts cut to 256 bytes.
+    #[prost(btree_map = "string, string", tag = "12")]
+    pub unreadable: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 impl ::prost::Name for Evidence {
     const NAME: &'static str = "Evidence";
@@ -175,6 +183,29 @@ impl ::prost::Name for Evidence {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.Evidence".into()
+    }
+}
+/// Something in a request that was left out of what is recorded, or changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Warning {
+    /// The field, for example `evidence.attributes`; empty if it is the request as a whole.
+    #[prost(string, tag = "1")]
+    pub field: ::prost::alloc::string::String,
+    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// What is wrong and what was done, for people.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Warning {
+    const NAME: &'static str = "Warning";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Warning".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Warning".into()
     }
 }
 /// By what right a guardian, or staff, acted for a data subject.
@@ -386,6 +417,9 @@ pub enum Outcome {
     SupersededByLater = 4,
     /// A grant that waits for its double opt-in.
     PendingConfirmation = 5,
+    /// Only in answers, never in an entry. A grant that was refused, because something in the request is
+    /// wrong; the stops of the same request are recorded. The answer's warnings say what is wrong.
+    NotRecorded = 6,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -400,6 +434,7 @@ impl Outcome {
             Self::BlockedByStop => "OUTCOME_BLOCKED_BY_STOP",
             Self::SupersededByLater => "OUTCOME_SUPERSEDED_BY_LATER",
             Self::PendingConfirmation => "OUTCOME_PENDING_CONFIRMATION",
+            Self::NotRecorded => "OUTCOME_NOT_RECORDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -411,6 +446,7 @@ impl Outcome {
             "OUTCOME_BLOCKED_BY_STOP" => Some(Self::BlockedByStop),
             "OUTCOME_SUPERSEDED_BY_LATER" => Some(Self::SupersededByLater),
             "OUTCOME_PENDING_CONFIRMATION" => Some(Self::PendingConfirmation),
+            "OUTCOME_NOT_RECORDED" => Some(Self::NotRecorded),
             _ => None,
         }
     }
@@ -2061,8 +2097,8 @@ pub struct RecordConsentRequest {
     /// Who acts. Required.
     #[prost(enumeration = "Actor", tag = "2")]
     pub actor: i32,
-    /// What changes. At most 100; no two with the same scope. At least 1, unless `preferences` are
-    /// given.
+    /// What changes. At most 100; no two with the same scope, unless one of them is a stop: a stop
+    /// wins over a grant, and of two stops one is recorded. At least 1, unless `preferences` are given.
     #[prost(message, repeated, tag = "3")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. At most five minutes in the future, and then taken as
@@ -2130,6 +2166,10 @@ pub struct RecordConsentResponse {
     /// `AuditService.GetCheckpoint`. Else empty.
     #[prost(string, tag = "8")]
     pub checkpoint: ::prost::alloc::string::String,
+    /// What is wrong with the request although its stops are recorded. If there is any, the grants of the
+    /// request are NOT_RECORDED. A request without a stop is refused instead.
+    #[prost(message, repeated, tag = "10")]
+    pub warnings: ::prost::alloc::vec::Vec<Warning>,
 }
 impl ::prost::Name for RecordConsentResponse {
     const NAME: &'static str = "RecordConsentResponse";
@@ -2309,7 +2349,8 @@ pub struct ImportRow {
     /// need an `evidence` with a `method`, and an `effective_at`; the row is then an act of theirs.
     #[prost(enumeration = "Actor", tag = "3")]
     pub actor: i32,
-    /// What changes. A row without changes and without preferences erases nothing and is left out. A
+    /// What changes, as in RecordConsent. Fields of grants beside a stop are a warning. A row without
+    /// changes and without preferences erases nothing and is left out. A
     /// grant that needs a double opt-in stays PENDING_CONFIRMATION: an import gives no tokens. Ask
     /// for consent with RecordConsent.
     #[prost(message, repeated, tag = "4")]
@@ -2366,6 +2407,13 @@ pub struct ImportConsentsResponse {
     /// First revision that includes every row.
     #[prost(uint64, tag = "8")]
     pub revision: u64,
+    /// What is wrong with rows whose stops are recorded all the same, as in RecordConsent: the first
+    /// 10,000 warnings. `outcomes` counts the grants that are NOT_RECORDED.
+    #[prost(message, repeated, tag = "9")]
+    pub warnings: ::prost::alloc::vec::Vec<ImportWarning>,
+    /// Rows with a warning.
+    #[prost(uint64, tag = "10")]
+    pub warned: u64,
 }
 impl ::prost::Name for ImportConsentsResponse {
     const NAME: &'static str = "ImportConsentsResponse";
@@ -2421,6 +2469,32 @@ impl ::prost::Name for ImportReject {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.ImportReject".into()
+    }
+}
+/// What is wrong with a row that was imported.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportWarning {
+    /// `ImportRow.line`.
+    #[prost(uint64, tag = "1")]
+    pub line: u64,
+    /// The field or column.
+    #[prost(string, tag = "2")]
+    pub field: ::prost::alloc::string::String,
+    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// What is wrong and what was done, for people.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ImportWarning {
+    const NAME: &'static str = "ImportWarning";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ImportWarning".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ImportWarning".into()
     }
 }
 /// Request of RecordUse.

@@ -2,7 +2,7 @@
 //!
 //! `examples/import-mapping.toml` shows every field. Columns are found by the heading once, before any
 //! row is sent. A blank field changes nothing. A value that the mapping does not list is rejected,
-//! never guessed.
+//! never guessed. What is wrong in a row never takes a stop of the row with it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -47,6 +47,8 @@ struct RawCell {
     withdraw: Vec<String>,
     #[serde(default)]
     object: Vec<String>,
+    #[serde(default)]
+    nothing: Vec<String>,
     #[serde(default)]
     purpose_version: u32,
     #[serde(default)]

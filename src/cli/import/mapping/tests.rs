@@ -3,7 +3,10 @@
 use std::io::Cursor;
 
 use super::{
-    super::{csv::Records, input::Place},
+    super::{
+        csv::Records,
+        input::{Compiled, Place},
+    },
     *,
 };
 use crate::proto::{self, Action, Actor, ImportReject, ImportRow};
@@ -27,11 +30,12 @@ fn read(mapping: &str, csv: &[u8]) -> Vec<Result<ImportRow, ImportReject>> {
     let from = Box::new(Cursor::new(csv.to_vec()));
     let mut records = Records::new(from, mapping.delimiter, Place::START);
     let bound = mapping.bind(&records.next().unwrap().unwrap()).unwrap();
-    let mut rows = Vec::new();
+    let mut compiled = Vec::new();
     while let Some(record) = records.next().unwrap() {
-        rows.push(bound.row(&record));
+        let Compiled { mut rows, mut rejects, .. } = bound.compile(&record);
+        compiled.push(rows.pop().ok_or_else(|| rejects.remove(0)));
     }
-    rows
+    compiled
 }
 
 #[test]
