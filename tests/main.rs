@@ -33,6 +33,7 @@ mod receipts;
 mod reference;
 mod semantics;
 mod snapshots;
+mod stops;
 mod streams;
 mod subscriptions;
 mod support;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
+use encoding_rs::Encoding;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use prost::Message as _;
 use serde::Serialize;
@@ -44,6 +45,7 @@ use crate::{
 };
 
 mod csv;
+mod encoding;
 mod input;
 mod mapping;
 mod ndjson;
@@ -95,6 +97,9 @@ pub struct ImportArgs {
     /// Format of the rows: csv or ndjson [default: by the extension of the file]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<Format>,
+    /// Encoding of the file, for example windows-1252 or utf-16le [default: by its byte order mark, or UTF-8]
+    #[arg(long, value_name = "NAME", value_parser = encoding::parse)]
+    encoding: Option<&'static Encoding>,
     /// TOML file that maps the columns of a CSV file to fields
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
@@ -125,7 +130,7 @@ impl ImportArgs {
     fn format(&self) -> Result<Format, CliError> {
         let extension = self.file.extension().unwrap_or_default().to_string_lossy();
         let by_extension = match &*extension.to_ascii_lowercase() {
-            "csv" | "tsv" => Some(Format::Csv),
+            "csv" | "tsv" | "tab" => Some(Format::Csv),
             "ndjson" | "jsonl" => Some(Format::Ndjson),
             _ => None,
         };
@@ -190,7 +195,8 @@ impl Resume {
         if !metadata.is_file() {
             return Ok(None);
         }
-        let identity = Identity::of(&args.file, &args.source, mapping)?;
+        let encoding = args.encoding.map(Encoding::name).unwrap_or_default();
+        let identity = Identity::of(&args.file, &args.source, mapping, encoding)?;
         let state = match args.restart {
             true => None,
             false => file.read_for(&identity, rejects)?,
@@ -226,6 +232,8 @@ fn check_rejects_unused(file: &StateFile, rejects: &Path) -> Result<(), CliError
 struct Imported {
     /// Whether nothing was recorded, and the counts are those of a real run.
     dry_run: bool,
+    /// Separator of the fields of a CSV file, as the file says it; null if the mapping does.
+    delimiter: Option<char>,
     /// Rows of the file, including those of earlier runs.
     rows: u64,
     /// Recorded rows.
@@ -284,7 +292,7 @@ async fn run_until(
         Some(state) => (state.place, state.counts, state.rejects_bytes),
         None => (Place::START, Counts::default(), 0),
     };
-    let rows = rows(&args.file, mapping, place)?;
+    let (rows, delimiter) = rows(&args, mapping, place)?;
     let channel = client::connect_for_uploads(&context.global).await?;
     if let Some(resume) = &mut resume {
         resume.check_ledger(channel.clone()).await?;
@@ -297,6 +305,7 @@ async fn run_until(
         sender: Sender::new(channel, start, args.retries),
         bar: bar(&args.file, context.out.json),
         rejects: Rejects::begin(rejects, rejects_bytes)?,
+        delimiter,
         warnings: Vec::new(),
         resume,
         place,
@@ -318,21 +327,30 @@ async fn run_until(
     Ok(if is_complete { Exit::Success } else { Exit::Failed })
 }
 
-/// The rows of a file or of standard input, starting at a place.
-fn rows(file: &Path, mapping: Option<Mapping>, place: Place) -> Result<Rows, CliError> {
+/// The rows of a file or of standard input, starting at a place, and the delimiter of a CSV file, unless its
+/// mapping says it.
+fn rows(
+    args: &ImportArgs,
+    mapping: Option<Mapping>,
+    place: Place,
+) -> Result<(Rows, Option<char>), CliError> {
+    let open = |place| input::open(&args.file, args.encoding, place);
     let Some(mapping) = mapping else {
-        return Ok(Box::new(Lines::new(input::open(file, place)?, place)));
+        return Ok((Box::new(Lines::new(open(place)?, place)), None));
     };
-    let delimiter = mapping.delimiter;
-    let mut records = Records::new(input::open(file, Place::START)?, delimiter, Place::START);
-    let heading = records.next()?.ok_or_else(|| {
-        CliError::failed(format!("{}: has no heading: it is empty", file.display()))
+    let given = mapping.delimiter;
+    let mut records = Records::new(open(Place::START)?, b',', Place::START);
+    let heading = records.heading(given, |heading| mapping.known_columns(heading))?;
+    let heading = heading.ok_or_else(|| {
+        CliError::failed(format!("{}: has no heading: it is empty", args.file.display()))
     })?;
     let mapping = mapping.bind(&heading)?;
+    let delimiter = records.delimiter();
     if place != Place::START {
-        records = Records::new(input::open(file, place)?, delimiter, place);
+        records = Records::new(open(place)?, delimiter, place);
     }
-    Ok(Box::new(CsvRows { records, mapping }))
+    let said = given.is_none().then_some(char::from(delimiter));
+    Ok((Box::new(CsvRows { records, mapping }), said))
 }
 
 fn bar(file: &Path, json: bool) -> ProgressBar {
@@ -383,6 +401,8 @@ struct Import {
     sender: Sender,
     bar: ProgressBar,
     rejects: Rejects,
+    /// Separator of the fields, unless the mapping says it.
+    delimiter: Option<char>,
     /// The first warnings of this run.
     warnings: Vec<ImportWarning>,
     resume: Option<Resume>,
@@ -520,6 +540,7 @@ impl Import {
         let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
         Imported {
             dry_run,
+            delimiter: self.delimiter,
             rows_per_second: rounded(self.rows_per_second()),
             rows: self.counts.rows,
             recorded: self.counts.recorded,
@@ -545,6 +566,10 @@ fn print(imported: &Imported, file: &Path, context: &mut Context) -> Result<(), 
     }
     if imported.dry_run {
         out.line("a dry run: nothing was recorded")?;
+    }
+    if let Some(delimiter) = imported.delimiter {
+        let name = if delimiter == '\t' { "a tab".to_owned() } else { format!("`{delimiter}`") };
+        out.line(format!("the fields are separated by {name}, by the heading"))?;
     }
     out.line(format!(
         "{} rows in {:.1} s, {:.0} a second; revision {}",

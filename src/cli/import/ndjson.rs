@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, Read as _},
+    io::{self, BufRead as _},
 };
 
 use serde::de::Error as _;
@@ -29,30 +29,36 @@ impl Lines {
         Self { source, place }
     }
 
-    /// The bytes of the next line, and whether it was cut at the maximum length; none at the end.
+    /// The bytes of the next line, and whether it was cut at the maximum length; none at the end. A line
+    /// ends with LF, CRLF or CR: JSON has neither within a text.
     fn line(&mut self) -> io::Result<Option<(Vec<u8>, bool)>> {
-        let mut line = Vec::new();
-        let bytes_max = u64::try_from(ROW_BYTES_MAX).unwrap_or(u64::MAX);
-        (&mut self.source).take(bytes_max).read_until(b'\n', &mut line)?;
-        self.place.pass(&line);
-        let is_cut = line.len() == ROW_BYTES_MAX && line.last() != Some(&b'\n');
-        if is_cut {
-            self.skip_line()?;
-        }
-        Ok((!line.is_empty()).then_some((line, is_cut)))
-    }
-
-    fn skip_line(&mut self) -> io::Result<()> {
+        let (mut line, mut is_cut) = (Vec::new(), false);
         loop {
             let bytes = self.source.fill_buf()?;
-            let end = bytes.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
-            let read = end.unwrap_or(bytes.len());
-            self.place.pass(&bytes[..read]);
-            self.source.consume(read);
-            if end.is_some() || read == 0 {
-                return Ok(());
+            if bytes.is_empty() {
+                return Ok((!line.is_empty()).then_some((line, is_cut)));
+            }
+            let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            let read = end.map_or(bytes.len(), |end| end + 1);
+            let is_carriage_return = end.is_some_and(|end| bytes.get(end) == Some(&b'\r'));
+            let room = ROW_BYTES_MAX.saturating_sub(line.len());
+            line.extend(bytes.iter().take(read.min(room)));
+            is_cut |= read > room;
+            self.pass(read);
+            if is_carriage_return && self.source.fill_buf()?.first() == Some(&b'\n') {
+                self.place.offset += 1;
+                self.source.consume(1);
+            }
+            if end.is_some() {
+                self.place.line += 1;
+                return Ok(Some((line, is_cut)));
             }
         }
+    }
+
+    fn pass(&mut self, length: usize) {
+        self.place.offset += u64::try_from(length).unwrap_or(u64::MAX);
+        self.source.consume(length);
     }
 }
 

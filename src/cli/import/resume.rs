@@ -31,11 +31,18 @@ pub(super) struct Identity {
     pub file_digest: String,
     /// SHA-256 of the mapping; empty for NDJSON.
     pub mapping_digest: String,
+    /// Encoding of the file; empty if it is detected.
+    pub encoding: String,
 }
 
 impl Identity {
     /// The identity of importing a file.
-    pub(super) fn of(path: &Path, source: &str, mapping_digest: &str) -> Result<Self, CliError> {
+    pub(super) fn of(
+        path: &Path,
+        source: &str,
+        mapping_digest: &str,
+        encoding: &str,
+    ) -> Result<Self, CliError> {
         let failed = |error| CliError::file(path, error);
         let file = File::open(path).map_err(failed)?;
         let mut hasher = blake3::Hasher::new();
@@ -44,6 +51,7 @@ impl Identity {
             source: source.to_owned(),
             file_digest: hasher.finalize().to_string(),
             mapping_digest: mapping_digest.to_owned(),
+            encoding: encoding.to_owned(),
         })
     }
 
@@ -54,6 +62,9 @@ impl Identity {
         }
         if self.file_digest != earlier.file_digest {
             return Some("was of other content: the file has changed".to_owned());
+        }
+        if self.encoding != earlier.encoding {
+            return Some("had another --encoding".to_owned());
         }
         (self.mapping_digest != earlier.mapping_digest)
             .then(|| "used another mapping: it has changed".to_owned())
@@ -253,6 +264,7 @@ mod tests {
                 source: "crm".to_owned(),
                 file_digest: String::new(),
                 mapping_digest: String::new(),
+                encoding: String::new(),
             },
             ledger: "0aff".to_owned(),
             place: Place::START,

@@ -5,7 +5,11 @@
 //! of such a record are not imported. In a record a stop wins over a grant of the same cell.
 
 use super::{
-    super::{csv::Record, input::Compiled, times::Readings},
+    super::{
+        csv::{Record, Shape},
+        input::Compiled,
+        times::Readings,
+    },
     Mapping,
     parts::{Column, Text},
 };
@@ -59,6 +63,25 @@ impl Bound {
     pub(in crate::cli::import) fn compile(&self, record: &Record) -> Compiled {
         let fields = Fields { bound: self, record };
         fields.compile().unwrap_or_else(|invalid| invalid.reject(record.line).into())
+    }
+}
+
+impl Shape for Bound {
+    fn fits(&self, record: &Record) -> bool {
+        Fields { bound: self, record }.check_width().is_ok()
+    }
+
+    fn is_known(&self, record: &Record) -> bool {
+        self.fits(record) && Fields { bound: self, record }.changes().unknown.is_empty()
+    }
+
+    fn changes_something(&self, record: &Record) -> bool {
+        let fields = Fields { bound: self, record };
+        let has_changes = || {
+            let changes = fields.changes();
+            !changes.stops.is_empty() || !changes.grants.is_empty()
+        };
+        self.fits(record) && self.mapping.subject.fill(&fields).is_ok() && has_changes()
     }
 }
 
@@ -262,6 +285,10 @@ impl<'a> Fields<'a> {
             let message = "is not UTF-8; give --encoding, for example --encoding windows-1252";
             self.invalid(column, "not_utf8", message.to_owned())
         })?;
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            let message = "has U+FFFD: some bytes of it were lost when the file was decoded";
+            return Err(self.invalid(column, "not_utf8", message.to_owned()));
+        }
         Ok(Some(trimmed(text)).filter(|text| !text.is_empty()))
     }
 
