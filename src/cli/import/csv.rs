@@ -72,8 +72,9 @@ pub(super) trait Shape {
     fn fits(&self, record: &Record) -> bool;
     /// Whether a record fits, and each of its cells has a known value or is blank.
     fn is_known(&self, record: &Record) -> bool;
-    /// Whether a record fits, names a data subject, and changes something.
-    fn changes_something(&self, record: &Record) -> bool;
+    /// Whether a record fits, names a data subject in the form in which another record does, as far as that
+    /// one is read, and changes something.
+    fn changes_something(&self, record: &Record, like: &Record) -> bool;
 }
 
 /// A record, or the lines that hold none.
@@ -223,13 +224,15 @@ impl Records {
         let text = without_line_end(self.bytes(0, scan.length));
         let first = text.split(|byte| is_line_end(*byte)).next().unwrap_or_default();
         let last = text.rsplit(|byte| is_line_end(*byte)).next().unwrap_or_default();
-        !(shape.is_known(&Record::plain(first, self.delimiter)) && self.is_row(last, shape))
+        let is_first = shape.is_known(&Record::plain(first, self.delimiter));
+        !(is_first && self.is_row(last, &scan.record, shape))
     }
 
-    /// Whether a line is a row by itself.
-    fn is_row(&self, line: &[u8], shape: &dyn Shape) -> bool {
-        shape.changes_something(&Record::plain(line, self.delimiter))
-            || strict(line, self.delimiter).is_some_and(|record| shape.changes_something(&record))
+    /// Whether a line within a record is a row by itself.
+    fn is_row(&self, line: &[u8], within: &Record, shape: &dyn Shape) -> bool {
+        let is_row = |record: &Record| shape.changes_something(record, within);
+        is_row(&Record::plain(line, self.delimiter))
+            || strict(line, self.delimiter).is_some_and(|record| is_row(&record))
     }
 
     /// Skips the line of an open quote, and all lines after it that do not have the shape of a row.
@@ -324,8 +327,9 @@ impl Records {
                 spans_lines = true;
                 scan.spanning.get_or_insert(unclosed);
                 let end = scan.length;
-                let is_row =
-                    |start: usize, shape: &dyn Shape| self.is_row(self.bytes(start, end), shape);
+                let is_row = |start: usize, shape: &dyn Shape| {
+                    self.is_row(self.bytes(start, end), &scan.record, shape)
+                };
                 if line_start.zip(shape).is_some_and(|(start, shape)| is_row(start, shape)) {
                     scan.fault = scan.spanning;
                     return Ok(());

@@ -120,12 +120,14 @@ impl Counts {
     pub(super) fn compile(&mut self, compiled: &Compiled) {
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         self.warnings += count(compiled.warnings.len());
-        match compiled.rows.is_empty() {
-            true => {
-                self.rows += 1;
-                self.rejected += 1;
-            }
-            false => self.rejected_fields += count(compiled.rejects.len()),
+        if !compiled.rows.is_empty() {
+            self.rejected_fields += count(compiled.rejects.len());
+            return;
+        }
+        self.rows += 1;
+        match compiled.rejects.is_empty() {
+            true => self.unchanged += 1,
+            false => self.rejected += 1,
         }
     }
 

@@ -24,9 +24,10 @@ impl Shape for Words {
         self.fits(record) && matches!(Self::word(record), b"yes" | b"no" | b"")
     }
 
-    fn changes_something(&self, record: &Record) -> bool {
+    fn changes_something(&self, record: &Record, _: &Record) -> bool {
+        let is_number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
         self.fits(record)
-            && !record.field(0).is_empty()
+            && is_number(record.field(0))
             && matches!(Self::word(record), b"yes" | b"no")
     }
 }
@@ -43,7 +44,7 @@ impl Shape for Any {
         true
     }
 
-    fn changes_something(&self, _: &Record) -> bool {
+    fn changes_something(&self, _: &Record, _: &Record) -> bool {
         false
     }
 }
@@ -121,7 +122,7 @@ fn wide_and_long_records_are_read_and_endless_ones_are_left_out() {
 fn the_delimiter_is_the_one_that_the_file_or_its_heading_says() {
     for (text, given, delimiter, want) in [
         ("id;news\n", None, b';', "id|news"),
-        ("id\tnews, or not\n", None, b'\t', "id|news, or not"),
+        ("id, or not\tnews\n", None, b'\t', "id, or not|news"),
         ("id|news\n", None, b'|', "id|news"),
         ("\u{feff}sep=;\r\nid;news\r\n", None, b';', "id|news"),
         ("\"sep=|\"\nid|news\n", None, b'|', "id|news"),

@@ -75,14 +75,29 @@ impl Shape for Bound {
         self.fits(record) && Fields { bound: self, record }.changes().unknown.is_empty()
     }
 
-    fn changes_something(&self, record: &Record) -> bool {
-        let fields = Fields { bound: self, record };
+    fn changes_something(&self, record: &Record, like: &Record) -> bool {
+        let changes = || Fields { bound: self, record }.changes();
         let has_changes = || {
-            let changes = fields.changes();
-            !changes.stops.is_empty() || !changes.grants.is_empty()
+            let Changes { stops, grants, .. } = changes();
+            !stops.is_empty() || !grants.is_empty()
         };
-        self.fits(record) && self.mapping.subject.fill(&fields).is_ok() && has_changes()
+        let subject = |record| self.mapping.subject.fill(&Fields { bound: self, record }).ok();
+        let has_form = |id: &String| subject(like).is_none_or(|like| has_form_of(id, &like));
+        self.fits(record) && subject(record).as_ref().is_some_and(has_form) && has_changes()
     }
+}
+
+/// Whether a data subject is named in the form of another: both by a number or not, both by an address or
+/// not, and with a space only if the other has one.
+fn has_form_of(subject: &str, other: &str) -> bool {
+    let id = |subject: &str| subject.split_once(':').map_or(subject, |(_, id)| id).to_owned();
+    let (id, other) = (id(subject), id(other));
+    let is_number = |id: &str| !id.contains(char::is_alphabetic);
+    let is_address = |id: &str| id.contains('@');
+    let has_space = |id: &str| id.contains(char::is_whitespace);
+    is_number(&id) == is_number(&other)
+        && is_address(&id) == is_address(&other)
+        && (has_space(&other) || !has_space(&id))
 }
 
 /// The fields of one record.
@@ -102,6 +117,12 @@ struct Changes {
     stopped: Vec<proto::Scope>,
 }
 
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.stops.is_empty() && self.grants.is_empty() && self.unknown.is_empty()
+    }
+}
+
 /// What a record holds beside its changes.
 struct Rest {
     subject: String,
@@ -116,9 +137,15 @@ struct Rest {
 impl<'a> Fields<'a> {
     fn compile(&self) -> Result<Compiled, Invalid> {
         self.check_width()?;
-        let subject = self.bound.mapping.subject.fill(self)?;
         let mut changes = self.changes();
         let mut faults = Vec::new();
+        let subject = match self.bound.mapping.subject.fill(self) {
+            Ok(subject) => subject,
+            Err(_) if changes.is_empty() && self.preferences(&mut faults).is_none() => {
+                return Ok(Compiled::default());
+            }
+            Err(invalid) => return Err(invalid),
+        };
         let rest = self.rest(subject, &mut faults);
         if changes.stops.is_empty() {
             return self.compile_without_stops(changes, rest, faults);

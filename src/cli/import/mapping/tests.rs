@@ -103,7 +103,7 @@ fn everything_else_comes_from_columns_or_is_constant() {
     );
     let csv = "id;v;news;at;until;who;how;lang;tz\n\
                1;2;yes;60;2030-01-01T00:00:00Z;self;paper;de;Europe/Vienna\n\
-               2;2;no;;2030-01-01T00:00:00Z;;;;\n3;2;no;x;;;;;\n4;2;no;;;me;;;\n5;;no;;;;;;\n";
+               2;2;no;;2030-01-01T00:00:00Z;;;;\n3;2;yes;x;;;;;\n4;2;yes;;;me;;;\n5;;yes;;;;;;\n";
     let rows = read(&mapping, csv.as_bytes());
     let row = rows[0].as_ref().unwrap();
     assert_eq!((row.row_key.as_str(), row.actor()), ("1-2", Actor::Subject));
@@ -324,4 +324,77 @@ fn a_column_is_found_whatever_its_case_white_space_and_quotes() {
     // The exact name wins over one in another case.
     let csv = b"id,NEWS,news\n1,gone,yes\n";
     assert_eq!(read(MAPPING, csv)[0].as_ref().unwrap().changes[0].action(), Action::Grant);
+}
+
+/// The rows of a file, without those that say nothing: who, and the changes.
+fn said(mapping: &str, csv: &str) -> Vec<String> {
+    let compiled = compile(mapping, csv.as_bytes());
+    assert!(compiled.iter().all(|it| it.rejects.is_empty()), "{compiled:?}");
+    let rows = compiled.into_iter().flat_map(|it| it.rows);
+    let rows = rows.filter(|row| !row.changes.is_empty());
+    rows.map(|row| format!("{}: {}", row.subject, cells(&row).join(", "))).collect()
+}
+
+#[test]
+fn the_mappings_for_other_systems_know_the_words_of_their_exports() {
+    let civicrm = include_str!("../../../../examples/mappings/civicrm.toml");
+    let contacts = "\"Contact ID\",\"Do Not Email\",\"Do Not Phone\",\"Do Not Mail\",\"Do Not Sms\",\
+        \"Do Not Trade\",\"No Bulk Emails (User Opt Out)\",\"Preferred Language\",\"Email\"\n\
+        \"201\",\"\",\"1\",\"\",\"\",\"1\",\"\",\"de_AT\",\"tim@example.org\"\n\
+        \"202\",\"Yes\",\"No\",\"No\",\"No\",\"No\",\"Yes\",\"en_US\",\"uma@example.org\"\n\
+        \"203\",\"0\",\"0\",\"0\",\"0\",\"0\",\"0\",\"\",\"\"\n";
+    let want = [
+        "email:tim@example.org: Object *:phone, Object marketing.partners:*",
+        "email:uma@example.org: Object *:email, Withdraw marketing.newsletter:email",
+    ];
+    assert_eq!(said(civicrm, contacts), want);
+
+    let brevo = include_str!("../../../../examples/mappings/brevo.toml");
+    let contacts = "EMAIL;SMS;EMAIL_BLACKLISTED;SMS_BLACKLISTED;DOUBLE_OPT-IN;MODIFIED_TIME\n\
+        vic@example.com;33611111111;Yes;No;Yes;13-04-2022 10:00\n\
+        wes@example.com;;No;No;No;13-04-2022 10:00\n";
+    assert_eq!(said(brevo, contacts), ["email:vic@example.com: Withdraw *:email"]);
+
+    let listmonk = include_str!("../../../../examples/mappings/listmonk.toml");
+    let subscribers = "email,attributes,status,updated_at\n\
+        fay@example.com,\"{\"\"city\"\": \"\"Graz\"\"}\",enabled,2020-03-10 10:53:13.123456+00:00\n\
+        gil@example.com,{},blocklisted,2020-03-10 10:53:13+00\n";
+    assert_eq!(said(listmonk, subscribers), ["email:gil@example.com: Withdraw *:email"]);
+    let compiled = compile(listmonk, subscribers.as_bytes());
+    assert!(compiled[1].warnings.is_empty(), "the time is read: {compiled:?}");
+}
+
+#[test]
+fn a_row_without_a_data_subject_says_nothing_if_it_changes_nothing() {
+    let compiled = one(b",k,-,,,2024-10-27 09:00,,,,\n");
+    assert!(compiled.rows.is_empty() && compiled.rejects.is_empty(), "{compiled:?}");
+    assert_eq!(fields(&one(b",k,maybe,,,,,,,\n").rejects), [("id", "blank")]);
+    assert_eq!(fields(&one(b",k,,,,,,,,de\n").rejects), [("id", "blank")]);
+}
+
+#[test]
+fn a_broken_row_is_found_by_rows_like_it_and_a_text_of_several_lines_is_none() {
+    for (csv, want) in [
+        // Two broken rows look like one of two lines, but the second begins with a number, too.
+        ("id,at,news\n1,\"Kim,gone\n2,Bo\",gone\n3,Cy,no\n", vec!["user:2", "user:3"]),
+        // Texts of several lines.
+        (
+            "id,at,news\n1,\"Street 5,\n1010 Vienna, Austria\",gone\n2,,no\n",
+            vec!["user:1", "user:2"],
+        ),
+        ("id,at,news\n1,\"a,\nno, no, no\nb\",gone\n2,,no\n", vec!["user:1", "user:2"]),
+    ] {
+        let mapping = Mapping::parse(MAPPING).unwrap();
+        let from = Box::new(Cursor::new(csv.to_owned()));
+        let mut records = Records::new(from, b',', Place::START);
+        let heading = records.heading(None, |heading| mapping.known_columns(heading));
+        let bound = mapping.bind(&heading.unwrap().unwrap()).unwrap();
+        let mut subjects = Vec::new();
+        while let Some(read) = records.next(&bound).unwrap() {
+            if let Read::Record(record) = read {
+                subjects.extend(bound.compile(&record).rows.into_iter().map(|row| row.subject));
+            }
+        }
+        assert_eq!(subjects, want, "{csv}");
+    }
 }
