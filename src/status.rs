@@ -335,6 +335,7 @@ mod tests {
             ),
             (Fault::Undecodable, ErrorReason::InvalidField, ""),
             (Fault::MessageTooLarge("5 MiB".to_owned()), ErrorReason::LimitExceeded, ""),
+            (RecordError::Empty.into(), ErrorReason::InvalidField, "changes"),
             (
                 RecordError::from(EffectiveAtInFuture { ahead_ms: 9 }).into(),
                 ErrorReason::EffectiveAtInFuture,

@@ -24,7 +24,8 @@ use super::{
     words,
 };
 use crate::{
-    domain::Millis, receipt::ReceiptError, token::TokenError, webhook::signature::SignatureError,
+    domain::Millis, jws::JwsError, receipt::ReceiptError, token::TokenError,
+    webhook::signature::SignatureError,
 };
 
 /// Why a command did not do what it was asked.
@@ -370,7 +371,7 @@ fn token_hint(error: &TokenError) -> Option<String> {
         TokenError::NotYetValid { from } => {
             format!("it was issued at {}; is this machine's clock right?", time(from))
         }
-        TokenError::Key { .. } => {
+        TokenError::Jws(JwsError::Key { .. }) => {
             "is it of another ledger? `consent-ledger token key` prints a server's key".to_owned()
         }
         _ => return None,
@@ -480,7 +481,7 @@ mod tests {
             refused(),
             CliError::usage("no"),
             CliError::failed("no"),
-            CliError::Token(TokenError::Signature),
+            CliError::Token(TokenError::Jws(JwsError::Signature)),
             CliError::stdout(io()),
             CliError::io("x", io()),
             CliError::Unreachable { addr: "a".into(), cause: "b".into() },

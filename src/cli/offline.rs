@@ -11,7 +11,7 @@ use crate::{
     ledger::{
         self, ENTRY_BYTES_MAX,
         chain::Tip,
-        verify::{self, Audit, Audited, Good, TakeHash, VerifyError, Wanted},
+        verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     node::{self, NodeConfig, Progress},
     storage::{
@@ -170,7 +170,7 @@ pub fn audit_dir(
     let wanted = Wanted { roots_at, hashes, progress: Some(&mut tell) };
     let Audited { good, result } = verify::audit(&RealDisk, &ledger, wanted);
     let verified = match result {
-        Ok(Audit { report, .. }) => Verified {
+        Ok(report) => Verified {
             intact: true,
             entries: report.entries,
             bytes: report.bytes,

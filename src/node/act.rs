@@ -1,4 +1,4 @@
-//! What callers hand to the way of an act, and what they get back.
+//! Acts and confirmations as callers give them, and the answers.
 
 use std::fmt;
 
@@ -12,34 +12,33 @@ pub const CLOCK_SKEW_MS_MAX: i64 = 5 * 60 * 1_000;
 /// The longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 
-/// One thing a person, or somebody for them, did.
+/// An act of consent, by a data subject or by another actor for them.
 #[derive(Debug, Clone)]
 pub struct Act {
-    /// Whose consent it is.
+    /// The data subject.
     pub subject: Subject,
-    /// Who acts.
+    /// The actor.
     pub actor: Actor,
-    /// What changes: at most [`CHANGES_MAX`], no two with the same scope, and none only beside
-    /// `contact`.
+    /// At most [`CHANGES_MAX`], no two with the same scope. May be empty if `contact` is not.
     pub changes: Vec<Change>,
     /// How the data subject wants to be contacted.
     pub contact: ContactChange,
     /// When it took effect; none means now.
     pub effective_at: Option<Millis>,
-    /// What was shown, and how it was answered.
+    /// The notice that was shown, and how consent was given.
     pub evidence: Evidence,
     /// The caller's key, if it gave one.
     pub idempotency: Option<Idempotency>,
-    /// How long a confirmation token is good, where one is given; none means as the node is set up.
+    /// Validity of a confirmation token, if the act gets one; none means the configured default.
     pub confirmation_validity_ms: Option<i64>,
 }
 
 /// The completion of a double opt-in.
 #[derive(Clone)]
 pub struct Confirm {
-    /// The token, as the act was answered with it.
+    /// The token from the answer to the act.
     pub token: String,
-    /// Whose it must be, if the caller says.
+    /// The data subject that the act must be of, if given.
     pub subject: Option<Subject>,
     /// When it took effect; none means now.
     pub effective_at: Option<Millis>,
@@ -55,9 +54,9 @@ impl fmt::Debug for Confirm {
     }
 }
 
-/// A caller's key for an act, and the request that it stands for.
+/// A caller's key for an act, and the request that it identifies.
 ///
-/// The request holds all of the act: `Debug` never prints it.
+/// The request holds personal data: `Debug` never prints it.
 #[derive(Clone)]
 pub struct Idempotency {
     /// The key, at most [`IDEMPOTENCY_KEY_BYTES_MAX`].
@@ -72,7 +71,7 @@ impl fmt::Debug for Idempotency {
     }
 }
 
-/// What became of an act.
+/// An act that is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     /// Index of the entry.
@@ -81,20 +80,20 @@ pub struct Recorded {
     pub recorded_at: Millis,
     /// When it took effect.
     pub effective_at: Millis,
-    /// What became of each change, in the order of the request.
+    /// The changes with their outcomes, in the order of the request.
     pub changes: Vec<ChangeRecord>,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
-    /// What completes its double opt-in, if some change waits for one.
+    /// Completes its double opt-in, if some change waits for one.
     pub confirmation: Option<Confirmation>,
 }
 
-/// What completes a double opt-in. Whoever holds the token can: `Debug` never prints it.
+/// Completes a double opt-in. The token is a secret: `Debug` never prints it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Confirmation {
     /// The token.
     pub token: String,
-    /// First moment at which it no longer counts.
+    /// First moment at which it is no longer valid.
     pub expires_at: Millis,
 }
 
@@ -104,7 +103,7 @@ impl fmt::Debug for Confirmation {
     }
 }
 
-/// What became of a confirmation.
+/// A confirmation that is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirmed {
     /// Index of the entry.
@@ -115,13 +114,23 @@ pub struct Confirmed {
     pub effective_at: Millis,
     /// Index of the act that was confirmed.
     pub request_index: u64,
-    /// What became of each grant, in the order of that act.
+    /// The grants with their outcomes, in the order of that act.
     pub grants: Vec<ChangeRecord>,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
 }
 
 impl Recorded {
+    /// An act that was recorded just now, without a confirmation.
+    pub(super) fn new(
+        index: u64,
+        recorded_at: Millis,
+        effective_at: Millis,
+        changes: Vec<ChangeRecord>,
+    ) -> Self {
+        Self { index, recorded_at, effective_at, changes, replayed: false, confirmation: None }
+    }
+
     /// First revision that includes the act.
     #[must_use]
     pub fn revision(&self) -> u64 {
@@ -133,7 +142,7 @@ impl Node {
     /// Records one act. Answers when its entry is on stable storage and the next check sees it.
     ///
     /// # Errors
-    /// See [`RecordError`]. Nothing was recorded, except perhaps with `WritesStopped`.
+    /// See [`RecordError`]. Nothing was recorded, except perhaps after `WritesStopped`.
     pub async fn record(&self, act: Act) -> Result<Recorded, RecordError> {
         self.write(|batch| batch.record(act)).await
     }

@@ -1,8 +1,8 @@
-//! The way of an audience: one question about many data subjects, at one revision and one moment.
+//! Audiences: one question about many data subjects, at one revision and one moment.
 //!
-//! What is kept for the present serves as long as nothing newer than the revision is in it; who was
-//! touched since is folded again from the ledger. So an audience takes no lock and no copy of
-//! anything, however long it lasts and whatever is written meanwhile.
+//! A data subject that did not change since the revision is decided from the view; one that changed
+//! is folded again from the ledger. So an audience holds no lock and no copy of the state, however
+//! long it lasts and whatever is written meanwhile.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::{
     fold::{reach, unite},
 };
 
-/// What is asked about everybody in an audience.
+/// The question about every data subject of an audience.
 #[derive(Debug, Clone)]
 pub struct AudienceQuery {
     /// Purpose key.
     pub purpose: Key,
     /// Channel key.
     pub channel: Key,
-    /// Data categories that the caller wants to use; empty means that none is asked about.
+    /// Data categories that the caller wants to use; empty means no restriction.
     pub data_categories: Vec<String>,
-    /// Where the data subjects are, if the caller says.
+    /// Region of the data subjects, if given.
     pub region: Option<Region>,
 }
 
@@ -41,11 +41,11 @@ pub struct Audience {
 }
 
 impl Node {
-    /// Begins an audience at the node's revision and moment of now.
+    /// Begins an audience at the current revision and time.
     #[must_use]
     pub fn audience(&self, query: AudienceQuery) -> Audience {
-        // In this order: a catalogue that is newer than what was applied is itself the last entry
-        // that counts, and one that is older was the catalogue then; see the view.
+        // Read in this order: a catalogue newer than `applied` is itself the last entry that counts,
+        // and an older one was the catalogue at `applied`; see the view.
         let applied = self.core.view.applied();
         let catalog = self.core.view.catalog();
         let end = applied.max(catalog.revision);
@@ -60,7 +60,7 @@ impl Node {
 }
 
 impl Audience {
-    /// What is asked.
+    /// The question.
     #[must_use]
     pub fn query(&self) -> &AudienceQuery {
         &self.query
@@ -78,7 +78,7 @@ impl Audience {
         self.past.now
     }
 
-    /// Why a data subject may, or may not, be addressed. Blocking.
+    /// The reason of the decision about a data subject. Blocking.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -95,25 +95,25 @@ impl Audience {
         Ok(reason)
     }
 
-    /// What was known of a data subject at the revision.
+    /// The state of a data subject at the revision.
     fn state(&self, subject: &Subject) -> Result<Arc<SubjectState>, ReadError> {
         let Some(subject) = self.core.vault.find(subject)? else { return Ok(Arc::default()) };
-        match self.state_of_now(subject)? {
+        match self.current_state(subject)? {
             Some(state) => Ok(state),
             None => Ok(Arc::new(self.core.state_at(subject, &self.past)?.0)),
         }
     }
 
-    /// What is known of a data subject now, if that is what was known at the revision.
-    fn state_of_now(&self, subject: SubjectRef) -> Result<Option<Arc<SubjectState>>, ReadError> {
+    /// The current state of a data subject, if it is the same as at the revision.
+    fn current_state(&self, subject: SubjectRef) -> Result<Option<Arc<SubjectState>>, ReadError> {
         let view = &self.core.view;
-        let own = view.state(subject)?;
-        if own.revision > self.past.end || own.links.is_empty() {
-            return Ok(Some(own).filter(|own| own.revision <= self.past.end));
+        let state = view.state(subject)?;
+        if state.revision > self.past.end || state.links.is_empty() {
+            return Ok(Some(state).filter(|state| state.revision <= self.past.end));
         }
-        // Who hangs together follows from states alone; if none of them is newer, it is as it was.
-        let linked = reach(subject, &own, |other| view.state(other))?;
+        // Links are part of the states: if no linked state is newer, the links are the same too.
+        let linked = reach(subject, &state, |other| view.state(other))?;
         let is_newer = linked.iter().any(|linked| linked.state.revision > self.past.end);
-        Ok((!is_newer).then(|| Arc::new(unite(&own, &linked))))
+        Ok((!is_newer).then(|| Arc::new(unite(&state, &linked))))
     }
 }

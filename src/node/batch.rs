@@ -1,7 +1,7 @@
-//! The way of an act, until it lands: each step top to bottom in [`Batch::record`].
+//! Group commit: builds the entries of one batch. [`Batch::record`] shows every step of an act.
 //!
-//! A batch is what one group commit writes. Acts in it see the effects of those before them, although
-//! nothing is durable or visible yet; if the batch does not land, all of it is forgotten.
+//! Each write in a batch sees the effects of the writes before it, although nothing is durable or
+//! visible yet. If the batch does not reach the disk, all of it is dropped.
 
 use std::sync::Arc;
 
@@ -32,50 +32,50 @@ use crate::{
     vault::{NewSubject, SubjectKey},
 };
 
-/// What one group commit writes.
+/// The entries of one group commit.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     core: &'a Core,
     now: Millis,
-    /// The end of the chain, were the batch to land.
+    /// The end of the chain once the batch is written.
     pub tip: Tip,
-    /// The entries' bytes.
+    /// The encoded entries.
     pub frames: Vec<Vec<u8>>,
-    bytes: usize,
-    /// Their effects on the view.
+    /// Total size of the encoded entries.
+    pub bytes: usize,
+    /// Effects of the entries on the view.
     pub effects: Vec<Effect>,
-    /// What watchers hear of them.
+    /// Events of the entries, for watchers.
     pub events: Vec<Arc<Event>>,
     /// Subjects that the vault must hold before the entries are written.
     pub new_subjects: Vec<NewSubject>,
-    /// The catalogue and the subscriptions, with what the batch did to them.
+    /// The catalogue and the subscriptions after the batch.
     fold: Fold,
     /// The states that the batch changed.
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
     subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
-    /// The entries with an idempotency key, by its hash.
-    answers: HashMap<[u8; 32], u64>,
-    /// The acts that were confirmed, with the index of the confirmation.
-    pub(super) confirmed: HashMap<u64, u64>,
+    /// Indexes of the entries with an idempotency key, by the hash of the key.
+    indexes_by_key: HashMap<[u8; 32], u64>,
+    /// Indexes of the confirmations, by the index of the confirmed act.
+    pub confirmed: HashMap<u64, u64>,
 }
 
-/// A subject of an act, and the key that its evidence is sealed with.
+/// The subject of a write, and the key that seals its evidence.
 pub(super) struct Sealer {
     pub subject_ref: SubjectRef,
     pub key: Option<SubjectKey>,
+    /// Set if the vault does not hold the subject yet.
     new: Option<NewSubject>,
 }
 
-/// An entry that is about to be written, folded in.
+/// The result of folding in an entry that is not written yet.
 pub(super) struct Folded {
-    /// Where the entry after it is folded in.
     fold: Fold,
-    /// What it leaves behind.
     pub after: After,
 }
 
-/// An act that is ready to be judged.
+/// A validated act whose outcomes are not set yet.
 pub(super) struct Prepared {
     subject: Subject,
     sealer: Sealer,
@@ -99,27 +99,16 @@ impl<'a> Batch<'a> {
             fold: core.view.fold(),
             states: HashMap::new(),
             subjects: HashMap::new(),
-            answers: HashMap::new(),
+            indexes_by_key: HashMap::new(),
             confirmed: HashMap::new(),
         }
     }
 
-    /// Whether there is nothing to write.
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// Size of the entries, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// What all writes share.
     pub(super) fn core(&self) -> &'a Core {
         self.core
     }
 
-    /// The catalogue, with what the batch did to it.
+    /// The catalogue after the batch.
     pub(super) fn catalog(&self) -> &Catalog {
         &self.fold.catalog.catalog
     }
@@ -134,13 +123,12 @@ impl<'a> Batch<'a> {
         self.tip.clock(self.now)
     }
 
-    /// Whether writes are still taken.
-    pub(super) fn check_writable(&self) -> Result<(), WriteError> {
-        self.core.check_writable()
-    }
-
-    /// Adds an act. If it is refused, the batch is as it was.
+    /// Adds an act. On error the batch is unchanged.
     pub(super) fn record(&mut self, act: Act) -> Result<Recorded, RecordError> {
+        // The decoder of entries refuses such an act.
+        if act.changes.is_empty() && act.contact.is_empty() {
+            return Err(RecordError::Empty);
+        }
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return Ok(self.core.recorded(entry)?);
@@ -154,7 +142,8 @@ impl<'a> Batch<'a> {
         Ok(Recorded { confirmation, ..recorded })
     }
 
-    /// What an act comes to, before it is judged: whose, when, and what exactly changes.
+    /// Validates an act: finds its subject and its time, and resolves its changes against the
+    /// catalogue.
     pub(super) fn prepare(
         &self,
         act: Act,
@@ -165,14 +154,16 @@ impl<'a> Batch<'a> {
         let recorded_at = self.recorded_at();
         let is_stop = act.changes.iter().any(|change| change.action != Action::Grant);
         let claimed = claimed(act.effective_at, recorded_at)?;
-        let subject = (sealer.subject_ref, &*before);
-        let effective_at = self.effective_at(claimed, is_stop, recorded_at, subject)?;
+        let effective_at =
+            self.effective_at(claimed, is_stop, recorded_at, sealer.subject_ref, &before)?;
         let authority_ends_at = authority_end(&act, effective_at)?;
+        let resolve = |(position, change)| self.resolve(position, change, effective_at);
+        let changes = act.changes.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
         let body = ConsentAct {
             subject_ref: sealer.subject_ref,
             actor: act.actor,
             effective_at,
-            changes: self.resolve(&act.changes, effective_at)?,
+            changes,
             evidence: self.seal(&sealer, &act.evidence, mark.as_ref()),
             idempotency: mark,
             authority_ends_at,
@@ -182,7 +173,7 @@ impl<'a> Batch<'a> {
         Ok(Prepared { subject: act.subject, sealer, before, recorded_at, body })
     }
 
-    /// Adds an act that was judged.
+    /// Adds an act whose outcomes are set.
     pub(super) fn commit(
         &mut self,
         prepared: Prepared,
@@ -193,8 +184,7 @@ impl<'a> Batch<'a> {
         let named = [(sealer.subject_ref, &subject)];
         let index = self.write_folded(recorded_at, Body::Act(body), folded, &named)?;
         self.keep(sealer, &subject);
-        let (replayed, confirmation) = (false, None);
-        Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
+        Ok(Recorded::new(index, recorded_at, effective_at, changes))
     }
 
     /// Folds an act in, and sets the outcome of each of its changes.
@@ -208,7 +198,7 @@ impl<'a> Batch<'a> {
         Ok(folded)
     }
 
-    /// Sets the outcomes of changes that lead from one state of a subject to another.
+    /// Sets the outcomes of the changes between two states of a subject.
     #[expect(clippy::too_many_arguments, reason = "one caller each for acts and confirmations")]
     pub(super) fn outcomes(
         &self,
@@ -236,12 +226,12 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// What the next entry says, were it recorded then.
+    /// The fact of the next entry.
     pub(super) fn fact<'k>(&self, recorded_at: Millis, kind: &'k dyn Kind) -> Fact<'k> {
         Fact { place: Place { index: self.tip.next_index, recorded_at }, kind }
     }
 
-    /// Folds in what the next entry says. The batch is as it was.
+    /// Folds in the fact of the next entry, without changing the batch.
     pub(super) fn fold(
         &self,
         fact: Fact<'_>,
@@ -252,8 +242,8 @@ impl<'a> Batch<'a> {
         Ok(Folded { fold, after })
     }
 
-    /// Adds an entry. Those of its subjects that may be new are `named`. If it fails, the batch is as
-    /// it was.
+    /// Adds an entry, and answers its index. `named` lists the subjects of the entry that may be new.
+    /// On error the batch is unchanged.
     pub(super) fn write(
         &mut self,
         recorded_at: Millis,
@@ -265,7 +255,7 @@ impl<'a> Batch<'a> {
         self.write_folded(recorded_at, body, folded, named)
     }
 
-    /// As [`Self::write`], for an entry that was folded in already.
+    /// As [`Self::write`], for an entry that is folded in already.
     pub(super) fn write_folded(
         &mut self,
         recorded_at: Millis,
@@ -275,7 +265,10 @@ impl<'a> Batch<'a> {
     ) -> Result<u64, WriteError> {
         let surroundings = Writing { batch: self, after: &after, named };
         let event = event::of(self.fact(recorded_at, body.kind()), &surroundings)?;
-        let entry = self.link(recorded_at, body)?;
+        let (entry, frame, tip) = self.next_entry(recorded_at, body)?;
+        self.bytes += frame.len();
+        self.frames.push(frame);
+        self.tip = tip;
         if let After::Subjects(states) = &after {
             self.states.extend(states.iter().cloned());
         }
@@ -283,12 +276,12 @@ impl<'a> Batch<'a> {
         self.effects.push(after.into_effect(entry.fact()));
         self.events.extend(event.map(Arc::new));
         if let Some(mark) = entry.body.kind().idempotency() {
-            self.answers.insert(mark.key_hash, entry.index);
+            self.indexes_by_key.insert(mark.key_hash, entry.index);
         }
         Ok(entry.index)
     }
 
-    /// Remembers a subject that is new.
+    /// Keeps the subject if it is new.
     pub(super) fn keep(&mut self, sealer: Sealer, subject: &Subject) {
         if let Some(new) = sealer.new {
             self.subjects.insert(subject.clone(), (new.subject_ref, new.key.clone()));
@@ -296,60 +289,62 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Who a subject is, be it new in this batch.
-    pub(super) fn identity(&self, subject: SubjectRef) -> Result<Identity, WriteError> {
-        match self.subjects.iter().find(|(_, (new, _))| *new == subject) {
-            Some((name, _)) => Ok(Identity::Known(name.clone())),
+    /// The identity of a subject, which may be new in this batch, or in the next entry with its `named`
+    /// subjects.
+    pub(super) fn identity(
+        &self,
+        subject: SubjectRef,
+        named: &[(SubjectRef, &Subject)],
+    ) -> Result<Identity, WriteError> {
+        let named = named.iter().find(|(named, _)| *named == subject).map(|(_, name)| *name);
+        let new = || self.subjects.iter().find(|(_, (new, _))| *new == subject);
+        match named.or_else(|| new().map(|(name, _)| name)) {
+            Some(name) => Ok(Identity::Known(name.clone())),
             None => Ok(self.core.vault.identity(subject)?),
         }
     }
 
-    /// Adds a purpose, or a new version of it, unless nothing differs.
+    /// Adds a purpose or a new version of it, unless the catalogue has it already.
     pub(super) fn put_purpose(
         &mut self,
         draft: PurposeDraft,
     ) -> Result<Put<Purpose>, CatalogError> {
-        let put = match purpose_put(self.catalog(), draft) {
-            Ok(put) => put,
-            Err(own) => return Ok(Put { revision: own.index + 1, value: own, changed: false }),
-        };
-        check_put(&put)?;
-        let key = put.key.clone();
-        self.write(self.recorded_at(), Body::PurposePut(put), &[])?;
-        let value = self.purpose(key.as_str()).cloned();
+        let key = draft.key.clone();
+        let put = purpose_put(self.catalog(), draft)?;
+        let changed = put.is_some();
+        if let Some(put) = put {
+            self.write(self.recorded_at(), Body::PurposePut(put), &[])?;
+        }
+        let catalog = self.catalog();
+        let value = catalog.purpose_id(key.as_str()).and_then(|id| catalog.purpose(id)).cloned();
         let value = value.ok_or_else(|| WriteError::StateUnreadable(format!("purpose {key}")))?;
-        Ok(Put { revision: self.catalog_revision(), value, changed: true })
+        Ok(Put { revision: value.index + 1, value, changed })
     }
 
-    /// Adds or changes a channel, unless nothing differs.
+    /// Adds or changes a channel, unless the catalogue has it already.
     pub(super) fn put_channel(&mut self, put: ChannelPut) -> Result<Put<Channel>, CatalogError> {
         let value =
             Channel { key: put.key.clone(), title: put.title.clone(), retired: put.retired };
         let catalog = self.catalog();
         let channel = catalog.channel_id(put.key.as_str()).and_then(|id| catalog.channel(id));
-        if channel == Some(&value) {
-            return Ok(Put { revision: self.catalog_revision(), value, changed: false });
+        let changed = channel != Some(&value);
+        if changed {
+            self.write(self.recorded_at(), Body::ChannelPut(put), &[])?;
         }
-        self.write(self.recorded_at(), Body::ChannelPut(put), &[])?;
-        Ok(Put { revision: self.catalog_revision(), value, changed: true })
+        Ok(Put { revision: self.catalog_revision(), value, changed })
     }
 
-    /// The subscriptions, with what the batch did to them.
+    /// The subscriptions after the batch.
     pub(super) fn subscriptions(&self) -> &Subscriptions {
         &self.fold.subscriptions
     }
 
-    /// Adds an entry about a subscription that is there.
-    pub(super) fn put_subscription(&mut self, about: SubscriptionEntry) -> Result<u64, WriteError> {
-        self.write(self.recorded_at(), Body::Subscription(about), &[])
+    /// Adds an entry about a subscription, and answers its index.
+    pub(super) fn put_subscription(&mut self, entry: SubscriptionEntry) -> Result<u64, WriteError> {
+        self.write(self.recorded_at(), Body::Subscription(entry), &[])
     }
 
-    fn purpose(&self, key: &str) -> Option<&Purpose> {
-        let catalog = self.catalog();
-        catalog.purpose_id(key).and_then(|id| catalog.purpose(id))
-    }
-
-    /// The entry that would come next, its bytes, and the end of the chain then.
+    /// The next entry, its bytes, and the end of the chain after it.
     pub(super) fn next_entry(
         &self,
         recorded_at: Millis,
@@ -363,21 +358,12 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn link(&mut self, recorded_at: Millis, body: Body) -> Result<Entry, WriteError> {
-        let (entry, frame, tip) = self.next_entry(recorded_at, body)?;
-        self.bytes += frame.len();
-        self.frames.push(frame);
-        self.tip = tip;
-        Ok(entry)
-    }
-
     /// An entry of the ledger, or of this batch.
     pub(super) fn entry(&self, index: u64) -> Result<Entry, WriteError> {
         let first = self.tip.next_index - self.frames.len() as u64;
         let position = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
         match position.and_then(|position| self.frames.get(position)) {
-            Some(frame) => envelope::decode(frame)
-                .map_err(|error| WriteError::StateUnreadable(error.to_string())),
+            Some(frame) => Ok(envelope::decode(frame)?),
             None => Ok(self.core.entry(index)?),
         }
     }
@@ -389,77 +375,72 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The entry that an earlier request with the same idempotency key wrote, if there was one.
+    /// The entry that an earlier request with the same idempotency key wrote.
     pub(super) fn written_before(
         &self,
         mark: Option<&IdempotencyMark>,
     ) -> Result<Option<Entry>, WriteError> {
         let Some(mark) = mark else { return Ok(None) };
-        let index = match self.answers.get(&mark.key_hash) {
+        let index = match self.indexes_by_key.get(&mark.key_hash) {
             Some(index) => Some(*index),
             None => self.core.view.idempotent(&mark.key_hash)?,
         };
         let Some(index) = index else { return Ok(None) };
         let entry = self.entry(index)?;
-        let stored = entry.body.kind().idempotency();
-        if stored.map(|stored| stored.request_digest) != Some(mark.request_digest) {
+        let written = entry.body.kind().idempotency();
+        if written.map(|written| written.request_digest) != Some(mark.request_digest) {
             return Err(WriteError::IdempotencyKeyReused { index });
         }
         Ok(Some(entry))
     }
 
-    /// When the act takes effect: as the caller claims (see [`claimed`]), or as it is recorded.
+    /// When the act takes effect: at the claimed time (see [`claimed`]) if that is in the past, else
+    /// when it is recorded.
     ///
-    /// An act that takes effect as it is recorded comes after all that the subject did before, even
-    /// within the same millisecond: otherwise a withdrawal right after a grant would tie with it,
-    /// and lose. So it does for all that linked subjects did, however sure the link is: stops reach
-    /// over any. For that, and only for that, it may take effect a little after the record.
-    pub(super) fn effective_at(
+    /// An act that takes effect when it is recorded comes after all earlier acts of the subject, even
+    /// within the same millisecond: otherwise a withdrawal right after a grant would tie with the
+    /// grant, and lose. The same holds for the acts of all linked subjects, with any confidence,
+    /// because stops apply over every link. Only for this reason may an act take effect a little
+    /// after it was recorded.
+    fn effective_at(
         &self,
         claimed: Millis,
         is_stop: bool,
         recorded_at: Millis,
-        (subject, own): (SubjectRef, &SubjectState),
+        subject: SubjectRef,
+        state: &SubjectState,
     ) -> Result<Millis, WriteError> {
         if claimed < recorded_at {
             return Ok(claimed);
         }
-        let linked = self.linked(subject, own)?;
-        let states = std::iter::once(own).chain(linked.iter().map(|linked| &*linked.state));
+        let linked = self.linked(subject, state)?;
+        let states = std::iter::once(state).chain(linked.iter().map(|linked| &*linked.state));
         let after = states.filter_map(|state| state.first_moment_after(is_stop)).max();
         Ok(recorded_at.max(after.unwrap_or(recorded_at)))
     }
 
-    /// Changes as the ledger keeps them: with versions and expiries filled in from the catalogue.
+    /// A change as the ledger keeps it: with version and expiry filled in from the catalogue.
+    /// `change` is its position in the act.
     fn resolve(
         &self,
-        changes: &[Change],
-        effective_at: Millis,
-    ) -> Result<Vec<ChangeRecord>, RecordError> {
-        let resolve = |(position, change)| self.resolve_one(position, change, effective_at);
-        changes.iter().enumerate().map(resolve).collect()
-    }
-
-    fn resolve_one(
-        &self,
         change: usize,
-        asked: &Change,
+        requested: &Change,
         effective_at: Millis,
     ) -> Result<ChangeRecord, RecordError> {
         let catalog = self.catalog();
-        let scope = catalog.resolve(&asked.scope).map_err(|unknown| match unknown {
+        let scope = catalog.resolve(&requested.scope).map_err(|unknown| match unknown {
             UnknownKey::Purpose(key) => RecordError::UnknownPurpose { change, key },
             UnknownKey::Channel(key) => RecordError::UnknownChannel { change, key },
         })?;
         let mut record = ChangeRecord {
-            action: asked.action,
-            scope: asked.scope.clone(),
+            action: requested.action,
+            scope: requested.scope.clone(),
             purpose_version: 0,
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::NoEffect,
         };
-        if asked.action != Action::Grant {
+        if requested.action != Action::Grant {
             return Ok(record);
         }
         let purpose = scope.purpose.and_then(|id| catalog.purpose(id));
@@ -473,7 +454,7 @@ impl<'a> Batch<'a> {
         if channel.retired {
             return Err(RecordError::ChannelRetired { change, key: channel.key.clone() });
         }
-        let version = match asked.purpose_version {
+        let version = match requested.purpose_version {
             Some(version) => version,
             None => self.version_then(purpose, effective_at)?,
         };
@@ -487,9 +468,9 @@ impl<'a> Batch<'a> {
         };
         let by_default = content.default_validity_ms.map(|span_ms| effective_at.plus_ms(span_ms));
         record.purpose_version = version;
-        record.expires_at = asked.expires_at.or(by_default);
-        for (position, category) in asked.data_categories.iter().enumerate() {
-            if !content.data_categories.iter().any(|own| covers_category(own, category)) {
+        record.expires_at = requested.expires_at.or(by_default);
+        for (position, category) in requested.data_categories.iter().enumerate() {
+            if !content.data_categories.iter().any(|declared| covers_category(declared, category)) {
                 return Err(RecordError::CategoryNotDeclared {
                     change,
                     position,
@@ -499,15 +480,15 @@ impl<'a> Batch<'a> {
                 });
             }
         }
-        record.data_categories.clone_from(&asked.data_categories);
+        record.data_categories.clone_from(&requested.data_categories);
         if record.expires_at.is_some_and(|at| at <= effective_at) {
             return Err(RecordError::ExpiresBeforeEffective { change });
         }
         Ok(record)
     }
 
-    /// The version of a purpose that was current at a moment: what an act of then, which names none,
-    /// can have agreed to. Before the first there is only that.
+    /// The version of a purpose that was current at a moment: an act of that moment that names no
+    /// version agreed to this one. Before the first version it is the first.
     fn version_then(&self, purpose: &Purpose, at: Millis) -> Result<u32, WriteError> {
         let mut version = purpose.version();
         while version > 1 && at < self.recorded_at() {
@@ -521,7 +502,7 @@ impl<'a> Batch<'a> {
         Ok(version)
     }
 
-    /// The name of a subject in the ledger, if it has one.
+    /// The reference of a subject in the ledger, if it has one.
     pub(super) fn known(&self, subject: &Subject) -> Result<Option<SubjectRef>, WriteError> {
         match self.subjects.get(subject) {
             Some((subject_ref, _)) => Ok(Some(*subject_ref)),
@@ -529,7 +510,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The subject's name in the ledger, and its key if there is evidence to seal.
+    /// The subject's reference in the ledger, which may be new, and its key if `with_key`.
     pub(super) fn sealer(&self, subject: &Subject, with_key: bool) -> Result<Sealer, WriteError> {
         let vault = &self.core.vault;
         if let Some((subject_ref, key)) = self.subjects.get(subject) {
@@ -550,26 +531,26 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The subjects that are linked to one, with what they contribute.
+    /// The subjects that are linked to `subject`, with their states.
     pub(super) fn linked(
         &self,
         subject: SubjectRef,
-        own: &SubjectState,
+        state: &SubjectState,
     ) -> Result<Vec<Linked>, WriteError> {
-        if own.links.is_empty() {
+        if state.links.is_empty() {
             return Ok(Vec::new());
         }
-        reach(subject, own, |other| self.state(other))
+        reach(subject, state, |other| self.state(other))
     }
 
-    /// A subject's state with all that linked subjects contribute.
+    /// A subject's state, united with the states of linked subjects.
     pub(super) fn whole(
         &self,
         subject: SubjectRef,
-        own: &Arc<SubjectState>,
+        state: &Arc<SubjectState>,
     ) -> Result<Arc<SubjectState>, WriteError> {
-        let linked = self.linked(subject, own)?;
-        Ok(if linked.is_empty() { Arc::clone(own) } else { Arc::new(unite(own, &linked)) })
+        let linked = self.linked(subject, state)?;
+        Ok(if linked.is_empty() { Arc::clone(state) } else { Arc::new(unite(state, &linked)) })
     }
 
     pub(super) fn seal(
@@ -583,12 +564,11 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What stands beside an entry that is being written.
+/// The surroundings of an entry that is being written.
 struct Writing<'a> {
     batch: &'a Batch<'a>,
-    /// What it leaves behind.
     after: &'a After,
-    /// Those of its subjects that may be new.
+    /// The subjects of the entry that may be new.
     named: &'a [(SubjectRef, &'a Subject)],
 }
 
@@ -596,22 +576,19 @@ impl Surroundings for Writing<'_> {
     type Error = WriteError;
 
     fn identity(&self, subject: SubjectRef) -> Result<Identity, WriteError> {
-        match self.named.iter().find(|(named, _)| *named == subject) {
-            Some((_, name)) => Ok(Identity::Known((*name).clone())),
-            None => self.batch.identity(subject),
-        }
+        self.batch.identity(subject, self.named)
     }
 
-    /// No stop is refused because the name of a linked subject can not be read.
+    /// Leaves out linked subjects whose identity can not be read: a stop must not fail for that.
     fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, WriteError> {
         let state_of = |subject| match self.after.state(subject) {
             Some(state) => Ok(Arc::clone(state)),
             None => self.batch.state(subject),
         };
         let name = |subject| {
-            let identity = self.batch.identity(subject);
+            let identity = self.batch.identity(subject, &[]);
             let identity = identity
-                .inspect_err(|error| error!(%error, "a linked subject is not told of"))
+                .inspect_err(|error| error!(%error, "a linked subject is left out of an event"))
                 .ok();
             identity.and_then(Identity::known)
         };
@@ -632,43 +609,41 @@ impl Surroundings for Writing<'_> {
     }
 }
 
-/// The entry that makes a purpose as a draft wants it, or the purpose as it is, if nothing differs.
-pub(super) fn purpose_put(catalog: &Catalog, draft: PurposeDraft) -> Result<PurposePut, Purpose> {
-    let own = catalog.purpose_id(draft.key.as_str()).and_then(|id| catalog.purpose(id));
-    let (version, oldest_compatible) = match own {
+/// The entry that changes a purpose to a draft; none if nothing differs.
+pub(super) fn purpose_put(
+    catalog: &Catalog,
+    draft: PurposeDraft,
+) -> Result<Option<PurposePut>, CatalogError> {
+    let existing = catalog.purpose_id(draft.key.as_str()).and_then(|id| catalog.purpose(id));
+    let (version, oldest_compatible) = match existing {
         None => (1, 1),
-        Some(own) => {
-            let is_new = *own.current() != draft.content;
-            (own.version() + u32::from(is_new), own.oldest_compatible)
+        Some(existing) => {
+            let is_new = *existing.current() != draft.content;
+            (existing.version() + u32::from(is_new), existing.oldest_compatible)
         }
     };
     let oldest_compatible = match draft.oldest_compatible {
         _ if draft.requires_reconsent => version,
-        asked => asked.unwrap_or(oldest_compatible),
+        requested => requested.unwrap_or(oldest_compatible),
     };
-    if let Some(own) = own
-        && version == own.version()
-        && oldest_compatible == own.oldest_compatible
-        && draft.retired == own.retired
-    {
-        return Err(own.clone());
-    }
-    let PurposeDraft { key, content, retired, .. } = draft;
-    Ok(PurposePut { key, version, content, oldest_compatible, retired })
-}
-
-/// Whether a purpose may be written as it is.
-pub(super) fn check_put(put: &PurposePut) -> Result<(), CatalogError> {
-    if put.oldest_compatible > put.version {
+    if oldest_compatible > version {
         return Err(CatalogError::OldestCompatibleBeyondVersion {
-            got: put.oldest_compatible,
-            version: put.version,
+            got: oldest_compatible,
+            version,
         });
     }
-    Ok(())
+    let is_unchanged = existing.is_some_and(|existing| {
+        version == existing.version()
+            && oldest_compatible == existing.oldest_compatible
+            && draft.retired == existing.retired
+    });
+    let PurposeDraft { key, content, retired, .. } = draft;
+    let put = PurposePut { key, version, content, oldest_compatible, retired };
+    Ok((!is_unchanged).then_some(put))
 }
 
-/// The caller's claim of when something took effect, within the skew, but never after its record.
+/// When something took effect, as the caller claims, but never after `recorded_at`. A claim beyond the
+/// clock skew is refused.
 pub(super) fn claimed(
     claimed: Option<Millis>,
     recorded_at: Millis,
@@ -681,7 +656,7 @@ pub(super) fn claimed(
     Ok(claimed.min(recorded_at))
 }
 
-/// The end of a guardian's authority, as decisions look at it.
+/// The end of a guardian's authority, as decisions use it.
 fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, RecordError> {
     let ends_at = act.evidence.authority.as_ref().and_then(|authority| authority.ends_at);
     let ends_at = ends_at.filter(|_| act.actor == Actor::Guardian);
@@ -693,7 +668,7 @@ fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, Reco
 }
 
 impl Core {
-    /// The answer that an act on record was given.
+    /// The answer to an act that is recorded already.
     pub(super) fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
         let Entry { index, prev_hash, recorded_at, body } = entry;
         let Body::Act(act) = body else {

@@ -1,4 +1,4 @@
-//! The catalogue: read as it is, and changed by purposes and channels that are put.
+//! Reading the catalogue, and putting purposes and channels into it.
 
 use std::sync::Arc;
 
@@ -8,34 +8,34 @@ use crate::{
     fold::CatalogAt,
 };
 
-/// A catalogue change, after the call.
+/// The answer to a change of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put<T> {
-    /// The purpose or channel as it is.
+    /// The purpose or channel after the call.
     pub value: T,
-    /// First revision at which it is so.
+    /// First revision that includes it.
     pub revision: u64,
     /// Whether an entry was written.
     pub changed: bool,
 }
 
-/// A purpose as a caller wants it to be. The version is the ledger's to give.
+/// A purpose as a caller wants it to be. The ledger assigns the version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurposeDraft {
     /// Key.
     pub key: Key,
-    /// What its current version should say.
+    /// Content of its current version.
     pub content: PurposeVersion,
-    /// The oldest version whose grants still count; none means unchanged, or 1 for a new purpose.
+    /// The oldest version whose grants stay valid; none means unchanged, or 1 for a new purpose.
     pub oldest_compatible: Option<u32>,
-    /// Whether only grants of the version that this creates, or finds, still count.
+    /// Whether only grants of the resulting version stay valid.
     pub requires_reconsent: bool,
     /// Whether it is retired.
     pub retired: bool,
 }
 
 impl Node {
-    /// The catalogue as it is now.
+    /// The current catalogue.
     #[must_use]
     pub fn catalog(&self) -> Arc<CatalogAt> {
         self.core.view.catalog()

@@ -1,17 +1,17 @@
-//! The way of a question: look the subject up, take what is true together, decide.
+//! Checks: find the subject, read its state and the catalogue together, decide.
 
 use super::{Core, Node, ReadError};
 use crate::{
     decide::decide,
     domain::{
-        Catalog, Contact, Decision, Effect, FrequencyCap, LinkConfidence, Millis, Obligation,
-        Query, Region, Subject, SubjectState,
+        Contact, Decision, Effect, FrequencyCap, LinkConfidence, Millis, Obligation, Query, Region,
+        Subject,
     },
     fold::UseCell,
     obligations::{self, DueAll},
 };
 
-/// "May I?", as a caller puts it.
+/// "May I use this data?", as a caller asks it.
 #[derive(Debug, Clone)]
 pub struct Question<'a> {
     /// Whose data.
@@ -20,18 +20,18 @@ pub struct Question<'a> {
     pub purpose: &'a str,
     /// Channel key.
     pub channel: &'a str,
-    /// Data categories that the caller wants to use; empty means that none is asked about.
+    /// Data categories that the caller wants to use; empty means no restriction.
     pub data_categories: &'a [String],
-    /// Where the data subject is, if the caller says.
+    /// Region of the data subject, if given.
     pub region: Option<Region>,
 }
 
-/// A decision and the revision that it was taken at.
+/// A decision, and the revision at which it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     /// The decision.
     pub decision: Decision,
-    /// What comes with an ALLOW, as of now.
+    /// The obligations that come with an ALLOW, at the current time.
     pub due: DueAll,
     /// The number of entries that it takes into account.
     pub revision: u64,
@@ -40,7 +40,8 @@ pub struct Checked {
 }
 
 impl Node {
-    /// Answers "may I?", now. Never blocks for long: memory, or a point read of sled.
+    /// Decides a question at the current time. Never blocks for long: it reads memory, or one row of
+    /// sled.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -50,27 +51,22 @@ impl Node {
 }
 
 impl Core {
-    /// Answers "may I?".
+    /// Decides a question at a given time.
     pub(super) fn check(&self, question: &Question<'_>, now: Millis) -> Result<Checked, ReadError> {
-        let ((decision, contact), revision) =
-            self.read(question.subject, |catalog: &Catalog, state: &SubjectState| {
-                let query = Query::new(
-                    catalog,
-                    question.purpose,
-                    question.channel,
-                    question.data_categories,
-                    question.region,
-                );
-                let decision = decide(catalog, state, &query, now);
-                let is_allow = decision.effect() == Effect::Allow;
-                (decision, state.contact.clone().filter(|_| is_allow))
-            })?;
+        let Question { subject, purpose, channel, data_categories, region } = *question;
+        let find = || Ok::<_, ReadError>(self.vault.find(subject)?);
+        let ((decision, contact), revision) = self.view.read(find, |catalog, state| {
+            let query = Query::new(catalog, purpose, channel, data_categories, region);
+            let decision = decide(catalog, state, &query, now);
+            let is_allow = decision.effect() == Effect::Allow;
+            (decision, state.contact.clone().filter(|_| is_allow))
+        })?;
         self.metrics.decision(decision.reason);
         let due = self.due(question, &decision, contact.as_deref(), now)?;
         Ok(Checked { decision, due, revision, token: None })
     }
 
-    /// What comes with an ALLOW. Most have nothing to say, and that costs nothing.
+    /// The obligations that come with an ALLOW. Most decisions have none, and then nothing is read.
     fn due(
         &self,
         question: &Question<'_>,
@@ -88,8 +84,8 @@ impl Core {
         Ok(obligations::due(&decision.obligations, contact, question.region, &uses, now))
     }
 
-    /// When the subject's data was used for the cell, under this name and those that are verified to
-    /// be the same person; as far back, and as many under each name, as can spend a limit.
+    /// When the subject's data was used for the cell, also under subjects that are verified to be the
+    /// same person: within the widest period, and of each subject at most the widest limit.
     fn recent_uses(
         &self,
         question: &Question<'_>,
@@ -109,17 +105,9 @@ impl Core {
         }
         Ok(uses)
     }
-
-    fn read<T>(
-        &self,
-        subject: &Subject,
-        question: impl FnOnce(&Catalog, &SubjectState) -> T,
-    ) -> Result<(T, u64), ReadError> {
-        self.view.read(|| Ok::<_, ReadError>(self.vault.find(subject)?), question)
-    }
 }
 
-/// The longest period and the greatest number of uses of all limits that apply; none if none does.
+/// The longest period and the greatest number of uses of all limits that apply.
 fn widest_limit(decision: &Decision, contact: Option<&Contact>) -> Option<FrequencyCap> {
     let of_purpose = decision.obligations.iter().filter_map(|obligation| match *obligation {
         Obligation::FrequencyLimit { uses_max, period_ms } => {

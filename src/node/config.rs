@@ -138,7 +138,7 @@ pub struct NodeConfig {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = SUBSCRIPTIONS)]
     pub webhook_allow: Vec<IpNet>,
 
-    /// Who answers for the processing, as receipts name them.
+    /// The controller that receipts name.
     #[arg(skip)]
     pub controller: Controller,
 }
@@ -149,7 +149,7 @@ impl Default for NodeConfig {
     }
 }
 
-/// A text that can not name a ledger.
+/// The text is not a valid name of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "the name of a ledger has 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, for \
@@ -157,7 +157,7 @@ impl Default for NodeConfig {
 )]
 struct OriginError;
 
-/// The name of a ledger. It stands in C2SP signed notes, which allow neither spaces nor `+` in it.
+/// The name of a ledger. C2SP signed notes contain it, and allow neither spaces nor `+` in it.
 ///
 /// # Errors
 /// [`OriginError`].
@@ -177,7 +177,7 @@ mod tests {
         setting::parse::<NodeConfig>(&[flag]).err().map(|error| error.to_string())
     }
 
-    /// Tries times around the bounds of a setting: which are taken, and what is said of the others.
+    /// Tries times around the bounds of a setting, and compares the errors of those that are refused.
     fn try_times<const N: usize>(flag: &str, bounds: &str, tries: [(u64, bool); N]) {
         for (millis, good) in tries {
             let refused = refused(&format!("--{flag}={millis}ms"));

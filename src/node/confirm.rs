@@ -1,7 +1,7 @@
-//! The double opt-in: the token that an act is answered with, and what it completes.
+//! Double opt-in: the answer to an act carries a token, and the token confirms the act.
 //!
-//! A token is derived from the vault's secret and the place of its act in the chain. So an act that is
-//! asked for again is answered with the same token, and yet only the token's hash is kept anywhere.
+//! A token is derived from the vault's secret and the place of its act in the chain. So a repeated
+//! request gets the same token, although only the hash of the token is stored.
 
 use std::sync::Arc;
 
@@ -25,14 +25,14 @@ impl Node {
     /// Completes a double opt-in.
     ///
     /// # Errors
-    /// See [`ConfirmError`]; what is refused changes nothing.
+    /// See [`ConfirmError`]. On error nothing is recorded.
     pub async fn confirm(&self, confirm: Confirm) -> Result<Confirmed, ConfirmError> {
         self.write(move |batch| batch.confirm(&confirm)).await
     }
 }
 
 impl Core {
-    /// Offers to complete the double opt-in of an act that is about to be written, if it needs one.
+    /// Adds a confirmation offer to an act that is about to be written, if some change waits for one.
     pub(super) fn offer(
         &self,
         tip: &Tip,
@@ -52,7 +52,7 @@ impl Core {
         Some(confirmation)
     }
 
-    /// What completes the double opt-in of the act at a place in the chain.
+    /// The confirmation of the act at a place in the chain.
     pub(super) fn confirmation(
         &self,
         index: u64,
@@ -68,14 +68,14 @@ fn token_hash(token: &str) -> [u8; 32] {
 }
 
 impl Batch<'_> {
-    /// Adds a confirmation. If it is refused, the batch is as it was.
+    /// Adds a confirmation. On error the batch is unchanged.
     pub(super) fn confirm(&mut self, confirm: &Confirm) -> Result<Confirmed, ConfirmError> {
         let mark = confirm.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return Ok(confirmed_before(entry)?);
         }
         let (request_index, act) = self.act_of_token(confirm)?;
-        // What an erased data subject asked for is confirmed by nobody.
+        // The act of an erased data subject can not be confirmed.
         let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
             return Err(ConfirmError::TokenUnknown);
         };
@@ -104,7 +104,7 @@ impl Batch<'_> {
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
     }
 
-    /// The act that a token is of, if the token still counts.
+    /// The act of a token, if the token is valid.
     fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), ConfirmError> {
         let index = self.core().view.confirmation(&token_hash(&confirm.token))?;
         let index = index.ok_or(ConfirmError::TokenUnknown)?;
@@ -130,6 +130,7 @@ impl Batch<'_> {
         Ok((index, act))
     }
 
+    /// Folds a confirmation in, and sets the outcome of each of its grants.
     fn judge_confirmation(
         &self,
         recorded_at: Millis,
@@ -145,7 +146,7 @@ impl Batch<'_> {
     }
 }
 
-/// The answer that a confirmation on record was given.
+/// The answer to a confirmation that is recorded already.
 fn confirmed_before(entry: Entry) -> Result<Confirmed, WriteError> {
     let Entry { index, recorded_at, body, .. } = entry;
     let Body::Confirmed(confirmed) = body else {

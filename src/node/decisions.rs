@@ -1,10 +1,10 @@
-//! What this node answers for every cell that a range of entries touched, as of each of them: what
-//! an auditor compares with what the entries alone say.
+//! The decisions of this node on every cell that an entry touched, as of that entry, for a range of
+//! entries. An auditor compares them with the decisions that follow from the entries alone.
 //!
-//! Where a data subject was not touched again since, the answer comes from the state that checks
-//! read, so that it is this state that is audited. Else it comes from the subject's own entries, as
-//! every answer about the past does; who has been read once is folded on along the range instead of
-//! read again, as long as there is memory for it.
+//! If a data subject did not change after the entry, the decision comes from the state that checks
+//! read, so that this state is audited. Else it comes from the subject's entries, as every answer
+//! about the past does. A state that was read once is kept and folded along the range instead of
+//! read again, within a memory limit.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -20,12 +20,12 @@ use crate::{
 
 /// The greatest number of decisions in a page.
 pub const PAGE_DECISIONS_MAX: usize = 1_000;
-/// The greatest number of entries that are walked over for a page.
+/// The greatest number of entries that are read for a page.
 pub const PAGE_ENTRIES_MAX: usize = 1_000;
-/// About how many bytes of memory the states take that are kept along a range.
+/// Memory limit of the kept states, about.
 const STATES_BYTES_MAX: usize = 64 << 20;
-/// What a state takes besides itself, in bytes: its place in the table, and reference counts.
-const STATE_BYTES: usize = 64;
+/// Memory that a kept state takes besides itself: its place in the table, and reference counts.
+const STATE_OVERHEAD_BYTES: usize = 64;
 
 /// The decisions of a range of entries, page by page.
 #[derive(Debug)]
@@ -33,17 +33,18 @@ pub struct Decisions {
     core: Arc<Core>,
     next_index: u64,
     end: u64,
-    /// As of the entry that was walked over last.
+    /// As of the last entry that was folded.
     catalog: Arc<CatalogAt>,
-    states: Kept,
-    read: VecDeque<(u64, Vec<u8>)>,
-    /// The rest of what an entry touches.
+    states: KeptStates,
+    /// Entries that are read but not folded yet.
+    unfolded: VecDeque<(u64, Vec<u8>)>,
+    /// Answers of the last folded entry that are on no page yet.
     rest: Option<Answers>,
 }
 
-/// The states of data subjects as of the entry that was walked over last.
+/// States of data subjects as of the last entry that was folded.
 #[derive(Debug)]
-struct Kept {
+struct KeptStates {
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     bytes: usize,
     bytes_max: usize,
@@ -58,7 +59,7 @@ impl Node {
     /// [`ReadError::StateUnreadable`].
     pub fn decisions(&self, start: u64, end: Option<u64>) -> Result<Decisions, ReadError> {
         let head = self.core.view.applied();
-        // Who asks for more than there is must not take the part for the whole.
+        // An end beyond the head must fail: a shorter answer would look complete.
         let end = end.unwrap_or(head.max(start));
         if end > head {
             return Err(ReadError::IndexOutOfRange { index: end, head });
@@ -68,15 +69,15 @@ impl Node {
             next_index: start,
             end,
             catalog: self.core.catalog_at(start)?,
-            states: Kept::within(STATES_BYTES_MAX),
-            read: VecDeque::new(),
+            states: KeptStates::within(STATES_BYTES_MAX),
+            unfolded: VecDeque::new(),
             rest: None,
         })
     }
 }
 
 impl Decisions {
-    /// The next decisions, none of which may be a page too; nothing after the last. Blocking.
+    /// The next page of decisions, which may be empty; none after the last. Blocking.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -93,7 +94,7 @@ impl Decisions {
                 self.rest = None;
                 return Ok(Some(page).filter(|page| !page.is_empty()));
             };
-            self.rest = Some(self.walk_over(&entry)?);
+            self.rest = Some(self.fold(&entry)?);
         }
         Ok(Some(page))
     }
@@ -102,20 +103,20 @@ impl Decisions {
         if self.next_index >= self.end {
             return Ok(None);
         }
-        if self.read.is_empty() {
-            self.read = self.core.entries(self.next_index, self.end)?.into();
+        if self.unfolded.is_empty() {
+            self.unfolded = self.core.entries(self.next_index, self.end)?.into();
         }
         // A gap must never look like an end.
         let wanted = self.next_index;
-        let bytes = self.read.pop_front().filter(|(index, _)| *index == wanted);
+        let bytes = self.unfolded.pop_front().filter(|(index, _)| *index == wanted);
         let (_, bytes) = bytes
             .ok_or_else(|| ReadError::StateUnreadable(format!("entry {wanted} is missing")))?;
         self.next_index += 1;
         Ok(Some(envelope::decode(&bytes)?))
     }
 
-    /// Brings everything to the revision after an entry, and answers for what it touches.
-    fn walk_over(&mut self, entry: &Entry) -> Result<Answers, ReadError> {
+    /// Folds an entry into the catalogue and the kept states, and answers for the cells it touches.
+    fn fold(&mut self, entry: &Entry) -> Result<Answers, ReadError> {
         if let Target::Catalog(_) = entry.body.kind().target() {
             Arc::make_mut(&mut self.catalog).fold(entry.fact());
         }
@@ -124,70 +125,69 @@ impl Decisions {
         let catalog = Arc::clone(&self.catalog);
         let past = Past { catalog, end, until: None, now: entry.recorded_at };
         Answers::of(entry.fact(), &self.catalog, |subject| {
-            let own = self.states.own(&self.core, subject, &past)?;
-            let linked = reach(subject, &own, |other| self.states.own(&self.core, other, &past))?;
-            Ok(if linked.is_empty() { own } else { Arc::new(unite(&own, &linked)) })
+            let state = self.states.at(&self.core, subject, &past)?;
+            let linked = reach(subject, &state, |other| self.states.at(&self.core, other, &past))?;
+            Ok(if linked.is_empty() { state } else { Arc::new(unite(&state, &linked)) })
         })
     }
 }
 
-impl Kept {
+impl KeptStates {
     fn within(bytes_max: usize) -> Self {
         Self { states: HashMap::new(), bytes: 0, bytes_max }
     }
 
-    /// The state of a data subject at a revision.
-    fn own(
+    /// The state of a data subject at a revision, without linked subjects.
+    fn at(
         &mut self,
         core: &Core,
         subject: SubjectRef,
         past: &Past,
     ) -> Result<Arc<SubjectState>, ReadError> {
-        let now = core.view.state(subject)?;
-        if now.revision <= past.end {
-            self.forget(subject);
-            return Ok(now);
+        let current = core.view.state(subject)?;
+        if current.revision <= past.end {
+            self.remove(subject);
+            return Ok(current);
         }
         if let Some(state) = self.states.get(&subject) {
             return Ok(Arc::clone(state));
         }
-        let state = Arc::new(core.own_state_at(subject, past)?);
-        self.keep(subject, Arc::clone(&state));
+        let state = Arc::new(core.unlinked_state_at(subject, past)?);
+        self.insert(subject, Arc::clone(&state));
         Ok(state)
     }
 
-    /// Folds an entry into those of its data subjects that are kept.
+    /// Folds an entry into the kept states of its data subjects.
     fn fold(&mut self, catalog: &CatalogAt, entry: &Entry) -> Result<(), ReadError> {
         let Target::Subjects(target) = entry.body.kind().target() else { return Ok(()) };
-        for subject in target.subjects() {
-            let Some(mut state) = self.forget(subject) else { continue };
+        for subject in target.named() {
+            let Some(mut state) = self.remove(subject) else { continue };
             let folded = Arc::make_mut(&mut state);
             fold::subject(&catalog.catalog, folded, subject, entry.fact())?;
-            self.keep(subject, state);
+            self.insert(subject, state);
         }
         Ok(())
     }
 
-    fn keep(&mut self, subject: SubjectRef, state: Arc<SubjectState>) {
-        let bytes = STATE_BYTES + state.memory_bytes();
+    fn insert(&mut self, subject: SubjectRef, state: Arc<SubjectState>) {
+        let bytes = STATE_OVERHEAD_BYTES + state.memory_bytes();
         if self.bytes + bytes > self.bytes_max {
-            // Whoever is needed again is read again.
+            // A state that is needed again is read again.
             *self = Self::within(self.bytes_max);
         }
         self.bytes += bytes;
         self.states.insert(subject, state);
     }
 
-    fn forget(&mut self, subject: SubjectRef) -> Option<Arc<SubjectState>> {
+    fn remove(&mut self, subject: SubjectRef) -> Option<Arc<SubjectState>> {
         let state = self.states.remove(&subject)?;
-        self.bytes -= STATE_BYTES + state.memory_bytes();
+        self.bytes -= STATE_OVERHEAD_BYTES + state.memory_bytes();
         Some(state)
     }
 }
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::{
         config::ServeConfig,
@@ -200,7 +200,7 @@ mod tests {
         vault::Kek,
     };
 
-    /// Together they have more cells than a page has room for.
+    /// Together they have more cells than fit on a page.
     const PURPOSES: usize = 40;
     const CHANNELS: usize = 30;
 
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    async fn record(node: &Node, who: usize, action: Action, cell: Option<(usize, usize)>) {
+    async fn record(node: &Node, subject: usize, action: Action, cell: Option<(usize, usize)>) {
         let keys = cell.map(|(purpose, channel)| {
             (key(&format!("purpose-{purpose}")), key(&format!("channel-{channel}")))
         });
@@ -259,7 +259,7 @@ mod tests {
             data_categories: Vec::new(),
         };
         let act = Act {
-            subject: Subject::parse(&format!("user:{who}")).unwrap(),
+            subject: Subject::parse(&format!("user:{subject}")).unwrap(),
             actor: Actor::Subject,
             changes: vec![change],
             contact: ContactChange::default(),
@@ -287,8 +287,8 @@ mod tests {
         let node = open(dir.path());
         put_catalog(&node).await;
         for round in 0..3 {
-            for who in 0..4 {
-                record(&node, who, Action::Grant, Some((round, who))).await;
+            for subject in 0..4 {
+                record(&node, subject, Action::Grant, Some((round, subject))).await;
             }
             let linking = Linking {
                 subject: Subject::parse("user:0").unwrap(),
@@ -304,16 +304,16 @@ mod tests {
         // Three withdrawals, and three links of two.
         assert_eq!(want.len(), 12 + (3 + 6) * PURPOSES * CHANNELS);
         let mut without_memory = node.decisions(0, None).unwrap();
-        without_memory.states = Kept::within(0);
+        without_memory.states = KeptStates::within(0);
         assert!(all(without_memory) == want);
 
-        // Each is what the past is otherwise found to be.
-        let names_what_was_granted = |decision: &&CellDecision| {
+        // Each is the same as a check of the past.
+        let is_of_a_granted_key = |decision: &&CellDecision| {
             let ends =
                 |key: &Key| ["-0", "-1", "-2", "-3"].iter().any(|n| key.as_str().ends_with(n));
             ends(&decision.purpose) && ends(&decision.channel)
         };
-        for decision in want.iter().filter(names_what_was_granted) {
+        for decision in want.iter().filter(is_of_a_granted_key) {
             let past = node.core.past(crate::node::AsOf::Revision(decision.index + 1)).unwrap();
             let (state, _) = node.core.state_at(decision.subject, &past).unwrap();
             let catalog = &past.catalog.catalog;
@@ -327,7 +327,8 @@ mod tests {
 
         let head = node.revision();
         for start in [1, head / 2, head - 1, head] {
-            let rest: Vec<_> = want.iter().filter(|it| it.index >= start).cloned().collect();
+            let rest: Vec<_> =
+                want.iter().filter(|decision| decision.index >= start).cloned().collect();
             assert!(all(node.decisions(start, None).unwrap()) == rest, "from {start}");
         }
         assert!(matches!(

@@ -1,7 +1,7 @@
-//! Why the node does not do what it is asked: one enum an operation, where callers differ.
+//! Errors of the node: one enum per operation.
 //!
-//! [`WriteError`] is what any write may meet, [`ReadError`] what any question may; the operations nest
-//! them. What a caller over gRPC is told of each, `status` says.
+//! Any write may fail with a [`WriteError`] and any read with a [`ReadError`]; the enums of the
+//! operations nest these two. `status` maps each error to a gRPC status.
 
 use thiserror::Error;
 
@@ -28,14 +28,14 @@ pub enum WriteError {
         /// Index of the entry that the key belongs to.
         index: u64,
     },
-    /// As many appends are in flight as may be.
+    /// The limit of appends in flight is reached.
     #[error("too many appends are in flight, the limit is {limit}")]
     TooManyAppends {
         /// The limit.
         limit: usize,
     },
-    /// A write or sync failed, or damage was found: no writes until restart. Whether this one was
-    /// recorded is not known.
+    /// A write or sync failed, or stored data is damaged: no writes until restart. Whether this write
+    /// was recorded is not known.
     #[error("the ledger takes no writes until restart: {0}")]
     WritesStopped(String),
     /// The node is shutting down.
@@ -46,7 +46,7 @@ pub enum WriteError {
     StateUnreadable(String),
 }
 
-/// A claim of when something took effect that lies too far in the future.
+/// The claimed time of an act is too far in the future.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("effective_at is {ahead_ms} ms in the future, the limit is {CLOCK_SKEW_MS_MAX} ms")]
 pub struct EffectiveAtInFuture {
@@ -57,7 +57,10 @@ pub struct EffectiveAtInFuture {
 /// Why an act was not recorded. `change` is the position of a change in the act.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RecordError {
-    /// The claim of when the act took effect.
+    /// The act has no change, and no preference about contact.
+    #[error("an act needs at least one change or one contact preference")]
+    Empty,
+    /// The claimed time of the act.
     #[error(transparent)]
     EffectiveAtInFuture(#[from] EffectiveAtInFuture),
     /// The catalogue lacks the purpose of a change.
@@ -116,7 +119,7 @@ pub enum RecordError {
         /// Position of the change.
         change: usize,
     },
-    /// A grant that is narrowed to what its version does not declare.
+    /// A grant that is narrowed to a category that its version does not declare.
     #[error(
         "`{category}` is not among the data categories that version {version} of `{key}` declares, nor below one of them"
     )]
@@ -132,7 +135,7 @@ pub enum RecordError {
         /// Its version.
         version: u32,
     },
-    /// A guardian's grant that takes effect when the authority has ended.
+    /// A guardian's grant that takes effect after the authority has ended.
     #[error("the guardian's authority ended before the grant takes effect; ask the data subject")]
     AuthorityEnded,
     /// The write failed.
@@ -146,7 +149,7 @@ pub enum ConfirmError {
     /// No act waits for the token, or it is another data subject's.
     #[error("no act waits for this confirmation token")]
     TokenUnknown,
-    /// The token is past its end.
+    /// The token has expired.
     #[error("the confirmation token is past its end; ask for consent again")]
     TokenExpired,
     /// The token was used.
@@ -155,7 +158,7 @@ pub enum ConfirmError {
         /// Index of the confirmation.
         index: u64,
     },
-    /// The claim of when the confirmation took effect.
+    /// The claimed time of the confirmation.
     #[error(transparent)]
     EffectiveAtInFuture(#[from] EffectiveAtInFuture),
     /// The write failed.
@@ -163,16 +166,16 @@ pub enum ConfirmError {
     Write(#[from] WriteError),
 }
 
-/// Why two data subjects were not linked, or not unlinked.
+/// Why two data subjects were not linked or unlinked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LinkError {
     /// A data subject would be linked to itself.
     #[error("other_subject must differ from subject")]
     ToSelf,
-    /// There is no link to take back.
+    /// There is no link to remove.
     #[error("the two data subjects are not linked")]
     NotLinked,
-    /// More data subjects than may be linked with each other.
+    /// The limit of data subjects that are linked with each other.
     #[error("{got} data subjects would be linked with each other, the limit is {limit}")]
     TooMany {
         /// How many there would be.
@@ -185,7 +188,7 @@ pub enum LinkError {
     Write(#[from] WriteError),
 }
 
-/// Why a purpose or channel was not put into the catalogue, or a change of one not previewed.
+/// Why a purpose or channel was not put into the catalogue, or a change not previewed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CatalogError {
     /// `oldest_compatible_version` is beyond the version that the call would create.
@@ -236,13 +239,13 @@ pub enum SubscribeError {
         /// The name.
         name: Key,
     },
-    /// There are as many subscriptions as there may be.
+    /// The limit of subscriptions is reached.
     #[error("there are {limit} subscriptions, which is the limit; delete one")]
     TooMany {
         /// The limit.
         limit: usize,
     },
-    /// The server sends nothing to this webhook.
+    /// The server does not deliver to this URL.
     #[error("the server sends nothing to this webhook: {problem}")]
     WebhookRefused {
         /// Why not.
@@ -275,7 +278,7 @@ pub enum UnsubscribeError {
     Write(#[from] WriteError),
 }
 
-/// Why any question may have no answer. The caller must act as if it were no.
+/// Why a read failed. The caller must act as if the answer were no.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// The index lies beyond the head.
@@ -301,10 +304,10 @@ pub struct RevisionNotReached {
     pub reached: u64,
 }
 
-/// Why a question about the past has no answer.
+/// Why a read of the past failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AsOfError {
-    /// The moment has not come.
+    /// The moment lies in the future.
     #[error("as_of must not lie in the future")]
     InFuture,
     /// The past could not be read.
@@ -325,10 +328,10 @@ pub struct CheckpointNotReached {
 /// Why there is no proof.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProveError {
-    /// A tree that is larger than the latest checkpoint, or an index that is not in it.
+    /// The size or index lies beyond the latest checkpoint.
     #[error("{what} {wanted} lies beyond the latest checkpoint, which is of {size} entries")]
     BeyondCheckpoint {
-        /// What was asked for: a size or an index.
+        /// The kind of value: a size or an index.
         what: &'static str,
         /// Its value.
         wanted: u64,
@@ -354,16 +357,16 @@ pub enum FindActError {
 /// Why there is no receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IssueError {
-    /// The act is another data subject's. The caller must not learn more than of one that is not there.
+    /// The act is another data subject's. The answer is the same as for an act that does not exist.
     #[error("no such act is on record, or it is another data subject's")]
     ActUnknown,
-    /// The entry is no act of consent.
+    /// The entry is not an act of consent.
     #[error("entry {index} is no act of consent, so there is no receipt of it")]
     NotAnAct {
         /// Index of the entry.
         index: u64,
     },
-    /// The receipt would be longer than any verifier takes.
+    /// The receipt is longer than verifiers accept.
     #[error("the receipt would have {bytes} bytes, the limit is {limit}")]
     TooLong {
         /// How long it would be.
@@ -387,7 +390,7 @@ pub struct SubscriptionNotFound {
     pub name: String,
 }
 
-/// Why dead letters can not be listed or delivered once more.
+/// Why dead letters can not be listed or delivered again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeadLettersError {
     /// There is no such subscription.
@@ -407,15 +410,15 @@ pub enum DeadLettersError {
 /// Why there is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SnapshotError {
-    /// The token is another snapshot's, or none.
+    /// The token belongs to another snapshot, or is malformed.
     #[error("the token is not one of this snapshot")]
     Token,
-    /// The state of then could not be read.
+    /// The state at the revision could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
-/// Why a consumer hears nothing more, or was not let in.
+/// Why a consumer was refused or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConsumeError {
     /// There is no such subscription.
@@ -443,13 +446,13 @@ pub enum ConsumeError {
     /// A newer consumer has taken over.
     #[error("a newer consumer of this shard has taken over{}", by(.consumer))]
     TakenOver {
-        /// What that one calls itself.
+        /// Name of the newer consumer.
         consumer: String,
     },
     /// The subscription was deleted.
     #[error("the subscription was deleted")]
     Deleted,
-    /// Writes are stopped: nothing that is acknowledged would go on record.
+    /// Writes are stopped, so that acknowledgements can not be recorded.
     #[error("writes are stopped: {0}")]
     WritesStopped(String),
     /// An index was acknowledged that was not delivered.
@@ -460,7 +463,7 @@ pub enum ConsumeError {
         /// One more than the greatest index that was delivered.
         delivered: u64,
     },
-    /// The token of a snapshot is another's, or none.
+    /// The token belongs to another snapshot, or is malformed.
     #[error("the snapshot token is not one of this snapshot")]
     SnapshotToken,
     /// The node is closing, or its ledger can not be read.
@@ -472,7 +475,7 @@ fn by(consumer: &str) -> String {
     if consumer.is_empty() { String::new() } else { format!(": {consumer}") }
 }
 
-/// Makes causes of unreadable state errors of operations, by way of the error that these nest.
+/// Converts causes of unreadable state into the errors of operations.
 macro_rules! unreadable {
     ($($nested:ident in $operation:ident: $($cause:ty),+;)+) => {
         $($(impl From<$cause> for $operation {
@@ -484,9 +487,10 @@ macro_rules! unreadable {
 }
 
 unreadable! {
-    WriteError in WriteError: ViewError, VaultError, FoldError, ReadError;
+    WriteError in WriteError: ViewError, VaultError, EntryError, FoldError, ReadError, AsOfError;
     WriteError in ConfirmError: ViewError, VaultError;
-    ReadError in ReadError: ViewError, VaultError, BackendError, EntryError, FoldError, TreeError;
+    ReadError in ReadError: ViewError, VaultError, BackendError, EntryError, FoldError, TreeError,
+        WatchError;
     ReadError in CatalogError: ViewError;
     ReadError in ProveError: TreeError;
     ReadError in FindActError: ViewError;

@@ -1,5 +1,5 @@
-//! What watchers hear of an entry is the same when it is written and when it is read back, and all
-//! goes on where a data subject was erased.
+//! An entry gives the same event when it is written and when it is read back from the ledger, and the
+//! node works with entries about an erased data subject.
 
 use std::{path::Path, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
     receipt::Format,
     telemetry::Metrics,
     vault::Kek,
-    watch::Told,
+    watch::Heard,
 };
 
 const SUBJECTS: [&str; 4] = ["user:1", "user:2", "email:jo@example.org", "device:9"];
@@ -32,17 +32,17 @@ const CHANNELS: [&str; 2] = ["email", "sms"];
 /// Grants end long after every test.
 const VALIDITY_MS: i64 = 3_600_000;
 
-/// Something that writes an entry, or is refused.
+/// An operation that writes an entry, or is refused.
 #[derive(Debug, Clone)]
 enum Op {
     Act {
-        who: &'static str,
+        name: &'static str,
         changes: Vec<(Action, usize, Option<usize>)>,
         language: bool,
     },
     /// Completes the latest double opt-in.
     Confirm,
-    /// Writes down that all grants ended.
+    /// Records that all grants have ended.
     Expire,
     Link {
         one: &'static str,
@@ -50,7 +50,7 @@ enum Op {
         confidence: Option<LinkConfidence>,
     },
     Use {
-        who: &'static str,
+        name: &'static str,
     },
     Purpose {
         purpose: usize,
@@ -72,7 +72,7 @@ enum Op {
 
 fn any_op() -> impl Strategy<Value = Op> {
     use LinkConfidence::{Asserted, Verified};
-    let who = || select(&SUBJECTS[..]);
+    let name = || select(&SUBJECTS[..]);
     let action = select(vec![
         Action::Grant,
         Action::Grant,
@@ -82,17 +82,17 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]);
     let changes = vec((action, 0..PURPOSES.len(), option::of(0..CHANNELS.len())), 0..3);
     prop_oneof![
-        6 => (who(), changes, any::<bool>())
-            .prop_map(|(who, changes, language)| {
-                // An act says something.
+        6 => (name(), changes, any::<bool>())
+            .prop_map(|(name, changes, language)| {
+                // An act needs a change or a preference.
                 let language = language || changes.is_empty();
-                Op::Act { who, changes, language }
+                Op::Act { name, changes, language }
             }),
         2 => Just(Op::Confirm),
         2 => Just(Op::Expire),
-        3 => (who(), who(), option::of(select(vec![Verified, Asserted])))
+        3 => (name(), name(), option::of(select(vec![Verified, Asserted])))
             .prop_map(|(one, other, confidence)| Op::Link { one, other, confidence }),
-        1 => who().prop_map(|who| Op::Use { who }),
+        1 => name().prop_map(|name| Op::Use { name }),
         2 => (0..PURPOSES.len(), any::<bool>(), any::<bool>()).prop_map(
             |(purpose, double_opt_in, retired)| Op::Purpose { purpose, double_opt_in, retired }
         ),
@@ -122,13 +122,16 @@ impl World {
         world
     }
 
-    /// What is refused writes nothing, which is as good.
+    /// Performs an operation. A refused one writes nothing, which is fine.
     async fn perform(&mut self, op: Op) {
         let node = &self.node;
         match op {
-            Op::Act { who, changes, language } => {
-                if let Ok(recorded) = node.record(act(who, &changes, language)).await {
-                    self.token = recorded.confirmation.map(|own| own.token).or(self.token.take());
+            Op::Act { name, changes, language } => {
+                if let Ok(recorded) = node.record(act(name, &changes, language)).await {
+                    self.token = recorded
+                        .confirmation
+                        .map(|confirmation| confirmation.token)
+                        .or(self.token.take());
                 }
             }
             Op::Confirm => {
@@ -140,7 +143,7 @@ impl World {
             Op::Link { one, other, confidence } => {
                 drop(node.link(link(one, other, confidence)).await);
             }
-            Op::Use { who } => drop(node.record_uses(use_of(who)).await),
+            Op::Use { name } => drop(node.record_uses(use_of(name)).await),
             Op::Purpose { purpose, double_opt_in, retired } => {
                 let draft = draft(PURPOSES[purpose], double_opt_in, retired);
                 drop(node.put_purpose(draft).await);
@@ -172,7 +175,7 @@ impl World {
 
     async fn overdue(&self, shard: u32) {
         let subscriptions = self.node.core.view.subscriptions();
-        let Some(subscription) = subscriptions.named("crm").map(|own| own.id) else { return };
+        let Some(subscription) = subscriptions.named("crm").map(|crm| crm.id) else { return };
         let event_index = subscription.0;
         let pending_since = Millis(5);
         let overdue = DeliveryOverdue { subscription, shard, event_index, pending_since };
@@ -180,7 +183,7 @@ impl World {
         drop(self.node.write(move |batch| batch.put_subscription(about)).await);
     }
 
-    /// The events as the writer told of them.
+    /// The events as the writer sent them.
     fn live(&self, from: u64) -> Vec<Arc<Event>> {
         let head = self.node.revision();
         let (events, next) = self.node.core.hub.events_between(from, head, &everything()).unwrap();
@@ -188,18 +191,20 @@ impl World {
         events
     }
 
-    /// The events as the ledger has them.
+    /// The events as read back from the ledger.
     fn on_record(&self, from: u64) -> Vec<Arc<Event>> {
         let hub = &self.node.core.hub;
-        (from..self.node.revision()).filter_map(|at| hub.event_on_record(at).unwrap()).collect()
+        (from..self.node.revision())
+            .filter_map(|index| hub.event_on_record(index).unwrap())
+            .collect()
     }
 
-    fn subject_ref(&self, who: &str) -> SubjectRef {
-        self.node.core.vault.find(&subject(who)).unwrap().unwrap()
+    fn subject_ref(&self, name: &str) -> SubjectRef {
+        self.node.core.vault.find(&subject(name)).unwrap().unwrap()
     }
 
-    fn erase(&self, who: &str) {
-        self.node.core.vault.pretend_erased(self.subject_ref(who));
+    fn erase(&self, name: &str) {
+        self.node.core.vault.pretend_erased(self.subject_ref(name));
     }
 }
 
@@ -225,7 +230,7 @@ fn subject(text: &str) -> Subject {
     Subject::parse(text).unwrap()
 }
 
-fn act(who: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -> Act {
+fn act(name: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -> Act {
     let change = |&(action, purpose, channel): &(Action, usize, Option<usize>)| {
         let is_grant = action == Action::Grant;
         // A grant is for one cell.
@@ -240,7 +245,7 @@ fn act(who: &str, changes: &[(Action, usize, Option<usize>)], language: bool) ->
     };
     let language = if language { Said::Value("de".to_owned()) } else { Said::Nothing };
     Act {
-        subject: subject(who),
+        subject: subject(name),
         actor: Actor::Subject,
         changes: changes.iter().map(change).collect(),
         contact: ContactChange { language, ..ContactChange::default() },
@@ -266,9 +271,9 @@ fn link(one: &str, other: &str, confidence: Option<LinkConfidence>) -> Linking {
     }
 }
 
-fn use_of(who: &str) -> UseBatch {
+fn use_of(name: &str) -> UseBatch {
     UseBatch {
-        subjects: vec![subject(who)],
+        subjects: vec![subject(name)],
         purpose: key("news"),
         channel: key("email"),
         data_categories: Vec::new(),
@@ -313,7 +318,7 @@ fn subscription(shards: u32) -> NewSubscription {
     }
 }
 
-/// An event without those who are linked, whom the ledger tells as they are now.
+/// An event without linked subjects: an event that is read back has those of today.
 fn without_linked(event: &Event) -> Event {
     let mut event = event.clone();
     match &mut event.told {
@@ -336,26 +341,26 @@ proptest! {
         ops in vec(any_op(), 1..40),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let told = runtime().block_on(async {
+        let events = runtime().block_on(async {
             let mut world = World::new(dir.path()).await;
-            let mut told = world.live(0);
-            assert_eq!(told, world.on_record(0));
+            let mut events = world.live(0);
+            assert_eq!(events, world.on_record(0));
             for op in ops {
                 let from = world.node.revision();
                 world.perform(op).await;
                 let live = world.live(from);
                 assert_eq!(live, world.on_record(from), "as it was just written");
-                told.extend(live);
+                events.extend(live);
             }
-            told.iter().map(|event| without_linked(event)).collect::<Vec<_>>()
+            events.iter().map(|event| without_linked(event)).collect::<Vec<_>>()
         });
-        // A node that has seen nothing of it tells the same from a view that is built anew.
+        // A new node with a rebuilt view reads back the same events.
         std::fs::remove_dir_all(dir.path().join(VIEW_DIR)).unwrap();
         runtime().block_on(async {
             let world = World { node: open(dir.path()), token: None };
             let again: Vec<_> =
                 world.on_record(0).iter().map(|event| without_linked(event)).collect();
-            assert_eq!(again, told);
+            assert_eq!(again, events);
         });
     }
 }
@@ -363,12 +368,16 @@ proptest! {
 const GRANT: (Action, usize, Option<usize>) = (Action::Grant, 0, Some(0));
 const WITHDRAW: (Action, usize, Option<usize>) = (Action::Withdraw, 0, Some(0));
 
-/// `user:1` and `user:2` are linked, by an assertion that is sealed for the former; each acts before
-/// and after that. `user:1` is erased then.
+/// `user:1` and `user:2` are linked, by an assertion that is sealed for `user:1`; each acts before and
+/// after that. Then `user:1` is erased.
 async fn with_an_erased_subject(dir: &Path) -> World {
     let mut world = World::new(dir).await;
     let acts = |changes: &[_]| {
-        ["user:1", "user:2"].map(|who| Op::Act { who, changes: changes.to_vec(), language: false })
+        ["user:1", "user:2"].map(|name| Op::Act {
+            name,
+            changes: changes.to_vec(),
+            language: false,
+        })
     };
     let confidence = Some(LinkConfidence::Verified);
     let linked = Op::Link { one: "user:1", other: "user:2", confidence };
@@ -385,19 +394,20 @@ async fn streams_go_on_past_what_an_erased_subject_did() {
     let world = with_an_erased_subject(dir.path()).await;
     let node = open_again(world, dir.path());
     let mut watcher = node.watch(Some(0), everything()).unwrap();
-    let mut heard = Vec::new();
-    while let Told::Event(event, _) = watcher.next().await.unwrap() {
-        heard.extend(event.subjects().map(|subject| (event.index, subject.as_str().to_owned())));
+    let mut received = Vec::new();
+    while let Heard::Event(post, _) = watcher.next().await.unwrap() {
+        let index = post.event.index;
+        received.extend(post.event.subjects().map(|subject| (index, subject.as_str().to_owned())));
     }
-    // Entry 0 opens the ledger, four more are of the catalogue; the link tells nothing either.
-    assert_eq!(heard, [(6, "user:2".to_owned()), (9, "user:2".to_owned())]);
-    // What comes is told, and reaches nobody who is erased.
+    // Entry 0 opens the ledger, the next four are of the catalogue; the link has no event either.
+    assert_eq!(received, [(6, "user:2".to_owned()), (9, "user:2".to_owned())]);
+    // New events follow, without the erased subject.
     node.record(act("user:2", &[WITHDRAW], false)).await.unwrap();
-    let Told::Event(event, _) = watcher.next().await.unwrap() else { panic!("an event") };
-    assert_eq!(event.subjects().collect::<Vec<_>>(), [&subject("user:2")]);
+    let Heard::Event(post, _) = watcher.next().await.unwrap() else { panic!("an event") };
+    assert_eq!(post.event.subjects().collect::<Vec<_>>(), [&subject("user:2")]);
 }
 
-/// The node of a world, opened again over a view that is built anew.
+/// The node of a world, opened again with a rebuilt view.
 fn open_again(world: World, dir: &Path) -> Arc<Node> {
     drop(world);
     std::fs::remove_dir_all(dir.join(VIEW_DIR)).unwrap();
@@ -414,7 +424,7 @@ async fn a_view_is_built_anew_although_the_ledger_names_an_erased_subject() {
     assert_eq!(node.revision(), revision);
     assert_eq!(node.core.view.state(erased).unwrap(), state);
     assert_eq!(node.core.vault.identity(erased).unwrap(), Identity::Erased);
-    // A subject that the vault lost is another matter; see `open`.
+    // A subject that the vault has lost is an error; see `open`.
     assert!(!node.core.vault.accounts_for(SubjectRef([7; 16])).unwrap());
 }
 
@@ -452,20 +462,20 @@ async fn snapshots_tell_of_all_but_an_erased_subject() {
     for shard in [None, Some((0, 2)), Some((1, 2))] {
         let filter = Arc::default();
         let revision = world.node.revision();
-        let what = Snapshotting { revision, kind: Snapshot::All, filter, shard };
-        let mut reader = world.node.snapshot(what, &[]).unwrap();
-        let mut told = Vec::new();
+        let scope = Snapshotting { revision, kind: Snapshot::All, filter, shard };
+        let mut reader = world.node.snapshot(scope, &[]).unwrap();
+        let mut subjects = Vec::new();
         loop {
             let page = reader.next_page().await.unwrap();
             if page.is_empty() {
                 break;
             }
-            assert!(page.iter().all(|told| told.linked.is_empty()));
-            told.extend(page.into_iter().map(|told| told.subject));
+            assert!(page.iter().all(|subject| subject.linked.is_empty()));
+            subjects.extend(page.into_iter().map(|subject| subject.subject));
         }
         match shard {
-            None => assert_eq!(told, [subject("user:2")]),
-            Some(_) => sharded.extend(told),
+            None => assert_eq!(subjects, [subject("user:2")]),
+            Some(_) => sharded.extend(subjects),
         }
     }
     assert_eq!(sharded, [subject("user:2")]);
@@ -486,30 +496,30 @@ async fn writes_go_on_beside_an_erased_subject() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new(dir.path()).await;
     let double_opt_in = [(Action::Grant, 1, Some(0))];
-    let asked = world.node.record(act("user:1", &double_opt_in, false)).await.unwrap();
+    let pending = world.node.record(act("user:1", &double_opt_in, false)).await.unwrap();
     let granted = [GRANT, (Action::Grant, 0, Some(1))];
-    world.perform(Op::Act { who: "user:1", changes: granted.to_vec(), language: false }).await;
+    world.perform(Op::Act { name: "user:1", changes: granted.to_vec(), language: false }).await;
     let confidence = Some(LinkConfidence::Verified);
     world.node.link(link("user:1", "user:2", confidence)).await.unwrap();
     world.erase("user:1");
 
-    // Nobody confirms what an erased data subject asked for.
-    let token = asked.confirmation.unwrap().token;
+    // The double opt-in of an erased data subject can not be completed.
+    let token = pending.confirmation.unwrap().token;
     let error = world.node.confirm(confirm(token)).await.unwrap_err();
     assert!(matches!(error, ConfirmError::TokenUnknown), "{error}");
-    // The other side is linked further; of the cells that change none is the erased one's.
+    // The other data subject can be linked; the changed cells leave out the erased one.
     let outcome = world.node.link(link("user:2", "device:9", confidence)).await.unwrap();
-    let of: Vec<_> = outcome.cells.iter().map(|cell| cell.subject.as_str()).collect();
-    assert_eq!(of, ["device:9"; 3]);
-    // The end of its grants is written down, and told to nobody.
+    let subjects: Vec<_> = outcome.cells.iter().map(|cell| cell.subject.as_str()).collect();
+    assert_eq!(subjects, ["device:9"; 3]);
+    // The end of its grants is recorded, without an event.
     let from = world.node.revision();
     world.expire().await;
     let entry = world.node.core.entry(from).unwrap();
     assert!(matches!(entry.body, Body::Expired(_)), "{entry:?}");
     assert_eq!((world.live(from), world.on_record(from)), (Vec::new(), Vec::new()));
-    // An act of its own makes it somebody else.
+    // A new act gives it a new reference.
     let before = world.subject_ref_of_entry(from);
-    world.perform(Op::Act { who: "user:1", changes: vec![GRANT], language: false }).await;
+    world.perform(Op::Act { name: "user:1", changes: vec![GRANT], language: false }).await;
     assert_ne!(world.subject_ref("user:1"), before);
     assert_eq!(world.live(from + 1).len(), 1);
 }

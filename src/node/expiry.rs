@@ -1,8 +1,8 @@
-//! Grants that end by themselves: the entry that says so, within a second or so of the moment.
+//! Expiry of grants: records an entry within about a second after a grant has ended.
 //!
-//! Decisions do not wait for it, as they look at the time themselves; watchers do, and who reads a
-//! history. What is due stands in the view in the order of time, and a view that is rebuilt has it
-//! again, so a restart forgets nothing and an entry is never written twice.
+//! Decisions do not depend on this entry, because they compare the end with the clock; it is for
+//! watchers and histories. The view holds the ends of grants in the order of time, and a rebuild of
+//! the view restores them. So a restart loses no expiry and never records one twice.
 
 use std::{
     collections::BTreeSet,
@@ -24,36 +24,36 @@ use crate::{
     shutdown::{Shutdown, Stage, Threads},
 };
 
-/// How often is looked for what is due.
+/// Time between two searches for ended grants.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long is waited after a failure.
+/// Time before the next search after a failure.
 const INTERVAL_AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// The greatest number of grants that one job looks at.
+/// The greatest number of grants in one job.
 const DUE_STEP: usize = 500;
-/// The greatest number of grants that are left alone since their end could not be written down.
+/// The greatest number of grants that are skipped because their end could not be recorded.
 const SKIPPED_MAX: usize = 10_000;
-/// How often those are tried again.
+/// Time after which skipped grants are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What the thread needs.
+/// The state of the thread.
 struct Expiry {
     core: Arc<Core>,
     jobs: Jobs,
     shutdown: Shutdown,
-    /// Where the present look has come to; none if the next look starts at the first that is due.
+    /// The last grant of the current search; none if the next search starts from the beginning.
     after: Option<Due>,
-    /// Those that could not be written down: left alone, so that the others do not wait for them.
+    /// Grants whose end could not be recorded: skipped, so that they do not hold up the others.
     skipped: BTreeSet<Due>,
-    /// When those were last forgotten.
+    /// When `skipped` was last cleared.
     retried: Instant,
 }
 
-/// What became of the grants that a job looked at, except those whose end is written down now.
+/// The grants of a job whose end was not recorded.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
-    /// Their end changed nothing: they were stopped, or a later grant stands in their place.
+pub(super) struct Unrecorded {
+    /// Their end changed nothing: they were stopped, or a later grant replaced them.
     unchanged: Vec<Due>,
-    /// Their end could not be written down.
+    /// Their end could not be recorded.
     failed: Vec<Due>,
 }
 
@@ -87,7 +87,7 @@ impl Expiry {
         }
     }
 
-    /// Writes down some of what is due, and answers whether there may be more.
+    /// Records the next ended grants, and answers whether there may be more.
     fn step(&mut self) -> Result<bool, WriteError> {
         if self.retried.elapsed() >= RETRY_INTERVAL {
             self.skipped.clear();
@@ -97,45 +97,41 @@ impl Expiry {
         self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
         due.retain(|due| !self.skipped.contains(due));
         if !due.is_empty() {
-            // Has the writer write down which grants have ended.
-            let rest = self.jobs.write(move |batch| Ok(batch.expire(&due)))?;
-            self.core.view.forget_due(&rest.unchanged)?;
+            let unrecorded = self.jobs.write(move |batch| Ok(batch.expire(&due)))?;
+            self.core.view.forget_due(&unrecorded.unchanged)?;
             let room = SKIPPED_MAX.saturating_sub(self.skipped.len());
-            self.skipped.extend(rest.failed.into_iter().take(room));
+            self.skipped.extend(unrecorded.failed.into_iter().take(room));
         }
         Ok(self.after.is_some())
     }
 }
 
 impl Batch<'_> {
-    /// Writes down which grants have ended. One that fails does not keep the others from it.
-    pub(super) fn expire(&mut self, due: &[Due]) -> Rest {
-        let mut rest = Rest::default();
+    /// Records that grants have ended. If one fails, the others are still recorded.
+    pub(super) fn expire(&mut self, due: &[Due]) -> Unrecorded {
+        let mut unrecorded = Unrecorded::default();
         for due in due {
             match self.expire_one(due) {
                 Ok(true) => {}
-                Ok(false) => rest.unchanged.push(*due),
+                Ok(false) => unrecorded.unchanged.push(*due),
                 Err(error) => {
                     let index = due.grant_index;
                     error!(index, %error, "the end of a grant could not be written down");
-                    rest.failed.push(*due);
+                    unrecorded.failed.push(*due);
                 }
             }
         }
-        rest
+        unrecorded
     }
 
-    /// Writes down that one grant has ended, if that changes anything. If it fails, the batch is as
-    /// it was.
+    /// Records that one grant has ended, and answers whether that changes anything. On error the
+    /// batch is unchanged.
     fn expire_one(&mut self, due: &Due) -> Result<bool, WriteError> {
-        let Body::Act(act) = self.entry(due.grant_index)?.body else {
-            return Err(WriteError::StateUnreadable(format!(
-                "no act at index {}",
-                due.grant_index
-            )));
+        let index = due.grant_index;
+        let Body::Act(act) = self.entry(index)?.body else {
+            return Err(WriteError::StateUnreadable(format!("no act at index {index}")));
         };
-        let own = self.state(due.subject)?;
-        let whole = self.whole(due.subject, &own)?;
+        let whole = self.whole(due.subject, &self.state(due.subject)?)?;
         let ended = self.ended(&whole, &act, due);
         if ended.is_empty() {
             return Ok(false);
@@ -145,7 +141,7 @@ impl Batch<'_> {
             && ended.iter().all(|change| change.expires_at != Some(due.at));
         let expired = GrantExpired {
             subject_ref: due.subject,
-            grant_index: due.grant_index,
+            grant_index: index,
             expired_at: due.at,
             reason: if by_authority { Reason::ReconsentRequired } else { Reason::Expired },
             changes: ended,
@@ -235,8 +231,8 @@ mod tests {
         node.put_purpose(draft).await.unwrap();
     }
 
-    /// Grants something that ends soon, and answers the revision then.
-    async fn grant(node: &Node, who: &str) -> u64 {
+    /// Records a grant that ends soon, and answers the revision after it.
+    async fn grant(node: &Node, subject: &str) -> u64 {
         let [purpose, channel] = ["news", "email"].map(|key| Some(Key::parse(key).unwrap()));
         let change = Change {
             action: Action::Grant,
@@ -246,7 +242,7 @@ mod tests {
             data_categories: Vec::new(),
         };
         let act = Act {
-            subject: Subject::parse(who).unwrap(),
+            subject: Subject::parse(subject).unwrap(),
             actor: Actor::Subject,
             changes: vec![change],
             contact: ContactChange::default(),
@@ -258,7 +254,7 @@ mod tests {
         node.record(act).await.unwrap().index + 1
     }
 
-    /// Waits for the next entry, which tells of an end.
+    /// Waits for the next entry, which records the end of a grant.
     async fn expect_expired(node: &Node, revision: u64) {
         node.reach(Some(revision + 1)).await.unwrap();
         let body = node.core.entry(revision).unwrap().body;
@@ -270,14 +266,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let node = open(dir.path());
         put_catalog(&node).await;
-        // More than one look takes: rows of acts that are none.
-        let rows = (0..).take(DUE_STEP + 1).map(|at| Row::Due(at, [7; 16], 0).encode());
+        // More rows than one search takes, of an entry that is not an act.
+        let rows = (0..).take(DUE_STEP + 1).map(|at_ms| Row::Due(at_ms, [7; 16], 0).encode());
         node.index.put(rows.map(|row| (row, Some(Vec::new()))).collect()).unwrap();
-        for who in ["user:1", "user:2"] {
-            let revision = grant(&node, who).await;
+        for subject in ["user:1", "user:2"] {
+            let revision = grant(&node, subject).await;
             expect_expired(&node, revision).await;
         }
-        // Their rows stay for whoever looks into it, and nothing is written twice.
+        // The rows stay for analysis, and no expiry is recorded twice.
         let due = node.core.view.due(None, Millis::now(), usize::MAX).unwrap();
         assert_eq!(due.len(), DUE_STEP + 1);
         let revision = grant(&node, "user:3").await;

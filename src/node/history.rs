@@ -1,7 +1,7 @@
-//! What is on record about a data subject, entry by entry.
+//! The history of a data subject: the entries about it, in ledger order.
 //!
-//! A kind of entry gives its line; here it is found, and what is sealed in it is opened. Of a link to
-//! a data subject that was erased the line stays, without the name.
+//! Each kind of entry makes its line. This module finds the entries and opens sealed evidence and
+//! assertions. A link to an erased data subject keeps its line, without the name.
 
 use super::{Core, Node, ReadError};
 use crate::{
@@ -21,22 +21,22 @@ pub struct HistoryItem {
     pub recorded_at: Millis,
     /// `hash(index)`.
     pub entry_hash: [u8; 32],
-    /// What it says.
+    /// Its line.
     pub line: Line,
-    /// What was shown, opened; none where no evidence belongs.
+    /// The opened evidence; none for a kind of entry without evidence.
     pub evidence: Option<Evidence>,
-    /// With whom the data subject was linked, or no longer.
+    /// The link that was set or removed.
     pub link: Option<LinkSeen>,
 }
 
-/// A link, or its end, as one of the two sees it.
+/// A link that was set or removed, as one of the two data subjects sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSeen {
-    /// The other one.
+    /// The other data subject.
     pub other: Identity,
-    /// How sure it is; none if they were unlinked.
+    /// Confidence of the link; none if it was removed.
     pub confidence: Option<LinkConfidence>,
-    /// Who says so; empty if nobody can read that any more.
+    /// Who asserted it; empty if the data subject that it is sealed for is erased.
     pub asserted_by: String,
 }
 
@@ -51,34 +51,25 @@ impl Node {
         start_index: u64,
         limit: usize,
     ) -> Result<Vec<HistoryItem>, ReadError> {
-        self.core.history(subject, start_index, limit)
+        let core = &self.core;
+        let Some(subject_ref) = core.vault.find(subject)? else { return Ok(Vec::new()) };
+        let indices = core.view.entries_of(subject_ref, start_index, limit)?;
+        indices.into_iter().map(|index| core.history_item(subject_ref, index)).collect()
     }
 }
 
 impl Core {
-    /// Entries about a subject. Blocking.
-    pub(super) fn history(
-        &self,
-        subject: &Subject,
-        start_index: u64,
-        limit: usize,
-    ) -> Result<Vec<HistoryItem>, ReadError> {
-        let Some(subject_ref) = self.vault.find(subject)? else { return Ok(Vec::new()) };
-        let indices = self.view.entries_of(subject_ref, start_index, limit)?;
-        indices.into_iter().map(|index| self.history_item(subject_ref, index)).collect()
-    }
-
-    /// Who linked subjects are; those who are erased are left out.
-    pub(super) fn named(
+    /// The identities of linked subjects, without erased ones.
+    pub(super) fn linked_identities(
         &self,
         linked: Vec<Linked>,
     ) -> Result<Vec<(Subject, LinkConfidence)>, ReadError> {
-        let mut named = Vec::with_capacity(linked.len());
+        let mut identities = Vec::with_capacity(linked.len());
         for Linked { subject, confidence, .. } in linked {
-            let name = self.vault.identity(subject)?.known();
-            named.extend(name.map(|name| (name, confidence)));
+            let identity = self.vault.identity(subject)?.known();
+            identities.extend(identity.map(|subject| (subject, confidence)));
         }
-        Ok(named)
+        Ok(identities)
     }
 
     fn history_item(&self, subject: SubjectRef, index: u64) -> Result<HistoryItem, ReadError> {
@@ -106,7 +97,7 @@ impl Core {
         };
         let asserted_by = asserted_by
             .map_or_else(String::new, |opened| String::from_utf8_lossy(&opened).into_owned());
-        let other: Identity = self.vault.identity(link.other)?;
+        let other = self.vault.identity(link.other)?;
         Ok(LinkSeen { other, confidence: link.confidence, asserted_by })
     }
 

@@ -1,12 +1,12 @@
-//! Rows of an import: acts that another system knows of, some of which are known here already.
+//! Rows of an import: acts from another system, some of which this ledger has already.
 //!
-//! What an import says for the person's sake is their act, and is recorded like one. What the
-//! controller says of its own accord is recorded only as far as it is news: whoever sends last
-//! year's list again changes nothing, and renews nothing. What is left out of a row is left alone.
+//! A row in which the data subject acts is recorded like any act. Of a row in which the controller
+//! acts, only new changes are recorded: importing last year's list again changes nothing, and renews
+//! nothing. A field that a row leaves out stays as it is.
 //!
-//! Whether a change is news is judged in the writer, against the subject's state with all that
-//! linked subjects contribute. A row that says when it took effect is no news if that, or something
-//! later, is on record. If in doubt, a stop is news.
+//! The writer decides whether a change is new, by the subject's state united with the states of
+//! linked subjects. A change with a claimed time is not new if the state has the same or a later one.
+//! In doubt, a stop is new.
 
 use std::{
     future::Future,
@@ -34,25 +34,25 @@ use crate::{
 /// One row of an import.
 #[derive(Debug, Clone)]
 pub struct ImportRow {
-    /// The act that it tells of. Its idempotency is the row's identity.
+    /// The act. Its idempotency key identifies the row.
     pub act: Act,
-    /// Whether it is only judged, and nothing is written.
+    /// Whether nothing is written, only the answer is computed.
     pub dry_run: bool,
 }
 
-/// What became of a row.
+/// The answer to a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Imported {
-    /// What of it was news is recorded; or would be, at that index if it came now. There is never a
-    /// confirmation: whoever imports is not asked to bring tokens to people.
+    /// Its new changes are recorded; in a dry run, they would be. There is never a confirmation: an
+    /// import does not bring tokens to data subjects.
     Recorded(Recorded),
-    /// It says nothing that is not known.
+    /// It has no new change.
     Unchanged,
-    /// An earlier import of it is on record.
+    /// An earlier import of it is recorded.
     Replayed,
 }
 
-/// What will be known of a row once it has landed. Who drops it does not take the row back.
+/// The answer to a row, once the row is written. Dropping it does not cancel the row.
 #[derive(Debug)]
 pub struct ImportAnswer(oneshot::Receiver<Result<Imported, RecordError>>);
 
@@ -67,118 +67,111 @@ impl Future for ImportAnswer {
 }
 
 impl Node {
-    /// Hands a row to the writer, when there is a place for it. Rows that are handed over one after
-    /// the other are written in that order.
+    /// Waits for a place, and hands a row to the writer. Rows are written in the order of these calls.
     ///
     /// # Errors
     /// See [`WriteError`], and [`RecordError`] in the answer.
     pub async fn import(&self, row: ImportRow) -> Result<ImportAnswer, WriteError> {
-        self.core.check_writable()?;
-        let place = self.admission.place_of_import().await?;
-        Ok(ImportAnswer(self.admission.admit(&self.core, move |batch| batch.import(row), place)?))
+        Ok(ImportAnswer(self.queue(move |batch| batch.import(row)).await?))
     }
 }
 
 impl Batch<'_> {
-    /// Adds what is news in a row. If it is refused, the batch is as it was.
+    /// Adds the new changes of a row. On error the batch is unchanged.
     fn import(&mut self, row: ImportRow) -> Result<Imported, RecordError> {
         let ImportRow { act, dry_run } = row;
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if self.written_before(mark.as_ref())?.is_some() {
             return Ok(Imported::Replayed);
         }
-        let (asked, claimed) = (act.changes.clone(), act.effective_at);
+        let (requested, claimed) = (act.changes.clone(), act.effective_at);
         let mut prepared = self.prepare(act, mark)?;
         if !prepared.body.actor.speaks_for_subject() {
-            self.leave_known_out(&mut prepared, &asked, claimed)?;
+            self.keep_new_changes(&mut prepared, &requested, claimed)?;
         }
         if prepared.body.changes.is_empty() && prepared.body.contact.is_empty() {
             return Ok(Imported::Unchanged);
         }
         let folded = self.judge(&mut prepared)?;
-        let recorded =
-            if dry_run { self.foresee(prepared)? } else { self.commit(prepared, folded)? };
-        Ok(Imported::Recorded(recorded))
-    }
-
-    /// What would be recorded.
-    fn foresee(&self, prepared: Prepared) -> Result<Recorded, WriteError> {
+        if !dry_run {
+            return Ok(Imported::Recorded(self.commit(prepared, folded)?));
+        }
         let Prepared { recorded_at, body, .. } = prepared;
         let (effective_at, changes) = (body.effective_at, body.changes.clone());
         let (entry, ..) = self.next_entry(recorded_at, Body::Act(body))?;
-        let (index, replayed, confirmation) = (entry.index, false, None);
-        Ok(Recorded { index, recorded_at, effective_at, changes, replayed, confirmation })
+        Ok(Imported::Recorded(Recorded::new(entry.index, recorded_at, effective_at, changes)))
     }
 
-    fn leave_known_out(
+    /// Removes the changes that the state has already.
+    fn keep_new_changes(
         &self,
         prepared: &mut Prepared,
-        asked: &[Change],
+        requested: &[Change],
         claimed: Option<Millis>,
     ) -> Result<(), WriteError> {
         let state = self.whole(prepared.body.subject_ref, &prepared.before)?;
         let known = Known {
             catalog: self.catalog(),
-            own: &prepared.before,
+            unlinked: &prepared.before,
             state: &state,
             claimed,
             now: prepared.recorded_at,
         };
-        let changes = known.news(asked, &prepared.body.changes);
-        let contact = known.contact_news(&prepared.body.contact);
+        let changes = known.new_changes(requested, &prepared.body.changes);
+        let contact = known.new_contact(&prepared.body.contact);
         prepared.body.changes = changes;
         prepared.body.contact = contact;
         Ok(())
     }
 }
 
-/// What is known of a subject, as a row of the controller's finds it.
+/// The state that a row of the controller is compared with.
 struct Known<'a> {
     catalog: &'a Catalog,
-    /// The subject's own state.
-    own: &'a SubjectState,
-    /// The same with all that linked subjects contribute.
+    /// The subject's state, without linked subjects.
+    unlinked: &'a SubjectState,
+    /// The subject's state, united with the states of linked subjects.
     state: &'a SubjectState,
-    /// When the row took effect, if it says so.
+    /// The claimed time of the row, if any.
     claimed: Option<Millis>,
     now: Millis,
 }
 
 impl Known<'_> {
-    /// The changes that are not known. `asked` are the same as the row has them.
-    fn news(&self, asked: &[Change], changes: &[ChangeRecord]) -> Vec<ChangeRecord> {
+    /// The changes that the state does not have. `requested` are the same changes, as in the row.
+    fn new_changes(&self, requested: &[Change], changes: &[ChangeRecord]) -> Vec<ChangeRecord> {
         let scope_of = |change: &ChangeRecord| self.catalog.resolve(&change.scope).ok();
         let is_new_stop = |change: &&ChangeRecord| {
             change.action != Action::Grant
                 && !scope_of(change).is_some_and(|scope| self.knows_stop(change.action, scope))
         };
         let stops: Vec<Scope> = changes.iter().filter(is_new_stop).filter_map(scope_of).collect();
-        let is_new = |(asked, change): &(&Change, &ChangeRecord)| match change.action {
-            // Beside a new stop that covers it a grant says more: that it is an exception.
+        let is_new = |(requested, change): &(&Change, &ChangeRecord)| match change.action {
+            // Together with a new stop that covers it, a grant is an exception, and so it is new.
             Action::Grant => scope_of(change).is_none_or(|cell| {
-                stops.iter().any(|stop| stop.contains(cell)) || !self.knows_grant(asked, change)
+                stops.iter().any(|stop| stop.contains(cell)) || !self.knows_grant(requested, change)
             }),
             _ => is_new_stop(change),
         };
-        asked.iter().zip(changes).filter(is_new).map(|(_, change)| change.clone()).collect()
+        requested.iter().zip(changes).filter(is_new).map(|(_, change)| change.clone()).collect()
     }
 
-    fn knows_grant(&self, asked: &Change, change: &ChangeRecord) -> bool {
+    fn knows_grant(&self, requested: &Change, change: &ChangeRecord) -> bool {
         let scope = self.catalog.resolve(&change.scope).ok();
         let Some((purpose_id, channel_id)) = scope.and_then(Scope::as_cell) else { return false };
         let Some(purpose) = self.catalog.purpose(purpose_id) else { return false };
-        let says_the_same = |grant: &Grant| says_the_same(grant, asked, change);
+        let says_the_same = |grant: &Grant| says_the_same(grant, requested, change);
         match Standing::of(self.state, purpose, purpose_id, channel_id, self.now) {
             Standing::Given(grant) => says_the_same(grant),
             Standing::Pending(grant) => !grant.has_expired(self.now) && says_the_same(grant),
-            // Recorded, and blocked, once.
+            // The grant was recorded before, and blocked by the stop.
             Standing::Stopped(stop) => self.grants(scope).any(|grant| {
                 grant.mark.index > stop.mark.index
                     && !grant.actor.speaks_for_subject()
                     && self.is_as_late(grant.mark.effective_at)
                     && says_the_same(grant)
             }),
-            // What has ended is begun again by who says that it was given later, and by nobody else.
+            // Only a row with a later claimed time renews a grant that has ended.
             Standing::Expired(_) | Standing::Outdated(_) | Standing::CameOfAge(_) => self
                 .grants(scope)
                 .any(|grant| self.is_as_late(grant.mark.effective_at) && says_the_same(grant)),
@@ -191,12 +184,14 @@ impl Known<'_> {
         cells.flat_map(|cell| cell.grant.iter().chain(cell.pending.as_deref()))
     }
 
-    /// A link may end, and what the other one stopped with it: so a stop must stand without, too.
+    /// A link may be removed, and with it the stops of the other subject: so the stop must stand
+    /// without linked subjects, too.
     fn knows_stop(&self, action: Action, scope: Scope) -> bool {
-        [self.own, self.state].iter().all(|state| self.stop_stands(state, action, scope))
+        [self.unlinked, self.state].iter().all(|state| self.stop_stands(state, action, scope))
     }
 
-    /// An objection says more than any other stop. Apart from that one stop is as good as another.
+    /// Whether a stop of the state makes this one redundant. Only an objection makes an objection
+    /// redundant; all other kinds of stop are equal.
     fn stop_stands(&self, state: &SubjectState, action: Action, scope: Scope) -> bool {
         let Some(stop) = state.latest_stop_over(scope) else { return false };
         if action == Action::Object && stop.kind != StopKind::Objected {
@@ -212,56 +207,47 @@ impl Known<'_> {
         })
     }
 
-    /// Whether something that took effect then is no earlier than the row, as far as that says.
+    /// Whether `at` is not before the claimed time of the row.
     fn is_as_late(&self, at: Millis) -> bool {
         self.claimed.is_none_or(|claimed| claimed <= at)
     }
 
-    fn contact_news(&self, said: &ContactChange) -> ContactChange {
+    /// The contact preferences that the state does not have.
+    fn new_contact(&self, said: &ContactChange) -> ContactChange {
         let nothing = Contact::default();
-        let own = self.state.contact.as_deref().unwrap_or(&nothing);
+        let known = self.state.contact.as_deref().unwrap_or(&nothing);
         ContactChange {
-            time_zones: self
-                .field_news(&said.time_zones, own.time_zones.as_ref(), |own, said| **own == **said),
-            language: self
-                .field_news(&said.language, own.language.as_ref(), |own, said| **own == **said),
-            quiet_hours: self.field_news(
-                &said.quiet_hours,
-                own.quiet_hours.as_ref(),
-                |own, said| own == said,
-            ),
-            frequency_limit: self.field_news(
-                &said.frequency_limit,
-                own.frequency_limit.as_ref(),
-                |own, said| own == said,
-            ),
+            time_zones: self.new_field(&said.time_zones, known.time_zones.as_ref()),
+            language: self.new_field(&said.language, known.language.as_ref()),
+            quiet_hours: self.new_field(&said.quiet_hours, known.quiet_hours.as_ref()),
+            frequency_limit: self.new_field(&said.frequency_limit, known.frequency_limit.as_ref()),
         }
     }
 
-    fn field_news<S: Clone, T>(
-        &self,
-        said: &Said<S>,
-        own: Option<&Field<T>>,
-        is_same: impl Fn(&T, &S) -> bool,
-    ) -> Said<S> {
-        let value = own.and_then(|own| own.value.as_ref());
+    fn new_field<S, T>(&self, said: &Said<S>, known: Option<&Field<T>>) -> Said<S>
+    where
+        S: Clone + Into<T>,
+        T: PartialEq,
+    {
+        let value = known.and_then(|field| field.value.as_ref());
         let is_known = match said {
             Said::Nothing => true,
             Said::Clear => value.is_none(),
-            Said::Value(said) => value.is_some_and(|own| is_same(own, said)),
+            Said::Value(said) => value == Some(&said.clone().into()),
         };
-        let said_later =
-            own.zip(self.claimed).is_some_and(|(own, claimed)| claimed < own.mark.effective_at);
-        if is_known || said_later { Said::Nothing } else { said.clone() }
+        let is_older = known
+            .zip(self.claimed)
+            .is_some_and(|(field, claimed)| claimed < field.mark.effective_at);
+        if is_known || is_older { Said::Nothing } else { said.clone() }
     }
 }
 
-/// Whether a grant on record says all that a row's does. A version, an end or categories that the row
-/// leaves out are whatever is on record: a blank widens nothing.
-fn says_the_same(grant: &Grant, asked: &Change, change: &ChangeRecord) -> bool {
-    asked.purpose_version.is_none_or(|version| version <= grant.purpose_version)
-        && (asked.expires_at.is_none() || asked.expires_at == grant.expires_at)
-        && (asked.data_categories.is_empty()
+/// Whether a recorded grant covers the grant of a row. A version, an end or categories that the row
+/// leaves out match any value: a blank widens nothing.
+fn says_the_same(grant: &Grant, requested: &Change, change: &ChangeRecord) -> bool {
+    requested.purpose_version.is_none_or(|version| version <= grant.purpose_version)
+        && (requested.expires_at.is_none() || requested.expires_at == grant.expires_at)
+        && (requested.data_categories.is_empty()
             || grant.data_categories.as_deref().unwrap_or_default() == change.data_categories)
 }
 
@@ -298,7 +284,7 @@ mod tests {
     fn knows_stop(state: &SubjectState, action: Action, claimed: Option<i64>) -> bool {
         let catalog = Catalog::default();
         let claimed = claimed.map(Millis);
-        let known = Known { catalog: &catalog, own: state, state, claimed, now: Millis(100) };
+        let known = Known { catalog: &catalog, unlinked: state, state, claimed, now: Millis(100) };
         known.knows_stop(action, Scope { purpose: Some(CELL.0), channel: None })
     }
 
@@ -328,20 +314,21 @@ mod tests {
 
     #[test]
     fn a_stop_of_a_linked_subject_alone_is_not_known() {
-        let (own, whole) = (SubjectState::default(), stopped(10, StopKind::Withdrawn));
+        let (unlinked, whole) = (SubjectState::default(), stopped(10, StopKind::Withdrawn));
         let catalog = Catalog::default();
         let now = Millis(100);
-        let known = Known { catalog: &catalog, own: &own, state: &whole, claimed: None, now };
+        let known =
+            Known { catalog: &catalog, unlinked: &unlinked, state: &whole, claimed: None, now };
         assert!(!known.knows_stop(Action::Withdraw, ALL));
     }
 
     #[test]
     fn a_grant_says_the_same_unless_version_end_or_categories_say_more() {
-        let own = grant(10, Actor::Subject);
+        let recorded = grant(10, Actor::Subject);
         let same = |version, end: Option<i64>, category: &str| {
             let purpose = crate::domain::Key::parse("p").ok();
             let scope = crate::domain::ScopeKeys { channel: purpose.clone(), purpose };
-            let asked = Change {
+            let requested = Change {
                 action: Action::Grant,
                 scope: scope.clone(),
                 purpose_version: version,
@@ -353,10 +340,10 @@ mod tests {
                 scope,
                 purpose_version: version.unwrap_or(3),
                 expires_at: Some(Millis(end.unwrap_or(1_000))),
-                data_categories: asked.data_categories.clone(),
+                data_categories: requested.data_categories.clone(),
                 outcome: crate::domain::Outcome::NoEffect,
             };
-            says_the_same(&own, &asked, &change)
+            says_the_same(&recorded, &requested, &change)
         };
         assert!(same(None, None, "contact"), "what is left out is whatever is on record");
         assert!(same(Some(2), Some(900), "contact"));
@@ -379,7 +366,7 @@ mod tests {
         let (catalog, now) = (Catalog::default(), Millis(100));
         let news = |state: &SubjectState, claimed: Option<i64>, said: &ContactChange| {
             let claimed = claimed.map(Millis);
-            Known { catalog: &catalog, own: state, state, claimed, now }.contact_news(said)
+            Known { catalog: &catalog, unlinked: state, state, claimed, now }.new_contact(said)
         };
         let first = news(&state, None, &said);
         assert_eq!(first, ContactChange { quiet_hours: Said::Nothing, ..said.clone() });

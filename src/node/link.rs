@@ -1,9 +1,8 @@
-//! Links between data subjects: that two of them are one person, or no longer so.
+//! Links between data subjects: two data subjects are, or are no longer, the same person.
 //!
-//! A link is one entry, and so is its end. Nothing that was written before is touched: what a link
-//! does, it does to decisions, which resolve over all who hang together, and what its end does is to
-//! leave each with their own acts again. Who is told what changes is told it by the same decision
-//! function as everyone who asks.
+//! A link is one entry, and so is its removal. Neither changes earlier entries: decisions resolve over
+//! all data subjects that are linked with each other, and after a removal each has its own acts again.
+//! The changed cells in an answer come from the same function that decides checks.
 
 use std::{fmt, sync::Arc};
 
@@ -22,18 +21,18 @@ use crate::{
 /// The greatest number of changed cells in an answer.
 pub const CELL_CHANGES_MAX: usize = 10_000;
 
-/// "These two are one person", or "they are not".
+/// Whether two data subjects are the same person.
 #[derive(Clone)]
 pub struct Linking {
     /// One data subject.
     pub subject: Subject,
     /// The other one.
     pub other: Subject,
-    /// How sure it is; none takes the link back.
+    /// Confidence of the link; none removes the link.
     pub confidence: Option<LinkConfidence>,
-    /// Who says so.
+    /// Who asserts it.
     pub asserted_by: String,
-    /// Whether to write nothing, and only tell what would change.
+    /// Whether nothing is written, only the answer is computed.
     pub dry_run: bool,
 }
 
@@ -43,70 +42,68 @@ impl fmt::Debug for Linking {
     }
 }
 
-/// What became of a link.
+/// The answer to a link or its removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkOutcome {
     /// Index of the entry, if one was written.
     pub index: Option<u64>,
-    /// First revision at which it is so; of a dry run, the revision that was looked at.
+    /// First revision that includes the link; in a dry run, the revision that was read.
     pub revision: u64,
-    /// Whether an entry was written, or would be.
+    /// Whether an entry was written; in a dry run, whether it would be.
     pub changed: bool,
-    /// Cells whose answer changed, or would, by subject, purpose and channel: at most one more than
-    /// [`CELL_CHANGES_MAX`], which says that there are more.
+    /// Cells whose decision changes, by subject, purpose and channel: at most one more than
+    /// [`CELL_CHANGES_MAX`], which means that there are more.
     pub cells: Vec<CellChange>,
 }
 
-/// A cell whose answer changes.
+/// A cell whose decision changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CellChange {
-    /// Whose.
+    /// The data subject.
     pub subject: Subject,
     /// Purpose key.
     pub purpose: Key,
     /// Channel key.
     pub channel: Key,
-    /// What a check answered.
+    /// Reason of the decision before.
     pub before: Reason,
-    /// What it answers now, or would.
+    /// Reason of the decision after.
     pub after: Reason,
 }
 
 impl Node {
-    /// Links two data subjects, or takes a link back; writes nothing if all is as asked.
+    /// Links two data subjects, or removes a link. Writes nothing if the link is set like this already.
     ///
     /// # Errors
-    /// See [`LinkError`]; what is refused changes nothing.
+    /// See [`LinkError`]. On error nothing is recorded.
     pub async fn link(&self, linking: Linking) -> Result<LinkOutcome, LinkError> {
         self.write(move |batch| batch.link_subjects(&linking)).await
     }
 }
 
 impl Batch<'_> {
-    /// Adds a link, or its end, unless all is as asked. If it is refused, the batch is as it was.
+    /// Adds a link or its removal, unless it is set like this already. On error the batch is unchanged.
     pub(super) fn link_subjects(&mut self, linking: &Linking) -> Result<LinkOutcome, LinkError> {
         if linking.subject == linking.other {
             return Err(LinkError::ToSelf);
         }
         let sealers = (self.sealer(&linking.subject, true)?, self.sealer(&linking.other, false)?);
         let (one, other) = (sealers.0.subject_ref, sealers.1.subject_ref);
-        let standing = self.state(one)?;
-        let standing = standing.links.iter().find(|link| link.other == other);
-        match (standing, linking.confidence) {
+        let state = self.state(one)?;
+        let current = state.links.iter().find(|link| link.other == other);
+        match (current, linking.confidence) {
             (None, None) => return Err(LinkError::NotLinked),
             (Some(link), Some(confidence)) if link.confidence == confidence => {
                 let revision = if linking.dry_run { self.tip.next_index } else { link.index + 1 };
-                return Ok(LinkOutcome {
-                    index: None,
-                    revision,
-                    changed: false,
-                    cells: Vec::new(),
-                });
+                let cells = Vec::new();
+                return Ok(LinkOutcome { index: None, revision, changed: false, cells });
             }
             _ => {}
         }
 
-        let members = self.together(one, other)?;
+        let sides = [one, other];
+        let around = around(&sides, |subject| self.state(subject))?;
+        let members: Vec<_> = sides.into_iter().chain(around).collect();
         if members.len() > LINKED_SUBJECTS_MAX && linking.confidence.is_some() {
             let (got, limit) = (members.len(), LINKED_SUBJECTS_MAX);
             return Err(LinkError::TooMany { got, limit });
@@ -118,9 +115,8 @@ impl Batch<'_> {
         let link = LinkChange { subject_ref: one, other_ref: other, confidence, asserted_by };
         let recorded_at = self.recorded_at();
         let folded = self.fold(self.fact(recorded_at, &link), |subject| self.state(subject))?;
-        let changes = self.cell_changes(&members, &folded.after)?;
         let named = [(one, &linking.subject), (other, &linking.other)];
-        let cells = self.with_names(changes, &named)?;
+        let cells = self.cell_changes(&members, &folded.after, &named)?;
         if linking.dry_run {
             let revision = self.tip.next_index;
             return Ok(LinkOutcome { index: None, revision, changed: true, cells });
@@ -131,20 +127,14 @@ impl Batch<'_> {
         Ok(LinkOutcome { index: Some(index), revision: index + 1, changed: true, cells })
     }
 
-    /// The two, and then all who hang together with one of them.
-    fn together(&self, one: SubjectRef, other: SubjectRef) -> Result<Vec<SubjectRef>, WriteError> {
-        let sides = [one, other];
-        let around = around(&sides, |subject| self.state(subject))?;
-        Ok(sides.into_iter().chain(around).collect())
-    }
-
-    /// The cells whose answer is another one after the link, each subject's ordered by purpose and
-    /// channel.
+    /// The cells whose decision changes, ordered by subject, purpose and channel. `named` lists the
+    /// subjects that may be new.
     fn cell_changes(
         &self,
         members: &[SubjectRef],
         after: &After,
-    ) -> Result<Vec<(SubjectRef, Vec<ChangedCell>)>, WriteError> {
+        named: &[(SubjectRef, &Subject)],
+    ) -> Result<Vec<CellChange>, WriteError> {
         let (catalog, now) = (self.catalog(), self.recorded_at());
         let cells = live_cells(catalog);
         let state_after = |subject| match after.state(subject) {
@@ -154,59 +144,39 @@ impl Batch<'_> {
         let mut changes = Vec::new();
         for &subject in members {
             let before = self.whole(subject, &self.state(subject)?)?;
-            let own = state_after(subject)?;
-            let after = unite(&own, &reach(subject, &own, state_after)?);
+            let unlinked = state_after(subject)?;
+            let after = unite(&unlinked, &reach(subject, &unlinked, state_after)?);
             if before.stops() == after.stops() && before.cells() == after.cells() {
                 continue;
             }
-            let changed = cells.iter().filter_map(|((purpose, channel), ids)| {
-                let (purpose_id, channel_id) = (Some(ids.0), Some(ids.1));
+            let reasons = cells.iter().map(|(keys, (purpose_id, channel_id))| {
                 let query = Query {
-                    purpose: purpose_id,
-                    channel: channel_id,
+                    purpose: Some(*purpose_id),
+                    channel: Some(*channel_id),
                     data_categories: &[],
                     region: None,
                 };
-                let before = decide(catalog, &before, &query, now).reason;
-                let after = decide(catalog, &after, &query, now).reason;
-                let cell = (purpose.clone(), channel.clone());
-                (before != after).then_some(ChangedCell { cell, before, after })
+                let reason = |state| decide(catalog, state, &query, now).reason;
+                (keys, reason(&*before), reason(&after))
             });
-            changes.push((subject, changed.take(CELL_CHANGES_MAX + 1).collect()));
+            let mut changed = reasons.filter(|(_, before, after)| before != after).peekable();
+            if changed.peek().is_none() {
+                continue;
+            }
+            // Decisions about an erased data subject are of no use to the caller.
+            let Identity::Known(subject) = self.identity(subject, named)? else { continue };
+            let changed = changed.map(|((purpose, channel), before, after)| CellChange {
+                subject: subject.clone(),
+                purpose: purpose.clone(),
+                channel: channel.clone(),
+                before,
+                after,
+            });
+            changes.extend(changed.take(CELL_CHANGES_MAX + 1));
         }
+        // The sort is stable: the cells of a subject keep their order.
+        changes.sort_by(|one, other| one.subject.as_str().cmp(other.subject.as_str()));
+        changes.truncate(CELL_CHANGES_MAX + 1);
         Ok(changes)
     }
-
-    /// Changed cells with the names of their subjects, ordered by them. The two sides may be new,
-    /// and known to nobody yet.
-    fn with_names(
-        &self,
-        changes: Vec<(SubjectRef, Vec<ChangedCell>)>,
-        sides: &[(SubjectRef, &Subject); 2],
-    ) -> Result<Vec<CellChange>, WriteError> {
-        let mut named = Vec::with_capacity(changes.len());
-        for (subject, cells) in changes.into_iter().filter(|(_, cells)| !cells.is_empty()) {
-            let side = sides.iter().find(|(side, _)| *side == subject);
-            let name = match side {
-                Some((_, name)) => Identity::Known((*name).clone()),
-                None => self.identity(subject)?,
-            };
-            // Nobody could do anything with the answers of an erased data subject.
-            named.extend(name.known().map(|name| (name, cells)));
-        }
-        named.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-        let of_subject = |(subject, cells): (Subject, Vec<ChangedCell>)| {
-            cells.into_iter().map(move |ChangedCell { cell: (purpose, channel), before, after }| {
-                CellChange { subject: subject.clone(), purpose, channel, before, after }
-            })
-        };
-        Ok(named.into_iter().flat_map(of_subject).take(CELL_CHANGES_MAX + 1).collect())
-    }
-}
-
-/// A cell of somebody whose answer changes.
-struct ChangedCell {
-    cell: (Key, Key),
-    before: Reason,
-    after: Reason,
 }

@@ -1,4 +1,4 @@
-//! The one way in: the way of an act and the way of a question.
+//! The node: every read and write of the service goes through [`Node`].
 
 mod act;
 mod audience;
@@ -78,6 +78,7 @@ use crate::{
     receipt::Controller,
     shutdown::Threads,
     storage::{
+        AtPath as _,
         disk::{Disk, RealDisk},
         index::Index,
     },
@@ -88,74 +89,75 @@ use crate::{
     web::target::Targets,
 };
 
-/// One node: ledger, vault, view and watchers behind one way in.
+/// One node: ledger, vault, view and watchers.
 #[derive(Debug)]
 pub struct Node {
     core: Arc<Core>,
-    /// Where requests hand their writes to the writer.
+    /// Hands the writes of requests to the writer.
     admission: Arc<writer::Admission>,
-    /// Every thread of the node, and the order in which they end.
+    /// The threads of the node, and the order in which they end.
     threads: Threads,
     /// How long a read waits for a revision.
     revision_wait: Duration,
     /// How long a caller waits for a checkpoint.
     checkpoint_wait: Duration,
-    /// Whom receipts name as the controller.
+    /// The controller that receipts name.
     controller: Controller,
-    /// Under vault and view. Flushed once all threads have ended.
+    /// The index of vault and view. Flushed once all threads have ended.
     index: Arc<Index>,
-    /// Given up last, when nothing of the node is left.
+    /// Released last, after everything else of the node is dropped.
     _lock: open::DirLock,
 }
 
-/// What the threads of a node share. Each part says who changes it, and what protects it; no lock of
-/// one part is taken while that of another is held, but where a part says so.
+/// State that the threads of a node share. Each field says who changes it and what protects it. Code
+/// that holds the lock of one field takes no lock of another, except where a field says so.
 #[derive(Debug)]
 struct Core {
-    // The stores, from the first to be written to the last. Only the writer changes them; each has
-    // locks of its own, and anybody may read.
+    // The stores, in the order in which they are written. Only the writer changes them; each has its
+    // own locks, and any thread may read.
     /// Subject identities and keys. Subjects are added before the entries that name them.
     vault: Arc<Vault>,
-    /// The ledger. Entries are appended by the writer, and read back by the thread that signs, by the
-    /// scrubber, and by questions about the past.
+    /// The ledger. The writer appends entries; the signing thread, the scrubber and reads of the past
+    /// read them back.
     backend: Arc<dyn LogBackend>,
-    /// What checks read: the fold of all entries. The thread of expiries deletes rows of its own:
-    /// those of grants whose end changes nothing.
+    /// The fold of all entries, which checks read. The expiry thread deletes rows, too: those of grants
+    /// whose end changes nothing.
     view: Arc<View>,
-    /// Tells watchers of each batch, after the view has applied it.
+    /// Sends the events of each batch to watchers, after the view has applied the batch.
     hub: Arc<Hub>,
 
-    // Parts of threads.
-    /// Of the writer: whether it goes on, and the time that it has come to.
+    // State of threads and requests.
+    /// State of the writer: whether writes are stopped, and the time of the last entry.
     writes: writer::Writes,
-    /// Of the thread that signs, and of those who bring cosignatures.
+    /// Changed by the signing thread, and by requests that add cosignatures.
     checkpoints: signing::Checkpoints,
-    /// Of consumers, and the threads of receipts and deadlines: what was delivered and acknowledged.
+    /// Delivered and acknowledged indexes. Changed by consumers and by the threads of receipts and
+    /// deadlines.
     deliveries: delivery::Deliveries,
-    /// Of requests that consume. Its lock is held while the lock of `deliveries` is taken.
+    /// Changed by requests that consume. Its lock is held while the lock of `deliveries` is taken.
     consumers: Arc<consume::Consumers>,
-    /// Of requests that ask for dead letters, and the tasks that deliver them.
+    /// Changed by requests that replay dead letters, and by the tasks that deliver them.
     replays: webhook::Replays,
-    /// Counters. Anybody changes them; each is atomic.
+    /// Counters. Any thread changes them; each is atomic.
     metrics: Arc<Metrics>,
 
-    // What never changes while the node is open.
-    /// What entry 0 says.
+    // Constant while the node is open.
+    /// The content of entry 0.
     ledger: LedgerOpened,
     /// The key of decision tokens.
     tokens: token::Tokens,
-    /// Limits, as the node was set up.
+    /// Configured limits.
     limits: Limits,
 }
 
-/// Limits that the ways of acts and questions apply.
+/// Configured limits of writes.
 #[derive(Debug)]
 struct Limits {
-    /// How long a confirmation token is good, in milliseconds, unless the act says.
+    /// Validity of a confirmation token, unless the act sets its own.
     confirmation_validity_ms: i64,
     /// The greatest number of durable subscriptions.
     subscriptions_max: usize,
-    /// Where webhooks may lead.
+    /// The addresses that webhooks may reach.
     webhook_targets: Targets,
 }
 
@@ -171,8 +173,8 @@ impl Limits {
 }
 
 impl Node {
-    /// Opens or creates the data directory, recovers, and starts the writer. Blocking; may take
-    /// long when the view has to be rebuilt.
+    /// Opens or creates the data directory, recovers, and starts the threads. Blocking; takes long if
+    /// the view has to be rebuilt.
     ///
     /// # Errors
     /// [`OpenError`] names the file, offset and index at fault.
@@ -180,7 +182,7 @@ impl Node {
         Self::open_on(Arc::new(RealDisk), config, metrics, &mut |_| {})
     }
 
-    /// As [`Self::open`], on another disk, and telling how far it has come.
+    /// As [`Self::open`], on another disk, and with calls of `progress`.
     ///
     /// # Errors
     /// [`OpenError`] names the file, offset and index at fault.
@@ -190,7 +192,7 @@ impl Node {
         metrics: Arc<Metrics>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Arc<Self>, OpenError> {
-        let opened = open::open(config, &disk, &mut |step| {
+        let (stores, tree) = open::open(config, &disk, &mut |step| {
             match step {
                 Progress::View(done, of) => {
                     metrics.rebuild_entries.set(done);
@@ -203,52 +205,59 @@ impl Node {
             }
             progress(step);
         })?;
-        metrics.torn_tails.inc_by(opened.torn);
-        Self::start(opened, disk, config, metrics)
-            .map_err(|source| OpenError::Io { path: config.data_dir.clone(), source })
+        metrics.torn_tails.inc_by(stores.torn_tails);
+        Ok(Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?)
     }
 
-    /// Starts the threads over what was opened. Those that were started end if one cannot be.
+    /// Starts the threads. If one can not be started, the others end.
     fn start(
-        opened: open::Opened,
+        stores: open::Stores,
+        tree: signing::OpenedTree,
         disk: Arc<dyn Disk>,
         config: &NodeConfig,
         metrics: Arc<Metrics>,
     ) -> io::Result<Arc<Self>> {
         let threads = Threads::default();
         let hub = Hub::new(
-            Arc::clone(&opened.backend),
-            Arc::clone(&opened.vault),
-            Arc::clone(&opened.view),
-            opened.tip.next_index,
+            Arc::clone(&stores.log),
+            Arc::clone(&stores.vault),
+            Arc::clone(&stores.view),
+            stores.tip.next_index,
             config.recent_events_max,
             &threads,
         )?;
-        let signing::OpenedTree { writer: tree, signed_range, files, book, key } = opened.tree;
         let shutdown = threads.shutdown();
-        let tokens = token::Tokens::new(&key, config);
-        let checkpoints =
-            signing::Checkpoints::new(config, Arc::clone(&disk), key, files, book, shutdown);
+        let tokens = token::Tokens::new(&tree.key, config);
+        let files = tree.writer.files().clone();
+        let checkpoints = signing::Checkpoints::new(
+            config,
+            Arc::clone(&disk),
+            tree.key,
+            files,
+            stores.book,
+            shutdown,
+        );
         let core = Arc::new(Core {
-            vault: opened.vault,
-            backend: opened.backend,
-            view: opened.view,
+            vault: stores.vault,
+            backend: stores.log,
+            view: stores.view,
             hub: Arc::new(hub),
-            writes: writer::Writes::new(opened.tip.recorded_at),
+            writes: writer::Writes::new(stores.tip.recorded_at),
             checkpoints,
             deliveries: delivery::Deliveries::new(config, shutdown),
             consumers: Arc::default(),
             replays: webhook::Replays::default(),
             metrics,
-            ledger: opened.ledger,
+            ledger: stores.ledger,
             tokens,
             limits: Limits::new(config),
         });
-        let admission = writer::start(&core, &threads, opened.tip, config)?;
+        let admission = writer::start(&core, &threads, stores.tip, config)?;
         expiry::start(&core, &threads, admission.jobs())?;
         delivery::start(&core, &threads, admission.jobs())?;
-        signing::start(&core, &threads, tree, signed_range, config.checkpoint_interval)?;
-        scrub::start(&core, &threads, disk, opened.checked_from, config)?;
+        let interval = config.checkpoint_interval;
+        signing::start(&core, &threads, tree.writer, tree.signed_range, interval)?;
+        scrub::start(&core, &threads, disk, stores.checked_from, config)?;
         writer::announce(&core);
         signing::announce(&core);
         Ok(Arc::new(Self {
@@ -258,12 +267,12 @@ impl Node {
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
             controller: config.controller.clone(),
-            index: opened.index,
-            _lock: opened.lock,
+            index: stores.index,
+            _lock: stores.lock,
         }))
     }
 
-    /// Brings the metrics up to date that nobody counts as things happen.
+    /// Updates the metrics that are read from state instead of counted.
     pub fn observe(&self) {
         let metrics = &self.core.metrics;
         let hot = self.core.view.hot_stats();
@@ -283,13 +292,13 @@ impl Node {
         self.threads.shutdown().draining()
     }
 
-    /// Begins to end: see [`crate::shutdown`]. Writes are still taken; checkpoints are signed without
-    /// keeping their distance, so that a request that waits for one gets it.
+    /// Begins the shutdown: see [`crate::shutdown`]. The node still takes writes. It signs checkpoints
+    /// without waiting for the interval, so that a request that waits for a checkpoint gets it.
     pub fn drain(&self) {
         self.threads.drain();
     }
 
-    /// Ends all threads in order, and brings the view to disk: see [`crate::shutdown`]. Blocking.
+    /// Ends all threads in order, and writes the view to disk: see [`crate::shutdown`]. Blocking.
     pub fn close(&self) {
         self.threads.end();
         if let Err(error) = self.index.close() {

@@ -1,4 +1,4 @@
-//! From a data directory to a running node: lock, recover, bring the view up to date.
+//! Opening a data directory: lock, recover, bring view and tree up to date.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -22,10 +22,11 @@ use crate::{
         envelope, verify,
     },
     storage::{
-        LogError, TornTail,
+        AtPath as _, FileError, LogError,
         disk::Disk,
         holds_segments,
         index::{Found, Index, IndexError},
+        missing_is_ok,
     },
     tlog::{
         key::{Algorithm, SignerKey},
@@ -45,15 +46,22 @@ pub const KEK_FILE: &str = "kek";
 /// Name of the lock file in a data directory.
 const LOCK_FILE: &str = "lock";
 
-/// How far the last entry may lie in the future without a word, in milliseconds.
+/// How far the last entry may lie in the future without a warning, in milliseconds.
 const CLOCK_AHEAD_MS_NOTABLE: i64 = 10_000;
 
-/// How many entries, and about how many bytes, are folded at once while the view catches up.
+/// How many entries and about how many bytes are folded at once while the view catches up.
 const CATCH_UP_ENTRIES: u64 = 2_000;
 const CATCH_UP_BYTES: usize = 4 << 20;
 
-/// Why a node did not start. Nothing of ledger and vault was changed, except that a torn tail may have
-/// been set aside. What is disposable, view and tree, may have been thrown away or built anew.
+/// The look-ups from identity to subject get one part in so many of the hot memory.
+const HOT_LOOKUPS_PART: u64 = 4;
+/// Memory of one look-up.
+const LOOKUP_BYTES: u64 = 96;
+/// The smallest number of look-ups in memory.
+const HOT_SUBJECTS_MIN: usize = 1_000;
+
+/// Why a node did not start. Ledger and vault are unchanged, except that a torn tail may have been set
+/// aside. View and tree, which are disposable, may have been deleted or rebuilt.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has the data directory.
@@ -64,27 +72,22 @@ pub enum OpenError {
     InUse {
         /// The data directory.
         dir: PathBuf,
-        /// The other process, if it left its number.
+        /// Process id of the other process, if it wrote one.
         pid: Option<String>,
     },
-    /// The data directory is something else.
+    /// The path of the data directory is not a directory.
     #[error("{0} is not a directory; choose another --data-dir")]
     NotADirectory(PathBuf),
     /// A file operation failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// There is no usable key-encryption key.
     #[error(transparent)]
     Kek(#[from] KekError),
     /// The ledger can not be opened.
     #[error("the ledger can not be opened: {0}")]
     Ledger(#[from] BackendError),
-    /// The ledger's files were verified and are damaged.
+    /// The ledger's files are damaged.
     #[error("the ledger can not be opened: {0}")]
     Damaged(#[from] verify::VerifyError),
     /// An entry that the view needs can not be read.
@@ -92,7 +95,7 @@ pub enum OpenError {
     Entry {
         /// Index of the entry.
         index: u64,
-        /// What is wrong.
+        /// The problem.
         problem: EntryError,
     },
     /// The vault can not be opened.
@@ -110,7 +113,7 @@ pub enum OpenError {
     /// There is no usable signing key.
     #[error("{0}")]
     SigningKey(#[from] SigningKeyError),
-    /// The signing key is gone, or is another than the one that has signed.
+    /// The signing key is missing, or is not the key that signed the last checkpoint.
     #[error(
         "{0} does not hold the key that the last checkpoint was signed with. Restore it, or say \
          --new-signing-key to go on with another one, and tell everybody who verifies"
@@ -119,7 +122,7 @@ pub enum OpenError {
     /// The tree can not be built.
     #[error("the tree over the ledger can not be built: {0}")]
     Tree(#[from] TreeError),
-    /// The book of checkpoints is gone although the key may have signed.
+    /// The book of checkpoints is missing although the key may have signed checkpoints.
     #[error(
         "{book} is missing, which says what was signed with {key}. Restore it (is this the right data \
          directory?); if nothing was ever signed with this key, say --unused-signing-key"
@@ -130,7 +133,7 @@ pub enum OpenError {
         /// The key.
         key: PathBuf,
     },
-    /// The ledger is not the one that was signed.
+    /// The ledger is not the one that the last checkpoint was signed for.
     #[error(
         "the first {size} ledger entries are not those that a checkpoint was signed for: the ledger \
          was changed since, or one of the two is another's"
@@ -139,18 +142,18 @@ pub enum OpenError {
         /// Number of entries under the checkpoint.
         size: u64,
     },
-    /// One of the two primary stores is there without the other.
+    /// One of ledger and vault exists without the other.
     #[error(
         "{missing} is missing although {present} is there; restore it from a backup, or start with \
          an empty data directory"
     )]
     Half {
-        /// What is missing.
+        /// The missing store.
         missing: PathBuf,
-        /// What is there.
+        /// The existing store.
         present: PathBuf,
     },
-    /// Ledger and vault are not of one another.
+    /// Ledger and vault do not belong together.
     #[error("{ledger} and {vault} belong to different ledgers")]
     Foreign {
         /// The ledger's folder.
@@ -170,14 +173,14 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether stored data is damaged, rather than in use or out of reach.
+    /// Whether stored data is damaged.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        let of_log = |error: &LogError| matches!(error, LogError::Damaged(_));
+        let is_log_damage = |error: &LogError| matches!(error, LogError::Damaged(_));
         match self {
             Self::Ledger(BackendError::Log(error))
             | Self::Damaged(verify::VerifyError::Log(error))
-            | Self::Vault(VaultError::Log(error)) => of_log(error),
+            | Self::Vault(VaultError::Log(error)) => is_log_damage(error),
             Self::Ledger(BackendError::Chain { .. })
             | Self::Entry { .. }
             | Self::SubjectMissing { .. }
@@ -190,29 +193,32 @@ impl OpenError {
     }
 }
 
-/// What opening goes through, for whoever waits.
+/// Progress of opening a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Vault frames indexed, of how many.
+    /// Vault frames indexed, and their total.
     Vault(u64, u64),
-    /// Ledger entries applied to the view, of how many.
+    /// Ledger entries applied to the view, and their total.
     View(u64, u64),
-    /// Ledger entries hashed into the tree, of how many.
+    /// Ledger entries hashed into the tree, and their total.
     Tree(u64, u64),
 }
 
-/// Everything that a node stands on.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub backend: Arc<dyn LogBackend>,
+/// The stores of a data directory, up to date.
+pub(super) struct Stores {
+    pub log: Arc<dyn LogBackend>,
     pub vault: Arc<Vault>,
     pub view: Arc<View>,
     pub index: Arc<Index>,
+    pub book: Book,
+    /// The end of the chain.
     pub tip: Tip,
+    /// The content of entry 0.
     pub ledger: LedgerOpened,
+    /// Recovery has verified the entries from this index on.
     pub checked_from: u64,
-    pub torn: u64,
-    pub tree: OpenedTree,
+    /// Number of torn tails that were set aside.
+    pub torn_tails: u64,
     pub lock: DirLock,
 }
 
@@ -221,34 +227,22 @@ pub(super) fn open(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Opened, OpenError> {
-    let stores = open_stores(config, disk, progress)?;
-    let Stores { log, opened, vault, view, index, ledger, book, torn, mut lock } = stores;
-    let key = signing_key(config, &ledger.origin, &book)?;
+) -> Result<(Stores, OpenedTree), OpenError> {
+    let mut stores = open_stores(config, disk, progress)?;
+    let key = signing_key(config, &stores.ledger.origin, &stores.book)?;
     let dir = config.data_dir.join(tree::DIR);
-    let (writer, signed_range) = open_tree(disk, &dir, &log, book.signed.as_deref(), progress)?;
-    let files = writer.files().clone();
-    lock.announce()?;
-    let ahead_ms = opened.tip.recorded_at.0.saturating_sub(Millis::now().0);
+    let signed = stores.book.signed.as_deref();
+    let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
+    stores.lock.announce()?;
+    let ahead_ms = stores.tip.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
         warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
     }
-    Ok(Opened {
-        backend: Arc::new(log),
-        vault: Arc::new(vault),
-        view: Arc::new(view),
-        index,
-        tip: opened.tip,
-        ledger,
-        checked_from: opened.checked_from,
-        torn,
-        tree: OpenedTree { writer, signed_range, files, book, key },
-        lock,
-    })
+    Ok((stores, OpenedTree { writer, signed_range, key }))
 }
 
-/// Deletes the view of a data directory that no process has open, and builds it again. Answers the
-/// number of entries and of data subjects.
+/// Deletes the view of a data directory and builds it again. Answers the number of entries and of data
+/// subjects.
 ///
 /// # Errors
 /// The directory is in use, damaged, or can not be written.
@@ -257,24 +251,14 @@ pub fn rebuild_view(
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(u64, u64), OpenError> {
-    discard_view(&config.data_dir)?;
+    let lock = DirLock::take(&config.data_dir)?;
+    let dir = config.data_dir.join(VIEW_DIR);
+    missing_is_ok(fs::remove_dir_all(&dir)).at(&dir)?;
+    drop(lock);
     let stores = open_stores(config, disk, progress)?;
     let rebuilt = (stores.view.applied(), stores.vault.subjects());
     stores.index.close()?;
     Ok(rebuilt)
-}
-
-/// The primary stores, and the view over them.
-struct Stores {
-    log: LocalLog,
-    opened: crate::backend::Opened,
-    vault: Vault,
-    view: View,
-    index: Arc<Index>,
-    ledger: LedgerOpened,
-    book: Book,
-    torn: u64,
-    lock: DirLock,
 }
 
 fn open_stores(
@@ -282,15 +266,15 @@ fn open_stores(
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Stores, OpenError> {
-    // The name of the directory itself must survive a power cut, too.
+    // `Disk` syncs the parent, so that the directory survives a power cut.
     let created = disk.create_dir_all(&config.data_dir);
     created.map_err(|source| not_created(&config.data_dir, source))?;
     let lock = DirLock::take(&config.data_dir)?;
-    let places = Places::of(&config.data_dir);
-    let had_ledger = holds_segments(&**disk, &places.ledger).map_err(BackendError::from)?;
-    let had_vault = holds_segments(&**disk, &places.vault).map_err(VaultError::from)?;
+    let [ledger_dir, vault_dir] = [ledger::DIR, vault::DIR].map(|name| config.data_dir.join(name));
+    let had_ledger = holds_segments(&**disk, &ledger_dir).map_err(BackendError::from)?;
+    let had_vault = holds_segments(&**disk, &vault_dir).map_err(VaultError::from)?;
     if had_ledger && !had_vault {
-        return Err(OpenError::Half { missing: places.vault, present: places.ledger });
+        return Err(OpenError::Half { missing: vault_dir, present: ledger_dir });
     }
     let book = read_book(config, &**disk, had_ledger)?;
     let kek = match &config.kek {
@@ -301,85 +285,66 @@ fn open_stores(
         }
     };
 
-    // The vault is whole before the ledger begins, so its word on the ledger's identity counts.
-    let vault_dir = places.vault.clone();
+    // The vault is created before the ledger, so the identity in the vault counts.
     let new_ledger_id = rand::rng().random();
-    let (files, vault_torn) = VaultFiles::open(Arc::clone(disk), vault_dir, &kek, new_ledger_id)?;
+    let (files, vault_torn) =
+        VaultFiles::open(Arc::clone(disk), vault_dir.clone(), &kek, new_ledger_id)?;
     let ledger_id = files.ledger_id();
     if !had_ledger && !files.is_empty() {
-        return Err(OpenError::Half { missing: places.ledger, present: places.vault });
+        return Err(OpenError::Half { missing: ledger_dir, present: vault_dir });
     }
-    let (log, mut opened) = open_log(config, disk, &places, ledger_id, book.size())?;
+    let (log, mut opened) = open_log(config, disk, &ledger_dir, ledger_id, book.size())?;
     if opened.log_id != ledger_id {
-        return Err(OpenError::Foreign { ledger: places.ledger, vault: places.vault });
+        return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
-    let mut torn = 0;
-    for (what, tail) in [("ledger", &opened.torn), ("vault", &vault_torn)] {
-        if let Some(tail) = tail {
-            torn += 1;
-            report_torn(what, tail);
-        }
+    let mut torn_tails = 0;
+    for (store, tail) in [("ledger", &opened.torn), ("vault", &vault_torn)] {
+        let Some(tail) = tail else { continue };
+        torn_tails += 1;
+        warn!(
+            log = store,
+            segment = %tail.segment,
+            offset = tail.offset,
+            bytes = tail.bytes,
+            index = tail.next_index,
+            set_aside = ?tail.set_aside,
+            "a torn tail was set aside: a crash cut off a write before it was acknowledged"
+        );
     }
     if log.head() == 0 {
         if !files.is_empty() {
-            return Err(OpenError::Half { missing: places.ledger, present: places.vault });
+            return Err(OpenError::Half { missing: ledger_dir, present: vault_dir });
         }
         opened.tip = create(&log, ledger_id, &config.origin)?;
     }
     let ledger = first_entry(&log)?;
     if ledger.ledger_id != ledger_id {
-        return Err(OpenError::Foreign { ledger: places.ledger, vault: places.vault });
+        return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
 
-    let index = open_index(config, &places, &ledger_id, &log)?;
-    let hot_subjects_max = hot_subjects_max(config.hot_bytes_max);
+    let index = open_index(config, &ledger_id, &log)?;
+    let hot_lookups_bytes = config.hot_bytes_max / HOT_LOOKUPS_PART;
+    let hot_subjects_max = usize::try_from(hot_lookups_bytes / LOOKUP_BYTES).unwrap_or(usize::MAX);
+    let hot_subjects_max = hot_subjects_max.max(HOT_SUBJECTS_MIN);
     let vault = Vault::open(files, Arc::clone(&index), kek, hot_subjects_max)?;
-    vault.catch_up(&mut |done, of| progress(Progress::Vault(done, of)))?;
-    let view =
-        View::open(Arc::clone(&index), &ledger_id, hot_states_bytes(config.hot_bytes_max), |at| {
-            read_entry(&log, at)
-        })?;
+    vault.catch_up(&mut |done, total| progress(Progress::Vault(done, total)))?;
+    let hot_states_bytes = config.hot_bytes_max - hot_lookups_bytes;
+    let view = View::open(Arc::clone(&index), &ledger_id, hot_states_bytes, |index| {
+        read_entry(&log, index)
+    })?;
     catch_up(&log, &vault, &view, progress)?;
-    Ok(Stores { log, opened, vault, view, index, ledger, book, torn, lock })
-}
-
-/// Deletes the view of a data directory that no process has open. The next start rebuilds it.
-///
-/// # Errors
-/// The directory is in use, or can not be written.
-fn discard_view(data_dir: &Path) -> Result<(), OpenError> {
-    let _lock = DirLock::take(data_dir)?;
-    let view = Places::of(data_dir).view;
-    match fs::remove_dir_all(&view) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error(&view, source)),
-        _ => Ok(()),
-    }
-}
-
-/// A quarter of the hot memory goes to look-ups from identity to subject.
-fn hot_subjects_max(hot_bytes_max: u64) -> usize {
-    const LOOKUP_BYTES: u64 = 96;
-    usize::try_from(hot_bytes_max / 4 / LOOKUP_BYTES).unwrap_or(usize::MAX).max(1_000)
-}
-
-fn hot_states_bytes(hot_bytes_max: u64) -> u64 {
-    hot_bytes_max - hot_bytes_max / 4
-}
-
-struct Places {
-    ledger: PathBuf,
-    vault: PathBuf,
-    view: PathBuf,
-}
-
-impl Places {
-    fn of(data_dir: &Path) -> Self {
-        Self {
-            ledger: data_dir.join(ledger::DIR),
-            vault: data_dir.join(vault::DIR),
-            view: data_dir.join(VIEW_DIR),
-        }
-    }
+    Ok(Stores {
+        log: Arc::new(log),
+        vault: Arc::new(vault),
+        view: Arc::new(view),
+        index,
+        book,
+        tip: opened.tip,
+        ledger,
+        checked_from: opened.checked_from,
+        torn_tails,
+        lock,
+    })
 }
 
 /// Why a data directory can not be created.
@@ -387,49 +352,45 @@ fn not_created(dir: &Path, source: io::Error) -> OpenError {
     if dir.exists() && !dir.is_dir() {
         OpenError::NotADirectory(dir.to_owned())
     } else {
-        io_error(dir, source)
+        FileError { path: dir.to_owned(), source }.into()
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> OpenError {
-    OpenError::Io { path: path.to_owned(), source }
-}
-
-/// Opens the ledger's log. An entry that does not continue the chain is looked for once more by
-/// verification, which names its place.
+/// Opens the ledger's log. If an entry does not continue the chain, verification runs to name its
+/// place.
 fn open_log(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
-    places: &Places,
+    dir: &Path,
     new_id: [u8; 16],
     entries_min: u64,
 ) -> Result<(LocalLog, crate::backend::Opened), OpenError> {
-    let dir = places.ledger.clone();
-    match LocalLog::open(Arc::clone(disk), dir, config.segment_bytes_max, new_id, entries_min) {
+    let segment_bytes_max = config.segment_bytes_max;
+    match LocalLog::open(Arc::clone(disk), dir.to_owned(), segment_bytes_max, new_id, entries_min) {
         Err(error @ BackendError::Chain { .. }) => {
-            verify::verify(&**disk, &places.ledger, &mut |_, _| {})?;
+            verify::verify(&**disk, dir, &mut |_, _| {})?;
             Err(error.into())
         }
         other => Ok(other?),
     }
 }
 
-/// Opens the index; one that is no view of this ledger is thrown away.
+/// Opens the index. Deletes an index that is not a view of this ledger.
 fn open_index(
     config: &NodeConfig,
-    places: &Places,
     ledger_id: &[u8; 16],
     log: &LocalLog,
 ) -> Result<Arc<Index>, OpenError> {
-    let (index, found) = Index::open(&places.view, config.sled_cache_bytes)?;
+    let dir = config.data_dir.join(VIEW_DIR);
+    let (index, found) = Index::open(&dir, config.sled_cache_bytes)?;
     if let Found::Discarded(reason) = found {
         warn!(reason, "the view is thrown away and rebuilt from the ledger");
     }
-    let hash_of = |at| {
-        if at >= log.head() {
+    let hash_of = |index| {
+        if index >= log.head() {
             return Ok(None);
         }
-        let bytes = log.read(at, at + 1, usize::MAX)?.pop();
+        let bytes = log.read(index, index + 1, usize::MAX)?.pop();
         Ok::<_, OpenError>(bytes.map(|bytes| chain::hash(&bytes)))
     };
     let reason = match view::unusable(&index, ledger_id, hash_of)? {
@@ -450,20 +411,8 @@ fn open_index(
     };
     warn!(reason, "the view is thrown away and rebuilt from the ledger");
     drop(index);
-    fs::remove_dir_all(&places.view).map_err(|source| io_error(&places.view, source))?;
-    Ok(Arc::new(Index::open(&places.view, config.sled_cache_bytes)?.0))
-}
-
-fn report_torn(what: &str, tail: &TornTail) {
-    warn!(
-        log = what,
-        segment = %tail.segment,
-        offset = tail.offset,
-        bytes = tail.bytes,
-        index = tail.next_index,
-        set_aside = ?tail.set_aside,
-        "a torn tail was set aside: a crash cut off a write before it was acknowledged"
-    );
+    missing_is_ok(fs::remove_dir_all(&dir)).at(&dir)?;
+    Ok(Arc::new(Index::open(&dir, config.sled_cache_bytes)?.0))
 }
 
 /// Writes entry 0.
@@ -497,7 +446,7 @@ fn read_entry(log: &LocalLog, index: u64) -> Result<Entry, OpenError> {
     envelope::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
 }
 
-/// Applies what the view has not seen.
+/// Applies the entries that the view does not have yet.
 fn catch_up(
     log: &LocalLog,
     vault: &Vault,
@@ -530,15 +479,15 @@ fn catch_up(
     Ok(())
 }
 
-/// The key that signs. One that is lost is not made again in silence: every auditor has to be told.
+/// The signing key. A lost key is not replaced in silence, because every auditor needs the new one.
 fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerKey, OpenError> {
     let file = signing_key_file(config);
     if book.size() > 0 && !config.new_signing_key && !file.exists() {
         return Err(OpenError::KeyMissing(file));
     }
     let key = load_key(&file, origin, Algorithm::Note)?;
-    let other = |signed: &Signed| signed.checkpoint.verify(key.verifier()).is_err();
-    if !config.new_signing_key && book.signed.as_deref().is_some_and(other) {
+    let is_of_other_key = |signed: &Signed| signed.checkpoint.verify(key.verifier()).is_err();
+    if !config.new_signing_key && book.signed.as_deref().is_some_and(is_of_other_key) {
         return Err(OpenError::KeyMissing(file));
     }
     Ok(key)
@@ -548,8 +497,8 @@ fn signing_key_file(config: &NodeConfig) -> PathBuf {
     config.signing_key_file.clone().unwrap_or_else(|| config.data_dir.join(tree::KEY_FILE))
 }
 
-/// The book of checkpoints, before anything is changed. It is there before the key is, so that a key
-/// without a book has lost it.
+/// Reads the book of checkpoints, or creates it. It is created before the key: a key without a book
+/// means that the book is lost.
 fn read_book(config: &NodeConfig, disk: &dyn Disk, had_ledger: bool) -> Result<Book, OpenError> {
     if let Some(book) = Book::read(disk, &config.data_dir, &config.witness_policy)? {
         if !had_ledger && book.size() > 0 {
@@ -568,16 +517,17 @@ fn read_book(config: &NodeConfig, disk: &dyn Disk, had_ledger: bool) -> Result<B
     Ok(book)
 }
 
-/// Opens the tree, or builds it again, and brings it to the ledger's head. Where a checkpoint was
-/// signed, the tree under it must be that one. Answers the subtrees under that, too.
+/// Opens the tree or builds it again, and brings it to the ledger's head. It must have the root of the
+/// last signed checkpoint. Answers the subtrees under that checkpoint, too.
 fn open_tree(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    log: &LocalLog,
+    log: &dyn LogBackend,
     signed: Option<&Signed>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(TreeWriter, Range), OpenError> {
-    let (size, root) = signed.map_or((0, merkle::empty_root()), |own| (own.size(), own.root()));
+    let (size, root) =
+        signed.map_or((0, merkle::empty_root()), |signed| (signed.size(), signed.root()));
     let files = match found_tree(disk, dir, size, &root)? {
         Some(files) => files,
         None => {
@@ -595,7 +545,7 @@ fn open_tree(
     Ok((writer, signed_range))
 }
 
-/// The tree as it was left, if it is the one under the signed checkpoint.
+/// The tree in its files, if it has the root of the signed checkpoint.
 fn found_tree(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -622,7 +572,7 @@ fn found_tree(
 /// Adds the entries before `end` to the tree.
 fn grow(
     writer: &mut TreeWriter,
-    log: &LocalLog,
+    log: &dyn LogBackend,
     end: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), OpenError> {
@@ -636,7 +586,7 @@ fn grow(
     Ok(())
 }
 
-/// Keeps other processes out of a data directory for as long as it lives.
+/// Locks a data directory against other processes until it is dropped.
 #[derive(Debug)]
 pub(super) struct DirLock {
     file: File,
@@ -648,7 +598,7 @@ impl DirLock {
         let path = dir.join(LOCK_FILE);
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);
-        let mut file = options.open(&path).map_err(|source| io_error(&path, source))?;
+        let mut file = options.open(&path).at(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -657,16 +607,16 @@ impl DirLock {
                 let pid = pid.filter(|pid| !pid.is_empty());
                 return Err(OpenError::InUse { dir: dir.to_owned(), pid });
             }
-            Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+            Err(TryLockError::Error(source)) => {
+                return Err(FileError { path, source }.into());
+            }
         }
         Ok(Self { file, path })
     }
 
-    /// Leaves the number of this process for whoever finds the directory in use.
+    /// Writes the id of this process into the lock file, for the error message of other processes.
     fn announce(&mut self) -> Result<(), OpenError> {
-        self.file
-            .set_len(0)
-            .and_then(|()| writeln!(self.file, "{}", std::process::id()))
-            .map_err(|source| io_error(&self.path, source))
+        self.file.set_len(0).at(&self.path)?;
+        Ok(writeln!(self.file, "{}", std::process::id()).at(&self.path)?)
     }
 }

@@ -1,10 +1,9 @@
-//! Questions about the past, answered from the ledger alone: what was known by then, and what was
-//! true by then.
+//! Reads of the past, answered from the ledger alone.
 //!
-//! *What was known* at a revision or a time is the fold of what was recorded until then. *What was
-//! true* at a time is the fold of the acts that had taken effect until then, by all that is known
-//! today, under the catalogue of that time. Both replay the subject's own entries; nothing that is
-//! kept for the present is used, but the ordinals of the catalogue, which never change.
+//! The *known* state at a revision or a time is the fold of the entries that were recorded by then.
+//! The *effective* state at a time is the fold of all acts that had taken effect by then, whenever
+//! they were recorded, under the catalogue of that time. Both replay the entries of the subject and
+//! use nothing of the view's state but the ordinals of the catalogue, which never change.
 
 use std::sync::Arc;
 
@@ -22,29 +21,29 @@ use crate::{
 /// A moment in the past, as callers name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AsOf {
-    /// What was known after this number of entries.
+    /// The known state after this number of entries.
     Revision(u64),
-    /// What was known at this time.
+    /// The known state at this time.
     RecordedAt(Millis),
-    /// What was true at this time, by all that is known today.
+    /// The effective state at this time, by all entries of today.
     EffectiveAt(Millis),
 }
 
 /// A moment in the past, found in the ledger.
 #[derive(Debug, Clone)]
 pub(super) struct Past {
-    /// The catalogue of that moment.
+    /// The catalogue at that moment.
     pub catalog: Arc<CatalogAt>,
     /// The number of entries that count.
     pub end: u64,
-    /// If given, only what had taken effect by then counts.
+    /// If set, only acts that had taken effect by this time count.
     pub until: Option<Millis>,
     /// The time at which questions are decided.
     pub now: Millis,
 }
 
 impl Node {
-    /// Answers "may I?" for a moment in the past. Blocking.
+    /// Decides a question at a moment in the past. Blocking.
     ///
     /// # Errors
     /// See [`AsOfError`].
@@ -52,7 +51,7 @@ impl Node {
         self.core.check_at(question, as_of)
     }
 
-    /// What was known of a data subject at a moment in the past. Blocking.
+    /// The preferences of a data subject at a moment in the past. Blocking.
     ///
     /// # Errors
     /// As [`Self::check_at`].
@@ -63,7 +62,14 @@ impl Node {
         region: Option<Region>,
         as_of: AsOf,
     ) -> Result<Preferences, AsOfError> {
-        self.core.preferences_at(subject, all_cells, region, as_of)
+        let core = &self.core;
+        let past = core.past(as_of)?;
+        let (state, linked) = core.state_of_at(subject, &past)?;
+        let mut preferences =
+            preferences_of(&past.catalog.catalog, &state, all_cells, region, past.now);
+        preferences.revision = past.end;
+        preferences.links = core.linked_identities(linked)?;
+        Ok(preferences)
     }
 }
 
@@ -97,7 +103,7 @@ impl Core {
         Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
     }
 
-    /// The number of entries that were recorded at a time or before: entries are in that order.
+    /// The number of entries that were recorded at or before a time: entries are in this order.
     fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, AsOfError> {
         if at > self.now() {
             return Err(AsOfError::InFuture);
@@ -127,19 +133,20 @@ impl Core {
         Ok(Arc::new(catalog))
     }
 
-    /// What was known of a subject, with all that linked subjects contributed, and these. Blocking.
+    /// The state of a subject, united with the states of linked subjects, and these. Blocking.
     pub(super) fn state_at(
         &self,
         subject: SubjectRef,
         past: &Past,
     ) -> Result<(SubjectState, Vec<Linked>), ReadError> {
-        let own = self.own_state_at(subject, past)?;
-        let linked = reach(subject, &own, |other| self.own_state_at(other, past).map(Arc::new))?;
-        Ok((unite(&own, &linked), linked))
+        let state = self.unlinked_state_at(subject, past)?;
+        let state_of = |other| self.unlinked_state_at(other, past).map(Arc::new);
+        let linked = reach(subject, &state, state_of)?;
+        Ok((unite(&state, &linked), linked))
     }
 
-    /// What was known of a subject itself. Blocking.
-    pub(super) fn own_state_at(
+    /// The state of a subject, without linked subjects. Blocking.
+    pub(super) fn unlinked_state_at(
         &self,
         subject: SubjectRef,
         past: &Past,
@@ -159,7 +166,7 @@ impl Core {
         Ok(state)
     }
 
-    /// Answers "may I?" for a moment in the past. Blocking.
+    /// Decides a question at a moment in the past. Blocking.
     pub(super) fn check_at(
         &self,
         question: &Question<'_>,
@@ -171,26 +178,9 @@ impl Core {
         let Question { purpose, channel, data_categories, region, .. } = *question;
         let query = Query::new(catalog, purpose, channel, data_categories, region);
         let mut decision = decide(catalog, &state, &query, past.now);
-        // They are for whoever is about to use the data.
+        // Obligations are for a use of the data now.
         decision.obligations.clear();
         Ok(Checked { decision, due: DueAll::default(), revision: past.end, token: None })
-    }
-
-    /// What was known of a data subject. Blocking.
-    pub(super) fn preferences_at(
-        &self,
-        subject: &Subject,
-        all_cells: bool,
-        region: Option<Region>,
-        as_of: AsOf,
-    ) -> Result<Preferences, AsOfError> {
-        let past = self.past(as_of)?;
-        let (state, linked) = self.state_of_at(subject, &past)?;
-        let mut preferences =
-            preferences_of(&past.catalog.catalog, &state, all_cells, region, past.now);
-        preferences.revision = past.end;
-        preferences.links = self.named(linked)?;
-        Ok(preferences)
     }
 
     fn state_of_at(
@@ -205,7 +195,7 @@ impl Core {
     }
 }
 
-/// When an entry took effect: one that acts on no state, as it was recorded.
+/// When an entry took effect. An entry that changes no subject takes effect when it is recorded.
 fn effective_at(fact: Fact<'_>) -> Millis {
     match fact.kind.target() {
         Target::Subjects(target) => target.effective_at(fact.place),

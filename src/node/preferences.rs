@@ -1,8 +1,8 @@
-//! What is known of a data subject: every cell with its answer, the stops that stand, the links.
+//! Preferences of a data subject: the decision of every cell, the standing stops, the links.
 
 use std::collections::BTreeMap;
 
-use super::{Core, Node, ReadError};
+use super::{Node, ReadError};
 use crate::{
     decide::decide,
     domain::{
@@ -11,14 +11,14 @@ use crate::{
     },
 };
 
-/// What is known of a data subject.
+/// The preferences of a data subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preferences {
     /// Cells, ordered by purpose key and channel key.
     pub cells: Vec<CellPreference>,
-    /// Stops that stand, of every width, by index.
+    /// Standing stops of every scope, by index.
     pub stops: Vec<StandingStop>,
-    /// How the data subject wants to be contacted, if anything was said.
+    /// How the data subject wants to be contacted, if it has said so.
     pub contact: Option<Contact>,
     /// Data subjects that are linked to this one.
     pub links: Vec<(Subject, LinkConfidence)>,
@@ -26,23 +26,23 @@ pub struct Preferences {
     pub revision: u64,
 }
 
-/// One cell, and what a check of it answers.
+/// One cell, and its decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CellPreference {
     /// Purpose key.
     pub purpose: Key,
     /// Channel key.
     pub channel: Key,
-    /// What a check answers.
+    /// The decision of a check.
     pub decision: Decision,
 }
 
-/// A stop that stands.
+/// A standing stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StandingStop {
     /// Its kind.
     pub kind: StopKind,
-    /// What it covers.
+    /// Its scope.
     pub scope: ScopeKeys,
     /// When it took effect.
     pub effective_at: Millis,
@@ -51,8 +51,8 @@ pub struct StandingStop {
 }
 
 impl Node {
-    /// What is known of a data subject. `all_cells`: every live purpose and channel of the
-    /// catalogue, not only the cells that some act named.
+    /// The preferences of a data subject. With `all_cells`, every live purpose and channel of the
+    /// catalogue; else only the cells that an act has named.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -62,31 +62,19 @@ impl Node {
         all_cells: bool,
         region: Option<Region>,
     ) -> Result<Preferences, ReadError> {
-        self.core.preferences(subject, all_cells, region, self.core.now())
-    }
-}
-
-impl Core {
-    /// What is known of a subject, and what a check of each cell answers.
-    pub(super) fn preferences(
-        &self,
-        subject: &Subject,
-        all_cells: bool,
-        region: Option<Region>,
-        now: Millis,
-    ) -> Result<Preferences, ReadError> {
-        let find = || Ok::<_, ReadError>(self.vault.find(subject)?);
+        let (core, now) = (&self.core, self.core.now());
+        let find = || Ok::<_, ReadError>(core.vault.find(subject)?);
         let ((mut preferences, linked), revision) =
-            self.view.read_linked(find, |catalog, state, linked| {
+            core.view.read_linked(find, |catalog, state, linked| {
                 (preferences_of(catalog, state, all_cells, region, now), linked.to_vec())
             })?;
-        preferences.links = self.named(linked)?;
+        preferences.links = core.linked_identities(linked)?;
         preferences.revision = revision;
         Ok(preferences)
     }
 }
 
-/// What a state says of each cell, and of the stops.
+/// The preferences that follow from a state, without links and revision.
 pub(super) fn preferences_of(
     catalog: &Catalog,
     state: &SubjectState,
@@ -113,9 +101,10 @@ pub(super) fn preferences_of(
     }
 }
 
-/// Cells by key, so that answers are ordered for people.
+/// Cells in the order of their keys.
 pub(super) type Cells = BTreeMap<(Key, Key), (PurposeId, ChannelId)>;
 
+/// The cells of all purposes and channels that are not retired.
 pub(super) fn live_cells(catalog: &Catalog) -> Cells {
     let mut cells = Cells::new();
     for (purpose_id, purpose) in catalog.purposes().filter(|(_, purpose)| !purpose.retired) {
@@ -127,6 +116,7 @@ pub(super) fn live_cells(catalog: &Catalog) -> Cells {
     cells
 }
 
+/// The cells that an act has named.
 fn named_cells(catalog: &Catalog, state: &SubjectState) -> Cells {
     let granted = state.cells().iter().map(|cell| (cell.purpose, cell.channel));
     let stopped = state.stops().iter().filter_map(|stop| stop.scope.as_cell());

@@ -1,18 +1,16 @@
-//! What a change of a purpose would do to the answers, before it is made.
+//! Preview of a change of a purpose: the decisions that it would change.
 
 use std::collections::BTreeMap;
 
 use super::{
     Core, Node,
-    batch::{check_put, purpose_put},
+    batch::purpose_put,
     catalog::PurposeDraft,
     error::{CatalogError, ReadError},
 };
 use crate::{
     decide::decide,
-    domain::{
-        Catalog, ChannelId, Decision, Effect, Key, Purpose, Query, Reason, Region, SubjectState,
-    },
+    domain::{Catalog, Effect, Key, Purpose, Query, Reason, Region, SubjectState},
     entry::{Fact, Place},
     fold::CatalogAt,
 };
@@ -20,25 +18,25 @@ use crate::{
 /// How many subjects are looked up at a time.
 const SUBJECTS_STEP: usize = 1_000;
 
-/// What would become of the cells of a purpose. A cell is a subject that the ledger knows, and a
-/// channel that is not retired.
+/// The effect of a change on the cells of a purpose. A cell is a subject of the ledger and a channel
+/// that is not retired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
-    /// Cells that were looked at.
+    /// Number of cells.
     pub cells: u64,
-    /// Cells whose effect or reason would change.
+    /// Cells whose reason would change.
     pub flips: Vec<Flips>,
-    /// What would become of a subject that the ledger does not know.
+    /// Reasons before and after for a subject that is not in the ledger.
     pub unknown_subject: (Reason, Reason),
     /// Version that the purpose would have.
     pub version: u32,
     /// Whether the change would write an entry.
     pub changed: bool,
-    /// Revision that was looked at.
+    /// Revision that was read.
     pub revision: u64,
 }
 
-/// Cells of one channel that would go from one reason to another.
+/// Cells of one channel whose reason would change in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flips {
     /// The channel.
@@ -47,12 +45,12 @@ pub struct Flips {
     pub before: Reason,
     /// Reason after the change.
     pub after: Reason,
-    /// How many.
+    /// Number of cells.
     pub count: u64,
 }
 
 impl Preview {
-    /// How many cells would go from the other effect to this one.
+    /// Number of cells whose effect would change to this one.
     #[must_use]
     pub fn turned(&self, effect: Effect) -> u64 {
         let turns =
@@ -61,28 +59,9 @@ impl Preview {
     }
 }
 
-/// A question, and the catalogues before and after.
-struct Change<'a> {
-    before: &'a Catalog,
-    after: &'a Catalog,
-    purpose: &'a str,
-    region: Option<Region>,
-    now: crate::domain::Millis,
-}
-
-impl Change<'_> {
-    fn reasons(&self, state: &SubjectState, channel: &str) -> (Reason, Reason) {
-        let ask = |catalog: &Catalog| -> Decision {
-            let query = Query::new(catalog, self.purpose, channel, &[], self.region);
-            decide(catalog, state, &query, self.now)
-        };
-        (ask(self.before).reason, ask(self.after).reason)
-    }
-}
-
 impl Node {
-    /// Counts the cells that a change of a purpose would flip, and changes nothing. It reads the
-    /// state of every subject. Blocking.
+    /// Counts the cells whose reason a change of a purpose would change, without making the change.
+    /// Reads the state of every subject. Blocking.
     ///
     /// # Errors
     /// See [`CatalogError`].
@@ -91,79 +70,69 @@ impl Node {
         draft: PurposeDraft,
         region: Option<Region>,
     ) -> Result<Preview, CatalogError> {
-        self.core.preview(draft, region)
-    }
-}
-
-impl Core {
-    /// Counts the cells that a change would flip. It reads the state of every subject. Blocking.
-    pub(super) fn preview(
-        &self,
-        draft: PurposeDraft,
-        region: Option<Region>,
-    ) -> Result<Preview, CatalogError> {
-        let applied = self.view.applied();
-        let current = self.view.catalog();
-        // A catalogue that is newer than what was applied is itself the last entry that counts.
-        let revision = applied.max(current.revision);
-        let purpose = draft.key.clone();
-        let mut changed = CatalogAt::clone(&current);
-        let put = purpose_put(&current.catalog, draft).ok();
+        let view = &self.core.view;
+        let applied = view.applied();
+        let before = view.catalog();
+        // A catalogue that is newer than `applied` is itself the last entry that counts.
+        let revision = applied.max(before.revision);
+        let now = self.core.now();
+        let key = draft.key.clone();
+        let mut after = CatalogAt::clone(&before);
+        let put = purpose_put(&before.catalog, draft)?;
         if let Some(put) = &put {
-            check_put(put)?;
-            let place = Place { index: revision, recorded_at: self.now() };
-            changed.fold(Fact { place, kind: put });
+            let place = Place { index: revision, recorded_at: now };
+            after.fold(Fact { place, kind: put });
         }
-        let change = Change {
-            before: &current.catalog,
-            after: &changed.catalog,
-            purpose: purpose.as_str(),
-            region,
-            now: self.now(),
+        let (before, after) = (&before.catalog, &after.catalog);
+        let reasons = |state: &SubjectState, channel: &str| {
+            let reason = |catalog: &Catalog| {
+                let query = Query::new(catalog, key.as_str(), channel, &[], region);
+                decide(catalog, state, &query, now).reason
+            };
+            (reason(before), reason(after))
         };
-        let channels: Vec<(ChannelId, &Key)> = current
-            .catalog
-            .channels()
-            .filter(|(_, channel)| !channel.retired)
-            .map(|(id, channel)| (id, &channel.key))
-            .collect();
-        let (cells, counts) = self.count(&change, &channels)?;
-        let flips = counts.into_iter().map(|((channel, before, after), count)| Flips {
-            channel: channels[channel].1.clone(),
+        let live = before.channels().filter(|(_, channel)| !channel.retired);
+        let channels: Vec<&Key> = live.map(|(_, channel)| &channel.key).collect();
+        let (cells, counts) = self.core.count_changes(&channels, reasons)?;
+        let flips = counts.into_iter().map(|((position, before, after), count)| Flips {
+            channel: channels[position].clone(),
             before,
             after,
             count,
         });
-        let any_channel = channels.first().map_or("", |(_, key)| key.as_str());
-        let version = changed.catalog.purpose_id(change.purpose);
-        let version =
-            version.and_then(|id| changed.catalog.purpose(id)).map_or(0, Purpose::version);
+        let any_channel = channels.first().map_or("", |key| key.as_str());
+        let purpose = after.purpose_id(key.as_str()).and_then(|id| after.purpose(id));
         Ok(Preview {
             cells,
             flips: flips.collect(),
-            unknown_subject: change.reasons(&SubjectState::default(), any_channel),
-            version,
+            unknown_subject: reasons(&SubjectState::default(), any_channel),
+            version: purpose.map_or(0, Purpose::version),
             changed: put.is_some(),
             revision,
         })
     }
+}
 
-    fn count(
+impl Core {
+    /// The number of cells, and of those whose reason changes.
+    fn count_changes(
         &self,
-        change: &Change<'_>,
-        channels: &[(ChannelId, &Key)],
+        channels: &[&Key],
+        reasons: impl Fn(&SubjectState, &str) -> (Reason, Reason),
     ) -> Result<(u64, Counts), ReadError> {
         let mut counts = Counts::new();
-        let (mut cells, mut after) = (0, None);
+        let (mut cells, mut last) = (0, None);
         loop {
-            let subjects = self.view.subjects(after, SUBJECTS_STEP)?;
-            let Some(last) = subjects.last() else { return Ok((cells, counts)) };
-            after = Some(*last);
+            let subjects = self.view.subjects(last, SUBJECTS_STEP)?;
+            if subjects.is_empty() {
+                return Ok((cells, counts));
+            }
+            last = subjects.last().copied();
             for subject in subjects {
                 let state = self.view.peek(subject)?;
-                for (position, (_, channel)) in channels.iter().enumerate() {
+                for (position, channel) in channels.iter().enumerate() {
                     cells += 1;
-                    let (before, after) = change.reasons(&state, channel.as_str());
+                    let (before, after) = reasons(&state, channel.as_str());
                     if before != after {
                         *counts.entry((position, before, after)).or_default() += 1;
                     }
@@ -173,5 +142,5 @@ impl Core {
     }
 }
 
-/// How many cells go from one reason to another, by position of the channel.
+/// Numbers of cells, by position of the channel, reason before and reason after.
 type Counts = BTreeMap<(usize, Reason, Reason), u64>;

@@ -1,7 +1,7 @@
-//! Checkpoints and proofs: what an auditor, a witness or a monitor asks for.
+//! Checkpoints and proofs, for auditors, witnesses and monitors.
 //!
-//! Proofs come from the tree's files, and each is verified against a signed root before it is given
-//! away: whoever asks never gets one that a verifier would refuse.
+//! Proofs come from the tree's files. Each is verified against a signed root before it is returned, so
+//! that no caller gets a proof that a verifier would refuse.
 
 use std::sync::Arc;
 
@@ -36,12 +36,12 @@ pub struct Inclusion {
     pub path: Vec<Hash>,
     /// Root of the tree.
     pub root: Hash,
-    /// The released checkpoint, if it is of that size.
+    /// The released checkpoint, if it has this size.
     pub checkpoint: Option<Arc<Signed>>,
 }
 
 impl Inclusion {
-    /// The proof with its checkpoint, in one text; none if there is no checkpoint of that size.
+    /// The proof and its checkpoint as one text; none if there is no checkpoint of this size.
     #[must_use]
     pub fn tlog_proof(&self, extra: Option<Vec<u8>>) -> Option<TlogProof> {
         Some(TlogProof {
@@ -53,7 +53,7 @@ impl Inclusion {
     }
 }
 
-/// The proof that the ledger of one size is the beginning of the ledger of another.
+/// The proof that a smaller ledger is a prefix of a larger one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consistency {
     /// The smaller number of entries, and the root over them.
@@ -62,7 +62,7 @@ pub struct Consistency {
     pub second: (u64, Hash),
     /// The proof.
     pub proof: Vec<Hash>,
-    /// The released checkpoint, if it is of the second size.
+    /// The released checkpoint, if it has the second size.
     pub checkpoint: Option<Arc<Signed>>,
 }
 
@@ -73,14 +73,14 @@ impl Node {
         self.core.checkpoints.key.verifier()
     }
 
-    /// The latest checkpoint that was released: signed, and cosigned as the policy asks, or released
-    /// without. None before the first.
+    /// The latest released checkpoint: cosigned as the policy asks, or released without cosignatures.
+    /// None before the first.
     #[must_use]
     pub fn released(&self) -> Option<Arc<Signed>> {
         self.core.checkpoints.released.borrow().clone()
     }
 
-    /// The latest released checkpoint, once it is of at least `size` entries.
+    /// The latest released checkpoint, once it covers at least `size` entries.
     ///
     /// # Errors
     /// [`CheckpointNotReached`].
@@ -88,35 +88,36 @@ impl Node {
         let checkpoints = &self.core.checkpoints;
         let mut released = checkpoints.released.subscribe();
         let mut ended = checkpoints.ended.subscribe();
-        let is_reached =
-            |own: &Option<Arc<Signed>>| own.as_ref().is_some_and(|own| own.size() >= size);
-        let reached = async {
+        let covers = |checkpoint: &Option<Arc<Signed>>| {
+            checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.size() >= size)
+        };
+        let covering = async {
             tokio::select! {
                 biased;
-                reached = released.wait_for(is_reached) => reached.ok().and_then(|own| own.clone()),
-                // Nothing more will come.
+                checkpoint = released.wait_for(covers) => checkpoint.ok()?.clone(),
+                // No checkpoint follows.
                 _ = ended.wait_for(Option::is_some) => None,
             }
         };
-        if let Ok(Some(signed)) = timeout(self.checkpoint_wait, reached).await {
+        if let Ok(Some(signed)) = timeout(self.checkpoint_wait, covering).await {
             return Ok(signed);
         }
         let reached = self.released().map_or(0, |signed| signed.size());
         Err(CheckpointNotReached { wanted: size, reached })
     }
 
-    /// Tells of each checkpoint that was signed, for those who bring it to witnesses.
+    /// Receives each signed checkpoint, for the tasks that bring it to witnesses.
     #[must_use]
     pub fn signed(&self) -> watch::Receiver<Option<Arc<Signed>>> {
         self.core.checkpoints.signed.subscribe()
     }
 
     /// Adds cosignatures to the signed checkpoint of `size` entries, and releases it if the policy is
-    /// met now. Those that are not good, not of a witness of the policy, or too late are left out.
-    /// Answers how many were added. Blocking.
+    /// met. Ignores cosignatures that are invalid, late, or not of a witness of the policy. Answers how
+    /// many were added. Blocking.
     ///
     /// # Errors
-    /// The checkpoint could not be kept.
+    /// The checkpoint could not be stored.
     pub fn add_cosignatures(
         &self,
         size: u64,
@@ -126,8 +127,8 @@ impl Node {
         added.map_err(ReadError::StateUnreadable)
     }
 
-    /// Says whether some witness has seen another history than this ledger's. While one has, nothing
-    /// is released that too few witnesses have cosigned.
+    /// Sets whether a witness has seen another history of this ledger. While it is set, no checkpoint
+    /// is released without enough cosignatures.
     pub fn hold_back(&self, conflict: bool) {
         self.core.checkpoints.hold_back(conflict);
     }
@@ -141,8 +142,8 @@ impl Node {
         Ok(self.core.checkpoints.files.root(size)?)
     }
 
-    /// An entry with its proof, in the tree over the first `size` entries. `checkpoint` is of that
-    /// size; without one, the released checkpoint is taken if it is. Blocking.
+    /// An entry with its proof, in the tree over the first `size` entries. `checkpoint` has this size;
+    /// if none is given, the released checkpoint is returned if it has this size. Blocking.
     ///
     /// # Errors
     /// [`ProveError::BeyondCheckpoint`] for an index beyond the size, or a size beyond the latest signed
@@ -164,11 +165,11 @@ impl Node {
         let leaf = merkle::leaf_hash(&entry);
         core.check_leaf(index, &leaf)?;
         core.proven(merkle::verify_inclusion(&leaf, index, size, &path, &root))?;
-        let checkpoint = core.of_size(checkpoint, size, &root)?;
+        let checkpoint = core.checkpoint_of_size(checkpoint, size, &root)?;
         Ok(Inclusion { index, size, entry, path, root, checkpoint })
     }
 
-    /// The proof that the ledger of `first` entries is the beginning of that of `second`. Blocking.
+    /// The proof that the ledger of `first` entries is a prefix of that of `second`. Blocking.
     ///
     /// # Errors
     /// [`ProveError::BeyondCheckpoint`] beyond the latest signed checkpoint.
@@ -200,11 +201,11 @@ impl Node {
         let verified =
             merkle::verify_consistency((first.0, &first.1), (second.0, &second.1), &proof);
         core.proven(verified)?;
-        let checkpoint = core.of_size(checkpoint, second.0, &second.1)?;
+        let checkpoint = core.checkpoint_of_size(checkpoint, second.0, &second.1)?;
         Ok(Consistency { first, second, proof, checkpoint })
     }
 
-    /// The bytes of a tile or an entry bundle; none if the latest released checkpoint has none such.
+    /// The bytes of a tile or an entry bundle; none if it lies beyond the latest released checkpoint.
     /// Blocking.
     ///
     /// # Errors
@@ -242,7 +243,7 @@ impl Node {
 }
 
 impl Core {
-    /// Only what was signed is proven: what is behind may still be lost.
+    /// Fails for a size beyond the last signed checkpoint: later entries may still be lost.
     fn check_signed(&self, size: u64) -> Result<(), ProveError> {
         let head = self.checkpoints.signed.borrow().as_ref().map_or(0, |signed| signed.size());
         if size <= head {
@@ -256,45 +257,42 @@ impl Core {
         Ok(self.checkpoints.files.subtree(height, number)?)
     }
 
-    /// A checkpoint of that size: the one that was asked for, or the released one if it is. Its root
-    /// must be the one that was proven to.
-    fn of_size(
+    /// The given checkpoint, or the released one if it has this size. Its root must be `root`.
+    fn checkpoint_of_size(
         &self,
         checkpoint: Option<Arc<Signed>>,
         size: u64,
         root: &Hash,
     ) -> Result<Option<Arc<Signed>>, ReadError> {
         let checkpoint = checkpoint.or_else(|| self.checkpoints.released.borrow().clone());
-        let Some(checkpoint) = checkpoint.filter(|own| own.size() == size) else {
-            return Ok(None);
-        };
-        let same = if checkpoint.root() == *root { Ok(()) } else { Err(merkle::ProofError::Root) };
-        self.proven(same)?;
-        Ok(Some(checkpoint))
+        let checkpoint = checkpoint.filter(|checkpoint| checkpoint.size() == size);
+        if let Some(checkpoint) = &checkpoint {
+            self.check_root(checkpoint.root() == *root)?;
+        }
+        Ok(checkpoint)
     }
 
-    /// Hashes of a tile. Whoever caches them keeps them for ever, so they must lead to the hash that
-    /// the level above has, or, at the right edge, to the signed root.
+    /// Hashes of a tile. They are cached for ever, so they are verified: against the hash in the level
+    /// above, or, at the right edge, against the signed root.
     fn hashes(&self, level: u8, tile: &Tile, size: u64) -> Result<Vec<u8>, ReadError> {
         let files = &self.checkpoints.files;
         let hashes = files.hashes(level, tile.start(), tile.width.into())?;
         if tile.is_full() && level < LEVEL_TOP {
             let above = files.hashes(level + 1, tile.number, 1)?;
-            let same = root_of(&hashes).is_some_and(|root| root.as_slice() == above);
-            self.proven(if same { Ok(()) } else { Err(merkle::ProofError::Root) })?;
+            self.check_root(root_of(&hashes).is_some_and(|root| root.as_slice() == above))?;
         } else {
             self.check_edge(level, tile, size)?;
         }
         Ok(hashes)
     }
 
-    /// Whether the hashes of a tile at the edge are those under the signed root.
+    /// Verifies the hashes of a tile at the right edge against the signed root.
     fn check_edge(&self, level: u8, tile: &Tile, size: u64) -> Result<(), ReadError> {
         let released = self.checkpoints.released.borrow().clone();
         let Some(released) = released.filter(|released| released.size() >= size) else {
             return Err(ReadError::StateUnreadable("no checkpoint covers the tile".to_owned()));
         };
-        // The tree over what the tile spans is the beginning of the one that was signed.
+        // The tree that ends with the tile is a prefix of the signed one.
         let spanned = (tile.start() + u64::from(tile.width)) << (TILE_HEIGHT * u32::from(level));
         let subtree = |height, number| self.subtree(height, number);
         let proof = prove_consistency(spanned, released.size(), subtree)?;
@@ -306,8 +304,8 @@ impl Core {
         ))
     }
 
-    /// Whether an entry is the one that stands in the tree. If the tree's leaf leads to the signed root
-    /// and the entry does not, the entry was changed after it was signed: nothing more is written.
+    /// Compares an entry with its leaf in the tree. If the leaf leads to the signed root and the entry
+    /// has another hash, the entry was changed after it was signed: writes are stopped.
     fn check_leaf(&self, index: u64, leaf: &Hash) -> Result<(), ReadError> {
         let stored = self.subtree(0, index)?;
         if stored == *leaf {
@@ -325,7 +323,11 @@ impl Core {
         Err(ReadError::StateUnreadable(reason))
     }
 
-    /// A proof that does not verify means that the tree's files are damaged.
+    fn check_root(&self, is_same: bool) -> Result<(), ReadError> {
+        self.proven(if is_same { Ok(()) } else { Err(merkle::ProofError::Root) })
+    }
+
+    /// If a proof does not verify, the tree's files are damaged.
     fn proven(&self, verified: Result<(), merkle::ProofError>) -> Result<(), ReadError> {
         verified.map_err(|problem| {
             error!(%problem, "a proof from the tree does not verify: the tree is built again at the next start");

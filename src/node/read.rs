@@ -1,4 +1,4 @@
-//! Reading the ledger as it is: up to which revision, and entry by entry.
+//! Reading the ledger: its revision, its checkpoint and its entries.
 
 use tokio::time::timeout;
 
@@ -27,13 +27,13 @@ pub struct Checkpoint {
 }
 
 impl Node {
-    /// Number of entries that every answer takes into account.
+    /// Number of entries that every answer includes.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.core.view.applied()
     }
 
-    /// Waits until the node is at `revision`, for as long as the configuration allows.
+    /// Waits until the node is at `revision`, within the configured time.
     ///
     /// # Errors
     /// [`RevisionNotReached`].
@@ -60,7 +60,16 @@ impl Node {
     /// # Errors
     /// [`ReadError::StateUnreadable`].
     pub fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
-        self.core.checkpoint()
+        let core = &self.core;
+        let size = core.view.applied();
+        let bytes = core.entry_bytes(size.saturating_sub(1))?;
+        Ok(Checkpoint {
+            origin: core.ledger.origin.clone(),
+            ledger_id: core.ledger.ledger_id,
+            size,
+            chain_hash: chain::hash(&bytes),
+            recorded_at: envelope::decode(&bytes)?.recorded_at,
+        })
     }
 
     /// The exact bytes of entries from `start` on, before `end`, as many as fit into about 1 MiB
@@ -74,23 +83,10 @@ impl Node {
 }
 
 impl Core {
-    /// The moment at which questions are decided: the machine's now, but never before the last
-    /// entry. A clock that is set back does not bring expired grants back.
+    /// The time at which questions are decided: the clock, but never before the last entry. So a clock
+    /// that is set back does not revive expired grants.
     pub(super) fn now(&self) -> Millis {
         Millis::now().max(self.writes.recorded_at())
-    }
-
-    /// Size and chain hash of the ledger. Blocking.
-    pub(super) fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
-        let size = self.view.applied();
-        let bytes = self.entry_bytes(size.saturating_sub(1))?;
-        Ok(Checkpoint {
-            origin: self.ledger.origin.clone(),
-            ledger_id: self.ledger.ledger_id,
-            size,
-            chain_hash: chain::hash(&bytes),
-            recorded_at: envelope::decode(&bytes)?.recorded_at,
-        })
     }
 
     /// The exact bytes of entries. Blocking.

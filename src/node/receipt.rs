@@ -1,9 +1,8 @@
-//! The way of a receipt: an entry with its proof, its evidence and who it is about, signed for the
-//! person whom it concerns.
+//! Receipts: an entry with its proof, its evidence and its data subject, signed for the data subject.
 
 use super::{Core, IssueError, Node, ReadError};
 use crate::{
-    domain::{Action, ChangeRecord, Entry, Identity, Key, Outcome, ScopeKeys, Subject, SubjectRef},
+    domain::{Action, ChangeRecord, Entry, Identity, Key, Outcome, ScopeKeys, Subject},
     entry::Receipted,
     ledger::envelope,
     receipt::{self, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError, Statement},
@@ -11,17 +10,15 @@ use crate::{
     tree::Signed,
 };
 
-/// How many earlier entries of a data subject are looked at, the latest first, for acts that one took
-/// the place of.
+/// How many earlier entries of a data subject are searched, the latest first, for superseded acts.
 const EARLIER_ENTRIES_MAX: usize = 1_000;
 
 impl Node {
-    /// The receipt of an act, or of the confirmation of one, under a checkpoint that covers it. If a
-    /// data subject is given, it must be theirs. Blocking.
+    /// The receipt of an act or a confirmation, under a checkpoint that covers it. If a data subject is
+    /// given, the act must be theirs. Blocking.
     ///
     /// # Errors
-    /// [`ProveError::BeyondCheckpoint`](super::ProveError::BeyondCheckpoint), [`IssueError::NotAnAct`], [`IssueError::ActUnknown`] for the
-    /// act of another data subject, or [`IssueError::TooLong`].
+    /// See [`IssueError`]; the act of another data subject gives [`IssueError::ActUnknown`].
     pub fn receipt(
         &self,
         index: u64,
@@ -35,8 +32,12 @@ impl Node {
         }
         let Entry { body, .. } = envelope::decode(&inclusion.entry)?;
         let receipted = body.kind().receipt().ok_or(IssueError::NotAnAct { index })?;
-        self.core.check_subject(receipted.subject, subject)?;
-        // Nobody is left to give a receipt to.
+        if let Some(subject) = subject
+            && self.core.vault.find(subject)? != Some(receipted.subject)
+        {
+            return Err(IssueError::ActUnknown);
+        }
+        // An erased data subject gets no receipt.
         let Identity::Known(name) = self.core.vault.identity(receipted.subject)? else {
             return Err(IssueError::ActUnknown);
         };
@@ -71,15 +72,8 @@ impl Node {
 }
 
 impl Core {
-    fn check_subject(&self, own: SubjectRef, wanted: Option<&Subject>) -> Result<(), IssueError> {
-        match wanted {
-            Some(wanted) if self.vault.find(wanted)? != Some(own) => Err(IssueError::ActUnknown),
-            _ => Ok(()),
-        }
-    }
-
-    /// What the catalogue said of the purposes that an entry names: in the version that a grant names,
-    /// and for a stop in the version of that time. Versions never change.
+    /// The purposes of an entry, with the text of the catalogue: for a grant in the version that it
+    /// names, for a stop in the version of its time. Versions never change.
     fn purposes_of(&self, index: u64, changes: &[ChangeRecord]) -> Vec<PurposeText> {
         let current = self.view.catalog();
         let text = |change: &ChangeRecord| {
@@ -105,49 +99,44 @@ impl Core {
         };
         let mut texts: Vec<PurposeText> = Vec::new();
         for text in changes.iter().filter_map(text) {
-            if !texts.iter().any(|own| own.key == text.key && own.version == text.version) {
+            if !texts.iter().any(|other| other.key == text.key && other.version == text.version) {
                 texts.push(text);
             }
         }
         texts
     }
 
-    /// For each change, the earlier acts that decided some part of its scope until then.
+    /// For each change, the earlier acts that decided a part of its scope until then.
     fn superseded(
         &self,
         index: u64,
         receipted: &Receipted<'_>,
     ) -> Result<Vec<Vec<u64>>, ReadError> {
         let mut searches: Vec<Search> = receipted.changes.iter().map(Search::new).collect();
-        for at in self.earlier_entries(receipted.subject, index)? {
-            if searches.iter().all(Search::is_over) {
+        let mut indices = self.view.history(receipted.subject, 0, usize::MAX)?;
+        indices.retain(|earlier| *earlier < index);
+        for earlier in indices.into_iter().rev().take(EARLIER_ENTRIES_MAX) {
+            if searches.iter().all(Search::is_complete) {
                 break;
             }
-            if receipted.confirms.is_some_and(|(request, _)| request == at) {
+            if receipted.confirms.is_some_and(|(request, _)| request == earlier) {
                 continue;
             }
-            let Entry { body, .. } = self.entry(at)?;
-            let Some(earlier) = body.kind().receipt() else { continue };
+            let Entry { body, .. } = self.entry(earlier)?;
+            let Some(receipted) = body.kind().receipt() else { continue };
             for search in &mut searches {
-                search.look_at(at, earlier.changes);
+                search.add(earlier, receipted.changes);
             }
         }
         Ok(searches.into_iter().map(|search| search.found).collect())
     }
-
-    /// Indices of the entries about a subject before one, the latest first.
-    fn earlier_entries(&self, subject: SubjectRef, index: u64) -> Result<Vec<u64>, ReadError> {
-        let mut indices = self.view.history(subject, 0, usize::MAX)?;
-        indices.retain(|at| *at < index);
-        Ok(indices.into_iter().rev().take(EARLIER_ENTRIES_MAX).collect())
-    }
 }
 
-/// Looks, from the latest act back, for those that a change took the place of.
+/// Searches for the acts that a change superseded, from the latest act back.
 struct Search {
-    /// None for a change that took no place.
+    /// The scope of the change; none for a change that superseded nothing.
     scope: Option<ScopeKeys>,
-    /// The parts of the scope that are found already.
+    /// The parts of the scope that later acts have decided.
     covered: Vec<ScopeKeys>,
     found: Vec<u64>,
 }
@@ -159,19 +148,19 @@ impl Search {
         Self { scope, covered: Vec::new(), found: Vec::new() }
     }
 
-    fn is_over(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.scope.as_ref().is_none_or(|scope| self.covered.contains(scope))
     }
 
-    fn look_at(&mut self, index: u64, changes: &[ChangeRecord]) {
+    fn add(&mut self, index: u64, changes: &[ChangeRecord]) {
         let Some(scope) = &self.scope else { return };
-        let counts = |change: &&ChangeRecord| {
+        let had_effect = |change: &&ChangeRecord| {
             matches!(change.outcome, Outcome::Applied | Outcome::PendingConfirmation)
         };
         let mut parts: Vec<ScopeKeys> = Vec::new();
-        for change in changes.iter().filter(counts) {
-            let part = overlap(scope, &change.scope);
-            parts.extend(part.filter(|part| !self.covered.iter().any(|own| contains(own, part))));
+        for change in changes.iter().filter(had_effect) {
+            let is_new = |part: &ScopeKeys| !self.covered.iter().any(|wide| contains(wide, part));
+            parts.extend(overlap(scope, &change.scope).filter(is_new));
         }
         if !parts.is_empty() {
             self.found.push(index);
@@ -209,11 +198,11 @@ mod tests {
         }
     }
 
-    fn found(own: &ChangeRecord, earlier: &[(u64, ChangeRecord)]) -> Vec<u64> {
-        let mut search = Search::new(own);
-        for (index, change) in earlier {
-            if !search.is_over() {
-                search.look_at(*index, std::slice::from_ref(change));
+    fn found(change: &ChangeRecord, earlier: &[(u64, ChangeRecord)]) -> Vec<u64> {
+        let mut search = Search::new(change);
+        for (index, earlier) in earlier {
+            if !search.is_complete() {
+                search.add(*index, std::slice::from_ref(earlier));
             }
         }
         search.found
@@ -221,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_cell_takes_the_place_of_the_latest_act_about_it() {
-        let own = change(Action::Withdraw, "news", "email", Outcome::Applied);
+        let superseding = change(Action::Withdraw, "news", "email", Outcome::Applied);
         let at = |index, purpose, channel, outcome| {
             (index, change(Action::Grant, purpose, channel, outcome))
         };
@@ -240,18 +229,21 @@ mod tests {
                 vec![3],
             ),
         ] {
-            assert_eq!(found(&own, &earlier), wanted);
+            assert_eq!(found(&superseding, &earlier), wanted);
         }
         for outcome in [Outcome::NoEffect, Outcome::BlockedByStop(1), Outcome::PendingConfirmation]
         {
-            let own = change(Action::Grant, "news", "email", outcome);
-            assert!(found(&own, &[at(3, "news", "email", applied)]).is_empty(), "{outcome:?}");
+            let superseding = change(Action::Grant, "news", "email", outcome);
+            assert!(
+                found(&superseding, &[at(3, "news", "email", applied)]).is_empty(),
+                "{outcome:?}"
+            );
         }
     }
 
     #[test]
     fn a_wide_stop_takes_the_place_of_every_act_within_it() {
-        let own = change(Action::Withdraw, "*", "email", Outcome::Applied);
+        let superseding = change(Action::Withdraw, "*", "email", Outcome::Applied);
         let at = |index, action, purpose, channel| {
             (index, change(action, purpose, channel, Outcome::Applied))
         };
@@ -263,6 +255,6 @@ mod tests {
             at(2, Action::Object, "*", "*"),
             at(1, Action::Grant, "stats", "email"),
         ];
-        assert_eq!(found(&own, &earlier), [6, 4, 2]);
+        assert_eq!(found(&superseding, &earlier), [6, 4, 2]);
     }
 }

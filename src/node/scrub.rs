@@ -1,6 +1,6 @@
-//! Re-verification of what recovery did not read: the older segments, in the background.
+//! Background verification of the older segments, which recovery does not read.
 //!
-//! Damage found here stops writes and raises the alarm; checks go on from the state they have.
+//! Damage stops writes and is logged as an error; checks go on with the state in the view.
 
 use std::{
     fmt::Display,
@@ -20,7 +20,7 @@ use crate::{
     storage::disk::Disk,
 };
 
-/// What the scrubber works on.
+/// The state of the scrubber.
 #[derive(Debug)]
 struct Scrub {
     core: Arc<Core>,
@@ -33,8 +33,8 @@ struct Scrub {
     shutdown: Shutdown,
 }
 
-/// Starts the scrubber, which verifies the entries before `end`, if the node is set up to have one. It
-/// ends at [`Stage::Writer`], or when it has come through.
+/// Starts the scrubber, unless it is turned off. It verifies the entries before `end` and the vault. It
+/// ends at [`Stage::Writer`], or when it is done.
 pub(super) fn start(
     core: &Arc<Core>,
     threads: &Threads,
@@ -86,28 +86,27 @@ impl Scrub {
         }
     }
 
-    /// Whether a walk came to its end without damage. Damage stops writes.
-    fn is_sound<E: Display>(&self, what: &str, walked: Result<bool, E>) -> bool {
-        walked.map_or_else(
-            |problem| {
-                error!(store = what, %problem, "an older segment can not be verified");
-                self.core.stop_writes(&format!("{what}: {problem}"));
+    /// Whether a walk reached its end without damage. Damage stops writes.
+    fn is_sound<E: Display>(&self, store: &str, reached_end: Result<bool, E>) -> bool {
+        match reached_end {
+            Ok(true) => {
+                info!(store, "the older segments are verified");
+                true
+            }
+            // The node is closing.
+            Ok(false) => false,
+            Err(problem) => {
+                error!(store, %problem, "an older segment can not be verified");
+                self.core.stop_writes(&format!("{store}: {problem}"));
                 false
-            },
-            |to_the_end| {
-                // Otherwise it was told to close.
-                if to_the_end {
-                    info!(store = what, "the older segments are verified");
-                }
-                to_the_end
-            },
-        )
+            }
+        }
     }
 
     /// Sleeps until the bytes read so far are due at the configured rate.
     fn pace(&self, started: Instant, bytes: u64) {
         let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        // The walk looks by itself whether it must end.
+        // The walk itself checks whether it must end.
         let _ = self.shutdown.sleep(due.saturating_sub(started.elapsed()), Stage::Writer);
     }
 }

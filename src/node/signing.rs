@@ -1,14 +1,14 @@
-//! Checkpoints: from an entry that landed to a signed root that may be shown to others.
+//! Signing and releasing of checkpoints.
 //!
-//! One thread follows the writer. It adds the leaves to the tree, and when the last checkpoint is old
-//! enough it signs the next one. Before it signs, it computes the root a second time, from the bytes
-//! of the entries as they are read back from the ledger, and compares it with the root over the tree's
-//! files: what is signed is what the disk holds. Nothing is signed that contradicts what was signed
-//! before: the second path goes on from the last signed root, and a size or a clock that went back
-//! signs nothing.
+//! One thread follows the writer. It adds the leaves of new entries to the tree, and signs the next
+//! checkpoint once the interval has passed. Before it signs, it computes the root a second time, from
+//! the bytes of the entries as read back from the ledger, and compares it with the root over the
+//! tree's files: so it signs what the disk holds. It never signs a checkpoint that contradicts an
+//! earlier one: the second computation continues from the last signed root, and the thread does not
+//! sign if the size or the clock went back.
 //!
-//! A checkpoint is in the book, on stable storage, before anybody sees it. It is *released* at once,
-//! or, where a policy of witnesses says so, when enough of them have cosigned it.
+//! A checkpoint is durable in the book before any caller sees it. It is *released* at once, or, under
+//! a policy of witnesses, once enough of them have cosigned it.
 
 use std::{
     io,
@@ -41,66 +41,63 @@ use crate::{
     tree::{Book, Signed, TreeFiles, TreeWriter, WitnessFail},
 };
 
-/// The most leaves that wait for the tree; what is beyond is read from the ledger instead.
+/// The greatest number of leaves that wait for the tree; further leaves are read from the ledger.
 const LEAVES_MAX: usize = 1 << 20;
 /// About how many bytes of entries are read back at a time.
 const READ_BYTES: usize = 1 << 20;
-/// How long a clock that went back is waited for before it is looked at again, at least.
+/// The shortest time between two looks at a clock that went back.
 const CLOCK_WAIT_MIN: Duration = Duration::from_millis(100);
 
-/// What the tree and the book are opened as.
-#[derive(Debug)]
+/// The tree of an opened data directory, and the key that signs it.
 pub(super) struct OpenedTree {
     pub writer: TreeWriter,
     /// The subtrees under the last signed checkpoint.
     pub signed_range: Range,
-    pub files: TreeFiles,
-    pub book: Book,
     pub key: SignerKey,
 }
 
-/// The checkpoints of a node, as all its parts see them. Of its two locks `book` is taken first.
+/// The checkpoints of a node. Of the two locks, `book` is taken before `inbox`.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// The key that signs. Never changes.
+    /// The signing key. Never changes.
     pub key: SignerKey,
-    /// The tree's files: only the thread that signs writes them; what was written never changes.
+    /// The tree's files. Only the signing thread writes them; written hashes never change.
     pub files: TreeFiles,
     policy: Policy,
     fail: WitnessFail,
     witness_wait: Duration,
     data_dir: PathBuf,
     disk: Arc<dyn Disk>,
-    /// What is on disk. Changed by the thread that signs, and by requests that bring cosignatures.
+    /// The book on disk. Changed by the signing thread, and by requests that add cosignatures.
     book: Mutex<Book>,
     /// The book's last signed checkpoint; sent only while `book` is locked.
     pub signed: watch::Sender<Option<Arc<Signed>>>,
     /// The book's last released checkpoint; sent only while `book` is locked.
     pub released: watch::Sender<Option<Arc<Signed>>>,
-    /// Filled by the writer, emptied by the thread that signs.
+    /// Filled by the writer, emptied by the signing thread.
     inbox: Mutex<Inbox>,
-    /// Rung, with `inbox` locked before, when there is something to do.
-    news: Condvar,
-    /// Why nothing more is signed, once that is so. The first reason stays.
+    /// Notified after each change of `inbox`.
+    inbox_changed: Condvar,
+    /// Why signing has stopped, once it has. The first reason stays.
     pub ended: watch::Sender<Option<String>>,
-    /// Whether a witness has seen another history than this one. Set by the tasks that ask witnesses.
+    /// Whether a witness has seen another history of this ledger. Set by the tasks that ask witnesses.
     conflict: AtomicBool,
-    /// At [`Stage::Draining`] checkpoints no longer keep their distance; at [`Stage::Signing`] the last
-    /// one is signed.
+    /// From [`Stage::Draining`] on the interval does not count; at [`Stage::Signing`] the last
+    /// checkpoint is signed.
     shutdown: Shutdown,
 }
 
-/// What the thread has to do.
+/// Work for the signing thread.
 #[derive(Debug, Default)]
 struct Inbox {
     /// Index of the first leaf.
     first: u64,
     leaves: Vec<Hash>,
-    /// Number of entries that landed; there may be more than there are leaves for.
+    /// Number of entries in the ledger, which may be more than there are leaves for.
     end: u64,
-    /// Something else than leaves changed.
+    /// Something other than the leaves changed.
     changed: bool,
-    /// Nothing more is signed, so no more leaves are taken.
+    /// Signing has stopped, and no more leaves are taken.
     ended: bool,
 }
 
@@ -128,14 +125,14 @@ impl Checkpoints {
             released: watch::Sender::new(book.released.clone()),
             book: Mutex::new(book),
             inbox: Mutex::default(),
-            news: Condvar::new(),
+            inbox_changed: Condvar::new(),
             ended: watch::Sender::new(None),
             conflict: AtomicBool::new(false),
             shutdown: shutdown.clone(),
         }
     }
 
-    /// Takes the leaves of entries that landed, the first of which has this index.
+    /// Takes the leaves of new entries. The first entry has the index `first`.
     pub(super) fn landed(&self, first: u64, leaves: impl ExactSizeIterator<Item = Hash>) {
         let mut inbox = self.inbox.lock();
         if inbox.ended {
@@ -144,34 +141,34 @@ impl Checkpoints {
         if inbox.leaves.is_empty() {
             inbox.first = first;
         }
-        // What finds no room here is read from the ledger.
+        // Leaves beyond the limit are read from the ledger.
         let is_next = inbox.first + inbox.leaves.len() as u64 == first;
         inbox.end = first + leaves.len() as u64;
         if is_next && inbox.leaves.len() < LEAVES_MAX {
             inbox.leaves.extend(leaves);
         }
-        self.news.notify_one();
+        self.inbox_changed.notify_one();
     }
 
     fn may_release_unwitnessed(&self) -> bool {
         self.fail == WitnessFail::Open && !self.conflict.load(Ordering::Relaxed)
     }
 
-    /// Says whether some witness has seen another history than this one. While one has, nothing is
-    /// released that too few have cosigned, whatever else was configured.
+    /// Sets whether a witness has seen another history of this ledger. While it is set, no checkpoint
+    /// is released without enough cosignatures, whatever is configured.
     pub(super) fn hold_back(&self, conflict: bool) {
         self.conflict.store(conflict, Ordering::Relaxed);
         self.wake();
     }
 
-    /// Has the thread look whether there is something to do.
+    /// Wakes the signing thread.
     fn wake(&self) {
         self.inbox.lock().changed = true;
-        self.news.notify_one();
+        self.inbox_changed.notify_one();
     }
 
-    /// Adds cosignatures to the checkpoint that was signed last, if it is of `size` entries. Answers
-    /// how many were added.
+    /// Adds cosignatures to the last signed checkpoint, if it has this size. Answers how many were
+    /// added.
     pub(super) fn add_cosignatures(
         &self,
         core: &Core,
@@ -185,7 +182,7 @@ impl Checkpoints {
         let mut note = signed.checkpoint.note.clone();
         let mut added = 0;
         for cosignature in cosignatures {
-            if self.is_news(&note, &cosignature) {
+            if self.is_first_of_witness(&note, &cosignature) {
                 note.add(cosignature);
                 added += 1;
             }
@@ -195,19 +192,19 @@ impl Checkpoints {
         }
         let checkpoint = SignedCheckpoint { note, ..signed.checkpoint.clone() };
         let cosigned = Arc::new(Signed::new(checkpoint, signed.signed_at, &self.policy));
-        let was_released = book.released.as_ref().is_some_and(|own| own.size() == size);
+        let was_released = book.released.as_ref().is_some_and(|released| released.size() == size);
         let mut next = Book { signed: Some(Arc::clone(&cosigned)), ..book.clone() };
         if was_released || cosigned.witnessed {
             next.released = Some(cosigned);
         }
-        self.turn(core, &mut book, next)?;
+        self.replace_book(core, &mut book, next)?;
         drop(book);
         self.wake();
         Ok(added)
     }
 
-    /// Whether a cosignature is good, by a witness of the policy, and the first of it.
-    fn is_news(&self, note: &Note, cosignature: &NoteSignature) -> bool {
+    /// Whether a cosignature is valid, by a witness of the policy, and the first of that witness.
+    fn is_first_of_witness(&self, note: &Note, cosignature: &NoteSignature) -> bool {
         let Ok(mut alone) = Note::new(note.text().to_owned()) else { return false };
         alone.add(cosignature.clone());
         self.policy.witnesses().iter().any(|witness| {
@@ -215,20 +212,20 @@ impl Checkpoints {
         })
     }
 
-    /// Turns a page of the book: durable first, then seen by others.
-    fn turn(&self, core: &Core, book: &mut Book, next: Book) -> Result<(), String> {
-        // Which book is on disk is not known after a failure; it is not written to again.
+    /// Replaces the book: durable first, then visible to others.
+    fn replace_book(&self, core: &Core, book: &mut Book, next: Book) -> Result<(), String> {
+        // After a failure the content of the file is unknown, and it is not written again.
         if let Some(reason) = self.ended.borrow().clone() {
             return Err(reason);
         }
         next.write(&*self.disk, &self.data_dir).map_err(|error| {
-            let what = error.to_string();
-            self.stop(core, &what);
-            what
+            let reason = error.to_string();
+            self.stop(core, &reason);
+            reason
         })?;
         *book = next;
         core.metrics.checkpoint_signed_entries.set(book.size());
-        // Signed first: nobody sees a released checkpoint that is not signed.
+        // Signed first: no receiver sees a released checkpoint before it is signed.
         if book.signed != *self.signed.borrow() {
             self.signed.send_replace(book.signed.clone());
         }
@@ -240,7 +237,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Signs nothing more until restart.
+    /// Stops signing until restart.
     fn stop(&self, core: &Core, reason: &str) {
         let mut inbox = self.inbox.lock();
         inbox.leaves = Vec::new();
@@ -249,11 +246,11 @@ impl Checkpoints {
             core.metrics.signing_stopped.set(1);
             self.ended.send_replace(Some(reason.to_owned()));
         }
-        self.news.notify_one();
+        self.inbox_changed.notify_one();
     }
 }
 
-/// Starts the thread that signs. It ends at [`Stage::Signing`], or when signing is stopped.
+/// Starts the signing thread. It ends at [`Stage::Signing`], or when signing is stopped.
 pub(super) fn start(
     core: &Arc<Core>,
     threads: &Threads,
@@ -262,7 +259,7 @@ pub(super) fn start(
     interval: Duration,
 ) -> io::Result<()> {
     let book = core.checkpoints.book.lock();
-    // Witnesses get their time for one that a crash left with them.
+    // A checkpoint that was not released before a crash waits for its witnesses again.
     let last = (book.released != book.signed).then(Instant::now);
     drop(book);
     let signing = Signing {
@@ -288,23 +285,23 @@ pub(super) fn start(
 struct Signing {
     core: Arc<Core>,
     writer: TreeWriter,
-    /// The tree once more, from bytes that were read back.
+    /// The tree again, computed from entries that are read back.
     second: Range,
     interval: Duration,
     /// When the last checkpoint was signed.
     last: Option<Instant>,
-    /// When it started.
     started: Instant,
     clock_warned: bool,
 }
 
-/// What the thread woke up for.
+/// Work that was taken from the inbox.
 struct Work {
     first: u64,
     leaves: Vec<Hash>,
     end: u64,
-    /// How far the node's own end has come.
-    hurry: bool,
+    /// The node is draining: sign without waiting for the interval.
+    draining: bool,
+    /// This is the last work.
     closing: bool,
 }
 
@@ -312,11 +309,12 @@ impl Signing {
     fn run(mut self) {
         let core = Arc::clone(&self.core);
         core.metrics.checkpoint_signed_entries.set(core.checkpoints.book.lock().size());
-        let released = core.checkpoints.released.borrow().as_ref().map_or(0, |own| own.size());
+        let released =
+            core.checkpoints.released.borrow().as_ref().map_or(0, |released| released.size());
         core.metrics.checkpoint_released_entries.set(released);
         while let Some(work) = self.next() {
             let closing = work.closing;
-            if let Err(reason) = self.turn(&work) {
+            if let Err(reason) = self.process(&work) {
                 core.checkpoints.stop(&core, &reason);
                 return;
             }
@@ -326,25 +324,25 @@ impl Signing {
         }
     }
 
-    fn turn(&mut self, work: &Work) -> Result<(), String> {
+    fn process(&mut self, work: &Work) -> Result<(), String> {
         self.grow(work)?;
-        if work.closing || work.hurry || self.is_due() {
+        if work.closing || work.draining || self.is_due() {
             self.sign()?;
         }
         self.release_unwitnessed()
     }
 
-    /// Waits for leaves, for the time to sign or to release, or for the end. None if signing was
-    /// stopped elsewhere.
+    /// Waits for leaves, for the time to sign or to release, or for the end. None if signing has
+    /// stopped.
     fn next(&self) -> Option<Work> {
         let checkpoints = &self.core.checkpoints;
         let until = self.next_time();
         let mut inbox = checkpoints.inbox.lock();
         while inbox.leaves.is_empty() && !inbox.changed && !inbox.ended {
             match until {
-                None => checkpoints.news.wait(&mut inbox),
+                None => checkpoints.inbox_changed.wait(&mut inbox),
                 Some(until) => {
-                    if checkpoints.news.wait_until(&mut inbox, until).timed_out() {
+                    if checkpoints.inbox_changed.wait_until(&mut inbox, until).timed_out() {
                         break;
                     }
                 }
@@ -355,13 +353,13 @@ impl Signing {
         }
         inbox.changed = false;
         let leaves = std::mem::take(&mut inbox.leaves);
-        // Asked with the inbox locked: once closing is seen, all that landed is in the inbox.
-        let hurry = checkpoints.shutdown.has_reached(Stage::Draining);
+        // Read with the inbox locked: when `closing` is true, the inbox has the last entries.
+        let draining = checkpoints.shutdown.has_reached(Stage::Draining);
         let closing = checkpoints.shutdown.has_reached(Stage::Signing);
-        Some(Work { first: inbox.first, leaves, end: inbox.end, hurry, closing })
+        Some(Work { first: inbox.first, leaves, end: inbox.end, draining, closing })
     }
 
-    /// When there is something to do, if nothing happens before.
+    /// When to sign or release next, if the inbox does not change before.
     fn next_time(&self) -> Option<Instant> {
         let checkpoints = &self.core.checkpoints;
         let book = checkpoints.book.lock();
@@ -378,7 +376,7 @@ impl Signing {
         self.is_unsigned(&book) && Instant::now() >= self.due(&book)
     }
 
-    /// Whether the tree, as it is, was not signed with this key yet.
+    /// Whether the tree has entries that this key has not signed yet.
     fn is_unsigned(&self, book: &Book) -> bool {
         let key = self.core.checkpoints.key.verifier();
         let signed = book.signed.as_ref();
@@ -386,8 +384,8 @@ impl Signing {
             || signed.is_some_and(|signed| signed.checkpoint.verify(key).is_err())
     }
 
-    /// When the next checkpoint may be signed: after the interval, and not while witnesses are still
-    /// asked about the last one.
+    /// When the next checkpoint may be signed: after the interval, and after the time of the witnesses
+    /// for the last one.
     fn due(&self, book: &Book) -> Instant {
         let Some(last) = self.last else { return self.started };
         let held = book.released != book.signed;
@@ -395,7 +393,7 @@ impl Signing {
         last + self.interval.max(wait)
     }
 
-    /// Adds what landed to the tree. What found no room among the leaves comes from the ledger.
+    /// Adds new entries to the tree. Leaves that are not in the inbox are read from the ledger.
     fn grow(&mut self, work: &Work) -> Result<(), String> {
         if self.writer.size() >= work.end {
             return Ok(());
@@ -414,7 +412,7 @@ impl Signing {
         read.map_err(|error| error.to_string())
     }
 
-    /// Signs the tree as it is, unless that is signed already.
+    /// Signs the tree, unless it is signed already.
     fn sign(&mut self) -> Result<(), String> {
         let core = Arc::clone(&self.core);
         let checkpoints = &core.checkpoints;
@@ -455,14 +453,14 @@ impl Signing {
         if !checkpoints.policy.asks_for_witnesses() {
             next.released = Some(signed);
         }
-        checkpoints.turn(&core, &mut book, next)?;
+        checkpoints.replace_book(&core, &mut book, next)?;
         core.metrics.checkpoints.inc();
         self.last = Some(Instant::now());
         Ok(())
     }
 
-    /// The root over the tree's files, if it is the one over the entries as they are read back, and
-    /// the one over the entries as they were written.
+    /// The root over the tree's files. Fails if the root over the entries as read back, or over the
+    /// entries as written, is another one.
     fn compare_roots(&mut self, size: u64) -> Result<Hash, String> {
         let (core, second) = (&self.core, &mut self.second);
         let read = core.leaves(second.end(), size, &mut |leaf| second.push(leaf));
@@ -477,7 +475,7 @@ impl Signing {
             return Err(reason);
         }
         if self.writer.root() != root {
-            // The entries are as they were written; the tree is disposable.
+            // The entries are intact; the tree is disposable.
             let _ = self.core.checkpoints.files.condemn();
             return Err(format!(
                 "the tree's files do not lead to the root over the first {size} entries: the tree is \
@@ -487,8 +485,8 @@ impl Signing {
         Ok(root)
     }
 
-    /// Entries that can not be read back. A disk that fails for a moment stops the signing; damage
-    /// stops all writes.
+    /// The reason why entries can not be read back. A fault of the disk stops signing; damage stops all
+    /// writes, too.
     fn unreadable(&self, error: &BackendError) -> String {
         let reason = error.to_string();
         if matches!(error, BackendError::Log(LogError::Damaged(_))) {
@@ -497,8 +495,8 @@ impl Signing {
         reason
     }
 
-    /// A clock that went back may mean that this is a copy of a machine; it signs nothing until it
-    /// is where it was.
+    /// A clock that went back may mean that this machine is a restored copy. Nothing is signed until
+    /// the clock has passed the last checkpoint.
     fn clock_went_back(&mut self) {
         if !std::mem::replace(&mut self.clock_warned, true) {
             error!(
@@ -508,17 +506,15 @@ impl Signing {
         }
     }
 
-    /// Releases a checkpoint that witnesses had long enough, where it may be.
+    /// Releases a checkpoint without enough cosignatures, if the time of the witnesses has passed and
+    /// the configuration allows it.
     fn release_unwitnessed(&mut self) -> Result<(), String> {
         let core = Arc::clone(&self.core);
         let checkpoints = &core.checkpoints;
         let Some(last) = self.last else { return Ok(()) };
         let mut book = checkpoints.book.lock();
         let waited = last.elapsed() >= checkpoints.witness_wait;
-        if book.released == book.signed || !waited {
-            return Ok(());
-        }
-        if !checkpoints.may_release_unwitnessed() {
+        if book.released == book.signed || !waited || !checkpoints.may_release_unwitnessed() {
             return Ok(());
         }
         warn!(
@@ -527,13 +523,12 @@ impl Signing {
         );
         core.metrics.checkpoints_unwitnessed.inc();
         let next = Book { released: book.signed.clone(), ..book.clone() };
-        checkpoints.turn(&core, &mut book, next)
+        checkpoints.replace_book(&core, &mut book, next)
     }
 }
 
 impl Core {
-    /// Gives the leaf of every entry from `start` on, before `end`, from the entries as they are read
-    /// back from the ledger.
+    /// Reads back the entries from `start` on, before `end`, and calls `each` with every leaf.
     fn leaves(&self, start: u64, end: u64, each: &mut dyn FnMut(Hash)) -> Result<(), BackendError> {
         let mut next = start;
         while next < end {
@@ -546,7 +541,7 @@ impl Core {
     }
 }
 
-/// Says once which key verifies what a node signs.
+/// Logs the key that verifies checkpoints.
 pub(super) fn announce(core: &Core) {
     info!(verifier_key = %core.checkpoints.key.verifier(), "checkpoints are signed");
 }

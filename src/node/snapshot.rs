@@ -1,9 +1,9 @@
-//! The state that a filter covers, as of one revision, data subject by data subject.
+//! Snapshots: the state at one revision of every data subject that a filter covers.
 //!
-//! Whoever begins with a snapshot and goes on with the events from its revision on hears everything
-//! once: a data subject that changed meanwhile is told as it was at the revision, by replaying its
-//! own entries, and the change is told as the event that it is. So nothing has to be held still
-//! while a snapshot is read, however long that takes; the order is that of the random references.
+//! A reader that takes a snapshot, and then the events from its revision on, sees every change once. A
+//! data subject that changed after the revision is read as of the revision, by a replay of its
+//! entries; its change follows as an event. So a snapshot holds no lock, however long it takes. The
+//! order is that of the references, which are random.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -20,37 +20,37 @@ use crate::{
 
 /// The greatest number of data subjects on a page.
 const PAGE_SUBJECTS_MAX: usize = 64;
-/// How many data subjects are looked at in one go, and how many of their names are read at once.
+/// How many data subjects are read in one blocking step, and how many references at once.
 const STEP_SUBJECTS: usize = 2_048;
-const NAMES_AT_A_TIME: usize = 256;
+const REFS_AT_A_TIME: usize = 256;
 
-/// Of a snapshot: what is known of one data subject.
+/// One data subject of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotSubject {
     /// The data subject.
     pub subject: Subject,
-    /// The cells that acts have named, as far as filter and kind cover them.
+    /// The cells that acts have named and that filter and kind cover.
     pub cells: Vec<CellPreference>,
-    /// The stops that stand, as far as the filter covers them.
+    /// The standing stops that the filter covers.
     pub stops: Vec<StandingStop>,
-    /// Who is linked to it.
+    /// The linked data subjects.
     pub linked: Vec<Subject>,
-    /// Number of entries that the snapshot takes into account.
+    /// Number of entries that the snapshot includes.
     pub revision: u64,
-    /// Goes on behind this data subject.
+    /// Token that continues after this data subject.
     pub token: Vec<u8>,
 }
 
-/// What a snapshot is of.
+/// The scope of a snapshot.
 #[derive(Debug, Clone)]
 pub struct Snapshotting {
-    /// Number of entries that it takes into account.
+    /// Number of entries that it includes.
     pub revision: u64,
-    /// Which state.
+    /// All cells, or those that are denied.
     pub kind: Snapshot,
-    /// Which cells, stops and namespaces; its kinds do not matter.
+    /// The purposes, channels and namespaces that it covers; the kinds of events are ignored.
     pub filter: Arc<Filter>,
-    /// One shard, and of how many; none means all data subjects.
+    /// A shard, and the number of shards; none means all data subjects.
     pub shard: Option<(u32, u32)>,
 }
 
@@ -62,46 +62,44 @@ pub struct SnapshotReader {
     is_complete: bool,
 }
 
-/// Where a snapshot is read.
 #[derive(Debug)]
 struct Source {
     core: Arc<Core>,
-    what: Snapshotting,
+    scope: Snapshotting,
     past: Past,
 }
 
-/// A part of a snapshot.
+/// The result of one blocking step.
 struct Step {
     page: Vec<SnapshotSubject>,
-    /// The last that was looked at.
+    /// The last data subject that was read.
     after: Option<SubjectRef>,
     is_complete: bool,
 }
 
 impl Node {
-    /// A snapshot from its beginning, or behind a token. May block for as long as it takes to read
-    /// the catalogue of then.
+    /// A snapshot from its beginning, or after a token. Blocking: reads the catalogue of the revision.
     ///
     /// # Errors
-    /// [`SnapshotError::Token`]: it is another snapshot's, or none.
-    /// [`ReadError::IndexOutOfRange`]: the revision has not come.
+    /// [`SnapshotError::Token`]: the token is malformed or of another snapshot.
+    /// [`ReadError::IndexOutOfRange`]: the revision is beyond the head.
     pub fn snapshot(
         &self,
-        what: Snapshotting,
+        scope: Snapshotting,
         token: &[u8],
     ) -> Result<SnapshotReader, SnapshotError> {
         let after = match token {
             [] => None,
             token => {
                 let (revision, after) = parse_token(token)?;
-                if revision != what.revision {
+                if revision != scope.revision {
                     return Err(SnapshotError::Token);
                 }
                 Some(after)
             }
         };
-        let past = self.core.past_revision(what.revision)?;
-        let source = Source { core: Arc::clone(&self.core), what, past };
+        let past = self.core.past_revision(scope.revision)?;
+        let source = Source { core: Arc::clone(&self.core), scope, past };
         Ok(SnapshotReader { source: Arc::new(source), after, is_complete: false })
     }
 }
@@ -127,18 +125,18 @@ impl SnapshotReader {
 }
 
 impl Source {
-    /// Looks at the next data subjects, until a page is full or enough were looked at.
+    /// Reads the next data subjects, until a page is full or the step is long enough.
     fn step(&self, mut after: Option<SubjectRef>) -> Result<Step, ReadError> {
         let mut page = Vec::new();
-        let mut names = VecDeque::new();
+        let mut subjects = VecDeque::new();
         for _ in 0..STEP_SUBJECTS {
-            if names.is_empty() {
-                names.extend(self.core.view.subjects(after, NAMES_AT_A_TIME)?);
+            if subjects.is_empty() {
+                subjects.extend(self.core.view.subjects(after, REFS_AT_A_TIME)?);
             }
-            let Some(subject) = names.pop_front() else {
+            let Some(subject) = subjects.pop_front() else {
                 return Ok(Step { page, after, is_complete: true });
             };
-            page.extend(self.told(subject)?);
+            page.extend(self.read(subject)?);
             after = Some(subject);
             if page.len() == PAGE_SUBJECTS_MAX {
                 break;
@@ -147,20 +145,19 @@ impl Source {
         Ok(Step { page, after, is_complete: false })
     }
 
-    /// What the snapshot tells of a data subject, if it tells of it.
-    fn told(&self, subject: SubjectRef) -> Result<Option<SnapshotSubject>, ReadError> {
-        let Snapshotting { revision, kind, filter, shard } = &self.what;
-        // To read a name costs less than what is known of a data subject that most shards tell not.
-        let mut name = None;
-        if let Some((shard, of)) = *shard {
-            // An erased data subject is of no shard, and told to nobody.
-            let Identity::Known(subject) = self.core.vault.identity(subject)? else {
+    /// A data subject, if the snapshot covers it. An erased one is never covered.
+    fn read(&self, subject: SubjectRef) -> Result<Option<SnapshotSubject>, ReadError> {
+        let Snapshotting { revision, kind, filter, shard } = &self.scope;
+        // With shards, the identity is read first: most data subjects are of another shard.
+        let mut identity = None;
+        if let Some((shard, count)) = *shard {
+            let Identity::Known(known) = self.core.vault.identity(subject)? else {
                 return Ok(None);
             };
-            if shard_of(&subject, of) != shard {
+            if shard_of(&known, count) != shard {
                 return Ok(None);
             }
-            name = Some(subject);
+            identity = Some(known);
         }
         let Preferences { mut cells, mut stops, links, .. } = self.preferences(subject)?;
         cells.retain(|cell| {
@@ -175,40 +172,33 @@ impl Source {
         if cells.is_empty() && stops.is_empty() {
             return Ok(None);
         }
-        let name = match name {
-            Some(name) => name,
+        let identity = match identity {
+            Some(identity) => identity,
             None => match self.core.vault.identity(subject)? {
-                Identity::Known(name) => name,
+                Identity::Known(identity) => identity,
                 Identity::Erased => return Ok(None),
             },
         };
         let linked: Vec<Subject> = links.into_iter().map(|(linked, _)| linked).collect();
-        let is_covered = |own: &Subject| filter.covers_namespace(own.namespace());
-        if !is_covered(&name) && !linked.iter().any(is_covered) {
+        let is_covered = |subject: &Subject| filter.covers_namespace(subject.namespace());
+        if !is_covered(&identity) && !linked.iter().any(is_covered) {
             return Ok(None);
         }
-        let token = token(*revision, subject);
-        Ok(Some(SnapshotSubject {
-            subject: name,
-            cells,
-            stops,
-            linked,
-            revision: *revision,
-            token,
-        }))
+        let (revision, token) = (*revision, token(*revision, subject));
+        Ok(Some(SnapshotSubject { subject: identity, cells, stops, linked, revision, token }))
     }
 
-    /// What was known of a data subject at the revision.
+    /// The preferences of a data subject at the revision.
     fn preferences(&self, subject: SubjectRef) -> Result<Preferences, ReadError> {
         let catalog = &self.past.catalog.catalog;
         let now = self.past.now;
-        let own = self.core.view.peek(subject)?;
-        if own.links.is_empty() && own.revision <= self.what.revision {
-            return Ok(preferences_of(catalog, &own, false, None, now));
+        let current = self.core.view.peek(subject)?;
+        if current.links.is_empty() && current.revision <= self.scope.revision {
+            return Ok(preferences_of(catalog, &current, false, None, now));
         }
         let (state, linked) = self.core.state_at(subject, &self.past)?;
         let mut preferences = preferences_of(catalog, &state, false, None, now);
-        preferences.links = self.core.named(linked)?;
+        preferences.links = self.core.linked_identities(linked)?;
         Ok(preferences)
     }
 }
@@ -224,7 +214,7 @@ fn parse_token(token: &[u8]) -> Result<(u64, SubjectRef), SnapshotError> {
     Ok((u64::from_be_bytes(*revision), SubjectRef(subject)))
 }
 
-/// The revision that a token's snapshot is of.
+/// The revision of a token's snapshot.
 ///
 /// # Errors
 /// [`SnapshotError::Token`].

@@ -1,4 +1,4 @@
-//! The way of a decision token: an answer, signed for who has to show it elsewhere.
+//! Decision tokens: a decision, signed so that another service can verify it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     token::{Lifetime, PublicKey, Signer, Statement, SubjectHash},
 };
 
-/// What makes decision tokens.
+/// Signs decision tokens.
 #[derive(Debug)]
 pub(super) struct Tokens {
     signer: Signer,
@@ -26,7 +26,7 @@ impl Tokens {
 }
 
 impl Core {
-    /// The token of an answer that was decided at a moment, now.
+    /// The token of a decision that was made at `now`.
     fn decision_token(&self, question: &Question<'_>, checked: &Checked, now: Millis) -> String {
         let decision = &checked.decision;
         self.tokens.signer.sign(&Statement {
@@ -47,11 +47,11 @@ impl Core {
     }
 }
 
-/// The data categories that an answer is about.
+/// The data categories of a decision: those of the question, else those that the grant is narrowed to.
 fn data_categories(question: &Question<'_>, decision: &Decision) -> Vec<String> {
     match (question.data_categories, &decision.data_categories) {
         ([], Some(narrowed)) => narrowed.to_vec(),
-        (asked, _) => asked.to_vec(),
+        (requested, _) => requested.to_vec(),
     }
 }
 
@@ -67,7 +67,7 @@ impl Node {
         Ok(checked)
     }
 
-    /// The key that verifies decision tokens, and the issuer that they name.
+    /// The key that verifies decision tokens, and their issuer.
     #[must_use]
     pub fn decision_key(&self) -> (PublicKey, &str) {
         (self.core.tokens.signer.public_key(), &self.core.ledger.origin)

@@ -1,7 +1,7 @@
-//! The record of use: what was done with data, and whether a decision allowed it.
+//! Records of use: which data was used, and whether a decision allowed it.
 //!
-//! A use is judged by what was known when it happened. What is recorded later, about a time before,
-//! does not make a deviation of it.
+//! A use is decided by the entries that were recorded when it happened. A later entry with an earlier
+//! effective time does not make it a deviation.
 
 use std::sync::Arc;
 
@@ -16,27 +16,26 @@ use super::{
 use crate::{
     decide::decide,
     domain::{
-        Body, Effect, Entry, IdempotencyMark, Key, Millis, Query, Reason, Region, Subject,
-        SubjectRef, SubjectState, UseRecorded,
+        Body, Effect, Entry, Key, Millis, Query, Reason, Region, Subject, SubjectState, UseRecorded,
     },
 };
 
-/// The greatest number of data subjects in one entry. With 16 bytes each they leave 17 KiB of the
-/// largest entry, which is more than a hundred data categories and all names take at their longest.
+/// The greatest number of data subjects in one entry. At 16 bytes each they leave 17 KiB of the largest
+/// entry, which is enough for a hundred data categories and all names of maximum length.
 const SUBJECTS_MAX: usize = 3_000;
 
 /// One use of one data subject's data.
 #[derive(Debug, Clone)]
 pub struct Use {
-    /// Whose data.
+    /// The data subject.
     pub subject: Subject,
-    /// For what.
+    /// Purpose key.
     pub purpose: Key,
-    /// Over which channel.
+    /// Channel key.
     pub channel: Key,
     /// Data categories that were used; empty if the caller names none.
     pub data_categories: Vec<String>,
-    /// Region that was asked about.
+    /// Region of the data subject.
     pub region: Option<Region>,
     /// When; none means now.
     pub used_at: Option<Millis>,
@@ -48,22 +47,22 @@ pub struct Use {
     pub idempotency: Option<Idempotency>,
 }
 
-/// Uses that decisions allowed, of many data subjects at once.
+/// Allowed uses of the data of many data subjects.
 #[derive(Debug, Clone)]
 pub struct UseBatch {
-    /// Whose data.
+    /// The data subjects.
     pub subjects: Vec<Subject>,
-    /// For what.
+    /// Purpose key.
     pub purpose: Key,
-    /// Over which channel.
+    /// Channel key.
     pub channel: Key,
     /// Data categories that were used; empty if the caller names none.
     pub data_categories: Vec<String>,
-    /// Region that was asked about.
+    /// Region of the data subject.
     pub region: Option<Region>,
     /// When.
     pub used_at: Millis,
-    /// What a check answered: the ALLOW that they rest on.
+    /// Reason of the ALLOW.
     pub reason: Reason,
     /// Name of the segment; empty if there is none.
     pub segment: String,
@@ -71,12 +70,12 @@ pub struct UseBatch {
     pub campaign: String,
 }
 
-/// What became of a use.
+/// A use that is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
     /// Index of the entry.
     pub index: u64,
-    /// What a check answered when the data was used.
+    /// Reason of the decision at the time of the use.
     pub reason: Reason,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
@@ -99,38 +98,33 @@ impl Node {
         self.write(move |batch| batch.record_use(used)).await
     }
 
-    /// Records uses that decisions allowed, and answers the first revision that includes them all.
+    /// Records allowed uses, and answers the first revision that includes them all.
     ///
-    /// In a busy moment it waits for a place, as imports do and among theirs: whoever repeated an
-    /// audience after a refusal would record the uses of its beginning twice.
+    /// Waits for a place if too many appends are in flight, as imports do: a refused caller would
+    /// repeat the audience, and record its first uses twice.
     ///
     /// # Errors
     /// See [`WriteError`]. Some of the uses may be recorded.
     pub async fn record_uses(&self, uses: UseBatch) -> Result<u64, WriteError> {
+        let used = UseRecorded {
+            purpose: uses.purpose,
+            channel: uses.channel,
+            used_at: uses.used_at,
+            segment: uses.segment,
+            campaign: uses.campaign,
+            data_categories: uses.data_categories,
+            region: uses.region,
+            subject_refs: Vec::new(),
+            reason: uses.reason,
+            idempotency: None,
+        };
         let mut revision = self.revision();
         for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
-            let part = UseBatch { subjects: subjects.to_vec(), ..uses.clone_without_subjects() };
-            self.core.check_writable()?;
-            let place = self.admission.place_of_import().await?;
-            let answer =
-                self.admission.admit(&self.core, move |batch| batch.record_uses(part), place)?;
+            let (subjects, used) = (subjects.to_vec(), used.clone());
+            let answer = self.queue(move |batch| batch.record_uses(&subjects, used)).await?;
             revision = answer.await.unwrap_or_else(|_| writer::ended_early())?;
         }
         Ok(revision)
-    }
-}
-
-impl UseBatch {
-    fn clone_without_subjects(&self) -> Self {
-        Self {
-            subjects: Vec::new(),
-            purpose: self.purpose.clone(),
-            channel: self.channel.clone(),
-            data_categories: self.data_categories.clone(),
-            segment: self.segment.clone(),
-            campaign: self.campaign.clone(),
-            ..*self
-        }
     }
 }
 
@@ -152,10 +146,20 @@ impl Batch<'_> {
         let used_at = used_at.map_err(|_ahead| UseError::InFuture)?;
         let reason = self.reason_then(&used, used_at)?;
         let sealer = self.sealer(&used.subject, false)?;
-        let subject = used.subject.clone();
-        let body = recorded(used, used_at, vec![sealer.subject_ref], reason, mark);
+        let body = UseRecorded {
+            purpose: used.purpose,
+            channel: used.channel,
+            used_at,
+            segment: used.segment,
+            campaign: used.campaign,
+            data_categories: used.data_categories,
+            region: used.region,
+            subject_refs: vec![sealer.subject_ref],
+            reason,
+            idempotency: mark,
+        };
         let index = self.write(recorded_at, Body::Use(body), &[])?;
-        self.keep(sealer, &subject);
+        self.keep(sealer, &used.subject);
         let used = Used { index, reason, replayed: false };
         if used.is_deviation() {
             self.core().metrics.deviations.inc();
@@ -163,32 +167,25 @@ impl Batch<'_> {
         Ok(used)
     }
 
-    fn record_uses(&mut self, uses: UseBatch) -> Result<u64, WriteError> {
-        let mut sealers = Vec::with_capacity(uses.subjects.len());
-        for subject in &uses.subjects {
-            sealers.push((self.sealer(subject, false)?, subject.clone()));
-        }
-        let body = UseRecorded {
-            purpose: uses.purpose,
-            channel: uses.channel,
-            used_at: uses.used_at,
-            segment: uses.segment,
-            campaign: uses.campaign,
-            data_categories: uses.data_categories,
-            region: uses.region,
-            subject_refs: sealers.iter().map(|(sealer, _)| sealer.subject_ref).collect(),
-            reason: uses.reason,
-            idempotency: None,
-        };
-        let index = self.write(self.recorded_at(), Body::Use(body), &[])?;
-        for (sealer, subject) in sealers {
-            self.keep(sealer, &subject);
+    /// Adds one entry for the uses of up to [`SUBJECTS_MAX`] data subjects.
+    fn record_uses(
+        &mut self,
+        subjects: &[Subject],
+        mut used: UseRecorded,
+    ) -> Result<u64, WriteError> {
+        let sealers: Result<Vec<_>, _> =
+            subjects.iter().map(|subject| self.sealer(subject, false)).collect();
+        let sealers = sealers?;
+        used.subject_refs = sealers.iter().map(|sealer| sealer.subject_ref).collect();
+        let index = self.write(self.recorded_at(), Body::Use(used), &[])?;
+        for (sealer, subject) in sealers.into_iter().zip(subjects) {
+            self.keep(sealer, subject);
         }
         Ok(index + 1)
     }
 
-    /// What a check answered when the data was used: by the state of now, if all of it was known
-    /// then, else by the ledger.
+    /// The reason of the decision at the time of the use. The current state is used if it was the
+    /// same then, else the ledger is read.
     fn reason_then(&self, used: &Use, used_at: Millis) -> Result<Reason, WriteError> {
         let question = Question {
             subject: &used.subject,
@@ -202,9 +199,7 @@ impl Batch<'_> {
             None => Arc::default(),
         };
         if !self.was_known(&state, used_at)? {
-            let checked = self.core().check_at(&question, AsOf::RecordedAt(used_at));
-            let checked =
-                checked.map_err(|error| WriteError::StateUnreadable(error.to_string()))?;
+            let checked = self.core().check_at(&question, AsOf::RecordedAt(used_at))?;
             return Ok(checked.decision.reason);
         }
         let Question { purpose, channel, data_categories, region, .. } = question;
@@ -212,9 +207,9 @@ impl Batch<'_> {
         Ok(decide(self.catalog(), &state, &query, used_at).reason)
     }
 
-    /// Whether a state and the catalogue were what they are by a time. Entries are in the order in
-    /// which they were recorded, so the last one tells. Most uses are reported soon after they
-    /// happened: they must not keep the writer with a search of the ledger.
+    /// Whether a state and the catalogue are the same as at a time. Entries are in the order of their
+    /// time, so only the last one is read. Most uses are reported soon after they happened, and must
+    /// not make the writer search the ledger.
     fn was_known(&self, state: &SubjectState, at: Millis) -> Result<bool, WriteError> {
         if at == self.recorded_at() {
             return Ok(true);
@@ -224,28 +219,7 @@ impl Batch<'_> {
     }
 }
 
-fn recorded(
-    used: Use,
-    used_at: Millis,
-    subject_refs: Vec<SubjectRef>,
-    reason: Reason,
-    idempotency: Option<IdempotencyMark>,
-) -> UseRecorded {
-    UseRecorded {
-        purpose: used.purpose,
-        channel: used.channel,
-        used_at,
-        segment: used.segment,
-        campaign: used.campaign,
-        data_categories: used.data_categories,
-        region: used.region,
-        subject_refs,
-        reason,
-        idempotency,
-    }
-}
-
-/// The answer that a use on record was given.
+/// The answer to a use that is recorded already.
 fn used_before(entry: Entry) -> Result<Used, WriteError> {
     let Entry { index, body, .. } = entry;
     let Body::Use(used) = body else {

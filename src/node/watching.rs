@@ -1,4 +1,4 @@
-//! Watching what is recorded, from an index on.
+//! Watching new entries, from an index on.
 
 use super::{Node, ReadError};
 use crate::{domain::Filter, watch::Watcher};

@@ -1,5 +1,4 @@
-//! What whoever delivers over HTTP needs of a node, and the dead letters that wait to be delivered
-//! once more.
+//! Node functions for the delivery of webhooks, and dead letters that wait to be delivered again.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,20 +14,21 @@ use crate::{
     event::Event,
 };
 
-/// The greatest number of dead letters of a subscription that wait to be delivered once more.
+/// The greatest number of dead letters of a subscription that wait to be delivered again.
 pub const REPLAYS_MAX: usize = 10_000;
 
-/// Dead letters that somebody wants to be delivered once more, by shard and index. They are only in
-/// memory: whoever asked sees in the list which of them stayed dead letters.
+/// Dead letters that wait to be delivered again. They are kept in memory only: the list of dead letters
+/// shows which of them were not delivered.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
+    /// By shard and index.
     waiting: Mutex<HashMap<SubscriptionId, BTreeSet<(u32, u64)>>>,
-    /// Counts how often somebody asked.
-    asked: watch::Sender<u64>,
+    /// Number of requests for replays.
+    requests: watch::Sender<u64>,
 }
 
 impl Node {
-    /// The secret that signs what is delivered of a subscription, as Standard Webhooks writes it.
+    /// The secret that signs the deliveries of a subscription, in the form of Standard Webhooks.
     #[must_use]
     pub fn webhook_secret(&self, id: SubscriptionId) -> String {
         self.core.vault.webhook_secret(id.0)
@@ -46,14 +46,16 @@ impl Node {
         &self.core.ledger.origin
     }
 
-    /// The subscriptions that are delivered by HTTP and were not ended.
+    /// The subscriptions that are delivered by HTTP and not deleted.
     #[must_use]
     pub fn webhooks(&self) -> Vec<Arc<Subscription>> {
         let all = self.core.view.subscriptions();
-        all.live().filter(|own| own.spec.webhook_url.is_some()).cloned().collect()
+        let is_webhook =
+            |subscription: &&Arc<Subscription>| subscription.spec.webhook_url.is_some();
+        all.live().filter(is_webhook).cloned().collect()
     }
 
-    /// The event at an index; none if the entry is no event. Blocking.
+    /// The event of the entry at an index, if it has one. Blocking.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
@@ -61,8 +63,8 @@ impl Node {
         self.core.event(index)
     }
 
-    /// Has dead letters of a webhook delivered once more: those named that are some, or all. Answers
-    /// how many. Blocking.
+    /// Has dead letters of a webhook delivered again: those at `indexes`, or all if there are none.
+    /// Answers how many. Blocking.
     ///
     /// # Errors
     /// See [`DeadLettersError`].
@@ -71,32 +73,32 @@ impl Node {
         name: &str,
         indexes: &[u64],
     ) -> Result<usize, DeadLettersError> {
-        let own = self.core.subscription(name)?;
+        let subscription = self.core.subscription(name)?;
         let mut letters = BTreeSet::new();
         if indexes.is_empty() {
             let all = self.dead_letters(name, None, REPLAYS_MAX)?;
             letters.extend(all.iter().map(|letter| (letter.shard, letter.index)));
-        } else if own.spec.webhook_url.is_none() {
-            return Err(DeadLettersError::NotWebhook { name: own.spec.name.clone() });
+        } else if subscription.spec.webhook_url.is_none() {
+            return Err(DeadLettersError::NotWebhook { name: subscription.spec.name.clone() });
         }
         for &index in indexes {
-            for shard in 0..own.spec.shards {
-                let settlement = self.core.view.settlement(own.id, shard, index)?;
-                if settlement.is_some_and(|own| own.is_failure) {
+            for shard in 0..subscription.spec.shards {
+                let settlement = self.core.view.settlement(subscription.id, shard, index)?;
+                if settlement.is_some_and(|settlement| settlement.is_failure) {
                     letters.insert((shard, index));
                 }
             }
         }
-        Ok(self.core.replays.add(own.id, letters))
+        Ok(self.core.replays.add(subscription.id, letters))
     }
 
-    /// Tells each time that somebody wants dead letters to be delivered once more.
+    /// Changes with each request for replays.
     #[must_use]
     pub fn replays(&self) -> watch::Receiver<u64> {
-        self.core.replays.asked.subscribe()
+        self.core.replays.requests.subscribe()
     }
 
-    /// Takes up to `limit` of those of a shard.
+    /// Takes up to `limit` waiting dead letters of a shard.
     #[must_use]
     pub fn take_replays(&self, id: SubscriptionId, shard: u32, limit: usize) -> Vec<u64> {
         self.core.replays.take(id, shard, limit)
@@ -104,43 +106,38 @@ impl Node {
 }
 
 impl Core {
-    /// From the ledger: what was told last may be in the view and not in the memory of the hub yet.
+    /// Read from the ledger: the newest entry can be in the view before its event is in the hub.
     pub(super) fn event(&self, index: u64) -> Result<Option<Arc<Event>>, ReadError> {
-        let event = self.hub.event_on_record(index);
-        event.map_err(|error| ReadError::StateUnreadable(error.to_string()))
+        Ok(self.hub.event_on_record(index)?)
     }
 }
 
 impl Replays {
-    /// Adds letters, as many as there is room for, and answers how many of them wait.
+    /// Adds letters as far as there is room, and answers how many of them wait.
     fn add(&self, id: SubscriptionId, letters: BTreeSet<(u32, u64)>) -> usize {
-        let added = {
-            let mut waiting = self.waiting.lock();
-            let own = waiting.entry(id).or_default();
-            let wanted = letters.len();
-            let mut refused = 0;
-            for letter in letters {
-                if own.len() < REPLAYS_MAX || own.contains(&letter) {
-                    own.insert(letter);
-                } else {
-                    refused += 1;
-                }
+        let mut waiting = self.waiting.lock();
+        let waiting_letters = waiting.entry(id).or_default();
+        let mut added = 0;
+        for letter in letters {
+            if waiting_letters.len() < REPLAYS_MAX || waiting_letters.contains(&letter) {
+                waiting_letters.insert(letter);
+                added += 1;
             }
-            wanted - refused
-        };
-        self.asked.send_modify(|times| *times += 1);
+        }
+        drop(waiting);
+        self.requests.send_modify(|requests| *requests += 1);
         added
     }
 
     fn take(&self, id: SubscriptionId, shard: u32, limit: usize) -> Vec<u64> {
         let mut waiting = self.waiting.lock();
-        let Some(own) = waiting.get_mut(&id) else { return Vec::new() };
-        let of_shard = own.range((shard, 0)..=(shard, u64::MAX)).take(limit);
+        let Some(letters) = waiting.get_mut(&id) else { return Vec::new() };
+        let of_shard = letters.range((shard, 0)..=(shard, u64::MAX)).take(limit);
         let taken: Vec<(u32, u64)> = of_shard.copied().collect();
         for letter in &taken {
-            own.remove(letter);
+            letters.remove(letter);
         }
-        if own.is_empty() {
+        if letters.is_empty() {
             waiting.remove(&id);
         }
         taken.into_iter().map(|(_, index)| index).collect()

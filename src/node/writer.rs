@@ -1,8 +1,8 @@
-//! The one writer: takes what has gathered, lands it as one batch, answers.
+//! The writer thread: takes all waiting jobs, writes them as one batch, and answers.
 //!
-//! While one batch is on its way to the disk, the next gathers; when nothing waits, a single act is
-//! written at once. The first failure stops all writes until restart: what the disk then holds is
-//! not known, and only recovery can find out.
+//! While one batch is written to the disk, jobs for the next one gather; if nothing waits, a single
+//! job is written at once. The first failure stops all writes until restart: the content of the disk
+//! is then unknown, and only recovery can determine it.
 
 use std::{
     io,
@@ -29,20 +29,20 @@ use crate::{
     tlog::merkle::leaf_hash,
 };
 
-/// The size at which a batch takes no more entries, in bytes.
+/// The size at which a batch takes no more entries.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Places beside those of appends: one of expiries, one of receipts of delivery.
-const OWN_PLACES: usize = 2;
+/// Places in the queue for jobs of the node: one for expiries, one for receipts of delivery.
+const NODE_PLACES: usize = 2;
 
-/// Something to be written: it adds to the batch and answers whom to tell once the batch has landed,
-/// or, if it is refused, whom to tell at once.
-type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Tell, Refused> + Send>;
-/// Tells the caller what became of the batch.
-type Tell = Box<dyn FnOnce(&Result<(), WriteError>)>;
-/// Tells the caller that the job was refused.
-type Refused = Box<dyn FnOnce()>;
+/// Adds entries to the batch. Returns the answer to send once the batch is written, or, if the job is
+/// refused, the answer to send at once.
+type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Reply, Refusal> + Send>;
+/// Sends the result of the batch to the caller.
+type Reply = Box<dyn FnOnce(&Result<(), WriteError>)>;
+/// Sends the error of the job to the caller.
+type Refusal = Box<dyn FnOnce()>;
 
-/// A job that writes something and answers over `reply`.
+/// A job that runs `write` and answers over `reply`.
 fn job<T, E>(
     write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
     reply: oneshot::Sender<Result<T, E>>,
@@ -51,42 +51,41 @@ where
     T: Send + 'static,
     E: From<WriteError> + Send + 'static,
 {
-    // The caller may be gone; what is recorded is recorded all the same.
+    // The caller may be gone; the entries are written all the same.
     Box::new(move |batch| {
-        match batch.check_writable().map_err(E::from).and_then(|()| write(batch)) {
-            Ok(value) => Ok(Box::new(move |landed| {
-                drop(reply.send(landed.clone().map(|()| value).map_err(E::from)));
+        match batch.core().check_writable().map_err(E::from).and_then(|()| write(batch)) {
+            Ok(value) => Ok(Box::new(move |written| {
+                drop(reply.send(written.clone().map(|()| value).map_err(E::from)));
             })),
             Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
         }
     })
 }
 
-/// A job with its place among the appends in flight.
+/// A job, and its place among the appends in flight.
 struct Admitted {
     job: Job,
     place: Place,
 }
 
-/// A place among the appends in flight, kept until the job has landed.
-pub(super) struct Place {
-    /// Expiries and receipts need none: theirs are beyond those of the appends.
+/// A place among the appends in flight, held until the job is written.
+struct Place {
+    /// None for jobs of the node, which have places of their own.
     _append: Option<OwnedSemaphorePermit>,
-    /// Of those that imports may take.
-    _import: Option<OwnedSemaphorePermit>,
+    /// Set for jobs that waited for their place.
+    _queued: Option<OwnedSemaphorePermit>,
 }
 
-/// Where jobs are let in. There is a place for every permit of `appends`, one for expiries and one for
+/// The queue of jobs. It has a place for every permit of `appends`, one for expiries and one for
 /// receipts of delivery, so that none of the three waits for another.
 #[derive(Debug)]
 pub(super) struct Admission {
-    /// Taken at [`Stage::Writer`]: the writer ends once it has answered what was let in before.
+    /// Removed at [`Stage::Writer`]: the writer ends once it has answered all admitted jobs.
     jobs: RwLock<Option<mpsc::Sender<Admitted>>>,
-    /// Places of appends.
     appends: Arc<Semaphore>,
     appends_max: usize,
-    /// Those of them that imports may take: half, so that other appends always find a place.
-    imports: Arc<Semaphore>,
+    /// Half of the places, for jobs that wait for one, so that other appends always find a place.
+    queued: Arc<Semaphore>,
 }
 
 impl Admission {
@@ -95,20 +94,20 @@ impl Admission {
             jobs: RwLock::new(Some(jobs)),
             appends: Arc::new(Semaphore::new(appends_max)),
             appends_max,
-            imports: Arc::new(Semaphore::new(appends_max.div_ceil(2))),
+            queued: Arc::new(Semaphore::new(appends_max.div_ceil(2))),
         }
     }
 
-    /// The way of the node's own jobs. It does not keep the writer from ending.
+    /// A sender for jobs of the node. It does not keep the writer from ending.
     pub(super) fn jobs(&self) -> Jobs {
         let jobs = self.jobs.read();
         Jobs(jobs.as_ref().map(mpsc::Sender::downgrade))
     }
 
-    /// A place of an append; refused if there is none.
+    /// A place for an append; fails if there is none.
     fn place(&self) -> Result<Place, WriteError> {
         match Arc::clone(&self.appends).try_acquire_owned() {
-            Ok(append) => Ok(Place { _append: Some(append), _import: None }),
+            Ok(append) => Ok(Place { _append: Some(append), _queued: None }),
             Err(TryAcquireError::NoPermits) => {
                 Err(WriteError::TooManyAppends { limit: self.appends_max })
             }
@@ -116,16 +115,16 @@ impl Admission {
         }
     }
 
-    /// A place of an import, once there is one.
-    pub(super) async fn place_of_import(&self) -> Result<Place, WriteError> {
+    /// Waits for a place.
+    async fn wait_for_place(&self) -> Result<Place, WriteError> {
         let closed = |_| WriteError::ShuttingDown;
-        let import = Arc::clone(&self.imports).acquire_owned().await.map_err(closed)?;
+        let queued = Arc::clone(&self.queued).acquire_owned().await.map_err(closed)?;
         let append = Arc::clone(&self.appends).acquire_owned().await.map_err(closed)?;
-        Ok(Place { _append: Some(append), _import: Some(import) })
+        Ok(Place { _append: Some(append), _queued: Some(queued) })
     }
 
     /// Hands a job to the writer.
-    pub(super) fn admit<T, E>(
+    fn admit<T, E>(
         &self,
         core: &Core,
         write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
@@ -139,13 +138,13 @@ impl Admission {
         let jobs = self.jobs.read();
         let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
         if jobs.try_send(Admitted { job: job(write, reply), place }).is_err() {
-            // The writer has ended, and said why.
+            // The writer has ended, and has set the reason.
             return Err(core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
         }
         Ok(answer)
     }
 
-    /// Lets nothing more in.
+    /// Admits no more jobs.
     fn close(&self) {
         self.jobs.write().take();
     }
@@ -158,12 +157,12 @@ impl Admission {
     }
 }
 
-/// The way of jobs that the node gives itself: one thread has one such job at a time.
+/// Sends jobs of the node to the writer. Each thread has one such job at a time.
 #[derive(Debug, Clone)]
 pub(super) struct Jobs(Option<mpsc::WeakSender<Admitted>>);
 
 impl Jobs {
-    /// Has the writer do a job, and waits for its answer. Blocking.
+    /// Has the writer run a job, and waits for the answer. Blocking.
     pub(super) fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
@@ -171,23 +170,23 @@ impl Jobs {
         let (reply, answer) = oneshot::channel();
         let jobs = self.0.as_ref().and_then(mpsc::WeakSender::upgrade);
         let jobs = jobs.ok_or(WriteError::ShuttingDown)?;
-        let place = Place { _append: None, _import: None };
+        let place = Place { _append: None, _queued: None };
         let admitted = Admitted { job: job(write, reply), place };
         jobs.blocking_send(admitted).map_err(|_| WriteError::ShuttingDown)?;
-        // While it waits, the writer may end.
+        // The writer may end during the wait.
         drop(jobs);
         answer.blocking_recv().map_err(|_| WriteError::ShuttingDown)?
     }
 }
 
 impl Node {
-    /// Why writes are stopped, once they are.
+    /// The reason why writes are stopped, once they are.
     #[must_use]
     pub fn writes_stopped(&self) -> watch::Receiver<Option<String>> {
         self.core.writes.stopped.subscribe()
     }
 
-    /// Has the writer do something for a request.
+    /// Has the writer run a job of a request. Fails if too many appends are in flight.
     pub(super) async fn write<T, E>(
         &self,
         write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
@@ -201,6 +200,21 @@ impl Node {
         let answer = self.admission.admit(&self.core, write, place)?;
         answer.await.unwrap_or_else(|_| ended_early())
     }
+
+    /// As [`Self::write`], but waits for a place. Answers once the job is queued, and with a receiver
+    /// of its answer: jobs run in the order in which they are queued.
+    pub(super) async fn queue<T, E>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, E>>, WriteError>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
+        self.core.check_writable()?;
+        let place = self.admission.wait_for_place().await?;
+        self.admission.admit(&self.core, write, place)
+    }
 }
 
 /// The answer to a job that the writer dropped.
@@ -208,10 +222,10 @@ pub(super) fn ended_early<T, E: From<WriteError>>() -> Result<T, E> {
     Err(WriteError::WritesStopped("the writer ended early".to_owned()).into())
 }
 
-/// What others know of the writer.
+/// State of the writer that other threads read.
 #[derive(Debug)]
 pub(super) struct Writes {
-    /// Why no more writes are taken, once that is so. Any thread may stop them; the first reason stays.
+    /// Why writes are stopped, once they are. Any thread may stop them; the first reason stays.
     pub stopped: watch::Sender<Option<String>>,
     /// When the last entry was recorded, in milliseconds since the Unix epoch. Only the writer changes
     /// it, so it never goes back.
@@ -230,22 +244,22 @@ impl Writes {
     }
 }
 
-/// Starts the writer. It ends at [`Stage::Writer`], when what was let in is answered.
+/// Starts the writer. It ends at [`Stage::Writer`], once all admitted jobs are answered.
 pub(super) fn start(
     core: &Arc<Core>,
     threads: &Threads,
     tip: Tip,
     config: &NodeConfig,
 ) -> io::Result<Arc<Admission>> {
-    let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - OWN_PLACES);
-    let (sender, jobs) = mpsc::channel(appends_max + OWN_PLACES);
+    let appends_max = config.appends_max.clamp(1, Semaphore::MAX_PERMITS - NODE_PLACES);
+    let (sender, jobs) = mpsc::channel(appends_max + NODE_PLACES);
     let admission = Arc::new(Admission::new(sender, appends_max));
     let batch_entries_max = config.batch_entries_max.max(1);
     let mut writer = Writer { core: Arc::clone(core), tip, jobs, batch_entries_max };
     let run = move || {
         if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-            // How far the batch came is not known. Callers hear so while the writer is still there,
-            // and afterwards.
+            // Whether the batch was written is unknown. Stopped while `writer` still holds the queue, so
+            // that no caller gets another error.
             writer.core.stop_writes("the writer panicked");
         }
     };
@@ -282,35 +296,35 @@ impl Writer {
         let started = Instant::now();
         let core = Arc::clone(&self.core);
         let mut batch = Batch::new(&core, self.tip, Millis::now());
-        let mut waiting = Vec::with_capacity(jobs.len());
+        let mut replies = Vec::with_capacity(jobs.len());
         let mut places = Vec::with_capacity(jobs.len());
-        while batch.bytes() < BATCH_BYTES_MAX
+        while batch.bytes < BATCH_BYTES_MAX
             && let Some(Admitted { job, place }) = jobs.next()
         {
             match job(&mut batch) {
-                Ok(tell) => {
-                    waiting.push(tell);
+                Ok(reply) => {
+                    replies.push(reply);
                     places.push(place);
                 }
-                Err(refused) => {
+                Err(refuse) => {
                     drop(place);
-                    refused();
+                    refuse();
                 }
             }
         }
         let result = self.land(batch, started);
-        // Before the answers: a caller that sends the next act on hearing of the last finds a place.
+        // Before the answers: a caller that writes again after its answer must find a place.
         drop(places);
-        for tell in waiting {
-            tell(&result);
+        for reply in replies {
+            reply(&result);
         }
     }
 
-    /// Makes a batch durable, then visible, then known.
+    /// Makes a batch durable, then visible to reads, then sends its events.
     fn land(&mut self, batch: Batch<'_>, started: Instant) -> Result<(), WriteError> {
         let core = Arc::clone(&self.core);
         core.check_writable()?;
-        if batch.is_empty() {
+        if batch.frames.is_empty() {
             return Ok(());
         }
         let stop = |reason: String| {
@@ -334,7 +348,7 @@ impl Writer {
         self.tip = batch.tip;
         core.writes.recorded_at_ms.store(self.tip.recorded_at.0, Ordering::Relaxed);
         if let Err(error) = core.view.apply(&batch.effects, self.tip.hash) {
-            // What was asked for is durable and visible; what comes next would not be.
+            // This batch is durable and visible; the next one would not become visible.
             core.stop_writes(&error.to_string());
         }
         if batch.effects.iter().any(|effect| matches!(effect.after, After::Subscriptions { .. })) {
@@ -355,7 +369,7 @@ impl Core {
         }
     }
 
-    /// Takes no more writes until restart. Checks go on.
+    /// Stops writes until restart. Checks go on.
     pub(super) fn stop_writes(&self, reason: &str) {
         let first = self.writes.stopped.send_if_modified(|stopped| {
             let first = stopped.is_none();
@@ -370,7 +384,7 @@ impl Core {
     }
 }
 
-/// Says once that a node is up.
+/// Logs that the node is open.
 pub(super) fn announce(core: &Core) {
     info!(
         entries = core.backend.head(),

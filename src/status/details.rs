@@ -79,6 +79,7 @@ impl Explain for EffectiveAtInFuture {
 impl Explain for RecordError {
     fn details(&self) -> Details {
         match self {
+            Self::Empty => Details::of(ErrorReason::InvalidField).at("changes"),
             Self::EffectiveAtInFuture(error) => error.details(),
             Self::UnknownPurpose { change, key } => Details::of(ErrorReason::UnknownPurpose)
                 .at(format!("changes[{change}].scope.purpose"))

@@ -1,10 +1,10 @@
 //! A write-behind index: an ordered map of bytes that is current at once and on disk later.
 //!
-//! What is put is visible to the next read, from memory; one thread brings it into sled behind the
-//! writer. Nothing here is the only home of anything: sled's flush does not survive a power cut, so
-//! after one the whole index is thrown away and rebuilt from ledger and vault. A killed process is
-//! different: what it had handed to the operating system is still there, sled recovers a prefix of
-//! it, and the marks tell how far that prefix reaches.
+//! A row is visible to the next read, from memory; one thread writes it to sled behind the writer. The
+//! index is never the only copy: sled's flush does not survive a power cut, so after one the whole
+//! index is deleted and rebuilt from ledger and vault. After a killed process, the operating system
+//! still has what sled wrote; sled recovers a prefix of it, and the marks of view and vault tell how
+//! far that prefix reaches.
 
 use std::{
     collections::BTreeMap,
@@ -21,54 +21,51 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 use tracing::{error, warn};
 
-/// The greatest number of rows in one sled batch. sled holds its readers up while it applies one.
+use super::{AtPath as _, FileError, missing_is_ok};
+
+/// The greatest number of rows in one sled batch. Reads of sled wait while it applies a batch.
 const SLED_BATCH_ROWS_MAX: usize = 256;
-/// The greatest number of rows that wait in memory, and of bytes in them; beyond, the writer waits.
+/// The greatest numbers of rows and of their bytes in memory; above them, the writer waits.
 const PENDING_ROWS_MAX: usize = 400_000;
 const PENDING_BYTES_MAX: usize = 256 << 20;
-/// How many rows, or else how long, gather before they are brought to sled together: rows that are
-/// put again meanwhile are written once, and neighbours are written in order.
+/// Rows gather up to this number, or for this time, before they are written to sled together: a row
+/// that is put twice meanwhile is written once, and neighbours are written in order.
 const GATHERED_ROWS_MIN: usize = 65_536;
 const GATHER_TIME: Duration = Duration::from_secs(1);
-/// The thread that brings rows to sled yields to those that answer, until too many rows wait.
+/// Priority of the thread that writes to sled: below the threads that answer requests.
 const NICE: i32 = 19;
-/// How often sled is told to write its buffers out.
+/// Time between two flushes of sled.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A row: key, and the value or its removal.
 pub type Row = (Vec<u8>, Option<Vec<u8>>);
 
 type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-/// Keys, and whether they are there.
+/// Keys, and whether they have a value.
 type Keys = BTreeMap<Vec<u8>, bool>;
 
-/// Why the index could not answer.
+/// Why an operation of the index failed.
 #[derive(Debug, Error)]
 pub enum IndexError {
     /// sled failed.
     #[error("sled: {0}")]
     Sled(#[from] sled::Error),
     /// A file operation failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Rows could not be brought to disk; they stay readable from memory until the process ends.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Rows could not be written to disk; they stay readable from memory until the process ends.
     #[error("the index takes no more rows: {0}")]
     Stopped(String),
 }
 
-/// How an index was found.
+/// The condition of an index when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// There was none.
+    /// It did not exist.
     Nothing,
-    /// It can be trusted up to its marks. An index without marks holds nothing.
+    /// It is valid up to its marks. An index without marks holds nothing.
     Usable,
-    /// It was thrown away: unreadable, or the machine went down while it was open.
+    /// It was deleted: unreadable, or the machine went down while it was open.
     Discarded(&'static str),
 }
 
@@ -88,11 +85,11 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What sled does not have yet. A key is looked for in `active`, then in `flushing`, then in sled.
+/// Rows that sled does not have yet. A key is looked up in `active`, then in `flushing`, then in sled.
 #[derive(Debug, Default)]
 struct Overlay {
     active: Rows,
-    /// Size of what was put into `active`. Rows that took the place of others count both times.
+    /// Size of the rows that were put into `active`. A row that replaced another counts twice.
     active_bytes: usize,
     flushing: Arc<Rows>,
     flushing_bytes: usize,
@@ -108,14 +105,14 @@ struct Control {
 }
 
 impl Index {
-    /// Opens the index in `dir`, or begins a new one if there is none that can be trusted.
+    /// Opens the index in `dir`, or creates a new one if there is no valid one.
     ///
     /// # Errors
     /// The directory can not be used at all.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<(Self, Found), IndexError> {
         let (db, found) = match Marker::read(dir)? {
             Some(reason) => {
-                remove_dir(dir)?;
+                missing_is_ok(fs::remove_dir_all(dir)).at(dir)?;
                 (open_sled(dir, cache_bytes)?, Found::Discarded(reason))
             }
             None if !dir.join("db").exists() => (open_sled(dir, cache_bytes)?, Found::Nothing),
@@ -123,7 +120,7 @@ impl Index {
                 Ok(db) => (db, Found::Usable),
                 Err(error) => {
                     warn!(%error, "the index can not be read and is thrown away");
-                    remove_dir(dir)?;
+                    missing_is_ok(fs::remove_dir_all(dir)).at(dir)?;
                     (open_sled(dir, cache_bytes)?, Found::Discarded("it can not be read"))
                 }
             },
@@ -140,23 +137,22 @@ impl Index {
         let thread = thread::Builder::new()
             .name("index".to_owned())
             .spawn(move || behind.write_behind())
-            .map_err(|source| IndexError::Io { path: dir.to_owned(), source })?;
+            .at(dir)?;
         Ok((Self { shared, thread: Mutex::new(Some(thread)) }, found))
     }
 
-    /// Puts rows. They are visible when the call returns, all at once.
-    ///
-    /// Waits while too many rows are still on their way to sled.
+    /// Puts rows: all become visible at once, before the call returns. Waits while too many rows are in
+    /// memory.
     ///
     /// # Errors
-    /// [`IndexError::Stopped`] once rows could not be brought to disk.
+    /// [`IndexError::Stopped`] once rows could not be written to disk.
     pub fn put(&self, rows: Vec<Row>) -> Result<(), IndexError> {
         self.make_readable(rows);
         self.wait_for_room()
     }
 
-    /// Puts rows without waiting. They are visible when the call returns, all at once. Who comes by
-    /// here calls [`Self::wait_for_room`] before the next rows, or memory fills up.
+    /// As [`Self::put`], without waiting. The caller must call [`Self::wait_for_room`] before it puts the
+    /// next rows: this limits the memory.
     pub fn make_readable(&self, rows: Vec<Row>) {
         let wake = {
             let mut overlay = self.shared.overlay.write();
@@ -172,10 +168,10 @@ impl Index {
         }
     }
 
-    /// Waits while too many rows are still on their way to sled.
+    /// Waits while too many rows are in memory.
     ///
     /// # Errors
-    /// [`IndexError::Stopped`] once rows could not be brought to disk.
+    /// [`IndexError::Stopped`] once rows could not be written to disk.
     pub fn wait_for_room(&self) -> Result<(), IndexError> {
         let mut control = self.shared.control.lock();
         while control.is_over_limit() && control.failed.is_none() && !control.closing {
@@ -195,7 +191,7 @@ impl Index {
                 return Ok(value.clone());
             }
         }
-        // Whatever left memory in between has arrived in sled.
+        // A row that left memory in between is in sled.
         Ok(self.shared.guarded(|| self.shared.db.get(key))?.map(|value| value.to_vec()))
     }
 
@@ -209,8 +205,8 @@ impl Index {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, IndexError> {
-        // The newest place comes first. The overlay is read under one lock: a row that moves on to
-        // sled meanwhile is then seen twice, which a map forgives, and never missed.
+        // The newest rows come first. The overlay is read under one lock: a row that moves to sled
+        // meanwhile is seen twice, which the map allows, but never missed.
         let mut keys = Keys::new();
         {
             let overlay = self.shared.overlay.read();
@@ -238,10 +234,10 @@ impl Index {
         self.shared.control.lock().pending_rows
     }
 
-    /// Brings everything to stable storage and stops. The index still answers afterwards.
+    /// Writes all rows to stable storage, and ends the thread. Reads still work afterwards.
     ///
     /// # Errors
-    /// Something could not be written; the next start rebuilds the index.
+    /// A row could not be written; the next start rebuilds the index.
     pub fn close(&self) -> Result<(), IndexError> {
         self.shared.control.lock().closing = true;
         self.shared.changed.notify_all();
@@ -281,13 +277,13 @@ fn row_bytes((key, value): &Row) -> usize {
 }
 
 impl Shared {
-    /// Calls sled. After an error, or a panic, which is how sled answers some kinds of damage, the
-    /// index is rebuilt at the next start.
+    /// Calls sled. After an error or a panic, which some kinds of damage cause in sled, the next start
+    /// rebuilds the index.
     fn guarded<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
         let result = catch_unwind(AssertUnwindSafe(call))
             .unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".to_owned())));
         result.map_err(|error| {
-            // Noted once: every check of a subject on a damaged page comes by here, and must not
+            // The marker is written only once: every read of a damaged page comes here, and must not
             // wait for a sync.
             if !std::mem::replace(&mut self.control.lock().damaged, true) {
                 error!(%error, "the index is damaged and will be rebuilt at the next start");
@@ -300,7 +296,7 @@ impl Shared {
     }
 
     fn write_behind(&self) {
-        // Where the system does not let it, the thread is as nice as the others.
+        // If the system does not allow it, the thread keeps its priority.
         let thread = Some(rustix::thread::gettid());
         let _ = rustix::process::setpriority_process(thread, NICE);
         if let Err(error) = self.write_until_closed() {
@@ -339,7 +335,7 @@ impl Shared {
         }
     }
 
-    /// Moves what has gathered in memory into sled, marks last. Answers the number of rows.
+    /// Moves the active rows into sled, marks last. Answers the number of rows.
     fn move_generation(&self) -> Result<usize, IndexError> {
         let rows = {
             let mut overlay = self.overlay.write();
@@ -373,8 +369,8 @@ impl Shared {
     }
 }
 
-/// Adds the keys of one place, in order, until `limit` of them are there. What a newer place said
-/// of a key counts.
+/// Adds keys of older rows, in order, until `limit` of them have a value. For a key that is in the map
+/// already, the newer row counts.
 fn merge_keys(
     keys: &mut Keys,
     limit: usize,
@@ -392,14 +388,13 @@ fn merge_keys(
 }
 
 fn open_sled(dir: &Path, cache_bytes: u64) -> Result<sled::Db, IndexError> {
-    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    created.map_err(|source| IndexError::Io { path: dir.to_owned(), source })?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at(dir)?;
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(cache_bytes)
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None);
-    // sled answers some kinds of damage with a panic.
+    // Some kinds of damage make sled panic.
     catch_unwind(AssertUnwindSafe(|| config.open()))
         .unwrap_or_else(|_| {
             Err(sled::Error::ReportableBug("sled panicked while it opened".to_owned()))
@@ -407,24 +402,15 @@ fn open_sled(dir: &Path, cache_bytes: u64) -> Result<sled::Db, IndexError> {
         .map_err(IndexError::from)
 }
 
-fn remove_dir(dir: &Path) -> Result<(), IndexError> {
-    match fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(IndexError::Io { path: dir.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A file that stands in the index's directory while it is open, and says during which run of the
-/// machine. If it is still there after another boot, the machine went down under the index.
+/// A file in the index's directory while the index is open. It holds the id of the boot: if it is still
+/// there after another boot, the machine went down while the index was open.
 struct Marker;
 
 impl Marker {
     const NAME: &str = "opened-during-boot";
     const DAMAGED: &str = "damaged";
 
-    /// Why an index that stands here can not be trusted, if it can not.
+    /// Why the index in this directory is not valid; none if it is valid.
     fn read(dir: &Path) -> Result<Option<&'static str>, IndexError> {
         let path = dir.join(Self::NAME);
         match fs::read_to_string(&path) {
@@ -432,7 +418,7 @@ impl Marker {
             Ok(text) if text == Self::DAMAGED => Ok(Some("it was found damaged")),
             Ok(_) => Ok(Some("the machine went down while it was open")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(IndexError::Io { path, source }),
+            Err(source) => Err(FileError { path, source }.into()),
         }
     }
 
@@ -441,10 +427,10 @@ impl Marker {
         let written = fs::write(&path, text)
             .and_then(|()| fs::File::open(&path)?.sync_all())
             .and_then(|()| fs::File::open(dir)?.sync_all());
-        written.map_err(|source| IndexError::Io { path, source })
+        Ok(written.at(&path)?)
     }
 
-    /// Syncs every file of the index, which sled itself does not do, and takes the marker away.
+    /// Syncs every file of the index, which sled itself does not do, and removes the marker.
     fn remove(dir: &Path) -> Result<(), IndexError> {
         let synced = (|| {
             for entry in fs::read_dir(dir)? {
@@ -457,10 +443,10 @@ impl Marker {
             fs::remove_file(dir.join(Self::NAME))?;
             fs::File::open(dir)?.sync_all()
         })();
-        synced.map_err(|source| IndexError::Io { path: dir.to_owned(), source })
+        Ok(synced.at(dir)?)
     }
 
-    /// Names this run of the machine; empty where the system does not tell.
+    /// The id of this boot; empty if the system has none.
     fn boot() -> String {
         fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
     }

@@ -1,8 +1,8 @@
-//! The book of checkpoints: the latest that was signed, and the latest that was released.
+//! The book of checkpoints: the latest signed and the latest released checkpoint.
 //!
-//! One small file, `checkpoint.json`, replaced as a whole. A checkpoint stands in it before anybody
-//! outside sees it; so after any crash the ledger still knows what it has vouched for, refuses to
-//! start with fewer entries, and never signs a second root for one size.
+//! One small file, `checkpoint.json`, replaced as a whole. A checkpoint is durable in it before any
+//! caller sees it. So after any crash the ledger knows what it has signed, refuses to start with fewer
+//! entries, and never signs a second root for the same size.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     domain::Millis,
-    storage::disk::Disk,
+    storage::{AtPath as _, FileError, disk::Disk, missing_is_ok},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
         merkle::Hash,
@@ -28,7 +28,7 @@ use crate::{
 pub const BOOK_FILE: &str = "checkpoint.json";
 const FORMAT: u32 = 1;
 
-/// A checkpoint that was signed and is on stable storage.
+/// A signed checkpoint, durable in the book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
     /// The checkpoint, with the signature of the ledger and the cosignatures of witnesses.
@@ -37,12 +37,12 @@ pub struct Signed {
     pub text: Arc<str>,
     /// When the ledger signed it.
     pub signed_at: Millis,
-    /// Whether it carries the cosignatures that the policy asks for. False where there is none.
+    /// Whether it has the cosignatures that the policy requires. False without a policy.
     pub witnessed: bool,
 }
 
 impl Signed {
-    /// A checkpoint, as a policy sees it.
+    /// A checkpoint, verified against a policy.
     #[must_use]
     pub fn new(checkpoint: SignedCheckpoint, signed_at: Millis, policy: &Policy) -> Self {
         let witnessed = policy.asks_for_witnesses() && policy.verify(&checkpoint.note).is_ok();
@@ -63,7 +63,7 @@ impl Signed {
     }
 }
 
-/// What a ledger has vouched for.
+/// The checkpoints that a ledger has signed and released last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Book {
     /// The latest checkpoint that was signed.
@@ -75,20 +75,15 @@ pub struct Book {
 /// Why the book can not be read or written.
 #[derive(Debug, Error)]
 pub enum BookError {
-    /// The disk's fault.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Not a book.
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not a book.
     #[error("{path} can not be read: {problem}. Restore it: it says what this ledger has signed")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -132,16 +127,15 @@ impl Book {
         policy: &Policy,
     ) -> Result<Option<Self>, BookError> {
         let path = data_dir.join(BOOK_FILE);
-        let at = |source| BookError::Io { path: path.clone(), source };
         let file = match disk.open_read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(at)?,
+            other => other.at(&path)?,
         };
         let malformed = |problem: String| BookError::Malformed { path: path.clone(), problem };
-        let bytes = usize::try_from(file.len().map_err(at)?).ok();
+        let bytes = usize::try_from(file.len().at(&path)?).ok();
         let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
         let mut text = vec![0; bytes.ok_or_else(|| malformed("it is too large".to_owned()))?];
-        file.read_exact_at(&mut text, 0).map_err(at)?;
+        file.read_exact_at(&mut text, 0).at(&path)?;
         let page: Page =
             serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
         if page.format != FORMAT {
@@ -151,7 +145,7 @@ impl Book {
         let open = |line: Option<Line>| line.map(|line| line.open(policy)).transpose();
         let both = open(page.signed).and_then(|signed| Ok((signed, open(page.released)?)));
         let (signed, released) = both.map_err(|error| malformed(error.to_string()))?;
-        let size = |of: &Option<Arc<Signed>>| of.as_ref().map_or(0, |signed| signed.size());
+        let size = |signed: &Option<Arc<Signed>>| signed.as_ref().map_or(0, |signed| signed.size());
         if size(&released) > size(&signed) {
             return Err(malformed("it has released more than it has signed".to_owned()));
         }
@@ -161,7 +155,7 @@ impl Book {
     /// Replaces the book of a data directory, durably.
     ///
     /// # Errors
-    /// The disk's fault. The book is then the old one or the new one, and nobody knows which.
+    /// A file operation failed. The file then holds the old or the new book; which one is unknown.
     pub fn write(&self, disk: &dyn Disk, data_dir: &Path) -> Result<(), BookError> {
         let (path, beside) = (data_dir.join(BOOK_FILE), data_dir.join(format!("{BOOK_FILE}.new")));
         let line = |signed: &Option<Arc<Signed>>| signed.as_deref().map(Line::of);
@@ -169,20 +163,17 @@ impl Book {
             Page { format: FORMAT, signed: line(&self.signed), released: line(&self.released) };
         let text = serde_json::to_vec(&page).expect("texts and numbers always have a JSON form");
         let replaced = || {
-            match disk.remove(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            missing_is_ok(disk.remove(&beside))?;
             let file = disk.create(&beside)?;
             file.write_all_at(&text, 0)?;
             file.sync_data()?;
             disk.rename(&beside, &path)?;
             disk.sync_dir(data_dir)
         };
-        replaced().map_err(|source| BookError::Io { path: path.clone(), source })
+        Ok(replaced().at(&path)?)
     }
 
-    /// Number of entries that the ledger must have.
+    /// Number of entries that the ledger must have at least.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.signed.as_ref().map_or(0, |signed| signed.size())

@@ -1,11 +1,11 @@
 //! The hashes of the tree in files: one file a level, `tree/<level>.hashes`.
 //!
 //! Level l holds, end to end, the tiles of C2SP tlog-tiles of that level: the hashes of the complete
-//! subtrees of height `8 * l`, 32 bytes each, hash n at byte `32 * n`. There is no header. Hashes in
-//! between are computed from those when they are asked for.
+//! subtrees of height `8 * l`, 32 bytes each, hash n at byte `32 * n`. There is no header. Hashes of
+//! other heights are computed from these when needed.
 //!
-//! What stands in the files up to the size of a signed checkpoint was synced before it was signed;
-//! what stands behind may be anything and is written again.
+//! Hashes up to the size of a signed checkpoint were synced before it was signed. Hashes after it may
+//! be damaged and are written again.
 
 use std::{
     io,
@@ -20,7 +20,11 @@ use parking_lot::RwLock;
 use thiserror::Error;
 
 use crate::{
-    storage::disk::{Disk, DiskFile},
+    storage::{
+        AtPath as _, FileError,
+        disk::{Disk, DiskFile},
+        missing_is_ok,
+    },
     tlog::{
         merkle::{self, Hash, Range},
         tile::{HASH_BYTES, InTile, Kind, TILE_HEIGHT, TILE_WIDTH, count_at, locate, root_of},
@@ -33,14 +37,9 @@ const LEVELS: u8 = 8;
 /// Why the tree can not be read or written.
 #[derive(Debug, Error)]
 pub enum TreeError {
-    /// The disk's fault.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file is missing or shorter than it must be.
     #[error("{path} does not hold the hashes of {size} entries")]
     Short {
@@ -49,7 +48,7 @@ pub enum TreeError {
         /// The number of leaves that it must hold.
         size: u64,
     },
-    /// A hash that is not there.
+    /// The hash does not exist.
     #[error("the tree of {size} entries has no such hash")]
     Beyond {
         /// The number of leaves.
@@ -57,7 +56,7 @@ pub enum TreeError {
     },
 }
 
-/// Reads the tree. Clones read the same.
+/// Reads the tree. Clones read the same files.
 #[derive(Debug, Clone)]
 pub struct TreeFiles {
     shared: Arc<Shared>,
@@ -68,15 +67,15 @@ struct Shared {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     levels: RwLock<Vec<Arc<dyn DiskFile>>>,
-    /// Leaves whose hashes, and all above them, stand in the files.
+    /// Number of leaves whose hashes, on all levels, are in the files.
     size: AtomicU64,
 }
 
 impl TreeFiles {
-    /// Opens the files of a tree that holds at least `size` leaves; what is behind them is cut off.
+    /// Opens the files of a tree of at least `size` leaves, and cuts off further ones.
     ///
     /// # Errors
-    /// A file is missing or too short, or the disk's fault: the tree has to be built again.
+    /// [`TreeError::Short`] if the tree has to be built again, or [`TreeError::File`].
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
         {
@@ -88,19 +87,15 @@ impl TreeFiles {
                 }
                 let path = files.shared.path(level);
                 let short = || TreeError::Short { path: path.clone(), size };
-                let file = files.shared.disk.open_write(&path).map_err(|source| {
-                    let path = path.clone();
-                    match source.kind() {
-                        io::ErrorKind::NotFound => short(),
-                        _ => TreeError::Io { path, source },
-                    }
-                })?;
-                let at = |source| TreeError::Io { path: path.clone(), source };
+                let file = match files.shared.disk.open_write(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(short()),
+                    opened => opened.at(&path)?,
+                };
                 let bytes = count * HASH_BYTES as u64;
-                if file.len().map_err(at)? < bytes {
+                if file.len().at(&path)? < bytes {
                     return Err(short());
                 }
-                file.set_len(bytes).map_err(at)?;
+                file.set_len(bytes).at(&path)?;
                 levels.push(Arc::from(file));
             }
         }
@@ -108,20 +103,20 @@ impl TreeFiles {
         Ok(files)
     }
 
-    /// Begins an empty tree in place of whatever is there.
+    /// Creates an empty tree, and deletes existing files.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
-        let at = |source| TreeError::Io { path: dir.to_owned(), source };
-        files.shared.disk.create_dir_all(dir).map_err(at)?;
-        for name in files.shared.disk.list(dir).map_err(at)? {
+        let disk = &files.shared.disk;
+        disk.create_dir_all(dir).at(dir)?;
+        for name in disk.list(dir).at(dir)? {
             if name.ends_with(".hashes") {
-                files.shared.disk.remove(&dir.join(name)).map_err(at)?;
+                disk.remove(&dir.join(name)).at(dir)?;
             }
         }
-        files.shared.disk.sync_dir(dir).map_err(at)?;
+        disk.sync_dir(dir).at(dir)?;
         Ok(files)
     }
 
@@ -147,7 +142,7 @@ impl TreeFiles {
         root_of(&hashes).ok_or(TreeError::Beyond { size: self.size() })
     }
 
-    /// Hashes of a level that stand one after the other, 32 bytes each.
+    /// Consecutive hashes of a level, 32 bytes each.
     ///
     /// # Errors
     /// See [`TreeError`].
@@ -161,7 +156,7 @@ impl TreeFiles {
         let file = file.ok_or(TreeError::Beyond { size })?;
         let mut hashes = vec![0; count * HASH_BYTES];
         let read = file.read_exact_at(&mut hashes, start * HASH_BYTES as u64);
-        read.map_err(|source| TreeError::Io { path: self.shared.path(level), source })?;
+        read.map_err(|source| FileError { path: self.shared.path(level), source })?;
         Ok(hashes)
     }
 
@@ -173,18 +168,13 @@ impl TreeFiles {
         merkle::root(size, |height, number| self.subtree(height, number))
     }
 
-    /// Takes care that the next start builds the tree again: what stands in it is wrong.
+    /// Makes the next start build the tree again, because its hashes are wrong.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn condemn(&self) -> Result<(), TreeError> {
         let path = self.shared.path(0);
-        match self.shared.disk.remove(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(TreeError::Io { path, source })
-            }
-            _ => Ok(()),
-        }
+        Ok(missing_is_ok(self.shared.disk.remove(&path)).at(&path)?)
     }
 }
 
@@ -193,38 +183,34 @@ impl Shared {
         self.dir.join(format!("{level}.hashes"))
     }
 
-    /// The file of a level, which is created if it is the next.
+    /// The file of a level, which is created for the next level.
     fn level(&self, level: u8) -> Result<Arc<dyn DiskFile>, TreeError> {
         if let Some(file) = self.levels.read().get(usize::from(level)) {
             return Ok(Arc::clone(file));
         }
         let path = self.path(level);
-        let at = |source| TreeError::Io { path: path.clone(), source };
-        // A crash can have left one that was not needed yet.
-        match self.disk.remove(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at(source)),
-            _ => {}
-        }
-        let file: Arc<dyn DiskFile> = self.disk.create(&path).map_err(at)?.into();
-        self.disk.sync_dir(&self.dir).map_err(at)?;
+        // A crash may have left a file of a level that the tree did not reach.
+        missing_is_ok(self.disk.remove(&path)).at(&path)?;
+        let file: Arc<dyn DiskFile> = self.disk.create(&path).at(&path)?.into();
+        self.disk.sync_dir(&self.dir).at(&path)?;
         self.levels.write().push(Arc::clone(&file));
         Ok(file)
     }
 }
 
-/// Adds leaves. There is one for a tree.
+/// Adds leaves. A tree has at most one writer.
 #[derive(Debug)]
 pub struct TreeWriter {
     files: TreeFiles,
     range: Range,
-    /// What is not in the files yet, by level.
+    /// Hashes that are not in the files yet, by level.
     pending: Vec<Vec<u8>>,
-    /// The levels that were written since the last sync.
+    /// Whether each level was written since the last sync.
     unsynced: Vec<bool>,
 }
 
 impl TreeWriter {
-    /// Goes on with a tree as it stands in its files.
+    /// Continues the tree in the files.
     ///
     /// # Errors
     /// See [`TreeError`].
@@ -241,13 +227,13 @@ impl TreeWriter {
         &self.files
     }
 
-    /// Number of leaves, also of those that are not in the files yet.
+    /// Number of leaves, including those that are not in the files yet.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.range.end()
     }
 
-    /// The root over them, as they were added.
+    /// The root over the added leaves.
     #[must_use]
     pub fn root(&self) -> Hash {
         self.range.root().unwrap_or_else(merkle::empty_root)
@@ -272,10 +258,10 @@ impl TreeWriter {
         });
     }
 
-    /// Writes what was added. After an error the tree must not be used further.
+    /// Writes the added leaves to the files. After an error the writer must not be used further.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn write(&mut self) -> Result<(), TreeError> {
         let shared = &self.files.shared;
         for level in 0..LEVELS {
@@ -285,7 +271,7 @@ impl TreeWriter {
             }
             let start = count_at(Kind::Level(level), self.files.size()) * HASH_BYTES as u64;
             let written = shared.level(level)?.write_all_at(hashes, start);
-            written.map_err(|source| TreeError::Io { path: shared.path(level), source })?;
+            written.at(&shared.path(level))?;
             hashes.clear();
             self.unsynced[usize::from(level)] = true;
         }
@@ -293,16 +279,16 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Syncs the written files.
     ///
     /// # Errors
-    /// The disk's fault.
+    /// A file operation failed.
     pub fn sync(&mut self) -> Result<(), TreeError> {
         let shared = &self.files.shared;
         for level in 0..LEVELS {
             if std::mem::take(&mut self.unsynced[usize::from(level)]) {
                 let synced = shared.level(level)?.sync_data();
-                synced.map_err(|source| TreeError::Io { path: shared.path(level), source })?;
+                synced.at(&shared.path(level))?;
             }
         }
         Ok(())

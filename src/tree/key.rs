@@ -1,4 +1,4 @@
-//! The file of the signing key: made on the first start, for its owner alone.
+//! The file of the signing key: created on the first start, readable only by its owner.
 
 use std::{
     fs, io,
@@ -11,27 +11,27 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::{
-    storage::secret,
+    storage::{AtPath as _, FileError, secret},
     tlog::key::{Algorithm, KeyError, SignerKey},
 };
 
-/// Name of the file in a data directory, unless it is kept elsewhere.
+/// Default name of the file in a data directory.
 pub const KEY_FILE: &str = "signing-key";
 
 /// Why there is no usable signing key.
 #[derive(Debug, Error)]
 pub enum SigningKeyError {
-    /// The file holds no key.
+    /// The file does not hold a key.
     #[error(
         "{path} must hold a signer key, PRIVATE+KEY+NAME+ID+KEY, and nothing else: it {problem}"
     )]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: KeyError,
     },
-    /// The key signs as somebody else.
+    /// The key has another name.
     #[error("the key in {path} signs as `{found}`, which is not `{wanted}`")]
     Name {
         /// The file.
@@ -41,23 +41,18 @@ pub enum SigningKeyError {
         /// The name that is needed.
         wanted: String,
     },
-    /// The name can not stand in a note.
+    /// The name is not allowed in a note.
     #[error("`{0}` can not be the name of a key")]
     BadName(String),
-    /// A key of another kind: of a log instead of a witness, or the other way round.
+    /// The key has another signature type: of a log instead of a witness, or the reverse.
     #[error("the key in {0} is of another signature type than is needed here")]
     Algorithm(PathBuf),
     /// The file can not be read or created.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
-/// Reads the key that signs as `name` from a file, or makes both.
+/// Reads the key that signs as `name` from a file. If the file is missing, creates key and file.
 ///
 /// # Errors
 /// See [`SigningKeyError`].
@@ -69,11 +64,11 @@ pub fn load(path: &Path, name: &str, algorithm: Algorithm) -> Result<SignerKey, 
     let seed: Zeroizing<[u8; 32]> = Zeroizing::new(rand::rng().random());
     let key = SignerKey::from_seed(name, algorithm, &seed)
         .map_err(|_| SigningKeyError::BadName(name.to_owned()))?;
-    let io_error = |source| SigningKeyError::Io { path: path.to_owned(), source };
-    secret::write_once(path, &key.to_secret_text()).map_err(io_error)?;
+    secret::write_once(path, &key.to_secret_text()).at(path)?;
     info!(file = %path.display(), verifier_key = %key.verifier(), "a new signing key was made");
-    // What stands there counts: another process may have been faster.
-    let key = read(path)?.ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?;
+    // Read back: another process may have created the file first.
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let key = read(path)?.ok_or_else(missing).at(path)?;
     check(path, key, name, algorithm)
 }
 
@@ -99,7 +94,7 @@ fn read(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
             .map(Some)
             .map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(SigningKeyError::Io { path: path.to_owned(), source }),
+        Err(source) => Err(FileError { path: path.to_owned(), source }.into()),
     }
 }
 

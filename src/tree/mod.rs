@@ -1,12 +1,12 @@
 //! The Merkle tree over the ledger's entries, on disk, and the checkpoints that sign its head.
 //!
 //! * [`TreeFiles`], [`TreeWriter`]: the hashes, laid out as the tiles of C2SP tlog-tiles. Disposable:
-//!   they can be made again from the entries.
-//! * [`Book`]: the latest checkpoint that was signed, and the latest that was released. Not
-//!   disposable: it is what keeps a ledger from being cut, and a signer from contradicting itself.
+//!   they can be rebuilt from the entries.
+//! * [`Book`]: the latest signed and the latest released checkpoint. Not disposable: it detects a
+//!   ledger that was cut, and keeps the signer from contradicting itself.
 //! * [`load_key`]: the file of the signing key.
 //!
-//! When to sign, and what to compare before, is not known here.
+//! This module does not decide when to sign.
 
 mod book;
 mod files;
@@ -19,7 +19,7 @@ pub use key::{KEY_FILE, SigningKeyError, load as load_key};
 /// Name of the tree's folder in a data directory.
 pub const DIR: &str = "tree";
 
-/// What becomes of a checkpoint that too few witnesses have seen.
+/// What happens to a checkpoint without enough cosignatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum WitnessFail {
     /// Release it, and count that in the metrics.

@@ -1,6 +1,6 @@
-//! What the vault's frames say.
+//! The frames of the vault, and their bytes.
 //!
-//! The messages are protobuf, but the vault's own: no API shows them.
+//! The bytes are protobuf messages that no API uses.
 
 use prost::{Message, Oneof};
 use thiserror::Error;
@@ -28,10 +28,10 @@ pub(super) struct Opened {
     pub master: Sealed,
 }
 
-/// A subject: who it is, by which name the ledger knows it, and its key.
+/// A subject: its identity, its reference in the ledger, and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SubjectFrame {
-    /// Name in the ledger.
+    /// Reference in the ledger.
     pub subject_ref: SubjectRef,
     /// Keyed hash of the identity.
     pub lookup: [u8; 32],
@@ -41,13 +41,13 @@ pub(super) struct SubjectFrame {
     pub identity: Sealed,
 }
 
-/// Bytes that are no frame of a vault.
+/// Why bytes are not a frame of a vault.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// No such message, or a field is missing or has the wrong length.
+    /// Not the message of a frame, or a field is missing or has the wrong length.
     #[error("the bytes are no frame of a vault: {0}")]
     Malformed(String),
-    /// A format that this program does not know.
+    /// An unknown format.
     #[error("vault format {0} is not known, this program reads {FORMAT_VERSION}")]
     Format(u32),
 }

@@ -1,4 +1,4 @@
-//! The key-encryption key: where it comes from, and that it is never printed.
+//! The key-encryption key: read from a text or a file, and never printed.
 
 use std::{
     fmt, fs, io,
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     seal::{self, SecretKey},
-    storage::secret,
+    storage::{AtPath as _, FileError, secret},
 };
 
 /// The key that wraps every other key of the vault.
@@ -20,10 +20,10 @@ pub struct Kek(SecretKey);
 /// Why there is no usable key-encryption key.
 #[derive(Debug, Error)]
 pub enum KekError {
-    /// The text is no key.
+    /// The text is not a key.
     #[error("the key-encryption key must be 64 hexadecimal digits")]
     Malformed,
-    /// The file is no key.
+    /// The file does not hold a key.
     #[error("{0} must hold 64 hexadecimal digits and nothing else")]
     MalformedFile(PathBuf),
     /// The file is missing although the vault needs it.
@@ -33,13 +33,8 @@ pub enum KekError {
     )]
     Missing(PathBuf),
     /// The file can not be read or created.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl Kek {
@@ -49,7 +44,7 @@ impl Kek {
         Self(seal::random_key())
     }
 
-    /// Takes 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     ///
     /// # Errors
     /// [`KekError::Malformed`].
@@ -58,7 +53,7 @@ impl Kek {
         Ok(Self(Zeroizing::new(*hash.as_bytes())))
     }
 
-    /// Reads the key from a file, or creates both if `may_create`.
+    /// Reads the key from a file. If the file is missing and `may_create`, creates key and file.
     ///
     /// # Errors
     /// See [`KekError`].
@@ -71,9 +66,8 @@ impl Kek {
             None if !may_create => return Err(KekError::Missing(path.to_owned())),
             None => {}
         }
-        let io_error = |source| KekError::Io { path: path.to_owned(), source };
-        Self::random().write_new(path).map_err(io_error)?;
-        // What stands there counts: another process may have been faster.
+        Self::random().write_new(path).at(path)?;
+        // Read back: another process may have created the file first.
         Self::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))
     }
 
@@ -84,7 +78,7 @@ impl Kek {
                 Err(_) => Err(KekError::MalformedFile(path.to_owned())),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(KekError::Io { path: path.to_owned(), source }),
+            Err(source) => Err(FileError { path: path.to_owned(), source }.into()),
         }
     }
 

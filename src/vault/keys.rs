@@ -1,5 +1,5 @@
-//! Every key of the vault's rows in the index, and its bytes. The vault alone changes these rows; they
-//! share the index with those of the view.
+//! Every key of the vault's rows in the index, and its bytes. Only the vault changes these rows; the
+//! view has other rows in the same index.
 //!
 //! | first byte | rest of the key | value |
 //! | --- | --- | --- |
@@ -7,8 +7,8 @@
 //! | `11` frame | subject_ref (16) | vault frame (8, big-endian) |
 //! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian) |
 //!
-//! The mark (`ff`) sorts last on purpose: the index brings rows to disk in key order, so a mark never
-//! arrives before what it speaks for.
+//! The mark (`ff`) sorts last on purpose: the index writes rows to disk in key order, so a mark never
+//! arrives before the rows that it counts.
 
 /// A key of the vault's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +17,12 @@ pub enum Key {
     Lookup([u8; 32]),
     /// The vault's frame of a subject.
     Frame([u8; 16]),
-    /// How many frames have their rows.
+    /// The number of frames whose rows are in the index.
     Indexed,
 }
 
 impl Key {
-    /// The key's bytes. They are looked up and never read back.
+    /// The key's bytes, which are never decoded.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {

@@ -1,9 +1,8 @@
-//! The vault: who the subjects are, and their keys. The only primary data that may ever be deleted.
+//! The vault: the identities and keys of subjects. The only primary data that may ever be deleted.
 //!
-//! Its frames are kept like the ledger's and are durable before the first entry that needs them.
-//! Identities are found by a keyed hash, so that nothing outside this module, and nothing on disk,
-//! names a subject in clear. The rows that lead from a hash to a frame are in the index and can be
-//! rebuilt from the frames at any time.
+//! Its frames are stored like those of the ledger, and are durable before the first entry that needs
+//! them. Identities are looked up by a keyed hash, so that no clear identity is on disk. The index maps
+//! each hash to a frame; these rows can be rebuilt from the frames at any time.
 
 mod frame;
 mod kek;
@@ -23,10 +22,9 @@ use rand::RngExt;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-pub use crate::seal::OpenError as SealError;
 use crate::{
     domain::{IdempotencyMark, Identity, Sealed, Subject, SubjectError, SubjectRef},
-    seal::{self, SecretKey, context, evidence_context},
+    seal::{self, OpenError as SealError, SecretKey, context, evidence_context},
     storage::{
         FrameLog, LogError, LogReader, LogSpec, TornTail,
         disk::Disk,
@@ -42,13 +40,13 @@ pub const DIR: &str = "vault";
 
 /// The largest frame; a subject's frame has about 450 bytes.
 const FRAME_BYTES_MAX: u32 = 4_096;
-/// Vault segments are small, so that compaction can go one by one; in tests, so that there are some.
+/// Vault segments are small, so that each can be compacted by itself; in tests, so that there are several.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 16 << 20 };
 /// The greatest number of unwrapped subject keys that are kept in memory.
 const KEYS_MAX: usize = 50_000;
-/// How many frames are indexed between two signs of progress.
+/// How many frames are indexed between two calls of `progress`.
 const INDEX_STEP: u64 = 1_000;
-/// The greatest number of bytes that are read at once while indexing.
+/// How many bytes of frames are read at once while indexing, at most.
 const INDEX_READ_BYTES_MAX: usize = 1 << 20;
 
 const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
@@ -57,21 +55,21 @@ const REQUEST_CONTEXT: &str = "consent-ledger v1 request digest";
 const CONFIRMATION_CONTEXT: &str = "consent-ledger v1 confirmation token";
 const WEBHOOK_CONTEXT: &str = "consent-ledger v1 webhook secret";
 
-/// Why the vault did not do what it was asked for.
+/// Why an operation of the vault failed.
 #[derive(Debug, Error)]
 pub enum VaultError {
-    /// Its files failed, or are damaged.
+    /// Its files can not be read or written, or are damaged.
     #[error("vault: {0}")]
     Log(#[from] LogError),
-    /// Its look-ups failed.
+    /// The index failed.
     #[error("vault look-up: {0}")]
     Index(#[from] IndexError),
-    /// A frame is intact, but says nothing that this program understands.
+    /// A frame is intact, but malformed or of an unknown format.
     #[error("vault frame {frame}: {problem}")]
     Frame {
         /// Number of the frame.
         frame: u64,
-        /// What is wrong.
+        /// The error.
         problem: FrameError,
     },
     /// The first frame does not open the vault, or another one does.
@@ -89,18 +87,18 @@ pub enum VaultError {
     /// The vault does not know a subject that the ledger names.
     #[error("the vault does not know {0:?}")]
     UnknownSubject(SubjectRef),
-    /// An identity was opened that is none.
+    /// An identity was opened, but is malformed.
     #[error("what the vault holds of a subject is no identity: {0}")]
     Identity(SubjectError),
-    /// The index knows more of the vault than there is.
+    /// The index has rows of frames that do not exist.
     #[error(
         "the vault has {frames} frames, but {known} were known: it has lost data. Restore it from a \
          backup that is at least as new as the ledger"
     )]
     LostFrames {
-        /// Frames that are there.
+        /// Number of existing frames.
         frames: u64,
-        /// Frames that were indexed.
+        /// Number of indexed frames.
         known: u64,
     },
     /// A row of the index is malformed.
@@ -134,7 +132,7 @@ struct Secrets {
     webhook: SecretKey,
 }
 
-/// The vault's files, opened, before anything can be looked up in them.
+/// The opened files of the vault, before look-ups are possible.
 #[derive(Debug)]
 pub struct VaultFiles {
     dir: PathBuf,
@@ -178,17 +176,17 @@ impl VaultFiles {
         self.opened.ledger_id
     }
 
-    /// Whether the vault holds no subject.
+    /// Whether the vault has no subjects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.log.next_index() <= 1
     }
 }
 
-/// A subject that the vault does not hold yet.
+/// A subject that is not in the vault yet.
 #[derive(Debug)]
 pub struct NewSubject {
-    /// Name in the ledger.
+    /// Reference in the ledger.
     pub subject_ref: SubjectRef,
     /// Its key.
     pub key: SubjectKey,
@@ -196,13 +194,13 @@ pub struct NewSubject {
     frame: Vec<u8>,
 }
 
-/// A subject's own key, under which its evidence is sealed.
+/// The key that seals the evidence of a subject.
 #[derive(Clone)]
 pub struct SubjectKey(Arc<SecretKey>);
 
 impl Vault {
-    /// Unlocks the vault. Its look-ups are not current before [`Self::catch_up`]; up to
-    /// `hot_subjects_max` of them are kept in memory.
+    /// Unlocks the vault. Look-ups are complete only after [`Self::catch_up`]; up to `hot_subjects_max`
+    /// of them are kept in memory.
     ///
     /// # Errors
     /// [`VaultError::WrongKey`].
@@ -229,8 +227,7 @@ impl Vault {
         })
     }
 
-    /// Brings the look-ups up to the last frame. `progress` hears how many frames of how many are
-    /// done.
+    /// Indexes all frames. Calls `progress` with the number of indexed frames and their total.
     ///
     /// # Errors
     /// A frame can not be read, or the vault has lost frames.
@@ -264,8 +261,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Reads the older segments, which opening does not, and answers whether it came to their end:
-    /// `visit` sees each frame's bytes and number, and may stop the walk.
+    /// Reads the older segments, which opening does not, and answers whether it reached their end.
+    /// `visit` gets the bytes and number of each frame, and may stop the walk.
     ///
     /// # Errors
     /// The first damage.
@@ -296,19 +293,13 @@ impl Vault {
         }
     }
 
-    /// Identity of the ledger that the vault belongs to.
-    #[must_use]
-    pub fn ledger_id(&self) -> [u8; 16] {
-        self.ledger_id
-    }
-
-    /// Number of subjects that the vault holds.
+    /// Number of subjects in the vault.
     #[must_use]
     pub fn subjects(&self) -> u64 {
         self.reader.next_index().saturating_sub(1)
     }
 
-    /// The ledger's name for a subject, if the vault knows it.
+    /// The reference of a subject, if it is in the vault.
     ///
     /// # Errors
     /// The look-up failed.
@@ -323,12 +314,12 @@ impl Vault {
         if self.has_erased(subject_ref) {
             return Ok(None);
         }
-        // A look-up never changes, so nothing newer can be overwritten here.
+        // A look-up never changes, so this overwrites nothing newer.
         self.lookups.insert(lookup, subject_ref);
         Ok(Some(subject_ref))
     }
 
-    /// Gives a subject a name and a key. Nothing is kept before [`Self::persist`].
+    /// Makes a reference and a key for a subject. Stores nothing: see [`Self::persist`].
     #[must_use]
     pub fn create(&self, subject: &Subject) -> NewSubject {
         let subject_ref = SubjectRef(rand::rng().random());
@@ -347,7 +338,7 @@ impl Vault {
         NewSubject { subject_ref, key: SubjectKey(Arc::new(key)), lookup, frame: frame.encode() }
     }
 
-    /// Keeps new subjects: durable when the call returns, and found from then on.
+    /// Stores new subjects: durable, and found by look-ups, when the call returns.
     ///
     /// # Errors
     /// The first failed write or sync stops the vault; see [`FrameLog::append`].
@@ -388,7 +379,7 @@ impl Vault {
         Ok(key)
     }
 
-    /// Who a subject is. Whoever asks decides what to do if it is erased.
+    /// The identity of a subject, which may be erased.
     ///
     /// # Errors
     /// [`VaultError::UnknownSubject`], or the frame can not be read or opened.
@@ -398,14 +389,12 @@ impl Vault {
         }
         let frame = self.frame(subject)?;
         let key = self.open_key(&frame)?;
-        let identity = seal::open(&key.0, &self.identity_context(subject), &frame.identity)
-            .map_err(|SealError| VaultError::Sealed(subject))?;
+        let identity = open(subject, &key.0, &self.identity_context(subject), &frame.identity)?;
         let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject))?;
         Subject::parse(text).map(Identity::Known).map_err(VaultError::Identity)
     }
 
-    /// Whether the vault accounts for a subject that the ledger names: it holds it, or has erased it.
-    /// One that it does not account for is lost.
+    /// Whether a subject of the ledger is in the vault, or erased. If not, the vault has lost it.
     ///
     /// # Errors
     /// The look-up failed.
@@ -413,9 +402,9 @@ impl Vault {
         Ok(self.has_erased(subject) || self.index.get(&Key::Frame(subject.0).encode())?.is_some())
     }
 
-    /// Whether the subject was erased. Nothing erases subjects yet; tests pretend it.
+    /// Whether the subject was erased. No code erases subjects yet; tests pretend it.
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "what was erased will stand in the vault")]
+    #[expect(clippy::unused_self, reason = "the vault will hold the erased subjects")]
     fn has_erased(&self, _: SubjectRef) -> bool {
         false
     }
@@ -425,7 +414,7 @@ impl Vault {
         tests::ERASED.lock().contains(&(self.ledger_id, subject))
     }
 
-    /// Makes everybody find a subject erased, from now on and in every vault of this ledger.
+    /// Makes a subject appear erased, in every vault of this ledger.
     #[cfg(test)]
     pub(crate) fn pretend_erased(&self, subject: SubjectRef) {
         tests::ERASED.lock().insert((self.ledger_id, subject));
@@ -445,7 +434,7 @@ impl Vault {
         *blake3::keyed_hash(&self.secrets.request, request).as_bytes()
     }
 
-    /// The confirmation token of the act at a place in the chain: 43 characters that nobody can guess
+    /// The confirmation token of the act at a place in the chain: 43 characters that can not be guessed
     /// without the vault.
     #[must_use]
     pub fn confirmation_token(&self, index: u64, prev_hash: &[u8; 32]) -> String {
@@ -454,9 +443,9 @@ impl Vault {
         BASE64_URL_SAFE_NO_PAD.encode(hasher.finalize().as_bytes())
     }
 
-    /// The secret that signs what is delivered over HTTP of the subscription that an entry created,
-    /// as Standard Webhooks writes it: `whsec_` and 32 bytes in base64. Nobody else can make it, and
-    /// it is kept nowhere.
+    /// The secret that signs the webhook deliveries of the subscription that an entry created, in the
+    /// form of Standard Webhooks: `whsec_` and 32 bytes in base64. It is derived from the vault's secret
+    /// and stored nowhere.
     #[must_use]
     pub fn webhook_secret(&self, created_index: u64) -> String {
         let mut hasher = blake3::Hasher::new_keyed(&self.secrets.webhook);
@@ -475,13 +464,13 @@ impl Vault {
         seal::seal(&key.0, &evidence_context(&self.ledger_id, idempotency), evidence)
     }
 
-    /// Seals who asserts a link, under the key of the first of the two subjects.
+    /// Seals who asserted a link, under the key of the first of the two subjects.
     #[must_use]
     pub fn seal_assertion(&self, key: &SubjectKey, asserted_by: &str) -> Sealed {
         seal::seal(&key.0, &self.assertion_context(), asserted_by.as_bytes())
     }
 
-    /// Opens who asserts a link; none if the subject is erased, and the key with it.
+    /// Opens who asserted a link; none if the subject, and so its key, is erased.
     ///
     /// # Errors
     /// [`VaultError::Sealed`] if it is not this subject's.
@@ -493,9 +482,7 @@ impl Vault {
         if self.has_erased(subject) {
             return Ok(None);
         }
-        seal::open(&self.key(subject)?.0, &self.assertion_context(), sealed)
-            .map(Some)
-            .map_err(|SealError| VaultError::Sealed(subject))
+        open(subject, &self.key(subject)?.0, &self.assertion_context(), sealed).map(Some)
     }
 
     /// Opens the evidence of an act.
@@ -508,11 +495,11 @@ impl Vault {
         idempotency: Option<&IdempotencyMark>,
         sealed: &Sealed,
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        seal::open(&self.key(subject)?.0, &evidence_context(&self.ledger_id, idempotency), sealed)
-            .map_err(|SealError| VaultError::Sealed(subject))
+        let context = evidence_context(&self.ledger_id, idempotency);
+        open(subject, &self.key(subject)?.0, &context, sealed)
     }
 
-    /// The key that opens one sealed text of a subject, and no other.
+    /// The key that opens only this sealed text of a subject.
     ///
     /// # Errors
     /// As [`Self::key`].
@@ -532,8 +519,7 @@ impl Vault {
 
     fn open_key(&self, frame: &SubjectFrame) -> Result<SubjectKey, VaultError> {
         let subject = frame.subject_ref;
-        let key = seal::open(self.kek.bytes(), &self.key_context(subject), &frame.key)
-            .map_err(|SealError| VaultError::Sealed(subject))?;
+        let key = open(subject, self.kek.bytes(), &self.key_context(subject), &frame.key)?;
         let key = key.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
         Ok(SubjectKey(Arc::new(Zeroizing::new(key))))
     }
@@ -583,6 +569,16 @@ impl std::fmt::Debug for SubjectKey {
 fn cache<K: Eq + std::hash::Hash, V: Clone>(items_max: usize) -> Lru<K, V> {
     let hasher = DefaultHashBuilder::default();
     Cache::with(items_max, items_max as u64, UnitWeighter, hasher, Default::default())
+}
+
+/// Opens a sealed text of a subject.
+fn open(
+    subject: SubjectRef,
+    key: &[u8; 32],
+    context: &[u8],
+    sealed: &Sealed,
+) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    seal::open(key, context, sealed).map_err(|SealError| VaultError::Sealed(subject))
 }
 
 fn decode(frame: u64, bytes: &[u8]) -> Result<Frame, VaultError> {

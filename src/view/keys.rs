@@ -12,14 +12,14 @@
 //! | `07` confirmation | token hash (32) | index of the act (8, big-endian) |
 //! | `08` confirmed | index of the act (8, big-endian) | index of the confirmation (8, big-endian) |
 //! | `09` use of a cell | subject_ref (16), hash of the cell (8), moment (8, newest first), index (8), big-endian | nothing |
-//! | `0a` subscription | index of its creation (8, big-endian) | what it has acknowledged |
+//! | `0a` subscription | index of its creation (8, big-endian) | its acknowledgements |
 //! | `0b` settled | subscription (8), shard (4), end of a range (8), big-endian | start, entry, time, whether it failed |
 //! | `0c` dead letter | subscription (8), shard (4), index (8), big-endian | entry, time, attempts, status |
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) |
 //! | `ff 'a'` applied | | number of ledger entries applied (8, big-endian), chain hash of the last (32) |
 //!
-//! Marks (`ff`) sort last on purpose: the index brings rows to disk in key order, so a mark never
-//! arrives before what it speaks for.
+//! Marks (`ff`) sort last on purpose: the index writes rows to disk in key order, so a mark is never on
+//! disk before the rows that it covers.
 
 /// The bytes of a subject's name in the ledger.
 pub type SubjectBytes = [u8; 16];
@@ -37,26 +37,26 @@ pub enum Key {
     Catalog(u64),
     /// A use of a subject's data.
     Use(SubjectBytes, u64),
-    /// A grant that ends by itself: when, in milliseconds since the Unix epoch, whose, and the index
+    /// A grant that expires: the moment, in milliseconds since the Unix epoch, the subject, and the index
     /// of its act.
     Due(i64, SubjectBytes, u64),
     /// The act that a confirmation token is of.
     Confirmation([u8; 32]),
     /// The confirmation of an act.
     Confirmed(u64),
-    /// A use of a subject's data for a cell: whose, the hash of purpose and channel, when, in
+    /// A use of a subject's data for a cell: the subject, the hash of purpose and channel, the moment, in
     /// milliseconds since the Unix epoch, and the index. The newest sorts first.
     UseAt(SubjectBytes, u64, i64, u64),
     /// A durable subscription, by the index of its creation.
     Subscription(u64),
-    /// Indexes that one shard of a subscription acknowledged, or that were given up: subscription,
-    /// shard, and the end of the range.
+    /// A range of indexes that one shard of a subscription acknowledged or gave up: subscription, shard,
+    /// and the end of the range.
     Settled(u64, u32, u64),
     /// An event that was given up: subscription, shard, and its index.
     DeadLetter(u64, u32, u64),
-    /// Whose index this is.
+    /// The ledger that the index belongs to.
     Owner,
-    /// How far the view has come.
+    /// The number of entries that the view has applied.
     Applied,
 }
 
@@ -258,7 +258,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_due_sorts_by_moment(subject in any::<[u8; 16]>(), a: i64, b: i64) {
+        fn due_rows_sort_by_moment(subject in any::<[u8; 16]>(), a: i64, b: i64) {
             let at = |ms| Key::Due(ms, subject, 7).encode();
             prop_assert_eq!(at(a).cmp(&at(b)), a.cmp(&b));
         }

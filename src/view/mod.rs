@@ -1,13 +1,13 @@
-//! What checks read: the fold of the ledger, hot in memory, all of it disposable.
+//! The fold of the ledger, which checks read. It is cached in memory, and all of it is disposable.
 //!
-//! The view knows which ledger it is of and how many entries it has applied. One that is of another
-//! ledger, or ahead of its own, is thrown away, never trusted.
+//! The view records its ledger and the number of entries applied. A view of another ledger, or one ahead
+//! of its ledger, is deleted and rebuilt, never trusted.
 //!
 //! Order of publication: the rows of a run of acts become readable first, then hot states, then the
-//! number of entries applied. A catalogue change is a run of its own. So a reader that takes the
-//! catalogue first and a state second holds two things that were true together at the greater of
-//! their revisions, as long as the catalogue did not change in between; [`View::read`] makes sure.
-//! Of linked subjects several states are needed, and those must have been true together, too.
+//! number of entries applied. A catalogue change is a run of its own. So if a reader loads the
+//! catalogue first and a state second, and the catalogue did not change in between, both were valid
+//! together at the greater of their revisions; [`View::read`] checks this. Linked subjects need several
+//! states, which must have been valid together as well.
 
 pub mod keys;
 mod row;
@@ -47,17 +47,17 @@ use crate::{
 const FORMAT_VERSION: u32 = 3;
 /// States larger than this, in bytes, may not fit into their part of the hot cache.
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
-/// What an entry of the hot cache costs besides the state itself, in bytes: key, pointers, counters.
+/// Memory of an entry of the hot cache besides the state, in bytes: key, pointers, counters.
 const HOT_ENTRY_BYTES: u64 = 96;
-/// How long a reader waits for what it saw a part of to be visible everywhere. It takes the writer
-/// microseconds, unless it ended in the middle.
+/// How long a reader waits until a revision that it saw is published. It takes the writer microseconds,
+/// unless the writer ended in the middle.
 const PUBLISHED_WAIT: Duration = Duration::from_secs(1);
 /// How many uses are looked up at once. Most limits name fewer.
 const USES_AT_A_TIME: usize = 64;
-/// The least memory for hot states, in bytes, whatever the configuration says.
+/// Minimum memory for hot states, in bytes; a lower setting is raised to this.
 pub const HOT_BYTES_MIN: u64 = 4 << 20;
 
-/// Why the view could not answer. Whoever asked must act as if the answer were no.
+/// Why the view could not answer. The caller must then deny.
 #[derive(Debug, Error)]
 pub enum ViewError {
     /// The index failed.
@@ -66,7 +66,7 @@ pub enum ViewError {
     /// A row is malformed.
     #[error("a row of the view is malformed")]
     Row,
-    /// What a state knows of did not become visible everywhere.
+    /// The revision of a state was not published in time.
     #[error("a state is at revision {wanted}, the view stays at {applied}")]
     Unpublished {
         /// Revision of the state.
@@ -77,7 +77,7 @@ pub enum ViewError {
     /// The acts of a subject are known, but its state is gone.
     #[error("the state of {0:?} is missing from the view")]
     StateMissing(SubjectRef),
-    /// An entry can not be folded.
+    /// An entry cannot be folded.
     #[error(transparent)]
     Fold(#[from] FoldError),
 }
@@ -89,7 +89,7 @@ pub struct View {
     hot: Cache<SubjectRef, Arc<SubjectState>, StateWeighter, DefaultHashBuilder>,
     catalog: ArcSwap<CatalogAt>,
     subscriptions: ArcSwap<Subscriptions>,
-    /// What `applied` tells those who wait. Readers on the hot path take no lock.
+    /// The value of `applied`, for tasks that wait. Readers on the hot path take no lock.
     applied_news: watch::Sender<u64>,
     applied: AtomicU64,
     misses: AtomicU64,
@@ -104,18 +104,18 @@ impl Weighter<SubjectRef, Arc<SubjectState>> for StateWeighter {
     }
 }
 
-/// Why what an index holds can not serve as the view of this ledger, if it can not. `hash_of` gives
-/// the chain hash of an entry, or none if the ledger does not have it.
+/// Checks whether an index can serve as the view of this ledger. Returns the reason if it cannot.
+/// `hash_of` returns the chain hash of an entry, or none if the ledger does not have it.
 ///
 /// # Errors
-/// The index, or the ledger, can not be read.
+/// The index or the ledger cannot be read.
 pub fn unusable<E: From<ViewError>>(
     index: &Index,
     ledger_id: &[u8; 16],
     hash_of: impl FnOnce(u64) -> Result<Option<[u8; 32]>, E>,
 ) -> Result<Option<Unusable>, E> {
     let Some(owner) = index.get(&Key::Owner.encode()).map_err(ViewError::from)? else {
-        // Rows of the vault come before the owner's; whose they are is not known without it.
+        // Rows of the vault sort before the owner; without it their ledger is unknown.
         let holds_rows = !index.keys(&[], &[], 1).map_err(ViewError::from)?.is_empty();
         return Ok(Some(if holds_rows { Unusable::Foreign } else { Unusable::Empty }));
     };
@@ -131,19 +131,19 @@ pub fn unusable<E: From<ViewError>>(
     })
 }
 
-/// Why an index can not serve as a view.
+/// Why an index cannot serve as a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unusable {
-    /// It holds nothing.
+    /// It is empty.
     Empty,
-    /// It is of another ledger, of another format, or of nobody that it names.
+    /// It belongs to another ledger, has another format, or names no owner.
     Foreign,
     /// It has applied more entries than the ledger has.
     Ahead {
         /// Number of entries applied.
         applied: u64,
     },
-    /// It has applied other entries than the ledger has: one of the two is from another copy.
+    /// It has applied other entries than the ledger has: one of the two comes from another copy.
     Forked,
 }
 
@@ -181,7 +181,7 @@ impl View {
     /// reads an entry of the ledger, for the catalogue.
     ///
     /// # Errors
-    /// A row or an entry can not be read.
+    /// A row or an entry cannot be read.
     pub fn open<E: From<ViewError>>(
         index: Arc<Index>,
         ledger_id: &[u8; 16],
@@ -228,7 +228,7 @@ impl View {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// Tells of each change of [`Self::applied`].
+    /// Changes with [`Self::applied`].
     #[must_use]
     pub fn applied_changes(&self) -> watch::Receiver<u64> {
         self.applied_news.subscribe()
@@ -246,17 +246,17 @@ impl View {
         self.subscriptions.load_full()
     }
 
-    /// Where the next entry is folded in.
+    /// The fold before the next entry.
     #[must_use]
     pub fn fold(&self) -> Fold {
         Fold { catalog: self.catalog(), subscriptions: self.subscriptions() }
     }
 
-    /// What became of an index at one shard of a subscription: the receipt that covers it, or the
+    /// How an index was settled at one shard of a subscription: by the receipt that covers it, or by the
     /// entry that gave it up.
     ///
     /// # Errors
-    /// The index can not be read, or a row is malformed.
+    /// The index cannot be read, or a row is malformed.
     pub fn settlement(
         &self,
         id: SubscriptionId,
@@ -276,7 +276,7 @@ impl View {
     /// `after`.
     ///
     /// # Errors
-    /// The index can not be read, or a row is malformed.
+    /// The index cannot be read, or a row is malformed.
     pub fn dead_letters(
         &self,
         id: SubscriptionId,
@@ -304,18 +304,17 @@ impl View {
     /// Number of events of a subscription that were given up, counted up to `limit`.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn dead_letter_count(&self, id: SubscriptionId, limit: usize) -> Result<usize, ViewError> {
         let prefix = &Key::DeadLetter(id.0, 0, 0).encode()[..1 + size_of::<u64>()];
         Ok(self.index.keys(prefix, prefix, limit)?.len())
     }
 
-    /// Hands a catalogue and a subject's state that were true together to `question`, with the
-    /// revision at which they were. `find` looks the subject up; one that is not known has the
-    /// empty state.
+    /// Passes a catalogue and the state of a subject that were valid together to `question`. Returns its
+    /// answer and their revision. `find` looks the subject up; an unknown subject has the empty state.
     ///
     /// # Errors
-    /// The subject can not be looked up, or its state can not be read.
+    /// The subject cannot be looked up, or its state cannot be read.
     pub fn read<T, E: From<ViewError>>(
         &self,
         find: impl Fn() -> Result<Option<SubjectRef>, E>,
@@ -334,7 +333,7 @@ impl View {
         question: impl FnOnce(&Catalog, &SubjectState, &[Linked]) -> T,
     ) -> Result<(T, u64), E> {
         loop {
-            // The order of these reads is what makes the revision true; see the module.
+            // The order of these reads makes the revision correct; see the module.
             let applied = self.applied();
             let catalog = self.catalog.load();
             let (state, linked) = match find()? {
@@ -352,7 +351,7 @@ impl View {
     /// The state of a subject; empty if no act of it is known.
     ///
     /// # Errors
-    /// The state can not be read, or is missing although acts are known.
+    /// The state cannot be read, or is missing although acts are known.
     pub fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
         match self.hot.get_value_or_guard(&subject, None) {
             GuardResult::Value(state) => Ok(state),
@@ -367,27 +366,26 @@ impl View {
         }
     }
 
-    /// The state of a subject with all that linked subjects contribute, and these, as they were
-    /// true together.
+    /// The state of a subject with everything that linked subjects contribute, and the linked subjects,
+    /// as they were valid together.
     ///
-    /// The states are read one after the other, each perhaps from memory and perhaps from a row, and
-    /// rows run ahead of memory: any of them may already know of an entry that another does not know
-    /// of yet. So they are read again once every entry that any of them knows of is visible
-    /// everywhere. If each then has the revision that it had, none was touched between that revision
-    /// and this moment, and all of them stood as they are at the greatest of their revisions.
+    /// The states are read one after the other, from memory or from rows, and rows run ahead of memory.
+    /// So one state may include an entry that another does not include yet. Therefore they are read
+    /// again once the greatest of their revisions is published. If no revision has changed, no state was
+    /// changed in between, and all of them were valid at the greatest revision.
     fn whole_state(
         &self,
         subject: SubjectRef,
     ) -> Result<(Arc<SubjectState>, Vec<Linked>), ViewError> {
         loop {
-            let own = self.state(subject)?;
-            if own.links.is_empty() {
-                return Ok((own, Vec::new()));
+            let state = self.state(subject)?;
+            if state.links.is_empty() {
+                return Ok((state, Vec::new()));
             }
-            let linked = reach(subject, &own, |other| self.state(other))?;
-            let whole = unite(&own, &linked);
+            let linked = reach(subject, &state, |other| self.state(other))?;
+            let whole = unite(&state, &linked);
             self.wait_published(whole.revision)?;
-            let mut is_same = self.state(subject)?.revision == own.revision;
+            let mut is_same = self.state(subject)?.revision == state.revision;
             for linked in &linked {
                 is_same &= self.state(linked.subject)?.revision == linked.state.revision;
             }
@@ -397,8 +395,8 @@ impl View {
         }
     }
 
-    /// Waits for the writer, who is between a run's rows and its end. That is a matter of memory
-    /// alone: [`Self::apply`] waits for nothing there.
+    /// Waits until the writer has published a revision. That is short: between the rows and the end of a
+    /// run, [`Self::apply`] only changes memory.
     fn wait_published(&self, wanted: u64) -> Result<(), ViewError> {
         if self.applied() >= wanted {
             return Ok(());
@@ -413,11 +411,11 @@ impl View {
         Ok(())
     }
 
-    /// The state of a subject with all that linked subjects contribute, for one who looks at all
-    /// subjects in turn: what is hot stays hot.
+    /// The state of a subject with everything that linked subjects contribute, for a scan over many
+    /// subjects: it does not change the hot cache.
     ///
     /// # Errors
-    /// The state can not be read.
+    /// The state cannot be read.
     pub fn peek(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
         let state = match self.hot.peek(&subject) {
             Some(state) => state,
@@ -426,19 +424,20 @@ impl View {
         if state.links.is_empty() { Ok(state) } else { Ok(self.whole_state(subject)?.0) }
     }
 
-    /// The subjects that are linked to one, with what they contribute.
+    /// The linked subjects of a subject, with their contributions.
     ///
     /// # Errors
-    /// A state can not be read.
+    /// A state cannot be read.
     pub fn linked(&self, subject: SubjectRef) -> Result<Vec<Linked>, ViewError> {
         Ok(self.whole_state(subject)?.1)
     }
 
-    /// All who hang together with one of some data subjects, in the order of [`fold::around`](crate::fold::around), for one who
-    /// looks at many data subjects in turn: what is hot stays hot, and few have links.
+    /// All subjects that are linked to one of the given ones, in the order of
+    /// [`fold::around`](crate::fold::around), for a scan over many subjects: few have links, and it does
+    /// not change the hot cache for the others.
     ///
     /// # Errors
-    /// A state can not be read.
+    /// A state cannot be read.
     pub fn around(&self, subjects: &[SubjectRef]) -> Result<Vec<SubjectRef>, ViewError> {
         let mut members: Vec<SubjectRef> = Vec::new();
         for &subject in subjects {
@@ -459,11 +458,11 @@ impl View {
         if let Some(state) = self.stored_state(subject)? {
             return Ok(state);
         }
-        // No row is right for a subject without acts only.
+        // Only a subject without acts may have no row.
         if self.history(subject, 0, 1)?.is_empty() {
             return Ok(SubjectState::default());
         }
-        // The first act came between the two looks, and its rows became readable together.
+        // The first act came between the two reads; its rows became readable together.
         self.stored_state(subject)?.ok_or(ViewError::StateMissing(subject))
     }
 
@@ -475,7 +474,7 @@ impl View {
     /// Up to `limit` indices of the entries about a subject, from `start` on, in order.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn entries_of(
         &self,
         subject: SubjectRef,
@@ -497,7 +496,7 @@ impl View {
     /// in order.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn history(
         &self,
         subject: SubjectRef,
@@ -517,7 +516,7 @@ impl View {
     /// Index of the entry that an idempotency key belongs to.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn idempotent(&self, key_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
         self.stored_index(&Key::Idempotency(*key_hash))
     }
@@ -525,7 +524,7 @@ impl View {
     /// Indices of the catalogue's entries, in order.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn catalog_entries(&self) -> Result<Vec<u64>, ViewError> {
         catalog_entries(&self.index)
     }
@@ -533,7 +532,7 @@ impl View {
     /// Index of the act that a confirmation token is of.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn confirmation(&self, token_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
         self.stored_index(&Key::Confirmation(*token_hash))
     }
@@ -541,16 +540,16 @@ impl View {
     /// Index of the confirmation of an act.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn confirmed(&self, act: u64) -> Result<Option<u64>, ViewError> {
         self.stored_index(&Key::Confirmed(act))
     }
 
-    /// Up to `limit` grants that end by themselves at `until` or before, in the order of their ends:
-    /// the first, or those after `after`.
+    /// Up to `limit` grants that expire at `until` or before, in the order of expiry: the first ones, or
+    /// those after `after`.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn due(
         &self,
         after: Option<&Due>,
@@ -573,7 +572,7 @@ impl View {
         Ok(due)
     }
 
-    /// Forgets grants that ended without a change of any answer.
+    /// Removes due rows of grants whose expiry changes no answer.
     ///
     /// # Errors
     /// The index takes no more rows.
@@ -585,7 +584,7 @@ impl View {
     /// from `since` to `now` no more than the last `limit`.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn uses(
         &self,
         subject: SubjectRef,
@@ -620,14 +619,15 @@ impl View {
     /// Up to `limit` subjects with a state, beyond `after`, in the order of their references.
     ///
     /// # Errors
-    /// The index can not be read.
+    /// The index cannot be read.
     pub fn subjects(
         &self,
         after: Option<SubjectRef>,
         limit: usize,
     ) -> Result<Vec<SubjectRef>, ViewError> {
         let prefix = &Key::State([0; 16]).encode()[..1];
-        let mut from = after.map_or_else(|| prefix.to_vec(), |own| Key::State(own.0).encode());
+        let mut from =
+            after.map_or_else(|| prefix.to_vec(), |subject| Key::State(subject.0).encode());
         if after.is_some() {
             from.push(0); // The first key beyond it.
         }
@@ -692,9 +692,9 @@ impl View {
 
     fn publish_state(&self, subject: SubjectRef, state: &Arc<SubjectState>) {
         if state.memory_bytes() > HOT_STATE_BYTES_LARGE {
-            // A state that the cache does not admit leaves the guard of a reader in place, who would
-            // then put an older state. Removing the key voids that guard; whoever reads from here on
-            // finds the new row.
+            // If the cache does not admit a state, the guard of a concurrent reader stays valid, and that
+            // reader would insert an older state. Removing the key invalidates the guard; later readers
+            // find the new row.
             self.hot.remove(&subject);
         }
         self.hot.insert(subject, Arc::clone(state));
@@ -728,7 +728,7 @@ impl View {
         self.index.pending_rows()
     }
 
-    /// How the hot states do.
+    /// Statistics of the hot cache.
     #[must_use]
     pub fn hot_stats(&self) -> HotStats {
         HotStats {
@@ -739,14 +739,14 @@ impl View {
     }
 }
 
-/// How the hot states do.
+/// Statistics of the hot cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HotStats {
     /// States in memory.
     pub states: u64,
-    /// Memory that they hold, in bytes, about.
+    /// Approximate memory of these states, in bytes.
     pub bytes: u64,
-    /// Reads that went to the index.
+    /// Reads from the index.
     pub misses: u64,
 }
 
@@ -806,7 +806,7 @@ mod tests {
             let revision = view.applied() + 1;
             thread::scope(|scope| {
                 let reader = scope.spawn(|| {
-                    // Memory would hide the rows that this is about.
+                    // Read from rows: the hot cache would hide them.
                     while view.cold_state(subject).unwrap().revision == 0 {}
                 });
                 view.apply(&[first_act(subject, revision)], [0; 32]).unwrap();
@@ -817,8 +817,8 @@ mod tests {
 
     const CELL: (PurposeId, ChannelId) = (PurposeId(0), ChannelId(0));
 
-    /// Two linked subjects in turns: grants of the one at even indices, stops of the other at odd
-    /// ones. Answers the effects of the entries from `start` to `end`.
+    /// Alternating acts of two linked subjects: grants of the first at even indices, stops of the second
+    /// at odd ones. Returns the effects of a range of entries.
     fn turns(
         states: &mut [(SubjectRef, SubjectState); 2],
         entries: std::ops::Range<u64>,
@@ -848,14 +848,14 @@ mod tests {
     }
 
     #[test]
-    fn linked_states_are_read_as_they_were_true_together() {
+    fn linked_states_are_read_as_they_were_valid_together() {
         let dir = tempfile::tempdir().unwrap();
         let view = open(dir.path());
         let names = [SubjectRef([1; 16]), SubjectRef([2; 16])];
         let mut states = names.map(|name| (name, SubjectState::default()));
-        for (own, other) in [(0, 1), (1, 0)] {
+        for (this, other) in [(0, 1), (1, 0)] {
             let confidence = Some(LinkConfidence::Verified);
-            states[own].1.merge_link(names[other], confidence, 0);
+            states[this].1.merge_link(names[other], confidence, 0);
         }
         view.apply(&turns(&mut states, 0..2), [0; 32]).unwrap();
         let done = AtomicBool::new(false);
@@ -880,7 +880,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| read_all(&names));
             scope.spawn(|| read_all(&[names[1], names[0]]));
-            // Rows run ahead of memory: whoever is thrown out of memory shows it.
+            // Rows run ahead of memory: evicted states show it.
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     view.hot.remove(&names[0]);
@@ -934,8 +934,8 @@ mod tests {
         let view = open(dir.path());
         let names = [SubjectRef([1; 16]), SubjectRef([2; 16])];
         let mut states = names.map(|name| (name, SubjectState::default()));
-        for (own, other) in [(0, 1), (1, 0)] {
-            states[own].1.merge_link(names[other], Some(LinkConfidence::Verified), 0);
+        for (this, other) in [(0, 1), (1, 0)] {
+            states[this].1.merge_link(names[other], Some(LinkConfidence::Verified), 0);
         }
         let mut rows = Vec::new();
         for (index, effect) in (0..).zip(turns(&mut states, 0..2)) {
@@ -947,7 +947,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_of_nobody_or_of_another_is_not_trusted() {
+    fn an_index_without_an_owner_or_of_another_ledger_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let (index, _) = Index::open(dir.path(), 1 << 20).unwrap();
         let judged = |head| {

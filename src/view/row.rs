@@ -13,7 +13,7 @@ use crate::domain::{
     Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef, SubjectState,
 };
 
-/// A row that is no state.
+/// The bytes of a row are not a state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("a state row is malformed")]
 pub struct RowError;
@@ -169,7 +169,7 @@ pub fn decode(bytes: &[u8]) -> Result<SubjectState, RowError> {
     let cells = message.cells.into_iter().map(cell).collect::<Option<_>>().ok_or(RowError)?;
     let links = message.links.iter().map(link).collect::<Option<_>>().ok_or(RowError)?;
     let mut state = SubjectState::from_parts(stops, cells, message.erased_by, message.revision);
-    state.contact = message.contact.map(|own| Box::new(contact(own)));
+    state.contact = message.contact.map(|message| Box::new(contact(message)));
     state.links = links;
     Ok(state)
 }
@@ -314,7 +314,7 @@ fn grant(message: GrantMessage) -> Option<Grant> {
 
 /// Where a value stands in a table that has all values of its type.
 fn position<T: PartialEq>(table: &[T], value: &T) -> u32 {
-    let position = table.iter().position(|own| own == value);
+    let position = table.iter().position(|entry| entry == value);
     position.and_then(|position| u32::try_from(position).ok()).unwrap_or(u32::MAX)
 }
 

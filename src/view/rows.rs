@@ -1,4 +1,4 @@
-//! The rows that an entry leaves in the index: states of data subjects, and what leads to the entry.
+//! The rows of an entry in the index: states of data subjects, and rows that lead to the entry.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -25,7 +25,7 @@ pub(super) fn push(effect: &Effect, index: u64, rows: &mut Vec<Row>) {
     rows.extend(effect.leads.iter().flat_map(|lead| lead_rows(lead, index, subscriptions)));
 }
 
-/// The row of a grant that ends by itself.
+/// The key of a grant that expires.
 pub(super) fn due_key(due: &Due) -> Key {
     Key::Due(due.at.0, due.subject.0, due.grant_index)
 }
@@ -44,7 +44,10 @@ fn lead_rows(lead: &Lead, index: u64, subscriptions: Option<&Subscriptions>) -> 
         ],
         Lead::Subscription(id) => {
             let subscription = subscriptions.and_then(|all| all.get(*id));
-            subscription.map(|own| subscriptions::state_row(own)).into_iter().collect()
+            subscription
+                .map(|subscription| subscriptions::state_row(subscription))
+                .into_iter()
+                .collect()
         }
         Lead::Settled { id, shard, range, at, is_failure } => {
             smallvec![subscriptions::settled_row(*id, *shard, range, (index, *at), *is_failure)]

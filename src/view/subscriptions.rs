@@ -1,8 +1,7 @@
-//! The rows of durable subscriptions, and those that lead to their receipts.
+//! The rows of durable subscriptions, and the rows that lead to their receipts.
 //!
-//! What a subscription has acknowledged is a set of indexes that is kept as one row; beside it stands
-//! one row for each range of a receipt, so that the entry that proves an acknowledgement is found
-//! without reading the ledger.
+//! One row has the indexes that a subscription has acknowledged. In addition there is one row for each
+//! range of a receipt, to find the entry that proves an acknowledgement without reading the ledger.
 
 use std::{ops::Range, sync::Arc};
 
@@ -15,35 +14,35 @@ use crate::{
     storage::index::Row,
 };
 
-/// What became of an event at one shard of a subscription.
+/// How an event was settled at one shard of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
-    /// Index of the entry that says so.
+    /// Index of the entry that settled it.
     pub entry_index: u64,
-    /// When it was acknowledged, or given up.
+    /// When it was acknowledged or given up.
     pub at: Millis,
     /// Whether it was given up.
     pub is_failure: bool,
 }
 
-/// An event that was given up, as its row says.
+/// An event that was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadLetter {
     /// The shard.
     pub shard: u32,
     /// Index of the event.
     pub index: u64,
-    /// Index of the entry that says so.
+    /// Index of the entry that gave it up.
     pub failed_index: u64,
     /// When it was given up.
     pub failed_at: Millis,
-    /// How often it was tried.
+    /// Number of tries.
     pub attempts: u32,
     /// HTTP status of the last answer; 0 if there was none.
     pub http_status: u32,
 }
 
-/// A subscription as its creation and its row say it is.
+/// Restores a subscription from its creation and its row.
 pub(super) fn restored(created: &Entry, row: &[u8]) -> Result<Arc<Subscription>, ViewError> {
     let Body::Subscription(SubscriptionEntry::Created(spec)) = &created.body else {
         return Err(ViewError::Row);
@@ -120,7 +119,7 @@ pub(super) fn state_row(subscription: &Subscription) -> Row {
         snapshot_pending: state.snapshot_pending,
         overdue: state
             .overdue
-            .map(|said| MomentMessage { index: said.event_index, at_ms: said.recorded_at.0 }),
+            .map(|last| MomentMessage { index: last.event_index, at_ms: last.recorded_at.0 }),
     };
     let message = StateMessage {
         shards: subscription.shards.iter().map(shard).collect(),
@@ -140,7 +139,7 @@ fn shard_state(message: &ShardMessage) -> ShardState {
         snapshot_pending: message.snapshot_pending,
         overdue: message
             .overdue
-            .map(|own| Overdue { event_index: own.index, recorded_at: Millis(own.at_ms) }),
+            .map(|moment| Overdue { event_index: moment.index, recorded_at: Millis(moment.at_ms) }),
     }
 }
 
@@ -172,7 +171,7 @@ pub(super) fn dead_letter_row(
     (Key::DeadLetter(id.0, shard, failed.index).encode(), Some(message.encode_to_vec()))
 }
 
-/// What a row of a range says of an index, if the range covers it.
+/// Reads the settlement of an index from the row of a range; none if the range does not cover it.
 pub(super) fn settlement(row: &[u8], index: u64) -> Result<Option<Settlement>, ViewError> {
     let message = SettledMessage::decode(row).map_err(|_| ViewError::Row)?;
     Ok((message.start <= index).then_some(Settlement {
@@ -182,7 +181,7 @@ pub(super) fn settlement(row: &[u8], index: u64) -> Result<Option<Settlement>, V
     }))
 }
 
-/// What a row says of a dead letter.
+/// Reads the row of a dead letter.
 pub(super) fn dead_letter(shard: u32, index: u64, row: &[u8]) -> Result<DeadLetter, ViewError> {
     let message = DeadLetterMessage::decode(row).map_err(|_| ViewError::Row)?;
     Ok(DeadLetter {
@@ -212,10 +211,10 @@ mod tests {
         view::{View, rows},
     };
 
-    /// No event lies beyond it.
+    /// All events have lower indexes.
     const EVENTS: u64 = 40;
 
-    /// Something that happens to the subscription that is picked.
+    /// A change of the picked subscription.
     #[derive(Debug, Clone)]
     enum Op {
         Create { shards: u32, start: u64, snapshot: bool },
@@ -244,7 +243,7 @@ mod tests {
         ]
     }
 
-    /// What a shard settled, index by index.
+    /// The settlement of each index of each shard.
     type Model = BTreeMap<(SubscriptionId, u32), BTreeMap<u64, Settlement>>;
 
     #[derive(Default)]
@@ -272,22 +271,23 @@ mod tests {
 
         fn act(&mut self, pick: &Pick, op: &Op) {
             if let Op::Create { shards, start, snapshot } = op {
-                // Names come again, once they are free.
+                // Names of ended subscriptions are used again.
                 let free = (0..).map(|n| format!("s{n}"));
                 let name = free.into_iter().find(|name| self.all.named(name).is_none()).unwrap();
                 return self.write(created(&name, *shards, *start, *snapshot));
             }
             let live: Vec<_> = self.all.live().cloned().collect();
-            let Some(own) = (!live.is_empty()).then(|| &live[pick.index(live.len())]) else {
+            let Some(subscription) = (!live.is_empty()).then(|| &live[pick.index(live.len())])
+            else {
                 return;
             };
-            let body = self.body(own, op);
+            let body = self.body(subscription, op);
             body.into_iter().for_each(|body| self.write(body));
         }
 
-        /// The entry that the service would write for it; none if it would write none.
-        fn body(&mut self, own: &Subscription, op: &Op) -> Option<SubscriptionEntry> {
-            let (entry_index, id) = (self.entries.len() as u64, own.id);
+        /// The entry that the service would write for the change, if any.
+        fn body(&mut self, subscription: &Subscription, op: &Op) -> Option<SubscriptionEntry> {
+            let (entry_index, id) = (self.entries.len() as u64, subscription.id);
             let mut settle = |shard: u32, indexes: Range<u64>, at: Millis, is_failure: bool| {
                 let settled = self.model.entry((id, shard)).or_default();
                 settled.extend(
@@ -297,8 +297,8 @@ mod tests {
             match op {
                 Op::Create { .. } => None,
                 Op::Acknowledge { shard, from, len, snapshot } => {
-                    let shard = shard % own.spec.shards;
-                    let mut settled = own.shard(shard).unwrap().settled.clone();
+                    let shard = shard % subscription.spec.shards;
+                    let mut settled = subscription.shard(shard).unwrap().settled.clone();
                     let ranges = settled.insert(*from..from + len);
                     let acknowledged_at = at(entry_index).plus_ms(-3);
                     for range in &ranges {
@@ -307,8 +307,8 @@ mod tests {
                     Some(delivered(id, shard, ranges, acknowledged_at, *snapshot))
                 }
                 Op::GiveUp { shard, indexes } => {
-                    let shard = shard % own.spec.shards;
-                    let mut settled = own.shard(shard).unwrap().settled.clone();
+                    let shard = shard % subscription.spec.shards;
+                    let mut settled = subscription.shard(shard).unwrap().settled.clone();
                     let mut new = indexes.clone();
                     new.sort_unstable();
                     new.retain(|index| !settled.insert(*index..index + 1).is_empty());
@@ -321,7 +321,7 @@ mod tests {
                     (!failed.failed.is_empty()).then_some(SubscriptionEntry::Failed(failed))
                 }
                 Op::Replay { shard, pick } => {
-                    let shard = shard % own.spec.shards;
+                    let shard = shard % subscription.spec.shards;
                     let letters: Vec<u64> = self.dead_letters(id, shard);
                     let index = *letters.get(pick.index(letters.len().max(1)))?;
                     let acknowledged_at = at(entry_index).plus_ms(-3);
@@ -334,7 +334,7 @@ mod tests {
                 Op::Overdue { shard, event_index } => {
                     Some(SubscriptionEntry::Overdue(DeliveryOverdue {
                         subscription: id,
-                        shard: shard % own.spec.shards,
+                        shard: shard % subscription.spec.shards,
                         event_index: *event_index,
                         pending_since: at(*event_index),
                     }))
@@ -347,32 +347,39 @@ mod tests {
 
         fn dead_letters(&self, id: SubscriptionId, shard: u32) -> Vec<u64> {
             let settled = self.model.get(&(id, shard)).into_iter().flatten();
-            settled.filter(|(_, own)| own.is_failure).map(|(index, _)| *index).collect()
+            settled
+                .filter(|(_, settlement)| settlement.is_failure)
+                .map(|(index, _)| *index)
+                .collect()
         }
 
         fn check(&self, view: &View) {
             assert_eq!(*view.subscriptions(), self.all);
-            for own in self.all.all() {
+            for subscription in self.all.all() {
                 let mut letters = Vec::new();
-                for shard in 0..own.spec.shards {
-                    let model = self.model.get(&(own.id, shard));
-                    for index in own.spec.start_index..EVENTS + 12 {
+                for shard in 0..subscription.spec.shards {
+                    let model = self.model.get(&(subscription.id, shard));
+                    for index in subscription.spec.start_index..EVENTS + 12 {
                         let want = model.and_then(|model| model.get(&index)).copied();
-                        let got = view.settlement(own.id, shard, index).unwrap();
-                        assert_eq!(got, want, "{:?} shard {shard} index {index}", own.id);
-                        let settled = &own.shard(shard).unwrap().settled;
+                        let got = view.settlement(subscription.id, shard, index).unwrap();
+                        assert_eq!(got, want, "{:?} shard {shard} index {index}", subscription.id);
+                        let settled = &subscription.shard(shard).unwrap().settled;
                         assert_eq!(settled.contains(index), want.is_some());
                     }
-                    let of_shard = self.dead_letters(own.id, shard);
+                    let of_shard = self.dead_letters(subscription.id, shard);
                     letters.extend(of_shard.into_iter().map(|index| (shard, index)));
                 }
-                let got = view.dead_letters(own.id, None, usize::MAX).unwrap();
-                let got: Vec<_> = got.iter().map(|own| (own.shard, own.index)).collect();
+                let got = view.dead_letters(subscription.id, None, usize::MAX).unwrap();
+                let got: Vec<_> = got.iter().map(|letter| (letter.shard, letter.index)).collect();
                 assert_eq!(got, letters);
-                let beyond = view.dead_letters(own.id, letters.first().copied(), usize::MAX);
+                let beyond =
+                    view.dead_letters(subscription.id, letters.first().copied(), usize::MAX);
                 let beyond = beyond.unwrap().len();
                 assert_eq!(beyond, letters.len().saturating_sub(1));
-                assert_eq!(view.dead_letter_count(own.id, usize::MAX).unwrap(), letters.len());
+                assert_eq!(
+                    view.dead_letter_count(subscription.id, usize::MAX).unwrap(),
+                    letters.len()
+                );
             }
         }
     }
@@ -406,15 +413,15 @@ mod tests {
         acknowledged_at: Millis,
         snapshot: bool,
     ) -> SubscriptionEntry {
-        let own = Delivered { subscription, shard, ranges, acknowledged_at, snapshot };
-        SubscriptionEntry::Delivered(vec![own])
+        let receipt = Delivered { subscription, shard, ranges, acknowledged_at, snapshot };
+        SubscriptionEntry::Delivered(vec![receipt])
     }
 
     fn index_in(dir: &Path) -> Arc<Index> {
         Arc::new(Index::open(dir, 1 << 20).unwrap().0)
     }
 
-    /// A view of what the rows of an index say.
+    /// Opens a view over the rows of an index.
     fn open(index: &Arc<Index>, entries: &[Entry]) -> View {
         let entry = |at: u64| -> Result<Entry, ViewError> {
             Ok(entries[usize::try_from(at).unwrap()].clone())
@@ -425,7 +432,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn what_became_of_each_event_is_found_and_survives(
+        fn the_settlement_of_each_event_is_found_and_survives(
             ops in vec((any::<Pick>(), any_op()), 0..60),
             cut in any::<Pick>(),
         ) {
@@ -434,12 +441,12 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let index = index_in(dir.path());
             open(&index, &world.entries).catch_up(&world.entries[..cut], [0; 32]).unwrap();
-            // From the rows of what was folded before.
+            // Continues from the rows of the earlier fold.
             let view = open(&index, &world.entries);
             view.catch_up(&world.entries[cut..], [0; 32]).unwrap();
             world.check(&view);
             world.check(&open(&index, &world.entries));
-            // A view that is built anew has the same.
+            // A rebuilt view is equal.
             let other = tempfile::tempdir().unwrap();
             let view = open(&index_in(other.path()), &world.entries);
             view.catch_up(&world.entries, [0; 32]).unwrap();
@@ -470,7 +477,7 @@ mod tests {
         };
         effect(3, created("s", 8, 0, false));
         effect(4, created("t", 1, 0, false));
-        let own = |id, shard| Delivered {
+        let receipt = |id, shard| Delivered {
             subscription: SubscriptionId(id),
             shard,
             ranges: std::iter::once(5..9).collect(),
@@ -478,20 +485,20 @@ mod tests {
             snapshot: false,
         };
         let body = SubscriptionEntry::Delivered(
-            (0..8).map(|shard| own(3, shard)).chain([own(4, 0)]).collect(),
+            (0..8).map(|shard| receipt(3, shard)).chain([receipt(4, 0)]).collect(),
         );
         let mut rows = Vec::new();
         rows::push(&effect(9, body), 9, &mut rows);
         let all = &fold.subscriptions;
         let states = [3, 4].map(|id| state_row(all.get(SubscriptionId(id)).unwrap()));
-        let is_state = |row: &&Row| states.iter().any(|own| own.0 == row.0);
+        let is_state = |row: &&Row| states.iter().any(|row| row.0 == row.0);
         let got: Vec<_> = rows.iter().filter(is_state).cloned().collect();
         assert_eq!(got, states, "as they are in the end");
         assert_eq!(rows.len(), 2 + 9);
     }
 
     #[test]
-    fn what_no_entry_created_is_an_error_and_no_panic() {
+    fn an_entry_about_an_unknown_subscription_is_an_error() {
         let mut all = Subscriptions::default();
         all.fold(entry(3, created("s", 2, 0, false)).fact()).unwrap();
         for (id, shard) in [(2, 0), (3, 2)] {

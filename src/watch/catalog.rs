@@ -1,22 +1,23 @@
-//! What every change of the catalogue told, for watchers that read the ledger: what they hear of an
-//! entry depends on all catalogue entries before it.
+//! The events of all catalogue entries, for watchers that read the ledger: such an event depends on all
+//! catalogue entries before it.
 
 use std::collections::BTreeMap;
 
 use crate::{entry::Entry, event::CatalogTold, fold::CatalogAt};
 
-/// What every catalogue entry told, as far as somebody asked. It grows with the history of the
-/// catalogue, as the catalogue in memory does.
+/// The events of the catalogue entries, read on demand. It grows with the history of the catalogue,
+/// like the catalogue in memory.
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(super) struct CatalogHistory {
+    /// The catalogue after the entries that were read.
     catalog: CatalogAt,
-    told: BTreeMap<u64, CatalogTold>,
+    events: BTreeMap<u64, CatalogTold>,
 }
 
-impl History {
-    /// What the catalogue entry at `index` told. `entries` gives the indexes of all catalogue
-    /// entries, ascending, and `read` one of them.
-    pub(super) fn told<E>(
+impl CatalogHistory {
+    /// The event of the catalogue entry at `index`; none if it has no effect. `entries` returns the
+    /// indexes of all catalogue entries, ascending; `read` reads one of them.
+    pub(super) fn event_at<E>(
         &mut self,
         index: u64,
         entries: impl FnOnce() -> Result<Vec<u64>, E>,
@@ -26,11 +27,11 @@ impl History {
             let from = self.catalog.revision;
             let unread = entries()?.into_iter().filter(|at| (from..=index).contains(at));
             for at in unread {
-                let told = self.catalog.fold(read(at)?.fact());
-                self.told.extend(told.map(|told| (at, told)));
+                let event = self.catalog.fold(read(at)?.fact());
+                self.events.extend(event.map(|event| (at, event)));
             }
         }
-        Ok(self.told.get(&index).cloned())
+        Ok(self.events.get(&index).cloned())
     }
 }
 
@@ -66,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn history_is_read_once_and_told_in_any_order() {
+    fn each_entry_is_read_once_for_events_in_any_order() {
         let bodies =
             [(1, news(false)), (4, sms("SMS", false)), (5, sms("Text", false)), (9, news(true))];
         let entries = || Ok::<_, ()>(bodies.iter().map(|(at, _)| *at).collect());
@@ -76,13 +77,13 @@ mod tests {
             let (index, body) = bodies.iter().find(|(index, _)| *index == at).unwrap().clone();
             Ok(Entry { index, prev_hash: [0; 32], recorded_at: Millis(0), body })
         };
-        let mut history = History::default();
+        let mut history = CatalogHistory::default();
         let mut effects = |index| {
-            let told = history.told(index, entries, read).unwrap();
-            told.map(|told| told.effects)
+            let event = history.event_at(index, entries, read).unwrap();
+            event.map(|event| event.effects)
         };
         assert_eq!(effects(4), Some(vec![CatalogEffect::Added]));
-        assert_eq!(reads.get(), 2, "what comes later is not read yet");
+        assert_eq!(reads.get(), 2, "later entries are not read yet");
         assert_eq!(effects(9), Some(vec![CatalogEffect::Retired]));
         assert_eq!(effects(1), Some(vec![CatalogEffect::Added]));
         assert_eq!(effects(5), None);

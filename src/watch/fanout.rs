@@ -1,16 +1,16 @@
-//! From the one writer to many listeners.
+//! Distributes events from the writer to many listeners.
 //!
-//! The writer adds to the recent events and wakes one thread, the tailer; what it costs the writer
-//! does not depend on who listens. The tailer finds the listeners of each event through the
-//! [`FilterIndex`] and puts it into their queues; nobody else is woken.
+//! The writer adds to the recent events and wakes one thread, the tailer; its cost does not depend on
+//! the number of listeners. The tailer finds the listeners of each event through the [`FilterIndex`],
+//! puts the event into their queues, and wakes only them.
 //!
-//! Invariants, all under the one lock of [`Fanout`]:
-//! * Every event before `matched` is in the queue of each listener that it is for, or was taken from
-//!   it, unless the listener was detached before or attached later.
-//! * A listener is attached where its reader stands at or beyond `matched`, and hears nothing from
-//!   before where the reader stands: there is no gap and nothing twice.
-//! * A listener whose queue is full is detached, and told the index from which its reader must read
-//!   on. So a reader that takes nothing costs its queue, and nothing else.
+//! Invariants, all under the one lock of [`Fanout`], with `matched` of [`Shared`]:
+//! * Every event before `matched` was put into the queue of each listener that it is for, unless the
+//!   listener was detached before or attached later.
+//! * A reader is attached at a cursor at or beyond `matched`, and its queue gets no event before that
+//!   cursor: there are no gaps and no duplicates.
+//! * A listener with a full queue is detached, with the index from which its reader must continue. So a
+//!   reader that takes nothing costs the memory of one queue.
 
 use std::{
     collections::VecDeque,
@@ -34,71 +34,69 @@ use crate::{
     shutdown::{Shutdown, Stage},
 };
 
-/// How many events a reader takes from memory at once.
+/// Maximum number of events that a reader takes from memory at once.
 const READ_STEP: usize = 256;
-/// How many events the tailer puts into queues before it lets others come and go.
+/// Number of events that the tailer distributes before it releases the lock for readers.
 const TAIL_STEP: usize = 64;
 
-/// What the writer, the tailer and the readers share.
+/// The state that the writer, the tailer and the readers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub past: Arc<dyn Past>,
     recent: RwLock<Recent>,
-    /// The next index of which watchers were not told.
+    /// The index of the first entry that is not published.
     head: AtomicU64,
     fanout: Mutex<Fanout>,
-    /// As in `fanout`, for those who need no lock.
+    /// Every event before it was put into queues. Only the tailer changes it, with `fanout` locked.
     matched: AtomicU64,
-    /// Who waits until `matched` has come to an index.
+    /// Listeners that wait until `matched` reaches an index.
     asking: Mutex<Vec<(u64, Arc<Listener>)>>,
     shutdown: Shutdown,
     queue_max: usize,
 }
 
-/// Who listens to what.
+/// The attached listeners and their filters.
 #[derive(Debug)]
 struct Fanout {
     index: FilterIndex,
     listeners: Vec<Option<Arc<Listener>>>,
     free: Vec<usize>,
-    /// Every event before it was put into queues.
-    matched: u64,
-    /// Set once nothing more is put into queues.
+    /// Set once the tailer has ended.
     ended: Option<End>,
 }
 
-/// Where events wait for one reader.
+/// The queue of one reader.
 #[derive(Debug)]
 pub(super) struct Listener {
-    /// It hears nothing from before this index.
+    /// It gets no event before this index.
     from: u64,
     filter: Arc<Filter>,
     queue: Mutex<Queue>,
-    /// Told when there is something for a reader that has found nothing.
+    /// Notified when the reader, after it found the queue empty, should look again.
     pub wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     posts: VecDeque<Arc<Post>>,
-    /// Whether the reader is among those who ask.
+    /// Whether the listener is in [`Shared::asking`].
     is_asking: bool,
-    /// Set once nothing more comes.
+    /// Set once no more events come.
     end: Option<End>,
 }
 
-/// Why nothing more comes to a listener, once its queue is empty.
+/// Why no more events come to a listener, once its queue is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its queue was full: read on from this index.
+    /// Its queue was full: continue from this index.
     Detached(u64),
-    /// The hub is closing. Everything before this index was told.
+    /// The hub is closing. Every event before this index was distributed.
     Closing(u64),
     /// The tailer has failed.
     Failed,
 }
 
-/// A reader's place among the listeners, for as long as it is kept.
+/// An attached listener; dropping it detaches the listener.
 #[derive(Debug)]
 pub(super) struct Seat {
     shared: Arc<Shared>,
@@ -106,25 +104,25 @@ pub(super) struct Seat {
     pub listener: Arc<Listener>,
 }
 
-/// What a reader found behind its cursor.
+/// The result of a read by a reader without a seat.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Events, and a seat if they come up to where the tailer is.
+    /// Events from memory, and a seat if they reach the tailer.
     Recent(Gathered, Option<Seat>),
-    /// Memory does not reach back that far; the ledger does, up to this index.
+    /// The events are older than memory: read the ledger, up to this index.
     Ledger(u64),
-    /// There is nothing, and nothing more will come.
+    /// There are no more events, and none will come.
     Ended(End),
 }
 
-/// What a reader found in its queue.
+/// The result of a look into the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum Received {
     /// Some events.
     Posts,
-    /// Nothing now. Everything before this index was taken.
+    /// The queue is empty. Every event before this index was taken from it.
     Nothing(u64),
-    /// Nothing more.
+    /// No more events come.
     Ended(End),
 }
 
@@ -140,7 +138,6 @@ impl Shared {
             index: FilterIndex::default(),
             listeners: Vec::new(),
             free: Vec::new(),
-            matched: head,
             ended: None,
         };
         Self {
@@ -155,26 +152,26 @@ impl Shared {
         }
     }
 
-    /// The next index of which watchers were not told.
+    /// The index of the first entry that is not published.
     pub(super) fn head(&self) -> u64 {
         self.head.load(Ordering::Acquire)
     }
 
-    /// Some events from `cursor` on; none if memory does not reach back that far.
+    /// Some events from `cursor` on; none if they are older than memory.
     pub(super) fn recent(&self, cursor: u64) -> Option<Gathered> {
         self.recent.read().read(cursor, READ_STEP)
     }
 
-    /// Adds the events among the entries before `head`. The caller wakes the tailer then.
+    /// Adds the events of the entries before `head`. The caller wakes the tailer afterwards.
     pub(super) fn extend(&self, events: Vec<Arc<Event>>, head: u64) {
         self.recent.write().extend(events, head);
         self.head.store(head, Ordering::Release);
     }
 
-    /// The life of the tailer. It is woken by `unpark`, and ends once it has told what was there.
+    /// Runs the tailer. It is woken by `unpark`; when it ends, it has distributed every published event.
     pub(super) fn tail(&self) {
         loop {
-            // Asked first: what is told before closing is put into queues.
+            // Read first: events published before closing are still distributed.
             let closing = self.shutdown.has_reached(Stage::Watchers);
             while self.tail_step() {}
             if closing {
@@ -184,34 +181,34 @@ impl Shared {
         }
     }
 
-    /// Puts some events into queues; answers whether there are more.
+    /// Puts some events into queues. Returns whether there are more.
     fn tail_step(&self) -> bool {
         let mut fanout = self.fanout.lock();
+        let mut matched = self.matched.load(Ordering::Acquire);
         let (read, end) = {
             let recent = self.recent.read();
-            (recent.read(fanout.matched, TAIL_STEP), recent.end())
+            (recent.read(matched, TAIL_STEP), recent.end())
         };
         match read {
             Some(Gathered { posts, next }) => {
                 for post in &posts {
                     fanout.put(post, self.queue_max);
                 }
-                fanout.matched = next;
+                matched = next;
             }
-            // More came at once than memory keeps: everybody reads it from the ledger.
+            // More events came at once than memory keeps: all readers read them from the ledger.
             None => {
-                fanout.detach_all();
-                fanout.matched = end;
+                fanout.end_all(|listener| End::Detached(matched.max(listener.from)));
+                matched = end;
             }
         }
-        let matched = fanout.matched;
         self.matched.store(matched, Ordering::Release);
         drop(fanout);
         self.answer(matched);
         matched < end
     }
 
-    /// Wakes who asked whether `matched` had come as far as it has.
+    /// Wakes the listeners that wait for an index up to `matched`.
     fn answer(&self, matched: u64) {
         self.asking.lock().retain(|(index, listener)| {
             let waits = *index > matched;
@@ -223,7 +220,7 @@ impl Shared {
         });
     }
 
-    /// Wakes the listener once `matched` has come to an index.
+    /// Has the listener woken once `matched` reaches an index.
     pub(super) fn ask(&self, index: u64, listener: &Arc<Listener>) {
         {
             let mut queue = listener.queue.lock();
@@ -232,13 +229,13 @@ impl Shared {
             }
         }
         self.asking.lock().push((index, Arc::clone(listener)));
-        // The tailer may have come there before we asked, and not come back.
+        // The tailer may have reached the index before the push above.
         if self.matched.load(Ordering::Acquire) >= index {
             self.answer(index);
         }
     }
 
-    /// Ends every listener; none is let in any more.
+    /// Ends every listener. No listener can be attached afterwards.
     pub(super) fn end(&self, end: End) {
         let mut fanout = self.fanout.lock();
         fanout.ended = Some(end);
@@ -250,7 +247,7 @@ impl Shared {
         self.asking.lock().clear();
     }
 
-    /// What there is behind a cursor, for a reader that has no seat.
+    /// Reads from a cursor on, for a reader without a seat.
     pub(super) fn step(self: &Arc<Self>, cursor: u64, filter: &Arc<Filter>) -> Step {
         let mut fanout = self.fanout.lock();
         let (read, end) = {
@@ -258,7 +255,7 @@ impl Shared {
             (recent.read(cursor, READ_STEP), recent.end())
         };
         let Some(gathered) = read else { return Step::Ledger(end) };
-        if gathered.next < fanout.matched {
+        if gathered.next < self.matched.load(Ordering::Acquire) {
             return Step::Recent(gathered, None);
         }
         match fanout.ended {
@@ -272,7 +269,7 @@ impl Shared {
         }
     }
 
-    /// How many listeners have a seat.
+    /// Number of attached listeners.
     #[cfg(test)]
     pub(super) fn seated(&self) -> usize {
         self.fanout.lock().listeners.iter().flatten().count()
@@ -303,7 +300,7 @@ impl Fanout {
         }
     }
 
-    /// Puts an event into the queue of each listener that it is for.
+    /// Puts an event into the queue of each listener whose filter it passes.
     fn put(&mut self, post: &Arc<Post>, queue_max: usize) {
         let mut full = Vec::new();
         for number in self.index.matching(&post.event) {
@@ -317,11 +314,7 @@ impl Fanout {
         }
     }
 
-    fn detach_all(&mut self) {
-        let matched = self.matched;
-        self.end_all(|listener| End::Detached(matched.max(listener.from)));
-    }
-
+    /// Detaches all listeners.
     fn end_all(&mut self, end: impl Fn(&Listener) -> End) {
         for number in 0..self.listeners.len() {
             if let Some(listener) = &self.listeners[number] {
@@ -334,14 +327,14 @@ impl Fanout {
 }
 
 impl Listener {
-    /// Takes an event in; false if it has no room, and so is detached.
+    /// Queues an event. Returns false if the queue is full; the listener is detached then.
     fn put(&self, post: &Arc<Post>, queue_max: usize) -> bool {
         if post.event.index < self.from {
             return true;
         }
         let mut queue = self.queue.lock();
         if queue.posts.len() >= queue_max {
-            // Its reader has been woken for what is in the queue, and will find this after.
+            // The reader was woken for the queued events, and finds this after them.
             queue.end = Some(End::Detached(post.event.index));
             return false;
         }
@@ -356,18 +349,18 @@ impl Listener {
 }
 
 impl Seat {
-    /// Takes what is in the queue over into `posts`, which is empty.
-    pub(super) fn take(&self, posts: &mut VecDeque<Arc<Post>>) -> Taken {
-        // Asked first: all that lies before it was in the queue then, and is taken now.
+    /// Moves the queued events into `posts`, which is empty.
+    pub(super) fn take(&self, posts: &mut VecDeque<Arc<Post>>) -> Received {
+        // Read first: every event before it is in the queue already.
         let matched = self.shared.matched.load(Ordering::Acquire);
         let mut queue = self.listener.queue.lock();
         if !queue.posts.is_empty() {
             std::mem::swap(posts, &mut queue.posts);
-            return Taken::Posts;
+            return Received::Posts;
         }
         match queue.end {
-            Some(end) => Taken::Ended(end),
-            None => Taken::Nothing(matched.max(self.listener.from)),
+            Some(end) => Received::Ended(end),
+            None => Received::Nothing(matched.max(self.listener.from)),
         }
     }
 }
@@ -375,9 +368,9 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut fanout = self.shared.fanout.lock();
-        // A listener that was detached has lost its number, perhaps to another.
-        let own = fanout.listeners.get(self.number).and_then(Option::as_ref);
-        if own.is_some_and(|own| Arc::ptr_eq(own, &self.listener)) {
+        // The number of a detached listener may belong to another listener now.
+        let seated = fanout.listeners.get(self.number).and_then(Option::as_ref);
+        if seated.is_some_and(|listener| Arc::ptr_eq(listener, &self.listener)) {
             fanout.remove(self.number);
         }
     }

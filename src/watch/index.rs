@@ -1,22 +1,23 @@
-//! Which listeners an event is for, without asking each: their filters, turned inside out.
+//! An inverted index of filters: finds the listeners of an event without a test of each filter.
 //!
-//! Every listener has a number. For each kind there is the set of those that want it; for each
-//! purpose, channel and namespace that some filter lists, the set of those that list it; and in each
-//! of these dimensions the set of those that list nothing, and so want all. A change is for the
-//! intersection of its sets, an event for the union over its changes, narrowed to the namespaces
-//! of whom it is about. So an event costs a few passes over one bit a listener.
+//! Every listener has a number. For each kind there is the set of listeners that want it. For each
+//! purpose, channel and namespace in some filter there is the set of listeners that list it; and for
+//! each of these three dimensions the set of listeners that list nothing, and so want all. A change is
+//! for the intersection of its sets. An event is for the union over its changes, narrowed to the
+//! namespaces of its data subjects. So an event costs a few passes over one bit for each listener.
 //!
-//! Invariant: [`FilterIndex::matching`] names exactly the listeners whose filter the event passes,
-//! in the sense of [`Event::passing`].
+//! Invariant: [`FilterIndex::matching`] returns exactly the listeners whose filter the event passes,
+//! as defined by [`Event::passing`].
 
 use std::{borrow::Borrow, collections::BTreeSet, hash::Hash};
 
 use fixedbitset::FixedBitSet;
 use hashbrown::HashMap;
 
-use crate::domain::{EventKind, Filter, Key, Subject};
-
-use crate::event::{Event, EventTold};
+use crate::{
+    domain::{EventKind, Filter, Key, Subject},
+    event::{Event, EventTold},
+};
 
 /// The filters of all listeners.
 #[derive(Debug, Default)]
@@ -25,19 +26,19 @@ pub(super) struct FilterIndex {
     purposes: Dimension<Key>,
     channels: Dimension<Key>,
     namespaces: Dimension<String>,
-    /// The listeners that an event is for, while it is asked. The others are kept for their memory.
+    /// The result of a search. This set and the next two are kept to reuse their memory.
     found: FixedBitSet,
     change: FixedBitSet,
     union: FixedBitSet,
 }
 
-/// Who wants which value of one part of a filter.
+/// The listeners by the values that one part of their filters lists.
 #[derive(Debug)]
 struct Dimension<K> {
-    /// Those that list nothing.
+    /// The listeners that list nothing.
     any: FixedBitSet,
-    /// Those that list a value.
-    of: HashMap<K, FixedBitSet>,
+    /// The listeners that list each value.
+    by_value: HashMap<K, FixedBitSet>,
 }
 
 impl FilterIndex {
@@ -51,32 +52,32 @@ impl FilterIndex {
         self.namespaces.insert(listener, &filter.namespaces);
     }
 
-    /// Takes the filter of a listener away, as it was added.
+    /// Removes the filter of a listener; it must be the one that was added.
     pub(super) fn remove(&mut self, listener: usize, filter: &Filter) {
-        for own in self.kinds.values_mut() {
-            take(own, listener);
+        for listeners in self.kinds.values_mut() {
+            take(listeners, listener);
         }
         self.purposes.remove(listener, &filter.purposes);
         self.channels.remove(listener, &filter.channels);
         self.namespaces.remove(listener, &filter.namespaces);
     }
 
-    /// The listeners that an event is for, ascending.
+    /// The listeners whose filter an event passes, ascending.
     pub(super) fn matching(&mut self, event: &Event) -> impl Iterator<Item = usize> {
         self.found.clear();
         match &event.told {
-            EventTold::Consent(own) => {
-                for change in &own.changes {
+            EventTold::Consent(consent) => {
+                for change in &consent.changes {
                     let scope = &change.scope;
                     self.find(change.action.into(), scope.purpose.as_ref(), scope.channel.as_ref());
                 }
-                if own.preferences_changed {
+                if consent.preferences_changed {
                     self.find(EventKind::Preferences, None, None);
                 }
             }
             EventTold::Link(_) => self.find(EventKind::Link, None, None),
-            EventTold::Catalog(own) => {
-                self.find(EventKind::Catalog, own.purpose.as_ref(), own.channel.as_ref());
+            EventTold::Catalog(change) => {
+                self.find(EventKind::Catalog, change.purpose.as_ref(), change.channel.as_ref());
             }
             EventTold::Overdue(_) => self.find(EventKind::Overdue, None, None),
         }
@@ -87,7 +88,8 @@ impl FilterIndex {
         self.found.ones()
     }
 
-    /// Adds those that want a change of this kind to one purpose and channel, or to all.
+    /// Adds to `found` the listeners that want a change of this kind. None stands for all purposes or
+    /// channels.
     fn find(&mut self, kind: EventKind, purpose: Option<&Key>, channel: Option<&Key>) {
         let Some(of_kind) = self.kinds.get(&kind) else { return };
         self.change.clone_from(of_kind);
@@ -103,7 +105,7 @@ impl FilterIndex {
 
 impl<K> Default for Dimension<K> {
     fn default() -> Self {
-        Self { any: FixedBitSet::new(), of: HashMap::new() }
+        Self { any: FixedBitSet::new(), by_value: HashMap::new() }
     }
 }
 
@@ -113,23 +115,23 @@ impl<K: Eq + Hash + Clone> Dimension<K> {
             add(&mut self.any, listener);
         }
         for value in values {
-            add(self.of.entry_ref(value).or_default(), listener);
+            add(self.by_value.entry_ref(value).or_default(), listener);
         }
     }
 
     fn remove(&mut self, listener: usize, values: &BTreeSet<K>) {
         take(&mut self.any, listener);
         for value in values {
-            if let Some(own) = self.of.get_mut(value) {
-                take(own, listener);
-                if own.is_clear() {
-                    self.of.remove(value);
+            if let Some(listeners) = self.by_value.get_mut(value) {
+                take(listeners, listener);
+                if listeners.is_clear() {
+                    self.by_value.remove(value);
                 }
             }
         }
     }
 
-    /// Leaves of some listeners those that want one of these values. `union` is overwritten.
+    /// Keeps the listeners that want one of the values. `union` is overwritten.
     fn narrow<'v, V>(
         &self,
         listeners: &mut FixedBitSet,
@@ -140,8 +142,8 @@ impl<K: Eq + Hash + Clone> Dimension<K> {
         V: Eq + Hash + ?Sized + 'v,
     {
         union.clone_from(&self.any);
-        for own in values.into_iter().filter_map(|value| self.of.get(value)) {
-            union.union_with(own);
+        for listing in values.into_iter().filter_map(|value| self.by_value.get(value)) {
+            union.union_with(listing);
         }
         listeners.intersect_with(union);
     }
@@ -151,7 +153,7 @@ fn add(listeners: &mut FixedBitSet, listener: usize) {
     listeners.grow_and_insert(listener);
 }
 
-/// Sets are only as long as their greatest member has made them.
+/// `FixedBitSet::remove` panics beyond the length of the set, which grows with its members.
 fn take(listeners: &mut FixedBitSet, listener: usize) {
     if listeners.contains(listener) {
         listeners.remove(listener);
@@ -263,15 +265,15 @@ mod tests {
 
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            1 => (0..LISTENERS, any_filter()).prop_map(|(at, own)| Step::Toggle(at, Box::new(own))),
+            1 => (0..LISTENERS, any_filter()).prop_map(|(at, filter)| Step::Toggle(at, Box::new(filter))),
             1 => any_told().prop_map(|told| Step::Event(Box::new(told))),
         ]
     }
 
     fn config() -> ProptestConfig {
-        let own = ProptestConfig::default();
-        let cases = if env::var_os("PROPTEST_CASES").is_some() { own.cases } else { 128 };
-        ProptestConfig { cases, ..own }
+        let default = ProptestConfig::default();
+        let cases = if env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 128 };
+        ProptestConfig { cases, ..default }
     }
 
     proptest! {
@@ -290,7 +292,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Toggle(listener, filter) => match filters[listener].take() {
-                        Some(own) => index.remove(listener, &own),
+                        Some(filter) => index.remove(listener, &filter),
                         None => {
                             index.insert(listener, &filter);
                             filters[listener] = Some(*filter);
@@ -298,11 +300,11 @@ mod tests {
                     },
                     Step::Event(told) => {
                         let event = Event { index: 0, recorded_at: Millis(0), told: *told };
-                        let asked = |filter: &Option<Filter>| {
-                            filter.as_ref().is_some_and(|own| event.passing(own).is_some())
+                        let passes = |filter: &Option<Filter>| {
+                            filter.as_ref().is_some_and(|filter| event.passing(filter).is_some())
                         };
                         let naive: Vec<usize> =
-                            (0..LISTENERS).filter(|at| asked(&filters[*at])).collect();
+                            (0..LISTENERS).filter(|at| passes(&filters[*at])).collect();
                         prop_assert_eq!(index.matching(&event).collect::<Vec<_>>(), naive);
                     }
                 }
@@ -311,14 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn values_that_nobody_lists_any_more_are_forgotten() {
+    fn values_that_no_filter_lists_are_removed() {
         let mut index = FilterIndex::default();
         let filter = Filter { purposes: [key("news")].into(), ..Filter::default() };
         index.insert(3, &filter);
         index.insert(70, &filter);
         index.remove(3, &filter);
-        assert_eq!(index.purposes.of.len(), 1);
+        assert_eq!(index.purposes.by_value.len(), 1);
         index.remove(70, &filter);
-        assert!(index.purposes.of.is_empty());
+        assert!(index.purposes.by_value.is_empty());
     }
 }

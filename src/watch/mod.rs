@@ -1,10 +1,10 @@
-//! Telling others what changed, in ledger order, at least once.
+//! Delivers events to watchers, in ledger order, at least once.
 //!
-//! The writer tells the hub of each batch; the hub keeps the latest events in memory, decoded once,
-//! and one thread of its own puts each event into the queues of those whose filter it passes
-//! (`fanout.rs`, `index.rs`). Each watcher reads at its own pace (`watcher.rs`): from its queue while
-//! it keeps up, from memory or from the ledger (`past.rs`) when it does not. So a slow watcher costs
-//! its queue, is never dropped, and slows nobody.
+//! The writer hands each batch to the hub. The hub keeps the latest events in memory, decoded once. One
+//! thread, the tailer, puts each event into the queues of the watchers whose filter it passes
+//! (`fanout.rs`, `index.rs`). Each watcher reads at its own pace (`watcher.rs`): from its queue while it
+//! keeps up, otherwise from memory or from the ledger (`past.rs`). A slow watcher takes memory for one
+//! queue; it is never dropped and never slows others.
 
 mod catalog;
 mod fanout;
@@ -14,6 +14,7 @@ mod recent;
 mod watcher;
 
 use std::{
+    fmt::Display,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -29,29 +30,17 @@ use crate::{
     domain::{EventKind, Filter},
     event::Event,
     shutdown::{Stage, Threads},
-    vault::{Vault, VaultError},
-    view::{View, ViewError},
+    vault::Vault,
+    view::View,
 };
 use fanout::{End, Shared};
 use past::{LedgerPast, Past};
 
-/// How many events wait for a watcher before it must read on by itself. As many again may have been
-/// taken from its queue at once, and wait to be delivered.
+/// Maximum number of events in the queue of a watcher. A watcher takes a whole queue at once, so up to
+/// twice as many may wait for its caller.
 const QUEUE_MAX: usize = 256;
 
-/// What a watcher is told next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
-    /// An event, and the positions of the changes that pass the filter.
-    Event(Arc<Event>, Vec<usize>),
-    /// Everything before `next_index` was delivered or did not pass the filter.
-    CaughtUp {
-        /// The index to resume from.
-        next_index: u64,
-    },
-}
-
-/// Why a watcher hears nothing more.
+/// Why a watcher ended.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum WatchError {
     /// The node is closing; resume from this index elsewhere or later.
@@ -65,32 +54,26 @@ pub enum WatchError {
     Unreadable(String),
 }
 
-impl From<VaultError> for WatchError {
-    fn from(error: VaultError) -> Self {
+impl WatchError {
+    pub(crate) fn unreadable(error: impl Display) -> Self {
         Self::Unreadable(error.to_string())
     }
 }
 
-impl From<ViewError> for WatchError {
-    fn from(error: ViewError) -> Self {
-        Self::Unreadable(error.to_string())
-    }
-}
-
-/// Where the writer tells and watchers listen.
+/// Takes events from the writer and delivers them to watchers.
 #[derive(Debug)]
 pub struct Hub {
     shared: Arc<Shared>,
-    /// The thread that puts events into queues, to wake it.
+    /// The thread that puts events into queues; the hub unparks it.
     tailer: Thread,
 }
 
 impl Hub {
     /// A hub at the head of the ledger that keeps up to `recent_max` events in memory. When its thread
-    /// ends, all watchers end, once each has been told what was there.
+    /// ends, each watcher ends after it has read all events up to then.
     ///
     /// # Errors
-    /// Its thread can not be started.
+    /// The thread cannot be started.
     pub fn new(
         backend: Arc<dyn LogBackend>,
         vault: Arc<Vault>,
@@ -115,7 +98,7 @@ impl Hub {
         let tailer = Arc::clone(&shared);
         let run = move || {
             if catch_unwind(AssertUnwindSafe(|| tailer.tail())).is_err() {
-                // Listeners must not take silence for news that there is none.
+                // Otherwise the watchers would wait for ever.
                 tailer.end(End::Failed);
             }
         };
@@ -123,8 +106,8 @@ impl Hub {
         Ok(Self { shared, tailer })
     }
 
-    /// Tells of the events among the entries before `head`. Called by the writer alone, in order,
-    /// after the view has applied them.
+    /// Publishes the events of the entries before `head`. Only the writer calls this, in order, after
+    /// the view has applied the entries.
     pub fn tell(&self, events: Vec<Arc<Event>>, head: u64) {
         self.shared.extend(events, head);
         self.tailer.unpark();
@@ -136,15 +119,15 @@ impl Hub {
         Watcher::new(Arc::clone(&self.shared), start, filter)
     }
 
-    /// The next index of which watchers were not told.
+    /// The index of the first entry that is not published.
     #[must_use]
     pub fn head(&self) -> u64 {
         self.shared.head()
     }
 
-    /// Events from `cursor` on, before `end` or a little beyond it, as many as one step reads, and the
-    /// index from which to go on: from memory all that there are, from the ledger those that the
-    /// filter may want. Blocking.
+    /// Some events from `cursor` on, and the index to continue from. The step may go a little beyond
+    /// `end`. Events from the ledger are only those that may pass the filter; from memory they are all.
+    /// Blocking.
     ///
     /// # Errors
     /// The ledger could not be read.
@@ -162,16 +145,16 @@ impl Hub {
         Ok((events.collect(), gathered.next))
     }
 
-    /// The event at an index, as the ledger has it, be it told or not; none if the entry is none.
-    /// Blocking.
+    /// The event of the entry at an index, published or not; none if the entry has no event. It is read
+    /// from the ledger. Blocking.
     ///
     /// # Errors
     /// The ledger could not be read.
     pub fn event_on_record(&self, index: u64) -> Result<Option<Arc<Event>>, WatchError> {
         let everything = Filter { kinds: EventKind::ALL.into(), ..Filter::default() };
         let gathered = self.shared.past.read(index, index.saturating_add(1), &everything)?;
-        let own = gathered.posts.iter().find(|post| post.event.index == index);
-        Ok(own.map(|post| Arc::clone(&post.event)))
+        let mut events = gathered.posts.iter().map(|post| &post.event);
+        Ok(events.find(|event| event.index == index).cloned())
     }
 }
 

@@ -1,8 +1,8 @@
-//! Events read back from the ledger, for whoever memory does not reach back to.
+//! Reads events from the ledger, when they are older than memory.
 //!
-//! The event of an entry is made as it was when the entry was new ([`event::of`]), and is the same,
-//! with two exceptions that lie in what stands beside it: who is linked to a data subject is told as
-//! it is now, and of a data subject that was erased since nothing is told.
+//! The event of an entry is made by the same function as when the entry was new ([`event::of`]), and is
+//! equal to it, with two exceptions: it names the data subjects that are linked now, and there is no
+//! event of a data subject that was erased since.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     WatchError,
-    catalog::History,
+    catalog::CatalogHistory,
     recent::{Gathered, Post},
 };
 use crate::{
@@ -23,39 +23,39 @@ use crate::{
     view::View,
 };
 
-/// How many entries, and about how many bytes, are read at once.
+/// Maximum number of entries, and approximate number of bytes, that are read at once.
 const STEP_ENTRIES: u64 = 256;
 const STEP_BYTES: usize = 256 << 10;
 
-/// Where events come from that memory no longer holds.
+/// The source of events that are older than memory.
 pub(super) trait Past: std::fmt::Debug + Send + Sync {
-    /// Events from `cursor` on, before `end`; perhaps only those that may pass the filter, and
-    /// perhaps only some of the entries, but at least one. Blocking.
+    /// Events from `cursor` to before `end`. It may leave out events that cannot pass the filter, and may
+    /// stop before `end`, but reads at least one entry. Blocking.
     fn read(&self, cursor: u64, end: u64, filter: &Filter) -> Result<Gathered, WatchError>;
 }
 
-/// The ledger, with the names and catalogues that its entries need.
+/// The ledger, with the identities and the catalogue that its events name.
 #[derive(Debug)]
 pub(super) struct LedgerPast {
     backend: Arc<dyn LogBackend>,
     vault: Arc<Vault>,
     view: Arc<View>,
-    catalog: Mutex<History>,
+    catalog: Mutex<CatalogHistory>,
 }
 
 impl Past for LedgerPast {
     fn read(&self, cursor: u64, end: u64, filter: &Filter) -> Result<Gathered, WatchError> {
         let end = end.min(cursor.saturating_add(STEP_ENTRIES));
-        let entries = self.backend.read(cursor, end, STEP_BYTES).map_err(unreadable)?;
+        let entries = self.backend.read(cursor, end, STEP_BYTES).map_err(WatchError::unreadable)?;
         let mut gathered = Gathered { next: cursor, ..Gathered::default() };
         for bytes in entries {
-            let entry = envelope::decode(&bytes).map_err(unreadable)?;
+            let entry = envelope::decode(&bytes).map_err(WatchError::unreadable)?;
             gathered.next = entry.index + 1;
             let event = self.event(&entry, filter)?;
             gathered.posts.extend(event.map(|event| Arc::new(Post::new(Arc::new(event)))));
         }
         if gathered.next == cursor && cursor < end {
-            return Err(WatchError::Unreadable(format!("entry {cursor} is not there")));
+            return Err(WatchError::Unreadable(format!("entry {cursor} is missing")));
         }
         Ok(gathered)
     }
@@ -63,11 +63,11 @@ impl Past for LedgerPast {
 
 impl LedgerPast {
     pub(super) fn new(backend: Arc<dyn LogBackend>, vault: Arc<Vault>, view: Arc<View>) -> Self {
-        Self { backend, vault, view, catalog: Mutex::new(History::default()) }
+        Self { backend, vault, view, catalog: Mutex::default() }
     }
 
-    /// What watchers hear of an entry, if the filter may want it: to find out who the subject is
-    /// costs more than all the rest.
+    /// The event of an entry, if it may pass the filter: reading the identity of the data subject costs
+    /// more than everything else.
     fn event(&self, entry: &Entry, filter: &Filter) -> Result<Option<Event>, WatchError> {
         if entry.body.kind().tells().may_pass(filter) {
             event::of(entry.fact(), self)
@@ -77,10 +77,11 @@ impl LedgerPast {
     }
 
     fn entry(&self, index: u64) -> Result<Entry, WatchError> {
-        let entries = self.backend.read(index, index + 1, STEP_BYTES).map_err(unreadable)?;
+        let entries =
+            self.backend.read(index, index + 1, STEP_BYTES).map_err(WatchError::unreadable)?;
         match entries.first() {
-            Some(bytes) => envelope::decode(bytes).map_err(unreadable),
-            None => Err(WatchError::Unreadable(format!("entry {index} is not there"))),
+            Some(bytes) => envelope::decode(bytes).map_err(WatchError::unreadable),
+            None => Err(WatchError::Unreadable(format!("entry {index} is missing"))),
         }
     }
 }
@@ -89,31 +90,27 @@ impl Surroundings for LedgerPast {
     type Error = WatchError;
 
     fn identity(&self, subject: SubjectRef) -> Result<Identity, WatchError> {
-        Ok(self.vault.identity(subject)?)
+        self.vault.identity(subject).map_err(WatchError::unreadable)
     }
 
-    /// As it is now: the ledger does not say who was at each time, and of every link that ended since
-    /// there is an event.
+    /// The data subjects that are linked now: the ledger does not say who was linked at each time, and
+    /// every link that ended since has an event of its own.
     fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, WatchError> {
         let mut names = Vec::new();
-        for subject in self.view.around(subjects)? {
-            names.extend(self.vault.identity(subject)?.known());
+        for subject in self.view.around(subjects).map_err(WatchError::unreadable)? {
+            names.extend(self.identity(subject)?.known());
         }
         Ok(names)
     }
 
     fn catalog(&self, index: u64) -> Result<Option<CatalogTold>, WatchError> {
-        let entries = || Ok(self.view.catalog_entries()?);
-        self.catalog.lock().told(index, entries, |at| self.entry(at))
+        let entries = || self.view.catalog_entries().map_err(WatchError::unreadable);
+        self.catalog.lock().event_at(index, entries, |index| self.entry(index))
     }
 
     fn subscription(&self, id: SubscriptionId) -> Result<Key, WatchError> {
         let subscriptions = self.view.subscriptions();
         let name = subscriptions.get(id).map(|subscription| subscription.spec.name.clone());
-        name.ok_or_else(|| WatchError::Unreadable(format!("no {id:?} in the view")))
+        name.ok_or_else(|| WatchError::Unreadable(format!("{id:?} is missing from the view")))
     }
-}
-
-fn unreadable(error: impl std::fmt::Display) -> WatchError {
-    WatchError::Unreadable(error.to_string())
 }

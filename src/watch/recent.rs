@@ -1,4 +1,4 @@
-//! The latest events, decoded once, for the tailer and for whoever is not far behind.
+//! The latest events in memory, decoded once, for the tailer and for watchers that are a little behind.
 
 use std::{
     collections::VecDeque,
@@ -9,25 +9,25 @@ use bytes::Bytes;
 
 use crate::event::Event;
 
-/// An event on its way to watchers.
-#[derive(Debug)]
+/// An event for watchers, with its encoded form.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Post {
     /// The event.
     pub event: Arc<Event>,
-    /// The event, with all its changes, as the layer above sends it. Whoever is the first to need it
-    /// makes it, once for all; this layer does not look at it.
+    /// The event with all its changes, as encoded by the layer above. The first sender encodes it, and
+    /// all others share the bytes.
     pub wire: OnceLock<Bytes>,
 }
 
 impl Post {
-    /// An event that nobody has sent yet.
+    /// An event that is not encoded yet.
     #[must_use]
     pub fn new(event: Arc<Event>) -> Self {
         Self { event, wire: OnceLock::new() }
     }
 }
 
-/// The latest events. Every entry from `start` on, before `end`, is either here or no event.
+/// The latest events. `posts` has the event of every entry from `start` to before `end` that has one.
 #[derive(Debug)]
 pub(super) struct Recent {
     start: u64,
@@ -36,7 +36,7 @@ pub(super) struct Recent {
     posts_max: usize,
 }
 
-/// Events of the entries before `next`, beyond those gathered before.
+/// The events of a step of reading, which ends before the entry `next`.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     pub posts: VecDeque<Arc<Post>>,
@@ -48,7 +48,7 @@ impl Recent {
         Self { start: head, end: head, posts: VecDeque::new(), posts_max }
     }
 
-    /// Adds the events among the entries before `head`.
+    /// Adds the events of the entries before `head`.
     pub(super) fn extend(&mut self, events: Vec<Arc<Event>>, head: u64) {
         self.posts.extend(events.into_iter().map(|event| Arc::new(Post::new(event))));
         while self.posts.len() > self.posts_max {
@@ -57,12 +57,12 @@ impl Recent {
         self.end = head;
     }
 
-    /// The index before which every entry was told of.
+    /// The index of the first entry that is not published.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Events from `cursor` on, at most so many; none if memory does not reach back that far.
+    /// Up to `posts_max` events from `cursor` on; none if they are older than memory.
     pub(super) fn read(&self, cursor: u64, posts_max: usize) -> Option<Gathered> {
         if cursor < self.start {
             return None;

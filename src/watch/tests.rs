@@ -1,6 +1,6 @@
-//! Whatever the sizes of memory and queues, whoever reads how fast, and whoever gives up waiting how
-//! often: every watcher hears each event that passes its filter exactly once, in order, and is never
-//! told that it has come further than it has.
+//! For any sizes of memory and queues, any speed of readers and any number of cancelled calls: every
+//! watcher returns each event that passes its filter exactly once, in order, and never reports an index
+//! beyond the events that it returned.
 
 use std::{collections::BTreeSet, env, sync::atomic::AtomicU64, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     event::{ConsentTold, EventTold},
 };
 
-/// An entry: an event, or none.
+/// An entry: its event, or none.
 type Written = Option<Arc<Event>>;
 
 /// A ledger in memory that reads a few entries at a time.
@@ -63,7 +63,8 @@ fn event(index: u64, purpose: Option<&str>, namespace: &str) -> Event {
     Event { index, recorded_at: Millis(0), told }
 }
 
-/// An entry as a number says: none, or a withdrawal of one purpose or of all, of one namespace.
+/// Makes an entry from a number: without an event, or a withdrawal of one purpose or of all, in one
+/// namespace.
 fn entry(index: u64, number: u8) -> Written {
     let namespace = if number.is_multiple_of(2) { "user" } else { "email" };
     let purpose = match number / 2 % 5 {
@@ -74,7 +75,7 @@ fn entry(index: u64, number: u8) -> Written {
     Some(Arc::new(event(index, purpose, namespace)))
 }
 
-/// A hub over a ledger in memory, and the one who writes.
+/// A hub over a ledger in memory, and its writer.
 struct World {
     log: Arc<Log>,
     hub: Hub,
@@ -84,7 +85,7 @@ struct World {
 impl World {
     fn new(before: &[u8], recent_max: usize, queue_max: usize) -> Self {
         let log = Arc::new(Log::default());
-        log.entries.lock().extend((0..).zip(before).map(|(index, own)| entry(index, *own)));
+        log.entries.lock().extend((0..).zip(before).map(|(index, number)| entry(index, *number)));
         let past: Arc<dyn Past> = log.clone();
         let (head, threads) = (before.len() as u64, Threads::default());
         let hub = Hub::over(past, head, recent_max, queue_max, &threads).unwrap();
@@ -94,41 +95,42 @@ impl World {
     fn write(&self, batch: &[u8]) {
         let mut entries = self.log.entries.lock();
         let first = entries.len() as u64;
-        let batch: Vec<_> = (first..).zip(batch).map(|(index, own)| entry(index, *own)).collect();
+        let batch: Vec<_> =
+            (first..).zip(batch).map(|(index, number)| entry(index, *number)).collect();
         entries.extend(batch.clone());
         let head = entries.len() as u64;
         drop(entries);
         self.hub.tell(batch.into_iter().flatten().collect(), head);
     }
 
-    /// What a watcher must hear of all that was written.
+    /// The events that a watcher must return.
     fn wanted(&self, start: u64, filter: &Filter) -> Vec<u64> {
         let entries = self.log.entries.lock();
-        let passing = entries.iter().flatten().filter(|own| own.passing(filter).is_some());
-        passing.map(|own| own.index).filter(|index| *index >= start).collect()
+        let passing = entries.iter().flatten().filter(|event| event.passing(filter).is_some());
+        passing.map(|event| event.index).filter(|index| *index >= start).collect()
     }
 }
 
 #[derive(Debug, Clone)]
 struct Reader {
-    /// Where it starts, in percent of what is there at first.
+    /// Where it starts, in percent of the entries at the beginning.
     start: u64,
     filter: Filter,
-    /// How often it looks away, so that others run, after each event.
+    /// How often it yields after each event.
     pauses: u8,
-    /// Whether it begins only when all is written.
+    /// Whether it begins after the last write.
     is_stalled: bool,
-    /// Whether it gives up waiting now and then, and asks again.
+    /// Whether it cancels calls that do not return at once, and calls again.
     is_hasty: bool,
-    /// How it asks.
-    asks: Asks,
+    /// Which method it calls.
+    call: Call,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Asks {
+enum Call {
     Next,
-    Events,
-    Answers,
+    NextEvent,
+    NextOrCaughtUp,
 }
 
 fn any_reader() -> impl Strategy<Value = Reader> {
@@ -139,55 +141,52 @@ fn any_reader() -> impl Strategy<Value = Reader> {
         namespaces: namespaces.into_iter().map(str::to_owned).collect(),
         ..Filter::default()
     });
-    let asks = select(&[Asks::Next, Asks::Events, Asks::Answers][..]);
-    (0..=100_u64, filter, 0..4_u8, prop::bool::weighted(0.2), any::<bool>(), asks).prop_map(
-        |(start, filter, pauses, is_stalled, is_hasty, asks)| Reader {
+    let call = select(&[Call::Next, Call::NextEvent, Call::NextOrCaughtUp][..]);
+    (0..=100_u64, filter, 0..4_u8, prop::bool::weighted(0.2), any::<bool>(), call).prop_map(
+        |(start, filter, pauses, is_stalled, is_hasty, call)| Reader {
             start,
             filter,
             pauses,
             is_stalled,
             is_hasty,
-            asks,
+            call,
         },
     )
 }
 
 impl Reader {
-    async fn ask(&self, watcher: &mut Watcher) -> Result<Heard, WatchError> {
-        match self.asks {
-            Asks::Next => watcher.next().await.map(|told| match told {
-                Told::Event(event, passing) => Heard::Event(Arc::new(Post::new(event)), passing),
-                Told::CaughtUp { next_index } => Heard::CaughtUp { next_index },
-            }),
-            Asks::Events => watcher.next_event().await,
-            Asks::Answers => watcher.next_or_caught_up().await,
+    async fn next(&self, watcher: &mut Watcher) -> Result<Heard, WatchError> {
+        match self.call {
+            Call::Next => watcher.next().await,
+            Call::NextEvent => watcher.next_event().await,
+            Call::NextOrCaughtUp => watcher.next_or_caught_up().await,
         }
     }
 
-    /// Reads until the hub closes; answers what it heard, and where it came to.
+    /// Reads until the hub closes. Returns the indexes of the events, and the index to resume from.
     async fn read(self, world: Arc<World>, mut watcher: Watcher, start: u64) -> (Vec<u64>, u64) {
         let mut heard = Vec::new();
         let mut reached = start;
         loop {
             let head = world.hub.head();
             let patience = if self.is_hasty { Duration::ZERO } else { Duration::from_secs(60) };
-            let told = match timeout(patience, self.ask(&mut watcher)).await {
-                Ok(told) => told,
+            let heard_next = match timeout(patience, self.next(&mut watcher)).await {
+                Ok(heard_next) => heard_next,
                 Err(_) if self.is_hasty => {
                     yield_now().await;
                     continue;
                 }
-                Err(_) => panic!("nothing was told for a minute, not even the end"),
+                Err(_) => panic!("no event and no end for a minute"),
             };
-            match told {
+            match heard_next {
                 Ok(Heard::Event(post, passing)) => {
-                    assert!(post.event.index >= reached, "told that it had come further");
+                    assert!(post.event.index >= reached, "beyond the reported index");
                     assert_eq!(post.event.passing(&self.filter), Some(passing));
                     heard.push(post.event.index);
                 }
                 Ok(Heard::CaughtUp { next_index }) => {
                     assert!(next_index >= head.max(reached), "{next_index} of {head}");
-                    assert!(!matches!(self.asks, Asks::Events));
+                    assert!(!matches!(self.call, Call::NextEvent));
                     reached = next_index;
                     yield_now().await;
                 }
@@ -226,27 +225,29 @@ async fn check(
         world.write(&batch);
         yield_now().await;
     }
-    reading.extend(stalled.into_iter().map(|(start, own, read)| (start, own, tokio::spawn(read))));
+    reading.extend(
+        stalled.into_iter().map(|(start, filter, read)| (start, filter, tokio::spawn(read))),
+    );
     world.threads.end();
     for (start, filter, read) in reading {
         let (heard, next_index) = read.await.unwrap();
         assert_eq!(heard, world.wanted(start, &filter), "from {start} with {filter:?}");
         assert_eq!(next_index, world.hub.head());
     }
-    assert_eq!(world.hub.shared.seated(), 0, "who has gone has no seat");
+    assert_eq!(world.hub.shared.seated(), 0, "readers that ended have no seat");
 }
 
 fn config() -> ProptestConfig {
-    let own = ProptestConfig::default();
-    let cases = if env::var_os("PROPTEST_CASES").is_some() { own.cases } else { 96 };
-    ProptestConfig { cases, ..own }
+    let default = ProptestConfig::default();
+    let cases = if env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 96 };
+    ProptestConfig { cases, ..default }
 }
 
 proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn every_event_that_passes_is_told_once_and_in_order(
+    fn every_event_that_passes_is_returned_once_and_in_order(
         before in vec(any::<u8>(), 0..40),
         batches in vec(vec(any::<u8>(), 1..40), 1..60),
         readers in vec(any_reader(), 1..12),
@@ -257,9 +258,9 @@ proptest! {
     }
 }
 
-/// A number that [`entry`] makes a withdrawal of "news" by a user of.
+/// The number of a withdrawal of "news" by a user; see [`entry`].
 const NEWS: u8 = 4;
-/// One that is no event.
+/// The number of an entry without an event.
 const NOTHING: u8 = 0;
 
 fn news() -> Filter {
@@ -268,16 +269,16 @@ fn news() -> Filter {
 
 async fn index(watcher: &mut Watcher) -> u64 {
     match watcher.next().await.unwrap() {
-        Told::Event(event, _) => event.index,
-        Told::CaughtUp { next_index } => panic!("caught up at {next_index}"),
+        Heard::Event(post, _) => post.event.index,
+        Heard::CaughtUp { next_index } => panic!("caught up at {next_index}"),
     }
 }
 
 #[tokio::test]
-async fn who_takes_nothing_costs_a_queue_and_comes_back() {
+async fn a_stalled_watcher_loses_its_seat_and_takes_one_again() {
     let world = World::new(&[], 1_000, 4);
     let mut watcher = world.hub.watch(0, news());
-    assert_eq!(watcher.next().await.unwrap(), Told::CaughtUp { next_index: 0 });
+    assert_eq!(watcher.next().await.unwrap(), Heard::CaughtUp { next_index: 0 });
     assert_eq!(world.hub.shared.seated(), 1);
     world.write(&[NEWS; 50]);
     while world.hub.shared.seated() > 0 {
@@ -286,17 +287,17 @@ async fn who_takes_nothing_costs_a_queue_and_comes_back() {
     for want in 0..50 {
         assert_eq!(index(&mut watcher).await, want);
     }
-    assert_eq!(watcher.next().await.unwrap(), Told::CaughtUp { next_index: 50 });
+    assert_eq!(watcher.next().await.unwrap(), Heard::CaughtUp { next_index: 50 });
     assert_eq!(world.hub.shared.seated(), 1, "it is woken again");
     world.write(&[NOTHING, NEWS]);
     assert_eq!(index(&mut watcher).await, 51);
 }
 
 #[tokio::test]
-async fn nobody_is_woken_for_what_is_not_theirs_but_all_learn_of_the_head() {
+async fn a_watcher_is_woken_for_its_events_only_and_still_reports_the_head() {
     let world = World::new(&[], 1_000, 4);
     let mut watcher = world.hub.watch(0, news());
-    assert_eq!(watcher.next().await.unwrap(), Told::CaughtUp { next_index: 0 });
+    assert_eq!(watcher.next().await.unwrap(), Heard::CaughtUp { next_index: 0 });
     {
         let mut waiting = Box::pin(watcher.next());
         assert!(timeout(Duration::ZERO, &mut waiting).await.is_err());
@@ -304,17 +305,17 @@ async fn nobody_is_woken_for_what_is_not_theirs_but_all_learn_of_the_head() {
             world.write(&[NOTHING; 10]);
             assert!(timeout(Duration::ZERO, &mut waiting).await.is_err(), "it is not woken");
         }
-        // Nothing but its own timer ends the wait.
-        assert_eq!(waiting.await.unwrap(), Told::CaughtUp { next_index: 100 });
+        // Only its timer ends the wait.
+        assert_eq!(waiting.await.unwrap(), Heard::CaughtUp { next_index: 100 });
     }
     world.write(&[NOTHING]);
-    assert_eq!(watcher.next().await.unwrap(), Told::CaughtUp { next_index: 101 });
+    assert_eq!(watcher.next().await.unwrap(), Heard::CaughtUp { next_index: 101 });
     let heard = watcher.next_or_caught_up().await.unwrap();
-    assert!(matches!(heard, Heard::CaughtUp { next_index: 101 }), "as often as it is asked");
+    assert_eq!(heard, Heard::CaughtUp { next_index: 101 }, "at each call");
 }
 
 #[tokio::test]
-async fn a_watcher_that_comes_when_the_hub_has_closed_hears_what_was_there() {
+async fn a_watcher_of_a_closed_hub_returns_the_events_up_to_the_end() {
     let world = World::new(&[NEWS, NOTHING, NEWS], 10, 4);
     world.threads.end();
     let mut watcher = world.hub.watch(0, news());
@@ -322,7 +323,7 @@ async fn a_watcher_that_comes_when_the_hub_has_closed_hears_what_was_there() {
     assert_eq!(index(&mut watcher).await, 2);
     let closing = loop {
         match watcher.next().await {
-            Ok(Told::CaughtUp { next_index: 3 }) => {}
+            Ok(Heard::CaughtUp { next_index: 3 }) => {}
             other => break other,
         }
     };
@@ -330,7 +331,7 @@ async fn a_watcher_that_comes_when_the_hub_has_closed_hears_what_was_there() {
 }
 
 #[tokio::test]
-async fn what_is_made_once_is_shared_by_all_who_keep_up() {
+async fn watchers_that_keep_up_share_the_encoded_event() {
     let world = World::new(&[], 10, 4);
     let mut watchers = [world.hub.watch(0, news()), world.hub.watch(0, Filter::default())];
     world.write(&[NEWS]);
@@ -346,26 +347,26 @@ async fn what_is_made_once_is_shared_by_all_who_keep_up() {
 }
 
 #[tokio::test]
-async fn nobody_takes_the_silence_of_a_thread_that_failed_for_news() {
+async fn a_failed_tailer_ends_the_watchers() {
     let world = World::new(&[NEWS], 10, 4);
     let mut watchers = [world.hub.watch(0, news()), world.hub.watch(1, news())];
     assert_eq!(index(&mut watchers[0]).await, 0);
-    assert_eq!(watchers[1].next().await.unwrap(), Told::CaughtUp { next_index: 1 });
+    assert_eq!(watchers[1].next().await.unwrap(), Heard::CaughtUp { next_index: 1 });
     world.hub.shared.end(End::Failed);
     let late = world.hub.watch(1, news());
     for mut watcher in watchers.into_iter().chain([late]) {
-        let told = watcher.next_or_caught_up().await;
-        assert!(matches!(told, Err(WatchError::Unreadable(_))), "{told:?}");
+        let heard = watcher.next_or_caught_up().await;
+        assert!(matches!(heard, Err(WatchError::Unreadable(_))), "{heard:?}");
     }
 }
 
 #[test]
-fn what_is_on_record_is_found_before_anybody_was_told() {
+fn an_event_of_the_ledger_is_found_before_it_is_published() {
     let world = World::new(&[2, 0], 4, 4);
-    let own = entry(2, 4);
-    world.log.entries.lock().extend([own.clone(), None]);
-    assert_eq!(world.hub.head(), 2, "nobody was told");
-    assert_eq!(world.hub.event_on_record(2).unwrap(), own);
+    let event = entry(2, 4);
+    world.log.entries.lock().extend([event.clone(), None]);
+    assert_eq!(world.hub.head(), 2, "it is not published");
+    assert_eq!(world.hub.event_on_record(2).unwrap(), event);
     assert_eq!(world.hub.event_on_record(3).unwrap(), None);
     assert_eq!(world.hub.event_on_record(0).unwrap(), entry(0, 2));
 }

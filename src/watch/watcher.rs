@@ -1,40 +1,40 @@
-//! One reader of what is told, at its own pace.
+//! A reader of events, at its own pace.
 //!
-//! A reader that is behind reads from memory, or from the ledger where memory does not reach back.
-//! Once it has come up to the tailer it takes a seat and is woken for what passes its filter alone;
-//! when it takes too little from its queue, it loses the seat and reads by itself again.
+//! A watcher that is behind reads from memory, or from the ledger for older events. When it reaches the
+//! tailer it takes a seat: from then on events that pass its filter come through a queue and wake it.
+//! If the queue fills up, the watcher loses the seat and reads by itself again.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    Told, WatchError,
-    fanout::{End, Seat, Shared, Step, Taken},
+    WatchError,
+    fanout::{End, Received, Seat, Shared, Step},
     recent::{Gathered, Post},
 };
 use crate::domain::Filter;
 
-/// How long a watcher that waits goes without news of a head that moved.
-const NEWS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a waiting watcher reports a head that moved without an event for it.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One reader of what is told, at its own pace.
+/// A reader of events, at its own pace.
 #[derive(Debug)]
 pub struct Watcher {
     shared: Arc<Shared>,
     filter: Arc<Filter>,
-    /// Its place among the listeners; none while it reads by itself.
+    /// Its seat in the fan-out; none while it reads by itself.
     seat: Option<Seat>,
-    /// While it reads by itself: everything before it was delivered, gathered, or is no event.
+    /// Everything before this index was returned, is in `gathered`, or did not pass the filter.
     cursor: u64,
     gathered: VecDeque<Arc<Post>>,
-    /// What it last said to have reached; none if an event came since.
+    /// The index of the last [`Heard::CaughtUp`]; none if an event came since.
     reached: Option<u64>,
-    news_due: Instant,
+    progress_due: Instant,
 }
 
-/// What a watcher hears.
-#[derive(Debug, Clone)]
+/// An item that a watcher returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     /// An event, and the positions of the changes that pass the filter.
     Event(Arc<Post>, Vec<usize>),
@@ -45,15 +45,15 @@ pub enum Heard {
     },
 }
 
-/// What a caller waits for.
+/// When a watcher returns [`Heard::CaughtUp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    /// An event.
-    Event,
-    /// An event, or news of a head that moved.
-    News,
-    /// An event, or the answer that there is none now.
-    Answer,
+enum Progress {
+    /// Never.
+    Never,
+    /// When it reaches the head, and then about once a second if the head moved.
+    Regularly,
+    /// At once if there is no event.
+    AtOnce,
 }
 
 impl Watcher {
@@ -65,41 +65,38 @@ impl Watcher {
             cursor: start,
             gathered: VecDeque::new(),
             reached: None,
-            news_due: Instant::now() + NEWS_INTERVAL,
+            progress_due: Instant::now() + PROGRESS_INTERVAL,
         }
     }
 
-    /// The next event. [`Told::CaughtUp`] comes once each time that the watcher has reached the head
-    /// as it was when it was asked, and, while it waits, about once a second if the head moved on
-    /// without an event for it. Cancel-safe.
+    /// The next event. [`Heard::CaughtUp`] comes once each time that the watcher reaches the head as it
+    /// was at the call; and, while it waits, about once a second if the head moved without an event for
+    /// it. Cancel-safe.
     ///
     /// # Errors
     /// The ledger could not be read, or the node is closing.
-    pub async fn next(&mut self) -> Result<Told, WatchError> {
-        Ok(match self.hear(Wish::News).await? {
-            Heard::Event(post, passing) => Told::Event(Arc::clone(&post.event), passing),
-            Heard::CaughtUp { next_index } => Told::CaughtUp { next_index },
-        })
+    pub async fn next(&mut self) -> Result<Heard, WatchError> {
+        self.hear(Progress::Regularly).await
     }
 
-    /// The next event, with what its senders share. It is never [`Heard::CaughtUp`]. Cancel-safe.
+    /// The next event; never [`Heard::CaughtUp`]. Cancel-safe.
     ///
     /// # Errors
     /// As [`Self::next`].
     pub async fn next_event(&mut self) -> Result<Heard, WatchError> {
-        self.hear(Wish::Event).await
+        self.hear(Progress::Never).await
     }
 
-    /// The next event if there is one before the head as it is now, else [`Heard::CaughtUp`] with
-    /// that head or a later one. Cancel-safe.
+    /// The next event before the present head, or [`Heard::CaughtUp`] with that head or a later one.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// As [`Self::next`].
     pub async fn next_or_caught_up(&mut self) -> Result<Heard, WatchError> {
-        self.hear(Wish::Answer).await
+        self.hear(Progress::AtOnce).await
     }
 
-    async fn hear(&mut self, wish: Wish) -> Result<Heard, WatchError> {
+    async fn hear(&mut self, progress: Progress) -> Result<Heard, WatchError> {
         let mut head = self.shared.head();
         loop {
             if let Some(heard) = self.gathered() {
@@ -112,30 +109,30 @@ impl Watcher {
                 continue;
             };
             let reached = match seat.take(&mut self.gathered) {
-                Taken::Posts => continue,
-                Taken::Ended(End::Detached(next)) => {
+                Received::Posts => continue,
+                Received::Ended(End::Detached(next)) => {
                     (self.cursor, self.seat) = (next, None);
                     continue;
                 }
-                Taken::Ended(end) => return Err(self.ended(end)),
-                Taken::Nothing(reached) => reached,
+                Received::Ended(end) => return Err(self.ended(end)),
+                Received::Nothing(reached) => reached,
             };
             self.cursor = reached;
-            let is_told = self.reached.is_some_and(|told| told >= head);
-            if wish == Wish::Answer || wish == Wish::News && !is_told {
+            let is_reported = self.reached.is_some_and(|reported| reported >= head);
+            if progress == Progress::AtOnce || progress == Progress::Regularly && !is_reported {
                 if reached >= head {
                     self.reached = Some(reached);
-                    self.news_due = Instant::now() + NEWS_INTERVAL;
+                    self.progress_due = Instant::now() + PROGRESS_INTERVAL;
                     return Ok(Heard::CaughtUp { next_index: reached });
                 }
                 self.shared.ask(head, &seat.listener);
             }
-            if wish == Wish::News && is_told {
+            if progress == Progress::Regularly && is_reported {
                 tokio::select! {
                     biased;
                     () = seat.listener.wake.notified() => {}
-                    () = tokio::time::sleep_until(self.news_due) => {
-                        self.news_due = Instant::now() + NEWS_INTERVAL;
+                    () = tokio::time::sleep_until(self.progress_due) => {
+                        self.progress_due = Instant::now() + PROGRESS_INTERVAL;
                         head = self.shared.head();
                     }
                 }
@@ -145,7 +142,7 @@ impl Watcher {
         }
     }
 
-    /// The next of what was gathered that passes.
+    /// The next gathered event that passes the filter.
     fn gathered(&mut self) -> Option<Heard> {
         loop {
             let post = self.gathered.pop_front()?;
@@ -155,16 +152,16 @@ impl Watcher {
         }
     }
 
-    /// Gathers what is behind the cursor, and takes a seat if that comes up to the tailer.
+    /// Gathers events from the cursor on, and takes a seat if they reach the tailer.
     async fn read_on(&mut self) -> Result<(), WatchError> {
-        // Memory alone never makes a reader wait, and nothing in it may pass.
+        // Reading from memory never waits, and perhaps no event passes: let other tasks run.
         tokio::task::coop::consume_budget().await;
         let (gathered, seat) = match self.shared.step(self.cursor, &self.filter) {
             Step::Recent(gathered, seat) => (gathered, seat),
             Step::Ledger(end) => (self.read_ledger(end).await?, None),
             Step::Ended(end) => return Err(self.ended(end)),
         };
-        // Only now, after the last await: a call that is dropped on the way loses nothing.
+        // After the last await, so that a cancelled call loses nothing.
         (self.gathered, self.cursor, self.seat) = (gathered.posts, gathered.next, seat);
         Ok(())
     }
@@ -174,13 +171,13 @@ impl Watcher {
         let cursor = self.cursor;
         tokio::task::spawn_blocking(move || past.read(cursor, end, &filter))
             .await
-            .map_err(|error| WatchError::Unreadable(error.to_string()))?
+            .map_err(WatchError::unreadable)?
     }
 
     fn ended(&self, end: End) -> WatchError {
         let next_index = match end {
             End::Failed => {
-                return WatchError::Unreadable("the thread that tells has failed".to_owned());
+                return WatchError::unreadable("the thread that delivers events has failed");
             }
             End::Closing(next) | End::Detached(next) => next.max(self.cursor),
         };

@@ -1,8 +1,8 @@
-//! What is delivered: CloudEvents 1.0 in the JSON format, structured mode.
+//! The messages of a webhook: CloudEvents 1.0 in the JSON format, structured mode.
 //!
-//! The data is the ProtoJSON of the message that a stream sends for the same event (see [`messages`]).
-//! Whose data it is stands in the data alone: no id, source or header names a person, because those
-//! end up in logs.
+//! `data` is the ProtoJSON of the message that a stream sends for the same event (see [`messages`]).
+//! Only `data` names the data subject. Ids, sources and headers name no person, because they end up in
+//! logs.
 
 use serde::Serialize;
 
@@ -12,22 +12,22 @@ use crate::{
     node::SnapshotSubject, tlog::hex,
 };
 
-/// Media type of what is delivered.
+/// Media type of the messages.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
 
-/// What a subscription's messages have in common.
+/// The parts that all messages of a subscription share.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// Beginning of every id: the ledger and the subscription.
-    ids: String,
+    /// Prefix of every id: the ledger and the subscription.
+    id_prefix: String,
     source: String,
     secret: Secret,
 }
 
-/// One message: its id, the same each time that it is sent, and its body.
+/// A message. Retries have the same id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The id, of the CloudEvent and of the webhook.
+    /// Id of the CloudEvent and of the webhook.
     pub id: String,
     /// The body.
     pub body: Vec<u8>,
@@ -37,7 +37,7 @@ impl Envelope {
     /// For a subscription of a ledger.
     #[must_use]
     pub fn new(ledger_id: &[u8; 16], origin: &str, id: SubscriptionId, secret: Secret) -> Self {
-        Self { ids: format!("{}-{}", hex(ledger_id), id.0), source: source(origin), secret }
+        Self { id_prefix: format!("{}-{}", hex(ledger_id), id.0), source: source(origin), secret }
     }
 
     /// The secret that signs the messages.
@@ -46,33 +46,33 @@ impl Envelope {
         &self.secret
     }
 
-    /// An event, with those of its changes that pass the filter.
+    /// The message of an event, with the changes that pass the filter.
     ///
     /// # Errors
-    /// A time of the event has no JSON form. Times of the ledger have one.
+    /// A timestamp of the event has no JSON form. Timestamps of the ledger have one.
     pub fn event(&self, event: &Event, passing: &[usize]) -> serde_json::Result<Message> {
-        let id = format!("{}-{}", self.ids, event.index);
+        let id = format!("{}-{}", self.id_prefix, event.index);
         let message = messages::event(event, passing);
         let recorded_at = timestamp(event.recorded_at).to_string();
         self.message(message.field(), id, Some(recorded_at), &message)
     }
 
-    /// Of a snapshot: one data subject.
+    /// The message of one data subject of a snapshot.
     ///
     /// # Errors
     /// As [`Self::event`].
-    pub fn snapshot(&self, known: &SnapshotSubject) -> serde_json::Result<Message> {
-        let pseudonym = self.secret.pseudonym(known.subject.as_str());
-        let id = format!("{}-snapshot-{}-{pseudonym}", self.ids, known.revision);
-        self.message("snapshot", id, None, ProtoJson(&messages::snapshot_subject(known)))
+    pub fn snapshot(&self, state: &SnapshotSubject) -> serde_json::Result<Message> {
+        let pseudonym = self.secret.pseudonym(state.subject.as_str());
+        let id = format!("{}-snapshot-{}-{pseudonym}", self.id_prefix, state.revision);
+        self.message("snapshot", id, None, ProtoJson(&messages::snapshot_subject(state)))
     }
 
-    /// The end of a snapshot.
+    /// The message at the end of a snapshot.
     ///
     /// # Errors
     /// As [`Self::event`].
     pub fn snapshot_end(&self, revision: u64, subjects: u64) -> serde_json::Result<Message> {
-        let id = format!("{}-snapshot-{revision}-end", self.ids);
+        let id = format!("{}-snapshot-{revision}-end", self.id_prefix);
         let end = messages::snapshot_end(revision, subjects);
         self.message("snapshot_end", id, None, ProtoJson(&end))
     }
@@ -98,8 +98,8 @@ impl Envelope {
     }
 }
 
-/// The origin of a ledger as a URI-reference (RFC 3986, section 4.2): a host and a path, mostly. What
-/// can not stand in one is percent-encoded.
+/// The origin of a ledger, usually a host and a path, as a URI-reference (RFC 3986, section 4.2). Other
+/// bytes are percent-encoded.
 fn source(origin: &str) -> String {
     use std::fmt::Write as _;
     let mut text = "//".to_owned();
@@ -107,7 +107,7 @@ fn source(origin: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
             text.push(char::from(byte));
         } else {
-            let _ = write!(text, "%{byte:02X}"); // Writing to a `String` can not fail.
+            let _ = write!(text, "%{byte:02X}"); // Writing to a `String` cannot fail.
         }
     }
     text
@@ -173,7 +173,7 @@ mod tests {
         Event { index: 12, recorded_at: Millis(1_500), told }
     }
 
-    fn told(changes: Vec<ChangeRecord>) -> ConsentTold {
+    fn consent(changes: Vec<ChangeRecord>) -> ConsentTold {
         ConsentTold {
             subject: subject("user:42"),
             actor: Actor::Guardian,
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// One of each kind, with every word that there is.
+    /// Events of each kind, with every actor, action, outcome, confidence and effect.
     fn events() -> Vec<Event> {
         let mut all = Vec::new();
         for actor in [
@@ -205,8 +205,8 @@ mod tests {
                 record(Action::Object, Outcome::SupersededByLater(9)),
                 record(Action::Expire, Outcome::Applied),
             ];
-            let own = ConsentTold { actor, preferences_changed: true, ..told(changes) };
-            all.push(event(EventTold::Consent(own)));
+            let told = ConsentTold { actor, preferences_changed: true, ..consent(changes) };
+            all.push(event(EventTold::Consent(told)));
         }
         for confidence in [None, Some(LinkConfidence::Verified), Some(LinkConfidence::Asserted)] {
             all.push(event(EventTold::Link(LinkTold {
@@ -227,8 +227,8 @@ mod tests {
         ];
         for (purpose, channel, version) in [(key("news"), None, 3), (None, key("sms"), 0)] {
             let (effects, oldest_compatible) = (effects.clone(), version);
-            let own = CatalogTold { purpose, channel, effects, version, oldest_compatible };
-            all.push(event(EventTold::Catalog(own)));
+            let told = CatalogTold { purpose, channel, effects, version, oldest_compatible };
+            all.push(event(EventTold::Catalog(told)));
         }
         all.push(event(EventTold::Overdue(OverdueTold {
             subscription: Key::parse("mailer").unwrap(),
@@ -272,7 +272,7 @@ mod tests {
     fn a_message_is_a_cloudevent_whose_attributes_name_nobody() {
         let change = record(Action::Withdraw, Outcome::Applied);
         let message =
-            envelope().event(&event(EventTold::Consent(told(vec![change]))), &[0]).unwrap();
+            envelope().event(&event(EventTold::Consent(consent(vec![change]))), &[0]).unwrap();
         let id = format!("{}-7-12", "ab".repeat(16));
         assert_eq!(message.id, id);
         assert_eq!(
@@ -306,16 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_is_told_with_all_that_explains_it() {
+    fn a_message_has_the_passing_changes_with_cause_and_reason() {
         let mut grant = record(Action::Grant, Outcome::Applied);
         grant.data_categories = vec!["user.contact".to_owned()];
         let expire = record(Action::Expire, Outcome::Applied);
-        let own = ConsentTold {
+        let told = ConsentTold {
             cause: Some(3),
             reason: Some(Reason::Expired),
-            ..told(vec![grant, expire])
+            ..consent(vec![grant, expire])
         };
-        let message = envelope().event(&event(EventTold::Consent(own)), &[0]).unwrap();
+        let message = envelope().event(&event(EventTold::Consent(told)), &[0]).unwrap();
         let data = value(&message)["data"].take();
         assert_eq!(data["changes"].as_array().unwrap().len(), 1);
         assert_eq!(data["changes"][0]["dataCategories"], json!(["user.contact"]));
@@ -373,14 +373,14 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_what_streams_send_and_its_id_names_nobody() {
-        let known = snapshot();
-        let message = envelope().snapshot(&known).unwrap();
-        let line = consumed_snapshot(&Delivery::Snapshot(Box::new(known.clone())));
+        let state = snapshot();
+        let message = envelope().snapshot(&state).unwrap();
+        let line = consumed_snapshot(&Delivery::Snapshot(Box::new(state.clone())));
         assert_eq!(value(&message)["data"], line["snapshot"]);
-        assert_eq!(value(&message)["data"]["token"], "AQID", "a consumer goes on from there");
+        assert_eq!(value(&message)["data"]["token"], "AQID", "a consumer resumes from there");
         assert_eq!(value(&message)["type"], "consent.v1.snapshot");
         assert!(!message.id.contains("42") || !message.id.contains("user"), "{}", message.id);
-        assert_eq!(message.id, envelope().snapshot(&known).unwrap().id, "always the same");
+        assert_eq!(message.id, envelope().snapshot(&state).unwrap().id, "always the same");
 
         let end = envelope().snapshot_end(9, 1).unwrap();
         let line = consumed_snapshot(&Delivery::SnapshotEnd { revision: 9, subjects: 1 });

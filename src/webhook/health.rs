@@ -1,9 +1,8 @@
-//! Whether an endpoint takes anything at all: shared by the shards of a subscription.
+//! Whether an endpoint is down: shared by the shards of a subscription.
 //!
-//! Some messages are refused while others are taken: that is between the endpoint and the message.
-//! But when several different messages have failed, one after the other, with none taken between
-//! them, the endpoint itself is down. Then it is asked with one message at a time, at growing pauses,
-//! until it takes one.
+//! If an endpoint refuses some messages and takes others, the fault lies with the message. If several
+//! different messages fail in a row and none is taken in between, the endpoint itself is down. Then it
+//! is probed with one message at a time, with growing pauses, until it takes one.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -13,55 +12,48 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{lanes::Ticket, retry::Retry};
 
-/// So many different messages must have failed since the last that was taken.
+/// Number of different messages that must fail in a row before the endpoint counts as down.
 pub(super) const DOWN_AFTER: usize = 5;
 
 /// The health of one endpoint.
 #[derive(Debug)]
 pub(super) struct Health {
     retry: Retry,
-    /// How long a try takes at most: a probe that was never heard of again is over by then.
+    /// Maximum time of a try: a probe without a result is over by then.
     try_max: Duration,
     state: Mutex<State>,
-    /// Counts how often it was there again.
+    /// Number of recoveries.
     recovered: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those that failed since the last that was taken, by shard; [`DOWN_AFTER`] at most.
+    /// Messages, by shard, that failed since one was taken; at most [`DOWN_AFTER`].
     failed: HashSet<(u32, Ticket)>,
-    /// While it is down: failed probes, when the next one is due, and until when one is on its way.
+    /// Set while the endpoint is down.
     down: Option<Down>,
-    /// Until when the endpoint asked to be left alone.
+    /// End of the pause that the endpoint asked for.
     held_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Down {
+    /// Number of failed probes.
     probes: u32,
     next_probe: Instant,
+    /// Set while a probe is in flight: when it is over at the latest.
     probing_until: Option<Instant>,
 }
 
 /// What may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
-    /// Whatever is due.
+    /// Every message that is due.
     All,
-    /// One message, to see whether the endpoint is there again; it is taken for sent.
+    /// One message, as a probe. It counts as in flight from now on.
     Probe,
-    /// Nothing before this.
+    /// Nothing before this moment.
     Not(Instant),
-}
-
-/// What a failure means for the endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    /// Nothing new.
-    None,
-    /// It was up, and is down.
-    WentDown,
 }
 
 impl Health {
@@ -69,12 +61,12 @@ impl Health {
         Self { retry, try_max, state: Mutex::default(), recovered: watch::Sender::new(0) }
     }
 
-    /// Tells each time that the endpoint is there again.
+    /// Changes with each recovery of the endpoint.
     pub(super) fn recovered(&self) -> watch::Receiver<u64> {
         self.recovered.subscribe()
     }
 
-    /// Whether, and what, may be sent.
+    /// What may be sent now.
     pub(super) fn ask(&self, now: Instant) -> Leave {
         let mut state = self.state.lock();
         if let Some(until) = state.held_until.filter(|until| *until > now) {
@@ -91,14 +83,14 @@ impl Health {
         Leave::Probe
     }
 
-    /// Nothing was there to probe with after all.
+    /// Gives [`Leave::Probe`] back: there was no message to probe with.
     pub(super) fn unused(&self) {
         if let Some(down) = &mut self.state.lock().down {
             down.probing_until = None;
         }
     }
 
-    /// A message was taken. Answers whether the endpoint was down.
+    /// Notes that a message was taken. Returns whether the endpoint was down.
     pub(super) fn taken(&self) -> bool {
         let mut state = self.state.lock();
         state.failed.clear();
@@ -110,14 +102,15 @@ impl Health {
         was_down
     }
 
-    /// A message was not taken. `hold` is for how long the endpoint asked to be left alone.
+    /// Notes that a message was not taken; `hold` is the pause that the endpoint asked for. Returns
+    /// whether the endpoint was up and is down now.
     pub(super) fn failed(
         &self,
         shard: u32,
         ticket: Ticket,
         hold: Option<Duration>,
         now: Instant,
-    ) -> Change {
+    ) -> bool {
         let mut state = self.state.lock();
         if let Some(hold) = hold {
             state.held_until = state.held_until.max(Some(now + hold));
@@ -127,19 +120,19 @@ impl Health {
         }
         let is_down = state.failed.len() >= DOWN_AFTER;
         match &mut state.down {
-            // Those that were on their way when it went down are no probes.
+            // Messages that were in flight when the endpoint went down are no probes.
             Some(down) if down.probing_until.is_some() => {
                 down.probes = down.probes.saturating_add(1);
                 down.probing_until = None;
                 down.next_probe = now + self.pause(down.probes);
-                Change::None
+                false
             }
             None if is_down => {
                 let next_probe = now + self.pause(1);
                 state.down = Some(Down { probes: 1, next_probe, probing_until: None });
-                Change::WentDown
+                true
             }
-            _ => Change::None,
+            _ => false,
         }
     }
 
@@ -170,11 +163,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_message_that_is_refused_again_and_again_is_no_endpoint_that_is_down() {
+    async fn repeated_refusal_of_one_message_does_not_mean_the_endpoint_is_down() {
         let (health, now) = (health(), Instant::now());
         let ticket = tickets(1)[0];
         for _ in 0..100 {
-            assert_eq!(health.failed(0, ticket, None, now), Change::None);
+            assert!(!health.failed(0, ticket, None, now));
         }
         assert_eq!(health.ask(now), Leave::All);
     }
@@ -184,16 +177,15 @@ mod tests {
         let (health, now) = (health(), Instant::now());
         let tickets = tickets(DOWN_AFTER);
         let mut recovered = health.recovered();
-        let changes: Vec<_> =
+        let went_down: Vec<_> =
             tickets.iter().map(|ticket| health.failed(0, *ticket, None, now)).collect();
-        assert_eq!(changes.iter().filter(|own| **own == Change::WentDown).count(), 1);
-        assert_eq!(changes.last(), Some(&Change::WentDown));
+        assert_eq!(went_down, [false, false, false, false, true]);
         let Leave::Not(at) = health.ask(now) else { panic!("it is down") };
         assert!(at >= now + RETRY.pause_min / 2 && at <= now + RETRY.pause_min);
         assert_eq!(health.ask(at), Leave::Probe);
         assert!(matches!(health.ask(at), Leave::Not(_)), "one at a time");
         health.failed(1, tickets[0], None, at);
-        let Leave::Not(later) = health.ask(at) else { panic!("it is down still") };
+        let Leave::Not(later) = health.ask(at) else { panic!("it is still down") };
         assert!(later >= at + RETRY.pause_min, "pauses grow");
         assert_eq!(health.ask(later), Leave::Probe);
         assert!(!recovered.has_changed().unwrap());
@@ -204,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_that_is_never_heard_of_again_keeps_nobody_waiting_for_ever() {
+    async fn a_probe_without_a_result_expires() {
         let (health, now) = (health(), Instant::now());
         for ticket in tickets(DOWN_AFTER) {
             health.failed(0, ticket, None, now);
@@ -213,12 +205,12 @@ mod tests {
         assert_eq!(health.ask(at), Leave::Probe);
         health.unused();
         assert_eq!(health.ask(at), Leave::Probe, "it was given back");
-        let Leave::Not(over) = health.ask(at) else { panic!("one is on its way") };
+        let Leave::Not(over) = health.ask(at) else { panic!("a probe is in flight") };
         assert_eq!(health.ask(over), Leave::Probe);
     }
 
     #[tokio::test]
-    async fn who_asks_to_be_left_alone_is() {
+    async fn the_longest_pause_that_an_endpoint_asks_for_is_kept() {
         let (health, now) = (health(), Instant::now());
         let ticket = tickets(1)[0];
         let hold = Duration::from_secs(60);

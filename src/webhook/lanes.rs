@@ -1,9 +1,8 @@
-//! What waits to be delivered, in which order: pure bookkeeping.
+//! The messages of one shard that wait, and the order in which they may be sent. It does no I/O.
 //!
-//! Each message stands in the lane of every data subject in whose order it is; those that are about
-//! nobody in particular share one. Only who stands first in all of its lanes may go, so that an event
-//! waits while an earlier one of the same data subject is tried again, and nothing else does. A
-//! barrier stands behind everything.
+//! A message stands in the lane of each data subject that it is about; messages about no data subject
+//! share one lane. A message may be sent when it is first in all of its lanes. So a retried event
+//! delays only later events of the same data subject. A barrier waits for everything before it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,18 +14,18 @@ use tokio::time::Instant;
 
 use crate::domain::Subject;
 
-/// A place in the queue, in the order of arrival.
+/// Identifies a message; tickets ascend in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket(u64);
 
-/// A data subject's lane; none is that of messages about nobody in particular.
+/// The lane of a data subject; none is the lane of messages about no data subject.
 type Lane = Option<Subject>;
 
-/// A message that waits, or is on its way.
+/// A message that waits or is in flight.
 #[derive(Debug)]
 pub(super) struct Waiting<M> {
     pub(super) message: M,
-    /// How often it was tried.
+    /// Number of tries.
     pub(super) attempts: u32,
     /// HTTP status of the last answer; 0 if there was none.
     pub(super) http_status: u16,
@@ -37,23 +36,22 @@ pub(super) struct Waiting<M> {
     not_before: Option<Instant>,
 }
 
-/// Everything that waits or is on its way. Few: it is searched from its beginning.
+/// All messages that wait or are in flight. There are few, so a linear search is enough.
 #[derive(Debug)]
 pub(super) struct Lanes<M> {
     waiting: BTreeMap<Ticket, Waiting<M>>,
     lanes: HashMap<Lane, VecDeque<Ticket>>,
     next: u64,
-    in_flight: usize,
 }
 
 impl<M> Lanes<M> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), lanes: HashMap::new(), next: 0, in_flight: 0 }
+        Self { waiting: BTreeMap::new(), lanes: HashMap::new(), next: 0 }
     }
 
-    /// Adds a message behind those of the same data subjects.
-    pub(super) fn push<'a>(&mut self, message: M, subjects: impl Iterator<Item = &'a Subject>) {
-        let mut lanes: Vec<Lane> = subjects.cloned().map(Some).collect();
+    /// Adds a message behind the others of the same data subjects.
+    pub(super) fn push(&mut self, message: M, subjects: impl IntoIterator<Item = Subject>) {
+        let mut lanes: Vec<Lane> = subjects.into_iter().map(Some).collect();
         lanes.dedup();
         if lanes.is_empty() {
             lanes.push(None);
@@ -61,7 +59,7 @@ impl<M> Lanes<M> {
         self.add(message, lanes, false);
     }
 
-    /// Adds a message that goes once everything before it is gone.
+    /// Adds a message that may be sent once all earlier messages are removed.
     pub(super) fn push_barrier(&mut self, message: M) {
         self.add(message, Vec::new(), true);
     }
@@ -85,70 +83,71 @@ impl<M> Lanes<M> {
         self.waiting.insert(ticket, waiting);
     }
 
-    /// Number of messages that wait or are on their way.
+    /// Number of messages that wait or are in flight.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// All messages, in the order of arrival.
     pub(super) fn messages(&self) -> impl Iterator<Item = (Ticket, &M)> {
-        self.waiting.iter().map(|(ticket, own)| (*ticket, &own.message))
+        self.waiting.iter().map(|(ticket, waiting)| (*ticket, &waiting.message))
     }
 
-    /// Whether a message is on its way.
+    /// Whether a message is in flight.
     pub(super) fn is_in_flight(&self, ticket: Ticket) -> bool {
-        self.waiting.get(&ticket).is_some_and(|own| own.in_flight)
+        self.waiting.get(&ticket).is_some_and(|waiting| waiting.in_flight)
     }
 
-    /// Those that may go, but for the time.
+    /// Messages that are first in all of their lanes, due or not.
     fn first_in_line(&self) -> impl Iterator<Item = (Ticket, &Waiting<M>)> {
-        let eldest = self.waiting.first_key_value().map(|(ticket, _)| *ticket);
-        let goes_first = move |ticket: Ticket, own: &Waiting<M>| {
-            if own.is_barrier {
-                return Some(ticket) == eldest;
+        let oldest = self.waiting.first_key_value().map(|(ticket, _)| *ticket);
+        let goes_first = move |ticket: Ticket, waiting: &Waiting<M>| {
+            if waiting.is_barrier {
+                return Some(ticket) == oldest;
             }
-            own.lanes
+            waiting
+                .lanes
                 .iter()
                 .all(|lane| self.lanes.get(lane).and_then(VecDeque::front) == Some(&ticket))
         };
         self.waiting
             .iter()
-            .map(|(ticket, own)| (*ticket, own))
-            .filter(move |(ticket, own)| !own.in_flight && goes_first(*ticket, own))
+            .map(|(ticket, waiting)| (*ticket, waiting))
+            .filter(move |(ticket, waiting)| !waiting.in_flight && goes_first(*ticket, waiting))
     }
 
-    /// The eldest that may go now.
+    /// The oldest message that may be sent now.
     pub(super) fn due(&self, now: Instant) -> Option<Ticket> {
         let mut may_go = self.first_in_line();
-        may_go.find(|(_, own)| own.not_before.is_none_or(|at| at <= now)).map(|(ticket, _)| ticket)
+        may_go
+            .find(|(_, waiting)| waiting.not_before.is_none_or(|at| at <= now))
+            .map(|(ticket, _)| ticket)
     }
 
-    /// When the next one may go: at once, if one is due.
+    /// When the next message may be sent; `now` or earlier if one is due.
     pub(super) fn due_at(&self, now: Instant) -> Option<Instant> {
-        self.first_in_line().map(|(_, own)| own.not_before.unwrap_or(now)).min()
+        self.first_in_line().map(|(_, waiting)| waiting.not_before.unwrap_or(now)).min()
     }
 
-    /// The one to ask with whether the endpoint is there again: that which was tried least, whenever
-    /// it would be due. What no endpoint would take must not keep others from being the one.
+    /// The message to probe the endpoint with: the one with the fewest tries, due or not. So a message
+    /// that the endpoint never takes does not block recovery.
     pub(super) fn probe(&self) -> Option<Ticket> {
-        let least = self.first_in_line().min_by_key(|(ticket, own)| (own.attempts, *ticket));
+        let least =
+            self.first_in_line().min_by_key(|(ticket, waiting)| (waiting.attempts, *ticket));
         least.map(|(ticket, _)| ticket)
     }
 
-    /// Sends one on its way.
+    /// Marks a message as in flight.
     pub(super) fn start(&mut self, ticket: Ticket, now: Instant) -> Option<&Waiting<M>> {
-        let own = self.waiting.get_mut(&ticket)?;
-        if !own.in_flight {
-            self.in_flight += 1;
-        }
-        own.in_flight = true;
-        own.attempts = own.attempts.saturating_add(1);
-        own.first_try.get_or_insert(now);
-        Some(own)
+        let waiting = self.waiting.get_mut(&ticket)?;
+        waiting.in_flight = true;
+        waiting.attempts = waiting.attempts.saturating_add(1);
+        waiting.first_try.get_or_insert(now);
+        Some(waiting)
     }
 
-    /// One came back undelivered; it may go again after a pause, which its number of tries decides.
-    /// Answers that number.
+    /// Notes a failed try. The message may be sent again after `pause`, a function of the number of
+    /// tries. Returns that number.
     pub(super) fn came_back(
         &mut self,
         ticket: Ticket,
@@ -156,38 +155,32 @@ impl<M> Lanes<M> {
         now: Instant,
         pause: impl FnOnce(u32) -> Duration,
     ) -> u32 {
-        let Some(own) = self.waiting.get_mut(&ticket) else { return 0 };
-        if own.in_flight {
-            self.in_flight -= 1;
-        }
-        own.in_flight = false;
-        own.http_status = http_status;
-        own.not_before = Some(now + pause(own.attempts));
-        own.attempts
+        let Some(waiting) = self.waiting.get_mut(&ticket) else { return 0 };
+        waiting.in_flight = false;
+        waiting.http_status = http_status;
+        waiting.not_before = Some(now + pause(waiting.attempts));
+        waiting.attempts
     }
 
-    /// Those that have been tried for so long, in vain.
+    /// Messages whose first try is at least `tried_for` ago.
     pub(super) fn expired(&self, now: Instant, tried_for: Duration) -> Vec<Ticket> {
-        let is_over = |own: &Waiting<M>| {
-            let first = own.first_try.filter(|_| !own.in_flight);
+        let is_over = |waiting: &Waiting<M>| {
+            let first = waiting.first_try.filter(|_| !waiting.in_flight);
             first.is_some_and(|first| now.duration_since(first) >= tried_for)
         };
-        let over = self.waiting.iter().filter(|(_, own)| is_over(own));
+        let over = self.waiting.iter().filter(|(_, waiting)| is_over(waiting));
         over.map(|(ticket, _)| *ticket).collect()
     }
 
     /// The message of a ticket.
     pub(super) fn message(&self, ticket: Ticket) -> Option<&M> {
-        self.waiting.get(&ticket).map(|own| &own.message)
+        self.waiting.get(&ticket).map(|waiting| &waiting.message)
     }
 
-    /// Takes one out; those behind it move up.
+    /// Removes a message; the next ones in its lanes move up.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiting<M>> {
-        let own = self.waiting.remove(&ticket)?;
-        if own.in_flight {
-            self.in_flight -= 1;
-        }
-        for lane in &own.lanes {
+        let waiting = self.waiting.remove(&ticket)?;
+        for lane in &waiting.lanes {
             if let Some(tickets) = self.lanes.get_mut(lane) {
                 tickets.retain(|other| *other != ticket);
                 if tickets.is_empty() {
@@ -195,13 +188,13 @@ impl<M> Lanes<M> {
                 }
             }
         }
-        Some(own)
+        Some(waiting)
     }
 
-    /// Lets everything go that waits for its time: the endpoint is there again.
+    /// Makes every waiting message due: the endpoint has recovered.
     pub(super) fn wake(&mut self) {
-        for own in self.waiting.values_mut() {
-            own.not_before = None;
+        for waiting in self.waiting.values_mut() {
+            waiting.not_before = None;
         }
     }
 }
@@ -218,12 +211,12 @@ mod tests {
         let mut lanes = Lanes::new();
         for (message, subjects) in of {
             let subjects: Vec<Subject> = subjects.iter().map(|text| subject(text)).collect();
-            lanes.push(*message, subjects.iter());
+            lanes.push(*message, subjects);
         }
         lanes
     }
 
-    /// Sends whatever may go.
+    /// Starts every message that may be sent.
     fn start_all(lanes: &mut Lanes<&'static str>, now: Instant) -> Vec<(&'static str, Ticket)> {
         let mut started = Vec::new();
         while let Some(ticket) = lanes.due(now) {
@@ -237,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_data_subject_is_told_in_order_and_keeps_nobody_else_waiting() {
+    async fn events_of_a_data_subject_keep_their_order_and_delay_no_others() {
         let now = Instant::now();
         let mut lanes = lanes(&[
             ("a1", &["user:a"]),
@@ -248,8 +241,9 @@ mod tests {
         ]);
         let started = start_all(&mut lanes, now);
         assert_eq!(names(&started), ["a1", "b1", "everybody1"]);
-        assert_eq!((lanes.len(), lanes.in_flight), (5, 3));
-        // What came back holds up its own lane alone.
+        let in_flight = lanes.waiting.values().filter(|waiting| waiting.in_flight).count();
+        assert_eq!((lanes.len(), in_flight), (5, 3));
+        // A failed message delays its own lane alone.
         let pause = Duration::from_secs(10);
         lanes.came_back(started[0].1, 500, now, |_| pause);
         lanes.remove(started[1].1);
@@ -258,7 +252,7 @@ mod tests {
         assert_eq!(lanes.due_at(now), Some(now + pause));
         let again = start_all(&mut lanes, now + pause);
         assert_eq!(names(&again), ["a1"]);
-        assert_eq!(lanes.expired(now + 2 * pause, pause), [], "it is on its way");
+        assert_eq!(lanes.expired(now + 2 * pause, pause), [], "it is in flight");
         lanes.came_back(again[0].1, 503, now + pause, |_| pause);
         assert_eq!(lanes.expired(now + pause, 2 * pause), []);
         assert_eq!(lanes.expired(now + 2 * pause, 2 * pause), [again[0].1]);
@@ -300,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_probe_is_what_was_tried_least() {
+    async fn the_probe_is_the_message_with_the_fewest_tries() {
         let now = Instant::now();
         let mut lanes = lanes(&[("a1", &["user:a"]), ("b1", &["user:b"])]);
         for (_, ticket) in start_all(&mut lanes, now) {

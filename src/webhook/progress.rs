@@ -1,23 +1,23 @@
-//! How far events of a shard were delivered ahead of one that is tried again and again: pure.
+//! How many events of a shard were delivered while an older one is retried.
 
 use std::collections::BTreeSet;
 
-/// How far a shard has come.
+/// The events of a shard that are not settled, and the settled ones beyond the oldest of them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Events that were taken and are not settled.
+    /// Events that were taken from the consumer and are not settled.
     open: BTreeSet<u64>,
-    /// Events that are settled beyond the oldest that is not.
+    /// Settled events beyond the oldest open one.
     ahead: BTreeSet<u64>,
 }
 
 impl Progress {
-    /// An event was taken.
+    /// Notes that an event was taken from the consumer.
     pub(super) fn took(&mut self, index: u64) {
         self.open.insert(index);
     }
 
-    /// An event was delivered, or given up.
+    /// Notes that an event was delivered or given up.
     pub(super) fn settled(&mut self, index: u64) {
         self.open.remove(&index);
         self.ahead.insert(index);
@@ -32,7 +32,7 @@ impl Progress {
         self.open.first().copied()
     }
 
-    /// How many events are settled beyond it.
+    /// Number of settled events beyond the oldest that is not settled.
     pub(super) fn ahead(&self) -> usize {
         self.ahead.len()
     }
@@ -46,7 +46,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_ahead_is_what_is_settled_beyond_the_oldest(
+        fn ahead_counts_the_settled_events_beyond_the_oldest_open_one(
             count in 1_u64..40,
             order in proptest::collection::vec(any::<prop::sample::Index>(), 40),
         ) {
@@ -63,7 +63,7 @@ mod tests {
                 progress.settled(index);
                 prop_assert_eq!(progress.oldest(), open.first().copied());
                 let oldest = open.first().copied().unwrap_or(u64::MAX);
-                let ahead = settled.iter().filter(|own| **own > oldest).count();
+                let ahead = settled.iter().filter(|index| **index > oldest).count();
                 prop_assert_eq!(progress.ahead(), ahead);
             }
         }

@@ -1,57 +1,57 @@
-//! When to try again: pure, so that it can be looked at.
+//! The pauses between tries. Pure functions: clock and randomness are arguments.
 
 use std::time::Duration;
 
 use jiff::{Timestamp, fmt::rfc2822};
 
-/// How long a receiver may ask to be left alone with `Retry-After`; what is longer counts as this.
+/// Maximum pause that a receiver can ask for with `Retry-After`; a longer one is shortened to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
-/// The longest time between two probes of an endpoint that is down: one small request, for the sake
-/// of those who wait to be told to stop.
+/// Maximum pause between two probes of an endpoint that is down. It is short because withdrawals wait
+/// for delivery, and a probe is one small request.
 pub const PROBE_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// How delivery is tried again.
+/// The retry policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// The greatest pause after a first failure; twice as long after each further one.
+    /// Maximum pause after the first failure; it doubles with each further failure.
     pub pause_min: Duration,
-    /// The greatest pause.
+    /// Maximum pause after any failure.
     pub pause_max: Duration,
-    /// How long a message is tried, from its first try in this process on.
+    /// How long a message is retried, counted from its first try in this process.
     pub retry_for: Duration,
 }
 
 impl Retry {
-    /// The greatest pause after so many failures, counted from 1.
+    /// Maximum pause after a number of failures, counted from 1.
     #[must_use]
     pub fn pause_limit(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.pause_min.saturating_mul(1 << doublings).min(self.pause_max)
     }
 
-    /// The pause after so many failures, by a die of 0 to 1: full jitter, so that what failed together
-    /// does not come again together.
+    /// The pause after a number of failures, with full jitter: `random` lies between 0 and 1. So
+    /// messages that failed together are not retried together.
     #[must_use]
-    pub fn pause(&self, failures: u32, die: f64) -> Duration {
-        self.pause_limit(failures).mul_f64(die.clamp(0.0, 1.0))
+    pub fn pause(&self, failures: u32, random: f64) -> Duration {
+        self.pause_limit(failures).mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// The pause after so many failures of an endpoint that is down: at least half of it is waited,
-    /// because all who wait for the endpoint share the probe.
+    /// The pause before the next probe of an endpoint that is down. It is at least half of the maximum,
+    /// because all messages for the endpoint share the probe.
     #[must_use]
-    pub fn probe_pause(&self, failures: u32, die: f64) -> Duration {
+    pub fn probe_pause(&self, failures: u32, random: f64) -> Duration {
         let limit = self.pause_limit(failures).min(PROBE_PAUSE_MAX);
-        limit.mul_f64(0.5 + die.clamp(0.0, 1.0) / 2.0)
+        limit.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 }
 
-/// How long `Retry-After` says to wait (RFC 9110, section 10.2.3: seconds, or a date), at most
-/// [`RETRY_AFTER_MAX`]; none if it says nothing that can be understood.
+/// The pause that a `Retry-After` header asks for (RFC 9110, section 10.2.3: seconds, or a date), at
+/// most [`RETRY_AFTER_MAX`]; none if the value is neither.
 #[must_use]
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let asked = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number that is too large does not parse.
+        // All digits: parsing fails only if the number is too large.
         value.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
         let at = rfc2822::parse(value).ok()?.timestamp();
@@ -83,16 +83,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_stays_within_its_bounds(failures in 1_u32.., die in 0.0..1.0_f64) {
+        fn jitter_stays_within_its_bounds(failures in 1_u32.., random in 0.0..1.0_f64) {
             let limit = RETRY.pause_limit(failures);
             prop_assert!(limit >= RETRY.pause_min && limit <= RETRY.pause_max);
-            prop_assert!(RETRY.pause(failures, die) <= limit);
-            let probe = RETRY.probe_pause(failures, die);
+            prop_assert!(RETRY.pause(failures, random) <= limit);
+            let probe = RETRY.probe_pause(failures, random);
             prop_assert!(probe <= PROBE_PAUSE_MAX && probe >= RETRY.pause_min / 2);
         }
 
         #[test]
-        fn whatever_a_receiver_asks_for_is_bounded(text in ".{0,40}") {
+        fn the_pause_that_a_receiver_asks_for_is_bounded(text in ".{0,40}") {
             let asked = retry_after(&text, Timestamp::UNIX_EPOCH);
             prop_assert!(asked.is_none_or(|asked| asked <= RETRY_AFTER_MAX));
         }

@@ -1,7 +1,7 @@
-//! One try: a signed message to a URL, and what came of it.
+//! One try: sends a signed message to a URL, and returns the result.
 //!
-//! No redirect is followed and no proxy is used, so that what was judged is what is connected to; the
-//! addresses of a name are judged each time that a connection is made.
+//! Every address is checked before a connection is made to it. The client follows no redirect and uses
+//! no proxy, so that the checked address is the one that it connects to.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -23,11 +23,11 @@ use crate::web::{
     target::{TargetError, Targets},
 };
 
-/// What the sender calls itself.
+/// The `User-Agent` header.
 const USER_AGENT: &str = concat!("consent-ledger-webhook/", env!("CARGO_PKG_VERSION"));
-/// How much of an answer is read before the connection is used again; more closes it.
+/// Maximum number of bytes read from a response; a longer one closes the connection.
 pub const ANSWER_BYTES_MAX: usize = 16 << 10;
-/// How many connections to a host are kept when they are idle, and for how long.
+/// How many idle connections to a host are kept, and for how long.
 const IDLE_MAX: usize = 4;
 const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -35,36 +35,36 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Sender {
     targets: Arc<Targets>,
-    /// Only to addresses that the operator allows.
+    /// For plain HTTP, which is sent only to addresses that the operator allows.
     plain: Client,
     tls: Client,
     timeout: Duration,
 }
 
-/// What came of a try.
+/// The result of a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
-    /// It was taken: 2xx.
+pub enum TryOutcome {
+    /// The endpoint took the message: 2xx.
     Taken,
-    /// The endpoint wants nothing more of it: 410.
+    /// The endpoint will never take this message: 410.
     Gone,
     /// Any other status.
     Refused {
         /// The status.
         status: u16,
-        /// For how long it asked to be left alone.
+        /// The pause that the endpoint asked for.
         hold: Option<Duration>,
     },
-    /// No answer in time.
+    /// No response in time.
     TimedOut,
-    /// No connection, or one that broke off; why, without the URL.
+    /// The connection failed; the cause, without the URL.
     Unreachable(String),
-    /// Nothing is sent there.
+    /// The target is not allowed.
     Blocked(TargetError),
 }
 
-impl Sent {
-    /// The status of the answer; 0 if there was none.
+impl TryOutcome {
+    /// The HTTP status; 0 without a response.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
@@ -77,33 +77,29 @@ impl Sent {
 }
 
 impl Sender {
-    /// Sends to where `targets` says, and waits at most `timeout` for an answer. `ca` is a certificate
-    /// authority in PEM that is trusted beside those of the system.
+    /// A sender to the addresses that `targets` allows, which waits at most `timeout` for a response.
+    /// `ca` is a certificate authority in PEM, trusted in addition to those of the system.
     ///
     /// # Errors
     /// [`WebError::Setup`].
     pub fn new(targets: Targets, timeout: Duration, ca: Option<&[u8]>) -> Result<Self, WebError> {
         let targets = Arc::new(targets);
         let client = |is_plain| client(&targets, is_plain, timeout, ca);
-        Ok(Self {
-            plain: client(true)?,
-            tls: client(false)?,
-            targets: Arc::clone(&targets),
-            timeout,
-        })
+        let (plain, tls) = (client(true)?, client(false)?);
+        Ok(Self { targets, plain, tls, timeout })
     }
 
-    /// The longest that a try takes.
+    /// Maximum time of a try.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Tries once.
-    pub async fn send(&self, url: &str, message: &Message, secret: &Secret) -> Sent {
+    /// Sends a message once.
+    pub async fn send(&self, url: &str, message: &Message, secret: &Secret) -> TryOutcome {
         let url = match self.targets.check_url(url) {
             Ok(url) => url,
-            Err(refused) => return Sent::Blocked(refused),
+            Err(refused) => return TryOutcome::Blocked(refused),
         };
         let client = if url.scheme() == "http" { &self.plain } else { &self.tls };
         let now = Timestamp::now();
@@ -124,9 +120,9 @@ impl Sender {
         let hold = hold.and_then(|value| retry_after(value.to_str().ok()?, now));
         drain(response).await;
         match status.as_u16() {
-            200..300 => Sent::Taken,
-            410 => Sent::Gone,
-            status => Sent::Refused { status, hold },
+            200..300 => TryOutcome::Taken,
+            410 => TryOutcome::Gone,
+            status => TryOutcome::Refused { status, hold },
         }
     }
 }
@@ -138,9 +134,9 @@ fn client(
     ca: Option<&[u8]>,
 ) -> Result<Client, WebError> {
     let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
-    // Another part of the process may have been faster; either is this provider.
+    // It fails if another part of the process installed a provider, which is this one too.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let own = match ca {
+    let authorities = match ca {
         Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
         None => Vec::new(),
     };
@@ -156,14 +152,14 @@ fn client(
             .no_gzip()
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_idle_timeout(IDLE_TIME_MAX)
-            .dns_resolver(Judging { targets: Arc::clone(targets), is_plain })
+            .dns_resolver(CheckedResolver { targets: Arc::clone(targets), is_plain })
     };
-    // A small container has no authorities at all: then only those that were given are trusted.
-    let client = builder().tls_certs_merge(own.clone()).build();
-    client.or_else(|_| builder().tls_certs_only(own).build()).map_err(setup)
+    // A small container has no certificate authorities: then only the given ones are trusted.
+    let client = builder().tls_certs_merge(authorities.clone()).build();
+    client.or_else(|_| builder().tls_certs_only(authorities).build()).map_err(setup)
 }
 
-/// Reads what an endpoint has to say, within bounds: its words are nobody's.
+/// Reads a response to its end, up to [`ANSWER_BYTES_MAX`], so that the connection can be reused.
 async fn drain(mut response: reqwest::Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -174,28 +170,28 @@ async fn drain(mut response: reqwest::Response) {
     }
 }
 
-fn failure(error: reqwest::Error) -> Sent {
+fn failure(error: reqwest::Error) -> TryOutcome {
     let mut cause = error.source();
-    while let Some(own) = cause {
-        if let Some(refused) = own.downcast_ref::<TargetError>() {
-            return Sent::Blocked(refused.clone());
+    while let Some(error) = cause {
+        if let Some(refused) = error.downcast_ref::<TargetError>() {
+            return TryOutcome::Blocked(refused.clone());
         }
-        cause = own.source();
+        cause = error.source();
     }
     if error.is_timeout() {
-        return Sent::TimedOut;
+        return TryOutcome::TimedOut;
     }
-    Sent::Unreachable(causes(&error.without_url()))
+    TryOutcome::Unreachable(causes(&error.without_url()))
 }
 
-/// Resolves names as the system does, and answers no address unless all may be connected to.
+/// Resolves names like the system, and fails if any of the addresses is not allowed.
 #[derive(Debug)]
-struct Judging {
+struct CheckedResolver {
     targets: Arc<Targets>,
     is_plain: bool,
 }
 
-impl Resolve for Judging {
+impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (targets, is_plain) = (Arc::clone(&self.targets), self.is_plain);
         Box::pin(async move {
@@ -217,45 +213,45 @@ mod tests {
         Sender::new(Targets::new(allowed), Duration::from_secs(5), None).unwrap()
     }
 
-    async fn sent(sender: &Sender, url: &str) -> Sent {
+    async fn send(sender: &Sender, url: &str) -> TryOutcome {
         let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let message = Message { id: "id".to_owned(), body: b"{}".to_vec() };
         sender.send(url, &message, &secret).await
     }
 
     #[tokio::test]
-    async fn a_name_is_judged_by_what_it_resolves_to() {
-        // The name is fine by its text where the operator allows anything in plain text.
+    async fn a_name_is_checked_by_its_addresses() {
+        // The text of the name passes, because the operator allows some plain HTTP.
         let some = sender(&["10.0.0.0/8", "::1/128"]);
         for (is_plain, url) in [(true, "http://localhost:9/"), (false, "https://localhost:9/")] {
             let name: Name = "localhost".parse().unwrap();
             assert!(some.targets.check_url(url).is_ok());
-            let judging = Judging { targets: Arc::clone(&some.targets), is_plain };
+            let resolver = CheckedResolver { targets: Arc::clone(&some.targets), is_plain };
             let found = tokio::net::lookup_host(("localhost", 0)).await.unwrap();
-            let has_v4 = found.into_iter().any(|own| own.is_ipv4());
+            let has_v4 = found.into_iter().any(|address| address.is_ipv4());
             assert!(has_v4, "localhost is 127.0.0.1 here");
-            assert!(judging.resolve(name).await.is_err());
+            assert!(resolver.resolve(name).await.is_err());
             let here = "127.0.0.1".parse().unwrap();
-            assert_eq!(sent(&some, url).await, Sent::Blocked(TargetError::NotPublic(here)));
+            assert_eq!(send(&some, url).await, TryOutcome::Blocked(TargetError::NotPublic(here)));
         }
     }
 
     #[tokio::test]
-    async fn an_address_is_judged_again_before_it_is_sent_to() {
+    async fn an_address_is_checked_before_each_connection() {
         let none = sender(&[]);
         let here = TargetError::NotPublic("127.0.0.1".parse().unwrap());
-        assert_eq!(sent(&none, "https://0x7f.1:9/").await, Sent::Blocked(here));
-        assert_eq!(sent(&none, "no url").await, Sent::Blocked(TargetError::NoUrl));
+        assert_eq!(send(&none, "https://0x7f.1:9/").await, TryOutcome::Blocked(here));
+        assert_eq!(send(&none, "no url").await, TryOutcome::Blocked(TargetError::NoUrl));
     }
 
     #[tokio::test]
-    async fn nobody_who_listens_is_no_status() {
+    async fn a_refused_connection_has_no_status() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
-        let outcome = sent(&sender(&["127.0.0.0/8"]), &url).await;
-        let Sent::Unreachable(why) = &outcome else { panic!("{outcome:?}") };
-        assert!(!why.contains("http://"), "{why}");
+        let outcome = send(&sender(&["127.0.0.0/8"]), &url).await;
+        let TryOutcome::Unreachable(cause) = &outcome else { panic!("{outcome:?}") };
+        assert!(!cause.contains("http://"), "{cause}");
         assert_eq!(outcome.status(), 0);
     }
 }

@@ -1,7 +1,7 @@
-//! Signatures as Standard Webhooks 1.0 has them (`v1`: HMAC-SHA256), made and verified.
+//! Signs and verifies messages according to Standard Webhooks 1.0 (`v1`: HMAC-SHA256).
 //!
-//! What is signed is `ID.TIMESTAMP.BODY`, so the id must hold no full stop; those of this server do
-//! not.
+//! The signed text is `ID.TIMESTAMP.BODY`. So an id must not contain a full stop; the ids of this
+//! server contain none.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hmac::{Hmac, KeyInit, Mac};
@@ -9,49 +9,49 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// What a secret begins with as text.
+/// Prefix of a secret in text form.
 pub const SECRET_PREFIX: &str = "whsec_";
-/// The fewest and the most bytes of a secret.
+/// Allowed length of a secret, in bytes.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// What the one kind of signature that is made here begins with.
+/// Prefix of the one supported kind of signature.
 const VERSION: &str = "v1,";
 
-/// Header with the id of a message; the same each time that it is sent.
+/// Header with the id of a message; retries have the same id.
 pub const ID_HEADER: &str = "webhook-id";
-/// Header with the time at which it was sent, in seconds since the Unix epoch.
+/// Header with the time of sending, in seconds since the Unix epoch.
 pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
-/// Header with its signatures.
+/// Header with the signatures, separated by spaces.
 pub const SIGNATURE_HEADER: &str = "webhook-signature";
 
-/// What signs and verifies.
+/// The secret key of a subscription, which signs and verifies its messages.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// Why a message is not from whom it says.
+/// Why a message could not be verified.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SignatureError {
-    /// The secret is none.
+    /// The secret is malformed.
     #[error("the secret is not `whsec_` and 24 to 64 bytes in base64")]
     Secret,
-    /// No signature of a known kind is there.
-    #[error("there is no `v1` signature")]
+    /// The header has no `v1` signature.
+    #[error("the message has no `v1` signature")]
     Missing,
-    /// No signature is that of this secret over this id, time and body.
-    #[error("no signature is of this secret, id, time and body")]
+    /// No signature matches the secret, id, timestamp and body.
+    #[error("no signature matches the secret, id, timestamp and body")]
     Wrong,
-    /// The time is none.
-    #[error("the timestamp is no number of seconds")]
+    /// The timestamp is malformed.
+    #[error("the timestamp is not a number of seconds")]
     Timestamp,
-    /// The message was sent long ago, or will be.
-    #[error("the message was sent {0} seconds from now: more than is tolerated")]
+    /// The timestamp is too far from the present; the distance in seconds.
+    #[error("the timestamp is {0} seconds from now, beyond the tolerance")]
     TooFar(u64),
 }
 
 impl Secret {
-    /// A secret as text, `whsec_…`.
+    /// Parses the text form, `whsec_…`.
     ///
     /// # Errors
-    /// [`SignatureError::Secret`], which does not repeat the text.
+    /// [`SignatureError::Secret`]. The error does not contain the text.
     pub fn parse(text: &str) -> Result<Self, SignatureError> {
         let base64 = text.trim().strip_prefix(SECRET_PREFIX).ok_or(SignatureError::Secret)?;
         let bytes = BASE64_STANDARD.decode(base64).map_err(|_| SignatureError::Secret)?;
@@ -62,15 +62,15 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// The signature of a message, as its header has it.
+    /// The signature of a message, as the value of [`SIGNATURE_HEADER`].
     #[must_use]
     pub fn sign(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
         let code = self.mac(id, timestamp_s, body).finalize().into_bytes();
         format!("{VERSION}{}", BASE64_STANDARD.encode(code))
     }
 
-    /// Verifies a message by its headers, in constant time for each signature. `now_s` and
-    /// `tolerance_s` bound its age, both ways; without them, any age is good.
+    /// Verifies a message by its headers; each comparison takes constant time. `now_and_tolerance_s` are
+    /// the present time and the allowed distance from it; without them any timestamp is accepted.
     ///
     /// # Errors
     /// See [`SignatureError`].
@@ -80,39 +80,37 @@ impl Secret {
         timestamp: &str,
         signatures: &str,
         body: &[u8],
-        now_s: Option<(i64, u64)>,
+        now_and_tolerance_s: Option<(i64, u64)>,
     ) -> Result<(), SignatureError> {
         let timestamp_s: i64 = timestamp.trim().parse().map_err(|_| SignatureError::Timestamp)?;
-        let mut seen = false;
-        let mut good = false;
-        for signature in signatures.split_whitespace().filter_map(|own| own.strip_prefix(VERSION)) {
-            seen = true;
+        let (mut is_signed, mut is_valid) = (false, false);
+        for signature in signatures.split_whitespace().filter_map(|part| part.strip_prefix(VERSION))
+        {
+            is_signed = true;
             if let Ok(code) = BASE64_STANDARD.decode(signature) {
-                good |= self.mac(id, timestamp_s, body).verify_slice(&code).is_ok();
+                is_valid |= self.mac(id, timestamp_s, body).verify_slice(&code).is_ok();
             }
         }
-        match (seen, good) {
-            (false, _) => return Err(SignatureError::Missing),
-            (true, false) => return Err(SignatureError::Wrong),
-            (true, true) => {}
+        if !is_valid {
+            return Err(if is_signed { SignatureError::Wrong } else { SignatureError::Missing });
         }
-        if let Some((now_s, tolerance_s)) = now_s {
-            let away_s = now_s.abs_diff(timestamp_s);
-            if away_s > tolerance_s {
-                return Err(SignatureError::TooFar(away_s));
+        if let Some((now_s, tolerance_s)) = now_and_tolerance_s {
+            let distance_s = now_s.abs_diff(timestamp_s);
+            if distance_s > tolerance_s {
+                return Err(SignatureError::TooFar(distance_s));
             }
         }
         Ok(())
     }
 
-    /// A short code for something that must not stand in clear: 32 hexadecimal digits that are always
-    /// the same, and tell nothing without the secret.
+    /// A pseudonym for a text that must not be readable: 32 hexadecimal digits, always the same for the
+    /// same text, and meaningless without the secret.
     #[must_use]
-    pub fn pseudonym(&self, of: &str) -> String {
+    pub fn pseudonym(&self, text: &str) -> String {
         let mut mac = self.keyed();
-        // No message that is signed begins like this: ids have no space.
+        // No signed message begins with this: ids contain no space.
         mac.update(b"pseudonym of ");
-        mac.update(of.as_bytes());
+        mac.update(text.as_bytes());
         crate::tlog::hex(&mac.finalize().into_bytes()[..16])
     }
 
@@ -124,7 +122,6 @@ impl Secret {
     }
 
     fn keyed(&self) -> Hmac<Sha256> {
-        // HMAC takes a key of any length.
         <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0)
             .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"))
     }
@@ -140,7 +137,7 @@ impl std::fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    // The example that the specification's own libraries test themselves with.
+    // The example in the tests of the libraries of the specification.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const TIMESTAMP_S: i64 = 1_614_265_330;
@@ -159,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn verifies_what_was_signed_and_nothing_else() {
+    fn verifies_the_signed_message_and_no_other() {
         let at = "1614265330";
         assert_eq!(verify(ID, at, SIGNATURE, BODY), Ok(()));
         let others = format!("v1a,AAAA v1,AAAA v1,%% {SIGNATURE}");
@@ -176,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn old_messages_are_refused_by_who_says_when_it_is() {
+    fn a_timestamp_beyond_the_tolerance_is_refused() {
         let secret = Secret::parse(SECRET).unwrap();
         let at = |now_s| secret.verify(ID, "1614265330", SIGNATURE, BODY, Some((now_s, 300)));
         assert_eq!(at(TIMESTAMP_S + 300), Ok(()));
@@ -195,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pseudonym_is_always_the_same_and_another_one_under_another_secret() {
+    fn a_pseudonym_depends_on_the_text_and_the_secret() {
         let one = Secret::parse(SECRET).unwrap();
         let other = Secret(Zeroizing::new(vec![1; 32]));
         assert_eq!(one.pseudonym("user:42"), one.pseudonym("user:42"));

@@ -1,8 +1,9 @@
-//! Delivers one shard of a subscription: takes what its consumer is told, sends it, and says what
-//! became of it.
+//! Delivers one shard of a subscription: takes events from its consumer, sends them, and acknowledges
+//! them or gives them up.
 //!
-//! The ledger is the queue: little is held here, and when that is full nothing more is taken. What is
-//! not acknowledged when the process ends is delivered again after the next start.
+//! The ledger is the queue. A worker holds at most [`WAITING_MAX`] messages, and takes no more until
+//! there is room. Events that are not acknowledged when the process ends are delivered again after the
+//! next start.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,52 +17,50 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Ledger, Source,
     event::{Envelope, Message},
-    health::{Change, Health, Leave},
+    health::{Health, Leave},
     lanes::{Lanes, Ticket, Waiting},
     progress::Progress,
     retry::Retry,
-    sender::{Sender, Sent},
+    sender::{Sender, TryOutcome},
 };
 use crate::{
-    domain::{FailedDelivery, Subscription},
+    domain::{FailedDelivery, Subject, Subscription},
     event::Event,
-    node::{Acknowledged, ConsumeError, Delivery, SnapshotSubject},
+    node::{Acknowledged, ConsumeError, Consumer, Delivery, Node, SnapshotSubject},
     telemetry::{Metrics, WebhookOutcome},
     watch::WatchError,
 };
 
-/// The greatest number of messages of a shard that wait or are on their way.
+/// Maximum number of messages of a shard that wait or are in flight.
 pub const WAITING_MAX: usize = 256;
-/// The greatest number of messages of a shard that are on their way.
+/// Maximum number of messages of a shard in flight.
 pub const IN_FLIGHT_MAX: usize = 16;
-/// The greatest number of dead letters of a shard that are held to be delivered once more; the others
-/// wait to be taken.
+/// Maximum number of replays of a shard in the worker; the others stay with the node.
 pub const REPLAYS_OPEN_MAX: usize = 64;
-/// The greatest number of events that are delivered while an older one is tried again and again. When
-/// there are more, that one is given up before its time: the endpoint takes everything else, and what
-/// is remembered of each would grow without bound. Fewer than a consumer keeps
-/// ([`crate::node::IN_FLIGHT_MAX`]), so that it never stands still for one event.
+/// Maximum number of events delivered while an older one is retried. Beyond it the older event is given
+/// up early: the endpoint takes everything else, and the memory for delivered events would grow without
+/// bound. It is less than the limit of a consumer ([`crate::node::IN_FLIGHT_MAX`]), so that one event
+/// never stops the consumer.
 pub const AHEAD_MAX: usize = 8_000;
-/// How long what is on its way has time to come back when the server stops.
+/// How long the requests in flight have to complete when the server stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// What a worker needs, and shares with others.
-pub(super) struct Tools<L> {
-    pub(super) ledger: Arc<L>,
+/// What all workers share.
+pub(super) struct Shared {
+    pub(super) node: Arc<Node>,
     pub(super) sender: Sender,
     pub(super) retry: Retry,
     pub(super) metrics: Arc<Metrics>,
-    /// The places of tries, of all subscriptions.
+    /// One permit for each request in flight, over all subscriptions.
     pub(super) places: Arc<Semaphore>,
 }
 
-/// Something to deliver.
+/// A message to deliver.
 #[derive(Debug)]
 enum Job {
     Event(Arc<Event>, Vec<usize>),
-    /// A dead letter: tried once.
+    /// A dead letter, which is tried once more.
     Replay(Arc<Event>, Vec<usize>),
     Snapshot(Box<SnapshotSubject>),
     SnapshotEnd {
@@ -76,7 +75,7 @@ impl Job {
             Self::Event(event, passing) | Self::Replay(event, passing) => {
                 envelope.event(event, passing)
             }
-            Self::Snapshot(own) => envelope.snapshot(own),
+            Self::Snapshot(subject) => envelope.snapshot(subject),
             Self::SnapshotEnd { revision, subjects } => envelope.snapshot_end(*revision, *subjects),
         }
     }
@@ -93,40 +92,41 @@ impl Job {
 /// Why a worker ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It was told to.
+    /// It was stopped.
     Stopped,
-    /// Its consumer hears nothing more.
+    /// Its consumer ended.
     Source(ConsumeError),
-    /// A try ended that should not have.
+    /// The task of a try panicked.
     Broken,
 }
 
 /// Delivers one shard.
-pub(super) struct Worker<L: Ledger> {
-    tools: Arc<Tools<L>>,
-    source: L::Source,
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    consumer: Consumer,
     subscription: Arc<Subscription>,
     shard: u32,
     envelope: Arc<Envelope>,
     health: Arc<Health>,
     recovered: watch::Receiver<u64>,
     replays: watch::Receiver<u64>,
+    /// Whether the node may hold more replays for this shard.
     more_replays: bool,
     replays_open: usize,
     lanes: Lanes<Job>,
-    tries: JoinSet<(Ticket, Sent)>,
+    tries: JoinSet<(Ticket, TryOutcome)>,
     progress: Progress,
-    /// The end of the snapshot waits, or is on its way: nothing more is taken.
+    /// The end of the snapshot waits or is in flight: no more messages are taken.
     ending_snapshot: bool,
-    /// A data subject of the snapshot was not told of.
+    /// A data subject of the snapshot was given up.
     snapshot_lost: bool,
-    counted: Counted,
+    waiting_gauge: WaitingGauge,
 }
 
-impl<L: Ledger> Worker<L> {
+impl Worker {
     pub(super) fn new(
-        tools: Arc<Tools<L>>,
-        source: L::Source,
+        shared: Arc<Shared>,
+        consumer: Consumer,
         subscription: Arc<Subscription>,
         shard: u32,
         envelope: Arc<Envelope>,
@@ -134,7 +134,7 @@ impl<L: Ledger> Worker<L> {
     ) -> Self {
         Self {
             recovered: health.recovered(),
-            replays: tools.ledger.replays(),
+            replays: shared.node.replays(),
             more_replays: true,
             replays_open: 0,
             lanes: Lanes::new(),
@@ -142,9 +142,9 @@ impl<L: Ledger> Worker<L> {
             progress: Progress::default(),
             ending_snapshot: false,
             snapshot_lost: false,
-            counted: Counted { metrics: Arc::clone(&tools.metrics), waiting: 0 },
-            tools,
-            source,
+            waiting_gauge: WaitingGauge { metrics: Arc::clone(&shared.metrics), waiting: 0 },
+            shared,
+            consumer,
             subscription,
             shard,
             envelope,
@@ -152,27 +152,27 @@ impl<L: Ledger> Worker<L> {
         }
     }
 
-    /// Delivers until it is told to stop, or there is nothing more to hear.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Ended {
+    /// Delivers until `stop` is cancelled or the consumer ends.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Ended {
         loop {
             if self.more_replays && self.replays_open < REPLAYS_OPEN_MAX {
                 self.take_replays().await;
             }
             let wake = self.start_due();
-            self.counted.waiting(self.lanes.len());
+            self.waiting_gauge.set(self.lanes.len());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     self.finish().await;
                     return Ended::Stopped;
                 }
-                Some(tried) = self.tries.join_next() => match tried {
-                    Ok((ticket, sent)) => self.came_back(ticket, &sent),
+                Some(result) = self.tries.join_next() => match result {
+                    Ok((ticket, outcome)) => self.came_back(ticket, &outcome),
                     Err(error) => return self.broken(&error),
                 },
                 Ok(()) = self.recovered.changed() => self.lanes.wake(),
                 Ok(()) = self.replays.changed() => self.more_replays = true,
-                told = self.source.next(), if self.may_take() => match told {
+                delivery = self.consumer.next(), if self.may_take() => match delivery {
                     Ok(delivery) => self.take(delivery),
                     Err(closing @ ConsumeError::Watch(WatchError::Closing { .. })) => {
                         self.finish().await;
@@ -193,54 +193,54 @@ impl<L: Ledger> Worker<L> {
         match delivery {
             Delivery::Event { event, passing, .. } => {
                 self.progress.took(event.index);
-                let own = Arc::clone(&event);
-                self.lanes.push(Job::Event(event, passing), own.own_subjects());
+                let subjects = subjects_of(&event);
+                self.lanes.push(Job::Event(event, passing), subjects);
             }
-            Delivery::Snapshot(own) => {
-                let subject = own.subject.clone();
-                self.lanes.push(Job::Snapshot(own), std::iter::once(&subject));
+            Delivery::Snapshot(state) => {
+                let subject = state.subject.clone();
+                self.lanes.push(Job::Snapshot(state), [subject]);
             }
-            Delivery::SnapshotEnd { .. } if self.snapshot_lost => self.source.credit(1),
+            Delivery::SnapshotEnd { .. } if self.snapshot_lost => self.consumer.credit(1),
             Delivery::SnapshotEnd { revision, subjects } => {
                 self.lanes.push_barrier(Job::SnapshotEnd { revision, subjects });
                 self.ending_snapshot = true;
             }
-            // What is passed over is settled by itself.
+            // The account settles events that do not pass the filter.
             Delivery::CaughtUp { .. } => {}
         }
     }
 
-    /// Takes dead letters that somebody wants to be delivered once more.
+    /// Takes the replays that were requested for this shard.
     async fn take_replays(&mut self) {
         let room = REPLAYS_OPEN_MAX - self.replays_open;
-        let ledger = Arc::clone(&self.tools.ledger);
-        let indexes = ledger.take_replays(self.subscription.id, self.shard, room);
+        let node = Arc::clone(&self.shared.node);
+        let indexes = node.take_replays(self.subscription.id, self.shard, room);
         self.more_replays = indexes.len() == room;
-        let read = spawn_blocking(move || {
-            let read = |index| (index, ledger.event(index));
+        let reading = spawn_blocking(move || {
+            let read = |index| (index, node.event(index));
             indexes.into_iter().map(read).collect::<Vec<_>>()
         });
-        for (index, event) in read.await.unwrap_or_default() {
+        for (index, event) in reading.await.unwrap_or_default() {
             let name = &self.subscription.spec.name;
             match event {
                 Ok(Some(event)) => {
                     let passing = event.passing(&self.subscription.spec.filter).unwrap_or_default();
-                    let own = Arc::clone(&event);
-                    self.lanes.push(Job::Replay(event, passing), own.own_subjects());
+                    let subjects = subjects_of(&event);
+                    self.lanes.push(Job::Replay(event, passing), subjects);
                     self.replays_open += 1;
                 }
-                Ok(None) => error!(subscription = %name, index, "a dead letter is no event"),
+                Ok(None) => error!(subscription = %name, index, "a dead letter has no event"),
                 Err(error) => {
-                    error!(subscription = %name, index, %error, "a dead letter can not be read");
+                    error!(subscription = %name, index, %error, "a dead letter cannot be read");
                 }
             }
         }
     }
 
-    /// Sends what may go now. Answers when something may go that may not now, if anything waits.
+    /// Sends the messages that are due. Returns when the next one will be due, if one waits for a time.
     fn start_due(&mut self) -> Option<Instant> {
         while self.tries.len() < IN_FLIGHT_MAX {
-            // Who has nothing to send must not hold the one probe.
+            // A worker without a message to send must not take the one probe.
             self.lanes.probe()?;
             let now = Instant::now();
             match self.health.ask(now) {
@@ -261,27 +261,28 @@ impl<L: Ledger> Worker<L> {
     fn start(&mut self, ticket: Ticket, now: Instant) {
         let Some(waiting) = self.lanes.start(ticket, now) else { return };
         let message = waiting.message.message(&self.envelope);
-        let tools = Arc::clone(&self.tools);
+        let shared = Arc::clone(&self.shared);
         let (envelope, spec) = (Arc::clone(&self.envelope), Arc::clone(&self.subscription.spec));
         self.tries.spawn(async move {
             let message = match message {
                 Ok(message) => message,
-                Err(error) => return (ticket, Sent::Unreachable(error.to_string())),
+                Err(error) => return (ticket, TryOutcome::Unreachable(error.to_string())),
             };
-            // None is only answered by what was closed, and these places never are.
-            let _place = tools.places.acquire().await.ok();
-            let _on_its_way = OnItsWay::new(&tools.metrics);
+            // Acquiring fails only when the semaphore is closed, and this one never is.
+            let _place = shared.places.acquire().await.ok();
+            let _in_flight = InFlight::new(&shared.metrics);
             let url = spec.webhook_url.as_deref().unwrap_or_default();
-            (ticket, tools.sender.send(url, &message, envelope.secret()).await)
+            (ticket, shared.sender.send(url, &message, envelope.secret()).await)
         });
     }
 
-    fn came_back(&mut self, ticket: Ticket, sent: &Sent) {
-        self.tools.metrics.webhook_try(outcome(sent));
-        match sent {
-            Sent::Taken => self.delivered(ticket),
-            Sent::Gone => self.give_up(ticket, sent),
-            _ => self.failed(ticket, sent),
+    /// Takes the result of a try.
+    fn came_back(&mut self, ticket: Ticket, outcome: &TryOutcome) {
+        self.shared.metrics.webhook_try(metric_of(outcome));
+        match outcome {
+            TryOutcome::Taken => self.delivered(ticket),
+            TryOutcome::Gone => self.give_up(ticket, outcome),
+            _ => self.failed(ticket, outcome),
         }
     }
 
@@ -289,100 +290,107 @@ impl<L: Ledger> Worker<L> {
         if self.health.taken() {
             info!(subscription = %self.subscription.spec.name, "the endpoint takes events again");
         }
-        let Some(gone) = self.lanes.remove(ticket) else { return };
-        match gone.message {
+        let Some(removed) = self.lanes.remove(ticket) else { return };
+        match removed.message {
             Job::Event(event, _) => {
                 self.progress.settled(event.index);
                 let indexes = vec![event.index];
-                self.acknowledge(Acknowledged { indexes, ..Acknowledged::default() });
-                self.source.credit(1);
+                self.acknowledge(&Acknowledged { indexes, ..Acknowledged::default() });
+                self.consumer.credit(1);
                 self.bound_ahead();
             }
             Job::Replay(event, _) => {
                 self.replays_open -= 1;
-                self.source.redelivered(event.index);
+                self.consumer.redelivered(event.index);
             }
-            Job::Snapshot(_) => self.source.credit(1),
+            Job::Snapshot(_) => self.consumer.credit(1),
             Job::SnapshotEnd { .. } => {
                 self.ending_snapshot = false;
-                self.acknowledge(Acknowledged { snapshot: true, ..Acknowledged::default() });
-                self.source.credit(1);
+                self.acknowledge(&Acknowledged { snapshot: true, ..Acknowledged::default() });
+                self.consumer.credit(1);
             }
         }
     }
 
-    fn failed(&mut self, ticket: Ticket, sent: &Sent) {
+    fn failed(&mut self, ticket: Ticket, outcome: &TryOutcome) {
         let now = Instant::now();
-        let hold = match sent {
-            Sent::Refused { hold, .. } => *hold,
+        let hold = match outcome {
+            TryOutcome::Refused { hold, .. } => *hold,
             _ => None,
         };
-        let (retry, die) = (self.tools.retry, rand::rng().random_range(0.0..1.0));
-        let attempt =
-            self.lanes.came_back(ticket, sent.status(), now, |attempts| retry.pause(attempts, die));
+        let (retry, random) = (self.shared.retry, rand::rng().random_range(0.0..1.0));
+        let attempt = self
+            .lanes
+            .came_back(ticket, outcome.status(), now, |attempts| retry.pause(attempts, random));
         let name = &self.subscription.spec.name;
         let index = self.lanes.message(ticket).and_then(Job::index);
-        let (shard, why) = (self.shard, why(sent));
-        debug!(subscription = %name, shard, index, attempt, why, "a message was not taken");
-        if self.health.failed(shard, ticket, hold, now) == Change::WentDown {
-            warn!(subscription = %name, shard, why, "the endpoint is down, and is probed");
+        let (shard, cause) = (self.shard, cause(outcome));
+        debug!(subscription = %name, shard, index, attempt, cause, "a message was not taken");
+        if self.health.failed(shard, ticket, hold, now) {
+            warn!(subscription = %name, shard, cause, "the endpoint is down, and is probed");
         }
         if matches!(self.lanes.message(ticket), Some(Job::Replay(..))) {
-            self.give_up(ticket, sent);
+            self.give_up(ticket, outcome);
         }
         for ticket in self.lanes.expired(now, retry.retry_for) {
-            self.give_up(ticket, sent);
+            self.give_up(ticket, outcome);
         }
     }
 
-    /// Nothing more is tried of a message. An event becomes a dead letter; a replay stays one.
-    fn give_up(&mut self, ticket: Ticket, sent: &Sent) {
-        let Some(gone) = self.lanes.remove(ticket) else { return };
-        let http_status = match sent {
-            Sent::Gone => sent.status(),
-            _ => gone.http_status,
+    /// Gives a message up. An event becomes a dead letter; a replay stays one.
+    fn give_up(&mut self, ticket: Ticket, outcome: &TryOutcome) {
+        let Some(removed) = self.lanes.remove(ticket) else { return };
+        let http_status = match outcome {
+            TryOutcome::Gone => outcome.status(),
+            _ => removed.http_status,
         };
-        self.tell_given_up(&gone, http_status);
-        match gone.message {
+        self.log_given_up(&removed, http_status);
+        match removed.message {
             Job::Event(event, _) => {
-                self.source.give_up(FailedDelivery {
+                self.consumer.give_up(FailedDelivery {
                     index: event.index,
-                    attempts: gone.attempts,
+                    attempts: removed.attempts,
                     http_status: http_status.into(),
                 });
                 self.progress.settled(event.index);
-                self.source.credit(1);
+                self.consumer.credit(1);
             }
             Job::Replay(..) => self.replays_open -= 1,
             Job::Snapshot(_) => {
-                // What was not told to its end is not acknowledged, and told again after a restart.
+                // An incomplete snapshot is not acknowledged, and is sent again after a restart.
                 self.snapshot_lost = true;
-                self.source.credit(1);
+                self.consumer.credit(1);
                 self.drop_snapshot_end();
             }
             Job::SnapshotEnd { .. } => {
                 self.ending_snapshot = false;
-                self.source.credit(1);
+                self.consumer.credit(1);
             }
         }
     }
 
-    fn tell_given_up(&self, gone: &Waiting<Job>, http_status: u16) {
+    fn log_given_up(&self, removed: &Waiting<Job>, http_status: u16) {
         let name = &self.subscription.spec.name;
-        let (shard, attempts) = (self.shard, gone.attempts);
-        match &gone.message {
+        let (shard, attempts) = (self.shard, removed.attempts);
+        match &removed.message {
             Job::Event(event, _) => {
-                self.tools.metrics.webhook_given_up.inc();
+                self.shared.metrics.webhook_given_up.inc();
                 let index = event.index;
-                warn!(subscription = %name, shard, index, attempts, http_status, "a dead letter");
+                warn!(
+                    subscription = %name, shard, index, attempts, http_status,
+                    "an event was given up: it is a dead letter"
+                );
             }
             Job::Replay(event, _) => {
                 let index = event.index;
-                warn!(subscription = %name, shard, index, http_status, "it stays a dead letter");
+                warn!(
+                    subscription = %name, shard, index, http_status,
+                    "a replay failed: the event stays a dead letter"
+                );
             }
             Job::Snapshot(_) | Job::SnapshotEnd { .. } => error!(
                 subscription = %name, shard, attempts, http_status,
-                "a snapshot was not delivered, and begins again when the server starts"
+                "a snapshot was not delivered; it will be sent again after a restart"
             ),
         }
     }
@@ -393,104 +401,113 @@ impl<L: Ledger> Worker<L> {
         if let Some(ticket) = ticket {
             self.lanes.remove(ticket);
             self.ending_snapshot = false;
-            self.source.credit(1);
+            self.consumer.credit(1);
         }
     }
 
-    /// Gives the oldest event up if too many were delivered since.
+    /// Gives the oldest event up if more than [`AHEAD_MAX`] were delivered since.
     fn bound_ahead(&mut self) {
         if self.progress.ahead() <= AHEAD_MAX {
             return;
         }
         let Some(oldest) = self.progress.oldest() else { return };
         let is_oldest = |job: &Job| matches!(job, Job::Event(event, _) if event.index == oldest);
-        let ticket = self.lanes.messages().find(|(_, job)| is_oldest(job)).map(|(own, _)| own);
-        if let Some(ticket) = ticket.filter(|own| !self.lanes.is_in_flight(*own)) {
-            self.give_up(ticket, &Sent::TimedOut);
+        let ticket =
+            self.lanes.messages().find(|(_, job)| is_oldest(job)).map(|(ticket, _)| ticket);
+        if let Some(ticket) = ticket.filter(|ticket| !self.lanes.is_in_flight(*ticket)) {
+            self.give_up(ticket, &TryOutcome::TimedOut);
         }
     }
 
-    fn acknowledge(&mut self, what: Acknowledged) {
-        if let Err(error) = self.source.acknowledge(what) {
+    fn acknowledge(&mut self, acknowledged: &Acknowledged) {
+        if let Err(error) = self.consumer.acknowledge(acknowledged) {
             let name = &self.subscription.spec.name;
             error!(subscription = %name, %error, "a delivery could not be acknowledged");
         }
     }
 
-    /// Lets what is on its way come back, and sends nothing more.
+    /// Waits for the requests in flight, and sends no more.
     async fn finish(&mut self) {
         let all = async {
-            while let Some(tried) = self.tries.join_next().await {
-                if let Ok((ticket, sent)) = tried {
-                    self.came_back(ticket, &sent);
+            while let Some(result) = self.tries.join_next().await {
+                if let Ok((ticket, outcome)) = result {
+                    self.came_back(ticket, &outcome);
                 }
             }
         };
         if timeout(STOP_GRACE, all).await.is_err() {
-            debug!("what is on its way will be sent again after the next start");
+            debug!("requests in flight were abandoned; they are sent again after the next start");
         }
     }
 
     fn broken(&self, error: &JoinError) -> Ended {
-        error!(subscription = %self.subscription.spec.name, %error, "a try ended unexpectedly");
+        let name = &self.subscription.spec.name;
+        error!(subscription = %name, %error, "the task of a try ended unexpectedly");
         Ended::Broken
     }
 }
 
-/// What came of a try, for the metrics.
-fn outcome(sent: &Sent) -> WebhookOutcome {
-    match sent {
-        Sent::Taken => WebhookOutcome::Delivered,
-        Sent::Gone | Sent::Refused { .. } => WebhookOutcome::Refused,
-        Sent::TimedOut => WebhookOutcome::TimedOut,
-        Sent::Unreachable(_) => WebhookOutcome::Unreachable,
-        Sent::Blocked(_) => WebhookOutcome::Blocked,
+/// The data subjects whose order the event keeps.
+fn subjects_of(event: &Event) -> Vec<Subject> {
+    event.own_subjects().cloned().collect()
+}
+
+/// The result of a try, for the metrics.
+fn metric_of(outcome: &TryOutcome) -> WebhookOutcome {
+    match outcome {
+        TryOutcome::Taken => WebhookOutcome::Delivered,
+        TryOutcome::Gone | TryOutcome::Refused { .. } => WebhookOutcome::Refused,
+        TryOutcome::TimedOut => WebhookOutcome::TimedOut,
+        TryOutcome::Unreachable(_) => WebhookOutcome::Unreachable,
+        TryOutcome::Blocked(_) => WebhookOutcome::Blocked,
     }
 }
 
-/// What came of a try, for the log.
-fn why(sent: &Sent) -> String {
-    match sent {
-        Sent::Taken | Sent::Gone | Sent::Refused { .. } => format!("status {}", sent.status()),
-        Sent::TimedOut => "no answer in time".to_owned(),
-        Sent::Unreachable(why) => why.clone(),
-        Sent::Blocked(why) => why.to_string(),
+/// The result of a try, for the log.
+fn cause(outcome: &TryOutcome) -> String {
+    match outcome {
+        TryOutcome::Taken | TryOutcome::Gone | TryOutcome::Refused { .. } => {
+            format!("status {}", outcome.status())
+        }
+        TryOutcome::TimedOut => "no answer in time".to_owned(),
+        TryOutcome::Unreachable(cause) => cause.clone(),
+        TryOutcome::Blocked(refused) => refused.to_string(),
     }
 }
 
-/// Keeps the number of messages that wait; none of this worker's, once it is gone.
-struct Counted {
+/// This worker's part of the number of waiting messages; taken back when the worker is dropped.
+struct WaitingGauge {
     metrics: Arc<Metrics>,
     waiting: u64,
 }
 
-impl Counted {
-    fn waiting(&mut self, now: usize) {
-        let now = now as u64;
-        let level = &self.metrics.webhook_waiting;
-        level.inc_by(now.saturating_sub(self.waiting));
-        level.dec_by(self.waiting.saturating_sub(now));
-        self.waiting = now;
+impl WaitingGauge {
+    fn set(&mut self, waiting: usize) {
+        let waiting = waiting as u64;
+        let gauge = &self.metrics.webhook_waiting;
+        gauge.inc_by(waiting.saturating_sub(self.waiting));
+        gauge.dec_by(self.waiting.saturating_sub(waiting));
+        self.waiting = waiting;
     }
 }
 
-impl Drop for Counted {
+impl Drop for WaitingGauge {
     fn drop(&mut self) {
-        self.waiting(0);
+        self.set(0);
     }
 }
 
-/// Counts a try for as long as it is on its way.
-struct OnItsWay(Arc<Metrics>);
+/// Counts a request while it is in flight.
+struct InFlight(Arc<Metrics>);
 
-impl OnItsWay {
+impl InFlight {
     fn new(metrics: &Arc<Metrics>) -> Self {
         metrics.webhook_in_flight.inc();
         Self(Arc::clone(metrics))
     }
 }
 
-impl Drop for OnItsWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.webhook_in_flight.dec();
     }

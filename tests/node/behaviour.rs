@@ -103,6 +103,8 @@ async fn what_is_refused_changes_nothing() {
     let mut large = grant("user:1");
     large.evidence.touchpoint = "x".repeat(70_000);
 
+    let error = node.record(act("user:1", Vec::new())).await.unwrap_err();
+    assert_eq!(error, RecordError::Empty);
     let error = node.record(in_future).await.unwrap_err();
     assert!(matches!(error, RecordError::EffectiveAtInFuture(_)), "{error:?}");
     let error = node.record(unknown).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Waits that grow, with jitter, so that clients that lost one server do not all come back at once.
+//! Exponential backoff with jitter, so that clients that lost one server do not all come back at
+//! once.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::service_config::RetryPolicy;
 /// The longest of all waits.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
-/// How long to wait before each new try.
+/// How long to wait before each retry.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BackoffPolicy {
     pub(super) initial: Duration,
@@ -18,11 +19,11 @@ pub struct BackoffPolicy {
     pub(super) multiplier: f64,
 }
 
-/// Why there is no such policy.
+/// Why a policy is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Error)]
 #[non_exhaustive]
 pub enum BackoffError {
-    /// The first wait is zero: who tries without a pause keeps a server down.
+    /// The first wait is zero: retries without a pause can keep a server down.
     #[error("the first wait must be more than zero")]
     NoWait,
     /// The longest wait is out of range.
@@ -33,14 +34,14 @@ pub enum BackoffError {
         /// The longest.
         max: Duration,
     },
-    /// The multiplier makes waits shorter, or is no number.
+    /// The multiplier makes waits shorter, or is not a number.
     #[error("the multiplier must be a number of at least 1, not {0}")]
     Multiplier(f64),
 }
 
 impl BackoffPolicy {
-    /// Waits from `initial` to `max`, each give or take a fifth, and each longer than the one before
-    /// by `multiplier`.
+    /// Waits from `initial` to `max`, with a jitter of a fifth. Each is `multiplier` times as long
+    /// as the one before.
     ///
     /// # Errors
     /// See [`BackoffError`].
@@ -59,14 +60,14 @@ impl BackoffPolicy {
 }
 
 impl Default for BackoffPolicy {
-    /// From 100 ms to 10 s, each half as long again.
+    /// From 100 ms to 10 s, each 1.5 times as long as the one before.
     fn default() -> Self {
         Self { initial: Duration::from_millis(100), max: Duration::from_secs(10), multiplier: 1.5 }
     }
 }
 
 impl From<&RetryPolicy> for BackoffPolicy {
-    /// As gRPC has it, which lets waits become shorter.
+    /// As in gRPC, which allows waits to become shorter.
     fn from(retry: &RetryPolicy) -> Self {
         Self {
             initial: retry.initial_backoff,
@@ -88,13 +89,13 @@ impl Backoff {
         Self { policy, next: policy.initial.min(policy.max) }
     }
 
-    /// Begins again with the first wait: something went well.
+    /// Begins again with the first wait, after a success.
     pub(super) fn reset(&mut self) {
         *self = Self::new(self.policy);
     }
 
-    /// The next wait; what the server asked for goes first, with jitter only upwards: a server that
-    /// said when to come back is not asked sooner.
+    /// The next wait. A delay that the server asked for has priority, with jitter only upwards: a
+    /// retry never comes sooner than the server asked.
     pub(super) fn next(&mut self, asked_for: Option<Duration>) -> Duration {
         if let Some(asked_for) = asked_for {
             self.reset();

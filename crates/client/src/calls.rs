@@ -1,13 +1,12 @@
 //! One tower service under all generated clients: metadata, deadlines and retries.
 //!
-//! As gRFC A6 has it: a call is tried again only while no answer has begun, so what fails half-way
-//! through an answer is the caller's to see; its request is kept in memory until then. One deadline
-//! goes over all attempts and over the answer's body. Requests that stream are never kept, and so
-//! never tried again.
+//! As in gRFC A6, a call is retried only while no response has begun, so the caller sees a failure
+//! in the middle of a response. The request is kept in memory until then. One deadline covers all
+//! attempts and the response body. Streaming requests are never kept, and so never retried.
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
     sync::{
         Arc,
@@ -17,9 +16,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, metadata::MetadataMap, transport::Channel};
 use tower::{Service, ServiceExt as _};
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::proto::{Method, StatusCode};
 
-/// The largest request that is kept for another try, in bytes. A larger one is sent once.
+/// The largest request that is kept for a retry, in bytes. A larger one is sent once.
 pub const RETRY_BUFFER_BYTES_MAX: usize = 4 << 20;
 
 /// How much earlier than the deadline the channel's own timer may fire.
@@ -39,7 +39,7 @@ const TIMER_SLACK: Duration = Duration::from_millis(5);
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 const ATTEMPTS_HEADER: &str = "grpc-previous-rpc-attempts";
 
-/// What is done to the metadata of every attempt of every call, for example a fresh bearer token.
+/// Changes the metadata of every attempt of every call, for example to add a fresh bearer token.
 pub type MetadataHook = Arc<dyn Fn(&mut MetadataMap) + Send + Sync>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -85,13 +85,10 @@ impl Calls {
         let path = parts.uri.path();
         let config = self.shared.config.of_path(path).cloned().unwrap_or_default();
         let asked = parts.headers.get(TIMEOUT_HEADER).and_then(parse_timeout);
-        let timeout = match (config.timeout_of(path), asked) {
-            (Some(configured), Some(asked)) => Some(configured.min(asked)),
-            (configured, asked) => configured.or(asked),
-        };
+        let timeout = [config.timeout_of(path), asked].into_iter().flatten().min();
         let streams_request = Method::of_path(path).is_some_and(|method| method.client_streaming);
         let retry = config.retry.filter(|_| !streams_request);
-        // One that is too far away for the clock is none.
+        // A deadline beyond the range of the clock is no deadline.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // Each attempt gets the time that is left.
         parts.headers.remove(TIMEOUT_HEADER);
@@ -116,7 +113,7 @@ impl Calls {
         body: Body,
         deadline: Option<Instant>,
     ) -> Answer {
-        let body = collect(body).await?;
+        let body = body.collect().await?.to_bytes();
         let may_repeat =
             body.len() <= RETRY_BUFFER_BYTES_MAX && is_repeatable(parts.uri.path(), &body);
         let mut backoff = Backoff::new(policy.into());
@@ -128,7 +125,7 @@ impl Calls {
             }
             // A failure to connect is a status like any other.
             let answer = match self
-                .attempt(attempt_parts, Body::new(Whole(Some(body.clone()))), deadline)
+                .attempt(attempt_parts, Body::new(Full::new(body.clone())), deadline)
                 .await
             {
                 Ok(answer) => answer,
@@ -152,7 +149,7 @@ impl Calls {
                 Advice::After(asked_for) => backoff.next(Some(asked_for)),
                 Advice::None => backoff.next(None),
             };
-            // The present failure says more than a deadline that passes while nothing is tried.
+            // The present failure is more informative than a deadline that passes during the wait.
             if deadline.is_some_and(|deadline| Instant::now() + wait >= deadline) {
                 return Ok(answer);
             }
@@ -179,7 +176,7 @@ impl Calls {
                 .is_some_and(|status| i32::from(status.code()) == i32::from(StatusCode::Cancelled)),
             Err(_) => true,
         };
-        // The channel and the server read the timeout, too, and may word it as a cancelled call.
+        // The channel and the server read the timeout, too, and may report it as a cancelled call.
         match deadline {
             Some(end) if is_cancelled && Instant::now() + TIMER_SLACK >= end => {
                 Ok(too_late().into_http())
@@ -208,13 +205,13 @@ fn too_late() -> Status {
     Status::deadline_exceeded("the call took longer than its deadline")
 }
 
-/// The failure of an answer that is nothing but its status.
+/// The error status of a response without a body.
 fn failure(headers: &HeaderMap) -> Option<Status> {
     Status::from_header_map(headers).filter(|status| i32::from(status.code()) != 0)
 }
 
-/// Whether a request that the server may have heard can be sent again: where a method is repeatable only
-/// with an idempotency key, the request must have one, whatever the service config says.
+/// Whether a request that the server may have received can be sent again. If a method is repeatable
+/// only with an idempotency key, the request must have one, whatever the service config allows.
 fn is_repeatable(path: &str, body: &[u8]) -> bool {
     let Some(read_key) = Method::of_path(path).and_then(|method| method.idempotency_key) else {
         return true;
@@ -224,17 +221,7 @@ fn is_repeatable(path: &str, body: &[u8]) -> bool {
     read_key(message).is_ok_and(|key| !key.is_empty())
 }
 
-async fn collect(mut body: Body) -> Result<Bytes, Status> {
-    let mut whole = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        if let Ok(data) = frame?.into_data() {
-            whole.extend_from_slice(&data);
-        }
-    }
-    Ok(whole.freeze())
-}
-
-/// A time as `grpc-timeout` writes it: at most eight digits and a unit. It is never rounded up.
+/// A time in the form of `grpc-timeout`: at most eight digits and a unit. It is never rounded up.
 fn timeout_value(left: Duration) -> HeaderValue {
     const DIGITS_MAX: u128 = 99_999_999;
     let (value, unit) = [(left.as_micros(), 'u'), (left.as_millis(), 'm')]
@@ -275,13 +262,13 @@ impl Throttle {
         Self { tokens: AtomicI64::new(max), max, gain }
     }
 
-    /// Takes a token, and says whether enough are left for another try.
+    /// Takes a token, and returns whether enough are left for a retry.
     fn failed(&self) -> bool {
         self.add(-1_000) > self.max / 2
     }
 
     fn succeeded(&self) {
-        // Nothing to write in the common case: all cores would share the line.
+        // No write in the common case, because all cores would share the cache line.
         if self.tokens.load(Ordering::Relaxed) < self.max {
             self.add(self.gain);
         }
@@ -297,30 +284,7 @@ impl Throttle {
     }
 }
 
-/// A request's body, in one piece.
-struct Whole(Option<Bytes>);
-
-impl http_body::Body for Whole {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
-    }
-}
-
-/// An answer's body that must come before the call's deadline.
+/// A response body that must arrive before the call's deadline.
 struct Deadlined {
     body: Body,
     end: Pin<Box<Sleep>>,

@@ -1,19 +1,19 @@
-//! `Consume` as a stream that goes on by itself, with a handle on each message to acknowledge it.
+//! `Consume` as a stream that reconnects by itself, with a handle on each message to acknowledge
+//! it.
 //!
-//! A task of its own holds the connection: it brings acknowledgements and credits to the server
-//! while the caller is busy, and connects again when the connection breaks. What the caller holds,
-//! or has dealt with, is known across connections (`book`): it is not given out a second time
-//! only because the server, which can not know, sends it again. What was handed out and dropped
-//! without an acknowledgement comes again after the server's redelivery timeout. Delivery is at
-//! least once.
+//! A separate task holds the connection: it sends acknowledgements and credits to the server while
+//! the caller is busy, and reconnects when the connection breaks. A `book` keeps track, across
+//! connections, of the events that the caller holds or has acknowledged: if the server sends one
+//! again, the caller does not receive it a second time. An event whose handle was dropped without
+//! an acknowledgement comes again after the server's redelivery timeout. Delivery is at least once.
 //!
-//! A snapshot is acknowledged as a whole, by its end: the server is told once every handle of it
-//! was acknowledged. The protocol can not ask for one data subject again. So where a handle of it
-//! was dropped without an acknowledgement, the whole snapshot begins anew, on a new connection, one
-//! redelivery timeout after the last handle of it has gone.
+//! A snapshot is acknowledged as a whole, once every handle of it was acknowledged. The protocol
+//! can not request one data subject again. So if a handle of it was dropped without an
+//! acknowledgement, the whole snapshot starts again, on a new connection, one redelivery timeout
+//! after its last handle was dropped.
 //!
-//! Credits follow the handles: a message takes one, and gives it back when its handle goes. So at
-//! most [`ConsumeOptions::credits`] messages are in the caller's hands, whatever it does with them.
+//! Each message takes a credit, and returns it when its handle is dropped. So the caller holds at
+//! most [`ConsumeOptions::credits`] messages.
 
 mod book;
 
@@ -51,7 +51,7 @@ use crate::proto::{
     watch_service_client::WatchServiceClient,
 };
 
-/// The most messages that a consumer may have coming: the protocol's limit.
+/// The most credits of a consumer: the protocol's limit.
 pub const CREDITS_MAX: u32 = 10_000;
 /// How many messages wait between the connection and the caller.
 const QUEUE_MAX: usize = 64;
@@ -59,27 +59,27 @@ const QUEUE_MAX: usize = 64;
 const REQUESTS_MAX: usize = 8;
 /// The server's own redelivery timeout, where the caller names none.
 const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a consumer that is closed waits for the server's last word.
+/// How long a closing consumer waits for the end of the stream.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to consume, and how.
+/// Options of a consumer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsumeOptions {
     /// Name of the subscription.
     pub subscription: String,
     /// Which shard, from 0.
     pub shard: u32,
-    /// How many messages may be in the caller's hands, or on their way: 1 to [`CREDITS_MAX`]; what
-    /// is beyond is brought to the nearest.
+    /// How many messages the caller may hold or have on their way: 1 to [`CREDITS_MAX`]. Other
+    /// values are clamped.
     pub credits: u32,
     /// How long an event may stay unacknowledged before it comes again: 1 s to 1 h; none: 30 s.
     pub redelivery_timeout: Option<Duration>,
-    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three
-    /// intervals without a word, and two seconds, and the connection is given up.
+    /// Interval of progress messages on an idle stream: 100 ms to 1 h; none: 10 s. The connection
+    /// is given up after three intervals and two seconds without a message.
     pub progress_interval: Option<Duration>,
-    /// What the consumer calls itself, for example a host name; never personal data.
+    /// Name of the consumer, for example a host name; never personal data.
     pub consumer: String,
-    /// The waits before new tries.
+    /// The waits before reconnects.
     pub backoff: BackoffPolicy,
 }
 
@@ -98,18 +98,18 @@ impl ConsumeOptions {
     }
 }
 
-/// Something that a consumer has heard.
+/// An item of the stream.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Consumed {
     /// An event, or a part of the snapshot.
     Delivery(Delivery),
-    /// How far the stream has come. There is nothing to acknowledge: once everything before it is,
-    /// the server is told by itself.
+    /// The position of the stream. It needs no acknowledgement: once every event before it is
+    /// acknowledged, the position is too.
     Progress(Progress),
-    /// The server let us in.
+    /// The server accepted the consumer.
     Connected(Box<ConsumeStarted>),
-    /// The stream broke off, and goes on by itself.
+    /// The stream was interrupted, and reconnects by itself.
     Interrupted {
         /// Why.
         status: Status,
@@ -118,8 +118,8 @@ pub enum Consumed {
     },
 }
 
-/// A message that wants an acknowledgement. Dropped without one, it comes again; if it is part of a
-/// snapshot, with all of that.
+/// A message to acknowledge. Dropped without an acknowledgement, it comes again; part of a snapshot
+/// comes again with the whole snapshot.
 #[derive(Debug)]
 pub struct Delivery {
     message: Box<Message>,
@@ -128,7 +128,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// What the server says: an event, a data subject of the snapshot, or the snapshot's end.
+    /// The server's message: an event, a data subject of the snapshot, or the snapshot's end.
     #[must_use]
     pub fn message(&self) -> &Message {
         &self.message
@@ -146,13 +146,14 @@ impl Delivery {
         index_of(&self.message)
     }
 
-    /// Says that this message was dealt with. The server hears of a snapshot once all of it was.
+    /// Acknowledges this message. A snapshot is acknowledged to the server once every message of it
+    /// is.
     pub fn ack(self) {
         self.handle.settle(Book::ack);
     }
 
-    /// Says that this event and everything before it was dealt with, the snapshot before it as well.
-    /// Of part of a snapshot it says no more than [`Self::ack`].
+    /// Acknowledges this event and everything before it, including the snapshot. For part of a
+    /// snapshot it is the same as [`Self::ack`].
     pub fn ack_through(self) {
         self.handle.settle(Book::ack_through);
     }
@@ -168,7 +169,7 @@ fn index_of(message: &Message) -> Option<u64> {
     }
 }
 
-/// What a message in the caller's hands holds: its credit.
+/// A message that the caller holds, with its credit.
 #[derive(Debug)]
 struct Handle {
     part: Part,
@@ -201,11 +202,11 @@ struct Shared {
     interruptions: AtomicU64,
 }
 
-/// The stream. It ends after an error that no wait heals: the subscription is gone, a newer
-/// consumer has taken over, the request is not valid.
+/// The stream. It ends after an error that a retry can not resolve: the subscription is gone, a
+/// newer consumer has taken over, the request is not valid.
 #[derive(Debug)]
 pub struct Consumer {
-    heard: mpsc::Receiver<Result<Consumed, Status>>,
+    items: mpsc::Receiver<Result<Consumed, Status>>,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -218,7 +219,7 @@ impl Consumer {
             changed: Notify::new(),
             interruptions: AtomicU64::new(0),
         });
-        let (out, heard) = mpsc::channel(QUEUE_MAX);
+        let (out, items) = mpsc::channel(QUEUE_MAX);
         let driver = Driver {
             client,
             backoff: Backoff::new(options.backoff),
@@ -227,20 +228,20 @@ impl Consumer {
             shared: Arc::clone(&shared),
             out,
         };
-        Self { heard, shared, task: tokio::spawn(driver.run()) }
+        Self { items, shared, task: tokio::spawn(driver.run()) }
     }
 
-    /// How often it broke off since it was made.
+    /// How often it was interrupted.
     #[must_use]
     pub fn interruptions(&self) -> u64 {
         self.shared.interruptions.load(Ordering::Relaxed)
     }
 
-    /// Ends it: what was acknowledged so far is brought to the server first, as far as that is
-    /// possible within five seconds. To drop the consumer does the same in the background.
+    /// Ends the stream. Acknowledgements made so far are sent to the server first, within five
+    /// seconds. Dropping the consumer does the same in the background.
     pub async fn close(self) {
-        drop(self.heard);
-        // A task that panicked has nothing to say any more.
+        drop(self.items);
+        // A task that panicked has no result.
         let _ = self.task.await;
     }
 }
@@ -249,7 +250,7 @@ impl Stream for Consumer {
     type Item = Result<Consumed, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.heard.poll_recv(cx)
+        self.items.poll_recv(cx)
     }
 }
 
@@ -259,7 +260,7 @@ enum End {
     Closed,
     /// It broke.
     Broken(Status),
-    /// We left it, to hear the snapshot from its beginning.
+    /// It was closed to start the snapshot again.
     SnapshotAnew,
 }
 
@@ -288,7 +289,7 @@ impl Driver {
             if stale {
                 self.snapshot_token = Vec::new();
             } else if !fault::heals(&status) {
-                // Nobody may be left to hear it.
+                // The caller may have dropped the stream.
                 let _ = self.out.send(Err(status)).await;
                 return;
             }
@@ -367,18 +368,18 @@ impl Driver {
                     None => pending().await,
                 }
             };
-            // Messages are read only while the caller has room for them; acknowledgements always
-            // go.
+            // Messages are read only while the queue to the caller has room; acknowledgements are
+            // always sent.
             let next = async {
                 let room = out.reserve().await.ok()?;
                 Some((room, timeout(silence_max, responses.message()).await))
             };
-            let (room, heard) = tokio::select! {
+            let (room, received) = tokio::select! {
                 () = shared.changed.notified() => {
                     if let Ok(Ok(())) = timeout(silence_max, self.flush(requests)).await {
                         continue;
                     }
-                    // The answer says why nothing can be sent any more.
+                    // The response stream has the cause.
                     match timeout(silence_max, responses.message()).await {
                         Ok(Err(status)) => return End::Broken(status),
                         _ => return End::Broken(Status::unavailable("the server hears nothing")),
@@ -391,7 +392,7 @@ impl Driver {
                 () = out.closed() => return End::Closed,
                 () = anew => return End::SnapshotAnew,
             };
-            match heard {
+            match received {
                 Ok(Ok(Some(response))) => {
                     if let Some(consumed) = self.hear(response) {
                         room.send(Ok(consumed));
@@ -408,7 +409,7 @@ impl Driver {
         }
     }
 
-    /// Takes a message; answers what the caller hears of it.
+    /// Handles a message, and returns the item for the caller, if there is one.
     fn hear(&mut self, response: ConsumeResponse) -> Option<Consumed> {
         let mut book = self.shared.book.lock();
         let message = response.message?;
@@ -454,7 +455,7 @@ impl Driver {
         }
     }
 
-    /// Sends what has gathered.
+    /// Sends pending acknowledgements and credits.
     async fn flush(
         &self,
         requests: &mpsc::Sender<ConsumeRequest>,
@@ -484,7 +485,7 @@ impl Driver {
                 while let Ok(Some(_)) = responses.message().await {}
             }
         };
-        // Whoever is gone by then will deliver again, to whoever consumes next.
+        // After that, the server delivers the events again, to the next consumer.
         let _ = timeout(CLOSE_PATIENCE, last_words).await;
     }
 }

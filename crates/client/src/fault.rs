@@ -1,4 +1,4 @@
-//! What a status says about going on: whether another try may help, and when.
+//! The meaning of a status for retries: whether one may help, and when.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ const ERROR_DOMAIN: &str = "consent.v1";
 /// A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// Codes that no wait heals where the server itself says so, because the request is not to be answered.
+/// Codes after which a retry is useless if they come from the server itself: it refuses the
+/// request.
 const FINAL_CODES: [StatusCode; 10] = [
     StatusCode::InvalidArgument,
     StatusCode::NotFound,
@@ -27,14 +28,14 @@ const FINAL_CODES: [StatusCode; 10] = [
     StatusCode::Unauthenticated,
 ];
 
-/// What the server says about another try of the same request.
+/// The server's advice about a retry of the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Advice {
-    /// Nothing.
+    /// No advice.
     None,
-    /// Not before this has passed.
+    /// Retry after this time.
     After(Duration),
-    /// It would not help.
+    /// Do not retry.
     Never,
 }
 
@@ -45,8 +46,8 @@ pub fn reason(status: &Status) -> Option<String> {
     (info.domain == ERROR_DOMAIN).then_some(info.reason)
 }
 
-/// What the server says about another try. Its own errors say when one may help, and say nothing
-/// where it would not.
+/// The server's advice about a retry. Its own errors have a delay if a retry may help, and none if
+/// not.
 pub(super) fn advice(status: &Status) -> Advice {
     if let Some(value) = status.metadata().get(PUSHBACK) {
         let ms = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
@@ -60,15 +61,14 @@ pub(super) fn advice(status: &Status) -> Advice {
     }
 }
 
-/// Whether a stream that ended with this status can go on one day, as it is. Only the server's own
-/// word is the last one: a proxy that knows no way to it now, or for a moment lets nobody in, uses
-/// the same codes.
+/// Whether a stream that ended with this status may resume with the same request. Only the server's
+/// own errors are final: a proxy that can not reach the server uses the same codes.
 pub(super) fn heals(status: &Status) -> bool {
     let code = StatusCode::try_from(i32::from(status.code()));
     !code.is_ok_and(|code| FINAL_CODES.contains(&code)) || reason(status).is_none()
 }
 
-/// How long the server asks a stream to stay away.
+/// How long the server asks a stream to wait before it reconnects.
 pub(super) fn stay_away(status: &Status) -> Option<Duration> {
     match advice(status) {
         Advice::After(delay) => Some(delay),
@@ -76,7 +76,7 @@ pub(super) fn stay_away(status: &Status) -> Option<Duration> {
     }
 }
 
-/// Whether the server does not take this field of the request.
+/// Whether the server refuses this field of the request.
 pub(super) fn refuses_field(status: &Status, field: &str) -> bool {
     let refused = status.get_details_bad_request().map(|bad| bad.field_violations);
     refused.into_iter().flatten().any(|violation| violation.field == field)

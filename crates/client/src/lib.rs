@@ -1,5 +1,5 @@
-//! What other Rust services depend on: calls with deadlines and retries, streams that go on by
-//! themselves, and a local cache of answers that is never stale beyond a bound.
+//! Client for Rust services: calls with deadlines and retries, streams that reconnect by
+//! themselves, and a local cache of decisions that is never stale beyond a bound.
 //!
 //! ```toml
 //! consent-ledger-client = "0.1"
@@ -12,11 +12,11 @@
 //! * [`Client::watch`] and [`Client::consume`] are streams that reconnect.
 //! * [`CachedChecker`] answers "may I?" in process.
 //!
-//! Whoever gets an error, or no answer, must act as if the answer were DENY.
+//! On an error, or without an answer, the caller must act as if the answer were DENY.
 //!
-//! What grows later: options are plain structs, to be built from their defaults with `..`, and get
-//! fields; enums get variants, and so are `non_exhaustive`. The crates that signatures name are here
-//! under their own names ([`tonic`], [`prost_types`], [`StreamExt`]), in the version that fits.
+//! Later versions may add fields to options, which are plain structs to be built from their
+//! defaults with `..`, and variants to enums, which are `non_exhaustive`. The crates that
+//! signatures use are re-exported ([`tonic`], [`prost_types`], [`StreamExt`]).
 
 mod backoff;
 pub mod cache;
@@ -48,7 +48,7 @@ use crate::proto::{
     privacy_service_client::PrivacyServiceClient, watch_service_client::WatchServiceClient,
 };
 
-/// The largest answer that is taken, in bytes.
+/// The largest response that is accepted, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// The longest of the spans of time in [`ClientConfig`].
 pub const SPAN_MAX: Duration = Duration::from_secs(3_600);
@@ -58,31 +58,30 @@ pub const SPAN_MAX: Duration = Duration::from_secs(3_600);
 pub struct ClientConfig {
     /// `http://HOST:PORT` or `https://HOST:PORT`.
     pub endpoint: String,
-    /// What an `https` endpoint needs.
+    /// TLS settings of an `https` endpoint.
     pub tls: Option<Tls>,
     /// Deadlines and retries.
     pub service_config: ServiceConfig,
-    /// How long a connection may take to come about.
+    /// How long it may take to connect.
     pub connect_timeout: Duration,
-    /// How often an open connection is asked whether somebody is still there, also while it is
-    /// idle.
+    /// Interval of keep-alive pings on an open connection, also while it is idle.
     pub keep_alive_interval: Duration,
-    /// A connection that does not answer within this time is given up, with all of its streams. One
-    /// that answers, and whose streams are silent nevertheless, is kept: their next tries go over
-    /// it, too. Only a new [`Client`] has a connection of its own.
+    /// A connection that does not answer a ping within this time is given up, with all of its
+    /// streams. A connection that answers is kept even if its streams are silent: they reconnect
+    /// over it. Only a new [`Client`] has a connection of its own.
     pub keep_alive_timeout: Duration,
     /// Adds to the metadata of each attempt.
     pub metadata: Option<MetadataHook>,
 }
 
-/// Whom to trust, and who we are.
+/// TLS settings: the trusted certificate authority, and the client's certificate.
 #[derive(Clone, Default)]
 pub struct Tls {
     /// The certificate authority to trust, in PEM.
     pub ca_pem: Vec<u8>,
     /// The name in the server's certificate, where it is not that of the endpoint.
     pub domain: Option<String>,
-    /// Who we are, where the server wants to know.
+    /// The client's certificate, if the server asks for one.
     pub identity: Option<TlsIdentity>,
 }
 
@@ -131,11 +130,11 @@ impl fmt::Debug for ClientConfig {
     }
 }
 
-/// Why there is no client.
+/// Why a client can not be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The endpoint is no URL, or its TLS can not be used.
+    /// The endpoint is not a URL, or its TLS settings can not be used.
     #[error("the endpoint `{endpoint}` can not be used: {source}")]
     Endpoint {
         /// The endpoint.
@@ -143,7 +142,7 @@ pub enum ConnectError {
         /// Why not.
         source: tonic::transport::Error,
     },
-    /// An `https` endpoint, and no certificate authority to trust.
+    /// An `https` endpoint without a certificate authority to trust.
     #[error("the endpoint `{endpoint}` needs a certificate authority to trust")]
     NoAuthority {
         /// The endpoint.
@@ -154,7 +153,7 @@ pub enum ConnectError {
     Span {
         /// Which of [`ClientConfig`].
         field: &'static str,
-        /// What it is.
+        /// Its value.
         span: Duration,
     },
 }
@@ -177,7 +176,7 @@ impl Client {
         Ok(Self { calls })
     }
 
-    /// A client over a channel that is there already.
+    /// A client over an existing channel.
     #[must_use]
     pub fn over(channel: Channel, service_config: ServiceConfig) -> Self {
         Self { calls: Calls::new(channel, service_config, None) }
@@ -189,20 +188,20 @@ impl Client {
         self.calls.clone()
     }
 
-    /// May I?
+    /// Decisions.
     #[must_use]
     pub fn checks(&self) -> CheckServiceClient<Calls> {
         CheckServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Acts and what is known of them.
+    /// Acts, states and histories.
     #[must_use]
     pub fn consents(&self) -> ConsentServiceClient<Calls> {
         ConsentServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Streams and durable subscriptions, as the protocol has them; see [`Self::watch`] and
-    /// [`Self::consume`] for streams that go on by themselves.
+    /// Streams and durable subscriptions of the protocol; see [`Self::watch`] and [`Self::consume`]
+    /// for streams that reconnect by themselves.
     #[must_use]
     pub fn watches(&self) -> WatchServiceClient<Calls> {
         WatchServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -220,26 +219,26 @@ impl Client {
         CatalogServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// What is done about a data subject as a whole.
+    /// Operations on a data subject as a whole.
     #[must_use]
     pub fn privacy(&self) -> PrivacyServiceClient<Calls> {
         PrivacyServiceClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// Hears what changes, for as long as it is polled.
+    /// Watches events, for as long as the stream is polled.
     #[must_use]
     pub fn watch(&self, options: WatchOptions) -> Watch {
         Watch::new(self.watches(), options)
     }
 
-    /// Consumes a durable subscription. Must be called within a Tokio runtime: a task of its own
-    /// brings acknowledgements to the server.
+    /// Consumes a durable subscription. Must be called within a Tokio runtime: a separate task
+    /// sends acknowledgements to the server.
     #[must_use]
     pub fn consume(&self, options: ConsumeOptions) -> Consumer {
         Consumer::new(self.watches(), options)
     }
 
-    /// A local cache of answers. Must be called within a Tokio runtime: a task of its own listens
+    /// A local cache of decisions. Must be called within a Tokio runtime: a separate task listens
     /// to the server.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
-//! How calls are made: deadlines and retries, a method at a time, as gRPC's service config says it
+//! Deadlines and retries for each method, in the form of gRPC's service config
 //! (<https://github.com/grpc/grpc/blob/master/doc/service_config.md>, retries as in gRFC A6).
 //!
-//! Read are `methodConfig` with `name`, `timeout` and `retryPolicy`, and `retryThrottling`. Other
-//! keys are left alone, as the standard asks, but for `hedgingPolicy`, which is refused: a caller
-//! who counts on it must not get less in silence.
+//! Supported are `methodConfig` with `name`, `timeout` and `retryPolicy`, and `retryThrottling`.
+//! Other keys are ignored, as the standard asks, except `hedgingPolicy`, which is refused: a caller
+//! that relies on it must not lose it in silence.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// The most tokens of [`RetryThrottling`].
 pub const TOKENS_MAX: u32 = 1_000;
 
-/// What [`ServiceConfig::default`] reads.
+/// The JSON of [`ServiceConfig::default`].
 ///
-/// It is generated from the protocol: what a method's `idempotency_level` and `pace` say. Tried again are
-/// questions, and acts with an idempotency key (the client looks at each request). Methods that stream
-/// are not here: they last as long as there is something to say, and
+/// It is generated from the protocol, from each method's `idempotency_level` and `pace`. Retried
+/// are reads, and acts with an idempotency key (the client checks each request). Streaming methods
+/// are not included: they last as long as the caller wants, and
 /// [`Client::watch`](super::Client::watch) and [`Client::consume`](super::Client::consume) go on by
 /// themselves.
 pub const DEFAULT_JSON: &str = include_str!("generated/service_config.json");
@@ -32,15 +32,15 @@ pub const DEFAULT_JSON: &str = include_str!("generated/service_config.json");
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServiceConfigError {
-    /// It is no JSON, or not of the right form.
+    /// It is not JSON, or not of the right form.
     #[error("the service config does not parse: {0}")]
     Json(#[from] serde_json::Error),
-    /// A value is not one.
+    /// A value is not valid.
     #[error("the service config's {field} {problem}")]
     Value {
         /// Which.
         field: &'static str,
-        /// What is wrong with it.
+        /// Why it is not valid.
         problem: String,
     },
     /// Two entries are for the same methods.
@@ -54,26 +54,27 @@ pub enum ServiceConfigError {
 /// How calls are made, a method at a time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
-    /// What goes for which methods.
+    /// Settings by method.
     pub methods: Vec<MethodConfig>,
     /// When retries pause for all methods together.
     pub throttling: Option<RetryThrottling>,
 }
 
-/// What goes for some methods.
+/// The settings of some methods.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MethodConfig {
     /// Which methods.
     pub names: Vec<MethodName>,
-    /// How long a call may take with all its attempts: up to [`TIMEOUT_MAX`]; what is beyond is no
-    /// deadline at all. A caller's own shorter deadline goes first. To a method that streams it goes
-    /// only if `names` has that very method, and then for as long as the stream lasts.
+    /// How long a call may take with all its attempts, up to [`TIMEOUT_MAX`]; a longer one means no
+    /// deadline. A shorter deadline of the caller has priority. It applies to a streaming method
+    /// only if `names` has that very method, and then limits the whole stream.
     pub timeout: Option<Duration>,
-    /// Whether and how a call is tried again.
+    /// Whether and how a call is retried.
     pub retry: Option<RetryPolicy>,
 }
 
-/// A pattern of method names: no method stands for every one of the service, no service for all.
+/// A pattern of method names. An empty method means every method of the service, an empty service
+/// all services.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct MethodName {
     /// `package.Service`.
@@ -84,29 +85,30 @@ pub struct MethodName {
     pub method: String,
 }
 
-/// When and how a call is tried again.
+/// When and how a call is retried.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
     /// Attempts in all: 2 to [`ATTEMPTS_MAX`].
     pub max_attempts: u32,
-    /// The wait before the second attempt, give or take a fifth.
+    /// The wait before the second attempt, with a jitter of a fifth.
     pub initial_backoff: Duration,
     /// The longest wait.
     pub max_backoff: Duration,
     /// How much longer each wait is than the one before.
     pub backoff_multiplier: f64,
-    /// Status codes, by number, after which it is worth another try.
+    /// Status codes, by number, after which a call is retried.
     pub retryable_status_codes: Vec<i32>,
 }
 
 /// Stops retries while most calls fail, so that they do not keep a server down. Each failure takes
 /// a token, each success gives `token_ratio` back; with half of `max_tokens` or less nothing is
 /// tried again.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RetryThrottling {
     /// How many tokens there are at first, and at most.
     pub max_tokens: u32,
-    /// What a success gives back.
+    /// The tokens that a success gives back.
     pub token_ratio: f64,
 }
 
@@ -133,11 +135,11 @@ impl ServiceConfig {
         let methods = raw.method_config.into_iter().map(RawMethod::parse);
         let methods = methods.collect::<Result<Vec<_>, _>>()?;
         refuse_twice(&methods)?;
-        let throttling = raw.retry_throttling.map(RawThrottling::parse).transpose()?;
+        let throttling = raw.retry_throttling.map(RetryThrottling::checked).transpose()?;
         Ok(Self { methods, throttling })
     }
 
-    /// What goes for a call to `/package.Service/Method`: the entry that names it most closely.
+    /// The settings for a call to `/package.Service/Method`: those of the most specific name.
     #[must_use]
     pub fn of_path(&self, path: &str) -> Option<&MethodConfig> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
@@ -151,15 +153,15 @@ impl ServiceConfig {
 }
 
 impl MethodConfig {
-    /// The deadline of a call to `/package.Service/Method`, for which this entry goes.
+    /// The deadline of a call to `/package.Service/Method`, to which these settings apply.
     pub(super) fn timeout_of(&self, path: &str) -> Option<Duration> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-        let named =
+        let is_named =
             || self.names.iter().any(|name| name.service == service && name.method == method);
-        // One that is meant for all methods is meant for their calls, and would cut streams off.
+        // A timeout for all methods is meant for unary calls, and would cut streams off.
         let timeout = self.timeout.filter(|timeout| *timeout <= TIMEOUT_MAX)?;
         let streams = Method::of_path(path).is_some_and(Method::is_streaming);
-        (!streams || named()).then_some(timeout)
+        (!streams || is_named()).then_some(timeout)
     }
 }
 
@@ -184,7 +186,7 @@ fn wrong<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Servic
 struct RawConfig {
     #[serde(default)]
     method_config: Vec<RawMethod>,
-    retry_throttling: Option<RawThrottling>,
+    retry_throttling: Option<RetryThrottling>,
 }
 
 #[derive(Deserialize)]
@@ -212,13 +214,6 @@ struct RawPolicy {
 enum RawCode {
     Number(i32),
     Name(String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawThrottling {
-    max_tokens: u32,
-    token_ratio: f64,
 }
 
 impl RawMethod {
@@ -287,15 +282,15 @@ impl RawCode {
     }
 }
 
-impl RawThrottling {
-    fn parse(self) -> Result<RetryThrottling, ServiceConfigError> {
+impl RetryThrottling {
+    fn checked(self) -> Result<Self, ServiceConfigError> {
         if !(1..=TOKENS_MAX).contains(&self.max_tokens) {
             return wrong("maxTokens", format!("must be 1 to {TOKENS_MAX}"));
         }
         if !self.token_ratio.is_finite() || self.token_ratio <= 0.0 {
             return wrong("tokenRatio", "must be more than 0");
         }
-        Ok(RetryThrottling { max_tokens: self.max_tokens, token_ratio: self.token_ratio })
+        Ok(self)
     }
 }
 

@@ -1,12 +1,11 @@
-//! `Watch` as a stream that goes on by itself.
+//! `Watch` as a stream that reconnects by itself.
 //!
-//! When the connection breaks, the server drains, or nothing is heard for too long, the stream
-//! resumes from the index behind the last message that it gave out. So there is never a gap, and
-//! never a message twice, except that a snapshot whose place the server no longer knows begins
-//! anew.
+//! When the connection breaks, the server drains, or no message arrives for too long, the stream
+//! resumes after the last message that it returned. So there is never a gap, and never a message
+//! twice, except that a snapshot starts again if the server no longer knows its position.
 //!
-//! A stream that starts at "now" has its place from its first message on, which the server sends at
-//! once; whoever must not miss what happens before that gives an index.
+//! A stream that starts at "now" has a position from its first message on, which the server sends
+//! at once. A caller that must not miss events before that gives an index.
 
 use std::{
     pin::Pin,
@@ -37,23 +36,23 @@ pub(super) const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// The server's own interval of progress messages, where the caller names none.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What to hear.
+/// Options of a watch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct WatchOptions {
     /// First ledger index to consider; none: the first entry after now. Not beside `snapshot`.
     pub start_index: Option<u64>,
     /// Which events.
     pub filter: WatchFilter,
-    /// How often an idle stream hears how far it has come: 100 ms to 1 h; none: 10 s. Three
-    /// intervals without a word, and two seconds, and the connection is given up.
+    /// Interval of progress messages on an idle stream: 100 ms to 1 h; none: 10 s. The connection
+    /// is given up after three intervals and two seconds without a message.
     pub progress_interval: Option<Duration>,
-    /// The state to hear first, if any.
+    /// The snapshot to receive first, if any.
     pub snapshot: Snapshot,
-    /// The waits before new tries.
+    /// The waits before reconnects.
     pub backoff: BackoffPolicy,
 }
 
-/// Something that a stream has heard.
+/// An item of the stream.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Heard {
@@ -61,10 +60,10 @@ pub enum Heard {
     Message(Box<Message>),
     /// The stream is open.
     Connected {
-        /// When it was asked for: what the server says now, it says after this.
+        /// When it was requested: the server's messages on it were written after this.
         asked_at: Instant,
     },
-    /// The stream broke off, and goes on by itself.
+    /// The stream was interrupted, and reconnects by itself.
     Interrupted {
         /// Why.
         status: Status,
@@ -73,7 +72,7 @@ pub enum Heard {
     },
 }
 
-/// The stream. It ends after an error that no wait heals, such as a filter that is not valid.
+/// The stream. It ends after an error that a retry can not resolve, such as an invalid filter.
 pub struct Watch {
     stream: Pin<Box<dyn Stream<Item = Result<Heard, Status>> + Send>>,
     interruptions: Arc<AtomicU64>,
@@ -90,13 +89,13 @@ impl Watch {
         let interruptions = Arc::new(AtomicU64::new(0));
         let state = State::new(client, options, Arc::clone(&interruptions));
         let stream = stream::unfold(state, async |mut state| {
-            let heard = state.next().await?;
-            Some((heard, state))
+            let item = state.next().await?;
+            Some((item, state))
         });
         Self { stream: Box::pin(stream), interruptions }
     }
 
-    /// How often it broke off since it was made.
+    /// How often it was interrupted.
     #[must_use]
     pub fn interruptions(&self) -> u64 {
         self.interruptions.load(Ordering::Relaxed)
@@ -113,7 +112,7 @@ impl Stream for Watch {
 
 struct State {
     client: WatchServiceClient<Calls>,
-    /// What to ask for next: it moves on with each message.
+    /// The request for the rest of the stream: it advances with each message.
     request: WatchRequest,
     stream: Option<Streaming<WatchResponse>>,
     backoff: Backoff,
@@ -135,7 +134,7 @@ impl State {
             request: WatchRequest {
                 start_index: options.start_index,
                 filter: Some(options.filter),
-                // One that is too long for the protocol is too long for the server, too.
+                // An interval that is too long for the protocol is too long for the server, too.
                 progress_interval: options
                     .progress_interval
                     .map(|interval| interval.try_into().unwrap_or_default()),
@@ -213,7 +212,7 @@ pub(super) fn silence_max(interval: Duration) -> Duration {
     interval.saturating_mul(3).saturating_add(Duration::from_secs(2))
 }
 
-/// Moves a request on, so that it asks for what comes behind a message.
+/// Advances a request, so that it asks for the rest of the stream after a message.
 fn advance(request: &mut WatchRequest, message: &Message) {
     let next = match message {
         Message::Consent(event) => event.index.saturating_add(1),
@@ -231,7 +230,7 @@ fn advance(request: &mut WatchRequest, message: &Message) {
             end.revision
         }
     };
-    // Within a snapshot there is no index to resume from.
+    // A snapshot resumes by its token, not by an index.
     if request.snapshot() == Snapshot::Unspecified {
         request.start_index = Some(next);
     }

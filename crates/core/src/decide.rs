@@ -4,10 +4,9 @@
 //! arguments, and the same arguments always give the same answer, today or in an audit years later.
 //! It allocates nothing but the purpose's obligations, with an ALLOW.
 //!
-//! The rules stand in [`decide`] in the order in which they are tried; the first that matches
-//! decides. Which act wins in a cell is not decided here but where acts are folded, in
-//! [`SubjectState`]; what is left for the moment of asking is what time and catalogue do to the
-//! winner.
+//! The rules are in [`decide`] in the order in which they are tried; the first that matches
+//! decides. The fold ([`SubjectState`]) has already picked the act that wins in a cell; the
+//! decision applies time and catalogue to it.
 
 use crate::domain::{
     Catalog, Channel, ChannelId, Decision, Effect, Grant, LegalBasis, Millis, Purpose, PurposeId,
@@ -17,8 +16,8 @@ use crate::domain::{
 /// Answers "may I?".
 ///
 /// `valid_until` is the first moment at which effect or reason could change with no new entry.
-/// `decided_by` is the act that decided or, where the catalogue did, its entry; none where nothing
-/// on record made the difference.
+/// `decided_by` is the entry that decided: an act, or an entry of the catalogue; none if the
+/// decision follows from the absence of entries.
 #[must_use]
 pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: Millis) -> Decision {
     let Some((purpose_id, purpose)) = purpose_of(catalog, query) else {
@@ -35,8 +34,8 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
     let (reason, decided_by, valid_until) = match standing {
         _ if channel.retired => (Reason::UnknownChannel, None, None),
         _ if purpose.retired => (Reason::PurposeRetired, Some(purpose.index), None),
-        // Who withdrew from a purpose that rested on consent is never told that another basis was
-        // meant all along (EDPB Guidelines 05/2020, 122). An erasure stops such a purpose too.
+        // After a withdrawal from a purpose that rested on consent, no other basis may take its
+        // place (EDPB Guidelines 05/2020, 122). An erasure stops such a purpose too.
         Standing::Stopped(stop) if purpose.ever_rested_on_consent(query.region) => {
             (stop_reason(stop.kind), Some(stop.mark.index), None)
         }
@@ -83,7 +82,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
     }
 }
 
-/// What stands for a cell at a moment, whatever the purpose's legal basis.
+/// The standing of a cell at a moment, whatever the purpose's legal basis.
 ///
 /// The winner is picked first and its expiry is tested after: an expired grant never revives an
 /// older one. A request that waits for its double opt-in never takes the place of a confirmed
@@ -109,7 +108,7 @@ pub enum Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
-    /// What stands for a cell.
+    /// The standing of a cell.
     #[must_use]
     pub fn of(
         state: &'a SubjectState,
@@ -121,14 +120,10 @@ impl<'a> Standing<'a> {
         if let Some(index) = state.erased_by {
             return Self::Erased(index);
         }
-        let cell = state.cell(purpose_id, channel_id);
-        if let Some(stop) = state.latest_stop(purpose_id, channel_id) {
-            let lifted = cell.and_then(|cell| cell.lifted);
-            if lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)) {
-                return Self::Stopped(stop);
-            }
+        if let Some(stop) = state.live_stop(purpose_id, channel_id) {
+            return Self::Stopped(stop);
         }
-        let Some(cell) = cell else { return Self::Nothing };
+        let Some(cell) = state.cell(purpose_id, channel_id) else { return Self::Nothing };
         let pending = cell.pending.as_deref();
         let Some(grant) = &cell.grant else {
             return pending.map_or(Self::Nothing, Self::Pending);
@@ -148,7 +143,7 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// The status of the cell. Of an erased subject nothing is told.
+    /// The status of the cell; unknown for an erased subject.
     fn status(self) -> Status {
         match self {
             Self::Erased(_) | Self::Nothing => Status::Unknown,

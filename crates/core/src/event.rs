@@ -1,27 +1,27 @@
-//! Events: what watchers hear of an entry.
+//! Events: the notifications that watchers receive for entries.
 //!
-//! A kind of entry says what it tells ([`Tells`]), in the ledger's own names. [`of`] makes the event of
-//! it, and nothing else does: the writer calls it for what it is about to write, the reader of the
-//! past for what it finds in the ledger. What stands beside the entry, each of them gives
-//! ([`Surroundings`]): who its data subjects are, who is linked to them, what the catalogue and the
-//! subscriptions were.
+//! A kind of entry gives the content of its event ([`Tells`]), with references instead of names.
+//! Only [`of`] makes the event: the writer calls it for entries that it is about to write, the
+//! reader of the past for entries of the ledger. Each of them provides the context
+//! ([`Surroundings`]): the names of data subjects, who is linked to them, and the catalogue and
+//! subscriptions at that entry.
 //!
 //! # Data subjects that were erased
-//! Every subscriber hears of an erasure while the name can still be told. Once a data subject is
-//! erased, its entries tell nothing: an event without a name could be matched to nobody's records, and
-//! has neither namespace nor shard to filter by. So there is no event of an entry whose data subject,
-//! or one of whose two, is erased, and no erased data subject is listed among the linked. Streams go
-//! on with the next entry.
+//! Every subscriber receives the event of an erasure while the name is still known. Once a data
+//! subject is erased, its entries have no events: an event without a name could not be matched to
+//! any record, and has neither namespace nor shard to filter by. So an entry has no event if one of
+//! its data subjects is erased, and erased data subjects are left out of the linked ones. Streams
+//! go on with the next entry.
 
 use crate::{
     domain::{
         Actor, ChangeRecord, EventKind, Filter, Identity, Key, LinkConfidence, Millis, Reason,
         Subject, SubjectRef, SubscriptionId,
     },
-    entry::{DeliveryOverdue, Fact, LinkChange},
+    entry::{DeliveryOverdue, Fact, LinkChange, Place},
 };
 
-/// Something that watchers hear of.
+/// A notification for watchers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Index of its entry.
@@ -45,7 +45,7 @@ pub enum EventTold {
     Overdue(OverdueTold),
 }
 
-/// An act, a confirmation, or the end of grants, as watchers hear it.
+/// An act, a confirmation, or the end of grants, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsentTold {
     /// Whose consent it is.
@@ -62,12 +62,12 @@ pub struct ConsentTold {
     pub cause: Option<u64>,
     /// For expiries: why the grants ended.
     pub reason: Option<Reason>,
-    /// Who is linked to the subject, directly or through others: what they are answered may have
+    /// Data subjects that are linked to it, directly or through others. Their decisions may have
     /// changed, too.
     pub linked: Vec<Subject>,
 }
 
-/// A link, or its end, as watchers hear it.
+/// A link, or its end, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkTold {
     /// One data subject.
@@ -76,18 +76,18 @@ pub struct LinkTold {
     pub other: Subject,
     /// How sure the link is; none if the two were unlinked.
     pub confidence: Option<LinkConfidence>,
-    /// Who is linked to one of the two, directly or through others.
+    /// Data subjects that are linked to one of the two, directly or through others.
     pub linked: Vec<Subject>,
 }
 
-/// A change of the catalogue, as watchers hear it.
+/// A change of the catalogue, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogTold {
     /// The purpose; none if a channel changed.
     pub purpose: Option<Key>,
     /// The channel; none if a purpose changed.
     pub channel: Option<Key>,
-    /// What it can do to answers; never empty.
+    /// Its effects on decisions; never empty in an event.
     pub effects: Vec<CatalogEffect>,
     /// For a purpose: its version now.
     pub version: u32,
@@ -95,7 +95,7 @@ pub struct CatalogTold {
     pub oldest_compatible: u32,
 }
 
-/// What a change of the catalogue can do to answers.
+/// An effect of a change of the catalogue on decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CatalogEffect {
     /// A purpose or channel is new.
@@ -114,7 +114,7 @@ pub enum CatalogEffect {
     ContentChanged,
 }
 
-/// A subscription that is overdue, as watchers hear it.
+/// A subscription that is overdue, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverdueTold {
     /// Name of the subscription.
@@ -127,22 +127,22 @@ pub struct OverdueTold {
     pub pending_since: Millis,
 }
 
-/// What an entry tells, before anybody is named.
+/// The content of an entry's event, with references instead of names.
 #[derive(Debug, Clone, Copy)]
 pub enum Tells<'a> {
     /// An act, a confirmation, or the end of grants.
     Consent(ConsentTells<'a>),
     /// Two data subjects were linked or unlinked.
     Link(&'a LinkChange),
-    /// The catalogue changed; what that can do to answers is for the fold to say.
+    /// The catalogue changed; the fold gives the effects on decisions.
     Catalog,
     /// A subscription is overdue.
     Overdue(&'a DeliveryOverdue),
-    /// Nothing.
+    /// No event.
     Nothing,
 }
 
-/// What an entry tells of somebody's consent.
+/// The content of the event of an act, a confirmation, or the end of grants.
 #[derive(Debug, Clone, Copy)]
 pub struct ConsentTells<'a> {
     /// Whose consent it is.
@@ -162,7 +162,7 @@ pub struct ConsentTells<'a> {
 }
 
 impl Tells<'_> {
-    /// Whether an event of it may pass a filter, as far as that can be said without names.
+    /// Whether its event may pass a filter. False only if no name could make it pass.
     #[must_use]
     pub fn may_pass(&self, filter: &Filter) -> bool {
         match self {
@@ -178,38 +178,38 @@ impl Tells<'_> {
     }
 }
 
-/// What the maker of an event knows beside its entry, as of just after it.
+/// The context of an entry, as of just after it.
 pub trait Surroundings {
-    /// Why something could not be found out.
+    /// Why a lookup failed.
     type Error;
 
-    /// Who a data subject is.
+    /// The identity of a data subject.
     ///
     /// # Errors
-    /// It can not be read.
+    /// The lookup failed.
     fn identity(&self, subject: SubjectRef) -> Result<Identity, Self::Error>;
 
-    /// Who else hangs together with some data subjects, in the order of [`crate::fold::around`].
-    /// Those who are erased are left out.
+    /// The data subjects that are linked to some others, in the order of [`crate::fold::around`].
+    /// Erased ones are left out.
     ///
     /// # Errors
-    /// It can not be read.
+    /// The lookup failed.
     fn linked(&self, subjects: &[SubjectRef]) -> Result<Vec<Subject>, Self::Error>;
 
-    /// What the fold said of the catalogue entry at an index; none if no answer can have changed.
+    /// The change that the catalogue entry at an index made; none if no decision can have changed.
     ///
     /// # Errors
-    /// It can not be read.
+    /// The lookup failed.
     fn catalog(&self, index: u64) -> Result<Option<CatalogTold>, Self::Error>;
 
     /// The name of a subscription.
     ///
     /// # Errors
-    /// There is none, or it can not be read.
+    /// There is no such subscription, or the lookup failed.
     fn subscription(&self, id: SubscriptionId) -> Result<Key, Self::Error>;
 }
 
-/// The event of an entry; none if watchers hear nothing of it.
+/// The event of an entry, if it has one.
 ///
 /// # Errors
 /// Those of `surroundings`.
@@ -226,7 +226,7 @@ pub fn of<S: Surroundings>(fact: Fact<'_>, surroundings: &S) -> Result<Option<Ev
         })),
         Tells::Nothing => None,
     };
-    let (index, recorded_at) = (fact.place.index, fact.place.recorded_at);
+    let Place { index, recorded_at } = fact.place;
     Ok(told.map(|told| Event { index, recorded_at, told }))
 }
 
@@ -262,29 +262,31 @@ fn link_told<S: Surroundings>(
 }
 
 impl Event {
-    /// The data subjects that it is about: itself, the other one of a link, and who is linked to
-    /// them. None if it is about no data subject in particular, and so about everybody.
+    /// The data subjects that it concerns: its own, both of a link, and those linked to them. Empty
+    /// if it concerns all data subjects.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
         let (one, other, linked): (_, _, &[Subject]) = match &self.told {
-            EventTold::Consent(own) => (Some(&own.subject), None, &own.linked),
-            EventTold::Link(own) => (Some(&own.subject), Some(&own.other), &own.linked),
+            EventTold::Consent(consent) => (Some(&consent.subject), None, &consent.linked),
+            EventTold::Link(link) => (Some(&link.subject), Some(&link.other), &link.linked),
             EventTold::Catalog(_) | EventTold::Overdue(_) => (None, None, &[]),
         };
         one.into_iter().chain(other).chain(linked)
     }
 
-    /// The data subjects in whose order it stands: two for a link; none if it is about everybody.
+    /// The data subjects of its entry: two for a link; none if it concerns all data subjects.
     pub fn own_subjects(&self) -> impl Iterator<Item = &Subject> {
-        let own = if matches!(self.told, EventTold::Link(_)) { 2 } else { 1 };
-        self.subjects().take(own)
+        let count = if matches!(self.told, EventTold::Link(_)) { 2 } else { 1 };
+        self.subjects().take(count)
     }
 
-    /// Whether it goes to a shard of so many: that of each of its own data subjects, or any if it is
-    /// about everybody.
+    /// Whether it goes to a shard, if there are so many: the shards of its own data subjects, or
+    /// every shard if it concerns all data subjects.
     #[must_use]
     pub fn is_of_shard(&self, shard: u32, shards: u32) -> bool {
-        let mut own = self.own_subjects().peekable();
-        shards <= 1 || own.peek().is_none() || own.any(|own| shard_of(own, shards) == shard)
+        let mut subjects = self.own_subjects().peekable();
+        shards <= 1
+            || subjects.peek().is_none()
+            || subjects.any(|subject| shard_of(subject, shards) == shard)
     }
 
     /// Whether it passes a filter and, for consents, the positions of the changes that do. A consent
@@ -295,22 +297,23 @@ impl Event {
             return None;
         }
         match &self.told {
-            EventTold::Consent(own) => {
-                let changes = own.changes.iter().enumerate();
+            EventTold::Consent(consent) => {
+                let changes = consent.changes.iter().enumerate();
                 let passing: Vec<usize> = changes
                     .filter(|(_, change)| filter.passes(change))
                     .map(|(position, _)| position)
                     .collect();
-                let preferences = own.preferences_changed && filter.wants(EventKind::Preferences);
+                let preferences =
+                    consent.preferences_changed && filter.wants(EventKind::Preferences);
                 (!passing.is_empty() || preferences).then_some(passing)
             }
             EventTold::Link(_) => filter.wants(EventKind::Link).then(Vec::new),
-            EventTold::Catalog(own) => own.passes(filter).then(Vec::new),
+            EventTold::Catalog(change) => change.passes(filter).then(Vec::new),
             EventTold::Overdue(_) => filter.wants(EventKind::Overdue).then(Vec::new),
         }
     }
 
-    /// Whether the answers of somebody in one of the namespaces may have changed.
+    /// Whether decisions about a data subject in one of the namespaces may have changed.
     fn is_about(&self, filter: &Filter) -> bool {
         let mut subjects = self.subjects().peekable();
         subjects.peek().is_none()
@@ -318,7 +321,7 @@ impl Event {
     }
 }
 
-/// The shard of a data subject, of so many. It never changes.
+/// The shard of a data subject, if there are so many. It never changes.
 #[must_use]
 pub fn shard_of(subject: &Subject, shards: u32) -> u32 {
     let hash = blake3::hash(subject.as_str().as_bytes());
@@ -351,7 +354,7 @@ mod tests {
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
         };
-        let told = ConsentTold {
+        let consent = ConsentTold {
             subject: Subject::parse("user:42").unwrap(),
             actor: Actor::Subject,
             effective_at: Millis(0),
@@ -361,7 +364,7 @@ mod tests {
             reason: None,
             linked: Vec::new(),
         };
-        Event { index: 7, recorded_at: Millis(0), told: EventTold::Consent(told) }
+        Event { index: 7, recorded_at: Millis(0), told: EventTold::Consent(consent) }
     }
 
     fn keys(texts: &[&str]) -> BTreeSet<Key> {
@@ -412,8 +415,8 @@ mod tests {
     #[test]
     fn a_stop_passes_for_whom_it_reaches_through_a_link() {
         let mut event = event(&[(Action::Withdraw, "news", "email")]);
-        let EventTold::Consent(told) = &mut event.told else { unreachable!("a consent") };
-        told.linked = vec![Subject::parse("email:jo").unwrap()];
+        let EventTold::Consent(consent) = &mut event.told else { unreachable!("a consent") };
+        consent.linked = vec![Subject::parse("email:jo").unwrap()];
         assert_eq!(event.passing(&of_namespace("user")), Some(vec![0]));
         assert_eq!(event.passing(&of_namespace("email")), Some(vec![0]));
         assert_eq!(event.passing(&of_namespace("device")), None);
@@ -424,16 +427,16 @@ mod tests {
         let shard = |text: &str, shards| shard_of(&Subject::parse(text).unwrap(), shards);
         assert_eq!([shard("user:42", 64), shard("email:jo@example.org", 64)], [51, 10]);
         let event = event(&[(Action::Withdraw, "*", "*")]);
-        let of: Vec<u32> = (0..64).filter(|own| event.is_of_shard(*own, 64)).collect();
-        assert_eq!(of, [shard("user:42", 64)]);
+        let shards: Vec<u32> = (0..64).filter(|shard| event.is_of_shard(*shard, 64)).collect();
+        assert_eq!(shards, [shard("user:42", 64)]);
         assert!(event.is_of_shard(0, 1));
     }
 
     #[test]
     fn preferences_pass_on_request_alone() {
         let mut event = event(&[]);
-        let EventTold::Consent(told) = &mut event.told else { unreachable!("a consent") };
-        told.preferences_changed = true;
+        let EventTold::Consent(consent) = &mut event.told else { unreachable!("a consent") };
+        consent.preferences_changed = true;
         assert_eq!(event.passing(&Filter::default()), None);
         let kinds = BTreeSet::from([EventKind::Preferences]);
         assert_eq!(event.passing(&Filter { kinds, ..Filter::default() }), Some(Vec::new()));
@@ -441,18 +444,18 @@ mod tests {
 
     #[test]
     fn the_catalogue_passes_by_its_key_and_for_every_namespace() {
-        let told = CatalogTold {
+        let change = CatalogTold {
             purpose: Some(Key::parse("news").unwrap()),
             channel: None,
             effects: vec![CatalogEffect::Retired],
             version: 1,
             oldest_compatible: 1,
         };
-        let event = Event { index: 7, recorded_at: Millis(0), told: EventTold::Catalog(told) };
+        let event = Event { index: 7, recorded_at: Millis(0), told: EventTold::Catalog(change) };
         assert_eq!(event.passing(&of_namespace("email")), Some(Vec::new()));
-        let of = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
-        assert_eq!(event.passing(&of("news")), Some(Vec::new()));
-        assert_eq!(event.passing(&of("ads")), None);
+        let of_purpose = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
+        assert_eq!(event.passing(&of_purpose("news")), Some(Vec::new()));
+        assert_eq!(event.passing(&of_purpose("ads")), None);
         let channels = Filter { channels: keys(&["sms"]), ..Filter::default() };
         assert_eq!(event.passing(&channels), Some(Vec::new()), "a purpose is on every channel");
     }

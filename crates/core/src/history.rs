@@ -1,6 +1,7 @@
-//! A line in the history of a data subject: what an entry is to it, in one shape for every kind.
+//! A line in the history of a data subject: an entry from that data subject's view, in one shape
+//! for every kind.
 //!
-//! What is sealed is sealed still: who shows a history opens it.
+//! Evidence stays sealed here; the node opens it when it shows a history.
 
 use crate::{
     domain::{
@@ -9,7 +10,7 @@ use crate::{
     entry::{IdempotencyMark, UseRecorded},
 };
 
-/// What an entry says of a data subject. A kind of entry fills what it has.
+/// One entry in the history of a data subject. Each kind of entry fills the fields that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// What happened.
@@ -20,7 +21,7 @@ pub struct Line {
     pub effective_at: Millis,
     /// What changed.
     pub changes: Vec<ChangeRecord>,
-    /// What was shown; none where no evidence belongs.
+    /// The evidence; none for kinds without evidence.
     pub evidence: Option<SealedEvidence>,
     /// How the data subject wants to be contacted from then on.
     pub contact: ContactChange,
@@ -30,9 +31,9 @@ pub struct Line {
     pub cause: Option<u64>,
     /// Why grants ended.
     pub reason: Option<Reason>,
-    /// With whom it was linked, or no longer.
+    /// The link that was made or removed.
     pub link: Option<LinkLine>,
-    /// What its data was used for.
+    /// The use of its data.
     pub used: Option<Box<UseRecorded>>,
 }
 
@@ -58,25 +59,25 @@ pub enum LineKind {
 pub struct SealedEvidence {
     /// The evidence; none if there was none to keep.
     pub sealed: Option<Sealed>,
-    /// The caller's idempotency key, which it is sealed with.
+    /// The caller's idempotency key, which is part of the sealing context.
     pub idempotency: Option<IdempotencyMark>,
 }
 
 /// A link, or its end, as one of the two sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkLine {
-    /// The other one.
+    /// The other data subject.
     pub other: SubjectRef,
     /// How sure it is; none if they were unlinked.
     pub confidence: Option<LinkConfidence>,
-    /// Who says so.
+    /// The source of the claim.
     pub asserted_by: Option<Sealed>,
-    /// Whose key that is sealed with.
+    /// The data subject whose key seals it.
     pub sealed_for: SubjectRef,
 }
 
 impl Line {
-    /// A line that says no more than this.
+    /// A line with all other fields empty.
     #[must_use]
     pub fn new(kind: LineKind, actor: Actor, effective_at: Millis) -> Self {
         Self {

@@ -1,15 +1,16 @@
-//! What an auditor of a consent ledger needs: what its bytes say, whether they are intact, and what
-//! follows from them. It knows no clock, no log, no network and no index.
+//! What an auditor of a consent ledger needs: reading its bytes, verifying them, and deriving
+//! states and decisions. It knows no clock, no log, no network and no index.
 //!
-//! * [`domain`]: the words: subject, scope, act, catalogue, state, decision. Plain values.
-//! * [`entry`]: what entries say, one file a kind.
-//! * [`fold`]: what that makes of states, catalogue and subscriptions.
-//! * [`event`], [`history`]: what watchers hear of an entry, and its line in a history.
+//! * [`domain`]: the terms: subject, scope, act, catalogue, state, decision. Plain values.
+//! * [`entry`]: the content of entries, one file for each kind.
+//! * [`fold`]: states, catalogue and subscriptions, folded from entries.
+//! * [`event`], [`history`]: the event of an entry for watchers, and its line in a history.
 //! * [`decide`]: the pure decision over those values.
-//! * [`obligations`]: what comes with an ALLOW, and from when on; as pure.
+//! * [`obligations`]: the conditions that come with an ALLOW, and the earliest moment for the use;
+//!   also pure.
 //! * [`ledger`]: envelopes, the hash chain over them, verification.
-//! * [`seal`]: encryption under a key for one text alone, with a commitment beside it.
-//! * [`jws`]: JSON Web Signatures with Ed25519, for what travels with data.
+//! * [`seal`]: encryption with a one-time key, plus a key commitment.
+//! * [`jws`]: JSON Web Signatures with Ed25519.
 //! * [`token`]: a decision as a signed statement that travels with data.
 //! * [`receipt`]: an act as a signed statement for the data subject.
 

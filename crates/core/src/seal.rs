@@ -1,9 +1,9 @@
-//! Sealing: AES-256-GCM under a key for one text alone, with a commitment beside it.
+//! Sealing: AES-256-GCM with a one-time key, plus a key commitment.
 //!
 //! The one-time key is `BLAKE3 derive_key("consent-ledger v1 sealing key", key ‖ salt)` with a
-//! random salt of 16 bytes, so the nonce can stay zero. AES-GCM alone lets somebody who chooses keys
-//! make one ciphertext open to two texts; the commitment, a hash of one-time key, additional data
-//! and plaintext, rules that out: an auditor who is shown a text knows that it is the only one.
+//! random salt of 16 bytes, so the nonce can stay zero. With AES-GCM alone, an attacker who chooses
+//! the keys can make one ciphertext open to two plaintexts. The commitment, a hash of one-time key,
+//! additional data and plaintext, rules that out: a plaintext that opens is the only one.
 
 use aes_gcm::{
     Aes256Gcm, KeyInit, Nonce,
@@ -46,7 +46,7 @@ pub fn seal(key: &[u8; 32], context: &[u8], plaintext: &[u8]) -> Sealed {
 /// Opens a sealed text.
 ///
 /// # Errors
-/// [`OpenError`], which does not say what was wrong.
+/// [`OpenError`], without the cause.
 pub fn open(
     key: &[u8; 32],
     context: &[u8],
@@ -55,10 +55,10 @@ pub fn open(
     open_once(&one_time_key(key, &sealed.salt), context, sealed)
 }
 
-/// Opens a sealed text with the key for it alone. Who was given that key can open nothing else.
+/// Opens a sealed text with its one-time key, which opens nothing else.
 ///
 /// # Errors
-/// [`OpenError`], which does not say what was wrong.
+/// [`OpenError`], without the cause.
 pub fn open_once(
     one_time: &SecretKey,
     context: &[u8],
@@ -75,14 +75,14 @@ pub fn open_once(
     Ok(plaintext)
 }
 
-/// What is authenticated along with a sealed text: ledger, kind, and whatever tells it from its
-/// like. All parts before the last have a fixed length or end with a zero byte.
+/// The additional data of a sealed text: ledger, kind, and what identifies the text among those of
+/// its kind. All parts before the last have a fixed length or end with a zero byte.
 #[must_use]
 pub fn context(ledger_id: &[u8; 16], kind: &[u8], rest: &[u8]) -> Vec<u8> {
     [b"consent-ledger v1\0".as_slice(), ledger_id, kind, &[0], rest].concat()
 }
 
-/// What is authenticated along with the evidence of an act.
+/// The additional data of the evidence of an act.
 #[must_use]
 pub fn evidence_context(ledger_id: &[u8; 16], idempotency: Option<&IdempotencyMark>) -> Vec<u8> {
     let key_hash = idempotency.map_or(&[] as &[u8], |mark| &mark.key_hash);
@@ -93,7 +93,8 @@ fn cipher(one_time: &SecretKey) -> Aes256Gcm {
     Aes256Gcm::new((&**one_time).into())
 }
 
-/// The key for one text alone. It opens that text, and says nothing of the key that it is from.
+/// The one-time key of a text. It opens that text, and does not reveal the key that it is derived
+/// from.
 #[must_use]
 pub fn one_time_key(key: &[u8; 32], salt: &[u8; 16]) -> SecretKey {
     let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
@@ -115,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens_again(key: [u8; 32], context: Vec<u8>, text: Vec<u8>) {
+        fn a_sealed_text_opens_again(key: [u8; 32], context: Vec<u8>, text: Vec<u8>) {
             let sealed = seal(&key, &context, &text);
             let opened = open(&key, &context, &sealed).unwrap();
             prop_assert_eq!(opened.as_slice(), text.as_slice());

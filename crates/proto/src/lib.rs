@@ -1,5 +1,5 @@
-//! The messages of `consent.v1`, generated from `proto/consent/v1`, their descriptors, and what these
-//! say of methods and of error reasons.
+//! The messages of `consent.v1`, generated from `proto/consent/v1`, their descriptors, and tables
+//! of methods and error reasons, generated from the descriptors.
 //!
 //! It has no services: the client's stubs are in `consent-ledger-client`, the server's in the service.
 //! `cargo run -p codegen` writes all of them.

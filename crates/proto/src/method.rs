@@ -1,4 +1,4 @@
-//! What the descriptors of `consent.v1` say of its methods.
+//! The methods of `consent.v1`, from its descriptors.
 
 use prost::DecodeError;
 pub use prost_types::method_options::IdempotencyLevel;
@@ -12,9 +12,10 @@ pub struct Method {
     pub client_streaming: bool,
     /// Whether the answer is a stream.
     pub server_streaming: bool,
-    /// What a repetition of a request does.
+    /// The effect of a repeated request.
     pub idempotency: IdempotencyLevel,
-    /// Reads the idempotency key from an encoded request, where that is what makes it repeatable.
+    /// Reads the idempotency key from an encoded request, if only a key makes the method
+    /// repeatable.
     pub idempotency_key: Option<fn(&[u8]) -> Result<String, DecodeError>>,
 }
 

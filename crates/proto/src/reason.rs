@@ -1,4 +1,4 @@
-//! What the descriptors say of error reasons: status code, and when another try is worth it.
+//! Properties of error reasons, from the descriptors: status code, and when a retry may help.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ impl ErrorReason {
         name.strip_prefix("ERROR_REASON_").unwrap_or(name)
     }
 
-    /// When the same request may be worth another try; none where it is not, before somebody acts.
+    /// The delay after which the same request may succeed; none if somebody must act first.
     #[must_use]
     pub fn retry_delay(self) -> Option<Duration> {
         self.retry_delay_ms().map(Duration::from_millis)

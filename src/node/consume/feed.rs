@@ -1,123 +1,121 @@
-//! Where a consumer's messages come from: a snapshot, if it must hear one, and then the events.
+//! The messages for one consumer: a snapshot first, if it is not acknowledged, then events.
 //!
-//! What is read goes on where it was when the one who waits for it turns to something else and
-//! comes back, as often as a client sends a message: nothing is lost, and nothing is read twice.
+//! A read that is cancelled continues with the next call: nothing is lost, and nothing is read twice.
+//! That matters because each message from a client interrupts the read.
 
 use std::{future::poll_fn, sync::Arc, vec};
 
 use tokio::task::spawn_blocking;
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::Delivery;
 use crate::{
-    event::Event,
+    domain::Subscription,
     node::{Node, SnapshotReader, SnapshotSubject, Snapshotting},
-    watch::{Told, WatchError, Watcher},
+    watch::{Heard, WatchError, Watcher},
 };
 
-/// What comes next.
-#[derive(Debug)]
-pub(super) enum Fed {
-    /// A data subject of the snapshot.
-    Subject(Box<SnapshotSubject>),
-    /// The snapshot was told to its end.
-    SnapshotEnd,
-    /// An event of the shard, and the positions of the changes that pass the filter.
-    Event(Arc<Event>, Vec<usize>),
-    /// Nothing before this index is still to come.
-    CaughtUp(u64),
-}
-
-/// A source that is read one message at a time, and never ahead.
+/// A source of messages that reads one at a time, and never ahead.
 #[derive(Debug)]
 pub(super) struct Feed {
-    reading: ReusableBoxFuture<'static, (Source, Result<Fed, WatchError>)>,
-    /// The source, while it is not being read.
+    reading: ReusableBoxFuture<'static, (Source, Result<Delivery, WatchError>)>,
+    /// The source while no read is in progress.
     idle: Option<Source>,
 }
 
 #[derive(Debug)]
 struct Source {
-    /// None once it was told, or if there is none to tell.
-    snapshot: Option<Telling>,
+    /// None once all of it was returned, or if there is none to deliver.
+    snapshot: Option<SnapshotSource>,
+    /// Number of data subjects of the snapshot that were returned.
+    snapshot_subjects: u64,
     events: Watcher,
+    subscription: Arc<Subscription>,
     shard: u32,
-    shards: u32,
 }
 
-/// A snapshot on its way.
+/// The rest of a snapshot.
 #[derive(Debug)]
-enum Telling {
-    /// To open it reads the ledger.
+pub(super) enum SnapshotSource {
+    /// To open it reads the ledger: the node, the snapshot, and the token to resume from.
     Unopened(Arc<Node>, Snapshotting, Vec<u8>),
     Open(SnapshotReader, vec::IntoIter<SnapshotSubject>),
 }
 
 impl Feed {
-    /// Events of one of so many shards.
-    pub(super) fn new(events: Watcher, shard: u32, shards: u32) -> Self {
-        let idle = Some(Source { snapshot: None, events, shard, shards });
-        Self { reading: ReusableBoxFuture::new(std::future::pending()), idle }
+    /// The snapshot, and then the events of one shard.
+    pub(super) fn new(
+        snapshot: Option<SnapshotSource>,
+        events: Watcher,
+        subscription: Arc<Subscription>,
+        shard: u32,
+    ) -> Self {
+        let source = Source { snapshot, snapshot_subjects: 0, events, subscription, shard };
+        Self { reading: ReusableBoxFuture::new(std::future::pending()), idle: Some(source) }
     }
 
-    /// With a snapshot first, from behind a token on.
-    pub(super) fn with_snapshot(self, node: Arc<Node>, what: Snapshotting, token: Vec<u8>) -> Self {
-        let snapshot = Some(Telling::Unopened(node, what, token));
-        let idle = self.idle.map(|source| Source { snapshot, ..source });
-        Self { idle, ..self }
-    }
-
-    /// What comes next, as soon as it is there. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Fed, WatchError> {
+    /// The next message; an event as in its first delivery. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Delivery, WatchError> {
         if let Some(source) = self.idle.take() {
             self.reading.set(source.read());
         }
-        let (source, fed) = poll_fn(|context| self.reading.poll(context)).await;
+        let (source, delivery) = poll_fn(|context| self.reading.poll(context)).await;
         self.idle = Some(source);
-        fed
+        delivery
     }
 }
 
 impl Source {
-    async fn read(mut self) -> (Self, Result<Fed, WatchError>) {
-        let fed = self.next().await;
-        (self, fed)
+    async fn read(mut self) -> (Self, Result<Delivery, WatchError>) {
+        let delivery = self.next().await;
+        (self, delivery)
     }
 
-    async fn next(&mut self) -> Result<Fed, WatchError> {
+    async fn next(&mut self) -> Result<Delivery, WatchError> {
+        let spec = &self.subscription.spec;
         if let Some(snapshot) = self.snapshot.take() {
             let (subject, rest) = snapshot.next().await?;
             self.snapshot = rest;
-            return Ok(subject.map_or(Fed::SnapshotEnd, |own| Fed::Subject(Box::new(own))));
+            return Ok(match subject {
+                Some(subject) => {
+                    self.snapshot_subjects += 1;
+                    Delivery::Snapshot(Box::new(subject))
+                }
+                None => Delivery::SnapshotEnd {
+                    revision: spec.start_index,
+                    subjects: self.snapshot_subjects,
+                },
+            });
         }
         loop {
             match self.events.next().await? {
-                Told::CaughtUp { next_index } => return Ok(Fed::CaughtUp(next_index)),
-                Told::Event(event, passing) if event.is_of_shard(self.shard, self.shards) => {
-                    return Ok(Fed::Event(event, passing));
+                Heard::CaughtUp { next_index } => return Ok(Delivery::CaughtUp { next_index }),
+                Heard::Event(post, passing) if post.event.is_of_shard(self.shard, spec.shards) => {
+                    let event = Arc::clone(&post.event);
+                    return Ok(Delivery::Event { event, passing, attempt: 1 });
                 }
-                Told::Event(..) => {}
+                Heard::Event(..) => {}
             }
         }
     }
 }
 
-impl Telling {
+impl SnapshotSource {
     /// The next data subject and the rest of the snapshot; neither at its end.
     async fn next(mut self) -> Result<(Option<SnapshotSubject>, Option<Self>), WatchError> {
-        let unreadable = |error: &dyn std::fmt::Display| WatchError::Unreadable(error.to_string());
         loop {
             let (mut reader, mut page) = match self {
                 Self::Open(reader, page) => (reader, page),
-                Self::Unopened(node, what, token) => {
-                    let opening = spawn_blocking(move || node.snapshot(what, &token)).await;
-                    let reader = opening.map_err(|error| unreadable(&error))?;
-                    (reader.map_err(|error| unreadable(&error))?, Vec::new().into_iter())
+                Self::Unopened(node, snapshotting, token) => {
+                    let opening = spawn_blocking(move || node.snapshot(snapshotting, &token));
+                    let reader = opening.await.map_err(WatchError::unreadable)?;
+                    (reader.map_err(WatchError::unreadable)?, Vec::new().into_iter())
                 }
             };
             if let Some(subject) = page.next() {
                 return Ok((Some(subject), Some(Self::Open(reader, page))));
             }
-            let page = reader.next_page().await.map_err(|error| unreadable(&error))?;
+            let page = reader.next_page().await.map_err(WatchError::unreadable)?;
             if page.is_empty() {
                 return Ok((None, None));
             }

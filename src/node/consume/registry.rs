@@ -1,8 +1,8 @@
-//! Who consumes which shard: one at a time.
+//! The present consumers: at most one for each shard.
 //!
-//! A new consumer has the seat at once. The older one can acknowledge nothing from then on, and is
-//! told why. An acknowledgement holds its own seat while it is taken, so the older consumer is
-//! gone for good before the newer one looks where to begin.
+//! A new consumer takes the seat at once. From then on the older one can acknowledge nothing, and its
+//! calls return the reason. An acknowledgement keeps the seat from being taken, so the older consumer
+//! has ended when the newer one reads where to begin.
 
 use std::sync::Arc;
 
@@ -10,32 +10,31 @@ use hashbrown::{HashMap, hash_map::Entry};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{domain::SubscriptionId, fold::Subscriptions};
-
-use crate::node::ConsumeError;
-
-/// A shard of a subscription.
-type Shard = (SubscriptionId, u32);
+use crate::{
+    domain::SubscriptionId,
+    fold::Subscriptions,
+    node::{ConsumeError, delivery::Shard},
+};
 
 /// The present consumers.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Consumers {
     seats: Mutex<HashMap<Shard, Arc<Seat>>>,
-    /// Held while one takes over from another. Not `seats`: taking over may wait for an acknowledgement
-    /// that is being taken, and a caller that only asks for a name must not wait for that.
+    /// Held while a consumer takes a seat. It is not `seats`, because taking a seat may wait for an
+    /// acknowledgement of the older consumer, and [`Self::present`] must not wait for that.
     entering: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Seat {
-    /// What the consumer calls itself.
+    /// Name of the consumer.
     consumer: String,
-    /// Why it has to go, once it has.
+    /// Why the consumer must end; none while it holds the seat.
     ended: watch::Sender<Option<ConsumeError>>,
 }
 
 impl Consumers {
-    /// Gives a consumer the seat of a shard. The older consumer is gone when this returns.
+    /// Gives a consumer the seat of a shard. The older consumer has ended when this returns.
     pub(super) fn enter(self: &Arc<Self>, shard: Shard, consumer: String) -> Seated {
         let _entering = self.entering.lock();
         let seat = Arc::new(Seat { consumer, ended: watch::Sender::new(None) });
@@ -44,29 +43,28 @@ impl Consumers {
         if let Some(older) = older {
             older.end(ConsumeError::TakenOver { consumer: seat.consumer.clone() });
         }
-        let ended = seat.ended.subscribe();
-        Seated { consumers: Arc::clone(self), shard, seat, ended, took_over }
+        Seated { consumers: Arc::clone(self), shard, seat, took_over }
     }
 
-    /// What the present consumer of a shard calls itself; none if there is none.
+    /// Name of the present consumer of a shard; none if there is none.
     pub(in crate::node) fn present(&self, id: SubscriptionId, shard: u32) -> Option<String> {
         self.seats.lock().get(&(id, shard)).map(|seat| seat.consumer.clone())
     }
 
-    /// Sends all consumers away: what they acknowledge would not go on record.
-    pub(in crate::node) fn end_all(&self, why: &ConsumeError) {
+    /// Ends all consumers: their acknowledgements could not be written to the ledger.
+    pub(in crate::node) fn end_all(&self, reason: &ConsumeError) {
         let seats: Vec<Arc<Seat>> = self.seats.lock().drain().map(|(_, seat)| seat).collect();
         for seat in seats {
-            seat.end(why.clone());
+            seat.end(reason.clone());
         }
     }
 
-    /// Sends the consumers away whose subscription was ended.
+    /// Ends the consumers of subscriptions that were ended.
     pub(in crate::node) fn end_deleted(&self, subscriptions: &Subscriptions) {
         let ended: Vec<Arc<Seat>> = {
             let mut seats = self.seats.lock();
             let is_ended = |(id, _): &Shard, _: &mut Arc<Seat>| {
-                subscriptions.get(*id).is_none_or(|own| own.deleted.is_some())
+                subscriptions.get(*id).is_none_or(|subscription| subscription.deleted.is_some())
             };
             seats.extract_if(is_ended).map(|(_, seat)| seat).collect()
         };
@@ -77,61 +75,49 @@ impl Consumers {
 }
 
 impl Seat {
-    /// Waits for an acknowledgement that is being taken; the first reason stays.
-    fn end(&self, why: ConsumeError) {
+    /// Ends the consumer; waits for an acknowledgement in progress. The first reason stays.
+    fn end(&self, reason: ConsumeError) {
         self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            ended.get_or_insert(why);
-            first
+            let is_first = ended.is_none();
+            ended.get_or_insert(reason);
+            is_first
         });
     }
 }
 
-/// A place, for as long as its consumer stays.
+/// The seat of a consumer, which leaves it on drop.
 #[derive(Debug)]
 pub(super) struct Seated {
     consumers: Arc<Consumers>,
     shard: Shard,
     seat: Arc<Seat>,
-    ended: watch::Receiver<Option<ConsumeError>>,
-    /// Whether another one had to go.
+    /// Whether it replaced another consumer.
     pub(super) took_over: bool,
 }
 
 impl Seated {
-    /// Does something for as long as the place can not be taken, if it was not taken before.
+    /// Runs `act` unless the seat was taken. It cannot be taken meanwhile.
     ///
     /// # Errors
-    /// Why the consumer has to go.
+    /// Why the consumer must end.
     pub(super) fn holding<T>(&self, act: impl FnOnce() -> T) -> Result<T, ConsumeError> {
-        let ended = self.ended.borrow();
+        let ended = self.seat.ended.borrow();
         match &*ended {
             None => Ok(act()),
-            Some(why) => Err(why.clone()),
+            Some(reason) => Err(reason.clone()),
         }
     }
 
-    /// As [`Self::ended`], for a caller that does not hold the seat.
-    pub(super) fn when_ended(&self) -> impl Future<Output = ConsumeError> + Send + use<> {
-        let mut ended = self.ended.clone();
+    /// Waits until the consumer must end, and returns the reason. The future does not borrow the seat.
+    pub(super) fn ended(&self) -> impl Future<Output = ConsumeError> + Send + use<> {
+        let mut ended = self.seat.ended.subscribe();
         async move {
-            let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
-            match why {
-                Some(why) => why,
-                // The place was left.
+            let reason = ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
+            match reason {
+                Some(reason) => reason,
+                // The consumer left the seat by itself.
                 None => std::future::pending().await,
             }
-        }
-    }
-
-    /// Waits until the consumer has to go, and answers why. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> ConsumeError {
-        loop {
-            if let Some(why) = &*self.ended.borrow_and_update() {
-                return why.clone();
-            }
-            // The sender is in `seat`, and so is never gone before.
-            drop(self.ended.changed().await);
         }
     }
 }
@@ -166,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_has_the_place_and_whoever_leaves_it_leaves_only_their_own() {
+    fn the_newest_consumer_has_the_seat_and_an_older_one_leaves_it_alone() {
         let consumers = Arc::<Consumers>::default();
         let present = || consumers.present(SHARD.0, SHARD.1);
         assert_eq!(present(), None);
-        let mut first = enter(&consumers, "a");
+        let first = enter(&consumers, "a");
         assert!(!first.took_over);
         assert_eq!(present(), Some("a".to_owned()));
         assert_eq!(first.ended().now_or_never(), None);
@@ -180,7 +166,7 @@ mod tests {
         let taken_over = TakenOver { consumer: "b".to_owned() };
         assert_eq!(first.ended().now_or_never(), Some(taken_over.clone()));
         assert_eq!(first.holding(|| 1), Err(taken_over.clone()));
-        assert_eq!(first.when_ended().now_or_never(), Some(taken_over));
+        assert_eq!(first.ended().now_or_never(), Some(taken_over));
         drop(first);
         assert_eq!(present(), Some("b".to_owned()));
         drop(second);
@@ -189,18 +175,18 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_over_waits_for_an_acknowledgement_that_is_being_taken() {
+    fn taking_a_seat_waits_for_an_acknowledgement_in_progress() {
         let consumers = Arc::<Consumers>::default();
         let first = enter(&consumers, "a");
         let (entered, newer) = std::sync::mpsc::channel();
-        let own = Arc::clone(&consumers);
+        let for_thread = Arc::clone(&consumers);
         let thread = first.holding(|| {
             let thread = std::thread::spawn(move || {
-                let second = enter(&own, "b");
+                let second = enter(&for_thread, "b");
                 entered.send(()).unwrap();
                 drop(second);
             });
-            // The newer one has the place by name, and still waits.
+            // The newer consumer is registered, and still waits.
             while consumers.present(SHARD.0, SHARD.1).as_deref() != Some("b") {
                 std::thread::yield_now();
             }
@@ -213,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_a_subscription_is_the_end_of_its_consumers() {
+    async fn the_end_of_a_subscription_ends_its_consumers() {
         let mut subscriptions = Subscriptions::default();
         let created = |name: &str| SubscriptionCreated {
             name: Key::parse(name).unwrap(),
@@ -233,15 +219,15 @@ mod tests {
         fold(3, SubscriptionEntry::Created(Box::new(created("crm"))));
         let both = fold(4, SubscriptionEntry::Created(Box::new(created("mail"))));
         let consumers = Arc::<Consumers>::default();
-        let mut crm = consumers.enter((SubscriptionId(3), 1), "a".to_owned());
-        let mut mail = consumers.enter((SubscriptionId(4), 0), "b".to_owned());
+        let crm = consumers.enter((SubscriptionId(3), 1), "a".to_owned());
+        let mail = consumers.enter((SubscriptionId(4), 0), "b".to_owned());
         consumers.end_deleted(&both);
         assert_eq!(crm.ended().now_or_never(), None);
         let deleted = SubscriptionDeleted { subscription: SubscriptionId(3) };
         consumers.end_deleted(&fold(5, SubscriptionEntry::Deleted(deleted)));
         assert_eq!(crm.ended().await, Deleted);
         assert_eq!(consumers.present(SubscriptionId(3), 1), None);
-        assert_eq!(mail.when_ended().now_or_never(), None);
+        assert_eq!(mail.ended().now_or_never(), None);
         let stopped = ConsumeError::WritesStopped("a test says so".to_owned());
         consumers.end_all(&stopped);
         assert_eq!(mail.ended().await, stopped);

@@ -1,16 +1,16 @@
-//! The account of one shard: what was delivered, what is acknowledged, and what of that no entry says
-//! yet. Plain arithmetic: no clock, no ledger, no stream.
+//! The account of one shard: deliveries, acknowledgements, and which of them are not written to the
+//! ledger yet. It has no clock, no ledger and no stream: time is an argument.
 //!
 //! After every step:
-//! * Nothing is settled that was neither delivered, nor settled before, nor passed over by the source:
-//!   acknowledgements are never ahead of what was delivered.
+//! * A settled index was delivered, was settled before, or was passed over by the source:
+//!   acknowledgements never run ahead of deliveries.
 //! * No event in flight is settled.
-//! * What is settled is on record, or is being written, or is in [`Unrecorded`]. An entry says of each
-//!   index once what became of it, but for a dead letter that was delivered after all.
-//! * An acknowledgement that is refused changes nothing.
+//! * A settled index is in the ledger, with the writer, or in [`Unrecorded`]. Entries settle each index
+//!   once, except a dead letter that was delivered after all.
+//! * A refused acknowledgement changes nothing.
 //!
-//! An account is made from what the view has on record, and is kept while its subscription lasts. So
-//! it outlives consumers: who takes over begins with what is not settled.
+//! An account is created from the view and lasts as long as its subscription. So it outlives consumers:
+//! a new consumer begins with the events that are not settled.
 
 use std::{ops::Range, time::Duration};
 
@@ -25,31 +25,31 @@ use crate::domain::{FailedDelivery, Millis, Overdue, Settled, ShardState};
 /// The account of one shard; `T` is an event.
 #[derive(Debug)]
 pub(in crate::node) struct Account<T> {
-    /// Acknowledged or given up.
+    /// The indexes that are acknowledged or given up.
     settled: Settled,
-    /// Whether the snapshot is still to be acknowledged.
+    /// Whether the snapshot is not acknowledged yet.
     snapshot_pending: bool,
-    /// Delivered to the present consumer, and not acknowledged.
+    /// The deliveries to the present consumer.
     flight: Flight<T>,
-    /// Settled, and neither on record nor being written.
+    /// The settled indexes that are neither in the ledger nor with the writer.
     pub(super) unrecorded: Unrecorded,
-    /// How far the ledger was looked through for what this shard must hear.
+    /// How far the ledger was searched for pending events of this shard.
     pub(super) place: Place,
-    /// The last time that the shard was said to be overdue, if it has recovered from that since.
+    /// The last overdue report of the shard, if it has recovered since.
     pub(super) recovered: Option<Overdue>,
 }
 
-/// An acknowledgement of something that was not delivered.
+/// An acknowledgement of an index that was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) struct NotDelivered {
-    /// What was acknowledged.
+    /// The acknowledged index.
     pub index: u64,
-    /// What was delivered lies before.
+    /// Only indexes below this one were delivered.
     pub delivered: u64,
 }
 
 impl<T> Account<T> {
-    /// As the entries of the ledger have it.
+    /// The account as recorded in the ledger.
     pub(super) fn on_record(state: &ShardState, start_index: u64) -> Self {
         Self {
             settled: state.settled.clone(),
@@ -61,65 +61,63 @@ impl<T> Account<T> {
         }
     }
 
-    /// Begins to deliver to a consumer: nothing is in flight.
+    /// Begins to deliver to a new consumer: no event is in flight.
     pub(in crate::node) fn begin(&mut self, credits: u32, redeliver_after: Option<Duration>) {
         self.flight = Flight::new(self.settled.next(), credits, redeliver_after);
     }
 
-    /// Ends delivery to a consumer that leaves: what was in flight is delivered to the next one.
+    /// Ends delivery to a consumer. The events in flight go to the next one.
     pub(in crate::node) fn leave(&mut self) {
         self.begin(0, None);
     }
 
-    /// What is acknowledged or given up.
+    /// The indexes that are acknowledged or given up.
     pub(in crate::node) fn settled(&self) -> &Settled {
         &self.settled
     }
 
-    /// Whether the snapshot is still to be acknowledged.
+    /// Whether the snapshot is not acknowledged yet.
     pub(in crate::node) fn snapshot_pending(&self) -> bool {
         self.snapshot_pending
     }
 
-    /// Lets more messages come.
+    /// Adds credits.
     pub(in crate::node) fn credit(&mut self, more: u32) {
         self.flight.credit(more);
     }
 
-    /// Whether anything new may be delivered.
+    /// Whether a new message may be delivered.
     pub(in crate::node) fn has_room(&self) -> bool {
         self.flight.has_room(self.settled.count_above())
     }
 
-    /// Notes a message of the snapshot.
+    /// Notes that a message of the snapshot was delivered.
     pub(in crate::node) fn snapshot_sent(&mut self) {
         self.flight.spend_credit();
     }
 
-    /// Notes a snapshot's end, which may be acknowledged from now on.
+    /// Notes that the end of the snapshot was delivered, which may be acknowledged from now on.
     pub(in crate::node) fn snapshot_ended(&mut self, revision: u64) {
         self.flight.end_snapshot(revision);
     }
 
-    /// Notes that no event before `next_index` is still to come. If nothing is in flight, all of it is
-    /// settled.
+    /// Notes that the source has no more events before `next_index`. If nothing is in flight, everything
+    /// before it is settled.
     pub(in crate::node) fn caught_up(&mut self, next_index: u64, now: Millis) {
         self.flight.pass(next_index);
-        if self.settle_passed_over() {
-            self.unrecorded.note(0, now);
-        }
+        self.settle_passed_over(now);
     }
 
-    /// The moment from which something can be delivered again, if there is a credit for it.
+    /// Time of the next redelivery, if there is a credit for it.
     pub(in crate::node) fn redelivery_at(&self) -> Option<Duration> {
         self.flight.redelivery_at()
     }
 
-    /// Takes an acknowledgement by the present consumer, and answers how many events in flight it
-    /// settles. To acknowledge again is nothing new.
+    /// Takes an acknowledgement of the present consumer. Returns the number of events in flight that it
+    /// settles. A repeated acknowledgement has no effect.
     ///
     /// # Errors
-    /// [`NotDelivered`]; then nothing was taken.
+    /// [`NotDelivered`]; then nothing is acknowledged.
     pub(in crate::node) fn acknowledge(
         &mut self,
         acknowledged: &Acknowledged,
@@ -130,33 +128,29 @@ impl<T> Account<T> {
         let mut landed = acknowledged.indexes.clone();
         landed.retain(|index| self.flight.land(*index));
         events += landed.len();
-        // Who acknowledges beyond the snapshot has dealt with it.
+        // An acknowledgement beyond the snapshot includes it.
         let snapshot = self.flight.snapshot_revision().is_some_and(|revision| {
             acknowledged.snapshot || acknowledged.next_index.is_some_and(|next| next >= revision)
         });
         let next_index = acknowledged.next_index;
         self.settle(&Acknowledged { next_index, indexes: landed, snapshot }, events, now);
-        if self.settle_passed_over() {
-            self.unrecorded.note(0, now);
-        }
+        self.settle_passed_over(now);
         Ok(events)
     }
 
-    /// Gives up an event in flight: it is settled, and will be a dead letter. One that is not in
-    /// flight stays as it is. Answers whether it was.
+    /// Gives up an event in flight: it is settled as a dead letter. An event that is not in flight is not
+    /// changed. Returns whether it was in flight.
     pub(in crate::node) fn give_up(&mut self, failed: FailedDelivery, now: Millis) -> bool {
         if !self.flight.land(failed.index) {
             return false;
         }
         self.fail(failed);
-        if self.settle_passed_over() {
-            self.unrecorded.note(0, now);
-        }
+        self.settle_passed_over(now);
         true
     }
 
-    /// Notes that dead letters were delivered after all. `is_dead_letter` says of an index that is on
-    /// record whether it was given up; what is no dead letter stays as it is.
+    /// Notes that dead letters were delivered after all; other events are not changed.
+    /// `is_dead_letter` tells whether the ledger has an index as given up.
     pub(super) fn redelivered(
         &mut self,
         indexes: &[u64],
@@ -172,7 +166,7 @@ impl<T> Account<T> {
         }
     }
 
-    /// Settles what is acknowledged, whether it was delivered or not.
+    /// Settles acknowledged indexes, delivered or not.
     pub(super) fn settle(&mut self, acknowledged: &Acknowledged, events: usize, now: Millis) {
         let mut is_new = false;
         for &index in &acknowledged.indexes {
@@ -189,7 +183,7 @@ impl<T> Account<T> {
         }
     }
 
-    /// Settles an event that is given up, whether it was delivered or not, unless it is settled.
+    /// Settles an event as given up, delivered or not, unless it is settled already.
     pub(super) fn fail(&mut self, failed: FailedDelivery) {
         let range = failed.index..failed.index.saturating_add(1);
         if !self.settled.insert(range).is_empty() {
@@ -197,7 +191,7 @@ impl<T> Account<T> {
         }
     }
 
-    /// Whether all of it was delivered to the present consumer, or is settled.
+    /// Checks that every acknowledged index was delivered to the present consumer, or is settled.
     fn check(&self, acknowledged: &Acknowledged) -> Result<(), NotDelivered> {
         let delivered = self.flight.delivered().max(self.settled.next());
         let refused = |index| Err(NotDelivered { index, delivered });
@@ -215,13 +209,15 @@ impl<T> Account<T> {
         Ok(())
     }
 
-    /// Settles what lies before the oldest event in flight: all that was delivered of it is settled,
-    /// and the rest does not concern this shard. So the ranges beyond it stay few.
-    fn settle_passed_over(&mut self) -> bool {
-        self.settle_range(0..self.flight.oldest().unwrap_or(self.flight.delivered()))
+    /// Settles everything before the oldest event in flight: delivered events there are settled, and the
+    /// other indexes do not concern this shard. So there are few ranges beyond it.
+    fn settle_passed_over(&mut self, now: Millis) {
+        if self.settle_range(0..self.flight.oldest().unwrap_or(self.flight.delivered())) {
+            self.unrecorded.note(0, now);
+        }
     }
 
-    /// Answers whether any of it is new.
+    /// Settles a range. Returns whether any index of it is new.
     fn settle_range(&mut self, range: Range<u64>) -> bool {
         let new = self.settled.insert(range);
         let is_new = !new.is_empty();
@@ -231,8 +227,8 @@ impl<T> Account<T> {
 }
 
 impl<T: Clone> Account<T> {
-    /// Delivers an event for the first time, unless it is settled. To be asked only with room, and in
-    /// ascending order.
+    /// Delivers an event for the first time, unless it is settled. Only with room, and in ascending
+    /// order.
     pub(in crate::node) fn deliver(
         &mut self,
         index: u64,
@@ -244,7 +240,7 @@ impl<T: Clone> Account<T> {
         (!self.settled.contains(index)).then(|| self.flight.send(index, event, now))
     }
 
-    /// Delivers the event again whose time came first, if it has come.
+    /// Redelivers the event that is due first, if one is due.
     pub(in crate::node) fn redeliver(&mut self, now: Duration) -> Option<Sent<T>> {
         self.flight.redeliver(now)
     }

@@ -1,39 +1,46 @@
-//! The one book of acknowledgements: an account for each shard, and what is due to be written down.
+//! The book of acknowledgements: an account for each shard, and the overdue shards to report.
 //!
-//! The ledger holds what is on record, and the view its fold; the book holds all that is true beyond
-//! that. Where a shard has an account, the account is what counts; where it has none, the view knows
-//! everything.
+//! The ledger holds the recorded acknowledgements, and the view their fold. The book holds everything
+//! beyond that. If a shard has an account, the account counts; otherwise the view knows everything.
 //!
 //! One lock protects the whole book ([`super::Deliveries`]). Three kinds of callers change it:
 //! * the consumer of a shard, while it holds its seat: it delivers, acknowledges, gives up;
-//! * the writer: it takes what is due, and puts back what it could not write;
-//! * the thread of deadlines: it keeps each account's place, and says who is overdue.
+//! * the writer: it takes due acknowledgements, and puts back those that it could not write;
+//! * the thread of deadlines: it updates the place of each account, and reports overdue shards.
 
-use std::{collections::BTreeMap, mem, time::Instant};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Instant};
 
 use super::{
     account::Account,
     unrecorded::{Taken, Unrecorded},
 };
 use crate::{
-    domain::{DeliveryOverdue, SubscriptionEntry, SubscriptionId},
+    domain::{DeliveryOverdue, Subscription, SubscriptionEntry, SubscriptionId},
     fold::Subscriptions,
 };
 
 /// A shard of a subscription.
-pub(super) type Shard = (SubscriptionId, u32);
+pub(in crate::node) type Shard = (SubscriptionId, u32);
+
+/// A subscription, if it was not ended.
+pub(super) fn live(
+    subscriptions: &Subscriptions,
+    id: SubscriptionId,
+) -> Option<&Arc<Subscription>> {
+    subscriptions.get(id).filter(|subscription| subscription.deleted.is_none())
+}
 
 /// All accounts; `T` is an event.
 #[derive(Debug)]
 pub(super) struct Book<T> {
     accounts: BTreeMap<Shard, Account<T>>,
-    /// Shards whose deadline has passed, which is not written down yet.
+    /// Overdue shards that are not written to the ledger yet.
     overdue: BTreeMap<Shard, DeliveryOverdue>,
-    /// Number of events and snapshots in all accounts that are not written down.
+    /// Number of settled events and snapshots, over all accounts, that are not written yet.
     count: usize,
     /// Since when something is due.
     since: Option<Instant>,
-    /// Whether nothing will be written down any more.
+    /// Whether nothing will be written to the ledger any more.
     is_stopped: bool,
 }
 
@@ -55,15 +62,15 @@ impl<T> Book<T> {
         self.accounts.get(&shard)
     }
 
-    /// Changes the account of a shard, which is made if there is none. None if there is no such shard
-    /// of a subscription that was not ended.
+    /// Changes the account of a shard, and creates it if needed. None if the subscription was ended or
+    /// has no such shard.
     pub(super) fn change<R>(
         &mut self,
         subscriptions: &Subscriptions,
         shard: Shard,
         change: impl FnOnce(&mut Account<T>) -> R,
     ) -> Option<R> {
-        let subscription = subscriptions.get(shard.0).filter(|own| own.deleted.is_none())?;
+        let subscription = live(subscriptions, shard.0)?;
         let state = subscription.shard(shard.1)?;
         let account = self
             .accounts
@@ -89,22 +96,22 @@ impl<T> Book<T> {
         }
     }
 
-    /// Since when something is to be written down.
+    /// Since when something is due to be written.
     pub(super) fn since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// Whether something waits for no interval: what everybody hears of.
+    /// Whether something does not wait for the interval: overdue shards, which watchers are told about.
     pub(super) fn is_urgent(&self) -> bool {
         !self.overdue.is_empty()
     }
 
-    /// Number of events and snapshots that are not written down.
+    /// Number of settled events and snapshots that are not written yet.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// Takes what is due. What is taken stays settled.
+    /// Takes everything that is due. It stays settled.
     pub(super) fn take(&mut self) -> Taken {
         self.since = None;
         self.count = 0;
@@ -116,7 +123,7 @@ impl<T> Book<T> {
         }
     }
 
-    /// Takes all of a subscription that is about to be ended, be it due or not.
+    /// Takes everything of a subscription that is about to be ended, due or not.
     pub(super) fn take_of(&mut self, id: SubscriptionId) -> Taken {
         let accounts = self.accounts.range_mut((id, 0)..=(id, u32::MAX));
         let shards: Vec<_> =
@@ -125,24 +132,46 @@ impl<T> Book<T> {
         Taken { shards, overdue: Vec::new() }
     }
 
-    /// Takes back what an entry was to say that could not be written.
+    /// Puts the content of an entry back that could not be written. `taken` is what the entry was made
+    /// from. Overdue shards are not put back: the thread of deadlines reports them again.
     pub(super) fn put_back(&mut self, body: &SubscriptionEntry, taken: &Taken) {
         if self.is_stopped {
             return;
         }
-        taken.put_back(body, |shard, change| {
-            let Some(account) = self.accounts.get_mut(&shard) else { return };
-            self.count -= account.unrecorded.count();
-            change(&mut account.unrecorded);
-            self.count += account.unrecorded.count();
-            self.since.get_or_insert_with(Instant::now);
-        });
+        match body {
+            SubscriptionEntry::Delivered(receipts) => {
+                for receipt in receipts {
+                    let shard = (receipt.subscription, receipt.shard);
+                    let mut shards = taken.shards.iter();
+                    let source = shards.find(|(taken_shard, _)| *taken_shard == shard);
+                    if let Some((_, source)) = source {
+                        self.refill(shard, |unrecorded| unrecorded.put_back(receipt, source));
+                    }
+                }
+            }
+            SubscriptionEntry::Failed(entry) => {
+                self.refill((entry.subscription, entry.shard), |unrecorded| {
+                    entry.failed.iter().for_each(|failed| unrecorded.fail(*failed));
+                });
+            }
+            SubscriptionEntry::Created(_)
+            | SubscriptionEntry::Deleted(_)
+            | SubscriptionEntry::Overdue(_) => {}
+        }
+    }
+
+    fn refill(&mut self, shard: Shard, refill: impl FnOnce(&mut Unrecorded)) {
+        let Some(account) = self.accounts.get_mut(&shard) else { return };
+        self.count -= account.unrecorded.count();
+        refill(&mut account.unrecorded);
+        self.count += account.unrecorded.count();
+        self.since.get_or_insert_with(Instant::now);
     }
 
     /// Drops the accounts of subscriptions that were ended.
     pub(super) fn forget_ended(&mut self, subscriptions: &Subscriptions) {
         self.accounts.retain(|(id, _), account| {
-            let is_live = subscriptions.get(*id).is_some_and(|own| own.deleted.is_none());
+            let is_live = live(subscriptions, *id).is_some();
             if !is_live {
                 self.count -= account.unrecorded.count();
             }
@@ -150,7 +179,7 @@ impl<T> Book<T> {
         });
     }
 
-    /// Has nothing more written down. What is settled stays settled.
+    /// Drops everything that is not written, now and from now on. Settled indexes stay settled.
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
         (self.since, self.count) = (None, 0);

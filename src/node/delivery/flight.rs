@@ -1,9 +1,8 @@
-//! What is on its way to the present consumer of a shard: credits, events in flight, redelivery.
+//! The deliveries to the present consumer of a shard: credits, events in flight, redelivery.
 //!
-//! Time is an argument, counted from the consumer's beginning. After every step:
-//! * A first delivery lies beyond every first delivery before it.
-//! * An event that was delivered is in flight until it [lands](Flight::land), and is delivered again
-//!   from there.
+//! Time is an argument, counted from the start of the consumer. After every step:
+//! * A first delivery has a greater index than every first delivery before it.
+//! * A delivered event is in flight until it [lands](Flight::land), and redelivery takes it from there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,17 +11,17 @@ use std::{
 
 use crate::node::consume::{CREDITS_MAX, IN_FLIGHT_MAX};
 
-/// What is on its way; `T` is an event.
+/// The deliveries to one consumer; `T` is an event.
 #[derive(Debug)]
 pub(super) struct Flight<T> {
-    /// Everything before it was delivered, was settled before, or does not concern the consumer.
+    /// Every event before it was delivered, was settled before, or does not concern the consumer.
     delivered: u64,
     credits: u32,
     redeliver_after: Option<Duration>,
     in_flight: BTreeMap<u64, InFlight<T>>,
-    /// When which event in flight is to be delivered again.
+    /// The events in flight by the time of their redelivery.
     due: BTreeSet<(Duration, u64)>,
-    /// The revision of the snapshot, once it was delivered to its end.
+    /// The revision of the snapshot, once all of it was delivered.
     snapshot_revision: Option<u64>,
 }
 
@@ -30,20 +29,20 @@ pub(super) struct Flight<T> {
 struct InFlight<T> {
     event: T,
     attempt: u32,
-    /// None means never again.
+    /// When it is delivered again; none means never.
     due: Option<Duration>,
 }
 
-/// An event as it is delivered.
+/// A delivery of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::node) struct Sent<T> {
     pub event: T,
-    /// How often it was delivered to this consumer, counted from 1.
+    /// Number of deliveries to this consumer, counted from 1.
     pub attempt: u32,
 }
 
 impl<T> Flight<T> {
-    /// Of a consumer that begins at `next_index`; credits beyond [`CREDITS_MAX`] are not given.
+    /// For a consumer that begins at `next_index`. Credits are limited to [`CREDITS_MAX`].
     pub(super) fn new(next_index: u64, credits: u32, redeliver_after: Option<Duration>) -> Self {
         Self {
             delivered: next_index,
@@ -55,41 +54,41 @@ impl<T> Flight<T> {
         }
     }
 
-    /// Lets more messages come; what is beyond [`CREDITS_MAX`] is not given.
+    /// Adds credits, up to [`CREDITS_MAX`].
     pub(super) fn credit(&mut self, more: u32) {
         self.credits = self.credits.saturating_add(more).min(CREDITS_MAX);
     }
 
-    /// Whether anything new may be delivered: there is a credit, and the events in flight and the
-    /// ranges acknowledged between them are not too many to keep. With nothing in flight there is
-    /// always room for one, so that a consumer never stands still by itself.
+    /// Whether a new message may be delivered: there is a credit, and the events in flight and the
+    /// `ranges` acknowledged between them are below the limit. With nothing in flight there is always
+    /// room for one event, so that a consumer never stalls by itself.
     pub(super) fn has_room(&self, ranges: usize) -> bool {
         let kept = self.in_flight.len() + ranges;
         self.credits > 0 && (self.in_flight.is_empty() || kept < IN_FLIGHT_MAX)
     }
 
-    /// Everything before it was delivered.
+    /// Every event before it was delivered.
     pub(super) fn delivered(&self) -> u64 {
         self.delivered
     }
 
-    /// Nothing before `next_index` is still to be delivered for the first time.
+    /// Notes that there is no first delivery left before `next_index`.
     pub(super) fn pass(&mut self, next_index: u64) {
         self.delivered = self.delivered.max(next_index);
     }
 
-    /// Uses the credit of one message.
+    /// Spends one credit.
     pub(super) fn spend_credit(&mut self) {
         self.credits = self.credits.saturating_sub(1);
     }
 
-    /// Uses the credit of the end of a snapshot, which may be acknowledged from now on.
+    /// Spends a credit for the end of a snapshot, which may be acknowledged from now on.
     pub(super) fn end_snapshot(&mut self, revision: u64) {
         self.spend_credit();
         self.snapshot_revision = Some(revision);
     }
 
-    /// The revision of the snapshot, once it was delivered to its end.
+    /// The revision of the snapshot, once all of it was delivered.
     pub(super) fn snapshot_revision(&self) -> Option<u64> {
         self.snapshot_revision
     }
@@ -104,12 +103,12 @@ impl<T> Flight<T> {
         self.in_flight.keys().next().copied()
     }
 
-    /// The moment from which something can be delivered again, if there is a credit for it.
+    /// Time of the next redelivery, if there is a credit for it.
     pub(super) fn redelivery_at(&self) -> Option<Duration> {
         self.due.first().filter(|_| self.credits > 0).map(|(due, _)| *due)
     }
 
-    /// Takes an event out of flight; answers whether it was there.
+    /// Takes an event out of flight. Returns whether it was in flight.
     pub(super) fn land(&mut self, index: u64) -> bool {
         let Some(landed) = self.in_flight.remove(&index) else { return false };
         if let Some(due) = landed.due {
@@ -118,7 +117,7 @@ impl<T> Flight<T> {
         true
     }
 
-    /// Takes all events before an index out of flight; answers how many there were.
+    /// Takes all events before an index out of flight. Returns their number.
     pub(super) fn land_before(&mut self, next_index: u64) -> usize {
         let mut count = 0;
         while let Some(index) = self.oldest().filter(|index| *index < next_index) {
@@ -127,7 +126,7 @@ impl<T> Flight<T> {
         count
     }
 
-    /// When an event that is delivered now is delivered again.
+    /// Schedules the redelivery of an event that is delivered now.
     fn schedule(&mut self, index: u64, now: Duration) -> Option<Duration> {
         let due = now.saturating_add(self.redeliver_after?);
         self.due.insert((due, index));
@@ -145,7 +144,7 @@ impl<T: Clone> Flight<T> {
         sent
     }
 
-    /// Delivers the event again whose time came first, if it has come.
+    /// Redelivers the event that is due first, if one is due.
     pub(super) fn redeliver(&mut self, now: Duration) -> Option<Sent<T>> {
         let (due, index) = *self.due.first().filter(|(due, _)| *due <= now)?;
         if self.credits == 0 {
@@ -153,10 +152,10 @@ impl<T: Clone> Flight<T> {
         }
         self.credits -= 1;
         self.due.remove(&(due, index));
-        let again = self.schedule(index, now);
-        let event = self.in_flight.get_mut(&index)?;
-        event.due = again;
-        event.attempt = event.attempt.saturating_add(1);
-        Some(Sent { event: event.event.clone(), attempt: event.attempt })
+        let due = self.schedule(index, now);
+        let in_flight = self.in_flight.get_mut(&index)?;
+        in_flight.due = due;
+        in_flight.attempt = in_flight.attempt.saturating_add(1);
+        Some(Sent { event: in_flight.event.clone(), attempt: in_flight.attempt })
     }
 }

@@ -1,8 +1,8 @@
 //! How far behind each shard is, and whether its deadline has passed.
 //!
-//! The account of each shard keeps one place: everything before it is acknowledged or does not concern
-//! the shard. It only grows, so each part of the ledger is looked through once; a shard that keeps up costs
-//! next to nothing, and one whose place is not known after a restart is looked for in small steps.
+//! The account of each shard keeps a place: everything before it is acknowledged or does not concern the
+//! shard. The place only grows, so each part of the ledger is read once. A shard that keeps up costs
+//! almost nothing. After a restart the place of each shard is searched for in small steps.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
 
 use tracing::warn;
 
-use super::{Core, Deliveries};
+use super::{Core, Deliveries, Shard};
 use crate::{
     domain::{DeliveryOverdue, Millis, Overdue, Settled, ShardState, Subscription, SubscriptionId},
     event::Event,
@@ -20,11 +20,11 @@ use crate::{
     shutdown::{Stage, Threads},
 };
 
-/// How often is looked who is behind.
+/// How often all shards are checked.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long one look may take.
+/// Maximum time of one check.
 const STEP: Duration = Duration::from_millis(100);
-/// How soon a shard that is still behind is said to be overdue again, at the earliest.
+/// Minimum time between two reports that a shard is overdue.
 const REPEAT_MS_MIN: i64 = 60_000;
 
 /// The oldest event that a shard has not acknowledged.
@@ -32,26 +32,26 @@ const REPEAT_MS_MIN: i64 = 60_000;
 pub(in crate::node) struct Pending {
     /// Index of its entry; for a snapshot, that of the subscription's creation.
     pub index: u64,
-    /// When that was recorded.
+    /// When that entry was recorded.
     pub since: Millis,
 }
 
-/// Where a shard stands.
+/// The progress of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) struct Standing {
-    /// Everything before it is acknowledged or concerns the shard not.
+    /// Everything before it is acknowledged or does not concern the shard.
     pub next_index: u64,
-    /// The oldest event that is not acknowledged; none if there is none before `seen`.
+    /// The oldest event before `seen` that is not acknowledged.
     pub pending: Option<Pending>,
-    /// How far the ledger was looked through, if nothing is pending.
+    /// If nothing is pending: how far the ledger was searched.
     pub seen: u64,
-    /// How far it would have been, had there been time.
+    /// How far a complete search would have gone.
     pub head: u64,
-    /// Whether the snapshot is still to be acknowledged.
+    /// Whether the snapshot is not acknowledged yet.
     pub snapshot_pending: bool,
 }
 
-/// A place up to which a shard is clear, and the event there, if it is known to be pending.
+/// The index up to which a shard has no pending event, and the pending event there, if one is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     clear_to: u64,
@@ -59,12 +59,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Of a shard that nobody has looked at.
+    /// The place of a shard that was not searched yet.
     pub(super) fn new(start_index: u64) -> Self {
         Self { clear_to: start_index, pending: None }
     }
 
-    /// As it is after acknowledgements.
+    /// The place after acknowledgements.
     fn after(self, settled: &Settled) -> Self {
         Self {
             clear_to: self.clear_to.max(settled.next()),
@@ -74,43 +74,55 @@ impl Place {
 }
 
 impl Pending {
-    /// What has waited longest, the snapshot among it.
-    fn oldest(own: &Subscription, event: Option<Self>, snapshot_pending: bool) -> Option<Self> {
-        let snapshot = Self { index: own.id.0, since: own.created_at };
+    /// The longest pending of an event and the snapshot.
+    fn oldest(
+        subscription: &Subscription,
+        event: Option<Self>,
+        snapshot_pending: bool,
+    ) -> Option<Self> {
+        let snapshot = Self { index: subscription.id.0, since: subscription.created_at };
         let snapshot = snapshot_pending.then_some(snapshot);
-        snapshot.into_iter().chain(event).min_by_key(|pending| pending.counts_from(own))
+        snapshot.into_iter().chain(event).min_by_key(|pending| pending.counts_from(subscription))
     }
 
-    /// Whether it still is.
+    /// Whether it is still pending.
     pub(super) fn is_pending(
         &self,
-        own: &Subscription,
+        subscription: &Subscription,
         settled: &Settled,
         snapshot_pending: bool,
     ) -> bool {
-        if self.index == own.id.0 { snapshot_pending } else { !settled.contains(self.index) }
+        if self.index == subscription.id.0 {
+            snapshot_pending
+        } else {
+            !settled.contains(self.index)
+        }
     }
 
-    /// Since when it counts for the deadline: a subscription may be younger than what it must hear.
-    pub(in crate::node) fn counts_from(&self, own: &Subscription) -> Millis {
-        self.since.max(own.created_at)
+    /// Start of the deadline: a subscription may be younger than its first event.
+    pub(in crate::node) fn counts_from(&self, subscription: &Subscription) -> Millis {
+        self.since.max(subscription.created_at)
     }
 }
 
-/// Whether the deadline of a subscription has passed, if it counts from a moment.
-pub(in crate::node) fn is_overdue(own: &Subscription, counts_from: Millis, now: Millis) -> bool {
-    own.spec.deadline_ms.is_some_and(|deadline| counts_from.plus_ms(deadline) <= now)
+/// Whether the deadline of a subscription, counted from a moment, has passed.
+pub(in crate::node) fn is_overdue(
+    subscription: &Subscription,
+    counts_from: Millis,
+    now: Millis,
+) -> bool {
+    subscription.spec.deadline_ms.is_some_and(|deadline| counts_from.plus_ms(deadline) <= now)
 }
 
-/// Whether it may be said that a shard is overdue: not again too soon, unless it had recovered from
-/// the last time.
-pub(super) fn is_to_be_told(
-    own: &Subscription,
+/// Whether it may be reported that a shard is overdue: not again too soon, unless the shard has
+/// recovered since the last report.
+pub(super) fn may_report(
+    subscription: &Subscription,
     state: &ShardState,
     recovered: Option<Overdue>,
     now: Millis,
 ) -> bool {
-    let again_ms = own.spec.deadline_ms.unwrap_or(i64::MAX).max(REPEAT_MS_MIN);
+    let again_ms = subscription.spec.deadline_ms.unwrap_or(i64::MAX).max(REPEAT_MS_MIN);
     state
         .overdue
         .is_none_or(|last| recovered == Some(last) || last.recorded_at.plus_ms(again_ms) <= now)
@@ -122,7 +134,7 @@ pub(super) fn start(core: &Arc<Core>, threads: &Threads) -> io::Result<()> {
     let run = move || {
         let mut after = None;
         while !shutdown.sleep(INTERVAL, Stage::Deliveries) {
-            after = core.look_who_is_behind(after);
+            after = core.check_deadlines(after);
         }
     };
     threads.spawn("deadlines", Stage::Deliveries, || {}, run)?;
@@ -130,30 +142,31 @@ pub(super) fn start(core: &Arc<Core>, threads: &Threads) -> io::Result<()> {
 }
 
 impl Deliveries {
-    /// The time that a shard was said to be overdue from which it has recovered.
+    /// The last overdue report of a shard, if the shard has recovered since.
     pub(super) fn recovered(&self, id: SubscriptionId, shard: u32) -> Option<Overdue> {
         self.book.lock().account((id, shard)).and_then(|account| account.recovered)
     }
 }
 
 impl Core {
-    /// Looks at the shards beyond one, as far as the time goes, and answers where to go on.
-    pub(super) fn look_who_is_behind(
-        &self,
-        after: Option<(SubscriptionId, u32)>,
-    ) -> Option<(SubscriptionId, u32)> {
+    /// Checks the shards after a given one, for up to [`STEP`]. Returns the shard to continue after.
+    pub(super) fn check_deadlines(&self, after: Option<Shard>) -> Option<Shard> {
         let until = Instant::now() + STEP;
         let all = self.view.subscriptions();
         self.deliveries.with_book(|book| book.forget_ended(&all));
-        let shards = all.live().flat_map(|own| (0..own.spec.shards).map(move |shard| (own, shard)));
+        let shards = all.live().flat_map(|subscription| {
+            (0..subscription.spec.shards).map(move |shard| (subscription, shard))
+        });
         let beyond = |id, shard| after.is_none_or(|after| (id, shard) > after);
         let mut stopped_at = None;
-        for (own, shard) in shards.filter(|(own, shard)| beyond(own.id, *shard)) {
-            if let Some(standing) = self.standing(own, shard, until) {
-                self.check_deadline(own, shard, &standing);
+        for (subscription, shard) in
+            shards.filter(|(subscription, shard)| beyond(subscription.id, *shard))
+        {
+            if let Some(standing) = self.standing(subscription, shard, until) {
+                self.check_deadline(subscription, shard, &standing);
             }
             if Instant::now() >= until {
-                stopped_at = Some((own.id, shard));
+                stopped_at = Some((subscription.id, shard));
                 break;
             }
         }
@@ -161,50 +174,54 @@ impl Core {
         stopped_at
     }
 
-    /// Where a shard stands, as far as it can be found out until a moment. None if its subscription
-    /// was ended. What can not be read stays unseen, and is no concern of other shards.
+    /// The progress of a shard, as far as it can be found until a moment. None if its subscription was
+    /// ended. If the ledger cannot be read, the search ends there, and other shards are not affected.
     pub(in crate::node) fn standing(
         &self,
-        own: &Arc<Subscription>,
+        subscription: &Arc<Subscription>,
         shard: u32,
         until: Instant,
     ) -> Option<Standing> {
-        // Before the acknowledgements: whatever is acknowledged later is beyond it.
+        // Read before the acknowledgements, which may then reach beyond it.
         let head = self.hub.head();
-        let (mut place, snapshot_pending, settled) = self.account(own.id, shard, |account| {
-            let place = account.place.after(account.settled());
-            let is_behind = place.pending.is_none() && place.clear_to < head;
-            // The ledger is read without the lock that all consumers share.
-            let settled = is_behind.then(|| account.settled().clone());
-            (place, account.snapshot_pending(), settled)
-        })?;
+        let (mut place, snapshot_pending, settled) =
+            self.account(subscription.id, shard, |account| {
+                let place = account.place.after(account.settled());
+                let is_behind = place.pending.is_none() && place.clear_to < head;
+                // The ledger is read without the lock that all consumers share.
+                let settled = is_behind.then(|| account.settled().clone());
+                (place, account.snapshot_pending(), settled)
+            })?;
         let mut seen = head.max(place.clear_to);
         if let Some(settled) = settled {
-            let looked = self.look_on((own, shard), &settled, &mut place, head, until);
-            seen = looked.unwrap_or_else(|error| {
-                let (subscription, index) = (&own.spec.name, place.clear_to);
-                warn!(%subscription, shard, index, %error, "how far it is behind can not be read");
+            let searched = self.search((subscription, shard), &settled, &mut place, head, until);
+            seen = searched.unwrap_or_else(|error| {
+                let (name, index) = (&subscription.spec.name, place.clear_to);
+                warn!(
+                    subscription = %name, shard, index, %error,
+                    "the lag of a shard could not be determined"
+                );
                 place.clear_to
             });
         }
-        self.account(own.id, shard, |account| account.place = place)?;
+        self.account(subscription.id, shard, |account| account.place = place)?;
         let Place { clear_to: next_index, pending } = place;
         Some(Standing { next_index, pending, seen, head, snapshot_pending })
     }
 
-    /// Looks for the first event that is not settled, and answers how far it has come.
-    fn look_on(
+    /// Searches for the first event that is not settled. Returns how far it came.
+    fn search(
         &self,
-        (own, shard): (&Subscription, u32),
+        (subscription, shard): (&Subscription, u32),
         settled: &Settled,
         place: &mut Place,
         head: u64,
         until: Instant,
     ) -> Result<u64, ReadError> {
-        let filter = &own.spec.filter;
+        let filter = &subscription.spec.filter;
         let is_pending = |event: &Event| {
             !settled.contains(event.index)
-                && event.is_of_shard(shard, own.spec.shards)
+                && event.is_of_shard(shard, subscription.spec.shards)
                 && event.passing(filter).is_some()
         };
         loop {
@@ -228,45 +245,46 @@ impl Core {
         }
     }
 
-    /// Has it written down that a shard is overdue, if it is and that was not said.
-    fn check_deadline(&self, own: &Arc<Subscription>, shard: u32, standing: &Standing) {
-        let Some(state) = own.shard(shard) else { return };
-        let oldest = standing.oldest(own);
+    /// Has a shard reported as overdue, if it is and this was not reported before.
+    fn check_deadline(&self, subscription: &Arc<Subscription>, shard: u32, standing: &Standing) {
+        let Some(state) = subscription.shard(shard) else { return };
+        let oldest = standing.oldest(subscription);
         let now = self.now();
         if let Some(last) = state.overdue
-            && standing.has_recovered(own, oldest, last, now)
+            && standing.has_recovered(subscription, oldest, last, now)
         {
-            self.account(own.id, shard, |account| account.recovered = Some(last));
+            self.account(subscription.id, shard, |account| account.recovered = Some(last));
         }
         let Some(pending) = oldest else { return };
-        let recovered = self.deliveries.recovered(own.id, shard);
-        if is_overdue(own, pending.counts_from(own), now)
-            && is_to_be_told(own, state, recovered, now)
+        let recovered = self.deliveries.recovered(subscription.id, shard);
+        if is_overdue(subscription, pending.counts_from(subscription), now)
+            && may_report(subscription, state, recovered, now)
         {
-            self.overdue(DeliveryOverdue {
-                subscription: own.id,
+            let overdue = DeliveryOverdue {
+                subscription: subscription.id,
                 shard,
                 event_index: pending.index,
                 pending_since: pending.since,
-            });
+            };
+            self.deliveries.with_book(|book| book.overdue(overdue));
         }
     }
 
-    /// Brings the metrics up to date.
+    /// Updates the metrics.
     fn measure_lag(&self) {
         let (all, now) = (self.view.subscriptions(), self.now());
         let book = self.deliveries.book.lock();
         let (mut overdue, mut oldest) = (0, now);
-        for own in all.live() {
-            let pending = (0..own.spec.shards).filter_map(|shard| {
-                // One that nobody has looked at is not known to be behind.
-                let account = book.account((own.id, shard))?;
-                // What was acknowledged counts, be it on record or not.
+        for subscription in all.live() {
+            let pending = (0..subscription.spec.shards).filter_map(|shard| {
+                // A shard without an account was not searched yet.
+                let account = book.account((subscription.id, shard))?;
+                // Acknowledgements count whether they are in the ledger or not.
                 let pending = account.place.after(account.settled()).pending;
-                Pending::oldest(own, pending, account.snapshot_pending())
+                Pending::oldest(subscription, pending, account.snapshot_pending())
             });
-            if let Some(since) = pending.map(|pending| pending.counts_from(own)).min() {
-                overdue += u64::from(is_overdue(own, since, now));
+            if let Some(since) = pending.map(|pending| pending.counts_from(subscription)).min() {
+                overdue += u64::from(is_overdue(subscription, since, now));
                 oldest = oldest.min(since);
             }
         }
@@ -279,11 +297,11 @@ impl Core {
 }
 
 impl Standing {
-    /// Whether all is acknowledged that there was when a shard was said to be overdue, and what came
-    /// since is not overdue: so it is told at most once a deadline.
+    /// Whether everything before the last overdue report is acknowledged, and later events are not
+    /// overdue. So a shard is reported at most once for each deadline.
     fn has_recovered(
         &self,
-        own: &Subscription,
+        subscription: &Subscription,
         oldest: Option<Pending>,
         last: Overdue,
         now: Millis,
@@ -291,12 +309,13 @@ impl Standing {
         let is_seen = self.pending.is_some() || self.seen >= self.head;
         is_seen
             && oldest.is_none_or(|pending| {
-                pending.since > last.recorded_at && !is_overdue(own, pending.counts_from(own), now)
+                pending.since > last.recorded_at
+                    && !is_overdue(subscription, pending.counts_from(subscription), now)
             })
     }
 
-    /// What has waited longest, the snapshot among it.
-    pub(in crate::node) fn oldest(&self, own: &Subscription) -> Option<Pending> {
-        Pending::oldest(own, self.pending, self.snapshot_pending)
+    /// The longest pending of the oldest event and the snapshot.
+    pub(in crate::node) fn oldest(&self, subscription: &Subscription) -> Option<Pending> {
+        Pending::oldest(subscription, self.pending, self.snapshot_pending)
     }
 }

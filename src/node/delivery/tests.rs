@@ -18,7 +18,7 @@ use crate::{
     telemetry::Metrics,
     vault::Kek,
     view::DeadLetter,
-    watch::{Told, Watcher},
+    watch::{Heard, Watcher},
 };
 
 const LONG: Duration = Duration::from_secs(3_600);
@@ -28,7 +28,7 @@ fn key(text: &str) -> Key {
     Key::parse(text).unwrap()
 }
 
-/// A node whose receipts are written only once as many have gathered, or when it closes.
+/// A node that writes receipts only when `acks_max` acknowledgements have gathered, or when it closes.
 async fn open(dir: &Path, acks_max: usize) -> Arc<Node> {
     let node = open_with(dir, LONG, acks_max);
     let channel = ChannelPut { key: key("email"), title: String::new(), retired: false };
@@ -85,7 +85,7 @@ async fn subscribe(node: &Node, new: NewSubscription) -> Arc<Subscription> {
     node.create_subscription(new).await.unwrap().subscription
 }
 
-async fn act(node: &Node, who: &str, action: Action) -> u64 {
+async fn act(node: &Node, subject: &str, action: Action) -> u64 {
     let change = Change {
         action,
         scope: ScopeKeys { purpose: Some(key("news")), channel: Some(key("email")) },
@@ -94,7 +94,7 @@ async fn act(node: &Node, who: &str, action: Action) -> u64 {
         data_categories: Vec::new(),
     };
     let act = Act {
-        subject: Subject::parse(who).unwrap(),
+        subject: Subject::parse(subject).unwrap(),
         actor: Actor::Subject,
         changes: vec![change],
         contact: ContactChange::default(),
@@ -106,11 +106,11 @@ async fn act(node: &Node, who: &str, action: Action) -> u64 {
     node.record(act).await.unwrap().index
 }
 
-async fn withdraw(node: &Node, who: &str) -> u64 {
-    act(node, who, Action::Withdraw).await
+async fn withdraw(node: &Node, subject: &str) -> u64 {
+    act(node, subject, Action::Withdraw).await
 }
 
-/// Settles as a consumer would to whom all of it was delivered.
+/// Acknowledges like a consumer that was delivered all of it.
 fn settle(node: &Node, id: SubscriptionId, shard: u32, acknowledged: &Acknowledged, events: usize) {
     let now = node.core.now();
     node.core.account(id, shard, |account| account.settle(acknowledged, events, now));
@@ -121,7 +121,7 @@ fn acknowledge(node: &Node, id: SubscriptionId, shard: u32, indexes: &[u64]) {
     settle(node, id, shard, &acknowledged, indexes.len());
 }
 
-/// What is acknowledged, and whether the snapshot is still to be.
+/// The settled indexes, and whether the snapshot is pending.
 fn settled(node: &Node, id: SubscriptionId, shard: u32) -> Option<(Settled, bool)> {
     node.core.with_settled(id, shard, |settled, is_pending| (settled.clone(), is_pending))
 }
@@ -146,15 +146,15 @@ fn overdues(node: &Node) -> usize {
 
 fn shard_now(node: &Node, name: &str) -> ShardReport {
     let reports = node.subscriptions(None, None, usize::MAX).unwrap();
-    let own = reports.into_iter().find(|own| own.subscription.spec.name.as_str() == name);
-    own.unwrap().shards.remove(0)
+    let report = reports.into_iter().find(|report| report.subscription.spec.name.as_str() == name);
+    report.unwrap().shards.remove(0)
 }
 
 async fn within<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, wait).await.unwrap()
 }
 
-/// Waits for an entry that `want` looks for, and answers it.
+/// Waits for the first entry that `want` accepts, and returns its index.
 async fn entry_where(node: &Node, want: impl Fn(&Body) -> bool) -> u64 {
     let mut at = 0;
     loop {
@@ -183,8 +183,8 @@ async fn many_acknowledgements_become_few_entries() {
     let [crm, mail] = ["crm", "mail"].map(|name| subscribe(&node, new(name)));
     let (crm, mail) = (crm.await.id, mail.await.id);
     let mut stops = Vec::new();
-    for who in 0..25 {
-        stops.push(withdraw(&node, &format!("user:{who}")).await);
+    for number in 0..25 {
+        stops.push(withdraw(&node, &format!("user:{number}")).await);
     }
     for (round, ten) in stops[..20].chunks(10).enumerate() {
         for index in ten {
@@ -202,7 +202,7 @@ async fn many_acknowledgements_become_few_entries() {
     assert!(
         !node.core.view.subscriptions().get(crm).unwrap().shards[0].settled.contains(stops[20])
     );
-    // What has gathered when the node closes is on record, once.
+    // Acknowledgements that gathered before the node closed are written once.
     drop(node);
     let node = open_with(dir.path(), LONG, 10);
     assert_eq!(receipts(&node), 3, "{:?}", entries(&node));
@@ -216,7 +216,7 @@ async fn many_acknowledgements_become_few_entries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_gathers_is_written_down_after_the_interval() {
+async fn acknowledgements_are_written_after_the_interval() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), 1_000).await);
     let node = open_with(dir.path(), Duration::from_millis(20), 1_000);
@@ -227,7 +227,7 @@ async fn what_gathers_is_written_down_after_the_interval() {
         matches!(body, Body::Subscription(SubscriptionEntry::Delivered(_)))
     })
     .await;
-    // Its place goes on record with the next event, and is no event itself.
+    // An acknowledged index without an event waits for the next event.
     let place = Acknowledged { next_index: Some(receipt + 1), ..Acknowledged::default() };
     settle(&node, crm, 0, &place, 0);
     settle(&node, crm, 0, &place, 0);
@@ -237,7 +237,7 @@ async fn what_gathers_is_written_down_after_the_interval() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_more_is_delivered_while_too_much_gathers() {
+async fn delivery_pauses_while_too_many_acknowledgements_gather() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 4).await;
     let crm = subscribe(&node, new("crm")).await.id;
@@ -248,8 +248,8 @@ async fn nothing_more_is_delivered_while_too_much_gathers() {
         book.change(&node.core.view.subscriptions(), (crm, 0), |account| {
             account.settle(&acknowledged, 100, Millis(1));
         });
-        // Under the lock: the thread has not taken it yet.
-        node.core.deliveries.tell_room(book);
+        // Under the lock: the thread has not taken them yet.
+        node.core.deliveries.update_room(book);
         assert!(*node.core.deliveries.is_full.borrow());
     });
     within(node.core.deliveries.room()).await;
@@ -257,7 +257,7 @@ async fn nothing_more_is_delivered_while_too_much_gathers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_is_delivered_after_all_is_one_no_longer() {
+async fn a_dead_letter_that_is_delivered_after_all_is_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 1).await;
     let webhook_url = Some("https://crm.example/hook".to_owned());
@@ -267,7 +267,7 @@ async fn a_dead_letter_that_is_delivered_after_all_is_one_no_longer() {
         let failed = FailedDelivery { index, attempts: 9, http_status: 503 };
         node.core.account(crm.id, 0, |account| account.fail(failed));
     }
-    let is_failed = |body: &Body| matches!(body, Body::Subscription(SubscriptionEntry::Failed(own)) if own.failed.iter().any(|own| own.index == stops[1]));
+    let is_failed = |body: &Body| matches!(body, Body::Subscription(SubscriptionEntry::Failed(entry)) if entry.failed.iter().any(|failed| failed.index == stops[1]));
     let failed_index = entry_where(&node, is_failed).await;
     let letters = node.dead_letters("crm", None, 10).unwrap();
     assert_eq!(letters.len(), 2);
@@ -283,7 +283,7 @@ async fn a_dead_letter_that_is_delivered_after_all_is_one_no_longer() {
     for index in stops {
         assert!(matches!(state(index), PropagationState::Acknowledged(..)));
     }
-    // To acknowledge again is nothing new.
+    // A second time has no effect.
     node.core.redelivered(crm.id, 0, &stops);
     let revision = node.revision();
     node.close();
@@ -291,7 +291,7 @@ async fn a_dead_letter_that_is_delivered_after_all_is_one_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_gathers_for_who_is_gone_or_once_writes_are_stopped() {
+async fn no_acknowledgement_gathers_after_the_end_of_a_subscription_or_of_writes() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 100).await;
     let [crm, mail] = ["crm", "mail"].map(|name| subscribe(&node, new(name)));
@@ -299,7 +299,7 @@ async fn nothing_gathers_for_who_is_gone_or_once_writes_are_stopped() {
     let index = withdraw(&node, "user:1").await;
     acknowledge(&node, crm, 0, &[index]);
     let end = node.delete_subscription(key("crm")).await.unwrap();
-    // What it acknowledged before its end is on record before it.
+    // Its acknowledgements are written before its end.
     assert!(matches!(
         node.core.entry(end - 1).unwrap().body,
         Body::Subscription(SubscriptionEntry::Delivered(_))
@@ -317,18 +317,18 @@ async fn nothing_gathers_for_who_is_gone_or_once_writes_are_stopped() {
     within(node.core.deliveries.room()).await;
 }
 
-async fn overdue_told(watcher: &mut Watcher) -> (u64, u64) {
+async fn overdue_event(watcher: &mut Watcher) -> (u64, u64) {
     loop {
-        if let Told::Event(event, _) = within(watcher.next()).await.unwrap() {
-            let EventTold::Overdue(told) = &event.told else { panic!("{event:?}") };
-            assert_eq!(told.subscription.as_str(), "crm");
-            return (event.index, told.event_index);
+        if let Heard::Event(post, _) = within(watcher.next()).await.unwrap() {
+            let EventTold::Overdue(overdue) = &post.event.told else { panic!("{post:?}") };
+            assert_eq!(overdue.subscription.as_str(), "crm");
+            return (post.event.index, overdue.event_index);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_passes_is_told_once() {
+async fn a_passed_deadline_is_reported_once() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 1_000).await;
     let kinds = [EventKind::Overdue].into();
@@ -337,7 +337,7 @@ async fn a_deadline_that_passes_is_told_once() {
     let crm = subscribe(&node, late).await.id;
     subscribe(&node, new("patient")).await;
     let [first, second] = [withdraw(&node, "user:1").await, withdraw(&node, "user:2").await];
-    let (index, event_index) = overdue_told(&mut watcher).await;
+    let (index, event_index) = overdue_event(&mut watcher).await;
     assert_eq!(event_index, first);
     let Body::Subscription(SubscriptionEntry::Overdue(overdue)) =
         node.core.entry(index).unwrap().body
@@ -348,7 +348,7 @@ async fn a_deadline_that_passes_is_told_once() {
     assert_eq!(overdue.pending_since, node.core.entry(first).unwrap().recorded_at);
     assert!(shard_now(&node, "crm").overdue && !shard_now(&node, "patient").overdue);
     for _ in 0..3 {
-        node.core.look_who_is_behind(None);
+        node.core.check_deadlines(None);
     }
     let metrics = Arc::clone(&node.core.metrics);
     assert_eq!((metrics.subscriptions.get(), metrics.subscriptions_overdue.get()), (2, 1));
@@ -357,10 +357,10 @@ async fn a_deadline_that_passes_is_told_once() {
     drop(node);
     // It was said; that a server starts again does not change it.
     let node = open_with(dir.path(), LONG, 1_000);
-    node.core.look_who_is_behind(None);
+    node.core.check_deadlines(None);
     assert_eq!(node.core.metrics.subscriptions_overdue.get(), 1);
     acknowledge(&node, crm, 0, &[first, second]);
-    node.core.look_who_is_behind(None);
+    node.core.check_deadlines(None);
     assert_eq!(node.core.metrics.subscriptions_overdue.get(), 0);
     assert!(!shard_now(&node, "crm").overdue);
     // Acknowledged, and no receipt yet; the other has no deadline.
@@ -370,7 +370,7 @@ async fn a_deadline_that_passes_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_nobody_acknowledges_is_overdue_too() {
+async fn an_unacknowledged_snapshot_is_overdue_too() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 1_000).await;
     let snapshot = Some(Snapshot::Denied);
@@ -394,11 +394,11 @@ async fn a_snapshot_that_nobody_acknowledges_is_overdue_too() {
     let report = shard_now(&node, "crm");
     assert!(!report.snapshot_pending && !report.overdue);
     node.close();
-    assert_eq!(receipts(&node), 1, "a snapshot goes on record");
+    assert_eq!(receipts(&node), 1, "a snapshot is written");
 }
 
 #[test]
-fn who_stays_behind_is_told_again_after_as_long_a_time() {
+fn an_overdue_shard_is_reported_again_after_another_deadline() {
     let spec = |deadline_ms| SubscriptionCreated {
         name: key("crm"),
         owner: String::new(),
@@ -410,32 +410,37 @@ fn who_stays_behind_is_told_again_after_as_long_a_time() {
         webhook_url: None,
     };
     for (deadline_ms, again_ms) in [(1_000, 60_000), (3_600_000, 3_600_000)] {
-        let mut own = Subscription::new(SubscriptionId(0), Millis(0), spec(Some(deadline_ms)));
-        assert!(lag::is_to_be_told(&own, &own.shards[0], None, Millis(0)));
+        let mut subscription =
+            Subscription::new(SubscriptionId(0), Millis(0), spec(Some(deadline_ms)));
+        assert!(lag::may_report(&subscription, &subscription.shards[0], None, Millis(0)));
         let recorded_at = Millis(500);
-        own.shards[0].overdue = Some(Overdue { event_index: 3, recorded_at });
+        subscription.shards[0].overdue = Some(Overdue { event_index: 3, recorded_at });
         for (after_ms, want) in [(again_ms - 1, false), (again_ms, true)] {
             let now = recorded_at.plus_ms(after_ms);
-            assert_eq!(lag::is_to_be_told(&own, &own.shards[0], None, now), want);
-            let recovered = own.shards[0].overdue;
-            assert!(lag::is_to_be_told(&own, &own.shards[0], recovered, now), "anew");
+            assert_eq!(lag::may_report(&subscription, &subscription.shards[0], None, now), want);
+            let recovered = subscription.shards[0].overdue;
+            assert!(
+                lag::may_report(&subscription, &subscription.shards[0], recovered, now),
+                "after recovery"
+            );
             let before = Some(Overdue { event_index: 1, recorded_at: Millis(1) });
-            assert_eq!(lag::is_to_be_told(&own, &own.shards[0], before, now), want);
+            assert_eq!(lag::may_report(&subscription, &subscription.shards[0], before, now), want);
         }
-        // A subscription may be younger than what it must hear.
+        // A subscription may be younger than its first event.
         let created_at = Millis(700);
-        let own = Subscription::new(SubscriptionId(9), created_at, spec(Some(deadline_ms)));
+        let subscription =
+            Subscription::new(SubscriptionId(9), created_at, spec(Some(deadline_ms)));
         let pending = Pending { index: 3, since: Millis(100) };
-        assert_eq!(pending.counts_from(&own), created_at);
-        assert!(!is_overdue(&own, created_at, created_at.plus_ms(deadline_ms - 1)));
-        assert!(is_overdue(&own, created_at, created_at.plus_ms(deadline_ms)));
+        assert_eq!(pending.counts_from(&subscription), created_at);
+        assert!(!is_overdue(&subscription, created_at, created_at.plus_ms(deadline_ms - 1)));
+        assert!(is_overdue(&subscription, created_at, created_at.plus_ms(deadline_ms)));
     }
-    let own = Subscription::new(SubscriptionId(0), Millis(0), spec(None));
-    assert!(!is_overdue(&own, Millis(0), Millis(i64::MAX)));
+    let subscription = Subscription::new(SubscriptionId(0), Millis(0), spec(None));
+    assert!(!is_overdue(&subscription, Millis(0), Millis(i64::MAX)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_says_how_far_each_is_behind_at_once() {
+async fn a_list_has_the_current_lag_of_each_subscription() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 1_000).await;
     let crm = subscribe(&node, new("crm")).await.id;
@@ -447,8 +452,8 @@ async fn a_list_says_how_far_each_is_behind_at_once() {
     act(&node, "user:0", Action::Grant).await;
     let mut stops = Vec::new();
     // More than memory keeps.
-    for who in 0..20 {
-        stops.push(withdraw(&node, &format!("user:{who}")).await);
+    for number in 0..20 {
+        stops.push(withdraw(&node, &format!("user:{number}")).await);
     }
     let behind = shard_now(&node, "crm");
     assert_eq!((behind.next_index, behind.lag_entries), (stops[0], 20));
@@ -468,7 +473,7 @@ async fn a_list_says_how_far_each_is_behind_at_once() {
     let named = |owner, after: Option<&str>, limit| {
         let after = after.map(key);
         let all = node.subscriptions(owner, after.as_ref(), limit).unwrap();
-        all.iter().map(|own| own.subscription.spec.name.to_string()).collect::<Vec<_>>()
+        all.iter().map(|report| report.subscription.spec.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(named(None, None, 9), ["ads", "crm"]);
     assert_eq!(named(None, None, 1), ["ads"]);
@@ -478,26 +483,26 @@ async fn a_list_says_how_far_each_is_behind_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_time_to_look_says_more_and_never_less() {
+async fn without_time_to_search_the_reported_lag_is_never_too_small() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 1_000).await;
     let crm = subscribe(&node, new("crm")).await;
-    for who in 0..400 {
-        act(&node, &format!("user:{who}"), Action::Grant).await;
+    for number in 0..400 {
+        act(&node, &format!("user:{number}"), Action::Grant).await;
     }
-    // Nobody looks but this test, and nobody has looked.
+    // The thread of deadlines has ended, and the shard was not searched yet.
     node.threads.end();
     node.core.account(crm.id, 0, |account| account.place = lag::Place::new(crm.id.0 + 1));
     let report = node.core.shard_report(&crm, 0, Instant::now());
     assert!(report.lag_entries > 0 && report.pending_since.is_some(), "{report:?}");
     assert!(!report.overdue);
-    // It goes on from there.
+    // The next search continues from there.
     assert_eq!(shard_now(&node, "crm").lag_entries, 0);
 }
 
-/// What became of an event, subscription by subscription.
+/// The state of an event at each subscription.
 fn states(node: &Node, index: u64) -> Vec<(String, &'static str)> {
-    let word = |own: &Propagation| match own.state {
+    let word = |propagation: &Propagation| match propagation.state {
         PropagationState::Acknowledged(..) => "acknowledged",
         PropagationState::Pending => "pending",
         PropagationState::Overdue => "overdue",
@@ -505,7 +510,9 @@ fn states(node: &Node, index: u64) -> Vec<(String, &'static str)> {
         PropagationState::Deleted(..) => "deleted",
     };
     let report = node.propagation(index).unwrap();
-    let named = |own: &Propagation| (own.subscription.spec.name.to_string(), word(own));
+    let named = |propagation: &Propagation| {
+        (propagation.subscription.spec.name.to_string(), word(propagation))
+    };
     report.subscriptions.iter().map(named).collect()
 }
 
@@ -514,7 +521,7 @@ fn are(pairs: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn propagation_says_of_everybody_who_should_have_heard() {
+async fn propagation_lists_every_subscription_that_must_get_the_event() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path(), 1).await;
     let before = withdraw(&node, "user:0").await;
@@ -552,7 +559,7 @@ async fn propagation_says_of_everybody_who_should_have_heard() {
     assert_eq!(took, u128::try_from(at.0 - recorded_at.0).unwrap());
     let PropagationState::Deleted(_, by) = report.subscriptions[2].state else { panic!() };
     assert_eq!((by, report.subscriptions[2].subscription.id), (end, ended));
-    // Before those that start later, and what is no event at all.
+    // Before every subscription that must get it, and an entry without an event.
     assert_eq!(states(&node, before), are(&[("audit", "pending")]));
     assert_eq!(states(&node, grant), []);
     assert_eq!(states(&node, 0), []);
@@ -567,7 +574,7 @@ async fn of_shards_the_one_furthest_behind_counts() {
     let node = open(dir.path(), 1).await;
     let crm = subscribe(&node, NewSubscription { shards: 2, ..new("crm") }).await.id;
     let of = |shard| {
-        let names = (0..).map(|who| Subject::parse(&format!("user:{who}")).unwrap());
+        let names = (0..).map(|number| Subject::parse(&format!("user:{number}")).unwrap());
         names.into_iter().find(|name| shard_of(name, 2) == shard).unwrap()
     };
     let (one, two) = (of(0), of(1));

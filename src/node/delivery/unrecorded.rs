@@ -1,4 +1,4 @@
-//! What is settled of a shard and is not on record yet, and the entries that it becomes.
+//! The settled indexes of a shard that are not written to the ledger yet, and the entries for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,35 +6,36 @@ use std::{
     ops::Range,
 };
 
+use prost::encoding::encoded_len_varint;
+
 use super::book::Shard;
 use crate::domain::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, Millis, Settled, SubscriptionEntry,
 };
 
-/// How large the body of a receipt may be, in bytes: what is around it in an entry takes less than
-/// the rest.
+/// Maximum size of the body of a receipt, in bytes. The rest of an entry has room for its other fields.
 const RECEIPT_BYTES_MAX: usize = 60_000;
-/// The greatest number of events in one entry that gives them up.
+/// Maximum number of events in one entry of failed deliveries.
 pub(super) const FAILED_MAX: usize = 500;
-/// A place without an event goes on record alone if it is this many entries ahead of what is on
-/// record: as many may have to be looked through again after a crash.
+/// Acknowledged indexes without an event are written only when they are this many. So after a crash, at
+/// most this many entries are read again.
 pub(super) const RIDE_ENTRIES_MAX: u64 = 65_536;
 
-/// What is settled of one shard and neither on record nor being written.
+/// The settled indexes of one shard that are neither written nor with the writer.
 #[derive(Debug, Default)]
 pub(super) struct Unrecorded {
     ranges: Ranges,
-    /// Dead letters that were delivered after all. Each stands alone in a receipt.
+    /// Dead letters that were delivered after all. Each is a range of its own in a receipt.
     redelivered: BTreeSet<u64>,
     failed: BTreeMap<u64, FailedDelivery>,
     snapshot: bool,
-    /// When the last of it was acknowledged.
+    /// Time of the last acknowledgement.
     at: Millis,
-    /// Number of events that were acknowledged.
+    /// Number of acknowledged events.
     events: usize,
 }
 
-/// Indexes as ranges, no two of which touch.
+/// Indexes as disjoint ranges that do not touch.
 #[derive(Debug, Default)]
 struct Ranges {
     set: Settled,
@@ -55,7 +56,7 @@ impl Ranges {
 }
 
 impl Unrecorded {
-    /// Adds a range that is acknowledged, and was not settled before.
+    /// Adds an acknowledged range that was not settled before.
     pub(super) fn acknowledge(&mut self, range: Range<u64>) {
         self.ranges.insert(range);
     }
@@ -65,13 +66,13 @@ impl Unrecorded {
         self.snapshot = true;
     }
 
-    /// Adds an event that is given up, and was not settled before.
+    /// Adds an event that was given up, and was not settled before.
     pub(super) fn fail(&mut self, failed: FailedDelivery) {
         self.failed.insert(failed.index, failed);
     }
 
-    /// Notes that an event was delivered after it was given up, and answers whether that is news.
-    /// `is_dead_letter` says of an index that is on record whether it was given up.
+    /// Notes that an event was delivered after it was given up. Returns whether this changes anything.
+    /// `is_dead_letter` tells whether the ledger has an index as given up.
     pub(super) fn redelivered(&mut self, index: u64, is_dead_letter: impl Fn(u64) -> bool) -> bool {
         if self.failed.remove(&index).is_some() {
             self.ranges.insert(index..index.saturating_add(1));
@@ -80,47 +81,47 @@ impl Unrecorded {
         !self.ranges.set.contains(index) && is_dead_letter(index) && self.redelivered.insert(index)
     }
 
-    /// Notes how many events the last change settles, and when.
+    /// Notes the number of events that the last change acknowledged, and the time.
     pub(super) fn note(&mut self, events: usize, now: Millis) {
         self.at = self.at.max(now);
         self.events += events;
     }
 
-    /// Whether it is written down for its own sake.
+    /// Whether it is due to be written.
     pub(super) fn is_due(&self) -> bool {
         self.count() > 0 || self.ranges.len >= RIDE_ENTRIES_MAX
     }
 
-    /// Number of events and snapshots.
+    /// Number of settled events and snapshots.
     pub(super) fn count(&self) -> usize {
         self.events + self.failed.len() + usize::from(self.snapshot)
     }
 
-    /// What was acknowledged, ascending. No two overlap; those that were dead letters stand alone.
+    /// The acknowledged ranges, ascending and disjoint. Former dead letters are ranges of their own.
     pub(super) fn acknowledged(&self) -> Vec<Range<u64>> {
-        let alone = self.redelivered.iter().map(|index| *index..index + 1);
-        let mut ranges: Vec<_> = self.ranges.iter().chain(alone).collect();
+        let redelivered = self.redelivered.iter().map(|index| *index..index + 1);
+        let mut ranges: Vec<_> = self.ranges.iter().chain(redelivered).collect();
         ranges.sort_unstable_by_key(|range| range.start);
         ranges
     }
 
-    /// Takes a receipt back that could not be written. `taken` is what it was made from.
-    fn put_back_delivered(&mut self, delivered: &Delivered, taken: &Self) {
-        for range in &delivered.ranges {
-            if taken.redelivered.contains(&range.start) {
+    /// Puts a receipt back that could not be written. `source` is what it was made from.
+    pub(super) fn put_back(&mut self, receipt: &Delivered, source: &Self) {
+        for range in &receipt.ranges {
+            if source.redelivered.contains(&range.start) {
                 self.redelivered.insert(range.start);
             } else {
                 self.ranges.insert(range.clone());
             }
         }
-        self.snapshot |= delivered.snapshot;
-        self.at = self.at.max(delivered.acknowledged_at);
-        // So that it is due; not how many they were, or it would be at once.
+        self.snapshot |= receipt.snapshot;
+        self.at = self.at.max(receipt.acknowledged_at);
+        // One event makes it due after the interval; the full number could make it due at once.
         self.events = self.events.max(1);
     }
 }
 
-/// What the writer has taken from the book to write it down.
+/// What the writer took from the book, to write it to the ledger.
 #[derive(Debug, Default)]
 pub(in crate::node) struct Taken {
     pub(super) shards: Vec<(Shard, Unrecorded)>,
@@ -128,42 +129,14 @@ pub(in crate::node) struct Taken {
 }
 
 impl Taken {
-    /// Gives back to each shard what an entry was to say of it that could not be written. Who is
-    /// overdue is looked at again in any case.
-    pub(super) fn put_back(
-        &self,
-        body: &SubscriptionEntry,
-        mut change: impl FnMut(Shard, &dyn Fn(&mut Unrecorded)),
-    ) {
-        match body {
-            SubscriptionEntry::Delivered(delivered) => {
-                for delivered in delivered {
-                    let shard = (delivered.subscription, delivered.shard);
-                    let Some((_, taken)) = self.shards.iter().find(|(of, _)| *of == shard) else {
-                        continue;
-                    };
-                    change(shard, &|unrecorded| unrecorded.put_back_delivered(delivered, taken));
-                }
-            }
-            SubscriptionEntry::Failed(failed) => {
-                change((failed.subscription, failed.shard), &|unrecorded| {
-                    failed.failed.iter().for_each(|failed| unrecorded.fail(*failed));
-                });
-            }
-            SubscriptionEntry::Created(_)
-            | SubscriptionEntry::Deleted(_)
-            | SubscriptionEntry::Overdue(_) => {}
-        }
-    }
-
-    /// The entries that say it, each small enough.
+    /// The entries for it, each within the size limit.
     pub(super) fn bodies(&self) -> Vec<SubscriptionEntry> {
         let mut bodies = Vec::new();
-        let mut receipt = Receipt::default();
+        let mut receipts = ReceiptBuilder::default();
         for (shard, unrecorded) in &self.shards {
-            receipt.add(*shard, unrecorded, &mut bodies);
+            receipts.add(*shard, unrecorded, &mut bodies);
         }
-        receipt.end(&mut bodies);
+        receipts.end(&mut bodies);
         for ((subscription, shard), unrecorded) in &self.shards {
             let failed: Vec<FailedDelivery> = unrecorded.failed.values().copied().collect();
             bodies.extend(failed.chunks(FAILED_MAX).map(|failed| {
@@ -174,20 +147,20 @@ impl Taken {
                 })
             }));
         }
-        // Last: who has acknowledged just now is not overdue.
+        // Last: a shard whose acknowledgement is written just before is not overdue.
         bodies.extend(self.overdue.iter().copied().map(SubscriptionEntry::Overdue));
         bodies
     }
 }
 
-/// A receipt that is being put together.
+/// Collects the receipts of several shards into entries.
 #[derive(Default)]
-struct Receipt {
+struct ReceiptBuilder {
     delivered: Vec<Delivered>,
     bytes: usize,
 }
 
-impl Receipt {
+impl ReceiptBuilder {
     fn add(
         &mut self,
         (subscription, shard): Shard,
@@ -210,7 +183,7 @@ impl Receipt {
             let bytes = range_bytes(&range);
             if self.bytes + bytes > RECEIPT_BYTES_MAX {
                 self.end(to);
-                // The snapshot was told of already.
+                // The receipt before has the snapshot.
                 self.push(Delivered { snapshot: false, ..head.clone() }, to);
             }
             self.bytes += bytes;
@@ -237,26 +210,20 @@ impl Receipt {
     }
 }
 
-/// The greatest size of a range in an entry, in bytes.
+/// Maximum size of a range in an entry, in bytes.
 const RANGE_BYTES_MAX: usize = 2 + 2 * (1 + 10);
 
 /// Size of a range in an entry, in bytes.
 fn range_bytes(range: &Range<u64>) -> usize {
-    2 + 2 + varint_bytes(range.start) + varint_bytes(range.end)
+    2 + 2 + encoded_len_varint(range.start) + encoded_len_varint(range.end)
 }
 
-/// Size of what stands beside the ranges, in bytes, at most: the tag and the length, and the fields
-/// with theirs.
+/// Maximum size of a receipt without its ranges, in bytes: tag and length, and the other fields.
 fn head_bytes(head: &Delivered) -> usize {
     let time = 1 + 10;
     1 + 3
-        + (1 + varint_bytes(head.subscription.0))
-        + (1 + varint_bytes(head.shard.into()))
+        + (1 + encoded_len_varint(head.subscription.0))
+        + (1 + encoded_len_varint(head.shard.into()))
         + time
         + 2
-}
-
-fn varint_bytes(value: u64) -> usize {
-    // At most 10: no loss.
-    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }

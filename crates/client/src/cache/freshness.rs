@@ -1,4 +1,5 @@
-//! As of when everything that was acknowledged is known: see the argument in the parent module.
+//! The freshness of the cache: the moment up to which all acknowledged acts are known. See the
+//! argument in the parent module.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +32,7 @@ impl Now {
 /// A moment before which everything that was acknowledged is known, on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
-    /// Since `Freshness::born`, plus one: 0 stands for none.
+    /// Since `Freshness::born`, plus one: 0 means none.
     mono_ns: u64,
     wall_ms: u64,
 }
@@ -42,38 +43,39 @@ pub(super) struct Asked {
     at: Now,
     /// Where the stream was by then.
     position: Option<u64>,
-    /// What its answer may be held against: see [`Tracked::epoch`].
+    /// The epoch in which it was sent: see [`Tracked::epoch`].
     pub(super) epoch: u64,
 }
 
-/// The ledger has fewer entries than were heard of.
+/// The ledger has fewer entries than the stream has delivered.
 #[derive(Debug)]
 pub(super) struct Contradiction;
 
 #[derive(Debug)]
 pub(super) struct Freshness {
     born: Instant,
-    /// The [`Mark`], for readers that wait for nobody. The two are written one after the other; who
-    /// reads one of each takes the older of two ages, so mixing them makes nothing younger.
+    /// The [`Mark`], for lock-free readers. The two fields are written one after the other. A
+    /// reader that mixes two marks takes the older of two ages, so nothing looks younger than it
+    /// is.
     mono_ns: AtomicU64,
     wall_ms: AtomicU64,
-    /// What must be added to the time since `born` for the latest that the server's clock can say,
-    /// in milliseconds; 0 stands for not known.
+    /// The latest possible reading of the server's clock minus the time since `born`, in
+    /// milliseconds; 0 means not known.
     server_offset_ms: AtomicU64,
     tracked: Mutex<Tracked>,
 }
 
 #[derive(Debug, Default)]
 struct Tracked {
-    /// Everything before it was told, and taken out of the cache.
+    /// Every event before it was delivered, and the affected answers removed.
     position: Option<u64>,
     /// Questions by when they were asked, with the revision of their answer.
     waiting: VecDeque<(Now, u64)>,
     /// When the present connection's stream was asked for, until its first progress message.
     asked_at: Option<Instant>,
     contradicted: bool,
-    /// How often everything was forgotten. An answer to a question from before may be another
-    /// server's, and so counts for nothing.
+    /// How often the cache was emptied. A response to an earlier request may come from another
+    /// server, and is ignored.
     epoch: u64,
 }
 
@@ -102,7 +104,7 @@ impl Freshness {
         Duration::from_nanos(mono).max(Duration::from_millis(wall))
     }
 
-    /// The latest that the server's clock can say now, in milliseconds since the Unix epoch.
+    /// The latest possible reading of the server's clock now, in milliseconds since the Unix epoch.
     pub(super) fn server_ms_max(&self, now: Now) -> Option<u64> {
         let offset = self.server_offset_ms.load(Ordering::Acquire);
         // Rounded up.
@@ -118,8 +120,8 @@ impl Freshness {
     /// A question was answered at a revision.
     ///
     /// # Errors
-    /// The stream had told of more entries before the question was sent than the answer knows. The
-    /// cache is not fresh then, until everything is forgotten.
+    /// Before the question was sent, the stream had delivered more entries than the answer's
+    /// revision has. The cache is not fresh then until [`Self::forget`].
     pub(super) fn answered(&self, asked: Asked, revision: u64) -> Result<(), Contradiction> {
         let mut tracked = self.tracked.lock();
         if asked.epoch != tracked.epoch {
@@ -138,10 +140,10 @@ impl Freshness {
         Ok(())
     }
 
-    /// Everything before `next_index` was told, and taken out of the cache.
+    /// Every event before `next_index` was delivered, and the affected answers removed.
     pub(super) fn reached(&self, next_index: u64) {
         let mut tracked = self.tracked.lock();
-        // Before the first progress message the stream's place is not known.
+        // Before the first progress message the stream's position is not known.
         if tracked.position.is_some() {
             self.reach(&mut tracked, next_index);
         }
@@ -177,7 +179,7 @@ impl Freshness {
         self.tracked.lock().asked_at = Some(asked_at);
     }
 
-    /// Nothing is known any more. Answers the epoch that begins.
+    /// Forgets everything, and returns the epoch that begins.
     pub(super) fn forget(&self) -> u64 {
         let mut tracked = self.tracked.lock();
         let epoch = tracked.epoch + 1;
@@ -200,13 +202,14 @@ impl Freshness {
         self.mono_ns.store(mono_ns, Ordering::Release);
     }
 
-    /// The server's clock said `as_of_ms`, before now; and after `asked_at`, if that is known.
+    /// The server's clock read `as_of_ms` before now and, if that is known, after `asked_at`.
     fn hear_clock(&self, asked_at: Option<Instant>, as_of_ms: u64, now: Now) {
-        // It said so at the earliest when it was asked, and so may say this much more now.
+        // The reading was made after the request, so the clock has advanced at most this much
+        // since.
         let latest = |since: Instant| as_of_ms.saturating_sub(self.ms_since_born(since));
         let offset = match asked_at {
             Some(asked_at) => latest(asked_at),
-            // It was at the latest now. If that already is more, the clock was set forward.
+            // The reading was made before now. If it is already later, the clock was set forward.
             None => {
                 let known = self.server_offset_ms.load(Ordering::Relaxed);
                 if known == 0 { 0 } else { known.max(latest(now.mono)) }
@@ -240,7 +243,7 @@ mod tests {
         prost_types::Timestamp { seconds, nanos: 0 }
     }
 
-    /// Clocks that go as they are told.
+    /// Clocks under the control of the test.
     struct World {
         start: Instant,
         freshness: Freshness,
@@ -343,7 +346,7 @@ mod tests {
         let latest = |seconds| world.freshness.server_ms_max(world.at(seconds));
         assert_eq!(latest(0), None);
         world.freshness.connected(world.at(100).mono);
-        // It was said somewhen within these four seconds: perhaps at once.
+        // The reading was made at some time within these four seconds, perhaps at once.
         world.freshness.progress(1, Some(&timestamp(1_000)), world.at(104));
         assert_eq!(latest(104), Some(1_004_001));
         // A later word that was on its way for long changes nothing.

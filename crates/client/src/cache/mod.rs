@@ -1,41 +1,42 @@
 //! [`CachedChecker`]: "may I?" answered in process, never stale beyond a stated bound.
 //!
-//! **The promise.** Once the server has acknowledged a withdrawal (or anything else that turns an
-//! answer), then [`CacheOptions::bound`] later no cached answer from before it is given, whatever
-//! has become of the server or the network: alive, paused, unreachable, dead. What the cache can
-//! not answer is asked of the server, under a deadline, or denied ([`OnStale`]); an error is DENY.
+//! **The guarantee.** Once the server has acknowledged a withdrawal (or any other act that changes
+//! a decision), no cached answer from before it is returned later than [`CacheOptions::bound`]
+//! after the acknowledgement, whatever the state of server and network: alive, paused, unreachable,
+//! dead. If the cache can not answer, the server is asked, under a deadline, or the answer is DENY
+//! ([`OnStale`]). An error is DENY.
 //!
-//! **How it is kept.** A Watch stream of every kind of event empties the cache of whom an event is
-//! about (`store`). How fresh the cache is does not follow from when messages arrive: what a
-//! paused server, a slow link or a full buffer holds back can arrive late and look new. Nor does it
-//! follow from the server's clock, which may be set. It follows from round trips, on this machine's
+//! **How it works.** A Watch stream of every kind of event removes the cached answers that an event
+//! may change (`store`). The freshness of the cache can not be derived from when messages arrive,
+//! because a paused server, a slow link or a full buffer can delay messages. Nor can it be derived
+//! from the server's clock, which may be changed. It is derived from round trips, on this machine's
 //! clock alone (`freshness`):
 //!
-//! 1. At the local moment `q` a question is sent to the server (a miss of the cache; else a probe,
-//!    every quarter of the bound). Its answer names the revision `R` that it was read at.
+//! 1. At the local moment `q` a check is sent to the server (on a cache miss, and as a probe every
+//!    quarter of the bound). The response names the revision `R` that it was read at.
 //! 2. Every act that was acknowledged before `q` is in that revision, because a check on the node
 //!    sees all acknowledged acts: its index is below `R`.
-//! 3. Once the stream has told everything below `R`, and that has been taken out of the cache, the
-//!    cache is as fresh as of `q`: not as of when the answer came.
+//! 3. Once the stream has delivered every event below `R`, and the affected answers have been
+//!    removed, the cache is as fresh as of `q`, the moment of sending, not of the response.
 //!
-//! A cached answer is given only while the latest such `q` is at most `bound` ago. Suppose that a
-//! withdrawal is acknowledged at `T`, and a cached answer from before it is given at `t`. Had `q`
-//! been after `T`, then by 2 and 3 the answer would have been taken out; so `q <= T`, and `t <= q +
-//! bound <= T + bound`. An age is the longer one of the monotonic clock and the wall clock, because
-//! the first stands still while a machine sleeps.
+//! A cached answer is returned only while the latest such `q` is at most `bound` ago. Suppose that
+//! a withdrawal is acknowledged at `T`, and a cached answer from before it is returned at `t`. If
+//! `q` were after `T`, then by 2 and 3 the answer would have been removed; so `q <= T`, and `t <= q
+//! + bound <= T + bound`. An age is the longer of those by the monotonic clock and by the wall
+//! clock, because the first stops while a machine sleeps.
 //!
 //! Probes and the stream share one connection, and so one node. (A proxy that spreads the calls of
 //! one connection over several nodes takes this promise away.)
 //!
-//! A stream that broke is never resumed. Whoever answers next may be another copy of the ledger, a
-//! restored one for example, where the same indexes stand for other entries. So with the stream
-//! everything is forgotten, what is still on its way with it, and the next stream begins at "now".
+//! A broken stream is never resumed. The next server may be another copy of the ledger, for example
+//! a restored one, in which the same indexes are other entries. So when a stream breaks, the cache
+//! is emptied, responses on their way are not cached, and the next stream begins at "now".
 //!
-//! **What is not cached**: answers with obligations or `not_before`, which hold only at their
-//! moment; an answer read at a revision from which on an event about its data subject was already
-//! heard, or could have been missed. An answer ends at its `valid_until` by the server's clock, of
-//! which the latest possible reading is taken: the first progress message of a connection was
-//! written after the stream was asked for.
+//! **Not cached** are answers with obligations or `not_before`, which hold only at their moment,
+//! and an answer read at a revision after which an event about its data subject was received or may
+//! have been missed. An answer ends at its `valid_until` by the latest possible reading of the
+//! server's clock: the first progress message of a connection was written after the stream was
+//! requested.
 
 mod freshness;
 mod store;
@@ -81,15 +82,15 @@ pub const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 /// The most answers that a cache may hold.
 pub const ANSWERS_MAX: usize = 100_000_000;
 
-/// Whom a probe asks about: nobody. Only the revision of the answer counts.
+/// The data subject of a probe, which does not exist. Only the revision of the response counts.
 const PROBE: &str = "probe:cached-checker";
 const PROBE_KEY: &str = "probe";
 
-/// What to do with a question that the cache can not answer.
+/// What to do if the cache can not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnStale {
-    /// Ask the server; no answer within the deadline is DENY.
+    /// Ask the server; no response within the deadline is DENY.
     #[default]
     AskServer,
     /// While the cache is fresh, ask the server; while it is not, DENY at once.
@@ -99,12 +100,13 @@ pub enum OnStale {
 /// How to cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CacheOptions {
-    /// No cached answer is given longer than this after what turned it was acknowledged:
+    /// An outdated answer is returned at most this long after the act that changed it was
+    /// acknowledged:
     /// [`BOUND_MIN`] to [`BOUND_MAX`].
     pub bound: Duration,
-    /// What to do while it is not known to be fresh enough.
+    /// What to do if the cache can not answer.
     pub on_stale: OnStale,
-    /// How long the server may take for an answer, with all attempts.
+    /// How long the server may take to respond, with all attempts.
     pub deadline: Duration,
     /// How many answers are cached at most: 1 to [`ANSWERS_MAX`]. Those of the data subjects that
     /// are asked about least go first. With keys of usual length an answer takes about half a
@@ -127,7 +129,7 @@ impl Default for CacheOptions {
     }
 }
 
-/// Why there is no cache.
+/// Why a cache can not be created.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CacheOptionsError {
@@ -142,7 +144,7 @@ pub enum CacheOptionsError {
     Deadline(Duration),
 }
 
-/// What is asked.
+/// A question to the checker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question<'a> {
     /// Data subject as `namespace:id`.
@@ -176,7 +178,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// What is answered.
+/// An answer of the checker.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Answer {
@@ -184,11 +186,11 @@ pub enum Answer {
     Cached(Arc<CheckResponse>),
     /// From the server, just now.
     Server(Arc<CheckResponse>),
-    /// There is no answer, and so DENY.
+    /// No decision is known, which means DENY.
     Unanswered(Unanswered),
 }
 
-/// Why there is no answer.
+/// Why no decision is known.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum Unanswered {
@@ -201,14 +203,14 @@ pub enum Unanswered {
 }
 
 impl Answer {
-    /// Whether the data may be used. An answer with obligations allows only what they let happen:
-    /// [`Self::response`] has them, and they are the caller's to honour.
+    /// Whether the data may be used. If the answer has obligations ([`Self::response`]), the caller
+    /// must honour them.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.response().is_some_and(|response| response.effect() == Effect::Allow)
     }
 
-    /// What the server said, if it said something.
+    /// The server's response, if there is one.
     #[must_use]
     pub fn response(&self) -> Option<&CheckResponse> {
         match self {
@@ -273,7 +275,7 @@ impl CachedChecker {
         Ok(Self { shared, _listener: Arc::new(Listener(listener)) })
     }
 
-    /// May I? From the cache if that is fresh enough, else as [`CacheOptions::on_stale`] says.
+    /// Answers from the cache if it is fresh enough, otherwise by [`CacheOptions::on_stale`].
     pub async fn check(&self, question: &Question<'_>) -> Answer {
         match self.cached(question) {
             Some(response) => Answer::Cached(response),
@@ -285,8 +287,8 @@ impl CachedChecker {
     #[must_use]
     pub fn cached(&self, question: &Question<'_>) -> Option<Arc<CheckResponse>> {
         let shared = &*self.shared;
-        // In this order: what is taken from the cache is at least as fresh as the mark that was
-        // read before, and no older than the bound at the moment at which it is compared.
+        // The order matters: the entry is at least as fresh as the mark that was read before it,
+        // and its age is compared with the bound after both.
         let mark = shared.freshness.mark()?;
         let entry = shared.store.find(question)?;
         if let Some(valid_until_ms) = entry.valid_until_ms
@@ -311,14 +313,15 @@ impl CachedChecker {
         self.age().is_some_and(|age| age <= self.shared.options.bound)
     }
 
-    /// How often the stream broke off, or did not come about. While this grows and the cache is not
-    /// fresh, [`Self::last_error`] says what is wrong.
+    /// How often the stream was interrupted or could not be opened. While this grows and the cache is not
+    /// fresh, [`Self::last_error`] has the cause.
     #[must_use]
     pub fn interruptions(&self) -> u64 {
         self.shared.interruptions.load(Ordering::Relaxed)
     }
 
-    /// Why the stream broke off the last time, if it ever did. It stays when the stream goes on.
+    /// Why the stream was interrupted the last time, if it ever was. It is kept when the stream
+    /// reconnects.
     #[must_use]
     pub fn last_error(&self) -> Option<Status> {
         self.shared.last_error.lock().clone()
@@ -358,20 +361,20 @@ impl Shared {
         }
     }
 
-    /// Nothing that is known counts any more, nor does any answer that is still on its way.
+    /// Empties the cache, and rejects responses that are still on their way.
     fn forget(&self) {
         let epoch = self.freshness.forget();
         self.store.forget(epoch);
     }
 
-    /// The stream broke off.
+    /// The stream was interrupted.
     fn interrupted(&self, status: Status) {
         self.interruptions.fetch_add(1, Ordering::Relaxed);
         *self.last_error.lock() = Some(status);
     }
 }
 
-/// Hears one stream after the other, for ever, and probes beside it.
+/// Follows one stream after the other, for ever, and probes at the same time.
 async fn listen(shared: Arc<Shared>, client: Client) {
     let mut backoff = Backoff::new(shared.options.backoff);
     loop {
@@ -379,9 +382,9 @@ async fn listen(shared: Arc<Shared>, client: Client) {
             broken = follow(&shared, &client, &mut backoff) => broken,
             never = probe(&shared) => match never {},
         };
-        // Whoever answers next may be another copy of the ledger, where the same indexes stand for
-        // other entries, and nothing in the protocol tells the two apart. So a stream is never
-        // resumed: nothing that is known counts any more.
+        // The next server may be another copy of the ledger, in which the same indexes are other
+        // entries, and the protocol can not tell the two apart. So a stream is never resumed, and
+        // the cache is emptied.
         shared.forget();
         let wait = backoff.next(fault::stay_away(&broken));
         shared.interrupted(broken);
@@ -403,7 +406,7 @@ async fn follow(shared: &Shared, client: &Client, backoff: &mut Backoff) -> Stat
                 hear(shared, &message);
             }
             Some(Ok(Heard::Connected { asked_at })) => {
-                // What was asked before may have been asked of another server.
+                // Earlier requests may have gone to another server.
                 shared.forget();
                 shared.freshness.connected(asked_at);
                 shared.connected.notify_one();
@@ -426,8 +429,8 @@ fn hear(shared: &Shared, message: &Message) {
             let both = [&event.subject, &event.other_subject];
             (event.index, About::of(both, &event.linked_subjects))
         }
-        // One event can turn the answers of everybody; but an answer depends on no purpose and no
-        // channel but its own.
+        // One event can change the decisions of every data subject, but only those of its purpose
+        // or channel.
         Message::Catalog(event) => (event.index, about_catalog(event)),
         Message::Progress(progress) => {
             shared.store.reached(progress.next_index);
@@ -437,7 +440,7 @@ fn hear(shared: &Shared, message: &Message) {
         // Neither was asked for.
         Message::Overdue(_) | Message::Snapshot(_) | Message::SnapshotEnd(_) => return,
     };
-    // First out of the cache, then as fresh as that.
+    // First remove the answers, then advance the freshness.
     shared.store.invalidate(index, about);
     shared.freshness.reached(index.saturating_add(1));
 }
@@ -451,7 +454,7 @@ fn about_catalog(event: &CatalogEvent) -> About<'_> {
     }
 }
 
-/// Every kind that can turn an answer.
+/// Every kind of event that can change a decision.
 fn every_kind() -> Vec<i32> {
     let kinds = [
         EventKind::Grant,
@@ -468,7 +471,7 @@ fn every_kind() -> Vec<i32> {
 
 /// Asks the server for its revision, again and again, once the stream is open.
 async fn probe(shared: &Shared) -> Infallible {
-    // What is asked before counts for nothing.
+    // Responses to earlier requests do not count.
     shared.connected.notified().await;
     let every = shared.options.bound / 4;
     let mut ticks = interval(every);
@@ -478,7 +481,7 @@ async fn probe(shared: &Shared) -> Infallible {
         let asked = shared.freshness.ask(Now::read());
         let mut checks = shared.checks.clone();
         let question = Question::new(PROBE, PROBE_KEY, PROBE_KEY);
-        // One that takes longer than the bound would say nothing any more.
+        // A response that takes longer than the bound is of no use.
         let answer = timeout(shared.options.bound, checks.check(question.request())).await;
         if let Ok(Ok(answer)) = answer {
             shared.answered(asked, answer.into_inner().revision);

@@ -1,9 +1,9 @@
-//! The cached answers, by data subject, and what keeps an answer out that came too late.
+//! The cached answers by data subject, and the check that keeps outdated answers out.
 //!
-//! An answer is read on the server at a revision, and arrives here some time later; meanwhile the
-//! stream may have told of an event that turns it. So the latest events are remembered, and an
-//! answer goes in only if none about its data subject has an index from its revision on, and none
-//! can have been forgotten. Both, and taking answers out, happen under one lock; readers take none.
+//! The server reads an answer at a revision, and it arrives here later. Meanwhile the stream may
+//! have delivered an event that changes it. So the latest events are remembered, and an answer is
+//! stored only if no event from its revision on may change it, and no such event can have been
+//! forgotten. This check and the removal of answers happen under one lock; readers take no lock.
 
 use std::{
     cell::RefCell,
@@ -25,7 +25,7 @@ const CELLS_MAX: usize = 256;
 /// How many answers of a data subject are expected, which sizes the tables at first.
 const CELLS_EXPECTED: usize = 2;
 
-/// Whose answers an event may turn.
+/// The answers that an event may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum About<'a> {
     /// All of these data subjects.
@@ -73,7 +73,7 @@ impl Cell {
 /// The answers of one data subject, the oldest first.
 type Cells = Arc<[Arc<Cell>]>;
 
-/// What a data subject takes of the cache's room: as many answers as it has.
+/// The weight of a data subject in the cache: its number of answers.
 #[derive(Debug, Clone, Copy)]
 struct ByAnswers;
 
@@ -93,16 +93,16 @@ pub(super) struct Store {
 /// The latest events, in ledger order.
 #[derive(Debug, Default)]
 struct Recent {
-    /// All events from this index on are here, or are still to come; none before the stream's place
+    /// All events from this index on are here, or still to come; none before the stream's position
     /// is known.
     complete_from: Option<u64>,
-    /// Index, and what the event may have turned.
+    /// Index, and the answers that the event may have changed.
     events: VecDeque<(u64, Turned)>,
-    /// How often everything was forgotten: an answer to a question from before stays out.
+    /// How often the cache was emptied. Answers to earlier questions are not stored.
     epoch: u64,
 }
 
-/// What an event may have turned; keys by their hashes.
+/// The answers that an event may have changed; keys by their hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turned {
     Subject(u64),
@@ -122,8 +122,8 @@ impl Recent {
         }
     }
 
-    /// Whether an answer that was read at a revision, and that these would turn, is known to be right
-    /// still.
+    /// Whether an answer that was read at a revision is known to be current: no later event is one
+    /// of `turned_by`.
     fn may_keep(&self, revision: u64, turned_by: &[Turned; 4]) -> bool {
         let mut later = self.events.iter().rev().take_while(|(index, _)| *index >= revision);
         self.complete_from.is_some_and(|from| revision >= from)
@@ -146,7 +146,7 @@ impl Store {
         cells.iter().find(|cell| cell.answers(question)).map(|cell| cell.found.clone())
     }
 
-    /// Keeps the answer to a question that was asked in an epoch, if it may be kept.
+    /// Stores the answer to a question that was sent in an epoch, if it is known to be current.
     pub(super) fn insert(
         &self,
         question: &Question<'_>,
@@ -184,7 +184,7 @@ impl Store {
         ]
     }
 
-    /// Takes out what an event may have turned.
+    /// Removes the answers that an event may have changed.
     pub(super) fn invalidate(&self, index: u64, about: About<'_>) {
         let mut recent = self.recent.lock();
         match about {
@@ -209,11 +209,11 @@ impl Store {
         }
     }
 
-    /// Takes out some answers of everybody. The caller holds the lock.
+    /// Removes some answers of all data subjects. The caller holds the lock.
     fn take_out(&self, is_turned: impl Fn(&Cell) -> bool) {
         let left = RefCell::new(Vec::new());
-        // What is turned is gone for certain, with all else of its data subjects, before the rest
-        // is put back.
+        // Data subjects with such answers are removed as a whole first; then their other answers
+        // are put back.
         self.subjects.retain(|subject, cells| {
             if !cells.iter().any(|cell| is_turned(cell)) {
                 return true;
@@ -229,12 +229,12 @@ impl Store {
         }
     }
 
-    /// The stream has told everything before `next_index`, or begins there.
+    /// The stream has delivered every event before `next_index`, or begins there.
     pub(super) fn reached(&self, next_index: u64) {
         self.recent.lock().complete_from.get_or_insert(next_index);
     }
 
-    /// Nothing that is known counts any more: an epoch begins.
+    /// Empties the cache: an epoch begins.
     pub(super) fn forget(&self, epoch: u64) {
         let mut recent = self.recent.lock();
         *recent = Recent { epoch, ..Recent::default() };
@@ -242,7 +242,7 @@ impl Store {
     }
 }
 
-/// The answer as it can be kept: one that holds only at its moment can not.
+/// The answer as it is stored; none if it holds only at its moment.
 fn keepable(response: &Arc<CheckResponse>) -> Option<Found> {
     let is_of_the_moment = !response.obligations.is_empty()
         || response.not_before.is_some()

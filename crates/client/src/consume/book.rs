@@ -1,28 +1,28 @@
-//! What a consumer holds, has dealt with, and has to tell the server: pure bookkeeping, across
-//! connections.
+//! The book of one consumer: messages in the caller's hands, acknowledged events, and
+//! acknowledgements to send. Pure bookkeeping, across connections.
 //!
-//! The server takes an acknowledgement only for what it has sent on this connection. So what was
-//! acknowledged while no connection was there, or was lost with one, is said when the event comes
-//! again, and the event is not given out a second time.
+//! The server accepts acknowledgements only for events that it has sent on the same connection. So
+//! an acknowledgement that was made without a connection, or lost with one, is sent when the event
+//! comes again, and the caller does not receive the event a second time.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::proto::ConsumeAck;
 
-/// How many acknowledged indexes are remembered for the case that they come again. Beyond, the
-/// smallest are forgotten, and what comes again is given out again.
+/// How many acknowledged indexes are remembered in case they come again. Beyond, the smallest are
+/// forgotten, and the caller receives their events again.
 const ACKED_MAX: usize = 10_000;
-/// How many unacknowledged indexes are followed. Beyond, the server is not told of progress alone.
+/// How many unacknowledged indexes are tracked. Beyond, progress alone is not acknowledged.
 const UNACKED_MAX: usize = 10_000;
 /// The most indexes of one acknowledgement: the protocol's limit.
 const INDEXES_MAX: usize = 10_000;
 
-/// What to do with a message.
+/// Whether the caller receives a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Take {
-    /// Give it to the caller.
+    /// Yes.
     GiveOut,
-    /// The caller has it, or has dealt with it.
+    /// No: the caller holds it, or has acknowledged it.
     Known,
 }
 
@@ -30,23 +30,23 @@ pub(super) enum Take {
 pub(super) struct Book {
     /// Counts connections.
     session: u64,
-    /// The server has let us in. Before, it would take nothing.
+    /// The server has accepted the consumer. Before, it accepts nothing else.
     is_in: bool,
     /// Events in the caller's hands, and the connection whose credit each holds.
     held: HashMap<u64, u64>,
-    /// Events that were given out and are not acknowledged.
+    /// Events that the caller received and has not acknowledged.
     unacked: BTreeSet<u64>,
-    /// More were, than are followed.
+    /// There were more of these than are tracked.
     lost_track: bool,
     /// Acknowledged one by one.
     acked: BTreeSet<u64>,
     /// Everything before it is acknowledged.
     through: u64,
-    /// Of that, what this connection was told.
+    /// The part of `through` that was acknowledged on this connection.
     through_told: u64,
     /// Everything before it was delivered on this connection.
     delivered: u64,
-    /// Acknowledged indexes to tell.
+    /// Acknowledged indexes to send.
     to_tell: BTreeSet<u64>,
     snapshot: SnapshotBook,
     /// Credits to give back, and from how many on.
@@ -64,18 +64,17 @@ struct SnapshotBook {
     acked: bool,
     /// Its revision, once its end was delivered on this connection.
     end: Option<u64>,
-    /// Counts its beginnings. What is left in the caller's hands of an earlier one says nothing
-    /// about the present one.
+    /// Counts its starts. Handles of an earlier run do not count for the present one.
     run: u64,
-    /// How much of it is in the caller's hands.
+    /// How many messages of it the caller holds.
     held: u32,
-    /// Its end was given out.
+    /// The caller has received its end.
     ended: bool,
     /// A part of it was dropped without an acknowledgement.
     dropped: bool,
 }
 
-/// What a handle in the caller's hands is for.
+/// The message that a handle is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// The event at this index.
@@ -120,7 +119,7 @@ impl Book {
         self.snapshot = SnapshotBook { awaited, open, acked, end, run, ..SnapshotBook::default() };
     }
 
-    /// A new connection, whose credits are all still to be used.
+    /// A new connection, with all credits unused.
     pub(super) fn connected(&mut self, next_index: u64, has_snapshot: bool) {
         self.session += 1;
         self.is_in = true;
@@ -128,10 +127,10 @@ impl Book {
         self.to_tell.clear();
         self.delivered = next_index;
         self.through_told = next_index;
-        // What the server has on record needs no memory here.
+        // Acknowledgements that the server has recorded are forgotten here.
         self.acked = self.acked.split_off(&next_index);
         self.snapshot.end = None;
-        // Events come behind a snapshot: whoever had one is past it.
+        // Events come after a snapshot: after the first event there is no snapshot to wait for.
         let had_events = self.through > 0 || !self.acked.is_empty() || !self.unacked.is_empty();
         if has_snapshot && self.session == 1 && !had_events {
             self.snapshot.awaited = true;
@@ -206,8 +205,8 @@ impl Book {
         ended && dropped && held == 0 && !acked
     }
 
-    /// Everything before `next_index` was delivered, or does not concern us. If all of that is
-    /// acknowledged, so is the rest.
+    /// Everything before `next_index` was delivered, or does not pass the filter. If all delivered
+    /// events are acknowledged, so is everything before `next_index`.
     pub(super) fn progress(&mut self, next_index: u64) {
         self.delivered = self.delivered.max(next_index);
         let snapshot_settled = !self.snapshot.open && !self.snapshot.awaited;
@@ -230,17 +229,17 @@ impl Book {
         self.unacked = self.unacked.split_off(&next);
         self.acked = self.acked.split_off(&next);
         self.through = self.through.max(next);
-        // The server takes it for the snapshot, too.
+        // The server counts it for the snapshot, too.
         if self.snapshot.end.is_some_and(|revision| revision <= next) {
             self.snapshot =
                 SnapshotBook { awaited: false, open: false, acked: true, ..self.snapshot };
         }
     }
 
-    /// A message has left the caller's hands, acknowledged or not; its credit is free, if it is one
-    /// of this connection.
+    /// The caller dropped a handle, acknowledged or not. Its credit is free, if it is one of this
+    /// connection.
     pub(super) fn release(&mut self, part: Part, session: u64, is_acked: bool) {
-        let of = match part {
+        let session_of_credit = match part {
             Part::Event(index) => self.held.remove(&index),
             Part::Snapshot(run) => {
                 if run == self.snapshot.run {
@@ -249,7 +248,7 @@ impl Book {
                 Some(session)
             }
         };
-        if of == Some(self.session) {
+        if session_of_credit == Some(self.session) {
             self.returned += 1;
         }
     }
@@ -264,7 +263,7 @@ impl Book {
         }
     }
 
-    /// What to acknowledge on this connection, if anything. To be asked until there is nothing.
+    /// The next acknowledgement to send on this connection. Call it until it returns none.
     pub(super) fn take_ack(&mut self) -> Option<ConsumeAck> {
         if !self.is_in {
             return None;
@@ -273,7 +272,8 @@ impl Book {
         let snapshot = self.snapshot.end.take_if(|_| self.snapshot.acked);
         let next_index = Some(through).filter(|through| *through > self.through_told).max(snapshot);
         self.through_told = self.through_told.max(next_index.unwrap_or(0));
-        // What was not delivered on this connection would be refused; it is told when it comes.
+        // The server refuses indexes that it has not sent on this connection; they wait until it
+        // does.
         let undelivered = self.to_tell.split_off(&self.delivered);
         let mut tell = std::mem::replace(&mut self.to_tell, undelivered);
         tell = tell.split_off(&self.through_told);
@@ -303,7 +303,7 @@ mod tests {
         Some(ConsumeAck { next_index, indexes: indexes.to_vec() })
     }
 
-    /// The caller deals with an event and lets go of it.
+    /// The caller acknowledges an event and drops its handle.
     fn deal_with(book: &mut Book, index: u64) {
         book.ack(index);
         let session = book.session();
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(book.take_ack(), ack(Some(7), &[]));
     }
 
-    /// A book whose consumer has a snapshot of one data subject and its end in the hands.
+    /// A book whose caller holds a snapshot of one data subject and its end.
     fn with_snapshot(revision: u64) -> Book {
         let mut book = Book::new(8);
         book.snapshot_anew();
@@ -421,7 +421,7 @@ mod tests {
         release_snapshot(&mut book, true);
         assert_eq!(book.take_ack(), ack(Some(9), &[]));
         assert!(!book.wants_snapshot_anew());
-        // Lost with the connection: it is said again, and the caller hears nothing twice.
+        // Lost with the connection: it is sent again, and the caller receives nothing twice.
         book.snapshot_anew();
         book.connected(9, true);
         assert_eq!(book.snapshot_subject(), Take::Known);
@@ -443,7 +443,7 @@ mod tests {
         assert!(!book.wants_snapshot_anew());
         assert_eq!(book.snapshot_subject(), Take::GiveOut);
         assert_eq!(book.snapshot_end(9), Take::GiveOut);
-        // What is left of the first run says nothing about the second.
+        // Handles of the first run do not count for the second.
         book.release(late, 1, false);
         release_snapshot(&mut book, true);
         assert_eq!(book.take_ack(), None);

@@ -1,4 +1,4 @@
-//! What people do: actions, who performs them, and what became of them.
+//! Acts: actions, the actors that perform them, and their outcomes.
 
 use super::{scope::ScopeKeys, time::Millis};
 
@@ -9,7 +9,7 @@ pub enum Actor {
     Subject,
     /// A holder of parental responsibility or a legal guardian.
     Guardian,
-    /// Staff, at the subject's word.
+    /// Staff, on the subject's instruction.
     Agent,
     /// The controller, of its own accord.
     Operator,
@@ -39,7 +39,7 @@ pub enum Action {
     Withdraw,
     /// Objection under GDPR Art. 21.
     Object,
-    /// Consent ran out by itself. Told by the ledger, never asked for, and no part of any fold.
+    /// Consent expired. Only the ledger writes it; it changes no state.
     Expire,
 }
 
@@ -82,7 +82,7 @@ impl StopKind {
     }
 }
 
-/// What became of a change when it was written.
+/// The outcome of a change when it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The change now decides at least one cell of its scope.
@@ -98,7 +98,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Index of the entry that is in the way, if one is.
+    /// Index of the stop or act that blocks or supersedes it, if there is one.
     #[must_use]
     pub fn cause_index(self) -> Option<u64> {
         match self {
@@ -123,7 +123,7 @@ pub struct Change {
     pub data_categories: Vec<String>,
 }
 
-/// One change as the ledger holds it, with what became of it.
+/// One change as the ledger holds it, with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeRecord {
     /// What it does.
@@ -136,6 +136,6 @@ pub struct ChangeRecord {
     pub expires_at: Option<Millis>,
     /// For grants: the data categories that it is narrowed to; empty means all of the version's.
     pub data_categories: Vec<String>,
-    /// What became of it when it was written.
+    /// The outcome when it was written.
     pub outcome: Outcome,
 }

@@ -39,8 +39,7 @@ pub enum LegalBasis {
 }
 
 impl LegalBasis {
-    /// Whether the data subject has a say: a stop touches consent and legitimate interest, and
-    /// none of the other bases.
+    /// Whether a stop has an effect: only for consent and legitimate interest.
     #[must_use]
     pub fn can_be_stopped(self) -> bool {
         matches!(self, Self::Consent | Self::LegitimateInterest)
@@ -68,7 +67,7 @@ pub enum Obligation {
     },
 }
 
-/// What one version of a purpose says. It never changes once written.
+/// One version of a purpose. It never changes once written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurposeVersion {
     /// Title for people.
@@ -122,7 +121,7 @@ impl PurposeVersion {
 pub struct Purpose {
     /// Key.
     pub key: Key,
-    /// Versions; version `n` stands at `n - 1`.
+    /// Versions; version `n` is at `n - 1`.
     pub versions: Vec<Arc<PurposeVersion>>,
     /// Indices of the entries that put them.
     pub version_indices: Vec<u64>,
@@ -143,15 +142,15 @@ impl Purpose {
         u32::try_from(self.versions.len()).unwrap_or(u32::MAX)
     }
 
-    /// What the current version says.
+    /// The current version.
     #[must_use]
     pub fn current(&self) -> &PurposeVersion {
         // A purpose comes into being with its first version.
         &self.versions[self.versions.len() - 1]
     }
 
-    /// Whether the purpose rests, or ever rested, on consent in a region. Who withdraws from such a
-    /// purpose is not told later that another basis was meant.
+    /// Whether the purpose rests, or ever rested, on consent in a region. A withdrawal from such a
+    /// purpose stays in force when the basis changes.
     #[must_use]
     pub fn ever_rested_on_consent(&self, region: Option<Region>) -> bool {
         self.versions.iter().any(|version| match region {
@@ -181,7 +180,7 @@ impl Purpose {
         })
     }
 
-    /// What a version says, if it exists.
+    /// A version, if it exists.
     #[must_use]
     pub fn at_version(&self, version: u32) -> Option<&PurposeVersion> {
         let position = usize::try_from(version.checked_sub(1)?).ok()?;
@@ -223,11 +222,12 @@ pub struct Catalog {
 impl Catalog {
     /// Folds in a purpose entry.
     ///
-    /// A version that exists keeps its text; only the standing (retired, oldest compatible) moves.
-    /// An entry that is older than what is known changes nothing, so entries may be folded again.
+    /// A version that exists keeps its text; only retirement and the oldest compatible version
+    /// change.
+    /// An entry older than the latest folded one changes nothing, so entries may be folded again.
     ///
-    /// The ledger counts versions without a gap. Should one be missing all the same, the text that
-    /// follows is not taken: a grant under it has no version to stand on, and the answer is no.
+    /// The ledger counts versions without a gap. If one is missing all the same, the versions after
+    /// it are ignored: a grant for them refers to no version, and the decision is DENY.
     pub fn put_purpose(&mut self, index: u64, put: PurposePut) {
         let Some(&id) = self.purpose_ids.get(&put.key) else {
             if put.version != 1 {
@@ -309,24 +309,21 @@ impl Catalog {
         (0..).map(ChannelId).zip(&self.channels)
     }
 
-    /// Finds the keys of a scope.
+    /// Resolves the keys of a scope.
     ///
     /// # Errors
     /// The first key that the catalogue lacks.
     pub fn resolve(&self, keys: &ScopeKeys) -> Result<Scope, UnknownKey> {
-        let purpose = match &keys.purpose {
-            None => None,
-            Some(key) => Some(
-                self.purpose_id(key.as_str()).ok_or_else(|| UnknownKey::Purpose(key.clone()))?,
-            ),
+        let purpose_id = |key: &Key| {
+            self.purpose_id(key.as_str()).ok_or_else(|| UnknownKey::Purpose(key.clone()))
         };
-        let channel = match &keys.channel {
-            None => None,
-            Some(key) => Some(
-                self.channel_id(key.as_str()).ok_or_else(|| UnknownKey::Channel(key.clone()))?,
-            ),
+        let channel_id = |key: &Key| {
+            self.channel_id(key.as_str()).ok_or_else(|| UnknownKey::Channel(key.clone()))
         };
-        Ok(Scope { purpose, channel })
+        Ok(Scope {
+            purpose: keys.purpose.as_ref().map(purpose_id).transpose()?,
+            channel: keys.channel.as_ref().map(channel_id).transpose()?,
+        })
     }
 
     /// The keys of a scope, for people and entries.

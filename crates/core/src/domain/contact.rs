@@ -1,7 +1,7 @@
-//! How data subjects want to be contacted: preferences, never consent states.
+//! Contact preferences of data subjects. They are not part of consent states.
 //!
-//! Each field stands by itself. An act names some of them, and of the acts that name a field the
-//! latest counts, by effect and then by place in the ledger: the order of arrival does not matter.
+//! Each field is independent. An act names some of them, and of the acts that name a field the
+//! latest counts, by effect and then by index: the order of arrival does not matter.
 
 use std::sync::Arc;
 
@@ -30,22 +30,30 @@ pub struct FrequencyCap {
     pub period_ms: i64,
 }
 
-/// What an act says about one field.
+/// The instruction of an act for one field.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Said<T> {
-    /// Nothing: what was said before stays.
+    /// None: the earlier value stays.
     #[default]
     Nothing,
-    /// Forget it.
+    /// Clear the field.
     Clear,
-    /// This.
+    /// Set this value.
     Value(T),
+}
+
+impl<T> Said<T> {
+    /// The new value, if the act sets one.
+    #[must_use]
+    pub fn value(&self) -> Option<&T> {
+        if let Self::Value(value) = self { Some(value) } else { None }
+    }
 }
 
 /// The preferences that an act names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContactChange {
-    /// IANA time zones that are plausible; one if it is known.
+    /// Plausible IANA time zones; one if the zone is known.
     pub time_zones: Said<Vec<String>>,
     /// BCP 47 language tag.
     pub language: Said<String>,
@@ -56,7 +64,7 @@ pub struct ContactChange {
 }
 
 impl ContactChange {
-    /// Whether the act says nothing about preferences.
+    /// Whether the act changes no preferences.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -69,14 +77,14 @@ impl ContactChange {
 pub struct Field<T> {
     /// The act.
     pub mark: Mark,
-    /// What it said.
+    /// Its value; none if the act cleared it.
     pub value: Option<T>,
 }
 
-/// What is known of how a data subject wants to be contacted.
+/// The contact preferences of a data subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Contact {
-    /// IANA time zones that are plausible; one if it is known.
+    /// Plausible IANA time zones; one if the zone is known.
     pub time_zones: Option<Field<Arc<[String]>>>,
     /// BCP 47 language tag.
     pub language: Option<Field<Arc<str>>>,
@@ -87,7 +95,7 @@ pub struct Contact {
 }
 
 impl Contact {
-    /// Folds in what an act says.
+    /// Folds in the preferences of an act.
     pub fn merge(&mut self, mark: Mark, change: &ContactChange) {
         merge_said(&mut self.time_zones, mark, &change.time_zones, |zones| zones.clone().into());
         merge_said(&mut self.language, mark, &change.language, |tag| tag.as_str().into());
@@ -95,15 +103,15 @@ impl Contact {
         merge_said(&mut self.frequency_limit, mark, &change.frequency_limit, |cap| *cap);
     }
 
-    /// Folds in what is known of another data subject who is the same person.
+    /// Folds in the preferences of another data subject that is the same person.
     pub fn unite(&mut self, other: &Self) {
-        later(&mut self.time_zones, other.time_zones.as_ref());
-        later(&mut self.language, other.language.as_ref());
-        later(&mut self.quiet_hours, other.quiet_hours.as_ref());
-        later(&mut self.frequency_limit, other.frequency_limit.as_ref());
+        keep_later(&mut self.time_zones, other.time_zones.clone());
+        keep_later(&mut self.language, other.language.clone());
+        keep_later(&mut self.quiet_hours, other.quiet_hours.clone());
+        keep_later(&mut self.frequency_limit, other.frequency_limit.clone());
     }
 
-    /// The time zones that are plausible; none if nothing is known.
+    /// The plausible time zones; empty if none are known.
     #[must_use]
     pub fn time_zones(&self) -> &[String] {
         self.time_zones.as_ref().and_then(|field| field.value.as_deref()).unwrap_or_default()
@@ -138,7 +146,7 @@ impl Contact {
         marks.into_iter().flatten().map(|mark| mark.effective_at).max()
     }
 
-    /// About how many bytes of memory hang from it.
+    /// About how many bytes of heap memory it takes.
     pub(super) fn heap_bytes(&self) -> usize {
         let zones = self.time_zones().iter().map(|zone| size_of::<String>() + zone.len());
         zones.sum::<usize>() + self.language().map_or(0, str::len)
@@ -156,15 +164,13 @@ fn merge_said<S, T>(
         Said::Clear => None,
         Said::Value(said) => Some(value(said)),
     };
-    if field.as_ref().is_none_or(|field| field.mark < mark) {
-        *field = Some(Field { mark, value });
-    }
+    keep_later(field, Some(Field { mark, value }));
 }
 
-fn later<T: Clone>(field: &mut Option<Field<T>>, other: Option<&Field<T>>) {
-    let Some(other) = other else { return };
-    if field.as_ref().is_none_or(|field| field.mark < other.mark) {
-        *field = Some(other.clone());
+fn keep_later<T>(field: &mut Option<Field<T>>, other: Option<Field<T>>) {
+    let mark = |field: &Option<Field<T>>| field.as_ref().map(|field| field.mark);
+    if mark(field) < mark(&other) {
+        *field = other;
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Looks the keys up. Keys that the catalogue lacks stay a question, whose answer is no.
+    /// Resolves the keys. A query may have keys that the catalogue lacks; its decision is DENY.
     #[must_use]
     pub fn new(
         catalog: &Catalog,
@@ -117,29 +117,6 @@ impl Reason {
         Self::DataCategoryNotCovered,
         Self::Granted,
     ];
-
-    /// Name as the protocol has it, without the prefix.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UnknownPurpose => "UNKNOWN_PURPOSE",
-            Self::UnknownChannel => "UNKNOWN_CHANNEL",
-            Self::PurposeRetired => "PURPOSE_RETIRED",
-            Self::NotConsentBased => "NOT_CONSENT_BASED",
-            Self::Erased => "ERASED",
-            Self::Refused => "REFUSED",
-            Self::Withdrawn => "WITHDRAWN",
-            Self::Revoked => "REVOKED",
-            Self::Objected => "OBJECTED",
-            Self::NoObjection => "NO_OBJECTION",
-            Self::NoRecord => "NO_RECORD",
-            Self::PendingConfirmation => "PENDING_CONFIRMATION",
-            Self::Expired => "EXPIRED",
-            Self::ReconsentRequired => "RECONSENT_REQUIRED",
-            Self::DataCategoryNotCovered => "DATA_CATEGORY_NOT_COVERED",
-            Self::Granted => "GRANTED",
-        }
-    }
 
     /// The effect that the reason always has.
     #[must_use]

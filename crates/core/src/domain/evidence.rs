@@ -1,4 +1,5 @@
-//! What was shown to a data subject, and how they answered.
+//! Evidence of an act: the notice that was shown to the data subject, and how the choice was
+//! expressed.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -19,7 +20,7 @@ pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 64;
 /// The longest value of an attribute, in bytes.
 pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
 
-/// What was shown, and how it was answered. Never part of a decision.
+/// The notice that was shown, and how the choice was expressed. Never part of a decision.
 ///
 /// It may hold personal data: `Debug` never prints it.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -42,16 +43,16 @@ pub struct Evidence {
     pub user_agent: String,
     /// Free attributes.
     pub attributes: BTreeMap<String, String>,
-    /// By what right somebody else acted.
+    /// The authority of an actor other than the data subject.
     pub authority: Option<Authority>,
 }
 
-/// By what right a guardian, or staff, acted for a data subject.
+/// The authority by which a guardian, or staff, acted for a data subject.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authority {
-    /// What they are to the data subject, for example `parent`.
+    /// Relationship to the data subject, for example `parent`.
     pub relationship: String,
-    /// Who they are, as the caller knows them.
+    /// Name or identifier of the representative, as the caller gave it.
     pub representative: String,
     /// How the authority was established.
     pub proof: String,
@@ -78,7 +79,7 @@ pub enum EvidenceError {
     /// An attribute without a key.
     #[error("must not have an empty key")]
     EmptyAttributeKey,
-    /// An authority of nobody.
+    /// An authority without a relationship.
     #[error("is required")]
     NoRelationship,
 }

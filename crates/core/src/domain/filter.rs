@@ -1,4 +1,4 @@
-//! Which events somebody wants to hear.
+//! Which events a subscriber wants to receive.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::{
     scope::Key,
 };
 
-/// Kinds of event that can be asked for.
+/// Kinds of event that a filter can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKind {
     /// Consent was given.
@@ -18,7 +18,7 @@ pub enum EventKind {
     Withdraw,
     /// An objection was made.
     Object,
-    /// Consent ran out by itself.
+    /// Consent expired.
     Expire,
     /// Two data subjects were linked or unlinked.
     Link,
@@ -44,7 +44,7 @@ impl EventKind {
         Self::Overdue,
     ];
 
-    /// Whether it is told to who names no kinds: what can end an ALLOW by itself.
+    /// Whether it is a default kind: one that can end an ALLOW.
     #[must_use]
     pub fn is_default(self) -> bool {
         !matches!(self, Self::Grant | Self::Preferences | Self::Overdue)
@@ -63,14 +63,14 @@ impl From<Action> for EventKind {
     }
 }
 
-/// Which events somebody wants to hear. An empty set does not restrict, except for `kinds`.
+/// Which events a subscriber wants to receive. An empty set does not restrict, except for `kinds`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Purpose keys; a stop over every purpose passes any.
     pub purposes: BTreeSet<Key>,
     /// Channel keys; a stop over every channel passes any.
     pub channels: BTreeSet<Key>,
-    /// Kinds; empty means those that are told by default.
+    /// Kinds; empty means the default kinds.
     pub kinds: BTreeSet<EventKind>,
     /// Subject namespaces; a linked subject passes as well.
     pub namespaces: BTreeSet<String>,
@@ -91,13 +91,13 @@ impl Filter {
             && self.covers_channel(change.scope.channel.as_ref())
     }
 
-    /// Whether a purpose, or all of them, touches what is wanted.
+    /// Whether a change of a purpose, or of all, concerns the wanted purposes.
     #[must_use]
     pub fn covers_purpose(&self, purpose: Option<&Key>) -> bool {
         touches(&self.purposes, purpose)
     }
 
-    /// Whether a channel, or all of them, touches what is wanted.
+    /// Whether a change of a channel, or of all, concerns the wanted channels.
     #[must_use]
     pub fn covers_channel(&self, channel: Option<&Key>) -> bool {
         touches(&self.channels, channel)
@@ -110,7 +110,7 @@ impl Filter {
     }
 }
 
-/// Whether a change that covers one key, or all, touches what is wanted.
+/// Whether a change that covers one key, or all, concerns the wanted keys.
 fn touches(wanted: &BTreeSet<Key>, covered: Option<&Key>) -> bool {
     wanted.is_empty() || covered.is_none_or(|key| wanted.contains(key))
 }

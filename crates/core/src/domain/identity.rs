@@ -1,16 +1,16 @@
-//! Who stands behind a data subject's name in the ledger, as far as that can still be said.
+//! The identity behind a data subject's reference in the ledger.
 
 use super::subject::Subject;
 
-/// Who a data subject is.
+/// The identity of a data subject.
 ///
-/// That an identity is erased is an answer, and no fault: the ledger goes on naming the data subject,
-/// and everything that meets the name decides what to do without the person.
+/// An erased identity is a value, not an error: the ledger keeps the reference, and all code that
+/// reads it decides how to go on without the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// As callers know it.
+    /// The name that callers use.
     Known(Subject),
-    /// It was erased, with the key that could open what is sealed about it. Nobody can say any more.
+    /// It was erased, together with the key to its sealed content.
     Erased,
 }
 

@@ -1,5 +1,5 @@
-//! The words of the service as plain values. This module knows no protocol, no storage and no
-//! clock; a value that exists here is a valid one.
+//! The terms of the service as plain values. This module knows no protocol, no storage and no
+//! clock; every value is valid.
 
 mod act;
 mod catalog;

@@ -1,4 +1,4 @@
-//! Where a data subject is, as far as the law asks: ISO 3166 regions.
+//! ISO 3166 regions, which decide the law that applies to a data subject.
 
 use std::fmt;
 
@@ -16,19 +16,19 @@ pub struct Region {
     len: u8,
 }
 
-/// How a text can fail to be a region.
+/// Why a text is not a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RegionError {
     /// Not of the form.
     #[error("must be an ISO 3166 region such as `DE` or `US-CA`")]
     Form,
-    /// No country of ISO 3166-1.
+    /// Not a country of ISO 3166-1.
     #[error("must begin with an ISO 3166-1 alpha-2 country code, for example `GB`, not `UK`")]
     Country,
 }
 
 impl Region {
-    /// Takes a region.
+    /// Parses a region.
     ///
     /// # Errors
     /// One [`RegionError`] for every way in which the text can be wrong.

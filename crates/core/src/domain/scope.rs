@@ -1,4 +1,4 @@
-//! What a change covers: a cell, a whole purpose, a whole channel, or everything.
+//! Scopes of changes: a cell, a whole purpose, a whole channel, or everything.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
@@ -13,10 +13,10 @@ pub const KEY_BYTES_MAX: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
-/// How a text can fail to be a key.
+/// Why a text is not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("is required")]
     Missing,
     /// Longer than [`KEY_BYTES_MAX`].
@@ -28,7 +28,7 @@ pub enum KeyError {
 }
 
 impl Key {
-    /// Takes a key.
+    /// Parses a key.
     ///
     /// # Errors
     /// One [`KeyError`] for every way in which the text can be wrong.
@@ -37,7 +37,7 @@ impl Key {
         Ok(Self(text.into()))
     }
 
-    /// Whether a text could be a key, for questions that need none of their own.
+    /// Checks that a text is a key, without allocating one.
     ///
     /// # Errors
     /// As [`Key::parse`].
@@ -78,7 +78,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A scope as callers and entries write it. `None` stands for every purpose, or every channel.
+/// A scope as callers and entries write it. `None` means every purpose, or every channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ScopeKeys {
     /// The purpose, or all.

@@ -1,4 +1,4 @@
-//! What is known of one data subject: the fold of all acts that touch them.
+//! The state of one data subject: the fold of all its acts.
 //!
 //! Acts are ordered by `(effective_at, stop before grant, index)`. The state keeps, for every
 //! scope, the latest stop and, for every cell, the latest grant of anyone and the latest grant of
@@ -8,11 +8,11 @@
 //! Why the maxima suffice: a cell is stopped exactly if its latest covering stop is later than its
 //! latest lifting grant. If it is not, every grant after the lifting one takes effect too, so the
 //! latest grant of anyone decides. A grant that waits for its double opt-in lifts nothing; it is
-//! of interest only while no confirmed grant is later, and then it is later than every lifted stop
-//! too, so that its latest one suffices.
+//! relevant only while no confirmed grant is later, and then it is later than every lifted stop
+//! too, so the latest one suffices.
 //!
-//! Stops and cells are kept in the order of their scopes: two states that know the same are equal,
-//! whatever the order of arrival.
+//! Stops and cells are kept in the order of their scopes, so that the same acts give equal states
+//! in any order of arrival.
 
 use std::{cmp::Reverse, mem::size_of, sync::Arc};
 
@@ -25,7 +25,7 @@ use super::{
     time::Millis,
 };
 
-/// Where an act stands in the order of its own kind: by effect, then by place in the ledger.
+/// The place of an act in the order of its own kind: by effect, then by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
     /// When the act took effect.
@@ -43,7 +43,7 @@ impl Mark {
     }
 }
 
-/// A stop that stands for its scope.
+/// The latest stop for a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stop {
     /// What it covers.
@@ -83,14 +83,11 @@ impl Grant {
     /// The first moment at which the grant no longer counts by itself.
     #[must_use]
     pub fn ends_at(&self) -> Option<Millis> {
-        match (self.expires_at, self.authority_ends_at) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        [self.expires_at, self.authority_ends_at].into_iter().flatten().min()
     }
 
-    /// Whether the guardian who gave it has no more say: the data subject has come of age, and is
-    /// asked again.
+    /// Whether the authority of the guardian who gave it has ended: the data subject has come of age,
+    /// and is asked again.
     #[must_use]
     pub fn authority_has_ended(&self, now: Millis) -> bool {
         self.authority_ends_at.is_some_and(|ends_at| ends_at <= now)
@@ -113,20 +110,20 @@ impl Grant {
 
     fn heap_bytes(&self) -> usize {
         let Some(categories) = &self.data_categories else { return 0 };
-        // Two reference counts stand before the strings.
+        // Two reference counts come before the strings.
         2 * size_of::<usize>()
             + categories.iter().map(|text| size_of::<String>() + text.capacity()).sum::<usize>()
     }
 }
 
-/// What is known of one cell.
+/// The state of one cell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CellState {
     /// Purpose.
     pub purpose: PurposeId,
     /// Channel.
     pub channel: ChannelId,
-    /// The latest grant that needs no further confirmation, by whomever.
+    /// The latest grant that needs no further confirmation, by any actor.
     pub grant: Option<Grant>,
     /// The latest such grant by somebody who speaks for the subject.
     pub lifted: Option<Mark>,
@@ -141,34 +138,34 @@ impl CellState {
     }
 }
 
-/// How sure it is that two identifiers name the same person.
+/// The confidence that two identifiers name the same person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkConfidence {
     /// The person proved it: all acts of both sides count for both.
     Verified,
-    /// Somebody says so: each side contributes its stops to the other, and nothing else.
+    /// It is only claimed: each side contributes only its stops to the other.
     Asserted,
 }
 
 /// A link to another data subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Link {
-    /// The other one.
+    /// The other data subject.
     pub other: SubjectRef,
-    /// How sure it is.
+    /// The confidence.
     pub confidence: LinkConfidence,
     /// Index of the entry that made it.
     pub index: u64,
 }
 
-/// What is known of one data subject.
+/// The state of one data subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SubjectState {
     stops: Vec<Stop>,
     cells: Vec<CellState>,
-    /// How the data subject wants to be contacted, if anything was said.
+    /// Contact preferences, if any were set.
     pub contact: Option<Box<Contact>>,
-    /// Links to others that stand.
+    /// Links to other data subjects.
     pub links: Vec<Link>,
     /// Index of the entry that began the subject's erasure.
     pub erased_by: Option<u64>,
@@ -195,7 +192,7 @@ impl SubjectState {
         Self { stops, cells, contact: None, links: Vec::new(), erased_by, revision }
     }
 
-    /// The stops that stand, one a scope, ordered by scope.
+    /// The latest stop for each scope, ordered by scope.
     #[must_use]
     pub fn stops(&self) -> &[Stop] {
         &self.stops
@@ -207,7 +204,7 @@ impl SubjectState {
         &self.cells
     }
 
-    /// What is known of a cell, if some grant named it.
+    /// The state of a cell, if some grant named it.
     #[must_use]
     pub fn cell(&self, purpose: PurposeId, channel: ChannelId) -> Option<&CellState> {
         let position = self.cell_position(purpose, channel).ok()?;
@@ -251,7 +248,7 @@ impl SubjectState {
         latest
     }
 
-    /// The stop that stands for exactly this scope.
+    /// The latest stop for exactly this scope.
     #[must_use]
     pub fn stop_for(&self, scope: Scope) -> Option<&Stop> {
         let position = self.stops.binary_search_by_key(&scope, |stop| stop.scope).ok()?;
@@ -266,8 +263,8 @@ impl SubjectState {
         lifted.is_none_or(|grant| stop.mark.stop_is_later_than_grant(grant)).then_some(stop)
     }
 
-    /// The first moment at which an act takes effect after everything that is known. A stop that
-    /// ties with a grant loses, so it must be later; every other tie goes to the later entry.
+    /// The first moment at which a new act is later than all known acts. A stop that ties with a
+    /// grant loses, so it must be later; every other tie goes to the later entry.
     #[must_use]
     pub fn first_moment_after(&self, is_stop: bool) -> Option<Millis> {
         let stops = self.stops.iter().map(|stop| stop.mark.effective_at);
@@ -280,7 +277,7 @@ impl SubjectState {
         stops.chain(grants).chain(contact).max()
     }
 
-    /// Folds in what an act says of how the data subject wants to be contacted.
+    /// Folds in the contact preferences of an act.
     pub fn merge_contact(&mut self, mark: Mark, change: &ContactChange) {
         if !change.is_empty() {
             self.contact.get_or_insert_default().merge(mark, change);
@@ -299,8 +296,8 @@ impl SubjectState {
         self.links.extend(confidence.map(|confidence| Link { other, confidence, index }));
     }
 
-    /// Adds what another data subject contributes, who is said to be the same person: everything if
-    /// that is verified, else its stops alone. Links and erasure stay this data subject's own.
+    /// Adds the contribution of a linked data subject: all acts if the link is verified, otherwise
+    /// only its stops. Links and erasure are not taken over.
     pub fn unite(&mut self, other: &Self, confidence: LinkConfidence) {
         for stop in &other.stops {
             self.merge_stop(*stop);
@@ -363,7 +360,7 @@ impl SubjectState {
         }
     }
 
-    /// About how many bytes of memory the state holds, with what hangs from it.
+    /// About how many bytes of memory the state takes, including its heap memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()

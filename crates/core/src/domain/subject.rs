@@ -13,10 +13,10 @@ pub const SUBJECT_BYTES_MAX: usize = 256;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Subject(Box<str>);
 
-/// How a text can fail to name a data subject.
+/// Why a text does not name a data subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SubjectError {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("is required, as `namespace:id`, for example `user:42`")]
     Missing,
     /// Longer than [`SUBJECT_BYTES_MAX`].
@@ -34,7 +34,7 @@ pub enum SubjectError {
 }
 
 impl Subject {
-    /// Takes `namespace:id`.
+    /// Parses `namespace:id`.
     ///
     /// # Errors
     /// One [`SubjectError`] for every way in which the text can be wrong.
@@ -64,7 +64,7 @@ impl Subject {
         &self.0
     }
 
-    /// What stands before the first colon.
+    /// The part before the first colon.
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.0.split_once(':').map_or("", |(namespace, _)| namespace)
@@ -77,7 +77,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// A data subject as the ledger names it: 128 random bits that mean nothing outside the vault.
+/// A data subject's reference in the ledger: 128 random bits without meaning outside the vault.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubjectRef(pub [u8; 16]);
 

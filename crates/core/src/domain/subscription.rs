@@ -1,4 +1,4 @@
-//! Durable subscriptions: who must hear what, and what they have acknowledged.
+//! Durable subscriptions: their filters and their acknowledgements.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -12,20 +12,20 @@ pub const OWNER_BYTES_MAX: usize = 256;
 /// The longest URL of a webhook, in bytes.
 pub const WEBHOOK_URL_BYTES_MAX: usize = 2_048;
 
-/// A subscription by the index of the entry that created it: its name may be another's one day.
+/// A subscription by the index of the entry that created it. Its name may be reused after it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId(pub u64);
 
-/// Which state a snapshot tells.
+/// The content of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Snapshot {
-    /// What is denied.
+    /// Only denied cells.
     Denied,
-    /// Everything on record.
+    /// All recorded cells.
     All,
 }
 
-/// A subscription, with what is known of it by now.
+/// A subscription with its current state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     /// Its identity.
@@ -40,28 +40,28 @@ pub struct Subscription {
     pub deleted: Option<(u64, Millis)>,
 }
 
-/// What is known of one shard.
+/// The state of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardState {
-    /// What it has acknowledged, or was given up.
+    /// The events that it acknowledged, or whose delivery was given up.
     pub settled: Settled,
     /// Whether its snapshot is still to be acknowledged.
     pub snapshot_pending: bool,
-    /// The last time that it was said to be overdue.
+    /// The last time that an overdue entry was written for it.
     pub overdue: Option<Overdue>,
 }
 
-/// A time that a shard was said to be overdue.
+/// An overdue entry of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overdue {
     /// The oldest event that it had not acknowledged.
     pub event_index: u64,
-    /// When that was said.
+    /// When the entry was recorded.
     pub recorded_at: Millis,
 }
 
 impl Subscription {
-    /// A subscription as it begins.
+    /// A new subscription.
     #[must_use]
     pub fn new(id: SubscriptionId, created_at: Millis, spec: SubscriptionCreated) -> Self {
         let shard = ShardState {
@@ -127,7 +127,7 @@ impl Settled {
         self.above.len()
     }
 
-    /// Adds a range, and answers what of it is new, ascending.
+    /// Adds a range, and returns the parts of it that are new, ascending.
     pub fn insert(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut added = Vec::new();
         let mut from = range.start.max(self.next);

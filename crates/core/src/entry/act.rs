@@ -1,4 +1,4 @@
-//! `ConsentAct`: one thing that a person, or somebody for them, did.
+//! `ConsentAct`: an act of consent of a data subject, or of somebody who acts for them.
 
 use super::{
     EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
@@ -15,11 +15,11 @@ use crate::{
     },
     event::{ConsentTells, Tells},
     fold::{Judged, Lead, Untrue, consent, due},
-    history::{Line, LineKind, SealedEvidence},
+    history::Line,
     proto,
 };
 
-/// One thing a person, or somebody for them, did.
+/// An act of consent of a data subject, or of somebody who acts for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsentAct {
     /// Whose consent it is.
@@ -28,7 +28,7 @@ pub struct ConsentAct {
     pub actor: Actor,
     /// When it took effect.
     pub effective_at: Millis,
-    /// What changed, and what became of it.
+    /// What changed, with the outcome of each change.
     pub changes: Vec<ChangeRecord>,
     /// The evidence; none if there was none to keep.
     pub evidence: Option<Sealed>,
@@ -36,13 +36,13 @@ pub struct ConsentAct {
     pub idempotency: Option<IdempotencyMark>,
     /// For guardians: first moment without their authority.
     pub authority_ends_at: Option<Millis>,
-    /// What a confirmation must show, if some change waits for one.
+    /// The confirmation offered, if some change waits for one.
     pub confirmation: Option<ConfirmationOffer>,
     /// How the data subject wants to be contacted.
     pub contact: ContactChange,
 }
 
-/// What the holder of a confirmation token must show, and until when.
+/// The token that confirms an act, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfirmationOffer {
     /// SHA-256 of the token's text.
@@ -88,8 +88,9 @@ impl Kind for ConsentAct {
     fn leads(&self, place: Place) -> Vec<Lead> {
         let idempotency = self.idempotency.map(|mark| Lead::Idempotency(mark.key_hash));
         let token = self.confirmation.map(|offer| Lead::Token(offer.token_hash));
-        let ends_at = self.authority_ends_at.filter(|_| self.actor == Actor::Guardian);
-        let due = due(place.recorded_at, self.subject_ref, place.index, &self.changes, ends_at);
+        let authority_ends_at = self.authority_ends_at.filter(|_| self.actor == Actor::Guardian);
+        let Place { index, recorded_at } = place;
+        let due = due(recorded_at, self.subject_ref, index, &self.changes, authority_ends_at);
         idempotency.into_iter().chain(token).chain(due).collect()
     }
 
@@ -106,16 +107,8 @@ impl Kind for ConsentAct {
     }
 
     fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        Some(Line {
-            changes: self.changes.clone(),
-            evidence: Some(SealedEvidence {
-                sealed: self.evidence.clone(),
-                idempotency: self.idempotency,
-            }),
-            contact: self.contact.clone(),
-            confirmation_expires_at: self.confirmation.map(|offer| offer.expires_at),
-            ..Line::new(LineKind::Act, self.actor, self.effective_at)
-        })
+        let line = self.receipt()?.line();
+        Some(Line { contact: self.contact.clone(), ..line })
     }
 
     fn idempotency(&self) -> Option<IdempotencyMark> {
@@ -138,10 +131,6 @@ impl Kind for ConsentAct {
 }
 
 impl OfSubjects for ConsentAct {
-    fn subjects(&self) -> Subjects {
-        self.named()
-    }
-
     fn effective_at(&self, _: Place) -> Millis {
         self.effective_at
     }
@@ -216,11 +205,11 @@ pub(super) mod tests {
     };
 
     pub(in crate::entry) fn any_act() -> impl Strategy<Value = ConsentAct> {
-        let who = (any_subject_ref(), any_actor(), any::<i64>());
+        let actor = (any_subject_ref(), any_actor(), any::<i64>());
         let offer = any::<([u8; 32], i64)>()
             .prop_map(|(token_hash, at)| ConfirmationOffer { token_hash, expires_at: Millis(at) });
         let rest = (option::of(any::<i64>()), option::of(offer), any_contact());
-        (who, any_changes(), any_sealed(), any_mark(), rest).prop_map(
+        (actor, any_changes(), any_sealed(), any_mark(), rest).prop_map(
             |((subject_ref, actor, at), changes, evidence, idempotency, rest)| {
                 let (authority_ends_at, confirmation, contact) = rest;
                 ConsentAct {
@@ -240,13 +229,13 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(act in any_act()) {
+        fn the_message_reads_back(act in any_act()) {
             reads_back(&Body::Act(act));
         }
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn unknown_actor_and_missing_changes_are_errors() {
         let act = proto::ConsentAct { subject_ref: vec![0; 16], actor: 99, ..Default::default() };
         refused(proto::entry::Body::ConsentAct(act.clone()), "actor");
         refused(proto::entry::Body::ConsentAct(proto::ConsentAct { actor: 1, ..act }), "changes");

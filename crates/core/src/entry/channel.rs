@@ -1,13 +1,9 @@
 //! `ChannelPut`: a channel was added to the catalogue, or changed.
 
-use super::{
-    EntryError, IdempotencyMark, Kind, OfCatalog, Place, Receipted, Subjects, Target, fields::key,
-};
+use super::{EntryError, NamesNoSubject, OfCatalog, Place, Target, fields::key};
 use crate::{
-    domain::{Catalog, Channel, Key, SubjectRef},
+    domain::{Catalog, Channel, Key},
     event::{CatalogEffect, CatalogTold, Tells},
-    fold::Lead,
-    history::Line,
     proto,
 };
 
@@ -22,7 +18,7 @@ pub struct ChannelPut {
     pub retired: bool,
 }
 
-impl Kind for ChannelPut {
+impl NamesNoSubject for ChannelPut {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::ChannelPut(proto::ChannelPut {
             key: self.key.to_string(),
@@ -31,32 +27,12 @@ impl Kind for ChannelPut {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Catalog(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Catalog
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -64,7 +40,14 @@ impl OfCatalog for ChannelPut {
     fn fold(&self, _: Place, catalog: &mut Catalog) -> Option<CatalogTold> {
         let before = channel(catalog, &self.key).cloned();
         catalog.put_channel(self.clone());
-        told(before.as_ref(), channel(catalog, &self.key)?)
+        let after = channel(catalog, &self.key)?;
+        Some(CatalogTold {
+            purpose: None,
+            channel: Some(self.key.clone()),
+            effects: effects(before.as_ref(), after),
+            version: 0,
+            oldest_compatible: 0,
+        })
     }
 }
 
@@ -72,26 +55,15 @@ fn channel<'a>(catalog: &'a Catalog, key: &Key) -> Option<&'a Channel> {
     catalog.channel_id(key.as_str()).and_then(|id| catalog.channel(id))
 }
 
-fn told(before: Option<&Channel>, after: &Channel) -> Option<CatalogTold> {
-    let effects = channel_effects(before, after);
-    (!effects.is_empty()).then(|| CatalogTold {
-        purpose: None,
-        channel: Some(after.key.clone()),
-        effects,
-        version: 0,
-        oldest_compatible: 0,
-    })
-}
-
-/// What a change of a channel can do to answers; its title alone does nothing.
-#[must_use]
-pub fn channel_effects(before: Option<&Channel>, after: &Channel) -> Vec<CatalogEffect> {
+/// The effects of a change on decisions; a new title has none.
+fn effects(before: Option<&Channel>, after: &Channel) -> Vec<CatalogEffect> {
     let added = before.is_none().then_some(CatalogEffect::Added);
     let was_retired = before.is_some_and(|before| before.retired);
-    added.into_iter().chain(standing(was_retired, after.retired)).collect()
+    added.into_iter().chain(retirement_effect(was_retired, after.retired)).collect()
 }
 
-pub(super) fn standing(was_retired: bool, is_retired: bool) -> Option<CatalogEffect> {
+/// The effect of a change of whether a purpose or channel is retired.
+pub(super) fn retirement_effect(was_retired: bool, is_retired: bool) -> Option<CatalogEffect> {
     match (was_retired, is_retired) {
         (false, true) => Some(CatalogEffect::Retired),
         (true, false) => Some(CatalogEffect::Reinstated),
@@ -128,19 +100,19 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(put in any_channel_put()) {
+        fn the_message_reads_back(put in any_channel_put()) {
             reads_back(&Body::ChannelPut(put));
         }
     }
 
     /// The effects of the last of some entries.
-    fn effects(puts: &[ChannelPut]) -> Vec<CatalogEffect> {
+    fn last_effects(puts: &[ChannelPut]) -> Vec<CatalogEffect> {
         let mut catalog = Catalog::default();
         let fold = |put: &ChannelPut| {
             put.fold(Place { index: 1, recorded_at: crate::domain::Millis(0) }, &mut catalog)
         };
-        let told = puts.iter().map(fold).last().flatten();
-        told.map_or(Vec::new(), |told| told.effects)
+        let change = puts.iter().map(fold).last().flatten();
+        change.map_or(Vec::new(), |change| change.effects)
     }
 
     #[test]
@@ -150,9 +122,9 @@ pub(super) mod tests {
             let key = Key::parse("sms").unwrap();
             ChannelPut { key, title: title.to_owned(), retired }
         };
-        assert_eq!(effects(&[sms("SMS", false)]), [Added]);
-        assert_eq!(effects(&[sms("SMS", false), sms("Text", false)]), []);
-        assert_eq!(effects(&[sms("SMS", false), sms("Text", true)]), [Retired]);
-        assert_eq!(effects(&[sms("SMS", true), sms("SMS", false)]), [Reinstated]);
+        assert_eq!(last_effects(&[sms("SMS", false)]), [Added]);
+        assert_eq!(last_effects(&[sms("SMS", false), sms("Text", false)]), []);
+        assert_eq!(last_effects(&[sms("SMS", false), sms("Text", true)]), [Retired]);
+        assert_eq!(last_effects(&[sms("SMS", true), sms("SMS", false)]), [Reinstated]);
     }
 }

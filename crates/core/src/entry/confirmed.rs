@@ -14,7 +14,7 @@ use crate::{
     },
     event::{ConsentTells, Tells},
     fold::{Judged, Lead, Untrue, consent, due},
-    history::{Line, LineKind, SealedEvidence},
+    history::Line,
     proto,
 };
 
@@ -33,7 +33,7 @@ pub struct ConsentConfirmed {
     pub authority_ends_at: Option<Millis>,
     /// When the confirmation took effect.
     pub effective_at: Millis,
-    /// The grants that are confirmed, with what became of them now.
+    /// The grants that are confirmed, with their outcome now.
     pub grants: Vec<ChangeRecord>,
     /// The evidence of the confirmation; none if there was none to keep.
     pub evidence: Option<Sealed>,
@@ -42,7 +42,7 @@ pub struct ConsentConfirmed {
 }
 
 impl ConsentConfirmed {
-    /// The place of the act that is confirmed in the order of acts.
+    /// The confirmed act's place in the order of acts.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark { effective_at: self.requested_at, index: self.request_index }
@@ -76,9 +76,10 @@ impl Kind for ConsentConfirmed {
 
     fn leads(&self, place: Place) -> Vec<Lead> {
         let idempotency = self.idempotency.map(|mark| Lead::Idempotency(mark.key_hash));
-        let ends_at = self.authority_ends_at.filter(|_| self.requested_by == Actor::Guardian);
-        let due =
-            due(place.recorded_at, self.subject_ref, self.request_index, &self.grants, ends_at);
+        let is_guardian = self.requested_by == Actor::Guardian;
+        let authority_ends_at = self.authority_ends_at.filter(|_| is_guardian);
+        let (subject, request_index) = (self.subject_ref, self.request_index);
+        let due = due(place.recorded_at, subject, request_index, &self.grants, authority_ends_at);
         idempotency.into_iter().chain([Lead::Confirms(self.request_index)]).chain(due).collect()
     }
 
@@ -95,15 +96,7 @@ impl Kind for ConsentConfirmed {
     }
 
     fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        Some(Line {
-            changes: self.grants.clone(),
-            evidence: Some(SealedEvidence {
-                sealed: self.evidence.clone(),
-                idempotency: self.idempotency,
-            }),
-            cause: Some(self.request_index),
-            ..Line::new(LineKind::Confirmation, self.requested_by, self.effective_at)
-        })
+        Some(self.receipt()?.line())
     }
 
     fn idempotency(&self) -> Option<IdempotencyMark> {
@@ -126,10 +119,6 @@ impl Kind for ConsentConfirmed {
 }
 
 impl OfSubjects for ConsentConfirmed {
-    fn subjects(&self) -> Subjects {
-        self.named()
-    }
-
     fn effective_at(&self, _: Place) -> Millis {
         self.effective_at
     }
@@ -200,7 +189,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(confirmed in any_confirmed()) {
+        fn the_message_reads_back(confirmed in any_confirmed()) {
             reads_back(&Body::Confirmed(confirmed));
         }
     }

@@ -1,5 +1,5 @@
-//! `GrantExpired`: grants of one act ran out by themselves. Decisions look at the time and do not
-//! wait for it; watchers and histories do.
+//! `GrantExpired`: grants of one act expired. Decisions depend on the time and do not wait for this
+//! entry; it is for watchers and histories.
 
 use super::{
     EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
@@ -17,12 +17,12 @@ use crate::{
     proto,
 };
 
-/// Grants of one act ran out by themselves.
+/// Grants of one act expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantExpired {
     /// Whose consent it was.
     pub subject_ref: SubjectRef,
-    /// Index of the act that gave it.
+    /// Index of the act that granted it.
     pub grant_index: u64,
     /// First moment without it.
     pub expired_at: Millis,
@@ -90,15 +90,11 @@ impl Kind for GrantExpired {
 }
 
 impl OfSubjects for GrantExpired {
-    fn subjects(&self) -> Subjects {
-        self.named()
-    }
-
     fn effective_at(&self, _: Place) -> Millis {
         self.expired_at
     }
 
-    /// The grants stay as they are: they say themselves when they end.
+    /// The grants stay as they are: each holds the moment at which it ends.
     fn fold(
         &self,
         _: Place,
@@ -113,8 +109,8 @@ impl OfSubjects for GrantExpired {
         Touched::Changes(&self.changes)
     }
 
-    /// That an end was not written down at all is not seen here, and needs not be: decisions do not
-    /// wait for it.
+    /// An expiry without an entry is not found here. It does no harm: decisions do not wait for the
+    /// entry.
     fn untrue(&self, judged: &mut Judged<'_>) -> Result<Vec<Untrue>, UnknownKey> {
         let state = judged.before();
         let has_ended = |change: &ChangeRecord| {
@@ -194,7 +190,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(expired in any_expired()) {
+        fn the_message_reads_back(expired in any_expired()) {
             reads_back(&Body::Expired(expired));
         }
     }

@@ -1,5 +1,5 @@
-//! `SubjectsLinked` and `SubjectsUnlinked`: two data subjects were said to be one person, or no
-//! longer so.
+//! `SubjectsLinked` and `SubjectsUnlinked`: two data subjects are said to be one person, or no
+//! longer.
 
 use super::{
     EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
@@ -15,21 +15,21 @@ use crate::{
     proto,
 };
 
-/// Two data subjects were said to be one person, or no longer so.
+/// Two data subjects are said to be one person, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkChange {
     /// One data subject.
     pub subject_ref: SubjectRef,
     /// The other.
     pub other_ref: SubjectRef,
-    /// How sure it is; none if they were unlinked.
+    /// The confidence of the link; none if they were unlinked.
     pub confidence: Option<LinkConfidence>,
-    /// Who says so, sealed under the first data subject's key.
+    /// The source of the claim, sealed with the first data subject's key.
     pub asserted_by: Option<Sealed>,
 }
 
 impl LinkChange {
-    /// The other one of the two.
+    /// The other data subject of the link.
     #[must_use]
     pub fn other_than(&self, subject: SubjectRef) -> SubjectRef {
         if self.subject_ref == subject { self.other_ref } else { self.subject_ref }
@@ -98,10 +98,6 @@ impl Kind for LinkChange {
 }
 
 impl OfSubjects for LinkChange {
-    fn subjects(&self) -> Subjects {
-        self.named()
-    }
-
     fn effective_at(&self, place: Place) -> Millis {
         place.recorded_at
     }
@@ -117,12 +113,12 @@ impl OfSubjects for LinkChange {
         Ok(())
     }
 
-    /// Whatever the one did may now count for the other, or no longer.
+    /// Any act of one may now count for the other, or no longer.
     fn touches(&self) -> Touched<'_> {
         Touched::Everything
     }
 
-    /// It claims nothing that entries before it could deny.
+    /// It makes no claim about the entries before it.
     fn untrue(&self, _: &mut Judged<'_>) -> Result<Vec<Untrue>, UnknownKey> {
         Ok(Vec::new())
     }
@@ -181,7 +177,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(link in any_link()) {
+        fn the_message_reads_back(link in any_link()) {
             reads_back(&Body::Link(link));
         }
     }

@@ -1,20 +1,21 @@
-//! What an entry says: one file a kind, and in it everything that the kind means.
+//! The content of entries: one file for each kind, with everything that the kind means.
 //!
-//! The way of an entry has three parts, each of which knows nothing of the next:
+//! An entry passes three layers, each of which knows nothing of the next:
 //!
 //! 1. The *envelope* ([`crate::ledger::envelope`]) is bytes: index, hash of the entry before, time,
 //!    and a body that it does not read. The chain goes over envelopes.
-//! 2. The *opened fact* ([`Fact`], here) is what the body says, and about whom.
-//! 3. The *fold* ([`crate::fold`]) is what the fact does to the states of data subjects, to the
-//!    catalogue and to the subscriptions.
+//! 2. The *opened fact* ([`Fact`], here) is the decoded body, and the data subjects it names.
+//! 3. The *fold* ([`crate::fold`]) applies the fact to the states of data subjects, the catalogue and
+//!    the subscriptions.
 //!
-//! A kind answers for itself through [`Kind`]: its message, whom it names, what it acts on and how,
-//! which rows lead to it, what watchers hear of it, its line in a history, and what a receipt proves
-//! of it. Nothing else in the service asks which kind an entry is of in order to know what it means.
+//! A kind answers for itself through [`Kind`]: its message, the data subjects that it names, what it
+//! acts on and how, which index rows lead to it, which event watchers receive, its line in a history,
+//! and what a receipt proves of it. No other code asks for the kind of an entry to know its meaning.
 //!
 //! # Adding a kind
 //! Its message in `entry.proto`, its file here, and one line each in [`Body`], [`Body::kind`] and
-//! [`Body::from_message`]. No method of [`Kind`] has a default, so a new kind can forget nothing.
+//! [`Body::from_message`]. No method of [`Kind`] has a default, so a new kind can forget nothing. A
+//! kind that names no data subject implements [`NamesNoSubject`] instead.
 
 mod act;
 mod channel;
@@ -30,7 +31,7 @@ mod uses;
 use std::fmt;
 
 pub use act::{ConfirmationOffer, ConsentAct};
-pub use channel::{ChannelPut, channel_effects};
+pub use channel::ChannelPut;
 pub use confirmed::ConsentConfirmed;
 pub use expired::GrantExpired;
 pub use fields::{
@@ -39,7 +40,7 @@ pub use fields::{
 };
 pub use link::LinkChange;
 pub use opened::LedgerOpened;
-pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto, purpose_effects};
+pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
 use smallvec::SmallVec;
 pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,
@@ -51,7 +52,7 @@ use crate::{
     domain::{Actor, Catalog, ChangeRecord, Millis, Sealed, SubjectRef, SubjectState, UnknownKey},
     event::{CatalogTold, Tells},
     fold::{FoldError, Judged, Lead, Subscriptions, Untrue},
-    history::Line,
+    history::{Line, LineKind, SealedEvidence},
     proto,
 };
 
@@ -64,12 +65,12 @@ pub struct Entry {
     pub prev_hash: [u8; 32],
     /// When the ledger recorded it.
     pub recorded_at: Millis,
-    /// What it says.
+    /// Its content.
     pub body: Body,
 }
 
 impl Entry {
-    /// What it says and where: all that the fold needs of it.
+    /// Its content and its place: all that the fold needs.
     #[must_use]
     pub fn fact(&self) -> Fact<'_> {
         let place = Place { index: self.index, recorded_at: self.recorded_at };
@@ -77,7 +78,7 @@ impl Entry {
     }
 }
 
-/// Where an entry stands in the ledger.
+/// The place of an entry in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// Its index.
@@ -86,16 +87,17 @@ pub struct Place {
     pub recorded_at: Millis,
 }
 
-/// An opened fact: what an entry says, at its place. It may be written already, or about to be.
+/// An opened fact: the content of an entry at its place. The entry is in the ledger, or about to be
+/// written.
 #[derive(Debug, Clone, Copy)]
 pub struct Fact<'a> {
-    /// Where.
+    /// Its place in the ledger.
     pub place: Place,
-    /// What.
+    /// Its content.
     pub kind: &'a dyn Kind,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// Opens the ledger.
@@ -108,18 +110,18 @@ pub enum Body {
     ChannelPut(ChannelPut),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
-    /// Grants ran out by themselves.
+    /// Grants expired.
     Expired(GrantExpired),
     /// Two data subjects were linked, or unlinked.
     Link(LinkChange),
     /// Data was used.
     Use(UseRecorded),
-    /// Something about a durable subscription.
+    /// A durable subscription changed, or events were delivered to it.
     Subscription(SubscriptionEntry),
 }
 
 impl Body {
-    /// The kind, which answers everything else.
+    /// The entry's kind.
     #[must_use]
     pub fn kind(&self) -> &dyn Kind {
         match self {
@@ -135,10 +137,10 @@ impl Body {
         }
     }
 
-    /// What a message says.
+    /// Reads the content of a message.
     ///
     /// # Errors
-    /// The first thing that this program does not understand.
+    /// The first field that this program does not understand.
     pub fn from_message(message: proto::entry::Body) -> Result<Self, EntryError> {
         use proto::entry::Body as Message;
         Ok(match message {
@@ -169,37 +171,82 @@ impl Body {
         })
     }
 
-    /// How the ledger was opened, if this is what opens it.
+    /// The opening of the ledger, if this is entry 0.
     #[must_use]
     pub fn opened(&self) -> Option<&LedgerOpened> {
         if let Self::Opened(opened) = self { Some(opened) } else { None }
     }
 }
 
-/// Some data subjects; of most entries one or two.
+/// Data subjects of an entry; most entries have one or two.
 pub type Subjects = SmallVec<[SubjectRef; 2]>;
 
-/// What every kind of entry answers for itself.
+/// The questions that every kind of entry answers for itself.
 pub trait Kind: fmt::Debug {
-    /// Its bytes, as the body of the message that is stored.
+    /// The body of the message that is stored.
     fn message(&self) -> proto::entry::Body;
-    /// The data subjects that it names. The vault knows each of them before the ledger does.
+    /// The data subjects that it names. Each is in the vault before the entry is written.
     fn named(&self) -> Subjects;
-    /// What it acts on, and how.
+    /// The part of the state that it acts on, and how.
     fn target(&self) -> Target<'_>;
     /// What leads to it, besides the data subjects whose states it is part of.
     fn leads(&self, place: Place) -> Vec<Lead>;
-    /// What watchers hear of it.
+    /// The content of its event for watchers.
     fn tells(&self) -> Tells<'_>;
     /// Its line in the history of a data subject that it names; none if it is in no history.
     fn line(&self, place: Place, subject: SubjectRef) -> Option<Line>;
     /// The caller's idempotency key, if it has one.
     fn idempotency(&self) -> Option<IdempotencyMark>;
-    /// What a receipt of it is about; none if there are no receipts of it.
+    /// The content of a receipt for it; none if this kind has no receipts.
     fn receipt(&self) -> Option<Receipted<'_>>;
 }
 
-/// What a kind of entry acts on.
+/// A kind that names no data subject. So it is in no history, has no receipt and no idempotency key,
+/// and nothing leads to it but what its target's fold adds. It answers only the remaining questions.
+pub trait NamesNoSubject: fmt::Debug {
+    /// As [`Kind::message`].
+    fn message(&self) -> proto::entry::Body;
+    /// As [`Kind::target`].
+    fn target(&self) -> Target<'_>;
+    /// As [`Kind::tells`].
+    fn tells(&self) -> Tells<'_>;
+}
+
+impl<K: NamesNoSubject> Kind for K {
+    fn message(&self) -> proto::entry::Body {
+        NamesNoSubject::message(self)
+    }
+
+    fn named(&self) -> Subjects {
+        Subjects::new()
+    }
+
+    fn target(&self) -> Target<'_> {
+        NamesNoSubject::target(self)
+    }
+
+    fn leads(&self, _: Place) -> Vec<Lead> {
+        Vec::new()
+    }
+
+    fn tells(&self) -> Tells<'_> {
+        NamesNoSubject::tells(self)
+    }
+
+    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
+        None
+    }
+
+    fn idempotency(&self) -> Option<IdempotencyMark> {
+        None
+    }
+
+    fn receipt(&self) -> Option<Receipted<'_>> {
+        None
+    }
+}
+
+/// The part of the ledger's state that a kind of entry acts on.
 #[derive(Clone, Copy)]
 pub enum Target<'a> {
     /// The states of data subjects.
@@ -208,18 +255,16 @@ pub enum Target<'a> {
     Catalog(&'a dyn OfCatalog),
     /// The durable subscriptions.
     Subscriptions(&'a dyn OfSubscriptions),
-    /// Nothing that is folded.
+    /// None: it is not folded.
     Nothing,
 }
 
-/// What a kind answers that acts on the states of data subjects.
-pub trait OfSubjects {
-    /// Whose states it is part of.
-    fn subjects(&self) -> Subjects;
+/// A kind that acts on the states of the data subjects that it names.
+pub trait OfSubjects: Kind {
     /// When it took effect.
     fn effective_at(&self, place: Place) -> Millis;
-    /// Does to the state of one of its data subjects what it does. To do it again, or in another
-    /// order, gives the same state; links alone are folded in the order of the ledger.
+    /// Folds it into the state of one of its data subjects. Folding it again, or in another order,
+    /// gives the same state; only links must be folded in the order of the ledger.
     ///
     /// # Errors
     /// The first key that the catalogue lacks; the state is unchanged then.
@@ -232,38 +277,39 @@ pub trait OfSubjects {
     ) -> Result<(), UnknownKey>;
     /// The cells that it touches.
     fn touches(&self) -> Touched<'_>;
-    /// What in it does not follow from the entries before it.
+    /// Claims in it that do not follow from the entries before it.
     ///
     /// # Errors
     /// The first key that the catalogue lacks.
     fn untrue(&self, judged: &mut Judged<'_>) -> Result<Vec<Untrue>, UnknownKey>;
 }
 
-/// What a kind answers that acts on the catalogue.
+/// A kind that acts on the catalogue.
 pub trait OfCatalog {
-    /// Folds itself in, and answers what watchers hear of that; none if no answer can change.
+    /// Folds it into the catalogue. Returns the change and its effects; none if it is not folded.
     fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogTold>;
 }
 
-/// What a kind answers that acts on durable subscriptions.
+/// A kind that acts on durable subscriptions.
 pub trait OfSubscriptions {
-    /// Folds itself in, and answers what now leads where. To fold it again changes nothing.
+    /// Folds it into the subscriptions, and returns the leads to update. Folding it again changes
+    /// nothing.
     ///
     /// # Errors
-    /// [`FoldError::UnknownSubscription`]: it names what no entry before it created.
+    /// [`FoldError::UnknownSubscription`]: no entry before it created that subscription or shard.
     fn fold(&self, place: Place, all: &mut Subscriptions) -> Result<Vec<Lead>, FoldError>;
 }
 
 /// The cells that an entry touches.
 #[derive(Debug, Clone, Copy)]
 pub enum Touched<'a> {
-    /// Those that changes cover.
+    /// The cells that changes cover.
     Changes(&'a [ChangeRecord]),
-    /// All.
+    /// All cells.
     Everything,
 }
 
-/// What a receipt is about: an act, or the confirmation of one.
+/// The content of a receipt: an act, or the confirmation of one.
 #[derive(Debug, Clone, Copy)]
 pub struct Receipted<'a> {
     /// Whose consent it is.
@@ -286,7 +332,22 @@ pub struct Receipted<'a> {
     pub confirm_until: Option<Millis>,
 }
 
-/// What the ledger keeps of an idempotency key and its request.
+impl Receipted<'_> {
+    /// Its line in the history of the data subject.
+    fn line(&self) -> Line {
+        let kind = if self.confirms.is_some() { LineKind::Confirmation } else { LineKind::Act };
+        let (sealed, idempotency) = (self.evidence.cloned(), self.idempotency);
+        Line {
+            changes: self.changes.to_vec(),
+            evidence: Some(SealedEvidence { sealed, idempotency }),
+            confirmation_expires_at: self.confirm_until,
+            cause: self.confirms.map(|(request_index, _)| request_index),
+            ..Line::new(kind, self.actor, self.effective_at)
+        }
+    }
+}
+
+/// Hashes of an idempotency key and its request, as the ledger keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdempotencyMark {
     /// Keyed hash of the key.
@@ -331,7 +392,7 @@ pub(crate) mod tests {
         )
     }
 
-    /// Asserts that the message of a kind says what the kind says.
+    /// Asserts that an entry's body survives the round trip through its message.
     #[track_caller]
     pub(super) fn reads_back(body: &Body) {
         assert_eq!(Body::from_message(body.kind().message()).as_ref(), Ok(body));
@@ -341,15 +402,5 @@ pub(crate) mod tests {
     #[track_caller]
     pub(super) fn refused(message: proto::entry::Body, field: &'static str) {
         assert_eq!(Body::from_message(message), Err(EntryError::Field { field }));
-    }
-
-    proptest! {
-        #[test]
-        fn whoever_an_entry_acts_on_it_names(entry in any_entry()) {
-            let kind = entry.body.kind();
-            if let Target::Subjects(target) = kind.target() {
-                prop_assert_eq!(target.subjects(), kind.named());
-            }
-        }
     }
 }

@@ -1,13 +1,7 @@
 //! `LedgerOpened`: opens the ledger and names it. It is entry 0, and no other.
 
-use super::{EntryError, IdempotencyMark, Kind, Place, Receipted, Subjects, Target, fields::fixed};
-use crate::{
-    domain::{Millis, SubjectRef},
-    event::Tells,
-    fold::Lead,
-    history::Line,
-    proto,
-};
+use super::{EntryError, NamesNoSubject, Target, fields::fixed};
+use crate::{domain::Millis, event::Tells, proto};
 
 /// Opens the ledger and names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +16,7 @@ pub struct LedgerOpened {
     pub created_at: Millis,
 }
 
-impl Kind for LedgerOpened {
+impl NamesNoSubject for LedgerOpened {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::LedgerOpened(proto::LedgerOpened {
             ledger_id: self.ledger_id.to_vec(),
@@ -32,32 +26,12 @@ impl Kind for LedgerOpened {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Nothing
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -94,7 +68,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(opened in any_opened()) {
+        fn the_message_reads_back(opened in any_opened()) {
             reads_back(&Body::Opened(opened));
         }
     }

@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    EntryError, IdempotencyMark, Kind, OfCatalog, Place, Receipted, Subjects, Target,
-    channel::standing,
+    EntryError, NamesNoSubject, OfCatalog, Place, Target,
+    channel::retirement_effect,
     fields::{duration, duration_ms, field, key, region},
 };
 use crate::{
-    domain::{Catalog, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region, SubjectRef},
+    domain::{Catalog, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region},
     event::{CatalogEffect, CatalogTold, Tells},
-    fold::Lead,
-    history::Line,
     proto,
 };
 
@@ -22,7 +20,7 @@ pub struct PurposePut {
     pub key: Key,
     /// Version, from 1.
     pub version: u32,
-    /// What the version says.
+    /// The content of the version.
     pub content: PurposeVersion,
     /// The oldest version whose grants still count.
     pub oldest_compatible: u32,
@@ -30,7 +28,7 @@ pub struct PurposePut {
     pub retired: bool,
 }
 
-impl Kind for PurposePut {
+impl NamesNoSubject for PurposePut {
     fn message(&self) -> proto::entry::Body {
         let content = &self.content;
         proto::entry::Body::PurposePut(proto::PurposePut {
@@ -49,32 +47,12 @@ impl Kind for PurposePut {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Catalog(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Catalog
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -82,7 +60,14 @@ impl OfCatalog for PurposePut {
     fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogTold> {
         let before = purpose(catalog, &self.key).cloned();
         catalog.put_purpose(place.index, self.clone());
-        told(before.as_ref(), purpose(catalog, &self.key)?)
+        let after = purpose(catalog, &self.key)?;
+        Some(CatalogTold {
+            purpose: Some(self.key.clone()),
+            channel: None,
+            effects: effects(before.as_ref(), after),
+            version: after.version(),
+            oldest_compatible: after.oldest_compatible,
+        })
     }
 }
 
@@ -90,37 +75,25 @@ fn purpose<'a>(catalog: &'a Catalog, key: &Key) -> Option<&'a Purpose> {
     catalog.purpose_id(key.as_str()).and_then(|id| catalog.purpose(id))
 }
 
-fn told(before: Option<&Purpose>, after: &Purpose) -> Option<CatalogTold> {
-    let effects = purpose_effects(before, after);
-    (!effects.is_empty()).then(|| CatalogTold {
-        purpose: Some(after.key.clone()),
-        channel: None,
-        effects,
-        version: after.version(),
-        oldest_compatible: after.oldest_compatible,
-    })
-}
-
-/// What a change of a purpose can do to answers. A new version counts as new content even where only
-/// its words differ: what people are shown is part of what they agree to.
-#[must_use]
-pub fn purpose_effects(before: Option<&Purpose>, after: &Purpose) -> Vec<CatalogEffect> {
+/// The effects of a change on decisions. A new version counts as new content even where only its
+/// words differ: people agree to the words that they are shown.
+fn effects(before: Option<&Purpose>, after: &Purpose) -> Vec<CatalogEffect> {
     use CatalogEffect::{Added, BasisChanged, ContentChanged, ReconsentLifted, ReconsentRequired};
     let Some(before) = before else {
-        return Some(Added).into_iter().chain(standing(false, after.retired)).collect();
+        return Some(Added).into_iter().chain(retirement_effect(false, after.retired)).collect();
     };
     let (old, new) = (before.current(), after.current());
     let basis_differs =
         old.legal_basis != new.legal_basis || old.basis_by_region != new.basis_by_region;
     let content_differs = {
-        let mut rest = new.clone();
-        rest.legal_basis = old.legal_basis;
-        rest.basis_by_region.clone_from(&old.basis_by_region);
-        rest != *old
+        let mut with_old_basis = new.clone();
+        with_old_basis.legal_basis = old.legal_basis;
+        with_old_basis.basis_by_region.clone_from(&old.basis_by_region);
+        with_old_basis != *old
     };
     let oldest = (before.oldest_compatible, after.oldest_compatible);
     [
-        standing(before.retired, after.retired),
+        retirement_effect(before.retired, after.retired),
         (oldest.0 < oldest.1).then_some(ReconsentRequired),
         (oldest.0 > oldest.1).then_some(ReconsentLifted),
         basis_differs.then_some(BasisChanged),
@@ -215,7 +188,7 @@ fn obligation_from_proto(obligation: proto::Obligation) -> Option<Obligation> {
             end_minute: hours.end_minute,
             time_zone: hours.time_zone,
         },
-        // A preference of the data subject, and no purpose's.
+        // Only a data subject prefers a language; a purpose does not.
         Kind::PreferredLanguage(_) => return None,
     })
 }
@@ -274,7 +247,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(put in any_purpose_put()) {
+        fn the_message_reads_back(put in any_purpose_put()) {
             reads_back(&Body::PurposePut(put));
         }
     }
@@ -301,12 +274,12 @@ pub(super) mod tests {
     }
 
     /// The effects of the last of some entries.
-    fn effects(puts: &[PurposePut]) -> Vec<CatalogEffect> {
+    fn last_effects(puts: &[PurposePut]) -> Vec<CatalogEffect> {
         let mut catalog = Catalog::default();
         let mut effects = Vec::new();
         for (index, put) in (1..).zip(puts) {
             let place = Place { index, recorded_at: crate::domain::Millis(0) };
-            effects = put.fold(place, &mut catalog).map_or(Vec::new(), |told| told.effects);
+            effects = put.fold(place, &mut catalog).map_or(Vec::new(), |change| change.effects);
         }
         effects
     }
@@ -318,16 +291,16 @@ pub(super) mod tests {
             Retired,
         };
         let first = || put(1, |_| {});
-        assert_eq!(effects(&[first()]), [Added]);
-        assert_eq!(effects(&[put(1, |put| put.retired = true)]), [Added, Retired]);
-        assert_eq!(effects(&[first(), put(1, |put| put.retired = true)]), [Retired]);
-        assert_eq!(effects(&[put(1, |put| put.retired = true), first()]), [Reinstated]);
+        assert_eq!(last_effects(&[first()]), [Added]);
+        assert_eq!(last_effects(&[put(1, |put| put.retired = true)]), [Added, Retired]);
+        assert_eq!(last_effects(&[first(), put(1, |put| put.retired = true)]), [Retired]);
+        assert_eq!(last_effects(&[put(1, |put| put.retired = true), first()]), [Reinstated]);
         let second = |spoil: fn(&mut PurposeVersion)| {
-            effects(&[first(), put(2, |put| spoil(&mut put.content))])
+            last_effects(&[first(), put(2, |put| spoil(&mut put.content))])
         };
         assert_eq!(second(|version| version.legal_basis = LegalBasis::Contract), [BasisChanged]);
         let region = Region::parse("DE").unwrap();
-        let by_region = effects(&[
+        let by_region = last_effects(&[
             first(),
             put(2, |put| {
                 put.content.basis_by_region = BTreeMap::from([(region, LegalBasis::Contract)]);
@@ -348,15 +321,15 @@ pub(super) mod tests {
             "Reworded".clone_into(&mut put.content.title);
             put.oldest_compatible = 2;
         });
-        assert_eq!(effects(&[first(), raised.clone()]), [ReconsentRequired, ContentChanged]);
+        assert_eq!(last_effects(&[first(), raised.clone()]), [ReconsentRequired, ContentChanged]);
         let lowered = put(2, |put| "Reworded".clone_into(&mut put.content.title));
-        assert_eq!(effects(&[first(), raised, lowered]), [ReconsentLifted]);
+        assert_eq!(last_effects(&[first(), raised, lowered]), [ReconsentLifted]);
     }
 
     #[test]
-    fn an_entry_that_is_not_folded_tells_nothing() {
+    fn an_entry_that_is_not_folded_has_no_effect() {
         let gap = put(3, |put| "Never shown".clone_into(&mut put.content.title));
-        assert_eq!(effects(&[put(1, |_| {}), gap]), []);
-        assert_eq!(effects(&[put(2, |_| {})]), []);
+        assert_eq!(last_effects(&[put(1, |_| {}), gap]), []);
+        assert_eq!(last_effects(&[put(2, |_| {})]), []);
     }
 }

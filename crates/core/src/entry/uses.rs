@@ -1,5 +1,5 @@
-//! `UseRecorded`: data of some data subjects was used, and what a check answered then. It is part of
-//! no state: a use changes no decision.
+//! `UseRecorded`: data of some data subjects was used, with the decision at that moment. It is part
+//! of no state: a use changes no decision.
 
 use super::{
     EntryError, IdempotencyMark, Kind, Place, Receipted, Subjects, Target,
@@ -26,13 +26,13 @@ pub struct UseRecorded {
     pub segment: String,
     /// Name of the campaign; empty if there is none.
     pub campaign: String,
-    /// Data categories that were used; empty if the caller named none.
+    /// Data categories that were used; empty if not given.
     pub data_categories: Vec<String>,
-    /// Region that was asked about.
+    /// Region of the use, if given.
     pub region: Option<Region>,
-    /// Whose data.
+    /// The data subjects whose data was used.
     pub subject_refs: Vec<SubjectRef>,
-    /// What a check answered when it was used.
+    /// The reason of the decision at that moment.
     pub reason: Reason,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
@@ -163,7 +163,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(used in any_use()) {
+        fn the_message_reads_back(used in any_use()) {
             reads_back(&Body::Use(used));
         }
     }

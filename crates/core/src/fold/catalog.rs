@@ -16,12 +16,12 @@ pub struct CatalogAt {
 }
 
 impl CatalogAt {
-    /// Folds in an entry, if it is about the catalogue, and answers what watchers hear of it; none if
-    /// no answer can change.
+    /// Folds in an entry, if it is about the catalogue. Returns the change for watchers; none if no
+    /// decision can change.
     pub fn fold(&mut self, fact: Fact<'_>) -> Option<CatalogTold> {
         let Target::Catalog(target) = fact.kind.target() else { return None };
-        let told = target.fold(fact.place, &mut self.catalog);
+        let change = target.fold(fact.place, &mut self.catalog);
         self.revision = fact.place.index + 1;
-        told
+        change.filter(|change| !change.effects.is_empty())
     }
 }

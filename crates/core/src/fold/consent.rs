@@ -1,12 +1,12 @@
-//! Folding acts into the state of a data subject, and saying what became of each change.
+//! Folds acts into the state of a data subject, and computes the outcome of each change.
 //!
-//! [`fold`] applies an act that is on record, whatever its outcome was: the state follows from the
-//! acts and the catalogue alone. [`judge`] is for the one moment at which an act is written: it
-//! folds too, and sets the outcomes, which the entry then carries for ever. This module knows no
-//! storage and no clock. Both functions find every key before they change anything, so an error
-//! leaves state and outcomes as they were.
+//! [`fold`] applies a recorded act, whatever its outcome was: the state follows from the acts and
+//! the catalogue alone. [`judge`] is for the moment at which an act is written: it folds too, and
+//! sets the outcomes, which the entry then carries for ever. This module knows no storage and no
+//! clock. Both functions resolve every key before they change anything, so an error leaves state
+//! and outcomes as they were.
 //!
-//! # What becomes of a change
+//! # Outcomes
 //! The state before the act is compared with the state after the whole of it, at the moment of
 //! recording. "Later" is the order in which acts win: by effect, stop before grant on a tie, then
 //! by index. Retirement of a purpose or channel is left aside for standing consents, as it may end.
@@ -57,7 +57,7 @@ use crate::{
     entry::{ConsentAct, ConsentConfirmed},
 };
 
-/// What folding needs to know of an act.
+/// The fields of an act that the fold needs.
 #[derive(Debug, Clone, Copy)]
 pub struct ActFacts<'a> {
     /// Index of its entry.
@@ -66,14 +66,14 @@ pub struct ActFacts<'a> {
     pub effective_at: Millis,
     /// Who acted.
     pub actor: Actor,
-    /// What changed. Outcomes are never looked at.
+    /// What changed. Outcomes are ignored.
     pub changes: &'a [ChangeRecord],
     /// For guardians: first moment without their authority.
     pub authority_ends_at: Option<Millis>,
 }
 
 impl<'a> ActFacts<'a> {
-    /// What folding needs to know of an act on record.
+    /// The fields of a recorded act.
     #[must_use]
     pub fn of(index: u64, act: &'a ConsentAct) -> Self {
         Self {
@@ -100,7 +100,25 @@ pub fn fold(
     act: &ActFacts<'_>,
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, act.changes)?;
-    fold_resolved(catalog, state, act, &scopes);
+    let mark = act.mark();
+    for (change, scope) in act.changes.iter().zip(scopes) {
+        if let Some(kind) = change.action.stop_kind(act.actor) {
+            state.merge_stop(Stop { scope, kind, mark });
+            continue;
+        }
+        if change.action != Action::Grant {
+            continue;
+        }
+        // Consent is granted cell by cell and never wider: a wider grant grants nothing.
+        let Some((purpose, channel)) = scope.as_cell() else { continue };
+        let grant = grant(mark, act.actor, act.authority_ends_at, change);
+        if waits(catalog, purpose, change.purpose_version) {
+            state.merge_pending(purpose, channel, grant);
+        } else {
+            state.merge_grant(purpose, channel, grant);
+        }
+    }
+    state.revision = state.revision.max(act.index.saturating_add(1));
     Ok(())
 }
 
@@ -129,7 +147,7 @@ pub fn confirm(
     Ok(())
 }
 
-/// What becomes of changes that are about to be written.
+/// Computes the outcomes of changes that are about to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct Judge<'a> {
     /// The catalogue.
@@ -195,35 +213,12 @@ pub fn judge(
 
 type Scopes = SmallVec<[Scope; 16]>;
 
-fn resolve(catalog: &Catalog, changes: &[ChangeRecord]) -> Result<Scopes, UnknownKey> {
+/// The scopes of changes.
+///
+/// # Errors
+/// The first key that the catalogue lacks.
+pub(super) fn resolve(catalog: &Catalog, changes: &[ChangeRecord]) -> Result<Scopes, UnknownKey> {
     changes.iter().map(|change| catalog.resolve(&change.scope)).collect()
-}
-
-fn fold_resolved(
-    catalog: &Catalog,
-    state: &mut SubjectState,
-    act: &ActFacts<'_>,
-    scopes: &[Scope],
-) {
-    let mark = act.mark();
-    for (change, &scope) in act.changes.iter().zip(scopes) {
-        if let Some(kind) = change.action.stop_kind(act.actor) {
-            state.merge_stop(Stop { scope, kind, mark });
-            continue;
-        }
-        if change.action != Action::Grant {
-            continue;
-        }
-        // Consent is granted cell by cell and never wider: a wider grant grants nothing.
-        let Some((purpose, channel)) = scope.as_cell() else { continue };
-        let grant = grant(mark, act.actor, act.authority_ends_at, change);
-        if waits(catalog, purpose, change.purpose_version) {
-            state.merge_pending(purpose, channel, grant);
-        } else {
-            state.merge_grant(purpose, channel, grant);
-        }
-    }
-    state.revision = state.revision.max(act.index.saturating_add(1));
 }
 
 fn grant(
@@ -246,7 +241,7 @@ fn grant(
     }
 }
 
-/// Whether a request asks for nothing but what a confirmed grant gives.
+/// Whether a confirmed grant already gives everything that a request asks for.
 fn says_no_more(grant: &Grant, change: &ChangeRecord) -> bool {
     change.purpose_version <= grant.purpose_version
         && change.expires_at == grant.expires_at
@@ -260,7 +255,7 @@ fn waits(catalog: &Catalog, purpose: PurposeId, version: u32) -> bool {
     version.is_none_or(|version| version.double_opt_in)
 }
 
-/// What a stop did to one cell.
+/// The effect of a stop on one cell.
 enum AtCell {
     Changed,
     Unchanged,
@@ -349,7 +344,7 @@ impl Judge<'_> {
         later.map_or(Outcome::NoEffect, Outcome::SupersededByLater)
     }
 
-    /// What a stop did to a cell of its scope that some grant named.
+    /// The effect of a stop on a cell of its scope that some grant named.
     fn stop_at(&self, action: Action, cell: &CellState) -> AtCell {
         let (purpose_id, channel_id) = (cell.purpose, cell.channel);
         let Some(purpose) = self.stoppable(purpose_id) else { return AtCell::Unchanged };
@@ -385,11 +380,11 @@ impl Judge<'_> {
         if changed { AtCell::Changed } else { AtCell::Unchanged }
     }
 
-    /// Whether the scope has a cell that can matter, that no grant named and no stop covered.
+    /// Whether the scope has a cell that can matter and that no grant named and no stop covered.
     ///
-    /// Every purpose and channel that is passed over is retired, on another basis, or has a stop or
-    /// grant of the subject's own, so the walk is short where it succeeds, and never longer than
-    /// the catalogue's purposes and the subject's own record.
+    /// A purpose or channel is skipped only if it is retired, has another basis, or has a stop or
+    /// grant of the subject. So the walk is short where it succeeds, and never longer than the
+    /// catalogue's purposes and the subject's record.
     fn stops_a_cell_without_record(&self, action: Action, scope: Scope) -> bool {
         let has_stop =
             |purpose, channel| self.before.stop_for(Scope { purpose, channel }).is_some();

@@ -1,4 +1,5 @@
-//! What leads to an entry: the questions that an index must answer, and not how it does.
+//! Leads: the lookups by which an index must find an entry. How the index does it is not known
+//! here.
 
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ use crate::{
     entry::FailedDelivery,
 };
 
-/// Something by which an entry is found, or something that an entry makes no longer so.
+/// A lookup that finds an entry, or that an entry ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lead {
     /// The hash of the caller's idempotency key.
@@ -20,13 +21,13 @@ pub enum Lead {
     Confirms(u64),
     /// Grants of it will end by themselves.
     Ends(Due),
-    /// It says that grants have ended.
+    /// Grants have ended.
     Ended(Due),
-    /// Somebody's data was used.
+    /// Data of a data subject was used.
     Use {
         /// Whose.
         subject: SubjectRef,
-        /// For what.
+        /// Purpose and channel.
         cell: UseCell,
         /// When.
         at: Millis,
@@ -93,9 +94,9 @@ impl UseCell {
     }
 }
 
-/// One lead for each moment at which some grants of an act end by themselves. What ended before it
-/// was recorded changed no answer then, and needs none; what waits for its double opt-in gets its
-/// own with the confirmation.
+/// One lead for each moment at which some grants of an act end by themselves. Grants that ended
+/// before they were recorded need none, because no decision changed then. Grants that wait for
+/// their double opt-in get their lead with the confirmation.
 pub(crate) fn due(
     recorded_at: Millis,
     subject: SubjectRef,
@@ -106,9 +107,8 @@ pub(crate) fn due(
     let grants = changes.iter().filter(|change| {
         change.action == Action::Grant && change.outcome != Outcome::PendingConfirmation
     });
-    let ends = grants.flat_map(move |change| match (change.expires_at, authority_ends_at) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
+    let ends = grants.filter_map(move |change| {
+        [change.expires_at, authority_ends_at].into_iter().flatten().min()
     });
     let mut ends: SmallVec<[Millis; 4]> = ends.filter(|at| *at > recorded_at).collect();
     ends.sort_unstable();

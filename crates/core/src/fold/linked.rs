@@ -1,44 +1,45 @@
-//! Data subjects that are said to be the same person, and what they contribute to each other.
+//! Data subjects that are said to be the same person, and their contributions to each other.
 //!
-//! Who is reached by verified links alone is the same person: all their acts count. Who is reached
-//! some other way may be: their stops count, and nothing else does. States are maxima of acts, so
-//! uniting them is the same as folding all acts together, and needs no replay.
+//! A data subject that verified links alone lead to is the same person: all its acts count. One
+//! that other links lead to may be the same person: only its stops count. States are maxima of
+//! acts, so uniting them is the same as folding all acts together, and needs no replay.
 
 use std::sync::Arc;
 
 use crate::domain::{LinkConfidence, SubjectRef, SubjectState};
 
-/// The greatest number of data subjects that may hang together.
+/// The greatest number of data subjects that links may connect.
 pub const LINKED_SUBJECTS_MAX: usize = 64;
 
 /// A data subject that is linked to another, directly or through others.
 #[derive(Debug, Clone)]
 pub struct Linked {
-    /// Who.
+    /// The data subject.
     pub subject: SubjectRef,
     /// `Verified` if verified links alone lead there.
     pub confidence: LinkConfidence,
-    /// Their own state.
+    /// Its own state.
     pub state: Arc<SubjectState>,
 }
 
-/// All data subjects that hang together with `subject`, except themselves: those of verified links
-/// first, each group in the order in which links lead there.
+/// All data subjects that are linked to `subject`, directly or through others: those of verified
+/// links first, each group in the order in which links lead there. `alone` is the subject's own
+/// state.
 ///
 /// # Errors
 /// Those of `state_of`.
 pub fn reach<E>(
     subject: SubjectRef,
-    own: &SubjectState,
+    alone: &SubjectState,
     mut state_of: impl FnMut(SubjectRef) -> Result<Arc<SubjectState>, E>,
 ) -> Result<Vec<Linked>, E> {
     let mut reached: Vec<Linked> = Vec::new();
     for confidence in [LinkConfidence::Verified, LinkConfidence::Asserted] {
         let mut next = 0;
         loop {
-            // The subject itself stands before those that were reached.
+            // The subject itself comes before those that were reached.
             let links = match next {
-                0 => own.links.clone(),
+                0 => alone.links.clone(),
                 n => match reached.get(n - 1) {
                     Some(linked) => linked.state.links.clone(),
                     None => break,
@@ -60,8 +61,8 @@ pub fn reach<E>(
     Ok(reached)
 }
 
-/// All who hang together with one of some data subjects, except these: those of the first first, each
-/// in the order of [`reach`].
+/// All data subjects that are linked to one of `subjects`, except these: first those of the first,
+/// each in the order of [`reach`].
 ///
 /// # Errors
 /// Those of `state_of`.
@@ -81,10 +82,10 @@ pub fn around<E>(
     Ok(members)
 }
 
-/// A state with all that linked subjects contribute.
+/// A state with the contributions of linked subjects.
 #[must_use]
-pub fn unite(own: &SubjectState, linked: &[Linked]) -> SubjectState {
-    let mut whole = own.clone();
+pub fn unite(alone: &SubjectState, linked: &[Linked]) -> SubjectState {
+    let mut whole = alone.clone();
     for linked in linked {
         whole.unite(&linked.state, linked.confidence);
     }
@@ -104,14 +105,14 @@ mod tests {
         let mut states: HashMap<SubjectRef, SubjectState> = HashMap::new();
         let links = [(1, 2, Verified), (2, 3, Verified), (3, 4, Asserted), (4, 5, Verified)];
         for (index, (one, other, confidence)) in (0..).zip(links) {
-            for (own, other) in [(one, other), (other, one)] {
-                let state = states.entry(name(own)).or_default();
+            for (side, other) in [(one, other), (other, one)] {
+                let state = states.entry(name(side)).or_default();
                 state.merge_link(name(other), Some(confidence), index);
             }
         }
         let reached = |n: u8| {
-            let of = |own| Ok::<_, Infallible>(Arc::new(states[&own].clone()));
-            let mut reached: Vec<_> = reach(name(n), &states[&name(n)], of)
+            let state_of = |subject| Ok::<_, Infallible>(Arc::new(states[&subject].clone()));
+            let mut reached: Vec<_> = reach(name(n), &states[&name(n)], state_of)
                 .unwrap()
                 .into_iter()
                 .map(|linked| (linked.subject.0[0], linked.confidence))

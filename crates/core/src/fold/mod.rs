@@ -1,18 +1,18 @@
-//! What entries make of a ledger: the states of data subjects, the catalogue, the subscriptions.
+//! The fold of entries into the states of data subjects, the catalogue and the subscriptions.
 //!
 //! There is one fold, and everything that follows entries calls it: the writer with the entry that
-//! it is about to write, the view when it catches up or is built anew, the replay of an auditor, and
-//! questions about the past. It is pure: it knows no storage, clock or log, and no key. What a kind of
-//! entry does, the kind says in its own file ([`crate::entry`]); here is what all kinds have in common,
-//! and what several share.
+//! it is about to write, the view when it catches up or is rebuilt, the replay of an auditor, and
+//! questions about the past. It is pure: it knows no storage, clock or log, and no key. The effect
+//! of each kind of entry is in the kind's own file ([`crate::entry`]); this module holds what kinds
+//! share.
 //!
-//! * [`Fold`]: the whole of it, entry by entry. The states of data subjects are many, so who folds
-//!   keeps them, and hands in those that an entry is about.
+//! * [`Fold`]: all three, entry by entry. The states of data subjects are many, so the caller keeps
+//!   them and passes in those that an entry names.
 //! * [`subject`]: an entry and one state; [`CatalogAt`] and [`Subscriptions`]: the other two parts.
-//! * [`consent`]: how acts make states, and what becomes of each change.
-//! * [`Linked`]: what linked data subjects contribute to each other.
-//! * [`Answers`]: what is answered for the cells that an entry touches.
-//! * [`Replay`]: a ledger folded from its beginning, with what in it is not true.
+//! * [`consent`]: acts folded into states, and the outcome of each change.
+//! * [`Linked`]: the contributions of linked data subjects to each other.
+//! * [`Answers`]: the decisions for the cells that an entry touches.
+//! * [`Replay`]: a ledger folded from its beginning, with the claims in it that are not true.
 
 mod catalog;
 pub mod consent;
@@ -43,7 +43,7 @@ use crate::{
 /// Why an entry can not be folded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FoldError {
-    /// It names what no catalogue entry before it put.
+    /// It names a purpose or channel that no entry before it put.
     #[error("ledger entry {index}: {problem}")]
     UnknownKey {
         /// Index of the entry.
@@ -52,7 +52,7 @@ pub enum FoldError {
         problem: UnknownKey,
     },
     /// It names a subscription, or a shard of one, that no entry before it created.
-    #[error("ledger entry {index} names subscription {}, which no entry created so", id.0)]
+    #[error("ledger entry {index} names unknown subscription {}, or an unknown shard of it", id.0)]
     UnknownSubscription {
         /// Index of the entry.
         index: u64,
@@ -61,7 +61,7 @@ pub enum FoldError {
     },
 }
 
-/// What entries made of a ledger, without the states of its data subjects.
+/// The folded ledger, without the states of its data subjects.
 #[derive(Debug, Clone, Default)]
 pub struct Fold {
     /// The catalogue.
@@ -70,43 +70,43 @@ pub struct Fold {
     pub subscriptions: Arc<Subscriptions>,
 }
 
-/// The states that an entry leaves its data subjects in.
+/// The states of an entry's data subjects after it.
 pub type States = SmallVec<[(SubjectRef, Arc<SubjectState>); 1]>;
 
-/// What an entry leaves behind.
+/// The state after an entry.
 #[derive(Debug)]
 pub enum After {
     /// The states of data subjects.
     Subjects(States),
     /// The catalogue.
     Catalog {
-        /// As it is then.
+        /// The catalogue after the entry.
         catalog: Arc<CatalogAt>,
-        /// What watchers hear of the change; none if no answer can change.
+        /// The change for watchers; none if no decision can change.
         told: Option<CatalogTold>,
     },
     /// The subscriptions.
     Subscriptions {
-        /// As they are then.
+        /// The subscriptions after the entry.
         subscriptions: Arc<Subscriptions>,
-        /// What now leads where.
+        /// The leads to update.
         leads: Vec<Lead>,
     },
-    /// All as it was.
+    /// Nothing changed.
     Nothing,
 }
 
-/// What an entry does, as it is on record: what it leaves behind, and what leads to it.
+/// The effect of a recorded entry: the state after it, and the leads to it.
 #[derive(Debug)]
 pub struct Effect {
-    /// What it leaves behind.
+    /// The state after it.
     pub after: After,
-    /// What leads to it, besides the data subjects whose states it is part of.
+    /// The leads to it, besides the data subjects whose states it changes.
     pub leads: Vec<Lead>,
 }
 
 impl Fold {
-    /// Folds in an entry that is on record.
+    /// Folds in a recorded entry.
     ///
     /// # Errors
     /// As [`Self::apply`].
@@ -118,12 +118,12 @@ impl Fold {
         Ok(self.apply(fact, state_of)?.into_effect(fact))
     }
 
-    /// Folds in an entry, on record or about to be. `state_of` gives the state of a data subject
-    /// before it; nothing of what the entry says of outcomes is looked at, so that they can be judged
-    /// by what it leaves behind.
+    /// Folds in an entry that is recorded, or about to be. `state_of` gives the state of a data
+    /// subject before it. Outcomes in the entry are ignored, so that they can be computed from the
+    /// result.
     ///
     /// # Errors
-    /// Those of `state_of`, and [`FoldError`]; then everything is as it was.
+    /// Those of `state_of`, and [`FoldError`]; nothing has changed then.
     pub fn apply<E: From<FoldError>>(
         &mut self,
         fact: Fact<'_>,
@@ -132,7 +132,7 @@ impl Fold {
         Ok(match fact.kind.target() {
             Target::Subjects(target) => {
                 let mut states = States::new();
-                for name in target.subjects() {
+                for name in target.named() {
                     let mut state = state_of(name)?;
                     subject(&self.catalog.catalog, Arc::make_mut(&mut state), name, fact)?;
                     states.push((name, state));
@@ -153,7 +153,7 @@ impl Fold {
 }
 
 impl After {
-    /// With what leads to the entry, as it is on record.
+    /// Adds the leads to the entry, once it is recorded.
     #[must_use]
     pub fn into_effect(mut self, fact: Fact<'_>) -> Effect {
         let mut leads = fact.kind.leads(fact.place);
@@ -175,11 +175,11 @@ impl After {
     }
 }
 
-/// Folds what an entry says of one of its data subjects into that one's state. Entries that act on no
-/// state change nothing.
+/// Folds an entry into the state of one of its data subjects. Entries that act on no state change
+/// nothing.
 ///
 /// # Errors
-/// [`FoldError::UnknownKey`]: it names what the catalogue lacks; the state is unchanged then.
+/// [`FoldError::UnknownKey`]: it names a key that the catalogue lacks; the state is unchanged then.
 pub fn subject(
     catalog: &Catalog,
     state: &mut SubjectState,

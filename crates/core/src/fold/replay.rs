@@ -1,12 +1,11 @@
-//! The ledger folded from its beginning by somebody who holds nothing but its entries.
+//! The ledger folded from its beginning, from its entries alone.
 //!
-//! A replay keeps the catalogue and the state of every data subject in memory, uses no index and no
-//! keys, and gives for every entry what must be answered for the cells that it touches. It also
-//! says where an entry's own words are not what the entries before it make of them: the kind of the
-//! entry says so itself, by what a [`Judged`] gives it.
+//! A replay keeps the catalogue and the state of every data subject in memory. It uses no index and
+//! no keys. For every entry it gives the decisions of the cells that it touches, and the claims of
+//! the entry that do not follow from the entries before it. Each kind of entry checks its own
+//! claims, with the help of a [`Judged`].
 //!
-//! It trusts the order of the entries that it is given; whether they are the ledger's is for the
-//! chain and the tree to say.
+//! It trusts the entries and their order; chain and tree verify those.
 
 use std::{convert::Infallible, mem::size_of, sync::Arc};
 
@@ -32,10 +31,10 @@ pub struct Replay {
 
 type States = HashMap<SubjectRef, Arc<SubjectState>>;
 
-/// The acts with an offer to confirm that nobody has taken up yet.
+/// The acts whose offered confirmation was not used yet.
 type Requests = HashMap<u64, Request>;
 
-/// What a confirmation must repeat of the act that it confirms.
+/// The fields of an act that its confirmation must repeat.
 #[derive(Debug)]
 struct Request {
     subject: SubjectRef,
@@ -46,35 +45,35 @@ struct Request {
     grants: Vec<ChangeRecord>,
 }
 
-/// Something that an entry says and that does not follow from the entries before it.
+/// A claim of an entry that does not follow from the entries before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Untrue {
-    /// What became of a change is something else.
+    /// The outcome of a change is wrong.
     Outcome {
         /// The change, from 0.
         position: usize,
-        /// What the entry says.
+        /// The outcome in the entry.
         stored: Outcome,
-        /// What follows.
+        /// The correct value.
         recomputed: Outcome,
     },
-    /// It took effect later than it can have.
+    /// It claims to have taken effect too late.
     EffectiveAt {
         /// The latest moment that it can have taken effect at.
         latest: Millis,
     },
-    /// A grant is said to have ended that did not end then, or did not decide its cell.
+    /// A grant did not end then, or did not decide its cell.
     Expiry {
         /// The change, from 0.
         position: usize,
     },
-    /// The reason of an expiry is another one.
+    /// The reason of an expiry is wrong.
     ExpiryReason {
-        /// What follows.
+        /// The correct value.
         recomputed: Reason,
     },
-    /// It confirms what no act offered to confirm, what was confirmed already, what was offered no
-    /// longer, or repeats it wrongly.
+    /// No act offers this confirmation, the offer was used or has ended, or the confirmation
+    /// differs from the act.
     Confirmation,
 }
 
@@ -91,25 +90,25 @@ impl Replay {
         self.states.len()
     }
 
-    /// About how many bytes of memory the states take, with the table that they stand in.
+    /// About how many bytes of memory the states take, including their table.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let slot = size_of::<(SubjectRef, Arc<SubjectState>)>() + 1;
-        // Two reference counts stand before a state.
+        // Two reference counts come before a state.
         let counts = 2 * size_of::<usize>();
         let states = self.states.values().map(|state| counts + state.memory_bytes());
         self.states.capacity() * slot + states.sum::<usize>()
     }
 
-    /// Folds in the next entry, and answers what in it is not true.
+    /// Folds in the next entry, and returns its claims that are not true.
     ///
     /// # Errors
-    /// It names what no entry before it put or created.
+    /// It names a key or subscription that no entry before it put or created.
     pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Untrue>, FoldError> {
         let (fact, index) = (entry.fact(), entry.index);
         let target = fact.kind.target();
         let subject = match target {
-            Target::Subjects(target) => target.subjects().first().copied(),
+            Target::Subjects(target) => target.named().first().copied(),
             Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => None,
         };
         let before = subject.map(|subject| (subject, state(&self.states, subject)));
@@ -135,10 +134,10 @@ impl Replay {
         target.untrue(&mut judged).map_err(|problem| FoldError::UnknownKey { index, problem })
     }
 
-    /// What must be answered for the cells that the entry touches which was folded last.
+    /// The decisions for the cells that the last folded entry touches.
     ///
     /// # Errors
-    /// [`FoldError::UnknownKey`]: it names what no entry before it put.
+    /// [`FoldError::UnknownKey`]: it names a key that no entry before it put.
     pub fn answers(&self, entry: &Entry) -> Result<Answers, FoldError> {
         Answers::of(entry.fact(), &self.fold.catalog, |subject| {
             let alone = state(&self.states, subject);
@@ -161,14 +160,14 @@ fn whole(alone: &Arc<SubjectState>, linked: &[Linked]) -> Arc<SubjectState> {
     if linked.is_empty() { Arc::clone(alone) } else { Arc::new(unite(alone, linked)) }
 }
 
-/// What an entry's own words are judged by.
+/// The context in which a kind checks the claims of an entry.
 #[derive(Debug)]
 pub struct Judged<'a> {
-    /// Where the entry stands.
+    /// The place of the entry.
     pub place: Place,
     /// The catalogue.
     pub catalog: &'a Catalog,
-    /// The data subject's own state before and after the entry, and who is linked to it.
+    /// The data subject's own state before and after the entry, and the data subjects linked to it.
     before: Arc<SubjectState>,
     after: Arc<SubjectState>,
     linked: Vec<Linked>,
@@ -176,13 +175,13 @@ pub struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    /// The state before the entry, with all that linked data subjects contribute.
+    /// The state before the entry, with the contributions of linked data subjects.
     #[must_use]
     pub fn before(&self) -> Arc<SubjectState> {
         whole(&self.before, &self.linked)
     }
 
-    /// The changes whose outcome is another one than the entry says.
+    /// The changes whose outcome in the entry is wrong.
     ///
     /// # Errors
     /// The first key that the catalogue lacks.
@@ -225,7 +224,7 @@ impl Judged<'_> {
         after.fold(self.place.recorded_at, Millis::max)
     }
 
-    /// Remembers what an act offers to confirm, if it does.
+    /// Remembers the confirmation that an act offers, if it offers one.
     pub fn remember_request(&mut self, act: &ConsentAct) {
         let Some(offer) = act.confirmation else { return };
         let waits = |change: &&ChangeRecord| change.outcome == Outcome::PendingConfirmation;
@@ -240,7 +239,7 @@ impl Judged<'_> {
         self.requests.insert(self.place.index, request);
     }
 
-    /// Whether a confirmation is of an act that offered it, and repeats what the act says.
+    /// Whether an act offered this confirmation, and the confirmation repeats the act.
     pub fn takes_up_request(&mut self, confirmed: &ConsentConfirmed) -> bool {
         let Some(request) = self.requests.remove(&confirmed.request_index) else { return false };
         let is_same = |(confirmed, asked): (&ChangeRecord, &ChangeRecord)| {

@@ -1,4 +1,4 @@
-//! The durable subscriptions as the ledger tells of them. All of them are in memory: there are few.
+//! The durable subscriptions, folded from entries. All of them are in memory: there are few.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     entry::{Fact, Place, Target},
 };
 
-/// The durable subscriptions, those that were ended among them.
+/// The durable subscriptions, including ended ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscriptions {
     all: BTreeMap<SubscriptionId, Arc<Subscription>>,
@@ -19,7 +19,7 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Every subscription, by the order of creation; those that were ended, too.
+    /// Every subscription in the order of creation, including ended ones.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Subscription>> {
         self.all.values()
     }
@@ -35,23 +35,23 @@ impl Subscriptions {
         self.live.len()
     }
 
-    /// The one of this name that was not ended.
+    /// The subscription of this name that was not ended.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Arc<Subscription>> {
         self.live.get(name).and_then(|id| self.all.get(id))
     }
 
-    /// One by its identity; it may have been ended.
+    /// A subscription by its identity; it may have been ended.
     #[must_use]
     pub fn get(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
         self.all.get(&id)
     }
 
-    /// Folds in an entry, if it is about subscriptions, and answers what now leads where. To fold an
+    /// Folds in an entry, if it is about subscriptions, and returns the leads to update. Folding an
     /// entry again changes nothing.
     ///
     /// # Errors
-    /// [`FoldError::UnknownSubscription`]: it names what no entry before it created.
+    /// [`FoldError::UnknownSubscription`]: no entry before it created that subscription or shard.
     pub fn fold(&mut self, fact: Fact<'_>) -> Result<Vec<Lead>, FoldError> {
         match fact.kind.target() {
             Target::Subscriptions(target) => target.fold(fact.place, self),
@@ -59,7 +59,7 @@ impl Subscriptions {
         }
     }
 
-    /// Adds one as it is known to be.
+    /// Adds a subscription with its state.
     pub fn restore(&mut self, subscription: Arc<Subscription>) {
         if subscription.deleted.is_none() {
             self.live.insert(subscription.spec.name.clone(), subscription.id);
@@ -67,7 +67,7 @@ impl Subscriptions {
         self.all.insert(subscription.id, subscription);
     }
 
-    /// Ends one.
+    /// Ends a subscription.
     pub(crate) fn end(&mut self, id: SubscriptionId, place: Place) -> Result<(), FoldError> {
         let subscription = self.get_mut(id, place.index)?;
         subscription.deleted = Some((place.index, place.recorded_at));
@@ -78,7 +78,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// A shard of one, for the entry at `index` to change.
+    /// A shard of a subscription, for the entry at `index` to change.
     pub(crate) fn shard_mut(
         &mut self,
         id: SubscriptionId,

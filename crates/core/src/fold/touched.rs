@@ -1,23 +1,23 @@
-//! Which cells an entry touches, and what is answered for them as of that entry.
+//! The cells that an entry touches, and their decisions as of that entry.
 //!
-//! It knows the catalogue and the states that it is given, and not where they come from: a node and
-//! whoever audits it ask the same here, each with states of their own.
+//! The catalogue and the states are arguments. A node and an auditor call the same code, each with
+//! states of their own.
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{CatalogAt, FoldError};
+use super::{CatalogAt, FoldError, consent};
 use crate::{
     decide::decide,
     domain::{
-        Catalog, ChangeRecord, ChannelId, Key, Millis, PurposeId, Query, Reason, Scope, SubjectRef,
-        SubjectState, UnknownKey,
+        Catalog, ChannelId, Key, Millis, PurposeId, Query, Reason, Scope, SubjectRef, SubjectState,
+        UnknownKey,
     },
     entry::{Fact, Target, Touched},
 };
 
-/// What is answered for a cell as of an entry: for no region and no data category.
+/// The decision for a cell as of an entry, for no region and no data category.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CellDecision {
     /// Index of the entry. The decision is of the revision after it, at the moment of its record.
@@ -73,7 +73,7 @@ impl Answers {
         answers.cells = touched_cells(&catalog.catalog, target.touches())
             .map_err(|problem| FoldError::UnknownKey { index, problem })?;
         if !answers.cells.is_empty() {
-            let mut subjects = target.subjects();
+            let mut subjects = target.named();
             subjects.sort_unstable();
             subjects.dedup();
             for subject in subjects {
@@ -119,13 +119,13 @@ impl Iterator for Answers {
 }
 
 /// The cells that an entry touches, in the order of their keys: those that its changes cover or, for
-/// a link, all of them. What is retired is among them.
+/// a link, all of them. Retired purposes and channels are included.
 fn touched_cells(
     catalog: &Catalog,
     touched: Touched<'_>,
 ) -> Result<Vec<(PurposeId, ChannelId)>, UnknownKey> {
     let scopes = match touched {
-        Touched::Changes(changes) => scopes(catalog, changes)?,
+        Touched::Changes(changes) => consent::resolve(catalog, changes)?,
         Touched::Everything => smallvec::smallvec![Scope { purpose: None, channel: None }],
     };
     let mut cells = Vec::new();
@@ -146,15 +146,8 @@ fn touched_cells(
     Ok(cells)
 }
 
-fn scopes(
-    catalog: &Catalog,
-    changes: &[ChangeRecord],
-) -> Result<SmallVec<[Scope; 16]>, UnknownKey> {
-    changes.iter().map(|change| catalog.resolve(&change.scope)).collect()
-}
-
-/// The one that is named, or all.
+/// The named id, or all of them.
 fn ids<Id>(named: Option<Id>, all: impl Iterator<Item = Id>) -> impl Iterator<Item = Id> {
-    let rest = if named.is_some() { None } else { Some(all) };
-    named.into_iter().chain(rest.into_iter().flatten())
+    let others = if named.is_some() { None } else { Some(all) };
+    named.into_iter().chain(others.into_iter().flatten())
 }

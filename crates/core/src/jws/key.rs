@@ -1,4 +1,4 @@
-//! The two halves of a key: who has the one signs, who has the other verifies.
+//! The two halves of a key: the private half signs, the public half verifies.
 
 use std::fmt;
 
@@ -54,11 +54,11 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Verifies what the other half signed.
+/// The public half of a key, which verifies signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
-/// Why a text is no public key.
+/// Why a text is not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// Neither a JSON Web Key nor 32 bytes in base64.
@@ -67,8 +67,8 @@ pub enum KeyError {
     /// A JSON Web Key of another kind.
     #[error("must be a JSON Web Key of `kty` OKP and `crv` Ed25519")]
     Kind,
-    /// No point of the curve, or one under which anything verifies.
-    #[error("is no Ed25519 public key")]
+    /// Not a point of the curve, or a weak one, for which forged signatures verify.
+    #[error("is not an Ed25519 public key")]
     Point,
 }
 

@@ -1,9 +1,9 @@
-//! JSON Web Signatures (RFC 7515) in compact form, with Ed25519 (RFC 8037) and nothing else: what
-//! decision tokens and receipts have in common.
+//! JSON Web Signatures (RFC 7515) in compact form, with Ed25519 (RFC 8037) only. Decision tokens and
+//! receipts are both signed with them.
 //!
-//! The header has three members, in this order, and one that has others is refused: nothing in it
-//! may change how it is verified (`crit`), or with what (`jwk`, `jku`, `x5c`). This module knows
-//! nothing of what is signed.
+//! The header has exactly three members, in this order; any other header is refused, because its
+//! members could change how the signature is verified (`crit`) or with which key (`jwk`, `jku`, `x5c`).
+//! This module does not read the payload.
 
 mod key;
 
@@ -14,19 +14,19 @@ use thiserror::Error;
 
 const ALGORITHM: &str = "EdDSA";
 
-/// Why a text is no signature of a payload.
+/// Why a text is not a signature of a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum JwsError {
-    /// Not by its form.
+    /// It does not have the form.
     #[error("{0}")]
     Malformed(&'static str),
-    /// Signed in another way, or not at all.
+    /// It is signed with another algorithm, or not at all.
     #[error("its `alg` is not EdDSA")]
     Algorithm,
-    /// A signature of something else.
-    #[error("its `typ` says that it is something else")]
+    /// It signs a payload of another type.
+    #[error("its `typ` is another type")]
     Type,
-    /// Signed, it says, with another key.
+    /// It names another key.
     #[error("it names another key, `{named}`; the one given is `{given}`")]
     Key {
         /// The key that it names.
@@ -34,9 +34,23 @@ pub enum JwsError {
         /// The key that it was to be verified with.
         given: String,
     },
-    /// It is not what was signed.
+    /// The signature does not match.
     #[error("its signature is not by this key")]
     Signature,
+}
+
+impl JwsError {
+    /// Name for programs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "MALFORMED",
+            Self::Algorithm => "WRONG_ALGORITHM",
+            Self::Type => "WRONG_TYPE",
+            Self::Key { .. } => "UNKNOWN_KEY",
+            Self::Signature => "BAD_SIGNATURE",
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,7 +61,7 @@ struct Header {
     kid: String,
 }
 
-/// The header of what is signed as one type with a key, encoded.
+/// The encoded header for payloads of one type, signed with one key.
 fn header(typ: &str, key_id: &str) -> String {
     let header = Header { alg: ALGORITHM.to_owned(), typ: typ.to_owned(), kid: key_id.to_owned() };
     let json = serde_json::to_vec(&header).expect("texts always have a JSON form");

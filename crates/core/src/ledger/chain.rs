@@ -1,8 +1,8 @@
 //! The hash chain: `hash(i) = BLAKE3 derive_key("consent-ledger v1 chain", bytes of entry i)`, and
 //! the bytes of entry i contain `hash(i - 1)`.
 //!
-//! The chain serves recovery, streaming audit and local integrity. It is not what outside proofs
-//! come from.
+//! The chain serves recovery, streaming audit and local integrity. Proofs for outsiders come from
+//! the Merkle tree instead.
 
 use std::sync::LazyLock;
 
@@ -42,15 +42,15 @@ pub struct Tip {
 /// How an entry can fail to continue a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ChainError {
-    /// The bytes are no entry.
+    /// The bytes are not an entry.
     #[error("{0}")]
     Entry(#[from] EntryError),
     /// Another index than the next.
-    #[error("the entry says that its index is {got}, but it stands at {want}")]
+    #[error("the entry has index {got}, but its position is {want}")]
     Index {
-        /// Where it stands.
+        /// Its position in the ledger.
         want: u64,
-        /// What it says.
+        /// The index in the entry.
         got: u64,
     },
     /// It is not linked to the entry before.
@@ -85,7 +85,7 @@ impl Tip {
         Self { next_index: 0, hash: [0; 32], recorded_at: Millis(i64::MIN) }
     }
 
-    /// After an entry that is trusted already.
+    /// The tip after an entry that is already verified.
     #[must_use]
     pub fn after(entry: &Entry, entry_bytes: &[u8]) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Tip {
         now.max(self.recorded_at)
     }
 
-    /// Links a new entry to the chain. Answers the entry, its bytes and the new tip.
+    /// Links a new entry to the chain. Returns the entry, its bytes and the new tip.
     ///
     /// # Errors
     /// [`ChainError::TooLarge`].
@@ -141,7 +141,7 @@ impl Tip {
         Ok((entry, tip))
     }
 
-    /// As [`Self::follow`], for those who want only to know how the ledger was opened.
+    /// As [`Self::follow`], but returns only how the ledger was opened, which is faster.
     ///
     /// # Errors
     /// As [`Self::follow`].
@@ -149,7 +149,7 @@ impl Tip {
         &self,
         entry_bytes: &[u8],
     ) -> Result<(Option<LedgerOpened>, Self), ChainError> {
-        // The first entry is no act, and must be looked into.
+        // The first entry is no act, and must be decoded.
         if self.next_index > 0
             && entry_bytes.len() <= ENTRY_BYTES_MAX
             && let Some(claimed) = skim(entry_bytes)
@@ -162,7 +162,7 @@ impl Tip {
         Ok((entry.body.opened().cloned(), tip))
     }
 
-    /// The tip that an entry says it continues; none if the bytes are no entry.
+    /// The tip that an entry claims to continue; none if the bytes are not an entry.
     #[must_use]
     pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
         envelope::decode(entry_bytes).ok().as_ref().map(Self::before)
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_linked_can_be_followed() {
+    fn a_linked_entry_can_be_followed() {
         let (_, first, tip) = Tip::genesis().link(Millis(5), opened()).unwrap();
         let (_, second, end) = tip.link(Millis(6), channel("Email")).unwrap();
         let (_, followed) = Tip::genesis().follow(&first).unwrap();
@@ -233,8 +233,8 @@ mod tests {
         assert!(tip.follow(&other).is_ok());
         let (_, other_tip) = tip.follow(&other).unwrap();
         let (_, third, _) = other_tip.link(Millis(6), channel("Post")).unwrap();
-        let (_, own_tip) = tip.follow(&second).unwrap();
-        assert_eq!(own_tip.follow(&third), Err(ChainError::PrevHash));
+        let (_, second_tip) = tip.follow(&second).unwrap();
+        assert_eq!(second_tip.follow(&third), Err(ChainError::PrevHash));
         let (_, late, _) = tip.link(Millis(4), channel("Email")).unwrap();
         let back = ChainError::TimeWentBack { got: Millis(4), before: Millis(5) };
         assert_eq!(tip.follow(&late), Err(back));

@@ -1,10 +1,9 @@
-//! The envelope: an entry as bytes, before anybody reads what it says.
+//! The envelope: an entry as bytes, before its body is decoded.
 //!
-//! The bytes are a protobuf message (`consent.v1.Entry`). They are hashed as they were written:
-//! nothing here re-encodes what it read. An envelope gives index, hash of the entry before, time, and
-//! a body; what a body says, and whether that can be understood, is the entry's own matter
-//! ([`crate::entry`]). How bytes become a body, and a body bytes, is said here and nowhere else: a
-//! body that is sealed is opened at [`Envelope::open`].
+//! The bytes are a protobuf message (`consent.v1.Entry`). They are hashed as they were written and
+//! never re-encoded. An envelope gives index, hash of the entry before, time, and a body;
+//! [`crate::entry`] reads the body. Only this module turns bytes into a body and back: a sealed
+//! body is opened in [`Envelope::open`].
 //!
 //! Reading is strict: a body, value or key that this program does not know is an error, because a
 //! state that leaves an entry out is not a state of this ledger.
@@ -17,7 +16,7 @@ use crate::{
     proto,
 };
 
-/// An entry that was read and not opened.
+/// An entry whose body is not decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
     /// Position, from 0.
@@ -33,7 +32,7 @@ impl Envelope {
     /// Reads an envelope.
     ///
     /// # Errors
-    /// The bytes are no message, or lack what every entry has.
+    /// The bytes are not an entry, or lack a required field.
     pub fn decode(entry_bytes: &[u8]) -> Result<Self, EntryError> {
         let message = proto::Entry::decode(entry_bytes)
             .map_err(|error| EntryError::Protobuf(error.to_string()))?;
@@ -45,10 +44,10 @@ impl Envelope {
         })
     }
 
-    /// The entry, with what it says.
+    /// Decodes the body.
     ///
     /// # Errors
-    /// The first thing that this program does not understand.
+    /// The first field that this program does not understand.
     pub fn open(self) -> Result<Entry, EntryError> {
         let Self { index, prev_hash, recorded_at, body } = self;
         Ok(Entry { index, prev_hash, recorded_at, body: Body::from_message(body)? })
@@ -70,7 +69,7 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
 /// Reads an entry and opens it.
 ///
 /// # Errors
-/// The first thing that this program does not understand.
+/// The first field that this program does not understand.
 pub fn decode(entry_bytes: &[u8]) -> Result<Entry, EntryError> {
     Envelope::decode(entry_bytes)?.open()
 }
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn a_missing_body_and_a_short_hash_are_errors() {
         let mut entry = proto::Entry { prev_hash: vec![0; 32], ..Default::default() };
         assert_eq!(decode(&entry.encode_to_vec()), Err(EntryError::Body));
         entry.prev_hash.pop();

@@ -1,7 +1,7 @@
 //! The ledger's own bytes: envelopes, the hash chain over them, and their verification.
 //!
-//! This module is synchronous and knows nothing of gRPC, sled or subscribers, nor of who may read
-//! what an entry seals.
+//! This module is synchronous. It knows nothing of gRPC, sled or subscribers, and holds no keys to
+//! sealed content.
 
 pub mod chain;
 pub mod envelope;

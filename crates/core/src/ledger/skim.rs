@@ -1,22 +1,22 @@
-//! The head of an entry, without building the entry: for those who follow a chain and want no more.
+//! The head of an entry, without decoding the entry, for following a chain.
 //!
-//! Decoding an entry costs about as much as hashing it. This reader walks the same bytes, checks
-//! what [`envelope::decode`](super::envelope::decode) would check, and keeps nothing. It knows one kind of
-//! entry, the act of consent, of which a ledger is almost wholly made, and only as this program
-//! writes it: fields in order, each once. Whatever else it meets is a doubt, and a doubt is no
-//! error: who asks then decodes. So it may never be surer than the decoder, and it need not be
-//! extended when entries are.
+//! Decoding an entry costs about as much as hashing it. This reader walks the same bytes, makes the
+//! checks of [`envelope::decode`](super::envelope::decode), and allocates nothing. It knows only
+//! acts of consent, which are almost all entries of a ledger, and only as this program writes them:
+//! fields in order, each once. Anything else is a [`Doubt`], after which the caller decodes the
+//! entry. So it must never accept an entry that the decoder refuses, and need not be extended for
+//! new kinds.
 
 use super::chain::Tip;
 use crate::domain::{Key, Millis};
 
-/// Something that this reader does not judge.
+/// Input that this reader leaves to the decoder.
 struct Doubt;
 
 type Sure<T> = Result<T, Doubt>;
 
-/// What an entry says of the one before it: index, hash, time. None in doubt; otherwise the bytes
-/// decode, to an act of consent.
+/// The tip that an entry claims to continue: index, hash, time. None in doubt; otherwise the bytes
+/// decode to an act of consent.
 pub(super) fn skim(entry_bytes: &[u8]) -> Option<Tip> {
     entry(entry_bytes).ok()
 }
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::{domain::Body, entry::tests::any_entry, ledger::envelope};
 
-    /// What the decoder says of the same bytes.
+    /// The decoder's result for the same bytes.
     fn decoded(bytes: &[u8]) -> Option<Tip> {
         let entry = envelope::decode(bytes).ok()?;
         let head =
@@ -245,7 +245,7 @@ mod tests {
         }
 
         #[test]
-        fn it_is_never_surer_than_the_decoder(
+        fn it_never_accepts_what_the_decoder_refuses(
             entry in any_entry(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
             cut in prop::option::of(any::<prop::sample::Index>()),

@@ -1,8 +1,9 @@
-//! Verification of a ledger's files: no server, no keys, and beside a running writer.
+//! Verification of a ledger's files. It needs no server and no keys, and may run while a writer
+//! runs.
 //!
-//! It reads every byte once and changes nothing. What it proves is that the files hold one unbroken
-//! chain; that nobody replaced the whole chain takes an outside witness, whose checkpoint is
-//! compared with the roots of the tree over the entries ([`audit`]).
+//! It reads every byte once and changes nothing. It proves that the files hold one unbroken chain.
+//! To prove that the whole chain was not replaced takes a checkpoint of an outside witness, which
+//! is compared with the roots of the tree over the entries ([`audit`]).
 
 mod audit;
 
@@ -13,14 +14,14 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::audit::{Audit, Audited, Good, TakeHash, Wanted, audit, workers};
+pub use self::audit::{Audited, Good, TakeHash, Wanted, audit, workers};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
 use crate::{
     domain::{Entry, LedgerOpened, Millis},
     storage::{FrameAt, LogError, ScanEnd, TornTail, disk::Disk, scan},
 };
 
-/// What an intact ledger is.
+/// The facts about an intact ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Name of the ledger.
@@ -35,7 +36,7 @@ pub struct Report {
     pub chain_hash: [u8; 32],
     /// When the last entry was recorded.
     pub recorded_at: Millis,
-    /// What stands after the last whole frame: a write under way, or one that a crash cut off.
+    /// Bytes after the last whole frame: a write under way, or one that a crash cut off.
     pub torn: Option<TornTail>,
 }
 
@@ -69,7 +70,7 @@ pub fn verify(
 }
 
 impl Report {
-    /// What a walk over the whole ledger found.
+    /// The report of a walk over the whole ledger.
     fn of(
         dir: &Path,
         opened: Option<LedgerOpened>,
@@ -77,10 +78,7 @@ impl Report {
         end: ScanEnd,
     ) -> Result<Self, VerifyError> {
         let Some(opened) = opened else { return Err(VerifyError::NoLedger(dir.to_owned())) };
-        if opened.ledger_id != end.id {
-            let problem = "its first entry opens another ledger".to_owned();
-            return Err(LogError::Foreign { path: dir.to_owned(), problem }.into());
-        }
+        check_identity(dir, &opened, &end)?;
         Ok(Self {
             origin: opened.origin,
             ledger_id: opened.ledger_id,
@@ -93,8 +91,8 @@ impl Report {
     }
 }
 
-/// Verifies the entries before `end` only. `visit` may stop the walk. Answers the index that it came
-/// to.
+/// Verifies only the entries before `end`. `visit` may stop the walk. Returns the index that it
+/// reached.
 ///
 /// # Errors
 /// The first damage, named by segment, offset and index.
@@ -115,6 +113,15 @@ pub fn verify_before(
     Ok(walk.tip.next_index)
 }
 
+/// Refuses segments of another ledger than their first entry opens.
+fn check_identity(dir: &Path, opened: &LedgerOpened, end: &ScanEnd) -> Result<(), VerifyError> {
+    if opened.ledger_id == end.id {
+        return Ok(());
+    }
+    let problem = "its first entry opens another ledger".to_owned();
+    Err(LogError::Foreign { path: dir.to_owned(), problem }.into())
+}
+
 /// A walk along the chain.
 struct Walk {
     tip: Tip,
@@ -127,7 +134,7 @@ impl Walk {
         Self { tip: Tip::genesis(), opened: None, stopped: false }
     }
 
-    /// Walks over all segments; answers no end if `visit` stopped the walk.
+    /// Walks over all segments; returns none if `visit` stopped the walk.
     fn over(
         &mut self,
         disk: &dyn Disk,
@@ -151,11 +158,10 @@ impl Walk {
         });
         match walked {
             Err(_) if self.stopped => Ok(None),
-            Ok(end) if self.opened.as_ref().is_some_and(|opened| opened.ledger_id != end.id) => {
-                let problem = "its first entry opens another ledger".to_owned();
-                Err(LogError::Foreign { path: dir.to_owned(), problem }.into())
+            Ok(end) => {
+                self.opened.iter().try_for_each(|opened| check_identity(dir, opened, &end))?;
+                Ok(Some(end))
             }
-            Ok(end) => Ok(Some(end)),
             Err(LogError::NoSegment(dir)) => Err(VerifyError::NoLedger(dir)),
             Err(error) => Err(error.into()),
         }

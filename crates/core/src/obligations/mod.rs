@@ -1,10 +1,10 @@
-//! What comes with an ALLOW besides the decision: how often, when and in which language the data
-//! subject wants to hear from us, and from which moment on.
+//! Obligations: how often, when and in which language the data subject may be contacted after an
+//! ALLOW, and the earliest moment for it.
 //!
 //! Obligations are preferences; they never turn an ALLOW into a DENY. Like [`decide`](crate::decide)
 //! this is pure: it knows no clock, time and earlier uses are arguments, and the time zone database
-//! is part of the program. What is not known never makes a moment right: where several time zones
-//! are plausible, a moment counts that is right in all of them.
+//! is part of the program. Where several time zones are plausible, a moment must be allowed in all
+//! of them.
 
 mod quiet;
 mod zones;
@@ -23,50 +23,51 @@ use zones::Zones;
 
 pub use zones::is_time_zone;
 
-/// What must be honoured.
+/// A condition of a use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Use no more often than this.
+    /// Use at most this often.
     FrequencyLimit(FrequencyCap),
     /// Do not use within these hours.
     QuietHours {
         /// The hours.
         span: QuietSpan,
-        /// IANA time zone; empty if it is the data subject's, or whatever is plausible.
+        /// IANA time zone; empty means the data subject's own zones.
         time_zone: String,
     },
     /// Address the data subject in this language (BCP 47).
     PreferredLanguage(Arc<str>),
 }
 
-/// A condition, and from when on it lets the use happen.
+/// A condition, and the first moment at which it allows the use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     /// The condition.
     pub condition: Condition,
-    /// The first moment, from the decision on, at which the condition lets the use happen. None if
-    /// it does not speak of time, or if no moment is known to be right.
+    /// The first moment, from the decision on, at which the condition allows the use. None if the
+    /// condition does not depend on time, or if no moment is known to be allowed.
     pub not_before: Option<Millis>,
-    /// Whether no moment of the search is known to be right.
+    /// Whether no moment within the search is known to be allowed.
     pub indeterminate: bool,
 }
 
 /// All conditions of a use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DueAll {
-    /// The purpose's in their order, then the data subject's own.
+    /// The purpose's conditions in their order, then the data subject's own.
     pub obligations: Vec<Due>,
-    /// The first moment at which all of them let the use happen. None if that is now, or if one of
-    /// them is indeterminate.
+    /// The first moment at which all of them allow the use. None if that is now, or if one of them
+    /// is indeterminate.
     pub not_before: Option<Millis>,
 }
 
-/// The conditions that a purpose and a data subject set to a use at this moment.
+/// The conditions of a purpose and a data subject for a use at this moment.
 ///
 /// `recent_uses` are the moments of earlier uses, in any order, as far back as the longest period
 /// that a limit names. Without conditions nothing is allocated.
 ///
-/// Quiet hours that each leave a moment but none together are all indeterminate.
+/// If every quiet hours condition allows some moment but no moment is allowed by all, they are all
+/// indeterminate.
 #[must_use]
 pub fn due(
     purpose: &[Obligation],
@@ -97,7 +98,7 @@ impl From<&Obligation> for Condition {
     }
 }
 
-/// What the data subject asks for. The own time zones are never told: the moment is enough.
+/// The data subject's own conditions. They never contain its time zones: the moment is enough.
 fn own_conditions(contact: &Contact) -> impl Iterator<Item = Condition> {
     let hours = |span| Condition::QuietHours { span, time_zone: String::new() };
     let language = contact.language.as_ref().and_then(|field| field.value.clone());
@@ -109,7 +110,7 @@ fn own_conditions(contact: &Contact) -> impl Iterator<Item = Condition> {
     conditions.into_iter().flatten()
 }
 
-/// What is known of the data subject and of earlier uses.
+/// The data subject's preferences and region, and earlier uses.
 struct Known<'a> {
     contact: Option<&'a Contact>,
     region: Option<Region>,
@@ -153,8 +154,8 @@ impl Known<'_> {
         self.first_under(&conditions, from)
     }
 
-    /// The first moment from this one on at which all conditions let the use happen. Where it is
-    /// quiet is searched anew from the moment that the limits leave.
+    /// The first moment from `from` on at which all conditions allow the use. Quiet hours are
+    /// searched again from each moment that the frequency limits allow.
     fn first_under(&self, conditions: &[&Condition], from: Millis) -> Option<Millis> {
         let mut from = self.first_unspent(conditions, from)?;
         loop {
@@ -173,7 +174,7 @@ impl Known<'_> {
         }
     }
 
-    /// The first moment from this one on at which no frequency limit is used up.
+    /// The first moment from `from` on at which no frequency limit is used up.
     fn first_unspent(&self, conditions: &[&Condition], mut from: Millis) -> Option<Millis> {
         loop {
             let before = from;
@@ -200,7 +201,8 @@ impl Known<'_> {
 }
 
 impl Due {
-    /// Its hours leave no moment together with others: whoever reads only them must wait too.
+    /// Together with others, its hours allow no moment. A caller that reads only this condition
+    /// must wait too.
     fn contradicted(&mut self) {
         if let Condition::QuietHours { .. } = self.condition {
             (self.not_before, self.indeterminate) = (None, true);
@@ -208,8 +210,8 @@ impl Due {
     }
 }
 
-/// The first moment from this one on at which fewer uses than allowed lie within the period that
-/// ends there. Uses that lie in the future count from then on.
+/// The first moment from `from` on at which fewer uses than allowed lie within the period that ends
+/// there. Uses in the future count from their own moment on.
 fn first_unspent(cap: FrequencyCap, uses: &[Millis], mut from: Millis) -> Option<Millis> {
     let allowed = usize::try_from(cap.uses_max).ok().filter(|allowed| *allowed > 0)?;
     loop {

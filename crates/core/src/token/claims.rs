@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lifetime, Statement, SubjectHash, TokenError};
 use crate::domain::{Millis, Reason, Region};
 
-/// The hash of `sub`, should it ever be another.
+/// Names the hash algorithm of `sub`, so that another can follow.
 const SUBJECT_PREFIX: &str = "sha256:";
 
 /// Claims that are not known are ignored, as RFC 7519 asks; one that comes twice is refused.
@@ -31,12 +31,8 @@ struct Claims {
     decided_by_index: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     valid_until_ms: Option<i64>,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     has_obligations: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// The claims of a statement.
@@ -62,23 +58,23 @@ pub(super) fn claims(statement: &Statement) -> Vec<u8> {
     serde_json::to_vec(&claims).expect("texts and numbers always have a JSON form")
 }
 
-/// The statement of some claims. Whose they are, the signature must have told before.
+/// Reads the statement from claims. The caller has verified the signature.
 pub(super) fn statement(json: &[u8]) -> Result<Statement, TokenError> {
     let claims = serde_json::from_slice(json);
-    let claims: Claims = claims.map_err(|_| TokenError::Malformed("its claims"))?;
+    let claims: Claims = claims.map_err(|_| TokenError::Claims("its claims"))?;
     let reason = Reason::ALL.into_iter().find(|reason| reason.name() == claims.reason);
-    let reason = reason.ok_or(TokenError::Malformed("its `reason` is not known"))?;
+    let reason = reason.ok_or(TokenError::Claims("its `reason` is not known"))?;
     if claims.effect != reason.effect().name() {
-        return Err(TokenError::Malformed("its `effect` is not that of its `reason`"));
+        return Err(TokenError::Claims("its `effect` is not that of its `reason`"));
     }
     let region = claims.region.as_deref().map(Region::parse).transpose();
     Ok(Statement {
         issuer: claims.iss,
         lifetime: Lifetime { issued_at_s: claims.iat, expires_at_s: claims.exp },
-        subject: subject(&claims.sub, &claims.salt).ok_or(TokenError::Malformed("its `sub`"))?,
+        subject: subject(&claims.sub, &claims.salt).ok_or(TokenError::Claims("its `sub`"))?,
         purpose: claims.purpose,
         channel: claims.channel,
-        region: region.map_err(|_| TokenError::Malformed("its `region`"))?,
+        region: region.map_err(|_| TokenError::Claims("its `region`"))?,
         data_categories: claims.data_categories,
         reason,
         revision: claims.revision,

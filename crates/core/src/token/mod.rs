@@ -1,8 +1,8 @@
-//! Decision tokens: an answer as a signed statement that travels with the data it is about, and
-//! that whoever has the ledger's public key verifies offline.
+//! Decision tokens: a decision as a signed statement that travels with the data. The ledger's public
+//! key is enough to verify it offline.
 //!
-//! A token is a JSON Web Token (RFC 7519) in compact form, signed with Ed25519 (RFC 8037), so a
-//! library of any language reads it. Header and claims of one, in their order:
+//! A token is a JSON Web Token (RFC 7519) in compact form, signed with Ed25519 (RFC 8037), so common
+//! libraries read it. Header and claims of one, in their order:
 //!
 //! ```json
 //! {"alg":"EdDSA","typ":"consent-decision+jwt","kid":"kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"}
@@ -12,17 +12,17 @@
 //!  "reason":"GRANTED","revision":36,"decided_by_index":35}
 //! ```
 //!
-//! What it does not say, and what must stay true:
+//! Limits and invariants:
 //!
-//! * **It is the answer of one moment.** Who holds a token has not asked since `iat`: a withdrawal
-//!   after that is not in it. The shorter a token lives, the less that can be.
+//! * **It is the decision of one moment.** A withdrawal after `iat` does not change a token. A short
+//!   lifetime limits that gap.
 //! * **It never outlives the decision.** `exp` is rounded down to whole seconds, so a decision that
-//!   changes within its first second makes a token that is at its end when it is made (`exp` equals
-//!   `iat`). It is given all the same: it still proves what was answered.
+//!   changes within its first second gives a token that has expired when it is issued (`exp` equals
+//!   `iat`). It is issued all the same: it still proves the decision.
 //! * **It does not name the data subject, and is personal data nevertheless.** `sub` is a hash over
-//!   a fresh salt and the subject, so tokens of one subject can not be joined, and who knows the
-//!   subject can confirm it. The salt stands beside it: who tries all identifiers finds the one.
-//! * **Obligations do not travel,** only that there are some (`has_obligations`).
+//!   a fresh salt and the subject, so tokens of one subject can not be joined. Anybody who knows the
+//!   subject can confirm it. The salt is in the token, so trying all identifiers finds the subject.
+//! * **It does not contain obligations,** only whether there are some (`has_obligations`).
 //!
 //! This module knows no clock, no random numbers, no keys at rest and no protocol.
 
@@ -39,14 +39,14 @@ use crate::{
     jws::{self, JwsError},
 };
 
-/// Told from every other use of JSON Web Tokens by its type (RFC 8725, section 3.11).
+/// Explicit type, so that no other JSON Web Token passes for one (RFC 8725, section 3.11).
 const TYPE: &str = "consent-decision+jwt";
 
-/// The longest token that is looked at, in bytes. The largest that is made, with 100 data
-/// categories, has about 18,000.
+/// The longest token that is read, in bytes. The largest that is issued, with 100 data categories, has
+/// about 18,000.
 pub const TOKEN_BYTES_MAX: usize = 32 * 1_024;
-/// How far the verifier's clock may be behind the ledger's. A clock that is ahead is given nothing:
-/// the end is the end.
+/// How far the verifier's clock may be behind the ledger's. There is no tolerance for a clock that is
+/// ahead.
 pub const CLOCK_SKEW_S_MAX: i64 = 60;
 
 /// What a token states.
@@ -54,9 +54,9 @@ pub const CLOCK_SKEW_S_MAX: i64 = 60;
 pub struct Statement {
     /// The ledger that answered: its origin (`iss`).
     pub issuer: String,
-    /// From when until when it is good (`iat`, `exp`).
+    /// When it is valid (`iat`, `exp`).
     pub lifetime: Lifetime,
-    /// Of whom (`sub`, `salt`).
+    /// The data subject (`sub`, `salt`).
     pub subject: SubjectHash,
     /// Purpose key.
     pub purpose: String,
@@ -67,7 +67,7 @@ pub struct Statement {
     /// The data categories that the answer is about: those of the question, else those that the
     /// grant was narrowed to. Empty: those that the granted version declares, which the ledger knows.
     pub data_categories: Vec<String>,
-    /// Why. The effect follows from it, and stands in the token too.
+    /// Why. The effect follows from it, and is in the token too.
     pub reason: Reason,
     /// The number of entries that the answer takes into account.
     pub revision: u64,
@@ -75,7 +75,7 @@ pub struct Statement {
     pub decided_by: Option<u64>,
     /// First moment at which the decision could change with no new entry (`valid_until_ms`).
     pub valid_until: Option<Millis>,
-    /// Whether the ALLOW comes with obligations. What they are, a check tells.
+    /// Whether the ALLOW comes with obligations; a check returns them.
     pub has_obligations: bool,
 }
 
@@ -84,14 +84,6 @@ impl Statement {
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.reason.effect()
-    }
-
-    /// Whether it is about this data subject, and good at this moment.
-    fn check(&self, subject: Option<&str>, now: Millis) -> Result<(), TokenError> {
-        if subject.is_some_and(|subject| !self.subject.is_of(subject)) {
-            return Err(TokenError::Subject);
-        }
-        self.lifetime.check(now)
     }
 }
 
@@ -119,11 +111,11 @@ impl Signer {
     }
 }
 
-/// What a token states, if it is signed with the key's other half, good at `now`, and, where one is
-/// given, about this data subject.
+/// Verifies a token: signed with the private half of `key`, valid at `now` and, if `subject` is given,
+/// about that data subject. Returns the statement.
 ///
 /// # Errors
-/// See [`TokenError`]. Nothing that the token states is looked at before its signature is.
+/// See [`TokenError`]. The signature is verified before anything else is read.
 pub fn verify(
     token: &str,
     key: &PublicKey,
@@ -131,16 +123,19 @@ pub fn verify(
     now: Millis,
 ) -> Result<Statement, TokenError> {
     let statement = claims::statement(&key.open(token, TYPE, TOKEN_BYTES_MAX)?)?;
-    statement.check(subject, now)?;
+    if subject.is_some_and(|subject| !statement.subject.is_of(subject)) {
+        return Err(TokenError::Subject);
+    }
+    statement.lifetime.check(now)?;
     Ok(statement)
 }
 
-/// From when until when a token is good, in seconds since the Unix epoch.
+/// When a token is valid, in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
     /// The second of the decision.
     pub issued_at_s: i64,
-    /// The first second at which the token is no longer good.
+    /// The first second at which the token is no longer valid.
     pub expires_at_s: i64,
 }
 
@@ -195,39 +190,25 @@ impl SubjectHash {
     }
 }
 
-/// Why a token is worth nothing.
+/// Why a token is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TokenError {
-    /// Not a decision token by its form.
+    /// It is not signed with the ledger's key, or not as a decision token.
+    #[error("the token is not signed as it must be: {0}")]
+    Jws(#[from] JwsError),
+    /// Its claims are not those of a decision token.
     #[error("the token is malformed: {0}")]
-    Malformed(&'static str),
-    /// Signed in another way, or not at all.
-    #[error("the token's `alg` is not EdDSA")]
-    Algorithm,
-    /// A token of another kind.
-    #[error("the token's `typ` says that it is no decision token")]
-    Type,
-    /// Signed, it says, with another key.
-    #[error("the token names another key, `{named}`; the one given is `{given}`")]
-    Key {
-        /// The key that it names.
-        named: String,
-        /// The key that it was to be verified with.
-        given: String,
-    },
-    /// It is not what was signed.
-    #[error("the token's signature is not the ledger's")]
-    Signature,
-    /// Of another data subject.
+    Claims(&'static str),
+    /// It is about another data subject.
     #[error("the token is about another data subject")]
     Subject,
-    /// From the future.
+    /// It was issued in the future.
     #[error("the token is not valid yet")]
     NotYetValid {
         /// When it was issued.
         from: Millis,
     },
-    /// Past its end.
+    /// It has expired.
     #[error("the token has expired")]
     Expired {
         /// When it ended.
@@ -235,28 +216,13 @@ pub enum TokenError {
     },
 }
 
-impl From<JwsError> for TokenError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::Malformed(part) => Self::Malformed(part),
-            JwsError::Algorithm => Self::Algorithm,
-            JwsError::Type => Self::Type,
-            JwsError::Key { named, given } => Self::Key { named, given },
-            JwsError::Signature => Self::Signature,
-        }
-    }
-}
-
 impl TokenError {
     /// Name for programs.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Malformed(_) => "MALFORMED",
-            Self::Algorithm => "WRONG_ALGORITHM",
-            Self::Type => "WRONG_TYPE",
-            Self::Key { .. } => "UNKNOWN_KEY",
-            Self::Signature => "BAD_SIGNATURE",
+            Self::Jws(error) => error.name(),
+            Self::Claims(_) => "MALFORMED",
             Self::Subject => "WRONG_SUBJECT",
             Self::NotYetValid { .. } => "NOT_YET_VALID",
             Self::Expired { .. } => "EXPIRED",

@@ -1,4 +1,4 @@
-//! Round trips, and every way in which a token can be worth nothing.
+//! Round trips, and every way in which a token can be refused.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use ed25519_dalek::Signer as _;
@@ -87,7 +87,7 @@ fn keys_are_named_and_written_as_the_standard_has_it() {
 }
 
 #[test]
-fn what_is_no_key_is_refused() {
+fn texts_that_are_not_keys_are_refused() {
     let ec = r#"{"kty":"EC","crv":"P-256","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
     for (text, error) in [
         ("", KeyError::Form),
@@ -155,7 +155,7 @@ fn every_flipped_bit_is_refused() {
         for bit in 0..8 {
             let mut bytes = token.clone().into_bytes();
             bytes[at] ^= 1 << bit;
-            // What is no text can not even be asked about.
+            // Keys are texts, so only texts are tried.
             let Ok(flipped) = String::from_utf8(bytes) else { continue };
             assert!(verify(&flipped).is_err(), "byte {at}, bit {bit}: {flipped}");
         }
@@ -170,7 +170,10 @@ fn other_keys_and_other_subjects_are_refused() {
     let token = signer().sign(&statement());
     let other = Signer::from_seed(&[8; 32]).public_key();
     let (named, given) = (signer().public_key().id(), other.id());
-    assert_eq!(super::verify(&token, &other, None, NOW), Err(TokenError::Key { named, given }));
+    assert_eq!(
+        super::verify(&token, &other, None, NOW),
+        Err(JwsError::Key { named, given }.into())
+    );
     let key = signer().public_key();
     for subject in ["user:43", "", "user:42 ", "User:42"] {
         assert_eq!(
@@ -185,7 +188,7 @@ fn other_keys_and_other_subjects_are_refused() {
     let mut stolen = Signer::from_seed(&[8; 32]).sign(&statement());
     stolen =
         stolen.replacen(stolen.split('.').next().unwrap(), token.split('.').next().unwrap(), 1);
-    assert_eq!(verify(&stolen), Err(TokenError::Signature));
+    assert_eq!(verify(&stolen), Err(JwsError::Signature.into()));
     assert_eq!(verify(&forged(&header, &claims)), Ok(statement()), "the forge works");
 }
 
@@ -193,27 +196,34 @@ fn other_keys_and_other_subjects_are_refused() {
 fn headers_are_taken_as_they_should_be_or_not_at_all() {
     let good = signer().sign(&statement());
     let (header, claims) = (part(&good, 0), part(&good, 1));
-    let malformed = TokenError::Malformed("its header");
+    let malformed = JwsError::Malformed("its header");
     for (from, to, error) in [
-        ("EdDSA", "none", TokenError::Algorithm),
-        ("EdDSA", "HS256", TokenError::Algorithm),
-        ("EdDSA", "eddsa", TokenError::Algorithm),
-        ("consent-decision+jwt", "JWT", TokenError::Type),
+        ("EdDSA", "none", JwsError::Algorithm),
+        ("EdDSA", "HS256", JwsError::Algorithm),
+        ("EdDSA", "eddsa", JwsError::Algorithm),
+        ("consent-decision+jwt", "JWT", JwsError::Type),
         (r#""alg":"EdDSA","#, "", malformed.clone()),
         (r#""alg":"EdDSA","#, r#""alg":"EdDSA","alg":"none","#, malformed.clone()),
         (r#""alg":"EdDSA","#, r#""alg":"EdDSA","crit":["b64"],"b64":false,"#, malformed.clone()),
         (r#""alg":"EdDSA","#, r#""alg":"EdDSA","jwk":{},"#, malformed.clone()),
         ("{", "[", malformed),
     ] {
-        assert_eq!(verify(&forged(&header.replacen(from, to, 1), &claims)), Err(error), "{to}");
+        assert_eq!(
+            verify(&forged(&header.replacen(from, to, 1), &claims)),
+            Err(error.into()),
+            "{to}"
+        );
     }
     let unsigned = good.rsplit_once('.').unwrap().0;
-    assert_eq!(verify(&format!("{unsigned}.")), Err(TokenError::Malformed("its signature")));
+    assert_eq!(verify(&format!("{unsigned}.")), Err(JwsError::Malformed("its signature").into()));
     for (text, parts) in [("", 1), ("a", 1), ("a.b", 2), (unsigned, 2), (&format!("{good}.x"), 4)] {
-        assert!(matches!(verify(text), Err(TokenError::Malformed(_))), "{parts} parts");
+        assert!(
+            matches!(verify(text), Err(TokenError::Jws(JwsError::Malformed(_)))),
+            "{parts} parts"
+        );
     }
     let long = format!("{good}{}", "A".repeat(TOKEN_BYTES_MAX));
-    assert_eq!(verify(&long), Err(TokenError::Malformed("it is too long")));
+    assert_eq!(verify(&long), Err(JwsError::Malformed("it is too long").into()));
 }
 
 #[test]
@@ -235,7 +245,7 @@ fn claims_that_contradict_or_repeat_themselves_are_refused() {
         let changed = claims.replacen(from, to, 1);
         assert_ne!(changed, claims, "{from}");
         let refused = verify(&forged(&header, &changed));
-        assert!(matches!(refused, Err(TokenError::Malformed(_))), "{to}: {refused:?}");
+        assert!(matches!(refused, Err(TokenError::Claims(_))), "{to}: {refused:?}");
     }
     let more = claims.replacen('{', r#"{"later":1,"#, 1);
     assert_eq!(verify(&forged(&header, &more)), Ok(statement()), "a later version may say more");
@@ -276,7 +286,7 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
 
 proptest! {
     #[test]
-    fn what_is_signed_is_what_is_verified((statement, subject) in any_statement(), seed: [u8; 32]) {
+    fn a_signed_statement_verifies((statement, subject) in any_statement(), seed: [u8; 32]) {
         let signer = Signer::from_seed(&seed);
         let token = signer.sign(&statement);
         let key = PublicKey::parse(&signer.public_key().to_jwk()).unwrap();

@@ -2759,13 +2759,13 @@ impl ::prost::Name for ListHistoryResponse {
 /// A link, as a history shows it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkRecord {
-    /// The other data subject, as `namespace:id`.
+    /// The other data subject, as `namespace:id`; empty if it was erased.
     #[prost(string, tag = "1")]
     pub other_subject: ::prost::alloc::string::String,
     /// How sure it is; UNSPECIFIED for UNLINK.
     #[prost(enumeration = "LinkConfidence", tag = "2")]
     pub confidence: i32,
-    /// Who says so.
+    /// Who says so; empty if the first data subject of the link was erased.
     #[prost(string, tag = "3")]
     pub asserted_by: ::prost::alloc::string::String,
 }

@@ -1,4 +1,4 @@
-//! Cases of one account. What holds over any number of steps is in the tests of the book.
+//! Cases of one account. The tests of the book check the invariants over any sequence of steps.
 
 use super::*;
 use crate::node::{
@@ -35,7 +35,7 @@ fn before(next: u64) -> Acknowledged {
 }
 
 #[test]
-fn more_credits_than_there_may_be_are_not_given() {
+fn credits_are_limited() {
     let mut account = account(u32::MAX);
     account.credit(u32::MAX);
     for index in 0..u64::from(CREDITS_MAX) {
@@ -47,14 +47,14 @@ fn more_credits_than_there_may_be_are_not_given() {
 }
 
 #[test]
-fn an_event_that_nobody_acknowledges_holds_up_only_so_many() {
+fn an_unacknowledged_event_limits_the_events_after_it() {
     let mut account = account(0);
     let mut delivered = 0;
     let mut deliver = |account: &mut Account<u64>| {
         account.credit(1);
         let room = account.has_room();
         if room {
-            // Every other index is an event: what is acknowledged leaves a range of its own.
+            // Every other index is an event, so each acknowledged event is a range.
             account.deliver(delivered * 2, 0, Duration::ZERO).unwrap();
             delivered += 1;
         }
@@ -72,11 +72,11 @@ fn an_event_that_nobody_acknowledges_holds_up_only_so_many() {
     assert_eq!(next.deliver(0, 0, Duration::ZERO), Some(Sent { event: 0, attempt: 1 }));
     account.acknowledge(&single(&[0]), NOW).unwrap();
     assert!(account.has_room());
-    assert_eq!(account.settled().count_above(), 0, "what was between is settled, too");
+    assert_eq!(account.settled().count_above(), 0, "the indexes between are settled, too");
 }
 
 #[test]
-fn without_a_timeout_nothing_is_delivered_again() {
+fn without_a_timeout_there_is_no_redelivery() {
     let mut account = begun(Settled::before(0), false, 2, None);
     account.deliver(4, 4, Duration::ZERO).unwrap();
     assert_eq!(account.redelivery_at(), None);
@@ -84,7 +84,7 @@ fn without_a_timeout_nothing_is_delivered_again() {
 }
 
 #[test]
-fn a_snapshot_is_settled_by_what_follows_its_end() {
+fn an_acknowledgement_after_its_end_settles_a_snapshot() {
     let mut account = begun(Settled::before(7), true, 10, None);
     account.snapshot_sent();
     let snapshot = Acknowledged { snapshot: true, ..Acknowledged::default() };
@@ -100,7 +100,7 @@ fn a_snapshot_is_settled_by_what_follows_its_end() {
     assert_eq!(account.unrecorded.count(), 0);
     assert_eq!(account.acknowledge(&before(7), NOW), Ok(0));
     assert!(!account.snapshot_pending());
-    assert_eq!(account.unrecorded.count(), 1, "it goes on record");
+    assert_eq!(account.unrecorded.count(), 1, "it will be written");
     assert_eq!(account.acknowledge(&before(7), NOW), Ok(0));
     assert_eq!(account.unrecorded.count(), 1, "once is enough");
     for index in 9..17 {
@@ -117,13 +117,13 @@ fn an_acknowledgement_beyond_the_snapshot_settles_it() {
     account.snapshot_ended(7);
     account.deliver(8, 8, Duration::ZERO).unwrap();
     assert_eq!(account.acknowledge(&single(&[8]), NOW), Ok(1));
-    assert!(account.snapshot_pending(), "an event alone says nothing of the snapshot");
+    assert!(account.snapshot_pending(), "a single event does not include the snapshot");
     assert_eq!(account.acknowledge(&before(9), NOW), Ok(0));
     assert!(!account.snapshot_pending());
 }
 
 #[test]
-fn a_place_without_events_waits_for_the_next_event_unless_it_is_far() {
+fn indexes_without_events_are_written_with_the_next_event_unless_they_are_many() {
     let mut near = account(0);
     near.settle(&before(RIDE_ENTRIES_MAX - 1), 0, NOW);
     assert!(!near.unrecorded.is_due());
@@ -137,7 +137,7 @@ fn a_place_without_events_waits_for_the_next_event_unless_it_is_far() {
 }
 
 #[test]
-fn what_was_not_given_up_is_no_dead_letter_that_was_delivered() {
+fn only_dead_letters_can_be_delivered_after_all() {
     let mut account = account(3);
     account.deliver(4, 4, Duration::ZERO).unwrap();
     account.redelivered(&[4, 9], NOW, |_| true);

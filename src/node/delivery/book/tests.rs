@@ -1,5 +1,5 @@
-//! The book against a naive model: nothing lost, nothing twice without a word, and each entry says
-//! once what became of each event.
+//! Compares the book with a naive model: no event is lost or delivered twice except as a redelivery, and
+//! the entries settle each event once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,29 +50,30 @@ fn fold(all: &mut Subscriptions, index: u64, about: &SubscriptionEntry) {
     all.fold(Fact { place, kind: about.kind() }).unwrap();
 }
 
-/// What a consumer, its source, the clock and the writer may do.
+/// An action of a consumer, its source, the clock or the writer.
 #[derive(Debug, Clone)]
 enum Step {
     Credit(u32),
-    /// The source brings up to so many events.
+    /// The source delivers up to this many events.
     Events(usize),
     Redeliver,
     Wait(u64),
-    /// Everything before.
+    /// Acknowledges everything before an index.
     Before(u64),
-    /// Those in flight at these positions, and perhaps one that may not be.
+    /// Acknowledges the events in flight at these positions, and perhaps an index that may not be in
+    /// flight.
     Single(Vec<usize>, Option<u64>),
     GiveUp(usize),
-    /// A dead letter, or something else, is delivered after all.
+    /// An event, perhaps a dead letter, is delivered after all.
     Redelivered(u64),
-    /// Another consumer takes over, or comes once this one has left.
+    /// Another consumer takes the seat.
     TakeOver(u32),
     Leave,
-    /// The writer writes what is due; or it fails to.
+    /// The writer writes everything that is due, or fails to.
     Write {
         fails: bool,
     },
-    /// The writer writes all.
+    /// The writer writes everything.
     WriteAll,
 }
 
@@ -94,19 +95,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The naive model: sets of indexes, looked through from end to end.
+/// The naive model: sets of indexes.
 struct Model {
-    /// Which indexes are events of this shard.
-    mine: BTreeSet<u64>,
-    /// What became of those that are settled: whether they are given up.
-    fates: BTreeMap<u64, bool>,
-    /// Of the present consumer: how often each event was delivered, and when last.
+    /// The events of this shard.
+    events: BTreeSet<u64>,
+    /// The settled events, and whether they are given up.
+    settled: BTreeMap<u64, bool>,
+    /// The events in flight: the number of deliveries, and the time of the last one.
     flying: BTreeMap<u64, (u32, Duration)>,
     credits: u32,
-    /// Everything before it was delivered.
-    told: u64,
-    /// The same, to all consumers so far.
-    told_ever: u64,
+    /// Every event before it was delivered to the present consumer.
+    delivered: u64,
+    /// Every event before it was delivered to some consumer.
+    delivered_ever: u64,
     now: Duration,
 }
 
@@ -115,7 +116,7 @@ impl Model {
         for index in indexes {
             self.flying.remove(index);
         }
-        indexes.iter().filter(|index| self.fates.insert(**index, false).is_none()).count()
+        indexes.iter().filter(|index| self.settled.insert(**index, false).is_none()).count()
     }
 
     fn oldest_due(&self) -> Option<(Duration, u64)> {
@@ -127,25 +128,25 @@ impl Model {
 struct World {
     book: Book<u64>,
     subscriptions: Subscriptions,
-    /// What entries have said so far: of each index whether it was given up.
-    said: BTreeMap<u64, bool>,
+    /// The indexes that entries settled so far, and whether they were given up.
+    recorded: BTreeMap<u64, bool>,
     model: Model,
     entries: u64,
 }
 
 impl World {
-    fn new(mine: BTreeSet<u64>, credits: u32) -> Self {
+    fn new(events: BTreeSet<u64>, credits: u32) -> Self {
         let mut world = Self {
             book: Book::default(),
             subscriptions: created(LEDGER_START, 1),
-            said: BTreeMap::new(),
+            recorded: BTreeMap::new(),
             model: Model {
-                mine,
-                fates: BTreeMap::new(),
+                events,
+                settled: BTreeMap::new(),
                 flying: BTreeMap::new(),
                 credits: 0,
-                told: 0,
-                told_ever: 0,
+                delivered: 0,
+                delivered_ever: 0,
                 now: Duration::ZERO,
             },
             entries: 0,
@@ -168,9 +169,10 @@ impl World {
 
     fn begin(&mut self, credits: u32) {
         self.change(|account| account.begin(credits, Some(TIMEOUT)));
-        let told = self.settled().next();
+        let delivered = self.settled().next();
         self.model.flying.clear();
-        (self.model.credits, self.model.told, self.model.now) = (credits, told, Duration::ZERO);
+        (self.model.credits, self.model.delivered, self.model.now) =
+            (credits, delivered, Duration::ZERO);
     }
 
     fn take(&mut self, step: Step) {
@@ -181,7 +183,7 @@ impl World {
                 self.model.credits += more;
             }
             Step::Wait(seconds) => self.model.now += Duration::from_secs(seconds),
-            Step::Events(count) => self.bring(count),
+            Step::Events(count) => self.deliver(count),
             Step::Redeliver => {
                 let model = &mut self.model;
                 let due = model.oldest_due().filter(|(due, _)| *due <= now && model.credits > 0);
@@ -196,10 +198,10 @@ impl World {
             Step::Before(next) => {
                 let acknowledged =
                     Acknowledged { next_index: Some(next), ..Acknowledged::default() };
-                let fine = next <= self.model.told.max(self.settled().next());
+                let is_valid = next <= self.model.delivered.max(self.settled().next());
                 let settles: Vec<u64> =
                     self.model.flying.keys().copied().filter(|index| *index < next).collect();
-                self.acknowledge(&acknowledged, fine, &settles);
+                self.acknowledge(&acknowledged, is_valid, &settles);
             }
             Step::Single(positions, other) => {
                 let flying: Vec<u64> = self.model.flying.keys().copied().collect();
@@ -209,11 +211,11 @@ impl World {
                 indexes.extend(other);
                 let settled = self.settled();
                 let is_known = |index: u64| flying.contains(&index) || settled.contains(index);
-                let fine = other.is_none_or(is_known);
+                let is_valid = other.is_none_or(is_known);
                 let other = other.filter(|index| flying.contains(index));
                 let settles = [settles, other.into_iter().collect()].concat();
                 let acknowledged = Acknowledged { indexes, ..Acknowledged::default() };
-                self.acknowledge(&acknowledged, fine, &settles);
+                self.acknowledge(&acknowledged, is_valid, &settles);
             }
             Step::GiveUp(position) => {
                 let flying = self.model.flying.keys().copied().nth(position);
@@ -223,16 +225,16 @@ impl World {
                 assert_eq!(was_flying, flying.is_some());
                 if was_flying {
                     self.model.flying.remove(&index);
-                    assert_eq!(self.model.fates.insert(index, true), None);
+                    assert_eq!(self.model.settled.insert(index, true), None);
                 }
             }
             Step::Redelivered(index) => {
-                let said = self.said.clone();
+                let recorded = self.recorded.clone();
                 self.change(|account| {
-                    account.redelivered(&[index], NOW, |index| said.get(&index) == Some(&true));
+                    account.redelivered(&[index], NOW, |index| recorded.get(&index) == Some(&true));
                 });
-                if let Some(fate) = self.model.fates.get_mut(&index) {
-                    *fate = false;
+                if let Some(is_failure) = self.model.settled.get_mut(&index) {
+                    *is_failure = false;
                 }
             }
             Step::TakeOver(credits) => self.begin(credits),
@@ -257,8 +259,8 @@ impl World {
                 self.write(&taken);
                 assert_eq!(self.on_record().settled, self.settled(), "nothing is left out");
                 assert!(self.book.take_of(ID).bodies().is_empty(), "taken once");
-                for (index, is_failure) in &self.model.fates {
-                    assert_eq!(self.said.get(index), Some(is_failure), "{index}");
+                for (index, is_failure) in &self.model.settled {
+                    assert_eq!(self.recorded.get(index), Some(is_failure), "{index}");
                 }
             }
         }
@@ -268,62 +270,62 @@ impl World {
         for body in taken.bodies() {
             self.entries += 1;
             fold(&mut self.subscriptions, self.entries, &body);
-            say(&mut self.said, body);
+            record(&mut self.recorded, body);
         }
     }
 
-    /// Brings events for as long as there is room, and says so where there are no more.
-    fn bring(&mut self, count: usize) {
+    /// Delivers events while there is room, and catches up when there are no more.
+    fn deliver(&mut self, count: usize) {
         for _ in 0..count {
             if !self.change(|account| account.has_room()) {
                 return;
             }
-            let Some(next) = self.model.mine.range(self.model.told..).next().copied() else {
+            let Some(next) = self.model.events.range(self.model.delivered..).next().copied() else {
                 self.change(|account| account.caught_up(LEDGER_END, NOW));
-                self.model.told = LEDGER_END;
+                self.model.delivered = LEDGER_END;
                 return;
             };
-            self.model.told = next + 1;
+            self.model.delivered = next + 1;
             let now = self.model.now;
             let sent = self.change(|account| account.deliver(next, next, now));
-            let want = (!self.model.fates.contains_key(&next)).then(|| {
+            let want = (!self.model.settled.contains_key(&next)).then(|| {
                 self.model.credits -= 1;
                 self.model.flying.insert(next, (1, now));
                 Sent { event: next, attempt: 1 }
             });
-            assert_eq!(sent, want, "all of it once, but for what is settled");
+            assert_eq!(sent, want, "once, unless it is settled");
         }
     }
 
-    fn acknowledge(&mut self, acknowledged: &Acknowledged, fine: bool, settles: &[u64]) {
+    fn acknowledge(&mut self, acknowledged: &Acknowledged, is_valid: bool, settles: &[u64]) {
         let before = format!("{:?}", self.book.account(SHARD));
         match self.change(|account| account.acknowledge(acknowledged, NOW)) {
             Ok(events) => {
-                assert!(fine, "{acknowledged:?} was not delivered");
+                assert!(is_valid, "{acknowledged:?} was not delivered");
                 assert_eq!(events, self.model.settle(settles));
             }
             Err(error) => {
-                assert!(!fine, "{acknowledged:?}: {error:?}");
+                assert!(!is_valid, "{acknowledged:?}: {error:?}");
                 let after = format!("{:?}", self.book.account(SHARD));
-                assert_eq!(after, before, "what is refused changes nothing");
+                assert_eq!(after, before, "a refused acknowledgement changes nothing");
             }
         }
     }
 
-    /// What must be true between any two steps.
+    /// Checks the invariants after a step.
     fn check(&mut self) {
         let model = &mut self.model;
-        model.told_ever = model.told_ever.max(model.told);
+        model.delivered_ever = model.delivered_ever.max(model.delivered);
         let account = self.book.account(SHARD).unwrap();
         let (settled, recorded) =
             (account.settled(), &self.subscriptions.get(ID).unwrap().shards[0]);
         for index in 0..LEDGER_END + 5 {
-            if model.mine.contains(&index) {
-                let is_settled = model.fates.contains_key(&index);
+            if model.events.contains(&index) {
+                let is_settled = model.settled.contains_key(&index);
                 assert_eq!(settled.contains(index), is_settled, "{index}");
                 assert!(!(is_settled && model.flying.contains_key(&index)), "{index}");
             } else if settled.contains(index) {
-                assert!(index < model.told_ever, "ahead of what was delivered");
+                assert!(index < model.delivered_ever, "ahead of the deliveries");
             }
             assert!(settled.contains(index) || !recorded.settled.contains(index), "{index}");
         }
@@ -332,13 +334,13 @@ impl World {
         assert_eq!(account.has_room(), model.credits > 0);
         assert_eq!(self.book.count(), account.unrecorded.count());
         if self.book.count() > 0 {
-            assert!(self.book.since().is_some(), "it will be written down");
+            assert!(self.book.since().is_some(), "it will be written");
         }
     }
 }
 
-/// Takes an entry's word; it must say nothing that was said before.
-fn say(said: &mut BTreeMap<u64, bool>, body: SubscriptionEntry) {
+/// Records the indexes that an entry settles; none may be settled before.
+fn record(recorded: &mut BTreeMap<u64, bool>, body: SubscriptionEntry) {
     match body {
         SubscriptionEntry::Delivered(delivered) => {
             for delivered in delivered {
@@ -348,7 +350,7 @@ fn say(said: &mut BTreeMap<u64, bool>, body: SubscriptionEntry) {
                     end = range.end;
                     let is_one = range.end - range.start == 1;
                     for at in range {
-                        let before = said.insert(at, false);
+                        let before = recorded.insert(at, false);
                         assert!(before.is_none() || (is_one && before == Some(true)), "{at}");
                     }
                 }
@@ -356,7 +358,7 @@ fn say(said: &mut BTreeMap<u64, bool>, body: SubscriptionEntry) {
         }
         SubscriptionEntry::Failed(failed) => {
             for failed in failed.failed {
-                assert_eq!(said.insert(failed.index, true), None);
+                assert_eq!(recorded.insert(failed.index, true), None);
             }
         }
         other => panic!("{other:?}"),
@@ -366,31 +368,31 @@ fn say(said: &mut BTreeMap<u64, bool>, body: SubscriptionEntry) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn nothing_is_lost_or_told_twice_but_as_such(
-        mine in prop::collection::btree_set(LEDGER_START..LEDGER_END, 0..25),
+    fn no_event_is_lost_or_delivered_twice_except_as_a_redelivery(
+        events in prop::collection::btree_set(LEDGER_START..LEDGER_END, 0..25),
         credits in 0_u32..6,
         steps in vec(step(), 0..120),
     ) {
-        let mut world = World::new(mine.clone(), credits);
+        let mut world = World::new(events.clone(), credits);
         for step in steps {
             world.take(step);
             world.check();
         }
-        // The next consumer hears the rest, in order, and nothing else.
+        // The next consumer gets exactly the rest, in order.
         world.begin(CREDITS_MAX);
-        let settled: BTreeSet<u64> = world.model.fates.keys().copied().collect();
-        let rest: Vec<u64> = mine.difference(&settled).copied().collect();
-        world.bring(usize::MAX);
+        let settled: BTreeSet<u64> = world.model.settled.keys().copied().collect();
+        let rest: Vec<u64> = events.difference(&settled).copied().collect();
+        world.deliver(usize::MAX);
         prop_assert_eq!(world.model.flying.keys().copied().collect::<Vec<_>>(), rest);
         world.take(Step::Before(LEDGER_END));
         world.check();
         world.take(Step::WriteAll);
-        prop_assert_eq!(world.model.fates.into_keys().collect::<BTreeSet<_>>(), mine);
+        prop_assert_eq!(world.model.settled.into_keys().collect::<BTreeSet<_>>(), events);
         prop_assert_eq!(&world.subscriptions.get(ID).unwrap().shards[0].settled, &Settled::before(LEDGER_END));
     }
 }
 
-/// What is acknowledged or given up, be it delivered or not.
+/// An acknowledgement or failure of events, delivered or not, or a write.
 #[derive(Debug, Clone)]
 enum Op {
     Acknowledge(Vec<u64>, Option<u64>),
@@ -401,7 +403,7 @@ enum Op {
 fn any_op() -> impl Strategy<Value = Op> {
     let next = proptest::option::of(0_u64..40);
     prop_oneof![
-        4 => (vec(0_u64..40, 0..5), next).prop_map(|(own, next)| Op::Acknowledge(own, next)),
+        4 => (vec(0_u64..40, 0..5), next).prop_map(|(indexes, next)| Op::Acknowledge(indexes, next)),
         2 => (0_u64..40).prop_map(Op::GiveUp),
         1 => Just(Op::Write),
     ]
@@ -413,7 +415,7 @@ fn acknowledged(indexes: &[u64], next_index: Option<u64>) -> Acknowledged {
 
 proptest! {
     #[test]
-    fn entries_say_once_what_became_of_each_event(mut ops in vec(any_op(), 1..80)) {
+    fn entries_settle_each_event_once(mut ops in vec(any_op(), 1..80)) {
         ops.push(Op::Write);
         let (mut all, mut book) = (created(0, 1), Book::<u64>::default());
         let mut model: BTreeMap<u64, bool> = BTreeMap::new();
@@ -423,12 +425,12 @@ proptest! {
         for op in ops {
             match op {
                 Op::Acknowledge(indexes, next) => {
-                    let letter = |at| written.get(&at).is_some_and(|is_failure| *is_failure);
+                    let is_dead_letter = |at| written.get(&at).is_some_and(|is_failure| *is_failure);
                     book.change(&all, SHARD, |account| {
-                        account.redelivered(&indexes, NOW, letter);
+                        account.redelivered(&indexes, NOW, is_dead_letter);
                         account.settle(&acknowledged(&indexes, next), indexes.len(), NOW);
                     });
-                    // Everything before a place was settled, be it so or not.
+                    // Everything before `next` is settled, event or not.
                     let before = (0..next.unwrap_or(0)).filter(|at| !model.contains_key(at));
                     let new: Vec<u64> = indexes.into_iter().chain(before).collect();
                     model.extend(new.into_iter().map(|at| (at, false)));
@@ -442,7 +444,7 @@ proptest! {
                     for body in book.take_of(ID).bodies() {
                         fold(&mut all, index, &body);
                         index += 1;
-                        say(&mut written, body);
+                        record(&mut written, body);
                     }
                     prop_assert_eq!(&written, &model);
                     let state = all.get(ID).unwrap().shard(0).unwrap();
@@ -462,7 +464,7 @@ fn bytes_of(body: SubscriptionEntry) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn what_does_not_fit_into_one_entry_is_in_the_next(
+    fn receipts_beyond_the_size_limit_go_into_further_entries(
         counts in vec(0_u64..9_000, 1..4),
         start in prop::sample::select(vec![0, 1 << 20, u64::MAX >> 1]),
     ) {
@@ -474,24 +476,24 @@ proptest! {
                 account.settle(&acknowledged(&indexes, None), indexes.len(), Millis(i64::MAX));
             });
         }
-        let mut said = vec![0; counts.len()];
+        let mut written = vec![0; counts.len()];
         for body in book.take().bodies() {
             let SubscriptionEntry::Delivered(delivered) = &body else { panic!("{body:?}") };
-            for own in delivered {
-                prop_assert!(!own.ranges.is_empty());
-                said[own.shard as usize] += own.ranges.len() as u64;
+            for receipt in delivered {
+                prop_assert!(!receipt.ranges.is_empty());
+                written[receipt.shard as usize] += receipt.ranges.len() as u64;
             }
             prop_assert!(bytes_of(body) <= ENTRY_BYTES_MAX);
         }
-        prop_assert_eq!(said, counts);
+        prop_assert_eq!(written, counts);
     }
 }
 
 #[test]
-fn what_could_not_be_written_gathers_again_as_it_was() {
+fn the_content_of_an_unwritten_entry_goes_back_into_the_book() {
     let (all, mut book) = (created(0, 1), Book::<u64>::default());
     book.change(&all, SHARD, |account| {
-        // Settled long ago, and a dead letter.
+        // An old dead letter.
         account.fail(FailedDelivery { index: 13, attempts: 3, http_status: 500 });
     });
     book.take();
@@ -508,13 +510,16 @@ fn what_could_not_be_written_gathers_again_as_it_was() {
     for body in &bodies {
         book.put_back(body, &taken);
     }
-    assert!(book.since().is_some(), "and is due");
+    assert!(book.since().is_some(), "it is due");
     assert_eq!(book.take().bodies(), bodies);
     book.stop();
     book.put_back(&bodies[0], &taken);
     assert!(book.take_of(ID).bodies().is_empty());
     book.change(&all, SHARD, |account| account.settle(&acknowledged(&[30], None), 1, NOW));
-    assert!(book.take_of(ID).bodies().is_empty(), "nothing gathers once it is stopped");
+    assert!(
+        book.take_of(ID).bodies().is_empty(),
+        "no acknowledgement gathers once the book is stopped"
+    );
 }
 
 #[test]

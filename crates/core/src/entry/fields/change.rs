@@ -1,6 +1,6 @@
-//! What an act changed, as a message and back.
+//! The changes of an act, as messages and back.
 
-use super::{EntryError, field, key};
+use super::{EntryError, field, key, scalar::without_prefix};
 use crate::{
     domain::{Action, ChangeRecord, Key, Millis, Outcome, ScopeKeys},
     proto,
@@ -66,6 +66,15 @@ fn outcome_from_proto(outcome: proto::Outcome, cause: Option<u64>) -> Result<Out
         proto::Outcome::SupersededByLater => Outcome::SupersededByLater(cause?),
         proto::Outcome::PendingConfirmation => Outcome::PendingConfirmation,
     })
+}
+
+impl Outcome {
+    /// Its name in the protocol, without the prefix.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let unspecified = proto::Outcome::Unspecified.as_str_name();
+        without_prefix(proto::Outcome::from(self).as_str_name(), unspecified)
+    }
 }
 
 impl From<Outcome> for proto::Outcome {

@@ -9,12 +9,6 @@ use crate::{
 /// Preferences of how to be contacted, as a message.
 #[must_use]
 pub fn contact_to_proto(contact: &ContactChange) -> proto::ContactPreferences {
-    fn value<T>(said: &Said<T>) -> Option<&T> {
-        match said {
-            Said::Value(value) => Some(value),
-            Said::Nothing | Said::Clear => None,
-        }
-    }
     let cleared = [
         ("time_zones", contact.time_zones == Said::Clear),
         ("language", contact.language == Said::Clear),
@@ -22,18 +16,22 @@ pub fn contact_to_proto(contact: &ContactChange) -> proto::ContactPreferences {
         ("frequency_limit", contact.frequency_limit == Said::Clear),
     ];
     proto::ContactPreferences {
-        time_zones: value(&contact.time_zones).cloned().unwrap_or_default(),
-        language: value(&contact.language).cloned().unwrap_or_default(),
-        quiet_hours: value(&contact.quiet_hours).map(|span| proto::QuietHours {
+        time_zones: contact.time_zones.value().cloned().unwrap_or_default(),
+        language: contact.language.value().cloned().unwrap_or_default(),
+        quiet_hours: contact.quiet_hours.value().map(|span| proto::QuietHours {
             start_minute: span.start_minute,
             end_minute: span.end_minute,
             time_zone: String::new(),
         }),
-        frequency_limit: value(&contact.frequency_limit).map(|cap| proto::FrequencyLimit {
+        frequency_limit: contact.frequency_limit.value().map(|cap| proto::FrequencyLimit {
             uses_max: cap.uses_max,
             period: Some(duration(cap.period_ms)),
         }),
-        clear: cleared.iter().filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect(),
+        clear: cleared
+            .iter()
+            .filter(|(_, is_cleared)| *is_cleared)
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
     }
 }
 
@@ -41,17 +39,12 @@ pub(in crate::entry) fn contact_from_proto(
     message: &proto::ContactPreferences,
 ) -> Result<ContactChange, EntryError> {
     let clears = |name: &str| message.clear.iter().any(|cleared| cleared == name);
-    let frequency_limit = match &message.frequency_limit {
-        None => None,
-        Some(limit) => Some(FrequencyCap {
-            uses_max: limit.uses_max,
-            period_ms: limit
-                .period
-                .as_ref()
-                .and_then(duration_ms)
-                .ok_or(field("frequency_limit.period"))?,
-        }),
+    let cap = |limit: &proto::FrequencyLimit| {
+        let period_ms = limit.period.as_ref().and_then(duration_ms);
+        let period_ms = period_ms.ok_or(field("frequency_limit.period"))?;
+        Ok(FrequencyCap { uses_max: limit.uses_max, period_ms })
     };
+    let frequency_limit = message.frequency_limit.as_ref().map(cap).transpose()?;
     let quiet_hours = message
         .quiet_hours
         .as_ref()

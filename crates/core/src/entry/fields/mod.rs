@@ -1,4 +1,4 @@
-//! Fields that several kinds of entry have, as messages and back. Reading is strict: a value that
+//! Fields that several kinds of entry share, as messages and back. Reading is strict: a value that
 //! this program does not know is an error.
 
 mod change;
@@ -19,16 +19,16 @@ use crate::{
     proto,
 };
 
-/// How bytes can fail to be an entry.
+/// Why bytes are not an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EntryError {
-    /// No protobuf message of this type.
-    #[error("the bytes are no entry: {0}")]
+    /// Not a protobuf message of this type.
+    #[error("the bytes are not an entry: {0}")]
     Protobuf(String),
     /// No body, or one that this program does not know.
     #[error("the entry has no body that this program knows")]
     Body,
-    /// A field without a value that it must have.
+    /// A required field without a known value.
     #[error("{field} is missing or has a value that this program does not know")]
     Field {
         /// The field.
@@ -44,12 +44,12 @@ pub enum EntryError {
         /// The length that it has.
         got: usize,
     },
-    /// A key of the catalogue that is none.
+    /// A text that is not a key.
     #[error("{field} {problem}")]
     Key {
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// Why.
         problem: KeyError,
     },
 }

@@ -1,7 +1,7 @@
-//! Numbers, moments and names of things, as messages and back.
+//! Durations, moments and enums, as messages and back.
 
 use crate::{
-    domain::{Action, Actor, EventKind, LegalBasis, LinkConfidence, Millis, Reason},
+    domain::{Action, Actor, EventKind, LegalBasis, LinkConfidence, Millis, Reason, Snapshot},
     proto,
 };
 
@@ -36,31 +36,44 @@ pub fn duration_ms(duration: &prost_types::Duration) -> Option<i64> {
     duration.seconds.checked_mul(1_000)?.checked_add(nanos / 1_000_000)
 }
 
-/// Maps the variants of a domain enum to those of its message, and back. UNSPECIFIED maps to an
-/// error.
+/// Maps the variants of a domain enum to those of the protocol's enum of that name, and back, and
+/// gives it the protocol's names. UNSPECIFIED maps to an error.
 macro_rules! same_variants {
-    ($domain:ident, $proto:ident, $($variant:ident),+) => {
-        impl From<$domain> for proto::$proto {
-            fn from(value: $domain) -> Self {
-                match value { $($domain::$variant => Self::$variant,)+ }
+    ($name:ident, $($variant:ident),+) => {
+        impl From<$name> for proto::$name {
+            fn from(value: $name) -> Self {
+                match value { $($name::$variant => Self::$variant,)+ }
             }
         }
-        impl TryFrom<proto::$proto> for $domain {
+        impl TryFrom<proto::$name> for $name {
             type Error = ();
-            fn try_from(value: proto::$proto) -> Result<Self, ()> {
+            fn try_from(value: proto::$name) -> Result<Self, ()> {
                 match value {
-                    proto::$proto::Unspecified => Err(()),
-                    $(proto::$proto::$variant => Ok(Self::$variant),)+
+                    proto::$name::Unspecified => Err(()),
+                    $(proto::$name::$variant => Ok(Self::$variant),)+
                 }
+            }
+        }
+        impl $name {
+            /// Its name in the protocol, without the prefix.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                let unspecified = proto::$name::Unspecified.as_str_name();
+                without_prefix(proto::$name::from(self).as_str_name(), unspecified)
             }
         }
     };
 }
 
-same_variants!(Actor, Actor, Subject, Guardian, Agent, Operator, System, Import);
-same_variants!(Action, Action, Grant, Refuse, Withdraw, Object, Expire);
+/// The name of a variant without the prefix of its enum, which `UNSPECIFIED` shows.
+pub(super) fn without_prefix(name: &'static str, unspecified: &str) -> &'static str {
+    let prefix = unspecified.strip_suffix("UNSPECIFIED").unwrap_or_default();
+    name.strip_prefix(prefix).unwrap_or(name)
+}
+
+same_variants!(Actor, Subject, Guardian, Agent, Operator, System, Import);
+same_variants!(Action, Grant, Refuse, Withdraw, Object, Expire);
 same_variants!(
-    EventKind,
     EventKind,
     Grant,
     Refuse,
@@ -72,9 +85,9 @@ same_variants!(
     Preferences,
     Overdue
 );
-same_variants!(LinkConfidence, LinkConfidence, Verified, Asserted);
+same_variants!(LinkConfidence, Verified, Asserted);
+same_variants!(Snapshot, Denied, All);
 same_variants!(
-    Reason,
     Reason,
     UnknownPurpose,
     UnknownChannel,
@@ -94,7 +107,6 @@ same_variants!(
     Granted
 );
 same_variants!(
-    LegalBasis,
     LegalBasis,
     Consent,
     Contract,

@@ -1,32 +1,31 @@
-//! `SubscriptionCreated`: a durable subscription was created, as it will be until it is ended. Its
-//! identity is the index of this entry.
+//! `SubscriptionCreated`: a durable subscription was created. It does not change until it is ended.
+//! Its identity is the index of this entry.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    domain::{Filter, Key, SHARDS_MAX, Snapshot, SubjectRef, Subscription, SubscriptionId},
+    domain::{Filter, Key, SHARDS_MAX, Snapshot, Subscription, SubscriptionId},
     entry::{
-        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
+        EntryError, NamesNoSubject, OfSubscriptions, Place, Target,
         fields::{field, key},
     },
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
-/// A subscription as its creation says it is.
+/// The fixed properties of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionCreated {
     /// Name.
     pub name: Key,
-    /// Who answers for it.
+    /// The person or team that is responsible for it.
     pub owner: String,
-    /// Which events it must hear.
+    /// Which events it receives.
     pub filter: Filter,
-    /// First index that it must hear.
+    /// The first index that it receives.
     pub start_index: u64,
-    /// The state that its consumers hear first, as of the revision `start_index`.
+    /// The state that its consumers receive first, as of the revision `start_index`.
     pub snapshot: Option<Snapshot>,
     /// Over how many consumers it is spread: 1 to [`SHARDS_MAX`].
     pub shards: u32,
@@ -36,7 +35,7 @@ pub struct SubscriptionCreated {
     pub webhook_url: Option<String>,
 }
 
-impl Kind for SubscriptionCreated {
+impl NamesNoSubject for SubscriptionCreated {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::SubscriptionCreated(proto::SubscriptionCreated {
             name: self.name.to_string(),
@@ -50,32 +49,12 @@ impl Kind for SubscriptionCreated {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -93,12 +72,8 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
     type Error = EntryError;
 
     fn try_from(message: proto::SubscriptionCreated) -> Result<Self, EntryError> {
-        let snapshot = match proto::Snapshot::try_from(message.snapshot) {
-            Ok(proto::Snapshot::Unspecified) => None,
-            Ok(proto::Snapshot::Denied) => Some(Snapshot::Denied),
-            Ok(proto::Snapshot::All) => Some(Snapshot::All),
-            Err(_) => return Err(field("snapshot")),
-        };
+        let snapshot =
+            proto::Snapshot::try_from(message.snapshot).map_err(|_| field("snapshot"))?;
         if message.shards == 0 || message.shards > SHARDS_MAX {
             return Err(field("shards"));
         }
@@ -107,7 +82,7 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
             owner: message.owner,
             filter: filter_from_proto(&message.filter.unwrap_or_default())?,
             start_index: message.start_index,
-            snapshot,
+            snapshot: snapshot.try_into().ok(),
             shards: message.shards,
             deadline_ms: message.deadline_ms,
             webhook_url: Some(message.webhook_url).filter(|url| !url.is_empty()),
@@ -115,14 +90,10 @@ impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
     }
 }
 
-/// Which state a snapshot tells, as a message.
+/// The content of a snapshot, as a message.
 #[must_use]
 pub fn snapshot_to_proto(snapshot: Option<Snapshot>) -> proto::Snapshot {
-    match snapshot {
-        None => proto::Snapshot::Unspecified,
-        Some(Snapshot::Denied) => proto::Snapshot::Denied,
-        Some(Snapshot::All) => proto::Snapshot::All,
-    }
+    snapshot.map_or(proto::Snapshot::Unspecified, Into::into)
 }
 
 /// A filter as a message.
@@ -198,13 +169,13 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(created in any_created()) {
+        fn the_message_reads_back(created in any_created()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Created(Box::new(created))));
         }
     }
 
     #[test]
-    fn what_no_subscription_can_be_is_an_error() {
+    fn invalid_shards_and_snapshots_are_errors() {
         let created = |shards, snapshot| {
             let name = "crm".to_owned();
             let message =

@@ -1,11 +1,10 @@
 //! `SubscriptionDeleted`: a durable subscription was ended. Its name is free again.
 
 use crate::{
-    domain::{SubjectRef, SubscriptionId},
-    entry::{IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target},
+    domain::SubscriptionId,
+    entry::{NamesNoSubject, OfSubscriptions, Place, Target},
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
@@ -16,39 +15,19 @@ pub struct SubscriptionDeleted {
     pub subscription: SubscriptionId,
 }
 
-impl Kind for SubscriptionDeleted {
+impl NamesNoSubject for SubscriptionDeleted {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::SubscriptionDeleted(proto::SubscriptionDeleted {
             subscription_index: self.subscription.0,
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -78,7 +57,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(deleted in any_deleted()) {
+        fn the_message_reads_back(deleted in any_deleted()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Deleted(deleted)));
         }
     }

@@ -4,65 +4,41 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use crate::{
-    domain::{Millis, SubjectRef, SubscriptionId},
-    entry::{
-        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
-        fields::field,
-    },
+    domain::{Millis, SubscriptionId},
+    entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
-/// What one shard of a subscription acknowledged.
+/// The acknowledgements of one shard of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
     /// The subscription.
     pub subscription: SubscriptionId,
     /// The shard.
     pub shard: u32,
-    /// What was acknowledged, ascending, without overlap.
+    /// The acknowledged events, ascending, without overlap.
     pub ranges: Vec<Range<u64>>,
-    /// When the last of it was.
+    /// When the last of them was acknowledged.
     pub acknowledged_at: Millis,
     /// Whether the snapshot was acknowledged.
     pub snapshot: bool,
 }
 
-impl Kind for Vec<Delivered> {
+impl NamesNoSubject for Vec<Delivered> {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt {
             delivered: self.iter().map(delivered_to_proto).collect(),
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -84,7 +60,7 @@ impl OfSubscriptions for Vec<Delivered> {
                 leads.extend(was_one.then_some(Lead::DeadLetterDelivered { id, shard, index }));
             }
         }
-        // One for all shards of a subscription, however many of them it tells of.
+        // One lead for all shards of a subscription.
         leads.extend(changed.into_iter().map(Lead::Subscription));
         Ok(leads)
     }
@@ -169,7 +145,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(delivered in any_receipt()) {
+        fn the_message_reads_back(delivered in any_receipt()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Delivered(delivered)));
         }
     }

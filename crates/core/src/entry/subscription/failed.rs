@@ -1,14 +1,10 @@
 //! `DeliveryFailed`: delivery of events to one shard was given up.
 
 use crate::{
-    domain::{SubjectRef, SubscriptionId},
-    entry::{
-        EntryError, IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target,
-        fields::field,
-    },
+    domain::SubscriptionId,
+    entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
@@ -34,9 +30,9 @@ pub struct FailedDelivery {
     pub http_status: u32,
 }
 
-impl Kind for DeliveryFailed {
+impl NamesNoSubject for DeliveryFailed {
     fn message(&self) -> proto::entry::Body {
-        let one = |failed: &FailedDelivery| proto::FailedDelivery {
+        let to_proto = |failed: &FailedDelivery| proto::FailedDelivery {
             index: failed.index,
             attempts: failed.attempts,
             http_status: failed.http_status,
@@ -44,36 +40,16 @@ impl Kind for DeliveryFailed {
         proto::entry::Body::DeliveryFailed(proto::DeliveryFailed {
             subscription_index: self.subscription.0,
             shard: self.shard,
-            failed: self.failed.iter().map(one).collect(),
+            failed: self.failed.iter().map(to_proto).collect(),
         })
-    }
-
-    fn named(&self) -> Subjects {
-        Subjects::new()
     }
 
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Nothing
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -99,7 +75,7 @@ impl TryFrom<proto::DeliveryFailed> for DeliveryFailed {
         if message.failed.is_empty() || !message.failed.is_sorted_by(|a, b| a.index < b.index) {
             return Err(field("delivery_failed.failed"));
         }
-        let one = |failed: &proto::FailedDelivery| FailedDelivery {
+        let from_proto = |failed: &proto::FailedDelivery| FailedDelivery {
             index: failed.index,
             attempts: failed.attempts,
             http_status: failed.http_status,
@@ -107,7 +83,7 @@ impl TryFrom<proto::DeliveryFailed> for DeliveryFailed {
         Ok(Self {
             subscription: SubscriptionId(message.subscription_index),
             shard: message.shard,
-            failed: message.failed.iter().map(one).collect(),
+            failed: message.failed.iter().map(from_proto).collect(),
         })
     }
 }
@@ -135,7 +111,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(failed in any_failed()) {
+        fn the_message_reads_back(failed in any_failed()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Failed(failed)));
         }
     }

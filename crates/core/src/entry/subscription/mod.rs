@@ -1,6 +1,6 @@
-//! What entries say of durable subscriptions; one file a kind, as for the others.
+//! Kinds of entry about durable subscriptions, one file for each kind.
 //!
-//! These kinds act on the subscriptions alone, name no data subject and stand in no history.
+//! They act on the subscriptions only, name no data subject and are in no history.
 
 mod created;
 mod deleted;
@@ -17,7 +17,7 @@ pub use overdue::DeliveryOverdue;
 
 use super::Kind;
 
-/// What an entry says of a durable subscription.
+/// An entry about a durable subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriptionEntry {
     /// It was created.
@@ -33,7 +33,7 @@ pub enum SubscriptionEntry {
 }
 
 impl SubscriptionEntry {
-    /// The kind, which answers everything else.
+    /// The entry's kind.
     #[must_use]
     pub fn kind(&self) -> &dyn Kind {
         match self {

@@ -1,11 +1,10 @@
 //! `DeliveryOverdue`: the deadline of a durable subscription passed with an event unacknowledged.
 
 use crate::{
-    domain::{Millis, Overdue, SubjectRef, SubscriptionId},
-    entry::{IdempotencyMark, Kind, OfSubscriptions, Place, Receipted, Subjects, Target},
+    domain::{Millis, Overdue, SubscriptionId},
+    entry::{NamesNoSubject, OfSubscriptions, Place, Target},
     event::Tells,
     fold::{FoldError, Lead, Subscriptions},
-    history::Line,
     proto,
 };
 
@@ -22,7 +21,7 @@ pub struct DeliveryOverdue {
     pub pending_since: Millis,
 }
 
-impl Kind for DeliveryOverdue {
+impl NamesNoSubject for DeliveryOverdue {
     fn message(&self) -> proto::entry::Body {
         proto::entry::Body::DeliveryOverdue(proto::DeliveryOverdue {
             subscription_index: self.subscription.0,
@@ -32,32 +31,12 @@ impl Kind for DeliveryOverdue {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Subscriptions(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn tells(&self) -> Tells<'_> {
         Tells::Overdue(self)
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -100,7 +79,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_back(overdue in any_overdue()) {
+        fn the_message_reads_back(overdue in any_overdue()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Overdue(overdue)));
         }
     }

@@ -1,9 +1,9 @@
 //! Verification on all cores.
 //!
-//! One thread walks the frames, as every other reader does, and cuts them into parts. Workers follow
-//! the chain inside a part and hash its leaves. The parts are then joined in order: the first entry
-//! of a part must be linked to the last of the one before. So the first damage in the order of the
-//! ledger is the one that is named, whoever found it, and what stands after it counts for nothing.
+//! One thread reads the frames, as every other reader does, and cuts them into parts. Workers
+//! follow the chain inside a part and hash its leaves. The parts are then joined in order: the
+//! first entry of a part must be linked to the last of the one before. So the report names the
+//! first damage in the order of the ledger, and ignores everything after it.
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +35,8 @@ use crate::{
 
 /// A part is closed when its entries have this many bytes.
 const PART_BYTES: usize = 256 * 1024;
-/// How many parts may wait for each worker, and how many that are followed may wait to be joined: they
-/// are most of what this holds in memory. What overtakes a slow part waits beside, as hashes only.
+/// How many parts may wait for each worker, and how many followed parts may wait to be joined. They
+/// take most of the memory of an audit. Parts that overtake a slow one wait as hashes only.
 const PARTS_WAITING: usize = 2;
 /// The most workers; one thread walks for all of them.
 const WORKERS_MAX: usize = 16;
@@ -44,27 +44,18 @@ const WORKERS_MAX: usize = 16;
 /// Takes a hash of the tree: level, number and hash, as C2SP tlog-tiles counts them.
 pub type TakeHash<'a> = dyn FnMut(u8, u64, &Hash) + 'a;
 
-/// What an audit is asked for, beside the whole.
+/// Optional outputs of an audit.
 #[derive(Default)]
 pub struct Wanted<'a> {
     /// Numbers of entries at which the root of the tree is wanted.
     pub roots_at: &'a [u64],
     /// Takes every hash of every level of tiles; each level in order.
     pub hashes: Option<&'a mut TakeHash<'a>>,
-    /// Is told how many bytes of entries are verified.
+    /// Receives the number of bytes of entries that are verified.
     pub progress: Option<&'a mut dyn FnMut(u64)>,
 }
 
-/// An intact ledger and the tree over its entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Audit {
-    /// The ledger.
-    pub report: Report,
-    /// Root of the tree over all entries.
-    pub root: Hash,
-}
-
-/// What was good, from the first entry on.
+/// The intact entries, from the first on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Good {
     /// The end of the chain so far.
@@ -82,10 +73,10 @@ pub struct Good {
 /// The outcome of an audit.
 #[derive(Debug)]
 pub struct Audited {
-    /// What is good.
+    /// The intact entries.
     pub good: Good,
-    /// Whether that is all.
-    pub result: Result<Audit, VerifyError>,
+    /// The report on the whole ledger if it is intact, otherwise the first damage.
+    pub result: Result<Report, VerifyError>,
 }
 
 /// Verifies the segments in `dir` on all cores.
@@ -110,7 +101,7 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
         drop((waiting, followed, spare));
         let walker = scope.spawn(move || walk(disk, dir, &parts, &spares, stop));
         join.all(&joined);
-        // Whoever still walks or works would wait for a place that nobody makes.
+        // The walker and the workers must not block on full channels.
         stop.store(true, Ordering::Relaxed);
         joined.into_iter().for_each(drop);
         walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -124,9 +115,9 @@ pub fn workers() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX)
 }
 
-/// Entries that stand one after the other in a segment.
+/// Consecutive entries of one segment.
 struct Part {
-    /// How many parts stand before it.
+    /// How many parts come before it.
     number: u64,
     segment: String,
     first_index: u64,
@@ -136,8 +127,8 @@ struct Part {
 }
 
 impl Part {
-    /// A part that begins with a frame, in memory that an earlier part had, if there is some: the
-    /// system clears what it gives anew, which takes longer than a checksum.
+    /// A part that begins with a frame. It reuses the memory of an earlier part if there is some:
+    /// the system clears new memory, which takes longer than a checksum.
     fn of(number: u64, frame: &FrameAt<'_>, spare: Option<Vec<u8>>) -> Self {
         let bytes = spare.unwrap_or_else(|| Vec::with_capacity(PART_BYTES + ENTRY_BYTES_MAX));
         Self {
@@ -164,7 +155,7 @@ impl Part {
     }
 }
 
-/// Walks over all frames and sends them out in parts. Stops early where it is told to.
+/// Walks over all frames and sends them in parts. Ends early if `stop` is set.
 fn walk(
     disk: &dyn Disk,
     dir: &Path,
@@ -193,7 +184,7 @@ fn walk(
         part.push(&frame);
         ControlFlow::Continue(())
     });
-    // What stands before a damage is verified, too.
+    // The entries before a damage are verified, too.
     if let Some(last) = part {
         let _ = send(last);
     }
@@ -206,7 +197,7 @@ struct Followed {
     segment: String,
     /// Where its first entry begins in its segment.
     offset: u64,
-    /// The chain that the first entry says it continues.
+    /// The tip that the first entry claims to continue.
     claimed: Option<Tip>,
     tip: Tip,
     bytes: u64,
@@ -214,7 +205,7 @@ struct Followed {
     leaves: Range,
     /// The beginnings of `leaves` that end at a wanted size.
     beginnings: Vec<Range>,
-    /// Level, number and hash of what is complete inside the part, if that is wanted.
+    /// Level, number and hash of the subtrees that are complete inside the part, if wanted.
     hashes: Vec<(u8, u64, Hash)>,
     /// The first entry that does not follow.
     broken: Option<Damage>,
@@ -347,7 +338,8 @@ impl<'a> Join<'a> {
         if self.broken.is_some() {
             return;
         }
-        // A part without a claim has a first entry that is none; it says so itself.
+        // If the first entry of a part does not decode, the part has no claim and reports the
+        // damage itself.
         if let Some(Err(problem)) = part.claimed.map(|claimed| self.tip.is_continued_by(&claimed)) {
             self.broken = Some(part.damage(part.offset, self.tip.next_index, &problem));
             return;
@@ -400,8 +392,7 @@ impl<'a> Join<'a> {
             (Some(damage), _) => Err(LogError::from(damage).into()),
             (None, Err(LogError::NoSegment(dir))) => Err(VerifyError::NoLedger(dir)),
             (None, Err(error)) => Err(error.into()),
-            (None, Ok(end)) => Report::of(dir, good.opened.clone(), good.tip, end)
-                .map(|report| Audit { report, root: good.root }),
+            (None, Ok(end)) => Report::of(dir, good.opened.clone(), good.tip, end),
         };
         Audited { good, result }
     }
