@@ -599,6 +599,47 @@ impl Reason {
         }
     }
 }
+/// What the ids of a namespace are, and thereby which spellings name the same person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NamespaceKind {
+    /// Not set. Refused.
+    Unspecified = 0,
+    /// E-mail addresses (RFC 5321, RFC 6531).
+    Email = 1,
+    /// Phone numbers: E.164, with an extension as in RFC 3966.
+    Phone = 2,
+    /// Domain names (UTS 46), as A-labels.
+    Domain = 3,
+    /// Ids that only their issuer understands: each differs from every other, in case too.
+    Opaque = 4,
+}
+impl NamespaceKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAMESPACE_KIND_UNSPECIFIED",
+            Self::Email => "NAMESPACE_KIND_EMAIL",
+            Self::Phone => "NAMESPACE_KIND_PHONE",
+            Self::Domain => "NAMESPACE_KIND_DOMAIN",
+            Self::Opaque => "NAMESPACE_KIND_OPAQUE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAMESPACE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAMESPACE_KIND_EMAIL" => Some(Self::Email),
+            "NAMESPACE_KIND_PHONE" => Some(Self::Phone),
+            "NAMESPACE_KIND_DOMAIN" => Some(Self::Domain),
+            "NAMESPACE_KIND_OPAQUE" => Some(Self::Opaque),
+            _ => None,
+        }
+    }
+}
 /// The legal basis of a purpose (GDPR Art. 6(1)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -4081,7 +4122,7 @@ pub struct Entry {
     /// What the entry says.
     #[prost(
         oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -4132,6 +4173,9 @@ pub mod entry {
         /// A subscription's deadline passed.
         #[prost(message, tag = "23")]
         DeliveryOverdue(super::DeliveryOverdue),
+        /// A namespace was added to the catalogue or changed.
+        #[prost(message, tag = "24")]
+        NamespacePut(super::NamespacePut),
     }
 }
 impl ::prost::Name for Entry {
@@ -4546,6 +4590,40 @@ impl ::prost::Name for ChannelPut {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.ChannelPut".into()
+    }
+}
+/// A namespace was added to the catalogue or changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamespacePut {
+    /// Namespace key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Title for people.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// What its ids are.
+    #[prost(enumeration = "NamespaceKind", tag = "3")]
+    pub kind: i32,
+    /// For PHONE: where numbers without a country code are from (ISO 3166-1 alpha-2); empty if they are
+    /// refused.
+    #[prost(string, tag = "4")]
+    pub default_region: ::prost::alloc::string::String,
+    /// For EMAIL: whether the case of the part before the `@` is ignored.
+    #[prost(bool, tag = "5")]
+    pub fold_local_part: bool,
+    /// Version of the canonical form that the ids of its persons have. A program with another version
+    /// brings them into its own form before it serves, and then puts the namespace again.
+    #[prost(uint32, tag = "6")]
+    pub canonical_form_version: u32,
+}
+impl ::prost::Name for NamespacePut {
+    const NAME: &'static str = "NamespacePut";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.NamespacePut".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.NamespacePut".into()
     }
 }
 /// A durable subscription was created. Other entries name it by the index of this one.
