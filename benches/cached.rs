@@ -1,7 +1,7 @@
-//! "May I?" out of the client's cache, in process: one thread, and as many as there are cores. The
-//! server is a process of its own, and has nothing to do but to say that it is there.
+//! Checks from the client's cache, in process, on one thread and on all cores. The server is a separate
+//! process and only sends heartbeats.
 //!
-//! How long a withdrawal takes to end cached answers is measured by `cargo test --release --test
+//! The time from a withdrawal to the end of cached answers is measured by `cargo test --release --test
 //! suite client::cache:: -- --nocapture`, with the server alive, paused and dead.
 
 use std::{
@@ -27,7 +27,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 const PURPOSE: &str = "marketing.newsletter";
 const CHANNEL: &str = "email";
 const SUBJECTS: usize = 10_000;
-/// How many questions a thread asks for one measurement.
+/// Number of questions of a thread in one measurement.
 const QUESTIONS: usize = 100_000;
 
 /// A server that is killed with the benchmark.
@@ -35,7 +35,7 @@ struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only if it is gone already.
+        // Both fail only if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -51,8 +51,8 @@ fn serve(dir: &std::path::Path) -> (Server, String) {
         .stderr(Stdio::null())
         .spawn()
         .expect("the binary was built");
-    let said = BufReader::new(child.stdout.take().expect("it is piped"));
-    let address = said
+    let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    let address = stdout
         .lines()
         .map_while(Result::ok)
         .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
@@ -92,7 +92,7 @@ async fn grant_all(client: &Client, subjects: &[String]) {
     }
 }
 
-/// Fills the cache: until every answer comes out of it.
+/// Fills the cache until every answer comes from it.
 async fn fill(checker: &CachedChecker, subjects: &[String]) {
     for subject in subjects {
         while checker.cached(&Question::new(subject, PURPOSE, CHANNEL)).is_none() {
@@ -107,8 +107,8 @@ fn ask_all(checker: &CachedChecker, subjects: &[String], start: usize) {
         let question = Question::new(black_box(subject), PURPOSE, CHANNEL);
         found += usize::from(checker.cached(&question).is_some());
     }
-    // A machine that pauses for longer than the bound makes the cache stale; not for long.
-    assert!(found > QUESTIONS / 2, "the cache is what is measured");
+    // If the machine pauses for longer than the bound, the cache is stale for a moment.
+    assert!(found > QUESTIONS / 2, "answers come from the cache");
 }
 
 fn bench_cached(c: &mut Criterion) {
@@ -120,7 +120,7 @@ fn bench_cached(c: &mut Criterion) {
         let client = Client::connect_lazy(ClientConfig::new(format!("http://{address}")));
         let client = client.expect("an address");
         grant_all(&client, &subjects).await;
-        // With room to spare: what was asked once must not go again.
+        // Large enough that no answer is evicted.
         let options = CacheOptions { answers_max: 4 * SUBJECTS, ..CacheOptions::default() };
         let checker = client.cached_checker(options).expect("options within their limits");
         fill(&checker, &subjects).await;
@@ -136,10 +136,10 @@ fn bench_cached(c: &mut Criterion) {
         b.iter_custom(|rounds| {
             let start = Instant::now();
             thread::scope(|scope| {
-                for own in 0..threads {
+                for thread in 0..threads {
                     let (checker, subjects) = (&checker, &subjects);
                     scope.spawn(move || {
-                        (0..rounds).for_each(|_| ask_all(checker, subjects, own * 997));
+                        (0..rounds).for_each(|_| ask_all(checker, subjects, thread * 997));
                     });
                 }
             });

@@ -1,5 +1,5 @@
-//! The pieces that a check and an act are made of, in process and one at a time. The service as a
-//! whole, over gRPC and beside something fixed, is measured by `consent-ledger-bench`.
+//! The parts of a check and an act, in process, one at a time. `consent-ledger-bench` measures the whole
+//! service over gRPC with baselines.
 
 use std::{
     hint::black_box,
@@ -29,7 +29,7 @@ const PURPOSE: &str = "marketing.newsletter";
 const CHANNEL: &str = "email";
 const SUBJECTS: u64 = 10_000;
 
-/// How many idempotency keys were given out.
+/// Number of idempotency keys so far.
 static KEYS: AtomicU64 = AtomicU64::new(0);
 
 fn key(text: &str) -> Key {
@@ -112,7 +112,7 @@ fn act(number: u64) -> Act {
         effective_at: None,
         confirmation_validity_ms: None,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
-        // As every careful caller: a key of its own for each act.
+        // A new key for each act, as callers should use it.
         idempotency: Some(Idempotency {
             key: format!("bench-{}", KEYS.fetch_add(1, Ordering::Relaxed)),
             request: vec![0x5a; 200],

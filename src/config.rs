@@ -167,7 +167,7 @@ pub enum ConfigError {
     /// A maximum backoff below the initial one.
     #[error("--webhook-retry-max must be at least --webhook-retry-min")]
     WebhookRetry,
-    /// What receipts can not say of the controller.
+    /// The controller of receipts is malformed.
     #[error(transparent)]
     Controller(#[from] ControllerError),
     /// The key-encryption key is malformed. It is not repeated here.
@@ -179,21 +179,21 @@ pub enum ConfigError {
     /// Witnesses are given in two ways.
     #[error("--witness-policy replaces --witness and --witness-quorum: give one or the other")]
     TwoPolicies,
-    /// The witnesses, or the policy, can not be.
-    #[error("{flag}: {what}")]
+    /// The witnesses or their policy are malformed.
+    #[error("{flag}: {problem}")]
     Witness {
         /// The flag.
         flag: &'static str,
         /// What is wrong.
-        what: String,
+        problem: String,
     },
 }
 
 impl ServeConfig {
-    /// Refuses what can not work, or should not be done by accident.
+    /// Refuses settings that cannot work, or that are dangerous by accident.
     ///
     /// # Errors
-    /// The first thing that is refused.
+    /// The first setting that is refused.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_exposure(self.listen, self.tls.is_some(), self.insecure)?;
         for address in self.metrics_listen.into_iter().chain(self.tiles_listen) {
@@ -205,8 +205,12 @@ impl ServeConfig {
         }
         let (node, closed) = (&self.node, self.node.witness_fail == WitnessFail::Closed);
         if closed && !node.witness_policy.asks_for_witnesses() {
-            let what = "`closed` needs at least one witness: no checkpoint would ever be released";
-            return Err(ConfigError::Witness { flag: "--witness-fail", what: what.to_owned() });
+            let problem =
+                "`closed` needs at least one witness: no checkpoint would ever be released";
+            return Err(ConfigError::Witness {
+                flag: "--witness-fail",
+                problem: problem.to_owned(),
+            });
         }
         if self.webhook_retry_max < self.webhook_retry_min {
             return Err(ConfigError::WebhookRetry);
@@ -215,8 +219,8 @@ impl ServeConfig {
     }
 }
 
-/// Which witnesses must have cosigned a checkpoint: any `quorum` of those that are given, or all of
-/// them; or what the text of a policy says.
+/// Which witnesses must have cosigned a checkpoint: any `quorum` of the given ones, by default all; or as
+/// the text of a policy says.
 ///
 /// # Errors
 /// [`ConfigError::Witness`] or [`ConfigError::TwoPolicies`].
@@ -225,7 +229,7 @@ pub fn witness_policy(
     quorum: Option<usize>,
     policy: Option<&str>,
 ) -> Result<Policy, ConfigError> {
-    let wrong = |flag, what| ConfigError::Witness { flag, what };
+    let wrong = |flag, problem| ConfigError::Witness { flag, problem };
     let Some(text) = policy else {
         let quorum = quorum.unwrap_or(witnesses.len());
         if witnesses.is_empty() && quorum == 0 {
@@ -244,15 +248,16 @@ pub fn witness_policy(
         let url = url.as_deref().ok_or_else(|| {
             wrong(FLAG, format!("witness {name} has no URL, where it would be asked"))
         })?;
-        check_witness_url(url).map_err(|what| wrong(FLAG, format!("witness {name}: {what}")))?;
+        check_witness_url(url)
+            .map_err(|problem| wrong(FLAG, format!("witness {name}: {problem}")))?;
     }
     Ok(policy)
 }
 
-/// A witness and where it is asked: its verifier key, a space, and its submission prefix.
+/// A witness and its address: its verifier key, a space, and its submission prefix.
 ///
 /// # Errors
-/// What is wrong, for whoever wrote it.
+/// What is wrong, for the user.
 pub fn parse_witness(text: &str) -> Result<Witness, String> {
     let (key, url) = text.trim().split_once(' ').ok_or(
         "a witness is its verifier key, a space, and its URL, for example \
@@ -264,19 +269,21 @@ pub fn parse_witness(text: &str) -> Result<Witness, String> {
     Ok(Witness { name: key.name().to_owned(), key, url: Some(url.to_owned()) })
 }
 
-/// A prefix to which paths are added.
+/// Refuses a URL to which no path can be added.
 fn check_witness_url(url: &str) -> Result<(), String> {
-    let fits = url.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-            && uri.query().is_none()
-            && !url.contains('#')
-    });
-    if fits {
-        Ok(())
-    } else {
-        Err(format!("`{url}` is no http:// or https:// URL without a query"))
+    let is_prefix = |uri: &http::Uri| uri.query().is_none() && !url.contains('#');
+    match http_uri(url).filter(is_prefix) {
+        Some(_) => Ok(()),
+        None => Err(format!("`{url}` is no http:// or https:// URL without a query")),
     }
+}
+
+/// The URI of a text with the scheme `http` or `https`, and without user name and password.
+fn http_uri(text: &str) -> Option<http::Uri> {
+    let uri = text.parse::<http::Uri>().ok()?;
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    is_http.then_some(uri)
 }
 
 /// There is no authentication yet, so TLS alone does not open an address to other machines.
@@ -290,19 +297,15 @@ pub fn check_exposure(address: SocketAddr, tls: bool, insecure: bool) -> Result<
     Err(ConfigError::Exposed { address, tls })
 }
 
-/// A text that is no origin of web pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("an origin of web pages is scheme and host, for example `https://example.org`")]
-struct CorsOriginError;
-
-fn parse_cors_origin(text: &str) -> Result<String, CorsOriginError> {
-    let is_origin = text.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-            && !text.ends_with('/')
-            && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
-    });
-    if is_origin { Ok(text.to_owned()) } else { Err(CorsOriginError) }
+fn parse_cors_origin(text: &str) -> Result<String, &'static str> {
+    let is_origin = !text.ends_with('/')
+        && http_uri(text)
+            .is_some_and(|uri| uri.path_and_query().is_none_or(|path| path.as_str() == "/"));
+    if is_origin {
+        Ok(text.to_owned())
+    } else {
+        Err("an origin of web pages is scheme and host, for example `https://example.org`")
+    }
 }
 
 /// The key-encryption key, from 64 hexadecimal digits.
@@ -407,13 +410,13 @@ mod tests {
 
     #[test]
     fn a_witness_is_a_key_and_a_url() {
-        let own = witness(1);
+        let parsed = witness(1);
         assert_eq!(
-            (own.name.as_str(), own.url.as_deref()),
+            (parsed.name.as_str(), parsed.url.as_deref()),
             ("w1.example", Some("https://w1.example/"))
         );
         let key = witness_key(1);
-        for (bad, what) in [
+        for (bad, problem) in [
             (key.to_string(), "a space"),
             (format!("{key} w1.example"), "no http:// or https:// URL"),
             (format!("{key} ftp://w1.example"), "no http:// or https:// URL"),
@@ -423,7 +426,7 @@ mod tests {
             ("a b".to_owned(), "NAME+ID+KEY"),
         ] {
             let error = parse_witness(&bad).unwrap_err();
-            assert!(error.contains(what), "{bad}: {error}");
+            assert!(error.contains(problem), "{bad}: {error}");
         }
     }
 
@@ -432,8 +435,8 @@ mod tests {
         let all = || vec![witness(1), witness(2)];
         assert!(!witness_policy(Vec::new(), None, None).unwrap().asks_for_witnesses());
         assert!(!witness_policy(all(), Some(0), None).unwrap().asks_for_witnesses());
-        let own = witness_policy(all(), None, None).unwrap();
-        assert!(own.asks_for_witnesses() && own.witnesses().len() == 2);
+        let parsed = witness_policy(all(), None, None).unwrap();
+        assert!(parsed.asks_for_witnesses() && parsed.witnesses().len() == 2);
         let error = witness_policy(all(), Some(3), None).unwrap_err().to_string();
         assert!(error.starts_with("--witness-quorum: a quorum of 3 of 2"), "{error}");
         let error = witness_policy(vec![witness(1), witness(1)], None, None).unwrap_err();
@@ -464,13 +467,13 @@ mod tests {
         assert_eq!(two, ConfigError::TwoPolicies);
         let two = witness_policy(Vec::new(), Some(1), Some(&good)).unwrap_err();
         assert_eq!(two, ConfigError::TwoPolicies);
-        for (bad, what) in [
+        for (bad, problem) in [
             (format!("witness W {key}\nquorum W\n"), "witness W has no URL"),
             (format!("witness W {key} w1\nquorum W\n"), "witness W: `w1` is no"),
             (format!("witness W {key} https://w1.example\n"), "line 2: "),
         ] {
             let error = witness_policy(Vec::new(), None, Some(&bad)).unwrap_err().to_string();
-            assert!(error.starts_with("--witness-policy: ") && error.contains(what), "{error}");
+            assert!(error.starts_with("--witness-policy: ") && error.contains(problem), "{error}");
         }
     }
 

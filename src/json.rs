@@ -6,10 +6,10 @@
 //! are names, 64-bit integers are strings, bytes are base64, times are RFC 3339, and spans of time
 //! are seconds with an `s`.
 //!
-//! Of the choices that the specification leaves, [`ProtoJson`] prints every field that has no
-//! presence, also where it has its default: a script finds the same fields in every message. A field
-//! with presence is printed if it is set. Reading takes fields in any order and with their names in
-//! the protocol, too; a field that the message does not have is an error.
+//! The specification leaves choices. [`ProtoJson`] prints every field without presence, also with its
+//! default value, so that a script finds the same fields in every message. A field with presence is
+//! printed if it is set. Reading accepts fields in any order, under their JSON name or their name in the
+//! protocol; an unknown field is an error.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -81,7 +81,7 @@ pub fn serialize_list<M: Name, S: Serializer>(messages: &[M], to: S) -> Result<S
 /// Reads a message from ProtoJSON.
 ///
 /// # Errors
-/// The JSON is not of this message: a field that it does not have, a value of another kind.
+/// The JSON does not fit the message: an unknown field, or a value of another kind.
 pub fn deserialize<'de, M: Name + Default, D: Deserializer<'de>>(from: D) -> Result<M, D::Error> {
     let descriptor = descriptor::<M>().map_err(de::Error::custom)?;
     read(descriptor, from)?.transcode_to().map_err(de::Error::custom)

@@ -1,29 +1,29 @@
 //! The consent ledger: an append-only, hash-chained record of consent, a fast answer to "may I?",
-//! and a stream that tells other services who must stop.
+//! and a stream of changes for the services that must act on them.
 //!
-//! This crate is the service. What others depend on stands in crates of its own: `proto` (messages),
+//! This crate is the service. Its parts for other users are crates of their own: `proto` (messages),
 //! `tlog` (transparency logs), `framelog` (frames in files), `core` (what an auditor needs) and `client`.
-//! They are named here once, under the names by which the service knows them.
+//! The service imports them under the names below.
 //!
 //! The modules, in the order in which to read them:
 //!
 //! * [`storage`]: checksummed frames in fsynced files; the one primitive under ledger and vault.
-//! * [`vault`]: subject identities and keys, the only primary data that may ever be deleted.
+//! * [`vault`]: subject identities and keys, the only primary data that may be deleted.
 //! * [`tree`]: the Merkle tree on disk, and the checkpoints that sign its head.
-//! * [`backend`]: the contract of a log that can not fork, and its local home.
-//! * [`view`]: what checks read: hot state in memory, sled behind it, all of it disposable.
-//! * [`watch`]: telling others what changed.
-//! * [`node`]: the one way in: the way of an act and the way of a question.
+//! * [`backend`]: the contract of a log that cannot fork, and its local implementation.
+//! * [`view`]: what checks read: hot state in memory, sled behind it; all of it can be rebuilt.
+//! * [`watch`]: streams of changes.
+//! * [`node`]: the one entrance to all of it, for acts and for questions.
 //! * [`json`]: ProtoJSON of the protocol's messages, by their descriptors.
 //! * [`messages`]: values of the ledger as messages, for gRPC, webhooks and the command line alike.
 //! * [`grpc`]: thin services and conversions; the generated types stop there.
 //! * [`webhook`]: delivering subscriptions over HTTP.
-//! * [`witness`]: who has seen our checkpoints, and this binary as a witness for others.
+//! * [`witness`]: cosignatures on our checkpoints, and this binary as a witness for other logs.
 //! * [`tiles`]: the ledger as C2SP tlog-tiles over HTTP.
 //! * [`server`], [`config`], [`telemetry`], [`status`]: running it; [`shutdown`]: ending it in order.
-//! * [`setting`]: how a setting is defined: once, with its bounds.
-//! * [`listener`]: answering strangers over HTTP, bounded.
-//! * [`web`]: asking others over HTTP: tiles, checkpoints, witnesses.
+//! * [`setting`]: the definition of a setting, with its bounds.
+//! * [`listener`]: a bounded HTTP server for unknown clients.
+//! * [`web`]: the HTTP client for tiles, checkpoints and witnesses.
 //! * [`cli`]: the command line.
 
 pub use consent_ledger_client as client;

@@ -1,5 +1,5 @@
-//! Answers HTTP/1.1 connections of strangers: bounded in number, and in the time that a request may
-//! take to come.
+//! An HTTP/1.1 server for unknown clients: the number of connections is bounded, and the time in which
+//! the head of a request must arrive.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,18 +22,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// How long a connection may be without a whole request head, also between requests.
+/// Maximum time until the head of a request has arrived, also between requests.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a TLS handshake may take.
+/// Maximum time of a TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests in flight may take when the listener ends.
+/// Maximum time for requests in flight to finish when the listener ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing is accepted after a failure: without a file descriptor left, every further try
-/// fails at once.
+/// Pause after a connection could not be accepted: while the process has no file descriptor left, every
+/// attempt fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers at most `connections_max` connections at a time until `stop`, then finishes what is in
-/// flight. More wait to be accepted.
+/// Serves at most `connections_max` connections at a time until `stop`, then finishes the requests in
+/// flight. Further connections wait to be accepted.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -64,9 +64,9 @@ pub async fn serve(
         tokio::spawn(async move {
             let _place = place;
             match tls {
-                None => talk(stream, router, watcher).await,
+                None => serve_connection(stream, router, watcher).await,
                 Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => talk(stream, router, watcher).await,
+                    Ok(Ok(stream)) => serve_connection(stream, router, watcher).await,
                     Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
                     Err(_) => debug!("a TLS handshake took too long"),
                 },
@@ -79,8 +79,8 @@ pub async fn serve(
     }
 }
 
-/// Answers one connection to its end.
-async fn talk<S>(stream: S, router: Router, watcher: Watcher)
+/// Serves one connection to its end.
+async fn serve_connection<S>(stream: S, router: Router, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

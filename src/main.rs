@@ -2,20 +2,16 @@
 
 use std::process::ExitCode;
 
-use consent_ledger::cli::Invocation;
+use consent_ledger::cli;
 use mimalloc::MiMalloc;
 
-/// A request makes some dozens of small allocations, and threads hand them to one another.
+/// A request makes dozens of small allocations, which other threads free.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let invocation = match Invocation::from_env() {
-        Ok(invocation) => invocation,
-        Err(code) => return code,
-    };
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(invocation.run()),
+        Ok(runtime) => runtime.block_on(cli::main()),
         Err(error) => {
             eprintln!("error: can not start the runtime: {error}");
             ExitCode::FAILURE

@@ -1,8 +1,8 @@
 //! Values of the ledger as messages of the protocol, for more than one way out.
 //!
 //! A gRPC stream sends an event as protobuf, a webhook posts the same message as ProtoJSON, and the
-//! command line prints it. None of them makes it: an event says the same whichever way it goes. What
-//! only gRPC answers is in [`crate::grpc::convert`].
+//! command line prints it. All take the message from here, so that it is the same for each. Answers of
+//! gRPC alone are in [`crate::grpc::convert`].
 
 use serde::{Serialize, Serializer};
 
@@ -79,26 +79,26 @@ impl From<EventMessage> for consume_response::Message {
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> EventMessage {
     match &event.told {
-        EventTold::Consent(told) => EventMessage::Consent(consent(event, told, positions)),
-        EventTold::Link(told) => EventMessage::Link(link(event, told)),
-        EventTold::Catalog(told) => EventMessage::Catalog(catalog(event, told)),
-        EventTold::Overdue(told) => EventMessage::Overdue(overdue(event, told)),
+        EventTold::Consent(act) => EventMessage::Consent(consent(event, act, positions)),
+        EventTold::Link(change) => EventMessage::Link(link(event, change)),
+        EventTold::Catalog(change) => EventMessage::Catalog(catalog(event, change)),
+        EventTold::Overdue(delivery) => EventMessage::Overdue(overdue(event, delivery)),
     }
 }
 
-fn consent(event: &Event, told: &ConsentTold, positions: &[usize]) -> proto::ConsentEvent {
-    let changes = positions.iter().filter_map(|position| told.changes.get(*position));
+fn consent(event: &Event, act: &ConsentTold, positions: &[usize]) -> proto::ConsentEvent {
+    let changes = positions.iter().filter_map(|position| act.changes.get(*position));
     proto::ConsentEvent {
         index: event.index,
-        subject: told.subject.as_str().to_owned(),
-        actor: proto::Actor::from(told.actor).into(),
+        subject: act.subject.as_str().to_owned(),
+        actor: proto::Actor::from(act.actor).into(),
         recorded_at: Some(timestamp(event.recorded_at)),
-        effective_at: Some(timestamp(told.effective_at)),
+        effective_at: Some(timestamp(act.effective_at)),
         changes: changes.map(change).collect(),
-        cause_index: told.cause,
-        reason: told.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
-        linked_subjects: names(&told.linked),
-        preferences_changed: told.preferences_changed,
+        cause_index: act.cause,
+        reason: act.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
+        linked_subjects: names(&act.linked),
+        preferences_changed: act.preferences_changed,
     }
 }
 
@@ -114,14 +114,14 @@ fn change(record: &ChangeRecord) -> proto::EventChange {
     }
 }
 
-fn link(event: &Event, told: &LinkTold) -> proto::LinkEvent {
+fn link(event: &Event, change: &LinkTold) -> proto::LinkEvent {
     proto::LinkEvent {
         index: event.index,
-        subject: told.subject.as_str().to_owned(),
-        other_subject: told.other.as_str().to_owned(),
-        confidence: confidence_number(told.confidence),
+        subject: change.subject.as_str().to_owned(),
+        other_subject: change.other.as_str().to_owned(),
+        confidence: confidence_number(change.confidence),
         recorded_at: Some(timestamp(event.recorded_at)),
-        linked_subjects: names(&told.linked),
+        linked_subjects: names(&change.linked),
     }
 }
 
@@ -131,44 +131,44 @@ pub fn confidence_number(confidence: Option<LinkConfidence>) -> i32 {
     confidence.map_or(proto::LinkConfidence::Unspecified, Into::into).into()
 }
 
-fn catalog(event: &Event, told: &CatalogTold) -> proto::CatalogEvent {
+fn catalog(event: &Event, change: &CatalogTold) -> proto::CatalogEvent {
     let text = |key: &Option<Key>| key.as_ref().map_or_else(String::new, ToString::to_string);
     proto::CatalogEvent {
         index: event.index,
-        purpose: text(&told.purpose),
-        channel: text(&told.channel),
-        effects: told.effects.iter().map(|effect| catalog_effect(*effect).into()).collect(),
+        purpose: text(&change.purpose),
+        channel: text(&change.channel),
+        effects: change.effects.iter().map(|effect| catalog_effect(*effect).into()).collect(),
         recorded_at: Some(timestamp(event.recorded_at)),
-        version: told.version,
-        oldest_compatible_version: told.oldest_compatible,
+        version: change.version,
+        oldest_compatible_version: change.oldest_compatible,
     }
 }
 
-fn overdue(event: &Event, told: &OverdueTold) -> proto::OverdueEvent {
+fn overdue(event: &Event, delivery: &OverdueTold) -> proto::OverdueEvent {
     proto::OverdueEvent {
         index: event.index,
-        subscription: told.subscription.to_string(),
-        shard: told.shard,
-        event_index: told.event_index,
-        pending_since: Some(timestamp(told.pending_since)),
+        subscription: delivery.subscription.to_string(),
+        shard: delivery.shard,
+        event_index: delivery.event_index,
+        pending_since: Some(timestamp(delivery.pending_since)),
         recorded_at: Some(timestamp(event.recorded_at)),
     }
 }
 
-/// Of a snapshot: one data subject.
+/// One data subject of a snapshot.
 #[must_use]
-pub fn snapshot_subject(known: &SnapshotSubject) -> proto::SnapshotSubject {
+pub fn snapshot_subject(subject: &SnapshotSubject) -> proto::SnapshotSubject {
     proto::SnapshotSubject {
-        subject: known.subject.as_str().to_owned(),
-        cells: known.cells.iter().map(cell_preference).collect(),
-        stops: known.stops.iter().map(standing_stop).collect(),
-        revision: known.revision,
-        token: known.token.clone(),
-        linked_subjects: names(&known.linked),
+        subject: subject.subject.as_str().to_owned(),
+        cells: subject.cells.iter().map(cell_preference).collect(),
+        stops: subject.stops.iter().map(standing_stop).collect(),
+        revision: subject.revision,
+        token: subject.token.clone(),
+        linked_subjects: names(&subject.linked),
     }
 }
 
-/// The end of a snapshot of so many data subjects.
+/// The end of a snapshot, with its number of data subjects.
 #[must_use]
 pub fn snapshot_end(revision: u64, subjects: u64) -> proto::SnapshotEnd {
     proto::SnapshotEnd { revision, subjects }
@@ -189,7 +189,7 @@ pub fn cell_preference(cell: &CellPreference) -> proto::CellPreference {
     }
 }
 
-/// A stop that stands.
+/// A stop that is in force.
 #[must_use]
 pub fn standing_stop(stop: &StandingStop) -> proto::StandingStop {
     proto::StandingStop {
@@ -221,7 +221,7 @@ pub fn scope(keys: &ScopeKeys) -> proto::Scope {
     proto::Scope { purpose: text(&keys.purpose), channel: text(&keys.channel) }
 }
 
-/// An enum going out. Those that entries hold, too, go out as the entry codec has them.
+/// Enums of the domain as enums of the protocol. The entry codec has those that entries hold, too.
 macro_rules! outgoing {
     ($($(#[$doc:meta])+ $name:ident, $domain:path, $proto:path: $($variant:ident)+;)+) => {$(
         $(#[$doc])+
@@ -235,12 +235,12 @@ macro_rules! outgoing {
 }
 
 outgoing! {
-    /// What a check answers.
+    /// The effect of a decision.
     effect, Effect, proto::Effect: Allow Deny;
-    /// What a change of the catalogue can do to answers.
+    /// The effect of a change of the catalogue on decisions.
     catalog_effect, CatalogEffect, proto::CatalogEffect:
         Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
-    /// What a line of a history says.
+    /// The kind of a line of a history.
     history_kind, LineKind, proto::HistoryKind:
         Act Confirmation Expiry Link Unlink Use;
     /// The status of consent.

@@ -1,8 +1,10 @@
-//! Running it: open, recover, wire the layers, serve, drain.
+//! Running the server: open, recover, wire the layers, serve, drain.
 //!
-//! Readable top to bottom: [`serve`] is the life of the process.
+//! Readable top to bottom: [`serve`] is the life of the process. [`crate::shutdown`] says in which order
+//! its tasks end.
 
 use std::{
+    future,
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -10,21 +12,26 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt};
+use axum::Router;
+use futures_util::{FutureExt, Stream, StreamExt};
 use http::{HeaderName, HeaderValue, Method, header};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::JoinHandle,
+    sync::{oneshot, watch},
+    task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::{Routes, RoutesBuilder},
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
 use tonic_web::GrpcWebLayer;
 use tower::{
     layer::util::{Identity as NoLayer, Stack},
@@ -45,10 +52,11 @@ use crate::{
         check_service_server as check, consent_service_server as consent,
         privacy_service_server as privacy, watch_service_server as watcher,
     },
+    shutdown::{Stage, Task},
     telemetry::{self, Metrics, Phase, TelemetryError},
     tiles,
     web::{WebError, causes, target::Targets},
-    webhook::{Webhooks, retry::Retry, sender::Sender},
+    webhook::{Webhooks, retry::Retry, sender::Sender, worker::STOP_GRACE},
     witness::client::{Asking, Witnesses},
 };
 
@@ -66,13 +74,17 @@ const METRICS_CONNECTIONS_MAX: usize = 64;
 /// How many TCP keepalive probes go unanswered before a connection is given up.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// How long nothing is accepted after a connection could not be.
+/// How long the server accepts no connection after it failed to accept one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a browser may remember what it may ask of us.
+/// How long a browser may cache the answer to a preflight request.
 const CORS_AGE_MAX: Duration = Duration::from_secs(3_600);
 
-/// What kept a server from starting, or stopped it.
+/// How long webhooks may take to end. Each waits [`STOP_GRACE`] for its tries, but may have to finish a
+/// read of the ledger first.
+const WEBHOOKS_END_TIME_MAX: Duration = STOP_GRACE.saturating_mul(2);
+
+/// Why a server did not start, or ended.
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The configuration is refused.
@@ -81,7 +93,7 @@ pub enum ServeError {
     /// Logs, traces or metrics can not be set up.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// Signals can not be heard.
+    /// Signals can not be received.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     /// The data directory can not be opened.
@@ -115,18 +127,19 @@ pub enum ServeError {
     /// Webhooks can not be delivered.
     #[error("webhooks can not be delivered: {0}")]
     Webhooks(WebError),
-    /// The listener for tiles can not be opened.
-    #[error("cannot listen for tiles: {0}")]
-    Tiles(io::Error),
-    /// A task ended that should not have.
+    /// A task panicked.
     #[error("a task of the server ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
+    /// The task of the gRPC server panicked.
+    #[error("the gRPC server ended unexpectedly")]
+    Ended,
 }
-/// Serves until SIGTERM or SIGINT, then finishes what is in flight. A second signal ends the
+
+/// Serves until SIGTERM or SIGINT, then finishes the requests in flight. A second signal ends the
 /// process at once.
 ///
 /// # Errors
-/// What kept it from starting, or stopped it.
+/// Why the server did not start, or ended.
 pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     config.check()?;
     let _telemetry = telemetry::init(&config.telemetry)?;
@@ -134,64 +147,81 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::new());
     let (phase, _) = watch::channel(Phase::Starting);
 
-    // Who watches over a long rebuild can do so; whoever asks "may I?" finds no open port before
-    // there is an answer.
+    // Operators can follow a long rebuild; the gRPC port opens once checks can be answered.
     let observed = Observed::default();
-    let metrics_address =
-        serve_metrics(config.metrics_listen, &metrics, &phase, Arc::clone(&observed)).await?;
+    let (metrics_address, metrics_listener) =
+        serve_metrics(config.metrics_listen, &metrics, &phase, Arc::clone(&observed))?.unzip();
     let tls = config.tls.as_ref().map(read_identity).transpose()?;
-    // The address is taken now, and listened on once there is an answer.
-    let socket = bind(config.listen)?;
-    let tiles = config.tiles_listen.map(bind).transpose()?;
+    // The address is bound now, and listened on once checks can be answered.
+    let bound = Bound::new(config.listen)?;
+    let tiles = config.tiles_listen.map(Bound::new).transpose()?;
     let mut stop = StopSignals::new().map_err(ServeError::Signals)?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
         () = stop.next() => {
-            // Whatever is on its way to the disk is as it is after a crash: the next start sees to
-            // it. To wait for a long rebuild would help nobody.
-            tracing::info!("told to stop while opening");
+            // The files are as after a crash, from which the next start recovers. Waiting for a long
+            // rebuild would be of no use.
+            tracing::info!("stopped while opening");
             std::process::exit(0);
         }
     };
     observed.get_or_init(|| Arc::downgrade(&node));
 
-    let tiles_address = tiles.map(|socket| serve_tiles(socket, &node)).transpose()?;
-    let listening = Listening { socket, tls, metrics_address, tiles_address, stop };
+    let (tiles_address, tiles_listener) =
+        tiles.map(|bound| serve_tiles(bound, &node)).transpose()?.unzip();
+    metrics_listener.into_iter().chain(tiles_listener).for_each(|listener| node.adopt(listener));
+    let listening = Listening { bound, tls, metrics_address, tiles_address, stop };
     let result = serve_node(&config, listening, &node, &metrics, &phase).await;
-    tokio::task::spawn_blocking(move || node.close()).await?;
+    // After a failure everything is still open.
+    spawn_blocking(move || node.close()).await?;
     tracing::info!("closed");
     result
 }
 
-/// Lets the process have as many file descriptors as it may. Connections use them up, and a ledger
+/// Raises the limit of open files to its maximum. Connections use file descriptors up, and a ledger
 /// that can not open its next segment takes no more writes.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files can not be raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
 /// What is set up before the node is open.
 struct Listening {
-    socket: TcpSocket,
+    bound: Bound,
     tls: Option<Identity>,
     metrics_address: Option<SocketAddr>,
     tiles_address: Option<SocketAddr>,
     stop: StopSignals,
 }
 
-fn bind(address: SocketAddr) -> Result<TcpSocket, ServeError> {
-    let listen_error = |source| ServeError::Listen { address, source };
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let socket = socket.map_err(listen_error)?;
-    socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).map_err(listen_error)?;
-    Ok(socket)
+/// A socket with the address that it got.
+struct Bound {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Bound {
+    fn new(address: SocketAddr) -> Result<Self, ServeError> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        };
+        let bound = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(Self { address: socket.local_addr()?, socket })
+        });
+        bound.map_err(|source| ServeError::Listen { address, source })
+    }
+
+    fn listen(self) -> Result<TcpListener, ServeError> {
+        let Self { socket, address } = self;
+        socket.listen(LISTEN_BACKLOG).map_err(|source| ServeError::Listen { address, source })
+    }
 }
 
 async fn serve_node(
@@ -201,45 +231,70 @@ async fn serve_node(
     metrics: &Arc<Metrics>,
     phase: &watch::Sender<Phase>,
 ) -> Result<(), ServeError> {
-    let Listening { socket, tls, metrics_address, tiles_address, mut stop } = listening;
+    let Listening { bound, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = node.draining();
     let health = Health::new(phase.clone());
     let routes = routes(config, node, metrics, &health, &drain)?;
     let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
 
-    let listen_error = |source| ServeError::Listen { address: config.listen, source };
-    let listener = socket.listen(LISTEN_BACKLOG).map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
+    let address = bound.address;
+    let listener = bound.listen()?;
     let server = layered(config, tls, layer)?.add_routes(routes).serve_with_incoming_shutdown(
         accepted(incoming(config, listener)),
         drain.clone().cancelled_owned(),
     );
-    let mut serving = tokio::spawn(server);
+    let (report_end, mut served) = oneshot::channel();
+    let serving = async move {
+        // The receiver is gone only if the server failed to start.
+        let _ = report_end.send(server.await);
+    };
+    node.adopt(Task::spawn("gRPC server", Stage::Draining, config.drain_timeout, serving));
 
-    // They are asked until the last request, which may wait for them, is answered.
-    let _witnesses = start_witnesses(config, node, metrics)?;
-    let webhooks = start_webhooks(config, node, metrics)?;
+    if let Some(witnesses) = start_witnesses(config, node, metrics)? {
+        let asking = async move {
+            let _witnesses = witnesses;
+            future::pending().await
+        };
+        node.adopt(Task::spawn("witnesses", Stage::Witnesses, Duration::ZERO, asking));
+    }
+    let delivering = start_webhooks(config, node, metrics)?.ended();
+    node.adopt(Task::spawn("webhooks", Stage::Draining, WEBHOOKS_END_TIME_MAX, delivering));
     health.set(Phase::Serving).await;
-    let follow = tokio::spawn(follow_writes(node.writes_stopped(), health.clone()));
     announce(address, metrics_address, tiles_address, node);
 
     tokio::select! {
         () = stop.next() => {}
-        ended = &mut serving => return Ok(ended??),
+        result = &mut served => return Ok(result.map_err(|_| ServeError::Ended)??),
+        () = follow_writes(node.writes_stopped(), &health).then(|()| future::pending()) => {}
     }
     tracing::info!("draining");
-    follow.abort();
-    let _ = follow.await; // It must not speak after us.
-    tokio::spawn(async move {
-        stop.next().await;
-        tracing::warn!("second signal, leaving at once");
-        std::process::exit(1);
-    });
     health.set(Phase::Draining).await;
-    node.drain();
-    let (finished, ()) =
-        tokio::join!(finish(serving, config.drain_timeout, metrics), webhooks.ended());
-    finished
+    tokio::select! {
+        result = finish(node, served, metrics) => result,
+        () = stop.next() => {
+            tracing::warn!("second signal, leaving at once");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Ends the node and its tasks, and says how the gRPC server ended.
+async fn finish(
+    node: &Arc<Node>,
+    served: oneshot::Receiver<Result<(), tonic::transport::Error>>,
+    metrics: &Metrics,
+) -> Result<(), ServeError> {
+    let closed = Arc::clone(node);
+    let closing = spawn_blocking(move || closed.close());
+    match served.await {
+        Ok(result) => result?,
+        Err(_) => tracing::warn!(
+            requests = metrics.requests_in_flight.get(),
+            streams = metrics.streams_open.get(),
+            "requests were still in flight when the time to drain was over"
+        ),
+    }
+    Ok(closing.await?)
 }
 
 /// Starts to deliver subscriptions over HTTP.
@@ -282,8 +337,8 @@ fn start_witnesses(
     Ok(Some(Witnesses::start(node, policy, &asking, metrics)))
 }
 
-/// Connections, with a pause after each one that could not be accepted: while the process has no
-/// file descriptor left, every further try fails at once, and would take a whole core.
+/// Connections, with a pause after each failure to accept one: while the process has no file descriptor
+/// left, every attempt fails at once, and a loop without a pause would take a whole core.
 fn accepted<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item = io::Result<C>> {
     incoming.then(async |connection| {
         if let Err(error) = &connection {
@@ -294,31 +349,14 @@ fn accepted<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item 
     })
 }
 
-/// Waits for the requests in flight, for as long as they may take.
-async fn finish(
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
-    drain_timeout: Duration,
-    metrics: &Metrics,
-) -> Result<(), ServeError> {
-    match tokio::time::timeout(drain_timeout, serving).await {
-        Ok(ended) => ended??,
-        Err(_) => tracing::warn!(
-            requests = metrics.requests_in_flight.get(),
-            streams = metrics.streams_open.get(),
-            "requests were still in flight when the time to drain was over"
-        ),
-    }
-    Ok(())
-}
-
 async fn open(config: NodeConfig, metrics: Arc<Metrics>) -> Result<Arc<Node>, ServeError> {
     tracing::info!(data_dir = %config.data_dir.display(), "opening");
-    let node = tokio::task::spawn_blocking(move || Node::open(&config, metrics)).await??;
+    let node = spawn_blocking(move || Node::open(&config, metrics)).await??;
     tracing::info!(revision = node.revision(), "open");
     Ok(node)
 }
 
-/// The one promise on standard output: these lines, once everything answers.
+/// Prints the addresses and the verifier key once everything answers. Scripts rely on these lines.
 fn announce(
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
@@ -340,43 +378,49 @@ fn announce(
     tracing::info!(%address, "listening");
 }
 
-/// The node that is observed when metrics are asked for, once it is open.
+/// The node whose state a scrape of the metrics reads, once it is open.
 type Observed = Arc<OnceLock<Weak<Node>>>;
 
-async fn serve_metrics(
+fn serve_metrics(
     listen: Option<SocketAddr>,
     metrics: &Arc<Metrics>,
     phase: &watch::Sender<Phase>,
     observed: Observed,
-) -> Result<Option<SocketAddr>, ServeError> {
+) -> Result<Option<(SocketAddr, Task)>, ServeError> {
     let Some(address) = listen else { return Ok(None) };
-    let listen_error = |source| ServeError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
+    let bound = Bound::new(address)?;
+    let address = bound.address;
+    let listener = bound.listen()?;
     let observe = Arc::new(move || {
         if let Some(node) = observed.get().and_then(Weak::upgrade) {
             node.observe();
         }
     });
     let router = telemetry::router(Arc::clone(metrics), phase.subscribe(), observe);
-    // It answers for as long as the process lives: whoever asks wants to see it drain, too.
-    let never = CancellationToken::new();
-    tokio::spawn(listener::serve(listener, None, router, METRICS_CONNECTIONS_MAX, never));
-    Ok(Some(address))
+    Ok(Some((address, serve_pages("metrics", listener, router, METRICS_CONNECTIONS_MAX))))
 }
 
-/// Serves tiles for as long as the process lives: they are only read.
-fn serve_tiles(socket: TcpSocket, node: &Arc<Node>) -> Result<SocketAddr, ServeError> {
-    let address = socket.local_addr().map_err(ServeError::Tiles)?;
-    let listener = socket.listen(LISTEN_BACKLOG).map_err(ServeError::Tiles)?;
+fn serve_tiles(bound: Bound, node: &Arc<Node>) -> Result<(SocketAddr, Task), ServeError> {
+    let address = bound.address;
+    let listener = bound.listen()?;
     let router = tiles::router(Arc::clone(node));
-    let never = CancellationToken::new();
-    tokio::spawn(listener::serve(listener, None, router, tiles::CONNECTIONS_MAX, never));
-    Ok(address)
+    Ok((address, serve_pages("tiles", listener, router, tiles::CONNECTIONS_MAX)))
 }
 
-/// Connections, whose dead peers the system finds. HTTP/2 pings would cost every request a little,
-/// and would drop a reader that is merely slow.
+/// Serves pages that are only read. They answer during a drain, too, so that it can be observed.
+fn serve_pages(
+    name: &'static str,
+    listener: TcpListener,
+    router: Router,
+    connections_max: usize,
+) -> Task {
+    let never = CancellationToken::new();
+    let serving = listener::serve(listener, None, router, connections_max, never);
+    Task::spawn(name, Stage::Ended, Duration::ZERO, serving)
+}
+
+/// Connections with TCP keepalive, which finds dead peers. HTTP/2 pings would cost every request a
+/// little, and would drop a reader that is only slow.
 fn incoming(config: &ServeConfig, listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener)
         .with_nodelay(Some(true))
@@ -388,8 +432,8 @@ fn incoming(config: &ServeConfig, listener: TcpListener) -> TcpIncoming {
 /// The layers around every service, the outermost last.
 type Layers = Stack<RequestLayer, Stack<GrpcWebLayer, Stack<Either<CorsLayer, NoLayer>, NoLayer>>>;
 
-/// A server with its layers: what the request layer refuses, gRPC-Web words for browsers, and
-/// CORS lets them read it.
+/// A server with its layers. The request layer is the innermost, so that browsers can read what it
+/// refuses: gRPC-Web translates the refusal, and CORS permits them to read it.
 fn layered(
     config: &ServeConfig,
     tls: Option<Identity>,
@@ -417,7 +461,7 @@ fn read_file(path: &PathBuf) -> Result<Vec<u8>, ServeError> {
     std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.clone(), source })
 }
 
-/// What pages of these origins may do; nothing at all if there are none.
+/// Permissions of web pages of these origins; no layer if there are none.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let origins: Vec<HeaderValue> =
         origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
@@ -427,13 +471,13 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let named = |names: &[&'static str]| -> Vec<HeaderName> {
         names.iter().copied().map(HeaderName::from_static).collect()
     };
-    let mut asked = named(&["x-grpc-web", "x-user-agent", "grpc-timeout"]);
-    asked.extend([header::CONTENT_TYPE, header::AUTHORIZATION]);
+    let mut request_headers = named(&["x-grpc-web", "x-user-agent", "grpc-timeout"]);
+    request_headers.extend([header::CONTENT_TYPE, header::AUTHORIZATION]);
     Some(
         CorsLayer::new()
             .allow_origin(AllowOrigin::list(origins))
             .allow_methods([Method::POST])
-            .allow_headers(asked)
+            .allow_headers(request_headers)
             .expose_headers(named(&["grpc-status", "grpc-message", "grpc-status-details-bin"]))
             .max_age(CORS_AGE_MAX),
     )
@@ -449,15 +493,15 @@ fn routes(
     let node = || Arc::clone(node);
     let size = usize::try_from(config.message_bytes_max).unwrap_or(usize::MAX);
     let imports = Imports { limits: config.limits, drain: drain.clone() };
-    let watching = Watch::new(node(), Arc::clone(metrics), drain.clone());
+    let watching = Watch { node: node(), metrics: Arc::clone(metrics), drain: drain.clone() };
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(
-            check::CheckServiceServer::new(Check::new(node(), drain.clone()))
+            check::CheckServiceServer::new(Check { node: node(), drain: drain.clone() })
                 .max_decoding_message_size(size),
         )
         .add_service(
-            consent::ConsentServiceServer::new(Consent::new(node(), imports))
+            consent::ConsentServiceServer::new(Consent { node: node(), imports })
                 .max_decoding_message_size(size),
         )
         .add_service(WatchServer::new(watching, size))
@@ -465,11 +509,11 @@ fn routes(
             audit::AuditServiceServer::new(Audit::new(node())).max_decoding_message_size(size),
         )
         .add_service(
-            catalog::CatalogServiceServer::new(Catalog::new(node()))
+            catalog::CatalogServiceServer::new(Catalog { node: node() })
                 .max_decoding_message_size(size),
         )
         .add_service(
-            privacy::PrivacyServiceServer::new(Privacy::new(node()))
+            privacy::PrivacyServiceServer::new(Privacy { node: node() })
                 .max_decoding_message_size(size),
         )
         .add_service(health.service())
@@ -484,7 +528,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// What the server says of itself: over gRPC by service, over HTTP by page.
+/// The health of the server: over gRPC for each service, over HTTP as a page.
 #[derive(Debug, Clone)]
 struct Health {
     reporter: HealthReporter,
@@ -496,13 +540,8 @@ impl Health {
         Self { reporter: HealthReporter::new(), phase }
     }
 
-    fn service(
-        &self,
-    ) -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
-        let reporter = self.reporter.clone();
-        tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(reporter),
-        )
+    fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }
 
     async fn set(&self, phase: Phase) {
@@ -520,8 +559,8 @@ impl Health {
     }
 }
 
-/// Tells the world when writes stop. They do not start again before the process does.
-async fn follow_writes(mut stopped: watch::Receiver<Option<String>>, health: Health) {
+/// Reports it when writes stop. They do not start again until the process is restarted.
+async fn follow_writes(mut stopped: watch::Receiver<Option<String>>, health: &Health) {
     let stopped = stopped.wait_for(Option::is_some).await.is_ok();
     if stopped {
         health.set(Phase::WritesStopped).await;

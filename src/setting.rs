@@ -45,15 +45,15 @@ pub mod heading {
     pub const STORAGE: &str = "Storage";
     /// Keys that the server holds.
     pub const KEYS: &str = "Keys";
-    /// How much callers may ask for at a time, and how long they wait.
+    /// Limits of requests, and how long they wait.
     pub const LIMITS: &str = "Limits";
-    /// Validity of what the server hands out.
+    /// Validity of tokens.
     pub const TOKENS: &str = "Tokens";
     /// Signing the ledger, and having it witnessed.
     pub const CHECKPOINTS: &str = "Checkpoints and witnesses";
-    /// Telling others what changed.
+    /// Delivery of changes to services.
     pub const SUBSCRIPTIONS: &str = "Subscriptions and webhooks";
-    /// What receipts say of the controller.
+    /// The controller that receipts name.
     pub const CONTROLLER: &str = "Controller, for receipts";
     /// Logs and traces.
     pub const TELEMETRY: &str = "Telemetry";
@@ -76,7 +76,7 @@ impl Within for Arg {
     }
 }
 
-/// What the note begins with that names the bounds at the end of a help text.
+/// Begins the note at the end of a help text that names the bounds.
 pub const ALLOWED: &str = "allowed: ";
 
 /// The bounds of a setting.
@@ -134,13 +134,13 @@ impl<Q: Quantity> fmt::Display for Bounds<Q> {
     }
 }
 
-/// Why a text is no value of a setting. The parser names the setting, and repeats the text.
+/// Why a text is not a value of a setting. The parser adds the setting and the text.
 #[derive(Debug, Error)]
 pub enum SettingError {
-    /// It can not be read.
+    /// The text is malformed.
     #[error(transparent)]
     Malformed(Box<dyn Error + Send + Sync>),
-    /// It is too small or too large.
+    /// The value is too small or too large.
     #[error("must be {allowed}")]
     OutOfBounds {
         /// The bounds.

@@ -1,9 +1,9 @@
 //! The one place where faults become `tonic::Status`.
 //!
-//! Every fault has an [`ErrorReason`]; `proto/consent/v1/errors.proto` says its status code, and when
-//! another try is worth it. What a caller is told never holds stored data, paths or the words of a lower
-//! layer: a fault of the server is told in general words, and its detail goes to the log. No other file
-//! names `tonic::Code`.
+//! Every fault has an [`ErrorReason`]; `proto/consent/v1/errors.proto` gives its status code and its
+//! retry delay. A status never holds stored data, paths or the messages of a lower layer: for a fault of
+//! the server it has a general message, and the detail goes to the log. No other file names
+//! `tonic::Code`.
 
 mod details;
 mod invalid;
@@ -20,10 +20,8 @@ pub use invalid::{Invalid, PAGE_SIZE_MAX, Problem};
 use crate::{
     domain::Key,
     node::{
-        AsOfError, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError,
-        DeadLettersError, FindActError, IssueError, LinkError, ProveError, ReadError, RecordError,
-        RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
-        UseError, WriteError,
+        CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError, ReadError,
+        RecordError, RevisionNotReached, UseError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -32,73 +30,21 @@ use crate::{
 /// Domain of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "consent.v1";
 
-/// Every way in which a call can fail, as the service layers meet them.
+/// Every way in which a call can fail.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Fault {
     /// The request is wrong.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// A write failed, as any may.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// An act was not recorded.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// A double opt-in was not completed.
-    #[error(transparent)]
-    Confirm(#[from] ConfirmError),
-    /// Two data subjects were not linked, or not unlinked.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The catalogue was not changed, or a change of it not previewed.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// A use was not recorded.
-    #[error(transparent)]
-    Use(#[from] UseError),
-    /// A subscription was not created.
-    #[error(transparent)]
-    Subscribe(#[from] SubscribeError),
-    /// A subscription was not ended.
-    #[error(transparent)]
-    Unsubscribe(#[from] UnsubscribeError),
-    /// A question has no answer, as any may not.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The node did not reach a revision in time.
-    #[error(transparent)]
-    RevisionNotReached(#[from] RevisionNotReached),
-    /// A question about the past has no answer.
-    #[error(transparent)]
-    AsOf(#[from] AsOfError),
-    /// No checkpoint of a size was released in time.
-    #[error(transparent)]
-    CheckpointNotReached(#[from] CheckpointNotReached),
-    /// There is no proof.
-    #[error(transparent)]
-    Prove(#[from] ProveError),
-    /// No entry is found by its idempotency key.
-    #[error(transparent)]
-    FindAct(#[from] FindActError),
-    /// There is no receipt.
-    #[error(transparent)]
-    Issue(#[from] IssueError),
-    /// There is no such subscription.
-    #[error(transparent)]
-    SubscriptionNotFound(#[from] SubscriptionNotFound),
-    /// Dead letters can not be listed or delivered once more.
-    #[error(transparent)]
-    DeadLetters(#[from] DeadLettersError),
-    /// There is no snapshot.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// A watcher hears nothing more.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    /// A consumer hears nothing more, or was not let in.
-    #[error(transparent)]
-    Consume(#[from] ConsumeError),
-    /// An act is recorded, and was to be answered only once it can be proven.
+    /// The node refused the call, or failed.
+    #[error("{text}")]
+    Node {
+        /// What the caller learns beside the text.
+        details: Details,
+        /// The text of the node's error.
+        text: String,
+    },
+    /// An act is recorded, but the caller wanted the answer only once it can be proven.
     #[error(
         "the act is recorded as entry {index}, but no checkpoint that covers it was released in time"
     )]
@@ -106,7 +52,7 @@ pub enum Fault {
         /// Index of the entry.
         index: u64,
     },
-    /// The catalogue lacks the purpose that was asked for.
+    /// The catalogue does not have the requested purpose.
     #[error("no purpose `{0}` in the catalogue")]
     NoSuchPurpose(Key),
     /// The request's bytes are no message of the expected type.
@@ -115,13 +61,13 @@ pub enum Fault {
     /// The request's message is larger than the server takes.
     #[error("the message is larger than the server takes: {0}")]
     MessageTooLarge(String),
-    /// As many requests are in flight as may be.
+    /// The limit of requests in flight is reached.
     #[error("too many requests are in flight, the limit is {limit}")]
     TooManyRequests {
         /// The limit.
         limit: u64,
     },
-    /// As many streams are open as may be.
+    /// The limit of open streams is reached.
     #[error("too many streams are open, the limit is {limit}")]
     TooManyStreams {
         /// The limit.
@@ -130,19 +76,19 @@ pub enum Fault {
     /// The request took too long.
     #[error("the request took longer than {limit_ms} ms")]
     DeadlineExceeded {
-        /// What the server, or the caller, allows.
+        /// The shorter of the limits of server and caller.
         limit_ms: u128,
     },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
-    /// A call of the protocol that is still to be built.
+    /// A call of the protocol that is not implemented yet.
     #[error("this version of the server does not have {call} yet")]
     NotImplemented {
-        /// Its name.
+        /// Name of the call.
         call: &'static str,
     },
-    /// Anything that should not happen. The text is for the log alone.
+    /// A defect. The text is for the log alone.
     #[error("{0}")]
     Internal(String),
 }
@@ -155,26 +101,7 @@ impl Fault {
                 None => Details::of(ErrorReason::InvalidField),
             }
             .at(&invalid.field),
-            Self::Write(error) => error.details(),
-            Self::Record(error) => error.details(),
-            Self::Confirm(error) => error.details(),
-            Self::Link(error) => error.details(),
-            Self::Catalog(error) => error.details(),
-            Self::Use(error) => error.details(),
-            Self::Subscribe(error) => error.details(),
-            Self::Unsubscribe(error) => error.details(),
-            Self::Read(error) => error.details(),
-            Self::RevisionNotReached(error) => error.details(),
-            Self::AsOf(error) => error.details(),
-            Self::CheckpointNotReached(error) => error.details(),
-            Self::Prove(error) => error.details(),
-            Self::FindAct(error) => error.details(),
-            Self::Issue(error) => error.details(),
-            Self::SubscriptionNotFound(error) => error.details(),
-            Self::DeadLetters(error) => error.details(),
-            Self::Snapshot(error) => error.details(),
-            Self::Watch(error) => error.details(),
-            Self::Consume(error) => error.details(),
+            Self::Node { details, .. } => details.clone(),
             Self::NotProven { index } => {
                 Details::of(ErrorReason::CheckpointNotReached).with("index", index)
             }
@@ -198,19 +125,19 @@ impl Fault {
         }
     }
 
-    /// What the fault is, for callers.
+    /// The reason, for callers.
     #[must_use]
     pub fn kind(&self) -> ErrorReason {
         self.details().reason
     }
 
-    /// The field at fault, as a path in the request's own words; empty where none is.
+    /// Path of the field at fault, as the request names it; empty if no field is at fault.
     #[must_use]
     pub fn field(&self) -> String {
         self.details().field
     }
 
-    /// What a caller is told.
+    /// The message for callers.
     #[must_use]
     pub fn message(&self) -> String {
         match self.kind() {
@@ -237,7 +164,7 @@ impl From<Fault> for Status {
             ErrorReason::Internal | ErrorReason::StateUnreadable => {
                 tracing::error!(reason = reason.reason(), detail = %fault, "request failed");
             }
-            // The node says once, and loudly, why writes stopped.
+            // The node has logged, as an error, why writes stopped.
             ErrorReason::WritesStopped => {
                 tracing::debug!(reason = reason.reason(), detail = %fault, "request failed");
             }
@@ -261,7 +188,13 @@ impl From<Fault> for Status {
     }
 }
 
-/// Lets `?` answer an error of the node, by way of [`Fault`].
+impl<E: Explain + std::error::Error> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self::Node { details: error.details(), text: error.to_string() }
+    }
+}
+
+/// Lets `?` turn an error of the node into a status, by way of [`Fault`].
 macro_rules! status_of {
     ($($error:ty),+) => {
         $(impl From<$error> for Status {
@@ -286,11 +219,11 @@ status_of!(
     ConsumeError
 );
 
-/// What tonic itself said about a request that it could not hand to a service, as a fault of ours;
-/// none if its status is best left as it is.
+/// The fault for a status that tonic made, because it could not decode a request; none if the status
+/// is to stay as it is.
 ///
-/// Every status of ours carries details. One without is tonic's: its decoder answers OUT_OF_RANGE
-/// for a message over the limit, and INTERNAL for bytes that are no message.
+/// Every status of ours carries details, so one without is tonic's. Its decoder answers OUT_OF_RANGE
+/// for a message over the limit, and INTERNAL for bytes that are not a message.
 #[must_use]
 pub fn fault_of_transport(headers: &http::HeaderMap) -> Option<Fault> {
     let status = Status::from_header_map(headers)?;
@@ -313,7 +246,10 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
-    use crate::node::EffectiveAtInFuture;
+    use crate::node::{
+        AsOfError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError, ProveError,
+        SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError, WriteError,
+    };
 
     fn key(text: &str) -> Key {
         Key::parse(text).unwrap()

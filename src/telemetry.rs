@@ -1,8 +1,8 @@
 //! Logs, traces and metrics.
 //!
 //! Log lines go to standard error, lower-case, with values as fields, and never hold personal
-//! data. Traces go to an OTLP collector if one is named. A span a request exists at level DEBUG, so
-//! who neither traces nor logs at that level does not pay for it.
+//! data. Traces go to an OTLP collector if one is configured. The span of a request has level DEBUG, so
+//! it costs nothing without traces or logs at that level.
 
 mod listener;
 mod metrics;
@@ -51,37 +51,37 @@ pub struct TelemetryConfig {
     pub otlp_endpoint: Option<String>,
 }
 
-/// Why telemetry could not be set up.
+/// Why telemetry can not be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// A word that is no level.
+    /// A word of the filter is not a level.
     #[error(
         "`{0}` is no log level: off, error, warn, info, debug or trace; for one module write \
          module=level"
     )]
     Level(String),
-    /// The filter is none.
+    /// The filter can not be parsed.
     #[error("`{filter}` is no log filter (try `info` or `consent_ledger=debug`): {source}")]
     Filter {
-        /// As it was given.
+        /// The filter as given.
         filter: String,
-        /// What is wrong with it.
+        /// The parse error.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The exporter of traces can not be built.
+    /// The trace exporter can not be built.
     #[error("cannot export traces to `{endpoint}`: {source}")]
     Exporter {
-        /// As it was given.
+        /// The endpoint as given.
         endpoint: String,
-        /// What is wrong.
+        /// The error of the exporter.
         source: opentelemetry_otlp::ExporterBuildError,
     },
-    /// Something set up logging before.
+    /// Logging was set up before.
     #[error("logging is already set up: {0}")]
     AlreadySetUp(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Keeps traces flowing; what is left is sent when it is dropped.
+/// Exports traces; dropping it sends the rest.
 #[derive(Debug)]
 #[must_use = "traces stop when it is dropped"]
 pub struct Telemetry {
@@ -98,8 +98,7 @@ impl Drop for Telemetry {
     }
 }
 
-/// Sets up logs and traces for the whole process. Must run inside the runtime: the exporter has
-/// its connection there.
+/// Sets up logs and traces for the process. Must be called within the runtime, which the exporter uses.
 ///
 /// # Errors
 /// See [`TelemetryError`].
@@ -111,7 +110,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let traces = config.otlp_endpoint.as_deref().map(tracer_provider).transpose()?;
-    // Only this crate's spans: those of the exporter's own calls would feed on themselves.
+    // Only this crate's spans: exporting the spans of the exporter's calls would never end.
     let spans = traces.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("consent-ledger"))
@@ -125,7 +124,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
 }
 
 fn log_filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
-    // A word alone would be taken for a module, and a mistyped level would silence the log.
+    // The filter takes a single word for a module, so a mistyped level would turn all logs off.
     let words = level.into_iter().flat_map(|level| level.split(','));
     for word in words.map(str::trim).filter(|word| !word.contains(['=', '['])) {
         if word.parse::<LevelFilter>().is_err() {
@@ -155,7 +154,7 @@ mod tests {
     async fn a_bad_collector_is_refused_with_its_text() {
         let error = tracer_provider("http://[bad").unwrap_err();
         assert!(error.to_string().starts_with("cannot export traces to `http://[bad`"), "{error}");
-        // A collector that does not answer keeps nobody from starting.
+        // A collector that is down does not prevent a start.
         assert!(tracer_provider("http://127.0.0.1:9").is_ok());
     }
 

@@ -1,7 +1,7 @@
-//! The ledger as C2SP tlog-tiles over HTTP: for monitors, witnesses' operators and caches.
+//! The ledger as C2SP tlog-tiles over HTTP, for monitors, operators of witnesses, and caches.
 //!
-//! What is served is under the latest released checkpoint. Tiles and bundles never change, so they
-//! may be cached for ever; the checkpoint must not be.
+//! It serves the tree of the latest released checkpoint. Tiles and bundles never change, so they may
+//! be cached forever; the checkpoint may not.
 
 use std::sync::Arc;
 
@@ -21,32 +21,32 @@ use crate::{
     tlog::tile::{Kind, Tile},
 };
 
-/// How long a checkpoint may be cached.
+/// `Cache-Control` of the checkpoint.
 const CHECKPOINT_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=1");
-/// How long all else may.
+/// `Cache-Control` of tiles and bundles.
 const IMMUTABLE_CACHE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
-/// What is not there may come.
+/// `Cache-Control` of errors: a missing tile may exist later.
 const ABSENT_CACHE: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// The most connections at a time; more wait to be accepted.
+/// Maximum number of connections; more wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 256;
-/// The most tiles and bundles that are read at a time; more wait for their turn.
+/// Maximum number of tiles and bundles that are read at a time; more wait for a permit.
 const READS_MAX: usize = 4;
 
-/// What the routes share.
+/// Shared by the handlers.
 #[derive(Clone)]
 struct Site {
     node: Arc<Node>,
     reads: Arc<Semaphore>,
 }
 
-/// The routes over a node.
+/// The routes of a node.
 pub fn router(node: Arc<Node>) -> Router {
     let site = Site { node, reads: Arc::new(Semaphore::new(READS_MAX)) };
-    // Hashes can not be compressed; entries can.
+    // Only entries are compressed: hashes are incompressible.
     let entries = Router::new()
         .route("/tile/entries/{*path}", get(tile))
         .layer(CompressionLayer::new())
@@ -68,11 +68,11 @@ async fn checkpoint(With(site): With<Site>) -> Response {
     }
 }
 
-/// A tile or bundle, by its path as it was written: one resource has one address.
+/// A tile or bundle, by its literal path: each resource has one address.
 async fn tile(With(site): With<Site>, uri: Uri) -> Response {
     let path = uri.path().strip_prefix('/').unwrap_or_default();
     let Ok(tile) = Tile::parse(path) else { return absent("this is not the path of a tile") };
-    let _turn = site.reads.acquire().await;
+    let _permit = site.reads.acquire().await;
     let node = Arc::clone(&site.node);
     let read = tokio::task::spawn_blocking(move || node.tile(tile)).await;
     match read {

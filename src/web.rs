@@ -1,7 +1,7 @@
-//! A small HTTP client for what others serve: tiles, checkpoints, witnesses.
+//! A small HTTP client for tiles, checkpoints and witnesses of others.
 //!
-//! Answers are bounded in size and time, and no redirect is followed: what an operator configured is
-//! what is asked.
+//! Responses are bounded in size and time. It follows no redirect, so it asks only the addresses that
+//! an operator configured.
 
 pub mod target;
 
@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// What the client calls itself.
+/// Value of the `User-Agent` header.
 const USER_AGENT: &str = concat!("consent-ledger/", env!("CARGO_PKG_VERSION"));
 
-/// Asks over HTTP and HTTPS.
+/// A client for HTTP and HTTPS.
 #[derive(Debug, Clone)]
 pub struct WebClient(reqwest::Client);
 
-/// An answer, whatever its status.
+/// A response with any status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status code.
@@ -27,44 +27,37 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, Error)]
 pub enum WebError {
-    /// The client can not be set up, for example for a certificate that is none.
+    /// The client can not be set up, for example because the CA file holds no certificate.
     #[error("the HTTP client can not be set up: {0}")]
     Setup(String),
-    /// No connection, no answer in time, or one that broke off.
+    /// The connection failed, broke off, or timed out.
     #[error("{url}: {problem}")]
     Failed {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What went wrong.
+        /// The error with its causes.
         problem: String,
     },
-    /// The answer is larger than is read.
+    /// The response is larger than the caller reads.
     #[error("{url}: the answer is larger than {limit} bytes")]
     TooLarge {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
 }
 
 impl WebClient {
-    /// A client that waits at most `timeout` for a whole answer. `ca` is a certificate authority in
-    /// PEM that is trusted beside those of the system.
+    /// A client that waits at most `timeout` for a whole response. `ca` is a certificate authority
+    /// (PEM) that is trusted in addition to those of the system.
     ///
     /// # Errors
     /// [`WebError::Setup`].
     pub fn new(timeout: Duration, ca: Option<&[u8]>) -> Result<Self, WebError> {
-        let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
-        // Another part of the process may have been faster; either is this provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let trusted = match ca {
-            Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
-            None => Vec::new(),
-        };
         let builder = || {
             reqwest::Client::builder()
                 .user_agent(USER_AGENT)
@@ -72,20 +65,18 @@ impl WebClient {
                 .connect_timeout(timeout)
                 .redirect(reqwest::redirect::Policy::none())
         };
-        // A small container has no authorities at all: then only those that were given are trusted.
-        let client = builder().tls_certs_merge(trusted.clone()).build();
-        client.or_else(|_| builder().tls_certs_only(trusted).build()).map(Self).map_err(setup)
+        build_client(ca, builder).map(Self)
     }
 
-    /// Asks for a resource of at most `bytes_max`.
+    /// Requests a resource of at most `bytes_max`.
     ///
     /// # Errors
-    /// See [`WebError`]; an answer with another status than 200 is an answer.
+    /// See [`WebError`]. A status other than 200 is not an error.
     pub async fn get(&self, url: &str, bytes_max: usize) -> Result<Answer, WebError> {
         answer(url, self.0.get(url), bytes_max).await
     }
 
-    /// Sends a text, for an answer of at most `bytes_max`.
+    /// Sends a text and reads a response of at most `bytes_max`.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -122,7 +113,27 @@ async fn answer(
     Ok(Answer { status, content_type, body })
 }
 
-/// An error with what caused it: the outermost word alone is often only "error sending request".
+/// Builds a client that trusts `ca` (PEM) in addition to the authorities of the system.
+///
+/// # Errors
+/// [`WebError::Setup`].
+pub(crate) fn build_client(
+    ca: Option<&[u8]>,
+    builder: impl Fn() -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, WebError> {
+    let setup = |error: reqwest::Error| WebError::Setup(causes(&error));
+    // Fails only if another part of the process installed the same provider before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let trusted = match ca {
+        Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(setup)?,
+        None => Vec::new(),
+    };
+    // A minimal container has no authorities of its own: then `ca` alone is trusted.
+    let client = builder().tls_certs_merge(trusted.clone()).build();
+    client.or_else(|_| builder().tls_certs_only(trusted).build()).map_err(setup)
+}
+
+/// An error with its causes: the outermost message alone is often only "error sending request".
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -1,4 +1,4 @@
-//! Audiences, over TCP to the built binary: who may be addressed, at one revision.
+//! Audiences, over TCP to the built binary: who may be contacted, as of one revision.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 use consent_ledger::proto::{
     self, Action, AudienceQuery, AudienceSubjects, AudienceSummary, AudienceVerdicts,
     FilterAudienceRequest, FilterAudienceResponse, LinkConfidence, Reason,
-    filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
+    filter_audience_request::Message as Request, filter_audience_response::Message as Response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,7 +27,7 @@ fn query() -> AudienceQuery {
     AudienceQuery { purpose: PURPOSE.into(), channel: CHANNEL.into(), ..AudienceQuery::default() }
 }
 
-/// One stream, message by message.
+/// One audience stream, message by message.
 struct Stream {
     requests: Option<mpsc::Sender<FilterAudienceRequest>>,
     answers: Streaming<FilterAudienceResponse>,
@@ -43,32 +43,32 @@ impl Stream {
 
     async fn ask(clients: &Clients, query: AudienceQuery) -> Self {
         let mut stream = Self::open(clients).await;
-        stream.send(Asked::Query(query)).await;
+        stream.send(Request::Query(query)).await;
         stream
     }
 
-    async fn send(&mut self, message: Asked) {
+    async fn send(&mut self, message: Request) {
         let request = FilterAudienceRequest { message: Some(message) };
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 
-    async fn answer(&mut self) -> Result<Option<Told>, Status> {
+    async fn answer(&mut self) -> Result<Option<Response>, Status> {
         let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await;
         Ok(answer.expect("an answer in time")?.map(|answer| answer.message.unwrap()))
     }
 
     async fn verdicts(&mut self, subjects: &[impl ToString]) -> AudienceVerdicts {
         let subjects = subjects.iter().map(ToString::to_string).collect();
-        self.send(Asked::Subjects(AudienceSubjects { subjects })).await;
+        self.send(Request::Subjects(AudienceSubjects { subjects })).await;
         match self.answer().await.unwrap() {
-            Some(Told::Verdicts(verdicts)) => verdicts,
+            Some(Response::Verdicts(verdicts)) => verdicts,
             other => panic!("{other:?}"),
         }
     }
 
     async fn summary(&mut self) -> AudienceSummary {
         self.requests = None;
-        let Some(Told::Summary(summary)) = self.answer().await.unwrap() else { panic!() };
+        let Some(Response::Summary(summary)) = self.answer().await.unwrap() else { panic!() };
         assert_eq!(self.answer().await.unwrap(), None, "the summary is the last message");
         summary
     }
@@ -79,11 +79,11 @@ impl Stream {
 }
 
 async fn record(clients: &mut Clients, subject: &str, action: Action) -> u64 {
-    clients.say(subject, action, PURPOSE, CHANNEL).await.revision
+    clients.record_change(subject, action, PURPOSE, CHANNEL).await.revision
 }
 
-/// `user:0` and so on; of five, the first two granted, the third withdrew, the fourth refused, and
-/// nothing is known of the fifth.
+/// `user:0` and so on. Of each five, the first two granted, the third withdrew, the fourth refused;
+/// the fifth is unknown.
 async fn population(clients: &mut Clients, size: usize) -> Vec<String> {
     clients.put_catalog(&[PURPOSE], &[CHANNEL]).await;
     let mut subjects = Vec::new();
@@ -104,9 +104,9 @@ async fn population(clients: &mut Clients, size: usize) -> Vec<String> {
 }
 
 fn reasons(summary: &AudienceSummary) -> BTreeMap<Reason, u64> {
-    let numbers: Vec<i32> = summary.reasons.iter().map(|own| own.reason).collect();
+    let numbers: Vec<i32> = summary.reasons.iter().map(|row| row.reason).collect();
     assert!(numbers.is_sorted() && !numbers.contains(&0), "{numbers:?}");
-    summary.reasons.iter().map(|own| (own.reason(), own.count)).collect()
+    summary.reasons.iter().map(|row| (row.reason(), row.count)).collect()
 }
 
 fn bits(packed: &[u8], count: usize) -> Vec<bool> {
@@ -115,7 +115,7 @@ fn bits(packed: &[u8], count: usize) -> Vec<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
+async fn an_audience_has_the_allowed_subjects_and_counts_by_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -154,9 +154,9 @@ async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
     let mut stream = Stream::ask(&clients, AudienceQuery { packed: true, ..query() }).await;
     let packed = stream.verdicts(&subjects).await;
     assert!(packed.allowed.is_empty());
-    let told = bits(&packed.packed, subjects.len());
+    let verdicts = bits(&packed.packed, subjects.len());
     let unpacked: Vec<_> =
-        subjects.iter().zip(told).filter(|(_, bit)| *bit).map(|(s, _)| s.clone()).collect();
+        subjects.iter().zip(verdicts).filter(|(_, bit)| *bit).map(|(s, _)| s.clone()).collect();
     assert_eq!(unpacked, allowed);
     assert_eq!(packed.allowed_count, 40);
     let again = AudienceSummary { decided_at: None, ..stream.summary().await };
@@ -164,7 +164,7 @@ async fn those_who_may_be_addressed_come_out_with_counts_by_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_known_is_a_denial_with_its_reason() {
+async fn unknown_purposes_and_channels_are_denied_with_their_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -178,7 +178,7 @@ async fn what_is_not_known_is_a_denial_with_its_reason() {
         assert_eq!(stream.verdicts(&subjects).await.allowed_count, 0);
         assert_eq!(reasons(&stream.summary().await), BTreeMap::from([(reason, 5)]));
     }
-    // Nobody at all, in no message and in an empty one.
+    // No subjects at all: no message, or an empty one.
     let mut stream = Stream::ask(&clients, query()).await;
     let summary = stream.summary().await;
     assert_eq!((summary.subjects, summary.reasons.len()), (0, 0));
@@ -197,15 +197,15 @@ async fn every_verdict_is_of_the_revision_at_which_the_audience_began() {
     let subjects = population(&mut clients, 50).await;
     let mut stream = Stream::ask(&clients, query()).await;
     let before = stream.verdicts(&subjects).await;
-    // Withdrawn, granted again, granted for the first time, and never seen before: each after it.
+    // Acts after the revision of the audience do not count: a withdrawal, a second grant, a first
+    // grant, and a new subject.
     for (number, subject) in subjects.iter().enumerate() {
         let action = if number % 5 < 2 { Action::Withdraw } else { Action::Grant };
         record(&mut clients, subject, action).await;
     }
     let head = record(&mut clients, "user:new", Action::Grant).await;
     let retired = proto::Purpose { retired: true, ..support::consent_purpose(PURPOSE) };
-    let request = proto::PutPurposeRequest { purpose: Some(retired), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(retired).await;
 
     assert_eq!(stream.verdicts(&subjects).await, before);
     assert_eq!(stream.verdicts(&["user:new"]).await.allowed_count, 0);
@@ -228,7 +228,7 @@ async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
-    // At every revision from here on, at most one of the two is granted.
+    // From here on, at every revision at most one of the two is granted.
     record(&mut clients, "user:a", Action::Grant).await;
     record(&mut clients, "user:b", Action::Withdraw).await;
     let mut writer = clients.clone();
@@ -253,17 +253,6 @@ async fn an_audience_beside_a_writer_never_mixes_two_revisions() {
     writing.await.unwrap();
 }
 
-async fn link(clients: &mut Clients, subject: &str, other: &str, confidence: LinkConfidence) {
-    let request = proto::LinkSubjectsRequest {
-        subject: subject.into(),
-        other_subject: other.into(),
-        confidence: confidence.into(),
-        asserted_by: "login-service".into(),
-        dry_run: false,
-    };
-    clients.privacy.link_subjects(request).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn linked_people_count_as_they_did_at_the_revision() {
     let dir = tempfile::tempdir().unwrap();
@@ -273,25 +262,20 @@ async fn linked_people_count_as_they_did_at_the_revision() {
     for granted in ["user:1", "user:2", "user:3"] {
         record(&mut clients, granted, Action::Grant).await;
     }
-    // The same person; perhaps the same person, who withdrew; and one who is linked only later.
-    link(&mut clients, "user:1", "device:1", LinkConfidence::Verified).await;
+    // A verified link; an asserted link to one who withdrew; and a subject that is linked only
+    // later.
+    clients.link("user:1", "device:1", LinkConfidence::Verified).await;
     record(&mut clients, "device:2", Action::Withdraw).await;
-    link(&mut clients, "user:2", "device:2", LinkConfidence::Asserted).await;
+    clients.link("user:2", "device:2", LinkConfidence::Asserted).await;
     let want = ["user:1", "device:1", "user:3"];
     let mut stream = Stream::ask(&clients, query()).await;
     assert_eq!(stream.verdicts(&subjects).await.allowed, want);
 
     record(&mut clients, "device:1", Action::Withdraw).await;
-    let request = proto::UnlinkSubjectsRequest {
-        subject: "user:2".into(),
-        other_subject: "device:2".into(),
-        asserted_by: "login-service".into(),
-        dry_run: false,
-    };
-    clients.privacy.unlink_subjects(request).await.unwrap();
+    clients.unlink("user:2", "device:2").await;
     record(&mut clients, "device:3", Action::Withdraw).await;
-    link(&mut clients, "user:3", "device:3", LinkConfidence::Verified).await;
-    link(&mut clients, "user:4", "user:2", LinkConfidence::Verified).await;
+    clients.link("user:3", "device:3", LinkConfidence::Verified).await;
+    clients.link("user:4", "user:2", LinkConfidence::Verified).await;
     assert_eq!(stream.verdicts(&subjects).await.allowed, want);
     let expected = [(Reason::Granted, 6), (Reason::Withdrawn, 4), (Reason::NoRecord, 4)];
     assert_eq!(reasons(&stream.summary().await), BTreeMap::from(expected));
@@ -300,7 +284,7 @@ async fn linked_people_count_as_they_did_at_the_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_goes_away_leaves_room_for_the_next() {
+async fn a_closed_stream_leaves_room_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--streams-max", "1"]);
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
@@ -311,7 +295,7 @@ async fn who_goes_away_leaves_room_for_the_next() {
     assert_eq!(refused.reason, "TOO_MANY_STREAMS");
     drop(stream);
     let deadline = Instant::now() + PATIENCE;
-    // One that is let in is told what is wrong with it, in the stream.
+    // On a stream that was let in, faults come in the stream.
     while clients.check.filter_audience(request()).await.is_err() {
         assert!(Instant::now() < deadline, "the place is never free");
     }
@@ -322,7 +306,7 @@ async fn uses(clients: &mut Clients, subject: &str) -> Vec<proto::UseRecord> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes() {
+async fn uses_are_recorded_before_the_verdict_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -335,7 +319,7 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
         ..query()
     };
     let mut stream = Stream::ask(&clients, asked).await;
-    // Asked about twice in one message, and used once.
+    // A subject named twice in one message counts as one use.
     let verdicts = stream.verdicts(&[&subjects[..10], &subjects[..1]].concat()).await;
     assert_eq!(verdicts.allowed_count, 5);
     let used = uses(&mut clients, "user:0").await;
@@ -358,7 +342,7 @@ async fn those_who_are_allowed_are_on_record_as_used_before_their_verdict_comes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uses_wait_for_a_place_in_a_busy_moment() {
+async fn uses_wait_while_the_append_queue_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--appends-max", "1"]);
     let mut clients = server.clients().await;
@@ -384,21 +368,20 @@ async fn uses_wait_for_a_place_in_a_busy_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_for() {
+async fn unknown_subjects_can_be_used_for_purposes_without_consent() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
     let mut purpose = support::consent_purpose("service.mail");
     purpose.legal_basis = proto::LegalBasis::Contract.into();
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
     let asked = AudienceQuery {
         purpose: "service.mail".into(),
         record_use: true,
         segment: "all".into(),
         ..query()
     };
-    // More than one entry holds.
+    // More than one entry can hold.
     let subjects: Vec<_> = (0..8_000).map(|number| format!("user:{number}")).collect();
     let mut stream = Stream::ask(&clients, asked).await;
     assert_eq!(stream.verdicts(&subjects).await.allowed, subjects);
@@ -410,7 +393,7 @@ async fn who_is_not_known_to_the_ledger_can_be_used_where_no_consent_is_asked_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_told_with_its_field() {
+async fn faults_are_named_with_their_field() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--revision-wait", "10ms"]);
     let clients = server.clients_with_catalog(&[PURPOSE], &[CHANNEL]).await;
@@ -444,18 +427,15 @@ async fn what_is_wrong_is_told_with_its_field() {
     assert_eq!((refused.code, &*refused.reason), (Code::Unavailable, "REVISION_NOT_REACHED"));
 
     let subjects =
-        |count| Asked::Subjects(AudienceSubjects { subjects: vec!["a:1".into(); count] });
-    let invalid = |reason: &str, field: &str| TypedError {
-        code: Code::InvalidArgument,
-        reason: reason.into(),
-        fields: vec![field.into()],
-    };
-    // The question last, twice, or never.
+        |count| Request::Subjects(AudienceSubjects { subjects: vec!["a:1".into(); count] });
+    let invalid =
+        |reason: &str, field: &str| TypedError::new(Code::InvalidArgument, reason, &[field]);
+    // The query comes last, twice, or never.
     let mut stream = Stream::open(&clients).await;
     stream.send(subjects(1)).await;
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
     let mut stream = Stream::ask(&clients, query()).await;
-    stream.send(Asked::Query(query())).await;
+    stream.send(Request::Query(query())).await;
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "query"));
     let mut stream = Stream::open(&clients).await;
     stream.requests = None;
@@ -471,12 +451,12 @@ async fn what_is_wrong_is_told_with_its_field() {
     assert_eq!(stream.refusal().await, invalid("INVALID_FIELD", "message"));
     let mut stream = Stream::ask(&clients, query()).await;
     let huge = AudienceSubjects { subjects: vec!["x".repeat(9 << 20)] };
-    stream.send(Asked::Subjects(huge)).await;
+    stream.send(Request::Subjects(huge)).await;
     assert_eq!(stream.refusal().await.reason, "LIMIT_EXCEEDED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_audience_keeps_no_server_from_its_end() {
+async fn an_open_audience_does_not_delay_a_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--drain-timeout", "50s"]);
     let mut clients = server.clients().await;
@@ -491,7 +471,7 @@ async fn an_open_audience_keeps_no_server_from_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_takes_ids_and_gives_ids() {
+async fn the_command_line_filters_a_list_of_ids() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
     let mut clients = server.clients().await;
@@ -506,14 +486,18 @@ async fn the_command_line_takes_ids_and_gives_ids() {
     let cell = ["audience", "--purpose", PURPOSE, "--channel", CHANNEL];
     let audience = |more: &[&str]| server.cli(&[&cell, more].concat());
 
-    let said = audience(&[file]).expect_code(0);
-    assert_eq!(said.stdout, "user:0\nuser:1\nuser:5\nuser:6\n");
-    assert!(said.stderr.starts_with("4 of 11 data subjects allowed; revision "), "{}", said.stderr);
-    assert!(said.stderr.contains("malformed  1\n"), "{}", said.stderr);
+    let filtered = audience(&[file]).expect_code(0);
+    assert_eq!(filtered.stdout, "user:0\nuser:1\nuser:5\nuser:6\n");
+    assert!(
+        filtered.stderr.starts_with("4 of 11 data subjects allowed; revision "),
+        "{}",
+        filtered.stderr
+    );
+    assert!(filtered.stderr.contains("malformed  1\n"), "{}", filtered.stderr);
     assert_eq!(uses(&mut clients, "user:0").await, []);
 
     let recorded = audience(&[file, "--segment", "s", "--record-use", "--json"]).expect_code(0);
-    assert_eq!(recorded.stdout, said.stdout);
+    assert_eq!(recorded.stdout, filtered.stdout);
     let summary: serde_json::Value = serde_json::from_str(&recorded.stderr).unwrap();
     assert_eq!((&summary["subjects"], &summary["malformed"]), (&"11".into(), &"1".into()));
     let granted = serde_json::json!({"reason": "REASON_GRANTED", "count": "4"});

@@ -1,5 +1,5 @@
-//! The command line as scripts and people meet it: exit codes, JSON, layers of options, and the
-//! commands that work on the files of a server that does not run.
+//! The command line for scripts and people: exit codes, JSON, layers of options, and the commands
+//! that work on the files of a stopped server.
 
 use std::fs;
 
@@ -28,7 +28,8 @@ async fn scripts_can_rely_on_the_exit_codes() {
         "--json",
     ];
     let recorded = server.cli(&grant).expect_code(0).json();
-    let number = |field: &str| recorded[field].as_str().is_some_and(|it| it.parse::<u64>().is_ok());
+    let number =
+        |field: &str| recorded[field].as_str().is_some_and(|text| text.parse::<u64>().is_ok());
     assert!(number("index") && number("revision"), "{recorded}");
     assert_eq!(recorded["results"][0]["outcome"], "OUTCOME_APPLIED", "{recorded}");
 
@@ -37,7 +38,7 @@ async fn scripts_can_rely_on_the_exit_codes() {
         server.cli(&[&["check", "--subject", subject], &cell[..]].concat())
     };
     let allowed = ask("user:42").expect_code(0);
-    assert!(!allowed.said().contains('\u{1b}'), "no colours where nobody looks");
+    assert!(!allowed.output().contains('\u{1b}'), "no colours in a pipe");
     ask("user:43").expect_code(3);
     let wrong = ask("no-namespace");
     assert!(!matches!(wrong.code, Some(0 | 3)), "an error is neither yes nor no: {wrong:?}");
@@ -57,8 +58,11 @@ async fn scripts_can_rely_on_the_exit_codes() {
         "--addr",
         "http://127.0.0.1:1",
     ];
-    let nobody = support::run(check);
-    assert!(!matches!(nobody.code, Some(0 | 3)), "silence is neither yes nor no: {nobody:?}");
+    let unreachable = support::run(check);
+    assert!(
+        !matches!(unreachable.code, Some(0 | 3)),
+        "without an answer, neither code: {unreachable:?}"
+    );
     support::verify(dir.path()).expect_code(0);
 
     for wrong in [
@@ -82,7 +86,7 @@ async fn scripts_can_rely_on_the_exit_codes() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_has_to_be_asked_for() {
+fn a_public_address_must_be_requested() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let listen = ["serve", "--data-dir", data_dir, "--listen", "0.0.0.0:0"];
@@ -167,22 +171,21 @@ async fn every_client_command_speaks_json() {
     assert_eq!(watched[0]["consent"]["index"], stopped["index"]);
     assert_eq!(watched[0]["consent"]["subject"], "user:42");
 
-    // For people there are tables, which say the same.
+    // Tables for people show the same.
     let table = server.cli(&["history", "--subject", "user:42"]).expect_code(0).stdout;
     assert!(table.contains("marketing.newsletter") && table.contains("withdraw"), "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_leaves_out_nothing_that_the_server_says() {
+async fn json_output_has_every_field_of_the_response() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&[], &["email"]).await;
     let data_categories = ["user.contact", "user.profile"].map(str::to_owned).to_vec();
     let purpose = proto::Purpose { data_categories, ..support::consent_purpose("news") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
 
-    // A grant that is narrowed does not look full, and who acted by what right is told.
+    // The output shows that a grant is narrowed, and who acted by which authority.
     let narrowed = ["record", "--subject", "user:42", "--grant", "news:email", "--json"];
     let by_guardian = ["--data-category", "user.contact", "--actor", "guardian"];
     let authority = ["--relationship", "parent", "--representative", "user:7"];
@@ -197,7 +200,7 @@ async fn json_leaves_out_nothing_that_the_server_says() {
         "proof": "form 12", "endsAt": "2099-05-04T00:00:00Z"});
     assert_eq!(history[0]["evidence"]["authority"], authority);
 
-    // What goes on with a snapshot is printed with it.
+    // The resume token of a snapshot is printed with it.
     server.cli(&["record", "--subject", "user:43", "--withdraw", "*:*"]).expect_code(0);
     let mut command = support::client_of(&server.address);
     command.args(["watch", "--snapshot", "denied", "--json"]);
@@ -216,7 +219,7 @@ async fn a_flag_beats_the_environment_and_that_beats_the_file() {
     let server = Server::start(&dir.path().join("data"));
     let file = dir.path().join("options.toml");
     let (good, bad) = (server.address.as_str(), "127.0.0.1:1");
-    // Where flag, environment and file say that the server is, and whether it is found.
+    // Flag, environment and file with an address, and whether the server is found there.
     for (flag, environment, in_file, found) in [
         (None, None, good, true),
         (None, None, bad, false),
@@ -239,7 +242,7 @@ async fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
+async fn files_are_verified_exported_and_rebuilt_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let server = Server::start(dir.path());
@@ -277,7 +280,7 @@ async fn files_are_verified_and_exported_and_rebuilt_without_a_server() {
     server.terminate();
 }
 
-/// As `consent-ledger … | true`: nobody reads what is printed.
+/// Like `consent-ledger … | true`: the reader closes the pipe.
 fn code_with_closed_output(args: &[&str]) -> Option<i32> {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -285,7 +288,7 @@ fn code_with_closed_output(args: &[&str]) -> Option<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_exit_code_speaks_though_nobody_reads_the_answer() {
+async fn the_exit_code_is_right_although_the_pipe_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     server.clients().await.put_catalog(&["marketing.newsletter"], &["email"]).await;

@@ -1,5 +1,5 @@
-//! The Rust client: what it compiles, how it tries again, how its streams go on, and that its cache
-//! is never stale beyond its bound.
+//! The Rust client: its dependencies, its retries, how its streams resume, and that its cache is
+//! never stale beyond its bound.
 
 mod cache;
 mod fake;
@@ -28,7 +28,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{self, PATIENCE, Process, Server};
 
-/// A client that comes back quickly.
+/// A client with short pauses between attempts.
 fn client(address: &str) -> Client {
     let mut config = ClientConfig::new(format!("http://{address}"));
     config.connect_timeout = Duration::from_millis(500);
@@ -81,11 +81,11 @@ fn own_error(code: i32, reason: &str, delay: Option<Duration>) -> Status {
     if delay.is_some() {
         details.set_retry_info(delay);
     }
-    Status::with_error_details(code.into(), "as told", details)
+    Status::with_error_details(code.into(), "scripted", details)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_are_tried_again_as_the_service_config_says() {
+async fn calls_are_retried_by_the_service_config() {
     let (checks, acts) = (fake::Checks::default(), fake::Acts::default());
     let endpoint = fake::start(&checks, &acts, &fake::Subscription::default()).await;
     let mut config = ClientConfig::new(endpoint);
@@ -98,7 +98,7 @@ async fn calls_are_tried_again_as_the_service_config_says() {
     let client = Client::connect_lazy(config).unwrap();
     let ask = async || client.checks().check(proto::CheckRequest::default()).await;
 
-    // Twice unavailable, then an answer. Each attempt has its number and metadata of its own.
+    // Two UNAVAILABLE, then an answer. Each attempt has its number and its own metadata.
     checks.script([Status::unavailable("1"), own_error(8, "TOO_MANY_REQUESTS", Some(MS_20))]);
     ask().await.unwrap();
     let seen = checks.seen();
@@ -114,13 +114,13 @@ async fn calls_are_tried_again_as_the_service_config_says() {
     checks.script((0..9).map(|_| Status::unavailable("away")));
     assert_eq!(ask().await.unwrap_err().message(), "away");
     assert_eq!(checks.seen().len(), 3);
-    // What another try does not help, by code or by the server's word, is not tried again.
+    // Errors that a retry can not mend, by code or by the server's word, are not retried.
     for last in [own_error(3, "INVALID_FIELD", None), own_error(14, "WRITES_STOPPED", None)] {
         checks.script([last]);
         ask().await.unwrap_err();
         assert_eq!(checks.seen().len(), 1);
     }
-    // The server's word is waited for.
+    // The client waits as long as the server asks.
     checks.script([own_error(14, "SHUTTING_DOWN", Some(Duration::from_millis(300)))]);
     let start = Instant::now();
     ask().await.unwrap();
@@ -132,7 +132,7 @@ async fn calls_are_tried_again_as_the_service_config_says() {
 const MS_20: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acts_are_tried_again_only_with_an_idempotency_key() {
+async fn acts_are_retried_only_with_an_idempotency_key() {
     let acts = fake::Acts::default();
     let endpoint =
         fake::start(&fake::Checks::default(), &acts, &fake::Subscription::default()).await;
@@ -146,7 +146,7 @@ async fn acts_are_tried_again_only_with_an_idempotency_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_deadline_goes_over_all_attempts_and_failures_pause_retries() {
+async fn one_deadline_covers_all_attempts_and_failures_throttle_retries() {
     let checks = fake::Checks::default();
     let endpoint =
         fake::start(&checks, &fake::Acts::default(), &fake::Subscription::default()).await;
@@ -170,7 +170,7 @@ async fn one_deadline_goes_over_all_attempts_and_failures_pause_retries() {
     checks.delay(Duration::ZERO);
     checks.seen();
     checks.script((0..99).map(|_| Status::unavailable("away")));
-    // Ten tokens: the fifth failure leaves half of them, and that is not enough.
+    // Of ten tokens the fifth failure leaves half, which is too few for a retry.
     ask().await.unwrap_err();
     assert_eq!(checks.seen().len(), 5);
     ask().await.unwrap_err();
@@ -178,7 +178,7 @@ async fn one_deadline_goes_over_all_attempts_and_failures_pause_retries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
+async fn a_watch_resumes_through_restarts_without_gap_or_repetition() {
     const ROUNDS: u64 = 3;
     const ACTS: u64 = 20;
     let dir = tempfile::tempdir().unwrap();
@@ -211,7 +211,7 @@ async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
         let mut clients = server.clients().await;
         for number in 0..ACTS {
             let subject = format!("user:{round}-{number}");
-            let index = clients.say(&subject, Action::Grant, "ads", "email").await.index;
+            let index = clients.record_change(&subject, Action::Grant, "ads", "email").await.index;
             recorded.push((index, subject));
         }
         if round + 1 < ROUNDS {
@@ -225,14 +225,14 @@ async fn a_watch_goes_on_through_restarts_with_no_gap_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
+async fn a_snapshot_resumes_through_a_restart_and_continues_with_events() {
     const SUBJECTS: usize = 400;
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(dir.path());
     let address = server.address.clone();
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     for number in 0..SUBJECTS {
-        clients.say(&format!("user:{number}"), Action::Withdraw, "ads", "email").await;
+        clients.record_change(&format!("user:{number}"), Action::Withdraw, "ads", "email").await;
     }
     let mut watch = client(&address).watch(WatchOptions {
         snapshot: proto::Snapshot::Denied,
@@ -240,19 +240,19 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
         ..WatchOptions::default()
     });
     let mut restarted = false;
-    let mut told = BTreeMap::new();
+    let mut times_delivered = BTreeMap::new();
     let revision = loop {
         let Heard::Message(message) = watch.next().await.unwrap().unwrap() else { continue };
         match *message {
             Message::Snapshot(subject) => {
-                *told.entry(subject.subject).or_insert(0) += 1;
-                // In the midst of it, the server dies, and what is told meanwhile is not lost.
-                if !restarted && told.len() == SUBJECTS / 10 {
+                *times_delivered.entry(subject.subject).or_insert(0) += 1;
+                // The server dies in the middle; the event written meanwhile is not lost.
+                if !restarted && times_delivered.len() == SUBJECTS / 10 {
                     restarted = true;
                     server.kill();
                     server = Server::start_at(dir.path(), &address);
                     let mut clients = server.clients().await;
-                    clients.say("user:new", Action::Withdraw, "ads", "email").await;
+                    clients.record_change("user:new", Action::Withdraw, "ads", "email").await;
                 }
             }
             Message::SnapshotEnd(end) => break end.revision,
@@ -260,20 +260,23 @@ async fn a_snapshot_goes_on_through_a_restart_and_into_what_follows() {
             other => panic!("before the end of the snapshot: {other:?}"),
         }
     };
-    assert_eq!(told.len(), SUBJECTS + usize::from(told.contains_key("user:new")));
-    // It is in the one or in the other.
-    while !told.contains_key("user:new") {
+    assert_eq!(
+        times_delivered.len(),
+        SUBJECTS + usize::from(times_delivered.contains_key("user:new"))
+    );
+    // The new subject is in the snapshot or in an event after it.
+    while !times_delivered.contains_key("user:new") {
         if let Heard::Message(message) = watch.next().await.unwrap().unwrap()
             && let Message::Consent(event) = *message
         {
             assert!(event.index >= revision);
-            told.insert(event.subject, 1);
+            times_delivered.insert(event.subject, 1);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_can_not_heal_ends() {
+async fn a_watch_with_a_permanent_error_ends() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let filter = proto::WatchFilter { purposes: vec!["No Key".into()], ..Default::default() };
@@ -284,7 +287,7 @@ async fn a_watch_that_can_not_heal_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_settles_everything() {
+async fn out_of_order_acknowledgements_through_breaks_settle_every_event() {
     const EVENTS: u64 = 600;
     const CREDITS: u32 = 16;
     let subscription = fake::Subscription::default();
@@ -300,7 +303,7 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
         ConsumeOptions { credits: CREDITS, backoff: quick(), ..ConsumeOptions::new("mailer") };
     let mut consumer = client.consume(options);
 
-    // How often each event was given out, and how often it was dropped.
+    // How often each event was delivered to the test, and how often it was dropped.
     let mut heard: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
     let mut hands = Vec::new();
     let everything = async {
@@ -315,7 +318,7 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
                 }
                 Ok(Some(Ok(_))) => continue,
                 Ok(other) => panic!("{other:?}"),
-                // Nothing more comes before something is settled.
+                // At the limit, nothing more comes before something is settled.
                 Err(_) => {}
             }
             if hands.len() > 9 || next_is_slow(&hands) {
@@ -340,13 +343,13 @@ async fn a_consumer_that_acknowledges_out_of_order_through_breaks_hears_and_sett
     }
 }
 
-/// Whether there is something to settle at all: near the end few events are left.
+/// Whether anything can be settled: near the end few events are left.
 fn next_is_slow(hands: &[Delivery]) -> bool {
     !hands.is_empty() && hands.len() < 10
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_at_the_end_is_brought_to_the_server_before_close_returns() {
+async fn a_close_sends_all_acknowledgements_first() {
     let subscription = fake::Subscription::default();
     subscription.state().events = (10..20).collect();
     let endpoint =
@@ -367,13 +370,13 @@ async fn what_was_acknowledged_at_the_end_is_brought_to_the_server_before_close_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_whole() {
+async fn a_partly_dropped_snapshot_comes_again_and_is_settled_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
     let subjects = ["user:1", "user:2", "user:3"];
     for subject in subjects {
-        clients.say(subject, Action::Withdraw, "ads", "email").await;
+        clients.record_change(subject, Action::Withdraw, "ads", "email").await;
     }
     let client = client(&server.address);
     let subscription = proto::Subscription {
@@ -395,17 +398,17 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
         ..ConsumeOptions::new("mailer")
     });
 
-    // Of the first one, one data subject is dropped, and all else acknowledged.
+    // Of the first snapshot, one data subject is dropped and the rest acknowledged.
     let mut first = snapshot(&mut consumer).await;
     assert_eq!(first.len(), subjects.len() + 1);
     drop(first.remove(1));
     first.into_iter().for_each(Delivery::ack);
-    // Of the second one, the end is acknowledged first, and that is not said yet.
+    // Of the second snapshot, the end is acknowledged first, which is not yet sent.
     let mut second = snapshot(&mut consumer).await;
     assert_eq!(second.len(), subjects.len() + 1);
     let left = second.remove(0);
     second.into_iter().rev().for_each(Delivery::ack);
-    clients.say("user:4", Action::Withdraw, "ads", "email").await;
+    clients.record_change("user:4", Action::Withdraw, "ads", "email").await;
     loop {
         if let Consumed::Delivery(event) = consumer.next().await.unwrap().unwrap() {
             event.ack();
@@ -419,7 +422,7 @@ async fn a_snapshot_of_which_a_part_was_dropped_comes_again_and_is_settled_as_a_
     assert_eq!(consumer.interruptions(), 0);
 }
 
-/// Hears a snapshot, to its end.
+/// Reads a snapshot to its end.
 async fn snapshot(consumer: &mut Consumer) -> Vec<Delivery> {
     let mut parts = Vec::new();
     let whole = async {

@@ -1,8 +1,8 @@
 //! Durable subscriptions as their consumers see them: real servers, real streams.
 //!
-//! Every stream is heard through [`Consumer`], which holds it to the promise: first deliveries in
-//! ledger order, all of what the subscription must hear and nothing else, again only when it says
-//! so, and progress never ahead of delivery.
+//! Every stream is read through [`Consumer`], which checks what each stream promises: first
+//! deliveries in ledger order, every event that the subscription covers and no other, redeliveries
+//! marked by their attempt, and progress never ahead of delivery.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use consent_ledger::proto::{
-    self, consume_request::Message as Said, consume_response::Message as Told,
+    self, consume_request::Message as Request, consume_response::Message as Response,
 };
 use rand_chacha::{
     ChaCha8Rng,
@@ -25,7 +25,7 @@ use crate::support::{Clients, PATIENCE, Server, TypedError, eventually, seed, ty
 
 const NAME: &str = "crm";
 
-/// What a consumer asks for, unless a test wants something else.
+/// The first message of a consumer in most tests.
 fn start(credits: u32) -> proto::ConsumeStart {
     proto::ConsumeStart {
         subscription: NAME.into(),
@@ -35,77 +35,82 @@ fn start(credits: u32) -> proto::ConsumeStart {
     }
 }
 
-/// One stream, and what was heard on it.
+/// One stream, and the events that it delivered.
 struct Consumer {
-    say: mpsc::Sender<proto::ConsumeRequest>,
-    told: Streaming<proto::ConsumeResponse>,
+    requests: mpsc::Sender<proto::ConsumeRequest>,
+    responses: Streaming<proto::ConsumeResponse>,
     started: proto::ConsumeStarted,
-    /// Index and attempt of each event, as they came.
-    heard: Vec<(u64, u32)>,
-    /// What may be acknowledged lies before it.
-    told_before: u64,
+    /// Index and attempt of each delivery, in order.
+    deliveries: Vec<(u64, u32)>,
+    /// Indexes below this one may be acknowledged.
+    ackable_before: u64,
 }
 
 impl Consumer {
     async fn start(clients: &Clients, start: proto::ConsumeStart) -> Result<Self, Status> {
-        Self::saying(clients, vec![Said::Start(start)]).await
+        Self::start_with(clients, vec![Request::Start(start)]).await
     }
 
-    /// Says all of this at once.
-    async fn saying(clients: &Clients, first: Vec<Said>) -> Result<Self, Status> {
-        let (say, said) = mpsc::channel(64);
+    /// Sends all of these messages at once.
+    async fn start_with(clients: &Clients, first: Vec<Request>) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(64);
         for message in first {
-            say.try_send(proto::ConsumeRequest { message: Some(message) }).unwrap();
+            requests.try_send(proto::ConsumeRequest { message: Some(message) }).unwrap();
         }
-        Self::open(clients, say, said).await
+        Self::open(clients, requests, outgoing).await
     }
 
     async fn open(
         clients: &Clients,
-        say: mpsc::Sender<proto::ConsumeRequest>,
-        said: mpsc::Receiver<proto::ConsumeRequest>,
+        requests: mpsc::Sender<proto::ConsumeRequest>,
+        outgoing: mpsc::Receiver<proto::ConsumeRequest>,
     ) -> Result<Self, Status> {
         let mut consuming = clients.watch.clone();
-        let told = consuming.consume(ReceiverStream::new(said));
-        let mut told = timeout(PATIENCE, told).await.expect("an answer")?.into_inner();
-        let first = timeout(PATIENCE, told.message()).await.expect("a message")?;
-        let Some(Told::Started(started)) = first.and_then(|own| own.message) else {
+        let responses = consuming.consume(ReceiverStream::new(outgoing));
+        let mut responses = timeout(PATIENCE, responses).await.expect("an answer")?.into_inner();
+        let first = timeout(PATIENCE, responses.message()).await.expect("a message")?;
+        let Some(Response::Started(started)) = first.and_then(|message| message.message) else {
             panic!("the first message is `started`")
         };
-        let told_before = started.next_index;
-        Ok(Self { say, told, started, heard: Vec::new(), told_before })
+        let ackable_before = started.next_index;
+        Ok(Self { requests, responses, started, deliveries: Vec::new(), ackable_before })
     }
 
-    /// The next message; none at a clean end.
+    /// The next message; `None` at a clean end.
     async fn message(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
-        let message = timeout(PATIENCE, self.told.message()).await.expect("a message")?;
-        if let Some(own) = &message {
-            self.check(own);
+        let message = timeout(PATIENCE, self.responses.message()).await.expect("a message")?;
+        if let Some(message) = &message {
+            self.check(message);
         }
         Ok(message)
     }
 
-    /// Holds a message to what every stream promises.
+    /// Checks a message against what every stream promises.
     fn check(&mut self, message: &proto::ConsumeResponse) {
         let index = index(message);
         match (index, message.attempt) {
             (Some(index), 1) => {
-                assert!(index >= self.told_before, "{index} came late, or twice: {:?}", self.heard);
-                self.told_before = index + 1;
+                assert!(
+                    index >= self.ackable_before,
+                    "{index} came late, or twice: {:?}",
+                    self.deliveries
+                );
+                self.ackable_before = index + 1;
             }
             (Some(index), attempt) => {
-                let times = self.heard.iter().filter(|(own, _)| *own == index).count();
+                let times =
+                    self.deliveries.iter().filter(|(delivered, _)| *delivered == index).count();
                 assert_eq!(attempt as usize, times + 1, "{index} was delivered so often");
             }
             (None, attempt) => assert_eq!(attempt, 0, "only events are counted"),
         }
-        self.heard.extend(index.map(|index| (index, message.attempt)));
+        self.deliveries.extend(index.map(|index| (index, message.attempt)));
         match &message.message {
-            Some(Told::Progress(progress)) => {
-                assert!(progress.next_index >= self.told_before, "progress goes back");
-                self.told_before = progress.next_index;
+            Some(Response::Progress(progress)) => {
+                assert!(progress.next_index >= self.ackable_before, "progress goes back");
+                self.ackable_before = progress.next_index;
             }
-            Some(Told::Started(_)) => panic!("started twice"),
+            Some(Response::Started(_)) => panic!("started twice"),
             _ => {}
         }
     }
@@ -128,60 +133,64 @@ impl Consumer {
         events
     }
 
-    /// Hears on until everything was told; answers the index that may be acknowledged.
+    /// Reads up to the next progress message; returns the index below which all may be
+    /// acknowledged.
     async fn progress(&mut self) -> u64 {
         loop {
             let message = self.message().await.unwrap().expect("the stream goes on");
-            if let Some(Told::Progress(progress)) = message.message {
+            if let Some(Response::Progress(progress)) = message.message {
                 return progress.next_index;
             }
         }
     }
 
-    /// The next event or progress; answers what lies behind it.
+    /// Reads the next event or progress message; returns the index after it.
     async fn progress_or_event(&mut self) -> u64 {
         self.message().await.unwrap().expect("the stream goes on");
-        self.told_before
+        self.ackable_before
     }
 
-    /// Hears on until the end; answers why.
+    /// Reads to the end of the stream; returns its error, if any.
     async fn end(&mut self) -> Result<(), Status> {
         while self.message().await?.is_some() {}
         Ok(())
     }
 
-    async fn say(&self, message: Said) {
-        // Fails only where the stream has ended, which is heard.
-        drop(self.say.send(proto::ConsumeRequest { message: Some(message) }).await);
+    async fn send(&self, message: Request) {
+        // Fails only if the stream has ended, which the next read shows.
+        drop(self.requests.send(proto::ConsumeRequest { message: Some(message) }).await);
     }
 
     async fn ack(&self, next_index: Option<u64>, indexes: &[u64]) {
-        self.say(Said::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
+        self.send(Request::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
     }
 
     async fn credit(&self, credits: u32) {
-        self.say(Said::Credit(proto::ConsumeCredit { credits })).await;
+        self.send(Request::Credit(proto::ConsumeCredit { credits })).await;
     }
 
-    /// Closes its side and hears the end.
+    /// Closes the sending side and reads to the end.
     async fn close(mut self) {
-        let (say, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.say, say));
+        let (requests, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.requests, requests));
         self.end().await.expect("an end that the client wants is none to complain of");
     }
 }
 
 fn index(message: &proto::ConsumeResponse) -> Option<u64> {
     match message.message.as_ref()? {
-        Told::Consent(own) => Some(own.index),
-        Told::Link(own) => Some(own.index),
-        Told::Catalog(own) => Some(own.index),
-        Told::Overdue(own) => Some(own.index),
-        Told::Started(_) | Told::Snapshot(_) | Told::SnapshotEnd(_) | Told::Progress(_) => None,
+        Response::Consent(event) => Some(event.index),
+        Response::Link(event) => Some(event.index),
+        Response::Catalog(event) => Some(event.index),
+        Response::Overdue(event) => Some(event.index),
+        Response::Started(_)
+        | Response::Snapshot(_)
+        | Response::SnapshotEnd(_)
+        | Response::Progress(_) => None,
     }
 }
 
-/// A server with a catalogue, in a directory that goes with it.
+/// A server with a catalogue, in a temporary directory.
 struct Ledger {
     server: Option<Server>,
     dir: tempfile::TempDir,
@@ -196,23 +205,23 @@ impl Ledger {
         Self { server: Some(server), dir, clients }
     }
 
-    /// Starts another server where one has ended.
+    /// Starts another server over the same directory.
     async fn restart(&mut self) {
         let server = Server::start_with(self.dir.path(), FLAGS);
         self.clients = server.clients().await;
         self.server = Some(server);
     }
 
-    async fn subscribe(&mut self, own: proto::Subscription) -> proto::Subscription {
-        let subscription = proto::Subscription { name: NAME.into(), ..own };
-        let created = self.clients.subscribe(subscription).await;
+    async fn subscribe(&mut self, subscription: proto::Subscription) -> proto::Subscription {
+        let named = proto::Subscription { name: NAME.into(), ..subscription };
+        let created = self.clients.subscribe(named).await;
         assert!(created.created);
         created.subscription.unwrap()
     }
 
-    /// Withdraws, and answers the index of the event.
+    /// Withdraws; returns the index of the event.
     async fn withdraw(&mut self, subject: &str) -> u64 {
-        self.clients.say(subject, proto::Action::Withdraw, "news", "email").await.index
+        self.clients.record_change(subject, proto::Action::Withdraw, "news", "email").await.index
     }
 
     async fn withdrawals(&mut self, count: usize) -> Vec<u64> {
@@ -223,21 +232,21 @@ impl Ledger {
         events
     }
 
-    /// Something that no consumer hears.
+    /// Records an act that the default filter does not pass.
     async fn grant(&mut self, subject: &str) -> u64 {
-        self.clients.say(subject, proto::Action::Grant, "news", "sms").await.index
+        self.clients.record_change(subject, proto::Action::Grant, "news", "sms").await.index
     }
 
     async fn consume(&self, start: proto::ConsumeStart) -> Consumer {
         Consumer::start(&self.clients, start).await.unwrap()
     }
 
-    /// How far the only shard is.
+    /// The status of the only shard.
     async fn shard_status(&mut self) -> proto::ShardStatus {
         self.clients.subscriptions().await[0].shards.remove(0)
     }
 
-    /// Waits until everything before an index is acknowledged, and no more.
+    /// Waits until exactly the events below an index are acknowledged.
     async fn acknowledged_before(&mut self, index: u64) -> proto::ShardStatus {
         eventually(&format!("all before {index} is acknowledged"), async || {
             Some(self.shard_status().await).filter(|status| status.next_index == index)
@@ -249,37 +258,31 @@ impl Ledger {
     async fn on_record(&mut self, index: u64) {
         let acknowledged = i32::from(proto::PropagationState::Acknowledged);
         eventually(&format!("{index} is on record"), async || {
-            let request = proto::GetPropagationRequest { index };
-            let answer = self.clients.watch.get_propagation(request).await.unwrap();
-            (answer.into_inner().subscriptions[0].state == acknowledged).then_some(())
+            let propagation = self.clients.propagation(index).await;
+            (propagation.subscriptions[0].state == acknowledged).then_some(())
         })
         .await;
     }
 
-    async fn refused(&self, said: Vec<Said>) -> TypedError {
-        typed(&Consumer::saying(&self.clients, said).await.err().expect("refused"))
+    async fn refused(&self, first: Vec<Request>) -> TypedError {
+        typed(&Consumer::start_with(&self.clients, first).await.err().expect("refused"))
     }
 }
 
-/// Acknowledgements are soon on record.
+/// Acknowledgements are written to the ledger soon.
 const FLAGS: &[&str] = &["--receipt-interval", "50ms"];
 
-fn error(code: Code, reason: &str, fields: &[&str]) -> TypedError {
-    TypedError {
-        code,
-        reason: reason.into(),
-        fields: fields.iter().map(ToString::to_string).collect(),
-    }
-}
-
 #[tokio::test]
-async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
+async fn a_consumer_resumes_behind_its_acknowledgements() {
     let mut ledger = Ledger::start().await;
-    let own = ledger.subscribe(proto::Subscription::default()).await;
+    let subscription = ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(6).await;
     let mut first = ledger.consume(start(100)).await;
-    assert_eq!(first.started.subscription, Some(own.clone()));
-    assert_eq!((first.started.next_index, first.started.took_over), (own.start_index, false));
+    assert_eq!(first.started.subscription, Some(subscription.clone()));
+    assert_eq!(
+        (first.started.next_index, first.started.took_over),
+        (subscription.start_index, false)
+    );
     assert_eq!(first.events(6).await, events);
     first.ack(Some(events[2] + 1), &[]).await;
     first.close().await;
@@ -288,7 +291,7 @@ async fn who_comes_again_goes_on_behind_what_was_acknowledged() {
     assert_eq!(second.started.next_index, events[3]);
     assert!(!second.started.took_over, "the first had left");
     assert_eq!(second.events(3).await, events[3..]);
-    assert!(second.heard.iter().all(|(_, attempt)| *attempt == 1), "on this stream");
+    assert!(second.deliveries.iter().all(|(_, attempt)| *attempt == 1), "on this stream");
     let later = ledger.withdraw("user:9").await;
     assert_eq!(second.event().await, (later, 1));
 }
@@ -309,7 +312,7 @@ async fn single_acknowledgements_come_in_any_order() {
     first.close().await;
 
     let mut second = ledger.consume(start(100)).await;
-    assert_eq!(second.started.next_index, events[2], "what lies between is passed over");
+    assert_eq!(second.started.next_index, events[2], "acknowledged events between are skipped");
     let rest = [events[2], events[3], events[5], events[7]];
     assert_eq!(second.events(4).await, rest);
     assert_eq!(second.progress().await, events[7] + 2);
@@ -319,11 +322,11 @@ async fn single_acknowledgements_come_in_any_order() {
     let mut third = ledger.consume(start(100)).await;
     assert_eq!(third.started.next_index, events[7] + 2);
     third.progress().await;
-    assert_eq!(third.heard, []);
+    assert_eq!(third.deliveries, []);
 }
 
 #[tokio::test]
-async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
+async fn unacknowledged_events_are_redelivered_with_their_attempt() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(3).await;
@@ -335,8 +338,8 @@ async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
     consumer.ack(None, &[events[1]]).await;
     assert_eq!(consumer.event().await, (events[0], 2), "the oldest first");
     assert!(at.elapsed() > Duration::from_millis(800), "not before its time");
-    // That took the last credit: the other one waits.
-    let silence = timeout(Duration::from_millis(1_500), consumer.told.message()).await;
+    // That used the last credit: the other event waits.
+    let silence = timeout(Duration::from_millis(1_500), consumer.responses.message()).await;
     assert!(silence.is_err(), "{silence:?}");
     consumer.credit(2).await;
     let mut again = [consumer.event().await, consumer.event().await];
@@ -350,7 +353,7 @@ async fn what_nobody_acknowledges_in_time_is_delivered_again_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_newer_consumer_takes_over_and_the_older_is_told() {
+async fn a_newer_consumer_takes_over_and_the_older_gets_an_error() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(4).await;
@@ -358,21 +361,21 @@ async fn a_newer_consumer_takes_over_and_the_older_is_told() {
     let mut older = ledger.consume(named("host-1")).await;
     assert_eq!(older.events(4).await, events);
     older.ack(Some(events[0] + 1), &[]).await;
-    // What it acknowledges from here on may or may not be in time.
+    // Acknowledgements from here on may come too late.
     let mut newer = ledger.consume(named("host-2")).await;
     assert!(newer.started.took_over);
     older.ack(Some(events[3] + 1), &[]).await;
-    let told = older.end().await.expect_err("it has to go");
-    assert!(told.message().contains("host-2"), "{told:?}");
-    assert_eq!(typed(&told), error(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
+    let status = older.end().await.expect_err("the stream ends");
+    assert!(status.message().contains("host-2"), "{status:?}");
+    assert_eq!(typed(&status), TypedError::new(Code::Aborted, "SUBSCRIPTION_TAKEN_OVER", &[]));
     let next = newer.started.next_index;
     assert!([events[0], events[1]].contains(&next) || next < events[0]);
     let left: Vec<u64> = events.iter().copied().filter(|index| *index >= next).collect();
-    assert_eq!(newer.events(left.len()).await, left, "and what was late is delivered");
+    assert_eq!(newer.events(left.len()).await, left, "events acknowledged too late are delivered");
 }
 
 #[tokio::test]
-async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_all() {
+async fn each_data_subject_has_one_shard_and_the_shards_together_hear_all() {
     const SHARDS: u32 = 3;
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription { shards: SHARDS, ..Default::default() }).await;
@@ -382,46 +385,42 @@ async fn every_data_subject_goes_to_one_shard_in_order_and_together_they_hear_al
             events.insert(ledger.withdraw(&format!("user:{number}")).await);
         }
         if round == 1 {
-            // It concerns two, and so perhaps two shards.
-            let request = proto::LinkSubjectsRequest {
-                subject: "user:1".into(),
-                other_subject: "user:2".into(),
-                confidence: proto::LinkConfidence::Verified.into(),
-                asserted_by: "a test".into(),
-                ..Default::default()
-            };
-            ledger.clients.privacy.link_subjects(request).await.unwrap();
+            // An event about two data subjects, which may be in two shards.
+            ledger.clients.link("user:1", "user:2", proto::LinkConfidence::Verified).await;
         }
     }
     let mut shard_of = BTreeMap::new();
-    let mut heard = BTreeSet::new();
+    let mut deliveries = BTreeSet::new();
     for shard in 0..SHARDS {
         let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(1_000) }).await;
         let mut last = BTreeMap::new();
         loop {
             match consumer.message().await.unwrap().unwrap().message.unwrap() {
-                Told::Consent(own) => {
-                    assert!(heard.insert(own.index), "{} is told once", own.index);
-                    let first = *shard_of.entry(own.subject.clone()).or_insert(shard);
-                    assert_eq!(first, shard, "{} is in one shard", own.subject);
-                    assert!(last.insert(own.subject, own.index) < Some(own.index), "in order");
+                Response::Consent(event) => {
+                    assert!(deliveries.insert(event.index), "{} is delivered once", event.index);
+                    let first = *shard_of.entry(event.subject.clone()).or_insert(shard);
+                    assert_eq!(first, shard, "{} is in one shard", event.subject);
+                    assert!(
+                        last.insert(event.subject, event.index) < Some(event.index),
+                        "in order"
+                    );
                 }
-                Told::Link(own) => {
-                    let about = [own.subject, own.other_subject];
-                    assert!(about.iter().any(|own| shard_of.get(own) == Some(&shard)));
+                Response::Link(link) => {
+                    let sides = [link.subject, link.other_subject];
+                    assert!(sides.iter().any(|side| shard_of.get(side) == Some(&shard)));
                 }
-                Told::Progress(_) => break,
+                Response::Progress(_) => break,
                 other => panic!("{other:?}"),
             }
         }
     }
-    assert_eq!(heard, events);
+    assert_eq!(deliveries, events);
     let used: BTreeSet<u32> = shard_of.into_values().collect();
     assert_eq!(used.len(), SHARDS as usize, "20 data subjects are spread over all");
 }
 
 #[tokio::test]
-async fn the_end_of_a_subscription_is_told_to_its_consumers() {
+async fn deleting_a_subscription_ends_its_consumers_with_a_reason() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription { shards: 2, ..Default::default() }).await;
     let mut consumers = Vec::new();
@@ -431,18 +430,19 @@ async fn the_end_of_a_subscription_is_told_to_its_consumers() {
     let request = proto::DeleteSubscriptionRequest { name: NAME.into() };
     ledger.clients.watch.delete_subscription(request).await.unwrap();
     for mut consumer in consumers {
-        let told = typed(&consumer.end().await.expect_err("it has to go"));
-        assert_eq!(told, error(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
+        let ended = typed(&consumer.end().await.expect_err("the stream ends"));
+        assert_eq!(ended, TypedError::new(Code::Aborted, "SUBSCRIPTION_DELETED", &[]));
     }
-    let not_found = error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
-    assert_eq!(ledger.refused(vec![Said::Start(start(1))]).await, not_found);
-    // Another one of the same name is another one.
+    let not_found =
+        TypedError::new(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"]);
+    assert_eq!(ledger.refused(vec![Request::Start(start(1))]).await, not_found);
+    // A new subscription of the same name has no consumer to take over from.
     ledger.subscribe(proto::Subscription::default()).await;
     assert!(!ledger.consume(start(1)).await.started.took_over);
 }
 
 #[tokio::test]
-async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
+async fn a_consumer_without_credits_hears_nothing_and_delays_no_other() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription { shards: 2, ..Default::default() }).await;
     let mut stalled = ledger.consume(start(0)).await;
@@ -451,14 +451,14 @@ async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
     let events = ledger.withdrawals(40).await;
     let last = *events.last().unwrap();
     while other.progress_or_event().await <= last {}
-    let mut all: BTreeSet<u64> = other.heard.iter().map(|(index, _)| *index).collect();
-    // Everything is there, and still nothing came.
-    assert!(timeout(Duration::from_millis(50), stalled.told.message()).await.is_err());
+    let mut all: BTreeSet<u64> = other.deliveries.iter().map(|(index, _)| *index).collect();
+    // The other shard has heard everything; this one has heard nothing.
+    assert!(timeout(Duration::from_millis(50), stalled.responses.message()).await.is_err());
     for _ in all.len()..events.len() {
         stalled.credit(1).await;
         let (index, _) = stalled.event().await;
         assert!(all.insert(index));
-        assert!(timeout(Duration::from_millis(2), stalled.told.message()).await.is_err());
+        assert!(timeout(Duration::from_millis(2), stalled.responses.message()).await.is_err());
     }
     assert_eq!(all, events.into_iter().collect());
 }
@@ -466,22 +466,25 @@ async fn who_gives_no_credits_hears_nothing_and_hinders_nobody() {
 #[tokio::test]
 async fn progress_takes_no_credit_and_may_be_acknowledged() {
     let mut ledger = Ledger::start().await;
-    let own = ledger.subscribe(proto::Subscription::default()).await;
+    let subscription = ledger.subscribe(proto::Subscription::default()).await;
     let often = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
     let mut consumer =
         ledger.consume(proto::ConsumeStart { progress_interval: often, ..start(2) }).await;
-    assert_eq!(consumer.progress().await, own.start_index, "as soon as it has caught up");
-    assert_eq!(consumer.progress().await, own.start_index, "and at every interval");
+    assert_eq!(consumer.progress().await, subscription.start_index, "as soon as it has caught up");
+    assert_eq!(consumer.progress().await, subscription.start_index, "and at every interval");
     let granted = ledger.grant("user:1").await;
     while consumer.progress().await <= granted {}
     consumer.ack(Some(granted + 1), &[]).await;
     let event = ledger.withdraw("user:1").await;
     assert_eq!(consumer.event().await, (event, 1), "a credit is left");
     assert_eq!(consumer.progress().await, event + 1);
-    // What is ahead of it is refused; then nothing was taken.
+    // An acknowledgement ahead of delivery is refused as a whole.
     consumer.ack(Some(event + 2), &[]).await;
     let refused = consumer.end().await.unwrap_err();
-    assert_eq!(typed(&refused), error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]));
+    assert_eq!(
+        typed(&refused),
+        TypedError::new(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"])
+    );
     let facts = refused.get_details_error_info().unwrap().metadata;
     assert_eq!(facts["index"], (event + 2).to_string());
     assert_eq!(facts["delivered"], (event + 1).to_string());
@@ -489,7 +492,7 @@ async fn progress_takes_no_credit_and_may_be_acknowledged() {
 }
 
 #[tokio::test]
-async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
+async fn every_faulty_message_is_a_typed_error_and_changes_nothing() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(2).await;
@@ -500,60 +503,64 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
     };
     ledger.clients.subscribe(webhook).await;
 
-    let invalid = |field: &str| error(Code::InvalidArgument, "INVALID_FIELD", &[field]);
-    let limit = |field: &str| error(Code::InvalidArgument, "LIMIT_EXCEEDED", &[field]);
+    let invalid = |field: &str| TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &[field]);
+    let limit = |field: &str| TypedError::new(Code::InvalidArgument, "LIMIT_EXCEEDED", &[field]);
     let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let with = |spoil: fn(&mut proto::ConsumeStart, Option<prost_types::Duration>), span| {
         let mut start = start(1);
         spoil(&mut start, span);
-        Said::Start(start)
+        Request::Start(start)
     };
-    let ack = |next_index, indexes| Said::Ack(proto::ConsumeAck { next_index, indexes });
-    let credit = |credits| Said::Credit(proto::ConsumeCredit { credits });
+    let ack = |next_index, indexes| Request::Ack(proto::ConsumeAck { next_index, indexes });
+    let credit = |credits| Request::Credit(proto::ConsumeCredit { credits });
 
-    // Before it is let in.
+    // Refused before the stream starts.
     let mut valid = ledger.consume(start(10)).await;
-    let at_first = [
+    let before_start = [
         (ack(Some(1), vec![]), invalid("start")),
         (credit(1), invalid("start")),
-        (with(|own, _| own.subscription.clear(), None), invalid("start.subscription")),
-        (with(|own, _| own.credits = 10_001, None), limit("start.credits")),
-        (with(|own, _| own.consumer = "x".repeat(257), None), limit("start.consumer")),
-        (with(|own, _| own.consumer = "\u{7}".into(), None), invalid("start.consumer")),
-        (with(|own, span| own.redelivery_timeout = span, span(0)), {
+        (with(|start, _| start.subscription.clear(), None), invalid("start.subscription")),
+        (with(|start, _| start.credits = 10_001, None), limit("start.credits")),
+        (with(|start, _| start.consumer = "x".repeat(257), None), limit("start.consumer")),
+        (with(|start, _| start.consumer = "\u{7}".into(), None), invalid("start.consumer")),
+        (with(|start, span| start.redelivery_timeout = span, span(0)), {
             invalid("start.redelivery_timeout")
         }),
-        (with(|own, span| own.redelivery_timeout = span, span(3_601)), {
+        (with(|start, span| start.redelivery_timeout = span, span(3_601)), {
             limit("start.redelivery_timeout")
         }),
-        (with(|own, span| own.progress_interval = span, span(3_601)), {
+        (with(|start, span| start.progress_interval = span, span(3_601)), {
             limit("start.progress_interval")
         }),
-        (with(|own, _| own.shard = 1, None), invalid("start.shard")),
-        (with(|own, _| own.snapshot_token = vec![1], None), invalid("start.snapshot_token")),
-        (with(|own, _| own.subscription = "none".into(), None), {
-            error(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"])
+        (with(|start, _| start.shard = 1, None), invalid("start.shard")),
+        (with(|start, _| start.snapshot_token = vec![1], None), invalid("start.snapshot_token")),
+        (with(|start, _| start.subscription = "none".into(), None), {
+            TypedError::new(Code::NotFound, "SUBSCRIPTION_NOT_FOUND", &["start.subscription"])
         }),
-        (with(|own, _| own.subscription = "hook".into(), None), {
-            error(Code::FailedPrecondition, "SUBSCRIPTION_IS_WEBHOOK", &["start.subscription"])
+        (with(|start, _| start.subscription = "hook".into(), None), {
+            TypedError::new(
+                Code::FailedPrecondition,
+                "SUBSCRIPTION_IS_WEBHOOK",
+                &["start.subscription"],
+            )
         }),
     ];
-    for (said, want) in at_first {
-        assert_eq!(ledger.refused(vec![said.clone()]).await, want, "{said:?}");
+    for (request, want) in before_start {
+        assert_eq!(ledger.refused(vec![request.clone()]).await, want, "{request:?}");
     }
-    let (say, said) = mpsc::channel(1);
-    drop(say);
+    let (requests, no_requests) = mpsc::channel(1);
+    drop(requests);
     let (unused, _) = mpsc::channel(1);
-    let nothing = Consumer::open(&ledger.clients, unused, said).await.err().unwrap();
+    let nothing = Consumer::open(&ledger.clients, unused, no_requests).await.err().unwrap();
     assert_eq!(typed(&nothing), invalid("start"));
-    // None of that has made the one who is there go.
+    // None of these attempts ended the stream of the present consumer.
     assert_eq!(valid.events(2).await, events);
     valid.close().await;
 
-    // Once it is.
-    let undelivered = || error(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
+    // Refused on a running stream.
+    let undelivered = || TypedError::new(Code::InvalidArgument, "ACK_NOT_DELIVERED", &["ack"]);
     let later = [
-        (Said::Start(start(1)), invalid("start")),
+        (Request::Start(start(1)), invalid("start")),
         (credit(10_001), limit("credit.credits")),
         (ack(None, vec![events[0]; 10_001]), limit("ack.indexes")),
         (ack(None, vec![]), invalid("ack.next_index")),
@@ -561,25 +568,25 @@ async fn every_wrong_word_is_a_typed_error_and_changes_nothing() {
         (ack(Some(u64::MAX), vec![]), undelivered()),
         (ack(None, vec![events[0], events[1]]), undelivered()),
     ];
-    for (said, want) in later {
+    for (request, want) in later {
         let mut consumer = ledger.consume(start(1)).await;
         assert_eq!(consumer.event().await, (events[0], 1));
-        consumer.say(said.clone()).await;
-        assert_eq!(typed(&consumer.end().await.unwrap_err()), want, "{said:?}");
+        consumer.send(request.clone()).await;
+        assert_eq!(typed(&consumer.end().await.unwrap_err()), want, "{request:?}");
     }
     let mut consumer = ledger.consume(start(1)).await;
     assert_eq!(consumer.started.next_index, events[0], "nothing was acknowledged by mistake");
-    drop(consumer.say.send(proto::ConsumeRequest { message: None }).await);
+    drop(consumer.requests.send(proto::ConsumeRequest { message: None }).await);
     assert_eq!(typed(&consumer.end().await.unwrap_err()), invalid("message"));
 }
 
-/// The data subjects of the snapshot that comes next, with their tokens, and what its end says.
+/// The data subjects of the next snapshot with their tokens, and its end.
 async fn snapshot(consumer: &mut Consumer) -> (Vec<(String, Vec<u8>)>, proto::SnapshotEnd) {
     let mut subjects = Vec::new();
     loop {
         match consumer.message().await.unwrap().unwrap().message.unwrap() {
-            Told::Snapshot(own) => subjects.push((own.subject, own.token)),
-            Told::SnapshotEnd(end) => return (subjects, end),
+            Response::Snapshot(state) => subjects.push((state.subject, state.token)),
+            Response::SnapshotEnd(end) => return (subjects, end),
             other => panic!("in the middle of a snapshot: {other:?}"),
         }
     }
@@ -590,30 +597,33 @@ async fn a_snapshot_comes_first_until_it_is_acknowledged() {
     let mut ledger = Ledger::start().await;
     ledger.withdrawals(5).await;
     let denied = proto::Snapshot::Denied.into();
-    let own =
+    let subscription =
         ledger.subscribe(proto::Subscription { snapshot: denied, ..Default::default() }).await;
     let event = ledger.withdraw("user:9").await;
 
     let mut first = ledger.consume(start(100)).await;
     let (subjects, end) = snapshot(&mut first).await;
-    assert_eq!((end.revision, end.subjects), (own.start_index, 5), "as of the creation");
+    assert_eq!((end.revision, end.subjects), (subscription.start_index, 5), "as of the creation");
     let names: BTreeSet<&String> = subjects.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), 5, "each once");
-    assert_eq!(first.event().await, (event, 1), "and then what changed since");
+    assert_eq!(first.event().await, (event, 1), "then the later events");
     first.close().await;
 
-    // It was not acknowledged, so it is heard again, or its rest: three, and a credit for the end.
+    // The snapshot was not acknowledged, so it comes again from the token on: three data subjects,
+    // and one credit for the end.
     let (_, token) = subjects[1].clone();
     let with_token = proto::ConsumeStart { snapshot_token: token, ..start(3) };
     let mut second = ledger.consume(with_token.clone()).await;
     for (name, _) in &subjects[2..] {
         let message = second.message().await.unwrap().unwrap().message;
-        assert!(matches!(&message, Some(Told::Snapshot(own)) if own.subject == *name));
+        assert!(
+            matches!(&message, Some(Response::Snapshot(subscription)) if subscription.subject == *name)
+        );
     }
-    assert!(timeout(Duration::from_millis(50), second.told.message()).await.is_err());
+    assert!(timeout(Duration::from_millis(50), second.responses.message()).await.is_err());
     second.credit(2).await;
     let (none, end) = snapshot(&mut second).await;
-    assert_eq!((none.len(), end.revision, end.subjects), (0, own.start_index, 3));
+    assert_eq!((none.len(), end.revision, end.subjects), (0, subscription.start_index, 3));
     second.ack(Some(end.revision), &[]).await;
     assert_eq!(second.event().await, (event, 1));
     second.close().await;
@@ -630,26 +640,26 @@ async fn the_shards_of_a_snapshot_are_together_complete() {
     ledger.withdrawals(30).await;
     let all = proto::Snapshot::All.into();
     ledger.subscribe(proto::Subscription { snapshot: all, shards: 2, ..Default::default() }).await;
-    let mut heard = Vec::new();
+    let mut deliveries = Vec::new();
     for shard in 0..2 {
         let mut consumer = ledger.consume(proto::ConsumeStart { shard, ..start(100) }).await;
         let (subjects, end) = snapshot(&mut consumer).await;
         assert_eq!(end.subjects, subjects.len() as u64);
         assert!(!subjects.is_empty(), "30 data subjects are in both");
-        heard.extend(subjects.into_iter().map(|(name, _)| name));
+        deliveries.extend(subjects.into_iter().map(|(name, _)| name));
     }
-    let once: BTreeSet<&String> = heard.iter().collect();
-    assert_eq!((heard.len(), once.len()), (30, 30));
+    let once: BTreeSet<&String> = deliveries.iter().collect();
+    assert_eq!((deliveries.len(), once.len()), (30, 30));
 }
 
-/// Ends the server well while its clients go on.
+/// Ends the server cleanly while its clients go on.
 async fn terminate(ledger: &mut Ledger) {
     let server = ledger.server.take().unwrap();
     tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
 }
 
 #[tokio::test]
-async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
+async fn the_list_of_subscriptions_names_consumers_and_their_position() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(2).await;
@@ -660,11 +670,11 @@ async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
     consumer.ack(Some(events[0] + 1), &[]).await;
     let status = ledger.acknowledged_before(events[1]).await;
     assert_eq!((&*status.consumer, status.connected), ("host-1", true));
-    // Who has nothing to acknowledge comes on all the same.
+    // Without events to acknowledge, progress moves the position.
     consumer.ack(None, &[events[1]]).await;
     let granted = ledger.grant("user:1").await;
     ledger.acknowledged_before(granted + 1).await;
-    // Without a goodbye.
+    // The connection breaks without a clean end.
     drop(consumer);
     let gone = async {
         while ledger.shard_status().await.connected {
@@ -675,7 +685,7 @@ async fn the_list_of_subscriptions_names_who_consumes_and_where_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
+async fn a_drain_names_the_position_and_the_next_server_resumes_there() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let events = ledger.withdrawals(5).await;
@@ -686,61 +696,62 @@ async fn a_drain_says_where_to_go_on_and_the_next_server_does() {
     let ended = tokio::spawn(async move { first.end().await });
     terminate(&mut ledger).await;
     let status = ended.await.unwrap().expect_err("the server ends it");
-    assert_eq!(typed(&status), error(Code::Unavailable, "SHUTTING_DOWN", &[]));
+    assert_eq!(typed(&status), TypedError::new(Code::Unavailable, "SHUTTING_DOWN", &[]));
     let facts = status.get_details_error_info().unwrap().metadata;
     assert_eq!(facts["next_index"], events[2].to_string());
 
     ledger.restart().await;
     let mut second = ledger.consume(start(100)).await;
-    assert_eq!(second.started.next_index, events[2], "it was written down on the way out");
+    assert_eq!(second.started.next_index, events[2], "the drain recorded the acknowledgements");
     assert_eq!(second.events(2).await, [events[2], events[4]]);
 }
 
 #[tokio::test]
-async fn a_crash_loses_no_event_and_no_acknowledgement_that_is_on_record() {
+async fn a_crash_loses_no_event_and_no_recorded_acknowledgement() {
     let mut ledger = Ledger::start().await;
     ledger.subscribe(proto::Subscription::default()).await;
     let mut events = Vec::new();
     let mut acked: BTreeSet<u64> = BTreeSet::new();
-    let mut heard = BTreeSet::new();
+    let mut deliveries = BTreeSet::new();
     for round in 0..3 {
         events.extend(ledger.withdrawals(20).await);
         let mut consumer = ledger.consume(start(1_000)).await;
         consumer.progress().await;
-        let own: Vec<u64> = consumer.heard.iter().map(|(index, _)| *index).collect();
-        let missed = events.iter().find(|index| !acked.contains(*index) && !own.contains(index));
-        assert_eq!(missed, None, "round {round}: {own:?}");
-        heard.extend(own.iter().copied());
-        // Half of it is on record before the crash; of the rest nobody knows.
-        let on_record: Vec<u64> = own.iter().copied().step_by(2).collect();
+        let delivered: Vec<u64> = consumer.deliveries.iter().map(|(index, _)| *index).collect();
+        let missed =
+            events.iter().find(|index| !acked.contains(*index) && !delivered.contains(index));
+        assert_eq!(missed, None, "round {round}: {delivered:?}");
+        deliveries.extend(delivered.iter().copied());
+        // Half of the acknowledgements are recorded before the crash; the rest may or may not be.
+        let on_record: Vec<u64> = delivered.iter().copied().step_by(2).collect();
         consumer.ack(None, &on_record).await;
         ledger.on_record(*on_record.last().unwrap()).await;
-        let unknown: Vec<u64> = own.iter().copied().skip(1).step_by(4).collect();
+        let unknown: Vec<u64> = delivered.iter().copied().skip(1).step_by(4).collect();
         consumer.ack(None, &unknown).await;
         ledger.server.take().unwrap().kill();
         assert!(consumer.end().await.is_err());
         ledger.restart().await;
         let mut next = ledger.consume(start(1_000)).await;
         next.progress().await;
-        let again: Vec<u64> = next.heard.iter().map(|(index, _)| *index).collect();
+        let again: Vec<u64> = next.deliveries.iter().map(|(index, _)| *index).collect();
         let twice = again.iter().find(|index| on_record.contains(index));
-        assert_eq!(twice, None, "what is on record is not delivered again");
+        assert_eq!(twice, None, "recorded acknowledgements are not delivered again");
         acked.extend(events.iter().filter(|index| !again.contains(index)));
         next.close().await;
     }
-    assert_eq!(heard, events.into_iter().collect());
+    assert_eq!(deliveries, events.into_iter().collect());
 }
 
-/// What one stream heard, and what was acknowledged before it began.
+/// The deliveries of one stream, and what was acknowledged before it began.
 struct Session {
     acked_before: BTreeSet<u64>,
-    heard: Vec<(u64, u32)>,
+    deliveries: Vec<(u64, u32)>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_a_consumer_does_it_hears_all_in_order() {
+async fn a_random_consumer_hears_everything_in_order() {
     const EVENTS: usize = 600;
-    let seed = seed("whatever_a_consumer_does_it_hears_all_in_order");
+    let seed = seed("a_random_consumer_hears_everything_in_order");
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     let mut ledger = Ledger::start().await;
     ledger.clients.put_catalog(&["ads"], &[]).await;
@@ -761,7 +772,7 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
         for _ in 0..dice.next_u64() % 40 {
             match dice.next_u64() % 5 {
                 0 => consumer.credit(u32::try_from(dice.next_u64() % 30).unwrap()).await,
-                // It may have no credits, or there may be nothing to hear.
+                // There may be no credits or no events.
                 1 | 2 => {
                     for _ in 0..10 {
                         let message = timeout(Duration::from_millis(5), consumer.message()).await;
@@ -783,25 +794,26 @@ async fn whatever_a_consumer_does_it_hears_all_in_order() {
                 }
             }
         }
-        // Whoever says goodbye has had everything taken that they said before.
-        let (say, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut consumer.say, say));
+        // A clean close waits until the server has taken all earlier acknowledgements.
+        let (requests, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut consumer.requests, requests));
         consumer.end().await.unwrap();
-        sessions.push(Session { acked_before, heard: consumer.heard });
+        sessions.push(Session { acked_before, deliveries: consumer.deliveries });
     }
     let events = writer.await.unwrap();
-    for Session { acked_before, heard } in &sessions {
-        let first = heard.iter().filter(|(_, attempt)| *attempt == 1);
+    for Session { acked_before, deliveries } in &sessions {
+        let first = deliveries.iter().filter(|(_, attempt)| *attempt == 1);
         let first: Vec<u64> = first.map(|(index, _)| *index).collect();
         let left = events.iter().copied().filter(|index| !acked_before.contains(index));
         let want: Vec<u64> = left.take(first.len()).collect();
         assert_eq!(first, want, "no gap, nothing else, in order");
     }
-    let again = sessions.iter().flat_map(|own| &own.heard).filter(|(_, attempt)| *attempt > 1);
-    println!("{} sessions, {} delivered again", sessions.len(), again.count());
+    let redelivered =
+        sessions.iter().flat_map(|session| &session.deliveries).filter(|(_, attempt)| *attempt > 1);
+    println!("{} sessions, {} delivered again", sessions.len(), redelivered.count());
 }
 
-/// Writes so many events among much that is none; answers their indexes.
+/// Writes this many covered events among others; returns their indexes.
 async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
     let mut dice = ChaCha8Rng::seed_from_u64(!seed);
     let mut indexes = Vec::new();
@@ -812,7 +824,7 @@ async fn write(mut clients: Clients, events: usize, seed: u64) -> Vec<u64> {
             _ => (proto::Action::Withdraw, "news"),
         };
         let subject = format!("user:{}", dice.next_u64() % 50);
-        let index = clients.say(&subject, action, purpose, "email").await.index;
+        let index = clients.record_change(&subject, action, purpose, "email").await.index;
         if (action, purpose) == (proto::Action::Withdraw, "news") {
             indexes.push(index);
         }

@@ -1,9 +1,9 @@
 //! The examples that consume a subscription, and the command that does: they hear and acknowledge
-//! every event although the server dies half-way, and end cleanly when they are asked to.
+//! every event although the server dies half-way, and end cleanly on a signal.
 //!
-//! The Python one needs a Python with grpcio and grpcio-tools, which `CONSENT_LEDGER_TEST_PYTHON`
-//! names when the tests are built; the TypeScript one what `npm install` brings to
-//! `examples/typescript`, and in `CONSENT_LEDGER_TEST_TSX` the path of its `node_modules/.bin/tsx`.
+//! The Python one needs a Python with grpcio and grpcio-tools, named by
+//! `CONSENT_LEDGER_TEST_PYTHON` when the tests are built. The TypeScript one needs `npm install` in
+//! `examples/typescript`, and the path of its `node_modules/.bin/tsx` in `CONSENT_LEDGER_TEST_TSX`.
 
 use std::{env, path::Path, process::Command};
 
@@ -68,8 +68,8 @@ async fn a_watch_that_follows_survives_a_server_that_dies() {
     let mut command = support::client_of(&server.address);
     command.args(["watch", "--follow", "--json", "--from", "0", "--kind", "withdraw"]);
     let (watch, recorded, server) = die_half_way(dir.path(), server, command).await;
-    let said = watch.stderr.text();
-    assert!(said.contains("\"interrupted\"") && said.contains("\"reconnected\""), "{said}");
+    let log = watch.stderr.text();
+    assert!(log.contains("\"interrupted\"") && log.contains("\"reconnected\""), "{log}");
     watch.signal(Signal::INT);
     let ended = watch.wait(PATIENCE).expect_code(0);
     assert_eq!(ended.json_lines().len(), recorded.len(), "nothing twice");
@@ -83,17 +83,17 @@ async fn withdraw(server: &Server, ids: std::ops::Range<u64>) -> Vec<u64> {
     let mut indexes = Vec::new();
     for id in ids {
         let subject = format!("user:{id}");
-        indexes.push(clients.say(&subject, Action::Withdraw, "ads", "email").await.index);
+        indexes.push(clients.record_change(&subject, Action::Withdraw, "ads", "email").await.index);
     }
     indexes
 }
 
-/// The indexes of the events that were printed, each once, in the order of the first time.
+/// The indexes of the printed events, each once, by first appearance.
 fn heard(stdout: &str) -> Vec<u64> {
     let mut indexes = Vec::new();
     for line in stdout.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        let told: Value = serde_json::from_str(line).unwrap();
-        let Some(index) = told.get("consent").map(|event| &event["index"]) else { continue };
+        let output: Value = serde_json::from_str(line).unwrap();
+        let Some(index) = output.get("consent").map(|event| &event["index"]) else { continue };
         let index = index.as_str().unwrap().parse().unwrap();
         if !indexes.contains(&index) {
             indexes.push(index);
@@ -107,7 +107,7 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
     let server = Server::start(dir.path());
     let address = server.address.clone();
     let mut clients = server.clients_with_catalog(&["ads"], &["email"]).await;
-    // The examples create what is missing; this is the same.
+    // The same subscription as the examples create.
     let subscription = proto::Subscription {
         name: SUBSCRIPTION.into(),
         owner: "examples".into(),
@@ -122,8 +122,8 @@ async fn survives(consumer: impl FnOnce(&str) -> Command) {
     server.terminate();
 }
 
-/// Runs a consumer; answers what was recorded once it has heard all of that, although the server
-/// died in the midst of it, or just after.
+/// Runs a consumer while the server dies and restarts; returns the recorded events once it heard
+/// them all.
 async fn die_half_way(
     dir: &Path,
     server: Server,
@@ -142,7 +142,7 @@ async fn die_half_way(
     (consumer, recorded, server)
 }
 
-/// Nothing is left unacknowledged.
+/// Waits until every event is acknowledged.
 async fn until_acknowledged(server: &Server) {
     let mut clients = server.clients().await;
     support::eventually("everything is acknowledged", async || {

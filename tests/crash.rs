@@ -1,6 +1,6 @@
-//! What survives: `kill -9` under load, torn tails, flipped bits and a full disk, all with the real
-//! binary and its real files. The invariant is always the same: what was acknowledged is there, and
-//! what is there verifies.
+//! Crash recovery: `kill -9` under load, torn tails, flipped bits and a full disk, all with the
+//! real binary and its real files. One invariant holds: everything acknowledged is recovered, and
+//! the ledger verifies.
 
 use std::{
     collections::BTreeMap,
@@ -26,22 +26,22 @@ const PURPOSES: &[&str] = &["marketing.newsletter", "marketing.offers", "analyti
 const CHANNELS: &[&str] = &["email", "sms"];
 const SUBJECTS: u32 = 64;
 const WRITERS: u64 = 6;
-/// Small, so that segments rotate under fire.
+/// Small, so that segments rotate during the test.
 const SMALL_SEGMENTS: &[&str] = &["--segment-bytes-max", "65536"];
 
-/// One act of the journal: what was asked for, and what was promised in return.
+/// One act of the journal: its request, and its answer if one came.
 #[derive(Clone)]
 struct Line {
     request: proto::RecordConsentRequest,
     promised: Option<proto::RecordConsentResponse>,
 }
 
-/// The clients' own record of what they asked for and were promised.
+/// The clients' record of requests and answers.
 #[derive(Clone, Default)]
 struct Journal(Arc<Mutex<Vec<Line>>>);
 
 impl Journal {
-    /// Notes a request before it is sent. Answers its line.
+    /// Notes a request before it is sent. Returns its line.
     fn ask(&self, request: &proto::RecordConsentRequest) -> usize {
         let mut lines = self.0.lock().unwrap();
         lines.push(Line { request: request.clone(), promised: None });
@@ -121,8 +121,8 @@ async fn write_until_killed(mut clients: Clients, journal: Journal, seed: u64) {
     }
 }
 
-/// Asks for every line again, from `first` on: what was promised is answered as it was, and what
-/// was not is recorded now if it had not been.
+/// Sends every line again, from `first` on: an acknowledged act gets its first answer, and any
+/// other is recorded now unless it already was.
 async fn ask_again(clients: &Clients, journal: &Journal, first: usize) {
     let lines: Vec<_> = journal.lines().into_iter().enumerate().skip(first).collect();
     let mut answers = stream::iter(lines)
@@ -145,7 +145,7 @@ async fn ask_again(clients: &Clients, journal: &Journal, first: usize) {
     }
 }
 
-/// The ledger holds each act of the journal once, where it was promised, and no other.
+/// The ledger holds each act of the journal once, at the acknowledged index, and no other act.
 async fn assert_ledger_holds(clients: &mut Clients, journal: &Journal) {
     let mut acts: BTreeMap<u64, (i64, proto::ConsentAct)> = BTreeMap::new();
     for (position, (index, entry)) in clients.entries(0).await.into_iter().enumerate() {
@@ -164,10 +164,10 @@ async fn assert_ledger_holds(clients: &mut Clients, journal: &Journal) {
         let change = &line.request.changes[0];
         assert_eq!((act.actor, act.changes[0].action), (line.request.actor, change.action));
     }
-    assert!(acts.is_empty(), "acts that nobody asked for: {:?}", acts.keys());
+    assert!(acts.is_empty(), "acts that no client sent: {:?}", acts.keys());
 }
 
-/// Every cell answers what a replay of the journal answers.
+/// Every cell has the answer of a replay of the journal.
 async fn assert_checks_agree(clients: &mut Clients, journal: &Journal) {
     let mut catalog = model::Catalog::default();
     for key in PURPOSES {
@@ -185,8 +185,9 @@ async fn assert_checks_agree(clients: &mut Clients, journal: &Journal) {
     }
     let mut cells = Vec::new();
     for subject in acts.keys() {
-        for (purpose, channel) in
-            PURPOSES.iter().flat_map(|purpose| CHANNELS.iter().map(move |it| (purpose, it)))
+        for (purpose, channel) in PURPOSES
+            .iter()
+            .flat_map(|purpose| CHANNELS.iter().map(move |channel| (purpose, channel)))
         {
             cells.push((subject.clone(), (*purpose).to_owned(), (*channel).to_owned()));
         }
@@ -225,7 +226,7 @@ async fn kill_nine_under_load_loses_nothing_acknowledged() {
             let clients = running.clients().await;
             writers.spawn(write_until_killed(clients, journal.clone(), seed));
         }
-        // The moment is random in two ways: after so many promises, and a bit.
+        // The moment of the kill is random: after a number of acknowledgements, and a short pause.
         let promises = promised_before + rng.random_range(0..300);
         let bit = Duration::from_micros(rng.random_range(0..5_000));
         tokio::task::block_in_place(|| {
@@ -244,7 +245,7 @@ async fn kill_nine_under_load_loses_nothing_acknowledged() {
         torn_tails += u32::from(verdict["tornTail"].is_object());
 
         if rng.random_ratio(1, 4) {
-            // Recovery itself is killed somewhere on its way, and has to be able to begin again.
+            // Recovery itself is killed part-way, and must be able to start again.
             let mut command = support::binary();
             command.args(Server::arguments(dir.path())).args(SMALL_SEGMENTS);
             let mut recovering = Process::spawn(command);
@@ -275,7 +276,7 @@ async fn kill_nine_under_load_loses_nothing_acknowledged() {
     assert!(rounds < 50 || (unanswered > 0 && segments > 1), "the kills came under load");
 }
 
-/// A small ledger that was closed well, in one segment: its directory and the indices of its acts.
+/// A small ledger after a clean close, in one segment: its directory and the indices of its acts.
 async fn small_ledger() -> (tempfile::TempDir, Vec<u64>) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
@@ -284,7 +285,8 @@ async fn small_ledger() -> (tempfile::TempDir, Vec<u64>) {
     for n in 0..6 {
         let action = if n % 2 == 0 { Action::Grant } else { Action::Withdraw };
         let subject = format!("user:{}", n / 2);
-        let recorded = clients.say(&subject, action, "marketing.newsletter", "email").await;
+        let recorded =
+            clients.record_change(&subject, action, "marketing.newsletter", "email").await;
         indices.push(recorded.index);
     }
     server.terminate();
@@ -319,15 +321,15 @@ impl Layout {
         self.segment.file_name().unwrap().to_str().unwrap()
     }
 
-    /// Offset and index of the frame that a byte belongs to; the segment's header counts as the
-    /// place where the first frame should have been found.
+    /// Offset and index of the frame that holds a byte; for the segment's header, those of the
+    /// first frame.
     fn frame_at(&self, byte: u64) -> (u64, usize) {
         let after = self.frames.partition_point(|offset| *offset <= byte);
         after.checked_sub(1).map_or((0, 0), |index| (self.frames[index], index))
     }
 }
 
-/// Does the same for many numbers on all processors; a failure in one fails the test.
+/// Runs a check for many numbers on all processors; a failure in one fails the test.
 fn on_all_processors<T: Send>(work: impl IntoIterator<Item = T>, each: impl Fn(T) + Sync) {
     let work = Mutex::new(work.into_iter().collect::<Vec<_>>());
     let threads = thread::available_parallelism().map_or(2, usize::from);
@@ -335,7 +337,7 @@ fn on_all_processors<T: Send>(work: impl IntoIterator<Item = T>, each: impl Fn(T
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    // Not in the loop's head: the lock would be held while the work is done.
+                    // Not in the loop's head: the lock would be held during the check.
                     let next = work.lock().unwrap().pop();
                     let Some(next) = next else { return };
                     each(next);
@@ -380,7 +382,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
                 let mut clients = server.clients().await;
                 let entries = clients.entries(0).await;
                 assert_eq!(entries.len() as u64, kept, "cut at {cut}: all but the last are there");
-                // The withdrawal was lost, and with it its effect: the view was ahead.
+                // The withdrawal is lost with its effect, although the view was ahead.
                 let check = support::check_request("user:2", "marketing.newsletter", "email");
                 let answer = clients.ask(check).await;
                 assert_eq!(answer.reason(), proto::Reason::Granted, "cut at {cut}");
@@ -388,7 +390,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
                 let again = clients.consent.record_consent(act("user:2", vec![change])).await;
                 assert_eq!(again.unwrap().into_inner().index, kept, "cut at {cut}");
             });
-            let log = server.terminate().said().to_lowercase();
+            let log = server.terminate().output().to_lowercase();
             assert_eq!(log.contains("torn"), cut > last, "cut at {cut}: {log}");
             let verdict = support::verify(torn.path()).expect_code(0).json();
             assert!(verdict["tornTail"].is_null(), "it was set aside: {verdict}");
@@ -396,7 +398,7 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
     });
 }
 
-/// As a crash before the first checkpoint leaves it. Under one, nothing is torn: it is lost.
+/// As a crash before the first checkpoint leaves it. Below a checkpoint, a missing tail is a loss.
 fn forget_checkpoints(data_dir: &Path) {
     for file in ["checkpoint.json", "signing-key"] {
         fs::remove_file(data_dir.join(file)).unwrap();
@@ -416,12 +418,12 @@ async fn a_flipped_bit_in_any_byte_is_found_named_and_refused() {
             let (offset, index) = layout.frame_at(at);
             let verdict = support::verify(broken.path()).expect_code(1).json();
             let damage = &verdict["damage"];
-            let (segment, what) = (&damage["segment"], damage["what"].as_str());
+            let (segment, fault) = (&damage["segment"], damage["what"].as_str());
             assert_eq!(segment, layout.name(), "byte {at}: {verdict}");
             assert_eq!((&damage["offset"], &damage["index"]), (&offset.into(), &index.into()));
-            assert!(what.is_some_and(|what| !what.is_empty()), "byte {at}: {verdict}");
+            assert!(fault.is_some_and(|fault| !fault.is_empty()), "byte {at}: {verdict}");
 
-            // To refuse takes a whole start; every frame gets several.
+            // A refused start is slow, so only some bytes of every frame get one.
             if at % 23 == 0 {
                 let before = support::files(broken.path());
                 let refused = support::run(Server::arguments(broken.path()));
@@ -443,7 +445,7 @@ async fn a_flipped_bit_in_any_byte_is_found_named_and_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_writes_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    // No file may grow beyond 8 MiB; the signal that goes with it is ignored, so that writes fail.
+    // No file may grow beyond 8 MiB. SIGXFSZ is ignored, so that writes fail.
     let mut command = support::clean(std::process::Command::new("bash"));
     command
         .args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "limited", support::BINARY])
@@ -477,7 +479,7 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
         assert_eq!((error.code, error.reason.as_str()), (Code::Unavailable, "WRITES_STOPPED"));
     };
     assert_stopped(&failed);
-    // Nothing is tried again on the same file, however small.
+    // Writes stay stopped, even for an entry that would fit.
     let small = act("user:0", vec![change(Action::Withdraw, "*", "*")]);
     assert_stopped(&clients.consent.record_consent(small).await.unwrap_err());
 

@@ -1,5 +1,5 @@
-//! Decision tokens as somebody else verifies them: with an Ed25519 library, JSON and base64, and
-//! nothing of ours. Over TCP to the built binary.
+//! Decision tokens as a third party verifies them: with an Ed25519 library, JSON and base64 alone.
+//! Over TCP to the built binary.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD as BASE64, Engine as _};
 use consent_ledger::proto::{self, Action, batch_check_result};
@@ -32,10 +32,6 @@ fn wanted(subject: &str, channel: &str) -> proto::CheckRequest {
     proto::CheckRequest { want_token: true, ..check_request(subject, PURPOSE, channel) }
 }
 
-async fn ask(clients: &mut Clients, request: proto::CheckRequest) -> proto::CheckResponse {
-    clients.ask(request).await
-}
-
 /// The header and claims of a token with a good signature.
 fn verified(token: &str, public_key: &[u8]) -> (Value, Value) {
     let parts: Vec<&str> = token.split('.').collect();
@@ -56,43 +52,44 @@ fn is_about(claims: &Value, subject: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_the_public_key_verifies_a_token_with_any_library() {
+async fn any_library_verifies_a_token_with_the_public_key() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = serve(&dir, &["--origin", "consent.example.org/eu"]).await;
     grant(&mut clients, "user:1", None).await;
     let before = now_ms() / 1_000;
     let mut request = wanted("user:1", "email");
     request.region = "DE".into();
-    let answer = ask(&mut clients, request).await;
+    let answer = clients.ask(request).await;
 
-    let own = key(&mut clients).await;
-    let x = BASE64.encode(&own.public_key);
-    let jwk: Value = serde_json::from_str(&own.jwk).unwrap();
+    let decision_key = key(&mut clients).await;
+    let x = BASE64.encode(&decision_key.public_key);
+    let jwk: Value = serde_json::from_str(&decision_key.jwk).unwrap();
     assert_eq!(
         (&jwk["kty"], &jwk["crv"], &jwk["x"]),
         (&json!("OKP"), &json!("Ed25519"), &json!(x))
     );
     let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
-    assert_eq!(own.key_id, BASE64.encode(Sha256::digest(members)), "RFC 7638");
-    assert_eq!(own.issuer, "consent.example.org/eu");
+    assert_eq!(decision_key.key_id, BASE64.encode(Sha256::digest(members)), "RFC 7638");
+    assert_eq!(decision_key.issuer, "consent.example.org/eu");
 
-    let (header, claims) = verified(&answer.token, &own.public_key);
-    let expected = json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": own.key_id});
+    let (header, claims) = verified(&answer.token, &decision_key.public_key);
+    let expected =
+        json!({"alg": "EdDSA", "typ": "consent-decision+jwt", "kid": decision_key.key_id});
     assert_eq!(header, expected);
     let issued_at = claims["iat"].as_i64().unwrap();
     assert!((before..=now_ms() / 1_000).contains(&issued_at), "{claims}");
-    assert_eq!(claims["exp"], issued_at + 900, "fifteen minutes, if nobody says otherwise");
+    assert_eq!(claims["exp"], issued_at + 900, "fifteen minutes by default");
     assert!(is_about(&claims, "user:1") && !is_about(&claims, "user:2"), "{claims}");
-    let mut said = claims.as_object().unwrap().clone();
-    said.retain(|name, _| !["iat", "exp", "sub", "salt"].contains(&name.as_str()));
+    let mut stable_claims = claims.as_object().unwrap().clone();
+    stable_claims.retain(|name, _| !["iat", "exp", "sub", "salt"].contains(&name.as_str()));
     let expected = json!({
         "iss": "consent.example.org/eu", "purpose": PURPOSE, "channel": "email", "region": "DE",
         "effect": "ALLOW", "reason": "GRANTED", "revision": answer.revision,
         "decided_by_index": answer.decided_by_index,
     });
-    assert_eq!(Value::from(said), expected, "and the subject nowhere");
+    assert_eq!(Value::from(stable_claims), expected, "and the subject nowhere");
 
-    let unasked = ask(&mut clients, check_request("user:1", PURPOSE, "email")).await;
+    let unasked = clients.ask(check_request("user:1", PURPOSE, "email")).await;
     assert_eq!(unasked.token, "");
 }
 
@@ -102,19 +99,19 @@ async fn a_token_never_outlives_its_decision() {
     let (_server, mut clients) = serve(&dir, &["--decision-token-validity", "24h"]).await;
     let expires_at = now_ms() + 3_600_999;
     grant(&mut clients, "user:1", Some(expires_at)).await;
-    let answer = ask(&mut clients, wanted("user:1", "email")).await;
+    let answer = clients.ask(wanted("user:1", "email")).await;
     let (_, claims) = verified(&answer.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], expires_at.div_euclid(1_000));
     assert_eq!(claims["valid_until_ms"], expires_at);
-    // A decision that changes with a new entry only lives as long as it may.
-    let denied = ask(&mut clients, wanted("user:1", "sms")).await;
+    // A decision that only a new entry can change lives for the maximum time.
+    let denied = clients.ask(wanted("user:1", "sms")).await;
     let (_, claims) = verified(&denied.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], claims["iat"].as_i64().unwrap() + 86_400);
     assert_eq!((&claims["effect"], &claims["reason"]), (&json!("DENY"), &json!("NO_RECORD")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_of_a_batch_have_tokens_of_their_own() {
+async fn every_item_of_a_batch_has_its_token() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = serve(&dir, &[]).await;
     let mut past = wanted("user:1", "email");
@@ -124,7 +121,7 @@ async fn items_of_a_batch_have_tokens_of_their_own() {
     let request = proto::BatchCheckRequest { checks, at_least_revision: None };
     let results = clients.check.batch_check(request).await.unwrap().into_inner().results;
     let key = key(&mut clients).await.public_key;
-    let results: Vec<_> = results.into_iter().map(|it| it.result.unwrap()).collect();
+    let results: Vec<_> = results.into_iter().map(|result| result.result.unwrap()).collect();
     let [first, second, third, fourth] = &results[..] else { panic!("{results:?}") };
     let token = |result: &batch_check_result::Result| match result {
         batch_check_result::Result::Decision(decision) => decision.token.clone(),
@@ -151,8 +148,8 @@ async fn the_command_line_verifies_without_the_server() {
     let (server, mut clients) = serve(&dir, &[]).await;
     grant(&mut clients, "user:42", None).await;
     let jwk = server.cli(&["token", "key"]).expect_code(0).stdout;
-    let told = server.cli(&["token", "key", "--json"]).expect_code(0).json();
-    assert_eq!(told["jwk"], jwk.trim());
+    let printed = server.cli(&["token", "key", "--json"]).expect_code(0).json();
+    assert_eq!(printed["jwk"], jwk.trim());
     let check = |channel: &str, code| {
         let cell = ["--purpose", PURPOSE, "--channel", channel, "--token", "--json"];
         let asked = server.cli(&[&["check", "--subject", "user:42"], &cell[..]].concat());
@@ -167,8 +164,12 @@ async fn the_command_line_verifies_without_the_server() {
     let verify = |token: &str, more: &[&str]| {
         support::run([&["token", "verify", token, "--key", &at_file], more].concat())
     };
-    let said = verify(&allow, &["--subject", "user:42"]).expect_code(0);
-    assert!(said.stdout.starts_with("ALLOW  granted\nsubject      confirmed\n"), "{}", said.stdout);
+    let verified = verify(&allow, &["--subject", "user:42"]).expect_code(0);
+    assert!(
+        verified.stdout.starts_with("ALLOW  granted\nsubject      confirmed\n"),
+        "{}",
+        verified.stdout
+    );
     assert_eq!(verify(&deny, &["--json"]).expect_code(3).json()["reason"], "REASON_NO_RECORD");
     for (more, reason) in [
         (&["--subject", "user:43"][..], "WRONG_SUBJECT"),
@@ -185,7 +186,7 @@ async fn the_command_line_verifies_without_the_server() {
     }
     support::run(["token", "verify", &allow, "--key", "nonsense"]).expect_code(2);
 
-    // The key outlives the process.
+    // The key survives the process.
     let server = Server::start(dir.path());
     assert_eq!(server.cli(&["token", "key"]).expect_code(0).stdout, jwk);
     server.terminate();

@@ -1,5 +1,5 @@
-//! Every decision of a node, recomputed from the ledger alone: over whatever a ledger can hold they
-//! agree, and a node that lies about an answer, an entry or an outcome is found out.
+//! Every decision of a node, recomputed from the ledger alone: both agree over all that a ledger
+//! can hold, and a node that lies about an answer, an entry or an outcome is detected.
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
 
@@ -14,7 +14,7 @@ use consent_ledger::{
     },
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::SignerKey,
         merkle::{Range, leaf_hash},
     },
 };
@@ -25,13 +25,14 @@ use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, tran
 
 use crate::support::{
     self, Clients, Finished, PATIENCE, Process, Server, act, change, check_request, client_of,
-    consent_purpose, example, now_ms, repository, timestamp, typed,
+    consent_purpose, example, link_request, now_ms, repository, signer_key, timestamp, typed,
+    unlink_request,
 };
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
 const CHANNELS: [&str; 3] = ["email", "fax", "sms"];
 const SUBJECTS: usize = 12;
-/// How many decisions are asked about once more, one by one.
+/// The number of decisions that are checked once more, one by one.
 const CHECKS_MAX: usize = 200;
 
 fn verify(address: &str, args: &[&str]) -> Finished {
@@ -51,7 +52,7 @@ async fn decisions(
 
 // --- Traffic.
 
-/// Acts, confirmations, imports, links and catalogue changes, as they come.
+/// Random acts, confirmations, imports, links and catalogue changes.
 struct Traffic {
     rng: StdRng,
     clients: Clients,
@@ -78,7 +79,7 @@ impl Traffic {
         self.rng.random_range(0..n) == 0
     }
 
-    /// Few of them act often.
+    /// A few subjects act often.
     fn subject(&mut self) -> String {
         let among = self.rng.random_range(1..=SUBJECTS);
         format!("user:{}", self.rng.random_range(0..among))
@@ -104,9 +105,7 @@ impl Traffic {
     }
 
     async fn put_channel(&mut self, key: &str, retired: bool) {
-        let channel = proto::Channel { key: key.into(), title: key.into(), retired };
-        let request = proto::PutChannelRequest { channel: Some(channel) };
-        self.clients.catalog.put_channel(request).await.unwrap();
+        self.clients.put_channel(key, retired).await;
     }
 
     fn changes(&mut self) -> Vec<proto::Change> {
@@ -155,9 +154,10 @@ impl Traffic {
             let authority = Some(authority);
             request.evidence = Some(proto::Evidence { authority, ..Default::default() });
         }
-        // Some are refused for what they ask, for example a grant that ended before.
+        // Some are refused, for example a grant that ended before.
         if let Ok(answer) = self.clients.consent.record_consent(request).await {
-            self.tokens.extend(answer.into_inner().confirmation.map(|own| own.token));
+            self.tokens
+                .extend(answer.into_inner().confirmation.map(|confirmation| confirmation.token));
         }
     }
 
@@ -173,23 +173,11 @@ impl Traffic {
     async fn link(&mut self) {
         let (subject, other_subject) = (self.subject(), self.subject());
         if self.one_in(3) {
-            let asserted_by = "desk".into();
-            let request = proto::UnlinkSubjectsRequest {
-                subject,
-                other_subject,
-                asserted_by,
-                ..Default::default()
-            };
+            let request = unlink_request(&subject, &other_subject);
             let _ = self.clients.privacy.unlink_subjects(request).await;
         } else {
             let confidence = self.pick(&[LinkConfidence::Verified, LinkConfidence::Asserted]);
-            let request = proto::LinkSubjectsRequest {
-                subject,
-                other_subject,
-                confidence: confidence.into(),
-                asserted_by: "login".into(),
-                dry_run: false,
-            };
+            let request = link_request(&subject, &other_subject, confidence);
             let _ = self.clients.privacy.link_subjects(request).await;
         }
     }
@@ -217,48 +205,32 @@ impl Traffic {
             channel: self.pick(&CHANNELS).into(),
             ..proto::RecordUseRequest::default()
         };
-        // Not of somebody whom nobody knows yet.
+        // Refused while the subject is unknown.
         let _ = self.clients.consent.record_use(request).await;
     }
 
-    /// What chance may have left out, of somebody who is in nothing else.
+    /// One of each kind that the random traffic may have missed, about subjects of their own.
     async fn one_of_each(&mut self) {
-        let (subject, other_subject) = ("user:one".to_owned(), "user:other".to_owned());
+        let (subject, other_subject) = ("user:one", "user:other");
         let fresh = |purpose| change(Action::Grant, purpose, "push");
         self.clients.put_catalog(&["polls"], &["push"]).await;
         let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("letters") };
-        let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-        self.clients.catalog.put_purpose(request).await.unwrap();
+        self.clients.put_purpose(purpose).await;
         let expires_at = Some(timestamp(now_ms() + 1_000));
         let soon = proto::Change { expires_at, ..fresh("polls") };
-        let request = act(&subject, vec![soon, fresh("letters")]);
+        let request = act(subject, vec![soon, fresh("letters")]);
         let answer = self.clients.record(request).await;
         self.tokens = vec![answer.confirmation.unwrap().token];
         self.confirm().await;
-        let confidence = LinkConfidence::Verified.into();
-        let asserted_by = "login".to_owned();
-        let link = proto::LinkSubjectsRequest {
-            subject: subject.clone(),
-            other_subject: other_subject.clone(),
-            confidence,
-            asserted_by: asserted_by.clone(),
-            dry_run: false,
-        };
-        self.clients.privacy.link_subjects(link).await.unwrap();
+        self.clients.link(subject, other_subject, LinkConfidence::Verified).await;
         let use_data = proto::RecordUseRequest {
-            subject: subject.clone(),
+            subject: subject.into(),
             purpose: "letters".into(),
             channel: "push".into(),
             ..proto::RecordUseRequest::default()
         };
         self.clients.consent.record_use(use_data).await.unwrap();
-        let unlink = proto::UnlinkSubjectsRequest {
-            subject,
-            other_subject,
-            asserted_by,
-            ..proto::UnlinkSubjectsRequest::default()
-        };
-        self.clients.privacy.unlink_subjects(unlink).await.unwrap();
+        self.clients.unlink(subject, other_subject).await;
     }
 
     async fn step(&mut self) {
@@ -301,10 +273,10 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
     kinds
 }
 
-// --- They agree.
+// --- Honest nodes.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
+async fn the_ledger_alone_gives_the_same_decisions_over_random_traffic() {
     let seed = support::seed("decisions");
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
@@ -313,7 +285,7 @@ async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
         traffic.step().await;
     }
     traffic.one_of_each().await;
-    // The end of a grant is written down within a second or so.
+    // The expiry of a grant is recorded within about a second.
     let wanted = ["act", "catalog", "confirmed", "expired", "linked", "unlinked", "use"];
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -328,14 +300,14 @@ async fn over_whatever_happens_the_ledger_alone_gives_the_same_decisions() {
     equals_checks_of_the_past(&mut traffic.clients).await;
     server.terminate();
 
-    // A view that was built from the ledger answers as the one that grew with it.
+    // A rebuilt view answers the same as the original.
     fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
     agrees(&server, dir.path(), &mut server.clients().await).await;
 }
 
 async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
-    // Grants may end meanwhile: an end that is named stays.
+    // Grants may end meanwhile; a recorded expiry stays.
     let end = clients.checkpoint().await.size;
     let answered = decisions(clients, 0, Some(end)).await.unwrap();
     assert!(answered.len() > 100, "{}", answered.len());
@@ -356,7 +328,7 @@ async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
     }
 }
 
-/// What the node lists is what it answers to whoever asks it about the past.
+/// The listed decisions equal the node's answers about the past.
 async fn equals_checks_of_the_past(clients: &mut Clients) {
     let mut names: BTreeMap<Vec<u8>, String> = BTreeMap::new();
     let entries = clients.entries(0).await;
@@ -385,7 +357,7 @@ async fn equals_checks_of_the_past(clients: &mut Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_agrees_and_ranges_are_minded() {
+async fn the_example_agrees_and_ranges_are_respected() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let path = |path: &str| repository(path).to_str().unwrap().to_owned();
@@ -395,9 +367,13 @@ async fn the_example_agrees_and_ranges_are_minded() {
     assert!(found["decisions"].as_u64().unwrap() > 10_000, "{found}");
     println!("states of {} data subjects take {} bytes", found["subjects"], found["stateBytes"]);
 
-    let said = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
-    assert!(said.stdout.starts_with("agrees\n"), "{}", said.stdout);
-    assert!(said.stdout.contains(" decisions over 95 entries, 0 differ\n"), "{}", said.stdout);
+    let verified = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
+    assert!(verified.stdout.starts_with("agrees\n"), "{}", verified.stdout);
+    assert!(
+        verified.stdout.contains(" decisions over 95 entries, 0 differ\n"),
+        "{}",
+        verified.stdout
+    );
 
     let mut clients = server.clients().await;
     let head = clients.checkpoint().await.size;
@@ -418,27 +394,19 @@ async fn the_example_agrees_and_ranges_are_minded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
+async fn cells_are_listed_in_order_and_wildcards_include_retired_keys() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["b", "a"], &["sms", "email"]).await;
     let all = act("user:1", vec![change(Action::Object, "*", "*")]);
-    let retire = proto::PutChannelRequest {
-        channel: Some(proto::Channel { key: "email".into(), retired: true, ..Default::default() }),
-    };
-    clients.catalog.put_channel(retire).await.unwrap();
+    clients.put_channel("email", true).await;
     let index = clients.record(all).await.index;
-    let link = proto::LinkSubjectsRequest {
-        subject: "user:1".into(),
-        other_subject: "user:2".into(),
-        confidence: LinkConfidence::Asserted.into(),
-        asserted_by: "desk".into(),
-        dry_run: false,
-    };
-    clients.privacy.link_subjects(link).await.unwrap();
+    clients.link("user:1", "user:2", LinkConfidence::Asserted).await;
     let listed = decisions(&mut clients, index, None).await.unwrap();
-    let cells: Vec<_> =
-        listed.iter().map(|it| (it.index, it.purpose.as_str(), it.channel.as_str())).collect();
+    let cells: Vec<_> = listed
+        .iter()
+        .map(|decision| (decision.index, decision.purpose.as_str(), decision.channel.as_str()))
+        .collect();
     let each = |index| {
         [("a", "email"), ("a", "sms"), ("b", "email"), ("b", "sms")]
             .map(|(purpose, channel)| (index, purpose, channel))
@@ -456,17 +424,15 @@ async fn cells_come_in_order_with_wildcards_spread_over_what_is_retired_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_entries_must_be_those_that_were_signed() {
+async fn the_entries_must_match_the_signed_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     for n in 0..9 {
-        clients.say(&format!("user:{n}"), Action::Grant, "news", "email").await;
+        clients.record_change(&format!("user:{n}"), Action::Grant, "news", "email").await;
     }
     let name = clients.checkpoint().await.origin;
-    let signer =
-        |name: &str, seed| SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap();
-    let (key, foreign) = (signer(&name, 7), signer("ledger.example.org", 7));
+    let (key, foreign) = (signer_key(&name, 7), signer_key("ledger.example.org", 7));
     let vkey = key.verifier().to_string();
     let mut sign = async |key: &SignerKey, size: u64, flip: bool| {
         let mut tree = Range::empty(0);
@@ -492,7 +458,7 @@ async fn the_entries_must_be_those_that_were_signed() {
     assert_eq!(found["ledger"], name);
     let root = fs::read_to_string(&good).unwrap().lines().nth(2).unwrap().to_owned();
     assert_eq!(found["checkpoint"]["rootHash"], root, "as the checkpoint writes it");
-    // The right root, signed under another name, is the head of another ledger.
+    // The right root, signed under another name, belongs to another ledger.
     let of_other = sign(&foreign, 10, false).await;
     let foreign = foreign.verifier().to_string();
     let refused =
@@ -508,18 +474,19 @@ async fn the_entries_must_be_those_that_were_signed() {
     let more = sign(&key, 20, false).await;
     let refused = verify(&server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("the checkpoint is of 20 entries"), "{}", refused.stderr);
-    let other = signer(&name, 8).verifier().to_string();
+    let other = signer_key(&name, 8).verifier().to_string();
     verify(&server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
     verify(&server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
 }
 
-// --- They do not.
+// --- Dishonest nodes.
 
-/// What is altered, how many answers differ then and how many statements are untrue, and how.
+/// The lie, the number of answers that then differ, the number of untrue statements, and the
+/// altered entries.
 type LedgerLie = (&'static str, (u64, u64), Alter<Vec<u8>>);
 type Alter<T> = Arc<dyn Fn(Vec<T>) -> Vec<T> + Send + Sync>;
 
-/// A node that answers as another does, and alters entries or decisions.
+/// A node that relays another one's answers, and alters entries or decisions.
 struct Liar {
     honest: AuditServiceClient<Channel>,
     entries: Alter<Vec<u8>>,
@@ -527,13 +494,13 @@ struct Liar {
 }
 
 impl Liar {
-    /// Answers where it listens.
+    /// Serves it; returns its address.
     async fn start(self) -> String {
         support::serve_fake(Routes::new(AuditServiceServer::new(self))).await
     }
 }
 
-fn truly<T>() -> Alter<T> {
+fn unaltered<T>() -> Alter<T> {
     Arc::new(|all| all)
 }
 
@@ -574,8 +541,7 @@ async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
     let server = Server::start(dir);
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("offers") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
     for (subject, action, purpose) in [
         ("user:1", Action::Grant, "news"),
         ("user:1", Action::Withdraw, "*"),
@@ -598,15 +564,23 @@ async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lies_about_an_answer_is_found_out() {
+async fn a_node_that_lies_about_an_answer_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     let lies: [(&str, u64, Alter<ListDecisionsResponse>); 8] = [
-        ("nothing is altered", 0, truly()),
-        ("another reason", 1, altered(1, |it| it.reason = proto::Reason::Granted.into())),
-        ("another effect", 1, altered(2, |it| it.effect = proto::Effect::Allow.into())),
-        ("another entry that decided", 1, altered(3, |it| it.decided_by_index = Some(4))),
-        ("another end", 1, altered(0, |it| it.valid_until = None)),
+        ("nothing is altered", 0, unaltered()),
+        (
+            "another reason",
+            1,
+            altered(1, |decision| decision.reason = proto::Reason::Granted.into()),
+        ),
+        ("another effect", 1, altered(2, |decision| decision.effect = proto::Effect::Allow.into())),
+        (
+            "another entry that decided",
+            1,
+            altered(3, |decision| decision.decided_by_index = Some(4)),
+        ),
+        ("another end", 1, altered(0, |decision| decision.valid_until = None)),
         (
             "a cell is left out",
             1,
@@ -626,36 +600,40 @@ async fn a_node_that_lies_about_an_answer_is_found_out() {
         ),
         ("all is given twice", 6, Arc::new(|all| [all.clone(), all].concat())),
     ];
-    for (what, differ, decisions) in lies {
-        let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
+    for (lie, differ, decisions) in lies {
+        let liar = Liar { honest: clients.audit.clone(), entries: unaltered(), decisions };
         let address = liar.start().await;
         let code = i32::from(differ > 0);
         let found = verify(&address, &[]).expect_code(code).json();
-        assert_eq!(found["differ"], differ, "{what}: {found}");
-        assert_eq!(found["decisions"], 6, "{what}: {found}");
-        assert_eq!(found["agrees"], differ == 0, "{what}");
-        assert_eq!(found["differences"].as_array().unwrap().len() as u64, differ, "{what}");
+        assert_eq!(found["differ"], differ, "{lie}: {found}");
+        assert_eq!(found["decisions"], 6, "{lie}: {found}");
+        assert_eq!(found["agrees"], differ == 0, "{lie}");
+        assert_eq!(found["differences"].as_array().unwrap().len() as u64, differ, "{lie}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn differences_are_named_for_people_up_to_a_number() {
+async fn the_table_lists_differences_up_to_a_limit() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
     let decisions: Alter<ListDecisionsResponse> = Arc::new(|all| {
         let all = all.into_iter().skip(1);
-        all.map(|it| ListDecisionsResponse { reason: proto::Reason::Erased.into(), ..it }).collect()
+        all.map(|decision| ListDecisionsResponse {
+            reason: proto::Reason::Erased.into(),
+            ..decision
+        })
+        .collect()
     });
-    let liar = Liar { honest: clients.audit.clone(), entries: truly(), decisions };
+    let liar = Liar { honest: clients.audit.clone(), entries: unaltered(), decisions };
     let address = liar.start().await;
     let mut command = client_of(&address);
     command.args(["verify-decisions", "--show", "2"]);
-    let said = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
-    let lines: Vec<_> = said.lines().collect();
-    assert!(lines[1].starts_with("#4 ") && lines[1].ends_with(" nothing"), "{said}");
+    let table = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[1].starts_with("#4 ") && lines[1].ends_with(" nothing"), "{table}");
     assert!(lines[1].contains(" news:email ") && lines[1].contains(" allow granted by #4 until "));
-    assert!(lines[2].contains(" deny withdrawn by #5 "), "{said}");
-    assert!(lines[2].ends_with(" deny erased by #5"), "{said}");
+    assert!(lines[2].contains(" deny withdrawn by #5 "), "{table}");
+    assert!(lines[2].ends_with(" deny erased by #5"), "{table}");
     assert_eq!(lines[3], "DIFFERS");
     assert_eq!(lines[4], "decisions   6 decisions over 9 entries, 6 differ");
 }
@@ -670,7 +648,7 @@ fn altered(
     })
 }
 
-/// Entries with one of them altered, linked to a chain that is unbroken.
+/// The entries with one of them altered, in an unbroken chain.
 fn rewritten(at: u64, alter: impl Fn(&mut Entry) + Send + Sync + 'static) -> Alter<Vec<u8>> {
     Arc::new(move |all| {
         let mut tip = Tip::genesis();
@@ -695,10 +673,10 @@ fn the_act(entry: &mut Entry) -> &mut consent_ledger::domain::ConsentAct {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_lies_is_found_out() {
+async fn a_ledger_that_lies_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, clients) = small_ledger(dir.path()).await;
-    // What differs, and what is untrue.
+    // The numbers of differing answers and of untrue statements.
     let lies: [LedgerLie; 7] = [
         ("the same entries, linked anew", (0, 0), rewritten(5, |_| ())),
         (
@@ -757,16 +735,12 @@ async fn a_ledger_that_lies_is_found_out() {
             }),
         ),
     ];
-    for (what, (differ, untrue), entries) in lies {
-        let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
+    for (lie, (differ, untrue), entries) in lies {
+        let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
         let address = liar.start().await;
         let found = verify(&address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
-        println!("{what}: {found}");
-        assert_eq!(
-            (&found["differ"], &found["untrue"]),
-            (&differ.into(), &untrue.into()),
-            "{what}"
-        );
+        println!("{lie}: {found}");
+        assert_eq!((&found["differ"], &found["untrue"]), (&differ.into(), &untrue.into()), "{lie}");
     }
 
     let broken: Alter<Vec<u8>> = Arc::new(|mut all| {
@@ -779,9 +753,9 @@ async fn a_ledger_that_lies_is_found_out() {
         all
     });
     for (entries, want) in [(broken, "is damaged"), (early, "there is no entry 8")] {
-        let liar = Liar { honest: clients.audit.clone(), entries, decisions: truly() };
-        let said = verify(&liar.start().await, &[]).expect_code(1).stderr;
-        let error: Value = serde_json::from_str(&said).unwrap();
-        assert!(error["error"]["message"].as_str().unwrap().contains(want), "{said}");
+        let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
+        let error_line = verify(&liar.start().await, &[]).expect_code(1).stderr;
+        let error: Value = serde_json::from_str(&error_line).unwrap();
+        assert!(error["error"]["message"].as_str().unwrap().contains(want), "{error_line}");
     }
 }

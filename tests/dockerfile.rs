@@ -1,5 +1,5 @@
-//! The container recipe against what is here: no engine runs it in this suite, so every path that
-//! it copies and every command, flag and variable that it uses is looked up instead.
+//! The container recipe against the repository: no container engine runs in this suite, so the test
+//! looks up every path that it copies and every command, flag and variable that it uses.
 
 use std::fs;
 
@@ -24,7 +24,11 @@ fn exec_form(arguments: &str) -> Vec<String> {
 }
 
 fn all(keyword: &str) -> Vec<String> {
-    instructions().into_iter().filter(|(own, _)| own == keyword).map(|(_, it)| it).collect()
+    instructions()
+        .into_iter()
+        .filter(|(name, _)| name == keyword)
+        .map(|(_, arguments)| arguments)
+        .collect()
 }
 
 /// Fails unless the binary knows the subcommands and flags that follow its name.
@@ -41,7 +45,7 @@ fn assert_known(words: &[String]) {
     }
     let usage = format!(
         "consent-ledger {}",
-        commands.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(" ")
+        commands.iter().map(|text| text.as_str()).collect::<Vec<_>>().join(" ")
     );
     assert!(help.contains(&usage), "`{usage}` is no command of its own:\n{help}");
 }

@@ -20,7 +20,7 @@ use crate::support::{
     model,
 };
 
-/// What a watcher heard so far, and how far it says that it is.
+/// The events that a watcher heard, and its latest progress.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<(Vec<proto::ConsentEvent>, u64)>>);
 
@@ -34,22 +34,22 @@ impl Heard {
         };
         let mut stream = clients.watch.watch(request).await.unwrap().into_inner();
         let heard = Self::default();
-        let own = heard.clone();
+        let shared = heard.clone();
         tokio::spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
-                let mut heard = own.0.lock().unwrap();
+                let mut heard = shared.0.lock().unwrap();
                 match message.message.unwrap() {
                     watch_response::Message::Consent(event) => heard.0.push(event),
                     watch_response::Message::Progress(progress) => heard.1 = progress.next_index,
                     watch_response::Message::Catalog(_) => {}
-                    other => panic!("nobody did this: {other:?}"),
+                    other => panic!("unexpected {other:?}"),
                 }
             }
         });
         heard
     }
 
-    /// Everything, once the watcher has come to `head`.
+    /// All events, once the watcher's progress has reached `head`.
     fn until(&self, head: u64) -> Vec<proto::ConsentEvent> {
         support::wait_until("the watcher at the head", support::LONG_PATIENCE, || {
             let heard = self.0.lock().unwrap();
@@ -58,43 +58,50 @@ impl Heard {
     }
 }
 
-/// Every act of the file where the ledger put it, by data subject. Fails the test unless the
+/// Every act of the file with its place in the ledger, by data subject. Fails the test unless the
 /// histories are exactly the file.
-async fn place(clients: &mut Clients, acts: &[FileAct]) -> BTreeMap<String, Vec<model::Act>> {
+async fn acts_in_ledger(
+    clients: &mut Clients,
+    acts: &[FileAct],
+) -> BTreeMap<String, Vec<model::Act>> {
     let mut by_subject: BTreeMap<&str, Vec<&FileAct>> = BTreeMap::new();
     let mut keys = HashSet::new();
     for act in acts {
-        // The same key again is the same act.
+        // An act with a known key is the same act again.
         if act.idempotency_key.as_ref().is_none_or(|key| keys.insert(key)) {
             by_subject.entry(&act.subject).or_default().push(act);
         }
     }
-    let mut placed = BTreeMap::new();
+    let mut acts_by_subject = BTreeMap::new();
     for (subject, acts) in by_subject {
         let history = clients.history(subject).await;
         assert_eq!(history.len(), acts.len(), "acts of {subject}");
-        let mut own = Vec::new();
-        for (act, told) in acts.into_iter().zip(history) {
-            let effective_at = support::millis(told.effective_at.as_ref()).unwrap();
-            assert_eq!(told.actor(), act.actor, "{subject} at {}", told.index);
+        let mut subject_acts = Vec::new();
+        for (act, recorded) in acts.into_iter().zip(history) {
+            let effective_at = support::millis(recorded.effective_at.as_ref()).unwrap();
+            assert_eq!(recorded.actor(), act.actor, "{subject} at {}", recorded.index);
             assert_eq!(act.effective_at.unwrap_or(effective_at), effective_at);
-            let scopes: Vec<_> =
-                told.changes.iter().map(|it| (it.action(), text(&it.scope))).collect();
-            let want: Vec<_> = act.changes.iter().map(|it| (it.action, scope_text(it))).collect();
-            assert_eq!(scopes, want, "{subject} at {}", told.index);
-            let touchpoint = act.evidence.get("touchpoint").and_then(|it| it.as_str());
-            let evidence = told.evidence.unwrap_or_default();
+            let scopes: Vec<_> = recorded
+                .changes
+                .iter()
+                .map(|change| (change.action(), text(&change.scope)))
+                .collect();
+            let want: Vec<_> =
+                act.changes.iter().map(|change| (change.action, scope_text(change))).collect();
+            assert_eq!(scopes, want, "{subject} at {}", recorded.index);
+            let touchpoint = act.evidence.get("touchpoint").and_then(|value| value.as_str());
+            let evidence = recorded.evidence.unwrap_or_default();
             assert_eq!(evidence.touchpoint, touchpoint.unwrap_or_default());
-            own.push(model::Act {
+            subject_acts.push(model::Act {
                 actor: act.actor,
                 changes: act.changes.clone(),
                 effective_at,
-                index: told.index,
+                index: recorded.index,
             });
         }
-        placed.insert(subject.to_owned(), own);
+        acts_by_subject.insert(subject.to_owned(), subject_acts);
     }
-    placed
+    acts_by_subject
 }
 
 fn text(scope: &Option<proto::Scope>) -> String {
@@ -107,14 +114,14 @@ fn scope_text(change: &model::Change) -> String {
     format!("{}:{}", part(&change.purpose), part(&change.channel))
 }
 
-/// Every cell that can be asked about, with a purpose, a channel and a subject that nobody knows.
+/// Every cell, with one unknown purpose, channel and subject added.
 fn every_cell(
     catalog: &model::Catalog,
-    placed: &BTreeMap<String, Vec<model::Act>>,
+    acts_by_subject: &BTreeMap<String, Vec<model::Act>>,
 ) -> Vec<(String, String, String)> {
     let stranger = "user:nobody-knows-me".to_owned();
     let mut cells = Vec::new();
-    for subject in placed.keys().chain([&stranger]) {
+    for subject in acts_by_subject.keys().chain([&stranger]) {
         for purpose in catalog.purposes.keys().chain([&"no.such.purpose".to_owned()]) {
             for channel in catalog.channels.keys().chain([&"no-such-channel".to_owned()]) {
                 cells.push((subject.clone(), purpose.clone(), channel.clone()));
@@ -124,7 +131,7 @@ fn every_cell(
     cells
 }
 
-/// An answer without what depends on the moment of asking.
+/// An answer without the fields that depend on the time of asking.
 fn without_clock(answer: &proto::CheckResponse) -> proto::CheckResponse {
     let mut answer = proto::CheckResponse { not_before: None, ..answer.clone() };
     for obligation in &mut answer.obligations {
@@ -133,11 +140,11 @@ fn without_clock(answer: &proto::CheckResponse) -> proto::CheckResponse {
     answer
 }
 
-/// Compares every cell with the second implementation. Answers the decisions.
+/// Compares every cell with the second implementation. Returns the decisions.
 async fn assert_every_cell(
     clients: &mut Clients,
     catalog: &model::Catalog,
-    placed: &BTreeMap<String, Vec<model::Act>>,
+    acts_by_subject: &BTreeMap<String, Vec<model::Act>>,
     cells: &[(String, String, String)],
 ) -> Vec<proto::CheckResponse> {
     let before = support::now_ms();
@@ -145,9 +152,9 @@ async fn assert_every_cell(
     let after = support::now_ms();
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for ((subject, purpose, channel), decision) in cells.iter().zip(&decisions) {
-        let acts = placed.get(subject).map_or(&[][..], Vec::as_slice);
+        let acts = acts_by_subject.get(subject).map_or(&[][..], Vec::as_slice);
         let expected = model::decide(catalog, acts, purpose, channel, before);
-        // A grant that expired while the cells were asked for may have been answered either way.
+        // A grant may expire while the cells are checked: both answers are right.
         if expected == model::decide(catalog, acts, purpose, channel, after) {
             expected.assert_matches(decision, &format!("{subject} {purpose}:{channel}"));
         }
@@ -161,7 +168,7 @@ async fn assert_every_cell(
     decisions
 }
 
-/// The personal data of an act that this test records itself, whatever the examples hold.
+/// Personal data of an act that this test records itself, besides those of the examples.
 const PERSONAL: &[&str] = &[
     "email:zoe.needle@example.org",
     "zoe.needle@example.org",
@@ -195,7 +202,7 @@ async fn record_personal_data(clients: &mut Clients) {
     clients.check.check(check).await.unwrap_err();
 }
 
-/// Looks for many texts at once, each of at least six bytes.
+/// Searches for many texts at once, each of at least six bytes.
 struct Needles {
     by_head: HashMap<[u8; 6], Vec<String>>,
     /// Whether some text begins with these two bytes.
@@ -204,13 +211,13 @@ struct Needles {
 
 impl Needles {
     fn new(texts: impl IntoIterator<Item = String>) -> Self {
-        let mut own = Self { by_head: HashMap::new(), first_two: vec![false; 1 << 16] };
+        let mut needles = Self { by_head: HashMap::new(), first_two: vec![false; 1 << 16] };
         for text in texts {
             let head: [u8; 6] = text.as_bytes()[..6].try_into().unwrap();
-            own.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
-            own.by_head.entry(head).or_default().push(text);
+            needles.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
+            needles.by_head.entry(head).or_default().push(text);
         }
-        own
+        needles
     }
 
     fn found_in(&self, bytes: &[u8]) -> HashSet<&str> {
@@ -218,7 +225,8 @@ impl Needles {
         for (at, head) in bytes.windows(6).enumerate() {
             if self.first_two[usize::from(u16::from_be_bytes([head[0], head[1]]))] {
                 let candidates = self.by_head.get(head).into_iter().flatten();
-                let here = candidates.filter(|it| bytes[at..].starts_with(it.as_bytes()));
+                let here =
+                    candidates.filter(|candidate| bytes[at..].starts_with(candidate.as_bytes()));
                 found.extend(here.map(String::as_str));
             }
         }
@@ -226,7 +234,7 @@ impl Needles {
     }
 }
 
-/// No byte of the data directory, of a log or of the metrics gives away what was recorded.
+/// No byte of the data directory, of a log or of the metrics reveals personal data.
 fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, String)]) {
     let mut personal: HashSet<String> = PERSONAL.iter().map(|text| (*text).to_owned()).collect();
     for act in acts {
@@ -240,7 +248,7 @@ fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, St
     assert!(personal.len() > 1_000, "the input has many people");
     let needles = Needles::new(personal.iter().cloned());
 
-    // The search does find what is there: in each place, something that was recorded in clear.
+    // The search itself works: in each place it finds something that is stored in clear.
     let everything: String = personal.iter().map(String::as_str).collect();
     assert_eq!(needles.found_in(everything.as_bytes()).len(), personal.len());
     let files = support::files(data_dir);
@@ -258,10 +266,10 @@ fn assert_nothing_personal(data_dir: &Path, acts: &[FileAct], texts: &[(&str, St
         let found = needles.found_in(bytes);
         assert!(found.is_empty(), "{}: {:?}", path.display(), found.iter().take(5));
     }
-    for (what, text) in texts {
-        assert!(!text.is_empty(), "there is something to search: {what}");
+    for (source, text) in texts {
+        assert!(!text.is_empty(), "there is something to search: {source}");
         let found = needles.found_in(text.as_bytes());
-        assert!(found.is_empty(), "{what}: {:?}", found.iter().take(5));
+        assert!(found.is_empty(), "{source}: {:?}", found.iter().take(5));
     }
 }
 
@@ -280,15 +288,15 @@ async fn the_main_job_end_to_end() {
     server.cli(&["catalog", "apply", &file(example::CATALOG)]).expect_code(0);
     server.cli(&["replay", &file(example::ACTS)]).expect_code(0);
 
-    let placed = place(&mut clients, &acts).await;
-    let cells = every_cell(&catalog, &placed);
-    let decisions = assert_every_cell(&mut clients, &catalog, &placed, &cells).await;
+    let acts_by_subject = acts_in_ledger(&mut clients, &acts).await;
+    let cells = every_cell(&catalog, &acts_by_subject);
+    let decisions = assert_every_cell(&mut clients, &catalog, &acts_by_subject, &cells).await;
     let head = clients.checkpoint().await.size;
 
     // The watcher heard every stop, once, in the order of the ledger, and nothing else.
     let heard = tokio::task::block_in_place(|| heard.until(head));
     let mut stops: Vec<(u64, &str, Vec<String>)> = Vec::new();
-    for (subject, acts) in &placed {
+    for (subject, acts) in &acts_by_subject {
         for act in acts {
             let is_stop = |change: &&model::Change| change.action != Action::Grant;
             let changes: Vec<_> = act.changes.iter().filter(is_stop).map(scope_text).collect();
@@ -299,16 +307,16 @@ async fn the_main_job_end_to_end() {
     }
     stops.sort();
     assert!(stops.len() > 100, "{} stops", stops.len());
-    let told: Vec<(u64, &str, Vec<String>)> = heard
+    let delivered: Vec<(u64, &str, Vec<String>)> = heard
         .iter()
         .map(|event| {
             let scopes = event.changes.iter().map(|change| text(&change.scope)).collect();
             (event.index, event.subject.as_str(), scopes)
         })
         .collect();
-    assert!(told == stops, "{} events for {} stops", told.len(), stops.len());
+    assert!(delivered == stops, "{} events for {} stops", delivered.len(), stops.len());
 
-    // An auditor, beside the running server and away from it.
+    // An auditor verifies beside the running server, and without it.
     support::verify(dir.path()).expect_code(0);
     let data_dir = dir.path().to_str().unwrap();
     for exported in [
@@ -322,12 +330,12 @@ async fn the_main_job_end_to_end() {
 
     let refused = support::run(Server::arguments(dir.path()));
     assert!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
-    let told = refused.stderr.to_lowercase();
-    assert!(told.contains("another process"), "{told}");
-    assert!(told.contains(&data_dir.to_lowercase()), "{told}");
+    let message = refused.stderr.to_lowercase();
+    assert!(message.contains("another process"), "{message}");
+    assert!(message.contains(&data_dir.to_lowercase()), "{message}");
 
-    // A restart answers the same, and so does a view built anew.
-    let mut logs = vec![server.terminate().said()];
+    // The answers are the same after a restart and from a rebuilt view.
+    let mut logs = vec![server.terminate().output()];
     for without_view in [false, true] {
         if without_view {
             fs::remove_dir_all(dir.path().join("view")).unwrap();
@@ -341,7 +349,7 @@ async fn the_main_job_end_to_end() {
         };
         let different = cells.iter().zip(&decisions).zip(&again).find_map(differ);
         assert_eq!(different, None, "without view: {without_view}");
-        logs.push(server.terminate().said());
+        logs.push(server.terminate().output());
     }
     support::verify(dir.path()).expect_code(0);
 
@@ -353,6 +361,6 @@ async fn the_main_job_end_to_end() {
     assert!(gauge("consent_ledger_ledger_entries") >= head);
     assert!(gauge("consent_ledger_ledger_size_bytes") > head * 100);
     assert!(gauge("consent_ledger_vault_subjects") > 1_000);
-    logs.push(server.terminate().said());
+    logs.push(server.terminate().output());
     assert_nothing_personal(dir.path(), &acts, &[("logs", logs.concat()), ("metrics", metrics)]);
 }

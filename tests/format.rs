@@ -1,12 +1,11 @@
-//! The bytes that docs/format.md describes, three times: as they were written once (`tests/fixtures`),
-//! as the document shows them, and as they are computed today. All three must be the same.
+//! The bytes that docs/format.md describes, three times: as written once (`tests/fixtures`), as
+//! shown in the document, and as computed today. All three must be equal.
 //!
-//! The readers here are written from the document, not from the code: frames, segments and sealed
-//! bytes are taken apart by hand.
+//! The readers here are written from the document, not from the code: they decode frames, segments
+//! and sealed bytes by hand.
 //!
-//! `UPDATE_DOCS=1 cargo test --test suite format::` puts the fixtures into the document. The
-//! fixtures are never brought up to date: bytes of format 1 that change are another format. A new
-//! one is added by `NEW_FIXTURES=1`, which writes what is missing.
+//! `UPDATE_DOCS=1 cargo test --test suite format::` copies the fixtures into the document. Fixtures
+//! are never updated: changed bytes are a new format. `NEW_FIXTURES=1` writes missing ones.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +30,7 @@ use consent_ledger::{
     proto,
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::SignerKey,
         merkle::leaf_hash,
         proof::TlogProof,
         tile::{Kind, Tile},
@@ -63,7 +62,7 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-/// A file of the data directory that was kept.
+/// A file of the kept data directory.
 fn kept(name: &str) -> Vec<u8> {
     let text = fs::read_to_string(support::repository("tests/fixtures/data_dir_v1.hex")).unwrap();
     let (_, rest) = text.split_once(&format!("# {name}\n")).unwrap();
@@ -78,13 +77,13 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-/// CRC-32C over kind and log id, and then over more.
+/// CRC-32C over kind and log id, then over the given bytes.
 fn crc(segment: &[u8], more: &[&[u8]]) -> u32 {
     let identity = crc32c::crc32c(&segment[12..32]);
     more.iter().fold(identity, |sum, bytes| crc32c::crc32c_append(sum, bytes))
 }
 
-/// The payloads of a segment, every byte of which is looked at.
+/// The payloads of a segment; every byte of it is checked.
 fn payloads(segment: &[u8], kind: &[u8; 4]) -> Vec<Vec<u8>> {
     assert_eq!(&segment[..8], b"FRAMELOG");
     assert_eq!(u32_at(segment, 8), 1);
@@ -108,7 +107,7 @@ fn payloads(segment: &[u8], kind: &[u8; 4]) -> Vec<Vec<u8>> {
     found
 }
 
-/// Opens sealed bytes. Answers the one-time key too.
+/// Opens sealed bytes. Returns the one-time key too.
 fn open(key: &[u8], context: &[u8], sealed: &proto::Sealed) -> ([u8; 32], Vec<u8>) {
     let one_time =
         blake3::derive_key("consent-ledger v1 sealing key", &[key, &sealed.salt].concat());
@@ -126,7 +125,7 @@ fn context(ledger_id: &[u8], kind: &str, rest: &[u8]) -> Vec<u8> {
     [b"consent-ledger v1\0", ledger_id, kind.as_bytes(), &[0], rest].concat()
 }
 
-/// What a field of a message is.
+/// The description of a field of a message.
 struct Field {
     name: String,
     /// Full name of its message or enum.
@@ -134,7 +133,7 @@ struct Field {
     kind: Type,
 }
 
-/// Messages by name, for taking bytes apart.
+/// Messages by name, for decoding bytes.
 #[derive(Default)]
 struct Schema {
     messages: BTreeMap<String, BTreeMap<u32, Field>>,
@@ -142,27 +141,27 @@ struct Schema {
 }
 
 impl Schema {
-    /// The protocol's messages, and the vault's own.
+    /// The protocol's messages, and those of the vault.
     fn all() -> Self {
-        let mut own = Self::default();
+        let mut schema = Self::default();
         let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
         for file in set.file {
             for message in &file.message_type {
-                own.add(&format!(".{}", file.package()), message);
+                schema.add(&format!(".{}", file.package()), message);
             }
-            for own_enum in &file.enum_type {
-                let name = format!(".{}.{}", file.package(), own_enum.name());
-                let values = own_enum.value.iter().map(|v| (v.number(), v.name().to_owned()));
-                own.enums.insert(name, values.collect());
+            for enumeration in &file.enum_type {
+                let name = format!(".{}.{}", file.package(), enumeration.name());
+                let values = enumeration.value.iter().map(|v| (v.number(), v.name().to_owned()));
+                schema.enums.insert(name, values.collect());
             }
         }
         let sealed = ".consent.v1.Sealed";
-        own.add_own("Frame", &[(1, "opened", "Opened"), (2, "subject", "Subject")]);
-        own.add_own(
+        schema.add_own("Frame", &[(1, "opened", "Opened"), (2, "subject", "Subject")]);
+        schema.add_own(
             "Opened",
             &[(1, "ledger_id", ""), (2, "format_version", "u32"), (3, "master", sealed)],
         );
-        own.add_own(
+        schema.add_own(
             "Subject",
             &[
                 (1, "subject_ref", ""),
@@ -171,7 +170,7 @@ impl Schema {
                 (4, "identity", sealed),
             ],
         );
-        own
+        schema
     }
 
     fn add(&mut self, within: &str, message: &DescriptorProto) {
@@ -182,7 +181,10 @@ impl Schema {
             of: field.type_name().to_owned(),
             kind: field.r#type(),
         };
-        let fields = message.field.iter().map(|own| (own.number().unsigned_abs(), field(own)));
+        let fields = message
+            .field
+            .iter()
+            .map(|descriptor| (descriptor.number().unsigned_abs(), field(descriptor)));
         self.messages.insert(name, fields.collect());
     }
 
@@ -198,7 +200,7 @@ impl Schema {
         self.messages.insert(name.to_owned(), fields.iter().map(field).collect());
     }
 
-    /// One line a field: its bytes, and what they are.
+    /// One line for each field: its bytes and their meaning.
     fn annotate(&self, message: &str, bytes: &[u8]) -> String {
         let mut out = String::new();
         self.annotate_in(message, bytes, 0, &mut out);
@@ -249,17 +251,17 @@ impl Schema {
     }
 }
 
-/// A number, and the bytes in which it is written.
+/// A varint, and the bytes that hold it.
 fn varint(bytes: &[u8]) -> (u64, &[u8]) {
     let length = bytes.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
     let digits = bytes[..length].iter().rev();
     (digits.fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f)), &bytes[..length])
 }
 
-fn line(out: &mut String, depth: usize, bytes: &[u8], what: &str) {
+fn line(out: &mut String, depth: usize, bytes: &[u8], meaning: &str) {
     let digits = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     let digits = format!("{}{digits}", "  ".repeat(depth));
-    writeln!(out, "{digits:<32}# {what}").unwrap();
+    writeln!(out, "{digits:<32}# {meaning}").unwrap();
 }
 
 fn raw(out: &mut String, depth: usize, bytes: &[u8]) {
@@ -271,11 +273,11 @@ fn raw(out: &mut String, depth: usize, bytes: &[u8]) {
 /// Bytes with a name for each part of them.
 fn parts(bytes: &[u8], parts: &[(usize, &str)]) -> String {
     let (mut out, mut rest) = (String::new(), bytes);
-    for (length, what) in parts {
+    for (length, name) in parts {
         let (part, after) = rest.split_at(*length);
         for (at, row) in part.chunks(16).enumerate() {
-            let what = if at == 0 { format!("# {what}") } else { String::new() };
-            writeln!(out, "{}", format!("{:<34}{what}", hex(row)).trim_end()).unwrap();
+            let note = if at == 0 { format!("# {name}") } else { String::new() };
+            writeln!(out, "{}", format!("{:<34}{note}", hex(row)).trim_end()).unwrap();
         }
         rest = after;
     }
@@ -309,7 +311,7 @@ const INDEX_HEADER: [(usize, &str); 12] = [
     (8, "pair 0: offset 60"),
 ];
 
-/// Names of the kinds of entries, in the order of the ledger that was kept.
+/// Names of the entry kinds, in the order of the kept ledger.
 const ENTRIES: [&str; 11] = [
     "ledger_opened",
     "channel_put",
@@ -324,7 +326,7 @@ const ENTRIES: [&str; 11] = [
     "subjects_unlinked",
 ];
 
-/// Every example, as it is computed today.
+/// Every example, as computed today.
 fn computed() -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut put = |name: &str, text: String| assert!(all.insert(name.to_owned(), text).is_none());
@@ -348,7 +350,7 @@ fn computed() -> BTreeMap<String, String> {
     all
 }
 
-/// Entries about a subscription, as they would follow those of the ledger that was kept.
+/// Entries about a subscription, as they would follow those of the kept ledger.
 fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     let mut tip = chain::Tip::genesis();
     for bytes in kept {
@@ -438,7 +440,7 @@ fn sealing(schema: &Schema, entries: &[Vec<u8>], put: &mut impl FnMut(&str, Stri
     put("vault_opened", schema.annotate("Frame", &vault[0]));
     put("vault_subject", schema.annotate("Frame", &vault[1]));
     let sealed = |bytes: &[u8], field: u64| {
-        // The frame's body, then the field of it.
+        // The frame's body, then its field.
         let body = field_of(bytes, bytes[0].into());
         proto::Sealed::decode(field_of(body, field << 3 | 2)).unwrap()
     };
@@ -473,7 +475,7 @@ fn sealing(schema: &Schema, entries: &[Vec<u8>], put: &mut impl FnMut(&str, Stri
     put("evidence", schema.annotate(".consent.v1.Evidence", &text));
 
     let mut steps = String::new();
-    for (what, bytes) in [
+    for (name, bytes) in [
         ("key-encryption key", &kek),
         ("master secret", &master),
         ("idempotency key's hash", &key_hash.as_bytes().to_vec()),
@@ -485,7 +487,7 @@ fn sealing(schema: &Schema, entries: &[Vec<u8>], put: &mut impl FnMut(&str, Stri
         ("plaintext", &text),
         ("commitment", &evidence.commitment),
     ] {
-        writeln!(steps, "# {what}, {} bytes", bytes.len()).unwrap();
+        writeln!(steps, "# {name}, {} bytes", bytes.len()).unwrap();
         raw(&mut steps, 0, bytes);
     }
     put("sealing", steps);
@@ -498,7 +500,7 @@ fn sealing(schema: &Schema, entries: &[Vec<u8>], put: &mut impl FnMut(&str, Stri
     assert_eq!(by, b"login-service");
 }
 
-/// The value of the field with this tag, which has a length.
+/// The value of the length-delimited field with this tag.
 fn field_of(mut bytes: &[u8], wanted: u64) -> &[u8] {
     loop {
         let (tag, read) = varint(bytes);
@@ -518,9 +520,8 @@ fn field_of(mut bytes: &[u8], wanted: u64) -> &[u8] {
 
 fn log(entries: Vec<Vec<u8>>, put: &mut impl FnMut(&str, String)) {
     let tree = Tree::new(entries);
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
-    let witness =
-        SignerKey::from_seed("witness.example/w1", Algorithm::Cosignature, &[2; 32]).unwrap();
+    let key = support::signer_key(ORIGIN, 1);
+    let witness = support::cosigner_key("witness.example/w1", 2);
     put("signer_key", format!("{}\n", *key.to_secret_text()));
     put("verifier_key", format!("{}\n", key.verifier()));
     put("witness_key", format!("{}\n", witness.verifier()));
@@ -585,7 +586,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 #[test]
-fn what_is_computed_today_is_what_was_written_once() {
+fn examples_computed_today_equal_the_fixtures() {
     for (name, text) in computed() {
         let path = fixture(&name);
         if env::var_os("NEW_FIXTURES").is_some() && !path.exists() {
@@ -598,7 +599,7 @@ fn what_is_computed_today_is_what_was_written_once() {
     }
 }
 
-/// A block of the document: which fixture it shows, and where its lines are.
+/// A block of the document: its fixture and its lines.
 struct Block {
     name: String,
     start: usize,
@@ -618,7 +619,7 @@ fn blocks(document: &str) -> Vec<Block> {
 }
 
 #[test]
-fn the_document_shows_what_was_written_once() {
+fn the_document_shows_the_fixtures() {
     let path = support::repository("docs/format.md");
     let mut document = fs::read_to_string(&path).unwrap();
     let golden = |name: &str| {
@@ -641,7 +642,7 @@ fn the_document_shows_what_was_written_once() {
 }
 
 #[test]
-fn the_entries_that_were_kept_are_read_followed_and_written_the_same() {
+fn kept_entries_are_decoded_linked_and_encoded_the_same() {
     let entries = payloads(&kept(LEDGER), b"LEDG");
     let mut tip = chain::Tip::genesis();
     for bytes in &entries {
@@ -696,7 +697,8 @@ fn a_data_directory_of_format_1_is_served_today() {
     tree_and_book_are_as_described(dir.path());
 }
 
-/// What a server that closed leaves in `tree/` and `checkpoint.json`, and that the key signed it.
+/// Checks the files that a closed server leaves in `tree/` and `checkpoint.json`, and their
+/// signature.
 fn tree_and_book_are_as_described(data_dir: &Path) {
     let tree = Tree::new(payloads(&kept(LEDGER), b"LEDG"));
     let tile = Tile::in_tree(Kind::Level(0), 0, tree.size()).unwrap();

@@ -1,5 +1,5 @@
-//! `import` from a file to the ledger, both with the real binary: what a list leaves behind, and
-//! that no row is lost or doubled whoever is killed.
+//! `import` from a file to the ledger, both with the real binary: its effects, and that no row is
+//! lost or doubled when either process is killed.
 
 use std::{
     collections::BTreeSet,
@@ -97,7 +97,7 @@ impl Desk {
         json_lines(&text)
     }
 
-    fn left_a_state(&self, file: &str) -> bool {
+    fn has_import_state(&self, file: &str) -> bool {
         self.path(&format!("{file}.import-state.json")).exists()
     }
 
@@ -128,12 +128,12 @@ impl Desk {
     }
 }
 
-/// Recorded, unchanged, replayed, rejected; they are all the rows there were.
+/// Rows recorded, unchanged, replayed and rejected; together they are all rows.
 #[track_caller]
 fn counts(finished: &Finished) -> [u64; 4] {
     let json = finished.json();
-    let counts =
-        ["recorded", "unchanged", "replayed", "rejected"].map(|it| json[it].as_u64().unwrap());
+    let counts = ["recorded", "unchanged", "replayed", "rejected"]
+        .map(|field| json[field].as_u64().unwrap());
     assert_eq!(json["rows"], counts.iter().sum::<u64>(), "{json}");
     counts
 }
@@ -154,7 +154,7 @@ id,news,calls,since,by,form,language\r\n\
 10,yes,,2025-01-02,,,\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
+async fn a_list_is_recorded_and_faulty_rows_are_reported() {
     let mut desk = Desk::new().await;
     desk.write("list.csv", LIST);
     let head = desk.head().await;
@@ -166,9 +166,9 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
     assert_eq!(counts(&done), [4, 1, 0, 6]);
     let rejects = desk.rejects("list.csv");
     assert_eq!((counts(&done), rejects.clone()), foreseen);
-    let told: Vec<_> = rejects
+    let rejected: Vec<_> = rejects
         .iter()
-        .map(|it| (it["line"].as_str().unwrap(), it["field"].as_str().unwrap()))
+        .map(|reject| (reject["line"].as_str().unwrap(), reject["field"].as_str().unwrap()))
         .collect();
     let want = [
         ("5", "news"),
@@ -178,9 +178,12 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
         ("10", ""),
         ("12", "preferences.language"),
     ];
-    assert_eq!(told, want);
-    assert!(rejects.iter().all(|it| it["reason"] != "" && it["message"] != ""), "{rejects:?}");
-    assert!(!desk.left_a_state("list.csv"));
+    assert_eq!(rejected, want);
+    assert!(
+        rejects.iter().all(|reject| reject["reason"] != "" && reject["message"] != ""),
+        "{rejects:?}"
+    );
+    assert!(!desk.has_import_state("list.csv"));
 
     assert_eq!(desk.head().await, head + 4);
     assert_eq!(desk.check("user:1").await.effect(), Effect::Allow);
@@ -189,14 +192,14 @@ async fn what_a_list_says_is_on_record_and_what_is_wrong_is_told() {
     for absent in ["user:3", "user:4", "user:5", "user:6", "user:8", "user:9"] {
         assert_eq!(desk.check(absent).await.reason(), Reason::NoRecord, "{absent}");
     }
-    let own = &desk.clients.history("user:7").await[0];
+    let imported = &desk.clients.history("user:7").await[0];
     assert_eq!(
-        (own.actor(), own.evidence.as_ref().unwrap().method.as_str()),
+        (imported.actor(), imported.evidence.as_ref().unwrap().method.as_str()),
         (Actor::Subject, "paper")
     );
     let midnight_in_vienna = "2025-01-01T23:00:00Z".parse::<jiff::Timestamp>().unwrap();
     assert_eq!(
-        support::millis(own.effective_at.as_ref()),
+        support::millis(imported.effective_at.as_ref()),
         Some(midnight_in_vienna.as_millisecond())
     );
 }
@@ -206,9 +209,8 @@ async fn last_years_list_changes_nothing() {
     let mut desk = Desk::new().await;
     let mut yearly = consent_purpose(LETTER);
     yearly.default_validity = Some(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 });
-    let request = proto::PutPurposeRequest { purpose: Some(yearly), ..Default::default() };
-    desk.clients.catalog.put_purpose(request).await.unwrap();
-    // Acts of last year agreed to the version of their time, unless the list says otherwise.
+    desk.clients.put_purpose(yearly).await;
+    // Acts of last year refer to the version of their time, unless the list names another.
     let of_now = "channel = \"email\"\npurpose_version = 2";
     desk.write("map.toml", &MAPPING.replacen("channel = \"email\"", of_now, 1));
     let header = "id,news,calls,since,by,form,language\n";
@@ -223,7 +225,7 @@ async fn last_years_list_changes_nothing() {
     assert!(before.valid_until.is_some());
 
     assert_eq!(counts(&desk.import("list.csv", &[]).expect_code(0)), [0, 0, 50, 0]);
-    // As another file, from another source, without its dates, and with blanks.
+    // From another file and source, without its dates, and with blanks.
     let undated = list.lines().skip(1).fold(header.to_owned(), |mut undated, line| {
         let mut fields: Vec<_> = line.split(',').collect();
         (fields[3], fields[6]) = ("", "");
@@ -246,10 +248,10 @@ async fn last_years_list_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_import_lifts_a_stop_and_the_person_does() {
+async fn only_the_person_lifts_a_stop() {
     let mut desk = Desk::new().await;
     for subject in ["user:1", "user:2"] {
-        desk.clients.say(subject, Action::Withdraw, "*", "*").await;
+        desk.clients.record_change(subject, Action::Withdraw, "*", "*").await;
     }
     let grant = |subject: &str, more: Value| {
         let mut row = json!({
@@ -311,7 +313,7 @@ async fn wait_for_head(clients: &mut Clients, least: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_killed_no_row_is_lost_or_doubled() {
+async fn no_row_is_lost_or_doubled_when_server_or_command_is_killed() {
     let mut desk = Desk::new().await;
     desk.write("big.csv", &big_list());
     let empty = desk.head().await;
@@ -320,9 +322,9 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
     let mut command = desk.start_import("big.csv", &[]);
     wait_for_head(&mut desk.clients, empty + 11_000).await;
     command.kill();
-    assert!(desk.left_a_state("big.csv"));
+    assert!(desk.has_import_state("big.csv"));
 
-    // The server, within what is left; the command goes on by itself once the server is back.
+    // The server, within the rest; the command continues by itself once the server is back.
     let killed_at = desk.head().await;
     let command = desk.start_import("big.csv", &["--retries", "30"]);
     wait_for_head(&mut desk.clients, killed_at + 2_000).await;
@@ -333,10 +335,10 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
     assert_eq!(recorded + replayed, (ROWS - WRONG) as u64);
     assert!(replayed > 0, "some rows of a stream that broke came twice");
     assert!(done.json()["resumedAtLine"].as_u64().unwrap() > 10_000);
-    assert!(!desk.left_a_state("big.csv"));
+    assert!(!desk.has_import_state("big.csv"));
 
     let rejects = desk.rejects("big.csv");
-    let line = |it: &Value| it["line"].as_str().unwrap().parse::<u64>().unwrap();
+    let line = |reject: &Value| reject["line"].as_str().unwrap().parse::<u64>().unwrap();
     let lines: Vec<_> = rejects.iter().map(line).collect();
     assert_eq!(lines, (1..=WRONG as u64).map(|n| n * 1_000 + 1).collect::<Vec<_>>());
 
@@ -349,8 +351,9 @@ async fn whoever_is_killed_no_row_is_lost_or_doubled() {
         .map(|n| (format!("user:{n}"), LETTER.to_owned(), "email".to_owned()))
         .collect();
     let decisions = desk.clients.check_cells(&cells).await;
-    assert!(decisions.iter().all(|it| it.effect() == Effect::Allow));
-    let deciding: BTreeSet<_> = decisions.iter().map(|it| it.decided_by_index).collect();
+    assert!(decisions.iter().all(|decision| decision.effect() == Effect::Allow));
+    let deciding: BTreeSet<_> =
+        decisions.iter().map(|decision| decision.decided_by_index).collect();
     assert_eq!(deciding.len(), ROWS - WRONG, "each by an act of its own");
 
     let head = desk.head().await;
@@ -381,23 +384,24 @@ async fn stopped_import(desk: &mut Desk) {
     let mut command = desk.start_import("big.csv", &[]);
     wait_for_head(&mut desk.clients, empty + 10_500).await;
     command.kill();
-    assert!(desk.left_a_state("big.csv"));
+    assert!(desk.has_import_state("big.csv"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_stopped_goes_on_with_nothing_but_its_own_file_and_ledger() {
+async fn a_stopped_import_resumes_only_with_the_same_file_and_ledger() {
     let mut desk = Desk::new().await;
     desk.write("big.csv", &big_list());
     stopped_import(&mut desk).await;
 
-    // A reject that was mended in its place: as long as before, and far from the beginning.
+    // A corrected row in its place: the file keeps its length, and the change is far from its
+    // beginning.
     let mended = big_list().replace("\n9000,maybe", "\n9000,yes  ");
     assert_eq!(mended.len(), big_list().len());
     desk.write("big.csv", &mended);
     let refused = desk.import("big.csv", &[]).expect_code(1);
     assert!(refused.stderr.contains("--restart"), "{}", refused.stderr);
 
-    // Another ledger knows nothing of the rows before.
+    // In another ledger, no row is recorded yet.
     desk.write("big.csv", &big_list());
     let elsewhere = Desk::new().await;
     copy(&desk, &elsewhere);
@@ -422,7 +426,7 @@ fn copy(from: &Desk, to: &Desk) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_is_imported_as_the_readme_says() {
+async fn the_example_is_imported_as_documented() {
     let mut desk = Desk::new().await;
     let catalog = desk.server.cli(&["catalog", "apply", &example("catalog.toml")]);
     catalog.expect_code(0);

@@ -1,5 +1,5 @@
-//! ImportConsents with the real binary: what of a list is news, what is rejected, and what is left
-//! when the server dies in the middle.
+//! ImportConsents with the real binary: which rows change something, which are rejected, and what
+//! is recorded when the server dies during an import.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,13 +16,13 @@ use crate::support::{
 const LETTER: &str = "marketing.newsletter";
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
-struct It {
+struct Ledger {
     server: Server,
     clients: Clients,
     _dir: tempfile::TempDir,
 }
 
-impl It {
+impl Ledger {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path());
@@ -56,24 +56,25 @@ impl It {
 struct Answer(proto::ImportConsentsResponse);
 
 impl Answer {
-    /// Recorded, unchanged, replayed, rejected; they are all the rows there were.
+    /// Rows recorded, unchanged, replayed and rejected; together they are all rows.
     #[track_caller]
     fn counts(&self) -> [u64; 4] {
-        let it = &self.0;
-        let counts = [it.recorded, it.unchanged, it.replayed, it.rejected];
-        assert_eq!(it.rows, counts.iter().sum::<u64>(), "{it:?}");
+        let response = &self.0;
+        let counts = [response.recorded, response.unchanged, response.replayed, response.rejected];
+        assert_eq!(response.rows, counts.iter().sum::<u64>(), "{response:?}");
         counts
     }
 
     fn outcomes(&self) -> BTreeMap<Outcome, u64> {
-        self.0.outcomes.iter().map(|it| (it.outcome(), it.count)).collect()
+        self.0.outcomes.iter().map(|outcome| (outcome.outcome(), outcome.count)).collect()
     }
 
     fn rejects(&self) -> Vec<(u64, &str, &str)> {
-        let reject = |it: &'_ proto::ImportReject| assert!(!it.message.is_empty(), "{it:?}");
-        self.0.rejects.iter().for_each(reject);
+        let has_message =
+            |reject: &'_ proto::ImportReject| assert!(!reject.message.is_empty(), "{reject:?}");
+        self.0.rejects.iter().for_each(has_message);
         let rejects = self.0.rejects.iter();
-        rejects.map(|it| (it.line, it.field.as_str(), it.reason.as_str())).collect()
+        rejects.map(|reject| (reject.line, reject.field.as_str(), reject.reason.as_str())).collect()
     }
 }
 
@@ -129,8 +130,8 @@ fn numbered(rows: Vec<proto::ImportRow>) -> Vec<proto::ImportRow> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_row_is_rejected_by_line_field_and_reason_and_leaves_the_others_alone() {
-    let mut it = It::new().await;
+async fn a_faulty_row_is_rejected_with_line_field_and_reason_and_others_are_recorded() {
+    let mut ledger = Ledger::new().await;
     let unknown = row(
         "user:2",
         vec![change(Action::Grant, LETTER, "email"), change(Action::Grant, "no.such", "email")],
@@ -151,7 +152,7 @@ async fn a_wrong_row_is_rejected_by_line_field_and_reason_and_leaves_the_others_
         number,
         grant("user:9"),
     ]);
-    let answer = it.import("crm", &list).await;
+    let answer = ledger.import("crm", &list).await;
     assert_eq!(answer.counts(), [2, 0, 0, 8]);
     assert_eq!(
         answer.rejects(),
@@ -167,76 +168,75 @@ async fn a_wrong_row_is_rejected_by_line_field_and_reason_and_leaves_the_others_
         ]
     );
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 2)]));
-    assert_eq!(answer.0.revision, it.head().await);
-    assert_eq!(it.check("user:9").await.effect(), Effect::Allow);
-    assert_eq!(it.reason("user:2").await, Reason::NoRecord, "a row is recorded whole or not");
-    let history = it.clients.history("user:1").await;
+    assert_eq!(answer.0.revision, ledger.head().await);
+    assert_eq!(ledger.check("user:9").await.effect(), Effect::Allow);
+    assert_eq!(ledger.reason("user:2").await, Reason::NoRecord, "a row is recorded whole or not");
+    let history = ledger.clients.history("user:1").await;
     assert_eq!(history[0].actor(), Actor::Import);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_position_of_a_fault_counts_changes_that_are_known_too() {
-    let mut it = It::new().await;
-    it.import("crm", &[grant("user:1")]).await;
+async fn a_faulty_change_is_named_by_its_position_in_the_row() {
+    let mut ledger = Ledger::new().await;
+    ledger.import("crm", &[grant("user:1")]).await;
     let mut wrong = change(Action::Grant, "marketing.offers", "email");
     wrong.purpose_version = 7;
     let known_first = row("user:1", vec![change(Action::Grant, LETTER, "email"), wrong]);
-    let answer = it.import("crm", &[known_first]).await;
+    let answer = ledger.import("crm", &[known_first]).await;
     assert_eq!(answer.rejects(), [(0, "changes[1].purpose_version", "INVALID_FIELD")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_known_keeps_its_entry_and_its_end() {
-    let mut it = It::new().await;
+async fn a_known_grant_keeps_its_entry_and_expiry() {
+    let mut ledger = Ledger::new().await;
     let mut purpose = consent_purpose("yearly");
     purpose.default_validity = Some(prost_types::Duration { seconds: 365 * 86_400, nanos: 0 });
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    it.clients.catalog.put_purpose(request).await.unwrap();
-    it.record(act("user:1", vec![change(Action::Grant, "yearly", "email")])).await;
+    ledger.clients.put_purpose(purpose).await;
+    ledger.record(act("user:1", vec![change(Action::Grant, "yearly", "email")])).await;
     let request = check_request("user:1", "yearly", "email");
-    let before = it.clients.ask(request.clone()).await;
-    let head = it.head().await;
+    let before = ledger.clients.ask(request.clone()).await;
+    let head = ledger.head().await;
 
     let undated = row("user:1", vec![change(Action::Grant, "yearly", "email")]);
     for (position, known) in [undated.clone(), dated(undated.clone(), 30)].into_iter().enumerate() {
-        let answer = it.import(&format!("crm-{position}"), &[known]).await;
+        let answer = ledger.import(&format!("crm-{position}"), &[known]).await;
         assert_eq!(answer.counts(), [0, 1, 0, 0]);
     }
-    assert_eq!(it.head().await, head);
-    let mut after = it.clients.ask(request.clone()).await;
+    assert_eq!(ledger.head().await, head);
+    let mut after = ledger.clients.ask(request.clone()).await;
     assert_eq!(after.decided_by_index, before.decided_by_index);
     assert_eq!(after.valid_until, before.valid_until);
 
-    // Of a row that is news in part, the rest is left out.
+    // If only part of a row is new, only that part is recorded.
     let mut part = undated.clone();
     part.changes.push(change(Action::Grant, LETTER, "email"));
-    let answer = it.import("crm", &[part]).await;
+    let answer = ledger.import("crm", &[part]).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 1)]));
-    after = it.clients.ask(request.clone()).await;
+    after = ledger.clients.ask(request.clone()).await;
     assert_eq!(after.valid_until, before.valid_until);
-    assert_eq!(it.clients.history("user:1").await[1].changes.len(), 1);
+    assert_eq!(ledger.clients.history("user:1").await[1].changes.len(), 1);
 
-    // Another end is news.
+    // Another expiry is new.
     let mut sooner = undated;
     sooner.changes[0].expires_at = Some(timestamp(support::now_ms() + DAY_MS));
-    let answer = it.import("crm", &[sooner.clone()]).await;
+    let answer = ledger.import("crm", &[sooner.clone()]).await;
     assert_eq!(answer.counts(), [1, 0, 0, 0]);
-    after = it.clients.ask(request).await;
+    after = ledger.clients.ask(request).await;
     assert_eq!(after.valid_until, sooner.changes[0].expires_at.map(cut));
 }
 
-/// The ledger keeps milliseconds.
+/// Cut to milliseconds, as the ledger keeps them.
 fn cut(at: prost_types::Timestamp) -> prost_types::Timestamp {
     timestamp(support::millis(Some(&at)).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blank_erases_nothing() {
-    let mut it = It::new().await;
-    let mut told = act("user:1", vec![change(Action::Grant, LETTER, "email")]);
-    told.preferences = language("de");
-    it.record(told).await;
-    let head = it.head().await;
+async fn blank_fields_erase_nothing() {
+    let mut ledger = Ledger::new().await;
+    let mut signup = act("user:1", vec![change(Action::Grant, LETTER, "email")]);
+    signup.preferences = language("de");
+    ledger.record(signup).await;
+    let head = ledger.head().await;
     let empty = proto::ImportRow {
         preferences: Some(proto::ContactPreferences::default()),
         ..row("user:1", vec![])
@@ -244,10 +244,10 @@ async fn a_blank_erases_nothing() {
     let by_nobody_in_particular = by(Actor::Subject, "", row("user:1", vec![]));
     let same = proto::ImportRow { preferences: language("de"), ..row("user:1", vec![]) };
     let list = [row("user:1", vec![]), empty, by_nobody_in_particular, same];
-    let answer = it.import("crm", &list);
+    let answer = ledger.import("crm", &list);
     assert_eq!(answer.await.counts(), [0, 4, 0, 0]);
-    assert_eq!(it.head().await, head);
-    assert_eq!(it.reason("user:1").await, Reason::Granted);
+    assert_eq!(ledger.head().await, head);
+    assert_eq!(ledger.reason("user:1").await, Reason::Granted);
 
     let zone = proto::ContactPreferences {
         time_zones: vec!["Europe/Vienna".into()],
@@ -255,15 +255,15 @@ async fn a_blank_erases_nothing() {
         ..Default::default()
     };
     let more = proto::ImportRow { preferences: Some(zone), ..grant("user:1") };
-    assert_eq!(it.import("crm", &[more]).await.counts(), [1, 0, 0, 0]);
-    let added = it.clients.history("user:1").await.pop().unwrap();
+    assert_eq!(ledger.import("crm", &[more]).await.counts(), [1, 0, 0, 0]);
+    let added = ledger.clients.history("user:1").await.pop().unwrap();
     assert!(added.changes.is_empty(), "{added:?}");
     let added = added.preferences.unwrap();
     assert_eq!((added.language.as_str(), added.time_zones.len()), ("", 1));
     let request = proto::GetPreferencesRequest { subject: "user:1".into(), ..Default::default() };
-    let all = it.clients.consent.get_preferences(request).await.unwrap().into_inner();
-    let own = all.preferences.unwrap();
-    assert_eq!((own.language.as_str(), own.time_zones.len()), ("de", 1));
+    let answer = ledger.clients.consent.get_preferences(request).await.unwrap().into_inner();
+    let preferences = answer.preferences.unwrap();
+    assert_eq!((preferences.language.as_str(), preferences.time_zones.len()), ("de", 1));
 }
 
 /// A list as a CRM might keep it: grants, stops, preferences; dated or not.
@@ -286,58 +286,57 @@ fn list() -> Vec<proto::ImportRow> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn last_years_list_changes_nothing_from_whatever_source() {
-    let mut it = It::new().await;
-    assert_eq!(it.import("crm-2025", &list()).await.counts(), [20, 0, 0, 0]);
-    let head = it.head().await;
-    // Lines and the order of rows have no part in it.
+async fn last_years_list_changes_nothing_from_any_source() {
+    let mut ledger = Ledger::new().await;
+    assert_eq!(ledger.import("crm-2025", &list()).await.counts(), [20, 0, 0, 0]);
+    let head = ledger.head().await;
+    // Line numbers and the order of rows do not matter.
     let mut again: Vec<_> = list().into_iter().rev().collect();
     again.iter_mut().for_each(|row| row.line += 100);
-    assert_eq!(it.import("crm-2025", &again).await.counts(), [0, 0, 20, 0]);
-    assert_eq!(it.import("crm-2026", &list()).await.counts(), [0, 20, 0, 0]);
-    assert_eq!(it.head().await, head);
+    assert_eq!(ledger.import("crm-2025", &again).await.counts(), [0, 0, 20, 0]);
+    assert_eq!(ledger.import("crm-2026", &list()).await.counts(), [0, 20, 0, 0]);
+    assert_eq!(ledger.head().await, head);
 
-    // What people did since stands, too.
-    it.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
-    it.record(act("user:3", vec![change(Action::Grant, LETTER, "email")])).await;
-    let head = it.head().await;
-    assert_eq!(it.import("crm-2025", &list()).await.counts(), [0, 0, 20, 0]);
-    assert_eq!(it.head().await, head);
-    let answer = it.import("crm-2026", &list()).await;
+    // Acts of people since the first import stay in force.
+    ledger.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
+    ledger.record(act("user:3", vec![change(Action::Grant, LETTER, "email")])).await;
+    let head = ledger.head().await;
+    assert_eq!(ledger.import("crm-2025", &list()).await.counts(), [0, 0, 20, 0]);
+    assert_eq!(ledger.head().await, head);
+    let answer = ledger.import("crm-2026", &list()).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::BlockedByStop, 1)]));
-    assert_eq!(it.reason("user:0").await, Reason::Withdrawn);
-    assert_eq!(it.reason("user:3").await, Reason::Granted);
+    assert_eq!(ledger.reason("user:0").await, Reason::Withdrawn);
+    assert_eq!(ledger.reason("user:3").await, Reason::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_row_twice_in_a_list_is_one_act_and_order_is_kept() {
-    let mut it = It::new().await;
+    let mut ledger = Ledger::new().await;
     let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "email")]);
-    let answer = it.import("crm", &[grant("user:1"), stop, grant("user:1"), grant("user:2")]).await;
+    let answer =
+        ledger.import("crm", &[grant("user:1"), stop, grant("user:1"), grant("user:2")]).await;
     assert_eq!(answer.counts(), [3, 0, 1, 0]);
-    assert_eq!(it.reason("user:1").await, Reason::Revoked);
-    // A hundred times there and back: every row sees those before it.
+    assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
+    // Many changes of direction: every row sees those before it.
     let start = support::now_ms() + 1;
-    support::wait_until("all of them are past", support::PATIENCE, || {
-        (support::now_ms() > start + 200).then_some(())
-    });
+    support::wait_until_time(start + 201);
     let there_and_back = |n: usize| {
         let action = if n.is_multiple_of(2) { Action::Withdraw } else { Action::Grant };
-        let own = by(Actor::Agent, "phone", row("user:2", vec![change(action, LETTER, "email")]));
+        let row = by(Actor::Agent, "phone", row("user:2", vec![change(action, LETTER, "email")]));
         let effective_at = Some(timestamp(start + i64::try_from(n).unwrap()));
-        proto::ImportRow { row_key: n.to_string(), effective_at, ..own }
+        proto::ImportRow { row_key: n.to_string(), effective_at, ..row }
     };
     let many: Vec<_> = (0..200).map(there_and_back).collect();
-    let answer = it.import("crm", &many).await;
+    let answer = ledger.import("crm", &many).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::Applied, 200)]));
-    assert_eq!(it.reason("user:2").await, Reason::Granted);
+    assert_eq!(ledger.reason("user:2").await, Reason::Granted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_lifts_no_stop_and_says_so_once() {
-    let mut it = It::new().await;
-    it.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
-    it.record(act("user:1", vec![change(Action::Withdraw, "*", "email")])).await;
+async fn an_import_lifts_no_stop_and_records_that_once() {
+    let mut ledger = Ledger::new().await;
+    ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+    ledger.record(act("user:1", vec![change(Action::Withdraw, "*", "email")])).await;
     for actor in [Actor::Unspecified, Actor::Operator, Actor::System] {
         let blocked = proto::ImportRow {
             actor: actor.into(),
@@ -345,134 +344,136 @@ async fn an_import_lifts_no_stop_and_says_so_once() {
             ..grant("user:1")
         };
         let first = actor == Actor::Unspecified;
-        let answer = it.import("crm", std::slice::from_ref(&blocked)).await;
+        let answer = ledger.import("crm", std::slice::from_ref(&blocked)).await;
         assert_eq!(answer.counts(), if first { [1, 0, 0, 0] } else { [0, 1, 0, 0] }, "{actor:?}");
         if first {
             assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::BlockedByStop, 1)]));
-            assert_eq!(it.import("crm", &[blocked]).await.counts(), [0, 0, 1, 0]);
+            assert_eq!(ledger.import("crm", &[blocked]).await.counts(), [0, 0, 1, 0]);
         }
-        assert_eq!(it.reason("user:1").await, Reason::Withdrawn);
+        assert_eq!(ledger.reason("user:1").await, Reason::Withdrawn);
     }
-    let head = it.head().await;
+    let head = ledger.head().await;
     let old = dated(grant("user:1"), 100);
-    assert_eq!(it.import("crm-old", std::slice::from_ref(&old)).await.counts(), [0, 1, 0, 0]);
-    assert_eq!(it.head().await, head);
+    assert_eq!(ledger.import("crm-old", std::slice::from_ref(&old)).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(ledger.head().await, head);
 
-    // A stop on top of it is no news either, an objection is.
+    // A withdrawal on top of a withdrawal is not new; an objection is.
     let stop = |action| row("user:1", vec![change(action, LETTER, "email")]);
-    assert_eq!(it.import("crm", &[stop(Action::Withdraw)]).await.counts(), [0, 1, 0, 0]);
-    assert_eq!(it.import("crm", &[stop(Action::Object)]).await.counts(), [1, 0, 0, 0]);
-    assert_eq!(it.reason("user:1").await, Reason::Objected);
+    assert_eq!(ledger.import("crm", &[stop(Action::Withdraw)]).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(ledger.import("crm", &[stop(Action::Object)]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(ledger.reason("user:1").await, Reason::Objected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_of_an_import_stops_what_the_person_granted_since() {
-    let mut it = It::new().await;
+async fn a_stop_from_an_import_ends_later_grants_of_the_person() {
+    let mut ledger = Ledger::new().await;
     let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "*")]);
-    assert_eq!(it.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
-    it.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
-    assert_eq!(it.reason("user:1").await, Reason::Granted);
+    assert_eq!(ledger.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
+    ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+    assert_eq!(ledger.reason("user:1").await, Reason::Granted);
     assert_eq!(
-        it.import("crm", std::slice::from_ref(&stop)).await.counts(),
+        ledger.import("crm", std::slice::from_ref(&stop)).await.counts(),
         [0, 0, 1, 0],
         "last year's word"
     );
-    assert_eq!(it.reason("user:1").await, Reason::Granted);
-    assert_eq!(it.import("web", &[stop]).await.counts(), [1, 0, 0, 0], "a new word");
-    assert_eq!(it.reason("user:1").await, Reason::Revoked);
+    assert_eq!(ledger.reason("user:1").await, Reason::Granted);
+    assert_eq!(ledger.import("web", &[stop]).await.counts(), [1, 0, 0, 0], "a new word");
+    assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_of_the_persons_own_follows_their_rule() {
-    let mut it = It::new().await;
+async fn a_row_of_the_person_needs_evidence_and_a_date_and_lifts_stops() {
+    let mut ledger = Ledger::new().await;
     for (n, actor) in [Actor::Subject, Actor::Guardian, Actor::Agent].into_iter().enumerate() {
         let subject = format!("user:{n}");
-        it.record(act(&subject, vec![change(Action::Withdraw, LETTER, "email")])).await;
-        let without = it.import("paper", &[by(actor, "", grant(&subject))]).await;
+        ledger.record(act(&subject, vec![change(Action::Withdraw, LETTER, "email")])).await;
+        let without = ledger.import("paper", &[by(actor, "", grant(&subject))]).await;
         assert_eq!(without.rejects(), [(0, "evidence.method", "INVALID_FIELD")]);
-        assert_eq!(it.reason(&subject).await, Reason::Withdrawn);
+        assert_eq!(ledger.reason(&subject).await, Reason::Withdrawn);
         let undated = by(actor, "signature", grant(&subject));
-        let without = it.import("paper", std::slice::from_ref(&undated)).await;
+        let without = ledger.import("paper", std::slice::from_ref(&undated)).await;
         assert_eq!(without.rejects(), [(0, "effective_at", "INVALID_FIELD")]);
-        assert_eq!(it.reason(&subject).await, Reason::Withdrawn);
+        assert_eq!(ledger.reason(&subject).await, Reason::Withdrawn);
         let with = proto::ImportRow {
             effective_at: Some(timestamp(support::now_ms() + 1_000)),
             ..undated
         };
-        assert_eq!(it.import("paper", std::slice::from_ref(&with)).await.counts(), [1, 0, 0, 0]);
-        assert_eq!(it.reason(&subject).await, Reason::Granted);
-        assert_eq!(it.import("paper", &[with]).await.counts(), [0, 0, 1, 0]);
-        let own = it.clients.history(&subject).await.pop().unwrap();
-        assert_eq!(own.actor(), actor);
-        assert_eq!(own.evidence.unwrap().method, "signature");
+        assert_eq!(
+            ledger.import("paper", std::slice::from_ref(&with)).await.counts(),
+            [1, 0, 0, 0]
+        );
+        assert_eq!(ledger.reason(&subject).await, Reason::Granted);
+        assert_eq!(ledger.import("paper", &[with]).await.counts(), [0, 0, 1, 0]);
+        let recorded = ledger.clients.history(&subject).await.pop().unwrap();
+        assert_eq!(recorded.actor(), actor);
+        assert_eq!(recorded.evidence.unwrap().method, "signature");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_double_opt_in_stays_pending_and_is_not_asked_for_again() {
-    let mut it = It::new().await;
+    let mut ledger = Ledger::new().await;
     let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("doi") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    it.clients.catalog.put_purpose(request).await.unwrap();
+    ledger.clients.put_purpose(purpose).await;
     let pending = row("user:1", vec![change(Action::Grant, "doi", "email")]);
-    let answer = it.import("crm", std::slice::from_ref(&pending)).await;
+    let answer = ledger.import("crm", std::slice::from_ref(&pending)).await;
     assert_eq!(answer.outcomes(), BTreeMap::from([(Outcome::PendingConfirmation, 1)]));
-    assert_eq!(it.import("other", &[pending]).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(ledger.import("other", &[pending]).await.counts(), [0, 1, 0, 0]);
     let request = check_request("user:1", "doi", "email");
-    let decision = it.clients.ask(request).await;
+    let decision = ledger.clients.ask(request).await;
     assert_eq!(decision.reason(), Reason::PendingConfirmation);
-    assert_eq!(it.clients.history("user:1").await[0].confirmation_expires_at, None);
+    assert_eq!(ledger.clients.history("user:1").await[0].confirmation_expires_at, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_ended_is_not_begun_again_by_the_same_list() {
-    let mut it = It::new().await;
+async fn an_expired_grant_is_not_renewed_by_the_same_list() {
+    let mut ledger = Ledger::new().await;
     let mut ended = dated(grant("user:1"), 300);
     ended.changes[0].expires_at = Some(timestamp(support::now_ms() / DAY_MS * DAY_MS - DAY_MS));
-    assert_eq!(it.import("crm-2025", &[ended.clone()]).await.counts(), [1, 0, 0, 0]);
-    assert_eq!(it.reason("user:1").await, Reason::Expired);
-    let head = it.head().await;
-    assert_eq!(it.import("crm-2026", &[ended]).await.counts(), [0, 1, 0, 0]);
-    assert_eq!(it.head().await, head);
+    assert_eq!(ledger.import("crm-2025", &[ended.clone()]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(ledger.reason("user:1").await, Reason::Expired);
+    let head = ledger.head().await;
+    assert_eq!(ledger.import("crm-2026", &[ended]).await.counts(), [0, 1, 0, 0]);
+    assert_eq!(ledger.head().await, head);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_writes_nothing_and_tells_what_would_be() {
-    let mut it = It::new().await;
-    it.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
-    it.record(act("user:5", vec![change(Action::Grant, LETTER, "email")])).await;
-    let head = it.head().await;
+async fn a_dry_run_writes_nothing_and_predicts_the_import() {
+    let mut ledger = Ledger::new().await;
+    ledger.record(act("user:0", vec![change(Action::Withdraw, LETTER, "email")])).await;
+    ledger.record(act("user:5", vec![change(Action::Grant, LETTER, "email")])).await;
+    let head = ledger.head().await;
     let mut list = list();
     list.push(grant("nobody"));
-    let foreseen = Answer(send(&mut it.clients, start("crm", true), &list).await.unwrap());
-    assert_eq!(it.head().await, head);
+    let foreseen = Answer(send(&mut ledger.clients, start("crm", true), &list).await.unwrap());
+    assert_eq!(ledger.head().await, head);
     assert_eq!(foreseen.0.revision, head);
     assert_eq!(foreseen.counts(), [19, 1, 0, 1]);
-    assert_eq!(it.reason("user:1").await, Reason::NoRecord);
-    let done = it.import("crm", &list).await;
+    assert_eq!(ledger.reason("user:1").await, Reason::NoRecord);
+    let done = ledger.import("crm", &list).await;
     assert_eq!(done.counts(), foreseen.counts());
     assert_eq!(done.outcomes(), foreseen.outcomes());
     assert_eq!(done.rejects(), foreseen.rejects());
-    let again = Answer(send(&mut it.clients, start("crm", true), &list).await.unwrap());
+    let again = Answer(send(&mut ledger.clients, start("crm", true), &list).await.unwrap());
     assert_eq!(again.counts(), [0, 1, 19, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_key_stands_for_one_content_in_its_source() {
-    let mut it = It::new().await;
+    let mut ledger = Ledger::new().await;
     let keyed = |row| proto::ImportRow { row_key: "7".into(), ..row };
-    assert_eq!(it.import("crm", &[keyed(grant("user:1"))]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(ledger.import("crm", &[keyed(grant("user:1"))]).await.counts(), [1, 0, 0, 0]);
     let other = proto::ImportRow { line: 3, ..keyed(grant("user:2")) };
-    let answer = it.import("crm", &[keyed(grant("user:1")), other.clone()]).await;
+    let answer = ledger.import("crm", &[keyed(grant("user:1")), other.clone()]).await;
     assert_eq!(answer.counts(), [0, 0, 1, 1]);
     assert_eq!(answer.rejects(), [(3, "row_key", "IDEMPOTENCY_KEY_REUSED")]);
-    assert_eq!(it.import("web", &[other]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(ledger.import("web", &[other]).await.counts(), [1, 0, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_begins_once_and_brings_rows() {
-    let mut it = It::new().await;
-    let head = it.head().await;
+async fn an_import_stream_has_one_start_and_then_rows() {
+    let mut ledger = Ledger::new().await;
+    let head = ledger.head().await;
     let nothing = proto::ImportConsentsRequest { message: None };
     let many = vec![grant("user:1"); 1_001];
     for (messages, field, reason) in [
@@ -486,16 +487,16 @@ async fn a_stream_begins_once_and_brings_rows() {
         (vec![start("a\0b", false)], "start.source", "INVALID_FIELD"),
         (vec![start(&"s".repeat(129), false)], "start.source", "LIMIT_EXCEEDED"),
     ] {
-        let error = typed(&send_messages(&mut it.clients, messages).await.unwrap_err());
+        let error = typed(&send_messages(&mut ledger.clients, messages).await.unwrap_err());
         assert_eq!((error.code, error.reason.as_str()), (Code::InvalidArgument, reason), "{field}");
         assert_eq!(error.fields, [field]);
     }
-    assert_eq!(it.head().await, head);
-    assert_eq!(it.import("crm", &[]).await.counts(), [0, 0, 0, 0]);
+    assert_eq!(ledger.head().await, head);
+    assert_eq!(ledger.import("crm", &[]).await.counts(), [0, 0, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_client() {
+async fn an_import_may_exceed_the_request_timeout_but_not_with_a_silent_client() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--request-timeout", "1s", "--import-rows-per-second-max", "15"];
     let server = Server::start_with(dir.path(), &flags);
@@ -511,9 +512,9 @@ async fn an_import_outlives_the_time_that_one_answer_may_take_but_not_a_silent_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_told_to_stop_ends_an_import_and_keeps_what_it_took() {
-    let it = It::new().await;
-    let (server, mut clients) = (it.server, it.clients);
+async fn a_draining_server_ends_an_import_and_keeps_its_recorded_rows() {
+    let ledger = Ledger::new().await;
+    let (server, mut clients) = (ledger.server, ledger.clients);
     let mut consent = clients.consent.clone();
     let unfinished = stream::iter([start("crm", false), rows(vec![grant("user:1")])]);
     let call = tokio::spawn(async move {
@@ -527,14 +528,14 @@ async fn a_server_that_is_told_to_stop_ends_an_import_and_keeps_what_it_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acts_find_a_place_however_many_imports_run() {
+async fn imports_leave_room_for_acts() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_with(dir.path(), &["--appends-max", "4"]);
     let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
     let imports: Vec<_> = (0..3)
-        .map(|own| {
+        .map(|number| {
             let mut clients = clients.clone();
-            let list: Vec<_> = (0..300).map(|n| grant(&format!("import{own}:{n}"))).collect();
+            let list: Vec<_> = (0..300).map(|n| grant(&format!("import{number}:{n}"))).collect();
             tokio::spawn(async move {
                 Answer(send(&mut clients, start("crm", false), &list).await.unwrap()).counts()
             })
@@ -550,10 +551,10 @@ async fn acts_find_a_place_however_many_imports_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
+async fn rows_sent_again_after_a_kill_are_each_one_act() {
     const ROWS: u64 = 5_000;
     let dir = tempfile::tempdir().unwrap();
-    // Slow enough to be hit in the middle on any machine.
+    // Slow enough that the kill always comes in the middle.
     let server = Server::start_with(dir.path(), &["--import-rows-per-second-max", "2000"]);
     let mut clients = server.clients_with_catalog(&[LETTER], &["email"]).await;
     let list: Vec<_> = (0..ROWS).map(|n| grant(&format!("user:{n}"))).collect();
@@ -578,8 +579,9 @@ async fn rows_through_a_kill_and_sent_again_are_each_one_act() {
     let cells: Vec<_> =
         (0..ROWS).map(|n| (format!("user:{n}"), LETTER.to_owned(), "email".to_owned())).collect();
     let decisions = clients.check_cells(&cells).await;
-    assert!(decisions.iter().all(|it| it.effect() == Effect::Allow));
-    let deciding: BTreeSet<_> = decisions.iter().map(|it| it.decided_by_index).collect();
+    assert!(decisions.iter().all(|decision| decision.effect() == Effect::Allow));
+    let deciding: BTreeSet<_> =
+        decisions.iter().map(|decision| decision.decided_by_index).collect();
     assert_eq!(deciding.len() as u64, ROWS);
     let acts = clients
         .entries(0)

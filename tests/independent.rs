@@ -1,10 +1,10 @@
-//! The log as others verify it, from its public files alone: Go's checksum database packages
-//! (`tests/go/verify.go`), and a Python program written from the specifications
-//! (`tests/python/verify_log.py`). Neither shares code with us.
+//! The log as independent software verifies it, from its public files alone: Go's checksum database
+//! packages (`tests/go/verify.go`), and a Python program written from the specifications
+//! (`tests/python/verify_log.py`). Neither shares code with the service.
 //!
-//! `CONSENT_LEDGER_TEST_GO` names a `go` whose source tree is there, and
-//! `CONSENT_LEDGER_TEST_PYTHON` a Python with what `tests/python/requirements.txt` lists, when the
-//! tests are built. Nothing is downloaded: Go's own tree holds the packages.
+//! When the tests are built, `CONSENT_LEDGER_TEST_GO` names a `go` with its source tree, and
+//! `CONSENT_LEDGER_TEST_PYTHON` a Python with the packages of `tests/python/requirements.txt`.
+//! Nothing is downloaded: Go's own tree holds the packages.
 
 use std::{
     env, fs,
@@ -19,7 +19,7 @@ use consent_ledger::{
     proto::{self, Action, get_inclusion_proof_request::Entry},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey, VerifierKey},
+        key::{SignerKey, VerifierKey},
         merkle::Hash,
         note::Note,
         proof::TlogProof,
@@ -30,7 +30,7 @@ use consent_ledger::{
 };
 
 use crate::support::{
-    self, Clients, Process, Server, act, change, check_request,
+    self, Clients, Process, Server, act, change, check_request, cosigner_key, signer_key,
     tree::{SIZES, Tree},
 };
 
@@ -57,23 +57,23 @@ fn ledger(size: u64) -> Tree {
     }))
 }
 
-/// Keys that sign beside the log's own.
+/// Keys that sign besides the log's own.
 fn other_key(name: &str) -> SignerKey {
-    SignerKey::from_seed(name, Algorithm::Note, &[9; 32]).unwrap()
+    signer_key(name, 9)
 }
 
 fn witness_key() -> SignerKey {
-    SignerKey::from_seed("witness.example/w1", Algorithm::Cosignature, &[3; 32]).unwrap()
+    cosigner_key("witness.example/w1", 3)
 }
 
-/// Writes what `tests/go/verify.go` describes.
+/// Writes the files that `tests/go/verify.go` describes.
 struct Vectors<'a> {
     dir: &'a Path,
     tree: &'a Tree,
 }
 
 impl Vectors<'_> {
-    /// Keys, and for each size what the log serves and what an auditor asks for.
+    /// Keys and, for each size, the log's files and an auditor's requests.
     fn write(&self, log: &SignerKey, sizes: &[u64]) {
         self.write_keys(log.verifier());
         for (at, size) in sizes.iter().enumerate() {
@@ -101,7 +101,7 @@ impl Vectors<'_> {
         self.put("witness.vkey", witness_key().verifier().to_string());
     }
 
-    /// Writes a checkpoint of the log with the signatures of others under it.
+    /// Writes a checkpoint of the log with others' signatures.
     fn write_checkpoint(&self, mut signed: SignedCheckpoint) -> SignedCheckpoint {
         let Checkpoint { origin, size, .. } = &signed.checkpoint;
         let other = other_key(origin);
@@ -129,7 +129,7 @@ impl Vectors<'_> {
         }
     }
 
-    /// As many hashes as the path has, so that nothing but their values is wrong.
+    /// As many hashes as the path has, so that only their values are wrong.
     fn write_segment(&self, index: u64, size: u64, hashes: usize) {
         let link = |up| chain::hash(self.tree.entry((index + up) % size));
         let links: Vec<Hash> = (0..hashes.max(1) as u64).map(link).collect();
@@ -169,7 +169,7 @@ fn lines(hashes: &[Hash]) -> String {
     hashes.iter().map(|hash| BASE64_STANDARD.encode(hash) + "\n").collect()
 }
 
-/// Entries where a tree has its edges, and one in its middle.
+/// Entries at the edges of a tree, and one in its middle.
 fn places(size: u64) -> Vec<u64> {
     let mut all = vec![0, 1, 255, 256, size / 2, size - 1];
     all.retain(|index| *index < size);
@@ -178,7 +178,7 @@ fn places(size: u64) -> Vec<u64> {
     all
 }
 
-/// What a verifier reports of trees of these sizes, so that none of its checks can be left out.
+/// The expected report for trees of these sizes, so that no check can be skipped.
 fn report(sizes: &[u64]) -> Vec<String> {
     let of_one = |(at, size): (usize, &u64)| {
         let (count, consistent) = (places(*size).len(), at + 1);
@@ -197,7 +197,7 @@ fn report(sizes: &[u64]) -> Vec<String> {
     sizes.iter().enumerate().flat_map(of_one).collect()
 }
 
-fn said(command: Command) -> Vec<String> {
+fn output_lines(command: Command) -> Vec<String> {
     let done = Process::spawn(command).wait(support::LONG_PATIENCE).expect_code(0);
     done.stdout.lines().map(str::to_owned).collect()
 }
@@ -206,7 +206,7 @@ fn said(command: Command) -> Vec<String> {
 struct Verifier {
     program: PathBuf,
     script: Option<PathBuf>,
-    /// Where it was built.
+    /// The directory of the build.
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -227,13 +227,13 @@ impl Verifier {
             command
                 .args(args)
                 .current_dir(dir.path())
-                // What was compiled once is not compiled again by the next test.
+                // A cache, so that the next test does not compile again.
                 .env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-cache"))
                 .envs([("GOFLAGS", "-mod=mod"), ("GOPROXY", "off"), ("GOTOOLCHAIN", "local")])
                 .envs([("GOENV", "off"), ("GOWORK", "off"), ("GO111MODULE", "on")])
                 .env("GOPATH", dir.path().join("go"))
                 .env_remove("GOROOT");
-            said(command)
+            output_lines(command)
         };
         let packages =
             Path::new(&go(&["env", "GOROOT"])[0]).join("src/cmd/vendor/golang.org/x/mod/sumdb");
@@ -264,7 +264,7 @@ impl Verifier {
 /// The log's key, and the vectors of trees of all sizes.
 fn vectors() -> (SignerKey, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let key = signer_key(ORIGIN, 1);
     let tree = ledger(SIZES[SIZES.len() - 1]);
     Vectors { dir: dir.path(), tree: &tree }.write(&key, &SIZES);
     (key, dir)
@@ -277,7 +277,7 @@ fn trees_of_all_sizes_verify_with_the_packages_of_go() {
     fs::write(dir.path().join("log.skey"), key.to_secret_text().as_bytes()).unwrap();
     let mut want = report(&SIZES);
     want.push("ok: signer key".to_owned());
-    assert_eq!(said(Verifier::go().command(dir.path())), want);
+    assert_eq!(output_lines(Verifier::go().command(dir.path())), want);
 }
 
 #[test]
@@ -290,16 +290,16 @@ fn trees_of_all_sizes_verify_in_python() {
     fs::write(dir.path().join("decision.jwt"), decision_token(&key)).unwrap();
     let mut want = report(&SIZES);
     want.push("ok: decision token".to_owned());
-    assert_eq!(said(Verifier::python().command(dir.path())), want);
+    assert_eq!(output_lines(Verifier::python().command(dir.path())), want);
 }
 
-/// Both verifiers fail, and say why, when a file of the log is not what it was.
+/// Both verifiers fail, and say why, when a file of the log was changed.
 fn fails_on_damage(verifier: &Verifier) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let key = signer_key(ORIGIN, 1);
     let (tree, sizes) = (ledger(300), [300]);
     Vectors { dir: dir.path(), tree: &tree }.write(&key, &sizes);
-    assert_eq!(said(verifier.command(dir.path())), report(&sizes));
+    assert_eq!(output_lines(verifier.command(dir.path())), report(&sizes));
     for name in [
         "tile/entries/000",
         "tile/entries/001.p/44",
@@ -313,7 +313,7 @@ fn fails_on_damage(verifier: &Verifier) {
         let path = dir.path().join(name);
         let whole = fs::read(&path).unwrap();
         let mut changed = whole.clone();
-        // A letter of a text changes into another that may stand there.
+        // A letter of a text becomes another valid letter.
         let place = if name == "log.vkey" { whole.len() - 8 } else { 10 };
         changed[place] = if changed[place] == b'a' { b'b' } else { b'a' };
         fs::write(&path, changed).unwrap();
@@ -325,18 +325,22 @@ fn fails_on_damage(verifier: &Verifier) {
     }
 }
 
-/// Both verifiers fail when what is served now is not what was signed before, though the log's own key
-/// has signed both.
+/// Both verifiers fail when the log serves other entries than it signed before, even if its own key
+/// signed both.
 fn fails_on_another_history(verifier: &Verifier) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SignerKey::from_seed(ORIGIN, Algorithm::Note, &[1; 32]).unwrap();
+    let key = signer_key(ORIGIN, 1);
     let before = ledger(300);
-    // The same but for one entry in the middle, which is left out.
+    // The same entries without one in the middle.
     let after = Tree::new((0..520).filter(|index| *index != 150).map(|index| {
         if index < 300 { before.entry(index).to_vec() } else { index.to_string().into_bytes() }
     }));
     Vectors { dir: dir.path(), tree: &after }.write(&key, &[300, 519]);
-    assert_eq!(said(verifier.command(dir.path())), report(&[300, 519]), "each alone is good");
+    assert_eq!(
+        output_lines(verifier.command(dir.path())),
+        report(&[300, 519]),
+        "each alone is good"
+    );
     let kept = tempfile::tempdir().unwrap();
     Vectors { dir: kept.path(), tree: &before }.write(&key, &[300]);
     for name in ["checkpoint", "checkpoint.other"] {
@@ -366,8 +370,7 @@ fn python_finds_a_changed_file_and_another_history() {
     fails_on_another_history(&python);
 }
 
-/// A running ledger, and what was fetched from it: over HTTP what monitors read, over gRPC what
-/// auditors ask for.
+/// A running ledger, and the files fetched from it: over HTTP for monitors, over gRPC for auditors.
 struct Live {
     server: Server,
     clients: Clients,
@@ -391,8 +394,8 @@ impl Live {
         Self { server, clients, tiles, web, dir, vectors, sizes }
     }
 
-    /// Records acts until there are so many entries, then fetches everything about the checkpoint
-    /// over them.
+    /// Records acts up to a number of entries, then fetches everything about the checkpoint over
+    /// them.
     async fn grow_to(&mut self, size: u64) {
         let head = self.clients.checkpoint().await.size;
         for chunk in (head..size).collect::<Vec<_>>().chunks(500) {
@@ -410,7 +413,7 @@ impl Live {
         let signed = self.get("checkpoint").await;
         assert_eq!(signed, answer.checkpoint.as_bytes());
         let signed = SignedCheckpoint::parse(&answer.checkpoint).unwrap();
-        // What the operator hands out is what the file of the key says.
+        // The key that the operator publishes equals that of the key file.
         let key = fs::read_to_string(self.dir.path().join("signing-key")).unwrap();
         let key = SignerKey::parse(&key).unwrap().verifier().clone();
         assert_eq!(key.to_string(), answer.verifier_key);
@@ -482,12 +485,12 @@ async fn a_running_ledger_verifies_with_both() {
     live.grow_to(1_300).await;
     live.grow_to(3_072).await;
     let want = report(&live.sizes);
-    let said_by = |verifier: &Verifier| said(verifier.command(live.vectors.path()));
-    assert_eq!(said_by(&Verifier::go()), want);
-    assert_eq!(said_by(&Verifier::python()), want);
+    let report_of = |verifier: &Verifier| output_lines(verifier.command(live.vectors.path()));
+    assert_eq!(report_of(&Verifier::go()), want);
+    assert_eq!(report_of(&Verifier::python()), want);
 
     live.fetch_token().await;
-    let said = said(Verifier::python().command(live.vectors.path()));
-    assert_eq!(said.last().unwrap(), "ok: decision token");
+    let lines = output_lines(Verifier::python().command(live.vectors.path()));
+    assert_eq!(lines.last().unwrap(), "ok: decision token");
     live.server.terminate();
 }

@@ -1,8 +1,8 @@
-//! Every integration test, in one binary, so that the service is linked once for them: a module for
-//! each topic, and `support`, which they share.
+//! All integration tests in one binary, so that the service is linked only once: a module for each
+//! topic, and `support` for all of them.
 //!
-//! `cargo test --test suite TOPIC::` runs one topic. The tests run beside each other in one process:
-//! none of them changes anything of it, such as its environment or its working directory.
+//! `cargo test --test suite TOPIC::` runs one topic. Tests run in parallel in one process, so none
+//! of them changes its environment or working directory.
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 

@@ -1,4 +1,4 @@
-//! The built binary as scripts use it: environment, options file, exit codes, streams.
+//! The built binary in scripts: environment, options file, exit codes, streams.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{self, Finished, PATIENCE, Process};
 
-/// The binary in a directory of its own.
+/// The binary in its own directory.
 fn ledger(dir: &Path, args: &[&str]) -> Command {
     let mut command = support::binary();
     command.current_dir(dir).args(args);
@@ -22,7 +22,7 @@ fn run(command: Command) -> Finished {
     Process::spawn(command).wait(PATIENCE)
 }
 
-/// The data directory that `verify` looks for, and does not find, with variables of the environment.
+/// The data directory that `verify` fails to find, with these environment variables.
 fn data_dir(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> String {
     let mut command = ledger(dir, args);
     command.envs(environment.iter().copied());
@@ -31,7 +31,7 @@ fn data_dir(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> String {
     path.unwrap_or_else(|| panic!("no path in {refused:?}")).to_owned()
 }
 
-/// The object that an error is with `--json`.
+/// The error object of `--json`.
 fn error(finished: &Finished) -> Value {
     let json: Value = serde_json::from_str(&finished.stderr).unwrap();
     json["error"].clone()
@@ -50,7 +50,7 @@ fn flag_beats_environment_beats_file() {
 }
 
 #[test]
-fn the_file_is_named_before_or_after_the_command_or_by_environment() {
+fn the_options_file_is_named_by_flag_or_environment() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("consent-ledger.toml"), "data_dir = \"one\"\n").unwrap();
     fs::write(dir.path().join("other.toml"), "data_dir = \"other\"\n").unwrap();
@@ -75,12 +75,12 @@ fn switches_and_lists_come_from_the_environment() {
     assert_eq!(error(&run(command))["kind"], "usage");
     let mut command = ledger(dir.path(), &["record", "--subject", "a:b", "--addr", "127.0.0.1:1"]);
     command.env("CONSENT_LEDGER_GRANT", "a:email,b:email");
-    // The changes are there; what is missing is the server.
+    // The changes are valid; only the server is missing.
     assert!(run(command).stderr.contains("no server answers at http://127.0.0.1:1"));
 }
 
 #[test]
-fn exit_codes_tell_usage_from_failure() {
+fn exit_codes_distinguish_usage_errors_from_failures() {
     let dir = tempfile::tempdir().unwrap();
     let check = ["check", "--subject", "a:b", "--purpose", "a", "--channel", "b"];
     let away = [&check[..], &["--addr", "127.0.0.1:1"]].concat();
@@ -126,9 +126,9 @@ fn a_broken_options_file_does_not_hide_the_help() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
-    // The script is longer than what a pipe holds, so that the reader is gone before its end.
+    // The script is longer than a pipe holds, so that the reader is gone before its end.
     let mut command = ledger(dir.path(), &["completions", "bash"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 10];
@@ -141,7 +141,7 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn a_delivery_is_verified_from_standard_input_with_a_secret_of_the_environment() {
     let dir = tempfile::tempdir().unwrap();
-    // The example that Standard Webhooks' own libraries test themselves with.
+    // The example from the tests of the Standard Webhooks libraries.
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
     let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
@@ -163,6 +163,6 @@ fn a_delivery_is_verified_from_standard_input_with_a_secret_of_the_environment()
             }
             Some(kind) => assert_eq!(error(&finished)["kind"], kind),
         }
-        assert!(!finished.said().contains(secret));
+        assert!(!finished.output().contains(secret));
     }
 }

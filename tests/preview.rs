@@ -1,5 +1,5 @@
-//! What a preview says of a change is what the change then does: over gRPC, and by the command line,
-//! against the built binary.
+//! A preview states the effect that the change then has: over gRPC and by the command line, against
+//! the built binary.
 
 use std::{collections::BTreeMap, fs};
 
@@ -14,7 +14,7 @@ const NEWS: &str = "marketing.newsletter";
 const CHANNELS: [&str; 2] = ["email", "sms"];
 const NOBODY: &str = "user:nobody";
 
-/// Everybody whom the ledger knows of, one for each way in which it can.
+/// Subjects that the ledger knows, one for each way to become known.
 const KNOWN: [&str; 13] = [
     "user:granted",
     "user:withdrew",
@@ -31,30 +31,24 @@ const KNOWN: [&str; 13] = [
     "user:linked-to-nothing",
 ];
 
-/// How many cells of a channel go from one reason to another.
+/// The number of cells of a channel that go from one reason to another.
 type Flips = BTreeMap<(String, Reason, Reason), u64>;
 
-struct It {
+struct Ledger {
     server: Server,
     clients: Clients,
     dir: tempfile::TempDir,
 }
 
-impl It {
+impl Ledger {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start(&dir.path().join("data"));
         let mut clients = server.clients_with_catalog(&[NEWS, "other"], &CHANNELS).await;
-        let channel = proto::Channel { key: "fax".into(), title: String::new(), retired: true };
-        let request = proto::PutChannelRequest { channel: Some(channel) };
-        clients.catalog.put_channel(request).await.unwrap();
-        let mut it = Self { server, clients, dir };
-        it.populate().await;
-        it
-    }
-
-    async fn says(&mut self, subject: &str, action: Action, purpose: &str, channel: &str) {
-        self.clients.say(subject, action, purpose, channel).await;
+        clients.put_channel("fax", true).await;
+        let mut ledger = Self { server, clients, dir };
+        ledger.populate().await;
+        ledger
     }
 
     async fn populate(&mut self) {
@@ -73,7 +67,7 @@ impl It {
             ("user:withdrew-here", Withdraw, NEWS, "*"),
             ("user:granted-there", Grant, NEWS, "email"),
         ] {
-            self.says(subject, action, purpose, channel).await;
+            self.clients.record_change(subject, action, purpose, channel).await;
         }
         let mut imported = act("user:imported", vec![change(Grant, NEWS, "sms")]);
         imported.actor = Actor::Import.into();
@@ -84,18 +78,11 @@ impl It {
             ("user:withdrew-here", "user:granted-there", LinkConfidence::Verified),
             ("user:linked-to-nothing", "user:only-elsewhere", LinkConfidence::Asserted),
         ] {
-            let request = proto::LinkSubjectsRequest {
-                subject: subject.into(),
-                other_subject: other.into(),
-                confidence: confidence.into(),
-                asserted_by: "login-service".into(),
-                dry_run: false,
-            };
-            self.clients.privacy.link_subjects(request).await.unwrap();
+            self.clients.link(subject, other, confidence).await;
         }
     }
 
-    /// The reason of every cell of a purpose, those of nobody last.
+    /// The reason of every cell of a purpose; those of an unknown subject come last.
     async fn reasons(&mut self, purpose: &str, region: &str) -> Vec<(String, Reason)> {
         let cells = KNOWN.iter().chain([&NOBODY]).flat_map(|who| CHANNELS.map(|to| (*who, to)));
         let cells: Vec<_> = cells.collect();
@@ -107,8 +94,8 @@ impl It {
         let request = proto::BatchCheckRequest { checks, at_least_revision: None };
         let answer = self.clients.check.batch_check(request).await.unwrap().into_inner();
         let reason = |((_, channel), result): (&(&str, &str), proto::BatchCheckResult)| {
-            let Some(Outcome::Decision(own)) = result.result else { panic!("{result:?}") };
-            ((*channel).to_owned(), own.reason())
+            let Some(Outcome::Decision(decision)) = result.result else { panic!("{result:?}") };
+            ((*channel).to_owned(), decision.reason())
         };
         cells.iter().zip(answer.results).map(reason).collect()
     }
@@ -128,25 +115,25 @@ impl It {
         self.clients.catalog.preview_purpose_change(request).await.unwrap().into_inner()
     }
 
-    /// Makes a change, and holds what was said of it for each region to what it did.
+    /// Makes a change, and compares its effect in each region with the preview.
     async fn change(&mut self, purpose: Purpose, requires_reconsent: bool) -> Flips {
         let regions = ["", "DE", "US-CA"];
         let key = purpose.key.clone();
-        let mut said = Vec::new();
+        let mut previews = Vec::new();
         for region in regions {
             let preview = self.preview(&purpose, requires_reconsent, region).await;
-            said.push((preview, self.reasons(&key, region).await));
+            previews.push((preview, self.reasons(&key, region).await));
         }
         let request =
             proto::PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
         let put = self.clients.catalog.put_purpose(request).await.unwrap().into_inner();
         let mut all = Flips::new();
-        for ((preview, before), region) in said.into_iter().zip(regions) {
-            let what = format!("{purpose:?} {requires_reconsent} {region}");
-            assert_eq!(preview.changed, put.changed, "{what}");
-            assert_eq!(preview.version, put.purpose.as_ref().unwrap().version, "{what}");
+        for ((preview, before), region) in previews.into_iter().zip(regions) {
+            let context = format!("{purpose:?} {requires_reconsent} {region}");
+            assert_eq!(preview.changed, put.changed, "{context}");
+            assert_eq!(preview.version, put.purpose.as_ref().unwrap().version, "{context}");
             let after = self.reasons(&key, region).await;
-            let flips = assert_is_what_was_said(&preview, &before, &after, &what);
+            let flips = assert_preview_is_right(&preview, &before, &after, &context);
             if region.is_empty() {
                 all = flips;
             }
@@ -155,36 +142,37 @@ impl It {
     }
 }
 
-/// Counts anew, from checks alone.
-fn assert_is_what_was_said(
-    said: &PreviewPurposeChangeResponse,
+/// Counts the changed answers from checks alone, and compares the preview with them.
+fn assert_preview_is_right(
+    preview: &PreviewPurposeChangeResponse,
     before: &[(String, Reason)],
     after: &[(String, Reason)],
-    what: &str,
+    context: &str,
 ) -> Flips {
     let known = KNOWN.len() * CHANNELS.len();
-    assert_eq!(said.cells, known as u64, "{what}");
+    assert_eq!(preview.cells, known as u64, "{context}");
     let mut flips = Flips::new();
     for ((channel, before), (_, after)) in before[..known].iter().zip(&after[..known]) {
         if before != after {
             *flips.entry((channel.clone(), *before, *after)).or_default() += 1;
         }
     }
-    let of = |own: &proto::CellFlips| ((own.channel.clone(), own.before(), own.after()), own.count);
-    let told: Flips = said.flips.iter().map(of).collect();
-    assert_eq!(told.len(), said.flips.len(), "no two rows of one kind: {what}");
-    assert_eq!(told, flips, "{what}");
+    let flip_count =
+        |flip: &proto::CellFlips| ((flip.channel.clone(), flip.before(), flip.after()), flip.count);
+    let previewed: Flips = preview.flips.iter().map(flip_count).collect();
+    assert_eq!(previewed.len(), preview.flips.len(), "no two rows of one kind: {context}");
+    assert_eq!(previewed, flips, "{context}");
     let turned = |effect: Effect| {
         let turns = |(_, before, after): &(String, Reason, Reason)| {
             effect_of(*before) != effect && effect_of(*after) == effect
         };
         flips.iter().filter(|(key, _)| turns(key)).map(|(_, count)| count).sum::<u64>()
     };
-    let counts = (said.would_allow, said.would_deny);
-    assert_eq!(counts, (turned(Effect::Allow), turned(Effect::Deny)), "{what}");
-    let nobody = said.unknown_subject.as_ref().unwrap();
-    assert_eq!(nobody.before(), before[known].1, "{what}");
-    assert_eq!(nobody.after(), after[known].1, "{what}");
+    let counts = (preview.would_allow, preview.would_deny);
+    assert_eq!(counts, (turned(Effect::Allow), turned(Effect::Deny)), "{context}");
+    let unknown = preview.unknown_subject.as_ref().unwrap();
+    assert_eq!(unknown.before(), before[known].1, "{context}");
+    assert_eq!(unknown.after(), after[known].1, "{context}");
     flips
 }
 
@@ -196,10 +184,10 @@ fn effect_of(reason: Reason) -> Effect {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preview_of_any_change_is_what_the_change_then_does() {
-    let mut it = It::new().await;
-    let own = support::consent_purpose(NEWS);
-    let with_basis = |basis: LegalBasis| Purpose { legal_basis: basis.into(), ..own.clone() };
+async fn a_preview_of_any_change_equals_its_effect() {
+    let mut ledger = Ledger::new().await;
+    let unchanged = support::consent_purpose(NEWS);
+    let with_basis = |basis: LegalBasis| Purpose { legal_basis: basis.into(), ..unchanged.clone() };
     let regional = Purpose {
         basis_by_region: BTreeMap::from([
             ("DE".to_owned(), LegalBasis::Consent.into()),
@@ -207,76 +195,78 @@ async fn a_preview_of_any_change_is_what_the_change_then_does() {
         ]),
         ..with_basis(LegalBasis::LegitimateInterest)
     };
-    let retired = Purpose { retired: true, ..own.clone() };
-    let reworded = Purpose { title: "Our letter".into(), ..own.clone() };
-    let confirmed = Purpose { double_opt_in: true, ..own.clone() };
+    let retired = Purpose { retired: true, ..unchanged.clone() };
+    let reworded = Purpose { title: "Our letter".into(), ..unchanged.clone() };
+    let confirmed = Purpose { double_opt_in: true, ..unchanged.clone() };
     for (purpose, requires_reconsent, flips) in [
-        (own.clone(), false, false),
+        (unchanged.clone(), false, false),
         (retired, false, true),
-        (own.clone(), false, true),
+        (unchanged.clone(), false, true),
         (regional, false, true),
         (with_basis(LegalBasis::Contract), false, true),
         (with_basis(LegalBasis::LegitimateInterest), false, true),
-        (own.clone(), false, true),
+        (unchanged.clone(), false, true),
         (confirmed, false, false),
         (reworded.clone(), false, false),
         (reworded.clone(), true, true),
         (reworded, true, false),
-        // A purpose that is new, with and without a need for consent.
+        // A new purpose, with and without a need for consent.
         (support::consent_purpose("brand.new"), false, true),
         (Purpose { key: "service".into(), ..with_basis(LegalBasis::Contract) }, false, true),
     ] {
-        let what = format!("{purpose:?} {requires_reconsent}");
-        let flipped = it.change(purpose, requires_reconsent).await;
-        assert_eq!(!flipped.is_empty(), flips, "{what}: {flipped:?}");
+        let context = format!("{purpose:?} {requires_reconsent}");
+        let flipped = ledger.change(purpose, requires_reconsent).await;
+        assert_eq!(!flipped.is_empty(), flips, "{context}: {flipped:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_linked_counts_with_what_the_others_said() {
-    let mut it = It::new().await;
+async fn linked_subjects_count_with_their_links() {
+    let mut ledger = Ledger::new().await;
     let retired = Purpose { retired: true, ..support::consent_purpose(NEWS) };
-    let flips = it.preview(&retired, false, "").await.flips;
-    let of = |channel: &str, before: Reason| {
-        let is_it = |own: &&proto::CellFlips| own.channel == channel && own.before() == before;
-        flips.iter().find(is_it).map_or(0, |own| own.count)
+    let flips = ledger.preview(&retired, false, "").await.flips;
+    let count = |channel: &str, before: Reason| {
+        let is_wanted =
+            |flip: &&proto::CellFlips| flip.channel == channel && flip.before() == before;
+        flips.iter().find(is_wanted).map_or(0, |flip| flip.count)
     };
-    // Who granted, whoever is verified to be them, and whoever withdrew before as somebody else.
-    assert_eq!(of("email", Reason::Granted), 4);
-    // A later withdrawal that is only said to be theirs stops a grant: two of three are left.
-    assert_eq!(of("sms", Reason::Granted), 2, "{flips:?}");
+    // A grant counts for its subject, for verified links to it, and after an earlier withdrawal
+    // under another identifier.
+    assert_eq!(count("email", Reason::Granted), 4);
+    // A later withdrawal over an asserted link stops a grant: two of three are left.
+    assert_eq!(count("sms", Reason::Granted), 2, "{flips:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_change_is_wrong_with_its_preview() {
-    let mut it = It::new().await;
-    let own = || support::consent_purpose(NEWS);
+async fn a_preview_refuses_what_the_change_refuses() {
+    let mut ledger = Ledger::new().await;
+    let valid = || support::consent_purpose(NEWS);
     let wrong = [
         None,
-        Some(Purpose { key: "No Key".into(), ..own() }),
-        Some(Purpose { title: String::new(), ..own() }),
-        Some(Purpose { legal_basis: 0, ..own() }),
-        Some(Purpose { data_categories: vec!["a".into(); 101], ..own() }),
-        Some(Purpose { oldest_compatible_version: 2, ..own() }),
-        Some(Purpose { basis_by_region: BTreeMap::from([("UK".into(), 1)]), ..own() }),
+        Some(Purpose { key: "No Key".into(), ..valid() }),
+        Some(Purpose { title: String::new(), ..valid() }),
+        Some(Purpose { legal_basis: 0, ..valid() }),
+        Some(Purpose { data_categories: vec!["a".into(); 101], ..valid() }),
+        Some(Purpose { oldest_compatible_version: 2, ..valid() }),
+        Some(Purpose { basis_by_region: BTreeMap::from([("UK".into(), 1)]), ..valid() }),
     ];
     let put = |purpose| proto::PutPurposeRequest { purpose, requires_reconsent: false };
     let preview = |purpose| proto::PreviewPurposeChangeRequest { purpose, ..Default::default() };
     for purpose in wrong {
-        let refused = it.clients.catalog.put_purpose(put(purpose.clone())).await.unwrap_err();
-        let asked = it.clients.catalog.preview_purpose_change(preview(purpose)).await;
+        let refused = ledger.clients.catalog.put_purpose(put(purpose.clone())).await.unwrap_err();
+        let asked = ledger.clients.catalog.preview_purpose_change(preview(purpose)).await;
         assert_eq!(typed(&asked.unwrap_err()), typed(&refused));
     }
     let nowhere =
-        proto::PreviewPurposeChangeRequest { region: "Atlantis".into(), ..preview(Some(own())) };
-    let refused = it.clients.catalog.preview_purpose_change(nowhere).await.unwrap_err();
+        proto::PreviewPurposeChangeRequest { region: "Atlantis".into(), ..preview(Some(valid())) };
+    let refused = ledger.clients.catalog.preview_purpose_change(nowhere).await.unwrap_err();
     assert_eq!(typed(&refused).fields, ["region"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_previewed_applied_and_listed() {
-    let it = It::new().await;
-    let path = it.dir.path().join("catalog.toml");
+    let ledger = Ledger::new().await;
+    let path = ledger.dir.path().join("catalog.toml");
     let file = path.to_str().unwrap();
     let write = |more: &str| {
         let text = format!(
@@ -285,7 +275,7 @@ async fn a_file_is_previewed_applied_and_listed() {
         fs::write(&path, text).unwrap();
     };
     write("");
-    let catalog = |words: &[&str]| it.server.cli(&[&["catalog"], words].concat());
+    let catalog = |words: &[&str]| ledger.server.cli(&[&["catalog"], words].concat());
     let same = catalog(&["preview", file]).expect_code(0);
     assert!(same.stdout.starts_with("marketing.newsletter stays as it is: of 26 cells 0 would"));
 
@@ -296,12 +286,12 @@ async fn a_file_is_previewed_applied_and_listed() {
         "the only version"
     );
     write("description = \"Now with tulips.\"\n");
-    let said = catalog(&preview).expect_code(0).json();
-    assert_eq!(said["purpose"], NEWS, "{said}");
-    let said = &said["preview"];
-    assert_eq!((&said["changed"], &said["version"]), (&true.into(), &2.into()), "{said}");
-    let denied = said["wouldDeny"].as_str().unwrap().parse::<u64>().unwrap();
-    assert!(denied > 0, "{said}");
+    let json = catalog(&preview).expect_code(0).json();
+    assert_eq!(json["purpose"], NEWS, "{json}");
+    let json = &json["preview"];
+    assert_eq!((&json["changed"], &json["version"]), (&true.into(), &2.into()), "{json}");
+    let denied = json["wouldDeny"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(denied > 0, "{json}");
     let table = catalog(&["preview", file, "--requires-reconsent"]).expect_code(0).stdout;
     assert!(table.contains(&format!("of 26 cells 0 would be allowed and {denied} denied")));
     assert!(table.contains("reconsent_required"), "{table}");
@@ -317,8 +307,8 @@ async fn a_file_is_previewed_applied_and_listed() {
     assert!(listed.contains("counts from version 2"), "{listed}");
 
     write("basis_by_region = { US = \"legitimate_interest\", \"US-CA\" = \"consent\" }\n");
-    let said = catalog(&["preview", file, "--region", "US", "--json"]).expect_code(0).json();
-    assert_eq!(said["preview"]["unknownSubject"]["after"], "REASON_NO_OBJECTION", "{said}");
+    let json = catalog(&["preview", file, "--region", "US", "--json"]).expect_code(0).json();
+    assert_eq!(json["preview"]["unknownSubject"]["after"], "REASON_NO_OBJECTION", "{json}");
     catalog(&["apply", file]).expect_code(0);
     let listed = catalog(&["list"]).expect_code(0).stdout;
     assert!(listed.contains("consent in US-CA, legitimate_interest in US"), "{listed}");

@@ -24,15 +24,6 @@ struct Ledger {
     _dir: tempfile::TempDir,
 }
 
-async fn ledger(flags: &[&str]) -> Ledger {
-    let dir = tempfile::tempdir().unwrap();
-    let flags = [&["--tiles-listen=127.0.0.1:0", "--checkpoint-interval=20ms"], flags].concat();
-    let server = Server::start_with(dir.path(), &flags);
-    let clients = server.clients_with_catalog(&["news"], &["email"]).await;
-    let key = VerifierKey::parse(&server.printed("verifier key ").unwrap()).unwrap();
-    Ledger { server, clients, key, _dir: dir }
-}
-
 fn grant(n: usize, wait_for_checkpoint: bool) -> proto::RecordConsentRequest {
     proto::RecordConsentRequest {
         idempotency_key: format!("signup-{n}"),
@@ -46,6 +37,15 @@ fn hash(bytes: &[u8]) -> Hash {
 }
 
 impl Ledger {
+    async fn start(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = [&["--tiles-listen=127.0.0.1:0", "--checkpoint-interval=20ms"], flags].concat();
+        let server = Server::start_with(dir.path(), &flags);
+        let clients = server.clients_with_catalog(&["news"], &["email"]).await;
+        let key = VerifierKey::parse(&server.printed("verifier key ").unwrap()).unwrap();
+        Self { server, clients, key, _dir: dir }
+    }
+
     async fn record(&mut self, n: usize, wait: bool) -> proto::RecordConsentResponse {
         self.clients.record(grant(n, wait)).await
     }
@@ -67,26 +67,26 @@ impl Ledger {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_act_that_waits_is_under_the_checkpoint_that_it_gets() {
-    let mut it = ledger(&[]).await;
+async fn an_act_that_waits_is_covered_by_its_checkpoint() {
+    let mut ledger = Ledger::start(&[]).await;
     for n in 0..3 {
-        let recorded = it.record(n, true).await;
-        let checkpoint = SignedCheckpoint::open(&recorded.checkpoint, &it.key).unwrap();
+        let recorded = ledger.record(n, true).await;
+        let checkpoint = SignedCheckpoint::open(&recorded.checkpoint, &ledger.key).unwrap();
         assert!(checkpoint.checkpoint.size > recorded.index);
-        let proven = it.inclusion(Entry::Index(recorded.index), None).await.unwrap();
+        let proven = ledger.inclusion(Entry::Index(recorded.index), None).await.unwrap();
         let proof = TlogProof::parse(&proven.proof).unwrap();
-        proof.verify(&merkle::leaf_hash(&proven.entry), &it.key).unwrap();
+        proof.verify(&merkle::leaf_hash(&proven.entry), &ledger.key).unwrap();
         assert_eq!(proof.extra.as_deref(), Some(proven.entry.as_slice()));
         let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
         assert_eq!(entry.index, recorded.index);
     }
-    // The same act again, waiting or not, is the same act.
-    let again = it.record(1, false).await;
+    // The same key is the same act, with or without waiting.
+    let again = ledger.record(1, false).await;
     assert!(again.replayed && again.checkpoint.is_empty(), "{again:?}");
-    let waiting = it.record(1, true).await;
+    let waiting = ledger.record(1, true).await;
     assert!(waiting.replayed && waiting.index == again.index);
-    SignedCheckpoint::open(&waiting.checkpoint, &it.key).unwrap();
-    let by_hand = it.server.cli(&[
+    SignedCheckpoint::open(&waiting.checkpoint, &ledger.key).unwrap();
+    let by_hand = ledger.server.cli(&[
         "record",
         "--subject=user:9",
         "--grant=news:email",
@@ -94,27 +94,28 @@ async fn an_act_that_waits_is_under_the_checkpoint_that_it_gets() {
         "--json",
     ]);
     let printed = by_hand.expect_code(0).json()["checkpoint"].as_str().unwrap().to_owned();
-    SignedCheckpoint::open(&printed, &it.key).unwrap();
+    SignedCheckpoint::open(&printed, &ledger.key).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_auditor_kept_is_the_beginning_of_what_there_is() {
-    let mut it = ledger(&[]).await;
-    let first = it.record(0, true).await.checkpoint;
+async fn a_kept_checkpoint_is_a_prefix_of_the_ledger() {
+    let mut ledger = Ledger::start(&[]).await;
+    let first = ledger.record(0, true).await.checkpoint;
     for n in 1..40 {
-        it.record(n, n == 39).await;
+        ledger.record(n, n == 39).await;
     }
-    let kept = SignedCheckpoint::open(&first, &it.key).unwrap().checkpoint;
+    let kept = SignedCheckpoint::open(&first, &ledger.key).unwrap().checkpoint;
     let request = proto::GetConsistencyProofRequest { first_size: kept.size, second_size: None };
-    let answer = it.clients.audit.get_consistency_proof(request).await.unwrap().into_inner();
-    let now = SignedCheckpoint::open(&answer.checkpoint, &it.key).unwrap().checkpoint;
+    let answer = ledger.clients.audit.get_consistency_proof(request).await.unwrap().into_inner();
+    let now = SignedCheckpoint::open(&answer.checkpoint, &ledger.key).unwrap().checkpoint;
     assert_eq!((answer.first_size, answer.second_size), (kept.size, now.size));
     let proof: Vec<Hash> = answer.hashes.iter().map(|bytes| hash(bytes)).collect();
     let (kept, now) = ((kept.size, &kept.root), (now.size, &now.root));
     merkle::verify_consistency(kept, now, &proof).unwrap();
     assert_eq!((hash(&answer.first_root_hash), hash(&answer.second_root_hash)), (*kept.1, *now.1));
-    // And an old proof can still be had, for the checkpoint that somebody holds.
-    let old = it.inclusion(Entry::IdempotencyKey("signup-0".into()), Some(kept.0)).await.unwrap();
+    // An older proof is available too, for a checkpoint that somebody kept.
+    let old =
+        ledger.inclusion(Entry::IdempotencyKey("signup-0".into()), Some(kept.0)).await.unwrap();
     let path: Vec<Hash> = old.hashes.iter().map(|bytes| hash(bytes)).collect();
     let leaf = merkle::leaf_hash(&old.entry);
     assert_eq!(hash(&old.leaf_hash), leaf);
@@ -123,28 +124,28 @@ async fn what_an_auditor_kept_is_the_beginning_of_what_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_checkpoint_can_be_waited_for() {
-    let mut it = ledger(&["--checkpoint-wait=300ms"]).await;
-    let index = it.record(0, false).await.index;
+async fn a_request_can_wait_for_a_checkpoint() {
+    let mut ledger = Ledger::start(&["--checkpoint-wait=300ms"]).await;
+    let index = ledger.record(0, false).await.index;
     let of = |size| proto::GetCheckpointRequest { at_least_size: Some(size) };
-    let answer = it.clients.audit.get_checkpoint(of(index + 1)).await.unwrap().into_inner();
-    let checkpoint = SignedCheckpoint::open(&answer.checkpoint, &it.key).unwrap().checkpoint;
+    let answer = ledger.clients.audit.get_checkpoint(of(index + 1)).await.unwrap().into_inner();
+    let checkpoint = SignedCheckpoint::open(&answer.checkpoint, &ledger.key).unwrap().checkpoint;
     assert_eq!(
         (answer.checkpoint_size, hash(&answer.root_hash)),
         (checkpoint.size, checkpoint.root)
     );
-    assert_eq!(answer.verifier_key, it.key.to_string());
+    assert_eq!(answer.verifier_key, ledger.key.to_string());
     assert!(checkpoint.size > index && !answer.witnessed);
-    let status = it.clients.audit.get_checkpoint(of(1_000)).await.unwrap_err();
+    let status = ledger.clients.audit.get_checkpoint(of(1_000)).await.unwrap_err();
     let error = typed(&status);
     assert_eq!(error.reason, "CHECKPOINT_NOT_REACHED");
     assert_eq!(status.code(), tonic::Code::Unavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_be_proven_is_named() {
-    let mut it = ledger(&[]).await;
-    let head = it.record(0, true).await.index + 1;
+async fn unprovable_requests_are_refused_with_a_reason() {
+    let mut ledger = Ledger::start(&[]).await;
+    let head = ledger.record(0, true).await.index + 1;
     for (entry, tree_size, reason) in [
         (Entry::Index(head), None, "INDEX_OUT_OF_RANGE"),
         (Entry::Index(u64::MAX), None, "INDEX_OUT_OF_RANGE"),
@@ -155,11 +156,11 @@ async fn what_can_not_be_proven_is_named() {
         (Entry::IdempotencyKey(String::new()), None, "INVALID_FIELD"),
         (Entry::IdempotencyKey("x".repeat(257)), None, "LIMIT_EXCEEDED"),
     ] {
-        let status = it.inclusion(entry.clone(), tree_size).await.unwrap_err();
+        let status = ledger.inclusion(entry.clone(), tree_size).await.unwrap_err();
         assert_eq!(typed(&status).reason, reason, "{entry:?} {tree_size:?}");
     }
     let nothing = proto::GetInclusionProofRequest::default();
-    let status = it.clients.audit.get_inclusion_proof(nothing).await.unwrap_err();
+    let status = ledger.clients.audit.get_inclusion_proof(nothing).await.unwrap_err();
     assert_eq!(typed(&status).reason, "INVALID_FIELD");
     for (first_size, second_size, reason) in [
         (3, Some(2), "INVALID_FIELD"),
@@ -167,24 +168,24 @@ async fn what_can_not_be_proven_is_named() {
         (head + 1, None, "INDEX_OUT_OF_RANGE"),
     ] {
         let request = proto::GetConsistencyProofRequest { first_size, second_size };
-        let status = it.clients.audit.get_consistency_proof(request).await.unwrap_err();
+        let status = ledger.clients.audit.get_consistency_proof(request).await.unwrap_err();
         assert_eq!(typed(&status).reason, reason, "{first_size} {second_size:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_can_rebuild_the_ledger_from_its_tiles() {
-    let mut it = ledger(&[]).await;
+    let mut ledger = Ledger::start(&[]).await;
     for n in 0..300 {
-        it.record(n, n == 299).await;
+        ledger.record(n, n == 299).await;
     }
-    let answer = it.tiles("checkpoint").await;
+    let answer = ledger.tiles("checkpoint").await;
     assert_eq!((answer.status, answer.content_type.as_str()), (200, "text/plain; charset=utf-8"));
     let text = String::from_utf8(answer.body).unwrap();
-    let checkpoint = SignedCheckpoint::open(&text, &it.key).unwrap().checkpoint;
+    let checkpoint = SignedCheckpoint::open(&text, &ledger.key).unwrap().checkpoint;
     let (mut range, mut leaves) = (merkle::Range::empty(0), Vec::new());
     for tile in Tile::all(checkpoint.size) {
-        let answer = it.tiles(&tile.to_string()).await;
+        let answer = ledger.tiles(&tile.to_string()).await;
         assert_eq!(answer.status, 200, "{tile}");
         assert_eq!(answer.content_type, "application/octet-stream");
         match tile.kind {
@@ -205,9 +206,9 @@ async fn a_monitor_can_rebuild_the_ledger_from_its_tiles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_tile_is_not_found_and_not_cached() {
-    let mut it = ledger(&[]).await;
-    it.record(0, true).await;
+async fn invalid_tile_paths_are_not_found_and_not_cached() {
+    let mut ledger = Ledger::start(&[]).await;
+    ledger.record(0, true).await;
     for path in [
         "",
         "tile/0/000",
@@ -221,16 +222,16 @@ async fn what_is_no_tile_is_not_found_and_not_cached() {
         "tile/entries/..%2f..%2fkek",
         "checkpoints",
     ] {
-        assert_eq!(it.tiles(path).await.status, 404, "{path}");
+        assert_eq!(ledger.tiles(path).await.status, 404, "{path}");
     }
-    assert_eq!(it.tiles("tile/0/000.p/3").await.body.len(), 96, "an earlier tree's tile");
+    assert_eq!(ledger.tiles("tile/0/000.p/3").await.body.len(), 96, "an earlier tree's tile");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caches_are_told_what_never_changes() {
-    let mut it = ledger(&[]).await;
-    it.record(0, true).await;
-    let address = it.server.printed("tiles on ").unwrap();
+async fn responses_of_the_log_carry_their_cache_control() {
+    let mut ledger = Ledger::start(&[]).await;
+    ledger.record(0, true).await;
+    let address = ledger.server.printed("tiles on ").unwrap();
     for (path, cache, compressed) in [
         ("checkpoint", "public, max-age=1", false),
         ("tile/0/000.p/2", "public, max-age=31536000, immutable", false),
@@ -243,7 +244,7 @@ async fn caches_are_told_what_never_changes() {
     }
 }
 
-/// The head of an answer, word by word.
+/// The raw head of an HTTP response.
 fn raw(address: &str, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();

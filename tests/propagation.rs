@@ -1,10 +1,10 @@
-//! "Who has stopped, who has not?" asked of a real server.
+//! Which subscriptions have acknowledged an event, asked of a real server.
 
 use consent_ledger::{
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
-        Subscription, Webhook, consume_request::Message as Said, consume_response::Message as Told,
-        entry::Body, get_inclusion_proof_request::Entry,
+        Subscription, Webhook, consume_request::Message as Request,
+        consume_response::Message as Response, entry::Body, get_inclusion_proof_request::Entry,
     },
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
@@ -24,21 +24,19 @@ fn named(name: &str) -> Subscription {
 }
 
 async fn record(clients: &mut Clients, action: Action) -> u64 {
-    clients.say("user:1", action, "news", "email").await.index
-}
-
-async fn propagation(clients: &mut Clients, index: u64) -> proto::GetPropagationResponse {
-    let request = proto::GetPropagationRequest { index };
-    clients.watch.get_propagation(request).await.unwrap().into_inner()
+    clients.record_change("user:1", action, "news", "email").await.index
 }
 
 async fn states(clients: &mut Clients, index: u64) -> Vec<(String, PropagationState)> {
-    let own = propagation(clients, index).await.subscriptions;
-    own.iter().map(|own| (own.subscription.clone(), own.state())).collect()
+    let propagations = clients.propagation(index).await.subscriptions;
+    propagations
+        .iter()
+        .map(|propagation| (propagation.subscription.clone(), propagation.state()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_not_heard_is_told_with_for_how_long() {
+async fn pending_subscriptions_are_listed_with_their_elapsed_time() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
@@ -69,14 +67,14 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
         assert!(tokio::time::Instant::now() < deadline, "never overdue");
         tokio::task::yield_now().await;
     }
-    let answer = propagation(&mut clients, stop).await;
+    let answer = clients.propagation(stop).await;
     let [_, of_ended, of_late] = &answer.subscriptions[..] else { panic!("{answer:?}") };
     assert_eq!((of_ended.receipt_index, &of_ended.settled_at), (Some(ended), &None));
     assert_eq!((of_late.receipt_index, of_late.created_index), (None, late));
     assert!(of_late.elapsed.unwrap().seconds >= 1);
     assert_eq!(of_late.deadline.unwrap().seconds, 1);
     assert!(answer.recorded_at.is_some() && answer.revision > stop);
-    // No event for anybody here, and no event at all.
+    // An event that no subscription covers, and an entry that is no event.
     assert_eq!(states(&mut clients, grant).await, []);
     assert_eq!(states(&mut clients, 0).await, []);
     let request = proto::GetPropagationRequest { index: answer.revision + 100 };
@@ -84,37 +82,45 @@ async fn who_has_not_heard_is_told_with_for_how_long() {
     assert_eq!(typed(&error).reason, "INDEX_OUT_OF_RANGE");
 
     let index = stop.to_string();
-    let told = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
-    assert!(told["recordedAt"].is_string(), "{told}");
-    let states: Vec<_> =
-        told["subscriptions"].as_array().unwrap().iter().map(|own| own["state"].clone()).collect();
+    let report = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
+    assert!(report["recordedAt"].is_string(), "{report}");
+    let states: Vec<_> = report["subscriptions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|subscription| subscription["state"].clone())
+        .collect();
     assert_eq!(
         states,
         ["PROPAGATION_STATE_PENDING", "PROPAGATION_STATE_DELETED", "PROPAGATION_STATE_OVERDUE"]
     );
-    assert_eq!(told["subscriptions"][1]["receiptIndex"], ended.to_string());
+    assert_eq!(report["subscriptions"][1]["receiptIndex"], ended.to_string());
     let table = server.cli(&["propagation", &index]).expect_code(1).stdout;
     assert!(table.starts_with("STATE    SUBSCRIPTION  OWNER"), "{table}");
-    let nobody = server.cli(&["propagation", &grant.to_string()]).expect_code(0).stdout;
-    assert_eq!(nobody, "no subscription should have heard it\n");
+    let uncovered = server.cli(&["propagation", &grant.to_string()]).expect_code(0).stdout;
+    assert_eq!(uncovered, "no subscription should have received it\n");
     server.cli(&["propagation", "100000"]).expect_code(1);
     server.cli(&["propagation", "x"]).expect_code(2);
-    // The same after a restart, and from a view that is built anew.
+    // The answer is the same after a restart and from a rebuilt view.
     server.kill();
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
     let again = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
-    let of = |told: &serde_json::Value, at: usize| {
-        let own = &told["subscriptions"][at];
-        (own["subscription"].clone(), own["state"].clone(), own["receiptIndex"].clone())
+    let subscription_states = |report: &serde_json::Value, at: usize| {
+        let subscription = &report["subscriptions"][at];
+        (
+            subscription["subscription"].clone(),
+            subscription["state"].clone(),
+            subscription["receiptIndex"].clone(),
+        )
     };
     for at in 0..3 {
-        assert_eq!(of(&again, at), of(&told, at));
+        assert_eq!(subscription_states(&again, at), subscription_states(&report, at));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_those_of_webhooks() {
+async fn only_webhooks_have_dead_letters() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
@@ -151,30 +157,31 @@ async fn dead_letters_are_those_of_webhooks() {
     }
 }
 
-/// Hears a subscription until an event comes, acknowledges it and goes.
+/// Consumes a subscription up to an event, acknowledges it and closes the stream.
 async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: u64) {
-    let (say, said) = mpsc::channel(4);
-    let saying = async |message| {
-        say.send(proto::ConsumeRequest { message: Some(message) }).await.unwrap();
+    let (requests, outgoing) = mpsc::channel(4);
+    let send = async |message| {
+        requests.send(proto::ConsumeRequest { message: Some(message) }).await.unwrap();
     };
     let subscription = subscription.to_owned();
-    saying(Said::Start(ConsumeStart { subscription, credits: 8, ..Default::default() })).await;
-    let mut told = clients.watch.consume(ReceiverStream::new(said)).await.unwrap().into_inner();
+    send(Request::Start(ConsumeStart { subscription, credits: 8, ..Default::default() })).await;
+    let mut responses =
+        clients.watch.consume(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     loop {
-        let message = timeout(PATIENCE, told.message()).await.expect("a message").unwrap();
-        if let Some(Told::Consent(own)) = message.expect("the stream goes on").message {
-            assert_eq!(own.index, event);
+        let message = timeout(PATIENCE, responses.message()).await.expect("a message").unwrap();
+        if let Some(Response::Consent(consent)) = message.expect("the stream goes on").message {
+            assert_eq!(consent.index, event);
             break;
         }
     }
-    saying(Said::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
-    drop(say);
-    // What was said before the end was heard before the end.
-    while timeout(PATIENCE, told.message()).await.expect("an end").unwrap().is_some() {}
+    send(Request::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
+    drop(requests);
+    // The server takes the acknowledgement before it ends the stream.
+    while timeout(PATIENCE, responses.message()).await.expect("an end").unwrap().is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_can_be_proven() {
+async fn acknowledgements_can_be_proven() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--receipt-interval=50ms", "--checkpoint-interval=20ms"];
     let server = Server::start_with(dir.path(), &flags);
@@ -182,24 +189,24 @@ async fn what_was_acknowledged_can_be_proven() {
     let created = subscribe(&mut clients, named("crm")).await;
     let stop = record(&mut clients, Action::Withdraw).await;
     let index = stop.to_string();
-    let told = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
-    assert_eq!(told["subscriptions"][0]["state"], "PROPAGATION_STATE_PENDING");
-    assert_eq!(told["subscriptions"][0]["receiptIndex"], serde_json::Value::Null);
+    let pending = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
+    assert_eq!(pending["subscriptions"][0]["state"], "PROPAGATION_STATE_PENDING");
+    assert_eq!(pending["subscriptions"][0]["receiptIndex"], serde_json::Value::Null);
 
     hear_and_acknowledge(&mut clients, "crm", stop).await;
-    let told = wait_until("a receipt", PATIENCE, || {
+    let report = wait_until("a receipt", PATIENCE, || {
         let answer = server.cli(&["propagation", &index, "--json"]);
         (answer.code == Some(0)).then(|| answer.json())
     });
-    let own = &told["subscriptions"][0];
-    assert_eq!(own["state"], "PROPAGATION_STATE_ACKNOWLEDGED");
-    assert_eq!(own["createdIndex"], created.to_string());
-    let receipt = own["receiptIndex"].as_str().unwrap().parse::<u64>().unwrap();
+    let subscription = &report["subscriptions"][0];
+    assert_eq!(subscription["state"], "PROPAGATION_STATE_ACKNOWLEDGED");
+    assert_eq!(subscription["createdIndex"], created.to_string());
+    let receipt = subscription["receiptIndex"].as_str().unwrap().parse::<u64>().unwrap();
     let table = server.cli(&["propagation", &index]).expect_code(0).stdout;
     let row = table.lines().nth(1).unwrap();
     assert!(row.ends_with(&format!("  {receipt}")), "{table}");
 
-    // The entry that it names says so, and is in the ledger.
+    // The named entry is the receipt, and it is provably in the ledger.
     let key = server.printed("verifier key ").unwrap();
     let file = dir.path().join("receipt.tlog-proof");
     let file = file.to_str().unwrap();
@@ -215,10 +222,12 @@ async fn what_was_acknowledged_can_be_proven() {
     let proof = TlogProof::parse(&proven.proof).unwrap();
     proof.verify(&leaf_hash(&proven.entry), &VerifierKey::parse(&key).unwrap()).unwrap();
     let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
-    let Some(Body::DeliveryReceipt(own)) = entry.body else { panic!("{entry:?}") };
-    let [own] = &own.delivered[..] else { panic!("{own:?}") };
-    assert_eq!(own.subscription_index, created);
-    assert!(own.ranges.iter().any(|own| (own.start_index..own.end_index).contains(&stop)));
+    let Some(Body::DeliveryReceipt(receipt)) = entry.body else { panic!("{entry:?}") };
+    let [delivered] = &receipt.delivered[..] else { panic!("{receipt:?}") };
+    assert_eq!(delivered.subscription_index, created);
+    assert!(
+        delivered.ranges.iter().any(|range| (range.start_index..range.end_index).contains(&stop))
+    );
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }

@@ -1,5 +1,5 @@
-//! The protocol as any client meets it: answers, typed errors, streams, and the standard services
-//! beside ours. Everything goes over TCP to the built binary.
+//! The protocol as any client sees it: answers, typed errors, streams, and the standard gRPC
+//! services. Everything goes over TCP to the built binary.
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +29,13 @@ const SERVICES: &[&str] = &[
 ];
 
 /// A server over a new directory with a small catalogue, and clients of it.
-struct Fixture {
+struct Ledger {
     server: Server,
     clients: Clients,
     dir: tempfile::TempDir,
 }
 
-impl Fixture {
+impl Ledger {
     async fn new() -> Self {
         Self::with(&[]).await
     }
@@ -57,14 +57,14 @@ impl Fixture {
     }
 
     /// One act of one change by the subject.
-    async fn say(
+    async fn record_change(
         &mut self,
         subject: &str,
         action: Action,
         purpose: &str,
         channel: &str,
     ) -> proto::RecordConsentResponse {
-        self.clients.say(subject, action, purpose, channel).await
+        self.clients.record_change(subject, action, purpose, channel).await
     }
 
     async fn check(&mut self, subject: &str, purpose: &str, channel: &str) -> proto::CheckResponse {
@@ -72,7 +72,7 @@ impl Fixture {
         self.clients.ask(request).await
     }
 
-    /// The error that a request to record is refused with.
+    /// The error of a refused act.
     async fn refused(&mut self, request: proto::RecordConsentRequest) -> support::TypedError {
         let answer = self.clients.consent.record_consent(request.clone()).await;
         typed(&answer.expect_err(&format!("{request:?}")))
@@ -87,7 +87,7 @@ fn newsletter(subject: &str) -> proto::RecordConsentRequest {
     act(subject, vec![change(Action::Grant, "marketing.newsletter", "email")])
 }
 
-/// The next event of a stream, whatever it says of its progress meanwhile.
+/// The next event of a stream, past any progress messages.
 async fn next_event(stream: &mut Streaming<proto::WatchResponse>) -> proto::ConsentEvent {
     loop {
         let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
@@ -98,7 +98,7 @@ async fn next_event(stream: &mut Streaming<proto::WatchResponse>) -> proto::Cons
     }
 }
 
-/// The next progress message of a stream that has no events to send, but of the catalogue.
+/// The next progress message of a stream without events, past any catalogue changes.
 async fn next_progress(stream: &mut Streaming<proto::WatchResponse>) -> proto::Progress {
     loop {
         let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
@@ -117,38 +117,39 @@ fn from(start_index: u64) -> proto::WatchRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_sees_every_act_that_was_acknowledged_before_it() {
-    let mut it = Fixture::new().await;
-    let before = it.check("user:1", "marketing.newsletter", "email").await;
+    let mut ledger = Ledger::new().await;
+    let before = ledger.check("user:1", "marketing.newsletter", "email").await;
     assert_eq!((before.effect(), before.reason()), (Effect::Deny, Reason::NoRecord));
 
-    let granted = it.say("user:1", Action::Grant, "marketing.newsletter", "email").await;
+    let granted =
+        ledger.record_change("user:1", Action::Grant, "marketing.newsletter", "email").await;
     assert_eq!(granted.revision, granted.index + 1);
     assert_eq!(granted.results[0].outcome(), Outcome::Applied);
     assert_eq!(granted.results[0].purpose_version, 1);
-    let allowed = it.check("user:1", "marketing.newsletter", "email").await;
+    let allowed = ledger.check("user:1", "marketing.newsletter", "email").await;
     assert_eq!((allowed.effect(), allowed.reason()), (Effect::Allow, Reason::Granted));
     assert_eq!(allowed.decided_by_index, Some(granted.index));
     assert_eq!(allowed.revision, granted.revision);
-    let other = it.check("user:1", "marketing.newsletter", "sms").await;
+    let other = ledger.check("user:1", "marketing.newsletter", "sms").await;
     assert_eq!(other.reason(), Reason::NoRecord, "consent is never wider than its cell");
 
-    let stopped = it.say("user:1", Action::Withdraw, "*", "*").await;
-    let denied = it.check("user:1", "marketing.newsletter", "email").await;
+    let stopped = ledger.record_change("user:1", Action::Withdraw, "*", "*").await;
+    let denied = ledger.check("user:1", "marketing.newsletter", "email").await;
     assert_eq!((denied.effect(), denied.reason()), (Effect::Deny, Reason::Withdrawn));
     assert_eq!(denied.decided_by_index, Some(stopped.index));
 
     let mut import = newsletter("user:1");
     import.actor = proto::Actor::Import.into();
-    let blocked = it.record(import).await;
+    let blocked = ledger.record(import).await;
     assert_eq!(blocked.results[0].outcome(), Outcome::BlockedByStop);
     assert_eq!(blocked.results[0].cause_index, Some(stopped.index));
-    let idle = it.say("user:2", Action::Withdraw, "marketing.offers", "sms").await;
+    let idle = ledger.record_change("user:2", Action::Withdraw, "marketing.offers", "sms").await;
     assert_eq!(idle.results[0].outcome(), Outcome::NoEffect, "nothing was known of user:2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preferences_and_history_tell_what_was_agreed_to() {
-    let mut it = Fixture::new().await;
+async fn preferences_and_history_show_the_recorded_consent() {
+    let mut ledger = Ledger::new().await;
     let mut request = newsletter("user:1");
     request.evidence = Some(proto::Evidence {
         touchpoint: "onboarding".to_owned(),
@@ -157,9 +158,9 @@ async fn preferences_and_history_tell_what_was_agreed_to() {
         attributes: BTreeMap::from([("form".to_owned(), "b".to_owned())]),
         ..proto::Evidence::default()
     });
-    let granted = it.record(request.clone()).await;
-    let stopped = it.say("user:1", Action::Object, "*", "sms").await;
-    it.say("user:2", Action::Grant, "marketing.offers", "sms").await;
+    let granted = ledger.record(request.clone()).await;
+    let stopped = ledger.record_change("user:1", Action::Object, "*", "sms").await;
+    ledger.record_change("user:2", Action::Grant, "marketing.offers", "sms").await;
 
     let ask = proto::GetPreferencesRequest {
         subject: "user:1".to_owned(),
@@ -167,8 +168,8 @@ async fn preferences_and_history_tell_what_was_agreed_to() {
     };
     let mut every = ask.clone();
     every.all_cells = true;
-    let named = it.clients.consent.get_preferences(ask).await.unwrap().into_inner();
-    let all = it.clients.consent.get_preferences(every).await.unwrap().into_inner();
+    let named = ledger.clients.consent.get_preferences(ask).await.unwrap().into_inner();
+    let all = ledger.clients.consent.get_preferences(every).await.unwrap().into_inner();
     let row = |cell: &proto::CellPreference| {
         (format!("{}:{}", cell.purpose, cell.channel), cell.reason())
     };
@@ -186,31 +187,31 @@ async fn preferences_and_history_tell_what_was_agreed_to() {
     assert_eq!((named.stops[0].action(), named.stops[0].index), (Action::Object, stopped.index));
     assert_eq!(named.stops[0].scope, Some(support::scope("*", "sms")));
 
-    let history = it.clients.history("user:1").await;
+    let history = ledger.clients.history("user:1").await;
     assert_eq!(
         history.iter().map(|act| act.index).collect::<Vec<_>>(),
         [granted.index, stopped.index]
     );
     assert_eq!(history[0].evidence, request.evidence, "evidence comes back as it was given");
     assert_eq!(history[0].changes, granted.results);
-    let entries = it.clients.audit.list_entries(proto::ListEntriesRequest {
+    let entries = ledger.clients.audit.list_entries(proto::ListEntriesRequest {
         start_index: granted.index,
         end_index: Some(granted.index + 1),
     });
     let entry = entries.await.unwrap().into_inner().message().await.unwrap().unwrap().entry;
     let hash = blake3::derive_key("consent-ledger v1 chain", &entry);
-    assert_eq!(history[0].entry_hash, hash, "anybody can recompute the hash");
+    assert_eq!(history[0].entry_hash, hash, "the hash can be recomputed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_entries_are_a_chain_up_to_the_checkpoint() {
-    let mut it = Fixture::new().await;
+    let mut ledger = Ledger::new().await;
     for n in 0..20 {
-        it.record(newsletter(&format!("user:{n}"))).await;
+        ledger.record(newsletter(&format!("user:{n}"))).await;
     }
-    let checkpoint = it.clients.checkpoint().await;
+    let checkpoint = ledger.clients.checkpoint().await;
     let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
-    let mut stream = it.clients.audit.list_entries(request).await.unwrap().into_inner();
+    let mut stream = ledger.clients.audit.list_entries(request).await.unwrap().into_inner();
     let (mut index, mut hash) = (0, [0; 32]);
     while let Some(answer) = stream.message().await.unwrap() {
         let entry = proto::Entry::decode(answer.entry.as_slice()).unwrap();
@@ -226,13 +227,13 @@ async fn the_entries_are_a_chain_up_to_the_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_answers_the_stored_result_for_ever() {
-    let mut it = Fixture::new().await;
+async fn an_idempotency_key_returns_the_stored_result_forever() {
+    let mut ledger = Ledger::new().await;
     let mut request = newsletter("user:1");
     request.idempotency_key = "form-1".to_owned();
-    let first = it.record(request.clone()).await;
+    let first = ledger.record(request.clone()).await;
     assert!(!first.replayed);
-    it.say("user:1", Action::Withdraw, "marketing.newsletter", "email").await;
+    ledger.record_change("user:1", Action::Withdraw, "marketing.newsletter", "email").await;
     let mut other = request.clone();
     other.subject = "user:2".to_owned();
     let mut other_evidence = request.clone();
@@ -242,25 +243,25 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
     let stored = proto::RecordConsentResponse { replayed: true, ..first };
     for restarted in [false, true] {
         if restarted {
-            it.server.terminate();
-            it.server = Server::start(it.dir.path());
-            it.clients = it.server.clients().await;
+            ledger.server.terminate();
+            ledger.server = Server::start(ledger.dir.path());
+            ledger.clients = ledger.server.clients().await;
         }
-        assert_eq!(it.record(request.clone()).await, stored, "restarted: {restarted}");
+        assert_eq!(ledger.record(request.clone()).await, stored, "restarted: {restarted}");
         for other in [other.clone(), other_evidence.clone()] {
-            let error = it.refused(other).await;
+            let error = ledger.refused(other).await;
             assert_eq!(error.code, Code::AlreadyExists);
             assert_eq!(error.reason, "IDEMPOTENCY_KEY_REUSED");
         }
-        let check = it.check("user:1", "marketing.newsletter", "email").await;
+        let check = ledger.check("user:1", "marketing.newsletter", "email").await;
         assert_eq!(check.reason(), Reason::Withdrawn, "a repetition changes nothing");
     }
 
-    // Many at once: one is recorded, the others are told of it.
+    // Of concurrent requests, one is recorded; the others get its result.
     request.idempotency_key = "form-2".to_owned();
     let answers: Vec<_> = stream::iter(0..50)
         .map(|_| {
-            let (mut consent, request) = (it.clients.consent.clone(), request.clone());
+            let (mut consent, request) = (ledger.clients.consent.clone(), request.clone());
             async move { consent.record_consent(request).await.unwrap().into_inner() }
         })
         .buffer_unordered(50)
@@ -268,13 +269,13 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
         .await;
     assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
     assert!(answers.iter().all(|answer| answer.index == answers[0].index));
-    assert_eq!(it.clients.history("user:1").await.len(), 3);
+    assert_eq!(ledger.clients.history("user:1").await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_answers_in_order_with_an_error_an_item() {
-    let mut it = Fixture::new().await;
-    it.record(newsletter("user:1")).await;
+async fn a_batch_answers_in_order_with_errors_by_item() {
+    let mut ledger = Ledger::new().await;
+    ledger.record(newsletter("user:1")).await;
     let mut checks = Vec::new();
     for n in 0..500 {
         checks.push(match n % 5 {
@@ -286,7 +287,7 @@ async fn a_batch_answers_in_order_with_an_error_an_item() {
         });
     }
     let request = proto::BatchCheckRequest { checks, at_least_revision: None };
-    let results = it.clients.check.batch_check(request).await.unwrap().into_inner().results;
+    let results = ledger.clients.check.batch_check(request).await.unwrap().into_inner().results;
     assert_eq!(results.len(), 500);
     for (n, result) in results.into_iter().enumerate() {
         use proto::batch_check_result::Result as Item;
@@ -311,9 +312,9 @@ async fn a_batch_answers_in_order_with_an_error_an_item() {
         checks: vec![check.clone(); count],
         at_least_revision: None,
     };
-    let most = it.clients.check.batch_check(request(10_000)).await.unwrap().into_inner();
+    let most = ledger.clients.check.batch_check(request(10_000)).await.unwrap().into_inner();
     assert_eq!(most.results.len(), 10_000);
-    let error = typed(&it.clients.check.batch_check(request(10_001)).await.unwrap_err());
+    let error = typed(&ledger.clients.check.batch_check(request(10_001)).await.unwrap_err());
     assert_eq!(error.code, Code::InvalidArgument);
     assert_eq!(
         (error.reason.as_str(), error.fields),
@@ -322,12 +323,12 @@ async fn a_batch_answers_in_order_with_an_error_an_item() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revision_that_is_not_reached_is_no_answer() {
-    let mut it = Fixture::with(&["--revision-wait", "300ms"]).await;
-    let recorded = it.record(newsletter("user:1")).await;
+async fn an_unreached_revision_is_an_error() {
+    let mut ledger = Ledger::with(&["--revision-wait", "300ms"]).await;
+    let recorded = ledger.record(newsletter("user:1")).await;
     let mut request = check_request("user:1", "marketing.newsletter", "email");
     request.at_least_revision = Some(recorded.revision);
-    let answer = it.clients.ask(request.clone()).await;
+    let answer = ledger.clients.ask(request.clone()).await;
     assert_eq!(answer.reason(), Reason::Granted);
 
     let beyond = Some(recorded.revision + 1);
@@ -337,34 +338,32 @@ async fn a_revision_that_is_not_reached_is_no_answer() {
         assert_eq!(error.reason, "REVISION_NOT_REACHED");
     };
     request.at_least_revision = beyond;
-    expect(it.clients.check.check(request.clone()).await.unwrap_err());
+    expect(ledger.clients.check.check(request.clone()).await.unwrap_err());
     let batch =
         proto::BatchCheckRequest { checks: vec![request.clone()], at_least_revision: beyond };
-    expect(it.clients.check.batch_check(batch).await.unwrap_err());
+    expect(ledger.clients.check.batch_check(batch).await.unwrap_err());
     let preferences = proto::GetPreferencesRequest {
         subject: "user:1".to_owned(),
         at_least_revision: beyond,
         ..Default::default()
     };
-    expect(it.clients.consent.get_preferences(preferences).await.unwrap_err());
+    expect(ledger.clients.consent.get_preferences(preferences).await.unwrap_err());
 
-    // Whoever waits is answered as soon as the revision is there.
-    let mut other = it.clients.clone();
+    // A waiting request is answered as soon as the revision is reached.
+    let mut other = ledger.clients.clone();
     let (answer, _) = tokio::join!(
         other.check.check(request),
-        it.say("user:1", Action::Withdraw, "marketing.newsletter", "email")
+        ledger.record_change("user:1", Action::Withdraw, "marketing.newsletter", "email")
     );
     assert_eq!(answer.unwrap().into_inner().reason(), Reason::Withdrawn);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_request_is_named() {
-    let mut it = Fixture::new().await;
+async fn a_faulty_act_is_refused_with_code_reason_and_field() {
+    let mut ledger = Ledger::new().await;
     let retired = proto::Purpose { retired: true, ..support::consent_purpose("marketing.old") };
-    let request = proto::PutPurposeRequest { purpose: Some(retired), ..Default::default() };
-    it.clients.catalog.put_purpose(request).await.unwrap();
-    let fax = proto::Channel { key: "fax".to_owned(), title: "Fax".to_owned(), retired: true };
-    it.clients.catalog.put_channel(proto::PutChannelRequest { channel: Some(fax) }).await.unwrap();
+    ledger.clients.put_purpose(retired).await;
+    ledger.clients.put_channel("fax", true).await;
 
     let base = newsletter("user:1");
     let with = |alter: &dyn Fn(&mut proto::RecordConsentRequest)| {
@@ -380,7 +379,7 @@ async fn what_is_wrong_with_a_request_is_named() {
     let none = proto::Evidence::default;
     let grant = |purpose: &str, channel: &str| change(Action::Grant, purpose, channel);
 
-    // One row a way to be wrong: code, reason, field at fault.
+    // One row for each fault: code, reason, field.
     let cases = [
         (with(&|r| r.subject = String::new()), Code::InvalidArgument, "INVALID_FIELD", "subject"),
         (with(&|r| r.subject = "jo".into()), Code::InvalidArgument, "INVALID_FIELD", "subject"),
@@ -524,32 +523,32 @@ async fn what_is_wrong_with_a_request_is_named() {
             "changes[0].scope.channel",
         ),
     ];
-    let before = it.clients.checkpoint().await.size;
+    let before = ledger.clients.checkpoint().await.size;
     for (request, code, reason, field) in cases {
-        let error = it.refused(request.clone()).await;
+        let error = ledger.refused(request.clone()).await;
         assert_eq!((error.code, error.reason.as_str()), (code, reason), "{request:?}");
         assert_eq!(error.fields, [field], "{request:?}");
     }
-    assert_eq!(it.clients.checkpoint().await.size, before, "nothing of it was recorded");
-    it.say("user:1", Action::Withdraw, "marketing.old", "fax").await;
+    assert_eq!(ledger.clients.checkpoint().await.size, before, "nothing was recorded");
+    ledger.record_change("user:1", Action::Withdraw, "marketing.old", "fax").await;
 
-    // What was wrong may be personal data: it is told to the caller, and to nobody else.
-    assert!(!it.server.log().contains("jo"), "{}", it.server.log());
+    // An invalid value may be personal data: the caller sees it, the log does not.
+    assert!(!ledger.server.log().contains("jo"), "{}", ledger.server.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_act_larger_than_an_entry_is_refused() {
-    let mut it = Fixture::new().await;
+    let mut ledger = Ledger::new().await;
     let keys = |kind: &str| -> Vec<String> {
         (0..10).map(|n| format!("{kind}{n}{}", "x".repeat(127 - kind.len()))).collect()
     };
     let (purposes, channels) = (keys("pp"), keys("cc"));
     let words = |keys: &[String]| keys.to_vec();
     for purpose in &words(&purposes) {
-        it.clients.put_catalog(&[purpose], &[]).await;
+        ledger.clients.put_catalog(&[purpose], &[]).await;
     }
     for channel in &words(&channels) {
-        it.clients.put_catalog(&[], &[channel]).await;
+        ledger.clients.put_catalog(&[], &[channel]).await;
     }
     let cells = purposes.iter().flat_map(|p| channels.iter().map(move |c| (p, c)));
     let mut request = act("user:1", cells.map(|(p, c)| change(Action::Grant, p, c)).collect());
@@ -569,70 +568,72 @@ async fn an_act_larger_than_an_entry_is_refused() {
     for change in &mut request.changes {
         change.expires_at = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
     }
-    let status = it.clients.consent.record_consent(request.clone()).await.map(drop).unwrap_err();
+    let status =
+        ledger.clients.consent.record_consent(request.clone()).await.map(drop).unwrap_err();
     let error = typed(&status);
     assert_eq!((error.code, error.reason.as_str()), (Code::InvalidArgument, "ENTRY_TOO_LARGE"));
     request.evidence = None;
-    assert_eq!(it.record(request).await.results.len(), 100, "every limit alone is fine");
+    assert_eq!(ledger.record(request).await.results.len(), 100, "every limit alone is fine");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_other_services_name_what_is_wrong_too() {
-    let mut it = Fixture::new().await;
-    let head = it.record(newsletter("user:1")).await.revision;
+async fn the_other_services_name_the_faulty_field_too() {
+    let mut ledger = Ledger::new().await;
+    let head = ledger.record(newsletter("user:1")).await.revision;
 
-    let check = it.clients.check.check(check_request("jo", "a", "b")).await.unwrap_err();
+    let check = ledger.clients.check.check(check_request("jo", "a", "b")).await.unwrap_err();
     assert_eq!(typed(&check).fields, ["subject"]);
 
     let request = proto::GetPurposeRequest { key: "no.such".to_owned(), ..Default::default() };
-    let error = typed(&it.clients.catalog.get_purpose(request).await.unwrap_err());
+    let error = typed(&ledger.clients.catalog.get_purpose(request).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
     let purpose = proto::Purpose { title: String::new(), ..support::consent_purpose("a.b") };
     let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    let error = typed(&it.clients.catalog.put_purpose(request).await.unwrap_err());
+    let error = typed(&ledger.clients.catalog.put_purpose(request).await.unwrap_err());
     assert_eq!(
         (error.reason.as_str(), error.fields),
         ("INVALID_FIELD", vec!["purpose.title".to_owned()])
     );
     let request = proto::PutChannelRequest { channel: None };
-    let error = typed(&it.clients.catalog.put_channel(request).await.unwrap_err());
+    let error = typed(&ledger.clients.catalog.put_channel(request).await.unwrap_err());
     assert_eq!(error.fields, ["channel"]);
     let request = proto::ListPurposesRequest { page_token: "?".to_owned(), ..Default::default() };
-    let error = typed(&it.clients.catalog.list_purposes(request).await.unwrap_err());
+    let error = typed(&ledger.clients.catalog.list_purposes(request).await.unwrap_err());
     assert_eq!(error.fields, ["page_token"]);
 
     let beyond = proto::ListEntriesRequest { start_index: head + 1, end_index: None };
-    let error = typed(&it.clients.audit.list_entries(beyond).await.unwrap_err());
+    let error = typed(&ledger.clients.audit.list_entries(beyond).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::OutOfRange, "INDEX_OUT_OF_RANGE"));
-    let error = typed(&it.clients.watch.watch(from(head + 1)).await.unwrap_err());
+    let error = typed(&ledger.clients.watch.watch(from(head + 1)).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::OutOfRange, "INDEX_OUT_OF_RANGE"));
 
     let hasty = proto::WatchRequest {
         progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
         ..proto::WatchRequest::default()
     };
-    let error = typed(&it.clients.watch.watch(hasty).await.unwrap_err());
+    let error = typed(&ledger.clients.watch.watch(hasty).await.unwrap_err());
     assert_eq!(
         (error.code, error.fields),
         (Code::InvalidArgument, vec!["progress_interval".to_owned()])
     );
     let filter = proto::WatchFilter { kinds: vec![0], ..proto::WatchFilter::default() };
     let request = proto::WatchRequest { filter: Some(filter), ..proto::WatchRequest::default() };
-    let error = typed(&it.clients.watch.watch(request).await.unwrap_err());
+    let error = typed(&ledger.clients.watch.watch(request).await.unwrap_err());
     assert_eq!(error.fields, ["filter.kinds[0]"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_the_catalogue_join_without_a_seam() {
-    let mut it = Fixture::new().await;
+async fn pages_of_the_catalogue_join_without_gap_or_repetition() {
+    let mut ledger = Ledger::new().await;
     let keys: Vec<String> = (0..25).map(|n| format!("paged.p{n:02}")).collect();
     for key in &keys {
-        it.clients.put_catalog(&[key], &[]).await;
+        ledger.clients.put_catalog(&[key], &[]).await;
     }
     let mut request = proto::ListPurposesRequest { page_size: 4, ..Default::default() };
     let mut listed = Vec::new();
     loop {
-        let page = it.clients.catalog.list_purposes(request.clone()).await.unwrap().into_inner();
+        let page =
+            ledger.clients.catalog.list_purposes(request.clone()).await.unwrap().into_inner();
         assert!(page.purposes.len() <= 4);
         listed.extend(page.purposes.into_iter().map(|purpose| purpose.key));
         if page.next_page_token.is_empty() {
@@ -644,28 +645,29 @@ async fn pages_of_the_catalogue_join_without_a_seam() {
     want.extend(keys);
     assert_eq!(listed, want, "ordered by key, each once");
 
-    let again = proto::PutPurposeRequest {
-        purpose: Some(support::consent_purpose("marketing.offers")),
-        ..Default::default()
-    };
-    let answer = it.clients.catalog.put_purpose(again).await.unwrap().into_inner();
+    let answer = ledger.clients.put_purpose(support::consent_purpose("marketing.offers")).await;
     assert!(!answer.changed, "nothing differs, nothing is written");
     assert_eq!(answer.purpose.unwrap().version, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
-    let mut it = Fixture::new().await;
+    let mut ledger = Ledger::new().await;
     let mut stops = Vec::new();
     for n in 0..30 {
-        it.record(newsletter(&format!("user:{n}"))).await;
+        ledger.record(newsletter(&format!("user:{n}"))).await;
         let subject = format!("user:{n}");
-        stops.push(it.say(&subject, Action::Withdraw, "marketing.newsletter", "email").await.index);
+        stops.push(
+            ledger
+                .record_change(&subject, Action::Withdraw, "marketing.newsletter", "email")
+                .await
+                .index,
+        );
     }
     let mut next = 0;
     let mut heard = Vec::new();
     for part in [1, 7, 22] {
-        let mut stream = it.watch(from(next)).await;
+        let mut stream = ledger.watch(from(next)).await;
         for _ in 0..part {
             let event = next_event(&mut stream).await;
             assert_eq!(event.subject, format!("user:{}", heard.len()));
@@ -675,9 +677,9 @@ async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
     }
     assert_eq!(heard, stops);
 
-    // From now on: nothing of the past.
-    let mut stream = it.watch(proto::WatchRequest::default()).await;
-    let stop = it.say("user:7", Action::Object, "*", "*").await;
+    // From the head: no past events.
+    let mut stream = ledger.watch(proto::WatchRequest::default()).await;
+    let stop = ledger.record_change("user:7", Action::Object, "*", "*").await;
     let event = next_event(&mut stream).await;
     assert_eq!((event.index, event.subject.as_str()), (stop.index, "user:7"));
     assert_eq!(event.changes.len(), 1);
@@ -687,8 +689,8 @@ async fn a_watcher_resumes_at_an_index_without_gap_or_repetition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_passes_what_concerns_it() {
-    let mut it = Fixture::new().await;
+async fn a_filter_passes_exactly_the_covered_events() {
+    let mut ledger = Ledger::new().await;
     let acts: [(&str, Action, &str, &str); 7] = [
         ("user:1", Action::Grant, "marketing.newsletter", "email"),
         ("user:1", Action::Withdraw, "marketing.newsletter", "email"),
@@ -700,7 +702,7 @@ async fn a_filter_passes_what_concerns_it() {
     ];
     let mut indices = Vec::new();
     for (subject, action, purpose, channel) in acts {
-        indices.push(it.say(subject, action, purpose, channel).await.index);
+        indices.push(ledger.record_change(subject, action, purpose, channel).await.index);
     }
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     let kinds = |kinds: &[EventKind]| kinds.iter().map(|kind| (*kind).into()).collect();
@@ -730,7 +732,7 @@ async fn a_filter_passes_what_concerns_it() {
     let end = indices[6] + 1;
     for (filter, want) in cases {
         let want: Vec<u64> = want.into_iter().map(|at: usize| indices[at]).collect();
-        let mut stream = it
+        let mut stream = ledger
             .watch(proto::WatchRequest {
                 start_index: Some(0),
                 filter: Some(filter.clone()),
@@ -739,7 +741,7 @@ async fn a_filter_passes_what_concerns_it() {
             })
             .await;
         let mut heard = Vec::new();
-        // The first word of having come to the end follows everything that passes.
+        // Progress up to the end follows every event that passes.
         loop {
             let message = tokio::time::timeout(support::PATIENCE, stream.message()).await;
             match message.unwrap().unwrap().unwrap().message.unwrap() {
@@ -751,7 +753,7 @@ async fn a_filter_passes_what_concerns_it() {
         assert_eq!(heard, want, "{filter:?}");
     }
 
-    // An act of many changes comes with those that pass.
+    // Of an act with several changes, the event has those that pass.
     let mixed = act(
         "user:3",
         vec![
@@ -760,19 +762,19 @@ async fn a_filter_passes_what_concerns_it() {
             change(Action::Refuse, "marketing.offers", "sms"),
         ],
     );
-    let mixed = it.record(mixed).await;
+    let mixed = ledger.record(mixed).await;
     let filter = proto::WatchFilter { purposes: words(&["marketing.newsletter"]), ..none() };
     let mut stream =
-        it.watch(proto::WatchRequest { filter: Some(filter), ..from(mixed.index) }).await;
+        ledger.watch(proto::WatchRequest { filter: Some(filter), ..from(mixed.index) }).await;
     let event = next_event(&mut stream).await;
     let scopes: Vec<_> = event.changes.iter().map(|change| change.scope.clone().unwrap()).collect();
     assert_eq!(scopes, [support::scope("marketing.newsletter", "sms")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
+async fn a_catalogue_change_that_can_change_answers_is_one_event() {
     use proto::CatalogEffect::{ContentChanged, ReconsentRequired, Reinstated, Retired};
-    let mut it = Fixture::new().await;
+    let mut ledger = Ledger::new().await;
     let filter = proto::WatchFilter {
         purposes: vec!["marketing.offers".to_owned()],
         kinds: vec![EventKind::Catalog.into()],
@@ -780,27 +782,27 @@ async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
         ..proto::WatchFilter::default()
     };
     let request = proto::WatchRequest { filter: Some(filter), ..proto::WatchRequest::default() };
-    let mut stream = it.watch(request.clone()).await;
+    let mut stream = ledger.watch(request.clone()).await;
     let purpose = |title: &str, retired| proto::Purpose {
         title: title.to_owned(),
         retired,
         ..support::consent_purpose("marketing.offers")
     };
-    let own = support::consent_purpose("marketing.offers").title;
+    let unchanged_title = support::consent_purpose("marketing.offers").title;
     let mut put = async |purpose: proto::Purpose, requires_reconsent| {
         let purpose = Some(purpose);
         let request = proto::PutPurposeRequest { purpose, requires_reconsent };
-        it.clients.catalog.put_purpose(request).await.unwrap().into_inner().revision - 1
+        ledger.clients.catalog.put_purpose(request).await.unwrap().into_inner().revision - 1
     };
-    // Another purpose is not asked for.
+    // The filter does not cover this purpose.
     let first = put(support::consent_purpose("marketing.other"), false).await;
     let want = [
-        (put(purpose(&own, true), false).await, vec![Retired], 1, 1),
-        (put(purpose(&own, false), false).await, vec![Reinstated], 1, 1),
+        (put(purpose(&unchanged_title, true), false).await, vec![Retired], 1, 1),
+        (put(purpose(&unchanged_title, false), false).await, vec![Reinstated], 1, 1),
         (put(purpose("Anew", false), true).await, vec![ReconsentRequired, ContentChanged], 2, 2),
         (put(purpose("Reworded", false), false).await, vec![ContentChanged], 3, 2),
     ];
-    let mut late = it.watch(proto::WatchRequest { start_index: Some(first), ..request }).await;
+    let mut late = ledger.watch(proto::WatchRequest { start_index: Some(first), ..request }).await;
     for stream in [&mut stream, &mut late] {
         for (index, effects, version, oldest) in &want {
             let event = loop {
@@ -819,14 +821,15 @@ async fn a_change_of_the_catalogue_that_can_change_answers_is_one_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_never_ahead_of_what_was_delivered() {
-    let mut it = Fixture::new().await;
+async fn progress_is_never_ahead_of_delivery() {
+    let mut ledger = Ledger::new().await;
     let interval = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
-    let mut stream = it.watch(proto::WatchRequest { progress_interval: interval, ..from(0) }).await;
+    let mut stream =
+        ledger.watch(proto::WatchRequest { progress_interval: interval, ..from(0) }).await;
     let mut next = 0;
     for round in 0..5 {
-        // A grant does not pass, and still moves the cursor.
-        let granted = it.record(newsletter(&format!("user:{round}"))).await;
+        // The filter does not pass grants, but progress moves over them.
+        let granted = ledger.record(newsletter(&format!("user:{round}"))).await;
         let progress = loop {
             let progress = next_progress(&mut stream).await;
             assert!(progress.next_index >= next, "progress goes forward");
@@ -837,27 +840,28 @@ async fn progress_is_never_ahead_of_what_was_delivered() {
             }
         };
         let subject = format!("user:{round}");
-        let stop = it.say(&subject, Action::Refuse, "marketing.offers", "sms").await;
+        let stop = ledger.record_change(&subject, Action::Refuse, "marketing.offers", "sms").await;
         let event = next_event(&mut stream).await;
         assert_eq!(event.index, stop.index);
-        assert!(event.index >= progress.next_index, "it had not been delivered before");
+        assert!(event.index >= progress.next_index, "progress was not ahead of it");
         next = event.index + 1;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
+async fn a_slow_consumer_is_never_dropped_and_slows_no_other() {
     const ACTS: usize = 5_000;
-    let mut it = Fixture::with(&["--recent-events-max", "100"]).await;
-    let start = it.clients.checkpoint().await.size;
-    // Its own connection, with as little room on the way as HTTP/2 allows.
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", it.server.address))
-        .unwrap()
-        .initial_stream_window_size(65_535);
+    let mut ledger = Ledger::with(&["--recent-events-max", "100"]).await;
+    let start = ledger.clients.checkpoint().await.size;
+    // A connection of its own, with the smallest window of HTTP/2.
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", ledger.server.address))
+            .unwrap()
+            .initial_stream_window_size(65_535);
     let mut lazy =
         proto::watch_service_client::WatchServiceClient::new(endpoint.connect().await.unwrap());
     let mut slow = lazy.watch(from(start)).await.unwrap().into_inner();
-    let mut quick = it.watch(from(start)).await;
+    let mut quick = ledger.watch(from(start)).await;
     let reader = tokio::spawn(async move {
         let mut heard = Vec::with_capacity(ACTS);
         while heard.len() < ACTS {
@@ -868,7 +872,7 @@ async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
 
     let mut recorded: Vec<u64> = stream::iter(0..ACTS)
         .map(|n| {
-            let mut consent = it.clients.consent.clone();
+            let mut consent = ledger.clients.consent.clone();
             let stop = change(Action::Withdraw, "marketing.newsletter", "email");
             let request = act(&format!("user:{}-{}", n % 97, "x".repeat(120)), vec![stop]);
             async move { consent.record_consent(request).await.unwrap().into_inner().index }
@@ -887,12 +891,12 @@ async fn a_slow_consumer_is_never_dropped_and_slows_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_draining_server_tells_its_watchers() {
-    let mut it = Fixture::new().await;
-    let stop = it.say("user:1", Action::Withdraw, "*", "*").await;
-    let mut stream = it.watch(from(0)).await;
+async fn a_draining_server_ends_its_streams_with_a_reason() {
+    let mut ledger = Ledger::new().await;
+    let stop = ledger.record_change("user:1", Action::Withdraw, "*", "*").await;
+    let mut stream = ledger.watch(from(0)).await;
     assert_eq!(next_event(&mut stream).await.index, stop.index);
-    let server = it.server;
+    let server = ledger.server;
     let ended = tokio::task::spawn_blocking(move || server.terminate());
     let status = loop {
         match tokio::time::timeout(support::PATIENCE, stream.message()).await.unwrap() {
@@ -907,21 +911,21 @@ async fn a_draining_server_tells_its_watchers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_refuse_with_a_reason_and_let_go_again() {
-    let mut it = Fixture::with(&["--streams-max", "1", "--appends-max", "1"]).await;
-    let first = it.watch(from(0)).await;
-    let error = typed(&it.clients.watch.watch(from(0)).await.unwrap_err());
+async fn limits_refuse_with_a_reason_and_free_their_places() {
+    let mut ledger = Ledger::with(&["--streams-max", "1", "--appends-max", "1"]).await;
+    let first = ledger.watch(from(0)).await;
+    let error = typed(&ledger.clients.watch.watch(from(0)).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_STREAMS"));
     drop(first);
     let deadline = tokio::time::Instant::now() + support::PATIENCE;
-    while let Err(status) = it.clients.watch.watch(from(0)).await {
+    while let Err(status) = ledger.clients.watch.watch(from(0)).await {
         assert_eq!(typed(&status).reason, "TOO_MANY_STREAMS");
         assert!(tokio::time::Instant::now() < deadline, "the place of a stream is free again");
     }
 
     let answers: Vec<_> = stream::iter(0..300)
         .map(|n| {
-            let mut consent = it.clients.consent.clone();
+            let mut consent = ledger.clients.consent.clone();
             async move { consent.record_consent(newsletter(&format!("user:{n}"))).await }
         })
         .buffer_unordered(100)
@@ -936,13 +940,13 @@ async fn limits_refuse_with_a_reason_and_let_go_again() {
             (Code::ResourceExhausted, "TOO_MANY_APPENDS")
         );
     }
-    it.record(newsletter("user:1000")).await;
+    ledger.record(newsletter("user:1000")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_for_each_service() {
-    let it = Fixture::new().await;
-    let mut health = HealthClient::new(it.clients.channel.clone());
+async fn every_service_reports_its_health() {
+    let ledger = Ledger::new().await;
+    let mut health = HealthClient::new(ledger.clients.channel.clone());
     for service in SERVICES.iter().chain(&[""]) {
         let request = HealthCheckRequest { service: (*service).to_owned() };
         let answer = health.check(request).await.unwrap().into_inner();
@@ -952,8 +956,12 @@ async fn health_is_told_for_each_service() {
     assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
 }
 
-/// What a method answers to one empty message, by its descriptor alone; none if it takes its time.
-async fn answer_to_nothing(clients: &Clients, path: &'static str) -> Option<Result<(), Status>> {
+/// Sends one empty message to a method, by its path alone. Returns the first message of the
+/// response, `None` if the response ends without one, or the error. Fails the test on silence.
+async fn answer_to_empty_request(
+    clients: &Clients,
+    path: &'static str,
+) -> Result<Option<()>, Status> {
     let mut client = tonic::client::Grpc::new(clients.channel.clone());
     client.ready().await.unwrap();
     let request = Request::new(stream::iter([()]));
@@ -961,29 +969,34 @@ async fn answer_to_nothing(clients: &Clients, path: &'static str) -> Option<Resu
     let answer = async {
         let path = http::uri::PathAndQuery::from_static(path);
         let mut messages = client.streaming(request, path, codec).await?.into_inner();
-        messages.message().await.map(drop)
+        messages.message().await
     };
-    tokio::time::timeout(Duration::from_secs(2), answer).await.ok()
+    let answer = tokio::time::timeout(support::PATIENCE, answer).await;
+    answer.unwrap_or_else(|_| panic!("{path} is silent"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_method_answers_something_of_its_own() {
-    let it = Fixture::new().await;
+async fn every_method_of_the_descriptors_is_implemented() {
+    let ledger = Ledger::new().await;
     for method in proto::METHODS {
-        // A method that the server forgot has the status of a generated stub, with no details.
-        if let Some(Err(status)) = answer_to_nothing(&it.clients, method.path).await {
-            assert!(status.get_details_error_info().is_some(), "{}: {status:?}", method.path);
+        // No method may stay silent: those that follow the ledger report their progress at once.
+        match answer_to_empty_request(&ledger.clients, method.path).await {
+            Ok(Some(())) => {}
+            Ok(None) => assert!(method.server_streaming, "{} has no response", method.path),
+            // A method that the server lacks answers with a status without our details.
+            Err(status) => assert!(!typed(&status).reason.is_empty(), "{}", method.path),
         }
     }
-    let unknown = answer_to_nothing(&it.clients, "/consent.v1.CheckService/Unheard").await;
-    let status = unknown.unwrap().unwrap_err();
+    let unknown =
+        answer_to_empty_request(&ledger.clients, "/consent.v1.CheckService/Unheard").await;
+    let status = unknown.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.get_details_error_info().is_none(), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_speaks_both_versions() {
-    let it = Fixture::new().await;
+async fn reflection_serves_both_versions() {
+    let ledger = Ledger::new().await;
     macro_rules! assert_reflects {
         ($version:ident) => {{
             use tonic_reflection::pb::$version::{
@@ -991,7 +1004,7 @@ async fn reflection_speaks_both_versions() {
                 server_reflection_request::MessageRequest,
                 server_reflection_response::MessageResponse,
             };
-            let mut client = ServerReflectionClient::new(it.clients.channel.clone());
+            let mut client = ServerReflectionClient::new(ledger.clients.channel.clone());
             let ask = |message_request| ServerReflectionRequest {
                 host: String::new(),
                 message_request: Some(message_request),
@@ -1003,7 +1016,7 @@ async fn reflection_speaks_both_versions() {
             let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
             let list = answers.message().await.unwrap().unwrap().message_response.unwrap();
             let MessageResponse::ListServicesResponse(list) = list else { panic!("{list:?}") };
-            let names: Vec<String> = list.service.into_iter().map(|it| it.name).collect();
+            let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
             for service in SERVICES.iter().chain(&["grpc.health.v1.Health"]) {
                 assert!(names.iter().any(|name| name == service), "{service} in {names:?}");
             }
@@ -1058,11 +1071,11 @@ fn unchunk(mut body: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_can_ask_over_grpc_web() {
-    let mut it = Fixture::new().await;
-    it.record(newsletter("user:1")).await;
+    let mut ledger = Ledger::new().await;
+    ledger.record(newsletter("user:1")).await;
     let request = check_request("user:1", "marketing.newsletter", "email").encode_to_vec();
     let path = "/consent.v1.CheckService/Check";
-    let (head, body) = call_over_http1(&it.server.address, path, &request);
+    let (head, body) = call_over_http1(&ledger.server.address, path, &request);
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(head.contains("content-type: application/grpc-web+proto"), "{head}");
     assert_eq!(body[0], 0, "a message comes first");
@@ -1077,18 +1090,20 @@ async fn a_browser_can_ask_over_grpc_web() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_over_the_message_limit_is_refused_and_the_next_is_served() {
-    let mut it = Fixture::new().await;
+    let mut ledger = Ledger::new().await;
     let mut request = newsletter("user:1");
     request.idempotency_key = "k".repeat(64 << 20);
-    let mut consent = it.clients.consent.clone();
+    let mut consent = ledger.clients.consent.clone();
     let status = consent.record_consent(request).await.unwrap_err();
     assert!(
         matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument),
         "{status:?}"
     );
     assert_eq!(
-        it.check("user:1", "marketing.newsletter", "email").await.reason(),
+        ledger.check("user:1", "marketing.newsletter", "email").await.reason(),
         Reason::NoRecord
     );
-    tokio::time::timeout(Duration::from_secs(5), it.record(newsletter("user:1"))).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), ledger.record(newsletter("user:1")))
+        .await
+        .unwrap();
 }

@@ -1,14 +1,14 @@
-//! A client that shares no code with us: Python's grpcio, with stubs generated from the protocol
-//! files when the test runs.
+//! A client that shares no code with the service: Python's grpcio, with stubs generated from the
+//! protocol files during the test.
 //!
-//! Needs a Python with grpcio, grpcio-tools and PyJWT; `CONSENT_LEDGER_TEST_PYTHON` names it when
+//! Needs a Python with grpcio, grpcio-tools and PyJWT, named by `CONSENT_LEDGER_TEST_PYTHON` when
 //! the tests are built.
 
 use std::{env, fs, process::Command};
 
 use crate::support::{self, Process, Server};
 
-/// What the client reports, in order, one line each.
+/// The checks that the client reports, in order, one line each.
 const CHECKS: &[&str] = &[
     "catalogue applied",
     "consent recorded",
@@ -42,16 +42,16 @@ fn a_python_client_records_checks_and_watches() {
         .arg(stubs.path())
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let done = Process::spawn(command).wait(support::LONG_PATIENCE).expect_code(0);
-    let said: Vec<&str> = done.stdout.lines().collect();
+    let checks: Vec<&str> = done.stdout.lines().collect();
     let want: Vec<String> = CHECKS.iter().map(|check| format!("ok: {check}")).collect();
-    assert_eq!(said, want, "{}", done.stderr);
+    assert_eq!(checks, want, "{}", done.stderr);
 
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }
 
-/// The function that `docs/webhooks.md` gives, asked with the example that Standard Webhooks' own
-/// libraries test themselves with.
+/// The function in `docs/webhooks.md`, tested with the example from the tests of the Standard
+/// Webhooks libraries.
 #[test]
 #[cfg_attr(not(test_python), ignore = "needs CONSENT_LEDGER_TEST_PYTHON: a Python")]
 fn the_guides_function_verifies_a_delivery() {

@@ -1,5 +1,5 @@
-//! README and the guides against the code: what they name exists, their tables are complete, and
-//! their links lead somewhere.
+//! README and the guides against the code: everything that they name exists, their tables are
+//! complete, and their links lead somewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,14 +9,19 @@ use std::{
 };
 
 use clap::{Arg, Command, CommandFactory};
-use consent_ledger::{cli::Cli, proto::ErrorReason, telemetry::Metrics};
+use consent_ledger::{
+    cli::Cli,
+    proto::{ErrorReason, FILE_DESCRIPTOR_SET},
+    telemetry::Metrics,
+};
+use prost_reflect::DescriptorPool;
 
 use crate::support;
 
-/// README is what people read first, so it stays short.
+/// README stays short.
 const README_LINES_MAX: usize = 250;
 
-/// The guides that are written by hand, and commands that each of them shows.
+/// The handwritten guides, and commands that each of them shows.
 const GUIDES: [(&str, &[&str]); 9] = [
     (
         "README.md",
@@ -37,7 +42,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The text under a heading of a document, up to the next heading of the same depth or less.
+/// The text under a heading, up to the next heading of the same or a higher level.
 fn section(path: &str, heading: &str) -> String {
     let text = read(path);
     let depth = |line: &str| line.bytes().take_while(|&byte| byte == b'#').count();
@@ -70,13 +75,13 @@ fn prose(text: &str) -> String {
     text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
 }
 
-/// Flags of a command and of those below it.
+/// Flags of a command and its subcommands.
 fn options(command: &Command) -> BTreeSet<String> {
     let flags = command.get_arguments().filter_map(Arg::get_long).map(|name| format!("--{name}"));
     flags.chain(command.get_subcommands().flat_map(options)).collect()
 }
 
-/// The words of a text that begin like this.
+/// The words of a text with this prefix.
 fn words(text: &str, start: &str) -> BTreeSet<String> {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     text.split(|letter| !is_part(letter))
@@ -92,7 +97,7 @@ fn readme_is_short() {
 }
 
 #[test]
-fn every_reason_stands_in_the_document_of_errors_with_its_status() {
+fn every_error_reason_is_documented_with_its_status() {
     let table = rows(&read("docs/errors.md"));
     let documented: BTreeMap<_, _> =
         table[1..].iter().map(|row| (row[0].clone(), row[1].clone())).collect();
@@ -107,7 +112,7 @@ fn every_reason_stands_in_the_document_of_errors_with_its_status() {
 }
 
 #[test]
-fn every_call_stands_in_the_table_of_the_api() {
+fn every_call_is_in_the_table_of_the_api() {
     let mut declared = BTreeSet::new();
     for file in fs::read_dir(support::repository("proto/consent/v1")).unwrap() {
         let proto = fs::read_to_string(file.unwrap().path()).unwrap();
@@ -132,8 +137,8 @@ fn every_call_stands_in_the_table_of_the_api() {
     assert_eq!(declared, documented);
 }
 
-/// Asserts that every command line, flag and variable of a text exists; answers the commands that it
-/// shows.
+/// Asserts that every command line, flag and variable of a text exists; returns the commands that
+/// it shows.
 fn assert_exists(path: &str) -> BTreeSet<String> {
     let text = read(path);
     let mut cli = Cli::command();
@@ -159,8 +164,8 @@ fn assert_exists(path: &str) -> BTreeSet<String> {
     }
 
     let all = options(&cli);
-    // Those of cargo, of pip's tools, and of the words `consent-ledger --help`; and the key in an example
-    // of a receipt, which is no flag.
+    // Flags of cargo, pip's tools and `consent-ledger --help` itself; and the key of an example
+    // receipt, which looks like a flag.
     let others = [
         "--locked",
         "--path",
@@ -173,7 +178,7 @@ fn assert_exists(path: &str) -> BTreeSet<String> {
         let exists = all.contains(flag) || flag.trim_matches('-').is_empty();
         assert!(exists, "{path}: no option `{flag}`");
     }
-    // The key has no flag.
+    // The variable of the key has no flag.
     let variables = words(&text, "CONSENT_LEDGER_");
     for variable in variables.iter().filter(|name| *name != "CONSENT_LEDGER_KEK") {
         let name = variable.trim_start_matches("CONSENT_LEDGER_").to_lowercase();
@@ -184,11 +189,11 @@ fn assert_exists(path: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_guides_name_only_what_exists() {
+fn the_guides_name_only_existing_commands_and_options() {
     for (path, shown) in GUIDES {
         let commands = assert_exists(path);
         assert!(shown.iter().all(|name| commands.contains(*name)), "{path}: {commands:?}");
-        // A command within a sentence, as far as it is one: `subscription list` or `prove --index N`.
+        // A command within a sentence, up to its end: `subscription list` or `prove --index N`.
         let mut cli = Cli::command();
         cli.build();
         let text = read(path);
@@ -211,33 +216,59 @@ fn the_guides_name_only_what_exists() {
 fn every_limit_is_an_option_of_serve_and_every_error_above_it_exists() {
     let cli = Cli::command();
     let known = options(cli.find_subcommand("serve").unwrap());
-    let table = rows(&section("docs/operations.md", "## Limits"));
+    let table = rows(&section("docs/reference.md", "## serve"));
     let limits: Vec<_> = table.iter().filter(|row| row[0].starts_with("--")).collect();
     assert!(limits.len() > 10, "the table was read: {limits:?}");
     for limit in limits {
-        assert!(known.contains(&limit[0]), "{limit:?}");
-        let is_reason = limit[1].bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-        let reason = ErrorReason::from_str_name(&format!("ERROR_REASON_{}", limit[1]));
-        assert!(!is_reason || reason.is_some(), "{limit:?}");
+        let flag = limit[0].split(' ').next().unwrap().to_owned();
+        assert!(known.contains(&flag), "{limit:?}");
+        let is_reason =
+            |word: &&str| word.contains('_') && *word == word.to_ascii_uppercase().as_str();
+        for word in limit[5].split([' ', ';', '.', ',']).filter(is_reason) {
+            let reason = ErrorReason::from_str_name(&format!("ERROR_REASON_{word}"));
+            assert!(reason.is_some(), "{limit:?}");
+        }
     }
 }
 
 #[test]
-fn the_options_file_is_taken() {
+fn the_exported_entry_has_the_fields_of_the_protocol() {
+    let samples = blocks("docs/audit.md", "console");
+    let sample = samples.iter().find(|block| block.starts_with("$ consent-ledger export")).unwrap();
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let fields = |message: &str, count| {
+        let message = pool.get_message_by_name(message).unwrap();
+        let names = message.fields().take(count).map(|field| field.json_name().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let mut expected = vec!["hash".to_owned(), "entry".to_owned()];
+    expected.extend(fields("consent.v1.Entry", 3));
+    expected.push("consentAct".to_owned());
+    expected.extend(fields("consent.v1.ConsentAct", 2));
+    let names = sample.split("\":").map(|text| text.rsplit('"').next().unwrap());
+    let names: Vec<_> = names.take(expected.len()).collect();
+    assert_eq!(names, expected);
+    let body = pool.get_message_by_name("consent.v1.Entry").unwrap();
+    assert!(body.get_field_by_json_name("consentAct").is_some());
+}
+
+#[test]
+fn the_documented_options_file_parses() {
     let blocks = blocks("docs/operations.md", "toml");
     let example = blocks.iter().find(|block| block.contains("[serve]")).expect("an options file");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("consent-ledger.toml");
     let file = file.to_str().unwrap();
     fs::write(file, example).unwrap();
-    // A mistake in it is wrong usage of every command; a value of [serve] only of that one.
+    // A faulty options file is a usage error of every command; a faulty value of [serve] only of
+    // `serve`.
     support::run(["completions", "bash", "--config", file]).expect_code(0);
     let refused = support::run(["serve", "--listen", "0.0.0.0:0", "--config", file]);
     assert!(refused.expect_code(2).stderr.contains("refusing to listen on 0.0.0.0:0"));
 }
 
 #[test]
-fn every_metric_stands_in_the_table_of_metrics() {
+fn every_metric_is_documented() {
     let metrics = Metrics::new();
     metrics.method("any").ended(0, Duration::ZERO);
     let _ = metrics.witness("any");

@@ -1,5 +1,5 @@
-//! Receipts from a real server, verified by the command line and, once more, by hand: with Ed25519,
-//! SHA-256, JSON and base64, and nothing of ours but the entry's message.
+//! Receipts from a real server, verified by the command line and, independently, with Ed25519,
+//! SHA-256, JSON and base64 alone; only the entry's message is ours.
 
 use std::path::Path;
 
@@ -59,8 +59,7 @@ impl World {
                 double_opt_in,
                 ..consent_purpose(key)
             };
-            let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-            clients.catalog.put_purpose(request).await.unwrap();
+            clients.put_purpose(purpose).await;
         }
         let key = server.printed("verifier key ").unwrap();
         Self { dir, server, clients, key }
@@ -82,10 +81,10 @@ impl World {
         let request = GetReceiptRequest { format: format.into(), ..of(index) };
         let answer = self.ask(request).await.unwrap();
         assert_eq!(answer.index, index);
-        let payload = by_hand(&answer.receipt, &self.key);
+        let payload = verified_payload(&answer.receipt, &self.key);
         assert_eq!(serde_json::from_str::<Value>(&answer.payload).unwrap(), payload);
-        let said = self.verify(&answer.receipt, &[]).expect_code(0).json();
-        assert_eq!((&said["index"], &said["subject"]), (&json!(index), &json!(SUBJECT)));
+        let verified = self.verify(&answer.receipt, &[]).expect_code(0).json();
+        assert_eq!((&verified["index"], &verified["subject"]), (&json!(index), &json!(SUBJECT)));
         payload
     }
 
@@ -118,8 +117,8 @@ fn evidence() -> proto::Evidence {
     }
 }
 
-/// The payload of a receipt whose signature, proof, checkpoint and entry are what they should be.
-fn by_hand(receipt: &str, verifier_key: &str) -> Value {
+/// The payload of a receipt, after its signature, proof, checkpoint and entry were verified.
+fn verified_payload(receipt: &str, verifier_key: &str) -> Value {
     let (origin, rest) = verifier_key.split_once('+').unwrap();
     let (key_id, key) = rest.split_once('+').unwrap();
     let key = BASE64_STANDARD.decode(key).unwrap();
@@ -178,8 +177,9 @@ fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): 
     }
     assert_eq!((BASE64_STANDARD.encode(hash).as_str(), last), (fields[2], 0));
 
-    let own = format!("\u{2014} {origin} ");
-    let signature = signatures.lines().find_map(|line| line.strip_prefix(&own)).unwrap();
+    let signature_prefix = format!("\u{2014} {origin} ");
+    let signature =
+        signatures.lines().find_map(|line| line.strip_prefix(&signature_prefix)).unwrap();
     let signature = BASE64_STANDARD.decode(signature).unwrap();
     let id = support::hex(&signature[..4]);
     assert_eq!(id, key_id);
@@ -187,25 +187,33 @@ fn check_proof(proof: &str, entry: &[u8], key: &VerifyingKey, (origin, key_id): 
     key.verify_strict(text.as_bytes(), &signature).unwrap();
 }
 
-/// What the extension says against what the entry says.
+/// Compares the extension with the entry.
 fn check_entry(extension: &Value, bytes: &[u8]) {
     let entry = proto::Entry::decode(bytes).unwrap();
     assert_eq!(extension["index"], entry.index);
     let (changes, actor) = match entry.body.unwrap() {
         entry::Body::ConsentAct(act) => (act.changes.clone(), act.actor()),
-        entry::Body::ConsentConfirmed(own) => (own.grants.clone(), own.requested_by()),
+        entry::Body::ConsentConfirmed(confirmation) => {
+            (confirmation.grants.clone(), confirmation.requested_by())
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(extension["actor"], actor.as_str_name().trim_start_matches("ACTOR_"));
-    let told = extension["changes"].as_array().unwrap();
-    assert_eq!(told.len(), changes.len());
-    for (told, change) in told.iter().zip(changes) {
+    let listed = extension["changes"].as_array().unwrap();
+    assert_eq!(listed.len(), changes.len());
+    for (listed_change, change) in listed.iter().zip(changes) {
         let scope = change.scope.clone().unwrap();
         let star = |key: &str| if key.is_empty() { "*".to_owned() } else { key.to_owned() };
-        assert_eq!(told["action"], change.action().as_str_name().trim_start_matches("ACTION_"));
-        assert_eq!(told["purpose"], star(&scope.purpose));
-        assert_eq!(told["channel"], star(&scope.channel));
-        assert_eq!(told["outcome"], change.outcome().as_str_name().trim_start_matches("OUTCOME_"));
+        assert_eq!(
+            listed_change["action"],
+            change.action().as_str_name().trim_start_matches("ACTION_")
+        );
+        assert_eq!(listed_change["purpose"], star(&scope.purpose));
+        assert_eq!(listed_change["channel"], star(&scope.channel));
+        assert_eq!(
+            listed_change["outcome"],
+            change.outcome().as_str_name().trim_start_matches("OUTCOME_")
+        );
     }
 }
 
@@ -227,7 +235,7 @@ fn receipt_id(payload: &Value, index: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
+async fn a_receipt_proves_a_consent_and_its_withdrawal() {
     let mut world = World::new().await;
     let mut both = act(
         SUBJECT,
@@ -237,7 +245,7 @@ async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
     both.idempotency_key = "signup-42".to_owned();
     both.changes[0].expires_at = Some(timestamp(now_ms() + 86_400_000));
     let given = world.record(both).await.index;
-    let own = world.payload(given, ReceiptFormat::Unspecified).await;
+    let payload = world.payload(given, ReceiptFormat::Unspecified).await;
     for (field, wanted) in [
         ("/version", json!("KI-CR-v1.1.0")),
         ("/piiPrincipalId", json!(SUBJECT)),
@@ -254,28 +262,28 @@ async fn a_person_holds_proof_of_what_they_agreed_to_and_took_back() {
         ("/consent_ledger/evidence/ip_address", json!("192.0.2.7")),
         ("/consent_ledger/changes/1/channel", json!("sms")),
         ("/consent_ledger/purposes/0/version", json!(1)),
-        ("/consentReceiptID", json!(receipt_id(&own, given))),
+        ("/consentReceiptID", json!(receipt_id(&payload, given))),
     ] {
-        assert_eq!(own.pointer(field), Some(&wanted), "{field}");
+        assert_eq!(payload.pointer(field), Some(&wanted), "{field}");
     }
-    assert!(own.pointer("/consent_ledger/changes/1/refusal").is_some());
-    assert!(own["consent_ledger"].get("supersedes").is_none());
+    assert!(payload.pointer("/consent_ledger/changes/1/refusal").is_some());
+    assert!(payload["consent_ledger"].get("supersedes").is_none());
 
     let stop = change(Action::Withdraw, NEWS, "email");
     let taken_back = world.record(act(SUBJECT, vec![stop])).await.index;
-    let own = world.payload(taken_back, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["consent_ledger"]["supersedes"], json!([receipt_id(&own, given)]));
-    let change = &own["consent_ledger"]["changes"][0];
+    let payload = world.payload(taken_back, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["consent_ledger"]["supersedes"], json!([receipt_id(&payload, given)]));
+    let change = &payload["consent_ledger"]["changes"][0];
     assert_eq!(change["termination"]["kind"], "WITHDRAWAL");
     assert_eq!(change["supersedes"][0]["index"], given);
-    assert_eq!(own["services"][0]["purposes"], json!([]));
-    let own = world.payload(taken_back, ReceiptFormat::Dpv).await;
-    let status = own.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id").unwrap();
+    assert_eq!(payload["services"][0]["purposes"], json!([]));
+    let payload = world.payload(taken_back, ReceiptFormat::Dpv).await;
+    let status = payload.pointer("/dpv:hasProcess/0/dpv:hasConsentStatus/@id").unwrap();
     assert_eq!(status, "dpv:ConsentWithdrawn");
-    assert_eq!(own["consent_ledger"]["supersedes"], json!([receipt_id(&own, given)]));
-    assert!(own.get("dct:replaces").is_none());
+    assert_eq!(payload["consent_ledger"]["supersedes"], json!([receipt_id(&payload, given)]));
+    assert!(payload.get("dct:replaces").is_none());
 
-    // What was given stays given, then: the receipt of the first act says the same as before.
+    // The receipt of the first act stays the same after the withdrawal.
     let again = world.payload(given, ReceiptFormat::ConsentReceipt).await;
     assert_eq!(again["events"][0]["event_state"], "given");
     let request = GetReceiptRequest {
@@ -311,59 +319,57 @@ async fn guardians_and_double_opt_ins_have_receipts() {
     by_guardian.evidence =
         Some(proto::Evidence { authority: Some(authority), ..proto::Evidence::default() });
     let index = world.record(by_guardian).await.index;
-    let own = world.payload(index, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["consent_ledger"]["actor"], "GUARDIAN");
-    assert_eq!(own["consent_ledger"]["evidence"]["authority"]["relationship"], "parent");
-    assert!(own["consent_ledger"]["authority_ends_at"].is_string());
+    let payload = world.payload(index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["consent_ledger"]["actor"], "GUARDIAN");
+    assert_eq!(payload["consent_ledger"]["evidence"]["authority"]["relationship"], "parent");
+    assert!(payload["consent_ledger"]["authority_ends_at"].is_string());
 
     let answer = world.record(act(SUBJECT, vec![change(Action::Grant, "doi", "email")])).await;
     assert_eq!(answer.results[0].outcome(), Outcome::PendingConfirmation);
-    let own = world.payload(answer.index, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["events"][0]["event_state"], "requested");
-    assert_eq!(own["services"][0]["purposes"], json!([]), "nothing is given yet");
-    assert!(own["consent_ledger"]["confirm_until"].is_string());
+    let payload = world.payload(answer.index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["events"][0]["event_state"], "requested");
+    assert_eq!(payload["services"][0]["purposes"], json!([]), "nothing is given yet");
+    assert!(payload["consent_ledger"]["confirm_until"].is_string());
     let confirm = proto::ConfirmConsentRequest {
         token: answer.confirmation.unwrap().token,
         evidence: Some(evidence()),
         ..proto::ConfirmConsentRequest::default()
     };
     let confirmed = world.clients.consent.confirm_consent(confirm).await.unwrap().into_inner();
-    let own = world.payload(confirmed.index, ReceiptFormat::ConsentReceipt).await;
-    assert_eq!(own["consent_ledger"]["kind"], "CONFIRMATION");
-    let request = receipt_id(&own, answer.index);
-    assert_eq!(own["consent_ledger"]["confirms"]["receipt_id"], request);
-    assert_eq!(own["services"][0]["purposes"].as_array().unwrap().len(), 1);
+    let payload = world.payload(confirmed.index, ReceiptFormat::ConsentReceipt).await;
+    assert_eq!(payload["consent_ledger"]["kind"], "CONFIRMATION");
+    let request = receipt_id(&payload, answer.index);
+    assert_eq!(payload["consent_ledger"]["confirms"]["receipt_id"], request);
+    assert_eq!(payload["services"][0]["purposes"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_no_receipt_says_why() {
+async fn entries_without_a_receipt_give_the_reason() {
     let mut world = World::with(&["--checkpoint-interval=50ms", "--checkpoint-wait=100ms"]).await;
     let mut request = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
     request.idempotency_key = "k".to_owned();
     let index = world.record(request).await.index;
-    let error = |code, reason: &str, fields: &[&str]| TypedError {
-        code,
-        reason: reason.to_owned(),
-        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
-    };
     let by_key = |key: &str| Some(Act::IdempotencyKey(key.to_owned()));
     let other = "user:43".to_owned();
     let key = &["idempotency_key"];
     for (request, wanted) in [
-        (GetReceiptRequest::default(), error(Code::InvalidArgument, "INVALID_FIELD", &["act"])),
+        (
+            GetReceiptRequest::default(),
+            TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["act"]),
+        ),
         (GetReceiptRequest { format: 9, ..of(index) }, {
-            error(Code::InvalidArgument, "INVALID_FIELD", &["format"])
+            TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["format"])
         }),
         (GetReceiptRequest { subject: "42".to_owned(), ..of(index) }, {
-            error(Code::InvalidArgument, "INVALID_FIELD", &["subject"])
+            TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["subject"])
         }),
         (GetReceiptRequest { subject: other, ..of(index) }, {
-            error(Code::NotFound, "ACT_UNKNOWN", key)
+            TypedError::new(Code::NotFound, "ACT_UNKNOWN", key)
         }),
         (GetReceiptRequest { act: by_key("other"), ..of(index) }, {
-            error(Code::NotFound, "ACT_UNKNOWN", key)
+            TypedError::new(Code::NotFound, "ACT_UNKNOWN", key)
         }),
-        (of(0), error(Code::FailedPrecondition, "NOT_AN_ACT", &["index"])),
+        (of(0), TypedError::new(Code::FailedPrecondition, "NOT_AN_ACT", &["index"])),
     ] {
         let refused = world.ask(request.clone()).await.unwrap_err();
         assert_eq!(typed(&refused), wanted, "{request:?}");
@@ -374,7 +380,8 @@ async fn what_has_no_receipt_says_why() {
         (Code::OutOfRange, "INDEX_OUT_OF_RANGE")
     );
 
-    // Not told who the controller is, the server names the ledger, and what it left out.
+    // Without a configured controller, the receipt names the ledger, and the response lists the
+    // missing fields.
     let answer = world.ask(of(index)).await.unwrap();
     let payload: Value = serde_json::from_str(&answer.payload).unwrap();
     assert_eq!(payload["piiControllers"][0]["piiController"], "localhost/consent");
@@ -393,8 +400,8 @@ async fn the_command_line_gets_and_verifies_receipts() {
     let vkey = format!("@{}", vkey.display());
 
     let got = world.server.cli(&["receipt", "--index", &index, "--output", &file]).expect_code(0);
-    assert!(got.stdout.contains("written to"), "{}", got.said());
-    assert!(got.stderr.is_empty(), "{}", got.said());
+    assert!(got.stdout.contains("written to"), "{}", got.output());
+    assert!(got.stderr.is_empty(), "{}", got.output());
     let good = support::run(["verify-receipt", &file, "--key", &vkey, "--subject", SUBJECT]);
     let good = good.expect_code(0);
     for word in ["good\n", "user:42", NEWS, "Example AG", "privacy-notice@2026-05"] {
@@ -410,21 +417,21 @@ async fn the_command_line_gets_and_verifies_receipts() {
     let swap = if signature.starts_with('A') { "B" } else { "A" };
     let changed = format!("{front}.{swap}{}", &signature[1..]);
     let refused = world.verify(&changed, &[]).expect_code(1);
-    assert!(refused.stderr.contains("BAD_SIGNATURE"), "{}", refused.said());
+    assert!(refused.stderr.contains("BAD_SIGNATURE"), "{}", refused.output());
     let refused = world.verify(receipt, &["--subject", "user:43"]).expect_code(1);
-    assert!(refused.stderr.contains("another data subject"), "{}", refused.said());
+    assert!(refused.stderr.contains("another data subject"), "{}", refused.output());
     support::run(["verify-receipt", &file]).expect_code(2);
     world.server.cli(&["receipt"]).expect_code(2);
     let unknown = world.server.cli(&["receipt", "--idempotency-key", "nobody"]).expect_code(1);
-    assert!(unknown.stderr.contains("ACT_UNKNOWN"), "{}", unknown.said());
+    assert!(unknown.stderr.contains("ACT_UNKNOWN"), "{}", unknown.output());
 
-    // The key that verifies receipts verifies decision tokens, too.
+    // The key of receipts verifies decision tokens too.
     let jwk = world.server.cli(&["token", "key"]).expect_code(0).json();
     let key = BASE64_STANDARD.decode(world.key.splitn(3, '+').nth(2).unwrap()).unwrap();
     assert_eq!(jwk["x"], BASE64.encode(&key[1..]));
 }
 
-/// The server that another key opens is another ledger: its receipts are not this one's.
+/// A server with another key is another ledger: its receipts do not verify here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receipts_of_another_ledger_are_refused() {
     let mut one = World::new().await;
@@ -433,5 +440,5 @@ async fn receipts_of_another_ledger_are_refused() {
     let receipt = one.ask(of(index)).await.unwrap().receipt;
     one.verify(&receipt, &[]).expect_code(0);
     let refused = other.verify(&receipt, &[]).expect_code(1);
-    assert!(refused.stderr.contains("UNKNOWN_KEY"), "{}", refused.said());
+    assert!(refused.stderr.contains("UNKNOWN_KEY"), "{}", refused.output());
 }

@@ -53,7 +53,7 @@ dry_run = true
 ";
 
 #[test]
-fn the_reference_is_what_the_definitions_say() {
+fn the_reference_equals_the_definitions() {
     let path = support::repository("docs/reference.md");
     let want = document();
     if env::var_os("UPDATE_DOCS").is_some() {
@@ -70,14 +70,14 @@ fn the_reference_is_what_the_definitions_say() {
 }
 
 #[test]
-fn the_options_file_of_the_reference_is_taken() {
+fn the_options_file_of_the_reference_parses() {
     let example = HEAD.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("consent-ledger.toml");
     fs::write(&file, example).unwrap();
     let file = file.to_str().unwrap();
     support::run(["completions", "bash", "--config", file]).expect_code(0);
-    // The values under [serve] parse; the flag makes sure that no server starts.
+    // The values under [serve] parse; the flag keeps a server from starting.
     let refused = support::run(["serve", "--listen", "0.0.0.0:0", "--config", file]);
     assert!(refused.expect_code(2).stderr.contains("refusing to listen on 0.0.0.0:0"));
 }
@@ -97,7 +97,7 @@ fn document() -> String {
     text
 }
 
-/// The commands that do something, by their whole name, without hidden ones.
+/// The executable commands, by full name, without hidden ones.
 fn commands(parent: &Command) -> Vec<(String, &Command)> {
     let mut found = Vec::new();
     let is_shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
@@ -206,7 +206,7 @@ fn allowed(arg: &Arg, help: &Help) -> String {
     }
 }
 
-/// A help text, and the notes in brackets that it ends with.
+/// A help text, and the notes in brackets at its end.
 struct Help {
     text: String,
     default: Option<String>,
@@ -232,7 +232,7 @@ impl Help {
     }
 }
 
-/// What the help of a command ends with: rules, exit codes, an example.
+/// The end of a command's help: rules, exit codes, an example.
 fn push_notes(text: &mut String, command: &Command) {
     let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     if !notes.is_empty() {

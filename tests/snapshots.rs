@@ -1,4 +1,4 @@
-//! A new service asks for the state first and then follows: what it believes is what a check answers.
+//! A new service reads the snapshot and then the events: its state equals the answers of checks.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,19 @@ use crate::support::{self, Clients, Server, act, change, typed};
 const PURPOSES: [&str; 3] = ["marketing.newsletter", "marketing.offers", "analytics.usage"];
 const CHANNELS: [&str; 3] = ["email", "sms", "push"];
 
-/// What a service believes: subject, purpose and channel to whether it may.
+/// The state that a service keeps: for subject, purpose and channel, whether it is allowed.
 #[derive(Default)]
-struct Believed(BTreeMap<(String, String, String), bool>);
+struct ServiceState(BTreeMap<(String, String, String), bool>);
 
-impl Believed {
+impl ServiceState {
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Snapshot(own) => {
-                for cell in own.cells {
-                    let key = (own.subject.clone(), cell.purpose.clone(), cell.channel.clone());
+            Message::Snapshot(subject_state) => {
+                for cell in subject_state.cells {
+                    let key =
+                        (subject_state.subject.clone(), cell.purpose.clone(), cell.channel.clone());
                     let may = cell.effect() == proto::Effect::Allow;
-                    assert!(self.0.insert(key, may).is_none(), "told once");
+                    assert!(self.0.insert(key, may).is_none(), "each cell comes once");
                 }
             }
             Message::Consent(event) => {
@@ -33,7 +34,7 @@ impl Believed {
                 }
             }
             Message::SnapshotEnd(_) | Message::Progress(_) => {}
-            other => panic!("nobody caused {other:?}"),
+            other => panic!("unexpected {other:?}"),
         }
     }
 
@@ -41,14 +42,15 @@ impl Believed {
         let scope = change.scope.clone().unwrap_or_default();
         let wide = |key: &str| key.is_empty() || key == "*";
         for purpose in
-            PURPOSES.into_iter().filter(|own| wide(&scope.purpose) || scope.purpose == *own)
+            PURPOSES.into_iter().filter(|purpose| wide(&scope.purpose) || scope.purpose == *purpose)
         {
-            for channel in
-                CHANNELS.into_iter().filter(|own| wide(&scope.channel) || scope.channel == *own)
+            for channel in CHANNELS
+                .into_iter()
+                .filter(|channel| wide(&scope.channel) || scope.channel == *channel)
             {
                 let key = (subject.to_owned(), purpose.to_owned(), channel.to_owned());
                 let is_grant = change.action() == Action::Grant;
-                // A stop of a cell that nobody has granted changes no answer.
+                // A stop of a cell without a grant changes no answer.
                 if is_grant || self.0.contains_key(&key) {
                     self.0.insert(key, is_grant);
                 }
@@ -62,13 +64,13 @@ async fn write_some(clients: &mut Clients, rng: &mut StdRng, count: usize) {
         let subject = format!("user:{}", rng.random_range(0..300));
         let purpose = PURPOSES[rng.random_range(0..3)];
         let channel = CHANNELS[rng.random_range(0..3)];
-        let own = match rng.random_range(0..8) {
+        let random_change = match rng.random_range(0..8) {
             0..5 => change(Action::Grant, purpose, channel),
             5 => change(Action::Withdraw, purpose, channel),
             6 => change(Action::Object, purpose, "*"),
             _ => change(Action::Withdraw, "*", "*"),
         };
-        clients.record(act(&subject, vec![own])).await;
+        clients.record(act(&subject, vec![random_change])).await;
     }
 }
 
@@ -92,23 +94,23 @@ async fn next(stream: &mut Streaming<proto::WatchResponse>) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_and_changes_together_are_what_checks_answer() {
+async fn snapshot_and_events_give_the_state_that_checks_answer() {
     let mut rng = StdRng::seed_from_u64(support::seed("snapshots"));
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients_with_catalog(&PURPOSES, &CHANNELS).await;
     write_some(&mut clients, &mut rng, 600).await;
 
-    let mut believed = Believed::default();
+    let mut believed = ServiceState::default();
     let mut stream = clients.watch.clone().watch(request(&[])).await.unwrap().into_inner();
     let mut token = Vec::new();
     for _ in 0..100 {
         let message = next(&mut stream).await;
-        let Message::Snapshot(own) = &message else { panic!("{message:?}") };
-        token.clone_from(&own.token);
+        let Message::Snapshot(subject_state) = &message else { panic!("{message:?}") };
+        token.clone_from(&subject_state.token);
         believed.hear(message);
     }
-    // Much changes, and the connection breaks, in the middle.
+    // In the middle, many entries follow and the connection breaks.
     write_some(&mut clients, &mut rng, 200).await;
     drop(stream);
     let mut stream = clients.watch.clone().watch(request(&token)).await.unwrap().into_inner();
@@ -141,7 +143,7 @@ async fn state_and_changes_together_are_what_checks_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_by_name() {
+async fn invalid_snapshot_requests_are_refused_with_their_field() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;

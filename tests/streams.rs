@@ -1,6 +1,6 @@
-//! Streams under fire: the server is killed again and again, watchers and consumers come and go,
-//! stall, and acknowledge out of order. Whatever happens, an oracle that shares no code with the
-//! service finds every recording of a stream as it must be.
+//! Streams under fire: the server is killed repeatedly, watchers and consumers come and go, stall,
+//! and acknowledge out of order. An oracle that shares no code with the service checks a recording
+//! of every stream.
 //!
 //! `CONSENT_LEDGER_TEST_EVENTS` says how many acts are written: 50,000, or a million for a long run.
 
@@ -42,7 +42,7 @@ const IN_FLIGHT: usize = 64;
 const WATCHERS: u64 = 10;
 const SUBSCRIPTIONS: u64 = 5;
 const KILLS: u64 = 8;
-/// Short, so that receipts gather and are lost with a kill.
+/// Short, so that a kill loses receipts that were not yet written.
 const FLAGS: &[&str] = &["--segment-bytes-max", "1048576", "--receipt-interval", "100ms"];
 
 fn purpose(number: usize) -> String {
@@ -54,10 +54,10 @@ fn events() -> u64 {
         .map_or(50_000, |text| text.parse().expect("a number"))
 }
 
-/// What everybody shares.
+/// State shared by all tasks of the test.
 #[derive(Clone)]
 struct World {
-    /// Where the server is; it changes with every restart.
+    /// Address of the server; it changes with every restart.
     address: watch::Receiver<String>,
     shared: Arc<tokio::sync::Mutex<Option<(String, Clients)>>>,
     written: Arc<Mutex<Written>>,
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    /// Whether everything before an index is everything.
+    /// Whether all events lie before an index.
     fn is_all(&self, next: u64) -> bool {
         self.end.borrow().is_some_and(|end| next >= end)
     }
@@ -119,7 +119,7 @@ fn random_act(rng: &mut StdRng, key: String) -> proto::RecordConsentRequest {
     proto::RecordConsentRequest { idempotency_key: key, ..act(&subject, changes) }
 }
 
-fn some<T: Clone>(rng: &mut StdRng, of: &[T], max: usize) -> Vec<T> {
+fn random_subset<T: Clone>(rng: &mut StdRng, of: &[T], max: usize) -> Vec<T> {
     let mut all = of.to_vec();
     (0..rng.random_range(0..=max))
         .map(|_| all.swap_remove(rng.random_range(0..all.len())))
@@ -130,14 +130,14 @@ fn random_filter(rng: &mut StdRng) -> proto::WatchFilter {
     let purposes: Vec<String> = (0..PURPOSES).map(purpose).collect();
     let kinds = [EventKind::Grant, EventKind::Refuse, EventKind::Withdraw, EventKind::Object];
     proto::WatchFilter {
-        purposes: some(rng, &purposes, 6),
-        channels: some(rng, &CHANNELS.map(str::to_owned), 3),
-        kinds: some(rng, &kinds, 3).into_iter().map(Into::into).collect(),
-        namespaces: some(rng, &NAMESPACES.map(str::to_owned), 1),
+        purposes: random_subset(rng, &purposes, 6),
+        channels: random_subset(rng, &CHANNELS.map(str::to_owned), 3),
+        kinds: random_subset(rng, &kinds, 3).into_iter().map(Into::into).collect(),
+        namespaces: random_subset(rng, &NAMESPACES.map(str::to_owned), 1),
     }
 }
 
-/// Records an act, for as long as it takes: a server that is killed is asked again.
+/// Records an act, and tries again while the server is down.
 async fn write(world: &World, request: proto::RecordConsentRequest) {
     let mut clients = world.shared_clients().await;
     let answer = loop {
@@ -154,8 +154,8 @@ async fn write(world: &World, request: proto::RecordConsentRequest) {
         (change.action, scope.purpose, scope.channel)
     };
     let changes = request.changes.into_iter().map(change).collect();
-    let own = oracle::Act { subject: request.subject, changes };
-    world.written.lock().unwrap().0.insert(answer.index, own);
+    let recorded_act = oracle::Act { subject: request.subject, changes };
+    world.written.lock().unwrap().0.insert(answer.index, recorded_act);
     world.acknowledged.fetch_add(1, Relaxed);
 }
 
@@ -171,7 +171,7 @@ async fn write_all(world: World, seed: u64, count: u64) {
         .await;
 }
 
-/// Follows until everything was heard, over any number of connections.
+/// Watches until every event was heard, over any number of connections.
 async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64) -> Vec<Session> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sessions = Vec::new();
@@ -184,7 +184,7 @@ async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64)
             progress_interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
             ..proto::WatchRequest::default()
         };
-        // Most are kept until the server goes; some are given up, some are read slowly.
+        // Most connections last until the server dies; some end early, some are read slowly.
         let mut left = if rng.random_ratio(1, 3) { rng.random_range(0..2_000) } else { usize::MAX };
         let stalls = rng.random_ratio(1, 3);
         if let Ok(stream) = world.clients().await.watch.watch(request).await {
@@ -200,7 +200,7 @@ async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64)
                         next = progress.next_index;
                         session.heard.push(Heard::Progress(next));
                     }
-                    other => panic!("nobody caused {other:?}"),
+                    other => panic!("unexpected {other:?}"),
                 }
                 left -= 1;
                 if stalls && rng.random_ratio(1, 500) {
@@ -213,7 +213,7 @@ async fn follow(world: World, filter: proto::WatchFilter, start: u64, seed: u64)
     sessions
 }
 
-/// A subscription, and what its consumers are.
+/// A subscription under test.
 #[derive(Debug, Clone)]
 struct Subscribed {
     name: String,
@@ -225,14 +225,15 @@ struct Subscribed {
 type Consumed = Vec<(Session, BTreeSet<u64>)>;
 
 /// Consumes one shard until everything was acknowledged, over any number of connections.
-async fn consume(world: World, own: Subscribed, shard: u32, seed: u64) -> Consumed {
+async fn consume(world: World, subscription: Subscribed, shard: u32, seed: u64) -> Consumed {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sessions = Consumed::new();
     let mut acknowledged = BTreeSet::new();
     loop {
         let mut session = Session::default();
         let before = acknowledged.clone();
-        let is_done = consume_once(&world, &own, shard, &mut rng, &mut session, &mut acknowledged);
+        let is_done =
+            consume_once(&world, &subscription, shard, &mut rng, &mut session, &mut acknowledged);
         let is_done = is_done.await;
         sessions.push((session, before));
         if is_done {
@@ -241,10 +242,10 @@ async fn consume(world: World, own: Subscribed, shard: u32, seed: u64) -> Consum
     }
 }
 
-/// One connection of a consumer. Answers whether there is nothing more.
+/// One connection of a consumer. Returns whether everything was acknowledged.
 async fn consume_once(
     world: &World,
-    own: &Subscribed,
+    subscription: &Subscribed,
     shard: u32,
     rng: &mut StdRng,
     session: &mut Session,
@@ -257,7 +258,7 @@ async fn consume_once(
     };
     let credits = rng.random_range(1..=600);
     let start = proto::ConsumeStart {
-        subscription: own.name.clone(),
+        subscription: subscription.name.clone(),
         shard,
         credits,
         redelivery_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
@@ -300,12 +301,12 @@ async fn consume_once(
                     return true;
                 }
             }
-            other => panic!("nobody caused {other:?}"),
+            other => panic!("unexpected {other:?}"),
         }
         if stalls && rng.random_ratio(1, 500) {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
         }
-        // In any order, and never the last few at once, but in the end.
+        // Acknowledges in any order, keeping some back until the end.
         if held.len() >= 50 || spent >= credits / 2 || is_quiet || rng.random_ratio(1, 20) {
             let mut indexes = Vec::new();
             while !held.is_empty() && (indexes.len() < 30 || rng.random_ratio(9, 10)) {
@@ -330,8 +331,8 @@ async fn consume_once(
     false
 }
 
-/// Kills the server each time that so many acts more were acknowledged.
-fn kill_again_and_again(
+/// Kills the server at equal steps of the acknowledged acts.
+fn kill_repeatedly(
     dir: &Path,
     server: Server,
     address: &watch::Sender<String>,
@@ -352,7 +353,7 @@ fn kill_again_and_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
+async fn every_stream_is_complete_and_in_order_through_kills() {
     let seed = support::seed("streams");
     let mut rng = StdRng::seed_from_u64(seed);
     let total = events();
@@ -365,19 +366,19 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
 
     let mut subscribed = Vec::new();
     for number in 0..SUBSCRIPTIONS {
-        let own = proto::Subscription {
+        let subscription = proto::Subscription {
             name: format!("crm-{number}"),
             owner: "growth".to_owned(),
             filter: Some(random_filter(&mut rng)),
             shards: if number == 0 { 3 } else { 1 },
             ..proto::Subscription::default()
         };
-        let own = clients.subscribe(own).await.subscription.unwrap();
+        let subscription = clients.subscribe(subscription).await.subscription.unwrap();
         subscribed.push(Subscribed {
-            name: own.name,
-            filter: own.filter.unwrap(),
-            start: own.start_index,
-            shards: own.shards,
+            name: subscription.name,
+            filter: subscription.filter.unwrap(),
+            start: subscription.start_index,
+            shards: subscription.shards,
         });
     }
     let start = subscribed.last().unwrap().start;
@@ -398,10 +399,10 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
         watching.push((filter, tokio::spawn(following)));
     }
     let mut consuming = Vec::new();
-    for own in &subscribed {
-        for shard in 0..own.shards {
-            let consuming_it = consume(world.clone(), own.clone(), shard, rng.random());
-            consuming.push((own.clone(), shard, tokio::spawn(consuming_it)));
+    for subscription in &subscribed {
+        for shard in 0..subscription.shards {
+            let consumption = consume(world.clone(), subscription.clone(), shard, rng.random());
+            consuming.push((subscription.clone(), shard, tokio::spawn(consumption)));
         }
     }
     let mut writing = tokio::task::JoinSet::new();
@@ -410,7 +411,7 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
     }
     let (path, acknowledged) = (dir.path().to_owned(), Arc::clone(&world.acknowledged));
     let killing = tokio::task::spawn_blocking(move || {
-        let server = kill_again_and_again(&path, server, &address, &acknowledged, total);
+        let server = kill_repeatedly(&path, server, &address, &acknowledged, total);
         (server, address)
     });
     while let Some(written) = writing.join_next().await {
@@ -425,16 +426,16 @@ async fn every_stream_tells_everything_once_and_in_order_whatever_happens() {
         watched.push((filter, following.await.unwrap()));
     }
     let mut consumed = Vec::new();
-    for (own, shard, consuming) in consuming {
-        consumed.push((own, shard, consuming.await.unwrap()));
+    for (subscription, shard, consuming) in consuming {
+        consumed.push((subscription, shard, consuming.await.unwrap()));
     }
     let want = judge(&world.written.lock().unwrap(), total, &watched, &consumed, &subscribed);
-    everybody_has_heard(&server, want).await;
+    check_receipts(&server, want).await;
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }
 
-/// Judges every recording, and answers who must have heard of some of the events.
+/// Checks every recording; returns, for a sample of events, the subscriptions that cover it.
 fn judge(
     written: &Written,
     total: u64,
@@ -447,11 +448,17 @@ fn judge(
     for (filter, sessions) in watched {
         heard += written.check_watch(&format!("{filter:?}"), filter, sessions);
     }
-    for (own, shard, sessions) in consumed {
-        let is_of_shard =
-            |subject: &str| shard_of(&Subject::parse(subject).unwrap(), own.shards) == *shard;
-        let what = format!("{} {shard}", own.name);
-        delivered += written.check_consume(&what, (&own.filter, own.start), is_of_shard, sessions);
+    for (subscription, shard, sessions) in consumed {
+        let is_of_shard = |subject: &str| {
+            shard_of(&Subject::parse(subject).unwrap(), subscription.shards) == *shard
+        };
+        let label = format!("{} {shard}", subscription.name);
+        delivered += written.check_consume(
+            &label,
+            (&subscription.filter, subscription.start),
+            is_of_shard,
+            sessions,
+        );
     }
     let connections: usize = watched.iter().map(|(_, sessions)| sessions.len()).sum();
     let sessions: usize = consumed.iter().map(|(_, _, sessions)| sessions.len()).sum();
@@ -461,26 +468,29 @@ fn judge(
     );
     assert!(heard > 0 && delivered > 0, "the filters cover something");
     let names = |index: u64| {
-        let covers = |own: &&Subscribed| written.covered(&own.filter, index).contains_key(&index);
-        subscribed.iter().filter(covers).map(|own| own.name.clone()).collect()
+        let covers = |subscription: &&Subscribed| {
+            written.covered(&subscription.filter, index).contains_key(&index)
+        };
+        subscribed.iter().filter(covers).map(|subscription| subscription.name.clone()).collect()
     };
     let sample = written.0.keys().copied().step_by(written.0.len() / 100 + 1);
     sample.map(|index| (index, names(index))).collect()
 }
 
-/// The ledger holds a receipt of every event from everybody who had to hear it.
-async fn everybody_has_heard(server: &Server, want: BTreeMap<u64, Vec<String>>) {
+/// Waits until the ledger holds a receipt of each event from each of its subscriptions.
+async fn check_receipts(server: &Server, want: BTreeMap<u64, Vec<String>>) {
     let mut clients = server.clients().await;
     for (index, names) in want {
         let deadline = tokio::time::Instant::now() + support::PATIENCE;
         loop {
-            let request = proto::GetPropagationRequest { index };
-            let answer = clients.watch.get_propagation(request).await.unwrap().into_inner();
-            let told: Vec<_> = answer.subscriptions.iter().map(|own| &own.subscription).collect();
-            assert_eq!(told, names.iter().collect::<Vec<_>>(), "who must hear of {index}");
+            let answer = clients.propagation(index).await;
+            let obliged: Vec<_> =
+                answer.subscriptions.iter().map(|propagation| &propagation.subscription).collect();
+            assert_eq!(obliged, names.iter().collect::<Vec<_>>(), "who must hear of {index}");
             let acknowledged = proto::PropagationState::Acknowledged;
-            if answer.subscriptions.iter().all(|own| own.state() == acknowledged) {
-                let has_receipt = |own: &proto::Propagation| own.receipt_index > Some(index);
+            if answer.subscriptions.iter().all(|propagation| propagation.state() == acknowledged) {
+                let has_receipt =
+                    |propagation: &proto::Propagation| propagation.receipt_index > Some(index);
                 assert!(answer.subscriptions.iter().all(has_receipt), "{answer:?}");
                 break;
             }

@@ -39,7 +39,7 @@ async fn list(clients: &mut Clients, owner: &str) -> Vec<proto::SubscriptionStat
 }
 
 async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
-    clients.say(subject, Action::Withdraw, "news", "email").await.index
+    clients.record_change(subject, Action::Withdraw, "news", "email").await.index
 }
 
 /// A server with a catalogue.
@@ -50,7 +50,7 @@ async fn start(dir: &Path, flags: &[&str]) -> (Server, Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_is_there_until_it_is_deleted() {
+async fn a_subscription_lasts_until_it_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
     let filter = WatchFilter {
@@ -66,11 +66,14 @@ async fn a_subscription_is_there_until_it_is_deleted() {
         ..named("crm.production")
     };
     let first = create(&mut clients, asked.clone(), Some(1)).await.unwrap();
-    let own = first.subscription.clone().unwrap();
+    let subscription = first.subscription.clone().unwrap();
     assert!(first.created && first.webhook_secret.is_empty());
-    assert_eq!((own.start_index, own.shards, own.filter), (1, 3, Some(filter)));
-    assert_eq!(first.revision, own.created_index + 1);
-    // Asked again, wherever it would start.
+    assert_eq!(
+        (subscription.start_index, subscription.shards, subscription.filter),
+        (1, 3, Some(filter))
+    );
+    assert_eq!(first.revision, subscription.created_index + 1);
+    // A second request is idempotent, whatever its start.
     let again = create(&mut clients, asked.clone(), None).await.unwrap();
     assert!(!again.created);
     assert_eq!((again.subscription, again.revision), (first.subscription.clone(), first.revision));
@@ -78,7 +81,7 @@ async fn a_subscription_is_there_until_it_is_deleted() {
     let refused = create(&mut clients, other, Some(1)).await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert_eq!(typed(&refused).reason, "SUBSCRIPTION_EXISTS");
-    // After a crash, and from a view that is built anew.
+    // The same after a crash and from a rebuilt view.
     server.kill();
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     let server = Server::start(dir.path());
@@ -94,17 +97,17 @@ async fn a_subscription_is_there_until_it_is_deleted() {
     let refused = delete(&mut clients, "crm.production").await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     assert_eq!(typed(&refused).reason, "SUBSCRIPTION_NOT_FOUND");
-    // The name is free, and another subscription's.
+    // The name is free again, for a new subscription.
     let next = create(&mut clients, asked, None).await.unwrap();
-    let own = next.subscription.unwrap();
-    assert!(next.created && own.created_index > ended.index);
-    assert_eq!(own.start_index, own.created_index + 1);
+    let subscription = next.subscription.unwrap();
+    assert!(next.created && subscription.created_index > ended.index);
+    assert_eq!(subscription.start_index, subscription.created_index + 1);
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_no_subscription_is_refused_and_changes_nothing() {
+async fn an_invalid_subscription_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &["--subscriptions-max", "1"]).await;
     let ms = |ms: i64| {
@@ -158,8 +161,8 @@ async fn what_can_be_no_subscription_is_refused_and_changes_nothing() {
     ];
     let revision = clients.entries(0).await.len();
     for (subscription, start_index, reason, field) in cases {
-        let what = format!("{subscription:?} {start_index:?}");
-        let error = create(&mut clients, subscription, start_index).await.expect_err(&what);
+        let context = format!("{subscription:?} {start_index:?}");
+        let error = create(&mut clients, subscription, start_index).await.expect_err(&context);
         let error = typed(&error);
         assert_eq!((error.reason.as_str(), &error.fields[..]), (reason, &[field.to_owned()][..]));
     }
@@ -170,7 +173,7 @@ async fn what_can_be_no_subscription_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_comes_in_pages_by_name() {
+async fn subscriptions_are_listed_in_pages_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &[]).await;
     for name in ["e", "b", "a", "d", "c"] {
@@ -184,7 +187,8 @@ async fn a_list_comes_in_pages_by_name() {
             owner: "team".to_owned(),
         };
         let page = clients.watch.list_subscriptions(request).await.unwrap().into_inner();
-        names.extend(page.subscriptions.into_iter().map(|own| own.subscription.unwrap().name));
+        names
+            .extend(page.subscriptions.into_iter().map(|status| status.subscription.unwrap().name));
         pages += 1;
         if page.next_page_token.is_empty() {
             break;
@@ -192,7 +196,7 @@ async fn a_list_comes_in_pages_by_name() {
         token = page.next_page_token;
     }
     assert_eq!((names.join(""), pages), ("abcde".to_owned(), 3));
-    // A token is good for one list.
+    // A page token is valid only for the list that gave it.
     let bad = [("", token.as_str(), 0), ("team", "s00", 0), ("", "", -1), ("", "", 1_001)];
     for (owner, token, page_size) in bad {
         let (owner, page_token) = (owner.to_owned(), token.to_owned());
@@ -213,7 +217,7 @@ async fn count_overdue(clients: &mut Clients) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
+async fn a_missed_deadline_is_one_event_one_metric_and_one_log_line() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--metrics-listen", "127.0.0.1:0"];
     let (server, mut clients) = start(dir.path(), &flags).await;
@@ -225,15 +229,18 @@ async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
     let request = WatchRequest { start_index: Some(0), filter, ..Default::default() };
     let mut stream = clients.watch.watch(request).await.unwrap().into_inner();
     let stop = withdraw(&mut clients, "user:1").await;
-    let told = loop {
+    let overdue = loop {
         let message = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap();
-        if let Some(Message::Overdue(told)) = message.unwrap().unwrap().message {
-            break told;
+        if let Some(Message::Overdue(overdue)) = message.unwrap().unwrap().message {
+            break overdue;
         }
     };
-    assert_eq!((told.subscription.as_str(), told.shard, told.event_index), ("crm", 0, stop));
-    let took = support::millis(told.recorded_at.as_ref()).unwrap()
-        - support::millis(told.pending_since.as_ref()).unwrap();
+    assert_eq!(
+        (overdue.subscription.as_str(), overdue.shard, overdue.event_index),
+        ("crm", 0, stop)
+    );
+    let took = support::millis(overdue.recorded_at.as_ref()).unwrap()
+        - support::millis(overdue.pending_since.as_ref()).unwrap();
     assert!(took >= 1_000, "not before the deadline: {took} ms");
     let gauge = "consent_ledger_subscriptions_overdue";
     wait_until(gauge, PATIENCE, || (metric(&metrics, gauge) == 1).then_some(()));
@@ -246,7 +253,7 @@ async fn a_deadline_that_passes_is_an_event_a_metric_and_a_log_line_once() {
     assert_eq!(listed["shards"][0]["nextIndex"], stop.to_string());
     let lag = listed["shards"][0]["lag"].as_str().unwrap().strip_suffix('s').unwrap();
     assert!(lag.parse::<f64>().unwrap() >= 1.0, "{listed}");
-    // That it was said is on record: who starts again does not say it again.
+    // The overdue event is in the ledger: after a restart it is not written again.
     server.kill();
     let server = Server::start_with(dir.path(), &flags);
     let metrics = server.printed("metrics on ").unwrap();
@@ -267,19 +274,25 @@ async fn the_command_line_creates_lists_and_deletes() {
     let words = [&words[..], &more, &["--json"]].concat();
     let made = server.cli(&words).expect_code(0).json();
     assert_eq!(made["created"], true);
-    let own = &made["subscription"];
+    let subscription = &made["subscription"];
     assert_eq!(
-        own["filter"]["kinds"],
+        subscription["filter"]["kinds"],
         serde_json::json!(["EVENT_KIND_WITHDRAW", "EVENT_KIND_EXPIRE"])
     );
-    assert_eq!((&own["snapshot"], &own["deadline"]), (&"SNAPSHOT_DENIED".into(), &"600s".into()));
+    assert_eq!(
+        (&subscription["snapshot"], &subscription["deadline"]),
+        (&"SNAPSHOT_DENIED".into(), &"600s".into())
+    );
     assert_eq!(made["webhookSecret"], "");
     let again = server.cli(&words[..words.len() - 1]).expect_code(0).stdout;
     assert_eq!(
         again,
-        format!("it is there already, since index {}\n", own["createdIndex"].as_str().unwrap())
+        format!(
+            "the subscription exists already, since index {}\n",
+            subscription["createdIndex"].as_str().unwrap()
+        )
     );
-    // As an alias, and refused.
+    // The alias works, and another owner is refused.
     let refused = ["subscribe", "create", "crm", "--owner", "another", "--json"];
     let refused = server.cli(&refused).expect_code(1);
     let error: serde_json::Value = serde_json::from_str(&refused.stderr).unwrap();

@@ -1,10 +1,10 @@
-//! The transparency log's own code against that of others: the crates `ct-merkle` (RFC 6962) and
+//! The transparency log's code against that of others: the crates `ct-merkle` (RFC 6962) and
 //! `tlog_tiles` (C2SP tlog-tiles and tlog-checkpoint, as Cloudflare's logs use it), in both
 //! directions; and its parsers against changed texts.
 //!
-//! `tlog_tiles` names tiles by the paths of Go's checksum database, with the height in them, and
-//! entry bundles `data`. So contents, numbers and widths are compared, and the paths are those of
-//! C2SP's own examples, beside `src/tlog/tile.rs`.
+//! `tlog_tiles` names tiles by the paths of Go's checksum database, which include the height, and
+//! calls entry bundles `data`. So these tests compare contents, numbers and widths; the paths are
+//! compared with C2SP's own examples, in the crate's tests of `tile`.
 //!
 //! A long run over more cases: `PROPTEST_CASES=20000 cargo test --test suite tlog::`.
 
@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::tlog::{
     checkpoint::{Checkpoint, SignedCheckpoint},
-    key::{Algorithm, SignerKey, VerifierKey},
+    key::{SignerKey, VerifierKey},
     merkle::{self, Hash, ProofError, leaf_hash, node_hash, verify_consistency, verify_inclusion},
     note::Note,
     policy::Policy,
@@ -25,23 +25,26 @@ use ct_merkle::{ConsistencyProof, InclusionProof, RootHash, mem_backed_tree::Mem
 use proptest::prelude::*;
 use sha2::Sha256;
 
-use crate::support::tree::{SIZES, Tree, at};
+use crate::support::{
+    cosigner_key, signer_key,
+    tree::{SIZES, Tree, at},
+};
 
-/// As `ct-merkle` has it.
+/// The tree of `ct-merkle`.
 struct CtMerkle(MemoryBackedTree<Sha256, Vec<u8>>);
 
 impl CtMerkle {
     fn of(tree: &Tree, size: u64) -> Self {
-        let mut own = MemoryBackedTree::new();
-        (0..size).for_each(|index| own.push(tree.entry(index).to_vec()));
-        Self(own)
+        let mut ct_tree = MemoryBackedTree::new();
+        (0..size).for_each(|index| ct_tree.push(tree.entry(index).to_vec()));
+        Self(ct_tree)
     }
 
     fn inclusion(&self, index: u64) -> Vec<Hash> {
         hashes(self.0.prove_inclusion(at(index)).as_bytes())
     }
 
-    /// From the tree of `first` leaves, fewer than there are.
+    /// The proof from the tree of the first `first` leaves.
     fn consistency(&self, first: u64) -> Vec<Hash> {
         hashes(self.0.prove_consistency(at(self.0.len() - first)).as_bytes())
     }
@@ -55,7 +58,7 @@ fn hashes(bytes: &[u8]) -> Vec<Hash> {
     bytes.as_chunks().0.to_vec()
 }
 
-/// As `tlog_tiles` has it: a tree in its own order of storage.
+/// The hashes of a tree in the storage order of `tlog_tiles`.
 struct Stored(Vec<tlog_tiles::Hash>);
 
 impl tlog_tiles::HashReader for Stored {
@@ -66,16 +69,16 @@ impl tlog_tiles::HashReader for Stored {
 
 impl Stored {
     fn of(tree: &Tree) -> Self {
-        let mut own = Self(Vec::new());
+        let mut stored = Self(Vec::new());
         for index in 0..tree.size() {
-            let more = tlog_tiles::stored_hashes(index, tree.entry(index), &own).unwrap();
-            own.0.extend(more);
+            let more = tlog_tiles::stored_hashes(index, tree.entry(index), &stored).unwrap();
+            stored.0.extend(more);
         }
-        own
+        stored
     }
 }
 
-/// Where in a tree something could go wrong.
+/// Indexes and sizes at the edges of tiles and trees.
 fn places(size: u64) -> Vec<u64> {
     let mut all: Vec<u64> = [0, 1, 2, 127, 254, 255, 256, 257, 999, 32_768, 65_535, 65_536]
         .into_iter()
@@ -135,15 +138,15 @@ fn roots_proofs_and_tiles_are_those_of_tlog_tiles() {
             tlog_tiles::check_tree(&proof, size, theirs(root), first, theirs(before)).unwrap();
         }
         let wanted = tlog_tiles::Tile::new_tiles(8, 0, size);
-        let own: Vec<Tile> = Tile::all(size).filter(|tile| tile.kind != Kind::Entries).collect();
-        assert_eq!(own.len(), wanted.len(), "{size}");
-        for (own, wanted) in own.iter().zip(&wanted) {
-            let Kind::Level(level) = own.kind else { unreachable!() };
+        let tiles: Vec<Tile> = Tile::all(size).filter(|tile| tile.kind != Kind::Entries).collect();
+        assert_eq!(tiles.len(), wanted.len(), "{size}");
+        for (tile, wanted) in tiles.iter().zip(&wanted) {
+            let Kind::Level(level) = tile.kind else { unreachable!() };
             assert_eq!(
-                (level, own.number, u32::from(own.width)),
+                (level, tile.number, u32::from(tile.width)),
                 (wanted.level(), wanted.level_index(), wanted.width()),
             );
-            assert_eq!(tree.tile(own), wanted.read_data(&stored).unwrap(), "{own} of {size}");
+            assert_eq!(tree.tile(tile), wanted.read_data(&stored).unwrap(), "{tile} of {size}");
         }
     }
 }
@@ -176,11 +179,11 @@ fn the_levels_of_tiles_stand_on_one_another_and_on_the_entries() {
 const ORIGIN: &str = "consent.example.org/eu";
 
 fn signer(seed: u8) -> SignerKey {
-    SignerKey::from_seed(ORIGIN, Algorithm::Note, &[seed; 32]).unwrap()
+    signer_key(ORIGIN, seed)
 }
 
 fn witness(seed: u8) -> SignerKey {
-    SignerKey::from_seed("witness.example", Algorithm::Cosignature, &[seed; 32]).unwrap()
+    cosigner_key("witness.example", seed)
 }
 
 /// A signed and cosigned checkpoint of a small tree.
@@ -227,7 +230,7 @@ fn checkpoints_are_read_alike() {
     }
 }
 
-/// The text of every kind, and its parser: answers what it would write, if it takes a text.
+/// A text of every kind with its parser, which returns the text that it would write.
 type Reader = fn(&str) -> Option<String>;
 
 fn readers() -> [(&'static str, String, Reader); 8] {
@@ -289,7 +292,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// The changed text; none if it is no text any more.
+/// The changed text, if it is still UTF-8.
 fn mutated(text: &str, mutation: &Mutation) -> Option<String> {
     let mut bytes = text.as_bytes().to_vec();
     let length = bytes.len();
@@ -313,13 +316,13 @@ fn mutated(text: &str, mutation: &Mutation) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A key may stand among spaces, as in a file with a newline at its end.
+/// Keys are parsed with spaces around them, as in a file that ends with a newline.
 fn as_written<'a>(kind: &str, text: &'a str) -> &'a str {
     if kind.ends_with("key") { text.trim() } else { text }
 }
 
 #[test]
-fn what_is_written_is_read_and_written_the_same() {
+fn texts_survive_a_round_trip() {
     for (kind, text, read) in readers() {
         assert_eq!(read(&text).as_deref(), Some(text.as_str()), "{kind}");
     }
@@ -363,8 +366,8 @@ fn a_proof_with_one_changed_byte_does_not_verify() {
     }
 }
 
-/// The subtrees of a tree whose leaves are all the same: one hash for each height, so that trees can
-/// be as large as numbers go.
+/// The subtrees of a tree whose leaves are all the same: one hash for each height, so that trees
+/// can be as large as numbers allow.
 fn uniform() -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
     let mut rows = vec![leaf_hash(b"the same")];
     for below in 0..63 {
@@ -375,7 +378,7 @@ fn uniform() -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
 
 proptest! {
     #[test]
-    fn trees_as_large_as_numbers_go_are_proven_and_verified(
+    fn trees_of_any_u64_size_are_proven_and_verified(
         size in prop_oneof![1_u64..=u64::MAX, (0_u32..64).prop_map(|bit| 1 << bit), u64::MAX - 3..=u64::MAX],
         index: u64, first: u64,
     ) {
@@ -387,7 +390,7 @@ proptest! {
         prop_assert_eq!(verify_inclusion(&leaf, index, size, &path, &root), Ok(()));
         let Ok(proof) = merkle::prove_consistency(first, size, uniform());
         prop_assert_eq!(verify_consistency((first, &before), (size, &root), &proof), Ok(()));
-        // Theirs counts up to here.
+        // `tlog_tiles` counts up to here.
         if size <= 1 << 62 {
             let hash = |hash: &Hash| tlog_tiles::Hash(*hash);
             let path = path.iter().map(hash).collect();
@@ -415,19 +418,19 @@ proptest! {
         prop_assert_eq!(verify_consistency((first, &before), (size, &root), &proof), Ok(()));
     }
 
-    // A verifier that is too kind would show here: the two must refuse alike.
+    // A verifier that accepts too much would show here: both must refuse alike.
     #[test]
-    fn claims_about_other_places_are_judged_alike(
-        size in 1_u64..300, told: (u64, u64), cuts: (prop::sample::Index, prop::sample::Index), near: bool,
+    fn false_claims_are_judged_as_tlog_tiles_judges_them(
+        size in 1_u64..300, claimed: (u64, u64), cuts: (prop::sample::Index, prop::sample::Index), near: bool,
     ) {
         let tree = Tree::of_size(size);
         let index = cuts.0.index(at(size)) as u64;
         let first = cuts.1.index(at(size)) as u64 + 1;
         let (root, before) = (tree.root(size), tree.root(first));
         let (other_index, other_size) = if near {
-            (index ^ (told.0 % 4), size.saturating_add_signed((told.1 % 5).cast_signed() - 2).max(1))
+            (index ^ (claimed.0 % 4), size.saturating_add_signed((claimed.1 % 5).cast_signed() - 2).max(1))
         } else {
-            (told.0 >> 2, (told.1 >> 2).max(1))
+            (claimed.0 >> 2, (claimed.1 >> 2).max(1))
         };
         let hash = |hash: Hash| tlog_tiles::Hash(hash);
         let path = tree.inclusion(index, size);
@@ -437,7 +440,7 @@ proptest! {
         prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{} of {} as {} of {}", index, size, other_index, other_size);
         let proof = tree.consistency(first, size);
         let ours = verify_consistency((first, &before), (other_size, &root), &proof);
-        // Theirs has no answer for a first tree that is larger than the second.
+        // `tlog_tiles` rejects a first tree that is larger than the second.
         if first <= other_size {
             let theirs = proof.into_iter().map(hash).collect();
             let theirs = tlog_tiles::check_tree(&theirs, other_size, hash(root), first, hash(before));
@@ -462,14 +465,14 @@ proptest! {
     }
 
     #[test]
-    fn what_verifies_after_a_change_says_what_was_signed(mutations in prop::collection::vec(mutation(), 1..4)) {
+    fn a_changed_note_that_verifies_has_the_signed_text(mutations in prop::collection::vec(mutation(), 1..4)) {
         let tree = Tree::of_size(11);
         let signed = signed(&tree, 11);
         let changed = mutations.iter().try_fold(signed.to_string(), |text, mutation| {
             if text.is_empty() { Some(text) } else { mutated(&text, mutation) }
         });
         let Some(changed) = changed else { return Ok(()) };
-        // What stands under the text may change: others' signatures are ignored.
+        // The signatures below the text may change: unknown ones are ignored.
         if let Ok(read) = SignedCheckpoint::open(&changed, signer(1).verifier()) {
             prop_assert_eq!(read.checkpoint, signed.checkpoint);
         }
@@ -487,9 +490,9 @@ proptest! {
             if text.is_empty() { Some(text) } else { mutated(&text, mutation) }
         });
         if let Some(Ok(policy)) = changed.map(|text| Policy::parse(&text)) {
-            // No change of a few letters makes a key of somebody else count.
-            for own in policy.witnesses() {
-                prop_assert!(own.key == *witness(2).verifier() || own.key == *witness(3).verifier());
+            // Mutated letters never make another's key count.
+            for witness_key in policy.witnesses() {
+                prop_assert!(witness_key.key == *witness(2).verifier() || witness_key.key == *witness(3).verifier());
             }
         }
     }

@@ -1,5 +1,5 @@
 //! An auditor with nothing but files, a key and old checkpoints: `verify` finds every attack on a
-//! ledger that such an auditor can find, and says what it is.
+//! ledger that such an auditor can find, and names it.
 
 use std::{
     collections::BTreeMap,
@@ -28,27 +28,22 @@ use consent_ledger::{
     storage::{FrameLog, LogError, LogSpec, disk::RealDisk},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
-        key::{Algorithm, SignerKey},
+        key::SignerKey,
         merkle::{self, Hash, Range, leaf_hash},
         tile::{Kind, Tile},
     },
 };
 use tonic::{Request, Response, service::Routes};
 
-use crate::support::{self, Finished, ledger_segments, run};
+use crate::support::{self, Finished, cosigner_key, ledger_segments, run, signer_key};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
-/// Header of a segment, as docs/format.md has it.
+/// Size of a segment's header, see docs/format.md.
 const HEADER: u64 = 60;
 
-fn key(name: &str, seed: u8) -> SignerKey {
-    SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap()
-}
-
 fn witness(seed: u8) -> SignerKey {
-    let name = format!("w{seed}.example");
-    SignerKey::from_seed(&name, Algorithm::Cosignature, &[seed; 32]).unwrap()
+    cosigner_key(&format!("w{seed}.example"), seed)
 }
 
 fn opened(origin: &str) -> Body {
@@ -65,7 +60,7 @@ fn channel(title: &str) -> Body {
     Body::ChannelPut(ChannelPut { key, title: title.to_owned(), retired: false })
 }
 
-/// The bytes of a ledger of `count` entries; entry `n` says `titles(n)`.
+/// The bytes of a ledger of `count` entries; entry `n` has the title `titles(n)`.
 fn entries(origin: &str, count: u64, titles: impl Fn(u64) -> String) -> Vec<Vec<u8>> {
     let mut tip = Tip::genesis();
     let mut entries = Vec::new();
@@ -100,7 +95,7 @@ impl Dir {
         self.path().join("ledger")
     }
 
-    /// Frames of any content: what somebody writes who knows the format.
+    /// Writes frames of any content, as an attacker could who knows the format.
     fn write(&self, entries: &[Vec<u8>]) {
         let spec = LogSpec {
             dir: self.ledger(),
@@ -128,17 +123,17 @@ impl Dir {
         run(["verify", "--json", "--data-dir", &dir].iter().chain(more))
     }
 
-    /// Verifies beside a checkpoint, and answers what differs.
+    /// Verifies beside a checkpoint; returns the difference, if there is one.
     #[track_caller]
-    fn beside(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
+    fn difference_from(&self, checkpoint: &str, more: &[&str]) -> Option<String> {
         let file = self.text("kept", checkpoint);
-        let key = key(ORIGIN, 1).verifier().to_string();
+        let key = signer_key(ORIGIN, 1).verifier().to_string();
         let options = ["--checkpoint", &file, "--key", &key];
         let found = self.verify(&[&options, more].concat());
         let json = found.json();
-        let what = json["checkpoints"][0]["what"].as_str().map(str::to_owned);
-        found.expect_code(i32::from(what.is_some()));
-        what
+        let difference = json["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(difference.is_some()));
+        difference
     }
 
     #[track_caller]
@@ -167,7 +162,7 @@ fn signed_by(key: &SignerKey, entries: &[Vec<u8>]) -> SignedCheckpoint {
 }
 
 fn signed(entries: &[Vec<u8>]) -> String {
-    signed_by(&key(ORIGIN, 1), entries).to_string()
+    signed_by(&signer_key(ORIGIN, 1), entries).to_string()
 }
 
 #[test]
@@ -176,7 +171,7 @@ fn an_intact_ledger_agrees_with_every_checkpoint_of_its_past() {
     let dir = Dir::of(&all);
     assert!(ledger_segments(dir.path()).len() > 5);
     for size in [0, 1, 2, 37, 255, 256, 257, 299, 300] {
-        assert_eq!(dir.beside(&signed(&all[..size]), &[]), None, "{size}");
+        assert_eq!(dir.difference_from(&signed(&all[..size]), &[]), None, "{size}");
     }
     let found = dir.verify(&[]);
     assert_eq!(found.json()["rootHash"], base64(&root(&all)));
@@ -224,7 +219,7 @@ fn an_edited_entry_is_named_even_with_good_checksums() {
     let other = entries(ORIGIN, 200, |n| format!("edited {n}"));
     all[120].clone_from(&other[120]);
     let damage = Dir::of(&all).damage();
-    // The edit is of the same length and index; its link backwards is that of another chain.
+    // The edit has the same length and index, but links back to another chain.
     assert_eq!((&damage["index"], damage["segment"].is_string()), (&120.into(), true));
     let (_, edited, _) = {
         let mut tip = Tip::genesis();
@@ -233,7 +228,7 @@ fn an_edited_entry_is_named_even_with_good_checksums() {
         }
         tip.link(Millis(130), channel("edited")).unwrap()
     };
-    // A better edit, linked to what stands before: the entry after gives it away.
+    // An edit that links back correctly: the next entry reveals it.
     all[120] = edited;
     let damage = Dir::of(&all).damage();
     assert_eq!(damage["index"], 121);
@@ -257,17 +252,17 @@ fn a_cut_tail_shows_only_beside_a_checkpoint() {
     let all = honest(120);
     let cut = Dir::of(&all[..90]);
     cut.verify(&[]).expect_code(0);
-    let what = cut.beside(&signed(&all), &[]).unwrap();
+    let difference = cut.difference_from(&signed(&all), &[]).unwrap();
     assert_eq!(
-        what,
+        difference,
         "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut"
     );
-    // An old backup is the same to the auditor, and agrees with what is older still.
-    assert_eq!(cut.beside(&signed(&all[..90]), &[]), None);
+    // An old backup looks the same to the auditor, and agrees with older checkpoints.
+    assert_eq!(cut.difference_from(&signed(&all[..90]), &[]), None);
 }
 
 #[test]
-fn a_ledger_written_anew_shows_only_beside_a_checkpoint() {
+fn a_rewritten_ledger_shows_only_beside_a_checkpoint() {
     let all = honest(200);
     let anew = entries(ORIGIN, 200, |n| match n {
         50 => "what never happened".to_owned(),
@@ -275,10 +270,10 @@ fn a_ledger_written_anew_shows_only_beside_a_checkpoint() {
     });
     let dir = Dir::of(&anew);
     dir.verify(&[]).expect_code(0);
-    let what = dir.beside(&signed(&all[..100]), &[]).unwrap();
-    assert!(what.starts_with("the root of the first 100 entries is "), "{what}");
-    assert!(what.ends_with("the ledger was changed since"), "{what}");
-    assert_eq!(dir.beside(&signed(&all[..50]), &[]), None, "before the change");
+    let difference = dir.difference_from(&signed(&all[..100]), &[]).unwrap();
+    assert!(difference.starts_with("the root of the first 100 entries is "), "{difference}");
+    assert!(difference.ends_with("the ledger was changed since"), "{difference}");
+    assert_eq!(dir.difference_from(&signed(&all[..50]), &[]), None, "before the change");
 }
 
 #[test]
@@ -294,12 +289,15 @@ fn a_replaced_segment_is_named() {
 }
 
 #[test]
-fn another_ledger_is_told_from_this_one() {
+fn another_ledger_is_recognised() {
     let all = honest(40);
     let foreign = Dir::of(&entries("ledger.example/us", 40, |n| format!("entry {n}")));
-    let what = foreign.beside(&signed(&all), &[]).unwrap();
-    assert!(what.contains("`ledger.example/eu`") && what.contains("`ledger.example/us`"), "{what}");
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let difference = foreign.difference_from(&signed(&all), &[]).unwrap();
+    assert!(
+        difference.contains("`ledger.example/eu`") && difference.contains("`ledger.example/us`"),
+        "{difference}"
+    );
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let found = foreign.verify(&["--key", &key]).expect_code(1);
     assert_eq!(found.json()["intact"], false);
 }
@@ -308,41 +306,41 @@ fn another_ledger_is_told_from_this_one() {
 fn a_checkpoint_counts_only_under_the_key_that_was_given() {
     let all = honest(40);
     let dir = Dir::of(&all);
-    let other = signed_by(&key(ORIGIN, 2), &all).to_string();
-    let what = dir.beside(&other, &[]).unwrap();
-    assert!(what.contains("not signed by"), "{what}");
+    let other = signed_by(&signer_key(ORIGIN, 2), &all).to_string();
+    let difference = dir.difference_from(&other, &[]).unwrap();
+    assert!(difference.contains("not signed by"), "{difference}");
     let changed = signed(&all).replacen("\n40\n", "\n39\n", 1);
-    assert!(dir.beside(&changed, &[]).is_some());
-    assert!(dir.beside("nonsense", &[]).is_some());
-    // Without a key, nothing is said at all.
+    assert!(dir.difference_from(&changed, &[]).is_some());
+    assert!(dir.difference_from("nonsense", &[]).is_some());
+    // Without a key, nothing is verified.
     let file = dir.text("kept", signed(&all));
     let refused = dir.verify(&["--checkpoint", &file]).expect_code(2);
-    assert!(refused.said().contains("--key"), "{}", refused.said());
+    assert!(refused.output().contains("--key"), "{}", refused.output());
     dir.verify(&["--checkpoint", &file, "--key", "nonsense"]).expect_code(2);
-    // What can not be read is wrong usage, and says nothing of the ledger.
-    let vkey = key(ORIGIN, 1).verifier().to_string();
+    // A file that can not be read is wrong usage, not a finding about the ledger.
+    let vkey = signer_key(ORIGIN, 1).verifier().to_string();
     dir.verify(&["--checkpoint", "/nonexistent", "--key", &vkey]).expect_code(2);
     dir.verify(&["--checkpoint", &file, "--key", "@/nonexistent"]).expect_code(2);
     dir.verify(&["--checkpoint", &file, "--key", &vkey, "--policy", "/nonexistent"]).expect_code(2);
 }
 
 #[test]
-fn witnesses_must_have_seen_it() {
+fn the_required_witnesses_must_have_cosigned() {
     let all = honest(40);
     let dir = Dir::of(&all);
-    let mut seen = signed_by(&key(ORIGIN, 1), &all);
+    let mut seen = signed_by(&signer_key(ORIGIN, 1), &all);
     seen.note.sign(&witness(3), 1_700_000_000);
     let (first, second) = (witness(3), witness(4));
     let (first, second) = (first.verifier().to_string(), second.verifier().to_string());
     let both = ["--witness", &first, "--witness", &second];
-    let what = dir.beside(&seen.to_string(), &both).unwrap();
-    assert!(what.contains("cosigned by 1 of 2"), "{what}");
+    let difference = dir.difference_from(&seen.to_string(), &both).unwrap();
+    assert!(difference.contains("cosigned by 1 of 2"), "{difference}");
     let one_of_both = [&both[..], &["--witness-quorum", "1"]].concat();
-    assert_eq!(dir.beside(&seen.to_string(), &one_of_both), None);
+    assert_eq!(dir.difference_from(&seen.to_string(), &one_of_both), None);
     let policy = dir.text("policy", format!("witness W {second}\nquorum W\n"));
-    assert!(dir.beside(&seen.to_string(), &["--policy", &policy]).is_some());
+    assert!(dir.difference_from(&seen.to_string(), &["--policy", &policy]).is_some());
     seen.note.sign(&witness(4), 1_700_000_000);
-    assert_eq!(dir.beside(&seen.to_string(), &["--policy", &policy]), None);
+    assert_eq!(dir.difference_from(&seen.to_string(), &["--policy", &policy]), None);
 }
 
 #[test]
@@ -352,7 +350,7 @@ fn a_damaged_ledger_says_how_far_a_checkpoint_can_be_compared() {
     let dir = Dir::of(&all);
     let file = dir.text("kept", signed(&honest(100)));
     let early = dir.text("early", signed(&honest(100)[..60]));
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let found = dir.verify(&["--checkpoint", &file, "--checkpoint", &early, "--key", &key]);
     let json = found.expect_code(1).json();
     assert_eq!(json["damage"]["index"], 60);
@@ -363,7 +361,7 @@ fn a_damaged_ledger_says_how_far_a_checkpoint_can_be_compared() {
 #[test]
 fn the_directorys_own_checkpoint_is_compared_too() {
     let all = honest(120);
-    let own = |entries: &[Vec<u8>], key: &SignerKey| {
+    let saved_checkpoint = |entries: &[Vec<u8>], key: &SignerKey| {
         let note = signed_by(key, entries).to_string();
         serde_json::json!({
             "format": 1,
@@ -372,22 +370,22 @@ fn the_directorys_own_checkpoint_is_compared_too() {
         })
         .to_string()
     };
-    let (right, wrong) = (key(ORIGIN, 1), key(ORIGIN, 2));
+    let (right, wrong) = (signer_key(ORIGIN, 1), signer_key(ORIGIN, 2));
     let vkey = right.verifier().to_string();
     let whole = Dir::of(&all);
-    whole.text("checkpoint.json", own(&all, &right));
+    whole.text("checkpoint.json", saved_checkpoint(&all, &right));
     let found = whole.verify(&[]).expect_code(0).json();
     assert_eq!(found["checkpoints"].as_array().unwrap().len(), 2);
     assert_eq!(found["checkpoints"][0]["signed"], false, "no key, no word on the signature");
     let found = whole.verify(&["--key", &vkey]).expect_code(0).json();
     assert_eq!(found["checkpoints"][0]["signed"], true);
-    whole.text("checkpoint.json", own(&all, &wrong));
+    whole.text("checkpoint.json", saved_checkpoint(&all, &wrong));
     whole.verify(&["--key", &vkey]).expect_code(1);
     whole.text("checkpoint.json", "{");
     whole.verify(&[]).expect_code(1);
 
     let cut = Dir::of(&all[..90]);
-    cut.text("checkpoint.json", own(&all, &right));
+    cut.text("checkpoint.json", saved_checkpoint(&all, &right));
     let found = cut.verify(&[]).expect_code(1).json();
     assert_eq!(found["intact"], false);
     assert!(found["checkpoints"][0]["what"].as_str().unwrap().contains("rolled back"));
@@ -417,13 +415,14 @@ fn a_wrong_tree_on_disk_is_named() {
     let found = dir.verify(&[]).expect_code(0).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&0.into(), &602.into()));
     let book = |size: usize| {
-        let own = serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
-        dir.text("checkpoint.json", own.to_string());
+        let saved_checkpoint =
+            serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
+        dir.text("checkpoint.json", saved_checkpoint.to_string());
     };
     book(600);
     let found = dir.verify(&[]).expect_code(0).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&602.into(), &0.into()));
-    // A write that a crash cut off is no more than hashes that are missing.
+    // Hashes that a crash cut off are only missing, not wrong.
     let mut short = levels.clone();
     short[0].truncate(32 * 500 + 7);
     write(&short);
@@ -433,11 +432,11 @@ fn a_wrong_tree_on_disk_is_named() {
         wrong[level][hash * 32 + 5] ^= 1;
         write(&wrong);
         let found = dir.verify(&[]).expect_code(1).json();
-        let what = found["tree"]["what"].as_str().unwrap();
-        assert!(what.starts_with(&format!("hash {hash} of level {level}")), "{what}");
+        let fault = found["tree"]["what"].as_str().unwrap();
+        assert!(fault.starts_with(&format!("hash {hash} of level {level}")), "{fault}");
         assert!(found["damage"].is_null());
     }
-    // After a power cut, anything may stand behind what was synced before it was signed.
+    // After a power cut, anything may follow the hashes that were synced before signing.
     book(300);
     levels[0].truncate(32 * 300);
     levels[0].extend([0; 32 * 350]);
@@ -448,7 +447,7 @@ fn a_wrong_tree_on_disk_is_named() {
 }
 
 #[test]
-fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
+fn a_torn_tail_and_a_missing_ledger_are_no_damage() {
     let all = honest(60);
     let dir = Dir::of(&all);
     let last = ledger_segments(dir.path()).pop().unwrap();
@@ -461,13 +460,13 @@ fn a_torn_tail_and_an_empty_directory_stay_what_they_are() {
         audited.result,
         Err(VerifyError::NoLedger(_) | VerifyError::Log(LogError::Io { .. }))
     ));
-    // The ledger's own writer goes on from there.
+    // The ledger's own writer continues after the last whole entry.
     let (log, _) =
         LocalLog::open(Arc::new(RealDisk), dir.ledger(), SEGMENT_BYTES, [7; 16], 0).unwrap();
     assert_eq!(log.head(), 59);
 }
 
-/// What a ledger of these entries publishes: tiles, and a checkpoint.
+/// The tiles and the checkpoint that a ledger of these entries publishes.
 fn published(entries: &[Vec<u8>], checkpoint: String) -> BTreeMap<String, Vec<u8>> {
     let size = entries.len() as u64;
     let hash = |height: u32, number: u64| {
@@ -485,7 +484,7 @@ fn published(entries: &[Vec<u8>], checkpoint: String) -> BTreeMap<String, Vec<u8
     tiles.chain([("/log/checkpoint".to_owned(), checkpoint.into_bytes())]).collect()
 }
 
-/// Serves what is published, and counts the requests for tiles.
+/// Serves published files, and counts the requests for tiles.
 struct Site {
     url: String,
     tiles: Arc<AtomicUsize>,
@@ -509,47 +508,50 @@ impl Site {
         Self { url, tiles, _runtime: runtime }
     }
 
-    /// Compares a directory with the site, and answers what differs.
+    /// Compares a directory with the site; returns the difference, if there is one.
     #[track_caller]
-    fn beside(&self, dir: &Dir) -> Option<String> {
-        let key = key(ORIGIN, 1).verifier().to_string();
+    fn difference_from(&self, dir: &Dir) -> Option<String> {
+        let key = signer_key(ORIGIN, 1).verifier().to_string();
         let found = dir.verify(&["--against", &self.url, "--key", &key]);
-        let what = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
-        found.expect_code(i32::from(what.is_some()));
-        what
+        let difference = found.json()["checkpoints"][0]["what"].as_str().map(str::to_owned);
+        found.expect_code(i32::from(difference.is_some()));
+        difference
     }
 }
 
 #[test]
-fn files_are_the_beginning_of_what_a_server_publishes_or_a_fork() {
+fn files_agree_with_the_published_ledger_or_are_a_fork() {
     let all = honest(700);
     let site = Site::of(published(&all, signed(&all)));
     for size in [1, 2, 255, 256, 300, 512, 699, 700] {
-        assert_eq!(site.beside(&Dir::of(&all[..size])), None, "{size}");
+        assert_eq!(site.difference_from(&Dir::of(&all[..size])), None, "{size}");
     }
     assert!(site.tiles.load(Ordering::Relaxed) < 8 * 5, "only what is on the path");
     for size in [2, 256, 300] {
         let forked = entries(ORIGIN, size, |n| format!("another {n}"));
-        let what = site.beside(&Dir::of(&forked)).unwrap();
+        let difference = site.difference_from(&Dir::of(&forked)).unwrap();
         assert!(
-            what.starts_with(&format!("a fork: the root of the first {size} entries")),
-            "{what}"
+            difference.starts_with(&format!("a fork: the root of the first {size} entries")),
+            "{difference}"
         );
         let there = base64(&root(&all[..usize::try_from(size).unwrap()]));
-        assert!(what.contains(&base64(&root(&forked))) && what.contains(&there), "{what}");
+        assert!(
+            difference.contains(&base64(&root(&forked))) && difference.contains(&there),
+            "{difference}"
+        );
     }
-    // A server that has less than the files.
+    // The server has fewer entries than the files.
     let site = Site::of(published(&all[..300], signed(&all[..300])));
-    assert_eq!(site.beside(&Dir::of(&all)), None);
+    assert_eq!(site.difference_from(&Dir::of(&all)), None);
     let forked = Dir::of(&entries(ORIGIN, 700, |n| format!("another {n}")));
-    assert!(site.beside(&forked).unwrap().contains("changed since"));
+    assert!(site.difference_from(&forked).unwrap().contains("changed since"));
 }
 
 #[test]
 fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
     let all = honest(700);
     let site = Site::of(published(&all[..300], signed(&all[..300])));
-    let vkey = key(ORIGIN, 1).verifier().to_string();
+    let vkey = signer_key(ORIGIN, 1).verifier().to_string();
     let dir = Dir::of(&all);
     let book = |released: &[Vec<u8>]| {
         serde_json::json!({
@@ -559,32 +561,33 @@ fn a_server_that_publishes_less_than_it_signed_was_rolled_back() {
         })
         .to_string()
     };
-    let beside = |dir: &Dir, more: &[&str]| {
+    let difference_from = |dir: &Dir, more: &[&str]| {
         let found = dir.verify(&[&["--against", &site.url, "--key", &vkey], more].concat());
         let json = found.json();
-        let told = json["checkpoints"].as_array().unwrap().iter();
-        let what =
-            told.filter(|own| own["source"] == "against").find_map(|own| own["what"].as_str());
-        found.expect_code(i32::from(what.is_some()));
-        what.map(str::to_owned)
+        let checkpoints = json["checkpoints"].as_array().unwrap().iter();
+        let difference = checkpoints
+            .filter(|checkpoint| checkpoint["source"] == "against")
+            .find_map(|checkpoint| checkpoint["what"].as_str());
+        found.expect_code(i32::from(difference.is_some()));
+        difference.map(str::to_owned)
     };
     let wanted = "the server publishes less than it has signed: 300 entries of 700: rolled back";
     let kept = dir.text("kept", signed(&all));
-    assert_eq!(beside(&dir, &["--checkpoint", &kept]).as_deref(), Some(wanted));
-    // What is signed and not released yet, no server has to publish.
+    assert_eq!(difference_from(&dir, &["--checkpoint", &kept]).as_deref(), Some(wanted));
+    // A checkpoint that is signed but not released need not be published.
     dir.text("checkpoint.json", book(&all[..300]));
-    assert_eq!(beside(&dir, &[]), None);
+    assert_eq!(difference_from(&dir, &[]), None);
     dir.text("checkpoint.json", book(&all));
-    assert_eq!(beside(&dir, &[]).as_deref(), Some(wanted));
-    // The files were rolled back with it, further than the server.
+    assert_eq!(difference_from(&dir, &[]).as_deref(), Some(wanted));
+    // The files were rolled back too, further than the server.
     let cut = Dir::of(&all[..200]);
-    assert_eq!(beside(&cut, &["--checkpoint", &kept]).as_deref(), Some(wanted));
+    assert_eq!(difference_from(&cut, &["--checkpoint", &kept]).as_deref(), Some(wanted));
     let early = dir.text("early", signed(&all[..300]));
-    assert_eq!(beside(&Dir::of(&all), &["--checkpoint", &early]), None);
+    assert_eq!(difference_from(&Dir::of(&all), &["--checkpoint", &early]), None);
 }
 
 #[test]
-fn a_ledger_that_is_gone_is_a_loss_where_a_checkpoint_tells_of_it() {
+fn a_missing_ledger_is_a_loss_if_a_checkpoint_proves_it() {
     let all = honest(120);
     let none = |dir: &Dir, keep: usize| {
         let segments = ledger_segments(dir.path());
@@ -597,16 +600,16 @@ fn a_ledger_that_is_gone_is_a_loss_where_a_checkpoint_tells_of_it() {
         let dir = Dir::of(&all);
         none(&dir, keep);
         let refused = dir.verify(&[]).expect_code(2);
-        assert!(refused.said().contains("there is no ledger"), "{}", refused.said());
-        let what = dir.beside(&signed(&all), &[]).unwrap();
-        assert!(what.contains("the ledger has 0: it was rolled back or cut"), "{what}");
-        let own = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
-        dir.text("checkpoint.json", own.to_string());
+        assert!(refused.output().contains("there is no ledger"), "{}", refused.output());
+        let difference = dir.difference_from(&signed(&all), &[]).unwrap();
+        assert!(difference.contains("the ledger has 0: it was rolled back or cut"), "{difference}");
+        let saved_checkpoint = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
+        dir.text("checkpoint.json", saved_checkpoint.to_string());
         let found = dir.verify(&[]).expect_code(1).json();
         assert_eq!((&found["intact"], &found["entries"]), (&false.into(), &0.into()));
     }
     let dir = Dir(tempfile::tempdir().unwrap());
-    assert!(dir.beside(&signed(&all), &[]).is_some(), "not even a folder of segments");
+    assert!(dir.difference_from(&signed(&all), &[]).is_some(), "not even a folder of segments");
 }
 
 #[test]
@@ -615,24 +618,24 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
     let dir = Dir::of(&all[..300]);
     let mut tiles = published(&all, signed(&all));
     tiles.get_mut("/log/tile/0/001").unwrap()[5] ^= 1;
-    let what = Site::of(tiles).beside(&dir).unwrap();
-    assert!(what.contains("do not lead to its own checkpoint"), "{what}");
+    let difference = Site::of(tiles).difference_from(&dir).unwrap();
+    assert!(difference.contains("do not lead to its own checkpoint"), "{difference}");
     let mut tiles = published(&all, signed(&all));
     tiles.get_mut("/log/tile/0/001").unwrap().pop();
-    assert!(Site::of(tiles).beside(&dir).unwrap().contains("bytes"));
+    assert!(Site::of(tiles).difference_from(&dir).unwrap().contains("bytes"));
     let mut tiles = published(&all, signed(&all));
     tiles.remove("/log/tile/0/001");
-    assert!(Site::of(tiles).beside(&dir).unwrap().contains("404"));
-    // A partial tile that is gone, where there is a full one already.
+    assert!(Site::of(tiles).difference_from(&dir).unwrap().contains("404"));
+    // A partial tile that is gone because the full tile exists.
     let mut tiles = published(&all[..500], signed(&all[..500]));
     tiles.remove("/log/tile/0/001.p/244");
     tiles.extend(published(&all, signed(&all[..500])));
-    assert_eq!(Site::of(tiles).beside(&dir), None);
-    let foreign = signed_by(&key(ORIGIN, 2), &all).to_string();
-    assert!(Site::of(published(&all, foreign)).beside(&dir).is_some());
-    let key = key(ORIGIN, 1).verifier().to_string();
+    assert_eq!(Site::of(tiles).difference_from(&dir), None);
+    let foreign = signed_by(&signer_key(ORIGIN, 2), &all).to_string();
+    assert!(Site::of(published(&all, foreign)).difference_from(&dir).is_some());
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let gone = dir.verify(&["--against", "http://127.0.0.1:9/", "--key", &key]).expect_code(1);
-    assert!(gone.said().contains("--against"), "{}", gone.said());
+    assert!(gone.output().contains("--against"), "{}", gone.output());
     dir.verify(&["--against", "http://127.0.0.1:9/"]).expect_code(2);
 }
 
@@ -640,7 +643,7 @@ fn a_server_that_publishes_nonsense_proves_nothing() {
 fn a_proof_is_made_from_files_and_verified_without_them() {
     let all = honest(600);
     let dir = Dir::of(&all);
-    let key = key(ORIGIN, 1).verifier().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
     let of = |size: usize| dir.text(&format!("{size}.checkpoint"), signed(&all[..size]));
     let (whole, early) = (of(600), of(300));
     let path = dir.path().display().to_string();
@@ -674,23 +677,23 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     fs::write(&proof, edited).unwrap();
     run(["verify-proof", &proof, "--key", &key]).expect_code(1);
 
-    // A ledger that is not the one that was signed proves nothing.
+    // A ledger other than the signed one proves nothing.
     let other = Dir::of(&entries(ORIGIN, 600, |n| format!("another {n}")));
     let other = other.path().display().to_string();
     let refused =
         run(["prove", "--index", "5", "--data-dir", &other, "--checkpoint", &whole, "--key", &key]);
-    assert!(refused.expect_code(1).said().contains("nothing can be proven"));
-    // Without --checkpoint, the directory's own.
+    assert!(refused.expect_code(1).output().contains("nothing can be proven"));
+    // Without --checkpoint, the directory's own checkpoint is used.
     run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
-    let own =
+    let saved_checkpoint =
         serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
-    dir.text("checkpoint.json", own.to_string());
-    let said = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
-    assert!(said.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", said.stdout);
-    assert!(said.stderr.contains("not verified"), "{}", said.stderr);
+    dir.text("checkpoint.json", saved_checkpoint.to_string());
+    let proven = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
+    assert!(proven.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", proven.stdout);
+    assert!(proven.stderr.contains("not verified"), "{}", proven.stderr);
 }
 
-/// A server that holds these entries, and proves what the standard says.
+/// A server that holds these entries, and proves them as the standard says.
 struct Books {
     entries: Vec<Vec<u8>>,
     key: SignerKey,
@@ -792,35 +795,38 @@ fn an_auditor_keeps_a_checkpoint_and_has_the_server_prove_that_it_only_grew() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (vkey, old, new) = (file("vkey"), file("old"), file("new"));
-    let before = Desk::of(&all[..50], key(ORIGIN, 1));
+    let before = Desk::of(&all[..50], signer_key(ORIGIN, 1));
     fs::write(&vkey, before.run(&["checkpoint", "--verifier-key"]).expect_code(0).stdout).unwrap();
     let trusted = format!("@{vkey}");
     before.run(&["checkpoint", "--key", &trusted, "--output", &old]).expect_code(0);
     let printed = before.run(&["checkpoint", "--key", &trusted]).expect_code(0).stdout;
     assert_eq!(printed, fs::read_to_string(&old).unwrap());
 
-    let grown = Desk::of(&all, key(ORIGIN, 1));
+    let grown = Desk::of(&all, signer_key(ORIGIN, 1));
     let json = ["prove", "--from", &old, "--key", &trusted, "--output", &new, "--json"];
     let proved = grown.run(&json).expect_code(0).json();
     assert_eq!((&proved["firstSize"], &proved["treeSize"]), (&50.into(), &90.into()));
     assert_eq!(fs::read_to_string(&new).unwrap(), signed(&all));
     grown.run(&["prove", "--from", &old]).expect_code(2);
-    // The only copy is replaced by one that continues it, and by nothing else.
-    let own = file("own");
-    fs::copy(&old, &own).unwrap();
-    let keep = ["prove", "--from", &own, "--key", &trusted, "--output", &own, "--json"];
+    // Only a checkpoint that provably continues the only copy replaces it.
+    let kept = file("own");
+    fs::copy(&old, &kept).unwrap();
+    let keep = ["prove", "--from", &kept, "--key", &trusted, "--output", &kept, "--json"];
     assert_eq!(grown.run(&keep).expect_code(0).json()["replaced"], true);
-    assert_eq!(fs::read_to_string(&own).unwrap(), signed(&all));
-    grown.run(&["checkpoint", "--key", &trusted, "--output", &own]).expect_code(0);
-    let said = grown.run(&["checkpoint", "--output", &own]).expect_code(0).stderr;
-    assert!(said.contains("was replaced by what nobody verified"), "{said}");
-    let told = grown.run(&["checkpoint", "--output", &own, "--json"]).expect_code(0).json();
-    assert_eq!((&told["verified"], &told["replaced"]), (&false.into(), &true.into()));
+    assert_eq!(fs::read_to_string(&kept).unwrap(), signed(&all));
+    grown.run(&["checkpoint", "--key", &trusted, "--output", &kept]).expect_code(0);
+    let warning = grown.run(&["checkpoint", "--output", &kept]).expect_code(0).stderr;
+    assert!(
+        warning.contains("was replaced by a checkpoint or proof that was not verified"),
+        "{warning}"
+    );
+    let report = grown.run(&["checkpoint", "--output", &kept, "--json"]).expect_code(0).json();
+    assert_eq!((&report["verified"], &report["replaced"]), (&false.into(), &true.into()));
 
-    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), signer_key(ORIGIN, 1));
     let refused = fork.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
-    assert!(refused.said().contains("does not begin with the one of 50"), "{}", refused.said());
-    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    assert!(refused.output().contains("does not begin with the one of 50"), "{}", refused.output());
+    let usurped = Desk::of(&all, signer_key(ORIGIN, 2));
     usurped.run(&["prove", "--from", &old, "--key", &trusted]).expect_code(1);
     usurped.run(&["checkpoint", "--key", &trusted]).expect_code(1);
     let unverified = usurped.run(&["checkpoint", "--json"]).expect_code(0).json();
@@ -832,8 +838,8 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     let all = honest(90);
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
-    let trusted = key(ORIGIN, 1).verifier().to_string();
-    let (desk, proof, old) = (Desk::of(&all, key(ORIGIN, 1)), file("proof"), file("old"));
+    let trusted = signer_key(ORIGIN, 1).verifier().to_string();
+    let (desk, proof, old) = (Desk::of(&all, signer_key(ORIGIN, 1)), file("proof"), file("old"));
     fs::write(&old, signed(&all[..50])).unwrap();
     let verified =
         || run(["verify-proof", &proof, "--key", &trusted, "--json"]).expect_code(0).json();
@@ -843,20 +849,23 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     let by_key = ["prove", "--idempotency-key", "sign-up", "--key", &trusted, "--output", &proof];
     desk.run(&by_key).expect_code(0);
     assert_eq!(verified()["index"], 7);
-    // Nothing but the server's word ties an entry to a key: the entry is named.
-    let said = desk.run(&by_key).expect_code(0).stderr;
-    assert!(said.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"), "{said}");
-    assert!(said.contains("the server's word"), "{said}");
+    // Only the server ties an entry to a key, so the entry is named.
+    let named_entry = desk.run(&by_key).expect_code(0).stderr;
+    assert!(
+        named_entry.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"),
+        "{named_entry}"
+    );
+    assert!(named_entry.contains("the server's word"), "{named_entry}");
     let under_old = ["prove", "--index", "17", "--checkpoint", &old, "--key", &trusted];
     desk.run(&[&under_old[..], &["--output", &proof]].concat()).expect_code(0);
     assert_eq!(verified()["treeSize"], 50);
 
-    let usurped = Desk::of(&all, key(ORIGIN, 2));
+    let usurped = Desk::of(&all, signer_key(ORIGIN, 2));
     fs::remove_file(&proof).unwrap();
     let refused = ["prove", "--index", "17", "--key", &trusted, "--output", &proof];
     usurped.run(&refused).expect_code(1);
     assert!(!Path::new(&proof).exists());
-    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), key(ORIGIN, 1));
+    let fork = Desk::of(&entries(ORIGIN, 90, |n| format!("another {n}")), signer_key(ORIGIN, 1));
     fork.run(&under_old).expect_code(1);
     desk.run(&["prove", "--key", &trusted]).expect_code(2);
     desk.run(&["prove", "--index", "1", "--from", &old, "--key", &trusted]).expect_code(2);

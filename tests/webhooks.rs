@@ -1,4 +1,4 @@
-//! Webhooks end to end: a real server, and an endpoint that takes, refuses and breaks.
+//! Webhooks end to end: a real server, and an endpoint that accepts, refuses and breaks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::support::{self, Clients, Server, eventually, typed};
 const ALLOW: [&str; 6] =
     ["--webhook-allow", "127.0.0.0/8", "--webhook-retry-min", "20ms", "--receipt-interval", "50ms"];
 
-/// A delivery that came in.
+/// A delivery that the endpoint received.
 #[derive(Debug, Clone)]
 struct Received {
     id: String,
@@ -44,7 +44,7 @@ impl Received {
 
 type Answer = dyn Fn(&Received, usize) -> StatusCode + Send + Sync;
 
-/// An endpoint: what it received, and what it answers, given how often it has seen the id before.
+/// An endpoint: its deliveries, and its answer by delivery and number of earlier ones with that id.
 #[derive(Clone)]
 struct Endpoint {
     received: Arc<Mutex<Vec<Received>>>,
@@ -57,14 +57,14 @@ impl Endpoint {
         answer: impl Fn(&Received, usize) -> StatusCode + Send + Sync + 'static,
     ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let own = Self {
+        let endpoint = Self {
             received: Arc::default(),
             answer: Arc::new(Mutex::new(Arc::new(answer))),
             address: listener.local_addr().unwrap(),
         };
-        let router = Router::new().route("/hook", post(receive)).with_state(own.clone());
+        let router = Router::new().route("/hook", post(receive)).with_state(endpoint.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        own
+        endpoint
     }
 
     fn url(&self) -> String {
@@ -84,7 +84,7 @@ impl Endpoint {
     }
 }
 
-async fn receive(State(own): State<Endpoint>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let header = |name: &str| headers[name].to_str().unwrap().to_owned();
     let received = Received {
         id: header("webhook-id"),
@@ -94,12 +94,12 @@ async fn receive(State(own): State<Endpoint>, headers: HeaderMap, body: Bytes) -
         body: body.to_vec(),
     };
     let seen = {
-        let mut all = own.received.lock().unwrap();
+        let mut all = endpoint.received.lock().unwrap();
         let seen = all.iter().filter(|before| before.id == received.id).count();
         all.push(received.clone());
         seen
     };
-    let answer = Arc::clone(&own.answer.lock().unwrap());
+    let answer = Arc::clone(&endpoint.answer.lock().unwrap());
     answer(&received, seen)
 }
 
@@ -114,13 +114,11 @@ fn webhook(url: &str) -> proto::Subscription {
 }
 
 async fn withdraw(clients: &mut Clients, subject: &str) -> u64 {
-    clients.say(subject, Action::Withdraw, "marketing.newsletter", "email").await.index
+    clients.record_change(subject, Action::Withdraw, "marketing.newsletter", "email").await.index
 }
 
 async fn state(clients: &mut Clients, index: u64) -> Option<PropagationState> {
-    let request = proto::GetPropagationRequest { index };
-    let answer = clients.watch.get_propagation(request).await.unwrap().into_inner();
-    answer.subscriptions.first().map(proto::Propagation::state)
+    clients.propagation(index).await.subscriptions.first().map(proto::Propagation::state)
 }
 
 async fn dead_letters(clients: &mut Clients) -> Vec<proto::DeadLetter> {
@@ -138,7 +136,7 @@ async fn start(dir: &std::path::Path, flags: &[&str]) -> (Server, Clients) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_withdrawal_is_delivered_signed_and_on_record() {
+async fn a_withdrawal_is_delivered_signed_and_recorded_as_acknowledged() {
     let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
@@ -168,13 +166,13 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
         (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
     })
     .await;
-    // Asked again, the secret is the same; nobody can consume it.
+    // A second request returns the same secret; the subscription can not be consumed.
     let again = clients.subscribe(webhook(&endpoint.url())).await;
     assert!(!again.created && again.webhook_secret == created.webhook_secret);
     let consume = server.cli(&["subscription", "consume", "crm", "--once"]).expect_code(1);
     assert!(consume.stderr.contains("SUBSCRIPTION_IS_WEBHOOK"), "{}", consume.stderr);
 
-    // Once it is ended, nothing more is sent.
+    // A deleted subscription sends nothing more.
     let request = proto::DeleteSubscriptionRequest { name: "crm".to_owned() };
     clients.watch.delete_subscription(request).await.unwrap();
     let before = endpoint.received().len();
@@ -184,8 +182,8 @@ async fn a_withdrawal_is_delivered_signed_and_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subject_waiting() {
-    let endpoint = Endpoint::start(|own, seen| match own.subject().as_str() {
+async fn a_refused_delivery_is_retried_and_delays_only_its_own_data_subject() {
+    let endpoint = Endpoint::start(|delivery, seen| match delivery.subject().as_str() {
         "user:1" if seen < 3 => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
     })
@@ -197,22 +195,23 @@ async fn what_is_refused_at_first_comes_again_and_keeps_only_its_own_data_subjec
     let second = withdraw(&mut clients, "user:1").await;
     let other = withdraw(&mut clients, "user:2").await;
     let received = endpoint
-        .until("all", |all| all.iter().any(|own| own.index() == second) && all.len() >= 6)
+        .until("all", |all| all.iter().any(|delivery| delivery.index() == second) && all.len() >= 6)
         .await;
     let order: Vec<u64> = received.iter().map(Received::index).collect();
-    let place = |index| order.iter().position(|own| *own == index).unwrap();
-    let tries = order.iter().filter(|own| **own == first).count();
+    let place = |index| order.iter().position(|delivered| *delivered == index).unwrap();
+    let tries = order.iter().filter(|delivered| **delivered == first).count();
     assert_eq!(tries, 4, "{order:?}");
-    let last_try = order.iter().rposition(|own| *own == first).unwrap();
+    let last_try = order.iter().rposition(|delivered| *delivered == first).unwrap();
     assert!(place(second) > last_try, "in order: {order:?}");
     assert!(place(other) < last_try, "others do not wait: {order:?}");
-    let ids: BTreeSet<_> = received.iter().map(|own| (own.index(), own.id.clone())).collect();
+    let ids: BTreeSet<_> =
+        received.iter().map(|delivery| (delivery.index(), delivery.id.clone())).collect();
     assert_eq!(ids.len(), 3, "the same event has the same id: {ids:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
-    let endpoint = Endpoint::start(|own, _| match own.subject().as_str() {
+async fn an_undeliverable_event_is_a_dead_letter_and_can_be_replayed() {
+    let endpoint = Endpoint::start(|delivery, _| match delivery.subject().as_str() {
         "user:1" => StatusCode::INTERNAL_SERVER_ERROR,
         "user:2" => StatusCode::GONE,
         _ => StatusCode::OK,
@@ -230,8 +229,9 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
         (letters.len() == 2).then_some(letters)
     })
     .await;
-    let told: Vec<_> = letters.iter().map(|own| (own.index, own.http_status)).collect();
-    assert_eq!(told, [(tired, 500), (gone, 410)]);
+    let statuses: Vec<_> =
+        letters.iter().map(|letter| (letter.index, letter.http_status)).collect();
+    assert_eq!(statuses, [(tired, 500), (gone, 410)]);
     assert!(letters[0].attempts > 1 && letters[1].attempts == 1, "{letters:?}");
     assert_eq!(state(&mut clients, tired).await, Some(PropagationState::DeadLetter));
     eventually("the receipt", async || {
@@ -241,7 +241,7 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     let exit = server.cli(&["propagation", &tired.to_string()]);
     exit.expect_code(1);
 
-    // While nobody takes them they stay dead letters; then they are delivered after all.
+    // While the endpoint refuses them, replayed events stay dead letters.
     let replay = ["webhooks", "replay", "crm", "--all"];
     let sent = endpoint.received().len();
     server.cli(&replay).expect_code(0);
@@ -256,7 +256,7 @@ async fn what_nobody_takes_is_a_dead_letter_and_can_be_replayed() {
     for index in [tired, gone] {
         assert_eq!(state(&mut clients, index).await, Some(PropagationState::Acknowledged));
     }
-    // It outlives the process.
+    // The state survives the process.
     server.kill();
     let server = Server::start_with(dir.path(), &ALLOW);
     let mut clients = server.clients().await;
@@ -289,13 +289,13 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let received = endpoint.until("every event", all).await;
     let mut ids: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
     let mut first: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for own in &received {
-        if ids.entry(own.index()).or_default().insert(own.id.clone()) {
-            first.entry(own.subject()).or_default().push(own.index());
+    for delivery in &received {
+        if ids.entry(delivery.index()).or_default().insert(delivery.id.clone()) {
+            first.entry(delivery.subject()).or_default().push(delivery.index());
         }
     }
     assert!(ids.values().all(|ids| ids.len() == 1), "an event keeps its id");
-    assert!(first.values().all(|own| own.is_sorted()), "in order for each data subject");
+    assert!(first.values().all(|indexes| indexes.is_sorted()), "in order for each data subject");
     for index in indexes {
         eventually("receipts", async || {
             (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
@@ -305,7 +305,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_is_delivered_before_what_changes() {
+async fn a_snapshot_is_delivered_before_later_events() {
     let endpoint = Endpoint::start(|_, _| StatusCode::OK).await;
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = start(dir.path(), &[]).await;
@@ -319,8 +319,10 @@ async fn a_snapshot_is_delivered_before_what_changes() {
     clients.subscribe(subscription).await;
     withdraw(&mut clients, "user:4").await;
     let received = endpoint.until("all five", |all| all.len() >= 5).await;
-    let types: Vec<String> =
-        received.iter().map(|own| own.json()["type"].as_str().unwrap().to_owned()).collect();
+    let types: Vec<String> = received
+        .iter()
+        .map(|delivery| delivery.json()["type"].as_str().unwrap().to_owned())
+        .collect();
     let snapshot = vec!["consent.v1.snapshot".to_owned(); 3];
     assert_eq!(types[..3], snapshot);
     assert_eq!(types[3..], ["consent.v1.snapshot_end", "consent.v1.consent"]);
@@ -331,7 +333,7 @@ async fn a_snapshot_is_delivered_before_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_posted_is_what_watch_prints() {
+async fn webhooks_post_the_events_that_watch_prints() {
     let endpoint = Endpoint::start(|_, _| StatusCode::NO_CONTENT).await;
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = start(dir.path(), &[]).await;
@@ -350,27 +352,19 @@ async fn what_is_posted_is_what_watch_prints() {
     let created = clients.subscribe(subscription).await;
     let start_index = created.subscription.unwrap().start_index.to_string();
 
-    // A purpose that changes, a grant that is narrowed and ends by itself, a link, a withdrawal.
+    // A changed purpose, a narrowed grant that expires, a link, a withdrawal.
     let purpose = proto::Purpose {
         data_categories: ["user.contact", "user.profile"].map(str::to_owned).to_vec(),
         ..support::consent_purpose("marketing.newsletter")
     };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    clients.put_purpose(purpose).await;
     let grant = proto::Change {
         expires_at: Some(support::timestamp(support::now_ms() + 3_000)),
         data_categories: vec!["user.contact".to_owned()],
         ..support::change(Action::Grant, "marketing.newsletter", "email")
     };
     clients.record(support::act("user:42", vec![grant])).await;
-    let link = proto::LinkSubjectsRequest {
-        subject: "user:42".to_owned(),
-        other_subject: "device:7".to_owned(),
-        confidence: proto::LinkConfidence::Verified.into(),
-        asserted_by: "login".to_owned(),
-        dry_run: false,
-    };
-    clients.privacy.link_subjects(link).await.unwrap();
+    clients.link("user:42", "device:7", proto::LinkConfidence::Verified).await;
     withdraw(&mut clients, "user:43").await;
 
     // Delivery is at least once.
@@ -392,7 +386,7 @@ async fn what_is_posted_is_what_watch_prints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_sent_to_where_only_the_server_reaches() {
+async fn internal_addresses_are_refused_as_webhooks() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;

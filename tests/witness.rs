@@ -1,5 +1,5 @@
-//! Witnesses as real processes: what each status means, what a crash, a race or an old copy can not
-//! undo, and a ledger whose checkpoints are seen by three.
+//! Witnesses as real processes: the meaning of each status, that no crash, race or old copy undoes
+//! a cosignature, and a ledger whose checkpoints three witnesses cosign.
 
 use std::{
     fs,
@@ -25,13 +25,14 @@ use tokio::{
 };
 
 use crate::support::{
-    self, Finished, PATIENCE, Process, Server, binary, copy_tree, eventually, hex, tree::Tree,
+    self, Finished, PATIENCE, Process, Server, binary, copy_tree, eventually, hex, signer_key,
+    tree::Tree,
 };
 
 const ORIGIN: &str = "ledger.example/eu";
 
 fn log_key() -> SignerKey {
-    SignerKey::from_seed(ORIGIN, Algorithm::Note, &[7; 32]).unwrap()
+    signer_key(ORIGIN, 7)
 }
 
 /// A log in memory.
@@ -55,7 +56,7 @@ impl Log {
     }
 }
 
-/// Where a witness keeps what it is, and as what.
+/// The directory of a witness, and its name.
 struct Home {
     dir: PathBuf,
     name: String,
@@ -100,7 +101,7 @@ impl Home {
         Witness { process, address, key, web: WebClient::new(PATIENCE, None).unwrap() }
     }
 
-    /// What it says instead of starting.
+    /// The error with which it refuses to start.
     #[track_caller]
     fn refused(&self, flags: &[&str], code: i32) -> Finished {
         self.process(flags).wait(PATIENCE).expect_code(code)
@@ -121,7 +122,7 @@ impl Witness {
         self.web.post(&url, request.to_string(), 1 << 16).await.unwrap()
     }
 
-    /// The latest checkpoint, verified, or none.
+    /// The latest checkpoint, verified, if there is one.
     async fn latest(&self) -> Option<SignedCheckpoint> {
         let hash = hex(Sha256::digest(ORIGIN));
         let url = format!("http://{}/{hash}/checkpoint", self.address);
@@ -130,16 +131,16 @@ impl Witness {
             return None;
         }
         let text = String::from_utf8(answer.body).unwrap();
-        let own = SignedCheckpoint::open(&text, log_key().verifier()).unwrap();
-        own.note.verify(&self.key).unwrap();
-        Some(own)
+        let latest = SignedCheckpoint::open(&text, log_key().verifier()).unwrap();
+        latest.note.verify(&self.key).unwrap();
+        Some(latest)
     }
 
     async fn size(&self) -> u64 {
-        self.latest().await.map_or(0, |own| own.checkpoint.size)
+        self.latest().await.map_or(0, |signed| signed.checkpoint.size)
     }
 
-    /// As the flag of `serve` has it.
+    /// The value of the flag of `serve`.
     fn flag(&self) -> String {
         self.flag_at(&self.address)
     }
@@ -153,7 +154,7 @@ impl Witness {
     }
 }
 
-/// An address that stays, while the witness behind it goes and comes back at another.
+/// A fixed address in front of a witness that restarts at changing ones.
 struct Relay {
     address: String,
     target: watch::Sender<String>,
@@ -171,7 +172,7 @@ impl Relay {
                 let (mut from, _) = listener.accept().await.unwrap();
                 let target = targets.borrow().clone();
                 tokio::spawn(async move {
-                    // Where nobody listens, the connection breaks off.
+                    // While the witness is down, connections break.
                     if let Ok(mut to) = TcpStream::connect(&target).await {
                         let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
                     }
@@ -219,7 +220,7 @@ async fn a_witness_answers_as_the_specification_says() {
     assert_eq!(conflict.body, b"40\n");
     let strangers: [(&str, u8, u16); 2] = [("other.example", 7, 404), (ORIGIN, 8, 403)];
     for (origin, seed, status) in strangers {
-        let key = SignerKey::from_seed(origin, Algorithm::Note, &[seed; 32]).unwrap();
+        let key = signer_key(origin, seed);
         let mut request = tree.request(40, 40);
         let checkpoint =
             Checkpoint { origin: origin.to_owned(), ..request.checkpoint.checkpoint.clone() };
@@ -228,13 +229,16 @@ async fn a_witness_answers_as_the_specification_says() {
     }
     assert_eq!(witness.size().await, 40);
     // A fork that the log has signed is evidence, and is kept in the log.
-    let said = witness.terminate().stderr;
-    assert!(said.contains("the log has signed two roots for one size"), "{said}");
-    assert!(said.contains("no proof that the log continues what was seen"), "{said}");
+    let log = witness.terminate().stderr;
+    assert!(log.contains("the log has signed two roots for one size"), "{log}");
+    assert!(
+        log.contains("the checkpoint is not proven to be consistent with the last one"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
-async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
+async fn no_request_of_a_stranger_keeps_a_witness_from_restarting() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
     let tree = Log::of(0..64);
@@ -257,7 +261,7 @@ async fn nothing_that_a_stranger_sends_keeps_a_witness_from_starting_again() {
 }
 
 #[tokio::test]
-async fn what_was_cosigned_survives_kill_9() {
+async fn cosignatures_survive_kill_9() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
     let tree = Log::of(0..64);
@@ -276,7 +280,7 @@ async fn what_was_cosigned_survives_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_race_never_lead_back() {
+async fn concurrent_requests_never_lower_the_size() {
     let root = tempfile::tempdir().unwrap();
     let witness = Home::new(root.path(), "witness.example/w1").start();
     let tree = Log::of(0..200);
@@ -308,19 +312,19 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
     let old = fs::read(home.state()).unwrap();
     let witness = home.start();
     assert_eq!(witness.add(&tree.request(10, 20)).await.status, 200);
-    // While it runs, nobody else does.
+    // While one runs, a second refuses to start.
     let second = home.refused(&[], 1).stderr;
     assert!(second.contains("in use by another process"), "{second}");
     witness.terminate();
     let newest = fs::read(home.state()).unwrap();
 
     fs::write(home.state(), &old).unwrap();
-    let said = home.refused(&[], 1).stderr;
-    assert!(said.contains("an old copy was restored"), "{said}");
+    let log = home.refused(&[], 1).stderr;
+    assert!(log.contains("an old copy was restored"), "{log}");
     fs::remove_file(home.state()).unwrap();
-    let said = home.refused(&[], 1).stderr;
-    assert!(said.contains("is missing although the key"), "{said}");
-    assert!(said.contains("--new-state"), "{said}");
+    let log = home.refused(&[], 1).stderr;
+    assert!(log.contains("is missing although the key"), "{log}");
+    assert!(log.contains("--new-state"), "{log}");
     assert!(!home.state().exists());
     fs::write(home.state(), &newest[..newest.len() / 2]).unwrap();
     assert!(home.refused(&[], 1).stderr.contains("no state that this witness has kept"));
@@ -330,7 +334,7 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
     assert_eq!(witness.size().await, 20);
     witness.terminate();
 
-    // Whoever says so may begin anew.
+    // An explicit flag allows a fresh start.
     fs::remove_file(home.state()).unwrap();
     let witness = home.start_with(&["--new-state"]);
     assert_eq!(witness.size().await, 0);
@@ -338,7 +342,7 @@ async fn a_witness_does_not_start_from_an_old_or_a_lost_state() {
 }
 
 #[test]
-fn wrong_usage_is_named() {
+fn usage_errors_name_the_fault() {
     let root = tempfile::tempdir().unwrap();
     let home = Home::new(root.path(), "witness.example/w1");
     home.start().terminate();
@@ -347,30 +351,30 @@ fn wrong_usage_is_named() {
         name: "witness.example/w2".to_owned(),
         ..Home::new(root.path(), "witness.example/w1")
     };
-    let said = other.refused(&[], 2).stderr;
-    assert!(said.contains("is the key of `witness.example/w1`"), "{said}");
-    let said = home.refused(&["--listen", "0.0.0.0:0"], 2).stderr;
-    assert!(said.contains("--insecure"), "{said}");
-    let said = home.refused(&["--tls-cert", "absent.pem"], 2).stderr;
-    assert!(said.contains("--tls-key"), "{said}");
+    let log = other.refused(&[], 2).stderr;
+    assert!(log.contains("is the key of `witness.example/w1`"), "{log}");
+    let log = home.refused(&["--listen", "0.0.0.0:0"], 2).stderr;
+    assert!(log.contains("--insecure"), "{log}");
+    let log = home.refused(&["--tls-cert", "absent.pem"], 2).stderr;
+    assert!(log.contains("--tls-key"), "{log}");
     assert_eq!(fs::read(home.key()).unwrap(), key, "a key is never written over");
     fs::remove_file(home.key()).unwrap();
     // Nothing was cosigned, so nothing is lost.
     home.start().terminate();
     assert_ne!(fs::read(home.key()).unwrap(), key);
     let bad = Home { log: home.start().key, ..Home::new(root.path(), "witness.example/w3") };
-    let said = bad.refused(&[], 2).stderr;
-    assert!(said.contains("is a witness's key, not a log's"), "{said}");
+    let log = bad.refused(&[], 2).stderr;
+    assert!(log.contains("is a witness's key, not a log's"), "{log}");
 }
 
 #[test]
-fn scripts_are_told_in_json() {
+fn json_announces_address_and_key() {
     let root = tempfile::tempdir().unwrap();
     let process = Home::new(root.path(), "witness.example/w1").process(&["--json"]);
     let line = process.stdout.wait_for(PATIENCE, |text| text.strip_suffix('\n').map(str::to_owned));
-    let said: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
-    assert!(said["address"].as_str().unwrap().starts_with("127.0.0.1:"));
-    let key = VerifierKey::parse(said["verifierKey"].as_str().unwrap()).unwrap();
+    let announced: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    assert!(announced["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let key = VerifierKey::parse(announced["verifierKey"].as_str().unwrap()).unwrap();
     assert_eq!((key.name(), key.algorithm()), ("witness.example/w1", Algorithm::Cosignature));
 }
 
@@ -387,12 +391,12 @@ fn a_policy_can_name_the_logs() {
         command.arg("--policy").arg(policy);
         Process::spawn(command)
     };
-    let own = start(&file);
-    own.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
-    drop(own);
+    let process = start(&file);
+    process.stderr.wait_for(PATIENCE, |text| text.contains(ORIGIN).then_some(())).unwrap();
+    drop(process);
     fs::write(&file, "quorum none\n").unwrap();
-    let said = start(&file).wait(PATIENCE).expect_code(2).stderr;
-    assert!(said.contains("no log to follow"), "{said}");
+    let log = start(&file).wait(PATIENCE).expect_code(2).stderr;
+    assert!(log.contains("no log to follow"), "{log}");
 }
 
 /// A ledger with witnesses.
@@ -411,7 +415,7 @@ impl Ledger {
 
     #[track_caller]
     fn start(&self, witnesses: &[&Witness], flags: &[&str]) -> Served {
-        let own: Vec<String> = witnesses.iter().map(|witness| witness.flag()).collect();
+        let witness_flags: Vec<String> = witnesses.iter().map(|witness| witness.flag()).collect();
         let key_file = format!("--signing-key-file={}", self.key_file.display());
         let mut all = vec![
             "--origin",
@@ -422,7 +426,7 @@ impl Ledger {
             "--tiles-listen=127.0.0.1:0",
             "--checkpoint-interval=10ms",
         ];
-        all.extend(own.iter().map(String::as_str));
+        all.extend(witness_flags.iter().map(String::as_str));
         all.extend(flags);
         let server = Server::start_with(&self.dir, &all);
         let tiles = server.printed("tiles on ").unwrap();
@@ -439,11 +443,11 @@ struct Served {
 }
 
 impl Served {
-    /// Records an act, and answers the number of entries with it.
+    /// Records an act; returns the number of entries after it.
     async fn record(&self, subject: &str) -> u64 {
         let mut clients = self.server.clients().await;
         clients.put_catalog(&["a.b"], &["email"]).await;
-        clients.say(subject, Action::Grant, "a.b", "email").await.revision
+        clients.record_change(subject, Action::Grant, "a.b", "email").await.revision
     }
 
     /// The latest released checkpoint.
@@ -455,7 +459,7 @@ impl Served {
     }
 
     async fn released_size(&self) -> u64 {
-        self.released().await.map_or(0, |own| own.checkpoint.size)
+        self.released().await.map_or(0, |signed| signed.checkpoint.size)
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -465,8 +469,11 @@ impl Served {
 }
 
 fn two_of(witnesses: &[&Witness]) -> Policy {
-    let known =
-        |own: &&Witness| Known { name: own.key.name().to_owned(), key: own.key.clone(), url: None };
+    let known = |witness: &&Witness| Known {
+        name: witness.key.name().to_owned(),
+        key: witness.key.clone(),
+        url: None,
+    };
     Policy::any_of(2, witnesses.iter().map(known).collect()).unwrap()
 }
 
@@ -480,7 +487,7 @@ async fn two_of_three_witnesses_are_enough() {
     let flags = ["--witness-quorum=2", "--witness-timeout=500ms", "--witness-fail=open"];
     let served = ledger.start(&[&one, &two, &three], &flags);
 
-    // All there: whatever is released within the time is cosigned.
+    // All three run: every checkpoint released within the timeout is cosigned.
     let size = served.record("user:1").await;
     eventually("witnessed by two or three", async || {
         let released = served.released().await?;
@@ -488,7 +495,7 @@ async fn two_of_three_witnesses_are_enough() {
         (released.checkpoint.size >= size && is_cosigned).then_some(())
     })
     .await;
-    // One gone.
+    // One is down.
     one.process.kill();
     let size = served.record("user:2").await;
     eventually("witnessed by two", async || {
@@ -501,7 +508,7 @@ async fn two_of_three_witnesses_are_enough() {
         (served.metric("consent_ledger_checkpoint_witnessed_entries").await >= size).then_some(())
     })
     .await;
-    // Two gone: released without, and that is said.
+    // Two are down: released without a quorum, and logged.
     two.process.kill();
     let before = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
     let size = served.record("user:3").await;
@@ -510,18 +517,18 @@ async fn two_of_three_witnesses_are_enough() {
     assert!(policy.verify(&served.released().await.unwrap().note).is_err());
     let after = served.metric("consent_ledger_checkpoints_unwitnessed_total").await;
     assert!(after > before, "{before} {after}");
-    let said = served.server.terminate().stderr;
-    assert!(said.contains("too few witnesses have seen it"), "{said}");
+    let log = served.server.terminate().stderr;
+    assert!(log.contains("too few witnesses have seen it"), "{log}");
 }
 
 #[tokio::test]
-async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
+async fn failing_closed_releases_nothing_without_witnesses() {
     let root = tempfile::tempdir().unwrap();
     let homes = [1, 2].map(|n| Home::new(root.path(), &format!("witness.example/w{n}")));
     let [one, mut two] = homes.each_ref().map(Home::start);
     let policy = two_of(&[&one, &two]);
     let ledger = Ledger::new(root.path());
-    // Both are asked for where nothing else is said.
+    // By default, both must cosign.
     let relay = Relay::to(&two).await;
     let relayed = two.flag_at(&relay.address);
     let flags = [relayed.as_str(), "--witness-fail=closed", "--witness-timeout=50ms"];
@@ -529,13 +536,13 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
     let size = served.record("user:1").await;
     eventually("witnessed", async || (served.released_size().await >= size).then_some(())).await;
     two.process.kill();
-    // Whatever was on its way to both has come by now, or comes no more.
+    // Requests on their way to both have arrived by now, or never will.
     let size = served.record("user:2").await;
     eventually("the other has seen it", async || (one.size().await >= size).then_some(())).await;
     let held = served.released().await.unwrap();
     assert!(held.checkpoint.size < size, "it is held back");
     policy.verify(&held.note).unwrap();
-    // A witness that comes back to where it was lets it go.
+    // Once the witness is back at its size, the checkpoint is released.
     let two = homes[1].start();
     relay.target.send_replace(two.address.clone());
     eventually("released", async || (served.released_size().await >= size).then_some(())).await;
@@ -546,7 +553,7 @@ async fn where_it_fails_closed_nothing_is_released_without_witnesses() {
 }
 
 #[tokio::test]
-async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
+async fn an_old_copy_of_a_ledger_is_detected_at_its_first_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let witness = Home::new(root.path(), "witness.example/w1").start();
     let ledger = Ledger::new(root.path());
@@ -572,7 +579,7 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
         (served.metric("consent_ledger_witness_conflicts_total").await > 0).then_some(())
     })
     .await;
-    // It goes its own way from there, and can not prove that it continues what was seen.
+    // It diverges from there, and can not prove that it is consistent with the last checkpoint.
     for n in 4..8 {
         served.record(&format!("user:{n}")).await;
     }
@@ -580,12 +587,12 @@ async fn an_old_copy_of_a_ledger_is_noticed_at_its_first_checkpoint() {
                   {witness=\"witness.example/w1\",outcome=\"inconsistent\"}";
     eventually("a fork", async || (served.metric(forked).await > 0).then_some(())).await;
     assert_eq!(witness.size().await, size, "the witness stays with what it has seen");
-    // Nor does it show to others what contradicts that, although it fails open.
+    // It does not publish a contradicting checkpoint, although it fails open.
     let shown = served.metric("consent_ledger_checkpoint_released_entries").await;
     assert_eq!(shown, released);
-    let said = served.server.terminate().stderr;
-    assert!(said.contains("this ledger was rolled back, or forked: witness"), "{said}");
-    assert!(said.contains("this ledger was forked"), "{said}");
+    let log = served.server.terminate().stderr;
+    assert!(log.contains("this ledger was rolled back, or forked: the witness"), "{log}");
+    assert!(log.contains("this ledger was forked"), "{log}");
 }
 
 #[tokio::test]

@@ -23,10 +23,10 @@ from google.protobuf.json_format import MessageToDict
 from grpc_tools import protoc
 
 PROTO = pathlib.Path(__file__).parents[2] / "proto"
-# How many messages may be on their way at once. A consumer that stops working stops the server
-# from sending, and costs it nothing but its place.
+# The number of messages that may be in flight. When a consumer stops working, the server stops
+# sending, at no cost but its place.
 CREDITS = 64
-# What no wait heals: the request is wrong, the subscription is gone, or a newer consumer took over.
+# Permanent errors: the request is wrong, the subscription is gone, or a newer consumer took over.
 FINAL = {
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -65,7 +65,7 @@ class Consumer:
         self.stopping = self.handling = False
         # Only these may be touched by a signal's handler at any moment: `put` can be interrupted.
         self.requests = self.wake = queue.SimpleQueue()
-        # Goes on with a snapshot that broke off.
+        # Resumes an interrupted snapshot.
         self.snapshot_token = b""
 
     def stop(self, *_):
@@ -92,16 +92,16 @@ class Consumer:
                 wait_s = min(wait_s * 1.5, 10)
 
     def sleep(self, seconds):
-        """Until it is time, or to stop. With jitter: when a server restarts, all come back."""
+        """Waits for the pause or a stop. With jitter: when a server restarts, all come back."""
         try:
             self.wake.get(timeout=seconds * random.uniform(0.8, 1.2))
         except queue.Empty:
             pass
 
     def connection(self):
-        """Hears one stream to its end; yields for each message."""
-        # A queue for each stream: what the last one did not send is not for this one. Messages that
-        # are not acknowledged come again.
+        """Reads one stream to its end; yields each message."""
+        # A queue for each stream: requests that the last stream did not send must not go to this
+        # one. Messages that are not acknowledged come again.
         self.requests = requests = queue.SimpleQueue()
         if self.stopping:
             return
@@ -121,12 +121,12 @@ class Consumer:
             kind = response.WhichOneof("message")
             message = getattr(response, kind)
             yield
-            # What still comes after we closed our side goes to whoever consumes next.
+            # Messages that arrive after we closed our side are delivered to the next consumer.
             if kind in ("started", "progress") or self.stopping:
                 continue
             self.handling = True
             handle(kind, message)
-            # Only now that it is done. We work in order, so one index stands for all before it.
+            # Acknowledge only finished work. We work in order, so one index covers all before it.
             if kind == "snapshot":
                 self.snapshot_token = message.token
             else:
@@ -149,12 +149,12 @@ def main():
     options = parser.parse_args()
 
     pb, rpc = stubs()
-    # Pings find out about a server that is gone without a word.
+    # Pings detect a server that vanished without closing the connection.
     keepalive = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000)]
     channel = grpc.insecure_channel(options.address, options=keepalive)
     watches = rpc.WatchServiceStub(channel)
 
-    # Asked again for the same subscription, this answers the one that there is.
+    # If the subscription exists already, this returns it.
     subscription = pb.Subscription(name=options.subscription, owner=options.owner)
     request = pb.CreateSubscriptionRequest(subscription=subscription)
     created = watches.CreateSubscription(request, timeout=30, wait_for_ready=True)

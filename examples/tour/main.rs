@@ -1,7 +1,7 @@
 //! The main job in one minute: `cargo run -p tour`.
 //!
 //! Starts the real server in a temporary directory and talks to it as other services would, over
-//! gRPC with the generated clients. Whatever is not as it should be ends it with an error.
+//! gRPC with the generated clients. Any unexpected answer ends it with an error.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use consent_ledger::{
-    cli::{Invocation, catalog::file::CatalogFile},
+    cli::{self, catalog::file::CatalogFile},
     proto::{
         self, Action, Effect, Reason, RecordConsentResponse as Recorded,
         audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
@@ -32,10 +32,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 async fn main() -> Result<ExitCode> {
     // With arguments this is the `consent-ledger` binary: the tour runs itself as its own server.
     if env::args_os().len() > 1 {
-        return Ok(match Invocation::from_env() {
-            Ok(invocation) => Box::pin(invocation.run()).await,
-            Err(code) => code,
-        });
+        return Ok(Box::pin(cli::main()).await);
     }
     Box::pin(tour()).await.map(|()| ExitCode::SUCCESS)
 }
@@ -64,7 +61,7 @@ async fn tour() -> Result<()> {
     print!("4. May we mail the newsletter to user:42? ");
     check(&service, granted.revision, (Effect::Allow, Reason::Granted)).await?;
 
-    // A watcher says from where on it wants to hear. Without a filter it hears of stops.
+    // A watcher names its start. Without a filter it hears of stops.
     let request = proto::WatchRequest { start_index: Some(granted.revision), ..Default::default() };
     let mut stops = WatchServiceClient::new(service.clone()).watch(request).await?.into_inner();
     println!("5. The mailer is connected, to hear who must not get mail any more.");
@@ -130,7 +127,7 @@ async fn prove(service: &Channel, index: u64) -> Result<(u64, u64)> {
     Ok((proof.index, proof.checkpoint.checkpoint.size))
 }
 
-/// Asks "may I?" and prints the answer, which has to be this one.
+/// Asks "may I?" and prints the answer, which must be the expected one.
 async fn check(service: &Channel, at_least: u64, expected: (Effect, Reason)) -> Result<()> {
     let question = proto::CheckRequest {
         subject: "user:42".into(),
@@ -147,14 +144,14 @@ async fn check(service: &Channel, at_least: u64, expected: (Effect, Reason)) -> 
     Ok(())
 }
 
-/// This program again, in the directory, with nothing around it that could configure it.
+/// Another process of this program, in the directory, with an empty environment.
 fn binary(dir: &Path) -> Command {
     let mut command = Command::new(env::current_exe().expect("it is running"));
     command.env_clear().current_dir(dir);
     command
 }
 
-/// A server process that ends as in a crash.
+/// A server process that is killed, as in a crash.
 struct Server(Child);
 
 impl Drop for Server {

@@ -13,11 +13,10 @@ import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 
-// How many messages may be on their way at once. A consumer that stops working stops the server
-// from sending, and costs it nothing but its place.
+// The number of messages that may be in flight. When a consumer stops working, the server stops
+// sending, at no cost but its place.
 const CREDITS = 64;
-// What no wait heals: the request is wrong, the subscription is gone, or a newer consumer took
-// over.
+// Permanent errors: the request is wrong, the subscription is gone, or a newer consumer took over.
 const FINAL = new Set([
   grpc.status.ABORTED,
   grpc.status.FAILED_PRECONDITION,
@@ -29,7 +28,7 @@ const FINAL = new Set([
 ]);
 
 const proto = fileURLToPath(new URL("../../proto", import.meta.url));
-// Indexes are 64 bits wide: as strings they lose nothing. The protocol's own field names are kept.
+// Indexes have 64 bits, so they are strings. Field names are those of the protocol.
 const definition = loadSync("consent/v1/watch_service.proto", {
   includeDirs: [proto],
   keepCase: true,
@@ -44,7 +43,7 @@ if (!name) {
   console.error("usage: consume.ts SUBSCRIPTION [HOST:PORT]");
   process.exit(2);
 }
-// Pings find out about a server that is gone without a word.
+// Pings detect a server that vanished without closing the connection.
 const watches = new consent.v1.WatchService(address, grpc.credentials.createInsecure(), {
   "grpc.keepalive_time_ms": 20_000,
   "grpc.keepalive_timeout_ms": 10_000,
@@ -54,7 +53,7 @@ let stopping = false;
 let handling = false;
 let stream: grpc.ClientDuplexStream<any, any> | undefined;
 const wake = new AbortController();
-// Goes on with a snapshot that broke off.
+// Resumes an interrupted snapshot.
 let snapshotToken = Buffer.alloc(0);
 let waitMs = 100;
 
@@ -78,32 +77,32 @@ function create(): Promise<any> {
 
 /** Hears one stream to its end. */
 async function consume(): Promise<void> {
-  const own: grpc.ClientDuplexStream<any, any> = (stream = watches.Consume());
-  own.write({ start: { subscription: name, credits: CREDITS, snapshot_token: snapshotToken } });
+  const call: grpc.ClientDuplexStream<any, any> = (stream = watches.Consume());
+  call.write({ start: { subscription: name, credits: CREDITS, snapshot_token: snapshotToken } });
   let used = 0;
   // One message at a time: while we work, nothing more is read, and the credits run out.
-  for await (const response of own) {
+  for await (const response of call) {
     waitMs = 100;
     const kind: string = response.message;
     const message = response[kind];
-    // What still comes after we closed our side goes to whoever consumes next.
+    // Messages that arrive after we closed our side are delivered to the next consumer.
     if (kind === "started" || kind === "progress" || stopping) continue;
     handling = true;
     await handle(kind, message);
-    // Only now that it is done. We work in order, so one index stands for all before it.
+    // Acknowledge only finished work. We work in order, so one index covers all before it.
     if (kind === "snapshot") {
       snapshotToken = message.token;
     } else {
       const done = kind === "snapshot_end" ? message.revision : String(BigInt(message.index) + 1n);
-      own.write({ ack: { next_index: done } });
+      call.write({ ack: { next_index: done } });
     }
     if (++used === CREDITS / 2) {
-      own.write({ credit: { credits: used } });
+      call.write({ credit: { credits: used } });
       used = 0;
     }
     handling = false;
     // We close our side, behind the acknowledgement; the server takes it and ends the stream.
-    if (stopping) own.end();
+    if (stopping) call.end();
   }
 }
 
@@ -111,7 +110,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => {
     stopping = true;
     wake.abort();
-    // While a message is being handled, that has to end first.
+    // A message that is being handled is finished first.
     if (!handling) stream?.end();
   });
 }
@@ -133,7 +132,7 @@ while (!stopping) {
   }
   if (stopping) break;
   console.error(`${reason}; trying again in ${Math.round(waitMs)} ms`);
-  // With jitter: when a server restarts, all come back.
+  // With jitter: when a server restarts, all consumers come back.
   const jitter = 0.8 + 0.4 * Math.random();
   await sleep(waitMs * jitter, undefined, { signal: wake.signal }).catch(() => {});
   waitMs = Math.min(waitMs * 1.5, 10_000);

@@ -1,4 +1,4 @@
-//! The log of one machine: segment files of this process alone.
+//! The log of one machine, in segment files that only this process writes.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -26,26 +26,26 @@ pub struct LocalLog {
     head: watch::Sender<u64>,
 }
 
-/// How a local log was found.
+/// The state in which a local log was opened.
 #[derive(Debug)]
 pub struct Opened {
     /// The end of the chain.
     pub tip: Tip,
-    /// A tail that was never acknowledged, and was set aside.
+    /// A torn tail that was set aside; it was never acknowledged.
     pub torn: Option<TornTail>,
-    /// Entries before this index are of older segments; they were not read.
+    /// Entries before this index are in older segments, which were not read.
     pub checked_from: u64,
     /// Identity of the log's files.
     pub log_id: [u8; 16],
 }
 
 impl LocalLog {
-    /// Opens the log in `dir`, or creates it. Follows the chain through the newest segment, so that
-    /// the cost does not grow with the ledger. `entries_min` is how many entries were durable at some
-    /// time, as a signed checkpoint says: fewer are damage, and no torn tail.
+    /// Opens the log in `dir`, or creates it. Verifies the chain of the newest segment only, so that the
+    /// cost does not grow with the ledger. `entries_min` is the number of entries under a signed
+    /// checkpoint: fewer entries are damage, not a torn tail.
     ///
     /// # Errors
-    /// Damage, named by segment, offset and index. Nothing was changed then.
+    /// Damage, with segment, offset and index. Nothing was changed.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
@@ -101,15 +101,15 @@ impl LogBackend for LocalLog {
     }
 }
 
-/// Follows the chain from the entry before `from`, which is trusted, to the end.
+/// Verifies the chain from `from` to its end. The entry before `from` is trusted.
 fn follow(reader: &LogReader, from: u64) -> Result<Tip, BackendError> {
     let mut tip = Tip::genesis();
-    let at = |index, problem| BackendError::Chain { index, problem };
+    let broken = |index, problem| BackendError::Chain { index, problem };
     if let Some(before) = from.checked_sub(1) {
         let bytes = reader.read(before)?;
-        let entry = envelope::decode(&bytes).map_err(|problem| at(before, problem.into()))?;
+        let entry = envelope::decode(&bytes).map_err(|problem| broken(before, problem.into()))?;
         if entry.index != before {
-            return Err(at(before, ChainError::Index { want: before, got: entry.index }));
+            return Err(broken(before, ChainError::Index { want: before, got: entry.index }));
         }
         tip = Tip::after(&entry, &bytes);
     }
@@ -117,7 +117,7 @@ fn follow(reader: &LogReader, from: u64) -> Result<Tip, BackendError> {
     while tip.next_index < end {
         for bytes in reader.read_range(tip.next_index, end, CHECK_READ_BYTES_MAX)? {
             let index = tip.next_index;
-            (_, tip) = tip.follow(&bytes).map_err(|problem| at(index, problem))?;
+            (_, tip) = tip.follow(&bytes).map_err(|problem| broken(index, problem))?;
         }
     }
     Ok(tip)

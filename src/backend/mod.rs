@@ -1,4 +1,4 @@
-//! The contract of a log that can not fork, and its homes.
+//! The contract of a log that cannot fork, and its implementations.
 
 mod local;
 
@@ -8,14 +8,14 @@ use tokio::sync::watch;
 
 use crate::{ledger::chain::ChainError, storage::LogError};
 
-/// Where the ledger's entries are kept, in order.
+/// The ledger's entries, in order.
 ///
-/// The promises that every home makes:
+/// Every implementation promises:
 /// * `append` is a compare-and-set on the number of entries: of two writers that append at the same
-///   index, one lands and the other is told that it lost. The chain can not fork.
-/// * A batch that landed is on stable storage, whole and in order, before `append` returns.
-/// * An answer that was lost on the way is resolved inside `append`, by reading back: it never says
-///   "perhaps". Where it can not find out, it fails, and nothing more is appended until restart.
+///   index, one succeeds and the other gets [`Appended::Lost`]. The chain cannot fork.
+/// * A batch that was appended is on stable storage, whole and in order, before `append` returns.
+/// * `append` resolves a lost answer by reading back, and never returns an uncertain result. If it cannot
+///   find out, it fails, and nothing more is appended until restart.
 /// * `read` gives exactly the bytes that were appended, or an error.
 pub trait LogBackend: std::fmt::Debug + Send + Sync {
     /// Appends entries at `expected_index`, the number of entries that the caller knows of.
@@ -24,8 +24,8 @@ pub trait LogBackend: std::fmt::Debug + Send + Sync {
     /// The log can not be written, now and until restart.
     fn append(&self, expected_index: u64, entries: &[Vec<u8>]) -> Result<Appended, BackendError>;
 
-    /// Entries from `start` on, before `end`: about `bytes_max` bytes of them, and at least one if
-    /// there is one.
+    /// Entries from `start` to before `end`: about `bytes_max` bytes, and at least one entry if the range
+    /// has one.
     ///
     /// # Errors
     /// The log can not be read, or is damaged.
@@ -34,29 +34,29 @@ pub trait LogBackend: std::fmt::Debug + Send + Sync {
     /// The number of entries.
     fn head(&self) -> u64;
 
-    /// Tells of each new head.
+    /// Follows the head.
     fn tail(&self) -> watch::Receiver<u64>;
 
     /// Bytes on stable storage.
     fn size_bytes(&self) -> u64;
 }
 
-/// What became of an append.
+/// The result of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// The batch is the log's.
+    /// The batch was appended.
     Landed,
-    /// Somebody else appended first; nothing of the batch was written.
+    /// Another writer appended first; nothing of the batch was written.
     Lost {
         /// The number of entries now.
         head: u64,
     },
 }
 
-/// Why a log could not be used.
+/// A failure of the log.
 #[derive(Debug, Error)]
 pub enum BackendError {
-    /// Its files failed or are damaged.
+    /// The files failed or are damaged.
     #[error(transparent)]
     Log(#[from] LogError),
     /// An entry is intact, but does not continue the chain.

@@ -1,4 +1,5 @@
-//! `--as-of-revision`, `--known-at`, `--true-at`: the past, as `check` and `preferences` ask for it.
+//! `--as-of-revision`, `--known-at`, `--true-at`: options of `check` and `preferences` for the
+//! past.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -10,14 +11,14 @@ use crate::proto::{AsOf, as_of::Moment};
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct AsOfArgs {
-    /// Answer with what was known at this revision
+    /// Decide as of this revision
     #[arg(long, value_name = "REVISION")]
     as_of_revision: Option<u64>,
-    /// Answer with what was known at this time (RFC 3339): all that was recorded until then
+    /// Decide as of this time (RFC 3339): with all acts that were recorded by then
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     known_at: Option<Timestamp>,
-    /// Answer with what was true at this time (RFC 3339): all that had taken effect until then,
-    /// whenever it was recorded
+    /// Decide for this time (RFC 3339): with all acts that had taken effect by then, whenever they
+    /// were recorded
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     true_at: Option<Timestamp>,
 }
@@ -25,9 +26,9 @@ pub struct AsOfArgs {
 impl AsOfArgs {
     /// The moment, if one was given.
     pub(super) fn wire(&self) -> Option<AsOf> {
-        let known = self.known_at.map(|time| Moment::RecordedAt(words::wire_time(time)));
-        let was_true = self.true_at.map(|time| Moment::EffectiveAt(words::wire_time(time)));
-        let moment = self.as_of_revision.map(Moment::Revision).or(known).or(was_true)?;
+        let recorded = self.known_at.map(|time| Moment::RecordedAt(words::wire_time(time)));
+        let effective = self.true_at.map(|time| Moment::EffectiveAt(words::wire_time(time)));
+        let moment = self.as_of_revision.map(Moment::Revision).or(recorded).or(effective)?;
         Some(AsOf { moment: Some(moment) })
     }
 }

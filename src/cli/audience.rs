@@ -1,7 +1,7 @@
-//! `audience`: ids in, those that may be addressed out, all decided at one revision.
+//! `audience`: reads data subjects and prints those that are allowed, all decided at one revision.
 //!
-//! Standard output holds ids and nothing else, with `--json` too: it is the input of whoever sends.
-//! What became of the audience goes to standard error.
+//! Standard output holds only data subjects, also with `--json`, as input for the next program. The
+//! summary goes to standard error.
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
@@ -11,7 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit,
+    cell::CellArgs,
+    client,
     error::CliError,
     output::{Output, Table, Tone, color_on},
     progress,
@@ -21,50 +23,40 @@ use super::{
 use crate::proto::{
     AudienceQuery, AudienceSubjects, AudienceSummary, FilterAudienceRequest,
     FilterAudienceResponse, Reason, check_service_client::CheckServiceClient,
-    filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
+    filter_audience_request::Message as Sent, filter_audience_response::Message as Received,
 };
 
 const AFTER_HELP: &str = "\
-Reads data subjects, one a line, and prints those that may be addressed, in the same order. The
-counts by reason go to standard error, as one object with --json; standard output is ids always.
-A line that is no data subject is denied and counted as malformed.
+Reads data subjects, one on each line, and prints those that are allowed, in the same order. The
+counts by reason go to standard error, with --json as one object; standard output holds only data
+subjects. A malformed line is denied and counted as malformed.
 
-Every verdict is of one revision and one moment, whatever is recorded meanwhile. Use the output only
-if the exit code is 0: an error in between means that ids are missing.
+All decisions are of one revision and one moment, also if acts are recorded meanwhile. Use the
+output only if the exit code is 0: after an error, data subjects are missing.
 
 Examples:
   consent-ledger audience --purpose marketing.newsletter --channel email ids.txt > allowed.txt
   consent-ledger audience --purpose marketing.newsletter --channel email \\
     --segment winter-sale --record-use ids.txt > allowed.txt";
 
-/// The greatest number of data subjects in one message.
+/// Maximum number of data subjects in one message.
 const SUBJECTS_MAX: usize = 10_000;
-/// Messages that are made ready before the server takes them.
+/// Maximum number of messages that are read ahead.
 const AHEAD_MAX: usize = 2;
 
 /// Options of `audience`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct AudienceArgs {
-    /// File of data subjects, one a line; `-` for standard input
+    /// File of data subjects, one on each line; `-` for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// Purpose key
-    #[arg(long, value_name = "KEY")]
-    purpose: String,
-    /// Channel key
-    #[arg(long, value_name = "KEY")]
-    channel: String,
-    /// Data category to be used; may be given many times
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    data_category: Vec<String>,
-    /// ISO 3166 region of the data subjects, for example DE or US-CA
-    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
-    region: String,
+    #[command(flatten)]
+    cell: CellArgs,
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
-    /// Record a use of data for everybody who is allowed, before their ids are printed
+    /// Record a use of data for every allowed data subject, before they are printed
     #[arg(long, requires = "segment")]
     record_use: bool,
     /// Name of the segment, for the record of use
@@ -76,59 +68,59 @@ pub struct AudienceArgs {
 }
 
 impl AudienceArgs {
-    fn query(&self) -> AudienceQuery {
+    fn query(self) -> AudienceQuery {
         AudienceQuery {
-            purpose: self.purpose.clone(),
-            channel: self.channel.clone(),
-            data_categories: self.data_category.clone(),
-            region: self.region.clone(),
+            purpose: self.cell.purpose,
+            channel: self.cell.channel,
+            data_categories: self.cell.data_category,
+            region: self.cell.region,
             at_least_revision: self.at_least_revision,
             packed: false,
             record_use: self.record_use,
-            segment: self.segment.clone().unwrap_or_default(),
-            campaign: self.campaign.clone().unwrap_or_default(),
+            segment: self.segment.unwrap_or_default(),
+            campaign: self.campaign.unwrap_or_default(),
         }
     }
 }
 
 pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exit, CliError> {
-    // A file that is not there is told before a server that is not there.
+    // A missing file is reported before an unreachable server.
     let input = Input::open(&args.file)?;
     let channel = client::connect(&context.global).await?;
     let mut client =
         CheckServiceClient::new(channel).max_decoding_message_size(client::MESSAGE_BYTES_MAX);
     let (requests, receiver) = mpsc::channel(AHEAD_MAX);
-    let reading = tokio::spawn(ask(args.query(), input, requests));
+    let upload = tokio::spawn(upload(args.query(), input, requests));
     let answers = client.filter_audience(ReceiverStream::new(receiver)).await;
-    let told = match answers {
-        Ok(answers) => tell(answers.into_inner(), context).await,
+    let printed = match answers {
+        Ok(answers) => print_allowed(answers.into_inner(), context).await,
         Err(status) => Err(status.into()),
     };
-    if told.is_err() {
-        reading.abort();
+    if printed.is_err() {
+        upload.abort();
     }
-    match reading.await {
-        // The input broke off; that the audience was answered up to there is no help.
+    match upload.await {
+        // Reading the input failed, so the result is incomplete.
         Ok(Err(error)) => return Err(error),
         Ok(Ok(())) => {}
         Err(error) if error.is_cancelled() => {}
-        Err(error) => return Err(CliError::failed(format!("the input was not read: {error}"))),
+        Err(error) => return Err(CliError::failed(format!("reading the input failed: {error}"))),
     }
-    let summary = told?;
+    let summary = printed?;
     context.out.flush()?;
     report(&summary, context)?;
     Ok(Exit::Success)
 }
 
-/// Sends the question, and then the data subjects as the server takes them.
-async fn ask(
+/// Sends the query, and then the data subjects.
+async fn upload(
     query: AudienceQuery,
     mut input: Input,
     requests: mpsc::Sender<FilterAudienceRequest>,
 ) -> Result<(), CliError> {
     let request = |message| FilterAudienceRequest { message: Some(message) };
-    // Whoever takes no more has said why in the answer.
-    if requests.send(request(Asked::Query(query))).await.is_err() {
+    // If the receiver is gone, the answer holds the error.
+    if requests.send(request(Sent::Query(query))).await.is_err() {
         return Ok(());
     }
     let mut subjects = Vec::new();
@@ -140,20 +132,20 @@ async fn ask(
         }
         if subjects.len() == SUBJECTS_MAX {
             let message = AudienceSubjects { subjects: std::mem::take(&mut subjects) };
-            if requests.send(request(Asked::Subjects(message))).await.is_err() {
+            if requests.send(request(Sent::Subjects(message))).await.is_err() {
                 return Ok(());
             }
         }
     }
     if !subjects.is_empty() {
         let message = AudienceSubjects { subjects };
-        let _ = requests.send(request(Asked::Subjects(message))).await;
+        let _ = requests.send(request(Sent::Subjects(message))).await;
     }
     Ok(())
 }
 
-/// Prints those that are allowed, as they come.
-async fn tell(
+/// Prints the allowed data subjects as they arrive.
+async fn print_allowed(
     mut answers: Streaming<FilterAudienceResponse>,
     context: &mut Context,
 ) -> Result<AudienceSummary, CliError> {
@@ -161,13 +153,13 @@ async fn tell(
     let mut summary = None;
     while let Some(answer) = answers.message().await? {
         match answer.message {
-            Some(Told::Verdicts(verdicts)) => {
+            Some(Received::Verdicts(verdicts)) => {
                 for subject in verdicts.allowed {
                     context.out.line(subject)?;
                 }
                 bar.inc(verdicts.allowed_count.into());
             }
-            Some(Told::Summary(last)) => summary = Some(last),
+            Some(Received::Summary(last)) => summary = Some(last),
             None => {}
         }
     }
@@ -175,7 +167,7 @@ async fn tell(
     summary.ok_or_else(|| CliError::failed("the audience ended without a summary"))
 }
 
-/// What became of the audience, on standard error.
+/// Prints the summary on standard error.
 fn report(summary: &AudienceSummary, context: &Context) -> Result<(), CliError> {
     let printing = context.global.printing;
     let color = color_on(printing.color, &io::stderr());
@@ -190,7 +182,7 @@ fn report(summary: &AudienceSummary, context: &Context) -> Result<(), CliError> 
     ))?;
     let mut table = Table::new(&["REASON", "DATA SUBJECTS"]);
     let by_reason: BTreeMap<String, u64> =
-        summary.reasons.iter().map(|own| (word::<Reason>(own.reason), own.count)).collect();
+        summary.reasons.iter().map(|row| (word::<Reason>(row.reason), row.count)).collect();
     for (reason, count) in by_reason {
         table.row(Tone::Plain, [reason, count.to_string()]);
     }

@@ -2,14 +2,16 @@
 
 use clap::Args;
 
-use super::{Context, Exit, as_of::AsOfArgs, client, error::CliError, output::Tone, words};
+use super::{
+    Context, Exit, as_of::AsOfArgs, cell::CellArgs, client, error::CliError, output::Tone, words,
+};
 use crate::proto::{
     CheckRequest, CheckResponse, Effect, LegalBasis, Obligation, Reason, Status,
     check_service_client::CheckServiceClient, obligation::Kind,
 };
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. No answer means no.
+Exit codes: 0 for ALLOW, 3 for DENY, 1 or 2 if there is no answer. Treat a missing answer as DENY.
 
 Examples:
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email
@@ -23,24 +25,14 @@ pub struct CheckArgs {
     /// Data subject
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: String,
-    /// Purpose key
-    #[arg(long, value_name = "KEY")]
-    purpose: String,
-    /// Channel key
-    #[arg(long, value_name = "KEY")]
-    channel: String,
-    /// Data category to be used; may be given many times
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    data_category: Vec<String>,
+    #[command(flatten)]
+    cell: CellArgs,
     /// Answer from at least this revision
     #[arg(long, value_name = "REVISION")]
     at_least_revision: Option<u64>,
-    /// ISO 3166 region of the data subject, for example DE or US-CA
-    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
-    region: String,
     #[command(flatten)]
     as_of: AsOfArgs,
-    /// Ask for a decision token, which travels with the data and is verified offline
+    /// Request a decision token, which can be passed on with the data and verified offline
     #[arg(long)]
     token: bool,
 }
@@ -49,23 +41,21 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
     let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
     let request = CheckRequest {
         subject: args.subject,
-        purpose: args.purpose,
-        channel: args.channel,
-        data_categories: args.data_category,
+        purpose: args.cell.purpose,
+        channel: args.cell.channel,
+        data_categories: args.cell.data_category,
         at_least_revision: args.at_least_revision,
-        region: args.region,
+        region: args.cell.region,
         as_of: args.as_of.wire(),
         want_token: args.token,
     };
     let answer = client.check(request).await?.into_inner();
-    // Whoever closes the output early still reads the exit code, and it must be the answer's.
-    match print(&answer, context).and_then(|()| context.out.flush()) {
-        Ok(()) | Err(CliError::StdoutClosed) => Ok(exit(answer.effect())),
-        Err(error) => Err(error),
-    }
+    let printed = print(&answer, context);
+    context.out.finish(printed)?;
+    Ok(exit(answer.effect()))
 }
 
-/// Anything but a plain ALLOW is a DENY.
+/// Anything but ALLOW is DENY.
 fn exit(effect: Effect) -> Exit {
     match effect {
         Effect::Allow => Exit::Success,
@@ -107,27 +97,23 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     Ok(())
 }
 
-/// When an obligation lets the use happen.
+/// The earliest time at which an obligation allows the use.
 fn when(obligation: &Obligation) -> String {
     match &obligation.not_before {
         Some(time) => format!(", so not before {}", words::rfc3339(time)),
         None if obligation.indeterminate => {
-            ", and the time zone is not known well enough".to_owned()
+            ", and the time zone is too uncertain to tell when".to_owned()
         }
         None => String::new(),
     }
 }
 
-/// An obligation for people.
+/// An obligation as text.
 fn obligation_text(obligation: &Obligation) -> String {
-    let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
     match &obligation.kind {
-        Some(Kind::FrequencyLimit(limit)) => {
-            let period = limit.period.as_ref().map(words::duration).unwrap_or_default();
-            format!("at most {} in {period}", limit.uses_max)
-        }
+        Some(Kind::FrequencyLimit(limit)) => words::frequency_limit(limit),
         Some(Kind::QuietHours(hours)) => {
-            let (start, end) = (clock(hours.start_minute), clock(hours.end_minute));
+            let (start, end) = (words::clock(hours.start_minute), words::clock(hours.end_minute));
             let zone = if hours.time_zone.is_empty() { "local time" } else { &hours.time_zone };
             format!("not from {start} to {end} ({zone})")
         }

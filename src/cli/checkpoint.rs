@@ -1,5 +1,5 @@
-//! `checkpoint`: fetches the signed head of a ledger, to be kept where the ledger's operator can not
-//! change it.
+//! `checkpoint`: fetches the latest checkpoint of a ledger, to be kept where the ledger's operator
+//! can not change it.
 
 use std::path::{Path, PathBuf};
 
@@ -21,15 +21,16 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Prints a C2SP checkpoint, a signed note: keep it, and `verify --checkpoint` shows later whether the
-ledger still begins with what it was then. With --key the signature is verified, and with --policy or
---witness the cosignatures, before anything is printed.
+Prints a C2SP checkpoint, a signed note. Keep it: `verify --checkpoint` shows later whether the
+ledger still begins with the same entries. With --key the signature is verified, and with --policy
+or --witness the cosignatures, before anything is printed.
 
---output replaces a file as a whole, and only once the checkpoint was verified. Without --key a file is
-replaced, too, by what nobody verified: that is said (`replaced` and `verified` with --json).
+--output replaces a file atomically, after the checkpoint was verified. Without --key the
+checkpoint is not verified and still replaces the file; a warning says so (`replaced` and
+`verified` with --json).
 
---verifier-key prints the key of the server. Compare it once with what the operator published: a key
-that comes from the server that it is used on proves nothing.
+--verifier-key prints the key of the server. Compare it once with the key that the operator
+published: a server that forges checkpoints can also forge its key.
 
 Examples:
   consent-ledger checkpoint --verifier-key > ledger.vkey
@@ -53,7 +54,7 @@ pub struct CheckpointArgs {
     trust: TrustArgs,
 }
 
-/// The answer to `checkpoint`.
+/// A fetched checkpoint, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Fetched {
@@ -71,9 +72,9 @@ struct Fetched {
     checkpoint: String,
     /// The verifier key that the server names.
     verifier_key: String,
-    /// The file that it was written to.
+    /// The file that holds it.
     output: Option<String>,
-    /// Whether it took the place of another file.
+    /// Whether it replaced another file.
     replaced: bool,
 }
 
@@ -93,27 +94,26 @@ pub(super) async fn run(args: CheckpointArgs, context: &mut Context) -> Result<E
     Ok(Exit::Success)
 }
 
-/// A checkpoint that a server gave: parsed, and verified if there is a key.
+/// Parses a checkpoint from a server, and verifies it if there is a key.
 ///
 /// # Errors
-/// There is none, or it does not count.
+/// The text is empty or not a checkpoint, or the checkpoint is not trusted.
 pub(super) fn open(note: &str, trust: Option<&Trust>) -> Result<SignedCheckpoint, CliError> {
     if note.is_empty() {
         return Err(CliError::failed("the ledger has no checkpoint yet")
             .with_hint("a server signs the first one soon after its start"));
     }
-    let failed = |error: &dyn ToString| CliError::failed(error.to_string());
     match trust {
-        Some(trust) => trust.open(note).map_err(|error| failed(&error)),
-        None => SignedCheckpoint::parse(note).map_err(|error| failed(&error)),
+        Some(trust) => trust.open(note).map_err(CliError::failed),
+        None => SignedCheckpoint::parse(note).map_err(CliError::failed),
     }
 }
 
-/// Says on standard error that nobody verified a signature, and what it took the place of.
-pub(super) fn say_unverified(output: Option<&str>, replaced: bool) {
+/// Warns on standard error that no signature was verified, and that a file was replaced.
+pub(super) fn warn_unverified(output: Option<&str>, replaced: bool) {
     eprintln!("the signature was not verified: no --key was given");
     if let Some(path) = output.filter(|_| replaced) {
-        eprintln!("warning: what was in {path} was replaced by what nobody verified");
+        eprintln!("warning: {path} was replaced by a checkpoint or proof that was not verified");
     }
 }
 
@@ -152,11 +152,11 @@ fn print(fetched: &Fetched, context: &mut Context) -> Result<(), CliError> {
         return out.object(fetched);
     }
     if !fetched.verified {
-        say_unverified(fetched.output.as_deref(), fetched.replaced);
+        warn_unverified(fetched.output.as_deref(), fetched.replaced);
     }
     match &fetched.output {
         Some(path) => out.line(format!("checkpoint of {} entries written to {path}", fetched.size)),
-        // The note's own last newline is the line's.
+        // The line adds the last newline of the note.
         None => out.line(fetched.checkpoint.trim_end_matches('\n')),
     }
 }
@@ -165,7 +165,7 @@ fn print(fetched: &Fetched, context: &mut Context) -> Result<(), CliError> {
 mod tests {
     use super::*;
     use crate::{
-        cli::{testing::Capture, trust::tests::signer},
+        cli::testing::{Capture, signer},
         tlog::{checkpoint::Checkpoint, key::Algorithm},
     };
 

@@ -7,7 +7,7 @@ use super::{Context, Exit, client, error::CliError, record::results_table, words
 use crate::proto::{ConfirmConsentRequest, Evidence, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
-The token is what `record` answers for grants that are pending_confirmation. It is good once.
+`record` prints the token for grants with the outcome pending_confirmation. A token works once.
 
 Examples:
   consent-ledger confirm --token 5DkLb2vdXnGgRz0qNqYkYw3W1v7mIuWm0Zq8yT4cB1s

@@ -1,4 +1,4 @@
-//! `subscription consume`: hears a durable subscription, and acknowledges what it has printed.
+//! `subscription consume`: prints the messages of a durable subscription, and acknowledges them.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tonic::Status;
 use super::{
     Context, Exit, client,
     error::CliError,
-    stream::{no_signals, print_consumed},
-    watch::{tell_interrupted, tell_reconnected},
+    stream::{print_consumed, stop_signals},
+    watch::{report_interrupted, report_reconnected},
 };
 use crate::{
     client::{
@@ -18,7 +18,6 @@ use crate::{
         consume::{CREDITS_MAX, Consumed},
     },
     proto::{ConsumeResponse, consume_response::Message},
-    server::StopSignals,
     setting::Within as _,
 };
 
@@ -45,7 +44,7 @@ pub struct ConsumeArgs {
     /// Maximum number of messages in flight
     #[arg(long, value_name = "N", within = 1..=CREDITS_MAX, default_value_t = 256)]
     credits: u32,
-    /// Whether to acknowledge what was printed
+    /// Whether to acknowledge printed messages
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = AckWhen::Auto)]
     ack: AckWhen,
     /// End after this many events
@@ -68,14 +67,14 @@ pub struct ConsumeArgs {
 /// When to acknowledge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum AckWhen {
-    /// Once it is printed.
+    /// After printing.
     Auto,
-    /// Never: everything comes again.
+    /// Never: every message will be delivered again.
     None,
 }
 
 pub(super) async fn run(args: ConsumeArgs, context: &mut Context) -> Result<Exit, CliError> {
-    // Whoever is not there at first is no connection that broke.
+    // A server that does not answer at the start is an error, not a broken connection.
     let channel = client::connect(&context.global).await?;
     let options = ConsumeOptions {
         shard: args.shard,
@@ -87,7 +86,7 @@ pub(super) async fn run(args: ConsumeArgs, context: &mut Context) -> Result<Exit
     let mut consumer = Client::over(channel, ServiceConfig::none()).consume(options);
     let mut follower = Follower { left: args.count, args, interrupted: false };
     let ended = follower.follow(&mut consumer, context).await;
-    // What was printed is acknowledged, also when it ends with an error.
+    // Sends the acknowledgements of what was printed, also after an error.
     consumer.close().await;
     ended.map(|()| Exit::Success)
 }
@@ -104,14 +103,14 @@ impl Follower {
         consumer: &mut Consumer,
         context: &mut Context,
     ) -> Result<(), CliError> {
-        let mut stop = StopSignals::new().map_err(no_signals)?;
+        let mut stop = stop_signals()?;
         while self.left != Some(0) {
-            let heard = tokio::select! {
-                heard = consumer.next() => heard,
+            let consumed = tokio::select! {
+                consumed = consumer.next() => consumed,
                 () = stop.next() => return Ok(()),
             };
-            match heard {
-                Some(Ok(consumed)) => self.hear(consumed, context)?,
+            match consumed {
+                Some(Ok(consumed)) => self.handle(consumed, context)?,
                 Some(Err(status)) => return Err(status.into()),
                 None => return Err(CliError::failed("the server ended the stream")),
             }
@@ -119,7 +118,7 @@ impl Follower {
         Ok(())
     }
 
-    fn hear(&mut self, consumed: Consumed, context: &mut Context) -> Result<(), CliError> {
+    fn handle(&mut self, consumed: Consumed, context: &mut Context) -> Result<(), CliError> {
         match consumed {
             Consumed::Delivery(delivery) => self.deliver(delivery, context),
             Consumed::Progress(progress) if self.args.progress => {
@@ -129,11 +128,11 @@ impl Follower {
             Consumed::Progress(_) => Ok(()),
             Consumed::Connected(started) => {
                 if std::mem::take(&mut self.interrupted) {
-                    tell_reconnected(Some(started.next_index), context.out.json);
+                    report_reconnected(Some(started.next_index), context.out.json);
                 }
                 Ok(())
             }
-            Consumed::Interrupted { status, retry_in } => self.lose(status, retry_in, context),
+            Consumed::Interrupted { status, retry_in } => self.interrupt(status, retry_in, context),
             _ => Ok(()),
         }
     }
@@ -145,14 +144,14 @@ impl Follower {
         if delivery.index().is_some() {
             self.left = self.left.map(|left| left.saturating_sub(1));
         }
-        // Only now: it is printed, and flushed.
+        // The message is printed and flushed: now it can be acknowledged.
         if self.args.ack == AckWhen::Auto {
             delivery.ack();
         }
         Ok(())
     }
 
-    fn lose(
+    fn interrupt(
         &mut self,
         status: Status,
         retry_in: Duration,
@@ -162,7 +161,7 @@ impl Follower {
             return Err(status.into());
         }
         self.interrupted = true;
-        tell_interrupted(&status, retry_in, context.out.json);
+        report_interrupted(&status, retry_in, context.out.json);
         Ok(())
     }
 }

@@ -1,37 +1,34 @@
-//! What can go wrong on the command line, and how people and scripts are told.
+//! What can go wrong on the command line, and how an error is reported.
 //!
-//! An error says what happened and, where there is one, what to do. With `--json` it is one object
-//! on standard error: `{"error": {"kind", "message", "hint", …}}`.
+//! An error says what happened and, where possible, what to do. With `--json` it is one object on
+//! standard error: `{"error": {"kind", "message", "hint", …}}`.
 
 use std::{
-    env,
-    ffi::OsString,
     fmt::Write as _,
     io::{self, Write},
     path::Path,
     process::ExitCode,
 };
 
-use anstyle::{AnsiColor, Style as Ansi};
+use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
-    layers,
-    output::{ColorWhen, Printing, color_on},
-    words,
+    output::{Printing, color_on},
+    words::rfc3339_ms,
 };
 use crate::{
-    domain::Millis, jws::JwsError, receipt::ReceiptError, token::TokenError,
+    jws::JwsError, proto::CODE_NAMES, receipt::ReceiptError, token::TokenError,
     webhook::signature::SignatureError,
 };
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, Error)]
 pub enum CliError {
-    /// The arguments do not parse, or help was asked for.
+    /// The arguments do not parse, or help was requested.
     #[error(transparent)]
     Arguments(#[from] clap::Error),
     /// Wrong usage that the parser can not see.
@@ -42,7 +39,7 @@ pub enum CliError {
         /// What to do.
         hint: Option<String>,
     },
-    /// Anything else that failed.
+    /// Any other failure.
     #[error("{message}")]
     Failed {
         /// What failed.
@@ -53,48 +50,53 @@ pub enum CliError {
     /// No server answers.
     #[error("no server answers at {addr}: {cause}")]
     Unreachable {
-        /// Where it was expected.
+        /// Address of the server.
         addr: String,
-        /// Why it does not.
+        /// Why the connection failed.
         cause: String,
     },
-    /// The server refused.
+    /// The server returned an error.
     #[error("{}", .0.message())]
     Server(Box<Status>),
-    /// A decision token is worth nothing.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// A receipt is worth nothing.
-    #[error(transparent)]
-    Receipt(Box<ReceiptError>),
-    /// A delivery of a webhook is not from whom it says, or not of now.
-    #[error(transparent)]
-    Signature(#[from] SignatureError),
+    /// A token, a receipt or a webhook delivery does not verify.
+    #[error("{message}")]
+    Unverified {
+        /// `token`, `receipt` or `signature`.
+        kind: &'static str,
+        /// Name of the cause, for scripts.
+        reason: &'static str,
+        /// The cause.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A file or stream failed.
-    #[error("{what}: {source}")]
+    #[error("{context}: {source}")]
     Io {
-        /// What was being done.
-        what: String,
-        /// What the system says.
+        /// The file or the operation that failed.
+        context: String,
+        /// The system's error.
         source: io::Error,
     },
-    /// Nobody reads standard output any more. Not worth a word.
+    /// The reader of standard output closed it. Not reported.
     #[error("standard output was closed")]
     StdoutClosed,
 }
 
 impl CliError {
-    /// A failure without a hint.
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self::Failed { message: message.into(), hint: None }
+    /// A failure without a hint, from a message or an error.
+    #[expect(clippy::needless_pass_by_value, reason = "errors are passed by map_err")]
+    pub fn failed(message: impl ToString) -> Self {
+        Self::Failed { message: message.to_string(), hint: None }
     }
 
-    /// Wrong usage without a hint.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self::Usage { message: message.into(), hint: None }
+    /// Wrong usage without a hint, from a message or an error.
+    #[expect(clippy::needless_pass_by_value, reason = "errors are passed by map_err")]
+    pub fn usage(message: impl ToString) -> Self {
+        Self::Usage { message: message.to_string(), hint: None }
     }
 
-    /// The same error with a hint, if it is of a kind that has room for one.
+    /// The same error with a hint, if its kind has one.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
         if let Self::Usage { hint, .. } | Self::Failed { hint, .. } = &mut self {
@@ -103,19 +105,19 @@ impl CliError {
         self
     }
 
-    /// A failure that is the caller's: exit code 2.
+    /// The same failure as wrong usage: exit code 2.
     #[must_use]
     pub fn into_usage(self) -> Self {
         match self {
             Self::Failed { message, hint } => Self::Usage { message, hint },
-            Self::Io { what, source } => Self::usage(format!("{what}: {source}")),
+            Self::Io { .. } => Self::usage(self),
             other => other,
         }
     }
 
-    /// A system error, with what was being done.
-    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
-        Self::Io { what: what.into(), source }
+    /// A system error, with the file or operation that failed.
+    pub fn io(context: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { context: context.into(), source }
     }
 
     /// A system error on a file.
@@ -133,7 +135,7 @@ impl CliError {
         }
     }
 
-    /// The code that scripts see.
+    /// The exit code for scripts.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -143,45 +145,53 @@ impl CliError {
             Self::Failed { .. }
             | Self::Unreachable { .. }
             | Self::Server(_)
-            | Self::Token(_)
-            | Self::Receipt(_)
-            | Self::Signature(_)
+            | Self::Unverified { .. }
             | Self::Io { .. } => 1,
         }
     }
 
-    /// Tells the error, and answers the exit code.
-    pub fn report(&self, style: Style) -> ExitCode {
-        // Standard error is the last resort: if it fails, the exit code still speaks.
-        let _ = self.write(style);
+    /// Prints the error on standard error, and returns the exit code.
+    pub fn report(&self, printing: Printing) -> ExitCode {
+        // If standard error fails too, the exit code still tells of the error.
+        let _ = self.write(printing);
         ExitCode::from(self.exit_code())
     }
 
-    fn write(&self, style: Style) -> io::Result<()> {
+    fn write(&self, printing: Printing) -> io::Result<()> {
+        let mut stderr = io::stderr();
         match self {
             Self::StdoutClosed => Ok(()),
-            Self::Arguments(error) if !style.json || !error.use_stderr() => error.print(),
-            error if style.json => writeln!(io::stderr(), "{}", error.to_json()),
-            error => io::stderr().write_all(error.to_text(style.color).as_bytes()),
+            Self::Arguments(error) if !printing.json || !error.use_stderr() => error.print(),
+            error if printing.json => writeln!(stderr, "{}", error.to_json()),
+            error => {
+                let text = error.to_text(color_on(printing.color, &stderr));
+                stderr.write_all(text.as_bytes())
+            }
         }
     }
 
     fn to_text(&self, color: bool) -> String {
-        let paint = |style: Ansi, text: &str| {
+        let paint = |style: Style, text: &str| {
             if color { format!("{style}{text}{style:#}") } else { text.to_owned() }
         };
         let error = paint(AnsiColor::Red.on_default().bold(), "error:");
         let mut text = format!("{error} {self}\n");
         if let Self::Server(status) = self {
-            let details = Details::of(status);
-            for (field, rule) in &details.violations {
-                // What the message says already is not said again.
+            let details = status.get_error_details();
+            for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations)
+            {
+                let (field, rule) = (&violation.field, &violation.description);
+                // A rule that the message already contains is not repeated.
                 let _ = match status.message().contains(rule) {
                     true => writeln!(text, "  field: {field}"),
                     false => writeln!(text, "  {field}: {rule}"),
                 };
             }
-            let _ = writeln!(text, "  ({})", details.name(status));
+            let code = code_name(status);
+            let _ = match details.error_info() {
+                Some(info) => writeln!(text, "  ({code} / {})", info.reason),
+                None => writeln!(text, "  ({code})"),
+            };
         }
         if let Some(hint) = self.hint() {
             let word = paint(AnsiColor::Cyan.on_default().bold(), "hint:");
@@ -190,7 +200,7 @@ impl CliError {
         text
     }
 
-    /// The error as scripts read it.
+    /// The error as JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut error = json!({
@@ -198,25 +208,22 @@ impl CliError {
             "message": self.message(),
             "hint": self.hint(),
         });
-        if let Self::Server(status) = self {
-            let details = Details::of(status);
-            error["code"] = json!(code_name(status));
-            error["reason"] = json!(details.reason);
-            error["metadata"] = json!(details.metadata);
-            error["fieldViolations"] = details
-                .violations
-                .iter()
-                .map(|(field, description)| json!({"field": field, "description": description}))
-                .collect();
-        }
-        if let Self::Token(token) = self {
-            error["reason"] = json!(token.name());
-        }
-        if let Self::Receipt(receipt) = self {
-            error["reason"] = json!(receipt.name());
-        }
-        if let Self::Signature(signature) = self {
-            error["reason"] = json!(signature_reason(signature));
+        match self {
+            Self::Server(status) => {
+                let details = status.get_error_details();
+                let (info, bad_request) = (details.error_info(), details.bad_request());
+                error["code"] = json!(code_name(status));
+                error["reason"] = json!(info.map(|info| &info.reason));
+                error["metadata"] =
+                    json!(info.map(|info| &info.metadata).cloned().unwrap_or_default());
+                error["fieldViolations"] = bad_request
+                    .into_iter()
+                    .flat_map(|bad| &bad.field_violations)
+                    .map(|found| json!({"field": found.field, "description": found.description}))
+                    .collect();
+            }
+            Self::Unverified { reason, .. } => error["reason"] = json!(reason),
+            _ => {}
         }
         json!({ "error": error })
     }
@@ -227,9 +234,7 @@ impl CliError {
             Self::Failed { .. } => "failed",
             Self::Unreachable { .. } => "unreachable",
             Self::Server(_) => "server",
-            Self::Token(_) => "token",
-            Self::Receipt(_) => "receipt",
-            Self::Signature(_) => "signature",
+            Self::Unverified { kind, .. } => kind,
             Self::Io { .. } | Self::StdoutClosed => "io",
         }
     }
@@ -244,24 +249,17 @@ impl CliError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Usage { hint, .. } | Self::Failed { hint, .. } => hint.clone(),
+            Self::Usage { hint, .. }
+            | Self::Failed { hint, .. }
+            | Self::Unverified { hint, .. } => hint.clone(),
             Self::Unreachable { .. } => Some(
                 "start one with `consent-ledger serve`, or point to one with --addr or \
                  CONSENT_LEDGER_ADDR"
                     .to_owned(),
             ),
-            Self::Server(status) => server_hint(status),
-            Self::Token(error) => token_hint(error),
-            Self::Receipt(error) => receipt_hint(error),
-            Self::Signature(error) => signature_hint(error).map(str::to_owned),
+            Self::Server(status) => server_hint(status).map(str::to_owned),
             Self::Arguments(_) | Self::Io { .. } | Self::StdoutClosed => None,
         }
-    }
-}
-
-impl From<ReceiptError> for CliError {
-    fn from(error: ReceiptError) -> Self {
-        Self::Receipt(Box::new(error))
     }
 }
 
@@ -271,7 +269,74 @@ impl From<Status> for CliError {
     }
 }
 
-/// The reason that the server gave (`google.rpc.ErrorInfo`); none if the error is not its own.
+impl From<TokenError> for CliError {
+    fn from(error: TokenError) -> Self {
+        let hint = match &error {
+            TokenError::Expired { since } => Some(format!(
+                "it expired at {}; ask again with `consent-ledger check --token`",
+                rfc3339_ms(since.0)
+            )),
+            TokenError::NotYetValid { from } => Some(format!(
+                "it was issued at {}; is this machine's clock right?",
+                rfc3339_ms(from.0)
+            )),
+            TokenError::Jws(JwsError::Key { .. }) => Some(
+                "is it of another ledger? `consent-ledger token key` prints a server's key"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        Self::Unverified { kind: "token", reason: error.name(), message: error.to_string(), hint }
+    }
+}
+
+impl From<ReceiptError> for CliError {
+    fn from(error: ReceiptError) -> Self {
+        let reason = error.name();
+        let hint = match reason {
+            "UNKNOWN_KEY" => Some("is the receipt, or the key in --key, of another ledger?"),
+            "TOO_FEW_WITNESSES" => {
+                Some("ask for the receipt again: a later checkpoint may have more cosignatures")
+            }
+            "UNKNOWN_VERSION" => Some("a newer version of this program may know it"),
+            _ => None,
+        };
+        let hint = hint.map(str::to_owned);
+        Self::Unverified { kind: "receipt", reason, message: error.to_string(), hint }
+    }
+}
+
+impl From<SignatureError> for CliError {
+    fn from(error: SignatureError) -> Self {
+        let (reason, hint) = match &error {
+            SignatureError::Secret => ("NO_SECRET", None),
+            SignatureError::Missing => (
+                "NO_SIGNATURE",
+                Some("--signature takes the whole webhook-signature header, `v1,` and base64"),
+            ),
+            SignatureError::Wrong => (
+                "WRONG_SIGNATURE",
+                Some(
+                    "is it the secret of this subscription? the body must be the exact bytes that \
+                     arrived, before any parsing",
+                ),
+            ),
+            SignatureError::Timestamp => ("NO_TIMESTAMP", None),
+            SignatureError::TooFar(_) => (
+                "TOO_FAR",
+                Some(
+                    "the signature is good: set the time of arrival with --at, or allow a larger \
+                     difference with --tolerance",
+                ),
+            ),
+        };
+        let hint = hint.map(str::to_owned);
+        Self::Unverified { kind: "signature", reason, message: error.to_string(), hint }
+    }
+}
+
+/// The reason in the server's `google.rpc.ErrorInfo`; none if the error does not come from the
+/// server itself.
 #[must_use]
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
@@ -280,18 +345,11 @@ pub fn reason(status: &Status) -> Option<String> {
 /// Name of a status code as gRPC writes it, for example `INVALID_ARGUMENT`.
 #[must_use]
 pub fn code_name(status: &Status) -> String {
-    let mut name = String::new();
-    for letter in format!("{:?}", status.code()).chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
+    CODE_NAMES[status.code() as usize].to_owned()
 }
 
-fn server_hint(status: &Status) -> Option<String> {
-    let hint = match reason(status).as_deref() {
+fn server_hint(status: &Status) -> Option<&'static str> {
+    Some(match reason(status).as_deref() {
         Some("UNKNOWN_PURPOSE" | "UNKNOWN_CHANNEL") => {
             "see `consent-ledger catalog list`, and add what is missing with `consent-ledger \
              catalog apply FILE`"
@@ -306,134 +364,21 @@ fn server_hint(status: &Status) -> Option<String> {
         }
         Some("SUBSCRIPTION_NOT_FOUND") => "see `consent-ledger subscription list`",
         Some("SUBSCRIPTION_NOT_WEBHOOK") => {
-            "only what is delivered by HTTP has dead letters; `consent-ledger subscription consume` \
-             brings again what was not acknowledged"
+            "only webhook subscriptions have dead letters; `consent-ledger subscription consume` \
+             delivers unacknowledged events again"
         }
         Some("REVISION_NOT_REACHED") => "is the revision of this ledger? try again later",
         Some("INDEX_OUT_OF_RANGE") => {
-            "the ledger, or what of it is under a checkpoint, has fewer entries: ask for less, or \
-             later; `watch` without --from begins with now"
+            "the ledger, or its part under a checkpoint, has fewer entries: ask for a lower index, \
+             or try again later; `watch` without --from starts now"
         }
         None if status.message().contains("imeout expired") => "raise --timeout",
-        // The transport's own words: no server speaks of the protocol under it.
+        // The transport's message: a server never names the protocol.
         None if status.message().contains("h2 protocol error") => {
-            "the connection broke: is the server still there?"
-        }
-        _ => return None,
-    };
-    Some(hint.to_owned())
-}
-
-fn receipt_hint(error: &ReceiptError) -> Option<String> {
-    let hint = match error.name() {
-        "UNKNOWN_KEY" => "is it of another ledger, or was --key given the key of another?",
-        "TOO_FEW_WITNESSES" => {
-            "ask for the receipt again: a later checkpoint may have more cosignatures"
-        }
-        "UNKNOWN_VERSION" => "a newer version of this program may know it",
-        _ => return None,
-    };
-    Some(hint.to_owned())
-}
-
-fn signature_reason(error: &SignatureError) -> &'static str {
-    match error {
-        SignatureError::Secret => "NO_SECRET",
-        SignatureError::Missing => "NO_SIGNATURE",
-        SignatureError::Wrong => "WRONG_SIGNATURE",
-        SignatureError::Timestamp => "NO_TIMESTAMP",
-        SignatureError::TooFar(_) => "TOO_FAR",
-    }
-}
-
-fn signature_hint(error: &SignatureError) -> Option<&'static str> {
-    match error {
-        SignatureError::Wrong => Some(
-            "is it the secret of this subscription? the body must be every byte that came, before \
-             anything parsed it",
-        ),
-        SignatureError::Missing => {
-            Some("--signature takes the whole webhook-signature header, `v1,` and base64")
-        }
-        SignatureError::TooFar(_) => Some(
-            "its signature is good: --at says when it came, --tolerance how far away it may be",
-        ),
-        SignatureError::Secret | SignatureError::Timestamp => None,
-    }
-}
-
-fn token_hint(error: &TokenError) -> Option<String> {
-    let time = |time: &Millis| words::rfc3339_ms(time.0);
-    Some(match error {
-        TokenError::Expired { since } => {
-            format!("it ended at {}; ask again with `consent-ledger check --token`", time(since))
-        }
-        TokenError::NotYetValid { from } => {
-            format!("it was issued at {}; is this machine's clock right?", time(from))
-        }
-        TokenError::Jws(JwsError::Key { .. }) => {
-            "is it of another ledger? `consent-ledger token key` prints a server's key".to_owned()
+            "the connection broke: is the server still running?"
         }
         _ => return None,
     })
-}
-
-/// What `google.rpc.Status` carries beyond code and message.
-struct Details {
-    reason: Option<String>,
-    metadata: std::collections::BTreeMap<String, String>,
-    violations: Vec<(String, String)>,
-}
-
-impl Details {
-    fn of(status: &Status) -> Self {
-        let info = status.get_details_error_info();
-        let violations = status.get_details_bad_request().map(|bad| bad.field_violations);
-        Self {
-            metadata: info.iter().flat_map(|info| info.metadata.clone()).collect(),
-            reason: info.map(|info| info.reason),
-            violations: violations
-                .into_iter()
-                .flatten()
-                .map(|violation| (violation.field, violation.description))
-                .collect(),
-        }
-    }
-
-    fn name(&self, status: &Status) -> String {
-        match &self.reason {
-            Some(reason) => format!("{} / {reason}", code_name(status)),
-            None => code_name(status),
-        }
-    }
-}
-
-/// How errors are told.
-#[derive(Debug, Clone, Copy)]
-pub struct Style {
-    json: bool,
-    color: bool,
-}
-
-impl Style {
-    /// As the options say.
-    #[must_use]
-    pub fn new(printing: Printing) -> Self {
-        Self { json: printing.json, color: color_on(printing.color, &io::stderr()) }
-    }
-
-    /// As the options seem to say, before they are parsed: an error of parsing has a style too.
-    #[must_use]
-    pub fn guess(args: &[OsString]) -> Self {
-        let json = args.iter().any(|arg| arg == "--json" || arg == "--json=true")
-            || env::var("CONSENT_LEDGER_JSON").is_ok_and(|v| v == "1" || v == "true");
-        let when = match layers::early(args, "color").as_deref().and_then(|v| v.to_str()) {
-            Some("never") => ColorWhen::Never,
-            Some("always") => ColorWhen::Always,
-            _ => ColorWhen::Auto,
-        };
-        Self { json, color: color_on(when, &io::stderr()) }
-    }
 }
 
 #[cfg(test)]
@@ -481,7 +426,7 @@ mod tests {
             refused(),
             CliError::usage("no"),
             CliError::failed("no"),
-            CliError::Token(TokenError::Jws(JwsError::Signature)),
+            TokenError::Jws(JwsError::Signature).into(),
             CliError::stdout(io()),
             CliError::io("x", io()),
             CliError::Unreachable { addr: "a".into(), cause: "b".into() },

@@ -9,22 +9,22 @@ use clap::{ArgMatches, Args, parser::ValueSource};
 use indicatif::ProgressBar;
 use prost::Message as _;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
-    Context, Exit, client, error::CliError, offline, output::Output, progress, words::Bytes,
+    Context, Exit, client, entries::Entries, error::CliError, output::Output, progress,
+    words::Bytes,
 };
 use crate::{
     json,
     ledger::chain,
-    proto::{
-        Entry, GetCheckpointRequest, ListEntriesRequest, audit_service_client::AuditServiceClient,
-    },
+    proto::{Entry, GetCheckpointRequest, audit_service_client::AuditServiceClient},
 };
 
 const AFTER_HELP: &str = "\
 Reads from the server, or, with --data-dir, straight from the files, with no server and no keys.
-Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that the
-ledger stores.
+Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that
+the ledger stores.
 
 Examples:
   consent-ledger export --start 100 --end 200
@@ -48,8 +48,8 @@ pub struct ExportArgs {
     output: Option<PathBuf>,
 }
 
-/// Whether `export` or `prove` reads a directory. A server named by flag beats a directory that is only
-/// named by environment or file, as these serve other commands too.
+/// Whether `export` or `prove` reads a directory. A server given by flag takes precedence over a
+/// directory from the environment or the file, which other commands use too.
 pub(super) fn is_offline(matches: &ArgMatches) -> Result<bool, CliError> {
     let Some(("export" | "prove", matches)) = matches.subcommand() else { return Ok(false) };
     let by_flag = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -71,20 +71,54 @@ pub(super) async fn run(
         return Err(CliError::usage("--end must not be less than --start"));
     }
     let mut file = args.output.as_deref().map(open).transpose()?;
-    let mut sink = Sink { to: file.as_mut().unwrap_or(&mut context.out), entries: 0 };
-    match args.data_dir.as_deref().filter(|_| offline) {
-        Some(dir) => from_dir(dir, &args, &mut sink)?,
+    let (entries, total) = match args.data_dir.filter(|_| offline) {
+        Some(dir) => {
+            let total = args.end.map(|end| end - args.start);
+            (Entries::from_dir(dir, args.start, args.end), total)
+        }
         None => {
-            let client = AuditServiceClient::new(client::connect(&context.global).await?);
-            from_server(client, &args, &mut sink).await?;
+            let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+            let checkpoint = client.get_checkpoint(GetCheckpointRequest::default()).await?;
+            let size = checkpoint.into_inner().size;
+            let end = args.end.unwrap_or(size);
+            let total = end.min(size).saturating_sub(args.start);
+            (Entries::from_server(client, args.start, end).await?, Some(total))
+        }
+    };
+    let out = file.as_mut().unwrap_or(&mut context.out);
+    let bar = progress::bar(total, "exporting");
+    let written = write(entries, args.start, out, &bar).await;
+    bar.finish_and_clear();
+    // Entries before a damaged one are still written.
+    let flushed = out.flush();
+    let count = written?;
+    flushed?;
+    if let Some(path) = &args.output {
+        let output = path.display().to_string();
+        match context.out.json {
+            true => context.out.object(&json!({"entries": count, "output": output}))?,
+            false => context.out.line(format!("{count} entries written to {output}"))?,
         }
     }
-    sink.to.flush()?;
-    let entries = sink.entries;
-    if let Some(path) = &args.output {
-        tell(entries, path, context)?;
-    }
     Ok(Exit::Success)
+}
+
+/// Writes the entries, and returns their number.
+async fn write(
+    mut entries: Entries,
+    start: u64,
+    out: &mut Output,
+    bar: &ProgressBar,
+) -> Result<u64, CliError> {
+    let mut index = start;
+    while let Some(bytes) = entries.next().await? {
+        let entry = HashedEntry::decode(&bytes)
+            .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
+        out.object(&entry)?;
+        bar.inc(1);
+        index += 1;
+    }
+    Ok(index - start)
 }
 
 fn open(path: &Path) -> Result<Output, CliError> {
@@ -95,9 +129,9 @@ fn open(path: &Path) -> Result<Output, CliError> {
 /// An entry with its hash.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct HashedEntry {
-    /// `hash(index)` of the bytes as they are stored.
+    /// Hash of the stored bytes.
     hash: Bytes,
-    /// What they say.
+    /// The decoded entry.
     #[serde(serialize_with = "json::serialize")]
     pub(super) entry: Entry,
 }
@@ -112,69 +146,9 @@ impl HashedEntry {
     }
 }
 
-/// What `export --output` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Exported {
-    /// Number of entries.
-    entries: u64,
-    /// Where they are.
-    output: String,
-}
-
-struct Sink<'a> {
-    to: &'a mut Output,
-    entries: u64,
-}
-
-impl Sink<'_> {
-    fn put(&mut self, index: u64, bytes: &[u8], bar: &ProgressBar) -> Result<(), CliError> {
-        let entry = HashedEntry::decode(bytes)
-            .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
-        self.entries += 1;
-        bar.inc(1);
-        self.to.object(&entry)
-    }
-}
-
-fn from_dir(dir: &Path, args: &ExportArgs, sink: &mut Sink<'_>) -> Result<(), CliError> {
-    let bar = progress::bar(args.end.map(|end| end - args.start), "exporting");
-    let read = offline::entries_from_dir(dir, args.start, args.end, &mut |index, bytes| {
-        sink.put(index, bytes, &bar)
-    });
-    bar.finish_and_clear();
-    // What was read before the damage is worth having.
-    let flushed = sink.to.flush();
-    read.and(flushed)
-}
-
-async fn from_server(
-    mut client: AuditServiceClient<tonic::transport::Channel>,
-    args: &ExportArgs,
-    sink: &mut Sink<'_>,
-) -> Result<(), CliError> {
-    let size = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner().size;
-    let end = args.end.unwrap_or(size);
-    let bar = progress::bar(Some(end.min(size).saturating_sub(args.start)), "exporting");
-    let request = ListEntriesRequest { start_index: args.start, end_index: Some(end) };
-    let mut entries = client.list_entries(request).await?.into_inner();
-    while let Some(entry) = entries.message().await? {
-        sink.put(entry.index, &entry.entry, &bar)?;
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-fn tell(entries: u64, path: &Path, context: &mut Context) -> Result<(), CliError> {
-    let exported = Exported { entries, output: path.display().to_string() };
-    if context.out.json {
-        return context.out.object(&exported);
-    }
-    context.out.line(format!("{entries} entries written to {}", exported.output))
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{json, to_value};
+    use serde_json::to_value;
 
     use super::*;
     use crate::proto;

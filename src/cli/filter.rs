@@ -1,12 +1,9 @@
-//! Which events somebody wants to hear: the options that `watch` and `subscription create` share.
+//! Filter of events: the options that `watch` and `subscription create` share.
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::Args;
 
 use super::words;
-use crate::proto::{EventKind, Snapshot, WatchFilter};
+use crate::proto::{EventKind, WatchFilter};
 
 /// Options of a filter.
 #[derive(Debug, Clone, Args)]
@@ -18,7 +15,7 @@ pub struct FilterArgs {
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     channel: Vec<String>,
     /// Only events of this kind; may be given many times
-    #[arg(long, value_delimiter = ',', value_parser = kind())]
+    #[arg(long, value_delimiter = ',', value_parser = words::parser::<EventKind>())]
     kind: Vec<EventKind>,
     /// Only subjects of this namespace; may be given many times
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
@@ -34,24 +31,4 @@ impl From<FilterArgs> for WatchFilter {
             namespaces: args.namespace,
         }
     }
-}
-
-fn kind() -> impl TypedValueParser<Value = EventKind> {
-    PossibleValuesParser::new([
-        "grant",
-        "refuse",
-        "withdraw",
-        "object",
-        "expire",
-        "link",
-        "catalog",
-        "preferences",
-        "overdue",
-    ])
-    .try_map(|word| words::parse::<EventKind>(&word))
-}
-
-/// Which state a snapshot tells.
-pub(super) fn snapshot() -> impl TypedValueParser<Value = Snapshot> {
-    PossibleValuesParser::new(["denied", "all"]).try_map(|word| words::parse::<Snapshot>(&word))
 }

@@ -7,7 +7,7 @@ use super::{
     error::CliError,
     output::{Table, Tone},
     preferences::contact_texts,
-    words::{rfc3339_or_empty, scope_text, word},
+    words::{self, rfc3339_or_empty, scope_text, word},
 };
 use crate::{
     proto::{
@@ -30,7 +30,7 @@ pub struct HistoryArgs {
     /// Data subject
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: String,
-    /// Leave out acts before this ledger index
+    /// First ledger index to show
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u64,
     /// Maximum number of acts [default: all]
@@ -69,14 +69,14 @@ fn add_rows(table: &mut Table, act: &ListHistoryResponse) {
     let actor = word::<Actor>(act.actor);
     let evidence = act.evidence.as_ref().map(evidence_text).unwrap_or_default();
     if act.changes.is_empty() {
-        let (scope, outcome) = what_happened(act);
-        let context = act.r#use.as_ref().map_or(evidence, used_in);
+        let (scope, outcome) = scope_and_outcome(act);
+        let context = act.r#use.as_ref().map_or(evidence, segment_and_campaign);
         let kind = word::<HistoryKind>(act.kind);
         table.row(Tone::Plain, [index, effective_at, actor, kind, scope, outcome, context]);
         return;
     }
     for (position, change) in act.changes.iter().enumerate() {
-        // What belongs to the act stands on its first line only.
+        // Columns of the whole act are filled in its first row only.
         let once = |text: &str| if position == 0 { text.to_owned() } else { String::new() };
         let cause = change.cause_index.map(|index| format!(" #{index}")).unwrap_or_default();
         table.row(
@@ -94,8 +94,8 @@ fn add_rows(table: &mut Table, act: &ListHistoryResponse) {
     }
 }
 
-/// What an entry without changes says: of whom or what, and how it ended.
-fn what_happened(act: &ListHistoryResponse) -> (String, String) {
+/// Scope and outcome of an entry without changes.
+fn scope_and_outcome(act: &ListHistoryResponse) -> (String, String) {
     if let Some(link) = &act.link {
         let confidence = confidence_text(link);
         return (link.other_subject.clone(), format!("{confidence} by {}", link.asserted_by));
@@ -109,7 +109,7 @@ fn what_happened(act: &ListHistoryResponse) -> (String, String) {
     (preferences.join(", "), String::new())
 }
 
-/// How sure a link is; empty for the end of one.
+/// Confidence of a link; empty if the link was removed.
 fn confidence_text(link: &LinkRecord) -> String {
     match link.confidence {
         0 => String::new(),
@@ -117,19 +117,15 @@ fn confidence_text(link: &LinkRecord) -> String {
     }
 }
 
-/// In what data was used.
-fn used_in(used: &UseRecord) -> String {
+/// Segment and campaign of a use of data.
+fn segment_and_campaign(used: &UseRecord) -> String {
     let names = [("segment", &used.segment), ("campaign", &used.campaign)];
     let named = names.into_iter().filter(|(_, name)| !name.is_empty());
     named.map(|(kind, name)| format!("{kind} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn evidence_text(evidence: &Evidence) -> String {
-    let notice = match (evidence.notice_id.as_str(), evidence.notice_version.as_str()) {
-        (id, "") => id.to_owned(),
-        (id, version) => format!("{id}@{version}"),
-    };
-    [&evidence.touchpoint, &evidence.method, &notice, &evidence.language]
+    [&evidence.touchpoint, &evidence.method, &words::notice(evidence), &evidence.language]
         .into_iter()
         .filter(|text| !text.is_empty())
         .cloned()

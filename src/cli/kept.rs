@@ -1,5 +1,5 @@
-//! Files that are kept: checkpoints, proofs and receipts. One that is there is replaced as a whole, so
-//! that no crash and no full disk takes the only copy away.
+//! Writes files that users keep: checkpoints, proofs and receipts. An existing file is replaced
+//! atomically, so that a crash or a full disk does not destroy the only copy.
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,52 +10,49 @@ use std::{
 
 use super::error::CliError;
 
-/// Who may read a file that is kept.
+/// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
-    /// Whom the process's umask lets, or the file that stands there.
+    /// As the process's umask or the replaced file allows.
     Any,
-    /// Its owner alone.
+    /// Its owner only.
     Owner,
 }
 
-/// Writes a file beside its place, syncs it and renames it. Answers whether it took the place of
-/// another.
+/// Writes a temporary file, syncs it and renames it. Returns whether it replaced another file.
 ///
 /// # Errors
-/// The system's; then what was there is there still.
+/// A file operation failed; an existing file is then unchanged.
 pub fn write(path: &Path, text: &str, readers: Readers) -> Result<bool, CliError> {
     replace(path, text.as_bytes(), readers).map_err(|error| CliError::file(path, error))
 }
 
 fn replace(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<bool> {
-    let own = match fs::metadata(path) {
+    let existing = match fs::metadata(path) {
         // A terminal or a pipe is not replaced but written to.
-        Ok(there) if !there.is_file() => return fs::write(path, bytes).map(|()| false),
-        Ok(there) => Some(there.permissions()),
+        Ok(metadata) if !metadata.is_file() => return fs::write(path, bytes).map(|()| false),
+        Ok(metadata) => Some(metadata.permissions()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // A link stays one: what it leads to is replaced.
-    let path = if own.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = PathBuf::from(beside);
-    // A process of this number may have crashed here.
-    let _ = fs::remove_file(&beside);
-    let mode = match (readers, &own) {
+    // A symbolic link stays; its target is replaced.
+    let path = if existing.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.new", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    // An earlier process with the same id may have left one behind.
+    let _ = fs::remove_file(&temporary);
+    let mode = match (readers, &existing) {
         (Readers::Owner, _) => 0o600,
-        (Readers::Any, Some(own)) => own.mode() & 0o777,
+        (Readers::Any, Some(permissions)) => permissions.mode() & 0o777,
         (Readers::Any, None) => 0o666,
     };
-    let written = write_synced(&beside, bytes, mode).and_then(|()| fs::rename(&beside, &path));
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    written?;
+    write_synced(&temporary, bytes, mode)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(own.is_some())
+    Ok(existing.is_some())
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -81,7 +78,7 @@ mod tests {
         let held = fs::File::open(&path).unwrap();
         assert!(write(&path, "second", Readers::Any).unwrap());
         assert_eq!((fs::read_to_string(&path).unwrap(), mode(&path)), ("second".into(), 0o640));
-        // The old file was not written into: whoever has it open reads what it was.
+        // An open handle still reads the old content.
         assert_eq!(io::read_to_string(held).unwrap(), "first");
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();

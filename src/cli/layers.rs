@@ -1,9 +1,9 @@
-//! Options from three places: flag, then environment, then file.
+//! Options from three sources: flag, environment, file, in this order of precedence.
 //!
-//! The parser already ranks flag over environment over default, so a key of the file becomes the
-//! default of its option before anything is parsed. Every option is `CONSENT_LEDGER_<NAME>` in the
-//! environment, and its name with `_` or `-` in the file. A key at the top of the file applies to
-//! every command that has the option; a key in a table applies to that command alone:
+//! `clap` already prefers flag over environment over default, so a key of the file becomes the
+//! default of its option before the arguments are parsed. An option is `CONSENT_LEDGER_<NAME>` in
+//! the environment, and its name with `_` or `-` in the file. A key at the top of the file applies
+//! to every command that has the option; a key in a table applies to that command only:
 //!
 //! ```toml
 //! addr = "127.0.0.1:50051"
@@ -28,7 +28,7 @@ use toml::{Table, Value};
 
 use super::error::CliError;
 
-/// The options file that is used without being named.
+/// The default options file.
 pub const FILE_DEFAULT: &str = "consent-ledger.toml";
 
 const ENV_PREFIX: &str = "CONSENT_LEDGER_";
@@ -64,12 +64,13 @@ pub struct OptionsFile {
 }
 
 impl OptionsFile {
-    /// Reads the file that flag or environment name, else the one of the working directory.
+    /// Reads the file that the flag or the environment names, or else the one in the working
+    /// directory.
     ///
     /// # Errors
-    /// The file that was named does not exist, or the file is not TOML.
+    /// The named file does not exist, or the file is not TOML.
     pub fn find(args: &[OsString]) -> Result<Option<Self>, CliError> {
-        // Help must come even where the file is broken.
+        // Help works even if the file is invalid.
         if args.iter().any(|arg| {
             ["--help", "-h", "--version", "-V", "help"].map(OsStr::new).contains(&arg.as_os_str())
         }) {
@@ -86,36 +87,33 @@ impl OptionsFile {
     }
 
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, CliError> {
-        let table = text.parse().map_err(|error| {
-            CliError::usage(format!(
-                "{}: {}",
-                path.display(),
-                ToString::to_string(&error).trim_end()
-            ))
+        let table = text.parse().map_err(|error: toml::de::Error| {
+            let error = error.to_string();
+            CliError::usage(format!("{}: {}", path.display(), error.trim_end()))
         })?;
         Ok(Self { path: path.to_owned(), table })
     }
 
-    fn wrong(&self, key: &str, what: impl std::fmt::Display) -> CliError {
-        CliError::usage(format!("{}: `{key}`: {what}", self.path.display()))
+    fn wrong(&self, key: &str, problem: &str) -> CliError {
+        CliError::usage(format!("{}: `{key}`: {problem}", self.path.display()))
     }
 }
 
-/// A command whose options come from flag, environment and file.
+/// Adds environment and file to the options of a command.
 ///
 /// # Errors
-/// The file has a key that no option has, or a value that its option does not take.
+/// The file has an unknown key, or a value that its option does not take.
 pub fn layered(command: Command, file: Option<&OptionsFile>) -> Result<Command, CliError> {
     let command = with_environment(command);
     let Some(file) = file else { return Ok(command) };
-    check_known(file, &command)?;
+    check_keys(file, &command, &file.table, "", &options_of(&command))?;
     let globals: Vec<Arg> =
         command.get_arguments().filter(|a| a.is_global_set()).cloned().collect();
     with_file(file, command, &Settings::default(), &file.table, &globals)
 }
 
-/// Gives every option its variable, and every switch a value, so that a nearer layer can turn it
-/// off again.
+/// Gives every option its environment variable, and every switch a value, so that for example a
+/// flag can turn off a switch of the file.
 fn with_environment(command: Command) -> Command {
     command
         .mut_args(|arg| {
@@ -141,7 +139,7 @@ fn switch(arg: Arg) -> Arg {
         .hide_possible_values(true)
 }
 
-/// Keys of the file as they hold for one command.
+/// Settings of the file that apply to one command, by the name of the option: key and value.
 type Settings<'a> = BTreeMap<String, (String, &'a Value)>;
 
 fn with_file(
@@ -174,7 +172,7 @@ fn with_file(
         let Some((key, value)) = arg.get_long().and_then(|name| settings.get(&normal(name))) else {
             continue;
         };
-        let values = texts(file, key, value, &arg)?;
+        let values = values_of(file, key, value, &arg)?;
         command =
             command.mut_arg(arg.get_id(), |arg| arg.required(false).default_values(values.clone()));
     }
@@ -189,8 +187,13 @@ fn normal(key: &str) -> String {
     key.replace('_', "-")
 }
 
-/// The values of a key, each known to be one that the option takes.
-fn texts(file: &OptionsFile, key: &str, value: &Value, arg: &Arg) -> Result<Vec<String>, CliError> {
+/// The values of a key, which its option must accept.
+fn values_of(
+    file: &OptionsFile,
+    key: &str,
+    value: &Value,
+    arg: &Arg,
+) -> Result<Vec<String>, CliError> {
     let values = match value {
         Value::Array(_) if !matches!(arg.get_action(), ArgAction::Append) => {
             return Err(file.wrong(key, "takes one value, not a list"));
@@ -218,8 +221,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Parses the values as if they came by flag: a wrong default would be reported as a mistake of
-/// the program, a wrong flag is reported as what it is.
+/// Parses the values as if they were given by flag: `clap` panics at an invalid default, and
+/// returns an error for an invalid flag.
 fn try_values(arg: &Arg, values: &[String]) -> Result<(), clap::Error> {
     let name = arg.get_long().unwrap_or_default();
     Command::new("file")
@@ -229,51 +232,36 @@ fn try_values(arg: &Arg, values: &[String]) -> Result<(), clap::Error> {
         .map(drop)
 }
 
-fn check_known(file: &OptionsFile, command: &Command) -> Result<(), CliError> {
-    let globals = options_of(command);
-    for (key, value) in &file.table {
-        match (command.find_subcommand(key), value) {
-            (Some(sub), Value::Table(table)) => check_table(file, sub, table, key, &globals)?,
-            (Some(_), _) => return Err(file.wrong(key, "is a command: write a table")),
-            (None, _) => check_key(file, key, key, &all_options(command))?,
-        }
-    }
-    Ok(())
-}
-
-fn check_table(
+/// Checks that every key in a table of the file is an option of the command or of its subcommands,
+/// or a global option.
+fn check_keys(
     file: &OptionsFile,
     command: &Command,
     table: &Table,
-    path: &str,
+    prefix: &str,
     globals: &BTreeSet<String>,
 ) -> Result<(), CliError> {
     let known = &all_options(command) | globals;
     for (key, value) in table {
-        let path = format!("{path}.{key}");
+        let path = format!("{prefix}{key}");
         match (command.find_subcommand(key), value) {
-            (Some(sub), Value::Table(table)) => check_table(file, sub, table, &path, globals)?,
-            _ => check_key(file, key, &path, &known)?,
+            (Some(sub), Value::Table(table)) => {
+                check_keys(file, sub, table, &format!("{path}."), globals)?;
+            }
+            (Some(_), _) => return Err(file.wrong(&path, "is a command: write a table")),
+            (None, _) if known.contains(&normal(key)) => {}
+            (None, _) => {
+                let names: Vec<String> = known.iter().map(|name| name.replace('-', "_")).collect();
+                let hint = format!("known here: {}", names.join(", "));
+                return Err(file.wrong(&path, "is not an option").with_hint(hint));
+            }
         }
     }
     Ok(())
 }
 
-fn check_key(
-    file: &OptionsFile,
-    key: &str,
-    path: &str,
-    known: &BTreeSet<String>,
-) -> Result<(), CliError> {
-    if known.contains(&normal(key)) {
-        return Ok(());
-    }
-    let names: Vec<String> = known.iter().map(|name| name.replace('-', "_")).collect();
-    Err(file.wrong(path, "is not an option").with_hint(format!("known here: {}", names.join(", "))))
-}
-
 fn options_of(command: &Command) -> BTreeSet<String> {
-    // A file that names another file would be one layer too many.
+    // `--config` is not an option of the file: a file can not name another one.
     command
         .get_arguments()
         .filter_map(Arg::get_long)

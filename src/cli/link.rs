@@ -1,9 +1,6 @@
-//! `link` and `unlink`: says that two data subjects are one person, or no longer so.
+//! `link` and `unlink`: links two data subjects that are one person, or removes the link.
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::Args;
 
 use super::{
     Context, Exit, client,
@@ -17,13 +14,14 @@ use crate::proto::{
 };
 
 const LINK_HELP: &str = "\
-From then on, decisions for either resolve over both: with `verified`, as if all acts were one
-person's; with `asserted`, each side's stops count for the other, and no grant does. Nothing that
-was recorded is changed, and `unlink` brings back what was. What is printed are the cells whose
-answer changed.
+Decisions for a linked data subject consider the acts of both: with `verified`, all acts count as
+those of one person; with `asserted`, the stops of each count for the other, but grants do not. No
+recorded act is changed, and `unlink` restores the earlier decisions. The cells whose decision
+changes are printed.
 
 Examples:
-  consent-ledger link user:42 email:jo@example.org --confidence verified --asserted-by login-service
+  consent-ledger link user:42 email:jo@example.org --confidence verified \\
+      --asserted-by login-service
   consent-ledger link user:42 device:ab12 --confidence asserted --asserted-by web --dry-run";
 
 /// Options of `link`.
@@ -31,37 +29,29 @@ Examples:
 #[command(after_help = LINK_HELP)]
 pub struct LinkArgs {
     /// How certain the link is
-    #[arg(long, value_name = "WORD", value_parser = confidence())]
+    #[arg(long, value_name = "WORD", value_parser = words::parser::<LinkConfidence>())]
     confidence: LinkConfidence,
     #[command(flatten)]
-    sides: Sides,
+    link: UnlinkArgs,
 }
 
-const UNLINK_HELP: &str = "\
-Each of the two has their own acts again, and those of whoever else is linked to them.
+pub(super) const UNLINK_HELP: &str = "\
+Decisions for each of the two no longer consider the acts of the other. Other links stay.
 
 Examples:
   consent-ledger unlink user:42 device:ab12 --asserted-by support
   consent-ledger unlink user:42 device:ab12 --asserted-by support --dry-run --json";
 
-/// Options of `unlink`.
+/// Options of `unlink`, and of `link` too.
 #[derive(Debug, Args)]
-#[command(after_help = UNLINK_HELP)]
 pub struct UnlinkArgs {
-    #[command(flatten)]
-    sides: Sides,
-}
-
-/// Who, who says so, and whether it is only a question.
-#[derive(Debug, Args)]
-struct Sides {
     /// Data subject
     #[arg(value_name = "SUBJECT")]
     subject: String,
     /// The other data subject
     #[arg(value_name = "OTHER")]
     other_subject: String,
-    /// Who asserts it, for example login-service
+    /// Who asserts that they are one person, or not, for example login-service
     #[arg(long, value_name = "NAME")]
     asserted_by: String,
     /// Write nothing, and print what would change
@@ -69,13 +59,8 @@ struct Sides {
     dry_run: bool,
 }
 
-fn confidence() -> impl TypedValueParser<Value = LinkConfidence> {
-    PossibleValuesParser::new(["verified", "asserted"])
-        .try_map(|word| words::parse::<LinkConfidence>(&word))
-}
-
 pub(super) async fn run(args: LinkArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let Sides { subject, other_subject, asserted_by, dry_run } = args.sides;
+    let UnlinkArgs { subject, other_subject, asserted_by, dry_run } = args.link;
     let mut client = PrivacyServiceClient::new(client::connect(&context.global).await?);
     let confidence = args.confidence.into();
     let request = LinkSubjectsRequest { subject, other_subject, confidence, asserted_by, dry_run };
@@ -89,20 +74,20 @@ pub(super) async fn run(args: LinkArgs, context: &mut Context) -> Result<Exit, C
 }
 
 pub(super) async fn run_unlink(args: UnlinkArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let Sides { subject, other_subject, asserted_by, dry_run } = args.sides;
+    let UnlinkArgs { subject, other_subject, asserted_by, dry_run } = args;
     let mut client = PrivacyServiceClient::new(client::connect(&context.global).await?);
     let request = UnlinkSubjectsRequest { subject, other_subject, asserted_by, dry_run };
     let answer = client.unlink_subjects(request).await?.into_inner();
     let out = &mut context.out;
     match out.json {
         true => out.message(&answer)?,
-        // Where there is nothing to take back, the server refuses.
+        // Without a link the server returns an error.
         false => print(answer.index, answer.revision, true, &answer.cells, out)?,
     }
     Ok(Exit::Success)
 }
 
-/// What was written, or would be, and which answers it changes.
+/// Prints what was written, or would be, and the decisions that it changes.
 fn print(
     index: Option<u64>,
     revision: u64,
@@ -113,10 +98,10 @@ fn print(
     out.line(match index {
         Some(index) => format!("index {index}  revision {revision}"),
         None if changed => format!("nothing was written  revision {revision}"),
-        None => format!("nothing to write: it is so already  revision {revision}"),
+        None => format!("nothing to write: the link exists already  revision {revision}"),
     })?;
     if changed && cells.is_empty() {
-        return out.line("no cell's answer is another one");
+        return out.line("no decision changes");
     }
     out.table(&table(cells))
 }

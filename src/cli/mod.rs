@@ -1,16 +1,15 @@
-//! The command line: one binary, one file a subcommand.
+//! The command line: one file for each subcommand.
 //!
 //! Every option can be given by flag, by environment and by file, in this order of precedence (see
-//! [`layers`]). What goes to standard output is data: tables for people, or, with `--json`, JSON for
+//! [`layers`]). Standard output is for results: tables for people, or, with `--json`, JSON for
 //! scripts. Everything else goes to standard error.
 //!
-//! Where a command prints an answer of the server, its JSON is the answer's message as ProtoJSON (see
-//! [`crate::json`]): nothing that the server says is left out. What a command finds out by itself is
-//! a structure beside the command; its names are lowerCamelCase, its enum values those of the
-//! protocol and its bytes base64, too.
+//! The JSON of a server's response is the whole message as ProtoJSON (see [`crate::json`]). Results
+//! that a command computes itself have a structure beside the command, in the same style:
+//! lowerCamelCase names, the protocol's enum values, and bytes in base64.
 //!
-//! The client commands know the service by its protocol alone; only the commands that take
-//! `--data-dir` touch files, through `offline`.
+//! The client commands use only the service's protocol. The commands with `--data-dir` read files,
+//! through `offline`.
 
 use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -24,6 +23,7 @@ use self::{
 mod as_of;
 mod audience;
 pub mod catalog;
+mod cell;
 mod check;
 mod checkpoint;
 mod client;
@@ -31,6 +31,7 @@ mod completions;
 mod confirm;
 mod consume;
 mod decisions;
+mod entries;
 pub mod error;
 mod export;
 mod filter;
@@ -68,14 +69,14 @@ mod testing;
 
 const AFTER_HELP: &str = "\
 Every option can be given as a flag, as CONSENT_LEDGER_<NAME> in the environment, or as a key of a
-TOML file (--config, else ./consent-ledger.toml if there is one), in this order of precedence.
-In the file, a key at the top applies to every command, a key in a table such as [serve] to that
-one.
+TOML file (--config, else ./consent-ledger.toml if it exists), in this order of precedence. In the
+file, a key at the top applies to every command, and a key in a table such as [serve] to that
+command.
 
 Exit codes:
   0  done; for `check` and `token verify`: ALLOW; for `verify`: intact
-  1  failed; for `verify`: damage was found; for `verify-decisions`: something differs; for the
-     other `verify-…` commands, `webhooks verify` and `prove`: not good, not proven; for
+  1  failed; for `verify`: damage was found; for `verify-decisions`: there are differences; for
+     the other `verify-…` commands, `webhooks verify` and `prove`: verification failed; for
      `propagation`: a subscription has not acknowledged
   2  wrong usage
   3  `check` and `token verify`: DENY; `use`: a deviation
@@ -92,10 +93,10 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
-    /// Whether `export` or `prove` was told a data directory more closely than a server.
+    /// Whether `export` or `prove` reads a data directory instead of asking a server.
     #[arg(skip)]
     pub offline: bool,
 }
@@ -106,7 +107,7 @@ pub struct Global {
     /// TOML file with options [default: ./consent-ledger.toml if it exists]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// How to print.
+    /// Format of the output.
     #[command(flatten, next_help_heading = "Global options")]
     pub printing: Printing,
     /// Address of the server, as URL or HOST:PORT
@@ -144,9 +145,9 @@ pub enum Command {
     Confirm(confirm::ConfirmArgs),
     /// Ask "may I?"; exits with 0 for ALLOW and 3 for DENY
     Check(check::CheckArgs),
-    /// Filter an audience: ids in, those that may be addressed out
+    /// Filter an audience: reads data subjects, and prints those that are allowed
     Audience(audience::AudienceArgs),
-    /// Verify decision tokens offline, or print the key that does
+    /// Verify decision tokens offline, or print the key for that
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Record that data was used; exits with 3 if no decision allowed it
@@ -165,13 +166,14 @@ pub enum Command {
     /// List and replay dead letters of webhooks, or verify a delivery
     #[command(subcommand, after_help = webhooks::AFTER_HELP)]
     Webhooks(webhooks::WebhooksCommand),
-    /// Show everything on record about a data subject, with its evidence
+    /// Show all recorded acts of a data subject, with their evidence
     History(history::HistoryArgs),
-    /// Show what a data subject agreed to, cell by cell
+    /// Show the decisions for a data subject by purpose and channel
     Preferences(preferences::PreferencesArgs),
     /// Link two data subjects that are one person
     Link(link::LinkArgs),
     /// Remove the link between two data subjects
+    #[command(after_help = link::UNLINK_HELP)]
     Unlink(link::UnlinkArgs),
     /// Apply or list the catalogue of purposes and channels
     #[command(subcommand)]
@@ -182,9 +184,9 @@ pub enum Command {
     VerifyDecisions(decisions::DecisionsArgs),
     /// Verify that an entry is in a ledger, with no server and no files of the ledger
     VerifyProof(Box<verify_proof::VerifyProofArgs>),
-    /// Verify a decision token, with no server: as `token verify`
+    /// Verify a decision token, with no server; the same as `token verify`
     VerifyToken(token::VerifyArgs),
-    /// Prove that an entry is in the ledger, or that the ledger only grew
+    /// Prove that an entry is in the ledger, or that the ledger extends an old checkpoint
     Prove(Box<prove::ProveArgs>),
     /// Fetch the latest signed checkpoint, to be kept elsewhere
     Checkpoint(Box<checkpoint::CheckpointArgs>),
@@ -196,30 +198,29 @@ pub enum Command {
     VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
-    /// Run a witness, which cosigns the checkpoints of other ledgers if they extend the ones it saw
-    /// before
+    /// Run a witness, which cosigns the checkpoints of other ledgers if they extend earlier ones
     Witness(Box<witness::WitnessArgs>),
     /// Record acts from NDJSON
     Replay(replay::ReplayArgs),
-    /// Bring in consents from another system, from CSV or NDJSON
+    /// Import consents of another system from CSV or NDJSON
     Import(Box<import::ImportArgs>),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
 
-/// How a command ended, when it ended well.
+/// Outcome of a command that completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
     Success,
-    /// Something in the input, or in the ledger, was not as it should be; it was reported.
+    /// The command found a fault in the input or in the ledger, and reported it.
     Failed,
     /// `check` answered DENY, or a token says so.
     Denied,
 }
 
 impl Exit {
-    /// The code that scripts see.
+    /// The exit code for scripts.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -230,7 +231,7 @@ impl Exit {
     }
 }
 
-/// What a command works with.
+/// Environment of a command.
 pub struct Context {
     /// Options of every command.
     pub global: Global,
@@ -238,51 +239,33 @@ pub struct Context {
     pub out: Output,
 }
 
-/// One run of the binary: what was asked for, and how to report what goes wrong.
-pub struct Invocation {
-    cli: Cli,
-    style: error::Style,
-}
-
-impl Invocation {
-    /// Takes the process's arguments, environment and options file.
-    ///
-    /// # Errors
-    /// The exit code, after help was printed or the error was reported.
-    pub fn from_env() -> Result<Self, ExitCode> {
-        let args: Vec<OsString> = env::args_os().collect();
-        let style = error::Style::guess(&args);
-        let cli = parse(&args).map_err(|error| error.report(style))?;
-        let style = error::Style::new(cli.global.printing);
-        Ok(Self { cli, style })
-    }
-
-    /// Runs the command, reports its error if there is one, and says how it ended.
-    pub async fn run(self) -> ExitCode {
-        let mut context =
-            Context { out: Output::stdout(self.cli.global.printing), global: self.cli.global };
-        let ended = run(self.cli.command, self.cli.offline, &mut context).await;
-        conclude(ended, context.out, self.style)
-    }
+/// Runs the binary with the arguments, the environment and the options file of the process.
+pub async fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return error.report(Printing::guess(&args)),
+    };
+    let printing = cli.global.printing;
+    let mut context = Context { out: Output::stdout(printing), global: cli.global };
+    let result = run(cli.command, cli.offline, &mut context).await;
+    conclude(result, context.out, printing)
 }
 
 /// Flushes standard output, reports the error if there is one, and returns the exit code.
-pub fn conclude(ended: Result<Exit, CliError>, mut out: Output, style: error::Style) -> ExitCode {
-    // A command that failed half-way still prints what it had to say until then.
+pub fn conclude(result: Result<Exit, CliError>, mut out: Output, printing: Printing) -> ExitCode {
+    // A command that failed may have printed partial output.
     let flushed = out.flush();
-    match (ended, flushed) {
-        // A caller that closed standard output still reads the exit code: DENY and damage must not
-        // turn into their opposites.
+    match (result, flushed) {
+        // A caller that closed standard output still reads the exit code, which must report DENY
+        // and damage.
         (Ok(exit), Ok(()) | Err(CliError::StdoutClosed)) => ExitCode::from(exit.code()),
-        (Ok(_), Err(error)) | (Err(error), _) => error.report(style),
+        (Ok(_), Err(error)) | (Err(error), _) => error.report(printing),
     }
 }
 
-/// Layers environment and file under the arguments, and parses them.
-///
-/// # Errors
-/// Wrong usage, or an options file that can not be used. Help and version come as errors too.
-pub fn parse(args: &[OsString]) -> Result<Cli, CliError> {
+/// Parses the arguments, with options of environment and file.
+fn parse(args: &[OsString]) -> Result<Cli, CliError> {
     let file = layers::OptionsFile::find(args)?;
     parse_with(args, file.as_ref())
 }

@@ -1,8 +1,6 @@
-//! Reading a data directory with no server and no keys, and beside a running server.
+//! Reads a data directory with no server and no keys, also while a server runs on it.
 
-use std::{
-    collections::BTreeMap, convert::Infallible, fs, io, ops::ControlFlow, path::Path, sync::Arc,
-};
+use std::{collections::BTreeMap, convert::Infallible, fs, io, ops::ControlFlow, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +11,7 @@ use crate::{
         chain::Tip,
         verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
     },
-    node::{self, NodeConfig, Progress},
-    storage::{
-        LogError,
-        disk::{Disk, RealDisk},
-        scan,
-    },
+    storage::{LogError, disk::RealDisk, scan},
     tlog::{
         checkpoint::SignedCheckpoint,
         merkle::{Hash, empty_root, prove_inclusion},
@@ -28,10 +21,10 @@ use crate::{
     tree::BOOK_FILE,
 };
 
-/// Takes an entry, as index and exact bytes.
+/// Callback for an entry: its index and exact bytes.
 type TakeEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CliError> + 'a;
 
-/// How far long work has come.
+/// Progress in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// Bytes done.
@@ -40,18 +33,18 @@ pub struct Step {
     pub bytes_total: u64,
 }
 
-/// Gives each entry from `start` on, before `end`, as index and exact bytes, in order. Verifies on
-/// the way.
+/// Calls `each` for the entries from `start` to before `end`, in order, and verifies them.
 ///
 /// # Errors
-/// There is no ledger, it is damaged (after the entries before the damage), or `each` failed.
+/// There is no ledger, `each` failed, or the ledger is damaged; `each` gets the entries before the
+/// damage.
 pub fn entries_from_dir(
     dir: &Path,
     start: u64,
     end: Option<u64>,
     each: &mut TakeEntry<'_>,
 ) -> Result<(), CliError> {
-    there_is(dir)?;
+    require_ledger(dir)?;
     let end = end.unwrap_or(u64::MAX);
     let mut failed = None;
     verify::verify_before(&RealDisk, &dir.join(ledger::DIR), end, &mut |entry, frame| {
@@ -63,29 +56,29 @@ pub fn entries_from_dir(
         }
         ControlFlow::Continue(())
     })
-    .map_err(|error| cli_error(&error))?;
+    .map_err(|error| verify_error(&error))?;
     failed.map_or(Ok(()), Err)
 }
 
-/// Whether the files of a data directory are intact.
+/// Result of verifying the files of a data directory, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verified {
-    /// Whether every entry is as it was written.
+    /// Whether no entry is damaged.
     pub intact: bool,
-    /// Number of entries that verify, from the first on.
+    /// Number of entries before the first damage.
     pub entries: u64,
     /// Number of bytes that were read.
     pub bytes: u64,
-    /// Hash of the last of these entries.
+    /// Chain hash of the last of these entries.
     pub chain_hash: Option<Bytes>,
-    /// An unfinished write after the last whole entry. Not damage.
+    /// An unfinished write after the last complete entry. Not damage.
     pub torn_tail: Option<TornTail>,
     /// The first damage.
     pub damage: Option<Damage>,
 }
 
-/// An unfinished write: under way, or cut short by a crash.
+/// An unfinished write, in progress or interrupted by a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TornTail {
     /// Name of the segment file.
@@ -96,29 +89,29 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
-/// Damage of a ledger.
+/// Damage in a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// Name of the segment file.
     pub segment: String,
     /// Offset in it, in bytes.
     pub offset: u64,
-    /// Index of the entry at fault, or of the one that should stand there.
+    /// Index of the damaged or missing entry.
     pub index: u64,
     /// What is wrong.
     pub what: String,
 }
 
-/// What the files of a data directory hold.
+/// The verified files of a data directory.
 pub struct Files {
-    /// Whether they are intact.
+    /// Result of the verification.
     pub verified: Verified,
-    /// What is good of them, from the first entry on.
+    /// The entries before the first damage.
     pub good: Good,
 }
 
 impl Files {
-    /// What there is where every entry is gone.
+    /// An empty ledger.
     pub fn none() -> Self {
         let verified = Verified {
             intact: true,
@@ -135,24 +128,12 @@ impl Files {
     }
 }
 
-/// Verifies checksums, chain and order of the whole ledger, and computes the roots of the tree over
-/// its entries at some sizes. `hashes` takes the hashes of that tree.
+/// Verifies checksums, chain and order of the whole ledger, and computes the roots of its Merkle
+/// tree at the sizes `roots_at`. `hashes` is called with the hashes of the tree. None if the
+/// directory exists and holds no entry.
 ///
 /// # Errors
-/// There is no ledger, or it can not be read. Damage is not an error but a result.
-pub fn verify_dir(
-    dir: &Path,
-    roots_at: &[u64],
-    hashes: Option<&mut TakeHash<'_>>,
-    progress: &mut dyn FnMut(Step),
-) -> Result<Files, CliError> {
-    audit_dir(dir, roots_at, hashes, progress)?.ok_or_else(|| no_ledger(dir))
-}
-
-/// As [`verify_dir`]; none if the directory is there and no entry is in it.
-///
-/// # Errors
-/// There is no directory, or the ledger can not be read.
+/// The directory does not exist, or the ledger can not be read. Damage is a result, not an error.
 pub fn audit_dir(
     dir: &Path,
     roots_at: &[u64],
@@ -164,10 +145,10 @@ pub fn audit_dir(
     }
     let ledger = dir.join(ledger::DIR);
     let bytes_total = bytes_in(&ledger)?;
-    let mut tell = |bytes| progress(Step { bytes, bytes_total });
-    // The cast lets the reference live as shortly as the others.
+    let mut report = |bytes| progress(Step { bytes, bytes_total });
+    // The cast shortens the lifetime of the reference to that of the others.
     let hashes = hashes.map(|take| take as &mut TakeHash<'_>);
-    let wanted = Wanted { roots_at, hashes, progress: Some(&mut tell) };
+    let wanted = Wanted { roots_at, hashes, progress: Some(&mut report) };
     let Audited { good, result } = verify::audit(&RealDisk, &ledger, wanted);
     let verified = match result {
         Ok(report) => Verified {
@@ -191,19 +172,19 @@ pub fn audit_dir(
                 what: damage.problem,
             },
         ),
-        // A segment of another ledger among this one's is damage, too.
+        // A segment of another ledger is damage too.
         Err(VerifyError::Log(LogError::Foreign { path, problem })) => {
             let segment = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let index = good.tip.next_index;
             before(&good, Damage { segment, offset: 0, index, what: problem })
         }
         Err(VerifyError::NoLedger(_)) => return Ok(None),
-        Err(error) => return Err(cli_error(&error)),
+        Err(error) => return Err(verify_error(&error)),
     };
     Ok(Some(Files { verified, good }))
 }
 
-/// What was good before the first damage.
+/// The entries before the first damage.
 fn before(good: &Good, damage: Damage) -> Verified {
     let entries = good.tip.next_index;
     Verified {
@@ -216,15 +197,14 @@ fn before(good: &Good, damage: Damage) -> Verified {
     }
 }
 
-/// The text of the latest checkpoint that a data directory holds: the one that was released, else
-/// the one that was signed.
+/// The text of the latest checkpoint in a data directory: the released one, or else the signed one.
 ///
 /// # Errors
-/// There is none.
+/// The directory holds no checkpoint, or its file can not be read.
 pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
     let path = dir.join(BOOK_FILE);
     let none = || {
-        CliError::usage(format!("{}: there is no checkpoint in it", dir.display()))
+        CliError::usage(format!("{}: it holds no checkpoint", dir.display()))
             .with_hint("give one with --checkpoint")
     };
     if !path.exists() {
@@ -233,13 +213,14 @@ pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
     let text = fs::read_to_string(&path).map_err(|error| CliError::file(&path, error))?;
     let file = CheckpointFile::parse(&text)
         .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
-    file.released.or(file.signed).map(|own| own.note).ok_or_else(none)
+    file.released.or(file.signed).map(|kept| kept.note).ok_or_else(none)
 }
 
-/// Makes the proof that an entry is under a checkpoint. Verifies the ledger on the way.
+/// Makes the proof that an entry is under a checkpoint, and verifies the ledger.
 ///
 /// # Errors
-/// The entry is not under the checkpoint, or the ledger is damaged or not the one that was signed.
+/// The entry is not under the checkpoint, the ledger is damaged, or the checkpoint is of another
+/// ledger.
 pub fn prove_in_dir(
     dir: &Path,
     index: u64,
@@ -248,46 +229,48 @@ pub fn prove_in_dir(
 ) -> Result<TlogProof, CliError> {
     let size = checkpoint.checkpoint.size;
     if index >= size {
-        let what =
-            format!("--index {index} is not under the checkpoint, which is of {size} entries");
-        return Err(CliError::usage(what));
+        return Err(CliError::usage(format!(
+            "--index {index} is not under the checkpoint, which has {size} entries"
+        )));
     }
-    // The hashes of the tiles that the path is made of, until all are known none.
-    let mut tiles = BTreeMap::new();
+    // The hashes in tiles from which the path is computed; their values come from the audit.
+    let mut hashes = BTreeMap::new();
     let Ok(_) = prove_inclusion(index, size, |height, number| {
-        let at = tile::locate(height, number);
-        let start = at.tile * tile::TILE_WIDTH + at.first as u64;
-        tiles.extend((start..start + at.count as u64).map(|n| ((at.level, n), Hash::default())));
+        hashes.extend(tile_hashes(height, number).map(|place| (place, Hash::default())));
         Ok::<_, Infallible>(Hash::default())
     });
     let mut take = |level, number, hash: &Hash| {
-        if let Some(own) = tiles.get_mut(&(level, number)) {
-            *own = *hash;
+        if let Some(value) = hashes.get_mut(&(level, number)) {
+            *value = *hash;
         }
     };
-    let files = verify_dir(dir, &[size], Some(&mut take), progress)?;
-    if let Some(damage) = files.verified.damage {
-        let Damage { segment, offset, index, what } = damage;
+    let files = audit_dir(dir, &[size], Some(&mut take), progress)?;
+    let Files { verified, good } = files.ok_or_else(|| no_ledger(dir))?;
+    if let Some(Damage { segment, offset, index, what }) = verified.damage {
         return Err(CliError::failed(format!(
             "segment {segment} is damaged at byte {offset}, index {index}: {what}"
         )));
     }
-    if files.good.roots.get(&size) != Some(&checkpoint.checkpoint.root) {
-        let what = "the ledger is not the one that the checkpoint is of: nothing can be proven";
-        return Err(CliError::failed(what)
-            .with_hint("`consent-ledger verify --checkpoint` says what differs"));
+    if good.roots.get(&size) != Some(&checkpoint.checkpoint.root) {
+        return Err(CliError::failed("the checkpoint is of another ledger: nothing can be proven")
+            .with_hint("`consent-ledger verify --checkpoint` shows the difference"));
     }
     let Ok(path) = prove_inclusion(index, size, |height, number| {
-        let at = tile::locate(height, number);
-        let start = at.tile * tile::TILE_WIDTH + at.first as u64;
-        let row = (start..start + at.count as u64).filter_map(|n| tiles.get(&(at.level, n)));
+        let row = tile_hashes(height, number).filter_map(|place| hashes.get(&place));
         let row: Vec<u8> = row.flatten().copied().collect();
         Ok::<_, Infallible>(tile::root_of(&row).unwrap_or_default())
     });
     Ok(TlogProof { extra: Some(entry_in_dir(dir, index)?), index, path, checkpoint })
 }
 
-/// The exact bytes of an entry, of a ledger that is verified.
+/// Level and number of the stored hashes from which a hash of the tree is computed.
+fn tile_hashes(height: u32, number: u64) -> impl Iterator<Item = (u8, u64)> {
+    let at = tile::locate(height, number);
+    let start = at.tile * tile::TILE_WIDTH + at.first as u64;
+    (start..start + at.count as u64).map(move |number| (at.level, number))
+}
+
+/// The exact bytes of an entry of a verified ledger.
 fn entry_in_dir(dir: &Path, index: u64) -> Result<Vec<u8>, CliError> {
     let mut found = None;
     let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
@@ -300,59 +283,35 @@ fn entry_in_dir(dir: &Path, index: u64) -> Result<Vec<u8>, CliError> {
         ControlFlow::Break(String::new())
     });
     found.ok_or_else(|| match scanned {
-        Err(error) => CliError::failed(error.to_string()),
+        Err(error) => CliError::failed(error),
         Ok(end) => CliError::failed(format!("the ledger has {} entries", end.frames)),
     })
 }
 
-/// The file in which a server keeps its own checkpoints.
+/// The file in which a server stores its own checkpoints.
 #[derive(Debug, Deserialize)]
 pub struct CheckpointFile {
-    /// The one that was signed last.
+    /// The latest signed checkpoint.
     pub signed: Option<KeptNote>,
-    /// The one that was released last.
+    /// The latest released checkpoint.
     pub released: Option<KeptNote>,
 }
 
 /// A checkpoint in that file.
 #[derive(Debug, Deserialize)]
 pub struct KeptNote {
-    /// Its text.
+    /// Text of the checkpoint.
     pub note: String,
 }
 
 impl CheckpointFile {
-    /// Takes the file's text.
+    /// Parses the text of the file.
     ///
     /// # Errors
-    /// Not such a file.
+    /// The text is not JSON of this form.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
-}
-
-/// A view that was built again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rebuilt {
-    /// Number of entries that were read.
-    pub entries: u64,
-    /// Number of data subjects in the view.
-    pub subjects: u64,
-}
-
-/// Deletes the view and builds it again.
-///
-/// # Errors
-/// There is no ledger, it is damaged, or a server has the directory open.
-pub fn rebuild_view_in_dir(
-    config: &NodeConfig,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Rebuilt, CliError> {
-    there_is(&config.data_dir)?;
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let rebuilt = node::rebuild_view(config, &disk, progress);
-    let (entries, subjects) = rebuilt.map_err(|error| CliError::failed(error.to_string()))?;
-    Ok(Rebuilt { entries, subjects })
 }
 
 fn bytes_in(dir: &Path) -> Result<u64, CliError> {
@@ -364,19 +323,22 @@ fn bytes_in(dir: &Path) -> Result<u64, CliError> {
     Ok(bytes)
 }
 
-fn cli_error(error: &VerifyError) -> CliError {
+fn verify_error(error: &VerifyError) -> CliError {
     match error {
-        VerifyError::NoLedger(_) => CliError::usage(error.to_string()),
-        VerifyError::Log(_) => CliError::failed(error.to_string()),
+        VerifyError::NoLedger(_) => CliError::usage(error),
+        VerifyError::Log(_) => CliError::failed(error),
     }
 }
 
-/// Wrong usage must not be taken for damage: a directory that is not there is exit code 2.
-fn there_is(dir: &Path) -> Result<(), CliError> {
+/// Checks that a directory holds a ledger.
+///
+/// # Errors
+/// It does not, which is wrong usage: exit code 1 would mean damage.
+pub fn require_ledger(dir: &Path) -> Result<(), CliError> {
     if holds_files(dir)? { Ok(()) } else { Err(no_ledger(dir)) }
 }
 
-/// Whether there is any file of a ledger.
+/// Whether a directory holds any file of a ledger.
 fn holds_files(dir: &Path) -> Result<bool, CliError> {
     match fs::read_dir(dir.join(ledger::DIR)).map(|mut files| files.next()) {
         Ok(first) => Ok(first.is_some()),
@@ -385,13 +347,13 @@ fn holds_files(dir: &Path) -> Result<bool, CliError> {
     }
 }
 
-/// What to say of a directory without a ledger.
+/// The error for a directory without a ledger.
 pub fn no_ledger(dir: &Path) -> CliError {
-    unusable(dir, "there is no ledger in it")
+    unusable(dir, "it holds no ledger")
 }
 
-fn unusable(dir: &Path, what: &str) -> CliError {
-    CliError::usage(format!("{}: {what}", dir.display()))
+fn unusable(dir: &Path, problem: &str) -> CliError {
+    CliError::usage(format!("{}: {problem}", dir.display()))
         .with_hint("name the directory that `consent-ledger serve --data-dir` uses")
 }
 
@@ -403,7 +365,7 @@ mod tests {
     fn no_directory_or_an_empty_one_is_wrong_usage() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().join("absent"), dir.path().to_owned()] {
-            let error = verify_dir(&path, &[], None, &mut |_| {}).err().unwrap();
+            let error = require_ledger(&path).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{error}");
         }
     }

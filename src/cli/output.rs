@@ -1,6 +1,8 @@
 //! Standard output: tables for people, JSON for scripts, never both.
 
 use std::{
+    env,
+    ffi::{OsStr, OsString},
     fmt::Display,
     io::{self, BufWriter, Write},
 };
@@ -11,10 +13,10 @@ use clap::{Args, ValueEnum};
 use prost::Name;
 use serde::Serialize;
 
-use super::error::CliError;
+use super::{error::CliError, layers};
 use crate::json::ProtoJson;
 
-/// How a command prints.
+/// Options of the output.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Printing {
     /// Print JSON: one object, or one object a line for streams
@@ -29,6 +31,21 @@ pub struct Printing {
         default_value = "auto"
     )]
     pub color: ColorWhen,
+}
+
+impl Printing {
+    /// Guesses the options before the arguments are parsed, for errors in the arguments themselves.
+    #[must_use]
+    pub fn guess(args: &[OsString]) -> Self {
+        let json = args.iter().any(|arg| arg == "--json" || arg == "--json=true")
+            || env::var("CONSENT_LEDGER_JSON").is_ok_and(|json| json == "1" || json == "true");
+        let color = match layers::early(args, "color").as_deref().and_then(OsStr::to_str) {
+            Some("never") => ColorWhen::Never,
+            Some("always") => ColorWhen::Always,
+            _ => ColorWhen::Auto,
+        };
+        Self { json, color }
+    }
 }
 
 /// When to use colours.
@@ -51,7 +68,7 @@ pub fn color_on(when: ColorWhen, stream: &impl RawStream) -> bool {
     }
 }
 
-/// Standard output, or what stands for it.
+/// Standard output, or another place to print to.
 pub struct Output {
     to: BufWriter<Box<dyn Write + Send>>,
     /// Whether to print JSON.
@@ -67,7 +84,7 @@ impl Output {
         Self::new(Box::new(io::stdout()), printing.json, color)
     }
 
-    /// Any other place.
+    /// Another place to print to.
     #[must_use]
     pub fn new(to: Box<dyn Write + Send>, json: bool, color: bool) -> Self {
         Self { to: BufWriter::with_capacity(64 * 1024, to), json, color }
@@ -84,12 +101,12 @@ impl Output {
     /// Prints one JSON object on a line of its own.
     ///
     /// # Errors
-    /// The output failed, or nobody reads it any more; or a message in it holds a time that has no
-    /// JSON form.
+    /// The output failed, or its reader closed it; or a message in it holds a time that has no JSON
+    /// form.
     pub fn object(&mut self, object: &impl Serialize) -> Result<(), CliError> {
         match serde_json::to_writer(&mut self.to, object) {
             Err(error) if error.is_io() => Err(CliError::stdout(error.into())),
-            Err(error) => Err(CliError::failed(format!("this can not be printed: {error}"))),
+            Err(error) => Err(CliError::failed(format!("can not print JSON: {error}"))),
             Ok(()) => self.line(""),
         }
     }
@@ -97,7 +114,7 @@ impl Output {
     /// Prints a line.
     ///
     /// # Errors
-    /// The output failed, or nobody reads it any more.
+    /// The output failed, or its reader closed it.
     pub fn line(&mut self, line: impl Display) -> Result<(), CliError> {
         writeln!(self.to, "{line}").map_err(CliError::stdout)
     }
@@ -105,7 +122,7 @@ impl Output {
     /// Prints a table: columns aligned, two spaces apart. An empty one prints nothing.
     ///
     /// # Errors
-    /// The output failed, or nobody reads it any more.
+    /// The output failed, or its reader closed it.
     pub fn table(&mut self, table: &Table) -> Result<(), CliError> {
         for line in table.lines(self.color) {
             self.line(line)?;
@@ -119,27 +136,39 @@ impl Output {
         if self.color { tone.paint(text) } else { text.to_owned() }
     }
 
-    /// Writes out what was kept back.
+    /// Flushes after a command has printed its result. A reader that closed the output is not an
+    /// error here: it still gets the exit code, which must be that of the result.
     ///
     /// # Errors
-    /// The output failed, or nobody reads it any more.
+    /// Printing or flushing failed.
+    pub fn finish(&mut self, printed: Result<(), CliError>) -> Result<(), CliError> {
+        match printed.and_then(|()| self.flush()) {
+            Err(CliError::StdoutClosed) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes out the buffer.
+    ///
+    /// # Errors
+    /// The output failed, or its reader closed it.
     pub fn flush(&mut self) -> Result<(), CliError> {
         self.to.flush().map_err(CliError::stdout)
     }
 }
 
-/// What a colour says.
+/// Meaning of a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
-    /// As hoped.
+    /// Success.
     Good,
-    /// Worth a look.
+    /// Needs attention.
     Careful,
-    /// Not as hoped.
+    /// Failure.
     Bad,
     /// A heading.
     Heading,
-    /// Neither here nor there.
+    /// Neutral.
     Plain,
 }
 
@@ -200,7 +229,7 @@ impl Table {
     }
 }
 
-/// Colours go on after the columns are measured, which they would upset.
+/// Colours are added after the columns are aligned: their codes would count as width.
 fn paint_first_cell(line: &str, tone: Tone) -> String {
     let end = match tone {
         Tone::Heading => line.len(),
@@ -209,7 +238,7 @@ fn paint_first_cell(line: &str, tone: Tone) -> String {
     format!("{}{}", tone.paint(&line[..end]), &line[end..])
 }
 
-/// A row is a line: what would break it is shown as an escape.
+/// Escapes control characters, so that a row stays on one line.
 fn one_line(cell: &str) -> String {
     cell.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })

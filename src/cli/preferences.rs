@@ -1,4 +1,4 @@
-//! `preferences`: what a data subject agreed to, cell by cell.
+//! `preferences`: the decisions for a data subject by purpose and channel.
 
 use clap::Args;
 
@@ -116,19 +116,16 @@ fn stops(stops: &[StandingStop]) -> Table {
     table
 }
 
-/// Preferences of contact for people, one text a preference.
+/// Contact preferences as text, one for each preference.
 pub(super) fn contact_texts(preferences: &ContactPreferences) -> Vec<String> {
-    let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
     let language = Some(preferences.language.clone()).filter(|language| !language.is_empty());
     let zones = (!preferences.time_zones.is_empty()).then(|| preferences.time_zones.join(" or "));
     let quiet = preferences.quiet_hours.as_ref().map(|hours| {
-        format!("quiet from {} to {}", clock(hours.start_minute), clock(hours.end_minute))
+        let (start, end) = (words::clock(hours.start_minute), words::clock(hours.end_minute));
+        format!("quiet from {start} to {end}")
     });
-    let cap = preferences.frequency_limit.as_ref().map(|limit| {
-        let period = limit.period.as_ref().map(words::duration).unwrap_or_default();
-        format!("at most {} in {period}", limit.uses_max)
-    });
+    let limit = preferences.frequency_limit.as_ref().map(words::frequency_limit);
     let clear =
         (!preferences.clear.is_empty()).then(|| format!("no {}", preferences.clear.join(", ")));
-    [language, zones, quiet, cap, clear].into_iter().flatten().collect()
+    [language, zones, quiet, limit, clear].into_iter().flatten().collect()
 }

@@ -1,4 +1,4 @@
-//! `propagation`: who has heard an event, with proof, and who has not.
+//! `propagation`: which subscriptions have acknowledged an event, with proof.
 
 use clap::Args;
 
@@ -8,10 +8,7 @@ use super::{
     output::{Table, Tone},
     words,
 };
-use crate::proto::{
-    GetPropagationRequest, GetPropagationResponse, Propagation, PropagationState,
-    watch_service_client::WatchServiceClient,
-};
+use crate::proto::{GetPropagationRequest, GetPropagationResponse, Propagation, PropagationState};
 
 const AFTER_HELP: &str = "\
 Lists every durable subscription that should have received the event, including those deleted
@@ -36,15 +33,13 @@ pub struct PropagationArgs {
 }
 
 pub(super) async fn run(args: PropagationArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let mut client = WatchServiceClient::new(client::connect(&context.global).await?)
-        .max_decoding_message_size(client::MESSAGE_BYTES_MAX);
+    let mut client = client::watch_service(&context.global).await?;
     let request = GetPropagationRequest { index: args.index };
     let answer = client.get_propagation(request).await?.into_inner();
     print(&answer, context)?;
-    let has_heard =
-        |propagation: &Propagation| propagation.state() == PropagationState::Acknowledged;
-    let all_heard = answer.subscriptions.iter().all(has_heard);
-    Ok(if all_heard { Exit::Success } else { Exit::Failed })
+    let mut states = answer.subscriptions.iter().map(Propagation::state);
+    let all_acknowledged = states.all(|state| state == PropagationState::Acknowledged);
+    Ok(if all_acknowledged { Exit::Success } else { Exit::Failed })
 }
 
 fn print(answer: &GetPropagationResponse, context: &mut Context) -> Result<(), CliError> {
@@ -53,7 +48,7 @@ fn print(answer: &GetPropagationResponse, context: &mut Context) -> Result<(), C
         return out.message(answer);
     }
     if answer.subscriptions.is_empty() {
-        return out.line("no subscription should have heard it");
+        return out.line("no subscription should have received it");
     }
     let mut table = Table::new(&["STATE", "SUBSCRIPTION", "OWNER", "TOOK", "DEADLINE", "RECEIPT"]);
     for propagation in &answer.subscriptions {

@@ -23,26 +23,26 @@ use crate::{
         get_inclusion_proof_request::Entry as Which,
     },
     tlog::{
-        checkpoint::SignedCheckpoint,
+        checkpoint::{Checkpoint, SignedCheckpoint},
         merkle::{Hash, leaf_hash, verify_consistency, verify_inclusion},
         proof::TlogProof,
     },
 };
 
 const AFTER_HELP: &str = "\
-Writes a C2SP tlog-proof with the entry's exact bytes: whoever has it and the ledger's verifier key
-can verify it with `consent-ledger verify-proof`, with no server. With --key the proof is verified
-before it is written.
+Writes a C2SP tlog-proof with the entry's exact bytes. `consent-ledger verify-proof` verifies it
+with the ledger's verifier key and no server. With --key the proof is verified before it is
+written.
 
-Asks the server, or, with --data-dir, makes the proof from the files of a ledger and a checkpoint:
-that of --checkpoint, else the last one that the directory holds.
+The proof comes from the server, or, with --data-dir, is made from the files of a ledger and a
+checkpoint: the one of --checkpoint, or else the latest in the directory.
 
-The ledger holds no idempotency key in clear, so nothing ties an entry to --idempotency-key but the
-server's word: what is proven is that this entry is in the ledger, not that it is of that request. What
-the entry is, is told on standard error; look whether it is what was meant.
+The ledger stores only hashes of idempotency keys, so the proof does not show that an entry
+belongs to the request with --idempotency-key: only the server says so. Kind and time of the entry
+are printed on standard error for comparison.
 
-With --from, the server must prove that its ledger begins with the one that an old checkpoint is of.
-The new checkpoint is printed, to be kept in its place. This needs --key.
+With --from, the server must prove that its ledger begins with the entries under an old
+checkpoint. The new checkpoint is printed, to replace the old one. This needs --key.
 
 Exit codes: 0 proven, 1 not, 2 wrong usage.
 
@@ -55,21 +55,21 @@ Examples:
 /// Options of `prove`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
-#[command(group = clap::ArgGroup::new("what").required(true))]
+#[command(group = clap::ArgGroup::new("goal").required(true))]
 pub struct ProveArgs {
     /// Prove the entry at this index
-    #[arg(long, value_name = "INDEX", group = "what")]
+    #[arg(long, value_name = "INDEX", group = "goal")]
     index: Option<u64>,
-    /// Prove the entry that a request with this idempotency key wrote; the server says which one
-    #[arg(long, value_name = "KEY", group = "what")]
+    /// Prove the entry that the request with this idempotency key wrote, as the server says
+    #[arg(long, value_name = "KEY", group = "goal")]
     idempotency_key: Option<String>,
     /// Prove that the ledger extends the checkpoint in this file
-    #[arg(long, value_name = "FILE", group = "what", conflicts_with = "checkpoint")]
+    #[arg(long, value_name = "FILE", group = "goal", conflicts_with = "checkpoint")]
     from: Option<PathBuf>,
     /// Read this directory instead of asking a server
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// File with the checkpoint that the proof is for [default: the latest]
+    /// File with the checkpoint to prove the entry under [default: the latest]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// Write to this file instead of standard output
@@ -79,7 +79,7 @@ pub struct ProveArgs {
     trust: TrustArgs,
 }
 
-/// What `prove` tells with `--json`.
+/// The proof, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Proved {
@@ -95,32 +95,32 @@ struct Proved {
     text: String,
     /// The file that it was written to.
     output: Option<String>,
-    /// Whether it took the place of another file.
+    /// Whether it replaced another file.
     replaced: bool,
-    /// What the entry is; `null` with `--from`.
-    entry: Option<Named>,
+    /// Kind and time of the entry; `null` with `--from`.
+    entry: Option<EntryInfo>,
 }
 
-/// What an entry is, so that nobody takes it for another.
+/// Kind and time of an entry, for comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Named {
-    /// Which body it has, as people read it: `consent_act`.
+struct EntryInfo {
+    /// Field of its body in the protocol, for example `consent_act`.
     #[serde(skip)]
-    word: String,
-    /// The same as its field is named in JSON: `consentAct`.
+    field: String,
+    /// The same field in JSON, for example `consentAct`.
     kind: String,
     /// When the ledger recorded it.
     recorded_at: String,
 }
 
-impl Named {
-    /// Reads the bytes of an entry. What is none has no name, and its proof is worth nothing.
-    fn of(bytes: &[u8]) -> Option<Self> {
+impl EntryInfo {
+    /// Decodes an entry; none if the bytes are not an entry.
+    fn decode(bytes: &[u8]) -> Option<Self> {
         let entry = Entry::decode(bytes).ok()?;
         let body = json::field_in_oneof(&entry, "body")?;
-        let (word, kind) = (body.name().to_owned(), body.json_name().to_owned());
-        Some(Self { word, kind, recorded_at: rfc3339_ms(entry.recorded_at_ms) })
+        let (field, kind) = (body.name().to_owned(), body.json_name().to_owned());
+        Some(Self { field, kind, recorded_at: rfc3339_ms(entry.recorded_at_ms) })
     }
 }
 
@@ -130,7 +130,7 @@ pub(super) async fn run(
     context: &mut Context,
 ) -> Result<Exit, CliError> {
     let mut proved = match (&args.from, args.data_dir.as_deref().filter(|_| offline)) {
-        (Some(from), None) => grown(from, &args, context).await?,
+        (Some(from), None) => extension(from, &args, context).await?,
         (Some(_), Some(_)) => {
             return Err(CliError::usage("--from asks a server, --data-dir reads files").with_hint(
                 "`consent-ledger verify --checkpoint` compares files with an old checkpoint",
@@ -140,15 +140,16 @@ pub(super) async fn run(
         (None, None) => from_server(&args, context).await?,
     };
     if let Some(path) = &args.output {
+        proved.output = Some(path.display().to_string());
         proved.replaced = kept::write(path, &proved.text, Readers::Any)?;
     }
     if args.idempotency_key.is_some()
         && let (Some(index), Some(entry)) = (proved.index, &proved.entry)
     {
-        let Named { word, recorded_at, .. } = entry;
+        let EntryInfo { field, recorded_at, .. } = entry;
         eprintln!(
-            "entry {index}: {word}, recorded at {recorded_at}; that it is of this idempotency key is \
-             the server's word"
+            "entry {index}: {field}, recorded at {recorded_at}; only the server says that it has this \
+             idempotency key"
         );
     }
     print(&proved, context)?;
@@ -158,32 +159,30 @@ pub(super) async fn run(
 async fn from_server(args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
     let trust = args.trust.trust()?;
     let held = held(args, trust.as_ref())?;
-    let which = match (&args.index, &args.idempotency_key) {
-        (Some(index), _) => Some(Which::Index(*index)),
-        (None, key) => key.clone().map(Which::IdempotencyKey),
-    };
+    let key = args.idempotency_key.clone().map(Which::IdempotencyKey);
+    let entry = args.index.map(Which::Index).or(key);
     let tree_size = held.as_ref().map(|held| held.checkpoint.size);
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
-    let request = GetInclusionProofRequest { entry: which, tree_size };
+    let request = GetInclusionProofRequest { entry, tree_size };
     let answer = client.get_inclusion_proof(request).await?.into_inner();
     let proof = proof_in(answer, held, args.index, trust.as_ref())?;
-    Proved::entry(&proof, trust.as_ref(), args)
+    Proved::entry(&proof, trust.as_ref())
 }
 
-/// The checkpoint that the caller holds.
+/// The checkpoint of --checkpoint.
 fn held(args: &ProveArgs, trust: Option<&Trust>) -> Result<Option<SignedCheckpoint>, CliError> {
     let path = args.checkpoint.as_deref();
     path.map(|path| checkpoint::open(&read_text(path)?, trust)).transpose()
 }
 
-/// The proof in a server's answer. What the server says of the entry is not believed.
+/// The proof in a server's answer, for the requested index: the server's is not trusted.
 fn proof_in(
     answer: GetInclusionProofResponse,
     held: Option<SignedCheckpoint>,
-    wanted: Option<u64>,
+    requested_index: Option<u64>,
     trust: Option<&Trust>,
 ) -> Result<TlogProof, CliError> {
-    let index = wanted.unwrap_or(answer.index);
+    let index = requested_index.unwrap_or(answer.index);
     let checkpoint = match held {
         Some(held) => held,
         None => checkpoint::open(&answer.checkpoint, trust)?,
@@ -193,28 +192,23 @@ fn proof_in(
 
 fn hashes(hashes: Vec<Vec<u8>>) -> Result<Vec<Hash>, CliError> {
     let hash = |bytes: Vec<u8>| {
-        Hash::try_from(bytes).map_err(|_| CliError::failed("a hash of the answer has not 32 bytes"))
+        Hash::try_from(bytes)
+            .map_err(|_| CliError::failed("the answer has a hash that is not 32 bytes long"))
     };
     hashes.into_iter().map(hash).collect()
 }
 
 impl Proved {
-    /// A proof of an entry; verified, as far as that can be without a key.
-    fn entry(proof: &TlogProof, trust: Option<&Trust>, args: &ProveArgs) -> Result<Self, CliError> {
+    /// Verifies the proof of an entry; without keys, all but the signatures.
+    fn entry(proof: &TlogProof, trust: Option<&Trust>) -> Result<Self, CliError> {
         let entry = proof.extra.as_deref().unwrap_or_default();
         let checkpoint = &proof.checkpoint.checkpoint;
         match trust {
             Some(trust) => drop(proven(proof, entry, trust)?),
             None => {
-                let leaf = leaf_hash(entry);
-                verify_inclusion(
-                    &leaf,
-                    proof.index,
-                    checkpoint.size,
-                    &proof.path,
-                    &checkpoint.root,
-                )
-                .map_err(|error| CliError::failed(error.to_string()))?;
+                let (leaf, Checkpoint { size, root, .. }) = (leaf_hash(entry), checkpoint);
+                verify_inclusion(&leaf, proof.index, *size, &proof.path, root)
+                    .map_err(CliError::failed)?;
             }
         }
         Ok(Self {
@@ -223,9 +217,9 @@ impl Proved {
             tree_size: checkpoint.size,
             verified: trust.is_some(),
             text: proof.to_string(),
-            output: args.output.as_ref().map(|path| path.display().to_string()),
+            output: None,
             replaced: false,
-            entry: Named::of(entry),
+            entry: EntryInfo::decode(entry),
         })
     }
 }
@@ -246,31 +240,31 @@ fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
         bar.set_position(step.bytes);
     });
     bar.finish_and_clear();
-    Proved::entry(&proof?, trust.as_ref(), args)
+    Proved::entry(&proof?, trust.as_ref())
 }
 
-/// Has the server prove that its ledger begins with the one of an old checkpoint.
-async fn grown(from: &Path, args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
+/// Fetches the proof that the ledger extends an old checkpoint.
+async fn extension(from: &Path, args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
     let trust = args.trust.required()?;
     let old = checkpoint::open(&read_text(from)?, Some(&trust))?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let request = GetConsistencyProofRequest { first_size: old.checkpoint.size, second_size: None };
     let answer = client.get_consistency_proof(request).await?.into_inner();
-    let new = continues(&old, answer, &trust)?;
+    let new = extended(&old, answer, &trust)?;
     Ok(Proved {
         index: None,
         first_size: Some(old.checkpoint.size),
         tree_size: new.checkpoint.size,
         verified: true,
         text: new.to_string(),
-        output: args.output.as_ref().map(|path| path.display().to_string()),
+        output: None,
         replaced: false,
         entry: None,
     })
 }
 
-/// The new checkpoint of an answer, if the answer proves that it continues an old one.
-fn continues(
+/// The new checkpoint of an answer, if the answer proves that it extends an old one.
+fn extended(
     old: &SignedCheckpoint,
     answer: GetConsistencyProofResponse,
     trust: &Trust,
@@ -285,7 +279,7 @@ fn continues(
     .map_err(|error| {
         let (first, second) = (first.size, second.size);
         CliError::failed(format!(
-            "the ledger of {second} entries does not begin with the one of {first} that was signed \
+            "the ledger of {second} entries does not begin with the {first} entries that were signed \
              before: {error}"
         ))
     })?;
@@ -298,7 +292,7 @@ fn print(proved: &Proved, context: &mut Context) -> Result<(), CliError> {
         return out.object(proved);
     }
     if !proved.verified {
-        checkpoint::say_unverified(proved.output.as_deref(), proved.replaced);
+        checkpoint::warn_unverified(proved.output.as_deref(), proved.replaced);
     }
     match (&proved.output, proved.index, proved.first_size) {
         (None, ..) => out.line(proved.text.trim_end_matches('\n')),
@@ -306,7 +300,7 @@ fn print(proved: &Proved, context: &mut Context) -> Result<(), CliError> {
             out.line(format!("proof of entry {index} among {} written to {path}", proved.tree_size))
         }
         (Some(path), None, first) => out.line(format!(
-            "the first {} of {} entries are those of before; the new checkpoint is in {path}",
+            "the first {} of {} entries are unchanged; the new checkpoint is in {path}",
             first.unwrap_or_default(),
             proved.tree_size
         )),
@@ -317,9 +311,8 @@ fn print(proved: &Proved, context: &mut Context) -> Result<(), CliError> {
 mod tests {
     use super::*;
     use crate::{
-        cli::trust::tests::signer,
+        cli::testing::signer,
         tlog::{
-            checkpoint::Checkpoint,
             key::Algorithm,
             merkle::{node_hash, prove_consistency},
         },
@@ -365,18 +358,18 @@ mod tests {
     #[test]
     fn a_ledger_that_grew_continues_and_no_other() {
         let old = signed(5, root(5), 1);
-        let new = continues(&old, answer(5, 9), &trust()).unwrap();
+        let new = extended(&old, answer(5, 9), &trust()).unwrap();
         assert_eq!(new.checkpoint.size, 9);
         let changed = signed(5, [1; 32], 1);
-        assert!(continues(&changed, answer(5, 9), &trust()).is_err());
-        assert!(continues(&old, answer(4, 9), &trust()).is_err());
-        assert!(continues(&signed(9, root(9), 1), answer(4, 5), &trust()).is_err());
+        assert!(extended(&changed, answer(5, 9), &trust()).is_err());
+        assert!(extended(&old, answer(4, 9), &trust()).is_err());
+        assert!(extended(&signed(9, root(9), 1), answer(4, 5), &trust()).is_err());
         let mut other_key = answer(5, 9);
         other_key.checkpoint = signed(9, root(9), 2).to_string();
-        assert!(continues(&old, other_key, &trust()).is_err());
+        assert!(extended(&old, other_key, &trust()).is_err());
         let mut short = answer(5, 9);
         short.hashes[0].pop();
-        assert!(continues(&old, short, &trust()).is_err());
+        assert!(extended(&old, short, &trust()).is_err());
     }
 
     #[test]
@@ -391,21 +384,12 @@ mod tests {
         let note = signed(2, root(2), 1).to_string();
         let entry = 1_u64.to_be_bytes();
         let proof = proof_in(answer(&entry, note.clone()), None, Some(1), Some(&trust())).unwrap();
-        assert_eq!(proof.index, 1, "what was asked for, not what was answered");
-        let args = |index| ProveArgs {
-            index: Some(index),
-            idempotency_key: None,
-            from: None,
-            data_dir: None,
-            checkpoint: None,
-            output: None,
-            trust: TrustArgs::default(),
-        };
-        let proved = Proved::entry(&proof, None, &args(1)).unwrap();
+        assert_eq!(proof.index, 1, "the requested index, not the answered one");
+        let proved = Proved::entry(&proof, None).unwrap();
         assert!(!proved.verified);
         assert_eq!(TlogProof::parse(&proved.text).unwrap(), proof);
         let other = proof_in(answer(b"x", note), None, Some(1), Some(&trust())).unwrap();
-        assert!(Proved::entry(&other, None, &args(1)).is_err());
+        assert!(Proved::entry(&other, None).is_err());
         let foreign = signed(2, root(2), 2).to_string();
         assert!(proof_in(answer(&entry, foreign), None, Some(1), Some(&trust())).is_err());
         assert!(proof_in(answer(&entry, String::new()), None, Some(1), None).is_err());

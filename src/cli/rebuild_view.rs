@@ -1,15 +1,20 @@
 //! `rebuild-view`: deletes the view and builds it again from the ledger.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
+use serde_json::json;
 
 use super::{Context, Exit, error::CliError, offline, progress, serve};
-use crate::node::Progress;
+use crate::{
+    config::parse_kek,
+    node::{self, NodeConfig, Progress},
+    storage::disk::{Disk, RealDisk},
+};
 
 const AFTER_HELP: &str = "\
-The server must not run: it has the directory open. It rebuilds a view that is missing, damaged or
-foreign on its own when it starts; this command is for doing it at a time of your choice.
+The server must be stopped: it locks the directory. A server rebuilds a missing, damaged or
+foreign view when it starts; with this command you choose the time.
 
 Example:
   consent-ledger rebuild-view --data-dir ./data";
@@ -27,29 +32,34 @@ pub struct RebuildViewArgs {
 }
 
 pub(super) fn run(args: &RebuildViewArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let mut config = serve::node_config()?;
-    config.data_dir.clone_from(&args.data_dir);
-    config.kek_file.clone_from(&args.kek_file);
+    offline::require_ledger(&args.data_dir)?;
+    let kek = serve::kek_in_environment().map(|text| parse_kek(&text)).transpose();
+    let config = NodeConfig {
+        data_dir: args.data_dir.clone(),
+        kek_file: args.kek_file.clone(),
+        kek: kek.map_err(CliError::usage)?,
+        ..NodeConfig::default()
+    };
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let bar = progress::bar(Some(0), "rebuilding");
-    let rebuilt = offline::rebuild_view_in_dir(&config, &mut |step| {
-        let (what, done, total) = match step {
+    let rebuilt = node::rebuild_view(&config, &disk, &mut |step| {
+        let (message, done, total) = match step {
             Progress::Vault(done, total) => ("indexing the vault", done, total),
             Progress::View(done, total) => ("rebuilding the view", done, total),
             Progress::Tree(done, total) => ("hashing the tree", done, total),
         };
-        bar.set_message(what);
+        bar.set_message(message);
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let rebuilt = rebuilt?;
-    if context.out.json {
-        context.out.object(&rebuilt)?;
-    } else {
-        context.out.line(format!(
-            "rebuilt from {} entries: {} data subjects",
-            rebuilt.entries, rebuilt.subjects
-        ))?;
+    let (entries, subjects) = rebuilt.map_err(CliError::failed)?;
+    match context.out.json {
+        true => context.out.object(&json!({"entries": entries, "subjects": subjects}))?,
+        false => {
+            let line = format!("rebuilt from {entries} entries: {subjects} data subjects");
+            context.out.line(line)?;
+        }
     }
     Ok(Exit::Success)
 }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
     Context, Exit, client,
     error::CliError,
     kept::{self, Readers},
+    words,
 };
 use crate::proto::{
     GetReceiptRequest, GetReceiptResponse, ReceiptFormat, audit_service_client::AuditServiceClient,
@@ -15,11 +16,11 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-A receipt says what was done and proves that it stands in the ledger; `verify-receipt` verifies it
-with no server. It is personal data: whoever has it can read it, so --output makes a file for its owner
-alone. Waits until a checkpoint covers the
-act. Fields of the standard that the server was not told (see `serve --controller-name`) are left out
-and named on standard error.
+A receipt describes a recorded act and proves that it is in the ledger; `verify-receipt` verifies
+it with no server. It contains personal data in clear, so only the owner of the file of --output
+can read it. The command waits until a checkpoint covers the act. Fields of the standard for which
+the server has no setting (see `serve --controller-name`) are left out and named on standard
+error.
 
 Examples:
   consent-ledger receipt --index 35 --subject user:42 --output receipt.jws
@@ -29,16 +30,17 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ReceiptArgs {
-    /// Which act.
+    /// The act.
     #[command(flatten)]
     act: ActArgs,
     /// Data subject; if given, the act must be theirs
     #[arg(long, value_name = "NAMESPACE:ID", default_value = "", hide_default_value = true)]
     subject: String,
-    /// Format of the content
-    #[arg(long, value_enum, default_value = "consent-receipt")]
-    format: FormatName,
-    /// Print the content, readable, instead of the signed receipt
+    /// Format of the content: JSON with the fields of Kantara Consent Receipt v1.1 and ISO/IEC TS
+    /// 27560, or JSON-LD with the W3C Data Privacy Vocabulary
+    #[arg(long, default_value = "consent-receipt", value_parser = words::parser::<ReceiptFormat>())]
+    format: ReceiptFormat,
+    /// Print the content, indented, instead of the signed receipt
     #[arg(long)]
     payload: bool,
     /// Write to this file instead of standard output
@@ -46,7 +48,7 @@ pub struct ReceiptArgs {
     output: Option<PathBuf>,
 }
 
-/// Which act a receipt is of.
+/// The act of a receipt.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct ActArgs {
@@ -58,26 +60,11 @@ struct ActArgs {
     idempotency_key: Option<String>,
 }
 
-/// How the content of a receipt is written.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum FormatName {
-    /// JSON with the fields of Kantara Consent Receipt v1.1 and ISO/IEC TS 27560
-    ConsentReceipt,
-    /// JSON-LD with the W3C Data Privacy Vocabulary
-    Dpv,
-}
-
 pub(super) async fn run(args: ReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
-    let act = match (args.act.index, args.act.idempotency_key) {
-        (Some(index), _) => Some(Act::Index(index)),
-        (None, key) => key.map(Act::IdempotencyKey),
-    };
-    let format = match args.format {
-        FormatName::ConsentReceipt => ReceiptFormat::ConsentReceipt,
-        FormatName::Dpv => ReceiptFormat::Dpv,
-    };
-    let request = GetReceiptRequest { act, subject: args.subject, format: format.into() };
+    let key = args.act.idempotency_key.map(Act::IdempotencyKey);
+    let act = args.act.index.map(Act::Index).or(key);
+    let request = GetReceiptRequest { act, subject: args.subject, format: args.format.into() };
     let answer = client.get_receipt(request).await?.into_inner();
     if !answer.missing_fields.is_empty() && !context.out.json {
         eprintln!("warning: not known, and left out: {}", answer.missing_fields.join(", "));
@@ -107,7 +94,7 @@ fn print(
     }
 }
 
-/// JSON with lines and indents, its members in their own order.
+/// JSON with line breaks and indents. `serde_json::Value` would sort the members.
 fn pretty(json: &str) -> String {
     let mut text = String::with_capacity(2 * json.len());
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);

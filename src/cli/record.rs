@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{
-    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use jiff::Timestamp;
 
 use super::{
@@ -43,12 +40,12 @@ pub struct RecordArgs {
     #[command(flatten)]
     changes: Changes,
     /// Who acts
-    #[arg(long, default_value = "subject", value_parser = actor())]
+    #[arg(long, default_value = "subject", value_parser = words::parser::<Actor>())]
     actor: Actor,
     /// Where it happened, for example onboarding or preference-centre
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     touchpoint: String,
-    /// Notice that was shown
+    /// Id of the notice that was shown
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     notice_id: String,
     /// Version of the notice
@@ -84,14 +81,14 @@ pub struct RecordArgs {
     /// Key of your choice for this act: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
-    // They set a heading for all that follows.
+    // Last, because their headings apply to all options that follow.
     #[command(flatten)]
     authority: AuthorityArgs,
     #[command(flatten)]
     contact: ContactArgs,
 }
 
-/// By what right a guardian, or staff, acts.
+/// Authority of a guardian or agent.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Guardians and agents")]
 struct AuthorityArgs {
@@ -132,9 +129,9 @@ impl AuthorityArgs {
     }
 }
 
-/// How the data subject wants to be contacted.
+/// Contact preferences of the data subject.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Preferences of contact")]
+#[command(next_help_heading = "Contact preferences")]
 struct ContactArgs {
     /// IANA time zone that is plausible for the data subject; may be given many times
     #[arg(long, value_name = "ZONE", value_delimiter = ',')]
@@ -173,11 +170,6 @@ fn quiet_hours(text: &str) -> Result<QuietHours, String> {
     let (start_minute, end_minute) =
         span.ok_or("must be HH:MM-HH:MM, for example 21:00-08:00".to_owned())?;
     Ok(QuietHours { start_minute, end_minute, time_zone: String::new() })
-}
-
-fn actor() -> impl TypedValueParser<Value = Actor> {
-    PossibleValuesParser::new(["subject", "guardian", "agent", "operator", "system", "import"])
-        .try_map(|word| words::parse::<Actor>(&word))
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {
@@ -222,12 +214,13 @@ impl FromArgMatches for Changes {
         let mut found = Vec::new();
         for (name, action, _) in CHANGE_FLAGS {
             let scopes = matches.get_many::<Scope>(name).into_iter().flatten();
-            let places = matches.indices_of(name).into_iter().flatten();
-            // Values of the environment or the file have no place: they come last.
-            let places = places.chain(std::iter::repeat(usize::MAX));
-            found.extend(places.zip(scopes).map(|(place, scope)| (place, (action, scope.clone()))));
+            let positions = matches.indices_of(name).into_iter().flatten();
+            // Values of the environment or the file have no position: they come last.
+            let positions = positions.chain(std::iter::repeat(usize::MAX));
+            let changes = positions.zip(scopes);
+            found.extend(changes.map(|(position, scope)| (position, (action, scope.clone()))));
         }
-        found.sort_by_key(|(place, _)| *place);
+        found.sort_by_key(|(position, _)| *position);
         Ok(Self(found.into_iter().map(|(_, change)| change).collect()))
     }
 
@@ -300,7 +293,7 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
     }
 }
 
-/// What became of changes.
+/// Outcomes of changes.
 pub(super) fn results_table(results: &[ChangeResult]) -> Table {
     let mut table = Table::new(&["OUTCOME", "ACTION", "SCOPE", "CAUSE", "EXPIRES"]);
     for result in results {
@@ -318,7 +311,7 @@ pub(super) fn results_table(results: &[ChangeResult]) -> Table {
     table
 }
 
-/// How an outcome reads: a grant that was stopped must not look like one that counts.
+/// Colour of an outcome: a blocked grant must not look like an applied one.
 pub(super) fn tone(outcome: Outcome) -> Tone {
     match outcome {
         Outcome::Applied => Tone::Good,

@@ -1,4 +1,4 @@
-//! `consent-ledger serve`: runs the server until it is told to stop.
+//! `serve`: runs the server until a signal stops it.
 
 use std::path::PathBuf;
 
@@ -7,15 +7,14 @@ use zeroize::Zeroizing;
 use crate::{
     cli::error::CliError,
     config::{ConfigError, ServeConfig, TlsFiles, parse_kek, parse_witness, witness_policy},
-    node::NodeConfig,
     receipt::{Controller, said_list},
     server::{self, ServeError},
     setting::heading::{CHECKPOINTS, CONTROLLER, TLS},
     tlog::policy::{Policy, Witness},
 };
 
-/// Environment variable of the key-encryption key. There is no flag for it: flags can be read by
-/// every user of the machine.
+/// Environment variable of the key-encryption key. There is no flag for it: every user of the
+/// machine can read flags.
 pub const KEK_VARIABLE: &str = "CONSENT_LEDGER_KEK";
 
 const AFTER_HELP: &str = "\
@@ -36,7 +35,7 @@ Example:
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ServeArgs {
-    /// Settings that the server takes as they are.
+    /// Settings that need no conversion.
     #[command(flatten)]
     config: ServeConfig,
     /// Certificate and key.
@@ -45,7 +44,7 @@ pub struct ServeArgs {
     /// Witnesses.
     #[command(flatten)]
     witnesses: WitnessesArgs,
-    /// Who answers for the processing, as receipts name them.
+    /// The controller, as receipts name it.
     #[command(flatten)]
     controller: ControllerArgs,
 }
@@ -53,8 +52,8 @@ pub struct ServeArgs {
 /// Settings of TLS.
 #[derive(Debug, Clone, clap::Args)]
 struct TlsArgs {
-    /// PEM file of the server's certificate chain; clients then use an https:// address, and --tls-ca
-    /// for a private certificate authority
+    /// PEM file of the server's certificate chain; clients then use an https:// address, and
+    /// --tls-ca for a private certificate authority
     #[arg(long, value_name = "FILE", help_heading = TLS)]
     tls_cert: Option<PathBuf>,
     /// PEM file of the server's private key
@@ -72,19 +71,20 @@ impl TlsArgs {
     }
 }
 
-/// Settings that say which witnesses there are.
+/// Settings of witnesses.
 #[derive(Debug, Clone, clap::Args)]
 struct WitnessesArgs {
-    /// Witness that cosigns checkpoints, as 'VERIFIER-KEY URL' (a space between them): the key of its
-    /// cosignatures and its submission prefix; may be repeated
+    /// Witness that cosigns checkpoints, as 'VERIFIER-KEY URL' (a space between them): the key of
+    /// its cosignatures and its submission prefix; may be repeated
     #[arg(long, value_name = "WITNESS", value_parser = parse_witness, value_delimiter = ',')]
     #[arg(help_heading = CHECKPOINTS)]
     witness: Vec<Witness>,
-    /// Number of witnesses that must have cosigned a checkpoint before it is released [default: all]
+    /// Number of witnesses that must have cosigned a checkpoint before it is released [default:
+    /// all]
     #[arg(long, value_name = "COUNT", help_heading = CHECKPOINTS)]
     witness_quorum: Option<usize>,
-    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum; replaces
-    /// --witness and --witness-quorum
+    /// File with a policy (C2SP tlog-policy) that names witnesses, with URLs, and a quorum;
+    /// replaces --witness and --witness-quorum
     #[arg(long, value_name = "FILE", help_heading = CHECKPOINTS)]
     witness_policy: Option<PathBuf>,
 }
@@ -96,7 +96,7 @@ impl WitnessesArgs {
     }
 }
 
-/// Settings that say who answers for the processing.
+/// Settings of the controller.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = CONTROLLER)]
 struct ControllerArgs {
@@ -151,11 +151,10 @@ impl From<ControllerArgs> for Controller {
 }
 
 impl ServeArgs {
-    /// The configuration that the arguments describe, with the key-encryption key as the
-    /// environment gives it.
+    /// The configuration from the arguments and the key-encryption key of the environment.
     ///
     /// # Errors
-    /// The first thing that is refused.
+    /// The first invalid setting.
     pub fn into_config(self, kek: Option<Zeroizing<String>>) -> Result<ServeConfig, ConfigError> {
         let mut config = self.config;
         config.tls = self.tls.files()?;
@@ -170,32 +169,25 @@ impl ServeArgs {
 fn read_policy(path: &std::path::Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| ConfigError::Witness {
         flag: "--witness-policy",
-        what: format!("{}: {error}", path.display()),
+        problem: format!("{}: {error}", path.display()),
     })
 }
 
-/// What a node is set up with where only its directory matters, with the key-encryption key as the
-/// environment gives it.
-pub(super) fn node_config() -> Result<NodeConfig, CliError> {
-    let kek = std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new);
-    let wrong = |error: ConfigError| CliError::usage(error.to_string());
-    let kek = kek.map(|text| parse_kek(&text)).transpose().map_err(wrong)?;
-    Ok(NodeConfig { kek, ..NodeConfig::default() })
+/// The key-encryption key in the environment.
+pub(super) fn kek_in_environment() -> Option<Zeroizing<String>> {
+    std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new)
 }
 
-/// Runs the server until it is told to stop.
+/// Runs the server until a signal stops it.
 pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
-    let kek = std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new);
-    let config = args.into_config(kek).map_err(|error| CliError::usage(error.to_string()))?;
-    server::serve(config).await.map_err(|error| {
-        match &error {
-        ServeError::Config(_) | ServeError::Telemetry(_) => CliError::usage(error.to_string()),
-        ServeError::Open(open) if open.is_damage() => CliError::failed(error.to_string()).with_hint(
-            "`consent-ledger verify` tells more about the ledger; nothing was repaired: restore a \
-             backup that is at least as new as what was acknowledged",
+    let config = args.into_config(kek_in_environment()).map_err(CliError::usage)?;
+    server::serve(config).await.map_err(|error| match &error {
+        ServeError::Config(_) | ServeError::Telemetry(_) => CliError::usage(error),
+        ServeError::Open(open) if open.is_damage() => CliError::failed(error).with_hint(
+            "`consent-ledger verify` shows the damage; nothing was repaired: restore a backup that \
+             has every acknowledged entry",
         ),
-        _ => CliError::failed(error.to_string()),
-    }
+        _ => CliError::failed(error),
     })
 }
 
@@ -225,13 +217,13 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_configuration() {
-        let own = config(&[]).unwrap();
-        assert_eq!(format!("{own:?}"), format!("{:?}", ServeConfig::default()));
+        let config = config(&[]).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", ServeConfig::default()));
     }
 
     #[test]
     fn flags_reach_the_configuration() {
-        let own = config(&[
+        let config = config(&[
             "--data-dir=/tmp/d",
             "--listen=[::1]:0",
             "--origin=consent.example.org/eu",
@@ -256,24 +248,24 @@ mod tests {
             "--third-party=none",
         ])
         .unwrap();
-        assert_eq!(own.node.data_dir, PathBuf::from("/tmp/d"));
-        assert!(own.listen.is_ipv6() && own.listen.port() == 0);
-        assert_eq!(own.node.origin, "consent.example.org/eu");
-        assert_eq!(own.metrics_listen.unwrap().port(), 9_464);
-        assert_eq!(own.tls, Some(TlsFiles { cert: "c".into(), key: "k".into() }));
-        assert_eq!(own.cors_origins.len(), 3);
-        assert_eq!(own.message_bytes_max, 1 << 20);
-        assert_eq!((own.limits.requests_max, own.limits.streams_max), (7, 8));
-        assert_eq!(own.limits.request_timeout, Duration::from_millis(1_500));
-        assert_eq!(own.limits.import_rows_per_second_max, 9);
-        assert_eq!(own.drain_timeout, Duration::from_secs(60));
-        assert_eq!(own.node.segment_bytes_max, 128 << 10);
-        assert_eq!(own.node.scrub_bytes_per_second, 0);
-        assert_eq!(own.telemetry.log_format, LogFormat::Json);
-        assert_eq!(own.node.controller.name.as_deref(), Some("Example AG"));
-        assert_eq!(own.node.controller.jurisdictions, ["DE", "US-CA"]);
-        assert_eq!(own.node.controller.sensitive_categories.unwrap(), ["user.health"]);
-        assert_eq!(own.node.controller.third_parties, Some(Vec::new()));
+        assert_eq!(config.node.data_dir, PathBuf::from("/tmp/d"));
+        assert!(config.listen.is_ipv6() && config.listen.port() == 0);
+        assert_eq!(config.node.origin, "consent.example.org/eu");
+        assert_eq!(config.metrics_listen.unwrap().port(), 9_464);
+        assert_eq!(config.tls, Some(TlsFiles { cert: "c".into(), key: "k".into() }));
+        assert_eq!(config.cors_origins.len(), 3);
+        assert_eq!(config.message_bytes_max, 1 << 20);
+        assert_eq!((config.limits.requests_max, config.limits.streams_max), (7, 8));
+        assert_eq!(config.limits.request_timeout, Duration::from_millis(1_500));
+        assert_eq!(config.limits.import_rows_per_second_max, 9);
+        assert_eq!(config.drain_timeout, Duration::from_secs(60));
+        assert_eq!(config.node.segment_bytes_max, 128 << 10);
+        assert_eq!(config.node.scrub_bytes_per_second, 0);
+        assert_eq!(config.telemetry.log_format, LogFormat::Json);
+        assert_eq!(config.node.controller.name.as_deref(), Some("Example AG"));
+        assert_eq!(config.node.controller.jurisdictions, ["DE", "US-CA"]);
+        assert_eq!(config.node.controller.sensitive_categories.unwrap(), ["user.health"]);
+        assert_eq!(config.node.controller.third_parties, Some(Vec::new()));
     }
 
     #[test]
@@ -286,10 +278,10 @@ mod tests {
                 .clone()
         };
         let flag = |n: u8| format!("--witness={} http://127.0.0.1:{n}", key(n));
-        let own = config(&[&flag(1), &flag(2), "--witness-quorum=1", "--witness-fail=closed"]);
-        let own = own.unwrap().node;
-        assert_eq!(own.witness_policy.witnesses()[1].url.as_deref(), Some("http://127.0.0.1:2"));
-        assert_eq!(own.witness_fail, WitnessFail::Closed);
+        let node = config(&[&flag(1), &flag(2), "--witness-quorum=1", "--witness-fail=closed"]);
+        let node = node.unwrap().node;
+        assert_eq!(node.witness_policy.witnesses()[1].url.as_deref(), Some("http://127.0.0.1:2"));
+        assert_eq!(node.witness_fail, WitnessFail::Closed);
         let refused = config(&[&flag(1), "--witness-policy=absent"]).unwrap_err().to_string();
         assert!(refused.starts_with("--witness-policy: absent: "), "{refused}");
         let refused = config(&["--witness-quorum=1"]).unwrap_err().to_string();

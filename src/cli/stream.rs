@@ -1,4 +1,4 @@
-//! Messages of a stream, on the screen: for `watch` and `subscription consume` alike.
+//! Prints the messages of `watch` and `subscription consume`.
 
 use prost::Name;
 
@@ -7,97 +7,79 @@ use super::{
     output::Output,
     words::{rfc3339, scope_text, word},
 };
-use crate::proto::{
-    Action, Actor, CatalogEffect, CatalogEvent, ConsentEvent, ConsumeResponse, Effect,
-    LinkConfidence, LinkEvent, Outcome, OverdueEvent, Progress, Reason, SnapshotEnd,
-    SnapshotSubject, WatchResponse, consume_response, watch_response,
+use crate::{
+    proto::{
+        Action, Actor, CatalogEffect, CatalogEvent, ConsentEvent, ConsumeResponse, Effect,
+        LinkConfidence, LinkEvent, Outcome, OverdueEvent, Progress, Reason, SnapshotEnd,
+        SnapshotSubject, WatchResponse, consume_response, watch_response,
+    },
+    server::StopSignals,
 };
 
-/// Nothing would end the stream in good order.
-#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
-pub fn no_signals(error: std::io::Error) -> CliError {
-    CliError::failed(format!("the signals that end it can not be heard: {error}"))
-}
-
-/// Prints what a watcher hears, and flushes: a stream is read as it comes.
+/// Waits for SIGTERM and SIGINT, which end a stream.
 ///
 /// # Errors
-/// Standard output takes no more.
-pub fn print_watched(response: &WatchResponse, out: &mut Output) -> Result<(), CliError> {
-    use watch_response::Message;
-    let content = response.message.as_ref().map(|message| match message {
-        Message::Consent(event) => Content::Consent(event),
-        Message::Link(event) => Content::Link(event),
-        Message::Catalog(event) => Content::Catalog(event),
-        Message::Overdue(event) => Content::Overdue(event),
-        Message::Snapshot(subject) => Content::Snapshot(subject),
-        Message::SnapshotEnd(end) => Content::SnapshotEnd(end),
-        Message::Progress(progress) => Content::Progress(progress),
-    });
-    print(response, content, out)
+/// The signal handlers could not be installed.
+pub fn stop_signals() -> Result<StopSignals, CliError> {
+    StopSignals::new().map_err(|error| CliError::io("listening for signals", error))
 }
 
-/// As [`print_watched`], for what a consumer hears.
+/// Prints a message of `Watch`, and flushes: a reader may wait for it.
+///
+/// # Errors
+/// The write to standard output failed.
+pub fn print_watched(response: &WatchResponse, out: &mut Output) -> Result<(), CliError> {
+    use watch_response::Message;
+    let lines = response.message.as_ref().map(|message| match message {
+        Message::Consent(event) => consent(event),
+        Message::Link(event) => vec![link(event)],
+        Message::Catalog(event) => vec![catalog(event)],
+        Message::Overdue(event) => vec![overdue(event)],
+        Message::Snapshot(subject) => snapshot(subject),
+        Message::SnapshotEnd(end) => vec![snapshot_end(end)],
+        Message::Progress(position) => vec![progress(position)],
+    });
+    print(response, lines, out)
+}
+
+/// Prints a message of `Consume`, as [`print_watched`] does.
 ///
 /// # Errors
 /// As [`print_watched`].
 pub fn print_consumed(response: &ConsumeResponse, out: &mut Output) -> Result<(), CliError> {
     use consume_response::Message;
-    let content = response.message.as_ref().and_then(|message| match message {
-        Message::Started(_) => None,
-        Message::Consent(event) => Some(Content::Consent(event)),
-        Message::Link(event) => Some(Content::Link(event)),
-        Message::Catalog(event) => Some(Content::Catalog(event)),
-        Message::Overdue(event) => Some(Content::Overdue(event)),
-        Message::Snapshot(subject) => Some(Content::Snapshot(subject)),
-        Message::SnapshotEnd(end) => Some(Content::SnapshotEnd(end)),
-        Message::Progress(progress) => Some(Content::Progress(progress)),
+    let lines = response.message.as_ref().map(|message| match message {
+        Message::Started(_) => Vec::new(),
+        Message::Consent(event) => consent(event),
+        Message::Link(event) => vec![link(event)],
+        Message::Catalog(event) => vec![catalog(event)],
+        Message::Overdue(event) => vec![overdue(event)],
+        Message::Snapshot(subject) => snapshot(subject),
+        Message::SnapshotEnd(end) => vec![snapshot_end(end)],
+        Message::Progress(position) => vec![progress(position)],
     });
-    print(response, content, out)
-}
-
-/// What both streams send.
-#[derive(Clone, Copy)]
-enum Content<'a> {
-    Consent(&'a ConsentEvent),
-    Link(&'a LinkEvent),
-    Catalog(&'a CatalogEvent),
-    Overdue(&'a OverdueEvent),
-    Snapshot(&'a SnapshotSubject),
-    SnapshotEnd(&'a SnapshotEnd),
-    Progress(&'a Progress),
+    print(response, lines, out)
 }
 
 fn print(
     response: &impl Name,
-    content: Option<Content<'_>>,
+    lines: Option<Vec<String>>,
     out: &mut Output,
 ) -> Result<(), CliError> {
     if out.json {
         out.message(response)?;
-        return out.flush();
-    }
-    for line in content.iter().flat_map(lines) {
-        out.line(line)?;
+    } else {
+        lines.into_iter().flatten().try_for_each(|line| out.line(line))?;
     }
     out.flush()
 }
 
-fn lines(content: &Content<'_>) -> Vec<String> {
-    match content {
-        Content::Consent(event) => consent(event),
-        Content::Link(event) => vec![link(event)],
-        Content::Catalog(event) => vec![catalog(event)],
-        Content::Overdue(event) => vec![overdue(event)],
-        Content::Snapshot(subject) => snapshot(subject),
-        Content::SnapshotEnd(SnapshotEnd { revision, subjects }) => {
-            vec![format!("#{revision}  snapshot of {subjects} data subjects is complete")]
-        }
-        Content::Progress(progress) => {
-            let as_of = or_dash(progress.as_of.as_ref());
-            vec![format!("#{}  {as_of}  nothing more so far", progress.next_index)]
-        }
-    }
+fn snapshot_end(end: &SnapshotEnd) -> String {
+    format!("#{}  snapshot of {} data subjects is complete", end.revision, end.subjects)
+}
+
+fn progress(progress: &Progress) -> String {
+    format!("#{}  {}  nothing more so far", progress.next_index, or_dash(progress.as_of.as_ref()))
 }
 
 fn or_dash(time: Option<&prost_types::Timestamp>) -> String {
@@ -114,7 +96,7 @@ fn consent(event: &ConsentEvent) -> Vec<String> {
     });
     let preferences = event
         .preferences_changed
-        .then(|| format!("{head}  wants to be contacted in another way: check again  by {actor}"));
+        .then(|| format!("{head}  changed contact preferences: check again  by {actor}"));
     changes.chain(preferences).collect()
 }
 
@@ -141,7 +123,7 @@ fn catalog(event: &CatalogEvent) -> String {
     let effects: Vec<_> =
         event.effects.iter().map(|effect| word::<CatalogEffect>(*effect)).collect();
     format!(
-        "#{}  {}  {changed}  {}: check everybody again",
+        "#{}  {}  {changed}  {}: check all data subjects again",
         event.index,
         or_dash(event.recorded_at.as_ref()),
         effects.join(", "),

@@ -2,56 +2,53 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use tonic::transport::Channel;
-
 use super::{
     Context, Exit, client, consume,
     error::CliError,
-    filter::{self, FilterArgs},
+    filter::FilterArgs,
     output::{Table, Tone},
     words,
 };
 use crate::proto::{
     CreateSubscriptionRequest, DeleteSubscriptionRequest, ListSubscriptionsRequest, ShardStatus,
-    Snapshot, Subscription, SubscriptionStatus, Webhook, watch_service_client::WatchServiceClient,
+    Snapshot, Subscription, SubscriptionStatus, Webhook,
 };
+use clap::{Args, Subcommand};
 
-/// What stands below the help of `subscription`.
+/// Text below the help of `subscription`.
 pub(super) const AFTER_HELP: &str = "\
-A durable subscription is a place in the ledger that the server keeps for a service. What the service
-acknowledges is on record: `propagation` says who has heard an event, and who has not.
+For a durable subscription the server stores how far a service has read the ledger.
+Acknowledgements are recorded: `propagation` shows which subscriptions have acknowledged an event.
 
 Examples:
   consent-ledger subscription create crm --owner crm-team --deadline 10m
   consent-ledger subscription list";
 
-/// Subscriptions on one page.
-const PAGE_SIZE: i32 = 1_000;
-
 /// The subcommands of `subscription`.
 #[derive(Debug, Subcommand)]
 pub enum SubscriptionCommand {
-    /// Have the server keep a place in the ledger for a service, and what it acknowledges
+    /// Create a durable subscription for a service
     Create(CreateArgs),
-    /// List subscriptions, and how far each is behind
+    /// List subscriptions, and the lag of each
     List(ListArgs),
-    /// Hear a subscription, and acknowledge what was printed
+    /// Print the events of a subscription, and acknowledge them
     Consume(Box<consume::ConsumeArgs>),
-    /// End a subscription; what it has acknowledged stays on record
+    /// Delete a subscription; its acknowledgements stay on record
     Delete(DeleteArgs),
 }
 
 const CREATE_HELP: &str = "\
-Asked again for the same, it answers the one that there is. Without --from and --snapshot, it begins
-with the first entry after its creation. Without --kind, everything is told but grants, changes of
-preferences, and subscriptions that are overdue.
+Creating the same subscription again changes nothing and prints it. Without --from and --snapshot,
+the subscription begins with the first entry after its creation. Without --kind, all events are
+delivered except grants, preferences and overdue.
 
-With --webhook, what is printed is the secret that signs the deliveries: keep it from others.
+With --webhook, the secret that signs the deliveries is printed: keep it secret.
 
 Examples:
-  consent-ledger subscription create crm --owner crm-team --purpose marketing.newsletter --deadline 10m
-  consent-ledger subscription create mailer --owner mail --channel email --snapshot denied --shards 4
+  consent-ledger subscription create crm --owner crm-team \\
+      --purpose marketing.newsletter --deadline 10m
+  consent-ledger subscription create mailer --owner mail --channel email \\
+      --snapshot denied --shards 4
   consent-ledger subscription create ads --owner ads --webhook https://ads.example.org/consent";
 
 /// Options of `subscription create`.
@@ -71,7 +68,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "INDEX", conflicts_with = "snapshot")]
     from: Option<u64>,
     /// Deliver a snapshot of the current state first: the cells that are denied, or all cells
-    #[arg(long, value_name = "WHICH", value_parser = filter::snapshot())]
+    #[arg(long, value_name = "WHICH", value_parser = words::parser::<Snapshot>())]
     snapshot: Option<Snapshot>,
     /// Number of shards, split by data subject; each shard has a consumer of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -85,9 +82,8 @@ pub struct CreateArgs {
 }
 
 const LIST_HELP: &str = "\
-LAG counts ledger entries from the oldest event that is not acknowledged to the end, and how long ago
-that was recorded. Where the server would have to read too much of the ledger, it says too much
-rather than too little.
+LAG counts the ledger entries from the oldest unacknowledged event on; SINCE is the age of that
+event. Where the exact values would need too many reads, the server overestimates both.
 
 Examples:
   consent-ledger subscription list
@@ -103,7 +99,7 @@ pub struct ListArgs {
 }
 
 const DELETE_HELP: &str = "\
-Its consumers are told. The name is free again.
+Connected consumers are disconnected. The name can be used again.
 
 Example:
   consent-ledger subscription delete crm";
@@ -129,11 +125,6 @@ pub(super) async fn run(
     }
 }
 
-async fn connect(context: &Context) -> Result<WatchServiceClient<Channel>, CliError> {
-    let client = WatchServiceClient::new(client::connect(&context.global).await?);
-    Ok(client.max_decoding_message_size(client::MESSAGE_BYTES_MAX))
-}
-
 async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliError> {
     let deadline = args.deadline.map(words::wire_span).transpose()?;
     let request = CreateSubscriptionRequest {
@@ -149,7 +140,11 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliErro
             ..Subscription::default()
         }),
     };
-    let answer = connect(context).await?.create_subscription(request).await?.into_inner();
+    let answer = client::watch_service(&context.global)
+        .await?
+        .create_subscription(request)
+        .await?
+        .into_inner();
     let out = &mut context.out;
     if out.json {
         out.message(&answer)?;
@@ -159,7 +154,7 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliErro
     let Subscription { created_index, start_index, .. } = subscription;
     out.line(match answer.created {
         true => format!("index {created_index}  starts at {start_index}"),
-        false => format!("it is there already, since index {created_index}"),
+        false => format!("the subscription exists already, since index {created_index}"),
     })?;
     if !answer.webhook_secret.is_empty() {
         out.line(format!("secret {}", answer.webhook_secret))?;
@@ -168,8 +163,14 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Exit, CliErro
 }
 
 async fn list(args: ListArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let mut client = connect(context).await?;
-    let all = subscriptions(&mut client, &args.owner).await?;
+    let mut client = client::watch_service(&context.global).await?;
+    let all = client::all_pages(async |page_token| {
+        let owner = args.owner.clone();
+        let request = ListSubscriptionsRequest { page_size: client::PAGE_SIZE, page_token, owner };
+        let page = client.list_subscriptions(request).await?.into_inner();
+        Ok((page.subscriptions, page.next_page_token))
+    })
+    .await?;
     let out = &mut context.out;
     if out.json {
         for status in &all {
@@ -183,25 +184,7 @@ async fn list(args: ListArgs, context: &mut Context) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
-async fn subscriptions(
-    client: &mut WatchServiceClient<Channel>,
-    owner: &str,
-) -> Result<Vec<SubscriptionStatus>, CliError> {
-    let mut all = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request =
-            ListSubscriptionsRequest { page_size: PAGE_SIZE, page_token, owner: owner.to_owned() };
-        let page = client.list_subscriptions(request).await?.into_inner();
-        all.extend(page.subscriptions);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(all);
-        }
-    }
-}
-
-/// A row a shard.
+/// One row for each shard.
 fn table(all: &[SubscriptionStatus]) -> Table {
     let heading = ["NAME", "OWNER", "SHARD", "NEXT", "LAG", "SINCE", "CONSUMER", "NOTES"];
     let mut table = Table::new(&heading);
@@ -249,7 +232,11 @@ fn notes(status: &SubscriptionStatus, shard: &ShardStatus) -> String {
 
 async fn delete(args: DeleteArgs, context: &mut Context) -> Result<Exit, CliError> {
     let request = DeleteSubscriptionRequest { name: args.name };
-    let answer = connect(context).await?.delete_subscription(request).await?.into_inner();
+    let answer = client::watch_service(&context.global)
+        .await?
+        .delete_subscription(request)
+        .await?
+        .into_inner();
     let out = &mut context.out;
     if out.json {
         out.message(&answer)?;

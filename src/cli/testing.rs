@@ -1,4 +1,4 @@
-//! What the tests of the command line share: captured output, and a server that answers by rote.
+//! Support for the tests of the command line: captured output, and a server with fixed answers.
 
 use std::{
     collections::HashSet,
@@ -16,17 +16,25 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream, transport:
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::{Cli, Context, output::Output};
-use crate::proto::{
-    self, RecordConsentRequest, RecordConsentResponse,
-    audit_service_server::{AuditService, AuditServiceServer},
-    catalog_service_server::{CatalogService, CatalogServiceServer},
-    check_service_server::{CheckService, CheckServiceServer},
-    consent_service_server::{ConsentService, ConsentServiceServer},
-    watch_response::Message,
-    watch_service_server::{WatchService, WatchServiceServer},
+use crate::{
+    proto::{
+        self, RecordConsentRequest, RecordConsentResponse,
+        audit_service_server::{AuditService, AuditServiceServer},
+        catalog_service_server::{CatalogService, CatalogServiceServer},
+        check_service_server::{CheckService, CheckServiceServer},
+        consent_service_server::{ConsentService, ConsentServiceServer},
+        watch_response::Message,
+        watch_service_server::{WatchService, WatchServiceServer},
+    },
+    tlog::key::{Algorithm, SignerKey},
 };
 
-/// Standard output, kept.
+/// A key with this name and seed.
+pub fn signer(name: &str, algorithm: Algorithm, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, algorithm, &[seed; 32]).unwrap()
+}
+
+/// Standard output in memory.
 #[derive(Clone, Default)]
 pub struct Capture(Arc<Mutex<Vec<u8>>>);
 
@@ -44,7 +52,7 @@ impl Capture {
         (Context { global: Cli::parse_from(args).global, out }, capture)
     }
 
-    /// What was printed.
+    /// The printed text.
     pub fn text(&self, mut context: Context) -> String {
         context.out.flush().unwrap();
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
@@ -62,7 +70,7 @@ impl Write for Capture {
     }
 }
 
-/// Acts that a [`Rote`] server was asked to record, with the number of those in flight with each.
+/// The requests that a [`Rote`] server received.
 #[derive(Clone, Default)]
 pub struct Seen(Arc<Mutex<SeenActs>>);
 
@@ -81,7 +89,7 @@ impl Seen {
     /// Idempotency keys of one data subject's acts, in the order of recording.
     pub fn keys_of(&self, subject: &str) -> Vec<String> {
         let seen = self.0.lock().unwrap();
-        let keys = seen.keys.iter().filter(|(of, _)| of == subject);
+        let keys = seen.keys.iter().filter(|(key_subject, _)| key_subject == subject);
         keys.map(|(_, key)| key.clone()).collect()
     }
 
@@ -100,7 +108,7 @@ impl Seen {
         self.0.lock().unwrap().imported.clone()
     }
 
-    /// Lets the server answer so many more streams of rows, and break at the one after.
+    /// Lets the server answer this many more streams of rows, and fail at the next one.
     pub fn break_after(&self, streams: Option<usize>) {
         self.0.lock().unwrap().streams_left = streams;
     }
@@ -111,7 +119,7 @@ impl Seen {
     }
 }
 
-/// A server that answers by rote:
+/// A server with fixed answers:
 /// * it allows the channel `email` and denies all others, and fails on the purpose `broken`;
 /// * it refuses to record for the subject `user:refused`, with a reason and a field;
 /// * it refuses every act of a subject `busy:…` once, for lack of room;
@@ -282,8 +290,8 @@ async fn import_messages(
     let (mut start, mut messages) = (None, Vec::new());
     while let Some(message) = stream.message().await? {
         match message.message.unwrap() {
-            Message::Start(it) if start.is_none() => start = Some(it),
-            Message::Rows(it) if start.is_some() => messages.push(it.rows),
+            Message::Start(first) if start.is_none() => start = Some(first),
+            Message::Rows(chunk) if start.is_some() => messages.push(chunk.rows),
             _ => return Err(refusal("INVALID_FIELD", INVALID_ARGUMENT, Some("start"))),
         }
     }
@@ -374,7 +382,7 @@ impl WatchService for Rote {
         request: Request<proto::ListDeadLettersRequest>,
     ) -> Answer<proto::ListDeadLettersResponse> {
         let request = request.into_inner();
-        let own = |index| proto::DeadLetter {
+        let dead_letter = |index| proto::DeadLetter {
             index,
             failed_index: index + 10,
             failed_at: Some(prost_types::Timestamp::default()),
@@ -389,7 +397,7 @@ impl WatchService for Rote {
             _ => return Err(refusal("INVALID_FIELD", INVALID_ARGUMENT, Some("page_token"))),
         };
         Ok(Response::new(proto::ListDeadLettersResponse {
-            dead_letters: indexes.iter().copied().map(own).collect(),
+            dead_letters: indexes.iter().copied().map(dead_letter).collect(),
             next_page_token: next.to_owned(),
         }))
     }

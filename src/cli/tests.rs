@@ -1,4 +1,4 @@
-//! The command line from arguments to output, against a server that answers by rote.
+//! The command line from arguments to output, against a server with fixed answers.
 
 use std::{ffi::OsString, fs};
 
@@ -161,14 +161,14 @@ fn changes_keep_the_order_of_their_flags() {
     );
 }
 
-/// Runs a command against a server that answers by rote.
+/// Runs a command against a server with fixed answers.
 async fn command(words: &[&str]) -> (Result<Exit, CliError>, String, Seen) {
     let (addr, seen) = Rote::start().await;
     let words: Vec<&str> = ["--addr", &addr].iter().chain(words).copied().collect();
     let cli = parse(&words, "").unwrap();
     let (mut context, capture) = Capture::context_of(&["--addr", &addr], cli.global.printing.json);
-    let ended = run(cli.command, cli.offline, &mut context).await;
-    (ended, capture.text(context), seen)
+    let result = run(cli.command, cli.offline, &mut context).await;
+    (result, capture.text(context), seen)
 }
 
 fn json_lines(text: &str) -> Vec<Value> {
@@ -177,16 +177,16 @@ fn json_lines(text: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn check_answers_by_exit_code() {
-    let (ended, text, _) = command(&check(&["--subject", "a:b"])).await;
-    assert_eq!(ended.unwrap().code(), 0);
+    let (result, text, _) = command(&check(&["--subject", "a:b"])).await;
+    assert_eq!(result.unwrap().code(), 0);
     assert_eq!(text, "ALLOW  granted\nstatus       given\nrevision     6\n");
     let denied = ["check", "--subject", "a:b", "--purpose", "a", "--channel", "sms", "--json"];
-    let (ended, text, _) = command(&denied).await;
-    assert_eq!(ended.unwrap().code(), 3);
+    let (result, text, _) = command(&denied).await;
+    assert_eq!(result.unwrap().code(), 3);
     assert_eq!(json_lines(&text)[0]["reason"], "REASON_NO_RECORD");
     let broken = ["check", "--subject", "a:b", "--purpose", "broken", "--channel", "email"];
-    let (ended, text, _) = command(&broken).await;
-    let error = ended.unwrap_err();
+    let (result, text, _) = command(&broken).await;
+    let error = result.unwrap_err();
     assert_eq!((error.exit_code(), text.as_str()), (1, ""));
     assert_eq!(error.to_json()["error"]["reason"], "STATE_UNREADABLE");
 }
@@ -203,8 +203,8 @@ async fn without_a_server_there_is_no_answer() {
 #[tokio::test]
 async fn record_tells_what_became_of_each_change() {
     let words = ["record", "--subject", "user:42", "--grant", "a:email", "--withdraw", "b:*"];
-    let (ended, text, _) = command(&words).await;
-    assert_eq!(ended.unwrap(), Exit::Success);
+    let (result, text, _) = command(&words).await;
+    assert_eq!(result.unwrap(), Exit::Success);
     assert_eq!(
         text,
         "index 1  revision 2\n\
@@ -226,26 +226,26 @@ async fn expiry_is_for_grants_alone() {
 
 #[tokio::test]
 async fn a_refused_act_is_an_error_with_its_field() {
-    let (ended, text, _) =
+    let (result, text, _) =
         command(&["record", "--subject", "user:refused", "--grant", "a:email"]).await;
     assert_eq!(text, "");
-    let error = ended.unwrap_err().to_json();
+    let error = result.unwrap_err().to_json();
     assert_eq!(error["error"]["fieldViolations"][0]["field"], "changes[0].scope");
-    let (ended, _, seen) = command(&["record", "--subject", "user:42"]).await;
-    assert_eq!((ended.unwrap_err().exit_code(), seen.count()), (2, 0));
+    let (result, _, seen) = command(&["record", "--subject", "user:42"]).await;
+    assert_eq!((result.unwrap_err().exit_code(), seen.count()), (2, 0));
 }
 
 #[tokio::test]
 async fn watch_prints_events_and_ends_by_count() {
-    let (ended, text, _) = command(&["watch", "--count", "1", "--json"]).await;
-    assert_eq!(ended.unwrap(), Exit::Success);
+    let (result, text, _) = command(&["watch", "--count", "1", "--json"]).await;
+    assert_eq!(result.unwrap(), Exit::Success);
     let lines = json_lines(&text);
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["consent"]["index"], "7");
     assert_eq!(lines[0]["consent"]["changes"][0]["scope"], json!({"purpose": "a", "channel": "*"}));
     // A stream that the server ends is not a success.
-    let (ended, text, _) = command(&["watch", "--progress", "--json"]).await;
-    assert_eq!(ended.unwrap_err().exit_code(), 1);
+    let (result, text, _) = command(&["watch", "--progress", "--json"]).await;
+    assert_eq!(result.unwrap_err().exit_code(), 1);
     assert_eq!(json_lines(&text)[1]["progress"]["nextIndex"], "9");
 }
 
@@ -260,8 +260,8 @@ async fn history_and_preferences_are_tables() {
 
 #[tokio::test]
 async fn dead_letters_are_read_to_the_last_page() {
-    let (ended, text, _) = command(&["webhooks", "dead-letters", "crm", "--json"]).await;
-    assert_eq!(ended.unwrap(), Exit::Success);
+    let (result, text, _) = command(&["webhooks", "dead-letters", "crm", "--json"]).await;
+    assert_eq!(result.unwrap(), Exit::Success);
     let lines = json_lines(&text);
     let indexes: Vec<_> = lines.iter().map(|line| line["index"].clone()).collect();
     assert_eq!(indexes, [json!("7"), json!("8"), json!("9")]);
@@ -272,33 +272,33 @@ async fn dead_letters_are_read_to_the_last_page() {
     let (_, text, _) = command(&["webhooks", "dead-letters", "crm"]).await;
     assert!(text.starts_with("INDEX  SHARD  GIVEN UP"), "{text}");
     assert_eq!(text.lines().count(), 4);
-    let (ended, text, _) = command(&["webhooks", "dead-letters", "mailer"]).await;
-    assert_eq!((ended.unwrap(), &*text), (Exit::Success, "there are no dead letters\n"));
+    let (result, text, _) = command(&["webhooks", "dead-letters", "mailer"]).await;
+    assert_eq!((result.unwrap(), &*text), (Exit::Success, "there are no dead letters\n"));
 }
 
 #[tokio::test]
 async fn dead_letters_are_replayed_by_index_or_all_of_them() {
-    for (more, count, told) in [
+    for (more, count, want) in [
         (&["7"][..], 1, "1 is on its way\n"),
         (&["7", "9"], 2, "2 are on their way\n"),
         (&["--all"], 3, "3 are on their way\n"),
     ] {
         let words = [&["webhooks", "replay", "crm"], more].concat();
-        let (ended, text, _) = command(&words).await;
-        assert_eq!((ended.unwrap(), &*text), (Exit::Success, told));
+        let (result, text, _) = command(&words).await;
+        assert_eq!((result.unwrap(), &*text), (Exit::Success, want));
         let (_, text, _) = command(&[&words[..], &["--json"]].concat()).await;
         assert_eq!(json_lines(&text), [json!({"replayed": count.to_string()})]);
     }
     for wrong in [&[][..], &["7", "--all"], &["--all=false"], &["x"]] {
         let words = [&["--addr", "127.0.0.1:1", "webhooks", "replay", "crm"], wrong].concat();
-        let ended = match parse(&words, "") {
+        let result = match parse(&words, "") {
             Ok(cli) => {
                 let (mut context, _) = Capture::context_of(&words[..2], false);
                 run(cli.command, false, &mut context).await.map(|_| ())
             }
             Err(error) => Err(error),
         };
-        assert_eq!(ended.unwrap_err().exit_code(), 2, "{wrong:?}");
+        assert_eq!(result.unwrap_err().exit_code(), 2, "{wrong:?}");
     }
 }
 
@@ -327,8 +327,8 @@ async fn catalog_apply_tells_what_changes() {
     fs::write(&path, CATALOG).unwrap();
     for (more, revision) in [(&["--dry-run"][..], Value::Null), (&[], json!(3))] {
         let words = ["catalog", "apply", path.to_str().unwrap(), "--json"];
-        let (ended, text, _) = command(&[&words, more].concat()).await;
-        ended.unwrap();
+        let (result, text, _) = command(&[&words, more].concat()).await;
+        result.unwrap();
         let applied = &json_lines(&text)[0];
         assert_eq!([&applied["added"], &applied["unchanged"]], [2, 1]);
         assert_eq!(applied["results"][1]["key"], "a");
@@ -353,16 +353,16 @@ async fn replay(input: &str, more: &[&str]) -> (Result<Exit, CliError>, Value, S
     let path = dir.path().join("acts.ndjson");
     fs::write(&path, input).unwrap();
     let words = ["--json", "replay", path.to_str().unwrap()];
-    let (ended, text, seen) = command(&[&words, more].concat()).await;
-    (ended, json_lines(&text).remove(0), seen)
+    let (result, text, seen) = command(&[&words, more].concat()).await;
+    (result, json_lines(&text).remove(0), seen)
 }
 
 #[tokio::test]
 async fn replay_keeps_each_subjects_order() {
     let subjects = ["user:1", "user:1", "user:2", "busy:1", "user:1", "busy:1", "user:3"];
     let input = acts(&subjects.repeat(40));
-    let (ended, replayed, seen) = replay(&input, &["--concurrency", "16"]).await;
-    assert_eq!(ended.unwrap(), Exit::Success);
+    let (result, replayed, seen) = replay(&input, &["--concurrency", "16"]).await;
+    assert_eq!(result.unwrap(), Exit::Success);
     assert_eq!(replayed["recorded"], 280);
     assert_eq!(replayed["retries"], 80);
     assert_eq!(replayed["outcomes"], json!([{"outcome": "OUTCOME_APPLIED", "count": "280"}]));
@@ -379,8 +379,8 @@ async fn replay_names_the_line_of_a_reject() {
     let misspelt = acts(&["user:4"]).replace("idempotencyKey", "idempotentKey");
     let input = [&acts(&["user:1", "user:refused"]), "\nnot json\n", &acts(&["user:2"]), &misspelt];
     let input = input.concat();
-    let (ended, replayed, seen) = replay(&input, &["--continue-on-error"]).await;
-    assert_eq!(ended.unwrap(), Exit::Failed);
+    let (result, replayed, seen) = replay(&input, &["--continue-on-error"]).await;
+    assert_eq!(result.unwrap(), Exit::Failed);
     assert_eq!([&replayed["recorded"], &replayed["rejected"]], [2, 3]);
     let rejects = &replayed["rejects"];
     assert_eq!((&rejects[0]["line"], &rejects[0]["reason"]), (&json!(2), &json!("INVALID_FIELD")));
@@ -393,8 +393,8 @@ async fn replay_names_the_line_of_a_reject() {
 #[tokio::test]
 async fn replay_stops_at_the_first_reject() {
     let input = format!("not json\n{}", acts(&["user:1"; 200]));
-    let (ended, replayed, seen) = replay(&input, &[]).await;
-    assert_eq!(ended.unwrap(), Exit::Failed);
+    let (result, replayed, seen) = replay(&input, &[]).await;
+    assert_eq!(result.unwrap(), Exit::Failed);
     assert_eq!(replayed["rejected"], 1);
     assert!(seen.count() < 200, "{}", seen.count());
 }

@@ -1,4 +1,4 @@
-//! `token`: verifies decision tokens, offline, and asks a server for the key that does.
+//! `token`: verifies decision tokens offline, and fetches the key for that from a server.
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -25,16 +25,17 @@ pub enum TokenCommand {
     /// Verify a decision token, with no server; exits with 0 for ALLOW and 3 for DENY
     Verify(VerifyArgs),
     /// Print the public key of a server's decision tokens
-    Key(KeyArgs),
+    #[command(after_help = KEY_HELP)]
+    Key,
 }
 
 const VERIFY_HELP: &str = "\
-A token is the answer to one check, `consent-ledger check --token`, at the moment when it was asked:
-what happened since is not in it. Whoever knows the data subject can confirm with --subject that the
-token is about them; without it, nobody says that it is.
+A token holds the answer to one check (`consent-ledger check --token`) at the time of that check;
+later changes are not in it. A token does not name its data subject: give --subject to confirm
+that the token is about them.
 
-Exit codes: 0 for a good token that says ALLOW, 3 for a good one that says DENY, 1 for one that is
-not good (expired, of another key, changed, about another data subject), 2 for wrong usage.
+Exit codes: 0 for a valid token with ALLOW, 3 for a valid token with DENY, 1 for an invalid token
+(expired, of another key, changed, about another data subject), 2 for wrong usage.
 
 Examples:
   consent-ledger token key > ledger.jwk
@@ -48,8 +49,8 @@ Examples:
 pub struct VerifyArgs {
     /// The token
     token: String,
-    /// Public key: a JSON Web Key, the ledger's verifier key, 32 bytes in base64, or @FILE with one
-    /// of them in it
+    /// Public key: a JSON Web Key, the ledger's verifier key, 32 bytes in base64, or @FILE that
+    /// holds one of them
     #[arg(long, value_name = "KEY")]
     key: String,
     /// Data subject that the token must be about
@@ -61,31 +62,26 @@ pub struct VerifyArgs {
     /// Channel that the token must be about
     #[arg(long, value_name = "KEY")]
     channel: Option<String>,
-    /// Moment at which the token must be good [default: now]
+    /// Time at which the token must be valid [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     at: Option<Timestamp>,
 }
 
 const KEY_HELP: &str = "\
-The key is the same for as long as the ledger lives. Fetch it once, from a server that you trust,
-and keep it where tokens are verified.
+The key never changes for a ledger. Fetch it once, from a server that you trust, and keep it where
+tokens are verified.
 
 Example:
   consent-ledger token key > ledger.jwk";
 
-/// Options of `token key`.
-#[derive(Debug, Args)]
-#[command(after_help = KEY_HELP)]
-pub struct KeyArgs {}
-
-/// What a good token states.
+/// What a valid token states, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct TokenVerified {
-    /// What a check answered.
+    /// Answer to the check.
     #[serde(serialize_with = "words::serialize_name")]
     effect: Effect,
-    /// Why.
+    /// Reason of the answer.
     #[serde(serialize_with = "words::serialize_name")]
     reason: Reason,
     /// Whether a data subject was given, and the token is about them.
@@ -94,7 +90,7 @@ struct TokenVerified {
     purpose: String,
     /// Channel key.
     channel: String,
-    /// Region that was asked for.
+    /// Region of the check.
     region: Option<String>,
     /// Data categories that the answer is about; empty: all that the purpose declares.
     data_categories: Vec<String>,
@@ -108,14 +104,13 @@ struct TokenVerified {
     issuer: String,
     /// When the token was issued.
     issued_at: String,
-    /// First moment at which it is no longer good.
+    /// First moment at which the token is no longer valid.
     expires_at: String,
     /// First moment at which the decision could change with no new entry.
     valid_until: Option<String>,
 }
 
 impl TokenVerified {
-    /// What a statement says, and whether it was compared with a data subject.
     fn new(statement: &Statement, subject_confirmed: bool) -> Self {
         let lifetime = statement.lifetime;
         let time = |seconds: i64| rfc3339_ms(seconds.saturating_mul(1_000));
@@ -141,7 +136,7 @@ impl TokenVerified {
 pub(super) async fn run(command: TokenCommand, context: &mut Context) -> Result<Exit, CliError> {
     match command {
         TokenCommand::Verify(args) => verify(&args, context),
-        TokenCommand::Key(KeyArgs {}) => key(context).await,
+        TokenCommand::Key => key(context).await,
     }
 }
 
@@ -159,26 +154,23 @@ pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, C
     let key = public_key(&args.key)?;
     let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
     let statement = token::verify(args.token.trim(), &key, args.subject.as_deref(), now)?;
-    for (what, wanted, got) in [
+    for (field, expected, found) in [
         ("purpose", &args.purpose, &statement.purpose),
         ("channel", &args.channel, &statement.channel),
     ] {
-        if wanted.as_ref().is_some_and(|wanted| wanted != got) {
-            return Err(CliError::failed(format!("the token is about another {what}, `{got}`")));
+        if expected.as_ref().is_some_and(|expected| expected != found) {
+            return Err(CliError::failed(format!("the token is about another {field}, `{found}`")));
         }
     }
     let verified = TokenVerified::new(&statement, args.subject.is_some());
-    // As with `check`: whoever closes the output early still reads the answer's exit code.
-    match print(&verified, context).and_then(|()| context.out.flush()) {
-        Ok(()) | Err(CliError::StdoutClosed) => {}
-        Err(error) => return Err(error),
-    }
+    let printed = print(&verified, context);
+    context.out.finish(printed)?;
     Ok(if verified.effect == Effect::Allow { Exit::Success } else { Exit::Denied })
 }
 
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
     let text = text_or_file(text)?;
-    // The same key signs checkpoints and tokens. A witness's key signs neither.
+    // A ledger signs tokens with the key that signs its checkpoints. A witness signs no tokens.
     if let Ok(key) = VerifierKey::parse(&text)
         && key.algorithm() == Algorithm::Note
     {
@@ -210,7 +202,7 @@ fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError
         out.line(format!("data         {category}"))?;
     }
     if verified.has_obligations {
-        out.line("obligations  some; a check tells which")?;
+        out.line("obligations  some: `check` prints them")?;
     }
     if let Some(index) = verified.decided_by_index {
         out.line(format!("decided by   #{index}"))?;
@@ -282,7 +274,7 @@ mod tests {
         assert_eq!(
             text,
             "ALLOW  granted\nsubject      confirmed\ncell         marketing.newsletter:email\n\
-             obligations  some; a check tells which\ndecided by   #35\nrevision     36\n\
+             obligations  some: `check` prints them\ndecided by   #35\nrevision     36\n\
              ledger       localhost/consent\nissued at    2026-10-26T06:13:20.000Z\n\
              good until   2026-10-26T06:28:20.000Z\n"
         );
@@ -305,14 +297,14 @@ mod tests {
 
     #[test]
     fn a_bad_token_is_an_error_with_a_name() {
-        let own = signer().public_key().to_jwk();
+        let key = signer().public_key().to_jwk();
         let other = Signer::from_seed(&[8; 32]).public_key().to_jwk();
-        let mut changed = args(Reason::Granted, &own, 1);
+        let mut changed = args(Reason::Granted, &key, 1);
         changed.token.insert(50, 'A');
-        let another = VerifyArgs { subject: Some("a:b".into()), ..args(Reason::Granted, &own, 1) };
+        let another = VerifyArgs { subject: Some("a:b".into()), ..args(Reason::Granted, &key, 1) };
         for (args, name) in [
-            (args(Reason::Granted, &own, 900), "EXPIRED"),
-            (args(Reason::Granted, &own, -61), "NOT_YET_VALID"),
+            (args(Reason::Granted, &key, 900), "EXPIRED"),
+            (args(Reason::Granted, &key, -61), "NOT_YET_VALID"),
             (args(Reason::Granted, &other, 1), "UNKNOWN_KEY"),
             (another, "WRONG_SUBJECT"),
             (changed, "MALFORMED"),

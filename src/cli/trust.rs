@@ -1,7 +1,8 @@
-//! Whom an auditor trusts: the ledger's key, and the witnesses that must have seen a checkpoint.
+//! The keys that an auditor trusts: the ledger's, and those of the witnesses that must have
+//! cosigned a checkpoint.
 //!
-//! These come from the command line alone, never from the server or the files that are audited: a
-//! key that comes with what it signs proves nothing.
+//! They come from the command line alone, never from the audited server or files: whoever forges a
+//! checkpoint can also forge a key beside it.
 
 use std::{
     fs::File,
@@ -13,17 +14,17 @@ use clap::Args;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{error::CliError, words::rfc3339_ms};
+use super::{error::CliError, output::Output, words::rfc3339_ms};
 use crate::tlog::{
     checkpoint::{CheckpointError, SignedCheckpoint},
     key::{Algorithm, VerifierKey},
     policy::{Policy, Unmet, Witness},
 };
 
-/// The largest key, policy, checkpoint, proof or receipt that is read from a file.
+/// Maximum size of a key, policy, checkpoint, proof or receipt in a file.
 pub const TEXT_BYTES_MAX: u64 = 1 << 20;
 
-/// Options that say whom to trust.
+/// Options that name the trusted keys.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TrustArgs {
     /// Verifier key of the ledger, NAME+ID+KEY, or @FILE with it [default: the log of --policy]
@@ -40,16 +41,16 @@ pub struct TrustArgs {
     pub witness_quorum: Option<usize>,
 }
 
-/// Whom an auditor trusts.
+/// The keys that an auditor trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     /// The key of the ledger. Its name is the origin.
     pub key: VerifierKey,
-    /// Which cosignatures a checkpoint must carry.
+    /// The cosignatures that a checkpoint must carry.
     pub policy: Policy,
 }
 
-/// Why a checkpoint does not count.
+/// Why a checkpoint is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Distrust {
     /// Not a checkpoint, or not signed with the key.
@@ -65,27 +66,27 @@ pub enum Distrust {
 pub struct Cosigned {
     /// Name of its key.
     pub witness: String,
-    /// When it says that it did.
+    /// Time of the cosignature.
     pub at: String,
 }
 
 impl TrustArgs {
-    /// Whom to trust; none if no option says so.
+    /// The trusted keys; none if no option names one.
     ///
     /// # Errors
-    /// An option that is no key or policy, or that misses another one.
+    /// An option is not a key or policy, or needs another option.
     pub fn trust(&self) -> Result<Option<Trust>, CliError> {
         let policy = self.policy()?;
         let key = match (&self.key, policy.logs()) {
-            (Some(text), logs) => Some(among(log_key(text)?, logs)?),
+            (Some(text), logs) => Some(log_key(text, logs)?),
             (None, [log]) => Some(log.clone()),
             (None, []) if !policy.asks_for_witnesses() && policy.witnesses().is_empty() => None,
-            (None, logs) => return Err(which_log(logs.len())),
+            (None, logs) => return Err(no_key(logs.len())),
         };
         Ok(key.map(|key| Trust { key, policy }))
     }
 
-    /// Whom to trust, where nothing can be said without.
+    /// The trusted keys, for commands that can not verify anything without them.
     ///
     /// # Errors
     /// As [`Self::trust`]; or no option names a key.
@@ -112,23 +113,20 @@ impl TrustArgs {
             None if self.witness.is_empty() && self.witness_quorum.is_some() => {
                 Err(CliError::usage("--witness-quorum needs --witness"))
             }
-            None => self.any_of(),
+            None => {
+                let witnesses = self.witness.iter().map(|text| witness(text));
+                let witnesses: Vec<Witness> = witnesses.collect::<Result<_, _>>()?;
+                let threshold = self.witness_quorum.unwrap_or(witnesses.len());
+                Policy::any_of(threshold, witnesses).map_err(|error| {
+                    CliError::usage(format!("--witness-quorum: {}", error.problem))
+                })
+            }
         }
-    }
-
-    fn any_of(&self) -> Result<Policy, CliError> {
-        let witnesses: Result<Vec<Witness>, CliError> =
-            self.witness.iter().map(|text| witness(text)).collect();
-        let witnesses = witnesses?;
-        let threshold = self.witness_quorum.unwrap_or(witnesses.len());
-        Policy::any_of(threshold, witnesses)
-            .map_err(|error| CliError::usage(format!("--witness-quorum: {}", error.problem)))
     }
 }
 
 impl Trust {
-    /// Takes the text of a checkpoint that counts: signed by the ledger, and cosigned as the policy
-    /// asks.
+    /// Parses a checkpoint that must be signed by the ledger, and cosigned as the policy requires.
     ///
     /// # Errors
     /// See [`Distrust`].
@@ -138,7 +136,7 @@ impl Trust {
         Ok(checkpoint)
     }
 
-    /// Whether a checkpoint counts.
+    /// Verifies the signatures of a checkpoint.
     ///
     /// # Errors
     /// See [`Distrust`].
@@ -148,7 +146,7 @@ impl Trust {
         Ok(())
     }
 
-    /// The known witnesses that have cosigned a checkpoint.
+    /// The witnesses of the policy that have cosigned a checkpoint.
     #[must_use]
     pub fn cosigned(&self, checkpoint: &SignedCheckpoint) -> Vec<Cosigned> {
         let cosigned = self.policy.cosigned(&checkpoint.note).unwrap_or_default();
@@ -160,11 +158,22 @@ impl Trust {
     }
 }
 
-/// Takes a verifier key, as text or as @FILE.
+/// Prints the witnesses that have cosigned a checkpoint, one in a line.
 ///
 /// # Errors
-/// It is none, or the file can not be read.
-pub fn verifier_key(option: &str, text: &str) -> Result<VerifierKey, CliError> {
+/// The write to standard output failed.
+pub fn print_cosigned(cosigned: &[Cosigned], out: &mut Output) -> Result<(), CliError> {
+    for Cosigned { witness, at } in cosigned {
+        out.line(format!("cosigned    by {witness} at {at}"))?;
+    }
+    if cosigned.is_empty() {
+        out.line("cosigned    by none of the given witnesses")?;
+    }
+    Ok(())
+}
+
+/// Parses a verifier key, given as text or as @FILE.
+fn verifier_key(option: &str, text: &str) -> Result<VerifierKey, CliError> {
     let text = text_or_file(text)?;
     VerifierKey::parse(&text).map_err(|error| {
         CliError::usage(format!("{option} {error}"))
@@ -172,7 +181,7 @@ pub fn verifier_key(option: &str, text: &str) -> Result<VerifierKey, CliError> {
     })
 }
 
-/// The text, or, if it is @FILE, what the file holds.
+/// The text, or the content of the file if it is @FILE.
 ///
 /// # Errors
 /// The file can not be read.
@@ -180,24 +189,25 @@ pub fn text_or_file(text: &str) -> Result<String, CliError> {
     text.strip_prefix('@').map_or_else(|| Ok(text.to_owned()), |path| read_option(Path::new(path)))
 }
 
-/// Reads the value of an option: whatever is wrong with it is wrong usage.
+/// Reads a file that holds the value of an option. Every error is wrong usage.
 fn read_option(path: &Path) -> Result<String, CliError> {
     read_text(path).map_err(CliError::into_usage)
 }
 
-/// Reads a small file that the command line names, or, for `-`, standard input.
+/// Reads a small file that the command line names, or standard input for `-`.
 ///
 /// # Errors
-/// It can not be read, which is wrong usage; or it is no text, or is larger than [`TEXT_BYTES_MAX`].
+/// The file can not be read, which is wrong usage; or it is not UTF-8, or larger than
+/// [`TEXT_BYTES_MAX`].
 pub fn read_text(path: &Path) -> Result<String, CliError> {
     String::from_utf8(read_bytes(path)?)
-        .map_err(|_| CliError::failed(format!("{}: it is no text", path.display())))
+        .map_err(|_| CliError::failed(format!("{}: it is not UTF-8", path.display())))
 }
 
 /// As [`read_text`], for bytes.
 ///
 /// # Errors
-/// It can not be read, or is larger than [`TEXT_BYTES_MAX`].
+/// The file can not be read, or is larger than [`TEXT_BYTES_MAX`].
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, CliError> {
     let failed = |error| CliError::file(path, error).into_usage();
     let source: Box<dyn Read> = match path == Path::new("-") {
@@ -207,38 +217,36 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     source.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > TEXT_BYTES_MAX {
-        let what = format!("{}: it is larger than {TEXT_BYTES_MAX} bytes", path.display());
-        return Err(CliError::failed(what));
+        let path = path.display();
+        return Err(CliError::failed(format!("{path}: it is larger than {TEXT_BYTES_MAX} bytes")));
     }
     Ok(bytes)
 }
 
-fn log_key(text: &str) -> Result<VerifierKey, CliError> {
+/// The key of --key, which must be one of the logs if the policy names any.
+fn log_key(text: &str, logs: &[VerifierKey]) -> Result<VerifierKey, CliError> {
     let key = verifier_key("--key", text)?;
-    match key.algorithm() {
-        Algorithm::Note => Ok(key),
-        Algorithm::Cosignature => Err(CliError::usage("--key is a witness's key, not a ledger's")
-            .with_hint("give witnesses with --witness or --policy")),
+    if key.algorithm() == Algorithm::Cosignature {
+        return Err(CliError::usage("--key is a witness's key, not a ledger's")
+            .with_hint("give witnesses with --witness or --policy"));
     }
+    if !logs.is_empty() && !logs.contains(&key) {
+        let message = format!("--key {} is not among the logs of --policy", key.name());
+        return Err(CliError::usage(message));
+    }
+    Ok(key)
 }
 
-fn among(key: VerifierKey, logs: &[VerifierKey]) -> Result<VerifierKey, CliError> {
-    if logs.is_empty() || logs.contains(&key) {
-        return Ok(key);
-    }
-    Err(CliError::usage(format!("--key {} is not among the logs of --policy", key.name())))
-}
-
-fn which_log(count: usize) -> CliError {
-    let message = match count {
-        0 => "--key is missing: witnesses cosign for a ledger, and nothing names its key",
+fn no_key(logs_in_policy: usize) -> CliError {
+    let message = match logs_in_policy {
+        0 => "--key is missing: witnesses are given, but not the key of the ledger",
         _ => "--key is missing: --policy names several logs",
     };
     CliError::usage(message).with_hint("give the ledger's verifier key with --key")
 }
 
 fn witness(text: &str) -> Result<Witness, CliError> {
-    // As `serve` takes it, an address may follow: the environment names witnesses for both.
+    // An address may follow, as for `serve`: one environment variable serves both commands.
     let text = match text.split_once(' ') {
         Some((key, _)) if !text.starts_with('@') => key,
         _ => text,
@@ -248,16 +256,14 @@ fn witness(text: &str) -> Result<Witness, CliError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::tlog::{checkpoint::Checkpoint, key::SignerKey};
-
-    /// A key with this name and seed.
-    pub fn signer(name: &str, algorithm: Algorithm, seed: u8) -> SignerKey {
-        SignerKey::from_seed(name, algorithm, &[seed; 32]).unwrap()
-    }
+    use crate::{
+        cli::testing::signer,
+        tlog::{checkpoint::Checkpoint, key::SignerKey},
+    };
 
     fn log() -> SignerKey {
         signer("ledger.example", Algorithm::Note, 1)
@@ -292,8 +298,8 @@ pub(super) mod tests {
     #[test]
     fn a_witness_may_be_written_as_for_a_server() {
         let flag = format!("{} http://127.0.0.1:7080", witness_key(2).verifier());
-        let own = TrustArgs { witness: vec![flag], ..args() }.required().unwrap();
-        assert_eq!(own.policy.witnesses()[0].key, *witness_key(2).verifier());
+        let trust = TrustArgs { witness: vec![flag], ..args() }.required().unwrap();
+        assert_eq!(trust.policy.witnesses()[0].key, *witness_key(2).verifier());
     }
 
     #[test]
@@ -358,8 +364,8 @@ pub(super) mod tests {
         let unnamed = file(&lines);
         let named = file(&format!("log {}\n{lines}", log().verifier()));
         let policy = |file: &tempfile::NamedTempFile| Some(file.path().to_owned());
-        let own = TrustArgs { policy: policy(&named), ..TrustArgs::default() };
-        let trust = own.required().unwrap();
+        let by_policy = TrustArgs { policy: policy(&named), ..TrustArgs::default() };
+        let trust = by_policy.required().unwrap();
         assert_eq!(&trust.key, log().verifier());
         assert!(trust.open(&signed(&[])).is_err());
         assert!(trust.open(&signed(&[2])).is_ok());
@@ -367,9 +373,9 @@ pub(super) mod tests {
         assert_eq!(keyless.required().unwrap_err().exit_code(), 2);
         assert!(TrustArgs { policy: policy(&unnamed), ..args() }.required().is_ok());
         let other = signer("other.example", Algorithm::Note, 5).verifier().to_string();
-        let other = TrustArgs { key: Some(other), ..own.clone() };
+        let other = TrustArgs { key: Some(other), ..by_policy.clone() };
         assert_eq!(other.required().unwrap_err().exit_code(), 2);
-        let twice = TrustArgs { witness: vec![witness.verifier().to_string()], ..own };
+        let twice = TrustArgs { witness: vec![witness.verifier().to_string()], ..by_policy };
         assert_eq!(twice.required().unwrap_err().exit_code(), 2);
     }
 }

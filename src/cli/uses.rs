@@ -3,12 +3,11 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Context, Exit, client, error::CliError, words};
+use super::{Context, Exit, cell::CellArgs, client, error::CliError, words};
 use crate::proto::{Reason, RecordUseRequest, consent_service_client::ConsentServiceClient};
 
 const AFTER_HELP: &str = "\
-A use that no decision allowed, by what was known when it happened, is recorded all the same and
-flagged as a deviation.
+A use that was not allowed when it happened is recorded too, and flagged as a deviation.
 
 Exit codes: 0 recorded, 3 recorded as a deviation, 1 failed, 2 wrong usage.
 
@@ -23,18 +22,8 @@ pub struct UseArgs {
     /// Data subject
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: String,
-    /// Purpose key
-    #[arg(long, value_name = "KEY")]
-    purpose: String,
-    /// Channel key
-    #[arg(long, value_name = "KEY")]
-    channel: String,
-    /// Data category that was used; may be given many times
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    data_category: Vec<String>,
-    /// ISO 3166 region of the data subject, for example DE or US-CA
-    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
-    region: String,
+    #[command(flatten)]
+    cell: CellArgs,
     /// When it was used (RFC 3339) [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     used_at: Option<Timestamp>,
@@ -53,10 +42,10 @@ pub(super) async fn run(args: UseArgs, context: &mut Context) -> Result<Exit, Cl
     let mut client = ConsentServiceClient::new(client::connect(&context.global).await?);
     let request = RecordUseRequest {
         subject: args.subject,
-        purpose: args.purpose,
-        channel: args.channel,
-        data_categories: args.data_category,
-        region: args.region,
+        purpose: args.cell.purpose,
+        channel: args.cell.channel,
+        data_categories: args.cell.data_category,
+        region: args.cell.region,
         used_at: args.used_at.map(words::wire_time),
         segment: args.segment,
         campaign: args.campaign,

@@ -1,4 +1,4 @@
-//! `verify`: verifies a ledger on disk, alone and beside checkpoints that others hold.
+//! `verify`: verifies a ledger on disk and compares it with checkpoints.
 
 mod against;
 mod held;
@@ -28,23 +28,23 @@ use super::{
 use crate::tlog::BASE64;
 
 const AFTER_HELP: &str = "\
-Needs no server and no keys, and may run beside a running server. A torn tail is an unfinished write
-at the end: one that is under way, or that a crash cut off before it was acknowledged. It is
-reported, and it is not damage.
+Needs no server and no keys, and may run while a server uses the directory. A torn tail is an
+unfinished write at the end: a write in progress, or one that a crash cut off before it was
+acknowledged. It is reported, but it is not damage.
 
-Whoever can write the files can write a whole new ledger, or put an old copy in place: that shows
-only beside a checkpoint that was kept elsewhere. `consent-ledger checkpoint` fetches one to keep.
-With --checkpoint the ledger must begin with what the checkpoint is of; with --against it is
-compared with what a server publishes, whichever has more entries. Both need --key, and the
-cosignatures that --policy or --witness ask for. The checkpoints that the directory itself holds
-are compared, too; without --key their signature is not verified, and the output says so.
+A person with write access can replace the whole ledger by a new one or an old copy. Only a checkpoint
+that was kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With
+--checkpoint, the ledger must begin with the entries of the checkpoint. With --against, it is compared
+with the ledger that a server publishes; either may have more entries. Both need --key, and the
+cosignatures that --policy or --witness require. The checkpoints in the directory are compared, too;
+without --key their signatures are not verified, and the output says so.
 
-Of the tree on disk only the hashes under the directory's own checkpoint count: what stands behind is
-unsynced, is computed again, and is not damage.
+Of the tree on disk, only the hashes under a checkpoint of the directory are compared. Later hashes
+are unsynced: the server computes them again, and they are not damage.
 
-Exit codes: 0 intact, and as every checkpoint says; 1 damaged, rolled back or changed, or it could not
-be compared because the server of --against does not answer; 2 wrong usage, for example no ledger in
-the directory and no checkpoint of one, or a --key or --checkpoint file that can not be read.
+Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or the server of
+--against does not answer; 2 wrong usage, for example no ledger in the directory and no checkpoint of
+one, or a --key or --checkpoint file that can not be read.
 
 Examples:
   consent-ledger verify --data-dir ./data
@@ -62,35 +62,35 @@ pub struct VerifyArgs {
     /// File with a checkpoint that was kept elsewhere; may be given several times
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
-    /// Compare with what a server publishes at this address (C2SP tlog-tiles)
+    /// Compare with the ledger that a server publishes under this URL (C2SP tlog-tiles)
     #[arg(long, value_name = "URL")]
     against: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
 }
 
-/// The answer to `verify`: that of the files, and what else was compared.
+/// The output of `verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Verification {
-    /// `intact` is true only if the files are, and everything that was compared agrees.
+    /// The files. `intact` is true only if they are undamaged and every comparison agrees.
     #[serde(flatten)]
     files: Verified,
     /// Name of the ledger.
     origin: Option<String>,
     /// Identity of the ledger.
     ledger_id: Option<Bytes>,
-    /// Root of the tree over the good entries, in base64 as in checkpoints.
+    /// Root of the tree over the undamaged entries, in base64 as in checkpoints.
     root_hash: String,
     /// The tree on disk; `null` if there is none.
     tree: Option<TreeCompared>,
-    /// Checkpoints that were compared.
+    /// The compared checkpoints.
     checkpoints: Vec<Compared>,
 }
 
 pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let verification = verify(args, context).await?;
-    // A reader that went away does not turn damage into a success.
+    // The exit code shows damage even if the reader of standard output is gone.
     match print(&verification, context).and_then(|()| context.out.flush()) {
         Ok(()) | Err(CliError::StdoutClosed) => {}
         Err(error) => return Err(error),
@@ -100,8 +100,9 @@ pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit
 
 async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, CliError> {
     let trust = trust(args)?;
-    // What is compared is read first: a server that runs meanwhile only adds to the ledger.
-    let mut held = Held::own(&args.data_dir, trust.as_ref())?;
+    // Read before the entries: a running server only adds to the ledger meanwhile.
+    let mut held = Held::of_data_dir(&args.data_dir, trust.as_ref())?;
+    let signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
     let mut remote = None;
     if let Some(trust) = &trust {
         for path in &args.checkpoint {
@@ -111,14 +112,14 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
         }
     }
-    let vouched = held.iter().filter_map(Held::vouched).max().unwrap_or(0);
-    let own = held.iter().filter(|own| own.source == Source::Own);
-    let mut tree = TreeFiles::open(&args.data_dir, own.filter_map(Held::size).max().unwrap_or(0))
+    let size_min = held.iter().filter_map(Held::published_size_min).max().unwrap_or(0);
+    let mut tree = TreeFiles::open(&args.data_dir, signed)
         .map_err(|error| CliError::file(&args.data_dir.join("tree"), error))?;
 
-    let sizes = held.iter().chain(remote.as_ref().map(|own| &own.held)).filter_map(Held::size);
-    let files = read(args, &sizes.collect::<Vec<_>>(), tree.as_mut())?;
-    // Where a checkpoint says that there were entries, nothing is not wrong usage but a loss.
+    let all = held.iter().chain(remote.as_ref().map(|remote| &remote.held));
+    let sizes: Vec<_> = all.filter_map(Held::size).collect();
+    let files = read(args, &sizes, tree.as_mut())?;
+    // An empty directory is a loss if a checkpoint has entries, and wrong usage otherwise.
     let none = || match held.iter().filter_map(Held::size).any(|size| size > 0) {
         true => Ok(Files::none()),
         false => Err(offline::no_ledger(&args.data_dir)),
@@ -129,12 +130,12 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     let mut checkpoints: Vec<Compared> =
         held.into_iter().map(|held| held.compare(&good, is_whole)).collect();
     if let Some(remote) = remote {
-        checkpoints.push(remote.compare(&good, is_whole, vouched).await);
+        checkpoints.push(remote.compare(&good, is_whole, size_min).await);
     }
     checkpoints.extend(trust.and_then(|trust| Held::foreign_key(&trust, &good)));
     let tree = tree.map(TreeFiles::end);
-    let agrees =
-        checkpoints.iter().all(|own| own.agrees) && tree.as_ref().is_none_or(|tree| tree.agrees);
+    let agrees = checkpoints.iter().all(|compared| compared.agrees)
+        && tree.as_ref().is_none_or(|tree| tree.agrees);
     let opened = good.opened.as_ref();
     Ok(Verification {
         files: Verified { intact: is_whole && agrees, ..verified },
@@ -146,7 +147,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     })
 }
 
-/// A checkpoint from outside without a key that is trusted must never count.
+/// The trusted keys, which a checkpoint from outside requires.
 fn trust(args: &VerifyArgs) -> Result<Option<Trust>, CliError> {
     match args.checkpoint.is_empty() && args.against.is_none() {
         true => args.trust.trust(),
@@ -154,7 +155,7 @@ fn trust(args: &VerifyArgs) -> Result<Option<Trust>, CliError> {
     }
 }
 
-/// Reads the files; none if the directory is there and holds no entry.
+/// Reads the files; none if the directory exists and has no entries.
 fn read(
     args: &VerifyArgs,
     sizes: &[u64],
@@ -218,7 +219,7 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
 }
 
 fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {
-    match &tree.what {
+    match &tree.wrong {
         None => {
             out.line(format!("tree        {} hashes on disk, all right", tree.hashes))?;
             match tree.unsynced {
@@ -226,9 +227,9 @@ fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {
                 more => out.line(format!("            {more} more are unsynced: computed again")),
             }
         }
-        Some(what) => {
+        Some(hash) => {
             let wrong = out.paint(Tone::Bad, "wrong");
-            out.line(format!("tree        {wrong}: {what}"))?;
+            out.line(format!("tree        {wrong}: {hash}"))?;
             out.line("            delete the tree folder: the server computes it again")
         }
     }
@@ -239,16 +240,16 @@ fn print_compared(compared: &Compared, out: &mut Output) -> Result<(), CliError>
         if compared.agrees { (Tone::Good, "agrees") } else { (Tone::Bad, "differs") };
     let word = out.paint(tone, word);
     let size = compared.size.map_or_else(String::new, |size| format!(", {size} entries"));
-    let of = if compared.source == Source::Key { "key         " } else { "checkpoint  " };
-    out.line(format!("{of}{word}: {}{size}", compared.name))?;
-    if let Some(what) = &compared.what {
-        out.line(format!("            {what}"))?;
+    let heading = if compared.source == Source::Key { "key         " } else { "checkpoint  " };
+    out.line(format!("{heading}{word}: {}{size}", compared.name))?;
+    if let Some(difference) = &compared.difference {
+        out.line(format!("            {difference}"))?;
     }
-    if !compared.signed && compared.source == Source::Own {
+    if !compared.signed && compared.source == Source::DataDir {
         out.line("            its signature was not verified: no --key was given")?;
     }
-    compared.cosigned.iter().try_for_each(|own| {
-        out.line(format!("            cosigned by {} at {}", own.witness, own.at))
+    compared.cosigned.iter().try_for_each(|cosigned| {
+        out.line(format!("            cosigned by {} at {}", cosigned.witness, cosigned.at))
     })
 }
 

@@ -1,4 +1,5 @@
-//! `verify-proof`: verifies that an entry is in a ledger, with no server and no files of the ledger.
+//! `verify-proof`: verifies that an entry is in a ledger, with no server and no files of the
+//! ledger.
 
 use std::path::PathBuf;
 
@@ -11,15 +12,15 @@ use super::{
     error::CliError,
     export::HashedEntry,
     output::Tone,
-    trust::{Cosigned, Distrust, Trust, TrustArgs, read_bytes, read_text},
+    trust::{Cosigned, Trust, TrustArgs, print_cosigned, read_bytes, read_text},
 };
 use crate::tlog::{BASE64, merkle::leaf_hash, proof::TlogProof};
 
 const AFTER_HELP: &str = "\
-Reads a C2SP tlog-proof, as `consent-ledger prove` writes it. The entry's bytes stand in the proof
-(`extra`), or come with --entry: they are hashed, so nothing has to be believed of them. What is
-proven is that the ledger, whose key was given, has signed that this entry is at this place in it.
-That its head was shown to others is what --policy or --witness ask for.
+Reads a C2SP tlog-proof, as `consent-ledger prove` writes it. The entry's bytes are in the proof
+(`extra`), or come with --entry: they are hashed, so they need not be trusted. The proof shows
+that the ledger, whose key was given, has signed that this entry is at this index. With --policy
+or --witness, witnesses must have cosigned the ledger's checkpoint, too.
 
 Exit codes: 0 proven, 1 not, 2 wrong usage.
 
@@ -41,11 +42,11 @@ pub struct VerifyProofArgs {
     trust: TrustArgs,
 }
 
-/// What a proof proves.
+/// A proof that verified, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Proven {
-    /// Always true: what is not proven is an error.
+    /// Always true: a proof that does not verify is an error.
     proven: bool,
     /// Index of the entry.
     index: u64,
@@ -64,13 +65,12 @@ pub(super) struct Proven {
 
 pub(super) fn run(args: &VerifyProofArgs, context: &mut Context) -> Result<Exit, CliError> {
     let trust = args.trust.required()?;
-    let not_proven = |error: &dyn ToString| CliError::failed(error.to_string());
-    let proof = TlogProof::parse(&read_text(&args.proof)?).map_err(|error| not_proven(&error))?;
+    let proof = TlogProof::parse(&read_text(&args.proof)?).map_err(CliError::failed)?;
     let entry = match (&args.entry, &proof.extra) {
         (Some(path), _) => read_bytes(path)?,
         (None, Some(extra)) => extra.clone(),
         (None, None) => {
-            return Err(CliError::usage("the proof does not hold the entry that it is of")
+            return Err(CliError::usage("the proof does not hold its entry")
                 .with_hint("give the file with the entry's exact bytes with --entry"));
         }
     };
@@ -79,19 +79,18 @@ pub(super) fn run(args: &VerifyProofArgs, context: &mut Context) -> Result<Exit,
     Ok(Exit::Success)
 }
 
-/// What a proof of an entry proves under a key.
+/// Verifies the proof of an entry under a key.
 ///
 /// # Errors
-/// Nothing.
+/// The proof does not verify.
 pub(super) fn proven(proof: &TlogProof, entry: &[u8], trust: &Trust) -> Result<Proven, CliError> {
-    let not_proven = |error: &dyn ToString| CliError::failed(error.to_string());
-    proof.verify(&leaf_hash(entry), &trust.key).map_err(|error| not_proven(&error))?;
-    trust.check(&proof.checkpoint).map_err(|error: Distrust| not_proven(&error))?;
-    let decoded = HashedEntry::decode(entry).map_err(|error| not_proven(&error))?;
-    if decoded.entry.index != proof.index {
-        let (says, stands) = (decoded.entry.index, proof.index);
+    proof.verify(&leaf_hash(entry), &trust.key).map_err(CliError::failed)?;
+    trust.check(&proof.checkpoint).map_err(CliError::failed)?;
+    let decoded = HashedEntry::decode(entry).map_err(CliError::failed)?;
+    let (own_index, proven_index) = (decoded.entry.index, proof.index);
+    if own_index != proven_index {
         return Err(CliError::failed(format!(
-            "the entry says that its index is {says}, but it stands at {stands}"
+            "the entry says that its index is {own_index}, but the proof is for {proven_index}"
         )));
     }
     let checkpoint = &proof.checkpoint.checkpoint;
@@ -117,12 +116,7 @@ fn print(proven: &Proven, context: &mut Context) -> Result<(), CliError> {
     out.line(format!("tree size   {}", proven.tree_size))?;
     out.line(format!("ledger      {}", proven.origin))?;
     out.line(format!("root hash   {}", proven.root_hash))?;
-    for own in &proven.cosigned {
-        out.line(format!("cosigned    by {} at {}", own.witness, own.at))?;
-    }
-    if proven.cosigned.is_empty() {
-        out.line("cosigned    by no witness that was named")?;
-    }
+    print_cosigned(&proven.cosigned, out)?;
     out.object(&proven.entry)
 }
 
@@ -132,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::{testing::Capture, trust::tests::signer},
+        cli::testing::{Capture, signer},
         domain::{Body, LedgerOpened, Millis},
         ledger::chain::Tip,
         tlog::{
@@ -158,8 +152,9 @@ mod tests {
 
     /// A proof of an entry at a place in a tree of two.
     fn proof(entry: &[u8], index: u64) -> TlogProof {
-        let (own, other) = (leaf_hash(entry), leaf_hash(b"other"));
-        let root = if index == 0 { node_hash(&own, &other) } else { node_hash(&other, &own) };
+        let (leaf, sibling) = (leaf_hash(entry), leaf_hash(b"other"));
+        let (left, right) = if index == 0 { (leaf, sibling) } else { (sibling, leaf) };
+        let root = node_hash(&left, &right);
         let checkpoint = Checkpoint {
             origin: "ledger.example".to_owned(),
             size: 2,
@@ -168,7 +163,7 @@ mod tests {
         };
         let mut checkpoint = SignedCheckpoint::sign(checkpoint, &key()).unwrap();
         checkpoint.note.sign(&signer("w.example", Algorithm::Cosignature, 2), 1_700_000_000);
-        TlogProof { extra: Some(entry.to_vec()), index, path: vec![other], checkpoint }
+        TlogProof { extra: Some(entry.to_vec()), index, path: vec![sibling], checkpoint }
     }
 
     fn trust_args() -> TrustArgs {

@@ -10,7 +10,7 @@ use super::{
     Context, Exit,
     error::CliError,
     output::Tone,
-    trust::{Cosigned, Trust, TrustArgs, read_text},
+    trust::{Cosigned, Trust, TrustArgs, print_cosigned, read_text},
     words::{self, Word as _, rfc3339_ms, word},
 };
 use crate::{
@@ -23,9 +23,9 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 Needs no server: a receipt holds the entry, its proof and the checkpoint. It is good if the ledger
-has signed it, if the entry in it is proved to be under a checkpoint that the ledger has signed and
-enough of the given witnesses have cosigned, and if every field agrees with the entry. It says what
-was done, not how things stand: that, only the ledger knows.
+signed it, if its proof shows that the entry is under a checkpoint that the ledger signed and
+enough of the given witnesses cosigned, and if every field agrees with the entry. A receipt shows
+what was recorded, not the current state: ask the ledger for that.
 
 Exit codes: 0 good, 1 not good, 2 wrong usage.
 
@@ -43,12 +43,12 @@ pub struct VerifyReceiptArgs {
     /// Data subject that the receipt must be about
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: Option<String>,
-    /// Whom to trust.
+    /// Trusted keys.
     #[command(flatten)]
     trust: TrustArgs,
 }
 
-/// A receipt that is good, as scripts read it.
+/// A receipt that verified, as JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ReceiptVerified {
@@ -77,7 +77,7 @@ pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exi
     let trust = args.trust.required()?;
     let text = read_text(&args.receipt)?;
     let receipt = receipt::verify(text.trim(), &trust.key, &trust.policy)?;
-    if args.subject.as_ref().is_some_and(|wanted| *wanted != receipt.statement.subject) {
+    if args.subject.as_ref().is_some_and(|subject| *subject != receipt.statement.subject) {
         return Err(ReceiptError::Subject.into());
     }
     print(&verified(&receipt, &trust), context)?;
@@ -125,11 +125,8 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
         out.line(format!("{action:<11} {}", change_text(change)))?;
     }
     let evidence = &verified.evidence;
-    let notice = match (evidence.notice_id.as_str(), evidence.notice_version.as_str()) {
-        (id, "") => id.to_owned(),
-        (id, version) => format!("{id}@{version}"),
-    };
-    let shown = [&notice, &evidence.language, &evidence.touchpoint, &evidence.method];
+    let shown =
+        [&words::notice(evidence), &evidence.language, &evidence.touchpoint, &evidence.method];
     let shown: Vec<&str> =
         shown.into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
     if !shown.is_empty() {
@@ -140,12 +137,7 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
     }
     out.line(format!("ledger      {}", verified.ledger))?;
     out.line(format!("checkpoint  {} entries, root {}", verified.tree_size, verified.root_hash))?;
-    for cosigned in &verified.cosigned {
-        out.line(format!("cosigned    by {} at {}", cosigned.witness, cosigned.at))?;
-    }
-    if verified.cosigned.is_empty() {
-        out.line("cosigned    by no witness that was named")?;
-    }
+    print_cosigned(&verified.cosigned, out)?;
     out.line(format!("receipt     {} of {}", verified.receipt_id, verified.issued_at))
 }
 
@@ -177,7 +169,7 @@ mod tests {
         tlog::key::{Algorithm, SignerKey},
     };
 
-    /// What receipts of version 1 look like is kept, and its key is known.
+    /// A receipt of version 1. The seed of its key is 7.
     const GOLDEN: &str = include_str!("../../tests/fixtures/receipt_v1.jws");
 
     fn args(text: &str, seed: u8, subject: Option<&str>) -> (VerifyReceiptArgs, impl Sized) {
@@ -206,7 +198,7 @@ mod tests {
             "\nrefuse      marketing.newsletter:sms\n",
             "\nevidence    privacy-notice@2026-05, de-DE, onboarding, checkbox\n",
             "\ncontroller  Example AG, as of 2026-10-26T06:14:20.250Z\n",
-            "\ncosigned    by no witness that was named\n",
+            "\ncosigned    by none of the given witnesses\n",
             "\ncheckpoint  11 entries, root ",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

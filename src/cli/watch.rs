@@ -1,4 +1,4 @@
-//! `watch`: follows what changes.
+//! `watch`: prints changes as they happen.
 
 use std::time::Duration;
 
@@ -10,20 +10,19 @@ use tonic::Status;
 use super::{
     Context, Exit, client,
     error::CliError,
-    filter::{self, FilterArgs},
-    stream::{no_signals, print_watched},
+    filter::FilterArgs,
+    stream::{print_watched, stop_signals},
+    words,
 };
 use crate::{
     client::{Client, Heard, ServiceConfig, Watch, WatchOptions},
     proto::{Snapshot, WatchResponse, watch_response::Message},
-    server::StopSignals,
 };
 
 const AFTER_HELP: &str = "\
-Without --kind, everything but grants, preferences and overdue is told. When the
-stream ends, by Ctrl-C, SIGTERM or --count, the index to resume from is told on standard
-error. With --follow it does not end with the connection: it waits, connects again
-and goes on from where it was, without a gap.
+Without --kind, all events are printed except grants, preferences and overdue. When the stream
+ends, by Ctrl-C, SIGTERM or --count, the index to resume from is printed on standard error. With
+--follow the command reconnects when the connection breaks, and resumes without a gap.
 
 Examples:
   consent-ledger watch --purpose marketing.newsletter
@@ -41,7 +40,8 @@ pub struct WatchArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// Print a snapshot of the current state first: the cells that are `denied`, or `all` cells
-    #[arg(long, value_name = "WHAT", value_parser = filter::snapshot(), conflicts_with = "from")]
+    #[arg(long, value_name = "WHICH", conflicts_with = "from")]
+    #[arg(value_parser = words::parser::<Snapshot>())]
     snapshot: Option<Snapshot>,
     /// Reconnect when the connection breaks, and resume
     #[arg(long)]
@@ -55,56 +55,51 @@ pub struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs, context: &mut Context) -> Result<Exit, CliError> {
-    // Whoever is not there at first is no connection that broke.
+    // A server that does not answer at the start is an error, not a broken connection.
     let channel = client::connect(&context.global).await?;
-    let stream = Client::over(channel, ServiceConfig::none()).watch(options(&args));
-    let mut follower = Follower {
-        next_index: args.from,
-        in_snapshot: args.snapshot.is_some(),
-        left: args.count,
-        show: args.progress,
-        goes_on: args.follow,
-        interrupted: false,
-    };
-    let ended = follower.follow(stream, context).await;
-    follower.tell_where(context);
-    ended.map(|()| Exit::Success)
-}
-
-fn options(args: &WatchArgs) -> WatchOptions {
-    WatchOptions {
+    let options = WatchOptions {
         start_index: args.from,
         filter: args.filter.clone().into(),
         snapshot: args.snapshot.unwrap_or_default(),
         ..WatchOptions::default()
-    }
+    };
+    let stream = Client::over(channel, ServiceConfig::none()).watch(options);
+    let mut follower = Follower {
+        next_index: args.from,
+        in_snapshot: args.snapshot.is_some(),
+        left: args.count,
+        interrupted: false,
+        args,
+    };
+    let ended = follower.follow(stream, context).await;
+    follower.report_position(context);
+    ended.map(|()| Exit::Success)
 }
 
-/// Where the stream is.
+/// State of the stream.
 struct Follower {
+    args: WatchArgs,
     next_index: Option<u64>,
-    /// A snapshot is not complete: there is no index to resume from.
+    /// Whether the snapshot is incomplete: then there is no index to resume from.
     in_snapshot: bool,
     left: Option<u64>,
-    show: bool,
-    goes_on: bool,
     interrupted: bool,
 }
 
 impl Follower {
     async fn follow(&mut self, mut stream: Watch, context: &mut Context) -> Result<(), CliError> {
-        let mut stop = StopSignals::new().map_err(no_signals)?;
+        let mut stop = stop_signals()?;
         while self.left != Some(0) {
-            let heard = tokio::select! {
-                heard = stream.next() => heard,
+            let item = tokio::select! {
+                item = stream.next() => item,
                 () = stop.next() => return Ok(()),
             };
-            match heard {
+            match item {
                 Some(Ok(Heard::Message(message))) => self.print(*message, context)?,
-                Some(Ok(Heard::Connected { .. })) => self.tell_connected(context),
-                Some(Ok(Heard::Interrupted { status, retry_in })) if self.goes_on => {
+                Some(Ok(Heard::Connected { .. })) => self.report_connected(context),
+                Some(Ok(Heard::Interrupted { status, retry_in })) if self.args.follow => {
                     self.interrupted = true;
-                    tell_interrupted(&status, retry_in, context.out.json);
+                    report_interrupted(&status, retry_in, context.out.json);
                 }
                 Some(Ok(Heard::Interrupted { status, .. }) | Err(status)) => {
                     return Err(status.into());
@@ -117,17 +112,17 @@ impl Follower {
     }
 
     fn print(&mut self, message: Message, context: &mut Context) -> Result<(), CliError> {
-        let is_shown = self.show || !matches!(message, Message::Progress(_));
+        let is_shown = self.args.progress || !matches!(message, Message::Progress(_));
         let response = WatchResponse { message: Some(message) };
         if is_shown {
             print_watched(&response, &mut context.out)?;
         }
-        response.message.iter().for_each(|message| self.pass(message));
+        response.message.iter().for_each(|message| self.advance(message));
         Ok(())
     }
 
-    /// Takes note of how far the stream has come.
-    fn pass(&mut self, message: &Message) {
+    /// Records the position after a message.
+    fn advance(&mut self, message: &Message) {
         let event_index = match message {
             Message::Progress(progress) => {
                 self.next_index = Some(progress.next_index);
@@ -152,13 +147,13 @@ impl Follower {
         self.next_index.filter(|_| !self.in_snapshot)
     }
 
-    fn tell_connected(&mut self, context: &Context) {
+    fn report_connected(&mut self, context: &Context) {
         if std::mem::take(&mut self.interrupted) {
-            tell_reconnected(self.resume_from(), context.out.json);
+            report_reconnected(self.resume_from(), context.out.json);
         }
     }
 
-    fn tell_where(&self, context: &Context) {
+    fn report_position(&self, context: &Context) {
         let Some(index) = self.resume_from() else { return };
         if context.out.json {
             eprintln!("{}", json!({"resumeFrom": index}));
@@ -168,8 +163,8 @@ impl Follower {
     }
 }
 
-/// Says that a stream broke off and goes on, on standard error.
-pub(super) fn tell_interrupted(status: &Status, retry_in: Duration, json: bool) {
+/// Reports on standard error that the connection broke and will be retried.
+pub(super) fn report_interrupted(status: &Status, retry_in: Duration, json: bool) {
     let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
     if json {
         let interruption = json!({"message": status.message(), "retryInMs": retry_in_ms});
@@ -179,8 +174,8 @@ pub(super) fn tell_interrupted(status: &Status, retry_in: Duration, json: bool) 
     }
 }
 
-/// Says that it does go on, and from where if that is known.
-pub(super) fn tell_reconnected(next_index: Option<u64>, json: bool) {
+/// Reports on standard error that the stream resumes, and from which index if that is known.
+pub(super) fn report_reconnected(next_index: Option<u64>, json: bool) {
     match next_index {
         _ if json => eprintln!("{}", json!({"reconnected": {"nextIndex": next_index}})),
         Some(index) => eprintln!("connected again, going on from {index}"),

@@ -1,4 +1,4 @@
-//! `webhooks`: what endpoints did not take, delivering it once more, and verifying a delivery offline.
+//! `webhooks`: lists and replays dead letters, and verifies a delivery offline.
 
 use std::{
     env,
@@ -9,7 +9,6 @@ use std::{
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
-use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use super::{
@@ -20,39 +19,34 @@ use super::{
     words,
 };
 use crate::{
-    proto::{
-        DeadLetter, ListDeadLettersRequest, ReplayDeadLettersRequest,
-        watch_service_client::WatchServiceClient,
-    },
+    proto::{DeadLetter, ListDeadLettersRequest, ReplayDeadLettersRequest},
     webhook::signature::{Secret, SignatureError},
 };
 
-/// What stands below the help of `webhooks`.
+/// Text below the help of `webhooks`.
 pub(super) const AFTER_HELP: &str = "\
-A subscription with a URL is delivered by HTTP. An event that its endpoint does not take, however
-often it is tried, becomes a dead letter: on record, and told by `propagation`.
+A subscription with a URL is delivered by HTTP. An event that the endpoint refuses until all
+retries are used up becomes a dead letter. Dead letters are recorded, and `propagation` shows
+them.
 
 Examples:
   consent-ledger webhooks dead-letters crm
   consent-ledger webhooks replay crm --all";
 
-/// Dead letters on one page.
-const PAGE_SIZE: i32 = 1_000;
-
 /// The subcommands of `webhooks`.
 #[derive(Debug, Subcommand)]
 pub enum WebhooksCommand {
-    /// List the events that a webhook did not take
+    /// List the events that could not be delivered
     DeadLetters(DeadLettersArgs),
-    /// Deliver dead letters once more
+    /// Deliver dead letters again
     Replay(ReplayArgs),
     /// Verify the signature of a delivery, with no server; exits with 1 if it is not good
     Verify(Box<VerifyArgs>),
 }
 
 const DEAD_LETTERS_HELP: &str = "\
-FAILED is the index of the entry that says that the event was given up. STATUS is that of the last
-answer; it is empty if there was none.
+FAILED is the index of the entry that records the dead letter. STATUS is the HTTP status of the
+last response; it is empty if there was none.
 
 Examples:
   consent-ledger webhooks dead-letters crm
@@ -68,7 +62,7 @@ pub struct DeadLettersArgs {
 }
 
 const REPLAY_HELP: &str = "\
-Each is tried once. One that is delivered is no dead letter any more; one that is not stays one.
+Each dead letter is tried once. It is removed from the list if the delivery succeeds.
 
 Examples:
   consent-ledger webhooks replay crm 4711 4712
@@ -90,12 +84,13 @@ pub struct ReplayArgs {
 }
 
 const VERIFY_HELP: &str = "\
-For those who receive: is it the delivery that is wrong, or the code that refuses it? The three headers
-and the body are needed as they came, the body to its last byte. It is good if one of the signatures
-is that of the secret over id, time and body, and if it was sent about now.
+Helps a receiver to find out whether a delivery is wrong or the code that refuses it. Give the
+three headers and the exact bytes of the body. A delivery is good if one of its signatures was
+made with the secret over id, timestamp and body, and if its timestamp is close to the current
+time.
 
-A secret on the command line would be read by everybody on the machine, so it is named: a variable of
-the environment, or a file.
+The secret comes from an environment variable or a file: every user of the machine can read the
+command line.
 
 Exit codes: 0 good, 1 not good, 2 wrong usage.
 
@@ -112,7 +107,7 @@ pub struct VerifyArgs {
     /// File with the body, or - for standard input
     #[arg(value_name = "FILE", default_value = "-")]
     body: PathBuf,
-    /// Variable of the environment with the secret (`whsec_…`)
+    /// Environment variable with the secret (`whsec_…`)
     #[arg(long, value_name = "VARIABLE")]
     secret_env: Option<String>,
     /// File with the secret
@@ -127,7 +122,7 @@ pub struct VerifyArgs {
     /// Header webhook-signature
     #[arg(long, value_name = "SIGNATURES")]
     signature: String,
-    /// Maximum difference between its timestamp and now, in either direction
+    /// Maximum difference between the timestamp and the time of arrival, in either direction
     #[arg(
         long,
         value_name = "DURATION",
@@ -148,68 +143,56 @@ pub(super) async fn run(command: WebhooksCommand, context: &mut Context) -> Resu
     }
 }
 
-async fn connect(context: &Context) -> Result<WatchServiceClient<Channel>, CliError> {
-    let client = WatchServiceClient::new(client::connect(&context.global).await?);
-    Ok(client.max_decoding_message_size(client::MESSAGE_BYTES_MAX))
-}
-
 async fn dead_letters(args: DeadLettersArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let mut client = connect(context).await?;
-    let out = &mut context.out;
-    let mut table = dead_letters_table();
-    let mut page_token = String::new();
-    loop {
-        let subscription = args.name.clone();
-        let request = ListDeadLettersRequest { subscription, page_size: PAGE_SIZE, page_token };
+    let mut client = client::watch_service(&context.global).await?;
+    let dead_letters = client::all_pages(async |page_token| {
+        let (subscription, page_size) = (args.name.clone(), client::PAGE_SIZE);
+        let request = ListDeadLettersRequest { subscription, page_size, page_token };
         let page = client.list_dead_letters(request).await?.into_inner();
-        for dead_letter in &page.dead_letters {
-            match out.json {
-                true => out.message(dead_letter)?,
-                false => add(&mut table, dead_letter),
-            }
-        }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    match (out.json, table.is_empty()) {
-        (true, _) => {}
-        (false, true) => out.line("there are no dead letters")?,
-        (false, false) => out.table(&table)?,
+        Ok((page.dead_letters, page.next_page_token))
+    })
+    .await?;
+    let out = &mut context.out;
+    if out.json {
+        dead_letters.iter().try_for_each(|dead_letter| out.message(dead_letter))?;
+    } else if dead_letters.is_empty() {
+        out.line("there are no dead letters")?;
+    } else {
+        out.table(&table(&dead_letters))?;
     }
     Ok(Exit::Success)
 }
 
-fn dead_letters_table() -> Table {
-    Table::new(&["INDEX", "SHARD", "GIVEN UP", "ATTEMPTS", "STATUS", "FAILED"])
-}
-
-fn add(table: &mut Table, dead_letter: &DeadLetter) {
-    let http_status = match dead_letter.http_status {
-        0 => String::new(),
-        status => status.to_string(),
-    };
-    table.row(
-        Tone::Bad,
-        [
-            dead_letter.index.to_string(),
-            dead_letter.shard.to_string(),
-            words::rfc3339_or_empty(dead_letter.failed_at.as_ref()),
-            dead_letter.attempts.to_string(),
-            http_status,
-            dead_letter.failed_index.to_string(),
-        ],
-    );
+fn table(dead_letters: &[DeadLetter]) -> Table {
+    let mut table = Table::new(&["INDEX", "SHARD", "GIVEN UP", "ATTEMPTS", "STATUS", "FAILED"]);
+    for dead_letter in dead_letters {
+        let http_status = match dead_letter.http_status {
+            0 => String::new(),
+            status => status.to_string(),
+        };
+        table.row(
+            Tone::Bad,
+            [
+                dead_letter.index.to_string(),
+                dead_letter.shard.to_string(),
+                words::rfc3339_or_empty(dead_letter.failed_at.as_ref()),
+                dead_letter.attempts.to_string(),
+                http_status,
+                dead_letter.failed_index.to_string(),
+            ],
+        );
+    }
+    table
 }
 
 async fn replay(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliError> {
-    // To the server, no index means all: nothing but --all may say so.
+    // The server takes no indexes as all: only --all may mean that.
     if args.all != args.indexes.is_empty() {
         return Err(CliError::usage("give indexes, or --all"));
     }
     let request = ReplayDeadLettersRequest { subscription: args.name, indexes: args.indexes };
-    let answer = connect(context).await?.replay_dead_letters(request).await?.into_inner();
+    let mut client = client::watch_service(&context.global).await?;
+    let answer = client.replay_dead_letters(request).await?.into_inner();
     let out = &mut context.out;
     match (out.json, answer.replayed) {
         (true, _) => out.message(&answer)?,
@@ -236,11 +219,11 @@ fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
-/// A delivery that is good.
+/// A delivery that verified, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DeliveryVerified {
-    /// Always true: what is not good is an error.
+    /// Always true: a delivery that is not good is an error.
     good: bool,
     /// Id of the message.
     id: String,
@@ -250,19 +233,21 @@ struct DeliveryVerified {
     bytes: u64,
 }
 
-/// The secret, from where exactly one of the two options says.
+/// Reads the secret from the source that the options name.
 fn secret(args: &VerifyArgs) -> Result<Secret, CliError> {
     let text = match (&args.secret_env, &args.secret_file) {
         (Some(name), None) => from_environment(name)?,
         (None, Some(path)) if path == Path::new("-") && path == &args.body => {
-            return Err(CliError::usage("standard input is the body, or the secret: not both"));
+            return Err(CliError::usage(
+                "standard input can hold the body or the secret, not both",
+            ));
         }
         (None, Some(path)) => read_text(path).map_err(CliError::into_usage)?,
         _ => return Err(CliError::usage("give either --secret-env or --secret-file")),
     };
     Secret::parse(&Zeroizing::new(text)).map_err(|error| {
         CliError::usage(error.to_string())
-            .with_hint("`consent-ledger subscription create`, asked again for the same, prints it")
+            .with_hint("`consent-ledger subscription create` with the same options prints it again")
     })
 }
 
@@ -270,7 +255,7 @@ fn from_environment(name: &str) -> Result<String, CliError> {
     // Neither error repeats the value.
     env::var(name).map_err(|error| match error {
         env::VarError::NotPresent => CliError::usage(format!("`{name}` is not set")),
-        env::VarError::NotUnicode(_) => CliError::usage(format!("`{name}` is no text")),
+        env::VarError::NotUnicode(_) => CliError::usage(format!("`{name}` is not UTF-8")),
     })
 }
 

@@ -1,4 +1,4 @@
-//! `consent-ledger witness`: this binary as a witness of other ledgers' checkpoints.
+//! `witness`: runs a witness of other ledgers' checkpoints.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use serde::Serialize;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
@@ -20,12 +20,11 @@ use tokio_rustls::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Exit, error::CliError};
+use super::{Context, Exit, error::CliError, stream::stop_signals};
 use crate::{
     config::check_exposure,
     domain::Millis,
     listener,
-    server::StopSignals,
     telemetry::{self, LogFormat, TelemetryConfig},
     tlog::{key::VerifierKey, policy::Policy},
     witness::{
@@ -36,19 +35,19 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-A witness cosigns a log's checkpoint if it continues the one that it cosigned last (C2SP
-tlog-witness). Who runs the ledger must not run its witnesses: let somebody else do that, on a machine
-of their own. It needs no data of the ledger, and learns nothing about anybody.
+A witness cosigns a log's checkpoint if it extends the one that it cosigned last (C2SP
+tlog-witness). Another party than the ledger's operator must run it, on another machine. A witness
+sees no data of the ledger and no personal data.
 
-The key is created on the first start, with the state. A witness is worth what it remembers: keep the
-state on a disk that lasts, and never restore an old copy of it. Where it is lost, give the witness a
-new key and a new name.
+The key is created on the first start, together with the state. Keep the state on durable storage,
+and never restore an old copy of it. If it is lost, give the witness a new key and a new name.
 
-Ledgers send to `http://ADDRESS/add-checkpoint`; whoever monitors the ledger asks for
-`http://ADDRESS/SHA256-OF-ORIGIN/checkpoint`. Once it listens, `listening on ADDRESS` and
-`verifier key KEY` are printed: the key is what ledgers and auditors are given.
+Ledgers post to `http://ADDRESS/add-checkpoint`; monitors read
+`http://ADDRESS/SHA256-OF-ORIGIN/checkpoint`. After the start, `listening on ADDRESS` and
+`verifier key KEY` are printed: give the key to ledgers and auditors.
 
-Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage, for example a key of another name.
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage, for example a key with
+another name.
 
 Example:
   consent-ledger witness --name witness.example/w1 --listen 127.0.0.1:7080 \\
@@ -68,7 +67,7 @@ pub struct WitnessArgs {
     /// File with a policy (C2SP tlog-policy) whose `log` lines name the logs, instead of --log
     #[arg(long, value_name = "FILE", conflicts_with = "log")]
     policy: Option<PathBuf>,
-    /// File that records what was cosigned; never restore it from an old copy
+    /// File that records the cosigned checkpoints; never restore an old copy of it
     #[arg(long, value_name = "FILE")]
     state_file: PathBuf,
     /// File of the secret key; created on the first start
@@ -97,14 +96,6 @@ pub struct WitnessArgs {
     log_level: Option<String>,
 }
 
-/// What is printed once the witness listens.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Listening {
-    address: String,
-    verifier_key: String,
-}
-
 pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit, CliError> {
     check_listen(&args)?;
     let logs = logs(&args)?;
@@ -114,22 +105,17 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
         log_level: args.log_level,
         otlp_endpoint: None,
     };
-    let _telemetry =
-        telemetry::init(&telemetry).map_err(|error| CliError::usage(error.to_string()))?;
+    let _telemetry = telemetry::init(&telemetry).map_err(CliError::usage)?;
     let files = Files { state: args.state_file, key: args.key_file, new_state: args.new_state };
     let name = args.name;
     let opened = tokio::task::spawn_blocking(move || open::open(&files, &name, logs)).await;
-    let opened = opened.map_err(|error| CliError::failed(error.to_string()))?;
-    let state = Arc::new(opened.map_err(|error| open_error(&error))?);
+    let state = Arc::new(opened.map_err(CliError::failed)?.map_err(|error| open_error(&error))?);
 
-    let signals = |error| CliError::io("listening for signals", error);
-    let mut stop = StopSignals::new().map_err(signals)?;
+    let mut stop = stop_signals()?;
     let listen = |error| CliError::io(format!("listening on {}", args.listen), error);
     let listener = TcpListener::bind(args.listen).await.map_err(listen)?;
-    let listening = Listening {
-        address: listener.local_addr().map_err(listen)?.to_string(),
-        verifier_key: state.verifier_key().to_string(),
-    };
+    let address = listener.local_addr().map_err(listen)?.to_string();
+    let verifier_key = state.verifier_key().to_string();
     for origin in state.origins() {
         tracing::info!(origin, "following");
     }
@@ -142,27 +128,23 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
         server::CONNECTIONS_MAX,
         ended.clone(),
     ));
-    announce(&listening, context)?;
+    let out = &mut context.out;
+    if out.json {
+        out.object(&json!({"address": address, "verifierKey": verifier_key}))?;
+    } else {
+        out.line(format!("listening on {address}"))?;
+        out.line(format!("verifier key {verifier_key}"))?;
+    }
+    out.flush()?;
     stop.next().await;
     tracing::info!("draining");
     ended.cancel();
-    serving.await.map_err(|error| CliError::failed(error.to_string()))?;
+    serving.await.map_err(CliError::failed)?;
     Ok(Exit::Success)
 }
 
-fn announce(listening: &Listening, context: &mut Context) -> Result<(), CliError> {
-    let out = &mut context.out;
-    if out.json {
-        out.object(listening)?;
-    } else {
-        out.line(format!("listening on {}", listening.address))?;
-        out.line(format!("verifier key {}", listening.verifier_key))?;
-    }
-    out.flush()
-}
-
 fn now_s() -> u64 {
-    // A cosignature's time is never 0.
+    // The time of a cosignature must not be 0.
     u64::try_from(Millis::now().0 / 1_000).unwrap_or_default().max(1)
 }
 
@@ -171,15 +153,12 @@ fn log_key(text: &str) -> Result<VerifierKey, String> {
 }
 
 fn check_listen(args: &WitnessArgs) -> Result<(), CliError> {
-    let tls = args.tls_cert.is_some();
-    check_exposure(args.listen, tls, args.insecure)
-        .map_err(|error| CliError::usage(error.to_string()))
-        .map_err(|error| {
-            error.with_hint(
-                "a witness answers whoever brings a checkpoint that a log has signed; put a proxy \
-                 that limits strangers before it",
-            )
-        })
+    check_exposure(args.listen, args.tls_cert.is_some(), args.insecure).map_err(|error| {
+        CliError::usage(error).with_hint(
+            "a witness answers every request with a checkpoint of its logs; put a proxy with rate \
+             limits before it",
+        )
+    })
 }
 
 fn logs(args: &WitnessArgs) -> Result<Vec<VerifierKey>, CliError> {
@@ -202,8 +181,8 @@ fn logs(args: &WitnessArgs) -> Result<Vec<VerifierKey>, CliError> {
 
 fn tls(args: &WitnessArgs) -> Result<Option<TlsAcceptor>, CliError> {
     let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    let wrong = |path: &Path, what: &dyn std::fmt::Display| {
-        CliError::usage(format!("{}: {what}", path.display()))
+    let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+        CliError::usage(format!("{}: {error}", path.display()))
     };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let chain = chain.map_err(|error| wrong(cert, &error))?;
@@ -224,10 +203,9 @@ fn open_error(error: &OpenError) -> CliError {
             | OpenError::StateThere(_)
             | OpenError::State(StateError::NotALog(_) | StateError::TooManyLogs)
     );
-    let text = error.to_string();
-    let own = if usage { CliError::usage(text) } else { CliError::failed(text) };
+    let cli_error = if usage { CliError::usage(error) } else { CliError::failed(error) };
     match error.hint() {
-        Some(hint) => own.with_hint(hint),
-        None => own,
+        Some(hint) => cli_error.with_hint(hint),
+        None => cli_error,
     }
 }

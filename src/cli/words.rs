@@ -1,9 +1,10 @@
-//! The words of the protocol as people type and read them: `allow`, `no_record`, times in RFC
-//! 3339, bytes in hex, scopes as `PURPOSE:CHANNEL`. JSON has its own (see [`crate::json`]).
+//! Values of the protocol as people type and read them: enum values such as `no_record`, times in
+//! RFC 3339, bytes in hex, scopes as `PURPOSE:CHANNEL`. For JSON, see [`crate::json`].
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::Engine as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -11,33 +12,36 @@ use super::error::CliError;
 pub use crate::tlog::hex;
 use crate::{
     domain::Key,
+    json,
     proto::{
-        Action, Actor, CatalogEffect, Effect, EventKind, HistoryKind, LegalBasis, LinkConfidence,
-        Outcome, OutcomeCount, PropagationState, Reason, Scope, Snapshot, Status,
+        Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
+        LegalBasis, LinkConfidence, Outcome, OutcomeCount, PropagationState, Reason, ReceiptFormat,
+        Scope, Snapshot, Status,
     },
     tlog::BASE64,
 };
 
 /// An enum of the protocol.
-pub trait Word: Copy + TryFrom<i32> {
-    /// What its values' names begin with on the wire.
-    const PREFIX: &'static str;
-    /// Name on the wire.
+pub trait Word: Copy + Default + TryFrom<i32> {
+    /// Name in the protocol, for example `REASON_NO_RECORD`.
     fn wire_name(self) -> &'static str;
-    /// The value of a name on the wire.
+    /// The value with a name of the protocol.
     fn from_wire_name(name: &str) -> Option<Self>;
+
+    /// The prefix of all names. The default value of every enum is `…_UNSPECIFIED`.
+    fn prefix() -> &'static str {
+        Self::default().wire_name().trim_end_matches("UNSPECIFIED")
+    }
 
     /// The short lower-case name, for example `no_record`.
     fn word(self) -> String {
-        let name = self.wire_name();
-        name.strip_prefix(Self::PREFIX).unwrap_or(name).to_ascii_lowercase()
+        self.wire_name().trim_start_matches(Self::prefix()).to_ascii_lowercase()
     }
 }
 
 macro_rules! words {
-    ($($kind:ident $prefix:literal)*) => {
+    ($($kind:ident)*) => {
         $(impl Word for $kind {
-            const PREFIX: &'static str = $prefix;
             fn wire_name(self) -> &'static str {
                 self.as_str_name()
             }
@@ -49,39 +53,36 @@ macro_rules! words {
 }
 
 words! {
-    Actor "ACTOR_"
-    Action "ACTION_"
-    Outcome "OUTCOME_"
-    Status "STATUS_"
-    Effect "EFFECT_"
-    Reason "REASON_"
-    LegalBasis "LEGAL_BASIS_"
-    EventKind "EVENT_KIND_"
-    CatalogEffect "CATALOG_EFFECT_"
-    Snapshot "SNAPSHOT_"
-    PropagationState "PROPAGATION_STATE_"
-    LinkConfidence "LINK_CONFIDENCE_"
-    HistoryKind "HISTORY_KIND_"
+    Actor Action Outcome Status Effect Reason LegalBasis EventKind CatalogEffect Snapshot
+    PropagationState LinkConfidence HistoryKind ReceiptFormat
 }
 
-/// Takes a short name. Dashes stand for underscores; `unspecified` is not a name.
+/// Parser of an option that takes one of an enum's short names, with dashes. The help lists them
+/// all.
+pub fn parser<W: Word + Send + Sync + 'static>() -> impl TypedValueParser<Value = W> {
+    let values = (1..).map_while(|number| W::try_from(number).ok());
+    PossibleValuesParser::new(values.map(|value| value.word().replace('_', "-")))
+        .try_map(|word| parse::<W>(&word))
+}
+
+/// Parses a short name. Dashes stand for underscores; `unspecified` is not accepted.
 ///
 /// # Errors
-/// The name is not one.
+/// No value has this name.
 pub fn parse<W: Word>(text: &str) -> Result<W, String> {
     let upper = text.to_ascii_uppercase().replace('-', "_");
-    Some(format!("{}{upper}", W::PREFIX))
+    Some(format!("{}{upper}", W::prefix()))
         .filter(|_| upper != "UNSPECIFIED")
         .and_then(|name| W::from_wire_name(&name))
         .ok_or_else(|| format!("`{text}` is not a known word"))
 }
 
-/// The short name of a value on the wire; one that this build does not know is its number.
+/// The short name of a value on the wire; the number of a value that this build does not know.
 pub fn word<W: Word>(value: i32) -> String {
     W::try_from(value).map_or_else(|_| value.to_string(), Word::word)
 }
 
-/// Counts by the word of an outcome, as messages of the protocol, in the order of the words.
+/// Counts by the short name of an outcome, as messages of the protocol, in the order of the names.
 #[must_use]
 pub fn outcome_counts(by_word: BTreeMap<String, u64>) -> Vec<OutcomeCount> {
     let number = |word: &str| match parse::<Outcome>(word) {
@@ -92,7 +93,15 @@ pub fn outcome_counts(by_word: BTreeMap<String, u64>) -> Vec<OutcomeCount> {
     counts.map(|(word, count)| OutcomeCount { outcome: number(&word), count }).collect()
 }
 
-/// Writes a value as JSON has it, by its name in the protocol.
+/// Serializes [`outcome_counts`], for `#[serde(serialize_with)]`.
+pub fn serialize_outcomes<S: Serializer>(
+    by_word: &BTreeMap<String, u64>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    json::serialize_list(&outcome_counts(by_word.clone()), to)
+}
+
+/// Serializes a value by its name in the protocol, for `#[serde(serialize_with)]`.
 pub fn serialize_name<W: Word, S: Serializer>(value: &W, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(value.wire_name())
 }
@@ -113,31 +122,31 @@ impl Serialize for Bytes {
     }
 }
 
-/// Reads a value from its short name.
+/// Deserializes a value from its short name, for `#[serde(deserialize_with)]`.
 pub fn deserialize<'de, W: Word, D: Deserializer<'de>>(from: D) -> Result<W, D::Error> {
     parse(&String::deserialize(from)?).map_err(de::Error::custom)
 }
 
-/// Takes `PURPOSE:CHANNEL`, where either may be `*`.
+/// Parses `PURPOSE:CHANNEL`, where either may be `*`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The text is not a scope.
 pub fn scope(text: &str) -> Result<Scope, String> {
     let (purpose, channel) = text.split_once(':').ok_or_else(|| {
         "must be PURPOSE:CHANNEL, for example marketing.newsletter:email".to_owned()
     })?;
-    for (what, key) in [("purpose", purpose), ("channel", channel)] {
+    for (part, key) in [("purpose", purpose), ("channel", channel)] {
         if key != "*" {
-            Key::parse(key).map_err(|error| format!("the {what} {error}"))?;
+            Key::parse(key).map_err(|error| format!("the {part} {error}"))?;
         }
     }
     Ok(Scope { purpose: purpose.to_owned(), channel: channel.to_owned() })
 }
 
-/// Takes exactly one cell, `PURPOSE:CHANNEL`.
+/// Parses exactly one cell, `PURPOSE:CHANNEL`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The text is not a scope.
 pub fn cell(text: &str) -> Result<Scope, String> {
     let scope = scope(text)?;
     if scope.purpose == "*" || scope.channel == "*" {
@@ -155,7 +164,7 @@ pub fn scope_text(scope: Option<&Scope>) -> String {
     format!("{purpose}:{channel}")
 }
 
-/// Takes a time in RFC 3339.
+/// Parses a time in RFC 3339.
 ///
 /// # Errors
 /// The text is not a time.
@@ -165,7 +174,7 @@ pub fn time(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// A time as the protocol has it.
+/// A time as a message of the protocol.
 #[must_use]
 pub fn wire_time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
@@ -178,7 +187,7 @@ pub fn rfc3339(time: &prost_types::Timestamp) -> String {
         .map_or_else(|_| time.to_string(), |time| format!("{time:.3}"))
 }
 
-/// As [`rfc3339`], for a time that may be missing: it is empty then.
+/// As [`rfc3339`]; empty if the time is missing.
 #[must_use]
 pub fn rfc3339_or_empty(time: Option<&prost_types::Timestamp>) -> String {
     time.map(rfc3339).unwrap_or_default()
@@ -190,24 +199,24 @@ pub fn rfc3339_ms(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| format!("{time:.3}"))
 }
 
-/// A span of time as the protocol has it.
+/// A duration as a message of the protocol.
 ///
 /// # Errors
-/// It is longer than the protocol can say.
+/// It is longer than the message can hold.
 pub fn wire_span(span: Duration) -> Result<prost_types::Duration, CliError> {
     prost_types::Duration::try_from(span)
         .map_err(|_| CliError::usage(format!("{} is too long", humantime::format_duration(span))))
 }
 
-/// A duration of the protocol, as [`span`] writes it.
+/// A duration of the protocol as text, see [`span`].
 #[must_use]
 pub fn duration(duration: &prost_types::Duration) -> String {
     let seconds_ms = duration.seconds.saturating_mul(1_000);
     span(seconds_ms.saturating_add(i64::from(duration.nanos / 1_000_000)))
 }
 
-/// A span of time, in milliseconds. Whole days read better than years and months that are not quite
-/// whole.
+/// A duration in milliseconds as text. Whole days are written as days: `humantime` would write
+/// years and months, which vary in length.
 #[must_use]
 pub fn span(ms: i64) -> String {
     const DAY_MS: u64 = 86_400_000;
@@ -215,6 +224,28 @@ pub fn span(ms: i64) -> String {
     match ms % DAY_MS {
         0 => format!("{}d", ms / DAY_MS),
         _ => humantime::format_duration(Duration::from_millis(ms)).to_string(),
+    }
+}
+
+/// A minute of the day as `HH:MM`.
+#[must_use]
+pub fn clock(minute: u32) -> String {
+    format!("{:02}:{:02}", minute / 60, minute % 60)
+}
+
+/// A frequency limit as text.
+#[must_use]
+pub fn frequency_limit(limit: &FrequencyLimit) -> String {
+    let period = limit.period.as_ref().map(duration).unwrap_or_default();
+    format!("at most {} in {period}", limit.uses_max)
+}
+
+/// The notice that was shown, as `ID@VERSION`; empty if there was none.
+#[must_use]
+pub fn notice(evidence: &Evidence) -> String {
+    match (evidence.notice_id.as_str(), evidence.notice_version.as_str()) {
+        (id, "") => id.to_owned(),
+        (id, version) => format!("{id}@{version}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `FilterAudience`: the question once, then data subjects in and verdicts out.
 //!
-//! The next message is read when the last answer was taken. So an audience of any size holds no
-//! more than one message here, and a client that reads slowly waits for itself alone.
+//! The next message is read once the client has taken the last answer. So the server holds one message
+//! of an audience of any size, and a slow client delays only itself.
 
 use std::{collections::HashSet, pin::Pin, sync::Arc};
 
@@ -12,21 +12,23 @@ use tonic::{Status, Streaming};
 use super::{
     blocking,
     convert::{self, Filtering, UseNames},
+    received,
 };
 use crate::{
     domain::{Effect, Reason, Subject},
     node::{Audience, Node, ReadError},
     proto::{
-        self, filter_audience_request::Message as Asked, filter_audience_response::Message as Told,
+        self, filter_audience_request::Message as Incoming,
+        filter_audience_response::Message as Outgoing,
     },
-    status::{Fault, Problem, fault_of_transport},
+    status::{Fault, Problem},
 };
 
-/// How many data subjects are decided in one go. A client that goes away leaves no more than that
-/// to be finished.
+/// How many data subjects one blocking call decides. If the client goes away, this call is still
+/// finished.
 const SUBJECTS_AT_A_TIME: usize = 1_000;
 
-/// What is answered, in order.
+/// The answers, in order.
 pub(super) type Answers =
     Pin<Box<dyn Stream<Item = Result<proto::FilterAudienceResponse, Status>> + Send>>;
 
@@ -39,7 +41,8 @@ pub(super) fn answers(
     let filter = Filter { node, drain, requests, progress: Progress::Unasked };
     Box::pin(stream::try_unfold(filter, async |mut filter| {
         let message = filter.next().await?;
-        let answer = message.map(|own| proto::FilterAudienceResponse { message: Some(own) });
+        let answer =
+            message.map(|message| proto::FilterAudienceResponse { message: Some(message) });
         Ok(answer.map(|answer| (answer, filter)))
     }))
 }
@@ -53,72 +56,66 @@ struct Filter {
 
 /// How far a stream has come.
 enum Progress {
-    /// The question has not come yet.
+    /// The question has not arrived yet.
     Unasked,
-    /// Data subjects come.
+    /// Data subjects arrive.
     Deciding(Box<Deciding>),
-    /// The summary was told.
+    /// The summary was sent.
     Ended,
 }
 
 impl Filter {
-    async fn next(&mut self) -> Result<Option<Told>, Status> {
+    async fn next(&mut self) -> Result<Option<Outgoing>, Status> {
         let drain = self.drain.clone();
         tokio::select! {
             biased;
             () = drain.cancelled() => Err(Fault::ShuttingDown.into()),
-            told = self.answer() => told,
+            answer = self.answer() => answer,
         }
     }
 
-    async fn answer(&mut self) -> Result<Option<Told>, Status> {
+    async fn answer(&mut self) -> Result<Option<Outgoing>, Status> {
         if matches!(self.progress, Progress::Unasked) {
             self.progress = Progress::Deciding(Box::new(self.begin().await?));
         }
         let Progress::Deciding(deciding) = &mut self.progress else { return Ok(None) };
-        let told = match received(&mut self.requests).await? {
-            Some(Asked::Subjects(subjects)) => {
+        let answer = match incoming(&mut self.requests).await? {
+            Some(Incoming::Subjects(subjects)) => {
                 let subjects = convert::audience_subjects(subjects)?;
-                Told::Verdicts(deciding.verdicts(&self.node, subjects).await?)
+                Outgoing::Verdicts(deciding.verdicts(&self.node, subjects).await?)
             }
-            Some(Asked::Query(_)) => return Err(Problem::OnlyFirst.at("query").into()),
+            Some(Incoming::Query(_)) => return Err(Problem::OnlyFirst.at("query").into()),
             None => {
                 let summary = deciding.summary();
                 self.progress = Progress::Ended;
-                Told::Summary(summary)
+                Outgoing::Summary(summary)
             }
         };
-        Ok(Some(told))
+        Ok(Some(answer))
     }
 
     async fn begin(&mut self) -> Result<Deciding, Status> {
-        let Some(Asked::Query(query)) = received(&mut self.requests).await? else {
+        let Some(Incoming::Query(query)) = incoming(&mut self.requests).await? else {
             return Err(Problem::Required.at("query").into());
         };
         let Filtering { query, at_least_revision, packed, record_as } = convert::filtering(query)?;
         self.node.reach(at_least_revision).await?;
         let audience = Arc::new(self.node.audience(query));
-        // Of an audience of nobody, every use is on record already.
+        // An audience without data subjects has no uses to wait for.
         let use_revision = record_as.is_some().then(|| audience.revision());
         Ok(Deciding { audience, packed, record_as, use_revision, tally: Tally::default() })
     }
 }
 
-/// The next message; none when the client has sent all.
-async fn received(
+/// The next message; none once the client has sent all.
+async fn incoming(
     requests: &mut Streaming<proto::FilterAudienceRequest>,
-) -> Result<Option<Asked>, Status> {
-    let request = requests.message().await.map_err(|status| {
-        match fault_of_transport(status.clone().into_http::<()>().headers()) {
-            Some(fault) => fault.into(),
-            None => status,
-        }
-    })?;
-    let Some(request) = request else { return Ok(None) };
+) -> Result<Option<Incoming>, Status> {
+    let Some(request) = received(requests).await? else { return Ok(None) };
     request.message.map(Some).ok_or_else(|| Problem::Required.at("message").into())
 }
 
-/// An audience under way.
+/// An audience in progress.
 struct Deciding {
     audience: Arc<Audience>,
     packed: bool,
@@ -135,8 +132,7 @@ struct Tally {
     reasons: [u64; Reason::ALL.len()],
 }
 
-/// A data subject as it was asked about, and why it may or may not be addressed; no reason if it is
-/// malformed.
+/// A data subject as the client wrote it, and the reason of the decision; none if it is malformed.
 type Verdict = (String, Option<Reason>);
 
 impl Deciding {
@@ -152,28 +148,23 @@ impl Deciding {
             self.use_revision = Some(node.record_uses(uses).await?);
         }
         self.tally.add(&verdicts);
-        let bits = match self.packed {
-            true => convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>()),
-            false => Vec::new(),
+        let allowed_count = verdicts.iter().filter(|verdict| is_allowed(verdict)).count();
+        // One message has far fewer data subjects.
+        let allowed_count = u32::try_from(allowed_count).unwrap_or(u32::MAX);
+        let (allowed, packed) = if self.packed {
+            (Vec::new(), convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>()))
+        } else {
+            let allowed = verdicts.into_iter().filter(is_allowed);
+            (allowed.map(|(subject, _)| subject).collect(), Vec::new())
         };
-        let allowed_count = verdicts.iter().filter(|own| is_allowed(own)).count();
-        let allowed = match self.packed {
-            true => Vec::new(),
-            false => verdicts.into_iter().filter(is_allowed).map(|(subject, _)| subject).collect(),
-        };
-        Ok(proto::AudienceVerdicts {
-            allowed,
-            packed: bits,
-            // No more than one message has.
-            allowed_count: u32::try_from(allowed_count).unwrap_or(u32::MAX),
-        })
+        Ok(proto::AudienceVerdicts { allowed, packed, allowed_count })
     }
 
     async fn decide(&self, subjects: Vec<String>) -> Result<Vec<Verdict>, Fault> {
         let mut verdicts = Vec::with_capacity(subjects.len());
         let mut subjects = subjects.into_iter();
         while subjects.len() > 0 {
-            let some: Vec<String> = subjects.by_ref().take(SUBJECTS_AT_A_TIME).collect();
+            let chunk: Vec<String> = subjects.by_ref().take(SUBJECTS_AT_A_TIME).collect();
             let audience = Arc::clone(&self.audience);
             let decided = blocking(move || {
                 let verdict = |subject: String| {
@@ -181,7 +172,7 @@ impl Deciding {
                     let reason = parsed.map(|parsed| audience.decide(&parsed)).transpose()?;
                     Ok::<Verdict, ReadError>((subject, reason))
                 };
-                some.into_iter().map(verdict).collect::<Result<Vec<_>, _>>()
+                chunk.into_iter().map(verdict).collect::<Result<Vec<_>, _>>()
             });
             verdicts.extend(decided.await?);
         }
@@ -218,19 +209,20 @@ fn is_allowed((_, reason): &Verdict) -> bool {
     reason.is_some_and(|reason| reason.effect() == Effect::Allow)
 }
 
-/// The uses of those that are allowed, if any are. Who was asked about twice in one message is used
-/// once.
+/// The uses of the data subjects that are allowed, if any are. A data subject that occurs twice in one
+/// message is used once.
 fn uses(
     names: &UseNames,
     audience: &Audience,
     verdicts: &[Verdict],
 ) -> Option<crate::node::UseBatch> {
     // One question has one basis, and a basis has one reason to allow.
-    let reason = verdicts.iter().find(|own| is_allowed(own)).and_then(|(_, reason)| *reason)?;
+    let reason =
+        verdicts.iter().find(|verdict| is_allowed(verdict)).and_then(|(_, reason)| *reason)?;
     let mut seen = HashSet::new();
     let subjects = verdicts
         .iter()
-        .filter(|own| is_allowed(own) && seen.insert(own.0.as_str()))
+        .filter(|verdict| is_allowed(verdict) && seen.insert(verdict.0.as_str()))
         .filter_map(|(subject, _)| Subject::parse(subject).ok())
         .collect();
     Some(names.uses(audience, subjects, reason))

@@ -18,11 +18,11 @@ use crate::{
     tree::Signed,
 };
 
-/// Gives out the ledger for verification.
+/// Serves the ledger for verification.
 #[derive(Debug)]
 pub struct Audit {
     pub(super) node: Arc<Node>,
-    /// Places of those who recompute decisions.
+    /// Limits the calls of ListDecisions.
     audits: Arc<Semaphore>,
 }
 
@@ -61,7 +61,8 @@ impl AuditService for Audit {
             Some(_) => None,
             None => Some(self.released_with(index).await?),
         };
-        let size = tree_size.or(checkpoint.as_ref().map(|own| own.size())).unwrap_or_default();
+        let size =
+            tree_size.or(checkpoint.as_ref().map(|signed| signed.size())).unwrap_or_default();
         let node = Arc::clone(&self.node);
         let inclusion = blocking(move || node.inclusion(index, size, checkpoint)).await?;
         Ok(Response::new(convert::inclusion(&inclusion)))
@@ -76,7 +77,7 @@ impl AuditService for Audit {
             Some(_) => None,
             None => Some(self.node.released_at_least(1).await?),
         };
-        let second = second.or(checkpoint.as_ref().map(|own| own.size())).unwrap_or_default();
+        let second = second.or(checkpoint.as_ref().map(|signed| signed.size())).unwrap_or_default();
         let node = Arc::clone(&self.node);
         let consistency = blocking(move || node.consistency(first, second, checkpoint)).await?;
         Ok(Response::new(convert::consistency(&consistency)))
@@ -103,9 +104,10 @@ impl AuditService for Audit {
         &self,
         request: Request<proto::ListEntriesRequest>,
     ) -> Result<Response<BoxStream<proto::ListEntriesResponse>>, Status> {
-        let (start, end) = convert::entry_range(&request.into_inner())?;
+        let proto::ListEntriesRequest { start_index, end_index } = request.into_inner();
+        let (start, end) = convert::index_range(start_index, end_index)?;
         let head = self.node.revision();
-        // An auditor who asks for more than there is must not take the part for the whole.
+        // An end beyond the ledger is an error, so that an auditor does not take a part for the whole.
         let end = end.unwrap_or(head.max(start));
         if end > head {
             return Err(ReadError::IndexOutOfRange { index: end, head }.into());
@@ -121,7 +123,7 @@ impl AuditService for Audit {
 }
 
 impl Audit {
-    /// Index of the entry that is meant. It need not be under a checkpoint yet.
+    /// Index of an entry, which need not be under a checkpoint yet.
     pub(super) async fn index_of(&self, entry: EntryRef) -> Result<u64, Fault> {
         match entry {
             EntryRef::Index(index) => Ok(index),
@@ -132,7 +134,7 @@ impl Audit {
         }
     }
 
-    /// The released checkpoint, once it covers an entry that is there.
+    /// The released checkpoint, once it covers an entry of the ledger.
     async fn released_with(&self, index: u64) -> Result<Arc<Signed>, Fault> {
         let head = self.node.revision();
         if index >= head {
@@ -159,7 +161,7 @@ impl Entries {
             let (node, start, end) = (Arc::clone(&self.node), self.next_index, self.end);
             self.read = blocking(move || node.entries(start, end)).await?.into();
         }
-        // A gap must never look like an end.
+        // A missing entry is an error, never the end of the stream.
         let wanted = self.next_index;
         let entry = self.read.pop_front().filter(|(index, _)| *index == wanted);
         let entry = entry.ok_or_else(|| Fault::Internal(format!("entry {wanted} is missing")))?;

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     blocking,
-    convert::{self, ListKind, Page},
+    convert::{self, List, Page},
 };
 use crate::{
     domain::Key,
@@ -18,15 +18,7 @@ use crate::{
 /// Keeps the catalogue.
 #[derive(Debug)]
 pub struct Catalog {
-    node: Arc<Node>,
-}
-
-impl Catalog {
-    /// The service over a node.
-    #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
-    }
+    pub(crate) node: Arc<Node>,
 }
 
 #[tonic::async_trait]
@@ -64,8 +56,9 @@ impl CatalogService for Catalog {
         let request = request.into_inner();
         let key = convert::key(&request.key, "key")?;
         self.node.reach(request.at_least_revision).await?;
-        let at = self.node.catalog();
-        let purpose = at.catalog.purpose_id(key.as_str()).and_then(|id| at.catalog.purpose(id));
+        let current = self.node.catalog();
+        let purpose =
+            current.catalog.purpose_id(key.as_str()).and_then(|id| current.catalog.purpose(id));
         match purpose {
             Some(purpose) => {
                 let purpose = Some(convert::purpose_message(purpose));
@@ -94,16 +87,16 @@ impl CatalogService for Catalog {
     ) -> Result<Response<proto::ListPurposesResponse>, Status> {
         let request = request.into_inner();
         let show_retired = request.show_retired;
-        let kind = ListKind::Purposes { show_retired };
-        let page = convert::page(kind, request.page_size, &request.page_token)?;
+        let list = List::purposes(show_retired);
+        let page = list.page(request.page_size, &request.page_token)?;
         self.node.reach(request.at_least_revision).await?;
-        let at = self.node.catalog();
-        let purposes = at.catalog.purposes().map(|(_, purpose)| purpose);
+        let current = self.node.catalog();
+        let purposes = current.catalog.purposes().map(|(_, purpose)| purpose);
         let listed = purposes.filter(|purpose| show_retired || !purpose.retired);
         let (rows, last) = rows_of_page(listed.collect(), &page, |purpose| &purpose.key);
         Ok(Response::new(proto::ListPurposesResponse {
             purposes: rows.into_iter().map(convert::purpose_message).collect(),
-            next_page_token: last.map_or_else(String::new, |k| convert::next_page_token(kind, k)),
+            next_page_token: last.map(|key| list.next_token(key)).unwrap_or_default(),
         }))
     }
 
@@ -113,16 +106,16 @@ impl CatalogService for Catalog {
     ) -> Result<Response<proto::ListChannelsResponse>, Status> {
         let request = request.into_inner();
         let show_retired = request.show_retired;
-        let kind = ListKind::Channels { show_retired };
-        let page = convert::page(kind, request.page_size, &request.page_token)?;
+        let list = List::channels(show_retired);
+        let page = list.page(request.page_size, &request.page_token)?;
         self.node.reach(request.at_least_revision).await?;
-        let at = self.node.catalog();
-        let channels = at.catalog.channels().map(|(_, channel)| channel);
+        let current = self.node.catalog();
+        let channels = current.catalog.channels().map(|(_, channel)| channel);
         let listed = channels.filter(|channel| show_retired || !channel.retired);
         let (rows, last) = rows_of_page(listed.collect(), &page, |channel| &channel.key);
         Ok(Response::new(proto::ListChannelsResponse {
             channels: rows.into_iter().map(convert::channel_message).collect(),
-            next_page_token: last.map_or_else(String::new, |k| convert::next_page_token(kind, k)),
+            next_page_token: last.map(|key| list.next_token(key)).unwrap_or_default(),
         }))
     }
 }

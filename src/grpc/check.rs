@@ -16,23 +16,18 @@ use crate::{
     status::{Fault, Problem},
 };
 
-/// How many checks of a batch are answered before other requests get their turn.
+/// How many checks of a batch are answered before the task yields to other requests.
 const CHECKS_AT_A_TIME: usize = 256;
 
 /// Answers "may I?".
 #[derive(Debug)]
 pub struct Check {
-    node: Arc<Node>,
-    drain: CancellationToken,
+    pub(crate) node: Arc<Node>,
+    /// Audiences end once it is cancelled.
+    pub(crate) drain: CancellationToken,
 }
 
 impl Check {
-    /// The service over a node. Its audiences end once `drain` is cancelled.
-    #[must_use]
-    pub fn new(node: Arc<Node>, drain: CancellationToken) -> Self {
-        Self { node, drain }
-    }
-
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
         let (subject, region) = convert::check(request)?;
         let question = question(&subject, request, region);

@@ -22,16 +22,8 @@ const HISTORY_PAGE_ACTS: usize = 100;
 /// Records acts and shows them.
 #[derive(Debug)]
 pub struct Consent {
-    node: Arc<Node>,
-    imports: Imports,
-}
-
-impl Consent {
-    /// The service over a node.
-    #[must_use]
-    pub fn new(node: Arc<Node>, imports: Imports) -> Self {
-        Self { node, imports }
-    }
+    pub(crate) node: Arc<Node>,
+    pub(crate) imports: Imports,
 }
 
 #[tonic::async_trait]
@@ -91,11 +83,11 @@ impl ConsentService for Consent {
         self.node.reach(request.at_least_revision).await?;
         let (node, all_cells) = (Arc::clone(&self.node), request.all_cells);
         let as_of = convert::as_of(request.as_of.as_ref())?;
-        let whose = subject.clone();
-        // Links are named by the vault's records, which are on disk.
+        let data_subject = subject.clone();
+        // Blocking: the names of linked data subjects are read from the vault, on disk.
         let preferences = blocking(move || match as_of {
-            None => Ok(node.preferences(&whose, all_cells, region)?),
-            Some(as_of) => node.preferences_at(&whose, all_cells, region, as_of),
+            None => Ok(node.preferences(&data_subject, all_cells, region)?),
+            Some(as_of) => node.preferences_at(&data_subject, all_cells, region, as_of),
         });
         let preferences = preferences.await?;
         Ok(Response::new(convert::preferences_response(&subject, &preferences)))
@@ -116,8 +108,7 @@ impl ConsentService for Consent {
             page: VecDeque::new(),
             last_page: false,
         };
-        // The first page comes before the stream does, so that what is wrong from the start is
-        // an error of the call.
+        // The first page is read before the stream starts, so that its errors are errors of the call.
         history.read().await?;
         let acts = stream::try_unfold(history, async |mut history| {
             let item = history.next().await?;
@@ -127,12 +118,12 @@ impl ConsentService for Consent {
     }
 }
 
-/// A history that is being read, page by page, as the client takes it.
+/// A history, read page by page as the client takes it.
 struct History {
     node: Arc<Node>,
     subject: Arc<Subject>,
     next_index: u64,
-    /// How many acts may still be answered.
+    /// How many acts may still be sent.
     left: usize,
     page: VecDeque<HistoryItem>,
     last_page: bool,

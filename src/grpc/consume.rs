@@ -1,8 +1,8 @@
 //! `consent.v1.WatchService/Consume`: a subscription's stream to its consumer.
 //!
-//! Each stream has a task of its own, so that what the client acknowledges is heard at once, also
-//! while it is slow to read. The task takes the next delivery only when the client has room for it
-//! and a credit.
+//! Each stream has a task of its own, so that acknowledgements are processed at once, also while the
+//! client is slow to read. The task takes the next delivery only when the client has a credit and room
+//! for it.
 
 use std::{
     pin::{Pin, pin},
@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
-use super::convert::{self, ConsumerSaid};
+use super::{
+    convert::{self, ConsumerRequest},
+    received,
+};
 use crate::{
     domain::Millis,
     node::{ConsumeError, Consumer, Delivery, Node},
     proto,
-    status::{Fault, fault_of_transport},
+    status::Fault,
     watch::WatchError,
 };
 
@@ -34,11 +37,11 @@ const WAITING_MAX: usize = 1;
 /// How many messages of a client are still taken once the server drains.
 const LAST_REQUESTS_MAX: usize = 64;
 
-/// What a consumer is sent.
+/// The messages to a consumer.
 pub(super) type Messages =
     Pin<Box<dyn Stream<Item = Result<proto::ConsumeResponse, Status>> + Send>>;
 
-/// Lets a consumer in, once it has said what it wants.
+/// Starts to consume, as the first message of the stream asks for it.
 pub(super) async fn consume(
     node: &Arc<Node>,
     drain: &CancellationToken,
@@ -51,29 +54,17 @@ pub(super) async fn consume(
     };
     let consumer = node.consume(consuming).map_err(Fault::from)?;
     let started = convert::consume_started(&consumer);
-    let (tell, told) = mpsc::channel(WAITING_MAX);
+    let (sender, messages) = mpsc::channel(WAITING_MAX);
     let stream = Consumed { consumer, progress: Progress::new(progress_interval) };
-    let running = tokio::spawn(stream.run(requests, tell, drain.clone()).in_current_span());
-    let sent = Sent { started: Some(started), told, running };
+    let running = tokio::spawn(stream.run(requests, sender, drain.clone()).in_current_span());
+    let sent = Sent { started: Some(started), messages, running };
     Ok(Box::pin(stream::try_unfold(sent, Sent::next)))
 }
 
-/// The next message; none when the client has closed its side.
-async fn received(
-    requests: &mut Streaming<proto::ConsumeRequest>,
-) -> Result<Option<proto::ConsumeRequest>, Status> {
-    requests.message().await.map_err(|status| {
-        match fault_of_transport(status.clone().into_http::<()>().headers()) {
-            Some(fault) => fault.into(),
-            None => status,
-        }
-    })
-}
-
-/// What goes out: the first message, those that the task has for the client, and how it ended.
+/// The outgoing side of a stream: the first message, those of the task, and how the task ended.
 struct Sent {
     started: Option<proto::ConsumeResponse>,
-    told: mpsc::Receiver<proto::ConsumeResponse>,
+    messages: mpsc::Receiver<proto::ConsumeResponse>,
     running: JoinHandle<Result<(), Status>>,
 }
 
@@ -81,7 +72,7 @@ impl Sent {
     async fn next(mut self) -> Result<Option<(proto::ConsumeResponse, Self)>, Status> {
         let message = match self.started.take() {
             Some(started) => Some(started),
-            None => self.told.recv().await,
+            None => self.messages.recv().await,
         };
         if let Some(message) = message {
             return Ok(Some((message, self)));
@@ -95,9 +86,9 @@ impl Sent {
 
 /// What comes next in a stream.
 enum Step<P> {
-    Said(Result<Option<proto::ConsumeRequest>, Status>),
+    Request(Result<Option<proto::ConsumeRequest>, Status>),
     Place(Option<P>),
-    Tell(Result<proto::ConsumeResponse, Fault>),
+    Message(Result<proto::ConsumeResponse, Fault>),
 }
 
 /// The stream of one consumer.
@@ -107,39 +98,39 @@ struct Consumed {
 }
 
 impl Consumed {
-    /// Runs until the client has closed its side, or is gone; or until it has to be told of an end.
+    /// Runs until the client has closed its side or is gone, or until the stream has to end.
     async fn run(
         mut self,
         mut requests: Streaming<proto::ConsumeRequest>,
-        tell: mpsc::Sender<proto::ConsumeResponse>,
+        messages: mpsc::Sender<proto::ConsumeResponse>,
         drain: CancellationToken,
     ) -> Result<(), Status> {
         let mut place = None;
         let mut ended = pin!(self.consumer.ended());
         loop {
-            // What ends a stream comes first, however much the client says or there is to tell, and
-            // also while it reads nothing. Of the rest, nothing can keep the others from their turn.
+            // The ends of a stream come first: they apply also while messages wait in either direction.
+            // The rest is polled in random order, so that each gets its turn.
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {
                     self.take_last(&mut requests)?;
                     return Err(self.closing().into());
                 }
-                why = &mut ended => return Err(Fault::from(why).into()),
-                () = tell.closed() => return Ok(()),
+                error = &mut ended => return Err(Fault::from(error).into()),
+                () = messages.closed() => return Ok(()),
                 step = async {
                     tokio::select! {
-                        request = received(&mut requests) => Step::Said(request),
-                        reserved = tell.reserve(), if place.is_none() => Step::Place(reserved.ok()),
-                        message = self.next(), if place.is_some() => Step::Tell(message),
+                        request = received(&mut requests) => Step::Request(request),
+                        reserved = messages.reserve(), if place.is_none() => Step::Place(reserved.ok()),
+                        message = self.next(), if place.is_some() => Step::Message(message),
                     }
                 } => match step {
-                    Step::Said(request) => match request? {
+                    Step::Request(request) => match request? {
                         Some(request) => self.take(request)?,
                         None => return Ok(()),
                     },
                     Step::Place(reserved) => place = reserved,
-                    Step::Tell(message) => {
+                    Step::Message(message) => {
                         let message = message?;
                         if let Some(place) = place.take() {
                             place.send(message);
@@ -150,7 +141,7 @@ impl Consumed {
         }
     }
 
-    /// Takes what the client had said before a drain: what was acknowledged in time counts.
+    /// Takes the requests that arrived before a drain: acknowledgements among them count.
     fn take_last(&mut self, requests: &mut Streaming<proto::ConsumeRequest>) -> Result<(), Status> {
         for _ in 0..LAST_REQUESTS_MAX {
             match received(requests).now_or_never() {
@@ -162,9 +153,9 @@ impl Consumed {
     }
 
     fn take(&mut self, request: proto::ConsumeRequest) -> Result<(), Fault> {
-        match convert::consumer_said(request)? {
-            ConsumerSaid::Credit(more) => self.consumer.credit(more),
-            ConsumerSaid::Acknowledged(what) => self.consumer.acknowledge(&what)?,
+        match convert::consumer_request(request)? {
+            ConsumerRequest::Credit(more) => self.consumer.credit(more),
+            ConsumerRequest::Acknowledged(ack) => self.consumer.acknowledge(&ack)?,
         }
         Ok(())
     }
@@ -172,8 +163,8 @@ impl Consumed {
     /// The next message to the client. Cancel-safe.
     async fn next(&mut self) -> Result<proto::ConsumeResponse, Fault> {
         loop {
-            // Without room for an event nobody looks whether there is one, and to say that there is
-            // none would be a guess.
+            // Without room for an event it is not known whether there is one, so progress would be a
+            // guess.
             let may_be_idle = self.progress.is_caught_up && self.consumer.has_room();
             tokio::select! {
                 biased;
@@ -187,7 +178,7 @@ impl Consumed {
                         return Ok(message);
                     }
                 }
-                _ = self.progress.timer.tick(), if may_be_idle => return Ok(self.progress.tell()),
+                _ = self.progress.timer.tick(), if may_be_idle => return Ok(self.progress.message()),
             }
         }
     }
@@ -198,45 +189,45 @@ impl Consumed {
     }
 }
 
-/// When a stream hears how far it has come: once it has caught up, and from then on at every
-/// interval in which it has nothing else to hear.
+/// When a stream gets a progress message: once it has caught up, and then after every interval without
+/// another message.
 struct Progress {
     timer: Interval,
-    /// Everything before it was told, or does not concern the consumer.
+    /// Every event before this index was sent, or does not concern the consumer.
     next_index: u64,
-    /// Whether that is all that there is.
+    /// Whether no event is left to send.
     is_caught_up: bool,
-    was_told: bool,
+    was_sent: bool,
 }
 
 impl Progress {
     fn new(interval: Duration) -> Self {
         let mut timer = interval_at(Instant::now() + interval, interval);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { timer, next_index: 0, is_caught_up: false, was_told: false }
+        Self { timer, next_index: 0, is_caught_up: false, was_sent: false }
     }
 
-    /// Takes note of a delivery, and words it.
+    /// Takes note of a delivery, and makes its message.
     fn delivered(&mut self, delivery: &Delivery) -> Option<proto::ConsumeResponse> {
-        // What is delivered again was told before.
+        // A repeated delivery is not a new event.
         if !matches!(delivery, Delivery::Event { attempt: 2.., .. }) {
             self.is_caught_up = false;
         }
         self.timer.reset();
-        convert::consumer_told(delivery)
+        convert::consume_delivery(delivery)
     }
 
-    /// Takes note that everything was told; says so where it is time to.
+    /// Takes note that everything was sent; makes a progress message if one is due.
     fn caught_up(&mut self, next_index: u64) -> Option<proto::ConsumeResponse> {
         (self.next_index, self.is_caught_up) = (next_index, true);
-        // Where nothing passes the filter and much happens, there is never a moment of waiting: the
-        // timer must be asked here, too.
-        let is_time = !self.was_told || self.timer.tick().now_or_never().is_some();
-        is_time.then(|| self.tell())
+        // While many events fail the filter, the stream never waits for its timer, so the timer is
+        // polled here, too.
+        let is_due = !self.was_sent || self.timer.tick().now_or_never().is_some();
+        is_due.then(|| self.message())
     }
 
-    fn tell(&mut self) -> proto::ConsumeResponse {
-        self.was_told = true;
+    fn message(&mut self) -> proto::ConsumeResponse {
+        self.was_sent = true;
         self.timer.reset();
         convert::consume_progress(self.next_index, Millis::now())
     }
@@ -264,36 +255,36 @@ mod tests {
 
     fn next_index(message: &proto::ConsumeResponse) -> Option<u64> {
         match &message.message {
-            Some(proto::consume_response::Message::Progress(own)) => Some(own.next_index),
+            Some(proto::consume_response::Message::Progress(progress)) => Some(progress.next_index),
             _ => None,
         }
     }
 
     #[tokio::test]
-    async fn progress_is_told_once_and_then_in_its_own_time() {
+    async fn progress_is_sent_once_and_then_at_its_interval() {
         let mut progress = Progress::new(Duration::from_secs(3_600));
         let first = progress.caught_up(5).unwrap();
         assert_eq!(next_index(&first), Some(5));
         assert_eq!(progress.caught_up(6), None);
-        assert_eq!(next_index(&progress.tell()), Some(6), "and then as far as it has come");
+        assert_eq!(next_index(&progress.message()), Some(6), "and then as far as it has come");
         assert_eq!(progress.delivered(&event(2)).unwrap().attempt, 2);
-        assert!(progress.is_caught_up, "what comes again is nothing new");
+        assert!(progress.is_caught_up, "a repeated delivery is not a new event");
         assert_eq!(progress.delivered(&event(1)).unwrap().attempt, 1);
         assert!(!progress.is_caught_up);
     }
 
     #[tokio::test]
-    async fn where_much_happens_that_nobody_hears_there_is_progress_all_the_same() {
+    async fn progress_is_sent_while_many_events_fail_the_filter() {
         let mut progress = Progress::new(Duration::from_millis(2));
         progress.caught_up(0).unwrap();
         let begun = Instant::now();
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         for next in 1.. {
-            told.extend(progress.caught_up(next));
-            if told.len() == 3 {
+            sent.extend(progress.caught_up(next));
+            if sent.len() == 3 {
                 break;
             }
-            // Never a moment of waiting.
+            // Yields, but never waits.
             tokio::task::yield_now().await;
         }
         assert!(begun.elapsed() >= Duration::from_millis(5), "not more often than asked for");

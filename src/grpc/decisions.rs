@@ -1,4 +1,4 @@
-//! `AuditService.ListDecisions`: what the node answered, for whoever recomputes it.
+//! `AuditService.ListDecisions`: the node's answers, for auditors who recompute them.
 
 use std::{pin::Pin, sync::Arc, vec};
 
@@ -12,7 +12,7 @@ use crate::{
     messages::effect,
     node::{Decisions, Node},
     proto,
-    status::{Fault, Invalid, Problem},
+    status::Fault,
 };
 
 /// The most calls at a time. Each keeps up to 64 MiB of states.
@@ -27,7 +27,7 @@ pub(super) async fn list(
     request: proto::ListDecisionsRequest,
     place: OwnedSemaphorePermit,
 ) -> Result<Response<DecisionStream>, Status> {
-    let (start, end) = range(&request)?;
+    let (start, end) = convert::index_range(request.start_index, request.end_index)?;
     let node = Arc::clone(node);
     let decisions = blocking(move || node.decisions(start, end)).await?;
     let pages = Pages { decisions: Some(decisions), page: Vec::new().into_iter(), _place: place };
@@ -36,13 +36,6 @@ pub(super) async fn list(
         Ok(decision.map(|decision| (message(&decision), pages)))
     });
     Ok(Response::new(Box::pin(messages)))
-}
-
-fn range(request: &proto::ListDecisionsRequest) -> Result<(u64, Option<u64>), Invalid> {
-    if request.end_index.is_some_and(|end| end < request.start_index) {
-        return Err(Problem::EndBeforeStart.at("end_index"));
-    }
-    Ok((request.start_index, request.end_index))
 }
 
 /// A decision as the protocol has it.

@@ -1,9 +1,9 @@
 //! The stream of an import: rows in, one answer at their end.
 //!
-//! Rows are handed to the node in their order, and only so many at a time: while there is no place
-//! for the next, nothing more is read, and the client is held up by its own connection. So an import
-//! of any length takes the memory of a message and of the rows in flight. It may take as long as its
-//! messages keep coming; when the server drains it ends, and is safe to send again.
+//! Rows go to the node in their order. While the maximum number of rows is in flight, nothing is read,
+//! and flow control holds the client back. So an import of any length takes the memory of one message and
+//! of the rows in flight. It has no time limit as long as messages arrive. A drain ends it, and it is safe
+//! to send again.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,25 +19,25 @@ use crate::{
     status::Fault,
 };
 
-/// The greatest number of rows of one import that are on their way to the ledger.
+/// Maximum number of rows of one import that are in flight to the ledger.
 const ROWS_IN_FLIGHT_MAX: usize = 512;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-/// How far an import that had to wait may catch up with its pace.
+/// How much delay an import may make up for by going faster than its pace.
 const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 
-/// What holds for every import.
+/// Settings of every import.
 #[derive(Debug, Clone)]
 pub struct Imports {
-    /// How fast rows are taken, and how long a message may take to come.
+    /// Maximum rows per second, and the time within which a message must arrive.
     pub limits: RequestLimits,
     /// Cancelled when the server drains.
     pub drain: CancellationToken,
 }
 
-/// Imports what a stream brings.
+/// Imports the rows of a stream.
 ///
 /// # Errors
-/// What is wrong with the stream as a whole, or with the server. What was recorded until then stays.
+/// The stream as a whole is wrong, or the server failed. Rows that were recorded before stay.
 pub(super) async fn import(
     node: &Node,
     imports: &Imports,
@@ -55,12 +55,12 @@ async fn take_all(
     limits: &RequestLimits,
     mut messages: Streaming<proto::ImportConsentsRequest>,
 ) -> Result<proto::ImportConsentsResponse, Status> {
-    let patience = limits.request_timeout;
-    let source = convert::import_start(next(&mut messages, patience).await?)?;
+    let time_max = limits.request_timeout;
+    let source = convert::import_start(next(&mut messages, time_max).await?)?;
     let pace = Pace::new(limits.import_rows_per_second_max);
     let mut import =
         Import { node, source, pace, in_flight: VecDeque::new(), tally: Tally::default() };
-    while let Some(message) = next(&mut messages, patience).await? {
+    while let Some(message) = next(&mut messages, time_max).await? {
         for row in convert::import_rows(message)? {
             import.take(row).await?;
         }
@@ -68,22 +68,22 @@ async fn take_all(
     Ok(import.finish().await?)
 }
 
-/// The next message, which may take only so long.
+/// The next message, within a time limit.
 async fn next(
     messages: &mut Streaming<proto::ImportConsentsRequest>,
-    patience: Duration,
+    time_max: Duration,
 ) -> Result<Option<proto::ImportConsentsRequest>, Status> {
-    let late = || Fault::DeadlineExceeded { limit_ms: patience.as_millis() };
-    timeout(patience, messages.message()).await.unwrap_or_else(|_| Err(late().into()))
+    let late = || Fault::DeadlineExceeded { limit_ms: time_max.as_millis() };
+    timeout(time_max, messages.message()).await.unwrap_or_else(|_| Err(late().into()))
 }
 
-/// What is known of a row.
+/// The answer for a row.
 enum Answer {
-    Now(Result<Imported, Fault>),
-    OnceLanded(ImportAnswer),
+    Known(Result<Imported, Fault>),
+    OnceRecorded(ImportAnswer),
 }
 
-/// An import on its way.
+/// An import in progress.
 struct Import<'a> {
     node: &'a Node,
     source: Source,
@@ -101,11 +101,11 @@ impl Import<'_> {
         }
         let line = row.line;
         let answer = match convert::import_row(&self.source, row) {
-            Err(invalid) => Answer::Now(Err(invalid.into())),
-            Ok(None) => Answer::Now(Ok(Imported::Unchanged)),
+            Err(invalid) => Answer::Known(Err(invalid.into())),
+            Ok(None) => Answer::Known(Ok(Imported::Unchanged)),
             Ok(Some(act)) => {
                 let row = ImportRow { act, dry_run: self.source.dry_run };
-                Answer::OnceLanded(self.node.import(row).await?)
+                Answer::OnceRecorded(self.node.import(row).await?)
             }
         };
         self.in_flight.push_back((line, answer));
@@ -116,8 +116,8 @@ impl Import<'_> {
     async fn count_first(&mut self) -> Result<bool, Fault> {
         let Some((line, answer)) = self.in_flight.pop_front() else { return Ok(false) };
         let result = match answer {
-            Answer::Now(result) => result,
-            Answer::OnceLanded(answer) => answer.await.map_err(Fault::from),
+            Answer::Known(result) => result,
+            Answer::OnceRecorded(answer) => answer.await.map_err(Fault::from),
         };
         match result {
             Ok(Imported::Recorded(recorded)) => self.tally.recorded(&recorded),
@@ -135,7 +135,7 @@ impl Import<'_> {
     }
 }
 
-/// Whether a fault would meet every other row too.
+/// Whether the fault concerns every other row, too.
 fn is_of_the_server(fault: &Fault) -> bool {
     matches!(
         fault.kind(),
@@ -143,7 +143,7 @@ fn is_of_the_server(fault: &Fault) -> bool {
     )
 }
 
-/// Keeps rows to a number a second.
+/// Limits the rows per second.
 struct Pace {
     /// None without a limit.
     interval: Option<Duration>,

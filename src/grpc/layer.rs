@@ -1,15 +1,15 @@
-//! What happens to every request, whatever it asks: it is let in or refused, it gets a deadline
-//! and a span, a panic in its handler becomes an answer, and it is counted.
+//! The layer around every request: it admits or refuses it, gives it a deadline and a span, turns a panic
+//! in its handler into an error, and counts it.
 //!
-//! One layer does all of it, because every check passes through: one future, one body, no box and
-//! no string. What it must know about a request it learns once, from the path.
+//! It is one layer for speed, because every check passes through it: one future, one body, no boxes and
+//! no strings. It finds the method once, by the path.
 //!
-//! * Over a limit a request is refused at once, never queued: whoever waits in a queue for longer
-//!   than their own deadline is served for nobody.
-//! * A request counts as in flight until the last byte of its answer was taken, or the client went
-//!   away.
-//! * The deadline ends a call that has not begun to answer, be it that its request never came
-//!   whole. Where the answer comes after many messages, only the caller's own deadline does. A stream that has begun ends with the client, or when the server drains.
+//! * Over a limit a request is refused at once, never queued: an answer after the caller's deadline would
+//!   be wasted work.
+//! * A request is in flight until the last byte of its answer was taken, or the client went away.
+//! * The deadline ends a call that has not begun to answer, also if its request never arrived whole. For
+//!   an upload only the deadline of the caller applies. A stream that has begun ends with the client, or
+//!   when the server drains.
 
 use std::{
     any::Any,
@@ -67,7 +67,7 @@ impl<S> Layer<S> for RequestLayer {
     }
 }
 
-/// A service whose requests are let in or refused, timed and counted.
+/// A service whose requests are admitted or refused, timed and counted.
 #[derive(Debug, Clone)]
 pub struct RequestService<S> {
     inner: S,
@@ -94,19 +94,19 @@ where
             return RequestFuture { step: Step::Refused { refused: Some((call, fault)) } };
         }
         call.span = span(method, request.headers());
-        let asked = grpc_timeout(request.headers());
-        let own = self.shared.limits.request_timeout;
+        let caller_timeout = grpc_timeout(request.headers());
+        let request_timeout = self.shared.limits.request_timeout;
         let timeout = match method.class() {
-            // Its service looks after each message.
-            Class::Upload => asked,
-            _ => Some(asked.map_or(own, |asked| asked.min(own))),
+            // Its service has a time limit for each message.
+            Class::Upload => caller_timeout,
+            _ => Some(caller_timeout.unwrap_or(Duration::MAX).min(request_timeout)),
         };
         let inner = self.inner.call(request);
         RequestFuture { step: Step::Running { inner, timeout, sleep: None, call: Some(call) } }
     }
 }
 
-/// One request on its way. Its end, whatever it is, counts it and frees its place.
+/// One request in progress. Dropping it counts the request and releases its place.
 #[derive(Debug)]
 struct Call {
     shared: Arc<Shared>,
@@ -115,7 +115,7 @@ struct Call {
     span: Span,
     /// Whether the request holds one of the places that are limited.
     admitted: bool,
-    /// The status code, once it is known. A call that ends before was given up by its client.
+    /// The status code, once it is known. A call that ends without one was cancelled by its client.
     code: Option<usize>,
 }
 
@@ -124,7 +124,7 @@ const CODE_CANCELLED: usize = 1;
 const CODE_UNKNOWN: usize = 2;
 
 impl Call {
-    /// A new call, and why it must not go on, if so.
+    /// A new call, and the fault if it is refused.
     fn admit(shared: &Arc<Shared>, method: Method) -> (Self, Option<Fault>) {
         let mut call = Self {
             shared: Arc::clone(shared),
@@ -136,7 +136,7 @@ impl Call {
         };
         let limits = shared.limits;
         let metrics = &shared.metrics;
-        // The gauges are the counters that the limits hold against: `inc` answers what was before.
+        // The limits apply to the gauges themselves: `inc` returns the value before.
         let refusal = match method.class() {
             Class::Free => None,
             Class::Unary => (metrics.requests_in_flight.inc() >= limits.requests_max)
@@ -165,7 +165,7 @@ impl Call {
         }
     }
 
-    /// Takes note of the status code in headers or trailers, if it is there.
+    /// Keeps the status code of headers or trailers. Returns whether they have one.
     fn note_code(&mut self, headers: &HeaderMap) -> bool {
         let Some(value) = headers.get(Status::GRPC_STATUS) else { return false };
         let code = value.to_str().ok().and_then(|text| text.parse().ok());
@@ -173,21 +173,21 @@ impl Call {
         true
     }
 
-    /// The headers of an error, which are its trailers too.
+    /// The headers of an error response; they are also its trailers.
     fn fail(&mut self, fault: Fault) -> HeaderMap {
         let (parts, ()) = Status::from(fault).into_http::<()>().into_parts();
         self.note_code(&parts.headers);
         parts.headers
     }
 
-    /// A whole answer that is an error.
+    /// An error response.
     fn answer<R>(mut self, fault: Fault) -> Response<RequestBody<R>> {
         let mut response = Response::new(RequestBody::ended());
         *response.headers_mut() = self.fail(fault);
         response
     }
 
-    /// Puts the call's end where the answer's end is.
+    /// Attaches the call to the body of its response, so that both end together.
     fn attach<R>(mut self, response: Response<R>) -> Response<RequestBody<R>>
     where
         R: Body<Data = Bytes, Error = Status>,
@@ -231,7 +231,7 @@ impl Drop for Call {
     }
 }
 
-/// The span of a request; none unless somebody traces, or logs at level DEBUG.
+/// The span of a request; none unless traces or logs of level DEBUG are on.
 fn span(method: Method, headers: &HeaderMap) -> Span {
     use opentelemetry::{global, propagation::Extractor};
     use tracing::field::Empty;
@@ -254,12 +254,12 @@ fn span(method: Method, headers: &HeaderMap) -> Span {
     }
     let parent =
         global::get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
-    // Fails where traces go nowhere, and then nobody misses it.
+    // Fails only without an exporter, and then the parent is not needed.
     let _ = span.set_parent(parent);
     span
 }
 
-/// The caller's own deadline: up to eight digits and a unit.
+/// The deadline of the caller (gRPC over HTTP/2): up to eight digits and a unit.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -292,9 +292,9 @@ pin_project! {
         Running {
             #[pin]
             inner: F,
-            // None where it may take as long as its messages keep coming.
+            // None for an upload without a deadline of the caller.
             timeout: Option<Duration>,
-            // Set only once the handler has to wait: most checks never see the timer.
+            // Set once the handler has to wait: most checks need no timer.
             #[pin]
             sleep: Option<Sleep>,
             call: Option<Call>,
@@ -321,8 +321,8 @@ where
             }
         };
         let polled = {
-            let own = call.as_ref().expect("taken only when it is ready");
-            let _entered = own.span.enter();
+            let running = call.as_ref().expect("taken only when it is ready");
+            let _entered = running.span.enter();
             catch_unwind(AssertUnwindSafe(|| inner.poll(cx)))
         };
         let take = |call: &mut Option<Call>| call.take().expect("taken only when it is ready");
@@ -351,7 +351,7 @@ where
 }
 
 pin_project! {
-    /// The body of an answer. It carries the call, so that the call ends when the body does.
+    /// The body of a response. It holds the call, which ends with it.
     pub struct RequestBody<R> {
         #[pin]
         inner: Option<R>,
@@ -385,9 +385,9 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        let Some(call) = this.call.as_mut() else { return inner.poll_frame(cx) };
+        let mut body = self.project();
+        let Some(inner) = body.inner.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let Some(call) = body.call.as_mut() else { return inner.poll_frame(cx) };
         let polled = {
             let _entered = call.span.enter();
             catch_unwind(AssertUnwindSafe(|| inner.poll_frame(cx)))
@@ -396,22 +396,22 @@ where
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     call.note_code(trailers);
-                    *this.call = None;
+                    *body.call = None;
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
             Ok(Poll::Ready(Some(Err(status)))) => {
                 let (parts, ()) = status.clone().into_http::<()>().into_parts();
                 call.note_code(&parts.headers);
-                *this.call = None;
+                *body.call = None;
                 return Poll::Ready(Some(Err(status)));
             }
             Ok(Poll::Ready(None)) => {
-                *this.call = None;
+                *body.call = None;
                 return Poll::Ready(None);
             }
             Ok(Poll::Pending) => {
-                let Some(drain) = this.drain.as_mut() else { return Poll::Pending };
+                let Some(drain) = body.drain.as_mut() else { return Poll::Pending };
                 ready!(drain.as_mut().poll(cx));
                 Fault::ShuttingDown
             }
@@ -420,8 +420,8 @@ where
         // The stream ends here, with an error that the client can read.
         let mut trailers = call.fail(fault);
         trailers.remove(http::header::CONTENT_TYPE);
-        *this.call = None;
-        this.inner.set(None);
+        *body.call = None;
+        body.inner.set(None);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 

@@ -1,8 +1,6 @@
-//! The methods that the server knows, and what kind of call each is, from the descriptors of its
-//! services.
+//! The methods of the server and their classes, from the descriptors of its services.
 //!
-//! A path is looked up once a request; everything else about a method (its limit, its counters) is
-//! found by its number.
+//! A path is looked up once a request. The number of the method leads to its limit and counters.
 
 use std::sync::LazyLock;
 
@@ -10,18 +8,18 @@ use hashbrown::HashMap;
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
-/// How a call holds the server's resources, and with it which limit is for it.
+/// How a call uses the server's resources, which decides its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// One answer.
     Unary,
-    /// Many messages in or out at the client's pace, but some last one.
+    /// Messages in or out at the pace of the client, up to a last one.
     Stream,
-    /// Many messages in, and one answer at their end, however long they take to come.
+    /// Messages in, and one answer after the last; without a time limit.
     Upload,
-    /// Answers until somebody ends it; the server does when it drains.
+    /// A stream without an end; the server ends it when it drains.
     Endless,
-    /// Always let in: a question about the server's health is answered under load, too.
+    /// Never refused: health checks are answered under load, too.
     Free,
 }
 
@@ -36,7 +34,7 @@ const DESCRIPTORS: [&[u8]; 4] = [
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
-/// Stands for every path that is not known.
+/// Stands for every unknown path.
 const UNKNOWN: &str = "unknown";
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::of_descriptors);
@@ -70,8 +68,7 @@ impl Table {
 }
 
 impl Class {
-    /// Our streams end themselves when the server drains. Those of health and reflection know nothing of
-    /// it, and health is asked in single calls, too.
+    /// Our streams end by themselves when the server drains. Those of health and reflection do not.
     fn of(method: &MethodDescriptorProto, is_ours: bool) -> Self {
         match (method.client_streaming(), method.server_streaming()) {
             (false, false) if is_ours => Self::Unary,
@@ -100,7 +97,7 @@ impl Method {
         (0..TABLE.rows.len()).map(Self)
     }
 
-    /// Its number.
+    /// The number.
     #[must_use]
     pub fn number(self) -> usize {
         self.0
@@ -112,13 +109,13 @@ impl Method {
         &TABLE.rows[self.0].0
     }
 
-    /// What kind of call it is.
+    /// The class.
     #[must_use]
     pub fn class(self) -> Class {
         TABLE.rows[self.0].1
     }
 
-    /// Whether it is a method of `consent.v1`, and its errors ours to word.
+    /// Whether it is a method of `consent.v1`, whose errors are faults of ours.
     #[must_use]
     pub fn is_ours(self) -> bool {
         is_ours(self.name())

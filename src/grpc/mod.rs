@@ -1,6 +1,6 @@
 //! Thin services over one node, and the conversions at which generated types stop.
 //!
-//! A service parses the request, asks the node, and words the answer; it decides nothing.
+//! A service parses the request, calls the node, and converts the answer; it decides nothing.
 
 mod audience;
 pub mod audit;
@@ -20,7 +20,9 @@ mod subscription;
 pub mod watch;
 pub mod wire;
 
-use crate::status::Fault;
+use tonic::{Status, Streaming};
+
+use crate::status::{Fault, fault_of_transport};
 
 /// Runs a call of the node that may block, off the threads that answer requests.
 async fn blocking<T, E>(call: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
@@ -32,4 +34,14 @@ where
         Ok(result) => result.map_err(Into::into),
         Err(error) => Err(Fault::Internal(format!("a blocking call did not end: {error}"))),
     }
+}
+
+/// The next message of a client; none once it has closed its side.
+async fn received<T>(requests: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    requests.message().await.map_err(|status| {
+        match fault_of_transport(status.clone().into_http::<()>().headers()) {
+            Some(fault) => fault.into(),
+            None => status,
+        }
+    })
 }

@@ -14,15 +14,7 @@ use crate::{
 /// Links data subjects, and takes links back.
 #[derive(Debug)]
 pub struct Privacy {
-    node: Arc<Node>,
-}
-
-impl Privacy {
-    /// The service over a node.
-    #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
-    }
+    pub(crate) node: Arc<Node>,
 }
 
 #[tonic::async_trait]

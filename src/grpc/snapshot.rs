@@ -13,7 +13,7 @@ use crate::{
     status::Fault,
 };
 
-/// The snapshot that a watcher hears first.
+/// The snapshot at the start of a watch.
 pub(super) struct Beginning {
     reader: SnapshotReader,
     page: vec::IntoIter<SnapshotSubject>,
@@ -23,23 +23,23 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// A snapshot as of now or, with a token, the rest of an earlier one.
+    /// A snapshot of the present state or, with a token, the rest of an earlier one.
     pub(super) async fn new(
         node: &Arc<Node>,
-        what: Snapshotting,
+        snapshotting: Snapshotting,
         token: Vec<u8>,
         drain: CancellationToken,
     ) -> Result<Self, Fault> {
         let revision = match &*token {
-            [] => what.revision,
+            [] => snapshotting.revision,
             token => revision_of_token(token)?,
         };
-        let (node, what) = (Arc::clone(node), Snapshotting { revision, ..what });
-        let reader = blocking(move || node.snapshot(what, &token)).await?;
+        let (node, snapshotting) = (Arc::clone(node), Snapshotting { revision, ..snapshotting });
+        let reader = blocking(move || node.snapshot(snapshotting, &token)).await?;
         Ok(Self { reader, page: Vec::new().into_iter(), revision, subjects: 0, drain })
     }
 
-    /// The revision of the snapshot, and the index of the first event behind it.
+    /// The revision of the snapshot, which is the index of the first event after it.
     pub(super) fn revision(&self) -> u64 {
         self.revision
     }

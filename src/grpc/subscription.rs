@@ -1,10 +1,10 @@
-//! The calls of `consent.v1.WatchService` about durable subscriptions, but for the stream itself.
+//! The unary calls of `consent.v1.WatchService`, about durable subscriptions.
 
 use std::sync::Arc;
 
 use super::{
     blocking,
-    convert::{self, Listed},
+    convert::{self, List, Listed},
 };
 use crate::{
     domain::Millis,
@@ -36,10 +36,10 @@ pub(super) async fn list(
     request: proto::ListSubscriptionsRequest,
 ) -> Result<proto::ListSubscriptionsResponse, Fault> {
     let Listed { owner, page } = convert::listed_subscriptions(&request)?;
-    let (own, size) = (Arc::clone(node), page.size);
+    let (reader, size) = (Arc::clone(node), page.size);
     let revision = node.revision();
     let (reports, now) = blocking(move || {
-        let reports = own.subscriptions(owner.as_deref(), page.after.as_ref(), page.size)?;
+        let reports = reader.subscriptions(owner.as_deref(), page.after.as_ref(), page.size)?;
         Ok::<_, ReadError>((reports, Millis::now()))
     })
     .await?;
@@ -49,10 +49,10 @@ pub(super) async fn list(
     Ok(proto::ListSubscriptionsResponse {
         subscriptions: reports
             .into_iter()
-            .map(|own| convert::subscription_status(own, now))
+            .map(|report| convert::subscription_status(report, now))
             .collect(),
         next_page_token: last
-            .map(|name| convert::next_subscriptions_token(&request.owner, &name))
+            .map(|name| List::subscriptions(&request.owner).next_token(&name))
             .unwrap_or_default(),
         revision,
     })
@@ -68,13 +68,13 @@ pub(super) async fn delete(
     Ok(proto::DeleteSubscriptionResponse { index, revision: node.revision() })
 }
 
-/// Who has heard an event.
+/// Which subscriptions have acknowledged an event.
 pub(super) async fn propagation(
     node: &Arc<Node>,
     request: proto::GetPropagationRequest,
 ) -> Result<proto::GetPropagationResponse, Fault> {
-    let own = Arc::clone(node);
-    let report = blocking(move || own.propagation(request.index)).await?;
+    let reader = Arc::clone(node);
+    let report = blocking(move || reader.propagation(request.index)).await?;
     Ok(convert::propagation(&report))
 }
 
@@ -85,10 +85,10 @@ pub(super) async fn dead_letters(
 ) -> Result<proto::ListDeadLettersResponse, Fault> {
     let name = convert::subscription_name(&request.subscription, "subscription")?;
     let page = convert::dead_letters_page(&request)?;
-    let (own, size) = (Arc::clone(node), page.size);
+    let (reader, size) = (Arc::clone(node), page.size);
     let subscription = node.subscription(name.as_str())?.id;
     let after = page.after(subscription)?;
-    let letters = blocking(move || own.dead_letters(name.as_str(), after, size)).await?;
+    let letters = blocking(move || reader.dead_letters(name.as_str(), after, size)).await?;
     // The page after a full one may be empty.
     let last = letters.last().filter(|_| letters.len() == size);
     Ok(proto::ListDeadLettersResponse {
@@ -105,7 +105,7 @@ pub(super) async fn replay(
     request: proto::ReplayDeadLettersRequest,
 ) -> Result<proto::ReplayDeadLettersResponse, Fault> {
     let (name, indexes) = convert::replayed_dead_letters(request)?;
-    let own = Arc::clone(node);
-    let replayed = blocking(move || own.replay_dead_letters(name.as_str(), &indexes)).await?;
+    let reader = Arc::clone(node);
+    let replayed = blocking(move || reader.replay_dead_letters(name.as_str(), &indexes)).await?;
     Ok(proto::ReplayDeadLettersResponse { replayed: replayed as u64 })
 }

@@ -22,20 +22,13 @@ use crate::{
     watch::{Heard, Post, WatchError, Watcher},
 };
 
-/// Streams changes to whoever must act on them.
+/// Streams changes to services that must act on them.
 #[derive(Debug)]
 pub struct Watch {
-    node: Arc<Node>,
-    metrics: Arc<Metrics>,
-    drain: CancellationToken,
-}
-
-impl Watch {
-    /// The service over a node. Its streams end once `drain` is cancelled.
-    #[must_use]
-    pub fn new(node: Arc<Node>, metrics: Arc<Metrics>, drain: CancellationToken) -> Self {
-        Self { node, metrics, drain }
-    }
+    pub(crate) node: Arc<Node>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Streams end once it is cancelled.
+    pub(crate) drain: CancellationToken,
 }
 
 /// A message to a watcher, before it is encoded.
@@ -58,25 +51,25 @@ impl Outgoing {
     }
 }
 
-/// What a watcher is sent.
+/// The messages to a watcher.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<Outgoing, Status>> + Send>>;
 
 impl Watch {
-    /// What a watcher is sent, for as long as it takes it.
+    /// The messages to a watcher, for as long as it reads them.
     pub(super) async fn messages(&self, request: proto::WatchRequest) -> Result<Messages, Status> {
         let Watching { start, filter, progress_interval, snapshot, snapshot_token } =
             convert::watching(request)?;
         let beginning = match snapshot {
             None => None,
             Some(kind) => {
-                let what = Snapshotting {
+                let snapshotting = Snapshotting {
                     revision: self.node.revision(),
                     kind,
                     filter: Arc::new(filter.clone()),
                     shard: None,
                 };
                 let drain = self.drain.clone();
-                Some(Beginning::new(&self.node, what, snapshot_token, drain).await?)
+                Some(Beginning::new(&self.node, snapshotting, snapshot_token, drain).await?)
             }
         };
         let start = beginning.as_ref().map(Beginning::revision).or(start);
@@ -87,8 +80,8 @@ impl Watch {
             self.drain.clone(),
             Connected::new(Arc::clone(&self.metrics)),
         );
-        // One message at a time, made when the client has room for it: that is all the
-        // back-pressure there is, and a slow client holds nothing but its queue.
+        // A message is made when the client has room for it. So a slow client holds no more than its
+        // queue.
         let stages = (beginning, watched);
         let messages = stream::try_unfold(stages, async |(beginning, mut watched)| {
             let Some(mut beginning) = beginning else {
@@ -164,12 +157,11 @@ impl WatchService for Watch {
     }
 }
 
-/// How long it may take to learn that there is nothing to tell. Where it takes longer, as for a stream
-/// that reads much of the ledger first, it is asked once more: the time that progress tells is from
-/// before.
+/// Maximum age of the time in a progress message. A stream that reads much of the ledger first takes
+/// longer to catch up; it checks once more then, with a new time.
 const PROGRESS_AGE_MAX: Duration = Duration::from_millis(100);
 
-/// Where a stream has its events from.
+/// Where the events of a stream come from.
 trait Source: Send {
     /// As [`Watcher::next_event`].
     fn next_event(&mut self) -> impl Future<Output = Result<Heard, WatchError>> + Send;
@@ -191,12 +183,12 @@ impl Source for Watcher {
 /// A stream to one client.
 struct Watched<S> {
     source: S,
-    /// Everything before it was delivered or did not pass the filter; none before the first word
-    /// of a watcher that started at "now".
+    /// Every event before this index was delivered or did not pass the filter; none until a watcher that
+    /// started at "now" gets its first message.
     next_index: Option<u64>,
-    /// Whether the stream has told all that there was, once.
+    /// Whether the stream has caught up with the ledger once.
     has_caught_up: bool,
-    /// Whether progress is told as soon as there is nothing else.
+    /// Whether a progress message is sent as soon as no event waits.
     progress_due: bool,
     progress_timer: Interval,
     drain: CancellationToken,
@@ -225,10 +217,10 @@ impl<S: Source> Watched<S> {
     }
 
     async fn next(&mut self) -> Result<Outgoing, Status> {
-        let mut asked_again = false;
+        let mut checked_again = false;
         loop {
-            // Before it is asked what there is: all that was acknowledged until then is told of.
-            let (asked, as_of) = (Instant::now(), Millis::now());
+            // Taken before the source is read: every entry acknowledged until then is covered.
+            let (started, as_of) = (Instant::now(), Millis::now());
             let progress_due = self.progress_due;
             let source = &mut self.source;
             let heard = async {
@@ -238,8 +230,8 @@ impl<S: Source> Watched<S> {
                     source.next_event().await
                 }
             };
-            // In this order: a drain ends the stream however much there is to tell, and progress
-            // is told only while there is nothing else.
+            // In this order: a drain ends the stream although events wait, and progress is sent only
+            // while no event waits.
             tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return Err(self.closing().into()),
@@ -253,8 +245,8 @@ impl<S: Source> Watched<S> {
                     }
                     Heard::CaughtUp { next_index } => {
                         self.next_index = Some(next_index);
-                        if asked.elapsed() > PROGRESS_AGE_MAX && !asked_again {
-                            asked_again = true;
+                        if started.elapsed() > PROGRESS_AGE_MAX && !checked_again {
+                            checked_again = true;
                             continue;
                         }
                         self.has_caught_up = true;
@@ -310,11 +302,11 @@ mod tests {
         event::{ConsentTold, Event, EventTold},
     };
 
-    /// Tells the events that it was given, and is caught up then.
+    /// Delivers its events, and has caught up then.
     struct Script {
         events: VecDeque<Result<Heard, WatchError>>,
         next_index: u64,
-        /// Whether there is no end of what does not pass.
+        /// Whether it never catches up.
         is_behind: bool,
     }
 
@@ -372,7 +364,7 @@ mod tests {
         Script { events: events.into_iter().collect(), next_index, is_behind: false }
     }
 
-    async fn told<S: Source>(watched: &mut Watched<S>) -> String {
+    async fn next<S: Source>(watched: &mut Watched<S>) -> String {
         use proto::watch_response::Message;
         match watched.next().await.unwrap().into_message().message.unwrap() {
             Message::Consent(consent) => {
@@ -388,11 +380,11 @@ mod tests {
     #[tokio::test]
     async fn progress_comes_once_when_the_head_is_reached_and_events_only_in_part() {
         let (mut watched, metrics) = watched(script(5, [event(3)]), LONG);
-        assert_eq!(told(&mut watched).await, "event 3 [3]", "only the change that passes");
-        assert_eq!(told(&mut watched).await, "progress 5");
+        assert_eq!(next(&mut watched).await, "event 3 [3]", "only the change that passes");
+        assert_eq!(next(&mut watched).await, "progress 5");
         watched.source = script(9, [event(5), event(8)]);
-        assert_eq!(told(&mut watched).await, "event 5 [3]");
-        assert_eq!(told(&mut watched).await, "event 8 [3]");
+        assert_eq!(next(&mut watched).await, "event 5 [3]");
+        assert_eq!(next(&mut watched).await, "event 8 [3]");
         let more = tokio::time::timeout(Duration::from_millis(20), watched.next()).await;
         assert!(more.is_err(), "9 waits for its interval, not {more:?}");
         assert_eq!((metrics.watchers.get(), metrics.watch_events.get()), (1, 3));
@@ -401,30 +393,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_stream_hears_at_every_interval_how_far_the_ledger_is() {
+    async fn an_idle_stream_gets_progress_at_every_interval() {
         let (mut watched, _) = watched(script(7, []), Duration::from_millis(2));
         for next_index in [7, 8, 9] {
             watched.source.next_index = next_index;
-            assert_eq!(told(&mut watched).await, format!("progress {next_index}"));
+            assert_eq!(next(&mut watched).await, format!("progress {next_index}"));
         }
     }
 
     #[tokio::test]
-    async fn what_waits_comes_before_the_progress_that_is_due() {
+    async fn waiting_events_come_before_due_progress() {
         let (mut watched, _) = watched(script(7, []), LONG);
-        assert_eq!(told(&mut watched).await, "progress 7");
+        assert_eq!(next(&mut watched).await, "progress 7");
         watched.progress_due = true;
         watched.source = script(9, [event(7), event(8)]);
-        assert_eq!(told(&mut watched).await, "event 7 [3]");
-        assert_eq!(told(&mut watched).await, "event 8 [3]");
-        assert!(!watched.progress_due, "the events said how far it is");
+        assert_eq!(next(&mut watched).await, "event 7 [3]");
+        assert_eq!(next(&mut watched).await, "event 8 [3]");
+        assert!(!watched.progress_due, "the events show the progress");
     }
 
     #[tokio::test]
-    async fn a_stream_that_has_not_caught_up_hears_of_no_progress() {
+    async fn a_stream_that_has_not_caught_up_gets_no_progress() {
         let behind = Script { is_behind: true, ..script(9, [event(3)]) };
         let (mut watched, _) = watched(behind, Duration::from_millis(1));
-        assert_eq!(told(&mut watched).await, "event 3 [3]");
+        assert_eq!(next(&mut watched).await, "event 3 [3]");
         let more = tokio::time::timeout(Duration::from_millis(20), watched.next()).await;
         assert!(more.is_err(), "{more:?}");
     }
@@ -432,7 +424,7 @@ mod tests {
     #[tokio::test]
     async fn a_drain_ends_the_stream_at_once_and_says_where_to_resume() {
         let (mut watched, _) = watched(script(5, [event(3), event(4)]), LONG);
-        assert_eq!(told(&mut watched).await, "event 3 [3]");
+        assert_eq!(next(&mut watched).await, "event 3 [3]");
         watched.drain.cancel();
         let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
         assert_eq!(info.reason, "SHUTTING_DOWN");
@@ -440,10 +432,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_can_not_be_read_ends_the_stream_with_an_error() {
+    async fn unreadable_state_ends_the_stream_with_an_error() {
         let fault = Err(WatchError::Unreadable("a file".to_owned()));
         let (mut watched, _) = watched(script(5, [event(3), fault]), LONG);
-        assert_eq!(told(&mut watched).await, "event 3 [3]");
+        assert_eq!(next(&mut watched).await, "event 3 [3]");
         let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
         assert_eq!(info.reason, "STATE_UNREADABLE");
     }

@@ -1,6 +1,6 @@
-//! `consent.v1.WatchService` on the wire: as generated, but that an event which goes to many streams
-//! as it is, with all of its changes, is encoded once for all of them, and that a stream, of which
-//! there are many, begins with small buffers.
+//! `consent.v1.WatchService` on the wire. Two things differ from the generated server: an event that goes
+//! to many streams with all of its changes is encoded once for all of them, and a stream starts with
+//! small buffers, because there are many streams.
 
 use std::{
     convert::Infallible,
@@ -27,7 +27,7 @@ use super::{
     watch::{Outgoing, Watch},
 };
 use crate::{
-    event::EventTold,
+    event::{Event, EventTold},
     proto::{
         self,
         watch_service_server::{SERVICE_NAME, WatchServiceServer},
@@ -36,11 +36,11 @@ use crate::{
     watch::Post,
 };
 
-/// The one method that is served here.
+/// The method that is served here.
 const WATCH: &str = "/consent.v1.WatchService/Watch";
-/// What a stream's buffers hold at first, in bytes; they grow with what they must hold.
+/// Initial size of a stream's buffers, in bytes; they grow as needed.
 const BUFFER_BYTES: usize = 512;
-/// How many bytes of messages that are ready go into one frame.
+/// How many bytes of ready messages go into one frame.
 const FRAME_BYTES: usize = 32 << 10;
 
 /// The service, over HTTP.
@@ -52,7 +52,7 @@ pub struct WatchServer {
 }
 
 impl WatchServer {
-    /// Serves it, and takes requests of up to so many bytes.
+    /// The service for requests of at most `message_bytes_max` bytes.
     #[must_use]
     pub fn new(watch: Watch, message_bytes_max: usize) -> Self {
         let watch = Arc::new(watch);
@@ -105,7 +105,7 @@ impl ServerStreamingService<proto::WatchRequest> for WatchMethod {
     }
 }
 
-/// Protocol Buffers, from what may be encoded already.
+/// Protocol Buffers, for messages that may be encoded already.
 struct WatchCodec;
 
 impl Codec for WatchCodec {
@@ -145,7 +145,7 @@ impl Encoder for OutgoingEncoder {
 fn write(item: &Outgoing, buf: &mut impl BufMut) -> Result<(), prost::EncodeError> {
     match item {
         Outgoing::Message(message) => message.encode(buf),
-        Outgoing::Event(post, positions) if is_whole(post, positions) => {
+        Outgoing::Event(post, positions) if positions.len() == change_count(&post.event) => {
             buf.put_slice(encoded(post));
             Ok(())
         }
@@ -153,21 +153,18 @@ fn write(item: &Outgoing, buf: &mut impl BufMut) -> Result<(), prost::EncodeErro
     }
 }
 
-/// Whether everything that the event says passes.
-fn is_whole(post: &Post, positions: &[usize]) -> bool {
-    match &post.event.told {
-        EventTold::Consent(own) => own.changes.len() == positions.len(),
-        EventTold::Link(_) | EventTold::Catalog(_) | EventTold::Overdue(_) => true,
+/// The number of changes of an event; 0 for an event that passes or fails a filter as a whole.
+fn change_count(event: &Event) -> usize {
+    match &event.told {
+        EventTold::Consent(consent) => consent.changes.len(),
+        EventTold::Link(_) | EventTold::Catalog(_) | EventTold::Overdue(_) => 0,
     }
 }
 
-/// The bytes of an event that passes as a whole.
+/// The encoding of an event with all of its changes.
 fn encoded(post: &Post) -> &Bytes {
     post.wire.get_or_init(|| {
-        let positions: Vec<usize> = match &post.event.told {
-            EventTold::Consent(own) => (0..own.changes.len()).collect(),
-            EventTold::Link(_) | EventTold::Catalog(_) | EventTold::Overdue(_) => Vec::new(),
-        };
+        let positions: Vec<usize> = (0..change_count(&post.event)).collect();
         convert::event(&post.event, &positions).encode_to_vec().into()
     })
 }
@@ -177,7 +174,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject},
-        event::{CatalogEffect, CatalogTold, ConsentTold, Event},
+        event::{CatalogEffect, CatalogTold, ConsentTold},
     };
 
     fn consent() -> EventTold {
@@ -222,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_is_what_each_would_have_been_sent() {
+    fn shared_bytes_equal_those_of_a_single_stream() {
         for (told, all) in [(consent(), vec![0, 1]), (catalog(), vec![])] {
             let post = post(told);
             let want = convert::event(&post.event, &all).encode_to_vec();

@@ -76,7 +76,7 @@ use crate::{
     backend::LogBackend,
     domain::LedgerOpened,
     receipt::Controller,
-    shutdown::Threads,
+    shutdown::{Task, Threads},
     storage::{
         AtPath as _,
         disk::{Disk, RealDisk},
@@ -95,7 +95,7 @@ pub struct Node {
     core: Arc<Core>,
     /// Hands the writes of requests to the writer.
     admission: Arc<writer::Admission>,
-    /// The threads of the node, and the order in which they end.
+    /// Every thread of the node and task of its server, and the order in which they end.
     threads: Threads,
     /// How long a read waits for a revision.
     revision_wait: Duration,
@@ -298,7 +298,13 @@ impl Node {
         self.threads.drain();
     }
 
-    /// Ends all threads in order, and writes the view to disk: see [`crate::shutdown`]. Blocking.
+    /// Takes over a task of the server: [`Self::close`] ends it at its stage.
+    pub fn adopt(&self, task: Task) {
+        self.threads.adopt(task);
+    }
+
+    /// Ends all tasks and threads in order, and writes the view to disk: see [`crate::shutdown`].
+    /// Blocking.
     pub fn close(&self) {
         self.threads.end();
         if let Err(error) = self.index.close() {

@@ -19,8 +19,7 @@ struct Running {
     address: SocketAddr,
     health: Health,
     drain: CancellationToken,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
-    metrics: Arc<Metrics>,
+    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 async fn running(config: &ServeConfig) -> Running {
@@ -32,14 +31,14 @@ async fn running(config: &ServeConfig) -> Running {
     routes.add_service(health.service()).add_service(reflection().build_v1().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let layer = RequestLayer::new(config.limits, Arc::clone(&metrics), drain.clone());
+    let layer = RequestLayer::new(config.limits, metrics, drain.clone());
     let tls = config.tls.as_ref().map(|files| read_identity(files).unwrap());
     let server = layered(config, tls, layer)
         .unwrap()
         .add_routes(routes.routes())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), drain.clone().cancelled_owned());
     health.set(Phase::Serving).await;
-    Running { address, health, drain, serving: tokio::spawn(server), metrics }
+    Running { address, health, drain, serving: tokio::spawn(server) }
 }
 
 impl Running {
@@ -91,9 +90,8 @@ async fn health_follows_the_phase_service_by_service() {
 async fn health_turns_when_writes_stop() {
     let server = running(&ServeConfig::default()).await;
     let (sender, receiver) = watch::channel(None);
-    let follow = tokio::spawn(follow_writes(receiver, server.health.clone()));
     sender.send_replace(Some("a sync failed".to_owned()));
-    follow.await.unwrap();
+    follow_writes(receiver, &server.health).await;
     assert_eq!(server.status_of("consent.v1.ConsentService").await, NOT_SERVING);
     assert_eq!(server.status_of("consent.v1.CheckService").await, SERVING);
 }
@@ -126,12 +124,13 @@ async fn a_drain_ends_streams_and_connections() {
     assert_eq!(watching.message().await.unwrap().unwrap().status, SERVING);
     server.health.set(Phase::Draining).await;
     server.drain.cancel();
-    // What was said before the end is still heard.
+    // A status that was set before the end is still delivered.
     assert_eq!(watching.message().await.unwrap().unwrap().status, NOT_SERVING);
     let end = watching.message().await.unwrap_err();
     assert_eq!(end.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
     let address = server.address;
-    finish(server.serving, Duration::from_secs(60), &server.metrics).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), server.serving).await;
+    ended.unwrap().unwrap().unwrap();
     let late = Endpoint::from_shared(format!("http://{address}")).unwrap();
     assert!(late.connect().await.is_err());
 }
@@ -184,10 +183,11 @@ async fn refusals_reach_browsers_in_their_own_protocol() {
 async fn the_metrics_listener_serves_its_pages() {
     let metrics = Arc::new(Metrics::new());
     let (phase, _) = watch::channel(Phase::Serving);
-    assert_eq!(serve_metrics(None, &metrics, &phase, Observed::default()).await.unwrap(), None);
+    let none = serve_metrics(None, &metrics, &phase, Observed::default()).unwrap();
+    assert!(none.is_none());
     let listen = Some("127.0.0.1:0".parse().unwrap());
-    let address =
-        serve_metrics(listen, &metrics, &phase, Observed::default()).await.unwrap().unwrap();
+    let (address, _listener) =
+        serve_metrics(listen, &metrics, &phase, Observed::default()).unwrap().unwrap();
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();
@@ -195,7 +195,6 @@ async fn the_metrics_listener_serves_its_pages() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains("application/openmetrics-text") && answer.contains("# EOF"));
     let taken = serve_metrics(Some(address), &metrics, &phase, Observed::default())
-        .await
         .unwrap_err()
         .to_string();
     assert!(taken.starts_with(&format!("cannot listen on {address}: ")), "{taken}");

@@ -1,8 +1,8 @@
-//! What a caller learns of each error of the node: its reason, the field at fault, and facts that a
-//! program may want.
+//! What a caller learns of each error of the node: its reason, the field at fault, and facts for
+//! programs.
 //!
-//! One match an error, exhaustive: an error that is new says all three here, or the code does not
-//! compile.
+//! One exhaustive match for each error type, so that the compiler asks for all three when an error is
+//! added.
 
 use crate::{
     node::{
@@ -17,10 +17,10 @@ use crate::{
 
 /// What a caller learns of an error beside its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Details {
+pub struct Details {
     /// The reason.
     pub(super) reason: ErrorReason,
-    /// The field at fault, as a path in the request's own words; empty where none is.
+    /// Path of the field at fault, as the request names it; empty if no field is at fault.
     pub(super) field: String,
     /// Facts, by name.
     pub(super) facts: Vec<(&'static str, String)>,
@@ -42,8 +42,8 @@ impl Details {
     }
 }
 
-/// An error that a caller is told of.
-pub(super) trait Explain {
+/// An error of which callers learn.
+pub trait Explain {
     /// What the caller learns.
     fn details(&self) -> Details;
 }

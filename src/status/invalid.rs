@@ -1,4 +1,4 @@
-//! Requests that are wrong: every way, by name.
+//! Every way in which a request can be wrong.
 
 use std::fmt;
 
@@ -8,15 +8,15 @@ use crate::domain::{
     EvidenceError, KEY_BYTES_MAX, KeyError, RegionError, SUBJECT_BYTES_MAX, SubjectError,
 };
 
-/// The greatest page size.
+/// The maximum page size.
 pub const PAGE_SIZE_MAX: i32 = 1_000;
 
-/// A request that is wrong: where, and how.
+/// A request that is wrong: the field and the problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// Path of the field, for example `changes[2].scope.purpose`.
     pub field: String,
-    /// What is wrong with it.
+    /// The problem of the field.
     pub problem: Problem,
 }
 
@@ -28,14 +28,14 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-/// What can be wrong with a field. The texts follow the field's name and never repeat its value:
-/// it may be personal data.
+/// What can be wrong with a field. The texts follow the field's name and never repeat its value, which
+/// may be personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Problem {
     /// Missing, or the UNSPECIFIED value of an enum.
     #[error("is required")]
     Required,
-    /// A number that the enum does not have.
+    /// A number outside the enum.
     #[error("has the unknown value {0}")]
     UnknownValue(i32),
     /// Not a data subject.
@@ -58,7 +58,7 @@ pub enum Problem {
     TooMany {
         /// The limit.
         limit: usize,
-        /// How many were given.
+        /// The number of items.
         got: usize,
     },
     /// A text is too long.
@@ -66,7 +66,7 @@ pub enum Problem {
     TooLong {
         /// The limit.
         limit: usize,
-        /// Its length.
+        /// The length.
         got: usize,
     },
     /// A control character.
@@ -87,24 +87,24 @@ pub enum Problem {
     /// Not a language tag.
     #[error("must be a BCP 47 language tag such as `de-AT`")]
     Language,
-    /// Not a field that can be forgotten, or one that is given too.
+    /// Not a field that can be cleared, or a field that is also set.
     #[error(
         "must name time_zones, language, quiet_hours or frequency_limit, and none that is given"
     )]
     Clear,
-    /// A field that only a guardian's act has.
+    /// A field for acts of guardians.
     #[error("is only for GUARDIAN")]
     OnlyForGuardians,
-    /// A field that only somebody else's act has.
+    /// A field for acts of guardians and agents.
     #[error("is only for GUARDIAN and AGENT")]
     OnlyForRepresentatives,
     /// Two fields that exclude each other.
     #[error("can not be combined with {0}")]
     NotWith(&'static str),
-    /// A message that may only begin a stream.
+    /// A message that is only allowed as the first of a stream.
     #[error("must be the first message, and only the first")]
     OnlyFirst,
-    /// A preference of data subjects, in a purpose.
+    /// A preference of data subjects in a purpose.
     #[error("is a preference of data subjects, not of purposes")]
     NotForPurposes,
     /// An action that only the ledger performs.
@@ -122,7 +122,7 @@ pub enum Problem {
     /// A negative span.
     #[error("must not be negative")]
     Negative,
-    /// A span with a part of a millisecond.
+    /// A span with a fraction of a millisecond.
     #[error("must be whole milliseconds")]
     SubMillisecond,
     /// A span, or number, of zero.
@@ -135,19 +135,19 @@ pub enum Problem {
         min_ms: i64,
         /// The longest.
         max_ms: i64,
-        /// What was given.
+        /// The given span.
         got_ms: i64,
     },
     /// A page size over the limit.
     #[error("must be at most {PAGE_SIZE_MAX}, got {0}")]
     PageSize(i32),
-    /// Not a token of this list, or one for another question.
+    /// Not a token of this list and question.
     #[error("is not a token that this list gave for this question")]
     PageToken,
     /// Not a minute of the day.
     #[error("must be a minute of the day, 0 to 1439, got {0}")]
     Minute(u32),
-    /// Quiet hours that end when they start: none, or all day?
+    /// Quiet hours with equal start and end, which could mean none or all day.
     #[error("must differ from start_minute")]
     EmptySpan,
     /// Not a time zone that the IANA database knows.
@@ -162,7 +162,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// The limit that is exceeded, if the problem is one of size.
+    /// The exceeded limit, if the problem is one of size.
     #[must_use]
     pub fn limit(&self) -> Option<i64> {
         let limit = match self {
@@ -180,7 +180,7 @@ impl Problem {
         i64::try_from(limit).ok()
     }
 
-    /// The problem, in a field.
+    /// The problem of a field.
     #[must_use]
     pub fn at(self, field: impl Into<String>) -> Invalid {
         Invalid { field: field.into(), problem: self }
@@ -188,7 +188,7 @@ impl Problem {
 }
 
 impl Invalid {
-    /// The same, seen from the message around it.
+    /// The same problem, with the path extended by an outer message.
     #[must_use]
     pub fn within(mut self, outer: impl fmt::Display) -> Self {
         self.field = format!("{outer}.{}", self.field);

@@ -1,4 +1,4 @@
-//! The HTTP pages for those who watch over the process: `/metrics`, `/healthz`, `/readyz`.
+//! The HTTP pages for monitoring: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! | phase | `/healthz` | `/readyz` |
 //! | --- | --- | --- |
@@ -20,16 +20,16 @@ use tokio::sync::watch;
 
 use super::Metrics;
 
-/// What the server is doing.
+/// The state of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Recovering; nothing is answered yet.
+    /// Recovering; no requests are answered yet.
     Starting,
-    /// All is well.
+    /// All requests are answered.
     Serving,
     /// Checks are answered, writes are refused until restart.
     WritesStopped,
-    /// Finishing what is in flight.
+    /// Finishing the requests in flight.
     Draining,
 }
 
@@ -44,7 +44,7 @@ impl Phase {
     }
 }
 
-/// Brings the metrics up to date that nobody counts as it goes.
+/// Updates the metrics that are read on demand.
 pub type Observe = Arc<dyn Fn() + Send + Sync>;
 
 /// The three pages. `observe` is called before each exposition.
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_counts_is_observed_before_it_is_told() {
+    async fn metrics_are_observed_before_they_are_exported() {
         let metrics = Arc::new(Metrics::new());
         let (_sender, receiver) = watch::channel(Phase::Serving);
         let observed = Arc::clone(&metrics);

@@ -1,8 +1,8 @@
-//! What the service counts, for Prometheus.
+//! The metrics of the service, for Prometheus.
 //!
-//! Every metric that a request touches is created before the first request: counting is an atomic
-//! addition, with no lock and no look-up. Labels come from fixed lists and from the configuration,
-//! never from a caller, so the number of series is bounded and no label holds personal data.
+//! Every metric of a request is created before the first request, so counting is an atomic addition
+//! without lock or look-up. Labels come from fixed lists and the configuration, never from a caller, so
+//! the number of series is bounded and no label holds personal data.
 
 use std::{
     array, fmt,
@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use crate::{domain::Reason, proto::CODE_NAMES};
 
-/// A number that goes up and down.
+/// A gauge.
 pub type Level = Gauge<u64, AtomicU64>;
 
 /// Nanoseconds: 50 µs to 10 s.
@@ -51,15 +51,15 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 /// Labels whose values come from the configuration.
 type NamedLabels<const N: usize> = [(&'static str, String); N];
 
-/// Everything that is counted. Shared as one `Arc`.
+/// All metrics. Shared as one `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Family<Labels<2>, Counter>,
     request_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
-    /// Unary requests in flight. The request layer counts them, and holds them to their limit.
+    /// Unary requests in flight. The request layer counts and limits them.
     pub requests_in_flight: Level,
-    /// Streams that are open. The request layer counts them, and holds them to their limit.
+    /// Open streams. The request layer counts and limits them.
     pub streams_open: Level,
     decisions: [Counter; Reason::ALL.len()],
     append_batch_entries: Histogram,
@@ -71,9 +71,9 @@ pub struct Metrics {
     pub ledger_bytes: Level,
     /// Rows of the view that are readable but not yet in sled.
     pub view_lag_rows: Level,
-    /// Entries that the running, or last, rebuild of the view has applied.
+    /// Entries that the current or last rebuild of the view has applied.
     pub rebuild_entries: Level,
-    /// Entries that the running, or last, rebuild of the view has to apply.
+    /// Entries that the current or last rebuild of the view applies in total.
     pub rebuild_target_entries: Level,
     /// Every entry before this index was verified again since the start.
     pub scrub_verified_index: Level,
@@ -83,7 +83,7 @@ pub struct Metrics {
     pub deviations: Counter,
     /// 1 if the ledger takes no more writes until restart.
     pub writes_stopped: Level,
-    /// Entries that stand in the tree.
+    /// Entries in the tree.
     pub tree_entries: Level,
     /// Entries under the latest checkpoint that was signed.
     pub checkpoint_signed_entries: Level,
@@ -103,7 +103,7 @@ pub struct Metrics {
     pub consumers: Level,
     /// Events that were delivered to consumers for the first time.
     pub deliveries: Counter,
-    /// Events that were delivered again, because nobody had acknowledged them in time.
+    /// Events that were delivered again, because they were not acknowledged in time.
     pub redeliveries: Counter,
     /// Events that consumers acknowledged.
     pub acknowledged_events: Counter,
@@ -111,19 +111,18 @@ pub struct Metrics {
     pub subscriptions: Level,
     /// Durable subscriptions whose deadline has passed with an event unacknowledged.
     pub subscriptions_overdue: Level,
-    /// How long the oldest event has waited that some durable subscription has not acknowledged, in
-    /// seconds.
+    /// Age of the oldest event that a durable subscription has not acknowledged, in seconds.
     pub delivery_pending_seconds: Level,
-    /// Entries that say what subscribers acknowledged.
+    /// Entries with acknowledgements of subscribers.
     pub delivery_receipts: Counter,
     /// Deliveries that were given up.
     pub deliveries_failed: Counter,
-    /// Times that a subscription was said to be overdue.
+    /// Times that a subscription became overdue.
     pub deliveries_overdue: Counter,
     webhook_tries: [Counter; WEBHOOK_OUTCOMES.len()],
-    /// Deliveries over HTTP that are on their way.
+    /// Webhook requests in flight.
     pub webhook_in_flight: Level,
-    /// Deliveries over HTTP that wait, or are on their way.
+    /// Undelivered webhook messages, waiting or in flight.
     pub webhook_waiting: Level,
     /// Events that became dead letters since the start.
     pub webhook_given_up: Counter,
@@ -137,10 +136,9 @@ pub struct Metrics {
     pub vault_subjects: Level,
     witness_requests: Family<NamedLabels<2>, Counter>,
     witness_entries: Family<NamedLabels<1>, Level>,
-    /// Witnesses' answers that say that this ledger was rolled back, or forked.
+    /// Responses of witnesses that report a rollback or a fork of this ledger.
     pub witness_conflicts: Counter,
-    /// Number of entries under the latest checkpoint that as many witnesses as asked have cosigned
-    /// since the start.
+    /// Entries under the latest checkpoint with enough cosignatures since the start.
     pub checkpoint_witnessed_entries: Level,
 }
 
@@ -154,133 +152,143 @@ impl Metrics {
     /// All metrics at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut of = Registrar(Registry::with_prefix("consent_ledger"));
+        let mut registrar = Registrar(Registry::with_prefix("consent_ledger"));
         let decisions = Family::<Labels<2>, Counter>::default();
         let webhook_tries = Family::<Labels<1>, Counter>::default();
         let metrics = Self {
-            requests: of.metric("requests", "Requests that were answered, by status code"),
-            request_seconds: of.register(
+            requests: registrar.metric("requests", "Requests that were answered, by status code"),
+            request_seconds: registrar.register(
                 "request_duration",
                 "Time from a request's headers to the end of its answer",
                 Some(Unit::Seconds),
                 Family::new_with_constructor(Histogram::of_seconds),
             ),
-            requests_in_flight: of.metric("requests_in_flight", "Unary requests in flight"),
-            streams_open: of.metric("streams_open", "Streams that are open"),
+            requests_in_flight: registrar.metric("requests_in_flight", "Unary requests in flight"),
+            streams_open: registrar.metric("streams_open", "Open streams"),
             decisions: array::from_fn(|position| {
                 let reason = Reason::ALL[position];
                 let labels = [("effect", reason.effect().name()), ("reason", reason.name())];
                 decisions.get_or_create_owned(&labels)
             }),
-            append_batch_entries: of.register(
+            append_batch_entries: registrar.register(
                 "append_batch_entries",
                 "Entries in a group commit",
                 None,
                 Histogram::new(BATCH_BOUNDS, 1.0),
             ),
-            fsync_seconds: of.register(
+            fsync_seconds: registrar.register(
                 "fsync_duration",
                 "Time of a group commit's fdatasync",
                 Some(Unit::Seconds),
                 Histogram::of_seconds(),
             ),
-            append_seconds: of.register(
+            append_seconds: registrar.register(
                 "append_duration",
-                "Time of a group commit, from taking it up to answering it",
+                "Duration of a group commit, from its start to its answers",
                 Some(Unit::Seconds),
                 Histogram::of_seconds(),
             ),
-            ledger_entries: of.metric("ledger_entries", "Entries in the ledger"),
-            ledger_bytes: of.level("ledger_size", "Size of all segment files", Unit::Bytes),
-            view_lag_rows: of
-                .metric("view_lag_rows", "Rows of the view that sled does not have yet"),
-            rebuild_entries: of.metric("view_rebuild_entries", "Entries applied by a rebuild"),
-            rebuild_target_entries: of
-                .metric("view_rebuild_target_entries", "Entries that a rebuild has to apply"),
-            scrub_verified_index: of.metric(
+            ledger_entries: registrar.metric("ledger_entries", "Entries in the ledger"),
+            ledger_bytes: registrar.level("ledger_size", "Size of all segment files", Unit::Bytes),
+            view_lag_rows: registrar
+                .metric("view_lag_rows", "Rows of the view that are not yet in sled"),
+            rebuild_entries: registrar
+                .metric("view_rebuild_entries", "Entries applied by a rebuild"),
+            rebuild_target_entries: registrar
+                .metric("view_rebuild_target_entries", "Entries that a rebuild applies in total"),
+            scrub_verified_index: registrar.metric(
                 "scrub_verified_index",
                 "Every entry before this index was verified again since the start",
             ),
-            tree_entries: of.metric("tree_entries", "Entries that stand in the tree"),
-            checkpoint_signed_entries: of.metric(
+            tree_entries: registrar.metric("tree_entries", "Entries in the tree"),
+            checkpoint_signed_entries: registrar.metric(
                 "checkpoint_signed_entries",
                 "Entries under the latest checkpoint that was signed",
             ),
-            checkpoint_released_entries: of.metric(
+            checkpoint_released_entries: registrar.metric(
                 "checkpoint_released_entries",
                 "Entries under the latest checkpoint that was released",
             ),
-            checkpoints: of.metric("checkpoints", "Checkpoints that were signed"),
-            checkpoints_unwitnessed: of.metric(
+            checkpoints: registrar.metric("checkpoints", "Checkpoints that were signed"),
+            checkpoints_unwitnessed: registrar.metric(
                 "checkpoints_unwitnessed",
                 "Checkpoints that were released although too few witnesses had seen them",
             ),
-            signing_stopped: of.metric("signing_stopped", "1 if no more checkpoints are signed"),
-            torn_tails: of.metric("torn_tails", "Torn tails that were set aside at a start"),
-            deviations: of.metric("deviations", "Uses that no decision allowed"),
-            writes_stopped: of
+            signing_stopped: registrar
+                .metric("signing_stopped", "1 if no more checkpoints are signed"),
+            torn_tails: registrar.metric("torn_tails", "Torn tails that were set aside at a start"),
+            deviations: registrar.metric("deviations", "Uses that no decision allowed"),
+            writes_stopped: registrar
                 .metric("writes_stopped", "1 if the ledger takes no more writes until restart"),
-            watchers: of.metric("watchers", "Watchers that are connected"),
-            watch_events: of.metric("watch_events_sent", "Events that were sent to watchers"),
-            consumers: of
+            watchers: registrar.metric("watchers", "Watchers that are connected"),
+            watch_events: registrar
+                .metric("watch_events_sent", "Events that were sent to watchers"),
+            consumers: registrar
                 .metric("consumers", "Consumers of durable subscriptions that are connected"),
-            deliveries: of
+            deliveries: registrar
                 .metric("deliveries", "Events that were delivered to consumers, first deliveries"),
-            redeliveries: of
+            redeliveries: registrar
                 .metric("redeliveries", "Events that were delivered again after a timeout"),
-            acknowledged_events: of
+            acknowledged_events: registrar
                 .metric("acknowledged_events", "Events that consumers acknowledged"),
-            subscriptions: of.metric("subscriptions", "Durable subscriptions"),
-            subscriptions_overdue: of.metric(
+            subscriptions: registrar.metric("subscriptions", "Durable subscriptions"),
+            subscriptions_overdue: registrar.metric(
                 "subscriptions_overdue",
                 "Durable subscriptions whose deadline has passed with an event unacknowledged",
             ),
-            delivery_pending_seconds: of.level(
+            delivery_pending_seconds: registrar.level(
                 "delivery_pending",
-                "How long the oldest event has waited that a durable subscription did not acknowledge",
+                "Age of the oldest event that a durable subscription has not acknowledged",
                 Unit::Seconds,
             ),
-            delivery_receipts: of.metric(
-                "delivery_receipts",
-                "Entries that say what subscribers acknowledged",
-            ),
-            deliveries_failed: of.metric("deliveries_failed", "Deliveries that were given up"),
-            deliveries_overdue: of.metric(
-                "deliveries_overdue",
-                "Times that a subscription was said to be overdue",
-            ),
+            delivery_receipts: registrar
+                .metric("delivery_receipts", "Entries with acknowledgements of subscribers"),
+            deliveries_failed: registrar
+                .metric("deliveries_failed", "Deliveries that were given up"),
+            deliveries_overdue: registrar
+                .metric("deliveries_overdue", "Times that a subscription became overdue"),
             webhook_tries: array::from_fn(|position| {
                 webhook_tries.get_or_create_owned(&[("outcome", WEBHOOK_OUTCOMES[position])])
             }),
-            webhook_in_flight: of
-                .metric("webhook_in_flight", "Deliveries over HTTP that are on their way"),
-            webhook_waiting: of
-                .metric("webhook_waiting", "Deliveries over HTTP that wait or are on their way"),
-            webhook_given_up: of
-                .metric("webhook_given_up", "Deliveries over HTTP that became dead letters"),
-            hot_bytes: of.level("hot_state_size", "Memory that hot state holds", Unit::Bytes),
-            hot_entries: of.metric("hot_state_entries", "Data subjects in hot state"),
-            hot_misses: of.metric("hot_state_misses", "Look-ups of a state that went on to sled"),
-            vault_subjects: of.metric("vault_subjects", "Data subjects that the vault knows"),
-            witness_requests: of
-                .metric("witness_requests", "Checkpoints brought to witnesses, by outcome"),
-            witness_entries: of.metric(
+            webhook_in_flight: registrar.metric("webhook_in_flight", "Webhook requests in flight"),
+            webhook_waiting: registrar
+                .metric("webhook_waiting", "Undelivered webhook messages, waiting or in flight"),
+            webhook_given_up: registrar
+                .metric("webhook_given_up", "Events of webhooks that became dead letters"),
+            hot_bytes: registrar.level(
+                "hot_state_size",
+                "Memory that hot state holds",
+                Unit::Bytes,
+            ),
+            hot_entries: registrar.metric("hot_state_entries", "Data subjects in hot state"),
+            hot_misses: registrar
+                .metric("hot_state_misses", "Look-ups of a state that went on to sled"),
+            vault_subjects: registrar
+                .metric("vault_subjects", "Data subjects that the vault knows"),
+            witness_requests: registrar
+                .metric("witness_requests", "Checkpoints submitted to witnesses, by outcome"),
+            witness_entries: registrar.metric(
                 "witness_entries",
                 "Entries under the latest checkpoint that a witness has cosigned since the start",
             ),
-            witness_conflicts: of.metric(
+            witness_conflicts: registrar.metric(
                 "witness_conflicts",
-                "Answers of witnesses that say that this ledger was rolled back, or forked",
+                "Responses of witnesses that report a rollback or fork of this ledger",
             ),
-            checkpoint_witnessed_entries: of.metric(
+            checkpoint_witnessed_entries: registrar.metric(
                 "checkpoint_witnessed_entries",
-                "Entries under the latest checkpoint with as many cosignatures as asked, since the start",
+                "Entries under the latest checkpoint with enough cosignatures since the start",
             ),
             registry: Registry::default(),
         };
-        of.register("decisions", "Decisions, by effect and reason", None, decisions);
-        of.register("webhook_tries", "Tries to deliver over HTTP, by outcome", None, webhook_tries);
-        Self { registry: of.0, ..metrics }
+        registrar.register("decisions", "Decisions, by effect and reason", None, decisions);
+        registrar.register(
+            "webhook_tries",
+            "Attempts of webhooks, by outcome",
+            None,
+            webhook_tries,
+        );
+        Self { registry: registrar.0, ..metrics }
     }
 
     /// Counts a decision.
@@ -294,7 +302,7 @@ impl Metrics {
         self.fsync_seconds.observe_duration(fsync);
     }
 
-    /// Counts a group commit that landed, from taking it up on.
+    /// Counts the duration of a successful group commit.
     pub fn append(&self, took: Duration) {
         self.append_seconds.observe_duration(took);
     }
@@ -310,7 +318,7 @@ impl Metrics {
         }
     }
 
-    /// The counters of one witness. Its name comes from the configuration.
+    /// The counters of one witness. `name` comes from the configuration.
     #[must_use]
     pub fn witness(&self, name: &str) -> WitnessMetrics {
         let labels =
@@ -322,7 +330,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a try to deliver over HTTP.
+    /// Counts an attempt of a webhook.
     pub fn webhook_try(&self, outcome: WebhookOutcome) {
         self.webhook_tries[outcome as usize].inc();
     }
@@ -330,7 +338,7 @@ impl Metrics {
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
-    /// None, in practice: writing to a `String` does not fail.
+    /// None in practice: writing to a `String` does not fail.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
@@ -343,7 +351,7 @@ impl Metrics {
 pub struct MethodMetrics {
     method: &'static str,
     requests: Family<Labels<2>, Counter>,
-    // Series that never counted anything are not exported.
+    // Created on first use, so that unused series are not exported.
     codes: [OnceLock<Counter>; CODE_NAMES.len()],
     seconds: Histogram,
 }
@@ -358,44 +366,44 @@ impl MethodMetrics {
     }
 }
 
-/// What becomes of a checkpoint that is brought to a witness, by number of [`WitnessOutcome`].
+/// Label values of [`WitnessOutcome`], in its order.
 const WITNESS_OUTCOMES: [&str; 7] =
     ["cosigned", "outdated", "rolled_back", "inconsistent", "refused", "bad_answer", "unreachable"];
 
-/// What comes of a try to deliver over HTTP, by number of [`WebhookOutcome`].
+/// Label values of [`WebhookOutcome`], in its order.
 const WEBHOOK_OUTCOMES: [&str; 5] = ["delivered", "refused", "timed_out", "unreachable", "blocked"];
 
-/// What comes of a try to deliver over HTTP.
+/// The outcome of an attempt of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookOutcome {
-    /// The endpoint took it.
+    /// Status 2xx.
     Delivered,
-    /// The endpoint answered that it does not.
+    /// Any other status.
     Refused,
-    /// There was no answer in time.
+    /// No response in time.
     TimedOut,
-    /// There was no connection, or it broke off.
+    /// The connection failed.
     Unreachable,
-    /// Nothing is sent there.
+    /// The address is not allowed.
     Blocked,
 }
 
-/// What becomes of a checkpoint that is brought to a witness.
+/// The outcome of submitting a checkpoint to a witness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WitnessOutcome {
     /// The witness cosigned it.
     Cosigned,
-    /// The witness has seen another checkpoint than was thought; it is asked again.
+    /// The witness has seen another size than expected; the checkpoint is submitted again.
     Outdated,
-    /// The witness has seen more entries than there are.
+    /// The witness has seen more entries than the ledger has.
     RolledBack,
-    /// The witness has seen a ledger that this one does not continue.
+    /// The checkpoint is not consistent with the one that the witness has seen.
     Inconsistent,
-    /// The witness does not want it.
+    /// The witness refused the checkpoint with another status.
     Refused,
-    /// The witness answered what is no answer.
+    /// The response was malformed.
     BadAnswer,
-    /// There was no answer.
+    /// No response.
     Unreachable,
 }
 
@@ -403,7 +411,7 @@ pub enum WitnessOutcome {
 #[derive(Debug)]
 pub struct WitnessMetrics {
     requests: [Counter; WITNESS_OUTCOMES.len()],
-    /// Number of entries under the latest checkpoint that it has cosigned since the start.
+    /// Entries under the latest checkpoint that it has cosigned since the start.
     pub entries: Level,
 }
 
@@ -440,17 +448,17 @@ impl Registrar {
     }
 }
 
-/// A histogram that is observed with two atomic additions. (That of `prometheus_client` takes a
-/// lock, which all checks of a node would share.)
+/// A histogram with two atomic additions an observation. (The one of `prometheus_client` takes a lock,
+/// which all checks of a node would share.)
 #[derive(Clone)]
 pub struct Histogram(Arc<HistogramInner>);
 
 struct HistogramInner {
-    /// Upper bounds, inclusive, in the unit that is observed.
+    /// Upper bounds, inclusive, in the observed unit.
     bounds: &'static [u64],
-    /// How many observed units make one exported unit.
+    /// Number of observed units in one exported unit.
     units: f64,
-    /// One for each bound, and one for what is above them all.
+    /// One count for each bound, and one for values above all bounds.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
@@ -491,7 +499,7 @@ impl TypedMetric for Histogram {
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let inner = &*self.0;
-        // A sum beyond 2^53 loses its last digits, which nobody reads.
+        // A sum beyond 2^53 loses its last digits, which do not matter.
         #[allow(clippy::cast_precision_loss, reason = "see above")]
         let exported = |units: u64| units as f64 / inner.units;
         let bounds = inner.bounds.iter().map(|bound| exported(*bound));

@@ -1,10 +1,10 @@
-//! Where this server may send what others told it to send: to public addresses, and to those that
-//! its operator allows.
+//! Addresses to which the server may send webhooks: public addresses, and those that the operator
+//! allows.
 //!
-//! Whoever may name a URL must not be able to reach, through this server, what only this server can
-//! reach (server-side request forgery). The text of a URL is judged when it is taken; the addresses
-//! that its host resolves to are judged each time that a connection is made, so that a name can not
-//! mean another address by then. What is not known to be public is refused.
+//! A caller who sets a URL must not reach internal services through this server (server-side request
+//! forgery). The text of a URL is checked when it is set. The addresses of its host are checked each
+//! time that a connection is made, because a name can resolve to another address by then. An address
+//! that is not known to be public is refused.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,51 +12,51 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 use url::{Host, Url};
 
-/// Networks that may be sent to although they are not public.
+/// Allows public addresses and the given networks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Targets {
     allowed: Vec<IpNet>,
 }
 
-/// Why nothing is sent somewhere.
+/// Why a URL or address is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TargetError {
-    /// The text is no URL, or has characters that parsers drop in silence.
+    /// The text is not a URL, or has characters that parsers drop in silence.
     #[error("it is no URL")]
     NoUrl,
-    /// Neither http nor https.
+    /// The scheme is neither http nor https.
     #[error("it is no https URL")]
     Scheme,
-    /// It names a user, or a password.
+    /// It has a user name or a password.
     #[error("it names a user")]
     User,
     /// It has a fragment.
     #[error("it has a fragment")]
     Fragment,
-    /// Plain text, to where the operator has not allowed it.
+    /// Plain text to an address that the operator does not allow.
     #[error("only https is sent to addresses that are not allowed by --webhook-allow")]
     PlainText,
     /// The address is not public.
     #[error("{0} is no public address, and not allowed by --webhook-allow")]
     NotPublic(IpAddr),
-    /// The name means this machine.
+    /// The name resolves to this machine.
     #[error("`{0}` is this machine, which is not allowed by --webhook-allow")]
     ThisMachine(String),
 }
 
 impl Targets {
-    /// What is public, and these networks.
+    /// Allows these networks in addition to public addresses.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
 
-    /// Judges a URL by its text alone.
+    /// Checks the text of a URL.
     ///
     /// # Errors
     /// See [`TargetError`].
     pub fn check_url(&self, text: &str) -> Result<Url, TargetError> {
-        // Parsers drop or turn these, so that what people read is not what is asked.
+        // Parsers drop or change these characters, so the host would not be the one that people read.
         let is_odd = |c: char| c.is_whitespace() || c.is_control() || c == '\\';
         if text.contains(is_odd) {
             return Err(TargetError::NoUrl);
@@ -80,7 +80,7 @@ impl Targets {
         Ok(url)
     }
 
-    /// Judges an address that is about to be connected to; in plain text, it must be allowed.
+    /// Checks an address before a connection. In plain text, the operator must allow it.
     ///
     /// # Errors
     /// [`TargetError::PlainText`] or [`TargetError::NotPublic`].
@@ -95,35 +95,35 @@ impl Targets {
         }
     }
 
-    /// A name is judged by what it resolves to, later; what is clear by now is refused by now.
+    /// The addresses of a name are checked later. This refuses names that can not pass then.
     fn check_name(&self, name: &str, is_plain: bool) -> Result<(), TargetError> {
         if is_plain && self.allowed.is_empty() {
             return Err(TargetError::PlainText);
         }
         let bare = name.strip_suffix('.').unwrap_or(name);
         let is_local = bare == "localhost" || bare.ends_with(".localhost");
-        let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        if is_local && !here.into_iter().any(|here| self.allows(here)) {
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        if is_local && !loopback.into_iter().any(|address| self.allows(address)) {
             return Err(TargetError::ThisMachine(name.to_owned()));
         }
         Ok(())
     }
 
-    /// Whether the operator allows an address, in whichever way it is written.
+    /// Whether the operator allows an address, also if it is IPv4 written as IPv6.
     fn allows(&self, address: IpAddr) -> bool {
-        let plain = address.to_canonical();
-        self.allowed.iter().any(|net| net.contains(&address) || net.contains(&plain))
+        let canonical = address.to_canonical();
+        self.allowed.iter().any(|net| net.contains(&address) || net.contains(&canonical))
     }
 }
 
-/// What stands between the scheme and the path. (An empty user is none to the parser.)
+/// The text between the scheme and the path. (The parser drops an empty user name.)
 fn authority(text: &str) -> &str {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// IPv4 blocks that are not, or not surely, somebody's place in the public network: the special-purpose
-/// registry of IANA (RFC 6890) with multicast and what is reserved.
+/// IPv4 blocks without public addresses: the special-purpose registry of IANA (RFC 6890), multicast and
+/// reserved blocks.
 const NOT_PUBLIC_V4: [Ipv4Net; 15] = [
     v4([0, 0, 0, 0], 8),       // this network, and unspecified
     v4([10, 0, 0, 0], 8),      // private
@@ -142,11 +142,11 @@ const NOT_PUBLIC_V4: [Ipv4Net; 15] = [
     v4([240, 0, 0, 0], 4),     // reserved, and broadcast
 ];
 
-/// The IPv6 block that public addresses are of. Outside of it are, among others, the unspecified and
+/// The IPv6 block of public addresses. Outside of it are, among others, the unspecified and
 /// the loopback address, IPv4 written as IPv6 (`::ffff:0:0/96`, `::/96`), NAT64 (`64:ff9b::/96`),
 /// discard (`100::/64`), unique local (`fc00::/7`), link-local (`fe80::/10`) and multicast (`ff00::/8`).
 const PUBLIC_V6: Ipv6Net = v6([0x2000, 0, 0], 3);
-/// What of it is not public, or has an IPv4 address inside.
+/// Blocks within it that are not public or embed an IPv4 address.
 const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
     v6([0x2001, 0, 0], 23),     // protocol assignments, with Teredo and benchmarks
     v6([0x2001, 0xdb8, 0], 32), // documentation
@@ -162,7 +162,7 @@ const fn v6([a, b, c]: [u16; 3], bits: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), bits)
 }
 
-/// Whether an address is somebody's in the public network, as it is written: IPv4 inside IPv6 is not.
+/// Whether an address is public. IPv4 written as IPv6 is not.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_public_is_refused_however_it_is_written() {
+    fn addresses_that_are_not_public_are_refused_in_every_spelling() {
         let targets = Targets::default();
         let address = |text: &str| TargetError::NotPublic(text.parse().unwrap());
         for (url, why) in [
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_public_is_taken_over_https() {
+    fn public_addresses_are_accepted_over_https() {
         for url in [
             "https://hooks.example.org",
             "https://hooks.example.org:8443/consent?tenant=7",

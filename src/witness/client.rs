@@ -1,13 +1,11 @@
-//! The ledger's side: brings every new checkpoint to its witnesses, and their cosignatures back.
+//! The ledger's side: submits every new checkpoint to its witnesses and collects their cosignatures.
 //!
-//! Each witness has a task of its own, so a slow one holds up nobody. A task brings the newest
-//! checkpoint that there is; older ones are skipped. After a failure it waits, longer each time, and
-//! not in step with others.
+//! Each witness has its own task, so a slow one does not delay the others. A task submits the newest
+//! checkpoint and skips older ones. After a failure it waits with exponential backoff and jitter.
 //!
-//! A witness remembers what this ledger has shown. So it is the witness that knows when the ledger
-//! was rolled back, by a restored copy for example, or shows another past: its answer is the loudest
-//! that there can be here. Until a witness that has said so cosigns again, the ledger is told to hold
-//! back what is not witnessed.
+//! A witness remembers the checkpoints of this ledger. So it notices when the ledger was rolled back
+//! (for example restored from an old copy) or forked. This is logged as an error, and until that
+//! witness cosigns again, the ledger holds unwitnessed checkpoints back.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -35,20 +33,20 @@ use crate::{
     web::{WebClient, WebError},
 };
 
-/// The largest answer of a witness that is read, in bytes.
+/// Maximum size of a witness's response, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// How long to wait after the first failure; twice as long after each further one.
+/// Initial backoff; doubles with each failure.
 pub const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// The longest wait after a failure.
+/// Maximum backoff.
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 const SIZE_TYPE: &str = "text/x.tlog.size";
 
-/// What a ledger does for those who bring its checkpoints to witnesses.
+/// The operations of a ledger that submitting checkpoints needs.
 pub trait Ledger: Send + Sync + 'static {
-    /// Tells of each checkpoint that was signed.
+    /// The latest signed checkpoint, and a signal for each new one.
     fn signed(&self) -> watch::Receiver<Option<Arc<Signed>>>;
-    /// The proof that the ledger of `first` entries is the beginning of that of `second`. Blocking.
+    /// The consistency proof between the trees of `first` and `second` entries. Blocking.
     ///
     /// # Errors
     /// See [`Node::prove_consistency`].
@@ -62,8 +60,8 @@ pub trait Ledger: Send + Sync + 'static {
         size: u64,
         cosignatures: Vec<NoteSignature>,
     ) -> Result<usize, ReadError>;
-    /// Says whether a witness has seen another past than this ledger shows: while one has, nothing
-    /// that too few have cosigned is to be released. Told at each change; does not block.
+    /// Sets whether a witness has reported a conflict. While one has, checkpoints with too few
+    /// cosignatures are not released. Called at each change; does not block.
     fn hold_back(&self, conflict: bool);
 }
 
@@ -89,26 +87,27 @@ impl Ledger for Node {
     }
 }
 
-/// Brings checkpoints to witnesses for as long as it lives.
+/// Submits checkpoints to witnesses until it is dropped.
 #[derive(Debug)]
-#[must_use = "witnesses hear of nothing once it is dropped"]
+#[must_use = "checkpoints are no longer submitted once it is dropped"]
 pub struct Witnesses {
     _tasks: JoinSet<()>,
 }
 
-/// How witnesses are asked.
+/// How checkpoints are submitted.
 #[derive(Debug, Clone)]
 pub struct Asking {
-    /// The client, with its time-out.
+    /// The HTTP client with its timeout.
     pub web: WebClient,
-    /// How long to wait after the first failure.
+    /// Initial backoff.
     pub pause_min: Duration,
-    /// The longest wait after a failure.
+    /// Maximum backoff.
     pub pause_max: Duration,
 }
 
 impl Asking {
-    /// Asks with a time-out, and trusts a certificate authority (PEM) beside those of the system.
+    /// The default backoff, with a timeout. `ca` is a certificate authority (PEM) that is trusted in
+    /// addition to those of the system.
     ///
     /// # Errors
     /// [`WebError::Setup`].
@@ -119,7 +118,7 @@ impl Asking {
 }
 
 impl Witnesses {
-    /// Starts to bring checkpoints to every witness of a policy that has a URL.
+    /// Starts to submit checkpoints to every witness of the policy that has a URL.
     pub fn start<L: Ledger>(
         ledger: &Arc<L>,
         policy: &Policy,
@@ -148,13 +147,13 @@ impl Witnesses {
     }
 }
 
-/// Those whose last word was that this ledger shows another past, by verifier key. A witness that
-/// says nothing, or nothing that counts, has not taken it back; a cosignature does.
+/// Verifier keys of the witnesses that report a conflict. Only a cosignature takes a report back; no
+/// response, or a bad one, does not.
 #[derive(Debug, Default)]
 struct Conflicts(Mutex<BTreeSet<String>>);
 
 impl Conflicts {
-    /// The lock is held while the ledger is told, so that the last change is what it was told last.
+    /// Calls the ledger under the lock, so that its calls are in the order of the changes.
     fn set(&self, witness: &VerifierKey, conflict: bool, ledger: &impl Ledger) {
         let mut all = self.0.lock();
         let before = !all.is_empty();
@@ -169,7 +168,7 @@ impl Conflicts {
     }
 }
 
-/// What goes on between this ledger and one witness.
+/// Submits the checkpoints of this ledger to one witness.
 struct Courier<L> {
     ledger: Arc<L>,
     name: String,
@@ -179,7 +178,7 @@ struct Courier<L> {
     metrics: Arc<Metrics>,
     counted: WitnessMetrics,
     conflicts: Arc<Conflicts>,
-    /// Size of the checkpoint that the witness cosigned last, as far as is known.
+    /// Last known size that the witness has cosigned.
     cosigned_size: u64,
     failures: u32,
 }
@@ -188,35 +187,34 @@ struct Courier<L> {
 #[derive(Debug, Error)]
 enum Failure {
     #[error(
-        "this ledger was rolled back, or forked: witness {name} has seen {seen} entries, we have \
-         {size}"
+        "this ledger was rolled back, or forked: the witness has seen {seen} entries, we have {size}"
     )]
-    RolledBack { name: String, seen: u64, size: u64 },
+    RolledBack { seen: u64, size: u64 },
     #[error(
-        "this ledger was forked: what witness {name} has seen, {seen} entries, is not the beginning \
+        "this ledger was forked: the {seen} entries that the witness has seen are not the beginning \
          of our {size}: {answer}"
     )]
-    Inconsistent { name: String, seen: u64, size: u64, answer: String },
-    #[error("witness {name} refuses the checkpoint with status {status}: {answer}")]
-    Refused { name: String, status: u16, answer: String },
-    #[error("witness {name} answers what is no answer: {problem}")]
-    BadAnswer { name: String, problem: String },
-    #[error("witness {name} does not answer: {source}")]
-    Unreachable { name: String, source: WebError },
-    #[error("no proof for witness {name}, which has seen {seen} entries: {why}")]
-    NoProof { name: String, seen: u64, why: String },
+    Inconsistent { seen: u64, size: u64, answer: String },
+    #[error("the witness refuses the checkpoint with status {status}: {answer}")]
+    Refused { status: u16, answer: String },
+    #[error("the witness sent a malformed response: {0}")]
+    BadAnswer(String),
+    #[error("the witness does not respond: {0}")]
+    Unreachable(WebError),
+    #[error("no consistency proof from the {seen} entries that the witness has seen: {problem}")]
+    NoProof { seen: u64, problem: String },
 }
 
 impl<L: Ledger> Courier<L> {
     async fn run(mut self) {
         let mut signed = self.ledger.signed();
-        let mut done: Option<Arc<Signed>> = None;
+        let mut last: Option<Arc<Signed>> = None;
         loop {
             let newest = signed.borrow_and_update().clone();
             match newest {
-                Some(newest) if done.as_ref().is_none_or(|done| is_other(done, &newest)) => {
-                    if self.bring(&newest, &signed).await {
-                        done = Some(newest);
+                Some(newest) if last.as_ref().is_none_or(|last| differ(last, &newest)) => {
+                    if self.deliver(&newest, &signed).await {
+                        last = Some(newest);
                     } else {
                         sleep(self.pause()).await;
                     }
@@ -230,26 +228,23 @@ impl<L: Ledger> Courier<L> {
         }
     }
 
-    /// Brings a checkpoint. Answers whether there is nothing more to do for it.
-    async fn bring(
+    /// Submits a checkpoint and handles the outcome. Returns whether the checkpoint is done with.
+    async fn deliver(
         &mut self,
         signed: &Signed,
         newest: &watch::Receiver<Option<Arc<Signed>>>,
     ) -> bool {
-        let brought = match self.submit(signed).await {
-            // Somebody else may have brought a checkpoint that was signed since.
+        match self.submit(signed).await {
+            // Another process may have submitted a newer checkpoint of this ledger.
             Err(Failure::RolledBack { seen, .. })
                 if newest.borrow().as_ref().is_some_and(|newest| newest.size() >= seen) =>
             {
                 self.counted.ended(WitnessOutcome::Outdated);
-                return true;
+                true
             }
-            other => other,
-        };
-        match brought {
-            Ok(cosignatures) => {
+            Ok(cosignature) => {
                 self.counted.ended(WitnessOutcome::Cosigned);
-                self.take(signed.size(), cosignatures).await;
+                self.add(signed.size(), cosignature).await;
                 true
             }
             Err(failure) => {
@@ -259,68 +254,65 @@ impl<L: Ledger> Courier<L> {
         }
     }
 
-    /// Asks the witness, and once more if it has seen another checkpoint than was thought.
-    async fn submit(&mut self, signed: &Signed) -> Result<Vec<NoteSignature>, Failure> {
-        let answer = self.ask(signed).await?;
-        let Asked::Outdated(seen) = answer else { return self.cosignatures(signed, answer) };
+    /// Posts the checkpoint, and once more if the witness has seen another size than expected.
+    async fn submit(&mut self, signed: &Signed) -> Result<NoteSignature, Failure> {
+        let seen = match self.post(signed).await? {
+            Response::Lines(lines) => return self.cosignature(signed, &lines),
+            Response::Outdated(seen) => seen,
+        };
         if seen < self.cosigned_size {
             warn!(
                 witness = self.name,
                 seen,
                 cosigned = self.cosigned_size,
-                "a witness has forgotten what it has cosigned: it was rolled back"
+                "the witness reports a smaller size than it has cosigned: it was rolled back"
             );
         }
         self.cosigned_size = seen;
         if seen > signed.size() {
-            let (name, size) = (self.name.clone(), signed.size());
-            return Err(Failure::RolledBack { name, seen, size });
+            return Err(Failure::RolledBack { seen, size: signed.size() });
         }
         self.counted.ended(WitnessOutcome::Outdated);
-        let answer = self.ask(signed).await?;
-        self.cosignatures(signed, answer)
+        match self.post(signed).await? {
+            Response::Lines(lines) => self.cosignature(signed, &lines),
+            Response::Outdated(_) => {
+                let problem = "it has seen another size in each of two responses";
+                Err(Failure::BadAnswer(problem.to_owned()))
+            }
+        }
     }
 
-    async fn ask(&self, signed: &Signed) -> Result<Asked, Failure> {
+    async fn post(&self, signed: &Signed) -> Result<Response, Failure> {
         let request = self.request(signed).await?;
-        let name = || self.name.clone();
         let answer = self.asking.web.post(&self.url, request, ANSWER_BYTES_MAX).await;
-        let answer = answer.map_err(|source| match source {
-            WebError::TooLarge { .. } => {
-                Failure::BadAnswer { name: name(), problem: source.to_string() }
-            }
-            source => Failure::Unreachable { name: name(), source },
+        let answer = answer.map_err(|error| match error {
+            WebError::TooLarge { .. } => Failure::BadAnswer(error.to_string()),
+            error => Failure::Unreachable(error),
         })?;
         let text = String::from_utf8_lossy(&answer.body);
         match answer.status {
-            200 => Ok(Asked::Lines(text.into_owned())),
-            409 => match seen(&answer.content_type, &text) {
-                Some(seen) => Ok(Asked::Outdated(seen)),
-                None => {
-                    let problem = "status 409 without a size".to_owned();
-                    Err(Failure::BadAnswer { name: name(), problem })
-                }
-            },
+            200 => Ok(Response::Lines(text.into_owned())),
+            409 => seen(&answer.content_type, &text)
+                .map(Response::Outdated)
+                .ok_or_else(|| Failure::BadAnswer("status 409 without a size".to_owned())),
             422 => Err(Failure::Inconsistent {
-                name: name(),
                 seen: self.cosigned_size,
                 size: signed.size(),
                 answer: first_line(&text),
             }),
-            status => Err(Failure::Refused { name: name(), status, answer: first_line(&text) }),
+            status => Err(Failure::Refused { status, answer: first_line(&text) }),
         }
     }
 
     async fn request(&self, signed: &Signed) -> Result<String, Failure> {
         let (old_size, size) = (self.cosigned_size, signed.size());
-        // A size beyond ours has no proof; the witness will say again what it has seen.
+        // There is no proof from a larger size; the witness responds with the size that it has seen.
         let proof = if old_size == 0 || old_size >= size {
             Vec::new()
         } else {
             let ledger = Arc::clone(&self.ledger);
             let proof = spawn_blocking(move || ledger.prove_consistency(old_size, size)).await;
-            let no_proof =
-                |why: String| Failure::NoProof { name: self.name.clone(), seen: old_size, why };
+            let no_proof = |problem: String| Failure::NoProof { seen: old_size, problem };
             proof
                 .map_err(|error| no_proof(error.to_string()))?
                 .map_err(|error| no_proof(error.to_string()))?
@@ -329,34 +321,27 @@ impl<L: Ledger> Courier<L> {
         Ok(AddCheckpoint { old_size: old_size.min(size), proof, checkpoint }.to_string())
     }
 
-    /// The witness's newest good cosignature in its answer, and one alone, so that no answer fills the
-    /// note; those of others are ignored.
-    fn cosignatures(
-        &mut self,
-        signed: &Signed,
-        answer: Asked,
-    ) -> Result<Vec<NoteSignature>, Failure> {
-        let bad = |problem: String| Failure::BadAnswer { name: self.name.clone(), problem };
-        let Asked::Lines(lines) = answer else {
-            return Err(bad("it has seen another checkpoint again and again".to_owned()));
-        };
+    /// The newest valid cosignature of the witness in its response. Only one is kept, so that no
+    /// response fills the note. Signatures of other keys are ignored.
+    fn cosignature(&mut self, signed: &Signed, lines: &str) -> Result<NoteSignature, Failure> {
         let note = signed.checkpoint.note.text().to_owned();
-        let mut note = Note::new(note).map_err(|error| bad(error.to_string()))?;
-        note.add_lines(&lines).map_err(|error| bad(error.to_string()))?;
-        note.verify(&self.key).map_err(|error| bad(error.to_string()))?;
+        let mut note = Note::new(note).map_err(|error| Failure::BadAnswer(error.to_string()))?;
+        note.add_lines(lines).map_err(|error| Failure::BadAnswer(error.to_string()))?;
+        note.verify(&self.key).map_err(|error| Failure::BadAnswer(error.to_string()))?;
         let timed = note
             .by(&self.key)
             .filter_map(|signature| Some((self.time_s(&note, signature)?, signature)));
         let newest =
             timed.max_by_key(|(time_s, _)| *time_s).map(|(_, signature)| signature.clone());
-        let newest = newest.ok_or_else(|| bad("its cosignature tells no time".to_owned()))?;
+        let newest = newest
+            .ok_or_else(|| Failure::BadAnswer("its cosignature has no valid time".to_owned()))?;
         self.cosigned_size = signed.size();
         self.counted.entries.set(self.cosigned_size);
-        Ok(vec![newest])
+        Ok(newest)
     }
 
-    /// When a good cosignature was made, in seconds since the Unix epoch. 0 says that the witness may
-    /// have seen more since, and what is larger than 2^63 - 1 is no time (C2SP tlog-cosignature).
+    /// The time of a valid cosignature, in seconds since the Unix epoch. C2SP tlog-cosignature: 0 means
+    /// that the witness may have seen a later checkpoint; values above 2^63 - 1 are invalid.
     fn time_s(&self, note: &Note, signature: &NoteSignature) -> Option<u64> {
         let mut alone = Note::new(note.text().to_owned()).ok()?;
         alone.add(signature.clone());
@@ -364,18 +349,18 @@ impl<L: Ledger> Courier<L> {
         (1..=i64::MAX.unsigned_abs()).contains(&time_s).then_some(time_s)
     }
 
-    async fn take(&mut self, size: u64, cosignatures: Vec<NoteSignature>) {
+    async fn add(&mut self, size: u64, cosignature: NoteSignature) {
         if self.failures > 0 {
             info!(witness = self.name, size, "the witness cosigns again");
         }
         self.failures = 0;
         self.conflicts.set(&self.key, false, &*self.ledger);
         let ledger = Arc::clone(&self.ledger);
-        let added = spawn_blocking(move || ledger.add_cosignatures(size, cosignatures)).await;
+        let added = spawn_blocking(move || ledger.add_cosignatures(size, vec![cosignature])).await;
         match added {
             Ok(Ok(added)) => {
                 debug!(witness = self.name, size, added, "cosigned");
-                self.observe();
+                self.observe_witnessed();
             }
             Ok(Err(error)) => {
                 error!(witness = self.name, size, %error, "a cosignature is not kept");
@@ -384,8 +369,8 @@ impl<L: Ledger> Courier<L> {
         }
     }
 
-    /// Tells how far as many witnesses as asked have followed.
-    fn observe(&self) {
+    /// Sets the metric of the latest checkpoint with enough cosignatures.
+    fn observe_witnessed(&self) {
         let signed = self.ledger.signed().borrow().clone();
         if let Some(signed) = signed.filter(|signed| signed.witnessed) {
             self.metrics.checkpoint_witnessed_entries.set(signed.size());
@@ -393,16 +378,16 @@ impl<L: Ledger> Courier<L> {
     }
 
     fn report(&mut self, failure: &Failure) {
+        self.failures += 1;
         let outcome = match failure {
             Failure::RolledBack { .. } => WitnessOutcome::RolledBack,
             Failure::Inconsistent { .. } => WitnessOutcome::Inconsistent,
             Failure::Refused { .. } => WitnessOutcome::Refused,
-            Failure::BadAnswer { .. } => WitnessOutcome::BadAnswer,
-            Failure::Unreachable { .. } => WitnessOutcome::Unreachable,
-            // Nobody was asked.
+            Failure::BadAnswer(_) => WitnessOutcome::BadAnswer,
+            Failure::Unreachable(_) => WitnessOutcome::Unreachable,
+            // There was no request to count.
             Failure::NoProof { .. } => {
-                error!("{failure}");
-                self.failures += 1;
+                error!(witness = self.name, "{failure}");
                 return;
             }
         };
@@ -414,10 +399,9 @@ impl<L: Ledger> Courier<L> {
         } else {
             warn!(witness = self.name, "{failure}");
         }
-        self.failures += 1;
     }
 
-    /// How long to wait after so many failures: a random part of a span that doubles.
+    /// The backoff after the failures so far: doubles with each, with jitter.
     fn pause(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
         let span = self.asking.pause_min.saturating_mul(1 << doublings).min(self.asking.pause_max);
@@ -425,21 +409,21 @@ impl<L: Ledger> Courier<L> {
     }
 }
 
-/// What a witness answers that is no failure.
+/// A response that is not a failure.
 #[derive(Debug)]
-enum Asked {
+enum Response {
     /// Signature lines.
     Lines(String),
-    /// It has cosigned a checkpoint of another size last.
+    /// The size that the witness has cosigned last, which differs from the one in the request.
     Outdated(u64),
 }
 
-/// Whether a witness has to see it, which it has not if only others' cosignatures were added: the
-/// ledger's own signature comes first.
-fn is_other(done: &Signed, newest: &Signed) -> bool {
+/// Whether two checkpoints differ in text or in the ledger's signature, which comes first. Added
+/// cosignatures make no difference.
+fn differ(one: &Signed, other: &Signed) -> bool {
     let first_signature = |signed: &Signed| signed.checkpoint.note.signatures().first().cloned();
-    done.checkpoint.note.text() != newest.checkpoint.note.text()
-        || first_signature(done) != first_signature(newest)
+    one.checkpoint.note.text() != other.checkpoint.note.text()
+        || first_signature(one) != first_signature(other)
 }
 
 /// The size in the body of a 409: digits and a newline.
@@ -451,7 +435,7 @@ fn seen(content_type: &str, text: &str) -> Option<u64> {
     crate::tlog::decimal(text.strip_suffix('\n')?)
 }
 
-/// The beginning of what somebody else wrote, for a log line.
+/// The beginning of a response, for a log line.
 fn first_line(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     let line = text.lines().next().unwrap_or_default();

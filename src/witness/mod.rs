@@ -1,14 +1,14 @@
-//! Witnesses (C2SP tlog-witness): who has seen a ledger's checkpoint, and says so, makes it
-//! impossible to show two people two ledgers without being found out.
+//! Witnesses (C2SP tlog-witness). A witness cosigns the checkpoints of a ledger that it has seen, so
+//! that a ledger which shows different histories to different people is detected.
 //!
-//! * [`client`]: the ledger's side: brings every new checkpoint to its witnesses.
-//! * [`state`]: a witness's memory: the latest checkpoint of each log that it has cosigned.
-//! * [`open`]: a witness's files: key, state, and the lock between two processes.
-//! * [`server`]: a witness's answers over HTTP.
-//! * [`report`]: which refused checkpoints are told to whoever runs it.
+//! * [`client`]: the ledger's side: submits every new checkpoint to its witnesses.
+//! * [`state`]: the latest cosigned checkpoint of each log.
+//! * [`open`]: the files of a witness: key, state, and a lock against a second process.
+//! * [`server`]: the HTTP endpoints of a witness.
+//! * [`report`]: which refused checkpoints are logged for the operator.
 //!
-//! A witness knows nothing of consent: it follows any log of C2SP, and a ledger may be followed by
-//! any witness.
+//! A witness knows nothing of consent: it follows any C2SP log, and any C2SP witness can follow a
+//! ledger.
 
 pub mod client;
 pub mod open;

@@ -1,9 +1,8 @@
-//! A witness's files: its key, its state, and the lock that keeps a second process out.
+//! The files of a witness: its key, its state, and the lock against a second process.
 //!
-//! A witness is worth what it remembers, so nothing here forgets by accident: a key without its state
-//! is refused, and so is a state that is older than the last that was written. Where both, and the
-//! lock beside them, are restored from one old copy, nothing on this machine can tell; a log that
-//! remembers what the witness has cosigned can.
+//! A witness must not forget what it has cosigned. So it refuses a key without a state, and a state
+//! that is older than the last one written. If all files, with the lock, are restored from one old
+//! copy, nothing on this machine shows it; only a log that remembers the cosignatures can.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -30,21 +29,21 @@ use crate::{
 /// The largest key file that is read, in bytes.
 const KEY_BYTES_MAX: u64 = 4 << 10;
 
-/// Where a witness keeps what it is.
+/// Paths of a witness's files.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// The state.
     pub state: PathBuf,
     /// The secret key.
     pub key: PathBuf,
-    /// Whether a missing state is begun anew, although the key is there.
+    /// Whether to start with an empty state if the state is missing and the key exists.
     pub new_state: bool,
 }
 
-/// Why a witness does not start.
+/// Why a witness can not start.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another process has the state.
+    /// Another process uses the state.
     #[error("{0} is in use by another process; one state is for one witness")]
     InUse(PathBuf),
     /// A file can not be read or written.
@@ -52,34 +51,34 @@ pub enum OpenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The name can not be a witness's.
+    /// The name is not valid for a key.
     #[error("--name {0}")]
     Name(KeyError),
-    /// The key's file holds no key.
+    /// The key file holds no witness key.
     #[error("{path} holds no key of a witness: the key {problem}")]
     Key {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// The key is of another name.
+    /// The key has another name.
     #[error("{path} is the key of `{found}`, not of `{wanted}`")]
     OtherName {
         /// The file.
         path: PathBuf,
-        /// Name of the key.
+        /// Name in the key file.
         found: String,
-        /// Name that was asked for.
+        /// Expected name.
         wanted: String,
     },
-    /// The key has cosigned, and what it has cosigned is gone.
+    /// The state is missing although the key exists.
     #[error(
-        "{state} is missing although the key {key} is there: without what it has cosigned, the \
-         witness could be shown another past. Restore the file"
+        "{state} is missing although the key {key} is there: without its state, the \
+         witness could cosign a fork. Restore the file"
     )]
     StateMissing {
         /// The state.
@@ -87,7 +86,7 @@ pub enum OpenError {
         /// The key.
         key: PathBuf,
     },
-    /// The state is of a key that is gone.
+    /// The key is missing although the state exists.
     #[error("{key} is missing although the state {state} is there. Restore the file")]
     KeyMissing {
         /// The state.
@@ -95,7 +94,7 @@ pub enum OpenError {
         /// The key.
         key: PathBuf,
     },
-    /// A state is there that was to be begun anew.
+    /// A new state was asked for, and a state exists.
     #[error("--new-state is for a state that is lost, and {0} is there")]
     StateThere(PathBuf),
     /// The state can not be used.
@@ -104,13 +103,13 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What whoever runs the witness can do about it.
+    /// What the operator can do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::StateMissing { .. } => Some(
-                "a lost state makes a witness worthless to those who trust it: rather give it a new \
-                 key and name; if nothing was cosigned yet, say --new-state once",
+                "without its state the witness can not be trusted: give it a new key and name; if it \
+                 has cosigned nothing yet, start it once with --new-state",
             ),
             Self::State(StateError::RolledBack { .. }) => {
                 Some("restore the latest state; if it is lost, give the witness a new key and name")
@@ -121,10 +120,10 @@ impl OpenError {
     }
 }
 
-/// Opens a witness, or creates its key and its state where neither is there.
+/// Opens a witness. Creates its key and state if neither exists.
 ///
 /// # Errors
-/// See [`OpenError`]. What was there is not changed.
+/// See [`OpenError`]. Existing files are unchanged.
 pub fn open(files: &Files, name: &str, logs: Vec<VerifierKey>) -> Result<State, OpenError> {
     let disk = RealDisk;
     for path in [&files.state, &files.key] {
@@ -148,12 +147,11 @@ pub fn open(files: &Files, name: &str, logs: Vec<VerifierKey>) -> Result<State, 
             let seed = Zeroizing::new(rand::rng().random());
             let key = SignerKey::from_seed(name, Algorithm::Cosignature, &seed);
             let key = key.map_err(OpenError::Name)?;
-            // The key comes last. A crash before leaves a state in which nothing was cosigned.
+            // The key is written last: a crash before it leaves a state without cosignatures.
             let opened = open(key.clone(), Some(lock), true)?;
             let written = secret::write_once(&files.key, &key.to_secret_text());
-            match written.map_err(|source| io_error(&files.key, source))? {
-                true => {}
-                false => return Err(io_error(&files.key, io::ErrorKind::AlreadyExists.into())),
+            if !written.map_err(|source| io_error(&files.key, source))? {
+                return Err(io_error(&files.key, io::ErrorKind::AlreadyExists.into()));
             }
             Ok(opened)
         }
@@ -186,8 +184,8 @@ fn read_key(path: &Path, name: &str) -> Result<Option<SignerKey>, OpenError> {
     Ok(Some(key))
 }
 
-/// Keeps other processes from a state, and remembers the number of its last change, so that an old
-/// copy of the state is noticed. What it remembers may lag behind after a power cut, never be ahead.
+/// Locks a state against other processes, and holds the number of its last change, so that an old copy
+/// of the state is detected. After a power cut the number may be too low, never too high.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
@@ -209,17 +207,18 @@ impl Lock {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|source| io_error(&path, source))?;
-        // A power cut can leave anything here; what it remembers is a help, and no promise.
+        // A power cut can leave any bytes here; without a number, an old copy is not detected.
         let sequence = String::from_utf8_lossy(&bytes).trim().parse().unwrap_or_default();
         Ok(Self { file, sequence })
     }
 
-    /// Number of the last change that was remembered.
+    /// Number of the last recorded change.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    pub(super) fn remember(&mut self, sequence: u64) {
+    /// Records the number of a change.
+    pub(super) fn record(&mut self, sequence: u64) {
         self.sequence = sequence;
         if let Err(error) = self.file.write_all_at(format!("{sequence:020}\n").as_bytes(), 0) {
             warn!(%error, "the number of the state's last change is not remembered");

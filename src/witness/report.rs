@@ -1,9 +1,9 @@
-//! Which refused checkpoints are told to whoever runs a witness.
+//! Which refused checkpoints are logged for the operator of a witness.
 //!
-//! A checkpoint that its log has signed and that does not continue what was seen may be evidence
-//! against the log, so it is to be written down. But whoever has a copy of an old one can send it with
-//! a made-up proof as often as they like. So each is told once, as many of them at a time as a person
-//! can read, and forks apart from mere doubts: noise about the one hides nothing of the other.
+//! A signed checkpoint that is inconsistent with the last one may be evidence against its log, so it
+//! must be logged. But anyone can submit a copy of an old checkpoint with a false proof, again and
+//! again. So each checkpoint is logged once, at a bounded rate. Forks and missing proofs have separate
+//! limits, so that false proofs can not hide a fork.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,57 +14,58 @@ use parking_lot::Mutex;
 
 use crate::tlog::merkle::Hash;
 
-/// The most that is told of a log at once.
+/// Maximum number of reports about a log in a burst.
 pub const REPORTS_MAX: u32 = 16;
-/// How long until one more is told after that.
+/// Time until one more report is allowed.
 pub const REPORT_PAUSE: Duration = Duration::from_secs(60);
-/// How many are remembered of a log as told.
+/// Maximum number of reported checkpoints that are remembered for a log.
 const REMEMBERED_MAX: usize = 256;
-/// The longest note that is told whole, in bytes.
+/// Maximum length of a note in a report, in bytes.
 pub const REPORT_BYTES_MAX: usize = 4 << 10;
 
-/// What a report is of.
+/// The kind of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// No proof that the log continues what was seen.
+    /// The consistency proof is missing or wrong.
     Doubt,
     /// Two roots for one size.
     Fork,
 }
 
-/// What was told so far.
+/// The reports so far, by origin and kind.
 #[derive(Debug, Default)]
-pub struct Reports(Mutex<BTreeMap<(String, Kind), Told>>);
+pub struct Reports(Mutex<BTreeMap<(String, Kind), Reported>>);
 
 #[derive(Debug)]
-struct Told {
-    /// Those that were told last, oldest first.
+struct Reported {
+    /// Size and root of the last reported checkpoints, oldest first.
     heads: VecDeque<(u64, Hash)>,
-    /// How many may be told now.
+    /// Number of reports that are allowed now.
     left: u32,
-    /// Since when no further one was allowed.
+    /// When `left` was last raised.
     since: Instant,
-    /// How many were not told since the last that was.
-    untold: u64,
+    /// Number of suppressed checkpoints since the last report.
+    suppressed: u64,
 }
 
 impl Reports {
-    /// Whether a checkpoint of a followed log is to be told, and how many were not since the last one.
+    /// Whether to report a checkpoint of a followed log: the number of suppressed ones before it, or
+    /// none if it is suppressed, too.
     pub fn due(&self, origin: &str, kind: Kind, head: (u64, Hash), now: Instant) -> Option<u64> {
         let mut all = self.0.lock();
-        all.entry((origin.to_owned(), kind)).or_insert_with(|| Told::new(now)).due(head, now)
+        all.entry((origin.to_owned(), kind)).or_insert_with(|| Reported::new(now)).due(head, now)
     }
 }
 
-impl Told {
+impl Reported {
     fn new(now: Instant) -> Self {
-        Self { heads: VecDeque::new(), left: REPORTS_MAX, since: now, untold: 0 }
+        Self { heads: VecDeque::new(), left: REPORTS_MAX, since: now, suppressed: 0 }
     }
 
     fn due(&mut self, head: (u64, Hash), now: Instant) -> Option<u64> {
         self.allow_more(now);
         if self.left == 0 || self.heads.contains(&head) {
-            self.untold = self.untold.saturating_add(1);
+            self.suppressed = self.suppressed.saturating_add(1);
             return None;
         }
         self.left -= 1;
@@ -72,7 +73,7 @@ impl Told {
             self.heads.pop_front();
         }
         self.heads.push_back(head);
-        Some(std::mem::take(&mut self.untold))
+        Some(std::mem::take(&mut self.suppressed))
     }
 
     fn allow_more(&mut self, now: Instant) {
@@ -85,7 +86,7 @@ impl Told {
     }
 }
 
-/// As much of a note as is told.
+/// The part of a note that a report shows.
 #[must_use]
 pub fn excerpt(note: &str) -> &str {
     let mut ends = (0..=note.len().min(REPORT_BYTES_MAX)).rev();
@@ -97,16 +98,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_told_once_and_so_many_at_a_time() {
+    fn each_checkpoint_is_reported_once_at_a_bounded_rate() {
         let (reports, begin) = (Reports::default(), Instant::now());
         let due = |kind, size, now| reports.due("log.example", kind, (size, [0; 32]), now);
         assert_eq!(due(Kind::Doubt, 0, begin), Some(0));
         assert_eq!(due(Kind::Doubt, 0, begin + REPORT_PAUSE * 1_000), None, "the same again");
         let due_count = (1..1_000).filter(|size| due(Kind::Doubt, *size, begin).is_some()).count();
         assert_eq!(due_count, REPORTS_MAX as usize);
-        assert_eq!(due(Kind::Fork, 1, begin), Some(0), "forks are told apart");
+        assert_eq!(due(Kind::Fork, 1, begin), Some(0), "forks have their own limit");
         assert_eq!(reports.due("other.example", Kind::Doubt, (1, [0; 32]), begin), Some(0));
-        // What was not told can be later.
+        // A suppressed checkpoint can be reported later.
         let later = begin + REPORT_PAUSE * 1_001;
         assert_eq!(due(Kind::Doubt, 999, later), Some(983));
         assert_eq!(due(Kind::Doubt, 998, later), None);

@@ -1,18 +1,17 @@
-//! A witness's answers over HTTP: C2SP tlog-witness.
+//! The HTTP endpoints of a witness (C2SP tlog-witness).
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `POST /add-checkpoint` | 200 and a signature line, once the checkpoint is kept |
-//! | | 400 for what is no request, 403 for a checkpoint that its log has not signed, 404 for another log |
-//! | | 409 and the size of the latest cosigned checkpoint, if the request continues another |
-//! | | 422 for a checkpoint that does not continue it |
-//! | | 500 if it can not be kept, 503 if that takes too long |
+//! | `POST /add-checkpoint` | 200 and a signature line, once the checkpoint is stored |
+//! | | 400 for a malformed request, 403 without the log's signature, 404 for an unknown log |
+//! | | 409 and the size of the latest cosigned checkpoint, if the old size is another |
+//! | | 422 for an inconsistent checkpoint |
+//! | | 500 if it can not be stored, 503 if that takes too long |
 //! | `GET /<SHA-256 of the origin in hex>/checkpoint` | the latest cosigned checkpoint, or 404 |
-//! | `GET /healthz` | 200, or 503 once the state could not be kept, or while the disk takes too long |
+//! | `GET /healthz` | 200, or 503 after a failed write, or while the disk takes too long |
 //!
-//! Nobody is asked who they are: a log's signature is all that counts. So whatever a stranger can
-//! send is bounded in size, in time and in number, and so is what it makes the witness write. Only
-//! `add-checkpoint` ever waits for the disk.
+//! There is no authentication: only a log's signature counts. So requests are bounded in size, time
+//! and number, and so are the writes that they cause. Only `add-checkpoint` waits for the disk.
 
 use std::{
     sync::Arc,
@@ -40,42 +39,42 @@ use crate::tlog::{
     witness::{AddCheckpoint, CONSISTENCY_HASHES_MAX},
 };
 
-/// The largest request, in bytes: a note, a size, and hashes in base64.
+/// Maximum size of a request, in bytes: a note, a size, and hashes in base64.
 pub const REQUEST_BYTES_MAX: usize = NOTE_BYTES_MAX + (CONSISTENCY_HASHES_MAX + 1) * 45;
-/// How long a request's body may take to come.
+/// Timeout of reading a request's body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request may wait for its turn and for the disk, before its sender is told to come
-/// again, and how long the disk may be at work before the witness counts as unwell.
+/// How long a request waits for a permit and the disk before it is answered with 503, and how long the
+/// disk may take before the witness is unhealthy.
 pub const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most connections at a time; more wait to be accepted.
+/// Maximum number of connections; more wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 1_024;
-/// The most requests that are looked into at a time; more wait for their turn.
+/// Maximum number of requests that are processed at a time; more wait for a permit.
 pub const REQUESTS_MAX: usize = 16;
 
 const SIZE_TYPE: &str = "text/x.tlog.size";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// The time, in seconds since the Unix epoch.
+/// Returns the time in seconds since the Unix epoch.
 pub type Clock = fn() -> u64;
 
-/// What answers share.
+/// Shared by the handlers.
 #[derive(Debug, Clone)]
 struct Witness {
     state: Arc<State>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     reports: Arc<Reports>,
     clock: Clock,
     keep_timeout: Duration,
 }
 
-/// The answers of a witness.
+/// The routes of a witness.
 pub fn router(state: Arc<State>, clock: Clock) -> Router {
-    let turns = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
     let reports = Arc::default();
-    answers(Witness { state, turns, reports, clock, keep_timeout: KEEP_TIMEOUT })
+    routes(Witness { state, permits, reports, clock, keep_timeout: KEEP_TIMEOUT })
 }
 
-fn answers(witness: Witness) -> Router {
+fn routes(witness: Witness) -> Router {
     Router::new()
         .route("/add-checkpoint", post(add_checkpoint))
         .route("/{origin_hash}/checkpoint", get(checkpoint))
@@ -89,20 +88,20 @@ async fn add_checkpoint(With(witness): With<Witness>, body: Body) -> Response {
         Err(answer) => return answer,
     };
     let keep_timeout = witness.keep_timeout;
-    timeout(keep_timeout, in_turn(witness, text)).await.unwrap_or_else(|_| {
-        debug!("a request was not answered in time: the disk is slow, or too many ask");
+    timeout(keep_timeout, process(witness, text)).await.unwrap_or_else(|_| {
+        debug!("a request timed out: the disk is slow, or there are too many requests");
         refuse(StatusCode::SERVICE_UNAVAILABLE, "busy; come again later")
     })
 }
 
-/// Whoever is no longer waited for still has its turn to the end.
-async fn in_turn(witness: Witness, text: String) -> Response {
-    // Nobody closes the semaphore.
-    let Ok(turn) = Arc::clone(&witness.turns).acquire_owned().await else {
+/// The blocking part keeps its permit even if the request has timed out.
+async fn process(witness: Witness, text: String) -> Response {
+    // Acquiring fails only on a closed semaphore, and this one is never closed.
+    let Ok(permit) = Arc::clone(&witness.permits).acquire_owned().await else {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     };
     let answered = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
+        let _permit = permit;
         answer(&witness, &text)
     });
     answered.await.unwrap_or_else(|error| {
@@ -116,7 +115,7 @@ async fn read(body: Body) -> Result<String, Response> {
     let Ok(read) = read else {
         return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long"));
     };
-    // Either the limit, or a connection that broke off, where nobody reads the answer.
+    // The other cause is a broken connection, over which no response can be sent.
     let bytes = read.map_err(|_| {
         let problem = format!("the request is larger than {REQUEST_BYTES_MAX} bytes");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, problem)
@@ -157,8 +156,8 @@ fn refused(witness: &Witness, request: &AddCheckpoint, refusal: &Refusal) -> Res
         Refusal::Inconsistent { why, signed, forked } => {
             let kind = if *forked { Kind::Fork } else { Kind::Doubt };
             let head = (size, checkpoint.root);
-            if let Some(untold) = witness.reports.due(origin, kind, head, Instant::now()) {
-                tell(kind, origin, size, why, signed, untold);
+            if let Some(suppressed) = witness.reports.due(origin, kind, head, Instant::now()) {
+                log_report(kind, origin, size, why, signed, suppressed);
             }
             StatusCode::UNPROCESSABLE_ENTITY
         }
@@ -171,18 +170,25 @@ fn refused(witness: &Witness, request: &AddCheckpoint, refusal: &Refusal) -> Res
     refuse(status, refusal)
 }
 
-/// Writes down what may be evidence against a log.
-fn tell(kind: Kind, origin: &str, size: u64, why: &ProofError, signed: &str, untold: u64) {
+/// Logs a checkpoint that may be evidence against its log.
+fn log_report(
+    kind: Kind,
+    origin: &str,
+    size: u64,
+    why: &ProofError,
+    signed: &str,
+    suppressed: u64,
+) {
     let (bytes, signed) = (signed.len(), excerpt(signed));
     match kind {
         Kind::Fork => {
             let problem = "the log has signed two roots for one size";
-            error!(origin, size, signed, bytes, untold, "{problem}");
+            error!(origin, size, signed, bytes, suppressed, "{problem}");
         }
         Kind::Doubt => {
-            // Whoever asks may have made up the proof; the checkpoint is the log's all the same.
-            let problem = "no proof that the log continues what was seen";
-            warn!(origin, size, %why, signed, bytes, untold, "{problem}");
+            // The sender may have made up the proof, but the log has signed the checkpoint.
+            let problem = "the checkpoint is not proven to be consistent with the last one";
+            warn!(origin, size, %why, signed, bytes, suppressed, "{problem}");
         }
     }
 }
@@ -196,12 +202,12 @@ async fn checkpoint(With(witness): With<Witness>, Path(origin_hash): Path<String
 }
 
 async fn healthz(With(witness): With<Witness>) -> Response {
-    let unwell = |problem: &str| refuse(StatusCode::SERVICE_UNAVAILABLE, problem);
+    let unhealthy = |problem: &str| refuse(StatusCode::SERVICE_UNAVAILABLE, problem);
     if witness.state.poisoned().is_some() {
-        return unwell("the state can not be kept");
+        return unhealthy("the state can not be kept");
     }
     match witness.state.keeping_for() {
-        Some(long) if long >= witness.keep_timeout => unwell("the disk does not answer"),
+        Some(duration) if duration >= witness.keep_timeout => unhealthy("the disk does not answer"),
         _ => "serving\n".into_response(),
     }
 }
@@ -210,7 +216,7 @@ fn refuse(status: StatusCode, why: impl std::fmt::Display) -> Response {
     (status, [(header::CONTENT_TYPE, TEXT_TYPE)], format!("{why}\n")).into_response()
 }
 
-/// A hash in lowercase hexadecimal, the only writing that there is of it.
+/// Parses a hash in lowercase hexadecimal, its only valid form.
 fn lower_hex(text: &str) -> Option<Hash> {
     let lower = text.bytes().all(|byte| !byte.is_ascii_uppercase());
     let hash = blake3::Hash::from_hex(text).ok().filter(|_| lower)?;

@@ -1,16 +1,16 @@
-//! A witness's memory: for each log the latest checkpoint that it has cosigned.
+//! The state of a witness: the latest cosigned checkpoint of each log.
 //!
-//! A cosignature says that the log's checkpoints so far continue one another, so it leaves only when
-//! the checkpoint under it is on stable storage, and a checkpoint is compared and kept in one step:
-//! of two requests that continue the same checkpoint, one finds it gone. One lock for all logs is
-//! enough for as many as a witness is configured with. It is held while the disk works, so whoever
-//! only wants to know asks for what was published after the last change, and waits for no disk.
+//! A cosignature says that all checkpoints of the log so far are consistent. So it is returned only
+//! once its checkpoint is on stable storage, and comparing and storing a checkpoint is one step under
+//! a lock: of two requests with the same old size, the second fails. One lock serves all logs. It is
+//! held while the disk works, so readers take the snapshot that was published after the last change,
+//! and do not wait for the disk.
 //!
-//! Anybody can send what a log has signed, again and in any shape. So one signature of each key is
-//! kept, nothing is kept that a restart could not read, and the same checkpoint is cosigned once in a
-//! second.
+//! Anyone can submit a checkpoint that a log has signed, repeatedly and with any other signature
+//! lines. So one signature of each key is stored, a note that a restart could not read is refused,
+//! and the same checkpoint is cosigned at most once a second.
 //!
-//! The file is one JSON object, written anew beside the old and renamed over it:
+//! The file is one JSON object, written to a new file and renamed over the old one:
 //!
 //! ```json
 //! {"format": "consent-ledger witness state v1",
@@ -19,11 +19,11 @@
 //!  "checkpoints": ["ledger.example/eu\n20852163\nCsUYapGG…=\n\n— ledger.example/eu Az3g…\n— …\n"]}
 //! ```
 //!
-//! Each checkpoint carries the log's signature and the witness's own, and both are verified when the
-//! file is read: it holds no checkpoint that this witness has not cosigned. Which of them it holds,
-//! and under which number, nobody has signed: whoever can write the file can put back an older
-//! checkpoint, or take one away. The number guards against an old copy, not against such a person,
-//! and the file needs the protection of the key.
+//! Each checkpoint carries the signatures of the log and the witness, and both are verified when the
+//! file is read: it holds only checkpoints that this witness has cosigned. But the list and its
+//! number are not signed: a person with write access can put back an older checkpoint or remove one.
+//! The number protects against an old copy, not against such a person, so the file needs the same
+//! protection as the key.
 
 use std::{
     collections::BTreeMap,
@@ -51,55 +51,53 @@ use crate::{
     },
 };
 
-/// What the file says that it is.
+/// Value of `format` in the file.
 const FORMAT: &str = "consent-ledger witness state v1";
-/// The most logs that a witness follows.
+/// Maximum number of logs that a witness follows.
 pub const LOGS_MAX: usize = 1_024;
-/// The largest state file that is read, in bytes.
+/// Maximum size of a state file, in bytes.
 pub const STATE_BYTES_MAX: u64 = 512 << 20;
 
-/// A witness: its key, the logs that it follows, and what it has seen of them.
+/// A witness: its key, the logs that it follows, and their latest checkpoints.
 #[derive(Debug)]
 pub struct State {
     key: SignerKey,
-    logs: BTreeMap<String, Log>,
+    logs: Logs,
     kept: Mutex<Kept>,
     published: ArcSwap<Published>,
-    /// Since when the disk has been at work.
+    /// Start of the write in progress.
     keeping_since: ArcSwapOption<Instant>,
 }
 
 /// The latest checkpoint of each log, by origin.
 type Latest = BTreeMap<String, Arc<SignedCheckpoint>>;
 
-/// What there is to know without waiting for the disk.
+/// Keys of the followed logs, by origin.
+type Logs = BTreeMap<String, Vec<VerifierKey>>;
+
+/// The snapshot for readers.
 #[derive(Debug)]
 struct Published {
     latest: Latest,
     poisoned: Option<String>,
 }
 
-/// A log that is followed.
-#[derive(Debug, Default)]
-struct Log {
-    keys: Vec<VerifierKey>,
-}
-
-/// What is remembered, and where.
+/// The stored state and its file.
 #[derive(Debug)]
 struct Kept {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// None where no other process can be, as in tests.
+    /// None in tests, where there is no other process.
     lock: Option<Lock>,
     /// Number of the last change.
     sequence: u64,
     latest: Latest,
-    /// Why nothing more is cosigned, once the file's name may be of either content.
+    /// The error after which it is unknown which of the two files has the name: the witness cosigns
+    /// nothing more until restart.
     poisoned: Option<String>,
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct File {
     format: String,
@@ -108,7 +106,7 @@ struct File {
     checkpoints: Vec<String>,
 }
 
-/// Why a state can not be used. Nothing was changed.
+/// Why a state can not be used. The file is unchanged.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// The file can not be read or written.
@@ -116,18 +114,18 @@ pub enum StateError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The file is none of ours, or was changed.
+    /// The file is not a state of this witness, or was changed.
     #[error("{path} is no state that this witness has kept: {problem}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// The file is of another witness.
+    /// The file belongs to another witness.
     #[error("{path} is the state of {found}, not of {wanted}")]
     OtherWitness {
         /// The file.
@@ -137,23 +135,23 @@ pub enum StateError {
         /// Verifier key of this witness.
         wanted: String,
     },
-    /// The file is a copy of before.
+    /// The file is an old copy.
     #[error(
         "{path} is of change {found}, and this witness has kept change {wanted}: an old copy was \
-         restored, from which it could be led to cosign another past"
+         restored, with which the witness could cosign a fork"
     )]
     RolledBack {
         /// The file.
         path: PathBuf,
         /// Its number.
         found: u64,
-        /// The number that it must have at least.
+        /// The lowest valid number.
         wanted: u64,
     },
-    /// A log is followed with a key of something else.
+    /// A key is not the key of a log.
     #[error("{0} is a witness's key, not a log's")]
     NotALog(String),
-    /// More logs than are followed.
+    /// More than [`LOGS_MAX`] logs.
     #[error("more than {LOGS_MAX} logs")]
     TooManyLogs,
 }
@@ -161,10 +159,10 @@ pub enum StateError {
 /// Why a checkpoint is not cosigned.
 #[derive(Debug, Error)]
 pub enum Refusal {
-    /// No log of this name is followed.
+    /// The log is not followed.
     #[error("no log `{0}` is followed here")]
     UnknownOrigin(String),
-    /// No signature of the log, or one that is not.
+    /// The signature of the log is missing or wrong.
     #[error(transparent)]
     Signature(#[from] SignatureError),
     /// The old size is larger than the new.
@@ -175,32 +173,32 @@ pub enum Refusal {
         /// Size of the checkpoint.
         size: u64,
     },
-    /// The checkpoint that was cosigned last is of another size than the request says.
+    /// The latest cosigned checkpoint has another size than the request says.
     #[error("the checkpoint that was cosigned last is of {size} entries")]
     Conflict {
         /// Its size.
         size: u64,
     },
-    /// It is not shown that the log continues what it was.
+    /// The proof does not show that the checkpoint is consistent with the latest.
     #[error("{why}")]
     Inconsistent {
-        /// What the proof lacks.
+        /// The problem with the proof.
         why: ProofError,
         /// The checkpoint, with the log's own signatures.
         signed: String,
-        /// Whether it is proof of two pasts: another root for the size that was cosigned last.
+        /// Whether the log has signed two roots for the size that was cosigned last.
         forked: bool,
     },
-    /// With the cosignature under it, it could not be read again.
+    /// With the cosignature, a restart could not read it.
     #[error("the checkpoint can not be kept with its signatures: {0}")]
     Unreadable(#[from] CheckpointError),
-    /// The new checkpoint can not be kept.
+    /// The new checkpoint can not be stored.
     #[error("the state can not be kept: {0}")]
     NotKept(String),
 }
 
 impl State {
-    /// Reads what was kept, or begins with nothing where `file` is not there and `fresh` says so.
+    /// Reads the file at `path`, or with `fresh` creates it with an empty state.
     ///
     /// # Errors
     /// See [`StateError`].
@@ -212,7 +210,7 @@ impl State {
         lock: Option<Lock>,
         fresh: bool,
     ) -> Result<Self, StateError> {
-        let logs = followed(logs)?;
+        let logs = by_origin(logs)?;
         let least = lock.as_ref().map_or(0, Lock::sequence);
         let mut kept = Kept {
             disk,
@@ -240,20 +238,20 @@ impl State {
         self.key.verifier()
     }
 
-    /// Names of the logs that are followed.
+    /// Names of the followed logs.
     pub fn origins(&self) -> impl Iterator<Item = &str> {
         self.logs.keys().map(String::as_str)
     }
 
-    /// Cosigns a checkpoint that continues the latest, and keeps it. Answers the signature line: that
-    /// of before, if it is the latest and was cosigned in this very second. `now_s` is the time in
-    /// seconds since the Unix epoch. Blocking.
+    /// Cosigns a checkpoint that is consistent with the latest, and stores it. Returns the signature
+    /// line; for the latest checkpoint in the second of its cosignature, the same line again. `now_s` is
+    /// in seconds since the Unix epoch. Blocking.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn cosign(&self, request: &AddCheckpoint, now_s: u64) -> Result<String, Refusal> {
         let AddCheckpoint { old_size, proof, checkpoint } = request;
-        let mut signed = self.signed(checkpoint)?;
+        let mut signed = self.with_known_signatures(checkpoint)?;
         let (old, size) = (*old_size, checkpoint.checkpoint.size);
         if old > size {
             return Err(Refusal::OldSize { old, size });
@@ -264,74 +262,72 @@ impl State {
             return Ok(line);
         }
         signed.note.sign(&self.key, now_s);
-        // What a restart would read, or would stop at.
-        let signed = own_checkpoint(&signed.to_string(), &self.key, &self.logs)?;
+        // A restart must be able to read it.
+        let signed = parse_cosigned(&signed.to_string(), &self.key, &self.logs)?;
         let line = line(&signed.note, self.key.verifier());
         self.keep(&mut kept, signed)?;
         Ok(line)
     }
 
-    /// The latest checkpoint that was cosigned of the log whose origin has this SHA-256 hash.
+    /// The latest cosigned checkpoint of the log whose origin has this SHA-256 hash.
     #[must_use]
     pub fn latest(&self, origin_hash: &Hash) -> Option<String> {
-        let hashed = |origin: &&String| Hash::from(Sha256::digest(origin)) == *origin_hash;
-        let origin = self.logs.keys().find(hashed)?;
+        let has_hash = |origin: &&String| Hash::from(Sha256::digest(origin)) == *origin_hash;
+        let origin = self.logs.keys().find(has_hash)?;
         self.published.load().latest.get(origin).map(ToString::to_string)
     }
 
-    /// Why nothing more is cosigned until restart, once that is so.
+    /// The error after which nothing is cosigned until restart, if there was one.
     #[must_use]
     pub fn poisoned(&self) -> Option<String> {
         self.published.load().poisoned.clone()
     }
 
-    /// How long the disk has been at work for the checkpoint that is being kept.
+    /// Duration of the write in progress.
     #[must_use]
     pub fn keeping_for(&self) -> Option<Duration> {
         self.keeping_since.load().as_ref().map(|since| since.elapsed())
     }
 
-    /// Keeps a checkpoint, or nothing, and lets others know.
+    /// Stores a checkpoint and publishes the new state.
     fn keep(&self, kept: &mut Kept, new: SignedCheckpoint) -> Result<(), Refusal> {
         self.keeping_since.store(Some(Arc::new(Instant::now())));
-        let done = kept.keep(&self.key, new);
+        let mut latest = kept.latest.clone();
+        latest.insert(new.checkpoint.origin.clone(), Arc::new(new));
+        let replaced = kept.replace(&self.key, latest);
         self.published.store(Arc::new(kept.published()));
         self.keeping_since.store(None);
-        done
+        replaced.map_err(|error| Refusal::NotKept(error.to_string()))
     }
 
-    /// The checkpoint with the signatures of the log's known keys alone.
-    fn signed(&self, checkpoint: &SignedCheckpoint) -> Result<SignedCheckpoint, Refusal> {
+    /// The checkpoint with one signature of each known key of its log. At least one is needed; a wrong
+    /// one is an error.
+    fn with_known_signatures(
+        &self,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<SignedCheckpoint, Refusal> {
         let SignedCheckpoint { checkpoint, note } = checkpoint;
         let unknown = || Refusal::UnknownOrigin(checkpoint.origin.clone());
-        let log = self.logs.get(&checkpoint.origin).ok_or_else(unknown)?;
-        Ok(SignedCheckpoint { checkpoint: checkpoint.clone(), note: log.signed(note)? })
-    }
-}
-
-/// The line of a key's signature under a note.
-fn line(note: &Note, key: &VerifierKey) -> String {
-    note.by(key).next().map(|signature| format!("{signature}\n")).unwrap_or_default()
-}
-
-impl Log {
-    /// A note with the signatures of known keys alone: one of each that has signed, one at least, and
-    /// none where one is false.
-    fn signed(&self, note: &Note) -> Result<Note, Refusal> {
-        let mut kept = Note::new(note.text().to_owned()).map_err(CheckpointError::from)?;
+        let keys = self.logs.get(&checkpoint.origin).ok_or_else(unknown)?;
+        let mut signed = Note::new(note.text().to_owned()).map_err(CheckpointError::from)?;
         let mut missing = None;
-        for key in &self.keys {
+        for key in keys {
             match note.verify(key) {
-                Ok(_) => note.by(key).take(1).for_each(|signature| kept.add(signature.clone())),
+                Ok(_) => note.by(key).take(1).for_each(|signature| signed.add(signature.clone())),
                 Err(bad @ SignatureError::Bad(_)) => return Err(bad.into()),
-                Err(none) => missing = Some(none),
+                Err(error) => missing = Some(error),
             }
         }
         match missing {
-            Some(none) if kept.signatures().is_empty() => Err(none.into()),
-            _ => Ok(kept),
+            Some(error) if signed.signatures().is_empty() => Err(error.into()),
+            _ => Ok(SignedCheckpoint { checkpoint: checkpoint.clone(), note: signed }),
         }
     }
+}
+
+/// The signature line of a key in a note.
+fn line(note: &Note, key: &VerifierKey) -> String {
+    note.by(key).next().map(|signature| format!("{signature}\n")).unwrap_or_default()
 }
 
 impl Kept {
@@ -363,8 +359,8 @@ impl Kept {
         })
     }
 
-    /// This witness's line under the latest checkpoint, if it is this one and was cosigned at `now_s`.
-    /// Whoever asks again and again costs no writes.
+    /// The witness's signature line of the latest checkpoint, if that is `new` and was cosigned at
+    /// `now_s`. So repeated requests cause no writes.
     fn cosigned_at(&self, new: &SignedCheckpoint, key: &VerifierKey, now_s: u64) -> Option<String> {
         let latest = &self.latest.get(&new.checkpoint.origin)?.note;
         let same = latest.text() == new.note.text() && latest.verify(key) == Ok(Some(now_s));
@@ -375,14 +371,7 @@ impl Kept {
         Published { latest: self.latest.clone(), poisoned: self.poisoned.clone() }
     }
 
-    /// Keeps a checkpoint, or nothing.
-    fn keep(&mut self, key: &SignerKey, new: SignedCheckpoint) -> Result<(), Refusal> {
-        let mut latest = self.latest.clone();
-        latest.insert(new.checkpoint.origin.clone(), Arc::new(new));
-        self.replace(key, latest).map_err(|error| Refusal::NotKept(error.to_string()))
-    }
-
-    /// Writes the file anew. What is in memory changes only when it is on stable storage.
+    /// Replaces the file. The state in memory changes only once the file is on stable storage.
     fn replace(&mut self, key: &SignerKey, latest: Latest) -> io::Result<()> {
         let file = File {
             format: FORMAT.to_owned(),
@@ -396,42 +385,42 @@ impl Kept {
             let problem = format!("it would be larger than {STATE_BYTES_MAX} bytes");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
         }
-        let beside = self.write_beside(&bytes)?;
-        // From here on, nobody knows which of the two files a failure leaves behind the name.
-        let named = self.disk.rename(&beside, &self.path);
-        if let Err(error) = named.and_then(|()| self.disk.sync_dir(parent(&self.path))) {
+        let new_path = self.write_new(&bytes)?;
+        // After a failure from here on, it is unknown which of the two files has the name.
+        let renamed = self.disk.rename(&new_path, &self.path);
+        if let Err(error) = renamed.and_then(|()| self.disk.sync_dir(parent(&self.path))) {
             self.poisoned = Some(error.to_string());
             return Err(error);
         }
         (self.sequence, self.latest) = (file.sequence, latest);
         if let Some(lock) = &mut self.lock {
-            lock.remember(self.sequence);
+            lock.record(self.sequence);
         }
         Ok(())
     }
 
-    fn write_beside(&self, bytes: &[u8]) -> io::Result<PathBuf> {
-        let mut beside = self.path.as_os_str().to_owned();
-        beside.push(".new");
-        let beside = PathBuf::from(beside);
-        match self.disk.remove(&beside) {
+    fn write_new(&self, bytes: &[u8]) -> io::Result<PathBuf> {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push(".new");
+        let path = PathBuf::from(path);
+        match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = self.disk.create(&beside)?;
+        let file = self.disk.create(&path)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
-        Ok(beside)
+        Ok(path)
     }
 }
 
 impl File {
-    /// What it remembers, once every word of it is verified.
+    /// Verifies the content and returns its number and checkpoints.
     fn restore(
         self,
         path: &Path,
         key: &SignerKey,
-        logs: &BTreeMap<String, Log>,
+        logs: &Logs,
         least: u64,
     ) -> Result<(u64, Latest), StateError> {
         let path = path.to_owned();
@@ -449,7 +438,7 @@ impl File {
         }
         let mut latest = Latest::new();
         for text in &self.checkpoints {
-            let checkpoint = own_checkpoint(text, key, logs)
+            let checkpoint = parse_cosigned(text, key, logs)
                 .map_err(|error| damaged(&path, error.to_string()))?;
             latest.insert(checkpoint.checkpoint.origin.clone(), Arc::new(checkpoint));
         }
@@ -457,24 +446,24 @@ impl File {
     }
 }
 
-/// A checkpoint as this witness has cosigned it. A log whose key was changed since keeps its
-/// checkpoint: what was seen was seen.
-fn own_checkpoint(
+/// Parses a checkpoint with the signature of this witness. It stays valid if the log's key in the
+/// configuration was changed since.
+fn parse_cosigned(
     text: &str,
     key: &SignerKey,
-    logs: &BTreeMap<String, Log>,
+    logs: &Logs,
 ) -> Result<SignedCheckpoint, CheckpointError> {
     let signed = SignedCheckpoint::parse(text)?;
     signed.note.verify(key.verifier())?;
-    for log in logs.get(&signed.checkpoint.origin).into_iter().flat_map(|log| &log.keys) {
-        if let Err(bad @ SignatureError::Bad(_)) = signed.note.verify(log) {
+    for log_key in logs.get(&signed.checkpoint.origin).into_iter().flatten() {
+        if let Err(bad @ SignatureError::Bad(_)) = signed.note.verify(log_key) {
             return Err(bad.into());
         }
     }
     Ok(signed)
 }
 
-/// Whether nothing was cosigned under a state.
+/// Whether a state has no checkpoints.
 pub(super) fn is_blank(disk: &dyn Disk, path: &Path) -> Result<bool, StateError> {
     Ok(read(disk, path)?.checkpoints.is_empty())
 }
@@ -492,21 +481,21 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<File, StateError> {
     serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
 }
 
-fn followed(keys: Vec<VerifierKey>) -> Result<BTreeMap<String, Log>, StateError> {
-    let mut logs: BTreeMap<String, Log> = BTreeMap::new();
+fn by_origin(keys: Vec<VerifierKey>) -> Result<Logs, StateError> {
+    let mut logs = Logs::new();
     for key in keys {
         if key.algorithm() != Algorithm::Note {
             return Err(StateError::NotALog(key.to_string()));
         }
-        let log = logs.entry(key.name().to_owned()).or_default();
-        if !log.keys.contains(&key) {
-            log.keys.push(key);
+        let known = logs.entry(key.name().to_owned()).or_default();
+        if !known.contains(&key) {
+            known.push(key);
         }
     }
     if logs.len() > LOGS_MAX { Err(StateError::TooManyLogs) } else { Ok(logs) }
 }
 
-/// The directory above, which for a bare name is the current one.
+/// The parent directory; for a bare name, the current directory.
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

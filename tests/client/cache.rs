@@ -30,16 +30,16 @@ fn may_i(subject: &str) -> Question<'_> {
 }
 
 async fn grant(clients: &mut Clients, subject: &str) {
-    clients.say(subject, Action::Grant, "ads", "email").await;
+    clients.record_change(subject, Action::Grant, "ads", "email").await;
 }
 
-/// Withdraws; answers when that was acknowledged.
+/// Withdraws; returns the time of the acknowledgement.
 async fn withdraw(clients: &mut Clients, subject: &str) -> Instant {
-    clients.say(subject, Action::Withdraw, "ads", "email").await;
+    clients.record_change(subject, Action::Withdraw, "ads", "email").await;
     Instant::now()
 }
 
-/// Asks until the cache itself answers ALLOW.
+/// Checks until the cache itself answers ALLOW.
 async fn until_cached(checker: &CachedChecker, subject: &str) {
     support::eventually(&format!("{subject} is cached"), async || {
         match checker.check(&may_i(subject)).await {
@@ -50,11 +50,11 @@ async fn until_cached(checker: &CachedChecker, subject: &str) {
     .await;
 }
 
-/// How long after a moment the cache still answers ALLOW. The promise is that of the bound.
+/// The time after a moment for which the cache still answers ALLOW; the bound limits it.
 async fn allows_for(checker: &CachedChecker, subject: &str, since: Instant) -> Duration {
     let mut longest = Duration::ZERO;
     loop {
-        // When the answer is asked for, and so not before it is given.
+        // The time before the call, so that it is not later than the answer.
         let asked_at = since.elapsed();
         match checker.cached(&may_i(subject)) {
             Some(answer) if answer.effect() == proto::Effect::Allow => longest = asked_at,
@@ -92,7 +92,7 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
         assert!(!checker.check(&may_i(&subject)).await.is_allowed());
     }
 
-    // Paused just after the acknowledgement; whether the event got out before is a matter of luck.
+    // Paused just after the acknowledgement; the event may or may not have been sent.
     let mut paused = Duration::ZERO;
     for number in 0..ROUNDS {
         let (subject, other) = (format!("user:paused-{number}"), format!("user:other-{number}"));
@@ -103,7 +103,7 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
         let since = withdraw(&mut clients, &subject).await;
         server.process().signal(Signal::STOP);
         paused = paused.max(allows_for(&checker, &subject, since).await);
-        // Nobody is answered for longer than the bound, whatever was heard of them.
+        // No cached answer outlives the bound, whatever the stream delivered.
         paused = paused.max(allows_for(&checker, &other, since).await);
         assert!(has_no_answer(&checker.check(&may_i(&subject)).await));
         server.process().signal(Signal::CONT);
@@ -130,7 +130,7 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
         until_cached(&checker, &other).await;
         assert!(!checker.check(&may_i(&subject)).await.is_allowed());
     }
-    // That it is told, and does not only run out, shows while the server lives.
+    // With a live server, the event ends the answer well before the bound does.
     assert!(alive < BOUND / 2, "{alive:?}");
     println!(
         "longest from an acknowledged withdrawal to the cache's last ALLOW, bound {BOUND:?}: \
@@ -139,8 +139,8 @@ async fn a_withdrawal_ends_cached_answers_within_the_bound() {
     assert!(checker.interruptions() >= u64::from(ROUNDS));
 }
 
-/// A copy of the ledger that went another way: the same address, at least as many entries, and
-/// nothing in them that turns the answer, as whoever was asked before knew it.
+/// A diverged copy of the ledger: the same address and at least as many entries, but no entry that
+/// changes the cached answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_copy_of_the_ledger_ends_all_cached_answers() {
     let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -148,7 +148,7 @@ async fn another_copy_of_the_ledger_ends_all_cached_answers() {
     let address = server.address.clone();
     server.kill();
     support::copy_tree(dir.path(), copy.path());
-    // The copy has more entries than the original ever gets.
+    // The copy has more entries than the original will ever have.
     let other = Server::start(copy.path());
     let mut clients = other.clients().await;
     for number in 0..10 {
@@ -170,7 +170,7 @@ async fn another_copy_of_the_ledger_ends_all_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_held_back_and_comes_late_makes_nothing_fresh() {
+async fn delayed_messages_do_not_make_the_cache_fresh() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let proxy = Proxy::start(server.address.clone()).await;
@@ -180,8 +180,8 @@ async fn what_was_held_back_and_comes_late_makes_nothing_fresh() {
         let subject = format!("user:{number}");
         grant(&mut clients, &subject).await;
         until_cached(&checker, &subject).await;
-        // The server goes on and says that nothing has happened; then something does, and only
-        // the first half of all that is let through.
+        // The server reports progress without events; then an event follows, and only the first
+        // half of its bytes gets through.
         proxy.hold(true);
         tokio::time::sleep(BOUND / 2).await;
         let since = withdraw(&mut clients, &subject).await;
@@ -193,7 +193,7 @@ async fn what_was_held_back_and_comes_late_makes_nothing_fresh() {
     println!("held back: {longest:?}, bound {BOUND:?}");
 }
 
-/// The cache answers again, and DENY.
+/// Waits until the cache answers again, and answers DENY.
 async fn until_denied(checker: &CachedChecker, subject: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -208,36 +208,23 @@ async fn until_denied(checker: &CachedChecker, subject: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_and_ends_of_grants_turn_cached_answers() {
+async fn links_and_expiries_change_cached_answers() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let checker = client(&server.address).cached_checker(options()).unwrap();
 
-    // A stop reaches whom it is linked to, when they are linked and while they are.
+    // A stop reaches the linked subjects, when the link is made and while it lasts.
     grant(&mut clients, "user:1").await;
     until_cached(&checker, "user:1").await;
     withdraw(&mut clients, "email:jo").await;
     until_cached(&checker, "user:1").await;
-    let link = proto::LinkSubjectsRequest {
-        subject: "user:1".into(),
-        other_subject: "email:jo".into(),
-        confidence: LinkConfidence::Verified.into(),
-        asserted_by: "test".into(),
-        ..Default::default()
-    };
-    clients.privacy.link_subjects(link).await.unwrap();
+    clients.link("user:1", "email:jo", LinkConfidence::Verified).await;
     allows_for(&checker, "user:1", Instant::now()).await;
     until_denied(&checker, "user:1").await;
-    let unlink = proto::UnlinkSubjectsRequest {
-        subject: "user:1".into(),
-        other_subject: "email:jo".into(),
-        asserted_by: "test".into(),
-        ..Default::default()
-    };
-    clients.privacy.unlink_subjects(unlink).await.unwrap();
+    clients.unlink("user:1", "email:jo").await;
     until_cached(&checker, "user:1").await;
 
-    // A grant ends by the server's clock, without a word.
+    // A grant expires by the server's clock, without an event.
     let ends_at = support::now_ms() + 1_500;
     let mut change = support::change(Action::Grant, "ads", "email");
     change.expires_at = Some(support::timestamp(ends_at));
@@ -248,7 +235,7 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
         let now = support::now_ms();
         match cached {
             Some(answer) if answer.effect() == proto::Effect::Allow => {
-                // A millisecond for the two readings of the clock.
+                // One millisecond of tolerance for the two readings of the clock.
                 assert!(now <= ends_at + 1, "allowed {} ms after the end", now - ends_at);
             }
             _ if now > ends_at => break,
@@ -260,7 +247,7 @@ async fn links_and_ends_of_grants_turn_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
+async fn a_retired_purpose_ends_its_cached_answers() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let checker = client(&server.address).cached_checker(options()).unwrap();
@@ -268,9 +255,8 @@ async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
         grant(&mut clients, subject).await;
         until_cached(&checker, subject).await;
     }
-    let purpose = Some(proto::Purpose { retired: true, ..support::consent_purpose("ads") });
-    let request = proto::PutPurposeRequest { purpose, ..Default::default() };
-    clients.catalog.put_purpose(request).await.unwrap();
+    let purpose = proto::Purpose { retired: true, ..support::consent_purpose("ads") };
+    clients.put_purpose(purpose).await;
     let since = Instant::now();
     for subject in ["user:1", "user:2"] {
         allows_for(&checker, subject, since).await;
@@ -280,7 +266,7 @@ async fn a_purpose_that_is_retired_ends_everybodys_cached_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
+async fn a_reconsent_version_ends_cached_answers_of_its_purpose_only() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     clients.put_catalog(&["news"], &[]).await;
@@ -296,8 +282,8 @@ async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
     let purpose = Some(proto::Purpose { title: "ads, and more".into(), ..ads });
     let request = proto::PutPurposeRequest { purpose, requires_reconsent: true };
     clients.catalog.put_purpose(request).await.unwrap();
-    // Whether the other purpose's answer stays is for the machine's luck to show, too: it is not
-    // given while the cache is older than its bound.
+    // Whether the other purpose's answer stays cached depends on the machine too: it is not given
+    // while the cache is older than its bound.
     allows_for(&checker, "user:1", Instant::now()).await;
     until_denied(&checker, "user:1").await;
     assert!(checker.check(&news).await.is_allowed());
@@ -305,7 +291,7 @@ async fn a_version_that_asks_anew_ends_cached_answers_of_its_purpose_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_cache_denies_where_it_is_told_to() {
+async fn a_stale_cache_denies_if_configured() {
     let dir = tempfile::tempdir().unwrap();
     let (server, mut clients) = serve(dir.path()).await;
     let on_stale = CacheOptions { on_stale: OnStale::Deny, ..options() };
@@ -317,7 +303,7 @@ async fn a_stale_cache_denies_where_it_is_told_to() {
     let start = Instant::now();
     let answer = checker.check(&may_i("user:1")).await;
     assert!(matches!(answer, Answer::Unanswered(Unanswered::Stale)), "{answer:?}");
-    assert!(start.elapsed() < options().deadline, "nobody was asked");
+    assert!(start.elapsed() < options().deadline, "no request was sent");
 
     let client = client("127.0.0.1:1");
     let with = |options| client.cached_checker(options).unwrap_err();

@@ -1,4 +1,4 @@
-//! Servers that answer as a test tells them, over real connections.
+//! Servers that answer as a test scripts them, over real connections.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -26,7 +26,7 @@ use crate::support::serve_fake;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Answers checks with the statuses of its script, and then with a DENY.
+/// Answers checks with the statuses of its script, then with DENY.
 #[derive(Clone, Default)]
 pub struct Checks(Arc<Mutex<ChecksState>>);
 
@@ -41,7 +41,7 @@ struct ChecksState {
 #[derive(Clone, Default)]
 pub struct Acts(Arc<Mutex<u32>>);
 
-/// A subscription with events, and what its consumers do.
+/// A subscription with events, and the record of its consumers.
 #[derive(Clone, Default)]
 pub struct Subscription(Arc<Mutex<SubscriptionState>>);
 
@@ -49,10 +49,10 @@ pub struct Subscription(Arc<Mutex<SubscriptionState>>);
 pub struct SubscriptionState {
     pub events: Vec<u64>,
     pub acked: BTreeSet<u64>,
-    /// How many messages a connection lasts.
+    /// The number of messages after which a connection breaks.
     pub lasts: usize,
     pub connections: u32,
-    /// What consumers did that the protocol does not allow.
+    /// Violations of the protocol by consumers.
     pub wrong: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts all of them on one port; they run as long as the test's runtime.
+/// Starts all fakes on one port; they run as long as the test's runtime.
 pub async fn start(checks: &Checks, acts: &Acts, subscription: &Subscription) -> String {
     let services = Routes::new(CheckServiceServer::new(checks.clone()))
         .add_service(acts.clone())
@@ -77,14 +77,14 @@ impl Checks {
         lock(&self.0).delay = delay;
     }
 
-    /// The metadata of each request since the last time.
+    /// The metadata of each request since the last call.
     pub fn seen(&self) -> Vec<MetadataMap> {
         std::mem::take(&mut lock(&self.0).seen)
     }
 }
 
 impl Acts {
-    /// How many attempts came since the last time.
+    /// The number of attempts since the last call.
     pub fn count(&self) -> u32 {
         std::mem::take(&mut lock(&self.0))
     }
@@ -143,10 +143,10 @@ impl WatchService for Subscription {
     }
 }
 
-/// How long an event may stay unacknowledged before it comes again.
+/// The time after which an unacknowledged event is sent again.
 const REDELIVERY: Duration = Duration::from_millis(100);
 
-/// One connection of a consumer, as the protocol has it.
+/// One connection of a consumer, by the protocol.
 async fn deliver(
     subscription: Subscription,
     mut requests: Streaming<proto::ConsumeRequest>,
@@ -193,7 +193,7 @@ async fn deliver(
             }
             connection.count += 1;
             if connection.count == lasts {
-                let _ = out.send(Err(Status::unavailable("as told"))).await;
+                let _ = out.send(Err(Status::unavailable("scripted"))).await;
                 return;
             }
         }
@@ -206,9 +206,9 @@ fn answer(message: consume_response::Message, attempt: u32) -> proto::ConsumeRes
 
 struct Connection {
     credits: u32,
-    /// Everything before it was delivered.
+    /// Events below this index were delivered.
     delivered: u64,
-    /// When each event was sent last, and how often.
+    /// The time of the last delivery of each event, and its attempt.
     sent: HashMap<u64, (Instant, u32)>,
     count: usize,
 }
@@ -229,12 +229,12 @@ impl Connection {
             state.wrong.push(format!("{ack:?}, but {} was delivered", self.delivered));
         }
         state.acked.extend(&ack.indexes);
-        let through = state.events.iter().copied().filter(|own| ack.next_index > Some(*own));
+        let through = state.events.iter().copied().filter(|index| ack.next_index > Some(*index));
         let through: Vec<u64> = through.collect();
         state.acked.extend(through);
     }
 
-    /// The next event to send, and how often it then was.
+    /// The next event to send, with its attempt.
     fn next(&mut self, state: &SubscriptionState) -> Option<(u64, u32)> {
         if self.credits == 0 {
             return None;

@@ -1,5 +1,5 @@
-//! A proxy that can hold back what the server says, as a network or a paused machine would: it
-//! comes later, all at once.
+//! A proxy that can hold back the server's bytes, as a network or a paused machine would: they come
+//! later, all at once.
 
 use std::sync::Arc;
 
@@ -20,17 +20,17 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let held = Arc::new(watch::Sender::new(false));
-        let own = Arc::clone(&held);
+        let held_sender = Arc::clone(&held);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
-                tokio::spawn(pass(client, server, own.subscribe()));
+                tokio::spawn(pass(client, server, held_sender.subscribe()));
             }
         });
         Self { address, held }
     }
 
-    /// Holds back what the server says, or lets it through.
+    /// Holds back the server's bytes, or lets them through.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }

@@ -71,10 +71,10 @@ func open(dir string) *log {
 		must(err, name)
 		return verifier
 	}
-	own := &log{dir: dir, key: key("log.vkey"), other: key("other.vkey")}
-	own.witness = parseWitness(strings.TrimSpace(string(read(dir, "witness.vkey"))))
-	check(own.key.Name() == own.other.Name(), "the other key has the log's name")
-	return own
+	known := &log{dir: dir, key: key("log.vkey"), other: key("other.vkey")}
+	known.witness = parseWitness(strings.TrimSpace(string(read(dir, "witness.vkey"))))
+	check(known.key.Name() == known.other.Name(), "the other key has the log's name")
+	return known
 }
 
 // verify does what an auditor does with one signed tree, and then what a forger would want.
@@ -99,9 +99,9 @@ func (l *log) verify(size int64) {
 		path := hashes(read(dir, "inclusion", fmt.Sprint(index)))
 		leaf := tlog.RecordHash(l.entries[index])
 		must(tlog.CheckRecord(path, size, tree.Hash, index, leaf), "inclusion of %d", index)
-		own, err := tlog.ProveRecord(size, index, tiles)
+		ownPath, err := tlog.ProveRecord(size, index, tiles)
 		must(err, "own path of %d", index)
-		check(equal(own, path), "the path from the tiles is the path that was given")
+		check(equal(ownPath, path), "the path from the tiles is the path that was given")
 	}
 
 	consistencies := numbers(filepath.Join(dir, "consistency"))
@@ -109,9 +109,9 @@ func (l *log) verify(size int64) {
 		proof := hashes(read(dir, "consistency", fmt.Sprint(first)))
 		before := l.treeHash(first)
 		must(tlog.CheckTree(proof, size, tree.Hash, first, before), "consistency with %d", first)
-		own, err := tlog.ProveTree(size, first, tiles)
+		ownProof, err := tlog.ProveTree(size, first, tiles)
 		must(err, "own proof from %d", first)
-		check(equal(own, proof), "the proof from the tiles is the proof that was given")
+		check(equal(ownProof, proof), "the proof from the tiles is the proof that was given")
 		check(refuses(tlog.CheckTree(proof, size, tree.Hash, first, tlog.Hash{1})), "another old root")
 	}
 
@@ -225,19 +225,19 @@ func (l *log) verifyProof(text string, index int64, tree tlog.Tree) {
 	path := hashes([]byte(strings.Join(lines[3:], "\n")))
 	opened, err := note.Open([]byte(checkpoint), note.VerifierList(l.key))
 	must(err, "note in the tlog-proof of %d", index)
-	own := parseCheckpoint(opened.Text, l.key.Name())
-	check(own == tree, "the tlog-proof is of this tree")
-	must(tlog.CheckRecord(path, own.N, own.Hash, index, tlog.RecordHash(entry)), "tlog-proof")
+	proven := parseCheckpoint(opened.Text, l.key.Name())
+	check(proven == tree, "the tlog-proof is of this tree")
+	must(tlog.CheckRecord(path, proven.N, proven.Hash, index, tlog.RecordHash(entry)), "tlog-proof")
 	check(bytes.Equal(entry, l.entries[index]), "the entry in the tlog-proof is the ledger's")
 }
 
 // refuse tries what must not pass. Answers what was tried.
 func (l *log) refuse(dir string, tree tlog.Tree) []string {
 	var tried []string
-	try := func(what string, err error) {
-		check(refuses(err), "%s is refused", what)
-		if len(tried) == 0 || tried[len(tried)-1] != what {
-			tried = append(tried, what)
+	try := func(claim string, err error) {
+		check(refuses(err), "%s is refused", claim)
+		if len(tried) == 0 || tried[len(tried)-1] != claim {
+			tried = append(tried, claim)
 		}
 	}
 
@@ -393,15 +393,15 @@ func read(parts ...string) []byte {
 
 func refuses(err error) bool { return err != nil }
 
-func must(err error, what string, values ...any) {
+func must(err error, format string, values ...any) {
 	if err != nil {
-		fail(fmt.Sprintf(what, values...) + ": " + err.Error())
+		fail(fmt.Sprintf(format, values...) + ": " + err.Error())
 	}
 }
 
-func check(holds bool, what string, values ...any) {
+func check(holds bool, format string, values ...any) {
 	if !holds {
-		fail("not so: " + fmt.Sprintf(what, values...))
+		fail("not so: " + fmt.Sprintf(format, values...))
 	}
 }
 

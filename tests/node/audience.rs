@@ -1,4 +1,4 @@
-//! An audience begins at one revision of everything, in the midst of writes.
+//! An audience answers as of one revision, while entries are being written.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ fn query() -> AudienceQuery {
     }
 }
 
-/// Four entries, all in flight at once: the purpose retires, a withdrawal, the purpose is back, a
+/// Four entries, sent at once: the purpose retires, a withdrawal, the purpose is reinstated, a
 /// grant.
 async fn cycle(node: &Node, at: Millis) {
     let retired = PurposeDraft { retired: true, ..draft("Newsletter") };
@@ -38,7 +38,7 @@ async fn cycle(node: &Node, at: Millis) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catalogue_and_states_are_those_of_the_revision() {
+async fn an_audience_sees_catalogue_and_states_of_its_revision() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;

@@ -1,6 +1,6 @@
-//! What a node answers, in one process and over restarts.
+//! A node's answers, in one process and over restarts.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
@@ -11,8 +11,12 @@ use consent_ledger::{
     watch::{Told, Watcher},
 };
 
-use crate::support::node::{
-    act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key, withdraw,
+use crate::support::{
+    copy_tree,
+    node::{
+        act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key,
+        withdraw,
+    },
 };
 
 #[tokio::test]
@@ -51,7 +55,7 @@ async fn a_grant_allows_and_a_withdrawal_denies_at_once_and_after_restart() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_answers_the_stored_result_for_ever() {
+async fn an_idempotency_key_returns_the_stored_result_forever() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -71,7 +75,8 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
     let node = open(dir.path());
     check_repetition(&node).await;
 
-    // Two at once: one is recorded, the other answered with it, in whatever batch they land.
+    // Of two concurrent acts with one key, one is recorded and both get its result, in one batch or
+    // two.
     let both = tokio::join!(
         node.record(with_key(grant("user:2"), "form-2")),
         node.record(with_key(grant("user:2"), "form-2")),
@@ -82,7 +87,7 @@ async fn an_idempotency_key_answers_the_stored_result_for_ever() {
 }
 
 #[tokio::test]
-async fn what_is_refused_changes_nothing() {
+async fn refused_requests_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -121,14 +126,14 @@ async fn what_is_refused_changes_nothing() {
     assert!(!again.changed);
     assert_eq!(node.revision(), revision);
 
-    // Slightly in the future is taken as now.
+    // A time slightly in the future counts as now.
     let ahead = Millis::now().plus_ms(4 * 60_000);
     let recorded = node.record(Act { effective_at: Some(ahead), ..grant("user:1") }).await.unwrap();
     assert_eq!(recorded.effective_at, recorded.recorded_at);
 }
 
 #[tokio::test]
-async fn a_new_version_changes_what_is_granted_and_old_revisions_stay_named() {
+async fn an_incompatible_version_invalidates_older_grants() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -162,14 +167,14 @@ async fn events(watcher: &mut Watcher) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
+async fn watchers_hear_every_stop_in_order_from_any_start() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
     let mut live = node.watch(None, Filter::default()).unwrap();
     assert!(events(&mut live).await.is_empty());
     let mut want = Vec::new();
-    // More than memory keeps, so that a late watcher begins in the ledger and ends in memory.
+    // More events than memory keeps, so that a late watcher reads from the ledger first.
     for number in 0..300 {
         let who = format!("user:{}", number % 7);
         node.record(grant(&who)).await.unwrap();
@@ -177,7 +182,7 @@ async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
     }
     assert_eq!(events(&mut live).await, want);
     let mut late = node.watch(Some(0), Filter::default()).unwrap();
-    // The catalogue is the first that it hears of.
+    // The first event is that of the catalogue.
     assert_eq!(events(&mut late).await, [&[1, 2, 3], &want[..]].concat());
     let mut resumed = node.watch(Some(want[9] + 1), Filter::default()).unwrap();
     assert_eq!(events(&mut resumed).await, want[10..]);
@@ -188,12 +193,12 @@ async fn watchers_hear_every_stop_in_order_from_wherever_they_start() {
 }
 
 #[tokio::test]
-async fn the_last_word_counts_even_within_one_millisecond() {
+async fn the_last_act_decides_even_within_one_millisecond() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
     for round in 0..200 {
-        // Sent together, so that they land in one batch, under one reading of the clock.
+        // Sent together, so that they land in one batch, at one time.
         let (granted, withdrawn) =
             tokio::join!(node.record(grant("user:1")), node.record(withdraw("user:1")));
         let (granted, withdrawn) = (granted.unwrap(), withdrawn.unwrap());
@@ -202,10 +207,11 @@ async fn the_last_word_counts_even_within_one_millisecond() {
         assert_eq!(withdrawn.changes[0].outcome, Outcome::Applied, "round {round}");
         assert_eq!(check(&node, "user:1", "email").1, Reason::Withdrawn);
     }
-    // However fast one subject changes its mind, the ledger's clock is that of the machine.
+    // However fast one subject's acts follow each other, the ledger's clock stays with the
+    // machine's.
     let last = node.record(grant("user:2")).await.unwrap();
     assert!(last.recorded_at <= Millis::now());
-    // A claim of the same future moment is a claim of now.
+    // An act that claims the same future time counts as of now.
     let claimed = Some(Millis::now().plus_ms(60_000));
     node.record(Act { effective_at: claimed, ..grant("user:1") }).await.unwrap();
     node.record(Act { effective_at: claimed, ..withdraw("user:1") }).await.unwrap();
@@ -223,7 +229,7 @@ async fn a_second_process_is_kept_out() {
 }
 
 #[tokio::test]
-async fn primary_data_is_never_missed_in_silence() {
+async fn missing_primary_data_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -242,11 +248,6 @@ async fn primary_data_is_never_missed_in_silence() {
     assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Granted);
 }
 
-fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-rT").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
-}
-
 #[tokio::test]
 async fn a_view_of_another_copy_of_the_ledger_is_not_trusted() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -254,12 +255,12 @@ async fn a_view_of_another_copy_of_the_ledger_is_not_trusted() {
     put_catalog(&node).await;
     node.record(grant("user:1")).await.unwrap();
     drop(node);
-    copy(one.path(), two.path());
-    // From here on the two differ, in as many entries.
+    copy_tree(one.path(), two.path());
+    // From here on the two ledgers differ, but have as many entries.
     open(one.path()).record(grant("user:1")).await.unwrap();
     open(two.path()).record(withdraw("user:1")).await.unwrap();
     std::fs::remove_dir_all(two.path().join("view")).unwrap();
-    copy(&one.path().join("view"), &two.path().join("view"));
+    copy_tree(&one.path().join("view"), &two.path().join("view"));
     assert_eq!(check(&open(two.path()), "user:1", "email").1, Reason::Withdrawn);
 }
 
@@ -273,7 +274,7 @@ async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
     node.record(act).await.unwrap();
     assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);
     drop(node);
-    // An entry of two minutes later, as a machine leaves it whose clock is then set back.
+    // An entry two minutes ahead, as if the machine's clock had been set back since.
     let ledger = dir.path().join("ledger");
     let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16], 0).unwrap();
     let put = ChannelPut { key: key("push"), title: String::new(), retired: false };

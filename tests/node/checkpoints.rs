@@ -1,4 +1,4 @@
-//! Checkpoints: signed over what the disk holds, never contradicted, and the mark below which nothing
+//! Checkpoints: signed over what is on disk, never contradicted, and the mark below which no entry
 //! may be missing.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
@@ -29,14 +29,14 @@ fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>
     (Node::open(config, Arc::clone(&metrics)), metrics)
 }
 
-/// Records acts of new people, one after the other.
+/// Records acts of new data subjects, one after the other.
 async fn grants(node: &Node, people: std::ops::Range<u64>) {
     for n in people {
         node.record(grant(&format!("user:{n}"))).await.unwrap();
     }
 }
 
-/// The root over the ledger's files, by another path than the node's.
+/// The root over the ledger's files, computed independently of the node.
 fn root_on_disk(dir: &Path, size: u64) -> Hash {
     let mut leaves = Vec::new();
     verify::verify(&RealDisk, &dir.join("ledger"), &mut |entry, frame| {
@@ -45,21 +45,21 @@ fn root_on_disk(dir: &Path, size: u64) -> Hash {
         }
     })
     .unwrap();
-    mth(&leaves)
+    merkle_root(&leaves)
 }
 
-fn mth(leaves: &[Hash]) -> Hash {
+fn merkle_root(leaves: &[Hash]) -> Hash {
     match leaves.len() {
         0 => merkle::empty_root(),
         1 => leaves[0],
         n => {
             let (left, right) = leaves.split_at(n.next_power_of_two() / 2);
-            merkle::node_hash(&mth(left), &mth(right))
+            merkle::node_hash(&merkle_root(left), &merkle_root(right))
         }
     }
 }
 
-/// A small ledger that was closed, with its last checkpoint.
+/// A small ledger after a clean close, with its last checkpoint.
 async fn closed(dir: &Path) -> Arc<Signed> {
     let node = open(dir);
     put_catalog(&node).await;
@@ -76,7 +76,7 @@ fn refused(dir: &Path) -> OpenError {
     error
 }
 
-/// Every file of ledger and vault, and the book.
+/// Every file of ledger and vault, and the checkpoint file.
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for part in ["ledger", "vault"] {
@@ -92,7 +92,7 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_landed_is_signed_and_can_be_proven() {
+async fn recorded_entries_are_signed_and_provable() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -102,21 +102,21 @@ async fn what_landed_is_signed_and_can_be_proven() {
     assert_eq!(released.checkpoint.checkpoint.origin, "consent.example.org/test");
     assert_eq!(released.size(), 5);
     assert_eq!(released.root(), root_on_disk(dir.path(), 5));
-    assert!(!released.witnessed, "nobody asked for witnesses");
+    assert!(!released.witnessed, "no witnesses are configured");
     for index in 0..5 {
-        let own = node.inclusion(index, 5, None).unwrap();
-        let proof = own.tlog_proof(None).unwrap();
-        proof.verify(&merkle::leaf_hash(&own.entry), node.verifier_key()).unwrap();
+        let proven = node.inclusion(index, 5, None).unwrap();
+        let proof = proven.tlog_proof(None).unwrap();
+        proof.verify(&merkle::leaf_hash(&proven.entry), node.verifier_key()).unwrap();
     }
     assert_eq!(node.index_of_key("signup-1"), Ok(4));
     assert_eq!(node.index_of_key("signup-2"), Err(FindActError::Unknown));
     grants(&node, 2..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     for first in 0..=later.size() {
-        let own = node.consistency(first, later.size(), None).unwrap();
-        assert_eq!(own.second.1, later.root());
+        let proof = node.consistency(first, later.size(), None).unwrap();
+        assert_eq!(proof.second.1, later.root());
         if first == released.size() {
-            assert_eq!(own.first.1, released.root());
+            assert_eq!(proof.first.1, released.root());
         }
     }
     for (index, size) in [(5, 5), (0, 13), (13, 12), (0, u64::MAX)] {
@@ -158,7 +158,7 @@ async fn tiles_and_bundles_are_those_of_the_released_tree() {
             }
         }
     }
-    assert_eq!(mth(&leaves), root_on_disk(dir.path(), size));
+    assert_eq!(merkle_root(&leaves), root_on_disk(dir.path(), size));
     let beyond = |kind, number, width| node.tile(Tile { kind, number, width }).unwrap();
     assert_eq!(beyond(Kind::Level(0), 2, 93), None);
     assert_eq!(beyond(Kind::Level(0), 2, 256), None);
@@ -169,7 +169,7 @@ async fn tiles_and_bundles_are_those_of_the_released_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
+async fn checkpoints_keep_their_interval_and_a_close_signs_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let hourly =
         NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir.path()) };
@@ -180,7 +180,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
     grants(&node, 0..20).await;
     assert_eq!(metrics.checkpoints.get(), 1);
     assert_eq!(node.released().unwrap(), first);
-    // Whoever waits is not left waiting when the server drains.
+    // A drain signs a checkpoint at once, so that waiting requests are answered.
     node.drain();
     assert_eq!(node.released_at_least(node.revision()).await.unwrap().size(), node.revision());
     until("a second checkpoint", || metrics.checkpoints.get() == 2);
@@ -189,7 +189,7 @@ async fn checkpoints_keep_their_distance_and_a_close_signs_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_does_not_wait_for_ever() {
+async fn a_wait_for_a_checkpoint_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let wait = NodeConfig { checkpoint_wait: Duration::from_millis(20), ..config(dir.path()) };
     let node = open_with(&wait).0.unwrap();
@@ -199,7 +199,7 @@ async fn a_caller_does_not_wait_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tree_is_built_again_when_it_is_lost_short_or_wrong() {
+async fn a_lost_short_or_wrong_tree_is_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let tree = dir.path().join("tree");
@@ -214,26 +214,26 @@ async fn the_tree_is_built_again_when_it_is_lost_short_or_wrong() {
         fs::write(&hashes, wrong).unwrap();
     };
     let longer = || fs::write(&hashes, [&good[..], &[7; 50]].concat()).unwrap();
-    for (what, spoil) in
+    for (damage, spoil) in
         [("lost", &lose as &dyn Fn()), ("short", &cut), ("wrong", &change), ("longer", &longer)]
     {
         spoil();
         let node = open(dir.path());
-        assert_eq!(node.tree_root(before.size()), Ok(before.root()), "{what}");
-        assert_eq!(node.released().unwrap(), before, "{what}");
+        assert_eq!(node.tree_root(before.size()), Ok(before.root()), "{damage}");
+        assert_eq!(node.released().unwrap(), before, "{damage}");
         drop(node);
-        assert_eq!(fs::read(&hashes).unwrap(), good, "{what}");
+        assert_eq!(fs::read(&hashes).unwrap(), good, "{damage}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
+async fn a_corrupt_hash_is_never_used_in_a_proof() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
     grants(&node, 0..5).await;
     let size = node.released_at_least(node.revision()).await.unwrap().size();
-    // Behind the node's back, in the file that it has open.
+    // Changed in the open file, unnoticed by the node.
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
     let error = node.inclusion(0, size, None).unwrap_err();
@@ -241,7 +241,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
     drop(node);
     let node = open(dir.path());
     assert!(node.inclusion(0, size, None).is_ok(), "the next start builds the tree again");
-    // Neither is a tile, which somebody would cache for ever.
+    // The tile is refused too: caches would keep it forever.
     let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
     let tile = Tile { kind: Kind::Level(0), number: 0, width: 3 };
@@ -252,7 +252,7 @@ async fn a_hash_that_went_bad_is_never_given_away_as_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
+async fn an_entry_changed_on_disk_stops_writes() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -262,11 +262,11 @@ async fn an_entry_that_was_changed_behind_the_nodes_back_stops_writes() {
     let error = node.inclusion(size - 1, size, None).unwrap_err();
     assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     assert!(node.writes_stopped().borrow().is_some());
-    assert!(dir.path().join("tree/0.hashes").exists(), "what shows the change is kept");
+    assert!(dir.path().join("tree/0.hashes").exists(), "the evidence of the change is kept");
 }
 
-/// Changes a byte of an entry in place, with all checksums made anew: what somebody does who knows the
-/// format.
+/// Changes a byte of an entry in place and recomputes all checksums, as an attacker could who knows
+/// the format.
 fn rewrite(dir: &Path, scratch: &Path, index: u64) {
     let (mut frames, mut id) = (Vec::new(), [0; 16]);
     let ledger = dir.join("ledger");
@@ -286,7 +286,7 @@ fn rewrite(dir: &Path, scratch: &Path, index: u64) {
         frames_min: 0,
     };
     let (mut log, _) = FrameLog::open(Arc::new(RealDisk), spec, id).unwrap();
-    // Frames say where their batch began: one each, as the node wrote them.
+    // A frame names the start of its batch; the node wrote each in its own.
     frames.iter().for_each(|frame| log.append(&[frame]).unwrap());
     let name = "00000000000000000000.seg";
     let changed = fs::read(scratch.join("ledger").join(name)).unwrap();
@@ -296,12 +296,12 @@ fn rewrite(dir: &Path, scratch: &Path, index: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_is_shorter_than_its_checkpoint_is_refused() {
+async fn a_ledger_shorter_than_its_checkpoint_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
     let whole = fs::read(&segment).unwrap();
-    // Inside the last frame, at its very beginning, and in the middle of the file: without the
+    // Cut inside the last frame, at its very beginning, and in the middle of the file: without the
     // checkpoint the first two look like a torn tail.
     let last = last_frame_offset(dir.path());
     for cut in [whole.len() - 1, last, last - 1, whole.len() / 2] {
@@ -323,7 +323,7 @@ fn last_frame_offset(dir: &Path) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_behind_the_checkpoint_may_be_torn() {
+async fn entries_behind_the_checkpoint_may_be_torn() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
@@ -333,11 +333,11 @@ async fn what_is_behind_the_checkpoint_may_be_torn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_was_written_anew_is_refused() {
+async fn a_rewritten_ledger_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     closed(dir.path()).await;
     closed(other.path()).await;
-    // A whole other ledger with its vault, sound in itself, under this one's checkpoint.
+    // Another ledger with its vault, intact in itself, beside this one's checkpoint.
     for part in ["ledger", "vault", "view", "tree"] {
         fs::remove_dir_all(dir.path().join(part)).unwrap();
         fs::rename(other.path().join(part), dir.path().join(part)).unwrap();
@@ -348,7 +348,7 @@ async fn a_ledger_that_was_written_anew_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_book_that_is_gone_or_broken_is_refused() {
+async fn a_missing_or_broken_checkpoint_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     let book = dir.path().join("checkpoint.json");
@@ -362,12 +362,12 @@ async fn a_book_that_is_gone_or_broken_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_gone_is_not_made_again_in_silence() {
+async fn a_lost_key_is_not_replaced_silently() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     fs::remove_file(dir.path().join("signing-key")).unwrap();
     assert!(matches!(refused(dir.path()), OpenError::KeyMissing(_)));
-    // Nor is another one of the same name taken for it.
+    // Another key of the same name is not accepted either.
     let other = tempfile::tempdir().unwrap();
     drop(closed(other.path()).await);
     let foreign = other.path().join("signing-key");
@@ -377,8 +377,8 @@ async fn a_key_that_is_gone_is_not_made_again_in_silence() {
     let node = open_with(&new).0.unwrap();
     assert!(before.checkpoint.verify(node.verifier_key()).is_err());
     until("a checkpoint with the same root", || {
-        let own = node.released().unwrap();
-        own.root() == before.root() && own.checkpoint.verify(node.verifier_key()).is_ok()
+        let released = node.released().unwrap();
+        released.root() == before.root() && released.checkpoint.verify(node.verifier_key()).is_ok()
     });
     put_catalog(&node).await;
     grants(&node, 8..9).await;
@@ -393,10 +393,10 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     let before = closed(dir.path()).await;
     let book = dir.path().join("checkpoint.json");
     let text = fs::read_to_string(&book).unwrap();
-    let own = before.signed_at.0.to_string();
+    let signed_at = before.signed_at.0.to_string();
     let ahead = (before.signed_at.0 + 3_600_000).to_string();
-    assert!(text.contains(&own));
-    fs::write(&book, text.replace(&own, &ahead)).unwrap();
+    assert!(text.contains(&signed_at));
+    fs::write(&book, text.replace(&signed_at, &ahead)).unwrap();
     let (node, metrics) = open_with(&config(dir.path()));
     let node = node.unwrap();
     grants(&node, 10..11).await;
@@ -406,13 +406,13 @@ async fn nothing_is_signed_while_the_clock_is_before_the_last_checkpoint() {
     assert!(node.writes_stopped().borrow().is_none(), "acts are still taken");
 }
 
-/// A node whose last act is not signed before it closes, and the checkpoint before that act.
+/// A node closed before its last act was signed, and the checkpoint before that act.
 async fn with_an_act_that_waits(dir: &Path) -> (Arc<Node>, Arc<Metrics>, Arc<Signed>) {
     closed(dir).await;
     let slow = NodeConfig { checkpoint_interval: Duration::from_secs(3_600), ..config(dir) };
     let (node, metrics) = open_with(&slow);
     let node = node.unwrap();
-    // The first checkpoint of this run is signed at once; what comes after waits.
+    // The first checkpoint of this run is signed at once; later acts wait for the interval.
     node.record(grant("user:20")).await.unwrap();
     node.released_at_least(node.revision()).await.unwrap();
     node.record(grant("user:21")).await.unwrap();
@@ -421,7 +421,7 @@ async fn with_an_act_that_waits(dir: &Path) -> (Arc<Node>, Arc<Metrics>, Arc<Sig
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_that_read_back_otherwise_are_never_signed() {
+async fn entries_that_read_back_differently_are_never_signed() {
     let dir = tempfile::tempdir().unwrap();
     let (node, metrics, before) = with_an_act_that_waits(dir.path()).await;
     let segment = dir.path().join("ledger/00000000000000000000.seg");
@@ -435,7 +435,7 @@ async fn entries_that_read_back_otherwise_are_never_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sound_entries_that_are_not_those_that_were_written_are_never_signed() {
+async fn valid_entries_other_than_the_written_ones_are_never_signed() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (node, metrics, before) = with_an_act_that_waits(dir.path()).await;
     rewrite(dir.path(), other.path(), node.revision() - 1);
@@ -447,12 +447,12 @@ async fn sound_entries_that_are_not_those_that_were_written_are_never_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
+async fn waiting_requests_fail_at_once_when_signing_stops() {
     let dir = tempfile::tempdir().unwrap();
     let patient = NodeConfig { checkpoint_wait: Duration::from_secs(600), ..config(dir.path()) };
     let node = open_with(&patient).0.unwrap();
     node.released_at_least(1).await.unwrap();
-    // Its next book has no place: a folder is in the way.
+    // The next checkpoint file can not be written: a directory has its name.
     fs::create_dir(dir.path().join("checkpoint.json.new")).unwrap();
     put_catalog(&node).await;
     let error = node.released_at_least(node.revision()).await.unwrap_err();
@@ -461,7 +461,7 @@ async fn whoever_waits_is_told_at_once_when_nothing_more_is_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_key_stays_and_can_be_given() {
+async fn the_key_is_kept_and_can_be_configured() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     closed(dir.path()).await;
     let file = dir.path().join("signing-key");
@@ -471,7 +471,7 @@ async fn the_key_stays_and_can_be_given() {
     assert_eq!(node.decision_key().0.to_bytes(), key.verifier().public_key());
     drop(node);
     let given = NodeConfig { signing_key_file: Some(file.clone()), ..config(other.path()) };
-    // A key without its book may have signed: the data directory may be the wrong one.
+    // A key without its checkpoint file may have signed: the data directory may be the wrong one.
     assert!(matches!(open_with(&given).0, Err(OpenError::BookMissing { .. })));
     let given = NodeConfig { unused_signing_key: true, ..given };
     let node = open_with(&given).0.unwrap();

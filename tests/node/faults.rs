@@ -1,6 +1,5 @@
 //! Faults at every write and every sync of a small run, each both lost and persisted, followed by a
-//! power cut. The invariant is always the same: what was acknowledged is there, and what is there
-//! verifies.
+//! power cut. One invariant holds: everything acknowledged is recovered, and the ledger verifies.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -15,7 +14,7 @@ use consent_ledger::{
 
 use crate::support::node::{check, config, grant, put_catalog, with_key, withdraw};
 
-/// The acts of the run, in order, with their keys. Subjects come back, and new ones come in.
+/// The acts of the run, in order, with their keys: some of known subjects, some of new ones.
 fn acts() -> Vec<(&'static str, Act)> {
     let who = ["user:1", "user:2", "user:1", "user:3", "user:2", "user:4", "user:1"];
     let keys = ["a", "b", "c", "d", "e", "f", "g"];
@@ -42,57 +41,57 @@ fn open_on(disk: &SimDisk, dir: &Path) -> Result<Arc<Node>, consent_ledger::node
     Node::open_on(disk, &small(dir), Arc::new(Metrics::default()), &mut |_| {})
 }
 
-/// What the run was told.
+/// The answers that a run got.
 #[derive(Default)]
-struct Told {
+struct RunResult {
     acknowledged: Vec<(&'static str, Recorded)>,
-    /// The act that got an error, if one did.
+    /// The act that got an error, if any.
     refused: Option<&'static str>,
     /// The last checkpoint that was released.
     released: Option<Arc<Signed>>,
 }
 
-async fn run(disk: &SimDisk, dir: &Path) -> Told {
-    let mut told = Told::default();
-    let Ok(node) = open_on(disk, dir) else { return told };
+async fn run(disk: &SimDisk, dir: &Path) -> RunResult {
+    let mut result = RunResult::default();
+    let Ok(node) = open_on(disk, dir) else { return result };
     if put_catalog_or_fail(&node).await.is_err() {
-        return told;
+        return result;
     }
     for (key, act) in acts() {
         match node.record(with_key(act, key)).await {
-            Ok(recorded) => told.acknowledged.push((key, recorded)),
+            Ok(recorded) => result.acknowledged.push((key, recorded)),
             Err(error) => {
                 assert!(
                     matches!(error, RecordError::Write(WriteError::WritesStopped(_))),
                     "{error:?}"
                 );
-                told.refused = Some(key);
-                // Nothing more is taken, and what was known is still answered.
+                result.refused = Some(key);
+                // Writes have stopped; reads still answer.
                 let again = node.record(grant("user:9")).await;
                 assert!(
                     matches!(again, Err(RecordError::Write(WriteError::WritesStopped(_)))),
                     "{again:?}"
                 );
                 assert!(node.writes_stopped().borrow().is_some());
-                check_answers(&node, &told, false);
+                check_answers(&node, &result, false);
                 break;
             }
         }
     }
     node.close();
-    told.released = node.released();
-    told
+    result.released = node.released();
+    result
 }
 
 async fn put_catalog_or_fail(node: &Arc<Node>) -> Result<(), tokio::task::JoinError> {
-    // The helper asserts; a panic of it means that the fault struck there.
+    // The helper panics where a fault strikes.
     let node = Arc::clone(node);
     tokio::spawn(async move { put_catalog(&node).await }).await
 }
 
-/// Every subject is as the last acknowledged act left it, or, where an act got an error, perhaps as
-/// that one would have.
-fn check_answers(node: &Node, told: &Told, refused_may_count: bool) {
+/// Every subject has the state of its last acknowledged act or, where an act got an error, possibly
+/// that of the failed one.
+fn check_answers(node: &Node, result: &RunResult, refused_may_count: bool) {
     let mut want: BTreeMap<String, Vec<Effect>> = BTreeMap::new();
     for (key, act) in acts() {
         let effect = match act.changes[0].action {
@@ -100,9 +99,9 @@ fn check_answers(node: &Node, told: &Told, refused_may_count: bool) {
             _ => Effect::Deny,
         };
         let who = act.subject.as_str().to_owned();
-        if told.acknowledged.iter().any(|(own, _)| *own == key) {
+        if result.acknowledged.iter().any(|(acknowledged_key, _)| *acknowledged_key == key) {
             want.insert(who, vec![effect]);
-        } else if refused_may_count && told.refused == Some(key) {
+        } else if refused_may_count && result.refused == Some(key) {
             want.entry(who).or_insert_with(|| vec![Effect::Deny]).push(effect);
         }
     }
@@ -113,19 +112,20 @@ fn check_answers(node: &Node, told: &Told, refused_may_count: bool) {
 }
 
 /// Everything that must hold after any crash.
-async fn check_recovered(disk: &SimDisk, dir: &Path, told: &Told) {
+async fn check_recovered(disk: &SimDisk, dir: &Path, result: &RunResult) {
     let node = open_on(disk, dir).unwrap();
-    if let Some(released) = &told.released {
-        // Whatever was shown to others still stands.
+    if let Some(released) = &result.released {
+        // Released checkpoints still hold.
         assert_eq!(node.tree_root(released.size()), Ok(released.root()));
     }
-    check_answers(&node, told, true);
-    for (key, recorded) in &told.acknowledged {
-        let act = acts().into_iter().find(|(own, _)| own == key).unwrap().1;
+    check_answers(&node, result, true);
+    for (key, recorded) in &result.acknowledged {
+        let act =
+            acts().into_iter().find(|(acknowledged_key, _)| acknowledged_key == key).unwrap().1;
         let again = node.record(with_key(act, key)).await.unwrap();
         assert_eq!(again, Recorded { replayed: true, ..recorded.clone() });
     }
-    // And it goes on: what was refused can be repeated.
+    // The node goes on, and refused acts can be repeated.
     let _ = put_catalog_or_fail(&node).await;
     for (key, act) in acts() {
         let recorded = node.record(with_key(act, key)).await.unwrap();
@@ -138,19 +138,19 @@ async fn check_recovered(disk: &SimDisk, dir: &Path, told: &Told) {
     drop(node);
     let report = verify::verify(disk, &dir.join("ledger"), &mut |_, _| {}).unwrap();
     assert_eq!((report.entries, report.torn), (revision, None));
-    // The view is what a replay of the ledger gives.
+    // The view equals a replay of the ledger.
     std::fs::remove_dir_all(dir.join("view")).unwrap();
     let rebuilt = open_on(disk, dir).unwrap();
     assert_eq!(answers(&rebuilt), before);
 }
 
-/// Number of operations of a run without faults.
+/// The number of operations of a run without faults.
 async fn operations() -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let disk = SimDisk::new();
-    let told = run(&disk, dir.path()).await;
-    assert_eq!(told.acknowledged.len(), acts().len());
-    check_recovered(&disk, dir.path(), &told).await;
+    let result = run(&disk, dir.path()).await;
+    assert_eq!(result.acknowledged.len(), acts().len());
+    check_recovered(&disk, dir.path(), &result).await;
     let segments =
         disk.files().into_keys().filter(|path| path.starts_with(dir.path().join("ledger")));
     assert!(segments.count() > 2, "the run rotates segments");
@@ -164,23 +164,23 @@ async fn every_fault(fault: Fault) {
             let dir = tempfile::tempdir().unwrap();
             let disk = SimDisk::new();
             disk.freeze_at(n, fault);
-            let told = run(&disk, dir.path()).await;
+            let result = run(&disk, dir.path()).await;
             println!(
                 "{fault:?} at {n} of {operations}, then {keep:?}: {} acts",
-                told.acknowledged.len()
+                result.acknowledged.len()
             );
-            check_recovered(&disk.power_cut(keep), dir.path(), &told).await;
+            check_recovered(&disk.power_cut(keep), dir.path(), &result).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_an_operation_fails_and_did_nothing() {
+async fn nothing_acknowledged_is_lost_when_a_failed_operation_had_no_effect() {
     every_fault(Fault::Lost).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_when_an_operation_fails_and_happened_anyway() {
+async fn nothing_acknowledged_is_lost_when_a_failed_operation_took_effect() {
     every_fault(Fault::Persisted).await;
 }
 
@@ -197,9 +197,9 @@ async fn one_failed_operation_stops_writes_even_if_the_next_would_succeed() {
         let disk = SimDisk::new();
         disk.fail_at(n, Fault::Lost);
         // `run` asserts that nothing is taken after the first refusal.
-        let told = run(&disk, dir.path()).await;
+        let result = run(&disk, dir.path()).await;
         disk.thaw();
-        check_recovered(&disk, dir.path(), &told).await;
+        check_recovered(&disk, dir.path(), &result).await;
     }
 }
 
@@ -212,7 +212,7 @@ async fn a_panic_of_the_writer_stops_writes_like_any_other_fault() {
         let dir = tempfile::tempdir().unwrap();
         let disk = SimDisk::new();
         disk.fail_at(n, Fault::Panic);
-        let told = run(&disk, dir.path()).await;
-        check_recovered(&disk.power_cut(Keep::Everything), dir.path(), &told).await;
+        let result = run(&disk, dir.path()).await;
+        check_recovered(&disk.power_cut(Keep::Everything), dir.path(), &result).await;
     }
 }

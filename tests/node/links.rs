@@ -1,4 +1,4 @@
-//! Linked subjects in one process: what is read while acts are written, and what one batch does.
+//! Linked subjects in one process: reads while acts are written, and several changes in one batch.
 
 use std::sync::{
     Arc, Mutex,
@@ -30,20 +30,20 @@ async fn link(node: &Node, one: &str, other: &str, confidence: LinkConfidence) -
     node.link(linking(one, other, Some(confidence))).await.unwrap()
 }
 
-fn told(cells: &[CellChange]) -> Vec<(&str, &str, Reason, Reason)> {
+fn changes(cells: &[CellChange]) -> Vec<(&str, &str, Reason, Reason)> {
     cells
         .iter()
         .map(|cell| (cell.subject.as_str(), cell.channel.as_str(), cell.before, cell.after))
         .collect()
 }
 
-/// What a check said, and of which revision.
-type Said = (u64, Reason, Option<u64>);
+/// Revision, reason and deciding entry of a check.
+type Answer = (u64, Reason, Option<u64>);
 
-/// Checks both sides of a link over and over until it is done.
-fn ask(node: &Node, done: &AtomicBool, said: &Mutex<Vec<Said>>) {
+/// Checks both sides of a link repeatedly until the writers are done.
+fn check_until(node: &Node, done: &AtomicBool, answers: &Mutex<Vec<Answer>>) {
     let sides = [subject("user:a"), subject("device:b")];
-    let mut own = Vec::new();
+    let mut recorded = Vec::new();
     while !done.load(Ordering::Relaxed) {
         for subject in &sides {
             let question = Question {
@@ -54,27 +54,28 @@ fn ask(node: &Node, done: &AtomicBool, said: &Mutex<Vec<Said>>) {
                 region: None,
             };
             let checked = node.check(&question).unwrap();
-            own.push((checked.revision, checked.decision.reason, checked.decision.decided_by));
+            recorded.push((checked.revision, checked.decision.reason, checked.decision.decided_by));
         }
     }
-    said.lock().unwrap().append(&mut own);
+    answers.lock().unwrap().append(&mut recorded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
+async fn checks_of_linked_subjects_see_only_states_that_existed() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
     link(&node, "user:a", "device:b", LinkConfidence::Verified).await;
     let done = Arc::new(AtomicBool::new(false));
-    let said = Arc::new(Mutex::new(Vec::new()));
+    let answers = Arc::new(Mutex::new(Vec::new()));
     let askers: Vec<_> = (0..2)
         .map(|_| {
-            let (node, done, said) = (Arc::clone(&node), Arc::clone(&done), Arc::clone(&said));
-            std::thread::spawn(move || ask(&node, &done, &said))
+            let (node, done, answers) =
+                (Arc::clone(&node), Arc::clone(&done), Arc::clone(&answers));
+            std::thread::spawn(move || check_until(&node, &done, &answers))
         })
         .collect();
-    // What a third subject does changes states, and no answer.
+    // Acts of a third subject change states, but no answer.
     let others = {
         let (node, done) = (Arc::clone(&node), Arc::clone(&done));
         tokio::spawn(async move {
@@ -87,7 +88,8 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
 
     let mut acts = Vec::new();
     for _ in 0..150 {
-        // Two that wait at once land in one batch, in this order, and mostly in one millisecond.
+        // Two acts that wait together land in one batch, in this order, and mostly in one
+        // millisecond.
         let (given, taken) =
             tokio::join!(node.record(grant("user:a")), node.record(withdraw("device:b")));
         acts.push((given.unwrap().index, Reason::Granted));
@@ -105,9 +107,9 @@ async fn no_check_of_linked_subjects_ever_sees_what_never_was() {
         acts.is_sorted_by_key(|(index, _)| *index),
         "the acts are in the order in which they were sent"
     );
-    let said = std::mem::take(&mut *said.lock().unwrap());
-    assert!(said.len() > 1_000);
-    for (revision, reason, decided_by) in said {
+    let answers = std::mem::take(&mut *answers.lock().unwrap());
+    assert!(answers.len() > 1_000);
+    for (revision, reason, decided_by) in answers {
         let before = acts.partition_point(|(index, _)| *index < revision);
         let want = match before.checked_sub(1).map(|last| acts[last]) {
             Some((index, reason)) => (reason, Some(index)),
@@ -141,7 +143,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
     let node = open(dir.path());
     put_catalog(&node).await;
     let verified = Some(LinkConfidence::Verified);
-    // The first is on its way to the disk while the others gather.
+    // The others gather while the first is written to disk.
     let (_, given, first, second, again, taken) = tokio::join!(
         node.record(grant("user:0")),
         node.record(grant("user:x")),
@@ -152,8 +154,8 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
     );
     let (given, first, second) = (given.unwrap(), first.unwrap(), second.unwrap());
     let (none, granted) = (Reason::NoRecord, Reason::Granted);
-    assert_eq!(told(&first.cells), [("user:y", "email", none, granted)]);
-    assert_eq!(told(&second.cells), [("user:z", "email", none, granted)]);
+    assert_eq!(changes(&first.cells), [("user:y", "email", none, granted)]);
+    assert_eq!(changes(&second.cells), [("user:z", "email", none, granted)]);
     assert_eq!(first.index, Some(given.index + 1));
     let again = again.unwrap();
     assert_eq!((again.index, again.changed), (None, false));
@@ -163,7 +165,7 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
         assert_eq!(check(&node, who, "email").1, Reason::Withdrawn, "{who}");
     }
 
-    // Whoever is told about is in this batch, too.
+    // A dry run sees the new subjects of its own batch.
     let both = tokio::join!(
         node.record(grant("user:0")),
         node.link(linking("new:1", "new:2", verified)),
@@ -171,23 +173,23 @@ async fn a_batch_sees_its_own_links_and_names_its_own_subjects() {
         node.link(dry(linking("new:2", "user:y", verified))),
     );
     let dry = both.3.unwrap();
-    // The later grant of `new:1` wins for those who had withdrawn.
+    // The later grant of `new:1` lifts the withdrawals of the others.
     let gained = ["user:x", "user:y", "user:z"];
     let gained = gained.map(|who| (who, "email", Reason::Withdrawn, granted));
-    assert_eq!(told(&dry.cells), gained);
+    assert_eq!(changes(&dry.cells), gained);
 }
 
 #[tokio::test]
-async fn what_is_refused_or_only_asked_leaves_nothing_behind() {
+async fn refused_links_and_dry_runs_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
     node.record(grant("user:a")).await.unwrap();
     let before = (node.revision(), node.subjects());
-    let asked = node.link(dry(linking("user:a", "user:new", Some(LinkConfidence::Verified))));
-    let asked = asked.await.unwrap();
-    assert_eq!((asked.index, asked.changed, asked.revision), (None, true, before.0));
-    assert_eq!(told(&asked.cells), [("user:new", "email", Reason::NoRecord, Reason::Granted)]);
+    let dry_run = node.link(dry(linking("user:a", "user:new", Some(LinkConfidence::Verified))));
+    let dry_run = dry_run.await.unwrap();
+    assert_eq!((dry_run.index, dry_run.changed, dry_run.revision), (None, true, before.0));
+    assert_eq!(changes(&dry_run.cells), [("user:new", "email", Reason::NoRecord, Reason::Granted)]);
     let to_self = linking("user:a", "user:a", Some(LinkConfidence::Verified));
     assert_eq!(node.link(to_self).await, Err(LinkError::ToSelf));
     for other in ["user:b", "user:new"] {
@@ -199,12 +201,12 @@ async fn what_is_refused_or_only_asked_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn no_more_hang_together_than_may() {
+async fn a_group_of_linked_subjects_has_a_size_limit() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(&config(dir.path()), Arc::default()).unwrap();
     put_catalog(&node).await;
     let asserted = LinkConfidence::Asserted;
-    // Two of 32 each, one a star and one a chain.
+    // Two groups of 32 each, one linked as a star and one as a chain.
     for n in 1..32 {
         link(&node, "star:0", &format!("star:{n}"), asserted).await;
         link(&node, &format!("chain:{}", n - 1), &format!("chain:{n}"), asserted).await;
@@ -214,11 +216,11 @@ async fn no_more_hang_together_than_may() {
         let error = node.link(linking(one, "user:65", Some(asserted))).await;
         assert_eq!(error, Err(LinkError::TooMany { got: 65, limit: 64 }));
     }
-    // Those who hang together may be linked more closely.
+    // Links within a full group may still become verified.
     assert!(link(&node, "star:1", "chain:31", LinkConfidence::Verified).await.changed);
     node.record(withdraw("chain:0")).await.unwrap();
     node.record(grant("star:31")).await.unwrap();
-    // Their own later grant lifts it for themselves, and for nobody else.
+    // A later grant lifts the stop for its own subject only.
     assert_eq!(check(&node, "star:31", "email").1, Reason::Granted);
     assert_eq!(check(&node, "star:30", "email").1, Reason::Withdrawn);
 }

@@ -1,4 +1,4 @@
-//! The node without its protocol: what it acknowledged is there, whatever happens.
+//! The node without its protocol: everything acknowledged is kept, through restarts and faults.
 
 mod audience;
 mod behaviour;

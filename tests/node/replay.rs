@@ -1,6 +1,6 @@
-//! What the writer made of acts as they came is what anybody makes of the ledger afterwards: the
-//! states that checks read, the outcomes in the entries, and the events that watchers hear. Over
-//! random acts and catalogue changes that share batches, some of them refused.
+//! The writer and a replay of the ledger agree: on the states that checks read, on the outcomes in
+//! the entries, and on the events that watchers hear. Over random acts and catalogue changes that
+//! share batches, some of them refused.
 
 use std::{collections::HashMap, env};
 
@@ -22,7 +22,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::support::node::{act, change, draft, key, open, put_catalog, subject, with_key};
 
-/// `late` is not in the catalogue before some step puts it.
+/// `late` enters the catalogue only when a step puts it.
 const PURPOSES: [&str; 4] = ["newsletter", "offers", "care", "late"];
 const CHANNELS: [&str; 3] = ["email", "sms", "late"];
 const SUBJECTS: [&str; 3] = ["user:1", "user:2", "email:jo@example.org"];
@@ -36,9 +36,9 @@ enum Step {
 
 fn config() -> ProptestConfig {
     let cases_are_set = env::var_os("PROPTEST_CASES").is_some();
-    let own = ProptestConfig::default();
-    let cases = if cases_are_set { own.cases } else { 100 };
-    ProptestConfig { cases, failure_persistence: None, ..own }
+    let defaults = ProptestConfig::default();
+    let cases = if cases_are_set { defaults.cases } else { 100 };
+    ProptestConfig { cases, failure_persistence: None, ..defaults }
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
@@ -128,7 +128,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What was asked for and recorded.
+/// The requests, with the results that were recorded for them.
 type Acknowledged = Vec<(Act, Recorded)>;
 
 /// Sends the steps of a round at once, so that they share batches.
@@ -145,7 +145,7 @@ async fn send(node: &Node, round: Vec<Step>, acknowledged: &mut Acknowledged) {
         match answer {
             Ok(recorded) => acknowledged.extend(recorded),
             Err(fault) => {
-                // Refused for what it asks.
+                // Refused because of its content.
                 let faults_of_the_node = [ErrorReason::WritesStopped, ErrorReason::StateUnreadable];
                 assert!(!faults_of_the_node.contains(&fault.kind()), "{fault:?}");
             }
@@ -153,7 +153,7 @@ async fn send(node: &Node, round: Vec<Step>, acknowledged: &mut Acknowledged) {
     }
 }
 
-/// Everything that can be asked of every subject.
+/// Every answer about every subject.
 fn answers(node: &Node) -> (Vec<Checked>, Vec<Preferences>) {
     let (mut checks, mut preferences) = (Vec::new(), Vec::new());
     for who in SUBJECTS {
@@ -181,15 +181,15 @@ fn watch_all(node: &Node) -> Watcher {
     node.watch(Some(0), Filter { kinds, ..Filter::default() }).unwrap()
 }
 
-/// Everything from the index `from` on; answers where it came to.
+/// Reads all events from an index on; returns the index after them.
 async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Event>) -> u64 {
     let mut next = from;
     while next < node.revision() {
         match watcher.next().await.unwrap() {
             Told::Event(event, positions) => {
                 match &event.told {
-                    EventTold::Consent(told) => assert_eq!(positions.len(), told.changes.len()),
-                    EventTold::Catalog(told) => assert!(!told.effects.is_empty()),
+                    EventTold::Consent(event) => assert_eq!(positions.len(), event.changes.len()),
+                    EventTold::Catalog(change) => assert!(!change.effects.is_empty()),
                     other => panic!("{other:?}"),
                 }
                 heard.push((*event).clone());
@@ -200,7 +200,7 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
     next
 }
 
-/// Judges every act of the ledger once more.
+/// Computes the outcome of every act of the ledger once more.
 fn check_outcomes(node: &Node) {
     let mut catalog = CatalogAt::default();
     let mut states: HashMap<SubjectRef, SubjectState> = HashMap::new();
@@ -214,7 +214,7 @@ fn check_outcomes(node: &Node) {
         }
         let state = states.entry(act.subject_ref).or_default();
         let (recorded_at, effective_at) = (entry.recorded_at, act.effective_at);
-        // Later than its record only where it would tie with an act before, and lose.
+        // Later than its record only where it would otherwise tie with an earlier act, and lose.
         let latest = state.first_moment_after(true);
         assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
         let facts = consent::ActFacts { changes: &changes, ..consent::ActFacts::of(index, &act) };
@@ -261,7 +261,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn the_ledger_alone_tells_what_the_writer_made_of_it(
+    fn a_replay_of_the_ledger_equals_the_writers_results(
         rounds in vec(vec(any_step(), 1..12), 1..8),
     ) {
         let runtime = tokio::runtime::Runtime::new().unwrap();

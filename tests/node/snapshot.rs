@@ -1,4 +1,4 @@
-//! A snapshot and the events behind it: together everything once, whatever is written meanwhile.
+//! A snapshot and the events behind it: together they hold everything once, during writes too.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -50,7 +50,7 @@ async fn link(node: &Node, dice: &mut ChaCha8Rng) {
         asserted_by: String::new(),
         dry_run: false,
     };
-    // More than may be linked is refused, which is as good.
+    // A link beyond the limit is refused; the test does not need each one.
     drop(node.link(linking).await);
 }
 
@@ -58,8 +58,8 @@ fn whole(node: &Node, kind: Snapshot) -> Snapshotting {
     Snapshotting { revision: node.revision(), kind, filter: Arc::default(), shard: None }
 }
 
-async fn read(node: &Node, what: &Snapshotting, token: &[u8]) -> Vec<SnapshotSubject> {
-    let mut reader = node.snapshot(what.clone(), token).unwrap();
+async fn read(node: &Node, request: &Snapshotting, token: &[u8]) -> Vec<SnapshotSubject> {
+    let mut reader = node.snapshot(request.clone(), token).unwrap();
     let mut all = Vec::new();
     loop {
         let page = reader.next_page().await.unwrap();
@@ -71,7 +71,7 @@ async fn read(node: &Node, what: &Snapshotting, token: &[u8]) -> Vec<SnapshotSub
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_as_of_its_revision_whatever_is_written_meanwhile() {
+async fn a_snapshot_stays_at_its_revision_during_writes() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -82,7 +82,7 @@ async fn it_is_as_of_its_revision_whatever_is_written_meanwhile() {
             link(&node, &mut dice).await;
         }
     }
-    let what = whole(&node, Snapshot::All);
+    let request = whole(&node, Snapshot::All);
     let is_done = Arc::new(AtomicBool::new(false));
     let (writing, done) = (Arc::clone(&node), Arc::clone(&is_done));
     let writer = tokio::spawn(async move {
@@ -95,42 +95,45 @@ async fn it_is_as_of_its_revision_whatever_is_written_meanwhile() {
             written += 1;
         }
     });
-    let mut reader = node.snapshot(what.clone(), &[]).unwrap();
-    let mut told = HashMap::new();
+    let mut reader = node.snapshot(request.clone(), &[]).unwrap();
+    let mut by_subject = HashMap::new();
     loop {
         let page = reader.next_page().await.unwrap();
         if page.is_empty() {
             break;
         }
-        for own in page {
-            assert_eq!(own.revision, what.revision);
-            assert!(told.insert(own.subject.clone(), own).is_none(), "each is told once");
+        for state in page {
+            assert_eq!(state.revision, request.revision);
+            assert!(
+                by_subject.insert(state.subject.clone(), state).is_none(),
+                "each subject comes once"
+            );
         }
-        // Something changes between any two pages.
+        // The ledger changes between any two pages.
         node.reach(Some(node.revision() + 1)).await.unwrap();
     }
     is_done.store(true, Ordering::Relaxed);
     writer.await.unwrap();
-    assert!(node.revision() > what.revision + 50);
+    assert!(node.revision() > request.revision + 50);
 
     for number in 0..SUBJECTS {
         let who = subject(&name(number));
-        let as_of = AsOf::Revision(what.revision);
+        let as_of = AsOf::Revision(request.revision);
         let want = node.preferences_at(&who, false, None, as_of).unwrap();
-        match told.remove(&who) {
+        match by_subject.remove(&who) {
             None => assert!(want.cells.is_empty() && want.stops.is_empty(), "{who:?}"),
-            Some(own) => {
-                assert_eq!((own.cells, own.stops), (want.cells, want.stops), "{who:?}");
+            Some(state) => {
+                assert_eq!((state.cells, state.stops), (want.cells, want.stops), "{who:?}");
                 let linked: Vec<_> = want.links.into_iter().map(|(linked, _)| linked).collect();
-                assert_eq!(own.linked, linked);
+                assert_eq!(state.linked, linked);
             }
         }
     }
-    assert!(told.is_empty(), "{told:?}");
+    assert!(by_subject.is_empty(), "{by_subject:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_events_behind_it_nothing_is_missing_and_nothing_comes_twice() {
+async fn a_snapshot_and_the_events_behind_it_are_complete_without_repetition() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -138,27 +141,27 @@ async fn with_the_events_behind_it_nothing_is_missing_and_nothing_comes_twice() 
     for _ in 0..400 {
         write_one(&node, &mut dice).await;
     }
-    let what = whole(&node, Snapshot::All);
+    let request = whole(&node, Snapshot::All);
     let mut deciding = BTreeSet::new();
-    for own in read(&node, &what, &[]).await {
-        deciding.extend(own.cells.iter().filter_map(|cell| cell.decision.decided_by));
-        deciding.extend(own.stops.iter().map(|stop| stop.index));
+    for state in read(&node, &request, &[]).await {
+        deciding.extend(state.cells.iter().filter_map(|cell| cell.decision.decided_by));
+        deciding.extend(state.stops.iter().map(|stop| stop.index));
         write_one(&node, &mut dice).await;
     }
-    assert!(deciding.iter().all(|index| *index < what.revision));
+    assert!(deciding.iter().all(|index| *index < request.revision));
     let kinds = EventKind::ALL.into();
     let mut watcher =
-        node.watch(Some(what.revision), Filter { kinds, ..Filter::default() }).unwrap();
+        node.watch(Some(request.revision), Filter { kinds, ..Filter::default() }).unwrap();
     let mut heard = Vec::new();
     while let Told::Event(event, _) = watcher.next().await.unwrap() {
         heard.push(event.index);
     }
-    let want: Vec<u64> = (what.revision..node.revision()).collect();
+    let want: Vec<u64> = (request.revision..node.revision()).collect();
     assert_eq!(heard, want, "every act behind the snapshot, and only those");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_is_told_and_nothing_else() {
+async fn a_snapshot_holds_what_its_filter_covers() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -168,40 +171,40 @@ async fn what_is_asked_for_is_told_and_nothing_else() {
     }
     let all = read(&node, &whole(&node, Snapshot::All), &[]).await;
     let denied = read(&node, &whole(&node, Snapshot::Denied), &[]).await;
-    let is_denied = |own: &&SnapshotSubject| {
-        !own.stops.is_empty() || own.cells.iter().any(|c| c.decision.effect() == Effect::Deny)
+    let is_denied = |state: &&SnapshotSubject| {
+        !state.stops.is_empty() || state.cells.iter().any(|c| c.decision.effect() == Effect::Deny)
     };
-    let want: Vec<_> = all.iter().filter(is_denied).map(|own| &own.subject).collect();
-    assert_eq!(denied.iter().map(|own| &own.subject).collect::<Vec<_>>(), want);
-    let effects = denied.iter().flat_map(|own| &own.cells).map(|cell| cell.decision.effect());
+    let want: Vec<_> = all.iter().filter(is_denied).map(|state| &state.subject).collect();
+    assert_eq!(denied.iter().map(|state| &state.subject).collect::<Vec<_>>(), want);
+    let effects = denied.iter().flat_map(|state| &state.cells).map(|cell| cell.decision.effect());
     assert!(effects.into_iter().all(|effect| effect == Effect::Deny));
 
     let filter = Filter { namespaces: ["email".to_owned()].into(), ..Filter::default() };
-    let what = Snapshotting { filter: Arc::new(filter), ..whole(&node, Snapshot::All) };
-    let of_email = read(&node, &what, &[]).await;
-    let want: Vec<_> = all.iter().filter(|own| own.subject.namespace() == "email").collect();
+    let request = Snapshotting { filter: Arc::new(filter), ..whole(&node, Snapshot::All) };
+    let of_email = read(&node, &request, &[]).await;
+    let want: Vec<_> = all.iter().filter(|state| state.subject.namespace() == "email").collect();
     assert_eq!(of_email.iter().collect::<Vec<_>>(), want);
 
     let filter =
         Filter { channels: [crate::support::node::key("sms")].into(), ..Filter::default() };
-    let what = Snapshotting { filter: Arc::new(filter), ..whole(&node, Snapshot::All) };
-    for own in read(&node, &what, &[]).await {
-        assert!(own.cells.iter().all(|cell| cell.channel.as_str() == "sms"));
+    let request = Snapshotting { filter: Arc::new(filter), ..whole(&node, Snapshot::All) };
+    for state in read(&node, &request, &[]).await {
+        assert!(state.cells.iter().all(|cell| cell.channel.as_str() == "sms"));
         let wide_or_sms = |key: &consent_ledger::domain::Key| key.as_str() == "sms";
-        assert!(own.stops.iter().all(|stop| stop.scope.channel.as_ref().is_none_or(wide_or_sms)));
+        assert!(state.stops.iter().all(|stop| stop.scope.channel.as_ref().is_none_or(wide_or_sms)));
     }
 
     let mut of_shards = Vec::new();
     for shard in 0..3 {
-        let what = Snapshotting { shard: Some((shard, 3)), ..whole(&node, Snapshot::All) };
-        of_shards.extend(read(&node, &what, &[]).await);
+        let request = Snapshotting { shard: Some((shard, 3)), ..whole(&node, Snapshot::All) };
+        of_shards.extend(read(&node, &request, &[]).await);
     }
-    of_shards.sort_by_key(|own| own.token.clone());
+    of_shards.sort_by_key(|state| state.token.clone());
     assert_eq!(of_shards, all, "every data subject is in one shard");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_goes_on_behind_its_data_subject_and_is_of_one_snapshot() {
+async fn a_token_resumes_behind_its_data_subject_in_its_own_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
@@ -209,19 +212,19 @@ async fn a_token_goes_on_behind_its_data_subject_and_is_of_one_snapshot() {
     for _ in 0..300 {
         write_one(&node, &mut dice).await;
     }
-    let what = whole(&node, Snapshot::All);
-    let all = read(&node, &what, &[]).await;
+    let request = whole(&node, Snapshot::All);
+    let all = read(&node, &request, &[]).await;
     assert!(all.len() > 100);
     for at in [0, 63, 64, all.len() - 1] {
         write_one(&node, &mut dice).await;
-        assert_eq!(read(&node, &what, &all[at].token).await, all[at + 1..], "behind {at}");
+        assert_eq!(read(&node, &request, &all[at].token).await, all[at + 1..], "behind {at}");
     }
-    let later = Snapshotting { revision: what.revision + 1, ..what.clone() };
-    for (what, token) in [(&later, &all[0].token[..]), (&what, &[1, 2, 3])] {
-        let refused = node.snapshot(what.clone(), token);
+    let later = Snapshotting { revision: request.revision + 1, ..request.clone() };
+    for (request, token) in [(&later, &all[0].token[..]), (&request, &[1, 2, 3])] {
+        let refused = node.snapshot(request.clone(), token);
         assert!(matches!(refused, Err(SnapshotError::Token)), "{refused:?}");
     }
-    let beyond = Snapshotting { revision: node.revision() + 1, ..what };
+    let beyond = Snapshotting { revision: node.revision() + 1, ..request };
     let refused = node.snapshot(beyond, &[]);
     assert!(
         matches!(refused, Err(SnapshotError::Read(ReadError::IndexOutOfRange { .. }))),

@@ -1,4 +1,4 @@
-//! The record of use, in one node: many data subjects at once.
+//! Recorded uses in one node: many data subjects at once.
 
 use consent_ledger::{
     domain::{Millis, Reason},
@@ -28,11 +28,11 @@ fn uses_of(node: &Node, number: usize) -> usize {
 }
 
 #[tokio::test]
-async fn uses_are_spread_over_entries_that_fit_whatever_they_say() {
+async fn many_uses_are_split_into_entries_below_the_size_limit() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path());
     put_catalog(&node).await;
-    // As many and as long as a request may have.
+    // As many and as long as a request may have them.
     let many = (0..100).map(|number| format!("{number:0>128}")).collect();
     for (data_categories, entries) in [(Vec::new(), 2), (many, 2)] {
         let before = node.revision();
@@ -44,5 +44,9 @@ async fn uses_are_spread_over_entries_that_fit_whatever_they_say() {
         assert_eq!(uses_of(&node, number), 2, "user:{number}");
     }
     let before = node.revision();
-    assert_eq!(node.record_uses(uses(0, Vec::new())).await, Ok(before), "nobody is no entry");
+    assert_eq!(
+        node.record_uses(uses(0, Vec::new())).await,
+        Ok(before),
+        "without uses there is no entry"
+    );
 }

@@ -30,8 +30,8 @@ def generate_stubs(proto_dir, stub_dir):
     sys.path.insert(0, stub_dir)
 
 
-def ok(what):
-    print(f"ok: {what}", flush=True)
+def ok(name):
+    print(f"ok: {name}", flush=True)
 
 
 def main(address, proto_dir, stub_dir):
@@ -191,10 +191,10 @@ def assert_token(checks, check, question):
     wanted = check.CheckRequest(want_token=True)
     wanted.MergeFrom(question)
     token = checks.Check(wanted, timeout=TIMEOUT_S).token
-    own = checks.GetDecisionKey(check.GetDecisionKeyRequest(), timeout=TIMEOUT_S)
-    key = jwt.PyJWK.from_json(own.jwk)
-    assert jwt.get_unverified_header(token)["kid"] == own.key_id == key.key_id, own
-    claims = jwt.decode(token, key, algorithms=["EdDSA"], issuer=own.issuer)
+    decision_key = checks.GetDecisionKey(check.GetDecisionKeyRequest(), timeout=TIMEOUT_S)
+    key = jwt.PyJWK.from_json(decision_key.jwk)
+    assert jwt.get_unverified_header(token)["kid"] == decision_key.key_id == key.key_id, decision_key
+    claims = jwt.decode(token, key, algorithms=["EdDSA"], issuer=decision_key.issuer)
     assert (claims["effect"], claims["reason"]) == ("ALLOW", "GRANTED"), claims
     assert (claims["purpose"], claims["channel"]) == (question.purpose, question.channel), claims
     salt = base64.urlsafe_b64decode(claims["salt"] + "==")

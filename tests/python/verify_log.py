@@ -33,18 +33,18 @@ class Wrong(Exception):
     """Something is not as it must be."""
 
 
-def check(holds, what):
+def check(holds, name):
     if not holds:
-        raise Wrong(what)
+        raise Wrong(name)
 
 
-def refused(what, error, attempt):
+def refused(name, error, attempt):
     """What must not pass is tried, and must fail in the way in which it should."""
     try:
         attempt()
     except error:
-        return what
-    raise Wrong(f"{what} was not refused")
+        return name
+    raise Wrong(f"{name} was not refused")
 
 
 def unbase64(text):
@@ -84,10 +84,10 @@ def parse_note(note):
 def open_note(note, key):
     """The text of a note that a key has signed. Signatures of unknown keys are ignored."""
     text, signatures = parse_note(note)
-    own = [data for name, key_id, data in signatures if (name, key_id) == (key.name, key.id)]
-    if not own:
+    by_key = [data for name, key_id, data in signatures if (name, key_id) == (key.name, key.id)]
+    if not by_key:
         raise InvalidSignature("no signature by this key")
-    for data in own:
+    for data in by_key:
         if key.type == 1:
             key.verify(text.encode(), data)
         else:
@@ -256,8 +256,8 @@ class Log:
 
     def check_inclusion(self, index, size, root, path):
         base = leaf(self.entries[index])
-        own = self.tree.prove_inclusion(index + 1, size)
-        check(own.path == [base] + path, "the same path")
+        proof = self.tree.prove_inclusion(index + 1, size)
+        check(proof.path == [base] + path, "the same path")
         verify_inclusion(base, root, self.inclusion(index, size, path, base), index + 1, size)
 
     def check_consistency(self, first, size, root, proof):
@@ -292,10 +292,10 @@ class Log:
         reopen = lambda: open_note(changed, self.key)
         yield refused("a changed checkpoint", InvalidSignature, reopen)
 
-        def attempt(what, index, path, base):
+        def attempt(name, index, path, base):
             proof = self.inclusion(index, size, path, base)
             check = lambda: verify_inclusion(base, root, proof, index + 1, size)
-            return refused(what, InvalidProof, check)
+            return refused(name, InvalidProof, check)
 
         inclusion = directory / "inclusion"
         paths = {index: read_hashes(inclusion / str(index)) for index in numbers(inclusion)}
@@ -340,7 +340,7 @@ def numbers(directory):
 
 def read_hashes(path):
     hashes = [unbase64(line) for line in path.read_text().split()]
-    check(all(len(own) == 32 for own in hashes), "a hash has 32 bytes")
+    check(all(len(node_hash) == 32 for node_hash in hashes), "a hash has 32 bytes")
     return hashes
 
 

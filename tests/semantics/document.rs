@@ -7,7 +7,7 @@ use consent_ledger::domain::Actor;
 use super::{
     outcomes,
     table::{self, Case},
-    world::{Act, CHANNELS, Entry, PURPOSES, What, catalog, entries},
+    world::{Act, CHANNELS, Content, Entry, PURPOSES, catalog, entries},
 };
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decisions.md");
@@ -203,7 +203,7 @@ fn push_catalog(text: &mut String) {
         let before = before.filter(|before| before.key == line.key);
         version = match before {
             None => 1,
-            Some(own) if own.says() == line.says() => version,
+            Some(previous) if previous.version_content() == line.version_content() => version,
             Some(_) => version + 1,
         };
         let mut remarks = Vec::new();
@@ -216,7 +216,8 @@ fn push_catalog(text: &mut String) {
         if line.retired {
             remarks.push("retired".to_owned());
         }
-        let categories: Vec<_> = line.categories.iter().map(|own| format!("`{own}`")).collect();
+        let categories: Vec<_> =
+            line.categories.iter().map(|category| format!("`{category}`")).collect();
         let (categories, remarks) = (categories.join(", "), remarks.join(", "));
         let (index, key, bases) = (line.index, line.key, bases_in_words(line.bases));
         writeln!(text, "| #{index} | `{key}` | {version} | {bases} | {categories} | {remarks} |")
@@ -268,7 +269,7 @@ fn outcome_line(&(before, last, outcome): &(&str, &str, &str)) -> String {
     format!("| {before} | {} | {} |\n", in_words(&last), outcomes.join("<br>"))
 }
 
-/// An outcome with its name of the API.
+/// An outcome by its name in the API.
 fn outcome_in_words(outcome: &str) -> String {
     match outcome.split_once(" by ") {
         Some(("BLOCKED", index)) => format!("`BLOCKED_BY_STOP` #{index}"),
@@ -279,19 +280,19 @@ fn outcome_in_words(outcome: &str) -> String {
 }
 
 fn in_words(entry: &Entry) -> String {
-    match &entry.what {
-        What::Act(act) => act_in_words(act),
-        What::Confirmed(confirmation) => {
+    match &entry.content {
+        Content::Act(act) => act_in_words(act),
+        Content::Confirmed(confirmation) => {
             format!("the double opt-in of #{} is completed", confirmation.request_index)
         }
-        What::Link { one, other, confidence } => match confidence {
+        Content::Link { one, other, confidence } => match confidence {
             Some(confidence) => {
                 let how = format!("{confidence:?}").to_lowercase();
                 format!("a {how} link between `{one}` and `{other}`")
             }
             None => format!("no link any more between `{one}` and `{other}`"),
         },
-        What::Erased(_) => "erasure is asked for".to_owned(),
+        Content::Erased(_) => "erasure is asked for".to_owned(),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the ledger means: a table of decisions that a privacy officer can read, a table of
-//! outcomes, the document that is made from both, and properties checked against an independent and
+//! The meaning of the ledger: a table of decisions that a privacy officer can read, a table of
+//! outcomes, the document made from both, and properties checked against an independent and
 //! deliberately naive model.
 
 mod document;

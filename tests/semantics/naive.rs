@@ -10,7 +10,7 @@ use consent_ledger::domain::{
     Purpose, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
 };
 
-use super::world::{Act, Entry, Name, What};
+use super::world::{Act, Content, Entry, Name};
 
 /// A cell, by its keys.
 pub type CellKeys = (Key, Key);
@@ -45,35 +45,34 @@ fn find<'a>(catalog: &'a Catalog, cell: &CellKeys) -> (&'a Purpose, bool) {
     (purpose, channel.retired)
 }
 
-/// The basis in a region: its own, else that of its country, else the default.
+/// The basis in a region: that of the region, else of its country, else the default.
 fn basis_in(version: &PurposeVersion, region: Option<Region>) -> LegalBasis {
     let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
     let of = |wanted: &str| {
         version
             .basis_by_region
             .iter()
-            .find(|(own, _)| own.as_str() == wanted)
+            .find(|(named, _)| named.as_str() == wanted)
             .map(|(_, basis)| *basis)
     };
     of(&text).or_else(|| of(text.split('-').next().unwrap())).unwrap_or(version.legal_basis)
 }
 
 fn ever_consent(purpose: &Purpose, region: Option<Region>) -> bool {
-    // Where the data subject is may be left out, or told roughly: then every place that may be meant
-    // counts.
+    // A region may be missing or only a country: then every region that it may stand for counts.
     let text = region.map(|region| region.as_str().to_owned()).unwrap_or_default();
-    let may_be = |own: Option<Region>| {
-        let own = own.map(|own| own.as_str().to_owned()).unwrap_or_default();
-        text.is_empty() || own == text || own.starts_with(&format!("{text}-"))
+    let may_be = |place: Option<Region>| {
+        let name = place.map(|place| place.as_str().to_owned()).unwrap_or_default();
+        text.is_empty() || name == text || name.starts_with(&format!("{text}-"))
     };
-    let meant: Vec<_> = regions(purpose).into_iter().filter(|own| may_be(*own)).collect();
+    let meant: Vec<_> = regions(purpose).into_iter().filter(|place| may_be(*place)).collect();
     let meant = meant.into_iter().chain([region]);
     let rests = |version: &PurposeVersion, region| basis_in(version, region) == LegalBasis::Consent;
     let versions = || purpose.versions.iter();
     meant.into_iter().any(|region| versions().any(|version| rests(version, region)))
 }
 
-/// Every region that some version of the purpose names, and none.
+/// Every region that some version of the purpose names, and no region.
 fn regions(purpose: &Purpose) -> Vec<Option<Region>> {
     let named = purpose.versions.iter().flat_map(|version| version.basis_by_region.keys());
     named.copied().map(Some).chain([None]).collect()
@@ -101,12 +100,12 @@ fn rests_on_consent_somewhere(purpose: &Purpose) -> bool {
     regions(purpose).into_iter().any(rests)
 }
 
-/// Everybody that links lead to from `name`, themselves included: by verified links alone, and by
-/// any.
+/// All data subjects reachable from `name` by links, itself included: by verified links alone, and
+/// by any.
 fn linked(entries: &[Entry], name: Name) -> [BTreeSet<Name>; 2] {
     let mut links: Vec<(Name, Name, LinkConfidence)> = Vec::new();
     for entry in entries {
-        let What::Link { one, other, confidence } = entry.what else { continue };
+        let Content::Link { one, other, confidence } = entry.content else { continue };
         links.retain(|link| {
             [(one, other), (other, one)].iter().all(|&pair| pair != (link.0, link.1))
         });
@@ -145,7 +144,7 @@ impl Event<'_> {
         (self.act.effective_at, self.is_grant(), self.index)
     }
 
-    /// Of two stops of one act, the narrower is named.
+    /// Of two stops of one act, the narrower decides.
     fn width(&self) -> u8 {
         match (&self.change.scope.purpose, &self.change.scope.channel) {
             (None, None) => 3,
@@ -164,7 +163,7 @@ impl Event<'_> {
         self.needs_double_opt_in(purpose) && self.confirmed_by.is_none()
     }
 
-    /// The entry that made it count.
+    /// The entry that made it effective.
     fn decided_by(&self) -> u64 {
         self.confirmed_by.unwrap_or(self.index)
     }
@@ -178,13 +177,13 @@ impl Event<'_> {
     }
 }
 
-/// Every change that counts for `name`: all of those who are surely the same person, and the stops
-/// of those who may be.
+/// Every change that counts for `name`: all changes of verified links, and the stops of asserted
+/// ones.
 fn events(entries: &[Entry], name: Name) -> Vec<Event<'_>> {
     let [surely, maybe] = linked(entries, name);
     let mut events = Vec::new();
     for entry in entries {
-        let What::Act(act) = &entry.what else { continue };
+        let Content::Act(act) = &entry.content else { continue };
         for change in &act.changes {
             let is_stop = change.action != Action::Grant;
             if surely.contains(&act.subject) || is_stop && maybe.contains(&act.subject) {
@@ -197,9 +196,10 @@ fn events(entries: &[Entry], name: Name) -> Vec<Event<'_>> {
 }
 
 fn confirmed_by(entries: &[Entry], request: u64, scope: &ScopeKeys) -> Option<u64> {
-    let confirms = |entry: &&Entry| match &entry.what {
-        What::Confirmed(own) => {
-            own.request_index == request && own.grants.iter().any(|grant| grant.scope == *scope)
+    let confirms = |entry: &&Entry| match &entry.content {
+        Content::Confirmed(confirmation) => {
+            confirmation.request_index == request
+                && confirmation.grants.iter().any(|grant| grant.scope == *scope)
         }
         _ => false,
     };
@@ -207,12 +207,13 @@ fn confirmed_by(entries: &[Entry], request: u64, scope: &ScopeKeys) -> Option<u6
 }
 
 fn erased_by(entries: &[Entry], name: Name) -> Option<u64> {
-    let erased =
-        entries.iter().find(|entry| matches!(entry.what, What::Erased(own) if own == name));
+    let erased = entries
+        .iter()
+        .find(|entry| matches!(entry.content, Content::Erased(erased) if erased == name));
     erased.map(|entry| entry.index)
 }
 
-/// A cell, after a replay.
+/// A cell after a replay of its events.
 struct Cell<'a> {
     events: Vec<Event<'a>>,
     stop: Option<Event<'a>>,
@@ -233,7 +234,7 @@ fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<
             (stop, grant, waiting, lifted_by) = (Some(event), None, None, None);
             was_stopped = true;
         } else if stop.is_some() && !speaks(event.act.actor) {
-            // Recorded, and changes nothing.
+            // It is recorded, and changes nothing.
         } else if event.waits(purpose) {
             waiting = Some(event);
         } else {
@@ -246,7 +247,7 @@ fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<
     Cell { events, stop, grant, waiting, lifted_by }
 }
 
-/// What a check answers.
+/// The answer to a check.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub reason: Reason,
@@ -265,7 +266,7 @@ pub struct Question<'a> {
     pub now: Millis,
 }
 
-/// Answers a question, by the rows of the table in their order.
+/// Answers a question by the rows of the decision table, in their order.
 pub fn decide(catalog: &Catalog, entries: &[Entry], question: Question<'_>) -> Answer {
     let Question { name, cell, region, now, .. } = question;
     let (purpose, channel_is_retired) = find(catalog, cell);
@@ -352,16 +353,18 @@ fn status(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> Status {
 fn covers_categories(purpose: &Purpose, grant: Event<'_>, asked: &[String]) -> bool {
     let declared = &purpose.versions[grant.change.purpose_version as usize - 1].data_categories;
     let narrowed = &grant.change.data_categories;
-    let all_within = |own: &[String]| {
+    let all_within = |categories: &[String]| {
         let is_within = |asked: &String| {
-            own.iter().any(|own| asked == own || asked.starts_with(&format!("{own}.")))
+            categories
+                .iter()
+                .any(|covering| asked == covering || asked.starts_with(&format!("{covering}.")))
         };
         asked.iter().all(is_within)
     };
     all_within(declared) && (narrowed.is_empty() || all_within(narrowed))
 }
 
-/// Whether a request asks for what a grant gives already.
+/// Whether a request asks for the same as an existing grant.
 fn asks_for_the_same(grant: &Event<'_>, request: Event<'_>) -> bool {
     let (given, asked) = (grant.change, request.change);
     asked.purpose_version <= given.purpose_version
@@ -377,7 +380,7 @@ fn grant_counts(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> bool {
     })
 }
 
-/// What may become of a change: an outcome, and any of these causes.
+/// The admissible outcomes of a change: one, or "superseded" by any of these entries.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Is(Outcome),
@@ -396,7 +399,7 @@ impl Verdict {
     }
 }
 
-/// What becomes of a change of the last entry, an act or a confirmation, by the rules that the fold
+/// The outcome of a change of the last entry, an act or a confirmation, by the rules that the fold
 /// module documents.
 pub fn verdict(
     catalog: &Catalog,
@@ -405,9 +408,9 @@ pub fn verdict(
     now: Millis,
 ) -> Verdict {
     let (last, earlier) = entries.split_last().unwrap();
-    let own = match &last.what {
-        What::Act(act) => Event { index: last.index, act, change, confirmed_by: None },
-        What::Confirmed(confirmation) => Event {
+    let judged = match &last.content {
+        Content::Act(act) => Event { index: last.index, act, change, confirmed_by: None },
+        Content::Confirmed(confirmation) => Event {
             index: confirmation.request_index,
             act: &confirmation.request,
             change,
@@ -415,39 +418,39 @@ pub fn verdict(
         },
         _ => panic!("nothing becomes of {last:?}"),
     };
-    let name = own.act.subject;
-    let told = Told {
+    let name = judged.act.subject;
+    let judgement = Judgement {
         catalog,
-        own,
+        judged,
         before: events(earlier, name),
         after: events(entries, name),
         erased_by: erased_by(earlier, name),
         now,
     };
-    if own.is_grant() { Verdict::Is(told.grant()) } else { told.stop() }
+    if judged.is_grant() { Verdict::Is(judgement.grant()) } else { judgement.stop() }
 }
 
-/// All that matters for what becomes of a change.
-struct Told<'a> {
+/// Everything that decides the outcome of one change.
+struct Judgement<'a> {
     catalog: &'a Catalog,
-    own: Event<'a>,
+    judged: Event<'a>,
     before: Vec<Event<'a>>,
     after: Vec<Event<'a>>,
     erased_by: Option<u64>,
     now: Millis,
 }
 
-impl Told<'_> {
+impl Judgement<'_> {
     fn grant(&self) -> Outcome {
-        let own = self.own;
-        let scope = own.change.scope.clone();
+        let judged = self.judged;
+        let scope = judged.change.scope.clone();
         let keys = (scope.purpose.unwrap(), scope.channel.unwrap());
         let (purpose, _) = find(self.catalog, &keys);
         let before = replay(purpose, &self.before, &keys);
         let after = replay(purpose, &self.after, &keys);
-        let waits = own.waits(purpose);
+        let waits = judged.waits(purpose);
         let later_request =
-            latest_request(purpose, &after).filter(|event| event.order() > own.order());
+            latest_request(purpose, &after).filter(|event| event.order() > judged.order());
 
         if !is_stoppable(purpose) {
             return Outcome::NoEffect;
@@ -456,10 +459,10 @@ impl Told<'_> {
             return Outcome::BlockedByStop(index);
         }
         if let Some(stop) = after.stop {
-            if !speaks(own.act.actor) {
+            if !speaks(judged.act.actor) {
                 return Outcome::BlockedByStop(stop.index);
             }
-            if stop.order() > own.order() {
+            if stop.order() > judged.order() {
                 return Outcome::SupersededByLater(stop.index);
             }
             return match later_request {
@@ -469,9 +472,11 @@ impl Told<'_> {
         }
         if !rests_on_consent_somewhere(purpose) {
             return match after.lifted_by {
-                Some(index) if index == own.index => Outcome::Applied,
-                // A stop that came before the later lifting grant, but after this one, counts too.
-                Some(index) if speaks(own.act.actor) && !waits => Outcome::SupersededByLater(index),
+                Some(index) if index == judged.index => Outcome::Applied,
+                // A stop between this grant and the later one that lifts it counts too.
+                Some(index) if speaks(judged.act.actor) && !waits => {
+                    Outcome::SupersededByLater(index)
+                }
                 _ => Outcome::NoEffect,
             };
         }
@@ -480,13 +485,13 @@ impl Told<'_> {
         }
         let counting = after.events.iter().rfind(|event| event.is_grant() && !event.waits(purpose));
         match (counting, later_request) {
-            (Some(grant), _) if grant.order() > own.order() => {
+            (Some(grant), _) if grant.order() > judged.order() => {
                 Outcome::SupersededByLater(grant.index)
             }
             _ if !waits => Outcome::Applied,
             (_, Some(request)) => Outcome::SupersededByLater(request.index),
             (Some(grant), None)
-                if grant_counts(purpose, &after, self.now) && asks_for_the_same(grant, own) =>
+                if grant_counts(purpose, &after, self.now) && asks_for_the_same(grant, judged) =>
             {
                 Outcome::NoEffect
             }
@@ -495,13 +500,14 @@ impl Told<'_> {
     }
 
     fn stop(&self) -> Verdict {
-        let own = self.own;
-        let scope = &own.change.scope;
+        let judged = self.judged;
+        let scope = &judged.change.scope;
         if self.erased_by.is_some() {
             return Verdict::Is(Outcome::NoEffect);
         }
         if let Some(key) = &scope.purpose {
-            let purpose = self.catalog.purposes().find(|(_, own)| own.key == *key).unwrap().1;
+            let purpose =
+                self.catalog.purposes().find(|(_, purpose)| purpose.key == *key).unwrap().1;
             if !is_stoppable(purpose) {
                 return Verdict::Is(Outcome::NoEffect);
             }
@@ -509,7 +515,7 @@ impl Told<'_> {
         let stops = self.before.iter().filter(|event| !event.is_grant());
         let as_wide: Vec<_> =
             stops.filter(|event| is_as_wide(&event.change.scope, scope)).collect();
-        let later_as_wide = as_wide.iter().filter(|event| event.order() > own.order());
+        let later_as_wide = as_wide.iter().filter(|event| event.order() > judged.order());
         let mut causes: Vec<u64> = later_as_wide.map(|event| event.index).collect();
 
         for keys in all_cells(self.catalog) {
@@ -520,15 +526,17 @@ impl Told<'_> {
             let before = replay(purpose, &self.before, &keys);
             let after = replay(purpose, &self.after, &keys);
             let is_live = !purpose.retired && !channel_is_retired;
-            let answers = matches!(own.change.action, Action::Refuse | Action::Object);
+            let answers = matches!(judged.change.action, Action::Refuse | Action::Object);
             let can_matter_without_grant = is_live && (is_open_until_stopped(purpose) || answers);
             let is_named = after.events.iter().any(Event::is_grant);
             if !is_named && (!as_wide.is_empty() || !can_matter_without_grant) {
                 continue;
             }
             match after.stop {
-                Some(stop) if stop.index != own.index => causes.push(stop.index),
-                None => causes.extend(latest_lifting(purpose, &after).filter(|&i| i != own.index)),
+                Some(stop) if stop.index != judged.index => causes.push(stop.index),
+                None => {
+                    causes.extend(latest_lifting(purpose, &after).filter(|&i| i != judged.index))
+                }
                 Some(_)
                     if takes_back(purpose, &before, self.now)
                         || before.stop.is_none() && can_matter_without_grant =>
@@ -558,7 +566,7 @@ fn latest_lifting(purpose: &Purpose, cell: &Cell<'_>) -> Option<u64> {
     cell.events.iter().rfind(lifts).map(|event| event.index)
 }
 
-/// Whether a stop takes something back.
+/// Whether a stop ends a valid grant or a pending request.
 fn takes_back(purpose: &Purpose, before: &Cell<'_>, now: Millis) -> bool {
     let Some(stop) = before.stop else {
         return before.grant.is_some_and(|grant| !grant.is_expired(now))

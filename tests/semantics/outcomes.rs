@@ -1,4 +1,4 @@
-//! What became of a change, one case a line: what was on record, what is recorded now, at time 20,
+//! The outcome of a change, one case a line: the entries before, the act recorded now, at time 20,
 //! and the outcome of each of its changes. docs/decisions.md is made from these cases.
 
 use consent_ledger::{
@@ -6,13 +6,12 @@ use consent_ledger::{
     fold::consent::{fold, judge},
 };
 
-use super::world::{ASKED, People, What, catalog, change, entries, scope};
+use super::world::{ASKED, Content, People, catalog, change, entries, scope};
 
-/// When every case is recorded.
+/// The time at which every case is recorded.
 pub const RECORDED_AT: Millis = Millis(20);
 
-/// Cases that belong together: what was on record, what is recorded now, and the outcome of each of
-/// its changes.
+/// Related cases: the entries before, the act recorded now, and the outcome of each of its changes.
 pub struct Group {
     pub about: &'static str,
     pub cases: &'static [(&'static str, &'static str, &'static str)],
@@ -31,9 +30,9 @@ pub const GROUPS: &[Group] = &[
             ("6 subject withdraw *:*",                             "5 subject grant news:email", "SUPERSEDED by 100"),
             ("6 subject grant news:email",                         "5 subject grant news:email", "SUPERSEDED by 100"),
             ("6 import grant news:email",                          "5 subject grant news:email", "SUPERSEDED by 100"),
-            // The later stop is lifted itself: who decides is the cause.
+            // The later stop is lifted too: the cause is the grant that decides.
             ("6 subject withdraw *:*; 7 subject grant news:email", "5 subject grant news:email", "SUPERSEDED by 101"),
-            // A late grant that lifts the stop is what reopened the cell, though a blocked import decides.
+            // A late grant reopened the cell by lifting the stop, though a blocked import decides.
             ("5 subject withdraw *:*; 7 import grant news:email",  "6 subject grant news:email", "APPLIED"),
         ],
     },
@@ -206,7 +205,7 @@ pub const GROUPS: &[Group] = &[
 ];
 
 #[test]
-fn every_change_is_told_what_became_of_it() {
+fn every_row_of_the_table_has_its_outcome() {
     let mut wrong = Vec::new();
     for &(before, last, want) in GROUPS.iter().flat_map(|group| group.cases) {
         let got = outcomes(before, last);
@@ -241,7 +240,7 @@ fn an_unknown_key_leaves_the_state_alone() {
     let catalog = catalog();
     let entry =
         entries(&catalog, "5 subject grant news:email and withdraw nowhere:email").remove(0);
-    let What::Act(act) = &entry.what else { unreachable!() };
+    let Content::Act(act) = &entry.content else { unreachable!() };
     let mut state = SubjectState::default();
     fold(&catalog, &mut state, &act.facts(100)).unwrap_err();
     judge(&catalog, &mut state, act.facts(100), RECORDED_AT).unwrap_err();
@@ -252,12 +251,12 @@ fn an_unknown_key_leaves_the_state_alone() {
 fn a_grant_wider_than_a_cell_grants_nothing() {
     let catalog = catalog();
     let mut entry = entries(&catalog, "5 subject grant news:email").remove(0);
-    let What::Act(act) = &mut entry.what else { unreachable!() };
+    let Content::Act(act) = &mut entry.content else { unreachable!() };
     act.changes = vec![change(Action::Grant, scope("news:*"), 1)];
     let mut people = People::default();
     let changes = people.record(&catalog, &entry, RECORDED_AT);
     assert_eq!(changes[0].outcome, Outcome::NoEffect);
-    let state = people.own(ASKED);
+    let state = people.own_state(ASKED);
     assert!(state.cells().is_empty() && state.revision == 101);
 }
 
@@ -266,5 +265,5 @@ fn the_revision_is_that_of_the_last_entry_in_the_ledger() {
     let catalog = catalog();
     let entries =
         entries(&catalog, "5 subject grant offers:email; 6 subject withdraw *:*; confirm 100");
-    assert_eq!(People::after(&catalog, entries.iter().rev()).own(ASKED).revision, 103);
+    assert_eq!(People::after(&catalog, entries.iter().rev()).own_state(ASKED).revision, 103);
 }

@@ -22,30 +22,32 @@ use proptest::{
 
 use super::{
     naive::{self, CellKeys, Question, all_cells, speaks},
-    world::{ASKED, Act, Confirmation, Entry, FIRST_ENTRY, Name, People, What, change, key, scope},
+    world::{
+        ASKED, Act, Confirmation, Content, Entry, FIRST_ENTRY, Name, People, change, key, scope,
+    },
 };
 
 const PURPOSES: [&str; 3] = ["p", "q", "r"];
 const CHANNELS: [&str; 2] = ["x", "y"];
 const CATEGORIES: [&str; 4] = ["user.contact", "user.contact.email", "user.name", "user.age"];
 const NAMES: [Name; 4] = [ASKED, 'b', 'c', 'd'];
-/// Regions that a purpose may treat apart.
+/// Regions that a purpose may treat differently.
 const OWN_REGIONS: [&str; 3] = ["DE", "US", "US-CA"];
 /// Acts take effect before this moment, and are recorded at it or later.
 const LAST_EFFECT: i64 = 8;
-/// Moments that see every grant, some of them expired, and all of them expired.
+/// Moments at which none, some and all of the grants have expired.
 const MOMENTS: [Millis; 3] = [Millis(0), Millis(LAST_EFFECT), Millis(4 * LAST_EFFECT)];
-/// Index of an entry that comes after all of a history.
+/// Index of an entry after the whole history.
 const AFTER_ALL: u64 = 900;
 
 fn config() -> ProptestConfig {
     let cases_are_set = env::var_os("PROPTEST_CASES").is_some();
-    let own = ProptestConfig::default();
-    let cases = if cases_are_set { own.cases } else { 2_000 };
-    ProptestConfig { cases, failure_persistence: None, ..own }
+    let defaults = ProptestConfig::default();
+    let cases = if cases_are_set { defaults.cases } else { 2_000 };
+    ProptestConfig { cases, failure_persistence: None, ..defaults }
 }
 
-/// A catalogue, and what happened.
+/// A catalogue and a history.
 #[derive(Debug, Clone)]
 struct World {
     catalog: Catalog,
@@ -116,11 +118,11 @@ fn any_catalog() -> impl Strategy<Value = Catalog> {
 
 fn any_actor() -> impl Strategy<Value = Actor> {
     use Actor::{Agent, Guardian, Import, Operator, Subject, System};
-    // The subject acts as often as all others together.
+    // The subject acts as often as all other actors together.
     prop_oneof![Just(Subject), select(vec![Guardian, Guardian, Agent, Operator, System, Import])]
 }
 
-/// The one that is asked about acts as often as all others together.
+/// The data subject of the questions acts as often as all others together.
 fn any_name() -> impl Strategy<Value = Name> {
     prop_oneof![Just(ASKED), select(NAMES.to_vec())]
 }
@@ -142,7 +144,7 @@ fn any_moment() -> impl Strategy<Value = Option<Millis>> {
     option::of((1..3 * LAST_EFFECT).prop_map(Millis))
 }
 
-/// A grant of a version that its purpose may not have yet: [`fit`] sees to that.
+/// A grant of a version that its purpose may not have yet: [`fit`] corrects that.
 fn any_grant() -> impl Strategy<Value = ChangeRecord> {
     let parts = (select(PURPOSES.to_vec()), select(CHANNELS.to_vec()), 1..=3_u32, any_moment());
     (parts, any_categories()).prop_map(|(parts, categories)| {
@@ -189,11 +191,11 @@ fn any_confidence() -> impl Strategy<Value = LinkConfidence> {
     select(vec![LinkConfidence::Verified, LinkConfidence::Asserted])
 }
 
-/// One entry, before it has its place.
+/// One entry, before it has its index.
 #[derive(Debug, Clone)]
 enum Step {
     Act(Act),
-    /// Confirms one of the acts that wait, all of it or one grant alone.
+    /// Confirms an act that waits: all of its grants or one.
     Confirm(Index, Option<Index>),
     Link(Name, Name, Option<LinkConfidence>),
     Erase(Name),
@@ -209,7 +211,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Grants name the versions that there are.
+/// Makes every grant name a version that exists.
 fn fit(catalog: &Catalog, act: &mut Act) {
     for change in act.changes.iter_mut().filter(|change| change.action == Action::Grant) {
         let key = change.scope.purpose.clone().unwrap();
@@ -223,11 +225,11 @@ fn confirmation(
     entries: &[Entry],
     one: Index,
     part: Option<Index>,
-) -> Option<What> {
+) -> Option<Content> {
     let requests: Vec<_> = entries
         .iter()
-        .filter_map(|entry| match &entry.what {
-            What::Act(act) => Some((entry.index, act, act.waiting(catalog))),
+        .filter_map(|entry| match &entry.content {
+            Content::Act(act) => Some((entry.index, act, act.waiting(catalog))),
             _ => None,
         })
         .filter(|(_, _, waiting)| !waiting.is_empty())
@@ -235,25 +237,25 @@ fn confirmation(
     let (request_index, request, waiting) =
         (!requests.is_empty()).then(|| one.get(&requests).clone())?;
     let grants = part.map_or(waiting.clone(), |part| vec![part.get(&waiting).clone()]);
-    Some(What::Confirmed(Confirmation { request_index, request: request.clone(), grants }))
+    Some(Content::Confirmed(Confirmation { request_index, request: request.clone(), grants }))
 }
 
 fn any_world() -> impl Strategy<Value = World> {
     (any_catalog(), vec(any_step(), 1..14)).prop_map(|(catalog, steps)| {
         let mut entries = Vec::new();
         for (index, step) in (FIRST_ENTRY..).zip(steps) {
-            let what = match step {
+            let content = match step {
                 Step::Act(mut act) => {
                     fit(&catalog, &mut act);
-                    Some(What::Act(act))
+                    Some(Content::Act(act))
                 }
                 Step::Confirm(one, part) => confirmation(&catalog, &entries, one, part),
                 Step::Link(one, other, confidence) => {
-                    (one != other).then_some(What::Link { one, other, confidence })
+                    (one != other).then_some(Content::Link { one, other, confidence })
                 }
-                Step::Erase(name) => Some(What::Erased(name)),
+                Step::Erase(name) => Some(Content::Erased(name)),
             };
-            entries.extend(what.map(|what| Entry { index, what }));
+            entries.extend(content.map(|content| Entry { index, content }));
         }
         World { catalog, entries }
     })
@@ -305,17 +307,18 @@ impl World {
     }
 
     fn is_linked(&self, one: Name, other: Name) -> bool {
-        let links = self.entries.iter().filter_map(|entry| match entry.what {
-            What::Link { one: a, other: b, confidence } => Some(([a, b], confidence)),
+        let links = self.entries.iter().filter_map(|entry| match entry.content {
+            Content::Link { one: a, other: b, confidence } => Some(([a, b], confidence)),
             _ => None,
         });
-        let mut own = links.filter(|(pair, _)| pair.contains(&one) && pair.contains(&other));
-        own.next_back().is_some_and(|(_, confidence)| confidence.is_some())
+        let mut between_both =
+            links.filter(|(pair, _)| pair.contains(&one) && pair.contains(&other));
+        between_both.next_back().is_some_and(|(_, confidence)| confidence.is_some())
     }
 }
 
 fn link(one: Name, other: Name, confidence: Option<LinkConfidence>) -> Entry {
-    Entry { index: AFTER_ALL, what: What::Link { one, other, confidence } }
+    Entry { index: AFTER_ALL, content: Content::Link { one, other, confidence } }
 }
 
 fn is_a_stop(reason: Reason) -> bool {
@@ -373,7 +376,7 @@ proptest! {
     fn the_order_of_arrival_never_matters(
         (world, shuffled) in any_world().prop_flat_map(|world| {
             // Links are always folded in the order of the ledger.
-            let is_link = |entry: &Entry| matches!(entry.what, What::Link { .. });
+            let is_link = |entry: &Entry| matches!(entry.content, Content::Link { .. });
             let (links, others): (Vec<_>, Vec<_>) = world.entries.iter().cloned().partition(is_link);
             let shuffled = Just(others).prop_shuffle();
             (Just(world), shuffled.prop_map(move |others| [others, links.clone()].concat()))
@@ -389,9 +392,9 @@ proptest! {
         }
         let once = world.people();
         let mut twice = once.clone();
-        // Of links, all that follow are folded again too.
+        // After a link, all later links are folded again too.
         let start = again.index(world.entries.len());
-        let is_link = |entry: &Entry| matches!(entry.what, What::Link { .. });
+        let is_link = |entry: &Entry| matches!(entry.content, Content::Link { .. });
         for entry in &world.entries[start..] {
             twice.fold(&world.catalog, entry);
             if !is_link(&world.entries[start]) {
@@ -410,7 +413,7 @@ proptest! {
     ) {
         let mut people = world.people();
         let before = people.whole(ASKED);
-        people.fold(&world.catalog, &Entry { index: AFTER_ALL, what: What::Act(stop) });
+        people.fold(&world.catalog, &Entry { index: AFTER_ALL, content: Content::Act(stop) });
         let after = people.whole(ASKED);
         for (cell, now) in world.cells_and_moments() {
             let was = world.ask_for(&before, &cell, &categories, region, now).effect();
@@ -445,8 +448,8 @@ proptest! {
         let before = people.whole(ASKED);
         let (request_index, grants) = (AFTER_ALL, grant.waiting(&world.catalog));
         let confirmation = Confirmation { request_index, request: grant.clone(), grants };
-        for (index, what) in (AFTER_ALL..).zip([What::Act(grant), What::Confirmed(confirmation)]) {
-            people.fold(&world.catalog, &Entry { index, what });
+        for (index, content) in (AFTER_ALL..).zip([Content::Act(grant), Content::Confirmed(confirmation)]) {
+            people.fold(&world.catalog, &Entry { index, content });
         }
         let after = people.whole(ASKED);
         for (cell, now) in world.cells_and_moments() {
@@ -483,8 +486,8 @@ proptest! {
                     change.action == Action::Grant && naive::covers(&change.scope, &cell)
                 })
             };
-            let mut acts = world.entries.iter().filter_map(|entry| match &entry.what {
-                What::Act(act) => Some(act),
+            let mut acts = world.entries.iter().filter_map(|entry| match &entry.content {
+                Content::Act(act) => Some(act),
                 _ => None,
             });
             prop_assert!(acts.any(lifts), "{}:{} {was:?} {is:?}", cell.0, cell.1);
@@ -497,7 +500,7 @@ proptest! {
         pair in any::<Index>(),
         region in any_region(),
     ) {
-        // Of a pair that is linked already, it would take a verified link back.
+        // For a pair that is already linked, this could undo a verified link.
         let Some((one, other)) = world.unlinked(pair) else { return Ok(()) };
         let mut people = world.people();
         let before = people.clone();
@@ -513,7 +516,7 @@ proptest! {
     }
 
     #[test]
-    fn unlinking_brings_back_exactly_what_was(
+    fn an_unlink_restores_the_state_before_the_link(
         world in any_world(),
         pair in any::<Index>(),
         confidence in any_confidence(),
@@ -536,7 +539,7 @@ proptest! {
     }
 
     #[test]
-    fn who_is_surely_the_same_person_is_answered_alike(
+    fn verified_links_give_all_names_the_same_answer(
         world in any_world(),
         other in select(NAMES[1..].to_vec()),
         region in any_region(),
@@ -544,7 +547,7 @@ proptest! {
         let mut people = world.people();
         people.fold(&world.catalog, &link(ASKED, other, Some(LinkConfidence::Verified)));
         let (mut one, mut other) = (people.whole(ASKED), people.whole(other));
-        // Erasure is each one's own.
+        // An erasure concerns one data subject alone.
         (one.erased_by, other.erased_by) = (None, None);
         for (cell, now) in world.cells_and_moments() {
             let answer = world.ask(&one, &cell, region, now);
@@ -585,15 +588,15 @@ proptest! {
             for cell in world.cells() {
                 let was = world.ask(&before, &cell, region, now);
                 let is = world.ask(&after, &cell, region, now);
-                // No effect changes without a change that says it was applied. A grant can end an
-                // ALLOW too: the later one wins, and may be the shorter or of an older version.
+                // No effect changes without a change whose outcome is APPLIED. A grant can end an
+                // ALLOW too: the later one wins, and may be shorter or of an older version.
                 let is_applied = |change: &ChangeRecord| {
                     change.outcome == Outcome::Applied
                         && (change.action == Action::Grant || is.effect() == Effect::Deny)
                 };
-                let mut own = changes.iter().filter(|c| naive::covers(&c.scope, &cell));
+                let mut in_cell = changes.iter().filter(|c| naive::covers(&c.scope, &cell));
                 prop_assert!(
-                    was.effect() == is.effect() || own.any(is_applied),
+                    was.effect() == is.effect() || in_cell.any(is_applied),
                     "{}:{} {was:?} {is:?} {changes:?}", cell.0, cell.1
                 );
             }
@@ -610,9 +613,9 @@ proptest! {
     }
 }
 
-/// The properties would hold of histories in which nothing happens.
+/// Guards against histories so poor that every property holds of them.
 #[test]
-fn random_histories_are_full_of_what_matters() {
+fn random_histories_reach_every_reason() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
@@ -651,12 +654,12 @@ fn an_act_of_a_subject_alone_is_judged_the_same_in_one_step() {
     let entries = super::world::entries(&catalog, text);
     let (mut people, mut state) = (People::default(), SubjectState::default());
     for entry in &entries {
-        let What::Act(act) = &entry.what else { unreachable!() };
+        let Content::Act(act) = &entry.content else { unreachable!() };
         let facts = act.facts(entry.index);
         let got =
             consent_ledger::fold::consent::judge(&catalog, &mut state, facts, Millis(9)).unwrap();
         assert_eq!(got, people.record(&catalog, entry, Millis(9)));
         fold(&catalog, &mut state, &facts).unwrap();
     }
-    assert_eq!(state, people.own(ASKED));
+    assert_eq!(state, people.own_state(ASKED));
 }

@@ -1,5 +1,5 @@
-//! The decision, case by case, in groups and under the rule that decides. Every case is asked at time
-//! 20. docs/decisions.md is made from these cases.
+//! The decision, case by case, in groups under the rule that decides. Every question is asked at
+//! time 20. docs/decisions.md is made from these cases.
 //!
 //! An answer reads: effect, reason, status, the index of the entry that decided, and the first
 //! moment at which it could change with no new entry.
@@ -11,7 +11,7 @@ use consent_ledger::{
 
 use super::world::{ASKED, People, catalog, entries, obligation};
 
-/// When every case is asked.
+/// The time of every question.
 pub const NOW: Millis = Millis(20);
 
 /// A rule of the decision, and the cases that show it.
@@ -21,14 +21,14 @@ pub struct Rule {
     pub groups: &'static [Group],
 }
 
-/// Cases that belong together.
+/// Related cases.
 pub struct Group {
     pub about: &'static str,
     pub cases: &'static [Case],
 }
 
-/// What happened, for people; purpose and channel, data categories and `in` a region; what happened,
-/// in the notation of [`super::world`]; and what is answered.
+/// The history in words; the question: purpose and channel, data categories and `in` a region; the
+/// history in the notation of [`super::world`]; and the answer.
 pub type Case = (&'static str, &'static str, &'static str, &'static str);
 
 #[rustfmt::skip]

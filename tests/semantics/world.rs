@@ -1,7 +1,7 @@
-//! The catalogue that the tables share, and a short notation for what happens.
+//! The catalogue that the tables share, and a short notation for entries.
 //!
-//! Whatever happens is an entry; entries are separated by `;` and numbered from 100, in the order in
-//! which they arrive. Those of the catalogue have the numbers below.
+//! Everything that happens is an entry; entries are separated by `;` and numbered from 100, in
+//! their order of arrival. The entries of the catalogue have the numbers below.
 //!
 //! - `5 subject grant news:email` is an act: time, actor, action, scope. Further changes follow after
 //!   `and`. A grant may go on with `v2`, `until 50` or `only user.name,user.age`. The authority of
@@ -9,7 +9,7 @@
 //! - `confirm 100` completes the double opt-in of act 100.
 //! - `b 5 subject withdraw *:*` is an act of `b`. Without a name it is one of `a`, the one that is
 //!   asked about.
-//! - `verify a b`, `assert a b` and `unlink a b` link two names, or part them.
+//! - `verify a b`, `assert a b` and `unlink a b` link two names, or end their link.
 //! - `erase` asks for the erasure of `a`.
 
 use std::{
@@ -32,24 +32,24 @@ use consent_ledger::{
     },
 };
 
-/// Index of the first entry that is not of the catalogue.
+/// Index of the first entry after those of the catalogue.
 pub const FIRST_ENTRY: u64 = 100;
-/// Who is asked about.
+/// The data subject that questions are about.
 pub const ASKED: Name = 'a';
 
-/// A data subject, as a test calls it.
+/// A data subject, by its name in a test.
 pub type Name = char;
 
-/// One entry, as a test tells it.
+/// One entry of a test.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub index: u64,
-    pub what: What,
+    pub content: Content,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Debug, Clone)]
-pub enum What {
+pub enum Content {
     Act(Act),
     Confirmed(Confirmation),
     Link { one: Name, other: Name, confidence: Option<LinkConfidence> },
@@ -103,8 +103,8 @@ impl Act {
 impl Entry {
     /// The entry as the ledger holds it; none for an erasure, which the ledger does not know yet.
     pub fn body(&self) -> Option<Body> {
-        match &self.what {
-            What::Act(act) => Some(Body::Act(ConsentAct {
+        match &self.content {
+            Content::Act(act) => Some(Body::Act(ConsentAct {
                 subject_ref: name_ref(act.subject),
                 actor: act.actor,
                 effective_at: act.effective_at,
@@ -115,24 +115,24 @@ impl Entry {
                 confirmation: None,
                 contact: ContactChange::default(),
             })),
-            What::Confirmed(confirmation) => Some(Body::Confirmed(confirmation.body())),
-            What::Link { one, other, confidence } => Some(Body::Link(LinkChange {
+            Content::Confirmed(confirmation) => Some(Body::Confirmed(confirmation.body())),
+            Content::Link { one, other, confidence } => Some(Body::Link(LinkChange {
                 subject_ref: name_ref(*one),
                 other_ref: name_ref(*other),
                 confidence: *confidence,
                 asserted_by: None,
             })),
-            What::Erased(_) => None,
+            Content::Erased(_) => None,
         }
     }
 
-    /// Whom the entry is about.
+    /// The data subjects that the entry is about.
     pub fn names(&self) -> Vec<Name> {
-        match &self.what {
-            What::Act(act) => vec![act.subject],
-            What::Confirmed(confirmation) => vec![confirmation.request.subject],
-            What::Link { one, other, .. } => vec![*one, *other],
-            What::Erased(name) => vec![*name],
+        match &self.content {
+            Content::Act(act) => vec![act.subject],
+            Content::Confirmed(confirmation) => vec![confirmation.request.subject],
+            Content::Link { one, other, .. } => vec![*one, *other],
+            Content::Erased(name) => vec![*name],
         }
     }
 }
@@ -157,14 +157,14 @@ fn name_ref(name: Name) -> SubjectRef {
     SubjectRef([u8::try_from(name).unwrap(); 16])
 }
 
-/// The states of all data subjects, each on its own.
+/// The states of all data subjects, each without its links.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct People {
     states: BTreeMap<Name, SubjectState>,
 }
 
 impl People {
-    /// How things stand after some entries, folded in the order given.
+    /// The states after some entries, folded in the order given.
     pub fn after<'a>(catalog: &Catalog, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut people = Self::default();
         for entry in entries {
@@ -185,33 +185,41 @@ impl People {
                         .expect("the tests name what the catalogue has");
                 }
                 None => {
-                    let first = state.erased_by.map_or(entry.index, |own| own.min(entry.index));
+                    let first = state
+                        .erased_by
+                        .map_or(entry.index, |first_erasure| first_erasure.min(entry.index));
                     state.erased_by = Some(first);
                 }
             }
         }
     }
 
-    /// What a data subject's own entries say.
-    pub fn own(&self, name: Name) -> SubjectState {
+    /// The state of a data subject from its own entries alone.
+    pub fn own_state(&self, name: Name) -> SubjectState {
         self.states.get(&name).cloned().unwrap_or_default()
     }
 
-    /// The same with all that linked data subjects contribute.
+    /// The state including the contributions of linked data subjects.
     pub fn whole(&self, name: Name) -> SubjectState {
-        let own = self.own(name);
-        let state_of =
-            |other: SubjectRef| Ok::<_, Infallible>(Arc::new(self.own(char::from(other.0[0]))));
-        let Ok(linked) = reach(name_ref(name), &own, state_of);
-        unite(&own, &linked)
+        let own_state = self.own_state(name);
+        let state_of = |other: SubjectRef| {
+            Ok::<_, Infallible>(Arc::new(self.own_state(char::from(other.0[0]))))
+        };
+        let Ok(linked) = reach(name_ref(name), &own_state, state_of);
+        unite(&own_state, &linked)
     }
 
-    /// Folds in an entry, and tells what becomes of its changes.
+    /// Folds in an entry; returns its changes with their outcomes.
     pub fn record(&mut self, catalog: &Catalog, entry: &Entry, now: Millis) -> Vec<ChangeRecord> {
-        let (request_index, act, mut changes, is_confirmation) = match &entry.what {
-            What::Act(act) => (entry.index, act, act.changes.clone(), false),
-            What::Confirmed(own) => (own.request_index, &own.request, own.grants.clone(), true),
-            What::Link { .. } | What::Erased(_) => {
+        let (request_index, act, mut changes, is_confirmation) = match &entry.content {
+            Content::Act(act) => (entry.index, act, act.changes.clone(), false),
+            Content::Confirmed(confirmation) => (
+                confirmation.request_index,
+                &confirmation.request,
+                confirmation.grants.clone(),
+                true,
+            ),
+            Content::Link { .. } | Content::Erased(_) => {
                 self.fold(catalog, entry);
                 return Vec::new();
             }
@@ -263,8 +271,8 @@ const fn line(
 }
 
 impl PurposeLine {
-    /// What makes a version: another of these is another version.
-    pub fn says(&self) -> (&str, bool, &[&str]) {
+    /// The fields that make a version: a change of any of them is a new version.
+    pub fn version_content(&self) -> (&str, bool, &[&str]) {
         (self.bases, self.double_opt_in, self.categories)
     }
 
@@ -300,14 +308,14 @@ pub const PURPOSES: [PurposeLine; 22] = [
     // `club` needs a double opt-in from version 2 on; version 1 still counts.
     line(13, "club",    "consent",             &["user.contact"]),
     line(14, "club",    "consent",             &["user.contact"]).double_opt_in(),
-    // Purposes that once rested on something else.
+    // Purposes that once had another legal basis.
     line(15, "account", "consent",             &["user.contact"]),
     line(16, "account", "contract",            &["user.contact"]),
     line(17, "insight", "consent",             &["user.contact"]),
     line(18, "insight", "legitimate-interest", &["user.contact"]),
     line(19, "bonus",   "legitimate-interest", &["user.contact"]),
     line(20, "bonus",   "contract",            &["user.contact"]),
-    // Purposes that rest on something else elsewhere.
+    // Purposes with another legal basis in some regions.
     line(21, "ads",     "consent US=legitimate-interest US-CA=consent BR=contract", &["user.contact"]),
     line(22, "support", "contract DE=consent", &["user.contact"]),
 ];
@@ -372,8 +380,8 @@ fn basis(text: &str) -> LegalBasis {
 }
 
 fn region_basis(text: &str) -> (Region, LegalBasis) {
-    let (region, own) = text.split_once('=').unwrap();
-    (Region::parse(region).unwrap(), basis(own))
+    let (region, basis_word) = text.split_once('=').unwrap();
+    (Region::parse(region).unwrap(), basis(basis_word))
 }
 
 pub fn key(text: &str) -> Key {
@@ -393,7 +401,7 @@ pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeR
         purpose_version: if action == Action::Grant { purpose_version } else { 0 },
         expires_at: None,
         data_categories: Vec::new(),
-        // No act may depend on what its outcome was: start from one that is never right here.
+        // The fold must not read the outcome of an act: start from one that is never right here.
         outcome: Outcome::SupersededByLater(u64::MAX),
     }
 }
@@ -403,35 +411,35 @@ pub fn entries(catalog: &Catalog, text: &str) -> Vec<Entry> {
     let texts = text.split(';').map(str::trim).filter(|text| !text.is_empty());
     let mut entries: Vec<Entry> = Vec::new();
     for (index, text) in (FIRST_ENTRY..).zip(texts) {
-        let what = read_entry(catalog, &entries, text);
-        entries.push(Entry { index, what });
+        let content = read_entry(catalog, &entries, text);
+        entries.push(Entry { index, content });
     }
     entries
 }
 
-fn read_entry(catalog: &Catalog, before: &[Entry], text: &str) -> What {
+fn read_entry(catalog: &Catalog, before: &[Entry], text: &str) -> Content {
     let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
     let link = |confidence| {
         let (one, other) = rest.split_once(' ').unwrap();
-        What::Link { one: one.parse().unwrap(), other: other.parse().unwrap(), confidence }
+        Content::Link { one: one.parse().unwrap(), other: other.parse().unwrap(), confidence }
     };
     match first {
         "confirm" => {
             let request_index = rest.parse().unwrap();
-            let request = before.iter().find_map(|entry| match &entry.what {
-                What::Act(act) if entry.index == request_index => Some(act.clone()),
+            let request = before.iter().find_map(|entry| match &entry.content {
+                Content::Act(act) if entry.index == request_index => Some(act.clone()),
                 _ => None,
             });
             let request = request.unwrap();
             let grants = request.waiting(catalog);
-            What::Confirmed(Confirmation { request_index, request, grants })
+            Content::Confirmed(Confirmation { request_index, request, grants })
         }
         "verify" => link(Some(LinkConfidence::Verified)),
         "assert" => link(Some(LinkConfidence::Asserted)),
         "unlink" => link(None),
-        "erase" => What::Erased(ASKED),
-        time if time.parse::<i64>().is_ok() => What::Act(read_act(ASKED, text)),
-        name => What::Act(read_act(name.parse().unwrap(), rest)),
+        "erase" => Content::Erased(ASKED),
+        time if time.parse::<i64>().is_ok() => Content::Act(read_act(ASKED, text)),
+        name => Content::Act(read_act(name.parse().unwrap(), rest)),
     }
 }
 

@@ -43,21 +43,28 @@ impl Clients {
     /// Puts consent-based purposes without conditions, and channels.
     pub async fn put_catalog(&mut self, purposes: &[&str], channels: &[&str]) {
         for key in purposes {
-            let request = proto::PutPurposeRequest {
-                purpose: Some(consent_purpose(key)),
-                ..Default::default()
-            };
-            self.catalog.put_purpose(request).await.expect("a purpose without faults");
+            self.put_purpose(consent_purpose(key)).await;
         }
         for key in channels {
-            let channel =
-                proto::Channel { key: (*key).into(), title: (*key).into(), retired: false };
-            let request = proto::PutChannelRequest { channel: Some(channel) };
-            self.catalog.put_channel(request).await.expect("a channel without faults");
+            self.put_channel(key, false).await;
         }
     }
 
-    /// Records an act that the server takes.
+    /// Puts a purpose that the server accepts; grants of earlier versions stay valid.
+    pub async fn put_purpose(&mut self, purpose: proto::Purpose) -> proto::PutPurposeResponse {
+        let request =
+            proto::PutPurposeRequest { purpose: Some(purpose), requires_reconsent: false };
+        self.catalog.put_purpose(request).await.expect("a valid purpose").into_inner()
+    }
+
+    /// Puts a channel; its title is its key.
+    pub async fn put_channel(&mut self, key: &str, retired: bool) {
+        let channel = proto::Channel { key: key.into(), title: key.into(), retired };
+        let request = proto::PutChannelRequest { channel: Some(channel) };
+        self.catalog.put_channel(request).await.expect("a valid channel");
+    }
+
+    /// Records an act that the server accepts.
     pub async fn record(
         &mut self,
         request: proto::RecordConsentRequest,
@@ -66,14 +73,31 @@ impl Clients {
     }
 
     /// Records one change by the data subject in person.
-    pub async fn say(
+    pub async fn record_change(
         &mut self,
         subject: &str,
         action: proto::Action,
         purpose: &str,
         channel: &str,
     ) -> proto::RecordConsentResponse {
-        self.record(act(subject, vec![change(action, purpose, channel)])).await
+        self.record(one_change(subject, action, purpose, channel)).await
+    }
+
+    /// Links two data subjects.
+    pub async fn link(
+        &mut self,
+        subject: &str,
+        other: &str,
+        confidence: proto::LinkConfidence,
+    ) -> proto::LinkSubjectsResponse {
+        let request = link_request(subject, other, confidence);
+        self.privacy.link_subjects(request).await.expect("a valid link").into_inner()
+    }
+
+    /// Ends the link between two data subjects.
+    pub async fn unlink(&mut self, subject: &str, other: &str) -> proto::UnlinkSubjectsResponse {
+        let request = unlink_request(subject, other);
+        self.privacy.unlink_subjects(request).await.expect("a linked pair").into_inner()
     }
 
     /// Asks a question that the server answers.
@@ -81,7 +105,7 @@ impl Clients {
         self.check.check(request).await.expect("a question without faults").into_inner()
     }
 
-    /// Creates a subscription that the server takes; it starts at the end of the ledger.
+    /// Creates a subscription that the server accepts; it starts at the end of the ledger.
     pub async fn subscribe(
         &mut self,
         subscription: proto::Subscription,
@@ -101,14 +125,20 @@ impl Clients {
         Ok(self.watch.create_subscription(request).await?.into_inner())
     }
 
-    /// Every subscription that fits into a page.
+    /// The first page of the subscriptions.
     pub async fn subscriptions(&mut self) -> Vec<proto::SubscriptionStatus> {
         let request = proto::ListSubscriptionsRequest::default();
         let answer = self.watch.list_subscriptions(request).await.expect("a first page");
         answer.into_inner().subscriptions
     }
 
-    /// The latest entry and how many there are.
+    /// The delivery state of the event at an index, for each subscription that covers it.
+    pub async fn propagation(&mut self, index: u64) -> proto::GetPropagationResponse {
+        let request = proto::GetPropagationRequest { index };
+        self.watch.get_propagation(request).await.expect("within the ledger").into_inner()
+    }
+
+    /// The latest checkpoint.
     pub async fn checkpoint(&mut self) -> proto::GetCheckpointResponse {
         let request = proto::GetCheckpointRequest::default();
         self.audit.get_checkpoint(request).await.expect("there always is one").into_inner()
@@ -126,7 +156,9 @@ impl Clients {
             let answer = self.check.batch_check(request).await.expect("a batch within limits");
             for (result, cell) in answer.into_inner().results.into_iter().zip(part) {
                 match result.result {
-                    Some(proto::batch_check_result::Result::Decision(it)) => decisions.push(it),
+                    Some(proto::batch_check_result::Result::Decision(decision)) => {
+                        decisions.push(decision)
+                    }
                     other => panic!("no decision for {cell:?}: {other:?}"),
                 }
             }
@@ -195,6 +227,39 @@ pub fn act(subject: &str, changes: Vec<proto::Change>) -> proto::RecordConsentRe
     }
 }
 
+/// An act of the data subject in person with one change.
+pub fn one_change(
+    subject: &str,
+    action: proto::Action,
+    purpose: &str,
+    channel: &str,
+) -> proto::RecordConsentRequest {
+    act(subject, vec![change(action, purpose, channel)])
+}
+
+pub fn link_request(
+    subject: &str,
+    other: &str,
+    confidence: proto::LinkConfidence,
+) -> proto::LinkSubjectsRequest {
+    proto::LinkSubjectsRequest {
+        subject: subject.into(),
+        other_subject: other.into(),
+        confidence: confidence.into(),
+        asserted_by: "login-service".into(),
+        dry_run: false,
+    }
+}
+
+pub fn unlink_request(subject: &str, other: &str) -> proto::UnlinkSubjectsRequest {
+    proto::UnlinkSubjectsRequest {
+        subject: subject.into(),
+        other_subject: other.into(),
+        asserted_by: "support".into(),
+        dry_run: false,
+    }
+}
+
 pub fn check_request(subject: &str, purpose: &str, channel: &str) -> proto::CheckRequest {
     proto::CheckRequest {
         subject: subject.into(),
@@ -212,19 +277,31 @@ pub struct TypedError {
     pub fields: Vec<String>,
 }
 
+impl TypedError {
+    pub fn new(code: tonic::Code, reason: &str, fields: &[&str]) -> Self {
+        let fields = fields.iter().map(ToString::to_string).collect();
+        Self { code, reason: reason.to_owned(), fields }
+    }
+}
+
 /// Decodes the details of an error; fails the test where there is no `ErrorInfo` of ours.
 #[track_caller]
 pub fn typed(status: &Status) -> TypedError {
     let details = status.check_error_details().expect("google.rpc.Status decodes");
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "consent.v1", "{status:?}");
-    let violations = details.bad_request().map(|it| it.field_violations.as_slice());
+    let violations =
+        details.bad_request().map(|bad_request| bad_request.field_violations.as_slice());
     for violation in violations.unwrap_or_default() {
         assert!(!violation.description.is_empty(), "a violation says what is wrong: {status:?}");
     }
     TypedError {
         code: status.code(),
         reason: info.reason.clone(),
-        fields: violations.unwrap_or_default().iter().map(|it| it.field.clone()).collect(),
+        fields: violations
+            .unwrap_or_default()
+            .iter()
+            .map(|violation| violation.field.clone())
+            .collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! The files under `examples/`, read by the tests' own hand and not by the crate's.
+//! The files under `examples/`, read without the crate's own readers.
 
 use std::{collections::BTreeMap, fs};
 

@@ -1,5 +1,5 @@
-//! What the tests share: the built binary and clients of it, a node in this process, oracles, and
-//! ways to wait, read and copy.
+//! Shared by all tests: the built binary and its clients, a node in this process, oracles, and
+//! helpers to wait, read and copy.
 
 mod clients;
 pub mod example;
@@ -20,30 +20,34 @@ use std::{
     time::{Duration, Instant},
 };
 
+use consent_ledger::tlog::key::{Algorithm, SignerKey};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 
 pub use self::{
-    clients::{Clients, TypedError, act, change, check_request, consent_purpose, scope, typed},
+    clients::{
+        Clients, TypedError, act, change, check_request, consent_purpose, link_request, one_change,
+        scope, typed, unlink_request,
+    },
     process::{BINARY, Finished, Process, binary, clean, run, verify},
     server::{Server, client_of},
 };
 
-/// How long a server may take from its start to its first answer, and to its end.
+/// Limit for the start of a server, for one answer, and for its end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a command that does the work of a whole example may take.
+/// Limit for a command that works through a whole example.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
-/// A file of the repository.
+/// The path of a file of the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The pause before a condition is looked at again.
+/// The pause between two tries of a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Asks again until there is an answer; fails the test when the deadline passes.
+/// Tries until there is an answer; fails the test when the deadline passes.
 #[track_caller]
 pub fn wait_until<T>(goal: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
@@ -56,12 +60,12 @@ pub fn wait_until<T>(goal: &str, patience: Duration, mut ask: impl FnMut() -> Op
     }
 }
 
-/// Like [`wait_until`], for questions to a server.
+/// Like [`wait_until`], for an async condition.
 pub async fn eventually<T>(goal: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(PATIENCE, goal, ask).await
 }
 
-/// Like [`eventually`], for what takes long.
+/// Like [`eventually`], with another limit.
 pub async fn eventually_within<T>(
     patience: Duration,
     goal: &str,
@@ -77,7 +81,7 @@ pub async fn eventually_within<T>(
     }
 }
 
-/// A text of one JSON value a line.
+/// Parses one JSON value a line.
 #[track_caller]
 pub fn json_lines(text: &str) -> Vec<serde_json::Value> {
     let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}\n{line}"));
@@ -103,7 +107,13 @@ pub fn now_ms() -> i64 {
     i64::try_from(since_epoch.as_millis()).expect("for some million years")
 }
 
-/// A page over plain HTTP/1.1, with its head.
+/// Waits until the clock shows this time.
+#[track_caller]
+pub fn wait_until_time(time_ms: i64) {
+    wait_until("a later time", PATIENCE, || (now_ms() >= time_ms).then_some(()));
+}
+
+/// A response over plain HTTP/1.1, with its head.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(address).expect("a server that listens");
     write!(socket, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")
@@ -121,13 +131,23 @@ pub fn metric(exposition: &str, name: &str) -> u64 {
     value.parse().unwrap_or_else(|error| panic!("{name} {value}: {error}"))
 }
 
-/// Serves a fake service on a free port, as long as the runtime lasts; answers its address.
+/// Serves a fake service on a free port while the runtime lasts; returns its address.
 pub async fn serve_fake(services: Routes) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     let server = tonic::transport::Server::builder().add_routes(services);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
+}
+
+/// The key of a log, from a seed.
+pub fn signer_key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).expect("a valid name")
+}
+
+/// The key of a witness, from a seed.
+pub fn cosigner_key(name: &str, seed: u8) -> SignerKey {
+    SignerKey::from_seed(name, Algorithm::Cosignature, &[seed; 32]).expect("a valid name")
 }
 
 /// Bytes in hexadecimal digits.
@@ -142,11 +162,11 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
         {
-            let path = entry.expect("a directory that nobody changes").path();
+            let path = entry.expect("an unchanged directory").path();
             if path.is_dir() {
                 open.push(path);
             } else {
-                let bytes = fs::read(&path).expect("a file that nobody removes");
+                let bytes = fs::read(&path).expect("a file that stays");
                 found.insert(path, bytes);
             }
         }
@@ -158,7 +178,7 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 pub fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a place for the copy");
     for entry in fs::read_dir(from).expect("the source is there") {
-        let entry = entry.expect("a directory that nobody changes");
+        let entry = entry.expect("an unchanged directory");
         let target = to.join(entry.file_name());
         if entry.file_type().expect("known").is_dir() {
             copy_tree(&entry.path(), &target);

@@ -1,13 +1,13 @@
 //! A second implementation of the decision, for the tests to compare with.
 //!
 //! It is written from the rules, not from the code: it keeps every act of a data subject and, for
-//! each question, sorts and replays them all. Slow, and with little to get wrong.
+//! each question, sorts and replays them all. It is slow and simple.
 
 use std::collections::BTreeMap;
 
 use consent_ledger::proto::{Action, Actor, Effect, LegalBasis, Reason, Status};
 
-/// What the rules need to know of a purpose. There is one version of each.
+/// The terms of a purpose. There is one version of each.
 #[derive(Debug, Clone)]
 pub struct Purpose {
     pub basis: LegalBasis,
@@ -41,8 +41,8 @@ pub struct Change {
 
 impl Change {
     fn covers(&self, purpose: &str, channel: &str) -> bool {
-        self.purpose.as_deref().is_none_or(|own| own == purpose)
-            && self.channel.as_deref().is_none_or(|own| own == channel)
+        self.purpose.as_deref().is_none_or(|key| key == purpose)
+            && self.channel.as_deref().is_none_or(|key| key == channel)
     }
 
     fn is_grant(&self) -> bool {
@@ -50,7 +50,7 @@ impl Change {
     }
 }
 
-/// One act, with the place that the ledger gave it.
+/// One act, with its index in the ledger.
 #[derive(Debug, Clone)]
 pub struct Act {
     pub actor: Actor,
@@ -59,14 +59,14 @@ pub struct Act {
     pub index: u64,
 }
 
-/// What a check must answer.
+/// The expected answer of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     pub effect: Effect,
     pub reason: Reason,
     /// None where the rules leave it open.
     pub status: Option<Status>,
-    /// None where no act decides.
+    /// None if no act decides.
     pub decided_by: Option<u64>,
 }
 
@@ -126,7 +126,7 @@ pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now
         if !change.is_grant() {
             stop = Some((act, change));
         } else if terms.double_opt_in {
-            // It waits for its confirmation, and lifts nothing before.
+            // It waits for its confirmation, and until then lifts nothing.
             pending = Some(act);
         } else if stop.is_none() || speaks_for_subject(act.actor) {
             stop = None;
@@ -158,7 +158,7 @@ pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now
 }
 
 impl Act {
-    /// The act of a request, where the ledger put it.
+    /// The act of a request, with the index of its answer.
     pub fn of_request(
         request: &consent_ledger::proto::RecordConsentRequest,
         answer: &consent_ledger::proto::RecordConsentResponse,
@@ -185,13 +185,13 @@ impl Act {
 impl Expected {
     /// Fails the test unless a decision is the expected one.
     #[track_caller]
-    pub fn assert_matches(&self, decision: &consent_ledger::proto::CheckResponse, what: &str) {
+    pub fn assert_matches(&self, decision: &consent_ledger::proto::CheckResponse, context: &str) {
         let got = Self {
             effect: decision.effect(),
             reason: decision.reason(),
             status: self.status.map(|_| decision.status()),
             decided_by: self.status.and(decision.decided_by_index),
         };
-        assert_eq!(&got, self, "{what}: {decision:?}");
+        assert_eq!(&got, self, "{context}: {decision:?}");
     }
 }

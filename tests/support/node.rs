@@ -1,4 +1,4 @@
-//! A node in a temporary directory, and short words for acts.
+//! A node in a temporary directory, and short helpers for acts.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
-//! Runs the built binary, and any other program.
+//! Runs the built binary, or any other program.
 //!
-//! Every process is killed when its handle goes, also when a test fails; what it wrote to its
-//! standard error is shown then. Nothing here waits without a deadline.
+//! Every process is killed when its handle is dropped, also when a test fails; the test then prints
+//! its standard error. Every wait has a deadline.
 
 use std::{
     io::Read,
@@ -19,12 +19,12 @@ use super::{LONG_PATIENCE, PATIENCE, json_lines, wait_until};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_consent-ledger");
 
-/// The binary, without the settings that the environment of the test run may hold.
+/// The binary, without the settings in the environment of the test run.
 pub fn binary() -> Command {
     clean(Command::new(BINARY))
 }
 
-/// Takes our own settings out of the environment of a command.
+/// Removes the service's settings from the environment of a command.
 pub fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CONSENT_LEDGER_") {
@@ -34,7 +34,7 @@ pub fn clean(mut command: Command) -> Command {
     command
 }
 
-/// What a process writes to one of its outputs, as it comes.
+/// One output of a process, as it is written.
 #[derive(Clone)]
 pub struct Captured(Arc<(Mutex<Capture>, Condvar)>);
 
@@ -82,7 +82,7 @@ impl Captured {
         String::from_utf8_lossy(&capture.bytes).into_owned()
     }
 
-    /// Waits for what `find` looks for; none if the output ended or the time passed without it.
+    /// Waits until `find` returns a value; `None` if the output ends or the time passes first.
     pub fn wait_for<T>(
         &self,
         patience: Duration,
@@ -104,7 +104,7 @@ impl Captured {
     }
 }
 
-/// A process whose outputs are captured; killed when it goes out of scope.
+/// A process whose outputs are captured; killed when it is dropped.
 pub struct Process {
     child: Child,
     pub(super) command: String,
@@ -129,7 +129,7 @@ impl Process {
         Self { child, command: command_text, stdout, stderr }
     }
 
-    /// The way out, if the process has ended.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child is ours to wait for")
     }
@@ -146,14 +146,14 @@ impl Process {
         }
     }
 
-    /// SIGTERM, then waits for a clean end. Answers what it wrote in its life.
+    /// Sends SIGTERM and waits for a clean end.
     #[track_caller]
     pub fn terminate(self) -> Finished {
         self.signal(Signal::TERM);
         self.wait(PATIENCE).expect_code(0)
     }
 
-    /// A value that the process prints on a line of its own, such as an address.
+    /// A value that the process prints on its own line, such as an address.
     pub fn printed(&self, prefix: &str) -> Option<String> {
         self.stdout.wait_for(PATIENCE, |text| line_value(text, prefix))
     }
@@ -162,9 +162,9 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("the child was not waited for");
     }
 
-    /// Kills it at once and waits for its end.
+    /// Kills the process at once and waits for its end.
     pub fn kill(&mut self) {
-        // Both fail only if the process is gone already, which is what is wanted.
+        // Both fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -179,7 +179,7 @@ impl Drop for Process {
     }
 }
 
-/// How a command ended and what it said.
+/// The exit code and the outputs of a command.
 #[derive(Debug)]
 pub struct Finished {
     pub(super) command: String,
@@ -204,8 +204,8 @@ impl Finished {
         self
     }
 
-    /// Both outputs.
-    pub fn said(&self) -> String {
+    /// Standard output and standard error.
+    pub fn output(&self) -> String {
         format!("{}\n{}", self.stdout, self.stderr)
     }
 
@@ -223,7 +223,7 @@ impl Finished {
     }
 }
 
-/// Runs the binary to its end.
+/// Runs the binary until it ends.
 #[track_caller]
 pub fn run<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Finished {
     let mut command = binary();
@@ -238,7 +238,7 @@ pub fn verify(data_dir: &Path) -> Finished {
 }
 
 fn line_value(text: &str, prefix: &str) -> Option<String> {
-    // Only whole lines: the rest of one may still be on its way.
+    // Only whole lines: the last one may be incomplete.
     let whole = &text[..=text.rfind('\n')?];
     whole.lines().find_map(|line| line.strip_prefix(prefix)).map(|value| value.trim().to_owned())
 }

@@ -33,7 +33,7 @@ impl Server {
         Self::listening(Process::spawn(command))
     }
 
-    /// Like [`Self::start`], at an address that clients know: one that was served before.
+    /// Like [`Self::start`], at a given address, such as that of an earlier server.
     #[track_caller]
     pub fn start_at(data_dir: &Path, address: &str) -> Self {
         let mut command = binary();
@@ -52,7 +52,7 @@ impl Server {
         ]
     }
 
-    /// Waits until a `serve` that was started listens.
+    /// Waits until a started `serve` listens.
     #[track_caller]
     pub fn listening(process: Process) -> Self {
         let Some(address) = process.printed("listening on ") else {
@@ -61,17 +61,17 @@ impl Server {
         Self { process, address }
     }
 
-    /// What it wrote to standard output and standard error so far.
+    /// Standard output and standard error so far.
     pub fn log(&self) -> String {
         format!("{}{}", self.process.stdout.text(), self.process.stderr.text())
     }
 
-    /// The process, for what else can be done with one.
+    /// The process, for signals and its end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// A value that the server prints on a line of its own, such as an address.
+    /// A value that the server prints on its own line, such as an address.
     pub fn printed(&self, prefix: &str) -> Option<String> {
         self.process.printed(prefix)
     }
@@ -81,7 +81,7 @@ impl Server {
         self.process.kill();
     }
 
-    /// SIGTERM, then waits for a clean end. Answers what it logged in its life.
+    /// Sends SIGTERM and waits for a clean end; returns its outputs.
     #[track_caller]
     pub fn terminate(self) -> Finished {
         self.process.terminate()
@@ -100,7 +100,7 @@ impl Server {
         Clients::connect(&self.address).await.expect("the server listens")
     }
 
-    /// Clients, and a catalogue as [`Clients::put_catalog`] puts it.
+    /// Clients, after [`Clients::put_catalog`].
     pub async fn clients_with_catalog(&self, purposes: &[&str], channels: &[&str]) -> Clients {
         let mut clients = self.clients().await;
         clients.put_catalog(purposes, channels).await;

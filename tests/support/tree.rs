@@ -7,7 +7,7 @@ use consent_ledger::tlog::{
     tile::{Kind, TILE_HEIGHT, Tile, bundle},
 };
 
-/// Sizes at which trees and tiles have their edges.
+/// Sizes at the edges of trees and tiles.
 pub const SIZES: [u64; 8] = [1, 2, 255, 256, 257, 1_000, 65_536, 70_000];
 
 /// A tree and its entries.
@@ -21,15 +21,15 @@ pub struct Tree {
 impl Tree {
     pub fn new(entries: impl IntoIterator<Item = Vec<u8>>) -> Self {
         let rows = vec![Vec::new(); 64];
-        let mut own = Self { entries: Vec::new(), range: Range::empty(0), rows };
+        let mut tree = Self { entries: Vec::new(), range: Range::empty(0), rows };
         for entry in entries {
             let leaf = leaf_hash(&entry);
-            own.rows[0].push(leaf);
-            let rows = &mut own.rows;
-            own.range.push_telling(leaf, &mut |height, hash| rows[at(height.into())].push(*hash));
-            own.entries.push(entry);
+            tree.rows[0].push(leaf);
+            let rows = &mut tree.rows;
+            tree.range.push_telling(leaf, &mut |height, hash| rows[at(height.into())].push(*hash));
+            tree.entries.push(entry);
         }
-        own
+        tree
     }
 
     /// Of entries that differ from one another, of 0 to 40 bytes.
@@ -52,21 +52,21 @@ impl Tree {
         self.rows[0][at(index)]
     }
 
-    /// What proofs are made from.
+    /// The hashes from which proofs are made.
     pub fn subtree(&self) -> impl FnMut(u32, u64) -> Result<Hash, Infallible> {
         |height, number| Ok(self.rows[at(height.into())][at(number)])
     }
 
     pub fn root(&self, size: u64) -> Hash {
-        sure(merkle::root(size, self.subtree()))
+        infallible(merkle::root(size, self.subtree()))
     }
 
     pub fn inclusion(&self, index: u64, size: u64) -> Vec<Hash> {
-        sure(merkle::prove_inclusion(index, size, self.subtree()))
+        infallible(merkle::prove_inclusion(index, size, self.subtree()))
     }
 
     pub fn consistency(&self, first: u64, second: u64) -> Vec<Hash> {
-        sure(merkle::prove_consistency(first, second, self.subtree()))
+        infallible(merkle::prove_consistency(first, second, self.subtree()))
     }
 
     /// The bytes of a tile or an entry bundle.
@@ -81,11 +81,11 @@ impl Tree {
     }
 }
 
-/// A number as a place in memory.
+/// A number as an index in memory.
 pub fn at(number: u64) -> usize {
     usize::try_from(number).expect("a place in memory")
 }
 
-fn sure<T>(result: Result<T, Infallible>) -> T {
+fn infallible<T>(result: Result<T, Infallible>) -> T {
     result.unwrap_or_else(|never| match never {})
 }

@@ -1,7 +1,7 @@
-//! The few file operations that durability rests on, behind a trait so that tests can fail each.
+//! The file operations that durability depends on, behind a trait so that tests can make each fail.
 //!
-//! The contract: what was written and then synced by [`DiskFile::sync_data`], in a file whose name
-//! was made durable by [`Disk::sync_dir`], survives a power cut. Nothing else is promised.
+//! The contract: bytes that were written and then synced by [`DiskFile::sync_data`], in a file whose
+//! name was made durable by [`Disk::sync_dir`], survive a power cut. Nothing else is promised.
 
 use std::{
     fmt::Debug,
@@ -64,8 +64,8 @@ impl Disk for RealDisk {
             }
             return self.sync_dir(above);
         }
-        // A crash can have come between an earlier creation and its sync. A directory above that
-        // we may not read is one that we did not write either.
+        // A crash may have come between an earlier creation and its sync. A parent directory without
+        // read permission was not created by this process.
         match self.sync_dir(above) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             other => other,
@@ -80,7 +80,7 @@ impl Disk for RealDisk {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry?;
-            // A name that is not UTF-8 is not one of ours.
+            // This crate creates only names in UTF-8.
             if let (false, Ok(name)) =
                 (entry.file_type()?.is_dir(), entry.file_name().into_string())
             {
@@ -117,7 +117,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// The directory above, which for a bare name is the current one.
+/// The parent directory; for a bare name, the current directory.
 pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(above) if above.as_os_str().is_empty() => Path::new("."),

@@ -1,4 +1,4 @@
-//! How a log can fail, and what a recovery found.
+//! Errors of a log, and the findings of a recovery.
 
 use std::{
     fmt, io,
@@ -7,7 +7,7 @@ use std::{
 
 use thiserror::Error;
 
-/// Why the log can not do what was asked.
+/// Why an operation of a log failed.
 #[derive(Debug, Error)]
 pub enum LogError {
     /// The disk failed.
@@ -15,26 +15,26 @@ pub enum LogError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was being done to it, for example "write".
+        /// The operation, for example "write".
         operation: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Something on disk is not what was written. Nothing was changed.
+    /// The bytes on disk are not those that were written. The log is unchanged.
     #[error(transparent)]
     Damaged(#[from] Damage),
-    /// An intact segment, but of another log, another kind of log or another format.
+    /// A segment is intact, but has another log id, kind or format.
     #[error("{} is not part of this log: {problem}", path.display())]
     Foreign {
         /// The segment file.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         problem: String,
     },
     /// There is no log in the directory.
     #[error("no segment in {}", .0.display())]
     NoSegment(PathBuf),
-    /// An earlier write or sync failed; what is on disk is known only after a restart.
+    /// An earlier write or sync failed; the content on disk is unknown until a restart.
     #[error("an earlier write failed: the log takes no more until it is opened again")]
     Poisoned,
     /// A frame larger than the log's limit.
@@ -42,32 +42,32 @@ pub enum LogError {
     FrameTooLarge {
         /// Size of the frame.
         bytes: usize,
-        /// The greatest size.
+        /// The maximum size.
         limit: u32,
     },
-    /// A frame without bytes.
+    /// A frame with an empty payload.
     #[error("a frame must not be empty")]
     EmptyFrame,
     /// A read beyond the last durable frame.
     #[error("index {index} is beyond the last frame: the log has {next_index}")]
     OutOfRange {
-        /// What was asked for.
+        /// The index that was asked for.
         index: u64,
         /// Number of durable frames.
         next_index: u64,
     },
 }
 
-/// Where a log is damaged, and how.
+/// A damaged place in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// Name of the segment file.
     pub segment: String,
     /// Where the broken frame or header begins, in bytes from the start of the file.
     pub offset: u64,
-    /// Index of the frame that should stand there.
+    /// Index of the frame that should be there.
     pub index: u64,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
 }
 
@@ -89,13 +89,13 @@ pub struct TornTail {
     pub offset: u64,
     /// Size of the tail.
     pub bytes: u64,
-    /// Index of the first frame that the tail can have held.
+    /// Index of the first frame that the tail may have contained.
     pub next_index: u64,
     /// Where the tail was kept; none if nothing was changed.
     pub set_aside: Option<PathBuf>,
 }
 
-/// Gives an I/O error its file and operation.
+/// Adds file and operation to an I/O error.
 pub(super) trait During<T> {
     fn during(self, operation: &'static str, path: &Path) -> Result<T, LogError>;
 }

@@ -23,7 +23,7 @@ use super::segment::Identity;
 
 /// Size of the header.
 pub(super) const HEADER_BYTES: usize = 25;
-/// What a frame adds to its payload.
+/// Overhead of a frame.
 pub(super) const OVERHEAD_BYTES: usize = HEADER_BYTES + 1;
 /// The first byte of a frame.
 pub(super) const MARK: u8 = b'F';
@@ -67,7 +67,7 @@ impl Header {
     /// The payload of a whole frame.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// The problem with it.
     pub(super) fn payload<'a>(
         &self,
         identity: &Identity,

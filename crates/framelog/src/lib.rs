@@ -1,10 +1,10 @@
-//! Checksummed frames in fsynced files: the one primitive under ledger and vault. It knows nothing of
-//! what a frame says.
+//! Checksummed frames in fsynced files, the storage of ledger and vault. It knows nothing of the content
+//! of a frame.
 //!
-//! * [`disk`]: the few file operations that durability rests on.
-//! * `frame`, `segment`: the bytes, drawn; how torn and damaged are told apart.
-//! * [`FrameLog`], [`LogReader`]: the one writer, and its many readers.
-//! * [`scan`]: walks a log without lock and without changing anything.
+//! * [`disk`]: the file operations that durability depends on.
+//! * `frame`, `segment`: the byte formats. `walk`: the difference between torn and damaged.
+//! * [`FrameLog`], [`LogReader`]: the single writer and its readers.
+//! * [`scan`]: reads a log without a lock and without changes.
 //! * [`secret`]: files that hold a secret, written once.
 //! * [`sim`]: a disk in memory that fails on demand, for tests.
 

@@ -19,10 +19,10 @@ use super::{
     walk::{CHUNK_BYTES, Cursor, Walked, walk},
 };
 
-/// A buffer that a large batch has made larger than this is given back.
+/// Size above which the buffer of a large batch is freed.
 const BUFFER_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What a log is, and its limits.
+/// Settings of a log.
 #[derive(Debug, Clone)]
 pub struct LogSpec {
     /// Directory of the segments, for this log alone.
@@ -33,12 +33,12 @@ pub struct LogSpec {
     pub segment_bytes_max: u64,
     /// The greatest size of a frame's payload, in bytes.
     pub frame_bytes_max: u32,
-    /// How many frames were durable at some time, as far as the caller knows. In a log that ends
-    /// before, nothing is torn: it is damaged.
+    /// Number of frames that the caller knows to have been durable. If the log ends before them, it is
+    /// damaged and not torn.
     pub frames_min: u64,
 }
 
-/// The one writer of a log. The caller sees to it that there is only one.
+/// The writer of a log. The caller ensures that there is only one.
 #[derive(Debug)]
 pub struct FrameLog {
     shared: Arc<Shared>,
@@ -64,8 +64,8 @@ impl FrameLog {
     /// when it returns, also if it was never acknowledged.
     ///
     /// # Errors
-    /// Damage, a log of another kind, or the disk's. Nothing was changed, unless the disk failed
-    /// after all was found to be in order.
+    /// Damage, a log of another kind, or an error of the disk. The files are unchanged, unless the disk
+    /// failed after they were verified.
     pub fn open(
         disk: Arc<dyn Disk>,
         spec: LogSpec,
@@ -149,7 +149,7 @@ impl FrameLog {
         self.next_index
     }
 
-    /// A reader of what is durable.
+    /// A reader of the durable frames.
     #[must_use]
     pub fn reader(&self) -> LogReader {
         LogReader { shared: Arc::clone(&self.shared) }
@@ -192,8 +192,8 @@ impl FrameLog {
         }
     }
 
-    /// Encodes the frames that still fit into the segment; says how many. An empty segment takes
-    /// at least one.
+    /// Encodes the frames that still fit into the segment, and returns their number. An empty segment
+    /// takes at least one.
     fn fill<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, LogError> {
         self.buffer.clear();
         self.begins.clear();
@@ -212,7 +212,7 @@ impl FrameLog {
         Ok(self.begins.len())
     }
 
-    /// Writes and syncs what was encoded, then shows it to readers.
+    /// Writes and syncs the encoded frames, then publishes them to readers.
     fn commit(&mut self) -> Result<(), LogError> {
         self.file.write_all_at(&self.buffer, self.bytes).during("write", &self.path)?;
         self.file.sync_data().during("sync", &self.path)?;
@@ -231,7 +231,7 @@ impl FrameLog {
         Ok(())
     }
 
-    /// Goes on in a new segment. The old one is synced, as all that was committed is.
+    /// Continues in a new segment. The old one is already synced by its last commit.
     fn rotate(&mut self) -> Result<(), LogError> {
         let shared = Arc::clone(&self.shared);
         let before = Before { first_index: self.first_index, bytes: self.bytes };
@@ -273,7 +273,7 @@ struct Tail {
     index: FrameIndex,
 }
 
-/// Checks the headers of all segments but the last, and that their row has no gap.
+/// Checks the headers of all segments but the last, and that no segment is missing.
 fn read_headers(
     disk: &dyn Disk,
     spec: &LogSpec,
@@ -362,7 +362,7 @@ fn recover_segment(
     Ok((Tail { file: file.into(), first_index, next_index, bytes, index }, report))
 }
 
-/// Refuses a log that ends before what was durable, before anything is changed.
+/// Refuses a log that ends before the known durable frames, before anything is changed.
 fn check_not_cut(
     spec: &LogSpec,
     first_index: u64,
@@ -380,9 +380,9 @@ fn check_not_cut(
     Err(Damage { segment, offset, index: next_index, problem }.into())
 }
 
-/// Writes what a file holds once more. After a failed sync a system may show data that never
-/// reached the disk and call it clean, so that the next sync does nothing for it; only the last
-/// batch (or the header) can be such data.
+/// Writes the content of a file again. After a failed sync, a system may show data that never reached
+/// the disk and count it as clean, so that the next sync does not write it. Only the last batch (or the
+/// header) can be such data.
 fn write_again(file: &dyn DiskFile, range: std::ops::Range<u64>) -> io::Result<()> {
     each_chunk(file, range, &mut |bytes, offset| file.write_all_at(bytes, offset))
 }
@@ -417,8 +417,8 @@ fn each_chunk(
     Ok(())
 }
 
-/// Before a segment without header is taken for a crash at rotation: the one before must end
-/// where it would have begun.
+/// A segment without a header is the result of a crash at rotation only if the one before it ends where
+/// it begins.
 fn check_end(
     disk: &dyn Disk,
     spec: &LogSpec,
@@ -449,7 +449,7 @@ fn set_unborn_aside(
     Ok(TornTail { segment, offset: 0, bytes, next_index: first_index, set_aside: Some(aside) })
 }
 
-/// Where a tail can be kept without writing over an earlier one.
+/// A path for a tail that does not overwrite an earlier one.
 fn free_name(
     disk: &dyn Disk,
     spec: &LogSpec,

@@ -12,14 +12,14 @@ use super::{
     walk::{CHUNK_BYTES, Trouble, Walked, Window, header_at, payload_at},
 };
 
-/// How many full segments are kept open, with their index in memory.
+/// Maximum number of open full segments, with their index in memory.
 const SEALED_OPEN_MAX: usize = 16;
-/// The greatest read from disk for frames that are not larger themselves.
+/// Maximum size of a read, unless a single frame is larger.
 const READ_BYTES_MAX: usize = 1024 * 1024;
-/// The greatest index file that is read; one that is larger is none.
+/// Maximum size of an index file; a larger one is ignored.
 const INDEX_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// What the writer and its readers share.
+/// Shared by the writer and its readers.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) open: Mutex<Vec<Arc<Sealed>>>,
 }
 
-/// What is durable. Changes only after a sync returned.
+/// The durable part of the log. Changes only after a sync returned.
 #[derive(Debug)]
 pub(super) struct State {
     /// Full segments, oldest first.
@@ -70,7 +70,7 @@ pub(super) struct Sealed {
 struct Part {
     file: Arc<dyn DiskFile>,
     first_index: u64,
-    /// The frames lie before this index.
+    /// The index after the last frame.
     end_index: u64,
     /// A frame at or before the first one wanted.
     from: (u64, u64),
@@ -140,12 +140,12 @@ impl LogReader {
         Ok(frames.frames)
     }
 
-    /// Reads what one segment holds of a range; answers the next index to read.
+    /// Reads the part of a range in one segment. Returns the next index to read.
     fn read_part(&self, start: u64, end: u64, frames: &mut Frames) -> Result<u64, LogError> {
         let part = self.part(start, end, false)?;
         let (kept, bytes) = (frames.frames.len(), frames.bytes);
         match self.read_from(&part, start, frames) {
-            // The index that led there may be what is damaged.
+            // The damage may be in the index file and not in the segment.
             Err(LogError::Damaged(_)) if part.from_file => {
                 frames.frames.truncate(kept);
                 (frames.bytes, frames.full) = (bytes, false);
@@ -216,7 +216,7 @@ impl LogReader {
     }
 }
 
-/// What a read has gathered.
+/// The frames of a read so far.
 struct Frames {
     frames: Vec<Vec<u8>>,
     bytes: usize,
@@ -262,13 +262,13 @@ impl Shared {
                 return Ok(sealed);
             }
         }
-        // Without the lock: others go on reading meanwhile, and opening twice does no harm.
+        // Without the lock, so that other reads continue; opening a segment twice is harmless.
         let sealed = Arc::new(self.open_sealed(meta, end_index, rebuild)?);
         self.keep_open(Arc::clone(&sealed));
         Ok(sealed)
     }
 
-    /// Keeps a segment open in place of the one that was unused for longest.
+    /// Keeps a segment open in place of the least recently used one.
     pub(super) fn keep_open(&self, sealed: Arc<Sealed>) {
         let mut open = self.open.lock();
         open.retain(|one| one.first_index != sealed.first_index);
@@ -293,7 +293,7 @@ impl Shared {
             Some(index) => index,
             None => self.rebuild_index(&*file, meta, end_index).during("read", &path)?,
         };
-        // What is missing at the end of the file is found by whoever reads a frame there.
+        // Missing bytes at the end of the file are found when a frame there is read.
         let bytes = meta.bytes.min(file.len().during("read", &path)?);
         Ok(Sealed { first_index, bytes, file, index, from_file })
     }

@@ -1,4 +1,4 @@
-//! Walks a log without lock and without changing anything; works beside a running writer.
+//! Reads a log without a lock and without changes, also while a writer runs.
 
 use std::{io, ops::ControlFlow, path::Path, thread, time::Duration};
 
@@ -12,8 +12,8 @@ use super::{
     walk::{Cursor, Walked, walk},
 };
 
-/// A tail that looks torn may be a batch that a running writer is writing: so often is looked
-/// again, with this long between, before it is called torn.
+/// A torn tail may be a batch that a running writer is writing. So the file is read again this many
+/// times, with this pause, before the tail is reported as torn.
 const LOOK_AGAIN_MAX: u32 = 5;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(4);
 
@@ -26,11 +26,11 @@ pub struct FrameAt<'a> {
     pub offset: u64,
     /// Index of the frame.
     pub index: u64,
-    /// What the frame says.
+    /// The payload.
     pub payload: &'a [u8],
 }
 
-/// Where a scan came to its end.
+/// The end of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanEnd {
     /// The log's id; zeros if a crash came before the first segment had one.
@@ -39,8 +39,8 @@ pub struct ScanEnd {
     pub frames: u64,
     /// Size of the segments walked, without a torn tail.
     pub bytes: u64,
-    /// What a crash left behind the last frame. Beside a running writer this may also be a batch
-    /// that is being written.
+    /// The torn tail after the last frame. With a running writer, it may also be a batch that is being
+    /// written.
     pub torn: Option<TornTail>,
 }
 
@@ -48,8 +48,8 @@ pub struct ScanEnd {
 /// index is beyond the log), and checks every byte of those segments.
 ///
 /// # Errors
-/// The first damage, which is also what a visitor that breaks reports; a log of another kind; the
-/// disk's own.
+/// The first damage, which a visitor reports by breaking, too; a log of another kind; errors of the
+/// disk.
 pub fn scan(
     disk: &dyn Disk,
     dir: &Path,
@@ -86,7 +86,7 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Takes from the segments that are not walked what the next one is checked against.
+    /// Reads from the skipped segments the values that the header of the next one must have.
     fn skip_to_after(&mut self, first_index: u64) -> Result<(), LogError> {
         let (dir, kind) = (self.dir, self.kind);
         let first = Expected { dir, kind, identity: None, first_index: 0, before: Before::NONE };

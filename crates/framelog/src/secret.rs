@@ -1,4 +1,4 @@
-//! Files with a secret: written once and whole, for their owner alone.
+//! Files with a secret: written once, atomically, and readable only by their owner.
 
 use std::{
     fs::{self, OpenOptions},
@@ -11,17 +11,16 @@ use tracing::warn;
 
 use super::disk::{Disk, RealDisk, parent};
 
-/// Writes a secret, as one line, under a name of this process first and links it to its own: a crash
-/// leaves the whole file or none, and one that is there already is never written over. Answers
-/// whether the file is new.
+/// Writes a secret as one line to a temporary name and links it to `path`: a crash leaves the whole file
+/// or none, and an existing file is never overwritten. Returns whether the file is new.
 ///
 /// # Errors
-/// The system's.
+/// An error of the system.
 pub fn write_once(path: &Path, secret: &str) -> io::Result<bool> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = PathBuf::from(beside);
-    // A process of this number may have crashed here.
+    // An earlier process with the same id may have crashed here.
     let _ = fs::remove_file(&beside);
     let linked = write(&beside, secret).and_then(|()| fs::hard_link(&beside, path));
     let removed = fs::remove_file(&beside);
@@ -42,7 +41,8 @@ fn write(path: &Path, secret: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Says so if others than the file's owner can read a secret. `name` says which, as "the signing key".
+/// Logs a warning if users other than the owner can read a secret. `name` is for example "the signing
+/// key".
 pub fn warn_if_open_to_others(path: &Path, name: &str) {
     let Ok(metadata) = fs::metadata(path) else { return };
     let mode = metadata.permissions().mode() & 0o777;
@@ -63,7 +63,7 @@ mod tests {
     fn the_first_secret_stays_and_is_its_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        // What a process of this number left behind when it crashed.
+        // Left behind by an earlier process with the same id that crashed.
         fs::write(dir.path().join(format!("secret.{}.new", std::process::id())), "ha").unwrap();
         assert!(write_once(&path, "first").unwrap());
         assert!(!write_once(&path, "second").unwrap());

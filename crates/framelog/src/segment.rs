@@ -1,6 +1,6 @@
 //! Segment files: their names, their header, and the index over one.
 //!
-//! A log is a row of segment files, each named by the index of its first frame in twenty digits:
+//! A log is a sequence of segment files, each named by the index of its first frame in twenty digits:
 //! `00000000000000000000.seg`. Frames (see `frame`) follow the header without gaps.
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //! ```
 //!
 //! All numbers are little endian; indexes, offsets and sizes are u64. The first segment has zero
-//! for both fields "before"; in the others they let an opening log notice a segment that is
-//! missing or has another length by looking at headers only. The header is durable, and so is the
-//! name, before the first frame is written.
+//! for both fields "before". In the others, these fields show a missing segment or a wrong length when
+//! a log is opened, from the headers alone. Header and name are durable before the first frame is
+//! written.
 //!
 //! Beside a full segment lies `<first index>.idx`: where frames begin, one every
 //! [`STRIDE_BYTES`] or so. It is disposable: never synced, checked before use, rebuilt from the
@@ -37,15 +37,15 @@ const FORMAT: u32 = 1;
 
 const INDEX_HEADER_LEN: usize = 72;
 const INDEX_MAGIC: &[u8; 8] = b"FRAMEIDX";
-/// The least distance between two frames that the index names.
+/// Minimum distance between two frames in the index.
 pub(super) const STRIDE_BYTES: u64 = 4_096;
 
-/// What sets one log apart from all others.
+/// The identity of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) kind: [u8; 4],
     pub(super) id: [u8; 16],
-    /// CRC-32C of kind and id, from which every other sum goes on.
+    /// CRC-32C of kind and id, the initial value of every other checksum.
     seed: u32,
 }
 
@@ -88,12 +88,12 @@ pub(super) struct SegmentHeader {
     pub(super) before_bytes: u64,
 }
 
-/// How bytes can fail to be a segment header.
+/// Why bytes are not a valid segment header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HeaderError {
-    /// Not what was written.
+    /// The checksum is wrong.
     Broken(&'static str),
-    /// Intact, but of a format that is not known here.
+    /// Intact, but of an unknown format.
     Format(u32),
 }
 
@@ -155,20 +155,20 @@ pub(super) struct IndexOf<'a> {
 }
 
 impl FrameIndex {
-    /// Takes note of a frame; keeps it if the last one kept is far enough away.
+    /// Adds a frame if it is far enough from the last one in the index.
     pub(super) fn note(&mut self, index: u64, offset: u64) {
         if self.pairs.last().is_none_or(|&(_, last)| offset >= last + STRIDE_BYTES) {
             self.pairs.push((index, offset));
         }
     }
 
-    /// The last frame kept that does not come after `index`.
+    /// The last frame in the index that is not after `index`.
     pub(super) fn at_or_before(&self, index: u64) -> Option<(u64, u64)> {
         let end = self.pairs.partition_point(|&(kept, _)| kept <= index);
         self.pairs[..end].last().copied()
     }
 
-    /// Offset of the first frame kept that does not come before `index`.
+    /// Offset of the first frame in the index that is not before `index`.
     pub(super) fn at_or_after(&self, index: u64) -> Option<u64> {
         let start = self.pairs.partition_point(|&(kept, _)| kept < index);
         self.pairs.get(start).map(|&(_, offset)| offset)
@@ -201,7 +201,7 @@ impl FrameIndex {
         let pairs: Vec<_> =
             body.chunks_exact(16).map(|pair| (u64_at(pair, 0), u64_at(pair, 8))).collect();
         let index = Self { pairs };
-        // Encoding again and comparing leaves no byte unchecked.
+        // Encoding it again and comparing the bytes checks every byte.
         let same = index.encode(of)[..INDEX_HEADER_LEN] == *header && body.len() % 16 == 0;
         let starts = index.pairs.first() == Some(&(of.first_index, HEADER_BYTES));
         let ascends = index.pairs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);

@@ -1,8 +1,7 @@
 //! A disk in memory that fails on demand and can lose its power, for tests.
 //!
-//! It keeps what was written apart from what was synced. A failed sync behaves as on Linux: what
-//! it should have written stays readable and counts as clean, so that the next sync does nothing
-//! for it.
+//! It distinguishes written and synced data. A failed sync behaves as on Linux: its data stays readable
+//! and counts as clean, so that the next sync does not write it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,20 +16,20 @@ use super::disk::{Disk, DiskFile};
 
 const SECTOR_LEN: usize = 512;
 
-/// What becomes of an operation that fails.
+/// The effect of an operation that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It did nothing.
     Lost,
-    /// It did all that was asked, and only the answer was lost.
+    /// It did everything, but returned an error.
     Persisted,
-    /// A write did so many of its bytes; any other operation did nothing.
+    /// A write wrote this many of its bytes; any other operation did nothing.
     Partial(usize),
-    /// It did nothing, and whoever asked for it panics.
+    /// It did nothing and panics.
     Panic,
 }
 
-/// What a power cut leaves of what was not synced.
+/// The part of unsynced data that survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// Nothing.
@@ -158,7 +157,7 @@ impl SimDisk {
         Self { world: Arc::new(Mutex::new(after)) }
     }
 
-    /// What a file holds, if there is one.
+    /// The content of a file, if it exists.
     #[must_use]
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let world = self.world.lock();
@@ -170,7 +169,7 @@ impl SimDisk {
         self.world.lock().put(path.to_owned(), content);
     }
 
-    /// Every file and what it holds.
+    /// Every file with its content.
     #[must_use]
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let world = self.world.lock();
@@ -233,7 +232,7 @@ impl World {
 
 impl Disk for SimDisk {
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
-        // Directories are wherever a file is.
+        // Every directory exists.
         self.lock().map(|_| ())
     }
 
@@ -396,7 +395,7 @@ impl Inode {
     }
 }
 
-/// Copies what both files have of a sector; zeros where `from` is shorter.
+/// Copies a sector as far as `to` has it; zeros where `from` is shorter.
 fn copy_sector(to: &mut [u8], from: &[u8], sector: usize) {
     let start = sector * SECTOR_LEN;
     for at in start..(start + SECTOR_LEN).min(to.len()) {
@@ -404,7 +403,7 @@ fn copy_sector(to: &mut [u8], from: &[u8], sector: usize) {
     }
 }
 
-/// Decides what survives. SplitMix64, so that a seed means the same for ever.
+/// Decides which data survives. SplitMix64, so that a seed always has the same result.
 struct Chance {
     keep: Keep,
     state: u64,

@@ -1,12 +1,12 @@
-//! Walks the frames of one segment, and tells torn from damaged.
+//! Reads the frames of one segment, and distinguishes torn from damaged.
 //!
 //! A crash can leave a *torn tail*: the last batch, not yet acknowledged, of which only parts
-//! reached the disk. Everything else that is not as written is *damage*. The rules assume this of
-//! the medium:
+//! reached the disk. Every other difference from the written bytes is *damage*. The rules assume this
+//! of the medium:
 //!
 //! * A sector of [`SECTOR_BYTES`] is written whole or not at all, also when it is written again
 //!   with more data behind what it held (as the last sector of a growing file is).
-//! * Where the file system extended a file and the data never came, it reads as zeros.
+//! * Where the file system extended a file without writing the data, it reads as zeros.
 //! * What a returned sync covered stays, and a later write does not touch its bytes.
 //!
 //! So a tail of the last segment is torn if its first frame runs past the end of the file, or if
@@ -14,7 +14,7 @@
 //! behind it. A frame that is complete and fails its checks without such a hole is damage, and so
 //! is any trouble in a segment that has a successor.
 //!
-//! What can not be told apart: a last batch that the disk lost after it acknowledged it, cut at
+//! These cases can not be distinguished: a last batch that the disk lost after it acknowledged it, cut at
 //! the end or zeroed by whole sectors, looks like a torn one; and a payload that rightly holds
 //! an aligned sector of zeros looks torn, when a bit elsewhere in it flips and it is in the last
 //! batch. A file system that shows old blocks in place of data never written (ext4 with
@@ -234,11 +234,11 @@ fn find_later_batch(
     }
 }
 
-/// What is told of each frame on the way: where it begins, its index, its payload.
+/// The arguments for each frame: its offset, its index, its payload.
 pub(super) type Visit<'v> = dyn FnMut(u64, u64, &[u8]) -> ControlFlow<String> + 'v;
 
 /// Walks from `cursor` to `end`, and leaves the cursor behind the last frame that is whole.
-/// Answers why the rest is torn, if it is.
+/// Returns why the rest is torn, if it is.
 ///
 /// # Errors
 /// Damage, trouble that the visitor finds, or the disk's.

@@ -8,7 +8,7 @@
 //! — example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDe…
 //! ```
 //!
-//! Lines after the third are extensions. This ledger writes none, and takes them from others.
+//! Lines after the third are extensions. This ledger writes none, and accepts them from others.
 
 use std::fmt;
 
@@ -35,22 +35,22 @@ pub struct Checkpoint {
     pub extensions: String,
 }
 
-/// Why a text is no checkpoint that counts.
+/// Why a checkpoint is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CheckpointError {
-    /// No signed note.
+    /// The text is not a signed note.
     #[error(transparent)]
     Note(#[from] NoteError),
-    /// No three lines of origin, size and root.
+    /// The note does not begin with the lines origin, size and root.
     #[error("the note is no checkpoint: {0}")]
     Form(&'static str),
-    /// Not signed as it must be.
+    /// A required signature is missing or wrong.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// Of another log than the key.
+    /// The origin is not the name of the key.
     #[error("the checkpoint is of `{found}`, the key is of `{wanted}`")]
     Origin {
-        /// What the checkpoint says.
+        /// The origin in the checkpoint.
         found: String,
         /// Name of the key.
         wanted: String,
@@ -58,7 +58,7 @@ pub enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Takes the text of a checkpoint, without its signatures.
+    /// Parses the text of a checkpoint, without its signatures.
     ///
     /// # Errors
     /// [`CheckpointError::Form`].
@@ -90,10 +90,10 @@ impl fmt::Display for Checkpoint {
     }
 }
 
-/// A checkpoint and the note that it stands in.
+/// A checkpoint and its note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedCheckpoint {
-    /// What it says.
+    /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// The note, with all signatures.
     pub note: Note,
@@ -103,14 +103,14 @@ impl SignedCheckpoint {
     /// Signs a checkpoint.
     ///
     /// # Errors
-    /// The origin can not stand in a note.
+    /// The origin is not allowed in a note.
     pub fn sign(checkpoint: Checkpoint, key: &SignerKey) -> Result<Self, NoteError> {
         let mut note = Note::new(checkpoint.to_string())?;
         note.sign(key, 0);
         Ok(Self { checkpoint, note })
     }
 
-    /// Takes a signed note. What it says is worth nothing before [`Self::verify`].
+    /// Parses a signed note. Do not trust the checkpoint before [`Self::verify`].
     ///
     /// # Errors
     /// See [`CheckpointError`].
@@ -119,7 +119,7 @@ impl SignedCheckpoint {
         Ok(Self { checkpoint: Checkpoint::parse(note.text())?, note })
     }
 
-    /// Whether the log that the key is of has signed it.
+    /// Verifies the signature of the log with this key.
     ///
     /// # Errors
     /// See [`CheckpointError`].

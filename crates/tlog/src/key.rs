@@ -16,11 +16,11 @@ use zeroize::Zeroizing;
 
 use super::BASE64;
 
-/// The longest name of a key, in bytes.
+/// Maximum length of the name of a key, in bytes.
 pub const NAME_BYTES_MAX: usize = 256;
 const PRIVATE: &str = "PRIVATE+KEY+";
 
-/// What a key signs, and so the first byte of its encoding.
+/// The signature algorithm of a key, the first byte of its encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// Ed25519 over the text of a note.
@@ -42,22 +42,22 @@ impl Algorithm {
     }
 }
 
-/// Why a text is no key.
+/// Why a key can not be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Not name, key id and key with `+` between them.
+    /// The text is not name, key id and key with `+` between them.
     #[error("must be a verifier key: NAME+ID+KEY, for example example.com/log+530d903a+AekyeR…")]
     Form,
-    /// A name that can not stand in a note.
+    /// The name is not allowed in a note.
     #[error("has a name that is empty, too long, or holds spaces, `+` or control characters")]
     Name,
-    /// A kind of signature that is not known here.
+    /// The signature algorithm is unknown.
     #[error("is of a signature type that is not known; Ed25519 (1) and cosignature/v1 (4) are")]
     Algorithm,
-    /// No point of the curve, or one under which anything verifies.
+    /// The key is not a point of the curve, or a weak one under which forged signatures verify.
     #[error("is no Ed25519 public key")]
     Point,
-    /// The key id is of another key.
+    /// The key id belongs to another key.
     #[error("has a key id that does not belong to its name and key: it was changed or cut")]
     Id,
 }
@@ -81,7 +81,7 @@ impl VerifierKey {
         Ok(Self { name: name.to_owned(), id, algorithm, key })
     }
 
-    /// Takes a verifier key.
+    /// Parses a verifier key.
     ///
     /// # Errors
     /// See [`KeyError`].
@@ -104,20 +104,20 @@ impl VerifierKey {
         self.id
     }
 
-    /// What it verifies.
+    /// The signature algorithm.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The 32 bytes of RFC 8032.
+    /// The public key of RFC 8032.
     #[must_use]
     pub fn public_key(&self) -> [u8; 32] {
         self.key.to_bytes()
     }
 
-    /// Whether these bytes are the key's signature of a message. Strict: one signature has one
-    /// writing.
+    /// Whether these bytes are the key's signature of a message. Strict: rejects other encodings of a
+    /// valid signature.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8; SIGNATURE_LENGTH]) -> bool {
         self.key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
@@ -130,7 +130,7 @@ impl fmt::Display for VerifierKey {
     }
 }
 
-/// Signs as one name. It is never printed.
+/// Signs with a name and secret key. It is never printed.
 #[derive(Clone)]
 pub struct SignerKey {
     key: SigningKey,
@@ -148,7 +148,7 @@ impl SignerKey {
         Ok(Self { key, verifier })
     }
 
-    /// Takes a signer key: `PRIVATE+KEY+NAME+ID+KEY`.
+    /// Parses a signer key: `PRIVATE+KEY+NAME+ID+KEY`.
     ///
     /// # Errors
     /// See [`KeyError`].
@@ -159,7 +159,7 @@ impl SignerKey {
         if parsed.verifier.id == id { Ok(parsed) } else { Err(KeyError::Id) }
     }
 
-    /// The key as text, for its file alone.
+    /// The key as text, only for its file.
     #[must_use]
     pub fn to_secret_text(&self) -> Zeroizing<String> {
         let VerifierKey { name, id, algorithm, .. } = &self.verifier;
@@ -173,7 +173,7 @@ impl SignerKey {
         Zeroizing::new(self.key.to_bytes())
     }
 
-    /// The key that verifies what is signed here.
+    /// The key that verifies these signatures.
     #[must_use]
     pub fn verifier(&self) -> &VerifierKey {
         &self.verifier
@@ -192,13 +192,13 @@ impl fmt::Debug for SignerKey {
     }
 }
 
-/// Whether a text can name anybody's key, as C2SP signed-note has it.
+/// Whether C2SP signed-note allows a text as the name of a key.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+')
 }
 
-/// Whether a text can name a key that is known here.
+/// Whether this crate accepts a text as the name of a key.
 fn check_name(name: &str) -> Result<(), KeyError> {
     if is_name(name) && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control) {
         return Ok(());

@@ -1,15 +1,15 @@
-//! Transparency logs: the Merkle tree of RFC 6962 and the forms in which C2SP writes it down.
+//! Transparency logs: the Merkle tree of RFC 6962 and the text formats of C2SP.
 //!
-//! Everything here is pure, and knows nothing of consent, of entries or of files: bytes in, hashes
-//! and texts out. So an auditor's tool needs this module and no other.
+//! Everything is pure, and knows nothing of consent, entries or files: bytes in, hashes and texts out.
+//! So an auditor's tool can use this crate alone.
 //!
 //! * [`merkle`]: leaf and node hashes, compact ranges, proofs and their verification.
-//! * [`tile`]: C2SP tlog-tiles: where hashes and entries stand, and the paths that name them.
+//! * [`tile`]: C2SP tlog-tiles: tiles of hashes, bundles of entries, and their paths.
 //! * [`key`], [`note`]: C2SP signed-note: keys as text, and texts with signatures.
 //! * [`checkpoint`]: C2SP tlog-checkpoint: the head of a tree, signed.
-//! * [`proof`]: C2SP tlog-proof: an entry's place in a tree, to be verified offline.
-//! * [`policy`]: C2SP tlog-policy: which logs and which witnesses count.
-//! * [`witness`]: C2SP tlog-witness: what a log and a witness say to each other.
+//! * [`proof`]: C2SP tlog-proof: an inclusion proof that can be verified offline.
+//! * [`policy`]: C2SP tlog-policy: the trusted logs and witnesses.
+//! * [`witness`]: C2SP tlog-witness: the request from a log to a witness.
 
 pub mod checkpoint;
 pub mod key;
@@ -20,10 +20,10 @@ pub mod proof;
 pub mod tile;
 pub mod witness;
 
-/// Base64 as all these texts have it: the standard alphabet, padded, written in one way only.
+/// The base64 of all these formats: standard alphabet, padded, canonical.
 pub use base64::prelude::BASE64_STANDARD as BASE64;
 
-/// A number as these texts have it: decimal digits without a leading zero.
+/// Parses a number of these formats: decimal digits without a leading zero.
 #[must_use]
 pub fn decimal(text: &str) -> Option<u64> {
     let canonical = text == "0" || !text.starts_with('0');
@@ -31,13 +31,13 @@ pub fn decimal(text: &str) -> Option<u64> {
     if canonical && digits { text.parse().ok() } else { None }
 }
 
-/// A hash as these texts have it.
+/// Parses a hash of these formats.
 pub(crate) fn hash(text: &str) -> Option<merkle::Hash> {
     use base64::Engine as _;
     BASE64.decode(text).ok()?.try_into().ok()
 }
 
-/// Bytes as people read hashes: lowercase hexadecimal.
+/// Bytes in lowercase hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

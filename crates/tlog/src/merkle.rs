@@ -1,8 +1,8 @@
 //! The Merkle tree of RFC 6962, section 2, over SHA-256.
 //!
-//! A *subtree* is a complete one: of height h and number n, it stands over the leaves from `n * 2^h`
-//! to before `(n + 1) * 2^h`. Whoever has the subtrees of a tree can compute every root and every
-//! proof; where they come from (memory, tiles, files) is not known here.
+//! A *subtree* is complete: the subtree of height h and number n covers the leaves from `n * 2^h` to
+//! before `(n + 1) * 2^h`. Its subtrees are enough to compute every root and proof of a tree. The caller
+//! supplies them, from memory, tiles or files.
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -10,7 +10,7 @@ use thiserror::Error;
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
 
-/// The most hashes that a proof can have.
+/// Maximum number of hashes in a proof.
 pub const PROOF_HASHES_MAX: usize = 64;
 
 /// The root of a tree without leaves.
@@ -25,18 +25,18 @@ pub fn leaf_hash(leaf: &[u8]) -> Hash {
     Sha256::new().chain_update([0]).chain_update(leaf).finalize().into()
 }
 
-/// The hash over two subtrees.
+/// The hash of a node with two subtrees.
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    // In one piece: half of what a tree hashes are nodes.
+    // One update call: half of the hashes of a tree are of nodes.
     let mut node = [1; 65];
     node[1..33].copy_from_slice(left);
     node[33..].copy_from_slice(right);
     Sha256::digest(node).into()
 }
 
-/// The subtrees of a row of leaves, as few as there can be: what is needed to add leaves at the end,
-/// to put two rows that touch together, and to tell the root of a row that begins with leaf 0.
+/// The smallest set of subtrees that covers a range of leaves (a compact range). It is enough to add
+/// leaves at the end, to join two adjacent ranges, and to compute the root of a range from leaf 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     begin: u64,
@@ -46,16 +46,16 @@ pub struct Range {
 }
 
 impl Range {
-    /// A row without leaves, where leaf `begin` would come next.
+    /// An empty range before leaf `begin`.
     #[must_use]
     pub fn empty(begin: u64) -> Self {
         Self { begin, end: begin, subtrees: Vec::new() }
     }
 
-    /// The row of the first `size` leaves, from the hashes of its subtrees.
+    /// The range of the first `size` leaves, from the hashes of its subtrees.
     ///
     /// # Errors
-    /// What `subtree` answers.
+    /// The errors of `subtree`.
     pub fn of_size<E>(
         size: u64,
         mut subtree: impl FnMut(u32, u64) -> Result<Hash, E>,
@@ -85,19 +85,19 @@ impl Range {
         self.push_subtree(0, leaf, &mut |_, _| {});
     }
 
-    /// Adds a leaf, and tells of every subtree that it completes, from below: height and hash.
+    /// Adds a leaf, and reports height and hash of every subtree that it completes, from below.
     pub fn push_telling(&mut self, leaf: Hash, completed: &mut dyn FnMut(u32, &Hash)) {
         self.push_subtree(0, leaf, completed);
     }
 
-    /// Adds the leaves of a row that begins where this one ends. Answers whether it does.
+    /// Adds the leaves of a range. Returns whether it begins where this one ends.
     #[must_use]
     pub fn append(&mut self, other: &Self) -> bool {
         self.append_telling(other, &mut |_, _| {})
     }
 
-    /// As [`Self::append`], and tells of every subtree that this completes and that stands over
-    /// leaves of both rows: height and hash. There is at most one of each height.
+    /// As [`Self::append`], and reports height and hash of every new subtree with leaves of both ranges.
+    /// There is at most one of each height.
     #[must_use]
     pub fn append_telling(&mut self, other: &Self, completed: &mut dyn FnMut(u32, &Hash)) -> bool {
         if other.begin != self.end {
@@ -113,7 +113,7 @@ impl Range {
         debug_assert_eq!(self.end & ((1 << height) - 1), 0, "subtrees stand at multiples");
         self.end += 1 << height;
         let (mut height, mut hash) = (height, hash);
-        // Two subtrees become one if they are the halves of one.
+        // Two subtrees are joined if they are the halves of a larger one.
         while let Some(&(left_height, left)) = self.subtrees.last()
             && left_height == height
             && self.end & ((2 << height) - 1) == 0
@@ -138,7 +138,7 @@ impl Range {
     }
 }
 
-/// The hash over the leaves from `start` to before `end`, which stand in a tree as one node.
+/// The hash of the leaves from `start` to before `end`, which form one node of a tree.
 fn range_hash<E>(
     (start, end): (u64, u64),
     subtree: &mut impl FnMut(u32, u64) -> Result<Hash, E>,
@@ -161,7 +161,7 @@ fn split(leaves: u64) -> u64 {
 /// The root of the tree of `size` leaves.
 ///
 /// # Errors
-/// What `subtree`, which is asked for the hash of a height and number, answers.
+/// The errors of `subtree`, which returns the hash of a height and number.
 pub fn root<E>(size: u64, mut subtree: impl FnMut(u32, u64) -> Result<Hash, E>) -> Result<Hash, E> {
     if size == 0 { Ok(empty_root()) } else { range_hash((0, size), &mut subtree) }
 }
@@ -170,7 +170,7 @@ pub fn root<E>(size: u64, mut subtree: impl FnMut(u32, u64) -> Result<Hash, E>) 
 /// sibling up. The leaf must be in the tree.
 ///
 /// # Errors
-/// What `subtree` answers.
+/// The errors of `subtree`.
 pub fn prove_inclusion<E>(
     index: u64,
     size: u64,
@@ -192,10 +192,10 @@ pub fn prove_inclusion<E>(
 }
 
 /// The proof that the tree of `first` leaves is the beginning of the tree of `second` leaves (RFC
-/// 6962, section 2.1.2). Empty if `first` is 0 or `second`; it must not be more.
+/// 6962, section 2.1.2). Empty if `first` is 0 or `second`; it must not be larger.
 ///
 /// # Errors
-/// What `subtree` answers.
+/// The errors of `subtree`.
 pub fn prove_consistency<E>(
     first: u64,
     second: u64,
@@ -216,14 +216,14 @@ pub fn prove_consistency<E>(
             start = middle;
         }
     }
-    // Where the first tree is a whole subtree of the second, the verifier has its root already.
+    // If the first tree is a subtree of the second, the verifier already has its hash.
     if start != 0 {
         ranges.push((start, end));
     }
     ranges.into_iter().rev().map(|range| range_hash(range, &mut subtree)).collect()
 }
 
-/// Why a proof proves nothing.
+/// Why a proof is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ProofError {
     /// The index is not in a tree of this size.
@@ -242,16 +242,16 @@ pub enum ProofError {
         /// The number of leaves of the second.
         second: u64,
     },
-    /// It has more or fewer hashes than such a proof has.
+    /// The number of hashes is wrong.
     #[error("the proof has {got} hashes, which is not the number that it must have")]
     Length {
-        /// How many it has.
+        /// The number of hashes.
         got: usize,
     },
-    /// It leads to another root.
+    /// The computed root differs from the given one.
     #[error("the proof leads to another root: what was signed is not what is shown")]
     Root,
-    /// It leads from another root.
+    /// The computed root of the first tree differs from the given one.
     #[error("the proof is not of the first tree: the ledger is not the one that was seen before")]
     FirstRoot,
 }
@@ -316,7 +316,7 @@ pub fn verify_consistency(
     let mut hashes = proof.iter();
     let up = (first - 1).trailing_ones();
     let (mut node, mut last) = ((first - 1) >> up, (second - 1) >> up);
-    // A first tree that is one subtree is where the second begins.
+    // If the first tree is one subtree, the path begins with its root, which the proof omits.
     let start = if first.is_power_of_two() { first_root } else { hashes.next().ok_or(length)? };
     let (mut old, mut new) = (*start, *start);
     for hash in hashes {

@@ -9,7 +9,7 @@
 //! — quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5dd…
 //! ```
 //!
-//! The text is worth nothing before a signature by a known key was verified.
+//! Do not trust the text before a signature of a known key was verified.
 
 use std::fmt;
 
@@ -22,20 +22,20 @@ use super::{
     policy::POLICY_ITEMS_MAX,
 };
 
-/// The largest note, in bytes.
+/// Maximum size of a note, in bytes.
 pub const NOTE_BYTES_MAX: usize = 256 << 10;
-/// The most signatures of a note: those of every witness that a policy can have, and some more.
+/// Maximum number of signatures of a note: more than a policy can have witnesses.
 pub const SIGNATURES_MAX: usize = 2 * POLICY_ITEMS_MAX;
 const DASH: &str = "— ";
 
-/// A text with signatures that nobody has verified yet.
+/// A text with unverified signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     text: String,
     signatures: Vec<NoteSignature>,
 }
 
-/// One line under a note.
+/// A signature line of a note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoteSignature {
     name: String,
@@ -43,33 +43,33 @@ pub struct NoteSignature {
     signature: Vec<u8>,
 }
 
-/// Why bytes are no signed note.
+/// Why a note can not be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NoteError {
-    /// Larger than is read.
+    /// The note is too large.
     #[error("the note is larger than {NOTE_BYTES_MAX} bytes")]
     TooLarge,
-    /// Not a text, a blank line, and signatures.
+    /// The note is not a text, a blank line, and signatures.
     #[error("the note is not a text, an empty line, and signature lines")]
     Form,
-    /// A character that a note may not hold.
+    /// A character is not allowed in a note.
     #[error("the note holds a control character")]
     Control,
-    /// A line that is no signature.
+    /// A signature line is malformed.
     #[error("a signature line of the note is malformed")]
     Line,
-    /// More signatures than are read.
+    /// There are too many signatures.
     #[error("the note has more than {SIGNATURES_MAX} signatures")]
     TooMany,
 }
 
-/// Why a note is not worth what a key makes it worth.
+/// Why a note is not verified by a key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SignatureError {
-    /// No signature by this key.
+    /// There is no signature of the key.
     #[error("the note is not signed by {0}")]
     Missing(String),
-    /// A signature that claims to be by this key, and is not.
+    /// A signature names the key but does not verify.
     #[error("the note has a signature that claims to be by {0} and is not")]
     Bad(String),
 }
@@ -87,7 +87,7 @@ impl Note {
         Ok(Self { text, signatures: Vec::new() })
     }
 
-    /// Takes a note. Its signatures are read and not verified.
+    /// Parses a note. Its signatures are not verified.
     ///
     /// # Errors
     /// See [`NoteError`].
@@ -112,14 +112,14 @@ impl Note {
         &self.text
     }
 
-    /// The signatures, whoever made them.
+    /// All signatures, of known and unknown keys.
     #[must_use]
     pub fn signatures(&self) -> &[NoteSignature] {
         &self.signatures
     }
 
     /// Signs the text. `now_s` is the time of a cosignature, in seconds since the Unix epoch; other
-    /// signatures do not tell theirs.
+    /// signatures have no time.
     pub fn sign(&mut self, key: &SignerKey, now_s: u64) {
         let message = message(key.verifier().algorithm(), &self.text, now_s);
         let mut signature = Vec::new();
@@ -135,7 +135,7 @@ impl Note {
         });
     }
 
-    /// Adds signature lines, as a witness answers them. They are read and not verified.
+    /// Adds signature lines of a witness's response. They are parsed, not verified.
     ///
     /// # Errors
     /// [`NoteError::Line`] or [`NoteError::TooMany`].
@@ -155,16 +155,16 @@ impl Note {
         self.signatures.push(signature);
     }
 
-    /// The signatures by a key, by name and key id, good or not.
+    /// The signatures with the name and id of a key, valid or not.
     pub fn by<'a>(&'a self, key: &'a VerifierKey) -> impl Iterator<Item = &'a NoteSignature> {
         self.signatures
             .iter()
             .filter(|signature| signature.name == key.name() && signature.id == key.id())
     }
 
-    /// Whether a key has signed this, and nothing under it falsely claims so. Signatures by other
-    /// keys are ignored, also of the same name. Answers the time of a cosignature, in seconds since
-    /// the Unix epoch.
+    /// Verifies that a key has signed the note, and that every signature with its name and id is valid.
+    /// Ignores signatures of other keys, also with the same name. Returns the time of a cosignature, in
+    /// seconds since the Unix epoch.
     ///
     /// # Errors
     /// See [`SignatureError`].
@@ -204,13 +204,13 @@ impl NoteSignature {
         Ok(Self { name: name.to_owned(), id: *id, signature: signature.to_vec() })
     }
 
-    /// The name that it claims.
+    /// The name of its key.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The time of a good cosignature, or nothing of another good signature; none of a bad one.
+    /// For a valid signature, the time if it is a cosignature; none for an invalid one.
     #[expect(clippy::option_option, reason = "good or not, and with a time or not")]
     fn verify(&self, key: &VerifierKey, text: &str) -> Option<Option<u64>> {
         let (time, signature) = match key.algorithm() {
@@ -234,7 +234,7 @@ impl fmt::Display for NoteSignature {
     }
 }
 
-/// What is signed.
+/// The signed bytes.
 fn message(algorithm: Algorithm, text: &str, time_s: u64) -> Vec<u8> {
     match algorithm {
         Algorithm::Note => text.as_bytes().to_vec(),

@@ -1,5 +1,5 @@
-//! C2SP tlog-policy: which logs are followed, which witnesses are known, and how many of them must
-//! have seen a checkpoint before it counts.
+//! C2SP tlog-policy: the logs to follow, the known witnesses, and how many of them must have cosigned
+//! a checkpoint.
 //!
 //! ```text
 //! log      ledger.example/eu+5c2f…+AYt…
@@ -17,10 +17,10 @@ use super::{
     note::{Note, SignatureError},
 };
 
-/// The most logs, witnesses and groups that a policy may have, of each.
+/// Maximum number of logs, of witnesses and of groups in a policy.
 pub const POLICY_ITEMS_MAX: usize = 64;
 
-/// Which logs and witnesses count.
+/// The trusted logs and witnesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     logs: Vec<VerifierKey>,
@@ -54,45 +54,45 @@ enum Member {
     Group(usize),
 }
 
-/// What is wrong with a policy, and in which line.
+/// An error in a line of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {line}: {problem}")]
 pub struct PolicyError {
-    /// Number of the line, from 1; of the last, where something is missing.
+    /// Number of the line, from 1; the last line if something is missing.
     pub line: usize,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
 }
 
-/// Why a checkpoint does not count under a policy.
+/// Why a checkpoint does not meet a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unmet {
-    /// A cosignature claims to be by a known witness and is not.
+    /// A cosignature names a known witness but does not verify.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// Too few witnesses have seen it.
+    /// Too few witnesses have cosigned it.
     #[error(
         "the checkpoint is cosigned by {count} of {of} known witnesses, which the policy says is too few"
     )]
     Quorum {
-        /// How many have.
+        /// Number of witnesses that have cosigned it.
         count: usize,
-        /// How many there are.
+        /// Number of witnesses in the policy.
         of: usize,
     },
 }
 
 impl Policy {
-    /// The policy that asks for no witness.
+    /// The policy that requires no witness.
     #[must_use]
     pub fn none() -> Self {
         Self { logs: Vec::new(), witnesses: Vec::new(), groups: Vec::new(), quorum: None }
     }
 
-    /// The policy that asks for any `threshold` of some witnesses; 0 asks for none.
+    /// The policy that requires any `threshold` of some witnesses; 0 requires none.
     ///
     /// # Errors
-    /// There are fewer, or one twice.
+    /// There are fewer witnesses, or one is listed twice.
     pub fn any_of(threshold: usize, witnesses: Vec<Witness>) -> Result<Self, PolicyError> {
         let wrong = |problem: String| PolicyError { line: 1, problem };
         for (at, witness) in witnesses.iter().enumerate() {
@@ -111,10 +111,10 @@ impl Policy {
         Ok(Self { logs: Vec::new(), witnesses, groups, quorum })
     }
 
-    /// Takes the text of a policy.
+    /// Parses the text of a policy.
     ///
     /// # Errors
-    /// The first line that is wrong.
+    /// The first wrong line.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         let mut parser = Parser { policy: Self::none(), quorum: None, taken: Vec::new() };
         let mut last = 0;
@@ -130,19 +130,19 @@ impl Policy {
         Ok(Self { quorum, ..parser.policy })
     }
 
-    /// The logs that it names; none means that it does not say.
+    /// The logs of the policy; it may name none.
     #[must_use]
     pub fn logs(&self) -> &[VerifierKey] {
         &self.logs
     }
 
-    /// The witnesses that it knows.
+    /// The witnesses of the policy.
     #[must_use]
     pub fn witnesses(&self) -> &[Witness] {
         &self.witnesses
     }
 
-    /// Whether it asks for any cosignature.
+    /// Whether it requires a cosignature.
     #[must_use]
     pub fn asks_for_witnesses(&self) -> bool {
         self.quorum.is_some()
@@ -152,7 +152,7 @@ impl Policy {
     /// Unix epoch.
     ///
     /// # Errors
-    /// A signature claims to be by a known witness and is not: the note is worth nothing.
+    /// A signature names a known witness but does not verify: the note can not be trusted.
     pub fn cosigned(&self, note: &Note) -> Result<Vec<(&Witness, u64)>, SignatureError> {
         let mut cosigned = Vec::new();
         for witness in &self.witnesses {
@@ -165,7 +165,7 @@ impl Policy {
         Ok(cosigned)
     }
 
-    /// Whether enough witnesses have cosigned a checkpoint. Answers how many have.
+    /// Verifies that enough witnesses have cosigned a checkpoint. Returns how many have.
     ///
     /// # Errors
     /// See [`Unmet`].
@@ -178,7 +178,7 @@ impl Policy {
         Err(Unmet::Quorum { count: cosigned.len(), of: self.witnesses.len() })
     }
 
-    /// Groups name only what stands before them, so this ends.
+    /// Terminates, because a group refers only to earlier lines.
     fn is_met(&self, member: Member, has: &dyn Fn(&Witness) -> bool) -> bool {
         match member {
             Member::Witness(at) => has(&self.witnesses[at]),
@@ -191,7 +191,7 @@ impl Policy {
     }
 }
 
-/// A witness signs with time; a log's plain signature is no cosignature.
+/// The key of a witness must be a cosignature key: a log's signature has no time.
 fn check_witness(key: &VerifierKey) -> Result<(), String> {
     if key.algorithm() == Algorithm::Cosignature {
         return Ok(());
@@ -203,7 +203,7 @@ struct Parser {
     policy: Policy,
     #[expect(clippy::option_option, reason = "no line yet, or the line that asks for none")]
     quorum: Option<Option<Member>>,
-    /// Who is member of a group already.
+    /// Names that are already members of a group.
     taken: Vec<Member>,
 }
 

@@ -1,4 +1,4 @@
-//! C2SP tlog-proof: an entry's place in a log, in one text that can be verified offline.
+//! C2SP tlog-proof: the inclusion proof of an entry, in one text that can be verified offline.
 //!
 //! ```text
 //! c2sp.org/tlog-proof@v1
@@ -13,8 +13,8 @@
 //! — example.com/fancylog hI2DJw…
 //! ```
 //!
-//! The entry itself is not in it, except as `extra`, which this ledger uses for the entry's bytes:
-//! whoever verifies the proof hashes them, so nothing has to be believed of them.
+//! The format has no field for the entry. This ledger puts the entry's bytes into `extra`; a verifier
+//! hashes them, so they need no other protection.
 
 use std::fmt;
 
@@ -31,10 +31,10 @@ use super::{
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-/// An entry's place in a log.
+/// The inclusion proof of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlogProof {
-    /// What else is needed to compute the leaf. Nothing vouches for it.
+    /// Data to compute the leaf from. It is not signed.
     pub extra: Option<Vec<u8>>,
     /// Index of the entry.
     pub index: u64,
@@ -44,22 +44,22 @@ pub struct TlogProof {
     pub checkpoint: SignedCheckpoint,
 }
 
-/// Why a text is no proof, or proves nothing.
+/// Why a proof can not be parsed or is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TlogProofError {
-    /// Not a proof by its form.
+    /// The text is malformed.
     #[error("not a C2SP tlog-proof: {0}")]
     Form(&'static str),
-    /// Its checkpoint does not count.
+    /// The checkpoint is not valid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// It does not lead from the entry to the checkpoint.
+    /// The audit path does not lead from the entry to the checkpoint.
     #[error(transparent)]
     Proof(#[from] ProofError),
 }
 
 impl TlogProof {
-    /// Takes a proof. It proves nothing before [`Self::verify`].
+    /// Parses a proof. Do not trust it before [`Self::verify`].
     ///
     /// # Errors
     /// See [`TlogProofError`].
@@ -87,8 +87,8 @@ impl TlogProof {
         Ok(Self { extra, index, path, checkpoint: SignedCheckpoint::parse(checkpoint)? })
     }
 
-    /// Whether the log that the key is of has signed a tree with this leaf in this place. Which
-    /// witnesses must have seen it is another question: `Policy::verify`.
+    /// Verifies that the log of the key has signed a tree with this leaf at this index. For the
+    /// cosignatures of witnesses, see `Policy::verify`.
     ///
     /// # Errors
     /// See [`TlogProofError`].

@@ -24,7 +24,7 @@ pub const TILE_BYTES: usize = 256 * HASH_BYTES;
 /// The highest level that a path may name.
 pub const LEVEL_MAX: u8 = 63;
 
-/// What a path names.
+/// The kind of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Hashes of a level.
@@ -33,14 +33,14 @@ pub enum Kind {
     Entries,
 }
 
-/// A tile or bundle, as its path names it: `tile/0/x001/234`, `tile/entries/000.p/17`.
+/// A tile or bundle with its path: `tile/0/x001/234`, `tile/entries/000.p/17`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
-    /// What it holds.
+    /// The kind.
     pub kind: Kind,
-    /// Its number.
+    /// The number.
     pub number: u64,
-    /// How many hashes or entries it holds, 1 to 256.
+    /// Number of hashes or entries, 1 to 256.
     pub width: u16,
 }
 
@@ -50,8 +50,8 @@ pub struct Tile {
 pub struct PathError;
 
 impl Tile {
-    /// The tile of this kind and number in a tree of `size` leaves, as wide as it is then; none if
-    /// it would be empty.
+    /// The tile of this kind and number in a tree of `size` leaves, full or partial; none if it would be
+    /// empty.
     #[must_use]
     pub fn in_tree(kind: Kind, number: u64, size: u64) -> Option<Self> {
         let count = count_at(kind, size);
@@ -69,7 +69,7 @@ impl Tile {
         })
     }
 
-    /// Whether it holds all that a tile can hold.
+    /// Whether the tile is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         u64::from(self.width) == TILE_WIDTH
@@ -81,7 +81,7 @@ impl Tile {
         self.number * TILE_WIDTH
     }
 
-    /// Takes a path, written in the one way that there is.
+    /// Parses a path in its only valid form.
     ///
     /// # Errors
     /// [`PathError`].

@@ -1,4 +1,4 @@
-//! C2SP tlog-witness: the request that a log sends to a witness, and what a witness does with it.
+//! C2SP tlog-witness: the `add-checkpoint` request that a log sends to a witness.
 //!
 //! ```text
 //! old 20852014
@@ -24,33 +24,33 @@ use super::{
     merkle::Hash,
 };
 
-/// The most hashes of a consistency proof in a request.
+/// Maximum number of hashes of the consistency proof in a request.
 pub const CONSISTENCY_HASHES_MAX: usize = 63;
 
-/// A new checkpoint, and the proof that it continues the one before.
+/// A new checkpoint, and the proof that it is consistent with the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddCheckpoint {
-    /// Number of entries under the checkpoint that the witness cosigned last; 0 before the first.
+    /// Size of the checkpoint that the witness cosigned last; 0 before the first.
     pub old_size: u64,
-    /// The consistency proof from there.
+    /// The consistency proof from this size.
     pub proof: Vec<Hash>,
     /// The new checkpoint.
     pub checkpoint: SignedCheckpoint,
 }
 
-/// Why a text is no request.
+/// Why a request can not be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
-    /// Not by its form.
+    /// The text is malformed.
     #[error("malformed request: {0}")]
     Form(&'static str),
-    /// Its checkpoint is none.
+    /// The checkpoint can not be parsed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }
 
 impl AddCheckpoint {
-    /// Takes the body of a request.
+    /// Parses the body of a request.
     ///
     /// # Errors
     /// See [`RequestError`].

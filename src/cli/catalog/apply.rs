@@ -1,4 +1,4 @@
-//! `catalog apply`: brings the catalogue to what a file says.
+//! `catalog apply`: adds and changes purposes and channels as a file says.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -13,11 +13,12 @@ use crate::{
         output::{Table, Tone},
         progress,
     },
-    proto::{Channel, Purpose, PutChannelRequest, PutPurposeRequest},
+    proto::{Purpose, PutChannelRequest, PutPurposeRequest},
 };
 
 const AFTER_HELP: &str = "\
-What the file does not name is left alone: to retire a purpose, say `retired = true`.
+Purposes and channels that are not in the file stay as they are. To retire one, write `retired =
+true`.
 
 Examples:
   consent-ledger catalog apply examples/catalog.toml --dry-run
@@ -30,7 +31,7 @@ Examples:
 pub struct ApplyArgs {
     /// TOML file with purposes and channels
     file: PathBuf,
-    /// Print what would change, and change nothing
+    /// Print the changes without writing them
     #[arg(long)]
     dry_run: bool,
     /// Require new consent for this purpose: grants of earlier versions no longer count; may be
@@ -39,7 +40,7 @@ pub struct ApplyArgs {
     reconsent: Vec<String>,
 }
 
-/// What became of a catalogue file.
+/// Result of applying a catalogue file, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Applied {
@@ -47,15 +48,15 @@ struct Applied {
     dry_run: bool,
     /// One for each entry of the file, in its order.
     results: Vec<AppliedEntry>,
-    /// Entries that the catalogue did not have.
+    /// Number of entries that were added.
     added: usize,
-    /// Entries that differed.
+    /// Number of entries that were changed.
     changed: usize,
-    /// Entries that were as they should be.
+    /// Number of entries that were unchanged.
     unchanged: usize,
 }
 
-/// What became of one entry of a catalogue file.
+/// Result for one entry of a catalogue file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct AppliedEntry {
     /// `purpose` or `channel`.
@@ -64,11 +65,11 @@ struct AppliedEntry {
     key: String,
     /// `added`, `changed` or `unchanged`.
     result: &'static str,
-    /// The fields that differ from what was there, by their names in the file.
+    /// The fields that changed, by their names in the file.
     fields: Vec<&'static str>,
     /// The purpose's version after the call; `null` for channels and dry runs.
     version: Option<u32>,
-    /// First revision at which it is so; `null` for dry runs.
+    /// First revision with this entry; `null` for dry runs.
     revision: Option<u64>,
 }
 
@@ -101,23 +102,40 @@ async fn apply(
     args: &ApplyArgs,
     client: &mut Client,
 ) -> Result<Vec<AppliedEntry>, CliError> {
-    let now = Now::read(client).await?;
+    // The catalogue on the server, by key.
+    let channels = channels(client, true).await?.into_iter();
+    let channels: HashMap<_, _> = channels.map(|channel| (channel.key.clone(), channel)).collect();
+    let purposes = purposes(client, true).await?.into_iter();
+    let purposes: HashMap<_, _> = purposes.map(|purpose| (purpose.key.clone(), purpose)).collect();
     let total = file.channels.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
     let mut results = Vec::with_capacity(total);
     for channel in &file.channels {
-        let mut entry = now.compare_channel(channel);
+        let fields = channels.get(&channel.key).map(|now| {
+            differing([
+                ("title", now.title != channel.title),
+                ("retired", now.retired != channel.retired),
+            ])
+        });
+        let mut entry = entry("channel", &channel.key, fields);
         if !args.dry_run {
-            put_channel(channel, &mut entry, client).await?;
+            let request = PutChannelRequest { channel: Some(channel.clone()) };
+            let answer = client.put_channel(request).await?.into_inner();
+            entry.settle(answer.changed, answer.revision);
         }
         results.push(entry);
         bar.inc(1);
     }
     for purpose in &file.purposes {
-        let reconsent = args.reconsent.contains(&purpose.key);
-        let mut entry = now.compare_purpose(purpose, reconsent);
+        let requires_reconsent = args.reconsent.contains(&purpose.key);
+        let now = purposes.get(&purpose.key);
+        let fields = now.map(|now| differences(now, purpose, requires_reconsent));
+        let mut entry = entry("purpose", &purpose.key, fields);
         if !args.dry_run {
-            put_purpose(purpose, reconsent, &mut entry, client).await?;
+            let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
+            let answer = client.put_purpose(request).await?.into_inner();
+            entry.version = answer.purpose.map(|purpose| purpose.version);
+            entry.settle(answer.changed, answer.revision);
         }
         results.push(entry);
         bar.inc(1);
@@ -126,32 +144,9 @@ async fn apply(
     Ok(results)
 }
 
-async fn put_channel(
-    channel: &Channel,
-    entry: &mut AppliedEntry,
-    client: &mut Client,
-) -> Result<(), CliError> {
-    let request = PutChannelRequest { channel: Some(channel.clone()) };
-    let answer = client.put_channel(request).await?.into_inner();
-    entry.settle(answer.changed, answer.revision);
-    Ok(())
-}
-
-async fn put_purpose(
-    purpose: &Purpose,
-    requires_reconsent: bool,
-    entry: &mut AppliedEntry,
-    client: &mut Client,
-) -> Result<(), CliError> {
-    let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
-    let answer = client.put_purpose(request).await?.into_inner();
-    entry.version = answer.purpose.map(|purpose| purpose.version);
-    entry.settle(answer.changed, answer.revision);
-    Ok(())
-}
-
 impl AppliedEntry {
-    /// The server has the last word: somebody else may have been at it since the comparison.
+    /// Takes the server's result: another client may have changed the catalogue since the
+    /// comparison.
     fn settle(&mut self, changed: bool, revision: u64) {
         self.revision = Some(revision);
         self.result = match (changed, self.result) {
@@ -162,41 +157,9 @@ impl AppliedEntry {
     }
 }
 
-/// The catalogue as the server has it.
-struct Now {
-    channels: HashMap<String, Channel>,
-    purposes: HashMap<String, Purpose>,
-}
-
-impl Now {
-    async fn read(client: &mut Client) -> Result<Self, CliError> {
-        let channels = channels(client, true).await?;
-        let purposes = purposes(client, true).await?;
-        Ok(Self {
-            channels: channels.into_iter().map(|it| (it.key.clone(), it)).collect(),
-            purposes: purposes.into_iter().map(|it| (it.key.clone(), it)).collect(),
-        })
-    }
-
-    fn compare_channel(&self, wanted: &Channel) -> AppliedEntry {
-        let fields = self.channels.get(&wanted.key).map(|now| {
-            named([
-                ("title", now.title != wanted.title),
-                ("retired", now.retired != wanted.retired),
-            ])
-        });
-        entry("channel", &wanted.key, fields)
-    }
-
-    fn compare_purpose(&self, wanted: &Purpose, reconsent: bool) -> AppliedEntry {
-        let fields = self.purposes.get(&wanted.key).map(|now| differences(now, wanted, reconsent));
-        entry("purpose", &wanted.key, fields)
-    }
-}
-
-/// The fields in which a purpose differs from what is wanted.
+/// The fields in which a purpose differs from the file.
 fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static str> {
-    let of_version = named([
+    let of_version = differing([
         ("title", now.title != wanted.title),
         ("description", now.description != wanted.description),
         ("legal_basis", now.legal_basis != wanted.legal_basis),
@@ -206,21 +169,21 @@ fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static
         ("double_opt_in", now.double_opt_in != wanted.double_opt_in),
         ("obligations", now.obligations != wanted.obligations),
     ]);
-    let oldest = match (reconsent, wanted.oldest_compatible_version) {
-        // The version that comes out: a new one, unless nothing of it differs.
+    let oldest_version = match (reconsent, wanted.oldest_compatible_version) {
+        // The version after the call: a new one if any of its fields differ.
         (true, _) => now.version + u32::from(!of_version.is_empty()),
-        // 0 asks for no change.
+        // 0: unchanged.
         (false, 0) => now.oldest_compatible_version,
         (false, oldest) => oldest,
     };
-    let beside = named([
-        ("oldest_compatible_version", now.oldest_compatible_version != oldest),
+    let of_purpose = differing([
+        ("oldest_compatible_version", now.oldest_compatible_version != oldest_version),
         ("retired", now.retired != wanted.retired),
     ]);
-    [of_version, beside].concat()
+    [of_version, of_purpose].concat()
 }
 
-fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
+fn differing<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 

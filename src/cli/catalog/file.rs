@@ -58,10 +58,10 @@ impl CatalogFile {
         })
     }
 
-    /// Takes the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// What is wrong with the text, and where.
+    /// The first error in the text, and its position.
     pub fn parse(text: &str) -> Result<Self, String> {
         let raw: RawCatalog =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
@@ -69,16 +69,16 @@ impl CatalogFile {
             channels: raw.channels.into_iter().map(Into::into).collect(),
             purposes: raw.purposes.into_iter().map(Into::into).collect(),
         };
-        all_different("channel", catalog.channels.iter().map(|channel| channel.key.as_str()))?;
-        all_different("purpose", catalog.purposes.iter().map(|purpose| purpose.key.as_str()))?;
+        check_unique("channel", catalog.channels.iter().map(|channel| channel.key.as_str()))?;
+        check_unique("purpose", catalog.purposes.iter().map(|purpose| purpose.key.as_str()))?;
         Ok(catalog)
     }
 }
 
-fn all_different<'a>(what: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<(), String> {
+fn check_unique<'a>(kind: &str, mut keys: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen = HashSet::new();
     match keys.find(|key| !seen.insert(*key)) {
-        Some(key) => Err(format!("the {what} `{key}` stands there twice")),
+        Some(key) => Err(format!("the {kind} `{key}` is given twice")),
         None => Ok(()),
     }
 }
@@ -257,7 +257,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let purpose = "[[purposes]]\nkey = \"a\"\ntitle = \"A\"\nlegal_basis = \"consent\"\n";
         for (text, want) in [
-            (format!("{purpose}{purpose}"), "`a` stands there twice"),
+            (format!("{purpose}{purpose}"), "`a` is given twice"),
             (format!("{purpose}validity = \"1d\""), "unknown field `validity`"),
             (format!("{purpose}default_validity = \"soon\""), "`soon` is not a duration"),
             (purpose.replace("consent", "whim"), "`whim` is not a known word"),

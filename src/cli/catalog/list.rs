@@ -1,4 +1,4 @@
-//! `catalog list`: the purposes and channels that there are.
+//! `catalog list`: prints purposes and channels.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ Examples:
   consent-ledger catalog list
   consent-ledger catalog list --retired --json";
 
-/// The greatest number of regions that a table names for one basis.
+/// Maximum number of regions that a table names for one basis.
 const REGIONS_NAMED_MAX: usize = 4;
 
 /// Options of `catalog list`.
@@ -105,8 +105,8 @@ fn notes(purpose: &Purpose) -> String {
     notes.join(", ")
 }
 
-/// Each other basis with its regions, for example `legitimate_interest in US and CA`. Up to 300
-/// regions do not fit into a line: many are counted.
+/// Each regional basis with its regions, for example `legitimate_interest in US and CA`. A purpose
+/// can have 300 regions: more than a few are only counted.
 fn regions(basis_by_region: &BTreeMap<String, i32>) -> Vec<String> {
     let mut by_basis: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (region, basis) in basis_by_region {

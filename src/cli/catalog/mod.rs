@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use tonic::transport::Channel;
 
-use super::{Context, Exit, error::CliError};
+use super::{Context, Exit, client, error::CliError};
 use crate::proto::{
     self, ListChannelsRequest, ListPurposesRequest, catalog_service_client::CatalogServiceClient,
 };
@@ -16,9 +16,9 @@ mod preview;
 /// The subcommands of `catalog`.
 #[derive(Debug, Subcommand)]
 pub enum CatalogCommand {
-    /// Bring the catalogue to what a file says; what the file does not name is left alone
+    /// Add and change purposes and channels as a file says; others stay as they are
     Apply(apply::ApplyArgs),
-    /// Count the answers that a file would change, before it is applied
+    /// Count the decisions that a file would change, before it is applied
     Preview(preview::PreviewArgs),
     /// List purposes and channels
     List(list::ListArgs),
@@ -32,45 +32,38 @@ pub(super) async fn run(command: CatalogCommand, context: &mut Context) -> Resul
     }
 }
 
-/// Entries on one page.
-const PAGE_SIZE: i32 = 1_000;
-
 type Client = CatalogServiceClient<Channel>;
 
-async fn purposes(client: &mut Client, retired: bool) -> Result<Vec<proto::Purpose>, CliError> {
-    let mut purposes = Vec::new();
-    let mut page_token = String::new();
-    loop {
+async fn purposes(
+    client: &mut Client,
+    show_retired: bool,
+) -> Result<Vec<proto::Purpose>, CliError> {
+    client::all_pages(async |page_token| {
         let request = ListPurposesRequest {
-            page_size: PAGE_SIZE,
+            page_size: client::PAGE_SIZE,
             page_token,
-            show_retired: retired,
+            show_retired,
             at_least_revision: None,
         };
         let page = client.list_purposes(request).await?.into_inner();
-        purposes.extend(page.purposes);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(purposes);
-        }
-    }
+        Ok((page.purposes, page.next_page_token))
+    })
+    .await
 }
 
-async fn channels(client: &mut Client, retired: bool) -> Result<Vec<proto::Channel>, CliError> {
-    let mut channels = Vec::new();
-    let mut page_token = String::new();
-    loop {
+async fn channels(
+    client: &mut Client,
+    show_retired: bool,
+) -> Result<Vec<proto::Channel>, CliError> {
+    client::all_pages(async |page_token| {
         let request = ListChannelsRequest {
-            page_size: PAGE_SIZE,
+            page_size: client::PAGE_SIZE,
             page_token,
-            show_retired: retired,
+            show_retired,
             at_least_revision: None,
         };
         let page = client.list_channels(request).await?.into_inner();
-        channels.extend(page.channels);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(channels);
-        }
-    }
+        Ok((page.channels, page.next_page_token))
+    })
+    .await
 }

@@ -1,4 +1,4 @@
-//! `catalog preview`: what a file would do to the answers, before it is applied.
+//! `catalog preview`: counts the decisions that a file would change, before it is applied.
 
 use std::path::PathBuf;
 
@@ -18,12 +18,13 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Counts, for each purpose of the file by itself, the cells whose answer would change: a cell is a data
-subject that the ledger knows and a channel that is not retired. Nothing is written.
+Counts, for each purpose of the file alone, the cells whose decision would change. A cell is a
+known data subject and a channel that is not retired. Nothing is written.
 
 Examples:
   consent-ledger catalog preview catalog.toml
-  consent-ledger catalog preview catalog.toml --purpose marketing.newsletter --requires-reconsent";
+  consent-ledger catalog preview catalog.toml --purpose marketing.newsletter \\
+      --requires-reconsent";
 
 /// Options of `catalog preview`.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ pub struct PreviewArgs {
     /// Only this purpose of the file; may be given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     purpose: Vec<String>,
-    /// Count as if grants of earlier versions no longer counted
+    /// Assume that grants of earlier versions no longer count
     #[arg(long)]
     requires_reconsent: bool,
     /// ISO 3166 region to decide for, for example DE or US-CA
@@ -42,12 +43,12 @@ pub struct PreviewArgs {
     region: String,
 }
 
-/// What a change of a purpose would do.
+/// Effect of changing a purpose, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Previewed {
     /// Purpose key.
     purpose: String,
-    /// What the server answers.
+    /// The server's answer.
     #[serde(serialize_with = "json::serialize")]
     preview: PreviewPurposeChangeResponse,
 }
@@ -59,9 +60,9 @@ pub(super) async fn run(args: PreviewArgs, context: &mut Context) -> Result<Exit
     {
         return Err(CliError::usage(format!("{} has no purpose `{key}`", args.file.display())));
     }
-    let wanted =
+    let selected =
         |purpose: &&Purpose| args.purpose.is_empty() || args.purpose.contains(&purpose.key);
-    for purpose in file.purposes.iter().filter(wanted) {
+    for purpose in file.purposes.iter().filter(selected) {
         let request = PreviewPurposeChangeRequest {
             purpose: Some(purpose.clone()),
             requires_reconsent: args.requires_reconsent,
@@ -93,7 +94,7 @@ fn print(previewed: &Previewed, context: &mut Context) -> Result<(), CliError> {
     out.table(&table)?;
     match &preview.unknown_subject {
         Some(unknown) if unknown.before != unknown.after => out.line(format!(
-            "for whoever the ledger does not know: {} becomes {}",
+            "for unknown data subjects: {} becomes {}",
             word::<Reason>(unknown.before),
             word::<Reason>(unknown.after)
         )),

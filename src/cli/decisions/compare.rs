@@ -1,41 +1,41 @@
-//! Two lists of decisions, in the same order, side by side. It knows no network and no ledger.
+//! Compares two ordered lists of decisions. It knows no network and no ledger.
 
 use std::cmp::Ordering;
 
 use super::report::Difference;
 use crate::proto::ListDecisionsResponse;
 
-/// What was compared so far.
+/// Result of the comparison so far.
 #[derive(Debug, Default)]
 pub struct Comparison {
     /// Number of decisions that were recomputed.
     pub decisions: u64,
-    /// Number of cells whose answers differ, with those that only one side has.
+    /// Number of cells whose answers differ, or that only one list has.
     pub differ: u64,
-    /// The first of these.
+    /// The first of these differences.
     pub first: Vec<Difference>,
     shown_max: usize,
 }
 
-/// Which of the two are done with.
+/// Which of the two heads were compared, and must be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// What was recomputed.
+    /// The head of the recomputed list.
     pub recomputed: bool,
-    /// What was answered.
+    /// The head of the node's list.
     pub answered: bool,
 }
 
 impl Comparison {
-    /// A comparison that keeps so many differences.
+    /// A comparison that keeps the first `shown_max` differences.
     #[must_use]
     pub fn new(shown_max: usize) -> Self {
         Self { shown_max, ..Self::default() }
     }
 
-    /// Compares the next on either side, and answers which of them to take away; none if there is
-    /// nothing to compare. What is answered out of order is a difference, too: it is too many where it
-    /// stands, and missing where it belongs.
+    /// Compares the heads of both lists, and returns which of them to take; none if both lists have
+    /// ended. An answer out of order is a difference too: extra where it is, missing where it
+    /// belongs.
     pub fn compare(
         &mut self,
         recomputed: Option<&ListDecisionsResponse>,
@@ -63,7 +63,7 @@ impl Comparison {
     }
 }
 
-/// Where a decision stands among all.
+/// Sort key of a decision.
 fn place(decision: &ListDecisionsResponse) -> (u64, &[u8], &str, &str) {
     (decision.index, &decision.subject_ref, &decision.purpose, &decision.channel)
 }

@@ -1,9 +1,9 @@
-//! `verify-decisions`: recomputes decisions from the ledger alone, and compares them with what the
-//! node answers.
+//! `verify-decisions`: recomputes decisions from the ledger alone, and compares them with the
+//! node's answers.
 //!
-//! The entries are read once, from the first on, in order: each must continue the hash chain, is
-//! folded into states that are kept in memory, and is a leaf of the Merkle tree. What the node
-//! answers is taken beside them as it comes, so a range takes no more memory than the states.
+//! The entries are read once, in order: each must continue the hash chain, is folded into states in
+//! memory, and is a leaf of the Merkle tree. The node's answers stream in beside them, so only the
+//! states take memory.
 
 use std::path::PathBuf;
 
@@ -12,12 +12,13 @@ use clap::Args;
 use indicatif::HumanBytes;
 
 use self::{
+    answers::Answers,
     compare::Comparison,
-    entries::{Answered, Entries},
     report::{Checkpoint, Report, Statement},
 };
 use super::{
     Context, Exit, client,
+    entries::Entries,
     error::CliError,
     output::{Output, Table, Tone},
     progress,
@@ -39,21 +40,21 @@ use crate::{
     },
 };
 
+mod answers;
 mod compare;
-mod entries;
 mod report;
 
 const AFTER_HELP: &str = "\
-Reads every entry before --end, from the server or, with --data-dir, from the files; folds them in
-order; and asks the server what it answers for every cell that an entry from --start on touched, as
-of that entry. An answer that the entries do not give, one that is missing and one that is too many
-are differences. What entries before --end say of themselves is recomputed too: the outcome of every
-change, when acts took effect, confirmations, and the ends of grants.
+Reads every entry before --end, from the server or, with --data-dir, from the files, and
+recomputes the decisions for every cell that an entry from --start on touched, as of that entry.
+The server must give the same answers: wrong, missing and extra answers are differences. The
+results that the entries themselves record are recomputed too: the outcome of every change,
+effective times, confirmations, and the ends of grants.
 
-With --checkpoint and --key the entries must be those that were signed. Without, they are only known
-to be one unbroken chain, and whoever gives them out could have made another.
+With --checkpoint and --key, the entries must be those that the ledger signed. Without them, the
+entries are only verified to be one unbroken chain: the server could present another ledger.
 
-States of data subjects are kept in memory, all of them: about 800 bytes each for the acts of
+The states of all data subjects are kept in memory: about 800 bytes each for the acts in
 examples/onboarding.ndjson.
 
 Exit codes: 0 all agree, 1 something differs or an entry is damaged, 2 wrong usage.
@@ -63,9 +64,9 @@ Examples:
   consent-ledger verify-decisions --start 1000 --end 2000 --data-dir ./data
   consent-ledger verify-decisions --checkpoint january.checkpoint --key @ledger.vkey";
 
-/// How many differences are shown, unless it is said.
+/// Default number of differences that are shown.
 const DIFFERENCES_SHOWN: usize = 20;
-/// The greatest number of differences that are counted. A node that never ends is no reason not to.
+/// Comparison stops after this many differences: a faulty node could send answers without end.
 const DIFFERENCES_MAX: u64 = 1_000_000;
 
 /// Options of `verify-decisions`.
@@ -86,7 +87,7 @@ pub struct DecisionsArgs {
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArgs,
-    /// Maximum number of differences that are shown; all are counted
+    /// Maximum number of differences to show; all are counted
     #[arg(long, value_name = "N", default_value_t = DIFFERENCES_SHOWN)]
     show: usize,
 }
@@ -97,26 +98,23 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     let node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
     let plan = Plan::new(&args, &node, checkpoint)?;
     let entries = match &args.data_dir {
-        Some(dir) => Entries::from_dir(dir.clone(), plan.read_end()),
-        None => Entries::from_server(client, plan.read_end()).await?,
+        Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end())),
+        None => Entries::from_server(client, 0, plan.read_end()).await?,
     };
-    // A connection of its own: entries and answers never wait for each other's flow control.
+    // A second connection, so that entries and answers do not share one flow-control window.
     let client = AuditServiceClient::new(client::connect(&context.global).await?);
-    let answered = Answered::from_server(client, plan.start, plan.end).await?;
+    let answers = Answers::from_server(client, plan.start, plan.end).await?;
     let audit = Audit::new(plan, node, args.show);
-    let report = audit.over(entries, answered).await?;
-    // A reader that went away does not turn a difference into a success.
-    match print(&report, &mut context.out).and_then(|()| context.out.flush()) {
-        Ok(()) | Err(CliError::StdoutClosed) => {}
-        Err(error) => return Err(error),
-    }
+    let report = audit.run(entries, answers).await?;
+    let printed = print(&report, &mut context.out);
+    context.out.finish(printed)?;
     Ok(if report.agrees { Exit::Success } else { Exit::Failed })
 }
 
 fn signed_checkpoint(args: &DecisionsArgs) -> Result<Option<SignedCheckpoint>, CliError> {
     let Some(path) = &args.checkpoint else {
-        // A key that the environment names for other commands is no reason to refuse; the report says
-        // that there was no checkpoint.
+        // The environment may name a key for other commands, so a key without a checkpoint is
+        // allowed; the report says that no checkpoint was given.
         args.trust.trust()?;
         return Ok(None);
     };
@@ -124,7 +122,7 @@ fn signed_checkpoint(args: &DecisionsArgs) -> Result<Option<SignedCheckpoint>, C
     opened.map(Some).map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
 }
 
-/// What is to be read and compared.
+/// The range to read and compare.
 struct Plan {
     start: u64,
     end: u64,
@@ -143,14 +141,15 @@ impl Plan {
             return Err(CliError::failed(format!(
                 "the checkpoint is of {size} entries, the ledger has {head}"
             ))
-            .with_hint("entries that were signed are gone, or the ledger is another one"));
+            .with_hint("signed entries are missing, or this is another ledger"));
         }
         let limit = signed.unwrap_or(head);
         let end = args.end.unwrap_or(limit);
         if end > limit {
-            let of = if signed.is_some() { "the size of the checkpoint" } else { "the head" };
+            let limit_name =
+                if signed.is_some() { "the size of the checkpoint" } else { "the head" };
             return Err(CliError::usage(format!(
-                "--end {end} must not be greater than {of}, which is {limit}"
+                "--end {end} must not be greater than {limit_name}, which is {limit}"
             )));
         }
         if args.start > end {
@@ -160,13 +159,13 @@ impl Plan {
         Ok(Self { start: args.start, end, checkpoint })
     }
 
-    /// Where reading ends: a tree has its root only over all of its leaves.
+    /// End of reading: the root of the checkpoint needs all entries under it.
     fn read_end(&self) -> u64 {
         self.checkpoint.as_ref().map_or(self.end, |signed| signed.checkpoint.size)
     }
 }
 
-/// The way along the entries.
+/// State of the audit while it reads the entries.
 struct Audit {
     plan: Plan,
     node: GetCheckpointResponse,
@@ -197,30 +196,27 @@ impl Audit {
         }
     }
 
-    async fn over(
-        mut self,
-        mut entries: Entries,
-        mut answered: Answered,
-    ) -> Result<Report, CliError> {
+    async fn run(mut self, mut entries: Entries, mut answers: Answers) -> Result<Report, CliError> {
         let bar = progress::bar(Some(self.plan.read_end()), "recomputing");
         for index in 0..self.plan.read_end() {
-            let bytes = entries.next(index).await?;
+            let missing = || CliError::failed(format!("there is no entry {index}"));
+            let bytes = entries.next().await?.ok_or_else(missing)?;
             let entry = self.follow(&bytes)?;
             if index < self.plan.end {
                 self.fold(&entry)?;
             }
             if (self.plan.start..self.plan.end).contains(&index) {
-                self.compare(&entry, &mut answered).await?;
+                self.compare(&entry, &mut answers).await?;
             }
             bar.inc(1);
         }
-        self.too_many(&mut answered).await?;
+        self.take_extra(&mut answers).await?;
         bar.finish_and_clear();
         let root = self.check_root()?;
         Ok(self.report(root))
     }
 
-    /// Takes the next entry, if it continues the chain and the ledger is the node's.
+    /// Decodes the next entry, which must continue the chain and belong to the node's ledger.
     fn follow(&mut self, bytes: &[u8]) -> Result<Entry, CliError> {
         let index = self.tip.next_index;
         let (entry, tip) = self
@@ -238,12 +234,12 @@ impl Audit {
         Ok(entry)
     }
 
-    /// The ledger must be the one that the server answers for, and the one that was signed.
+    /// Checks that the entries, the server and the checkpoint are of the same ledger.
     fn check_ledger(&self, opened: &LedgerOpened) -> Result<(), CliError> {
         if opened.ledger_id.as_slice() != self.node.ledger_id {
-            let (own, other) = (hex(&opened.ledger_id), hex(&self.node.ledger_id));
+            let (entries, node) = (hex(&opened.ledger_id), hex(&self.node.ledger_id));
             return Err(CliError::failed(format!(
-                "the entries are of the ledger {own}, the server answers for {other}"
+                "the entries are of the ledger {entries}, the server answers for {node}"
             )));
         }
         match self.plan.checkpoint.as_ref().map(|signed| &signed.checkpoint.origin) {
@@ -256,8 +252,7 @@ impl Audit {
     }
 
     fn fold(&mut self, entry: &Entry) -> Result<(), CliError> {
-        let untrue =
-            self.replay.apply(entry).map_err(|error| CliError::failed(error.to_string()))?;
+        let untrue = self.replay.apply(entry).map_err(CliError::failed)?;
         self.statements_untrue += untrue.len() as u64;
         let room = self.shown_max.saturating_sub(self.statements.len());
         let statements = untrue.iter().take(room);
@@ -265,53 +260,52 @@ impl Audit {
         Ok(())
     }
 
-    async fn compare(&mut self, entry: &Entry, answered: &mut Answered) -> Result<(), CliError> {
-        let answers =
-            self.replay.answers(entry).map_err(|error| CliError::failed(error.to_string()))?;
-        let mut recomputed = answers.map(|decision| message(&decision)).peekable();
+    async fn compare(&mut self, entry: &Entry, answers: &mut Answers) -> Result<(), CliError> {
+        let decisions = self.replay.answers(entry).map_err(CliError::failed)?;
+        let mut recomputed = decisions.map(|decision| message(&decision)).peekable();
         loop {
-            // What is of a later entry is compared there.
-            let given = answered.peek().await?.filter(|given| given.index <= entry.index);
-            let Some(taken) = self.comparison.compare(recomputed.peek(), given) else {
+            // Answers for later entries are compared with those entries.
+            let answered = answers.peek().await?.filter(|answer| answer.index <= entry.index);
+            let Some(taken) = self.comparison.compare(recomputed.peek(), answered) else {
                 return Ok(());
             };
-            self.enough()?;
+            self.check_limit()?;
             if taken.recomputed {
                 recomputed.next();
             }
             if taken.answered {
-                answered.take();
+                answers.take();
             }
         }
     }
 
-    /// Answers for what was not asked.
-    async fn too_many(&mut self, answered: &mut Answered) -> Result<(), CliError> {
-        while let Some(given) = answered.peek().await? {
-            self.comparison.compare(None, Some(given));
-            answered.take();
-            self.enough()?;
+    /// Counts the answers after the last entry as differences.
+    async fn take_extra(&mut self, answers: &mut Answers) -> Result<(), CliError> {
+        while let Some(answer) = answers.peek().await? {
+            self.comparison.compare(None, Some(answer));
+            answers.take();
+            self.check_limit()?;
         }
         Ok(())
     }
 
-    fn enough(&self) -> Result<(), CliError> {
+    fn check_limit(&self) -> Result<(), CliError> {
         if self.comparison.differ <= DIFFERENCES_MAX {
             return Ok(());
         }
         Err(CliError::failed(format!(
-            "more than {DIFFERENCES_MAX} answers differ, no more are compared"
+            "more than {DIFFERENCES_MAX} answers differ: the comparison was stopped"
         ))
-        .with_hint("compare fewer entries, with --end, to see the first of them"))
+        .with_hint("compare fewer entries with --end to see the first differences"))
     }
 
-    /// The entries must be those that were signed.
+    /// Checks that the entries have the root that was signed.
     fn check_root(&self) -> Result<Option<Checkpoint>, CliError> {
         let (Some(signed), Some(tree)) = (&self.plan.checkpoint, &self.tree) else {
             return Ok(None);
         };
-        let wanted = signed.checkpoint.root;
-        match tree.root().filter(|root| *root == wanted) {
+        let signed_root = signed.checkpoint.root;
+        match tree.root().filter(|root| *root == signed_root) {
             Some(root) => {
                 let size = signed.checkpoint.size;
                 Ok(Some(Checkpoint { size, root_hash: BASE64.encode(root) }))
@@ -319,9 +313,9 @@ impl Audit {
             None => Err(CliError::failed(format!(
                 "the first {} entries do not have the root that was signed, {}",
                 tree.end(),
-                BASE64.encode(wanted)
+                BASE64.encode(signed_root)
             ))
-            .with_hint("these are not the entries that the checkpoint is of")),
+            .with_hint("the checkpoint is of other entries")),
         }
     }
 
@@ -355,7 +349,7 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
         differences.row(Tone::Bad, difference.cells());
     }
     out.table(&differences)?;
-    let mut statements = Table::new(&["INDEX", "WHAT", "THE ENTRY SAYS", "FROM THE LEDGER"]);
+    let mut statements = Table::new(&["INDEX", "STATEMENT", "THE ENTRY SAYS", "FROM THE LEDGER"]);
     for statement in &report.statements {
         statements.row(Tone::Bad, statement.cells());
     }
@@ -366,7 +360,7 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
     let Report { entries, decisions, differ, start, end, untrue, .. } = report;
     out.line(format!("decisions   {decisions} decisions over {entries} entries, {differ} differ"))?;
     out.line(format!("entries     {start}..{end} of {}", report.ledger))?;
-    out.line(format!("own words   {untrue} untrue in the entries before {end}"))?;
+    out.line(format!("statements  {untrue} wrong in the entries before {end}"))?;
     if let Some(hash) = &report.chain_hash {
         out.line(format!("chain hash  {hash}"))?;
     }

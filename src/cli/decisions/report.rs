@@ -1,4 +1,4 @@
-//! What was found, for people and for scripts.
+//! The report, as tables and as JSON.
 
 use serde::Serialize;
 
@@ -10,41 +10,41 @@ use crate::{
     proto::{self, ListDecisionsResponse},
 };
 
-/// What was compared, and what differs.
+/// Result of `verify-decisions`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Whether nothing differs, and nothing is untrue.
+    /// Whether there are no differences and no wrong statements.
     pub agrees: bool,
-    /// Name of the ledger, as its first entry says; as the server says if none was read.
+    /// Name of the ledger from its first entry; from the server if no entry was read.
     pub ledger: String,
     /// First index whose decisions were compared.
     pub start: u64,
-    /// First index that was left out.
+    /// End of the range, exclusive.
     pub end: u64,
-    /// Number of entries between.
+    /// Number of entries in the range.
     pub entries: u64,
     /// Number of decisions that were recomputed for them.
     pub decisions: u64,
     /// Number of cells whose answers differ.
     pub differ: u64,
-    /// The first of these.
+    /// The first differences.
     pub differences: Vec<Difference>,
-    /// Number of statements, in all entries before `end`, that do not follow from the entries.
+    /// Number of wrong statements in all entries before `end`.
     pub untrue: u64,
-    /// The first of these.
+    /// The first wrong statements.
     pub statements: Vec<Statement>,
     /// Chain hash of the last entry that was read.
     pub chain_hash: Option<Bytes>,
-    /// The checkpoint that the entries are under, if one was named.
+    /// The checkpoint that covers the entries, if one was given.
     pub checkpoint: Option<Checkpoint>,
     /// Number of data subjects.
     pub subjects: usize,
-    /// About how many bytes of memory their states took.
+    /// Approximate memory of their states, in bytes.
     pub state_bytes: u64,
 }
 
-/// A checkpoint that the entries have the root of.
+/// A checkpoint whose root the entries have.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
@@ -57,15 +57,15 @@ pub struct Checkpoint {
 /// A cell whose answers differ.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What follows from the ledger; null where no entry touched the cell.
+    /// The recomputed decision; null if no entry touched the cell.
     #[serde(serialize_with = "json::serialize_option")]
     pub recomputed: Option<ListDecisionsResponse>,
-    /// What the node answers; null where it gave no answer.
+    /// The node's answer; null if it gave none.
     #[serde(serialize_with = "json::serialize_option")]
     pub answered: Option<ListDecisionsResponse>,
 }
 
-/// Something that an entry says and that does not follow.
+/// A statement of an entry that does not follow from the entries before it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Statement {
     /// Index of the entry.
@@ -74,14 +74,14 @@ pub struct Statement {
     pub change: Option<usize>,
     /// `outcome`, `effective_at`, `expiry`, `expiry_reason` or `confirmation`.
     pub kind: &'static str,
-    /// What the entry says, where that is a word.
+    /// The value in the entry, if it is one word.
     pub stored: Option<String>,
-    /// What follows, where that is a word.
+    /// The recomputed value, if it is one word.
     pub recomputed: Option<String>,
 }
 
 impl Difference {
-    /// The difference as a row.
+    /// The difference as a table row.
     #[must_use]
     pub fn cells(&self) -> [String; 5] {
         let Self { recomputed, answered } = self;
@@ -112,7 +112,7 @@ fn answer_text(answer: &ListDecisionsResponse) -> String {
 }
 
 impl Statement {
-    /// What an entry says wrongly.
+    /// The wrong statement of an entry.
     #[must_use]
     pub fn of(index: u64, untrue: &Untrue) -> Self {
         let (kind, change, stored, recomputed) = match untrue {
@@ -131,7 +131,7 @@ impl Statement {
         Self { index, change, kind, stored, recomputed }
     }
 
-    /// The statement as a row.
+    /// The statement as a table row.
     #[must_use]
     pub fn cells(&self) -> [String; 4] {
         let (stored, recomputed) = match self.kind {
@@ -151,7 +151,7 @@ impl Statement {
     }
 }
 
-/// An outcome in a word, with the entry that is in the way.
+/// An outcome as a word, with the index of the entry that caused it.
 fn outcome(outcome: Outcome) -> String {
     let cause = outcome.cause_index().map(|index| format!(" #{index}")).unwrap_or_default();
     format!("{}{cause}", proto::Outcome::from(outcome).word())

@@ -19,13 +19,13 @@ fn compared(
 ) -> Comparison {
     let mut comparison = Comparison::new(3);
     let (mut recomputed, mut answered) = (recomputed.iter(), answered.iter());
-    while let Some(Taken { recomputed: own, answered: other }) =
+    while let Some(Taken { recomputed: take_recomputed, answered: take_answered }) =
         comparison.compare(recomputed.as_slice().first(), answered.as_slice().first())
     {
-        if own {
+        if take_recomputed {
             recomputed.next();
         }
-        if other {
+        if take_answered {
             answered.next();
         }
     }
@@ -49,11 +49,13 @@ fn any_decision() -> impl Strategy<Value = ListDecisionsResponse> {
 
 fn any_list() -> impl Strategy<Value = Vec<ListDecisionsResponse>> {
     vec(any_decision(), 1..30).prop_map(|mut all| {
-        let place = |it: &ListDecisionsResponse| {
-            (it.index, it.subject_ref.clone(), it.purpose.clone(), it.channel.clone())
+        let place = |decision: &ListDecisionsResponse| {
+            let ListDecisionsResponse { index, subject_ref, purpose, channel, .. } =
+                decision.clone();
+            (index, subject_ref, purpose, channel)
         };
         all.sort_by_key(place);
-        all.dedup_by_key(|it| place(it));
+        all.dedup_by_key(|decision| place(decision));
         all
     })
 }
@@ -68,18 +70,18 @@ proptest! {
     ) {
         let same = compared(&list, &list);
         prop_assert_eq!((same.decisions, same.differ), (list.len() as u64, 0));
-        let mut told = list.clone();
+        let mut answered = list.clone();
         let at = at.index(list.len());
         match lie {
-            0 => drop(told.remove(at)),
-            1 => told.insert(at, other),
-            2 => told[at].reason = (told[at].reason + 1) % 17,
-            3 => told[at].decided_by_index = Some(99),
-            _ => told.reverse(),
+            0 => drop(answered.remove(at)),
+            1 => answered.insert(at, other),
+            2 => answered[at].reason = (answered[at].reason + 1) % 17,
+            3 => answered[at].decided_by_index = Some(99),
+            _ => answered.reverse(),
         }
-        let found = compared(&list, &told);
+        let found = compared(&list, &answered);
         prop_assert_eq!(found.decisions, list.len() as u64);
-        prop_assert_eq!(found.differ == 0, told == list);
+        prop_assert_eq!(found.differ == 0, answered == list);
         prop_assert_eq!(found.first.len() as u64, found.differ.min(3));
     }
 }
@@ -142,19 +144,19 @@ fn report() -> Report {
 }
 
 #[test]
-fn differences_are_told_to_people() {
+fn differences_are_printed_for_people() {
     let (mut context, capture) = Capture::context(false);
     print(&report(), &mut context.out).unwrap();
     assert_eq!(
         capture.text(context),
         "INDEX  SUBJECT  CELL        FROM THE LEDGER      THE NODE ANSWERS\n\
          #5     abab     news:email  allow granted by #5  nothing\n\
-         INDEX  WHAT                 THE ENTRY SAYS  FROM THE LEDGER\n\
+         INDEX  STATEMENT            THE ENTRY SAYS  FROM THE LEDGER\n\
          #7     outcome of change 0  applied         blocked_by_stop #3\n\
          DIFFERS\n\
          decisions   1 decisions over 7 entries, 1 differ\n\
          entries     2..9 of consent.example.org\n\
-         own words   1 untrue in the entries before 9\n\
+         statements  1 wrong in the entries before 9\n\
          chain hash  c0\n\
          checkpoint  9 entries have the signed root 0f\n\
          memory      2 data subjects, 2.00 KiB\n"
@@ -162,7 +164,7 @@ fn differences_are_told_to_people() {
 }
 
 #[test]
-fn differences_are_told_to_scripts() {
+fn differences_are_printed_as_json() {
     let (mut context, capture) = Capture::context(true);
     print(&report(), &mut context.out).unwrap();
     let printed: serde_json::Value = serde_json::from_str(&capture.text(context)).unwrap();

@@ -1,6 +1,6 @@
-//! Records of CSV (RFC 4180), with the exact place of each: what an import goes on from.
+//! Records of CSV (RFC 4180), each with its exact place, so that an import can resume after it.
 //!
-//! What the fields mean is left to the [mapping](super::mapping).
+//! The [mapping](super::mapping) gives the fields a meaning.
 
 use std::io::BufRead as _;
 
@@ -27,7 +27,7 @@ impl Record {
         self.ends.len()
     }
 
-    /// A field; empty if there are not so many.
+    /// A field; empty if the record has fewer.
     pub(super) fn field(&self, index: usize) -> &[u8] {
         let start = index.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied());
         let end = self.ends.get(index).copied();
@@ -35,18 +35,18 @@ impl Record {
     }
 }
 
-/// Records, one after the other.
+/// Reads records.
 pub(super) struct Records {
-    from: Source,
+    source: Source,
     core: Box<Reader>,
     place: Place,
 }
 
 impl Records {
     /// Reads from a place on.
-    pub(super) fn new(from: Source, delimiter: u8, place: Place) -> Self {
+    pub(super) fn new(source: Source, delimiter: u8, place: Place) -> Self {
         let core = Box::new(ReaderBuilder::new().delimiter(delimiter).build());
-        Self { from, core, place }
+        Self { source, core, place }
     }
 
     /// The place after the last record.
@@ -61,14 +61,14 @@ impl Records {
         let mut record = Record { line: start.line, bytes: vec![0; 1_024], ends: vec![0; 64] };
         let (mut written, mut ended) = (0, 0);
         loop {
-            let bytes = self.from.fill_buf().map_err(|error| input::failed(start, error))?;
+            let bytes = self.source.fill_buf().map_err(|error| input::failed(start, error))?;
             let (result, read, wrote, ends) = self.core.read_record(
                 bytes,
                 &mut record.bytes[written..],
                 &mut record.ends[ended..],
             );
             self.place.pass(&bytes[..read]);
-            self.from.consume(read);
+            self.source.consume(read);
             written += wrote;
             ended += ends;
             match result {
@@ -84,14 +84,14 @@ impl Records {
         Ok(Some(record))
     }
 
-    /// Passes the ends of empty lines, and what is left of a CRLF.
+    /// Skips empty lines and the rest of a CRLF.
     fn skip_line_ends(&mut self) -> Result<(), CliError> {
         loop {
-            let bytes = self.from.fill_buf().map_err(|error| input::failed(self.place, error))?;
+            let bytes = self.source.fill_buf().map_err(|error| input::failed(self.place, error))?;
             let ends = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             let is_all = ends == bytes.len() && ends > 0;
             self.place.pass(&bytes[..ends]);
-            self.from.consume(ends);
+            self.source.consume(ends);
             if !is_all {
                 return Ok(());
             }
@@ -99,7 +99,7 @@ impl Records {
     }
 }
 
-/// A record that swallows the file is no row to reject: what comes after it would be lost.
+/// An endless record stops the import: rejecting it would lose all rows after it.
 fn longer(length: usize, start: Place) -> Result<usize, CliError> {
     if length >= ROW_BYTES_MAX {
         let message = format!(
@@ -111,11 +111,11 @@ fn longer(length: usize, start: Place) -> Result<usize, CliError> {
     Ok((2 * length).clamp(1_024, ROW_BYTES_MAX))
 }
 
-/// Records as rows.
+/// The rows of a CSV file.
 pub(super) struct CsvRows {
     /// Records after the heading.
     pub records: Records,
-    /// What they mean.
+    /// The mapping from their fields to rows.
     pub mapping: Bound,
 }
 

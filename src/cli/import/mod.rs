@@ -1,9 +1,9 @@
-//! `import`: brings in consents from another system, from CSV or NDJSON.
+//! `import`: imports consents of another system from CSV or NDJSON.
 //!
-//! Rows go to the server in streams, one after the other, so that rows of one data subject keep
-//! their order. After each answer the progress is kept beside the file; an import that stopped goes
-//! on there. Rows that are sent twice are recorded once: that is the server's promise, and what
-//! makes it safe to stop at any moment.
+//! Rows are sent in streams, one after the other, so that rows of one data subject keep their order.
+//! After each response the progress is written to a file beside the input; an import that stopped
+//! resumes from there. The server records a row once even if it is sent twice, so an import can stop
+//! at any moment.
 
 use std::{
     fs,
@@ -16,16 +16,16 @@ use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use prost::Message as _;
 use serde::Serialize;
-use tokio::signal::ctrl_c;
+use tokio::{signal::ctrl_c, sync::mpsc};
 use tonic::transport::Channel;
 
 use self::{
     csv::{CsvRows, Records},
-    input::{Input, Place, Rows},
+    input::{Item, Place, Rows},
     mapping::Mapping,
     ndjson::Lines,
     rejects::Rejects,
-    resume::{Counts, Identity, Keep, State, with_suffix},
+    resume::{Counts, Identity, State, StateFile, with_suffix},
     send::Sender,
 };
 use super::{
@@ -52,25 +52,24 @@ mod resume;
 mod send;
 mod times;
 
-/// Rows of a stream, at most.
+/// Maximum number of rows in a stream.
 const STREAM_ROWS_MAX: usize = 10_000;
-/// Bytes of a stream, about: it is kept in memory until it is answered.
+/// Approximate maximum size of a stream, which is held in memory until the response.
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const AFTER_HELP: &str = "\
-A CSV file needs a mapping that says what its columns mean; examples/import-mapping.toml shows every
-field of one. A line of NDJSON is an ImportRow in ProtoJSON, without `line`: `actor` may be left out (then
-import), and `rowKey` is the row's own key in its source. An act as in `replay` is a row, too: without a
-`rowKey`, its `idempotencyKey` serves.
+A CSV file needs a mapping from its columns to fields; examples/import-mapping.toml shows every field of
+a mapping. A line of NDJSON is an ImportRow in ProtoJSON without `line`. The default of `actor` is
+ACTOR_IMPORT. `rowKey` is the key of the row in its source. An act in the format of `replay` is a row,
+too; its default `rowKey` is its `idempotencyKey`.
 
-A blank field changes nothing. A row that is wrong is rejected and leaves the others alone. A row
-that says what is known already is not recorded again, nor is one that was imported before: it is
-safe to import a file as often as you like.
+A blank field changes nothing. An invalid row is rejected; the other rows are imported. A row without
+changes, or one that was imported before, is not recorded again, so a file can be imported repeatedly.
 
-Progress is kept in FILE.import-state.json until the file is done. After a stop, the same command
-goes on from there.
+Progress is kept in FILE.import-state.json until the import is complete. If it stops, run the same
+command again to resume.
 
-Exit codes: 0 if every row is on record, 1 if any was rejected or the import stopped, 2 for wrong
+Exit codes: 0 if every row is on record, 1 if a row was rejected or the import stopped, 2 for wrong
 usage.
 
 Examples:
@@ -82,24 +81,24 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ImportArgs {
-    /// File of rows; `-` for standard input, which can not go on after a stop
+    /// File of rows; `-` for standard input, which can not be resumed
     file: PathBuf,
-    /// Where the rows come from, for example crm-2026; a row is imported once for a source
+    /// Name of the source, for example crm-2026; each row is imported once per source
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     source: String,
-    /// Form of the rows: csv or ndjson [default: by the name of the file]
+    /// Format of the rows: csv or ndjson [default: by the extension of the file]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<Format>,
-    /// TOML file that says what the columns of a CSV file mean
+    /// TOML file that maps the columns of a CSV file to fields
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
     /// Record nothing, and print the result that each row would have
     #[arg(long)]
     dry_run: bool,
-    /// File for rejected rows, as NDJSON; written if there are any [default: FILE.rejects.ndjson]
+    /// NDJSON file for rejected rows; written if there are any [default: FILE.rejects.ndjson]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Start from the first row although an earlier import of the file stopped in the middle
+    /// Start from the first row even if an earlier import of the file can be resumed
     #[arg(long)]
     restart: bool,
     /// Maximum number of retries of a stream
@@ -107,7 +106,7 @@ pub struct ImportArgs {
     retries: u32,
 }
 
-/// Form of the rows.
+/// Format of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// Comma-separated values
@@ -118,20 +117,20 @@ enum Format {
 
 impl ImportArgs {
     fn format(&self) -> Result<Format, CliError> {
-        let extension = self.file.extension().map(|it| it.to_string_lossy().to_ascii_lowercase());
-        let by_name = match extension.as_deref() {
-            Some("csv" | "tsv") => Some(Format::Csv),
-            Some("ndjson" | "jsonl") => Some(Format::Ndjson),
+        let extension = self.file.extension().unwrap_or_default().to_string_lossy();
+        let by_extension = match &*extension.to_ascii_lowercase() {
+            "csv" | "tsv" => Some(Format::Csv),
+            "ndjson" | "jsonl" => Some(Format::Ndjson),
             _ => None,
         };
-        self.format.or(by_name).ok_or_else(|| {
+        self.format.or(by_extension).ok_or_else(|| {
             let file = self.file.display();
             CliError::usage(format!("`{file}` does not say whether it is CSV or NDJSON"))
                 .with_hint("give --format csv or --format ndjson")
         })
     }
 
-    /// The mapping, which goes with CSV and with nothing else.
+    /// The mapping, which CSV requires and NDJSON excludes.
     fn read_mapping(&self) -> Result<Option<Mapping>, CliError> {
         match (self.format()?, &self.mapping) {
             (Format::Csv, Some(path)) => Mapping::read(path).map(Some),
@@ -148,37 +147,39 @@ impl ImportArgs {
             false => with_suffix(&self.file, ".rejects.ndjson"),
         };
         let path = self.rejects.clone().unwrap_or_else(default);
-        let is_read = |other: &Path| {
-            path == other
+        let is_same_file = |input: &Path| {
+            path == input
                 || fs::canonicalize(&path)
-                    .is_ok_and(|path| Some(path) == fs::canonicalize(other).ok())
+                    .is_ok_and(|path| Some(path) == fs::canonicalize(input).ok())
         };
-        if is_read(&self.file) || self.mapping.as_deref().is_some_and(is_read) {
+        if is_same_file(&self.file) || self.mapping.as_deref().is_some_and(is_same_file) {
             return Err(CliError::usage("--rejects names a file that is read"));
         }
         std::path::absolute(&path).map_err(|error| CliError::file(&path, error))
     }
 }
 
-/// An import's file on disk, and what is kept of an earlier run.
+/// How to resume an import, if it stops.
 struct Resume {
-    keep: Keep,
+    file: StateFile,
     identity: Identity,
-    /// Identity of the ledger, in hex, once it is known.
+    /// Identity of the ledger, in hex; empty before [`Self::check_ledger`].
     ledger: String,
+    /// State of an earlier run that stopped.
     state: Option<State>,
 }
 
 impl Resume {
-    /// None for what can not be gone on with: streams, and dry runs.
+    /// None if the import can not be resumed: for streams and dry runs.
     fn find(args: &ImportArgs, mapping: &str, rejects: &Path) -> Result<Option<Self>, CliError> {
         if input::is_stdin(&args.file) {
             return Ok(None);
         }
-        let metadata = fs::metadata(&args.file).map_err(|it| CliError::file(&args.file, it))?;
-        let keep = Keep::beside(&args.file);
+        let metadata = fs::metadata(&args.file);
+        let metadata = metadata.map_err(|error| CliError::file(&args.file, error))?;
+        let file = StateFile::beside(&args.file);
         if args.dry_run {
-            return keep_rejects(&keep, rejects).map(|()| None);
+            return check_rejects_unused(&file, rejects).map(|()| None);
         }
         if !metadata.is_file() {
             return Ok(None);
@@ -186,60 +187,59 @@ impl Resume {
         let identity = Identity::of(&args.file, &args.source, mapping)?;
         let state = match args.restart {
             true => None,
-            false => keep.read_own(&identity, rejects)?,
+            false => file.read_for(&identity, rejects)?,
         };
-        Ok(Some(Self { keep, identity, ledger: String::new(), state }))
+        Ok(Some(Self { file, identity, ledger: String::new(), state }))
+    }
+
+    /// Asks the server for its ledger. It must be the ledger of the earlier run.
+    async fn check_ledger(&mut self, channel: Channel) -> Result<(), CliError> {
+        let request = GetCheckpointRequest::default();
+        let mut client = AuditServiceClient::new(channel);
+        let checkpoint = client.get_checkpoint(request).await?.into_inner();
+        self.ledger = words::hex(&checkpoint.ledger_id);
+        self.state.as_ref().map_or(Ok(()), |state| state.check_ledger(&checkpoint))
     }
 }
 
-impl Resume {
-    /// Takes note of the ledger that the rows go to. It must be the one that has those before.
-    async fn meet(&mut self, channel: Channel) -> Result<(), CliError> {
-        let ask = GetCheckpointRequest::default();
-        let ledger = AuditServiceClient::new(channel).get_checkpoint(ask).await?.into_inner();
-        self.ledger = words::hex(&ledger.ledger_id);
-        self.state.as_ref().map_or(Ok(()), |state| state.check_ledger(&ledger))
-    }
-}
-
-/// A dry run leaves alone what an import that stopped will go on with.
-fn keep_rejects(keep: &Keep, rejects: &Path) -> Result<(), CliError> {
-    match keep.read()? {
+/// A dry run must not overwrite the rejects of an import that can be resumed.
+fn check_rejects_unused(file: &StateFile, rejects: &Path) -> Result<(), CliError> {
+    match file.read()? {
         Some(state) if state.rejects == rejects => {
             let message = format!("an import that stopped needs {}", rejects.display());
             Err(CliError::failed(message)
-                .with_hint("finish it first, or give this one --rejects of its own"))
+                .with_hint("finish it first, or give the dry run another --rejects file"))
         }
         _ => Ok(()),
     }
 }
 
-/// What became of all rows.
+/// The output of `import`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Imported {
-    /// Whether nothing was recorded, and the rest says what would have been.
+    /// Whether nothing was recorded, and the counts are those of a real run.
     dry_run: bool,
-    /// Rows of the file, with those before a stop.
+    /// Rows of the file, including those of earlier runs.
     rows: u64,
-    /// Rows that were recorded.
+    /// Recorded rows.
     recorded: u64,
-    /// Rows that say what is known already, or nothing.
+    /// Rows without changes.
     unchanged: u64,
-    /// Rows that an earlier import of the same source, or a try that broke, recorded.
+    /// Rows that an earlier import of the same source, or a broken stream, recorded.
     replayed: u64,
-    /// Rows that were rejected.
+    /// Rejected rows.
     rejected: u64,
-    /// Changes of the rows that were recorded, by outcome.
+    /// Changes of the recorded rows, by outcome.
     #[serde(serialize_with = "json::serialize_list")]
     outcomes: Vec<OutcomeCount>,
-    /// File of the rejected rows; null if there are none.
+    /// File of the rejected rows; null if none was rejected.
     rejects: Option<String>,
-    /// Line at which an import that had stopped went on.
+    /// Line from which an earlier import was resumed.
     resumed_at_line: Option<u64>,
-    /// Seconds that it took, since it went on.
+    /// Duration of this run, in seconds.
     seconds: f64,
-    /// Rows a second, since it went on.
+    /// Rows a second of this run.
     rows_per_second: f64,
     /// First revision that includes every row.
     revision: u64,
@@ -247,7 +247,7 @@ struct Imported {
 
 pub(super) async fn run(args: ImportArgs, context: &mut Context) -> Result<Exit, CliError> {
     let interrupt = async {
-        // Without a handler the signal ends the process by itself.
+        // Without a handler, the signal ends the process.
         if ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -260,45 +260,49 @@ async fn run_until(
     args: ImportArgs,
     context: &mut Context,
 ) -> Result<Exit, CliError> {
-    // What is wrong with the files is told before a server that is not there.
+    // Check the files before the connection: errors in them do not need a server.
     let mapping = args.read_mapping()?;
     let rejects = args.rejects_path()?;
     let digest = mapping.as_ref().map(|mapping| mapping.digest.clone()).unwrap_or_default();
     let mut resume = Resume::find(&args, &digest, &rejects)?;
     let state = resume.as_ref().and_then(|resume| resume.state.clone());
-    let place = state.as_ref().map_or(Place::START, |state| state.place);
+    let resumed_at_line = state.as_ref().map(|state| state.place.line);
+    let (place, counts, rejects_bytes) = match state {
+        Some(state) => (state.place, state.counts, state.rejects_bytes),
+        None => (Place::START, Counts::default(), 0),
+    };
     let rows = rows(&args.file, mapping, place)?;
     let channel = client::connect_for_uploads(&context.global).await?;
     if let Some(resume) = &mut resume {
-        resume.meet(channel.clone()).await?;
+        resume.check_ledger(channel.clone()).await?;
     }
     let start = ImportStart { source: args.source.clone(), dry_run: args.dry_run };
     if let (true, Some(resume)) = (args.restart, &resume) {
-        resume.keep.remove()?;
+        resume.file.remove()?;
     }
     let mut import = Import {
         sender: Sender::new(channel, start, args.retries),
         bar: bar(&args.file, context.out.json),
-        rejects: Rejects::begin(rejects, state.as_ref().map_or(0, |state| state.rejects_bytes))?,
+        rejects: Rejects::begin(rejects, rejects_bytes)?,
         resume,
-        counts: state.as_ref().map(|state| state.counts.clone()).unwrap_or_default(),
         place,
         started: Instant::now(),
-        rows_before: state.as_ref().map_or(0, |state| state.counts.rows),
+        rows_before: counts.rows,
+        counts,
         json: context.out.json,
     };
-    if state.is_some() {
-        import.tell("going on from", "resumedAtLine");
+    if resumed_at_line.is_some() {
+        import.print_line("going on from", "resumedAtLine");
     }
-    let ended = Box::pin(import.run(Input::read(rows), interrupt)).await;
+    let ended = Box::pin(import.run(input::read_ahead(rows), interrupt)).await;
     import.bar.finish_and_clear();
     import.end(ended)?;
-    let imported = import.finish(args.dry_run, state.map(|state| state.place.line));
+    let imported = import.finish(args.dry_run, resumed_at_line);
     print(&imported, context)?;
     Ok(if imported.rejected == 0 { Exit::Success } else { Exit::Failed })
 }
 
-/// The rows of a file, or of standard input, from a place on.
+/// The rows of a file or of standard input, starting at a place.
 fn rows(file: &Path, mapping: Option<Mapping>, place: Place) -> Result<Rows, CliError> {
     let Some(mapping) = mapping else {
         return Ok(Box::new(Lines::new(input::open(file, place)?, place)));
@@ -316,10 +320,10 @@ fn rows(file: &Path, mapping: Option<Mapping>, place: Place) -> Result<Rows, Cli
 }
 
 fn bar(file: &Path, json: bool) -> ProgressBar {
-    let metadata = fs::metadata(file).ok().filter(|it| it.is_file() && !input::is_stdin(file));
+    let metadata = fs::metadata(file).ok().filter(|_| !input::is_stdin(file));
     let bar = match metadata {
-        Some(metadata) => progress::bytes(metadata.len(), "importing"),
-        None => progress::bar(None, "importing, bytes"),
+        Some(metadata) if metadata.is_file() => progress::bytes(metadata.len(), "importing"),
+        _ => progress::bar(None, "importing, bytes"),
     };
     if json {
         bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -327,7 +331,7 @@ fn bar(file: &Path, json: bool) -> ProgressBar {
     bar
 }
 
-/// Rows of one stream, and what was rejected between them.
+/// Rows of one stream, and the rows between them that were rejected before sending.
 #[derive(Default)]
 struct Chunk {
     rows: Vec<ImportRow>,
@@ -337,10 +341,10 @@ struct Chunk {
 }
 
 impl Chunk {
-    async fn read(input: &mut Input) -> Result<Self, CliError> {
+    async fn read(input: &mut mpsc::Receiver<Result<Item, CliError>>) -> Result<Self, CliError> {
         let mut chunk = Self::default();
         while !chunk.is_full() {
-            let Some(item) = input.next().await else { break };
+            let Some(item) = input.recv().await else { break };
             let item = item?;
             chunk.end = Some(item.end);
             match item.row {
@@ -359,22 +363,22 @@ impl Chunk {
     }
 }
 
-/// An import under way.
+/// A running import.
 struct Import {
     sender: Sender,
     bar: ProgressBar,
     rejects: Rejects,
     resume: Option<Resume>,
     counts: Counts,
-    /// The rows before it are answered.
+    /// End of the rows that the server has answered.
     place: Place,
     started: Instant,
-    /// Rows that an earlier run brought.
+    /// Rows of earlier runs.
     rows_before: u64,
     json: bool,
 }
 
-/// How an import ended that did not fail.
+/// How an import without an error ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
     Done,
@@ -384,7 +388,7 @@ enum Ended {
 impl Import {
     async fn run(
         &mut self,
-        mut input: Input,
+        mut input: mpsc::Receiver<Result<Item, CliError>>,
         interrupt: impl Future<Output = ()>,
     ) -> Result<Ended, CliError> {
         let mut interrupt = pin!(interrupt);
@@ -396,23 +400,25 @@ impl Import {
             };
             let Some(end) = chunk.end else { return Ok(Ended::Done) };
             let (bar, json) = (self.bar.clone(), self.json);
-            let mut bringing = pin!(self.bring(chunk, end));
+            let mut importing = pin!(self.import(chunk, end));
             tokio::select! {
-                brought = &mut bringing => { brought?; continue }
+                imported = &mut importing => { imported?; continue }
                 () = &mut interrupt => {}
             }
             if !json {
-                bar.suspend(|| eprintln!("stopping after these rows; again to stop at once"));
+                bar.suspend(|| {
+                    eprintln!("stopping after these rows; interrupt again to stop at once")
+                });
             }
             tokio::select! {
-                brought = bringing => brought?,
+                imported = importing => imported?,
                 _ = ctrl_c() => {}
             }
             return Ok(Ended::Interrupted);
         }
     }
 
-    async fn bring(&mut self, chunk: Chunk, end: Place) -> Result<(), CliError> {
+    async fn import(&mut self, chunk: Chunk, end: Place) -> Result<(), CliError> {
         let mut rejects = chunk.rejects;
         let mut counts = self.counts.clone();
         counts.reject(rejects.len());
@@ -424,15 +430,15 @@ impl Import {
         rejects.sort_by_key(|reject| reject.line);
         self.rejects.add(&rejects)?;
         (self.counts, self.place) = (counts, end);
-        self.keep()?;
+        self.write_state()?;
         self.bar.set_position(end.offset);
         self.bar.set_message(format!("importing, {:.0} rows/s", self.rows_per_second()));
         Ok(())
     }
 
-    fn keep(&self) -> Result<(), CliError> {
+    fn write_state(&self) -> Result<(), CliError> {
         let Some(resume) = &self.resume else { return Ok(()) };
-        resume.keep.write(&State {
+        resume.file.write(&State {
             identity: resume.identity.clone(),
             ledger: resume.ledger.clone(),
             place: self.place,
@@ -442,41 +448,40 @@ impl Import {
         })
     }
 
-    /// Takes the state away, or says what it is good for.
+    /// Removes the state of a complete import, or says how to resume.
     fn end(&self, ended: Result<Ended, CliError>) -> Result<(), CliError> {
         match (ended, &self.resume) {
-            (Ok(Ended::Done), Some(resume)) => resume.keep.remove(),
+            (Ok(Ended::Done), Some(resume)) => resume.file.remove(),
             (Ok(Ended::Done), None) => Ok(()),
-            (Ok(Ended::Interrupted), Some(_)) => {
-                Err(CliError::failed(format!("stopped before line {}", self.place.line))
-                    .with_hint("the same command goes on from there"))
-            }
-            (Ok(Ended::Interrupted), None) => {
-                Err(CliError::failed(format!("stopped before line {}", self.place.line)).with_hint(
-                    "the same command begins again; rows on record are not recorded twice",
-                ))
+            (Ok(Ended::Interrupted), resume) => {
+                let hint = match resume {
+                    Some(_) => "the same command goes on from there",
+                    None => "the same command begins again; rows on record are not recorded twice",
+                };
+                let message = format!("stopped before line {}", self.place.line);
+                Err(CliError::failed(message).with_hint(hint))
             }
             (Err(error), resume) => {
                 if resume.is_some() && self.place != Place::START {
-                    self.tell("the same command goes on from", "resumeAtLine");
+                    self.print_line("the same command goes on from", "resumeAtLine");
                 }
                 Err(error)
             }
         }
     }
 
-    /// Tells where it goes on, on standard error.
-    fn tell(&self, what: &str, key: &str) {
+    /// Prints the current line to standard error, after a text or under a JSON key.
+    fn print_line(&self, text: &str, key: &str) {
         let line = self.place.line;
         match self.json {
             true => eprintln!("{}", serde_json::json!({ key: line })),
-            false => self.bar.suspend(|| eprintln!("{what} line {line}")),
+            false => self.bar.suspend(|| eprintln!("{text} line {line}")),
         }
     }
 
     fn rows_per_second(&self) -> f64 {
         let rows = self.counts.rows.saturating_sub(self.rows_before);
-        // Whole numbers of rows below 2^32 are exact, and no import has more.
+        // An import has fewer than 2^32 rows, so the conversion is exact.
         f64::from(u32::try_from(rows).unwrap_or(u32::MAX))
             / self.started.elapsed().as_secs_f64().max(0.000_001)
     }
@@ -492,7 +497,7 @@ impl Import {
             replayed: self.counts.replayed,
             rejected: self.counts.rejected,
             outcomes: words::outcome_counts(self.counts.outcomes),
-            rejects: self.rejects.place().map(|path| path.display().to_string()),
+            rejects: self.rejects.existing_path().map(|path| path.display().to_string()),
             resumed_at_line,
             seconds: rounded(self.started.elapsed().as_secs_f64()),
             revision: self.counts.revision,
@@ -533,7 +538,7 @@ fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
     }
     out.table(&table)?;
     match &imported.rejects {
-        Some(path) => out.line(format!("the rejected rows are told in {path}")),
+        Some(path) => out.line(format!("the rejected rows are in {path}")),
         None => Ok(()),
     }
 }

@@ -1,5 +1,5 @@
-//! Rows as NDJSON: an `ImportRow` a line, as ProtoJSON, without its `line`. An act that `generate`
-//! wrote for `replay` is a row, too: without a `rowKey`, its `idempotencyKey` serves.
+//! Rows as NDJSON: each line is an `ImportRow` in ProtoJSON without its `line`. An act in the format of
+//! `replay` is a row, too; its default `rowKey` is its `idempotencyKey`.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -15,21 +15,21 @@ use crate::{
 
 /// Lines of NDJSON.
 pub(super) struct Lines {
-    from: Source,
+    source: Source,
     place: Place,
 }
 
 impl Lines {
     /// Reads from a place on.
-    pub(super) fn new(from: Source, place: Place) -> Self {
-        Self { from, place }
+    pub(super) fn new(source: Source, place: Place) -> Self {
+        Self { source, place }
     }
 
-    /// The bytes of the next line, and whether it is longer than may be; none at the end.
+    /// The bytes of the next line, and whether it was cut at the maximum length; none at the end.
     fn line(&mut self) -> io::Result<Option<(Vec<u8>, bool)>> {
         let mut line = Vec::new();
-        let most = u64::try_from(ROW_BYTES_MAX).unwrap_or(u64::MAX);
-        (&mut self.from).take(most).read_until(b'\n', &mut line)?;
+        let bytes_max = u64::try_from(ROW_BYTES_MAX).unwrap_or(u64::MAX);
+        (&mut self.source).take(bytes_max).read_until(b'\n', &mut line)?;
         self.place.pass(&line);
         let is_cut = line.len() == ROW_BYTES_MAX && line.last() != Some(&b'\n');
         if is_cut {
@@ -40,11 +40,11 @@ impl Lines {
 
     fn skip_line(&mut self) -> io::Result<()> {
         loop {
-            let bytes = self.from.fill_buf()?;
+            let bytes = self.source.fill_buf()?;
             let end = bytes.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
             let read = end.unwrap_or(bytes.len());
             self.place.pass(&bytes[..read]);
-            self.from.consume(read);
+            self.source.consume(read);
             if end.is_some() || read == 0 {
                 return Ok(());
             }
@@ -67,7 +67,11 @@ impl Iterator for Lines {
                 _ => &bytes,
             };
             if !bytes.trim_ascii().is_empty() {
-                let row = if is_cut { Err(too_long(start.line)) } else { row(bytes, start.line) };
+                let row = if is_cut {
+                    Err(not_a_row(start.line, format!("longer than {ROW_BYTES_MAX} bytes")))
+                } else {
+                    row(bytes, start.line)
+                };
                 return Some(Ok(Item { row, end: self.place }));
             }
         }
@@ -81,7 +85,7 @@ fn row(bytes: &[u8], line: u64) -> Result<ImportRow, ImportReject> {
 
 fn read(bytes: &[u8]) -> serde_json::Result<ImportRow> {
     let mut fields: Map<String, Value> = serde_json::from_slice(bytes)?;
-    // The field of an act that a row does not have, by either of its names.
+    // An act has this field, under either name; a row does not.
     let key = ["idempotencyKey", "idempotency_key"].iter().find_map(|name| fields.remove(*name));
     let mut row: ImportRow = json::deserialize(Value::Object(fields))?;
     if row.line != 0 {
@@ -94,10 +98,6 @@ fn read(bytes: &[u8]) -> serde_json::Result<ImportRow> {
         Some(_) => return Err(serde_json::Error::custom("`idempotencyKey` must be a string")),
     }
     Ok(row)
-}
-
-fn too_long(line: u64) -> ImportReject {
-    not_a_row(line, format!("longer than {ROW_BYTES_MAX} bytes"))
 }
 
 fn not_a_row(line: u64, message: String) -> ImportReject {

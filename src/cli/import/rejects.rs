@@ -1,9 +1,9 @@
-//! The file of rejects: an `ImportReject` a line, as ProtoJSON. It is there only if there are any.
+//! The file of rejects: each line is an `ImportReject` in ProtoJSON. It exists only if there are any.
 //!
-//! A reason in lower case is the command's own: that row was not sent.
+//! A reason in lower case is one of this command: the row was not sent.
 //!
-//! What the state of an import does not know of is cut off when the import goes on, so that no row
-//! is rejected twice.
+//! When an import resumes, rejects that its state does not count are cut off, so that no row is
+//! rejected twice.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,7 +22,7 @@ pub(super) struct Rejects {
 }
 
 impl Rejects {
-    /// Begins with `bytes` of an earlier run; with none, there is no file.
+    /// Continues the first `bytes` of an earlier run. With 0, removes the file.
     pub(super) fn begin(path: PathBuf, bytes: u64) -> Result<Self, CliError> {
         let failed = |error| CliError::file(&path, error);
         let file = match bytes {
@@ -32,7 +32,7 @@ impl Rejects {
         Ok(Self { file, path, bytes })
     }
 
-    /// Adds rejects. They are on stable storage once this returns.
+    /// Adds rejects. They are on stable storage when this returns.
     pub(super) fn add(&mut self, rejects: &[ImportReject]) -> Result<(), CliError> {
         if rejects.is_empty() {
             return Ok(());
@@ -62,13 +62,13 @@ impl Rejects {
         self.bytes
     }
 
-    /// Where the file is, or would be.
+    /// The path, whether or not the file exists.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the rejects are, if there are any.
-    pub(super) fn place(&self) -> Option<&Path> {
+    /// The path, if the file exists.
+    pub(super) fn existing_path(&self) -> Option<&Path> {
         self.file.is_some().then_some(self.path.as_path())
     }
 }
@@ -116,15 +116,15 @@ mod tests {
         fs::write(&path, "of an earlier import").unwrap();
         let mut rejects = Rejects::begin(path.clone(), 0).unwrap();
         rejects.add(&[]).unwrap();
-        assert!(!path.exists() && rejects.place().is_none());
+        assert!(!path.exists() && rejects.existing_path().is_none());
         rejects.add(&[reject(1)]).unwrap();
         let line = "{\"line\":\"1\",\"field\":\"a\",\"reason\":\"r\",\"message\":\"m\"}\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), line);
-        assert_eq!(rejects.place(), Some(path.as_path()));
+        assert_eq!(rejects.existing_path(), Some(path.as_path()));
     }
 
     #[test]
-    fn what_is_not_known_is_cut_off() {
+    fn uncounted_rejects_are_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rejects");
         let mut rejects = Rejects::begin(path.clone(), 0).unwrap();

@@ -1,8 +1,8 @@
-//! What an import keeps beside its file, so that it can go on after a stop.
+//! The state file of an import, from which it can resume.
 //!
-//! Written after every answered stream: to a temporary file, synced, renamed, and the directory
-//! synced. Whatever the moment of a crash, the old state or the new one is there, and the rows
-//! after it are sent once more, which the server recognizes.
+//! It is replaced after every response: written to a temporary file, synced and renamed, and the
+//! directory is synced. So a crash leaves the old state or the new one. The rows after it are sent
+//! again, and the server recognizes them.
 
 use std::{
     collections::BTreeMap,
@@ -21,13 +21,13 @@ use crate::{
     proto::{GetCheckpointResponse, ImportConsentsResponse, Outcome},
 };
 
-/// What is imported. Another one is another import.
+/// Identifies an import: a state is valid only for the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Identity {
     /// Name of the source.
     pub source: String,
-    /// BLAKE3 of the file: of all of it, or a row that was mended in its place would be passed over.
+    /// BLAKE3 of the whole file, so that a corrected row among the answered ones is noticed.
     pub file_digest: String,
     /// SHA-256 of the mapping; empty for NDJSON.
     pub mapping_digest: String,
@@ -47,16 +47,16 @@ impl Identity {
         })
     }
 
-    /// What of this is not as it was.
-    fn difference(&self, was: &Self) -> Option<String> {
-        if self.source != was.source {
-            return Some(format!("was of the source `{}`", was.source));
+    /// How an earlier import differs from this one.
+    fn difference(&self, earlier: &Self) -> Option<String> {
+        if self.source != earlier.source {
+            return Some(format!("was of the source `{}`", earlier.source));
         }
-        if self.file_digest != was.file_digest {
+        if self.file_digest != earlier.file_digest {
             return Some("was of other content: the file has changed".to_owned());
         }
-        (self.mapping_digest != was.mapping_digest)
-            .then(|| "went by another mapping: it has changed".to_owned())
+        (self.mapping_digest != earlier.mapping_digest)
+            .then(|| "used another mapping: it has changed".to_owned())
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
     words::hex(&Sha256::digest(bytes))
 }
 
-/// What became of the rows so far.
+/// Number of rows so far, by result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Counts {
@@ -73,34 +73,34 @@ pub(super) struct Counts {
     pub rows: u64,
     /// Rows recorded.
     pub recorded: u64,
-    /// Rows that say nothing new.
+    /// Rows without changes.
     pub unchanged: u64,
-    /// Rows of an earlier import.
+    /// Rows that an earlier import recorded.
     pub replayed: u64,
-    /// Rows rejected, here or by the server.
+    /// Rows rejected by this command or the server.
     pub rejected: u64,
     /// Changes by outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// Highest revision that includes any of them.
+    /// Highest revision of a row.
     pub revision: u64,
 }
 
 impl Counts {
-    /// Adds the answer to a stream.
-    pub(super) fn add(&mut self, answer: &ImportConsentsResponse) {
-        self.rows += answer.rows;
-        self.recorded += answer.recorded;
-        self.unchanged += answer.unchanged;
-        self.replayed += answer.replayed;
-        self.rejected += answer.rejected;
-        self.revision = self.revision.max(answer.revision);
-        for outcome in &answer.outcomes {
+    /// Adds the response to a stream.
+    pub(super) fn add(&mut self, response: &ImportConsentsResponse) {
+        self.rows += response.rows;
+        self.recorded += response.recorded;
+        self.unchanged += response.unchanged;
+        self.replayed += response.replayed;
+        self.rejected += response.rejected;
+        self.revision = self.revision.max(response.revision);
+        for outcome in &response.outcomes {
             let word = words::word::<Outcome>(outcome.outcome);
             *self.outcomes.entry(word).or_default() += outcome.count;
         }
     }
 
-    /// Adds rows that were not sent.
+    /// Adds rows that were rejected before sending.
     pub(super) fn reject(&mut self, rows: usize) {
         let rows = u64::try_from(rows).unwrap_or(u64::MAX);
         self.rows += rows;
@@ -108,30 +108,30 @@ impl Counts {
     }
 }
 
-/// What is kept.
+/// The content of the state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
-    /// What is imported.
+    /// The import.
     pub identity: Identity,
-    /// Identity of the ledger that has the rows before, in hex.
+    /// Identity of the ledger, in hex.
     pub ledger: String,
-    /// Where it goes on.
+    /// End of the answered rows.
     pub place: Place,
-    /// What became of the rows before.
+    /// Counts of the answered rows.
     pub counts: Counts,
     /// File of the rejects.
     pub rejects: PathBuf,
-    /// How much of it belongs to the rows before.
+    /// Length of its part for the answered rows.
     pub rejects_bytes: u64,
 }
 
 impl State {
-    /// Whether a ledger has the rows before: it is the same, and as long as it was.
-    pub(super) fn check_ledger(&self, ledger: &GetCheckpointResponse) -> Result<(), CliError> {
-        let message = if words::hex(&ledger.ledger_id) != self.ledger {
+    /// Checks that the ledger of a server is the same and has lost no entries.
+    pub(super) fn check_ledger(&self, checkpoint: &GetCheckpointResponse) -> Result<(), CliError> {
+        let message = if words::hex(&checkpoint.ledger_id) != self.ledger {
             "the import that stopped here was into another ledger"
-        } else if ledger.size < self.counts.revision {
+        } else if checkpoint.size < self.counts.revision {
             "the ledger has lost entries since the import stopped: was it restored from a backup?"
         } else {
             return Ok(());
@@ -140,19 +140,19 @@ impl State {
     }
 }
 
-/// Where the state of an import is kept.
+/// The state file of an import.
 #[derive(Debug)]
-pub(super) struct Keep {
+pub(super) struct StateFile {
     path: PathBuf,
 }
 
-impl Keep {
-    /// The state beside a file.
+impl StateFile {
+    /// The state file beside an input file.
     pub(super) fn beside(file: &Path) -> Self {
         Self { path: with_suffix(file, ".import-state.json") }
     }
 
-    /// The state, if there is one.
+    /// Reads the state, if the file exists.
     pub(super) fn read(&self) -> Result<Option<State>, CliError> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -164,8 +164,8 @@ impl Keep {
         })
     }
 
-    /// The state, if there is one, of the same import.
-    pub(super) fn read_own(
+    /// Reads the state, if the file exists. It must be of the same import.
+    pub(super) fn read_for(
         &self,
         identity: &Identity,
         rejects: &Path,
@@ -185,7 +185,7 @@ impl Keep {
         }
     }
 
-    /// Keeps a state.
+    /// Replaces the file.
     pub(super) fn write(&self, state: &State) -> Result<(), CliError> {
         self.replace(state).map_err(|error| CliError::file(&self.path, error))
     }
@@ -199,7 +199,7 @@ impl Keep {
         sync_dir(&self.path)
     }
 
-    /// Forgets the state.
+    /// Removes the file.
     pub(super) fn remove(&self) -> Result<(), CliError> {
         let removed = match fs::remove_file(&self.path) {
             Ok(()) => sync_dir(&self.path),
@@ -212,14 +212,14 @@ impl Keep {
 
 const RESTART: &str = "begin again with --restart: rows that were recorded are not recorded twice";
 
-/// A path with something after its name.
+/// A path with a suffix after its name.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name: OsString = path.into();
     name.push(suffix);
     name.into()
 }
 
-/// Makes a name that was just given, or taken away, survive a crash.
+/// Syncs the directory of a path, so that a new or removed name survives a crash.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_goes_on_if_it_is_the_same_and_has_lost_nothing() {
+    fn an_import_resumes_into_the_same_ledger_without_lost_entries() {
         let state = State {
             identity: Identity {
                 source: "crm".to_owned(),

@@ -1,5 +1,5 @@
-//! Sending rows, again where the server has no room or is away for a moment. The server recognizes
-//! a row that it has recorded, so any stream may be sent again.
+//! Sends rows, with retries while the server is busy or unavailable. The server recognizes a row that
+//! it has recorded, so any stream may be sent again.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// Rows of a message.
+/// Maximum number of rows in a message.
 const MESSAGE_ROWS_MAX: usize = 500;
-/// Bytes of a message, unless one row alone has more. Servers take 4 MiB by default.
+/// Maximum size of a message, unless a single row is larger. Servers accept 4 MiB by default.
 const MESSAGE_ROW_BYTES_MAX: usize = 1024 * 1024;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
@@ -49,7 +49,7 @@ impl Sender {
         loop {
             let messages = tokio_stream::iter(messages(self.start.clone(), Arc::clone(&rows)));
             let status = match self.client.import_consents(messages).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+                Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
             if retries == self.retries_max || !may_retry(&status) {
@@ -61,17 +61,17 @@ impl Sender {
     }
 }
 
-/// A stream's messages, each made when it is its turn.
+/// The messages of a stream, each made when it is sent.
 fn messages(
     start: ImportStart,
     rows: Arc<Vec<ImportRow>>,
 ) -> impl Iterator<Item = ImportConsentsRequest> + Send {
-    let brought = parts(&rows).into_iter().map(move |part| {
+    let messages = parts(&rows).into_iter().map(move |part| {
         let rows = rows.get(part).map(<[_]>::to_vec).unwrap_or_default();
         Message::Rows(ImportRows { rows })
     });
     std::iter::once(Message::Start(start))
-        .chain(brought)
+        .chain(messages)
         .map(|message| ImportConsentsRequest { message: Some(message) })
 }
 
@@ -98,14 +98,16 @@ fn may_retry(status: &Status) -> bool {
             reason.as_deref(),
             Some("TOO_MANY_STREAMS" | "TOO_MANY_APPENDS" | "TOO_MANY_REQUESTS")
         ),
-        // Until somebody restarts the server, which is longer than is worth waiting for.
+        // Lasts until an operator restarts the server, too long to wait for.
         "UNAVAILABLE" => reason.as_deref() != Some("WRITES_STOPPED"),
         "DEADLINE_EXCEEDED" | "CANCELLED" => true,
-        // The transport's own words for a connection that broke on the way.
+        // Messages of the transport for a connection that broke.
         _ => {
             let message = status.message();
             reason.is_none()
-                && ["h2 protocol error", "transport error"].iter().any(|it| message.contains(it))
+                && ["h2 protocol error", "transport error"]
+                    .iter()
+                    .any(|text| message.contains(text))
         }
     }
 }
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_tried_again() {
+    fn temporary_failures_are_retried() {
         assert!(may_retry(&Status::unavailable("gone")));
         assert!(may_retry(&Status::cancelled("Timeout expired")));
         assert!(may_retry(&Status::unknown("h2 protocol error: error reading a body")));

@@ -1,4 +1,4 @@
-//! Times as other systems write them.
+//! Formats of times in other systems.
 
 use jiff::{
     Timestamp,
@@ -8,7 +8,7 @@ use jiff::{
 };
 use serde::Deserialize;
 
-/// A column of times, as the mapping has it.
+/// A column of times in the mapping.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTime {
@@ -17,7 +17,7 @@ pub(super) struct RawTime {
     /// `rfc3339`, `unix_s`, `unix_ms`, or a pattern of `strptime`.
     #[serde(default = "rfc3339")]
     pub format: String,
-    /// Time zone of times that do not name theirs.
+    /// Time zone of times without one.
     pub time_zone: Option<String>,
 }
 
@@ -25,7 +25,7 @@ fn rfc3339() -> String {
     "rfc3339".to_owned()
 }
 
-/// How times are written.
+/// A format of times.
 #[derive(Debug)]
 pub(super) enum TimeFormat {
     Rfc3339,
@@ -34,11 +34,11 @@ pub(super) enum TimeFormat {
     Pattern(String, Option<TimeZone>),
 }
 
-/// What of a pattern says where on earth it is.
+/// Parts of a pattern that give the offset from UTC.
 const OFFSETS: [&str; 5] = ["%z", "%:z", "%Q", "%:Q", "%s"];
 
 impl TimeFormat {
-    /// Takes a format.
+    /// Parses a format.
     pub(super) fn new(raw: RawTime) -> Result<Self, String> {
         let format = match raw.format.as_str() {
             "rfc3339" => Self::Rfc3339,
@@ -73,7 +73,7 @@ impl TimeFormat {
         Ok(Self::Pattern(pattern.to_owned(), zone))
     }
 
-    /// Reads a time.
+    /// Parses a time.
     pub(super) fn read(&self, text: &str) -> Result<Timestamp, String> {
         let unix = |of: fn(i64) -> Result<Timestamp, jiff::Error>| {
             text.parse().ok().and_then(|number| of(number).ok())
@@ -103,11 +103,11 @@ fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Ti
         return Some(time);
     }
     let local = local(&parts)?;
-    // An hour that the clocks skip or repeat is read as most programs read it.
+    // For an hour that the clocks skip or repeat, jiff's "compatible" rule (RFC 5545) applies.
     zone?.to_timestamp(local).ok()
 }
 
-/// A date alone is its first moment.
+/// The local time; for a date without time, its first moment.
 fn local(parts: &BrokenDownTime) -> Option<DateTime> {
     let is_date = [parts.hour(), parts.minute(), parts.second()].iter().all(Option::is_none);
     match is_date {
@@ -116,10 +116,10 @@ fn local(parts: &BrokenDownTime) -> Option<DateTime> {
     }
 }
 
-/// Writes and reads a morning and an afternoon: a pattern that takes one for the other would
-/// misdate half of the rows without a word.
+/// Formats and parses a time in the morning and one in the afternoon. A pattern that confuses the two
+/// would silently misdate half of the rows.
 fn probe(pattern: &str) -> Result<(), String> {
-    let mut said = Vec::new();
+    let mut probes = Vec::new();
     for hour in [4, 16] {
         let time = date(2001, 2, 3).at(hour, 5, 6, 0).to_zoned_datetime(TimeZone::UTC);
         let time = time.map_err(|error| error.to_string())?;
@@ -128,9 +128,9 @@ fn probe(pattern: &str) -> Result<(), String> {
         let read = read_pattern(&text, pattern, Some(&TimeZone::UTC))
             .ok_or_else(|| format!("`{pattern}` does not make a time"))?;
         let is_date = read.to_zoned_datetime(TimeZone::UTC).hour() == 0;
-        said.push((text, is_date));
+        probes.push((text, is_date));
     }
-    match said.as_slice() {
+    match probes.as_slice() {
         [(morning, false), (afternoon, _)] if morning == afternoon => {
             Err(format!("`{pattern}` does not tell morning from afternoon"))
         }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_an_error() {
+    fn invalid_times_are_errors() {
         for (form, zone, text) in [
             ("rfc3339", None, "2026-07-01T12:00:00"),
             ("unix_s", None, "1.5"),

@@ -42,7 +42,7 @@ impl Input {
         Ok(Self::read(BufReader::new(file), metadata.is_file().then_some(metadata.len())))
     }
 
-    /// Reads on a thread that nobody waits for: it may stand still on a terminal for ever.
+    /// Reads on a detached thread: a read from a terminal may block for ever.
     fn read(mut from: impl BufRead + Send + 'static, bytes: Option<u64>) -> Self {
         let (send, lines) = mpsc::channel(AHEAD_MAX);
         thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Which act may go next: many at once, one a data subject.
+//! Schedules acts: many in flight, but only one for each data subject.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,8 +14,8 @@ use crate::proto::RecordConsentRequest;
 type Job = (u64, RecordConsentRequest);
 type Flight = Pin<Box<dyn Future<Output = (String, Sent)> + Send>>;
 
-/// Acts that are read and not yet sent, for each act in flight. Enough that one busy data subject
-/// does not hold up all others, and a bound on memory.
+/// Maximum number of waiting acts for each act in flight. It bounds memory, and is large enough
+/// that one busy data subject does not block all others.
 const WAITING_FACTOR: usize = 64;
 
 /// Acts in flight and acts that wait for them.
@@ -63,14 +63,14 @@ impl Lanes {
         self.depart();
     }
 
-    /// Forgets what is not in flight.
+    /// Drops all acts that are not in flight.
     pub(super) fn drop_waiting(&mut self) {
         self.ready.clear();
         self.waiting.values_mut().for_each(VecDeque::clear);
         self.waiting_count = 0;
     }
 
-    /// The next act that has an answer; none if none is in flight. Cancel-safe.
+    /// Waits for the next answer; none if no act is in flight. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Sent> {
         let (subject, sent) = self.flights.next().await?;
         let next = self.waiting.get_mut(&subject).and_then(VecDeque::pop_front);

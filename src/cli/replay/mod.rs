@@ -1,6 +1,6 @@
-//! `replay`: records acts from NDJSON: a `RecordConsentRequest` a line, as ProtoJSON.
+//! `replay`: records acts from NDJSON, a `RecordConsentRequest` in ProtoJSON on each line.
 //!
-//! Many acts are in flight at once, and never two of one data subject: theirs are recorded in the
+//! Many acts are in flight at once, but never two of one data subject: these are recorded in the
 //! order of the input.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::{
     input::{Input, Line},
     lanes::Lanes,
-    send::{Sender, Sent, Trouble},
+    send::{Sender, Sent},
 };
 use super::{
     Context, Exit, client,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     json,
-    proto::{Outcome, OutcomeCount, RecordConsentResponse},
+    proto::{Outcome, RecordConsentResponse},
     setting::Within as _,
 };
 
@@ -32,26 +32,26 @@ mod lanes;
 mod send;
 
 const AFTER_HELP: &str = "\
-Each line is an act, a RecordConsentRequest in ProtoJSON; fields with their default may be left out:
+Each line is an act, a RecordConsentRequest in ProtoJSON. Fields with default values may be omitted:
   {\"subject\":\"user:100042\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{\"action\":\"ACTION_GRANT\",
   \"scope\":{\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}],\"effectiveAt\":
   \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
   \"idempotencyKey\":\"seed-1-act-1\"}
-`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt` and
-`dataCategories`. A field that the message does not have is an error.
+`subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt`
+and `dataCategories`. Unknown fields are an error.
 
-Acts of one data subject are recorded in their order, others side by side. When the server is busy or
-away for a moment, an act is tried again; one without `idempotencyKey` only where it can not be
+Acts of one data subject are recorded in order, others in parallel. An act is retried when the
+server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
 recorded twice.
 
-Without --continue-on-error the first act that is rejected ends the command with exit code 1; what
-was in flight is still recorded.
+Without --continue-on-error, the first rejected act ends the command with exit code 1; acts in
+flight are still recorded.
 
 Examples:
   consent-ledger replay examples/onboarding.ndjson
   consent-ledger-generate --acts 1000 | consent-ledger replay - --concurrency 256";
 
-/// The greatest number of acts in flight.
+/// Maximum number of acts in flight.
 const IN_FLIGHT_MAX: u32 = 65_536;
 
 /// Options of `replay`.
@@ -63,7 +63,7 @@ pub struct ReplayArgs {
     /// Maximum number of acts in flight
     #[arg(long, value_name = "N", within = 1..=IN_FLIGHT_MAX, default_value_t = 64)]
     concurrency: u32,
-    /// Go on after an act that is rejected; the exit code is still 1
+    /// Continue after a rejected act; the exit code is still 1
     #[arg(long)]
     continue_on_error: bool,
     /// Maximum number of retries of an act
@@ -71,26 +71,26 @@ pub struct ReplayArgs {
     retries: u32,
 }
 
-/// What became of all acts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Result of a replay, as JSON.
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Replayed {
-    /// Acts that are on record.
+    /// Recorded acts.
     recorded: u64,
-    /// Those among them that an earlier call had recorded.
+    /// Those of them that an earlier call had recorded.
     replayed: u64,
-    /// Acts that are not.
+    /// Rejected acts.
     rejected: u64,
-    /// Tries that were made again.
+    /// Number of retries.
     retries: u64,
     /// Changes by outcome.
-    #[serde(serialize_with = "json::serialize_list")]
-    outcomes: Vec<OutcomeCount>,
-    /// The first acts that were rejected.
+    #[serde(serialize_with = "words::serialize_outcomes")]
+    outcomes: BTreeMap<String, u64>,
+    /// The first rejected acts.
     rejects: Vec<Reject>,
-    /// Seconds that it took.
+    /// Duration in seconds.
     seconds: f64,
-    /// Acts on record a second.
+    /// Recorded acts per second.
     acts_per_second: f64,
     /// Highest revision that includes any of the acts.
     revision: u64,
@@ -103,12 +103,12 @@ struct Reject {
     line: u64,
     /// Reason as in `google.rpc.ErrorInfo`, else the gRPC code, else `not_an_act`.
     reason: String,
-    /// What is wrong.
+    /// The error.
     message: String,
 }
 
 pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliError> {
-    // A file that is not there is told before a server that is not there.
+    // A missing file is reported before an unreachable server.
     let input = Input::open(&args.file)?;
     let bar = match input.bytes {
         Some(bytes) => progress::bytes(bytes, "replaying"),
@@ -118,22 +118,22 @@ pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit,
     let started = Instant::now();
     let mut replay = Replay {
         lanes: Lanes::new(Sender::new(channel, args.retries), args.concurrency),
-        tally: Tally::default(),
+        result: Replayed::default(),
         by_bytes: input.bytes.is_some(),
         bar,
         continue_on_error: args.continue_on_error,
     };
     let read = Box::pin(replay.run(input)).await;
     replay.bar.finish_and_clear();
-    let replayed = replay.tally.finish(started.elapsed().as_secs_f64());
-    print(&replayed, context)?;
+    replay.result.finish(started.elapsed().as_secs_f64());
+    print(&replay.result, context)?;
     read?;
-    Ok(if replayed.rejected == 0 { Exit::Success } else { Exit::Failed })
+    Ok(if replay.result.rejected == 0 { Exit::Success } else { Exit::Failed })
 }
 
 struct Replay {
     lanes: Lanes,
-    tally: Tally,
+    result: Replayed,
     bar: ProgressBar,
     by_bytes: bool,
     continue_on_error: bool,
@@ -153,17 +153,17 @@ impl Replay {
                         Some(line) => self.take(&line?),
                         None => more = false,
                     },
-                    Some(sent) = self.lanes.next() => self.tally.add(sent),
+                    Some(sent) = self.lanes.next() => self.result.add(sent),
                 }
             } else if let Some(sent) = self.lanes.next().await {
-                self.tally.add(sent);
+                self.result.add(sent);
             }
         }
         Ok(())
     }
 
     fn must_stop(&self) -> bool {
-        self.tally.rejected > 0 && !self.continue_on_error
+        self.result.rejected > 0 && !self.continue_on_error
     }
 
     fn take(&mut self, line: &Line) {
@@ -173,7 +173,7 @@ impl Replay {
         }
         match json::from_str(&line.text) {
             Ok(act) => self.lanes.add(line.number, act),
-            Err(error) => self.tally.reject(Reject {
+            Err(error) => self.result.reject(Reject {
                 line: line.number,
                 reason: "not_an_act".to_owned(),
                 message: error.to_string(),
@@ -182,29 +182,15 @@ impl Replay {
     }
 }
 
-/// Rejects that are kept to be told; the rest is only counted.
+/// Maximum number of rejects that are reported; the rest is only counted.
 const REJECTS_MAX: usize = 100;
 
-/// What became of the acts so far.
-#[derive(Default)]
-struct Tally {
-    recorded: u64,
-    replayed: u64,
-    rejected: u64,
-    retries: u64,
-    revision: u64,
-    outcomes: BTreeMap<String, u64>,
-    rejects: Vec<Reject>,
-}
-
-impl Tally {
+impl Replayed {
     fn add(&mut self, sent: Sent) {
         self.retries += u64::from(sent.retries);
         match sent.result {
             Ok(answer) => self.record(&answer),
-            Err(Trouble { reason, message }) => {
-                self.reject(Reject { line: sent.line, reason, message });
-            }
+            Err(reject) => self.reject(reject),
         }
     }
 
@@ -224,22 +210,13 @@ impl Tally {
         }
     }
 
-    fn finish(mut self, seconds: f64) -> Replayed {
+    fn finish(&mut self, seconds: f64) {
         self.rejects.sort_by_key(|reject| reject.line);
-        // Whole numbers of acts below 2^32 are exact, and no replay has more.
+        // Exact below 2^32 acts, which is more than one replay has.
         let acts = f64::from(u32::try_from(self.recorded).unwrap_or(u32::MAX));
         let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
-        Replayed {
-            recorded: self.recorded,
-            replayed: self.replayed,
-            rejected: self.rejected,
-            retries: self.retries,
-            outcomes: words::outcome_counts(self.outcomes),
-            rejects: self.rejects,
-            seconds: rounded(seconds),
-            acts_per_second: rounded(acts / seconds.max(0.000_001)),
-            revision: self.revision,
-        }
+        self.seconds = rounded(seconds);
+        self.acts_per_second = rounded(acts / seconds.max(0.000_001));
     }
 }
 
@@ -256,9 +233,8 @@ fn print(replayed: &Replayed, context: &mut Context) -> Result<(), CliError> {
         out.line(format!("{} of them were recorded before", replayed.replayed))?;
     }
     let mut table = Table::new(&["OUTCOME", "CHANGES"]);
-    for counted in &replayed.outcomes {
-        let outcome = word::<Outcome>(counted.outcome);
-        table.row(Tone::Plain, [outcome, counted.count.to_string()]);
+    for (outcome, count) in &replayed.outcomes {
+        table.row(Tone::Plain, [outcome.clone(), count.to_string()]);
     }
     out.table(&table)?;
     if replayed.rejected > 0 {

@@ -1,9 +1,10 @@
-//! Sending one act, again and again where that is safe.
+//! Sends one act, and retries where that is safe.
 
 use std::time::Duration;
 
 use tonic::{Status, transport::Channel};
 
+use super::Reject;
 use crate::{
     cli::error::{code_name, reason},
     proto::{
@@ -21,22 +22,12 @@ pub(super) struct Sender {
     retries_max: u32,
 }
 
-/// What became of an act.
+/// Result of sending an act.
 pub(super) struct Sent {
-    /// Its line.
-    pub line: u64,
-    /// How often it was tried again.
+    /// Number of retries.
     pub retries: u32,
     /// The answer.
-    pub result: Result<RecordConsentResponse, Trouble>,
-}
-
-/// Why an act was not recorded.
-pub(super) struct Trouble {
-    /// Reason of the server, else the gRPC code.
-    pub reason: String,
-    /// What is wrong.
-    pub message: String,
+    pub result: Result<RecordConsentResponse, Reject>,
 }
 
 impl Sender {
@@ -52,23 +43,27 @@ impl Sender {
                 Err(status) => status,
             };
             if retries == self.retries_max || !may_retry(&status, &request) {
-                break Err(trouble(&status));
+                break Err(Reject {
+                    line,
+                    reason: reason(&status).unwrap_or_else(|| code_name(&status)),
+                    message: status.message().to_owned(),
+                });
             }
             tokio::time::sleep(backoff(retries)).await;
             retries += 1;
         };
-        Sent { line, retries, result }
+        Sent { retries, result }
     }
 }
 
-/// What was refused for lack of room was not recorded. Where that is not certain, only the
-/// idempotency key makes another try safe.
+/// An act that was refused for lack of capacity was not recorded. After other errors it may have
+/// been, so a retry is safe only with an idempotency key.
 fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
     match code_name(status).as_str() {
         "RESOURCE_EXHAUSTED" => {
             matches!(reason(status).as_deref(), Some("TOO_MANY_APPENDS" | "TOO_MANY_REQUESTS"))
         }
-        // Until somebody restarts the server, which is longer than is worth waiting for.
+        // The server must be restarted first, which takes longer than the retries.
         "UNAVAILABLE" if reason(status).as_deref() == Some("WRITES_STOPPED") => false,
         "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" => !request.idempotency_key.is_empty(),
         _ => false,
@@ -77,13 +72,6 @@ fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
 
 fn backoff(retries: u32) -> Duration {
     BACKOFF_FIRST.saturating_mul(1 << retries.min(16)).min(BACKOFF_MAX)
-}
-
-fn trouble(status: &Status) -> Trouble {
-    Trouble {
-        reason: reason(status).unwrap_or_else(|| code_name(status)),
-        message: status.message().to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! A ledger's files beside what a server publishes: C2SP tlog-tiles under a monitoring prefix.
+//! A ledger's files compared with a server that publishes C2SP tlog-tiles under a monitoring prefix.
 //!
-//! If the server has more entries, its tiles must prove that what the files hold is the beginning of
-//! what it has signed. Only the tiles on that path are fetched.
+//! If the server has more entries than the files, its tiles must prove that the files are the beginning
+//! of its ledger. Only the tiles of that proof are fetched.
 
 use std::{collections::BTreeMap, convert::Infallible};
 
@@ -22,7 +22,7 @@ use crate::{
     web::{WebClient, WebError},
 };
 
-/// What a server publishes.
+/// A server that publishes checkpoints and tiles.
 pub struct Remote {
     client: WebClient,
     prefix: String,
@@ -30,7 +30,7 @@ pub struct Remote {
     pub held: Held,
 }
 
-/// Why tiles prove nothing.
+/// Why the tiles are not a proof.
 #[derive(Debug, Error)]
 enum TileError {
     #[error(transparent)]
@@ -47,42 +47,42 @@ impl Remote {
     /// Fetches the latest checkpoint.
     ///
     /// # Errors
-    /// No answer, or no checkpoint.
+    /// The request fails, or its status is not 200.
     pub async fn fetch(url: &str, trust: &Trust, global: &Global) -> Result<Self, CliError> {
         let ca = global.tls_ca.as_deref().map(crate::cli::trust::read_bytes).transpose()?;
-        let failed = |error: WebError| {
-            CliError::failed(format!("--against {error}"))
-                .with_hint("name the monitoring prefix: what stands before /checkpoint")
+        let failed = |problem: &dyn std::fmt::Display| {
+            CliError::failed(format!("--against {problem}"))
+                .with_hint("give the monitoring prefix: the part of the URL before /checkpoint")
         };
-        let client = WebClient::new(global.timeout, ca.as_deref()).map_err(failed)?;
+        let web_failed = |error: WebError| failed(&error);
+        let client = WebClient::new(global.timeout, ca.as_deref()).map_err(web_failed)?;
         let prefix = url.trim_end_matches('/').to_owned();
-        let at = format!("{prefix}/checkpoint");
-        let answer = client.get(&at, NOTE_BYTES_MAX).await.map_err(failed)?;
+        let url = format!("{prefix}/checkpoint");
+        let answer = client.get(&url, NOTE_BYTES_MAX).await.map_err(web_failed)?;
         if answer.status != 200 {
-            return Err(CliError::failed(format!("--against {at}: HTTP status {}", answer.status))
-                .with_hint("name the monitoring prefix: what stands before /checkpoint"));
+            return Err(failed(&TileError::Status { url, status: answer.status }));
         }
         let text = String::from_utf8_lossy(&answer.body);
         let held = Held::outside(Source::Against, prefix.clone(), &text, trust);
         Ok(Self { client, prefix, held })
     }
 
-    /// Compares what is published with what is good of a ledger, and with the number of entries that
-    /// the server has vouched for before.
-    pub async fn compare(self, good: &Good, is_whole: bool, vouched: u64) -> Compared {
+    /// Compares the published checkpoint with the undamaged part of a ledger, and with the smallest
+    /// size that the server may publish.
+    pub async fn compare(self, good: &Good, is_whole: bool, size_min: u64) -> Compared {
         let entries = good.tip.next_index;
-        let beyond = match &self.held.checkpoint {
-            Ok(own) if own.checkpoint.size > entries && is_whole => own.checkpoint.clone(),
+        let larger = match &self.held.checkpoint {
+            Ok(signed) if signed.checkpoint.size > entries && is_whole => &signed.checkpoint,
             _ => {
-                let what = self.held.differs(good, is_whole);
-                let what = what.or_else(|| self.rolled_back(vouched));
-                return self.held.compared(what);
+                let difference = self.held.difference(good, is_whole);
+                let difference = difference.or_else(|| self.rolled_back(size_min));
+                return self.held.compared(difference);
             }
         };
-        let what = match other_ledger(&beyond.origin, good) {
-            Some(other) => Some(other),
-            None => match self.root_before(entries, &beyond).await {
-                Ok(root) if root == good.root => self.rolled_back(vouched),
+        let difference = match other_ledger(&larger.origin, good) {
+            Some(difference) => Some(difference),
+            None => match self.root_before(entries, larger).await {
+                Ok(root) if root == good.root => self.rolled_back(size_min),
                 Ok(root) => Some(format!(
                     "a fork: the root of the first {entries} entries is {} here, and {} there",
                     BASE64.encode(good.root),
@@ -91,26 +91,26 @@ impl Remote {
                 Err(error) => Some(error.to_string()),
             },
         };
-        self.held.compared(what)
+        self.held.compared(difference)
     }
 
-    /// What to say if less is published than was signed.
-    fn rolled_back(&self, vouched: u64) -> Option<String> {
-        let size = self.held.size().filter(|size| *size < vouched)?;
+    /// The difference if the server publishes fewer entries than it has released.
+    fn rolled_back(&self, size_min: u64) -> Option<String> {
+        let size = self.held.size().filter(|size| *size < size_min)?;
         Some(format!(
-            "the server publishes less than it has signed: {size} entries of {vouched}: rolled back"
+            "the server publishes less than it has signed: {size} entries of {size_min}: rolled back"
         ))
     }
 
-    /// The root at `size`, as the published tiles have it, proven to be of the beginning of the tree
-    /// under a larger checkpoint.
+    /// The root of the first `size` entries, computed from the published tiles and proven to be
+    /// consistent with a larger checkpoint.
     async fn root_before(&self, size: u64, later: &Checkpoint) -> Result<Hash, TileError> {
         let tiles = self.tiles(size, later.size).await?;
         let subtree = |height, number| {
             let at = tile::locate(height, number);
             let hashes = tiles.get(&(at.level, at.tile)).map_or(&[][..], Vec::as_slice);
             let part = at.first * HASH_BYTES..(at.first + at.count) * HASH_BYTES;
-            // What is not there was not asked for.
+            // Every tile that is asked for was fetched.
             Ok::<_, Infallible>(hashes.get(part).and_then(tile::root_of).unwrap_or_default())
         };
         let Ok(root) = merkle::root(size, subtree);
@@ -119,20 +119,20 @@ impl Remote {
         Ok(root)
     }
 
-    /// The tiles that hold what a consistency proof and the smaller root are made of.
+    /// The tiles of the smaller root and of the consistency proof.
     async fn tiles(
         &self,
         first: u64,
         second: u64,
     ) -> Result<BTreeMap<(u8, u64), Vec<u8>>, TileError> {
         let mut tiles = BTreeMap::new();
-        let mut note = |height, number| {
+        let mut add = |height, number| {
             let at = tile::locate(height, number);
             tiles.insert((at.level, at.tile), Vec::new());
             Ok::<_, Infallible>(Hash::default())
         };
-        let Ok(_) = merkle::root(first, &mut note);
-        let Ok(_) = merkle::prove_consistency(first, second, &mut note);
+        let Ok(_) = merkle::root(first, &mut add);
+        let Ok(_) = merkle::prove_consistency(first, second, &mut add);
         for ((level, number), hashes) in &mut tiles {
             if let Some(tile) = Tile::in_tree(Kind::Level(*level), *number, second) {
                 *hashes = self.tile(tile).await?;
@@ -141,7 +141,7 @@ impl Remote {
         Ok(tiles)
     }
 
-    /// A partial tile may be gone once there is a full one.
+    /// Fetches a tile. A server may remove a partial tile once it has the full one.
     async fn tile(&self, tile: Tile) -> Result<Vec<u8>, TileError> {
         let full = Tile { width: 256, ..tile };
         match self.get(tile).await {

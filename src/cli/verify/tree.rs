@@ -1,8 +1,8 @@
 //! The tree on disk, compared with the hashes of the entries as they are read.
 //!
-//! It is disposable: a server computes it again. But a wrong one would prove wrong things until then.
-//! Only what is under a checkpoint that the directory holds was synced before that was signed. What
-//! stands behind may be anything after a crash, is written again, and is no damage.
+//! The tree is disposable: a server can compute it again. But until then a wrong tree gives wrong
+//! proofs. The hashes under a checkpoint of the directory were synced before it was signed. Later
+//! hashes may be anything after a crash: the server writes them again, and they are not damage.
 
 use std::{
     fs::File,
@@ -17,22 +17,23 @@ use crate::tlog::{
     tile::{HASH_BYTES, Kind, count_at},
 };
 
-/// Name of the tree's folder in a data directory.
+/// Folder of the tree in a data directory.
 const DIR: &str = "tree";
-/// More levels than a tree of `u64` can have.
+/// Maximum number of levels of a tree with `u64` entries.
 const LEVELS_MAX: u8 = 8;
 
-/// What the comparison found.
+/// The result of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TreeCompared {
-    /// Number of hashes that were compared.
+    /// Number of compared hashes.
     pub hashes: u64,
-    /// Number of hashes behind those of the entries that are signed: no server reads them.
+    /// Number of hashes of unsigned entries: no server reads them.
     pub unsynced: u64,
-    /// Whether all are right.
+    /// Whether all compared hashes are right.
     pub agrees: bool,
-    /// The first that is not.
-    pub what: Option<String>,
+    /// The first wrong hash.
+    #[serde(rename = "what")]
+    pub wrong: Option<String>,
 }
 
 /// The files of a tree, read as the entries are.
@@ -45,16 +46,15 @@ pub struct TreeFiles {
 
 struct Level {
     file: BufReader<File>,
-    /// How many whole hashes count.
+    /// Number of hashes to compare.
     hashes: u64,
 }
 
 impl TreeFiles {
-    /// Opens what there is, of which the hashes of the first `signed` entries count; none if there is
-    /// no tree.
+    /// Opens the tree, to compare the hashes of the first `signed` entries. None if there is no tree.
     ///
     /// # Errors
-    /// It can not be read.
+    /// A file can not be opened.
     pub fn open(data_dir: &Path, signed: u64) -> io::Result<Option<Self>> {
         let mut levels = Vec::new();
         let mut unsynced = 0;
@@ -65,9 +65,9 @@ impl TreeFiles {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
             };
-            let held = file.metadata()?.len() / HASH_BYTES as u64;
-            let hashes = held.min(count_at(Kind::Level(level), signed));
-            unsynced += held - hashes;
+            let on_disk = file.metadata()?.len() / HASH_BYTES as u64;
+            let hashes = on_disk.min(count_at(Kind::Level(level), signed));
+            unsynced += on_disk - hashes;
             levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
         }
         Ok((!levels.is_empty()).then_some(Self { levels, compared: 0, unsynced, wrong: None }))
@@ -75,22 +75,22 @@ impl TreeFiles {
 
     /// Compares the next hash of a level.
     pub fn compare(&mut self, level: u8, number: u64, hash: &Hash) {
-        let Some(own) = self.levels.get_mut(usize::from(level)) else { return };
-        if number >= own.hashes || self.wrong.is_some() {
+        let Some(on_disk) = self.levels.get_mut(usize::from(level)) else { return };
+        if number >= on_disk.hashes || self.wrong.is_some() {
             return;
         }
-        let mut held = [0; HASH_BYTES];
+        let mut read = [0; HASH_BYTES];
         self.compared += 1;
-        self.wrong = match own.file.read_exact(&mut held) {
-            Ok(()) if held == *hash => None,
+        self.wrong = match on_disk.file.read_exact(&mut read) {
+            Ok(()) if read == *hash => None,
             Ok(()) => Some(format!("hash {number} of level {level} is not that of the entries")),
             Err(error) => Some(format!("hash {number} of level {level}: {error}")),
         };
     }
 
-    /// What was found.
+    /// The result.
     pub fn end(self) -> TreeCompared {
-        let Self { compared: hashes, unsynced, wrong: what, .. } = self;
-        TreeCompared { hashes, unsynced, agrees: what.is_none(), what }
+        let Self { compared: hashes, unsynced, wrong, .. } = self;
+        TreeCompared { hashes, unsynced, agrees: wrong.is_none(), wrong }
     }
 }

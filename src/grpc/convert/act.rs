@@ -1,11 +1,11 @@
-//! Acts and questions, coming in.
+//! Requests to record acts, and questions.
 
 use prost::Message;
 
 use crate::{
     domain::{
-        Action, Actor, Change, ContactChange, Evidence, FrequencyCap, Key, LANGUAGE_BYTES_MAX,
-        Obligation, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
+        Action, Actor, Change, ContactChange, Evidence, Key, LANGUAGE_BYTES_MAX, Region, Said,
+        ScopeKeys, Subject, TIME_ZONES_MAX,
     },
     node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Use},
     obligations::is_time_zone,
@@ -14,10 +14,11 @@ use crate::{
 
 use super::{
     CONFIRMATION_MS_MAX, CONFIRMATION_MS_MIN, Invalid, NAME_BYTES_MAX, Problem,
-    catalog::{frequency_limit, quiet_hours},
+    catalog::{frequency_cap, quiet_span},
+    receipt::subject_if_given,
     scalar::{
-        action, actor, at_most, check_data_categories, check_key, key, moment, region,
-        span_ms_within, subject, text_within, without_control,
+        action, actor, at_most, check_data_categories, check_key, key, line_within, moment, region,
+        span_ms_within, subject, text_within,
     },
 };
 
@@ -26,14 +27,14 @@ use super::{
 /// # Errors
 /// The first field that is wrong.
 pub fn act(mut request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
-    // Whoever asks again without waiting asks for the same act.
+    // A retry that does not wait for the checkpoint is the same act.
     request.wait_for_checkpoint = false;
     let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec())?;
     let actor = actor(request.actor, "actor")?;
     let contact = contact(&request.preferences.unwrap_or_default())
         .map_err(|invalid| invalid.within("preferences"))?;
     Ok(Act {
-        subject: subject(&request.subject)?,
+        subject: subject(&request.subject, "subject")?,
         actor,
         changes: changes(&request.changes, !contact.is_empty())?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
@@ -59,9 +60,8 @@ pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid
         return Err(Problem::Required.at("token"));
     }
     text_within(&request.token, NAME_BYTES_MAX, "token")?;
-    let whose = Some(&request.subject).filter(|text| !text.is_empty());
     let confirm = Confirm {
-        subject: whose.map(|text| subject(text)).transpose()?,
+        subject: subject_if_given(&request.subject)?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
         idempotency: idempotency(&request.idempotency_key, || {
             [b"confirm".as_slice(), &request.encode_to_vec()].concat()
@@ -84,16 +84,25 @@ pub(super) fn contact(message: &proto::ContactPreferences) -> Result<ContactChan
     if !message.language.is_empty() && !is_language(&message.language) {
         return Err(Problem::Language.at("language"));
     }
+    let quiet_hours = message.quiet_hours.as_ref().map(|hours| {
+        if !hours.time_zone.is_empty() {
+            return Err(Problem::NotWith("time_zones").at("quiet_hours.time_zone"));
+        }
+        quiet_span(hours).map_err(|invalid| invalid.within("quiet_hours"))
+    });
+    let frequency_limit = message
+        .frequency_limit
+        .map(|limit| frequency_cap(limit).map_err(|invalid| invalid.within("frequency_limit")));
     let given = ContactChange {
         time_zones: said(Some(message.time_zones.clone()).filter(|zones| !zones.is_empty())),
         language: said(Some(message.language.clone()).filter(|tag| !tag.is_empty())),
-        quiet_hours: said(message.quiet_hours.clone().map(quiet_span).transpose()?),
-        frequency_limit: said(message.frequency_limit.map(frequency_cap).transpose()?),
+        quiet_hours: said(quiet_hours.transpose()?),
+        frequency_limit: said(frequency_limit.transpose()?),
     };
     with_cleared(given, &message.clear)
 }
 
-fn said<T>(value: Option<T>) -> Said<T> {
+pub(super) fn said<T>(value: Option<T>) -> Said<T> {
     value.map_or(Said::Nothing, Said::Value)
 }
 
@@ -121,27 +130,6 @@ fn clear_unsaid<T: PartialEq>(said: &mut Said<T>) -> bool {
     is_unsaid
 }
 
-fn quiet_span(hours: proto::QuietHours) -> Result<QuietSpan, Invalid> {
-    if !hours.time_zone.is_empty() {
-        return Err(Problem::NotWith("time_zones").at("quiet_hours.time_zone"));
-    }
-    match quiet_hours(hours).map_err(|invalid| invalid.within("quiet_hours"))? {
-        Obligation::QuietHours { start_minute, end_minute, .. } => {
-            Ok(QuietSpan { start_minute, end_minute })
-        }
-        Obligation::FrequencyLimit { .. } => Err(Problem::Required.at("quiet_hours")),
-    }
-}
-
-fn frequency_cap(limit: proto::FrequencyLimit) -> Result<FrequencyCap, Invalid> {
-    match frequency_limit(limit).map_err(|invalid| invalid.within("frequency_limit"))? {
-        Obligation::FrequencyLimit { uses_max, period_ms } => {
-            Ok(FrequencyCap { uses_max, period_ms })
-        }
-        Obligation::QuietHours { .. } => Err(Problem::Required.at("frequency_limit")),
-    }
-}
-
 /// Whether a text has the form of a BCP 47 tag: words of 1 to 8 letters and digits, the first of
 /// letters alone.
 fn is_language(tag: &str) -> bool {
@@ -155,8 +143,8 @@ fn is_language(tag: &str) -> bool {
         && tag.split('-').all(is_word)
 }
 
-/// The request stands for itself in one deterministic encoding: the generated types keep maps in
-/// order, and what the wire said in another order or twice is gone once it is decoded.
+/// The encoding of a decoded request identifies it. It is deterministic: the generated types keep maps
+/// in order, and decoding removes differences in the order of fields.
 pub(super) fn idempotency(
     key: &str,
     request: impl FnOnce() -> Vec<u8>,
@@ -169,8 +157,7 @@ pub(super) fn idempotency(
 }
 
 pub(super) fn check_idempotency_key(key: &str) -> Result<(), Invalid> {
-    text_within(key, IDEMPOTENCY_KEY_BYTES_MAX, "idempotency_key")?;
-    without_control(key, "idempotency_key")
+    line_within(key, IDEMPOTENCY_KEY_BYTES_MAX, "idempotency_key")
 }
 
 pub(super) fn changes(
@@ -183,10 +170,10 @@ pub(super) fn changes(
     at_most(messages.len(), CHANGES_MAX, "changes")?;
     let mut changes: Vec<Change> = Vec::with_capacity(messages.len());
     for (position, message) in messages.iter().enumerate() {
-        let here = || format!("changes[{position}]");
-        let change = change(message).map_err(|invalid| invalid.within(here()))?;
+        let path = || format!("changes[{position}]");
+        let change = change(message).map_err(|invalid| invalid.within(path()))?;
         if let Some(first) = changes.iter().position(|other| other.scope == change.scope) {
-            return Err(Problem::SameScope { first }.at("scope").within(here()));
+            return Err(Problem::SameScope { first }.at("scope").within(path()));
         }
         changes.push(change);
     }
@@ -242,13 +229,13 @@ pub(super) fn evidence(message: proto::Evidence, actor: Actor) -> Result<Evidenc
     })
 }
 
-/// The data subject, and region, of a check whose other parts are well-formed too. They are not copied: checks
-/// are many.
+/// The data subject and the region of a check. The other fields are checked, too, but not copied, because
+/// checks are frequent.
 ///
 /// # Errors
 /// The first field that is wrong.
 pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>), Invalid> {
-    let subject = subject(&request.subject)?;
+    let subject = subject(&request.subject, "subject")?;
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
@@ -268,7 +255,7 @@ pub fn used(request: proto::RecordUseRequest) -> Result<Use, Invalid> {
     })?;
     check_data_categories(&request.data_categories)?;
     Ok(Use {
-        subject: subject(&request.subject)?,
+        subject: subject(&request.subject, "subject")?,
         purpose: key(&request.purpose, "purpose")?,
         channel: key(&request.channel, "channel")?,
         region: region(&request.region, "region")?,
@@ -282,12 +269,11 @@ pub fn used(request: proto::RecordUseRequest) -> Result<Use, Invalid> {
 
 /// The name of a segment or campaign.
 pub(super) fn name(text: String, field: &'static str) -> Result<String, Invalid> {
-    text_within(&text, NAME_BYTES_MAX, field)?;
-    without_control(&text, field)?;
+    line_within(&text, NAME_BYTES_MAX, field)?;
     Ok(text)
 }
 
-/// The moment in the past that is asked about, if one is.
+/// The moment in the past that a question is about, if it names one.
 ///
 /// # Errors
 /// No moment is named, or it is malformed.
@@ -303,17 +289,17 @@ pub fn as_of(message: Option<&proto::AsOf>) -> Result<Option<AsOf>, Invalid> {
     }))
 }
 
-/// The data subject whose preferences are asked for, and where they are.
+/// The data subject whose preferences a request asks for, and the region.
 ///
 /// # Errors
 /// The first field that is wrong.
 pub fn preferences(
     request: &proto::GetPreferencesRequest,
 ) -> Result<(Subject, Option<Region>), Invalid> {
-    Ok((subject(&request.subject)?, region(&request.region, "region")?))
+    Ok((subject(&request.subject, "subject")?, region(&request.region, "region")?))
 }
 
-/// The data subject whose history is asked for, and how many acts at most.
+/// The data subject whose history a request asks for, and the maximum number of acts.
 ///
 /// # Errors
 /// The subject is wrong.
@@ -322,5 +308,5 @@ pub fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), 
         0 => usize::MAX,
         size => usize::try_from(size).unwrap_or(usize::MAX),
     };
-    Ok((subject(&request.subject)?, limit))
+    Ok((subject(&request.subject, "subject")?, limit))
 }

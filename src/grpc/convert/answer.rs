@@ -1,7 +1,7 @@
-//! Answers, going out.
+//! Answers.
 
 use crate::{
-    domain::{Contact, ContactChange, LinkConfidence, Millis, Said, Subject, UseRecorded},
+    domain::{Contact, ContactChange, LinkConfidence, Millis, Subject, UseRecorded},
     entry,
     event::Event,
     messages::{
@@ -13,9 +13,9 @@ use crate::{
     status::Fault,
 };
 
-use super::{obligations::due_message, timestamp};
+use super::{act::said, obligations::due_message, timestamp};
 
-/// What became of an act.
+/// The outcome of an act.
 #[must_use]
 pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
     proto::RecordConsentResponse {
@@ -25,15 +25,15 @@ pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
         effective_at: Some(timestamp(recorded.effective_at)),
         results: recorded.changes.iter().map(change_result).collect(),
         replayed: recorded.replayed,
-        confirmation: recorded.confirmation.as_ref().map(|own| proto::Confirmation {
-            token: own.token.clone(),
-            expires_at: Some(timestamp(own.expires_at)),
+        confirmation: recorded.confirmation.as_ref().map(|confirmation| proto::Confirmation {
+            token: confirmation.token.clone(),
+            expires_at: Some(timestamp(confirmation.expires_at)),
         }),
         checkpoint: String::new(),
     }
 }
 
-/// What became of a confirmation.
+/// The outcome of a confirmation.
 #[must_use]
 pub fn confirmed(confirmed: &Confirmed) -> proto::ConfirmConsentResponse {
     proto::ConfirmConsentResponse {
@@ -89,7 +89,7 @@ pub fn batch_result(position: usize, result: Result<Checked, Fault>) -> proto::B
     proto::BatchCheckResult { result: Some(outcome) }
 }
 
-/// What is known of a data subject.
+/// The preferences of a data subject.
 #[must_use]
 pub fn preferences_response(
     subject: &Subject,
@@ -106,9 +106,6 @@ pub fn preferences_response(
 }
 
 fn contact_message(contact: &Contact) -> proto::ContactPreferences {
-    fn said<T>(value: Option<T>) -> Said<T> {
-        value.map_or(Said::Nothing, Said::Value)
-    }
     let zones = contact.time_zones().to_vec();
     entry::contact_to_proto(&ContactChange {
         time_zones: said(Some(zones).filter(|zones| !zones.is_empty())),
@@ -171,7 +168,7 @@ fn use_record(used: UseRecorded) -> proto::UseRecord {
     }
 }
 
-/// An event as watchers hear it, with the changes at these positions.
+/// An event for watchers, with the changes at these positions.
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> proto::WatchResponse {
     proto::WatchResponse { message: Some(messages::event(event, positions).into()) }

@@ -1,7 +1,7 @@
-//! Audiences: the question coming in, the summary going out.
+//! Audiences: questions, verdicts and summaries.
 
 use crate::{
-    domain::{Key, Reason, Region, Subject},
+    domain::{Reason, Subject},
     node::{Audience, AudienceQuery, UseBatch},
     proto,
 };
@@ -15,20 +15,20 @@ use super::{
 /// The greatest number of data subjects in one message of an audience.
 pub const AUDIENCE_SUBJECTS_MAX: usize = 10_000;
 
-/// What a caller wants to hear of an audience.
+/// The question about an audience, and how to answer it.
 #[derive(Debug)]
 pub struct Filtering {
-    /// What is asked about everybody.
+    /// The question for every data subject.
     pub query: AudienceQuery,
     /// The least revision.
     pub at_least_revision: Option<u64>,
     /// Whether to answer with bits.
     pub packed: bool,
-    /// As what to record those that are allowed, if that is asked for.
+    /// The names under which uses of allowed data subjects are recorded, if the caller wants that.
     pub record_as: Option<UseNames>,
 }
 
-/// What uses are recorded as.
+/// The names under which uses are recorded.
 #[derive(Debug, Clone)]
 pub struct UseNames {
     /// Name of the segment.
@@ -46,10 +46,10 @@ pub fn filtering(query: proto::AudienceQuery) -> Result<Filtering, Invalid> {
 }
 
 fn parse(query: proto::AudienceQuery) -> Result<Filtering, Invalid> {
-    let purpose: Key = key(&query.purpose, "purpose")?;
-    let channel: Key = key(&query.channel, "channel")?;
+    let purpose = key(&query.purpose, "purpose")?;
+    let channel = key(&query.channel, "channel")?;
     check_data_categories(&query.data_categories)?;
-    let region: Option<Region> = region(&query.region, "region")?;
+    let region = region(&query.region, "region")?;
     let names = UseNames {
         segment: name(query.segment, "segment")?,
         campaign: name(query.campaign, "campaign")?,
@@ -112,7 +112,7 @@ pub fn reason_counts(counts: &[u64; Reason::ALL.len()]) -> Vec<proto::ReasonCoun
     };
     let mut counted: Vec<_> =
         Reason::ALL.into_iter().zip(counts).filter(|(_, n)| **n > 0).map(count).collect();
-    counted.sort_by_key(|own| own.reason);
+    counted.sort_by_key(|count| count.reason);
     counted
 }
 

@@ -8,7 +8,7 @@ use crate::{
     tree::Signed,
 };
 
-/// Which entry somebody means.
+/// How a request names an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryRef {
     /// The one at an index.
@@ -17,7 +17,7 @@ pub enum EntryRef {
     IdempotencyKey(String),
 }
 
-/// The entry that a request for a proof means.
+/// The entry that a request for a proof names.
 ///
 /// # Errors
 /// None is named, or the key is malformed.
@@ -30,7 +30,7 @@ pub fn entry_to_prove(request: proto::GetInclusionProofRequest) -> Result<EntryR
     }
 }
 
-/// The act that a request for a receipt means.
+/// The act that a request for a receipt names.
 ///
 /// # Errors
 /// None is named, or the key is malformed.
@@ -51,7 +51,7 @@ fn entry_by_key(key: String) -> Result<EntryRef, Invalid> {
     Ok(EntryRef::IdempotencyKey(key))
 }
 
-/// The sizes between which a consistency proof is asked for.
+/// The sizes of a consistency proof.
 ///
 /// # Errors
 /// The second lies before the first.
@@ -85,30 +85,30 @@ pub fn checkpoint(
 
 /// An entry with its proof.
 #[must_use]
-pub fn inclusion(own: &Inclusion) -> proto::GetInclusionProofResponse {
-    let proof = own.tlog_proof(Some(own.entry.clone()));
+pub fn inclusion(inclusion: &Inclusion) -> proto::GetInclusionProofResponse {
+    let proof = inclusion.tlog_proof(Some(inclusion.entry.clone()));
     proto::GetInclusionProofResponse {
-        index: own.index,
-        tree_size: own.size,
-        leaf_hash: leaf_hash(&own.entry).to_vec(),
-        hashes: own.path.iter().map(|hash| hash.to_vec()).collect(),
-        entry: own.entry.clone(),
-        root_hash: own.root.to_vec(),
-        checkpoint: note(own.checkpoint.as_deref()),
+        index: inclusion.index,
+        tree_size: inclusion.size,
+        leaf_hash: leaf_hash(&inclusion.entry).to_vec(),
+        hashes: inclusion.path.iter().map(|hash| hash.to_vec()).collect(),
+        entry: inclusion.entry.clone(),
+        root_hash: inclusion.root.to_vec(),
+        checkpoint: note(inclusion.checkpoint.as_deref()),
         proof: proof.map(|proof| proof.to_string()).unwrap_or_default(),
     }
 }
 
 /// A consistency proof.
 #[must_use]
-pub fn consistency(own: &Consistency) -> proto::GetConsistencyProofResponse {
+pub fn consistency(consistency: &Consistency) -> proto::GetConsistencyProofResponse {
     proto::GetConsistencyProofResponse {
-        first_size: own.first.0,
-        second_size: own.second.0,
-        hashes: own.proof.iter().map(|hash| hash.to_vec()).collect(),
-        first_root_hash: own.first.1.to_vec(),
-        second_root_hash: own.second.1.to_vec(),
-        checkpoint: note(own.checkpoint.as_deref()),
+        first_size: consistency.first.0,
+        second_size: consistency.second.0,
+        hashes: consistency.proof.iter().map(|hash| hash.to_vec()).collect(),
+        first_root_hash: consistency.first.1.to_vec(),
+        second_root_hash: consistency.second.1.to_vec(),
+        checkpoint: note(consistency.checkpoint.as_deref()),
     }
 }
 

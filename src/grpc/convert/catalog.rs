@@ -1,10 +1,11 @@
-//! Catalogue entries in both directions, and the pages of their lists.
+//! Entries of the catalogue in both directions.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use crate::{
     domain::{
-        Channel, ChannelPut, Effect, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region,
+        Channel, ChannelPut, Effect, FrequencyCap, LegalBasis, Obligation, Purpose, PurposeVersion,
+        QuietSpan, Region,
     },
     entry,
     node::{Preview, PurposeDraft},
@@ -13,17 +14,17 @@ use crate::{
 };
 
 use super::{
-    DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem,
-    REGIONS_MAX, SPAN_MS_MAX, TITLE_BYTES_MAX,
+    DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, Problem, REGIONS_MAX, SPAN_MS_MAX,
+    TITLE_BYTES_MAX,
     scalar::{
-        at_most, check_data_categories, key, legal_basis, region, span_ms_within, text_within,
-        without_control,
+        at_most, check_data_categories, key, legal_basis, line_within, region, span_ms_within,
+        text_within,
     },
 };
 
 const MINUTES_OF_DAY: u32 = 24 * 60;
 
-/// The purpose that a request asks for. `version` is the ledger's to give and is not read.
+/// The purpose that a request asks for. `version` is not read: the ledger assigns it.
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -78,7 +79,7 @@ fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
     })
 }
 
-/// The change of a purpose that is to be looked at, and for which region.
+/// The change of a purpose to preview, and the region for which.
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -89,7 +90,7 @@ pub fn preview(
     Ok((purpose_change(request.purpose, request.requires_reconsent)?, region))
 }
 
-/// What a change would do.
+/// The effects of a change.
 #[must_use]
 pub fn preview_response(preview: &Preview) -> proto::PreviewPurposeChangeResponse {
     let number = |reason| proto::Reason::from(reason).into();
@@ -120,17 +121,16 @@ pub fn preview_response(preview: &Preview) -> proto::PreviewPurposeChangeRespons
 fn bases(message: &BTreeMap<String, i32>) -> Result<BTreeMap<Region, LegalBasis>, Invalid> {
     at_most(message.len(), REGIONS_MAX, "basis_by_region")?;
     let parse = |(text, number): (&String, &i32)| {
-        let here = || format!("basis_by_region[{text}]");
-        let region = Region::parse(text).map_err(|error| Problem::from(error).at(here()))?;
-        let basis = legal_basis(*number, "basis").map_err(|wrong| wrong.problem.at(here()))?;
+        let field = || format!("basis_by_region[{text}]");
+        let region = Region::parse(text).map_err(|error| Problem::from(error).at(field()))?;
+        let basis = legal_basis(*number, "basis").map_err(|invalid| invalid.problem.at(field()))?;
         Ok((region, basis))
     };
     message.iter().map(parse).collect()
 }
 
 fn check_title(title: &str) -> Result<(), Invalid> {
-    text_within(title, TITLE_BYTES_MAX, "title")?;
-    without_control(title, "title")
+    line_within(title, TITLE_BYTES_MAX, "title")
 }
 
 fn obligations(messages: Vec<proto::Obligation>) -> Result<Vec<Obligation>, Invalid> {
@@ -146,7 +146,9 @@ fn obligation(message: proto::Obligation) -> Result<Obligation, Invalid> {
     match message.kind {
         None => Err(Problem::Required.at("kind")),
         Some(Kind::FrequencyLimit(limit)) => {
-            frequency_limit(limit).map_err(|invalid| invalid.within("frequency_limit"))
+            let FrequencyCap { uses_max, period_ms } =
+                frequency_cap(limit).map_err(|invalid| invalid.within("frequency_limit"))?;
+            Ok(Obligation::FrequencyLimit { uses_max, period_ms })
         }
         Some(Kind::QuietHours(hours)) => {
             quiet_hours(hours).map_err(|invalid| invalid.within("quiet_hours"))
@@ -155,33 +157,34 @@ fn obligation(message: proto::Obligation) -> Result<Obligation, Invalid> {
     }
 }
 
-pub(super) fn frequency_limit(limit: proto::FrequencyLimit) -> Result<Obligation, Invalid> {
+pub(super) fn frequency_cap(limit: proto::FrequencyLimit) -> Result<FrequencyCap, Invalid> {
     if limit.uses_max == 0 {
         return Err(Problem::Zero.at("uses_max"));
     }
     let period = limit.period.ok_or_else(|| Problem::Required.at("period"))?;
     let period_ms = span_ms_within(period, "period", (1, SPAN_MS_MAX))?;
-    Ok(Obligation::FrequencyLimit { uses_max: limit.uses_max, period_ms })
+    Ok(FrequencyCap { uses_max: limit.uses_max, period_ms })
 }
 
-pub(super) fn quiet_hours(hours: proto::QuietHours) -> Result<Obligation, Invalid> {
-    for (minute, field) in [(hours.start_minute, "start_minute"), (hours.end_minute, "end_minute")]
-    {
+fn quiet_hours(hours: proto::QuietHours) -> Result<Obligation, Invalid> {
+    let QuietSpan { start_minute, end_minute } = quiet_span(&hours)?;
+    if !hours.time_zone.is_empty() && !is_time_zone(&hours.time_zone) {
+        return Err(Problem::TimeZone.at("time_zone"));
+    }
+    Ok(Obligation::QuietHours { start_minute, end_minute, time_zone: hours.time_zone })
+}
+
+pub(super) fn quiet_span(hours: &proto::QuietHours) -> Result<QuietSpan, Invalid> {
+    let proto::QuietHours { start_minute, end_minute, .. } = *hours;
+    for (minute, field) in [(start_minute, "start_minute"), (end_minute, "end_minute")] {
         if minute >= MINUTES_OF_DAY {
             return Err(Problem::Minute(minute).at(field));
         }
     }
-    if hours.start_minute == hours.end_minute {
+    if start_minute == end_minute {
         return Err(Problem::EmptySpan.at("end_minute"));
     }
-    if !hours.time_zone.is_empty() && !is_time_zone(&hours.time_zone) {
-        return Err(Problem::TimeZone.at("time_zone"));
-    }
-    Ok(Obligation::QuietHours {
-        start_minute: hours.start_minute,
-        end_minute: hours.end_minute,
-        time_zone: hours.time_zone,
-    })
+    Ok(QuietSpan { start_minute, end_minute })
 }
 
 /// The channel that a request asks for.
@@ -202,7 +205,7 @@ fn channel_put(message: proto::Channel) -> Result<ChannelPut, Invalid> {
     Ok(ChannelPut { key, title: message.title, retired: message.retired })
 }
 
-/// A purpose on the wire, with what its current version says.
+/// A purpose as a message, with the content of its current version.
 #[must_use]
 pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
     let current = purpose.current();
@@ -222,7 +225,7 @@ pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
     }
 }
 
-/// A channel on the wire.
+/// A channel as a message.
 #[must_use]
 pub fn channel_message(channel: &Channel) -> proto::Channel {
     proto::Channel {
@@ -230,84 +233,4 @@ pub fn channel_message(channel: &Channel) -> proto::Channel {
         title: channel.title.clone(),
         retired: channel.retired,
     }
-}
-
-/// Which list a page token belongs to. A token is good for one list and one question only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListKind {
-    /// Purposes, with or without retired ones.
-    Purposes {
-        /// Whether retired ones are listed too.
-        show_retired: bool,
-    },
-    /// Channels, with or without retired ones.
-    Channels {
-        /// Whether retired ones are listed too.
-        show_retired: bool,
-    },
-}
-
-impl ListKind {
-    fn tag(self) -> &'static str {
-        match self {
-            Self::Purposes { show_retired: false } => "p0",
-            Self::Purposes { show_retired: true } => "p1",
-            Self::Channels { show_retired: false } => "c0",
-            Self::Channels { show_retired: true } => "c1",
-        }
-    }
-}
-
-/// A page that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// The greatest number of rows.
-    pub size: usize,
-    /// The last key of the page before.
-    pub after: Option<Key>,
-}
-
-/// The page that a request asks for.
-///
-/// # Errors
-/// A size that is negative or over the limit, or a token that is none of this list's.
-pub fn page(kind: ListKind, size: i32, token: &str) -> Result<Page, Invalid> {
-    Ok(Page {
-        size: page_size(size)?,
-        after: match token {
-            "" => None,
-            token => {
-                Some(key_of_token(kind, token).ok_or_else(|| Problem::PageToken.at("page_token"))?)
-            }
-        },
-    })
-}
-
-/// The greatest number of rows that a request wants on a page.
-pub(super) fn page_size(size: i32) -> Result<usize, Invalid> {
-    let size = match size {
-        0 => PAGE_SIZE_DEFAULT,
-        size if size > PAGE_SIZE_MAX => return Err(Problem::PageSize(size).at("page_size")),
-        size => size,
-    };
-    usize::try_from(size).map_err(|_| Problem::Negative.at("page_size"))
-}
-
-/// The token of the page after the one that ends with this key.
-#[must_use]
-pub fn next_page_token(kind: ListKind, last: &Key) -> String {
-    let mut token = kind.tag().to_owned();
-    for byte in last.as_str().bytes() {
-        let _ = write!(token, "{byte:02x}"); // Writing to a `String` can not fail.
-    }
-    token
-}
-
-fn key_of_token(kind: ListKind, token: &str) -> Option<Key> {
-    let digits = token.strip_prefix(kind.tag())?;
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
-    let key = Key::parse(std::str::from_utf8(&bytes?).ok()?).ok()?;
-    // One token a key: `AF` and `+f` read as numbers too, but this list never gave them.
-    (next_page_token(kind, &key) == token).then_some(key)
 }

@@ -1,4 +1,4 @@
-//! What consumers of durable subscriptions say, and what they are told.
+//! The messages from and to consumers of durable subscriptions.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use crate::{
     domain::{Millis, OWNER_BYTES_MAX},
     messages::{snapshot_end, snapshot_subject},
     node::{Acknowledged, CREDITS_MAX, Consumer, Consuming, Delivery},
-    proto::{self, consume_request::Message as Said, consume_response::Message as Told},
+    proto::{self, consume_request::Message as Request, consume_response::Message as Response},
 };
 
 use super::{
     Invalid, PROGRESS_MS_DEFAULT, PROGRESS_MS_MAX, PROGRESS_MS_MIN, Problem, delivery,
-    scalar::{at_most, key, span_ms_within, std_duration, text_within, without_control},
+    scalar::{at_most, key, line_within, span_ms_within, std_duration},
     subscription, timestamp,
 };
 
@@ -19,28 +19,30 @@ use super::{
 pub const REDELIVERY_MS_MIN: i64 = 1_000;
 /// The longest redelivery timeout, in milliseconds.
 pub const REDELIVERY_MS_MAX: i64 = 3_600_000;
-/// The redelivery timeout of who asks for none, in milliseconds.
+/// The default redelivery timeout, in milliseconds.
 pub const REDELIVERY_MS_DEFAULT: i64 = 30_000;
 /// The greatest number of single indexes in one acknowledgement.
 pub const ACK_INDEXES_MAX: usize = 10_000;
 
-/// What a consumer says once it was let in.
+/// A request of a consumer after the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConsumerSaid {
-    /// So many more messages may come.
+pub enum ConsumerRequest {
+    /// The consumer takes this many more messages.
     Credit(u32),
-    /// Messages were dealt with.
+    /// The consumer has processed messages.
     Acknowledged(Acknowledged),
 }
 
-/// How somebody wants to consume, and how often an idle stream is to hear of progress.
+/// What a consumer wants, and the interval of progress messages on an idle stream.
 ///
 /// # Errors
-/// The message is not the first of a stream, or the first field that is wrong.
+/// The message does not start a stream, or the first field that is wrong.
 pub fn consuming(message: Option<proto::ConsumeRequest>) -> Result<(Consuming, Duration), Invalid> {
-    match message.and_then(|own| own.message) {
-        Some(Said::Start(start)) => parse_start(start).map_err(|invalid| invalid.within("start")),
-        Some(Said::Credit(_) | Said::Ack(_)) | None => Err(Problem::Required.at("start")),
+    match message.and_then(|request| request.message) {
+        Some(Request::Start(start)) => {
+            parse_start(start).map_err(|invalid| invalid.within("start"))
+        }
+        Some(Request::Credit(_) | Request::Ack(_)) | None => Err(Problem::Required.at("start")),
     }
 }
 
@@ -60,8 +62,7 @@ fn parse_start(start: proto::ConsumeStart) -> Result<(Consuming, Duration), Inva
         (PROGRESS_MS_MIN, PROGRESS_MS_MAX),
         PROGRESS_MS_DEFAULT,
     )?;
-    text_within(&start.consumer, OWNER_BYTES_MAX, "consumer")?;
-    without_control(&start.consumer, "consumer")?;
+    line_within(&start.consumer, OWNER_BYTES_MAX, "consumer")?;
     let consuming = Consuming {
         subscription: key(&start.subscription, "subscription")?,
         shard: start.shard,
@@ -74,20 +75,20 @@ fn parse_start(start: proto::ConsumeStart) -> Result<(Consuming, Duration), Inva
     Ok((consuming, std_duration(progress_ms)))
 }
 
-/// What a consumer says after the first message.
+/// A request of a consumer after the first.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn consumer_said(message: proto::ConsumeRequest) -> Result<ConsumerSaid, Invalid> {
+pub fn consumer_request(message: proto::ConsumeRequest) -> Result<ConsumerRequest, Invalid> {
     match message.message {
         None => Err(Problem::Required.at("message")),
-        Some(Said::Start(_)) => Err(Problem::OnlyFirst.at("start")),
-        Some(Said::Credit(more)) => credits(more.credits)
-            .map(ConsumerSaid::Credit)
+        Some(Request::Start(_)) => Err(Problem::OnlyFirst.at("start")),
+        Some(Request::Credit(more)) => credits(more.credits)
+            .map(ConsumerRequest::Credit)
             .map_err(|invalid| invalid.within("credit")),
-        Some(Said::Ack(ack)) => {
-            acknowledged(ack).map(ConsumerSaid::Acknowledged).map_err(|own| own.within("ack"))
-        }
+        Some(Request::Ack(ack)) => acknowledged(ack)
+            .map(ConsumerRequest::Acknowledged)
+            .map_err(|invalid| invalid.within("ack")),
     }
 }
 
@@ -100,29 +101,31 @@ fn acknowledged(ack: proto::ConsumeAck) -> Result<Acknowledged, Invalid> {
     Ok(Acknowledged { next_index, indexes, ..Acknowledged::default() })
 }
 
-fn credits(got: u32) -> Result<u32, Invalid> {
-    at_most(got as usize, CREDITS_MAX as usize, "credits")?;
-    Ok(got)
+fn credits(credits: u32) -> Result<u32, Invalid> {
+    at_most(credits as usize, CREDITS_MAX as usize, "credits")?;
+    Ok(credits)
 }
 
 /// The first message to a consumer.
 #[must_use]
 pub fn consume_started(consumer: &Consumer) -> proto::ConsumeResponse {
-    to_consumer(Told::Started(proto::ConsumeStarted {
+    to_consumer(Response::Started(proto::ConsumeStarted {
         subscription: Some(subscription(consumer.subscription())),
         next_index: consumer.next_index(),
         took_over: consumer.took_over(),
     }))
 }
 
-/// A delivery to a consumer; none for what is told as progress, in its own time.
+/// A delivery to a consumer; none for progress, which is sent at its own interval.
 #[must_use]
-pub fn consumer_told(own: &Delivery) -> Option<proto::ConsumeResponse> {
-    match own {
+pub fn consume_delivery(delivered: &Delivery) -> Option<proto::ConsumeResponse> {
+    match delivered {
         Delivery::Event { event, passing, attempt } => Some(delivery(event, passing, *attempt)),
-        Delivery::Snapshot(subject) => Some(to_consumer(Told::Snapshot(snapshot_subject(subject)))),
+        Delivery::Snapshot(subject) => {
+            Some(to_consumer(Response::Snapshot(snapshot_subject(subject))))
+        }
         Delivery::SnapshotEnd { revision, subjects } => {
-            Some(to_consumer(Told::SnapshotEnd(snapshot_end(*revision, *subjects))))
+            Some(to_consumer(Response::SnapshotEnd(snapshot_end(*revision, *subjects))))
         }
         Delivery::CaughtUp { .. } => None,
     }
@@ -131,10 +134,10 @@ pub fn consumer_told(own: &Delivery) -> Option<proto::ConsumeResponse> {
 /// How far a consumer's stream has come.
 #[must_use]
 pub fn consume_progress(next_index: u64, as_of: Millis) -> proto::ConsumeResponse {
-    to_consumer(Told::Progress(proto::Progress { next_index, as_of: Some(timestamp(as_of)) }))
+    to_consumer(Response::Progress(proto::Progress { next_index, as_of: Some(timestamp(as_of)) }))
 }
 
-fn to_consumer(message: Told) -> proto::ConsumeResponse {
+fn to_consumer(message: Response) -> proto::ConsumeResponse {
     proto::ConsumeResponse { message: Some(message), attempt: 0 }
 }
 
@@ -153,25 +156,25 @@ mod tests {
         }
     }
 
-    fn first(message: Said) -> Result<(Consuming, Duration), Invalid> {
+    fn first(message: Request) -> Result<(Consuming, Duration), Invalid> {
         consuming(Some(proto::ConsumeRequest { message: Some(message) }))
     }
 
-    fn later(message: Said) -> Result<ConsumerSaid, Invalid> {
-        consumer_said(proto::ConsumeRequest { message: Some(message) })
+    fn later(message: Request) -> Result<ConsumerRequest, Invalid> {
+        consumer_request(proto::ConsumeRequest { message: Some(message) })
     }
 
-    fn ack(next_index: Option<u64>, indexes: usize) -> Said {
-        Said::Ack(proto::ConsumeAck { next_index, indexes: vec![7; indexes] })
+    fn ack(next_index: Option<u64>, indexes: usize) -> Request {
+        Request::Ack(proto::ConsumeAck { next_index, indexes: vec![7; indexes] })
     }
 
-    fn credit(credits: u32) -> Said {
-        Said::Credit(proto::ConsumeCredit { credits })
+    fn credit(credits: u32) -> Request {
+        Request::Credit(proto::ConsumeCredit { credits })
     }
 
     #[test]
-    fn what_is_not_said_has_a_default() {
-        let (consuming, progress_interval) = first(Said::Start(start())).unwrap();
+    fn missing_fields_have_defaults() {
+        let (consuming, progress_interval) = first(Request::Start(start())).unwrap();
         assert_eq!(consuming.redeliver_after, Some(Duration::from_secs(30)));
         assert_eq!(progress_interval, Duration::from_secs(10));
         assert!(!consuming.is_webhook);
@@ -184,26 +187,31 @@ mod tests {
         let seconds = |seconds| Some(Span { seconds, nanos: 0 });
         let millis = |millis: i32| Some(Span { seconds: 0, nanos: millis * 1_000_000 });
         let cases: [(Spoil, Option<Span>, &str, bool); 9] = [
-            (|own, _| own.subscription.clear(), None, "start.subscription", false),
-            (|own, _| own.subscription = "*".into(), None, "start.subscription", false),
-            (|own, _| own.credits = 10_001, None, "start.credits", true),
-            (|own, _| own.consumer = "x".repeat(257), None, "start.consumer", true),
-            (|own, _| own.consumer = "a\nb".into(), None, "start.consumer", false),
+            (|start, _| start.subscription.clear(), None, "start.subscription", false),
+            (|start, _| start.subscription = "*".into(), None, "start.subscription", false),
+            (|start, _| start.credits = 10_001, None, "start.credits", true),
+            (|start, _| start.consumer = "x".repeat(257), None, "start.consumer", true),
+            (|start, _| start.consumer = "a\nb".into(), None, "start.consumer", false),
             (
-                |own, span| own.redelivery_timeout = span,
+                |start, span| start.redelivery_timeout = span,
                 millis(999),
                 "start.redelivery_timeout",
                 true,
             ),
             (
-                |own, span| own.redelivery_timeout = span,
+                |start, span| start.redelivery_timeout = span,
                 seconds(3_601),
                 "start.redelivery_timeout",
                 true,
             ),
-            (|own, span| own.progress_interval = span, millis(99), "start.progress_interval", true),
             (
-                |own, span| own.progress_interval = span,
+                |start, span| start.progress_interval = span,
+                millis(99),
+                "start.progress_interval",
+                true,
+            ),
+            (
+                |start, span| start.progress_interval = span,
                 seconds(3_601),
                 "start.progress_interval",
                 true,
@@ -212,22 +220,22 @@ mod tests {
         for (spoil, span, field, is_limit) in cases {
             let mut start = start();
             spoil(&mut start, span);
-            let invalid = first(Said::Start(start)).unwrap_err();
+            let invalid = first(Request::Start(start)).unwrap_err();
             assert_eq!(invalid.field, field);
             assert_eq!(invalid.problem.limit().is_some(), is_limit, "{invalid}");
         }
     }
 
     #[test]
-    fn a_stream_begins_with_its_start_and_has_only_one() {
+    fn a_stream_starts_once_with_its_first_message() {
         let required = Problem::Required.at("start");
         assert_eq!(consuming(None).unwrap_err(), required);
         let empty = proto::ConsumeRequest { message: None };
         assert_eq!(consuming(Some(empty.clone())).unwrap_err(), required);
         assert_eq!(first(credit(1)).unwrap_err(), required);
         assert_eq!(first(ack(Some(1), 0)).unwrap_err(), required);
-        assert_eq!(later(Said::Start(start())).unwrap_err(), Problem::OnlyFirst.at("start"));
-        assert_eq!(consumer_said(empty).unwrap_err(), Problem::Required.at("message"));
+        assert_eq!(later(Request::Start(start())).unwrap_err(), Problem::OnlyFirst.at("start"));
+        assert_eq!(consumer_request(empty).unwrap_err(), Problem::Required.at("message"));
     }
 
     #[test]
@@ -236,10 +244,11 @@ mod tests {
         assert_eq!(later(credit(10_001)).unwrap_err(), too_many.clone().at("credit.credits"));
         assert_eq!(later(ack(Some(1), 10_001)).unwrap_err(), too_many.at("ack.indexes"));
         assert_eq!(later(ack(None, 0)).unwrap_err(), Problem::Required.at("ack.next_index"));
-        assert_eq!(later(credit(10_000)), Ok(ConsumerSaid::Credit(10_000)));
-        let Ok(ConsumerSaid::Acknowledged(own)) = later(ack(Some(0), 10_000)) else {
+        assert_eq!(later(credit(10_000)), Ok(ConsumerRequest::Credit(10_000)));
+        let Ok(ConsumerRequest::Acknowledged(acknowledged)) = later(ack(Some(0), 10_000)) else {
             panic!("within the limits")
         };
-        assert_eq!((own.next_index, own.indexes.len(), own.snapshot), (Some(0), 10_000, false));
+        let Acknowledged { next_index, indexes, snapshot } = acknowledged;
+        assert_eq!((next_index, indexes.len(), snapshot), (Some(0), 10_000, false));
     }
 }

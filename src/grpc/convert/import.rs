@@ -1,4 +1,4 @@
-//! Rows of an import, coming in, and what became of them, going out.
+//! Rows of an import, and their outcomes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use prost::Message;
 use super::{
     IMPORT_ROWS_MAX, Invalid, NAME_BYTES_MAX, Problem,
     act::{changes, contact, evidence},
-    scalar::{actor, at_most, moment, subject, text_within, without_control},
+    scalar::{actor, at_most, line_within, moment, subject},
 };
 use crate::{
     domain::Actor,
@@ -16,10 +16,10 @@ use crate::{
     status::Fault,
 };
 
-/// The greatest number of rejected rows that an answer names.
+/// Maximum number of rejected rows that an answer lists.
 const REJECTS_MAX: usize = 10_000;
 
-/// Where the rows of an import come from, and what is done with them.
+/// The source of an import's rows, and whether they are written.
 #[derive(Debug)]
 pub struct Source {
     name: String,
@@ -27,10 +27,10 @@ pub struct Source {
     pub dry_run: bool,
 }
 
-/// How an import begins.
+/// The start of an import.
 ///
 /// # Errors
-/// The first message is none that begins one, or its source is wrong.
+/// The first message does not start an import, or its source is wrong.
 pub fn import_start(message: Option<proto::ImportConsentsRequest>) -> Result<Source, Invalid> {
     use proto::import_consents_request::Message::Start;
     let Some(Start(start)) = message.and_then(|message| message.message) else {
@@ -39,15 +39,14 @@ pub fn import_start(message: Option<proto::ImportConsentsRequest>) -> Result<Sou
     if start.source.is_empty() {
         return Err(Problem::Required.at("start.source"));
     }
-    text_within(&start.source, NAME_BYTES_MAX, "start.source")?;
-    without_control(&start.source, "start.source")?;
+    line_within(&start.source, NAME_BYTES_MAX, "start.source")?;
     Ok(Source { name: start.source, dry_run: start.dry_run })
 }
 
-/// The rows that a later message brings.
+/// The rows of a later message.
 ///
 /// # Errors
-/// The message brings none, or too many.
+/// The message has no rows, or too many.
 pub fn import_rows(
     message: proto::ImportConsentsRequest,
 ) -> Result<Vec<proto::ImportRow>, Invalid> {
@@ -62,12 +61,12 @@ pub fn import_rows(
     }
 }
 
-/// The act that a row tells of; none if it says nothing.
+/// The act of a row; none if the row is without content.
 ///
 /// # Errors
 /// The first field that is wrong.
 pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>, Invalid> {
-    let subject = subject(&row.subject)?;
+    let subject = subject(&row.subject, "subject")?;
     let actor = match row.actor {
         unspecified if unspecified == i32::from(proto::Actor::Unspecified) => Actor::Import,
         number => actor(number, "actor")?,
@@ -77,8 +76,7 @@ pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>,
             .map_err(|invalid| invalid.within("preferences"))?;
     let changes = changes(&row.changes, true)?;
     let effective_at = row.effective_at.map(|at| moment(at, "effective_at")).transpose()?;
-    text_within(&row.row_key, NAME_BYTES_MAX, "row_key")?;
-    without_control(&row.row_key, "row_key")?;
+    line_within(&row.row_key, NAME_BYTES_MAX, "row_key")?;
     if changes.is_empty() && contact.is_empty() {
         return Ok(None);
     }
@@ -87,7 +85,7 @@ pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>,
     if actor.speaks_for_subject() && evidence.method.is_empty() {
         return Err(Problem::Required.at("evidence.method"));
     }
-    // Without it an old list would be an act of today, and lift what was stopped since.
+    // Without it, an old grant would count as an act of today and override later withdrawals.
     if actor.speaks_for_subject() && effective_at.is_none() {
         return Err(Problem::Required.at("effective_at"));
     }
@@ -104,20 +102,22 @@ pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>,
     }))
 }
 
-/// A row is known by its own key in its source or, without one, by all that it says. No key that a
-/// caller gives an act has a control character, so no act is ever taken for a row.
+/// A row is identified by its key within its source or, without a key, by a hash of its content. A key
+/// that a caller gives an act has no control character, so an act is never taken for a row.
 fn identity(source: &Source, mut row: proto::ImportRow) -> Idempotency {
-    let own = std::mem::take(&mut row.row_key);
+    let mut row_key = std::mem::take(&mut row.row_key);
     row.line = 0;
     let content = row.encode_to_vec();
-    let own = if own.is_empty() { blake3::hash(&content).to_hex().to_string() } else { own };
+    if row_key.is_empty() {
+        row_key = blake3::hash(&content).to_hex().to_string();
+    }
     Idempotency {
-        key: format!("import\0{}\0{own}", source.name),
+        key: format!("import\0{}\0{row_key}", source.name),
         request: [b"import".as_slice(), &content].concat(),
     }
 }
 
-/// What became of the rows so far.
+/// The outcomes of the rows so far.
 #[derive(Debug, Default)]
 pub struct Tally {
     rows: u64,
@@ -139,7 +139,7 @@ impl Tally {
         }
     }
 
-    /// Counts a row that is no news.
+    /// Counts a row without a new fact.
     pub fn unchanged(&mut self) {
         self.rows += 1;
         self.unchanged += 1;

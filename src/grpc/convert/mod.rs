@@ -1,8 +1,8 @@
-//! Protocol to domain, and back. Generated types stop here.
+//! Messages of the protocol to values of the domain, and back. Generated types stop here.
 //!
-//! What comes in is parsed, not only looked at: nothing invalid is dropped in silence or mended,
-//! and every way in which a request can be wrong is a [`Problem`] with the path of the field. What
-//! goes out is a domain value and can not fail.
+//! Requests are parsed: nothing invalid is dropped or repaired in silence, and every way in which a
+//! request can be wrong is a [`Problem`] with the path of the field. Answers are made from domain values
+//! and cannot fail.
 
 mod act;
 mod answer;
@@ -12,6 +12,7 @@ mod catalog;
 mod consume;
 mod import;
 mod obligations;
+mod page;
 mod privacy;
 mod receipt;
 mod scalar;
@@ -32,41 +33,42 @@ pub use audit::{
     EntryRef, act_of_receipt, checkpoint, consistency, entry_to_prove, inclusion, sizes,
 };
 pub use catalog::{
-    ListKind, Page, channel, channel_message, next_page_token, page, preview, preview_response,
-    purpose_draft, purpose_message,
+    channel, channel_message, preview, preview_response, purpose_draft, purpose_message,
 };
 pub use consume::{
-    ConsumerSaid, consume_progress, consume_started, consumer_said, consumer_told, consuming,
+    ConsumerRequest, consume_delivery, consume_progress, consume_started, consumer_request,
+    consuming,
 };
 pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
+pub use page::{List, Page};
 pub use privacy::{link, linked, unlink, unlinked};
 pub use receipt::{receipt_format, receipt_message, subject_if_given};
 pub use scalar::key;
 pub use subscription::{
     Listed, dead_letter, dead_letters_page, listed_subscriptions, new_subscription,
-    next_dead_letters_token, next_subscriptions_token, propagation, replayed_dead_letters,
-    snapshot, subscription, subscription_name, subscription_status,
+    next_dead_letters_token, propagation, replayed_dead_letters, snapshot, subscription,
+    subscription_name, subscription_status,
 };
-pub use watch::{Watching, entry_range, watching};
+pub use watch::{Watching, index_range, watching};
 
 pub use crate::entry::{duration, timestamp};
 
-/// The greatest number of checks in a batch.
+/// Maximum number of checks in a batch.
 pub const BATCH_CHECKS_MAX: usize = 10_000;
-/// The greatest number of rows in one message of an import.
+/// Maximum number of rows in one message of an import.
 pub const IMPORT_ROWS_MAX: usize = 1_000;
-/// The greatest number of data categories in a check or a purpose.
+/// Maximum number of data categories in a check or a purpose.
 pub const DATA_CATEGORIES_MAX: usize = 100;
-/// The greatest number of values in one list of a watch filter.
+/// Maximum number of values in one list of a watch filter.
 pub const FILTER_VALUES_MAX: usize = 1_000;
 /// The longest title, in bytes.
 pub const TITLE_BYTES_MAX: usize = 256;
 /// The longest description, in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 4_096;
-/// The greatest number of obligations of a purpose.
+/// Maximum number of obligations of a purpose.
 pub const OBLIGATIONS_MAX: usize = 16;
-/// The greatest number of regions with a legal basis of their own.
+/// Maximum number of regions with a legal basis of their own.
 pub const REGIONS_MAX: usize = 300;
 /// The shortest validity of a confirmation token, in milliseconds.
 pub const CONFIRMATION_MS_MIN: i64 = 60_000;
@@ -74,18 +76,18 @@ pub const CONFIRMATION_MS_MIN: i64 = 60_000;
 pub const CONFIRMATION_MS_MAX: i64 = 90 * 24 * 3_600 * 1_000;
 /// The longest name of a segment, campaign or source, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
-/// The longest name of who asserts a link, in bytes.
+/// The longest name of a link's asserting party, in bytes.
 pub const ASSERTED_BY_BYTES_MAX: usize = 256;
-/// The longest default validity or period, in milliseconds: 1,000 years. Whatever is added to a
-/// moment of today stays within the years that `google.protobuf.Timestamp` knows.
+/// The longest default validity or period, in milliseconds: 1,000 years. Added to a present time, it
+/// stays within the years of `google.protobuf.Timestamp`.
 pub const SPAN_MS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000;
-/// The page size of who asks for none.
+/// The default page size.
 pub const PAGE_SIZE_DEFAULT: i32 = 100;
 /// The shortest progress interval, in milliseconds.
 pub const PROGRESS_MS_MIN: i64 = 100;
 /// The longest progress interval, in milliseconds.
 pub const PROGRESS_MS_MAX: i64 = 3_600_000;
-/// The progress interval of who asks for none, in milliseconds.
+/// The default progress interval, in milliseconds.
 pub const PROGRESS_MS_DEFAULT: i64 = 10_000;
 
 #[cfg(test)]

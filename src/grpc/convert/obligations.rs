@@ -1,4 +1,4 @@
-//! Obligations, going out with an ALLOW.
+//! Obligations of an ALLOW.
 
 use crate::{
     entry::{duration, timestamp},
@@ -6,7 +6,7 @@ use crate::{
     proto::{self, obligation::Kind},
 };
 
-/// An obligation on the wire, with what is due at the moment of the decision.
+/// An obligation as a message, with its state at the moment of the decision.
 #[must_use]
 pub fn due_message(due: &Due) -> proto::Obligation {
     proto::Obligation {

@@ -1,7 +1,7 @@
-//! What concerns a data subject as a whole, coming in and going out.
+//! Links between data subjects.
 
 use crate::{
-    domain::{Reason, Subject},
+    domain::Reason,
     messages::effect,
     node::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking},
     proto,
@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     ASSERTED_BY_BYTES_MAX, Invalid, Problem,
-    scalar::{link_confidence, subject, text_within, without_control},
+    scalar::{line_within, link_confidence, subject},
 };
 
 /// The link that a request asks for.
@@ -18,8 +18,8 @@ use super::{
 /// The first field that is wrong.
 pub fn link(request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
     Ok(Linking {
-        subject: subject(&request.subject)?,
-        other: other_subject(&request.other_subject)?,
+        subject: subject(&request.subject, "subject")?,
+        other: subject(&request.other_subject, "other_subject")?,
         confidence: Some(link_confidence(request.confidence, "confidence")?),
         asserted_by: asserted_by(request.asserted_by)?,
         dry_run: request.dry_run,
@@ -32,28 +32,23 @@ pub fn link(request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
 /// The first field that is wrong.
 pub fn unlink(request: proto::UnlinkSubjectsRequest) -> Result<Linking, Invalid> {
     Ok(Linking {
-        subject: subject(&request.subject)?,
-        other: other_subject(&request.other_subject)?,
+        subject: subject(&request.subject, "subject")?,
+        other: subject(&request.other_subject, "other_subject")?,
         confidence: None,
         asserted_by: asserted_by(request.asserted_by)?,
         dry_run: request.dry_run,
     })
 }
 
-fn other_subject(text: &str) -> Result<Subject, Invalid> {
-    Subject::parse(text).map_err(|error| Problem::from(error).at("other_subject"))
-}
-
 fn asserted_by(text: String) -> Result<String, Invalid> {
     if text.is_empty() {
         return Err(Problem::Required.at("asserted_by"));
     }
-    text_within(&text, ASSERTED_BY_BYTES_MAX, "asserted_by")?;
-    without_control(&text, "asserted_by")?;
+    line_within(&text, ASSERTED_BY_BYTES_MAX, "asserted_by")?;
     Ok(text)
 }
 
-/// What became of a link.
+/// The outcome of a link.
 #[must_use]
 pub fn linked(outcome: &LinkOutcome) -> proto::LinkSubjectsResponse {
     proto::LinkSubjectsResponse {
@@ -65,15 +60,12 @@ pub fn linked(outcome: &LinkOutcome) -> proto::LinkSubjectsResponse {
     }
 }
 
-/// What became of the end of a link.
+/// The outcome of the end of a link.
 #[must_use]
 pub fn unlinked(outcome: &LinkOutcome) -> proto::UnlinkSubjectsResponse {
-    proto::UnlinkSubjectsResponse {
-        index: outcome.index,
-        revision: outcome.revision,
-        cells: outcome.cells.iter().take(CELL_CHANGES_MAX).map(cell_change).collect(),
-        cells_truncated: outcome.cells.len() > CELL_CHANGES_MAX,
-    }
+    let proto::LinkSubjectsResponse { index, revision, cells, cells_truncated, .. } =
+        linked(outcome);
+    proto::UnlinkSubjectsResponse { index, revision, cells, cells_truncated }
 }
 
 fn cell_change(cell: &CellChange) -> proto::CellChange {

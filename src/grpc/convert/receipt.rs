@@ -7,10 +7,10 @@ use crate::{
     receipt::{Format, Issued},
 };
 
-/// How a receipt is to be written; not said means as a consent receipt.
+/// The format of a receipt; the default is a consent receipt.
 ///
 /// # Errors
-/// A format that is not known.
+/// The format is unknown.
 pub fn receipt_format(number: i32) -> Result<Format, Invalid> {
     use proto::ReceiptFormat;
     match ReceiptFormat::try_from(number) {
@@ -22,12 +22,12 @@ pub fn receipt_format(number: i32) -> Result<Format, Invalid> {
     }
 }
 
-/// A data subject, where one may be left out.
+/// An optional data subject.
 ///
 /// # Errors
-/// The text is none.
+/// The text is malformed.
 pub fn subject_if_given(text: &str) -> Result<Option<Subject>, Invalid> {
-    if text.is_empty() { Ok(None) } else { scalar::subject(text).map(Some) }
+    if text.is_empty() { Ok(None) } else { scalar::subject(text, "subject").map(Some) }
 }
 
 /// A receipt.

@@ -16,7 +16,7 @@ const TIMESTAMP_SECONDS_MAX: i64 = 253_402_300_799;
 const NANOS_PER_MILLI: i32 = 1_000_000;
 const NANOS_PER_SECOND: i32 = 1_000_000_000;
 
-/// A moment as the ledger keeps it: what is finer than a millisecond is cut off.
+/// A moment as the ledger keeps it: cut to milliseconds.
 pub(super) fn moment(
     timestamp: prost_types::Timestamp,
     field: &'static str,
@@ -40,7 +40,7 @@ pub(super) fn span_ms(span: prost_types::Duration, field: &'static str) -> Resul
     if span.nanos % NANOS_PER_MILLI != 0 {
         return Err(Problem::SubMillisecond.at(field));
     }
-    // Saturation only widens what is over every limit anyway.
+    // A saturated span is over every limit, as the exact one would be.
     Ok(span.seconds.saturating_mul(1_000).saturating_add((span.nanos / NANOS_PER_MILLI).into()))
 }
 
@@ -65,8 +65,8 @@ pub(super) fn std_duration(span_ms: i64) -> Duration {
     Duration::from_millis(span_ms.unsigned_abs())
 }
 
-pub(super) fn subject(text: &str) -> Result<Subject, Invalid> {
-    Subject::parse(text).map_err(|error| Problem::from(error).at("subject"))
+pub(super) fn subject(text: &str, field: &'static str) -> Result<Subject, Invalid> {
+    Subject::parse(text).map_err(|error| Problem::from(error).at(field))
 }
 
 /// A key that may not be `*`.
@@ -77,7 +77,7 @@ pub fn key(text: &str, field: &str) -> Result<Key, Invalid> {
     Key::parse(text).map_err(|error| key_problem(text, error).at(field))
 }
 
-/// As [`key`], for questions that need none of their own.
+/// As [`key`], without a copy, for questions.
 pub(super) fn check_key(text: &str, field: &'static str) -> Result<(), Invalid> {
     Key::check(text).map_err(|error| key_problem(text, error).at(field))
 }
@@ -105,15 +105,17 @@ pub(super) fn text_within(text: &str, limit: usize, field: &'static str) -> Resu
     if got <= limit { Ok(()) } else { Err(Problem::TooLong { limit, got }.at(field)) }
 }
 
-pub(super) fn without_control(text: &str, field: &'static str) -> Result<(), Invalid> {
+/// A text of limited length without control characters.
+pub(super) fn line_within(text: &str, limit: usize, field: &'static str) -> Result<(), Invalid> {
+    text_within(text, limit, field)?;
     if text.chars().any(char::is_control) {
         return Err(Problem::ControlCharacter.at(field));
     }
     Ok(())
 }
 
-/// An enum coming in. A number that this version does not know is an error, and so is UNSPECIFIED:
-/// whoever asks must say what they mean.
+/// Enums of the protocol as enums of the domain. Unknown numbers and UNSPECIFIED are errors: a request
+/// must be explicit.
 macro_rules! incoming {
     ($($name:ident, $domain:path, $proto:path: $($variant:ident)+;)+) => {$(
         pub(super) fn $name(number: i32, field: &'static str) -> Result<$domain, Invalid> {
@@ -128,7 +130,7 @@ macro_rules! incoming {
     )+};
 }
 
-/// The action of a change. What the ledger alone performs is refused.
+/// The action of a change. Actions that only the ledger performs are refused.
 pub(super) fn action(number: i32, field: &'static str) -> Result<domain::Action, Invalid> {
     let action = proto::Action::try_from(number).map_err(|_| Problem::UnknownValue(number));
     match action.map_err(|problem| problem.at(field))?.try_into() {
@@ -138,7 +140,7 @@ pub(super) fn action(number: i32, field: &'static str) -> Result<domain::Action,
     }
 }
 
-/// A region; empty means that none was named.
+/// An optional region.
 pub(super) fn region(text: &str, field: &'static str) -> Result<Option<Region>, Invalid> {
     if text.is_empty() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Durable subscriptions, on their way in and out, and the pages of their lists.
+//! Durable subscriptions in both directions, and the pages of their dead letters.
 
 use crate::{
     domain::{
@@ -11,14 +11,12 @@ use crate::{
         ShardReport, SubscriptionReport,
     },
     proto,
-    tlog::hex,
     view::DeadLetter,
 };
 
 use super::{
-    Invalid, Page, Problem,
-    catalog::page_size,
-    duration,
+    Invalid, List, Page, Problem, duration,
+    page::page_size,
     scalar::{at_most, key, span_ms_within, text_within},
     timestamp,
     watch::filter,
@@ -29,28 +27,25 @@ pub const DEADLINE_MS_MIN: i64 = 1_000;
 /// See [`DEADLINE_MS_MIN`].
 pub const DEADLINE_MS_MAX: i64 = 90 * 24 * 3_600 * 1_000;
 
-/// A subscription that somebody wants.
+/// The subscription that a request creates.
 ///
 /// # Errors
 /// The first field that is wrong.
 pub fn new_subscription(
     request: proto::CreateSubscriptionRequest,
 ) -> Result<NewSubscription, Invalid> {
-    let asked = request.subscription.ok_or(Problem::Required.at("subscription"))?;
+    let message = request.subscription.ok_or(Problem::Required.at("subscription"))?;
     let start = request.start_index;
-    let new = asked_subscription(asked, start).map_err(|invalid| invalid.within("subscription"))?;
+    let new = parse(message, start).map_err(|invalid| invalid.within("subscription"))?;
     if new.snapshot.is_some() && start.is_some() {
         return Err(Problem::NotWith("subscription.snapshot").at("start_index"));
     }
     Ok(new)
 }
 
-fn asked_subscription(
-    asked: proto::Subscription,
-    start: Option<u64>,
-) -> Result<NewSubscription, Invalid> {
-    text_within(&asked.owner, OWNER_BYTES_MAX, "owner")?;
-    let shards = match asked.shards {
+fn parse(message: proto::Subscription, start: Option<u64>) -> Result<NewSubscription, Invalid> {
+    text_within(&message.owner, OWNER_BYTES_MAX, "owner")?;
+    let shards = match message.shards {
         0 => 1,
         shards if shards > SHARDS_MAX => {
             let (limit, got) = (SHARDS_MAX as usize, shards as usize);
@@ -58,10 +53,10 @@ fn asked_subscription(
         }
         shards => shards,
     };
-    let deadline = asked
+    let deadline = message
         .deadline
         .map(|span| span_ms_within(span, "deadline", (DEADLINE_MS_MIN, DEADLINE_MS_MAX)));
-    let webhook_url = match asked.webhook {
+    let webhook_url = match message.webhook {
         None => None,
         Some(webhook) if webhook.url.is_empty() => {
             return Err(Problem::Required.at("webhook.url"));
@@ -72,19 +67,19 @@ fn asked_subscription(
         }
     };
     Ok(NewSubscription {
-        name: key(&asked.name, "name")?,
-        owner: asked.owner,
-        filter: filter(&asked.filter.unwrap_or_default())
+        name: key(&message.name, "name")?,
+        owner: message.owner,
+        filter: filter(&message.filter.unwrap_or_default())
             .map_err(|invalid| invalid.within("filter"))?,
         start,
-        snapshot: snapshot(asked.snapshot, "snapshot")?,
+        snapshot: snapshot(message.snapshot, "snapshot")?,
         shards,
         deadline_ms: deadline.transpose()?,
         webhook_url,
     })
 }
 
-/// Which state a snapshot tells; none if none is wanted.
+/// The content of a snapshot; none without a snapshot.
 ///
 /// # Errors
 /// The value is not known.
@@ -97,8 +92,8 @@ pub fn snapshot(number: i32, field: &'static str) -> Result<Option<Snapshot>, In
     }
 }
 
-/// The dead letters that somebody wants delivered once more: the name of the subscription, and their
-/// indexes; none means all.
+/// The dead letters to deliver once more: the name of the subscription, and their indexes; no index
+/// means all.
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -113,15 +108,15 @@ pub fn replayed_dead_letters(
 /// The name of a subscription.
 ///
 /// # Errors
-/// It is none.
+/// The name is malformed.
 pub fn subscription_name(text: &str, field: &'static str) -> Result<Key, Invalid> {
     key(text, field)
 }
 
-/// A subscription going out.
+/// A subscription as a message.
 #[must_use]
-pub fn subscription(own: &Subscription) -> proto::Subscription {
-    let spec = &own.spec;
+pub fn subscription(subscription: &Subscription) -> proto::Subscription {
+    let spec = &subscription.spec;
     proto::Subscription {
         name: spec.name.to_string(),
         owner: spec.owner.clone(),
@@ -130,8 +125,8 @@ pub fn subscription(own: &Subscription) -> proto::Subscription {
         shards: spec.shards,
         deadline: spec.deadline_ms.map(duration),
         webhook: spec.webhook_url.clone().map(|url| proto::Webhook { url }),
-        created_index: own.id.0,
-        created_at: Some(timestamp(own.created_at)),
+        created_index: subscription.id.0,
+        created_at: Some(timestamp(subscription.created_at)),
         start_index: spec.start_index,
     }
 }
@@ -139,9 +134,9 @@ pub fn subscription(own: &Subscription) -> proto::Subscription {
 /// The subscriptions that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Whose; none means everybody's.
+    /// The owner; none means all owners.
     pub owner: Option<String>,
-    /// Which page of them.
+    /// The page.
     pub page: Page,
 }
 
@@ -152,38 +147,14 @@ pub struct Listed {
 pub fn listed_subscriptions(request: &proto::ListSubscriptionsRequest) -> Result<Listed, Invalid> {
     let owner = &request.owner;
     text_within(owner, OWNER_BYTES_MAX, "owner")?;
-    let after = match request.page_token.as_str() {
-        "" => None,
-        token => {
-            // One token a list and name: `AF` reads as a number too, but was never given.
-            let name = token.rsplit('.').next().and_then(text_of_hex);
-            let name = name.and_then(|name| Key::parse(&name).ok());
-            let good = name.filter(|name| next_subscriptions_token(owner, name) == token);
-            Some(good.ok_or(Problem::PageToken.at("page_token"))?)
-        }
-    };
-    let page = Page { size: page_size(request.page_size)?, after };
+    let page = List::subscriptions(owner).page(request.page_size, &request.page_token)?;
     Ok(Listed { owner: Some(owner.clone()).filter(|owner| !owner.is_empty()), page })
 }
 
-/// The token of the page after the one that ends with this name. It is good for one owner's list
-/// only.
-#[must_use]
-pub fn next_subscriptions_token(owner: &str, last: &Key) -> String {
-    let owner = blake3::hash(owner.as_bytes());
-    format!("s{}.{}", hex(&owner.as_bytes()[..8]), hex(last.as_str().as_bytes()))
-}
-
-fn text_of_hex(digits: &str) -> Option<String> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
-    String::from_utf8(bytes?).ok()
-}
-
-/// A page of dead letters that is asked for.
+/// A page of dead letters that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLettersPage {
-    /// The greatest number of rows.
+    /// Maximum number of rows.
     pub size: usize,
     token: String,
 }
@@ -199,10 +170,10 @@ pub fn dead_letters_page(
 }
 
 impl DeadLettersPage {
-    /// Shard and index beyond which the page begins.
+    /// Shard and index after which the page begins.
     ///
     /// # Errors
-    /// The token is none of this subscription's.
+    /// The token is not of this subscription.
     pub fn after(&self, id: SubscriptionId) -> Result<Option<(u32, u64)>, Invalid> {
         if self.token.is_empty() {
             return Ok(None);
@@ -211,8 +182,8 @@ impl DeadLettersPage {
         let mut part = || u64::from_str_radix(parts.next()?, 16).ok();
         let shard = part().and_then(|shard| u32::try_from(shard).ok());
         let after = shard.zip(part());
-        let good = after.filter(|after| next_dead_letters_token(id, *after) == self.token);
-        good.map(Some).ok_or(Problem::PageToken.at("page_token"))
+        let given = after.filter(|after| next_dead_letters_token(id, *after) == self.token);
+        given.map(Some).ok_or(Problem::PageToken.at("page_token"))
     }
 }
 
@@ -223,12 +194,12 @@ pub fn next_dead_letters_token(id: SubscriptionId, (shard, index): (u32, u64)) -
     format!("d{:x}.{shard:x}.{index:x}", id.0)
 }
 
-/// A subscription and how far it is behind, going out.
+/// A subscription, and how far it is behind.
 #[must_use]
 pub fn subscription_status(report: SubscriptionReport, now: Millis) -> proto::SubscriptionStatus {
     proto::SubscriptionStatus {
         subscription: Some(subscription(&report.subscription)),
-        shards: report.shards.into_iter().map(|own| shard_status(own, now)).collect(),
+        shards: report.shards.into_iter().map(|shard| shard_status(shard, now)).collect(),
         dead_letters: report.dead_letters,
     }
 }
@@ -246,7 +217,7 @@ fn shard_status(report: ShardReport, now: Millis) -> proto::ShardStatus {
     }
 }
 
-/// Who has heard an event, going out.
+/// Which subscriptions have acknowledged an event.
 #[must_use]
 pub fn propagation(report: &PropagationReport) -> proto::GetPropagationResponse {
     proto::GetPropagationResponse {
@@ -256,38 +227,38 @@ pub fn propagation(report: &PropagationReport) -> proto::GetPropagationResponse 
     }
 }
 
-fn propagation_to(own: &Propagation) -> proto::Propagation {
+fn propagation_to(propagation: &Propagation) -> proto::Propagation {
     use proto::PropagationState as State;
-    let (state, settled) = match own.state {
+    let (state, settled) = match propagation.state {
         PropagationState::Acknowledged(at, index) => (State::Acknowledged, Some((at, index))),
         PropagationState::Pending => (State::Pending, None),
         PropagationState::Overdue => (State::Overdue, None),
         PropagationState::DeadLetter(at, index) => (State::DeadLetter, Some((at, index))),
         PropagationState::Deleted(at, index) => (State::Deleted, Some((at, index))),
     };
-    let spec = &own.subscription.spec;
+    let spec = &propagation.subscription.spec;
     proto::Propagation {
         subscription: spec.name.to_string(),
         owner: spec.owner.clone(),
         state: state.into(),
-        // For a deletion, only its entry: nothing was settled.
+        // A deleted subscription has the entry of its deletion, but settled nothing.
         settled_at: settled.filter(|_| state != State::Deleted).map(|(at, _)| timestamp(at)),
         receipt_index: settled.map(|(_, index)| index),
-        elapsed: Some(duration(i64::try_from(own.elapsed.as_millis()).unwrap_or(i64::MAX))),
+        elapsed: Some(duration(i64::try_from(propagation.elapsed.as_millis()).unwrap_or(i64::MAX))),
         deadline: spec.deadline_ms.map(duration),
-        created_index: own.subscription.id.0,
+        created_index: propagation.subscription.id.0,
     }
 }
 
-/// A dead letter going out.
+/// A dead letter as a message.
 #[must_use]
-pub fn dead_letter(own: &DeadLetter) -> proto::DeadLetter {
+pub fn dead_letter(letter: &DeadLetter) -> proto::DeadLetter {
     proto::DeadLetter {
-        index: own.index,
-        failed_index: own.failed_index,
-        failed_at: Some(timestamp(own.failed_at)),
-        attempts: own.attempts,
-        http_status: own.http_status,
-        shard: own.shard,
+        index: letter.index,
+        failed_index: letter.failed_index,
+        failed_at: Some(timestamp(letter.failed_at)),
+        attempts: letter.attempts,
+        http_status: letter.http_status,
+        shard: letter.shard,
     }
 }

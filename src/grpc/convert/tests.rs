@@ -518,25 +518,20 @@ fn every_way_in_which_a_channel_can_be_wrong_has_a_name_and_a_place() {
 
 #[test]
 fn pages_have_limits_and_tokens_one_list_and_question() {
-    let kind = ListKind::Purposes { show_retired: false };
-    assert_eq!(page(kind, 0, "").unwrap(), Page { size: 100, after: None });
-    assert_eq!(page(kind, 1_000, "").unwrap().size, 1_000);
-    assert_eq!(page(kind, 1_001, "").unwrap_err(), at("page_size", Problem::PageSize(1_001)));
-    assert_eq!(page(kind, -1, "").unwrap_err(), at("page_size", Problem::Negative));
+    let list = List::purposes(false);
+    assert_eq!(list.page(0, "").unwrap(), Page { size: 100, after: None });
+    assert_eq!(list.page(1_000, "").unwrap().size, 1_000);
+    assert_eq!(list.page(1_001, "").unwrap_err(), at("page_size", Problem::PageSize(1_001)));
+    assert_eq!(list.page(-1, "").unwrap_err(), at("page_size", Problem::Negative));
     let last = crate::domain::Key::parse("marketing.newsletter").unwrap();
-    let token = next_page_token(kind, &last);
-    assert_eq!(page(kind, 5, &token).unwrap(), Page { size: 5, after: Some(last) });
-    let others = [
-        ListKind::Purposes { show_retired: true },
-        ListKind::Channels { show_retired: false },
-        ListKind::Channels { show_retired: true },
-    ];
-    for other in others {
-        assert_eq!(page(other, 0, &token).unwrap_err(), at("page_token", Problem::PageToken));
+    let token = list.next_token(&last);
+    assert_eq!(list.page(5, &token).unwrap(), Page { size: 5, after: Some(last) });
+    for other in [List::purposes(true), List::channels(false), List::channels(true)] {
+        assert_eq!(other.page(0, &token).unwrap_err(), at("page_token", Problem::PageToken));
     }
     let upper = token.to_uppercase();
     for bad in ["x", "p0", "p06", "p0zz", "p0+1", "p02a", "p0€", "p0ff", &upper, &token[..9]] {
-        assert_eq!(page(kind, 0, bad).unwrap_err(), at("page_token", Problem::PageToken), "{bad}");
+        assert_eq!(list.page(0, bad).unwrap_err(), at("page_token", Problem::PageToken), "{bad}");
     }
 }
 
@@ -548,12 +543,12 @@ fn pages_of_subscriptions_have_tokens_of_one_owner() {
         listed_subscriptions(&proto::ListSubscriptionsRequest { owner, page_token, page_size: 5 })
     };
     for owner in ["", "crm-team"] {
-        let token = next_subscriptions_token(owner, &last);
+        let token = List::subscriptions(owner).next_token(&last);
         let listed = ask(owner, &token).unwrap();
         assert_eq!(listed.page, Page { size: 5, after: Some(last.clone()) });
         assert_eq!(listed.owner.as_deref(), Some(owner).filter(|owner| !owner.is_empty()));
         let (upper, cut) = (token.to_uppercase(), &token[..token.len() - 1]);
-        let other = next_subscriptions_token("other", &last);
+        let other = List::subscriptions("other").next_token(&last);
         let more = format!("{token}.63726d");
         for bad in ["x", "s", "s.", "s.€€", "s.+1", &upper, cut, &other, &more] {
             let error = ask(owner, bad).unwrap_err();
@@ -585,11 +580,11 @@ proptest! {
 
 #[test]
 fn what_a_watcher_asks_for_is_parsed_whole() {
-    let asked = watching(proto::WatchRequest::default()).unwrap();
-    assert_eq!(asked.start, None);
-    assert_eq!(asked.progress_interval.as_secs(), 10);
-    assert!(asked.filter.kinds.is_empty() && asked.filter.purposes.is_empty());
-    let asked = watching(proto::WatchRequest {
+    let parsed = watching(proto::WatchRequest::default()).unwrap();
+    assert_eq!(parsed.start, None);
+    assert_eq!(parsed.progress_interval.as_secs(), 10);
+    assert!(parsed.filter.kinds.is_empty() && parsed.filter.purposes.is_empty());
+    let parsed = watching(proto::WatchRequest {
         start_index: Some(0),
         filter: Some(proto::WatchFilter {
             purposes: vec!["a".into(), "b.c".into(), "a".into()],
@@ -601,11 +596,11 @@ fn what_a_watcher_asks_for_is_parsed_whole() {
         ..Default::default()
     })
     .unwrap();
-    assert_eq!(asked.start, Some(0));
-    assert_eq!(asked.filter.purposes.len(), 2);
-    assert_eq!(asked.filter.kinds, [EventKind::Grant, EventKind::Object].into());
-    assert!(asked.filter.namespaces.contains("user"));
-    assert_eq!(asked.progress_interval.as_millis(), 100);
+    assert_eq!(parsed.start, Some(0));
+    assert_eq!(parsed.filter.purposes.len(), 2);
+    assert_eq!(parsed.filter.kinds, [EventKind::Grant, EventKind::Object].into());
+    assert!(parsed.filter.namespaces.contains("user"));
+    assert_eq!(parsed.progress_interval.as_millis(), 100);
 }
 
 #[test]
@@ -662,23 +657,21 @@ fn every_way_in_which_a_watch_can_be_wrong_has_a_name_and_a_place() {
 
 #[test]
 fn ranges_of_entries_do_not_run_backwards() {
-    let range =
-        |start_index, end_index| entry_range(&proto::ListEntriesRequest { start_index, end_index });
-    assert_eq!(range(3, None), Ok((3, None)));
-    assert_eq!(range(3, Some(3)), Ok((3, Some(3))));
-    assert_eq!(range(3, Some(2)), Err(at("end_index", Problem::EndBeforeStart)));
+    assert_eq!(index_range(3, None), Ok((3, None)));
+    assert_eq!(index_range(3, Some(3)), Ok((3, Some(3))));
+    assert_eq!(index_range(3, Some(2)), Err(at("end_index", Problem::EndBeforeStart)));
 }
 
 #[test]
 fn histories_have_a_subject_and_perhaps_an_end() {
-    let asked = |page_size| proto::ListHistoryRequest {
+    let request = |page_size| proto::ListHistoryRequest {
         subject: "user:42".to_owned(),
         start_index: 0,
         page_size,
         ..Default::default()
     };
-    assert_eq!(history(&asked(0)).unwrap().1, usize::MAX);
-    assert_eq!(history(&asked(7)).unwrap().1, 7);
+    assert_eq!(history(&request(0)).unwrap().1, usize::MAX);
+    assert_eq!(history(&request(7)).unwrap().1, 7);
     let nobody = history(&proto::ListHistoryRequest::default()).unwrap_err();
     assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
     let nobody = preferences(&proto::GetPreferencesRequest::default()).unwrap_err();
@@ -848,14 +841,14 @@ proptest! {
     #[test]
     fn page_tokens_round_trip(key in key_text(), show_retired: bool) {
         let key = crate::domain::Key::parse(&key).unwrap();
-        let kind = ListKind::Channels { show_retired };
-        let token = next_page_token(kind, &key);
-        prop_assert_eq!(page(kind, 0, &token).unwrap().after, Some(key));
+        let list = List::channels(show_retired);
+        let token = list.next_token(&key);
+        prop_assert_eq!(list.page(0, &token).unwrap().after, Some(key));
     }
 
     #[test]
     fn page_tokens_never_panic(token in "\\PC{0,40}") {
-        let _ = page(ListKind::Purposes { show_retired: false }, 0, &token);
+        let _ = List::purposes(false).page(0, &token);
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What watchers and auditors ask for.
+//! Requests of watchers and auditors.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    domain::{EventKind, Filter, SUBJECT_BYTES_MAX, Snapshot},
+    domain::{Filter, SUBJECT_BYTES_MAX, Snapshot},
     proto,
 };
 
@@ -13,22 +13,22 @@ use super::{
     subscription::snapshot,
 };
 
-/// What a watcher asks for.
+/// The parameters of a watch.
 #[derive(Debug, Clone)]
 pub struct Watching {
     /// First index to consider; none means the first after now.
     pub start: Option<u64>,
     /// Which events.
     pub filter: Filter,
-    /// How often an idle stream hears of progress.
+    /// Interval of progress messages on an idle stream.
     pub progress_interval: Duration,
-    /// The state that is told first.
+    /// The snapshot that comes before the events.
     pub snapshot: Option<Snapshot>,
-    /// Where to go on with it; empty means at its beginning.
+    /// Where the snapshot continues; empty means at its beginning.
     pub snapshot_token: Vec<u8>,
 }
 
-/// What a request to watch asks for.
+/// The watch that a request asks for.
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -63,7 +63,7 @@ pub fn filter(message: &proto::WatchFilter) -> Result<Filter, Invalid> {
     Ok(Filter {
         purposes: set(&message.purposes, "purposes", |text| key(text, "purposes"))?,
         channels: set(&message.channels, "channels", |text| key(text, "channels"))?,
-        kinds: set(&message.kinds, "kinds", |number| kind(*number))?,
+        kinds: set(&message.kinds, "kinds", |number| event_kind(*number, "kinds"))?,
         namespaces: set(&message.namespaces, "namespaces", |text| namespace(text))?,
     })
 }
@@ -81,10 +81,6 @@ fn set<From, To: Ord>(
     values.iter().enumerate().map(with_position).collect()
 }
 
-fn kind(number: i32) -> Result<EventKind, Invalid> {
-    event_kind(number, "kinds")
-}
-
 fn namespace(text: &str) -> Result<String, Invalid> {
     if text.is_empty() {
         return Err(Problem::Required.at("namespaces"));
@@ -96,13 +92,13 @@ fn namespace(text: &str) -> Result<String, Invalid> {
     Ok(text.to_owned())
 }
 
-/// First index and, if given, end of the entries that are asked for.
+/// A range of indexes; without an end it is open.
 ///
 /// # Errors
 /// The end lies before the start.
-pub fn entry_range(request: &proto::ListEntriesRequest) -> Result<(u64, Option<u64>), Invalid> {
-    if request.end_index.is_some_and(|end| end < request.start_index) {
+pub fn index_range(start: u64, end: Option<u64>) -> Result<(u64, Option<u64>), Invalid> {
+    if end.is_some_and(|end| end < start) {
         return Err(Problem::EndBeforeStart.at("end_index"));
     }
-    Ok((request.start_index, request.end_index))
+    Ok((start, end))
 }

@@ -133,14 +133,14 @@ async fn a_disk_that_hangs_holds_up_only_what_is_to_be_kept() {
     let disk = HangingDisk::new();
     let witness = |keep_timeout| Witness {
         state: Arc::new(state_on(&disk, true).unwrap()),
-        turns: Arc::new(Semaphore::new(1)),
+        permits: Arc::new(Semaphore::new(1)),
         reports: Arc::default(),
         clock: || 1_000,
         keep_timeout,
     };
     let patient = witness(PATIENCE * 10);
-    let impatient = answers(Witness { keep_timeout: Duration::from_millis(20), ..patient.clone() });
-    let router = answers(patient);
+    let impatient = routes(Witness { keep_timeout: Duration::from_millis(20), ..patient.clone() });
+    let router = routes(patient);
     let tree = Tree::of(0..9);
     assert_eq!(add(&router, tree.request(0, 4)).await.status, 200);
     let hanging = disk.hang();
@@ -186,7 +186,7 @@ fn what_is_refused_again_and_again_is_told_once() {
     disk.create_dir_all(std::path::Path::new("w")).unwrap();
     let witness = Witness {
         state: Arc::new(state_on(&disk, true).unwrap()),
-        turns: Arc::new(Semaphore::new(1)),
+        permits: Arc::new(Semaphore::new(1)),
         reports: Arc::default(),
         clock: || 1_000,
         keep_timeout: PATIENCE,

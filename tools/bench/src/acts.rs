@@ -23,11 +23,11 @@ use tonic::transport::Channel;
 
 use super::{
     Bench, Figure, Report,
-    load::{closed_loop, nanos_since, new_histogram},
+    load::{closed_loop, failed, join_all, nanos_since, new_histogram},
     process::ServerProcess,
 };
 
-/// The cell that everything is about.
+/// The purpose and channel of all measurements.
 pub(super) const PURPOSE: &str = "marketing.newsletter";
 pub(super) const CHANNEL: &str = "email";
 
@@ -36,10 +36,10 @@ const IN_FLIGHT: [usize; 3] = [64, 256, 1_024];
 /// Callers that fill the ledger.
 const FILLERS: usize = 512;
 const CONNECTIONS: usize = 4;
-/// Bytes of an entry as `act` makes it, with its frame.
+/// Size of the frame of an entry that `act` makes.
 const ENTRY_BYTES: usize = 420;
 
-/// The subject of a number.
+/// The data subject with a number.
 pub(super) fn subject(number: u64) -> String {
     format!("user:{number:09}")
 }
@@ -69,9 +69,8 @@ fn act(subject_number: u64, key: String) -> RecordConsentRequest {
 
 async fn put_catalog(channel: Channel) -> Result<(), CliError> {
     let mut catalog = CatalogServiceClient::new(channel);
-    let server = |status| CliError::Server(Box::new(status));
     let channel = proto::Channel { key: CHANNEL.to_owned(), ..proto::Channel::default() };
-    catalog.put_channel(PutChannelRequest { channel: Some(channel) }).await.map_err(server)?;
+    catalog.put_channel(PutChannelRequest { channel: Some(channel) }).await?;
     let purpose = proto::Purpose {
         key: PURPOSE.to_owned(),
         title: "Newsletter".to_owned(),
@@ -80,11 +79,11 @@ async fn put_catalog(channel: Channel) -> Result<(), CliError> {
         ..proto::Purpose::default()
     };
     let request = PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    catalog.put_purpose(request).await.map_err(server)?;
+    catalog.put_purpose(request).await?;
     Ok(())
 }
 
-/// Gives every subject a grant.
+/// Records a grant for every data subject.
 pub(super) async fn fill(bench: &Bench) -> Result<(), CliError> {
     let server = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     let channels = server.connect(CONNECTIONS).await?;
@@ -106,16 +105,12 @@ pub(super) async fn fill(bench: &Bench) -> Result<(), CliError> {
             }
         });
     }
-    while let Some(joined) = tasks.join_next().await {
-        joined
-            .map_err(|error| CliError::failed(error.to_string()))?
-            .map_err(|status| CliError::Server(Box::new(status)))?;
-    }
+    join_all(tasks).await?;
     bar.finish_and_clear();
     server.terminate()
 }
 
-/// RecordConsent beside a raw append and `fdatasync`.
+/// RecordConsent; baseline: a raw append with `fdatasync`.
 pub(super) async fn record(
     bench: &Bench,
     root: &Path,
@@ -125,7 +120,7 @@ pub(super) async fn record(
     let server = ServerProcess::serve(&bench.binary, &root.join("record"))?;
     let channels = server.connect(CONNECTIONS).await?;
     put_catalog(channels[0].clone()).await?;
-    // A subject that the vault knows costs one fdatasync; a new one costs a second, for the vault.
+    // A new data subject needs a second fdatasync, for its key in the vault.
     let known = bench.subjects.min(10_000);
     known_subjects(&channels, known).await?;
 
@@ -134,7 +129,7 @@ pub(super) async fn record(
     let single = run(&channels, 1, bench.seconds, known).await?;
     let after = raw_loop(root, half)?;
     let mut raw = before;
-    raw.add(after).map_err(|error| CliError::failed(error.to_string()))?;
+    raw.add(after).map_err(failed)?;
     let raw_us = |quantile| raw.value_at_quantile(quantile) as f64 / 1_000.0;
     report.add(&[
         Figure::new("1 in flight, p50", single.latency_us(0.5), "us")
@@ -164,15 +159,10 @@ async fn known_subjects(channels: &[Channel], known: u64) -> Result<(), CliError
             for number in (filler..known).step_by(64) {
                 client.record_consent(act(number, format!("known-{number}"))).await?;
             }
-            Ok::<_, tonic::Status>(())
+            Ok(())
         });
     }
-    while let Some(joined) = tasks.join_next().await {
-        joined
-            .map_err(|error| CliError::failed(error.to_string()))?
-            .map_err(|status| CliError::Server(Box::new(status)))?;
-    }
-    Ok(())
+    join_all(tasks).await
 }
 
 async fn run(
@@ -194,15 +184,15 @@ async fn run(
 /// Appends and syncs blocks of an entry's size, one after the other.
 fn raw_loop(root: &Path, duration: Duration) -> Result<Histogram<u64>, CliError> {
     let path = root.join("raw");
-    let failed = |error| CliError::file(&path, error);
-    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    let file_error = |error| CliError::file(&path, error);
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(file_error)?;
     let block = [0x5a; ENTRY_BYTES];
     let mut latencies = new_histogram()?;
     let started = Instant::now();
     while started.elapsed() < duration {
-        let at = Instant::now();
-        file.write_all(&block).and_then(|()| file.sync_data()).map_err(failed)?;
-        latencies.saturating_record(nanos_since(at));
+        let append_started = Instant::now();
+        file.write_all(&block).and_then(|()| file.sync_data()).map_err(file_error)?;
+        latencies.saturating_record(nanos_since(append_started));
     }
     Ok(latencies)
 }

@@ -1,5 +1,4 @@
-//! The companion of Check: a bare tonic server that takes the same request and answers with the same
-//! message, without looking at either.
+//! The baseline of Check: a bare tonic server that answers every request with the same response.
 
 use consent_ledger::{
     cli::{Exit, error::CliError},
@@ -32,7 +31,7 @@ impl CheckService for Echo {
     }
 }
 
-/// Serves until it is killed.
+/// Serves until the process is killed.
 pub(super) async fn run() -> Result<Exit, CliError> {
     let failed = |error: std::io::Error| CliError::io("the echo server", error);
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;

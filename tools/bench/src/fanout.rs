@@ -1,9 +1,9 @@
-//! Fan-out: many Watch streams, few of which a burst of withdrawals is for, and what readers that
-//! take nothing do to the others.
+//! Fan-out: a burst of withdrawals, many Watch streams of which few receive them, and the effect of
+//! stalled streams on the others.
 //!
-//! Every withdrawal must arrive, once and in order, at each stream whose filter it passes, and at no
-//! other; if one does not, there are no figures. The time is from the acknowledgement of the write to
-//! the receipt, both seen by this process, which reads all streams on the same machine.
+//! Every withdrawal must arrive once and in order at each stream whose filter it passes, and at no
+//! other stream; otherwise the measurement fails. The latency is the time from the acknowledgement of
+//! the write to the receipt. Both are seen by this process, which reads all streams.
 
 use std::{
     collections::HashMap,
@@ -33,45 +33,45 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{
     Bench, Figure, Report,
-    load::{closed_loop, new_histogram},
+    load::{closed_loop, failed, join_all, new_histogram},
     process::ServerProcess,
 };
 
-/// What the withdrawals are from.
+/// The purpose of the withdrawals.
 const PURPOSE: &str = "marketing.newsletter";
-/// One stream in so many is for them.
+/// One in this many streams receives the withdrawals.
 const ONE_IN: usize = 100;
-/// Connections that carry the streams, and as many more for the ones that are stalled.
+/// Connections of the streams; the stalled streams have as many of their own.
 const CONNECTIONS: usize = 8;
-/// Streams that are being opened at a time.
+/// Number of streams that are opened at a time.
 const OPENING: usize = 64;
 /// Withdrawals in flight.
 const IN_FLIGHT: usize = 16;
-/// Acts that make the ledger what it is before, and the data subjects among them.
+/// Number of acts before the measurement, and of data subjects among them.
 const ACTS_BEFORE: usize = 2_000;
 const SUBJECTS: u64 = 1_000;
-/// Rounds without and with stalled streams, in turns, so that drift hits both alike.
+/// Number of rounds without and with stalled streams, in turns, so that drift affects both.
 const ROUNDS: usize = 2;
-/// What a client takes of a stream that it never reads, in bytes; HTTP/2 begins with as much.
+/// Flow-control window of a stream that is never read, in bytes: the initial window of HTTP/2.
 const STALLED_WINDOW_BYTES: u32 = 65_535;
-/// Withdrawals that fill it, with what waits at the server.
+/// Number of withdrawals that fill this window and the buffer in the server.
 const STALLING_WITHDRAWALS: usize = 2_000;
-/// How long the last message may be in coming.
+/// Timeout of the next message.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Sizes of `fanout`.
+/// Options of `fanout`.
 #[derive(Debug, Clone, Args)]
 pub struct FanoutArgs {
-    /// How many Watch streams `fanout` opens; a hundredth of them hear the withdrawals
+    /// Number of Watch streams of `fanout`; one in a hundred receives the withdrawals
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = count())]
     pub fanout_streams: usize,
-    /// How many withdrawals are recorded in a burst
+    /// Number of withdrawals in a burst
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count())]
     pub fanout_withdrawals: usize,
-    /// How many more streams hear them and are never read
+    /// Number of additional streams that receive the withdrawals and are never read
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = count())]
     pub fanout_stalled: usize,
-    /// How many withdrawals a second [default: as fast as they are acknowledged]
+    /// Number of withdrawals a second [default: as fast as they are acknowledged]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub fanout_rate: Option<u32>,
 }
@@ -81,7 +81,7 @@ fn count() -> impl clap::builder::TypedValueParser<Value = usize> {
     clap::value_parser!(u64).range(1..=100_000).try_map(usize::try_from)
 }
 
-/// Measures, beside an echo that as many callers ask.
+/// Measures fan-out; baseline: an echo server with as many callers.
 pub(super) async fn fanout(
     args: &FanoutArgs,
     bench: &Bench,
@@ -92,28 +92,28 @@ pub(super) async fn fanout(
     let echo = echo(bench).await?;
     let server = serve(args, bench, root)?;
     let world = World::begin(args.clone(), server).await?;
-    let heard = world.readers().await?;
+    let readers = world.readers().await?;
     report.add(&[
         Figure::new("Watch streams", args.fanout_streams as f64, ""),
-        Figure::new("resident memory of a stream", heard.stream_bytes / 1_024.0, "KiB"),
+        Figure::new("resident memory of a stream", readers.stream_bytes / 1_024.0, "KiB"),
     ])?;
 
     let (mut without, mut with) = (Burst::new()?, Burst::new()?);
     let mut stalled_bytes = 0.0;
     for round in 0..ROUNDS {
         let before = world.server.resident_bytes()?;
-        without.add(&world.burst(&heard, 2 * round).await?)?;
+        without.add(&world.burst(&readers, 2 * round).await?)?;
         let between = world.server.resident_bytes()?;
-        let stalled = world.stalled(&heard, round).await?;
-        with.add(&world.burst(&heard, 2 * round + 1).await?)?;
-        // Of the first round: later ones find the memory that the streams of the one before left.
+        let stalled = world.stalled(&readers, round).await?;
+        with.add(&world.burst(&readers, 2 * round + 1).await?)?;
+        // Only in the first round: later ones reuse memory of earlier streams.
         if round == 0 {
             let grown = world.server.resident_bytes()? - between - (between - before);
             stalled_bytes = grown / args.fanout_stalled as f64;
         }
         drop(stalled);
     }
-    heard.none_astray()?;
+    readers.check_others()?;
     report.add(&[
         Figure::new("deliveries of a burst, each in order", without.deliveries_a_burst(), ""),
         Figure::new("withdrawals", without.per_second(), "1/s"),
@@ -152,13 +152,14 @@ async fn echo(bench: &Bench) -> Result<super::load::Run, CliError> {
     .await
 }
 
-/// A server with a catalogue, some history, and people who withdraw.
+/// A server with a catalogue, a history, and data subjects who withdraw.
 struct World {
     args: FanoutArgs,
     server: ServerProcess,
     writers: Vec<Channel>,
     catalog: CatalogFile,
-    people: Arc<Vec<RecordConsentRequest>>,
+    /// One recorded act of each data subject.
+    acts: Arc<Vec<RecordConsentRequest>>,
 }
 
 impl World {
@@ -166,43 +167,42 @@ impl World {
         let writers = server.connect(2).await?;
         let catalog = generate::example_catalog()?;
         put_catalog(&catalog, writers[0].clone()).await?;
-        let people = history(&catalog, writers[0].clone()).await?;
-        Ok(Self { args, server, writers, catalog, people: Arc::new(people) })
+        let acts = history(&catalog, writers[0].clone()).await?;
+        Ok(Self { args, server, writers, catalog, acts: Arc::new(acts) })
     }
 
-    /// Opens the streams that are read, and waits until each has said that it has caught up.
+    /// Opens the streams that are read, and waits until each has caught up.
     async fn readers(&self) -> Result<Readers, CliError> {
         let before = self.server.resident_bytes()?;
         let channels = self.server.connect(CONNECTIONS).await?;
-        let (heard, receipts) = mpsc::unbounded_channel();
-        let astray = Arc::new(Astray::default());
+        let (sender, receipts) = mpsc::unbounded_channel();
+        let unexpected = Arc::new(Unexpected::default());
         let mut tasks = JoinSet::new();
         let requests: Vec<_> = (0..self.args.fanout_streams).map(|n| self.request(n)).collect();
         let mut numbers = Vec::new();
         for (number, stream) in open(&channels, requests).await? {
-            if self.is_for_the_burst(number) {
+            if self.receives_withdrawals(number) {
                 numbers.push(number);
-                tasks.spawn(read(number, stream, heard.clone()));
+                tasks.spawn(read(number, stream, sender.clone()));
             } else {
-                tasks.spawn(read_nothing(stream, Arc::clone(&astray)));
+                tasks.spawn(read_other(stream, Arc::clone(&unexpected)));
             }
         }
         let opened = self.server.resident_bytes()? - before;
         let stream_bytes = opened / self.args.fanout_streams as f64;
         let receipts = tokio::sync::Mutex::new(receipts);
-        Ok(Readers { numbers, receipts, astray, stream_bytes, _tasks: tasks })
+        Ok(Readers { numbers, receipts, unexpected, stream_bytes, _tasks: tasks })
     }
 
-    fn is_for_the_burst(&self, number: usize) -> bool {
+    fn receives_withdrawals(&self, number: usize) -> bool {
         number.is_multiple_of(ONE_IN)
     }
 
-    /// What a stream asks for: the purpose of the withdrawals, or some cell of another, as the
-    /// services of a company would.
+    /// The filter of a stream: the purpose of the withdrawals, or cells of another purpose.
     fn request(&self, number: usize) -> WatchRequest {
         let others = || self.catalog.purposes.iter().filter(|purpose| purpose.key != PURPOSE);
         let mut filter = WatchFilter { purposes: vec![PURPOSE.to_owned()], ..Default::default() };
-        if !self.is_for_the_burst(number) {
+        if !self.receives_withdrawals(number) {
             let purpose = others().nth(number % others().count().max(1));
             filter.purposes = purpose.map(|purpose| purpose.key.clone()).into_iter().collect();
             let channel = self.catalog.channels.get(number % (self.catalog.channels.len() + 1));
@@ -211,8 +211,8 @@ impl World {
         WatchRequest { filter: Some(filter), ..WatchRequest::default() }
     }
 
-    /// Opens streams that hear the withdrawals and are never read, and fills what is on their way:
-    /// until then they are readers as good as any, and cost what those cost.
+    /// Opens streams that receive the withdrawals and are never read, and fills their buffers: only
+    /// then they are stalled.
     async fn stalled(
         &self,
         readers: &Readers,
@@ -226,32 +226,32 @@ impl World {
         let stalled = open(&channels, requests).await?;
         let acknowledged = Arc::default();
         let filling = self.record("stalling", round, STALLING_WITHDRAWALS, acknowledged);
-        tokio::try_join!(filling, readers.hear(STALLING_WITHDRAWALS))?;
+        tokio::try_join!(filling, readers.receive(STALLING_WITHDRAWALS))?;
         Ok(stalled)
     }
 
-    /// Records withdrawals, and waits until everybody has heard all of them.
+    /// Records withdrawals, and waits until every stream has received all of them.
     async fn burst(&self, readers: &Readers, number: usize) -> Result<Burst, CliError> {
         let acknowledged = Arc::new(Mutex::new(HashMap::new()));
         let cpu_before = self.server.cpu()?;
         let started = Instant::now();
         let withdrawals = self.args.fanout_withdrawals;
         let recording = self.record("burst", number, withdrawals, Arc::clone(&acknowledged));
-        let hearing = readers.hear(withdrawals);
-        let (write_seconds, heard) = tokio::try_join!(recording, hearing)?;
+        let receiving = readers.receive(withdrawals);
+        let (write_seconds, receipts) = tokio::try_join!(recording, receiving)?;
         let seconds = started.elapsed().as_secs_f64();
         let cpu_seconds = (self.server.cpu()? - cpu_before).as_secs_f64();
         let acknowledged = std::mem::take(&mut *acknowledged.lock());
         let mut burst = Burst { bursts: 1, seconds, write_seconds, cpu_seconds, ..Burst::new()? };
         burst.withdrawals = acknowledged.len() as u64;
-        burst.take(&acknowledged, &heard)?;
+        burst.take(&acknowledged, &receipts)?;
         Ok(burst)
     }
 
-    /// Answers how many seconds it took to record all.
+    /// Records withdrawals and returns the duration in seconds. `key_prefix` is for idempotency keys.
     async fn record(
         &self,
-        what: &'static str,
+        key_prefix: &'static str,
         round: usize,
         withdrawals: usize,
         acknowledged: Arc<Mutex<HashMap<u64, Instant>>>,
@@ -263,14 +263,14 @@ impl World {
             let channel = self.writers[caller % self.writers.len()].clone();
             let mut client = ConsentServiceClient::new(channel);
             let (next, acknowledged) = (Arc::clone(&next), Arc::clone(&acknowledged));
-            let people = Arc::clone(&self.people);
+            let acts = Arc::clone(&self.acts);
             let channels: Vec<_> =
                 self.catalog.channels.iter().map(|channel| channel.key.clone()).collect();
-            let (rate, all) = (self.args.fanout_rate, withdrawals as u64);
+            let (rate, count) = (self.args.fanout_rate, withdrawals as u64);
             tasks.spawn(async move {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= all {
+                    if number >= count {
                         return Ok(());
                     }
                     if let Some(rate) = rate {
@@ -278,16 +278,16 @@ impl World {
                             started + Duration::from_secs_f64(number as f64 / f64::from(rate));
                         tokio::time::sleep_until(due.into()).await;
                     }
-                    let key = format!("{what}-{round}-{number}");
-                    let request = withdrawal(&people, &channels, number, key);
+                    let key = format!("{key_prefix}-{round}-{number}");
+                    let request = withdrawal(&acts, &channels, number, key);
                     let index = client.record_consent(request).await?.into_inner().index;
-                    // Before the wait for the others, which is not the server's.
+                    // Taken before the lock, whose wait is not part of the latency.
                     let at = Instant::now();
                     acknowledged.lock().insert(index, at);
                 }
             });
         }
-        all_done(tasks).await?;
+        join_all(tasks).await?;
         Ok(started.elapsed().as_secs_f64())
     }
 }
@@ -295,16 +295,16 @@ impl World {
 async fn put_catalog(catalog: &CatalogFile, channel: Channel) -> Result<(), CliError> {
     let mut client = CatalogServiceClient::new(channel);
     for channel in catalog.channels.iter().cloned().map(Some) {
-        client.put_channel(PutChannelRequest { channel }).await.map_err(refused)?;
+        client.put_channel(PutChannelRequest { channel }).await?;
     }
     for purpose in catalog.purposes.iter().cloned().map(Some) {
         let request = PutPurposeRequest { purpose, ..PutPurposeRequest::default() };
-        client.put_purpose(request).await.map_err(refused)?;
+        client.put_purpose(request).await?;
     }
     Ok(())
 }
 
-/// Records what people did before, and answers one act of each.
+/// Records acts before the measurement, and returns one act of each data subject.
 async fn history(
     catalog: &CatalogFile,
     channel: Channel,
@@ -312,28 +312,28 @@ async fn history(
     let plan = Plan::of(catalog).ok_or_else(|| CliError::failed("the catalogue is empty"))?;
     let traffic = Traffic::new(plan, 1, SUBJECTS, generate::start()?);
     let acts: Vec<RecordConsentRequest> = traffic.take(ACTS_BEFORE).collect();
-    let bar = progress::bar(Some(ACTS_BEFORE as u64), "recording what was before");
+    let bar = progress::bar(Some(ACTS_BEFORE as u64), "recording the history");
     let client = ConsentServiceClient::new(channel);
-    let mut people = HashMap::new();
+    let mut by_subject = HashMap::new();
     for batch in acts.chunks(IN_FLIGHT) {
         let mut tasks = JoinSet::new();
         for act in batch {
             let (mut client, request) = (client.clone(), act.clone());
             tasks.spawn(async move { client.record_consent(request).await.map(drop) });
-            people.entry(act.subject.clone()).or_insert_with(|| act.clone());
+            by_subject.entry(act.subject.clone()).or_insert_with(|| act.clone());
         }
-        all_done(tasks).await?;
+        join_all(tasks).await?;
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
-    let mut people: Vec<RecordConsentRequest> = people.into_values().collect();
-    people.sort_by(|one, other| one.subject.cmp(&other.subject));
-    Ok(people)
+    let mut acts: Vec<RecordConsentRequest> = by_subject.into_values().collect();
+    acts.sort_by(|one, other| one.subject.cmp(&other.subject));
+    Ok(acts)
 }
 
-/// One person withdraws, in turns from one channel and from all.
+/// A withdrawal of one data subject, in turns from one channel and from all.
 fn withdrawal(
-    people: &[RecordConsentRequest],
+    acts: &[RecordConsentRequest],
     channels: &[String],
     number: u64,
     idempotency_key: String,
@@ -349,13 +349,13 @@ fn withdrawal(
         scope: Some(scope),
         ..Default::default()
     };
-    let known = people[number % people.len()].clone();
+    let act = acts[number % acts.len()].clone();
     RecordConsentRequest {
         changes: vec![change],
         actor: proto::Actor::Subject.into(),
         effective_at: None,
         idempotency_key,
-        ..known
+        ..act
     }
 }
 
@@ -370,23 +370,23 @@ async fn open(
         let mut client = WatchServiceClient::new(channels[number % channels.len()].clone());
         tasks.spawn(async move {
             let mut stream = client.watch(request).await?.into_inner();
-            // The first word of a stream that starts now is that there is nothing yet.
+            // The first message of a new stream is its progress.
             stream.message().await?;
             Ok::<_, tonic::Status>((number, stream))
         });
         if tasks.len() >= OPENING
             && let Some(joined) = tasks.join_next().await
         {
-            opened.push(joined.map_err(ended)?.map_err(refused)?);
+            opened.push(joined.map_err(failed)??);
         }
     }
     while let Some(joined) = tasks.join_next().await {
-        opened.push(joined.map_err(ended)?.map_err(refused)?);
+        opened.push(joined.map_err(failed)??);
     }
     Ok(opened)
 }
 
-/// When a stream received an event.
+/// An event as received by a stream.
 struct Receipt {
     stream: usize,
     index: u64,
@@ -396,67 +396,69 @@ struct Receipt {
 async fn read(
     number: usize,
     mut stream: Streaming<WatchResponse>,
-    heard: mpsc::UnboundedSender<Receipt>,
+    receipts: mpsc::UnboundedSender<Receipt>,
 ) {
     while let Ok(Some(message)) = stream.message().await {
         if let Some(Message::Consent(event)) = message.message {
             let receipt = Receipt { stream: number, index: event.index, at: Instant::now() };
-            if heard.send(receipt).is_err() {
+            if receipts.send(receipt).is_err() {
                 return;
             }
         }
     }
 }
 
-async fn read_nothing(mut stream: Streaming<WatchResponse>, astray: Arc<Astray>) {
+async fn read_other(mut stream: Streaming<WatchResponse>, unexpected: Arc<Unexpected>) {
     loop {
         match stream.message().await {
             Ok(Some(message)) if matches!(message.message, Some(Message::Progress(_))) => {}
-            Ok(Some(_)) => _ = astray.events.fetch_add(1, Ordering::Relaxed),
-            // A stream that is gone costs nothing, and what it should hear of is not measured.
+            Ok(Some(_)) => _ = unexpected.events.fetch_add(1, Ordering::Relaxed),
+            // An ended stream would make the figures too good.
             Ok(None) | Err(_) => {
-                astray.ends.fetch_add(1, Ordering::Relaxed);
+                unexpected.ends.fetch_add(1, Ordering::Relaxed);
                 return;
             }
         }
     }
 }
 
-/// What should not happen at streams that nothing is for.
+/// Events and ends of streams that should receive no withdrawals.
 #[derive(Debug, Default)]
-struct Astray {
+struct Unexpected {
     events: AtomicU64,
     ends: AtomicU64,
 }
 
-/// The streams that are read.
+/// The open streams that are read.
 struct Readers {
-    /// Those that hear the withdrawals.
+    /// Numbers of the streams that receive the withdrawals.
     numbers: Vec<usize>,
     receipts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Receipt>>,
-    astray: Arc<Astray>,
+    unexpected: Arc<Unexpected>,
+    /// Resident memory of the server for one stream.
     stream_bytes: f64,
     _tasks: JoinSet<()>,
 }
 
 impl Readers {
-    /// What each stream received, in its order, once each has received so much.
-    async fn hear(&self, each: usize) -> Result<HashMap<usize, Vec<Receipt>>, CliError> {
+    /// Waits until each stream has received `each` events, and returns them in the order of arrival.
+    async fn receive(&self, each: usize) -> Result<HashMap<usize, Vec<Receipt>>, CliError> {
         let mut receipts = self.receipts.lock().await;
-        let mut heard: HashMap<usize, Vec<Receipt>> =
+        let mut by_stream: HashMap<usize, Vec<Receipt>> =
             self.numbers.iter().map(|number| (*number, Vec::with_capacity(each))).collect();
         for _ in 0..each * self.numbers.len() {
             let receipt = timeout(PATIENCE, receipts.recv()).await.ok().flatten();
             let receipt =
                 receipt.ok_or_else(|| CliError::failed("not everything was delivered"))?;
-            heard.entry(receipt.stream).or_default().push(receipt);
+            by_stream.entry(receipt.stream).or_default().push(receipt);
         }
-        Ok(heard)
+        Ok(by_stream)
     }
 
-    fn none_astray(&self) -> Result<(), CliError> {
-        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        match (count(&self.astray.events), count(&self.astray.ends)) {
+    /// Fails if a stream without the withdrawals received an event or ended.
+    fn check_others(&self) -> Result<(), CliError> {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        match (count(&self.unexpected.events), count(&self.unexpected.ends)) {
             (0, 0) => Ok(()),
             (events, ends) => Err(CliError::failed(format!(
                 "{events} events were delivered to other streams, and {ends} of those ended"
@@ -465,12 +467,12 @@ impl Readers {
     }
 }
 
-/// What bursts came to.
+/// The results of one or more bursts.
 struct Burst {
     bursts: u64,
     withdrawals: u64,
     deliveries: u64,
-    /// Deliveries that came before their writer heard of them: those took no time.
+    /// Deliveries before the acknowledgement of their write; they count as no time.
     early: u64,
     /// Until the last delivery.
     seconds: f64,
@@ -494,13 +496,13 @@ impl Burst {
         })
     }
 
-    /// Takes what the streams received; each must have received all that was acknowledged, in order.
+    /// Adds the receipts of a burst. Each stream must have received all acknowledged events in order.
     fn take(
         &mut self,
         acknowledged: &HashMap<u64, Instant>,
-        heard: &HashMap<usize, Vec<Receipt>>,
+        by_stream: &HashMap<usize, Vec<Receipt>>,
     ) -> Result<(), CliError> {
-        for (stream, receipts) in heard {
+        for (stream, receipts) in by_stream {
             let in_order = receipts.windows(2).all(|pair| pair[0].index < pair[1].index);
             if !in_order || receipts.len() != acknowledged.len() {
                 return Err(CliError::failed(format!(
@@ -512,7 +514,7 @@ impl Burst {
             for receipt in receipts {
                 let Some(at) = acknowledged.get(&receipt.index) else {
                     let index = receipt.index;
-                    return Err(CliError::failed(format!("nobody recorded event {index}")));
+                    return Err(CliError::failed(format!("event {index} was not recorded here")));
                 };
                 self.early += u64::from(receipt.at < *at);
                 let took = receipt.at.saturating_duration_since(*at);
@@ -532,8 +534,7 @@ impl Burst {
         self.seconds += other.seconds;
         self.write_seconds += other.write_seconds;
         self.cpu_seconds += other.cpu_seconds;
-        let added = self.latencies_ns.add(&other.latencies_ns);
-        added.map_err(|error| CliError::failed(error.to_string()))
+        self.latencies_ns.add(&other.latencies_ns).map_err(failed)
     }
 
     fn deliveries_a_burst(&self) -> f64 {
@@ -559,20 +560,4 @@ impl Burst {
     fn us(&self, quantile: f64) -> f64 {
         self.latencies_ns.value_at_quantile(quantile) as f64 / 1_000.0
     }
-}
-
-async fn all_done(mut tasks: JoinSet<Result<(), tonic::Status>>) -> Result<(), CliError> {
-    while let Some(joined) = tasks.join_next().await {
-        joined.map_err(ended)?.map_err(refused)?;
-    }
-    Ok(())
-}
-
-fn refused(status: tonic::Status) -> CliError {
-    CliError::Server(Box::new(status))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
-fn ended(error: tokio::task::JoinError) -> CliError {
-    CliError::failed(error.to_string())
 }

@@ -1,6 +1,7 @@
-//! Load in a closed loop: so many callers, each with one call in flight.
+//! Load in a closed loop: a number of callers, each with one call in flight.
 
 use std::{
+    fmt::Display,
     future::Future,
     sync::{
         Arc,
@@ -13,7 +14,7 @@ use consent_ledger::cli::error::CliError;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
-/// What a load run came to.
+/// The result of a load run.
 pub(super) struct Run {
     pub calls: u64,
     pub elapsed: Duration,
@@ -31,8 +32,8 @@ impl Run {
     }
 }
 
-/// Calls until `duration` is over. `call` gets the number of the caller and a number that no other
-/// call gets.
+/// Makes calls until `duration` is over. The arguments of `call` are the number of the caller and a
+/// number that is unique to the call.
 pub(super) async fn closed_loop<F, C>(
     callers: usize,
     duration: Duration,
@@ -51,26 +52,40 @@ where
         tasks.spawn(async move {
             let mut latencies_ns = new_histogram().map_err(|e| e.to_string())?;
             while started.elapsed() < duration {
-                let asked = Instant::now();
+                let called_at = Instant::now();
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 call(caller, number).await.map_err(|status| status.to_string())?;
-                latencies_ns.saturating_record(nanos_since(asked));
+                latencies_ns.saturating_record(nanos_since(called_at));
             }
             Ok::<_, String>(latencies_ns)
         });
     }
     let mut all = new_histogram()?;
     while let Some(joined) = tasks.join_next().await {
-        let latencies = joined.map_err(|e| CliError::failed(e.to_string()))?;
+        let latencies = joined.map_err(failed)?;
         let latencies = latencies.map_err(|e| CliError::failed(format!("a call failed: {e}")))?;
-        all.add(latencies).map_err(|e| CliError::failed(e.to_string()))?;
+        all.add(latencies).map_err(failed)?;
     }
     Ok(Run { calls: all.len(), elapsed: started.elapsed(), latencies_ns: all })
 }
 
 /// A histogram of nanoseconds, up to a minute.
 pub(super) fn new_histogram() -> Result<Histogram<u64>, CliError> {
-    Histogram::new_with_max(60_000_000_000, 3).map_err(|error| CliError::failed(error.to_string()))
+    Histogram::new_with_max(60_000_000_000, 3).map_err(failed)
+}
+
+/// Waits for tasks of calls, and fails with the first that failed.
+pub(super) async fn join_all(
+    mut tasks: JoinSet<Result<(), tonic::Status>>,
+) -> Result<(), CliError> {
+    while let Some(joined) = tasks.join_next().await {
+        joined.map_err(failed)??;
+    }
+    Ok(())
+}
+
+pub(super) fn failed(error: impl Display) -> CliError {
+    CliError::failed(error.to_string())
 }
 
 pub(super) fn nanos_since(moment: Instant) -> u64 {

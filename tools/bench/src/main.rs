@@ -1,9 +1,9 @@
-//! `consent-ledger-bench`: measures the service beside something fixed, in one run.
+//! `consent-ledger-bench`: measures the service and baselines in one run.
 //!
-//! Absolute times say little on a shared machine. So every figure has a companion from the same run:
-//! a check beside an echo of the same messages, a recorded act beside a raw append and `fdatasync`,
-//! verification beside plain hashing of the same bytes. The servers run as processes of their own, so
-//! that their CPU time is theirs alone; the load comes from this process.
+//! Absolute times mean little on a shared machine. So figures have a baseline from the same run: an
+//! echo of the same messages for checks, a raw append with `fdatasync` for recorded acts, plain hashing
+//! of the same bytes for verification. The servers are separate processes, so that their CPU time can
+//! be measured; this process makes the load.
 
 mod acts;
 mod echo;
@@ -19,13 +19,13 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use consent_ledger::cli::{
     Exit, conclude,
-    error::{CliError, Style},
+    error::CliError,
     output::{Output, Printing, Table, Tone},
 };
 use mimalloc::MiMalloc;
 use serde::Serialize;
 
-/// As the service's binary: load and echo should not differ from it by their allocator.
+/// The same allocator as in the service, so that it makes no difference between service and echo.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -36,7 +36,7 @@ Examples:
 
 Use a release build. The data goes to a temporary directory under --dir and is removed at the end.";
 
-/// Measure the consent ledger on this machine, beside something fixed
+/// Measure the consent ledger and baselines on this machine
 #[derive(Debug, Parser)]
 #[command(
     name = "consent-ledger-bench",
@@ -46,10 +46,10 @@ Use a release build. The data goes to a temporary directory under --dir and is r
     args_conflicts_with_subcommands = true
 )]
 struct Cli {
-    /// How to print.
+    /// Output options.
     #[command(flatten)]
     printing: Printing,
-    /// What to measure, and how.
+    /// Options of the measurements.
     #[command(flatten)]
     args: BenchArgs,
     /// A server to run instead.
@@ -60,36 +60,36 @@ struct Cli {
 /// Servers that the tool starts from its own binary.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a server that answers checks without looking at them
+    /// Run a server that answers every check with the same response
     #[command(hide = true)]
     Echo,
 }
 
-/// What to measure, and how.
+/// Options of the measurements.
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// What to measure [default: all but `proofs` and `fanout`]
+    /// Parts to measure [default: all but `proofs` and `fanout`]
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
-    /// How long each measurement takes, in seconds
+    /// Duration of each measurement in seconds
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// How many data subjects the ledger has
+    /// Number of data subjects in the ledger
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     subjects: u64,
-    /// How many entries the ledger of `proofs` has; a million takes about 250 MB
+    /// Number of entries in the ledger of `proofs`; a million takes about 250 MB
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     proof_entries: u64,
-    /// Where the temporary data goes: the disk that is measured
+    /// Directory for temporary data, on the disk to measure
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// Take the ledger in this directory, made by an earlier run with --keep, for the same --subjects
+    /// Use the ledger of an earlier run with --keep and the same --subjects
     #[arg(long, value_name = "DIR")]
     reuse: Option<PathBuf>,
     /// The server to measure [default: `consent-ledger` beside this binary]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
-    /// Leave the data where it is, and say where
+    /// Keep the data, and print its directory
     #[arg(long)]
     keep: bool,
     /// Sizes of `fanout`
@@ -97,22 +97,22 @@ struct BenchArgs {
     fanout: fanout::FanoutArgs,
 }
 
-/// What can be measured.
+/// A part that can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Check, one at a time and many in flight, beside an echo server
+    /// Check, one and many in flight; baseline: an echo server
     Check,
     /// BatchCheck of 1,000
     Batch,
-    /// FilterAudience over 1,000,000 data subjects, beside BatchCheck
+    /// FilterAudience over 1,000,000 data subjects; baseline: BatchCheck
     Audience,
-    /// RecordConsent, one at a time and many in flight, beside append and fdatasync
+    /// RecordConsent, one and many in flight; baseline: append and fdatasync
     Record,
-    /// Verification beside plain hashing
+    /// Verification; baseline: plain hashing
     Verify,
-    /// The tree beside the append path, and proofs; only when it is named
+    /// The tree and proofs; baseline: append and fdatasync; only if named
     Proofs,
-    /// Watch streams and a burst of withdrawals, beside an echo server; only when it is named
+    /// Watch streams and a burst of withdrawals; baseline: an echo server; only if named
     Fanout,
     /// Restart, and resident memory
     Restart,
@@ -121,22 +121,24 @@ enum Part {
 /// One figure.
 #[derive(Debug, Serialize)]
 struct Figure {
-    /// What was measured.
-    what: String,
-    /// The value, with its unit in `unit`.
+    /// Name of the figure.
+    #[serde(rename = "what")]
+    name: String,
+    /// The value in `unit`.
     value: f64,
-    /// Unit of the value and of its companion.
+    /// Unit of the value and the baseline.
     unit: &'static str,
-    /// What stands beside it.
+    /// The baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     beside: Option<Beside>,
 }
 
-/// The companion of a figure.
+/// The baseline of a figure.
 #[derive(Debug, Serialize)]
 struct Beside {
-    /// What was measured.
-    what: &'static str,
+    /// Name of the baseline.
+    #[serde(rename = "what")]
+    name: &'static str,
     /// Its value.
     value: f64,
     /// The figure divided by it.
@@ -144,17 +146,17 @@ struct Beside {
 }
 
 impl Figure {
-    fn new(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { what: what.into(), value, unit, beside: None }
+    fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, unit, beside: None }
     }
 
-    fn beside(mut self, what: &'static str, value: f64) -> Self {
-        self.beside = Some(Beside { what, value, ratio: self.value / value });
+    fn beside(mut self, name: &'static str, value: f64) -> Self {
+        self.beside = Some(Beside { name, value, ratio: self.value / value });
         self
     }
 }
 
-/// What the measurements share.
+/// Shared by the measurements.
 struct Bench {
     /// The service's binary.
     binary: PathBuf,
@@ -171,7 +173,7 @@ async fn main() -> ExitCode {
         None => Box::pin(run(&cli.args, &mut out)).await,
         Some(Command::Echo) => echo::run().await,
     };
-    conclude(ended, out, Style::new(cli.printing))
+    conclude(ended, out, cli.printing)
 }
 
 async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
@@ -180,12 +182,12 @@ async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
     }
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     let binary = process::service_binary(args.binary.as_deref())?;
-    let place = Place::new(args)?;
+    let folder = TemporaryFolder::new(args)?;
     let bench = Bench {
         binary,
         seconds: Duration::from_secs(args.seconds),
         subjects: args.subjects,
-        data_dir: place.data_dir.clone(),
+        data_dir: folder.data_dir.clone(),
     };
     let needs_ledger =
         [Part::Check, Part::Batch, Part::Audience, Part::Verify, Part::Restart].map(wanted);
@@ -203,16 +205,16 @@ async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
         questions::audience(&bench, &mut report).await?;
     }
     if wanted(Part::Record) {
-        acts::record(&bench, &place.root, &mut report).await?;
+        acts::record(&bench, &folder.root, &mut report).await?;
     }
     if wanted(Part::Verify) {
         rest::verify(&bench, &mut report)?;
     }
     if args.only.contains(&Part::Proofs) {
-        proofs::proofs(args.proof_entries, &place.root, &mut report)?;
+        proofs::proofs(args.proof_entries, &folder.root, &mut report)?;
     }
     if args.only.contains(&Part::Fanout) {
-        fanout::fanout(&args.fanout, &bench, &place.root, &mut report).await?;
+        fanout::fanout(&args.fanout, &bench, &folder.root, &mut report).await?;
     }
     if wanted(Part::Restart) {
         rest::restart(&bench, &mut report).await?;
@@ -220,7 +222,7 @@ async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
-/// Prints figures as they come: a measurement that takes minutes should not keep what it knows.
+/// Prints figures at once, because later measurements may take minutes.
 struct Report<'a> {
     out: &'a mut Output,
     part: &'static str,
@@ -245,10 +247,10 @@ impl Report<'_> {
             table.row(
                 Tone::Plain,
                 [
-                    figure.what.clone(),
+                    figure.name.clone(),
                     number(figure.value),
                     figure.unit.to_owned(),
-                    beside.map_or(String::new(), |beside| beside.what.to_owned()),
+                    beside.map_or(String::new(), |beside| beside.name.to_owned()),
                     beside.map_or(String::new(), |beside| number(beside.value)),
                     beside.map_or(String::new(), |beside| format!("{:.2}", beside.ratio)),
                 ],
@@ -260,7 +262,7 @@ impl Report<'_> {
     }
 }
 
-/// Three digits that count, and no more zeros than needed.
+/// Formats a number with about three significant digits.
 fn number(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
@@ -269,14 +271,14 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A directory that is removed at the end.
-struct Place {
+/// A directory that is removed at the end, unless it is kept.
+struct TemporaryFolder {
     root: PathBuf,
     data_dir: PathBuf,
     remove: bool,
 }
 
-impl Place {
+impl TemporaryFolder {
     fn new(args: &BenchArgs) -> Result<Self, CliError> {
         let root = args.dir.join(format!("consent-ledger-bench-{}", std::process::id()));
         fs::create_dir_all(&root).map_err(|error| CliError::file(&root, error))?;
@@ -288,7 +290,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         if self.remove {
             let _ = fs::remove_dir_all(&self.root);

@@ -1,4 +1,4 @@
-//! Servers as processes of their own, and what they use.
+//! Server processes, and their use of CPU time and memory.
 
 use std::{
     env, fs,
@@ -11,13 +11,14 @@ use std::{
 use consent_ledger::cli::error::CliError;
 use tonic::transport::{Channel, Endpoint};
 
-/// Clock ticks a second in `/proc/PID/stat`; Linux shows 100 to programs on every architecture.
+use super::load::failed;
+
+/// Clock ticks a second in `/proc/PID/stat`: always 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// The `consent-ledger` binary to measure: the one that is named, else the one beside this binary,
-/// where cargo builds both.
-pub(super) fn service_binary(named: Option<&Path>) -> Result<PathBuf, CliError> {
-    let binary = match named {
+/// The `consent-ledger` binary to measure: `path`, or else the one in the directory of this binary.
+pub(super) fn service_binary(path: Option<&Path>) -> Result<PathBuf, CliError> {
+    let binary = match path {
         Some(path) => path.to_owned(),
         None => this_binary()?.with_file_name(format!("consent-ledger{}", env::consts::EXE_SUFFIX)),
     };
@@ -65,7 +66,7 @@ impl ServerProcess {
         Self::start(command)
     }
 
-    /// Starts a server and waits until it says where it listens.
+    /// Starts a server and waits until it prints its address.
     fn start(mut command: Command) -> Result<Self, CliError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child =
@@ -91,7 +92,7 @@ impl ServerProcess {
         self.connect_with(count, |endpoint| endpoint).await
     }
 
-    /// Connections to the server, set up in some way.
+    /// Connections to the server with settings.
     pub(super) async fn connect_with(
         &self,
         count: usize,
@@ -99,10 +100,9 @@ impl ServerProcess {
     ) -> Result<Vec<Channel>, CliError> {
         let mut channels = Vec::new();
         for _ in 0..count {
-            let endpoint = Endpoint::from_shared(self.addr.clone())
-                .map_err(|error| CliError::failed(error.to_string()))?;
+            let endpoint = Endpoint::from_shared(self.addr.clone()).map_err(failed)?;
             let channel = set_up(endpoint.tcp_nodelay(true)).connect().await;
-            channels.push(channel.map_err(|error| CliError::failed(error.to_string()))?);
+            channels.push(channel.map_err(failed)?);
         }
         Ok(channels)
     }
@@ -111,7 +111,7 @@ impl ServerProcess {
     pub(super) fn cpu(&self) -> Result<Duration, CliError> {
         let path = format!("/proc/{}/stat", self.child.id());
         let stat = fs::read_to_string(&path).map_err(|error| CliError::io(path, error))?;
-        // The fields count from after the name, which is in parentheses and may hold anything.
+        // Skip the name, which is in parentheses and may contain spaces.
         let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let ticks = |field: usize| {
             rest.split_whitespace().nth(field).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0)
@@ -128,12 +128,12 @@ impl ServerProcess {
         Ok(kib.unwrap_or(0.0) * 1024.0)
     }
 
-    /// Ends the server as an operator would, and waits for it.
+    /// Ends the server with SIGTERM and waits for it.
     pub(super) fn terminate(mut self) -> Result<(), CliError> {
         let pid = self.child.id().to_string();
-        let failed = |error| CliError::io("ending a server", error);
-        Command::new("kill").args(["-TERM", &pid]).status().map_err(failed)?;
-        self.child.wait().map_err(failed)?;
+        let io_error = |error| CliError::io("ending a server", error);
+        Command::new("kill").args(["-TERM", &pid]).status().map_err(io_error)?;
+        self.child.wait().map_err(io_error)?;
         Ok(())
     }
 }

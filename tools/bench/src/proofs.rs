@@ -1,4 +1,4 @@
-//! The tree: what it adds to an append, and how long a proof takes.
+//! The tree: its cost for an append, and the duration of proofs.
 
 use std::{
     path::Path,
@@ -23,11 +23,14 @@ use consent_ledger::{
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{Figure, Report, load::new_histogram};
+use super::{
+    Figure, Report,
+    load::{failed, nanos_since, new_histogram},
+};
 
 /// Entries in one group commit.
 const BATCH_ENTRIES: u64 = 256;
-/// Proofs of each kind that are timed.
+/// Number of timed proofs of each kind.
 const PROOFS: u64 = 20_000;
 const SEGMENT_BYTES: u64 = 64 << 20;
 
@@ -46,14 +49,14 @@ pub(super) fn proofs(entries: u64, dir: &Path, report: &mut Report<'_>) -> Resul
     .map_err(failed)?;
     let files = TreeFiles::create(disk, &dir.join("proofs/tree")).map_err(failed)?;
     let mut tree = TreeWriter::new(files.clone()).map_err(failed)?;
-    let (appended, grown) = fill(entries, &log, &mut tree, &mut rng)?;
-    let share = |spent: Duration| spent.as_secs_f64() * 1e6 / entries as f64;
+    let (appending, growing) = fill(entries, &log, &mut tree, &mut rng)?;
+    let us_an_entry = |duration: Duration| duration.as_secs_f64() * 1e6 / entries as f64;
     report.add(&[Figure::new(
         "leaf hashed and written to the tree",
-        share(grown),
+        us_an_entry(growing),
         "µs an entry",
     )
-    .beside("append and fdatasync, 256 at once", share(appended))])?;
+    .beside("append and fdatasync, 256 at once", us_an_entry(appending))])?;
 
     let root = files.root(entries).map_err(failed)?;
     let subtree = |height, number| files.subtree(height, number);
@@ -71,15 +74,15 @@ pub(super) fn proofs(entries: u64, dir: &Path, report: &mut Report<'_>) -> Resul
         verify_consistency((first, &before), (entries, &root), &proof).map_err(failed)
     })?;
     let mut figures = Vec::new();
-    for (what, times) in [("inclusion", inclusion), ("consistency", consistency)] {
+    for (kind, times) in [("inclusion", inclusion), ("consistency", consistency)] {
         let at = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
-        figures.push(Figure::new(format!("{what}, p50 of {PROOFS} in {entries}"), at(0.5), "µs"));
-        figures.push(Figure::new(format!("{what}, p99"), at(0.99), "µs"));
+        figures.push(Figure::new(format!("{kind}, p50 of {PROOFS} in {entries}"), at(0.5), "µs"));
+        figures.push(Figure::new(format!("{kind}, p99"), at(0.99), "µs"));
     }
     report.add(&figures)
 }
 
-/// Fills ledger and tree. Answers what each of the two took.
+/// Fills ledger and tree, and returns the time for each of the two.
 fn fill(
     entries: u64,
     log: &LocalLog,
@@ -87,7 +90,7 @@ fn fill(
     rng: &mut StdRng,
 ) -> Result<(Duration, Duration), CliError> {
     let (mut tip, mut recorded_at) = (Tip::genesis(), Millis(1_764_000_000_000));
-    let (mut appended, mut grown) = (Duration::ZERO, Duration::ZERO);
+    let (mut appending, mut growing) = (Duration::ZERO, Duration::ZERO);
     let bar = progress::bar(Some(entries), "filling");
     while tip.next_index < entries {
         let start = tip.next_index;
@@ -99,17 +102,17 @@ fn fill(
             frames.push(frame);
             tip = next;
         }
-        let began = Instant::now();
+        let started = Instant::now();
         log.append(start, &frames).map_err(failed)?;
-        appended += began.elapsed();
-        let began = Instant::now();
+        appending += started.elapsed();
+        let started = Instant::now();
         frames.iter().for_each(|frame| tree.push(leaf_hash(frame)));
         tree.write().map_err(failed)?;
-        grown += began.elapsed();
+        growing += started.elapsed();
         bar.set_position(tip.next_index);
     }
     bar.finish_and_clear();
-    Ok((appended, grown))
+    Ok((appending, growing))
 }
 
 fn opened(created_at: Millis) -> Body {
@@ -121,7 +124,7 @@ fn opened(created_at: Millis) -> Body {
     })
 }
 
-/// An act with sealed evidence of the usual size.
+/// An act with sealed evidence of a typical size.
 fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
     let key = |text| Key::parse(text).ok();
     let scope = ScopeKeys { purpose: key("marketing.newsletter"), channel: key("email") };
@@ -147,18 +150,13 @@ fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
     })
 }
 
-/// Does something often, and answers how long each time took, in nanoseconds.
+/// Repeats some work, and returns the durations in nanoseconds.
 fn timed(mut work: impl FnMut() -> Result<(), CliError>) -> Result<Histogram<u64>, CliError> {
     let mut times = new_histogram()?;
     for _ in 0..PROOFS {
-        let began = Instant::now();
+        let started = Instant::now();
         work()?;
-        let spent = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        times.saturating_record(spent);
+        times.saturating_record(nanos_since(started));
     }
     Ok(times)
-}
-
-fn failed(error: impl std::fmt::Display) -> CliError {
-    CliError::failed(error.to_string())
 }

@@ -21,9 +21,9 @@ use super::{
 
 /// Callers in flight.
 const IN_FLIGHT: [usize; 4] = [1, 8, 64, 256];
-/// Rounds in which service and echo take turns, so that drift hits both alike.
+/// Number of rounds in which service and echo take turns, so that drift affects both.
 const ROUNDS: u32 = 2;
-/// Connections that the callers share.
+/// Maximum number of connections, which the callers share.
 const CONNECTIONS_MAX: usize = 4;
 /// Checks in a batch.
 const BATCH: u64 = 1_000;
@@ -31,10 +31,10 @@ const BATCH: u64 = 1_000;
 const AUDIENCE: u64 = 1_000_000;
 /// Data subjects in a message of an audience.
 const AUDIENCE_MESSAGE: u64 = 10_000;
-/// Checks in a batch while every subject is read once.
+/// Checks in a batch of [`warm_up`].
 const WARM_UP_BATCH: u64 = 5_000;
 
-/// Check beside the echo.
+/// Check; baseline: the echo.
 pub(super) async fn check(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     report.part("check: one question a call");
     let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
@@ -62,7 +62,7 @@ pub(super) async fn check(bench: &Bench, report: &mut Report<'_>) -> Result<(), 
     Ok(())
 }
 
-/// What the rounds of one server came to; latencies are those of the last round.
+/// The results of one server. Latencies are those of its last round.
 #[derive(Default)]
 struct Total {
     calls: f64,
@@ -140,14 +140,14 @@ async fn batches(service: &ServerProcess, bench: &Bench) -> Result<Run, CliError
     .await
 }
 
-/// One audience beside batches of the same questions.
+/// FilterAudience; baseline: batches of the same questions.
 pub(super) async fn audience(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     report.part("audience: 1,000,000 data subjects, one stream");
     let service = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     warm_up(&service, bench).await?;
     let cpu_us = |cpu: Duration, checks: f64| cpu.as_secs_f64() * 1e6 / checks;
     let mut figures = Vec::new();
-    for (what, packed) in [("ids out", false), ("bits out", true)] {
+    for (answers, packed) in [("ids out", false), ("bits out", true)] {
         let before = service.cpu()?;
         let batches = batches(&service, bench).await?;
         let between = service.cpu()?;
@@ -155,16 +155,16 @@ pub(super) async fn audience(bench: &Bench, report: &mut Report<'_>) -> Result<(
         let (batched, filtered) = (batches.calls as f64 * BATCH as f64, AUDIENCE as f64);
         let filtered_us = cpu_us(service.cpu()? - between, filtered);
         figures.extend([
-            Figure::new(format!("checks, {what}"), filtered / seconds, "1/s")
+            Figure::new(format!("checks, {answers}"), filtered / seconds, "1/s")
                 .beside("BatchCheck", batches.per_second() * BATCH as f64),
-            Figure::new(format!("server CPU, {what}"), filtered_us, "us/check")
+            Figure::new(format!("server CPU, {answers}"), filtered_us, "us/check")
                 .beside("BatchCheck", cpu_us(between - before, batched)),
         ]);
     }
     report.add(&figures)
 }
 
-/// Filters one audience, and answers how many seconds it took.
+/// Filters one audience, and returns the duration in seconds.
 async fn filter(service: &ServerProcess, bench: &Bench, packed: bool) -> Result<f64, CliError> {
     let channel = service.connect(1).await?.remove(0);
     let mut client = CheckServiceClient::new(channel).max_decoding_message_size(64 << 20);
@@ -175,23 +175,21 @@ async fn filter(service: &ServerProcess, bench: &Bench, packed: bool) -> Result<
         packed,
         ..AudienceQuery::default()
     };
-    let some = move |part: u64| {
+    let subjects_message = move |part: u64| {
         let numbers = part * AUDIENCE_MESSAGE..(part + 1) * AUDIENCE_MESSAGE;
         let subjects = numbers.map(|number| question(number, subjects).subject).collect();
         Asked::Subjects(AudienceSubjects { subjects })
     };
-    let parts = (0..AUDIENCE / AUDIENCE_MESSAGE).map(some);
+    let parts = (0..AUDIENCE / AUDIENCE_MESSAGE).map(subjects_message);
     let messages = iter::once(Asked::Query(query)).chain(parts);
     let requests = messages.map(|message| FilterAudienceRequest { message: Some(message) });
-    let server = |status| CliError::Server(Box::new(status));
     let started = Instant::now();
-    let answers = client.filter_audience(tokio_stream::iter(requests)).await.map_err(server)?;
-    let mut answers = answers.into_inner();
-    while answers.message().await.map_err(server)?.is_some() {}
+    let mut answers = client.filter_audience(tokio_stream::iter(requests)).await?.into_inner();
+    while answers.message().await?.is_some() {}
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// Reads every subject once, so that what is measured is hot state and not the first read of each.
+/// Checks every data subject once, so that the measurement finds all in hot state.
 pub(super) async fn warm_up(service: &ServerProcess, bench: &Bench) -> Result<(), CliError> {
     let channel = service.connect(1).await?.remove(0);
     let mut client = CheckServiceClient::new(channel).max_decoding_message_size(64 << 20);
@@ -200,14 +198,13 @@ pub(super) async fn warm_up(service: &ServerProcess, bench: &Bench) -> Result<()
         let end = bench.subjects.min(number + WARM_UP_BATCH);
         let checks = (number..end).map(|number| question(number, bench.subjects)).collect();
         let request = BatchCheckRequest { checks, at_least_revision: None };
-        let answered = client.batch_check(request).await;
-        answered.map_err(|status| CliError::Server(Box::new(status)))?;
+        client.batch_check(request).await?;
         number = end;
     }
     Ok(())
 }
 
-/// A question about some subject. The subjects follow one another in an order that no cache likes.
+/// A question about a data subject. Consecutive questions are far apart, so that caches do not help.
 pub(super) fn question(number: u64, subjects: u64) -> CheckRequest {
     const STRIDE: u64 = 7_368_787;
     CheckRequest {

@@ -15,19 +15,19 @@ use super::{Bench, Figure, Report, process::ServerProcess, questions};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// How often verification and its baselines take turns; the best of each counts, because on a shared
-/// machine a single turn says more of the neighbours.
+/// Number of rounds of verification and its baselines. The best round counts, because a single one
+/// depends on the load of a shared machine.
 const ROUNDS: usize = 7;
-/// Entries that the baseline of verification hashes, in bytes: more are not held in memory.
+/// Maximum size of the entries that the baseline of verification holds in memory.
 const BASELINE_BYTES_MAX: usize = 1 << 30;
 
-/// Verification beside the hashes that it can not do without: BLAKE3 for the chain and SHA-256 for
-/// the tree, over the same entries in memory, on as many threads.
+/// Verification; baseline: the hashes that it needs at least, BLAKE3 for the chain and SHA-256 for the
+/// tree, of the same entries in memory on as many threads.
 pub(super) fn verify(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliError> {
     let threads = ledger::verify::workers();
     report.part("verify: every byte of the ledger, on all cores");
     let dir = bench.data_dir.join(ledger::DIR);
-    // This also brings the files to the page cache, where verification finds them.
+    // This also loads the files into the page cache.
     let entries = Entries::read(&dir)?;
     let (mut hashing, mut through, mut verified) = (0.0_f64, 0.0_f64, 0.0_f64);
     let mut good = None;
@@ -56,7 +56,7 @@ pub(super) fn verify(bench: &Bench, report: &mut Report<'_>) -> Result<(), CliEr
 /// Entries end to end in memory.
 struct Entries {
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// The end of each entry.
     ends: Vec<usize>,
 }
 
@@ -75,7 +75,7 @@ impl Entries {
         Ok(entries)
     }
 
-    /// How many MiB are hashed in a second if each thread has one row of entries.
+    /// MiB hashed in a second, with one row of entries for each thread.
     fn rate(&self, threads: usize, hash: fn(Row<'_>)) -> f64 {
         let started = Instant::now();
         let entries = self.ends.len().div_ceil(threads).max(1);
@@ -99,7 +99,7 @@ struct Row<'a> {
     ends: &'a [usize],
 }
 
-/// Each entry, once with either function.
+/// Hashes each entry with both functions.
 fn hash_entries(row: Row<'_>) {
     let mut start = row.start;
     for &end in row.ends {
@@ -109,7 +109,7 @@ fn hash_entries(row: Row<'_>) {
     }
 }
 
-/// The whole row, once with either function.
+/// Hashes the whole row with both functions.
 fn hash_through(row: Row<'_>) {
     let end = row.ends.last().copied().unwrap_or(row.start);
     let bytes = &row.bytes[row.start..end];
@@ -123,8 +123,7 @@ pub(super) async fn restart(bench: &Bench, report: &mut Report<'_>) -> Result<()
     let server = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     let channel = server.connect(1).await?.remove(0);
     let mut client = CheckServiceClient::new(channel);
-    let status = |status| CliError::Server(Box::new(status));
-    client.check(questions::question(0, 1)).await.map_err(status)?;
+    client.check(questions::question(0, 1)).await?;
     let seconds = started.elapsed().as_secs_f64();
     let cold = server.resident_bytes()?;
 

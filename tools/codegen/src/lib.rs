@@ -1,7 +1,7 @@
-//! What is generated from `proto/consent/v1`, file by file.
+//! Generates the files that are made from `proto/consent/v1`.
 //!
-//! Messages, descriptors and what these say of methods and reasons go to `crates/proto`, client stubs and
-//! the service config to `crates/client`, server stubs to the service itself. The errors have a document.
+//! Messages, descriptors and the tables of methods and reasons go to `crates/proto`, client stubs and
+//! the service config to `crates/client`, server stubs to the service, and the list of errors to `docs`.
 
 mod protocol;
 mod tables;
@@ -12,23 +12,23 @@ use protox::prost_reflect::prost_types::FileDescriptorSet;
 
 use protocol::Protocol;
 
-/// The crate of the messages, as generated code names it.
+/// The path of the messages' crate in generated code.
 const MESSAGES: &str = "::consent_ledger_proto";
 
-/// A generated file: its path below the root of the repository, and its content.
+/// A generated file: its path in the repository, and its content.
 pub type Generated = (&'static str, Vec<u8>);
 
 /// Generates all files from the protocol below `root`.
 ///
 /// # Errors
-/// The protocol does not compile, its options are wrong, or a temporary folder can not be used.
+/// The protocol does not compile, an option is missing, or a temporary folder can not be used.
 pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
     let protocol = Protocol::compile(root)?;
     let (methods, reasons) = (protocol.methods()?, protocol.reasons()?);
     let descriptors = protocol.descriptors();
     let builder = || tonic_prost_build::configure().build_client(false).build_server(false);
     let services = || builder().extern_path(".consent.v1", MESSAGES);
-    // Ordered maps make the encoding of a request deterministic, and with it the request digest.
+    // Ordered maps make the encoding of a request, and so its digest, deterministic.
     let mut messages = tonic_prost_build::Config::new();
     messages.btree_map(["."]).enable_type_names();
     Ok(vec![
@@ -65,7 +65,7 @@ pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
     ])
 }
 
-/// The one file that a builder writes for `consent.v1`.
+/// The file that a builder writes for `consent.v1`.
 fn code(
     descriptors: &FileDescriptorSet,
     write: impl FnOnce(&Path, FileDescriptorSet) -> std::io::Result<()>,
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_checked_in_is_what_the_protocol_says() {
+    fn the_checked_in_files_are_current() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         for (path, content) in generate(&root).unwrap() {
             let is_current = fs::read(root.join(path)).unwrap() == content;

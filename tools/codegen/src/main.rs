@@ -1,7 +1,7 @@
-//! `cargo run -p codegen`: writes what is generated from `proto/`, with no `protoc`.
+//! `cargo run -p codegen`: writes the files that are generated from `proto/`, without `protoc`.
 //!
-//! It is checked in, so that nothing that depends on it needs a build script. A test fails if it is not
-//! what the protocol says.
+//! The files are checked in, so that no crate needs a build script. A test fails if they are not
+//! current.
 
 use std::{error::Error, fs, path::Path};
 

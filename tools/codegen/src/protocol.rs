@@ -1,4 +1,4 @@
-//! The protocol as its descriptors have it: files, methods, and error reasons with their options.
+//! The descriptors of the protocol: methods and error reasons with their options.
 
 use std::{
     error::Error,
@@ -10,7 +10,7 @@ use protox::{
     Compiler,
     prost_reflect::{
         DescriptorPool, DynamicMessage, EnumValueDescriptor, MethodDescriptor, ReflectMessage,
-        prost_types::{FileDescriptorSet, method_options::IdempotencyLevel},
+        prost_types::{Duration, FileDescriptorSet, method_options::IdempotencyLevel},
     },
 };
 
@@ -23,48 +23,48 @@ pub struct Protocol {
     pool: DescriptorPool,
 }
 
-/// A method, with what its options say.
+/// A method with its options.
 pub struct Method {
     /// `package.Service`.
     pub service: String,
-    /// Its name in the service.
+    /// Name in the service.
     pub name: String,
     /// Whether the request is a stream.
     pub client_streaming: bool,
     /// Whether the answer is a stream.
     pub server_streaming: bool,
-    /// What a repetition of a request does.
+    /// The effect of a repeated request.
     pub idempotency: IdempotencyLevel,
-    /// Name of the request's message, in the package.
+    /// Name of the request message in the package.
     pub request: String,
     /// Whether the request has an idempotency key.
     pub has_key: bool,
-    /// How long clients wait for the answer.
+    /// Deadline and retries.
     pub timing: Timing,
 }
 
 /// Deadline and retries of a unary call. Spans are in milliseconds.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Timing {
-    /// How long a call may take with all its attempts.
+    /// Maximum duration of a call with all attempts.
     pub timeout_ms: u64,
-    /// The greatest number of attempts.
+    /// Maximum number of attempts.
     pub attempts_max: u32,
-    /// The wait before the second attempt.
+    /// Backoff before the second attempt.
     pub initial_backoff_ms: u64,
-    /// The longest wait.
+    /// Maximum backoff.
     pub max_backoff_ms: u64,
 }
 
-/// An error reason, with what its options say.
+/// An error reason with its options.
 pub struct Reason {
-    /// Its name, without the prefix of the enum.
+    /// Name without the prefix of the enum.
     pub name: String,
     /// Name of the status code, without the prefix of the enum.
     pub status: String,
-    /// When the same request is worth another try, in milliseconds.
+    /// Time after which to retry the request, in milliseconds; none if a retry does not help.
     pub retry_delay_ms: Option<u32>,
-    /// What it means.
+    /// Its meaning.
     pub comment: String,
 }
 
@@ -86,7 +86,7 @@ impl Protocol {
         Ok(Self { compiler, pool })
     }
 
-    /// The descriptors, as the generators of code take them: without options of our own.
+    /// The descriptors without custom options, for the code generators.
     pub fn descriptors(&self) -> FileDescriptorSet {
         self.compiler.file_descriptor_set()
     }
@@ -143,7 +143,7 @@ impl Protocol {
         })
     }
 
-    /// All error reasons, in the order of the enum, but the one that is not set.
+    /// All error reasons but `UNSPECIFIED`, in the order of the enum.
     ///
     /// # Errors
     /// A reason has no status code, or no comment.
@@ -173,7 +173,7 @@ impl Protocol {
         })
     }
 
-    /// The value of one of the options in `options.proto`; its default where it is not given.
+    /// The value of an option of `options.proto`, or its default.
     fn option(
         &self,
         options: &DynamicMessage,
@@ -189,7 +189,7 @@ impl Protocol {
 }
 
 impl Method {
-    /// `/package.Service/Method`, as a request names it.
+    /// `/package.Service/Method`.
     pub fn path(&self) -> String {
         format!("/{}/{}", self.service, self.name)
     }
@@ -199,7 +199,7 @@ impl Method {
         self.client_streaming || self.server_streaming
     }
 
-    /// Whether a repetition is known to change nothing, whatever the request says.
+    /// Whether a repeated request changes nothing, with any content.
     pub fn is_idempotent(&self) -> bool {
         self.idempotency != IdempotencyLevel::IdempotencyUnknown
     }
@@ -209,9 +209,7 @@ fn duration_ms(message: &DynamicMessage, field: &str) -> Result<u64, Box<dyn Err
     let duration = message.get_field_by_name(field);
     let duration = duration.as_ref().and_then(|duration| duration.as_message());
     let duration = duration.ok_or_else(|| format!("{field} is not given"))?;
-    let part = |name: &str| duration.get_field_by_name(name).map(std::borrow::Cow::into_owned);
-    let seconds = part("seconds").and_then(|seconds| seconds.as_i64()).unwrap_or_default();
-    let nanos = part("nanos").and_then(|nanos| nanos.as_i32()).unwrap_or_default();
+    let Duration { seconds, nanos } = duration.transcode_to()?;
     Ok(u64::try_from(seconds)? * 1_000 + u64::try_from(nanos)? / 1_000_000)
 }
 

@@ -1,10 +1,10 @@
-//! Numbers that look random and never change: a BLAKE3 output stream.
+//! Reproducible pseudo-random numbers: a BLAKE3 output stream.
 
-/// A stream of numbers.
+/// A generator of pseudo-random numbers.
 pub struct Dice(blake3::OutputReader);
 
 impl Dice {
-    /// The stream of a seed. `purpose` keeps streams of one seed apart.
+    /// The generator of a seed. `purpose` separates generators with the same seed.
     pub fn new(seed: u64, purpose: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_be_bytes());
@@ -19,7 +19,7 @@ impl Dice {
         u64::from_be_bytes(bytes)
     }
 
-    /// A number below `end`, which is not 0. The bias is below one in 2^40 for what is asked here.
+    /// A number below `end`, which is not 0. The bias is below 2^-40 for the ranges in use.
     pub fn below(&mut self, end: u64) -> u64 {
         self.roll() % end
     }
@@ -29,41 +29,41 @@ impl Dice {
         first + self.below(last - first + 1)
     }
 
-    /// True `percent` times in a hundred.
+    /// True with a probability of `percent`.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of several, if there are any.
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        let count = u64::try_from(from.len()).unwrap_or(u64::MAX);
-        let place = self.below(count.max(1));
-        from.get(usize::try_from(place).unwrap_or(usize::MAX))
+    /// A random item; none of an empty slice.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+        let count = u64::try_from(items.len()).unwrap_or(u64::MAX);
+        let index = self.below(count.max(1));
+        items.get(usize::try_from(index).unwrap_or(usize::MAX))
     }
 
-    /// One of several by weight. The weights' sum is not 0.
-    pub fn weighted<T: Copy>(&mut self, from: &[(u64, T)]) -> T {
-        let total = from.iter().map(|(weight, _)| weight).sum();
-        let mut left = self.below(total);
-        for (weight, item) in from {
-            match left.checked_sub(*weight) {
-                Some(rest) => left = rest,
+    /// A random item by weight. The sum of the weights is not 0.
+    pub fn weighted<T: Copy>(&mut self, items: &[(u64, T)]) -> T {
+        let total = items.iter().map(|(weight, _)| weight).sum();
+        let mut remainder = self.below(total);
+        for (weight, item) in items {
+            match remainder.checked_sub(*weight) {
+                Some(rest) => remainder = rest,
                 None => return *item,
             }
         }
-        from[from.len() - 1].1
+        items[items.len() - 1].1
     }
 }
 
-/// Zipf's law over `1..=count`: the k-th is drawn in proportion to 1/k. In whole numbers, as the
-/// last digits of a power are not the same on every machine.
+/// Zipf's law over `1..=count`: rank k has a weight of 1/k. Integer arithmetic, because floating-point
+/// results differ between machines.
 pub struct Zipf {
-    /// Sums of weights up to each rank.
+    /// Cumulative weights.
     sums: Vec<u64>,
 }
 
 impl Zipf {
-    /// The law for `count` ranks, at least one.
+    /// The distribution of `count` ranks, at least one.
     pub fn new(count: u64) -> Self {
         let mut sum = 0;
         let sums = (1..=count.max(1)).map(|rank| {
@@ -73,7 +73,7 @@ impl Zipf {
         Self { sums: sums.collect() }
     }
 
-    /// A rank, counted from 0.
+    /// A random rank, counted from 0.
     pub fn draw(&self, dice: &mut Dice) -> u64 {
         let total = self.sums[self.sums.len() - 1];
         let point = dice.below(total);

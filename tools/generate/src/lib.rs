@@ -1,8 +1,8 @@
 //! `consent-ledger-generate`: onboarding traffic from a seed.
 //!
-//! The same seed and arguments give the same bytes, on every machine and in every version: numbers
-//! come from a hash stream, are whole, and are drawn in a fixed order. Nobody in it is real: names
-//! are numbers, and addresses are those that are reserved for examples (RFC 2606, RFC 5737).
+//! The same seed and arguments give the same bytes on every machine and in every version: numbers are
+//! integers of a hash stream, drawn in a fixed order. No person in it is real: names are numbers, and
+//! addresses are reserved for examples (RFC 2606, RFC 5737).
 
 use std::{
     collections::HashSet,
@@ -30,12 +30,12 @@ mod traffic;
 
 pub use traffic::{Plan, Traffic};
 
-/// The catalogue that traffic is about, if no other is named.
+/// The default catalogue.
 const CATALOG: &str = include_str!("../../../examples/catalog.toml");
 
 const AFTER_HELP: &str = "\
-Each line is an act, in the form that `consent-ledger replay --help` shows. Fields with their default are
-left out.
+Each line is an act in the format that `consent-ledger replay --help` describes. Fields with default
+values are omitted.
 
 Examples:
   consent-ledger-generate --seed 7 --acts 1000 | consent-ledger replay -
@@ -50,23 +50,23 @@ Examples:
     max_term_width = 100
 )]
 pub struct Cli {
-    /// How to print.
+    /// Output options.
     #[command(flatten)]
     pub printing: Printing,
-    /// The same seed gives the same acts
+    /// Seed; the same seed gives the same acts
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Number of acts
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     acts: u64,
-    /// Number of data subjects to draw from; few of them act often (Zipf)
+    /// Number of data subjects; few of them act often (Zipf)
     #[arg(long, value_name = "N", default_value_t = 2_500, value_parser = population())]
     subjects: u64,
     /// Catalogue of purposes and channels [default: the one of examples/catalog.toml]
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
-    /// When the first act took effect (RFC 3339); acts follow every three minutes on average, or
-    /// closer, so that all take effect within 90 days
+    /// When the first act took effect (RFC 3339); the average gap is three minutes, or less, so that
+    /// all acts take effect within 90 days
     #[arg(long, value_name = "TIME", default_value = START, value_parser = words::time)]
     start: Timestamp,
     /// Write to this file instead of standard output
@@ -74,10 +74,10 @@ pub struct Cli {
     output: Option<PathBuf>,
 }
 
-/// Far enough in the past that no act is in the future.
+/// Far enough in the past that no act takes effect in the future.
 const START: &str = "2026-01-01T00:00:00Z";
 
-/// The catalogue that traffic is about, if no other is named.
+/// The default catalogue.
 ///
 /// # Errors
 /// `examples/catalog.toml` is not a catalogue.
@@ -85,7 +85,7 @@ pub fn example_catalog() -> Result<CatalogFile, CliError> {
     CatalogFile::parse(CATALOG).map_err(CliError::failed)
 }
 
-/// When the first act took effect, by default.
+/// The default time of the first act.
 ///
 /// # Errors
 /// The default is not a time.
@@ -97,7 +97,7 @@ fn population() -> RangedU64ValueParser {
     value_parser!(u64).range(1..=10_000_000)
 }
 
-/// What is printed when the acts go to a file.
+/// The output if the acts are written to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Generated {
     /// Number of acts.

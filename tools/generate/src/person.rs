@@ -1,25 +1,25 @@
-//! Whose acts they are.
+//! The data subjects.
 
 use std::collections::BTreeSet;
 
 use super::dice::Dice;
 
-/// A purpose and a channel, by their place in the plan.
+/// A purpose and a channel, by their indexes in the plan.
 pub type Cell = (usize, usize);
 
-/// A made-up person, or a device that nobody is known of.
+/// A fictional person, or a device of an unknown person.
 pub struct Person {
     /// `namespace:id`.
     pub subject: String,
     /// Whether it is a device.
     pub is_device: bool,
-    /// Whether somebody else decides for the person.
+    /// Whether a guardian decides for the person.
     pub is_child: bool,
     /// BCP 47 language.
     pub language: &'static str,
-    /// Whether the person has been welcomed.
+    /// Whether the onboarding is done.
     pub onboarded: bool,
-    /// What the person consented to, as far as their own acts tell.
+    /// Cells with a grant of the person that no later act ended.
     pub given: BTreeSet<Cell>,
 }
 
@@ -29,7 +29,7 @@ const LANGUAGES: [(u64, &str); 8] =
 const DOMAINS: [&str; 3] = ["example.org", "example.com", "example.net"];
 
 impl Person {
-    /// The person at a rank. The same seed and rank are the same person.
+    /// The person at a rank. The same seed and rank give the same person.
     pub fn new(seed: u64, rank: u64) -> Self {
         let mut dice = Dice::new(seed, &format!("person {rank}"));
         let number = 100_000 + rank;

@@ -1,4 +1,4 @@
-//! What happens, act by act.
+//! The sequence of acts.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,21 +14,21 @@ use super::{
     person::{Cell, Person},
 };
 
-/// What of a catalogue there is to decide about.
+/// The cells of a catalogue that acts can be about.
 pub struct Plan {
     purposes: Vec<String>,
     channels: Vec<String>,
-    /// Cells on consent that a device can decide about: on the site or in the app.
+    /// Cells on consent that concern a device: on the site or in the app.
     consent_on_device: Vec<Cell>,
     /// Cells on consent that need an address.
     consent_by_contact: Vec<Cell>,
-    /// Cells on legitimate interest, that one can object to.
+    /// Cells on legitimate interest, open to objections.
     interest: Vec<Cell>,
 }
 
-/// Channels that are places rather than addresses.
+/// Channels without an address.
 const PLACES: [&str; 2] = ["web", "app"];
-/// Purposes that are about using something rather than about being written to.
+/// Prefixes of purposes that concern a device and not messages.
 const ON_DEVICE: [&str; 2] = ["tcf.", "product."];
 
 impl Plan {
@@ -65,7 +65,7 @@ impl Plan {
         Scope { purpose: self.purposes[purpose].clone(), channel: self.channels[channel].clone() }
     }
 
-    /// The cells on consent that a person can be asked about.
+    /// The cells on consent that suit a person or a device.
     fn consent(&self, is_device: bool) -> &[Cell] {
         let (first, other) = if is_device {
             (&self.consent_on_device, &self.consent_by_contact)
@@ -80,8 +80,8 @@ fn is_on_device(purpose: &str) -> bool {
     ON_DEVICE.iter().any(|prefix| purpose.starts_with(prefix))
 }
 
-/// Channels for a purpose: the one that its key names, as in `sms-offers`, else those of its kind,
-/// else all.
+/// Channels for a purpose: the one in its key, as in `sms-offers`, or else those of its kind, or else
+/// all.
 fn fitting(channels: &[String], purpose: &str, on_device: bool) -> Vec<usize> {
     let named = |channel: &String| purpose.split(['.', '-', '_']).any(|word| word == channel);
     let of_kind = |channel: &String| PLACES.contains(&channel.as_str()) == on_device;
@@ -94,7 +94,7 @@ fn fitting(channels: &[String], purpose: &str, on_device: bool) -> Vec<usize> {
         .unwrap_or_else(|| (0..channels.len()).collect())
 }
 
-/// What can happen to somebody who was welcomed.
+/// A situation after the onboarding.
 #[derive(Debug, Clone, Copy)]
 enum Situation {
     PreferenceCentre,
@@ -122,25 +122,25 @@ const SITUATIONS: [(u64, Situation); 10] = [
     (2, Situation::System),
 ];
 
-/// The touchpoints. There are five of them.
+/// The five touchpoints.
 const ONBOARDING_WEB: &str = "onboarding-web";
 const ONBOARDING_APP: &str = "onboarding-app";
 const PREFERENCE_CENTRE: &str = "preference-centre";
 const CALL_CENTRE: &str = "call-centre";
 const CHECKOUT: &str = "checkout";
 
-/// One act as it is made up, before it gets time and key.
-struct Scene {
+/// An act without time and idempotency key.
+struct Draft {
     actor: Actor,
     touchpoint: &'static str,
     method: &'static str,
-    /// How long before it is sent it took effect, in milliseconds.
+    /// Time from taking effect to being recorded, in milliseconds.
     late_ms: u64,
     changes: Vec<Change>,
     attributes: BTreeMap<String, String>,
 }
 
-impl Scene {
+impl Draft {
     fn new(actor: Actor, touchpoint: &'static str, method: &'static str) -> Self {
         Self {
             actor,
@@ -153,7 +153,7 @@ impl Scene {
     }
 
     fn change(&mut self, action: Action, scope: Scope) {
-        // An act says one thing about one scope.
+        // An act has at most one change for a scope.
         if self.changes.iter().all(|change| change.scope.as_ref() != Some(&scope)) {
             let (action, scope) = (action.into(), Some(scope));
             self.changes.push(Change { action, scope, ..Change::default() });
@@ -181,13 +181,13 @@ pub struct Traffic {
 const SECOND_MS: u64 = 1_000;
 const DAY_MS: u64 = 24 * 60 * 60 * SECOND_MS;
 
-/// Time between two acts on average, if there is time enough.
+/// Average time between two acts, unless they would exceed [`SPAN_MS_MAX`].
 const GAP_MS: u64 = 180 * SECOND_MS;
-/// How long the traffic of one run takes at most: its end is in the past, too.
+/// Maximum time from the first act to the last, so that all are in the past.
 const SPAN_MS_MAX: u64 = 90 * DAY_MS;
 
 impl Traffic {
-    /// The traffic of a seed among `subjects` people.
+    /// The traffic of a seed with `subjects` data subjects.
     #[must_use]
     pub fn new(plan: Plan, seed: u64, subjects: u64, start: Timestamp) -> Self {
         Self {
@@ -203,7 +203,7 @@ impl Traffic {
         }
     }
 
-    /// The same traffic, closer together if so many acts would otherwise take too long.
+    /// The same traffic with a smaller gap if `acts` would exceed [`SPAN_MS_MAX`].
     #[must_use]
     pub fn paced_for(mut self, acts: u64) -> Self {
         self.gap_ms = GAP_MS.min(SPAN_MS_MAX / acts.max(1));
@@ -214,33 +214,34 @@ impl Traffic {
         let rank = self.zipf.draw(&mut self.dice);
         let seed = self.seed;
         let mut person = self.people.remove(&rank).unwrap_or_else(|| Person::new(seed, rank));
-        let scene = Set { plan: &self.plan, dice: &mut self.dice, person: &mut person }.play();
-        let act = self.finish(scene, &person);
+        let maker = ActMaker { plan: &self.plan, dice: &mut self.dice, person: &mut person };
+        let draft = maker.make();
+        let act = self.finish(draft, &person);
         self.people.insert(rank, person);
         act
     }
 
-    /// Gives an act its time, its expiries, its evidence and its key.
-    fn finish(&mut self, mut scene: Scene, person: &Person) -> RecordConsentRequest {
+    /// Adds time, expiries, evidence and idempotency key.
+    fn finish(&mut self, mut draft: Draft, person: &Person) -> RecordConsentRequest {
         self.acts += 1;
         let gap_ms_min = self.gap_ms / 90;
         self.elapsed_ms += signed(self.dice.between(gap_ms_min, 2 * self.gap_ms - gap_ms_min));
-        // Nothing took effect before the start.
-        let effective_ms = self.start_ms + (self.elapsed_ms - signed(scene.late_ms)).max(0);
-        self.expire_some(&mut scene, effective_ms);
+        // No act takes effect before the start.
+        let effective_ms = self.start_ms + (self.elapsed_ms - signed(draft.late_ms)).max(0);
+        self.expire_some(&mut draft, effective_ms);
         RecordConsentRequest {
             subject: person.subject.clone(),
-            actor: scene.actor.into(),
+            actor: draft.actor.into(),
             effective_at: Some(wire_time(timestamp(effective_ms))),
-            evidence: Some(self.evidence(&mut scene, person)),
-            changes: scene.changes,
+            evidence: Some(self.evidence(&mut draft, person)),
+            changes: draft.changes,
             idempotency_key: format!("seed-{}-act-{}", self.seed, self.acts),
             ..RecordConsentRequest::default()
         }
     }
 
-    fn expire_some(&mut self, scene: &mut Scene, effective_ms: i64) {
-        for change in &mut scene.changes {
+    fn expire_some(&mut self, draft: &mut Draft, effective_ms: i64) {
+        for change in &mut draft.changes {
             if change.action() == Action::Grant && self.dice.chance(8) {
                 let days = self.dice.weighted(&[(3, 30), (3, 90), (2, 365), (2, 1_825)]);
                 change.expires_at =
@@ -249,26 +250,26 @@ impl Traffic {
         }
     }
 
-    fn evidence(&mut self, scene: &mut Scene, person: &Person) -> Evidence {
-        let has_screen = matches!(scene.method, "checkbox" | "toggle" | "button");
-        let (notice_id, notice_version) = self.notice(scene.touchpoint, scene.method);
+    fn evidence(&mut self, draft: &mut Draft, person: &Person) -> Evidence {
+        let has_screen = matches!(draft.method, "checkbox" | "toggle" | "button");
+        let (notice_id, notice_version) = self.notice(draft.touchpoint, draft.method);
         let ip_address = match has_screen && self.dice.chance(15) {
             true => format!("192.0.2.{}", self.dice.between(1, 254)),
             false => String::new(),
         };
         Evidence {
-            touchpoint: scene.touchpoint.to_owned(),
+            touchpoint: draft.touchpoint.to_owned(),
             notice_id,
             notice_version,
             language: person.language.to_owned(),
-            method: scene.method.to_owned(),
+            method: draft.method.to_owned(),
             ip_address,
-            attributes: std::mem::take(&mut scene.attributes),
+            attributes: std::mem::take(&mut draft.attributes),
             ..Evidence::default()
         }
     }
 
-    /// The notice that was shown, read out or printed; none where nobody was asked.
+    /// The notice that was shown, read out or printed; none for acts without a question.
     fn notice(&mut self, touchpoint: &str, method: &str) -> (String, String) {
         let version = match self.dice.below(10) {
             0..2 => "2025-09",
@@ -296,15 +297,15 @@ impl Iterator for Traffic {
     }
 }
 
-/// What an act is made from.
-struct Set<'a> {
+/// Makes the next act of a person.
+struct ActMaker<'a> {
     plan: &'a Plan,
     dice: &'a mut Dice,
     person: &'a mut Person,
 }
 
-impl Set<'_> {
-    fn play(mut self) -> Scene {
+impl ActMaker<'_> {
+    fn make(mut self) -> Draft {
         if !self.person.onboarded {
             self.person.onboarded = true;
             return self.onboarding();
@@ -323,58 +324,59 @@ impl Set<'_> {
         }
     }
 
-    fn own_actor(&self) -> Actor {
+    fn subject_or_guardian(&self) -> Actor {
         if self.person.is_child { Actor::Guardian } else { Actor::Subject }
     }
 
-    fn own_scene(&self, touchpoint: &'static str, method: &'static str) -> Scene {
-        let mut scene = Scene::new(self.own_actor(), touchpoint, method);
+    /// A draft of an act by the person, or by the guardian of a child.
+    fn own_draft(&self, touchpoint: &'static str, method: &'static str) -> Draft {
+        let mut draft = Draft::new(self.subject_or_guardian(), touchpoint, method);
         if self.person.is_child {
-            scene.attribute("relation", "parent");
+            draft.attribute("relation", "parent");
         }
-        scene
+        draft
     }
 
-    /// A few boxes, of which some are ticked. A box that was shown and left empty is a refusal.
-    fn onboarding(&mut self) -> Scene {
+    /// A form with a few boxes. An empty box is a refusal.
+    fn onboarding(&mut self) -> Draft {
         let in_app = self.dice.chance(40);
         let touchpoint = if in_app { ONBOARDING_APP } else { ONBOARDING_WEB };
         let method = if in_app { "toggle" } else { "checkbox" };
-        let mut scene = self.own_scene(touchpoint, method);
+        let mut draft = self.own_draft(touchpoint, method);
         let place = if in_app { "app" } else { "web" };
         for _ in 0..self.dice.between(1, 3) {
-            self.decide_on_device(&mut scene, place);
+            self.decide_on_device(&mut draft, place);
         }
         if !self.person.is_device {
             for _ in 0..self.dice.between(1, 3) {
-                self.decide(&mut scene, 62);
+                self.decide(&mut draft, 62);
             }
         }
-        scene
+        draft
     }
 
-    /// A choice about the place where the person is.
-    fn decide_on_device(&mut self, scene: &mut Scene, place: &str) {
+    /// A choice about the site or app that the person uses.
+    fn decide_on_device(&mut self, draft: &mut Draft, place: &str) {
         let here = |cell: &&Cell| self.plan.channels[cell.1] == place;
         let cells: Vec<Cell> = self.plan.consent_on_device.iter().filter(here).copied().collect();
         let cells = if cells.is_empty() { self.plan.consent(true).to_vec() } else { cells };
         if let Some(cell) = self.dice.pick(&cells).copied() {
             let yes = self.dice.chance(55);
-            self.settle(scene, cell, yes);
+            self.settle(draft, cell, yes);
         }
     }
 
-    /// A choice about being written to, which is a grant `percent` times in a hundred.
-    fn decide(&mut self, scene: &mut Scene, percent: u64) {
+    /// A choice about messages, a grant with a probability of `percent`.
+    fn decide(&mut self, draft: &mut Draft, percent: u64) {
         let cells = self.plan.consent(self.person.is_device);
         if let Some(cell) = self.dice.pick(cells).copied() {
             let yes = self.dice.chance(percent);
-            self.settle(scene, cell, yes);
+            self.settle(draft, cell, yes);
         }
     }
 
-    fn settle(&mut self, scene: &mut Scene, cell: Cell, yes: bool) {
-        scene.change(if yes { Action::Grant } else { Action::Refuse }, self.plan.scope(cell));
+    fn settle(&mut self, draft: &mut Draft, cell: Cell, yes: bool) {
+        draft.change(if yes { Action::Grant } else { Action::Refuse }, self.plan.scope(cell));
         if yes {
             self.person.given.insert(cell);
         } else {
@@ -382,133 +384,133 @@ impl Set<'_> {
         }
     }
 
-    /// Withdraws something that was given; refuses something where nothing was.
-    fn withdraw_one(&mut self, scene: &mut Scene) {
+    /// Withdraws a grant; without one, refuses a cell.
+    fn withdraw_one(&mut self, draft: &mut Draft) {
         let given: Vec<Cell> = self.person.given.iter().copied().collect();
         match self.dice.pick(&given).copied() {
             Some(cell) => {
-                scene.change(Action::Withdraw, self.plan.scope(cell));
+                draft.change(Action::Withdraw, self.plan.scope(cell));
                 self.person.given.remove(&cell);
             }
-            None => self.decide(scene, 0),
+            None => self.decide(draft, 0),
         }
     }
 
-    fn preference_centre(&mut self) -> Scene {
-        let mut scene = self.own_scene(PREFERENCE_CENTRE, "toggle");
+    fn preference_centre(&mut self) -> Draft {
+        let mut draft = self.own_draft(PREFERENCE_CENTRE, "toggle");
         for _ in 0..self.dice.between(1, 3) {
             if self.dice.chance(45) {
-                self.withdraw_one(&mut scene);
+                self.withdraw_one(&mut draft);
             } else {
-                self.decide(&mut scene, 80);
+                self.decide(&mut draft, 80);
             }
         }
-        scene
+        draft
     }
 
-    fn checkout(&mut self) -> Scene {
-        let mut scene = self.own_scene(CHECKOUT, "checkbox");
+    fn checkout(&mut self) -> Draft {
+        let mut draft = self.own_draft(CHECKOUT, "checkbox");
         for _ in 0..self.dice.between(1, 2) {
-            self.decide(&mut scene, 55);
+            self.decide(&mut draft, 55);
         }
-        scene
+        draft
     }
 
-    /// Staff write down what somebody said, sometimes days later, from a note or a letter.
-    fn call_centre(&mut self) -> Scene {
+    /// Staff record a call or a letter, sometimes days later.
+    fn call_centre(&mut self) -> Draft {
         let by_letter = self.dice.chance(25);
         let method = if by_letter { "paper" } else { "voice" };
-        let mut scene = Scene::new(Actor::Agent, CALL_CENTRE, method);
-        scene.attribute("agent", &format!("staff-{:02}", self.dice.between(1, 24)));
+        let mut draft = Draft::new(Actor::Agent, CALL_CENTRE, method);
+        draft.attribute("agent", &format!("staff-{:02}", self.dice.between(1, 24)));
         if by_letter || self.dice.chance(20) {
-            scene.late_ms = self.dice.between(DAY_MS / 4, 9 * DAY_MS);
+            draft.late_ms = self.dice.between(DAY_MS / 4, 9 * DAY_MS);
         }
         if self.dice.chance(50) {
-            self.withdraw_one(&mut scene);
+            self.withdraw_one(&mut draft);
         } else {
-            self.decide(&mut scene, 75);
+            self.decide(&mut draft, 75);
         }
-        scene
+        draft
     }
 
-    fn stop_purpose(&mut self) -> Scene {
-        let mut scene = self.own_scene(PREFERENCE_CENTRE, "button");
+    fn stop_purpose(&mut self) -> Draft {
+        let mut draft = self.own_draft(PREFERENCE_CENTRE, "button");
         let given: Vec<Cell> = self.person.given.iter().copied().collect();
         let cell = self.dice.pick(&given).or(self.dice.pick(&self.plan.interest)).copied();
         let cells = self.plan.consent(self.person.is_device);
-        let Some((purpose, _)) = cell.or(self.dice.pick(cells).copied()) else { return scene };
+        let Some((purpose, _)) = cell.or(self.dice.pick(cells).copied()) else { return draft };
         let action = if self.dice.chance(80) { Action::Withdraw } else { Action::Object };
         let purpose_key = self.plan.purposes[purpose].clone();
-        scene.change(action, Scope { purpose: purpose_key, channel: "*".to_owned() });
+        draft.change(action, Scope { purpose: purpose_key, channel: "*".to_owned() });
         self.person.given.retain(|cell| cell.0 != purpose);
-        scene
+        draft
     }
 
-    fn stop_channel(&mut self) -> Scene {
-        let mut scene = self.own_scene(PREFERENCE_CENTRE, "button");
+    fn stop_channel(&mut self) -> Draft {
+        let mut draft = self.own_draft(PREFERENCE_CENTRE, "button");
         let cells = self.plan.consent(self.person.is_device);
-        let Some((_, channel)) = self.dice.pick(cells).copied() else { return scene };
+        let Some((_, channel)) = self.dice.pick(cells).copied() else { return draft };
         let channel_key = self.plan.channels[channel].clone();
-        scene.change(Action::Withdraw, Scope { purpose: "*".to_owned(), channel: channel_key });
+        draft.change(Action::Withdraw, Scope { purpose: "*".to_owned(), channel: channel_key });
         self.person.given.retain(|cell| cell.1 != channel);
-        scene
+        draft
     }
 
-    fn stop_everything(&mut self) -> Scene {
+    fn stop_everything(&mut self) -> Draft {
         let by_phone = self.dice.chance(30);
-        let mut scene = match by_phone {
-            true => Scene::new(Actor::Agent, CALL_CENTRE, "voice"),
-            false => self.own_scene(PREFERENCE_CENTRE, "button"),
+        let mut draft = match by_phone {
+            true => Draft::new(Actor::Agent, CALL_CENTRE, "voice"),
+            false => self.own_draft(PREFERENCE_CENTRE, "button"),
         };
         let action = if self.dice.chance(75) { Action::Withdraw } else { Action::Object };
-        scene.change(action, Scope { purpose: "*".to_owned(), channel: "*".to_owned() });
+        draft.change(action, Scope { purpose: "*".to_owned(), channel: "*".to_owned() });
         self.person.given.clear();
-        scene
+        draft
     }
 
-    fn objection(&mut self) -> Scene {
-        let mut scene = self.own_scene(PREFERENCE_CENTRE, "button");
+    fn objection(&mut self) -> Draft {
+        let mut draft = self.own_draft(PREFERENCE_CENTRE, "button");
         match self.dice.pick(&self.plan.interest).copied() {
-            Some(cell) => scene.change(Action::Object, self.plan.scope(cell)),
-            None => self.withdraw_one(&mut scene),
+            Some(cell) => draft.change(Action::Object, self.plan.scope(cell)),
+            None => self.withdraw_one(&mut draft),
         }
-        scene
+        draft
     }
 
-    /// Consents of an older system, as old as they are. They never lift a stop.
-    fn import(&mut self) -> Scene {
-        let mut scene = Scene::new(Actor::Import, CHECKOUT, "migration");
-        scene.attribute("source", "crm-2025");
-        scene.late_ms = self.dice.between(DAY_MS, 12 * DAY_MS);
+    /// Consents of an older system with their old times. They never lift a stop.
+    fn import(&mut self) -> Draft {
+        let mut draft = Draft::new(Actor::Import, CHECKOUT, "migration");
+        draft.attribute("source", "crm-2025");
+        draft.late_ms = self.dice.between(DAY_MS, 12 * DAY_MS);
         let cells = self.plan.consent(self.person.is_device);
         for _ in 0..self.dice.between(1, 3) {
             if let Some(cell) = self.dice.pick(cells).copied() {
-                scene.change(Action::Grant, self.plan.scope(cell));
+                draft.change(Action::Grant, self.plan.scope(cell));
             }
         }
-        scene
+        draft
     }
 
-    /// Addresses that bounce, and now and then somebody who means too well.
-    fn operator(&mut self) -> Scene {
-        let mut scene = Scene::new(Actor::Operator, CALL_CENTRE, "back-office");
+    /// Withdrawals for undeliverable addresses, and some grants that an operator may not record.
+    fn operator(&mut self) -> Draft {
+        let mut draft = Draft::new(Actor::Operator, CALL_CENTRE, "back-office");
         if self.dice.chance(70) {
-            scene.attribute("cause", "undeliverable");
-            self.withdraw_one(&mut scene);
+            draft.attribute("cause", "undeliverable");
+            self.withdraw_one(&mut draft);
         } else {
             let cells = self.plan.consent(self.person.is_device);
             if let Some(cell) = self.dice.pick(cells).copied() {
-                scene.change(Action::Grant, self.plan.scope(cell));
+                draft.change(Action::Grant, self.plan.scope(cell));
             }
         }
-        scene
+        draft
     }
 
-    fn system(&mut self) -> Scene {
-        let mut scene = Scene::new(Actor::System, PREFERENCE_CENTRE, "automatic");
-        scene.attribute("cause", "inactive");
-        self.withdraw_one(&mut scene);
-        scene
+    fn system(&mut self) -> Draft {
+        let mut draft = Draft::new(Actor::System, PREFERENCE_CENTRE, "automatic");
+        draft.attribute("cause", "inactive");
+        self.withdraw_one(&mut draft);
+        draft
     }
 }
 

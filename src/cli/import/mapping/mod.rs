@@ -1,15 +1,15 @@
-//! What the columns of a CSV file mean: a TOML file.
+//! The mapping from the columns of a CSV file to rows, a TOML file.
 //!
-//! `examples/import-mapping.toml` shows every field. Names of columns are resolved against the
-//! heading once, before anything is sent. A field that is blank says nothing, and so changes
-//! nothing; a field that the mapping does not know is a reject, never a guess.
+//! `examples/import-mapping.toml` shows every field. Columns are found by the heading once, before any
+//! row is sent. A blank field changes nothing. A value that the mapping does not list is rejected,
+//! never guessed.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::Deserialize;
 
 pub(super) use self::fields::Bound;
-use self::parts::{Cell, Columns, Evidence, Template, Text, Time, Who};
+use self::parts::{ActorSource, Cell, Columns, Evidence, Template, Text, Time};
 use super::{csv::Record, resume, times::RawTime};
 use crate::cli::error::CliError;
 
@@ -88,7 +88,7 @@ struct RawText {
 /// A mapping.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// What stands between two fields.
+    /// Separator of the fields.
     pub delimiter: u8,
     /// SHA-256 of the file.
     pub digest: String,
@@ -98,7 +98,7 @@ pub(super) struct Mapping {
     cells: Vec<Cell>,
     effective_at: Option<Time>,
     expires_at: Option<Time>,
-    actor: Option<Who>,
+    actor: Option<ActorSource>,
     evidence: Evidence,
     language: Option<Text>,
     time_zone: Option<Text>,
@@ -114,37 +114,46 @@ impl Mapping {
         })
     }
 
-    /// Takes the text of a file.
+    /// Parses the text of a file.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let raw: RawMapping =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let mut columns = Columns::default();
-        let own = &mut columns;
-        let template = |what, text: String, own: &mut Columns| Template::parse(what, &text, own);
+        let preferences = raw.preferences;
         let mapping = Self {
             delimiter: delimiter(raw.delimiter)?,
             digest: resume::digest(text.as_bytes()),
-            subject: template("subject", raw.subject, own)?,
-            row_key: raw.row_key.map(|text| template("row_key", text, own)).transpose()?,
+            subject: Template::parse("subject", &raw.subject, &mut columns)?,
+            row_key: raw
+                .row_key
+                .map(|text| Template::parse("row_key", &text, &mut columns))
+                .transpose()?,
             cells: raw
                 .cells
                 .into_iter()
-                .map(|cell| Cell::new(cell, own))
+                .map(|cell| Cell::new(cell, &mut columns))
                 .collect::<Result<_, _>>()?,
             effective_at: raw
                 .effective_at
-                .map(|raw| Time::new("effective_at", raw, own))
+                .map(|raw| Time::new("effective_at", raw, &mut columns))
                 .transpose()?,
-            expires_at: raw.expires_at.map(|raw| Time::new("expires_at", raw, own)).transpose()?,
-            actor: raw.actor.map(|actor| Who::new(actor, own)).transpose()?,
-            evidence: Evidence::new(raw.evidence, own)?,
-            language: Text::some("preferences.language", raw.preferences.language, own)?,
-            time_zone: Text::some("preferences.time_zone", raw.preferences.time_zone, own)?,
+            expires_at: raw
+                .expires_at
+                .map(|raw| Time::new("expires_at", raw, &mut columns))
+                .transpose()?,
+            actor: raw.actor.map(|raw| ActorSource::new(raw, &mut columns)).transpose()?,
+            evidence: Evidence::new(raw.evidence, &mut columns)?,
+            language: Text::optional("preferences.language", preferences.language, &mut columns)?,
+            time_zone: Text::optional(
+                "preferences.time_zone",
+                preferences.time_zone,
+                &mut columns,
+            )?,
             columns,
         };
-        let says_something =
+        let maps_something =
             !mapping.cells.is_empty() || mapping.language.is_some() || mapping.time_zone.is_some();
-        says_something.then_some(mapping).ok_or("needs `cells` or `preferences`".to_owned())
+        maps_something.then_some(mapping).ok_or("needs `cells` or `preferences`".to_owned())
     }
 
     /// Finds the columns in a heading.
@@ -158,9 +167,9 @@ impl Mapping {
     }
 }
 
-fn delimiter(own: Option<char>) -> Result<u8, String> {
-    let delimiter = u8::try_from(own.unwrap_or(',')).ok();
-    delimiter
+fn delimiter(character: Option<char>) -> Result<u8, String> {
+    u8::try_from(character.unwrap_or(','))
+        .ok()
         .filter(|byte| byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n'))
         .ok_or_else(|| "`delimiter` must be one ASCII character, such as \";\"".to_owned())
 }

@@ -1,11 +1,11 @@
-//! The parts of a mapping: what one place of a row comes from, and how it is read.
+//! The parts of a mapping: the source of each part of a row, and how it is parsed.
 
 use std::collections::BTreeMap;
 
 use super::{
     super::times::{RawTime, TimeFormat},
     RawActor, RawCell, RawEvidence, RawText,
-    fields::{Fields, Wrong},
+    fields::{Fields, Invalid},
 };
 use crate::{
     cli::words,
@@ -13,11 +13,11 @@ use crate::{
     proto::{self, Action, Actor},
 };
 
-/// A column, by its place in [`Columns`].
+/// A column, by its index in [`Columns`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Column(pub(super) usize);
 
-/// The names of columns that a mapping uses.
+/// The names of the columns of a mapping.
 #[derive(Debug, Default)]
 pub(super) struct Columns(pub(super) Vec<String>);
 
@@ -31,7 +31,7 @@ impl Columns {
     }
 }
 
-/// A text from a column, or the same for all rows.
+/// A text from a column, or a constant.
 #[derive(Debug)]
 pub(super) enum Text {
     Column(Column),
@@ -40,7 +40,7 @@ pub(super) enum Text {
 
 impl Text {
     pub(super) fn new(
-        what: &str,
+        field: &str,
         column: Option<String>,
         constant: Option<String>,
         columns: &mut Columns,
@@ -48,51 +48,52 @@ impl Text {
         match (column, constant) {
             (Some(column), None) => Ok(Self::Column(columns.add(&column))),
             (None, Some(constant)) => Ok(Self::Constant(constant)),
-            _ => Err(format!("`{what}` needs either `column` or `constant`")),
+            _ => Err(format!("`{field}` needs either `column` or `constant`")),
         }
     }
 
-    pub(super) fn some(
-        what: &str,
+    pub(super) fn optional(
+        field: &str,
         raw: Option<RawText>,
         columns: &mut Columns,
     ) -> Result<Option<Self>, String> {
-        raw.map(|raw| Self::new(what, raw.column, raw.constant, columns)).transpose()
+        raw.map(|raw| Self::new(field, raw.column, raw.constant, columns)).transpose()
     }
 }
 
-/// Text with columns in it, such as `user:{id}`.
+/// A text with placeholders for columns, such as `user:{id}`.
 #[derive(Debug)]
 pub(super) struct Template(Vec<Text>);
 
 impl Template {
-    pub(super) fn parse(what: &str, text: &str, columns: &mut Columns) -> Result<Self, String> {
-        let wrong = || format!("`{what}` must be like \"user:{{customer_id}}\", not \"{text}\"");
+    pub(super) fn parse(field: &str, text: &str, columns: &mut Columns) -> Result<Self, String> {
+        let malformed =
+            || format!("`{field}` must be like \"user:{{customer_id}}\", not \"{text}\"");
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (column, after) = after.split_once('}').ok_or_else(wrong)?;
+            let (column, after) = after.split_once('}').ok_or_else(malformed)?;
             if column.is_empty() || before.contains('}') {
-                return Err(wrong());
+                return Err(malformed());
             }
             parts.push(Text::Constant(before.to_owned()));
             parts.push(Text::Column(columns.add(column)));
             rest = after;
         }
         if parts.is_empty() || rest.contains('}') {
-            return Err(wrong());
+            return Err(malformed());
         }
         parts.push(Text::Constant(rest.to_owned()));
         Ok(Self(parts))
     }
 
-    pub(super) fn fill(&self, fields: &Fields<'_>) -> Result<String, Wrong> {
+    pub(super) fn fill(&self, fields: &Fields<'_>) -> Result<String, Invalid> {
         let mut filled = String::new();
         for part in &self.0 {
             filled += match part {
                 Text::Constant(text) => text,
-                Text::Column(column) => fields.some(*column)?.ok_or_else(|| {
-                    fields.wrong(*column, "blank", "must not be blank".to_owned())
+                Text::Column(column) => fields.get(*column)?.ok_or_else(|| {
+                    fields.invalid(*column, "blank", "must not be blank".to_owned())
                 })?,
             };
         }
@@ -111,22 +112,22 @@ pub(super) struct Cell {
 
 impl Cell {
     pub(super) fn new(raw: RawCell, columns: &mut Columns) -> Result<Self, String> {
-        let at = format!("the cell of column `{}`", raw.column);
-        for (what, key) in [("purpose", &raw.purpose), ("channel", &raw.channel)] {
+        let cell = format!("the cell of column `{}`", raw.column);
+        for (kind, key) in [("purpose", &raw.purpose), ("channel", &raw.channel)] {
             if key != "*" {
-                Key::parse(key).map_err(|error| format!("{at}: the {what} {error}"))?;
+                Key::parse(key).map_err(|error| format!("{cell}: the {kind} {error}"))?;
             } else if !raw.grant.is_empty() {
-                return Err(format!("{at}: a grant covers exactly one cell, never `*`"));
+                return Err(format!("{cell}: a grant covers exactly one cell, never `*`"));
             }
         }
-        let given = [
+        let words_by_action = [
             (Action::Grant, raw.grant),
             (Action::Refuse, raw.refuse),
             (Action::Withdraw, raw.withdraw),
             (Action::Object, raw.object),
         ];
         Ok(Self {
-            words: cell_words(given).map_err(|error| format!("{at}: {error}"))?,
+            words: cell_words(words_by_action).map_err(|error| format!("{cell}: {error}"))?,
             column: columns.add(&raw.column),
             scope: proto::Scope { purpose: raw.purpose, channel: raw.channel },
             purpose_version: raw.purpose_version,
@@ -134,12 +135,12 @@ impl Cell {
         })
     }
 
-    pub(super) fn change(&self, fields: &Fields<'_>) -> Result<Option<proto::Change>, Wrong> {
-        let Some(word) = fields.some(self.column)? else { return Ok(None) };
+    pub(super) fn change(&self, fields: &Fields<'_>) -> Result<Option<proto::Change>, Invalid> {
+        let Some(word) = fields.get(self.column)? else { return Ok(None) };
         let action = *self.words.get(word).ok_or_else(|| {
             let known: Vec<_> = self.words.keys().map(|word| format!("`{word}`")).collect();
             let message = format!("`{word}` is none of {}", known.join(", "));
-            fields.wrong(self.column, "unknown_value", message)
+            fields.invalid(self.column, "unknown_value", message)
         })?;
         let mut change = proto::Change {
             action: action.into(),
@@ -154,26 +155,29 @@ impl Cell {
     }
 }
 
-fn cell_words(given: [(Action, Vec<String>); 4]) -> Result<BTreeMap<String, Action>, String> {
-    let mut words = BTreeMap::new();
-    for (action, own) in given {
-        for word in own {
-            // Fields are compared without the spaces around them.
+/// The action of each word that a field may hold.
+fn cell_words(
+    words_by_action: [(Action, Vec<String>); 4],
+) -> Result<BTreeMap<String, Action>, String> {
+    let mut actions = BTreeMap::new();
+    for (action, words) in words_by_action {
+        for word in words {
+            // Fields are compared without surrounding spaces.
             if word.is_empty() || word.trim() != word {
                 return Err(format!(
                     "\"{word}\" can not be a value: a blank field changes nothing, and spaces \
                      around a value do not count"
                 ));
             }
-            if words.insert(word.clone(), action).is_some() {
-                return Err(format!("`{word}` stands there twice"));
+            if actions.insert(word.clone(), action).is_some() {
+                return Err(format!("`{word}` is listed twice"));
             }
         }
     }
-    if words.is_empty() {
+    if actions.is_empty() {
         return Err("needs values in `grant`, `refuse`, `withdraw` or `object`".to_owned());
     }
-    Ok(words)
+    Ok(actions)
 }
 
 #[derive(Debug)]
@@ -183,30 +187,32 @@ pub(super) struct Time {
 }
 
 impl Time {
-    pub(super) fn new(what: &str, raw: RawTime, columns: &mut Columns) -> Result<Self, String> {
+    pub(super) fn new(field: &str, raw: RawTime, columns: &mut Columns) -> Result<Self, String> {
         let column = columns.add(&raw.column);
-        let format = TimeFormat::new(raw).map_err(|error| format!("`{what}`: {error}"))?;
+        let format = TimeFormat::new(raw).map_err(|error| format!("`{field}`: {error}"))?;
         Ok(Self { column, format })
     }
 
     pub(super) fn read(
         &self,
         fields: &Fields<'_>,
-    ) -> Result<Option<prost_types::Timestamp>, Wrong> {
-        let Some(text) = fields.some(self.column)? else { return Ok(None) };
+    ) -> Result<Option<prost_types::Timestamp>, Invalid> {
+        let Some(text) = fields.get(self.column)? else { return Ok(None) };
         let time = self.format.read(text);
         time.map(|time| Some(words::wire_time(time)))
-            .map_err(|message| fields.wrong(self.column, "not_a_time", message))
+            .map_err(|message| fields.invalid(self.column, "not_a_time", message))
     }
 }
 
+/// The actor of a row.
 #[derive(Debug)]
-pub(super) enum Who {
+pub(super) enum ActorSource {
     Constant(Actor),
+    /// A column; its words are those of the map, or else the names of actors.
     Column(Column, Option<BTreeMap<String, Actor>>),
 }
 
-impl Who {
+impl ActorSource {
     pub(super) fn new(raw: RawActor, columns: &mut Columns) -> Result<Self, String> {
         let parse = |word: &str| words::parse(word).map_err(|error| format!("`actor`: {error}"));
         let text = Text::new("actor", raw.column, raw.constant, columns)?;
@@ -215,27 +221,29 @@ impl Who {
             (Text::Constant(_), Some(_)) => {
                 Err("`actor`: `words` go with `column`, not with `constant`".to_owned())
             }
-            (Text::Column(column), own) => {
-                let own = own.map(|own| {
-                    own.into_iter().map(|(from, to)| parse(&to).map(|to| (from, to))).collect()
-                });
-                Ok(Self::Column(column, own.transpose()?))
+            (Text::Column(column), None) => Ok(Self::Column(column, None)),
+            (Text::Column(column), Some(words)) => {
+                let mut actors = BTreeMap::new();
+                for (word, actor) in words {
+                    actors.insert(word, parse(&actor)?);
+                }
+                Ok(Self::Column(column, Some(actors)))
             }
         }
     }
 
-    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Actor, Wrong> {
-        let (column, own) = match self {
+    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Actor, Invalid> {
+        let (column, actors) = match self {
             Self::Constant(actor) => return Ok(*actor),
-            Self::Column(column, own) => (*column, own),
+            Self::Column(column, actors) => (*column, actors),
         };
-        let Some(word) = fields.some(column)? else { return Ok(Actor::Unspecified) };
-        let actor = match own {
-            Some(own) => own.get(word).copied(),
+        let Some(word) = fields.get(column)? else { return Ok(Actor::Unspecified) };
+        let actor = match actors {
+            Some(actors) => actors.get(word).copied(),
             None => words::parse(word).ok(),
         };
         actor.ok_or_else(|| {
-            fields.wrong(column, "unknown_value", format!("`{word}` is not a known actor"))
+            fields.invalid(column, "unknown_value", format!("`{word}` is not a known actor"))
         })
     }
 }
@@ -251,7 +259,7 @@ pub(super) struct Evidence {
 
 impl Evidence {
     pub(super) fn new(raw: RawEvidence, columns: &mut Columns) -> Result<Self, String> {
-        let mut text = |what, raw| Text::some(what, raw, columns);
+        let mut text = |field, raw| Text::optional(field, raw, columns);
         Ok(Self {
             touchpoint: text("evidence.touchpoint", raw.touchpoint)?,
             method: text("evidence.method", raw.method)?,
@@ -261,7 +269,7 @@ impl Evidence {
         })
     }
 
-    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Option<proto::Evidence>, Wrong> {
+    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Option<proto::Evidence>, Invalid> {
         let evidence = proto::Evidence {
             touchpoint: fields.text(self.touchpoint.as_ref())?,
             method: fields.text(self.method.as_ref())?,
@@ -270,6 +278,6 @@ impl Evidence {
             language: fields.text(self.language.as_ref())?,
             ..Default::default()
         };
-        Ok(Some(evidence).filter(|evidence| *evidence != proto::Evidence::default()))
+        Ok((evidence != proto::Evidence::default()).then_some(evidence))
     }
 }

@@ -116,7 +116,7 @@ fn a_mapping_that_can_not_be_used_says_why() {
         (MAPPING.replace("{id}", "id"), "must be like \"user:{customer_id}\""),
         (MAPPING.replace("{id}", "{id"), "must be like"),
         (MAPPING.replace("column", "colum"), "unknown field `colum`"),
-        (MAPPING.replace("\"no\"", "\"yes\""), "column `news`: `yes` stands there twice"),
+        (MAPPING.replace("\"no\"", "\"yes\""), "column `news`: `yes` is listed twice"),
         (MAPPING.replace("\"no\"", "\"\""), "a blank field changes nothing"),
         (MAPPING.replace("\"a\"", "\"A\""), "the purpose"),
         (MAPPING.replace("\"email\"", "\"*\""), "exactly one cell"),

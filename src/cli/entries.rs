@@ -1,0 +1,67 @@
+//! A range of entries, from a server or from a data directory.
+
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+use tonic::{Streaming, transport::Channel};
+
+use super::{error::CliError, offline};
+use crate::proto::{
+    ListEntriesRequest, ListEntriesResponse, audit_service_client::AuditServiceClient,
+};
+
+/// Maximum number of entries that are read ahead from a directory.
+const ENTRIES_AHEAD_MAX: usize = 1_024;
+
+/// The bytes of entries, in order.
+#[derive(Debug)]
+pub enum Entries {
+    /// From a server.
+    Server(Box<Streaming<ListEntriesResponse>>),
+    /// From a directory.
+    Directory(mpsc::Receiver<Result<Vec<u8>, CliError>>),
+}
+
+impl Entries {
+    /// Requests the entries from `start` to before `end` from a server.
+    ///
+    /// # Errors
+    /// The server returns an error.
+    pub async fn from_server(
+        mut client: AuditServiceClient<Channel>,
+        start: u64,
+        end: u64,
+    ) -> Result<Self, CliError> {
+        let request = ListEntriesRequest { start_index: start, end_index: Some(end) };
+        Ok(Self::Server(Box::new(client.list_entries(request).await?.into_inner())))
+    }
+
+    /// Reads and verifies the entries from `start` to before `end` in a directory, on a thread of its
+    /// own.
+    #[must_use]
+    pub fn from_dir(dir: PathBuf, start: u64, end: Option<u64>) -> Self {
+        let (sender, entries) = mpsc::channel(ENTRIES_AHEAD_MAX);
+        tokio::task::spawn_blocking(move || {
+            let read = offline::entries_from_dir(&dir, start, end, &mut |_, bytes| {
+                // The receiver is dropped after an error, which is reported there.
+                let stopped = |_| CliError::failed("the entries are no longer needed");
+                sender.blocking_send(Ok(bytes.to_vec())).map_err(stopped)
+            });
+            if let Err(error) = read {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Self::Directory(entries)
+    }
+
+    /// The next entry; none at the end of the range or of the ledger.
+    ///
+    /// # Errors
+    /// The entry can not be read.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, CliError> {
+        match self {
+            Self::Server(entries) => Ok(entries.message().await?.map(|message| message.entry)),
+            Self::Directory(entries) => entries.recv().await.transpose(),
+        }
+    }
+}
