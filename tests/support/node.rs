@@ -106,6 +106,14 @@ pub async fn put_catalog(node: &Node) {
         node.put_channel(put).await.unwrap();
     }
     node.put_purpose(draft("Newsletter")).await.unwrap();
+    put_opaque(node, "user").await;
+}
+
+/// Puts a namespace whose ids are taken as they are.
+pub async fn put_opaque(node: &Node, namespace: &str) {
+    let (key, title) = (key(namespace), String::new());
+    let put = NamespaceDraft { key, title, kind: NamespaceKind::Opaque };
+    node.put_namespace(put, NamespaceUse::default()).await.unwrap();
 }
 
 pub fn check(node: &Node, who: &str, channel: &str) -> (Effect, Reason, u64) {

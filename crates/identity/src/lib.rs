@@ -100,6 +100,12 @@ pub enum IdentityError {
     Domain(#[from] DomainError),
 }
 
+/// A text without white space and invisible characters at its edges.
+#[must_use]
+pub fn trimmed(text: &str) -> &str {
+    text::trimmed(text)
+}
+
 /// The canonical form of an id: all spellings of one identity have the same, and it is its own.
 ///
 /// # Errors

@@ -43,6 +43,11 @@ pub(crate) fn visible(text: &str, joiners: Joiners) -> Result<Cow<'_, str>, Iden
     Ok(visible)
 }
 
+/// The text without white space and invisible characters at its edges.
+pub(crate) fn trimmed(text: &str) -> &str {
+    text.trim_matches(|ch: char| ch.is_whitespace() || is_invisible(ch))
+}
+
 /// Equivalent sequences of characters as the same sequence.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     NFC.normalize(text)
