@@ -491,7 +491,7 @@ mod tests {
         rows::push(&effect(9, body), 9, &mut rows);
         let all = &fold.subscriptions;
         let states = [3, 4].map(|id| state_row(all.get(SubscriptionId(id)).unwrap()));
-        let is_state = |row: &&Row| states.iter().any(|row| row.0 == row.0);
+        let is_state = |row: &&Row| states.iter().any(|state| state.0 == row.0);
         let got: Vec<_> = rows.iter().filter(is_state).cloned().collect();
         assert_eq!(got, states, "as they are in the end");
         assert_eq!(rows.len(), 2 + 9);

@@ -367,7 +367,7 @@ mod tests {
 
     /// What `subscription consume --json` prints for a part of the snapshot.
     fn consumed_snapshot(delivery: &Delivery) -> Value {
-        let sent = convert::consumer_told(delivery).unwrap();
+        let sent = convert::consume_delivery(delivery).unwrap();
         serde_json::to_value(ProtoJson(&sent)).unwrap()
     }
 

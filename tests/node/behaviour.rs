@@ -8,7 +8,7 @@ use consent_ledger::{
     node::{Act, CatalogError, Node, OpenError, PurposeDraft, RecordError, WriteError},
     storage::disk::RealDisk,
     telemetry::Metrics,
-    watch::{Told, Watcher},
+    watch::{Heard, Watcher},
 };
 
 use crate::support::{
@@ -157,8 +157,8 @@ async fn events(watcher: &mut Watcher) -> Vec<u64> {
     let mut indices = Vec::new();
     loop {
         match watcher.next().await.unwrap() {
-            Told::Event(event, _) => indices.push(event.index),
-            Told::CaughtUp { next_index } => {
+            Heard::Event(post, _) => indices.push(post.event.index),
+            Heard::CaughtUp { next_index } => {
                 assert!(indices.iter().all(|&index| index < next_index));
                 return indices;
             }

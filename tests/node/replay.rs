@@ -15,7 +15,7 @@ use consent_ledger::{
     node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded},
     proto::ErrorReason,
     status::Fault,
-    watch::{Told, Watcher},
+    watch::{Heard, Watcher},
 };
 use futures_util::future::join_all;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -186,15 +186,15 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
     let mut next = from;
     while next < node.revision() {
         match watcher.next().await.unwrap() {
-            Told::Event(event, positions) => {
-                match &event.told {
+            Heard::Event(post, positions) => {
+                match &post.event.told {
                     EventTold::Consent(event) => assert_eq!(positions.len(), event.changes.len()),
                     EventTold::Catalog(change) => assert!(!change.effects.is_empty()),
                     other => panic!("{other:?}"),
                 }
-                heard.push((*event).clone());
+                heard.push((*post.event).clone());
             }
-            Told::CaughtUp { next_index } => next = next_index,
+            Heard::CaughtUp { next_index } => next = next_index,
         }
     }
     next

@@ -11,7 +11,7 @@ use std::{
 use consent_ledger::{
     domain::{Action, Effect, EventKind, Filter, LinkConfidence, Snapshot},
     node::{AsOf, Linking, Node, ReadError, SnapshotError, SnapshotSubject, Snapshotting},
-    watch::Told,
+    watch::Heard,
 };
 use rand_chacha::{
     ChaCha8Rng,
@@ -153,8 +153,8 @@ async fn a_snapshot_and_the_events_behind_it_are_complete_without_repetition() {
     let mut watcher =
         node.watch(Some(request.revision), Filter { kinds, ..Filter::default() }).unwrap();
     let mut heard = Vec::new();
-    while let Told::Event(event, _) = watcher.next().await.unwrap() {
-        heard.push(event.index);
+    while let Heard::Event(post, _) = watcher.next().await.unwrap() {
+        heard.push(post.event.index);
     }
     let want: Vec<u64> = (request.revision..node.revision()).collect();
     assert_eq!(heard, want, "every act behind the snapshot, and only those");
