@@ -136,3 +136,131 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use super::*;
+    use crate::{
+        domain::{
+            Action, Actor, Change, ChannelPut, ContactChange, Evidence, LegalBasis, PurposeVersion,
+            Reason, ScopeKeys,
+        },
+        node::{Act, NodeConfig, PurposeDraft, Question},
+        telemetry::Metrics,
+        vault::Kek,
+    };
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).unwrap()
+    }
+
+    /// Opens a node as the server does, on a thread without a runtime.
+    fn open(dir: &Path) -> Arc<Node> {
+        let config = NodeConfig {
+            data_dir: dir.to_owned(),
+            origin: "consent.example.org/test".to_owned(),
+            kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
+            ..NodeConfig::default()
+        };
+        let open = move || Node::open(&config, Arc::new(Metrics::default())).unwrap();
+        std::thread::spawn(open).join().unwrap()
+    }
+
+    async fn put_catalog(node: &Node) {
+        let email = ChannelPut { key: key("email"), title: String::new(), retired: false };
+        node.put_channel(email).await.unwrap();
+        let content = PurposeVersion {
+            title: "News".to_owned(),
+            description: String::new(),
+            legal_basis: LegalBasis::Consent,
+            basis_by_region: std::collections::BTreeMap::new(),
+            data_categories: Vec::new(),
+            default_validity_ms: None,
+            double_opt_in: false,
+            obligations: Vec::new(),
+        };
+        let news = PurposeDraft {
+            key: key("news"),
+            content,
+            oldest_compatible: None,
+            requires_reconsent: false,
+            retired: false,
+        };
+        node.put_purpose(news).await.unwrap();
+    }
+
+    fn act(subject: &str, action: Action) -> Act {
+        let scope = ScopeKeys { purpose: Some(key("news")), channel: Some(key("email")) };
+        let change = Change {
+            action,
+            scope,
+            purpose_version: None,
+            expires_at: None,
+            data_categories: Vec::new(),
+        };
+        Act {
+            subject: Subject::parse(subject).unwrap(),
+            actor: Actor::Subject,
+            changes: vec![change],
+            contact: ContactChange::default(),
+            effective_at: None,
+            evidence: Evidence::default(),
+            idempotency: None,
+            confirmation_validity_ms: None,
+        }
+    }
+
+    fn reason(node: &Node, subject: &str) -> Reason {
+        let subject = node.subject(subject).unwrap();
+        let question = Question {
+            subject: &subject,
+            purpose: "news",
+            channel: "email",
+            data_categories: &[],
+            region: None,
+        };
+        node.check(&question).unwrap().decision.reason
+    }
+
+    async fn put(node: &Node, kind: NamespaceKind, form_version: u32) {
+        let (key, title) = (key("email"), String::new());
+        let body = Body::NamespacePut(NamespacePut(Namespace { key, title, kind, form_version }));
+        let write = node.write(move |batch| batch.write(batch.recorded_at(), body, &[]));
+        write.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn identities_of_another_version_of_the_form_are_joined_before_the_node_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        // A version under which the case of an address counted, as it does in opaque ids.
+        put(&node, NamespaceKind::Opaque, CANONICAL_FORM_VERSION).await;
+        node.record(act("email:kim@x.example", Action::Grant)).await.unwrap();
+        node.record(act("email:Kim@x.example", Action::Withdraw)).await.unwrap();
+        node.record(act("email:Lee@x.example", Action::Grant)).await.unwrap();
+        node.record(act("email:no address", Action::Withdraw)).await.unwrap();
+        assert_eq!(reason(&node, "email:kim@x.example"), Reason::Granted);
+        let kind = NamespaceKind::Email { fold_local_part: true };
+        put(&node, kind, CANONICAL_FORM_VERSION - 1).await;
+        node.close();
+        drop(node);
+
+        let node = open(dir.path());
+        for spelling in ["email:kim@x.example", "email:KIM@X.example"] {
+            assert_eq!(reason(&node, spelling), Reason::Withdrawn, "{spelling}");
+        }
+        assert_eq!(reason(&node, "email:lee@x.example"), Reason::Granted);
+        let catalog = node.catalog();
+        let namespace = catalog.catalog.namespace("email").unwrap();
+        assert_eq!(namespace.form_version, CANONICAL_FORM_VERSION);
+        let revision = node.revision();
+        node.close();
+        drop(node);
+        let node = open(dir.path());
+        assert_eq!(node.revision(), revision, "there is nothing left to do");
+        node.close();
+    }
+}

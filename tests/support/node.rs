@@ -6,9 +6,11 @@ use consent_ledger::{
     config::ServeConfig,
     domain::{
         Action, Actor, Change, ChannelPut, ContactChange, Effect, Evidence, Key, LegalBasis,
-        PurposeVersion, Reason, ScopeKeys, Subject,
+        NamespaceKind, PurposeVersion, Reason, ScopeKeys, Subject,
     },
-    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
+    node::{
+        Act, Idempotency, NamespaceDraft, NamespaceUse, Node, NodeConfig, PurposeDraft, Question,
+    },
     telemetry::Metrics,
     vault::Kek,
 };
