@@ -220,7 +220,9 @@ fn bench_canonical_form(c: &mut Criterion) {
         ("domain", "domain:B\u{fc}cher.example."),
     ] {
         group.bench_function(name, |b| {
-            b.iter(|| catalog.subject(&GivenSubject::parse(black_box(given)).expect("a namespace")));
+            b.iter(|| {
+                catalog.subject(&GivenSubject::parse(black_box(given)).expect("a namespace"))
+            });
         });
     }
     group.finish();

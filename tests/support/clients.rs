@@ -47,6 +47,8 @@ impl Clients {
             ("user", Opaque),
             ("device", Opaque),
             ("crm", Opaque),
+            ("cookie", Opaque),
+            ("phone", Opaque),
             ("email", Email),
             ("tel", Phone),
             ("domain", Domain),

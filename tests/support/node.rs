@@ -6,11 +6,9 @@ use consent_ledger::{
     config::ServeConfig,
     domain::{
         Action, Actor, Change, ChannelPut, ContactChange, Effect, Evidence, Key, LegalBasis,
-        NamespaceKind, PurposeVersion, Reason, ScopeKeys, Subject,
+        PurposeVersion, Reason, ScopeKeys, Subject,
     },
-    node::{
-        Act, Idempotency, NamespaceDraft, NamespaceUse, Node, NodeConfig, PurposeDraft, Question,
-    },
+    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
     telemetry::Metrics,
     vault::Kek,
 };
@@ -108,14 +106,6 @@ pub async fn put_catalog(node: &Node) {
         node.put_channel(put).await.unwrap();
     }
     node.put_purpose(draft("Newsletter")).await.unwrap();
-    put_opaque(node, "user").await;
-}
-
-/// Puts a namespace whose ids are taken as they are.
-pub async fn put_opaque(node: &Node, namespace: &str) {
-    let (key, title) = (key(namespace), String::new());
-    let put = NamespaceDraft { key, title, kind: NamespaceKind::Opaque };
-    node.put_namespace(put, NamespaceUse::default()).await.unwrap();
 }
 
 pub fn check(node: &Node, who: &str, channel: &str) -> (Effect, Reason, u64) {

@@ -14,8 +14,9 @@ use std::{
 use consent_ledger::{
     cli::{error::CliError, progress},
     proto::{
-        self, Change, Evidence, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest, RecordConsentRequest, Scope,
-        catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
+        self, Change, Evidence, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest,
+        RecordConsentRequest, Scope, catalog_service_client::CatalogServiceClient,
+        consent_service_client::ConsentServiceClient,
     },
 };
 use hdrhistogram::Histogram;

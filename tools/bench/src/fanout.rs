@@ -19,10 +19,11 @@ use clap::Args;
 use consent_ledger::{
     cli::{catalog::file::CatalogFile, error::CliError, progress},
     proto::{
-        self, CheckRequest, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest, RecordConsentRequest,
-        WatchFilter, WatchRequest, WatchResponse, catalog_service_client::CatalogServiceClient,
-        check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
-        watch_response::Message, watch_service_client::WatchServiceClient,
+        self, CheckRequest, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest,
+        RecordConsentRequest, WatchFilter, WatchRequest, WatchResponse,
+        catalog_service_client::CatalogServiceClient, check_service_client::CheckServiceClient,
+        consent_service_client::ConsentServiceClient, watch_response::Message,
+        watch_service_client::WatchServiceClient,
     },
 };
 use consent_ledger_generate::{self as generate, Plan, Traffic};
