@@ -687,6 +687,9 @@ fn a_data_directory_of_format_1_is_served_today() {
     }
     let kek = dir.path().join("kek");
     fs::write(&kek, KEK).unwrap();
+    Server::start(dir.path()).terminate();
+    support::verify(dir.path()).expect_code(0);
+    tree_and_book_are_as_described(dir.path());
     let server = Server::start(dir.path());
     // This ledger is older than namespaces.
     let catalog = dir.path().join("catalog.toml");
@@ -699,7 +702,6 @@ fn a_data_directory_of_format_1_is_served_today() {
     assert!(history.stdout.contains("privacy-2026"), "{}", history.stdout);
     server.terminate();
     support::verify(dir.path()).expect_code(0);
-    tree_and_book_are_as_described(dir.path());
 }
 
 /// Checks the files that a closed server leaves in `tree/` and `checkpoint.json`, and their
