@@ -4,8 +4,8 @@ use prost::Message;
 
 use crate::{
     domain::{
-        Action, Actor, Change, ContactChange, Evidence, Key, LANGUAGE_BYTES_MAX, Region, Said,
-        ScopeKeys, Subject, TIME_ZONES_MAX,
+        Action, Actor, Catalog, Change, ContactChange, Evidence, Key, LANGUAGE_BYTES_MAX, Region,
+        Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
     node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Use},
     obligations::is_time_zone,
@@ -18,7 +18,7 @@ use super::{
     receipt::subject_if_given,
     scalar::{
         action, actor, at_most, check_data_categories, check_key, key, line_within, moment, region,
-        span_ms_within, subject, text_within,
+        span_ms_within, subject, subject_if_known, text_within,
     },
 };
 
@@ -26,19 +26,21 @@ use super::{
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn act(mut request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
+pub fn act(catalog: &Catalog, mut request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
     // A retry that does not wait for the checkpoint is the same act.
     request.wait_for_checkpoint = false;
     let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec())?;
     let actor = actor(request.actor, "actor")?;
     let contact = contact(&request.preferences.unwrap_or_default())
         .map_err(|invalid| invalid.within("preferences"))?;
+    let subject = subject(catalog, &request.subject, "subject")?;
+    let evidence = evidence(request.evidence.unwrap_or_default(), actor)?;
     Ok(Act {
-        subject: subject(&request.subject, "subject")?,
+        evidence: evidence.with_subject_given(&request.subject, &subject),
+        subject,
         actor,
         changes: changes(&request.changes, !contact.is_empty())?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
-        evidence: evidence(request.evidence.unwrap_or_default(), actor)?,
         contact,
         idempotency,
         confirmation_validity_ms: request
@@ -55,13 +57,16 @@ pub fn act(mut request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid> {
+pub fn confirm(
+    catalog: &Catalog,
+    request: proto::ConfirmConsentRequest,
+) -> Result<Confirm, Invalid> {
     if request.token.is_empty() {
         return Err(Problem::Required.at("token"));
     }
     text_within(&request.token, NAME_BYTES_MAX, "token")?;
     let confirm = Confirm {
-        subject: subject_if_given(&request.subject)?,
+        subject: subject_if_given(catalog, &request.subject)?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
         idempotency: idempotency(&request.idempotency_key, || {
             [b"confirm".as_slice(), &request.encode_to_vec()].concat()
@@ -214,6 +219,9 @@ fn scope_keys(scope: &proto::Scope, is_grant: bool) -> Result<ScopeKeys, Invalid
 }
 
 pub(super) fn evidence(message: proto::Evidence, actor: Actor) -> Result<Evidence, Invalid> {
+    if !message.subject_given.is_empty() {
+        return Err(Problem::LedgerAlone.at("evidence.subject_given"));
+    }
     if let Some(authority) = &message.authority {
         if !matches!(actor, Actor::Guardian | Actor::Agent) {
             return Err(Problem::OnlyForRepresentatives.at("evidence.authority"));
@@ -230,12 +238,15 @@ pub(super) fn evidence(message: proto::Evidence, actor: Actor) -> Result<Evidenc
 }
 
 /// The data subject and the region of a check. The other fields are checked, too, but not copied, because
-/// checks are frequent.
+/// checks are frequent. There is no data subject if the catalogue lacks its namespace.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>), Invalid> {
-    let subject = subject(&request.subject, "subject")?;
+pub fn check(
+    catalog: &Catalog,
+    request: &proto::CheckRequest,
+) -> Result<(Option<Subject>, Option<Region>), Invalid> {
+    let subject = subject_if_known(catalog, &request.subject)?;
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
@@ -249,13 +260,13 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn used(request: proto::RecordUseRequest) -> Result<Use, Invalid> {
+pub fn used(catalog: &Catalog, request: proto::RecordUseRequest) -> Result<Use, Invalid> {
     let idempotency = idempotency(&request.idempotency_key, || {
         [b"use".as_slice(), &request.encode_to_vec()].concat()
     })?;
     check_data_categories(&request.data_categories)?;
     Ok(Use {
-        subject: subject(&request.subject, "subject")?,
+        subject: subject(catalog, &request.subject, "subject")?,
         purpose: key(&request.purpose, "purpose")?,
         channel: key(&request.channel, "channel")?,
         region: region(&request.region, "region")?,
@@ -294,19 +305,23 @@ pub fn as_of(message: Option<&proto::AsOf>) -> Result<Option<AsOf>, Invalid> {
 /// # Errors
 /// The first field that is wrong.
 pub fn preferences(
+    catalog: &Catalog,
     request: &proto::GetPreferencesRequest,
 ) -> Result<(Subject, Option<Region>), Invalid> {
-    Ok((subject(&request.subject, "subject")?, region(&request.region, "region")?))
+    Ok((subject(catalog, &request.subject, "subject")?, region(&request.region, "region")?))
 }
 
 /// The data subject whose history a request asks for, and the maximum number of acts.
 ///
 /// # Errors
 /// The subject is wrong.
-pub fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), Invalid> {
+pub fn history(
+    catalog: &Catalog,
+    request: &proto::ListHistoryRequest,
+) -> Result<(Subject, usize), Invalid> {
     let limit = match request.page_size {
         0 => usize::MAX,
         size => usize::try_from(size).unwrap_or(usize::MAX),
     };
-    Ok((subject(&request.subject, "subject")?, limit))
+    Ok((subject(catalog, &request.subject, "subject")?, limit))
 }

@@ -30,6 +30,7 @@ pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
             expires_at: Some(timestamp(confirmation.expires_at)),
         }),
         checkpoint: String::new(),
+        subject: String::new(),
     }
 }
 
@@ -64,6 +65,7 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         indeterminate: checked.due.obligations.iter().any(|due| due.indeterminate),
         token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
+        subject: checked.subject.as_ref().map_or_else(String::new, |it| it.as_str().to_owned()),
     }
 }
 

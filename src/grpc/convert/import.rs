@@ -10,7 +10,7 @@ use super::{
     scalar::{actor, at_most, line_within, moment, subject},
 };
 use crate::{
-    domain::Actor,
+    domain::{Actor, Catalog},
     node::{Act, Idempotency, Recorded},
     proto::{self, ErrorReason},
     status::Fault,
@@ -65,8 +65,12 @@ pub fn import_rows(
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>, Invalid> {
-    let subject = subject(&row.subject, "subject")?;
+pub fn import_row(
+    catalog: &Catalog,
+    source: &Source,
+    row: proto::ImportRow,
+) -> Result<Option<Act>, Invalid> {
+    let subject = subject(catalog, &row.subject, "subject")?;
     let actor = match row.actor {
         unspecified if unspecified == i32::from(proto::Actor::Unspecified) => Actor::Import,
         number => actor(number, "actor")?,
@@ -82,6 +86,7 @@ pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>,
     }
     let idempotency = Some(identity(source, row.clone()));
     let evidence = evidence(row.evidence.unwrap_or_default(), actor)?;
+    let evidence = evidence.with_subject_given(&row.subject, &subject);
     if actor.speaks_for_subject() && evidence.method.is_empty() {
         return Err(Problem::Required.at("evidence.method"));
     }

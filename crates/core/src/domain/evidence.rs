@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 
 use thiserror::Error;
 
-use super::time::Millis;
+use super::{subject::Subject, time::Millis};
 
 /// The longest short text of an evidence, in bytes.
 pub const EVIDENCE_TEXT_BYTES_MAX: usize = 256;
@@ -45,6 +45,8 @@ pub struct Evidence {
     pub attributes: BTreeMap<String, String>,
     /// The authority of an actor other than the data subject.
     pub authority: Option<Authority>,
+    /// The data subject as the caller spelled it; empty if that was its canonical form.
+    pub subject_given: String,
 }
 
 /// The authority by which a guardian, or staff, acted for a data subject.
@@ -97,6 +99,15 @@ impl EvidenceError {
 }
 
 impl Evidence {
+    /// With the data subject as the caller spelled it, if that is not its canonical form.
+    #[must_use]
+    pub fn with_subject_given(mut self, given: &str, subject: &Subject) -> Self {
+        if given != subject.as_str() {
+            given.clone_into(&mut self.subject_given);
+        }
+        self
+    }
+
     /// Checks every limit.
     ///
     /// # Errors

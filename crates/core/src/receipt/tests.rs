@@ -70,6 +70,7 @@ fn evidence() -> Evidence {
         user_agent: "Browser/1".to_owned(),
         attributes: [("screen".to_owned(), "2".to_owned())].into(),
         authority: None,
+        subject_given: String::new(),
     }
 }
 

@@ -41,6 +41,7 @@ impl From<Evidence> for proto::Evidence {
                 proof: authority.proof,
                 ends_at: authority.ends_at.map(timestamp),
             }),
+            subject_given: evidence.subject_given,
         }
     }
 }
@@ -63,6 +64,7 @@ impl From<proto::Evidence> for Evidence {
                 proof: authority.proof,
                 ends_at: authority.ends_at.as_ref().and_then(timestamp_ms),
             }),
+            subject_given: evidence.subject_given,
         }
     }
 }
