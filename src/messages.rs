@@ -9,7 +9,9 @@ use serde::{Serialize, Serializer};
 use crate::{
     domain::{ChangeRecord, Effect, Key, LinkConfidence, ScopeKeys, Status, Subject},
     entry::timestamp,
-    event::{CatalogEffect, CatalogTold, ConsentTold, Event, EventTold, LinkTold, OverdueTold},
+    event::{
+        CatalogDetail, CatalogEffect, ConsentDetail, Event, EventDetail, LinkDetail, OverdueDetail,
+    },
     history::LineKind,
     json::ProtoJson,
     node::{CellPreference, SnapshotSubject, StandingStop},
@@ -78,15 +80,15 @@ impl From<EventMessage> for consume_response::Message {
 /// The message of an event, with the changes at these positions.
 #[must_use]
 pub fn event(event: &Event, positions: &[usize]) -> EventMessage {
-    match &event.told {
-        EventTold::Consent(act) => EventMessage::Consent(consent(event, act, positions)),
-        EventTold::Link(change) => EventMessage::Link(link(event, change)),
-        EventTold::Catalog(change) => EventMessage::Catalog(catalog(event, change)),
-        EventTold::Overdue(delivery) => EventMessage::Overdue(overdue(event, delivery)),
+    match &event.detail {
+        EventDetail::Consent(act) => EventMessage::Consent(consent(event, act, positions)),
+        EventDetail::Link(change) => EventMessage::Link(link(event, change)),
+        EventDetail::Catalog(change) => EventMessage::Catalog(catalog(event, change)),
+        EventDetail::Overdue(delivery) => EventMessage::Overdue(overdue(event, delivery)),
     }
 }
 
-fn consent(event: &Event, act: &ConsentTold, positions: &[usize]) -> proto::ConsentEvent {
+fn consent(event: &Event, act: &ConsentDetail, positions: &[usize]) -> proto::ConsentEvent {
     let changes = positions.iter().filter_map(|position| act.changes.get(*position));
     proto::ConsentEvent {
         index: event.index,
@@ -114,7 +116,7 @@ fn change(record: &ChangeRecord) -> proto::EventChange {
     }
 }
 
-fn link(event: &Event, change: &LinkTold) -> proto::LinkEvent {
+fn link(event: &Event, change: &LinkDetail) -> proto::LinkEvent {
     proto::LinkEvent {
         index: event.index,
         subject: change.subject.as_str().to_owned(),
@@ -131,7 +133,7 @@ pub fn confidence_number(confidence: Option<LinkConfidence>) -> i32 {
     confidence.map_or(proto::LinkConfidence::Unspecified, Into::into).into()
 }
 
-fn catalog(event: &Event, change: &CatalogTold) -> proto::CatalogEvent {
+fn catalog(event: &Event, change: &CatalogDetail) -> proto::CatalogEvent {
     let text = |key: &Option<Key>| key.as_ref().map_or_else(String::new, ToString::to_string);
     proto::CatalogEvent {
         index: event.index,
@@ -144,7 +146,7 @@ fn catalog(event: &Event, change: &CatalogTold) -> proto::CatalogEvent {
     }
 }
 
-fn overdue(event: &Event, delivery: &OverdueTold) -> proto::OverdueEvent {
+fn overdue(event: &Event, delivery: &OverdueDetail) -> proto::OverdueEvent {
     proto::OverdueEvent {
         index: event.index,
         subscription: delivery.subscription.to_string(),

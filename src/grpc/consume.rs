@@ -238,18 +238,18 @@ mod tests {
     use super::*;
     use crate::{
         domain::Key,
-        event::{CatalogEffect, CatalogTold, Event, EventTold},
+        event::{CatalogDetail, CatalogEffect, Event, EventDetail},
     };
 
     fn event(attempt: u32) -> Delivery {
-        let told = EventTold::Catalog(CatalogTold {
+        let detail = EventDetail::Catalog(CatalogDetail {
             purpose: Some(Key::parse("news").unwrap()),
             channel: None,
             effects: vec![CatalogEffect::Retired],
             version: 1,
             oldest_compatible: 1,
         });
-        let event = Arc::new(Event { index: 7, recorded_at: Millis(0), told });
+        let event = Arc::new(Event { index: 7, recorded_at: Millis(0), detail });
         Delivery::Event { event, passing: Vec::new(), attempt }
     }
 

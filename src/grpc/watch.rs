@@ -299,7 +299,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Outcome, ScopeKeys, Subject},
-        event::{ConsentTold, Event, EventTold},
+        event::{ConsentDetail, Event, EventDetail},
     };
 
     /// Delivers its events, and has caught up then.
@@ -337,7 +337,7 @@ mod tests {
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
         };
-        let told = EventTold::Consent(ConsentTold {
+        let detail = EventDetail::Consent(ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),
             actor: Actor::Subject,
             effective_at: Millis(0),
@@ -347,7 +347,7 @@ mod tests {
             reason: None,
             linked: Vec::new(),
         });
-        let event = Event { index, recorded_at: Millis(0), told };
+        let event = Event { index, recorded_at: Millis(0), detail };
         Ok(Heard::Event(Arc::new(Post::new(Arc::new(event))), vec![1]))
     }
 

@@ -27,7 +27,7 @@ use super::{
     watch::{Outgoing, Watch},
 };
 use crate::{
-    event::{Event, EventTold},
+    event::{Event, EventDetail},
     proto::{
         self,
         watch_service_server::{SERVICE_NAME, WatchServiceServer},
@@ -155,9 +155,9 @@ fn write(item: &Outgoing, buf: &mut impl BufMut) -> Result<(), prost::EncodeErro
 
 /// The number of changes of an event; 0 for an event that passes or fails a filter as a whole.
 fn change_count(event: &Event) -> usize {
-    match &event.told {
-        EventTold::Consent(consent) => consent.changes.len(),
-        EventTold::Link(_) | EventTold::Catalog(_) | EventTold::Overdue(_) => 0,
+    match &event.detail {
+        EventDetail::Consent(consent) => consent.changes.len(),
+        EventDetail::Link(_) | EventDetail::Catalog(_) | EventDetail::Overdue(_) => 0,
     }
 }
 
@@ -174,10 +174,10 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject},
-        event::{CatalogEffect, CatalogTold, ConsentTold},
+        event::{CatalogDetail, CatalogEffect, ConsentDetail},
     };
 
-    fn consent() -> EventTold {
+    fn consent() -> EventDetail {
         let change = |action| ChangeRecord {
             action,
             scope: ScopeKeys { purpose: Key::parse("news").ok(), channel: None },
@@ -186,7 +186,7 @@ mod tests {
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
         };
-        EventTold::Consent(ConsentTold {
+        EventDetail::Consent(ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),
             actor: Actor::Subject,
             effective_at: Millis(1),
@@ -198,8 +198,8 @@ mod tests {
         })
     }
 
-    fn catalog() -> EventTold {
-        EventTold::Catalog(CatalogTold {
+    fn catalog() -> EventDetail {
+        EventDetail::Catalog(CatalogDetail {
             purpose: Key::parse("news").ok(),
             channel: None,
             effects: vec![CatalogEffect::Retired],
@@ -208,8 +208,8 @@ mod tests {
         })
     }
 
-    fn post(told: EventTold) -> Arc<Post> {
-        Arc::new(Post::new(Arc::new(Event { index: 7, recorded_at: Millis(2), told })))
+    fn post(detail: EventDetail) -> Arc<Post> {
+        Arc::new(Post::new(Arc::new(Event { index: 7, recorded_at: Millis(2), detail })))
     }
 
     fn bytes(item: &Outgoing) -> Vec<u8> {
@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn shared_bytes_equal_those_of_a_single_stream() {
-        for (told, all) in [(consent(), vec![0, 1]), (catalog(), vec![])] {
-            let post = post(told);
+        for (detail, all) in [(consent(), vec![0, 1]), (catalog(), vec![])] {
+            let post = post(detail);
             let want = convert::event(&post.event, &all).encode_to_vec();
             for _ in 0..2 {
                 assert_eq!(bytes(&Outgoing::Event(Arc::clone(&post), all.clone())), want);

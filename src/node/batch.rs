@@ -23,7 +23,7 @@ use crate::{
         SubscriptionId, UnknownKey, covers_category,
     },
     entry::{Fact, Kind, Place, encode_evidence},
-    event::{self, CatalogTold, Event, Surroundings},
+    event::{self, CatalogDetail, Event, Surroundings},
     fold::{After, Effect, Fold, FoldError, Linked, Subscriptions, around, consent, reach, unite},
     ledger::{
         ENTRY_BYTES_MAX,
@@ -631,9 +631,9 @@ impl Surroundings for Writing<'_> {
         Ok(around(subjects, state_of)?.into_iter().filter_map(name).collect())
     }
 
-    fn catalog(&self, _: u64) -> Result<Option<CatalogTold>, WriteError> {
+    fn catalog(&self, _: u64) -> Result<Option<CatalogDetail>, WriteError> {
         Ok(match self.after {
-            After::Catalog { told, .. } => told.clone(),
+            After::Catalog { detail, .. } => detail.clone(),
             After::Subjects(_) | After::Subscriptions { .. } | After::Nothing => None,
         })
     }

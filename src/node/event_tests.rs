@@ -17,7 +17,7 @@ use crate::{
         Subject, SubjectRef,
     },
     entry::{Body, DeliveryOverdue, SubscriptionEntry},
-    event::{Event, EventTold},
+    event::{Event, EventDetail},
     fold::Due,
     history::LineKind,
     receipt::Format,
@@ -321,10 +321,10 @@ fn subscription(shards: u32) -> NewSubscription {
 /// An event without linked subjects: an event that is read back has those of today.
 fn without_linked(event: &Event) -> Event {
     let mut event = event.clone();
-    match &mut event.told {
-        EventTold::Consent(told) => told.linked.clear(),
-        EventTold::Link(told) => told.linked.clear(),
-        EventTold::Catalog(_) | EventTold::Overdue(_) => {}
+    match &mut event.detail {
+        EventDetail::Consent(detail) => detail.linked.clear(),
+        EventDetail::Link(detail) => detail.linked.clear(),
+        EventDetail::Catalog(_) | EventDetail::Overdue(_) => {}
     }
     event
 }

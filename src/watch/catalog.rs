@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{entry::Entry, event::CatalogTold, fold::CatalogAt};
+use crate::{entry::Entry, event::CatalogDetail, fold::CatalogAt};
 
 /// The events of the catalogue entries, read on demand. It grows with the history of the catalogue,
 /// like the catalogue in memory.
@@ -11,7 +11,7 @@ use crate::{entry::Entry, event::CatalogTold, fold::CatalogAt};
 pub(super) struct CatalogHistory {
     /// The catalogue after the entries that were read.
     catalog: CatalogAt,
-    events: BTreeMap<u64, CatalogTold>,
+    events: BTreeMap<u64, CatalogDetail>,
 }
 
 impl CatalogHistory {
@@ -22,7 +22,7 @@ impl CatalogHistory {
         index: u64,
         entries: impl FnOnce() -> Result<Vec<u64>, E>,
         read: impl Fn(u64) -> Result<Entry, E>,
-    ) -> Result<Option<CatalogTold>, E> {
+    ) -> Result<Option<CatalogDetail>, E> {
         if index >= self.catalog.revision {
             let from = self.catalog.revision;
             let unread = entries()?.into_iter().filter(|at| (from..=index).contains(at));

@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use crate::{
     domain::{EventKind, Filter, Key, Subject},
-    event::{Event, EventTold},
+    event::{Event, EventDetail},
 };
 
 /// The filters of all listeners.
@@ -65,8 +65,8 @@ impl FilterIndex {
     /// The listeners whose filter an event passes, ascending.
     pub(super) fn matching(&mut self, event: &Event) -> impl Iterator<Item = usize> {
         self.found.clear();
-        match &event.told {
-            EventTold::Consent(consent) => {
+        match &event.detail {
+            EventDetail::Consent(consent) => {
                 for change in &consent.changes {
                     let scope = &change.scope;
                     self.find(change.action.into(), scope.purpose.as_ref(), scope.channel.as_ref());
@@ -75,11 +75,11 @@ impl FilterIndex {
                     self.find(EventKind::Preferences, None, None);
                 }
             }
-            EventTold::Link(_) => self.find(EventKind::Link, None, None),
-            EventTold::Catalog(change) => {
+            EventDetail::Link(_) => self.find(EventKind::Link, None, None),
+            EventDetail::Catalog(change) => {
                 self.find(EventKind::Catalog, change.purpose.as_ref(), change.channel.as_ref());
             }
-            EventTold::Overdue(_) => self.find(EventKind::Overdue, None, None),
+            EventDetail::Overdue(_) => self.find(EventKind::Overdue, None, None),
         }
         let mut namespaces = event.subjects().map(Subject::namespace).peekable();
         if namespaces.peek().is_some() {
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, LinkConfidence, Millis, Outcome, ScopeKeys},
-        event::{CatalogEffect, CatalogTold, ConsentTold, LinkTold, OverdueTold},
+        event::{CatalogDetail, CatalogEffect, ConsentDetail, LinkDetail, OverdueDetail},
     };
 
     const PURPOSES: [&str; 5] = ["news", "ads", "care", "news.local", "never-listed"];
@@ -219,13 +219,13 @@ mod tests {
             .prop_map(|(namespace, id)| Subject::parse(&format!("{namespace}:{id}")).unwrap())
     }
 
-    fn any_told() -> impl Strategy<Value = EventTold> {
+    fn any_detail() -> impl Strategy<Value = EventDetail> {
         let linked = || vec(any_subject(), 0..3);
         let consent = (any_subject(), vec(any_change(), 0..4), any::<bool>(), linked());
         let catalog = (option::of(select(&PURPOSES[..])), select(&CHANNELS[..]));
         prop_oneof![
             6 => consent.prop_map(|(subject, changes, preferences_changed, linked)| {
-                EventTold::Consent(ConsentTold {
+                EventDetail::Consent(ConsentDetail {
                     subject,
                     actor: Actor::Subject,
                     effective_at: Millis(0),
@@ -238,16 +238,16 @@ mod tests {
             }),
             2 => (any_subject(), any_subject(), linked()).prop_map(|(subject, other, linked)| {
                 let confidence = Some(LinkConfidence::Verified);
-                EventTold::Link(LinkTold { subject, other, confidence, linked })
+                EventDetail::Link(LinkDetail { subject, other, confidence, linked })
             }),
-            2 => catalog.prop_map(|(purpose, channel)| EventTold::Catalog(CatalogTold {
+            2 => catalog.prop_map(|(purpose, channel)| EventDetail::Catalog(CatalogDetail {
                 channel: purpose.is_none().then(|| key(channel)),
                 purpose: purpose.map(key),
                 effects: vec![CatalogEffect::Retired],
                 version: 1,
                 oldest_compatible: 1,
             })),
-            1 => Just(EventTold::Overdue(OverdueTold {
+            1 => Just(EventDetail::Overdue(OverdueDetail {
                 subscription: key("mailer"),
                 shard: 0,
                 event_index: 1,
@@ -260,13 +260,13 @@ mod tests {
     enum Step {
         /// A listener with this number comes, or, if it is there, leaves.
         Toggle(usize, Box<Filter>),
-        Event(Box<EventTold>),
+        Event(Box<EventDetail>),
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
             1 => (0..LISTENERS, any_filter()).prop_map(|(at, filter)| Step::Toggle(at, Box::new(filter))),
-            1 => any_told().prop_map(|told| Step::Event(Box::new(told))),
+            1 => any_detail().prop_map(|detail| Step::Event(Box::new(detail))),
         ]
     }
 
@@ -298,8 +298,8 @@ mod tests {
                             filters[listener] = Some(*filter);
                         }
                     },
-                    Step::Event(told) => {
-                        let event = Event { index: 0, recorded_at: Millis(0), told: *told };
+                    Step::Event(detail) => {
+                        let event = Event { index: 0, recorded_at: Millis(0), detail: *detail };
                         let passes = |filter: &Option<Filter>| {
                             filter.as_ref().is_some_and(|filter| event.passing(filter).is_some())
                         };

@@ -17,7 +17,7 @@ use crate::{
     backend::LogBackend,
     domain::{Filter, Identity, Key, Subject, SubjectRef, SubscriptionId},
     entry::Entry,
-    event::{self, CatalogTold, Event, Surroundings},
+    event::{self, CatalogDetail, Event, Surroundings},
     ledger::envelope,
     vault::Vault,
     view::View,
@@ -69,7 +69,7 @@ impl LedgerPast {
     /// The event of an entry, if it may pass the filter: reading the identity of the data subject costs
     /// more than everything else.
     fn event(&self, entry: &Entry, filter: &Filter) -> Result<Option<Event>, WatchError> {
-        if entry.body.kind().tells().may_pass(filter) {
+        if entry.body.kind().outline().may_pass(filter) {
             event::of(entry.fact(), self)
         } else {
             Ok(None)
@@ -103,7 +103,7 @@ impl Surroundings for LedgerPast {
         Ok(names)
     }
 
-    fn catalog(&self, index: u64) -> Result<Option<CatalogTold>, WatchError> {
+    fn catalog(&self, index: u64) -> Result<Option<CatalogDetail>, WatchError> {
         let entries = || self.view.catalog_entries().map_err(WatchError::unreadable);
         self.catalog.lock().event_at(index, entries, |index| self.entry(index))
     }

@@ -11,7 +11,7 @@ use tokio::{runtime::Runtime, task::yield_now, time::timeout};
 use super::{recent::Gathered, *};
 use crate::{
     domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject},
-    event::{ConsentTold, EventTold},
+    event::{ConsentDetail, EventDetail},
 };
 
 /// An entry: its event, or none.
@@ -50,7 +50,7 @@ fn event(index: u64, purpose: Option<&str>, namespace: &str) -> Event {
         data_categories: Vec::new(),
         outcome: Outcome::Applied,
     };
-    let told = EventTold::Consent(ConsentTold {
+    let detail = EventDetail::Consent(ConsentDetail {
         subject: Subject::parse(&format!("{namespace}:{index}")).unwrap(),
         actor: Actor::Subject,
         effective_at: Millis(0),
@@ -60,7 +60,7 @@ fn event(index: u64, purpose: Option<&str>, namespace: &str) -> Event {
         reason: None,
         linked: Vec::new(),
     });
-    Event { index, recorded_at: Millis(0), told }
+    Event { index, recorded_at: Millis(0), detail }
 }
 
 /// Makes an entry from a number: without an event, or a withdrawal of one purpose or of all, in one

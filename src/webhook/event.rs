@@ -136,7 +136,9 @@ mod tests {
             Action, Actor, ChangeRecord, Decision, Key, LinkConfidence, Millis, Outcome, Reason,
             ScopeKeys, Status, StopKind, Subject,
         },
-        event::{CatalogEffect, CatalogTold, ConsentTold, EventTold, LinkTold, OverdueTold},
+        event::{
+            CatalogDetail, CatalogEffect, ConsentDetail, EventDetail, LinkDetail, OverdueDetail,
+        },
         grpc::convert,
         node::{CellPreference, Delivery, StandingStop},
     };
@@ -169,12 +171,12 @@ mod tests {
         }
     }
 
-    fn event(told: EventTold) -> Event {
-        Event { index: 12, recorded_at: Millis(1_500), told }
+    fn event(detail: EventDetail) -> Event {
+        Event { index: 12, recorded_at: Millis(1_500), detail }
     }
 
-    fn consent(changes: Vec<ChangeRecord>) -> ConsentTold {
-        ConsentTold {
+    fn consent(changes: Vec<ChangeRecord>) -> ConsentDetail {
+        ConsentDetail {
             subject: subject("user:42"),
             actor: Actor::Guardian,
             effective_at: Millis(1_000),
@@ -205,11 +207,11 @@ mod tests {
                 record(Action::Object, Outcome::SupersededByLater(9)),
                 record(Action::Expire, Outcome::Applied),
             ];
-            let told = ConsentTold { actor, preferences_changed: true, ..consent(changes) };
-            all.push(event(EventTold::Consent(told)));
+            let detail = ConsentDetail { actor, preferences_changed: true, ..consent(changes) };
+            all.push(event(EventDetail::Consent(detail)));
         }
         for confidence in [None, Some(LinkConfidence::Verified), Some(LinkConfidence::Asserted)] {
-            all.push(event(EventTold::Link(LinkTold {
+            all.push(event(EventDetail::Link(LinkDetail {
                 subject: subject("user:42"),
                 other: subject("device:7"),
                 confidence,
@@ -227,10 +229,10 @@ mod tests {
         ];
         for (purpose, channel, version) in [(key("news"), None, 3), (None, key("sms"), 0)] {
             let (effects, oldest_compatible) = (effects.clone(), version);
-            let told = CatalogTold { purpose, channel, effects, version, oldest_compatible };
-            all.push(event(EventTold::Catalog(told)));
+            let detail = CatalogDetail { purpose, channel, effects, version, oldest_compatible };
+            all.push(event(EventDetail::Catalog(detail)));
         }
-        all.push(event(EventTold::Overdue(OverdueTold {
+        all.push(event(EventDetail::Overdue(OverdueDetail {
             subscription: Key::parse("mailer").unwrap(),
             shard: 1,
             event_index: 5,
@@ -272,7 +274,7 @@ mod tests {
     fn a_message_is_a_cloudevent_whose_attributes_name_nobody() {
         let change = record(Action::Withdraw, Outcome::Applied);
         let message =
-            envelope().event(&event(EventTold::Consent(consent(vec![change]))), &[0]).unwrap();
+            envelope().event(&event(EventDetail::Consent(consent(vec![change]))), &[0]).unwrap();
         let id = format!("{}-7-12", "ab".repeat(16));
         assert_eq!(message.id, id);
         assert_eq!(
@@ -310,12 +312,12 @@ mod tests {
         let mut grant = record(Action::Grant, Outcome::Applied);
         grant.data_categories = vec!["user.contact".to_owned()];
         let expire = record(Action::Expire, Outcome::Applied);
-        let told = ConsentTold {
+        let detail = ConsentDetail {
             cause: Some(3),
             reason: Some(Reason::Expired),
             ..consent(vec![grant, expire])
         };
-        let message = envelope().event(&event(EventTold::Consent(told)), &[0]).unwrap();
+        let message = envelope().event(&event(EventDetail::Consent(detail)), &[0]).unwrap();
         let data = value(&message)["data"].take();
         assert_eq!(data["changes"].as_array().unwrap().len(), 1);
         assert_eq!(data["changes"][0]["dataCategories"], json!(["user.contact"]));

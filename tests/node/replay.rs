@@ -9,7 +9,7 @@ use consent_ledger::{
         Action, Actor, Body, Change, ChannelPut, EventKind, Filter, LegalBasis, Millis, Outcome,
         PurposeVersion, SubjectRef, SubjectState,
     },
-    event::{Event, EventTold},
+    event::{Event, EventDetail},
     fold::{CatalogAt, consent},
     ledger::envelope,
     node::{Act, Checked, Node, Preferences, PurposeDraft, Question, Recorded},
@@ -187,9 +187,9 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
     while next < node.revision() {
         match watcher.next().await.unwrap() {
             Heard::Event(post, positions) => {
-                match &post.event.told {
-                    EventTold::Consent(event) => assert_eq!(positions.len(), event.changes.len()),
-                    EventTold::Catalog(change) => assert!(!change.effects.is_empty()),
+                match &post.event.detail {
+                    EventDetail::Consent(event) => assert_eq!(positions.len(), event.changes.len()),
+                    EventDetail::Catalog(change) => assert!(!change.effects.is_empty()),
                     other => panic!("{other:?}"),
                 }
                 heard.push((*post.event).clone());

@@ -1,6 +1,6 @@
 //! Events: the notifications that watchers receive for entries.
 //!
-//! A kind of entry gives the content of its event ([`Tells`]), with references instead of names.
+//! A kind of entry gives the content of its event ([`EventOutline`]), with references instead of names.
 //! Only [`of`] makes the event: the writer calls it for entries that it is about to write, the
 //! reader of the past for entries of the ledger. Each of them provides the context
 //! ([`Surroundings`]): the names of data subjects, who is linked to them, and the catalogue and
@@ -29,25 +29,25 @@ pub struct Event {
     /// When the ledger recorded it.
     pub recorded_at: Millis,
     /// What happened.
-    pub told: EventTold,
+    pub detail: EventDetail,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventTold {
+pub enum EventDetail {
     /// An act, a confirmation, or the end of grants.
-    Consent(ConsentTold),
+    Consent(ConsentDetail),
     /// Two data subjects were linked or unlinked.
-    Link(LinkTold),
+    Link(LinkDetail),
     /// The catalogue changed.
-    Catalog(CatalogTold),
+    Catalog(CatalogDetail),
     /// A subscription is overdue.
-    Overdue(OverdueTold),
+    Overdue(OverdueDetail),
 }
 
 /// An act, a confirmation, or the end of grants, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsentTold {
+pub struct ConsentDetail {
     /// Whose consent it is.
     pub subject: Subject,
     /// Who acted.
@@ -69,7 +69,7 @@ pub struct ConsentTold {
 
 /// A link, or its end, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkTold {
+pub struct LinkDetail {
     /// One data subject.
     pub subject: Subject,
     /// The other.
@@ -82,7 +82,7 @@ pub struct LinkTold {
 
 /// A change of the catalogue, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CatalogTold {
+pub struct CatalogDetail {
     /// The purpose; none if a channel changed.
     pub purpose: Option<Key>,
     /// The channel; none if a purpose changed.
@@ -116,7 +116,7 @@ pub enum CatalogEffect {
 
 /// A subscription that is overdue, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverdueTold {
+pub struct OverdueDetail {
     /// Name of the subscription.
     pub subscription: Key,
     /// The shard that is behind.
@@ -129,9 +129,9 @@ pub struct OverdueTold {
 
 /// The content of an entry's event, with references instead of names.
 #[derive(Debug, Clone, Copy)]
-pub enum Tells<'a> {
+pub enum EventOutline<'a> {
     /// An act, a confirmation, or the end of grants.
-    Consent(ConsentTells<'a>),
+    Consent(ConsentOutline<'a>),
     /// Two data subjects were linked or unlinked.
     Link(&'a LinkChange),
     /// The catalogue changed; the fold gives the effects on decisions.
@@ -144,7 +144,7 @@ pub enum Tells<'a> {
 
 /// The content of the event of an act, a confirmation, or the end of grants.
 #[derive(Debug, Clone, Copy)]
-pub struct ConsentTells<'a> {
+pub struct ConsentOutline<'a> {
     /// Whose consent it is.
     pub subject: SubjectRef,
     /// Who acted.
@@ -161,7 +161,7 @@ pub struct ConsentTells<'a> {
     pub reason: Option<Reason>,
 }
 
-impl Tells<'_> {
+impl EventOutline<'_> {
     /// Whether its event may pass a filter. False only if no name could make it pass.
     #[must_use]
     pub fn may_pass(&self, filter: &Filter) -> bool {
@@ -200,7 +200,7 @@ pub trait Surroundings {
     ///
     /// # Errors
     /// The lookup failed.
-    fn catalog(&self, index: u64) -> Result<Option<CatalogTold>, Self::Error>;
+    fn catalog(&self, index: u64) -> Result<Option<CatalogDetail>, Self::Error>;
 
     /// The name of a subscription.
     ///
@@ -214,31 +214,33 @@ pub trait Surroundings {
 /// # Errors
 /// Those of `surroundings`.
 pub fn of<S: Surroundings>(fact: Fact<'_>, surroundings: &S) -> Result<Option<Event>, S::Error> {
-    let told = match fact.kind.tells() {
-        Tells::Consent(consent) => consent_told(&consent, surroundings)?.map(EventTold::Consent),
-        Tells::Link(link) => link_told(link, surroundings)?.map(EventTold::Link),
-        Tells::Catalog => surroundings.catalog(fact.place.index)?.map(EventTold::Catalog),
-        Tells::Overdue(overdue) => Some(EventTold::Overdue(OverdueTold {
+    let detail = match fact.kind.outline() {
+        EventOutline::Consent(consent) => {
+            consent_detail(&consent, surroundings)?.map(EventDetail::Consent)
+        }
+        EventOutline::Link(link) => link_detail(link, surroundings)?.map(EventDetail::Link),
+        EventOutline::Catalog => surroundings.catalog(fact.place.index)?.map(EventDetail::Catalog),
+        EventOutline::Overdue(overdue) => Some(EventDetail::Overdue(OverdueDetail {
             subscription: surroundings.subscription(overdue.subscription)?,
             shard: overdue.shard,
             event_index: overdue.event_index,
             pending_since: overdue.pending_since,
         })),
-        Tells::Nothing => None,
+        EventOutline::Nothing => None,
     };
     let Place { index, recorded_at } = fact.place;
-    Ok(told.map(|told| Event { index, recorded_at, told }))
+    Ok(detail.map(|detail| Event { index, recorded_at, detail }))
 }
 
-fn consent_told<S: Surroundings>(
-    consent: &ConsentTells<'_>,
+fn consent_detail<S: Surroundings>(
+    consent: &ConsentOutline<'_>,
     surroundings: &S,
-) -> Result<Option<ConsentTold>, S::Error> {
+) -> Result<Option<ConsentDetail>, S::Error> {
     let subject = match surroundings.identity(consent.subject)? {
         Identity::Known(subject) => subject,
         Identity::Erased => return Ok(None),
     };
-    Ok(Some(ConsentTold {
+    Ok(Some(ConsentDetail {
         subject,
         actor: consent.actor,
         effective_at: consent.effective_at,
@@ -250,32 +252,32 @@ fn consent_told<S: Surroundings>(
     }))
 }
 
-fn link_told<S: Surroundings>(
+fn link_detail<S: Surroundings>(
     link: &LinkChange,
     surroundings: &S,
-) -> Result<Option<LinkTold>, S::Error> {
+) -> Result<Option<LinkDetail>, S::Error> {
     let sides = [link.subject_ref, link.other_ref];
     let names = (surroundings.identity(sides[0])?, surroundings.identity(sides[1])?);
     let (Identity::Known(subject), Identity::Known(other)) = names else { return Ok(None) };
     let linked = surroundings.linked(&sides)?;
-    Ok(Some(LinkTold { subject, other, confidence: link.confidence, linked }))
+    Ok(Some(LinkDetail { subject, other, confidence: link.confidence, linked }))
 }
 
 impl Event {
     /// The data subjects that it concerns: its own, both of a link, and those linked to them. Empty
     /// if it concerns all data subjects.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
-        let (one, other, linked): (_, _, &[Subject]) = match &self.told {
-            EventTold::Consent(consent) => (Some(&consent.subject), None, &consent.linked),
-            EventTold::Link(link) => (Some(&link.subject), Some(&link.other), &link.linked),
-            EventTold::Catalog(_) | EventTold::Overdue(_) => (None, None, &[]),
+        let (one, other, linked): (_, _, &[Subject]) = match &self.detail {
+            EventDetail::Consent(consent) => (Some(&consent.subject), None, &consent.linked),
+            EventDetail::Link(link) => (Some(&link.subject), Some(&link.other), &link.linked),
+            EventDetail::Catalog(_) | EventDetail::Overdue(_) => (None, None, &[]),
         };
         one.into_iter().chain(other).chain(linked)
     }
 
     /// The data subjects of its entry: two for a link; none if it concerns all data subjects.
     pub fn own_subjects(&self) -> impl Iterator<Item = &Subject> {
-        let count = if matches!(self.told, EventTold::Link(_)) { 2 } else { 1 };
+        let count = if matches!(self.detail, EventDetail::Link(_)) { 2 } else { 1 };
         self.subjects().take(count)
     }
 
@@ -296,8 +298,8 @@ impl Event {
         if !self.is_about(filter) {
             return None;
         }
-        match &self.told {
-            EventTold::Consent(consent) => {
+        match &self.detail {
+            EventDetail::Consent(consent) => {
                 let changes = consent.changes.iter().enumerate();
                 let passing: Vec<usize> = changes
                     .filter(|(_, change)| filter.passes(change))
@@ -307,9 +309,9 @@ impl Event {
                     consent.preferences_changed && filter.wants(EventKind::Preferences);
                 (!passing.is_empty() || preferences).then_some(passing)
             }
-            EventTold::Link(_) => filter.wants(EventKind::Link).then(Vec::new),
-            EventTold::Catalog(change) => change.passes(filter).then(Vec::new),
-            EventTold::Overdue(_) => filter.wants(EventKind::Overdue).then(Vec::new),
+            EventDetail::Link(_) => filter.wants(EventKind::Link).then(Vec::new),
+            EventDetail::Catalog(change) => change.passes(filter).then(Vec::new),
+            EventDetail::Overdue(_) => filter.wants(EventKind::Overdue).then(Vec::new),
         }
     }
 
@@ -329,7 +331,7 @@ pub fn shard_of(subject: &Subject, shards: u32) -> u32 {
     u32::from_be_bytes(*first) % shards.max(1)
 }
 
-impl CatalogTold {
+impl CatalogDetail {
     fn passes(&self, filter: &Filter) -> bool {
         filter.wants(EventKind::Catalog)
             && filter.covers_purpose(self.purpose.as_ref())
@@ -354,7 +356,7 @@ mod tests {
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
         };
-        let consent = ConsentTold {
+        let consent = ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),
             actor: Actor::Subject,
             effective_at: Millis(0),
@@ -364,7 +366,7 @@ mod tests {
             reason: None,
             linked: Vec::new(),
         };
-        Event { index: 7, recorded_at: Millis(0), told: EventTold::Consent(consent) }
+        Event { index: 7, recorded_at: Millis(0), detail: EventDetail::Consent(consent) }
     }
 
     fn keys(texts: &[&str]) -> BTreeSet<Key> {
@@ -415,7 +417,7 @@ mod tests {
     #[test]
     fn a_stop_passes_for_whom_it_reaches_through_a_link() {
         let mut event = event(&[(Action::Withdraw, "news", "email")]);
-        let EventTold::Consent(consent) = &mut event.told else { unreachable!("a consent") };
+        let EventDetail::Consent(consent) = &mut event.detail else { unreachable!("a consent") };
         consent.linked = vec![Subject::parse("email:jo").unwrap()];
         assert_eq!(event.passing(&of_namespace("user")), Some(vec![0]));
         assert_eq!(event.passing(&of_namespace("email")), Some(vec![0]));
@@ -435,7 +437,7 @@ mod tests {
     #[test]
     fn preferences_pass_on_request_alone() {
         let mut event = event(&[]);
-        let EventTold::Consent(consent) = &mut event.told else { unreachable!("a consent") };
+        let EventDetail::Consent(consent) = &mut event.detail else { unreachable!("a consent") };
         consent.preferences_changed = true;
         assert_eq!(event.passing(&Filter::default()), None);
         let kinds = BTreeSet::from([EventKind::Preferences]);
@@ -444,14 +446,15 @@ mod tests {
 
     #[test]
     fn the_catalogue_passes_by_its_key_and_for_every_namespace() {
-        let change = CatalogTold {
+        let change = CatalogDetail {
             purpose: Some(Key::parse("news").unwrap()),
             channel: None,
             effects: vec![CatalogEffect::Retired],
             version: 1,
             oldest_compatible: 1,
         };
-        let event = Event { index: 7, recorded_at: Millis(0), told: EventTold::Catalog(change) };
+        let event =
+            Event { index: 7, recorded_at: Millis(0), detail: EventDetail::Catalog(change) };
         assert_eq!(event.passing(&of_namespace("email")), Some(Vec::new()));
         let of_purpose = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
         assert_eq!(event.passing(&of_purpose("news")), Some(Vec::new()));

@@ -10,7 +10,7 @@ use crate::{
         FailedDelivery, Filter, Key, LegalBasis, LinkConfidence, Millis, Overdue, PurposeVersion,
         ScopeKeys, Snapshot, Subject, Subscription, SubscriptionCreated, SubscriptionEntry,
     },
-    event::{EventTold, shard_of},
+    event::{EventDetail, shard_of},
     node::{
         Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationState,
         PurposeDraft, ReadError, ShardReport,
@@ -320,7 +320,7 @@ async fn no_acknowledgement_gathers_after_the_end_of_a_subscription_or_of_writes
 async fn overdue_event(watcher: &mut Watcher) -> (u64, u64) {
     loop {
         if let Heard::Event(post, _) = within(watcher.next()).await.unwrap() {
-            let EventTold::Overdue(overdue) = &post.event.told else { panic!("{post:?}") };
+            let EventDetail::Overdue(overdue) = &post.event.detail else { panic!("{post:?}") };
             assert_eq!(overdue.subscription.as_str(), "crm");
             return (post.event.index, overdue.event_index);
         }

@@ -13,7 +13,7 @@ use crate::{
         Actor, Catalog, ChangeRecord, ContactChange, Mark, Millis, Sealed, SubjectRef,
         SubjectState, UnknownKey,
     },
-    event::{ConsentTells, Tells},
+    event::{ConsentOutline, EventOutline},
     fold::{Judged, Lead, Untrue, consent, due},
     history::Line,
     proto,
@@ -94,8 +94,8 @@ impl Kind for ConsentAct {
         idempotency.into_iter().chain(token).chain(due).collect()
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Consent(ConsentTells {
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Consent(ConsentOutline {
             subject: self.subject_ref,
             actor: self.actor,
             effective_at: self.effective_at,

@@ -3,7 +3,7 @@
 use super::{EntryError, NamesNoSubject, OfCatalog, Place, Target, fields::key};
 use crate::{
     domain::{Catalog, Channel, Key},
-    event::{CatalogEffect, CatalogTold, Tells},
+    event::{CatalogDetail, CatalogEffect, EventOutline},
     proto,
 };
 
@@ -31,17 +31,17 @@ impl NamesNoSubject for ChannelPut {
         Target::Catalog(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Catalog
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Catalog
     }
 }
 
 impl OfCatalog for ChannelPut {
-    fn fold(&self, _: Place, catalog: &mut Catalog) -> Option<CatalogTold> {
+    fn fold(&self, _: Place, catalog: &mut Catalog) -> Option<CatalogDetail> {
         let before = channel(catalog, &self.key).cloned();
         catalog.put_channel(self.clone());
         let after = channel(catalog, &self.key)?;
-        Some(CatalogTold {
+        Some(CatalogDetail {
             purpose: None,
             channel: Some(self.key.clone()),
             effects: effects(before.as_ref(), after),

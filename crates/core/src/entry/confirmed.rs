@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Actor, Catalog, ChangeRecord, Mark, Millis, Sealed, SubjectRef, SubjectState, UnknownKey,
     },
-    event::{ConsentTells, Tells},
+    event::{ConsentOutline, EventOutline},
     fold::{Judged, Lead, Untrue, consent, due},
     history::Line,
     proto,
@@ -83,8 +83,8 @@ impl Kind for ConsentConfirmed {
         idempotency.into_iter().chain([Lead::Confirms(self.request_index)]).chain(due).collect()
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Consent(ConsentTells {
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Consent(ConsentOutline {
             subject: self.subject_ref,
             actor: self.requested_by,
             effective_at: self.effective_at,

@@ -11,7 +11,7 @@ use crate::{
         Action, Actor, Catalog, ChangeRecord, Millis, Outcome, Reason, Scope, SubjectRef,
         SubjectState, UnknownKey,
     },
-    event::{ConsentTells, Tells},
+    event::{ConsentOutline, EventOutline},
     fold::{Due, Judged, Lead, Untrue},
     history::{Line, LineKind},
     proto,
@@ -59,8 +59,8 @@ impl Kind for GrantExpired {
         })]
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Consent(ConsentTells {
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Consent(ConsentOutline {
             subject: self.subject_ref,
             actor: Actor::System,
             effective_at: self.expired_at,

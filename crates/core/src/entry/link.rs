@@ -9,7 +9,7 @@ use crate::{
     domain::{
         Actor, Catalog, LinkConfidence, Millis, Sealed, SubjectRef, SubjectState, UnknownKey,
     },
-    event::Tells,
+    event::EventOutline,
     fold::{Judged, Lead, Untrue},
     history::{Line, LineKind, LinkLine},
     proto,
@@ -68,8 +68,8 @@ impl Kind for LinkChange {
         Vec::new()
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Link(self)
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Link(self)
     }
 
     fn line(&self, place: Place, subject: SubjectRef) -> Option<Line> {

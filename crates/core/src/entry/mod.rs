@@ -52,7 +52,7 @@ pub use uses::UseRecorded;
 
 use crate::{
     domain::{Actor, Catalog, ChangeRecord, Millis, Sealed, SubjectRef, SubjectState, UnknownKey},
-    event::{CatalogTold, Tells},
+    event::{CatalogDetail, EventOutline},
     fold::{FoldError, Judged, Lead, Subscriptions, Untrue},
     history::{Line, LineKind, SealedEvidence},
     proto,
@@ -198,7 +198,7 @@ pub trait Kind: fmt::Debug {
     /// What leads to it, besides the data subjects whose states it is part of.
     fn leads(&self, place: Place) -> Vec<Lead>;
     /// The content of its event for watchers.
-    fn tells(&self) -> Tells<'_>;
+    fn outline(&self) -> EventOutline<'_>;
     /// Its line in the history of a data subject that it names; none if it is in no history.
     fn line(&self, place: Place, subject: SubjectRef) -> Option<Line>;
     /// The caller's idempotency key, if it has one.
@@ -215,7 +215,7 @@ pub trait NamesNoSubject: fmt::Debug {
     /// As [`Kind::target`].
     fn target(&self) -> Target<'_>;
     /// As [`Kind::tells`].
-    fn tells(&self) -> Tells<'_>;
+    fn outline(&self) -> EventOutline<'_>;
 }
 
 impl<K: NamesNoSubject> Kind for K {
@@ -235,8 +235,8 @@ impl<K: NamesNoSubject> Kind for K {
         Vec::new()
     }
 
-    fn tells(&self) -> Tells<'_> {
-        NamesNoSubject::tells(self)
+    fn outline(&self) -> EventOutline<'_> {
+        NamesNoSubject::outline(self)
     }
 
     fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
@@ -293,7 +293,7 @@ pub trait OfSubjects: Kind {
 /// A kind that acts on the catalogue.
 pub trait OfCatalog {
     /// Folds it into the catalogue. Returns the change and its effects; none if it is not folded.
-    fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogTold>;
+    fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogDetail>;
 }
 
 /// A kind that acts on durable subscriptions.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Catalog, Namespace, SubjectRef},
-    event::{CatalogEffect, CatalogTold, Tells},
+    event::{CatalogDetail, CatalogEffect, EventOutline},
     fold::Lead,
     history::Line,
     proto,
@@ -44,8 +44,8 @@ impl Kind for NamespacePut {
         Vec::new()
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Catalog
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Catalog
     }
 
     fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
@@ -62,7 +62,7 @@ impl Kind for NamespacePut {
 }
 
 impl OfCatalog for NamespacePut {
-    fn fold(&self, _: Place, catalog: &mut Catalog) -> Option<CatalogTold> {
+    fn fold(&self, _: Place, catalog: &mut Catalog) -> Option<CatalogDetail> {
         let kind_before = catalog.namespace(self.0.key.as_str()).map(|before| before.kind);
         catalog.put_namespace(self.0.clone());
         let effect = match kind_before {
@@ -70,7 +70,7 @@ impl OfCatalog for NamespacePut {
             Some(kind) if kind != self.0.kind => CatalogEffect::ContentChanged,
             Some(_) => return None,
         };
-        Some(CatalogTold {
+        Some(CatalogDetail {
             purpose: None,
             channel: None,
             effects: vec![effect],
@@ -199,7 +199,7 @@ pub(super) mod tests {
             let put =
                 NamespacePut(Namespace { key, title: title.to_owned(), kind, form_version: 1 });
             let place = Place { index: 1, recorded_at: Millis(0) };
-            put.fold(place, &mut catalog).map(|told| told.effects)
+            put.fold(place, &mut catalog).map(|detail| detail.effects)
         };
         let folded = NamespaceKind::Email { fold_local_part: true };
         assert_eq!(effects("Email", folded), Some(vec![CatalogEffect::Added]));

@@ -1,7 +1,7 @@
 //! `LedgerOpened`: opens the ledger and names it. It is entry 0, and no other.
 
 use super::{EntryError, NamesNoSubject, Target, fields::fixed};
-use crate::{domain::Millis, event::Tells, proto};
+use crate::{domain::Millis, event::EventOutline, proto};
 
 /// Opens the ledger and names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,8 @@ impl NamesNoSubject for LedgerOpened {
         Target::Nothing
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Nothing
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Nothing
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{Catalog, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region},
-    event::{CatalogEffect, CatalogTold, Tells},
+    event::{CatalogDetail, CatalogEffect, EventOutline},
     proto,
 };
 
@@ -51,17 +51,17 @@ impl NamesNoSubject for PurposePut {
         Target::Catalog(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Catalog
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Catalog
     }
 }
 
 impl OfCatalog for PurposePut {
-    fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogTold> {
+    fn fold(&self, place: Place, catalog: &mut Catalog) -> Option<CatalogDetail> {
         let before = purpose(catalog, &self.key).cloned();
         catalog.put_purpose(place.index, self.clone());
         let after = purpose(catalog, &self.key)?;
-        Some(CatalogTold {
+        Some(CatalogDetail {
             purpose: Some(self.key.clone()),
             channel: None,
             effects: effects(before.as_ref(), after),

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     domain::{Actor, Effect, Key, Millis, Reason, Region, SubjectRef},
-    event::Tells,
+    event::EventOutline,
     fold::{Lead, UseCell},
     history::{Line, LineKind},
     proto,
@@ -81,8 +81,8 @@ impl Kind for UseRecorded {
         self.subject_refs.iter().map(used).chain(idempotency).collect()
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Nothing
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Nothing
     }
 
     fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {

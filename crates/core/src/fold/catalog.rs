@@ -3,7 +3,7 @@
 use crate::{
     domain::Catalog,
     entry::{Fact, Target},
-    event::CatalogTold,
+    event::CatalogDetail,
 };
 
 /// The catalogue at one revision.
@@ -18,7 +18,7 @@ pub struct CatalogAt {
 impl CatalogAt {
     /// Folds in an entry, if it is about the catalogue. Returns the change for watchers; none if no
     /// decision can change.
-    pub fn fold(&mut self, fact: Fact<'_>) -> Option<CatalogTold> {
+    pub fn fold(&mut self, fact: Fact<'_>) -> Option<CatalogDetail> {
         let Target::Catalog(target) = fact.kind.target() else { return None };
         let change = target.fold(fact.place, &mut self.catalog);
         self.revision = fact.place.index + 1;

@@ -37,7 +37,7 @@ pub use touched::{Answers, CellDecision};
 use crate::{
     domain::{Catalog, SubjectRef, SubjectState, SubscriptionId, UnknownKey},
     entry::{Fact, Target},
-    event::CatalogTold,
+    event::CatalogDetail,
 };
 
 /// Why an entry can not be folded.
@@ -83,7 +83,7 @@ pub enum After {
         /// The catalogue after the entry.
         catalog: Arc<CatalogAt>,
         /// The change for watchers; none if no decision can change.
-        told: Option<CatalogTold>,
+        detail: Option<CatalogDetail>,
     },
     /// The subscriptions.
     Subscriptions {
@@ -140,8 +140,8 @@ impl Fold {
                 After::Subjects(states)
             }
             Target::Catalog(_) => {
-                let told = Arc::make_mut(&mut self.catalog).fold(fact);
-                After::Catalog { catalog: Arc::clone(&self.catalog), told }
+                let detail = Arc::make_mut(&mut self.catalog).fold(fact);
+                After::Catalog { catalog: Arc::clone(&self.catalog), detail }
             }
             Target::Subscriptions(_) => {
                 let leads = Arc::make_mut(&mut self.subscriptions).fold(fact)?;

@@ -9,7 +9,7 @@ use crate::{
         EntryError, NamesNoSubject, OfSubscriptions, Place, Target,
         fields::{field, key},
     },
-    event::Tells,
+    event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
     proto,
 };
@@ -53,8 +53,8 @@ impl NamesNoSubject for SubscriptionCreated {
         Target::Subscriptions(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Nothing
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Nothing
     }
 }
 

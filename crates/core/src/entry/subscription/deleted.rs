@@ -3,7 +3,7 @@
 use crate::{
     domain::SubscriptionId,
     entry::{NamesNoSubject, OfSubscriptions, Place, Target},
-    event::Tells,
+    event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
     proto,
 };
@@ -26,8 +26,8 @@ impl NamesNoSubject for SubscriptionDeleted {
         Target::Subscriptions(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Nothing
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Nothing
     }
 }
 

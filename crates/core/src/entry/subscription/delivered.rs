@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, ops::Range};
 use crate::{
     domain::{Millis, SubscriptionId},
     entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
-    event::Tells,
+    event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
     proto,
 };
@@ -37,8 +37,8 @@ impl NamesNoSubject for Vec<Delivered> {
         Target::Subscriptions(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Nothing
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Nothing
     }
 }
 

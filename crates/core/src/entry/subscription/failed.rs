@@ -3,7 +3,7 @@
 use crate::{
     domain::SubscriptionId,
     entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
-    event::Tells,
+    event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
     proto,
 };
@@ -48,8 +48,8 @@ impl NamesNoSubject for DeliveryFailed {
         Target::Subscriptions(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Nothing
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Nothing
     }
 }
 

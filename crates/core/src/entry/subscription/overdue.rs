@@ -3,7 +3,7 @@
 use crate::{
     domain::{Millis, Overdue, SubscriptionId},
     entry::{NamesNoSubject, OfSubscriptions, Place, Target},
-    event::Tells,
+    event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
     proto,
 };
@@ -35,8 +35,8 @@ impl NamesNoSubject for DeliveryOverdue {
         Target::Subscriptions(self)
     }
 
-    fn tells(&self) -> Tells<'_> {
-        Tells::Overdue(self)
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Overdue(self)
     }
 }
 

@@ -85,7 +85,7 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
     let workers = workers();
     let mut sizes = wanted.roots_at.to_vec();
     sizes.sort_unstable();
-    let tells = wanted.hashes.is_some();
+    let wants_hashes = wanted.hashes.is_some();
     let stop = AtomicBool::new(false);
     let mut join = Join::new(wanted);
     let walked = thread::scope(|scope| {
@@ -96,7 +96,7 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
         for _ in 0..workers {
             let (waiting, followed) = (Arc::clone(&waiting), followed.clone());
             let spare = spare.clone();
-            scope.spawn(move || work(&waiting, &followed, &spare, sizes, tells));
+            scope.spawn(move || work(&waiting, &followed, &spare, sizes, wants_hashes));
         }
         drop((waiting, followed, spare));
         let walker = scope.spawn(move || walk(disk, dir, &parts, &spares, stop));
@@ -216,13 +216,13 @@ fn work(
     followed: &SyncSender<Followed>,
     spare: &Sender<Vec<u8>>,
     sizes: &[u64],
-    tells: bool,
+    wants_hashes: bool,
 ) {
     loop {
         // Held for as long as it takes to get one part, or to learn that there are no more.
         let part = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(mut part) = part else { return };
-        if followed.send(Followed::new(&part, sizes, tells)).is_err() {
+        if followed.send(Followed::new(&part, sizes, wants_hashes)).is_err() {
             return;
         }
         part.bytes.clear();
@@ -232,7 +232,7 @@ fn work(
 }
 
 impl Followed {
-    fn new(part: &Part, sizes: &[u64], tells: bool) -> Self {
+    fn new(part: &Part, sizes: &[u64], wants_hashes: bool) -> Self {
         let first = part.first_index;
         let claimed = part.entries().next().and_then(|(_, _, bytes)| Tip::claimed_by(bytes));
         let start = Tip { next_index: first, ..claimed.unwrap_or_else(Tip::genesis) };
@@ -250,7 +250,7 @@ impl Followed {
             broken: None,
         };
         for (index, offset, bytes) in part.entries() {
-            if let Err(problem) = followed.follow(bytes, tells) {
+            if let Err(problem) = followed.follow(bytes, wants_hashes) {
                 followed.broken = Some(followed.damage(offset, index, &problem));
                 break;
             }
@@ -261,14 +261,14 @@ impl Followed {
         followed
     }
 
-    fn follow(&mut self, bytes: &[u8], tells: bool) -> Result<(), ChainError> {
+    fn follow(&mut self, bytes: &[u8], wants_hashes: bool) -> Result<(), ChainError> {
         let index = self.tip.next_index;
         let (opened, next) = self.tip.follow_head(bytes)?;
         self.opened = self.opened.take().or(opened);
         self.tip = next;
         self.bytes += bytes.len() as u64;
         let leaf = leaf_hash(bytes);
-        if !tells {
+        if !wants_hashes {
             self.leaves.push(leaf);
             return Ok(());
         }
