@@ -18,7 +18,7 @@ use details::{Details, Explain};
 pub use invalid::{Invalid, PAGE_SIZE_MAX, Problem};
 
 use crate::{
-    domain::Key,
+    domain::{Key, SubjectError},
     node::{
         CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError, ReadError,
         RecordError, RevisionNotReached, UseError,
@@ -96,11 +96,7 @@ pub enum Fault {
 impl Fault {
     fn details(&self) -> Details {
         match self {
-            Self::Invalid(invalid) => match invalid.problem.limit() {
-                Some(limit) => Details::of(ErrorReason::LimitExceeded).with("limit", limit),
-                None => Details::of(ErrorReason::InvalidField),
-            }
-            .at(&invalid.field),
+            Self::Invalid(invalid) => of_invalid(&invalid.problem).at(&invalid.field),
             Self::Node { details, .. } => details.clone(),
             Self::NotProven { index } => {
                 Details::of(ErrorReason::CheckpointNotReached).with("index", index)
@@ -154,6 +150,16 @@ impl Fault {
             }
             _ => self.to_string(),
         }
+    }
+}
+
+fn of_invalid(problem: &Problem) -> Details {
+    if let Problem::Subject(SubjectError::UnknownNamespace(namespace)) = problem {
+        return Details::of(ErrorReason::UnknownNamespace).with("namespace", namespace);
+    }
+    match problem.limit() {
+        Some(limit) => Details::of(ErrorReason::LimitExceeded).with("limit", limit),
+        None => Details::of(ErrorReason::InvalidField),
     }
 }
 

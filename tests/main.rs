@@ -21,6 +21,7 @@ mod import;
 mod import_rows;
 mod independent;
 mod links;
+mod names;
 mod node;
 mod options;
 mod preview;

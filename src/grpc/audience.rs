@@ -15,7 +15,7 @@ use super::{
     received,
 };
 use crate::{
-    domain::{Effect, Reason, Subject},
+    domain::{Effect, Reason, Subject, SubjectError},
     node::{Audience, Node, ReadError},
     proto::{
         self, filter_audience_request::Message as Incoming,
@@ -132,8 +132,15 @@ struct Tally {
     reasons: [u64; Reason::ALL.len()],
 }
 
-/// A data subject as the client wrote it, and the reason of the decision; none if it is malformed.
-type Verdict = (String, Option<Reason>);
+/// The decision about one data subject.
+struct Verdict {
+    /// As the client wrote it.
+    given: String,
+    /// In its canonical form; none if it has none.
+    subject: Option<Subject>,
+    /// None if it is malformed.
+    reason: Option<Reason>,
+}
 
 impl Deciding {
     async fn verdicts(
@@ -155,7 +162,7 @@ impl Deciding {
             (Vec::new(), convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>()))
         } else {
             let allowed = verdicts.into_iter().filter(is_allowed);
-            (allowed.map(|(subject, _)| subject).collect(), Vec::new())
+            (allowed.map(|verdict| verdict.given).collect(), Vec::new())
         };
         Ok(proto::AudienceVerdicts { allowed, packed, allowed_count })
     }
@@ -167,10 +174,18 @@ impl Deciding {
             let chunk: Vec<String> = subjects.by_ref().take(SUBJECTS_AT_A_TIME).collect();
             let audience = Arc::clone(&self.audience);
             let decided = blocking(move || {
-                let verdict = |subject: String| {
-                    let parsed = Subject::parse(&subject).ok();
-                    let reason = parsed.map(|parsed| audience.decide(&parsed)).transpose()?;
-                    Ok::<Verdict, ReadError>((subject, reason))
+                let verdict = |given: String| {
+                    let (subject, reason) = match audience.subject(&given) {
+                        Ok(subject) => {
+                            let reason = audience.decide(&subject)?;
+                            (Some(subject), Some(reason))
+                        }
+                        Err(SubjectError::UnknownNamespace(_)) => {
+                            (None, Some(Reason::UnknownNamespace))
+                        }
+                        Err(_) => (None, None),
+                    };
+                    Ok::<Verdict, ReadError>(Verdict { given, subject, reason })
                 };
                 chunk.into_iter().map(verdict).collect::<Result<Vec<_>, _>>()
             });
@@ -197,7 +212,7 @@ impl Tally {
         for verdict in verdicts {
             self.subjects += 1;
             self.allowed += u64::from(is_allowed(verdict));
-            match verdict.1 {
+            match verdict.reason {
                 Some(reason) => self.reasons[reason as usize] += 1,
                 None => self.malformed += 1,
             }
@@ -205,8 +220,8 @@ impl Tally {
     }
 }
 
-fn is_allowed((_, reason): &Verdict) -> bool {
-    reason.is_some_and(|reason| reason.effect() == Effect::Allow)
+fn is_allowed(verdict: &Verdict) -> bool {
+    verdict.reason.is_some_and(|reason| reason.effect() == Effect::Allow)
 }
 
 /// The uses of the data subjects that are allowed, if any are. A data subject that occurs twice in one
@@ -218,12 +233,13 @@ fn uses(
 ) -> Option<crate::node::UseBatch> {
     // One question has one basis, and a basis has one reason to allow.
     let reason =
-        verdicts.iter().find(|verdict| is_allowed(verdict)).and_then(|(_, reason)| *reason)?;
+        verdicts.iter().find(|verdict| is_allowed(verdict)).and_then(|verdict| verdict.reason)?;
     let mut seen = HashSet::new();
-    let subjects = verdicts
-        .iter()
-        .filter(|verdict| is_allowed(verdict) && seen.insert(verdict.0.as_str()))
-        .filter_map(|(subject, _)| Subject::parse(subject).ok())
+    let allowed = verdicts.iter().filter(|verdict| is_allowed(verdict));
+    let subjects = allowed
+        .filter_map(|verdict| verdict.subject.as_ref())
+        .filter(|subject| seen.insert(*subject))
+        .cloned()
         .collect();
     Some(names.uses(audience, subjects, reason))
 }

@@ -101,7 +101,7 @@ impl Import<'_> {
             self.count_first().await?;
         }
         let line = row.line;
-        let answer = match convert::import_row(&self.source, row) {
+        let answer = match convert::import_row(&self.node.catalog().catalog, &self.source, row) {
             Err(invalid) => Answer::Known(Err(invalid.into())),
             Ok(None) => Answer::Known(Ok(Imported::Unchanged(Refused::default()))),
             Ok(Some((act, left_out))) => {

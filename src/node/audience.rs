@@ -10,7 +10,8 @@ use super::{Core, Node, error::ReadError, past::Past};
 use crate::{
     decide::decide,
     domain::{
-        ChannelId, Key, Millis, PurposeId, Query, Reason, Region, Subject, SubjectRef, SubjectState,
+        ChannelId, GivenSubject, Key, Millis, PurposeId, Query, Reason, Region, Subject,
+        SubjectError, SubjectRef, SubjectState,
     },
     fold::{reach, unite},
 };
@@ -76,6 +77,14 @@ impl Audience {
     #[must_use]
     pub fn decided_at(&self) -> Millis {
         self.past.now
+    }
+
+    /// The data subject that a text means, by the catalogue of the revision.
+    ///
+    /// # Errors
+    /// The catalogue lacks the namespace, or its kind has no such id.
+    pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
+        self.past.catalog.catalog.subject(&GivenSubject::parse(given)?)
     }
 
     /// The reason of the decision about a data subject. Blocking.

@@ -11,16 +11,17 @@ use tracing::error;
 use super::{
     Core,
     act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, Refused},
-    catalog::{PurposeDraft, Put},
+    catalog::{NamespaceDraft, PurposeDraft, Put},
     error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
+    names::NamespaceUse,
     stops::UnclearStop,
 };
 use crate::{
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
-        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Outcome, Purpose, PurposePut,
-        Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry, SubscriptionId, UnknownKey,
-        covers_category,
+        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut, Outcome,
+        Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry,
+        SubscriptionId, UnknownKey, covers_category,
     },
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
@@ -336,6 +337,36 @@ impl<'a> Batch<'a> {
         Ok(Put { revision: self.catalog_revision(), value, changed })
     }
 
+    /// Adds or changes a namespace, unless the catalogue has it already.
+    ///
+    /// # Errors
+    /// [`CatalogError::NamespaceInUse`]: its ids would be read in another way, and some are on record.
+    pub(super) fn put_namespace(
+        &mut self,
+        draft: NamespaceDraft,
+        known_use: NamespaceUse,
+    ) -> Result<Put<Namespace>, CatalogError> {
+        let existing = self.catalog().namespace(draft.key.as_str());
+        if existing.is_some_and(|existing| existing.kind != draft.kind)
+            && (known_use.is_used || self.has_persons_since(&draft.key, known_use.searched)?)
+        {
+            return Err(CatalogError::NamespaceInUse { key: draft.key });
+        }
+        let value = Namespace::from(draft);
+        let changed = existing != Some(&value);
+        if changed {
+            self.write(self.recorded_at(), Body::NamespacePut(NamespacePut(value.clone())), &[])?;
+        }
+        Ok(Put { revision: self.catalog_revision(), value, changed })
+    }
+
+    /// Whether a namespace has a person who is new since the vault had `searched` data subjects.
+    fn has_persons_since(&self, namespace: &Key, searched: u64) -> Result<bool, WriteError> {
+        let is_of = |subject: &Subject| subject.namespace() == namespace.as_str();
+        let in_batch = self.subjects.keys().any(is_of);
+        Ok(in_batch || self.core.vault.has_person_since(searched, is_of)?)
+    }
+
     /// The subscriptions after the batch.
     pub(super) fn subscriptions(&self) -> &Subscriptions {
         &self.fold.subscriptions
@@ -521,6 +552,11 @@ impl<'a> Batch<'a> {
         if let Some(subject_ref) = vault.find(subject)? {
             let key = with_key.then(|| vault.key(subject_ref)).transpose()?;
             return Ok(Sealer { subject_ref, key, new: None });
+        }
+        // The form was made before the write: the catalogue may have changed on the way.
+        if !self.catalog().is_canonical(subject) {
+            let namespace = subject.namespace().to_owned();
+            return Err(WriteError::NamespaceChanged { namespace });
         }
         let new = vault.create(subject);
         Ok(Sealer { subject_ref: new.subject_ref, key: Some(new.key.clone()), new: Some(new) })

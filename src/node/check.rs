@@ -2,7 +2,7 @@
 
 use super::{Core, Node, ReadError};
 use crate::{
-    decide::decide,
+    decide::{decide, unknown_namespace},
     domain::{
         Contact, Decision, Effect, FrequencyCap, LinkConfidence, Millis, Obligation, Query, Region,
         Subject,
@@ -37,6 +37,8 @@ pub struct Checked {
     pub revision: u64,
     /// The decision token, if one was asked for.
     pub token: Option<String>,
+    /// The data subject; none if its namespace is not in the catalogue.
+    pub subject: Option<Subject>,
 }
 
 impl Node {
@@ -47,6 +49,21 @@ impl Node {
     /// [`ReadError::StateUnreadable`].
     pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
         self.core.check(question, self.core.now())
+    }
+
+    /// The answer about a data subject whose namespace is not in the catalogue. It has no decision token:
+    /// a token names the canonical form, and there is none.
+    #[must_use]
+    pub fn unknown_namespace(&self) -> Checked {
+        let decision = unknown_namespace();
+        self.core.metrics.decision(decision.reason);
+        Checked {
+            decision,
+            due: DueAll::default(),
+            revision: self.core.view.applied(),
+            token: None,
+            subject: None,
+        }
     }
 }
 
@@ -63,7 +80,8 @@ impl Core {
         })?;
         self.metrics.decision(decision.reason);
         let due = self.due(question, &decision, contact.as_deref(), now)?;
-        Ok(Checked { decision, due, revision, token: None })
+        let subject = Some(subject.clone());
+        Ok(Checked { decision, due, revision, token: None, subject })
     }
 
     /// The obligations that come with an ALLOW. Most decisions have none, and then nothing is read.

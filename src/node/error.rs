@@ -44,6 +44,12 @@ pub enum WriteError {
     /// Stored state could not be read; nothing was recorded.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),
+    /// The namespace of a data subject was changed after its canonical form was made.
+    #[error("the namespace `{namespace}` was changed while the call was on its way; try again")]
+    NamespaceChanged {
+        /// The namespace.
+        namespace: String,
+    },
 }
 
 /// The claimed time of an act is too far in the future.
@@ -232,6 +238,15 @@ pub enum CatalogError {
         got: u32,
         /// The version that the call would create.
         version: u32,
+    },
+    /// The ids of a namespace would be read in another way, and some are on record.
+    #[error(
+        "the namespace `{key}` has persons: its kind, default region and folding are fixed; declare \
+         another namespace, and link the persons of both"
+    )]
+    NamespaceInUse {
+        /// The namespace.
+        key: Key,
     },
     /// The write failed.
     #[error(transparent)]

@@ -17,6 +17,7 @@ mod expiry;
 mod history;
 mod import;
 mod link;
+mod names;
 mod open;
 mod past;
 mod preferences;
@@ -42,7 +43,7 @@ pub use act::{
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, Refused,
 };
 pub use audience::{Audience, AudienceQuery};
-pub use catalog::{PurposeDraft, Put};
+pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
 pub use config::NodeConfig;
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
@@ -57,6 +58,7 @@ pub use error::{
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
+pub use names::NamespaceUse;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
 pub use past::AsOf;
 pub use preferences::{CellPreference, Preferences, StandingStop};
@@ -202,12 +204,15 @@ impl Node {
                 Progress::Tree(done, _) => {
                     metrics.tree_entries.set(done);
                 }
-                Progress::Vault(..) => {}
+                Progress::Vault(..) | Progress::Forms(..) => {}
             }
             progress(step);
         })?;
         metrics.torn_tails.inc_by(stores.torn_tails);
-        Ok(Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?)
+        let node = Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?;
+        node.renew_forms(&mut |done, of| progress(Progress::Forms(done, of)))
+            .map_err(OpenError::Forms)?;
+        Ok(node)
     }
 
     /// Starts the threads. If one can not be started, the others end.

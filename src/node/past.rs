@@ -11,7 +11,7 @@ use super::{
     AsOfError, Checked, Core, Node, Preferences, Question, ReadError, preferences::preferences_of,
 };
 use crate::{
-    decide::decide,
+    decide::{decide, unknown_namespace},
     domain::{Catalog, Millis, Query, Region, Subject, SubjectRef, SubjectState},
     entry::{Fact, Target},
     fold::{self, CatalogAt, Linked, reach, unite},
@@ -173,14 +173,25 @@ impl Core {
         as_of: AsOf,
     ) -> Result<Checked, AsOfError> {
         let past = self.past(as_of)?;
-        let (state, _) = self.state_of_at(question.subject, &past)?;
         let catalog: &Catalog = &past.catalog.catalog;
+        let subject = Some(question.subject.clone());
+        let mut checked = Checked {
+            decision: unknown_namespace(),
+            due: DueAll::default(),
+            revision: past.end,
+            token: None,
+            subject,
+        };
+        if catalog.namespace(question.subject.namespace()).is_none() {
+            return Ok(checked);
+        }
+        let (state, _) = self.state_of_at(question.subject, &past)?;
         let Question { purpose, channel, data_categories, region, .. } = *question;
         let query = Query::new(catalog, purpose, channel, data_categories, region);
-        let mut decision = decide(catalog, &state, &query, past.now);
+        checked.decision = decide(catalog, &state, &query, past.now);
         // Obligations are for a use of the data now.
-        decision.obligations.clear();
-        Ok(Checked { decision, due: DueAll::default(), revision: past.end, token: None })
+        checked.decision.obligations.clear();
+        Ok(checked)
     }
 
     fn state_of_at(

@@ -4,8 +4,8 @@ use prost::Message;
 
 use crate::{
     domain::{
-        Action, Actor, Change, ContactChange, Evidence, Excess, Key, LANGUAGE_BYTES_MAX, Millis,
-        QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
+        Action, Actor, Catalog, Change, ContactChange, Evidence, Excess, Key, LANGUAGE_BYTES_MAX,
+        Millis, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
     node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Use},
     obligations::is_time_zone,
@@ -19,7 +19,7 @@ use super::{
     receipt::subject_if_given,
     scalar::{
         action, actor, at_most, check_data_categories, check_key, key, line_within, moment, region,
-        span_ms_within, subject, text_within,
+        span_ms_within, subject, subject_if_known, text_within,
     },
 };
 
@@ -27,7 +27,10 @@ use super::{
 ///
 /// # Errors
 /// The first field that is wrong, unless the request has a stop whose subject, actor and scope are clear.
-pub fn act(mut request: proto::RecordConsentRequest) -> Result<(Act, LeftOut), Invalid> {
+pub fn act(
+    catalog: &Catalog,
+    mut request: proto::RecordConsentRequest,
+) -> Result<(Act, LeftOut), Invalid> {
     // A retry that does not wait for the checkpoint is the same act.
     request.wait_for_checkpoint = false;
     let mut faults = Faults::default();
@@ -36,10 +39,11 @@ pub fn act(mut request: proto::RecordConsentRequest) -> Result<(Act, LeftOut), I
     let actor = actor(request.actor, "actor")?;
     let contact = contact(&request.preferences.unwrap_or_default(), &mut faults);
     let is_empty = contact.is_empty() && faults.is_empty();
-    let subject = subject(&request.subject, "subject")?;
+    let subject = subject(catalog, &request.subject, "subject")?;
     let changes = changes(request.changes, !is_empty, Origin::Call, &mut faults)?;
     let effective_at = optional_moment(request.effective_at, "effective_at", &mut faults);
     let evidence = evidence(request.evidence.unwrap_or_default(), actor, &mut faults);
+    let evidence = evidence.with_subject_given(&request.subject, &subject);
     let limits = (CONFIRMATION_MS_MIN, CONFIRMATION_MS_MAX);
     let validity_ms = request.confirmation_validity.map(|span| {
         let validity_ms = span_ms_within(span, "confirmation_validity", limits).map(Some);
@@ -81,13 +85,16 @@ fn span_text(span: prost_types::Duration) -> String {
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid> {
+pub fn confirm(
+    catalog: &Catalog,
+    request: proto::ConfirmConsentRequest,
+) -> Result<Confirm, Invalid> {
     if request.token.is_empty() {
         return Err(Problem::Required.at("token"));
     }
     text_within(&request.token, NAME_BYTES_MAX, "token")?;
     let confirm = Confirm {
-        subject: subject_if_given(&request.subject)?,
+        subject: subject_if_given(catalog, &request.subject)?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
         idempotency: idempotency(&request.idempotency_key, || {
             [b"confirm".as_slice(), &request.encode_to_vec()].concat()
@@ -330,6 +337,10 @@ pub(super) fn evidence(
     faults: &mut Faults,
 ) -> Evidence {
     let outer = |invalid: Invalid| invalid.within("evidence");
+    let subject_given = std::mem::take(&mut message.subject_given);
+    if !subject_given.is_empty() {
+        faults.add(outer(Problem::LedgerAlone.at("subject_given")), subject_given);
+    }
     if let Some(tag) = language_tag(&message.language) {
         message.language = tag;
     }
@@ -366,12 +377,15 @@ fn authority(
 }
 
 /// The data subject and the region of a check. The other fields are checked, too, but not copied, because
-/// checks are frequent.
+/// checks are frequent. There is no data subject if the catalogue lacks its namespace.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>), Invalid> {
-    let subject = subject(&request.subject, "subject")?;
+pub fn check(
+    catalog: &Catalog,
+    request: &proto::CheckRequest,
+) -> Result<(Option<Subject>, Option<Region>), Invalid> {
+    let subject = subject_if_known(catalog, &request.subject)?;
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
@@ -385,13 +399,13 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn used(request: proto::RecordUseRequest) -> Result<Use, Invalid> {
+pub fn used(catalog: &Catalog, request: proto::RecordUseRequest) -> Result<Use, Invalid> {
     let idempotency = idempotency(&request.idempotency_key, || {
         [b"use".as_slice(), &request.encode_to_vec()].concat()
     })?;
     check_data_categories(&request.data_categories)?;
     Ok(Use {
-        subject: subject(&request.subject, "subject")?,
+        subject: subject(catalog, &request.subject, "subject")?,
         purpose: key(&request.purpose, "purpose")?,
         channel: key(&request.channel, "channel")?,
         region: region(&request.region, "region")?,
@@ -430,19 +444,23 @@ pub fn as_of(message: Option<&proto::AsOf>) -> Result<Option<AsOf>, Invalid> {
 /// # Errors
 /// The first field that is wrong.
 pub fn preferences(
+    catalog: &Catalog,
     request: &proto::GetPreferencesRequest,
 ) -> Result<(Subject, Option<Region>), Invalid> {
-    Ok((subject(&request.subject, "subject")?, region(&request.region, "region")?))
+    Ok((subject(catalog, &request.subject, "subject")?, region(&request.region, "region")?))
 }
 
 /// The data subject whose history a request asks for, and the maximum number of acts.
 ///
 /// # Errors
 /// The subject is wrong.
-pub fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), Invalid> {
+pub fn history(
+    catalog: &Catalog,
+    request: &proto::ListHistoryRequest,
+) -> Result<(Subject, usize), Invalid> {
     let limit = match request.page_size {
         0 => usize::MAX,
         size => usize::try_from(size).unwrap_or(usize::MAX),
     };
-    Ok((subject(&request.subject, "subject")?, limit))
+    Ok((subject(catalog, &request.subject, "subject")?, limit))
 }

@@ -31,6 +31,7 @@ pub fn recorded(recorded: &Recorded, left_out: &LeftOut) -> proto::RecordConsent
         }),
         checkpoint: String::new(),
         warnings: left_out.warnings(&recorded.refused.errors),
+        subject: String::new(),
     }
 }
 
@@ -65,6 +66,7 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         indeterminate: checked.due.obligations.iter().any(|due| due.indeterminate),
         token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
+        subject: checked.subject.as_ref().map_or_else(String::new, |it| it.as_str().to_owned()),
     }
 }
 

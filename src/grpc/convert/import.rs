@@ -11,7 +11,7 @@ use super::{
     scalar::{actor, at_most, line_within, subject},
 };
 use crate::{
-    domain::Actor,
+    domain::{Actor, Catalog},
     node::{Act, Idempotency, Recorded},
     proto::{self, ErrorReason},
     status::Fault,
@@ -70,10 +70,11 @@ pub fn import_rows(
 /// # Errors
 /// The first field that is wrong, unless the row has a stop whose subject and scope are clear.
 pub fn import_row(
+    catalog: &Catalog,
     source: &Source,
     mut row: proto::ImportRow,
 ) -> Result<Option<(Act, LeftOut)>, Invalid> {
-    let subject = subject(&row.subject, "subject")?;
+    let subject = subject(catalog, &row.subject, "subject")?;
     let mut faults = Faults::default();
     let actor = row_actor(row.actor, &mut faults);
     let contact = contact(row.preferences.as_ref().unwrap_or(&Default::default()), &mut faults);
@@ -87,6 +88,7 @@ pub fn import_row(
         return Ok(None);
     }
     let evidence = evidence(row.evidence.unwrap_or_default(), actor, &mut faults);
+    let evidence = evidence.with_subject_given(&row.subject, &subject);
     if actor.speaks_for_subject() && evidence.method.is_empty() {
         faults.add(Problem::Required.at("evidence.method"), "");
     }

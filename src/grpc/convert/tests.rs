@@ -7,15 +7,46 @@ use prost::Message;
 
 use super::{scalar::*, *};
 use crate::{
-    domain::EventKind,
     domain::{
-        Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
-        PurposeVersion, Reason, ScopeKeys, SubjectError,
+        Action, Actor, Catalog, EventKind, EvidenceError, IdentityError, Key, KeyError, LegalBasis,
+        Millis, Namespace, NamespaceKind, Obligation, Outcome, Purpose, PurposeVersion, Reason,
+        Region, ScopeKeys, Subject, SubjectError,
     },
     messages::{self, effect},
-    node::PurposeDraft,
+    node::{Act, Linking, PurposeDraft},
     proto,
 };
+
+/// A catalogue with the namespaces of these tests.
+fn names() -> Catalog {
+    let mut catalog = Catalog::default();
+    let namespaces = [
+        ("user", NamespaceKind::Opaque),
+        ("device", NamespaceKind::Opaque),
+        ("email", NamespaceKind::Email { fold_local_part: true }),
+    ];
+    for (key, kind) in namespaces {
+        let (key, title) = (Key::parse(key).unwrap(), String::new());
+        catalog.put_namespace(Namespace { key, title, kind, form_version: 1 });
+    }
+    catalog
+}
+
+fn act(request: proto::RecordConsentRequest) -> Result<(Act, LeftOut), Invalid> {
+    super::act(&names(), request)
+}
+
+fn check(request: &proto::CheckRequest) -> Result<(Option<Subject>, Option<Region>), Invalid> {
+    super::check(&names(), request)
+}
+
+fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), Invalid> {
+    super::history(&names(), request)
+}
+
+fn link(request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
+    super::link(&names(), request)
+}
 
 fn at(field: &str, problem: Problem) -> Invalid {
     Invalid { field: field.to_owned(), problem }
@@ -59,6 +90,32 @@ fn reasons_and_effects_have_the_names_of_the_protocol() {
     }
     let known = (1..).take_while(|&number| proto::Reason::try_from(number).is_ok()).count();
     assert_eq!(known, Reason::ALL.len());
+}
+
+#[test]
+fn a_check_of_an_unknown_namespace_is_a_question_and_an_act_is_refused() {
+    let request = proto::CheckRequest {
+        subject: "crm:42".to_owned(),
+        purpose: "news".to_owned(),
+        channel: "email".to_owned(),
+        ..proto::CheckRequest::default()
+    };
+    assert_eq!(check(&request).map(|(subject, _)| subject), Ok(None));
+    let unknown = SubjectError::UnknownNamespace(Key::parse("crm").unwrap());
+    let refused = act(proto::RecordConsentRequest { subject: request.subject, ..good_act() });
+    assert_eq!(refused.unwrap_err(), at("subject", unknown.into()));
+}
+
+#[test]
+fn an_act_names_the_canonical_form_and_keeps_what_was_given() {
+    let spelled = |text: &str| {
+        let act = act(proto::RecordConsentRequest { subject: text.to_owned(), ..good_act() });
+        let (act, _) = act.unwrap();
+        (act.subject.as_str().to_owned(), act.evidence.subject_given)
+    };
+    let kim = "email:kim@x.example".to_owned();
+    assert_eq!(spelled(&kim), (kim.clone(), String::new()));
+    assert_eq!(spelled("Email:<Kim@X.example>"), (kim, "Email:<Kim@X.example>".to_owned()));
 }
 
 #[test]
@@ -116,7 +173,7 @@ fn bad_acts() -> Vec<(Spoil<proto::RecordConsentRequest>, Invalid)> {
         row(
             |act| act.subject = "user:4\u{7f}".into(),
             "subject",
-            SubjectError::ControlCharacter.into(),
+            SubjectError::Identity(IdentityError::ControlCharacter).into(),
         ),
         row(
             move |act| act.subject = format!("user:{}", "x".repeat(252)),
@@ -398,7 +455,7 @@ fn every_way_in_which_a_check_can_be_wrong_has_a_name_and_a_place() {
         data_categories: vec!["user.contact.email".to_owned()],
         ..Default::default()
     };
-    assert_eq!(check(&good).unwrap().0.as_str(), "user:42");
+    assert_eq!(check(&good).unwrap().0.unwrap().as_str(), "user:42");
     let spoiled = |spoil: fn(&mut proto::CheckRequest)| {
         let mut request = good.clone();
         spoil(&mut request);
@@ -630,7 +687,7 @@ fn pages_have_limits_and_tokens_one_list_and_question() {
     assert_eq!(list.page(1_000, "").unwrap().size, 1_000);
     assert_eq!(list.page(1_001, "").unwrap_err(), at("page_size", Problem::PageSize(1_001)));
     assert_eq!(list.page(-1, "").unwrap_err(), at("page_size", Problem::Negative));
-    let last = crate::domain::Key::parse("marketing.newsletter").unwrap();
+    let last = Key::parse("marketing.newsletter").unwrap();
     let token = list.next_token(&last);
     assert_eq!(list.page(5, &token).unwrap(), Page { size: 5, after: Some(last) });
     for other in [List::purposes(true), List::channels(false), List::channels(true)] {
@@ -644,7 +701,7 @@ fn pages_have_limits_and_tokens_one_list_and_question() {
 
 #[test]
 fn pages_of_subscriptions_have_tokens_of_one_owner() {
-    let last = crate::domain::Key::parse("crm.production").unwrap();
+    let last = Key::parse("crm.production").unwrap();
     let ask = |owner: &str, token: &str| {
         let (owner, page_token) = (owner.to_owned(), token.to_owned());
         listed_subscriptions(&proto::ListSubscriptionsRequest { owner, page_token, page_size: 5 })
@@ -781,7 +838,7 @@ fn histories_have_a_subject_and_perhaps_an_end() {
     assert_eq!(history(&request(7)).unwrap().1, 7);
     let nobody = history(&proto::ListHistoryRequest::default()).unwrap_err();
     assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
-    let nobody = preferences(&proto::GetPreferencesRequest::default()).unwrap_err();
+    let nobody = preferences(&names(), &proto::GetPreferencesRequest::default()).unwrap_err();
     assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
 }
 
@@ -870,7 +927,7 @@ fn drafts() -> impl Strategy<Value = PurposeDraft> {
             obligations,
         )| {
             PurposeDraft {
-                key: crate::domain::Key::parse(&key).unwrap(),
+                key: Key::parse(&key).unwrap(),
                 content: PurposeVersion {
                     title,
                     description,
@@ -934,7 +991,7 @@ proptest! {
         purpose in prop::option::of(key_text()),
         channel in prop::option::of(key_text()),
     ) {
-        let parse = |text: Option<String>| text.map(|t| crate::domain::Key::parse(&t).unwrap());
+        let parse = |text: Option<String>| text.map(|t| Key::parse(&t).unwrap());
         let keys = ScopeKeys { purpose: parse(purpose), channel: parse(channel) };
         let message = proto::Change {
             action: proto::Action::Refuse.into(),
@@ -947,7 +1004,7 @@ proptest! {
 
     #[test]
     fn page_tokens_round_trip(key in key_text(), show_retired: bool) {
-        let key = crate::domain::Key::parse(&key).unwrap();
+        let key = Key::parse(&key).unwrap();
         let list = List::channels(show_retired);
         let token = list.next_token(&key);
         prop_assert_eq!(list.page(0, &token).unwrap().after, Some(key));
@@ -989,12 +1046,15 @@ fn a_link_is_parsed_whole() {
     assert_eq!(linking.confidence, Some(crate::domain::LinkConfidence::Asserted));
     assert_eq!(linking.asserted_by, "login-service");
     assert!(linking.dry_run);
-    let back = unlink(proto::UnlinkSubjectsRequest {
-        subject: "user:42".to_owned(),
-        other_subject: "device:ab12".to_owned(),
-        asserted_by: "support".to_owned(),
-        dry_run: false,
-    });
+    let back = unlink(
+        &names(),
+        proto::UnlinkSubjectsRequest {
+            subject: "user:42".to_owned(),
+            other_subject: "device:ab12".to_owned(),
+            asserted_by: "support".to_owned(),
+            dry_run: false,
+        },
+    );
     let back = back.unwrap();
     assert_eq!((back.confidence, back.dry_run), (None, false));
     assert!(!format!("{linking:?}").contains("login"), "who says so is for the ledger alone");

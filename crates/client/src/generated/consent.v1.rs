@@ -420,6 +420,61 @@ pub mod catalog_service_client {
                 .insert(GrpcMethod::new("consent.v1.CatalogService", "PutChannel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds or changes a namespace. Writes nothing if nothing differs. Kind, default region and folding
+        /// are fixed once a person of the namespace is on record.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), NAMESPACE_IN_USE (FAILED_PRECONDITION), WRITES_STOPPED
+        /// (UNAVAILABLE).
+        pub async fn put_namespace(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::PutNamespaceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::PutNamespaceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/PutNamespace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "PutNamespace"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All namespaces, ordered by key.
+        pub async fn list_namespaces(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::consent_ledger_proto::ListNamespacesRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::ListNamespacesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/ListNamespaces",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "ListNamespaces"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The current version of one purpose. Errors: UNKNOWN_PURPOSE (NOT_FOUND).
         pub async fn get_purpose(
             &mut self,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, mem};
 
 use thiserror::Error;
 
-use super::time::Millis;
+use super::{subject::Subject, time::Millis};
 
 /// The longest short text of an evidence, in bytes.
 pub const EVIDENCE_TEXT_BYTES_MAX: usize = 256;
@@ -54,6 +54,8 @@ pub struct Evidence {
     pub authority: Option<Authority>,
     /// Values beside a stop that could not be read, as text, by the path of their field.
     pub unreadable: BTreeMap<String, String>,
+    /// The data subject as the caller spelled it; empty if that was its canonical form.
+    pub subject_given: String,
 }
 
 /// The authority by which a guardian, or staff, acted for a data subject.
@@ -142,6 +144,15 @@ pub struct Excess {
 }
 
 impl Evidence {
+    /// With the data subject as the caller spelled it, if that is not its canonical form.
+    #[must_use]
+    pub fn with_subject_given(mut self, given: &str, subject: &Subject) -> Self {
+        if given != subject.as_str() {
+            given.clone_into(&mut self.subject_given);
+        }
+        self
+    }
+
     /// Takes out each part that is over its limit.
     #[must_use]
     pub fn within_limits(mut self) -> (Self, Vec<Excess>) {

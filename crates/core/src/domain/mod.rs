@@ -8,6 +8,7 @@ mod decision;
 mod evidence;
 mod filter;
 mod identity;
+mod namespace;
 mod region;
 mod scope;
 mod sealed;
@@ -20,6 +21,9 @@ pub use act::{Action, Actor, Change, ChangeRecord, Outcome, StopKind};
 pub use catalog::{
     Catalog, Channel, ChannelId, LegalBasis, Obligation, Purpose, PurposeId, PurposeVersion,
     UnknownKey, covers_category,
+};
+pub use consent_ledger_identity::{
+    IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
 };
 pub use contact::{
     Contact, ContactChange, Field, FrequencyCap, LANGUAGE_BYTES_MAX, QuietSpan, Said,
@@ -34,11 +38,12 @@ pub use evidence::{
 };
 pub use filter::{EventKind, Filter};
 pub use identity::Identity;
+pub use namespace::Namespace;
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
 pub use state::{CellState, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
-pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
+pub use subject::{GivenSubject, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
     SubscriptionId, WEBHOOK_URL_BYTES_MAX,
@@ -48,6 +53,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
     DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, PurposePut, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry,
-    UseRecorded,
+    LinkChange, NamespacePut, PurposePut, SubscriptionCreated, SubscriptionDeleted,
+    SubscriptionEntry, UseRecorded,
 };

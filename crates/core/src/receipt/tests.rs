@@ -71,6 +71,7 @@ fn evidence() -> Evidence {
         attributes: [("screen".to_owned(), "2".to_owned())].into(),
         authority: None,
         unreadable: std::collections::BTreeMap::new(),
+        subject_given: String::new(),
     }
 }
 

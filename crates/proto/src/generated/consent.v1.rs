@@ -166,6 +166,9 @@ pub struct Evidence {
     /// By what right somebody else acted for the data subject. Only for GUARDIAN and AGENT.
     #[prost(message, optional, tag = "10")]
     pub authority: ::core::option::Option<Authority>,
+    /// Output only: the data subject as the caller spelled it, where that is not its canonical form.
+    #[prost(string, tag = "11")]
+    pub subject_given: ::prost::alloc::string::String,
     /// Values that could not be read, as text, by the path of their field or the name of their column: a
     /// stop is recorded also where something beside it is wrong. Written by the ledger and by imports. At
     /// most 16, paths of at most 64 bytes, texts cut to 256 bytes.
@@ -584,6 +587,8 @@ pub enum Reason {
     DataCategoryNotCovered = 15,
     /// ALLOW: consent is given.
     Granted = 16,
+    /// DENY: the namespace of the data subject is not in the catalogue. Tried before every other reason.
+    UnknownNamespace = 17,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -609,6 +614,7 @@ impl Reason {
             Self::ReconsentRequired => "REASON_RECONSENT_REQUIRED",
             Self::DataCategoryNotCovered => "REASON_DATA_CATEGORY_NOT_COVERED",
             Self::Granted => "REASON_GRANTED",
+            Self::UnknownNamespace => "REASON_UNKNOWN_NAMESPACE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -631,6 +637,48 @@ impl Reason {
             "REASON_RECONSENT_REQUIRED" => Some(Self::ReconsentRequired),
             "REASON_DATA_CATEGORY_NOT_COVERED" => Some(Self::DataCategoryNotCovered),
             "REASON_GRANTED" => Some(Self::Granted),
+            "REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
+            _ => None,
+        }
+    }
+}
+/// What the ids of a namespace are, and thereby which spellings name the same person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NamespaceKind {
+    /// Not set. Refused.
+    Unspecified = 0,
+    /// E-mail addresses (RFC 5321, RFC 6531).
+    Email = 1,
+    /// Phone numbers: E.164, with an extension as in RFC 3966.
+    Phone = 2,
+    /// Domain names (UTS 46), as A-labels.
+    Domain = 3,
+    /// Ids that only their issuer understands: each differs from every other, in case too.
+    Opaque = 4,
+}
+impl NamespaceKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAMESPACE_KIND_UNSPECIFIED",
+            Self::Email => "NAMESPACE_KIND_EMAIL",
+            Self::Phone => "NAMESPACE_KIND_PHONE",
+            Self::Domain => "NAMESPACE_KIND_DOMAIN",
+            Self::Opaque => "NAMESPACE_KIND_OPAQUE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAMESPACE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAMESPACE_KIND_EMAIL" => Some(Self::Email),
+            "NAMESPACE_KIND_PHONE" => Some(Self::Phone),
+            "NAMESPACE_KIND_DOMAIN" => Some(Self::Domain),
+            "NAMESPACE_KIND_OPAQUE" => Some(Self::Opaque),
             _ => None,
         }
     }
@@ -1185,6 +1233,124 @@ impl ::prost::Name for Channel {
         "/consent.v1.Channel".into()
     }
 }
+/// A namespace of the catalogue: what the ids after `namespace:` are, and so which spellings name one
+/// person.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Namespace {
+    /// Key of `a-z`, `0-9`, `_`, `-` and `.`, for example `email`. At most 128 bytes. In a data subject it
+    /// may stand in any case of its letters.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Title for people, at most 256 bytes without control characters.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// What its ids are. Required.
+    #[prost(enumeration = "NamespaceKind", tag = "3")]
+    pub kind: i32,
+    /// Only for PHONE: where numbers without a country code are from, an ISO 3166-1 alpha-2 code such as
+    /// `AT`. Empty: such numbers are refused.
+    #[prost(string, tag = "4")]
+    pub default_region: ::prost::alloc::string::String,
+    /// Only for EMAIL: whether the case of the part before the `@` is ignored. Absent: true.
+    #[prost(bool, optional, tag = "5")]
+    pub fold_local_part: ::core::option::Option<bool>,
+    /// Output only: the version of the canonical form that the ids of its persons have.
+    #[prost(uint32, tag = "6")]
+    pub canonical_form_version: u32,
+}
+impl ::prost::Name for Namespace {
+    const NAME: &'static str = "Namespace";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Namespace".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Namespace".into()
+    }
+}
+/// Request of PutNamespace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutNamespaceRequest {
+    /// The namespace as it should be. Required.
+    #[prost(message, optional, tag = "1")]
+    pub namespace: ::core::option::Option<Namespace>,
+}
+impl ::prost::Name for PutNamespaceRequest {
+    const NAME: &'static str = "PutNamespaceRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutNamespaceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutNamespaceRequest".into()
+    }
+}
+/// Answer of PutNamespace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutNamespaceResponse {
+    /// The namespace as it is.
+    #[prost(message, optional, tag = "1")]
+    pub namespace: ::core::option::Option<Namespace>,
+    /// First revision at which it is so.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+}
+impl ::prost::Name for PutNamespaceResponse {
+    const NAME: &'static str = "PutNamespaceResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutNamespaceResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutNamespaceResponse".into()
+    }
+}
+/// Request of ListNamespaces.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNamespacesRequest {
+    /// The greatest number of namespaces to answer: 0 means 100, at most 1,000.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// `next_page_token` of the page before; empty for the first.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Answer from at least this revision, or UNAVAILABLE.
+    #[prost(uint64, optional, tag = "3")]
+    pub at_least_revision: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ListNamespacesRequest {
+    const NAME: &'static str = "ListNamespacesRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListNamespacesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListNamespacesRequest".into()
+    }
+}
+/// Answer of ListNamespaces.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNamespacesResponse {
+    /// The namespaces.
+    #[prost(message, repeated, tag = "1")]
+    pub namespaces: ::prost::alloc::vec::Vec<Namespace>,
+    /// Token of the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListNamespacesResponse {
+    const NAME: &'static str = "ListNamespacesResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListNamespacesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListNamespacesResponse".into()
+    }
+}
 /// Request of PutPurpose.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PutPurposeRequest {
@@ -1637,7 +1803,7 @@ impl StatusCode {
 /// Request of Check.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRequest {
-    /// Data subject as `namespace:id`. Required.
+    /// Data subject as `namespace:id`, in any spelling that its namespace knows. Required.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Purpose key. Required.
@@ -1718,6 +1884,10 @@ pub struct CheckResponse {
     /// True if some obligation is `indeterminate`: wait, although no moment is named.
     #[prost(bool, tag = "12")]
     pub indeterminate: bool,
+    /// The data subject in its canonical form, by which events and receipts name it. Empty if its namespace
+    /// is not in the catalogue.
+    #[prost(string, tag = "13")]
+    pub subject: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CheckResponse {
     const NAME: &'static str = "CheckResponse";
@@ -1893,7 +2063,8 @@ impl ::prost::Name for AudienceQuery {
 /// Some data subjects of an audience.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AudienceSubjects {
-    /// Data subjects as `namespace:id`, at most 10,000. One that is malformed is denied and counted.
+    /// Data subjects as `namespace:id`, at most 10,000. One that is malformed is denied and counted, and so
+    /// is one whose namespace is not in the catalogue, under the reason UNKNOWN_NAMESPACE.
     #[prost(string, repeated, tag = "1")]
     pub subjects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -1940,7 +2111,7 @@ impl ::prost::Name for FilterAudienceResponse {
 /// The verdicts for one message of subjects.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AudienceVerdicts {
-    /// The data subjects that are allowed, in the order of the request. Empty with `packed`.
+    /// The data subjects that are allowed, as the request spelled them and in its order. Empty with `packed`.
     #[prost(string, repeated, tag = "1")]
     pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// With `packed`: one bit a data subject, 1 for ALLOW; the first is the lowest bit of the first
@@ -2170,6 +2341,10 @@ pub struct RecordConsentResponse {
     /// request are NOT_RECORDED. A request without a stop is refused instead.
     #[prost(message, repeated, tag = "10")]
     pub warnings: ::prost::alloc::vec::Vec<Warning>,
+    /// The data subject in its canonical form. What the caller gave is kept in the evidence, where it
+    /// differs.
+    #[prost(string, tag = "9")]
+    pub subject: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RecordConsentResponse {
     const NAME: &'static str = "RecordConsentResponse";
@@ -2541,7 +2716,7 @@ impl ::prost::Name for RecordUseRequest {
     }
 }
 /// Answer of RecordUse.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordUseResponse {
     /// Index of the entry that holds the use.
     #[prost(uint64, tag = "1")]
@@ -2558,6 +2733,9 @@ pub struct RecordUseResponse {
     /// True if this use was recorded by an earlier call with the same idempotency key.
     #[prost(bool, tag = "5")]
     pub replayed: bool,
+    /// The data subject in its canonical form.
+    #[prost(string, tag = "6")]
+    pub subject: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RecordUseResponse {
     const NAME: &'static str = "RecordUseResponse";
@@ -2637,7 +2815,7 @@ impl ::prost::Name for GetPreferencesRequest {
 /// Answer of GetPreferences.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetPreferencesResponse {
-    /// Data subject as asked.
+    /// The data subject in its canonical form.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Cells, ordered by purpose and channel.
@@ -4155,7 +4333,7 @@ pub struct Entry {
     /// What the entry says.
     #[prost(
         oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -4206,6 +4384,9 @@ pub mod entry {
         /// A subscription's deadline passed.
         #[prost(message, tag = "23")]
         DeliveryOverdue(super::DeliveryOverdue),
+        /// A namespace was added to the catalogue or changed.
+        #[prost(message, tag = "24")]
+        NamespacePut(super::NamespacePut),
     }
 }
 impl ::prost::Name for Entry {
@@ -4622,6 +4803,40 @@ impl ::prost::Name for ChannelPut {
         "/consent.v1.ChannelPut".into()
     }
 }
+/// A namespace was added to the catalogue or changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamespacePut {
+    /// Namespace key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Title for people.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// What its ids are.
+    #[prost(enumeration = "NamespaceKind", tag = "3")]
+    pub kind: i32,
+    /// For PHONE: where numbers without a country code are from (ISO 3166-1 alpha-2); empty if they are
+    /// refused.
+    #[prost(string, tag = "4")]
+    pub default_region: ::prost::alloc::string::String,
+    /// For EMAIL: whether the case of the part before the `@` is ignored.
+    #[prost(bool, tag = "5")]
+    pub fold_local_part: bool,
+    /// Version of the canonical form that the ids of its persons have. A program with another version
+    /// brings them into its own form before it serves, and then puts the namespace again.
+    #[prost(uint32, tag = "6")]
+    pub canonical_form_version: u32,
+}
+impl ::prost::Name for NamespacePut {
+    const NAME: &'static str = "NamespacePut";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.NamespacePut".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.NamespacePut".into()
+    }
+}
 /// A durable subscription was created. Other entries name it by the index of this one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscriptionCreated {
@@ -4903,6 +5118,12 @@ pub enum ErrorReason {
     WebhookRefused = 36,
     /// This version of the server does not have the call yet.
     NotImplemented = 37,
+    /// The namespace of the data subject is not in the catalogue. (A check answers DENY instead.)
+    UnknownNamespace = 38,
+    /// The namespace has persons: its kind, default region and folding are fixed.
+    NamespaceInUse = 39,
+    /// The namespace was changed while the call was on its way. Nothing was recorded; try again.
+    NamespaceChanged = 40,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4949,6 +5170,9 @@ impl ErrorReason {
             Self::AckNotDelivered => "ERROR_REASON_ACK_NOT_DELIVERED",
             Self::WebhookRefused => "ERROR_REASON_WEBHOOK_REFUSED",
             Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
+            Self::UnknownNamespace => "ERROR_REASON_UNKNOWN_NAMESPACE",
+            Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
+            Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4996,6 +5220,9 @@ impl ErrorReason {
             "ERROR_REASON_ACK_NOT_DELIVERED" => Some(Self::AckNotDelivered),
             "ERROR_REASON_WEBHOOK_REFUSED" => Some(Self::WebhookRefused),
             "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
+            "ERROR_REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
+            "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
+            "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
             _ => None,
         }
     }

@@ -42,6 +42,9 @@ impl ErrorReason {
             Self::AckNotDelivered => StatusCode::InvalidArgument,
             Self::WebhookRefused => StatusCode::FailedPrecondition,
             Self::NotImplemented => StatusCode::Unimplemented,
+            Self::UnknownNamespace => StatusCode::NotFound,
+            Self::NamespaceInUse => StatusCode::FailedPrecondition,
+            Self::NamespaceChanged => StatusCode::Aborted,
         }
     }
 
@@ -85,6 +88,9 @@ impl ErrorReason {
             Self::AckNotDelivered => None,
             Self::WebhookRefused => None,
             Self::NotImplemented => None,
+            Self::UnknownNamespace => None,
+            Self::NamespaceInUse => None,
+            Self::NamespaceChanged => Some(100),
         }
     }
 }

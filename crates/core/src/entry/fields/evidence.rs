@@ -42,6 +42,7 @@ impl From<Evidence> for proto::Evidence {
                 ends_at: authority.ends_at.map(timestamp),
             }),
             unreadable: evidence.unreadable,
+            subject_given: evidence.subject_given,
         }
     }
 }
@@ -65,6 +66,7 @@ impl From<proto::Evidence> for Evidence {
                 ends_at: authority.ends_at.as_ref().and_then(timestamp_ms),
             }),
             unreadable: evidence.unreadable,
+            subject_given: evidence.subject_given,
         }
     }
 }
