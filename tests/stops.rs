@@ -282,6 +282,10 @@ async fn a_grant_that_the_catalogue_refuses_leaves_the_stop_beside_it() {
         assert_ne!(answer.results[1].outcome(), Outcome::NotRecorded);
         let replayed = desk.clients.record(request).await;
         assert_eq!(replayed.results, answer.results, "the same request, the same results");
+        assert_eq!(
+            replayed.warnings[0].field, "changes",
+            "and it still says that a grant is missing"
+        );
         assert!(!desk.is_allowed("user:1", "email").await);
     }
     // Of a call, a stop without a clear scope refuses all of it: its caller can correct it.

@@ -203,7 +203,10 @@ impl Records {
     pub(super) fn next(&mut self, shape: &dyn Shape) -> Result<Option<Read>, CliError> {
         self.skip_line_ends()?;
         let Some(scan) = self.scan(Some(shape))? else { return Ok(None) };
-        let fault = scan.fault.or(scan.spanning.filter(|_| !self.is_whole(&scan, shape)));
+        let fault = match scan.spanning {
+            Some(quote) if scan.fault.is_none() && !self.is_whole(&scan, shape)? => Some(quote),
+            _ => scan.fault,
+        };
         match fault {
             None => Ok(Some(Read::Record(self.take(scan)))),
             Some(fault) => self.skip_broken(fault, shape).map(|it| Some(Read::Broken(it))),
@@ -217,15 +220,26 @@ impl Records {
     }
 
     /// Whether a record that spans lines is one record, and not a row that swallowed the next.
-    fn is_whole(&self, scan: &Scan, shape: &dyn Shape) -> bool {
+    fn is_whole(&mut self, scan: &Scan, shape: &dyn Shape) -> Result<bool, CliError> {
         if !shape.fits(&scan.record) {
-            return false;
+            return Ok(false);
         }
         let text = without_line_end(self.bytes(0, scan.length));
         let first = text.split(|byte| is_line_end(*byte)).next().unwrap_or_default();
         let last = text.rsplit(|byte| is_line_end(*byte)).next().unwrap_or_default();
-        let is_first = shape.is_known(&Record::plain(first, self.delimiter));
-        !(is_first && self.is_row(last, &scan.record, shape))
+        if !shape.is_known(&Record::plain(first, self.delimiter)) {
+            return Ok(true);
+        }
+        if self.is_row(last, &scan.record, shape) {
+            return Ok(false);
+        }
+        // The last line may begin a row that spans lines, too.
+        let last_start = text.len() - last.len();
+        self.consumed += last_start;
+        let from_last = self.scan(Some(shape));
+        self.consumed -= last_start;
+        let is_row = |it: &Scan| shape.changes_something(&it.record, &scan.record);
+        Ok(!from_last?.is_some_and(|it| it.fault.is_none() && is_row(&it)))
     }
 
     /// Whether a line within a record is a row by itself.

@@ -12,7 +12,7 @@ use crate::{
     ledger::ENTRY_BYTES_MAX,
     messages::change_result,
     node::{Act, RecordError},
-    proto,
+    proto::{self, ErrorReason},
     status::Fault,
 };
 
@@ -156,6 +156,24 @@ impl LeftOut {
     pub fn warnings(&self, refused: &[RecordError]) -> Vec<proto::Warning> {
         let by_node = refused.iter().map(|error| warning(&self.locate(error.clone()).into()));
         self.warnings.iter().cloned().chain(by_node).collect()
+    }
+
+    /// The warnings for an act that an earlier call recorded. The ledger does not keep why it refused a
+    /// grant then.
+    #[must_use]
+    pub fn replayed_warnings(&self, recorded: &[ChangeRecord]) -> Vec<proto::Warning> {
+        let mut warnings = self.warnings.clone();
+        if warnings.is_empty() && recorded.len() < self.requested.len() {
+            warnings.push(proto::Warning {
+                field: "changes".to_owned(),
+                reason: ErrorReason::InvalidField.reason().to_owned(),
+                message:
+                    "the earlier call with this idempotency key recorded the stops alone; its \
+                          answer said what was wrong with the other changes"
+                        .to_owned(),
+            });
+        }
+        warnings
     }
 
     /// Number of changes of the request that are not recorded, with those that the node refused beside
