@@ -18,8 +18,8 @@ use consent_ledger::{
         cache::{CacheOptions, Question},
     },
     proto::{
-        Action, Actor, Change, Channel, LegalBasis, Purpose, PutChannelRequest, PutPurposeRequest,
-        RecordConsentRequest, Scope,
+        Action, Actor, Change, Channel, LegalBasis, Namespace, NamespaceKind, Purpose,
+        PutChannelRequest, PutNamespaceRequest, PutPurposeRequest, RecordConsentRequest, Scope,
     },
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -72,6 +72,13 @@ async fn grant_all(client: &Client, subjects: &[String]) {
     let channel = Channel { key: CHANNEL.into(), title: "Email".into(), retired: false };
     let request = PutChannelRequest { channel: Some(channel) };
     client.catalog().put_channel(request).await.expect("put");
+    let namespace = Namespace {
+        key: "user".into(),
+        kind: NamespaceKind::Opaque.into(),
+        ..Namespace::default()
+    };
+    let request = PutNamespaceRequest { namespace: Some(namespace) };
+    client.catalog().put_namespace(request).await.expect("put");
     for part in subjects.chunks(500) {
         let acts = part.iter().map(|subject| {
             let scope = Scope { purpose: PURPOSE.into(), channel: CHANNEL.into() };

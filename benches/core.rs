@@ -15,8 +15,8 @@ use consent_ledger::{
     decide::decide,
     domain::{
         Action, Actor, Body, Catalog, Change, ChannelPut, ConsentAct, ContactChange, Evidence,
-        Grant, Key, LegalBasis, Mark, Millis, PurposePut, PurposeVersion, Query, ScopeKeys,
-        Subject, SubjectRef, SubjectState,
+        GivenSubject, Grant, Key, LegalBasis, Mark, Millis, Namespace, NamespaceKind, PhoneRegion,
+        PurposePut, PurposeVersion, Query, ScopeKeys, Subject, SubjectRef, SubjectState,
     },
     ledger::chain::{self, Tip},
     node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
@@ -198,5 +198,36 @@ fn bench_entry(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench_decide, bench_node, bench_entry);
+/// What the canonical form costs a call, for spellings as they come and for the worst of them.
+fn bench_canonical_form(c: &mut Criterion) {
+    let mut catalog = Catalog::default();
+    let namespaces = [
+        ("user", NamespaceKind::Opaque),
+        ("email", NamespaceKind::Email { fold_local_part: true }),
+        ("tel", NamespaceKind::Phone { default_region: PhoneRegion::parse("AT").ok() }),
+        ("domain", NamespaceKind::Domain),
+    ];
+    for (name, kind) in namespaces {
+        let (key, title) = (key(name), String::new());
+        catalog.put_namespace(Namespace { key, title, kind, form_version: 1 });
+    }
+    let mut group = c.benchmark_group("canonical form");
+    for (name, given) in [
+        ("user", "user:000000042"),
+        ("e-mail address", "email:kim@x.example"),
+        ("e-mail address, decorated", "Email:Ren\u{c9} <RENE\u{301}@b\u{fc}cher.example>"),
+        ("phone number", "tel:+436641234567"),
+        ("phone number, national", "tel:'0664/123 45-67"),
+        ("domain", "domain:B\u{fc}cher.example."),
+    ] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                catalog.subject(&GivenSubject::parse(black_box(given)).expect("a namespace"))
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench_decide, bench_canonical_form, bench_node, bench_entry);
 criterion_main!(benches);

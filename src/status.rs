@@ -18,7 +18,7 @@ use details::{Details, Explain};
 pub use invalid::{Invalid, PAGE_SIZE_MAX, Problem};
 
 use crate::{
-    domain::Key,
+    domain::{Key, SubjectError},
     near,
     node::{
         CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError, ReadError,
@@ -123,11 +123,7 @@ impl Fault {
 
     fn details(&self) -> Details {
         match self {
-            Self::Invalid(invalid) => match invalid.problem.limit() {
-                Some(limit) => Details::of(ErrorReason::LimitExceeded).with("limit", limit),
-                None => Details::of(ErrorReason::InvalidField),
-            }
-            .at(&invalid.field),
+            Self::Invalid(invalid) => of_invalid(&invalid.problem).at(&invalid.field),
             Self::Node { details, .. } => details.clone(),
             Self::NotProven { index } => {
                 Details::of(ErrorReason::CheckpointNotReached).with("index", index)
@@ -181,6 +177,16 @@ impl Fault {
             }
             _ => self.to_string(),
         }
+    }
+}
+
+fn of_invalid(problem: &Problem) -> Details {
+    if let Problem::Subject(SubjectError::UnknownNamespace(namespace)) = problem {
+        return Details::of(ErrorReason::UnknownNamespace).with("namespace", namespace);
+    }
+    match problem.limit() {
+        Some(limit) => Details::of(ErrorReason::LimitExceeded).with("limit", limit),
+        None => Details::of(ErrorReason::InvalidField),
     }
 }
 

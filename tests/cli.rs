@@ -122,7 +122,8 @@ async fn a_catalogue_is_written_once_and_every_act_of_a_file_is_replayed() {
 
 fn catalog_entries() -> u64 {
     let catalog = example::catalog();
-    (catalog.purposes.len() + catalog.channels.len()) as u64
+    let namespaces = example::namespaces();
+    (namespaces + catalog.purposes.len() + catalog.channels.len()) as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -664,6 +664,7 @@ fn kept_entries_are_decoded_linked_and_encoded_the_same() {
             Body::Act(_) => "consent_act",
             Body::PurposePut(_) => "purpose_put",
             Body::ChannelPut(_) => "channel_put",
+            Body::NamespacePut(_) => "namespace_put",
             Body::Confirmed(_) => "consent_confirmed",
             Body::Expired(_) => "grant_expired",
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",
@@ -689,7 +690,14 @@ fn a_data_directory_of_format_1_is_served_today() {
     }
     let kek = dir.path().join("kek");
     fs::write(&kek, KEK).unwrap();
+    Server::start(dir.path()).terminate();
+    support::verify(dir.path()).expect_code(0);
+    tree_and_book_are_as_described(dir.path());
     let server = Server::start(dir.path());
+    // This ledger is older than namespaces.
+    let catalog = dir.path().join("catalog.toml");
+    fs::write(&catalog, "[[namespaces]]\nkey = \"user\"\nkind = \"opaque\"\n").unwrap();
+    server.cli(&["catalog", "apply", catalog.to_str().unwrap()]).expect_code(0);
     let check = ["check", "--json", "--subject", "user:42", "--purpose", "marketing.newsletter"];
     let answer = server.cli(&[&check[..], &["--channel", "email"]].concat()).expect_code(0).json();
     assert_eq!(answer["decidedByIndex"], "7", "{answer}");
@@ -697,7 +705,6 @@ fn a_data_directory_of_format_1_is_served_today() {
     assert!(history.stdout.contains("privacy-2026"), "{}", history.stdout);
     server.terminate();
     support::verify(dir.path()).expect_code(0);
-    tree_and_book_are_as_described(dir.path());
 }
 
 /// Checks the files that a closed server leaves in `tree/` and `checkpoint.json`, and their

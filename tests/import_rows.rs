@@ -535,7 +535,8 @@ async fn imports_leave_room_for_acts() {
     let imports: Vec<_> = (0..3)
         .map(|number| {
             let mut clients = clients.clone();
-            let list: Vec<_> = (0..300).map(|n| grant(&format!("import{number}:{n}"))).collect();
+            let list: Vec<_> =
+                (0..300).map(|n| grant(&format!("user:import{number}-{n}"))).collect();
             tokio::spawn(async move {
                 Answer(send(&mut clients, start("crm", false), &list).await.unwrap()).counts()
             })

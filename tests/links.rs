@@ -511,13 +511,14 @@ async fn a_link_is_in_both_histories_and_an_event() {
 #[tokio::test]
 async fn a_stop_is_an_event_for_linked_subjects_too() {
     let mut ledger = Ledger::new().await;
-    ledger.record_change("email:jo", Action::Grant).await;
+    ledger.record_change("email:jo@x.example", Action::Grant).await;
     ledger.record_change("user:42", Action::Grant).await;
-    let first = ledger.link("user:42", "email:jo", LinkConfidence::Asserted).await.index.unwrap();
+    let first =
+        ledger.link("user:42", "email:jo@x.example", LinkConfidence::Asserted).await.index.unwrap();
     let second = ledger.link("user:42", "device:1", LinkConfidence::Verified).await.index.unwrap();
     let index = ledger.record_change("user:42", Action::Withdraw).await;
     ledger.record_change("user:43", Action::Withdraw).await;
-    assert_eq!(ledger.reason("email:jo").await, Reason::Withdrawn);
+    assert_eq!(ledger.reason("email:jo@x.example").await, Reason::Withdrawn);
     // First from memory; after the restart, from the ledger, which knows only the present links.
     for is_from_memory in [true, false] {
         let filter = |namespace: &str| proto::WatchFilter {
@@ -542,9 +543,9 @@ async fn a_stop_is_an_event_for_linked_subjects_too() {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let then = if is_from_memory { names(&[]) } else { names(&["device:1"]) };
         let want = [
-            (first, "email:jo".to_owned(), then),
-            (second, "device:1".to_owned(), names(&["email:jo"])),
-            (index, "user:42".to_owned(), names(&["device:1", "email:jo"])),
+            (first, "email:jo@x.example".to_owned(), then),
+            (second, "device:1".to_owned(), names(&["email:jo@x.example"])),
+            (index, "user:42".to_owned(), names(&["device:1", "email:jo@x.example"])),
         ];
         assert_eq!(recipients, want);
         assert!(ledger.heard(index, filter("phone")).await.is_empty());

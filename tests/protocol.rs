@@ -564,6 +564,8 @@ async fn an_act_larger_than_an_entry_is_refused() {
         ip_address: "i".repeat(256),
         notice_hash: vec![0x5a; 64],
         authority: None,
+        unreadable: BTreeMap::new(),
+        subject_given: String::new(),
     });
     for change in &mut request.changes {
         change.expires_at = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });

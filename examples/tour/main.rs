@@ -43,9 +43,14 @@ async fn tour() -> Result<()> {
     println!("1. A server is up, with an empty ledger.");
 
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml");
-    let CatalogFile { channels, purposes } = CatalogFile::read(&file)?;
-    println!("2. It learns {} channels and {} purposes.", channels.len(), purposes.len());
+    let CatalogFile { namespaces, channels, purposes } = CatalogFile::read(&file)?;
+    let (n, c, p) = (namespaces.len(), channels.len(), purposes.len());
+    println!("2. It learns {n} namespaces, {c} channels and {p} purposes.");
     let mut catalog = CatalogServiceClient::new(service.clone());
+    for namespace in namespaces {
+        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        catalog.put_namespace(request).await?;
+    }
     for channel in channels {
         catalog.put_channel(proto::PutChannelRequest { channel: Some(channel) }).await?;
     }

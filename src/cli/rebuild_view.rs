@@ -47,6 +47,7 @@ pub(super) fn run(args: &RebuildViewArgs, context: &mut Context) -> Result<Exit,
             Progress::Vault(done, total) => ("indexing the vault", done, total),
             Progress::View(done, total) => ("rebuilding the view", done, total),
             Progress::Tree(done, total) => ("hashing the tree", done, total),
+            Progress::Forms(done, total) => ("renewing canonical forms", done, total),
         };
         bar.set_message(message);
         bar.set_length(total);

@@ -231,6 +231,7 @@ impl FromArgMatches for Changes {
 }
 
 pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit, CliError> {
+    check_fields_of_grants(&args)?;
     let request = request(args);
     if request.changes.is_empty() && request.preferences.is_none() {
         return Err(CliError::usage("nothing to record").with_hint(
@@ -240,7 +241,27 @@ pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit,
     let mut client = ConsentServiceClient::new(client::connect(&context.global).await?);
     let answer = client.record_consent(request).await?.into_inner();
     print(&answer, context)?;
-    Ok(Exit::Success)
+    let is_refused = |result: &ChangeResult| result.outcome() == Outcome::NotRecorded;
+    Ok(if answer.results.iter().any(is_refused) { Exit::Failed } else { Exit::Success })
+}
+
+/// An option of grants without a grant is a mistake: a stop does not end, and is never narrowed.
+fn check_fields_of_grants(args: &RecordArgs) -> Result<(), CliError> {
+    if args.changes.0.iter().any(|(action, _)| *action == Action::Grant) {
+        return Ok(());
+    }
+    let given = [
+        ("--expires-at", args.expires_at.is_some()),
+        ("--purpose-version", args.purpose_version.is_some()),
+        ("--data-category", !args.data_category.is_empty()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format!("{name} is only for grants: a stop has no end and no exception");
+            Err(CliError::usage(message).with_hint(format!("leave {name} out, or add --grant")))
+        }
+    }
 }
 
 fn request(args: RecordArgs) -> RecordConsentRequest {
@@ -287,6 +308,11 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
     }
     context.out.table(&results_table(&answer.results))?;
+    for warning in &answer.warnings {
+        let text = format!("warning: {}", warning.message);
+        let text = context.out.paint(Tone::Careful, &text);
+        context.out.line(text)?;
+    }
     match answer.checkpoint.as_str() {
         "" => Ok(()),
         checkpoint => context.out.line(format!("\n{}", checkpoint.trim_end())),
@@ -315,7 +341,7 @@ pub(super) fn results_table(results: &[ChangeResult]) -> Table {
 pub(super) fn tone(outcome: Outcome) -> Tone {
     match outcome {
         Outcome::Applied => Tone::Good,
-        Outcome::BlockedByStop => Tone::Bad,
+        Outcome::BlockedByStop | Outcome::NotRecorded => Tone::Bad,
         _ => Tone::Careful,
     }
 }

@@ -322,6 +322,7 @@ fn imported(rows: &[proto::ImportRow]) -> proto::ImportConsentsResponse {
         }],
         rejects: refused.iter().map(reject).collect(),
         revision: 2,
+        ..Default::default()
     }
 }
 

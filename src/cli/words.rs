@@ -15,8 +15,8 @@ use crate::{
     json,
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
-        LegalBasis, LinkConfidence, ObligationKind, Outcome, OutcomeCount, PropagationState,
-        Reason, ReceiptFormat, Scope, Snapshot, Status,
+        LegalBasis, LinkConfidence, NamespaceKind, ObligationKind, Outcome, OutcomeCount,
+        PropagationState, Reason, ReceiptFormat, Scope, Snapshot, Status,
     },
     tlog::BASE64,
 };
@@ -53,7 +53,7 @@ macro_rules! words {
 }
 
 words! {
-    Actor Action Outcome Status Effect Reason LegalBasis EventKind CatalogEffect Snapshot
+    Actor Action Outcome Status Effect Reason LegalBasis NamespaceKind EventKind CatalogEffect Snapshot
     PropagationState LinkConfidence HistoryKind ReceiptFormat ObligationKind
 }
 

@@ -19,7 +19,7 @@ use super::{
     received,
 };
 use crate::{
-    domain::{Effect, Millis, ObligationKind, Reason, Subject},
+    domain::{Effect, Millis, ObligationKind, Reason, Subject, SubjectError},
     node::{Audience, Checked, Node, ReadError, UseBatch},
     proto::{
         self, filter_audience_request::Message as Incoming,
@@ -138,8 +138,15 @@ struct Tally {
     reasons: [u64; Reason::ALL.len()],
 }
 
-/// A data subject as the client wrote it, and the answer; none if it is malformed.
-type Verdict = (String, Option<Answered>);
+/// The decision about one data subject.
+struct Verdict {
+    /// As the client wrote it.
+    given: String,
+    /// In its canonical form; none if it has none.
+    subject: Option<Subject>,
+    /// None if it is malformed.
+    answered: Option<Answered>,
+}
 
 /// What an audience says about a data subject.
 struct Answered {
@@ -161,6 +168,12 @@ impl Answered {
             obligations_ignored: checked.obligations_ignored,
             broken: checked.due.broken(now),
         }
+    }
+
+    fn unknown_namespace() -> Self {
+        let reason = Reason::UnknownNamespace;
+        let (not_before, broken) = (None, Vec::new());
+        Self { effect: reason.effect(), reason, not_before, obligations_ignored: false, broken }
     }
 }
 
@@ -191,7 +204,7 @@ impl Deciding {
             answer.packed = convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>());
             return Ok(answer);
         }
-        for (subject, answered) in verdicts {
+        for Verdict { given: subject, answered, .. } in verdicts {
             match answered {
                 Some(Answered { effect: Effect::Allow, .. }) => answer.allowed.push(subject),
                 Some(Answered { effect: Effect::NotNow, not_before, .. }) => {
@@ -211,12 +224,19 @@ impl Deciding {
             let chunk: Vec<String> = subjects.by_ref().take(SUBJECTS_AT_A_TIME).collect();
             let audience = Arc::clone(&self.audience);
             let decided = blocking(move || {
-                let verdict = |subject: String| {
-                    let parsed = Subject::parse(&subject).ok();
-                    let checked = parsed.map(|parsed| audience.decide(&parsed)).transpose()?;
-                    let now = audience.decided_at();
-                    let answered = checked.map(|checked| Answered::new(&checked, now));
-                    Ok::<Verdict, ReadError>((subject, answered))
+                let verdict = |given: String| {
+                    let (subject, answered) = match audience.subject(&given) {
+                        Ok(subject) => {
+                            let checked = audience.decide(&subject)?;
+                            let answered = Answered::new(&checked, audience.decided_at());
+                            (Some(subject), Some(answered))
+                        }
+                        Err(SubjectError::UnknownNamespace(_)) => {
+                            (None, Some(Answered::unknown_namespace()))
+                        }
+                        Err(_) => (None, None),
+                    };
+                    Ok::<Verdict, ReadError>(Verdict { given, subject, answered })
                 };
                 chunk.into_iter().map(verdict).collect::<Result<Vec<_>, _>>()
             });
@@ -246,7 +266,7 @@ impl Tally {
             self.subjects += 1;
             self.allowed += u64::from(is_allowed(verdict));
             self.not_now += u64::from(has(verdict, Effect::NotNow));
-            match &verdict.1 {
+            match &verdict.answered {
                 Some(answered) => {
                     self.obligations_ignored += u64::from(answered.obligations_ignored);
                     self.reasons[answered.reason as usize] += 1;
@@ -261,8 +281,8 @@ fn is_allowed(verdict: &Verdict) -> bool {
     has(verdict, Effect::Allow)
 }
 
-fn has((_, answered): &Verdict, effect: Effect) -> bool {
-    answered.as_ref().is_some_and(|answered| answered.effect == effect)
+fn has(verdict: &Verdict, effect: Effect) -> bool {
+    verdict.answered.as_ref().is_some_and(|answered| answered.effect == effect)
 }
 
 /// The uses of the data subjects that are allowed, those that meet the same obligations together. A data
@@ -271,14 +291,11 @@ fn uses(names: &UseNames, audience: &Audience, verdicts: &[Verdict]) -> Vec<UseB
     let mut seen = HashSet::new();
     // One question has one basis, and a basis has one reason to allow.
     let mut used: BTreeMap<(Reason, &[ObligationKind]), Vec<Subject>> = BTreeMap::new();
-    for (text, answered) in verdicts {
-        let Some(answered) = answered.as_ref().filter(|one| one.effect == Effect::Allow) else {
-            continue;
-        };
-        if seen.insert(text.as_str())
-            && let Ok(subject) = Subject::parse(text)
+    for verdict in verdicts.iter().filter(|verdict| is_allowed(verdict)) {
+        if let (Some(subject), Some(answered)) = (&verdict.subject, &verdict.answered)
+            && seen.insert(subject)
         {
-            used.entry((answered.reason, &answered.broken)).or_default().push(subject);
+            used.entry((answered.reason, &answered.broken)).or_default().push(subject.clone());
         }
     }
     let batch = |((reason, broken), subjects): ((Reason, &[ObligationKind]), Vec<Subject>)| {

@@ -50,6 +50,38 @@ impl CatalogService for Catalog {
         }))
     }
 
+    async fn put_namespace(
+        &self,
+        request: Request<proto::PutNamespaceRequest>,
+    ) -> Result<Response<proto::PutNamespaceResponse>, Status> {
+        let draft = convert::namespace_draft(request.into_inner())?;
+        let (node, wanted) = (Arc::clone(&self.node), draft.clone());
+        let known_use = blocking(move || node.namespace_use(&wanted)).await?;
+        let put = self.node.put_namespace(draft, known_use).await?;
+        Ok(Response::new(proto::PutNamespaceResponse {
+            namespace: Some(convert::namespace_message(&put.value)),
+            revision: put.revision,
+            changed: put.changed,
+        }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        request: Request<proto::ListNamespacesRequest>,
+    ) -> Result<Response<proto::ListNamespacesResponse>, Status> {
+        let request = request.into_inner();
+        let list = List::namespaces();
+        let page = list.page(request.page_size, &request.page_token)?;
+        self.node.reach(request.at_least_revision).await?;
+        let current = self.node.catalog();
+        let listed = current.catalog.namespaces().collect();
+        let (rows, last) = rows_of_page(listed, &page, |namespace| &namespace.key);
+        Ok(Response::new(proto::ListNamespacesResponse {
+            namespaces: rows.into_iter().map(convert::namespace_message).collect(),
+            next_page_token: last.map(|key| list.next_token(key)).unwrap_or_default(),
+        }))
+    }
+
     async fn get_purpose(
         &self,
         request: Request<proto::GetPurposeRequest>,

@@ -29,7 +29,8 @@ pub struct Check {
 
 impl Check {
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
-        let (subject, region) = convert::check(request)?;
+        let (subject, region) = convert::check(&self.node.catalog().catalog, request)?;
+        let Some(subject) = subject else { return Ok(self.node.unknown_namespace()) };
         let question = question(&subject, request, region);
         Ok(match request.want_token {
             true => self.node.check_with_token(&question)?,
@@ -39,10 +40,11 @@ impl Check {
 
     /// Answers for a moment in the past.
     async fn answer_at(&self, request: proto::CheckRequest) -> Result<Checked, Fault> {
-        let (subject, region) = convert::check(&request)?;
+        let (subject, region) = convert::check(&self.node.catalog().catalog, &request)?;
         let Some(as_of) = convert::as_of(request.as_of.as_ref())? else {
             return self.answer(&request);
         };
+        let Some(subject) = subject else { return Ok(self.node.unknown_namespace()) };
         let node = Arc::clone(&self.node);
         blocking(move || node.check_at(&question(&subject, &request, region), as_of)).await
     }

@@ -35,9 +35,13 @@ impl ConsentService for Consent {
     ) -> Result<Response<proto::RecordConsentResponse>, Status> {
         let request = request.into_inner();
         let wait_for_checkpoint = request.wait_for_checkpoint;
-        let recorded = self.node.record(convert::act(request)?).await;
-        let recorded = recorded.map_err(|error| with_near_keys(&self.node, error))?;
-        let mut answer = convert::recorded(&recorded);
+        let (act, left_out) = convert::act(&self.node.catalog().catalog, request)?;
+        let subject = act.subject.as_str().to_owned();
+        let recorded = self.node.record(act).await;
+        let recorded = recorded
+            .map_err(|error| with_near_keys(&self.node, left_out.locate(error)))?;
+        let mut answer = convert::recorded(&recorded, &left_out);
+        answer.subject = subject;
         if wait_for_checkpoint {
             let released = self.node.released_at_least(recorded.revision()).await;
             let released = released.map_err(|_| Fault::NotProven { index: recorded.index })?;
@@ -50,7 +54,7 @@ impl ConsentService for Consent {
         &self,
         request: Request<proto::ConfirmConsentRequest>,
     ) -> Result<Response<proto::ConfirmConsentResponse>, Status> {
-        let confirm = convert::confirm(request.into_inner())?;
+        let confirm = convert::confirm(&self.node.catalog().catalog, request.into_inner())?;
         let confirmed = self.node.confirm(confirm).await?;
         Ok(Response::new(convert::confirmed(&confirmed)))
     }
@@ -66,7 +70,9 @@ impl ConsentService for Consent {
         &self,
         request: Request<proto::RecordUseRequest>,
     ) -> Result<Response<proto::RecordUseResponse>, Status> {
-        let used = self.node.record_use(convert::used(request.into_inner())?).await;
+        let used = convert::used(&self.node.catalog().catalog, request.into_inner())?;
+        let subject = used.subject.as_str().to_owned();
+        let used = self.node.record_use(used).await;
         let used = used.map_err(|error| with_near_keys(&self.node, error))?;
         Ok(Response::new(proto::RecordUseResponse {
             index: used.index,
@@ -74,6 +80,7 @@ impl ConsentService for Consent {
             deviation: used.is_deviation(),
             reason: proto::Reason::from(used.reason).into(),
             replayed: used.replayed,
+            subject,
             broken_obligations: convert::obligation_kinds(&used.broken_obligations),
         }))
     }
@@ -83,7 +90,7 @@ impl ConsentService for Consent {
         request: Request<proto::GetPreferencesRequest>,
     ) -> Result<Response<proto::GetPreferencesResponse>, Status> {
         let request = request.into_inner();
-        let (subject, region) = convert::preferences(&request)?;
+        let (subject, region) = convert::preferences(&self.node.catalog().catalog, &request)?;
         self.node.reach(request.at_least_revision).await?;
         let (node, all_cells) = (Arc::clone(&self.node), request.all_cells);
         let as_of = convert::as_of(request.as_of.as_ref())?;
@@ -103,7 +110,7 @@ impl ConsentService for Consent {
         request: Request<proto::ListHistoryRequest>,
     ) -> Result<Response<BoxStream<proto::ListHistoryResponse>>, Status> {
         let request = request.into_inner();
-        let (subject, limit) = convert::history(&request)?;
+        let (subject, limit) = convert::history(&self.node.catalog().catalog, &request)?;
         self.node.reach(request.at_least_revision).await?;
         let mut history = History {
             node: Arc::clone(&self.node),

@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
-    convert::{self, Source, Tally},
+    convert::{self, LeftOut, Source, Tally},
     near::near_keys,
 };
 use crate::{
     config::RequestLimits,
-    node::{ImportAnswer, ImportRow, Imported, Node},
+    node::{ImportAnswer, ImportRow, Imported, Node, Refused},
     proto::{self, ErrorReason},
     status::{Fault, UnknownKey},
 };
@@ -94,7 +94,8 @@ async fn next(
 /// The answer for a row.
 enum Answer {
     Known(Result<Imported, Fault>),
-    OnceRecorded(ImportAnswer),
+    /// With what the act leaves out of the row.
+    OnceRecorded(ImportAnswer, LeftOut),
 }
 
 /// An import in progress.
@@ -116,12 +117,12 @@ impl Import<'_> {
             self.count_first().await?;
         }
         let line = row.line;
-        let answer = match convert::import_row(&self.source, row) {
+        let answer = match convert::import_row(&self.node.catalog().catalog, &self.source, row) {
             Err(invalid) => Answer::Known(Err(invalid.into())),
-            Ok(None) => Answer::Known(Ok(Imported::Unchanged)),
-            Ok(Some(act)) => {
+            Ok(None) => Answer::Known(Ok(Imported::Unchanged(Refused::default()))),
+            Ok(Some((act, left_out))) => {
                 let row = ImportRow { act, dry_run: self.source.dry_run };
-                Answer::OnceRecorded(self.node.import(row).await?)
+                Answer::OnceRecorded(self.node.import(row).await?, left_out)
             }
         };
         self.in_flight.push_back((line, answer));
@@ -131,14 +132,29 @@ impl Import<'_> {
     /// Counts the first row in flight, and answers whether there was one.
     async fn count_first(&mut self) -> Result<bool, Fault> {
         let Some((line, answer)) = self.in_flight.pop_front() else { return Ok(false) };
-        let result = match answer {
-            Answer::Known(result) => result,
-            Answer::OnceRecorded(answer) => answer.await.map_err(Fault::from),
+        let (result, left_out) = match answer {
+            Answer::Known(result) => (result, LeftOut::default()),
+            Answer::OnceRecorded(answer, left_out) => {
+                (answer.await.map_err(|error| left_out.locate(error).into()), left_out)
+            }
+        };
+        let mut left_out_beside = |refused: &Refused| {
+            let unrecorded = left_out.unrecorded(refused.positions.len());
+            self.tally.left_out(line, left_out.warnings(&refused.errors), unrecorded);
         };
         match result {
-            Ok(Imported::Recorded(recorded)) => self.tally.recorded(&recorded),
-            Ok(Imported::Unchanged) => self.tally.unchanged(),
-            Ok(Imported::Replayed) => self.tally.replayed(),
+            Ok(Imported::Recorded(recorded)) => {
+                left_out_beside(&recorded.refused);
+                self.tally.recorded(&recorded);
+            }
+            Ok(Imported::Unchanged(refused)) => {
+                left_out_beside(&refused);
+                self.tally.unchanged();
+            }
+            Ok(Imported::Replayed) => {
+                left_out_beside(&Refused::default());
+                self.tally.replayed();
+            }
             Err(fault) if is_of_the_server(&fault) => return Err(fault),
             Err(fault) => {
                 let fault = self.with_near_keys(fault);

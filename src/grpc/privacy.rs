@@ -23,7 +23,7 @@ impl PrivacyService for Privacy {
         &self,
         request: Request<proto::LinkSubjectsRequest>,
     ) -> Result<Response<proto::LinkSubjectsResponse>, Status> {
-        let linking = convert::link(request.into_inner())?;
+        let linking = convert::link(&self.node.catalog().catalog, request.into_inner())?;
         let outcome = self.node.link(linking).await?;
         Ok(Response::new(convert::linked(&outcome)))
     }
@@ -32,7 +32,7 @@ impl PrivacyService for Privacy {
         &self,
         request: Request<proto::UnlinkSubjectsRequest>,
     ) -> Result<Response<proto::UnlinkSubjectsResponse>, Status> {
-        let linking = convert::unlink(request.into_inner())?;
+        let linking = convert::unlink(&self.node.catalog().catalog, request.into_inner())?;
         let outcome = self.node.link(linking).await?;
         Ok(Response::new(convert::unlinked(&outcome)))
     }

@@ -16,7 +16,7 @@ impl Audit {
         request: proto::GetReceiptRequest,
     ) -> Result<proto::GetReceiptResponse, Fault> {
         let format = receipt_format(request.format)?;
-        let subject = subject_if_given(&request.subject)?;
+        let subject = subject_if_given(&self.node.catalog().catalog, &request.subject)?;
         let index = self.index_of(convert::act_of_receipt(request.act)?).await?;
         let head = self.node.revision();
         if index >= head {

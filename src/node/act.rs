@@ -86,6 +86,26 @@ pub struct Recorded {
     pub replayed: bool,
     /// Completes its double opt-in, if some change waits for one.
     pub confirmation: Option<Confirmation>,
+    /// What was refused of the act; empty for a replayed one.
+    pub refused: Refused,
+}
+
+/// What was refused of an act so that its stops could be recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Why, with the positions of the changes in the act.
+    pub errors: Vec<RecordError>,
+    /// Positions in the act of the changes that were refused.
+    pub positions: Vec<usize>,
+}
+
+impl Refused {
+    /// The changes of the act that were not refused.
+    pub(super) fn kept(&self, changes: Vec<Change>) -> Vec<Change> {
+        let changes = changes.into_iter().enumerate();
+        let kept = changes.filter(|(position, _)| !self.positions.contains(position));
+        kept.map(|(_, change)| change).collect()
+    }
 }
 
 /// Completes a double opt-in. The token is a secret: `Debug` never prints it.
@@ -128,7 +148,9 @@ impl Recorded {
         effective_at: Millis,
         changes: Vec<ChangeRecord>,
     ) -> Self {
-        Self { index, recorded_at, effective_at, changes, replayed: false, confirmation: None }
+        let refused = Refused::default();
+        let (replayed, confirmation) = (false, None);
+        Self { index, recorded_at, effective_at, changes, replayed, confirmation, refused }
     }
 
     /// First revision that includes the act.

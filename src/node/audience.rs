@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     decide::decide,
-    domain::{ChannelId, Key, Millis, PurposeId, Query, Region, Subject, SubjectRef, SubjectState},
+    domain::{
+        ChannelId, GivenSubject, Key, Millis, PurposeId, Query, Region, Subject, SubjectError,
+        SubjectRef, SubjectState,
+    },
     fold::{Linked, UseCell, reach, unite},
 };
 
@@ -85,6 +88,14 @@ impl Audience {
         self.past.now
     }
 
+    /// The data subject that a text means, by the catalogue of the revision.
+    ///
+    /// # Errors
+    /// The catalogue lacks the namespace, or its kind has no such id.
+    pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
+        self.past.catalog.catalog.subject(&GivenSubject::parse(given)?)
+    }
+
     /// The answer about a data subject. Blocking.
     ///
     /// # Errors
@@ -110,7 +121,7 @@ impl Audience {
             let counted = CountedUses::new(subject, &linked, self.cell, *end);
             self.core.uses(&counted, widest, *now)
         })?;
-        Ok(Checked::new(decision, due, self.query.ignore_obligations, *end))
+        Ok(Checked::new(decision, due, self.query.ignore_obligations, *end, None))
     }
 
     /// The state of a data subject at the revision, and the linked ones.

@@ -10,16 +10,18 @@ use tracing::error;
 
 use super::{
     Core,
-    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded},
-    catalog::{PurposeDraft, Put},
+    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, Refused},
+    catalog::{NamespaceDraft, PurposeDraft, Put},
     error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
+    names::NamespaceUse,
+    stops::UnclearStop,
 };
 use crate::{
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
-        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Outcome, Purpose, PurposePut,
-        Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry, SubscriptionId, UnknownKey,
-        covers_category,
+        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut, Outcome,
+        Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry,
+        SubscriptionId, UnknownKey, covers_category,
     },
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
@@ -140,12 +142,13 @@ impl<'a> Batch<'a> {
             return Ok(self.core.recorded(entry)?);
         }
         let validity_ms = act.confirmation_validity_ms;
-        let mut prepared = self.prepare(act, mark)?;
+        let (mut prepared, refused) =
+            self.prepare_stops_at_least(act, mark, UnclearStop::RefusesAct)?;
         let folded = self.judge(&mut prepared)?;
         let recorded_at = prepared.recorded_at;
         let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
         let recorded = self.commit(prepared, folded)?;
-        Ok(Recorded { confirmation, ..recorded })
+        Ok(Recorded { confirmation, refused, ..recorded })
     }
 
     /// Validates an act: finds its subject and its time, and resolves its changes against the
@@ -339,6 +342,36 @@ impl<'a> Batch<'a> {
         Ok(Put { revision: self.catalog_revision(), value, changed })
     }
 
+    /// Adds or changes a namespace, unless the catalogue has it already.
+    ///
+    /// # Errors
+    /// [`CatalogError::NamespaceInUse`]: its ids would be read in another way, and some are on record.
+    pub(super) fn put_namespace(
+        &mut self,
+        draft: NamespaceDraft,
+        known_use: NamespaceUse,
+    ) -> Result<Put<Namespace>, CatalogError> {
+        let existing = self.catalog().namespace(draft.key.as_str());
+        if existing.is_some_and(|existing| existing.kind != draft.kind)
+            && (known_use.is_used || self.has_persons_since(&draft.key, known_use.searched)?)
+        {
+            return Err(CatalogError::NamespaceInUse { key: draft.key });
+        }
+        let value = Namespace::from(draft);
+        let changed = existing != Some(&value);
+        if changed {
+            self.write(self.recorded_at(), Body::NamespacePut(NamespacePut(value.clone())), &[])?;
+        }
+        Ok(Put { revision: self.catalog_revision(), value, changed })
+    }
+
+    /// Whether a namespace has a person who is new since the vault had `searched` data subjects.
+    fn has_persons_since(&self, namespace: &Key, searched: u64) -> Result<bool, WriteError> {
+        let is_of = |subject: &Subject| subject.namespace() == namespace.as_str();
+        let in_batch = self.subjects.keys().any(is_of);
+        Ok(in_batch || self.core.vault.has_person_since(searched, is_of)?)
+    }
+
     /// The subscriptions after the batch.
     pub(super) fn subscriptions(&self) -> &Subscriptions {
         &self.fold.subscriptions
@@ -527,6 +560,11 @@ impl<'a> Batch<'a> {
             let key = with_key.then(|| vault.key(subject_ref)).transpose()?;
             return Ok(Sealer { subject_ref, key, new: None });
         }
+        // The form was made before the write: the catalogue may have changed on the way.
+        if !self.catalog().is_canonical(subject) {
+            let namespace = subject.namespace().to_owned();
+            return Err(WriteError::NamespaceChanged { namespace });
+        }
         let new = vault.create(subject);
         Ok(Sealer { subject_ref: new.subject_ref, key: Some(new.key.clone()), new: Some(new) })
     }
@@ -690,6 +728,7 @@ impl Core {
             changes: act.changes,
             replayed: true,
             confirmation,
+            refused: Refused::default(),
         })
     }
 }

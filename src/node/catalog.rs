@@ -1,10 +1,13 @@
-//! Reading the catalogue, and putting purposes and channels into it.
+//! Reading the catalogue, and putting namespaces, purposes and channels into it.
 
 use std::sync::Arc;
 
 use super::{CatalogError, Node};
 use crate::{
-    domain::{Channel, ChannelPut, Key, Purpose, PurposeVersion},
+    domain::{
+        CANONICAL_FORM_VERSION, Channel, ChannelPut, Key, Namespace, NamespaceKind, Purpose,
+        PurposeVersion,
+    },
     fold::CatalogAt,
 };
 
@@ -32,6 +35,24 @@ pub struct PurposeDraft {
     pub requires_reconsent: bool,
     /// Whether it is retired.
     pub retired: bool,
+}
+
+/// A namespace as a caller wants it to be. The program says which canonical form its persons have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceDraft {
+    /// Key.
+    pub key: Key,
+    /// Title for people.
+    pub title: String,
+    /// What its ids are.
+    pub kind: NamespaceKind,
+}
+
+impl From<NamespaceDraft> for Namespace {
+    fn from(draft: NamespaceDraft) -> Self {
+        let NamespaceDraft { key, title, kind } = draft;
+        Self { key, title, kind, form_version: CANONICAL_FORM_VERSION }
+    }
 }
 
 impl Node {

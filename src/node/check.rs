@@ -5,7 +5,7 @@ use super::{
     due::{CountedUses, due},
 };
 use crate::{
-    decide::decide,
+    decide::{decide, unknown_namespace},
     domain::{Decision, Effect, Millis, Query, Region, Subject},
     fold::UseCell,
     obligations::DueAll,
@@ -45,6 +45,8 @@ pub struct Checked {
     pub revision: u64,
     /// The decision token, if one was asked for.
     pub token: Option<String>,
+    /// The data subject; none if its namespace is not in the catalogue.
+    pub subject: Option<Subject>,
 }
 
 impl Checked {
@@ -54,6 +56,7 @@ impl Checked {
         due: DueAll,
         ignore_obligations: bool,
         revision: u64,
+        subject: Option<&Subject>,
     ) -> Self {
         let decided = decision.effect();
         let effect = due.effect(decided);
@@ -63,7 +66,16 @@ impl Checked {
             false => (effect, due.changes_at()),
         };
         let valid_until = earlier(decision.valid_until, changes_at);
-        Self { decision, due, effect, obligations_ignored, valid_until, revision, token: None }
+        Self {
+            decision,
+            due,
+            effect,
+            obligations_ignored,
+            valid_until,
+            revision,
+            token: None,
+            subject: subject.cloned(),
+        }
     }
 }
 
@@ -80,6 +92,15 @@ impl Node {
     /// [`ReadError::StateUnreadable`].
     pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
         self.core.check(question, self.core.now())
+    }
+
+    /// The answer about a data subject whose namespace is not in the catalogue. It has no decision token:
+    /// a token names the canonical form, and there is none.
+    #[must_use]
+    pub fn unknown_namespace(&self) -> Checked {
+        let decision = unknown_namespace();
+        self.core.metrics.decision(decision.reason);
+        Checked::new(decision, DueAll::default(), false, self.core.view.applied(), None)
     }
 }
 
@@ -103,6 +124,7 @@ impl Core {
             let counted = CountedUses::new(subject, &linked.unwrap_or_default(), cell, u64::MAX);
             self.uses(&counted, widest, now)
         })?;
-        Ok(Checked::new(decision, due, question.ignore_obligations, revision))
+        let ignores = question.ignore_obligations;
+        Ok(Checked::new(decision, due, ignores, revision, Some(question.subject)))
     }
 }

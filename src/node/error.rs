@@ -44,6 +44,12 @@ pub enum WriteError {
     /// Stored state could not be read; nothing was recorded.
     #[error("stored state could not be read: {0}")]
     StateUnreadable(String),
+    /// The namespace of a data subject was changed after its canonical form was made.
+    #[error("the namespace `{namespace}` was changed while the call was on its way; try again")]
+    NamespaceChanged {
+        /// The namespace.
+        namespace: String,
+    },
 }
 
 /// The claimed time of an act is too far in the future.
@@ -143,6 +149,40 @@ pub enum RecordError {
     Write(#[from] WriteError),
 }
 
+impl RecordError {
+    /// The position of the change at fault.
+    #[must_use]
+    pub fn change(&self) -> Option<usize> {
+        self.clone().change_mut().copied()
+    }
+
+    /// The same error, with the position that the change has in a list of which the act has only the
+    /// changes at these positions.
+    #[must_use]
+    pub fn with_positions(mut self, positions: &[usize]) -> Self {
+        if let Some(change) = self.change_mut() {
+            *change = positions.get(*change).copied().unwrap_or(*change);
+        }
+        self
+    }
+
+    fn change_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::UnknownPurpose { change, .. }
+            | Self::UnknownChannel { change, .. }
+            | Self::PurposeRetired { change, .. }
+            | Self::ChannelRetired { change, .. }
+            | Self::UnknownPurposeVersion { change, .. }
+            | Self::ExpiresBeforeEffective { change }
+            | Self::GrantNotOneCell { change }
+            | Self::CategoryNotDeclared { change, .. } => Some(change),
+            Self::Empty | Self::EffectiveAtInFuture(_) | Self::AuthorityEnded | Self::Write(_) => {
+                None
+            }
+        }
+    }
+}
+
 /// Why a double opt-in was not completed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfirmError {
@@ -198,6 +238,15 @@ pub enum CatalogError {
         got: u32,
         /// The version that the call would create.
         version: u32,
+    },
+    /// The ids of a namespace would be read in another way, and some are on record.
+    #[error(
+        "the namespace `{key}` has persons: its kind, default region and folding are fixed; declare \
+         another namespace, and link the persons of both"
+    )]
+    NamespaceInUse {
+        /// The namespace.
+        key: Key,
     },
     /// The write failed.
     #[error(transparent)]

@@ -97,7 +97,8 @@ impl Expiry {
         self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
         due.retain(|due| !self.skipped.contains(due));
         if !due.is_empty() {
-            let unrecorded = self.jobs.write(move |batch| Ok(batch.expire(&due)))?;
+            let unrecorded =
+                self.jobs.write(move |batch| Ok::<_, WriteError>(batch.expire(&due)))?;
             self.core.view.forget_due(&unrecorded.unchanged)?;
             let room = SKIPPED_MAX.saturating_sub(self.skipped.len());
             self.skipped.extend(unrecorded.failed.into_iter().take(room));

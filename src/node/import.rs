@@ -19,9 +19,10 @@ use tokio::sync::oneshot;
 
 use super::{
     Node,
-    act::{Act, Recorded},
+    act::{Act, Recorded, Refused},
     batch::{Batch, Prepared},
     error::{RecordError, WriteError},
+    stops::UnclearStop,
     writer,
 };
 use crate::{
@@ -47,8 +48,8 @@ pub enum Imported {
     /// Its new changes are recorded; in a dry run, they would be. There is never a confirmation: an
     /// import does not bring tokens to data subjects.
     Recorded(Recorded),
-    /// It has no new change.
-    Unchanged,
+    /// It has no new change, apart from those that were refused.
+    Unchanged(Refused),
     /// An earlier import of it is recorded.
     Replayed,
 }
@@ -86,21 +87,25 @@ impl Batch<'_> {
             return Ok(Imported::Replayed);
         }
         let (requested, claimed) = (act.changes.clone(), act.effective_at);
-        let mut prepared = self.prepare(act, mark)?;
+        let (mut prepared, refused) =
+            self.prepare_stops_at_least(act, mark, UnclearStop::IsLeftOut)?;
         if !prepared.body.actor.speaks_for_subject() {
+            let requested = refused.kept(requested);
             self.keep_new_changes(&mut prepared, &requested, claimed)?;
         }
         if prepared.body.changes.is_empty() && prepared.body.contact.is_empty() {
-            return Ok(Imported::Unchanged);
+            return Ok(Imported::Unchanged(refused));
         }
         let folded = self.judge(&mut prepared)?;
         if !dry_run {
-            return Ok(Imported::Recorded(self.commit(prepared, folded)?));
+            let recorded = self.commit(prepared, folded)?;
+            return Ok(Imported::Recorded(Recorded { refused, ..recorded }));
         }
         let Prepared { recorded_at, body, .. } = prepared;
         let (effective_at, changes) = (body.effective_at, body.changes.clone());
         let (entry, ..) = self.next_entry(recorded_at, Body::Act(body))?;
-        Ok(Imported::Recorded(Recorded::new(entry.index, recorded_at, effective_at, changes)))
+        let recorded = Recorded::new(entry.index, recorded_at, effective_at, changes);
+        Ok(Imported::Recorded(Recorded { refused, ..recorded }))
     }
 
     /// Removes the changes that the state has already.

@@ -18,6 +18,7 @@ mod expiry;
 mod history;
 mod import;
 mod link;
+mod names;
 mod open;
 mod past;
 mod preferences;
@@ -28,6 +29,7 @@ mod receipt;
 mod scrub;
 mod signing;
 mod snapshot;
+mod stops;
 mod subscription;
 mod token;
 mod uses;
@@ -39,10 +41,10 @@ use std::{io, sync::Arc, time::Duration};
 
 pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
-    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded,
+    IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, Refused,
 };
 pub use audience::{Audience, AudienceQuery};
-pub use catalog::{PurposeDraft, Put};
+pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
 pub use config::NodeConfig;
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
@@ -57,6 +59,7 @@ pub use error::{
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
+pub use names::NamespaceUse;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
 pub use past::AsOf;
 pub use preferences::{CellPreference, LinkedName, Name, Naming, Preferences, StandingStop, Whose};
@@ -202,12 +205,15 @@ impl Node {
                 Progress::Tree(done, _) => {
                     metrics.tree_entries.set(done);
                 }
-                Progress::Vault(..) => {}
+                Progress::Vault(..) | Progress::Forms(..) => {}
             }
             progress(step);
         })?;
         metrics.torn_tails.inc_by(stores.torn_tails);
-        Ok(Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?)
+        let node = Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?;
+        node.renew_forms(&mut |done, of| progress(Progress::Forms(done, of)))
+            .map_err(OpenError::Forms)?;
+        Ok(node)
     }
 
     /// Starts the threads. If one can not be started, the others end.

@@ -141,6 +141,9 @@ pub enum OpenError {
         /// Number of entries under the checkpoint.
         size: u64,
     },
+    /// The identities of another version of the canonical form could not be brought into this one's.
+    #[error("identities could not be brought into their new canonical form: {0}")]
+    Forms(super::WriteError),
     /// One of ledger and vault exists without the other.
     #[error(
         "{missing} is missing although {present} is there; restore it from a backup, or start with \
@@ -201,6 +204,8 @@ pub enum Progress {
     View(u64, u64),
     /// Ledger entries hashed into the tree, and their total.
     Tree(u64, u64),
+    /// Data subjects looked at whose canonical form may be of another version, and their total.
+    Forms(u64, u64),
 }
 
 /// The stores of a data directory, up to date.

@@ -7,13 +7,15 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{
     AsOfError, Checked, Core, Naming, Node, Preferences, Question, ReadError,
     due::{CountedUses, due},
     preferences::Asked,
 };
 use crate::{
-    decide::decide,
+    decide::{decide, unknown_namespace},
     domain::{Catalog, Decision, Millis, Query, Region, Subject, SubjectRef, SubjectState},
     entry::{Fact, Target},
     fold::{self, CatalogAt, Linked, UseCell, reach, unite},
@@ -197,7 +199,8 @@ impl Core {
         let due = due(&decision, contact, question.region, past.now, |widest| {
             self.uses(&counted, widest, past.now)
         })?;
-        Ok(Checked::new(decision, due, question.ignore_obligations, past.end))
+        let ignores = question.ignore_obligations;
+        Ok(Checked::new(decision, due, ignores, past.end, Some(question.subject)))
     }
 
     /// The decision on a question at a moment in the past, with what its obligations depend on. Blocking.
@@ -206,8 +209,14 @@ impl Core {
         question: &Question<'_>,
         past: &Past,
     ) -> Result<Then, ReadError> {
-        let (state, linked) = self.state_of_at(question.subject, past)?;
         let catalog: &Catalog = &past.catalog.catalog;
+        if catalog.namespace(question.subject.namespace()).is_none() {
+            let (state, person) = (SubjectState::default(), SmallVec::new());
+            let cell = UseCell::new(question.purpose, question.channel);
+            let counted = CountedUses { person, cell, end: past.end };
+            return Ok(Then { decision: unknown_namespace(), state, counted });
+        }
+        let (state, linked) = self.state_of_at(question.subject, past)?;
         let Question { purpose, channel, data_categories, region, .. } = *question;
         let query = Query::new(catalog, purpose, channel, data_categories, region);
         let decision = decide(catalog, &state, &query, past.now);

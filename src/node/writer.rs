@@ -163,10 +163,14 @@ pub(super) struct Jobs(Option<mpsc::WeakSender<Admitted>>);
 
 impl Jobs {
     /// Has the writer run a job, and waits for the answer. Blocking.
-    pub(super) fn write<T: Send + 'static>(
+    pub(super) fn write<T, E>(
         &self,
-        write: impl FnOnce(&mut Batch<'_>) -> Result<T, WriteError> + Send + 'static,
-    ) -> Result<T, WriteError> {
+        write: impl FnOnce(&mut Batch<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let jobs = self.0.as_ref().and_then(mpsc::WeakSender::upgrade);
         let jobs = jobs.ok_or(WriteError::ShuttingDown)?;

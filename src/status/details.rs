@@ -63,6 +63,9 @@ impl Explain for WriteError {
             Self::WritesStopped(_) => Details::of(ErrorReason::WritesStopped),
             Self::ShuttingDown => Details::of(ErrorReason::ShuttingDown),
             Self::StateUnreadable(_) => Details::of(ErrorReason::StateUnreadable),
+            Self::NamespaceChanged { namespace } => Details::of(ErrorReason::NamespaceChanged)
+                .at("subject")
+                .with("namespace", namespace),
         }
     }
 }
@@ -149,6 +152,9 @@ impl Explain for CatalogError {
         match self {
             Self::OldestCompatibleBeyondVersion { .. } => {
                 Details::of(ErrorReason::InvalidField).at("purpose.oldest_compatible_version")
+            }
+            Self::NamespaceInUse { key } => {
+                Details::of(ErrorReason::NamespaceInUse).at("namespace.kind").with("namespace", key)
             }
             Self::Write(error) => error.details(),
             Self::Read(error) => error.details(),

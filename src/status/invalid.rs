@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::domain::{
-    EvidenceError, KEY_BYTES_MAX, KeyError, RegionError, SUBJECT_BYTES_MAX, SubjectError,
+    EvidenceError, KEY_BYTES_MAX, KeyError, PhoneRegionError, RegionError, SubjectError,
 };
 
 /// The maximum page size.
@@ -84,6 +84,12 @@ pub enum Problem {
     /// Not a region.
     #[error(transparent)]
     Region(#[from] RegionError),
+    /// Not a region with a numbering plan.
+    #[error(transparent)]
+    PhoneRegion(#[from] PhoneRegionError),
+    /// A field of namespaces of another kind.
+    #[error("is only for namespaces of the kind {0}")]
+    OnlyForKind(&'static str),
     /// Not a language tag.
     #[error("must be a BCP 47 language tag such as `de-AT`")]
     Language,
@@ -166,7 +172,7 @@ impl Problem {
     #[must_use]
     pub fn limit(&self) -> Option<i64> {
         let limit = match self {
-            Self::Subject(SubjectError::TooLong(_)) => SUBJECT_BYTES_MAX,
+            Self::Subject(error) => error.limit()?,
             Self::Key(KeyError::TooLong(_)) => KEY_BYTES_MAX,
             Self::Evidence(EvidenceError::TooLong { limit, .. })
             | Self::TooMany { limit, .. }

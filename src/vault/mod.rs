@@ -319,6 +319,38 @@ impl Vault {
         Ok(Some(subject_ref))
     }
 
+    /// The identities in the order in which they came, from the `first` on. Reads and opens each of them.
+    ///
+    /// # Errors
+    /// In place of an identity: its frame can not be read or opened.
+    pub fn identities(
+        &self,
+        first: u64,
+    ) -> impl Iterator<Item = Result<(SubjectRef, Identity), VaultError>> {
+        let frames = first.saturating_add(1)..self.reader.next_index();
+        frames.map(|at| match decode(at, &self.reader.read(at)?)? {
+            Frame::Subject(frame) => Ok((frame.subject_ref, self.identity(frame.subject_ref)?)),
+            _ => Err(VaultError::Order(at)),
+        })
+    }
+
+    /// Whether one of the subjects from the `first` on fits.
+    ///
+    /// # Errors
+    /// An identity can not be read.
+    pub fn has_person_since(
+        &self,
+        first: u64,
+        fits: impl Fn(&Subject) -> bool,
+    ) -> Result<bool, VaultError> {
+        for found in self.identities(first) {
+            if found?.1.known().is_some_and(|subject| fits(&subject)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Makes a reference and a key for a subject. Stores nothing: see [`Self::persist`].
     #[must_use]
     pub fn create(&self, subject: &Subject) -> NewSubject {

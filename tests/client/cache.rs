@@ -216,12 +216,12 @@ async fn links_and_expiries_change_cached_answers() {
     // A stop reaches the linked subjects, when the link is made and while it lasts.
     grant(&mut clients, "user:1").await;
     until_cached(&checker, "user:1").await;
-    withdraw(&mut clients, "email:jo").await;
+    withdraw(&mut clients, "email:jo@x.example").await;
     until_cached(&checker, "user:1").await;
-    clients.link("user:1", "email:jo", LinkConfidence::Verified).await;
+    clients.link("user:1", "email:jo@x.example", LinkConfidence::Verified).await;
     allows_for(&checker, "user:1", Instant::now()).await;
     until_denied(&checker, "user:1").await;
-    clients.unlink("user:1", "email:jo").await;
+    clients.unlink("user:1", "email:jo@x.example").await;
     until_cached(&checker, "user:1").await;
 
     // A grant expires by the server's clock, without an event.

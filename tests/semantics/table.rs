@@ -35,7 +35,9 @@ pub type Case = (&'static str, &'static str, &'static str, &'static str);
 pub const RULES: &[Rule] = &[
     Rule {
         title: "1. Unknown or retired",
-        about: "A purpose or channel that is unknown or retired is never allowed. An unknown purpose \
+        about: "A data subject whose namespace is not in the catalogue is denied before everything \
+            else (`UNKNOWN_NAMESPACE`), whatever the legal basis: without its kind, no stop could be \
+            found. A purpose or channel that is unknown or retired is never allowed. An unknown purpose \
             is named first, then an unknown or retired channel, then a retired purpose.",
         groups: &[
             Group {

@@ -40,7 +40,33 @@ impl Clients {
         })
     }
 
-    /// Puts consent-based purposes without conditions, and channels.
+    /// Puts the namespaces that tests use. Phone numbers without a country code are Austrian.
+    pub async fn put_namespaces(&mut self) {
+        use proto::NamespaceKind::{Domain, Email, Opaque, Phone};
+        let kinds = [
+            ("user", Opaque),
+            ("device", Opaque),
+            ("crm", Opaque),
+            ("cookie", Opaque),
+            ("phone", Opaque),
+            ("email", Email),
+            ("tel", Phone),
+            ("domain", Domain),
+        ];
+        for (key, kind) in kinds {
+            let default_region = if kind == Phone { "AT".to_owned() } else { String::new() };
+            let namespace = proto::Namespace {
+                key: key.to_owned(),
+                kind: kind.into(),
+                default_region,
+                ..proto::Namespace::default()
+            };
+            let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+            self.catalog.put_namespace(request).await.expect("a namespace without faults");
+        }
+    }
+
+    /// Puts consent-based purposes without conditions, channels, and the namespaces that tests use.
     pub async fn put_catalog(&mut self, purposes: &[&str], channels: &[&str]) {
         for key in purposes {
             self.put_purpose(consent_purpose(key)).await;
@@ -48,6 +74,7 @@ impl Clients {
         for key in channels {
             self.put_channel(key, false).await;
         }
+        self.put_namespaces().await;
     }
 
     /// Puts a purpose that the server accepts; grants of earlier versions stay valid.

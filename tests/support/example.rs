@@ -56,6 +56,13 @@ pub fn catalog() -> Catalog {
     catalog
 }
 
+/// How many namespaces the catalogue of the examples has.
+pub fn namespaces() -> usize {
+    let text = fs::read_to_string(repository(CATALOG)).expect("the example is there");
+    let table: toml::Table = text.parse().expect("the example is TOML");
+    entries(&table, "namespaces").len()
+}
+
 /// Key and table of every entry of a list of tables.
 fn entries(table: &toml::Table, list: &str) -> BTreeMap<String, toml::Table> {
     let list = table[list].as_array().expect("a list of tables");

@@ -166,6 +166,13 @@ fn channel_of<'a>(catalog: &'a Catalog, query: &Query<'_>) -> Option<(ChannelId,
     Some((id, catalog.channel(id)?))
 }
 
+/// The decision about a data subject whose namespace the catalogue lacks. It has no canonical form, so
+/// that no state, and no stop, could be found by it. It is tried before every other rule.
+#[must_use]
+pub fn unknown_namespace() -> Decision {
+    nothing_known(Reason::UnknownNamespace)
+}
+
 fn nothing_known(reason: Reason) -> Decision {
     Decision {
         reason,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Client, channels, file::CatalogFile, purposes};
+use super::{Client, channels, file::CatalogFile, namespaces, purposes};
 use crate::{
     cli::{
         Context, Exit, client,
@@ -13,12 +13,12 @@ use crate::{
         output::{Table, Tone},
         progress,
     },
-    proto::{Purpose, PutChannelRequest, PutPurposeRequest},
+    proto::{Namespace, Purpose, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest},
 };
 
 const AFTER_HELP: &str = "\
-Purposes and channels that are not in the file stay as they are. To retire one, write `retired =
-true`.
+Namespaces, purposes and channels that are not in the file stay as they are. To retire a purpose or
+channel, write `retired = true`.
 
 Examples:
   consent-ledger catalog apply examples/catalog.toml --dry-run
@@ -29,7 +29,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ApplyArgs {
-    /// TOML file with purposes and channels
+    /// TOML file with namespaces, purposes and channels
     file: PathBuf,
     /// Print the changes without writing them
     #[arg(long)]
@@ -59,7 +59,7 @@ struct Applied {
 /// Result for one entry of a catalogue file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct AppliedEntry {
-    /// `purpose` or `channel`.
+    /// `namespace`, `channel` or `purpose`.
     kind: &'static str,
     /// Key.
     key: String,
@@ -67,7 +67,7 @@ struct AppliedEntry {
     result: &'static str,
     /// The fields that changed, by their names in the file.
     fields: Vec<&'static str>,
-    /// The purpose's version after the call; `null` for channels and dry runs.
+    /// The purpose's version after the call; `null` for all others and dry runs.
     version: Option<u32>,
     /// First revision with this entry; `null` for dry runs.
     revision: Option<u64>,
@@ -107,9 +107,24 @@ async fn apply(
     let channels: HashMap<_, _> = channels.map(|channel| (channel.key.clone(), channel)).collect();
     let purposes = purposes(client, true).await?.into_iter();
     let purposes: HashMap<_, _> = purposes.map(|purpose| (purpose.key.clone(), purpose)).collect();
-    let total = file.channels.len() + file.purposes.len();
+    let namespaces = namespaces(client).await?.into_iter();
+    let namespaces: HashMap<_, _> =
+        namespaces.map(|namespace| (namespace.key.clone(), namespace)).collect();
+    let total = file.namespaces.len() + file.channels.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
     let mut results = Vec::with_capacity(total);
+    for namespace in &file.namespaces {
+        let now = namespaces.get(&namespace.key);
+        let fields = now.map(|now| differences_of_namespace(now, namespace));
+        let mut entry = entry("namespace", &namespace.key, fields);
+        if !args.dry_run {
+            let request = PutNamespaceRequest { namespace: Some(namespace.clone()) };
+            let answer = client.put_namespace(request).await?.into_inner();
+            entry.settle(answer.changed, answer.revision);
+        }
+        results.push(entry);
+        bar.inc(1);
+    }
     for channel in &file.channels {
         let fields = channels.get(&channel.key).map(|now| {
             differing([
@@ -155,6 +170,17 @@ impl AppliedEntry {
             (true, result) => result,
         };
     }
+}
+
+/// The fields in which a namespace differs from the file.
+fn differences_of_namespace(now: &Namespace, wanted: &Namespace) -> Vec<&'static str> {
+    let folds = |namespace: &Namespace| namespace.fold_local_part.unwrap_or(true);
+    differing([
+        ("title", now.title != wanted.title),
+        ("kind", now.kind != wanted.kind),
+        ("default_region", now.default_region != wanted.default_region),
+        ("fold_local_part", folds(now) != folds(wanted)),
+    ])
 }
 
 /// The fields in which a purpose differs from the file.

@@ -1,6 +1,13 @@
 //! A catalogue as a TOML file.
 //!
 //! ```toml
+//! [[namespaces]]
+//! key = "email"
+//! kind = "email"                                   # email, phone, domain or opaque
+//! fold_local_part = true                           # for email; absent: true
+//! default_region = "AT"                            # for phone; absent: numbers need a country code
+//! title = "E-mail address"                         # optional
+//!
 //! [[channels]]
 //! key = "email"
 //! title = "Email"
@@ -33,12 +40,14 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     cli::{error::CliError, words},
-    proto::{self, LegalBasis, obligation::Kind},
+    proto::{self, LegalBasis, NamespaceKind, obligation::Kind},
 };
 
-/// Channels and purposes, in the order of the file.
+/// Namespaces, channels and purposes, in the order of the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CatalogFile {
+    /// Namespaces.
+    pub namespaces: Vec<proto::Namespace>,
     /// Channels.
     pub channels: Vec<proto::Channel>,
     /// Purposes.
@@ -66,6 +75,7 @@ impl CatalogFile {
         let raw: RawCatalog =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let catalog = Self {
+            namespaces: raw.namespaces.into_iter().map(Into::into).collect(),
             channels: raw.channels.into_iter().map(Into::into).collect(),
             purposes: raw.purposes.into_iter().map(Into::into).collect(),
         };
@@ -87,9 +97,25 @@ fn check_unique<'a>(kind: &str, mut keys: impl Iterator<Item = &'a str>) -> Resu
 #[serde(deny_unknown_fields)]
 struct RawCatalog {
     #[serde(default)]
+    namespaces: Vec<RawNamespace>,
+    #[serde(default)]
     channels: Vec<RawChannel>,
     #[serde(default)]
     purposes: Vec<RawPurpose>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNamespace {
+    key: String,
+    #[serde(default)]
+    title: String,
+    #[serde(deserialize_with = "words::deserialize")]
+    kind: NamespaceKind,
+    #[serde(default)]
+    default_region: String,
+    #[serde(default)]
+    fold_local_part: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +173,19 @@ enum RawObligation {
         #[serde(default)]
         time_zone: String,
     },
+}
+
+impl From<RawNamespace> for proto::Namespace {
+    fn from(raw: RawNamespace) -> Self {
+        Self {
+            key: raw.key,
+            title: raw.title,
+            kind: raw.kind.into(),
+            default_region: raw.default_region,
+            fold_local_part: raw.fold_local_part,
+            ..Self::default()
+        }
+    }
 }
 
 impl From<RawChannel> for proto::Channel {

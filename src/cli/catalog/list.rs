@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Client, channels, purposes};
+use super::{Client, channels, namespaces, purposes};
 use crate::{
     cli::{
         Context, Exit, client,
@@ -14,7 +14,7 @@ use crate::{
         words::{self, word},
     },
     json,
-    proto::{Channel, LegalBasis, Purpose},
+    proto::{Channel, LegalBasis, Namespace, NamespaceKind, Purpose},
 };
 
 const AFTER_HELP: &str = "\
@@ -34,9 +34,11 @@ pub struct ListArgs {
     retired: bool,
 }
 
-/// Purposes and channels, each in the order of their keys.
+/// Namespaces, purposes and channels, each in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Catalog {
+    #[serde(serialize_with = "json::serialize_list")]
+    namespaces: Vec<Namespace>,
     #[serde(serialize_with = "json::serialize_list")]
     purposes: Vec<Purpose>,
     #[serde(serialize_with = "json::serialize_list")]
@@ -47,7 +49,8 @@ pub(super) async fn run(args: ListArgs, context: &mut Context) -> Result<Exit, C
     let mut client = Client::new(client::connect(&context.global).await?);
     let purposes = purposes(&mut client, args.retired).await?;
     let channels = channels(&mut client, args.retired).await?;
-    let catalog = Catalog { purposes, channels };
+    let namespaces = namespaces(&mut client).await?;
+    let catalog = Catalog { namespaces, purposes, channels };
     print(&catalog, context)?;
     Ok(Exit::Success)
 }
@@ -57,12 +60,13 @@ fn print(catalog: &Catalog, context: &mut Context) -> Result<(), CliError> {
     if out.json {
         return out.object(catalog);
     }
-    if catalog.purposes.is_empty() && catalog.channels.is_empty() {
+    let Catalog { namespaces, purposes, channels } = catalog;
+    if namespaces.is_empty() && purposes.is_empty() && channels.is_empty() {
         return out
             .line("the catalogue is empty; fill it with `consent-ledger catalog apply FILE`");
     }
     let mut table = Table::new(&["PURPOSE", "VERSION", "BASIS", "VALIDITY", "NOTES", "TITLE"]);
-    for purpose in &catalog.purposes {
+    for purpose in purposes {
         table.row(
             Tone::Plain,
             [
@@ -78,11 +82,31 @@ fn print(catalog: &Catalog, context: &mut Context) -> Result<(), CliError> {
     out.table(&table)?;
     out.line("")?;
     let mut table = Table::new(&["CHANNEL", "NOTES", "TITLE"]);
-    for channel in &catalog.channels {
+    for channel in channels {
         let notes = if channel.retired { "retired" } else { "" };
         table.row(Tone::Plain, [channel.key.clone(), notes.to_owned(), channel.title.clone()]);
     }
+    out.table(&table)?;
+    out.line("")?;
+    let mut table = Table::new(&["NAMESPACE", "KIND", "NOTES", "TITLE"]);
+    for namespace in namespaces {
+        let row = [
+            namespace.key.clone(),
+            word::<NamespaceKind>(namespace.kind),
+            notes_of_namespace(namespace),
+            namespace.title.clone(),
+        ];
+        table.row(Tone::Plain, row);
+    }
     out.table(&table)
+}
+
+fn notes_of_namespace(namespace: &Namespace) -> String {
+    match (namespace.default_region.as_str(), namespace.fold_local_part) {
+        ("", Some(false)) => "case of the local part counts".to_owned(),
+        ("", _) => String::new(),
+        (region, _) => format!("numbers without a country code are from {region}"),
+    }
 }
 
 fn notes(purpose: &Purpose) -> String {

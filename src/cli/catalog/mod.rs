@@ -1,11 +1,12 @@
-//! `catalog`: applies and lists purposes and channels.
+//! `catalog`: applies and lists namespaces, purposes and channels.
 
 use clap::Subcommand;
 use tonic::transport::Channel;
 
 use super::{Context, Exit, client, error::CliError};
 use crate::proto::{
-    self, ListChannelsRequest, ListPurposesRequest, catalog_service_client::CatalogServiceClient,
+    self, ListChannelsRequest, ListNamespacesRequest, ListPurposesRequest,
+    catalog_service_client::CatalogServiceClient,
 };
 
 mod apply;
@@ -16,11 +17,11 @@ mod preview;
 /// The subcommands of `catalog`.
 #[derive(Debug, Subcommand)]
 pub enum CatalogCommand {
-    /// Add and change purposes and channels as a file says; others stay as they are
+    /// Add and change namespaces, purposes and channels as a file says; others stay as they are
     Apply(apply::ApplyArgs),
     /// Count the decisions that a file would change, before it is applied
     Preview(preview::PreviewArgs),
-    /// List purposes and channels
+    /// List namespaces, purposes and channels
     List(list::ListArgs),
 }
 
@@ -34,6 +35,17 @@ pub(super) async fn run(command: CatalogCommand, context: &mut Context) -> Resul
 
 type Client = CatalogServiceClient<Channel>;
 
+async fn namespaces(client: &mut Client) -> Result<Vec<proto::Namespace>, CliError> {
+    client::all_pages(async |page_token| {
+        let request = ListNamespacesRequest {
+            page_size: client::PAGE_SIZE,
+            page_token,
+            at_least_revision: None,
+        };
+        let page = client.list_namespaces(request).await?.into_inner();
+        Ok((page.namespaces, page.next_page_token))
+    })
+    .await
 /// A key of the catalogue.
 #[derive(Debug, Clone)]
 pub(super) struct CatalogKey {

@@ -3,17 +3,19 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Seek, SeekFrom},
+    io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom},
     path::Path,
     thread,
 };
 
+use encoding_rs::{Encoding, UTF_8};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::encoding;
 use crate::{
     cli::error::CliError,
-    proto::{ImportReject, ImportRow},
+    proto::{ImportReject, ImportRow, ImportWarning},
 };
 
 /// Maximum number of rows that are read ahead.
@@ -36,19 +38,53 @@ impl Place {
     /// The beginning of an input.
     pub(super) const START: Self = Self { offset: 0, line: 1 };
 
-    /// Advances past some bytes.
+    /// Advances past some bytes, which do not end within a CRLF.
     pub(super) fn pass(&mut self, bytes: &[u8]) {
-        let ends = bytes.iter().filter(|byte| **byte == b'\n').count();
         self.offset += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.line += u64::try_from(ends).unwrap_or(u64::MAX);
+        self.line += line_ends(bytes);
     }
 }
 
-/// One row.
+/// Number of line ends: LF, CRLF or CR.
+pub(super) fn line_ends(bytes: &[u8]) -> u64 {
+    let is_end = |(at, byte): (usize, &u8)| match byte {
+        b'\n' => true,
+        b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+        _ => false,
+    };
+    let ends = bytes.iter().enumerate().filter(|it| is_end(*it)).count();
+    u64::try_from(ends).unwrap_or(u64::MAX)
+}
+
+/// What a row of the input comes to.
+#[derive(Debug, Default)]
+pub(super) struct Compiled {
+    /// What is sent: one row; two if its stops and its grants took effect at different moments; none if it
+    /// is rejected.
+    pub rows: Vec<ImportRow>,
+    /// Why the row, or a field of it, is rejected.
+    pub rejects: Vec<ImportReject>,
+    /// What is wrong beside the stops of the row.
+    pub warnings: Vec<ImportWarning>,
+}
+
+impl From<ImportRow> for Compiled {
+    fn from(row: ImportRow) -> Self {
+        Self { rows: vec![row], ..Self::default() }
+    }
+}
+
+impl From<ImportReject> for Compiled {
+    fn from(reject: ImportReject) -> Self {
+        Self { rejects: vec![reject], ..Self::default() }
+    }
+}
+
+/// One row of the input.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// The row, or why it is rejected.
-    pub row: Result<ImportRow, ImportReject>,
+    /// What it comes to.
+    pub compiled: Compiled,
     /// The place after it.
     pub end: Place,
 }
@@ -64,18 +100,39 @@ pub(super) fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Opens a file at a place, or standard input.
-pub(super) fn open(path: &Path, place: Place) -> Result<Source, CliError> {
-    if is_stdin(path) {
-        return Ok(Box::new(BufReader::new(io::stdin())));
-    }
+/// Opens a file at a place, or standard input, as UTF-8. Without a given encoding, it is detected. Offsets
+/// of places are those in UTF-8.
+pub(super) fn open(
+    path: &Path,
+    encoding: Option<&'static Encoding>,
+    place: Place,
+) -> Result<Source, CliError> {
     let failed = |error| CliError::file(path, error);
-    let mut file = File::open(path).map_err(failed)?;
-    // A named pipe can not seek.
-    if place != Place::START {
-        file.seek(SeekFrom::Start(place.offset)).map_err(failed)?;
+    if is_stdin(path) {
+        let mut source = BufReader::new(io::stdin());
+        let encoding = match encoding {
+            Some(encoding) => encoding,
+            None => encoding::detect(source.fill_buf().map_err(failed)?),
+        };
+        return Ok(encoding::decoded(Box::new(source), encoding));
     }
-    Ok(Box::new(BufReader::with_capacity(64 * 1024, file)))
+    let file = File::open(path).map_err(failed)?;
+    let mut source = BufReader::with_capacity(64 * 1024, file);
+    let encoding = match encoding {
+        Some(encoding) => encoding,
+        None => encoding::detect(source.fill_buf().map_err(failed)?),
+    };
+    // A named pipe can not seek.
+    if place == Place::START {
+        return Ok(encoding::decoded(Box::new(source), encoding));
+    }
+    if encoding == UTF_8 {
+        source.seek(SeekFrom::Start(place.offset)).map_err(failed)?;
+        return Ok(Box::new(source));
+    }
+    let mut source = encoding::decoded(Box::new(source), encoding);
+    io::copy(&mut source.by_ref().take(place.offset), &mut io::sink()).map_err(failed)?;
+    Ok(source)
 }
 
 /// A read error at a place.

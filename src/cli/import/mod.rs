@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
+use encoding_rs::Encoding;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use prost::Message as _;
 use serde::Serialize;
@@ -21,7 +22,7 @@ use tonic::transport::Channel;
 
 use self::{
     csv::{CsvRows, Records},
-    input::{Item, Place, Rows},
+    input::{Compiled, Item, Place, Rows},
     mapping::Mapping,
     ndjson::Lines,
     rejects::Rejects,
@@ -31,19 +32,20 @@ use self::{
 use super::{
     Context, Exit, client,
     error::CliError,
-    output::{Table, Tone},
+    output::{Output, Table, Tone},
     progress,
     words::{self, word},
 };
 use crate::{
     json,
     proto::{
-        GetCheckpointRequest, ImportReject, ImportRow, ImportStart, Outcome, OutcomeCount,
+        GetCheckpointRequest, ImportRow, ImportStart, ImportWarning, Outcome, OutcomeCount,
         audit_service_client::AuditServiceClient,
     },
 };
 
 mod csv;
+mod encoding;
 mod input;
 mod mapping;
 mod ndjson;
@@ -54,6 +56,10 @@ mod times;
 
 /// Maximum number of rows in a stream.
 const STREAM_ROWS_MAX: usize = 10_000;
+/// Maximum number of warnings that are kept for the output.
+const WARNINGS_MAX: usize = 1_000;
+/// Maximum number of warnings that are printed for people.
+const WARNINGS_PRINTED_MAX: usize = 20;
 /// Approximate maximum size of a stream, which is held in memory until the response.
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -63,14 +69,16 @@ a mapping. A line of NDJSON is an ImportRow in ProtoJSON without `line`. The def
 ACTOR_IMPORT. `rowKey` is the key of the row in its source. An act in the format of `replay` is a row,
 too; its default `rowKey` is its `idempotencyKey`.
 
-A blank field changes nothing. An invalid row is rejected; the other rows are imported. A row without
-changes, or one that was imported before, is not recorded again, so a file can be imported repeatedly.
+A blank field changes nothing. An invalid row is rejected; the other rows are imported. If only something
+beside a stop is wrong, the stop is imported, and the rest is a warning or a rejected field; the grants of
+such a row are not imported. In a row, a stop wins over a grant of the same cell. A row without changes, or
+one that was imported before, is not recorded again, so a file can be imported repeatedly.
 
 Progress is kept in FILE.import-state.json until the import is complete. If it stops, run the same
 command again to resume.
 
-Exit codes: 0 if every row is on record, 1 if a row was rejected or the import stopped, 2 for wrong
-usage.
+Exit codes: 0 if every row is on record, 1 if a row, a field or a grant was rejected or the import stopped,
+2 for wrong usage.
 
 Examples:
   consent-ledger import examples/import.csv --source crm-2026 \\
@@ -89,6 +97,9 @@ pub struct ImportArgs {
     /// Format of the rows: csv or ndjson [default: by the extension of the file]
     #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<Format>,
+    /// Encoding of the file, for example windows-1252 or utf-16le [default: by its byte order mark, or UTF-8]
+    #[arg(long, value_name = "NAME", value_parser = encoding::parse)]
+    encoding: Option<&'static Encoding>,
     /// TOML file that maps the columns of a CSV file to fields
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
@@ -119,7 +130,7 @@ impl ImportArgs {
     fn format(&self) -> Result<Format, CliError> {
         let extension = self.file.extension().unwrap_or_default().to_string_lossy();
         let by_extension = match &*extension.to_ascii_lowercase() {
-            "csv" | "tsv" => Some(Format::Csv),
+            "csv" | "tsv" | "tab" => Some(Format::Csv),
             "ndjson" | "jsonl" => Some(Format::Ndjson),
             _ => None,
         };
@@ -184,7 +195,8 @@ impl Resume {
         if !metadata.is_file() {
             return Ok(None);
         }
-        let identity = Identity::of(&args.file, &args.source, mapping)?;
+        let encoding = args.encoding.map(Encoding::name).unwrap_or_default();
+        let identity = Identity::of(&args.file, &args.source, mapping, encoding)?;
         let state = match args.restart {
             true => None,
             false => file.read_for(&identity, rejects)?,
@@ -220,6 +232,8 @@ fn check_rejects_unused(file: &StateFile, rejects: &Path) -> Result<(), CliError
 struct Imported {
     /// Whether nothing was recorded, and the counts are those of a real run.
     dry_run: bool,
+    /// Separator of the fields of a CSV file, as the file says it; null if the mapping does.
+    delimiter: Option<char>,
     /// Rows of the file, including those of earlier runs.
     rows: u64,
     /// Recorded rows.
@@ -230,6 +244,13 @@ struct Imported {
     replayed: u64,
     /// Rejected rows.
     rejected: u64,
+    /// Rejected fields of rows whose stops were imported.
+    rejected_fields: u64,
+    /// Warnings: what is wrong beside the stops of rows that were imported.
+    warned: u64,
+    /// The first warnings of this run.
+    #[serde(serialize_with = "json::serialize_list")]
+    warnings: Vec<ImportWarning>,
     /// Changes of the recorded rows, by outcome.
     #[serde(serialize_with = "json::serialize_list")]
     outcomes: Vec<OutcomeCount>,
@@ -271,7 +292,7 @@ async fn run_until(
         Some(state) => (state.place, state.counts, state.rejects_bytes),
         None => (Place::START, Counts::default(), 0),
     };
-    let rows = rows(&args.file, mapping, place)?;
+    let (rows, delimiter) = rows(&args, mapping, place)?;
     let channel = client::connect_for_uploads(&context.global).await?;
     if let Some(resume) = &mut resume {
         resume.check_ledger(channel.clone()).await?;
@@ -284,6 +305,8 @@ async fn run_until(
         sender: Sender::new(channel, start, args.retries),
         bar: bar(&args.file, context.out.json),
         rejects: Rejects::begin(rejects, rejects_bytes)?,
+        delimiter,
+        warnings: Vec::new(),
         resume,
         place,
         started: Instant::now(),
@@ -297,26 +320,37 @@ async fn run_until(
     let ended = Box::pin(import.run(input::read_ahead(rows), interrupt)).await;
     import.bar.finish_and_clear();
     import.end(ended)?;
+    let refused_grants = import.counts.refused_grants();
     let imported = import.finish(args.dry_run, resumed_at_line);
-    print(&imported, context)?;
-    Ok(if imported.rejected == 0 { Exit::Success } else { Exit::Failed })
+    print(&imported, &args.file, context)?;
+    let is_complete = imported.rejected + imported.rejected_fields + refused_grants == 0;
+    Ok(if is_complete { Exit::Success } else { Exit::Failed })
 }
 
-/// The rows of a file or of standard input, starting at a place.
-fn rows(file: &Path, mapping: Option<Mapping>, place: Place) -> Result<Rows, CliError> {
+/// The rows of a file or of standard input, starting at a place, and the delimiter of a CSV file, unless its
+/// mapping says it.
+fn rows(
+    args: &ImportArgs,
+    mapping: Option<Mapping>,
+    place: Place,
+) -> Result<(Rows, Option<char>), CliError> {
+    let open = |place| input::open(&args.file, args.encoding, place);
     let Some(mapping) = mapping else {
-        return Ok(Box::new(Lines::new(input::open(file, place)?, place)));
+        return Ok((Box::new(Lines::new(open(place)?, place)), None));
     };
-    let delimiter = mapping.delimiter;
-    let mut records = Records::new(input::open(file, Place::START)?, delimiter, Place::START);
-    let heading = records.next()?.ok_or_else(|| {
-        CliError::failed(format!("{}: has no heading: it is empty", file.display()))
+    let given = mapping.delimiter;
+    let mut records = Records::new(open(Place::START)?, b',', Place::START);
+    let heading = records.heading(given, |heading| mapping.known_columns(heading))?;
+    let heading = heading.ok_or_else(|| {
+        CliError::failed(format!("{}: has no heading: it is empty", args.file.display()))
     })?;
     let mapping = mapping.bind(&heading)?;
+    let delimiter = records.delimiter();
     if place != Place::START {
-        records = Records::new(input::open(file, place)?, delimiter, place);
+        records = Records::new(open(place)?, delimiter, place);
     }
-    Ok(Box::new(CsvRows { records, mapping }))
+    let said = given.is_none().then_some(char::from(delimiter));
+    Ok((Box::new(CsvRows { records, mapping }), said))
 }
 
 fn bar(file: &Path, json: bool) -> ProgressBar {
@@ -334,8 +368,10 @@ fn bar(file: &Path, json: bool) -> ProgressBar {
 /// Rows of one stream, and the rows between them that were rejected before sending.
 #[derive(Default)]
 struct Chunk {
-    rows: Vec<ImportRow>,
-    rejects: Vec<ImportReject>,
+    compiled: Vec<Compiled>,
+    /// Number of rows to send.
+    rows: usize,
+    /// Size of these rows.
     bytes: usize,
     end: Option<Place>,
 }
@@ -347,19 +383,16 @@ impl Chunk {
             let Some(item) = input.recv().await else { break };
             let item = item?;
             chunk.end = Some(item.end);
-            match item.row {
-                Ok(row) => {
-                    chunk.bytes += row.encoded_len();
-                    chunk.rows.push(row);
-                }
-                Err(reject) => chunk.rejects.push(reject),
-            }
+            chunk.rows += item.compiled.rows.len();
+            chunk.bytes += item.compiled.rows.iter().map(ImportRow::encoded_len).sum::<usize>();
+            chunk.compiled.push(item.compiled);
         }
         Ok(chunk)
     }
 
     fn is_full(&self) -> bool {
-        self.rows.len() + self.rejects.len() >= STREAM_ROWS_MAX || self.bytes >= STREAM_BYTES_MAX
+        let is_long = self.rows.max(self.compiled.len()) >= STREAM_ROWS_MAX;
+        is_long || self.bytes >= STREAM_BYTES_MAX
     }
 }
 
@@ -368,6 +401,10 @@ struct Import {
     sender: Sender,
     bar: ProgressBar,
     rejects: Rejects,
+    /// Separator of the fields, unless the mapping says it.
+    delimiter: Option<char>,
+    /// The first warnings of this run.
+    warnings: Vec<ImportWarning>,
     resume: Option<Resume>,
     counts: Counts,
     /// End of the rows that the server has answered.
@@ -419,21 +456,34 @@ impl Import {
     }
 
     async fn import(&mut self, chunk: Chunk, end: Place) -> Result<(), CliError> {
-        let mut rejects = chunk.rejects;
+        let (mut rows, mut rejects, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         let mut counts = self.counts.clone();
-        counts.reject(rejects.len());
-        if !chunk.rows.is_empty() {
-            let answer = self.sender.send(chunk.rows).await?;
+        for compiled in chunk.compiled {
+            counts.compile(&compiled);
+            rows.extend(compiled.rows);
+            rejects.extend(compiled.rejects);
+            warnings.extend(compiled.warnings);
+        }
+        if !rows.is_empty() {
+            let answer = self.sender.send(rows).await?;
             counts.add(&answer);
             rejects.extend(answer.rejects);
+            warnings.extend(answer.warnings);
         }
         rejects.sort_by_key(|reject| reject.line);
         self.rejects.add(&rejects)?;
+        warnings.sort_by_key(|warning| warning.line);
+        self.keep_warnings(warnings);
         (self.counts, self.place) = (counts, end);
         self.write_state()?;
         self.bar.set_position(end.offset);
         self.bar.set_message(format!("importing, {:.0} rows/s", self.rows_per_second()));
         Ok(())
+    }
+
+    fn keep_warnings(&mut self, warnings: Vec<ImportWarning>) {
+        let room = WARNINGS_MAX.saturating_sub(self.warnings.len());
+        self.warnings.extend(warnings.into_iter().take(room));
     }
 
     fn write_state(&self) -> Result<(), CliError> {
@@ -490,12 +540,16 @@ impl Import {
         let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
         Imported {
             dry_run,
+            delimiter: self.delimiter,
             rows_per_second: rounded(self.rows_per_second()),
             rows: self.counts.rows,
             recorded: self.counts.recorded,
             unchanged: self.counts.unchanged,
             replayed: self.counts.replayed,
             rejected: self.counts.rejected,
+            rejected_fields: self.counts.rejected_fields,
+            warned: self.counts.warnings,
+            warnings: self.warnings,
             outcomes: words::outcome_counts(self.counts.outcomes),
             rejects: self.rejects.existing_path().map(|path| path.display().to_string()),
             resumed_at_line,
@@ -505,13 +559,17 @@ impl Import {
     }
 }
 
-fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
+fn print(imported: &Imported, file: &Path, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
         return out.object(imported);
     }
     if imported.dry_run {
         out.line("a dry run: nothing was recorded")?;
+    }
+    if let Some(delimiter) = imported.delimiter {
+        let name = if delimiter == '\t' { "a tab".to_owned() } else { format!("`{delimiter}`") };
+        out.line(format!("the fields are separated by {name}, by the heading"))?;
     }
     out.line(format!(
         "{} rows in {:.1} s, {:.0} a second; revision {}",
@@ -531,6 +589,7 @@ fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
         table.row(tone, [result.to_owned(), count.to_string()]);
     }
     out.table(&table)?;
+    print_warnings(imported, file, out)?;
     let mut table = Table::new(&["OUTCOME", "CHANGES"]);
     for counted in &imported.outcomes {
         let outcome = word::<Outcome>(counted.outcome);
@@ -541,6 +600,26 @@ fn print(imported: &Imported, context: &mut Context) -> Result<(), CliError> {
         Some(path) => out.line(format!("the rejected rows are in {path}")),
         None => Ok(()),
     }
+}
+
+/// Prints the first warnings, with file, line and column.
+fn print_warnings(imported: &Imported, file: &Path, out: &mut Output) -> Result<(), CliError> {
+    if imported.rejected_fields > 0 {
+        out.line(format!(
+            "{} fields were rejected, and the stops beside them imported",
+            imported.rejected_fields
+        ))?;
+    }
+    if imported.warned > 0 {
+        out.line(format!("{} warnings", imported.warned))?;
+    }
+    for ImportWarning { line, field, message, .. } in
+        imported.warnings.iter().take(WARNINGS_PRINTED_MAX)
+    {
+        let column = if field.is_empty() { String::new() } else { format!(" {field}:") };
+        out.line(format!("{}:{line}:{column} {message}", file.display()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

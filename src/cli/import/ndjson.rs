@@ -1,16 +1,20 @@
 //! Rows as NDJSON: each line is an `ImportRow` in ProtoJSON without its `line`. An act in the format of
 //! `replay` is a row, too; its default `rowKey` is its `idempotencyKey`.
 
-use std::io::{self, BufRead, Read as _};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead as _},
+};
 
 use serde::de::Error as _;
 use serde_json::{Map, Value};
 
-use super::input::{self, Item, Place, ROW_BYTES_MAX, Source};
+use super::input::{self, Compiled, Item, Place, ROW_BYTES_MAX, Source};
 use crate::{
     cli::error::CliError,
+    domain::keep_unreadable,
     json,
-    proto::{ImportReject, ImportRow},
+    proto::{Action, Change, ImportReject, ImportRow, ImportWarning},
 };
 
 /// Lines of NDJSON.
@@ -25,30 +29,36 @@ impl Lines {
         Self { source, place }
     }
 
-    /// The bytes of the next line, and whether it was cut at the maximum length; none at the end.
+    /// The bytes of the next line, and whether it was cut at the maximum length; none at the end. A line
+    /// ends with LF, CRLF or CR: JSON has neither within a text.
     fn line(&mut self) -> io::Result<Option<(Vec<u8>, bool)>> {
-        let mut line = Vec::new();
-        let bytes_max = u64::try_from(ROW_BYTES_MAX).unwrap_or(u64::MAX);
-        (&mut self.source).take(bytes_max).read_until(b'\n', &mut line)?;
-        self.place.pass(&line);
-        let is_cut = line.len() == ROW_BYTES_MAX && line.last() != Some(&b'\n');
-        if is_cut {
-            self.skip_line()?;
-        }
-        Ok((!line.is_empty()).then_some((line, is_cut)))
-    }
-
-    fn skip_line(&mut self) -> io::Result<()> {
+        let (mut line, mut is_cut) = (Vec::new(), false);
         loop {
             let bytes = self.source.fill_buf()?;
-            let end = bytes.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
-            let read = end.unwrap_or(bytes.len());
-            self.place.pass(&bytes[..read]);
-            self.source.consume(read);
-            if end.is_some() || read == 0 {
-                return Ok(());
+            if bytes.is_empty() {
+                return Ok((!line.is_empty()).then_some((line, is_cut)));
+            }
+            let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            let read = end.map_or(bytes.len(), |end| end + 1);
+            let is_carriage_return = end.is_some_and(|end| bytes.get(end) == Some(&b'\r'));
+            let room = ROW_BYTES_MAX.saturating_sub(line.len());
+            line.extend(bytes.iter().take(read.min(room)));
+            is_cut |= read > room;
+            self.pass(read);
+            if is_carriage_return && self.source.fill_buf()?.first() == Some(&b'\n') {
+                self.place.offset += 1;
+                self.source.consume(1);
+            }
+            if end.is_some() {
+                self.place.line += 1;
+                return Ok(Some((line, is_cut)));
             }
         }
+    }
+
+    fn pass(&mut self, length: usize) {
+        self.place.offset += u64::try_from(length).unwrap_or(u64::MAX);
+        self.source.consume(length);
     }
 }
 
@@ -67,24 +77,32 @@ impl Iterator for Lines {
                 _ => &bytes,
             };
             if !bytes.trim_ascii().is_empty() {
-                let row = if is_cut {
-                    Err(not_a_row(start.line, format!("longer than {ROW_BYTES_MAX} bytes")))
+                let compiled = if is_cut {
+                    not_a_row(start.line, format!("longer than {ROW_BYTES_MAX} bytes")).into()
                 } else {
-                    row(bytes, start.line)
+                    compile(bytes, start.line)
                 };
-                return Some(Ok(Item { row, end: self.place }));
+                return Some(Ok(Item { compiled, end: self.place }));
             }
         }
     }
 }
 
-fn row(bytes: &[u8], line: u64) -> Result<ImportRow, ImportReject> {
-    let read = read(bytes).map_err(|error| not_a_row(line, error.to_string()))?;
-    Ok(ImportRow { line, ..read })
+fn compile(bytes: &[u8], line: u64) -> Compiled {
+    let fields: Map<String, Value> = match serde_json::from_slice(bytes) {
+        Ok(fields) => fields,
+        Err(error) => return not_a_row(line, error.to_string()).into(),
+    };
+    match read(fields.clone()) {
+        Ok(row) => ImportRow { line, ..row }.into(),
+        Err(error) => {
+            let stops = readable_stops(fields, line);
+            stops.unwrap_or_else(|| not_a_row(line, error.to_string()).into())
+        }
+    }
 }
 
-fn read(bytes: &[u8]) -> serde_json::Result<ImportRow> {
-    let mut fields: Map<String, Value> = serde_json::from_slice(bytes)?;
+fn read(mut fields: Map<String, Value>) -> serde_json::Result<ImportRow> {
     // An act has this field, under either name; a row does not.
     let key = ["idempotencyKey", "idempotency_key"].iter().find_map(|name| fields.remove(*name));
     let mut row: ImportRow = json::deserialize(Value::Object(fields))?;
@@ -98,6 +116,61 @@ fn read(bytes: &[u8]) -> serde_json::Result<ImportRow> {
         Some(_) => return Err(serde_json::Error::custom("`idempotencyKey` must be a string")),
     }
     Ok(row)
+}
+
+/// The stops of a row of which some fields can not be read; none if its stops are not clear. The fields that
+/// can not be read are warnings, the changes are rejects; the grants of the row are not imported.
+fn readable_stops(fields: Map<String, Value>, line: u64) -> Option<Compiled> {
+    let mut compiled = Compiled::default();
+    let (mut readable, mut unreadable) = (Map::new(), BTreeMap::new());
+    let mut changes = Vec::new();
+    for (name, value) in fields {
+        match value {
+            Value::Array(items) if name == "changes" => changes = items,
+            value => match read(Map::from_iter([(name.clone(), value.clone())])) {
+                Ok(_) => drop(readable.insert(name, value)),
+                Err(error) => {
+                    keep_unreadable(&mut unreadable, &name, &value.to_string());
+                    compiled.warnings.push(left_out(line, name, error));
+                }
+            },
+        }
+    }
+    let mut row = read(readable).ok()?;
+    for (position, change) in changes.into_iter().enumerate() {
+        let fields = Map::from_iter([("changes".to_owned(), Value::Array(vec![change]))]);
+        let field = format!("changes[{position}]");
+        match read(fields) {
+            Ok(read) => {
+                let is_grant = |change: &Change| change.action() == Action::Grant;
+                let (grants, stops): (Vec<_>, Vec<_>) =
+                    read.changes.into_iter().partition(is_grant);
+                row.changes.extend(stops);
+                compiled.rejects.extend(grants.iter().map(|_| {
+                    let message = "is a grant of a row that can not be read as a whole".to_owned();
+                    ImportReject { field: field.clone(), ..not_a_row(line, message) }
+                }));
+            }
+            Err(error) => {
+                compiled.rejects.push(ImportReject { field, ..not_a_row(line, error.to_string()) })
+            }
+        }
+    }
+    if row.subject.is_empty() || row.changes.is_empty() {
+        return None;
+    }
+    if !unreadable.is_empty() {
+        row.evidence.get_or_insert_default().unreadable.append(&mut unreadable);
+    }
+    compiled.rows.push(ImportRow { line, ..row });
+    Some(compiled)
+}
+
+fn left_out(line: u64, field: String, error: serde_json::Error) -> ImportWarning {
+    let message = format!(
+        "{error}; the stops of the row are imported without it, and no grant of the row is imported"
+    );
+    ImportWarning { line, field, reason: "not_a_row".to_owned(), message }
 }
 
 fn not_a_row(line: u64, message: String) -> ImportReject {
@@ -124,7 +197,7 @@ mod tests {
              \"idempotencyKey\":\"i\"}}\r\n\
              \n{{\"subject\":\"user:2\",\"actor\":\"ACTOR_SUBJECT\",\"idempotency_key\":\"i\"}}"
         ));
-        let rows: Vec<_> = items.iter().map(|item| item.row.as_ref().unwrap()).collect();
+        let rows: Vec<_> = items.iter().map(|item| &item.compiled.rows[0]).collect();
         assert_eq!(
             (rows[0].line, rows[0].actor(), &*rows[0].row_key),
             (1, Actor::Unspecified, "k")
@@ -141,7 +214,7 @@ mod tests {
         let more = "{\"line\":\"9\"}\n{\"changes\":[{\"action\":\"grant\"}]}\n\
                     {\"idempotencyKey\":7}\n{\"subject\":\"";
         let items = items([text.as_bytes(), more.as_bytes(), b"\xff\"}\n"].concat());
-        let rejects: Vec<_> = items.iter().map(|item| item.row.as_ref().unwrap_err()).collect();
+        let rejects: Vec<_> = items.iter().map(|item| &item.compiled.rejects[0]).collect();
         let lines: Vec<_> = rejects.iter().map(|reject| reject.line).collect();
         assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7]);
         for (at, message) in [
@@ -162,7 +235,7 @@ mod tests {
         let rest = text[usize::try_from(end.offset).unwrap()..].to_owned();
         let mut lines = Lines::new(Box::new(Cursor::new(rest)), end);
         let item = lines.next().unwrap().unwrap();
-        assert_eq!(item.row.unwrap().line, 2);
+        assert_eq!(item.compiled.rows[0].line, 2);
         assert_eq!(item.end.offset, u64::try_from(text.len()).unwrap());
         assert!(lines.next().is_none());
     }

@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::input::Place;
+use super::input::{Compiled, Place};
 use crate::{
     cli::{error::CliError, words},
     proto::{GetCheckpointResponse, ImportConsentsResponse, Outcome},
@@ -32,11 +32,18 @@ pub(super) struct Identity {
     pub file_digest: String,
     /// SHA-256 of the mapping; empty for NDJSON.
     pub mapping_digest: String,
+    /// Encoding of the file; empty if it is detected.
+    pub encoding: String,
 }
 
 impl Identity {
     /// The identity of importing a file.
-    pub(super) fn of(path: &Path, source: &str, mapping_digest: &str) -> Result<Self, CliError> {
+    pub(super) fn of(
+        path: &Path,
+        source: &str,
+        mapping_digest: &str,
+        encoding: &str,
+    ) -> Result<Self, CliError> {
         let failed = |error| CliError::file(path, error);
         let file = File::open(path).map_err(failed)?;
         let mut hasher = blake3::Hasher::new();
@@ -45,6 +52,7 @@ impl Identity {
             source: source.to_owned(),
             file_digest: hasher.finalize().to_string(),
             mapping_digest: mapping_digest.to_owned(),
+            encoding: encoding.to_owned(),
         })
     }
 
@@ -55,6 +63,9 @@ impl Identity {
         }
         if self.file_digest != earlier.file_digest {
             return Some("was of other content: the file has changed".to_owned());
+        }
+        if self.encoding != earlier.encoding {
+            return Some("had another --encoding".to_owned());
         }
         (self.mapping_digest != earlier.mapping_digest)
             .then(|| "used another mapping: it has changed".to_owned())
@@ -80,6 +91,10 @@ pub(super) struct Counts {
     pub replayed: u64,
     /// Rows rejected by this command or the server.
     pub rejected: u64,
+    /// Fields rejected by this command of rows whose stops were imported.
+    pub rejected_fields: u64,
+    /// Warnings.
+    pub warnings: u64,
     /// Changes by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// Highest revision of a row.
@@ -94,6 +109,7 @@ impl Counts {
         self.unchanged += response.unchanged;
         self.replayed += response.replayed;
         self.rejected += response.rejected;
+        self.warnings += u64::try_from(response.warnings.len()).unwrap_or(u64::MAX);
         self.revision = self.revision.max(response.revision);
         for outcome in &response.outcomes {
             let word = words::word::<Outcome>(outcome.outcome);
@@ -101,11 +117,25 @@ impl Counts {
         }
     }
 
-    /// Adds rows that were rejected before sending.
-    pub(super) fn reject(&mut self, rows: usize) {
-        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-        self.rows += rows;
-        self.rejected += rows;
+    /// Adds what a row came to before sending.
+    pub(super) fn compile(&mut self, compiled: &Compiled) {
+        let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        self.warnings += count(compiled.warnings.len());
+        if !compiled.rows.is_empty() {
+            self.rejected_fields += count(compiled.rejects.len());
+            return;
+        }
+        self.rows += 1;
+        match compiled.rejects.is_empty() {
+            true => self.unchanged += 1,
+            false => self.rejected += 1,
+        }
+    }
+
+    /// Number of grants that the server refused beside the stops of their rows.
+    pub(super) fn refused_grants(&self) -> u64 {
+        let outcome = words::word::<Outcome>(Outcome::NotRecorded.into());
+        self.outcomes.get(&outcome).copied().unwrap_or(0)
     }
 }
 
@@ -232,6 +262,7 @@ mod tests {
                 source: "crm".to_owned(),
                 file_digest: String::new(),
                 mapping_digest: String::new(),
+                encoding: String::new(),
             },
             ledger: "0aff".to_owned(),
             place: Place::START,

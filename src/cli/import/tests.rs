@@ -76,7 +76,7 @@ const CSV: [&str; 5] = ["a.csv", "--source", "crm", "--mapping", "m.toml"];
 
 #[tokio::test]
 async fn rejects_of_both_sides_are_told_in_the_order_of_the_file() {
-    let csv = "id,news\n1,yes\nrefused,no\n2,perhaps\n3,\n4,no,\n";
+    let csv = "id,news\n1,yes\nrefused,no\n2,perhaps\n3,\n4,no,x\n";
     let desk = Desk::new(&[("a.csv", csv), ("m.toml", MAPPING)]).await;
     let (ended, text) = desk.import(&[&CSV[..], &["--json"]].concat()).await;
     assert_eq!(ended.unwrap(), Exit::Failed);

@@ -1,4 +1,7 @@
 //! Formats of times in other systems.
+//!
+//! A local time can be ambiguous: clocks repeat an hour when summer time ends, and skip one when it
+//! begins. Both readings are kept: a stop takes the later one, a grant the earlier one.
 
 use jiff::{
     Timestamp,
@@ -32,6 +35,21 @@ pub(super) enum TimeFormat {
     UnixSeconds,
     UnixMillis,
     Pattern(String, Option<TimeZone>),
+}
+
+/// The readings of a time. They differ only for a local time that clocks repeat or skip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Readings {
+    /// The reading for grants.
+    pub earlier: Timestamp,
+    /// The reading for stops.
+    pub later: Timestamp,
+}
+
+impl From<Timestamp> for Readings {
+    fn from(time: Timestamp) -> Self {
+        Self { earlier: time, later: time }
+    }
 }
 
 /// Parts of a pattern that give the offset from UTC.
@@ -74,12 +92,12 @@ impl TimeFormat {
     }
 
     /// Parses a time.
-    pub(super) fn read(&self, text: &str) -> Result<Timestamp, String> {
+    pub(super) fn read(&self, text: &str) -> Result<Readings, String> {
         let unix = |of: fn(i64) -> Result<Timestamp, jiff::Error>| {
-            text.parse().ok().and_then(|number| of(number).ok())
+            text.parse().ok().and_then(|number| of(number).ok()).map(Readings::from)
         };
         let read = match self {
-            Self::Rfc3339 => text.parse().ok(),
+            Self::Rfc3339 => text.parse::<Timestamp>().ok().map(Readings::from),
             Self::UnixSeconds => unix(Timestamp::from_second),
             Self::UnixMillis => unix(Timestamp::from_millisecond),
             Self::Pattern(pattern, zone) => read_pattern(text, pattern, zone.as_ref()),
@@ -97,14 +115,13 @@ impl TimeFormat {
     }
 }
 
-fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Timestamp> {
+fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Readings> {
     let parts: BrokenDownTime = strtime::parse(pattern, text).ok()?;
     if let Ok(time) = parts.to_timestamp() {
-        return Some(time);
+        return Some(time.into());
     }
-    let local = local(&parts)?;
-    // For an hour that the clocks skip or repeat, jiff's "compatible" rule (RFC 5545) applies.
-    zone?.to_timestamp(local).ok()
+    let moment = zone?.to_ambiguous_timestamp(local(&parts)?);
+    Some(Readings { earlier: moment.earlier().ok()?, later: moment.later().ok()? })
 }
 
 /// The local time; for a date without time, its first moment.
@@ -127,7 +144,7 @@ fn probe(pattern: &str) -> Result<(), String> {
             .map_err(|error| format!("`{pattern}` is not a pattern ({error})"))?;
         let read = read_pattern(&text, pattern, Some(&TimeZone::UTC))
             .ok_or_else(|| format!("`{pattern}` does not make a time"))?;
-        let is_date = read.to_zoned_datetime(TimeZone::UTC).hour() == 0;
+        let is_date = read.earlier.to_zoned_datetime(TimeZone::UTC).hour() == 0;
         probes.push((text, is_date));
     }
     match probes.as_slice() {
@@ -159,9 +176,64 @@ mod tests {
             ("%d.%m.%Y", berlin, "01.12.2026", "2026-11-30T23:00:00Z"),
             ("%Y-%m-%d %H:%M:%S %z", None, "2026-07-01 12:00:00 +0200", "2026-07-01T10:00:00Z"),
         ] {
-            let read = format(form, zone).unwrap().read(text);
-            assert_eq!(read.map(|time| time.to_string()), Ok(want.to_owned()), "{form}");
+            let read = format(form, zone).unwrap().read(text).unwrap();
+            assert_eq!(read.earlier.to_string(), want, "{form}");
+            assert_eq!(read.later, read.earlier, "{form}");
         }
+    }
+
+    #[test]
+    fn a_local_time_that_clocks_repeat_or_skip_has_two_readings() {
+        for (pattern, zone, text, earlier, later) in [
+            (
+                "%Y-%m-%d %H:%M",
+                "Europe/Vienna",
+                "2024-10-27 02:30",
+                "2024-10-27T00:30:00Z",
+                "2024-10-27T01:30:00Z",
+            ),
+            (
+                "%Y-%m-%d %H:%M",
+                "Europe/Vienna",
+                "2024-03-31 02:30",
+                "2024-03-31T00:30:00Z",
+                "2024-03-31T01:30:00Z",
+            ),
+            (
+                "%m/%d/%Y %I:%M %p",
+                "America/New_York",
+                "11/03/2024 1:30 am",
+                "2024-11-03T05:30:00Z",
+                "2024-11-03T06:30:00Z",
+            ),
+            // Clocks shift by half an hour.
+            (
+                "%Y-%m-%d %H:%M",
+                "Australia/Lord_Howe",
+                "2024-04-07 01:45",
+                "2024-04-06T14:45:00Z",
+                "2024-04-06T15:15:00Z",
+            ),
+            // Midnight does not exist; the first moment of the day is meant.
+            (
+                "%Y-%m-%d",
+                "Africa/Cairo",
+                "2024-04-26",
+                "2024-04-25T21:00:00Z",
+                "2024-04-25T22:00:00Z",
+            ),
+        ] {
+            let read = format(pattern, Some(zone)).unwrap().read(text).unwrap();
+            assert_eq!(read.earlier.to_string(), earlier, "{text}");
+            assert_eq!(read.later.to_string(), later, "{text}");
+        }
+        // An offset says which one is meant.
+        let read = format("%Y-%m-%d %H:%M %z", None).unwrap().read("2024-10-27 02:30 +0100");
+        assert_eq!(read.unwrap().earlier, read_rfc3339("2024-10-27T01:30:00Z"));
+    }
+
+    fn read_rfc3339(text: &str) -> Timestamp {
+        text.parse().unwrap()
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     json,
-    proto::{Outcome, RecordConsentResponse},
+    proto::{Outcome, RecordConsentResponse, Warning},
     setting::Within as _,
 };
 
@@ -88,6 +88,10 @@ struct Replayed {
     outcomes: BTreeMap<String, u64>,
     /// The first rejected acts.
     rejects: Vec<Reject>,
+    /// Warnings: what is wrong beside the stops of recorded acts.
+    warned: u64,
+    /// The first warnings.
+    warnings: Vec<Warned>,
     /// Duration in seconds.
     seconds: f64,
     /// Recorded acts per second.
@@ -104,6 +108,19 @@ struct Reject {
     /// Reason as in `google.rpc.ErrorInfo`, else the gRPC code, else `not_an_act`.
     reason: String,
     /// The error.
+    message: String,
+}
+
+/// What is wrong beside the stops of an act that was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Warned {
+    /// Line of the input, counted from 1.
+    line: u64,
+    /// The field.
+    field: String,
+    /// Reason as in `google.rpc.ErrorInfo`.
+    reason: String,
+    /// What is wrong and what was done.
     message: String,
 }
 
@@ -128,7 +145,7 @@ pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit,
     replay.result.finish(started.elapsed().as_secs_f64());
     print(&replay.result, context)?;
     read?;
-    Ok(if replay.result.rejected == 0 { Exit::Success } else { Exit::Failed })
+    Ok(if replay.result.is_complete() { Exit::Success } else { Exit::Failed })
 }
 
 struct Replay {
@@ -189,17 +206,29 @@ impl Replayed {
     fn add(&mut self, sent: Sent) {
         self.retries += u64::from(sent.retries);
         match sent.result {
-            Ok(answer) => self.record(&answer),
+            Ok(answer) => self.record(sent.line, &answer),
             Err(reject) => self.reject(reject),
         }
     }
 
-    fn record(&mut self, answer: &RecordConsentResponse) {
+    /// Whether every act and every grant is on record.
+    fn is_complete(&self) -> bool {
+        let not_recorded = word::<Outcome>(Outcome::NotRecorded.into());
+        self.rejected == 0 && !self.outcomes.contains_key(&not_recorded)
+    }
+
+    fn record(&mut self, line: u64, answer: &RecordConsentResponse) {
         self.recorded += 1;
         self.replayed += u64::from(answer.replayed);
         self.revision = self.revision.max(answer.revision);
         for result in &answer.results {
             *self.outcomes.entry(word::<Outcome>(result.outcome)).or_default() += 1;
+        }
+        for Warning { field, reason, message } in answer.warnings.iter().cloned() {
+            self.warned += 1;
+            if self.warnings.len() < REJECTS_MAX {
+                self.warnings.push(Warned { line, field, reason, message });
+            }
         }
     }
 
@@ -212,6 +241,7 @@ impl Replayed {
 
     fn finish(&mut self, seconds: f64) {
         self.rejects.sort_by_key(|reject| reject.line);
+        self.warnings.sort_by_key(|warned| warned.line);
         // Exact below 2^32 acts, which is more than one replay has.
         let acts = f64::from(u32::try_from(self.recorded).unwrap_or(u32::MAX));
         let rounded = |value: f64| (value * 1_000.0).round() / 1_000.0;
@@ -244,6 +274,15 @@ fn print(replayed: &Replayed, context: &mut Context) -> Result<(), CliError> {
     let mut table = Table::new(&["LINE", "REASON", "MESSAGE"]);
     for reject in &replayed.rejects {
         let cells = [reject.line.to_string(), reject.reason.clone(), reject.message.clone()];
+        table.row(Tone::Plain, cells);
+    }
+    out.table(&table)?;
+    if replayed.warned > 0 {
+        out.line(format!("{} warnings", replayed.warned))?;
+    }
+    let mut table = Table::new(&["LINE", "FIELD", "WARNING"]);
+    for warned in &replayed.warnings {
+        let cells = [warned.line.to_string(), warned.field.clone(), warned.message.clone()];
         table.row(Tone::Plain, cells);
     }
     out.table(&table)

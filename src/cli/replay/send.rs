@@ -24,6 +24,8 @@ pub(super) struct Sender {
 
 /// Result of sending an act.
 pub(super) struct Sent {
+    /// Line of the act.
+    pub line: u64,
     /// Number of retries.
     pub retries: u32,
     /// The answer.
@@ -52,7 +54,7 @@ impl Sender {
             tokio::time::sleep(backoff(retries)).await;
             retries += 1;
         };
-        Sent { retries, result }
+        Sent { line, retries, result }
     }
 }
 

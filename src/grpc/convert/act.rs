@@ -4,8 +4,8 @@ use prost::Message;
 
 use crate::{
     domain::{
-        Action, Actor, Change, ContactChange, Evidence, Key, LANGUAGE_BYTES_MAX, Region, Said,
-        ScopeKeys, Subject, TIME_ZONES_MAX,
+        Action, Actor, Catalog, Change, ContactChange, Evidence, Excess, Key, LANGUAGE_BYTES_MAX,
+        Millis, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
     node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Naming, Use},
     obligations::is_time_zone,
@@ -15,53 +15,86 @@ use crate::{
 use super::{
     CONFIRMATION_MS_MAX, CONFIRMATION_MS_MIN, Invalid, NAME_BYTES_MAX, Problem,
     catalog::{frequency_cap, quiet_span},
+    faults::{Faults, LeftOut, ParsedChanges},
     receipt::subject_if_given,
     scalar::{
         action, actor, at_most, check_data_categories, check_key, key, line_within, moment, region,
-        span_ms_within, subject, text_within,
+        span_ms_within, subject, subject_if_known, text_within,
     },
 };
 
-/// The act that a request describes.
+/// The act that a request describes, and what it leaves out of the request.
 ///
 /// # Errors
-/// The first field that is wrong.
-pub fn act(mut request: proto::RecordConsentRequest) -> Result<Act, Invalid> {
+/// The first field that is wrong, unless the request has a stop whose subject, actor and scope are clear.
+pub fn act(
+    catalog: &Catalog,
+    mut request: proto::RecordConsentRequest,
+) -> Result<(Act, LeftOut), Invalid> {
     // A retry that does not wait for the checkpoint is the same act.
     request.wait_for_checkpoint = false;
-    let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec())?;
+    let mut faults = Faults::default();
+    let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec());
+    let idempotency = faults.value(idempotency, || request.idempotency_key.clone());
     let actor = actor(request.actor, "actor")?;
-    let contact = contact(&request.preferences.unwrap_or_default())
-        .map_err(|invalid| invalid.within("preferences"))?;
-    Ok(Act {
-        subject: subject(&request.subject, "subject")?,
+    let contact = contact(&request.preferences.unwrap_or_default(), &mut faults);
+    let is_empty = contact.is_empty() && faults.is_empty();
+    let subject = subject(catalog, &request.subject, "subject")?;
+    let changes = changes(request.changes, !is_empty, Origin::Call, &mut faults)?;
+    let effective_at = optional_moment(request.effective_at, "effective_at", &mut faults);
+    let evidence = evidence(request.evidence.unwrap_or_default(), actor, &mut faults);
+    let evidence = evidence.with_subject_given(&request.subject, &subject);
+    let limits = (CONFIRMATION_MS_MIN, CONFIRMATION_MS_MAX);
+    let validity_ms = request.confirmation_validity.map(|span| {
+        let validity_ms = span_ms_within(span, "confirmation_validity", limits).map(Some);
+        faults.value(validity_ms, || span_text(span))
+    });
+    let mut act = Act {
+        subject,
         actor,
-        changes: changes(&request.changes, !contact.is_empty())?,
-        effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
-        evidence: evidence(request.evidence.unwrap_or_default(), actor)?,
+        changes: Vec::new(),
         contact,
+        effective_at,
+        evidence,
         idempotency,
-        confirmation_validity_ms: request
-            .confirmation_validity
-            .map(|span| {
-                let limits = (CONFIRMATION_MS_MIN, CONFIRMATION_MS_MAX);
-                span_ms_within(span, "confirmation_validity", limits)
-            })
-            .transpose()?,
-    })
+        confirmation_validity_ms: validity_ms.flatten(),
+    };
+    let left_out = faults.settle(&mut act, changes)?;
+    Ok((act, left_out))
+}
+
+/// A moment that a side field may give.
+pub(super) fn optional_moment(
+    given: Option<prost_types::Timestamp>,
+    field: &'static str,
+    faults: &mut Faults,
+) -> Option<Millis> {
+    let parsed = given.map(|at| moment(at, field)).transpose();
+    faults.value(parsed, || given.map(moment_text).unwrap_or_default())
+}
+
+fn moment_text(at: prost_types::Timestamp) -> String {
+    format!("{} s {} ns", at.seconds, at.nanos)
+}
+
+fn span_text(span: prost_types::Duration) -> String {
+    format!("{} s {} ns", span.seconds, span.nanos)
 }
 
 /// The confirmation that a request describes.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid> {
+pub fn confirm(
+    catalog: &Catalog,
+    request: proto::ConfirmConsentRequest,
+) -> Result<Confirm, Invalid> {
     if request.token.is_empty() {
         return Err(Problem::Required.at("token"));
     }
     text_within(&request.token, NAME_BYTES_MAX, "token")?;
     let confirm = Confirm {
-        subject: subject_if_given(&request.subject)?,
+        subject: subject_if_given(catalog, &request.subject)?,
         effective_at: request.effective_at.map(|at| moment(at, "effective_at")).transpose()?,
         idempotency: idempotency(&request.idempotency_key, || {
             [b"confirm".as_slice(), &request.encode_to_vec()].concat()
@@ -69,57 +102,78 @@ pub fn confirm(request: proto::ConfirmConsentRequest) -> Result<Confirm, Invalid
         evidence: Evidence::default(),
         token: request.token,
     };
-    let evidence = evidence(request.evidence.unwrap_or_default(), Actor::Subject)?;
+    let mut faults = Faults::default();
+    let evidence = evidence(request.evidence.unwrap_or_default(), Actor::Subject, &mut faults);
+    faults.refuse()?;
     Ok(Confirm { evidence, ..confirm })
 }
 
 /// How a data subject wants to be contacted.
-pub(super) fn contact(message: &proto::ContactPreferences) -> Result<ContactChange, Invalid> {
-    at_most(message.time_zones.len(), TIME_ZONES_MAX, "time_zones")?;
-    for (position, zone) in message.time_zones.iter().enumerate() {
-        if !is_time_zone(zone) {
-            return Err(Problem::TimeZone.at(format!("time_zones[{position}]")));
-        }
-    }
-    if !message.language.is_empty() && !is_language(&message.language) {
-        return Err(Problem::Language.at("language"));
-    }
-    let quiet_hours = message.quiet_hours.as_ref().map(|hours| {
-        if !hours.time_zone.is_empty() {
-            return Err(Problem::NotWith("time_zones").at("quiet_hours.time_zone"));
-        }
-        quiet_span(hours).map_err(|invalid| invalid.within("quiet_hours"))
+pub(super) fn contact(message: &proto::ContactPreferences, faults: &mut Faults) -> ContactChange {
+    let outer = |invalid: Invalid| invalid.within("preferences");
+    let zones = time_zones(&message.time_zones).map_err(outer);
+    let language = language(&message.language).map_err(outer);
+    let hours = message.quiet_hours.as_ref();
+    let quiet_hours = hours.map(quiet_hours).transpose().map_err(outer);
+    let limit = message.frequency_limit.map(|limit| {
+        frequency_cap(limit).map_err(|invalid| outer(invalid.within("frequency_limit")))
     });
-    let frequency_limit = message
-        .frequency_limit
-        .map(|limit| frequency_cap(limit).map_err(|invalid| invalid.within("frequency_limit")));
-    let given = ContactChange {
-        time_zones: said(Some(message.time_zones.clone()).filter(|zones| !zones.is_empty())),
-        language: said(Some(message.language.clone()).filter(|tag| !tag.is_empty())),
-        quiet_hours: said(quiet_hours.transpose()?),
-        frequency_limit: said(frequency_limit.transpose()?),
+    let mut given = ContactChange {
+        time_zones: said(faults.value(zones, || message.time_zones.join(", "))),
+        language: said(faults.value(language, || message.language.clone())),
+        quiet_hours: said(faults.value(quiet_hours, || {
+            hours
+                .map(|hours| format!("{}-{}", hours.start_minute, hours.end_minute))
+                .unwrap_or_default()
+        })),
+        frequency_limit: said(faults.value(limit.transpose(), || {
+            let uses_max = message.frequency_limit.map(|limit| limit.uses_max);
+            uses_max.map(|uses_max| uses_max.to_string()).unwrap_or_default()
+        })),
     };
-    with_cleared(given, &message.clear)
+    for (position, name) in message.clear.iter().enumerate() {
+        if !clear(&mut given, name) {
+            faults.add(outer(Problem::Clear.at(format!("clear[{position}]"))), name);
+        }
+    }
+    given
+}
+
+fn time_zones(names: &[String]) -> Result<Option<Vec<String>>, Invalid> {
+    at_most(names.len(), TIME_ZONES_MAX, "time_zones")?;
+    match names.iter().position(|name| !is_time_zone(name)) {
+        Some(position) => Err(Problem::TimeZone.at(format!("time_zones[{position}]"))),
+        None => Ok(Some(names.to_vec()).filter(|names| !names.is_empty())),
+    }
+}
+
+fn language(tag: &str) -> Result<Option<String>, Invalid> {
+    if tag.is_empty() {
+        return Ok(None);
+    }
+    language_tag(tag).map(Some).ok_or_else(|| Problem::Language.at("language"))
+}
+
+fn quiet_hours(hours: &proto::QuietHours) -> Result<QuietSpan, Invalid> {
+    if !hours.time_zone.is_empty() {
+        return Err(Problem::NotWith("time_zones").at("quiet_hours.time_zone"));
+    }
+    quiet_span(hours).map_err(|invalid| invalid.within("quiet_hours"))
 }
 
 pub(super) fn said<T>(value: Option<T>) -> Said<T> {
     value.map_or(Said::Nothing, Said::Value)
 }
 
-fn with_cleared(mut given: ContactChange, clear: &[String]) -> Result<ContactChange, Invalid> {
-    for (position, name) in clear.iter().enumerate() {
-        let cleared = match name.as_str() {
-            "time_zones" => clear_unsaid(&mut given.time_zones),
-            "language" => clear_unsaid(&mut given.language),
-            "quiet_hours" => clear_unsaid(&mut given.quiet_hours),
-            "frequency_limit" => clear_unsaid(&mut given.frequency_limit),
-            _ => false,
-        };
-        if !cleared {
-            return Err(Problem::Clear.at(format!("clear[{position}]")));
-        }
+/// Clears a field, and answers whether it is one that is not given.
+fn clear(given: &mut ContactChange, name: &str) -> bool {
+    match name {
+        "time_zones" => clear_unsaid(&mut given.time_zones),
+        "language" => clear_unsaid(&mut given.language),
+        "quiet_hours" => clear_unsaid(&mut given.quiet_hours),
+        "frequency_limit" => clear_unsaid(&mut given.frequency_limit),
+        _ => false,
     }
-    Ok(given)
 }
 
 fn clear_unsaid<T: PartialEq>(said: &mut Said<T>) -> bool {
@@ -128,6 +182,13 @@ fn clear_unsaid<T: PartialEq>(said: &mut Said<T>) -> bool {
         *said = Said::Clear;
     }
     is_unsaid
+}
+
+/// A BCP 47 tag. The form of POSIX is accepted, too: `de_AT` and `de_AT.UTF-8` are `de-AT`.
+fn language_tag(text: &str) -> Option<String> {
+    let locale = text.split(['.', '@']).next().filter(|locale| locale.contains('_'));
+    let tag = locale.unwrap_or(text).replace('_', "-");
+    is_language(&tag).then_some(tag)
 }
 
 /// Whether a text has the form of a BCP 47 tag: words of 1 to 8 letters and digits, the first of
@@ -160,43 +221,100 @@ pub(super) fn check_idempotency_key(key: &str) -> Result<(), Invalid> {
     line_within(key, IDEMPOTENCY_KEY_BYTES_MAX, "idempotency_key")
 }
 
+/// Where changes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A call, whose caller reads the error: fields of grants in a stop, and a stop without a clear scope,
+    /// are errors.
+    Call,
+    /// A row of a file: both are side faults if the row has another stop that is clear.
+    Row,
+}
+
 pub(super) fn changes(
-    messages: &[proto::Change],
+    requested: Vec<proto::Change>,
     may_be_none: bool,
-) -> Result<Vec<Change>, Invalid> {
-    if messages.is_empty() && !may_be_none {
+    origin: Origin,
+    faults: &mut Faults,
+) -> Result<ParsedChanges, Invalid> {
+    if requested.is_empty() && !may_be_none {
         return Err(Problem::Required.at("changes"));
     }
-    at_most(messages.len(), CHANGES_MAX, "changes")?;
-    let mut changes: Vec<Change> = Vec::with_capacity(messages.len());
-    for (position, message) in messages.iter().enumerate() {
-        let path = || format!("changes[{position}]");
-        let change = change(message).map_err(|invalid| invalid.within(path()))?;
-        if let Some(first) = changes.iter().position(|other| other.scope == change.scope) {
-            return Err(Problem::SameScope { first }.at("scope").within(path()));
+    at_most(requested.len(), CHANGES_MAX, "changes")?;
+    let mut changes: Vec<(usize, Change)> = Vec::with_capacity(requested.len());
+    for (position, message) in requested.iter().enumerate() {
+        let outer = |invalid: Invalid| invalid.within(format!("changes[{position}]"));
+        let is_grant = message.action() == proto::Action::Grant;
+        if !is_grant && let Err(invalid) = check_stop(message) {
+            match origin {
+                Origin::Call => return Err(outer(invalid)),
+                Origin::Row => faults.add(outer(invalid), fields_of_grants(message)),
+            }
         }
-        changes.push(change);
+        match change(message) {
+            Ok(change) => {
+                let same = changes.iter_mut().find(|(_, other)| other.scope == change.scope);
+                let Some((first, other)) = same else {
+                    changes.push((position, change));
+                    continue;
+                };
+                let first = *first;
+                faults.add(outer(Problem::SameScope { first }.at("scope")), "");
+                if weight(change.action) > weight(other.action) {
+                    *other = change;
+                }
+            }
+            Err(invalid) if is_grant || origin == Origin::Row => faults.add(outer(invalid), ""),
+            Err(invalid) => return Err(outer(invalid)),
+        }
     }
-    Ok(changes)
+    Ok(ParsedChanges { changes, requested })
+}
+
+/// Which of two changes of one scope counts: a stop more than a grant, and the stop that says more.
+fn weight(action: Action) -> u8 {
+    match action {
+        Action::Grant | Action::Expire => 0,
+        Action::Refuse => 1,
+        Action::Withdraw => 2,
+        Action::Object => 3,
+    }
+}
+
+/// Checks that a stop has no field of grants.
+fn check_stop(message: &proto::Change) -> Result<(), Invalid> {
+    let field = match message {
+        proto::Change { purpose_version: 1.., .. } => "purpose_version",
+        proto::Change { expires_at: Some(_), .. } => "expires_at",
+        proto::Change { data_categories, .. } if !data_categories.is_empty() => "data_categories",
+        _ => return Ok(()),
+    };
+    Err(Problem::OnlyForGrants.at(field))
+}
+
+/// The fields of grants as text.
+fn fields_of_grants(message: &proto::Change) -> String {
+    let version = Some(message.purpose_version).filter(|version| *version != 0);
+    let version = version.map(|version| format!("purpose_version {version}"));
+    let end = message.expires_at.map(|at| format!("expires_at {}", moment_text(at)));
+    let categories = Some(message.data_categories.join(", ")).filter(|text| !text.is_empty());
+    let categories = categories.map(|text| format!("data_categories {text}"));
+    [version, end, categories].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn change(message: &proto::Change) -> Result<Change, Invalid> {
     let action = action(message.action, "action")?;
     let is_grant = action == Action::Grant;
-    if !is_grant && message.purpose_version != 0 {
-        return Err(Problem::OnlyForGrants.at("purpose_version"));
-    }
-    if !is_grant && message.expires_at.is_some() {
-        return Err(Problem::OnlyForGrants.at("expires_at"));
-    }
-    if !is_grant && !message.data_categories.is_empty() {
-        return Err(Problem::OnlyForGrants.at("data_categories"));
+    let scope = message.scope.as_ref().ok_or_else(|| Problem::Required.at("scope"))?;
+    let scope = scope_keys(scope, is_grant).map_err(|invalid| invalid.within("scope"))?;
+    if !is_grant {
+        let (purpose_version, expires_at, data_categories) = (None, None, Vec::new());
+        return Ok(Change { action, scope, purpose_version, expires_at, data_categories });
     }
     check_data_categories(&message.data_categories)?;
-    let scope = message.scope.as_ref().ok_or_else(|| Problem::Required.at("scope"))?;
     Ok(Change {
         action,
-        scope: scope_keys(scope, is_grant).map_err(|invalid| invalid.within("scope"))?,
+        scope,
         purpose_version: Some(message.purpose_version).filter(|version| *version != 0),
         expires_at: message.expires_at.map(|at| moment(at, "expires_at")).transpose()?,
         data_categories: message.data_categories.clone(),
@@ -213,29 +331,61 @@ fn scope_keys(scope: &proto::Scope, is_grant: bool) -> Result<ScopeKeys, Invalid
     })
 }
 
-pub(super) fn evidence(message: proto::Evidence, actor: Actor) -> Result<Evidence, Invalid> {
-    if let Some(authority) = &message.authority {
-        if !matches!(actor, Actor::Guardian | Actor::Agent) {
-            return Err(Problem::OnlyForRepresentatives.at("evidence.authority"));
-        }
-        if actor != Actor::Guardian && authority.ends_at.is_some() {
-            return Err(Problem::OnlyForGuardians.at("evidence.authority.ends_at"));
-        }
-        authority.ends_at.map(|at| moment(at, "evidence.authority.ends_at")).transpose()?;
+pub(super) fn evidence(
+    mut message: proto::Evidence,
+    actor: Actor,
+    faults: &mut Faults,
+) -> Evidence {
+    let outer = |invalid: Invalid| invalid.within("evidence");
+    let subject_given = std::mem::take(&mut message.subject_given);
+    if !subject_given.is_empty() {
+        faults.add(outer(Problem::LedgerAlone.at("subject_given")), subject_given);
     }
-    Evidence::from(message).checked().map_err(|error| {
+    if let Some(tag) = language_tag(&message.language) {
+        message.language = tag;
+    }
+    if let Some(authority) = message.authority.take() {
+        message.authority = self::authority(authority, actor, faults);
+    }
+    let (evidence, excess) = Evidence::from(message).within_limits();
+    for Excess { error, text } in excess {
         let part = error.part();
-        Problem::from(error).at(part).within("evidence")
-    })
+        faults.add(outer(Problem::from(error).at(part)), text);
+    }
+    evidence
+}
+
+/// The authority of an actor, as far as it may have one.
+fn authority(
+    mut authority: proto::Authority,
+    actor: Actor,
+    faults: &mut Faults,
+) -> Option<proto::Authority> {
+    let ends_at = authority.ends_at;
+    if !matches!(actor, Actor::Guardian | Actor::Agent) {
+        let text = format!("{} {}", authority.relationship, authority.representative);
+        faults.add(Problem::OnlyForRepresentatives.at("evidence.authority"), text);
+        return None;
+    }
+    if let (Some(at), true) = (ends_at, actor != Actor::Guardian) {
+        faults.add(Problem::OnlyForGuardians.at("evidence.authority.ends_at"), moment_text(at));
+        authority.ends_at = None;
+    } else if optional_moment(ends_at, "evidence.authority.ends_at", faults).is_none() {
+        authority.ends_at = None;
+    }
+    Some(authority)
 }
 
 /// The data subject and the region of a check. The other fields are checked, too, but not copied, because
-/// checks are frequent.
+/// checks are frequent. There is no data subject if the catalogue lacks its namespace.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>), Invalid> {
-    let subject = subject(&request.subject, "subject")?;
+pub fn check(
+    catalog: &Catalog,
+    request: &proto::CheckRequest,
+) -> Result<(Option<Subject>, Option<Region>), Invalid> {
+    let subject = subject_if_known(catalog, &request.subject)?;
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;
@@ -249,13 +399,13 @@ pub fn check(request: &proto::CheckRequest) -> Result<(Subject, Option<Region>),
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn used(request: proto::RecordUseRequest) -> Result<Use, Invalid> {
+pub fn used(catalog: &Catalog, request: proto::RecordUseRequest) -> Result<Use, Invalid> {
     let idempotency = idempotency(&request.idempotency_key, || {
         [b"use".as_slice(), &request.encode_to_vec()].concat()
     })?;
     check_data_categories(&request.data_categories)?;
     Ok(Use {
-        subject: subject(&request.subject, "subject")?,
+        subject: subject(catalog, &request.subject, "subject")?,
         purpose: key(&request.purpose, "purpose")?,
         channel: key(&request.channel, "channel")?,
         region: region(&request.region, "region")?,
@@ -294,9 +444,10 @@ pub fn as_of(message: Option<&proto::AsOf>) -> Result<Option<AsOf>, Invalid> {
 /// # Errors
 /// The first field that is wrong.
 pub fn preferences(
+    catalog: &Catalog,
     request: &proto::GetPreferencesRequest,
 ) -> Result<(Subject, Option<Region>), Invalid> {
-    Ok((subject(&request.subject, "subject")?, region(&request.region, "region")?))
+    Ok((subject(catalog, &request.subject, "subject")?, region(&request.region, "region")?))
 }
 
 /// Which linked data subjects an answer names.
@@ -309,10 +460,13 @@ pub fn naming(name_linked_persons: bool) -> Naming {
 ///
 /// # Errors
 /// The subject is wrong.
-pub fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), Invalid> {
+pub fn history(
+    catalog: &Catalog,
+    request: &proto::ListHistoryRequest,
+) -> Result<(Subject, usize), Invalid> {
     let limit = match request.page_size {
         0 => usize::MAX,
         size => usize::try_from(size).unwrap_or(usize::MAX),
     };
-    Ok((subject(&request.subject, "subject")?, limit))
+    Ok((subject(catalog, &request.subject, "subject")?, limit))
 }

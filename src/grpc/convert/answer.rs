@@ -17,23 +17,28 @@ use crate::{
     status::Fault,
 };
 
-use super::{act::said, obligations::due_message, timestamp};
+use super::{LeftOut, act::said, obligations::due_message, timestamp};
 
 /// The outcome of an act.
 #[must_use]
-pub fn recorded(recorded: &Recorded) -> proto::RecordConsentResponse {
+pub fn recorded(recorded: &Recorded, left_out: &LeftOut) -> proto::RecordConsentResponse {
     proto::RecordConsentResponse {
         index: recorded.index,
         revision: recorded.revision(),
         recorded_at: Some(timestamp(recorded.recorded_at)),
         effective_at: Some(timestamp(recorded.effective_at)),
-        results: recorded.changes.iter().map(change_result).collect(),
+        results: left_out.results(&recorded.changes),
         replayed: recorded.replayed,
         confirmation: recorded.confirmation.as_ref().map(|confirmation| proto::Confirmation {
             token: confirmation.token.clone(),
             expires_at: Some(timestamp(confirmation.expires_at)),
         }),
         checkpoint: String::new(),
+        warnings: match recorded.replayed {
+            true => left_out.replayed_warnings(&recorded.changes),
+            false => left_out.warnings(&recorded.refused.errors),
+        },
+        subject: String::new(),
     }
 }
 
@@ -69,6 +74,7 @@ pub fn check_response(checked: &Checked) -> proto::CheckResponse {
         obligations_ignored: checked.obligations_ignored,
         token: checked.token.clone().unwrap_or_default(),
         legal_basis: decision.legal_basis.map_or(proto::LegalBasis::Unspecified, Into::into).into(),
+        subject: checked.subject.as_ref().map_or_else(String::new, |it| it.as_str().to_owned()),
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     domain::{
-        Channel, ChannelPut, Effect, FrequencyCap, LegalBasis, Obligation, Purpose, PurposeVersion,
-        QuietSpan, Region,
+        Channel, ChannelPut, Effect, FrequencyCap, LegalBasis, Namespace, NamespaceKind,
+        Obligation, PhoneRegion, Purpose, PurposeVersion, QuietSpan, Region,
     },
     entry,
-    node::{Preview, PurposeDraft},
+    node::{NamespaceDraft, Preview, PurposeDraft},
     obligations::is_time_zone,
     proto,
 };
@@ -203,6 +203,63 @@ fn channel_put(message: proto::Channel) -> Result<ChannelPut, Invalid> {
     }
     check_title(&message.title)?;
     Ok(ChannelPut { key, title: message.title, retired: message.retired })
+}
+
+/// The namespace that a request asks for.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn namespace_draft(request: proto::PutNamespaceRequest) -> Result<NamespaceDraft, Invalid> {
+    let message = request.namespace.ok_or_else(|| Problem::Required.at("namespace"))?;
+    namespace(message).map_err(|invalid| invalid.within("namespace"))
+}
+
+fn namespace(message: proto::Namespace) -> Result<NamespaceDraft, Invalid> {
+    let key = key(&message.key, "key")?;
+    check_title(&message.title)?;
+    let kind = namespace_kind(&message)?;
+    // A setting of another kind would be forgotten in silence.
+    if !message.default_region.is_empty() && !matches!(kind, NamespaceKind::Phone { .. }) {
+        return Err(Problem::OnlyForKind("PHONE").at("default_region"));
+    }
+    if message.fold_local_part.is_some() && !matches!(kind, NamespaceKind::Email { .. }) {
+        return Err(Problem::OnlyForKind("EMAIL").at("fold_local_part"));
+    }
+    Ok(NamespaceDraft { key, title: message.title, kind })
+}
+
+fn namespace_kind(message: &proto::Namespace) -> Result<NamespaceKind, Invalid> {
+    match proto::NamespaceKind::try_from(message.kind) {
+        Ok(proto::NamespaceKind::Email) => {
+            Ok(NamespaceKind::Email { fold_local_part: message.fold_local_part.unwrap_or(true) })
+        }
+        Ok(proto::NamespaceKind::Phone) => {
+            let region = Some(message.default_region.as_str()).filter(|region| !region.is_empty());
+            let region = region.map(PhoneRegion::parse).transpose();
+            let default_region =
+                region.map_err(|error| Problem::from(error).at("default_region"))?;
+            Ok(NamespaceKind::Phone { default_region })
+        }
+        Ok(proto::NamespaceKind::Domain) => Ok(NamespaceKind::Domain),
+        Ok(proto::NamespaceKind::Opaque) => Ok(NamespaceKind::Opaque),
+        Ok(proto::NamespaceKind::Unspecified) => Err(Problem::Required.at("kind")),
+        Err(_) => Err(Problem::UnknownValue(message.kind).at("kind")),
+    }
+}
+
+/// A namespace as a message.
+#[must_use]
+pub fn namespace_message(namespace: &Namespace) -> proto::Namespace {
+    let (kind, default_region, fold_local_part) = entry::namespace_kind_to_proto(namespace.kind);
+    let is_email = kind == proto::NamespaceKind::Email;
+    proto::Namespace {
+        key: namespace.key.to_string(),
+        title: namespace.title.clone(),
+        kind: kind.into(),
+        default_region,
+        fold_local_part: is_email.then_some(fold_local_part),
+        canonical_form_version: namespace.form_version,
+    }
 }
 
 /// A purpose as a message, with the content of its current version.

@@ -6,11 +6,12 @@ use prost::Message;
 
 use super::{
     IMPORT_ROWS_MAX, Invalid, NAME_BYTES_MAX, Problem,
-    act::{changes, contact, evidence},
-    scalar::{actor, at_most, line_within, moment, subject},
+    act::{Origin, changes, contact, evidence, optional_moment},
+    faults::{Faults, LeftOut},
+    scalar::{actor, at_most, line_within, subject},
 };
 use crate::{
-    domain::Actor,
+    domain::{Actor, Catalog},
     node::{Act, Idempotency, Recorded},
     proto::{self, ErrorReason},
     status::Fault,
@@ -18,6 +19,9 @@ use crate::{
 
 /// Maximum number of rejected rows that an answer lists.
 const REJECTS_MAX: usize = 10_000;
+
+/// Maximum number of warnings that an answer lists.
+const WARNINGS_MAX: usize = 10_000;
 
 /// The source of an import's rows, and whether they are written.
 #[derive(Debug)]
@@ -61,45 +65,58 @@ pub fn import_rows(
     }
 }
 
-/// The act of a row; none if the row is without content.
+/// The act of a row, and what it leaves out of the row; none if the row is without content.
 ///
 /// # Errors
-/// The first field that is wrong.
-pub fn import_row(source: &Source, row: proto::ImportRow) -> Result<Option<Act>, Invalid> {
-    let subject = subject(&row.subject, "subject")?;
-    let actor = match row.actor {
-        unspecified if unspecified == i32::from(proto::Actor::Unspecified) => Actor::Import,
-        number => actor(number, "actor")?,
-    };
-    let contact =
-        contact(row.preferences.as_ref().unwrap_or(&proto::ContactPreferences::default()))
-            .map_err(|invalid| invalid.within("preferences"))?;
-    let changes = changes(&row.changes, true)?;
-    let effective_at = row.effective_at.map(|at| moment(at, "effective_at")).transpose()?;
-    line_within(&row.row_key, NAME_BYTES_MAX, "row_key")?;
-    if changes.is_empty() && contact.is_empty() {
+/// The first field that is wrong, unless the row has a stop whose subject and scope are clear.
+pub fn import_row(
+    catalog: &Catalog,
+    source: &Source,
+    mut row: proto::ImportRow,
+) -> Result<Option<(Act, LeftOut)>, Invalid> {
+    let subject = subject(catalog, &row.subject, "subject")?;
+    let mut faults = Faults::default();
+    let actor = row_actor(row.actor, &mut faults);
+    let contact = contact(row.preferences.as_ref().unwrap_or(&Default::default()), &mut faults);
+    let content = row.clone();
+    let changes = changes(std::mem::take(&mut row.changes), true, Origin::Row, &mut faults)?;
+    let effective_at = optional_moment(row.effective_at, "effective_at", &mut faults);
+    let row_key = line_within(&row.row_key, NAME_BYTES_MAX, "row_key");
+    let row_key = row_key.map(|()| row.row_key.clone());
+    let row_key = faults.value(row_key, || row.row_key.clone());
+    if changes.requested.is_empty() && contact.is_empty() && faults.is_empty() {
         return Ok(None);
     }
-    let idempotency = Some(identity(source, row.clone()));
-    let evidence = evidence(row.evidence.unwrap_or_default(), actor)?;
+    let evidence = evidence(row.evidence.unwrap_or_default(), actor, &mut faults);
+    let evidence = evidence.with_subject_given(&row.subject, &subject);
     if actor.speaks_for_subject() && evidence.method.is_empty() {
-        return Err(Problem::Required.at("evidence.method"));
+        faults.add(Problem::Required.at("evidence.method"), "");
     }
     // Without it, an old grant would count as an act of today and override later withdrawals.
-    if actor.speaks_for_subject() && effective_at.is_none() {
-        return Err(Problem::Required.at("effective_at"));
+    if actor.speaks_for_subject() && effective_at.is_none() && row.effective_at.is_none() {
+        faults.add(Problem::Required.at("effective_at"), "");
     }
-    let confirmation_validity_ms = None;
-    Ok(Some(Act {
+    let mut act = Act {
         subject,
         actor,
-        changes,
+        changes: Vec::new(),
         contact,
         effective_at,
         evidence,
-        idempotency,
-        confirmation_validity_ms,
-    }))
+        idempotency: Some(identity(source, proto::ImportRow { row_key, ..content })),
+        confirmation_validity_ms: None,
+    };
+    let left_out = faults.settle(&mut act, changes)?;
+    Ok(Some((act, left_out)))
+}
+
+/// Who acted: IMPORT, unless the row says somebody else.
+fn row_actor(number: i32, faults: &mut Faults) -> Actor {
+    if number == i32::from(proto::Actor::Unspecified) {
+        return Actor::Import;
+    }
+    let actor = actor(number, "actor").map(Some);
+    faults.value(actor, || number.to_string()).unwrap_or(Actor::Import)
 }
 
 /// A row is identified by its key within its source or, without a key, by a hash of its content. A key
@@ -127,9 +144,25 @@ pub struct Tally {
     rejected: u64,
     outcomes: BTreeMap<proto::Outcome, u64>,
     rejects: Vec<proto::ImportReject>,
+    warned: u64,
+    warnings: Vec<proto::ImportWarning>,
 }
 
 impl Tally {
+    /// Counts what was left out of a row.
+    pub fn left_out(&mut self, line: u64, warnings: Vec<proto::Warning>, unrecorded: usize) {
+        if unrecorded > 0 {
+            let count = self.outcomes.entry(proto::Outcome::NotRecorded).or_default();
+            *count += u64::try_from(unrecorded).unwrap_or(u64::MAX);
+        }
+        self.warned += u64::from(!warnings.is_empty());
+        let room = WARNINGS_MAX - self.warnings.len();
+        self.warnings.extend(warnings.into_iter().take(room).map(|warning| {
+            let proto::Warning { field, reason, message } = warning;
+            proto::ImportWarning { line, field, reason, message }
+        }));
+    }
+
     /// Counts a row that was recorded.
     pub fn recorded(&mut self, recorded: &Recorded) {
         self.rows += 1;
@@ -176,6 +209,8 @@ impl Tally {
             outcomes: self.outcomes.into_iter().map(count).collect(),
             rejects: self.rejects,
             revision,
+            warnings: self.warnings,
+            warned: self.warned,
         }
     }
 }

@@ -10,6 +10,7 @@ mod audience;
 mod audit;
 mod catalog;
 mod consume;
+mod faults;
 mod import;
 mod obligations;
 mod page;
@@ -33,12 +34,14 @@ pub use audit::{
     EntryRef, act_of_receipt, checkpoint, consistency, entry_to_prove, inclusion, sizes,
 };
 pub use catalog::{
-    channel, channel_message, preview, preview_response, purpose_draft, purpose_message,
+    channel, channel_message, namespace_draft, namespace_message, preview, preview_response,
+    purpose_draft, purpose_message,
 };
 pub use consume::{
     ConsumerRequest, consume_delivery, consume_progress, consume_started, consumer_request,
     consuming,
 };
+pub use faults::LeftOut;
 pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
 pub use page::{List, Page};

@@ -35,6 +35,12 @@ impl List {
         Self { prefix: format!("c{}", u8::from(show_retired)) }
     }
 
+    /// Namespaces.
+    #[must_use]
+    pub fn namespaces() -> Self {
+        Self { prefix: "n".to_owned() }
+    }
+
     /// Subscriptions of an owner; an empty name stands for all owners.
     #[must_use]
     pub fn subscriptions(owner: &str) -> Self {

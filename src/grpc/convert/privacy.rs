@@ -1,7 +1,7 @@
 //! Links between data subjects.
 
 use crate::{
-    domain::Reason,
+    domain::{Catalog, Reason},
     messages::effect,
     node::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking},
     proto,
@@ -16,10 +16,10 @@ use super::{
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn link(request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
+pub fn link(catalog: &Catalog, request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
     Ok(Linking {
-        subject: subject(&request.subject, "subject")?,
-        other: subject(&request.other_subject, "other_subject")?,
+        subject: subject(catalog, &request.subject, "subject")?,
+        other: subject(catalog, &request.other_subject, "other_subject")?,
         confidence: Some(link_confidence(request.confidence, "confidence")?),
         asserted_by: asserted_by(request.asserted_by)?,
         dry_run: request.dry_run,
@@ -30,10 +30,13 @@ pub fn link(request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn unlink(request: proto::UnlinkSubjectsRequest) -> Result<Linking, Invalid> {
+pub fn unlink(
+    catalog: &Catalog,
+    request: proto::UnlinkSubjectsRequest,
+) -> Result<Linking, Invalid> {
     Ok(Linking {
-        subject: subject(&request.subject, "subject")?,
-        other: subject(&request.other_subject, "other_subject")?,
+        subject: subject(catalog, &request.subject, "subject")?,
+        other: subject(catalog, &request.other_subject, "other_subject")?,
         confidence: None,
         asserted_by: asserted_by(request.asserted_by)?,
         dry_run: request.dry_run,

@@ -2,7 +2,7 @@
 
 use super::{Invalid, Problem, scalar};
 use crate::{
-    domain::Subject,
+    domain::{Catalog, Subject},
     proto,
     receipt::{Format, Issued},
 };
@@ -26,8 +26,8 @@ pub fn receipt_format(number: i32) -> Result<Format, Invalid> {
 ///
 /// # Errors
 /// The text is malformed.
-pub fn subject_if_given(text: &str) -> Result<Option<Subject>, Invalid> {
-    if text.is_empty() { Ok(None) } else { scalar::subject(text, "subject").map(Some) }
+pub fn subject_if_given(catalog: &Catalog, text: &str) -> Result<Option<Subject>, Invalid> {
+    if text.is_empty() { Ok(None) } else { scalar::subject(catalog, text, "subject").map(Some) }
 }
 
 /// A receipt.

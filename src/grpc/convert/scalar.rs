@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Key, KeyError, Millis, Region, Subject},
+    domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject, SubjectError},
     proto,
 };
 
@@ -65,8 +65,28 @@ pub(super) fn std_duration(span_ms: i64) -> Duration {
     Duration::from_millis(span_ms.unsigned_abs())
 }
 
-pub(super) fn subject(text: &str, field: &'static str) -> Result<Subject, Invalid> {
-    Subject::parse(text).map_err(|error| Problem::from(error).at(field))
+/// The data subject that a caller means.
+pub(super) fn subject(
+    catalog: &Catalog,
+    text: &str,
+    field: &'static str,
+) -> Result<Subject, Invalid> {
+    let subject = GivenSubject::parse(text).and_then(|given| catalog.subject(&given));
+    subject.map_err(|error| Problem::from(error).at(field))
+}
+
+/// The data subject of a question; none if the catalogue lacks its namespace.
+///
+/// # Errors
+/// The text is no data subject.
+pub(super) fn subject_if_known(catalog: &Catalog, text: &str) -> Result<Option<Subject>, Invalid> {
+    match subject(catalog, text, "subject") {
+        Ok(subject) => Ok(Some(subject)),
+        Err(Invalid { problem: Problem::Subject(SubjectError::UnknownNamespace(_)), .. }) => {
+            Ok(None)
+        }
+        Err(invalid) => Err(invalid),
+    }
 }
 
 /// A key that may not be `*`.

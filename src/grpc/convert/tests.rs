@@ -7,15 +7,46 @@ use prost::Message;
 
 use super::{scalar::*, *};
 use crate::{
-    domain::EventKind,
     domain::{
-        Action, Actor, EvidenceError, KeyError, LegalBasis, Millis, Obligation, Outcome, Purpose,
-        PurposeVersion, Reason, ScopeKeys, SubjectError,
+        Action, Actor, Catalog, EventKind, EvidenceError, IdentityError, Key, KeyError, LegalBasis,
+        Millis, Namespace, NamespaceKind, Obligation, Outcome, Purpose, PurposeVersion, Reason,
+        Region, ScopeKeys, Subject, SubjectError,
     },
     messages::{self, effect},
-    node::PurposeDraft,
+    node::{Act, Linking, PurposeDraft},
     proto,
 };
+
+/// A catalogue with the namespaces of these tests.
+fn names() -> Catalog {
+    let mut catalog = Catalog::default();
+    let namespaces = [
+        ("user", NamespaceKind::Opaque),
+        ("device", NamespaceKind::Opaque),
+        ("email", NamespaceKind::Email { fold_local_part: true }),
+    ];
+    for (key, kind) in namespaces {
+        let (key, title) = (Key::parse(key).unwrap(), String::new());
+        catalog.put_namespace(Namespace { key, title, kind, form_version: 1 });
+    }
+    catalog
+}
+
+fn act(request: proto::RecordConsentRequest) -> Result<(Act, LeftOut), Invalid> {
+    super::act(&names(), request)
+}
+
+fn check(request: &proto::CheckRequest) -> Result<(Option<Subject>, Option<Region>), Invalid> {
+    super::check(&names(), request)
+}
+
+fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), Invalid> {
+    super::history(&names(), request)
+}
+
+fn link(request: proto::LinkSubjectsRequest) -> Result<Linking, Invalid> {
+    super::link(&names(), request)
+}
 
 fn at(field: &str, problem: Problem) -> Invalid {
     Invalid { field: field.to_owned(), problem }
@@ -62,9 +93,36 @@ fn reasons_and_effects_have_the_names_of_the_protocol() {
 }
 
 #[test]
+fn a_check_of_an_unknown_namespace_is_a_question_and_an_act_is_refused() {
+    let request = proto::CheckRequest {
+        subject: "crm:42".to_owned(),
+        purpose: "news".to_owned(),
+        channel: "email".to_owned(),
+        ..proto::CheckRequest::default()
+    };
+    assert_eq!(check(&request).map(|(subject, _)| subject), Ok(None));
+    let unknown = SubjectError::UnknownNamespace(Key::parse("crm").unwrap());
+    let refused = act(proto::RecordConsentRequest { subject: request.subject, ..good_act() });
+    assert_eq!(refused.unwrap_err(), at("subject", unknown.into()));
+}
+
+#[test]
+fn an_act_names_the_canonical_form_and_keeps_what_was_given() {
+    let spelled = |text: &str| {
+        let act = act(proto::RecordConsentRequest { subject: text.to_owned(), ..good_act() });
+        let (act, _) = act.unwrap();
+        (act.subject.as_str().to_owned(), act.evidence.subject_given)
+    };
+    let kim = "email:kim@x.example".to_owned();
+    assert_eq!(spelled(&kim), (kim.clone(), String::new()));
+    assert_eq!(spelled("Email:<Kim@X.example>"), (kim, "Email:<Kim@X.example>".to_owned()));
+}
+
+#[test]
 fn an_act_is_parsed_whole() {
     let request = good_act();
-    let act = act(request.clone()).unwrap();
+    let (act, left_out) = act(request.clone()).unwrap();
+    assert!(left_out.warnings(&[]).is_empty());
     assert_eq!(act.subject.as_str(), "user:42");
     assert_eq!(act.actor, Actor::Subject);
     assert_eq!(act.effective_at, Some(Millis(1_999)), "finer than a millisecond is cut off");
@@ -81,7 +139,7 @@ fn an_act_is_parsed_whole() {
 #[test]
 fn an_act_without_a_key_carries_no_request() {
     let request = proto::RecordConsentRequest { idempotency_key: String::new(), ..good_act() };
-    assert!(act(request).unwrap().idempotency.is_none());
+    assert!(act(request).unwrap().0.idempotency.is_none());
 }
 
 type Spoil<T> = Box<dyn Fn(&mut T)>;
@@ -115,7 +173,7 @@ fn bad_acts() -> Vec<(Spoil<proto::RecordConsentRequest>, Invalid)> {
         row(
             |act| act.subject = "user:4\u{7f}".into(),
             "subject",
-            SubjectError::ControlCharacter.into(),
+            SubjectError::Identity(IdentityError::ControlCharacter).into(),
         ),
         row(
             move |act| act.subject = format!("user:{}", "x".repeat(252)),
@@ -158,9 +216,9 @@ fn bad_acts() -> Vec<(Spoil<proto::RecordConsentRequest>, Invalid)> {
         ),
         row(|act| act.changes[0] = grant("a", "*"), "changes[0].scope.channel", Problem::Wildcard),
         row(
-            |act| act.changes.push(change(proto::Action::Withdraw, "*", "phone")),
+            |act| act.changes.push(act.changes[0].clone()),
             "changes[2].scope",
-            Problem::SameScope { first: 1 },
+            Problem::SameScope { first: 0 },
         ),
         row(
             |act| act.changes[1].purpose_version = 1,
@@ -234,8 +292,114 @@ fn every_way_in_which_an_act_can_be_wrong_has_a_name_and_a_place() {
     for (spoil, want) in bad_acts() {
         let mut request = good_act();
         spoil(&mut request);
-        assert_eq!(act(request).unwrap_err(), want);
+        let is_needed = want.field.starts_with("changes[1]")
+            || ["subject", "actor", "changes"].contains(&want.field.as_str());
+        if !is_needed {
+            let (act, left_out) = act(request.clone()).unwrap();
+            assert_eq!(act.changes.len(), 1, "{want}");
+            assert_eq!(act.changes[0].scope.to_string(), "*:phone", "{want}");
+            assert_eq!(left_out.warnings(&[])[0].field, want.field);
+            // Without the stop, the act is refused.
+            request.changes.retain(|change| change.action() == proto::Action::Grant);
+            request.changes.dedup_by_key(|change| change.action);
+        }
+        match want.problem {
+            Problem::SameScope { .. } => {}
+            _ => assert_eq!(act(request).unwrap_err(), want),
+        }
     }
+}
+
+#[test]
+fn a_stop_counts_more_than_a_grant_and_the_stop_that_says_more_counts_most() {
+    use proto::Action::{Grant, Object, Refuse, Withdraw};
+    for (first, second, want) in [
+        (Withdraw, Withdraw, Action::Withdraw),
+        (Refuse, Object, Action::Object),
+        (Object, Withdraw, Action::Object),
+        (Grant, Withdraw, Action::Withdraw),
+        (Refuse, Grant, Action::Refuse),
+    ] {
+        let mut request = good_act();
+        request.changes = [first, second].map(|action| change(action, "a", "email")).into();
+        let (act, left_out) = act(request.clone()).unwrap();
+        assert_eq!(act.changes.len(), 1);
+        assert_eq!(act.changes[0].action, want);
+        assert_eq!(left_out.warnings(&[])[0].field, "changes[1].scope");
+    }
+    let mut request = good_act();
+    request.changes = vec![grant("a", "email"), grant("a", "email")];
+    let want = at("changes[1].scope", Problem::SameScope { first: 0 });
+    assert_eq!(act(request).unwrap_err(), want);
+}
+
+#[test]
+fn a_language_in_the_form_of_posix_is_accepted() {
+    for (given, want) in [
+        ("de_AT", Some("de-AT")),
+        ("de_AT.UTF-8", Some("de-AT")),
+        ("sr_RS@latin", Some("sr-RS")),
+        ("de-AT", Some("de-AT")),
+        ("german (austria)", None),
+        ("C.UTF-8", None),
+    ] {
+        let mut request = good_act();
+        request.changes.truncate(1);
+        let language = given.to_owned();
+        request.preferences =
+            Some(proto::ContactPreferences { language: language.clone(), ..Default::default() });
+        request.evidence = Some(proto::Evidence { language, ..Default::default() });
+        match act(request) {
+            Ok((act, _)) => {
+                assert_eq!(act.contact.language, crate::domain::Said::Value(want.unwrap().into()));
+                assert_eq!(Some(act.evidence.language.as_str()), want);
+            }
+            Err(invalid) => {
+                assert_eq!((want, invalid.field.as_str()), (None, "preferences.language"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_beside_a_stop_is_kept_as_bounded_text() {
+    let mut request = good_act();
+    let evidence = request.evidence.get_or_insert_default();
+    evidence.touchpoint = "t\u{e9}".repeat(200);
+    evidence.notice_hash = vec![0xab; 65];
+    evidence.attributes = (0..50).map(|n| (format!("k{n:02}"), "v".repeat(900))).collect();
+    request.preferences =
+        Some(proto::ContactPreferences { language: "??".to_owned(), ..Default::default() });
+    let (act, left_out) = act(request).unwrap();
+    let kept = &act.evidence.unreadable;
+    let paths: Vec<_> = kept.keys().map(String::as_str).collect();
+    let want = [
+        "evidence.attributes",
+        "evidence.notice_hash",
+        "evidence.touchpoint",
+        "preferences.language",
+    ];
+    assert_eq!(paths, want);
+    assert_eq!(kept["preferences.language"], "??");
+    assert!(kept["evidence.notice_hash"].starts_with("abab"));
+    assert!(kept["evidence.attributes"].starts_with("k32=vv"));
+    assert!(kept.values().all(|text| text.len() <= 256), "{kept:?}");
+    assert_eq!((act.evidence.attributes.len(), act.contact.is_empty()), (32, true));
+    assert_eq!(left_out.warnings(&[]).len(), 4);
+    assert!(act.evidence.touchpoint.is_empty() && act.evidence.within_limits().1.is_empty());
+}
+
+#[test]
+fn a_stop_whose_entry_would_be_too_large_loses_its_attributes() {
+    let mut request = good_act();
+    let key = |n: usize| format!("{n:03}{}", "x".repeat(125));
+    let wide = |n| change(proto::Action::Withdraw, &key(n), &key(n));
+    request.changes = (0..100).map(wide).collect();
+    let attributes = (0..32).map(|n| (format!("{n:064}"), "v".repeat(1_024))).collect();
+    request.evidence = Some(proto::Evidence { attributes, ..Default::default() });
+    let (act, left_out) = act(request).unwrap();
+    assert_eq!((act.changes.len(), act.evidence.attributes.len()), (100, 0));
+    assert_eq!(left_out.warnings(&[]).last().unwrap().field, "evidence.attributes");
 }
 
 #[test]
@@ -244,7 +408,7 @@ fn stops_of_every_width_are_different_scopes() {
     request.changes = [("*", "*"), ("*", "email"), ("a", "*"), ("a", "email")]
         .map(|(purpose, channel)| change(proto::Action::Withdraw, purpose, channel))
         .into();
-    assert_eq!(act(request).unwrap().changes.len(), 4);
+    assert_eq!(act(request).unwrap().0.changes.len(), 4);
 }
 
 #[test]
@@ -278,7 +442,7 @@ fn the_same_request_in_another_order_on_the_wire_has_the_same_encoding() {
         ..Default::default()
     });
     assert_ne!(wire, other.encode_to_vec());
-    let encoding = |request| act(request).unwrap().idempotency.unwrap().request;
+    let encoding = |request| act(request).unwrap().0.idempotency.unwrap().request;
     assert_eq!(encoding(request), encoding(other));
 }
 
@@ -291,7 +455,7 @@ fn every_way_in_which_a_check_can_be_wrong_has_a_name_and_a_place() {
         data_categories: vec!["user.contact.email".to_owned()],
         ..Default::default()
     };
-    assert_eq!(check(&good).unwrap().0.as_str(), "user:42");
+    assert_eq!(check(&good).unwrap().0.unwrap().as_str(), "user:42");
     let spoiled = |spoil: fn(&mut proto::CheckRequest)| {
         let mut request = good.clone();
         spoil(&mut request);
@@ -523,7 +687,7 @@ fn pages_have_limits_and_tokens_one_list_and_question() {
     assert_eq!(list.page(1_000, "").unwrap().size, 1_000);
     assert_eq!(list.page(1_001, "").unwrap_err(), at("page_size", Problem::PageSize(1_001)));
     assert_eq!(list.page(-1, "").unwrap_err(), at("page_size", Problem::Negative));
-    let last = crate::domain::Key::parse("marketing.newsletter").unwrap();
+    let last = Key::parse("marketing.newsletter").unwrap();
     let token = list.next_token(&last);
     assert_eq!(list.page(5, &token).unwrap(), Page { size: 5, after: Some(last) });
     for other in [List::purposes(true), List::channels(false), List::channels(true)] {
@@ -537,7 +701,7 @@ fn pages_have_limits_and_tokens_one_list_and_question() {
 
 #[test]
 fn pages_of_subscriptions_have_tokens_of_one_owner() {
-    let last = crate::domain::Key::parse("crm.production").unwrap();
+    let last = Key::parse("crm.production").unwrap();
     let ask = |owner: &str, token: &str| {
         let (owner, page_token) = (owner.to_owned(), token.to_owned());
         listed_subscriptions(&proto::ListSubscriptionsRequest { owner, page_token, page_size: 5 })
@@ -674,7 +838,7 @@ fn histories_have_a_subject_and_perhaps_an_end() {
     assert_eq!(history(&request(7)).unwrap().1, 7);
     let nobody = history(&proto::ListHistoryRequest::default()).unwrap_err();
     assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
-    let nobody = preferences(&proto::GetPreferencesRequest::default()).unwrap_err();
+    let nobody = preferences(&names(), &proto::GetPreferencesRequest::default()).unwrap_err();
     assert_eq!(nobody, at("subject", SubjectError::Missing.into()));
 }
 
@@ -763,7 +927,7 @@ fn drafts() -> impl Strategy<Value = PurposeDraft> {
             obligations,
         )| {
             PurposeDraft {
-                key: crate::domain::Key::parse(&key).unwrap(),
+                key: Key::parse(&key).unwrap(),
                 content: PurposeVersion {
                     title,
                     description,
@@ -827,7 +991,7 @@ proptest! {
         purpose in prop::option::of(key_text()),
         channel in prop::option::of(key_text()),
     ) {
-        let parse = |text: Option<String>| text.map(|t| crate::domain::Key::parse(&t).unwrap());
+        let parse = |text: Option<String>| text.map(|t| Key::parse(&t).unwrap());
         let keys = ScopeKeys { purpose: parse(purpose), channel: parse(channel) };
         let message = proto::Change {
             action: proto::Action::Refuse.into(),
@@ -835,12 +999,12 @@ proptest! {
             ..Default::default()
         };
         let act = act(proto::RecordConsentRequest { changes: vec![message], ..good_act() });
-        prop_assert_eq!(&act.unwrap().changes[0].scope, &keys);
+        prop_assert_eq!(&act.unwrap().0.changes[0].scope, &keys);
     }
 
     #[test]
     fn page_tokens_round_trip(key in key_text(), show_retired: bool) {
-        let key = crate::domain::Key::parse(&key).unwrap();
+        let key = Key::parse(&key).unwrap();
         let list = List::channels(show_retired);
         let token = list.next_token(&key);
         prop_assert_eq!(list.page(0, &token).unwrap().after, Some(key));
@@ -882,12 +1046,15 @@ fn a_link_is_parsed_whole() {
     assert_eq!(linking.confidence, Some(crate::domain::LinkConfidence::Asserted));
     assert_eq!(linking.asserted_by, "login-service");
     assert!(linking.dry_run);
-    let back = unlink(proto::UnlinkSubjectsRequest {
-        subject: "user:42".to_owned(),
-        other_subject: "device:ab12".to_owned(),
-        asserted_by: "support".to_owned(),
-        dry_run: false,
-    });
+    let back = unlink(
+        &names(),
+        proto::UnlinkSubjectsRequest {
+            subject: "user:42".to_owned(),
+            other_subject: "device:ab12".to_owned(),
+            asserted_by: "support".to_owned(),
+            dry_run: false,
+        },
+    );
     let back = back.unwrap();
     assert_eq!((back.confidence, back.dry_run), (None, false));
     assert!(!format!("{linking:?}").contains("login"), "who says so is for the ledger alone");

@@ -89,7 +89,7 @@ fn namespace(text: &str) -> Result<String, Invalid> {
     if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
         return Err(Problem::Namespace.at("namespaces"));
     }
-    Ok(text.to_owned())
+    Ok(text.to_ascii_lowercase())
 }
 
 /// A range of indexes; without an end it is open.

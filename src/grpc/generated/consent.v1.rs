@@ -540,6 +540,29 @@ pub mod catalog_service_server {
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
+        /// Adds or changes a namespace. Writes nothing if nothing differs. Kind, default region and folding
+        /// are fixed once a person of the namespace is on record.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), NAMESPACE_IN_USE (FAILED_PRECONDITION), WRITES_STOPPED
+        /// (UNAVAILABLE).
+        async fn put_namespace(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::PutNamespaceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::PutNamespaceResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// All namespaces, ordered by key.
+        async fn list_namespaces(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::ListNamespacesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::ListNamespacesResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// The current version of one purpose. Errors: UNKNOWN_PURPOSE (NOT_FOUND).
         async fn get_purpose(
             &self,
@@ -741,6 +764,103 @@ pub mod catalog_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PutChannelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.CatalogService/PutNamespace" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutNamespaceSvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::PutNamespaceRequest,
+                    > for PutNamespaceSvc<T> {
+                        type Response = ::consent_ledger_proto::PutNamespaceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::PutNamespaceRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::put_namespace(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutNamespaceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.CatalogService/ListNamespaces" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNamespacesSvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::ListNamespacesRequest,
+                    > for ListNamespacesSvc<T> {
+                        type Response = ::consent_ledger_proto::ListNamespacesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::ListNamespacesRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::list_namespaces(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNamespacesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1384,7 +1504,9 @@ pub mod consent_service_server {
     #[async_trait]
     pub trait ConsentService: std::marker::Send + std::marker::Sync + 'static {
         /// Records one act: any number of changes by one actor for one data subject. Answered when the
-        /// entry is on stable storage and the next check sees it.
+        /// entry is on stable storage and the next check sees it. A stop is recorded whenever its data
+        /// subject, actor and scope are clear: what is wrong beside it is a warning, and its text is kept in
+        /// `Evidence.unreadable`. The grants of such a request are NOT_RECORDED.
         /// Errors: INVALID_FIELD, LIMIT_EXCEEDED, EFFECTIVE_AT_IN_FUTURE, ENTRY_TOO_LARGE (all
         /// INVALID_ARGUMENT); UNKNOWN_PURPOSE, UNKNOWN_CHANNEL (NOT_FOUND); PURPOSE_RETIRED
         /// (FAILED_PRECONDITION); IDEMPOTENCY_KEY_REUSED (ALREADY_EXISTS); TOO_MANY_APPENDS

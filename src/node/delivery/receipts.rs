@@ -48,7 +48,7 @@ impl Core {
             // The writer takes them itself, so that each take follows the write of the one before.
             let write = |batch: &mut Batch<'_>| {
                 let taken = batch.core().deliveries.with_book(Book::take);
-                Ok(batch.deliveries(&taken))
+                Ok::<_, WriteError>(batch.deliveries(&taken))
             };
             match jobs.write(write) {
                 Ok(written) => self.report_written(&written),

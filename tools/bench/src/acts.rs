@@ -14,8 +14,9 @@ use std::{
 use consent_ledger::{
     cli::{error::CliError, progress},
     proto::{
-        self, Change, Evidence, PutChannelRequest, PutPurposeRequest, RecordConsentRequest, Scope,
-        catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
+        self, Change, Evidence, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest,
+        RecordConsentRequest, Scope, catalog_service_client::CatalogServiceClient,
+        consent_service_client::ConsentServiceClient,
     },
 };
 use hdrhistogram::Histogram;
@@ -71,6 +72,12 @@ async fn put_catalog(channel: Channel) -> Result<(), CliError> {
     let mut catalog = CatalogServiceClient::new(channel);
     let channel = proto::Channel { key: CHANNEL.to_owned(), ..proto::Channel::default() };
     catalog.put_channel(PutChannelRequest { channel: Some(channel) }).await?;
+    let namespace = proto::Namespace {
+        key: "user".to_owned(),
+        kind: proto::NamespaceKind::Opaque.into(),
+        ..proto::Namespace::default()
+    };
+    catalog.put_namespace(PutNamespaceRequest { namespace: Some(namespace) }).await?;
     let purpose = proto::Purpose {
         key: PURPOSE.to_owned(),
         title: "Newsletter".to_owned(),

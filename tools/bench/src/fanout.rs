@@ -19,10 +19,11 @@ use clap::Args;
 use consent_ledger::{
     cli::{catalog::file::CatalogFile, error::CliError, progress},
     proto::{
-        self, CheckRequest, PutChannelRequest, PutPurposeRequest, RecordConsentRequest,
-        WatchFilter, WatchRequest, WatchResponse, catalog_service_client::CatalogServiceClient,
-        check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
-        watch_response::Message, watch_service_client::WatchServiceClient,
+        self, CheckRequest, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest,
+        RecordConsentRequest, WatchFilter, WatchRequest, WatchResponse,
+        catalog_service_client::CatalogServiceClient, check_service_client::CheckServiceClient,
+        consent_service_client::ConsentServiceClient, watch_response::Message,
+        watch_service_client::WatchServiceClient,
     },
 };
 use consent_ledger_generate::{self as generate, Plan, Traffic};
@@ -294,6 +295,9 @@ impl World {
 
 async fn put_catalog(catalog: &CatalogFile, channel: Channel) -> Result<(), CliError> {
     let mut client = CatalogServiceClient::new(channel);
+    for namespace in catalog.namespaces.iter().cloned().map(Some) {
+        client.put_namespace(PutNamespaceRequest { namespace }).await?;
+    }
     for channel in catalog.channels.iter().cloned().map(Some) {
         client.put_channel(PutChannelRequest { channel }).await?;
     }

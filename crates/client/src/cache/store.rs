@@ -85,7 +85,10 @@ impl Weighter<Box<str>, Cells> for ByAnswers {
 
 #[derive(Debug)]
 pub(super) struct Store {
+    /// By the canonical form, which events name.
     subjects: Cache<Box<str>, Cells, ByAnswers>,
+    /// The canonical forms of other spellings, as the server has told them.
+    spellings: Cache<Box<str>, Box<str>>,
     recent: Mutex<Recent>,
     hasher: RandomState,
 }
@@ -136,13 +139,17 @@ impl Store {
         let subjects = answers_max.div_ceil(CELLS_EXPECTED);
         Self {
             subjects: Cache::with_weighter(subjects, answers_max as u64, ByAnswers),
+            spellings: Cache::new(subjects),
             recent: Mutex::default(),
             hasher: RandomState::new(),
         }
     }
 
     pub(super) fn find(&self, question: &Question<'_>) -> Option<Found> {
-        let cells = self.subjects.get(question.subject)?;
+        let cells = match self.spellings.get(question.subject) {
+            Some(canonical) => self.subjects.get(&*canonical)?,
+            None => self.subjects.get(question.subject)?,
+        };
         cells.iter().find(|cell| cell.answers(question)).map(|cell| cell.found.clone())
     }
 
@@ -154,12 +161,17 @@ impl Store {
         epoch: u64,
     ) {
         let Some(found) = keepable(response) else { return };
+        // Empty for a namespace that the server does not know; an event about the catalogue ends that.
+        let subject = match response.subject.as_str() {
+            "" => question.subject,
+            canonical => canonical,
+        };
         let recent = self.recent.lock();
-        let turned_by = self.turned_by(question);
+        let turned_by = self.turned_by(subject, question);
         if epoch != recent.epoch || !recent.may_keep(response.revision, &turned_by) {
             return;
         }
-        let known = self.subjects.get(question.subject);
+        let known = self.subjects.get(subject);
         let others = known.iter().flat_map(|cells| cells.iter());
         let others: Vec<_> = others.filter(|cell| !cell.answers(question)).cloned().collect();
         let excess = (others.len() + 1).saturating_sub(CELLS_MAX);
@@ -171,13 +183,16 @@ impl Store {
             found,
         });
         let cells = others.into_iter().skip(excess).chain([cell]).collect();
-        self.subjects.insert(question.subject.into(), cells);
+        self.subjects.insert(subject.into(), cells);
+        if subject != question.subject {
+            self.spellings.insert(question.subject.into(), subject.into());
+        }
         drop(recent);
     }
 
-    fn turned_by(&self, question: &Question<'_>) -> [Turned; 4] {
+    fn turned_by(&self, subject: &str, question: &Question<'_>) -> [Turned; 4] {
         [
-            Turned::Subject(self.hasher.hash_one(question.subject)),
+            Turned::Subject(self.hasher.hash_one(subject)),
             Turned::Purpose(self.hasher.hash_one(question.purpose)),
             Turned::Channel(self.hasher.hash_one(question.channel)),
             Turned::Everything,
@@ -191,6 +206,7 @@ impl Store {
             About::Everything => {
                 recent.push(index, Turned::Everything);
                 self.subjects.clear();
+                self.spellings.clear();
             }
             About::Purpose(key) => {
                 recent.push(index, Turned::Purpose(self.hasher.hash_one(key)));
@@ -239,6 +255,7 @@ impl Store {
         let mut recent = self.recent.lock();
         *recent = Recent { epoch, ..Recent::default() };
         self.subjects.clear();
+        self.spellings.clear();
     }
 }
 

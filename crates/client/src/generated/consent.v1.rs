@@ -420,6 +420,61 @@ pub mod catalog_service_client {
                 .insert(GrpcMethod::new("consent.v1.CatalogService", "PutChannel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds or changes a namespace. Writes nothing if nothing differs. Kind, default region and folding
+        /// are fixed once a person of the namespace is on record.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), NAMESPACE_IN_USE (FAILED_PRECONDITION), WRITES_STOPPED
+        /// (UNAVAILABLE).
+        pub async fn put_namespace(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::PutNamespaceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::PutNamespaceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/PutNamespace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "PutNamespace"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All namespaces, ordered by key.
+        pub async fn list_namespaces(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::consent_ledger_proto::ListNamespacesRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::ListNamespacesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/ListNamespaces",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "ListNamespaces"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The current version of one purpose. Errors: UNKNOWN_PURPOSE (NOT_FOUND).
         pub async fn get_purpose(
             &mut self,
@@ -832,7 +887,9 @@ pub mod consent_service_client {
             self
         }
         /// Records one act: any number of changes by one actor for one data subject. Answered when the
-        /// entry is on stable storage and the next check sees it.
+        /// entry is on stable storage and the next check sees it. A stop is recorded whenever its data
+        /// subject, actor and scope are clear: what is wrong beside it is a warning, and its text is kept in
+        /// `Evidence.unreadable`. The grants of such a request are NOT_RECORDED.
         /// Errors: INVALID_FIELD, LIMIT_EXCEEDED, EFFECTIVE_AT_IN_FUTURE, ENTRY_TOO_LARGE (all
         /// INVALID_ARGUMENT); UNKNOWN_PURPOSE, UNKNOWN_CHANNEL (NOT_FOUND); PURPOSE_RETIRED
         /// (FAILED_PRECONDITION); IDEMPOTENCY_KEY_REUSED (ALREADY_EXISTS); TOO_MANY_APPENDS

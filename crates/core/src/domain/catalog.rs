@@ -8,6 +8,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
+    namespace::Namespace,
     region::Region,
     scope::{Key, Scope, ScopeKeys},
 };
@@ -217,6 +218,7 @@ pub struct Catalog {
     purpose_ids: HashMap<Key, PurposeId>,
     channels: Vec<Channel>,
     channel_ids: HashMap<Key, ChannelId>,
+    namespaces: BTreeMap<Key, Namespace>,
 }
 
 impl Catalog {
@@ -273,6 +275,22 @@ impl Catalog {
                 self.channels.push(channel);
             }
         }
+    }
+
+    /// Folds in a namespace entry.
+    pub fn put_namespace(&mut self, namespace: Namespace) {
+        self.namespaces.insert(namespace.key.clone(), namespace);
+    }
+
+    /// A namespace, by its key in lower case.
+    #[must_use]
+    pub fn namespace(&self, key: &str) -> Option<&Namespace> {
+        self.namespaces.get(key)
+    }
+
+    /// All namespaces, by key.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
     }
 
     /// The ordinal of a purpose.

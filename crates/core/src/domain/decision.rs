@@ -67,6 +67,8 @@ impl Effect {
 /// Why. In the order in which the rules are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
+    /// The namespace of the data subject is not in the catalogue.
+    UnknownNamespace,
     /// The purpose is not in the catalogue.
     UnknownPurpose,
     /// The channel is not in the catalogue, or retired.
@@ -103,7 +105,8 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
+        Self::UnknownNamespace,
         Self::UnknownPurpose,
         Self::UnknownChannel,
         Self::PurposeRetired,

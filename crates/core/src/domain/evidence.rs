@@ -1,11 +1,11 @@
 //! Evidence of an act: the notice that was shown to the data subject, and how the choice was
 //! expressed.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, mem};
 
 use thiserror::Error;
 
-use super::time::Millis;
+use super::{subject::Subject, time::Millis};
 
 /// The longest short text of an evidence, in bytes.
 pub const EVIDENCE_TEXT_BYTES_MAX: usize = 256;
@@ -19,6 +19,13 @@ pub const ATTRIBUTES_MAX: usize = 32;
 pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 64;
 /// The longest value of an attribute, in bytes.
 pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
+
+/// The greatest number of unreadable values that are kept.
+pub const UNREADABLE_MAX: usize = 16;
+/// The longest path of an unreadable value, in bytes.
+pub const UNREADABLE_PATH_BYTES_MAX: usize = 64;
+/// The longest text of an unreadable value, in bytes.
+pub const UNREADABLE_TEXT_BYTES_MAX: usize = 256;
 
 /// The notice that was shown, and how the choice was expressed. Never part of a decision.
 ///
@@ -45,6 +52,10 @@ pub struct Evidence {
     pub attributes: BTreeMap<String, String>,
     /// The authority of an actor other than the data subject.
     pub authority: Option<Authority>,
+    /// Values beside a stop that could not be read, as text, by the path of their field.
+    pub unreadable: BTreeMap<String, String>,
+    /// The data subject as the caller spelled it; empty if that was its canonical form.
+    pub subject_given: String,
 }
 
 /// The authority by which a guardian, or staff, acted for a data subject.
@@ -79,6 +90,9 @@ pub enum EvidenceError {
     /// An attribute without a key.
     #[error("must not have an empty key")]
     EmptyAttributeKey,
+    /// Too many unreadable values.
+    #[error("must be at most {UNREADABLE_MAX} values, got {0}")]
+    TooManyUnreadable(usize),
     /// An authority without a relationship.
     #[error("is required")]
     NoRelationship,
@@ -91,50 +105,150 @@ impl EvidenceError {
         match self {
             Self::TooLong { part, .. } => part,
             Self::TooManyAttributes(_) | Self::EmptyAttributeKey => "attributes",
+            Self::TooManyUnreadable(_) => "unreadable",
             Self::NoRelationship => "authority.relationship",
         }
     }
 }
 
-impl Evidence {
-    /// Checks every limit.
-    ///
-    /// # Errors
-    /// The first part that is over its limit.
-    pub fn checked(self) -> Result<Self, EvidenceError> {
-        let within = |part, got: usize, limit| {
-            if got <= limit { Ok(()) } else { Err(EvidenceError::TooLong { part, limit, got }) }
-        };
-        within("touchpoint", self.touchpoint.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        within("notice_id", self.notice_id.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        within("notice_version", self.notice_version.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        within("language", self.language.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        within("notice_hash", self.notice_hash.len(), NOTICE_HASH_BYTES_MAX)?;
-        within("method", self.method.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        within("ip_address", self.ip_address.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        within("user_agent", self.user_agent.len(), USER_AGENT_BYTES_MAX)?;
-        if self.attributes.len() > ATTRIBUTES_MAX {
-            return Err(EvidenceError::TooManyAttributes(self.attributes.len()));
-        }
-        if let Some(authority) = &self.authority {
-            if authority.relationship.is_empty() {
-                return Err(EvidenceError::NoRelationship);
-            }
-            let len = authority.relationship.len();
-            within("authority.relationship", len, EVIDENCE_TEXT_BYTES_MAX)?;
-            let len = authority.representative.len();
-            within("authority.representative", len, EVIDENCE_TEXT_BYTES_MAX)?;
-            within("authority.proof", authority.proof.len(), EVIDENCE_TEXT_BYTES_MAX)?;
-        }
-        for (key, value) in &self.attributes {
-            if key.is_empty() {
-                return Err(EvidenceError::EmptyAttributeKey);
-            }
-            within("attributes", key.len(), ATTRIBUTE_KEY_BYTES_MAX)?;
-            within("attributes", value.len(), ATTRIBUTE_VALUE_BYTES_MAX)?;
-        }
-        Ok(self)
+/// Keeps the text of a value that could not be read, as far as there is room. A second value at the same
+/// path is appended.
+pub fn keep_unreadable(unreadable: &mut BTreeMap<String, String>, path: &str, text: &str) {
+    let path = start_of(path, UNREADABLE_PATH_BYTES_MAX);
+    let has_room = unreadable.len() < UNREADABLE_MAX || unreadable.contains_key(path);
+    if text.is_empty() || !has_room {
+        return;
     }
+    let kept = unreadable.entry(path.to_owned()).or_default();
+    if !kept.is_empty() {
+        kept.push('\n');
+    }
+    kept.push_str(text);
+    let end = start_of(kept, UNREADABLE_TEXT_BYTES_MAX).len();
+    kept.truncate(end);
+}
+
+/// The start of a text, of a maximum length in bytes.
+fn start_of(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+/// A part that was taken out of an evidence.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Excess {
+    /// What is wrong with it.
+    pub error: EvidenceError,
+    /// The part as text.
+    pub text: String,
+}
+
+impl Evidence {
+    /// With the data subject as the caller spelled it, if that is not its canonical form.
+    #[must_use]
+    pub fn with_subject_given(mut self, given: &str, subject: &Subject) -> Self {
+        if given != subject.as_str() {
+            given.clone_into(&mut self.subject_given);
+        }
+        self
+    }
+
+    /// Takes out each part that is over its limit.
+    #[must_use]
+    pub fn within_limits(mut self) -> (Self, Vec<Excess>) {
+        let mut excess = Vec::new();
+        let mut limit = |part, text: &mut String, limit| {
+            let got = text.len();
+            if got > limit {
+                let error = EvidenceError::TooLong { part, limit, got };
+                excess.push(Excess { error, text: mem::take(text) });
+            }
+        };
+        limit("touchpoint", &mut self.touchpoint, EVIDENCE_TEXT_BYTES_MAX);
+        limit("notice_id", &mut self.notice_id, EVIDENCE_TEXT_BYTES_MAX);
+        limit("notice_version", &mut self.notice_version, EVIDENCE_TEXT_BYTES_MAX);
+        limit("language", &mut self.language, EVIDENCE_TEXT_BYTES_MAX);
+        limit("method", &mut self.method, EVIDENCE_TEXT_BYTES_MAX);
+        limit("ip_address", &mut self.ip_address, EVIDENCE_TEXT_BYTES_MAX);
+        limit("user_agent", &mut self.user_agent, USER_AGENT_BYTES_MAX);
+        let had_relationship = self.authority.as_ref().map(|it| !it.relationship.is_empty());
+        if let Some(authority) = &mut self.authority {
+            let max = EVIDENCE_TEXT_BYTES_MAX;
+            limit("authority.relationship", &mut authority.relationship, max);
+            limit("authority.representative", &mut authority.representative, max);
+            limit("authority.proof", &mut authority.proof, max);
+        }
+        if had_relationship == Some(false) {
+            let text = self.authority.take().map(|authority| authority.representative);
+            let text = text.unwrap_or_default();
+            excess.push(Excess { error: EvidenceError::NoRelationship, text });
+        }
+        excess.extend(self.limit_notice_hash());
+        excess.extend(limit_attributes(&mut self.attributes));
+        excess.extend(limit_unreadable(&mut self.unreadable));
+        (self, excess)
+    }
+
+    fn limit_notice_hash(&mut self) -> Option<Excess> {
+        let (part, limit, got) = ("notice_hash", NOTICE_HASH_BYTES_MAX, self.notice_hash.len());
+        let error = EvidenceError::TooLong { part, limit, got };
+        (got > limit).then(|| {
+            let bytes = mem::take(&mut self.notice_hash);
+            let hex = bytes.iter().take(UNREADABLE_TEXT_BYTES_MAX / 2);
+            Excess { error, text: hex.map(|byte| format!("{byte:02x}")).collect() }
+        })
+    }
+}
+
+fn limit_attributes(attributes: &mut BTreeMap<String, String>) -> Vec<Excess> {
+    let mut excess = Vec::new();
+    let got = attributes.len();
+    if got > ATTRIBUTES_MAX {
+        let error = EvidenceError::TooManyAttributes(got);
+        let beyond: Vec<_> = attributes.iter().skip(ATTRIBUTES_MAX).collect();
+        let text = beyond.iter().map(|(key, value)| format!("{key}={value}"));
+        let text = text.collect::<Vec<_>>().join("\n");
+        excess.push(Excess { error, text });
+        *attributes = mem::take(attributes).into_iter().take(ATTRIBUTES_MAX).collect();
+    }
+    attributes.retain(|key, value| {
+        let too_long = |got, limit| EvidenceError::TooLong { part: "attributes", limit, got };
+        let error = if key.is_empty() {
+            EvidenceError::EmptyAttributeKey
+        } else if key.len() > ATTRIBUTE_KEY_BYTES_MAX {
+            too_long(key.len(), ATTRIBUTE_KEY_BYTES_MAX)
+        } else if value.len() > ATTRIBUTE_VALUE_BYTES_MAX {
+            too_long(value.len(), ATTRIBUTE_VALUE_BYTES_MAX)
+        } else {
+            return true;
+        };
+        excess.push(Excess { error, text: format!("{key}={value}") });
+        false
+    });
+    excess
+}
+
+fn limit_unreadable(unreadable: &mut BTreeMap<String, String>) -> Vec<Excess> {
+    let mut excess = Vec::new();
+    let got = unreadable.len();
+    if got > UNREADABLE_MAX {
+        let text = String::new();
+        excess.push(Excess { error: EvidenceError::TooManyUnreadable(got), text });
+        *unreadable = mem::take(unreadable).into_iter().take(UNREADABLE_MAX).collect();
+    }
+    unreadable.retain(|path, text| {
+        for (limit, got) in
+            [(UNREADABLE_PATH_BYTES_MAX, path.len()), (UNREADABLE_TEXT_BYTES_MAX, text.len())]
+        {
+            if got > limit {
+                let error = EvidenceError::TooLong { part: "unreadable", limit, got };
+                excess.push(Excess { error, text: String::new() });
+                return false;
+            }
+        }
+        true
+    });
+    excess
 }
 
 impl fmt::Debug for Evidence {

@@ -8,6 +8,7 @@ mod decision;
 mod evidence;
 mod filter;
 mod identity;
+mod namespace;
 mod region;
 mod scope;
 mod sealed;
@@ -21,6 +22,9 @@ pub use catalog::{
     Catalog, Channel, ChannelId, LegalBasis, Obligation, Purpose, PurposeId, PurposeVersion,
     UnknownKey, covers_category,
 };
+pub use consent_ledger_identity::{
+    IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
+};
 pub use contact::{
     Contact, ContactChange, Field, FrequencyCap, LANGUAGE_BYTES_MAX, QuietSpan, Said,
     TIME_ZONES_MAX,
@@ -28,15 +32,18 @@ pub use contact::{
 pub use decision::{Decision, Effect, Query, Reason, Status};
 pub use evidence::{
     ATTRIBUTE_KEY_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, Authority,
-    EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, NOTICE_HASH_BYTES_MAX, USER_AGENT_BYTES_MAX,
+    EVIDENCE_TEXT_BYTES_MAX, Evidence, EvidenceError, Excess, NOTICE_HASH_BYTES_MAX,
+    UNREADABLE_MAX, UNREADABLE_PATH_BYTES_MAX, UNREADABLE_TEXT_BYTES_MAX, USER_AGENT_BYTES_MAX,
+    keep_unreadable,
 };
 pub use filter::{EventKind, Filter};
 pub use identity::Identity;
+pub use namespace::Namespace;
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
 pub use state::{CellState, Exception, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
-pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
+pub use subject::{GivenSubject, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
     SubscriptionId, WEBHOOK_URL_BYTES_MAX,
@@ -46,6 +53,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
     DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
+    LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
     SubscriptionEntry, UseRecorded,
 };

@@ -1,20 +1,34 @@
-//! Data subjects: as callers name them, and as the ledger does.
+//! Data subjects: as callers spell them, in their one canonical form, and as the ledger names them.
+//!
+//! A [`GivenSubject`] is what a caller wrote. [`Catalog::subject`] makes a [`Subject`] of it, and nothing
+//! else does for a caller: only then are two spellings of one person equal.
 
 use std::fmt;
 
+use consent_ledger_identity::{GIVEN_BYTES_MAX, IdentityError, NamespaceKind, canonical, trimmed};
 use thiserror::Error;
 
-/// The longest data subject, in bytes of UTF-8.
+use super::{catalog::Catalog, scope::Key};
+
+/// The longest data subject, in bytes of UTF-8, in its canonical form.
 pub const SUBJECT_BYTES_MAX: usize = 256;
 
-/// A data subject as the caller knows it: `namespace:id`, for example `user:42`.
+/// A data subject in its canonical form: `namespace:id`, for example `user:42`.
 ///
 /// It is personal data: `Debug` never prints it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Subject(Box<str>);
 
+/// A data subject as a caller spells it. Two of them can not be compared.
+#[derive(Clone)]
+pub struct GivenSubject<'a> {
+    /// In lower case.
+    namespace: Key,
+    id: &'a str,
+}
+
 /// Why a text does not name a data subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SubjectError {
     /// The text is empty.
     #[error("is required, as `namespace:id`, for example `user:42`")]
@@ -25,16 +39,72 @@ pub enum SubjectError {
     /// No colon, or nothing on one side of it.
     #[error("must be `namespace:id`, for example `user:42`")]
     NotNamespaced,
-    /// The namespace has other characters than `a-z`, `A-Z`, `0-9`, `_`, `-` and `.`.
+    /// The namespace is no key of the catalogue.
     #[error("must have a namespace of letters, digits, `_`, `-` and `.` before the colon")]
     Namespace,
-    /// A control character.
-    #[error("must not contain control characters")]
-    ControlCharacter,
+    /// The catalogue lacks the namespace.
+    #[error("has the namespace `{0}`, which is not in the catalogue")]
+    UnknownNamespace(Key),
+    /// The namespace has no such id.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl<'a> GivenSubject<'a> {
+    /// Parses `namespace:id`. The namespace may be in any case of its letters.
+    ///
+    /// # Errors
+    /// The text has no namespace, or no id.
+    pub fn parse(text: &'a str) -> Result<Self, SubjectError> {
+        if text.is_empty() {
+            return Err(SubjectError::Missing);
+        }
+        let (namespace, id) = text.split_once(':').ok_or(SubjectError::NotNamespaced)?;
+        let namespace = trimmed(namespace);
+        if namespace.is_empty() || id.is_empty() {
+            return Err(SubjectError::NotNamespaced);
+        }
+        let namespace = Key::parse(&namespace.to_ascii_lowercase());
+        Ok(Self { namespace: namespace.map_err(|_| SubjectError::Namespace)?, id })
+    }
+}
+
+impl Catalog {
+    /// The data subject that a caller means. This is the one door to a [`Subject`].
+    ///
+    /// # Errors
+    /// The catalogue lacks the namespace, or the namespace has no such id.
+    pub fn subject(&self, given: &GivenSubject<'_>) -> Result<Subject, SubjectError> {
+        let namespace = self.namespace(given.namespace.as_str());
+        let namespace =
+            namespace.ok_or_else(|| SubjectError::UnknownNamespace(given.namespace.clone()))?;
+        Subject::canonical(&namespace.key, namespace.kind, given.id)
+    }
+
+    /// Whether a data subject has the form that its namespace, if the catalogue has it, asks for.
+    #[must_use]
+    pub fn is_canonical(&self, subject: &Subject) -> bool {
+        self.namespace(subject.namespace()).is_none_or(|namespace| {
+            canonical(namespace.kind, subject.id()).is_ok_and(|form| form == subject.id())
+        })
+    }
 }
 
 impl Subject {
-    /// Parses `namespace:id`.
+    /// The data subject of an id of a namespace, in any spelling.
+    ///
+    /// # Errors
+    /// The kind has no such id, or its canonical form is too long.
+    pub fn canonical(namespace: &Key, kind: NamespaceKind, id: &str) -> Result<Self, SubjectError> {
+        let text = format!("{namespace}:{}", canonical(kind, id)?);
+        if text.len() > SUBJECT_BYTES_MAX {
+            return Err(SubjectError::TooLong(text.len()));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Parses `namespace:id` in the canonical form in which this service stored it. What callers spell
+    /// goes through [`Catalog::subject`].
     ///
     /// # Errors
     /// One [`SubjectError`] for every way in which the text can be wrong.
@@ -53,7 +123,7 @@ impl Subject {
             return Err(SubjectError::Namespace);
         }
         if id.chars().any(char::is_control) {
-            return Err(SubjectError::ControlCharacter);
+            return Err(IdentityError::ControlCharacter.into());
         }
         Ok(Self(text.into()))
     }
@@ -68,6 +138,30 @@ impl Subject {
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.0.split_once(':').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The part after the first colon.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, id)| id)
+    }
+}
+
+impl SubjectError {
+    /// The limit that is exceeded, if the fault is one of size.
+    #[must_use]
+    pub fn limit(&self) -> Option<usize> {
+        match self {
+            Self::TooLong(_) => Some(SUBJECT_BYTES_MAX),
+            Self::Identity(IdentityError::TooLong(_)) => Some(GIVEN_BYTES_MAX),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for GivenSubject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GivenSubject({}:…)", self.namespace)
     }
 }
 
@@ -90,6 +184,7 @@ impl fmt::Debug for SubjectRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Namespace;
 
     #[test]
     fn names_every_way_in_which_a_subject_is_wrong() {
@@ -101,13 +196,60 @@ mod tests {
             (":42", Err(SubjectError::NotNamespaced)),
             ("user:", Err(SubjectError::NotNamespaced)),
             ("us er:42", Err(SubjectError::Namespace)),
-            ("user:4\n2", Err(SubjectError::ControlCharacter)),
+            ("user:4\n2", Err(IdentityError::ControlCharacter.into())),
             ("user:42", Ok("user")),
             ("email:jo@example.org", Ok("email")),
             ("urn:a:b", Ok("urn")),
         ] {
             let got = Subject::parse(text);
-            assert_eq!(got.as_ref().map(Subject::namespace).map_err(|e| *e), want, "{text:?}");
+            assert_eq!(
+                got.as_ref().map(Subject::namespace).map_err(Clone::clone),
+                want,
+                "{text:?}"
+            );
+        }
+    }
+
+    fn catalog() -> Catalog {
+        let mut catalog = Catalog::default();
+        let namespaces = [
+            ("email", NamespaceKind::Email { fold_local_part: true }),
+            ("user", NamespaceKind::Opaque),
+        ];
+        for (key, kind) in namespaces {
+            let (key, title) = (Key::parse(key).unwrap(), String::new());
+            catalog.put_namespace(Namespace { key, title, kind, form_version: 1 });
+        }
+        catalog
+    }
+
+    #[test]
+    fn one_door_gives_every_spelling_one_form() {
+        let catalog = catalog();
+        let long = format!("user:{}", "x".repeat(252));
+        let spelled = |text: &str| catalog.subject(&GivenSubject::parse(text)?);
+        for (given, want) in [
+            ("email:Kim@X.example", "email:kim@x.example"),
+            ("EMAIL:<kim@x.example>", "email:kim@x.example"),
+            ("\u{feff} Email : kim@x.example ", "email:kim@x.example"),
+            ("user:42", "user:42"),
+            ("user:a:B", "user:a:B"),
+        ] {
+            assert_eq!(spelled(given).as_ref().map(Subject::as_str), Ok(want), "{given:?}");
+        }
+        let unknown = SubjectError::UnknownNamespace(Key::parse("crm").unwrap());
+        for (given, want) in [
+            ("", SubjectError::Missing),
+            ("user", SubjectError::NotNamespaced),
+            (":42", SubjectError::NotNamespaced),
+            ("user:", SubjectError::NotNamespaced),
+            ("us er:42", SubjectError::Namespace),
+            ("CRM:42", unknown),
+            ("user: \u{200b}", SubjectError::Identity(IdentityError::Empty)),
+            ("user:4\n2", SubjectError::Identity(IdentityError::ControlCharacter)),
+            (long.as_str(), SubjectError::TooLong(257)),
+        ] {
+            assert_eq!(spelled(given), Err(want), "{given:?}");
         }
     }
 

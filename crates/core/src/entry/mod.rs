@@ -23,6 +23,7 @@ mod confirmed;
 mod expired;
 pub(crate) mod fields;
 mod link;
+mod namespace;
 mod opened;
 mod purpose;
 mod subscription;
@@ -39,6 +40,7 @@ pub use fields::{
     timestamp, timestamp_ms,
 };
 pub use link::LinkChange;
+pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
 pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
 use smallvec::SmallVec;
@@ -108,6 +110,8 @@ pub enum Body {
     PurposePut(PurposePut),
     /// A channel was added or changed.
     ChannelPut(ChannelPut),
+    /// A namespace was added or changed.
+    NamespacePut(NamespacePut),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
@@ -129,6 +133,7 @@ impl Body {
             Self::Act(act) => act,
             Self::PurposePut(put) => put,
             Self::ChannelPut(put) => put,
+            Self::NamespacePut(put) => put,
             Self::Confirmed(confirmed) => confirmed,
             Self::Expired(expired) => expired,
             Self::Link(link) => link,
@@ -164,6 +169,7 @@ impl Body {
             Message::ConsentAct(message) => Self::Act(message.try_into()?),
             Message::PurposePut(message) => Self::PurposePut(message.try_into()?),
             Message::ChannelPut(message) => Self::ChannelPut(message.try_into()?),
+            Message::NamespacePut(message) => Self::NamespacePut(message.try_into()?),
             Message::ConsentConfirmed(message) => Self::Confirmed(message.try_into()?),
             Message::GrantExpired(message) => Self::Expired(message.try_into()?),
             Message::SubjectsLinked(message) => Self::Link(message.try_into()?),
@@ -378,9 +384,9 @@ pub(crate) mod tests {
 
     use super::{
         act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
-        expired::tests::any_expired, link::tests::any_link, opened::tests::any_opened,
-        purpose::tests::any_purpose_put, subscription::tests::any_subscription_entry,
-        uses::tests::any_use, *,
+        expired::tests::any_expired, link::tests::any_link, namespace::tests::any_namespace_put,
+        opened::tests::any_opened, purpose::tests::any_purpose_put,
+        subscription::tests::any_subscription_entry, uses::tests::any_use, *,
     };
 
     fn any_body() -> impl Strategy<Value = Body> {
@@ -389,6 +395,7 @@ pub(crate) mod tests {
             any_act().prop_map(Body::Act),
             any_purpose_put().prop_map(Body::PurposePut),
             any_channel_put().prop_map(Body::ChannelPut),
+            any_namespace_put().prop_map(Body::NamespacePut),
             any_confirmed().prop_map(Body::Confirmed),
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),

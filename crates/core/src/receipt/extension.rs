@@ -198,6 +198,8 @@ struct EvidenceText {
     attributes: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     authority: Option<AuthorityText>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unreadable: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -391,6 +393,7 @@ impl From<&Evidence> for EvidenceText {
                 proof: authority.proof.clone(),
                 ends_at: authority.ends_at.map(time),
             }),
+            unreadable: evidence.unreadable.clone(),
         }
     }
 }

@@ -70,6 +70,8 @@ fn evidence() -> Evidence {
         user_agent: "Browser/1".to_owned(),
         attributes: [("screen".to_owned(), "2".to_owned())].into(),
         authority: None,
+        unreadable: std::collections::BTreeMap::new(),
+        subject_given: String::new(),
     }
 }
 

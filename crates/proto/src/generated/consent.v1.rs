@@ -166,6 +166,17 @@ pub struct Evidence {
     /// By what right somebody else acted for the data subject. Only for GUARDIAN and AGENT.
     #[prost(message, optional, tag = "10")]
     pub authority: ::core::option::Option<Authority>,
+    /// Output only: the data subject as the caller spelled it, where that is not its canonical form.
+    #[prost(string, tag = "11")]
+    pub subject_given: ::prost::alloc::string::String,
+    /// Values that could not be read, as text, by the path of their field or the name of their column: a
+    /// stop is recorded also where something beside it is wrong. Written by the ledger and by imports. At
+    /// most 16, paths of at most 64 bytes, texts cut to 256 bytes.
+    #[prost(btree_map = "string, string", tag = "12")]
+    pub unreadable: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 impl ::prost::Name for Evidence {
     const NAME: &'static str = "Evidence";
@@ -175,6 +186,29 @@ impl ::prost::Name for Evidence {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.Evidence".into()
+    }
+}
+/// Something in a request that was left out of what is recorded, or changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Warning {
+    /// The field, for example `evidence.attributes`; empty if it is the request as a whole.
+    #[prost(string, tag = "1")]
+    pub field: ::prost::alloc::string::String,
+    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// What is wrong and what was done, for people.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Warning {
+    const NAME: &'static str = "Warning";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Warning".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Warning".into()
     }
 }
 /// By what right a guardian, or staff, acted for a data subject.
@@ -386,6 +420,9 @@ pub enum Outcome {
     SupersededByLater = 4,
     /// A grant that waits for its double opt-in.
     PendingConfirmation = 5,
+    /// Only in answers, never in an entry. A grant that was refused, because something in the request is
+    /// wrong; the stops of the same request are recorded. The answer's warnings say what is wrong.
+    NotRecorded = 6,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -400,6 +437,7 @@ impl Outcome {
             Self::BlockedByStop => "OUTCOME_BLOCKED_BY_STOP",
             Self::SupersededByLater => "OUTCOME_SUPERSEDED_BY_LATER",
             Self::PendingConfirmation => "OUTCOME_PENDING_CONFIRMATION",
+            Self::NotRecorded => "OUTCOME_NOT_RECORDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -411,6 +449,7 @@ impl Outcome {
             "OUTCOME_BLOCKED_BY_STOP" => Some(Self::BlockedByStop),
             "OUTCOME_SUPERSEDED_BY_LATER" => Some(Self::SupersededByLater),
             "OUTCOME_PENDING_CONFIRMATION" => Some(Self::PendingConfirmation),
+            "OUTCOME_NOT_RECORDED" => Some(Self::NotRecorded),
             _ => None,
         }
     }
@@ -548,6 +587,8 @@ pub enum Reason {
     DataCategoryNotCovered = 15,
     /// ALLOW: consent is given.
     Granted = 16,
+    /// DENY: the namespace of the data subject is not in the catalogue. Tried before every other reason.
+    UnknownNamespace = 17,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -573,6 +614,7 @@ impl Reason {
             Self::ReconsentRequired => "REASON_RECONSENT_REQUIRED",
             Self::DataCategoryNotCovered => "REASON_DATA_CATEGORY_NOT_COVERED",
             Self::Granted => "REASON_GRANTED",
+            Self::UnknownNamespace => "REASON_UNKNOWN_NAMESPACE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -595,6 +637,48 @@ impl Reason {
             "REASON_RECONSENT_REQUIRED" => Some(Self::ReconsentRequired),
             "REASON_DATA_CATEGORY_NOT_COVERED" => Some(Self::DataCategoryNotCovered),
             "REASON_GRANTED" => Some(Self::Granted),
+            "REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
+            _ => None,
+        }
+    }
+}
+/// What the ids of a namespace are, and thereby which spellings name the same person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NamespaceKind {
+    /// Not set. Refused.
+    Unspecified = 0,
+    /// E-mail addresses (RFC 5321, RFC 6531).
+    Email = 1,
+    /// Phone numbers: E.164, with an extension as in RFC 3966.
+    Phone = 2,
+    /// Domain names (UTS 46), as A-labels.
+    Domain = 3,
+    /// Ids that only their issuer understands: each differs from every other, in case too.
+    Opaque = 4,
+}
+impl NamespaceKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAMESPACE_KIND_UNSPECIFIED",
+            Self::Email => "NAMESPACE_KIND_EMAIL",
+            Self::Phone => "NAMESPACE_KIND_PHONE",
+            Self::Domain => "NAMESPACE_KIND_DOMAIN",
+            Self::Opaque => "NAMESPACE_KIND_OPAQUE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAMESPACE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAMESPACE_KIND_EMAIL" => Some(Self::Email),
+            "NAMESPACE_KIND_PHONE" => Some(Self::Phone),
+            "NAMESPACE_KIND_DOMAIN" => Some(Self::Domain),
+            "NAMESPACE_KIND_OPAQUE" => Some(Self::Opaque),
             _ => None,
         }
     }
@@ -1149,6 +1233,124 @@ impl ::prost::Name for Channel {
         "/consent.v1.Channel".into()
     }
 }
+/// A namespace of the catalogue: what the ids after `namespace:` are, and so which spellings name one
+/// person.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Namespace {
+    /// Key of `a-z`, `0-9`, `_`, `-` and `.`, for example `email`. At most 128 bytes. In a data subject it
+    /// may stand in any case of its letters.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Title for people, at most 256 bytes without control characters.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// What its ids are. Required.
+    #[prost(enumeration = "NamespaceKind", tag = "3")]
+    pub kind: i32,
+    /// Only for PHONE: where numbers without a country code are from, an ISO 3166-1 alpha-2 code such as
+    /// `AT`. Empty: such numbers are refused.
+    #[prost(string, tag = "4")]
+    pub default_region: ::prost::alloc::string::String,
+    /// Only for EMAIL: whether the case of the part before the `@` is ignored. Absent: true.
+    #[prost(bool, optional, tag = "5")]
+    pub fold_local_part: ::core::option::Option<bool>,
+    /// Output only: the version of the canonical form that the ids of its persons have.
+    #[prost(uint32, tag = "6")]
+    pub canonical_form_version: u32,
+}
+impl ::prost::Name for Namespace {
+    const NAME: &'static str = "Namespace";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Namespace".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Namespace".into()
+    }
+}
+/// Request of PutNamespace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutNamespaceRequest {
+    /// The namespace as it should be. Required.
+    #[prost(message, optional, tag = "1")]
+    pub namespace: ::core::option::Option<Namespace>,
+}
+impl ::prost::Name for PutNamespaceRequest {
+    const NAME: &'static str = "PutNamespaceRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutNamespaceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutNamespaceRequest".into()
+    }
+}
+/// Answer of PutNamespace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutNamespaceResponse {
+    /// The namespace as it is.
+    #[prost(message, optional, tag = "1")]
+    pub namespace: ::core::option::Option<Namespace>,
+    /// First revision at which it is so.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+}
+impl ::prost::Name for PutNamespaceResponse {
+    const NAME: &'static str = "PutNamespaceResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutNamespaceResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutNamespaceResponse".into()
+    }
+}
+/// Request of ListNamespaces.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNamespacesRequest {
+    /// The greatest number of namespaces to answer: 0 means 100, at most 1,000.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// `next_page_token` of the page before; empty for the first.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Answer from at least this revision, or UNAVAILABLE.
+    #[prost(uint64, optional, tag = "3")]
+    pub at_least_revision: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ListNamespacesRequest {
+    const NAME: &'static str = "ListNamespacesRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListNamespacesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListNamespacesRequest".into()
+    }
+}
+/// Answer of ListNamespaces.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNamespacesResponse {
+    /// The namespaces.
+    #[prost(message, repeated, tag = "1")]
+    pub namespaces: ::prost::alloc::vec::Vec<Namespace>,
+    /// Token of the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListNamespacesResponse {
+    const NAME: &'static str = "ListNamespacesResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListNamespacesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListNamespacesResponse".into()
+    }
+}
 /// Request of PutPurpose.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PutPurposeRequest {
@@ -1601,7 +1803,7 @@ impl StatusCode {
 /// Request of Check.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRequest {
-    /// Data subject as `namespace:id`. Required.
+    /// Data subject as `namespace:id`, in any spelling that its namespace knows. Required.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Purpose key. Required.
@@ -1682,6 +1884,10 @@ pub struct CheckResponse {
     /// True if some obligation is `indeterminate`: wait, although no moment is named.
     #[prost(bool, tag = "12")]
     pub indeterminate: bool,
+    /// The data subject in its canonical form, by which events and receipts name it. Empty if its namespace
+    /// is not in the catalogue.
+    #[prost(string, tag = "13")]
+    pub subject: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CheckResponse {
     const NAME: &'static str = "CheckResponse";
@@ -1857,7 +2063,8 @@ impl ::prost::Name for AudienceQuery {
 /// Some data subjects of an audience.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AudienceSubjects {
-    /// Data subjects as `namespace:id`, at most 10,000. One that is malformed is denied and counted.
+    /// Data subjects as `namespace:id`, at most 10,000. One that is malformed is denied and counted, and so
+    /// is one whose namespace is not in the catalogue, under the reason UNKNOWN_NAMESPACE.
     #[prost(string, repeated, tag = "1")]
     pub subjects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -1904,7 +2111,7 @@ impl ::prost::Name for FilterAudienceResponse {
 /// The verdicts for one message of subjects.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AudienceVerdicts {
-    /// The data subjects that are allowed, in the order of the request. Empty with `packed`.
+    /// The data subjects that are allowed, as the request spelled them and in its order. Empty with `packed`.
     #[prost(string, repeated, tag = "1")]
     pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// With `packed`: one bit a data subject, 1 for ALLOW; the first is the lowest bit of the first
@@ -2061,8 +2268,8 @@ pub struct RecordConsentRequest {
     /// Who acts. Required.
     #[prost(enumeration = "Actor", tag = "2")]
     pub actor: i32,
-    /// What changes. At most 100; no two with the same scope. At least 1, unless `preferences` are
-    /// given.
+    /// What changes. At most 100; no two with the same scope, unless one of them is a stop: a stop
+    /// wins over a grant, and of two stops one is recorded. At least 1, unless `preferences` are given.
     #[prost(message, repeated, tag = "3")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. At most five minutes in the future, and then taken as
@@ -2130,6 +2337,14 @@ pub struct RecordConsentResponse {
     /// `AuditService.GetCheckpoint`. Else empty.
     #[prost(string, tag = "8")]
     pub checkpoint: ::prost::alloc::string::String,
+    /// What is wrong with the request although its stops are recorded. If there is any, the grants of the
+    /// request are NOT_RECORDED. A request without a stop is refused instead.
+    #[prost(message, repeated, tag = "10")]
+    pub warnings: ::prost::alloc::vec::Vec<Warning>,
+    /// The data subject in its canonical form. What the caller gave is kept in the evidence, where it
+    /// differs.
+    #[prost(string, tag = "9")]
+    pub subject: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RecordConsentResponse {
     const NAME: &'static str = "RecordConsentResponse";
@@ -2309,7 +2524,8 @@ pub struct ImportRow {
     /// need an `evidence` with a `method`, and an `effective_at`; the row is then an act of theirs.
     #[prost(enumeration = "Actor", tag = "3")]
     pub actor: i32,
-    /// What changes. A row without changes and without preferences erases nothing and is left out. A
+    /// What changes, as in RecordConsent. Fields of grants beside a stop are a warning. A row without
+    /// changes and without preferences erases nothing and is left out. A
     /// grant that needs a double opt-in stays PENDING_CONFIRMATION: an import gives no tokens. Ask
     /// for consent with RecordConsent.
     #[prost(message, repeated, tag = "4")]
@@ -2366,6 +2582,13 @@ pub struct ImportConsentsResponse {
     /// First revision that includes every row.
     #[prost(uint64, tag = "8")]
     pub revision: u64,
+    /// What is wrong with rows whose stops are recorded all the same, as in RecordConsent: the first
+    /// 10,000 warnings. `outcomes` counts the grants that are NOT_RECORDED.
+    #[prost(message, repeated, tag = "9")]
+    pub warnings: ::prost::alloc::vec::Vec<ImportWarning>,
+    /// Rows with a warning.
+    #[prost(uint64, tag = "10")]
+    pub warned: u64,
 }
 impl ::prost::Name for ImportConsentsResponse {
     const NAME: &'static str = "ImportConsentsResponse";
@@ -2423,6 +2646,32 @@ impl ::prost::Name for ImportReject {
         "/consent.v1.ImportReject".into()
     }
 }
+/// What is wrong with a row that was imported.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportWarning {
+    /// `ImportRow.line`.
+    #[prost(uint64, tag = "1")]
+    pub line: u64,
+    /// The field or column.
+    #[prost(string, tag = "2")]
+    pub field: ::prost::alloc::string::String,
+    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// What is wrong and what was done, for people.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ImportWarning {
+    const NAME: &'static str = "ImportWarning";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ImportWarning".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ImportWarning".into()
+    }
+}
 /// Request of RecordUse.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordUseRequest {
@@ -2467,7 +2716,7 @@ impl ::prost::Name for RecordUseRequest {
     }
 }
 /// Answer of RecordUse.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordUseResponse {
     /// Index of the entry that holds the use.
     #[prost(uint64, tag = "1")]
@@ -2484,6 +2733,9 @@ pub struct RecordUseResponse {
     /// True if this use was recorded by an earlier call with the same idempotency key.
     #[prost(bool, tag = "5")]
     pub replayed: bool,
+    /// The data subject in its canonical form.
+    #[prost(string, tag = "6")]
+    pub subject: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RecordUseResponse {
     const NAME: &'static str = "RecordUseResponse";
@@ -2549,11 +2801,6 @@ pub struct GetPreferencesRequest {
     /// ISO 3166 region of the data subject, as in Check.
     #[prost(string, tag = "5")]
     pub region: ::prost::alloc::string::String,
-    /// False: the answer names nobody but the person, so that it may be handed to them. True: it also
-    /// names data subjects that are only said to be the same person. Such an answer is for services and
-    /// staff, never for the person.
-    #[prost(bool, tag = "6")]
-    pub name_linked_persons: bool,
 }
 impl ::prost::Name for GetPreferencesRequest {
     const NAME: &'static str = "GetPreferencesRequest";
@@ -2565,11 +2812,10 @@ impl ::prost::Name for GetPreferencesRequest {
         "/consent.v1.GetPreferencesRequest".into()
     }
 }
-/// Answer of GetPreferences. Acts of linked data subjects count for the one asked about; each cell and
-/// stop says under which name its act is on record.
+/// Answer of GetPreferences.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetPreferencesResponse {
-    /// Data subject as asked.
+    /// The data subject in its canonical form.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Cells, ordered by purpose and channel.
@@ -2585,7 +2831,7 @@ pub struct GetPreferencesResponse {
     /// How the data subject wants to be contacted.
     #[prost(message, optional, tag = "5")]
     pub preferences: ::core::option::Option<ContactPreferences>,
-    /// Data subjects that are linked to this one, directly or through others, without erased ones.
+    /// Data subjects that are linked to this one, directly or through others.
     #[prost(message, repeated, tag = "6")]
     pub links: ::prost::alloc::vec::Vec<LinkedSubject>,
 }
@@ -2599,32 +2845,10 @@ impl ::prost::Name for GetPreferencesResponse {
         "/consent.v1.GetPreferencesResponse".into()
     }
 }
-/// Under which name an act is on record.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RecordedUnder {
-    /// How the name relates to the data subject asked about.
-    #[prost(enumeration = "NameRelation", tag = "1")]
-    pub relation: i32,
-    /// The name, as `namespace:id`. Empty for a LINKED_PERSON, unless the request says
-    /// `name_linked_persons`; and for a data subject that was erased.
-    #[prost(string, tag = "2")]
-    pub subject: ::prost::alloc::string::String,
-}
-impl ::prost::Name for RecordedUnder {
-    const NAME: &'static str = "RecordedUnder";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.RecordedUnder".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.RecordedUnder".into()
-    }
-}
 /// A data subject that is linked to the one asked about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkedSubject {
-    /// Data subject as `namespace:id`. Empty with ASSERTED, unless the request says
-    /// `name_linked_persons`.
+    /// Data subject as `namespace:id`.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// VERIFIED if verified links alone lead there.
@@ -2665,14 +2889,6 @@ pub struct CellPreference {
     /// First moment at which the answer could change with no new entry.
     #[prost(message, optional, tag = "7")]
     pub valid_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// Under which name the act is on record that decided. Absent where none did, where an entry of the
-    /// catalogue did, and in snapshots.
-    #[prost(message, optional, tag = "9")]
-    pub recorded_under: ::core::option::Option<RecordedUnder>,
-    /// With GRANTED: the data categories that the grant covers, if it was narrowed to some. Empty: all
-    /// that the granted version declares.
-    #[prost(string, repeated, tag = "10")]
-    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for CellPreference {
     const NAME: &'static str = "CellPreference";
@@ -2699,9 +2915,6 @@ pub struct StandingStop {
     /// Index of the entry that holds it.
     #[prost(uint64, tag = "4")]
     pub index: u64,
-    /// Under which name it is on record. Absent in snapshots.
-    #[prost(message, optional, tag = "5")]
-    pub recorded_under: ::core::option::Option<RecordedUnder>,
 }
 impl ::prost::Name for StandingStop {
     const NAME: &'static str = "StandingStop";
@@ -2728,9 +2941,6 @@ pub struct ListHistoryRequest {
     /// Answer from at least this revision, or UNAVAILABLE.
     #[prost(uint64, optional, tag = "4")]
     pub at_least_revision: ::core::option::Option<u64>,
-    /// As in GetPreferencesRequest.
-    #[prost(bool, tag = "5")]
-    pub name_linked_persons: bool,
 }
 impl ::prost::Name for ListHistoryRequest {
     const NAME: &'static str = "ListHistoryRequest";
@@ -2801,8 +3011,7 @@ impl ::prost::Name for ListHistoryResponse {
 /// A link, as a history shows it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkRecord {
-    /// The other data subject, as `namespace:id`. Empty if it was erased; and for a LINKED_PERSON, unless
-    /// the request says `name_linked_persons`.
+    /// The other data subject, as `namespace:id`; empty if it was erased.
     #[prost(string, tag = "1")]
     pub other_subject: ::prost::alloc::string::String,
     /// How sure it is; UNSPECIFIED for UNLINK.
@@ -2811,10 +3020,6 @@ pub struct LinkRecord {
     /// Who says so; empty if the first data subject of the link was erased.
     #[prost(string, tag = "3")]
     pub asserted_by: ::prost::alloc::string::String,
-    /// Whether the other data subject is the same person, as links stand now: also for a link that was
-    /// VERIFIED and has been removed since.
-    #[prost(enumeration = "NameRelation", tag = "4")]
-    pub other_relation: i32,
 }
 impl ::prost::Name for LinkRecord {
     const NAME: &'static str = "LinkRecord";
@@ -2865,46 +3070,6 @@ impl ::prost::Name for UseRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.UseRecord".into()
-    }
-}
-/// How a name in an answer relates to the data subject that was asked about, as links stand at the
-/// moment that the answer is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum NameRelation {
-    /// Not set.
-    Unspecified = 0,
-    /// It is the name that was asked about.
-    Asked = 1,
-    /// Another name of the same person: verified links alone lead there. It is named if that is still so
-    /// today.
-    SamePerson = 2,
-    /// The name of a linked person. It is only said that they are the same person: some link on the way
-    /// there is asserted, or there is none any more.
-    LinkedPerson = 3,
-}
-impl NameRelation {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "NAME_RELATION_UNSPECIFIED",
-            Self::Asked => "NAME_RELATION_ASKED",
-            Self::SamePerson => "NAME_RELATION_SAME_PERSON",
-            Self::LinkedPerson => "NAME_RELATION_LINKED_PERSON",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "NAME_RELATION_UNSPECIFIED" => Some(Self::Unspecified),
-            "NAME_RELATION_ASKED" => Some(Self::Asked),
-            "NAME_RELATION_SAME_PERSON" => Some(Self::SamePerson),
-            "NAME_RELATION_LINKED_PERSON" => Some(Self::LinkedPerson),
-            _ => None,
-        }
     }
 }
 /// What an entry of a history is.
@@ -3788,7 +3953,8 @@ pub struct GetPropagationResponse {
     /// When the ledger recorded the entry.
     #[prost(message, optional, tag = "1")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Every subscription that should have heard it, by name. Empty if no subscription's filter covers it. A subscription of namespaces covers it by the links of now: one
+    /// Every subscription that should have heard it, by name. Empty if the entry is no event, or if no
+    /// subscription's filter covers it. A subscription of namespaces covers it by the links of now: one
     /// that heard it by a link that is gone is missing, and one that is linked since stands here.
     #[prost(message, repeated, tag = "2")]
     pub subscriptions: ::prost::alloc::vec::Vec<Propagation>,
@@ -4167,7 +4333,7 @@ pub struct Entry {
     /// What the entry says.
     #[prost(
         oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -4218,6 +4384,9 @@ pub mod entry {
         /// A subscription's deadline passed.
         #[prost(message, tag = "23")]
         DeliveryOverdue(super::DeliveryOverdue),
+        /// A namespace was added to the catalogue or changed.
+        #[prost(message, tag = "24")]
+        NamespacePut(super::NamespacePut),
     }
 }
 impl ::prost::Name for Entry {
@@ -4634,6 +4803,40 @@ impl ::prost::Name for ChannelPut {
         "/consent.v1.ChannelPut".into()
     }
 }
+/// A namespace was added to the catalogue or changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamespacePut {
+    /// Namespace key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Title for people.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// What its ids are.
+    #[prost(enumeration = "NamespaceKind", tag = "3")]
+    pub kind: i32,
+    /// For PHONE: where numbers without a country code are from (ISO 3166-1 alpha-2); empty if they are
+    /// refused.
+    #[prost(string, tag = "4")]
+    pub default_region: ::prost::alloc::string::String,
+    /// For EMAIL: whether the case of the part before the `@` is ignored.
+    #[prost(bool, tag = "5")]
+    pub fold_local_part: bool,
+    /// Version of the canonical form that the ids of its persons have. A program with another version
+    /// brings them into its own form before it serves, and then puts the namespace again.
+    #[prost(uint32, tag = "6")]
+    pub canonical_form_version: u32,
+}
+impl ::prost::Name for NamespacePut {
+    const NAME: &'static str = "NamespacePut";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.NamespacePut".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.NamespacePut".into()
+    }
+}
 /// A durable subscription was created. Other entries name it by the index of this one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscriptionCreated {
@@ -4915,8 +5118,12 @@ pub enum ErrorReason {
     WebhookRefused = 36,
     /// This version of the server does not have the call yet.
     NotImplemented = 37,
-    /// The entry is no event, so that no subscription has to hear it.
-    NotAnEvent = 41,
+    /// The namespace of the data subject is not in the catalogue. (A check answers DENY instead.)
+    UnknownNamespace = 38,
+    /// The namespace has persons: its kind, default region and folding are fixed.
+    NamespaceInUse = 39,
+    /// The namespace was changed while the call was on its way. Nothing was recorded; try again.
+    NamespaceChanged = 40,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4963,7 +5170,9 @@ impl ErrorReason {
             Self::AckNotDelivered => "ERROR_REASON_ACK_NOT_DELIVERED",
             Self::WebhookRefused => "ERROR_REASON_WEBHOOK_REFUSED",
             Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
-            Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
+            Self::UnknownNamespace => "ERROR_REASON_UNKNOWN_NAMESPACE",
+            Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
+            Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5011,7 +5220,9 @@ impl ErrorReason {
             "ERROR_REASON_ACK_NOT_DELIVERED" => Some(Self::AckNotDelivered),
             "ERROR_REASON_WEBHOOK_REFUSED" => Some(Self::WebhookRefused),
             "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
-            "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
+            "ERROR_REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
+            "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
+            "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
             _ => None,
         }
     }

@@ -42,7 +42,9 @@ impl ErrorReason {
             Self::AckNotDelivered => StatusCode::InvalidArgument,
             Self::WebhookRefused => StatusCode::FailedPrecondition,
             Self::NotImplemented => StatusCode::Unimplemented,
-            Self::NotAnEvent => StatusCode::FailedPrecondition,
+            Self::UnknownNamespace => StatusCode::NotFound,
+            Self::NamespaceInUse => StatusCode::FailedPrecondition,
+            Self::NamespaceChanged => StatusCode::Aborted,
         }
     }
 
@@ -86,7 +88,9 @@ impl ErrorReason {
             Self::AckNotDelivered => None,
             Self::WebhookRefused => None,
             Self::NotImplemented => None,
-            Self::NotAnEvent => None,
+            Self::UnknownNamespace => None,
+            Self::NamespaceInUse => None,
+            Self::NamespaceChanged => Some(100),
         }
     }
 }

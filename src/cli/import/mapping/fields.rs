@@ -1,11 +1,27 @@
-//! The fields of a record, converted to a row by the mapping.
+//! The fields of a record, converted to rows by the mapping.
+//!
+//! A stop counts whenever its subject and its cell are clear. Something else that is wrong in the record
+//! is then a warning, or, for a value that the mapping does not know, a reject of its column; the grants
+//! of such a record are not imported. In a record a stop wins over a grant of the same cell.
 
 use super::{
-    super::csv::Record,
+    super::{
+        csv::{Record, Shape},
+        input::Compiled,
+        times::Readings,
+    },
     Mapping,
-    parts::{Column, Text, Time},
+    parts::{Column, Text},
 };
-use crate::proto::{self, Action, Actor, ImportReject, ImportRow};
+use crate::{
+    cli::words::wire_time,
+    domain::keep_unreadable,
+    proto::{self, Action, Actor, ImportReject, ImportRow, ImportWarning},
+};
+
+/// What is appended to the key of a row for its grants, if they took effect at another moment than its
+/// stops.
+const GRANTS_KEY: &str = "#grants";
 
 /// A mapping with the positions of its columns.
 #[derive(Debug)]
@@ -16,24 +32,72 @@ pub(in crate::cli::import) struct Bound {
     pub(super) width: usize,
 }
 
-/// Why a record is rejected.
+/// Why a record or a field of it is rejected.
+#[derive(Debug)]
 pub(super) struct Invalid {
     pub(super) field: String,
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// The field as text.
+    pub(super) text: String,
+}
+
+impl Invalid {
+    fn reject(self, line: u64) -> ImportReject {
+        let Self { field, reason, message, .. } = self;
+        ImportReject { line, field, reason: reason.to_owned(), message }
+    }
+
+    fn warning(&self, line: u64) -> ImportWarning {
+        ImportWarning {
+            line,
+            field: self.field.clone(),
+            reason: self.reason.to_owned(),
+            message: format!("{}; the stops of the row are imported without it", self.message),
+        }
+    }
 }
 
 impl Bound {
-    /// Converts a record to a row.
-    pub(in crate::cli::import) fn row(&self, record: &Record) -> Result<ImportRow, ImportReject> {
+    /// Converts a record to rows.
+    pub(in crate::cli::import) fn compile(&self, record: &Record) -> Compiled {
         let fields = Fields { bound: self, record };
-        fields.row().map_err(|invalid| ImportReject {
-            line: record.line,
-            field: invalid.field,
-            reason: invalid.reason.to_owned(),
-            message: invalid.message,
-        })
+        fields.compile().unwrap_or_else(|invalid| invalid.reject(record.line).into())
     }
+}
+
+impl Shape for Bound {
+    fn fits(&self, record: &Record) -> bool {
+        Fields { bound: self, record }.check_width().is_ok()
+    }
+
+    fn is_known(&self, record: &Record) -> bool {
+        self.fits(record) && Fields { bound: self, record }.changes().unknown.is_empty()
+    }
+
+    fn changes_something(&self, record: &Record, like: &Record) -> bool {
+        let changes = || Fields { bound: self, record }.changes();
+        let has_changes = || {
+            let Changes { stops, grants, .. } = changes();
+            !stops.is_empty() || !grants.is_empty()
+        };
+        let subject = |record| self.mapping.subject.fill(&Fields { bound: self, record }).ok();
+        let has_form = |id: &String| subject(like).is_none_or(|like| has_form_of(id, &like));
+        self.fits(record) && subject(record).as_ref().is_some_and(has_form) && has_changes()
+    }
+}
+
+/// Whether a data subject is named in the form of another: both by a number or not, both by an address or
+/// not, and with a space only if the other has one.
+fn has_form_of(subject: &str, other: &str) -> bool {
+    let id = |subject: &str| subject.split_once(':').map_or(subject, |(_, id)| id).to_owned();
+    let (id, other) = (id(subject), id(other));
+    let is_number = |id: &str| !id.contains(char::is_alphabetic);
+    let is_address = |id: &str| id.contains('@');
+    let has_space = |id: &str| id.contains(char::is_whitespace);
+    is_number(&id) == is_number(&other)
+        && is_address(&id) == is_address(&other)
+        && (has_space(&other) || !has_space(&id))
 }
 
 /// The fields of one record.
@@ -42,81 +106,279 @@ pub(super) struct Fields<'a> {
     record: &'a Record,
 }
 
+/// The changes of a record.
+#[derive(Default)]
+struct Changes {
+    stops: Vec<proto::Change>,
+    grants: Vec<proto::Change>,
+    /// Fields of cells whose value is unknown.
+    unknown: Vec<Invalid>,
+    /// The cells of grants that a stop of the record covers.
+    stopped: Vec<proto::Scope>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.stops.is_empty() && self.grants.is_empty() && self.unknown.is_empty()
+    }
+}
+
+/// What a record holds beside its changes.
+struct Rest {
+    subject: String,
+    actor: Actor,
+    effective_at: Option<Readings>,
+    expires_at: Option<Readings>,
+    evidence: proto::Evidence,
+    preferences: Option<proto::ContactPreferences>,
+    row_key: String,
+}
+
 impl<'a> Fields<'a> {
-    pub(super) fn row(&self) -> Result<ImportRow, Invalid> {
+    fn compile(&self) -> Result<Compiled, Invalid> {
         self.check_width()?;
-        let mapping = &self.bound.mapping;
-        let time = |time: &Option<Time>| time.as_ref().map_or(Ok(None), |time| time.read(self));
-        Ok(ImportRow {
-            line: self.record.line,
-            subject: mapping.subject.fill(self)?,
-            actor: mapping
-                .actor
-                .as_ref()
-                .map_or(Ok(Actor::Unspecified), |actor| actor.read(self))?
-                .into(),
-            changes: self.changes(time(&mapping.expires_at)?)?,
-            effective_at: time(&mapping.effective_at)?,
-            evidence: mapping.evidence.read(self)?,
-            preferences: self.preferences()?,
-            row_key: mapping.row_key.as_ref().map_or(Ok(String::new()), |key| key.fill(self))?,
-        })
+        let mut changes = self.changes();
+        let mut faults = Vec::new();
+        let subject = match self.bound.mapping.subject.fill(self) {
+            Ok(subject) => subject,
+            Err(_) if changes.is_empty() && self.preferences(&mut faults).is_none() => {
+                return Ok(Compiled::default());
+            }
+            Err(invalid) => return Err(invalid),
+        };
+        let rest = self.rest(subject, &mut faults);
+        if changes.stops.is_empty() {
+            return self.compile_without_stops(changes, rest, faults);
+        }
+        let line = self.record.line;
+        let mut warnings: Vec<_> = faults.iter().map(|fault| fault.warning(line)).collect();
+        warnings.extend(changes.stopped.iter().map(|cell| stopped_warning(line, cell)));
+        let mut rest = rest;
+        keep_texts(&mut rest.evidence, &faults);
+        if changes.grants.is_empty() {
+            warnings.extend(self.expiry_warning(&mut rest));
+        }
+        let mut rejects: Vec<_> =
+            std::mem::take(&mut changes.unknown).into_iter().map(|it| it.reject(line)).collect();
+        if (!rejects.is_empty() || !faults.is_empty()) && !changes.grants.is_empty() {
+            changes.grants.clear();
+            rejects.extend(faults.into_iter().next().map(|fault| fault.reject(line)));
+            let reject = rejects.first_mut().map(|reject| &mut reject.message);
+            reject.into_iter().for_each(|it| *it += "; the grants of the row are not imported");
+        }
+        let rows = self.rows(changes, rest);
+        Ok(Compiled { rows, rejects, warnings })
     }
 
-    pub(super) fn check_width(&self) -> Result<(), Invalid> {
+    fn compile_without_stops(
+        &self,
+        changes: Changes,
+        rest: Rest,
+        faults: Vec<Invalid>,
+    ) -> Result<Compiled, Invalid> {
+        match changes.unknown.into_iter().chain(faults).next() {
+            Some(invalid) => Err(invalid),
+            None => {
+                let (grants, stops) = (changes.grants, Vec::new());
+                let changes = Changes { grants, stops, ..Changes::default() };
+                Ok(Compiled { rows: self.rows(changes, rest), ..Compiled::default() })
+            }
+        }
+    }
+
+    /// The stops and the grants as one row; as two if they took effect at different moments.
+    fn rows(&self, changes: Changes, rest: Rest) -> Vec<ImportRow> {
+        let Changes { stops, mut grants, .. } = changes;
+        for grant in &mut grants {
+            grant.expires_at = rest.expires_at.map(|it| wire_time(it.earlier));
+        }
+        let (earlier, later) = (
+            rest.effective_at.map(|it| wire_time(it.earlier)),
+            rest.effective_at.map(|it| wire_time(it.later)),
+        );
+        let row = ImportRow {
+            line: self.record.line,
+            subject: rest.subject,
+            actor: rest.actor.into(),
+            changes: Vec::new(),
+            effective_at: later,
+            evidence: Some(rest.evidence).filter(|it| *it != proto::Evidence::default()),
+            preferences: rest.preferences,
+            row_key: rest.row_key,
+        };
+        if stops.is_empty() {
+            return vec![ImportRow { changes: grants, effective_at: earlier, ..row }];
+        }
+        if grants.is_empty() || earlier == later {
+            let changes = stops.into_iter().chain(grants).collect();
+            return vec![ImportRow { changes, ..row }];
+        }
+        let granted = ImportRow {
+            changes: grants,
+            effective_at: earlier,
+            preferences: None,
+            row_key: match row.row_key.as_str() {
+                "" => String::new(),
+                key => format!("{key}{GRANTS_KEY}"),
+            },
+            ..row.clone()
+        };
+        vec![granted, ImportRow { changes: stops, ..row }]
+    }
+
+    fn check_width(&self) -> Result<(), Invalid> {
         let (width, expected) = (self.record.width(), self.bound.width);
-        if width == expected {
+        // Some systems end every row with blank fields that the heading does not have.
+        let is_blank = |index| trimmed_bytes(self.record.field(index)).is_empty();
+        if width == expected || (width > expected && (expected..width).all(is_blank)) {
             return Ok(());
         }
         let message = format!("has {width} fields, and the heading {expected}");
-        Err(Invalid { field: String::new(), reason: "not_a_row", message })
+        let (field, text) = (String::new(), String::new());
+        Err(Invalid { field, reason: "not_a_row", message, text })
     }
 
-    pub(super) fn changes(
-        &self,
-        expires_at: Option<prost_types::Timestamp>,
-    ) -> Result<Vec<proto::Change>, Invalid> {
-        let changes =
-            self.bound.mapping.cells.iter().filter_map(|cell| cell.change(self).transpose());
-        let with_expiry = |mut change: proto::Change| {
-            if change.action() == Action::Grant {
-                change.expires_at = expires_at;
+    fn changes(&self) -> Changes {
+        let mut changes = Changes::default();
+        for cell in &self.bound.mapping.cells {
+            match cell.change(self) {
+                Ok(None) => {}
+                Ok(Some(change)) if change.action() == Action::Grant => changes.grants.push(change),
+                Ok(Some(change)) => changes.stops.push(change),
+                Err(invalid) => changes.unknown.push(invalid),
             }
-            change
-        };
-        changes.map(|change| change.map(with_expiry)).collect()
+        }
+        let stops = &changes.stops;
+        let is_stopped = |grant: &proto::Change| stops.iter().any(|stop| covers(stop, grant));
+        let (stopped, grants) = changes.grants.into_iter().partition(is_stopped);
+        changes.grants = grants;
+        let stopped: Vec<proto::Change> = stopped;
+        changes.stopped = stopped.into_iter().filter_map(|grant| grant.scope).collect();
+        changes
     }
 
-    pub(super) fn preferences(&self) -> Result<Option<proto::ContactPreferences>, Invalid> {
+    fn rest(&self, subject: String, faults: &mut Vec<Invalid>) -> Rest {
         let mapping = &self.bound.mapping;
-        let zone = self.text(mapping.time_zone.as_ref())?;
+        let actor = mapping.actor.as_ref().map(|actor| actor.read(self));
+        let expires_at = mapping.expires_at.as_ref().map(|time| time.read(self));
+        let effective_at = mapping.effective_at.as_ref().map(|time| time.read(self));
+        Rest {
+            subject,
+            actor: side(actor, faults).unwrap_or(Actor::Unspecified),
+            expires_at: side(expires_at, faults).flatten(),
+            effective_at: side(effective_at, faults).flatten(),
+            evidence: mapping.evidence.read(self, faults),
+            preferences: self.preferences(faults),
+            row_key: side(mapping.row_key.as_ref().map(|key| key.fill(self)), faults)
+                .unwrap_or_default(),
+        }
+    }
+
+    fn preferences(&self, faults: &mut Vec<Invalid>) -> Option<proto::ContactPreferences> {
+        let mapping = &self.bound.mapping;
+        let zone = self.side_text(mapping.time_zone.as_ref(), faults);
         let preferences = proto::ContactPreferences {
-            language: self.text(mapping.language.as_ref())?,
+            language: self.side_text(mapping.language.as_ref(), faults),
             time_zones: Some(zone).filter(|zone| !zone.is_empty()).into_iter().collect(),
             ..Default::default()
         };
-        Ok((preferences != proto::ContactPreferences::default()).then_some(preferences))
+        (preferences != proto::ContactPreferences::default()).then_some(preferences)
     }
 
-    pub(super) fn text(&self, text: Option<&Text>) -> Result<String, Invalid> {
-        Ok(match text {
+    /// A warning for an expiry that no grant of the record takes: a stop does not end.
+    fn expiry_warning(&self, rest: &mut Rest) -> Option<ImportWarning> {
+        rest.expires_at.take()?;
+        let (field, text) = self.bound.mapping.expires_at.as_ref()?.given(self)?;
+        let message = format!("`{text}` is an end, and stops do not end: only grants do");
+        let fault = Invalid { field, reason: "only_for_grants", message, text };
+        keep_texts(&mut rest.evidence, std::slice::from_ref(&fault));
+        Some(fault.warning(self.record.line))
+    }
+
+    /// A text that is no part of a change; blank if it can not be read.
+    pub(super) fn side_text(&self, text: Option<&Text>, faults: &mut Vec<Invalid>) -> String {
+        match text {
             None => String::new(),
             Some(Text::Constant(text)) => text.clone(),
-            Some(Text::Column(column)) => self.get(*column)?.unwrap_or_default().to_owned(),
-        })
+            Some(Text::Column(column)) => {
+                side(Some(self.get(*column)), faults).flatten().unwrap_or_default().to_owned()
+            }
+        }
     }
 
     /// A field without surrounding spaces; none if it is blank.
     pub(super) fn get(&self, column: Column) -> Result<Option<&'a str>, Invalid> {
+        let text = std::str::from_utf8(self.bytes(column)).map_err(|_| {
+            let message = "is not UTF-8; give --encoding, for example --encoding windows-1252";
+            self.invalid(column, "not_utf8", message.to_owned())
+        })?;
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            let message = "has U+FFFD: some bytes of it were lost when the file was decoded";
+            return Err(self.invalid(column, "not_utf8", message.to_owned()));
+        }
+        Ok(Some(trimmed(text)).filter(|text| !text.is_empty()))
+    }
+
+    /// The name of a column, and its text in this record, unless it is blank.
+    pub(super) fn given(&self, column: Column) -> Option<(String, String)> {
+        let text = self.get(column).ok().flatten()?;
+        Some((self.name(column), text.to_owned()))
+    }
+
+    fn bytes(&self, column: Column) -> &'a [u8] {
         let position = self.bound.positions.get(column.0).copied();
-        let bytes = position.map(|position| self.record.field(position)).unwrap_or_default();
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| self.invalid(column, "not_utf8", "is not UTF-8".to_owned()))?;
-        Ok(Some(text.trim()).filter(|text| !text.is_empty()))
+        position.map(|position| self.record.field(position)).unwrap_or_default()
+    }
+
+    fn name(&self, column: Column) -> String {
+        self.bound.mapping.columns.0.get(column.0).cloned().unwrap_or_default()
     }
 
     pub(super) fn invalid(&self, column: Column, reason: &'static str, message: String) -> Invalid {
-        let name = self.bound.mapping.columns.0.get(column.0);
-        Invalid { field: name.cloned().unwrap_or_default(), reason, message }
+        let text = String::from_utf8_lossy(self.bytes(column)).into_owned();
+        Invalid { field: self.name(column), reason, message, text }
     }
+}
+
+/// A value beside the changes; none if it is absent or wrong.
+fn side<T>(value: Option<Result<T, Invalid>>, faults: &mut Vec<Invalid>) -> Option<T> {
+    value?.map_err(|invalid| faults.push(invalid)).ok()
+}
+
+fn stopped_warning(line: u64, cell: &proto::Scope) -> ImportWarning {
+    let cell = format!("{}:{}", cell.purpose, cell.channel);
+    ImportWarning {
+        line,
+        field: String::new(),
+        reason: "stopped_in_row".to_owned(),
+        message: format!("the grant of {cell} is not imported: a stop of the same row covers it"),
+    }
+}
+
+/// Whether a stop covers the cell of a grant.
+fn covers(stop: &proto::Change, grant: &proto::Change) -> bool {
+    let (Some(stop), Some(cell)) = (&stop.scope, &grant.scope) else { return false };
+    let part = |stop: &str, cell: &str| stop == "*" || stop == cell;
+    part(&stop.purpose, &cell.purpose) && part(&stop.channel, &cell.channel)
+}
+
+/// Keeps fields that could not be read in the evidence.
+fn keep_texts(evidence: &mut proto::Evidence, faults: &[Invalid]) {
+    for fault in faults {
+        keep_unreadable(&mut evidence.unreadable, &fault.field, &fault.text);
+    }
+}
+
+/// A text without what is invisible at its edges: white space, also of Unicode, byte order marks, zero
+/// width spaces and NUL.
+pub(super) fn trimmed(text: &str) -> &str {
+    let is_invisible = |character: char| {
+        character.is_whitespace()
+            || matches!(character, '\0' | '\u{feff}' | '\u{200b}'..='\u{200d}')
+    };
+    text.trim_matches(is_invisible)
+}
+
+fn trimmed_bytes(bytes: &[u8]) -> &[u8] {
+    std::str::from_utf8(bytes).map_or(bytes, |text| trimmed(text).as_bytes())
 }

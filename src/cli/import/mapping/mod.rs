@@ -2,13 +2,14 @@
 //!
 //! `examples/import-mapping.toml` shows every field. Columns are found by the heading once, before any
 //! row is sent. A blank field changes nothing. A value that the mapping does not list is rejected,
-//! never guessed.
+//! never guessed. What is wrong in a row never takes a stop of the row with it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::Deserialize;
 
 pub(super) use self::fields::Bound;
+use self::fields::trimmed;
 use self::parts::{ActorSource, Cell, Columns, Evidence, Template, Text, Time};
 use super::{csv::Record, resume, times::RawTime};
 use crate::cli::error::CliError;
@@ -47,6 +48,8 @@ struct RawCell {
     withdraw: Vec<String>,
     #[serde(default)]
     object: Vec<String>,
+    #[serde(default)]
+    nothing: Vec<String>,
     #[serde(default)]
     purpose_version: u32,
     #[serde(default)]
@@ -88,8 +91,8 @@ struct RawText {
 /// A mapping.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Separator of the fields.
-    pub delimiter: u8,
+    /// Separator of the fields; none if the file says it.
+    pub delimiter: Option<u8>,
     /// SHA-256 of the file.
     pub digest: String,
     columns: Columns,
@@ -121,7 +124,7 @@ impl Mapping {
         let mut columns = Columns::default();
         let preferences = raw.preferences;
         let mapping = Self {
-            delimiter: delimiter(raw.delimiter)?,
+            delimiter: raw.delimiter.map(delimiter).transpose()?,
             digest: resume::digest(text.as_bytes()),
             subject: Template::parse("subject", &raw.subject, &mut columns)?,
             row_key: raw
@@ -156,37 +159,68 @@ impl Mapping {
         maps_something.then_some(mapping).ok_or("needs `cells` or `preferences`".to_owned())
     }
 
+    /// Number of columns of the mapping that a heading has.
+    pub(super) fn known_columns(&self, heading: &Record) -> usize {
+        let names = names(heading);
+        self.columns.0.iter().filter(|name| position(name, &names).is_ok()).count()
+    }
+
     /// Finds the columns in a heading.
     pub(super) fn bind(self, heading: &Record) -> Result<Bound, CliError> {
-        let names: Vec<_> = (0..heading.width())
-            .map(|index| String::from_utf8_lossy(heading.field(index)).trim().to_owned())
-            .collect();
+        let names = names(heading);
         let positions = self.columns.0.iter().map(|name| position(name, &names));
         let positions = positions.collect::<Result<_, _>>()?;
         Ok(Bound { positions, width: names.len(), mapping: self })
     }
 }
 
-fn delimiter(character: Option<char>) -> Result<u8, String> {
-    u8::try_from(character.unwrap_or(','))
+fn names(heading: &Record) -> Vec<String> {
+    let name = |index| trimmed(&String::from_utf8_lossy(heading.field(index))).to_owned();
+    (0..heading.width()).map(name).collect()
+}
+
+fn delimiter(character: char) -> Result<u8, String> {
+    u8::try_from(character)
         .ok()
         .filter(|byte| byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n'))
         .ok_or_else(|| "`delimiter` must be one ASCII character, such as \";\"".to_owned())
 }
 
+/// The position of a column: the one with exactly its name, or else the one whose name differs in case,
+/// white space and quotes alone.
 fn position(name: &str, names: &[String]) -> Result<usize, CliError> {
-    let mut found = names.iter().enumerate().filter(|(_, known)| *known == name);
-    match (found.next(), found.next()) {
-        (Some((position, _)), None) => Ok(position),
-        (Some(_), Some(_)) => {
-            Err(CliError::failed(format!("the file has the column `{name}` twice")))
+    let only = |is_same: &dyn Fn(&String) -> bool| {
+        let mut found = names.iter().enumerate().filter(|(_, known)| is_same(known));
+        match (found.next(), found.next()) {
+            (None, _) => Ok(None),
+            (Some((position, _)), None) => Ok(Some(position)),
+            (Some(_), Some(_)) => {
+                Err(CliError::failed(format!("the file has the column `{name}` twice")))
+            }
         }
-        (None, _) => {
-            let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-            Err(CliError::failed(format!("the file has no column `{name}`"))
-                .with_hint(format!("it has {}", known.join(", "))))
-        }
-    }
+    };
+    let plain = plain_name(name);
+    let exact = only(&|known| known == trimmed(name))?;
+    let position = match exact {
+        Some(position) => Some(position),
+        None => only(&|known| plain_name(known) == plain)?,
+    };
+    position.ok_or_else(|| {
+        let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        let encoding = match names.iter().any(|name| name.contains(char::REPLACEMENT_CHARACTER)) {
+            true => "; it is not UTF-8: give --encoding, for example --encoding windows-1252",
+            false => "",
+        };
+        CliError::failed(format!("the file has no column `{name}`"))
+            .with_hint(format!("it has {}{encoding}", known.join(", ")))
+    })
+}
+
+/// A name in lower case, without quotes around it, and with single spaces.
+fn plain_name(name: &str) -> String {
+    let is_quote = |character| matches!(character, '"' | '\'' | '`' | '\u{201c}'..='\u{201f}');
+    let name = trimmed(trimmed(name).trim_matches(is_quote)).to_lowercase();
+    name.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::times::{RawTime, TimeFormat},
+    super::times::{RawTime, Readings, TimeFormat},
     RawActor, RawCell, RawEvidence, RawText,
-    fields::{Fields, Invalid},
+    fields::{Fields, Invalid, trimmed},
 };
 use crate::{
     cli::words,
@@ -105,7 +105,7 @@ impl Template {
 pub(super) struct Cell {
     column: Column,
     scope: proto::Scope,
-    words: BTreeMap<String, Action>,
+    words: CellWords,
     purpose_version: u32,
     data_categories: Vec<String>,
 }
@@ -120,14 +120,21 @@ impl Cell {
                 return Err(format!("{cell}: a grant covers exactly one cell, never `*`"));
             }
         }
-        let words_by_action = [
-            (Action::Grant, raw.grant),
-            (Action::Refuse, raw.refuse),
-            (Action::Withdraw, raw.withdraw),
-            (Action::Object, raw.object),
+        if raw.grant.is_empty() && (raw.purpose_version != 0 || !raw.data_categories.is_empty()) {
+            return Err(format!(
+                "{cell}: `purpose_version` and `data_categories` are only for grants, and the cell \
+                 has no `grant`"
+            ));
+        }
+        let words = [
+            (Some(Action::Grant), raw.grant),
+            (Some(Action::Refuse), raw.refuse),
+            (Some(Action::Withdraw), raw.withdraw),
+            (Some(Action::Object), raw.object),
+            (None, raw.nothing),
         ];
         Ok(Self {
-            words: cell_words(words_by_action).map_err(|error| format!("{cell}: {error}"))?,
+            words: CellWords::new(words).map_err(|error| format!("{cell}: {error}"))?,
             column: columns.add(&raw.column),
             scope: proto::Scope { purpose: raw.purpose, channel: raw.channel },
             purpose_version: raw.purpose_version,
@@ -137,11 +144,12 @@ impl Cell {
 
     pub(super) fn change(&self, fields: &Fields<'_>) -> Result<Option<proto::Change>, Invalid> {
         let Some(word) = fields.get(self.column)? else { return Ok(None) };
-        let action = *self.words.get(word).ok_or_else(|| {
-            let known: Vec<_> = self.words.keys().map(|word| format!("`{word}`")).collect();
+        let action = self.words.action(word).ok_or_else(|| {
+            let known: Vec<_> = self.words.0.keys().map(|word| format!("`{word}`")).collect();
             let message = format!("`{word}` is none of {}", known.join(", "));
             fields.invalid(self.column, "unknown_value", message)
         })?;
+        let Some(action) = action else { return Ok(None) };
         let mut change = proto::Change {
             action: action.into(),
             scope: Some(self.scope.clone()),
@@ -155,29 +163,44 @@ impl Cell {
     }
 }
 
-/// The action of each word that a field may hold.
-fn cell_words(
-    words_by_action: [(Action, Vec<String>); 4],
-) -> Result<BTreeMap<String, Action>, String> {
-    let mut actions = BTreeMap::new();
-    for (action, words) in words_by_action {
-        for word in words {
-            // Fields are compared without surrounding spaces.
-            if word.is_empty() || word.trim() != word {
-                return Err(format!(
-                    "\"{word}\" can not be a value: a blank field changes nothing, and spaces \
-                     around a value do not count"
-                ));
-            }
-            if actions.insert(word.clone(), action).is_some() {
-                return Err(format!("`{word}` is listed twice"));
+/// The words that a field may hold, with their actions; none for a word that says nothing.
+#[derive(Debug)]
+struct CellWords(BTreeMap<String, Option<Action>>);
+
+impl CellWords {
+    fn new(words: [(Option<Action>, Vec<String>); 5]) -> Result<Self, String> {
+        let mut actions = BTreeMap::new();
+        for (action, words) in words {
+            for word in words {
+                // Fields are compared without surrounding spaces.
+                if word.is_empty() || trimmed(&word) != word {
+                    return Err(format!(
+                        "\"{word}\" can not be a value: a blank field changes nothing, and spaces \
+                         around a value do not count"
+                    ));
+                }
+                if actions.insert(word.clone(), action).is_some() {
+                    return Err(format!("`{word}` is listed twice"));
+                }
             }
         }
+        if actions.values().all(Option::is_none) {
+            return Err("needs values in `grant`, `refuse`, `withdraw` or `object`".to_owned());
+        }
+        Ok(Self(actions))
     }
-    if actions.is_empty() {
-        return Err("needs values in `grant`, `refuse`, `withdraw` or `object`".to_owned());
+
+    /// What a word says; none if it is unknown. A grant must be the exact word. A stop counts in any
+    /// case, and so does a word that says nothing.
+    fn action(&self, word: &str) -> Option<Option<Action>> {
+        self.0.get(word).copied().or_else(|| {
+            let lower = word.to_lowercase();
+            let same = self.0.iter().filter(|(known, _)| known.to_lowercase() == lower);
+            let actions = same.map(|(_, action)| *action).filter(|it| *it != Some(Action::Grant));
+            // A stop, if the same word in another case says nothing.
+            actions.max_by_key(Option::is_some)
+        })
     }
-    Ok(actions)
 }
 
 #[derive(Debug)]
@@ -193,14 +216,15 @@ impl Time {
         Ok(Self { column, format })
     }
 
-    pub(super) fn read(
-        &self,
-        fields: &Fields<'_>,
-    ) -> Result<Option<prost_types::Timestamp>, Invalid> {
+    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Option<Readings>, Invalid> {
         let Some(text) = fields.get(self.column)? else { return Ok(None) };
-        let time = self.format.read(text);
-        time.map(|time| Some(words::wire_time(time)))
-            .map_err(|message| fields.invalid(self.column, "not_a_time", message))
+        let readings = self.format.read(text).map(Some);
+        readings.map_err(|message| fields.invalid(self.column, "not_a_time", message))
+    }
+
+    /// The name of the column, and its text, unless it is blank.
+    pub(super) fn given(&self, fields: &Fields<'_>) -> Option<(String, String)> {
+        fields.given(self.column)
     }
 }
 
@@ -269,15 +293,15 @@ impl Evidence {
         })
     }
 
-    pub(super) fn read(&self, fields: &Fields<'_>) -> Result<Option<proto::Evidence>, Invalid> {
-        let evidence = proto::Evidence {
-            touchpoint: fields.text(self.touchpoint.as_ref())?,
-            method: fields.text(self.method.as_ref())?,
-            notice_id: fields.text(self.notice_id.as_ref())?,
-            notice_version: fields.text(self.notice_version.as_ref())?,
-            language: fields.text(self.language.as_ref())?,
+    pub(super) fn read(&self, fields: &Fields<'_>, faults: &mut Vec<Invalid>) -> proto::Evidence {
+        let mut text = |part: &Option<Text>| fields.side_text(part.as_ref(), faults);
+        proto::Evidence {
+            touchpoint: text(&self.touchpoint),
+            method: text(&self.method),
+            notice_id: text(&self.notice_id),
+            notice_version: text(&self.notice_version),
+            language: text(&self.language),
             ..Default::default()
-        };
-        Ok((evidence != proto::Evidence::default()).then_some(evidence))
+        }
     }
 }

@@ -3,7 +3,10 @@
 use std::io::Cursor;
 
 use super::{
-    super::{csv::Records, input::Place},
+    super::{
+        csv::{Read, Records},
+        input::{Compiled, Place},
+    },
     *,
 };
 use crate::proto::{self, Action, Actor, ImportReject, ImportRow};
@@ -22,16 +25,24 @@ refuse = ["no"]
 withdraw = ["gone"]
 "#;
 
+/// The only row, or else the first reject, of each record.
 fn read(mapping: &str, csv: &[u8]) -> Vec<Result<ImportRow, ImportReject>> {
+    let compiled = compile(mapping, csv).into_iter();
+    let only = |mut it: Compiled| it.rows.pop().ok_or_else(|| it.rejects.remove(0));
+    compiled.map(only).collect()
+}
+
+fn compile(mapping: &str, csv: &[u8]) -> Vec<Compiled> {
     let mapping = Mapping::parse(mapping).unwrap();
     let from = Box::new(Cursor::new(csv.to_vec()));
-    let mut records = Records::new(from, mapping.delimiter, Place::START);
-    let bound = mapping.bind(&records.next().unwrap().unwrap()).unwrap();
-    let mut rows = Vec::new();
-    while let Some(record) = records.next().unwrap() {
-        rows.push(bound.row(&record));
+    let mut records = Records::new(from, b',', Place::START);
+    let heading = records.heading(mapping.delimiter, |heading| mapping.known_columns(heading));
+    let bound = mapping.bind(&heading.unwrap().unwrap()).unwrap();
+    let mut compiled = Vec::new();
+    while let Some(Read::Record(record)) = records.next(&bound).unwrap() {
+        compiled.push(bound.compile(&record));
     }
-    rows
+    compiled
 }
 
 #[test]
@@ -92,7 +103,7 @@ fn everything_else_comes_from_columns_or_is_constant() {
     );
     let csv = "id;v;news;at;until;who;how;lang;tz\n\
                1;2;yes;60;2030-01-01T00:00:00Z;self;paper;de;Europe/Vienna\n\
-               2;2;no;;2030-01-01T00:00:00Z;;;;\n3;2;no;x;;;;;\n4;2;no;;;me;;;\n5;;no;;;;;;\n";
+               2;2;no;;2030-01-01T00:00:00Z;;;;\n3;2;yes;x;;;;;\n4;2;yes;;;me;;;\n5;;yes;;;;;;\n";
     let rows = read(&mapping, csv.as_bytes());
     let row = rows[0].as_ref().unwrap();
     assert_eq!((row.row_key.as_str(), row.actor()), ("1-2", Actor::Subject));
@@ -120,6 +131,11 @@ fn a_mapping_that_can_not_be_used_says_why() {
         (MAPPING.replace("\"no\"", "\"\""), "a blank field changes nothing"),
         (MAPPING.replace("\"a\"", "\"A\""), "the purpose"),
         (MAPPING.replace("\"email\"", "\"*\""), "exactly one cell"),
+        (
+            MAPPING.replace("grant = [\"yes\", \"1\"]", "purpose_version = 2"),
+            "`purpose_version` and `data_categories` are only for grants",
+        ),
+        (format!("{MAPPING}nothing = [\"gone\"]"), "`gone` is listed twice"),
         ("subject = \"user:{id}\"".to_owned(), "needs `cells` or `preferences`"),
         (format!("{MAPPING}[actor]\ncolumn = \"a\"\nconstant = \"b\""), "either `column` or"),
         (format!("{MAPPING}[actor]\nconstant = \"robot\""), "`robot` is not a known word"),
@@ -138,11 +154,247 @@ fn a_column_that_is_not_there_is_an_error_with_those_that_are() {
     let bind = |heading: &str| {
         let from = Box::new(Cursor::new(heading.as_bytes().to_vec()));
         let mut records = Records::new(from, b',', Place::START);
-        let heading = records.next().unwrap().unwrap();
+        let heading = records.heading(None, |_| 0).unwrap().unwrap();
         Mapping::parse(MAPPING).unwrap().bind(&heading).unwrap_err().to_json()["error"].clone()
     };
     let error = bind("id,newsletter");
     assert_eq!(error["message"], "the file has no column `news`");
     assert_eq!(error["hint"], "it has `id`, `newsletter`");
     assert_eq!(bind("id,news,news")["message"], "the file has the column `news` twice");
+}
+
+/// Two cells, of which the second column stops a whole channel.
+const TWO_CELLS: &str = r#"
+subject = "user:{id}"
+row_key = "{key}"
+[[cells]]
+column = "news"
+purpose = "a"
+channel = "email"
+grant = ["yes"]
+withdraw = ["no"]
+nothing = ["-"]
+[[cells]]
+column = "mail"
+purpose = "*"
+channel = "email"
+object = ["stop"]
+[[cells]]
+column = "calls"
+purpose = "a"
+channel = "phone"
+grant = ["ok"]
+withdraw = ["never"]
+[effective_at]
+column = "at"
+format = "%Y-%m-%d %H:%M"
+time_zone = "Europe/Vienna"
+[expires_at]
+column = "until"
+[actor]
+column = "by"
+[evidence]
+method = { column = "how" }
+[preferences]
+language = { column = "language" }
+"#;
+
+const HEADING: &str = "id,key,news,mail,calls,at,until,by,how,language\n";
+
+fn one(row: &[u8]) -> Compiled {
+    let mut compiled = compile(TWO_CELLS, &[HEADING.as_bytes(), row].concat());
+    assert_eq!(compiled.len(), 1);
+    compiled.remove(0)
+}
+
+fn cells(row: &ImportRow) -> Vec<String> {
+    let cell = |change: &proto::Change| {
+        let scope = change.scope.clone().unwrap();
+        format!("{:?} {}:{}", change.action(), scope.purpose, scope.channel)
+    };
+    row.changes.iter().map(cell).collect()
+}
+
+fn fields(rejects: &[ImportReject]) -> Vec<(&str, &str)> {
+    rejects.iter().map(|it| (it.field.as_str(), it.reason.as_str())).collect()
+}
+
+#[test]
+fn an_unknown_value_is_a_reject_of_its_column_and_leaves_the_stops_of_the_row() {
+    for word in ["FALSE", "No!", "NEVER_SUBSCRIBED", "0", "HARD_BOUNCE"] {
+        let compiled = one(format!("1,k,{word},stop,ok,,,,,\n").as_bytes());
+        assert_eq!(cells(&compiled.rows[0]), ["Object *:email"], "no grant beside it: {word}");
+        assert_eq!(fields(&compiled.rejects), [("news", "unknown_value")]);
+        let message = &compiled.rejects[0].message;
+        assert!(message.ends_with("the grants of the row are not imported"), "{message}");
+        let compiled = one(format!("1,k,{word},,ok,,,,,\n").as_bytes());
+        assert_eq!((compiled.rows.len(), compiled.rejects.len()), (0, 1), "no stop in the row");
+    }
+    let compiled = one(b"1,k,-,stop,,,,,,\n");
+    assert_eq!((cells(&compiled.rows[0]).len(), compiled.rejects.len()), (1, 0));
+}
+
+#[test]
+fn a_stop_is_known_in_any_case_and_a_grant_in_its_own_alone() {
+    let compiled = one("1,k,NO,\u{a0}Stop\u{200b},,,,,,\n".as_bytes());
+    assert_eq!(cells(&compiled.rows[0]), ["Withdraw a:email", "Object *:email"]);
+    assert_eq!(fields(&one(b"1,k,Yes,,,,,,,\n").rejects), [("news", "unknown_value")]);
+}
+
+#[test]
+fn a_stop_wins_over_a_grant_of_the_same_row() {
+    let compiled = one(b"1,k,yes,stop,ok,,,,,\n");
+    assert_eq!(cells(&compiled.rows[0]), ["Object *:email", "Grant a:phone"]);
+    assert_eq!(compiled.warnings[0].reason, "stopped_in_row");
+    assert!(compiled.warnings[0].message.contains("the grant of a:email is not imported"));
+}
+
+#[test]
+fn in_a_repeated_hour_a_stop_takes_the_later_reading_and_a_grant_the_earlier() {
+    let time = |row: &ImportRow| {
+        let at = row.effective_at.unwrap();
+        jiff::Timestamp::new(at.seconds, at.nanos).unwrap().to_string()
+    };
+    let stop = &one(b"1,k,no,,,2024-10-27 02:30,,,,\n").rows[0];
+    assert_eq!(time(stop), "2024-10-27T01:30:00Z");
+    let grant = &one(b"1,k,yes,,,2024-10-27 02:30,,,,\n").rows[0];
+    assert_eq!(time(grant), "2024-10-27T00:30:00Z");
+    let both = one(b"1,k,no,,ok,2024-10-27 02:30,,,,de\n").rows;
+    assert_eq!(both.iter().map(time).collect::<Vec<_>>(), [time(grant), time(stop)]);
+    assert_eq!([cells(&both[0]), cells(&both[1])], [["Grant a:phone"], ["Withdraw a:email"]]);
+    let keys: Vec<_> = both.iter().map(|row| row.row_key.as_str()).collect();
+    assert_eq!(keys, ["k#grants", "k"]);
+    assert!(both[0].preferences.is_none() && both[1].preferences.is_some());
+    let other_hour = one(b"1,k,no,,ok,2024-10-27 03:30,,,,\n").rows;
+    assert_eq!(other_hour.len(), 1);
+}
+
+#[test]
+fn what_is_wrong_beside_a_stop_is_a_warning_and_is_kept_as_text() {
+    for (row, column, text) in [
+        (&b"1,k,no,,,31.02.2025,,,,\n"[..], "at", "31.02.2025"),
+        (b"1,k,no,,,,9999-12-31,,,\n", "until", "9999-12-31"),
+        (b"1,k,no,,,,,nobody,,\n", "by", "nobody"),
+        (b"1,k,no,,,,,,caf\xe9,\n", "how", "caf\u{fffd}"),
+        (b"1,k,no,,,,,,,d\xe9\n", "language", "d\u{fffd}"),
+        (b"1,k,no,,,,2030-01-01T00:00:00Z,,,\n", "until", "2030-01-01T00:00:00Z"),
+    ] {
+        let compiled = one(row);
+        assert_eq!(cells(&compiled.rows[0]), ["Withdraw a:email"], "{column}");
+        assert_eq!(compiled.warnings[0].field, column);
+        let evidence = compiled.rows[0].evidence.as_ref().unwrap();
+        assert_eq!(evidence.unreadable.get(column).map(String::as_str), Some(text));
+        assert!(compiled.rejects.is_empty());
+    }
+    let compiled = one(b"1,,no,,,,,,,\n");
+    assert_eq!((compiled.rows[0].row_key.as_str(), &*compiled.warnings[0].field), ("", "key"));
+    // The grants of such a row are not imported.
+    let compiled = one(b"1,k,no,,ok,31.02.2025,,,,\n");
+    assert_eq!(cells(&compiled.rows[0]), ["Withdraw a:email"]);
+    assert_eq!(fields(&compiled.rejects), [("at", "not_a_time")]);
+    // Without a stop, the row is rejected.
+    let compiled = one(b"1,k,yes,,,31.02.2025,,,,\n");
+    assert!(compiled.rows.is_empty() && compiled.warnings.is_empty());
+    // An end is for the grants of the row.
+    let compiled = one(b"1,k,no,,ok,,2030-01-01T00:00:00Z,,,\n");
+    assert!(compiled.warnings.is_empty() && compiled.rows[0].changes[1].expires_at.is_some());
+    // Without a data subject, nobody knows whose stop it is.
+    assert_eq!(fields(&one(b",k,no,,,,,,,\n").rejects), [("id", "blank")]);
+}
+
+#[test]
+fn blank_fields_at_the_end_that_the_heading_does_not_have_say_nothing() {
+    let compiled = one(b"1,k,no,,,,,,,,,\n");
+    assert_eq!(cells(&compiled.rows[0]), ["Withdraw a:email"]);
+    assert_eq!(fields(&one(b"1,k,no,,,,,,,,,x\n").rejects), [("", "not_a_row")]);
+}
+
+#[test]
+fn a_column_is_found_whatever_its_case_white_space_and_quotes() {
+    for heading in [
+        "\u{feff}ID,News",
+        " id ,\u{a0}news\u{a0}",
+        "'id',\u{201c}news\u{201d}",
+        "\"\"\"id\"\"\",NEWS",
+        "\u{feff}\"id\",\"news\"",
+    ] {
+        let csv = format!("{heading}\r\n1,yes\r\n");
+        assert_eq!(read(MAPPING, csv.as_bytes())[0].as_ref().unwrap().subject, "user:1");
+    }
+    // The exact name wins over one in another case.
+    let csv = b"id,NEWS,news\n1,gone,yes\n";
+    assert_eq!(read(MAPPING, csv)[0].as_ref().unwrap().changes[0].action(), Action::Grant);
+}
+
+/// The rows of a file, without those that say nothing: who, and the changes.
+fn said(mapping: &str, csv: &str) -> Vec<String> {
+    let compiled = compile(mapping, csv.as_bytes());
+    assert!(compiled.iter().all(|it| it.rejects.is_empty()), "{compiled:?}");
+    let rows = compiled.into_iter().flat_map(|it| it.rows);
+    let rows = rows.filter(|row| !row.changes.is_empty());
+    rows.map(|row| format!("{}: {}", row.subject, cells(&row).join(", "))).collect()
+}
+
+#[test]
+fn the_mappings_for_other_systems_know_the_words_of_their_exports() {
+    let civicrm = include_str!("../../../../examples/mappings/civicrm.toml");
+    let contacts = "\"Contact ID\",\"Do Not Email\",\"Do Not Phone\",\"Do Not Mail\",\"Do Not Sms\",\
+        \"Do Not Trade\",\"No Bulk Emails (User Opt Out)\",\"Preferred Language\",\"Email\"\n\
+        \"201\",\"\",\"1\",\"\",\"\",\"1\",\"\",\"de_AT\",\"tim@example.org\"\n\
+        \"202\",\"Yes\",\"No\",\"No\",\"No\",\"No\",\"Yes\",\"en_US\",\"uma@example.org\"\n\
+        \"203\",\"0\",\"0\",\"0\",\"0\",\"0\",\"0\",\"\",\"\"\n";
+    let want = [
+        "email:tim@example.org: Object *:phone, Object marketing.partners:*",
+        "email:uma@example.org: Object *:email, Withdraw marketing.newsletter:email",
+    ];
+    assert_eq!(said(civicrm, contacts), want);
+
+    let brevo = include_str!("../../../../examples/mappings/brevo.toml");
+    let contacts = "EMAIL;SMS;EMAIL_BLACKLISTED;SMS_BLACKLISTED;DOUBLE_OPT-IN;MODIFIED_TIME\n\
+        vic@example.com;33611111111;Yes;No;Yes;13-04-2022 10:00\n\
+        wes@example.com;;No;No;No;13-04-2022 10:00\n";
+    assert_eq!(said(brevo, contacts), ["email:vic@example.com: Withdraw *:email"]);
+
+    let listmonk = include_str!("../../../../examples/mappings/listmonk.toml");
+    let subscribers = "email,attributes,status,updated_at\n\
+        fay@example.com,\"{\"\"city\"\": \"\"Graz\"\"}\",enabled,2020-03-10 10:53:13.123456+00:00\n\
+        gil@example.com,{},blocklisted,2020-03-10 10:53:13+00\n";
+    assert_eq!(said(listmonk, subscribers), ["email:gil@example.com: Withdraw *:email"]);
+    let compiled = compile(listmonk, subscribers.as_bytes());
+    assert!(compiled[1].warnings.is_empty(), "the time is read: {compiled:?}");
+}
+
+#[test]
+fn a_row_without_a_data_subject_says_nothing_if_it_changes_nothing() {
+    let compiled = one(b",k,-,,,2024-10-27 09:00,,,,\n");
+    assert!(compiled.rows.is_empty() && compiled.rejects.is_empty(), "{compiled:?}");
+    assert_eq!(fields(&one(b",k,maybe,,,,,,,\n").rejects), [("id", "blank")]);
+    assert_eq!(fields(&one(b",k,,,,,,,,de\n").rejects), [("id", "blank")]);
+}
+
+#[test]
+fn a_broken_row_is_found_by_rows_like_it_and_a_text_of_several_lines_is_none() {
+    for (csv, want) in [
+        // Two broken rows look like one of two lines, but the second begins with a number, too.
+        ("id,at,news\n1,\"Kim,gone\n2,Bo\",gone\n3,Cy,no\n", vec!["user:2", "user:3"]),
+        // Texts of several lines.
+        (
+            "id,at,news\n1,\"Street 5,\n1010 Vienna, Austria\",gone\n2,,no\n",
+            vec!["user:1", "user:2"],
+        ),
+        ("id,at,news\n1,\"a,\nno, no, no\nb\",gone\n2,,no\n", vec!["user:1", "user:2"]),
+    ] {
+        let mapping = Mapping::parse(MAPPING).unwrap();
+        let from = Box::new(Cursor::new(csv.to_owned()));
+        let mut records = Records::new(from, b',', Place::START);
+        let heading = records.heading(None, |heading| mapping.known_columns(heading));
+        let bound = mapping.bind(&heading.unwrap().unwrap()).unwrap();
+        let mut subjects = Vec::new();
+        while let Some(read) = records.next(&bound).unwrap() {
+            if let Read::Record(record) = read {
+                subjects.extend(bound.compile(&record).rows.into_iter().map(|row| row.subject));
+            }
+        }
+        assert_eq!(subjects, want, "{csv}");
+    }
 }

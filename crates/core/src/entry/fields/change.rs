@@ -59,7 +59,7 @@ fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryE
 fn outcome_from_proto(outcome: proto::Outcome, cause: Option<u64>) -> Result<Outcome, EntryError> {
     let cause = cause.ok_or(field("cause_index"));
     Ok(match outcome {
-        proto::Outcome::Unspecified => return Err(field("outcome")),
+        proto::Outcome::Unspecified | proto::Outcome::NotRecorded => return Err(field("outcome")),
         proto::Outcome::Applied => Outcome::Applied,
         proto::Outcome::NoEffect => Outcome::NoEffect,
         proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause?),

@@ -41,6 +41,8 @@ impl From<Evidence> for proto::Evidence {
                 proof: authority.proof,
                 ends_at: authority.ends_at.map(timestamp),
             }),
+            unreadable: evidence.unreadable,
+            subject_given: evidence.subject_given,
         }
     }
 }
@@ -63,6 +65,8 @@ impl From<proto::Evidence> for Evidence {
                 proof: authority.proof,
                 ends_at: authority.ends_at.as_ref().and_then(timestamp_ms),
             }),
+            unreadable: evidence.unreadable,
+            subject_given: evidence.subject_given,
         }
     }
 }

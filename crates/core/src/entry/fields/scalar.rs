@@ -89,6 +89,7 @@ same_variants!(LinkConfidence, Verified, Asserted);
 same_variants!(Snapshot, Denied, All);
 same_variants!(
     Reason,
+    UnknownNamespace,
     UnknownPurpose,
     UnknownChannel,
     PurposeRetired,

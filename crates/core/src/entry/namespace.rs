@@ -1,0 +1,212 @@
+//! `NamespacePut`: a namespace was added to the catalogue, or changed.
+
+use consent_ledger_identity::{NamespaceKind, PhoneRegion};
+
+use super::{
+    EntryError, IdempotencyMark, Kind, OfCatalog, Place, Receipted, Subjects, Target,
+    fields::{field, key},
+};
+use crate::{
+    domain::{Catalog, Namespace, SubjectRef},
+    event::{CatalogDetail, CatalogEffect, EventOutline},
+    fold::Lead,
+    history::Line,
+    proto,
+};
+
+/// A catalogue entry for a namespace, as written to the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespacePut(pub Namespace);
+
+impl Kind for NamespacePut {
+    fn message(&self) -> proto::entry::Body {
+        let Namespace { key, title, kind, form_version } = &self.0;
+        let (kind, default_region, fold_local_part) = namespace_kind_to_proto(*kind);
+        proto::entry::Body::NamespacePut(proto::NamespacePut {
+            key: key.to_string(),
+            title: title.clone(),
+            kind: kind.into(),
+            default_region,
+            fold_local_part,
+            canonical_form_version: *form_version,
+        })
+    }
+
+    fn named(&self) -> Subjects {
+        Subjects::new()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target::Catalog(self)
+    }
+
+    fn leads(&self, _: Place) -> Vec<Lead> {
+        Vec::new()
+    }
+
+    fn outline(&self) -> EventOutline<'_> {
+        EventOutline::Catalog
+    }
+
+    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
+        None
+    }
+
+    fn idempotency(&self) -> Option<IdempotencyMark> {
+        None
+    }
+
+    fn receipt(&self) -> Option<Receipted<'_>> {
+        None
+    }
+}
+
+impl OfCatalog for NamespacePut {
+    fn fold(&self, _: Place, catalog: &mut Catalog) -> Option<CatalogDetail> {
+        let kind_before = catalog.namespace(self.0.key.as_str()).map(|before| before.kind);
+        catalog.put_namespace(self.0.clone());
+        let effect = match kind_before {
+            None => CatalogEffect::Added,
+            Some(kind) if kind != self.0.kind => CatalogEffect::ContentChanged,
+            Some(_) => return None,
+        };
+        Some(CatalogDetail {
+            purpose: None,
+            channel: None,
+            effects: vec![effect],
+            version: 0,
+            oldest_compatible: 0,
+        })
+    }
+}
+
+/// A kind as messages have it, with its default region and whether it folds local parts.
+#[must_use]
+pub fn namespace_kind_to_proto(kind: NamespaceKind) -> (proto::NamespaceKind, String, bool) {
+    match kind {
+        NamespaceKind::Email { fold_local_part } => {
+            (proto::NamespaceKind::Email, String::new(), fold_local_part)
+        }
+        NamespaceKind::Phone { default_region } => {
+            let region = default_region.map_or_else(String::new, |region| region.to_string());
+            (proto::NamespaceKind::Phone, region, false)
+        }
+        NamespaceKind::Domain => (proto::NamespaceKind::Domain, String::new(), false),
+        NamespaceKind::Opaque => (proto::NamespaceKind::Opaque, String::new(), false),
+    }
+}
+
+impl TryFrom<proto::NamespacePut> for NamespacePut {
+    type Error = EntryError;
+
+    fn try_from(message: proto::NamespacePut) -> Result<Self, EntryError> {
+        Ok(Self(Namespace {
+            key: key("namespace_put.key", &message.key)?,
+            kind: kind(&message)?,
+            title: message.title,
+            form_version: message.canonical_form_version,
+        }))
+    }
+}
+
+fn kind(message: &proto::NamespacePut) -> Result<NamespaceKind, EntryError> {
+    let region = match message.default_region.as_str() {
+        "" => None,
+        text => Some(PhoneRegion::parse(text).map_err(|_| field("namespace_put.default_region"))?),
+    };
+    let kind = match message.kind() {
+        proto::NamespaceKind::Email => {
+            NamespaceKind::Email { fold_local_part: message.fold_local_part }
+        }
+        proto::NamespaceKind::Phone => NamespaceKind::Phone { default_region: region },
+        proto::NamespaceKind::Domain => NamespaceKind::Domain,
+        proto::NamespaceKind::Opaque => NamespaceKind::Opaque,
+        proto::NamespaceKind::Unspecified => return Err(field("namespace_put.kind")),
+    };
+    // What another kind has alone is no field of this one.
+    if region.is_some() && !matches!(kind, NamespaceKind::Phone { .. }) {
+        return Err(field("namespace_put.default_region"));
+    }
+    if message.fold_local_part && !matches!(kind, NamespaceKind::Email { .. }) {
+        return Err(field("namespace_put.fold_local_part"));
+    }
+    Ok(kind)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::{option, prelude::*, sample::select};
+
+    use super::*;
+    use crate::{
+        domain::{Key, Millis},
+        entry::{
+            Body,
+            fields::tests::any_catalog_key,
+            tests::{reads_back, refused},
+        },
+    };
+
+    fn any_kind() -> impl Strategy<Value = NamespaceKind> {
+        let region =
+            select(vec!["AT", "US", "IT"]).prop_map(|code| PhoneRegion::parse(code).unwrap());
+        prop_oneof![
+            any::<bool>().prop_map(|fold_local_part| NamespaceKind::Email { fold_local_part }),
+            option::of(region).prop_map(|default_region| NamespaceKind::Phone { default_region }),
+            Just(NamespaceKind::Domain),
+            Just(NamespaceKind::Opaque),
+        ]
+    }
+
+    pub(in crate::entry) fn any_namespace_put() -> impl Strategy<Value = NamespacePut> {
+        (any_catalog_key(), ".{0,9}", any_kind(), any::<u32>()).prop_map(
+            |(key, title, kind, form_version)| {
+                NamespacePut(Namespace { key, title, kind, form_version })
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_back(put in any_namespace_put()) {
+            reads_back(&Body::NamespacePut(put));
+        }
+    }
+
+    #[test]
+    fn a_field_of_another_kind_is_refused() {
+        let put = |kind: proto::NamespaceKind, region: &str, fold_local_part| {
+            proto::entry::Body::NamespacePut(proto::NamespacePut {
+                key: "tel".to_owned(),
+                kind: kind.into(),
+                default_region: region.to_owned(),
+                fold_local_part,
+                ..proto::NamespacePut::default()
+            })
+        };
+        use proto::NamespaceKind::{Opaque, Phone, Unspecified};
+        refused(put(Unspecified, "", false), "namespace_put.kind");
+        refused(put(Phone, "XX", false), "namespace_put.default_region");
+        refused(put(Opaque, "AT", false), "namespace_put.default_region");
+        refused(put(Phone, "AT", true), "namespace_put.fold_local_part");
+    }
+
+    #[test]
+    fn a_title_of_a_namespace_changes_no_answer() {
+        let mut catalog = Catalog::default();
+        let mut effects = |title: &str, kind| {
+            let key = Key::parse("email").unwrap();
+            let put =
+                NamespacePut(Namespace { key, title: title.to_owned(), kind, form_version: 1 });
+            let place = Place { index: 1, recorded_at: Millis(0) };
+            put.fold(place, &mut catalog).map(|detail| detail.effects)
+        };
+        let folded = NamespaceKind::Email { fold_local_part: true };
+        assert_eq!(effects("Email", folded), Some(vec![CatalogEffect::Added]));
+        assert_eq!(effects("E-mail", folded), None);
+        assert_eq!(
+            effects("E-mail", NamespaceKind::Opaque),
+            Some(vec![CatalogEffect::ContentChanged])
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! One person, many spellings: over gRPC against the built binary, and by file through `import`.
+
+use consent_ledger::proto::{self, Action, Effect, NamespaceKind, Reason};
+use proptest::{
+    prelude::*,
+    sample::select,
+    strategy::ValueTree,
+    test_runner::{Config, TestRunner},
+};
+
+use crate::support::{
+    self, Clients, LONG_PATIENCE, Process, Server, TypedError, act, binary, change, check_request,
+    link_request, typed,
+};
+
+const NEWS: &str = "marketing.newsletter";
+
+/// Each person, with other spellings of the same one.
+const SPELLINGS: [(&str, &[&str]); 4] = [
+    (
+        "email:kim@x.example",
+        &[
+            "email:Kim@X.example",
+            "EMAIL:kim@x.example",
+            "email:<kim@x.example>",
+            "email:Kim Example <kim@x.example>",
+            "email:mailto:kim@x.example",
+            "email:'kim@x.example",
+            "email:\"kim@x.example\"",
+            "email:=\"kim@x.example\"",
+            "email:\u{200b}kim@x.example",
+            "\u{feff}email:kim@x.example\r\n",
+            "email: kim@x.example\t",
+            "email:kim@x.example.",
+            "email:ｋｉｍ＠ｘ．ｅｘａｍｐｌｅ",
+        ],
+    ),
+    (
+        "email:ren\u{e9}@xn--bcher-kva.example",
+        &["email:rene\u{301}@b\u{fc}cher.example", "email:REN\u{c9}@XN--BCHER-KVA.example"],
+    ),
+    (
+        "tel:+436641234567",
+        &[
+            "tel:06641234567",
+            "tel:'+436641234567",
+            "tel:+43 664 123-45-67",
+            "tel:+43 (0)664 1234567",
+            "tel:0043 664 1234567",
+            "tel:tel:+43-664-1234567",
+            "tel:\u{202d}+43\u{a0}664\u{a0}1234567\u{202c}",
+            "tel:+43 664 \u{661}\u{662}\u{663}\u{664}\u{665}\u{666}\u{667}",
+            "tel:436641234567.0",
+        ],
+    ),
+    (
+        "domain:xn--bcher-kva.example",
+        &["domain:B\u{fc}cher.example.", "domain:@b\u{fc}cher.example", "domain:*.bücher.example"],
+    ),
+];
+
+async fn started(dir: &std::path::Path) -> (Server, Clients) {
+    let server = Server::start(dir);
+    let clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
+    (server, clients)
+}
+
+async fn reason(clients: &mut Clients, subject: &str) -> Reason {
+    clients.ask(check_request(subject, NEWS, "email")).await.reason()
+}
+
+async fn refusal(clients: &mut Clients, subject: &str) -> TypedError {
+    let request = act(subject, vec![change(Action::Withdraw, NEWS, "email")]);
+    typed(&clients.consent.record_consent(request).await.expect_err(subject))
+}
+
+#[tokio::test]
+async fn a_withdrawal_stops_the_person_in_every_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = started(dir.path()).await;
+    for (person, spellings) in SPELLINGS {
+        for spelling in spellings {
+            clients.record_change(person, Action::Grant, NEWS, "email").await;
+            assert_eq!(reason(&mut clients, spelling).await, Reason::Granted, "{spelling:?}");
+            let withdrawal = act(spelling, vec![change(Action::Withdraw, NEWS, "email")]);
+            let recorded = clients.record(withdrawal).await;
+            assert_eq!(recorded.subject, person, "{spelling:?}");
+            assert_eq!(reason(&mut clients, person).await, Reason::Withdrawn, "{spelling:?}");
+        }
+        let mut given: Vec<String> = clients
+            .history(spellings[0])
+            .await
+            .into_iter()
+            .map(|line| line.evidence.unwrap_or_default().subject_given)
+            .filter(|given| !given.is_empty())
+            .collect();
+        given.sort();
+        let mut want: Vec<String> = spellings.iter().map(|text| (*text).to_owned()).collect();
+        want.sort();
+        assert_eq!(given, want, "what was given is kept with each act");
+    }
+}
+
+#[tokio::test]
+async fn what_can_be_no_identity_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = started(dir.path()).await;
+    let head = clients.checkpoint().await.size;
+    for subject in [
+        "email:kim.x.example",
+        "email:kim@x.example, lee@x.example",
+        "email:#N/A",
+        "email:null",
+        "tel:4.36641E+11",
+        "tel:#N/A",
+        "tel:+43 1",
+        "tel:call me",
+        "domain:https://x.example/",
+        "user:4\n2",
+        "user:\u{200b}",
+    ] {
+        let error = refusal(&mut clients, subject).await;
+        let want = TypedError::new(tonic::Code::InvalidArgument, "INVALID_FIELD", &["subject"]);
+        assert_eq!(error, want, "{subject:?}");
+        let check = clients.check.check(check_request(subject, NEWS, "email")).await;
+        assert_eq!(typed(&check.unwrap_err()), want, "{subject:?}");
+    }
+    assert_eq!(clients.checkpoint().await.size, head);
+}
+
+#[tokio::test]
+async fn an_unknown_namespace_is_refused_on_record_and_denied_on_every_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = started(dir.path()).await;
+    let contract = proto::Purpose {
+        legal_basis: proto::LegalBasis::Contract.into(),
+        ..support::consent_purpose("orders")
+    };
+    let interest = proto::Purpose {
+        legal_basis: proto::LegalBasis::LegitimateInterest.into(),
+        ..support::consent_purpose("analytics")
+    };
+    clients.put_purpose(contract).await;
+    clients.put_purpose(interest).await;
+    let want = TypedError::new(tonic::Code::NotFound, "UNKNOWN_NAMESPACE", &["subject"]);
+    assert_eq!(refusal(&mut clients, "emial:kim@x.example").await, want);
+    for purpose in [NEWS, "orders", "analytics", "no-such-purpose"] {
+        let answer = clients.ask(check_request("emial:kim@x.example", purpose, "email")).await;
+        let got = (answer.effect(), answer.reason(), answer.subject.as_str());
+        assert_eq!(got, (Effect::Deny, Reason::UnknownNamespace, ""), "{purpose}");
+    }
+    let mut both = link_request("user:1", "emial:1", proto::LinkConfidence::Verified);
+    let error = clients.privacy.link_subjects(both.clone()).await.unwrap_err();
+    let want = TypedError::new(tonic::Code::NotFound, "UNKNOWN_NAMESPACE", &["other_subject"]);
+    assert_eq!(typed(&error), want);
+    both.other_subject = "email:kim".to_owned();
+    let error = clients.privacy.link_subjects(both).await.unwrap_err();
+    let want = TypedError::new(tonic::Code::InvalidArgument, "INVALID_FIELD", &["other_subject"]);
+    assert_eq!(typed(&error), want);
+}
+
+#[tokio::test]
+async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = started(dir.path()).await;
+    let namespace = |kind: NamespaceKind, region: &str, fold: Option<bool>| {
+        let namespace = proto::Namespace {
+            key: "contact".to_owned(),
+            title: "Contact".to_owned(),
+            kind: kind.into(),
+            default_region: region.to_owned(),
+            fold_local_part: fold,
+            ..proto::Namespace::default()
+        };
+        proto::PutNamespaceRequest { namespace: Some(namespace) }
+    };
+    for request in [
+        namespace(NamespaceKind::Phone, "AT", None),
+        namespace(NamespaceKind::Email, "", Some(false)),
+        namespace(NamespaceKind::Email, "", None),
+    ] {
+        assert!(clients.catalog.put_namespace(request).await.unwrap().into_inner().changed);
+    }
+    clients.record_change("contact:Kim@x.example", Action::Grant, NEWS, "email").await;
+    let want =
+        TypedError::new(tonic::Code::FailedPrecondition, "NAMESPACE_IN_USE", &["namespace.kind"]);
+    for request in [
+        namespace(NamespaceKind::Opaque, "", None),
+        namespace(NamespaceKind::Email, "", Some(false)),
+    ] {
+        let error = clients.catalog.put_namespace(request).await.unwrap_err();
+        assert_eq!(typed(&error), want);
+    }
+    let mut retitled = namespace(NamespaceKind::Email, "", Some(true));
+    retitled.namespace.as_mut().unwrap().title = "E-mail".to_owned();
+    assert!(clients.catalog.put_namespace(retitled).await.unwrap().into_inner().changed);
+    server.terminate();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let request = namespace(NamespaceKind::Opaque, "", None);
+    assert_eq!(typed(&clients.catalog.put_namespace(request).await.unwrap_err()), want);
+}
+
+#[tokio::test]
+async fn fields_of_another_kind_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = started(dir.path()).await;
+    let good = proto::Namespace {
+        key: "phone".to_owned(),
+        kind: NamespaceKind::Phone.into(),
+        ..proto::Namespace::default()
+    };
+    let region = |text: &str| proto::Namespace { default_region: text.to_owned(), ..good.clone() };
+    let domain = NamespaceKind::Domain.into();
+    for (namespace, field) in [
+        (proto::Namespace { kind: 0, ..good.clone() }, "namespace.kind"),
+        (proto::Namespace { key: "a b".to_owned(), ..good.clone() }, "namespace.key"),
+        (region("UK"), "namespace.default_region"),
+        (proto::Namespace { kind: domain, ..region("AT") }, "namespace.default_region"),
+        (
+            proto::Namespace { fold_local_part: Some(true), ..good.clone() },
+            "namespace.fold_local_part",
+        ),
+    ] {
+        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        let error = typed(&clients.catalog.put_namespace(request).await.unwrap_err());
+        let want = TypedError::new(tonic::Code::InvalidArgument, "INVALID_FIELD", &[field]);
+        assert_eq!(error, want);
+    }
+}
+
+#[tokio::test]
+async fn a_file_stops_people_in_the_spellings_of_spreadsheets() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, mut clients) = started(&dir.path().join("data")).await;
+    for person in ["email:kim@x.example", "email:lee@x.example", "tel:+436641234567"] {
+        clients.record_change(person, Action::Grant, NEWS, "email").await;
+    }
+    let table = dir.path().join("stops.csv");
+    let rows = "who,news\n\
+                email:Kim@X.Example,no\n\
+                \"email:Lee <LEE@x.example>\",no\n\
+                tel:'0664/123 45 67,no\n\
+                tel:4.36641E+11,no\n\
+                email:#N/A,no\n\
+                emial:kim@x.example,no\n";
+    std::fs::write(&table, rows).unwrap();
+    let mapping = dir.path().join("map.toml");
+    let text = format!(
+        "subject = \"{{who}}\"\n[[cells]]\ncolumn = \"news\"\npurpose = \"{NEWS}\"\n\
+         channel = \"email\"\nwithdraw = [\"no\"]\n"
+    );
+    std::fs::write(&mapping, text).unwrap();
+    let mut command = binary();
+    command.args(["--json", "--addr", &server.address, "import"]).arg(&table);
+    command.args(["--source", "crm", "--mapping"]).arg(&mapping);
+    let finished = Process::spawn(command).wait(LONG_PATIENCE);
+    let summary = finished.json();
+    assert_eq!((&summary["recorded"], &summary["rejected"]), (&3.into(), &3.into()), "{summary}");
+    for person in ["email:kim@x.example", "email:lee@x.example", "tel:+436641234567"] {
+        let answer = clients.ask(check_request(person, NEWS, "email")).await;
+        assert_eq!(answer.effect(), Effect::Deny, "{person}");
+    }
+    let rejects = std::fs::read_to_string(dir.path().join("stops.csv.rejects.ndjson")).unwrap();
+    for reason in ["INVALID_FIELD", "UNKNOWN_NAMESPACE"] {
+        assert!(rejects.contains(reason), "{rejects}");
+    }
+}
+
+#[tokio::test]
+async fn an_audience_counts_unknown_namespaces_apart_and_finds_every_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = started(dir.path()).await;
+    clients.record_change("email:kim@x.example", Action::Grant, NEWS, "email").await;
+    let subjects =
+        ["email:Kim@X.example", "emial:kim@x.example", "email:kim", "email:lee@x.example"];
+    use proto::filter_audience_request::Message as Asked;
+    use proto::filter_audience_response::Message as Told;
+    let query = proto::AudienceQuery {
+        purpose: NEWS.to_owned(),
+        channel: "email".to_owned(),
+        ..proto::AudienceQuery::default()
+    };
+    let subjects = proto::AudienceSubjects { subjects: subjects.map(str::to_owned).to_vec() };
+    let messages = [Asked::Query(query), Asked::Subjects(subjects)]
+        .map(|message| proto::FilterAudienceRequest { message: Some(message) });
+    let stream = tokio_stream::iter(messages);
+    let mut answers = clients.check.filter_audience(stream).await.unwrap().into_inner();
+    let Told::Verdicts(verdicts) = answers.message().await.unwrap().unwrap().message.unwrap()
+    else {
+        panic!("verdicts come first")
+    };
+    assert_eq!(verdicts.allowed, ["email:Kim@X.example"], "as the caller spelled it");
+    let Told::Summary(summary) = answers.message().await.unwrap().unwrap().message.unwrap() else {
+        panic!("a summary comes last")
+    };
+    assert_eq!((summary.allowed, summary.malformed), (1, 1));
+    let unknown = summary.reasons.iter().find(|of| of.reason() == Reason::UnknownNamespace);
+    assert_eq!(unknown.map(|of| of.count), Some(1));
+}
+
+#[test]
+fn no_stop_is_weaker_than_the_same_stop_spelled_canonically() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = runtime.block_on(started(dir.path()));
+    let spelling = select(SPELLINGS.to_vec()).prop_flat_map(|(person, spellings)| {
+        let stops = vec![Action::Withdraw, Action::Refuse, Action::Object];
+        (Just(person), select(spellings.to_vec()), select(stops))
+    });
+    let mut runner = TestRunner::new_with_rng(
+        Config::default(),
+        proptest::test_runner::TestRng::deterministic_rng(
+            proptest::test_runner::RngAlgorithm::ChaCha,
+        ),
+    );
+    for _ in 0..64 {
+        let (person, spelled, stop) = spelling.new_tree(&mut runner).unwrap().current();
+        let mut answers = Vec::new();
+        for subject in [person, spelled] {
+            runtime.block_on(async {
+                clients.record_change(person, Action::Grant, NEWS, "email").await;
+                clients.record(act(subject, vec![change(stop, NEWS, "email")])).await;
+                let answer = clients.ask(check_request(person, NEWS, "email")).await;
+                answers.push((answer.effect(), answer.reason()));
+            });
+        }
+        assert_eq!(answers[0], answers[1], "{spelled:?}");
+        assert_eq!(answers[1].0, Effect::Deny);
+    }
+}
