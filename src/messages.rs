@@ -143,6 +143,7 @@ fn catalog(event: &Event, change: &CatalogDetail) -> proto::CatalogEvent {
         recorded_at: Some(timestamp(event.recorded_at)),
         version: change.version,
         oldest_compatible_version: change.oldest_compatible,
+        namespace: text(&change.namespace),
     }
 }
 

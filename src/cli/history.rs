@@ -7,7 +7,7 @@ use super::{
     error::CliError,
     output::{Table, Tone},
     preferences::{LINKED_PERSON, NamingArgs, contact_texts, name_or},
-    words::{rfc3339, rfc3339_or_empty, scope_text, word},
+    words::{self, rfc3339, rfc3339_or_empty, scope_text, word},
 };
 use crate::{
     proto::{

@@ -115,11 +115,10 @@ fn link(event: &LinkEvent) -> String {
 }
 
 fn catalog(event: &CatalogEvent) -> String {
-    let changed = match (event.purpose.as_str(), event.channel.as_str()) {
-        ("", "") => "catalogue".to_owned(),
-        ("", channel) => format!("channel {channel}"),
-        (purpose, _) => format!("purpose {purpose}"),
-    };
+    let keys =
+        [("purpose", &event.purpose), ("channel", &event.channel), ("namespace", &event.namespace)];
+    let changed = keys.iter().find(|(_, key)| !key.is_empty());
+    let changed = changed.map_or_else(|| "catalogue".to_owned(), |(of, key)| format!("{of} {key}"));
     let effects: Vec<_> =
         event.effects.iter().map(|effect| word::<CatalogEffect>(*effect)).collect();
     format!(

@@ -38,8 +38,8 @@ impl ConsentService for Consent {
         let (act, left_out) = convert::act(&self.node.catalog().catalog, request)?;
         let subject = act.subject.as_str().to_owned();
         let recorded = self.node.record(act).await;
-        let recorded = recorded
-            .map_err(|error| with_near_keys(&self.node, left_out.locate(error)))?;
+        let recorded =
+            recorded.map_err(|error| with_near_keys(&self.node, left_out.locate(error)))?;
         let mut answer = convert::recorded(&recorded, &left_out);
         answer.subject = subject;
         if wait_for_checkpoint {

@@ -245,6 +245,7 @@ mod tests {
         let detail = EventDetail::Catalog(CatalogDetail {
             purpose: Some(Key::parse("news").unwrap()),
             channel: None,
+            namespace: None,
             effects: vec![CatalogEffect::Retired],
             version: 1,
             oldest_compatible: 1,

@@ -202,6 +202,7 @@ mod tests {
         EventDetail::Catalog(CatalogDetail {
             purpose: Key::parse("news").ok(),
             channel: None,
+            namespace: None,
             effects: vec![CatalogEffect::Retired],
             version: 1,
             oldest_compatible: 1,

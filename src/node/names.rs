@@ -220,6 +220,7 @@ mod tests {
             channel: "email",
             data_categories: &[],
             region: None,
+            ignore_obligations: false,
         };
         node.check(&question).unwrap().decision.reason
     }

@@ -5,7 +5,6 @@
 //! entries, and never signs a second root for the same size.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
 };

@@ -243,6 +243,7 @@ mod tests {
             2 => catalog.prop_map(|(purpose, channel)| EventDetail::Catalog(CatalogDetail {
                 channel: purpose.is_none().then(|| key(channel)),
                 purpose: purpose.map(key),
+                namespace: None,
                 effects: vec![CatalogEffect::Retired],
                 version: 1,
                 oldest_compatible: 1,

@@ -227,10 +227,19 @@ mod tests {
             CatalogEffect::BasisChanged,
             CatalogEffect::ContentChanged,
         ];
-        for (purpose, channel, version) in [(key("news"), None, 3), (None, key("sms"), 0)] {
-            let (effects, oldest_compatible) = (effects.clone(), version);
-            let detail = CatalogDetail { purpose, channel, effects, version, oldest_compatible };
-            all.push(event(EventDetail::Catalog(detail)));
+        for (purpose, channel, namespace, version) in [
+            (key("news"), None, None, 3),
+            (None, key("sms"), None, 0),
+            (None, None, key("email"), 0),
+        ] {
+            all.push(event(EventDetail::Catalog(CatalogDetail {
+                purpose,
+                channel,
+                namespace,
+                effects: effects.clone(),
+                version,
+                oldest_compatible: version,
+            })));
         }
         all.push(event(EventDetail::Overdue(OverdueDetail {
             subscription: Key::parse("mailer").unwrap(),

@@ -83,10 +83,12 @@ pub struct LinkDetail {
 /// A change of the catalogue, as watchers receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogDetail {
-    /// The purpose; none if a channel changed.
+    /// The purpose; none if something else changed.
     pub purpose: Option<Key>,
-    /// The channel; none if a purpose changed.
+    /// The channel; none if something else changed.
     pub channel: Option<Key>,
+    /// The namespace; none if something else changed.
+    pub namespace: Option<Key>,
     /// Its effects on decisions; never empty in an event.
     pub effects: Vec<CatalogEffect>,
     /// For a purpose: its version now.
@@ -449,6 +451,7 @@ mod tests {
         let change = CatalogDetail {
             purpose: Some(Key::parse("news").unwrap()),
             channel: None,
+            namespace: None,
             effects: vec![CatalogEffect::Retired],
             version: 1,
             oldest_compatible: 1,

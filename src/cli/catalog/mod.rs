@@ -46,6 +46,8 @@ async fn namespaces(client: &mut Client) -> Result<Vec<proto::Namespace>, CliErr
         Ok((page.namespaces, page.next_page_token))
     })
     .await
+}
+
 /// A key of the catalogue.
 #[derive(Debug, Clone)]
 pub(super) struct CatalogKey {

@@ -44,6 +44,7 @@ impl OfCatalog for ChannelPut {
         Some(CatalogDetail {
             purpose: None,
             channel: Some(self.key.clone()),
+            namespace: None,
             effects: effects(before.as_ref(), after),
             version: 0,
             oldest_compatible: 0,

@@ -150,6 +150,7 @@ impl Body {
             Self::Act(_) => "an act of consent",
             Self::PurposePut(_) => "a change of a purpose",
             Self::ChannelPut(_) => "a change of a channel",
+            Self::NamespacePut(_) => "a change of a namespace",
             Self::Confirmed(_) => "a confirmation",
             Self::Expired(_) => "the end of grants",
             Self::Link(_) => "a link of data subjects",

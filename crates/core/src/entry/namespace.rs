@@ -3,14 +3,12 @@
 use consent_ledger_identity::{NamespaceKind, PhoneRegion};
 
 use super::{
-    EntryError, IdempotencyMark, Kind, OfCatalog, Place, Receipted, Subjects, Target,
+    EntryError, NamesNoSubject, OfCatalog, Place, Target,
     fields::{field, key},
 };
 use crate::{
-    domain::{Catalog, Namespace, SubjectRef},
+    domain::{Catalog, Namespace},
     event::{CatalogDetail, CatalogEffect, EventOutline},
-    fold::Lead,
-    history::Line,
     proto,
 };
 
@@ -18,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespacePut(pub Namespace);
 
-impl Kind for NamespacePut {
+impl NamesNoSubject for NamespacePut {
     fn message(&self) -> proto::entry::Body {
         let Namespace { key, title, kind, form_version } = &self.0;
         let (kind, default_region, fold_local_part) = namespace_kind_to_proto(*kind);
@@ -32,32 +30,12 @@ impl Kind for NamespacePut {
         })
     }
 
-    fn named(&self) -> Subjects {
-        Subjects::new()
-    }
-
     fn target(&self) -> Target<'_> {
         Target::Catalog(self)
     }
 
-    fn leads(&self, _: Place) -> Vec<Lead> {
-        Vec::new()
-    }
-
     fn outline(&self) -> EventOutline<'_> {
         EventOutline::Catalog
-    }
-
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
-        None
-    }
-
-    fn idempotency(&self) -> Option<IdempotencyMark> {
-        None
-    }
-
-    fn receipt(&self) -> Option<Receipted<'_>> {
-        None
     }
 }
 
@@ -73,6 +51,7 @@ impl OfCatalog for NamespacePut {
         Some(CatalogDetail {
             purpose: None,
             channel: None,
+            namespace: Some(self.0.key.clone()),
             effects: vec![effect],
             version: 0,
             oldest_compatible: 0,

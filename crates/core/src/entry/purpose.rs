@@ -64,6 +64,7 @@ impl OfCatalog for PurposePut {
         Some(CatalogDetail {
             purpose: Some(self.key.clone()),
             channel: None,
+            namespace: None,
             effects: effects(before.as_ref(), after),
             version: after.version(),
             oldest_compatible: after.oldest_compatible,

@@ -20,7 +20,8 @@ impl ::prost::Name for Scope {
     }
 }
 /// A condition that comes with an ALLOW and that the user of the data must honour. An obligation is
-/// a preference, never a consent state: it does not turn an ALLOW into a DENY.
+/// a preference, never a consent state: it does not turn an ALLOW into a DENY, but into a NOT_NOW
+/// while it is not met.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Obligation {
     /// Output only: the first moment, from the decision on, at which this obligation lets the use
@@ -32,6 +33,10 @@ pub struct Obligation {
     /// Wait until more is known.
     #[prost(bool, tag = "5")]
     pub indeterminate: bool,
+    /// Output only: true if the quiet hours leave no moment of any day, alone or together with others.
+    /// `indeterminate` is true too. No waiting helps: somebody must change the hours.
+    #[prost(bool, tag = "6")]
+    pub leaves_no_moment: bool,
     /// What must be honoured.
     #[prost(oneof = "obligation::Kind", tags = "1, 2, 4")]
     pub kind: ::core::option::Option<obligation::Kind>,
@@ -521,10 +526,14 @@ impl Status {
 pub enum Effect {
     /// Not set. Treat as DENY.
     Unspecified = 0,
-    /// The use is allowed.
+    /// The use is allowed, now.
     Allow = 1,
     /// The use is not allowed.
     Deny = 2,
+    /// The use is allowed, but an obligation does not let it happen at this moment: a frequency limit
+    /// is used up, or it is within quiet hours. The reason is that of the ALLOW. Treat as DENY until
+    /// `not_before`.
+    NotNow = 3,
 }
 impl Effect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -536,6 +545,7 @@ impl Effect {
             Self::Unspecified => "EFFECT_UNSPECIFIED",
             Self::Allow => "EFFECT_ALLOW",
             Self::Deny => "EFFECT_DENY",
+            Self::NotNow => "EFFECT_NOT_NOW",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -544,6 +554,40 @@ impl Effect {
             "EFFECT_UNSPECIFIED" => Some(Self::Unspecified),
             "EFFECT_ALLOW" => Some(Self::Allow),
             "EFFECT_DENY" => Some(Self::Deny),
+            "EFFECT_NOT_NOW" => Some(Self::NotNow),
+            _ => None,
+        }
+    }
+}
+/// A kind of obligation that a use can fail to meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ObligationKind {
+    /// Not set.
+    Unspecified = 0,
+    /// At most so many uses within a period.
+    FrequencyLimit = 1,
+    /// No use within these hours.
+    QuietHours = 2,
+}
+impl ObligationKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OBLIGATION_KIND_UNSPECIFIED",
+            Self::FrequencyLimit => "OBLIGATION_KIND_FREQUENCY_LIMIT",
+            Self::QuietHours => "OBLIGATION_KIND_QUIET_HOURS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OBLIGATION_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "OBLIGATION_KIND_FREQUENCY_LIMIT" => Some(Self::FrequencyLimit),
+            "OBLIGATION_KIND_QUIET_HOURS" => Some(Self::QuietHours),
             _ => None,
         }
     }
@@ -1096,7 +1140,8 @@ pub struct ListDecisionsResponse {
     /// Channel key.
     #[prost(string, tag = "4")]
     pub channel: ::prost::alloc::string::String,
-    /// The answer.
+    /// The effect that the rules give, ALLOW or DENY. Obligations are no part of it: what a person
+    /// prefers for the moment changes no decision.
     #[prost(enumeration = "Effect", tag = "5")]
     pub effect: i32,
     /// Why.
@@ -1824,12 +1869,17 @@ pub struct CheckRequest {
     /// names a country with parts, a stop counts as it would wherever the data subject may be.
     #[prost(string, tag = "6")]
     pub region: ::prost::alloc::string::String,
-    /// Answer for a moment in the past. It comes without obligations and tokens.
+    /// Answer for a moment in the past, with the obligations of then: the preferences and the uses that
+    /// were recorded. It comes without a token.
     #[prost(message, optional, tag = "7")]
     pub as_of: ::core::option::Option<AsOf>,
     /// Whether to answer with a decision token.
     #[prost(bool, tag = "8")]
     pub want_token: bool,
+    /// Answer ALLOW where the obligations alone make it NOT_NOW, for a message that must go out now.
+    /// `CheckResponse.obligations_ignored` says where that made the difference.
+    #[prost(bool, tag = "9")]
+    pub ignore_obligations: bool,
 }
 impl ::prost::Name for CheckRequest {
     const NAME: &'static str = "CheckRequest";
@@ -1844,7 +1894,7 @@ impl ::prost::Name for CheckRequest {
 /// Answer of Check.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckResponse {
-    /// ALLOW or DENY.
+    /// ALLOW, DENY or NOT_NOW. ALLOW means now, with every obligation met.
     #[prost(enumeration = "Effect", tag = "1")]
     pub effect: i32,
     /// Why.
@@ -1859,19 +1909,19 @@ pub struct CheckResponse {
     /// Revision that the decision was taken at: the number of entries that it takes into account.
     #[prost(uint64, tag = "5")]
     pub revision: u64,
-    /// First moment at which the decision could change with no new entry. Absent: only a new entry
-    /// can change it.
+    /// First moment at which effect or reason could change with no new entry: the grant ends, quiet
+    /// hours begin, or `not_before`. Absent: only a new entry can change them.
     #[prost(message, optional, tag = "6")]
     pub valid_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// Conditions that come with an ALLOW.
+    /// Conditions that come with an ALLOW or a NOT_NOW.
     #[prost(message, repeated, tag = "7")]
     pub obligations: ::prost::alloc::vec::Vec<Obligation>,
     /// With GRANTED: the data categories that the grant covers, if it was narrowed to some. Empty: all
     /// that the granted version declares.
     #[prost(string, repeated, tag = "8")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// With an ALLOW that has obligations: the first moment, from the decision on, at which all of them
-    /// let the use happen. Absent if that is now, or if `indeterminate` is true.
+    /// With a NOT_NOW: the first moment at which all obligations let the use happen. Absent if
+    /// `indeterminate` is true. With `obligations_ignored`: when it would have been.
     #[prost(message, optional, tag = "9")]
     pub not_before: ::core::option::Option<::prost_types::Timestamp>,
     /// The decision token, if one was asked for: a JSON Web Token (RFC 7519) with an EdDSA signature
@@ -1888,6 +1938,10 @@ pub struct CheckResponse {
     /// is not in the catalogue.
     #[prost(string, tag = "13")]
     pub subject: ::prost::alloc::string::String,
+    /// True if the effect is ALLOW only because the request ignores obligations: without that it is
+    /// NOT_NOW.
+    #[prost(bool, tag = "14")]
+    pub obligations_ignored: bool,
 }
 impl ::prost::Name for CheckResponse {
     const NAME: &'static str = "CheckResponse";
@@ -2037,7 +2091,7 @@ pub struct AudienceQuery {
     /// Answer from at least this revision, or UNAVAILABLE.
     #[prost(uint64, optional, tag = "5")]
     pub at_least_revision: ::core::option::Option<u64>,
-    /// True: answer with one bit a data subject in place of the allowed ones.
+    /// True: answer with one bit a data subject in place of the allowed ones and of those not now.
     #[prost(bool, tag = "6")]
     pub packed: bool,
     /// True: record every allowed data subject as a use for `segment`, before their verdicts are sent.
@@ -2049,6 +2103,10 @@ pub struct AudienceQuery {
     /// Name of the campaign, at most 128 bytes without control characters.
     #[prost(string, tag = "9")]
     pub campaign: ::prost::alloc::string::String,
+    /// Allow where obligations alone make it NOT_NOW, as in Check. Uses that are recorded for such data
+    /// subjects are deviations.
+    #[prost(bool, tag = "10")]
+    pub ignore_obligations: bool,
 }
 impl ::prost::Name for AudienceQuery {
     const NAME: &'static str = "AudienceQuery";
@@ -2109,9 +2167,10 @@ impl ::prost::Name for FilterAudienceResponse {
     }
 }
 /// The verdicts for one message of subjects.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AudienceVerdicts {
-    /// The data subjects that are allowed, as the request spelled them and in its order. Empty with `packed`.
+    /// The data subjects that are allowed, now, as the request spelled them and in its order. Empty with
+    /// `packed`.
     #[prost(string, repeated, tag = "1")]
     pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// With `packed`: one bit a data subject, 1 for ALLOW; the first is the lowest bit of the first
@@ -2121,6 +2180,13 @@ pub struct AudienceVerdicts {
     /// How many are allowed.
     #[prost(uint32, tag = "3")]
     pub allowed_count: u32,
+    /// The data subjects whose obligations are not met at this moment, in the order of the request. They
+    /// are not among the allowed ones. Empty with `packed`.
+    #[prost(message, repeated, tag = "4")]
+    pub not_now: ::prost::alloc::vec::Vec<AudienceNotNow>,
+    /// How many these are.
+    #[prost(uint32, tag = "5")]
+    pub not_now_count: u32,
 }
 impl ::prost::Name for AudienceVerdicts {
     const NAME: &'static str = "AudienceVerdicts";
@@ -2130,6 +2196,26 @@ impl ::prost::Name for AudienceVerdicts {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.AudienceVerdicts".into()
+    }
+}
+/// A data subject of an audience that may be addressed later.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AudienceNotNow {
+    /// Data subject as `namespace:id`.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// The first moment at which all obligations let the use happen. Absent if none is known.
+    #[prost(message, optional, tag = "2")]
+    pub not_before: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for AudienceNotNow {
+    const NAME: &'static str = "AudienceNotNow";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.AudienceNotNow".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.AudienceNotNow".into()
     }
 }
 /// What became of an audience.
@@ -2144,18 +2230,24 @@ pub struct AudienceSummary {
     /// Data subjects that were asked about.
     #[prost(uint64, tag = "3")]
     pub subjects: u64,
-    /// How many of them are allowed.
+    /// How many of them are allowed, now.
     #[prost(uint64, tag = "4")]
     pub allowed: u64,
     /// How many were malformed.
     #[prost(uint64, tag = "5")]
     pub malformed: u64,
-    /// The well-formed ones, counted by reason.
+    /// The well-formed ones, counted by reason. Those of NOT_NOW have the reason of the ALLOW.
     #[prost(message, repeated, tag = "6")]
     pub reasons: ::prost::alloc::vec::Vec<ReasonCount>,
     /// With `record_use`: first revision that includes every use.
     #[prost(uint64, optional, tag = "7")]
     pub use_revision: ::core::option::Option<u64>,
+    /// How many are NOT_NOW.
+    #[prost(uint64, tag = "8")]
+    pub not_now: u64,
+    /// With `ignore_obligations`: how many of the allowed ones would have been NOT_NOW.
+    #[prost(uint64, tag = "9")]
+    pub obligations_ignored: u64,
 }
 impl ::prost::Name for AudienceSummary {
     const NAME: &'static str = "AudienceSummary";
@@ -2724,7 +2816,8 @@ pub struct RecordUseResponse {
     /// First revision that includes it.
     #[prost(uint64, tag = "2")]
     pub revision: u64,
-    /// True if no decision allowed the use, by what was known when it happened.
+    /// True if no decision allowed the use, by what was known when it happened, or if the use did not
+    /// meet an obligation.
     #[prost(bool, tag = "3")]
     pub deviation: bool,
     /// What a check answered at that time.
@@ -2736,6 +2829,10 @@ pub struct RecordUseResponse {
     /// The data subject in its canonical form.
     #[prost(string, tag = "6")]
     pub subject: ::prost::alloc::string::String,
+    /// The obligations that the use did not meet, although the decision allowed it. Uses that were
+    /// recorded before count towards limits, whenever they were reported.
+    #[prost(enumeration = "ObligationKind", repeated, tag = "7")]
+    pub broken_obligations: ::prost::alloc::vec::Vec<i32>,
 }
 impl ::prost::Name for RecordUseResponse {
     const NAME: &'static str = "RecordUseResponse";
@@ -2801,6 +2898,11 @@ pub struct GetPreferencesRequest {
     /// ISO 3166 region of the data subject, as in Check.
     #[prost(string, tag = "5")]
     pub region: ::prost::alloc::string::String,
+    /// False: the answer names nobody but the person, so that it may be handed to them. True: it also
+    /// names data subjects that are only said to be the same person. Such an answer is for services and
+    /// staff, never for the person.
+    #[prost(bool, tag = "6")]
+    pub name_linked_persons: bool,
 }
 impl ::prost::Name for GetPreferencesRequest {
     const NAME: &'static str = "GetPreferencesRequest";
@@ -2812,7 +2914,8 @@ impl ::prost::Name for GetPreferencesRequest {
         "/consent.v1.GetPreferencesRequest".into()
     }
 }
-/// Answer of GetPreferences.
+/// Answer of GetPreferences. Acts of linked data subjects count for the one asked about; each cell and
+/// stop says under which name its act is on record.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetPreferencesResponse {
     /// The data subject in its canonical form.
@@ -2831,7 +2934,7 @@ pub struct GetPreferencesResponse {
     /// How the data subject wants to be contacted.
     #[prost(message, optional, tag = "5")]
     pub preferences: ::core::option::Option<ContactPreferences>,
-    /// Data subjects that are linked to this one, directly or through others.
+    /// Data subjects that are linked to this one, directly or through others, without erased ones.
     #[prost(message, repeated, tag = "6")]
     pub links: ::prost::alloc::vec::Vec<LinkedSubject>,
 }
@@ -2845,10 +2948,32 @@ impl ::prost::Name for GetPreferencesResponse {
         "/consent.v1.GetPreferencesResponse".into()
     }
 }
+/// Under which name an act is on record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordedUnder {
+    /// How the name relates to the data subject asked about.
+    #[prost(enumeration = "NameRelation", tag = "1")]
+    pub relation: i32,
+    /// The name, as `namespace:id`. Empty for a LINKED_PERSON, unless the request says
+    /// `name_linked_persons`; and for a data subject that was erased.
+    #[prost(string, tag = "2")]
+    pub subject: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RecordedUnder {
+    const NAME: &'static str = "RecordedUnder";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.RecordedUnder".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.RecordedUnder".into()
+    }
+}
 /// A data subject that is linked to the one asked about.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkedSubject {
-    /// Data subject as `namespace:id`.
+    /// Data subject as `namespace:id`. Empty with ASSERTED, unless the request says
+    /// `name_linked_persons`.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// VERIFIED if verified links alone lead there.
@@ -2877,7 +3002,7 @@ pub struct CellPreference {
     /// Consent status.
     #[prost(enumeration = "Status", tag = "3")]
     pub status: i32,
-    /// What a check of the cell answers now.
+    /// What a check of the cell answers: now, or at the moment that the answer is about.
     #[prost(enumeration = "Effect", tag = "4")]
     pub effect: i32,
     /// Why.
@@ -2886,9 +3011,22 @@ pub struct CellPreference {
     /// Index of the entry that decided.
     #[prost(uint64, optional, tag = "6")]
     pub decided_by_index: ::core::option::Option<u64>,
-    /// First moment at which the answer could change with no new entry.
+    /// First moment at which the answer could change with no new entry. An ALLOW that is kept holds no
+    /// longer: quiet hours may begin.
     #[prost(message, optional, tag = "7")]
     pub valid_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// With NOT_NOW: the first moment at which all obligations let the use happen. Absent if none is
+    /// known.
+    #[prost(message, optional, tag = "8")]
+    pub not_before: ::core::option::Option<::prost_types::Timestamp>,
+    /// Under which name the act is on record that decided. Absent where none did, where an entry of the
+    /// catalogue did, and in snapshots.
+    #[prost(message, optional, tag = "9")]
+    pub recorded_under: ::core::option::Option<RecordedUnder>,
+    /// With GRANTED: the data categories that the grant covers, if it was narrowed to some. Empty: all
+    /// that the granted version declares.
+    #[prost(string, repeated, tag = "10")]
+    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for CellPreference {
     const NAME: &'static str = "CellPreference";
@@ -2915,6 +3053,9 @@ pub struct StandingStop {
     /// Index of the entry that holds it.
     #[prost(uint64, tag = "4")]
     pub index: u64,
+    /// Under which name it is on record. Absent in snapshots.
+    #[prost(message, optional, tag = "5")]
+    pub recorded_under: ::core::option::Option<RecordedUnder>,
 }
 impl ::prost::Name for StandingStop {
     const NAME: &'static str = "StandingStop";
@@ -2941,6 +3082,9 @@ pub struct ListHistoryRequest {
     /// Answer from at least this revision, or UNAVAILABLE.
     #[prost(uint64, optional, tag = "4")]
     pub at_least_revision: ::core::option::Option<u64>,
+    /// As in GetPreferencesRequest.
+    #[prost(bool, tag = "5")]
+    pub name_linked_persons: bool,
 }
 impl ::prost::Name for ListHistoryRequest {
     const NAME: &'static str = "ListHistoryRequest";
@@ -3011,7 +3155,8 @@ impl ::prost::Name for ListHistoryResponse {
 /// A link, as a history shows it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LinkRecord {
-    /// The other data subject, as `namespace:id`; empty if it was erased.
+    /// The other data subject, as `namespace:id`. Empty if it was erased; and for a LINKED_PERSON, unless
+    /// the request says `name_linked_persons`.
     #[prost(string, tag = "1")]
     pub other_subject: ::prost::alloc::string::String,
     /// How sure it is; UNSPECIFIED for UNLINK.
@@ -3020,6 +3165,10 @@ pub struct LinkRecord {
     /// Who says so; empty if the first data subject of the link was erased.
     #[prost(string, tag = "3")]
     pub asserted_by: ::prost::alloc::string::String,
+    /// Whether the other data subject is the same person, as links stand now: also for a link that was
+    /// VERIFIED and has been removed since.
+    #[prost(enumeration = "NameRelation", tag = "4")]
+    pub other_relation: i32,
 }
 impl ::prost::Name for LinkRecord {
     const NAME: &'static str = "LinkRecord";
@@ -3052,7 +3201,7 @@ pub struct UseRecord {
     /// Data categories that were used; empty if the caller named none.
     #[prost(string, repeated, tag = "6")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// True if no decision allowed the use.
+    /// True if no decision allowed the use, or if it did not meet an obligation.
     #[prost(bool, tag = "7")]
     pub deviation: bool,
     /// What a check answered, by what was known when the data was used.
@@ -3061,6 +3210,9 @@ pub struct UseRecord {
     /// ISO 3166 region that was asked about; empty if the caller named none.
     #[prost(string, tag = "9")]
     pub region: ::prost::alloc::string::String,
+    /// The obligations that the use did not meet, although the decision allowed it.
+    #[prost(enumeration = "ObligationKind", repeated, tag = "10")]
+    pub broken_obligations: ::prost::alloc::vec::Vec<i32>,
 }
 impl ::prost::Name for UseRecord {
     const NAME: &'static str = "UseRecord";
@@ -3070,6 +3222,46 @@ impl ::prost::Name for UseRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.UseRecord".into()
+    }
+}
+/// How a name in an answer relates to the data subject that was asked about, as links stand at the
+/// moment that the answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NameRelation {
+    /// Not set.
+    Unspecified = 0,
+    /// It is the name that was asked about.
+    Asked = 1,
+    /// Another name of the same person: verified links alone lead there. It is named if that is still so
+    /// today.
+    SamePerson = 2,
+    /// The name of a linked person. It is only said that they are the same person: some link on the way
+    /// there is asserted, or there is none any more.
+    LinkedPerson = 3,
+}
+impl NameRelation {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NAME_RELATION_UNSPECIFIED",
+            Self::Asked => "NAME_RELATION_ASKED",
+            Self::SamePerson => "NAME_RELATION_SAME_PERSON",
+            Self::LinkedPerson => "NAME_RELATION_LINKED_PERSON",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NAME_RELATION_UNSPECIFIED" => Some(Self::Unspecified),
+            "NAME_RELATION_ASKED" => Some(Self::Asked),
+            "NAME_RELATION_SAME_PERSON" => Some(Self::SamePerson),
+            "NAME_RELATION_LINKED_PERSON" => Some(Self::LinkedPerson),
+            _ => None,
+        }
     }
 }
 /// What an entry of a history is.
@@ -3288,10 +3480,10 @@ pub struct CatalogEvent {
     /// Index of the entry.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// Key of the purpose; empty if a channel changed.
+    /// Key of the purpose; empty if something else changed.
     #[prost(string, tag = "2")]
     pub purpose: ::prost::alloc::string::String,
-    /// Key of the channel; empty if a purpose changed.
+    /// Key of the channel; empty if something else changed.
     #[prost(string, tag = "3")]
     pub channel: ::prost::alloc::string::String,
     /// What the change can do to answers. At least one.
@@ -3306,6 +3498,9 @@ pub struct CatalogEvent {
     /// For a purpose: the oldest version whose grants count now.
     #[prost(uint32, tag = "7")]
     pub oldest_compatible_version: u32,
+    /// Key of the namespace; empty if something else changed.
+    #[prost(string, tag = "8")]
+    pub namespace: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CatalogEvent {
     const NAME: &'static str = "CatalogEvent";
@@ -3953,8 +4148,7 @@ pub struct GetPropagationResponse {
     /// When the ledger recorded the entry.
     #[prost(message, optional, tag = "1")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Every subscription that should have heard it, by name. Empty if the entry is no event, or if no
-    /// subscription's filter covers it. A subscription of namespaces covers it by the links of now: one
+    /// Every subscription that should have heard it, by name. Empty if no subscription's filter covers it. A subscription of namespaces covers it by the links of now: one
     /// that heard it by a link that is gone is missing, and one that is linked since stands here.
     #[prost(message, repeated, tag = "2")]
     pub subscriptions: ::prost::alloc::vec::Vec<Propagation>,
@@ -4644,8 +4838,8 @@ pub struct UseRecorded {
     /// Random references of the data subjects, 16 bytes each, one after the other.
     #[prost(bytes = "vec", tag = "7")]
     pub subject_refs: ::prost::alloc::vec::Vec<u8>,
-    /// What a check answered, by what was known when the data was used. A reason of DENY makes the use a
-    /// deviation.
+    /// Why the use was allowed or not, by what was known when the data was used. A reason of DENY makes
+    /// the use a deviation.
     #[prost(enumeration = "Reason", tag = "8")]
     pub reason: i32,
     /// As in `ConsentAct`.
@@ -4654,6 +4848,10 @@ pub struct UseRecorded {
     /// As in `ConsentAct`.
     #[prost(bytes = "vec", tag = "10")]
     pub request_digest: ::prost::alloc::vec::Vec<u8>,
+    /// The obligations that the use did not meet, in the order of their numbers, each once. With one the
+    /// use is a deviation too.
+    #[prost(enumeration = "ObligationKind", repeated, tag = "11")]
+    pub broken_obligations: ::prost::alloc::vec::Vec<i32>,
 }
 impl ::prost::Name for UseRecorded {
     const NAME: &'static str = "UseRecorded";
@@ -5124,6 +5322,8 @@ pub enum ErrorReason {
     NamespaceInUse = 39,
     /// The namespace was changed while the call was on its way. Nothing was recorded; try again.
     NamespaceChanged = 40,
+    /// The entry is no event, so that no subscription has to hear it.
+    NotAnEvent = 41,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5173,6 +5373,7 @@ impl ErrorReason {
             Self::UnknownNamespace => "ERROR_REASON_UNKNOWN_NAMESPACE",
             Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
             Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
+            Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5223,6 +5424,7 @@ impl ErrorReason {
             "ERROR_REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
             "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
             "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
+            "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
             _ => None,
         }
     }
@@ -5394,13 +5596,13 @@ pub struct CellChange {
     /// Channel key.
     #[prost(string, tag = "3")]
     pub channel: ::prost::alloc::string::String,
-    /// Effect before.
+    /// Effect before, by the rules alone: ALLOW or DENY, without obligations.
     #[prost(enumeration = "Effect", tag = "4")]
     pub effect_before: i32,
     /// Reason before.
     #[prost(enumeration = "Reason", tag = "5")]
     pub reason_before: i32,
-    /// Effect after.
+    /// Effect after, likewise.
     #[prost(enumeration = "Effect", tag = "6")]
     pub effect_after: i32,
     /// Reason after.

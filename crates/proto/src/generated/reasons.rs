@@ -45,6 +45,7 @@ impl ErrorReason {
             Self::UnknownNamespace => StatusCode::NotFound,
             Self::NamespaceInUse => StatusCode::FailedPrecondition,
             Self::NamespaceChanged => StatusCode::Aborted,
+            Self::NotAnEvent => StatusCode::FailedPrecondition,
         }
     }
 
@@ -91,6 +92,7 @@ impl ErrorReason {
             Self::UnknownNamespace => None,
             Self::NamespaceInUse => None,
             Self::NamespaceChanged => Some(100),
+            Self::NotAnEvent => None,
         }
     }
 }
