@@ -181,7 +181,7 @@ fn evidence(what: &str) -> proto::Evidence {
         ip_address: "192.0.2.77".to_owned(),
         user_agent: format!("Browser/{what}"),
         attributes: [(format!("desk-{what}"), format!("seven-{what}"))].into(),
-        authority: None,
+        ..Default::default()
     }
 }
 
