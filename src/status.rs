@@ -548,6 +548,24 @@ mod tests {
                 ErrorReason::StateUnreadable,
                 "",
             ),
+            (
+                Problem::Subject(SubjectError::UnknownNamespace("fax".to_owned()))
+                    .at("subject")
+                    .into(),
+                ErrorReason::UnknownNamespace,
+                "subject",
+            ),
+            (
+                CatalogError::NamespaceInUse { key: Key::parse("email").unwrap() }.into(),
+                ErrorReason::NamespaceInUse,
+                "namespace.kind",
+            ),
+            (
+                RecordError::from(WriteError::NamespaceChanged { namespace: "tel".to_owned() })
+                    .into(),
+                ErrorReason::NamespaceChanged,
+                "",
+            ),
             (Fault::NoSuchPurpose(news), ErrorReason::UnknownPurpose, "key"),
             (Fault::TooManyRequests { limit: 2 }, ErrorReason::TooManyRequests, ""),
             (Fault::TooManyStreams { limit: 2 }, ErrorReason::TooManyStreams, ""),

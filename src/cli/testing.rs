@@ -462,6 +462,21 @@ impl CatalogService for Rote {
         Ok(Response::new(proto::PutChannelResponse { channel, revision: 3, changed: true }))
     }
 
+    async fn put_namespace(
+        &self,
+        request: Request<proto::PutNamespaceRequest>,
+    ) -> Answer<proto::PutNamespaceResponse> {
+        let namespace = request.into_inner().namespace;
+        Ok(Response::new(proto::PutNamespaceResponse { namespace, revision: 3, changed: true }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        _: Request<proto::ListNamespacesRequest>,
+    ) -> Answer<proto::ListNamespacesResponse> {
+        Ok(Response::new(proto::ListNamespacesResponse::default()))
+    }
+
     async fn get_purpose(
         &self,
         _: Request<proto::GetPurposeRequest>,

@@ -316,7 +316,8 @@ async fn export_decodes_the_range() {
     assert_eq!(json_lines(&fs::read_to_string(&path).unwrap())[0]["entry"]["index"], "1");
 }
 
-const CATALOG: &str = "[[channels]]\nkey = \"email\"\n\
+const CATALOG: &str = "[[namespaces]]\nkey = \"user\"\nkind = \"opaque\"\n\
+    [[channels]]\nkey = \"email\"\n\
     [[purposes]]\nkey = \"a\"\ntitle = \"A\"\nlegal_basis = \"consent\"\n\
     [[purposes]]\nkey = \"b\"\ntitle = \"B\"\nlegal_basis = \"consent\"\n";
 
@@ -330,10 +331,11 @@ async fn catalog_apply_tells_what_changes() {
         let (result, text, _) = command(&[&words, more].concat()).await;
         result.unwrap();
         let applied = &json_lines(&text)[0];
-        assert_eq!([&applied["added"], &applied["unchanged"]], [2, 1]);
-        assert_eq!(applied["results"][1]["key"], "a");
-        assert_eq!(applied["results"][1]["result"], "unchanged");
-        assert_eq!(applied["results"][2]["revision"], revision);
+        assert_eq!([&applied["added"], &applied["unchanged"]], [3, 1]);
+        assert_eq!(applied["results"][0]["key"], "user");
+        assert_eq!(applied["results"][2]["key"], "a");
+        assert_eq!(applied["results"][2]["result"], "unchanged");
+        assert_eq!(applied["results"][3]["revision"], revision);
     }
 }
 

@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn the_data_is_what_streams_send() {
         let events = events();
-        assert_eq!(events.len(), 12);
+        assert_eq!(events.len(), 13);
         for event in events {
             for passing in [&[0, 1, 2, 3, 4, 5][..], &[0, 4], &[]] {
                 let posted = value(&envelope().event(&event, passing).unwrap());
