@@ -18,7 +18,7 @@ use details::{Details, Explain};
 pub use invalid::{Invalid, PAGE_SIZE_MAX, Problem};
 
 use crate::{
-    domain::{Key, SubjectError},
+    domain::Key,
     near,
     node::{
         CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError, ReadError,
@@ -181,8 +181,12 @@ impl Fault {
 }
 
 fn of_invalid(problem: &Problem) -> Details {
-    if let Problem::Subject(SubjectError::UnknownNamespace(namespace)) = problem {
-        return Details::of(ErrorReason::UnknownNamespace).with("namespace", namespace);
+    if let Problem::UnknownNamespace { namespace, near } = problem {
+        let details = Details::of(ErrorReason::UnknownNamespace).with("namespace", namespace);
+        return match near.as_slice() {
+            [] => details,
+            near => details.with("did_you_mean", near.join(",")),
+        };
     }
     match problem.limit() {
         Some(limit) => Details::of(ErrorReason::LimitExceeded).with("limit", limit),
@@ -549,9 +553,12 @@ mod tests {
                 "",
             ),
             (
-                Problem::Subject(SubjectError::UnknownNamespace("fax".to_owned()))
-                    .at("subject")
-                    .into(),
+                Problem::UnknownNamespace {
+                    namespace: Key::parse("fax").unwrap(),
+                    near: vec!["tax".to_owned()],
+                }
+                .at("subject")
+                .into(),
                 ErrorReason::UnknownNamespace,
                 "subject",
             ),

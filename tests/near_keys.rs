@@ -57,6 +57,10 @@ async fn a_refused_call_names_the_keys_that_were_meant() {
         let refused = clients.consent.record_use(request).await.unwrap_err();
         assert_eq!(meant(&refused), (reason.into(), keys.into()));
     }
+    let request = act("emial:jo@example.org", vec![change(Action::Withdraw, NEWS, "email")]);
+    let refused = clients.consent.record_consent(request).await.unwrap_err();
+    assert_eq!(meant(&refused), ("UNKNOWN_NAMESPACE".into(), "email".into()));
+    assert!(refused.message().contains("did you mean `email`?"), "{refused:?}");
     let request = proto::GetPurposeRequest { key: MISSPELT.into(), ..Default::default() };
     let refused = clients.catalog.get_purpose(request).await.unwrap_err();
     assert_eq!(meant(&refused), ("UNKNOWN_PURPOSE".into(), NEWS.into()));
@@ -133,6 +137,11 @@ async fn the_command_line_says_which_key_was_meant() {
     let create = ["subscription", "create", "crm", "--owner", "team", "--purpose", MISSPELT];
     let said = server.cli(&create).expect_code(0);
     assert!(said.stderr.contains(MEANT), "{}", said.stderr);
+
+    let cell = ["check", "--subject", "emial:jo@example.org", "--purpose", NEWS];
+    let said = server.cli(&[&cell[..], &["--channel", "email"]].concat()).expect_code(3);
+    assert!(said.stderr.contains("no namespace `emial`"), "{}", said.stderr);
+    assert!(said.stderr.contains("did you mean `email`?"), "{}", said.stderr);
 
     // What is spelled as it should be is not commented.
     let cell = ["check", "--subject", "user:1", "--purpose", NEWS, "--channel", "email"];

@@ -128,7 +128,7 @@ pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exi
     context.out.flush()?;
     report(&summary, context)?;
     let reasons = summary.reasons.iter().map(ReasonCount::reason);
-    near::advise(&Keys::unknown(reasons, &purpose, &channel), context).await;
+    near::advise(&Keys::unknown(reasons, &purpose, &channel, None), context).await;
     Ok(Exit::Success)
 }
 

@@ -52,6 +52,7 @@ pub struct CheckArgs {
 pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, CliError> {
     let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
     let (purpose, channel) = (args.cell.purpose, args.cell.channel);
+    let namespace = args.subject.split_once(':').map(|(namespace, _)| namespace.to_owned());
     let request = CheckRequest {
         subject: args.subject,
         purpose: purpose.clone(),
@@ -66,7 +67,7 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
     let answer = client.check(request).await?.into_inner();
     let printed = print(&answer, context);
     context.out.finish(printed)?;
-    let unknown = Keys::unknown([answer.reason()], &purpose, &channel);
+    let unknown = Keys::unknown([answer.reason()], &purpose, &channel, namespace.as_deref());
     near::advise(&unknown, context).await;
     Ok(Exit::of(answer.effect()))
 }

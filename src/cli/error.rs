@@ -354,7 +354,7 @@ pub fn code_name(status: &Status) -> String {
 
 fn server_hint(status: &Status) -> Option<&'static str> {
     Some(match reason(status).as_deref() {
-        Some("UNKNOWN_PURPOSE" | "UNKNOWN_CHANNEL") => {
+        Some("UNKNOWN_PURPOSE" | "UNKNOWN_CHANNEL" | "UNKNOWN_NAMESPACE") => {
             "see `consent-ledger catalog list`, and add what is missing with `consent-ledger \
              catalog apply FILE`"
         }

@@ -26,7 +26,11 @@ impl FilterArgs {
     /// The keys that the catalogue should have. A filter may name one that comes later, so one that is
     /// missing is no error.
     pub(super) fn keys(&self) -> Keys {
-        Keys { purposes: self.purpose.clone(), channels: self.channel.clone() }
+        Keys {
+            purposes: self.purpose.clone(),
+            channels: self.channel.clone(),
+            namespaces: self.namespace.clone(),
+        }
     }
 }
 

@@ -12,11 +12,12 @@ use crate::{
     proto::{Reason, catalog_service_client::CatalogServiceClient},
 };
 
-/// Keys of purposes and channels, as they were given.
+/// Keys of the catalogue, as they were given.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
     pub(super) purposes: Vec<String>,
     pub(super) channels: Vec<String>,
+    pub(super) namespaces: Vec<String>,
 }
 
 impl Keys {
@@ -25,12 +26,14 @@ impl Keys {
         reasons: impl IntoIterator<Item = Reason>,
         purpose: &str,
         channel: &str,
+        namespace: Option<&str>,
     ) -> Self {
         let mut unknown = Self::default();
         for reason in reasons {
             match reason {
                 Reason::UnknownPurpose => unknown.purposes.push(purpose.to_owned()),
                 Reason::UnknownChannel => unknown.channels.push(channel.to_owned()),
+                Reason::UnknownNamespace => unknown.namespaces.extend(namespace.map(str::to_owned)),
                 _ => {}
             }
         }
@@ -41,7 +44,7 @@ impl Keys {
 /// Says on standard error which of the keys the catalogue lacks, and which may have been meant. It is
 /// advice: if the catalogue can not be read, nothing is said.
 pub(super) async fn advise(keys: &Keys, context: &Context) {
-    if keys.purposes.is_empty() && keys.channels.is_empty() {
+    if [&keys.purposes, &keys.channels, &keys.namespaces].iter().all(|keys| keys.is_empty()) {
         return;
     }
     let Ok(channel) = client::connect(&context.global).await else { return };
@@ -49,7 +52,8 @@ pub(super) async fn advise(keys: &Keys, context: &Context) {
     let Ok(known) = catalog::keys(&mut client).await else { return };
     let purposes = advice("purpose", &keys.purposes, &known.purposes);
     let channels = advice("channel", &keys.channels, &known.channels);
-    for text in purposes.into_iter().chain(channels) {
+    let namespaces = advice("namespace", &keys.namespaces, &known.namespaces);
+    for text in [purposes, channels, namespaces].concat() {
         match context.global.printing.json {
             true => eprintln!("{}", json!({ "hint": text })),
             false => eprintln!("hint: {text}"),

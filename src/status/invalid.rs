@@ -4,8 +4,11 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::domain::{
-    EvidenceError, KEY_BYTES_MAX, KeyError, PhoneRegionError, RegionError, SubjectError,
+use crate::{
+    domain::{
+        EvidenceError, KEY_BYTES_MAX, Key, KeyError, PhoneRegionError, RegionError, SubjectError,
+    },
+    near,
 };
 
 /// The maximum page size.
@@ -40,7 +43,15 @@ pub enum Problem {
     UnknownValue(i32),
     /// Not a data subject.
     #[error(transparent)]
-    Subject(#[from] SubjectError),
+    Subject(SubjectError),
+    /// The catalogue lacks the namespace of a data subject.
+    #[error("has the namespace `{namespace}`, which is not in the catalogue{}", asked(near))]
+    UnknownNamespace {
+        /// The namespace.
+        namespace: Key,
+        /// Namespaces that may have been meant.
+        near: Vec<String>,
+    },
     /// Not a key or data category.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -165,6 +176,22 @@ pub enum Problem {
     /// A second size that is less than the first.
     #[error("must not be less than first_size")]
     SecondBeforeFirst,
+}
+
+impl From<SubjectError> for Problem {
+    fn from(error: SubjectError) -> Self {
+        match error {
+            SubjectError::UnknownNamespace(namespace) => {
+                Self::UnknownNamespace { namespace, near: Vec::new() }
+            }
+            other => Self::Subject(other),
+        }
+    }
+}
+
+/// The question whether one of these was meant, to go on with after another text.
+fn asked(near: &[String]) -> String {
+    near::question(near).map(|question| format!("; {question}")).unwrap_or_default()
 }
 
 impl Problem {

@@ -55,10 +55,11 @@ pub(super) struct CatalogKey {
     pub(super) retired: bool,
 }
 
-/// The keys of all purposes and channels.
+/// The keys of all entries.
 pub(super) struct CatalogKeys {
     pub(super) purposes: Vec<CatalogKey>,
     pub(super) channels: Vec<CatalogKey>,
+    pub(super) namespaces: Vec<CatalogKey>,
 }
 
 /// All keys of the catalogue, also retired ones.
@@ -66,9 +67,11 @@ pub(super) async fn keys(client: &mut Client) -> Result<CatalogKeys, CliError> {
     let key = |key, retired| CatalogKey { key, retired };
     let purposes = purposes(client, true).await?.into_iter();
     let channels = channels(client, true).await?.into_iter();
+    let namespaces = namespaces(client).await?.into_iter();
     Ok(CatalogKeys {
         purposes: purposes.map(|purpose| key(purpose.key, purpose.retired)).collect(),
         channels: channels.map(|channel| key(channel.key, channel.retired)).collect(),
+        namespaces: namespaces.map(|namespace| key(namespace.key, false)).collect(),
     })
 }
 

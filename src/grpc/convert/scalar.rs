@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject, SubjectError},
+    domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject},
+    near::near,
     proto,
 };
 
@@ -72,7 +73,14 @@ pub(super) fn subject(
     field: &'static str,
 ) -> Result<Subject, Invalid> {
     let subject = GivenSubject::parse(text).and_then(|given| catalog.subject(&given));
-    subject.map_err(|error| Problem::from(error).at(field))
+    subject.map_err(|error| {
+        let mut problem = Problem::from(error);
+        if let Problem::UnknownNamespace { namespace, near: meant } = &mut problem {
+            let known = catalog.namespaces().map(|known| known.key.as_str());
+            *meant = near(namespace.as_str(), known);
+        }
+        problem.at(field)
+    })
 }
 
 /// The data subject of a question; none if the catalogue lacks its namespace.
@@ -82,9 +90,7 @@ pub(super) fn subject(
 pub(super) fn subject_if_known(catalog: &Catalog, text: &str) -> Result<Option<Subject>, Invalid> {
     match subject(catalog, text, "subject") {
         Ok(subject) => Ok(Some(subject)),
-        Err(Invalid { problem: Problem::Subject(SubjectError::UnknownNamespace(_)), .. }) => {
-            Ok(None)
-        }
+        Err(Invalid { problem: Problem::UnknownNamespace { .. }, .. }) => Ok(None),
         Err(invalid) => Err(invalid),
     }
 }
