@@ -24,9 +24,9 @@ use serde_json::Value;
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, transport::Channel};
 
 use crate::support::{
-    self, Clients, Finished, PATIENCE, Process, Server, act, change, check_request, client_of,
-    consent_purpose, example, link_request, now_ms, repository, signer_key, timestamp, typed,
-    unlink_request,
+    self, Clients, Finished, NAMESPACES, PATIENCE, Process, Server, act, change, check_request,
+    client_of, consent_purpose, example, link_request, now_ms, repository, signer_key, timestamp,
+    typed, unlink_request,
 };
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
@@ -62,6 +62,7 @@ struct Traffic {
 impl Traffic {
     async fn new(seed: u64, clients: Clients) -> Self {
         let mut traffic = Self { rng: StdRng::seed_from_u64(seed), clients, tokens: Vec::new() };
+        traffic.clients.put_namespaces().await;
         for purpose in PURPOSES {
             traffic.put_purpose(purpose, false).await;
         }
@@ -264,7 +265,7 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
             B::SubjectsLinked(_) => "linked",
             B::SubjectsUnlinked(_) => "unlinked",
             B::UseRecorded(_) => "use",
-            B::PurposePut(_) | B::ChannelPut(_) => "catalog",
+            B::PurposePut(_) | B::ChannelPut(_) | B::NamespacePut(_) => "catalog",
             B::LedgerOpened(_) => "opened",
             _ => "subscriptions",
         };
@@ -535,8 +536,13 @@ impl AuditService for Liar {
     }
 }
 
-/// A small ledger: catalogue (1 to 3), a grant (4), a withdrawal of everything (5), a grant of another (6),
-/// a request (7) and its confirmation (8).
+/// Index of an entry of the small ledger, where the namespaces are not counted.
+fn at(number: u64) -> u64 {
+    NAMESPACES.len() as u64 + number
+}
+
+/// A small ledger: namespaces, catalogue (1 to 3), a grant (4), a withdrawal of everything (5), a grant of
+/// another (6), a request (7) and its confirmation (8).
 async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
     let server = Server::start(dir);
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
@@ -559,7 +565,7 @@ async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
             clients.consent.confirm_consent(request).await.unwrap();
         }
     }
-    assert_eq!(clients.checkpoint().await.size, 9);
+    assert_eq!(clients.checkpoint().await.size, at(9));
     (server, clients)
 }
 
@@ -578,7 +584,7 @@ async fn a_node_that_lies_about_an_answer_is_detected() {
         (
             "another entry that decided",
             1,
-            altered(3, |decision| decision.decided_by_index = Some(4)),
+            altered(3, |decision| decision.decided_by_index = Some(at(4))),
         ),
         ("another end", 1, altered(0, |decision| decision.valid_until = None)),
         (
@@ -630,12 +636,15 @@ async fn the_table_lists_differences_up_to_a_limit() {
     command.args(["verify-decisions", "--show", "2"]);
     let table = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
     let lines: Vec<_> = table.lines().collect();
-    assert!(lines[1].starts_with("#4 ") && lines[1].ends_with(" nothing"), "{table}");
-    assert!(lines[1].contains(" news:email ") && lines[1].contains(" allow granted by #4 until "));
-    assert!(lines[2].contains(" deny withdrawn by #5 "), "{table}");
-    assert!(lines[2].ends_with(" deny erased by #5"), "{table}");
+    let (grant, withdrawal) = (at(4), at(5));
+    let allow = format!(" allow granted by #{grant} until ");
+    assert!(lines[1].starts_with(&format!("#{grant} ")), "{table}");
+    assert!(lines[1].contains(" news:email ") && lines[1].contains(&allow), "{table}");
+    assert!(lines[1].ends_with(" nothing"), "{table}");
+    assert!(lines[2].contains(&format!(" deny withdrawn by #{withdrawal} ")), "{table}");
+    assert!(lines[2].ends_with(&format!(" deny erased by #{withdrawal}")), "{table}");
     assert_eq!(lines[3], "DIFFERS");
-    assert_eq!(lines[4], "decisions   6 decisions over 9 entries, 6 differ");
+    assert_eq!(lines[4], format!("decisions   6 decisions over {} entries, 6 differ", at(9)));
 }
 
 fn altered(
@@ -678,11 +687,11 @@ async fn a_ledger_that_lies_is_detected() {
     let (_server, clients) = small_ledger(dir.path()).await;
     // The numbers of differing answers and of untrue statements.
     let lies: [LedgerLie; 7] = [
-        ("the same entries, linked anew", (0, 0), rewritten(5, |_| ())),
+        ("the same entries, linked anew", (0, 0), rewritten(at(5), |_| ())),
         (
             "a withdrawal of something else",
             (1, 1),
-            rewritten(5, |entry| {
+            rewritten(at(5), |entry| {
                 let scope = &mut the_act(entry).changes[0].scope;
                 scope.purpose = Some(Key::parse("offers").unwrap());
             }),
@@ -690,14 +699,14 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "an outcome that is made up",
             (0, 1),
-            rewritten(5, |entry| {
+            rewritten(at(5), |entry| {
                 the_act(entry).changes[0].outcome = Outcome::NoEffect;
             }),
         ),
         (
             "a withdrawal with a time to come",
             (0, 1),
-            rewritten(5, |entry| {
+            rewritten(at(5), |entry| {
                 let later = entry.recorded_at.plus_ms(60_000);
                 the_act(entry).effective_at = later;
             }),
@@ -705,7 +714,7 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "a confirmation of what was not asked",
             (0, 1),
-            rewritten(8, |entry| {
+            rewritten(at(8), |entry| {
                 let Body::Confirmed(confirmed) = &mut entry.body else { panic!("{entry:?}") };
                 confirmed.grants[0].data_categories.push("user.contact".to_owned());
             }),
@@ -713,21 +722,21 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "a confirmation of another's request",
             (0, 1),
-            rewritten(8, |entry| {
+            rewritten(at(8), |entry| {
                 let Body::Confirmed(confirmed) = &mut entry.body else { panic!("{entry:?}") };
-                confirmed.request_index = 6;
+                confirmed.request_index = at(6);
             }),
         ),
         (
             "the end of a grant that has not ended",
             (1, 1),
-            rewritten(6, |entry| {
+            rewritten(at(6), |entry| {
                 let act = the_act(entry).clone();
                 let mut changes = act.changes;
                 changes[0].action = consent_ledger::domain::Action::Expire;
                 entry.body = Body::Expired(consent_ledger::domain::GrantExpired {
                     subject_ref: act.subject_ref,
-                    grant_index: 4,
+                    grant_index: at(4),
                     expired_at: entry.recorded_at,
                     reason: Reason::Expired,
                     changes,
@@ -744,15 +753,16 @@ async fn a_ledger_that_lies_is_detected() {
     }
 
     let broken: Alter<Vec<u8>> = Arc::new(|mut all| {
-        let last = all[5].len() - 1;
-        all[5][last] ^= 1;
+        let bytes = &mut all[NAMESPACES.len() + 5];
+        *bytes.last_mut().unwrap() ^= 1;
         all
     });
     let early: Alter<Vec<u8>> = Arc::new(|mut all| {
         all.pop();
         all
     });
-    for (entries, want) in [(broken, "is damaged"), (early, "there is no entry 8")] {
+    let missing = format!("there is no entry {}", at(8));
+    for (entries, want) in [(broken, "is damaged"), (early, missing.as_str())] {
         let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
         let error_line = verify(&liar.start().await, &[]).expect_code(1).stderr;
         let error: Value = serde_json::from_str(&error_line).unwrap();

@@ -189,9 +189,18 @@ fn evidence(what: &str) -> proto::Evidence {
 type Given = BTreeMap<u64, proto::Evidence>;
 
 async fn record_samples(clients: &mut Clients) -> Given {
+    let once_a_day = proto::Obligation {
+        kind: Some(proto::obligation::Kind::FrequencyLimit(proto::FrequencyLimit {
+            uses_max: 1,
+            period: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }),
+        })),
+        ..Default::default()
+    };
     for (key, double_opt_in) in [("news", false), ("doi", true)] {
         let data_categories = ["user.contact", "user.profile"].map(str::to_owned).to_vec();
-        let purpose = proto::Purpose { data_categories, double_opt_in, ..consent_purpose(key) };
+        let obligations = if double_opt_in { vec![once_a_day.clone()] } else { Vec::new() };
+        let purpose =
+            proto::Purpose { data_categories, double_opt_in, obligations, ..consent_purpose(key) };
         clients.put_purpose(purpose).await;
     }
     let mut given = Given::new();
@@ -265,7 +274,20 @@ async fn record_samples(clients: &mut Clients) -> Given {
         ..act(SUBJECT, vec![narrowed("news", "email", 1_500)])
     };
     given.insert(clients.record(request).await.index, by_guardian);
-    clients.record_change(SUBJECT, Action::Withdraw, "news", "sms").await;
+    // A stop is recorded, although a language is wrong beside it and the person is spelled otherwise.
+    let spelled = " user:42";
+    let beside = proto::Evidence { language: "de_AT".to_owned(), ..evidence("stop") };
+    let request = proto::RecordConsentRequest {
+        evidence: Some(beside),
+        ..act(spelled, vec![change(Action::Withdraw, "news", "sms")])
+    };
+    let kept = proto::Evidence {
+        language: String::new(),
+        subject_given: spelled.to_owned(),
+        unreadable: [("evidence.language".to_owned(), "de_AT".to_owned())].into(),
+        ..evidence("stop")
+    };
+    given.insert(clients.record(request).await.index, kept);
     let request = proto::RecordConsentRequest {
         actor: Actor::Import.into(),
         ..act(SUBJECT, vec![change(Action::Grant, "news", "sms")])
@@ -284,6 +306,16 @@ async fn record_samples(clients: &mut Clients) -> Given {
         ..Default::default()
     };
     clients.consent.record_use(request).await.unwrap();
+    for _ in 0..2 {
+        let request = proto::RecordUseRequest {
+            subject: SUBJECT.to_owned(),
+            purpose: "doi".to_owned(),
+            channel: "email".to_owned(),
+            data_categories: vec!["user.contact.email".to_owned()],
+            ..Default::default()
+        };
+        clients.consent.record_use(request).await.unwrap();
+    }
     clients.link(SUBJECT, "device:1", LinkConfidence::Asserted).await;
     clients.unlink(SUBJECT, "device:1").await;
     given

@@ -99,7 +99,11 @@ impl World {
 
 fn random_act(rng: &mut StdRng, key: String) -> proto::RecordConsentRequest {
     let namespace = NAMESPACES[rng.random_range(0..NAMESPACES.len())];
-    let subject = format!("{namespace}:{}", rng.random_range(0..SUBJECTS));
+    let number = rng.random_range(0..SUBJECTS);
+    let subject = match namespace {
+        "email" => format!("email:{number}@example.org"),
+        _ => format!("{namespace}:{number}"),
+    };
     let mut scopes = BTreeSet::new();
     let mut changes = Vec::new();
     for _ in 0..rng.random_range(1..=3) {
@@ -143,7 +147,9 @@ async fn write(world: &World, request: proto::RecordConsentRequest) {
     let answer = loop {
         match clients.consent.record_consent(request.clone()).await {
             Ok(answer) => break answer.into_inner(),
-            Err(_) => {
+            Err(status) => {
+                let is_typed = !status.details().is_empty();
+                assert!(!is_typed || typed(&status).reason == "SHUTTING_DOWN", "{status:?}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 clients = world.shared_clients().await;
             }

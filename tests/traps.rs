@@ -571,14 +571,14 @@ async fn the_past_can_be_asked_by_record_time_or_effective_time() {
     let paper = ledger.record(at(start - 2 * DAY_MS, withdraw("user:1"))).await;
     let recorded = millis(paper.recorded_at.as_ref()).unwrap();
     for (moment, want) in [
-        (Moment::Revision(0), Reason::UnknownPurpose),
+        (Moment::Revision(0), Reason::UnknownNamespace),
         (Moment::Revision(given.index), Reason::NoRecord),
         (Moment::Revision(given.revision), Reason::Granted),
         (Moment::Revision(paper.revision), Reason::Withdrawn),
         (Moment::RecordedAt(timestamp(recorded - 1)), Reason::Granted),
         (Moment::RecordedAt(timestamp(recorded)), Reason::Withdrawn),
-        // The catalogue of that time had no such purpose yet.
-        (Moment::EffectiveAt(timestamp(start - DAY_MS)), Reason::UnknownPurpose),
+        // The catalogue of that time was empty yet.
+        (Moment::EffectiveAt(timestamp(start - DAY_MS)), Reason::UnknownNamespace),
         (Moment::EffectiveAt(timestamp(recorded)), Reason::Withdrawn),
     ] {
         assert_eq!(ledger.reason_as_of("user:1", moment).await, want, "{moment:?}");
@@ -591,7 +591,7 @@ async fn the_past_can_be_asked_by_record_time_or_effective_time() {
     if known - 30 > start {
         let between = Moment::EffectiveAt(timestamp(known - 30));
         let reason = ledger.reason_as_of("user:2", between).await;
-        assert!(matches!(reason, Reason::Granted | Reason::UnknownPurpose), "{reason:?}");
+        assert!(matches!(reason, Reason::Granted | Reason::UnknownNamespace), "{reason:?}");
     }
 
     let as_of = Some(proto::AsOf { moment: Some(Moment::Revision(given.revision)) });

@@ -43,13 +43,14 @@ pub(super) fn evidence(evidence: &Evidence) -> Vec<String> {
         given("notice hash ", &hex(&evidence.notice_hash)),
         given("from ", &evidence.ip_address),
         given("with ", &evidence.user_agent),
+        given("spelled ", &evidence.subject_given),
         proof,
         ends_at.map(|end| format!("authority until {}", rfc3339(end))),
     ];
-    let mut attributes: Vec<_> = evidence.attributes.iter().collect();
-    attributes.sort_unstable();
-    let attributes = attributes.into_iter().map(|(name, value)| format!("{name}={value}"));
-    texts.into_iter().flatten().chain(attributes).collect()
+    let attributes = evidence.attributes.iter().map(|(name, value)| format!("{name}={value}"));
+    let unreadable =
+        evidence.unreadable.iter().map(|(field, text)| format!("unreadable {field}: {text}"));
+    texts.into_iter().flatten().chain(attributes).chain(unreadable).collect()
 }
 
 #[cfg(test)]

@@ -71,8 +71,12 @@ def main(address, proto_dir, stub_dir):
     assert not put("marketing.newsletter").changed
     email = catalog.Channel(key="email", title="Email")
     catalogs.PutChannel(catalog.PutChannelRequest(channel=email), timeout=TIMEOUT_S)
-    namespace = catalog.Namespace(key="email", kind=types.NAMESPACE_KIND_EMAIL)
-    catalogs.PutNamespace(catalog.PutNamespaceRequest(namespace=namespace), timeout=TIMEOUT_S)
+    for key, kind in [
+        ("email", types.NAMESPACE_KIND_EMAIL),
+        ("user", types.NAMESPACE_KIND_OPAQUE),
+    ]:
+        namespace = catalog.Namespace(key=key, kind=kind)
+        catalogs.PutNamespace(catalog.PutNamespaceRequest(namespace=namespace), timeout=TIMEOUT_S)
     listed = catalogs.ListPurposes(catalog.ListPurposesRequest(), timeout=TIMEOUT_S)
     assert [purpose.key for purpose in listed.purposes] == ["marketing.newsletter"], listed
     ok("catalogue applied")

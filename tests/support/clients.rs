@@ -1,9 +1,10 @@
 //! Clients of every service, the requests that many tests make, and errors as clients see them.
 
 use consent_ledger::proto::{
-    self, audit_service_client::AuditServiceClient, catalog_service_client::CatalogServiceClient,
-    check_service_client::CheckServiceClient, consent_service_client::ConsentServiceClient,
-    privacy_service_client::PrivacyServiceClient, watch_service_client::WatchServiceClient,
+    self, NamespaceKind, audit_service_client::AuditServiceClient,
+    catalog_service_client::CatalogServiceClient, check_service_client::CheckServiceClient,
+    consent_service_client::ConsentServiceClient, privacy_service_client::PrivacyServiceClient,
+    watch_service_client::WatchServiceClient,
 };
 use tonic::{
     Status,
@@ -25,6 +26,18 @@ pub struct Clients {
     pub privacy: PrivacyServiceClient<Channel>,
 }
 
+/// The namespaces that tests use. Each is an entry.
+pub const NAMESPACES: [(&str, NamespaceKind); 8] = [
+    ("user", NamespaceKind::Opaque),
+    ("device", NamespaceKind::Opaque),
+    ("crm", NamespaceKind::Opaque),
+    ("cookie", NamespaceKind::Opaque),
+    ("phone", NamespaceKind::Opaque),
+    ("email", NamespaceKind::Email),
+    ("tel", NamespaceKind::Phone),
+    ("domain", NamespaceKind::Domain),
+];
+
 impl Clients {
     pub async fn connect(address: &str) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
@@ -42,19 +55,9 @@ impl Clients {
 
     /// Puts the namespaces that tests use. Phone numbers without a country code are Austrian.
     pub async fn put_namespaces(&mut self) {
-        use proto::NamespaceKind::{Domain, Email, Opaque, Phone};
-        let kinds = [
-            ("user", Opaque),
-            ("device", Opaque),
-            ("crm", Opaque),
-            ("cookie", Opaque),
-            ("phone", Opaque),
-            ("email", Email),
-            ("tel", Phone),
-            ("domain", Domain),
-        ];
-        for (key, kind) in kinds {
-            let default_region = if kind == Phone { "AT".to_owned() } else { String::new() };
+        for (key, kind) in NAMESPACES {
+            let default_region =
+                if kind == NamespaceKind::Phone { "AT".to_owned() } else { String::new() };
             let namespace = proto::Namespace {
                 key: key.to_owned(),
                 kind: kind.into(),

@@ -27,8 +27,8 @@ use tonic::service::Routes;
 
 pub use self::{
     clients::{
-        Clients, TypedError, act, change, check_request, consent_purpose, link_request, one_change,
-        scope, typed, unlink_request,
+        Clients, NAMESPACES, TypedError, act, change, check_request, consent_purpose, link_request,
+        one_change, scope, typed, unlink_request,
     },
     process::{BINARY, Finished, Process, binary, clean, run, verify},
     server::{Server, client_of},

@@ -200,6 +200,8 @@ struct EvidenceText {
     authority: Option<AuthorityText>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unreadable: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subject_given: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -394,6 +396,7 @@ impl From<&Evidence> for EvidenceText {
                 ends_at: authority.ends_at.map(time),
             }),
             unreadable: evidence.unreadable.clone(),
+            subject_given: evidence.subject_given.clone(),
         }
     }
 }
