@@ -276,15 +276,18 @@ async fn record_samples(clients: &mut Clients) -> Given {
     given.insert(clients.record(request).await.index, by_guardian);
     // A stop is recorded, although a language is wrong beside it and the person is spelled otherwise.
     let spelled = " user:42";
-    let beside = proto::Evidence { language: "de_AT".to_owned(), ..evidence("stop") };
+    let wrong = "german (austria)";
     let request = proto::RecordConsentRequest {
-        evidence: Some(beside),
+        evidence: Some(evidence("stop")),
+        preferences: Some(proto::ContactPreferences {
+            language: wrong.to_owned(),
+            ..Default::default()
+        }),
         ..act(spelled, vec![change(Action::Withdraw, "news", "sms")])
     };
     let kept = proto::Evidence {
-        language: String::new(),
         subject_given: spelled.to_owned(),
-        unreadable: [("evidence.language".to_owned(), "de_AT".to_owned())].into(),
+        unreadable: [("preferences.language".to_owned(), wrong.to_owned())].into(),
         ..evidence("stop")
     };
     given.insert(clients.record(request).await.index, kept);
