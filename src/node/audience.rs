@@ -49,6 +49,9 @@ pub struct Audience {
     past: Past,
 }
 
+/// The state of a data subject, united with those of the linked ones, and these.
+type WithLinked = (Arc<SubjectState>, Vec<Linked>);
+
 impl Node {
     /// Begins an audience at the current revision and time.
     #[must_use]
@@ -125,7 +128,7 @@ impl Audience {
     }
 
     /// The state of a data subject at the revision, and the linked ones.
-    fn state(&self, subject: SubjectRef) -> Result<(Arc<SubjectState>, Vec<Linked>), ReadError> {
+    fn state(&self, subject: SubjectRef) -> Result<WithLinked, ReadError> {
         if let Some(current) = self.current_state(subject)? {
             return Ok(current);
         }
@@ -134,10 +137,7 @@ impl Audience {
     }
 
     /// The current state of a data subject, if it is the same as at the revision.
-    fn current_state(
-        &self,
-        subject: SubjectRef,
-    ) -> Result<Option<(Arc<SubjectState>, Vec<Linked>)>, ReadError> {
+    fn current_state(&self, subject: SubjectRef) -> Result<Option<WithLinked>, ReadError> {
         let view = &self.core.view;
         let state = view.state(subject)?;
         if state.revision > self.past.end || state.links.is_empty() {

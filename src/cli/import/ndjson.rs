@@ -131,7 +131,7 @@ fn readable_stops(fields: Map<String, Value>, line: u64) -> Option<Compiled> {
                 Ok(_) => drop(readable.insert(name, value)),
                 Err(error) => {
                     keep_unreadable(&mut unreadable, &name, &value.to_string());
-                    compiled.warnings.push(left_out(line, name, error));
+                    compiled.warnings.push(left_out(line, name, &error));
                 }
             },
         }
@@ -152,7 +152,7 @@ fn readable_stops(fields: Map<String, Value>, line: u64) -> Option<Compiled> {
                 }));
             }
             Err(error) => {
-                compiled.rejects.push(ImportReject { field, ..not_a_row(line, error.to_string()) })
+                compiled.rejects.push(ImportReject { field, ..not_a_row(line, error.to_string()) });
             }
         }
     }
@@ -166,7 +166,7 @@ fn readable_stops(fields: Map<String, Value>, line: u64) -> Option<Compiled> {
     Some(compiled)
 }
 
-fn left_out(line: u64, field: String, error: serde_json::Error) -> ImportWarning {
+fn left_out(line: u64, field: String, error: &serde_json::Error) -> ImportWarning {
     let message = format!(
         "{error}; the stops of the row are imported without it, and no grant of the row is imported"
     );
