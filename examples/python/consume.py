@@ -154,10 +154,13 @@ def main():
     channel = grpc.insecure_channel(options.address, options=keepalive)
     watches = rpc.WatchServiceStub(channel)
 
-    # If the subscription exists already, this returns it.
+    # If the subscription exists already, this returns it; one with another filter or owner is an error.
     subscription = pb.Subscription(name=options.subscription, owner=options.owner)
     request = pb.CreateSubscriptionRequest(subscription=subscription)
-    created = watches.CreateSubscription(request, timeout=30, wait_for_ready=True)
+    try:
+        created = watches.CreateSubscription(request, timeout=30, wait_for_ready=True)
+    except grpc.RpcError as error:
+        sys.exit(f"{error.code().name}: {error.details()}")
     start = created.subscription.start_index
     print(f"consuming {options.subscription} from {start} on", file=sys.stderr, flush=True)
 

@@ -23,7 +23,7 @@ the server has no setting (see `serve --controller-name`) are left out and named
 error.
 
 Examples:
-  consent-ledger receipt --index 35 --subject user:42 --output receipt.jws
+  consent-ledger receipt --idempotency-key signup-42 --subject user:42 --output receipt.jws
   consent-ledger receipt --idempotency-key signup-42 --format dpv --payload";
 
 /// Options of `receipt`.
