@@ -103,8 +103,9 @@ fn spellings_of_a_number() -> impl Strategy<Value = (String, String)> {
     let digits = prop::collection::vec(0..10_u8, 7);
     (prefix, separator, digits, any::<bool>()).prop_flat_map(
         |(prefix, separator, digits, arabic)| {
-            let digit =
-                |zero: u32| move |digit: &u8| char::from_u32(zero + u32::from(*digit)).unwrap();
+            let digit = |zero: u32| {
+                move |digit: &u8| char::from_u32(zero + u32::from(*digit)).unwrap_or_default()
+            };
             let ascii: String = digits.iter().map(digit(0x30)).collect();
             let spelled: String =
                 if arabic { digits.iter().map(digit(0x660)).collect() } else { ascii.clone() };
