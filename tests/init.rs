@@ -107,7 +107,6 @@ async fn what_is_left_of_a_ledger_is_named_and_never_completed() {
         }
         copy
     };
-    let keys = ["kek", "signing-key"];
     for (lost, words) in [
         (&["ledger"][..], &["ledger is missing", "vault is there"][..]),
         (&["vault"], &["vault is missing", "ledger is there"]),
@@ -128,14 +127,11 @@ async fn what_is_left_of_a_ledger_is_named_and_never_completed() {
         let before = snapshot(copy.path());
         let rebuilt = support::run(["rebuild-view", "--data-dir", data_dir]);
         let is_rebuilt = rebuilt.code == Some(0);
-        // The view needs neither checkpoint nor signing key.
+        // The view needs no signing key.
         assert_eq!(is_rebuilt, lost == ["signing-key"], "{lost:?}: {rebuilt:?}");
         assert!(is_rebuilt || snapshot(copy.path()) == before, "{lost:?}");
         let error = init(copy.path(), &[]).expect_code(1).stderr;
         assert!(!error.is_empty(), "{lost:?}");
-        if !lost.iter().any(|name| keys.contains(name)) {
-            assert!(!copy.path().join("init-unfinished").exists(), "{lost:?}");
-        }
     }
     // Files that were emptied are no empty ledger.
     for store in ["ledger", "vault"] {
@@ -311,6 +307,15 @@ fn an_init_that_was_cut_off_is_completed_and_not_served() {
     assert!(error.contains("`consent-ledger init` was stopped"), "{error}");
     assert_eq!(id_of(&init(&data, &[]).expect_code(0)), id);
     Server::start(&data).terminate();
+
+    // Under another name or key it is not completed.
+    fs::write(data.join("init-unfinished"), "").unwrap();
+    for flags in [&["--origin", "other.example", "--unused-signing-key"][..], &["--kek-file", "x"]]
+    {
+        init(&data, flags).expect_code(1);
+        assert!(refused_start(&data, &[]).contains("was stopped"));
+    }
+    assert_eq!(id_of(&init(&data, &[]).expect_code(0)), id);
 
     // Killed at any moment, too.
     for micros in (0..40).map(|step| 500 * step) {

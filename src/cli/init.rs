@@ -32,19 +32,19 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-A new ledger knows of no objection and no withdrawal. So it is made once, by hand or by a job that runs
-once, and never by the script that starts the server. `init` refuses
+A new ledger knows of no objection and no withdrawal. So it is made once, by hand or by a job
+that runs once, and never by the script that starts the server. `init` refuses
 
 - a directory that holds a ledger, a part of one, or other files;
-- the file of a key-encryption key that belongs to a ledger of the same name. `init` adds a line with
-  the id and name of the ledger to the file, so that the key knows its ledger when the directory is
-  lost; keep the key elsewhere, with --kek-file;
+- the file of a key-encryption key that belongs to a ledger of the same name. `init` adds a
+  line with id and name of the ledger to the file, so that the key knows its ledger when the
+  directory is lost; keep the key elsewhere, with --kek-file;
 - a signing key that exists already, unless --unused-signing-key says that it never signed;
 - any --checkpoint, which was kept from an earlier ledger;
 - a witness that knows a ledger of the same name, or does not answer.
 
-If `init` is cut off, run it again. It prints the id of the ledger, for `serve --expect-ledger`, its name
-and its verifier key.
+If `init` is cut off, run it again. It prints the id of the ledger, for --expect-ledger of
+`serve`, its name and its verifier key.
 
 Exit codes: 0 made; 1 refused or failed; 2 wrong usage.
 

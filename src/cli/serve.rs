@@ -24,16 +24,16 @@ const AFTER_HELP: &str = "\
 Every setting is also a variable in the environment, for example CONSENT_LEDGER_DATA_DIR, and a
 key under [serve] in the options file, for example data_dir. docs/reference.md has them all.
 
-The data directory must hold a ledger, which `consent-ledger init` makes: an empty directory is a lost
-mount until somebody says otherwise. --expect-ledger refuses another ledger than the right one.
---ephemeral serves a new ledger, which is gone at the end.
+The data directory must hold a ledger, which `consent-ledger init` makes: an empty directory is a
+lost mount until somebody says otherwise. --expect-ledger refuses another ledger than the right
+one. --ephemeral serves a new ledger, which is gone at the end.
 
 The key-encryption key protects the keys of data subjects. It is in the data directory, unless
---kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64 hexadecimal digits. There is no
-flag for the key itself: every user of a machine can read flags.
+--kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64 hexadecimal digits. There is
+no flag for the key itself: every user of a machine can read flags.
 
-Once everything answers, `serve` prints `listening on ADDRESS` and more such lines, or one object with
---json.
+Once everything answers, `serve` prints `listening on ADDRESS` and more such lines, or one object
+with --json.
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage.
 

@@ -35,7 +35,7 @@ pub struct NodeConfig {
     /// [default: any name]
     #[arg(long, value_name = "NAME", value_parser = parse_origin, help_heading = STORAGE)]
     pub origin: Option<String>,
-    /// Id that the ledger must have, as `init` and `verify` print it; another ledger in the data
+    /// Id that the ledger must have, as `init` and `serve` print it; another ledger in the data
     /// directory is refused [default: any ledger]
     #[arg(long, value_name = "ID", help_heading = STORAGE)]
     pub expect_ledger: Option<LedgerId>,

@@ -8,7 +8,10 @@
 //! Until everything is durable, [`UNFINISHED_FILE`] stands in the directory. No server opens such a
 //! directory, and the next [`Init::make`] completes it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rand::RngExt;
 use thiserror::Error;
@@ -30,7 +33,7 @@ use crate::{
     },
     tlog::key::{Algorithm, SignerKey, VerifierKey},
     tree::{self, Book, generate_key, read_key, write_key},
-    vault::{self, KekFile, LedgerNote, VaultFiles},
+    vault::{self, Kek, KekError, KekFile, LedgerNote, VaultFiles},
 };
 
 /// Why no ledger is made. Nothing was changed, except where a file operation failed; then the same call
@@ -99,7 +102,7 @@ from_lower!(
     FileError,
     BackendError,
     vault::VaultError,
-    vault::KekError,
+    KekError,
     tree::BookError,
     tree::SigningKeyError
 );
@@ -178,41 +181,30 @@ impl Init {
         let _lock = DirLock::take(dir)?;
         // Another process may have made a ledger since the look.
         place.check_directory()?;
-        let unfinished = dir.join(UNFINISHED_FILE);
-        if !survey::is_unfinished(dir, &**disk)? {
-            disk.create(&unfinished).and_then(|file| file.sync_data()).at(&unfinished)?;
-            disk.sync_dir(dir).at(dir)?;
-        }
-        // The book is there before the key: a key without a book means that the book is lost.
-        if Book::read(&**disk, dir, &config.witness_policy)?.is_none() {
-            Book::default().write(&**disk, dir)?;
-        }
-        let kek_path = config.kek.is_none().then(|| kek_file(config));
-        let found = kek_path.as_deref().map(KekFile::read_or_create).transpose()?;
-        let kek = match (&config.kek, &found) {
-            (Some(kek), _) => kek.clone(),
-            (None, Some(file)) => file.kek.clone(),
-            (None, None) => unreachable!("a key that is not given comes from a file"),
-        };
+        place.begin()?;
+        let (kek, kek_place) = place.kek()?;
         // The vault is made before the ledger, so the identity in the vault counts.
         let vault_dir = dir.join(vault::DIR);
         let vault = VaultFiles::create(disk.clone(), vault_dir, &kek, rand::rng().random())?;
         let id = LedgerId(vault.ledger_id());
-        let mut kek_unnoted = None;
-        if let (Some(path), Some(file)) = (&kek_path, found) {
-            let note = LedgerNote { id: id.0, origin: origin.clone() };
-            kek_unnoted = file.note(path, note).err();
-        }
         place.write_first_entry(id)?;
+        let note = LedgerNote { id: id.0, origin: origin.clone() };
+        let (kek_file, kek_unnoted) = match kek_place {
+            Some((path, file)) => {
+                let unnoted = file.note(&path, note).err();
+                (Some(path), unnoted)
+            }
+            None => (None, None),
+        };
         let signing_key_file = signing_key_file(config);
         write_key(&signing_key_file, &key)?;
-        disk.remove(&unfinished).and_then(|()| disk.sync_dir(dir)).at(&unfinished)?;
+        place.end()?;
         info!(%id, origin, "a new ledger was made");
         Ok(NewLedger {
             id,
             origin: origin.clone(),
             verifier_key: key.verifier().clone(),
-            kek_file: kek_path,
+            kek_file,
             kek_unnoted,
             signing_key_file,
         })
@@ -228,6 +220,42 @@ impl Place {
             Some(key) if self.config.unused_signing_key || self.has_own_key()? => Ok(key),
             Some(_) => Err(InitError::SigningKeyThere(file)),
         }
+    }
+
+    /// Marks the directory until [`Self::end`], and makes the book of checkpoints.
+    fn begin(&self) -> Result<(), InitError> {
+        let (disk, config, dir) = (&*self.disk, &self.config, &self.config.data_dir);
+        let unfinished = dir.join(UNFINISHED_FILE);
+        if !survey::is_unfinished(dir, disk)? {
+            disk.create(&unfinished).and_then(|file| file.sync_data()).at(&unfinished)?;
+            disk.sync_dir(dir).at(dir)?;
+        }
+        // The book is there before the key: a key without a book means that the book is lost.
+        if Book::read(disk, dir, &config.witness_policy)?.is_none() {
+            Book::default().write(disk, dir)?;
+        }
+        Ok(())
+    }
+
+    /// Lets servers open the directory.
+    fn end(&self) -> Result<(), InitError> {
+        let (disk, dir) = (&*self.disk, &self.config.data_dir);
+        let unfinished = dir.join(UNFINISHED_FILE);
+        Ok(disk.remove(&unfinished).and_then(|()| disk.sync_dir(dir)).at(&unfinished)?)
+    }
+
+    /// The key-encryption key, and its file if it comes from one. The file is made if nothing was sealed
+    /// with it yet.
+    fn kek(&self) -> Result<(Kek, Option<(PathBuf, KekFile)>), InitError> {
+        if let Some(kek) = &self.config.kek {
+            return Ok((kek.clone(), None));
+        }
+        let path = kek_file(&self.config);
+        let file = match self.begun_id()? {
+            Some(_) => KekFile::read(&path)?.ok_or_else(|| KekError::Missing(path.clone()))?,
+            None => KekFile::read_or_create(&path)?,
+        };
+        Ok((file.kek.clone(), Some((path, file))))
     }
 
     /// The directory is empty but for keys, or an earlier call was cut off in it.
@@ -304,7 +332,7 @@ impl Place {
             return Err(OpenError::Foreign { ledger: ledger_dir, vault }.into());
         }
         if log.head() > 0 {
-            return Ok(());
+            return self.check_origin(&ledger_dir);
         }
         let now = Millis::now();
         let body = Body::Opened(LedgerOpened {
@@ -319,5 +347,15 @@ impl Place {
             Appended::Landed => Ok(()),
             Appended::Lost { .. } => unreachable!("the directory is locked"),
         }
+    }
+
+    /// The ledger that an earlier call has begun has the name that is asked for.
+    fn check_origin(&self, ledger_dir: &Path) -> Result<(), InitError> {
+        let found = survey::first_entry(&*self.disk, ledger_dir)?.origin;
+        if found == self.origin {
+            return Ok(());
+        }
+        let (dir, expected) = (self.config.data_dir.clone(), self.origin.clone());
+        Err(OpenError::OtherOrigin { dir, found, expected }.into())
     }
 }

@@ -268,8 +268,9 @@ pub(super) fn open(
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Stores, OpenedTree), OpenError> {
-    let mut stores = open_stores(config, disk, progress)?;
-    let key = signing_key(config, &stores.ledger.origin, &stores.book)?;
+    let locked = Locked::take(config, &**disk)?;
+    let key = signing_key(config, &locked.ledger.origin, &locked.book)?;
+    let mut stores = open_stores(config, disk, locked, progress)?;
     let dir = config.data_dir.join(tree::DIR);
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
@@ -291,34 +292,44 @@ pub fn rebuild_view(
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(u64, u64), OpenError> {
-    survey(config, &**disk)?;
-    let lock = DirLock::take(&config.data_dir)?;
-    // The view stays where it can not be rebuilt.
-    read_book(config, &**disk)?;
-    kek(config)?;
+    let locked = Locked::take(config, &**disk)?;
     let dir = config.data_dir.join(VIEW_DIR);
     if_exists(fs::remove_dir_all(&dir)).at(&dir)?;
-    drop(lock);
-    let stores = open_stores(config, disk, progress)?;
+    let stores = open_stores(config, disk, locked, progress)?;
     let rebuilt = (stores.view.applied(), stores.vault.subjects());
     stores.index.close()?;
     Ok(rebuilt)
 }
 
+/// A locked data directory with a ledger, and what can be read of it without a change.
+struct Locked {
+    lock: DirLock,
+    ledger: LedgerOpened,
+    book: Book,
+    kek: Kek,
+}
+
+impl Locked {
+    fn take(config: &NodeConfig, disk: &dyn Disk) -> Result<Self, OpenError> {
+        // A directory without a ledger gets no lock file either.
+        survey(config, disk)?;
+        let lock = DirLock::take(&config.data_dir)?;
+        let ledger = survey(config, disk)?;
+        // `init` may have been killed before it made the end of its work durable.
+        disk.sync_dir(&config.data_dir).at(&config.data_dir)?;
+        let book = read_book(config, disk)?;
+        Ok(Self { lock, ledger, book, kek: kek(config)? })
+    }
+}
+
 fn open_stores(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
+    locked: Locked,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Stores, OpenError> {
-    // A directory without a ledger gets no lock file either.
-    survey(config, &**disk)?;
-    let lock = DirLock::take(&config.data_dir)?;
-    let ledger = survey(config, &**disk)?;
-    // `init` may have been killed before it made the end of its work durable.
-    disk.sync_dir(&config.data_dir).at(&config.data_dir)?;
+    let Locked { lock, ledger, book, kek } = locked;
     let [ledger_dir, vault_dir] = [ledger::DIR, vault::DIR].map(|name| config.data_dir.join(name));
-    let book = read_book(config, &**disk)?;
-    let kek = kek(config)?;
     let (files, vault_torn) = VaultFiles::open(Arc::clone(disk), vault_dir.clone())?;
     let ledger_id = files.ledger_id();
     if ledger.ledger_id != ledger_id {

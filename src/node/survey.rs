@@ -34,8 +34,8 @@ pub struct LedgerId(pub [u8; 16]);
 /// The text is not the identity of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "the id of a ledger has 16 bytes: 32 hexadecimal digits, or base64, as `consent-ledger init` and \
-     `consent-ledger verify` print it"
+    "the id of a ledger has 16 bytes: 32 hexadecimal digits, as `init` and `serve` print it, or base64, \
+     as they do with --json"
 )]
 pub struct LedgerIdError;
 
@@ -179,7 +179,7 @@ pub(super) fn is_unfinished(dir: &Path, disk: &dyn Disk) -> Result<bool, FileErr
 }
 
 /// Entry 0 of a ledger. Reads no more than it needs.
-fn first_entry(disk: &dyn Disk, ledger_dir: &Path) -> Result<LedgerOpened, OpenError> {
+pub(super) fn first_entry(disk: &dyn Disk, ledger_dir: &Path) -> Result<LedgerOpened, OpenError> {
     let mut first = None;
     let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
     let mut take = |frame: crate::storage::FrameAt<'_>| {
