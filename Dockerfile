@@ -3,8 +3,12 @@
 # The image serves one data directory: /var/lib/consent-ledger. Build and try it:
 #
 #   docker build --tag consent-ledger .
+#   docker run --rm --volume consent:/var/lib/consent-ledger consent-ledger init
 #   docker run --volume consent:/var/lib/consent-ledger --name consent consent-ledger
 #   docker exec consent consent-ledger catalog list
+#
+# `init` makes the ledger, once. The server never makes one: an empty volume is a lost volume until
+# somebody says otherwise. In production, start it with `serve --expect-ledger ID`.
 #
 # As it comes, the server listens on the container's own loopback: reachable for the health check,
 # for `docker exec` and for a sidecar in the same network namespace, and for nobody else. The server

@@ -42,7 +42,13 @@ impl Drop for Server {
 }
 
 fn serve(dir: &std::path::Path) -> (Server, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_consent-ledger"))
+    let binary = env!("CARGO_BIN_EXE_consent-ledger");
+    let made = Command::new(binary).arg("init").arg("--data-dir").arg(dir).output();
+    assert!(
+        made.expect("the binary was built").status.success(),
+        "an empty directory gets a ledger"
+    );
+    let mut child = Command::new(binary)
         .arg("serve")
         .arg("--data-dir")
         .arg(dir)

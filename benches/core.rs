@@ -88,7 +88,7 @@ fn bench_decide(c: &mut Criterion) {
 fn config(dir: &Path) -> NodeConfig {
     NodeConfig {
         data_dir: dir.to_owned(),
-        origin: "consent.example.org/bench".to_owned(),
+        origin: Some("consent.example.org/bench".to_owned()),
         kek: Some(Kek::random()),
         hot_bytes_max: 256 << 20,
         recent_events_max: 1_024,
@@ -133,6 +133,7 @@ async fn record_all(node: &Arc<Node>, numbers: std::ops::Range<u64>) {
 fn bench_node(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
+    consent_ledger::node::init(&config(dir.path())).expect("a ledger");
     let node = Node::open(&config(dir.path()), Arc::new(Metrics::default())).expect("a node");
     runtime.block_on(async {
         let channel = ChannelPut { key: key(CHANNEL), title: String::new(), retired: false };

@@ -9,10 +9,11 @@ use thiserror::Error;
 
 use crate::{
     node::NodeConfig,
+    proto::{PutChannelRequest, PutNamespaceRequest, PutPurposeRequest},
     receipt::ControllerError,
     setting::{
         self, DAY, MILLISECOND, MINUTE, Size, Within as _,
-        heading::{CHECKPOINTS, LIMITS, LISTENING, SUBSCRIPTIONS},
+        heading::{CHECKPOINTS, LIMITS, LISTENING, STORAGE, SUBSCRIPTIONS},
     },
     telemetry::TelemetryConfig,
     tlog::{
@@ -83,6 +84,14 @@ pub struct ServeConfig {
     #[arg(skip)]
     pub tls: Option<TlsFiles>,
 
+    /// Serve a new ledger in a temporary directory, which is removed at the end, on a free port unless
+    /// --listen names one; for tests and trials. Ignores --data-dir of environment and options file
+    #[arg(long, help_heading = STORAGE)]
+    pub ephemeral: bool,
+    /// The catalogue that an ephemeral ledger begins with.
+    #[arg(skip)]
+    pub catalog: Vec<CatalogPut>,
+
     /// The node.
     #[command(flatten)]
     pub node: NodeConfig,
@@ -130,6 +139,37 @@ pub struct ServeConfig {
     pub telemetry: TelemetryConfig,
 }
 
+/// An entry of a catalogue.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CatalogPut {
+    /// A namespace.
+    Namespace(PutNamespaceRequest),
+    /// A channel.
+    Channel(PutChannelRequest),
+    /// A purpose.
+    Purpose(PutPurposeRequest),
+}
+
+impl CatalogPut {
+    /// Kind and key, for an error.
+    pub(crate) fn name(&self) -> (&'static str, String) {
+        match self {
+            Self::Namespace(put) => {
+                let namespace = put.namespace.as_ref();
+                ("namespace", namespace.map(|namespace| namespace.key.clone()).unwrap_or_default())
+            }
+            Self::Channel(put) => {
+                let channel = put.channel.as_ref();
+                ("channel", channel.map(|channel| channel.key.clone()).unwrap_or_default())
+            }
+            Self::Purpose(put) => {
+                let purpose = put.purpose.as_ref();
+                ("purpose", purpose.map(|purpose| purpose.key.clone()).unwrap_or_default())
+            }
+        }
+    }
+}
+
 /// PEM files of a server's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -173,6 +213,14 @@ pub enum ConfigError {
     /// The key-encryption key is malformed. It is not repeated here.
     #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
     Kek,
+    /// A setting that an ephemeral ledger has no use for.
+    #[error("--ephemeral makes a new ledger with keys of its own: leave out {0}")]
+    Ephemeral(&'static str),
+    /// A catalogue for a ledger that has one.
+    #[error(
+        "--catalog is for --ephemeral: use `consent-ledger catalog apply` on a ledger that stays"
+    )]
+    Catalog,
     /// The key-encryption key is given in two ways.
     #[error("CONSENT_LEDGER_KEK and --kek-file both give the key-encryption key: keep one")]
     TwoKeks,
@@ -200,6 +248,7 @@ impl ServeConfig {
             check_exposure(address, false, self.insecure)?;
         }
         self.node.controller.check()?;
+        self.check_ephemeral()?;
         if self.node.kek.is_some() && self.node.kek_file.is_some() {
             return Err(ConfigError::TwoKeks);
         }
@@ -216,6 +265,29 @@ impl ServeConfig {
             return Err(ConfigError::WebhookRetry);
         }
         Ok(())
+    }
+}
+
+impl ServeConfig {
+    /// An ephemeral ledger leaves no trace in files, keys and witnesses of other ledgers.
+    fn check_ephemeral(&self) -> Result<(), ConfigError> {
+        let node = &self.node;
+        if !self.ephemeral {
+            return Ok(());
+        }
+        let useless = [
+            ("--expect-ledger", node.expect_ledger.is_some()),
+            ("CONSENT_LEDGER_KEK", node.kek.is_some()),
+            ("--kek-file", node.kek_file.is_some()),
+            ("--signing-key-file", node.signing_key_file.is_some()),
+            ("--new-signing-key", node.new_signing_key),
+            ("--unused-signing-key", node.unused_signing_key),
+            ("--witness and --witness-policy", !node.witness_policy.witnesses().is_empty()),
+        ];
+        match useless.into_iter().find(|(_, given)| *given) {
+            Some((setting, _)) => Err(ConfigError::Ephemeral(setting)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 //! Readable top to bottom: [`serve`] is the life of the process. [`crate::shutdown`] says in which order
 //! its tasks end.
 
+mod ephemeral;
+
 use std::{
-    future,
-    io::{self, Write},
+    future, io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
@@ -39,6 +40,7 @@ use tower::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use self::ephemeral::EphemeralError;
 use crate::{
     config::{ConfigError, ServeConfig, TlsFiles},
     grpc::{
@@ -46,15 +48,17 @@ use crate::{
         layer::RequestLayer, privacy::Privacy, watch::Watch, wire::WatchServer,
     },
     listener,
-    node::{Node, NodeConfig, OpenError},
+    node::{LedgerId, Node, NodeConfig, OpenError, survey},
     proto::{
         self, audit_service_server as audit, catalog_service_server as catalog,
         check_service_server as check, consent_service_server as consent,
         privacy_service_server as privacy, watch_service_server as watcher,
     },
     shutdown::{Stage, Task},
+    storage::disk::RealDisk,
     telemetry::{self, Metrics, Phase, TelemetryError},
     tiles,
+    tlog::key::VerifierKey,
     web::{WebError, causes, target::Targets},
     webhook::{Webhooks, retry::Retry, sender::Sender, worker::STOP_GRACE},
     witness::client::{Asking, Witnesses},
@@ -99,6 +103,9 @@ pub enum ServeError {
     /// The data directory can not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// There is no ephemeral ledger.
+    #[error(transparent)]
+    Ephemeral(#[from] EphemeralError),
     /// An address can not be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -136,13 +143,24 @@ pub enum ServeError {
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes the requests in flight. A second signal ends the
-/// process at once.
+/// process at once. `announce` gets the addresses once everything answers.
 ///
 /// # Errors
 /// Why the server did not start, or ended.
-pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+pub async fn serve(
+    mut config: ServeConfig,
+    announce: impl FnOnce(&Listens) -> io::Result<()>,
+) -> Result<(), ServeError> {
     config.check()?;
     let _telemetry = telemetry::init(&config.telemetry)?;
+    let mut stop = StopSignals::new().map_err(ServeError::Signals)?;
+    let _scratch = if config.ephemeral {
+        Some(ephemeral::make(&mut config.node).await?)
+    } else {
+        // No port is bound for a directory without a ledger.
+        survey(&config.node, &RealDisk)?;
+        None
+    };
     raise_descriptor_limit();
     let metrics = Arc::new(Metrics::new());
     let (phase, _) = watch::channel(Phase::Starting);
@@ -155,27 +173,38 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     // The address is bound now, and listened on once checks can be answered.
     let bound = Bound::new(config.listen)?;
     let tiles = config.tiles_listen.map(Bound::new).transpose()?;
-    let mut stop = StopSignals::new().map_err(ServeError::Signals)?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
         () = stop.next() => {
             // The files are as after a crash, from which the next start recovers. Waiting for a long
             // rebuild would be of no use.
             tracing::info!("stopped while opening");
-            std::process::exit(0);
+            leave_at_once(&config, 0);
         }
     };
     observed.get_or_init(|| Arc::downgrade(&node));
+    if let Err(error) = ephemeral::apply(&node, &config.catalog).await {
+        spawn_blocking(move || node.close()).await?;
+        return Err(error.into());
+    }
 
     let (tiles_address, tiles_listener) =
         tiles.map(|bound| serve_tiles(bound, &node)).transpose()?.unzip();
     metrics_listener.into_iter().chain(tiles_listener).for_each(|listener| node.adopt(listener));
     let listening = Listening { bound, tls, metrics_address, tiles_address, stop };
-    let result = serve_node(&config, listening, &node, &metrics, &phase).await;
+    let result = serve_node(&config, listening, &node, &metrics, &phase, announce).await;
     // After a failure everything is still open.
     spawn_blocking(move || node.close()).await?;
     tracing::info!("closed");
     result
+}
+
+/// Ends the process without closing anything.
+fn leave_at_once(config: &ServeConfig, code: i32) -> ! {
+    if config.ephemeral {
+        ephemeral::remove(&config.node.data_dir);
+    }
+    std::process::exit(code)
 }
 
 /// Raises the limit of open files to its maximum. Connections use file descriptors up, and a ledger
@@ -187,6 +216,23 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+}
+
+/// Where a server listens, and what it serves.
+#[derive(Debug, Clone)]
+pub struct Listens {
+    /// Address of the gRPC listener.
+    pub address: SocketAddr,
+    /// Address of the metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Address of the tiles.
+    pub tiles: Option<SocketAddr>,
+    /// The key that verifies checkpoints.
+    pub verifier_key: VerifierKey,
+    /// Identity of the ledger.
+    pub ledger: LedgerId,
+    /// Name of the ledger.
+    pub origin: String,
 }
 
 /// What is set up before the node is open.
@@ -230,6 +276,7 @@ async fn serve_node(
     node: &Arc<Node>,
     metrics: &Arc<Metrics>,
     phase: &watch::Sender<Phase>,
+    announce: impl FnOnce(&Listens) -> io::Result<()>,
 ) -> Result<(), ServeError> {
     let Listening { bound, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = node.draining();
@@ -260,7 +307,18 @@ async fn serve_node(
     let delivering = start_webhooks(config, node, metrics)?.ended();
     node.adopt(Task::spawn("webhooks", Stage::Draining, WEBHOOKS_END_TIME_MAX, delivering));
     health.set(Phase::Serving).await;
-    announce(address, metrics_address, tiles_address, node);
+    let listens = Listens {
+        address,
+        metrics: metrics_address,
+        tiles: tiles_address,
+        verifier_key: node.verifier_key().clone(),
+        ledger: LedgerId(node.ledger().ledger_id),
+        origin: node.ledger().origin.clone(),
+    };
+    if let Err(error) = announce(&listens) {
+        tracing::warn!(%error, "cannot write to standard output");
+    }
+    tracing::info!(%address, "listening");
 
     tokio::select! {
         () = stop.next() => {}
@@ -273,7 +331,7 @@ async fn serve_node(
         result = finish(node, served, metrics) => result,
         () = stop.next() => {
             tracing::warn!("second signal, leaving at once");
-            std::process::exit(1);
+            leave_at_once(config, 1);
         }
     }
 }
@@ -354,28 +412,6 @@ async fn open(config: NodeConfig, metrics: Arc<Metrics>) -> Result<Arc<Node>, Se
     let node = spawn_blocking(move || Node::open(&config, metrics)).await??;
     tracing::info!(revision = node.revision(), "open");
     Ok(node)
-}
-
-/// Prints the addresses and the verifier key once everything answers. Scripts rely on these lines.
-fn announce(
-    address: SocketAddr,
-    metrics_address: Option<SocketAddr>,
-    tiles_address: Option<SocketAddr>,
-    node: &Node,
-) {
-    let mut lines = format!("listening on {address}\n");
-    if let Some(address) = metrics_address {
-        lines.push_str(&format!("metrics on {address}\n"));
-    }
-    if let Some(address) = tiles_address {
-        lines.push_str(&format!("tiles on {address}\n"));
-    }
-    lines.push_str(&format!("verifier key {}\n", node.verifier_key()));
-    let mut out = io::stdout().lock();
-    if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
-        tracing::warn!(%error, "cannot write to standard output");
-    }
-    tracing::info!(%address, "listening");
 }
 
 /// The node whose state a scrape of the metrics reads, once it is open.

@@ -95,6 +95,7 @@ fn a_public_address_must_be_requested() {
     assert!(refused.stderr.contains("--insecure"), "it says what to do: {}", refused.stderr);
     assert!(support::files(dir.path()).is_empty(), "nothing was created");
 
+    Server::init(dir.path(), &[]);
     let mut command = support::binary();
     command.args(listen).arg("--insecure");
     let server = Server::listening(Process::spawn(command));

@@ -445,6 +445,7 @@ async fn a_flipped_bit_in_any_byte_is_found_named_and_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_writes_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
+    Server::init(dir.path(), &[]);
     // No file may grow beyond 8 MiB. SIGXFSZ is ignored, so that writes fail.
     let mut command = support::clean(std::process::Command::new("bash"));
     command

@@ -77,6 +77,8 @@ fn every_command_flag_and_variable_is_known() {
     assert_eq!(probe[0], entrypoint[0], "the probe is in the image");
     assert_known(&probe[1..]);
     // The choices that the head of the file describes.
+    assert_known(&["init".to_owned()]);
+    assert_known(&["serve", "--expect-ledger", "ID"].map(str::to_owned));
     assert_known(&["serve", "--listen", "0.0.0.0:50051", "--insecure"].map(str::to_owned));
 
     // Every option is CONSENT_LEDGER_<NAME> in the environment.

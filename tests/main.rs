@@ -20,6 +20,7 @@ mod format;
 mod import;
 mod import_rows;
 mod independent;
+mod init;
 mod linked_names;
 mod links;
 mod names;

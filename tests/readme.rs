@@ -25,13 +25,13 @@ const README_LINES_MAX: usize = 250;
 const GUIDES: [(&str, &[&str]); 9] = [
     (
         "README.md",
-        &["apply", "check", "history", "preferences", "record", "serve", "verify", "watch"],
+        &["apply", "check", "history", "init", "preferences", "record", "serve", "verify", "watch"],
     ),
     ("docs/api.md", &["audience"]),
     ("docs/audit.md", &["checkpoint", "export", "receipt", "serve", "verify", "witness"]),
     ("docs/concepts.md", &["check", "confirm", "key", "link", "record", "verify"]),
     ("docs/import.md", &["import", "replay"]),
-    ("docs/operations.md", &["verify"]),
+    ("docs/operations.md", &["init", "serve", "verify"]),
     ("docs/receipts.md", &["receipt", "verify-receipt"]),
     ("docs/subscriptions.md", &["consume", "create", "list", "propagation"]),
     ("docs/webhooks.md", &["create", "dead-letters", "replay", "verify"]),

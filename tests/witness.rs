@@ -617,3 +617,63 @@ async fn a_witness_can_be_asked_over_tls() {
     served.server.terminate();
     witness.terminate();
 }
+
+#[tokio::test]
+async fn no_ledger_is_made_whose_name_a_witness_knows() {
+    let root = tempfile::tempdir().unwrap();
+    let witness = Home::new(root.path(), "witness.example/w1").start();
+    let ledger = Ledger::new(root.path());
+    let served = ledger.start(&[&witness], &[]);
+    let size = served.record("user:1").await;
+    eventually("seen", async || (witness.size().await >= size).then_some(())).await;
+    served.server.terminate();
+    fs::remove_dir_all(&ledger.dir).unwrap();
+
+    let init = |flags: &[&str]| {
+        let mut command = binary();
+        command.arg("init").arg("--data-dir").arg(&ledger.dir).args(flags);
+        Process::spawn(command).wait(PATIENCE)
+    };
+    let key_file = ledger.key_file.to_str().unwrap();
+    let same_key = ["--signing-key-file", key_file, "--unused-signing-key"];
+    let flag = witness.flag();
+    let refused = |flags: &[&str]| {
+        let refused = init(&[&["--origin", ORIGIN, &flag], flags].concat()).expect_code(1);
+        assert!(!ledger.dir.exists(), "nothing was made: {}", refused.stderr);
+        refused.stderr
+    };
+    // With the key that the witness knows, and with a new one.
+    let error = refused(&same_key);
+    assert!(error.contains(&format!("has cosigned {size} entries")), "{error}");
+    let error = refused(&[]);
+    assert!(error.contains("signs with another key"), "{error}");
+    let flag_of_nobody = witness.flag_at("127.0.0.1:1");
+    let unreachable = init(&["--origin", ORIGIN, &flag_of_nobody]).expect_code(1);
+    assert!(unreachable.stderr.contains("can not be asked"), "{}", unreachable.stderr);
+    assert!(unreachable.stderr.contains("--skip-witnesses"), "{}", unreachable.stderr);
+    assert!(!ledger.dir.exists());
+
+    // A name that the witness does not follow.
+    let other = root.path().join("other");
+    let mut command = binary();
+    command.arg("init").arg("--data-dir").arg(&other).args(["--origin", "other.example", &flag]);
+    Process::spawn(command).wait(PATIENCE).expect_code(0);
+    assert_eq!(witness.size().await, size);
+    // Deliberately.
+    init(&["--origin", ORIGIN, &flag_of_nobody, "--skip-witnesses"]).expect_code(0);
+}
+
+#[tokio::test]
+async fn a_witness_that_has_seen_nothing_lets_its_ledger_be_made() {
+    let root = tempfile::tempdir().unwrap();
+    let witness = Home::new(root.path(), "witness.example/w1").start();
+    let ledger = Ledger::new(root.path());
+    let mut command = binary();
+    command.arg("init").arg("--data-dir").arg(&ledger.dir).args(["--origin", ORIGIN]);
+    command.arg("--signing-key-file").arg(&ledger.key_file);
+    command.args(["--unused-signing-key", &witness.flag()]);
+    Process::spawn(command).wait(PATIENCE).expect_code(0);
+    let served = ledger.start(&[&witness], &["--witness-fail=closed"]);
+    let size = served.record("user:1").await;
+    eventually("seen", async || (witness.size().await >= size).then_some(())).await;
+}

@@ -167,6 +167,10 @@ impl Drop for Server {
 }
 
 async fn start(dir: &Path) -> Result<(Server, Channel)> {
+    if !dir.join("data").exists() {
+        let made = binary(dir).args(["init", "--data-dir=data"]).stdout(Stdio::null()).status()?;
+        assert!(made.success(), "an empty directory gets a ledger");
+    }
     let mut command = binary(dir);
     command.args(["serve", "--data-dir=data", "--listen=127.0.0.1:0", "--log-level=warn"]);
     let mut server = Server(command.stdout(Stdio::piped()).spawn()?);

@@ -39,6 +39,7 @@ mod export;
 mod filter;
 mod history;
 mod import;
+mod init;
 mod kept;
 pub mod layers;
 mod link;
@@ -87,6 +88,7 @@ Exit codes:
   5  `propagation`: there is no event at the index
 
 Example:
+  consent-ledger init --data-dir ./data
   consent-ledger serve --data-dir ./data
   consent-ledger record --subject user:42 --grant marketing.newsletter:email
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email";
@@ -142,6 +144,8 @@ pub struct Global {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a new ledger, in an empty directory
+    Init(Box<init::InitArgs>),
     /// Run the server
     Serve(Box<serve::ServeArgs>),
     /// Record an act of consent: grants, refusals, withdrawals, objections
@@ -292,12 +296,16 @@ fn parse_with(args: &[OsString], file: Option<&layers::OptionsFile>) -> Result<C
     let matches = layers::layered(Cli::command(), file)?.try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     cli.offline = export::is_offline(&matches)?;
+    if let (Command::Serve(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+        args.note_sources(matches);
+    }
     Ok(cli)
 }
 
 async fn run(command: Command, offline: bool, context: &mut Context) -> Result<Exit, CliError> {
     match command {
-        Command::Serve(args) => serve::run(*args).await.map(|()| Exit::Success),
+        Command::Init(args) => Box::pin(init::run(*args, context)).await,
+        Command::Serve(args) => Box::pin(serve::run(*args, context)).await.map(|()| Exit::Success),
         Command::Record(args) => Box::pin(record::run(*args, context)).await,
         Command::Confirm(args) => Box::pin(confirm::run(args, context)).await,
         Command::Check(args) => Box::pin(check::run(args, context)).await,

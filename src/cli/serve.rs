@@ -1,15 +1,18 @@
 //! `serve`: runs the server until a signal stops it.
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
+use clap::{ArgMatches, parser::ValueSource};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::{
-    cli::error::CliError,
+    cli::{Context, catalog::file::CatalogFile, error::CliError, words::Bytes},
     config::{ConfigError, ServeConfig, TlsFiles, parse_kek, parse_witness, witness_policy},
+    node::OpenError,
     receipt::{Controller, said_list},
-    server::{self, ServeError},
-    setting::heading::{CHECKPOINTS, CONTROLLER, TLS},
+    server::{self, Listens, ServeError},
+    setting::heading::{CHECKPOINTS, CONTROLLER, STORAGE, TLS},
     tlog::policy::{Policy, Witness},
 };
 
@@ -21,15 +24,23 @@ const AFTER_HELP: &str = "\
 Every setting is also a variable in the environment, for example CONSENT_LEDGER_DATA_DIR, and a
 key under [serve] in the options file, for example data_dir. docs/reference.md has them all.
 
-The key-encryption key protects the keys of data subjects. It is created in the data directory on
-the first start, unless --kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64
-hexadecimal digits. There is no flag for the key itself: every user of a machine can read flags.
+The data directory must hold a ledger, which `consent-ledger init` makes: an empty directory is a
+lost mount until somebody says otherwise. --expect-ledger refuses another ledger than the right
+one. --ephemeral serves a new ledger, which is gone at the end.
+
+The key-encryption key protects the keys of data subjects. It is in the data directory, unless
+--kek-file names a file with it or CONSENT_LEDGER_KEK holds it, as 64 hexadecimal digits. There is
+no flag for the key itself: every user of a machine can read flags.
+
+Once everything answers, `serve` prints `listening on ADDRESS` and more such lines, or one object
+with --json.
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage.
 
-Example:
-  consent-ledger serve --data-dir /var/lib/consent-ledger --origin consent.example.org/eu \\
-      --kek-file /etc/consent-ledger/kek --metrics-listen 127.0.0.1:9464 --log-format json";
+Examples:
+  consent-ledger serve --data-dir /var/lib/consent-ledger --expect-ledger 3f9ac1d4… \\
+      --kek-file /etc/consent-ledger/kek --metrics-listen 127.0.0.1:9464 --log-format json
+  consent-ledger serve --ephemeral --catalog examples/catalog.toml --json";
 
 /// Options of `serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -38,6 +49,16 @@ pub struct ServeArgs {
     /// Settings that need no conversion.
     #[command(flatten)]
     config: ServeConfig,
+    /// TOML file with the namespaces, purposes and channels that an ephemeral ledger begins with, as
+    /// `catalog apply` reads it
+    #[arg(long, value_name = "FILE", help_heading = STORAGE)]
+    catalog: Option<PathBuf>,
+    /// Whether the address of the gRPC listener is not the default.
+    #[arg(skip)]
+    has_address: bool,
+    /// Whether the data directory was named by flag.
+    #[arg(skip)]
+    has_data_dir_flag: bool,
     /// Certificate and key.
     #[command(flatten)]
     tls: TlsArgs,
@@ -73,7 +94,7 @@ impl TlsArgs {
 
 /// Settings of witnesses.
 #[derive(Debug, Clone, clap::Args)]
-struct WitnessesArgs {
+pub(super) struct WitnessesArgs {
     /// Witness that cosigns checkpoints, as 'VERIFIER-KEY URL' (a space between them): the key of
     /// its cosignatures and its submission prefix; may be repeated
     #[arg(long, value_name = "WITNESS", value_parser = parse_witness, value_delimiter = ',')]
@@ -90,7 +111,7 @@ struct WitnessesArgs {
 }
 
 impl WitnessesArgs {
-    fn policy(self) -> Result<Policy, ConfigError> {
+    pub(super) fn policy(self) -> Result<Policy, ConfigError> {
         let text = self.witness_policy.as_deref().map(read_policy).transpose()?;
         witness_policy(self.witness, self.witness_quorum, text.as_deref())
     }
@@ -151,12 +172,26 @@ impl From<ControllerArgs> for Controller {
 }
 
 impl ServeArgs {
+    /// Takes from the parser where values came from.
+    pub(super) fn note_sources(&mut self, matches: &ArgMatches) {
+        let default = ServeConfig::default().listen;
+        self.has_address = matches.value_source("listen") != Some(ValueSource::DefaultValue)
+            || self.config.listen != default;
+        self.has_data_dir_flag = matches.value_source("data_dir") == Some(ValueSource::CommandLine);
+    }
+
     /// The configuration from the arguments and the key-encryption key of the environment.
     ///
     /// # Errors
     /// The first invalid setting.
     pub fn into_config(self, kek: Option<Zeroizing<String>>) -> Result<ServeConfig, ConfigError> {
         let mut config = self.config;
+        if config.ephemeral && self.has_data_dir_flag {
+            return Err(ConfigError::Ephemeral("--data-dir"));
+        }
+        if config.ephemeral && !self.has_address {
+            config.listen.set_port(0);
+        }
         config.tls = self.tls.files()?;
         config.node.kek = kek.map(|text| parse_kek(&text)).transpose()?;
         config.node.witness_policy = self.witnesses.policy()?;
@@ -178,11 +213,77 @@ pub(super) fn kek_in_environment() -> Option<Zeroizing<String>> {
     std::env::var(KEK_VARIABLE).ok().map(Zeroizing::new)
 }
 
+/// Where a server listens, and what it serves, as JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listening {
+    /// Address of the gRPC listener.
+    listening: String,
+    /// Address of the metrics.
+    metrics: Option<String>,
+    /// Address of the tiles.
+    tiles: Option<String>,
+    /// The key that verifies checkpoints.
+    verifier_key: String,
+    /// Identity of the ledger.
+    ledger_id: Bytes,
+    /// Name of the ledger.
+    origin: String,
+}
+
+impl From<&Listens> for Listening {
+    fn from(listens: &Listens) -> Self {
+        Self {
+            listening: listens.address.to_string(),
+            metrics: listens.metrics.map(|address| address.to_string()),
+            tiles: listens.tiles.map(|address| address.to_string()),
+            verifier_key: listens.verifier_key.to_string(),
+            ledger_id: Bytes(listens.ledger.0.to_vec()),
+            origin: listens.origin.clone(),
+        }
+    }
+}
+
+/// The lines that say the same. Scripts rely on them.
+fn lines(listens: &Listens) -> String {
+    let mut lines = format!("listening on {}\n", listens.address);
+    if let Some(address) = listens.metrics {
+        lines.push_str(&format!("metrics on {address}\n"));
+    }
+    if let Some(address) = listens.tiles {
+        lines.push_str(&format!("tiles on {address}\n"));
+    }
+    lines.push_str(&format!("verifier key {}\n", listens.verifier_key));
+    lines.push_str(&format!("ledger {} {}\n", listens.ledger, listens.origin));
+    lines
+}
+
 /// Runs the server until a signal stops it.
-pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
-    let config = args.into_config(kek_in_environment()).map_err(CliError::usage)?;
-    server::serve(config).await.map_err(|error| match &error {
+pub(super) async fn run(args: ServeArgs, context: &Context) -> Result<(), CliError> {
+    let catalog = args.catalog.as_deref().map(CatalogFile::read).transpose()?;
+    let is_catalog_without_use = catalog.is_some() && !args.config.ephemeral;
+    let mut config = args.into_config(kek_in_environment()).map_err(CliError::usage)?;
+    if is_catalog_without_use {
+        return Err(CliError::usage(ConfigError::Catalog));
+    }
+    config.catalog = catalog.map(CatalogFile::into_puts).unwrap_or_default();
+    let json = context.out.json;
+    let announce = |listens: &Listens| {
+        let mut out = std::io::stdout().lock();
+        if json {
+            serde_json::to_writer(&mut out, &Listening::from(listens))?;
+            writeln!(out)?;
+        } else {
+            out.write_all(lines(listens).as_bytes())?;
+        }
+        out.flush()
+    };
+    server::serve(config, announce).await.map_err(|error| match &error {
         ServeError::Config(_) | ServeError::Telemetry(_) => CliError::usage(error),
+        ServeError::Open(OpenError::NoLedger { .. }) => CliError::failed(error).with_hint(
+            "`consent-ledger init` makes a new, empty ledger, which knows of no objection and no \
+             withdrawal; `serve --ephemeral` serves one for a trial",
+        ),
         ServeError::Open(open) if open.is_damage() => CliError::failed(error).with_hint(
             "`consent-ledger verify` shows the damage; nothing was repaired: restore a backup that \
              has every acknowledged entry",
@@ -250,7 +351,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.node.data_dir, PathBuf::from("/tmp/d"));
         assert!(config.listen.is_ipv6() && config.listen.port() == 0);
-        assert_eq!(config.node.origin, "consent.example.org/eu");
+        assert_eq!(config.node.origin.as_deref(), Some("consent.example.org/eu"));
         assert_eq!(config.metrics_listen.unwrap().port(), 9_464);
         assert_eq!(config.tls, Some(TlsFiles { cert: "c".into(), key: "k".into() }));
         assert_eq!(config.cors_origins.len(), 3);

@@ -7,6 +7,7 @@ use humantime::parse_duration;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use super::LedgerId;
 use crate::{
     receipt::Controller,
     setting::{
@@ -19,6 +20,8 @@ use crate::{
     vault::Kek,
 };
 
+/// Name of a ledger, unless it gets another.
+pub const ORIGIN_DEFAULT: &str = "localhost/consent";
 /// The longest name of a ledger, in bytes.
 const ORIGIN_BYTES_MAX: usize = 256;
 
@@ -28,10 +31,14 @@ pub struct NodeConfig {
     /// Directory of ledger, vault and view
     #[arg(long, value_name = "DIR", default_value = "./data", help_heading = STORAGE)]
     pub data_dir: PathBuf,
-    /// Name of the ledger, without scheme; written into the ledger when it is created
+    /// Name that the ledger must have, without scheme; with --ephemeral, the name that it gets
+    /// [default: any name]
     #[arg(long, value_name = "NAME", value_parser = parse_origin, help_heading = STORAGE)]
-    #[arg(default_value = "localhost/consent")]
-    pub origin: String,
+    pub origin: Option<String>,
+    /// Id that the ledger must have, as `init` and `serve` print it; another ledger in the data
+    /// directory is refused [default: any ledger]
+    #[arg(long, value_name = "ID", help_heading = STORAGE)]
+    pub expect_ledger: Option<LedgerId>,
     /// Maximum size of a segment file of the ledger; then the ledger continues in a new file
     #[arg(long, value_name = "SIZE", within = Size(1).., help_heading = STORAGE)]
     #[arg(default_value = "64MiB")]
@@ -57,12 +64,12 @@ pub struct NodeConfig {
     /// The key-encryption key, if it is not in a file.
     #[arg(skip)]
     pub kek: Option<Kek>,
-    /// File of the key-encryption key; created on the first start [default: `kek` in the data
+    /// File of the key-encryption key; made by `init` [default: `kek` in the data
     /// directory]
     #[arg(long, value_name = "FILE", help_heading = KEYS)]
     pub kek_file: Option<PathBuf>,
-    /// File of the key that signs checkpoints, receipts and decision tokens; created on the first
-    /// start [default: `signing-key` in the data directory]
+    /// File of the key that signs checkpoints, receipts and decision tokens; made by `init`
+    /// [default: `signing-key` in the data directory]
     #[arg(long, value_name = "FILE", help_heading = KEYS)]
     pub signing_key_file: Option<PathBuf>,
     /// Continue with a signing key other than the one that signed this ledger so far; it is created
@@ -155,13 +162,13 @@ impl Default for NodeConfig {
     "the name of a ledger has 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, for \
      example `consent.example.org/eu`"
 )]
-struct OriginError;
+pub struct OriginError;
 
 /// The name of a ledger. C2SP signed notes contain it, and allow neither spaces nor `+` in it.
 ///
 /// # Errors
 /// [`OriginError`].
-fn parse_origin(text: &str) -> Result<String, OriginError> {
+pub fn parse_origin(text: &str) -> Result<String, OriginError> {
     let fits = (1..=ORIGIN_BYTES_MAX).contains(&text.len());
     if fits && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
         return Ok(text.to_owned());

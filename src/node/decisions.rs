@@ -196,7 +196,6 @@ mod tests {
             LinkConfidence, PurposeVersion, Reason, ScopeKeys, Subject,
         },
         node::{Act, Linking, NodeConfig, PurposeDraft},
-        telemetry::Metrics,
         vault::Kek,
     };
 
@@ -211,7 +210,7 @@ mod tests {
             scrub_bytes_per_second: 0,
             ..ServeConfig::default().node
         };
-        Node::open(&config, Arc::new(Metrics::default())).unwrap()
+        crate::node::open_in_test(&config)
     }
 
     fn key(text: &str) -> Key {

@@ -21,7 +21,6 @@ use crate::{
     fold::Due,
     history::LineKind,
     receipt::Format,
-    telemetry::Metrics,
     vault::Kek,
     watch::Heard,
 };
@@ -215,7 +214,7 @@ fn open(dir: &Path) -> Arc<Node> {
         scrub_bytes_per_second: 0,
         ..ServeConfig::default().node
     };
-    Node::open(&config, Arc::new(Metrics::default())).unwrap()
+    crate::node::open_in_test(&config)
 }
 
 fn everything() -> Filter {

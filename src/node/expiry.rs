@@ -190,7 +190,6 @@ mod tests {
             Subject,
         },
         node::{Act, Node, NodeConfig, PurposeDraft},
-        telemetry::Metrics,
         vault::Kek,
         view::keys::Key as Row,
     };
@@ -205,7 +204,7 @@ mod tests {
             scrub_bytes_per_second: 0,
             ..ServeConfig::default().node
         };
-        Node::open(&config, Arc::new(Metrics::default())).unwrap()
+        crate::node::open_in_test(&config)
     }
 
     async fn put_catalog(node: &Node) {

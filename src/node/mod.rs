@@ -17,6 +17,7 @@ mod event_tests;
 mod expiry;
 mod history;
 mod import;
+mod init;
 mod link;
 mod names;
 mod open;
@@ -31,6 +32,7 @@ mod signing;
 mod snapshot;
 mod stops;
 mod subscription;
+mod survey;
 mod token;
 mod uses;
 mod watching;
@@ -46,7 +48,7 @@ pub use act::{
 pub use audience::{Audience, AudienceQuery};
 pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
-pub use config::NodeConfig;
+pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
@@ -58,6 +60,7 @@ pub use error::{
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
+pub use init::{Init, InitError, NewLedger, init};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use names::NamespaceUse;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
@@ -71,6 +74,7 @@ pub use subscription::{
     NewSubscription, Propagation, PropagationReport, PropagationState, ShardReport, Subscribed,
     SubscriptionReport,
 };
+pub use survey::{Absence, LedgerId, LedgerIdError, survey};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 pub use uses::{Use, UseBatch, Used};
@@ -177,8 +181,8 @@ impl Limits {
 }
 
 impl Node {
-    /// Opens or creates the data directory, recovers, and starts the threads. Blocking; takes long if
-    /// the view has to be rebuilt.
+    /// Opens the data directory, recovers, and starts the threads. Blocking; takes long if the view has to
+    /// be rebuilt. Makes no ledger: see [`init`].
     ///
     /// # Errors
     /// [`OpenError`] names the file, offset and index at fault.
@@ -318,6 +322,15 @@ impl Node {
             warn!(%error, "the view was not closed cleanly and will be rebuilt");
         }
     }
+}
+
+/// Opens a node in a test, in a directory that gets a ledger if it has none.
+#[cfg(test)]
+fn open_in_test(config: &NodeConfig) -> Arc<Node> {
+    if survey(config, &RealDisk).is_err() {
+        init(config).unwrap();
+    }
+    Node::open(config, Arc::new(Metrics::default())).unwrap()
 }
 
 impl Drop for Node {

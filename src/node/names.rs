@@ -148,7 +148,6 @@ mod tests {
             Reason, ScopeKeys,
         },
         node::{Act, NodeConfig, PurposeDraft, Question},
-        telemetry::Metrics,
         vault::Kek,
     };
 
@@ -160,11 +159,11 @@ mod tests {
     fn open(dir: &Path) -> Arc<Node> {
         let config = NodeConfig {
             data_dir: dir.to_owned(),
-            origin: "consent.example.org/test".to_owned(),
+            origin: Some("consent.example.org/test".to_owned()),
             kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
             ..NodeConfig::default()
         };
-        let open = move || Node::open(&config, Arc::new(Metrics::default())).unwrap();
+        let open = move || crate::node::open_in_test(&config);
         std::thread::spawn(open).join().unwrap()
     }
 

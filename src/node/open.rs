@@ -2,19 +2,22 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Read, Write},
+    io::{Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rand::RngExt;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use super::{NodeConfig, signing::OpenedTree};
+use super::{
+    NodeConfig,
+    signing::OpenedTree,
+    survey::{Absence, LedgerId, survey},
+};
 use crate::{
-    backend::{Appended, BackendError, LocalLog, LogBackend},
-    domain::{Body, LedgerOpened, Millis},
+    backend::{BackendError, LocalLog, LogBackend},
+    domain::{LedgerOpened, Millis},
     entry::{Entry, EntryError},
     ledger::{
         self,
@@ -24,7 +27,7 @@ use crate::{
     storage::{
         AtPath as _, FileError, LogError,
         disk::Disk,
-        holds_segments, if_exists,
+        if_exists,
         index::{Found, Index, IndexError},
     },
     tlog::{
@@ -33,6 +36,7 @@ use crate::{
     },
     tree::{
         self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
+        read_key,
     },
     vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
     view::{self, Unusable, View, ViewError},
@@ -43,7 +47,7 @@ pub const VIEW_DIR: &str = "view";
 /// Name of the key-encryption key's file in a data directory.
 pub const KEK_FILE: &str = "kek";
 /// Name of the lock file in a data directory.
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// How far the last entry may lie in the future without a warning, in milliseconds.
 const CLOCK_AHEAD_MS_NOTABLE: i64 = 10_000;
@@ -114,8 +118,8 @@ pub enum OpenError {
     SigningKey(#[from] SigningKeyError),
     /// The signing key is missing, or is not the key that signed the last checkpoint.
     #[error(
-        "{0} does not hold the key that the last checkpoint was signed with. Restore it, or say \
-         --new-signing-key to go on with another one, and tell everybody who verifies"
+        "{0} does not hold the signing key of this ledger. Restore it, or say --new-signing-key to go \
+         on with another one, and tell everybody who verifies"
     )]
     KeyMissing(PathBuf),
     /// The tree can not be built.
@@ -144,10 +148,41 @@ pub enum OpenError {
     /// The identities of another version of the canonical form could not be brought into this one's.
     #[error("identities could not be brought into their new canonical form: {0}")]
     Forms(super::WriteError),
+    /// The data directory holds no ledger.
+    #[error("{dir}: {absence}. No ledger is made here: only `consent-ledger init` makes one")]
+    NoLedger {
+        /// The data directory.
+        dir: PathBuf,
+        /// What it holds instead.
+        absence: Absence,
+    },
+    /// The ledger is not the expected one.
+    #[error("{dir} holds the ledger {found}, and --expect-ledger names {expected}")]
+    OtherLedger {
+        /// The data directory.
+        dir: PathBuf,
+        /// The ledger in it.
+        found: LedgerId,
+        /// The expected ledger.
+        expected: LedgerId,
+    },
+    /// The ledger has another name than the expected one.
+    #[error("{dir} holds the ledger `{found}`, and --origin names `{expected}`")]
+    OtherOrigin {
+        /// The data directory.
+        dir: PathBuf,
+        /// Name of the ledger in it.
+        found: String,
+        /// The expected name.
+        expected: String,
+    },
+    /// The ledger has not even its first entry.
+    #[error("{0} holds no entry, not even the first: its files were emptied. Restore a backup")]
+    NoEntry(PathBuf),
     /// One of ledger and vault exists without the other.
     #[error(
-        "{missing} is missing although {present} is there; restore it from a backup, or start with \
-         an empty data directory"
+        "{missing} is missing, or has no segments, although {present} is there. Mount its disk, or \
+         restore a backup of both"
     )]
     Half {
         /// The missing store.
@@ -185,6 +220,7 @@ impl OpenError {
             | Self::Vault(VaultError::Log(error)) => is_log_damage(error),
             Self::Ledger(BackendError::Chain { .. })
             | Self::Entry { .. }
+            | Self::NoEntry(_)
             | Self::SubjectMissing { .. }
             | Self::Rewritten { .. }
             | Self::Vault(
@@ -226,14 +262,15 @@ pub(super) struct Stores {
     pub lock: DirLock,
 }
 
-/// Opens or creates a data directory.
+/// Opens a data directory. Creates no ledger: see [`super::init`].
 pub(super) fn open(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Stores, OpenedTree), OpenError> {
-    let mut stores = open_stores(config, disk, progress)?;
-    let key = signing_key(config, &stores.ledger.origin, &stores.book)?;
+    let locked = Locked::take(config, &**disk)?;
+    let key = signing_key(config, &locked.ledger.origin, &locked.book)?;
+    let mut stores = open_stores(config, disk, locked, progress)?;
     let dir = config.data_dir.join(tree::DIR);
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
@@ -255,49 +292,50 @@ pub fn rebuild_view(
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(u64, u64), OpenError> {
-    let lock = DirLock::take(&config.data_dir)?;
+    let locked = Locked::take(config, &**disk)?;
     let dir = config.data_dir.join(VIEW_DIR);
     if_exists(fs::remove_dir_all(&dir)).at(&dir)?;
-    drop(lock);
-    let stores = open_stores(config, disk, progress)?;
+    let stores = open_stores(config, disk, locked, progress)?;
     let rebuilt = (stores.view.applied(), stores.vault.subjects());
     stores.index.close()?;
     Ok(rebuilt)
 }
 
+/// A locked data directory with a ledger, and what can be read of it without a change.
+struct Locked {
+    lock: DirLock,
+    ledger: LedgerOpened,
+    book: Book,
+    kek: Kek,
+}
+
+impl Locked {
+    fn take(config: &NodeConfig, disk: &dyn Disk) -> Result<Self, OpenError> {
+        // A directory without a ledger gets no lock file either.
+        survey(config, disk)?;
+        let lock = DirLock::take(&config.data_dir)?;
+        let ledger = survey(config, disk)?;
+        // `init` may have been killed before it made the end of its work durable.
+        disk.sync_dir(&config.data_dir).at(&config.data_dir)?;
+        let book = read_book(config, disk)?;
+        Ok(Self { lock, ledger, book, kek: kek(config)? })
+    }
+}
+
 fn open_stores(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
+    locked: Locked,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Stores, OpenError> {
-    // `Disk` syncs the parent, so that the directory survives a power cut.
-    let created = disk.create_dir_all(&config.data_dir);
-    created.map_err(|source| not_created(&config.data_dir, source))?;
-    let lock = DirLock::take(&config.data_dir)?;
+    let Locked { lock, ledger, book, kek } = locked;
     let [ledger_dir, vault_dir] = [ledger::DIR, vault::DIR].map(|name| config.data_dir.join(name));
-    let had_ledger = holds_segments(&**disk, &ledger_dir).map_err(BackendError::from)?;
-    let had_vault = holds_segments(&**disk, &vault_dir).map_err(VaultError::from)?;
-    if had_ledger && !had_vault {
-        return Err(OpenError::Half { missing: vault_dir, present: ledger_dir });
-    }
-    let book = read_book(config, &**disk, had_ledger)?;
-    let kek = match &config.kek {
-        Some(kek) => kek.clone(),
-        None => {
-            let file = config.kek_file.clone().unwrap_or(config.data_dir.join(KEK_FILE));
-            Kek::from_file(&file, !had_vault)?
-        }
-    };
-
-    // The vault is created before the ledger, so the identity in the vault counts.
-    let new_ledger_id = rand::rng().random();
-    let (files, vault_torn) =
-        VaultFiles::open(Arc::clone(disk), vault_dir.clone(), &kek, new_ledger_id)?;
+    let (files, vault_torn) = VaultFiles::open(Arc::clone(disk), vault_dir.clone())?;
     let ledger_id = files.ledger_id();
-    if !had_ledger && !files.is_empty() {
-        return Err(OpenError::Half { missing: ledger_dir, present: vault_dir });
+    if ledger.ledger_id != ledger_id {
+        return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
-    let (log, mut opened) = open_log(config, disk, &ledger_dir, ledger_id, book.size())?;
+    let (log, opened) = open_log(config, disk, &ledger_dir, ledger_id, book.size())?;
     if opened.log_id != ledger_id {
         return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
@@ -314,16 +352,6 @@ fn open_stores(
             set_aside = ?tail.set_aside,
             "a torn tail was set aside: a crash cut off a write before it was acknowledged"
         );
-    }
-    if log.head() == 0 {
-        if !files.is_empty() {
-            return Err(OpenError::Half { missing: ledger_dir, present: vault_dir });
-        }
-        opened.tip = create(&log, ledger_id, &config.origin)?;
-    }
-    let ledger = first_entry(&log)?;
-    if ledger.ledger_id != ledger_id {
-        return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
 
     let index = open_index(config, &ledger_id, &log)?;
@@ -351,28 +379,21 @@ fn open_stores(
     })
 }
 
-/// Why a data directory can not be created.
-fn not_created(dir: &Path, source: io::Error) -> OpenError {
-    if dir.exists() && !dir.is_dir() {
-        OpenError::NotADirectory(dir.to_owned())
-    } else {
-        FileError { path: dir.to_owned(), source }.into()
-    }
-}
-
 /// Opens the ledger's log. If an entry does not continue the chain, verification runs to name its
 /// place.
 fn open_log(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    new_id: [u8; 16],
-    entries_min: u64,
+    ledger_id: [u8; 16],
+    entries_signed: u64,
 ) -> Result<(LocalLog, crate::backend::Opened), OpenError> {
-    let segment_bytes_max = config.segment_bytes_max;
-    match LocalLog::open(Arc::clone(disk), dir.to_owned(), segment_bytes_max, new_id, entries_min) {
+    let (segment_bytes_max, disk) = (config.segment_bytes_max, Arc::clone(disk));
+    // A ledger has its first entry from the beginning.
+    let entries_min = entries_signed.max(1);
+    match LocalLog::open(disk.clone(), dir.to_owned(), segment_bytes_max, ledger_id, entries_min) {
         Err(error @ BackendError::Chain { .. }) => {
-            verify::verify(&**disk, dir, &mut |_, _| {})?;
+            verify::verify(&*disk, dir, &mut |_, _| {})?;
             Err(error.into())
         }
         other => Ok(other?),
@@ -419,32 +440,6 @@ fn open_index(
     Ok(Arc::new(Index::open(&dir, config.sled_cache_bytes)?.0))
 }
 
-/// Writes entry 0.
-fn create(log: &LocalLog, ledger_id: [u8; 16], origin: &str) -> Result<Tip, OpenError> {
-    let now = Millis::now();
-    let opened = LedgerOpened {
-        ledger_id,
-        origin: origin.to_owned(),
-        format_version: ledger::FORMAT_VERSION,
-        created_at: now,
-    };
-    let linked = Tip::genesis().link(now, Body::Opened(opened));
-    let (_, bytes, tip) = linked.map_err(|problem| BackendError::Chain { index: 0, problem })?;
-    match log.append(0, &[bytes])? {
-        Appended::Landed => {
-            info!(origin, "a new ledger was created");
-            Ok(tip)
-        }
-        Appended::Lost { .. } => unreachable!("the directory is locked"),
-    }
-}
-
-fn first_entry(log: &LocalLog) -> Result<LedgerOpened, OpenError> {
-    let entry = read_entry(log, 0)?;
-    let opened = entry.body.opened().cloned();
-    opened.ok_or(OpenError::Entry { index: 0, problem: EntryError::Body })
-}
-
 fn read_entry(log: &LocalLog, index: u64) -> Result<Entry, OpenError> {
     let bytes = log.read(index, index + 1, usize::MAX)?.pop().unwrap_or_default();
     envelope::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
@@ -486,35 +481,42 @@ fn catch_up(
 /// The signing key. A lost key is not replaced in silence, because every auditor needs the new one.
 fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerKey, OpenError> {
     let file = signing_key_file(config);
-    if book.size() > 0 && !config.new_signing_key && !file.exists() {
-        return Err(OpenError::KeyMissing(file));
+    if config.new_signing_key {
+        return Ok(load_key(&file, origin, Algorithm::Note)?);
     }
-    let key = load_key(&file, origin, Algorithm::Note)?;
-    let is_of_other_key = |signed: &Signed| signed.checkpoint.verify(key.verifier()).is_err();
-    if !config.new_signing_key && book.signed.as_deref().is_some_and(is_of_other_key) {
-        return Err(OpenError::KeyMissing(file));
-    }
-    Ok(key)
+    let key = read_key(&file, origin, Algorithm::Note)?;
+    let signed_by = |key: &SignerKey| {
+        let signed = book.signed.as_deref();
+        signed.is_none_or(|signed| signed.checkpoint.verify(key.verifier()).is_ok())
+    };
+    key.filter(signed_by).ok_or(OpenError::KeyMissing(file))
 }
 
-fn signing_key_file(config: &NodeConfig) -> PathBuf {
+fn kek(config: &NodeConfig) -> Result<Kek, KekError> {
+    match &config.kek {
+        Some(kek) => Ok(kek.clone()),
+        None => Kek::from_file(&kek_file(config)),
+    }
+}
+
+/// The file of the signing key.
+pub(super) fn signing_key_file(config: &NodeConfig) -> PathBuf {
     config.signing_key_file.clone().unwrap_or_else(|| config.data_dir.join(tree::KEY_FILE))
 }
 
-/// Reads the book of checkpoints, or creates it. It is created before the key: a key without a book
-/// means that the book is lost.
-fn read_book(config: &NodeConfig, disk: &dyn Disk, had_ledger: bool) -> Result<Book, OpenError> {
+/// The file of the key-encryption key.
+pub(super) fn kek_file(config: &NodeConfig) -> PathBuf {
+    config.kek_file.clone().unwrap_or_else(|| config.data_dir.join(KEK_FILE))
+}
+
+/// Reads the book of checkpoints. Every ledger has one from the beginning.
+fn read_book(config: &NodeConfig, disk: &dyn Disk) -> Result<Book, OpenError> {
     if let Some(book) = Book::read(disk, &config.data_dir, &config.witness_policy)? {
-        if !had_ledger && book.size() > 0 {
-            let (missing, present) = (config.data_dir.join(ledger::DIR), tree::BOOK_FILE.into());
-            return Err(OpenError::Half { missing, present });
-        }
         return Ok(book);
     }
-    let (key, tree) = (signing_key_file(config), config.data_dir.join(tree::DIR));
-    let has_signed = key.exists() || (had_ledger && tree.exists());
-    if has_signed && !config.unused_signing_key {
-        return Err(OpenError::BookMissing { book: config.data_dir.join(tree::BOOK_FILE), key });
+    if !config.unused_signing_key {
+        let (book, key) = (config.data_dir.join(tree::BOOK_FILE), signing_key_file(config));
+        return Err(OpenError::BookMissing { book, key });
     }
     let book = Book::default();
     book.write(disk, &config.data_dir)?;

@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use super::{Core, Node, ReadError, RevisionNotReached};
 use crate::{
-    domain::{Entry, Millis},
+    domain::{Entry, LedgerOpened, Millis},
     ledger::{chain, envelope},
 };
 
@@ -47,6 +47,12 @@ impl Node {
             return Ok(());
         }
         Err(RevisionNotReached { wanted, reached: self.revision() })
+    }
+
+    /// The content of entry 0: identity and name of the ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &LedgerOpened {
+        &self.core.ledger
     }
 
     /// Number of data subjects that the vault holds.

@@ -203,7 +203,10 @@ async fn the_metrics_listener_serves_its_pages() {
 #[tokio::test]
 async fn what_is_refused_is_refused_before_anything_is_opened() {
     let config = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), ..ServeConfig::default() };
-    assert!(matches!(serve(config).await, Err(ServeError::Config(ConfigError::Exposed { .. }))));
+    assert!(matches!(
+        serve(config, |_| Ok(())).await,
+        Err(ServeError::Config(ConfigError::Exposed { .. }))
+    ));
 }
 
 #[tokio::test]

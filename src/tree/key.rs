@@ -1,4 +1,4 @@
-//! The file of the signing key: created on the first start, readable only by its owner.
+//! The file of the signing key: made by `init`, readable only by its owner.
 
 use std::{
     fs, io,
@@ -52,23 +52,53 @@ pub enum SigningKeyError {
     File(#[from] FileError),
 }
 
+/// Reads the key that signs as `name` from a file; none if there is no such file.
+///
+/// # Errors
+/// See [`SigningKeyError`].
+pub fn read(
+    path: &Path,
+    name: &str,
+    algorithm: Algorithm,
+) -> Result<Option<SignerKey>, SigningKeyError> {
+    let Some(key) = read_any(path)? else { return Ok(None) };
+    secret::warn_if_open_to_others(path, "the signing key");
+    check(path, key, name, algorithm).map(Some)
+}
+
+/// A new random key that signs as `name`. Stores nothing.
+///
+/// # Errors
+/// [`SigningKeyError::BadName`].
+pub fn generate(name: &str, algorithm: Algorithm) -> Result<SignerKey, SigningKeyError> {
+    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(rand::rng().random());
+    SignerKey::from_seed(name, algorithm, &seed)
+        .map_err(|_| SigningKeyError::BadName(name.to_owned()))
+}
+
+/// Writes a key to a new file. An existing file stays as it is.
+///
+/// # Errors
+/// [`SigningKeyError::File`].
+pub fn write(path: &Path, key: &SignerKey) -> Result<(), SigningKeyError> {
+    if secret::write_once(path, &key.to_secret_text()).at(path)? {
+        info!(file = %path.display(), verifier_key = %key.verifier(), "a new signing key was made");
+    }
+    Ok(())
+}
+
 /// Reads the key that signs as `name` from a file. If the file is missing, creates key and file.
 ///
 /// # Errors
 /// See [`SigningKeyError`].
 pub fn load(path: &Path, name: &str, algorithm: Algorithm) -> Result<SignerKey, SigningKeyError> {
-    if let Some(key) = read(path)? {
-        secret::warn_if_open_to_others(path, "the signing key");
-        return check(path, key, name, algorithm);
+    if let Some(key) = read(path, name, algorithm)? {
+        return Ok(key);
     }
-    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(rand::rng().random());
-    let key = SignerKey::from_seed(name, algorithm, &seed)
-        .map_err(|_| SigningKeyError::BadName(name.to_owned()))?;
-    secret::write_once(path, &key.to_secret_text()).at(path)?;
-    info!(file = %path.display(), verifier_key = %key.verifier(), "a new signing key was made");
+    write(path, &generate(name, algorithm)?)?;
     // Read back: another process may have created the file first.
     let missing = || io::Error::from(io::ErrorKind::NotFound);
-    let key = read(path)?.ok_or_else(missing).at(path)?;
+    let key = read_any(path)?.ok_or_else(missing).at(path)?;
     check(path, key, name, algorithm)
 }
 
@@ -88,7 +118,7 @@ fn check(
     Ok(key)
 }
 
-fn read(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
+fn read_any(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
     let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
     let key = text.map(|text| SignerKey::parse(&text)).transpose();
     key.map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem })

@@ -4,7 +4,7 @@
 //!   they can be rebuilt from the entries.
 //! * [`Book`]: the latest signed and the latest released checkpoint. Not disposable: it detects a
 //!   ledger that was cut, and keeps the signer from contradicting itself.
-//! * [`load_key`]: the file of the signing key.
+//! * [`read_key`], [`write_key`]: the file of the signing key.
 //!
 //! This module does not decide when to sign.
 
@@ -14,7 +14,10 @@ mod key;
 
 pub use book::{BOOK_FILE, Book, BookError, Signed};
 pub use files::{TreeError, TreeFiles, TreeWriter};
-pub use key::{KEY_FILE, SigningKeyError, load as load_key};
+pub use key::{
+    KEY_FILE, SigningKeyError, generate as generate_key, load as load_key, read as read_key,
+    write as write_key,
+};
 
 /// Name of the tree's folder in a data directory.
 pub const DIR: &str = "tree";

@@ -1,4 +1,12 @@
 //! The key-encryption key: read from a text or a file, and never printed.
+//!
+//! The file holds the key, and below it a line for each ledger that was made with it. So a key that is
+//! kept apart from the data directory still knows its ledger when that directory is lost:
+//!
+//! ```text
+//! 5a5a5a…                                       64 hexadecimal digits
+//! ledger 3f9a… consent.example.org/eu           id and name
+//! ```
 
 use std::{
     fmt, fs, io,
@@ -11,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::{
     seal::{self, SecretKey},
     storage::{AtPath as _, FileError, if_exists, secret},
+    tlog::{hex, unhex},
 };
 
 /// The key that wraps every other key of the vault.
@@ -24,7 +33,10 @@ pub enum KekError {
     #[error("the key-encryption key must be 64 hexadecimal digits")]
     Malformed,
     /// The file does not hold a key.
-    #[error("{0} must hold 64 hexadecimal digits and nothing else")]
+    #[error(
+        "{0} must hold 64 hexadecimal digits, and below them nothing but the lines of ledgers that \
+         `consent-ledger init` adds"
+    )]
     MalformedFile(PathBuf),
     /// The file is missing although the vault needs it.
     #[error(
@@ -53,28 +65,13 @@ impl Kek {
         Ok(Self(Zeroizing::new(*hash.as_bytes())))
     }
 
-    /// Reads the key from a file. If the file is missing and `may_create`, creates key and file.
+    /// Reads the key from a file.
     ///
     /// # Errors
     /// See [`KekError`].
-    pub fn from_file(path: &Path, may_create: bool) -> Result<Self, KekError> {
-        match Self::read(path)? {
-            Some(key) => {
-                secret::warn_if_open_to_others(path, "the key-encryption key");
-                return Ok(key);
-            }
-            None if !may_create => return Err(KekError::Missing(path.to_owned())),
-            None => {}
-        }
-        Self::random().write_new(path).at(path)?;
-        // Read back: another process may have created the file first.
-        Self::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))
-    }
-
-    fn read(path: &Path) -> Result<Option<Self>, KekError> {
-        let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
-        let key = text.map(|text| Self::parse(&text)).transpose();
-        key.map_err(|_| KekError::MalformedFile(path.to_owned()))
+    pub fn from_file(path: &Path) -> Result<Self, KekError> {
+        let file = KekFile::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))?;
+        Ok(file.kek)
     }
 
     /// The key's bytes, for the vault alone.
@@ -83,8 +80,97 @@ impl Kek {
     }
 
     fn write_new(&self, path: &Path) -> io::Result<bool> {
-        let hex = Zeroizing::new(blake3::Hash::from_bytes(*self.0).to_hex().to_string());
-        secret::write_once(path, &hex)
+        secret::write_once(path, &self.text())
+    }
+
+    fn text(&self) -> Zeroizing<String> {
+        Zeroizing::new(blake3::Hash::from_bytes(*self.0).to_hex().to_string())
+    }
+}
+
+/// A ledger that was made with a key-encryption key, as the file of the key notes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerNote {
+    /// Identity of the ledger.
+    pub id: [u8; 16],
+    /// Name of the ledger.
+    pub origin: String,
+}
+
+impl LedgerNote {
+    fn parse(line: &str) -> Option<Self> {
+        let (id, origin) = line.strip_prefix("ledger ")?.split_once(' ')?;
+        let id = unhex(id)?.try_into().ok()?;
+        let is_name = !origin.is_empty() && !origin.contains(' ');
+        is_name.then(|| Self { id, origin: origin.to_owned() })
+    }
+}
+
+impl fmt::Display for LedgerNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ledger {} {}", hex(&self.id), self.origin)
+    }
+}
+
+/// The file of a key-encryption key.
+#[derive(Debug)]
+pub struct KekFile {
+    /// The key.
+    pub kek: Kek,
+    /// The ledgers that were made with it.
+    pub ledgers: Vec<LedgerNote>,
+}
+
+impl KekFile {
+    /// Reads a file; none if there is no such file.
+    ///
+    /// # Errors
+    /// See [`KekError`].
+    pub fn read(path: &Path) -> Result<Option<Self>, KekError> {
+        let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
+        let Some(text) = text else { return Ok(None) };
+        secret::warn_if_open_to_others(path, "the key-encryption key");
+        let malformed = || KekError::MalformedFile(path.to_owned());
+        let mut lines = text.trim().lines();
+        let kek = Kek::parse(lines.next().unwrap_or_default()).map_err(|_| malformed())?;
+        let ledgers: Option<_> = lines.map(LedgerNote::parse).collect();
+        Ok(Some(Self { kek, ledgers: ledgers.ok_or_else(malformed)? }))
+    }
+
+    /// Reads a file. If it is missing, creates key and file.
+    ///
+    /// # Errors
+    /// See [`KekError`].
+    pub fn read_or_create(path: &Path) -> Result<Self, KekError> {
+        if let Some(file) = Self::read(path)? {
+            return Ok(file);
+        }
+        Kek::random().write_new(path).at(path)?;
+        // Read back: another process may have created the file first.
+        Self::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))
+    }
+
+    /// The ledger of this name that was made with the key.
+    #[must_use]
+    pub fn ledger_of(&self, origin: &str) -> Option<&LedgerNote> {
+        self.ledgers.iter().find(|note| note.origin == origin)
+    }
+
+    /// Adds a ledger to a file, durably. The file is replaced as a whole: a crash leaves the old or the
+    /// new one.
+    ///
+    /// # Errors
+    /// The file can not be replaced, for example because its file system is read-only. It is unchanged.
+    pub fn note(mut self, path: &Path, ledger: LedgerNote) -> Result<(), FileError> {
+        if self.ledgers.contains(&ledger) {
+            return Ok(());
+        }
+        self.ledgers.push(ledger);
+        let mut text = self.kek.text();
+        for note in &self.ledgers {
+            text.push_str(&format!("\n{note}"));
+        }
+        secret::replace(path, &text).at(path)
     }
 }
 
@@ -98,18 +184,52 @@ impl fmt::Debug for Kek {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_key_file_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kek");
-        assert!(matches!(Kek::from_file(&path, false), Err(KekError::Missing(_))));
-        let key = Kek::from_file(&path, true).unwrap();
+        assert!(matches!(Kek::from_file(&path), Err(KekError::Missing(_))));
+        let key = KekFile::read_or_create(&path).unwrap().kek;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Kek::from_file(&path, true).unwrap().bytes(), key.bytes());
-        fs::write(&path, "nonsense").unwrap();
-        assert!(matches!(Kek::from_file(&path, true), Err(KekError::MalformedFile(_))));
+        assert_eq!(KekFile::read_or_create(&path).unwrap().kek.bytes(), key.bytes());
+        assert_eq!(Kek::from_file(&path).unwrap().bytes(), key.bytes());
+        for bad in ["nonsense", &format!("{}\nledger", "00".repeat(32))] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(Kek::from_file(&path), Err(KekError::MalformedFile(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_knows_the_ledgers_that_were_made_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        // As `openssl rand -hex 32 | tr -d '\n'` leaves it, with a mode of its own.
+        fs::write(&path, "5a".repeat(32)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        let read = || KekFile::read(&path).unwrap().unwrap();
+        assert_eq!(read().ledger_of("a.example"), None);
+        let ledgers = [1, 2].map(|n| LedgerNote { id: [n; 16], origin: format!("{n}.example") });
+        for ledger in &ledgers {
+            read().note(&path, ledger.clone()).unwrap();
+            read().note(&path, ledger.clone()).unwrap();
+        }
+        assert_eq!(read().ledgers, ledgers);
+        assert_eq!(read().ledger_of("2.example"), Some(&ledgers[1]));
+        assert_eq!(read().kek.bytes(), &[0x5a; 32]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    proptest! {
+        #[test]
+        fn the_line_of_a_ledger_is_read_back(id: [u8; 16], origin in "[!-*,-~]{1,40}") {
+            let note = LedgerNote { id, origin };
+            prop_assert_eq!(LedgerNote::parse(&note.to_string()), Some(note));
+        }
     }
 
     #[test]
@@ -120,7 +240,7 @@ mod tests {
         let first = Kek::random();
         first.write_new(&path).unwrap();
         Kek::random().write_new(&path).unwrap();
-        assert_eq!(Kek::from_file(&path, true).unwrap().bytes(), first.bytes());
+        assert_eq!(KekFile::read_or_create(&path).unwrap().kek.bytes(), first.bytes());
         let names = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(names, 1, "nothing is left beside the key");
     }

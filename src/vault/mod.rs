@@ -8,13 +8,17 @@ mod frame;
 mod kek;
 mod keys;
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 pub use frame::FrameError;
 use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
-pub use kek::{Kek, KekError};
+pub use kek::{Kek, KekError, KekFile, LedgerNote};
 use keys::Key;
 use parking_lot::Mutex;
 use quick_cache::{UnitWeighter, sync::Cache};
@@ -26,7 +30,7 @@ use crate::{
     domain::{IdempotencyMark, Identity, Sealed, Subject, SubjectError, SubjectRef},
     seal::{self, OpenError as SealError, SecretKey, context, evidence_context},
     storage::{
-        FrameLog, LogError, LogReader, LogSpec, TornTail,
+        FrameAt, FrameLog, LogError, LogReader, LogSpec, TornTail,
         disk::Disk,
         index::{Index, IndexError, Row},
         scan,
@@ -141,31 +145,51 @@ pub struct VaultFiles {
 }
 
 impl VaultFiles {
-    /// Opens the files in `dir`, or creates them for a ledger with `new_ledger_id`.
+    /// Makes the files in `dir` for a new ledger. Files that an interrupted call left behind are
+    /// completed, and keep the id that they have.
     ///
     /// # Errors
-    /// See [`VaultError`].
-    pub fn open(
+    /// See [`VaultError`]; [`VaultError::WrongKey`] if those files were made with another key.
+    pub fn create(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         kek: &Kek,
         new_ledger_id: [u8; 16],
-    ) -> Result<(Self, Option<TornTail>), VaultError> {
-        let spec = LogSpec {
-            dir: dir.clone(),
-            kind: LOG_KIND,
-            segment_bytes_max: SEGMENT_BYTES_MAX,
-            frame_bytes_max: FRAME_BYTES_MAX,
-            frames_min: 0,
-        };
-        let (mut log, torn) = FrameLog::open(disk, spec, new_ledger_id)?;
+    ) -> Result<Self, VaultError> {
+        let (mut log, _) = FrameLog::open(disk, Self::spec(dir.clone(), 0), new_ledger_id)?;
         if log.next_index() == 0 {
             let context = context(&log.id(), b"master", &[]);
             let master = seal::seal(kek.bytes(), &context, &*seal::random_key());
             log.append(&[Frame::Opened(Opened { ledger_id: log.id(), master }).encode()])?;
         }
+        let files = Self::of(log, dir)?;
+        files.opened.master(kek)?;
+        Ok(files)
+    }
+
+    /// Opens the files in `dir`. Creates none.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<(Self, Option<TornTail>), VaultError> {
+        // A vault has its first frame from the beginning.
+        let (log, torn) = FrameLog::open(disk, Self::spec(dir.clone(), 1), Default::default())?;
+        Ok((Self::of(log, dir)?, torn))
+    }
+
+    fn spec(dir: PathBuf, frames_min: u64) -> LogSpec {
+        LogSpec {
+            dir,
+            kind: LOG_KIND,
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            frames_min,
+        }
+    }
+
+    fn of(log: FrameLog, dir: PathBuf) -> Result<Self, VaultError> {
         match decode(0, &log.reader().read(0)?)? {
-            Frame::Opened(opened) => Ok((Self { dir, log, opened }, torn)),
+            Frame::Opened(opened) => Ok(Self { dir, log, opened }),
             Frame::Subject(_) => Err(VaultError::Order(0)),
         }
     }
@@ -180,6 +204,28 @@ impl VaultFiles {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.log.next_index() <= 1
+    }
+}
+
+/// Identity of the ledger that the vault in `dir` belongs to; none if there is no vault, or one that was
+/// cut off while it was made. Changes nothing.
+///
+/// # Errors
+/// The files can not be read, or are damaged.
+pub fn id_of(disk: &dyn Disk, dir: &Path) -> Result<Option<[u8; 16]>, VaultError> {
+    let mut ignore = |_: FrameAt<'_>| ControlFlow::Continue(());
+    match scan(disk, dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut ignore) {
+        Ok(end) => Ok((end.id != [0; 16]).then_some(end.id)),
+        Err(LogError::NoSegment(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Opened {
+    /// Opens the secret from which the other keys of the vault are derived.
+    fn master(&self, kek: &Kek) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let context = context(&self.ledger_id, b"master", &[]);
+        seal::open(kek.bytes(), &context, &self.master).map_err(|SealError| VaultError::WrongKey)
     }
 }
 
@@ -211,9 +257,7 @@ impl Vault {
         hot_subjects_max: usize,
     ) -> Result<Self, VaultError> {
         let VaultFiles { dir, log, opened } = files;
-        let master = context(&opened.ledger_id, b"master", &[]);
-        let master = seal::open(kek.bytes(), &master, &opened.master)
-            .map_err(|SealError| VaultError::WrongKey)?;
+        let master = opened.master(&kek)?;
         Ok(Self {
             reader: log.reader(),
             dir,
@@ -658,7 +702,10 @@ mod tests {
         fn open_with(&self, kek: Kek) -> Result<Vault, VaultError> {
             let (index, _) = Index::open(&self.dir.path().join("view"), 1 << 20).unwrap();
             let dir = self.dir.path().join(DIR);
-            let (files, torn) = VaultFiles::open(Arc::new(RealDisk), dir, &kek, [7; 16])?;
+            if !dir.exists() {
+                VaultFiles::create(Arc::new(RealDisk), dir.clone(), &kek, [7; 16])?;
+            }
+            let (files, torn) = VaultFiles::open(Arc::new(RealDisk), dir)?;
             assert_eq!(torn, None);
             let vault = Vault::open(files, Arc::new(index), kek, 100)?;
             vault.catch_up(&mut |_, _| {})?;

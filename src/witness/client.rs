@@ -427,7 +427,7 @@ fn differ(one: &Signed, other: &Signed) -> bool {
 }
 
 /// The size in the body of a 409: digits and a newline.
-fn seen(content_type: &str, text: &str) -> Option<u64> {
+pub(super) fn seen(content_type: &str, text: &str) -> Option<u64> {
     let content_type = content_type.split(';').next().unwrap_or_default().trim();
     if content_type != SIZE_TYPE {
         return None;

@@ -2,6 +2,7 @@
 //! that a ledger which shows different histories to different people is detected.
 //!
 //! * [`client`]: the ledger's side: submits every new checkpoint to its witnesses.
+//! * [`known`]: whether witnesses know a ledger of some name, before a new one gets it.
 //! * [`state`]: the latest cosigned checkpoint of each log.
 //! * [`open`]: the files of a witness: key, state, and a lock against a second process.
 //! * [`server`]: the HTTP endpoints of a witness.
@@ -11,6 +12,7 @@
 //! ledger.
 
 pub mod client;
+pub mod known;
 pub mod open;
 pub mod report;
 pub mod server;

@@ -6,7 +6,8 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use consent_ledger::{
     ledger::{LOG_KIND, verify},
     node::{
-        CheckpointNotReached, FindActError, Node, NodeConfig, OpenError, ProveError, ReadError,
+        CheckpointNotReached, FindActError, InitError, Node, NodeConfig, OpenError, ProveError,
+        ReadError, init,
     },
     storage::{FrameLog, LogSpec, disk::RealDisk},
     telemetry::Metrics,
@@ -20,11 +21,12 @@ use consent_ledger::{
 
 use crate::support::{
     PATIENCE,
-    node::{config, grant, open, put_catalog, with_key},
+    node::{config, grant, init_if_empty, open, put_catalog, with_key},
     wait_until,
 };
 
 fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>) {
+    init_if_empty(config);
     let metrics = Arc::new(Metrics::default());
     (Node::open(config, Arc::clone(&metrics)), metrics)
 }
@@ -471,8 +473,8 @@ async fn the_key_is_kept_and_can_be_configured() {
     assert_eq!(node.decision_key().0.to_bytes(), key.verifier().public_key());
     drop(node);
     let given = NodeConfig { signing_key_file: Some(file.clone()), ..config(other.path()) };
-    // A key without its checkpoint file may have signed: the data directory may be the wrong one.
-    assert!(matches!(open_with(&given).0, Err(OpenError::BookMissing { .. })));
+    // The key may have signed: the data directory may be the wrong one.
+    assert!(matches!(init(&given), Err(InitError::SigningKeyThere(there)) if there == file));
     let given = NodeConfig { unused_signing_key: true, ..given };
     let node = open_with(&given).0.unwrap();
     assert_eq!(node.verifier_key(), key.verifier());
@@ -480,11 +482,12 @@ async fn the_key_is_kept_and_can_be_configured() {
     assert!(!other.path().join("signing-key").exists());
     let renamed = NodeConfig {
         signing_key_file: Some(file),
-        origin: "consent.example.org/other".to_owned(),
+        origin: Some("consent.example.org/other".to_owned()),
         unused_signing_key: true,
         ..config(tempfile::tempdir().unwrap().path())
     };
-    assert!(matches!(open_with(&renamed).0, Err(OpenError::SigningKey(_))));
+    let error = init(&renamed).unwrap_err();
+    assert!(matches!(error, InitError::Open(OpenError::SigningKey(_))), "{error}");
 }
 
 fn until(goal: &str, condition: impl Fn() -> bool) {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use consent_ledger::{
     domain::{Action, Effect, Outcome},
     ledger::verify,
-    node::{Act, Node, NodeConfig, RecordError, Recorded, WriteError},
+    node::{Act, Init, InitError, Node, NodeConfig, RecordError, Recorded, WriteError},
     storage::sim::{Fault, Keep, SimDisk},
     telemetry::Metrics,
     tree::Signed,
@@ -51,8 +51,23 @@ struct RunResult {
     released: Option<Arc<Signed>>,
 }
 
+/// Makes the ledger, unless an earlier call has.
+fn init_on(disk: &SimDisk, dir: &Path) -> Result<(), InitError> {
+    match Init::look(Arc::new(disk.clone()), &small(dir)).and_then(Init::make) {
+        Ok(_) | Err(InitError::LedgerThere { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 async fn run(disk: &SimDisk, dir: &Path) -> RunResult {
     let mut result = RunResult::default();
+    if init_on(disk, dir).is_err() {
+        // Nobody serves half a ledger. Only the last sync may be missing, which a start makes up for.
+        if let Ok(node) = open_on(disk, dir) {
+            assert_eq!(node.revision(), 1);
+        }
+        return result;
+    }
     let Ok(node) = open_on(disk, dir) else { return result };
     if put_catalog_or_fail(&node).await.is_err() {
         return result;
@@ -113,6 +128,8 @@ fn check_answers(node: &Node, result: &RunResult, refused_may_count: bool) {
 
 /// Everything that must hold after any crash.
 async fn check_recovered(disk: &SimDisk, dir: &Path, result: &RunResult) {
+    // An `init` that was cut off is completed; a ledger stays as it is.
+    init_on(disk, dir).unwrap();
     let node = open_on(disk, dir).unwrap();
     if let Some(released) = &result.released {
         // Released checkpoints still hold.
@@ -207,6 +224,7 @@ async fn one_failed_operation_stops_writes_even_if_the_next_would_succeed() {
 async fn a_panic_of_the_writer_stops_writes_like_any_other_fault() {
     let dir = tempfile::tempdir().unwrap();
     let disk = SimDisk::new();
+    init_on(&disk, dir.path()).unwrap();
     drop(open_on(&disk, dir.path()).unwrap());
     for n in disk.operations()..operations().await {
         let dir = tempfile::tempdir().unwrap();

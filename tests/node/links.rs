@@ -10,7 +10,7 @@ use consent_ledger::{
     node::{CellChange, LinkError, LinkOutcome, Linking, Node, Question},
 };
 
-use crate::support::node::{check, config, grant, open, put_catalog, subject, withdraw};
+use crate::support::node::{check, grant, open, put_catalog, subject, withdraw};
 
 fn linking(one: &str, other: &str, confidence: Option<LinkConfidence>) -> Linking {
     Linking {
@@ -204,7 +204,7 @@ async fn refused_links_and_dry_runs_change_nothing() {
 #[tokio::test]
 async fn a_group_of_linked_subjects_has_a_size_limit() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::open(&config(dir.path()), Arc::default()).unwrap();
+    let node = open(dir.path());
     put_catalog(&node).await;
     let asserted = LinkConfidence::Asserted;
     // Two groups of 32 each, one linked as a star and one as a chain.

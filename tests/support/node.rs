@@ -8,7 +8,7 @@ use consent_ledger::{
         Action, Actor, Change, ChannelPut, ContactChange, Effect, Evidence, Key, LegalBasis,
         PurposeVersion, Reason, ScopeKeys, Subject,
     },
-    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
+    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question, init},
     telemetry::Metrics,
     vault::Kek,
 };
@@ -16,7 +16,7 @@ use consent_ledger::{
 pub fn config(dir: &Path) -> NodeConfig {
     NodeConfig {
         data_dir: dir.to_owned(),
-        origin: "consent.example.org/test".to_owned(),
+        origin: Some("consent.example.org/test".to_owned()),
         kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
         segment_bytes_max: 64 << 10,
         appends_max: 1_024,
@@ -31,8 +31,18 @@ pub fn config(dir: &Path) -> NodeConfig {
     }
 }
 
+/// Opens a node in a directory, which gets a ledger if it is empty.
 pub fn open(dir: &Path) -> Arc<Node> {
-    Node::open(&config(dir), Arc::new(Metrics::default())).unwrap()
+    let config = config(dir);
+    init_if_empty(&config);
+    Node::open(&config, Arc::new(Metrics::default())).unwrap()
+}
+
+/// Makes a ledger in the data directory, if that is empty.
+pub fn init_if_empty(config: &NodeConfig) {
+    if std::fs::read_dir(&config.data_dir).unwrap().next().is_none() {
+        init(config).unwrap();
+    }
 }
 
 pub fn key(text: &str) -> Key {

@@ -1,6 +1,6 @@
 //! Runs the built binary as a server, and as a client of one.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use super::{Clients, Finished, LONG_PATIENCE, Process, binary};
 
@@ -18,8 +18,37 @@ pub struct Server {
     pub address: String,
 }
 
+/// Flags of `serve` that `init` has, too.
+const FLAGS_OF_INIT: [&str; 5] =
+    ["--origin", "--kek-file", "--signing-key-file", "--unused-signing-key", "--witness-ca"];
+
 impl Server {
-    /// Serves a data directory on a free port and waits until it listens.
+    /// Makes a ledger in a data directory with those of the flags that `init` has.
+    #[track_caller]
+    pub fn init(data_dir: &Path, flags: &[&str]) -> Finished {
+        let mut command = binary();
+        command.arg("init").arg("--data-dir").arg(data_dir);
+        let mut flags = flags.iter().peekable();
+        while let Some(flag) = flags.next() {
+            let name = flag.split('=').next().unwrap_or_default();
+            let value = flags.next_if(|next| !next.starts_with("--") && !flag.contains('='));
+            if FLAGS_OF_INIT.contains(&name) {
+                command.arg(flag).args(value);
+            }
+        }
+        Process::spawn(command).wait(LONG_PATIENCE).expect_code(0)
+    }
+
+    /// Makes a ledger, as [`Self::init`], where there is no directory or an empty one.
+    #[track_caller]
+    fn init_if_empty(data_dir: &Path, flags: &[&str]) {
+        if fs::read_dir(data_dir).map_or(true, |mut entries| entries.next().is_none()) {
+            Self::init(data_dir, flags);
+        }
+    }
+
+    /// Serves a data directory on a free port and waits until it listens. An empty directory gets a
+    /// ledger first.
     #[track_caller]
     pub fn start(data_dir: &Path) -> Self {
         Self::start_with(data_dir, &[])
@@ -28,6 +57,7 @@ impl Server {
     /// Like [`Self::start`], with more flags.
     #[track_caller]
     pub fn start_with(data_dir: &Path, flags: &[&str]) -> Self {
+        Self::init_if_empty(data_dir, flags);
         let mut command = binary();
         command.args(Self::arguments(data_dir)).args(flags);
         Self::listening(Process::spawn(command))
@@ -41,7 +71,7 @@ impl Server {
         Self::listening(Process::spawn(command))
     }
 
-    /// The arguments of `serve` for a data directory, on a free port.
+    /// The arguments of `serve` for a data directory with a ledger, on a free port.
     pub fn arguments(data_dir: &Path) -> Vec<std::ffi::OsString> {
         vec![
             "serve".into(),

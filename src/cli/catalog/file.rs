@@ -40,6 +40,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     cli::{error::CliError, words},
+    config::CatalogPut,
     proto::{self, LegalBasis, NamespaceKind, obligation::Kind},
 };
 
@@ -65,6 +66,22 @@ impl CatalogFile {
             CliError::failed(format!("{}: {error}", path.display()))
                 .with_hint("examples/catalog.toml shows every field")
         })
+    }
+
+    /// The calls that apply the file, in the order of `catalog apply`.
+    #[must_use]
+    pub fn into_puts(self) -> Vec<CatalogPut> {
+        let namespaces = self.namespaces.into_iter().map(|namespace| {
+            CatalogPut::Namespace(proto::PutNamespaceRequest { namespace: Some(namespace) })
+        });
+        let channels = self.channels.into_iter().map(|channel| {
+            CatalogPut::Channel(proto::PutChannelRequest { channel: Some(channel) })
+        });
+        let purposes = self.purposes.into_iter().map(|purpose| {
+            let (purpose, requires_reconsent) = (Some(purpose), false);
+            CatalogPut::Purpose(proto::PutPurposeRequest { purpose, requires_reconsent })
+        });
+        namespaces.chain(channels).chain(purposes).collect()
     }
 
     /// Parses the text of a file.

@@ -15,7 +15,6 @@ use crate::{
         Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationError,
         PropagationState, PurposeDraft, ReadError, ShardReport,
     },
-    telemetry::Metrics,
     vault::Kek,
     view::DeadLetter,
     watch::{Heard, Watcher},
@@ -65,7 +64,7 @@ fn open_with(dir: &Path, interval: Duration, acks_max: usize) -> Arc<Node> {
         recent_events_max: 8,
         ..ServeConfig::default().node
     };
-    Node::open(&config, Arc::new(Metrics::default())).unwrap()
+    crate::node::open_in_test(&config)
 }
 
 fn new(name: &str) -> NewSubscription {

@@ -53,6 +53,14 @@ impl ServerProcess {
         data_dir: &Path,
         flags: &[&str],
     ) -> Result<Self, CliError> {
+        if !data_dir.exists() {
+            let mut command = Command::new(binary);
+            command.arg("init").arg("--data-dir").arg(data_dir).stdout(Stdio::null());
+            let made = command.status().map_err(|error| CliError::io("making a ledger", error))?;
+            if !made.success() {
+                return Err(CliError::failed("no ledger was made"));
+            }
+        }
         let mut command = Command::new(binary);
         command.arg("serve").arg("--data-dir").arg(data_dir);
         command.args(["--listen", "127.0.0.1:0", "--log-level", "warn"]).args(flags);
