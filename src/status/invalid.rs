@@ -4,8 +4,9 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::domain::{
-    EvidenceError, KEY_BYTES_MAX, KeyError, PhoneRegionError, RegionError, SubjectError,
+use crate::{
+    domain::{EvidenceError, KEY_BYTES_MAX, KeyError, PhoneRegionError, RegionError, SubjectError},
+    node::LikelyCause,
 };
 
 /// The maximum page size.
@@ -122,6 +123,9 @@ pub enum Problem {
     /// Not a valid moment.
     #[error("must lie in the years 0001 to 9999, with 0 to 999,999,999 nanoseconds")]
     Timestamp,
+    /// A moment beyond the calendar, with its probable cause.
+    #[error("must lie in the years 0001 to 9999; it looks like {0}")]
+    TimestampOf(LikelyCause),
     /// Not a valid span.
     #[error("must have seconds and nanoseconds of one sign, and fewer than 10^9 nanoseconds")]
     Duration,
