@@ -111,6 +111,7 @@ fn act(number: u64) -> Act {
         contact: ContactChange::default(),
         effective_at: None,
         confirmation_validity_ms: None,
+        reported_late: false,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
         // A new key for each act, as callers should use it.
         idempotency: Some(Idempotency {

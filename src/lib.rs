@@ -13,6 +13,7 @@
 //! * [`backend`]: the contract of a log that cannot fork, and its local implementation.
 //! * [`view`]: what checks read: hot state in memory, sled behind it; all of it can be rebuilt.
 //! * [`watch`]: streams of changes.
+//! * [`clock`]: the time, and whether it can be trusted.
 //! * [`node`]: the one entrance to all of it, for acts and for questions.
 //! * [`json`]: ProtoJSON of the protocol's messages, by their descriptors.
 //! * [`messages`]: values of the ledger as messages, for gRPC, webhooks and the command line alike.
@@ -35,6 +36,7 @@ pub use consent_ledger_tlog as tlog;
 
 pub mod backend;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod json;

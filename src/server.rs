@@ -69,6 +69,9 @@ const READING: [&str; 4] = ["", check::SERVICE_NAME, watcher::SERVICE_NAME, audi
 /// Services whose main job is to write.
 const WRITING: [&str; 3] = [consent::SERVICE_NAME, catalog::SERVICE_NAME, privacy::SERVICE_NAME];
 
+/// Not a service: the health of taking grants, which a clock in doubt ends for a while.
+const GRANTS: &str = "grants";
+
 /// How many connections wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1_024;
 
@@ -306,7 +309,8 @@ async fn serve_node(
     }
     let delivering = start_webhooks(config, node, metrics)?.ended();
     node.adopt(Task::spawn("webhooks", Stage::Draining, WEBHOOKS_END_TIME_MAX, delivering));
-    health.set(Phase::Serving).await;
+    let mut trust = node.clock_trust();
+    health.set(phase_of(*trust.borrow_and_update())).await;
     let listens = Listens {
         address,
         metrics: metrics_address,
@@ -323,7 +327,7 @@ async fn serve_node(
     tokio::select! {
         () = stop.next() => {}
         result = &mut served => return Ok(result.map_err(|_| ServeError::Ended)??),
-        () = follow_writes(node.writes_stopped(), &health).then(|()| future::pending()) => {}
+        () = follow(node.writes_stopped(), trust, &health).then(|()| future::pending()) => {}
     }
     tracing::info!("draining");
     health.set(Phase::Draining).await;
@@ -584,9 +588,12 @@ impl Health {
         let status = |serving| {
             if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
         };
-        let reading = matches!(phase, Phase::Serving | Phase::WritesStopped);
-        let writing = phase == Phase::Serving;
-        for (services, serving) in [(&READING[..], reading), (&WRITING[..], writing)] {
+        let granting = phase == Phase::Serving;
+        let writing = granting || phase == Phase::ClockInDoubt;
+        let reading = writing || phase == Phase::WritesStopped;
+        for (services, serving) in
+            [(&READING[..], reading), (&WRITING[..], writing), (&[GRANTS][..], granting)]
+        {
             for service in services {
                 self.reporter.set_service_status(service, status(serving)).await;
             }
@@ -595,11 +602,35 @@ impl Health {
     }
 }
 
-/// Reports it when writes stop. They do not start again until the process is restarted.
-async fn follow_writes(mut stopped: watch::Receiver<Option<String>>, health: &Health) {
-    let stopped = stopped.wait_for(Option::is_some).await.is_ok();
-    if stopped {
-        health.set(Phase::WritesStopped).await;
+/// The phase of a server that takes writes.
+fn phase_of(is_clock_trusted: bool) -> Phase {
+    if is_clock_trusted { Phase::Serving } else { Phase::ClockInDoubt }
+}
+
+/// Reports it when the clock is in doubt or trusted again, and when writes stop. Those do not start again
+/// until the process is restarted.
+async fn follow(
+    mut stopped: watch::Receiver<Option<String>>,
+    mut trust: watch::Receiver<bool>,
+    health: &Health,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            stopped = stopped.wait_for(Option::is_some) => {
+                if stopped.is_ok() {
+                    health.set(Phase::WritesStopped).await;
+                }
+                return;
+            }
+            changed = trust.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let is_trusted = *trust.borrow_and_update();
+                health.set(phase_of(is_trusted)).await;
+            }
+        }
     }
 }
 

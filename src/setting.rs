@@ -43,6 +43,8 @@ pub mod heading {
     pub const TLS: &str = "TLS";
     /// Files, memory and disk.
     pub const STORAGE: &str = "Storage";
+    /// When the clock is trusted.
+    pub const CLOCK: &str = "Clock";
     /// Keys that the server holds.
     pub const KEYS: &str = "Keys";
     /// Limits of requests, and how long they wait.

@@ -293,9 +293,9 @@ mod tests {
 
     use super::*;
     use crate::node::{
-        AsOfError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError,
-        PropagationError, ProveError, SnapshotError, SubscribeError, SubscriptionNotFound,
-        UnsubscribeError, WriteError,
+        AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImpossibleTime,
+        IssueError, PropagationError, ProveError, SnapshotError, SubscribeError,
+        SubscriptionNotFound, UnsubscribeError, WriteError,
     };
 
     fn key(text: &str) -> Key {
@@ -320,7 +320,11 @@ mod tests {
             (Fault::MessageTooLarge("5 MiB".to_owned()), ErrorReason::LimitExceeded, ""),
             (RecordError::Empty.into(), ErrorReason::InvalidField, "changes"),
             (
-                RecordError::from(EffectiveAtInFuture { ahead_ms: 9 }).into(),
+                RecordError::from(EffectiveAtImpossible(ImpossibleTime::InFuture {
+                    ahead_ms: 9,
+                    cause: None,
+                }))
+                .into(),
                 ErrorReason::EffectiveAtInFuture,
                 "effective_at",
             ),
@@ -430,14 +434,51 @@ mod tests {
                 ErrorReason::UnknownChannel,
                 "channel",
             ),
-            (UseError::InFuture.into(), ErrorReason::InvalidField, "used_at"),
+            (
+                UseError::UsedAt(ImpossibleTime::InFuture { ahead_ms: 9, cause: None }).into(),
+                ErrorReason::InvalidField,
+                "used_at",
+            ),
+            (
+                RecordError::from(EffectiveAtImpossible(ImpossibleTime::TooOld {
+                    earliest: crate::domain::Millis(0),
+                    cause: None,
+                }))
+                .into(),
+                ErrorReason::EffectiveAtTooOld,
+                "effective_at",
+            ),
+            (
+                RecordError::GrantBeforeStop { change: 1, index: 7 }.into(),
+                ErrorReason::EffectiveAtOvertaken,
+                "effective_at",
+            ),
+            (
+                RecordError::from(crate::node::ClockNotTrusted { ahead_ms: 9 }).into(),
+                ErrorReason::ClockNotTrusted,
+                "",
+            ),
+            (
+                ConfirmError::from(crate::node::ClockNotTrusted { ahead_ms: 9 }).into(),
+                ErrorReason::ClockNotTrusted,
+                "",
+            ),
+            (
+                crate::node::Moved::BeforeNewest.into(),
+                ErrorReason::EffectiveAtOvertaken,
+                "effective_at",
+            ),
             (
                 RecordError::AuthorityEnded.into(),
                 ErrorReason::AuthorityEnded,
                 "evidence.authority.ends_at",
             ),
             (
-                ConfirmError::from(EffectiveAtInFuture { ahead_ms: 9 }).into(),
+                ConfirmError::from(EffectiveAtImpossible(ImpossibleTime::InFuture {
+                    ahead_ms: 9,
+                    cause: None,
+                }))
+                .into(),
                 ErrorReason::EffectiveAtInFuture,
                 "effective_at",
             ),

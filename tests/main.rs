@@ -9,6 +9,7 @@
 mod audience;
 mod cli;
 mod client;
+mod clock;
 mod consume;
 mod consumers;
 mod crash;
@@ -19,6 +20,7 @@ mod end_to_end;
 mod format;
 mod import;
 mod import_rows;
+mod impossible_times;
 mod independent;
 mod init;
 mod linked_names;

@@ -566,6 +566,7 @@ async fn an_act_larger_than_an_entry_is_refused() {
         authority: None,
         unreadable: BTreeMap::new(),
         subject_given: String::new(),
+        effective_at_given: None,
     });
     for change in &mut request.changes {
         change.expires_at = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });

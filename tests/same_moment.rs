@@ -18,7 +18,7 @@ const NOON: i64 = 1_700_000_000_000;
 /// An act that took effect a number of days after [`NOON`].
 fn on_day(day: i64, request: RecordConsentRequest) -> RecordConsentRequest {
     let effective_at = Some(timestamp(NOON + day * 86_400_000));
-    RecordConsentRequest { effective_at, ..request }
+    RecordConsentRequest { effective_at, reported_late: true, ..request }
 }
 
 fn by(actor: Actor, request: RecordConsentRequest) -> RecordConsentRequest {

@@ -109,8 +109,10 @@ fn by(actor: Actor, request: proto::RecordConsentRequest) -> proto::RecordConsen
     proto::RecordConsentRequest { actor: actor.into(), ..request }
 }
 
+/// An act that is reported late.
 fn at(effective_at_ms: i64, request: proto::RecordConsentRequest) -> proto::RecordConsentRequest {
-    proto::RecordConsentRequest { effective_at: Some(timestamp(effective_at_ms)), ..request }
+    let effective_at = Some(timestamp(effective_at_ms));
+    proto::RecordConsentRequest { effective_at, reported_late: true, ..request }
 }
 
 fn until(

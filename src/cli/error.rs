@@ -366,6 +366,14 @@ fn server_hint(status: &Status) -> Option<&'static str> {
         Some("WRITES_STOPPED") => {
             "the server must be restarted; then try again with the same --idempotency-key"
         }
+        Some("CLOCK_NOT_TRUSTED") => {
+            "on the server, set the clock and let something synchronise it, or start it again with \
+             --trust-clock if the clock is right"
+        }
+        Some("EFFECTIVE_AT_TOO_OLD") => {
+            "is the unit of the time right? `consent-ledger serve --earliest-effective-at` sets the \
+             bound"
+        }
         Some("SUBSCRIPTION_NOT_FOUND") => "see `consent-ledger subscription list`",
         Some("SUBSCRIPTION_NOT_WEBHOOK") => {
             "only webhook subscriptions have dead letters; `consent-ledger subscription consume` \

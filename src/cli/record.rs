@@ -63,6 +63,10 @@ pub struct RecordArgs {
     /// When it took effect (RFC 3339) [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     effective_at: Option<Timestamp>,
+    /// The act is reported after the fact: a stop takes effect at --effective-at, although the data
+    /// subject may have done something since
+    #[arg(long, requires = "effective_at")]
+    reported_late: bool,
     /// When the grants expire (RFC 3339) [default: as the purpose says]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     expires_at: Option<Timestamp>,
@@ -280,6 +284,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
         actor: args.actor.into(),
         changes: args.changes.0.into_iter().map(change).collect(),
         effective_at: args.effective_at.map(words::wire_time),
+        reported_late: args.reported_late,
         evidence: Some(Evidence {
             touchpoint: args.touchpoint,
             notice_id: args.notice_id,

@@ -144,7 +144,8 @@ impl Import<'_> {
         };
         match result {
             Ok(Imported::Recorded(recorded)) => {
-                left_out_beside(&recorded.refused);
+                let unrecorded = left_out.unrecorded(recorded.refused.positions.len());
+                self.tally.left_out(line, left_out.all_warnings(&recorded), unrecorded);
                 self.tally.recorded(&recorded);
             }
             Ok(Imported::Unchanged(refused)) => {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Node, RecordError};
+use super::{Moved, Node, RecordError};
 use crate::domain::{Actor, Change, ChangeRecord, ContactChange, Evidence, Millis, Subject};
 
 /// The greatest number of changes in one act.
@@ -25,6 +25,9 @@ pub struct Act {
     pub contact: ContactChange,
     /// When it took effect; none means now.
     pub effective_at: Option<Millis>,
+    /// Whether it is reported after the fact. A stop that is not comes after everything that the person
+    /// did before, whatever time it claims.
+    pub reported_late: bool,
     /// The notice that was shown, and how consent was given.
     pub evidence: Evidence,
     /// The caller's key, if it gave one.
@@ -86,6 +89,8 @@ pub struct Recorded {
     pub replayed: bool,
     /// Completes its double opt-in, if some change waits for one.
     pub confirmation: Option<Confirmation>,
+    /// Why its stops took effect at another time than claimed, if they did.
+    pub moved: Option<Moved>,
     /// What was refused of the act; empty for a replayed one.
     pub refused: Refused,
 }
@@ -149,8 +154,8 @@ impl Recorded {
         changes: Vec<ChangeRecord>,
     ) -> Self {
         let refused = Refused::default();
-        let (replayed, confirmation) = (false, None);
-        Self { index, recorded_at, effective_at, changes, replayed, confirmation, refused }
+        let (replayed, confirmation, moved) = (false, None, None);
+        Self { index, recorded_at, effective_at, changes, replayed, confirmation, moved, refused }
     }
 
     /// First revision that includes the act.
@@ -181,6 +186,7 @@ mod tests {
             actor: Actor::Subject,
             changes: Vec::new(),
             effective_at: None,
+            reported_late: false,
             evidence: Evidence { ip_address: "192.0.2.7".to_owned(), ..Evidence::default() },
             contact: ContactChange::default(),
             confirmation_validity_ms: None,

@@ -11,6 +11,7 @@ use super::{
     due::{CountedUses, due},
     error::ReadError,
     past::Past,
+    read::AskedAt,
 };
 use crate::{
     decide::decide,
@@ -47,6 +48,8 @@ pub struct Audience {
     channel: Option<ChannelId>,
     cell: UseCell,
     past: Past,
+    /// When obligations must be met.
+    due_at: Millis,
 }
 
 /// The state of a data subject, united with those of the linked ones, and these.
@@ -61,13 +64,15 @@ impl Node {
         let applied = self.core.view.applied();
         let catalog = self.core.view.catalog();
         let end = applied.max(catalog.revision);
+        let AskedAt { at: now, due_at } = self.core.asked_now();
         Audience {
             core: Arc::clone(&self.core),
             purpose: catalog.catalog.purpose_id(query.purpose.as_str()),
             channel: catalog.catalog.channel_id(query.channel.as_str()),
             cell: UseCell::new(query.purpose.as_str(), query.channel.as_str()),
             query,
-            past: Past { catalog, end, until: None, now: self.core.now() },
+            past: Past { catalog, end, until: None, now },
+            due_at,
         }
     }
 }
@@ -119,10 +124,10 @@ impl Audience {
         let decision = decide(&catalog.catalog, &state, &query, *now);
         self.core.metrics.decision(decision.reason);
         let contact = state.contact.as_deref();
-        let due = due(&decision, contact, self.query.region, *now, |widest| {
+        let due = due(&decision, contact, self.query.region, self.due_at, |widest| {
             // The uses that this audience records, too, come after its revision.
             let counted = CountedUses::new(subject, &linked, self.cell, *end);
-            self.core.uses(&counted, widest, *now)
+            self.core.uses(&counted, widest, self.due_at)
         })?;
         Ok(Checked::new(decision, due, self.query.ignore_obligations, *end, None))
     }

@@ -10,13 +10,15 @@ use tracing::error;
 
 use super::{
     Core,
-    act::{Act, CLOCK_SKEW_MS_MAX, Idempotency, Recorded, Refused},
+    act::{Act, Idempotency, Recorded, Refused},
     catalog::{NamespaceDraft, PurposeDraft, Put},
-    error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
+    effective::Moved,
+    error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
     stops::UnclearStop,
 };
 use crate::{
+    clock::Reading,
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
         Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut, Outcome,
@@ -41,7 +43,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     core: &'a Core,
-    now: Millis,
+    /// The clock as the batch began.
+    clock: Reading,
     /// The end of the chain once the batch is written.
     pub tip: Tip,
     /// The encoded entries.
@@ -88,15 +91,17 @@ pub(super) struct Prepared {
     sealer: Sealer,
     pub before: Arc<SubjectState>,
     pub recorded_at: Millis,
+    /// Why it takes effect at another time than claimed, if it does.
+    pub moved: Option<Moved>,
     pub body: ConsentAct,
 }
 
 impl<'a> Batch<'a> {
     /// An empty batch that continues the chain at `tip`.
-    pub(super) fn new(core: &'a Core, tip: Tip, now: Millis) -> Self {
+    pub(super) fn new(core: &'a Core, tip: Tip, clock: Reading) -> Self {
         Self {
             core,
-            now,
+            clock,
             tip,
             frames: Vec::new(),
             bytes: 0,
@@ -128,7 +133,18 @@ impl<'a> Batch<'a> {
 
     /// When the next entry is recorded.
     pub(super) fn recorded_at(&self) -> Millis {
-        self.tip.clock(self.now)
+        self.tip.clock(self.clock.sane)
+    }
+
+    /// Whether the clock is trusted.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn check_clock(&self) -> Result<(), ClockNotTrusted> {
+        match self.clock.is_trusted {
+            true => Ok(()),
+            false => Err(ClockNotTrusted { ahead_ms: self.clock.ahead_ms() }),
+        }
     }
 
     /// Adds an act. On error the batch is unchanged.
@@ -139,7 +155,11 @@ impl<'a> Batch<'a> {
         }
         let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
-            return Ok(self.core.recorded(entry)?);
+            let claimed = act.effective_at;
+            let earlier = self.core.recorded(entry)?;
+            let Recorded { effective_at, recorded_at, .. } = earlier;
+            let moved = Moved::between(claimed, effective_at, recorded_at, self.earliest());
+            return Ok(Recorded { moved, ..earlier });
         }
         let validity_ms = act.confirmation_validity_ms;
         let (mut prepared, refused) =
@@ -155,15 +175,17 @@ impl<'a> Batch<'a> {
     /// catalogue.
     pub(super) fn prepare(
         &self,
-        act: Act,
+        mut act: Act,
         mark: Option<IdempotencyMark>,
     ) -> Result<Prepared, RecordError> {
-        let sealer = self.sealer(&act.subject, act.evidence != Evidence::default())?;
+        let has_evidence = act.evidence != Evidence::default() || act.effective_at.is_some();
+        let sealer = self.sealer(&act.subject, has_evidence)?;
         let before = self.state(sealer.subject_ref)?;
         let recorded_at = self.recorded_at();
-        let claimed = claimed(act.effective_at, recorded_at)?;
-        let effective_at =
-            self.effective_at(claimed, &act.changes, recorded_at, sealer.subject_ref, &before)?;
+        let effective_at = self.effective_at(&act, recorded_at, sealer.subject_ref, &before)?;
+        let claimed = act.effective_at;
+        let moved = Moved::between(claimed, effective_at, recorded_at, self.earliest());
+        act.evidence.effective_at_given = claimed.filter(|_| moved.is_some());
         let authority_ends_at = authority_end(&act, effective_at)?;
         let resolve = |(position, change)| self.resolve(position, change, effective_at);
         let changes = act.changes.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
@@ -178,7 +200,7 @@ impl<'a> Batch<'a> {
             confirmation: None,
             contact: act.contact,
         };
-        Ok(Prepared { subject: act.subject, sealer, before, recorded_at, body })
+        Ok(Prepared { subject: act.subject, sealer, before, recorded_at, moved, body })
     }
 
     /// Adds an act whose outcomes are set.
@@ -187,12 +209,12 @@ impl<'a> Batch<'a> {
         prepared: Prepared,
         folded: Folded,
     ) -> Result<Recorded, WriteError> {
-        let Prepared { subject, sealer, recorded_at, body, .. } = prepared;
+        let Prepared { subject, sealer, recorded_at, moved, body, .. } = prepared;
         let (effective_at, changes) = (body.effective_at, body.changes.clone());
         let named = [(sealer.subject_ref, &subject)];
         let index = self.write_folded(recorded_at, Body::Act(body), folded, &named)?;
         self.keep(sealer, &subject);
-        Ok(Recorded::new(index, recorded_at, effective_at, changes))
+        Ok(Recorded { moved, ..Recorded::new(index, recorded_at, effective_at, changes) })
     }
 
     /// Folds an act in, and sets the outcome of each of its changes.
@@ -432,33 +454,6 @@ impl<'a> Batch<'a> {
         Ok(Some(entry))
     }
 
-    /// When the act takes effect: at the claimed time (see [`claimed`]) if that is in the past, else
-    /// when it is recorded.
-    ///
-    /// An act that takes effect when it is recorded comes after all earlier acts of the subject, even
-    /// within the same millisecond: otherwise a grant right after a withdrawal would tie with it, and
-    /// lose. The same holds for the acts of all linked subjects, with any confidence,
-    /// because stops apply over every link. Only for this reason may an act take effect a little
-    /// after it was recorded.
-    fn effective_at(
-        &self,
-        claimed: Millis,
-        changes: &[Change],
-        recorded_at: Millis,
-        subject: SubjectRef,
-        state: &SubjectState,
-    ) -> Result<Millis, WriteError> {
-        if claimed < recorded_at {
-            return Ok(claimed);
-        }
-        let linked = self.linked(subject, state)?;
-        let states = std::iter::once(state).chain(linked.iter().map(|linked| &*linked.state));
-        let grants = changes.iter().any(|change| change.action == Action::Grant);
-        let stops = changes.iter().any(|change| change.action != Action::Grant);
-        let after = states.filter_map(|state| state.first_moment_after(stops, grants)).max();
-        Ok(recorded_at.max(after.unwrap_or(recorded_at)))
-    }
-
     /// A change as the ledger keeps it: with version and expiry filled in from the catalogue.
     /// `change` is its position in the act.
     fn resolve(
@@ -687,20 +682,6 @@ pub(super) fn purpose_put(
     Ok((!is_unchanged).then_some(put))
 }
 
-/// When something took effect, as the caller claims, but never after `recorded_at`. A claim beyond the
-/// clock skew is refused.
-pub(super) fn claimed(
-    claimed: Option<Millis>,
-    recorded_at: Millis,
-) -> Result<Millis, EffectiveAtInFuture> {
-    let claimed = claimed.unwrap_or(recorded_at);
-    let ahead_ms = claimed.0.saturating_sub(recorded_at.0);
-    if ahead_ms > CLOCK_SKEW_MS_MAX {
-        return Err(EffectiveAtInFuture { ahead_ms });
-    }
-    Ok(claimed.min(recorded_at))
-}
-
 /// The end of a guardian's authority, as decisions use it.
 fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, RecordError> {
     let ends_at = act.evidence.authority.as_ref().and_then(|authority| authority.ends_at);
@@ -728,6 +709,7 @@ impl Core {
             changes: act.changes,
             replayed: true,
             confirmation,
+            moved: None,
             refused: Refused::default(),
         })
     }

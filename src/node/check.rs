@@ -3,6 +3,7 @@
 use super::{
     Core, Node, ReadError,
     due::{CountedUses, due},
+    read::AskedAt,
 };
 use crate::{
     decide::{decide, unknown_namespace},
@@ -91,7 +92,7 @@ impl Node {
     /// # Errors
     /// [`ReadError::StateUnreadable`].
     pub fn check(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
-        self.core.check(question, self.core.now())
+        self.core.check(question, self.core.asked_now())
     }
 
     /// The answer about a data subject whose namespace is not in the catalogue. It has no decision token:
@@ -106,7 +107,12 @@ impl Node {
 
 impl Core {
     /// Decides a question at a given time.
-    pub(super) fn check(&self, question: &Question<'_>, now: Millis) -> Result<Checked, ReadError> {
+    pub(super) fn check(
+        &self,
+        question: &Question<'_>,
+        asked: AskedAt,
+    ) -> Result<Checked, ReadError> {
+        let AskedAt { at: now, due_at } = asked;
         let Question { subject, purpose, channel, data_categories, region, .. } = *question;
         let find = || Ok::<_, ReadError>(self.vault.find(subject)?);
         let ((decision, contact), revision) = self.view.read(find, |catalog, state| {
@@ -116,13 +122,13 @@ impl Core {
             (decision, state.contact.clone().filter(|_| is_allow))
         })?;
         self.metrics.decision(decision.reason);
-        let due = due(&decision, contact.as_deref(), region, now, |widest| {
+        let due = due(&decision, contact.as_deref(), region, due_at, |widest| {
             let subject = self.vault.find(subject)?;
             let linked = subject.map(|subject| self.view.linked(subject)).transpose()?;
             let cell = UseCell::new(purpose, channel);
             // A use that was recorded since the decision counts too.
             let counted = CountedUses::new(subject, &linked.unwrap_or_default(), cell, u64::MAX);
-            self.uses(&counted, widest, now)
+            self.uses(&counted, widest, due_at)
         })?;
         let ignores = question.ignore_obligations;
         Ok(Checked::new(decision, due, ignores, revision, Some(question.subject)))

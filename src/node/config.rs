@@ -5,14 +5,16 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use humantime::parse_duration;
 use ipnet::IpNet;
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use thiserror::Error;
 
 use super::LedgerId;
 use crate::{
+    domain::Millis,
     receipt::Controller,
     setting::{
         self, DAY, HOUR, MILLISECOND, SECOND, Size, Within as _,
-        heading::{CHECKPOINTS, KEYS, LIMITS, STORAGE, SUBSCRIPTIONS, TOKENS},
+        heading::{CHECKPOINTS, CLOCK, KEYS, LIMITS, STORAGE, SUBSCRIPTIONS, TOKENS},
         parse_size,
     },
     tlog::policy::Policy,
@@ -61,6 +63,17 @@ pub struct NodeConfig {
     #[arg(default_value = "8MiB")]
     pub scrub_bytes_per_second: u64,
 
+    /// How far the clock may jump ahead while the server runs, against the time since the machine was
+    /// started; after a larger jump no grants are taken until the system says that its clock is
+    /// synchronised
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = SECOND..=DAY)]
+    #[arg(default_value = "5m", help_heading = CLOCK)]
+    pub clock_jump_max: Duration,
+    /// The clock is right at this start, although it is more than 24 hours later than the ledger's last
+    /// entry and the system does not say that it is synchronised
+    #[arg(long, help_heading = CLOCK)]
+    pub trust_clock: bool,
+
     /// The key-encryption key, if it is not in a file.
     #[arg(skip)]
     pub kek: Option<Kek>,
@@ -89,6 +102,11 @@ pub struct NodeConfig {
     #[arg(long, value_name = "COUNT", within = 1_usize.., help_heading = LIMITS)]
     #[arg(default_value_t = 1_024)]
     pub batch_entries_max: usize,
+    /// Earliest time that an act or a use may claim, as a date or in RFC 3339; an earlier one is a
+    /// mistake
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, help_heading = LIMITS)]
+    #[arg(default_value = "1995-01-01")]
+    pub earliest_effective_at: Millis,
     /// Maximum time that a read waits for the revision it asks for; then it fails with
     /// REVISION_NOT_REACHED
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = LIMITS)]
@@ -176,6 +194,20 @@ pub fn parse_origin(text: &str) -> Result<String, OriginError> {
     Err(OriginError)
 }
 
+/// A moment: a date, which begins in UTC, or a time in RFC 3339.
+///
+/// # Errors
+/// The text is neither.
+fn parse_moment(text: &str) -> Result<Millis, jiff::Error> {
+    let at = match text.parse::<Date>() {
+        Ok(date) if text.len() == date.to_string().len() => {
+            TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0))?
+        }
+        _ => text.parse::<Timestamp>()?,
+    };
+    Ok(Millis(at.as_millisecond()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +239,17 @@ mod tests {
         }
         let error = refused("--origin=two words").unwrap();
         assert!(error.contains("invalid value 'two words' for '--origin <NAME>'"), "{error}");
+    }
+
+    #[test]
+    fn a_moment_is_a_date_or_a_time_with_its_zone() {
+        assert_eq!(NodeConfig::default().earliest_effective_at, Millis(788_918_400_000));
+        assert_eq!(parse_moment("1995-01-01T01:00:00+01:00").unwrap(), Millis(788_918_400_000));
+        for text in ["", "1995", "1995-02-30", "1995-01-01T00:00:00", "yesterday"] {
+            assert!(parse_moment(text).is_err(), "{text}");
+        }
+        let error = refused("--earliest-effective-at=1995").unwrap();
+        assert!(error.contains("invalid value '1995' for '--earliest-effective-at <TIME>'"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use super::{
     Core, Node,
     act::{Confirm, Confirmation, Confirmed},
-    batch::{Batch, Folded, claimed},
+    batch::{Batch, Folded},
+    effective::{EffectiveAtImpossible, claimed},
     error::{ConfirmError, WriteError},
 };
 use crate::{
@@ -74,6 +75,7 @@ impl Batch<'_> {
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return Ok(confirmed_before(entry)?);
         }
+        self.check_clock()?;
         let (request_index, act) = self.act_of_token(confirm)?;
         // The act of an erased data subject can not be confirmed.
         let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
@@ -82,7 +84,9 @@ impl Batch<'_> {
         let sealer = self.sealer(&subject, confirm.evidence != Evidence::default())?;
         let before = self.state(act.subject_ref)?;
         let recorded_at = self.recorded_at();
-        let effective_at = claimed(confirm.effective_at, recorded_at)?.max(act.effective_at);
+        let effective_at = claimed(confirm.effective_at, recorded_at, self.earliest())
+            .map_err(EffectiveAtImpossible)?
+            .max(act.effective_at);
         let waiting = act.changes.iter().filter(|c| c.outcome == Outcome::PendingConfirmation);
         let mut body = ConsentConfirmed {
             subject_ref: act.subject_ref,

@@ -264,6 +264,7 @@ mod tests {
             contact: ContactChange::default(),
             effective_at: None,
             confirmation_validity_ms: None,
+            reported_late: false,
             evidence: Evidence::default(),
             idempotency: None,
         };

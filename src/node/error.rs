@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use super::act::CLOCK_SKEW_MS_MAX;
+use super::effective::{EffectiveAtImpossible, ImpossibleTime};
 use crate::{
     backend::BackendError, domain::Key, entry::EntryError, fold::FoldError, tree::TreeError,
     vault::VaultError, view::ViewError, watch::WatchError,
@@ -52,11 +52,14 @@ pub enum WriteError {
     },
 }
 
-/// The claimed time of an act is too far in the future.
+/// The clock is in doubt, and a grant would get a wrong time.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("effective_at is {ahead_ms} ms in the future, the limit is {CLOCK_SKEW_MS_MAX} ms")]
-pub struct EffectiveAtInFuture {
-    /// How far.
+#[error(
+    "the server's clock is {ahead_ms} ms ahead of the last sane time, and the system does not say that it \
+     is synchronised: no grants are taken. Try again later, or have the operator set the clock"
+)]
+pub struct ClockNotTrusted {
+    /// How far it is ahead.
     pub ahead_ms: i64,
 }
 
@@ -68,7 +71,10 @@ pub enum RecordError {
     Empty,
     /// The claimed time of the act.
     #[error(transparent)]
-    EffectiveAtInFuture(#[from] EffectiveAtInFuture),
+    EffectiveAt(#[from] EffectiveAtImpossible),
+    /// The act has a grant, and the clock is in doubt.
+    #[error(transparent)]
+    ClockNotTrusted(#[from] ClockNotTrusted),
     /// The catalogue lacks the purpose of a change.
     #[error("no purpose `{key}` in the catalogue")]
     UnknownPurpose {
@@ -141,6 +147,18 @@ pub enum RecordError {
         /// Its version.
         version: u32,
     },
+    /// A grant beside a stop that is taken as of later than claimed, although a stop is newer than the
+    /// claim.
+    #[error(
+        "effective_at lies before a stop of the person, recorded at index {index}: the grant can not \
+         take effect after it"
+    )]
+    GrantBeforeStop {
+        /// Position of the change.
+        change: usize,
+        /// Index of the stop.
+        index: u64,
+    },
     /// A guardian's grant that takes effect after the authority has ended.
     #[error("the guardian's authority ended before the grant takes effect; ask the data subject")]
     AuthorityEnded,
@@ -175,10 +193,13 @@ impl RecordError {
             | Self::UnknownPurposeVersion { change, .. }
             | Self::ExpiresBeforeEffective { change }
             | Self::GrantNotOneCell { change }
-            | Self::CategoryNotDeclared { change, .. } => Some(change),
-            Self::Empty | Self::EffectiveAtInFuture(_) | Self::AuthorityEnded | Self::Write(_) => {
-                None
-            }
+            | Self::CategoryNotDeclared { change, .. }
+            | Self::GrantBeforeStop { change, .. } => Some(change),
+            Self::Empty
+            | Self::EffectiveAt(_)
+            | Self::ClockNotTrusted(_)
+            | Self::AuthorityEnded
+            | Self::Write(_) => None,
         }
     }
 }
@@ -200,7 +221,10 @@ pub enum ConfirmError {
     },
     /// The claimed time of the confirmation.
     #[error(transparent)]
-    EffectiveAtInFuture(#[from] EffectiveAtInFuture),
+    EffectiveAt(#[from] EffectiveAtImpossible),
+    /// The clock is in doubt.
+    #[error(transparent)]
+    ClockNotTrusted(#[from] ClockNotTrusted),
     /// The write failed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -287,9 +311,9 @@ pub enum UseError {
         /// The key.
         key: Key,
     },
-    /// The use has not happened.
-    #[error("used_at must not lie more than {CLOCK_SKEW_MS_MAX} ms in the future")]
-    InFuture,
+    /// The claimed time of the use.
+    #[error("used_at {0}")]
+    UsedAt(ImpossibleTime),
     /// The write failed.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -250,6 +250,7 @@ fn act(name: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -
         contact: ContactChange { language, ..ContactChange::default() },
         effective_at: None,
         confirmation_validity_ms: None,
+        reported_late: false,
         evidence: Evidence { touchpoint: "shop".to_owned(), ..Evidence::default() },
         idempotency: None,
     }

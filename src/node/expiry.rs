@@ -93,6 +93,11 @@ impl Expiry {
             self.skipped.clear();
             self.retried = Instant::now();
         }
+        // A clock that is set right revives no grant whose end is on record.
+        if !self.core.clock.read().is_trusted {
+            self.after = None;
+            return Ok(false);
+        }
         let mut due = self.core.view.due(self.after.as_ref(), self.core.now(), DUE_STEP)?;
         self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
         due.retain(|due| !self.skipped.contains(due));
@@ -248,6 +253,7 @@ mod tests {
             contact: ContactChange::default(),
             effective_at: None,
             confirmation_validity_ms: None,
+            reported_late: false,
             evidence: Evidence::default(),
             idempotency: None,
         };

@@ -91,6 +91,8 @@ impl Batch<'_> {
             self.prepare_stops_at_least(act, mark, UnclearStop::IsLeftOut)?;
         if !prepared.body.actor.speaks_for_subject() {
             let requested = refused.kept(requested);
+            // A claim that is not taken says nothing.
+            let claimed = claimed.filter(|_| prepared.moved.is_none());
             self.keep_new_changes(&mut prepared, &requested, claimed)?;
         }
         if prepared.body.changes.is_empty() && prepared.body.contact.is_empty() {
@@ -101,11 +103,11 @@ impl Batch<'_> {
             let recorded = self.commit(prepared, folded)?;
             return Ok(Imported::Recorded(Recorded { refused, ..recorded }));
         }
-        let Prepared { recorded_at, body, .. } = prepared;
+        let Prepared { recorded_at, moved, body, .. } = prepared;
         let (effective_at, changes) = (body.effective_at, body.changes.clone());
         let (entry, ..) = self.next_entry(recorded_at, Body::Act(body))?;
         let recorded = Recorded::new(entry.index, recorded_at, effective_at, changes);
-        Ok(Imported::Recorded(Recorded { refused, ..recorded }))
+        Ok(Imported::Recorded(Recorded { refused, moved, ..recorded }))
     }
 
     /// Removes the changes that the state has already.

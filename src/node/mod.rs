@@ -11,6 +11,7 @@ mod consume;
 mod decisions;
 mod delivery;
 mod due;
+mod effective;
 mod error;
 #[cfg(test)]
 mod event_tests;
@@ -52,11 +53,12 @@ pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
+pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
-    AsOfError, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, DeadLettersError,
-    EffectiveAtInFuture, FindActError, IssueError, LinkError, PropagationError, ProveError,
-    ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
-    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+    AsOfError, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError, ConsumeError,
+    DeadLettersError, FindActError, IssueError, LinkError, PropagationError, ProveError, ReadError,
+    RecordError, RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound,
+    UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
@@ -82,7 +84,8 @@ pub use webhook::REPLAYS_MAX;
 
 use crate::{
     backend::LogBackend,
-    domain::LedgerOpened,
+    clock::{self, Clock, TimeSource},
+    domain::{LedgerOpened, Millis},
     receipt::Controller,
     shutdown::{Task, Threads},
     storage::{
@@ -156,6 +159,10 @@ struct Core {
     tokens: token::Tokens,
     /// Configured limits.
     limits: Limits,
+
+    // Shared with everything that needs a time.
+    /// The clock, and whether it is trusted. It has its own lock, which is held for a moment only.
+    clock: Clock,
 }
 
 /// Configured limits of writes.
@@ -163,6 +170,8 @@ struct Core {
 struct Limits {
     /// Validity of a confirmation token, unless the act sets its own.
     confirmation_validity_ms: i64,
+    /// The earliest time that an act or a use may claim.
+    earliest_effective_at: Millis,
     /// The greatest number of durable subscriptions.
     subscriptions_max: usize,
     /// The addresses that webhooks may reach.
@@ -174,6 +183,7 @@ impl Limits {
         let validity_ms = config.confirmation_validity.as_millis();
         Self {
             confirmation_validity_ms: i64::try_from(validity_ms).unwrap_or(i64::MAX),
+            earliest_effective_at: config.earliest_effective_at,
             subscriptions_max: config.subscriptions_max,
             webhook_targets: Targets::new(config.webhook_allow.clone()),
         }
@@ -200,6 +210,7 @@ impl Node {
         metrics: Arc<Metrics>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Arc<Self>, OpenError> {
+        let source = Arc::new(clock::SystemTime);
         let (stores, tree) = open::open(config, &disk, &mut |step| {
             match step {
                 Progress::View(done, of) => {
@@ -214,7 +225,7 @@ impl Node {
             progress(step);
         })?;
         metrics.torn_tails.inc_by(stores.torn_tails);
-        let node = Self::start(stores, tree, disk, config, metrics).at(&config.data_dir)?;
+        let node = Self::start(stores, tree, disk, config, metrics, source).at(&config.data_dir)?;
         node.renew_forms(&mut |done, of| progress(Progress::Forms(done, of)))
             .map_err(OpenError::Forms)?;
         Ok(node)
@@ -227,6 +238,7 @@ impl Node {
         disk: Arc<dyn Disk>,
         config: &NodeConfig,
         metrics: Arc<Metrics>,
+        source: Arc<dyn TimeSource>,
     ) -> io::Result<Arc<Self>> {
         let threads = Threads::default();
         let hub = Hub::new(
@@ -262,6 +274,12 @@ impl Node {
             ledger: stores.ledger,
             tokens,
             limits: Limits::new(config),
+            clock: Clock::new(
+                source,
+                stores.tip.recorded_at,
+                config.clock_jump_max,
+                config.trust_clock,
+            ),
         });
         let admission = writer::start(&core, &threads, stores.tip, config)?;
         expiry::start(&core, &threads, admission.jobs())?;
@@ -286,6 +304,7 @@ impl Node {
     /// Updates the metrics that are read from state instead of counted.
     pub fn observe(&self) {
         let metrics = &self.core.metrics;
+        metrics.clock_in_doubt.set(u64::from(!self.core.clock.read().is_trusted));
         let hot = self.core.view.hot_stats();
         metrics.ledger_entries.set(self.core.backend.head());
         metrics.ledger_bytes.set(self.core.backend.size_bytes());
@@ -301,6 +320,12 @@ impl Node {
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
         self.threads.shutdown().draining()
+    }
+
+    /// Whether the clock is trusted. While it is not, no grants are taken.
+    #[must_use]
+    pub fn clock_trust(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.core.clock.trust()
     }
 
     /// Begins the shutdown: see [`crate::shutdown`]. The node still takes writes. It signs checkpoints

@@ -208,6 +208,7 @@ mod tests {
             evidence: Evidence::default(),
             idempotency: None,
             confirmation_validity_ms: None,
+            reported_late: false,
         }
     }
 

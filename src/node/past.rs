@@ -13,6 +13,7 @@ use super::{
     AsOfError, Checked, Core, Naming, Node, Preferences, Question, ReadError,
     due::{CountedUses, due},
     preferences::Asked,
+    read::AskedAt,
 };
 use crate::{
     decide::{decide, unknown_namespace},
@@ -80,7 +81,8 @@ impl Node {
         let past = core.past(as_of)?;
         let (state, linked) = core.state_of_at(subject, &past)?;
         let known = core.vault.find(subject).map_err(ReadError::from)?;
-        let asked = Asked { all_cells, region, now: past.now, subject: known, end: past.end };
+        let at = AskedAt::past(past.now);
+        let asked = Asked { all_cells, region, at, subject: known, end: past.end };
         let mut preferences =
             core.preferences_of(&past.catalog.catalog, &state, &linked, &asked)?;
         preferences.revision = past.end;
@@ -126,7 +128,7 @@ impl Core {
 
     /// The number of entries that were recorded at or before a time: entries are in this order.
     fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, AsOfError> {
-        if at > self.now() {
+        if at > self.question_time() {
             return Err(AsOfError::InFuture);
         }
         let (mut start, mut end) = (0, head);

@@ -9,6 +9,7 @@ use super::{
     Core, Node, ReadError,
     check::earlier,
     due::{CountedUses, due},
+    read::AskedAt,
 };
 use crate::{
     decide::decide,
@@ -132,10 +133,10 @@ impl Node {
         region: Option<Region>,
         naming: Naming,
     ) -> Result<Preferences, ReadError> {
-        let (core, now) = (&self.core, self.core.now());
+        let (core, at) = (&self.core, self.core.asked_now());
         let find = || Ok::<_, ReadError>(core.vault.find(subject)?);
         let subject = core.vault.find(subject)?;
-        let asked = Asked { all_cells, region, now, subject, end: u64::MAX };
+        let asked = Asked { all_cells, region, at, subject, end: u64::MAX };
         let ((preferences, linked), revision) =
             core.view.read_linked(find, |catalog, state, linked| {
                 (core.preferences_of(catalog, state, linked, &asked), linked.to_vec())
@@ -153,7 +154,7 @@ pub(super) struct Asked {
     /// Every live cell of the catalogue; else only the cells that an act has named.
     pub(super) all_cells: bool,
     pub(super) region: Option<Region>,
-    pub(super) now: Millis,
+    pub(super) at: AskedAt,
     /// The data subject, if the ledger knows it.
     pub(super) subject: Option<SubjectRef>,
     /// The uses in entries before this index count.
@@ -220,12 +221,12 @@ impl Core {
                 data_categories: &[],
                 region: asked.region,
             };
-            let decision = decide(catalog, state, &query, asked.now);
+            let decision = decide(catalog, state, &query, asked.at.at);
             let contact = state.contact.as_deref();
-            let due = due(&decision, contact, asked.region, asked.now, |widest| {
+            let due = due(&decision, contact, asked.region, asked.at.due_at, |widest| {
                 let cell = UseCell::new(purpose.as_str(), channel.as_str());
                 let counted = CountedUses::new(asked.subject, linked, cell, asked.end);
-                self.uses(&counted, widest, asked.now)
+                self.uses(&counted, widest, asked.at.due_at)
             })?;
             Ok(CellPreference {
                 purpose,

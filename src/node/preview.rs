@@ -75,7 +75,7 @@ impl Node {
         let before = view.catalog();
         // A catalogue that is newer than `applied` is itself the last entry that counts.
         let revision = applied.max(before.revision);
-        let now = self.core.now();
+        let now = self.core.question_time();
         let key = draft.key.clone();
         let mut after = CatalogAt::clone(&before);
         let put = purpose_put(&before.catalog, draft)?;

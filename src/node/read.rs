@@ -26,6 +26,22 @@ pub struct Checkpoint {
     pub recorded_at: Millis,
 }
 
+/// The times of a question. They differ only while the clock is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AskedAt {
+    /// When it is decided: by the clock, trusted or not.
+    pub(super) at: Millis,
+    /// When its obligations must be met: by the sane time, because uses are recorded with it.
+    pub(super) due_at: Millis,
+}
+
+impl AskedAt {
+    /// A question about a moment in the past.
+    pub(super) fn past(at: Millis) -> Self {
+        Self { at, due_at: at }
+    }
+}
+
 impl Node {
     /// Number of entries that every answer includes.
     #[must_use]
@@ -89,10 +105,23 @@ impl Node {
 }
 
 impl Core {
-    /// The time at which questions are decided: the clock, but never before the last entry. So a clock
-    /// that is set back does not revive expired grants.
+    /// The time for all that is written or signed: the clock while it is trusted, but never before the
+    /// last entry.
     pub(super) fn now(&self) -> Millis {
-        Millis::now().max(self.writes.recorded_at())
+        self.clock.read().sane.max(self.writes.recorded_at())
+    }
+
+    /// The time at which questions are decided: the clock, trusted or not, but never before the last
+    /// entry. So a clock that is set back does not revive expired grants, and one in doubt allows
+    /// nothing that has ended if it is right.
+    pub(super) fn question_time(&self) -> Millis {
+        self.asked_now().at
+    }
+
+    /// The times of a question that is asked now.
+    pub(super) fn asked_now(&self) -> AskedAt {
+        let (reading, last) = (self.clock.read(), self.writes.recorded_at());
+        AskedAt { at: reading.claimed.max(last), due_at: reading.sane.max(last) }
     }
 
     /// The exact bytes of entries. Blocking.

@@ -28,7 +28,6 @@ use tracing::{error, info, warn};
 use super::{Core, NodeConfig};
 use crate::{
     backend::BackendError,
-    domain::Millis,
     shutdown::{Shutdown, Stage, Threads},
     storage::{LogError, disk::Disk},
     tlog::{
@@ -424,7 +423,8 @@ impl Signing {
             }
             book.signed.clone()
         };
-        let now = Millis::now();
+        // Not beyond the sane time: after a jump, nothing could be signed until the clock catches up.
+        let now = core.clock.read().sane;
         if before.as_ref().is_some_and(|signed| now < signed.signed_at) {
             self.clock_went_back();
             return Ok(());

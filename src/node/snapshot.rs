@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     CellPreference, Core, Naming, Node, Preferences, ReadError, SnapshotError, StandingStop,
-    past::Past, preferences::Asked,
+    past::Past, preferences::Asked, read::AskedAt,
 };
 use crate::{
     domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
@@ -192,9 +192,9 @@ impl Source {
     /// The preferences of a data subject at the revision.
     fn preferences(&self, subject: SubjectRef) -> Result<Preferences, ReadError> {
         let catalog = &self.past.catalog.catalog;
-        let now = self.past.now;
+        let at = AskedAt::past(self.past.now);
         let end = self.scope.revision;
-        let asked = Asked { all_cells: false, region: None, now, subject: Some(subject), end };
+        let asked = Asked { all_cells: false, region: None, at, subject: Some(subject), end };
         let current = self.core.view.peek(subject)?;
         if current.links.is_empty() && current.revision <= self.scope.revision {
             return self.core.preferences_of(catalog, &current, &[], &asked);

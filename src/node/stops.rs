@@ -53,9 +53,7 @@ impl Batch<'_> {
 /// refuses the act.
 fn kept_after(error: &RecordError, changes: &[Change], unclear_stop: UnclearStop) -> Vec<usize> {
     let at = match error {
-        RecordError::Empty | RecordError::EffectiveAtInFuture(_) | RecordError::Write(_) => {
-            return Vec::new();
-        }
+        RecordError::Empty | RecordError::Write(_) => return Vec::new(),
         other => other.change(),
     };
     let is_of_stop = at.and_then(|at| changes.get(at)).is_some_and(is_stop);

@@ -26,7 +26,7 @@ impl Tokens {
 }
 
 impl Core {
-    /// The token of a decision that was made at `now`.
+    /// The token of a decision. It is valid from `now` on.
     fn decision_token(&self, question: &Question<'_>, checked: &Checked, now: Millis) -> String {
         let decision = &checked.decision;
         self.tokens.signer.sign(&Statement {
@@ -63,9 +63,8 @@ impl Node {
     /// # Errors
     /// [`ReadError::StateUnreadable`].
     pub fn check_with_token(&self, question: &Question<'_>) -> Result<Checked, ReadError> {
-        let now = self.core.now();
-        let mut checked = self.core.check(question, now)?;
-        checked.token = Some(self.core.decision_token(question, &checked, now));
+        let mut checked = self.core.check(question, self.core.asked_now())?;
+        checked.token = Some(self.core.decision_token(question, &checked, self.core.now()));
         Ok(checked)
     }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::{
     Node, Question,
     act::Idempotency,
-    batch::{Batch, claimed},
+    batch::Batch,
     due::{CountedUses, due},
+    effective::claimed,
     error::{UseError, WriteError},
     past::{AsOf, Then},
     writer,
@@ -150,8 +151,11 @@ impl Batch<'_> {
             return Err(UseError::UnknownChannel { key: used.channel });
         }
         let recorded_at = self.recorded_at();
-        let used_at = claimed(used.used_at, recorded_at);
-        let used_at = used_at.map_err(|_ahead| UseError::InFuture)?;
+        // While the clock is in doubt, the caller's may be the right one.
+        let is_clock_right = self.check_clock().is_ok();
+        let used_at = used.used_at.map(|at| if is_clock_right { at } else { at.min(recorded_at) });
+        let used_at = claimed(used_at, recorded_at, self.earliest());
+        let used_at = used_at.map_err(UseError::UsedAt)?;
         let (reason, broken_obligations) = self.judged_then(&used, used_at)?;
         let sealer = self.sealer(&used.subject, false)?;
         let body = UseRecorded {
@@ -188,6 +192,8 @@ impl Batch<'_> {
             subjects.iter().map(|subject| self.sealer(subject, false)).collect();
         let sealers = sealers?;
         used.subject_refs = sealers.iter().map(|sealer| sealer.subject_ref).collect();
+        // The audience may have been decided while the clock was in doubt.
+        used.used_at = used.used_at.min(self.recorded_at());
         let is_deviation = used.is_deviation();
         let (cell, used_at) =
             (UseCell::new(used.purpose.as_str(), used.channel.as_str()), used.used_at);

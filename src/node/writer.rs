@@ -299,7 +299,7 @@ impl Writer {
     fn write(&mut self, jobs: &mut vec::Drain<'_, Admitted>) {
         let started = Instant::now();
         let core = Arc::clone(&self.core);
-        let mut batch = Batch::new(&core, self.tip, Millis::now());
+        let mut batch = Batch::new(&core, self.tip, core.clock.read());
         let mut replies = Vec::with_capacity(jobs.len());
         let mut places = Vec::with_capacity(jobs.len());
         while batch.bytes < BATCH_BYTES_MAX

@@ -70,10 +70,11 @@ impl Running {
 #[tokio::test]
 async fn health_follows_the_phase_service_by_service() {
     let server = running(&ServeConfig::default()).await;
-    for (phase, reading, writing) in [
-        (Phase::Serving, SERVING, SERVING),
-        (Phase::WritesStopped, SERVING, NOT_SERVING),
-        (Phase::Draining, NOT_SERVING, NOT_SERVING),
+    for (phase, reading, writing, granting) in [
+        (Phase::Serving, SERVING, SERVING, SERVING),
+        (Phase::ClockInDoubt, SERVING, SERVING, NOT_SERVING),
+        (Phase::WritesStopped, SERVING, NOT_SERVING, NOT_SERVING),
+        (Phase::Draining, NOT_SERVING, NOT_SERVING, NOT_SERVING),
     ] {
         server.health.set(phase).await;
         for service in READING {
@@ -82,6 +83,7 @@ async fn health_follows_the_phase_service_by_service() {
         for service in WRITING {
             assert_eq!(server.status_of(service).await, writing, "{service:?} in {phase:?}");
         }
+        assert_eq!(server.status_of(GRANTS).await, granting, "{phase:?}");
         assert_eq!(*server.health.phase.borrow(), phase);
     }
 }
@@ -90,8 +92,9 @@ async fn health_follows_the_phase_service_by_service() {
 async fn health_turns_when_writes_stop() {
     let server = running(&ServeConfig::default()).await;
     let (sender, receiver) = watch::channel(None);
+    let (_trust, trust) = watch::channel(true);
     sender.send_replace(Some("a sync failed".to_owned()));
-    follow_writes(receiver, &server.health).await;
+    follow(receiver, trust, &server.health).await;
     assert_eq!(server.status_of("consent.v1.ConsentService").await, NOT_SERVING);
     assert_eq!(server.status_of("consent.v1.CheckService").await, SERVING);
 }

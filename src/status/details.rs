@@ -5,11 +5,13 @@
 //! added.
 
 use crate::{
+    domain::Millis,
     node::{
-        AsOfError, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached, ConfirmError,
-        ConsumeError, DeadLettersError, EffectiveAtInFuture, FindActError, IssueError, LinkError,
-        PropagationError, ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError,
-        SubscribeError, SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+        AsOfError, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached, ClockNotTrusted,
+        ConfirmError, ConsumeError, DeadLettersError, EffectiveAtImpossible, FindActError,
+        ImpossibleTime, IssueError, LikelyCause, LinkError, Moved, PropagationError, ProveError,
+        ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
+        SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -70,20 +72,60 @@ impl Explain for WriteError {
     }
 }
 
-impl Explain for EffectiveAtInFuture {
+impl Details {
+    /// With the probable cause of a time that cannot be right.
+    fn caused_by(self, cause: Option<LikelyCause>) -> Self {
+        match cause {
+            None => self,
+            Some(cause) => self.with("likely_cause", cause.name()),
+        }
+    }
+}
+
+fn too_old(earliest: Millis, cause: Option<LikelyCause>) -> Details {
+    Details::of(ErrorReason::EffectiveAtTooOld).with("earliest_ms", earliest.0).caused_by(cause)
+}
+
+fn in_future(ahead_ms: i64, cause: Option<LikelyCause>) -> Details {
+    Details::of(ErrorReason::EffectiveAtInFuture)
+        .with("ahead_ms", ahead_ms)
+        .with("limit_ms", CLOCK_SKEW_MS_MAX)
+        .caused_by(cause)
+}
+
+impl Explain for EffectiveAtImpossible {
     fn details(&self) -> Details {
-        Details::of(ErrorReason::EffectiveAtInFuture)
-            .at("effective_at")
-            .with("ahead_ms", self.ahead_ms)
-            .with("limit_ms", CLOCK_SKEW_MS_MAX)
+        let details = match self.0 {
+            ImpossibleTime::InFuture { ahead_ms, cause } => in_future(ahead_ms, cause),
+            ImpossibleTime::TooOld { earliest, cause } => too_old(earliest, cause),
+        };
+        details.at("effective_at")
+    }
+}
+
+impl Explain for Moved {
+    fn details(&self) -> Details {
+        let details = match *self {
+            Self::FromFuture { ahead_ms, cause } => in_future(ahead_ms, cause),
+            Self::TooOld { earliest, cause } => too_old(earliest, cause),
+            Self::BeforeNewest => Details::of(ErrorReason::EffectiveAtOvertaken),
+        };
+        details.at("effective_at")
+    }
+}
+
+impl Explain for ClockNotTrusted {
+    fn details(&self) -> Details {
+        Details::of(ErrorReason::ClockNotTrusted).with("ahead_ms", self.ahead_ms)
     }
 }
 
 impl Explain for RecordError {
     fn details(&self) -> Details {
         match self {
+            Self::ClockNotTrusted(error) => error.details(),
             Self::Empty => Details::of(ErrorReason::InvalidField).at("changes"),
-            Self::EffectiveAtInFuture(error) => error.details(),
+            Self::EffectiveAt(error) => error.details(),
             Self::UnknownPurpose { change, key } => Details::of(ErrorReason::UnknownPurpose)
                 .at(format!("changes[{change}].scope.purpose"))
                 .with("purpose", key),
@@ -112,6 +154,11 @@ impl Explain for RecordError {
                 Details::of(ErrorReason::InvalidField)
                     .at(format!("changes[{change}].data_categories[{position}]"))
             }
+            Self::GrantBeforeStop { change: _, index } => {
+                Details::of(ErrorReason::EffectiveAtOvertaken)
+                    .at("effective_at")
+                    .with("index", index)
+            }
             Self::AuthorityEnded => {
                 Details::of(ErrorReason::AuthorityEnded).at("evidence.authority.ends_at")
             }
@@ -123,12 +170,13 @@ impl Explain for RecordError {
 impl Explain for ConfirmError {
     fn details(&self) -> Details {
         match self {
+            Self::ClockNotTrusted(error) => error.details(),
             Self::TokenUnknown => Details::of(ErrorReason::ConfirmationTokenUnknown).at("token"),
             Self::TokenExpired => Details::of(ErrorReason::ConfirmationTokenExpired).at("token"),
             Self::TokenUsed { index } => {
                 Details::of(ErrorReason::ConfirmationTokenUsed).at("token").with("index", index)
             }
-            Self::EffectiveAtInFuture(error) => error.details(),
+            Self::EffectiveAt(error) => error.details(),
             Self::Write(error) => error.details(),
         }
     }
@@ -171,7 +219,9 @@ impl Explain for UseError {
             Self::UnknownChannel { key } => {
                 Details::of(ErrorReason::UnknownChannel).at("channel").with("channel", key)
             }
-            Self::InFuture => Details::of(ErrorReason::InvalidField).at("used_at"),
+            Self::UsedAt(impossible) => {
+                Details::of(ErrorReason::InvalidField).at("used_at").caused_by(impossible.cause())
+            }
             Self::Write(error) => error.details(),
         }
     }

@@ -9,6 +9,7 @@ use crate::{
         EvidenceError, KEY_BYTES_MAX, Key, KeyError, PhoneRegionError, RegionError, SubjectError,
     },
     near,
+    node::LikelyCause,
 };
 
 /// The maximum page size.
@@ -133,6 +134,9 @@ pub enum Problem {
     /// Not a valid moment.
     #[error("must lie in the years 0001 to 9999, with 0 to 999,999,999 nanoseconds")]
     Timestamp,
+    /// A moment beyond the calendar, with its probable cause.
+    #[error("must lie in the years 0001 to 9999; it looks like {0}")]
+    TimestampOf(LikelyCause),
     /// Not a valid span.
     #[error("must have seconds and nanoseconds of one sign, and fewer than 10^9 nanoseconds")]
     Duration,

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | starting: recovery, perhaps a rebuild of the view | 503 | 503 |
 //! | serving | 200 | 200 |
+//! | clock in doubt: checks are answered and stops taken, grants are refused | 200 | 200 |
 //! | writes stopped: checks are still answered | 200 | 503 |
 //! | draining | 503 | 503 |
 
@@ -27,6 +28,8 @@ pub enum Phase {
     Starting,
     /// All requests are answered.
     Serving,
+    /// As serving, but grants are refused until the clock is trusted.
+    ClockInDoubt,
     /// Checks are answered, writes are refused until restart.
     WritesStopped,
     /// Finishing the requests in flight.
@@ -38,6 +41,7 @@ impl Phase {
         match self {
             Self::Starting => "starting\n",
             Self::Serving => "serving\n",
+            Self::ClockInDoubt => "serving; the clock is not trusted, and no grants are taken\n",
             Self::WritesStopped => "writes stopped\n",
             Self::Draining => "draining\n",
         }
@@ -68,12 +72,15 @@ async fn exposition(
 
 async fn healthz(State(phase): State<watch::Receiver<Phase>>) -> impl IntoResponse {
     let phase = *phase.borrow();
-    (status(matches!(phase, Phase::Serving | Phase::WritesStopped)), phase.text())
+    (
+        status(matches!(phase, Phase::Serving | Phase::ClockInDoubt | Phase::WritesStopped)),
+        phase.text(),
+    )
 }
 
 async fn readyz(State(phase): State<watch::Receiver<Phase>>) -> impl IntoResponse {
     let phase = *phase.borrow();
-    (status(phase == Phase::Serving), phase.text())
+    (status(matches!(phase, Phase::Serving | Phase::ClockInDoubt)), phase.text())
 }
 
 fn status(good: bool) -> StatusCode {

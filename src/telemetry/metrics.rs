@@ -83,6 +83,8 @@ pub struct Metrics {
     pub deviations: Counter,
     /// 1 if the ledger takes no more writes until restart.
     pub writes_stopped: Level,
+    /// 1 while the clock is not trusted.
+    pub clock_in_doubt: Level,
     /// Entries in the tree.
     pub tree_entries: Level,
     /// Entries under the latest checkpoint that was signed.
@@ -220,6 +222,10 @@ impl Metrics {
             deviations: registrar.metric("deviations", "Uses that no decision allowed"),
             writes_stopped: registrar
                 .metric("writes_stopped", "1 if the ledger takes no more writes until restart"),
+            clock_in_doubt: registrar.metric(
+                "clock_in_doubt",
+                "1 while the clock is not trusted, and no grants are taken",
+            ),
             watchers: registrar.metric("watchers", "Watchers that are connected"),
             watch_events: registrar
                 .metric("watch_events_sent", "Events that were sent to watchers"),

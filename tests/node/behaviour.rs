@@ -111,7 +111,7 @@ async fn refused_requests_change_nothing() {
     let error = node.record(act("user:1", Vec::new())).await.unwrap_err();
     assert_eq!(error, RecordError::Empty);
     let error = node.record(in_future).await.unwrap_err();
-    assert!(matches!(error, RecordError::EffectiveAtInFuture(_)), "{error:?}");
+    assert!(matches!(error, RecordError::EffectiveAt(_)), "{error:?}");
     let error = node.record(unknown).await.unwrap_err();
     assert_eq!(error, RecordError::UnknownPurpose { change: 1, key: key("nonsense") });
     let error = node.record(expired).await.unwrap_err();

@@ -2,6 +2,7 @@
 //! helpers to wait, read and copy.
 
 mod clients;
+pub mod clock;
 pub mod example;
 pub mod model;
 pub mod node;

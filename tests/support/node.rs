@@ -72,6 +72,7 @@ pub fn act(who: &str, changes: Vec<Change>) -> Act {
         contact: ContactChange::default(),
         effective_at: None,
         confirmation_validity_ms: None,
+        reported_late: false,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
         idempotency: None,
     }

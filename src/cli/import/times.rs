@@ -11,6 +11,8 @@ use jiff::{
 };
 use serde::Deserialize;
 
+use crate::node::LikelyCause;
+
 /// A column of times in the mapping.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,7 +104,12 @@ impl TimeFormat {
             Self::UnixMillis => unix(Timestamp::from_millisecond),
             Self::Pattern(pattern, zone) => read_pattern(text, pattern, zone.as_ref()),
         };
-        read.ok_or_else(|| format!("`{text}` is not a time in the form {}", self.name()))
+        read.ok_or_else(|| {
+            let seconds = text.parse().ok().filter(|_| matches!(self, Self::UnixSeconds));
+            let cause = seconds.and_then(LikelyCause::of_seconds);
+            let hint = cause.map_or_else(String::new, |cause| format!("; it looks like {cause}"));
+            format!("`{text}` is not a time in the form {}{hint}", self.name())
+        })
     }
 
     fn name(&self) -> &str {
@@ -247,6 +254,12 @@ mod tests {
         ] {
             assert!(format(form, zone).unwrap().read(text).is_err(), "{form} {text}");
         }
+    }
+
+    #[test]
+    fn milliseconds_in_the_place_of_seconds_are_named() {
+        let error = format("unix_s", None).unwrap().read("1782900000500").unwrap_err();
+        assert!(error.ends_with("it looks like milliseconds that were read as seconds"), "{error}");
     }
 
     #[test]

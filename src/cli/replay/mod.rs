@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     json,
-    proto::{Outcome, RecordConsentResponse, Warning},
+    proto::{Outcome, RecordConsentRequest, RecordConsentResponse, Warning},
     setting::Within as _,
 };
 
@@ -38,7 +38,8 @@ Each line is an act, a RecordConsentRequest in ProtoJSON. Fields with default va
   \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
   \"idempotencyKey\":\"seed-1-act-1\"}
 `subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt`
-and `dataCategories`. Unknown fields are an error.
+and `dataCategories`. Unknown fields are an error. Every act counts as reported late: a stop takes
+effect when it says, even if the data subject did something since.
 
 Acts of one data subject are recorded in order, others in parallel. An act is retried when the
 server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
@@ -189,7 +190,10 @@ impl Replay {
             return;
         }
         match json::from_str(&line.text) {
-            Ok(act) => self.lanes.add(line.number, act),
+            Ok(act) => {
+                // What is replayed happened at its time, whatever came after it.
+                self.lanes.add(line.number, RecordConsentRequest { reported_late: true, ..act });
+            }
             Err(error) => self.result.reject(Reject {
                 line: line.number,
                 reason: "not_an_act".to_owned(),

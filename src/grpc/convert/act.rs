@@ -31,8 +31,9 @@ pub fn act(
     catalog: &Catalog,
     mut request: proto::RecordConsentRequest,
 ) -> Result<(Act, LeftOut), Invalid> {
-    // A retry that does not wait for the checkpoint is the same act.
+    // A retry that does not wait for the checkpoint, or that comes late, is the same act.
     request.wait_for_checkpoint = false;
+    let reported_late = std::mem::take(&mut request.reported_late);
     let mut faults = Faults::default();
     let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec());
     let idempotency = faults.value(idempotency, || request.idempotency_key.clone());
@@ -57,6 +58,7 @@ pub fn act(
         effective_at,
         evidence,
         idempotency,
+        reported_late,
         confirmation_validity_ms: validity_ms.flatten(),
     };
     let left_out = faults.settle(&mut act, changes)?;
@@ -340,6 +342,9 @@ pub(super) fn evidence(
     let subject_given = std::mem::take(&mut message.subject_given);
     if !subject_given.is_empty() {
         faults.add(outer(Problem::LedgerAlone.at("subject_given")), subject_given);
+    }
+    if let Some(given) = message.effective_at_given.take() {
+        faults.add(outer(Problem::LedgerAlone.at("effective_at_given")), moment_text(given));
     }
     if let Some(tag) = language_tag(&message.language) {
         message.language = tag;

@@ -34,10 +34,7 @@ pub fn recorded(recorded: &Recorded, left_out: &LeftOut) -> proto::RecordConsent
             expires_at: Some(timestamp(confirmation.expires_at)),
         }),
         checkpoint: String::new(),
-        warnings: match recorded.replayed {
-            true => left_out.replayed_warnings(&recorded.changes),
-            false => left_out.warnings(&recorded.refused.errors),
-        },
+        warnings: left_out.all_warnings(recorded),
         subject: String::new(),
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     domain::{Action, Change, ChangeRecord, Evidence, keep_unreadable},
     ledger::ENTRY_BYTES_MAX,
     messages::change_result,
-    node::{Act, RecordError},
+    node::{Act, RecordError, Recorded},
     proto::{self, ErrorReason},
     status::Fault,
 };
@@ -158,10 +158,20 @@ impl LeftOut {
         self.warnings.iter().cloned().chain(by_node).collect()
     }
 
+    /// As [`Self::warnings`], with the one for a time that was not taken as claimed.
+    #[must_use]
+    pub fn all_warnings(&self, recorded: &Recorded) -> Vec<proto::Warning> {
+        let mut warnings = match recorded.replayed {
+            true => self.replayed_warnings(&recorded.changes),
+            false => self.warnings(&recorded.refused.errors),
+        };
+        warnings.extend(recorded.moved.map(|moved| as_warning(&moved.into(), |text| text)));
+        warnings
+    }
+
     /// The warnings for an act that an earlier call recorded. The ledger does not keep why it refused a
     /// grant then.
-    #[must_use]
-    pub fn replayed_warnings(&self, recorded: &[ChangeRecord]) -> Vec<proto::Warning> {
+    fn replayed_warnings(&self, recorded: &[ChangeRecord]) -> Vec<proto::Warning> {
         let mut warnings = self.warnings.clone();
         if warnings.is_empty() && recorded.len() < self.requested.len() {
             warnings.push(proto::Warning {
@@ -212,9 +222,13 @@ fn result(change: &proto::Change, results: &[proto::ChangeResult]) -> proto::Cha
 
 fn warning(fault: &Fault) -> proto::Warning {
     let done = "the stops are recorded without it, and no grant beside them is recorded";
+    as_warning(fault, |text| format!("{text}; {done}"))
+}
+
+fn as_warning(fault: &Fault, message: impl FnOnce(String) -> String) -> proto::Warning {
     proto::Warning {
         field: fault.field(),
         reason: fault.kind().reason().to_owned(),
-        message: format!("{}; {done}", fault.message()),
+        message: message(fault.message()),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject},
     near::near,
+    node::LikelyCause,
     proto,
 };
 
@@ -23,6 +24,9 @@ pub(super) fn moment(
     field: &'static str,
 ) -> Result<Millis, Invalid> {
     let seconds_fit = (TIMESTAMP_SECONDS_MIN..=TIMESTAMP_SECONDS_MAX).contains(&timestamp.seconds);
+    if let (false, Some(cause)) = (seconds_fit, LikelyCause::of_seconds(timestamp.seconds)) {
+        return Err(Problem::TimestampOf(cause).at(field));
+    }
     if !seconds_fit || !(0..NANOS_PER_SECOND).contains(&timestamp.nanos) {
         return Err(Problem::Timestamp.at(field));
     }

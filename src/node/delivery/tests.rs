@@ -99,6 +99,7 @@ async fn act(node: &Node, subject: &str, action: Action) -> u64 {
         contact: ContactChange::default(),
         effective_at: None,
         confirmation_validity_ms: None,
+        reported_late: false,
         evidence: Evidence::default(),
         idempotency: None,
     };

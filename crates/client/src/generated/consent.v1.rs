@@ -890,10 +890,10 @@ pub mod consent_service_client {
         /// entry is on stable storage and the next check sees it. A stop is recorded whenever its data
         /// subject, actor and scope are clear: what is wrong beside it is a warning, and its text is kept in
         /// `Evidence.unreadable`. The grants of such a request are NOT_RECORDED.
-        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED, EFFECTIVE_AT_IN_FUTURE, ENTRY_TOO_LARGE (all
-        /// INVALID_ARGUMENT); UNKNOWN_PURPOSE, UNKNOWN_CHANNEL (NOT_FOUND); PURPOSE_RETIRED
+        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED, EFFECTIVE_AT_IN_FUTURE, EFFECTIVE_AT_TOO_OLD,
+        /// ENTRY_TOO_LARGE (all INVALID_ARGUMENT); UNKNOWN_PURPOSE, UNKNOWN_CHANNEL (NOT_FOUND); PURPOSE_RETIRED
         /// (FAILED_PRECONDITION); IDEMPOTENCY_KEY_REUSED (ALREADY_EXISTS); TOO_MANY_APPENDS
-        /// (RESOURCE_EXHAUSTED); WRITES_STOPPED (UNAVAILABLE).
+        /// (RESOURCE_EXHAUSTED); CLOCK_NOT_TRUSTED, WRITES_STOPPED (UNAVAILABLE).
         pub async fn record_consent(
             &mut self,
             request: impl tonic::IntoRequest<

@@ -56,6 +56,8 @@ pub struct Evidence {
     pub unreadable: BTreeMap<String, String>,
     /// The data subject as the caller spelled it; empty if that was its canonical form.
     pub subject_given: String,
+    /// When the act took effect as its caller claims it; none if the ledger took that time.
+    pub effective_at_given: Option<Millis>,
 }
 
 /// The authority by which a guardian, or staff, acted for a data subject.

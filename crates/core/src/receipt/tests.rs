@@ -72,6 +72,7 @@ fn evidence() -> Evidence {
         authority: None,
         unreadable: std::collections::BTreeMap::new(),
         subject_given: String::new(),
+        effective_at_given: None,
     }
 }
 

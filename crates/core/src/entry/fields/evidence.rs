@@ -43,6 +43,7 @@ impl From<Evidence> for proto::Evidence {
             }),
             unreadable: evidence.unreadable,
             subject_given: evidence.subject_given,
+            effective_at_given: evidence.effective_at_given.map(timestamp),
         }
     }
 }
@@ -67,6 +68,7 @@ impl From<proto::Evidence> for Evidence {
             }),
             unreadable: evidence.unreadable,
             subject_given: evidence.subject_given,
+            effective_at_given: evidence.effective_at_given.as_ref().and_then(timestamp_ms),
         }
     }
 }
